@@ -1,0 +1,17 @@
+"""How to train back what a cut took: adapters, training, merging."""
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "merge": "heal.merging",
+    "qlora": "heal.training",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:  # lazy: importing the room must not import torch
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,6 @@
+"""`python -m heal`: the same as the console command, for launchers such as torchrun and accelerate."""
+
+from heal.cli import main
+
+if __name__ == "__main__":
+    main()

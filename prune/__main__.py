@@ -1,0 +1,6 @@
+"""`python -m prune`: the same as the console command, for launchers such as torchrun and accelerate."""
+
+from prune.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""The errors that a user may see: each is one clear line that names the file or option and the remedy.
+
+Anything raised that is not one of these is a bug of ours, and the command line says so.
+"""
+
+
+class RegrowthError(Exception):
+    """The work cannot be done; the message is one line and says what to do. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(RegrowthError):
+    """An option or argument is wrong in itself or for this model. Exit code 2."""
+
+    exit_code = 2
+
+
+class CheckpointError(RegrowthError):
+    """A model folder is missing, damaged, hostile, or of a kind that cannot be read."""
+
+
+class TextError(RegrowthError):
+    """A text source is missing, empty, too short, or lacks the field asked for."""

@@ -1,0 +1,179 @@
+"""From MODEL (a local folder or a hub id) to a folder, a tokenizer, a loaded model and its decoder layers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune.errors import CheckpointError, RegrowthError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's folder on this machine, with the name the user gave and the hub commit, if any."""
+
+    folder: Path
+    name: str
+    commit: str | None = None
+
+
+def locate(model: str | Path, *, revision: str | None = None, patterns: list[str] | None = None) -> Source:
+    """Resolve a local folder or a hub id to a folder; a hub id is downloaded to (or found in) the hub's cache.
+
+    Args:
+        model: a folder that holds config.json, or `owner/name`.
+        revision: branch, tag or commit on the hub.
+        patterns: file patterns to fetch; everything but other frameworks' weights and pickles if None.
+
+    Raises:
+        CheckpointError: neither a model folder nor a hub model that can be reached.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise CheckpointError(f"{model} holds no config.json, so it is not a model folder")
+        return Source(path, str(model))
+    if path.is_file():
+        raise CheckpointError(f"{model} is a file; name the model's folder")
+    name = str(model)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise CheckpointError(f"{model} does not exist; name a model folder or a hub id such as owner/name")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=patterns or ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
+        )
+    except HFValidationError:
+        raise CheckpointError(f"{model} does not exist and is no hub id either") from None
+    except LocalEntryNotFoundError:
+        raise CheckpointError(
+            f"{model} is not a folder here, and the hub cannot be reached to look for it; name a local model folder"
+        ) from None
+    except HfHubHTTPError as error:
+        code = getattr(error.response, "status_code", "no answer")
+        raise CheckpointError(
+            f"the hub does not give {model} (HTTP {code}); check the name, --revision and your login"
+        ) from None
+    folder = Path(found)
+    return Source(folder, name, commit=folder.name)
+
+
+def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer, or a clear error where its folder has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{source.name} has no tokenizer that transformers can load ({_first_line(error)})"
+        ) from error
+
+
+def pick_device(device: str = "auto") -> str:
+    """`auto` is the first CUDA device, then Apple's, then the CPU; anything else is checked and returned."""
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RegrowthError(f"--device {device} cannot be used here ({_first_line(error)})") from error
+    return device
+
+
+def pick_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype | str:
+    """`auto` keeps the checkpoint's own dtype; otherwise float32, bfloat16 or float16 by name."""
+    import torch
+
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    names |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if dtype == "auto":
+        return "auto"
+    if dtype not in names:
+        raise RegrowthError(f"--dtype {dtype} is unknown; take auto, float32, bfloat16 or float16")
+    return names[dtype]
+
+
+def load_model(
+    source: Source,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> PreTrainedModel:
+    """Load a causal language model in eval mode; `options` go to `from_pretrained`.
+
+    Raises:
+        CheckpointError: transformers cannot load the folder as a causal language model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from prune.terminal import quiet_libraries
+
+    quiet_libraries()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise CheckpointError(
+            f"{source.name} cannot be loaded as a causal language model ({_first_line(error)})"
+        ) from error
+    if "device_map" not in options and "quantization_config" not in options:
+        model = model.to(device)
+    return model.eval()
+
+
+def text_config(config: Any) -> Any:
+    """The part of a config that describes the text decoder (a multimodal wrapper nests it)."""
+    return config.get_text_config(decoder=True)
+
+
+def decoder_layers(model: Any) -> torch.nn.ModuleList:
+    """The decoder's list of layers: the one ModuleList as long as the config's number of layers.
+
+    Raises:
+        RegrowthError: there is none, or more than one at the same depth.
+    """
+    import torch
+
+    wanted = text_config(model.config).num_hidden_layers
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    for root in (decoder, model):
+        lists = [
+            (name.count("."), module)
+            for name, module in root.named_modules()
+            if isinstance(module, torch.nn.ModuleList) and len(module) == wanted
+        ]
+        if lists:
+            top = min(depth for depth, _ in lists)
+            found = [module for depth, module in lists if depth == top]
+            if len(found) == 1:
+                return found[0]
+    raise RegrowthError(f"{type(model).__name__}: cannot tell which of its modules are the {wanted} decoder layers")
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[0]
+    return line if len(line) <= 200 else line[:197] + "..."
+
+
+def offline() -> bool:
+    """Whether the user has asked the hub libraries to stay off the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "TRUE", "yes")

@@ -1,0 +1,172 @@
+"""What every command shares on a terminal: one error line, exit codes, progress on stderr, JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+from prune.errors import RegrowthError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+EXIT_TOO_COSTLY = 3
+
+# Typer brings its own click since 0.20; the base of its errors is reached through a class it does export.
+_ClickError: Any = typer.BadParameter.__mro__[2]
+
+
+class Commands(TyperGroup):
+    """A command group whose errors are one line on stderr, and whose `--debug` may stand anywhere."""
+
+    def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        self.debug = "--debug" in arguments
+        return super().main([a for a in arguments if a != "--debug"], *rest, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (_ClickError, typer.Exit, typer.Abort):
+            raise
+        except RegrowthError as error:
+            raise self._stop(error, str(error), error.exit_code) from error
+        except KeyboardInterrupt as error:
+            raise self._stop(error, "interrupted", 130) from error
+        except OSError as error:
+            raise self._stop(error, _describe_os_error(error), 1) from error
+        except MemoryError as error:
+            raise self._stop(error, "out of memory; a smaller --batch-size or --length needs less", 1) from error
+        except Exception as error:
+            line = f"{type(error).__name__}: {error} (a bug of ours, or an unforeseen input; --debug shows where)"
+            raise self._stop(error, line, 1) from error
+
+    def _stop(self, error: BaseException, line: str, code: int) -> typer.Exit:
+        if getattr(self, "debug", False):
+            import traceback
+
+            traceback.print_exception(error)
+        line = " ".join(line.split())
+        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(line, err=True)
+        return typer.Exit(code)
+
+
+def _describe_os_error(error: OSError) -> str:
+    what = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {what}" if error.filename else what
+
+
+def make_app(name: str, purpose: str) -> typer.Typer:
+    """Return an empty Typer app named `name`; `purpose` heads its help. `--debug` shows tracebacks."""
+    app = typer.Typer(
+        name=name,
+        cls=Commands,
+        help=purpose + "\n\nEvery command takes --debug: a full traceback where something fails.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        add_completion=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def root() -> None:  # keeps a one-command app a group, so that its command is named on the line
+        pass
+
+    return app
+
+
+def quiet_libraries() -> None:
+    """Silence progress bars and advice of the libraries below us: ours say what a user needs."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+
+def screen() -> Console:
+    """The console for people: stderr, so that stdout stays clean for `--json` and for pipes."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def answer(document: Any, shown: Callable[[], RenderableType] | RenderableType, *, as_json: bool) -> None:
+    """Print a command's result: one JSON document on stdout with `--json`, else `shown` for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(shown() if callable(shown) else shown)
+
+
+class Progress:
+    """One progress bar with ETA on stderr; `advance` moves it, `note` changes the words beside it."""
+
+    def __init__(self, bar: Any = None, task: Any = None) -> None:
+        self._bar, self._task = bar, task
+
+    def advance(self, steps: float = 1) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task, steps)
+
+    def note(self, words: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, note=words)
+
+
+@contextmanager
+def progress(title: str, total: float | None, *, shown: bool = True) -> Iterator[Progress]:
+    """Show `title` with a bar, counts, elapsed time and ETA on stderr while the block runs.
+
+    On something that is not a terminal (a log, CI) one line at the start and one at the end are enough.
+    """
+    if not shown:
+        yield Progress()
+        return
+    console = screen()
+    if not console.is_terminal:
+        import time
+
+        started = time.monotonic()
+        console.print(f"{title} ...")
+        yield Progress()
+        console.print(f"{title}: done in {time.monotonic() - started:.1f} s")
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
+    )
+    with Bars(*columns, console=console) as bar:
+        yield Progress(bar, bar.add_task(title, total=total, note=""))

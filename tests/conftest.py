@@ -1,0 +1,65 @@
+"""The real sample (made by `make sample`) and small random models, shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / ".sample"
+
+
+def _sample(name: str) -> Path:
+    path = SAMPLE / name
+    if not path.exists():
+        pytest.fail(f"{path} is missing: run `make sample` first", pytrace=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sample_model() -> Path:
+    """SmolLM2-135M-Instruct: 30 layers, fp32 safetensors."""
+    return _sample("model")
+
+
+@pytest.fixture(scope="session")
+def sample_text() -> Path:
+    """Wikipedia passages (field `text`) to scan and heal on."""
+    return _sample("text.jsonl")
+
+
+@pytest.fixture(scope="session")
+def sample_heldout() -> Path:
+    """Passages of other articles than those of `sample_text`."""
+    return _sample("heldout.jsonl")
+
+
+@pytest.fixture(scope="session")
+def sample_questions() -> Path:
+    """Folder of question files, one JSON object a line."""
+    return _sample("questions")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(sample_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 8 layers, width 32, with the sample model's tokenizer; seconds become milliseconds."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny") / "llama"
+    tokenizer = AutoTokenizer.from_pretrained(sample_model)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
