@@ -34,7 +34,11 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (_ClickError, typer.Exit, typer.Abort):
+        except _ClickError as error:  # an option that does not exist, a value of the wrong kind
+            place = getattr(error, "ctx", None) or ctx
+            line = f"{error.format_message().rstrip('.')} (see: {place.command_path} --help)"
+            raise self._stop(error, line, error.exit_code) from error
+        except (typer.Exit, typer.Abort):
             raise
         except RegrowthError as error:
             raise self._stop(error, str(error), error.exit_code) from error

@@ -2,9 +2,110 @@
 
 from __future__ import annotations
 
-from prune.terminal import make_app
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prune.terminal import answer, make_app
 
 app = make_app("recipe", "Run scan, cut, heal and compare as one reproducible whole.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A shipped recipe, or a .yaml file.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the recipes that come with Regrowth. Example: recipe list"""
+    from recipes.schema import load_recipe, shipped_recipes
+
+    recipes = [load_recipe(name) for name in shipped_recipes()]
+
+    def table() -> Any:
+        from rich.table import Table
+
+        shown = Table("recipe", "stages", "about")
+        for one in recipes:
+            shown.add_row(one.name, ", ".join(stage.name for stage in one.stages), one.about.strip())
+        return shown
+
+    answer([{"name": one.name, "about": one.about.strip()} for one in recipes], table, as_json=as_json)
+
+
+@app.command()
+def show(name: Name, change: Changes = None, as_json: AsJson = False) -> None:
+    """Show a recipe's settings and the commands it stands for. Example: recipe show demo --set n=8"""
+    from recipes.schema import load_recipe, parse_changes
+
+    recipe = load_recipe(name).resolve(parse_changes(change or []), partial=True)
+    commands = [(stage.name, " ".join([stage.command.split()[0], *stage.words()])) for stage in recipe.stages]
+
+    def page() -> Any:
+        from rich.console import Group
+        from rich.table import Table
+
+        settings = Table("setting", "value", title=recipe.about.strip(), title_justify="left")
+        for key, value in recipe.settings.items():
+            settings.add_row(key, str(value))
+        return Group(settings, *[f"[bold]{stage}[/bold]: {line}" for stage, line in commands])
+
+    answer({**recipe.model_dump(), "commands": dict(commands)}, page, as_json=as_json)
+
+
+@app.command()
+def run(
+    name: Name,
+    change: Changes = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and all after it.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe; stages whose inputs did not change are not run again.
+
+    Example: recipe run demo --set n=8 --set out=runs/demo-8
+    """
+    from recipes.runner import plan_run, run_recipe
+    from recipes.schema import load_recipe, parse_changes
+
+    recipe = load_recipe(name).resolve(parse_changes(change or []))
+    if dry_run:
+        plan = plan_run(recipe, start=start)
+        answer(plan.to_json(), plan.table, as_json=as_json)
+        return
+    done = run_recipe(recipe, start=start, quiet=as_json)
+    answer(done.record, lambda: _ending(done), as_json=as_json)
+
+
+def _ending(done: Any) -> Any:
+    """Times and memory of the stages, the table where no stage has just printed it, and where things are."""
+    from rich.console import Group
+    from rich.markdown import Markdown
+    from rich.table import Table
+
+    recipe = done.plan.recipe
+    parts: list[Any] = []
+    if recipe.show and not _just_printed(done, recipe.show):
+        parts.append(Markdown(Path(recipe.show).read_text(encoding="utf-8")))
+    cost = Table("stage", "this time", "seconds", "peak memory, GiB", title="What it cost", title_justify="left")
+    for name, record in done.record["stages"].items():
+        state = "ran" if name in done.just_made else "unchanged"
+        cost.add_row(name, state, f"{record['seconds']:.0f}", f"{record['peak_memory_bytes'] / 2**30:.2f}")
+    parts.append(cost)
+    if recipe.files:
+        places = Table("what", "where", title="Where things are", title_justify="left")
+        for what, where in recipe.files.items():
+            places.add_row(what, where)
+        parts.append(places)
+    return Group(*parts)
+
+
+def _just_printed(done: Any, shown: str) -> bool:
+    makers = [one for one in done.plan.stages if any(Path(shown).is_relative_to(output) for output in one.outputs)]
+    return any(one.stage.name in done.just_made for one in makers)
 
 
 def main() -> None:

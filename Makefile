@@ -1,0 +1,43 @@
+# Everything a developer types. `make demo` and `make test` need nothing but Python 3.11+ and PyPI.
+PYTHON ?= python3
+BIN := .venv/bin
+PATHS := prune heal eval recipes tests bench
+
+.PHONY: help install sample demo test test-all lint bench clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# torch first, alone: a plain resolution with the others may take a build with gigabytes of CUDA beside it.
+.venv/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,sample]'
+	@touch $@
+
+install: .venv/.installed ## make .venv and install the project, pinned by constraints.txt
+
+sample: install ## make .sample/: the real model, questions and prose that all else stands on
+	@$(BIN)/python -m recipes.sample
+
+demo: sample ## scan, cut, heal and compare the sample model; results under runs/demo
+	@$(BIN)/recipe run demo
+
+test: sample ## run the tests, but for the slow ones
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: sample ## run all tests
+	$(BIN)/python -m pytest
+
+lint: install ## check style, formatting and types
+	$(BIN)/ruff check $(PATHS)
+	$(BIN)/ruff format --check $(PATHS)
+	$(BIN)/mypy
+
+bench: sample ## run every measurement in bench/
+	@for one in bench/*.py; do echo "== $$one"; $(BIN)/python $$one || exit 1; done
+
+clean: ## remove what runs and tools left (not .venv, not .sample)
+	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

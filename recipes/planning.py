@@ -1,0 +1,124 @@
+"""Which stages have to run: a stage is keyed by its command, its options and the identity of what it reads."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune.errors import RegrowthError, UsageError
+from prune.provenance import versions
+from recipes.identity import digest, identity
+from recipes.schema import Recipe, Stage
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_OUTPUTS = ("out", "plot")  # options that name what a stage writes
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage with its key, and why it runs (None where it is unchanged)."""
+
+    stage: Stage
+    key: str
+    outputs: tuple[str, ...]
+    why: str | None
+
+    @property
+    def line(self) -> str:
+        """The shell command that does the same by hand."""
+        return shlex.join([self.stage.command.split()[0], *self.stage.words()])
+
+
+@dataclass(frozen=True)
+class RecipePlan:
+    """A resolved recipe and what will be done for each of its stages, in order."""
+
+    recipe: Recipe
+    stages: tuple[StagePlan, ...]
+
+    def table(self) -> Table:
+        """The plan for people."""
+        from rich.table import Table
+
+        table = Table(title=f"recipe {self.recipe.name}", title_justify="left")
+        table.add_column("stage", style="bold")
+        table.add_column("does")
+        table.add_column("command", overflow="fold")
+        for one in self.stages:
+            table.add_row(one.stage.name, f"runs: {one.why}" if one.why else "unchanged", one.line)
+        return table
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": "regrowth.recipe-plan/1",
+            "recipe": self.recipe.name,
+            "settings": self.recipe.settings,
+            "stages": [{"name": s.stage.name, "command": s.line, "runs": s.why, "key": s.key} for s in self.stages],
+        }
+
+
+def plan_recipe(recipe: Recipe, records: dict[str, Any], *, start: str | None = None) -> RecipePlan:
+    """Decide for each stage of a resolved recipe whether it runs.
+
+    Args:
+        recipe: resolved (no `{name}` left).
+        records: stage name -> what an earlier run left in recipe.json.
+        start: this stage and all after it run in any case.
+
+    Raises:
+        UsageError: `start` is no stage.
+        RegrowthError: an output exists that no run of this recipe made.
+    """
+    names = [stage.name for stage in recipe.stages]
+    if start is not None and start not in names:
+        raise UsageError(f"--from {start}: no such stage; {recipe.name} has {', '.join(names)}")
+    made: dict[str, str] = {}  # output path -> key of the stage that makes it
+    plans = []
+    forced = False
+    for stage in recipe.stages:
+        forced = forced or stage.name == start
+        outputs = tuple(str(stage.options[name]) for name in _OUTPUTS if stage.options.get(name))
+        key = _key(stage, made)
+        record = records.get(stage.name)
+        why = "asked by --from" if forced else _why(record, key, outputs)
+        for output in outputs:
+            if Path(output).exists() and record is None:
+                raise RegrowthError(f"{output} exists and was not made by this recipe; remove it or change --set out=")
+            made[output] = key
+        plans.append(StagePlan(stage, key, outputs, why))
+    return RecipePlan(recipe, tuple(plans))
+
+
+def _key(stage: Stage, made: dict[str, str]) -> str:
+    read = {}
+    for name, value in [*enumerate(stage.arguments), *stage.options.items()]:
+        if name in _OUTPUTS:
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str):
+                read[one] = made.get(one) or _outside(one)
+    return digest([stage.command, stage.words(), read, versions().get("regrowth")])
+
+
+def _outside(word: str) -> str | None:
+    return identity(word) if "\0" not in word and len(word) < 4096 else None
+
+
+def _why(record: dict[str, Any] | None, key: str, outputs: tuple[str, ...]) -> str | None:
+    if record is None:
+        return "never run"
+    if record["state"] != "done":
+        return "was not finished"
+    if record["key"] != key:
+        return "inputs changed"
+    for output in outputs:
+        found = identity(output)
+        if found is None:
+            return f"{Path(output).name} is gone"
+        if found != record["outputs"].get(output):
+            return f"{Path(output).name} was changed"
+    return None

@@ -1,0 +1,131 @@
+"""Run a recipe's stages in order, each in a process of its own, and keep what they cost in `OUT/recipe.json`.
+
+A stage is the very command a user would type: its memory is freed when it ends and its peak is exact, and a
+crash of one cannot take the others with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prune.errors import RegrowthError
+from prune.outputs import write_json
+from prune.provenance import provenance, read_artefact
+from prune.terminal import screen
+from recipes.identity import identity
+from recipes.planning import RecipePlan, StagePlan, plan_recipe
+from recipes.schema import Recipe, RecipeError
+
+FORMAT = "regrowth.recipe/1"
+_MODULES = {"prune": "prune", "heal": "heal", "evaluate": "eval"}
+
+
+@dataclass(frozen=True)
+class RecipeRun:
+    """What a run did: its plan, and for each stage its state, seconds and peak memory."""
+
+    plan: RecipePlan
+    record: dict[str, Any]
+
+    @property
+    def just_made(self) -> set[str]:
+        """Names of the stages that this run did run."""
+        return {one.stage.name for one in self.plan.stages if one.why}
+
+
+def plan_run(recipe: Recipe, *, start: str | None = None) -> RecipePlan:
+    """Plan a resolved recipe against what its folder holds; nothing is written."""
+    return plan_recipe(recipe, _read_record(_record_path(recipe))["stages"], start=start)
+
+
+def run_recipe(recipe: Recipe, *, start: str | None = None, quiet: bool = False) -> RecipeRun:
+    """Run the stages of a resolved recipe whose inputs changed.
+
+    Args:
+        recipe: from `load_recipe(name).resolve(changes)`.
+        start: run this stage and all after it in any case.
+        quiet: swallow what the stages print on stdout (their progress on stderr stays).
+
+    Raises:
+        RegrowthError: a stage failed; the earlier ones stay done, and the next run goes on from there.
+    """
+    path = _record_path(recipe)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path.parent):
+        plan = plan_run(recipe, start=start)
+        record = _read_record(path)
+        record |= {"recipe": recipe.name, "settings": recipe.settings, "provenance": provenance()}
+        say = screen()
+        todo = [one for one in plan.stages if one.why]
+        for one in plan.stages:
+            if not one.why:
+                say.print(f"[dim]{one.stage.name}: unchanged[/dim]")
+                continue
+            say.print(f"[bold]{one.stage.name}[/bold] ({todo.index(one) + 1}/{len(todo)}, {one.why}): {one.line}")
+            record["stages"][one.stage.name] = {"state": "started", "key": one.key, "command": one.line}
+            write_json(path, record, overwrite=True)
+            record["stages"][one.stage.name] = _run_stage(one, quiet=quiet)
+            write_json(path, record, overwrite=True)
+    return RecipeRun(plan, record)
+
+
+def _run_stage(one: StagePlan, *, quiet: bool) -> dict[str, Any]:
+    program, *_ = one.stage.command.split()
+    words = [sys.executable, "-m", _MODULES[program], *one.stage.words()]
+    if any(Path(output).exists() for output in one.outputs):
+        words.append("--overwrite")
+    started = time.monotonic()
+    child = subprocess.Popen(words, stdout=subprocess.DEVNULL if quiet else None)
+    try:
+        _, status, usage = os.wait4(child.pid, 0)
+    except KeyboardInterrupt:
+        child.terminate()
+        child.wait()
+        raise
+    child.returncode = code = os.waitstatus_to_exitcode(status)
+    if code:
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        raise RegrowthError(f"stage {one.stage.name} failed ({how}); its command was: {one.line}")
+    return {
+        "state": "done",
+        "key": one.key,
+        "command": one.line,
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_memory_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "outputs": {output: identity(output) for output in one.outputs},
+    }
+
+
+def _record_path(recipe: Recipe) -> Path:
+    return Path(str(recipe.settings["out"])) / "recipe.json"
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {"format": FORMAT, "stages": {}}
+    record = read_artefact(path, FORMAT)
+    if not isinstance(record.get("stages"), dict):
+        raise RecipeError(f"{path} has no stages; remove it to start afresh")
+    return record
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RegrowthError(f"another recipe runs in {folder}; wait for it or change --set out=") from None
+        yield
+    finally:
+        os.close(handle)

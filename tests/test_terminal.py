@@ -1,0 +1,90 @@
+"""One clear line for every error, the right exit code, and nothing else on stdout."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from prune.errors import RegrowthError, UsageError
+from prune.terminal import answer, make_app, progress
+
+
+@pytest.fixture
+def app():
+    app = make_app("demo", "A demo.")
+
+    @app.command()
+    def fail(how: str) -> None:
+        errors = {
+            "user": RegrowthError("the file a.json\nis torn"),
+            "usage": UsageError("--n 0 is no size"),
+            "os": FileNotFoundError(2, "No such file or directory", "a.txt"),
+            "memory": MemoryError(),
+            "bug": KeyError("secret"),
+            "stop": KeyboardInterrupt(),
+        }
+        raise errors[how]
+
+    @app.command()
+    def work(n: int, as_json: bool = False) -> None:
+        with progress("working", n) as bar:
+            for _ in range(n):
+                bar.advance()
+        answer({"n": n}, f"did {n}", as_json=as_json)
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "line"),
+    [
+        ("user", 1, "error: the file a.json is torn\n"),
+        ("usage", 2, "error: --n 0 is no size\n"),
+        ("os", 1, "error: a.txt: No such file or directory\n"),
+        ("memory", 1, "error: out of memory; a smaller --batch-size or --length needs less\n"),
+        ("stop", 130, "error: interrupted\n"),
+    ],
+)
+def test_errors_are_one_line(app, how, code, line):
+    result = CliRunner().invoke(app, ["fail", how])
+    assert (result.exit_code, result.stderr, result.stdout) == (code, line, "")
+
+
+def test_a_bug_is_one_line_too_and_debug_shows_the_traceback(app):
+    result = CliRunner().invoke(app, ["fail", "bug"])
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "--debug" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Traceback" in CliRunner().invoke(app, ["fail", "bug", "--debug"]).stderr
+
+
+@pytest.mark.parametrize("words", [["nothing"], ["work"], ["work", "x"], ["work", "1", "--bad"]])
+def test_wrong_usage_is_one_line_that_points_to_help(app, words):
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert "--help)" in result.stderr
+
+
+def test_json_has_stdout_to_itself(app):
+    result = CliRunner().invoke(app, ["work", "3", "--as-json"])
+    assert json.loads(result.stdout) == {"n": 3}
+    assert "working" in result.stderr
+    assert CliRunner().invoke(app, ["work", "3"]).stdout == "did 3\n"
+
+
+@pytest.mark.parametrize("room", ["prune", "heal", "eval", "recipes"])
+def test_help_imports_nothing_heavy(room):
+    code = (
+        f"import sys; sys.argv = ['{room}', '--help']\n"
+        f"import {room}.cli\n"
+        f"try: {room}.cli.main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'lm_eval', 'matplotlib', 'scipy', 'peft', 'datasets', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"

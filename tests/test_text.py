@@ -1,0 +1,132 @@
+"""Text sources of each kind, their errors, and the windows drawn from them."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoTokenizer
+
+from prune.errors import TextError
+from prune.text import Document, bos_id, draw_windows, encode, read_documents, source_sha256, text_identity
+
+ROWS = ["The first document.", "The second one, longer.", "Third."]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(sample_model):
+    return AutoTokenizer.from_pretrained(sample_model)
+
+
+def _write(folder, kind, field="text"):
+    path = folder / f"a.{kind}"
+    lines = "".join(json.dumps({field: row}) + "\n" for row in ROWS)
+    if kind == "jsonl":
+        path.write_text(lines)
+    elif kind == "jsonl.gz":
+        path.write_bytes(gzip.compress(lines.encode()))
+    elif kind == "parquet":
+        pq.write_table(pa.table({field: ROWS}), path)
+    else:
+        path.write_text("\n\n".join(row * 80 for row in ROWS))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet"])
+def test_rows_of_each_kind(tmp_path, kind):
+    path = _write(tmp_path, kind)
+    assert list(read_documents(str(path))) == [Document(row, f"{path.name}:{i}") for i, row in enumerate(ROWS)]
+    assert [d.text for d in read_documents(str(_write(tmp_path, kind, "body")), field="body")] == ROWS
+
+
+def test_txt_is_split_at_blank_lines_and_short_paragraphs_are_joined(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one\nstill one\n\n" + "two " * 400 + "\n\n\nthree")
+    assert [d.text for d in read_documents(str(path))] == ["one\nstill one\n\n" + ("two " * 400), "three"]
+
+
+def test_a_folder_is_read_in_order_of_names(tmp_path):
+    _write(tmp_path, "jsonl")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": "last"}))
+    assert [d.text for d in read_documents(str(tmp_path))] == [*ROWS, "last"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl", b"", "holds no text"),
+        ("a.jsonl", b"   \n\n", "holds no text"),
+        ("a.txt", b"\n \n", "holds no text"),
+        ("a.jsonl", b'{"text": "a"}\nnot json\n', "line 2 is not JSON"),
+        ("a.jsonl", b'{"body": "a"}\n', r"no text field 'text' \(it has: body\)"),
+        ("a.jsonl", b"[1]\n", "no text field"),
+        ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
+        ("a.parquet", b"nothing", "not a parquet file"),
+        ("a.jsonl.gz", b"nothing", "not a whole gzip file"),
+        ("a.csv", b"a,b", "is none of .txt"),
+    ],
+)
+def test_bad_sources_are_named(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(TextError, match=words) as error:
+        list(read_documents(str(path)))
+    assert str(path) in str(error.value)
+
+
+def test_missing_source_and_missing_column(tmp_path):
+    with pytest.raises(TextError, match="does not exist"):
+        list(read_documents(str(tmp_path / "none.txt")))
+    with pytest.raises(TextError, match="holds no .txt"):
+        list(read_documents(str(tmp_path)))
+    with pytest.raises(TextError, match=r"no column 'text' \(it has: body\)"):
+        list(read_documents(str(_write(tmp_path, "parquet", "body"))))
+
+
+def test_hub_without_a_network_names_the_option(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(TextError, match="--text FILE"):
+        list(read_documents("hub:regrowth/none"))
+    with pytest.raises(TextError, match="form hub:repo"):
+        list(read_documents("hub:"))
+
+
+def test_hash_follows_content_and_name(tmp_path):
+    path = _write(tmp_path, "jsonl")
+    first = source_sha256(str(path))
+    assert source_sha256(str(tmp_path)) == first
+    path.write_text("x")
+    assert source_sha256(str(path)) != first
+    assert text_identity("hub:a/b")["sha256"] is None
+
+
+def _documents(texts):
+    return [Document(text, str(i)) for i, text in enumerate(texts)]
+
+
+def test_windows_open_with_bos_and_hold_one_document_each(tokenizer):
+    texts = [" ".join(f"w{k}x{i}" for i in range(200)) for k in range(6)]
+    windows = draw_windows(_documents(texts), tokenizer, samples=6, length=64, seed=0)
+    assert len(windows) == 6
+    assert all(len(w) == 64 and w[0] == bos_id(tokenizer) == 1 for w in windows)
+    whole = [encode(tokenizer, text) for text in texts]
+    for window in windows:
+        body = window[1:]
+        hits = [ids for ids in whole if any(ids[i : i + 63] == body for i in range(len(ids) - 62))]
+        assert len(hits) == 1  # a contiguous piece of exactly one document
+    assert len({tuple(w) for w in windows}) == 6
+
+
+def test_short_documents_are_taken_whole_and_tiny_ones_passed_over(tokenizer):
+    text = "Nine words are enough to make a document here."
+    windows = draw_windows(_documents(["no", text, ""]), tokenizer, samples=8, length=512, seed=3)
+    assert windows == [[1, *encode(tokenizer, text)]]
+    with pytest.raises(TextError, match="8 tokens or more"):
+        draw_windows(_documents(["no"]), tokenizer, samples=1, length=64, seed=0)
+
+
+def test_the_seed_decides(tokenizer):
+    texts = [" ".join(f"w{k}x{i}" for i in range(100)) for k in range(20)]
+    draw = [draw_windows(_documents(texts), tokenizer, samples=5, length=32, seed=s) for s in (0, 0, 1)]
+    assert draw[0] == draw[1] != draw[2]
