@@ -1,0 +1,106 @@
+"""Angular distances between layer inputs, and their mean and standard error: arithmetic alone.
+
+With L layers, x[l] is the input of layer l and x[L] the last layer's output before the final norm. A pair
+(l, n) stands for the block l .. l+n-1; the P = L(L+1)/2 pairs are ordered by n, then by l.
+
+All of it is float64. One Gram matrix holds every pair's cosine, and near cos = 1, where the answer lies, arccos
+turns a rounding error e of the cosine into an angle of sqrt(2e): 5e-4 rad in fp32, 2e-8 rad in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+# 1 - cos at or below this is an angle of 0. The sums of a float64 Gram matrix round by about this much, and it is an
+# angle of 1.7e-7 rad, which fp32 states cannot express: so vectors that are equal have a distance of exactly 0.
+_SAME = 2.0**-46
+
+
+@lru_cache(maxsize=8)
+def pairs(layers: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices (l, l+n) of all pairs, each of shape (P,): n = 1 .. L, and for each n, l = 0 .. L-n."""
+    lower = [start for n in range(1, layers + 1) for start in range(layers - n + 1)]
+    upper = [start + n for n in range(1, layers + 1) for start in range(layers - n + 1)]
+    return torch.tensor(lower), torch.tensor(upper)
+
+
+def rows(flat: np.ndarray, layers: int) -> list[np.ndarray]:
+    """Split values of shape (P,) into L rows: row n-1 holds those of (l, n) for l = 0 .. L-n."""
+    return np.split(np.asarray(flat), np.cumsum(np.arange(layers, 1, -1)))
+
+
+def angular_distances(states: torch.Tensor) -> torch.Tensor:
+    """d(l, n) = arccos(cos(x[l], x[l+n])) / pi for every pair (arXiv 2403.17887, equation 7).
+
+    Args:
+        states: x[0] .. x[L] of some tokens, shape (..., L+1, D), of any float dtype; cast up before any product.
+
+    Returns:
+        float64 of shape (..., P), each in [0, 1]; exactly 0 for equal vectors; NaN for a zero vector.
+    """
+    wide = states.double()
+    gram = wide @ wide.mT  # (..., L+1, L+1)
+    norm = gram.diagonal(dim1=-2, dim2=-1).sqrt()
+    lower, upper = (index.to(states.device) for index in pairs(states.shape[-2] - 1))
+    cosine = gram[..., lower, upper] / (norm[..., lower] * norm[..., upper])
+    angle = cosine.clamp(-1.0, 1.0).arccos() / math.pi
+    return angle.masked_fill(1.0 - cosine <= _SAME, 0.0)
+
+
+@dataclass
+class MeanSums:
+    """Sums over samples from which a mean over tokens and its standard error follow; two of them add up.
+
+    Sample i brings a total S_i (shape (P,)) over w_i tokens. The mean is sum S_i / sum w_i. Tokens of one sample
+    are not independent, samples are: the standard error is that of a ratio over clusters,
+    sqrt(k / (k-1) * sum (S_i - mean w_i)^2) / sum w_i for k samples. With one token a sample it is sd / sqrt(k).
+    """
+
+    size: int
+    samples: int = 0
+    weight: float = 0.0
+    weight_square: float = 0.0
+    total: np.ndarray = field(init=False)
+    total_square: np.ndarray = field(init=False)
+    total_weight: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = np.zeros(self.size)
+        self.total_square = np.zeros(self.size)
+        self.total_weight = np.zeros(self.size)
+
+    def add(self, totals: np.ndarray, weights: np.ndarray) -> None:
+        """Take in samples: `totals` (samples, P) summed over each one's tokens, `weights` (samples,) tokens."""
+        self.samples += len(weights)
+        self.weight += float(weights.sum())
+        self.weight_square += float((weights**2).sum())
+        self.total += totals.sum(0)
+        self.total_square += (totals**2).sum(0)
+        self.total_weight += (totals * weights[:, None]).sum(0)
+
+    def merge(self, other: MeanSums) -> None:
+        """Add the sums of other samples, as another process or an earlier run has them."""
+        self.samples += other.samples
+        self.weight += other.weight
+        self.weight_square += other.weight_square
+        self.total += other.total
+        self.total_square += other.total_square
+        self.total_weight += other.total_weight
+
+    def mean(self) -> np.ndarray:
+        """Mean over all tokens, shape (P,)."""
+        return self.total / self.weight
+
+    def stderr(self) -> np.ndarray:
+        """Standard error of the mean over samples, shape (P,); NaN for fewer than two samples."""
+        if self.samples < 2:
+            return np.full(self.size, np.nan)
+        mean = self.mean()
+        squares = self.total_square - 2.0 * mean * self.total_weight + mean**2 * self.weight_square
+        variance = np.maximum(squares, 0.0) * self.samples / (self.samples - 1)  # rounding may leave -1e-18
+        return np.sqrt(variance) / self.weight
