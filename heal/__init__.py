@@ -4,6 +4,10 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "HealResult": "heal.training",
+    "Settings": "heal.training",
+    "TextSource": "heal.data",
+    "held_out_loss": "heal.measuring",
     "merge": "heal.merging",
     "qlora": "heal.training",
 }

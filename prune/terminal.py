@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -95,11 +97,13 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises a kernel for inference at import
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
     if "transformers" in sys.modules:
-        from transformers.utils import logging
+        from transformers.utils import logging as library_logging
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        library_logging.set_verbosity_error()
+        library_logging.disable_progress_bar()
 
 
 def screen() -> Console:

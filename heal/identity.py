@@ -1,0 +1,35 @@
+"""Which model an adapter was trained on: two cuts of one model have the same shapes, so bytes must tell."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from heal.tensors import places
+from prune.models import Source
+from prune.provenance import model_identity
+
+_SAMPLE = 4096  # bytes from the start of each tensor
+
+
+def base_identity(source: Source) -> dict[str, Any]:
+    """`model_identity` of the base, and `weights_sha256`: over every tensor's name, dtype, shape and first 4 KiB.
+
+    Sampling keeps it instantaneous on a model of any size, and still tells two checkpoints apart whose layers differ.
+    """
+    identity = model_identity(source.folder, name=source.name, commit=source.commit)
+    return {**identity, "weights_sha256": weights_sha256(source.folder)}
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hex SHA-256 over the tensors of a folder's safetensors shards, in the order of their names; see above."""
+    found = {place.name: place for shard in sorted(folder.glob("*.safetensors")) for place in places(shard)}
+    digest = hashlib.sha256()
+    for name in sorted(found):
+        place = found[name]
+        digest.update(f"{name}\0{place.dtype}\0{place.shape}\0".encode())
+        with place.shard.open("rb") as file:
+            file.seek(place.start)
+            digest.update(file.read(min(_SAMPLE, place.stop - place.start)))
+    return digest.hexdigest()

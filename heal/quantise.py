@@ -1,0 +1,84 @@
+"""NF4 with double quantisation by bitsandbytes: how a model is loaded for training, and what exactly it then computes.
+
+Embeddings, norms and head stay in the compute dtype. peft's `prepare_model_for_kbit_training` is not used: it casts
+them all to fp32, which costs more memory than 4 bits save on models with a large vocabulary (bitsandbytes#1569).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prune.errors import RegrowthError, UsageError
+from prune.models import Source, load_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BITS = (4, 16)
+COMPUTE = torch.bfloat16
+BLOCK = 64  # weights per scale: bitsandbytes' default, and that of QLoRA
+
+
+def load_frozen(source: Source, *, bits: int, device: str) -> PreTrainedModel:
+    """Load a model to train adapters on: frozen, in NF4 + double quantisation (bits 4) or bf16 (bits 16).
+
+    Raises:
+        UsageError: other bits.
+        RegrowthError: bitsandbytes has no 4-bit kernels for the device.
+    """
+    if bits not in BITS:
+        raise UsageError(f"--bits {bits} is unknown; take {' or '.join(map(str, BITS))}")
+    if bits == 16:
+        model = load_model(source, dtype=COMPUTE, device=device)
+    else:
+        if device == "mps":
+            raise RegrowthError("4-bit training does not run on this device; take --device cpu or --bits 16")
+        from transformers import BitsAndBytesConfig
+
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=COMPUTE,
+        )
+        model = load_model(source, dtype=COMPUTE, quantization_config=config, device_map={"": device})
+        for module in _four_bit(model).values():
+            # On CPUs with AVX512-bf16, bitsandbytes repacks a layer at its first forward pass in eval mode, for good;
+            # a repacked layer passes no gradient on. Measuring held-out loss first would silently end all learning.
+            module.support_avx512bf16_for_cpu = False
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def quantised_modules(model: PreTrainedModel) -> list[str]:
+    """Names of the modules that bitsandbytes holds in 4 bits: every linear layer but the head, attention included."""
+    return list(_four_bit(model))
+
+
+def round_trip(weight: torch.Tensor, *, transposed: bool = False) -> torch.Tensor:
+    """The weight that a 4-bit layer really multiplies by: bf16 -> NF4, double quantised -> bf16, returned in fp32.
+
+    Args:
+        weight: (out, in), or (in, out) with `transposed` (GPT-2's Conv1D, which transformers turns before quantising).
+    """
+    from bitsandbytes import functional
+
+    matrix = weight.to(COMPUTE)
+    if transposed:
+        matrix = matrix.T
+    packed, state = functional.quantize_4bit(
+        matrix.contiguous(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
+    )
+    restored = functional.dequantize_4bit(packed, state).float()
+    return restored.T.contiguous() if transposed else restored
+
+
+def _four_bit(model: PreTrainedModel) -> dict[str, Any]:
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return {}
+    from bitsandbytes.nn import Linear4bit
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
