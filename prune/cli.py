@@ -2,9 +2,173 @@
 
 from __future__ import annotations
 
-from prune.terminal import make_app
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from prune.errors import UsageError
+from prune.terminal import answer, make_app, screen
 
 app = make_app("prune", "Find the layers that a language model does not need, and cut them.")
+
+
+class Criterion(StrEnum):
+    """How `prune cut --n` finds the layers to drop."""
+
+    angular = "angular"
+    deepest = "deepest"
+    influence = "influence"
+
+
+@app.command("cut")
+def cut_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.")],
+    n: Annotated[int | None, typer.Option("--n", help="How many layers to drop.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the pruned model.")] = None,
+    scan: Annotated[Path | None, typer.Option("--scan", help="scan.json of this model, from `prune scan`.")] = None,
+    start: Annotated[int | None, typer.Option("--start", help="First layer of the block, 0-based.")] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", help="Layers to drop, 0-based, ends included: 3,7,20-24.")
+    ] = None,
+    criterion: Annotated[
+        Criterion | None, typer.Option("--criterion", help="What finds the layers.", show_default="angular")
+    ] = None,
+    allow_last: Annotated[
+        bool, typer.Option("--allow-last", help="Let the last layer go too; a model rarely survives that.")
+    ] = False,
+    text: Annotated[
+        str | None,
+        typer.Option("--text", help="Text to scan on, where no --scan is given.", show_default="C4 from the hub"),
+    ] = None,
+    field: Annotated[str, typer.Option("--field", help="Field of .jsonl and .parquet rows with the text.")] = "text",
+    samples: Annotated[int, typer.Option("--samples", help="Documents to scan.")] = 256,
+    length: Annotated[int, typer.Option("--length", help="Most tokens of a document to scan.")] = 1024,
+    seed: Annotated[int, typer.Option("--seed", help="Draws the documents to scan.")] = 0,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the model's own Python to scan it, and carry it along.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Drop layers and write an ordinary checkpoint that transformers loads.
+
+    The layers are named (--layers, or --n with --start), or --n of them are found by --criterion from a scan.
+
+    Example: prune cut HuggingFaceTB/SmolLM2-135M --n 6 --scan scan.json --out pruned
+    """
+    from prune.cut_plan import PLAN_FILE
+    from prune.outputs import check_free
+    from prune.planning import plan_cut
+    from prune.surgery import cut
+
+    if out is None and not dry_run:
+        raise UsageError("name the folder for the pruned model with --out, or look at the plan with --dry-run")
+    if out is not None:
+        check_free(out, overwrite=overwrite)
+    plan = plan_cut(
+        model,
+        n=n,
+        scan=scan,
+        start=start,
+        layers=layers,
+        criterion=criterion.value if criterion else None,
+        allow_last=allow_last,
+        text=text,
+        field=field,
+        samples=samples,
+        length=length,
+        seed=seed,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    if out is not None and not dry_run:
+        cut(plan, out, overwrite=overwrite)
+        screen().print(f"Pruned model in {out}; its plan is {out / PLAN_FILE}")
+    answer(plan.to_json(), plan.table, as_json=as_json)
+
+
+@app.command("inspect")
+def inspect_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `prune cut` has written.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Say what was dropped from a pruned model, from what, and by which numbers.
+
+    Example: prune inspect pruned
+    """
+    from prune.inspection import inspect_cut
+
+    plan = inspect_cut(folder)
+    answer(plan.to_json(), plan.table, as_json=as_json)
+
+
+@app.command("scan")
+def scan_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where scan.json goes.")],
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="A .txt, .jsonl, .jsonl.gz or .parquet file, a folder of them, or hub:repo[:config[:split]].",
+            show_default="C4 from the hub",
+        ),
+    ] = None,
+    field: Annotated[str, typer.Option(help="Field of a row that holds the text.")] = "text",
+    samples: Annotated[int, typer.Option(help="Documents to draw.")] = 256,
+    length: Annotated[int, typer.Option(help="Most tokens of a sample, BOS included.")] = 1024,
+    tokens: Annotated[
+        Literal["last", "all"], typer.Option(help="Average over samples at the last token, or over all tokens.")
+    ] = "last",
+    batch_size: Annotated[str, typer.Option(help="Samples a batch; auto fills 2048 tokens (16384 on CUDA).")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Draws the documents and places the windows.")] = 0,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run Python code that comes with the model.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the heat map: a .png, .pdf or .svg file.")] = None,
+    scale: Annotated[
+        Literal["row", "raw"], typer.Option(help="Colours of the heat map: each row rescaled, or d itself.")
+    ] = "row",
+    overwrite: Annotated[bool, typer.Option(help="Replace what stands at --out and --plot.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scan as one JSON document.")] = False,
+) -> None:
+    """Measure how alike the inputs of a model's layers are, for every block of layers in one pass.
+
+    Example: prune scan Qwen/Qwen3-8B --text prose.jsonl --out scan.json --plot scan.png
+    """
+    import sys
+
+    from prune.outputs import check_free
+    from prune.plots import check_figure, plot_scan
+    from prune.scanning import parse_batch_size, scan
+    from prune.text import DEFAULT_SOURCE
+
+    check_free(out, overwrite=overwrite)
+    if plot is not None:
+        check_free(check_figure(plot, scale), overwrite=overwrite)
+    found = scan(
+        model,
+        text or DEFAULT_SOURCE,
+        field=field,
+        samples=samples,
+        length=length,
+        tokens=tokens,
+        seed=seed,
+        batch_size=parse_batch_size(batch_size),
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    found.write(out, overwrite=overwrite)
+    if plot is not None:
+        plot_scan(found, plot, scale=scale, overwrite=overwrite)
+    answer(found.to_json(), lambda: found.table(strip=sys.stdout.isatty()), as_json=as_json)
+    screen().print(f"Wrote {out}" + (f" and {plot}" if plot is not None else ""))
 
 
 def main() -> None:

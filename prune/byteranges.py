@@ -1,0 +1,94 @@
+"""The arithmetic of a cut shard: which byte ranges of the source stay, under which header. No file is touched.
+
+A safetensors file is tiled by its tensors without holes, so kept tensors close ranks in their old order: the new
+data is a concatenation of ranges of the old, and neighbours that stay together are one range.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from prune.checkpoint import Shard, Tensor
+
+_ALIGNMENT = 8  # the data of a safetensors file begins at a multiple of this
+
+
+@dataclass(frozen=True)
+class Range:
+    """`length` bytes from `source` (from the beginning of the source file) to `target` (of the new file)."""
+
+    source: int
+    target: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A new shard: the header's bytes (length prefix and padding included) and the ranges that follow it."""
+
+    header: bytes
+    ranges: tuple[Range, ...]
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole new file."""
+        return len(self.header) + sum(part.length for part in self.ranges)
+
+
+def lay_out(shard: Shard, rename: Callable[[str], str | None]) -> Layout:
+    """The new shard for a source shard.
+
+    Args:
+        shard: the source.
+        rename: a tensor's new name; None drops it.
+
+    Raises:
+        ValueError: two kept tensors would get one name.
+    """
+    kept: list[Tensor] = []
+    sources: list[tuple[int, int]] = []
+    place = 0
+    for tensor in shard.tensors:
+        name = rename(tensor.name)
+        if name is None:
+            continue
+        kept.append(Tensor(name, tensor.dtype, tensor.shape, place, place + tensor.size))
+        sources.append((tensor.start, tensor.size))
+        place += tensor.size
+    if len({tensor.name for tensor in kept}) != len(kept):
+        raise ValueError(f"{shard.name}: two tensors would get one name")
+    header = encode_header(kept, shard.metadata)
+    ranges = []
+    target = len(header)
+    for start, length in coalesce(sources):
+        ranges.append(Range(shard.data_start + start, target, length))
+        target += length
+    return Layout(header, tuple(ranges), tuple(kept))
+
+
+def coalesce(pieces: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join neighbouring `(start, length)` pieces, given in rising order; empty ones vanish."""
+    joined: list[tuple[int, int]] = []
+    for start, length in pieces:
+        if joined and start == sum(joined[-1]):
+            joined[-1] = (joined[-1][0], joined[-1][1] + length)
+        elif length:
+            joined.append((start, length))
+    return joined
+
+
+def encode_header(tensors: Iterable[Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors header: u64 length, compact JSON, spaces up to a multiple of 8."""
+    table: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    for tensor in tensors:
+        table[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [tensor.start, tensor.end],
+        }
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,157 @@
+"""A config of fewer layers: the table of `prune/families.py` applied to config.json. Pure: dicts in, dicts out.
+
+Only the JSON is read, never transformers' config classes, so what is not named in the table stays as it is,
+and what looks as if it spoke of layers without being in the table is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prune.errors import CheckpointError
+from prune.families import COMMON_LISTS, FAMILIES, NOT_OF_LAYERS, Family
+
+
+def family_of(config: Mapping[str, Any], where: str) -> Family:
+    """The row of the table for a config.
+
+    Raises:
+        CheckpointError: no `model_type`, or a family that is not in the table.
+    """
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        raise CheckpointError(f"{where}: config.json names no model_type, so it is not a transformers model")
+    if kind not in FAMILIES:
+        raise CheckpointError(
+            f"{where}: prune does not know how {kind!r} models keep their layers; "
+            f"it knows {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[kind]
+
+
+def layer_count(config: Mapping[str, Any], family: Family, where: str) -> int | None:
+    """The number of layers that a config states; None where it leaves that to its class.
+
+    Raises:
+        CheckpointError: it is no positive whole number.
+    """
+    section = _section(config, family, where)
+    stated = [section[key] for key in family.count if section.get(key) is not None]
+    for value in stated:
+        if type(value) is not int or value < 1 or value != stated[0]:
+            raise CheckpointError(f"{where}: config.json states {value!r} for its number of layers")
+    return stated[0] if stated else None
+
+
+def cut_config(
+    config: Mapping[str, Any], family: Family, layers: int, kept: Sequence[int], where: str
+) -> dict[str, Any]:
+    """The config of the model that keeps `kept` of its `layers` layers (0-based, rising).
+
+    Raises:
+        CheckpointError: the cut cannot be spelled, or a field may speak of layers in a way we do not know.
+    """
+    new = copy.deepcopy(dict(config))
+    section = _section(new, family, where)
+    lists = {**COMMON_LISTS, **family.lists}
+    _refuse_unknown_lists(new, layers, set(lists) | set(family.counts) | set(family.periods), family.section, where)
+
+    for key in family.by_index:
+        if section.get(key) and list(kept) != list(range(len(kept))):
+            first = next(place for place, layer in enumerate(kept) if place != layer)
+            raise CheckpointError(
+                f"{where}: with {key} a layer computes with its own number, so layers after the cut may not move; "
+                f"only a cut that runs to the end is exact (--layers {first}-{layers - 1} --allow-last)"
+            )
+    for key, rule in lists.items():
+        entries = section.get(key)
+        if entries is None and rule is not None:
+            entries = rule(section, layers)
+        if entries is None:
+            continue
+        if not isinstance(entries, list) or len(entries) != layers:
+            raise CheckpointError(f"{where}: config.json's {key} is not a list of {layers} entries, one per layer")
+        section[key] = [entries[layer] for layer in kept]
+    for key in family.counts:
+        if type(section.get(key)) is int:
+            section[key] = sum(layer < section[key] for layer in kept)
+    for key in family.periods:
+        section.pop(key, None)
+    for key in [key for key in family.count if key in section] or family.count[:1]:
+        section[key] = len(kept)
+    if "quantization_config" in new:
+        new["quantization_config"] = _renumber_mentions(new["quantization_config"], family, kept, where)
+    return new
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any]]:
+    """What differs between two configs: `{"text_config.layer_types": {"before": ..., "after": ...}}`, or None."""
+    found: dict[str, dict[str, Any]] = {}
+    for key in [*before, *(key for key in after if key not in before)]:
+        old, new = before.get(key), after.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            found |= changes(old, new, f"{path}{key}.")
+        else:
+            found[path + key] = {"before": old, "after": new}
+    return found
+
+
+def _section(config: Mapping[str, Any], family: Family, where: str) -> Any:
+    if family.section is None:
+        return config
+    section = config.get(family.section)
+    if not isinstance(section, dict):
+        raise CheckpointError(f"{where}: config.json has no {family.section}, which describes the text decoder")
+    return section
+
+
+def _refuse_unknown_lists(
+    config: Mapping[str, Any], layers: int, known: set[str], section: str | None, where: str
+) -> None:
+    for key, value in config.items():
+        if key in known or key in NOT_OF_LAYERS or (key.endswith("_config") and key != section):
+            continue  # another part of a multimodal model counts its own layers
+        numbered = isinstance(value, dict) and bool(value) and all(str(name).isdecimal() for name in value)
+        if numbered or (isinstance(value, list) and len(value) == layers):
+            raise CheckpointError(
+                f"{where}: config.json's {key} has an entry for each of {layers} layers, it seems, and prune does not "
+                "know what it means; a guess could change the model, so this cut is refused"
+            )
+        if isinstance(value, dict):
+            _refuse_unknown_lists(value, layers, known, section, where)
+
+
+def _renumber_mentions(value: Any, family: Family, kept: Sequence[int], where: str) -> Any:
+    """Module names in a quantisation config (`model.layers.19.mlp` must stay unquantised) follow their layers."""
+    places = {layer: place for place, layer in enumerate(kept)}
+    stem = re.escape(family.prefixes[0].split(".")[-2])
+    plain = re.compile(rf"((?:^|\.){stem}\.)(\d+)(?=\.|$)")
+    pattern = re.compile(rf"\b{stem}(?:\\\.\d|\\?\.[\[(].*\d)")
+
+    def follow(name: str) -> str | None:
+        if pattern.search(name):
+            raise CheckpointError(
+                f"{where}: quantization_config names layers by a pattern ({name[:60]!r}), which a cut cannot renumber"
+            )
+        match = plain.search(name)
+        if match is None:
+            return name
+        if int(match[2]) not in places:
+            return None
+        return f"{name[: match.start()]}{match[1]}{places[int(match[2])]}{name[match.end() :]}"
+
+    def walk(part: Any) -> Any:
+        if isinstance(part, dict):
+            renamed = {follow(str(key)): walk(entry) for key, entry in part.items()}
+            return {key: entry for key, entry in renamed.items() if key is not None}
+        if isinstance(part, list):
+            entries = [walk(entry) for entry in part]
+            return [new for new, old in zip(entries, part, strict=True) if new is not None or old is None]
+        return follow(part) if isinstance(part, str) else part
+
+    return walk(value)

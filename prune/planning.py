@@ -1,0 +1,289 @@
+"""From MODEL and what the user asked for to a plan of the cut. Reads headers and JSON; loads no tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune.byteranges import Layout, lay_out
+from prune.checkpoint import Checkpoint, Shard, read_checkpoint
+from prune.choice import best_start, deepest_start, lowest_influence, starts
+from prune.configs import changes, cut_config, family_of, layer_count
+from prune.cut_plan import PLAN_FILE, CutPlan, Size
+from prune.errors import CheckpointError, UsageError
+from prune.layer_ranges import parse_layers, runs, spell_layers
+from prune.models import Source, locate
+from prune.naming import LayerNames, find_layer_names
+from prune.provenance import model_identity, provenance
+
+if TYPE_CHECKING:
+    from prune.families import Family
+    from prune.scan_artefact import Scan
+
+CRITERIA = ("angular", "deepest", "influence")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model on the table: its headers, its family, and how its layers are named and counted."""
+
+    source: Source
+    checkpoint: Checkpoint
+    family: Family
+    names: LayerNames
+    layers: int
+
+    def layouts(self, kept: Sequence[int]) -> list[tuple[Shard, Layout]]:
+        """The shards that hold anything after the cut, each with its new layout.
+
+        Raises:
+            CheckpointError: the tensors of a kept layer are stored under a dropped one.
+        """
+        places = {layer: place for place, layer in enumerate(kept)}
+        found = []
+        for shard in self.checkpoint.shards:
+            try:
+                layout = lay_out(shard, lambda name: self.names.renamed(name, places))
+            except ValueError as error:
+                raise CheckpointError(f"{shard.path}: {error}") from None
+            if layout.tensors:
+                found.append((shard, layout))
+        return found
+
+
+def open_subject(model: str | Path, *, revision: str | None = None) -> Subject:
+    """Locate a model, read its headers, and find its layers.
+
+    Raises:
+        CheckpointError: not a model, damaged, or of a family that is not known.
+    """
+    source = locate(model, revision=revision)
+    checkpoint = read_checkpoint(source.folder)
+    family = family_of(checkpoint.config, source.name)
+    names, found = find_layer_names((t.name for t in checkpoint.tensors()), family.prefixes, source.name)
+    stated = layer_count(checkpoint.config, family, source.name)
+    if stated is not None and stated != found:
+        raise CheckpointError(f"{source.name}: config.json counts {stated} layers, but the weights hold {found}")
+    return Subject(source, checkpoint, family, names, found)
+
+
+def plan_cut(
+    model: str | Path,
+    *,
+    n: int | None = None,
+    scan: Scan | str | Path | None = None,
+    start: int | None = None,
+    layers: str | Sequence[int] | None = None,
+    criterion: str | None = None,
+    allow_last: bool = False,
+    text: str | None = None,
+    field: str = "text",
+    samples: int = 256,
+    length: int = 1024,
+    seed: int = 0,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    show_progress: bool = True,
+) -> CutPlan:
+    """Decide which layers to drop. Nothing is written.
+
+    The place is `layers`, or the block `start .. start+n-1`, or the `n` layers that `criterion` finds.
+
+    Args:
+        model: a model folder or a hub id. Layer numbers are 0-based throughout.
+        n: how many layers to drop.
+        scan: a Scan of this model, or the path of its scan.json; where a criterion needs one and none is given,
+            the model is scanned first.
+        start: first layer of the block.
+        layers: layers to drop, in any pattern: `"3,7,20-24"` or numbers.
+        criterion: "angular" (the default: arXiv 2403.17887, section 3.2), "deepest" or "influence".
+        allow_last: whether the last layer may go, which the paper says never to drop.
+        text, field, samples, length, seed: what to scan on, if it comes to that; see `prune.scanning.scan`.
+        revision: branch, tag or commit of a hub id.
+        trust_remote_code: run the model's own Python to scan it, and carry it along.
+        show_progress: of the scan.
+
+    Raises:
+        UsageError: contradicting options, or layers that do not fit the model.
+        CheckpointError: the model, or the scan, cannot be used; or the cut cannot be exact for this family.
+    """
+    named = _check_request(n=n, scan=scan, start=start, layers=layers, criterion=criterion)
+    subject = open_subject(model, revision=revision)
+    total = subject.layers
+    made: Scan | None = None
+    evidence: dict[str, Any] = {}
+    if named is not None:
+        dropped, criterion = named, "named"
+        _check_fit(dropped, total, allow_last)
+    else:
+        assert n is not None
+        starts(total, n, allow_last=allow_last)
+        if n == total:
+            raise UsageError(f"--n {n}: at least one of the {total} layers has to stay")
+        criterion = criterion or "angular"
+        found = _scan_of(scan, subject)
+        if found is None and criterion != "deepest":
+            from prune.scanning import scan as scan_model
+            from prune.text import DEFAULT_SOURCE
+
+            found = made = scan_model(
+                model,
+                text or DEFAULT_SOURCE,
+                field=field,
+                samples=samples,
+                length=length,
+                seed=seed,
+                revision=subject.source.commit or revision,
+                trust_remote_code=trust_remote_code,
+                show_progress=show_progress,
+            )
+        dropped = _choose(criterion, n, total, allow_last, found)
+        evidence = _evidence(criterion, dropped, found)
+    return _assemble(subject, dropped, criterion, evidence, carry_code=trust_remote_code, made=made)
+
+
+def _check_request(
+    *,
+    n: int | None,
+    scan: Any,
+    start: int | None,
+    layers: str | Sequence[int] | None,
+    criterion: str | None,
+) -> tuple[int, ...] | None:
+    """The layers that were named outright, or None where a criterion has to find them."""
+    if criterion is not None and criterion not in CRITERIA:
+        raise UsageError(f"--criterion {criterion} is unknown; take {', '.join(CRITERIA)}")
+    place = "--layers" if layers is not None else "--start" if start is not None else None
+    if layers is not None and (start is not None or n is not None):
+        raise UsageError(f"--layers names the layers by itself; leave {'--start' if start is not None else '--n'} out")
+    if place and (scan is not None or criterion is not None):
+        raise UsageError(f"{place} names the place, so {'--scan' if scan is not None else '--criterion'} has no say")
+    if layers is not None:
+        return parse_layers(layers if isinstance(layers, str) else ",".join(map(str, layers)))
+    if n is None:
+        raise UsageError("say what to drop: --n 6, or --n 6 --start 13, or --layers 3,7,20-24")
+    if n < 1:
+        raise UsageError(f"--n {n}: at least one layer has to be dropped")
+    if start is not None and start < 0:
+        raise UsageError(f"--start {start}: layers are numbered from 0")
+    return None if start is None else tuple(range(start, start + min(n, 100_000)))
+
+
+def _check_fit(dropped: Sequence[int], layers: int, allow_last: bool) -> None:
+    if dropped[-1] >= layers:
+        raise UsageError(f"layers {spell_layers(dropped)} do not fit: the model has layers 0-{layers - 1}")
+    if len(dropped) >= layers:
+        raise UsageError(f"at least one of the {layers} layers has to stay")
+    if dropped[-1] == layers - 1 and not allow_last:
+        raise UsageError(
+            f"layer {layers - 1} is the last, and a model without it is of little use; add --allow-last to drop it"
+        )
+
+
+def _scan_of(scan: Scan | str | Path | None, subject: Subject) -> Scan | None:
+    if scan is None:
+        return None
+    where = "the scan"
+    if isinstance(scan, str | Path):
+        from prune.scan_artefact import Scan
+
+        where, scan = str(scan), Scan.read(scan)
+    name = subject.source.name
+    if scan.layers != subject.layers:
+        raise CheckpointError(f"{where} is of a model of {scan.layers} layers, but {name} has {subject.layers}")
+    made_of = scan.provenance.get("model")
+    if isinstance(made_of, dict):
+        ours = model_identity(subject.source.folder)
+        for key in ("config_sha256", "shards"):
+            if key in made_of and made_of[key] != ours.get(key):
+                what = "another config.json" if key == "config_sha256" else "other weights"
+                raise CheckpointError(
+                    f"{where} was made on {made_of.get('model')}, with {what} than {name}; scan again"
+                )
+    return scan
+
+
+def _choose(criterion: str, n: int, layers: int, allow_last: bool, scan: Scan | None) -> tuple[int, ...]:
+    if criterion == "deepest":
+        first = starts(layers, n, allow_last=True)[-1] if allow_last else deepest_start(layers, n)
+        return tuple(range(first, first + n))
+    assert scan is not None
+    if criterion == "influence":
+        return tuple(lowest_influence(scan.influence, n, allow_last))
+    first = best_start(scan.distance[n - 1], layers, n, allow_last)
+    return tuple(range(first, first + n))
+
+
+def _evidence(criterion: str, dropped: Sequence[int], scan: Scan | None) -> dict[str, Any]:
+    """The numbers behind a choice: d(l, n) of a single block, the influence of each dropped layer, and their scan."""
+    if scan is None:
+        return {}
+    found: dict[str, Any] = {}
+    blocks = runs(dropped)
+    if len(blocks) == 1:
+        start, n = blocks[0]
+        found["angular_distance"] = scan.distance[n - 1][start]
+    if criterion == "influence":
+        found["influence"] = [scan.influence[layer] for layer in dropped]
+    scanned = {"samples": scan.samples, "tokens": scan.tokens, "length": scan.length}
+    found["scan"] = {**scanned, "text": scan.provenance.get("text"), "seed": scan.provenance.get("seed")}
+    return found
+
+
+def _assemble(
+    subject: Subject,
+    dropped: tuple[int, ...],
+    criterion: str,
+    evidence: dict[str, Any],
+    *,
+    carry_code: bool,
+    made: Scan | None,
+) -> CutPlan:
+    source, checkpoint = subject.source, subject.checkpoint
+    kept = [layer for layer in range(subject.layers) if layer not in set(dropped)]
+    new = new_config(subject, kept, carry_code=carry_code)
+    packed = "quantization_config" in checkpoint.config
+    tensors = [list(checkpoint.tensors()), [t for _, layout in subject.layouts(kept) for t in layout.tensors]]
+    before, after = (
+        Size(len(some), sum(t.size for t in some), None if packed else sum(t.elements for t in some))
+        for some in tensors
+    )
+    identity = model_identity(source.folder)
+    identity.pop("model")
+    return CutPlan(
+        model=source.name,
+        commit=source.commit,
+        identity=identity,
+        model_type=checkpoint.config["model_type"],
+        layers=subject.layers,
+        dropped=dropped,
+        criterion=criterion,
+        evidence=evidence,
+        config=changes(checkpoint.config, new),
+        before=before,
+        after=after,
+        carry_code=carry_code,
+        history=_history(source.folder, subject.layers),
+        provenance=provenance(),
+        scan=made,
+    )
+
+
+def new_config(subject: Subject, kept: Sequence[int], *, carry_code: bool) -> dict[str, Any]:
+    """The pruned model's config.json. Without its code, a model's `auto_map` would name files that are not there."""
+    new = cut_config(subject.checkpoint.config, subject.family, subject.layers, kept, subject.source.name)
+    if not carry_code:
+        new.pop("auto_map", None)
+    return new
+
+
+def _history(folder: Path, layers: int) -> tuple[dict[str, Any], ...]:
+    """Earlier cuts, where the source is itself the result of one."""
+    if not (folder / PLAN_FILE).is_file():
+        return ()
+    earlier = CutPlan.read(folder / PLAN_FILE)
+    if len(earlier.kept) != layers:
+        raise CheckpointError(f"{folder / PLAN_FILE} keeps {len(earlier.kept)} layers, but the model has {layers}")
+    return (*earlier.history, {"model": earlier.model, "layers": earlier.layers, "dropped": list(earlier.dropped)})
