@@ -1,0 +1,75 @@
+"""Files of a run or comparison in lm-eval's shape: results.json and one JSONL of samples per model and task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from eval.bill import bill, bill_prose
+from eval.running import RunResult, sample_rows
+from prune.outputs import staged_directory, write_json, write_text
+from prune.provenance import provenance, versions
+
+_PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
+
+
+def harness_results(runs: Sequence[RunResult]) -> dict[str, Any]:
+    """One document with lm-eval's keys; with more than one model each task is named `<model>/<task>`.
+
+    What we add stands under `regrowth`. What tells about the machine and not about the models is left out.
+    """
+    document: dict[str, Any] = {key: {} for key in _PER_TASK}
+    for result in runs:
+        prefix = f"{result.label}/" if len(runs) > 1 else ""
+        for key in _PER_TASK:
+            for task, value in result.harness.get(key, {}).items():
+                document[key][prefix + task] = value
+        for task in [plan.name for plan in result.tasks]:
+            document["results"][prefix + task] = {**document["results"][prefix + task], "alias": prefix + task}
+    document["group_subtasks"] = {}
+    document["config"] = {r.label: {"model": "hf", "model_args": r.identity["model"], **r.settings} for r in runs}
+    document["lm_eval_version"] = versions().get("lm-eval", "")
+    document["transformers_version"] = versions().get("transformers", "")
+    document["regrowth"] = {"prose": {r.label: _prose(r) for r in runs if r.prose is not None}}
+    plain: dict[str, Any] = json.loads(json.dumps(document, default=str))
+    return plain
+
+
+def _prose(result: RunResult) -> dict[str, float]:
+    assert result.prose is not None
+    return {"nats_per_token": result.prose.nats_per_token, "bits_per_byte": result.prose.bits_per_byte}
+
+
+def write_samples(runs: Sequence[RunResult], folder: Path) -> None:
+    """Write `samples_<model>_<task>.jsonl`: one line per question, in the drawn order."""
+    for result in runs:
+        for task in result.tasks:
+            rows = sample_rows(result.of(task))
+            lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+            write_text(folder / f"samples_{result.label}_{task.name}.jsonl", lines)
+
+
+def describe_run(result: RunResult) -> dict[str, Any]:
+    """What `evaluate run --json` prints: scores per domain and protocol, without comparing to anything."""
+    return {
+        "format": "regrowth.run/1",
+        "model": {"label": result.label, **result.identity},
+        "settings": result.settings,
+        "rows": [asdict(bill(t.domain, t.protocol, result.label, t.chance, result.of(t), None)) for t in result.tasks],
+        "prose": None if result.prose is None else asdict(bill_prose(result.label, result.prose, None)),
+        "truncated": result.truncated,
+        "notes": list(result.notes),
+        "measured": {"seconds": round(result.seconds, 1), "tokens": result.tokens},
+        "provenance": provenance(),
+    }
+
+
+def write_run(result: RunResult, out: str | Path, *, overwrite: bool = False) -> None:
+    """Write results.json, run.json and the samples of one model to the folder `out`, whole or not at all."""
+    with staged_directory(out, overwrite=overwrite) as stage:
+        write_json(stage / "results.json", harness_results([result]))
+        write_json(stage / "run.json", describe_run(result))
+        write_samples([result], stage)

@@ -1,0 +1,166 @@
+"""The parts that stand on lm-eval's classes: our task, and its HFLM with progress and with batches that shrink.
+
+Neither of lm-eval's caches is ever used: `use_cache` ignores which model answers, and `cache_requests` ignores
+what the questions are.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import datasets
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import register_metric
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.models.huggingface import HFLM
+
+from eval.answers import parse_gold, parse_number
+from eval.tasks import TaskPlan
+from prune.errors import RegrowthError
+from prune.terminal import Progress
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+@register_metric(metric="answer_nll_bits", higher_is_better=False, output_type="loglikelihood", aggregation="mean")
+def _answer_nll_bits(items: Any) -> Any:  # known to lm-eval by name; PlannedTask computes it
+    return items
+
+
+@register_metric(metric="unparseable", higher_is_better=False, output_type="generate_until", aggregation="mean")
+def _unparseable(items: Any) -> Any:
+    return items
+
+
+class PlannedTask(ConfigurableTask):
+    """A `TaskPlan` as an lm-eval task; to lm-eval's own metrics it adds the answer NLL, in bits."""
+
+    def __init__(self, plan: TaskPlan) -> None:
+        self.plan = plan
+        super().__init__(config=plan.config())
+
+    def download(self, dataset_kwargs: Any = None, **kwargs: Any) -> None:
+        """Hold the questions in memory: nothing is fetched, and nothing is cached on disk."""
+        self.dataset = {"test": datasets.Dataset.from_list(self.plan.rows())}
+
+    def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:
+        """One request per choice; for an open question the generation, then the key's answer on the same prompt."""
+        if self.OUTPUT_TYPE == "multiple_choice":
+            return super().construct_requests(doc, ctx, **kwargs)
+        chat = kwargs.pop("apply_chat_template", False)
+        generate = super().construct_requests(doc, ctx, apply_chat_template=chat, **kwargs)
+        kwargs.pop("chat_template", None)
+        delimiter = "" if chat else self.config.target_delimiter
+        score = Instance("loglikelihood", doc=doc, arguments=(ctx, f"{delimiter}{doc['answer']}"), idx=1, **kwargs)
+        return [generate, score]
+
+    def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
+        """Per-question metrics.
+
+        Raises:
+            RegrowthError: a log-likelihood is not a finite number; no score is made up from it.
+        """
+        if self.OUTPUT_TYPE == "multiple_choice":
+            for logprob, _ in results:
+                _check_finite(logprob, doc)
+            found = super().process_results(doc, results)
+            return {**found, "answer_nll_bits": _bits(results[doc["answer"]][0])}
+        response, (logprob, _) = results
+        _check_finite(logprob, doc)
+        given, gold = parse_number(response), parse_gold(doc["answer"])
+        if gold is None:
+            raise RegrowthError(f"question {doc['id']}: its answer {doc['answer']!r} is not one number")
+        return {
+            "exact_match": float(given is not None and Fraction(given) == gold),
+            "unparseable": float(given is None),
+            "answer_nll_bits": _bits(logprob),
+        }
+
+
+def _bits(logprob: float) -> float:
+    return -float(logprob) / math.log(2)
+
+
+def _check_finite(logprob: float, doc: dict[str, Any]) -> None:
+    if not math.isfinite(logprob):
+        raise RegrowthError(
+            f"the model gives no finite log-likelihood ({logprob}) on question {doc['id']} of {doc['domain']}; "
+            "try --dtype float32, or check the checkpoint"
+        )
+
+
+class Scorer(HFLM):
+    """HFLM on a loaded model, with a fixed batch size that is halved when memory runs out.
+
+    `notes` says so where it happened; `truncated` counts requests longer than the context, whose start was cut.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, batch_size: int, max_length: int, bar: Progress) -> None:
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        super().__init__(
+            pretrained=model,
+            tokenizer=tokenizer,
+            backend="causal",
+            batch_size=batch_size,
+            max_length=max_length,
+            softmax_dtype=torch.float32,
+        )
+        self.bar = bar
+        self.notes: list[str] = []
+        self.truncated = 0
+        self.tokens = 0
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """As in HFLM, without its own progress bar."""
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """As in HFLM, without its own progress bar, and in smaller batches where memory runs out."""
+        generate = super().generate_until
+        return self._shrinking(lambda: generate(requests, disable_tqdm=True))
+
+    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None) -> Any:
+        self.truncated += sum(len(ctx) + len(cont) > self.max_length + 1 for _, ctx, cont in requests)
+        score = super()._loglikelihood_tokens
+        return self._shrinking(lambda: score(requests, disable_tqdm=True))
+
+    def _shrinking(self, work: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return work()
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+            size = int(self.batch_size)
+            if size == 1:
+                raise RegrowthError("out of memory with one question at a time; a smaller --max-length needs less")
+            self.batch_size_per_gpu = size // 2
+            self.notes.append(f"out of memory at batch size {size}: went on with {size // 2}")
+            self.bar.note(self.notes[-1])
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        logits: torch.Tensor = super()._model_call(inps, *args, **kwargs)
+        self.tokens += inps.numel()
+        self.bar.advance(inps.shape[0])
+        return logits
+
+    def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        found: torch.Tensor = super()._model_generate(context, *args, **kwargs)
+        self.tokens += found.numel()
+        self.bar.advance(context.shape[0])
+        return found
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "allocate memory" in str(error) or "out of memory" in str(error)
