@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prune.models import Source
 
 # Tokens of one `auto` batch, padding included. A processor is busy with few tokens, and short batches pad less.
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
+_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 _KEPT_BYTES = 1 << 30  # and with --tokens all, a batch's states x[0] .. x[L] stay below this
 
 
@@ -65,7 +65,7 @@ def scan(
         length: most tokens of a sample, BOS included, at least 8; the model's context if that is shorter.
         tokens: "last" averages d over samples at the last non-padding token, "all" over every such token.
         seed: draws the documents and places the windows.
-        batch_size: samples a batch, or "auto": as many as make 2048 tokens on a CPU, 16384 on a CUDA device.
+        batch_size: samples a batch, or "auto": as many as make 1024 tokens on a CPU, 16384 on a CUDA device.
         device: "auto", or as torch names it.
         dtype: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16". Angles are float64 in any case.
         revision: branch, tag or commit of a hub id.
@@ -187,6 +187,15 @@ def assemble(measured: Measured, *, tokens: str, length: int, origin: dict[str, 
         influence=tuple((measured.influence / measured.token_count).tolist()),
         provenance=origin,
     )
+
+
+def parse_batch_size(value: str) -> int | str:
+    """`auto`, or a whole number of at least 1, as a command line gives it."""
+    if value == "auto":
+        return value
+    if not value.isdecimal() or int(value) < 1:
+        raise UsageError(f"--batch-size {value}: take auto or a whole number of at least 1")
+    return int(value)
 
 
 def _check_options(*, samples: int, length: int, tokens: str, batch_size: int | str) -> None:
