@@ -61,6 +61,14 @@ def find_targets(model: PreTrainedModel, role: str = "feed-forward") -> Targets:
     return Targets(role, paths, tuple(found), smallest)
 
 
+def check_rank(targets: Targets, rank: int, dropout: float) -> None:
+    """Raise UsageError for a rank under 1 or above a matrix's smaller side, or a dropout outside [0, 1)."""
+    if not 1 <= rank <= targets.smallest:
+        raise UsageError(f"--rank {rank} does not fit: the smallest adapted matrix has a side of {targets.smallest}")
+    if not 0 <= dropout < 1:
+        raise UsageError(f"--dropout {dropout} is not in [0, 1)")
+
+
 def add_adapter(
     model: PreTrainedModel, targets: Targets, *, rank: int, alpha: float, dropout: float, base: str
 ) -> PeftModel:
@@ -72,10 +80,7 @@ def add_adapter(
     Raises:
         UsageError: a rank under 1 or above a matrix's smaller side, or a dropout outside [0, 1).
     """
-    if not 1 <= rank <= targets.smallest:
-        raise UsageError(f"--rank {rank} does not fit: the smallest adapted matrix has a side of {targets.smallest}")
-    if not 0 <= dropout < 1:
-        raise UsageError(f"--dropout {dropout} is not in [0, 1)")
+    check_rank(targets, rank, dropout)
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(

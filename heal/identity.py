@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from heal.tensors import places
+from heal.tensors import read_bytes
+from prune.checkpoint import read_checkpoint
 from prune.models import Source
 from prune.provenance import model_identity
 
@@ -23,13 +24,11 @@ def base_identity(source: Source) -> dict[str, Any]:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Hex SHA-256 over the tensors of a folder's safetensors shards, in the order of their names; see above."""
-    found = {place.name: place for shard in sorted(folder.glob("*.safetensors")) for place in places(shard)}
+    """Hex SHA-256 over the tensors of a checkpoint, in the order of their names; see above."""
+    found = {tensor.name: (shard, tensor) for shard in read_checkpoint(folder).shards for tensor in shard.tensors}
     digest = hashlib.sha256()
     for name in sorted(found):
-        place = found[name]
-        digest.update(f"{name}\0{place.dtype}\0{place.shape}\0".encode())
-        with place.shard.open("rb") as file:
-            file.seek(place.start)
-            digest.update(file.read(min(_SAMPLE, place.stop - place.start)))
+        shard, tensor = found[name]
+        digest.update(f"{name}\0{tensor.dtype}\0{tensor.shape}\0".encode())
+        digest.update(read_bytes(shard, tensor, _SAMPLE))
     return digest.hexdigest()

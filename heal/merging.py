@@ -12,23 +12,27 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heal.card import merged_card
+from prune.checkpoint import INDEX, Checkpoint, Shard, Tensor, inside, read_checkpoint, read_shard
+from prune.cut_plan import PLAN_FILE
 from prune.errors import CheckpointError, RegrowthError, UsageError
 from prune.models import Source, locate
 from prune.outputs import check_free, staged_directory, write_json, write_text
 from prune.provenance import command_line, read_artefact, versions
+from prune.surgery import COMPANIONS
 from prune.terminal import progress, quiet_libraries
 
 if TYPE_CHECKING:
     import torch
 
-    from heal.tensors import Place
-
 BASES = ("dequantised", "original")
-# What goes along with the weights. Never: code, pickles, and other frameworks' weights.
-_CARRIED = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+_CONV1D = ("gpt2",)  # model types whose projections are stored (in, out)
+_CARRIED = (*COMPANIONS, "config.json", INDEX, PLAN_FILE, "scan.json")
+_TEMPLATES = "additional_chat_templates"
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,11 @@ class MergePlan:
     scaling: float
     deltas: dict[str, str]  # tensor -> module whose adapter is added to it
     dequantised: tuple[str, ...]  # tensors saved as NF4 left them; those of `deltas` among them
-    transposed: frozenset[str]  # stored (in, out): GPT-2's Conv1D
+    transposed: bool  # stored (in, out): the Conv1D of GPT-2
 
     @property
-    def changed(self) -> list[str]:
-        return sorted({*self.deltas, *self.dequantised})
+    def changed(self) -> frozenset[str]:
+        return frozenset(self.deltas) | frozenset(self.dequantised)
 
 
 def merge(
@@ -87,69 +91,72 @@ def merge(
         raise RegrowthError(f"--out {out} is what the merge reads; name another folder")
     _same_base(source, document, adapter)
 
-    from heal.tensors import places
+    from heal.tensors import write_over  # torch, from here on
 
-    shards = {shard: places(shard) for shard in sorted(source.folder.glob("*.safetensors"))}
+    checkpoint = read_checkpoint(source.folder)
     weights = _adapter_weights(folder)
-    plan = plan_merge(base, document, config, {place.name for found in shards.values() for place in found}, source)
-    missing = sorted(set(plan.deltas.values()) - set(weights))
-    if missing or len(weights) != len(plan.deltas):
-        raise CheckpointError(f"{adapter} does not hold the matrices that its heal.json names (such as {missing[:1]})")
+    plan = plan_merge(base, document, config, checkpoint)
+    if set(weights) != set(plan.deltas.values()):
+        raise CheckpointError(f"{adapter} holds other matrices than its heal.json names; is it whole?")
+    changed = plan.changed
     with (
         staged_directory(out, overwrite=overwrite) as stage,
-        progress("Merging", len(plan.changed), shown=shown) as bar,
+        progress("Merging", len(changed), shown=shown) as bar,
     ):
-        for shard, found in shards.items():
-            shutil.copyfile(shard, stage / shard.name)
-            for place in found:
-                if place.name in plan.changed:
-                    _write(place, plan, weights, stage / shard.name)
+        for shard in checkpoint.shards:
+            copy = stage / shard.name
+            shutil.copyfile(shard.path, copy)
+            for tensor in shard.tensors:
+                if tensor.name in changed:
+                    write_over(copy, shard, tensor, _merged(shard, tensor, plan, weights))
                     bar.advance()
         _carry(source.folder, stage)
-        document = _merged_document(document, plan)
-        from heal.card import merged_card
-
-        write_json(stage / "heal.json", document, overwrite=True)
+        document = {**document, "merge": _facts(plan)}
+        write_json(stage / "heal.json", document)
         write_text(stage / "README.md", merged_card(document))
     return document
 
 
-def plan_merge(
-    base: str, document: dict[str, Any], config: dict[str, Any], names: set[str], source: Source
-) -> MergePlan:
-    """Find the tensor of every adapted and every quantised module among the checkpoint's `names`.
+def plan_merge(base: str, document: dict[str, Any], config: dict[str, Any], checkpoint: Checkpoint) -> MergePlan:
+    """Find the tensor of every adapted and every quantised module in the checkpoint.
+
+    Args:
+        base: see `merge`.
+        document: the adapter's heal.json.
+        config: `r` and `lora_alpha` of its adapter_config.json.
 
     Raises:
         CheckpointError: one has none: the checkpoint stores it under another name than the model gives it.
     """
-    transposed = set()
-    if _model_type(source) in ("gpt2", "imagegpt", "openai-gpt"):
-        transposed = {name for name in names if ".c_" in name}
+    names = {tensor.name for tensor in checkpoint.tensors()}
+    turned = checkpoint.config.get("model_type") in _CONV1D
 
     def tensor(module: str) -> str:
         for name in (f"{module}.weight", f"{module.partition('.')[2]}.weight"):  # older ones lack the first part
             if name in names:
                 return name
-        raise CheckpointError(f"{source.name} stores no tensor {module}.weight; this layout cannot be merged")
+        raise CheckpointError(f"{checkpoint.folder} stores no tensor {module}.weight; this layout cannot be merged")
 
     deltas = {tensor(module): module for module in document["adapted"]}
     kept = tuple(sorted(map(tensor, document["quantised"]))) if base == "dequantised" else ()
-    return MergePlan(base, config["lora_alpha"] / config["r"], deltas, kept, frozenset(transposed))
+    return MergePlan(base, config["lora_alpha"] / config["r"], deltas, kept, transposed=turned)
 
 
-def _write(place: Place, plan: MergePlan, weights: dict[str, tuple[torch.Tensor, torch.Tensor]], shard: Path) -> None:
+def _merged(
+    shard: Shard, tensor: Tensor, plan: MergePlan, weights: dict[str, tuple[torch.Tensor, torch.Tensor]]
+) -> torch.Tensor:
     from heal.quantise import round_trip
-    from heal.tensors import read, write_over
+    from heal.tensors import read
 
-    weight, turned = read(place), place.name in plan.transposed
-    result = round_trip(weight, transposed=turned) if place.name in plan.dequantised else weight.float()
-    if place.name in plan.deltas:
-        down, up = weights[plan.deltas[place.name]]
+    weight = read(shard, tensor)
+    result = round_trip(weight, transposed=plan.transposed) if tensor.name in plan.dequantised else weight.float()
+    if tensor.name in plan.deltas:
+        down, up = weights[plan.deltas[tensor.name]]
         delta = plan.scaling * (up.float() @ down.float())
-        result = result + (delta.T if turned else delta)
+        result = result + (delta.T if plan.transposed else delta)
     if not result.isfinite().all():
-        raise CheckpointError(f"{place.name} has values that are no numbers after merging; is the adapter whole?")
-    write_over(place, result, shard)
+        raise CheckpointError(f"{tensor.name} has values that are no numbers after merging; is the adapter whole?")
+    return result
 
 
 def _adapter_config(folder: Path) -> dict[str, Any]:
@@ -164,24 +171,22 @@ def _adapter_config(folder: Path) -> dict[str, Any]:
 
 def _adapter_weights(folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Module -> (A of shape (r, in), B of shape (out, r))."""
-    from heal.tensors import places, read
+    from heal.tensors import read
 
-    path = folder / "adapter_model.safetensors"
-    if not path.is_file():
-        raise CheckpointError(f"{folder} has no adapter_model.safetensors")
-    found = {place.name.removeprefix("base_model.model."): place for place in places(path)}
+    shard = read_shard(inside(folder, "adapter_model.safetensors"))
+    found = {tensor.name.removeprefix("base_model.model."): tensor for tensor in shard.tensors}
     modules = [name.removesuffix(".lora_A.weight") for name in found if name.endswith(".lora_A.weight")]
     try:
-        return {m: (read(found[f"{m}.lora_A.weight"]), read(found[f"{m}.lora_B.weight"])) for m in modules}
+        return {
+            m: (read(shard, found[f"{m}.lora_A.weight"]), read(shard, found[f"{m}.lora_B.weight"])) for m in modules
+        }
     except KeyError as error:
-        raise CheckpointError(f"{path} lacks {error.args[0]}") from None
+        raise CheckpointError(f"{shard.path} lacks {error.args[0]}") from None
 
 
 def _same_base(source: Source, document: dict[str, Any], adapter: str | Path) -> None:
     from heal.identity import weights_sha256
 
-    if not any(source.folder.glob("*.safetensors")):
-        raise CheckpointError(f"{source.name} has no safetensors weights")
     if weights_sha256(source.folder) != document["base"]["weights_sha256"]:
         raise CheckpointError(
             f"{adapter} was trained on {document['base']['model']}, and {source.name} is another model (or has changed "
@@ -194,21 +199,18 @@ def _commit(document: dict[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _model_type(source: Source) -> str | None:
-    config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
-    found = config.get("model_type")
-    return found if isinstance(found, str) else None
-
-
 def _carry(source: Path, stage: Path) -> None:
-    for pattern in _CARRIED:
-        for path in source.glob(pattern):
-            if path.is_file() and not (stage / path.name).exists():
-                shutil.copyfile(path, stage / path.name)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in _CARRIED):
+            shutil.copyfile(inside(source, path.name), stage / path.name)
+    if (source / _TEMPLATES).is_dir():
+        (stage / _TEMPLATES).mkdir()
+        for path in sorted((source / _TEMPLATES).glob("*.jinja")):
+            shutil.copyfile(inside(source / _TEMPLATES, path.name), stage / _TEMPLATES / path.name)
 
 
-def _merged_document(document: dict[str, Any], plan: MergePlan) -> dict[str, Any]:
-    facts = {
+def _facts(plan: MergePlan) -> dict[str, Any]:
+    return {
         "base": plan.base,
         "adapted": len(plan.deltas),
         "dequantised": len(plan.dequantised),
@@ -216,4 +218,3 @@ def _merged_document(document: dict[str, Any], plan: MergePlan) -> dict[str, Any
         "versions": versions(),
         "command": command_line(),
     }
-    return {**document, "merge": facts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import shutil
 from dataclasses import asdict, dataclass
@@ -10,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from heal.data import HELD_OUT_SHARE, TextSource, hold_out, training_rows
 from heal.schedule import Schedule, parse_tokens, plan_steps
-from prune.errors import RegrowthError, UsageError
-from prune.models import load_tokenizer, locate, pick_device, text_config
+from prune.errors import CheckpointError, UsageError
+from prune.models import Source, load_tokenizer, locate, pick_device, text_config
 from prune.outputs import check_free, staged_directory, write_json, write_text
 from prune.provenance import provenance
 from prune.terminal import progress, quiet_libraries
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PretrainedConfig
 
     from heal.loop import Trained
 
@@ -123,12 +123,12 @@ def qlora(
     from heal.measuring import mean_loss
     from heal.quantise import load_frozen, quantised_modules
 
+    _check_fit(source, settings)  # before anything that takes long
     tokenizer = load_tokenizer(source)
     with progress("Reading text", None, shown=shown):
         held_out = hold_out(text, tokenizer, length=settings.length)
         rows = training_rows(text, tokenizer, held_out, rows=schedule.rows, length=settings.length, seed=settings.seed)
     base = load_frozen(source, bits=settings.bits, device=device)
-    _check_length(settings.length, base.config)
     quantised = quantised_modules(base)
     targets = find_targets(base, settings.targets)
     attach_loss(base)
@@ -207,7 +207,7 @@ def _alpha(settings: Settings) -> float:
 
 
 def _check(settings: Settings) -> None:
-    if settings.learning_rate <= 0:
+    if not 0 < settings.learning_rate < math.inf:
         raise UsageError(f"--learning-rate {settings.learning_rate} is not above 0")
     if _alpha(settings) <= 0:
         raise UsageError(f"--alpha {settings.alpha} is not above 0")
@@ -215,7 +215,20 @@ def _check(settings: Settings) -> None:
         raise UsageError(f"--eval-every {settings.eval_every} is not at least 1")
 
 
-def _check_length(length: int, config: PretrainedConfig) -> None:
+def _check_fit(source: Source, settings: Settings) -> None:
+    """Refuse settings that do not fit the model, told from its config alone."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from heal.adapters import check_rank, find_targets
+
+    try:
+        config = AutoConfig.from_pretrained(source.folder)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{source.name} is no causal language model that transformers knows ({error})") from error
     limit = getattr(text_config(config), "max_position_embeddings", None)
-    if limit is not None and length > limit:
-        raise RegrowthError(f"--length {length} is beyond the {limit} tokens that the model can read")
+    if limit is not None and settings.length > limit:
+        raise UsageError(f"--length {settings.length} is beyond the {limit} tokens that the model can read")
+    check_rank(find_targets(skeleton, settings.targets), settings.rank, settings.dropout)

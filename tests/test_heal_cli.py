@@ -1,0 +1,105 @@
+"""The commands: what they print, their exit codes, and that nothing is left where they fail."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from heal.cli import app
+
+runner = CliRunner()
+SMALL = "--tokens 600 --length 64 --batch-size 2 --accumulate 1 --rank 4 --device cpu".split()
+    "--tokens",
+    "600",
+    "--length",
+    "64",
+    "--batch-size",
+    "2",
+    "--accumulate",
+    "1",
+    "--rank",
+    "4",
+    "--device",
+    "cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def options(sample_text, sample_heldout):
+    return ["--text", str(sample_text), "--held-out", str(sample_heldout), "--held-out-tokens", "128", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_llama, options, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "adapter"
+    done = runner.invoke(app, ["qlora", str(tiny_llama), "--out", str(out), *options])
+    assert done.exit_code == 0, done.output
+    assert "Healing: loss in nats per token" in done.stdout
+    assert "held-out loss" in done.stdout
+    assert "Healing ..." in done.stderr
+    return out
+
+
+@pytest.mark.parametrize("command", ["qlora", "merge"])
+def test_help_has_an_example(command):
+    done = runner.invoke(app, [command, "--help"])
+    assert done.exit_code == 0
+    assert "Example:" in done.output
+    assert "--json" in done.output
+
+
+def test_json_is_the_only_thing_on_stdout(tiny_llama, options, tmp_path):
+    done = runner.invoke(app, ["qlora", str(tiny_llama), "--out", str(tmp_path / "a"), "--json", *options])
+    assert done.exit_code == 0
+    document = json.loads(done.stdout)
+    assert document == json.loads((tmp_path / "a" / "heal.json").read_text())
+    assert document["settings"]["rank"] == 4
+    assert document["settings"]["learning_rate"] == 3e-4  # the paper's
+    assert document["settings"]["dropout"] == 0.05
+    done = runner.invoke(app, ["merge", str(tmp_path / "a"), "--out", str(tmp_path / "m"), "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["merge"]["base"] == "dequantised"
+
+
+def test_merge_says_what_it_did(adapter, tmp_path):
+    done = runner.invoke(app, ["merge", str(adapter), "--out", str(tmp_path / "merged"), "--base", "original"])
+    assert done.exit_code == 0
+    assert "24 projections carry the adapter; 0 saved as NF4 left them" in " ".join(done.stdout.split())
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["--tokens", "lots"], 2, "'lots' is not a number of tokens"),
+        (["--tokens", "100"], 2, "--tokens 100 is less than one step"),
+        (["--targets", "heads"], 2, "--targets heads is unknown"),
+        (["--rank", "500"], 2, "--rank 500 does not fit"),
+        (["--bits", "5"], 2, "--bits 5 is unknown"),
+        (["--length", "5000", "--tokens", "20k"], 2, "--length 5000 is beyond the 512 tokens"),
+        (["--field", "body"], 1, "has no text field 'body'"),
+        (["--text", "nowhere.txt"], 1, "nowhere.txt does not exist"),
+        (["--held-out", "nowhere.txt"], 1, "nowhere.txt does not exist"),
+        (["--device", "cuda:77"], 1, "--device cuda:77 cannot be used here"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(tiny_llama, options, tmp_path, arguments, code, line):
+    done = runner.invoke(app, ["qlora", str(tiny_llama), "--out", str(tmp_path / "out"), *options, *arguments])
+    assert done.exit_code == code, done.output
+    assert line in done.stderr
+    assert "Traceback" not in done.output
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_model_and_what_exists(tiny_llama, options, adapter, tmp_path):
+    done = runner.invoke(app, ["qlora", str(tmp_path), "--out", str(tmp_path / "out"), *options])
+    assert done.exit_code == 1
+    assert "holds no config.json" in done.stderr
+    for command in (["qlora", str(tiny_llama), *options], ["merge", str(adapter)]):
+        done = runner.invoke(app, [*command, "--out", str(adapter)])
+        assert done.exit_code == 1
+        assert "already exists" in done.stderr
+    done = runner.invoke(app, ["merge", str(adapter), "--out", str(tmp_path / "out"), "--base", "other"])
+    assert done.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
