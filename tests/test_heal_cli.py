@@ -9,19 +9,6 @@ from heal.cli import app
 
 runner = CliRunner()
 SMALL = "--tokens 600 --length 64 --batch-size 2 --accumulate 1 --rank 4 --device cpu".split()
-    "--tokens",
-    "600",
-    "--length",
-    "64",
-    "--batch-size",
-    "2",
-    "--accumulate",
-    "1",
-    "--rank",
-    "4",
-    "--device",
-    "cpu",
-]
 
 
 @pytest.fixture(scope="module")
