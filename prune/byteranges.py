@@ -46,7 +46,7 @@ def lay_out(shard: Shard, rename: Callable[[str], str | None]) -> Layout:
         rename: a tensor's new name; None drops it.
 
     Raises:
-        ValueError: two kept tensors would get one name.
+        ValueError: two kept tensors would get one name, or one is stored under a dropped name.
     """
     kept: list[Tensor] = []
     sources: list[tuple[int, int]] = []
@@ -60,13 +60,26 @@ def lay_out(shard: Shard, rename: Callable[[str], str | None]) -> Layout:
         place += tensor.size
     if len({tensor.name for tensor in kept}) != len(kept):
         raise ValueError(f"{shard.name}: two tensors would get one name")
-    header = encode_header(kept, shard.metadata)
+    header = encode_header(kept, _rename_metadata(shard, rename))
     ranges = []
     target = len(header)
     for start, length in coalesce(sources):
         ranges.append(Range(shard.data_start + start, target, length))
         target += length
     return Layout(header, tuple(ranges), tuple(kept))
+
+
+def _rename_metadata(shard: Shard, rename: Callable[[str], str | None]) -> dict[str, str]:
+    """safetensors' `save_model` keeps here which tensor a left-out twin shares its data with: names on both sides."""
+    renamed = {}
+    for key, value in shard.metadata.items():
+        new_key, new_value = rename(key), rename(value)
+        if new_key is None:
+            continue
+        if new_value is None:
+            raise ValueError(f"kept tensor {key} is stored as {value}, which would be dropped")
+        renamed[new_key] = new_value
+    return renamed
 
 
 def coalesce(pieces: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FORMAT = "regrowth.plan/1"
 PLAN_FILE = "prune_plan.json"
+_MOST_LAYERS = 100_000  # in a plan that was read; a larger number would fill memory before it is found wrong
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,9 @@ class CutPlan:
                 history=tuple(document["history"]),
                 provenance=dict(document["provenance"]),
             )
-            sound = _rising(plan.dropped, plan.layers) and plan.to_json() == document and _history_fits(plan)
+            sound = _rising(plan.dropped, plan.layers) and _history_fits(plan) and plan.to_json() == document
+            if sound:
+                plan.rows()  # names and numbers of the wrong kind show here
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error})") from None
         if not sound:
@@ -189,11 +192,14 @@ _CRITERIA = {
 
 
 def _rising(dropped: tuple[int, ...], layers: int) -> bool:
-    inside = all(type(layer) is int and 0 <= layer < layers for layer in dropped)
+    sane = type(layers) is int and layers <= _MOST_LAYERS
+    inside = sane and all(type(layer) is int and 0 <= layer < layers for layer in dropped)
     return inside and 0 < len(dropped) < layers and list(dropped) == sorted(set(dropped))
 
 
 def _history_fits(plan: CutPlan) -> bool:
+    if not all(_rising(tuple(earlier["dropped"]), earlier["layers"]) for earlier in plan.history):
+        return False
     counts = [earlier["layers"] - len(earlier["dropped"]) for earlier in plan.history]
     return counts == [*(earlier["layers"] for earlier in plan.history[1:]), plan.layers][: len(counts)]
 

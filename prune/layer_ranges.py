@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from prune.errors import UsageError
 
 _MOST = 100_000  # no decoder is deeper; a longer range is a slip, and is refused before it fills memory
-_PART = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?")
+_PART = re.compile(r"([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?")
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

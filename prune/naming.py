@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from prune.errors import CheckpointError
 
-_NUMBER = re.compile(r"(0|[1-9]\d{0,5})(?=\.|$)")
+_NUMBER = re.compile(r"(0|[1-9][0-9]{0,5})(?=\.|$)")
 
 
 @dataclass(frozen=True)

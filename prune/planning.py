@@ -13,7 +13,7 @@ from prune.choice import best_start, deepest_start, lowest_influence, starts
 from prune.configs import changes, cut_config, family_of, layer_count
 from prune.cut_plan import PLAN_FILE, CutPlan, Size
 from prune.errors import CheckpointError, UsageError
-from prune.layer_ranges import parse_layers, runs, spell_layers
+from prune.layer_ranges import parse_layers, runs
 from prune.models import Source, locate
 from prune.naming import LayerNames, find_layer_names
 from prune.provenance import model_identity, provenance
@@ -115,8 +115,8 @@ def plan_cut(
     made: Scan | None = None
     evidence: dict[str, Any] = {}
     if named is not None:
-        dropped, criterion = named, "named"
-        _check_fit(dropped, total, allow_last)
+        _check_fit(named, total, allow_last)
+        dropped, criterion = tuple(named), "named"
     else:
         assert n is not None
         starts(total, n, allow_last=allow_last)
@@ -151,7 +151,7 @@ def _check_request(
     start: int | None,
     layers: str | Sequence[int] | None,
     criterion: str | None,
-) -> tuple[int, ...] | None:
+) -> Sequence[int] | None:
     """The layers that were named outright, or None where a criterion has to find them."""
     if criterion is not None and criterion not in CRITERIA:
         raise UsageError(f"--criterion {criterion} is unknown; take {', '.join(CRITERIA)}")
@@ -168,12 +168,12 @@ def _check_request(
         raise UsageError(f"--n {n}: at least one layer has to be dropped")
     if start is not None and start < 0:
         raise UsageError(f"--start {start}: layers are numbered from 0")
-    return None if start is None else tuple(range(start, start + min(n, 100_000)))
+    return None if start is None else range(start, start + n)
 
 
 def _check_fit(dropped: Sequence[int], layers: int, allow_last: bool) -> None:
     if dropped[-1] >= layers:
-        raise UsageError(f"layers {spell_layers(dropped)} do not fit: the model has layers 0-{layers - 1}")
+        raise UsageError(f"layers {dropped[0]} to {dropped[-1]} do not fit: the model has layers 0-{layers - 1}")
     if len(dropped) >= layers:
         raise UsageError(f"at least one of the {layers} layers has to stay")
     if dropped[-1] == layers - 1 and not allow_last:
