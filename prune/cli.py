@@ -123,7 +123,7 @@ def scan_command(
     tokens: Annotated[
         Literal["last", "all"], typer.Option(help="Average over samples at the last token, or over all tokens.")
     ] = "last",
-    batch_size: Annotated[str, typer.Option(help="Samples a batch; auto fills 2048 tokens (16384 on CUDA).")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Samples a batch; auto fills 1024 tokens (16384 on CUDA).")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Draws the documents and places the windows.")] = 0,

@@ -1,0 +1,143 @@
+"""The angular distance and its mean, against plain numpy and by their properties."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from prune.angles import MeanSums, angular_distances, pairs, rows
+from prune.choice import best_start, deepest_start, lowest_influence
+from prune.errors import UsageError
+
+STATES = arrays.arrays(
+    np.float64, (4, 5), elements=st.floats(-1e3, 1e3, allow_nan=False).map(lambda v: v if abs(v) > 1e-3 else 1.0)
+)
+
+
+def plain_distance(u, v):
+    u, v = np.asarray(u, dtype=np.float64), np.asarray(v, dtype=np.float64)
+    return np.arccos(np.clip(u @ v / np.linalg.norm(u) / np.linalg.norm(v), -1, 1)) / np.pi
+
+
+def distance(u, v):
+    return float(angular_distances(torch.stack([torch.as_tensor(u), torch.as_tensor(v)]))[0])
+
+
+def test_pairs_are_ordered_by_size_then_start():
+    lower, upper = pairs(3)
+    assert list(zip(lower.tolist(), upper.tolist(), strict=True)) == [(0, 1), (1, 2), (2, 3), (0, 2), (1, 3), (0, 3)]
+    assert [r.tolist() for r in rows(np.arange(6), 3)] == [[0, 1, 2], [3, 4], [5]]
+
+
+def test_matches_plain_numpy_for_every_pair():
+    states = np.random.default_rng(0).normal(size=(3, 7, 16))
+    got = angular_distances(torch.tensor(states)).numpy()
+    for sample in range(3):
+        for n, row in enumerate(rows(got[sample], 6), start=1):
+            for start, value in enumerate(row):
+                assert value == pytest.approx(
+                    plain_distance(states[sample, start], states[sample, start + n]), abs=1e-9
+                )
+
+
+@settings(max_examples=60, deadline=None)
+@given(STATES)
+def test_is_a_distance(states):
+    u, v, w, _ = states
+    assert 0.0 <= distance(u, v) <= 1.0
+    assert distance(u, v) == pytest.approx(distance(v, u), abs=1e-9)
+    assert distance(u, w) <= distance(u, v) + distance(v, w) + 1e-7
+    assert distance(u, 3.7 * v) == pytest.approx(distance(u, v), abs=1e-7)
+    assert distance(u, u) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [3, 576, 8192])
+def test_equal_vectors_are_exactly_zero_apart_and_opposite_ones_one(dtype, width):
+    vector = torch.randn(width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    got = angular_distances(torch.stack([vector, vector, -vector, vector]))
+    assert got[0] == 0.0
+    assert got[1].item() == pytest.approx(1.0, abs=1e-7)
+    assert got.isfinite().all()
+
+
+def test_small_angles_survive():
+    angle = 1e-4  # in fp32 arithmetic arccos loses two of its digits here
+    u = np.array([1.0, 0.0, 0.0])
+    v = np.array([np.cos(angle), np.sin(angle), 0.0])
+    assert distance(u, v) == pytest.approx(angle / np.pi, rel=1e-6)
+
+
+def test_half_precision_states_are_cast_up_before_the_product():
+    u = torch.full((4096,), 1500.0, dtype=torch.float16)  # the sum of squares is 9e9, beyond fp16 and its 65504
+    v = u.clone()
+    v[:64] = -1500.0
+    assert distance(u, v) == pytest.approx(plain_distance(u.numpy(), v.numpy()), abs=1e-9)
+    generator = torch.Generator().manual_seed(1)
+    near = torch.randn(4096, generator=generator)
+    u, v = near.bfloat16(), (near + 0.03 * torch.randn(4096, generator=generator)).bfloat16()
+    assert distance(u, v) == pytest.approx(plain_distance(u.float().numpy(), v.float().numpy()), abs=1e-9)
+
+
+def test_mean_and_standard_error_of_one_token_a_sample():
+    values = np.random.default_rng(2).uniform(0.1, 0.4, size=(9, 6))
+    sums = MeanSums(6)
+    sums.add(values[:4], np.ones(4))
+    sums.add(values[4:], np.ones(5))
+    assert sums.mean() == pytest.approx(values.mean(0), abs=1e-12)
+    assert sums.stderr() == pytest.approx(values.std(0, ddof=1) / 3, abs=1e-9)
+
+
+def test_mean_over_tokens_weighs_samples_by_their_tokens_and_merges():
+    generator = np.random.default_rng(3)
+    samples = [generator.uniform(size=(count, 2)) for count in (1, 5, 30)]
+    totals = np.array([s.sum(0) for s in samples])
+    weights = np.array([len(s) for s in samples], dtype=float)
+    whole, left, right = MeanSums(2), MeanSums(2), MeanSums(2)
+    whole.add(totals, weights)
+    left.add(totals[:1], weights[:1])
+    right.add(totals[1:], weights[1:])
+    left.merge(right)
+    assert whole.mean() == pytest.approx(np.concatenate(samples).mean(0), abs=1e-12)
+    residual = totals - whole.mean() * weights[:, None]
+    assert whole.stderr() == pytest.approx(np.sqrt(1.5 * (residual**2).sum(0)) / 36, abs=1e-12)
+    assert left.mean() == pytest.approx(whole.mean(), abs=1e-14)
+    assert left.stderr() == pytest.approx(whole.stderr(), abs=1e-12)
+
+
+def test_one_sample_has_no_standard_error():
+    sums = MeanSums(3)
+    sums.add(np.ones((1, 3)), np.ones(1))
+    assert np.isnan(sums.stderr()).all()
+
+
+def test_best_start_keeps_the_last_layer_and_takes_the_first_of_equals():
+    row = [0.5, 0.2, 0.2, 0.1]  # 5 layers, blocks of 2: start 3 would drop the last layer
+    assert best_start(row, 5, 2) == 1
+    assert best_start(row, 5, 2, allow_last=True) == 3
+    assert deepest_start(30, 6) == 23  # drops 23 .. 28, keeps 29
+    assert lowest_influence([0.3, 0.1, 0.2, 0.1, 0.0], 2) == [1, 3]
+    assert lowest_influence([0.3, 0.1, 0.2, 0.1, 0.0], 2, allow_last=True) == [1, 4]
+
+
+@pytest.mark.parametrize("n", [0, -1, 5, 6])
+def test_a_block_that_does_not_fit_is_wrong_usage(n):
+    for choose in (
+        lambda: best_start([0.1] * 9, 5, n),
+        lambda: deepest_start(5, n),
+        lambda: lowest_influence([0.1] * 5, n),
+    ):
+        with pytest.raises(UsageError, match="does not fit"):
+            choose()
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=40))
+def test_best_start_is_the_first_least_value(row):
+    layers, n = len(row) + 2, 3
+    start = best_start(row, layers, n)
+    allowed = row[:-1]
+    assert row[start] == min(allowed)
+    assert start == allowed.index(min(allowed))
+    assert start + n <= layers - 1

@@ -1,0 +1,256 @@
+"""Hooks and batches: which states are compared, in which family, with padding on which side."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    PhiConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from prune.angles import rows
+from prune.choice import best_start
+from prune.errors import RegrowthError
+from prune.scanning import measure, plan_batches
+from prune.states import BatchStates, decoder_of, watching
+
+SHAPE = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 32}
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+GROUPED = SHAPE | TOKENS | {"num_key_value_heads": 1}
+CONFIGS = {
+    "llama": LlamaConfig(**GROUPED),
+    "mistral": MistralConfig(**GROUPED),
+    "qwen2": Qwen2Config(**GROUPED),
+    "qwen3": Qwen3Config(**GROUPED, head_dim=8),
+    "gemma2": Gemma2Config(**GROUPED, head_dim=8),
+    "gemma3": Gemma3TextConfig(**GROUPED, head_dim=8),
+    "phi": PhiConfig(**SHAPE, **TOKENS),
+    "gpt_neox": GPTNeoXConfig(**SHAPE, **TOKENS),
+    "gpt2": GPT2Config(vocab_size=64, n_embd=16, n_layer=6, n_head=2, n_positions=64, **TOKENS),
+}
+LENGTHS = (9, 23, 14, 23, 31)
+
+
+def tiny(family="llama"):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(CONFIGS[family]).eval()
+
+
+def windows(lengths=LENGTHS):
+    generator = np.random.default_rng(0)
+    return [[1, *generator.integers(3, 64, size=n - 1).tolist()] for n in lengths]
+
+
+def norm_of(model):
+    base = decoder_of(model)
+    for name in ("norm", "final_layer_norm", "final_layernorm", "ln_f"):
+        if hasattr(base, name):
+            return base, name
+    raise AssertionError("no final norm")
+
+
+def plain_states(model, window):
+    """x[0] .. x[L] of one unpadded window, (L+1, T, D): hidden_states of a copy whose final norm is the identity."""
+    bare = copy.deepcopy(model)
+    setattr(*norm_of(bare), torch.nn.Identity())
+    with torch.no_grad():
+        out = decoder_of(bare)(torch.tensor([window]), output_hidden_states=True)
+    return np.stack([state[0].double().numpy() for state in out.hidden_states])
+
+
+def plain_scan(model, every):
+    """Rows of d(l, n) and the influence, by loops over unpadded windows in float64."""
+    states = [plain_states(model, window) for window in windows()]
+    layers = len(states[0]) - 1
+
+    def cosine(start, n, tokens):
+        found = []
+        for x in states:
+            u, v = x[start][tokens], x[start + n][tokens]
+            found.append((u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1))
+        return np.clip(np.concatenate(found), -1, 1)
+
+    part = slice(None) if every else slice(-1, None)
+    distance = [
+        [np.arccos(cosine(start, n, part)).mean() / np.pi for start in range(layers - n + 1)]
+        for n in range(1, layers + 1)
+    ]
+    return distance, [1 - cosine(start, 1, slice(None)).mean() for start in range(layers)]
+
+
+@pytest.mark.parametrize("tokens", ["last", "all"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_family_matches_plain_loops(family, tokens):
+    model = tiny(family)
+    distance, influence = plain_scan(model, tokens == "all")
+    got = measure(model, windows(), tokens=tokens, batch_size=2)
+    for row, expected in zip(rows(got.sums.mean(), 6), distance, strict=True):
+        assert row == pytest.approx(expected, abs=1e-5)
+    assert got.influence / got.token_count == pytest.approx(influence, abs=1e-5)
+    assert got.token_count == sum(LENGTHS)
+
+
+@pytest.mark.parametrize("tokens", ["last", "all"])
+def test_batch_size_and_sample_order_change_nothing(tokens):
+    model = tiny()
+    alone = measure(model, windows(), tokens=tokens, batch_size=1)
+    for size in (2, 5, 100, "auto"):
+        got = measure(model, windows(), tokens=tokens, batch_size=size)
+        assert got.sums.mean() == pytest.approx(alone.sums.mean(), abs=1e-6)
+        assert got.sums.stderr() == pytest.approx(alone.sums.stderr(), abs=1e-6)
+        assert got.influence == pytest.approx(alone.influence, abs=1e-4)
+    turned = measure(model, windows()[::-1], tokens=tokens, batch_size=2)
+    assert turned.sums.mean() == pytest.approx(alone.sums.mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("tokens", ["last", "all"])
+def test_left_padding_gives_the_numbers_of_right_padding(tokens):
+    states = torch.randn(7, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+    right = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]).bool()
+    results = []
+    for mask, shift in ((right, 0), (right.flip(1), 2)):
+        batch = BatchStates(mask, [0, 1], layers=6, tokens=tokens)
+        for index in range(7):
+            moved = states[index].clone()
+            moved[0] = moved[0].roll(shift, 0)
+            batch.take(index, moved)
+        results.append(batch.result())
+    assert results[0].totals == pytest.approx(results[1].totals, abs=1e-12)
+    assert results[0].influence == pytest.approx(results[1].influence, abs=1e-9)
+    assert results[0].token_count == results[1].token_count == 8
+
+
+def test_the_last_state_is_taken_before_the_final_norm():
+    model = tiny()
+    torch.nn.init.uniform_(model.model.norm.weight, -2.0, 2.0)  # so that the norm turns vectors
+    x = plain_states(model, windows()[0])
+    with torch.no_grad():
+        normed = model.model(torch.tensor([windows()[0]]), output_hidden_states=True).hidden_states[-1][0, -1].numpy()
+
+    def apart(u, v):
+        return np.arccos(np.clip(u @ v / np.linalg.norm(u) / np.linalg.norm(v), -1, 1)) / np.pi
+
+    got = rows(measure(model, windows()[:1]).sums.mean(), 6)[0][-1]
+    assert got == pytest.approx(apart(x[5, -1], x[6, -1]), abs=1e-5)
+    assert abs(got - apart(x[5, -1], normed)) > 1e-2
+
+
+def silence(layer):
+    torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+    torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+
+
+@pytest.mark.parametrize("loud", range(6))
+def test_only_blocks_that_hold_the_one_loud_layer_are_apart(loud):
+    model = tiny()
+    for index, layer in enumerate(model.model.layers):
+        if index != loud:
+            silence(layer)
+    got = measure(model, windows())
+    for n, row in enumerate(rows(got.sums.mean(), 6), start=1):
+        for start, value in enumerate(row):
+            assert (value > 1e-4) == (start <= loud < start + n), (n, start)
+    assert (got.influence > 1e-4).tolist() == [index == loud for index in range(6)]
+
+
+@pytest.mark.parametrize(("start", "n"), [(0, 1), (1, 3), (2, 2), (3, 2), (0, 5)])
+def test_a_planted_block_is_found(start, n):
+    model = tiny()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight.mul_(20)
+            layer.self_attn.o_proj.weight.mul_(20)
+    for layer in model.model.layers[start : start + n]:
+        silence(layer)
+    row = rows(measure(model, windows()).sums.mean(), 6)[n - 1]
+    assert row[start] == 0.0
+    assert best_start(row.tolist(), 6, n) == start
+
+
+def test_bf16_states_are_compared_in_float64():
+    model = tiny().to(torch.bfloat16)
+    x = plain_states(model, windows()[0])
+    u, v = x[2, -1], x[3, -1]
+    expected = np.arccos(u @ v / np.linalg.norm(u) / np.linalg.norm(v)) / np.pi
+    assert rows(measure(model, windows()[:1]).sums.mean(), 6)[0][2] == pytest.approx(expected, abs=1e-9)
+
+
+def test_large_fp16_states_do_not_overflow():
+    batch = BatchStates(torch.ones(1, 3).bool(), [0], layers=1, tokens="last")
+    state = torch.full((1, 3, 4096), 1500.0, dtype=torch.float16)
+    batch.take(0, state)
+    state[..., :2048] *= -1
+    batch.take(1, state)
+    result = batch.result()
+    assert result.totals[0, 0] == pytest.approx(0.5, abs=1e-9)
+    assert result.influence[0] == pytest.approx(3.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("layer", "where"), [(2, "input of layer 3"), (5, "output of layer 5")])
+def test_a_state_that_is_not_finite_names_layer_and_sample(bad, layer, where):
+    model = tiny()
+    given = windows()
+    given[2][5] = 63
+    marked = torch.zeros(64, dtype=torch.bool)
+    marked[63] = True
+    for window in (w for i, w in enumerate(given) if i != 2):
+        window[:] = [min(token, 62) for token in window]
+    seen = {}
+    decoder_of(model).register_forward_pre_hook(
+        lambda _m, _a, kwargs: seen.update(ids=kwargs["input_ids"]), with_kwargs=True
+    )
+
+    def spoil(_module, _args, output):
+        return output.masked_fill(marked[seen["ids"]].unsqueeze(-1), bad)
+
+    model.model.layers[layer].register_forward_hook(spoil)
+    with pytest.raises(RegrowthError, match=rf"{where} is not finite .* in sample 2 "):
+        measure(model, given, batch_size=5)
+
+
+def test_a_zero_state_has_no_angle():
+    batch = BatchStates(torch.ones(2, 1).bool(), [4, 7], layers=1, tokens="last")
+    batch.take(0, torch.ones(2, 1, 3))
+    batch.take(1, torch.tensor([[[1.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]]]))
+    with pytest.raises(RegrowthError, match=r"output of layer 0 is all zeros.* sample 7 "):
+        batch.result()
+
+
+def test_hooks_are_removed_and_the_head_is_not_run():
+    model = tiny()
+    ran = []
+    model.lm_head.register_forward_hook(lambda *_: ran.append(1))
+    measure(model, windows())
+    assert not ran
+    with pytest.raises(ZeroDivisionError), watching(model):
+        1 / 0  # noqa: B018
+    assert all(not layer._forward_hooks and not layer._forward_pre_hooks for layer in model.model.layers)
+
+
+def test_a_missing_layer_is_an_error():
+    batch = BatchStates(torch.ones(1, 1).bool(), [0], layers=2, tokens="last")
+    batch.take(0, torch.ones(1, 1, 3))
+    with pytest.raises(RegrowthError, match="out of order"):
+        batch.take(2, torch.ones(1, 1, 3))
+    with pytest.raises(RegrowthError, match="0 of its 2 layers"):
+        batch.result()
+
+
+def test_batches_hold_every_sample_once_and_keep_to_the_budget():
+    lengths = [5, 100, 7, 64, 64, 8, 300]
+    batches = plan_batches(lengths, batch_size="auto", budget=128)
+    assert sorted(i for batch in batches for i in batch) == list(range(7))
+    assert all(len(b) * max(lengths[i] for i in b) <= 128 or len(b) == 1 for b in batches)
+    assert batches[0] == [6]
+    assert [len(b) for b in plan_batches(lengths, batch_size=3, budget=1)] == [3, 3, 1]
