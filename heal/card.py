@@ -6,8 +6,7 @@ from typing import Any
 
 ADAPTER = """---
 library_name: peft
-base_model: {base}
-tags: [regrowth, healing]
+{named}tags: [regrowth, healing]
 ---
 
 # A healing adapter
@@ -30,8 +29,7 @@ quite what it was trained to do. The default merge keeps them; see `heal merge -
 
 MERGED = """---
 library_name: transformers
-base_model: {base}
-tags: [regrowth, healing]
+{named}tags: [regrowth, healing]
 ---
 
 # A healed model
@@ -75,6 +73,8 @@ def merged_card(document: dict[str, Any]) -> str:
 def _common(document: dict[str, Any]) -> dict[str, Any]:
     return {
         "base": document["base"]["model"],
+        # the hub takes only its own ids there
+        "named": f"base_model: {document['base']['model']}\n" if "commit" in document["base"] else "",
         "tokens": document["tokens"],
         "text": document["provenance"]["text"]["source"],
         "bits": "4 bits (NF4, double quantised)" if document["settings"]["bits"] == 4 else "bf16",

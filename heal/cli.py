@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prune.terminal import answer, make_app
-from prune.text import DEFAULT_SOURCE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,8 +20,11 @@ def qlora_command(
     model: Annotated[str, typer.Argument(help="The pruned model: a folder or a hub id.")],
     out: Annotated[Path, typer.Option(help="Folder for the adapter; must not exist.")],
     text: Annotated[
-        str, typer.Option(help="What to heal on: .txt, .jsonl, .parquet, a folder, or hub:repo:config:split.")
-    ] = DEFAULT_SOURCE,
+        str | None,
+        typer.Option(
+            help="What to heal on: .txt, .jsonl, .parquet, a folder, or hub:repo:config:split; C4 if not named."
+        ),
+    ] = None,
     field: Annotated[str, typer.Option(help="Field of each row that holds the text.")] = "text",
     held_out: Annotated[
         str | None, typer.Option(help="Text to measure on; one document in 50 of --text if not named.")
@@ -60,10 +62,11 @@ def qlora_command(
     from heal.data import TextSource
     from heal.schedule import parse_tokens
     from heal.training import Settings, qlora
+    from prune.text import DEFAULT_SOURCE
 
     result = qlora(
         model,
-        TextSource(text, field, held_out, parse_tokens(held_out_tokens)),
+        TextSource(text or DEFAULT_SOURCE, field, held_out, parse_tokens(held_out_tokens)),
         out,
         tokens=tokens,
         settings=Settings(

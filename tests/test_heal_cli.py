@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from heal.cli import app
 
 runner = CliRunner()
-SMALL = "--tokens 600 --length 64 --batch-size 2 --accumulate 1 --rank 4 --device cpu".split()
+SHAPE = ["--length", "64", "--batch-size", "2", "--accumulate", "1", "--rank", "4"]
+SMALL = ["--tokens", "600", *SHAPE, "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
