@@ -22,7 +22,11 @@ from prune.errors import RegrowthError
 
 @dataclass(frozen=True)
 class Versus:
-    """One model against the full one, on the same n questions; differences are this model - full."""
+    """One model against the full one, on the same n questions; differences are this model - full.
+
+    `retained_above_chance` is None where the full model is not above chance; `full_above_chance` says whether it is
+    so beyond doubt (the lower end of its 95 % Wilson interval), without which the retained share is noise.
+    """
 
     accuracy_difference: Interval
     answer_nll_bits_difference: Interval
@@ -30,6 +34,7 @@ class Versus:
     lost: int
     gained: int
     retained_above_chance: float | None
+    full_above_chance: bool
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ def bill(
             lost,
             gained,
             retained_above_chance(right / n, sum(s.correct for s in full) / n, chance),
+            wilson(sum(s.correct for s in full), n).low > chance,
         )
     return Row(
         domain,

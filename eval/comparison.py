@@ -33,7 +33,9 @@ class Comparison:
         """The JSON of comparison.json; everything but `measured` and `provenance` hangs on the inputs alone."""
         return {
             "format": FORMAT,
-            "models": [{"label": r.label, **r.identity, "settings": r.settings, "notes": r.notes} for r in self.runs],
+            "models": [
+                {"label": r.label, **r.identity, "settings": r.settings, "notes": list(r.notes)} for r in self.runs
+            ],
             "rows": [asdict(row) for row in self.rows],
             "prose": [asdict(row) for row in self.prose],
             "truncated": {r.label: r.truncated for r in self.runs},

@@ -19,6 +19,7 @@ from prune.models import load_model, load_tokenizer, locate, pick_device, pick_d
 from prune.provenance import model_identity
 from prune.terminal import Progress, progress, quiet_libraries
 
+SHORTEST = 64  # tokens; below that a prompt and 16 new tokens do not fit
 LONGEST = 4096  # tokens of context at most, however much a model can hold: our questions are shorter
 
 
@@ -102,6 +103,8 @@ def run(
     plans = plan_tasks(data, domains, limit=limit, seed=seed, sets=sets)
     if batch_size < 1:
         raise UsageError(f"--batch-size {batch_size} must be 1 or more")
+    if max_length is not None and max_length < SHORTEST:
+        raise UsageError(f"--max-length {max_length} leaves no room for a question; take {SHORTEST} or more")
     label = label or name_of(model)
     source = locate(model, revision=revision)
     device = pick_device(device)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from eval.comparison import Comparison
     from eval.running import RunResult
 
-SCORES = ("domain", "protocol", "n", "chance", "model", "accuracy %", "plain %", "NLL, bits", "unparsed %")
-CHANGES = ("Δ accuracy, points", "Δ NLL, bits", "p", "lost / gained", "retained")
+SCORES = ("questions", "n", "chance", "model", "accuracy, %", "plain", "NLL, bits", "unparsed")
+CHANGES = ("Δ accuracy, points", "Δ NLL, bits", "p", "flips -/+", "kept")
 PROSE = ("model", "nats / token", "bits / byte", "Δ nats / token")
 FEW = 30  # questions; below this an interval says little, and the table says so
 
@@ -23,23 +23,23 @@ HOW_TO_READ = (
     "Accuracy: the choice of highest log-likelihood per character, or the exact number; `plain` takes the highest "
     "log-likelihood as it is. NLL: -log2 p(gold answer | question), mean per answer; it moves where accuracy sits at "
     "chance. Δ: to the full model on the same questions, with its 95 % paired interval (accuracy: Bonett-Price; NLL: "
-    "Student's t). p: exact McNemar, not corrected for the number of domains. Retained: accuracy above chance as a "
-    "share of the full model's; – where the full model is not above chance. Unparsed answers count as wrong."
+    "Student's t). p: exact McNemar, not corrected for the number of domains. Flips: questions lost and gained. Kept: "
+    "accuracy above chance as a share of the full model's; – where that is not above chance, ? where its 95 % interval "
+    "reaches down to chance, so that the share is noise. Unparsed answers count as wrong."
 )
 
 
 def score_cells(row: Row) -> list[str]:
     """What one model scored."""
     return [
-        row.domain,
-        row.protocol,
+        f"{row.domain} {row.protocol}",
         f"{row.n}" + (" (few)" if row.n < FEW else ""),
         f"{100 * row.chance:.0f} %",
         row.model,
         _percent_interval(row.accuracy),
-        f"{100 * row.accuracy_raw:.1f}",
+        f"{100 * row.accuracy_raw:.0f} %",
         f"{row.answer_nll_bits:.2f}",
-        f"{100 * row.unparseable:.1f}",
+        f"{100 * row.unparseable:.0f} %",
     ]
 
 
@@ -50,11 +50,11 @@ def change_cells(row: Row) -> list[str]:
         return ["", "", "", "", ""]
     kept = versus.retained_above_chance
     return [
-        _signed(versus.accuracy_difference, 100, 1),
+        _signed(versus.accuracy_difference, 100, 1, bounds=0),
         _signed(versus.answer_nll_bits_difference, 1, 2),
         f"{versus.mcnemar_p:.3f}" if versus.mcnemar_p >= 0.001 else "< 0.001",
-        f"{versus.lost} / {versus.gained}",
-        "–" if kept is None else f"{100 * kept:.0f} %",
+        f"{versus.lost}/{versus.gained}",
+        "–" if kept is None else f"{100 * kept:.0f} %" + ("" if versus.full_above_chance else " ?"),
     ]
 
 
@@ -65,12 +65,12 @@ def prose_cells(row: ProseRow) -> list[str]:
 
 
 def _percent_interval(found: Interval) -> str:
-    return f"{100 * found.estimate:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return f"{100 * found.estimate:.1f} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
 
-def _signed(found: Interval, scale: float, digits: int) -> str:
-    parts = (scale * found.estimate, scale * found.low, scale * found.high)
-    return "{} [{}, {}]".format(*(f"{part:+.{digits}f}" for part in parts))
+def _signed(found: Interval, scale: float, digits: int, *, bounds: int | None = None) -> str:
+    bounds = digits if bounds is None else bounds
+    return f"{scale * found.estimate:+.{digits}f} [{scale * found.low:+.{bounds}f}, {scale * found.high:+.{bounds}f}]"
 
 
 def markdown(found: Comparison) -> str:
@@ -109,8 +109,8 @@ def comparison_table(found: dict[str, Any]) -> RenderableType:
         _rich_table("Scores", SCORES, [score_cells(r) for r in rows]),
         _rich_table(
             f"Change against {found['models'][0]['label']} (95 % paired intervals)",
-            ("domain", "protocol", "model", *CHANGES),
-            [[r.domain, r.protocol, r.model, *change_cells(r)] for r in rows if r.versus is not None],
+            ("questions", "model", *CHANGES),
+            [[f"{r.domain} {r.protocol}", r.model, *change_cells(r)] for r in rows if r.versus is not None],
         ),
     ]
     if found["prose"]:
@@ -165,12 +165,13 @@ def _rich_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) 
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in head:
-        table.add_column(name, justify="left" if name in _WORDS else "right", overflow="fold")
+        table.add_column(name, justify="left" if name in _WORDS else "right", overflow="fold", no_wrap=name in _WHOLE)
     for row in rows:
         table.add_row(*row)
     return table
 
 
-_WORDS = ("domain", "protocol", "model", "sets", "licences", "not there", "set", "left out, and why")
+_WHOLE = ("accuracy, %", "Δ accuracy, points", "Δ NLL, bits", "Δ nats / token")  # an interval is read in one line
+_WORDS = ("domain", "questions", "model", "sets", "licences", "not there", "set", "left out, and why")

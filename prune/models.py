@@ -121,6 +121,7 @@ def load_model(
     Raises:
         CheckpointError: transformers cannot load the folder as a causal language model.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     from prune.terminal import quiet_libraries
@@ -130,7 +131,7 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(
             source.folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, **options
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise CheckpointError(
             f"{source.name} cannot be loaded as a causal language model ({_first_line(error)})"
         ) from error

@@ -1,0 +1,211 @@
+"""`compare`: whole folders of whole bills, the same numbers twice, and nothing paired that is no pair."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import matplotlib.image
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from eval.bill import bill, pair
+from eval.comparison import compare, unique_labels
+from eval.running import Sample, run
+from eval.statistics import mcnemar_exact
+from prune.errors import RegrowthError, UsageError
+
+SMALL = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "shown": False}
+
+
+@pytest.fixture(scope="module")
+def other(tiny_llama, tmp_path_factory):
+    """The tiny model with its last layers' weights changed."""
+    folder = tmp_path_factory.mktemp("other") / "llama"
+    shutil.copytree(tiny_llama, folder)
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for layer in model.model.layers[4:]:
+            layer.mlp.down_proj.weight.normal_(0, 0.5)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tiny_llama, other, sample_questions, sample_heldout, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bill") / "out"
+    document = compare(tiny_llama, [other], data=sample_questions, text=str(sample_heldout), out=out, **SMALL)
+    return out, document
+
+
+def test_all_files_are_there_and_agree(made):
+    out, document = made
+    tasks = ["regrowth_medical_choice", "regrowth_math_choice", "regrowth_math_generation"]
+    samples = {f"samples_{m}_{t}.jsonl" for m in ("llama", "llama-2") for t in tasks}
+    assert {p.name for p in out.iterdir()} == samples | {
+        "results.json",
+        "comparison.json",
+        "comparison.md",
+        "comparison.png",
+    }
+    assert json.loads((out / "comparison.json").read_text()) == document
+    assert document["format"] == "regrowth.comparison/1"
+    assert [m["label"] for m in document["models"]] == ["llama", "llama-2"]
+    assert document["models"][0]["shards"].keys() == {"model.safetensors"}
+    assert document["provenance"]["questions"].keys() == {"medical.jsonl", "math.jsonl"}
+    results = json.loads((out / "results.json").read_text())
+    for row in document["rows"]:
+        task = f"regrowth_{row['domain']}_{row['protocol']}"
+        lines = (out / f"samples_{row['model']}_{task}.jsonl").read_text().splitlines()
+        verdicts = [json.loads(line) for line in lines]
+        assert len(verdicts) == row["n"] == 5
+        assert row["accuracy"]["estimate"] == sum(v["correct"] for v in verdicts) / 5
+        assert row["answer_nll_bits"] == pytest.approx(sum(v["answer_nll_bits"] for v in verdicts) / 5)
+        reported = results["results"][f"{row['model']}/{task}"]
+        metric = "acc_norm,none" if row["protocol"] == "choice" else "exact_match,none"
+        assert reported[metric] == row["accuracy"]["estimate"]
+        assert reported["answer_nll_bits,none"] == pytest.approx(row["answer_nll_bits"])
+        assert reported[metric.replace(",", "_stderr,")] != "N/A"
+    assert results["higher_is_better"]["llama/regrowth_math_choice"]["answer_nll_bits"] is False
+
+
+def test_differences_are_of_the_pairs(made):
+    out, document = made
+    for row in document["rows"]:
+        task = f"regrowth_{row['domain']}_{row['protocol']}"
+        full, own = (
+            [json.loads(line) for line in (out / f"samples_{m}_{task}.jsonl").read_text().splitlines()]
+            for m in ("llama", row["model"])
+        )
+        assert [(s["id"], s["prompt_hash"]) for s in full] == [(s["id"], s["prompt_hash"]) for s in own]
+        if row["model"] == "llama":
+            assert row["versus"] is None
+            continue
+        lost = sum(a["correct"] and not b["correct"] for a, b in zip(full, own, strict=True))
+        gained = sum(b["correct"] and not a["correct"] for a, b in zip(full, own, strict=True))
+        versus = row["versus"]
+        assert (versus["lost"], versus["gained"]) == (lost, gained)
+        assert versus["mcnemar_p"] == mcnemar_exact(lost, gained)
+        change = sum(b["answer_nll_bits"] - a["answer_nll_bits"] for a, b in zip(full, own, strict=True)) / 5
+        found = versus["answer_nll_bits_difference"]
+        assert found["estimate"] == pytest.approx(change)
+        assert found["low"] < found["estimate"] < found["high"]
+
+
+def test_prose_is_billed_too(made):
+    _, document = made
+    full, other = document["prose"]
+    assert full["difference"] is None
+    assert other["difference"]["low"] <= other["difference"]["estimate"] <= other["difference"]["high"]
+    assert other["nats_per_token"] != full["nats_per_token"]
+
+
+def test_the_table_and_the_figure(made):
+    out, document = made
+    lines = (out / "comparison.md").read_text().splitlines()
+    table = [line for line in lines if line.startswith(("| medical", "| math"))]
+    assert len(table) == len(document["rows"])
+    assert all(line.count("|") == table[0].count("|") for line in table)
+    assert any("5 (few)" in line for line in table)
+    picture = matplotlib.image.imread(out / "comparison.png")
+    assert picture.shape[1] >= 1200
+    assert picture[..., :3].std() > 0.05
+
+
+def test_the_same_inputs_give_the_same_numbers(made, tiny_llama, other, sample_questions, sample_heldout, tmp_path):
+    out, document = made
+    again = compare(
+        tiny_llama, [other], data=sample_questions, text=str(sample_heldout), out=tmp_path / "again", **SMALL
+    )
+    for key in ("rows", "prose", "models"):
+        assert again[key] == document[key]
+    for path in out.glob("samples_*"):
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+    assert (out / "results.json").read_bytes() == (tmp_path / "again" / "results.json").read_bytes()
+
+
+def test_a_model_against_itself_costs_nothing(tiny_llama, sample_questions, tmp_path):
+    document = compare(tiny_llama, [tiny_llama], data=sample_questions, out=tmp_path / "o", labels=["a", "b"], **SMALL)
+    for row in document["rows"]:
+        if versus := row["versus"]:
+            assert (versus["lost"], versus["gained"], versus["mcnemar_p"]) == (0, 0, 1.0)
+            assert set(versus["answer_nll_bits_difference"].values()) == {0.0}
+
+
+def test_a_failing_model_leaves_nothing(tiny_llama, sample_questions, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_llama, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(RegrowthError):
+        compare(tiny_llama, [broken], data=sample_questions, out=tmp_path / "out", **SMALL)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken"]
+
+
+def _sample(name, *, correct=True, prompt="h"):
+    return Sample(name, "d", "choice", "s", "x", correct, correct, 1.0, True, 0, prompt)
+
+
+def test_what_is_no_pair_is_refused():
+    full = [_sample("a"), _sample("b")]
+    assert pair(full, list(reversed(full))) == (full, full)
+    with pytest.raises(RegrowthError, match="different prompts"):
+        pair(full, [_sample("a"), _sample("b", prompt="other words")])
+    with pytest.raises(RegrowthError, match="2 questions were asked of only one"):
+        pair(full, [_sample("a"), _sample("c")])
+    with pytest.raises(RegrowthError, match="needs 2 at least"):
+        bill("d", "choice", "m", 0.25, full[:1], None)
+
+
+def test_the_bill_pairs_by_question_not_by_place():
+    full = [_sample("a", correct=True), _sample("b", correct=False), _sample("c", correct=True)]
+    other = [_sample("c", correct=True), _sample("b", correct=False), _sample("a", correct=False)]
+    row = bill("d", "choice", "m", 0.25, other, full)
+    assert (row.versus.lost, row.versus.gained) == (1, 0)
+    assert row.versus.retained_above_chance == pytest.approx((1 / 3 - 0.25) / (2 / 3 - 0.25))
+    assert row.versus.full_above_chance is False
+    unparsed = replace(full[0], parsed=False)
+    assert bill("d", "choice", "m", 0.25, [unparsed, *full[1:]], None).unparseable == pytest.approx(1 / 3)
+
+
+def test_labels():
+    assert unique_labels(["a/model", "b/model", "c/x/", "owner/name"]) == ["model", "model-2", "x", "name"]
+    for labels in (["a"], ["a", "a"], ["a", "b/c"], ["a", " "]):
+        with pytest.raises(UsageError, match="--labels"):
+            unique_labels(["m", "n"], labels)
+    with pytest.raises(UsageError, match="one other"):
+        compare("m", [], data="d", domains="medical", out="o")
+
+
+def test_prose_of_two_tokenizers_is_not_paired(tiny_llama, sample_questions, sample_heldout):
+    from eval.bill import bill_prose
+
+    few = {"data": sample_questions, "domains": "math", "limit": 2, "sets": ["mmlu"], "text": str(sample_heldout)}
+    first = run(tiny_llama, shown=False, **few)
+    second = run(tiny_llama, seed=1, shown=False, **few)
+    with pytest.raises(RegrowthError, match="not paired"):
+        bill_prose("m", second.prose, first.prose)
+
+
+@pytest.mark.slow
+def test_a_broken_model_pays_more_bits_than_the_real_one(sample_model, sample_questions, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(sample_model)
+    with torch.no_grad():
+        for layer in model.model.layers[10:20]:
+            layer.mlp.down_proj.weight.zero_()
+    model.save_pretrained(tmp_path / "broken")
+    AutoTokenizer.from_pretrained(sample_model).save_pretrained(tmp_path / "broken")
+    document = compare(
+        sample_model,
+        [tmp_path / "broken"],
+        data=sample_questions,
+        domains="medical,math",
+        limit=12,
+        sets=["mmlu", "asdiv"],
+        dtype="bfloat16",
+        out=tmp_path / "out",
+        shown=False,
+    )
+    for row in document["rows"]:
+        if row["versus"] is not None:
+            assert row["versus"]["answer_nll_bits_difference"]["low"] > 0

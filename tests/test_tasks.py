@@ -1,0 +1,226 @@
+"""Tasks and their scores: against plain torch on the sample model, and what must never become a number."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from eval.harness import PlannedTask, Scorer
+from eval.questions import parse_question
+from eval.running import hash_prompt, run
+from eval.tasks import TaskPlan, plan_tasks, template
+from prune.errors import RegrowthError, UsageError
+from prune.terminal import Progress
+
+FEW = {"limit": 4, "sets": ["mmlu", "asdiv"]}
+
+
+@pytest.fixture(scope="module")
+def answered(sample_model, sample_questions, sample_heldout):
+    """The sample model on four questions of each kind, through lm-eval."""
+    return run(sample_model, data=sample_questions, domains="medical,math", shown=False, **FEW)
+
+
+@pytest.fixture(scope="module")
+def loaded(sample_model):
+    return AutoModelForCausalLM.from_pretrained(sample_model).eval(), AutoTokenizer.from_pretrained(sample_model)
+
+
+def _log_likelihood(loaded, prompt, continuation):
+    """Sum of log p over the continuation's tokens, one sequence, no padding, no batch."""
+    model, tokenizer = loaded
+    start = len(tokenizer(prompt)["input_ids"])
+    ids = torch.tensor([tokenizer(prompt + continuation)["input_ids"]])
+    with torch.inference_mode():
+        logprobs = model(ids).logits[0].log_softmax(-1)
+    return sum(float(logprobs[place - 1, ids[0, place]]) for place in range(start, ids.shape[1]))
+
+
+def _prompt(question):
+    return f"Question: {question.question}\nAnswer:"
+
+
+def test_choice_scores_equal_plain_torch(answered, loaded):
+    plans = [plan for plan in answered.tasks if plan.protocol == "choice"]
+    assert [plan.name for plan in plans] == ["regrowth_medical_choice", "regrowth_math_choice"]
+    for plan in plans:
+        right = right_raw = 0
+        for question, sample in zip(plan.questions, answered.of(plan), strict=True):
+            scores = [_log_likelihood(loaded, _prompt(question), f" {choice}") for choice in question.choices]
+            assert sample.id == question.id
+            assert sample.answer_nll_bits == pytest.approx(-scores[question.answer] / math.log(2), abs=1e-4, rel=1e-5)
+            per_character = [s / len(c) for s, c in zip(scores, question.choices, strict=True)]
+            assert sample.response == per_character.index(max(per_character))
+            assert sample.correct == (sample.response == question.answer)
+            assert sample.correct_raw == (scores.index(max(scores)) == question.answer)
+            right += sample.correct
+            right_raw += sample.correct_raw
+        results = answered.harness["results"][plan.name]
+        assert results["acc_norm,none"] == right / 4
+        assert results["acc,none"] == right_raw / 4
+
+
+def test_generation_equals_plain_greedy_decoding(answered, loaded):
+    model, tokenizer = loaded
+    (plan,) = [plan for plan in answered.tasks if plan.protocol == "generation"]
+    head = template("generation")["doc_to_text"].split("{{question}}")[0]
+    for question, sample in list(zip(plan.questions, answered.of(plan), strict=True))[:2]:
+        prompt = f"{head}{question.question}\nAnswer:"
+        nll = -_log_likelihood(loaded, prompt, f" {question.answer}") / math.log(2)
+        assert sample.answer_nll_bits == pytest.approx(nll, abs=1e-4, rel=1e-5)
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            text = tokenizer.decode(model.generate(ids, max_new_tokens=16, do_sample=False)[0, ids.shape[1] :])
+        assert sample.response == text.split("\n")[0]
+
+
+def test_every_question_is_scored_once_and_all_models_get_the_same(answered, tiny_llama, sample_questions):
+    other = run(tiny_llama, data=sample_questions, domains="medical,math", shown=False, **FEW)
+    assert [(s.id, s.prompt_hash) for s in other.samples] == [(s.id, s.prompt_hash) for s in answered.samples]
+    assert len({s.id for s in answered.samples}) == 12
+    assert other.samples != answered.samples
+    assert other.settings["max_length"] == 512
+
+
+def test_batch_size_changes_no_verdict(tiny_llama, sample_questions):
+    runs = [
+        run(tiny_llama, data=sample_questions, domains="math", batch_size=size, shown=False, **FEW).samples
+        for size in (1, 5)
+    ]
+    for one, five in zip(*runs, strict=True):
+        assert one.answer_nll_bits == pytest.approx(five.answer_nll_bits, abs=1e-3)
+        assert one.correct == five.correct
+
+
+def _plan(**change):
+    row = {
+        "id": "q",
+        "domain": "d",
+        "subject": "s",
+        "question": "What {{is}} it?",
+        "choices": ["a", "bb"],
+        "answer": 1,
+        "source": "x",
+        "licence": "MIT",
+    }
+    question = parse_question({**row, **change})
+    return TaskPlan("d", question.protocol, (question,))
+
+
+def test_braces_in_a_question_are_text_not_a_template():
+    task = PlannedTask(_plan())
+    assert task.doc_to_text(task.eval_docs[0]) == "Question: What {{is}} it?\nAnswer:"
+
+
+def test_unparseable_and_right_answers_are_told_apart():
+    task = PlannedTask(_plan(choices=None, answer="1,200 apples"))
+    doc = task.eval_docs[0]
+    scores = {text: task.process_results(doc, [text, (-2.0, False)]) for text in ("none at all", " $1200.", " 12")}
+    assert [(s["exact_match"], s["unparseable"]) for s in scores.values()] == [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0)]
+    assert scores[" 12"]["answer_nll_bits"] == pytest.approx(2 / math.log(2))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_a_score_that_is_no_number_is_an_error(bad):
+    choice, generation = PlannedTask(_plan()), PlannedTask(_plan(choices=None, answer="9"))
+    with pytest.raises(RegrowthError, match="no finite log-likelihood"):
+        choice.process_results(choice.eval_docs[0], [(bad, False), (-1.0, False)])
+    with pytest.raises(RegrowthError, match="no finite log-likelihood"):
+        generation.process_results(generation.eval_docs[0], ["9", (bad, False)])
+
+
+def test_a_model_of_nans_is_an_error(tiny_llama, sample_questions, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "nan")
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "nan")
+    with pytest.raises(RegrowthError, match="no finite log-likelihood"):
+        run(tmp_path / "nan", data=sample_questions, domains="medical", shown=False, **FEW)
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(tiny_llama):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), AutoTokenizer.from_pretrained(tiny_llama)
+    room = 2
+
+    def full(module, arguments, options):
+        if next(iter([*arguments, *options.values()])).shape[0] > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    scorers = []
+    for size in (2, 8):
+        if size > room:
+            model.register_forward_pre_hook(full, with_kwargs=True)
+        scorers.append(Scorer(model, tokenizer, batch_size=size, max_length=128, bar=Progress()))
+    requests = [(("q", "a"), tokenizer(f"question {i}")["input_ids"], tokenizer(" yes")["input_ids"]) for i in range(9)]
+    small, large = (scorer._loglikelihood_tokens(requests) for scorer in scorers)
+    assert small == large
+    assert scorers[0].notes == []
+    assert scorers[1].notes == [
+        "out of memory at batch size 8: went on with 4",
+        "out of memory at batch size 4: went on with 2",
+    ]
+    room = 0
+    with pytest.raises(RegrowthError, match="one question at a time"):
+        scorers[1]._loglikelihood_tokens(requests)
+
+
+def test_prompts_that_lose_their_start_are_counted(tiny_llama, sample_questions):
+    found = run(tiny_llama, data=sample_questions, domains="math", limit=2, sets=["asdiv"], max_length=64, shown=False)
+    assert found.truncated == 2
+
+
+def test_the_plan_draws_per_protocol_and_by_set(sample_questions):
+    plans = plan_tasks(sample_questions, "math,medical", limit=7, seed=5, sets=["mmlu", "asdiv"])
+    assert [(p.domain, p.protocol, len(p.questions)) for p in plans] == [
+        ("math", "choice", 7),
+        ("math", "generation", 7),
+        ("medical", "choice", 7),
+    ]
+    assert {q.source for q in plans[2].questions} == {"mmlu"}
+    assert plans[0].chance == 0.25
+    assert plans[1].requests == 14
+    assert plan_tasks(sample_questions, "math,medical", limit=7, seed=5, sets=["mmlu", "asdiv"]) == plans
+    with pytest.raises(UsageError, match="leaves no question in domain math; its sets: asdiv, mmlu"):
+        plan_tasks(sample_questions, "math", sets=["medqa"])
+    with pytest.raises(UsageError, match="too few"):
+        plan_tasks(sample_questions, "math", limit=1)
+
+
+def test_a_users_own_domain_is_a_file(tmp_path, tiny_llama):
+    rows = [replace(_plan().questions[0], id=f"q{i}", domain="mine") for i in range(3)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(q.as_row()) + "\n" for q in rows))
+    found = run(tiny_llama, data=tmp_path, domains=["mine"], shown=False)
+    assert [s.domain for s in found.samples] == ["mine"] * 3
+
+
+def test_the_prompt_hash_covers_all_that_is_asked():
+    asked = [("prompt", " a"), ("prompt", " b")]
+    assert hash_prompt(asked) == hash_prompt(list(asked))
+    assert len({hash_prompt(asked), hash_prompt([("prompt", " a"), ("prompt", " c")]), hash_prompt([("x", " a")])}) == 3
+
+
+def test_prose_loss_equals_plain_torch(loaded, sample_model, sample_questions, tmp_path):
+    text = "The heart pumps blood through the vessels of the body, and the lungs give it oxygen – all day long."
+    source = tmp_path / "prose.jsonl"
+    source.write_text(json.dumps({"body": text}))
+    found = run(
+        sample_model,
+        data=sample_questions,
+        domains="math",
+        limit=2,
+        sets=["mmlu"],
+        text=str(source),
+        field="body",
+        shown=False,
+    )
+    model, tokenizer = loaded
+    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
+    with torch.inference_mode():
+        loss = float(model(ids, labels=ids).loss)
+    assert found.prose.nats_per_token == pytest.approx(loss, abs=1e-4)
+    bits = loss * (ids.shape[1] - 1) / math.log(2)
+    assert found.prose.bits_per_byte == pytest.approx(bits / len(text.encode()), rel=1e-4)
