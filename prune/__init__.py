@@ -5,7 +5,9 @@ from typing import Any
 
 _PUBLIC = {
     "Scan": "prune.scan_artefact",
+    "CutPlan": "prune.cut_plan",
     "cut": "prune.surgery",
+    "inspect_cut": "prune.inspection",
     "plan_cut": "prune.planning",
     "scan": "prune.scanning",
 }

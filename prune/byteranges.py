@@ -43,7 +43,7 @@ def lay_out(shard: Shard, rename: Callable[[str], str | None]) -> Layout:
 
     Args:
         shard: the source.
-        rename: a tensor's new name; None drops it.
+        rename: a tensor's new name; None drops it. It sees the metadata's strings too, and leaves other words be.
 
     Raises:
         ValueError: two kept tensors would get one name, or one is stored under a dropped name.

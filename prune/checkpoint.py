@@ -157,9 +157,7 @@ def read_shard(path: Path) -> Shard:
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: its header is not a JSON object")
     metadata = header.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict) or not all(
-        isinstance(value, str) and _writable(key + value) for key, value in metadata.items()
-    ):
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"{path}: __metadata__ is not a table of strings")
     tensors = sorted((_tensor(name, entry, path) for name, entry in header.items()), key=lambda t: (t.start, t.end))
     place = 0
@@ -175,7 +173,7 @@ def read_shard(path: Path) -> Shard:
 
 def _tensor(name: str, entry: Any, path: Path) -> Tensor:
     fault = f"{path}: tensor {_short(name)}"
-    if not _writable(name) or not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{fault} is not described by a dtype, a shape and two offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
@@ -255,8 +253,11 @@ def _parse(raw: bytes, path: Path, *, unique: bool) -> Any:
         return found
 
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=once if unique else None)
-    except UnicodeDecodeError:
+        document = json.loads(raw.decode("utf-8"), object_pairs_hook=once if unique else None)
+        if b"\\u" in raw:  # an escape can smuggle in half a surrogate pair, which cannot be written again
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
+        return document
+    except UnicodeError:
         raise CheckpointError(f"{path} is not UTF-8") from None
     except RecursionError:
         raise CheckpointError(f"{path} holds JSON that is nested too deeply") from None
@@ -276,15 +277,6 @@ def _why_no_weights(folder: Path) -> str:
     if any(name.endswith(".gguf") for name in names):
         return f"{folder} holds GGUF weights; cut the safetensors model that they were made from"
     return f"{folder} holds no weights ({WEIGHTS} or {INDEX})"
-
-
-def _writable(text: str) -> bool:
-    """Whether a string can be written as UTF-8 again (JSON can smuggle in half a surrogate pair)."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _short(text: str) -> str:

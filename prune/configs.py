@@ -69,7 +69,10 @@ def cut_config(
     for key, rule in lists.items():
         entries = section.get(key)
         if entries is None and rule is not None:
-            entries = rule(section, layers)
+            try:
+                entries = rule(section, layers)
+            except (TypeError, ZeroDivisionError):
+                raise CheckpointError(f"{where}: config.json's fields that say {key} are no numbers") from None
         if entries is None:
             continue
         if not isinstance(entries, list) or len(entries) != layers:

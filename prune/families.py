@@ -68,6 +68,12 @@ _WINDOWED = Family(_LLAMA, lists={"layer_types": late_windows}, counts=("max_win
 _GEMMA3_PATTERN = ("sliding_window_pattern", "_sliding_window_pattern")
 
 FAMILIES: dict[str, Family] = {
+    "bloom": Family(_GPT2, count=_GPT2_COUNT),
+    "cohere": PLAIN,
+    "cohere2": Family(
+        _LLAMA, lists={"layer_types": every(4, "sliding_window_pattern")}, periods=("sliding_window_pattern",)
+    ),
+    "falcon": Family(_GPT2),
     "gemma": PLAIN,
     "gemma2": Family(_LLAMA, lists={"layer_types": every(2)}),
     "gemma3": Family(
@@ -79,12 +85,21 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": Family(_LLAMA, lists={"layer_types": every(6, "sliding_window_pattern")}, periods=_GEMMA3_PATTERN),
     "gpt2": Family(_GPT2, count=_GPT2_COUNT, by_index=("scale_attn_by_inverse_layer_idx",)),
     "gpt_neox": Family(("gpt_neox.layers.", "layers.")),
+    "gptj": Family(_GPT2, count=_GPT2_COUNT),
+    "granite": PLAIN,
     "llama": PLAIN,
     "mistral": PLAIN,
+    "mixtral": PLAIN,
+    "olmo": PLAIN,
+    "olmo2": PLAIN,
+    "olmo3": Family(_LLAMA, lists={"layer_types": every(4)}),
+    "opt": Family(("model.decoder.layers.", "decoder.layers.")),
     "phi": PLAIN,
     "phi3": PLAIN,
     "qwen2": _WINDOWED,
     "qwen3": _WINDOWED,
+    "stablelm": PLAIN,
+    "starcoder2": PLAIN,
 }
 
 # Fields that are lists of one entry per layer wherever they occur: transformers' base config class checks their

@@ -125,6 +125,7 @@ def plan_cut(
         criterion = criterion or "angular"
         found = _scan_of(scan, subject)
         if found is None and criterion != "deepest":
+            new_config(subject, range(total), carry_code=False)  # what cannot be cut anywhere shows before a long scan
             from prune.scanning import scan as scan_model
             from prune.text import DEFAULT_SOURCE
 

@@ -98,7 +98,7 @@ def _write_weights(
         tensors = {t.name: name for name, (_, layout) in zip(names, layouts, strict=True) for t in layout.tensors}
         kept = [t for _, layout in layouts for t in layout.tensors]
         metadata: dict[str, Any] = {**checkpoint.index_metadata, "total_size": sum(t.size for t in kept)}
-        if "total_parameters" in metadata:
+        if type(metadata.get("total_parameters")) is int:
             gone = sum(t.elements for t in checkpoint.tensors()) - sum(t.elements for t in kept)
             metadata["total_parameters"] -= gone
         _write_json(stage / INDEX, {"metadata": metadata, "weight_map": dict(sorted(tensors.items()))})

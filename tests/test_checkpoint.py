@@ -216,7 +216,8 @@ def test_a_new_shard_holds_exactly_the_kept_bytes_in_their_order(tmp_path_factor
     source = encode_header(tensors, {"format": "pt"})
     (folder / "source").write_bytes(source + content)
     shard = Shard(folder / "source", len(source), tuple(tensors), {"format": "pt"})
-    layout = lay_out(shard, lambda name: name.replace("t", "new") if kept[int(name[2:])] else None)
+    names = {f"t.{number}": f"new.{number}" if kept[number] else None for number in range(len(sizes))}
+    layout = lay_out(shard, lambda name: names.get(name, name))
 
     moved = []
     write_layout(folder / "source", folder / "target", layout, moved.append)

@@ -215,6 +215,15 @@ def test_known_lists_of_another_length_are_refused():
         cut_llama({"layer_types": ["full_attention"] * 3})
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [("qwen2", {"use_sliding_window": True, "max_window_layers": "x"}), ("gemma3_text", {"sliding_window_pattern": 0})],
+)
+def test_a_rule_over_nonsense_is_refused(kind, fields):
+    with pytest.raises(CheckpointError, match="no numbers"):
+        cut_config({"num_hidden_layers": 4, **fields}, FAMILIES[kind], 4, (0, 2), "here")
+
+
 def test_names_in_a_quantisation_config_follow_their_layers():
     config = {
         "quantization_config": {

@@ -42,6 +42,10 @@ _VISION = {
 
 # name -> (model_type, fields of its config)
 MODELS = {
+    "bloom": ("bloom", {"n_layer": LAYERS, "hidden_size": 32, "n_head": 4, **_SMALL, **_TOKENS}),
+    "cohere": ("cohere", _GQA),
+    "cohere2": ("cohere2", {**_GQA, "sliding_window": WINDOW}),
+    "falcon": ("falcon", {**_SMALL, **_BODY}),
     "gemma": ("gemma", {**_GQA, **_HEAD}),
     "gemma2": ("gemma2", _GEMMA),
     "gemma3": (
@@ -63,14 +67,23 @@ MODELS = {
         | {"vocab_size": 97, "initializer_range": 0.4},
     ),
     "gpt_neox": ("gpt_neox", {**_SMALL, **_BODY}),
+    "gptj": ("gptj", {"n_layer": LAYERS, "n_embd": 32, "n_head": 4, "rotary_dim": 8, **_SMALL, **_TOKENS}),
+    "granite": ("granite", _GQA),
     "llama": ("llama", {**_GQA, "tie_word_embeddings": False}),
     "llama-tied": ("llama", {**_GQA, "tie_word_embeddings": True}),
     "mistral": ("mistral", {**_GQA, "sliding_window": WINDOW}),
+    "mixtral": ("mixtral", {**_GQA, "num_local_experts": 4}),
+    "olmo": ("olmo", _GQA),
+    "olmo2": ("olmo2", _GQA),
+    "olmo3": ("olmo3", {**_GQA, "sliding_window": WINDOW}),
+    "opt": ("opt", {**_SMALL, **_BODY, "ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.4}),
     "phi": ("phi", {**_SMALL, **_BODY}),
     "phi3": ("phi3", {**_GQA, "sliding_window": WINDOW}),
     "qwen2": ("qwen2", _QWEN),
     "qwen2-full": ("qwen2", {**_QWEN, "use_sliding_window": False}),
     "qwen3": ("qwen3", {**_QWEN, **_HEAD}),
+    "stablelm": ("stablelm", _GQA),
+    "starcoder2": ("starcoder2", {**_GQA, "sliding_window": WINDOW}),
     "qwen3-mixed": ("qwen3", {**_QWEN, **_HEAD, "layer_types": ["sliding_attention", "full_attention"] * 4}),
 }
 
@@ -210,7 +223,10 @@ def test_sharded_checkpoints(saved, tmp_path, name):
     assert_same_function(full, tmp_path / "out", DROPS[0])
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen2-full", "qwen3", "gemma2", "gemma3_text", "gemma3_text-period"])
+OLD = ["cohere2", "gemma2", "gemma3_text", "gemma3_text-period", "olmo3", "qwen2", "qwen2-full", "qwen3"]
+
+
+@pytest.mark.parametrize("name", OLD)
 @pytest.mark.parametrize("null", [False, True], ids=["absent", "null"])
 def test_configs_of_older_transformers_without_layer_types(saved, tmp_path, name, null):
     full = copy_of(saved(name), tmp_path / "full")
