@@ -36,7 +36,7 @@ lint: install ## check style, formatting and types
 	$(BIN)/mypy
 
 bench: sample ## run every measurement in bench/
-	@for one in bench/*.py; do echo "== $$one"; $(BIN)/python $$one || exit 1; done
+	@for one in $(wildcard bench/*.py); do echo "== $$one"; $(BIN)/python $$one || exit 1; done
 
 clean: ## remove what runs and tools left (not .venv, not .sample)
 	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,182 @@
+"""Recipes: validated before anything runs, run as the very commands, and never twice for the same inputs."""
+
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from prune.errors import RegrowthError, UsageError
+from recipes.cli import app
+from recipes.identity import identity
+from recipes.planning import plan_recipe
+from recipes.schema import Recipe, RecipeError, load_recipe, parse_changes, shipped_recipes
+
+SMALL = {
+    "name": "small",
+    "about": "Scan and cut.",
+    "settings": {"model": None, "text": None, "n": 2, "out": "runs/small", "scan": "{out}/scan.json"},
+    "stages": [
+        {
+            "name": "scan",
+            "command": "prune scan",
+            "arguments": ["{model}"],
+            "options": {"text": "{text}", "samples": 4, "length": 32, "out": "{scan}"},
+        },
+        {
+            "name": "cut",
+            "command": "prune cut",
+            "arguments": ["{model}"],
+            "options": {"n": "{n}", "scan": "{scan}", "out": "{out}/pruned"},
+        },
+    ],
+    "files": {"the pruned model": "{out}/pruned"},
+}
+
+
+@pytest.fixture
+def small(tmp_path, tiny_llama, sample_text):
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(sample_text.read_text().splitlines(keepends=True)[:20]))
+    settings = {"model": str(tiny_llama), "text": str(text), "n": 2, "out": str(tmp_path / "out")}
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "settings": {**settings, "scan": "{out}/scan.json"}}, sort_keys=False))
+    return path
+
+
+def _run(*words):
+    return CliRunner().invoke(app, ["run", *map(str, words)])
+
+
+def _states(path, *words):
+    result = CliRunner().invoke(app, ["run", str(path), "--dry-run", "--json", *words])
+    assert result.exit_code == 0, result.stderr
+    return {stage["name"]: stage["runs"] for stage in json.loads(result.stdout)["stages"]}
+
+
+def test_stages_run_once_and_again_only_where_inputs_changed(small, tmp_path):
+    assert _states(small) == {"scan": "never run", "cut": "never run"}
+    assert not (tmp_path / "out").exists()
+
+    result = _run(small, "--json")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record["stages"]["scan"]["peak_memory_bytes"] > 2**20
+    assert json.loads((tmp_path / "out/pruned/config.json").read_text())["num_hidden_layers"] == 6
+    assert json.loads((tmp_path / "out/recipe.json").read_text()) == record
+
+    assert _states(small) == {"scan": None, "cut": None}
+    assert _states(small, "--from", "cut") == {"scan": None, "cut": "asked by --from"}
+    assert _states(small, "--set", "n=3") == {"scan": None, "cut": "inputs changed"}
+
+    before = (tmp_path / "out/scan.json").stat().st_mtime_ns
+    again = _run(small, "--set", "n=3")
+    assert again.exit_code == 0, again.stderr
+    assert (tmp_path / "out/scan.json").stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "out/pruned/config.json").read_text())["num_hidden_layers"] == 5
+
+    (tmp_path / "out/pruned/config.json").write_text("{}")
+    assert _states(small, "--set", "n=3")["cut"] == "pruned was changed"
+    (tmp_path / "out/scan.json").unlink()
+    assert _states(small, "--set", "n=3")["scan"] == "scan.json is gone"
+    with (tmp_path / "text.jsonl").open("a") as file:
+        file.write('{"text": "One more document, of more than eight tokens."}\n')
+    assert _states(small, "--set", "n=3") == {"scan": "inputs changed", "cut": "inputs changed"}
+
+
+def test_a_failed_stage_is_named_and_the_next_run_goes_on_from_there(small, tmp_path):
+    failed = _run(small, "--set", "n=99")
+    assert failed.exit_code == 1
+    assert "stage cut failed (exit code" in failed.stderr
+    assert (tmp_path / "out/scan.json").exists()
+    assert not (tmp_path / "out/pruned").exists()
+    assert _states(small) == {"scan": None, "cut": "was not finished"}
+
+
+def test_what_the_recipe_did_not_make_is_never_replaced(small, tmp_path):
+    (tmp_path / "out/pruned").mkdir(parents=True)
+    (tmp_path / "out/pruned/mine.txt").write_text("mine")
+    result = _run(small)
+    assert result.exit_code == 1
+    assert "was not made by this recipe" in result.stderr
+    assert (tmp_path / "out/pruned/mine.txt").read_text() == "mine"
+    assert not (tmp_path / "out/scan.json").exists()
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_are_valid_and_shown(name):
+    assert load_recipe(name).name == name
+    shown = CliRunner().invoke(app, ["show", name])
+    assert shown.exit_code == 0, shown.stderr
+    assert "prune scan" in shown.stdout
+    listed = CliRunner().invoke(app, ["list", "--json"])
+    assert name in [one["name"] for one in json.loads(listed.stdout)]
+
+
+def _changed(**update):
+    return {**SMALL, **update}
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ([1], "should be a valid dictionary"),
+        (_changed(extra=1), "extra"),
+        (_changed(stages=[]), "at least 1 item"),
+        (_changed(settings={"n": 1}), "settings need `out`"),
+        (_changed(settings={"out": "a"}), "is no setting"),
+        (_changed(stages=[{**SMALL["stages"][0], "command": "prune nothing"}]), "there is no command"),
+        (_changed(stages=[{**SMALL["stages"][0], "command": "rm -rf"}]), "not of the form"),
+        (_changed(stages=[{**SMALL["stages"][0], "options": {"out": "a", "bad": 1}}]), "has no option --bad"),
+        (_changed(stages=[{**SMALL["stages"][0], "options": {}}]), "needs an `out`"),
+        (_changed(stages=[SMALL["stages"][0]] * 2), "two stages have one name"),
+    ],
+)
+def test_invalid_recipes_are_refused_with_the_field(tmp_path, document, words):
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(RecipeError, match=words) as error:
+        load_recipe(str(path))
+    assert str(path) in str(error.value)
+
+
+def test_missing_files_and_settings(tmp_path):
+    with pytest.raises(RecipeError, match="does not exist"):
+        load_recipe(str(tmp_path / "none.yaml"))
+    with pytest.raises(RecipeError, match="no recipe 'none'; there are .*demo"):
+        load_recipe("none")
+    (tmp_path / "torn.yaml").write_text("a: [")
+    with pytest.raises(RecipeError, match="is not YAML"):
+        load_recipe(str(tmp_path / "torn.yaml"))
+    recipe = Recipe.model_validate(SMALL)
+    with pytest.raises(UsageError, match="needs a value for 'model'.*--set model="):
+        recipe.resolve()
+    with pytest.raises(UsageError, match="no such setting"):
+        recipe.resolve({"nothing": 1})
+    with pytest.raises(UsageError, match="no such stage"):
+        plan_recipe(recipe.resolve({"model": "m", "text": "t"}), {}, start="heal")
+    with pytest.raises(UsageError, match="write it as key=value"):
+        parse_changes(["n"])
+
+
+def test_settings_keep_their_type_and_may_use_each_other():
+    recipe = Recipe.model_validate(SMALL).resolve(parse_changes(["n=4", "model=a/b", "text=x=y", "out=o"]))
+    assert recipe.stages[1].words() == ["cut", "a/b", "--n", "4", "--scan", "o/scan.json", "--out", "o/pruned"]
+    assert recipe.settings["text"] == "x=y"
+
+
+def test_identity_follows_content(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a").write_text("a")
+    first = identity(tmp_path / "d")
+    assert first == identity(tmp_path / "d")
+    (tmp_path / "d/a").write_text("b")
+    assert identity(tmp_path / "d") != first
+    assert identity(tmp_path / "none") is None
+
+
+def test_two_runs_in_one_folder_do_not_mix(tmp_path):
+    from recipes.runner import _alone
+
+    with _alone(tmp_path), pytest.raises(RegrowthError, match="another recipe runs in"), _alone(tmp_path):
+        pass
