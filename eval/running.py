@@ -100,6 +100,7 @@ def run(
         RegrowthError: the questions, the model or its tokenizer cannot be read, or a score is not a number.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars (read when tqdm is first imported); ours say it in one
+    sets = None if sets is None else list(sets)
     plans = plan_tasks(data, domains, limit=limit, seed=seed, sets=sets)
     if batch_size < 1:
         raise UsageError(f"--batch-size {batch_size} must be 1 or more")
@@ -137,6 +138,7 @@ def run(
             "device": device,
             "limit": limit,
             "seed": seed,
+            "sets": None if sets is None else sorted(sets),
         },
         seconds=time.monotonic() - started,
         tokens=scorer.tokens,
