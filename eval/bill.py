@@ -14,6 +14,7 @@ from eval.statistics import (
     mcnemar_exact,
     paired_accuracy_difference,
     paired_mean_difference,
+    paired_ratio_difference,
     retained_above_chance,
     wilson,
 )
@@ -59,8 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ProseRow:
-    """Held-out prose loss of one model; `difference` is in nats per token, mean over
-    the windows of model - full; None for the full model."""
+    """Held-out prose loss of one model; `difference` (model - full, nats per token) is None for the full model."""
 
     model: str
     nats_per_token: float
@@ -135,8 +135,8 @@ def bill_prose(model: str, prose: Prose, full: Prose | None) -> ProseRow:
         if full.sha256 != prose.sha256:
             raise RegrowthError(f"not paired: {model} cuts the held-out prose into other tokens than the full model")
         if len(full.windows) > 1:
-            before, after = ([w.nats / w.tokens for w in p.windows] for p in (full, prose))
-            difference = paired_mean_difference(before, after)
+            before, after = ([w.nats for w in p.windows] for p in (full, prose))
+            difference = paired_ratio_difference(before, after, [w.tokens for w in prose.windows])
     return ProseRow(model, prose.nats_per_token, prose.bits_per_byte, len(prose.windows), difference)
 
 

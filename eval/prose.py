@@ -14,7 +14,7 @@ from prune.text import draw_windows, read_documents
 if TYPE_CHECKING:
     from prune.terminal import Progress
 
-WINDOWS, LENGTH = 32, 512
+WINDOWS, LENGTH = 64, 512
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Prose:
 
 
 def draw_prose(source: str, tokenizer: Any, *, field: str = "text", seed: int = 0) -> list[list[int]]:
-    """The windows to score: at most 32 of at most 512 tokens, drawn by the seed."""
+    """The windows to score: at most 64 of at most 512 tokens, drawn by the seed."""
     return draw_windows(read_documents(source, field=field), tokenizer, samples=WINDOWS, length=LENGTH, seed=seed)
 
 

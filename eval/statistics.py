@@ -57,6 +57,33 @@ def paired_mean_difference(before: Sequence[float], after: Sequence[float], *, l
     return Interval(mean, mean - margin, mean + margin)
 
 
+def paired_ratio_difference(
+    before: Sequence[float], after: Sequence[float], weights: Sequence[float], *, level: float = 0.95
+) -> Interval:
+    """Difference of two ratios over the same n clusters: (sum after - sum before) / sum weights.
+
+    For a loss per token over windows of unequal length, where the mean of the windows' own differences would be
+    another quantity than the difference of the two losses. The interval is the ratio estimator's linearisation
+    (Cochran, Sampling Techniques, 3rd ed., eq. 6.9), with Student's t on n - 1 degrees of freedom.
+
+    Args:
+        before, after: shape (n,), n >= 2: each cluster's total, such as its summed NLL.
+        weights: shape (n,), positive: each cluster's size, such as its tokens.
+        level: coverage of the interval.
+    """
+    first, second, size = (np.asarray(values, dtype=np.float64) for values in (before, after, weights))
+    if not first.shape == second.shape == size.shape or first.ndim != 1:
+        raise ValueError("before, after and weights must be of the same length")
+    if first.size < 2 or (size <= 0).any():
+        raise ValueError("an interval needs two clusters or more, each of positive size")
+    n, total = first.size, float(size.sum())
+    change = float((second - first).sum()) / total
+    residuals = second - first - change * size
+    error = math.sqrt(n / (n - 1) * float(residuals @ residuals)) / total
+    margin = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    return Interval(change, change - margin, change + margin)
+
+
 def paired_accuracy_difference(lost: int, gained: int, n: int, *, level: float = 0.95) -> Interval:
     """Accuracy after - before, from flips among n paired questions, with Bonett and Price's adjusted Wald interval.
 

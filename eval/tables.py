@@ -25,7 +25,7 @@ HOW_TO_READ = (
     "chance. Δ: to the full model on the same questions, with its 95 % paired interval (accuracy: Bonett-Price; NLL: "
     "Student's t). p: exact McNemar, not corrected for the number of domains. Flips: questions lost and gained. Kept: "
     "accuracy above chance as a share of the full model's; – where that is not above chance, ? where its 95 % interval "
-    "reaches down to chance, so that the share is noise. Unparsed answers count as wrong."
+    "reaches down to chance, so that a share would be noise. Unparsed answers count as wrong."
 )
 
 
@@ -54,7 +54,7 @@ def change_cells(row: Row) -> list[str]:
         _signed(versus.answer_nll_bits_difference, 1, 2),
         f"{versus.mcnemar_p:.3f}" if versus.mcnemar_p >= 0.001 else "< 0.001",
         f"{versus.lost}/{versus.gained}",
-        "–" if kept is None else f"{100 * kept:.0f} %" + ("" if versus.full_above_chance else " ?"),
+        "–" if kept is None else f"{100 * kept:.0f} %" if versus.full_above_chance else "?",
     ]
 
 
@@ -108,14 +108,23 @@ def comparison_table(found: dict[str, Any]) -> RenderableType:
     parts: list[Any] = [
         _rich_table("Scores", SCORES, [score_cells(r) for r in rows]),
         _rich_table(
-            f"Change against {found['models'][0]['label']} (95 % paired intervals)",
-            ("questions", "model", *CHANGES),
-            [[f"{r.domain} {r.protocol}", r.model, *change_cells(r)] for r in rows if r.versus is not None],
+            f"Change against {found['models'][0]['label']} (95 % paired intervals)", ("model", *CHANGES), _changes(rows)
         ),
     ]
     if found["prose"]:
         parts.append(_rich_table("Held-out prose", PROSE, [prose_cells(prose_row_from(p)) for p in found["prose"]]))
     return Group(*parts, Text(HOW_TO_READ, style="dim"))
+
+
+def _changes(rows: Sequence[Row]) -> list[list[str]]:
+    """The questions on a line of their own, the models below: so the table fits 80 columns."""
+    lines = []
+    for row in rows:
+        if row.versus is None:
+            lines.append([f"{row.domain} {row.protocol}"] + [""] * len(CHANGES))
+        else:
+            lines.append([f"  {row.model}", *change_cells(row)])
+    return lines
 
 
 def run_tables(document: dict[str, Any]) -> RenderableType:

@@ -27,9 +27,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+_COMMANDS = {"eval": "evaluate", "recipes": "recipe"}  # rooms whose command has another name
+
+
 def command_line() -> str:
-    """The command as the user gave it, quoted for a shell, without the folder of the program."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command as the user would type it, quoted for a shell, without the folder of the program."""
+    program = Path(sys.argv[0])
+    name = program.name
+    if name == "__main__.py":  # python -m prune
+        name = _COMMANDS.get(program.parent.name, program.parent.name)
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def file_sha256(path: str | Path) -> str:

@@ -51,10 +51,11 @@ class Stage(BaseModel):
         """The command line after the program's name: `["scan", MODEL, "--out", ...]`."""
         line = [self.command.split()[1], *self.arguments]
         for name, value in self.options.items():
-            if value is None or value is False:
+            if isinstance(value, bool):
+                flag = name if value else options_of(self.command)[name]
+                line += [f"--{flag}"] if flag else []
                 continue
-            if value is True:
-                line.append(f"--{name}")
+            if value is None:
                 continue
             for one in value if isinstance(value, list) else [value]:
                 line += [f"--{name}", str(one)]
@@ -146,8 +147,9 @@ def _fill(value: Any, settings: dict[str, Value]) -> Any:
     return _PLACEHOLDER.sub(lambda match: str(settings[match.group(1)]), value)
 
 
-def options_of(command: str) -> list[str]:
-    """Long option names of a command such as `prune scan`, asked of the command itself.
+def options_of(command: str) -> dict[str, str | None]:
+    """Long option names of a command such as `prune scan`, asked of the command itself; each with its negation's
+    (`checkpointing` has `no-checkpointing`), or None.
 
     Raises:
         ValueError: no such command.
@@ -165,8 +167,11 @@ def options_of(command: str) -> list[str]:
     group: Any = typer.main.get_command(apps[words[0]])
     if words[1] not in group.commands:
         raise ValueError(f"there is no command {command!r}; {words[0]} has {', '.join(sorted(group.commands))}")
-    names = [name for parameter in group.commands[words[1]].params for name in parameter.opts]
-    return [name[2:] for name in names if name.startswith("--") and name != "--help"]
+    found: dict[str, str | None] = {}
+    for parameter in group.commands[words[1]].params:
+        negation = next((name[2:] for name in parameter.secondary_opts if name.startswith("--")), None)
+        found |= {name[2:]: negation for name in parameter.opts if name.startswith("--") and name != "--help"}
+    return found
 
 
 def shipped_recipes() -> list[str]:

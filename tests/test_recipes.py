@@ -10,7 +10,7 @@ from prune.errors import RegrowthError, UsageError
 from recipes.cli import app
 from recipes.identity import identity
 from recipes.planning import plan_recipe
-from recipes.schema import Recipe, RecipeError, load_recipe, parse_changes, shipped_recipes
+from recipes.schema import Recipe, RecipeError, Stage, load_recipe, parse_changes, shipped_recipes
 
 SMALL = {
     "name": "small",
@@ -163,6 +163,16 @@ def test_settings_keep_their_type_and_may_use_each_other():
     recipe = Recipe.model_validate(SMALL).resolve(parse_changes(["n=4", "model=a/b", "text=x=y", "out=o"]))
     assert recipe.stages[1].words() == ["cut", "a/b", "--n", "4", "--scan", "o/scan.json", "--out", "o/pruned"]
     assert recipe.settings["text"] == "x=y"
+
+
+def test_flags_are_given_or_negated():
+    heal = {"name": "heal", "command": "heal qlora", "arguments": ["m"]}
+    stages = [
+        Stage(**heal, options={"out": "a", "checkpointing": value, "overwrite": value, "alpha": None})
+        for value in (True, False)
+    ]
+    assert stages[0].words() == ["qlora", "m", "--out", "a", "--checkpointing", "--overwrite"]
+    assert stages[1].words() == ["qlora", "m", "--out", "a", "--no-checkpointing"]
 
 
 def test_identity_follows_content(tmp_path):

@@ -13,6 +13,7 @@ from eval.statistics import (
     mcnemar_exact,
     paired_accuracy_difference,
     paired_mean_difference,
+    paired_ratio_difference,
     retained_above_chance,
     wilson,
 )
@@ -47,6 +48,30 @@ def test_the_mean_difference_refuses_what_it_cannot_do():
         paired_mean_difference([1.0], [2.0])
     with pytest.raises(ValueError, match="same length"):
         paired_mean_difference([1.0, 2.0], [2.0])
+
+
+def test_the_ratio_difference_is_the_difference_of_the_ratios():
+    before, after, size = [3.0, 10.0, 2.0], [4.0, 13.0, 1.0], [1.0, 5.0, 2.0]
+    found = paired_ratio_difference(before, after, size)
+    assert found.estimate == pytest.approx(sum(after) / 8 - sum(before) / 8)
+    assert found.low < found.estimate < found.high
+    equal = paired_ratio_difference(before, after, [2.0] * 3)  # clusters of one size: the plain paired t interval
+    plain = paired_mean_difference([b / 2 for b in before], [a / 2 for a in after])
+    assert (equal.low, equal.high) == pytest.approx((plain.low, plain.high))
+    for wrong in ([1.0, 2.0], [1.0, 0.0, 1.0]):
+        with pytest.raises(ValueError, match="weights|positive"):
+            paired_ratio_difference(before, after, wrong)
+
+
+def test_the_ratio_interval_covers_the_truth():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(2000):
+        size = rng.integers(20, 200, 64).astype(float)
+        change = 0.3 * size + rng.normal(0, 0.2, 64) * size + rng.normal(0, 5, 64)
+        found = paired_ratio_difference(np.zeros(64), change, size)
+        hits += found.low <= 0.3 <= found.high
+    assert 0.93 <= hits / 2000 <= 0.97
 
 
 def test_the_mean_interval_covers_the_truth():

@@ -1,0 +1,67 @@
+"""From MODEL to a folder, a loaded model and its layers; every wrong name is one clear line."""
+
+import pytest
+import torch
+
+from prune.errors import CheckpointError, RegrowthError
+from prune.models import decoder_layers, load_model, load_tokenizer, locate, pick_device, pick_dtype
+
+
+def test_a_folder_is_located_and_loaded(tiny_llama):
+    source = locate(tiny_llama)
+    assert source.folder == tiny_llama
+    model = load_model(source, dtype=torch.bfloat16)
+    assert not model.training
+    assert model.dtype == torch.bfloat16
+    assert len(decoder_layers(model)) == 8
+    assert decoder_layers(model) is model.model.layers
+    assert load_tokenizer(source).bos_token_id == 1
+
+
+def test_what_is_no_model_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
+        locate(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match="is a file"):
+        locate(tmp_path / "file")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        locate(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        locate("no-such-model")
+
+
+def test_a_hub_id_without_a_network_is_one_line(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match="the hub cannot be reached.*local model folder"):
+        locate("regrowth/none")
+
+
+def test_a_folder_without_tokenizer_or_weights(tiny_llama, tmp_path):
+    (tmp_path / "config.json").write_text((tiny_llama / "config.json").read_text())
+    with pytest.raises(CheckpointError, match="cannot be loaded as a causal language model"):
+        load_model(locate(tmp_path))
+    with pytest.raises(CheckpointError, match="has no tokenizer"):
+        load_tokenizer(locate(tmp_path))
+
+
+def test_devices_and_dtypes():
+    assert pick_device("cpu") == "cpu"
+    assert pick_device("auto") in ("cpu", "cuda", "mps")
+    with pytest.raises(RegrowthError, match="--device nowhere"):
+        pick_device("nowhere")
+    assert pick_dtype("auto") == "auto"
+    assert pick_dtype("bf16") is torch.bfloat16
+    with pytest.raises(RegrowthError, match="--dtype int3"):
+        pick_dtype("int3")
+
+
+def test_layers_that_cannot_be_told_apart_are_refused(tiny_llama):
+    model = load_model(locate(tiny_llama))
+    model.config.num_hidden_layers = 3
+    with pytest.raises(RegrowthError, match="cannot tell which of its modules are the 3 decoder layers"):
+        decoder_layers(model)
