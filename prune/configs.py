@@ -13,6 +13,8 @@ from typing import Any
 
 from prune.errors import CheckpointError
 from prune.families import COMMON_LISTS, FAMILIES, NOT_OF_LAYERS, Family
+from prune.layer_fields import InexpressibleError, Places, spell
+from prune.nearest import advice
 
 
 def family_of(config: Mapping[str, Any], where: str) -> Family:
@@ -52,42 +54,59 @@ def cut_config(
     """The config of the model that keeps `kept` of its `layers` layers (0-based, rising).
 
     Raises:
-        CheckpointError: the cut cannot be spelled, or a field may speak of layers in a way we do not know.
+        CheckpointError: the cut cannot be spelled, and the message names the nearest block that can; or a field may
+            speak of layers in a way we do not know.
     """
+    places = Places(layers, tuple(kept))
+    try:
+        return _cut(config, family, places, where)
+    except InexpressibleError as reason:
+
+        def works(other: Sequence[int]) -> bool:
+            try:
+                _cut(config, family, Places(layers, tuple(other)), where)
+            except (InexpressibleError, CheckpointError):
+                return False
+            return True
+
+        raise CheckpointError(f"{where}: {reason}; {advice(works, layers, kept)}") from None
+
+
+def refuse_family(config: Mapping[str, Any], family: Family, where: str) -> None:
+    """Say no to families that cannot be cut at all.
+
+    Raises:
+        CheckpointError: with the reason.
+    """
+    if family.refused:
+        raise CheckpointError(f"{where}: {config.get('model_type')} models cannot be cut: {family.refused}")
+    if config.get("is_encoder_decoder") is True:
+        raise CheckpointError(f"{where}: an encoder-decoder is no decoder-only model; its layers cannot be cut here")
+
+
+def _cut(config: Mapping[str, Any], family: Family, places: Places, where: str) -> dict[str, Any]:
     new = copy.deepcopy(dict(config))
     section = _section(new, family, where)
-    lists = {**COMMON_LISTS, **family.lists}
-    _refuse_unknown_lists(new, layers, set(lists) | set(family.counts) | set(family.periods), family.section, where)
-
-    for key in family.by_index:
-        if section.get(key) and list(kept) != list(range(len(kept))):
-            first = next(place for place, layer in enumerate(kept) if place != layer)
-            raise CheckpointError(
-                f"{where}: with {key} a layer computes with its own number, so layers after the cut may not move; "
-                f"only a cut that runs to the end is exact (--layers {first}-{layers - 1} --allow-last)"
-            )
-    for key, rule in lists.items():
-        entries = section.get(key)
-        if entries is None and rule is not None:
-            try:
-                entries = rule(section, layers)
-            except (TypeError, ZeroDivisionError):
-                raise CheckpointError(f"{where}: config.json's fields that say {key} are no numbers") from None
-        if entries is None:
-            continue
-        if not isinstance(entries, list) or len(entries) != layers:
-            raise CheckpointError(f"{where}: config.json's {key} is not a list of {layers} entries, one per layer")
-        section[key] = [entries[layer] for layer in kept]
-    for key in family.counts:
-        if type(section.get(key)) is int:
-            section[key] = sum(layer < section[key] for layer in kept)
-    for key in family.periods:
-        section.pop(key, None)
-    for key in [key for key in family.count if key in section] or family.count[:1]:
-        section[key] = len(kept)
+    _refuse_unknown_lists(new, places.layers, _known(family), family.section, where)
+    try:
+        spell(section, family, places)
+    except (TypeError, ZeroDivisionError, ValueError, KeyError, IndexError, AttributeError) as error:
+        if isinstance(error, InexpressibleError):
+            raise
+        raise CheckpointError(
+            f"{where}: config.json's fields that speak of layers do not make sense ({type(error).__name__}: {error})"
+        ) from None
     if "quantization_config" in new:
-        new["quantization_config"] = _renumber_mentions(new["quantization_config"], family, kept, where)
+        new["quantization_config"] = _renumber_mentions(new["quantization_config"], family, places.kept, where)
     return new
+
+
+def _known(family: Family) -> set[str]:
+    named = (
+        *COMMON_LISTS, *family.lists, *family.indices, *family.numbered, *family.cycles, *family.counts, *family.ends,
+        *family.tails, *family.periods, *family.root_depth, *family.plain, "attention_types",
+    )  # fmt: skip
+    return {part for key in named for part in key.split(".")}
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any]]:
@@ -108,6 +127,8 @@ def _section(config: Mapping[str, Any], family: Family, where: str) -> Any:
     if family.section is None:
         return config
     section = config.get(family.section)
+    if section is None and family.flat:
+        return config
     if not isinstance(section, dict):
         raise CheckpointError(f"{where}: config.json has no {family.section}, which describes the text decoder")
     return section

@@ -13,16 +13,19 @@ _NUMBER = re.compile(r"(0|[1-9][0-9]{0,5})(?=\.|$)")
 
 @dataclass(frozen=True)
 class LayerNames:
-    """The prefix under which a checkpoint numbers its decoder layers, such as `model.layers.`."""
+    """The prefix under which a checkpoint numbers its decoder layers, such as `model.layers.`.
+
+    A few families keep parts of a layer in lists beside it: `beside` gives their prefixes, and the layer to which
+    number 0 belongs.
+    """
 
     prefix: str
+    beside: tuple[tuple[str, int], ...] = ()
 
     def layer(self, name: str) -> int | None:
         """The layer a tensor belongs to, 0-based; None for what stands outside the layers (embeddings, norm, head)."""
-        if not name.startswith(self.prefix):
-            return None
-        match = _NUMBER.match(name, len(self.prefix))
-        return int(match[0]) if match else None
+        found = self._place(name)
+        return found[2] if found else None
 
     def renamed(self, name: str, places: Mapping[int, int]) -> str | None:
         """The name after the cut; None if its layer is dropped.
@@ -30,21 +33,32 @@ class LayerNames:
         Args:
             places: kept layer in the source -> layer in the pruned model.
         """
-        layer = self.layer(name)
-        if layer is None:
+        found = self._place(name)
+        if found is None:
             return name
+        prefix, first, layer = found
         if layer not in places:
             return None
-        return f"{self.prefix}{places[layer]}{name[len(self.prefix) + len(str(layer)) :]}"
+        return f"{prefix}{places[layer] - first}{name[len(prefix) + len(str(layer - first)) :]}"
+
+    def _place(self, name: str) -> tuple[str, int, int] | None:
+        """Prefix, the layer to which number 0 belongs, and the layer."""
+        for prefix, first in ((self.prefix, 0), *self.beside):
+            if name.startswith(prefix) and (match := _NUMBER.match(name, len(prefix))):
+                return prefix, first, int(match[0]) + first
+        return None
 
 
-def find_layer_names(names: Iterable[str], prefixes: Iterable[str], where: str) -> tuple[LayerNames, int]:
+def find_layer_names(
+    names: Iterable[str], prefixes: Iterable[str], where: str, beside: Iterable[tuple[str, int]] = ()
+) -> tuple[LayerNames, int]:
     """Which of a family's prefixes a checkpoint uses (with or without the base model's), and how many layers it holds.
 
     Args:
         names: all tensor names.
         prefixes: what the family may use.
         where: what to name in an error.
+        beside: lists that hold parts of layers; see `LayerNames`.
 
     Raises:
         CheckpointError: no layer found, two numberings at once, or numbers that skip.
@@ -64,4 +78,4 @@ def find_layer_names(names: Iterable[str], prefixes: Iterable[str], where: str) 
     missing = set(range(len(layers))) - layers
     if missing:
         raise CheckpointError(f"{where}: tensors of layer {prefix}{min(missing)} are missing, so layer numbers skip")
-    return LayerNames(prefix), len(layers)
+    return LayerNames(prefix, tuple(beside)), len(layers)

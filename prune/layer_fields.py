@@ -1,0 +1,163 @@
+"""What becomes of each kind of config field when layers go. Pure: the section of config.json that describes the
+decoder is changed in place, by the family's row of the table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prune.families import COMMON_LISTS, Family
+from prune.layer_rules import Rule
+
+# How configs call layers that look back over tokens, and those that carry a state.
+_ATTEND = frozenset(
+    {"full_attention", "sliding_attention", "chunked_attention", "indexed_attention", "attention", "hybrid"}
+    | {"hybrid_sliding", "*"}
+)
+_RECUR = frozenset({"linear_attention", "mamba", "mamba2", "conv", "recurrent", "M"})
+
+
+class InexpressibleError(ValueError):
+    """No config says what the pruned model would be; the message says why."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """`kept` of `layers` layers, 0-based and rising."""
+
+    layers: int
+    kept: tuple[int, ...]
+
+    @property
+    def new(self) -> dict[int, int]:
+        """Kept layer -> its number in the pruned model."""
+        return {layer: place for place, layer in enumerate(self.kept)}
+
+
+def spell(section: dict[str, Any], family: Family, places: Places) -> None:
+    """Change the section in place so that it describes the kept layers, each as it was.
+
+    Raises:
+        InexpressibleError: it cannot.
+        TypeError, ValueError, KeyError, IndexError, ZeroDivisionError: the fields hold nonsense.
+    """
+    lists: dict[str, Rule | None] = {**COMMON_LISTS, **family.lists}
+    entries = {key: _entries(section, key, rule, places.layers) for key, rule in lists.items()}
+    for key, value in entries.items():
+        if value is not None:
+            _set(section, key, value)
+    facts = {words: rule(section, places.layers) for words, rule in family.fixed.items()}
+    links = {words: rule(section, places.layers) for words, rule in family.links.items()}
+
+    for key, value in entries.items():
+        if value is not None:
+            _set(section, key, _kept(value, places))
+            _check_kinds(key, value, places)
+    _shift_numbers(section, family, places)
+    for key in family.periods:
+        section.pop(key, None)
+    for key in [key for key in family.count if key in section] or family.count[:1]:
+        section[key] = len(places.kept)
+
+    for words, rule in family.fixed.items():
+        found, wanted = rule(section, len(places.kept)), facts[words]
+        if found != [(wanted or [])[layer] for layer in places.kept]:
+            raise InexpressibleError(words)
+    for words, rule in family.links.items():
+        _check_links(words, links[words] or [], rule(section, len(places.kept)) or [], places)
+
+
+def _entries(section: Mapping[str, Any], key: str, rule: Rule | None, layers: int) -> Any:
+    """A list of at least one entry per layer, from the JSON or from the class's rule; None where there is none."""
+    value = _get(section, key)
+    if value is None or value == []:
+        value = rule(section, layers) if rule else None
+    if value is None or isinstance(value, int | float):  # one number for all layers
+        return None
+    beyond = len(value) - layers if isinstance(value, list | str) else -1
+    if beyond < 0 or beyond > sum(
+        _number(section.get(name)) for name in ("num_nextn_predict_layers", "num_mtp_layers")
+    ):
+        raise ValueError(f"{key} is not a list of {layers} entries, one per layer")
+    return value
+
+
+def _kept(value: Any, places: Places) -> Any:
+    if isinstance(value, str):
+        return "".join(value[layer] for layer in places.kept) + value[places.layers :]
+    return [value[layer] for layer in places.kept] + value[places.layers :]
+
+
+def _check_kinds(key: str, value: Any, places: Places) -> None:
+    kinds, stay = set(value), {value[layer] for layer in places.kept}
+    if all(isinstance(kind, str) for kind in kinds) and kinds & _RECUR and kinds & _ATTEND and not stay & _ATTEND:
+        raise InexpressibleError(f"{key}: no layer with attention would stay, by which transformers counts its cache")
+
+
+def _shift_numbers(section: dict[str, Any], family: Family, places: Places) -> None:
+    new = places.new
+    for key, base in family.indices.items():
+        numbers = _get(section, key)
+        if numbers:
+            stay = [new[number - base] + base for number in numbers if number - base in new]
+            if key == "attn_layer_indices" and not stay:
+                raise InexpressibleError(
+                    f"{key}: no layer with attention would stay, by which transformers counts its cache"
+                )
+            _set(section, key, stay)
+    for key in family.numbered:
+        table = section.get(key)
+        if table:
+            section[key] = {str(new[int(number)]): entry for number, entry in table.items() if int(number) in new}
+    for key in family.cycles:
+        cycle = section.get(key)
+        if cycle:
+            section[key] = [cycle[layer % len(cycle)] for layer in places.kept]
+            _check_kinds(key, [cycle[layer % len(cycle)] for layer in range(places.layers)], places)
+    for key in family.counts:
+        if type(section.get(key)) is int:
+            section[key] = sum(layer < section[key] for layer in places.kept)
+    for key in family.ends:
+        if type(section.get(key)) is int and section[key] >= 0:
+            section[key] = max(sum(layer <= section[key] for layer in places.kept) - 1, 0)
+    for key in family.tails:
+        if type(section.get(key)) is int:
+            section[key] = sum(layer >= places.layers - section[key] for layer in places.kept)
+    for key in family.root_depth:
+        if section.get(key) is not None:
+            section[key] = section[key] * math.sqrt(len(places.kept) / places.layers)
+    if isinstance(section.get("attention_types"), list):
+        kinds = [kind for group, times in section["attention_types"] for kind in group * times]
+        if len(kinds) != places.layers:
+            raise ValueError(f"attention_types does not spell {places.layers} layers")
+        section["attention_types"] = [[[kinds[layer] for layer in places.kept], 1]]
+
+
+def _check_links(words: str, before: list[Any], after: list[Any], places: Places) -> None:
+    new = places.new
+    for place, layer in enumerate(places.kept):
+        source = before[layer]
+        if after[place] != (None if source is None else new.get(source, -1)) or after[place] == -1:
+            raise InexpressibleError(f"{words} (layer {layer} reads from layer {source})")
+
+
+def _get(section: Mapping[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(section, Mapping):
+            return None
+        section = section.get(part)  # type: ignore[assignment]
+    return section
+
+
+def _set(section: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        section = section[part]
+    section[last] = value
+
+
+def _number(value: Any) -> int:
+    return value if type(value) is int else 0
