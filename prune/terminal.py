@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -124,37 +125,70 @@ def answer(document: Any, shown: Callable[[], RenderableType] | RenderableType, 
 
 
 class Progress:
-    """One progress bar with ETA on stderr; `advance` moves it, `note` changes the words beside it."""
+    """What a long job tells its watcher: `advance` by steps, `note` a few words beside them. This one is silent."""
 
-    def __init__(self, bar: Any = None, task: Any = None) -> None:
+    def advance(self, steps: float = 1) -> None:
+        """`steps` more are done."""
+
+    def note(self, words: str) -> None:
+        """Show `words` beside the count."""
+
+
+class _Bar(Progress):
+    """A bar with counts and ETA on a terminal."""
+
+    def __init__(self, bar: Any, task: Any) -> None:
         self._bar, self._task = bar, task
 
     def advance(self, steps: float = 1) -> None:
-        if self._bar is not None:
-            self._bar.advance(self._task, steps)
+        self._bar.advance(self._task, steps)
 
     def note(self, words: str) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, note=words)
+        self._bar.update(self._task, note=words)
+
+
+class _Lines(Progress):
+    """In a log: a line at the start, one every half minute with the ETA, one at the end."""
+
+    EVERY = 30.0  # seconds
+
+    def __init__(self, title: str, total: float | None, console: Console) -> None:
+        self._title, self._total, self._console = title, total, console
+        self._done, self._words = 0.0, ""
+        self._started = self._said = time.monotonic()
+        console.print(f"{title} ...")
+
+    def advance(self, steps: float = 1) -> None:
+        self._done += steps
+        now = time.monotonic()
+        if now - self._said < self.EVERY:
+            return
+        self._said = now
+        line = f"{self._title}: {self._done:,.0f}"
+        if self._total:
+            left = (now - self._started) * max(0.0, self._total / self._done - 1) if self._done else 0.0
+            line += f" of {self._total:,.0f}, about {left:.0f} s left"
+        self._console.print(f"{line} {self._words}".rstrip())
+
+    def note(self, words: str) -> None:
+        self._words = words
+
+    def end(self) -> None:
+        """Say how long it took."""
+        self._console.print(f"{self._title}: done in {time.monotonic() - self._started:.1f} s")
 
 
 @contextmanager
 def progress(title: str, total: float | None, *, shown: bool = True) -> Iterator[Progress]:
-    """Show `title` with a bar, counts, elapsed time and ETA on stderr while the block runs.
-
-    On something that is not a terminal (a log, CI) one line at the start and one at the end are enough.
-    """
+    """Show `title` with a bar, counts, elapsed time and ETA on stderr while the block runs; in a log, as lines."""
     if not shown:
         yield Progress()
         return
     console = screen()
     if not console.is_terminal:
-        import time
-
-        started = time.monotonic()
-        console.print(f"{title} ...")
-        yield Progress()
-        console.print(f"{title}: done in {time.monotonic() - started:.1f} s")
+        lines = _Lines(title, total, console)
+        yield lines
+        lines.end()
         return
     from rich.progress import (
         BarColumn,
@@ -177,4 +211,4 @@ def progress(title: str, total: float | None, *, shown: bool = True) -> Iterator
         TextColumn("{task.fields[note]}", style="dim"),
     )
     with Bars(*columns, console=console) as bar:
-        yield Progress(bar, bar.add_task(title, total=total, note=""))
+        yield _Bar(bar, bar.add_task(title, total=total, note=""))

@@ -15,8 +15,6 @@ from recipes.schema import Recipe, Stage
 if TYPE_CHECKING:
     from rich.table import Table
 
-_OUTPUTS = ("out", "plot")  # options that name what a stage writes
-
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -81,7 +79,7 @@ def plan_recipe(recipe: Recipe, records: dict[str, Any], *, start: str | None = 
     forced = False
     for stage in recipe.stages:
         forced = forced or stage.name == start
-        outputs = tuple(str(stage.options[name]) for name in _OUTPUTS if stage.options.get(name))
+        outputs = tuple(str(stage.options[name]) for name in stage.writes if stage.options.get(name))
         key = _key(stage, made)
         record = records.get(stage.name)
         why = "asked by --from" if forced else _why(record, key, outputs)
@@ -96,7 +94,7 @@ def plan_recipe(recipe: Recipe, records: dict[str, Any], *, start: str | None = 
 def _key(stage: Stage, made: dict[str, str]) -> str:
     read = {}
     for name, value in [*enumerate(stage.arguments), *stage.options.items()]:
-        if name in _OUTPUTS:
+        if name in stage.writes:
             continue
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str):

@@ -14,6 +14,9 @@ from prune.errors import RegrowthError, UsageError
 
 Value = str | int | float | bool | None | list[str | int | float]
 SHIPPED = Path(__file__).parent
+# Options that name what a command writes; everything else it names, it reads.
+_OUTPUTS = {"evaluate prepare": ("data",)}
+_USUAL_OUTPUTS = ("out", "plot")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 
 
@@ -43,9 +46,14 @@ class Stage(BaseModel):
         unknown = sorted(set(self.options) - set(known))
         if unknown:
             raise ValueError(f"{self.command} has no option --{unknown[0]}; it has {', '.join(sorted(known))}")
-        if "out" not in self.options:
-            raise ValueError(f"{self.command} needs an `out`, or its result cannot be kept")
+        if self.writes[0] not in self.options:
+            raise ValueError(f"{self.command} needs `{self.writes[0]}`, or its result cannot be kept")
         return self
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Names of the options that say where results go, the main one first."""
+        return _OUTPUTS.get(self.command, _USUAL_OUTPUTS)
 
     def words(self) -> list[str]:
         """The command line after the program's name: `["scan", MODEL, "--out", ...]`."""

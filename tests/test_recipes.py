@@ -128,7 +128,7 @@ def _changed(**update):
         (_changed(stages=[{**SMALL["stages"][0], "command": "prune nothing"}]), "there is no command"),
         (_changed(stages=[{**SMALL["stages"][0], "command": "rm -rf"}]), "not of the form"),
         (_changed(stages=[{**SMALL["stages"][0], "options": {"out": "a", "bad": 1}}]), "has no option --bad"),
-        (_changed(stages=[{**SMALL["stages"][0], "options": {}}]), "needs an `out`"),
+        (_changed(stages=[{**SMALL["stages"][0], "options": {}}]), "needs `out`"),
         (_changed(stages=[SMALL["stages"][0]] * 2), "two stages have one name"),
     ],
 )

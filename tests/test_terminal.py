@@ -7,6 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from prune import terminal
 from prune.errors import RegrowthError, UsageError
 from prune.terminal import answer, make_app, progress
 
@@ -75,6 +76,20 @@ def test_json_has_stdout_to_itself(app):
     assert json.loads(result.stdout) == {"n": 3}
     assert "working" in result.stderr
     assert CliRunner().invoke(app, ["work", "3"]).stdout == "did 3\n"
+
+
+def test_a_log_gets_a_line_with_the_time_left_now_and_then(monkeypatch, capsys):
+    monkeypatch.setattr(terminal._Lines, "EVERY", 0.0)
+    with progress("working", 4) as bar:
+        bar.note("loss 2.5")
+        bar.advance()
+        bar.advance(3)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "working ..."
+    assert lines[1].startswith("working: 1 of 4, about ")
+    assert lines[1].endswith("s left loss 2.5")
+    assert lines[2] == "working: 4 of 4, about 0 s left loss 2.5"
+    assert lines[3].startswith("working: done in ")
 
 
 @pytest.mark.parametrize("room", ["prune", "heal", "eval", "recipes"])
