@@ -1,6 +1,9 @@
 # Everything a developer types. `make demo` and `make test` need nothing but Python 3.11+ and PyPI.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two workers of one thread finish the tests sooner than one worker of two.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PATHS := prune heal eval recipes tests bench
 
 .PHONY: help install sample demo test test-all lint bench clean
@@ -25,10 +28,10 @@ demo: sample ## scan, cut, heal and compare the sample model; results under runs
 	@$(BIN)/recipe run demo
 
 test: sample ## run the tests, but for the slow ones
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: sample ## run all tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: install ## check style, formatting and types
 	$(BIN)/ruff check $(PATHS)
