@@ -23,7 +23,7 @@ from prune.errors import CheckpointError, RegrowthError, UsageError
 from prune.models import Source, locate
 from prune.outputs import check_free, staged_directory, write_json, write_text
 from prune.provenance import command_line, read_artefact, versions
-from prune.surgery import COMPANIONS
+from prune.companions import COMPANIONS
 from prune.terminal import progress, quiet_libraries
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ _PUBLIC = {
     "inspect_cut": "prune.inspection",
     "plan_cut": "prune.planning",
     "scan": "prune.scanning",
+    "verify_cut": "prune.verification",
 }
 
 __all__ = sorted(_PUBLIC)

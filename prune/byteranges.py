@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from prune.checkpoint import Shard, Tensor
 
 _ALIGNMENT = 8  # the data of a safetensors file begins at a multiple of this
+_LONGEST_PADDING = 1 << 16  # bytes of spaces that a header may be given
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,15 @@ class Range:
 
 @dataclass(frozen=True)
 class Layout:
-    """A new shard: the header's bytes (length prefix and padding included) and the ranges that follow it."""
+    """A new shard: the header's bytes (length prefix and padding included) and the ranges that follow it.
+
+    `whole`: the source's file stays as it is, header included; then `header` is empty and the one range is the file.
+    """
 
     header: bytes
     ranges: tuple[Range, ...]
     tensors: tuple[Tensor, ...]
+    whole: bool = False
 
     @property
     def size(self) -> int:
@@ -38,12 +43,14 @@ class Layout:
         return len(self.header) + sum(part.length for part in self.ranges)
 
 
-def lay_out(shard: Shard, rename: Callable[[str], str | None]) -> Layout:
+def lay_out(shard: Shard, rename: Callable[[str], str | None], *, block: int = _ALIGNMENT) -> Layout:
     """The new shard for a source shard.
 
     Args:
         shard: the source.
         rename: a tensor's new name; None drops it. It sees the metadata's strings too, and leaves other words be.
+        block: bytes of a file system's block, a power of two: the header is padded so that as many bytes as can be
+            stand as far into a block as they do in the source, and blocks can be shared instead of copied.
 
     Raises:
         ValueError: two kept tensors would get one name, or one is stored under a dropped name.
@@ -60,13 +67,54 @@ def lay_out(shard: Shard, rename: Callable[[str], str | None]) -> Layout:
         place += tensor.size
     if len({tensor.name for tensor in kept}) != len(kept):
         raise ValueError(f"{shard.name}: two tensors would get one name")
-    header = encode_header(kept, _rename_metadata(shard, rename))
+    metadata = _rename_metadata(shard, rename)
+    if metadata == shard.metadata and kept == list(shard.tensors):
+        size = shard.data_start + shard.size
+        return Layout(b"", (Range(0, 0, size),), tuple(kept), whole=True)
+    header = encode_header(kept, metadata)
+    pieces = coalesce(sources)
+    header = pad_header(header, _padding(len(header), [(shard.data_start + a, n) for a, n in pieces], block))
     ranges = []
     target = len(header)
-    for start, length in coalesce(sources):
+    for start, length in pieces:
         ranges.append(Range(shard.data_start + start, target, length))
         target += length
     return Layout(header, tuple(ranges), tuple(kept))
+
+
+def _padding(header: int, pieces: list[tuple[int, int]], block: int) -> int:
+    """Spaces after a header of `header` bytes so that most bytes of `pieces` (source offset, length) keep their place
+    modulo `block`; 0 where no multiple of 8 does it, or blocks are no larger than that."""
+    if block > _LONGEST_PADDING:
+        return 0
+    shared: dict[int, int] = {}
+    place = header
+    for source, length in pieces:
+        padding = (source - place) % block
+        if padding % _ALIGNMENT == 0:
+            shared[padding] = shared.get(padding, 0) + length
+        place += length
+    return max(shared, key=lambda padding: (shared[padding], -padding), default=0)
+
+
+def pad_header(header: bytes, padding: int) -> bytes:
+    """A header with `padding` more spaces at its end, which the format allows."""
+    text = header[8:] + b" " * padding
+    return len(text).to_bytes(8, "little") + text
+
+
+def split_range(part: Range, block: int) -> tuple[Range, Range, Range] | None:
+    """Head, middle and tail of a range, the middle being whole blocks on both sides; None where there are none."""
+    head = -part.source % block
+    middle = (part.length - head) // block * block
+    if (part.source - part.target) % block or middle <= 0:
+        return None
+    sizes = (head, middle, part.length - head - middle)
+    places = (0, head, head + middle)
+    first, second, third = (
+        Range(part.source + place, part.target + place, size) for place, size in zip(places, sizes, strict=True)
+    )
+    return first, second, third
 
 
 def _rename_metadata(shard: Shard, rename: Callable[[str], str | None]) -> dict[str, str]:

@@ -7,10 +7,11 @@ Format: https://huggingface.co/docs/safetensors (u64 header length, JSON header,
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Shard:
     data_start: int
     tensors: tuple[Tensor, ...]
     metadata: dict[str, str]
+    header_sha256: str = ""  # of the length prefix and the JSON
 
     @property
     def name(self) -> str:
@@ -75,12 +77,16 @@ class Shard:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder: its config as JSON, its shards in the order of their names, and its index's metadata."""
+    """A model folder: its config as JSON, its shards in the order of their names, and its index's metadata.
+
+    `pickled`: the shards are .bin files, whose tensors are laid out as safetensors would (see `prune.pickles`).
+    """
 
     folder: Path
     config: dict[str, Any]
     shards: tuple[Shard, ...]
     index_metadata: dict[str, Any]
+    pickled: bool = False
 
     def tensors(self) -> Iterator[Tensor]:
         """All tensors, shard by shard."""
@@ -93,24 +99,52 @@ class Checkpoint:
         return sum(shard.size for shard in self.shards)
 
 
-def read_checkpoint(folder: str | Path) -> Checkpoint:
+def read_checkpoint(folder: str | Path, *, absent: Callable[[str], Shard | None] | None = None) -> Checkpoint:
     """Read config.json, the index if there is one, and every shard's header; transformers' own order of preference.
+
+    Args:
+        folder: of the model.
+        absent: gives the header of a shard that is not in the folder yet (of a hub model), None if there is none.
 
     Raises:
         CheckpointError: something is missing, damaged or hostile; the message names the file.
     """
     folder = Path(folder)
     config = read_json_object(inside(folder, "config.json"))
+
+    def header(name: str) -> Shard | None:
+        if absent is not None and not (folder / plain(folder, name)).exists():
+            return absent(name)
+        return read_shard(inside(folder, name))
+
+    index, single = None, None
     if (folder / WEIGHTS).exists():
-        names, index = [WEIGHTS], None
+        single = header(WEIGHTS)
     elif (folder / INDEX).exists():
-        index = _read_index(inside(folder, INDEX))
-        names = sorted(set(index["weight_map"].values()))
-    else:
+        index = read_index(inside(folder, INDEX))
+    elif absent is not None:
+        single = absent(WEIGHTS)
+    if index is None and single is None:
         raise CheckpointError(_why_no_weights(folder))
-    shards = tuple(read_shard(inside(folder, name)) for name in names)
-    _check_names(folder, shards, index)
-    return Checkpoint(folder, config, shards, dict((index or {}).get("metadata") or {}))
+    shards = [single] if single else []
+    for name in sorted(set(index["weight_map"].values())) if index else ():
+        try:
+            found = header(name)
+        except CheckpointError as error:
+            named = "" if (folder / name).exists() else f" (named in {INDEX})"
+            raise CheckpointError(f"{error}{named}") from None
+        if found is None:
+            raise CheckpointError(f"{folder / name} is missing (named in {INDEX})")
+        shards.append(found)
+    check_names(folder / INDEX, tuple(shards), index)
+    return Checkpoint(folder, config, tuple(shards), dict((index or {}).get("metadata") or {}))
+
+
+def plain(folder: Path, name: str) -> str:
+    """`name` itself, where it is the plain name of a file and not a path."""
+    if not name or "\0" in name or Path(name).name != name or "\\" in name or name in (".", ".."):
+        raise CheckpointError(f"{folder}: {name!r} is not the plain name of a file in that folder")
+    return name
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -118,9 +152,7 @@ def inside(folder: Path, name: str) -> Path:
 
     The hub's cache keeps a snapshot's files as links to `../../blobs`: that place, and no other, is allowed too.
     """
-    path = folder / name
-    if not name or "\0" in name or Path(name).name != name or "\\" in name or name in (".", ".."):
-        raise CheckpointError(f"{folder}: {name!r} is not the plain name of a file in that folder")
+    path = folder / plain(folder, name)
     try:
         root, real = folder.resolve(strict=True), path.resolve(strict=True)
         regular = stat.S_ISREG(real.stat().st_mode)
@@ -143,16 +175,25 @@ def read_shard(path: Path) -> Shard:
         CheckpointError: the file is not safetensors, is cut short, or its header does not fit it.
     """
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        prefix = file.read(8)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length < 2:
-            raise CheckpointError(f"{path} is not a safetensors file")
-        if length > HEADER_LIMIT:
-            raise CheckpointError(f"{path}: its header claims {length} bytes, more than the {HEADER_LIMIT} allowed")
-        if length > size - 8:
-            raise CheckpointError(f"{path}: its header of {length} bytes ends beyond the file of {size}")
-        raw = file.read(length)
+
+        def read(start: int, length: int) -> bytes:
+            file.seek(start)
+            return file.read(length)
+
+        return parse_shard(path, os.fstat(file.fileno()).st_size, read)
+
+
+def parse_shard(path: Path, size: int, read: Callable[[int, int], bytes]) -> Shard:
+    """The same for a file of `size` bytes that `read(start, length)` reads, wherever it is; `path` names it."""
+    prefix = read(0, 8)
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8 or length < 2:
+        raise CheckpointError(f"{path} is not a safetensors file")
+    if length > HEADER_LIMIT:
+        raise CheckpointError(f"{path}: its header claims {length} bytes, more than the {HEADER_LIMIT} allowed")
+    if length > size - 8:
+        raise CheckpointError(f"{path}: its header of {length} bytes ends beyond the file of {size}")
+    raw = read(8, length)
     header = _parse(raw, path, unique=True)
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: its header is not a JSON object")
@@ -168,7 +209,7 @@ def read_shard(path: Path) -> Shard:
         place = tensor.end
     if place != size - 8 - length:
         raise CheckpointError(f"{path}: holds {size - 8 - length} bytes of data where its header describes {place}")
-    return Shard(path, 8 + length, tuple(tensors), metadata)
+    return Shard(path, 8 + length, tuple(tensors), metadata, hashlib.sha256(prefix + raw).hexdigest())
 
 
 def _tensor(name: str, entry: Any, path: Path) -> Tensor:
@@ -195,7 +236,12 @@ def _whole_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(type(number) is int and 0 <= number < _SIZE_LIMIT for number in value)
 
 
-def _read_index(path: Path) -> dict[str, Any]:
+def read_index(path: Path, suffix: str = ".safetensors") -> dict[str, Any]:
+    """An index file, all of whose shards have plain names that end in `suffix`.
+
+    Raises:
+        CheckpointError: it is no index, or points elsewhere.
+    """
     index = read_json_object(path, unique=True)
     names = index.get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(shard, str) for shard in names.values()):
@@ -203,17 +249,17 @@ def _read_index(path: Path) -> dict[str, Any]:
     if not isinstance(index.get("metadata") or {}, dict):
         raise CheckpointError(f"{path}: metadata is not a table")
     for shard in sorted(set(names.values())):
-        if not shard.endswith(".safetensors"):
-            raise CheckpointError(f"{path}: {_short(shard)} is not the name of a safetensors file")
+        if not shard.endswith(suffix):
+            raise CheckpointError(f"{path}: {_short(shard)} is not the name of a {suffix[1:]} file")
         try:
-            inside(path.parent, shard)
+            plain(path.parent, shard)
         except CheckpointError as error:
             raise CheckpointError(f"{error} (named in {path.name})") from None
     return index
 
 
-def _check_names(folder: Path, shards: tuple[Shard, ...], index: dict[str, Any] | None) -> None:
-    """No tensor twice, and each one in the shard that the index says; a shard may hold more than the index lists."""
+def check_names(path: Path, shards: tuple[Shard, ...], index: dict[str, Any] | None) -> None:
+    """No tensor twice, and each one in the shard that the index at `path` says; a shard may hold more than it lists."""
     place: dict[str, str] = {}
     for shard in shards:
         for tensor in shard.tensors:
@@ -224,7 +270,7 @@ def _check_names(folder: Path, shards: tuple[Shard, ...], index: dict[str, Any] 
             place[tensor.name] = shard.name
     for name, wanted in (index or {}).get("weight_map", {}).items():
         if place.get(name) != wanted:
-            raise CheckpointError(f"{folder / INDEX}: tensor {_short(name)} is not in {wanted}, where it should be")
+            raise CheckpointError(f"{path}: tensor {_short(name)} is not in {wanted}, where it should be")
 
 
 def read_json_object(path: Path, *, unique: bool = False) -> dict[str, Any]:
@@ -270,7 +316,8 @@ def _why_no_weights(folder: Path) -> str:
     if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
         return (
             f"{folder} holds its weights as pickles (.bin) only, which can run code when opened; if you trust them, "
-            f'convert them once: python -c \'import transformers as t; m, o = "{folder}", "{folder.name}-safe"; '
+            "add --allow-pickle (tensors alone are read, no code is run), or convert them once: "
+            f'python -c \'import transformers as t; m, o = "{folder}", "{folder.name}-safe"; '
             "t.AutoModelForCausalLM.from_pretrained(m).save_pretrained(o); "
             "t.AutoTokenizer.from_pretrained(m).save_pretrained(o)'"
         )

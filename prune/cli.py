@@ -50,6 +50,17 @@ def cut_command(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the model's own Python to scan it, and carry it along.")
     ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read .bin weights where there are no others (tensors, no code).")
+    ] = False,
+    link: Annotated[
+        bool,
+        typer.Option("--link", help="Hard-link shards that do not change: they stay one file with the source's."),
+    ] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option("--push-to-hub", metavar="ID", help="Then upload the folder to this hub id.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push-to-hub: a private repository.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
@@ -63,12 +74,17 @@ def cut_command(
     from prune.cut_plan import PLAN_FILE
     from prune.outputs import check_free
     from prune.planning import plan_cut
+    from prune.publishing import check_can_publish, publish
     from prune.surgery import cut
 
     if out is None and not dry_run:
         raise UsageError("name the folder for the pruned model with --out, or look at the plan with --dry-run")
+    if private and push_to_hub is None:
+        raise UsageError("--private goes with --push-to-hub")
     if out is not None:
         check_free(out, overwrite=overwrite)
+    if push_to_hub is not None and not dry_run:
+        check_can_publish(push_to_hub)
     plan = plan_cut(
         model,
         n=n,
@@ -84,10 +100,13 @@ def cut_command(
         seed=seed,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
     )
     if out is not None and not dry_run:
-        cut(plan, out, overwrite=overwrite)
+        cut(plan, out, overwrite=overwrite, link=link, allow_pickle=allow_pickle)
         screen().print(f"Pruned model in {out}; its plan is {out / PLAN_FILE}")
+        if push_to_hub is not None:
+            screen().print(f"Uploaded to {publish(out, push_to_hub, private=private)}")
     answer(plan.to_json(), plan.table, as_json=as_json)
 
 
@@ -104,6 +123,35 @@ def inspect_command(
 
     plan = inspect_cut(folder)
     answer(plan.to_json(), plan.table, as_json=as_json)
+
+
+@app.command("verify")
+def verify_command(
+    full: Annotated[str, typer.Argument(metavar="FULL", help="The source: a model folder or hub id.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `prune cut` has written.")],
+    logits: Annotated[
+        bool, typer.Option("--logits", help="Also compare logits on a few tokens (loads both models, one at a time).")
+    ] = False,
+    tolerance: Annotated[float, typer.Option("--tolerance", help="What logits may differ by.")] = 1e-5,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="With --logits: run the model's own Python.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the finding as JSON.")] = False,
+) -> None:
+    """Check a pruned model against its source: every kept tensor's bytes, its config, and on request its logits.
+
+    Exits with 0 if the pruned model is what its plan says, else with 1.
+
+    Example: prune verify HuggingFaceTB/SmolLM2-135M pruned --logits
+    """
+    from prune.verification import verify_cut
+
+    found = verify_cut(
+        full, folder, logits=logits, tolerance=tolerance, revision=revision, trust_remote_code=trust_remote_code
+    )
+    answer(found.to_json(), found.words, as_json=as_json)
+    raise typer.Exit(0 if found.sound else 1)
 
 
 @app.command("scan")

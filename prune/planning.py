@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,12 @@ from prune.choice import best_start, deepest_start, lowest_influence, starts
 from prune.configs import changes, cut_config, family_of, layer_count
 from prune.cut_plan import PLAN_FILE, CutPlan, Size
 from prune.errors import CheckpointError, UsageError
+from prune.hub import open_on_hub
 from prune.layer_ranges import parse_layers, runs
 from prune.models import Source, locate
 from prune.naming import LayerNames, find_layer_names
-from prune.provenance import model_identity, provenance
+from prune.pickles import has_only_pickles, read_pickled_checkpoint
+from prune.provenance import file_sha256, provenance
 
 if TYPE_CHECKING:
     from prune.families import Family
@@ -35,32 +37,60 @@ class Subject:
     names: LayerNames
     layers: int
 
-    def layouts(self, kept: Sequence[int]) -> list[tuple[Shard, Layout]]:
+    def layouts(self, kept: Sequence[int], *, block: int = 8) -> list[tuple[Shard, Layout]]:
         """The shards that hold anything after the cut, each with its new layout.
+
+        Args:
+            kept: layers that stay.
+            block: see `prune.byteranges.lay_out`.
 
         Raises:
             CheckpointError: the tensors of a kept layer are stored under a dropped one.
         """
-        places = {layer: place for place, layer in enumerate(kept)}
+        rename = self.renaming(kept)
         found = []
         for shard in self.checkpoint.shards:
             try:
-                layout = lay_out(shard, lambda name: self.names.renamed(name, places))
+                layout = lay_out(shard, rename, block=block)
             except ValueError as error:
                 raise CheckpointError(f"{shard.path}: {error}") from None
             if layout.tensors:
                 found.append((shard, layout))
         return found
 
+    def renaming(self, kept: Sequence[int]) -> Callable[[str], str | None]:
+        """From a tensor's name to its name after the cut, None for those that go."""
+        places = {layer: place for place, layer in enumerate(kept)}
+        return lambda name: self.names.renamed(name, places)
 
-def open_subject(model: str | Path, *, revision: str | None = None) -> Subject:
-    """Locate a model, read its headers, and find its layers.
+    def identity(self) -> dict[str, Any]:
+        """`{"config_sha256", "shards": {file: header sha256}}`; a pickle's own sha256 stands for its header's."""
+        shards = {shard.name: shard.header_sha256 for shard in self.checkpoint.shards}
+        return {"config_sha256": file_sha256(self.source.folder / "config.json"), "shards": shards}
+
+
+def open_subject(
+    model: str | Path, *, revision: str | None = None, carry_code: bool = False, allow_pickle: bool = False
+) -> Subject:
+    """Locate a model, read its headers, and find its layers. Of a hub model no weights are downloaded.
+
+    Args:
+        model: a model folder or a hub id.
+        revision: branch, tag or commit of a hub id.
+        carry_code: fetch a hub model's Python files too.
+        allow_pickle: read .bin weights where there are no others.
 
     Raises:
         CheckpointError: not a model, damaged, or of a family that is not known.
     """
-    source = locate(model, revision=revision)
-    checkpoint = read_checkpoint(source.folder)
+    if Path(model).expanduser().is_dir() or Path(model).is_file():
+        source, absent = locate(model), None
+    else:
+        source, absent = open_on_hub(model, revision=revision, carry_code=carry_code, allow_pickle=allow_pickle)
+    if allow_pickle and has_only_pickles(source.folder):
+        checkpoint = read_pickled_checkpoint(source.folder)
+    else:
+        checkpoint = read_checkpoint(source.folder, absent=absent)
     family = family_of(checkpoint.config, source.name)
     names, found = find_layer_names((t.name for t in checkpoint.tensors()), family.prefixes, source.name)
     stated = layer_count(checkpoint.config, family, source.name)
@@ -85,6 +115,7 @@ def plan_cut(
     seed: int = 0,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
     show_progress: bool = True,
 ) -> CutPlan:
     """Decide which layers to drop. Nothing is written.
@@ -103,6 +134,7 @@ def plan_cut(
         text, field, samples, length, seed: what to scan on, if it comes to that; see `prune.scanning.scan`.
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run the model's own Python to scan it, and carry it along.
+        allow_pickle: read .bin weights where there are no others (tensors only: no code is run).
         show_progress: of the scan.
 
     Raises:
@@ -110,7 +142,7 @@ def plan_cut(
         CheckpointError: the model, or the scan, cannot be used; or the cut cannot be exact for this family.
     """
     named = _check_request(n=n, scan=scan, start=start, layers=layers, criterion=criterion)
-    subject = open_subject(model, revision=revision)
+    subject = open_subject(model, revision=revision, carry_code=trust_remote_code, allow_pickle=allow_pickle)
     total = subject.layers
     made: Scan | None = None
     evidence: dict[str, Any] = {}
@@ -125,6 +157,8 @@ def plan_cut(
         criterion = criterion or "angular"
         found = _scan_of(scan, subject)
         if found is None and criterion != "deepest":
+            if subject.checkpoint.pickled:
+                raise UsageError(f"{model} holds pickles, which are not scanned; name the place: --start or --layers")
             new_config(subject, range(total), carry_code=False)  # what cannot be cut anywhere shows before a long scan
             from prune.scanning import scan as scan_model
             from prune.text import DEFAULT_SOURCE
@@ -196,13 +230,15 @@ def _scan_of(scan: Scan | str | Path | None, subject: Subject) -> Scan | None:
         raise CheckpointError(f"{where} is of a model of {scan.layers} layers, but {name} has {subject.layers}")
     made_of = scan.provenance.get("model")
     if isinstance(made_of, dict):
-        ours = model_identity(subject.source.folder)
-        for key in ("config_sha256", "shards"):
-            if key in made_of and made_of[key] != ours.get(key):
-                what = "another config.json" if key == "config_sha256" else "other weights"
-                raise CheckpointError(
-                    f"{where} was made on {made_of.get('model')}, with {what} than {name}; scan again"
-                )
+        ours = subject.identity()
+        theirs = made_of.get("shards")
+        other = None
+        if made_of.get("config_sha256", ours["config_sha256"]) != ours["config_sha256"]:
+            other = "another config.json"
+        elif isinstance(theirs, dict) and any(theirs.get(shard) != sha for shard, sha in ours["shards"].items()):
+            other = "other weights"  # a scan also lists safetensors files beside the model's own; those have no say
+        if other:
+            raise CheckpointError(f"{where} was made on {made_of.get('model')}, with {other} than {name}; scan again")
     return scan
 
 
@@ -251,12 +287,10 @@ def _assemble(
         Size(len(some), sum(t.size for t in some), None if packed else sum(t.elements for t in some))
         for some in tensors
     )
-    identity = model_identity(source.folder)
-    identity.pop("model")
     return CutPlan(
         model=source.name,
         commit=source.commit,
-        identity=identity,
+        identity=subject.identity(),
         model_type=checkpoint.config["model_type"],
         layers=subject.layers,
         dropped=dropped,

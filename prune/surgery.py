@@ -5,43 +5,33 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from fnmatch import fnmatch
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prune.byteranges import Layout
 from prune.card import model_card
-from prune.checkpoint import INDEX, WEIGHTS, Checkpoint, Shard, inside
-from prune.copying import write_layout
+from prune.checkpoint import INDEX, WEIGHTS, Checkpoint, Shard, read_shard
+from prune.companions import copy_companions
+from prune.copying import link_file, shared_block, write_layout
 from prune.cut_plan import PLAN_FILE, CutPlan
 from prune.errors import CheckpointError, RegrowthError
+from prune.hub import fetch
 from prune.outputs import check_free, staged_directory
+from prune.pickles import write_pickled
 from prune.planning import Subject, new_config, open_subject
-from prune.provenance import model_identity
 from prune.terminal import progress
 
-# What belongs to a model beside weights and config. Python files are code, and carried only on request.
-COMPANIONS = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "*.jinja",
-    "chat_template.json",
-    "*processor_config.json",
-    "LICENSE*",
-    "LICENCE*",
-    "NOTICE*",
-    "USE_POLICY*",
-)
-_TEMPLATES = "additional_chat_templates"
 
-
-def cut(plan: CutPlan, out: str | Path, *, overwrite: bool = False, show_progress: bool = True) -> Path:
+def cut(
+    plan: CutPlan,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    link: bool = False,
+    allow_pickle: bool = False,
+    show_progress: bool = True,
+) -> Path:
     """Write the pruned checkpoint that `plan` describes, and return its folder.
 
     Stock `AutoModelForCausalLM.from_pretrained` loads it. Beside weights, config, tokenizer, generation config and
@@ -51,23 +41,34 @@ def cut(plan: CutPlan, out: str | Path, *, overwrite: bool = False, show_progres
         plan: from `prune.planning.plan_cut`, or read from a prune_plan.json.
         out: the new folder.
         overwrite: replace `out` if it exists.
+        link: hard-link the shards that do not change. Such a shard is then one file with the source's (or with the
+            blob of the hub's cache): who edits one edits both.
+        allow_pickle: as in the plan.
         show_progress: on stderr.
 
     Raises:
         CheckpointError: the source is no longer the model that was planned on.
-        RegrowthError: `out` exists, or stands in the source.
+        RegrowthError: `out` exists, or stands in the source; there is no room; or it cannot be linked.
     """
     out = check_free(out, overwrite=overwrite)
-    subject = open_subject(plan.model, revision=plan.commit)
+    subject = open_subject(plan.model, revision=plan.commit, carry_code=plan.carry_code, allow_pickle=allow_pickle)
     _check_same(plan, subject)
     _check_apart(out, subject.source.folder)
-    layouts = subject.layouts(plan.kept)
-    total = sum(layout.size for _, layout in layouts)
+    needed = subject.layouts(plan.kept)
+    if subject.source.commit:
+        fetch(subject.source, [shard.name for shard, _ in needed])
+        _check_fetched(plan, [shard for shard, _ in needed])
     with staged_directory(out, overwrite=overwrite) as stage:
+        block = None if subject.checkpoint.pickled else shared_block(needed[0][0].path, stage)
+        layouts = subject.layouts(plan.kept, block=block or 8)
+        if block is None:
+            _check_room(stage, layouts, link)
+        total = sum(layout.size for _, layout in layouts)
         with progress("Writing the pruned model (MB)", total / 1e6, shown=show_progress) as bar:
-            _write_weights(stage, subject.checkpoint, layouts, lambda count: bar.advance(count / 1e6))
+            weights = _Weights(stage, subject, plan, block, link, lambda count: bar.advance(count / 1e6))
+            weights.write(layouts)
         _write_json(stage / "config.json", new_config(subject, plan.kept, carry_code=plan.carry_code))
-        _copy_companions(subject.source.folder, stage, code=plan.carry_code)
+        copy_companions(subject.source.folder, stage, code=plan.carry_code)
         _write_json(stage / PLAN_FILE, plan.to_json())
         if plan.scan is not None:
             _write_json(stage / "scan.json", plan.scan.to_json())
@@ -76,10 +77,16 @@ def cut(plan: CutPlan, out: str | Path, *, overwrite: bool = False, show_progres
 
 
 def _check_same(plan: CutPlan, subject: Subject) -> None:
-    found = model_identity(subject.source.folder)
+    found = subject.identity()
     for key in ("config_sha256", "shards"):
         if found.get(key) != plan.identity.get(key):
             raise CheckpointError(f"{plan.model} has changed since the plan was made (its {key}); plan the cut again")
+
+
+def _check_fetched(plan: CutPlan, shards: list[Shard]) -> None:
+    for shard in shards:
+        if read_shard(shard.path).header_sha256 != plan.identity["shards"][shard.name]:
+            raise CheckpointError(f"{shard.path} is not the file whose header the hub gave; plan the cut again")
 
 
 def _check_apart(out: Path, source: Path) -> None:
@@ -88,20 +95,54 @@ def _check_apart(out: Path, source: Path) -> None:
         raise RegrowthError(f"--out {out} and the source {source} lie in one another; name a folder elsewhere")
 
 
-def _write_weights(
-    stage: Path, checkpoint: Checkpoint, layouts: list[tuple[Shard, Layout]], advance: Callable[[int], None]
-) -> None:
-    names = shard_names(len(layouts))
-    for name, (shard, layout) in zip(names, layouts, strict=True):
-        write_layout(shard.path, stage / name, layout, advance)
-    if len(names) > 1:
-        tensors = {t.name: name for name, (_, layout) in zip(names, layouts, strict=True) for t in layout.tensors}
-        kept = [t for _, layout in layouts for t in layout.tensors]
-        metadata: dict[str, Any] = {**checkpoint.index_metadata, "total_size": sum(t.size for t in kept)}
-        if type(metadata.get("total_parameters")) is int:
-            gone = sum(t.elements for t in checkpoint.tensors()) - sum(t.elements for t in kept)
-            metadata["total_parameters"] -= gone
-        _write_json(stage / INDEX, {"metadata": metadata, "weight_map": dict(sorted(tensors.items()))})
+def _check_room(stage: Path, layouts: list[tuple[Shard, Layout]], link: bool) -> None:
+    """A disk that is too small shows before an hour of writing."""
+    wanted = sum(layout.size for _, layout in layouts if not (link and layout.whole))
+    free = shutil.disk_usage(stage).free
+    if wanted > free:
+        raise RegrowthError(
+            f"{stage.parent}: the pruned model takes {wanted / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free; "
+            "make room or name an --out elsewhere"
+        )
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """How the shards of a cut come into the stage."""
+
+    stage: Path
+    subject: Subject
+    plan: CutPlan
+    block: int | None
+    link: bool
+    advance: Callable[[int], None]
+
+    def write(self, layouts: list[tuple[Shard, Layout]]) -> None:
+        names = shard_names(len(layouts))
+        jobs = list(zip(names, layouts, strict=True))
+        for name, (shard, layout) in sorted(jobs, key=lambda job: not job[1][1].whole):  # what can be linked goes first
+            self._write_one(shard, layout, self.stage / name)
+        if len(names) > 1:
+            _write_index(self.stage / INDEX, self.subject.checkpoint, layouts, names)
+
+    def _write_one(self, shard: Shard, layout: Layout, target: Path) -> None:
+        if self.subject.checkpoint.pickled:
+            write_pickled(shard, layout, self.subject.renaming(self.plan.kept), target, self.advance)
+        elif self.link and layout.whole:
+            link_file(shard.path, target)
+            self.advance(layout.size)
+        else:
+            write_layout(shard.path, target, layout, self.advance, block=self.block)
+
+
+def _write_index(path: Path, checkpoint: Checkpoint, layouts: list[tuple[Shard, Layout]], names: list[str]) -> None:
+    tensors = {t.name: name for name, (_, layout) in zip(names, layouts, strict=True) for t in layout.tensors}
+    kept = [t for _, layout in layouts for t in layout.tensors]
+    metadata: dict[str, Any] = {**checkpoint.index_metadata, "total_size": sum(t.size for t in kept)}
+    if type(metadata.get("total_parameters")) is int:
+        gone = sum(t.elements for t in checkpoint.tensors()) - sum(t.elements for t in kept)
+        metadata["total_parameters"] -= gone
+    _write_json(path, {"metadata": metadata, "weight_map": dict(sorted(tensors.items()))})
 
 
 def shard_names(count: int) -> list[str]:
@@ -109,20 +150,6 @@ def shard_names(count: int) -> list[str]:
     if count == 1:
         return [WEIGHTS]
     return [f"model-{place:05d}-of-{count:05d}.safetensors" for place in range(1, count + 1)]
-
-
-def _copy_companions(source: Path, stage: Path, *, code: bool) -> None:
-    patterns = (*COMPANIONS, "*.py") if code else COMPANIONS
-    for path in sorted(source.iterdir()):
-        if not path.is_dir() and any(fnmatch(path.name, pattern) for pattern in patterns):
-            shutil.copyfile(inside(source, path.name), stage / path.name)
-    templates = source / _TEMPLATES
-    if templates.is_dir():
-        if not templates.resolve().is_relative_to(source.resolve()):
-            raise CheckpointError(f"{templates} is a link that leaves its folder")
-        (stage / _TEMPLATES).mkdir()
-        for path in sorted(templates.glob("*.jinja")):
-            shutil.copyfile(inside(templates, path.name), stage / _TEMPLATES / path.name)
 
 
 def _write_json(path: Path, document: Any) -> None:

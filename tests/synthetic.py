@@ -1,0 +1,57 @@
+"""A sharded Llama-named checkpoint of random bytes, written by hand: surgery reads names, types and sizes only."""
+
+import hashlib
+import json
+import random
+from pathlib import Path
+
+from prune.byteranges import encode_header
+from prune.checkpoint import Tensor
+
+LAYERS = 8
+
+
+def write_shard(path: Path, tensors: list[tuple[str, str, tuple, bytes]]) -> None:
+    """A safetensors file of (name, dtype, shape, content)."""
+    entries, place = [], 0
+    for name, dtype, shape, content in tensors:
+        entries.append(Tensor(name, dtype, shape, place, place + len(content)))
+        place += len(content)
+    path.write_bytes(encode_header(entries, {"format": "pt"}) + b"".join(content for *_, content in tensors))
+
+
+def synthetic_checkpoint(folder: Path, *, rows: int = 64, seed: int = 0) -> Path:
+    """8 layers in 4 shards, each layer two tensors: (rows, 64) and (64,) of F32; embeddings, norm and head."""
+    random_bytes = random.Random(seed).randbytes
+    folder.mkdir(parents=True)
+    big, small = ((rows, 64), 4 * rows * 64), ((64,), 256)
+
+    def tensor(name, kind=big):
+        return (name, "F32", kind[0], random_bytes(kind[1]))
+
+    shards = [[tensor("model.embed_tokens.weight")], [], [], []]
+    for layer in range(LAYERS):
+        for name, kind in (("input_layernorm", small), ("mlp.up_proj", big)):
+            shards[layer // 2].append(tensor(f"model.layers.{layer}.{name}.weight", kind))
+    shards[3] += [tensor("model.norm.weight", small), tensor("lm_head.weight")]
+    weight_map = {}
+    for number, tensors in enumerate(shards, 1):
+        name = f"model-{number:05d}-of-00004.safetensors"
+        write_shard(folder / name, tensors)
+        weight_map |= {entry[0]: name for entry in tensors}
+    size = sum(len(content) for tensors in shards for *_, content in tensors)
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = {"model_type": "llama", "num_hidden_layers": LAYERS, "tie_word_embeddings": False, "vocab_size": rows}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text("{}")
+    return folder
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
