@@ -20,6 +20,8 @@ class Criterion(StrEnum):
     angular = "angular"
     deepest = "deepest"
     influence = "influence"
+    loss = "loss"
+    domain = "domain"
 
 
 @app.command("cut")
@@ -39,13 +41,34 @@ def cut_command(
         bool, typer.Option("--allow-last", help="Let the last layer go too; a model rarely survives that.")
     ] = False,
     text: Annotated[
-        str | None,
-        typer.Option("--text", help="Text to scan on, where no --scan is given.", show_default="C4 from the hub"),
+        list[str] | None,
+        typer.Option(
+            "--text",
+            help="Text to scan on, and to check the choice on; may be given more than once.",
+            show_default="the scan's own, or C4 from the hub",
+        ),
     ] = None,
     field: Annotated[str, typer.Option("--field", help="Field of .jsonl and .parquet rows with the text.")] = "text",
     samples: Annotated[int, typer.Option("--samples", help="Documents to scan.")] = 256,
     length: Annotated[int, typer.Option("--length", help="Most tokens of a document to scan.")] = 1024,
     seed: Annotated[int, typer.Option("--seed", help="Draws the documents to scan.")] = 0,
+    verify: Annotated[
+        int | None,
+        typer.Option(
+            "--verify",
+            help="Candidates to check on held-out text, the one of least KL to the full model being taken; 0: none.",
+            show_default="4 for angular, else 0",
+        ),
+    ] = None,
+    verify_tokens: Annotated[
+        int, typer.Option("--verify-tokens", help="Held-out text of the check; it costs at most 1.5 passes over it.")
+    ] = 8192,
+    costs: Annotated[
+        Path | None, typer.Option("--costs", help="costs.json with what blocks cost each domain, for domain.")
+    ] = None,
+    weigh: Annotated[
+        str | None, typer.Option("--weigh", help="Weights of the domains: medical=1,math=2.", show_default="all alike")
+    ] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the model's own Python to scan it, and carry it along.")
@@ -55,7 +78,10 @@ def cut_command(
     ] = False,
     link: Annotated[
         bool,
-        typer.Option("--link", help="Hard-link shards that do not change: they stay one file with the source's."),
+        typer.Option(
+            "--link",
+            help="Hard-link shards that do not change: they stay one file with the source's.",
+        ),
     ] = False,
     push_to_hub: Annotated[
         str | None, typer.Option("--push-to-hub", metavar="ID", help="Then upload the folder to this hub id.")
@@ -67,7 +93,8 @@ def cut_command(
 ) -> None:
     """Drop layers and write an ordinary checkpoint that transformers loads.
 
-    The layers are named (--layers, or --n with --start), or --n of them are found by --criterion from a scan.
+    The layers are named (--layers, or --n with --start), or --n of them are found by --criterion from a scan; then
+    the best candidates are run on held-out text, and the one nearest to the full model is taken (--verify 0: not).
 
     Example: prune cut HuggingFaceTB/SmolLM2-135M --n 6 --scan scan.json --out pruned
     """
@@ -98,6 +125,10 @@ def cut_command(
         samples=samples,
         length=length,
         seed=seed,
+        verify=verify,
+        verify_tokens=verify_tokens,
+        costs=costs,
+        weigh=weigh,
         revision=revision,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
@@ -159,9 +190,10 @@ def scan_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where scan.json goes.")],
     text: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="A .txt, .jsonl, .jsonl.gz or .parquet file, a folder of them, or hub:repo[:config[:split]].",
+            help="A .txt, .jsonl, .jsonl.gz or .parquet file, a folder of them, or hub:repo[:config[:split]]; "
+            "may be given more than once, for equal shares.",
             show_default="C4 from the hub",
         ),
     ] = None,
@@ -174,6 +206,21 @@ def scan_command(
     batch_size: Annotated[str, typer.Option(help="Samples a batch; auto fills 1024 tokens (16384 on CUDA).")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16.")] = "auto",
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="A model larger than this (4GiB, 800MB) is run layer by layer from its files.",
+            show_default="what the machine has",
+        ),
+    ] = None,
+    load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Load the weights in NF4.")] = False,
+    load_in_8bit: Annotated[bool, typer.Option("--load-in-8bit", help="Load the weights in int8.")] = False,
+    device_map: Annotated[
+        str | None, typer.Option(help="As transformers takes it: auto spreads the layers over all GPUs.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Keep what is measured in this file, and go on from it after an interruption.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the documents and places the windows.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run Python code that comes with the model.")] = False,
@@ -186,21 +233,26 @@ def scan_command(
 ) -> None:
     """Measure how alike the inputs of a model's layers are, for every block of layers in one pass.
 
+    torchrun and `accelerate launch -m prune scan ...` share the samples among processes.
+
     Example: prune scan Qwen/Qwen3-8B --text prose.jsonl --out scan.json --plot scan.png
     """
     import sys
 
     from prune.outputs import check_free
     from prune.plots import check_figure, plot_scan
+    from prune.processes import is_main
     from prune.scanning import parse_batch_size, scan
     from prune.text import DEFAULT_SOURCE
 
+    if load_in_4bit and load_in_8bit:
+        raise UsageError("take --load-in-4bit or --load-in-8bit, not both")
     check_free(out, overwrite=overwrite)
     if plot is not None:
         check_free(check_figure(plot, scale), overwrite=overwrite)
     found = scan(
         model,
-        text or DEFAULT_SOURCE,
+        list(text) if text else DEFAULT_SOURCE,
         field=field,
         samples=samples,
         length=length,
@@ -209,14 +261,42 @@ def scan_command(
         batch_size=parse_batch_size(batch_size),
         device=device,
         dtype=dtype,
+        max_memory=max_memory,
+        bits=4 if load_in_4bit else 8 if load_in_8bit else None,
+        device_map=device_map,
+        resume=resume,
         revision=revision,
         trust_remote_code=trust_remote_code,
     )
+    if not is_main():
+        return
     found.write(out, overwrite=overwrite)
     if plot is not None:
         plot_scan(found, plot, scale=scale, overwrite=overwrite)
     answer(found.to_json(), lambda: found.table(strip=sys.stdout.isatty()), as_json=as_json)
     screen().print(f"Wrote {out}" + (f" and {plot}" if plot is not None else ""))
+
+
+@app.command("plot")
+def plot_command(
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="scan.json, from `prune scan`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the figures.")],
+    suffix: Annotated[Literal["png", "pdf", "svg"], typer.Option("--format", help="Kind of file.")] = "png",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures' names as JSON.")] = False,
+) -> None:
+    """Draw a scan: heat maps (rows rescaled, and raw), d against start for every size, and each layer's measures.
+
+    Example: prune plot scan.json --out figures
+    """
+    from prune.figures import plot_all
+    from prune.outputs import check_free
+    from prune.scan_artefact import Scan
+
+    check_free(out, overwrite=overwrite)
+    found = Scan.read(scan)
+    files = plot_all(found, out, suffix=suffix, overwrite=overwrite)
+    answer({"figures": [str(file) for file in files]}, "\n".join(map(str, files)), as_json=as_json)
 
 
 def main() -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune.criteria import CRITERIA
 from prune.errors import CheckpointError
+from prune.evidence import evidence_rows
 from prune.layer_ranges import runs, spell_layers
 from prune.provenance import read_artefact
 
@@ -40,7 +42,7 @@ class CutPlan:
         model_type: family, as in config.json.
         layers: L, how many layers the source has.
         dropped: layers that go, rising.
-        criterion: "angular", "deepest", "influence", or "named" where the user named the place.
+        criterion: one of `prune.criteria.CRITERIA`, or "named" where the user named the place.
         evidence: the numbers behind the choice, from a scan; empty without one.
         config: fields of config.json that change: `{"field": {"before": ..., "after": ...}}`.
         before, after: size of the weights.
@@ -165,9 +167,11 @@ class CutPlan:
             ("model", f"{self.model} ({self.model_type}{', commit ' + self.commit[:12] if self.commit else ''})"),
             ("drop", f"{spell_layers(self.dropped)} ({len(self.dropped)} of {self.layers})"),
             ("keep", f"{spell_layers(self.kept)} ({len(self.kept)}), the last layer {self._last()}"),
-            ("criterion", _CRITERIA[self.criterion]),
+            ("criterion", _criterion_words(self.criterion)),
         ]
-        shown += [(name.replace("_", " "), _number(value)) for name, value in self.evidence.items() if name != "scan"]
+        told = ("scan", "verification", "removal")
+        shown += [(name.replace("_", " "), _number(value)) for name, value in self.evidence.items() if name not in told]
+        shown += evidence_rows(self.evidence)
         shown.append(("weights", f"{_bytes(self.before.bytes)} -> {_bytes(self.after.bytes)}"))
         if self.before.parameters is not None and self.after.parameters is not None:
             shown.append(
@@ -183,12 +187,10 @@ class CutPlan:
         return "dropped" if self.layers - 1 in self.dropped else "kept"
 
 
-_CRITERIA = {
-    "angular": "angular: the block of least angular distance between its input and its output",
-    "deepest": "deepest: the deepest block that keeps the last layer",
-    "influence": "influence: the layers of least block influence",
-    "named": "named: the layers were named on the command line",
-}
+def _criterion_words(criterion: str) -> str:
+    if criterion == "named":
+        return "named: the layers were named on the command line"
+    return f"{criterion}: {CRITERIA[criterion].words}"
 
 
 def _rising(dropped: tuple[int, ...], layers: int) -> bool:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from prune.byteranges import Layout, lay_out
 from prune.checkpoint import Checkpoint, Shard, read_checkpoint
-from prune.choice import best_start, deepest_start, lowest_influence, starts
+from prune.choice import starts
+from prune.choosing import Wanted, check_wanted, choose
 from prune.configs import changes, cut_config, family_of, layer_count
+from prune.criteria import CRITERIA
 from prune.cut_plan import PLAN_FILE, CutPlan, Size
 from prune.errors import CheckpointError, UsageError
 from prune.hub import open_on_hub
@@ -23,8 +25,6 @@ from prune.provenance import file_sha256, provenance
 if TYPE_CHECKING:
     from prune.families import Family
     from prune.scan_artefact import Scan
-
-CRITERIA = ("angular", "deepest", "influence")
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,15 @@ def plan_cut(
     layers: str | Sequence[int] | None = None,
     criterion: str | None = None,
     allow_last: bool = False,
-    text: str | None = None,
+    text: str | Sequence[str] | None = None,
     field: str = "text",
     samples: int = 256,
     length: int = 1024,
     seed: int = 0,
+    costs: str | Path | None = None,
+    weigh: str | None = None,
+    verify: int | None = None,
+    verify_tokens: int = 8192,
     revision: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -129,9 +133,14 @@ def plan_cut(
             the model is scanned first.
         start: first layer of the block.
         layers: layers to drop, in any pattern: `"3,7,20-24"` or numbers.
-        criterion: "angular" (the default: arXiv 2403.17887, section 3.2), "deepest" or "influence".
+        criterion: "angular" (the default: arXiv 2403.17887, section 3.2) or another of `prune.criteria.CRITERIA`.
         allow_last: whether the last layer may go, which the paper says never to drop.
-        text, field, samples, length, seed: what to scan on, if it comes to that; see `prune.scanning.scan`.
+        text, field, samples, length, seed: what to scan on, if it comes to that; see `prune.scanning.scan`. The choice
+            is checked on other documents of the same text, or of the scan's own where no text is named.
+        costs, weigh: for "domain": costs.json (`prune.costs`), and weights such as "medical=1,math=2".
+        verify: how many candidates to check on held-out text, 0 for none; None for the criterion's default
+            (4 for "angular"). Of those, the one of least KL to the full model is taken.
+        verify_tokens: held-out tokens drawn for the check, which costs at most 1.5 passes over them.
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run the model's own Python to scan it, and carry it along.
         allow_pickle: read .bin weights where there are no others (tensors only: no code is run).
@@ -155,27 +164,33 @@ def plan_cut(
         if n == total:
             raise UsageError(f"--n {n}: at least one of the {total} layers has to stay")
         criterion = criterion or "angular"
+        wanted = Wanted(
+            model=model,
+            layers=total,
+            n=n,
+            criterion=criterion,
+            allow_last=allow_last,
+            verify=verify,
+            verify_tokens=verify_tokens,
+            text=(text,) if isinstance(text, str) else tuple(text or ()),
+            field=field,
+            samples=samples,
+            length=length,
+            seed=seed,
+            costs=costs,
+            weigh=weigh,
+            revision=subject.source.commit or revision,
+            trust_remote_code=trust_remote_code,
+            show_progress=show_progress,
+        )
+        check_wanted(wanted)
         found = _scan_of(scan, subject)
-        if found is None and criterion != "deepest":
+        if wanted.needs_model or (found is None and CRITERIA[criterion].needs == "scan"):
             if subject.checkpoint.pickled:
-                raise UsageError(f"{model} holds pickles, which are not scanned; name the place: --start or --layers")
+                raise UsageError(f"{model} holds pickles, which are not run; name the place with --start or --layers")
             new_config(subject, range(total), carry_code=False)  # what cannot be cut anywhere shows before a long scan
-            from prune.scanning import scan as scan_model
-            from prune.text import DEFAULT_SOURCE
-
-            found = made = scan_model(
-                model,
-                text or DEFAULT_SOURCE,
-                field=field,
-                samples=samples,
-                length=length,
-                seed=seed,
-                revision=subject.source.commit or revision,
-                trust_remote_code=trust_remote_code,
-                show_progress=show_progress,
-            )
-        dropped = _choose(criterion, n, total, allow_last, found)
-        evidence = _evidence(criterion, dropped, found)
+        choice = choose(wanted, found)
+        dropped, evidence, made = choice.dropped, choice.evidence, choice.made
     return _assemble(subject, dropped, criterion, evidence, carry_code=trust_remote_code, made=made)
 
 
@@ -240,33 +255,6 @@ def _scan_of(scan: Scan | str | Path | None, subject: Subject) -> Scan | None:
         if other:
             raise CheckpointError(f"{where} was made on {made_of.get('model')}, with {other} than {name}; scan again")
     return scan
-
-
-def _choose(criterion: str, n: int, layers: int, allow_last: bool, scan: Scan | None) -> tuple[int, ...]:
-    if criterion == "deepest":
-        first = starts(layers, n, allow_last=True)[-1] if allow_last else deepest_start(layers, n)
-        return tuple(range(first, first + n))
-    assert scan is not None
-    if criterion == "influence":
-        return tuple(lowest_influence(scan.influence, n, allow_last))
-    first = best_start(scan.distance[n - 1], layers, n, allow_last)
-    return tuple(range(first, first + n))
-
-
-def _evidence(criterion: str, dropped: Sequence[int], scan: Scan | None) -> dict[str, Any]:
-    """The numbers behind a choice: d(l, n) of a single block, the influence of each dropped layer, and their scan."""
-    if scan is None:
-        return {}
-    found: dict[str, Any] = {}
-    blocks = runs(dropped)
-    if len(blocks) == 1:
-        start, n = blocks[0]
-        found["angular_distance"] = scan.distance[n - 1][start]
-    if criterion == "influence":
-        found["influence"] = [scan.influence[layer] for layer in dropped]
-    scanned = {"samples": scan.samples, "tokens": scan.tokens, "length": scan.length}
-    found["scan"] = {**scanned, "text": scan.provenance.get("text"), "seed": scan.provenance.get("seed")}
-    return found
 
 
 def _assemble(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 SCALES = ("row", "raw")
+_DISTANCE = "Angular distance between layer inputs"
 _MARK: dict[str, Any] = {
     "linestyle": "none",
     "marker": "o",
@@ -111,7 +112,7 @@ def heat_map(scan: Scan, *, scale: str = "row") -> Figure:
         if scale == "row"
         else "angular distance d(l, n), in units of π rad"
     )
-    axes.set_title(_title(scan), loc="left", fontsize=10.5)
+    axes.set_title(title(scan), loc="left", fontsize=10.5)
     return figure
 
 
@@ -126,12 +127,13 @@ def _hatch_last(axes: Any, layers: int) -> Any:
     return Patch(**style, label="would drop the last layer")
 
 
-def _title(scan: Scan) -> str:
+def title(scan: Scan, what: str = _DISTANCE) -> str:
+    """Two lines: what is shown of which model, and on what it was measured."""
     model = scan.provenance.get("model")
     name = str(model.get("model", "")) if isinstance(model, dict) else ""
     name = "/".join(Path(name).parts[-2:]) or "model"  # a hub id whole, a long path by its end
-    where = "last token" if scan.tokens == "last" else "all tokens"
+    where = "" if what != _DISTANCE else "last token, " if scan.tokens == "last" else "all tokens, "
     return (
-        f"Angular distance between layer inputs: {name}\n"
-        f"{where}, {scan.samples} samples of at most {scan.length} tokens"
+        f"{what}: {name}\n"
+        f"{where}{scan.samples} samples of at most {scan.length} tokens"
     )

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from prune.batching import padded, plan_batches
 from prune.errors import CheckpointError, UsageError
+from prune.memory import parse_size
+from prune.processes import gather, is_main, local_device, rank_and_world
 from prune.provenance import model_identity, provenance
-from prune.scan_artefact import Scan
+from prune.scan_artefact import Group, Scan
 from prune.terminal import progress, screen
-from prune.text import SHORTEST, draw_windows, read_documents, text_identity
+from prune.text import SHORTEST, read_documents, text_identity
 
 if TYPE_CHECKING:
-    from prune.angles import MeanSums
+    from prune.measured import Measured
     from prune.models import Source
+    from prune.sampling import Sample
 
 # Tokens of one `auto` batch, padding included. A processor is busy with few tokens, and short batches pad less.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 _KEPT_BYTES = 1 << 30  # and with --tokens all, a batch's states x[0] .. x[L] stay below this
-
-
-@dataclass
-class Measured:
-    """What a pass over windows leaves: sums that give the distances, summed influence (L,), tokens seen."""
-
-    sums: MeanSums
-    influence: np.ndarray
-    token_count: int
-
-    def merge(self, other: Measured) -> None:
-        """Add what other samples of the same model gave."""
-        self.sums.merge(other.sums)
-        self.influence += other.influence
-        self.token_count += other.token_count
+_KEEP_SECONDS = 20.0  # between two writings of --resume
+Labels = Sequence[Sequence[tuple[str, str]]]
 
 
 def scan(
     model: str | Path,
-    text: str,
+    text: str | Sequence[str],
     *,
     field: str = "text",
     samples: int = 256,
@@ -51,15 +42,22 @@ def scan(
     batch_size: int | str = "auto",
     device: str = "auto",
     dtype: str = "auto",
+    max_memory: str | None = None,
+    bits: int | None = None,
+    device_map: str | None = None,
+    resume: str | Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     show_progress: bool = True,
 ) -> Scan:
     """Measure how alike layer inputs are, for all blocks in one pass (arXiv 2403.17887, section 3.2).
 
+    Started by torchrun or `accelerate launch`, each process takes a share of the samples, and all return the same.
+
     Args:
         model: a model folder or a hub id.
-        text: SOURCE as in `prune.text`; a sample is one of its documents, never several joined.
+        text: SOURCE as in `prune.text`, or several, which give equal shares; a sample is one document, never several
+            joined.
         field: the field of .jsonl and .parquet rows that holds the text.
         samples: how many documents are drawn; fewer where the text has fewer.
         length: most tokens of a sample, BOS included, at least 8; the model's context if that is shorter.
@@ -68,6 +66,11 @@ def scan(
         batch_size: samples a batch, or "auto": as many as make 1024 tokens on a CPU, 16384 on a CUDA device.
         device: "auto", or as torch names it.
         dtype: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16". Angles are float64 in any case.
+        max_memory: such as "4GiB": a model whose weights do not fit is run layer by layer from its files; None asks
+            the machine how much there is.
+        bits: 4 or 8 loads the weights in NF4 or int8 by bitsandbytes.
+        device_map: as transformers takes it ("auto" spreads the layers over all GPUs).
+        resume: a file that keeps what is measured, so that an interrupted scan goes on; removed at the end.
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run Python code that comes with the model.
         show_progress: show progress with ETA on stderr.
@@ -78,41 +81,109 @@ def scan(
         CheckpointError: not a model that can be loaded.
         RegrowthError: a state is NaN or infinite (the message names layer and sample).
     """
+    sources = [text] if isinstance(text, str) else list(text)
     _check_options(samples=samples, length=length, tokens=tokens, batch_size=batch_size)
-    if not text.startswith("hub:"):
-        next(iter(read_documents(text, field=field)))  # a bad source shows before a model is fetched
+    cap = parse_size(max_memory) if max_memory is not None else None
+    if bits not in (None, 4, 8):
+        raise UsageError(f"weights are loaded in 4 or 8 bits, not {bits}")
+    for one in sources:
+        if not one.startswith("hub:"):
+            next(iter(read_documents(one, field=field)))  # a bad source shows before a model is fetched
 
-    from prune.models import load_model, load_tokenizer, locate, pick_device, pick_dtype
+    from prune.models import load_tokenizer, locate, pick_device, pick_dtype
+    from prune.sampling import draw_samples
+    from prune.streaming import fits, measure_streamed
 
-    place = pick_device(device)
+    place = local_device(pick_device(device))
     kind = pick_dtype(dtype, device=place)
     source = locate(model, revision=revision)
     length = min(length, _context(source, trust_remote_code) or length)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
-    with progress("Drawing samples", None, shown=show_progress):
-        documents = read_documents(text, field=field)
-        windows = draw_windows(documents, tokenizer, samples=samples, length=length, seed=seed)
-    if show_progress and len(windows) < samples:
-        screen().print(f"The text gives {len(windows)} samples, not {samples}: all of its documents are used.")
-    with progress("Loading the model", None, shown=show_progress):
-        loaded = load_model(source, dtype=kind, device=place, trust_remote_code=trust_remote_code)
-    total = sum(map(len, windows))
-    with progress("Scanning (tokens)", total, shown=show_progress) as bar:
-        measured = measure(loaded, windows, tokens=tokens, batch_size=batch_size, advance=bar.advance)
-    return assemble(
+    shown = show_progress and is_main()
+    with progress("Drawing samples", None, shown=shown):
+        drawn = draw_samples(sources, tokenizer, samples=samples, length=length, seed=seed, field=field)
+    if shown and len(drawn) < samples:
+        screen().print(f"The text gives {len(drawn)} samples, not {samples}: all of its documents are used.")
+    windows, labels = [sample.ids for sample in drawn], label(drawn, sources)
+    streamed = bits is None and device_map is None and not fits(source, kind, place, cap)
+    if streamed:
+        if resume is not None:
+            raise UsageError("--resume does not go with a scan layer by layer; raise --max-memory or leave it out")
+        if shown:
+            screen().print("The weights do not fit in memory: running the model layer by layer from its files.")
+        share = _share(windows, batch_size, _BATCH_TOKENS.get(place.split(":")[0], _BATCH_TOKENS["cpu"]))
+        with progress("Scanning (layers)", None, shown=shown) as bar:
+            measured, kind = measure_streamed(
+                source,
+                windows,
+                share,
+                tokens=tokens,
+                labels=labels,
+                device=place,
+                dtype=kind,
+                max_memory=cap,
+                trust_remote_code=trust_remote_code,
+                advance=bar.advance,
+            )
+    else:
+        with progress("Loading the model", None, shown=shown):
+            loaded = _load(source, kind, place, bits, device_map, trust_remote_code)
+        share = _share(windows, batch_size, _token_budget(loaded, tokens, place.split(":")[0]))
+        identity = model_identity(source.folder)
+        facts = [identity.get("shards"), windows, tokens, share, bits, str(loaded.dtype), rank_and_world()]
+        mark = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        with progress("Scanning (tokens)", sum(len(windows[i]) for _, b in share for i in b), shown=shown) as bar:
+            measured = measure(
+                loaded,
+                windows,
+                tokens=tokens,
+                labels=labels,
+                share=share,
+                keep=(_of_rank(Path(resume)), mark) if resume is not None else None,
+                advance=bar.advance,
+            )
+        kind = loaded.dtype
+    parts = gather(measured)
+    measured = parts[0]
+    for other in parts[1:]:
+        measured.merge(other)
+    identities = [text_identity(one, field) for one in sources]
+    found = assemble(
         measured,
         tokens=tokens,
         length=length,
         origin=provenance(
             model=model_identity(source.folder, name=source.name, commit=source.commit),
-            text=text_identity(text, field),
+            text=identities[0] if len(identities) == 1 else identities,
             seed=seed,
             samples_asked=samples,
             token_count=measured.token_count,
-            dtype=str(loaded.dtype).removeprefix("torch."),
+            dtype=str(kind).removeprefix("torch."),
             device=place,
+            **({"bits": bits} if bits else {}),
+            **({"streamed": True} if streamed else {}),
         ),
     )
+    if resume is not None:
+        _of_rank(Path(resume)).unlink(missing_ok=True)
+    return found
+
+
+def label(drawn: Sequence[Sample], sources: Sequence[str]) -> list[list[tuple[str, str]]]:
+    """The groups of each sample: its half of the sample, its source where there are several, and how it ends.
+
+    A document that is taken whole ends in its own last token; a window of a longer one ends wherever it was cut.
+    """
+    wholes = {sample.whole for sample in drawn}
+    found = []
+    for number, sample in enumerate(drawn):
+        groups = [("half", "first" if number < (len(drawn) + 1) // 2 else "second")]
+        if len(sources) > 1:
+            groups.append(("source", sources[sample.source]))
+        if len(wholes) > 1:
+            groups.append(("ending", "whole documents" if sample.whole else "cut inside a document"))
+        found.append(groups)
+    return found
 
 
 def measure(
@@ -121,62 +192,73 @@ def measure(
     *,
     tokens: str = "last",
     batch_size: int | str = "auto",
+    labels: Labels = (),
+    share: Sequence[tuple[int, list[int]]] | None = None,
+    keep: tuple[Path, str] | None = None,
     advance: Callable[[float], None] = lambda tokens: None,
 ) -> Measured:
     """Run `windows` (lists of token ids) through a loaded model's decoder and reduce its states batch by batch.
 
-    The windows of a batch are of like length and padded on the right. `advance` is called with each batch's tokens.
+    The windows of a batch are of like length and padded on the right.
+
+    Args:
+        labels: groups of each window, for sums of their own.
+        share: numbered batches to run, where another process runs others; all of `batch_size` if None.
+        keep: a file that holds what is measured while the pass runs, and the mark of the scan that it is of.
+        advance: called with each batch's tokens.
     """
     import torch
 
-    from prune.angles import MeanSums
+    from prune.measured import Measured
     from prune.models import decoder_layers
     from prune.states import BatchStates, decoder_of, watching
 
     layers = len(decoder_layers(model))
     decoder, device = decoder_of(model), model.get_input_embeddings().weight.device
-    budget = _token_budget(model, tokens, device.type)
-    measured = Measured(MeanSums(layers * (layers + 1) // 2), np.zeros(layers), 0)
+    if share is None:
+        budget = _token_budget(model, tokens, device.type)
+        share = list(enumerate(plan_batches([len(w) for w in windows], batch_size=batch_size, budget=budget)))
+    measured = (Measured.restore(*keep) if keep else None) or Measured.empty(layers)
+    done = set(measured.done)
+    advance(measured.token_count)
+    kept_at = time.monotonic()
     with torch.no_grad(), watching(model) as watch:
-        for batch in plan_batches([len(w) for w in windows], batch_size=batch_size, budget=budget):
-            ids, mask = _padded([windows[i] for i in batch])
+        for number, batch in share:
+            if number in done:
+                continue
+            ids, mask = padded([windows[i] for i in batch])
             ids, mask = ids.to(device), mask.to(device)
             watch.batch = BatchStates(mask.bool(), batch, layers=layers, tokens=tokens)
             decoder(input_ids=ids, attention_mask=mask, use_cache=False)
             result = watch.batch.result()
             watch.batch = None
-            measured.sums.add(result.totals, result.weights)
-            measured.influence += result.influence
-            measured.token_count += result.token_count
+            measured.add(number, batch, result, labels)
             advance(result.token_count)
+            if keep and (time.monotonic() - kept_at > _KEEP_SECONDS or len(measured.done) == 1):
+                measured.keep(*keep)
+                kept_at = time.monotonic()
     return measured
-
-
-def plan_batches(lengths: Sequence[int], *, batch_size: int | str, budget: int) -> list[list[int]]:
-    """Group samples of like length, longest first, so that little is padded and too big a batch fails at once.
-
-    Args:
-        lengths: tokens of each sample.
-        batch_size: samples a batch, or "auto": as many as fill `budget` tokens with padding, at least one.
-        budget: tokens of an "auto" batch.
-
-    Returns:
-        Sample numbers, each exactly once.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    batches: list[list[int]] = []
-    while order:
-        size = int(batch_size) if batch_size != "auto" else max(1, budget // lengths[order[0]])
-        batches.append(order[:size])
-        order = order[size:]
-    return batches
 
 
 def assemble(measured: Measured, *, tokens: str, length: int, origin: dict[str, Any]) -> Scan:
     """The scan that the sums amount to."""
-    from prune.angles import rows
+    import numpy as np
 
-    layers = len(measured.influence)
+    from prune.angles import rows
+    from prune.choice import best_start
+    from prune.similarity import linear_cka
+
+    layers = measured.layers
+    vectors = [measured.vectors[sample] for sample in sorted(measured.vectors)]
+    cka = linear_cka(np.stack(vectors)) if vectors else np.full((layers + 1, layers + 1), np.nan)
+    groups = []
+    for (kind, name), sums in sorted(measured.groups.items()):
+        near = rows(sums.mean(), layers)
+        groups.append(
+            Group(
+                kind, name, sums.samples, tuple(best_start(near[n - 1].tolist(), layers, n) for n in range(1, layers))
+            )
+        )
     return Scan(
         layers=layers,
         tokens=tokens,
@@ -186,6 +268,9 @@ def assemble(measured: Measured, *, tokens: str, length: int, origin: dict[str, 
         stderr=tuple(tuple(row.tolist()) for row in rows(measured.sums.stderr(), layers)),
         influence=tuple((measured.influence / measured.token_count).tolist()),
         provenance=origin,
+        magnitude=tuple((measured.magnitude / measured.token_count).tolist()),
+        cka=tuple(tuple(cka.diagonal(n).tolist()) for n in range(1, layers + 1)),
+        groups=tuple(groups),
     )
 
 
@@ -207,6 +292,39 @@ def _check_options(*, samples: int, length: int, tokens: str, batch_size: int | 
         raise UsageError(f"--tokens {tokens}: take last or all")
     if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
         raise UsageError(f"--batch-size {batch_size}: take auto or a whole number of at least 1")
+
+
+def _share(windows: Sequence[Sequence[int]], batch_size: int | str, budget: int) -> list[tuple[int, list[int]]]:
+    """This process's batches, by their numbers: every so manieth."""
+    rank, world = rank_and_world()
+    return list(enumerate(plan_batches([len(w) for w in windows], batch_size=batch_size, budget=budget)))[rank::world]
+
+
+def _of_rank(path: Path) -> Path:
+    rank, world = rank_and_world()
+    return path if world == 1 else path.with_name(f"{path.name}.{rank}")
+
+
+def _load(
+    source: Source, kind: Any, device: str, bits: int | None, device_map: str | None, trust_remote_code: bool
+) -> Any:
+    from prune.models import load_model
+
+    options: dict[str, Any] = {"device_map": device_map} if device_map else {}
+    if bits:
+        import torch
+        from transformers import BitsAndBytesConfig
+
+        wide = torch.bfloat16 if kind == "auto" else kind
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=bits == 4,
+            load_in_8bit=bits == 8,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=wide,
+        )
+        options.setdefault("device_map", {"": device})
+        kind = wide
+    return load_model(source, dtype=kind, device=device, trust_remote_code=trust_remote_code, **options)
 
 
 def _context(source: Source, trust_remote_code: bool) -> int | None:
@@ -234,16 +352,3 @@ def _token_budget(model: Any, tokens: str, device: str) -> int:
     config = text_config(model.config)
     state = (config.num_hidden_layers + 1) * config.hidden_size * model.dtype.itemsize
     return max(1, min(budget, _KEPT_BYTES // state))
-
-
-def _padded(windows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
-    """Token ids and attention mask, both (B, T) of int64, padded on the right with a token that is masked."""
-    import torch
-
-    longest = max(map(len, windows))
-    ids = torch.zeros(len(windows), longest, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for row, window in enumerate(windows):
-        ids[row, : len(window)] = torch.tensor(window)
-        mask[row, : len(window)] = 1
-    return ids, mask

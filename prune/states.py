@@ -28,13 +28,17 @@ class BatchResult:
     totals: (B, P) float64, angular distances summed over each sample's counted tokens.
     weights: (B,) float64, those tokens: 1 in `last` mode, all non-padding tokens in `all` mode.
     influence: (L,) float64, 1 - cos(x[l], x[l+1]) summed over all non-padding tokens.
+    magnitude: (L,) float64, |x[l+1] - x[l]| / |x[l+1]| summed over all non-padding tokens.
     token_count: non-padding tokens.
+    last: (B, L+1, D) float32, the states at each sample's last token.
     """
 
     totals: np.ndarray
     weights: np.ndarray
     influence: np.ndarray
+    magnitude: np.ndarray
     token_count: int
+    last: np.ndarray
 
 
 class BatchStates:
@@ -63,14 +67,26 @@ class BatchStates:
         self._dots: list[torch.Tensor] = []
         self._previous: torch.Tensor | None = None
 
-    def take(self, index: int, hidden: torch.Tensor) -> None:
-        """Take x[index], shape (B, T, D); they must come in the order 0 .. L, each once."""
+    def forget(self) -> None:
+        """Let go of the state that `take` keeps for the next one; `take` is then told it as `before`."""
+        self._previous = None
+
+    def take(self, index: int, hidden: torch.Tensor, before: torch.Tensor | None = None) -> None:
+        """Take x[index], shape (B, T, D); they must come in the order 0 .. L, each once.
+
+        Args:
+            index: which.
+            hidden: x[index].
+            before: x[index - 1], where it was forgotten.
+        """
         if index != len(self._squares):
             raise RegrowthError(f"layer states came out of order (x[{index}] after x[{len(self._squares) - 1}])")
         if hidden.shape[:2] != self._shape or hidden.dim() != 3:
             expected = f"({self._shape[0]}, {self._shape[1]}, width)"
             raise RegrowthError(f"x[{index}] has shape {tuple(hidden.shape)}, not {expected}: no plain decoder layer")
         device = hidden.device
+        if before is not None:
+            self._previous = before.flatten(0, 1).index_select(0, self._real.to(before.device)).float()
         state = hidden.flatten(0, 1).index_select(0, self._real.to(device))  # a copy: layers may write in place
         self._kept.append(state if self._every else state.index_select(0, self._last.to(device)))
         wide = state.float()  # before any product: bf16 products are noise, fp16 ones overflow
@@ -93,10 +109,20 @@ class BatchStates:
         dots = torch.stack([d.cpu() for d in self._dots]).double()  # (L, N)
         norm = squares.sqrt()
         cosine = (dots / (norm[:-1] * norm[1:])).clamp(-1.0, 1.0)
+        change = (squares[:-1] + squares[1:] - 2.0 * dots).clamp(min=0.0).sqrt() / norm[1:]
         owner = torch.arange(len(self._counts)).repeat_interleave(self._counts)
-        totals = self._all_tokens(owner) if self._every else angular_distances(_side_by_side(self._kept))
+        ends = [s.index_select(0, self._last.to(s.device)) for s in self._kept] if self._every else self._kept
+        last = _side_by_side(ends)
+        totals = self._all_tokens(owner) if self._every else angular_distances(last).cpu()
         weights = self._counts.double() if self._every else torch.ones(len(self._counts), dtype=torch.float64)
-        return BatchResult(totals.numpy(), weights.numpy(), (1.0 - cosine).sum(1).numpy(), len(owner))
+        return BatchResult(
+            totals.numpy(),
+            weights.numpy(),
+            (1.0 - cosine).sum(1).numpy(),
+            change.sum(1).numpy(),
+            len(owner),
+            last.float().cpu().numpy(),
+        )
 
     def _all_tokens(self, owner: torch.Tensor) -> torch.Tensor:
         """Distances summed over each sample's tokens, (B, P), by blocks of tokens that fit the processor's cache."""

@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from prune.scan_artefact import Scan
+    from prune.scan_artefact import Group, Scan
 
 _HEIGHTS = "▁▂▃▄▅▆▇█"
 _VIRIDIS = ("#fde725", "#addc30", "#5ec962", "#28ae80", "#21918c", "#2c728e", "#3b528b", "#472d7b")  # near to far
 _WIDEST = 40
+_HEADS = {"half": "halves", "source": "sources", "ending": "endings"}
 
 
 def best_table(scan: Scan, *, sizes: int | None = None, strip: bool = False) -> Table:
@@ -38,19 +39,50 @@ def best_table(scan: Scan, *, sizes: int | None = None, strip: bool = False) -> 
         table.caption = "The last layer is kept. Low and light: the block changes little."
     else:
         table.caption = "The last layer is kept."
+    if any(ties(scan, best.n) for best in scan.best[:most]):
+        table.caption += " ~: another start lies within two standard errors."
+    for kind in dict.fromkeys(group.kind for group in scan.groups):
+        parts = [group for group in scan.groups if group.kind == kind]
+        table.add_column(_HEADS.get(kind, kind), no_wrap=True)
+        table.caption += f"\n{_HEADS.get(kind, kind)}: best start for {_spelled(parts)}"
+    if scan.groups:
+        table.caption += "\n!: the best start differs between the parts"
     for best in scan.best[:most]:
         error = scan.stderr[best.n - 1][best.start]
         last = best.start + best.n - 1
+        tied = ties(scan, best.n)
+        block = str(best.start) if best.n == 1 else f"{best.start}-{last}"
         cells: list[str | Text] = [
             str(best.n),
             f"{best.n / scan.layers:.0%}",
-            str(best.start) if best.n == 1 else f"{best.start}-{last}",
+            block + (" ~" if tied else ""),
             f"{best.distance:.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}"),
         ]
         if strip:
             cells.append(heat_strip(scan.distance[best.n - 1][:-1]))
+        for kind in dict.fromkeys(group.kind for group in scan.groups):
+            found = [group.starts[best.n - 1] for group in scan.groups if group.kind == kind]
+            cells.append(" / ".join(map(str, found)) + (" !" if len(set(found)) > 1 else ""))
         table.add_row(*cells)
     return table
+
+
+def ties(scan: Scan, n: int) -> list[int]:
+    """Other starts whose distance lies within two standard errors (of both, added in squares) of the least.
+
+    The samples are the same for both, so that the true error of a difference is smaller: a tie is called early.
+    """
+    row, errors = scan.distance[n - 1][:-1], scan.stderr[n - 1]
+    best = min(range(len(row)), key=lambda start: (row[start], start))
+    return [
+        start
+        for start, value in enumerate(row)
+        if start != best and value - row[best] <= 2.0 * math.hypot(errors[start], errors[best])
+    ]
+
+
+def _spelled(groups: Sequence[Group]) -> str:
+    return " / ".join(f"{group.name} ({group.samples})" for group in groups)
 
 
 def heat_strip(values: Sequence[float]) -> Text:

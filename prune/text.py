@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,6 +191,43 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
+@dataclass(frozen=True)
+class Window:
+    """Token ids of one sample; `whole` where they are all of a document, not a stretch of a longer one."""
+
+    ids: list[int]
+    whole: bool
+
+
+def iter_windows(
+    documents: Iterable[Document],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    length: int,
+    seed: int | list[int],
+    pool: int = 20_000,
+) -> Iterator[Window]:
+    """Samples in the order that the seed gives, until the documents run out; see `draw_windows`.
+
+    Which document comes when follows from the seed and the number of documents alone, whatever the length.
+    """
+    texts = []
+    for document in documents:
+        texts.append(document.text)
+        if len(texts) >= pool:
+            break
+    rng = np.random.default_rng(seed)
+    bos = bos_id(tokenizer)
+    head = [] if bos is None else [bos]
+    room = length - len(head)
+    for index in rng.permutation(len(texts)):
+        ids = encode(tokenizer, texts[index])
+        if len(ids) < SHORTEST:
+            continue
+        start = int(rng.integers(0, len(ids) - room + 1)) if len(ids) > room else 0
+        yield Window(head + ids[start : start + room], whole=len(ids) <= room)
+
+
 def draw_windows(
     documents: Iterable[Document],
     tokenizer: PreTrainedTokenizerBase,
@@ -213,24 +251,8 @@ def draw_windows(
     Returns:
         Up to `samples` lists of token ids, in drawn order.
     """
-    texts = []
-    for document in documents:
-        texts.append(document.text)
-        if len(texts) >= pool:
-            break
-    rng = np.random.default_rng(seed)
-    bos = bos_id(tokenizer)
-    head = [] if bos is None else [bos]
-    room = length - len(head)
-    windows: list[list[int]] = []
-    for index in rng.permutation(len(texts)):
-        if len(windows) == samples:
-            break
-        ids = encode(tokenizer, texts[index])
-        if len(ids) < SHORTEST:
-            continue
-        start = int(rng.integers(0, len(ids) - room + 1)) if len(ids) > room else 0
-        windows.append(head + ids[start : start + room])
+    drawn = iter_windows(documents, tokenizer, length=length, seed=seed, pool=pool)
+    windows = [window.ids for window in islice(drawn, samples)]
     if not windows:
         raise TextError(f"no document has {SHORTEST} tokens or more; name longer text with --text")
     return windows

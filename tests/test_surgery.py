@@ -145,7 +145,7 @@ def test_the_model_card_tells_the_plan(tiny_llama, tmp_path):
     import yaml
 
     scan = hand_made_scan(tiny_llama)
-    out = cut(plan_cut(tiny_llama, n=2, scan=scan), tmp_path / "out", show_progress=False)
+    out = cut(plan_cut(tiny_llama, n=2, scan=scan, verify=0), tmp_path / "out", show_progress=False)
     card = (out / "README.md").read_text()
     head = yaml.safe_load(card.split("---\n")[1])
     assert head["library_name"] == "transformers"
@@ -211,16 +211,17 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_llama, tmp_path):
 
 
 def test_cut_without_a_scan_scans_first(tiny_llama, sample_text, tmp_path):
-    options = ["--text", sample_text, "--samples", "4", "--length", "32", "--json"]
+    check = ["--verify-tokens", "512", "--verify", "2"]
+    options = ["--text", sample_text, "--samples", "4", "--length", "32", "--json", *check]
     plan = json.loads(succeed("cut", tiny_llama, "--n", "2", *options, "--out", tmp_path / "out").stdout)
     scan = Scan.read(tmp_path / "out" / "scan.json")
     assert scan.samples == 4
     row = scan.distance[1][:6]  # blocks of two that keep layer 7
-    assert plan["dropped"][0] == row.index(min(row))
-    assert plan["evidence"]["angular_distance"] == min(row)
-    again = json.loads(
-        succeed("cut", tiny_llama, "--n", "2", "--scan", tmp_path / "out" / "scan.json", "--dry-run", "--json").stdout
-    )
+    assert plan["evidence"]["verification"]["own"][0] == row.index(min(row))
+    assert plan["evidence"]["verification"]["chosen"] == plan["dropped"]
+    assert plan["evidence"]["angular_distance"] == row[plan["dropped"][0]]
+    again = ["--n", "2", "--scan", tmp_path / "out" / "scan.json", "--dry-run", "--json", *check]
+    again = json.loads(succeed("cut", tiny_llama, *again).stdout)
     assert (again["dropped"], again["evidence"]) == (plan["dropped"], plan["evidence"])
 
 
@@ -270,7 +271,7 @@ BAD_REQUESTS = {
     "scan and start": (["--n", "3", "--start", "3", "--scan", "scan.json"], 2, "--scan has no say"),
     "nothing to drop": ([], 2, "say what to drop"),
     "layers no list": (["--layers", "3;4"], 2, "--layers"),
-    "unknown criterion": (["--n", "3", "--criterion", "loss"], 2, "criterion"),
+    "unknown criterion": (["--n", "3", "--criterion", "luck"], 2, "criterion"),
     "no scan there": (["--n", "3", "--scan", "nowhere.json"], 1, "nowhere.json does not exist"),
     "empty text": (["--n", "3", "--text", "/dev/null"], 1, "/dev/null"),
 }

@@ -1,0 +1,99 @@
+"""Which block each way of choosing takes, and what it costs on held-out text, against the best of all starts.
+
+Scans `.sample/model` on `.sample/text.jsonl` (bfloat16), checks candidates on other documents of the same file,
+and measures every block on `.sample/heldout.jsonl`, which no choice has seen. Prints the table of bench/README.md
+and writes all numbers to --out. Some twenty minutes on two busy cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from prune import scan
+from prune.checking import check_candidates, greedy_removal
+from prune.choice import deepest_start, starts
+from prune.models import load_model, load_tokenizer, locate
+from prune.sampling import draw_held_out
+from prune.variants import FULL, score_variants
+
+SIZES = (2, 4, 6, 8, 10, 12)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=".sample/model")
+    parser.add_argument("--text", default=".sample/text.jsonl")
+    parser.add_argument("--heldout", default=".sample/heldout.jsonl")
+    parser.add_argument("--field", default="text", help="field of --heldout")
+    parser.add_argument("--tokens", type=int, default=2048, help="held-out tokens that every block is measured on")
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--verify-tokens", type=int, default=8192)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/choice.json"))
+    asked = parser.parse_args()
+    source = locate(asked.model)
+    tokenizer = load_tokenizer(source)
+    model = load_model(source, dtype=torch.bfloat16)
+    layers = model.config.num_hidden_layers
+    scans = {
+        tokens: scan(asked.model, asked.text, tokens=tokens, dtype="bfloat16", show_progress=False)
+        for tokens in ("last", "all")
+    }
+    held, _ = draw_held_out(
+        [asked.heldout], tokenizer, tokens=asked.tokens, length=asked.length, seed=1, field=asked.field
+    )
+    fresh, apart = draw_held_out(
+        [asked.text], tokenizer, tokens=asked.verify_tokens, length=asked.length, seed=0, skip=scans["last"].samples
+    )
+    assert apart
+    few = [w.ids for w in fresh[:4]]
+    began = time.monotonic()
+    order, losses = greedy_removal(model, few, max(SIZES))
+    found: dict[str, object] = {"greedy": {"order": order, "loss": losses, "seconds": time.monotonic() - began}}
+    rows = []
+    for n in SIZES:
+        blocks = [tuple(range(start, start + n)) for start in starts(layers, n)]
+        own = scans["last"].best[n - 1].start
+        began = time.monotonic()
+        check = check_candidates(model, [w.ids for w in fresh], blocks, blocks[own])
+        seconds = time.monotonic() - began
+        every = [*blocks, tuple(sorted(order[:n]))]
+        scores = score_variants(model, [w.ids for w in held], [FULL, *map(frozenset, every)])
+        loss = (scores.loss.sum(1) / scores.tokens.sum()).tolist()
+        full, of_block, of_greedy = loss[0], loss[1:-1], loss[-1]
+        best = min(range(len(blocks)), key=lambda start: of_block[start])
+        row = {
+            "n": n,
+            "full": full,
+            "tokens": int(scores.tokens.sum()),
+            "angular-last": own,
+            "angular-all": scans["all"].best[n - 1].start,
+            "deepest": deepest_start(layers, n),
+            "verified": check.chosen[0],
+            "best": best,
+            "greedy": {"dropped": sorted(order[:n]), "loss": of_greedy},
+            "losses": of_block,
+            "check": check.to_json(),
+            "check_seconds": seconds,
+        }
+        rows.append(row)
+        print(json.dumps({k: v for k, v in row.items() if k not in ("losses", "check")}), flush=True)
+    found["rows"] = rows
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(found, indent=1) + "\n")
+    ways = ("angular-last", "angular-all", "deepest", "verified", "best")
+    print("\n| n | full | " + " | ".join(ways) + " | greedy loss | verified - best |\n|" + "---|" * 9)
+    for row in rows:
+        cells = [f"{row[way]}: {row['losses'][row[way]]:.2f}" for way in ways]
+        apart_by = row["losses"][row["verified"]] - row["losses"][row["best"]]
+        print(
+            f"| {row['n']} | {row['full']:.2f} | {' | '.join(cells)} | {row['greedy']['loss']:.2f} | {apart_by:.3f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""One scan by many processes, as torchrun and `accelerate launch` start them: each takes a share of the batches."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's number and how many there are; (0, 1) where no launcher has set them."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process writes and prints."""
+    return rank_and_world()[0] == 0
+
+
+def local_device(device: str) -> str:
+    """Each process's own CUDA device where several share a machine; anything else as it is."""
+    if rank_and_world()[1] > 1 and device == "cuda":
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return device
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all processes, in the order of their numbers, in every one of them."""
+    _, world = rank_and_world()
+    if world == 1:
+        return [value]
+    import torch.distributed as dist
+
+    mine = not dist.is_initialized()
+    if mine:
+        dist.init_process_group("gloo")  # sums travel once, at the end; no device's own transport is worth its setup
+    values: list[Any] = [None] * world
+    dist.all_gather_object(values, value)
+    if mine:
+        dist.destroy_process_group()
+    return values
