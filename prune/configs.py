@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prune.errors import CheckpointError
@@ -72,8 +72,8 @@ def cut_config(
         raise CheckpointError(f"{where}: {reason}; {advice(works, layers, kept)}") from None
 
 
-def refuse_family(config: Mapping[str, Any], family: Family, where: str) -> None:
-    """Say no to families that cannot be cut at all.
+def refuse_family(config: Mapping[str, Any], family: Family, where: str, names: Iterable[str] = ()) -> None:
+    """Say no to families, and to files of theirs with these tensor names, that cannot be cut at all.
 
     Raises:
         CheckpointError: with the reason.
@@ -82,6 +82,20 @@ def refuse_family(config: Mapping[str, Any], family: Family, where: str) -> None
         raise CheckpointError(f"{where}: {config.get('model_type')} models cannot be cut: {family.refused}")
     if config.get("is_encoder_decoder") is True:
         raise CheckpointError(f"{where}: an encoder-decoder is no decoder-only model; its layers cannot be cut here")
+    names = list(names) if family.stored else []
+    for ending in family.stored:
+        if not any(name.endswith(ending) for name in names):
+            raise CheckpointError(
+                f"{where}: no tensor ends in {ending}, and without it a layer computes with its own number; "
+                "save the model once with transformers, which writes it"
+            )
+
+
+def extra_layers(config: Mapping[str, Any], family: Family) -> int:
+    """How many layers the file may hold behind the decoder's own, for multi-token prediction."""
+    section = config.get(family.section) if family.section else config
+    numbers = [section.get(key) for key in family.extra] if isinstance(section, dict) else []
+    return max((number for number in numbers if type(number) is int), default=0)
 
 
 def _cut(config: Mapping[str, Any], family: Family, places: Places, where: str) -> dict[str, Any]:
@@ -97,7 +111,7 @@ def _cut(config: Mapping[str, Any], family: Family, places: Places, where: str) 
             f"{where}: config.json's fields that speak of layers do not make sense ({type(error).__name__}: {error})"
         ) from None
     if "quantization_config" in new:
-        new["quantization_config"] = _renumber_mentions(new["quantization_config"], family, places.kept, where)
+        new["quantization_config"] = _renumber_mentions(new["quantization_config"], family, places, where)
     return new
 
 
@@ -150,9 +164,11 @@ def _refuse_unknown_lists(
             _refuse_unknown_lists(value, layers, known, section, where)
 
 
-def _renumber_mentions(value: Any, family: Family, kept: Sequence[int], where: str) -> Any:
-    """Module names in a quantisation config (`model.layers.19.mlp` must stay unquantised) follow their layers."""
-    places = {layer: place for place, layer in enumerate(kept)}
+def _renumber_mentions(value: Any, family: Family, kept: Places, where: str) -> Any:
+    """Module names in a quantisation config (`model.layers.19.mlp` must stay unquantised) follow their layers.
+
+    Layers stored behind the decoder's own follow the kept ones.
+    """
     stem = re.escape(family.prefixes[0].split(".")[-2])
     plain = re.compile(rf"((?:^|\.){stem}\.)(\d+)(?=\.|$)")
     pattern = re.compile(rf"\b{stem}(?:\\\.\d|\\?\.[\[(].*\d)")
@@ -165,9 +181,9 @@ def _renumber_mentions(value: Any, family: Family, kept: Sequence[int], where: s
         match = plain.search(name)
         if match is None:
             return name
-        if int(match[2]) not in places:
-            return None
-        return f"{name[: match.start()]}{match[1]}{places[int(match[2])]}{name[match.end() :]}"
+        layer = int(match[2])
+        place = len(kept.kept) + layer - kept.layers if layer >= kept.layers else kept.new.get(layer)
+        return None if place is None else f"{name[: match.start()]}{match[1]}{place}{name[match.end() :]}"
 
     def walk(part: Any) -> Any:
         if isinstance(part, dict):

@@ -59,7 +59,7 @@ _GEMMA3N = _typed(
     links={_KEYS: rules.shared_keys},
 )
 _GEMMA4 = _typed(
-    rules.last_of(6),
+    rules.sixth_and_last,
     fixed={
         _SIDE_BY_SIDE: rules.own_number_of("hidden_size_per_layer_input", 256),
         "the last layer has to attend in full": rules.last_type,
@@ -69,6 +69,10 @@ _GEMMA4 = _typed(
     links={_KEYS: rules.shared_keys},
 )
 _GEMMA4U = replace(_GEMMA4, fixed={"the last layer has to attend in full": rules.last_type})
+_ASSISTANT = Family(
+    refused="it drafts for another model, whose keys and values its layers read, and has hardly a layer to spare"
+)
+_TEXT_TO_AUDIO = "an encoder-decoder, whose decoder predicts several streams of audio"
 _LLAMA4 = _typed(
     rules.llama4_types,
     lists={"no_rope_layers": rules.no_rope},
@@ -110,7 +114,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "bamba": replace(PLAIN, indices={"attn_layer_indices": 0}),
     "bart": _SEQ2SEQ,
-    "beam": _typed(rules.beam_types, rules.dense_below(3, None, None), fixed={_OWN: rules.own_number}),
+    "beam": _typed(rules.sixth_and_last, rules.dense_below(3, None, None), fixed={_OWN: rules.own_number}),
     "bert": _encoder("bert"),
     "bert-generation": _encoder("bert"),
     "big_bird": _encoder("bert"),
@@ -119,6 +123,7 @@ FAMILIES: dict[str, Family] = {
     "bitnet": PLAIN,
     "blenderbot": _SEQ2SEQ,
     "blenderbot-small": _SEQ2SEQ,
+    "blt": Family(refused="its layers stand in four stacks (patcher, encoder, global, decoder), not in one"),
     "bloom": Family(_GPT2, count=_GPT2_COUNT),
     "camembert": _encoder("roberta"),
     "codegen": Family(_GPT2, count=_GPT2_COUNT),
@@ -146,7 +151,7 @@ FAMILIES: dict[str, Family] = {
     "dots3_note": _under("text_config", _DOTS3, flat=True),
     "dots3_note_text": _DOTS3,
     "electra": _encoder("electra"),
-    "emu3": _under("text_config", PLAIN, "text_model.model.layers.", "model.text_model.layers."),
+    "emu3": _under("text_config", PLAIN, "model.text_model.layers.", "text_model.model.layers."),
     "ernie": _encoder("ernie"),
     "ernie4_5": PLAIN,
     "ernie4_5_moe": replace(
@@ -161,7 +166,7 @@ FAMILIES: dict[str, Family] = {
     "falcon_mamba": Family(_STATE),
     "flex_olmo": PLAIN,
     "flint": _typed(
-        rules.picked(lambda layer: layer < 2 or layer % 4 == 1, FULL, rules.SLIDING),
+        rules.flint_types,
         indices={"mlp_only_layers": 0}, fixed={_EXPERTS: rules.flint_steps},
     ),
     "fuyu": _under("text_config", PLAIN, flat=True),
@@ -172,8 +177,10 @@ FAMILIES: dict[str, Family] = {
     "gemma3n": _under("text_config", _GEMMA3N),
     "gemma3n_text": _GEMMA3N,
     "gemma4": _under("text_config", _GEMMA4),
+    "gemma4_assistant": _ASSISTANT,
     "gemma4_text": _GEMMA4,
     "gemma4_unified": _under("text_config", _GEMMA4U),
+    "gemma4_unified_assistant": _ASSISTANT,
     "gemma4_unified_text": _GEMMA4U,
     "git": Family(("git.encoder.layer.", "encoder.layer.")),
     "glm": PLAIN,
@@ -202,6 +209,7 @@ FAMILIES: dict[str, Family] = {
     "granitemoehybrid": _typed(rules.granite_hybrid_types, lists={"layers_block_type": None}),
     "granitemoeshared": PLAIN,
     "helium": PLAIN,
+    "hrm_text": Family(refused="its two stacks of layers run in turn, several times, so that a layer is no single step"),
     "hunyuan_v1_dense": PLAIN,
     "hunyuan_v1_moe": replace(PLAIN, lists={"num_experts": None, "moe_topk": None, "num_shared_expert": None}),
     "hy_v3": _typed(None, rules.dense_below(1, None, None), counts=("first_k_dense_replace",)),
@@ -256,7 +264,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "mimo_v2_flash": _MIMO,
     "minicpm3": replace(PLAIN, root_depth=("scale_depth",)),
-    "minimax": _typed(rules.last_of(2, one=LINEAR, rest=FULL), lists={"attn_type_list": None}),
+    "minimax": _typed(
+        rules.last_of(2, one=LINEAR, rest=FULL), lists={"attn_type_list": None},
+        stored=(".slope_rate", ".query_decay", ".key_decay", ".diagonal_decay"),
+    ),
     "minimax_m2": replace(PLAIN, lists={"attn_type_list": None}),
     "minimax_m3_vl_text": _typed(
         rules.same(FULL), rules.dense_below(0, None, None),
@@ -272,7 +283,10 @@ FAMILIES: dict[str, Family] = {
         fixed={_FIRST: rules.first_alone},
     ),
     "moss_transcribe_diarize": _under("text_config", _WINDOWED),
+    "moshi": replace(PLAIN, prefixes=("decoder.model.layers.", *_LLAMA)),
     "mpt": Family(("transformer.blocks.", "blocks."), count=("n_layers",)),
+    "musicgen": Family(refused=_TEXT_TO_AUDIO),
+    "musicgen_melody": Family(refused=_TEXT_TO_AUDIO),
     "mvp": _SEQ2SEQ,
     "nanochat": PLAIN,
     "nemotron": PLAIN,
@@ -312,6 +326,7 @@ FAMILIES: dict[str, Family] = {
     "qwen4_exp": _under("text_config", _QWEN4),
     "qwen4_exp_text": _QWEN4,
     "recurrent_gemma": replace(PLAIN, cycles=("block_types",)),
+    "reformer": Family(("reformer.encoder.layers.", "encoder.layers."), lists={"attn_layers": None}),
     "rembert": _encoder("rembert"),
     "roberta": _encoder("roberta"),
     "roberta-prelayernorm": _encoder("roberta_prelayernorm"),
@@ -333,6 +348,10 @@ FAMILIES: dict[str, Family] = {
     "vaultgemma": _typed(rules.last_of(2)),
     "whisper": _SEQ2SEQ,
     "xglm": Family(("model.layers.", "layers."), count=("num_layers", "num_hidden_layers")),
+    "xlm": Family(
+        ("transformer.attentions.",), count=("n_layers",),
+        beside=tuple((f"transformer.{part}.", 0) for part in ("layer_norm1", "ffns", "layer_norm2")),
+    ),
     "xlm-roberta": _encoder("roberta"),
     "xlm-roberta-xl": _encoder("roberta"),
     "xlnet": Family(("transformer.layer.", "layer."), count=_GPT2_COUNT),

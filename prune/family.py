@@ -38,6 +38,7 @@ class Family:
         section: the key of the nested config that describes the decoder; None where the config is flat.
         flat: whether the section may be missing and its fields stand at the top.
         beside: prefixes of lists that hold parts of layers, each with the layer to which its number 0 belongs.
+        stored: ends of tensor names that the file must hold, because without them a layer computes with its number.
         refused: why no cut of this family can be exact.
     """
 
@@ -59,4 +60,5 @@ class Family:
     section: str | None = None
     flat: bool = False
     beside: tuple[tuple[str, int], ...] = ()
+    stored: tuple[str, ...] = ()
     refused: str | None = None

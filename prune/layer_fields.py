@@ -45,7 +45,8 @@ def spell(section: dict[str, Any], family: Family, places: Places) -> None:
         TypeError, ValueError, KeyError, IndexError, ZeroDivisionError: the fields hold nonsense.
     """
     lists: dict[str, Rule | None] = {**COMMON_LISTS, **family.lists}
-    entries = {key: _entries(section, key, rule, places.layers) for key, rule in lists.items()}
+    extra = max((_number(section.get(key)) for key in family.extra), default=0)
+    entries = {key: _entries(section, key, rule, places.layers, extra) for key, rule in lists.items()}
     for key, value in entries.items():
         if value is not None:
             _set(section, key, value)
@@ -70,17 +71,17 @@ def spell(section: dict[str, Any], family: Family, places: Places) -> None:
         _check_links(words, links[words] or [], rule(section, len(places.kept)) or [], places)
 
 
-def _entries(section: Mapping[str, Any], key: str, rule: Rule | None, layers: int) -> Any:
-    """A list of at least one entry per layer, from the JSON or from the class's rule; None where there is none."""
+def _entries(section: Mapping[str, Any], key: str, rule: Rule | None, layers: int, extra: int) -> Any:
+    """A list of one entry per layer, from the JSON or from the class's rule; None where there is none.
+
+    It may go on for the `extra` layers that are stored behind the decoder's.
+    """
     value = _get(section, key)
     if value is None or value == []:
         value = rule(section, layers) if rule else None
     if value is None or isinstance(value, int | float):  # one number for all layers
         return None
-    beyond = len(value) - layers if isinstance(value, list | str) else -1
-    if beyond < 0 or beyond > sum(
-        _number(section.get(name)) for name in ("num_nextn_predict_layers", "num_mtp_layers")
-    ):
+    if not isinstance(value, list | str) or not layers <= len(value) <= layers + extra:
         raise ValueError(f"{key} is not a list of {layers} entries, one per layer")
     return value
 

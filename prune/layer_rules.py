@@ -128,8 +128,14 @@ def lfm3_types(config: Section, layers: int) -> list[str]:
     return [kinds.get(layer % 4, CONV) if layer else CONV for layer in range(layers)]
 
 
-def beam_types(config: Section, layers: int) -> list[str]:
-    return [*(last_of(6)(config, layers) or [])[:-1], FULL]
+def sixth_and_last(config: Section, layers: int) -> list[str]:
+    """Beam and Gemma 4: every sixth layer and the last attend in full."""
+    return [FULL if layer % 6 == 5 or layer == layers - 1 else SLIDING for layer in range(layers)]
+
+
+def flint_types(config: Section, layers: int) -> list[str]:
+    full = (0, 1, layers - 1)
+    return [FULL if layer in full or layer % 4 == 1 else SLIDING for layer in range(layers)]
 
 
 def kimi_types(config: Section, layers: int) -> list[str] | None:

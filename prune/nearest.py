@@ -28,9 +28,9 @@ def advice(works: Callable[[Sequence[int]], bool], layers: int, kept: Sequence[i
 def nearest_block(
     works: Callable[[Sequence[int]], bool], layers: int, dropped: Sequence[int]
 ) -> tuple[int, ...] | None:
-    """The block nearest to `dropped` that works: of the same size if there is one, then by how far it lies off.
+    """The block nearest to `dropped` that works: by size first, then by how far it lies off.
 
-    A block that takes the last layer comes last among those of its size, unless it was asked for.
+    Blocks that take the last layer come after all others, unless it was asked for.
     """
     for start, size in _blocks(layers, dropped):
         block = tuple(range(start, start + size))
@@ -40,16 +40,17 @@ def nearest_block(
 
 
 def _blocks(layers: int, dropped: Sequence[int]) -> Iterator[tuple[int, int]]:
-    wanted, first = len(dropped), min(dropped, default=0)
-    takes_last = layers - 1 in dropped
-    sizes = sorted(range(1, layers), key=lambda size: (abs(size - wanted), size > wanted))
-    for size in sizes:
-        if abs(size - wanted) > _WIDER:
-            return
-        starts = range(layers - size + 1)
-        yield from (
-            (start, size)
-            for start in sorted(
-                starts, key=lambda start: (start + size == layers and not takes_last, abs(start - first), start)
-            )
-        )
+    """(start, size) of all blocks of about the size of `dropped`, the nearest first."""
+    wanted, first, last = len(dropped), min(dropped, default=0), layers - 1 in dropped
+    blocks = [
+        (start, size)
+        for size in range(max(1, wanted - _WIDER), min(layers - 1, wanted + _WIDER) + 1)
+        for start in range(layers - size + 1)
+    ]
+
+    def distance(block: tuple[int, int]) -> tuple[bool, int, bool, int, int]:
+        start, size = block
+        takes_last = start + size == layers and not last
+        return takes_last, abs(size - wanted), size > wanted, abs(start - first), start
+
+    yield from sorted(blocks, key=distance)

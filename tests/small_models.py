@@ -101,6 +101,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "n_group": 1,
         "layer_types": _MIXED,
     },
+    "dots3_note_audio_encoder": {"adapter_input_size": 32},
+    "emu3": {"vocabulary_map": {"<image>": 91, "<|extra_200|>": 92, "<|visual token 000000|>": 93}},
     "dots3_note_vision_encoder": {"adapter_in_dim": 32, "mlp_layer_types": ["dense"] * LAYERS},
     "exaone4": {"layer_types": _MIXED},
     "falcon_h1": {"mamba_d_ssm": 64, "mlp_multipliers": [0.7, 1.3], "ssm_multipliers": [0.5, 0.8, 1.0, 1.2, 0.9]},
@@ -148,6 +150,18 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "hc_count": 2,
         "hc_lowrank": 8,
     },
+    "moshi": {"audio_vocab_size": 40, "num_codebooks": 2, "head_dim": 8, "hidden_act": "silu"},
+    "reformer": {
+        "hidden_size": 32,
+        "attention_head_size": 8,
+        "feed_forward_size": 48,
+        "axial_pos_embds": False,
+        "attn_layers": ["local", "lsh", "lsh", "local", "lsh", "local", "local", "lsh"],
+        "local_attn_chunk_length": 4,
+        "lsh_attn_chunk_length": 4,
+        "num_buckets": 4,
+        "hash_seed": 7,
+    },
     "rwkv": {"rescale_every": 0},
     "smollm3": {"no_rope_layers": [1, 0, 0, 1, 0, 1, 1, 0]},
     "llama4_text": {"no_rope_layers": [1, 0, 0, 1, 0, 1, 1, 0], "moe_layers": [1, 2, 5]},
@@ -167,7 +181,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
 }
 
 # Families that cannot be built from their config class alone, or not small, and why.
-NOT_BUILT: dict[str, str] = {}
+NOT_BUILT: dict[str, str] = {
+    "gemma3n": "its vision tower needs timm, which is not installed; its text decoder is gemma3n_text",
+}
 
 
 def vocabulary(model_type: str) -> int:
