@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from prune.cut_plan import CutPlan
 
 
-def model_card(plan: CutPlan, name: str) -> str:
+def model_card(plan: CutPlan, name: str, *, left: Sequence[str] = ()) -> str:
     """A model card for the hub, from a plan.
 
     Args:
         plan: the cut.
         name: the new model's name.
+        left: adapter files that lay beside the source's weights, and were left there.
     """
     head = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- regrowth", "- pruned"]
     if plan.commit:  # only a hub model has a name that others can follow
@@ -56,6 +58,11 @@ def model_card(plan: CutPlan, name: str) -> str:
             "",
             f"({_line(versions)})",
             "",
+            *(
+                [f"Left behind: {', '.join(left)}, an adapter that was trained for the uncut model.", ""]
+                if left
+                else []
+            ),
         ]
     )
 

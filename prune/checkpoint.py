@@ -23,6 +23,7 @@ INDEX = "model.safetensors.index.json"
 HEADER_LIMIT = 100_000_000  # bytes; the format's own bound
 _JSON_LIMIT = 100_000_000  # bytes; an index of a model with a million tensors has about this size
 _SIZE_LIMIT = 1 << 63
+_LONGEST_NAME = 255  # bytes; file systems take no more
 # Bits per element. Sub-byte types are packed, and a tensor of them must fill whole bytes.
 BITS = {
     **dict.fromkeys(("F4",), 4),
@@ -142,8 +143,9 @@ def read_checkpoint(folder: str | Path, *, absent: Callable[[str], Shard | None]
 
 def plain(folder: Path, name: str) -> str:
     """`name` itself, where it is the plain name of a file and not a path."""
-    if not name or "\0" in name or Path(name).name != name or "\\" in name or name in (".", ".."):
-        raise CheckpointError(f"{folder}: {name!r} is not the plain name of a file in that folder")
+    odd = not name or "\0" in name or Path(name).name != name or "\\" in name or name in (".", "..")
+    if odd or len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+        raise CheckpointError(f"{folder}: {_short(name)!r} is not the plain name of a file in that folder")
     return name
 
 

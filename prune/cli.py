@@ -98,6 +98,7 @@ def cut_command(
 
     Example: prune cut HuggingFaceTB/SmolLM2-135M --n 6 --scan scan.json --out pruned
     """
+    from prune.companions import adapters_beside
     from prune.cut_plan import PLAN_FILE
     from prune.outputs import check_free
     from prune.planning import plan_cut
@@ -136,6 +137,8 @@ def cut_command(
     if out is not None and not dry_run:
         cut(plan, out, overwrite=overwrite, link=link, allow_pickle=allow_pickle)
         screen().print(f"Pruned model in {out}; its plan is {out / PLAN_FILE}")
+        if Path(model).is_dir() and adapters_beside(Path(model)):
+            screen().print(f"Left behind: the adapter beside {model}; it was trained for the uncut model")
         if push_to_hub is not None:
             screen().print(f"Uploaded to {publish(out, push_to_hub, private=private)}")
     answer(plan.to_json(), plan.table, as_json=as_json)

@@ -11,12 +11,12 @@ from prune.byteranges import Layout, lay_out
 from prune.checkpoint import Checkpoint, Shard, read_checkpoint
 from prune.choice import starts
 from prune.choosing import Wanted, check_wanted, choose
-from prune.configs import changes, cut_config, family_of, layer_count
+from prune.configs import changes, cut_config, extra_layers, family_of, layer_count, refuse_family
 from prune.criteria import CRITERIA
 from prune.cut_plan import PLAN_FILE, CutPlan, Size
 from prune.errors import CheckpointError, UsageError
 from prune.hub import open_on_hub
-from prune.layer_ranges import parse_layers, runs
+from prune.layer_ranges import parse_layers
 from prune.models import Source, locate
 from prune.naming import LayerNames, find_layer_names
 from prune.pickles import has_only_pickles, read_pickled_checkpoint
@@ -36,6 +36,7 @@ class Subject:
     family: Family
     names: LayerNames
     layers: int
+    beyond: int = 0  # layers stored behind the decoder's, for multi-token prediction; they follow the kept ones
 
     def layouts(self, kept: Sequence[int], *, block: int = 8) -> list[tuple[Shard, Layout]]:
         """The shards that hold anything after the cut, each with its new layout.
@@ -61,6 +62,7 @@ class Subject:
     def renaming(self, kept: Sequence[int]) -> Callable[[str], str | None]:
         """From a tensor's name to its name after the cut, None for those that go."""
         places = {layer: place for place, layer in enumerate(kept)}
+        places |= {self.layers + more: len(kept) + more for more in range(self.beyond)}
         return lambda name: self.names.renamed(name, places)
 
     def identity(self) -> dict[str, Any]:
@@ -92,11 +94,13 @@ def open_subject(
     else:
         checkpoint = read_checkpoint(source.folder, absent=absent)
     family = family_of(checkpoint.config, source.name)
-    names, found = find_layer_names((t.name for t in checkpoint.tensors()), family.prefixes, source.name)
+    refuse_family(checkpoint.config, family, source.name, (t.name for t in checkpoint.tensors()))
+    names, found = find_layer_names((t.name for t in checkpoint.tensors()), family.prefixes, source.name, family.beside)
     stated = layer_count(checkpoint.config, family, source.name)
-    if stated is not None and stated != found:
+    beyond = max(found - (stated or found), 0)
+    if stated is not None and stated != found and not 0 < beyond <= extra_layers(checkpoint.config, family):
         raise CheckpointError(f"{source.name}: config.json counts {stated} layers, but the weights hold {found}")
-    return Subject(source, checkpoint, family, names, found)
+    return Subject(source, checkpoint, family, names, found - beyond, beyond)
 
 
 def plan_cut(

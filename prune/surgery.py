@@ -12,7 +12,7 @@ from typing import Any
 from prune.byteranges import Layout
 from prune.card import model_card
 from prune.checkpoint import INDEX, WEIGHTS, Checkpoint, Shard, read_shard
-from prune.companions import copy_companions
+from prune.companions import adapters_beside, copy_companions
 from prune.copying import link_file, shared_block, write_layout
 from prune.cut_plan import PLAN_FILE, CutPlan
 from prune.errors import CheckpointError, RegrowthError
@@ -72,7 +72,8 @@ def cut(
         _write_json(stage / PLAN_FILE, plan.to_json())
         if plan.scan is not None:
             _write_json(stage / "scan.json", plan.scan.to_json())
-        (stage / "README.md").write_text(model_card(plan, out.name), encoding="utf-8")
+        card = model_card(plan, out.name, left=adapters_beside(subject.source.folder))
+        (stage / "README.md").write_text(card, encoding="utf-8")
     return out
 
 

@@ -228,7 +228,9 @@ def test_a_new_shard_holds_exactly_the_kept_bytes_in_their_order(tmp_path_factor
     assert written.metadata == {"format": "pt"}
     found = {t.name: raw[written.data_start + t.start : written.data_start + t.end] for t in written.tensors}
     assert found == {f"new.{n}": bytes([n + 1]) * size for n, size in enumerate(sizes) if kept[n]}
-    assert sum(moved) == sum(part.length for part in layout.ranges) == written.size
+    assert layout.whole == all(kept[n] and names[f"t.{n}"] == f"t.{n}" for n in range(len(sizes)))
+    assert sum(moved) == sum(part.length for part in layout.ranges)
+    assert layout.size == len(layout.header) + sum(moved)
     assert all(a.source + a.length < b.source for a, b in pairwise(layout.ranges))
 
 

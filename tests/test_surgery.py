@@ -310,8 +310,8 @@ def test_bad_models_give_one_line_and_write_nothing(tiny_llama, tmp_path, case):
         (model / "model.safetensors").rename(model / "pytorch_model.bin")
         message = "save_pretrained"
     elif case == "no family":
-        (model / "config.json").write_text('{"model_type": "bert"}')
-        message = "'bert' models"
+        (model / "config.json").write_text('{"model_type": "unheard-of"}')
+        message = "'unheard-of' models"
     elif case == "shard gone":
         tensors = load_file(model / "model.safetensors")
         (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
@@ -354,7 +354,7 @@ def test_a_source_that_changed_since_the_plan_is_refused(tiny_llama, tmp_path):
 
 
 def test_a_failure_half_way_leaves_nothing(tiny_llama, tmp_path, monkeypatch):
-    def full_disk(*_):
+    def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(prune.surgery, "model_card", full_disk)  # the last file to be written

@@ -1,0 +1,130 @@
+"""As much of the hub's HTTP API as downloading and uploading a model takes, with a count of what was asked for."""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class StubHub:
+    """One model repository: `files` to give, `fetched` (bytes given of each), `uploaded` files, `created` requests."""
+
+    def __init__(self, repo: str, folder: Path | None = None, *, refuse: int = 0):
+        self.repo, self.refuse = repo, refuse
+        self.files = {path.name: path.read_bytes() for path in folder.iterdir()} if folder else {}
+        self.fetched: dict[str, int] = {}
+        self.uploaded: dict[str, bytes] = {}
+        self.objects: dict[str, bytes] = {}
+        self.created: list[dict] = []
+        self.address = ""
+
+
+@contextmanager
+def serve(hub: StubHub):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_):
+            pass
+
+        def answer(self, document, code=200):
+            self.give(json.dumps(document).encode(), code, {"Content-Type": "application/json"})
+
+        def give(self, content, code=200, headers=None):
+            self.send_response(code)
+            for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        def body(self):
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+        def do_GET(self):
+            path = self.path.partition("?")[0]
+            if path.startswith(f"/api/models/{hub.repo}/tree/"):
+                return self.answer(
+                    [{"type": "file", "path": n, "size": len(c), "oid": n} for n, c in hub.files.items()]
+                )
+            if path.startswith(f"/api/models/{hub.repo}"):
+                siblings = [{"rfilename": name} for name in hub.files]
+                return self.answer({"id": hub.repo, "sha": COMMIT, "siblings": siblings, "private": False})
+            found = re.fullmatch(rf"/{hub.repo}/resolve/[^/]+/(.+)", path)
+            if found and found[1] in hub.files:
+                return self.give_file(found[1])
+            code = "EntryNotFound" if found else "RepoNotFound"
+            return self.give(b"{}", 404, {"X-Error-Code": code, "X-Repo-Commit": COMMIT})
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def give_file(self, name):
+            content = hub.files[name]
+            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            code, part = 200, content
+            if wanted:
+                start, end = int(wanted[1]), min(int(wanted[2]) + 1, len(content))
+                code, part = 206, content[start:end]
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+            if self.command == "GET":
+                hub.fetched[name] = hub.fetched.get(name, 0) + len(part)
+            self.give(part, code, headers)
+
+        def do_POST(self):
+            body, path = self.body(), self.path.partition("?")[0]
+            if hub.refuse:
+                return self.answer({"error": "no"}, hub.refuse)
+            if path == "/api/repos/create":
+                hub.created.append(json.loads(body))
+                return self.answer({"url": f"{hub.address}/{hub.repo}"})
+            if path == "/api/validate-yaml":
+                return self.answer({"errors": [], "warnings": []})
+            if path.endswith("/preupload/main"):
+                modes = [
+                    {
+                        "path": file["path"],
+                        "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
+                        "shouldIgnore": False,
+                    }
+                    for file in json.loads(body)["files"]
+                ]
+                return self.answer({"files": modes})
+            if path.endswith("/info/lfs/objects/batch"):
+                objects = [
+                    {**entry, "actions": {"upload": {"href": f"{hub.address}/lfs/{entry['oid']}", "header": {}}}}
+                    for entry in json.loads(body)["objects"]
+                ]
+                return self.answer({"transfer": "basic", "objects": objects})
+            if path.endswith("/commit/main"):
+                for line in body.decode().splitlines():
+                    entry = json.loads(line)
+                    if entry["key"] == "file":
+                        hub.uploaded[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+                    elif entry["key"] == "lfsFile":
+                        hub.uploaded[entry["value"]["path"]] = hub.objects[entry["value"]["oid"]]
+                return self.answer({"commitUrl": f"{hub.address}/{hub.repo}/commit/{COMMIT}", "commitOid": COMMIT})
+            return self.answer({"error": f"not in the stub: {path}"}, 404)
+
+        def do_PUT(self):
+            content = self.body()
+            assert hashlib.sha256(content).hexdigest() == self.path.rpartition("/")[2]
+            hub.objects[self.path.rpartition("/")[2]] = content
+            self.give(b"")
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.address = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
