@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048, help="held-out tokens that every block is measured on")
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--verify-tokens", type=int, default=8192)
+    parser.add_argument("--greedy", type=int, default=4, help="windows of that text for the greedy removal")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/choice.json"))
     asked = parser.parse_args()
     source = locate(asked.model)
@@ -50,10 +51,7 @@ def main() -> None:
         [asked.text], tokenizer, tokens=asked.verify_tokens, length=asked.length, seed=0, skip=scans["last"].samples
     )
     assert apart
-    few = [w.ids for w in fresh[:4]]
-    began = time.monotonic()
-    order, losses = greedy_removal(model, few, max(SIZES))
-    found: dict[str, object] = {"greedy": {"order": order, "loss": losses, "seconds": time.monotonic() - began}}
+    found: dict[str, object] = {}
     rows = []
     for n in SIZES:
         blocks = [tuple(range(start, start + n)) for start in starts(layers, n)]
@@ -61,10 +59,9 @@ def main() -> None:
         began = time.monotonic()
         check = check_candidates(model, [w.ids for w in fresh], blocks, blocks[own])
         seconds = time.monotonic() - began
-        every = [*blocks, tuple(sorted(order[:n]))]
-        scores = score_variants(model, [w.ids for w in held], [FULL, *map(frozenset, every)])
+        scores = score_variants(model, [w.ids for w in held], [FULL, *map(frozenset, blocks)], kl=False)
         loss = (scores.loss.sum(1) / scores.tokens.sum()).tolist()
-        full, of_block, of_greedy = loss[0], loss[1:-1], loss[-1]
+        full, of_block = loss[0], loss[1:]
         best = min(range(len(blocks)), key=lambda start: of_block[start])
         row = {
             "n": n,
@@ -75,13 +72,19 @@ def main() -> None:
             "deepest": deepest_start(layers, n),
             "verified": check.chosen[0],
             "best": best,
-            "greedy": {"dropped": sorted(order[:n]), "loss": of_greedy},
             "losses": of_block,
             "check": check.to_json(),
             "check_seconds": seconds,
         }
         rows.append(row)
         print(json.dumps({k: v for k, v in row.items() if k not in ("losses", "check")}), flush=True)
+    began = time.monotonic()
+    order, losses = greedy_removal(model, [w.ids for w in fresh[: asked.greedy]], max(SIZES))
+    found["greedy"] = {"order": order, "loss": losses, "seconds": time.monotonic() - began}
+    removed = [frozenset(order[:n]) for n in SIZES]
+    scores = score_variants(model, [w.ids for w in held], removed, kl=False)
+    for row, loss in zip(rows, (scores.loss.sum(1) / scores.tokens.sum()).tolist(), strict=True):
+        row["greedy"] = {"dropped": sorted(order[: row["n"]]), "loss": loss}
     found["rows"] = rows
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(found, indent=1) + "\n")

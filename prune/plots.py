@@ -133,7 +133,4 @@ def title(scan: Scan, what: str = _DISTANCE) -> str:
     name = str(model.get("model", "")) if isinstance(model, dict) else ""
     name = "/".join(Path(name).parts[-2:]) or "model"  # a hub id whole, a long path by its end
     where = "" if what != _DISTANCE else "last token, " if scan.tokens == "last" else "all tokens, "
-    return (
-        f"{what}: {name}\n"
-        f"{where}{scan.samples} samples of at most {scan.length} tokens"
-    )
+    return f"{what}: {name}\n{where}{scan.samples} samples of at most {scan.length} tokens"
