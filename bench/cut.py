@@ -188,9 +188,8 @@ def measure(where: Path, size: int, shard: int, repeats: int, *, reflink: bool) 
             f"drop layers {first}-{first + drop - 1}: {moved / 1e9:.2f} GB stay, "
             f"{linked / 1e9:.2f} GB of them in shards that do not change"
         )
-        starts = {name: statistics.median(run(idle)[0] for _ in range(repeats)) for name, (_, idle) in ways.items()}
         for cache, prepare in (("cold", chill), ("warm", warm)):
-            report(cache, starts, alternate(ways, repeats, prepare, (source, kept), out))
+            report(cache, alternate(ways, repeats, prepare, (source, kept), out))
     finally:
         shutil.rmtree(folder)
 
@@ -202,7 +201,8 @@ def alternate(
     read: tuple[Path, ...],
     out: Path,
 ) -> dict[str, list[tuple[float, float]]]:
-    """Run the ways in turn, `repeats` times; each result is removed, and the disk left to settle, before the next."""
+    """Seconds without start-up, and peak MB, of each way, `repeats` times in turn. The start-up is measured beside each
+    run; each result is removed, and the disk left to settle, before the next."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for number in range(repeats):
         order = list(ways)[number % len(ways) :] + list(ways)[: number % len(ways)]
@@ -210,17 +210,19 @@ def alternate(
             for folder in read:
                 prepare(folder)
             os.sync()
-            found[name].append(run(ways[name][0]))
+            start, _ = run(ways[name][1])
+            seconds, peak = run(ways[name][0])
+            found[name].append((seconds - start, peak))
             shutil.rmtree(out)
     return found
 
 
-def report(cache: str, starts: dict[str, float], found: dict[str, list[tuple[float, float]]]) -> None:
-    times = {name: statistics.median(seconds for seconds, _ in runs) - starts[name] for name, runs in found.items()}
+def report(cache: str, found: dict[str, list[tuple[float, float]]]) -> None:
+    times = {name: statistics.median(seconds for seconds, _ in runs) for name, runs in found.items()}
     base = times[next(iter(times))]
     print(f"\n{cache} cache\n\n| way | time / cp | spread | peak RSS |\n|---|---|---|---|")
     for name, runs in found.items():
-        low, high = (pick(seconds for seconds, _ in runs) - starts[name] for pick in (min, max))
+        low, high = (pick(seconds for seconds, _ in runs) for pick in (min, max))
         memory = max(peak for _, peak in runs)
         print(f"| {name} | {times[name] / base:.2f} | {low / base:.2f}-{high / base:.2f} | {memory:.0f} MB |")
     print(f"\n(cp: {base:.2f} s)", flush=True)
