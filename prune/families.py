@@ -44,9 +44,9 @@ _LAST = "the last layer is built unlike the others, so it has to stay"
 _OWN = "a layer computes with its own number, so layers may not move"
 _KEYS = "a layer that stays attends to keys of a dropped one"
 _PICKS = "a layer that stays takes over the pick of tokens of a dropped one"
-_EXPERTS = "which layers have experts is a matter of their number"
+_EXPERTS = "moe_layer_interval says which layers have experts"
 
-_MOE_STEPS = replace(PLAIN, indices={"mlp_only_layers": 0}, fixed={_EXPERTS: rules.sparse_steps})
+_MOE_STEPS = replace(PLAIN, indices={"mlp_only_layers": 0}, steps=rules.sparse_steps)
 _GEMMA3 = _typed(
     rules.last_of(6, "sliding_window_pattern"), periods=("sliding_window_pattern", "_sliding_window_pattern")
 )
@@ -80,7 +80,7 @@ _LLAMA4 = _typed(
     periods=("no_rope_layer_interval", "interleave_moe_layer_step"),
 )
 _QWEN3_5 = _typed(rules.last_of(4, "full_attention_interval", rest=LINEAR), periods=("full_attention_interval",))
-_QWEN3_NEXT = replace(_QWEN3_5, indices={"mlp_only_layers": 0}, fixed={_EXPERTS: rules.sparse_steps})
+_QWEN3_NEXT = replace(_QWEN3_5, indices={"mlp_only_layers": 0}, steps=rules.sparse_steps)
 _QWEN4 = _typed(
     rules.last_of(4, "full_attention_interval", one=INDEXED, rest=LINEAR),
     periods=("full_attention_interval",),
@@ -167,7 +167,7 @@ FAMILIES: dict[str, Family] = {
     "flex_olmo": PLAIN,
     "flint": _typed(
         rules.flint_types,
-        indices={"mlp_only_layers": 0}, fixed={_EXPERTS: rules.flint_steps},
+        indices={"mlp_only_layers": 0}, steps=rules.flint_steps,
     ),
     "fuyu": _under("text_config", PLAIN, flat=True),
     "gemma": PLAIN,
@@ -209,7 +209,7 @@ FAMILIES: dict[str, Family] = {
     "granitemoehybrid": _typed(rules.granite_hybrid_types, lists={"layers_block_type": None}),
     "granitemoeshared": PLAIN,
     "helium": PLAIN,
-    "hrm_text": Family(refused="its two stacks of layers run in turn, several times, so that a layer is no single step"),
+    "hrm_text": Family(refused="its two stacks of layers run in turn, several times, so a layer is no single step"),
     "hunyuan_v1_dense": PLAIN,
     "hunyuan_v1_moe": replace(PLAIN, lists={"num_experts": None, "moe_topk": None, "num_shared_expert": None}),
     "hy_v3": _typed(None, rules.dense_below(1, None, None), counts=("first_k_dense_replace",)),

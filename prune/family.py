@@ -28,6 +28,8 @@ class Family:
         ends: the number of the last layer of one kind (-1: of the model).
         tails: so many layers at the end are of one kind; it becomes the number of kept ones among them.
         periods: fields that a list makes superfluous; they go.
+        steps: whether a layer has experts, where `decoder_sparse_step` and `mlp_only_layers` say it together; the list
+            says it alone afterwards.
         fixed: what no field can spell, in words -> the rule by which it comes out of number and config. The cut is
             refused unless every kept layer comes out as it was.
         links: likewise, for layers that read what another layer computed: the rule gives that other layer.
@@ -52,6 +54,7 @@ class Family:
     ends: tuple[str, ...] = ()
     tails: tuple[str, ...] = ()
     periods: tuple[str, ...] = ()
+    steps: Rule | None = None
     fixed: Mapping[str, Rule] = field(default_factory=dict)
     links: Mapping[str, Rule] = field(default_factory=dict)
     root_depth: tuple[str, ...] = ()

@@ -50,6 +50,10 @@ def spell(section: dict[str, Any], family: Family, places: Places) -> None:
     for key, value in entries.items():
         if value is not None:
             _set(section, key, value)
+    if family.steps and _number(section.get("decoder_sparse_step", 1)) > 1:
+        experts = family.steps(section, places.layers) or []
+        section["mlp_only_layers"] = [layer for layer in range(places.layers) if not experts[layer]]
+        section["decoder_sparse_step"] = 1
     facts = {words: rule(section, places.layers) for words, rule in family.fixed.items()}
     links = {words: rule(section, places.layers) for words, rule in family.links.items()}
 

@@ -173,9 +173,9 @@ def prompt(model_type):
 
 
 def generated(model, ids, *, cached):
-    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": NEW_TOKENS, "do_sample": False}
+    options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
     with torch.no_grad():
-        return model.generate(ids, use_cache=cached, **options)
+        return model.generate(ids, attention_mask=torch.ones_like(ids), use_cache=cached, **options)
 
 
 def check_generation(reference, pruned, ids, cache_differs):
@@ -236,7 +236,7 @@ def judge(model_type, folder):
             reason = str(error).removeprefix(f"{source}: ")
             nearest = re.search(r"--layers ([\d-]+)", reason)
             if nearest is None:
-                return Verdict(model_type, REFUSED, reason)
+                return Verdict(model_type, REFUSED, reason.partition("; no block")[0])
             condition = re.sub(r" \(layer .*\)", "", reason.partition("; the nearest")[0])
             if condition not in conditions:
                 conditions.append(condition)
@@ -247,6 +247,7 @@ def judge(model_type, folder):
             prefixes = MODULES.get(model_type) or family_of({"model_type": own_name(model_type)}, "").prefixes
             full = loaded(source, model_type)
         check_exact(model_type, full, prefixes, out, plan.dropped, generate=number != 2)
+    conditions += [words for words in (*row.fixed, *row.links) if words not in conditions]
     return Verdict(model_type, EXACT, "; ".join(conditions))
 
 
@@ -305,17 +306,19 @@ def page(verdicts):
         "",
         f"Written by `make families` from a run over the {len(verdicts)} names of transformers' causal-LM mapping",
         f"({transformers.__version__}). For each, a small random model of {LAYERS} layers is saved, cut in a block, in",
-        "scattered places and at its beginning, loaded by stock `from_pretrained` and compared with the full model whose",
-        "dropped layers are replaced by pass-throughs: the logits agree within 1e-5 in float32, and so does every token of",
-        "greedy generation, the pruned model's with its cache.",
+        "scattered places and at its beginning, loaded by stock `from_pretrained` and compared with the full model",
+        "whose dropped layers are replaced by pass-throughs: the logits agree within 1e-5 in float32, and so does",
+        "every token of greedy generation, the pruned model's with its cache.",
         "",
-        f"- exact: {len(exact)}, of which {len(bound)} under a condition; where a cut does not meet it, it is refused before",
-        "  anything is written, and the message names the nearest block that does (tested to be exact as well)",
+        f"- exact: {len(exact)}, of which {len(bound)} under a condition: a cut that does not meet it is refused",
+        "  before anything is written, and the message names the nearest block that does (tested to be exact as well)",
         f"- refused: {sum(verdict.kind == REFUSED for verdict in verdicts)}",
         f"- not built, so not known: {sum(verdict.kind == UNBUILT for verdict in verdicts)}",
         "",
         "Encoder-decoder checkpoints (`is_encoder_decoder`) are refused; decoders alone of such families are exact.",
         "Layers for multi-token prediction, stored behind the decoder's own, follow the kept ones.",
+        f"With its cache, stock transformers generates otherwise from {' and '.join(sorted(CACHE_DIFFERS))} than",
+        "without it, or not at all, cut or uncut; the cut is exact both ways.",
         "",
         "## Exact",
         "",

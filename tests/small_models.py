@@ -77,7 +77,7 @@ _EXPERTS = ["dense", "sparse", "dense", "dense", "sparse", "sparse", "dense", "s
 _PICKS = ["full", "full", "shared", "full", "full", "shared", "shared", "full"]
 _THETA = {"rope_type": "default", "rope_theta": 10000.0}
 _THETAS = [10000.0, 100.0, 500.0, 0.0, 300.0, 0.0, 700.0, 900.0]
-_MOE_STEPS = {"mlp_only_layers": [3, 6], "decoder_sparse_step": 1}
+_MOE_STEPS = {"mlp_only_layers": [3, 6], "decoder_sparse_step": 2}
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "axk1": {"mlp_layer_types": _EXPERTS},
@@ -149,6 +149,13 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 2,
         "hc_count": 2,
         "hc_lowrank": 8,
+        "ple_layer_ids": [3, 6],
+        "ple_embed_dim": 32,
+        "heads_per_ngram": 2,
+        "ngram_vocab_size_base": 50,
+        "make_ngram_vocab_size_divisible_by": 8,
+        "split_ngram_parts": 1,
+        "eos_token_id": 96,
     },
     "moshi": {"audio_vocab_size": 40, "num_codebooks": 2, "head_dim": 8, "hidden_act": "silu"},
     "reformer": {

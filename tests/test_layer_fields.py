@@ -67,6 +67,14 @@ def test_a_period_is_cut_by_whole_periods():
         after("jamba", config, (1, 2, 4, 6))
 
 
+@pytest.mark.parametrize("kind", ["qwen3_moe", "qwen3_next", "qwen2_moe", "flint"])
+def test_a_step_becomes_a_list(kind):
+    """Every third layer has experts: 2 and 5; without 1 and 3 they are 1 and 3."""
+    found = after(kind, {"decoder_sparse_step": 3, "mlp_only_layers": [], "num_experts": 4}, (1, 3))
+    assert found["decoder_sparse_step"] == 1
+    assert found["mlp_only_layers"] == [0, 2, 4, 5]
+
+
 @pytest.mark.parametrize("dropped", [(4,), (5,)])
 def test_a_donor_of_keys_stays(dropped):
     """Layers 6 and 7 take the keys of the last layer of their type below 6: of 5 and of 4."""
