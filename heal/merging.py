@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from heal.card import merged_card
 from prune.checkpoint import INDEX, Checkpoint, Shard, Tensor, inside, read_checkpoint, read_shard
+from prune.companions import COMPANIONS
 from prune.cut_plan import PLAN_FILE
 from prune.errors import CheckpointError, RegrowthError, UsageError
 from prune.models import Source, locate
 from prune.outputs import check_free, staged_directory, write_json, write_text
 from prune.provenance import command_line, read_artefact, versions
-from prune.companions import COMPANIONS
 from prune.terminal import progress, quiet_libraries
 
 if TYPE_CHECKING:
