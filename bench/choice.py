@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--heldout", default=".sample/heldout.jsonl")
     parser.add_argument("--field", default="text", help="field of --heldout")
     parser.add_argument("--tokens", type=int, default=2048, help="held-out tokens that every block is measured on")
+    parser.add_argument("--samples", type=int, default=128, help="documents of each scan")
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--verify-tokens", type=int, default=8192)
     parser.add_argument("--greedy", type=int, default=4, help="windows of that text for the greedy removal")
@@ -41,7 +42,9 @@ def main() -> None:
     model = load_model(source, dtype=torch.bfloat16)
     layers = model.config.num_hidden_layers
     scans = {
-        tokens: scan(asked.model, asked.text, tokens=tokens, dtype="bfloat16", show_progress=False)
+        tokens: scan(
+            asked.model, asked.text, tokens=tokens, samples=asked.samples, dtype="bfloat16", show_progress=False
+        )
         for tokens in ("last", "all")
     }
     held, _ = draw_held_out(

@@ -1,0 +1,123 @@
+"""What a scan costs beside a bare forward pass of the decoder, and beside the pattern that keeps all hidden states.
+
+Four ways over the same windows of one loaded model, in turn, several rounds in one process; each round's times are
+divided by that round's bare forward pass, and medians are printed. Peak memory is measured in a process of its own
+for each way. Run it alone on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from prune.batching import padded, plan_batches
+from prune.models import load_model, load_tokenizer, locate, pick_dtype
+from prune.sampling import draw_samples
+from prune.scanning import measure
+from prune.states import decoder_of
+
+BUDGET = 1024
+
+
+def bare(model, windows):
+    decoder = decoder_of(model)
+    with torch.no_grad():
+        for batch in plan_batches([len(w) for w in windows], batch_size="auto", budget=BUDGET):
+            ids, mask = padded([windows[i] for i in batch])
+            decoder(input_ids=ids, attention_mask=mask, use_cache=False)
+
+
+def all_states(model, windows):
+    """The usual pattern: every layer's states and the logits of a batch, then a cosine for every (l, n)."""
+    sums = None
+    with torch.no_grad():
+        for batch in plan_batches([len(w) for w in windows], batch_size="auto", budget=BUDGET):
+            ids, mask = padded([windows[i] for i in batch])
+            out = model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
+            last = mask.sum(1) - 1
+            states = [h[torch.arange(len(ids)), last].float() for h in out.hidden_states]
+            found = [
+                torch.arccos(torch.cosine_similarity(states[start], states[start + n]).clamp(-1, 1)).sum()
+                for n in range(1, len(states))
+                for start in range(len(states) - n)
+            ]
+            sums = found if sums is None else [a + b for a, b in zip(sums, found, strict=True)]
+
+
+WAYS: dict[str, Callable] = {
+    "bare decoder forward": bare,
+    "prune scan --tokens last": lambda model, windows: measure(model, windows, tokens="last"),
+    "prune scan --tokens all": lambda model, windows: measure(model, windows, tokens="all"),
+    "output_hidden_states, all sizes": all_states,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=".sample/model")
+    parser.add_argument("--text", default=".sample/text.jsonl")
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/scan.json"))
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    source = locate(asked.model)
+    drawn = draw_samples([asked.text], load_tokenizer(source), samples=asked.samples, length=asked.length, seed=0)
+    windows = [sample.ids for sample in drawn]
+    model = load_model(source, dtype=pick_dtype(asked.dtype))
+    if asked.only:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        WAYS[asked.only](model, windows)
+        print(json.dumps([before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+        return
+    for way in WAYS.values():
+        way(model, windows[:4])
+    times: dict[str, list[float]] = {name: [] for name in WAYS}
+    for _ in range(asked.rounds):
+        for name, way in WAYS.items():
+            began = time.perf_counter()
+            way(model, windows)
+            times[name].append(time.perf_counter() - began)
+    base = times["bare decoder forward"]
+    rows = []
+    for name, seconds in times.items():
+        command = [sys.executable, *sys.argv, "--only", name]
+        memory = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        ratios = sorted(s / b for s, b in zip(seconds, base, strict=True))
+        rows.append(
+            {
+                "way": name,
+                "seconds": seconds,
+                "median": statistics.median(seconds),
+                "ratio": statistics.median(ratios),
+                "ratio_range": [ratios[0], ratios[-1]],
+                "peak_rss_mib": memory[1] / 1024,
+                "over_loaded_mib": (memory[1] - memory[0]) / 1024,
+            }
+        )
+    found = {"tokens": sum(map(len, windows)), "threads": torch.get_num_threads(), "dtype": asked.dtype, "rows": rows}
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{found['tokens']} tokens, {asked.dtype}, {found['threads']} threads, {asked.rounds} rounds in turn")
+    print("| way | seconds (median) | ratio to bare (median, range) | peak RSS |\n|---|---|---|---|")
+    for row in rows:
+        low, high = row["ratio_range"]
+        print(
+            f"| {row['way']} | {row['median']:.2f} | {row['ratio']:.3f} ({low:.3f}-{high:.3f}) "
+            f"| {row['peak_rss_mib']:.0f} MiB |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""A scan of a model several times larger than the memory it is given, the limit enforced by the kernel.
+
+Makes a random Llama in bfloat16 under --folder, then scans it in a child process under RLIMIT_DATA (private memory:
+heap, anonymous maps, and the libraries' own), which the child cannot raise. Reports read, compute and wall time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def make(folder: Path, layers: int, width: int) -> int:
+    import torch
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        num_key_value_heads=width // 256,
+        tie_word_embeddings=True,
+        dtype="bfloat16",
+        architectures=["LlamaForCausalLM"],
+    )
+    config.save_pretrained(folder)
+    with torch.device("meta"):
+        shapes = {name: tuple(p.shape) for name, p in LlamaForCausalLM(config).named_parameters()}
+    torch.manual_seed(0)
+    place: dict[str, str] = {}
+    total = 0
+    for part in [*(f"layers.{i}." for i in range(layers)), ""]:
+        some = {n: s for n, s in shapes.items() if n not in place and part in n}
+        file = f"model-{len(set(place.values())):05d}.safetensors"
+        tensors = {
+            n: torch.ones(s, dtype=torch.bfloat16)
+            if len(s) == 1
+            else torch.empty(s, dtype=torch.bfloat16).normal_(0, 0.02)
+            for n, s in some.items()
+        }
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        total += sum(t.nbytes for t in tensors.values())
+        place |= dict.fromkeys(some, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": place}))
+    return total
+
+
+def child(folder: str, cap: int, tokens: int) -> None:
+    import torch
+
+    from prune.batching import plan_batches
+    from prune.models import Source
+    from prune.streaming import Timing, fits, measure_streamed
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    assert soft == hard == cap
+    generator = torch.Generator().manual_seed(0)
+    windows = [torch.randint(3, 512, (128,), generator=generator).tolist() for _ in range(tokens // 128)]
+    share = list(enumerate(plan_batches([128] * len(windows), batch_size="auto", budget=1024)))
+    source, timing = Source(Path(folder), "synthetic"), Timing()
+    assert not fits(source, "auto", "cpu", None)  # it finds out by itself
+    measured, _ = measure_streamed(source, windows, share, timing=timing)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({**vars(timing), "peak_rss_mib": peak, "token_count": measured.token_count}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", type=int, default=40)
+    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--cap-mib", type=int, default=1536)
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--folder", help="where the model is made; a temporary folder if not named")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench/scan_out_of_core.json"))
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    cap = asked.cap_mib << 20
+    if asked.child:
+        child(asked.child, cap, asked.tokens)
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-scan-", dir=asked.folder) as folder:
+        size = make(Path(folder), asked.layers, asked.width)
+        command = [
+            sys.executable,
+            __file__,
+            "--child",
+            folder,
+            "--cap-mib",
+            str(asked.cap_mib),
+            "--tokens",
+            str(asked.tokens),
+        ]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (cap, cap)),
+        )
+    if done.returncode:
+        sys.exit(done.stderr)
+    found = {"weights_mib": size / 2**20, "cap_mib": asked.cap_mib, **json.loads(done.stdout.splitlines()[-1])}
+    found["wall_over_larger"] = found["wall"] / max(found["read"], found["compute"])
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
