@@ -108,10 +108,13 @@ def quiet_libraries() -> None:
 
 
 def screen() -> Console:
-    """The console for people: stderr, so that stdout stays clean for `--json` and for pipes."""
+    """The console for people: stderr, so that stdout stays clean for `--json` and for pipes.
+
+    Lines are not broken at its width and brackets are no markup, so that a path or command can be copied.
+    """
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def answer(document: Any, shown: Callable[[], RenderableType] | RenderableType, *, as_json: bool) -> None:

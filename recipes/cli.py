@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,16 +41,17 @@ def show(name: Name, change: Changes = None, as_json: AsJson = False) -> None:
     from recipes.schema import load_recipe, parse_changes
 
     recipe = load_recipe(name).resolve(parse_changes(change or []), partial=True)
-    commands = [(stage.name, " ".join([stage.command.split()[0], *stage.words()])) for stage in recipe.stages]
+    commands = [(stage.name, shlex.join([stage.command.split()[0], *stage.words()])) for stage in recipe.stages]
 
     def page() -> Any:
         from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         settings = Table("setting", "value", title=recipe.about.strip(), title_justify="left")
         for key, value in recipe.settings.items():
             settings.add_row(key, str(value))
-        return Group(settings, *[f"[bold]{stage}[/bold]: {line}" for stage, line in commands])
+        return Group(settings, *[Text(f"{stage}: {line}") for stage, line in commands])
 
     answer({**recipe.model_dump(), "commands": dict(commands)}, page, as_json=as_json)
 

@@ -68,9 +68,10 @@ def run_recipe(recipe: Recipe, *, start: str | None = None, quiet: bool = False)
         todo = [one for one in plan.stages if one.why]
         for one in plan.stages:
             if not one.why:
-                say.print(f"[dim]{one.stage.name}: unchanged[/dim]")
+                say.print(f"{one.stage.name}: unchanged", style="dim")
                 continue
-            say.print(f"[bold]{one.stage.name}[/bold] ({todo.index(one) + 1}/{len(todo)}, {one.why}): {one.line}")
+            say.print(f"{one.stage.name} ({todo.index(one) + 1}/{len(todo)}, {one.why})", style="bold")
+            say.print(f"  {one.line}")
             record["stages"][one.stage.name] = {"state": "started", "key": one.key, "command": one.line}
             write_json(path, record, overwrite=True)
             record["stages"][one.stage.name] = _run_stage(one, quiet=quiet)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from prune import terminal
 from prune.errors import RegrowthError, UsageError
-from prune.terminal import answer, make_app, progress
+from prune.terminal import answer, make_app, progress, screen
 
 
 @pytest.fixture
@@ -76,6 +76,13 @@ def test_json_has_stdout_to_itself(app):
     assert json.loads(result.stdout) == {"n": 3}
     assert "working" in result.stderr
     assert CliRunner().invoke(app, ["work", "3"]).stdout == "did 3\n"
+
+
+def test_paths_are_neither_broken_nor_read_as_markup(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    path = "/a/very/long/path/" + "x" * 60 + "/[bold]/scan.json"
+    screen().print(f"Wrote {path}")
+    assert f"Wrote {path}\n" == capsys.readouterr().err
 
 
 def test_a_log_gets_a_line_with_the_time_left_now_and_then(monkeypatch, capsys):
