@@ -21,8 +21,6 @@ from prune.models import load_model, load_tokenizer, locate
 from prune.sampling import draw_held_out
 from prune.variants import FULL, score_variants
 
-SIZES = (2, 4, 6, 8, 10, 12)
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -34,7 +32,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128, help="documents of each scan")
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--verify-tokens", type=int, default=8192)
-    parser.add_argument("--greedy", type=int, default=4, help="windows of that text for the greedy removal")
+    parser.add_argument(
+        "--greedy", type=int, default=4, help="windows of that text for the greedy removal; 0 leaves it out"
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[2, 4, 6, 8, 10, 12])
     parser.add_argument("--out", type=Path, default=Path("runs/bench/choice.json"))
     asked = parser.parse_args()
     source = locate(asked.model)
@@ -56,7 +57,7 @@ def main() -> None:
     assert apart
     found: dict[str, object] = {}
     rows = []
-    for n in SIZES:
+    for n in asked.sizes:
         blocks = [tuple(range(start, start + n)) for start in starts(layers, n)]
         own = scans["last"].best[n - 1].start
         began = time.monotonic()
@@ -81,13 +82,14 @@ def main() -> None:
         }
         rows.append(row)
         print(json.dumps({k: v for k, v in row.items() if k not in ("losses", "check")}), flush=True)
-    began = time.monotonic()
-    order, losses = greedy_removal(model, [w.ids for w in fresh[: asked.greedy]], max(SIZES))
-    found["greedy"] = {"order": order, "loss": losses, "seconds": time.monotonic() - began}
-    removed = [frozenset(order[:n]) for n in SIZES]
-    scores = score_variants(model, [w.ids for w in held], removed, kl=False)
-    for row, loss in zip(rows, (scores.loss.sum(1) / scores.tokens.sum()).tolist(), strict=True):
-        row["greedy"] = {"dropped": sorted(order[: row["n"]]), "loss": loss}
+    if asked.greedy:
+        began = time.monotonic()
+        order, losses = greedy_removal(model, [w.ids for w in fresh[: asked.greedy]], max(asked.sizes))
+        found["greedy"] = {"order": order, "loss": losses, "seconds": time.monotonic() - began}
+        removed = [frozenset(order[:n]) for n in asked.sizes]
+        scores = score_variants(model, [w.ids for w in held], removed, kl=False)
+        for row, loss in zip(rows, (scores.loss.sum(1) / scores.tokens.sum()).tolist(), strict=True):
+            row["greedy"] = {"dropped": sorted(order[: row["n"]]), "loss": loss}
     found["rows"] = rows
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(found, indent=1) + "\n")
@@ -96,9 +98,8 @@ def main() -> None:
     for row in rows:
         cells = [f"{row[way]}: {row['losses'][row[way]]:.2f}" for way in ways]
         apart_by = row["losses"][row["verified"]] - row["losses"][row["best"]]
-        print(
-            f"| {row['n']} | {row['full']:.2f} | {' | '.join(cells)} | {row['greedy']['loss']:.2f} | {apart_by:.3f} |"
-        )
+        greedy = f"{row['greedy']['loss']:.2f}" if asked.greedy else ""
+        print(f"| {row['n']} | {row['full']:.2f} | {' | '.join(cells)} | {greedy} | {apart_by:.3f} |")
 
 
 if __name__ == "__main__":
