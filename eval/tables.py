@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from eval.running import RunResult
 
 SCORES = ("questions", "n", "chance", "model", "accuracy, %", "plain", "NLL, bits", "unparsed")
-CHANGES = ("Δ accuracy, points", "Δ NLL, bits", "p", "flips -/+", "kept")
+CHANGES = ("Δ accuracy, points", "Δ NLL, bits", "p", "flips", "kept")
 PROSE = ("model", "nats / token", "bits / byte", "Δ nats / token")
 FEW = 30  # questions; below this an interval says little, and the table says so
 
@@ -23,7 +23,7 @@ HOW_TO_READ = (
     "Accuracy: the choice of highest log-likelihood per character, or the exact number; `plain` takes the highest "
     "log-likelihood as it is. NLL: -log2 p(gold answer | question), mean per answer; it moves where accuracy sits at "
     "chance. Δ: to the full model on the same questions, with its 95 % paired interval (accuracy: Bonett-Price; NLL: "
-    "Student's t). p: exact McNemar, not corrected for the number of domains. Flips: questions lost and gained. Kept: "
+    "Student's t). p: exact McNemar, not corrected for the number of domains. Flips: questions lost / gained. Kept: "
     "accuracy above chance as a share of the full model's; – where that is not above chance, ? where its 95 % interval "
     "reaches down to chance, so that a share would be noise. Unparsed answers count as wrong."
 )
@@ -106,9 +106,11 @@ def comparison_table(found: dict[str, Any]) -> RenderableType:
 
     rows = [row_from(raw) for raw in found["rows"]]
     parts: list[Any] = [
-        _rich_table("Scores", SCORES, [score_cells(r) for r in rows]),
+        _rich_table("Scores", _GROUPED_SCORES, _grouped_scores(rows)),
         _rich_table(
-            f"Change against {found['models'][0]['label']} (95 % paired intervals)", ("model", *CHANGES), _changes(rows)
+            f"Change against {found['models'][0]['label']} (95 % paired intervals)",
+            ("model", *CHANGES),
+            _grouped_changes(rows),
         ),
     ]
     if found["prose"]:
@@ -116,8 +118,21 @@ def comparison_table(found: dict[str, Any]) -> RenderableType:
     return Group(*parts, Text(HOW_TO_READ, style="dim"))
 
 
-def _changes(rows: Sequence[Row]) -> list[list[str]]:
-    """The questions on a line of their own, the models below: so the table fits 80 columns."""
+# For the terminal the questions stand on a line of their own, the models below: so the tables fit 80 columns.
+_GROUPED_SCORES = ("model", "n", "chance", *SCORES[4:])
+
+
+def _grouped_scores(rows: Sequence[Row]) -> list[list[str]]:
+    lines = []
+    for row in rows:
+        questions, n, chance, model, *scores = score_cells(row)
+        if row.versus is None:
+            lines.append([questions, n, chance] + [""] * len(scores))
+        lines.append([f"  {model}", "", "", *scores])
+    return lines
+
+
+def _grouped_changes(rows: Sequence[Row]) -> list[list[str]]:
     lines = []
     for row in rows:
         if row.versus is None:
@@ -182,5 +197,11 @@ def _rich_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) 
     return table
 
 
-_WHOLE = ("accuracy, %", "Δ accuracy, points", "Δ NLL, bits", "Δ nats / token")  # an interval is read in one line
+_WHOLE = (
+    "model",
+    "accuracy, %",
+    "Δ accuracy, points",
+    "Δ NLL, bits",
+    "Δ nats / token",
+)  # an interval is read in one line
 _WORDS = ("domain", "questions", "model", "sets", "licences", "not there", "set", "left out, and why")

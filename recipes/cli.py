@@ -85,13 +85,12 @@ def run(
 def _ending(done: Any) -> Any:
     """Times and memory of the stages, the table where no stage has just printed it, and where things are."""
     from rich.console import Group
-    from rich.markdown import Markdown
     from rich.table import Table
 
     recipe = done.plan.recipe
     parts: list[Any] = []
     if recipe.show and not _just_printed(done, recipe.show):
-        parts.append(Markdown(Path(recipe.show).read_text(encoding="utf-8")))
+        parts.append(_page(Path(recipe.show)))
     cost = Table("stage", "this time", "seconds", "peak memory, GiB", title="What it cost", title_justify="left")
     for name, record in done.record["stages"].items():
         state = "ran" if name in done.just_made else "unchanged"
@@ -103,6 +102,18 @@ def _ending(done: Any) -> Any:
             places.add_row(what, where)
         parts.append(places)
     return Group(*parts)
+
+
+def _page(path: Path) -> Any:
+    if path.suffix == ".json":
+        from eval.comparison import FORMAT
+        from eval.tables import comparison_table
+        from prune.provenance import read_artefact
+
+        return comparison_table(read_artefact(path, FORMAT))
+    from rich.markdown import Markdown
+
+    return Markdown(path.read_text(encoding="utf-8"))
 
 
 def _just_printed(done: Any, shown: str) -> bool:

@@ -79,7 +79,7 @@ class Recipe(BaseModel):
     about: str
     settings: dict[str, Value]
     stages: list[Stage] = Field(min_length=1)
-    show: str | None = None  # a Markdown file to print at the end
+    show: str | None = None  # a comparison.json or a Markdown file to print at the end
     files: dict[str, str] = {}  # what each result is -> where it stands
 
     @model_validator(mode="after")
