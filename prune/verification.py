@@ -226,7 +226,6 @@ def _passed_through(layers: Any, dropped: tuple[int, ...]) -> Iterator[None]:
         def __init__(self, layer: Any) -> None:
             super().__init__()
             self.layer = [layer]  # not a submodule
-            self.tuples: bool | None = None
 
         def __getattr__(self, name: str) -> Any:  # a decoder may ask a layer for its type
             try:
@@ -235,9 +234,8 @@ def _passed_through(layers: Any, dropped: tuple[int, ...]) -> Iterator[None]:
                 return getattr(self.layer[0], name)
 
         def forward(self, hidden_states: Any, *rest: Any, **more: Any) -> Any:
-            if self.tuples is None:
-                self.tuples = isinstance(self.layer[0](hidden_states, *rest, **more), tuple)
-            return (hidden_states,) if self.tuples else hidden_states
+            answer = self.layer[0](hidden_states, *rest, **more)  # run for its form alone
+            return (hidden_states, *answer[1:]) if isinstance(answer, tuple) else hidden_states
 
     kept = {layer: layers[layer] for layer in dropped}
     for layer, module in kept.items():

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from synthetic import hashes, synthetic_checkpoint
 from typer.testing import CliRunner
 
@@ -11,6 +12,7 @@ from prune.cli import app
 from prune.planning import plan_cut
 from prune.surgery import cut
 from prune.verification import tensor_sha256, verify_cut
+from tests.small_models import save_small_model
 
 
 def verify(*arguments):
@@ -111,6 +113,17 @@ def test_logits_are_compared_with_the_layers_passed_through(tiny_llama, tmp_path
     found = verify_cut(tiny_llama, out, logits=True, show_progress=False)
     assert found.logits > 1e-3
     assert len(found.faults) == 2  # the norm's values, and the logits
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma3_text", "bamba", "rwkv"])  # layers that answer in their own forms
+def test_logits_are_compared_for_layers_of_every_form(family, tmp_path):
+    (tmp_path / "full").mkdir()
+    torch.manual_seed(0)
+    save_small_model(family, tmp_path / "full")
+    out = cut(plan_cut(tmp_path / "full", layers="3,4"), tmp_path / "out", show_progress=False)
+    found = verify_cut(tmp_path / "full", out, logits=True, show_progress=False)
+    assert found.faults == ()
+    assert found.logits <= 1e-5
 
 
 def test_a_tensor_is_hashed_by_its_own_bytes(pair):
