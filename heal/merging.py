@@ -12,13 +12,12 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.card import merged_card
 from prune.checkpoint import INDEX, Checkpoint, Shard, Tensor, inside, read_checkpoint, read_shard
-from prune.companions import COMPANIONS
+from prune.companions import copy_companions
 from prune.cut_plan import PLAN_FILE
 from prune.errors import CheckpointError, RegrowthError, UsageError
 from prune.models import Source, locate
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
 
 BASES = ("dequantised", "original")
 _CONV1D = ("gpt2",)  # model types whose projections are stored (in, out)
-_CARRIED = (*COMPANIONS, "config.json", INDEX, PLAN_FILE, "scan.json")
-_TEMPLATES = "additional_chat_templates"
+_CARRIED = ("config.json", INDEX, PLAN_FILE, "scan.json")  # beside what copy_companions takes
 
 
 @dataclass(frozen=True)
@@ -200,13 +198,10 @@ def _commit(document: dict[str, Any]) -> str | None:
 
 
 def _carry(source: Path, stage: Path) -> None:
-    for path in sorted(source.iterdir()):
-        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in _CARRIED):
-            shutil.copyfile(inside(source, path.name), stage / path.name)
-    if (source / _TEMPLATES).is_dir():
-        (stage / _TEMPLATES).mkdir()
-        for path in sorted((source / _TEMPLATES).glob("*.jinja")):
-            shutil.copyfile(inside(source / _TEMPLATES, path.name), stage / _TEMPLATES / path.name)
+    copy_companions(source, stage, code=False)
+    for name in _CARRIED:
+        if (source / name).is_file():
+            shutil.copyfile(inside(source, name), stage / name)
 
 
 def _facts(plan: MergePlan) -> dict[str, Any]:

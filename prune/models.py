@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,8 +172,3 @@ def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     line = text.splitlines()[0]
     return line if len(line) <= 200 else line[:197] + "..."
-
-
-def offline() -> bool:
-    """Whether the user has asked the hub libraries to stay off the network."""
-    return os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "TRUE", "yes")

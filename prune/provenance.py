@@ -11,9 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from prune.checkpoint import HEADER_LIMIT
 from prune.errors import CheckpointError
-
-_HEADER_LIMIT = 100_000_000  # the safetensors format's own bound, in bytes
 
 
 def versions() -> dict[str, str]:
@@ -50,7 +49,7 @@ def header_sha256(shard: str | Path) -> str:
     with open(shard, "rb") as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-        if not 0 < length <= _HEADER_LIMIT:
+        if not 0 < length <= HEADER_LIMIT:
             raise CheckpointError(f"{shard} is not a safetensors file (its header length is impossible)")
         header = file.read(length)
     if len(header) != length:
