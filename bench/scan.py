@@ -3,6 +3,9 @@
 Four ways over the same windows of one loaded model, in turn, several rounds in one process; each round's times are
 divided by that round's bare forward pass, and medians are printed. Peak memory is measured in a process of its own
 for each way. Run it alone on the machine.
+
+`--shape llama-3-8b` takes random layers of that model's shape instead: all 32 of them, whose weights repeat every
+four layers, so that 2 GiB hold what would be 14; a pass computes and reads as much as with weights of their own.
 """
 
 from __future__ import annotations
@@ -61,9 +64,44 @@ WAYS: dict[str, Callable] = {
 }
 
 
+def llama_3_8b(dtype):
+    """Llama-3-8B's 32 layers with random weights, each shared by eight layers; a small vocabulary."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=1024,
+        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    layers = model.model.layers
+    torch.manual_seed(0)
+    for index, layer in enumerate(layers):
+        if index < 4:
+            layer.to_empty(device="cpu").to(dtype)
+            for parameter in layer.parameters():
+                torch.nn.init.normal_(parameter, std=0.02) if parameter.dim() > 1 else torch.nn.init.ones_(parameter)
+            continue
+        for path, module in layer.named_modules():
+            for name, _ in list(module.named_parameters(recurse=False)):
+                setattr(module, name, layers[index % 4].get_submodule(path).get_parameter(name))
+    for module in (model.model.embed_tokens, model.model.norm, model.lm_head):
+        module.to_empty(device="cpu").to(dtype)
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter) if parameter.dim() > 1 else torch.nn.init.ones_(parameter)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    return model.eval()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=".sample/model")
+    parser.add_argument("--shape", choices=["llama-3-8b"], help="random weights of this shape instead of --model")
     parser.add_argument("--text", default=".sample/text.jsonl")
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--length", type=int, default=256)
@@ -75,7 +113,11 @@ def main() -> None:
     source = locate(asked.model)
     drawn = draw_samples([asked.text], load_tokenizer(source), samples=asked.samples, length=asked.length, seed=0)
     windows = [sample.ids for sample in drawn]
-    model = load_model(source, dtype=pick_dtype(asked.dtype))
+    if asked.shape:
+        windows = [[token % 1024 for token in window] for window in windows]
+        model = llama_3_8b(pick_dtype(asked.dtype))
+    else:
+        model = load_model(source, dtype=pick_dtype(asked.dtype))
     if asked.only:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         WAYS[asked.only](model, windows)
