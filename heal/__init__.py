@@ -5,7 +5,7 @@ from typing import Any
 
 _PUBLIC = {
     "HealResult": "heal.training",
-    "Settings": "heal.training",
+    "Settings": "heal.settings",
     "TextSource": "heal.data",
     "held_out_loss": "heal.measuring",
     "merge": "heal.merging",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROLES = ("feed-forward", "all")
+AFTER_CUT = "after-cut"
 
 _ATTENTION = re.compile(r"attn|attention|mixer|mamba")
 _FEED_FORWARD = re.compile(r"(mlp|ffn?|feed_?forward|block_sparse_moe|moe|experts?|shared_experts?)(\.|$)")
@@ -25,40 +26,67 @@ _ROUTERS = {"gate", "router", "shared_expert_gate"}
 
 @dataclass(frozen=True)
 class Targets:
-    """The adapted projections. `paths` are relative to a decoder layer; `modules` are full names in the model."""
+    """The adapted projections. `paths` are relative to a decoder layer; `modules` are full names in the model.
+
+    `layers` are those that hold them, 0-based, rising, and `listed` is the name of the list that the layers stand in.
+    """
 
     role: str
     paths: tuple[str, ...]
     modules: tuple[str, ...]
+    layers: tuple[int, ...]
+    listed: str
     smallest: int  # the least of all in and out widths: no rank may be above it
 
+    @property
+    def first(self) -> int:
+        """The lowest layer with an adapter: below it nothing is trained, and no graph is needed."""
+        return self.layers[0]
 
-def find_targets(model: PreTrainedModel, role: str = "feed-forward") -> Targets:
-    """The linear modules of the decoder layers that play `role`.
+
+def find_targets(model: PreTrainedModel, targets: str = "feed-forward", *, cut: int | None = None) -> Targets:
+    """The linear modules of the decoder layers that play a role, in all layers or in those after the cut.
+
+    `targets` is `ROLE`, `ROLE:after-cut`, or `after-cut`, which is `all:after-cut`.
 
     `feed-forward`: those of the feed-forward part, without routers: gate/up/down_proj (Llama, Mistral, Qwen2, Gemma),
     fc1/fc2 (Phi), mlp.c_fc/mlp.c_proj (GPT-2), dense_h_to_4h/dense_4h_to_h (GPT-NeoX), w1/w2/c_proj (Qwen).
     `all`: those of the attention too.
 
+    Args:
+        cut: the first layer after the cut (`heal.place.first_after_cut`); needed for `after-cut` alone.
+
     Raises:
-        UsageError: another role, or the model has no such projection.
+        UsageError: another role or place, the model has no such projection, or no layer stands after the cut.
     """
-    if role not in ROLES:
-        raise UsageError(f"--targets {role} is unknown; take {' or '.join(ROLES)}")
+    role, _, place = ("all:" + targets if targets == AFTER_CUT else targets).partition(":")
+    if role not in ROLES or place not in ("", AFTER_CUT):
+        raise UsageError(
+            f"--targets {targets} is unknown; take {', '.join(ROLES)}, after-cut, or both, as in feed-forward:after-cut"
+        )
+    if place and cut is None:
+        raise UsageError(f"--targets {targets}: the model has no prune_plan.json to tell where it was cut; name a role")
+    first = (cut or 0) if place else 0
     layers = decoder_layers(model)
     prefix = next(name for name, module in model.named_modules() if module is layers)
     found: dict[str, Any] = {}
+    if first >= len(layers):
+        raise UsageError(f"--targets {targets}: the cut took the last layers, so none stands after it; name a role")
+    used: list[int] = []
     for index, layer in enumerate(layers):
+        if index < first:
+            continue
         for path, module in layer.named_modules():
             if _is_linear(module) and path.rpartition(".")[2] not in _ROUTERS and _plays(role, path):
                 found[f"{prefix}.{index}.{path}"] = module
+                used.append(index)
     if not found:
         raise UsageError(
-            f"{type(model).__name__} has no linear projection for --targets {role}; its layers may keep them fused"
+            f"{type(model).__name__} has no linear projection for --targets {targets}; its layers may keep them fused"
         )
     paths = tuple(dict.fromkeys(re.sub(rf"^{re.escape(prefix)}\.\d+\.", "", name) for name in found))
     smallest = min(min(_widths(module)) for module in found.values())
-    return Targets(role, paths, tuple(found), smallest)
+    return Targets(targets, paths, tuple(found), tuple(dict.fromkeys(used)), prefix.rpartition(".")[2], smallest)
 
 
 def check_rank(targets: Targets, rank: int, dropout: float) -> None:
@@ -83,8 +111,14 @@ def add_adapter(
     check_rank(targets, rank, dropout)
     from peft import LoraConfig, get_peft_model
 
+    some = {"layers_to_transform": list(targets.layers), "layers_pattern": targets.listed} if targets.first else {}
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets.paths), task_type="CAUSAL_LM"
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(targets.paths),
+        task_type="CAUSAL_LM",
+        **some,
     )
     adapted = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = base

@@ -1,59 +1,59 @@
-"""QLoRA healing: a frozen base in 4 bits, an adapter on its feed-forward projections, plain text."""
+"""A healing run: plan it, then execute it. And QLoRA: a frozen base in 4 bits, an adapter, plain text."""
 
 from __future__ import annotations
 
-import math
 import resource
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.data import HELD_OUT_SHARE, TextSource, hold_out, training_rows
+from heal.place import first_after_cut
 from heal.schedule import Schedule, parse_tokens, plan_steps
-from prune.errors import CheckpointError, UsageError
-from prune.models import Source, load_tokenizer, locate, pick_device, text_config
+from heal.settings import Settings, check, check_fit
+from prune.models import Source, load_tokenizer, locate, pick_device
 from prune.outputs import check_free, staged_directory, write_json, write_text
 from prune.provenance import provenance
 from prune.terminal import progress, quiet_libraries
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
+    from heal.adapters import Targets
     from heal.loop import Trained
 
 FORMAT = "regrowth.heal/1"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to heal. The defaults are those of arXiv 2403.17887 (appendix) where a default can be one for all models.
+class HealPlan:
+    """What a run will do; nothing is loaded yet. `model` is what heals: the adapter will fit it, and no other."""
 
-    The paper takes rank 64 but for Llama-2-7B (2), Llama-2-70B (8) and Mistral-7B (4), and a rate of 3e-4 but for
-    Llama-2-70B (3e-5), Mistral-7B (3e-6) and Phi-2 (2e-4); its budget is 5000 steps of 16 rows of 2048 or 4096 tokens.
+    method: str
+    model: Source
+    text: TextSource
+    out: Path
+    settings: Settings
+    schedule: Schedule
+    device: str
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class Student:
+    """A model made ready to be trained: frozen, its forward pass gives the loss (`heal.head`, `heal.shared`).
 
     Attributes:
-        length: tokens per row.
-        batch_size: rows per forward pass; `batch_size * accumulate` is 16 rows a step, as in the paper.
-        alpha: LoRA's alpha; the rank if None, so that the scale is 1.
-        targets: `feed-forward` or `all`.
-        bits: 4 (NF4 + double quantisation) or 16 (bf16).
-        eval_every: optimiser steps between two measurements of held-out loss; a tenth of all steps if None.
-        checkpointing: keep one activation per layer and compute the rest anew.
+        facts: what the method adds to heal.json.
     """
 
-    length: int = 512
-    batch_size: int = 4
-    accumulate: int = 4
-    rank: int = 64
-    alpha: float | None = None
-    dropout: float = 0.05
-    learning_rate: float = 3e-4
-    targets: str = "feed-forward"
-    bits: int = 4
-    seed: int = 0
-    eval_every: int | None = None
-    checkpointing: bool = True
+    model: PreTrainedModel
+    targets: Targets
+    quantised: list[str]
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -100,46 +100,73 @@ def qlora(
         TextError: text that is missing, too short for the budget, or leaves nothing held out.
         RegrowthError: `out` exists, the model cannot be healed, or training diverged.
     """
-    settings = settings or Settings()
-    text = TextSource(text) if isinstance(text, str) else text
+    plan = plan_healing(
+        "qlora",
+        model,
+        text,
+        out,
+        tokens=tokens,
+        settings=settings or Settings(),
+        device=device,
+        revision=revision,
+        overwrite=overwrite,
+    )
+    return execute(plan, _frozen, shown=shown)
+
+
+def plan_healing(
+    method: str,
+    model: str | Path,
+    text: TextSource | str,
+    out: str | Path,
+    *,
+    tokens: int | str,
+    settings: Settings,
+    device: str,
+    revision: str | None,
+    overwrite: bool,
+) -> HealPlan:
+    """Settle what a run will do, and refuse what cannot be done before anything that takes long. See `qlora`."""
     schedule = plan_steps(
         parse_tokens(tokens),
         length=settings.length,
         batch_size=settings.batch_size,
         accumulate=settings.accumulate,
     )
-    _check(settings)
+    check(settings)
     check_free(out, overwrite=overwrite)
     quiet_libraries()
     device = pick_device(device)
     source = locate(model, revision=revision)
+    check_fit(source, settings)
+    text = TextSource(text) if isinstance(text, str) else text
+    return HealPlan(method, source, text, Path(out), settings, schedule, device, overwrite)
 
+
+def execute(plan: HealPlan, prepare: Callable[[HealPlan], Student], *, shown: bool = True) -> HealResult:
+    """Read the text, let `prepare` load the student, train an adapter on it and save it: the same for all methods."""
     from transformers import set_seed
 
-    from heal.adapters import add_adapter, find_targets
-    from heal.head import attach_loss
+    from heal.adapters import add_adapter
     from heal.identity import base_identity
     from heal.loop import run
     from heal.measuring import mean_loss
-    from heal.quantise import load_frozen, quantised_modules
 
-    _check_fit(source, settings)  # before anything that takes long
-    tokenizer = load_tokenizer(source)
+    settings, schedule, text = plan.settings, plan.schedule, plan.text
+    tokenizer = load_tokenizer(plan.model)
     with progress("Reading text", None, shown=shown):
         held_out = hold_out(text, tokenizer, length=settings.length)
         rows = training_rows(text, tokenizer, held_out, rows=schedule.rows, length=settings.length, seed=settings.seed)
-    base = load_frozen(source, bits=settings.bits, device=device)
-    quantised = quantised_modules(base)
-    targets = find_targets(base, settings.targets)
-    attach_loss(base)
+    student = prepare(plan)
+    base, targets = student.model, student.targets
     set_seed(settings.seed)  # the adapter's first weights, and dropout
-    place = source.name if source.commit else str(source.folder.resolve())
+    place = plan.model.name if plan.model.commit else str(plan.model.folder.resolve())
     adapted = add_adapter(
-        base, targets, rank=settings.rank, alpha=_alpha(settings), dropout=settings.dropout, base=place
+        base, targets, rank=settings.rank, alpha=settings.lora_alpha, dropout=settings.dropout, base=place
     )
-    if settings.checkpointing:
+    if settings.checkpointing and targets.first == 0:
         adapted.enable_input_require_grads()  # else a frozen embedding starts each checkpoint without a gradient
-    with staged_directory(out, overwrite=overwrite) as stage:
+    with staged_directory(plan.out, overwrite=plan.overwrite) as stage:
         scratch = stage / ".trainer"
         with progress("Healing", schedule.steps, shown=shown) as bar:
             trained = run(
@@ -157,20 +184,33 @@ def qlora(
         shutil.rmtree(scratch, ignore_errors=True)
         document = {
             "format": FORMAT,
-            "method": "qlora" if settings.bits == 4 else "lora",
-            **_report(trained, schedule, device),
-            "settings": {**asdict(settings), "alpha": _alpha(settings), **schedule.to_json()},
+            "method": plan.method if plan.method != "qlora" or settings.bits < 16 else "lora",
+            **_report(trained, schedule, plan.device),
+            "settings": {**asdict(settings), "alpha": settings.lora_alpha, **schedule.to_json()},
             "adapted": list(targets.modules),
-            "quantised": quantised,
-            "base": base_identity(source),
+            "quantised": student.quantised,
+            **student.facts,
+            "base": base_identity(plan.model),
             "held_out": {
                 "tokens": sum(row.targets for row in held_out.rows),
                 "share": None if text.held_out else 1 / HELD_OUT_SHARE,
             },
-            "provenance": provenance(device=device, **text.identity()),
+            "provenance": provenance(device=plan.device, **text.identity()),
         }
         _save(adapted, stage, document)
-    return HealResult(Path(out), document)
+    return HealResult(plan.out, document)
+
+
+def _frozen(plan: HealPlan) -> Student:
+    """The pruned model itself, for the plain loss."""
+    from heal.adapters import find_targets
+    from heal.head import attach_loss
+    from heal.quantise import load_frozen, quantised_modules
+
+    base = load_frozen(plan.model, bits=plan.settings.bits, device=plan.device)
+    targets = find_targets(base, plan.settings.targets, cut=first_after_cut(plan.model.folder))
+    attach_loss(base)
+    return Student(base, targets, quantised_modules(base), {})
 
 
 def _report(trained: Trained, schedule: Schedule, device: str) -> dict[str, Any]:
@@ -200,35 +240,3 @@ def _save(adapted: PeftModel, stage: Path, document: dict[str, Any]) -> None:
     (stage / "README.md").unlink(missing_ok=True)  # peft's own card is an empty form
     write_text(stage / "README.md", adapter_card(document))
     write_json(stage / "heal.json", document)
-
-
-def _alpha(settings: Settings) -> float:
-    return float(settings.rank if settings.alpha is None else settings.alpha)
-
-
-def _check(settings: Settings) -> None:
-    if not 0 < settings.learning_rate < math.inf:
-        raise UsageError(f"--learning-rate {settings.learning_rate} is not above 0")
-    if _alpha(settings) <= 0:
-        raise UsageError(f"--alpha {settings.alpha} is not above 0")
-    if settings.eval_every is not None and settings.eval_every < 1:
-        raise UsageError(f"--eval-every {settings.eval_every} is not at least 1")
-
-
-def _check_fit(source: Source, settings: Settings) -> None:
-    """Refuse settings that do not fit the model, told from its config alone."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from heal.adapters import check_rank, find_targets
-
-    try:
-        config = AutoConfig.from_pretrained(source.folder)
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{source.name} is no causal language model that transformers knows ({error})") from error
-    limit = getattr(text_config(config), "max_position_embeddings", None)
-    if limit is not None and settings.length > limit:
-        raise UsageError(f"--length {settings.length} is beyond the {limit} tokens that the model can read")
-    check_rank(find_targets(skeleton, settings.targets), settings.rank, settings.dropout)

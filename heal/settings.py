@@ -1,0 +1,87 @@
+"""How to heal: the settings of a run, and whether they fit one another and the model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from prune.errors import CheckpointError, UsageError
+from prune.models import Source, text_config
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to heal. The defaults are those of arXiv 2403.17887 (appendix) where a default can be one for all models.
+
+    The paper takes rank 64 but for Llama-2-7B (2), Llama-2-70B (8) and Mistral-7B (4), and a rate of 3e-4 but for
+    Llama-2-70B (3e-5), Mistral-7B (3e-6) and Phi-2 (2e-4); its budget is 5000 steps of 16 rows of 2048 or 4096 tokens.
+
+    Attributes:
+        length: tokens per row.
+        batch_size: rows per forward pass; `batch_size * accumulate` is 16 rows a step, as in the paper.
+        alpha: LoRA's alpha; the rank if None, so that the scale is 1.
+        targets: `feed-forward` or `all`, and where: `feed-forward:after-cut`, `all:after-cut` or, for short,
+            `after-cut`. See `heal.adapters.find_targets`.
+        bits: 4 (NF4 + double quantisation) or 16 (bf16).
+        eval_every: optimiser steps between two measurements of held-out loss; a tenth of all steps if None.
+        checkpointing: keep one activation per layer and compute the rest anew.
+    """
+
+    length: int = 512
+    batch_size: int = 4
+    accumulate: int = 4
+    rank: int = 64
+    alpha: float | None = None
+    dropout: float = 0.05
+    learning_rate: float = 3e-4
+    targets: str = "feed-forward"
+    bits: int = 4
+    seed: int = 0
+    eval_every: int | None = None
+    checkpointing: bool = True
+
+    @property
+    def lora_alpha(self) -> float:
+        """LoRA's alpha, settled: the rank where none is given."""
+        return float(self.rank if self.alpha is None else self.alpha)
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that no model can be healed with.
+
+    Raises:
+        UsageError: one is out of its range.
+    """
+    if not 0 < settings.learning_rate < math.inf:
+        raise UsageError(f"--learning-rate {settings.learning_rate} is not above 0")
+    if settings.lora_alpha <= 0:
+        raise UsageError(f"--alpha {settings.alpha} is not above 0")
+    if settings.eval_every is not None and settings.eval_every < 1:
+        raise UsageError(f"--eval-every {settings.eval_every} is not at least 1")
+
+
+def check_fit(source: Source, settings: Settings) -> None:
+    """Refuse settings that do not fit the model, told from its config (and its prune_plan.json) alone.
+
+    Raises:
+        CheckpointError: no causal language model that transformers knows.
+        UsageError: rows, targets or a rank that it does not take.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from heal.adapters import check_rank, find_targets
+    from heal.place import first_after_cut
+
+    try:
+        config = AutoConfig.from_pretrained(source.folder)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{source.name} is no causal language model that transformers knows ({error})") from error
+    limit = getattr(text_config(config), "max_position_embeddings", None)
+    if limit is not None and settings.length > limit:
+        raise UsageError(f"--length {settings.length} is beyond the {limit} tokens that the model can read")
+    check_rank(
+        find_targets(skeleton, settings.targets, cut=first_after_cut(source.folder)), settings.rank, settings.dropout
+    )
