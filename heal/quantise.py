@@ -1,4 +1,4 @@
-"""NF4 with double quantisation by bitsandbytes: how a model is loaded for training, and what exactly it then computes.
+"""NF4 and int8 by bitsandbytes: how a model is loaded for training, and what exactly it then computes.
 
 Embeddings, norms and head stay in the compute dtype. peft's `prepare_model_for_kbit_training` is not used: it casts
 them all to fp32, which costs more memory than 4 bits save on models with a large vocabulary (bitsandbytes#1569).
@@ -16,17 +16,17 @@ from prune.models import Source, load_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BITS = (4, 16)
+BITS = (4, 8, 16)
 COMPUTE = torch.bfloat16
 BLOCK = 64  # weights per scale: bitsandbytes' default, and that of QLoRA
 
 
 def load_frozen(source: Source, *, bits: int, device: str) -> PreTrainedModel:
-    """Load a model to train adapters on: frozen, in NF4 + double quantisation (bits 4) or bf16 (bits 16).
+    """Load a model to train adapters on, frozen: NF4 + double quantisation (bits 4), LLM.int8() (8) or bf16 (16).
 
     Raises:
         UsageError: other bits.
-        RegrowthError: bitsandbytes has no 4-bit kernels for the device.
+        RegrowthError: bitsandbytes has no kernels for the device.
     """
     if bits not in BITS:
         raise UsageError(f"--bits {bits} is unknown; take {' or '.join(map(str, BITS))}")
@@ -34,11 +34,12 @@ def load_frozen(source: Source, *, bits: int, device: str) -> PreTrainedModel:
         model = load_model(source, dtype=COMPUTE, device=device)
     else:
         if device == "mps":
-            raise RegrowthError("4-bit training does not run on this device; take --device cpu or --bits 16")
+            raise RegrowthError(f"{bits}-bit training does not run on this device; take --device cpu or --bits 16")
         from transformers import BitsAndBytesConfig
 
         config = BitsAndBytesConfig(
-            load_in_4bit=True,
+            load_in_4bit=bits == 4,
+            load_in_8bit=bits == 8,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=COMPUTE,
@@ -54,12 +55,18 @@ def load_frozen(source: Source, *, bits: int, device: str) -> PreTrainedModel:
 
 
 def quantised_modules(model: PreTrainedModel) -> list[str]:
-    """Names of the modules that bitsandbytes holds in 4 bits: every linear layer but the head, attention included."""
+    """Names of the modules that bitsandbytes holds in 4 or 8 bits: all linear layers but the head, attention too."""
+    if getattr(model, "is_loaded_in_8bit", False):
+        from bitsandbytes.nn import Linear8bitLt
+
+        return [name for name, module in model.named_modules() if isinstance(module, Linear8bitLt)]
     return list(_four_bit(model))
 
 
-def round_trip(weight: torch.Tensor, *, transposed: bool = False) -> torch.Tensor:
-    """The weight that a 4-bit layer really multiplies by: bf16 -> NF4, double quantised -> bf16, returned in fp32.
+def round_trip(weight: torch.Tensor, *, bits: int = 4, transposed: bool = False) -> torch.Tensor:
+    """The weight that a quantised layer really multiplies by, in fp32.
+
+    4 bits: bf16 -> NF4, double quantised -> bf16. 8 bits: bf16 -> fp16 -> int8, a scale per output.
 
     Args:
         weight: (out, in), or (in, out) with `transposed` (GPT-2's Conv1D, which transformers turns before quantising).
@@ -67,12 +74,13 @@ def round_trip(weight: torch.Tensor, *, transposed: bool = False) -> torch.Tenso
     from bitsandbytes import functional
 
     matrix = weight.to(COMPUTE)
-    if transposed:
-        matrix = matrix.T
-    packed, state = functional.quantize_4bit(
-        matrix.contiguous(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
-    )
-    restored = functional.dequantize_4bit(packed, state).float()
+    matrix = (matrix.T if transposed else matrix).contiguous()
+    if bits == 8:
+        packed, scale, _ = functional.int8_vectorwise_quant(matrix.to(torch.float16))
+        restored = packed.float() * (scale.float().unsqueeze(1) / 127)
+    else:
+        packed, state = functional.quantize_4bit(matrix, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
+        restored = functional.dequantize_4bit(packed, state).float()
     return restored.T.contiguous() if transposed else restored
 
 
