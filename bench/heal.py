@@ -1,0 +1,199 @@
+"""What each way of healing wins back, over seeds: held-out loss, and answer NLL on medical and mathematical questions.
+
+    python bench/heal.py                          # all ways, three seeds, 60k tokens; results land as they come
+    python bench/heal.py --tokens 200k --ways patch+distill --seeds 0
+
+Cuts one block of the sample model and heals it with the real commands, at the same tokens, seeds and text. The text is
+one source; its held-out part is one document in fifty. Every job is a process of its own, so that peaks are its own,
+and leaves a file under --work: a second call runs only what is missing, and prints the table of all that is there.
+bench/heal_speed.py times the steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+COMMON = ("--targets", "all")
+WAYS = {  # steps of each way: the command, the base it starts from, its own options
+    "patch": (("patch",),),
+    "qlora": (("qlora", *COMMON),),
+    "distill": (("distill", *COMMON),),
+    "patch+qlora": (("patch",), ("qlora", *COMMON)),
+    "patch+distill": (("patch",), ("distill", *COMMON)),
+    "distill after-cut": (("distill", "--targets", "after-cut"),),
+}
+QUESTIONS = {"medical": ("mmlu", "medmcqa"), "math": ("mmlu", "asdiv")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=".sample/model")
+    parser.add_argument("--text", default=".sample/text.jsonl")
+    parser.add_argument("--data", default=".sample/questions")
+    parser.add_argument("--n", type=int, default=8)
+    parser.add_argument("--start", type=int, default=9)
+    parser.add_argument("--tokens", default="60k")
+    parser.add_argument("--patch-tokens", default="20k")
+    parser.add_argument("--bits", type=int, default=16)
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--questions", type=int, default=100, help="of each domain and protocol")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench/heal"))
+    parser.add_argument("--table", action="store_true", help="run nothing; print what is there")
+    parser.add_argument("--score", nargs="+", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.score:
+        score(asked, *asked.score)
+        return
+    asked.work.mkdir(parents=True, exist_ok=True)
+    if not asked.table:
+        cut = asked.work / "cut"
+        if not cut.exists():
+            command(
+                sys.executable, "-m", "prune", "cut", asked.model, "--n", asked.n, "--start", asked.start, "--out", cut
+            )
+        if any("patch" in way for way in asked.ways):
+            job(asked, "patch", 0)  # the others start from it
+        jobs = [("full", 0), ("cut", 0)] + [(way, seed) for seed in asked.seeds for way in asked.ways if way != "patch"]
+        with ThreadPoolExecutor(asked.jobs) as pool:
+            list(pool.map(lambda pair: job(asked, *pair), jobs))
+    print(table(asked))
+
+
+def job(asked, way, seed):
+    """One way with one seed: its commands in turn, then its answers; writes one result file, once."""
+    if result(asked, way, seed).exists():
+        return
+    cut = asked.work / "cut"
+    base, adapter, document = asked.model if way == "full" else str(cut), None, {}
+    for index, (kind, *options) in enumerate(WAYS.get(way, ())):
+        if kind == "patch" and (way != "patch"):
+            base = str(place(asked, "patch", 0, 0))
+            continue
+        out = place(asked, way, seed, index)
+        if not out.exists():
+            command(sys.executable, "-m", "heal", kind, base, *arguments(asked, kind, seed), *options, "--out", out)
+        document = json.loads((out / "heal.json").read_text())
+        base, adapter = (str(out), None) if kind == "patch" else (base, str(out))
+    scored = command(sys.executable, __file__, *sys.argv[1:], "--score", base, *([adapter] if adapter else []))
+    found = {**json.loads(scored.splitlines()[-1]), "way": way, "seed": seed, "tokens": asked.tokens}
+    for key in ("curve", "held_out_loss", "tokens_per_second", "peak_memory", "training_seconds"):
+        found[key] = document.get(key)
+    result(asked, way, seed).write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{way} seed {seed}: held-out {found['held_out']:.3f}", file=sys.stderr, flush=True)
+
+
+def arguments(asked, kind, seed):
+    teacher = () if kind == "qlora" else ("--teacher", asked.model)
+    if kind == "patch":
+        return (*teacher, "--text", asked.text, "--tokens", asked.patch_tokens, "--length", asked.length)
+    steps = ("--length", asked.length, "--batch-size", 4, "--accumulate", 1, "--no-checkpointing")
+    learning = ("--rank", asked.rank, "--learning-rate", asked.rate, "--bits", asked.bits, "--seed", seed)
+    return (*teacher, "--text", asked.text, "--tokens", asked.tokens, *steps, *learning)
+
+
+def score(asked, base, adapter=None):
+    """Held-out loss in bf16, and bits of the gold answers, of a checkpoint with or without an adapter."""
+    import random
+
+    from lm_eval.api.instance import Instance
+
+    from eval.harness import Scorer
+    from eval.tasks import plan_tasks, template
+    from heal.data import TextSource, hold_out
+    from heal.measuring import mean_loss
+    from prune.models import load_model, load_tokenizer, locate, pick_dtype
+    from prune.terminal import progress, quiet_libraries
+
+    quiet_libraries()
+    source = locate(base)
+    tokenizer = load_tokenizer(source)
+    model = load_model(source, dtype=pick_dtype("bfloat16"))
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload().eval()
+    text = TextSource(asked.text, held_out_tokens=16_384)
+    found = {"held_out": mean_loss(model, hold_out(text, tokenizer, length=asked.length).rows), "answer_bits": {}}
+    with progress("scoring", None, shown=False) as bar:
+        scorer = Scorer(model, tokenizer, batch_size=8, max_length=1024, bar=bar)
+        for domain, sets in QUESTIONS.items():
+            for plan in plan_tasks(asked.data, [domain], limit=asked.questions, seed=0, sets=sets):
+                prompt = template(plan.protocol)["doc_to_text"]
+                asks = []
+                for item in plan.questions:
+                    gold = item.answer if item.choices is None else item.choices[item.answer]
+                    ask = (prompt.replace("{{question}}", item.question), f" {gold}")
+                    asks.append(Instance("loglikelihood", item.as_row(), ask, 0))
+                bits = [-logprob / 0.6931471805599453 for logprob, _ in scorer.loglikelihood(asks)]
+                draws = random.Random(0)
+                means = sorted(statistics.mean(draws.choices(bits, k=len(bits))) for _ in range(1000))
+                found["answer_bits"][f"{domain} {plan.protocol}"] = {
+                    "mean": statistics.mean(bits),
+                    "interval": [means[25], means[974]],
+                    "n": len(bits),
+                }
+    print(json.dumps(found))
+
+
+def table(asked):
+    results = [json.loads(path.read_text()) for path in sorted(asked.work.glob(f"result-*-{asked.tokens}.json"))]
+    by_way = {way: [r for r in results if r["way"] == way] for way in ("full", "cut", *WAYS)}
+    if not by_way["full"] or not by_way["cut"]:
+        return "nothing measured yet"
+    full, cut = by_way["full"][0]["held_out"], by_way["cut"][0]["held_out"]
+    kinds = list(by_way["full"][0]["answer_bits"])
+    lines = [
+        f"{asked.n} layers from {asked.start} on dropped; {asked.tokens} tokens, {asked.bits} bits, rank {asked.rank}, "
+        f"rate {asked.rate:g}; mean (range) over seeds; answers in bits",
+        "",
+        f"| way | seeds | held-out loss, nats | won back | {' | '.join(kinds)} |",
+        f"|---|---|---|---|{'---|' * len(kinds)}",
+    ]
+    for way, found in by_way.items():
+        if not found:
+            continue
+        losses = [r["held_out"] for r in found]
+        won = [(cut - loss) / (cut - full) for loss in losses]
+        bits = [statistics.mean(r["answer_bits"][kind]["mean"] for r in found) for kind in kinds]
+        lines.append(
+            f"| {way} | {len(found)} | {spread(losses, '.3f')} | {spread(won, '.0%')} | "
+            + " | ".join(f"{value:.2f}" for value in bits)
+            + " |"
+        )
+    return "\n".join(lines)
+
+
+def spread(values, form):
+    mean = format(statistics.mean(values), form)
+    return mean if len(values) == 1 else f"{mean} ({format(min(values), form)}-{format(max(values), form)})"
+
+
+def place(asked, way, seed, index):
+    name = "patch" if way == "patch" else f"{way.replace(' ', '-')}-{seed}-{asked.tokens}-{index}"
+    return asked.work / name
+
+
+def result(asked, way, seed):
+    return asked.work / f"result-{way.replace(' ', '-')}-{seed}-{asked.tokens}.json"
+
+
+def command(*words):
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(str(w) for w in words)}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
