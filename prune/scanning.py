@@ -56,7 +56,7 @@ def scan(
 
     Args:
         model: a model folder or a hub id.
-        text: SOURCE as in `prune.text`, or several, which give equal shares; a sample is one document, never several
+        text: SOURCE as in `prune.documents`, or several, which give equal shares; a sample is one document, never several
             joined.
         field: the field of .jsonl and .parquet rows that holds the text.
         samples: how many documents are drawn; fewer where the text has fewer.
