@@ -10,6 +10,7 @@ from typing import Any
 
 from eval.bill import bill, bill_prose
 from eval.running import RunResult, sample_rows
+from eval.thinking_bill import bill_thinking
 from prune.outputs import staged_directory, write_json, write_text
 from prune.provenance import provenance, versions
 
@@ -58,7 +59,12 @@ def describe_run(result: RunResult) -> dict[str, Any]:
         "format": "regrowth.run/1",
         "model": {"label": result.label, **result.identity},
         "settings": result.settings,
-        "rows": [asdict(bill(t.domain, t.protocol, result.label, t.chance, result.of(t), None)) for t in result.tasks],
+        "rows": [
+            asdict(bill(t.domain, t.protocol, result.label, t.chance, result.of(t), None))
+            for t in result.tasks
+            if t.thinking is None
+        ],
+        "thinking": [row.as_document() for row in bill_thinking([result])],
         "prose": None if result.prose is None else asdict(bill_prose(result.label, result.prose, None)),
         "truncated": result.truncated,
         "notes": list(result.notes),

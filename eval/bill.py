@@ -87,7 +87,7 @@ def bill(
         lost, gained = flips([s.correct for s in full], [s.correct for s in samples])
         versus = Versus(
             paired_accuracy_difference(lost, gained, n),
-            paired_mean_difference([s.answer_nll_bits for s in full], [s.answer_nll_bits for s in samples]),
+            paired_mean_difference([_nll(s) for s in full], [_nll(s) for s in samples]),
             mcnemar_exact(lost, gained),
             lost,
             gained,
@@ -102,10 +102,16 @@ def bill(
         chance,
         wilson(right, n),
         sum(s.correct_raw for s in samples) / n,
-        sum(s.answer_nll_bits for s in samples) / n,
+        sum(_nll(s) for s in samples) / n,
         sum(not s.parsed for s in samples) / n,
         versus,
     )
+
+
+def _nll(sample: Sample) -> float:
+    if sample.answer_nll_bits is None:
+        raise RegrowthError(f"question {sample.id}: its answer was generated, not scored; it has no answer NLL")
+    return sample.answer_nll_bits
 
 
 def pair(full: Sequence[Sample], other: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:

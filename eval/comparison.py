@@ -11,6 +11,7 @@ from eval.artefacts import harness_results, write_samples
 from eval.bill import ProseRow, Row, bill, bill_prose
 from eval.running import RunResult, name_of, run
 from eval.tasks import plan_tasks
+from eval.thinking_bill import ThinkingRow, bill_thinking
 from prune.errors import UsageError
 from prune.models import locate
 from prune.outputs import check_free, staged_directory, write_json, write_text
@@ -28,6 +29,7 @@ class Comparison:
     rows: tuple[Row, ...]
     prose: tuple[ProseRow, ...]
     runs: tuple[RunResult, ...]
+    thinking: tuple[ThinkingRow, ...] = ()
 
     def as_document(self, **facts: Any) -> dict[str, Any]:
         """The JSON of comparison.json; everything but `measured` and `provenance` hangs on the inputs alone."""
@@ -38,6 +40,7 @@ class Comparison:
             ],
             "rows": [asdict(row) for row in self.rows],
             "prose": [asdict(row) for row in self.prose],
+            "thinking": [row.as_document() for row in self.thinking],
             "truncated": {r.label: r.truncated for r in self.runs},
             "measured": [{"label": r.label, "seconds": round(r.seconds, 1), "tokens": r.tokens} for r in self.runs],
             "provenance": provenance(**facts),
@@ -122,10 +125,12 @@ def bill_runs(runs: Sequence[RunResult]) -> Comparison:
     rows = [
         bill(t.domain, t.protocol, r.label, t.chance, r.of(t), None if r is first else first.of(t))
         for t in first.tasks
+        if t.thinking is None
         for r in runs
     ]
     prose = [bill_prose(r.label, r.prose, None if r is first else first.prose) for r in runs if r.prose is not None]
-    return Comparison(tuple(r.label for r in runs), tuple(rows), tuple(prose), tuple(runs))
+    thinking = tuple(bill_thinking(runs))
+    return Comparison(tuple(r.label for r in runs), tuple(rows), tuple(prose), tuple(runs), thinking)
 
 
 def unique_labels(models: Sequence[str | Path], labels: Sequence[str] | None = None) -> list[str]:

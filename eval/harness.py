@@ -21,6 +21,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
 from eval.answers import parse_gold, parse_number
+from eval.parsing import parse_letter, parse_value
 from eval.tasks import TaskPlan
 from prune.errors import RegrowthError
 from prune.terminal import Progress
@@ -51,7 +52,7 @@ class PlannedTask(ConfigurableTask):
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:
         """One request per choice; for an open question the generation, then the key's answer on the same prompt."""
-        if self.OUTPUT_TYPE == "multiple_choice":
+        if self.OUTPUT_TYPE == "multiple_choice" or self.plan.thinking is not None:
             return super().construct_requests(doc, ctx, **kwargs)
         chat = kwargs.pop("apply_chat_template", False)
         generate = super().construct_requests(doc, ctx, apply_chat_template=chat, **kwargs)
@@ -71,16 +72,35 @@ class PlannedTask(ConfigurableTask):
                 _check_finite(logprob, doc)
             found = super().process_results(doc, results)
             return {**found, "answer_nll_bits": _bits(results[doc["answer"]][0])}
+        if self.plan.thinking is not None:
+            return self._judge(doc, results[0])
         response, (logprob, _) = results
         _check_finite(logprob, doc)
-        given, gold = parse_number(response), parse_gold(doc["answer"])
-        if gold is None:
-            raise RegrowthError(f"question {doc['id']}: its answer {doc['answer']!r} is not one number")
+        given, gold = parse_number(response), _gold(doc)
         return {
             "exact_match": float(given is not None and Fraction(given) == gold),
             "unparseable": float(given is None),
             "answer_nll_bits": _bits(logprob),
         }
+
+    def _judge(self, doc: dict[str, Any], response: str) -> dict[str, float]:
+        if doc["choices"] is None:
+            value = parse_value(response)
+            return {"exact_match": float(value == _gold(doc)), "unparseable": float(value is None)}
+        chosen = parse_letter(response, doc["choices"])
+        return {"exact_match": float(chosen == doc["answer"]), "unparseable": float(chosen is None)}
+
+    def set_config(self, key: str, value: Any, update: bool = False) -> None:
+        """As in lm-eval, but thinking keeps its own worked examples, whatever number of shots is asked for."""
+        if key != "num_fewshot" or self.plan.thinking is None:
+            super().set_config(key, value, update)
+
+
+def _gold(doc: dict[str, Any]) -> Fraction:
+    gold = parse_gold(doc["answer"])
+    if gold is None:
+        raise RegrowthError(f"question {doc['id']}: its answer {doc['answer']!r} is not one number")
+    return gold
 
 
 def _bits(logprob: float) -> float:

@@ -29,7 +29,8 @@ class Sample:
 
     `correct` is the verdict we report: the choice of highest log-likelihood per character, or the exact number.
     `correct_raw` takes the highest log-likelihood as it is (the same as `correct` for an open question).
-    `answer_nll_bits` is -log2 p(gold answer | question). `response` is the line generated, or the chosen index.
+    `answer_nll_bits` is -log2 p(gold answer | question); None for a `thinking` sample, whose answer is parsed and
+    not scored. `response` is the text generated, or the chosen index. `cut`: a chain of thought reached its limit.
     """
 
     id: str
@@ -39,10 +40,12 @@ class Sample:
     source: str
     correct: bool
     correct_raw: bool
-    answer_nll_bits: float
+    answer_nll_bits: float | None
     parsed: bool
     response: str | int
     prompt_hash: str
+    thinking: str | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class RunResult:
 
     def of(self, task: TaskPlan) -> list[Sample]:
         """The samples of one task, in its order."""
-        return [s for s in self.samples if s.domain == task.domain and s.protocol == task.protocol]
+        wanted = (task.domain, task.protocol, task.thinking)
+        return [s for s in self.samples if (s.domain, s.protocol, s.thinking) == wanted]
 
 
 def run(
@@ -128,7 +132,7 @@ def run(
         label=label,
         identity=model_identity(source.folder, name=source.name, commit=source.commit),
         tasks=tuple(plans),
-        samples=tuple(_samples(plans, harness.pop("samples"))),
+        samples=tuple(_samples(plans, harness.pop("samples"), tokenizer)),
         harness=harness,
         prose=prose,
         settings={
@@ -177,19 +181,19 @@ def _ask(
     return scorer, found
 
 
-def _samples(plans: list[TaskPlan], logged: dict[str, list[dict[str, Any]]]) -> list[Sample]:
+def _samples(plans: list[TaskPlan], logged: dict[str, list[dict[str, Any]]], tokenizer: Any) -> list[Sample]:
     samples = []
     for plan in plans:
         entries = {entry["doc"]["id"]: entry for entry in logged[plan.name]}
         if missing := [q.id for q in plan.questions if q.id not in entries]:
             raise RegrowthError(f"{plan.name}: no score came back for question {missing[0]}")
-        samples += [_sample(plan, entries[question.id]) for question in plan.questions]
+        samples += [_sample(plan, entries[question.id], tokenizer) for question in plan.questions]
     return samples
 
 
-def _sample(plan: TaskPlan, entry: dict[str, Any]) -> Sample:
+def _sample(plan: TaskPlan, entry: dict[str, Any], tokenizer: Any) -> Sample:
     doc = entry["doc"]
-    chosen = plan.protocol == "choice"
+    chosen = plan.protocol == "choice" and plan.thinking is None
     correct = entry["acc_norm"] if chosen else entry["exact_match"]
     response = entry["filtered_resps"][0]
     if chosen:
@@ -205,11 +209,18 @@ def _sample(plan: TaskPlan, entry: dict[str, Any]) -> Sample:
         source=doc["source"],
         correct=bool(correct),
         correct_raw=bool(entry["acc"] if chosen else correct),
-        answer_nll_bits=entry["answer_nll_bits"],
+        answer_nll_bits=None if plan.thinking else entry["answer_nll_bits"],
         parsed=chosen or not entry["unparseable"],
         response=response,
         prompt_hash=hash_prompt(entry["arguments"]),
+        thinking=plan.thinking,
+        cut=plan.thinking == "slow" and _reached(plan.slow_tokens, response, tokenizer),
     )
+
+
+def _reached(limit: int, response: str, tokenizer: Any) -> bool:
+    """Whether a text fills a limit of new tokens (decoding may lose a space, so a token less is full as well)."""
+    return len(tokenizer.encode(response, add_special_tokens=False)) >= limit - 1
 
 
 def hash_prompt(arguments: Any) -> str:

@@ -1,9 +1,10 @@
-"""lm-eval tasks of our own: one per (domain, protocol), built from prepared questions and a protocol's YAML."""
+"""lm-eval tasks of our own, by domain, protocol and thinking: built from prepared questions and a protocol's YAML."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -13,23 +14,40 @@ from eval.domains import question_files
 from eval.questions import PROTOCOLS, Question, draw, read_questions
 from prune.errors import UsageError
 
+MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
+SLOW_TOKENS = 256  # of a chain of thought, its answer included
+_FEWEST_SLOW = 16
+
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """One task: which questions of a domain are asked under which protocol."""
+    """One task: which questions of a domain are asked under which protocol.
+
+    With `thinking` (`fast` or `slow`) the answer is generated, choices being shown with letters, and parsed;
+    `slow_tokens` bounds the chain of thought.
+    """
 
     domain: str
     protocol: str
     questions: tuple[Question, ...]
+    thinking: str | None = None
+    slow_tokens: int = SLOW_TOKENS
+
+    @property
+    def template(self) -> str:
+        """The name of the YAML in `protocols/`."""
+        return self.protocol if self.thinking is None else f"{self.protocol}-{self.thinking}"
 
     @property
     def name(self) -> str:
         """The task's name in lm-eval and in file names."""
-        return f"regrowth_{self.domain}_{self.protocol}"
+        return f"regrowth_{self.domain}_{self.template}"
 
     @property
     def requests(self) -> int:
-        """How many requests the model answers: one per choice, or two per open question."""
+        """How many requests the model answers: one per choice, two per open question, one where it thinks."""
+        if self.thinking is not None:
+            return len(self.questions)
         return sum(len(item.choices or (0, 0)) for item in self.questions)
 
     @property
@@ -39,11 +57,27 @@ class TaskPlan:
 
     def config(self) -> dict[str, Any]:
         """The task's lm-eval configuration: the protocol's template under this task's name."""
-        return {**template(self.protocol), "task": self.name}
+        found = {**template(self.template), "task": self.name}
+        if self.thinking == "slow":
+            found["generation_kwargs"] = {**found["generation_kwargs"], "max_gen_toks": self.slow_tokens}
+        return found
 
     def rows(self) -> list[dict[str, Any]]:
-        """The documents that lm-eval asks, one per question."""
-        return [item.as_row() for item in self.questions]
+        """The documents that lm-eval asks, one per question; where choices are shown, as text and with their letter."""
+        rows = [item.as_row() for item in self.questions]
+        if self.thinking is not None:
+            for row, item in zip(rows, self.questions, strict=True):
+                row["options"] = show_options(item.choices or ())
+                row["target"] = LETTERS[item.answer] if isinstance(item.answer, int) else item.answer
+        return rows
+
+
+LETTERS = string.ascii_uppercase
+
+
+def show_options(choices: Sequence[str]) -> str:
+    """`A. one`, `B. two`, ... a line each."""
+    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
 
 
 def template(protocol: str) -> dict[str, Any]:
@@ -66,8 +100,12 @@ def plan_tasks(
     limit: int | None = None,
     seed: int = 0,
     sets: Iterable[str] | None = None,
+    thinking: Sequence[str] = (),
+    slow_tokens: int = SLOW_TOKENS,
 ) -> list[TaskPlan]:
     """Read the domains' files and draw the questions: one task for each protocol that a domain has questions of.
+
+    Thinking adds tasks on the same questions, one for each mode, after the plain ones of the protocol.
 
     Args:
         data: a folder made by `evaluate prepare`, or of the user's own `<domain>.jsonl` files.
@@ -75,13 +113,18 @@ def plan_tasks(
         limit: at most so many questions per domain and protocol; all if None.
         seed: which ones; the same for every model.
         sets: take only questions whose `source` is one of these.
+        thinking: `fast`, `slow` or both; none for the plain protocols alone.
+        slow_tokens: new tokens of a chain of thought at most, its answer included.
 
     Raises:
-        UsageError: an unknown domain, a bad limit, or sets that leave a domain without questions.
+        UsageError: an unknown domain or mode, a bad limit, or sets that leave a domain without questions.
         RegrowthError: a missing or broken file.
     """
     if limit is not None and limit < 2:
         raise UsageError(f"--limit {limit} is too few questions; an interval needs 2 at least")
+    modes = check_modes(thinking)
+    if slow_tokens < _FEWEST_SLOW:
+        raise UsageError(f"--slow-tokens {slow_tokens} leaves no room for a thought; take {_FEWEST_SLOW} or more")
     plans = []
     wanted = None if sets is None else set(sets)
     for domain, path in question_files(data, domains).items():
@@ -93,5 +136,19 @@ def plan_tasks(
         for protocol in PROTOCOLS:
             drawn = draw((item for item in kept if item.protocol == protocol), limit=limit, seed=seed)
             if drawn:
-                plans.append(TaskPlan(domain, protocol, tuple(drawn)))
+                plain = TaskPlan(domain, protocol, tuple(drawn))
+                plans += [plain, *(replace(plain, thinking=mode, slow_tokens=slow_tokens) for mode in modes)]
     return plans
+
+
+def check_modes(thinking: str | Iterable[str] | None) -> tuple[str, ...]:
+    """`fast,slow` or a list of modes as a tuple in the order of `MODES`, without repeats; () for none.
+
+    Raises:
+        UsageError: a mode that there is not.
+    """
+    words = thinking.split(",") if isinstance(thinking, str) else (thinking or ())
+    given = {word.strip() for word in words} - {""}
+    if unknown := sorted(given - set(MODES)):
+        raise UsageError(f"--thinking {unknown[0]} is no mode; it takes {' or '.join(MODES)}, or both: fast,slow")
+    return tuple(mode for mode in MODES if mode in given)
