@@ -11,8 +11,12 @@ _MOST = 100_000  # no decoder is deeper; a longer range is a slip, and is refuse
 _PART = re.compile(r"([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?")
 
 
-def parse_layers(text: str) -> tuple[int, ...]:
+def parse_layers(text: str, option: str = "--layers") -> tuple[int, ...]:
     """Layer numbers, 0-based and rising, from a list such as `3,7,20-24` (both ends of a range are included).
+
+    Args:
+        text: as the user wrote it.
+        option: the option that they wrote it for, to name in an error.
 
     Raises:
         UsageError: empty, not numbers, a range that runs backwards, or a layer named twice.
@@ -21,16 +25,16 @@ def parse_layers(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         match = _PART.fullmatch(part.strip())
         if match is None:
-            raise UsageError(f"--layers {text!r}: {part.strip()!r} is neither a layer nor a range; write 3,7,20-24")
+            raise UsageError(f"{option} {text!r}: {part.strip()!r} is neither a layer nor a range; write 3,7,20-24")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise UsageError(f"--layers {text!r}: the range {part.strip()} runs backwards")
+            raise UsageError(f"{option} {text!r}: the range {part.strip()} runs backwards")
         if last >= _MOST:
-            raise UsageError(f"--layers {text!r}: no model has a layer {last}")
+            raise UsageError(f"{option} {text!r}: no model has a layer {last}")
         found.extend(range(first, last + 1))
     twice = sorted({layer for layer in found if found.count(layer) > 1}) if len(found) != len(set(found)) else []
     if twice:
-        raise UsageError(f"--layers {text!r} names layer {twice[0]} twice")
+        raise UsageError(f"{option} {text!r} names layer {twice[0]} twice")
     return tuple(sorted(found))
 
 

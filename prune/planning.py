@@ -188,7 +188,7 @@ def plan_cut(
             show_progress=show_progress,
         )
         check_wanted(wanted)
-        found = _scan_of(scan, subject)
+        found = scan_of(scan, subject)
         if wanted.needs_model or (found is None and CRITERIA[criterion].needs == "scan"):
             if subject.checkpoint.pickled:
                 raise UsageError(f"{model} holds pickles, which are not run; name the place with --start or --layers")
@@ -236,7 +236,12 @@ def _check_fit(dropped: Sequence[int], layers: int, allow_last: bool) -> None:
         )
 
 
-def _scan_of(scan: Scan | str | Path | None, subject: Subject) -> Scan | None:
+def scan_of(scan: Scan | str | Path | None, subject: Subject) -> Scan | None:
+    """The scan, read where a path is given; None for None.
+
+    Raises:
+        CheckpointError: it is damaged, or of another model.
+    """
     if scan is None:
         return None
     where = "the scan"

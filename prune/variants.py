@@ -1,15 +1,12 @@
 """Loss, and KL to the full model, of many variants of one loaded model, with what they share computed once.
 
-A variant is the set of layers it drops. The model is walked once from the bottom: at each layer the states of all
-variants that have dropped the same layers so far are one state. So variants that differ from layer s on share the
-walk up to s, and the full model is one of them. Nothing is stored but the states at the layer being run.
+A variant is the set of layers it drops; variants that differ from layer s on share the walk up to s
+(`prune.walking`), and the full model is one of them.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +15,7 @@ import torch
 
 from prune.batching import padded, plan_batches
 from prune.errors import RegrowthError
-from prune.models import decoder_layers
+from prune.walking import Route, Walk, walking
 
 Variant = frozenset[int]
 FULL: Variant = frozenset()
@@ -74,12 +71,12 @@ def score_variants(
     shape = (len(variants), len(windows))
     scores = Scores(np.zeros(shape), np.zeros(shape), np.zeros(len(windows)))
     device = model.get_input_embeddings().weight.device
-    wanted = {FULL, *variants} if kl else set(variants)
-    with torch.no_grad(), _walking(model, wanted) as walk:
+    wanted = dict.fromkeys([FULL, *variants] if kl else variants)
+    with torch.no_grad(), walking(model, map(Route, wanted)) as walk:
         for batch in plan_batches([len(w) for w in windows], batch_size="auto", budget=batch_tokens):
             ids, mask = (t.to(device) for t in padded([windows[i] for i in batch]))
-            states = walk.states(ids, mask)
-            scores.layer_tokens += walk.layers_run * ids.numel()
+            states = {route.dropped: state for route, state in walk.states(input_ids=ids, attention_mask=mask)}
+            scores.layer_tokens += walk.passes * ids.numel()
             scores.tokens[batch] = mask[:, 1:].sum(1).cpu().numpy()
             loss, apart, head_tokens = _heads(walk, ids, mask, states, variants, kl)
             scores.loss[:, batch], scores.kl[:, batch] = loss, apart
@@ -93,7 +90,7 @@ def score_variants(
 
 
 def _heads(
-    walk: _Walk,
+    walk: Walk,
     ids: torch.Tensor,
     mask: torch.Tensor,
     states: dict[Variant, torch.Tensor],
@@ -113,7 +110,7 @@ def _heads(
         truth = ids[:, places + 1].unsqueeze(-1)
         chance, entropy = None, None
         if kl:
-            ours = walk.logits(ids, mask, states[FULL], places).log_softmax(-1)
+            ours = walk.logits(states[FULL], places, input_ids=ids, attention_mask=mask).log_softmax(-1)
             chance = ours.exp()
             entropy = -torch.linalg.vecdot(chance, ours)
             met += ids.shape[0] * len(places)
@@ -121,7 +118,7 @@ def _heads(
             if variant == FULL and kl:
                 found[0, row] += (-(ours.gather(-1, truth).squeeze(-1)).double() * real).sum(1).cpu().numpy()
                 continue
-            logits = walk.logits(ids, mask, states[variant], places)
+            logits = walk.logits(states[variant], places, input_ids=ids, attention_mask=mask)
             total = logits.logsumexp(-1)
             loss = (total - logits.gather(-1, truth).squeeze(-1)).double()
             found[0, row] += (loss * real).sum(1).cpu().numpy()
@@ -130,76 +127,3 @@ def _heads(
                 found[1, row] += (apart * real).sum(1).cpu().numpy()
             met += ids.shape[0] * len(places)
     return found[0], found[1], met
-
-
-class _Walk:
-    """A model whose layers are run by us while its own forward pass supplies their masks and positions."""
-
-    def __init__(self, model: Any, wanted: set[Variant]) -> None:
-        self.model, self.wanted = model, wanted
-        self.layers = list(decoder_layers(model))
-        self.forwards = [layer.forward for layer in self.layers]
-        self.takes_positions = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
-        self.tracks: dict[Variant, torch.Tensor] = {}
-        self.replayed: torch.Tensor | None = None
-        self.layers_run = 0
-        self.boxed = False  # a model's own code may hand states on in tuples
-
-    def states(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[Variant, torch.Tensor]:
-        """The last layer's output, (B, T, D), of every wanted variant."""
-        self.replayed, self.layers_run = None, 0
-        keep = {"logits_to_keep": 1} if self.takes_positions else {}
-        self.model(input_ids=ids, attention_mask=mask, use_cache=False, **keep)
-        tracks, self.tracks = self.tracks, {}
-        return tracks
-
-    def logits(self, ids: torch.Tensor, mask: torch.Tensor, state: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """float32 logits, (B, places, vocabulary), of a last layer's output, by the model's own norm, head and caps."""
-        self.replayed = state
-        keep = {"logits_to_keep": places} if self.takes_positions else {}
-        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **keep).logits
-        return (logits if self.takes_positions else logits[:, places]).float()
-
-    def run(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Stand in for layer `index`: move every track on, or hand back what is replayed."""
-        hidden = args[0] if args else kwargs.pop("hidden_states")
-        if self.replayed is not None:
-            return self._given(self.replayed if index == len(self.layers) - 1 else hidden)
-        if index == 0:
-            self.tracks = {FULL: hidden}
-        here = {frozenset(layer for layer in variant if layer <= index) for variant in self.wanted}
-        moved: dict[Variant, torch.Tensor] = {}
-        for gone, state in self.tracks.items():
-            if gone | {index} in here:
-                moved[gone | {index}] = state
-            if gone in here:
-                out = self.forwards[index](state, *args[1:], **kwargs)
-                self.boxed = isinstance(out, tuple)
-                moved[gone] = out[0] if self.boxed else out
-                self.layers_run += 1
-        self.tracks = moved
-        return self._given(next(iter(moved.values())))
-
-    def _given(self, state: torch.Tensor) -> Any:
-        return (state,) if self.boxed else state
-
-
-@contextmanager
-def _walking(model: Any, wanted: set[Variant]) -> Iterator[_Walk]:
-    walk = _Walk(model, wanted)
-
-    def stand_in(index: int) -> Callable[..., Any]:
-        return lambda *args, **kwargs: walk.run(index, args, kwargs)
-
-    own = ["forward" in vars(layer) for layer in walk.layers]  # accelerate, too, sets a forward on the instance
-    for index, layer in enumerate(walk.layers):
-        layer.forward = stand_in(index)
-    try:
-        yield walk
-    finally:
-        for layer, forward, kept in zip(walk.layers, walk.forwards, own, strict=True):
-            if kept:
-                layer.forward = forward
-            else:
-                del layer.forward

@@ -1,0 +1,146 @@
+"""Requests packed into rows of tokens, so that what requests share is read once. Pure arithmetic.
+
+A row is a forest: each token follows its parent, and reads nothing but its parent, its parent's parent and so on.
+The context of a question stands there once, with the choices as its branches; questions under one few-shot prompt are
+branches of that prompt. A row without branches is an ordinary sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: `tokens` are read, and their last `len(answer)` positions predict `answer`, token by token."""
+
+    tokens: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """What is read before the first answer token is predicted."""
+        return self.tokens[: len(self.tokens) - len(self.answer) + 1]
+
+
+@dataclass(frozen=True)
+class Row:
+    """T tokens to read at once.
+
+    tokens, depth, parent: (T,) int64. depth: 0-based place in its own sequence; parent: its place in the row, -1 for a
+    first token, always below the token's own. asked: which requests are answered here. places: for each of them,
+    (len(answer),) int64, the places in the row whose logits predict its answer.
+    """
+
+    tokens: np.ndarray
+    depth: np.ndarray
+    parent: np.ndarray
+    asked: tuple[int, ...]
+    places: tuple[np.ndarray, ...]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def sees(self) -> np.ndarray:
+        """(T, T) bool: whether the token of a row reads that of a column, itself included."""
+        found = np.eye(len(self), dtype=bool)
+        for place, parent in enumerate(self.parent):
+            if parent >= 0:
+                found[place] |= found[parent]
+        return found
+
+
+class _Forest:
+    """A row in the making."""
+
+    def __init__(self) -> None:
+        self.children: dict[tuple[int, int], int] = {}
+        self.tokens: list[int] = []
+        self.parent: list[int] = []
+        self.depth: list[int] = []
+        self.paths: dict[int, list[int]] = {}
+
+    def missing(self, tokens: Sequence[int]) -> int:
+        """How many tokens a sequence would add."""
+        place = -1
+        for index, token in enumerate(tokens):
+            if (found := self.children.get((place, token))) is None:
+                return len(tokens) - index
+            place = found
+        return 0
+
+    def add(self, number: int, tokens: Sequence[int]) -> None:
+        """Add a request's tokens."""
+        place, path = -1, []
+        for token in tokens:
+            found = self.children.get((place, token))
+            if found is None:
+                found = self.children[(place, token)] = len(self.tokens)
+                self.tokens.append(token)
+                self.parent.append(place)
+                self.depth.append(len(path))
+            path.append(found)
+            place = found
+        self.paths[number] = path
+
+    def row(self, requests: Sequence[Asked]) -> Row:
+        """The row as it stands."""
+        return Row(
+            np.array(self.tokens, dtype=np.int64),
+            np.array(self.depth, dtype=np.int64),
+            np.array(self.parent, dtype=np.int64),
+            tuple(self.paths),
+            tuple(np.array(path[-len(requests[number].answer) :]) for number, path in self.paths.items()),
+        )
+
+
+def pack_trees(requests: Sequence[Asked], numbers: Iterable[int], capacity: int) -> list[Row]:
+    """Rows of at most `capacity` tokens, where no single context with its answers is longer; contexts are never split.
+
+    Args:
+        requests: all of them.
+        numbers: which of them to pack.
+        capacity: tokens of a row.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number in numbers:
+        groups.setdefault(requests[number].context, []).append(number)
+    rows: list[Row] = []
+    forest = _Forest()
+    for context in sorted(groups):  # so that those with a common beginning are neighbours
+        own = _Forest()
+        for number in groups[context]:
+            own.add(number, requests[number].tokens)
+        new = forest.missing(context) + len(own.tokens) - len(context)
+        if forest.tokens and len(forest.tokens) + new > capacity:
+            rows.append(forest.row(requests))
+            forest = _Forest()
+        for number in groups[context]:
+            forest.add(number, requests[number].tokens)
+    return [*rows, forest.row(requests)] if forest.tokens else rows
+
+
+def pack_chains(requests: Sequence[Asked], numbers: Iterable[int]) -> list[Row]:
+    """Ordinary sequences: a row for each request, but none for one that is the beginning of another's."""
+    rows: list[Row] = []
+    forest = _Forest()
+    last: tuple[int, ...] = ()
+    for number in sorted(numbers, key=lambda n: requests[n].tokens, reverse=True):
+        tokens = requests[number].tokens
+        if last[: len(tokens)] != tokens:
+            if forest.tokens:
+                rows.append(forest.row(requests))
+            forest, last = _Forest(), tokens
+        forest.add(number, tokens)
+    return [*rows, forest.row(requests)] if forest.tokens else rows
+
+
+def plain_tokens(requests: Iterable[Asked]) -> int:
+    """Tokens that one evaluation of one model reads, request by request.
+
+    Requests that differ in their one last answer token only are one reading, as in lm-eval.
+    """
+    return sum(len(tokens) for tokens in {request.tokens for request in requests})
