@@ -4,11 +4,17 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "DistillSettings": "heal.distilling",
+    "adapter_only": "heal.shipping",
     "HealResult": "heal.training",
     "Settings": "heal.settings",
+    "PatchResult": "heal.patching",
+    "PatchSettings": "heal.patching",
     "TextSource": "heal.data",
+    "distill": "heal.distilling",
     "held_out_loss": "heal.measuring",
     "merge": "heal.merging",
+    "patch": "heal.patching",
     "qlora": "heal.training",
 }
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from heal import options
+from prune.errors import UsageError
 from prune.terminal import answer, make_app
 
 if TYPE_CHECKING:
@@ -17,40 +19,29 @@ app = make_app("heal", "Train back what a cut took.")
 
 @app.command("qlora")
 def qlora_command(
-    model: Annotated[str, typer.Argument(help="The pruned model: a folder or a hub id.")],
-    out: Annotated[Path, typer.Option(help="Folder for the adapter; must not exist.")],
-    text: Annotated[
-        str | None,
-        typer.Option(
-            help="What to heal on: .txt, .jsonl, .parquet, a folder, or hub:repo:config:split; C4 if not named."
-        ),
-    ] = None,
-    field: Annotated[str, typer.Option(help="Field of each row that holds the text.")] = "text",
-    held_out: Annotated[
-        str | None, typer.Option(help="Text to measure on; one document in 50 of --text if not named.")
-    ] = None,
-    held_out_tokens: Annotated[str, typer.Option(help="How much of it to measure on.")] = "16k",
-    tokens: Annotated[str, typer.Option(help="Budget, such as 60k, 2M or 164M.")] = "2M",
-    length: Annotated[
-        int, typer.Option(help="Tokens per row; documents are packed, and do not see one another.")
-    ] = 512,
-    batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 4,
-    accumulate: Annotated[int, typer.Option(help="Forward passes per step.")] = 4,
-    rank: Annotated[int, typer.Option(help="LoRA rank; the paper's is 64 for most models, 2 to 8 for some.")] = 64,
-    alpha: Annotated[float | None, typer.Option(help="LoRA alpha; the rank if not given.")] = None,
-    dropout: Annotated[float, typer.Option(help="Dropout before the adapter.")] = 0.05,
-    learning_rate: Annotated[float, typer.Option(help="Peak rate; cosine, warm-up of 100 steps or 3 %.")] = 3e-4,
-    targets: Annotated[str, typer.Option(help="Which projections to adapt: feed-forward or all.")] = "feed-forward",
-    bits: Annotated[int, typer.Option(help="4: NF4, double quantised; 16: bf16.")] = 4,
-    seed: Annotated[int, typer.Option(help="Order of the text, first weights, dropout.")] = 0,
-    eval_every: Annotated[
-        int | None, typer.Option(help="Steps between measurements; a tenth of all if not given.")
-    ] = None,
-    checkpointing: Annotated[bool, typer.Option(help="Trade time for memory: compute activations anew.")] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print heal.json on stdout, and nothing else there.")] = False,
+    model: options.Pruned,
+    out: options.AdapterOut,
+    text: options.Text = None,
+    field: options.Field = "text",
+    held_out: options.HeldOut = None,
+    held_out_tokens: options.HeldOutTokens = "16k",
+    tokens: options.Tokens = "2M",
+    length: options.Length = 512,
+    batch_size: options.BatchSize = 4,
+    accumulate: options.Accumulate = 4,
+    rank: options.Rank = 64,
+    alpha: options.Alpha = None,
+    dropout: options.Dropout = 0.05,
+    learning_rate: options.LearningRate = 3e-4,
+    targets: options.Targets = "feed-forward",
+    bits: options.Bits = 4,
+    seed: options.Seed = 0,
+    eval_every: options.EvalEvery = None,
+    checkpointing: options.Checkpointing = True,
+    device: options.Device = "auto",
+    revision: options.Revision = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Heal a pruned model: a LoRA adapter on the model in 4 bits, trained on plain text.
 
@@ -90,14 +81,111 @@ def qlora_command(
     answer(result.document, lambda: _curve(result.document, out), as_json=as_json)
 
 
+@app.command("distill")
+def distill_command(
+    model: options.Pruned,
+    teacher: options.Teacher,
+    out: options.AdapterOut,
+    text: options.Text = None,
+    field: options.Field = "text",
+    held_out: options.HeldOut = None,
+    held_out_tokens: options.HeldOutTokens = "16k",
+    tokens: options.Tokens = "2M",
+    length: options.Length = 512,
+    batch_size: options.BatchSize = 4,
+    accumulate: options.Accumulate = 4,
+    rank: options.Rank = 64,
+    alpha: options.Alpha = None,
+    dropout: options.Dropout = 0.05,
+    learning_rate: options.LearningRate = 3e-4,
+    targets: options.Targets = "feed-forward",
+    bits: options.Bits = 4,
+    seed: options.Seed = 0,
+    eval_every: options.EvalEvery = None,
+    checkpointing: options.Checkpointing = True,
+    temperature: Annotated[float, typer.Option(help="Softens both sides; the loss is multiplied by its square.")] = 1.0,
+    plain_loss: Annotated[
+        float, typer.Option(help="Share of the plain loss on the text itself, 0 to 1; the rest is divergence.")
+    ] = 0.0,
+    match_hidden: Annotated[
+        float, typer.Option(help="Weight of the distance of hidden states behind the cut's first layer; 0: none.")
+    ] = 0.0,
+    device: options.Device = "auto",
+    revision: options.Revision = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Heal a pruned model by what the full one predicts: forward KL, both models on one copy of the weights.
+
+    The full model is loaded once. With all its layers it is the teacher; with the cut ones left out and adapters on,
+    the student, which is the pruned model to the bit (a patch in it counts). With [bold]--targets after-cut[/bold] what
+    comes before the cut is run once for both, without a graph: cheaper, and the adapter is smaller.
+
+    Writes what heal qlora writes. The losses of the curve's steps are divergences, held-out losses are plain ones.
+
+    Example: [bold]heal distill runs/pruned --teacher owner/model --text prose.jsonl --tokens 2M --out runs/adapter[/bold]
+    """
+    from heal.data import TextSource
+    from heal.distilling import DistillSettings, distill
+    from heal.schedule import parse_tokens
+    from prune.text import DEFAULT_SOURCE
+
+    result = distill(
+        model,
+        teacher,
+        TextSource(text or DEFAULT_SOURCE, field, held_out, parse_tokens(held_out_tokens)),
+        out,
+        tokens=tokens,
+        settings=DistillSettings(
+            length=length,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            rank=rank,
+            alpha=alpha,
+            dropout=dropout,
+            learning_rate=learning_rate,
+            targets=targets,
+            bits=bits,
+            seed=seed,
+            eval_every=eval_every,
+            checkpointing=checkpointing,
+            temperature=temperature,
+            plain_loss=plain_loss,
+            match_hidden=match_hidden,
+        ),
+        device=device,
+        revision=revision,
+        overwrite=overwrite,
+    )
+    answer(result.document, lambda: _curve(result.document, out), as_json=as_json)
+
+
 @app.command("merge")
 def merge_command(
-    adapter: Annotated[Path, typer.Argument(help="Folder that heal qlora wrote.")],
+    adapter: Annotated[Path, typer.Argument(help="Folder that heal qlora or heal distill wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for the merged model; must not exist.")],
     base: Annotated[
-        str, typer.Option(help="dequantised: the weights the adapter was trained on; original: the base's own.")
+        str,
+        typer.Option(
+            help="dequantised: the weights the adapter was trained on; original: the base's own; auto: the better one."
+        ),
     ] = "dequantised",
     model: Annotated[str | None, typer.Option(help="The base, where it has moved since.")] = None,
+    only: Annotated[
+        bool, typer.Option("--adapter-only", help="Write the cut and the healing as one adapter on the full model.")
+    ] = False,
+    full: Annotated[
+        str | None, typer.Option(help="With --adapter-only: the full model, where it has moved since the cut.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Compare logits with those of the adapter as trained, on a few held-out rows.")
+    ] = True,
+    held_out: Annotated[
+        str | None, typer.Option(help="Text to measure on; what the adapter was measured on if not named.")
+    ] = None,
+    field: Annotated[str, typer.Option(help="Field of each row of --held-out that holds the text.")] = "text",
+    held_out_tokens: Annotated[str, typer.Option(help="How much of it --base auto measures on.")] = "16k",
+    device: Annotated[str, typer.Option(help="What measures: auto, cpu, cuda, cuda:1, ...")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print heal.json on stdout, and nothing else there.")] = False,
 ) -> None:
@@ -106,19 +194,60 @@ def merge_command(
     An adapter trained in 4 bits was fitted to the quantised weights. So [bold]--base dequantised[/bold] saves every
     projection that was in 4 bits (attention too) as NF4 left it, plus the adapter: the trained function, in full
     precision. [bold]--base original[/bold] adds the adapter to the base's own weights: another function, whose
-    held-out loss may be better or worse.
+    held-out loss may be better or worse. [bold]--base auto[/bold] measures both and keeps the better.
 
-    Example: [bold]heal merge runs/adapter --out runs/healed[/bold]
+    With [bold]--adapter-only[/bold] nothing is merged: the folder holds one small adapter that makes the healed pruned
+    model of the full one, by peft's layer_replication.
+
+    Example: [bold]heal merge runs/adapter --base auto --out runs/healed[/bold]
     """
+    from heal.schedule import parse_tokens
+
+    if only:
+        from heal.shipping import adapter_only
+
+        if base != "dequantised":
+            raise UsageError("--base does not go with --adapter-only, which merges nothing")
+        document = adapter_only(
+            adapter, out, full=full, model=model, check=check, held_out=held_out, field=field, device=device,
+            overwrite=overwrite,
+        )  # fmt: skip
+        facts = document["adapter_only"]
+        shown = f"{out}: one adapter for {facts['full']['model']}: {facts['words']}; healed"
+        answer(document, shown + _apart(facts), as_json=as_json)
+        return
+    if full is not None:
+        raise UsageError("--full goes with --adapter-only; the base of a merge is named by --model")
     from heal.merging import merge
 
-    document = merge(adapter, out, base=base, model=model, overwrite=overwrite)
+    document = merge(
+        adapter, out, base=base, model=model, check=check, held_out=held_out, field=field,
+        held_out_tokens=parse_tokens(held_out_tokens), device=device, overwrite=overwrite,
+    )  # fmt: skip
     facts = document["merge"]
     shown = (
-        f"{out}: {facts['adapted']} projections carry the adapter; "
-        f"{facts['dequantised']} saved as NF4 left them; all else as in {document['base']['model']}"
+        f"{out}: {facts['adapted']} projections carry the adapter; {facts['dequantised']} saved as quantisation left "
+        f"them; all else as in {document['base']['model']}"
     )
-    answer(document, shown, as_json=as_json)
+    if "chosen" in facts:
+        losses = facts["chosen"]["losses"]
+        shown += (
+            f"\nkept the {facts['base']} base: held-out loss {losses['dequantised']:.4f} dequantised, "
+            f"{losses['original']:.4f} original (nats per token, {facts['held_out']['tokens']:,} tokens)"
+        )
+    elif base == "auto":
+        shown += "\nthe adapter was trained on the base's own weights: there is no other base to choose"
+    answer(document, shown + _apart(facts), as_json=as_json)
+
+
+def _apart(facts: dict[str, Any]) -> str:
+    if "agreement" not in facts:
+        return ""
+    found = facts["agreement"]
+    return (
+        f"\nagainst the adapter as trained, on {found['tokens']} held-out tokens: KL {found['kl']:.2g} nats, logits "
+        f"apart by {found['mean_abs']:.2g} in the mean and {found['max_abs']:.2g} at most"
+    )
 
 
 def _curve(document: dict[str, Any], out: Path) -> Table:

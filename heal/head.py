@@ -44,7 +44,7 @@ def attach_loss(model: PreTrainedModel) -> None:
         RegrowthError: the model makes its logits in another way than `projection` does; found by trying.
     """
     project, vocabulary = projection(model), text_config(model.config).vocab_size
-    _check(model, project)
+    check_head(model, project)
     decoder = model.get_decoder()
 
     def forward(
@@ -65,7 +65,8 @@ def attach_loss(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def _check(model: PreTrainedModel, project: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def check_head(model: PreTrainedModel, project: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Raise RegrowthError where `project` does not give the logits that the model gives; see `attach_loss`."""
     probe = torch.arange(8, device=model.device)[None] % text_config(model.config).vocab_size
     own = model(input_ids=probe, use_cache=False).logits.float()
     hidden = model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state

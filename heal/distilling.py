@@ -1,0 +1,214 @@
+"""Distillation: the pruned model learns what the full one predicts, both on one copy of the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heal.data import TextSource
+from heal.differences import own_tensors
+from heal.lineage import trace
+from heal.place import first_after_cut
+from heal.settings import Settings
+from heal.training import HealPlan, HealResult, Student, execute, plan_healing
+from prune.errors import UsageError
+from prune.models import Source
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from heal.adapters import Targets
+    from prune.checkpoint import Shard, Tensor
+
+
+@dataclass(frozen=True)
+class DistillSettings(Settings):
+    """How to distil, beside what all healing takes.
+
+    Attributes:
+        temperature: softens both sides of the divergence; the loss is multiplied by its square.
+        plain_loss: share of the plain loss (of the text's own next tokens), in [0, 1]; the rest is divergence.
+        match_hidden: weight of the distance between the states that leave the first layer after the cut in the student,
+            and the same layer in the teacher: |s - t|^2 / |t|^2, the mean over predicted tokens. 0: not taken.
+    """
+
+    temperature: float = 1.0
+    plain_loss: float = 0.0
+    match_hidden: float = 0.0
+
+
+def distill(
+    model: str | Path,
+    teacher: str | Path,
+    text: TextSource | str,
+    out: str | Path,
+    *,
+    tokens: int | str = "2M",
+    settings: DistillSettings | None = None,
+    device: str = "auto",
+    revision: str | None = None,
+    overwrite: bool = False,
+    shown: bool = True,
+) -> HealResult:
+    """Train an adapter for a pruned model on the full model's predictions, and write it to `out` as `qlora` does.
+
+    The full model is loaded once, and is both: the teacher with all its layers, the student with the cut ones left out
+    and adapters on. Where no adapter sits before the cut (`targets="after-cut"`), what comes before is the same for
+    both, and is run once.
+
+    Args:
+        model: the pruned model, patched or not: a folder with its prune_plan.json.
+        teacher: the full model that it was cut from.
+        text, out, tokens, device, revision, overwrite, shown: see `qlora`.
+
+    Raises:
+        CheckpointError: the teacher is not the source of the cut.
+        UsageError, TextError, RegrowthError: see `qlora`.
+    """
+    settings = settings or DistillSettings()
+    _check(settings)
+    plan = plan_healing(
+        "distill",
+        model,
+        text,
+        out,
+        tokens=tokens,
+        settings=settings,
+        device=device,
+        revision=revision,
+        overwrite=overwrite,
+    )
+    lineage = trace(model, teacher, revision=revision, untouched=False)
+    kept, cut = lineage.plan.kept, first_after_cut(plan.model.folder)
+    if settings.match_hidden and cut == len(kept):
+        raise UsageError("--match-hidden needs a layer after the cut, and the cut took the last ones")
+    own = own_tensors(lineage, shown=shown)
+    return execute(plan, lambda plan: load_student(plan, lineage.full, kept, own, settings), shown=shown)
+
+
+def load_student(
+    plan: HealPlan, full: Source, kept: tuple[int, ...], own: dict[str, tuple[Shard, Tensor]], settings: DistillSettings
+) -> Student:
+    """Load the full model once, build the student over it, and make the student's forward pass the loss.
+
+    Args:
+        kept: layer i of the pruned model is layer kept[i] of the full one.
+        own: the tensors of the pruned model that are not the full model's.
+    """
+    from transformers import AutoConfig
+
+    from heal.adapters import find_targets
+    from heal.quantise import load_frozen, quantised_modules
+    from heal.shared import build_student
+    from heal.tensors import read
+
+    teacher = load_frozen(full, bits=settings.bits, device=plan.device)
+    values = {name: read(*place) for name, place in own.items()}
+    student = build_student(teacher, AutoConfig.from_pretrained(plan.model.folder), kept, values)
+    cut = first_after_cut(plan.model.folder)
+    targets = find_targets(student, settings.targets, cut=cut)
+    prefix = shared_prefix(targets, cut or 0, student, teacher)
+    attach_distillation(student, teacher, kept=kept, prefix=prefix, cut=cut or 0, settings=settings)
+    facts = {
+        "teacher": {"model": full.name, **({"commit": full.commit} if full.commit else {})},
+        "shared_prefix": prefix,
+        "own_tensors": list(own),
+    }
+    return Student(student, targets, quantised_modules(student), facts)
+
+
+def shared_prefix(targets: Targets, cut: int, student: PreTrainedModel, teacher: PreTrainedModel) -> int:
+    """How many layers from the bottom are the same for both: not adapted, not after the cut, no tensor of their own."""
+    from prune.models import decoder_layers
+
+    theirs = {id(parameter) for parameter in teacher.parameters()}
+    if any(id(p) not in theirs for p in student.get_input_embeddings().parameters()):
+        return 0
+    for place, layer in enumerate(decoder_layers(student)):
+        if place >= min(targets.first, cut) or any(id(p) not in theirs for p in layer.parameters()):
+            return place
+    return 0
+
+
+def attach_distillation(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    *,
+    kept: tuple[int, ...],
+    prefix: int,
+    cut: int,
+    settings: DistillSettings,
+) -> None:
+    """Replace the student's forward pass by one that returns how far it is from the teacher; see `heal.head`.
+
+    `forward(input_ids, position_ids, labels, num_items_in_batch)` -> {"loss"}, the sum over labelled tokens divided by
+    `num_items_in_batch` (their own number if None). The teacher runs first and without a graph, always in eval mode.
+
+    Args:
+        kept: layer i of the student is layer kept[i] of the teacher.
+        prefix: how many layers from the bottom are the same for both, and are run once, by the teacher.
+        cut: the student's first layer after the cut, for `match_hidden`.
+    """
+    import torch
+
+    from heal.divergence import chunked_divergence, state_distance
+    from heal.head import check_head, projection
+    from heal.shared import answer_parts, started_at, watching
+    from prune.models import decoder_layers, text_config
+
+    teacher.eval()
+    project, teacher_project = projection(student), projection(teacher)
+    check_head(student, project)
+    vocabulary, parts = text_config(student.config).vocab_size, answer_parts(teacher)
+    theirs = decoder_layers(teacher)
+    match = settings.match_hidden
+
+    def forward(
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **_: Any,
+    ) -> dict[str, torch.Tensor]:
+        if labels is None:
+            raise ValueError("a model made ready for healing returns a loss, and needs labels for it")
+        batch = {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}
+        given: dict[int, Any] = {prefix: None} if prefix else {}
+        wanted: dict[int, Any] = {kept[cut]: None} if match else {}
+        reached: dict[int, Any] = {cut: None} if match else {}
+        with torch.no_grad(), watching(theirs, given, wanted):
+            goal = teacher.get_decoder()(**batch).last_hidden_state
+        decoder, ours = student.get_decoder(), decoder_layers(student)
+        if prefix:
+            decoder = started_at(decoder, ours, given[prefix], prefix, parts)
+        with watching(ours, {}, reached):
+            hidden = decoder(**batch).last_hidden_state
+        total = chunked_divergence(
+            hidden,
+            goal,
+            labels,
+            project,
+            teacher_project=teacher_project,
+            vocabulary=vocabulary,
+            temperature=settings.temperature,
+            plain=settings.plain_loss,
+        )
+        if match:
+            total = total + match * state_distance(reached[cut], wanted[kept[cut]], labels)
+        count = (labels[:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        return {"loss": total / count}
+
+    student.forward = forward
+
+
+def _check(settings: DistillSettings) -> None:
+    import math
+
+    if not 0 < settings.temperature < math.inf:
+        raise UsageError(f"--temperature {settings.temperature} is not above 0")
+    if not 0 <= settings.plain_loss <= 1:
+        raise UsageError(f"--plain-loss {settings.plain_loss} is a share, between 0 and 1")
+    if not 0 <= settings.match_hidden < math.inf:
+        raise UsageError(f"--match-hidden {settings.match_hidden} is not 0 or above")

@@ -1,0 +1,223 @@
+"""Teacher and student on one copy of the weights: the full model, and a second tree of modules over its tensors.
+
+The student is the full model's tree rebuilt from aliases: new modules, the same parameters. It has the pruned
+model's config and layers, so an adapter put into it is one for the pruned model, by its names; the teacher stays as
+it was loaded. Modes, hooks and adapters of one tree do not reach the other.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prune.errors import CheckpointError
+from prune.models import decoder_layers, text_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def build_student(
+    full: PreTrainedModel, config: Any, kept: Sequence[int], own: dict[str, torch.Tensor]
+) -> PreTrainedModel:
+    """The pruned model over the tensors of the full one.
+
+    Args:
+        full: loaded and frozen; unchanged by this.
+        config: the pruned model's.
+        kept: layer i of the pruned model is layer kept[i] of the full one.
+        own: what the pruned model holds other than the full one: name -> values in the checkpoint's layout. Each is
+            kept beside the full model's, quantised as that is.
+
+    Raises:
+        CheckpointError: `own` names what the model does not have.
+    """
+    memo: dict[int, Any] = {}
+    for part, ours in ((full.config, config), (text_config(full.config), text_config(config))):
+        ours._attn_implementation = part._attn_implementation
+        ours.dtype = part.dtype
+        memo[id(part)] = ours
+    if getattr(full, "hf_quantizer", None) is not None:
+        memo[id(full.hf_quantizer)] = full.hf_quantizer
+        config.quantization_config = full.config.quantization_config
+    for module in full.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            memo[id(tensor)] = tensor
+        if not module._modules and (module._parameters or module._buffers):
+            memo[id(module)] = _alias(module)
+    student = copy.deepcopy(full, memo)
+    layers = decoder_layers_of(student, len(decoder_layers(full)))
+    remaining = [layers[layer] for layer in kept]
+    for place, (layer, source) in enumerate(zip(remaining, kept, strict=True)):
+        _renumber(layer, source, place)
+    layers._modules = {str(place): layer for place, layer in enumerate(remaining)}
+    student.train(full.training)
+    for name, values in own.items():
+        _put(student, name, values)
+    return student
+
+
+def decoder_layers_of(model: PreTrainedModel, count: int) -> torch.nn.ModuleList:
+    """The list of `count` decoder layers, whatever the config of the model says."""
+    held = text_config(model.config)
+    stated = held.num_hidden_layers
+    held.num_hidden_layers = count
+    try:
+        return decoder_layers(model)
+    finally:
+        held.num_hidden_layers = stated
+
+
+def _alias(module: torch.nn.Module) -> torch.nn.Module:
+    """Another module over the same parameters, with a mode and hooks of its own."""
+    twin = copy.copy(module)
+    for name, value in vars(module).items():
+        if isinstance(value, dict):  # _parameters, _buffers, and every kind of hook
+            vars(twin)[name] = value.copy()
+        elif isinstance(value, set):
+            vars(twin)[name] = set(value)
+    return twin
+
+
+def _renumber(layer: torch.nn.Module, source: int, place: int) -> None:
+    """`layer_idx` is looked up in the config's lists by some families; those of the pruned config are its own."""
+    for module in layer.modules():
+        if vars(module).get("layer_idx") == source:
+            vars(module)["layer_idx"] = place
+
+
+def _put(student: PreTrainedModel, name: str, values: torch.Tensor) -> None:
+    named = dict(student.named_parameters(remove_duplicate=False))
+    prefix = f"{student.base_model_prefix}."
+    found = next((n for n in (name, prefix + name, name.removeprefix(prefix)) if n in named), None)
+    if found is None:
+        raise CheckpointError(
+            f"the checkpoint's tensor {name} was changed since the cut, and the model has none so named"
+        )
+    old = named[found]
+    turned = student.config.model_type == "gpt2" and found.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+    for module in list(student.modules()):
+        for own_name, parameter in module._parameters.items():
+            if parameter is old:
+                module._parameters[own_name] = _like(module, old, values, turned)
+
+
+def _like(module: torch.nn.Module, old: torch.nn.Parameter, values: torch.Tensor, turned: bool) -> torch.nn.Parameter:
+    """`values` as the parameter `old` would hold them: in its dtype, or quantised the same way."""
+    kind = type(old).__name__
+    if kind not in ("Params4bit", "Int8Params"):
+        return torch.nn.Parameter(values.to(old.device, old.dtype), requires_grad=False)
+    from bitsandbytes import MatmulLtState
+    from bitsandbytes.nn import Int8Params, Params4bit
+
+    from heal.quantise import COMPUTE
+
+    matrix = values.to(COMPUTE)
+    matrix = (matrix.T if turned else matrix).contiguous()
+    if kind == "Params4bit":
+        return Params4bit(
+            matrix,
+            requires_grad=False,
+            blocksize=old.blocksize,
+            compress_statistics=old.compress_statistics,
+            quant_type=old.quant_type,
+            quant_storage=old.quant_storage,
+            module=module,
+        ).to(old.device)
+    state = MatmulLtState()
+    state.threshold, state.has_fp16_weights, state.use_pool = (
+        module.state.threshold,
+        module.state.has_fp16_weights,
+        module.state.use_pool,
+    )
+    module.state = state
+    return Int8Params(matrix, requires_grad=False, has_fp16_weights=False).to(old.device)
+
+
+class Given(torch.nn.Module):
+    """Stands for a layer that was run already: answers with a state that is known, in the form of the family's layers.
+
+    Of the layers below a place, each answers so: what lies between them does not count.
+    """
+
+    def __init__(self, state: torch.Tensor, parts: int) -> None:
+        super().__init__()
+        self.state, self.parts = state, parts
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        return (self.state, *[None] * (self.parts - 1)) if self.parts else self.state
+
+
+def started_at(
+    decoder: torch.nn.Module, layers: torch.nn.ModuleList, given: torch.Tensor, first: int, parts: int
+) -> Any:
+    """The decoder as it would go on from `given`, (B, T, d), the input of layer `first`: a shell, nothing is copied.
+
+    Args:
+        parts: see `answer_parts`.
+    """
+    below = Given(given, parts)
+    rest = torch.nn.ModuleList()
+    rest._modules = {
+        name: below if place < first else layer for place, (name, layer) in enumerate(layers._modules.items())
+    }
+    return _shell(decoder, layers, rest)
+
+
+def _shell(root: torch.nn.Module, old: torch.nn.Module, new: torch.nn.Module) -> torch.nn.Module:
+    """A shallow copy of `root` in which `new` stands for `old`; all other modules are the same ones."""
+    twin = copy.copy(root)
+    twin._modules = dict(root._modules)
+    for name, child in root._modules.items():
+        if child is old:
+            twin._modules[name] = new
+            return twin
+        if child is not None and any(module is old for module in child.modules()):
+            twin._modules[name] = _shell(child, old, new)
+            return twin
+    raise ValueError("the list of layers is no part of the decoder")
+
+
+@contextmanager
+def watching(layers: torch.nn.ModuleList, inputs: dict[int, Any], outputs: dict[int, Any]) -> Iterator[None]:
+    """While it lasts, keep the hidden state that enters the layers named in `inputs`, and leaves those in `outputs`.
+
+    The dictionaries' values are replaced by (B, T, d) states.
+    """
+
+    def entering(place: int) -> Any:
+        def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            inputs[place] = args[0] if args else kwargs["hidden_states"]
+
+        return hook
+
+    def leaving(place: int) -> Any:
+        def hook(_: Any, __: Any, answer: Any) -> None:
+            outputs[place] = answer[0] if isinstance(answer, tuple) else answer
+
+        return hook
+
+    handles = [layers[place].register_forward_pre_hook(entering(place), with_kwargs=True) for place in inputs]
+    handles += [layers[place].register_forward_hook(leaving(place)) for place in outputs]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def answer_parts(model: PreTrainedModel) -> int:
+    """How the model's layers answer: 0 if with a tensor, else with a tuple of so many parts, the state first."""
+    found: list[Any] = []
+    handle = decoder_layers(model)[0].register_forward_hook(lambda _, __, answer: found.append(answer))
+    try:
+        probe = torch.arange(4, device=model.device)[None] % text_config(model.config).vocab_size
+        model.get_decoder()(input_ids=probe, use_cache=False)
+    finally:
+        handle.remove()
+    return len(found[0]) if isinstance(found[0], tuple) else 0
