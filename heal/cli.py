@@ -160,6 +160,73 @@ def distill_command(
     answer(result.document, lambda: _curve(result.document, out), as_json=as_json)
 
 
+@app.command("patch")
+def patch_command(
+    model: Annotated[str, typer.Argument(help="The pruned model, as prune cut wrote it: a folder or a hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder for the patched model; must not exist.")],
+    teacher: Annotated[
+        str | None, typer.Option(help="The full model; where prune_plan.json says it was, if not named.")
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="What to fit on: .txt, .jsonl, .parquet, a folder, or hub:repo:config:split; C4 if not named."
+        ),
+    ] = None,
+    field: Annotated[str, typer.Option(help="Field of each row that holds the text.")] = "text",
+    held_out: Annotated[
+        str | None, typer.Option(help="Text to measure on; one document in 50 of --text if not named.")
+    ] = None,
+    held_out_tokens: Annotated[str, typer.Option(help="How much of it to measure on.")] = "16k",
+    tokens: Annotated[str, typer.Option(help="How much text to fit; 4096 tokens more choose the candidate.")] = "20k",
+    objective: Annotated[
+        str, typer.Option(help="What a token's error counts: auto, normalised, squares, clipped or ordinary.")
+    ] = "auto",
+    kind: Annotated[
+        str, typer.Option(help="auto; matrix: all weights; map: a linear map of the output; magnitude: one number.")
+    ] = "auto",
+    ridge: Annotated[
+        float | None, typer.Option(help="Pull to the old weights, 0 for none; the best of a ladder if not given.")
+    ] = None,
+    length: Annotated[
+        int, typer.Option(help="Tokens per row; documents are packed, and do not see one another.")
+    ] = 512,
+    batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 4,
+    seed: Annotated[int, typer.Option(help="Order of the text.")] = 0,
+    dtype: Annotated[str, typer.Option(help="To compute in: auto (the model's own), float32, bfloat16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of MODEL on the hub.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print heal.json on stdout, and nothing else there.")] = False,
+) -> None:
+    """Patch a cut in closed form: least squares, no training, an ordinary checkpoint.
+
+    The last projection before the cut is changed so that the state which enters the cut comes near the one that left
+    the dropped layers. The best of a few candidates is kept, by their loss on text apart; where none is better than no
+    patch, nothing is written and the exit code is 1.
+
+    Example: [bold]heal patch runs/pruned --teacher full --text prose.jsonl --out runs/patched[/bold]
+    """
+    from heal.data import TextSource
+    from heal.patching import PatchSettings, patch
+    from heal.schedule import parse_tokens
+    from prune.text import DEFAULT_SOURCE
+
+    result = patch(
+        model,
+        teacher,
+        TextSource(text or DEFAULT_SOURCE, field, held_out, parse_tokens(held_out_tokens)),
+        out,
+        tokens=tokens,
+        settings=PatchSettings(objective, kind, ridge, length, batch_size, seed),
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        overwrite=overwrite,
+    )
+    answer(result.document, lambda: _patched(result.document, out), as_json=as_json)
+
+
 @app.command("merge")
 def merge_command(
     adapter: Annotated[Path, typer.Argument(help="Folder that heal qlora or heal distill wrote.")],
@@ -266,6 +333,27 @@ def _curve(document: dict[str, Any], out: Path) -> Table:
     for point in document["curve"]:
         trained = "" if point["loss"] is None else f"{point['loss']:.4f}"
         table.add_row(str(point["step"]), f"{point['tokens']:,}", trained, f"{point['held_out_loss']:.4f}")
+    return table
+
+
+def _patched(document: dict[str, Any], out: Path) -> Table:
+    from rich.table import Table
+
+    loss, won = document["held_out_loss"], document["won_back"]
+    share = "" if won is None else f", {won:.0%} of the loss won back"
+    caption = (
+        f"{out}: held-out loss {loss['before']:.3f} -> {loss['after']:.3f} (full model {loss['full']:.3f}){share}; "
+        f"{document['seconds']:.0f} s"
+    )
+    table = Table(title="Patch: candidates, loss on text apart in nats per token", caption=caption)
+    for name in ("layer", "kind", "objective", "ridge", "loss", "squares left", ""):
+        table.add_column(name, justify="left" if name in ("kind", "objective", "") else "right")
+    for fold in document["folds"]:
+        table.add_row(str(fold["layer"]), "none", "", "", f"{fold['loss_without']:.4f}", "", "")
+        for tried in fold["candidates"]:
+            ridge = "" if tried["ridge"] is None else f"{tried['ridge']:g}"
+            cells = (tried["kind"], tried["objective"], ridge, f"{tried['loss']:.4f}", f"{tried['left_over']:.1%}")
+            table.add_row(str(tried["layer"]), *cells, "kept" if tried == fold["chosen"] else "")
     return table
 
 

@@ -75,6 +75,6 @@ def _check_untouched(subject: Subject, plan: CutPlan, pruned: Checkpoint, full_n
                 continue
             if name not in stored or read_bytes(shard, tensor, _SAMPLE) != read_bytes(*stored[name], _SAMPLE):
                 raise CheckpointError(
-                    f"{pruned_name}: {name} is not {tensor.name} of {full_name}: it was healed since the cut, or cut from "
-                    "other weights; a patch is solved for a cut as prune cut left it"
+                    f"{pruned_name}: {name} is not {tensor.name} of {full_name}: it was healed since the cut, or cut "
+                    "from other weights; a patch is solved for a cut as prune cut left it"
                 )

@@ -1,0 +1,119 @@
+"""Least squares from streamed sums: what a closed-form patch solves. Pure arithmetic on tensors.
+
+The state that leaves layer j is `rest + c W h`: h the input of the layer's last projection W, c a constant of the
+family, `rest` free of W. To reach a target state y, W has to change by D with `c D h = e`, where e = y - state. So
+nothing but h and e is needed, and whatever else flows beside the feed-forward part drops out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+KINDS = ("matrix", "map", "magnitude")
+
+
+@dataclass
+class Sums:
+    """Weighted sums over tokens, in float64 and on one device; F features, D outputs.
+
+    gram: (F, F), sum of w h h'. cross: (D, F), sum of w e h'. energy: sum of w |e|^2. tokens: how many had w > 0.
+    """
+
+    gram: torch.Tensor
+    cross: torch.Tensor
+    energy: float = 0.0
+    tokens: int = 0
+
+    @classmethod
+    def empty(cls, features: int, outputs: int, *, device: torch.device | str = "cpu") -> Sums:
+        gram = torch.zeros(features, features, dtype=torch.float64, device=device)
+        return cls(gram, gram.new_zeros(outputs, features))
+
+    def add(self, features: torch.Tensor, errors: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add N tokens: features (N, F), errors (N, D), weights (N,), none of them negative.
+
+        Products are taken in float32 (in float64 where the tokens are given so) and summed in float64.
+        """
+        wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+        kept = weights > 0
+        root = weights[kept].to(wide).sqrt().unsqueeze(1)
+        left, right = features[kept].to(wide) * root, errors[kept].to(wide) * root
+        self.gram += left.T @ left
+        self.cross += right.T @ left
+        self.energy += float(right.double().square().sum())
+        self.tokens += int(kept.sum())
+
+    def left_over(self, change: torch.Tensor) -> float:
+        """Share of the weighted squares that a change of (D, F) leaves: 1 for none, 0 for a perfect fit."""
+        wide = change.double()
+        fitted = float((wide @ self.gram * wide).sum() - 2 * (wide * self.cross).sum())
+        return 1.0 + fitted / self.energy if self.energy > 0 else 0.0
+
+
+def solve(sums: Sums, *, ridge: float) -> torch.Tensor:
+    """The change D, (D, F) in float64, that minimises sum w |D h - e|^2 + r |D|^2; r = ridge * mean of gram's diagonal.
+
+    The ridge draws to no change at all, not to zero weights. Where it is 0 and features depend on one another, the
+    smallest such change is returned.
+    """
+    gram, cross = sums.gram, sums.cross
+    scale = float(gram.diagonal().mean())
+    if scale <= 0:
+        return torch.zeros_like(cross)
+    if ridge > 0:
+        lifted = gram.clone()
+        lifted.diagonal().add_(ridge * scale)
+        factor, failed = torch.linalg.cholesky_ex(lifted)
+        if not int(failed):
+            return torch.cholesky_solve(cross.T, factor).T
+    return cross @ torch.linalg.pinv(gram, hermitian=True, rtol=1e-12)
+
+
+def solve_map(sums: Sums, weight: torch.Tensor, *, ridge: float) -> torch.Tensor:
+    """The best change of the form T W, (D, F): a linear map of the projection's output, as in ReplaceMe (2505.02819).
+
+    Args:
+        weight: W, (D, F); where a bias is folded, its last column is the bias.
+    """
+    wide = weight.double()
+    return solve(_projected(sums, wide), ridge=ridge) @ wide
+
+
+def solve_scale(sums: Sums, weight: torch.Tensor) -> torch.Tensor:
+    """The best change of the form s W, (D, F): one number, which sets the magnitude of the projection's output."""
+    wide = weight.double()
+    power = float((wide @ sums.gram * wide).sum())
+    return wide * (float((wide * sums.cross).sum()) / power if power > 0 else 0.0)
+
+
+def _projected(sums: Sums, weight: torch.Tensor) -> Sums:
+    """The sums over the projection's output m = W h in the place of h: no second pass over the text is needed."""
+    return Sums(weight @ sums.gram @ weight.T, sums.cross @ weight.T, sums.energy, sums.tokens)
+
+
+def token_weights(target: torch.Tensor, objective: str, typical: float) -> torch.Tensor:
+    """What each of N tokens counts, (N,), by its target state (N, D).
+
+    A few tokens (the first of a document above all) have states a hundred times longer than all others, and would
+    own a plain sum of squares. The layers above normalise every state, so that an error counts by its share.
+
+    Args:
+        objective: `squares`: all alike. `normalised`: 1 / |y|^2, the relative error. `clipped`: relative beyond
+            `CLIP` typical lengths, alike below. `ordinary`: those beyond it do not count at all.
+        typical: a typical |y|, such as the median over a batch.
+    """
+    length = torch.linalg.vector_norm(target.float(), dim=1)
+    if objective == "squares":
+        return torch.full_like(length, 1 / typical**2)
+    if objective == "normalised":
+        return 1 / length.clamp(min=1e-6 * typical).square()
+    if objective == "clipped":
+        return 1 / length.clamp(min=CLIP * typical).square()
+    if objective == "ordinary":
+        return (length < CLIP * typical).float() / typical**2
+    raise ValueError(f"{objective} is no objective")
+
+
+CLIP = 3.0  # typical lengths beyond which a state counts as massive

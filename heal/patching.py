@@ -1,0 +1,315 @@
+"""The closed-form patch: what a cut took, won back by least squares and folded into the projection before the cut.
+
+No training and no new module: the last projection before a dropped block is changed so that the state which enters the
+cut comes as near as a linear map can bring it to the state that left the block. Of the ways to measure "near" the one
+is kept whose patch has the least loss on text apart, and none that is worse than no patch is ever handed back.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heal.data import HELD_OUT_SHARE, TextSource, hold_out, training_rows
+from heal.schedule import parse_tokens
+from prune.errors import RegrowthError, UsageError
+from prune.layer_ranges import runs, spell_layers
+from prune.models import load_model, load_tokenizer, pick_device, pick_dtype, text_config
+from prune.outputs import check_free, staged_directory
+from prune.provenance import provenance
+from prune.terminal import progress, quiet_libraries
+
+if TYPE_CHECKING:
+    import torch
+
+    from heal.candidates import Candidate
+    from heal.fold import Place
+    from heal.lineage import Lineage
+    from heal.packing import Row
+    from heal.tracks import Tracks
+
+FORMAT = "regrowth.heal/1"
+OBJECTIVES = ("normalised", "squares", "clipped", "ordinary")
+KINDS = ("matrix", "map", "magnitude")
+CHOICE_TOKENS = 4096  # text apart from that which is fitted, to choose a candidate by
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """How to patch.
+
+    Attributes:
+        objective: what a token's error counts, one of `OBJECTIVES`, or `auto`: the best of them.
+        kind: `matrix` (the projection's weights, freely), `map` (a linear map of its output), `magnitude` (one
+            number), or `auto`: the best of them.
+        ridge: pull towards the weights as they are, as a share of the mean squared feature; the best of a ladder if
+            None.
+        length: tokens per row.
+        batch_size: rows per forward pass.
+    """
+
+    objective: str = "auto"
+    kind: str = "auto"
+    ridge: float | None = None
+    length: int = 512
+    batch_size: int = 4
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PatchResult:
+    """What was patched. `document` is its heal.json; losses on held-out text, in nats per token."""
+
+    out: Path
+    document: dict[str, Any]
+
+    @property
+    def before(self) -> float:
+        return float(self.document["held_out_loss"]["before"])
+
+    @property
+    def after(self) -> float:
+        return float(self.document["held_out_loss"]["after"])
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """One projection that is changed: x[target] of the full model is what its layer's output should be."""
+
+    place: Place
+    target: int
+
+
+def patch(
+    model: str | Path,
+    teacher: str | Path | None,
+    text: TextSource | str,
+    out: str | Path,
+    *,
+    tokens: int | str = "20k",
+    settings: PatchSettings | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    overwrite: bool = False,
+    shown: bool = True,
+) -> PatchResult:
+    """Patch a cut in closed form and write an ordinary checkpoint: one projection a block differs from the cut's.
+
+    One model is in memory: the full one, whose dropped layers are passed over to have the pruned one.
+
+    Args:
+        model: the pruned model, with its prune_plan.json; not healed yet.
+        teacher: the full model; where prune_plan.json says it was, if None.
+        text: what to fit on; a string is a SOURCE with the field `text`.
+        out: folder of the patched model; appears whole or not at all.
+        tokens: text to fit, in whole rows; another 4096 tokens are set apart for the choice.
+        dtype: to compute in; sums are float64 whatever it is.
+        shown: show progress on stderr.
+
+    Raises:
+        UsageError: settings that do not exist or do not fit.
+        CheckpointError: no plan, a teacher that is not the source of the cut, or a model healed since.
+        TextError: text that is missing, too short, or leaves nothing held out.
+        RegrowthError: `out` exists, the cut or the family takes no fold, or no patch is better than none.
+    """
+    settings = settings or PatchSettings()
+    text = TextSource(text) if isinstance(text, str) else text
+    _check(settings)
+    check_free(out, overwrite=overwrite)
+    quiet_libraries()
+    device = pick_device(device)
+
+    from heal.lineage import trace
+
+    lineage = trace(model, teacher, revision=revision)
+    blocks = runs(lineage.plan.dropped)
+    _check_blocks(blocks, lineage)
+    _check_apart(Path(out), lineage)
+
+    tokenizer = load_tokenizer(lineage.pruned)
+    wanted, spare = _rows(tokens, settings.length), _rows(CHOICE_TOKENS, settings.length)
+    with progress("Reading text", None, shown=shown):
+        held_out = hold_out(text, tokenizer, length=settings.length)
+        rows = training_rows(text, tokenizer, held_out, rows=wanted + spare, length=settings.length, seed=settings.seed)
+    full = load_model(lineage.full, dtype=pick_dtype(dtype, device=device), device=device)
+    limit = getattr(text_config(full.config), "max_position_embeddings", None)
+    if limit is not None and settings.length > limit:
+        raise UsageError(f"--length {settings.length} is beyond the {limit} tokens that the model can read")
+
+    from heal.patch_writing import stored_names, tensors_of, write_patched
+    from heal.tracks import Tracks
+
+    tracks = Tracks(full, lineage.plan.dropped)
+    folds = _folds(tracks, blocks, rows[0])
+    stored = [stored_names(tracks, lineage, fold.place) for fold in folds]
+    started = time.monotonic()
+    with progress("Patching", None, shown=shown) as bar:
+        before = tracks.mean_loss(held_out.rows, settings.batch_size)
+        complete = tracks.mean_loss(held_out.rows, settings.batch_size, pruned=False)
+        parts = []
+        for fold in folds:
+            parts.append(_solve(tracks, fold, rows[:wanted], rows[wanted:], settings, bar.note))
+        values: dict[str, torch.Tensor] = {}
+        for fold, names in zip(folds, stored, strict=True):
+            if fold.place.layer in tracks.changes:
+                matrix = fold.place.matrix(tracks.layers) + tracks.changes.pop(fold.place.layer)[1]
+                fold.place.write(tracks.layers, matrix)  # as it will be stored, rounding included
+                values |= tensors_of(fold.place, matrix, names)
+        after = tracks.mean_loss(held_out.rows, settings.batch_size)
+    document = {
+        "format": FORMAT,
+        "method": "patch",
+        "tokens": wanted * settings.length,
+        "choice_tokens": spare * settings.length,
+        "settings": asdict(settings),
+        "folds": [
+            {**_told(fold, tracks), "tensors": names, **part}
+            for fold, names, part in zip(folds, stored, parts, strict=True)
+        ],
+        "held_out_loss": {"full": complete, "before": before, "after": after, "unit": "nats per token"},
+        "won_back": (before - after) / (before - complete) if before > complete else None,
+        "seconds": time.monotonic() - started,
+        "peak_memory": _peak(device),
+        **_origin(lineage),
+        "held_out": {
+            "tokens": sum(row.targets for row in held_out.rows),
+            "share": None if text.held_out else 1 / HELD_OUT_SHARE,
+        },
+        "provenance": provenance(device=device, dtype=str(full.dtype).removeprefix("torch."), **text.identity()),
+    }
+    _refuse_worse(document)
+    with staged_directory(out, overwrite=overwrite) as stage:
+        write_patched(lineage, stage, values, document)
+    return PatchResult(Path(out), document)
+
+
+def _solve(
+    tracks: Tracks,
+    fold: _Fold,
+    rows: Sequence[Row],
+    spare: Sequence[Row],
+    settings: PatchSettings,
+    note: Callable[[str], None],
+) -> dict[str, Any]:
+    """Find the best change at one place, leave it in `tracks`, and tell what was tried."""
+    from heal.candidates import Search
+    from heal.least_squares import Sums, token_weights
+
+    names = OBJECTIVES if settings.objective == "auto" else (settings.objective,)
+    place, layer = fold.place, fold.place.layer
+    matrix = place.matrix(tracks.layers)
+    sums = {name: Sums.empty(matrix.shape[1], matrix.shape[0], device=matrix.device) for name in names}
+    typical = 0.0
+    for start in range(0, len(rows), settings.batch_size):
+        taken = tracks.take(rows[start : start + settings.batch_size], place, fold.target)
+        target = taken.target.float()
+        typical = typical or float(target.norm(dim=1).median())
+        errors = (target - taken.state.float()) / place.scale
+        for name, found in sums.items():
+            found.add(taken.features, errors, token_weights(target, name, typical))
+        note(f"layer {layer}: {min(start + settings.batch_size, len(rows))} of {len(rows)} rows read")
+    held = list(tracks.hold(spare, place, settings.batch_size))
+    plain = tracks.loss(held, place, None)
+
+    def measure(change: torch.Tensor) -> float:
+        loss = tracks.loss(held, place, change)
+        note(f"layer {layer}: candidate {len(search.tried) + 1}, loss {loss:.3f} (no patch {plain:.3f})")
+        return loss
+
+    search = Search(layer, sums, matrix, measure)
+    search.run(settings.kind, settings.ridge)
+    assert search.best is not None
+    assert search.change is not None
+    chosen: Candidate | None = search.best if search.best.loss < plain else None
+    if chosen is not None:
+        tracks.changes[layer] = (place, search.change)
+    return {
+        "chosen": None if chosen is None else chosen.to_json(),
+        "loss_without": plain,
+        "candidates": [candidate.to_json() for candidate in search.tried],
+    }
+
+
+def _folds(tracks: Tracks, blocks: Sequence[tuple[int, int]], row: Row) -> list[_Fold]:
+    import torch
+
+    from heal.fold import find_place
+
+    ids = torch.from_numpy(row.tokens[:32]).long()[None].to(tracks.model.device)
+    return [_Fold(find_place(tracks.model, tracks.layers, start - 1, ids), start + n) for start, n in blocks]
+
+
+def _told(fold: _Fold, tracks: Tracks) -> dict[str, Any]:
+    place = fold.place
+    return {"layer": place.layer, "target": fold.target, "module": place.path, "scale": place.scale, "bias": place.bias}
+
+
+def _origin(lineage: Lineage) -> dict[str, Any]:
+    from heal.identity import base_identity
+
+    plan = lineage.plan
+    return {
+        "base": base_identity(lineage.pruned),
+        "teacher": {"model": lineage.full.name, "commit": lineage.full.commit, **plan.identity},
+        "cut": plan.words,
+    }
+
+
+def _peak(device: str) -> dict[str, int]:
+    import torch
+
+    peak = {"resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    if device.startswith("cuda"):
+        peak["cuda_bytes"] = torch.cuda.max_memory_allocated()
+    return peak
+
+
+def _refuse_worse(document: dict[str, Any]) -> None:
+    loss, folds = document["held_out_loss"], document["folds"]
+    if any(fold["chosen"] for fold in folds) and loss["after"] < loss["before"]:
+        return
+    tried = [candidate for fold in folds for candidate in fold["candidates"]]
+    best = min(tried, key=lambda candidate: float(candidate["loss"]))
+    ridge = "" if best["ridge"] is None else f", ridge {best['ridge']:g}"
+    raise RegrowthError(
+        f"no patch is better than none, so nothing is written: the best of {len(tried)} ({best['kind']}, "
+        f"{best['objective']}{ridge}) has a loss of {best['loss']:.4f} on text apart, where no patch has "
+        f"{folds[0]['loss_without']:.4f}; on held-out text {loss['after']:.4f} against {loss['before']:.4f} "
+        "nats per token; try more --tokens, or heal with heal distill"
+    )
+
+
+def _rows(tokens: int | str, length: int) -> int:
+    return max(1, parse_tokens(tokens) // length)
+
+
+def _check(settings: PatchSettings) -> None:
+    for name, value, known in (
+        ("objective", settings.objective, OBJECTIVES),
+        ("kind", settings.kind, KINDS),
+    ):
+        if value not in ("auto", *known):
+            raise UsageError(f"--{name} {value} is unknown; take auto, {', '.join(known)}")
+    if settings.ridge is not None and not 0 <= settings.ridge < float("inf"):
+        raise UsageError(f"--ridge {settings.ridge} is not at least 0")
+    for name, number, least in (("length", settings.length, 8), ("batch-size", settings.batch_size, 1)):
+        if number < least:
+            raise UsageError(f"--{name} {number} is too small; it is at least {least}")
+
+
+def _check_blocks(blocks: Sequence[tuple[int, int]], lineage: Lineage) -> None:
+    if blocks[0][0] == 0:
+        raise RegrowthError(
+            f"{lineage.pruned.name} lacks layers {spell_layers(lineage.plan.dropped)}: no layer stands before the cut, "
+            "so nothing can take a fold; heal it with heal distill"
+        )
+
+
+def _check_apart(out: Path, lineage: Lineage) -> None:
+    if out.exists() and out.resolve() in (lineage.pruned.folder.resolve(), lineage.full.folder.resolve()):
+        raise RegrowthError(f"--out {out} is what the patch reads; name another folder")
