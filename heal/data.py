@@ -3,46 +3,122 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from heal.packing import Row, pack
+from heal.streams import Mixed, TextRows
+from prune.documents import Document, read_documents, source_files
 from prune.errors import TextError
-from prune.text import SHORTEST, Document, bos_id, encode, read_documents, text_identity
+from prune.text import SHORTEST, bos_id, encode, text_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 HELD_OUT_SHARE = 50  # one document in so many is held out
-_BUFFER = 10_000  # documents shuffled at a time, so that a stream can be shuffled too
+_COUNTED = 128 << 20  # bytes of local text that are counted before training, if they may be too few
+_PLENTY = 8  # bytes of text per token asked for: twice what English has
 
 
 @dataclass(frozen=True)
 class TextSource:
-    """Where the text comes from. Without `held_out`, one document in fifty of `source` is held out by its hash."""
+    """Where the text comes from.
 
-    source: str
+    Attributes:
+        source: a SOURCE as in `prune.documents`, or several, which are mixed in equal shares.
+        held_out: text to measure on, or several; without it, one document in fifty of `source` is held out by its hash.
+        held_out_tokens: how much of each such text is measured.
+        domains: pairs of a name and a SOURCE that is measured besides, such as ("medical", "notes.jsonl").
+    """
+
+    source: str | tuple[str, ...]
     field: str = "text"
-    held_out: str | None = None
+    held_out: str | tuple[str, ...] | None = None
     held_out_tokens: int = 16_384
+    domains: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The sources that held-out loss is measured on."""
+        if self.held_out is None:
+            return self.sources
+        return (self.held_out,) if isinstance(self.held_out, str) else self.held_out
 
     def identity(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"text": text_identity(self.source, self.field)}
+        """What provenance records: `text`, and where they were named `held_out` and `domain_texts`."""
+        found: dict[str, Any] = {"text": self._identities(self.sources)}
         if self.held_out is not None:
-            found["held_out"] = text_identity(self.held_out, self.field)
+            found["held_out"] = self._identities(self.measured)
+        if self.domains:
+            found["domain_texts"] = {name: text_identity(source, self.field) for name, source in self.domains}
         return found
+
+    def _identities(self, sources: tuple[str, ...]) -> Any:
+        found = [text_identity(source, self.field) for source in sources]
+        return found[0] if len(found) == 1 else found
+
+
+@dataclass(frozen=True)
+class HeldOutText:
+    """Packed rows of one text to measure on. `domain`: measured besides, and no part of the held-out loss."""
+
+    name: str
+    source: str
+    domain: bool
+    rows: list[Row]
+
+    @property
+    def targets(self) -> int:
+        """How many tokens are predicted."""
+        return sum(row.targets for row in self.rows)
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Packed rows to measure on, and the hashes of the documents in them, which are never trained on."""
+    """Texts to measure on, and the hashes of the documents in them, which are never trained on."""
 
-    rows: list[Row]
+    texts: tuple[HeldOutText, ...]
     digests: frozenset[bytes]
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows that the held-out loss is measured on."""
+        return [row for text in self.texts if not text.domain for row in text.rows]
+
+    def to_json(self) -> dict[str, Any]:
+        texts = [
+            {
+                "name": text.name,
+                "source": text.source,
+                "domain": text.domain,
+                "rows": [[part.tolist() for part in (row.tokens, row.positions, row.labels)] for row in text.rows],
+            }
+            for text in self.texts
+        ]
+        return {"texts": texts, "digests": sorted(digest.hex() for digest in self.digests)}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> HeldOut:
+        texts = tuple(
+            HeldOutText(
+                text["name"],
+                text["source"],
+                text["domain"],
+                [Row(*(np.asarray(part, dtype=np.int32) for part in row)) for row in text["rows"]],
+            )
+            for text in document["texts"]
+        )
+        return cls(texts, frozenset(bytes.fromhex(digest) for digest in document["digests"]))
 
 
 def hold_out(text: TextSource, tokenizer: PreTrainedTokenizerBase, *, length: int) -> HeldOut:
@@ -52,52 +128,113 @@ def hold_out(text: TextSource, tokenizer: PreTrainedTokenizerBase, *, length: in
     nothing about learning to end. It depends on `length`, which bounds what a prediction sees.
 
     Raises:
-        TextError: under 64 tokens of held-out text.
+        TextError: under 64 tokens of a held-out text.
     """
-    documents = read_documents(text.held_out or text.source, field=text.field)
-    if text.held_out is None:
-        documents = (document for document in documents if is_held_out(document.text))
-    ids: list[list[int]] = []
-    digests = set()
-    count = 0
-    for document in documents:
-        if count >= text.held_out_tokens:
-            break
-        found = encode(tokenizer, document.text)[: text.held_out_tokens - count]
-        if len(found) >= SHORTEST:
-            ids.append(found)
-            digests.add(_digest(document.text))
-            count += len(found)
-    if count < 64:
-        where = text.held_out or f"the held-out part of {text.source} (one document in {HELD_OUT_SHARE})"
-        raise TextError(f"{where} has only {count} tokens; name other text with --held-out")
-    rows = list(pack(ids, length, bos=bos_id(tokenizer), eos=None, keep_last=True))
-    return HeldOut(rows, frozenset(digests))
+    names = _names(text.measured)
+    plans = [(name, source, False) for name, source in zip(names, text.measured, strict=True)]
+    plans += [(name, source, True) for name, source in text.domains]
+    texts, digests = [], set()
+    for name, source, domain in plans:
+        documents: Iterable[Document] = read_documents(source, field=text.field)
+        if text.held_out is None and not domain:
+            documents = (document for document in documents if is_held_out(document.text))
+        ids: list[list[int]] = []
+        count = 0
+        for document in documents:
+            found = encode(tokenizer, document.text)[: text.held_out_tokens - count]
+            if len(found) >= SHORTEST:
+                ids.append(found)
+                digests.add(_digest(document.text))
+                count += len(found)
+            if count >= text.held_out_tokens:
+                break
+        if count < 64:
+            share = text.held_out is None and not domain
+            where = f"the held-out part of {source} (one document in {HELD_OUT_SHARE})" if share else source
+            raise TextError(f"{where} has only {count} tokens; name other text with --held-out")
+        rows = list(pack(ids, length, bos=bos_id(tokenizer), eos=None, keep_last=True))
+        texts.append(HeldOutText(name, source, domain, rows))
+    return HeldOut(tuple(texts), frozenset(digests))
+
+
+def row_stream(
+    text: TextSource,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: HeldOut,
+    *,
+    length: int,
+    seed: int,
+    state: dict[str, Any] | None = None,
+) -> Mixed:
+    """Packed rows of the documents that are not held out, shuffled by `seed`, from the start or from a `state`."""
+    share = text.held_out is None  # then the whole share is kept apart, measured or not: a larger one stays clean
+
+    def wanted(document: str) -> bool:
+        return not (share and is_held_out(document)) and _digest(document) not in held_out.digests
+
+    streams = [
+        TextRows(
+            source,
+            text.field,
+            tokenizer,
+            length=length,
+            seed=[seed, index] if index else seed,
+            wanted=wanted,
+            state=state["streams"][index] if state else None,
+        )
+        for index, source in enumerate(text.sources)
+    ]
+    return Mixed(streams, turn=state["turn"] if state else 0)
 
 
 def training_rows(
     text: TextSource, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, *, rows: int, length: int, seed: int
 ) -> list[Row]:
-    """The first `rows` packed rows of the source's documents, shuffled by `seed`, without those held out.
+    """The first `rows` rows of `row_stream`, all in memory.
 
     Raises:
-        TextError: the source ends before.
+        TextError: the text ends before.
     """
-    rng = np.random.default_rng(seed)
-    share = text.held_out is None  # then the whole share is kept apart, measured or not: a larger one stays clean
-    ids = (
-        found
-        for document in _shuffled(read_documents(text.source, field=text.field), rng)
-        if not (share and is_held_out(document.text)) and _digest(document.text) not in held_out.digests
-        if len(found := encode(tokenizer, document.text)) >= SHORTEST
-    )
-    packed = list(islice(pack(ids, length, bos=bos_id(tokenizer), eos=tokenizer.eos_token_id), rows))
-    if len(packed) < rows:
+    found = row_stream(text, tokenizer, held_out, length=length, seed=seed).take(rows)
+    _check_enough(text, len(found), rows, length)
+    return found
+
+
+def check_enough(
+    text: TextSource, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, *, rows: int, length: int, seed: int
+) -> None:
+    """Refuse text that is too short where that is cheap to know: local files small for the budget are counted.
+
+    Raises:
+        TextError: the text ends before `rows` rows.
+    """
+    if any(source.startswith("hub:") for source in text.sources):
+        return
+    size = sum(path.stat().st_size for source in text.sources for path in source_files(source))
+    if size > _COUNTED or (size > _PLENTY * rows * length and not _packed_files(text)):
+        return
+    stream = row_stream(text, tokenizer, held_out, length=length, seed=seed)
+    _check_enough(text, sum(1 for _ in islice(stream, rows)), rows, length)
+
+
+def _packed_files(text: TextSource) -> bool:
+    """Whether a file's size says nothing about its text: compressed, or with other columns."""
+    paths = [path for source in text.sources for path in source_files(source)]
+    return any(path.suffix in (".gz", ".parquet") for path in paths)
+
+
+def _check_enough(text: TextSource, found: int, rows: int, length: int) -> None:
+    if found < rows:
         raise TextError(
-            f"{text.source} ends after {len(packed) * length} of the {rows * length} tokens asked for; "
-            f"add text, or ask for --tokens {len(packed) * length} or fewer"
+            f"{' and '.join(text.sources)} ends after {found * length} of the {rows * length} tokens asked for; "
+            f"add text, or ask for --tokens {found * length} or fewer"
         )
-    return packed
+
+
+def _names(sources: tuple[str, ...]) -> list[str]:
+    """A short name for each source: a file's without its suffix, a hub repository's."""
+    short = [s.split(":")[1] if s.startswith("hub:") else Path(s).name.split(".")[0] or s for s in sources]
+    return [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]
 
 
 def is_held_out(text: str) -> bool:
@@ -107,17 +244,3 @@ def is_held_out(text: str) -> bool:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.strip().encode("utf-8", "replace")).digest()
-
-
-def _shuffled(documents: Iterable[Document], rng: np.random.Generator) -> Iterator[Document]:
-    """Shuffle through a buffer: all of a source smaller than it, and a stream without reading it to its end."""
-    buffer: list[Document] = []
-    for document in documents:
-        if len(buffer) < _BUFFER:
-            buffer.append(document)
-            continue
-        place = int(rng.integers(_BUFFER))
-        buffer[place], document = document, buffer[place]
-        yield document
-    for place in rng.permutation(len(buffer)):
-        yield buffer[place]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -32,42 +33,76 @@ class Row:
         return int((self.labels[1:] != IGNORED).sum())
 
 
-def pack(
-    documents: Iterable[Sequence[int]], length: int, *, bos: int | None, eos: int | None, keep_last: bool = False
-) -> Iterator[Row]:
-    """Pack documents in their order into rows of exactly `length` tokens.
+class Packer:
+    """Packs documents in their order into rows of exactly `length` tokens; what it holds can be stored and taken up.
 
     Each document becomes `bos + tokens + eos`. One that does not fit is cut at the row's end and goes on in the next
     row as a document of its own (with `bos`): it cannot see what the row before held.
 
     Args:
-        documents: token ids without BOS or EOS; empty ones are passed over.
         length: tokens per row, at least 4.
         bos: id that opens each document, or None.
         eos: id that closes each document, or None.
-        keep_last: also yield the last row where it is not full, filled up with tokens that are not predicted.
+        state: what `state()` of another packer of the same length, `bos` and `eos` gave.
 
     Raises:
         ValueError: `length` under 4.
     """
-    if length < 4:
-        raise ValueError(f"a row of {length} tokens cannot hold a document")
-    head = [] if bos is None else [bos]
-    tail = [] if eos is None else [eos]
-    pieces: list[list[int]] = []
-    used = 0
+
+    def __init__(
+        self, length: int, *, bos: int | None, eos: int | None, state: dict[str, list[Any]] | None = None
+    ) -> None:
+        if length < 4:
+            raise ValueError(f"a row of {length} tokens cannot hold a document")
+        self._length = length
+        self._head = [] if bos is None else [bos]
+        self._tail = [] if eos is None else [eos]
+        held = state or {"pieces": [], "rest": []}
+        self._pieces: list[list[int]] = list(held["pieces"])  # of the row that is being filled
+        self._rest: list[int] = list(held["rest"])  # of the document that is being packed
+
+    def add(self, document: Sequence[int]) -> None:
+        """Take in token ids without BOS or EOS; an empty document is passed over. `take` must have given None."""
+        self._rest = list(document) + self._tail if document else []
+
+    def take(self) -> Row | None:
+        """The next full row, or None when another document is needed for it."""
+        while len(self._rest) > len(self._tail):  # an EOS alone is not worth a piece
+            room = self._length - sum(map(len, self._pieces)) - len(self._head)
+            if room < 2:  # no room for one prediction
+                return self._row()
+            self._pieces.append(self._head + self._rest[:room])
+            self._rest = self._rest[room:]
+        return None
+
+    def last(self, *, partly: bool = False) -> Row | None:
+        """When no document is left: the row being filled, if it is full or `partly` filled rows are wanted as well.
+
+        What is missing is filled up with tokens that are not predicted.
+        """
+        full = sum(map(len, self._pieces)) == self._length
+        return self._row() if self._pieces and (full or partly) else None
+
+    def state(self) -> dict[str, list[Any]]:
+        """The row and the document that stand unfinished, as JSON."""
+        return {"pieces": list(self._pieces), "rest": list(self._rest)}
+
+    def _row(self) -> Row:
+        pieces, self._pieces = self._pieces, []
+        return _row(pieces, self._length)
+
+
+def pack(
+    documents: Iterable[Sequence[int]], length: int, *, bos: int | None, eos: int | None, keep_last: bool = False
+) -> Iterator[Row]:
+    """Pack documents into rows, see `Packer`; with `keep_last`, the last row too where it is not full."""
+    packer = Packer(length, bos=bos, eos=eos)
     for document in documents:
-        rest = list(document) + tail if document else []
-        while len(rest) > (1 if tail else 0):  # an EOS alone is not worth a piece
-            if length - used < len(head) + 2:  # no room for one prediction
-                yield _row(pieces, length)
-                pieces, used = [], 0
-            piece = head + rest[: length - used - len(head)]
-            rest = rest[len(piece) - len(head) :]
-            pieces.append(piece)
-            used += len(piece)
-    if pieces and (keep_last or used == length):
-        yield _row(pieces, length)
+        packer.add(document)
+        while (row := packer.take()) is not None:
+            yield row
+    if (row := packer.last(partly=keep_last)) is not None:
+        yield row
 
 
 def _row(pieces: list[list[int]], length: int) -> Row:

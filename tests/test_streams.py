@@ -1,0 +1,222 @@
+"""Documents and rows from any place in a source: what comes after it is the same, and nothing before it is read."""
+
+import gzip
+import json
+import random
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from heal.data import HeldOut, TextSource, check_enough, hold_out, row_stream
+from heal.packing import Packer, pack
+from prune.documents import Documents
+from prune.errors import TextError
+from prune.models import Source, load_tokenizer
+
+WORDS = [
+    "the",
+    "cut",
+    "takes",
+    "layers",
+    "and",
+    "healing",
+    "gives",
+    "back",
+    "what",
+    "was",
+    "lost",
+    "in",
+    "them",
+    "for",
+    "a",
+    "while",
+    "or",
+    "for",
+    "good",
+]
+
+
+def sentences(count, seed=0):
+    rng = random.Random(seed)
+    return [f"Text {i}: " + " ".join(rng.choices(WORDS, k=rng.randint(4, 60))) for i in range(count)]
+
+
+def write(kind, folder, texts):
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    path = folder / f"text.{kind}"
+    if kind == "jsonl":
+        path.write_text(lines.replace("\n", "\n\n", 3))  # blank lines are no rows
+    elif kind == "jsonl.gz":
+        path.write_bytes(gzip.compress(lines.encode()))
+    elif kind == "txt":
+        path.write_text("".join(f"{text}\n\n" for text in texts))
+    else:
+        pq.write_table(pa.table({"text": texts, "other": list(range(len(texts)))}), path, row_group_size=7)
+    return path
+
+
+def places(reader):
+    return [(document.text, document.place) for document in reader]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_llama):
+    return load_tokenizer(Source(tiny_llama, "tiny"))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "txt", "parquet"])
+def test_documents_go_on_where_they_stopped(kind, tmp_path):
+    path = write(kind, tmp_path, sentences(60))
+    whole = places(Documents(str(path)))
+    assert len(whole) > (3 if kind == "txt" else 59)
+    for count in (0, 1, 2, len(whole) // 2, len(whole) - 1, len(whole)):
+        reader = Documents(str(path))
+        first = places(islice(reader, count))
+        state = json.loads(json.dumps(reader.state()))
+        assert first + places(Documents(str(path), state=state)) == whole
+
+
+def test_a_folder_goes_on_in_the_file_where_it_stopped(tmp_path):
+    for index, kind in enumerate(["jsonl", "parquet", "txt"]):
+        (tmp_path / str(index)).mkdir()
+        write(kind, tmp_path / str(index), sentences(20, seed=index))
+    whole = places(Documents(str(tmp_path)))
+    reader = Documents(str(tmp_path))
+    first = places(islice(reader, 25))
+    for early in (tmp_path / "0").iterdir():
+        early.write_text("{broken")  # is read no more
+    assert first + places(Documents(str(tmp_path), state=reader.state())) == whole
+
+
+def test_what_was_read_is_not_read_again(tmp_path):
+    path = write("jsonl", tmp_path, sentences(50))
+    whole = places(Documents(str(path)))
+    reader = Documents(str(path))
+    first = places(islice(reader, 30))
+    state = reader.state()
+    content = path.read_bytes()
+    path.write_bytes(b"\xff" * state["at"] + content[state["at"] :])  # would be an error, were it read
+    assert first + places(Documents(str(path), state=state)) == whole
+
+
+def test_a_hub_stream_goes_on_where_it_stopped(tmp_path):
+    for index in range(3):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in sentences(20, seed=index))
+        (tmp_path / f"part-{index}.jsonl").write_text(lines)
+    source = f"hub:{tmp_path}"  # `datasets` reads a folder as it would a repository
+    whole = places(Documents(source))
+    assert len(whole) == 60
+    for count in (1, 25, 59):
+        reader = Documents(source)
+        first = places(islice(reader, count))
+        state = json.loads(json.dumps(reader.state()))
+        assert first + places(Documents(source, state=state)) == whole
+
+
+def test_a_packer_goes_on_in_the_middle_of_a_document():
+    documents = [list(range(10, 10 + n)) for n in (3, 50, 1, 7, 20, 9)]
+    whole = [row.tokens.tolist() for row in pack(documents, 8, bos=1, eos=2)]
+    found, packer = [], Packer(8, bos=1, eos=2)
+    for document in documents:
+        packer.add(document)
+        while (row := packer.take()) is not None:
+            found.append(row.tokens.tolist())
+            packer = Packer(8, bos=1, eos=2, state=json.loads(json.dumps(packer.state())))
+    if (row := packer.last()) is not None:
+        found.append(row.tokens.tolist())
+    assert found == whole
+
+
+@pytest.fixture
+def small_buffer(monkeypatch):
+    monkeypatch.setattr("heal.streams.BUFFER", 16)
+
+
+def tokens(rows):
+    return [row.tokens.tolist() for row in rows]
+
+
+@pytest.mark.parametrize("buffer", [16, 10_000])
+def test_rows_go_on_where_they_stopped(tokenizer, tmp_path, monkeypatch, buffer):
+    monkeypatch.setattr("heal.streams.BUFFER", buffer)
+    path = write("jsonl", tmp_path, sentences(120))
+    text, held_out = TextSource(str(path)), HeldOut((), frozenset())
+    how = {"length": 32, "seed": 3}
+    whole = tokens(row_stream(text, tokenizer, held_out, **how))
+    for count in (0, 1, 10, len(whole) - 1, len(whole)):
+        stream = row_stream(text, tokenizer, held_out, **how)
+        first = tokens(stream.take(count))
+        state = json.loads(json.dumps(stream.state()))
+        assert first + tokens(row_stream(text, tokenizer, held_out, **how, state=state)) == whole
+    other = tokens(row_stream(text, tokenizer, held_out, length=32, seed=4))
+    assert other != whole
+    assert len(other) == pytest.approx(len(whole), abs=1)
+
+
+def test_a_stream_is_shuffled_without_being_read_to_its_end(tokenizer, tmp_path, small_buffer):
+    texts = sentences(400)
+    path = write("jsonl", tmp_path, texts)
+    stream = row_stream(TextSource(str(path)), tokenizer, HeldOut((), frozenset()), length=32, seed=0)
+    stream.take(4)
+    state = stream.state()["streams"][0]
+    assert len(state["buffer"]) == 16
+    assert state["documents"]["count"] < 40
+    assert state["documents"]["at"] < path.stat().st_size / 5
+
+
+def test_long_documents_fill_the_buffer_sooner(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("heal.streams._CHARACTERS", 2000)
+    path = write("jsonl", tmp_path, ["word " * 200] * 30)
+    stream = row_stream(TextSource(str(path)), tokenizer, HeldOut((), frozenset()), length=32, seed=0)
+    stream.take(3)
+    assert len(stream.state()["streams"][0]["buffer"]) == 2
+
+
+def test_sources_are_mixed_in_equal_shares(tokenizer, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one = write("jsonl", tmp_path / "a", ["apple " * 40] * 30)
+    other = write("jsonl", tmp_path / "b", ["river " * 40] * 8)
+    text = TextSource((str(one), str(other)))
+    stream = row_stream(text, tokenizer, HeldOut((), frozenset()), length=32, seed=0)
+    first = ["river" in tokenizer.decode(row.tokens) for row in stream.take(8)]
+    state = stream.state()
+    assert first == [False, True] * 4
+    again = row_stream(text, tokenizer, HeldOut((), frozenset()), length=32, seed=0, state=state)
+    rest = tokens(again)
+    assert rest == tokens(stream)
+    assert len(rest) > 20
+    assert stream.ended == [str(other), str(one)]
+
+
+def test_each_text_is_held_out_under_its_name(tokenizer, tmp_path):
+    for name in ("news", "notes", "medicine"):
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": f"{name} {text}"}) + "\n" for text in sentences(300))
+        )
+    news, notes, medicine = (str(tmp_path / f"{name}.jsonl") for name in ("news", "notes", "medicine"))
+    text = TextSource((news, notes), held_out_tokens=128, domains=(("medical", medicine),))
+    held_out = hold_out(text, tokenizer, length=32)
+    assert [(t.name, t.domain) for t in held_out.texts] == [("news", False), ("notes", False), ("medical", True)]
+    assert held_out.rows == [*held_out.texts[0].rows, *held_out.texts[1].rows]
+    again = HeldOut.from_json(json.loads(json.dumps(held_out.to_json())))
+    assert tokens(again.rows) == tokens(held_out.rows)
+    assert again.digests == held_out.digests
+    identity = text.identity()
+    assert [one["source"] for one in identity["text"]] == [news, notes]
+    assert identity["domain_texts"]["medical"]["source"] == medicine
+    trained = row_stream(TextSource(medicine, held_out=news), tokenizer, held_out, length=32, seed=0)
+    seen = tokenizer.decode([token for row in trained for token in row.tokens])
+    assert not any(f"medicine Text {i}:" in seen for i in range(3))  # the measured ones are never trained on
+    assert "medicine Text 299:" in seen
+
+
+def test_text_that_is_too_short_is_told_before_training(tokenizer, tmp_path):
+    path = write("jsonl", tmp_path, sentences(100))
+    text, held_out = TextSource(str(path)), HeldOut((), frozenset())
+    have = len(tokens(row_stream(text, tokenizer, held_out, length=32, seed=0)))
+    check_enough(text, tokenizer, held_out, rows=have, length=32, seed=0)
+    with pytest.raises(TextError, match=f"ends after {have * 32} of the {have * 32 + 32} tokens asked for"):
+        check_enough(text, tokenizer, held_out, rows=have + 1, length=32, seed=0)
