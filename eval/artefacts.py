@@ -22,26 +22,34 @@ def harness_results(runs: Sequence[RunResult]) -> dict[str, Any]:
 
     What we add stands under `regrowth`. What tells about the machine and not about the models is left out.
     """
-    document: dict[str, Any] = {key: {} for key in _PER_TASK}
+    document: dict[str, Any] = {**{key: {} for key in _PER_TASK}, "group_subtasks": {}}
     for result in runs:
         prefix = f"{result.label}/" if len(runs) > 1 else ""
         for key in _PER_TASK:
             for task, value in result.harness.get(key, {}).items():
                 document[key][prefix + task] = value
-        for task in [plan.name for plan in result.tasks]:
+        for task in result.harness.get("results", {}):
             document["results"][prefix + task] = {**document["results"][prefix + task], "alias": prefix + task}
-    document["group_subtasks"] = {}
-    document["config"] = {r.label: {"model": "hf", "model_args": r.identity["model"], **r.settings} for r in runs}
+        for group, value in result.harness.get("groups", {}).items():
+            document.setdefault("groups", {})[prefix + group] = {**value, "alias": prefix + group}
+        for group, tasks in result.harness.get("group_subtasks", {}).items():
+            if tasks:
+                document["group_subtasks"][prefix + group] = [prefix + task for task in tasks]
+    document["config"] = {
+        r.label: {"model": r.settings["backend"], "model_args": r.identity["model"], **r.settings} for r in runs
+    }
     document["lm_eval_version"] = versions().get("lm-eval", "")
     document["transformers_version"] = versions().get("transformers", "")
-    document["regrowth"] = {"prose": {r.label: _prose(r) for r in runs if r.prose is not None}}
+    document["regrowth"] = {"prose": {r.label: _prose(r) for r in runs if r.prose}}
     plain: dict[str, Any] = json.loads(json.dumps(document, default=str))
     return plain
 
 
-def _prose(result: RunResult) -> dict[str, float]:
-    assert result.prose is not None
-    return {"nats_per_token": result.prose.nats_per_token, "bits_per_byte": result.prose.bits_per_byte}
+def _prose(result: RunResult) -> dict[str, dict[str, float]]:
+    return {
+        name: {"nats_per_token": prose.nats_per_token, "bits_per_byte": prose.bits_per_byte}
+        for name, prose in result.prose.items()
+    }
 
 
 def write_samples(runs: Sequence[RunResult], folder: Path) -> None:
@@ -65,7 +73,7 @@ def describe_run(result: RunResult) -> dict[str, Any]:
             if t.thinking is None
         ],
         "thinking": [row.as_document() for row in bill_thinking([result])],
-        "prose": None if result.prose is None else asdict(bill_prose(result.label, result.prose, None)),
+        "prose": [asdict(bill_prose(result.label, name, prose, None)) for name, prose in result.prose.items()],
         "truncated": result.truncated,
         "notes": list(result.notes),
         "measured": {"seconds": round(result.seconds, 1), "tokens": result.tokens},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,13 +61,18 @@ class Row:
 
 @dataclass(frozen=True)
 class ProseRow:
-    """Held-out prose loss of one model; `difference` (model - full, nats per token) is None for the full model."""
+    """Held-out prose loss of one model; the differences (model - full) are None for the full model.
 
+    `difference` is in nats per token, `difference_bits_per_byte` in bits per UTF-8 byte.
+    """
+
+    text: str
     model: str
     nats_per_token: float
     bits_per_byte: float
     windows: int
     difference: Interval | None
+    difference_bits_per_byte: Interval | None
 
 
 def bill(
@@ -130,20 +136,22 @@ def pair(full: Sequence[Sample], other: Sequence[Sample]) -> tuple[list[Sample],
     return list(full), [answers[sample.id] for sample in full]
 
 
-def bill_prose(model: str, prose: Prose, full: Prose | None) -> ProseRow:
-    """Sum up one model's held-out loss; with `full`, against the full model's, window by window.
+def bill_prose(model: str, text: str, prose: Prose, full: Prose | None) -> ProseRow:
+    """Sum up one model's held-out loss on one text; with `full`, against the full model's, window by window.
 
     Raises:
         RegrowthError: the two were not measured on the same token windows.
     """
-    difference = None
+    per_token = per_byte = None
     if full is not None:
         if full.sha256 != prose.sha256:
-            raise RegrowthError(f"not paired: {model} cuts the held-out prose into other tokens than the full model")
+            raise RegrowthError(f"not paired: {model} cuts the prose {text!r} into other tokens than the full model")
         if len(full.windows) > 1:
             before, after = ([w.nats for w in p.windows] for p in (full, prose))
-            difference = paired_ratio_difference(before, after, [w.tokens for w in prose.windows])
-    return ProseRow(model, prose.nats_per_token, prose.bits_per_byte, len(prose.windows), difference)
+            bits_before, bits_after = ([nats / math.log(2) for nats in side] for side in (before, after))
+            per_token = paired_ratio_difference(before, after, [w.tokens for w in prose.windows])
+            per_byte = paired_ratio_difference(bits_before, bits_after, [w.bytes for w in prose.windows])
+    return ProseRow(text, model, prose.nats_per_token, prose.bits_per_byte, len(prose.windows), per_token, per_byte)
 
 
 def row_from(raw: dict[str, Any]) -> Row:
@@ -157,4 +165,5 @@ def row_from(raw: dict[str, Any]) -> Row:
 
 def prose_row_from(raw: dict[str, Any]) -> ProseRow:
     """A prose row of comparison.json as the dataclass it was made from."""
-    return ProseRow(**{**raw, "difference": None if raw["difference"] is None else Interval(**raw["difference"])})
+    keys = ("difference", "difference_bits_per_byte")
+    return ProseRow(**{**raw, **{key: None if raw[key] is None else Interval(**raw[key]) for key in keys}})

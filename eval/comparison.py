@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from eval.artefacts import harness_results, write_samples
+from eval.backends import check_backend
 from eval.bill import ProseRow, Row, bill, bill_prose
-from eval.running import RunResult, name_of, run
-from eval.tasks import plan_tasks
+from eval.running import RunResult, name_of, plans_of, run, wants_chat
+from eval.settings import Settings, named_texts
 from eval.thinking_bill import ThinkingRow, bill_thinking
-from prune.errors import UsageError
-from prune.models import locate
+from prune.errors import RegrowthError, UsageError
+from prune.models import load_tokenizer, locate
 from prune.outputs import check_free, staged_directory, write_json, write_text
 from prune.provenance import file_sha256, provenance
+from prune.terminal import quiet_libraries
 from prune.text import text_identity
 
 FORMAT = "regrowth.comparison/1"
@@ -42,7 +44,7 @@ class Comparison:
             "prose": [asdict(row) for row in self.prose],
             "thinking": [row.as_document() for row in self.thinking],
             "truncated": {r.label: r.truncated for r in self.runs},
-            "measured": [{"label": r.label, "seconds": round(r.seconds, 1), "tokens": r.tokens} for r in self.runs],
+            "measured": [measured(r) for r in self.runs],
             "provenance": provenance(**facts),
         }
 
@@ -50,27 +52,19 @@ class Comparison:
 def compare(
     full: str | Path,
     others: Sequence[str | Path],
+    settings: Settings | None = None,
     *,
-    data: str | Path,
-    domains: str | Iterable[str],
     out: str | Path,
-    limit: int | None = None,
-    seed: int = 0,
-    sets: Iterable[str] | None = None,
-    batch_size: int = 8,
-    max_length: int | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    text: str | None = None,
-    field: str = "text",
     labels: Sequence[str] | None = None,
     overwrite: bool = False,
     shown: bool = True,
+    **options: Any,
 ) -> dict[str, Any]:
     """Run each model on the same questions, one after the other, and write the bill to the folder `out`.
 
     `out` appears whole or not at all: results.json, samples_<model>_<task>.jsonl, comparison.json, comparison.md,
-    comparison.png. Options are those of `run`; `labels` name the models, full first (their folder names if None).
+    comparison.png. `settings` as in `run` (or `options`, its fields); `labels` name the models, full first (their
+    folder names if None).
 
     Returns:
         The document of comparison.json.
@@ -83,40 +77,57 @@ def compare(
     if len(models) < 2:
         raise UsageError("compare needs the full model and one other at least")
     names = unique_labels(models, labels)
+    settings = Settings.of(**options) if settings is None else settings
     out = check_free(out, overwrite=overwrite)
-    sets = None if sets is None else list(sets)
-    plans = plan_tasks(data, domains, limit=limit, seed=seed, sets=sets)  # all inputs are checked before the first run
-    for model in models:
-        locate(model)
-    runs = [
-        run(
-            model,
-            data=data,
-            domains=domains,
-            limit=limit,
-            seed=seed,
-            sets=sets,
-            batch_size=batch_size,
-            max_length=max_length,
-            dtype=dtype,
-            device=device,
-            text=text,
-            field=field,
-            label=name,
-            shown=shown,
-        )
-        for model, name in zip(models, names, strict=True)
-    ]
+    plans = plans_of(settings)  # all inputs are checked before the first run
+    check_backend(settings)
+    settings = settings.with_chat(same_chat(models, settings))
+    runs = [run(model, settings, label=name, shown=shown) for model, name in zip(models, names, strict=True)]
     found = bill_runs(runs)
+    texts = named_texts(settings.texts)
+    identities = {name: text_identity(source, settings.field) for name, source in texts.items()}
     document = found.as_document(
-        questions={path: file_sha256(Path(data) / path) for path in sorted({f"{p.domain}.jsonl" for p in plans})},
-        text=None if text is None else text_identity(text, field),
-        limit=limit,
-        seed=seed,
-        sets=sets,
+        questions={
+            path: file_sha256(Path(settings.data or "") / path) for path in sorted({f"{p.domain}.jsonl" for p in plans})
+        },
+        text=None if not texts else next(iter(identities.values())) if len(texts) == 1 else identities,
+        limit=settings.limit,
+        seed=settings.seed,
+        sets=None if settings.sets is None else list(settings.sets),
     )
     write_comparison(found, document, out, overwrite=overwrite)
     return document
+
+
+def same_chat(models: Sequence[str | Path], settings: Settings) -> bool:
+    """Whether all models are asked through a chat template: the first, the full model, decides for all.
+
+    Raises:
+        CheckpointError: a model that cannot be found, or that has no tokenizer.
+        RegrowthError: the template of one writes another prompt than the full model's, so nothing would be paired.
+    """
+    quiet_libraries()
+    tokenizers = [load_tokenizer(locate(model)) for model in models]
+    chat = wants_chat(settings, tokenizers[0], str(models[0]))
+    if not chat:
+        return False
+    prompts = [_probe(tokenizer) for tokenizer in tokenizers]
+    for model, prompt in zip(models, prompts, strict=True):
+        if prompt != prompts[0]:
+            what = "has no chat template, but" if prompt is None else "writes a chat in other words than"
+            raise RegrowthError(
+                f"not paired: the tokenizer of {model} {what} that of {models[0]}"
+                f"{' has one' if prompt is None else ''}; --chat-template off asks all in plain text"
+            )
+    return True
+
+
+def _probe(tokenizer: Any) -> str | None:
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    chat = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+    chat.append({"role": "user", "content": "three"})
+    return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
 
 def bill_runs(runs: Sequence[RunResult]) -> Comparison:
@@ -128,9 +139,25 @@ def bill_runs(runs: Sequence[RunResult]) -> Comparison:
         if t.thinking is None
         for r in runs
     ]
-    prose = [bill_prose(r.label, r.prose, None if r is first else first.prose) for r in runs if r.prose is not None]
+    prose = [
+        bill_prose(r.label, name, r.prose[name], None if r is first else first.prose[name])
+        for name in first.prose
+        for r in runs
+    ]
     thinking = tuple(bill_thinking(runs))
     return Comparison(tuple(r.label for r in runs), tuple(rows), tuple(prose), tuple(runs), thinking)
+
+
+def measured(result: RunResult) -> dict[str, Any]:
+    """What a run took: seconds and tokens now, requests answered now and known from before."""
+    seconds = round(result.seconds, 1)
+    return {
+        "label": result.label,
+        "seconds": seconds,
+        "tokens": result.tokens,
+        "asked": result.asked,
+        "known": result.known,
+    }
 
 
 def unique_labels(models: Sequence[str | Path], labels: Sequence[str] | None = None) -> list[str]:

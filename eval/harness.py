@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -49,6 +49,8 @@ class PlannedTask(ConfigurableTask):
     def download(self, dataset_kwargs: Any = None, **kwargs: Any) -> None:
         """Hold the questions in memory: nothing is fetched, and nothing is cached on disk."""
         self.dataset = {"test": datasets.Dataset.from_list(self.plan.rows())}
+        if self.plan.examples:
+            self.dataset["examples"] = datasets.Dataset.from_list(self.plan.example_rows())
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:
         """One request per choice; for an open question the generation, then the key's answer on the same prompt."""
@@ -136,9 +138,26 @@ class Scorer(HFLM):
         self.truncated = 0
         self.tokens = 0
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What loading settled: the precision."""
+        return {"dtype": str(self.model.dtype).removeprefix("torch.")}
+
+    def window_nats(self, ids: Sequence[int]) -> float:
+        """Summed NLL in nats of the tokens after the first; one window at a time, so that no padding changes it."""
+        tokens = torch.tensor([list(ids)], device=self.device)
+        with torch.inference_mode():
+            logits = self.model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+        self.bar.advance()
+        return float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
+
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
         """As in HFLM, without its own progress bar."""
         return super().loglikelihood(requests, disable_tqdm=True)
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """As in HFLM, without its own progress bar."""
+        return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
         """As in HFLM, without its own progress bar, and in smaller batches where memory runs out."""

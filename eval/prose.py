@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prune.errors import RegrowthError
 from prune.text import draw_windows, read_documents
-
-if TYPE_CHECKING:
-    from prune.terminal import Progress
 
 WINDOWS, LENGTH = 64, 512
 
@@ -49,24 +47,18 @@ def draw_prose(source: str, tokenizer: Any, *, field: str = "text", seed: int = 
     return draw_windows(read_documents(source, field=field), tokenizer, samples=WINDOWS, length=LENGTH, seed=seed)
 
 
-def measure_prose(model: Any, tokenizer: Any, windows: list[list[int]], *, bar: Progress) -> Prose:
-    """Score windows one at a time (no padding: a window's loss hangs on nothing but itself).
+def measure_prose(nats_of: Callable[[list[int]], float], tokenizer: Any, windows: list[list[int]]) -> Prose:
+    """Score windows one at a time; `nats_of` gives a window's summed NLL, its first token not scored.
 
     Raises:
         RegrowthError: a loss that is not a finite number.
     """
-    import torch
-
     measured = []
     for ids in windows:
-        tokens = torch.tensor([ids], device=model.device)
-        with torch.inference_mode():
-            logits = model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
-        nats = float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
+        nats = nats_of(ids)
         if not math.isfinite(nats):
             raise RegrowthError(f"the model gives no finite loss ({nats}) on the held-out prose; try --dtype float32")
         measured.append(Window(nats, len(ids) - 1, _text_bytes(ids, tokenizer) - _text_bytes(ids[:1], tokenizer)))
-        bar.advance()
     return Prose(tuple(measured), hashlib.sha256(json.dumps(windows).encode()).hexdigest())
 
 

@@ -14,6 +14,7 @@ from prune.errors import RegrowthError
 PROTOCOLS = ("choice", "generation")
 _TEXTS = ("id", "domain", "subject", "question", "source", "licence")
 _FIELDS = (*_TEXTS, "choices", "answer")
+_PASSAGE = 80  # characters; a shorter line before the question is no passage
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Question:
 
     `choices` is None for an open question; `answer` is the 0-based index of the right choice, or the open
     question's answer as text. `source` is the short name of the set it came from (`mmlu`, `medmcqa`, ...).
+    `cluster` may name what a question shares with others, such as its passage; see `cluster_of`.
     """
 
     id: str
@@ -32,6 +34,7 @@ class Question:
     answer: int | str
     source: str
     licence: str
+    cluster: str | None = None
 
     @property
     def protocol(self) -> str:
@@ -47,6 +50,8 @@ class Question:
         """The question as the JSON object of its line."""
         row = asdict(self)
         row["choices"] = None if self.choices is None else list(self.choices)
+        if self.cluster is None:
+            del row["cluster"]
         return row
 
 
@@ -54,6 +59,19 @@ def question_id(question: str, choices: Iterable[str] | None, answer: int | str)
     """Sixteen hex digits of the content's SHA-256: the same question has the same id wherever it is prepared."""
     content = [question, None if choices is None else list(choices), answer]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def cluster_of(question: Question) -> str:
+    """What stands for the questions that are not independent of this one: those with the same passage before them.
+
+    The field `cluster` where it is given; else sixteen hex digits of the SHA-256 of all lines but the last, where
+    these are a passage (80 characters or more); else the question's own id.
+    """
+    if question.cluster is not None:
+        return question.cluster
+    passage, _, _ = question.question.rstrip().rpartition("\n")
+    passage = _plain(passage)
+    return hashlib.sha256(passage.encode()).hexdigest()[:16] if len(passage) >= _PASSAGE else question.id
 
 
 def drop_repeats(questions: Iterable[Question]) -> tuple[list[Question], int]:
@@ -74,7 +92,7 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def draw(questions: Iterable[Question], *, limit: int | None, seed: int) -> list[Question]:
+def draw(questions: Iterable[Question], *, limit: int | None, seed: int | str) -> list[Question]:
     """The `limit` questions that a seed draws: those with the smallest SHA-256 of seed and id.
 
     The draw hangs on nothing but the seed and the ids, so every model gets the same questions, and a larger
@@ -129,11 +147,13 @@ def parse_question(row: Any) -> Question:
         raise ValueError(f"expected an object, found {type(row).__name__}")
     if missing := [name for name in _FIELDS if name not in row]:
         raise ValueError(f"no field {', '.join(missing)}")
-    if unknown := sorted(set(row) - set(_FIELDS)):
+    if unknown := sorted(set(row) - {*_FIELDS, "cluster"}):
         raise ValueError(f"unknown field {', '.join(unknown)}")
     for name in _TEXTS:
         if not isinstance(row[name], str) or not row[name].strip():
             raise ValueError(f"{name} must be text that is not empty")
+    if not isinstance(row.get("cluster", ""), str | None):
+        raise ValueError("cluster must be text, or not there")
     choices, answer = row["choices"], row["answer"]
     if choices is None:
         if not isinstance(answer, str) or not answer.strip():

@@ -8,19 +8,25 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from eval.backends import check_backend, context_length, open_model
+from eval.cache import Answers
+from eval.passed import Passed, pick_passed
 from eval.prose import Prose, draw_prose, measure_prose
+from eval.questions import Question, cluster_of
+from eval.settings import Settings, named_texts
 from eval.tasks import TaskPlan, plan_tasks
-from prune.errors import RegrowthError, UsageError
-from prune.models import load_model, load_tokenizer, locate, pick_device, pick_dtype, text_config
-from prune.provenance import model_identity
+from prune.errors import RegrowthError
+from prune.fingerprint import content_sha256
+from prune.models import Source, load_tokenizer, locate, pick_device
+from prune.provenance import model_identity, versions
 from prune.terminal import Progress, progress, quiet_libraries
 
-SHORTEST = 64  # tokens; below that a prompt and 16 new tokens do not fit
-LONGEST = 4096  # tokens of context at most, however much a model can hold: our questions are shorter
+if TYPE_CHECKING:
+    from eval.asker import Asker
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Sample:
     `correct_raw` takes the highest log-likelihood as it is (the same as `correct` for an open question).
     `answer_nll_bits` is -log2 p(gold answer | question); None for a `thinking` sample, whose answer is parsed and
     not scored. `response` is the text generated, or the chosen index. `cut`: a chain of thought reached its limit.
+    `cluster` is the same for questions that share a passage.
     """
 
     id: str
@@ -46,23 +53,31 @@ class Sample:
     prompt_hash: str
     thinking: str | None = None
     cut: bool = False
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one model answered: samples per question, lm-eval's own results, and how it was measured."""
+    """What one model answered: samples per question, lm-eval's own results, and how it was measured.
+
+    `prose` by the name of the text; `passed`: the tasks of lm-eval that were named; `asked` and `known`: requests that
+    the model answered in this run, and that an earlier run had answered.
+    """
 
     label: str
     identity: dict[str, Any]
     tasks: tuple[TaskPlan, ...]
     samples: tuple[Sample, ...]
     harness: dict[str, Any]
-    prose: Prose | None
+    prose: dict[str, Prose]
     settings: dict[str, Any]
     seconds: float
     tokens: int
     truncated: int
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    asked: int = 0
+    known: int = 0
+    passed: tuple[Passed, ...] = ()
 
     def of(self, task: TaskPlan) -> list[Sample]:
         """The samples of one task, in its order."""
@@ -72,86 +87,138 @@ class RunResult:
 
 def run(
     model: str | Path,
+    settings: Settings | None = None,
     *,
-    data: str | Path,
-    domains: str | Iterable[str],
-    limit: int | None = None,
-    seed: int = 0,
-    sets: Iterable[str] | None = None,
-    batch_size: int = 8,
-    max_length: int | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    text: str | None = None,
-    field: str = "text",
     revision: str | None = None,
     label: str | None = None,
     shown: bool = True,
+    **options: Any,
 ) -> RunResult:
-    """Ask one model the drawn questions of each domain and protocol.
+    """Ask one model the drawn questions of each domain and protocol, and the lm-eval tasks that are named.
 
     Args:
         model: a model folder or hub id.
-        data, domains, limit, seed, sets: which questions; see `plan_tasks`. The same for every model.
-        batch_size: requests at a time; halved, and noted, where memory runs out.
-        max_length: tokens of context; the model's own, 4096 at most, if None.
-        dtype, device: as everywhere; `auto` keeps the checkpoint's dtype.
-        text, field: held-out prose to measure the loss on as well.
+        settings: what is asked and how; if None, made of `options`, which are the fields of `Settings`.
+        revision: branch, tag or commit on the hub.
         label: what to call the model; its folder's or hub name if None.
         shown: show progress on stderr.
 
     Raises:
+        UsageError: settings that are wrong in themselves.
         RegrowthError: the questions, the model or its tokenizer cannot be read, or a score is not a number.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars (read when tqdm is first imported); ours say it in one
-    sets = None if sets is None else list(sets)
-    plans = plan_tasks(data, domains, limit=limit, seed=seed, sets=sets)
-    if batch_size < 1:
-        raise UsageError(f"--batch-size {batch_size} must be 1 or more")
-    if max_length is not None and max_length < SHORTEST:
-        raise UsageError(f"--max-length {max_length} leaves no room for a question; take {SHORTEST} or more")
+    settings = Settings.of(**options) if settings is None else settings
+    plans = plans_of(settings)
+    check_backend(settings)
     label = label or name_of(model)
     source = locate(model, revision=revision)
-    device = pick_device(device)
-    precision = pick_dtype(dtype, device=device)
     quiet_libraries()
     tokenizer = load_tokenizer(source)
-    windows = [] if text is None else draw_prose(text, tokenizer, field=field, seed=seed)
+    chat = wants_chat(settings, tokenizer, source.name)
+    drawn = {
+        name: draw_prose(text, tokenizer, field=settings.field, seed=settings.seed)
+        for name, text in named_texts(settings.texts).items()
+    }
+    context = context_length(source, settings.max_length)
     started = time.monotonic()
-    with progress(f"asking {label}", sum(p.requests for p in plans) + len(windows), shown=shown) as bar:
-        bar.note("loading")
-        loaded = load_model(source, dtype=precision, device=device)
-        bar.note("")
-        context = min(
-            max_length or LONGEST, LONGEST, getattr(text_config(loaded.config), "max_position_embeddings", LONGEST)
+    total = sum(p.requests for p in plans) + sum(map(len, drawn.values()))
+    from eval.asker import Asker  # lm-eval is imported here, once its bars are off
+
+    with progress(f"asking {label}", total, shown=shown) as bar:
+        answers = Answers() if settings.cache is None else _stored(settings, source, context, bar=bar)
+        asker = Asker(
+            lambda: open_model(source, tokenizer, settings, max_length=context, bar=bar),
+            tokenizer,
+            answers,
+            max_length=context,
+            bar=bar,
         )
-        scorer, harness = _ask(loaded, tokenizer, plans, batch_size=batch_size, max_length=context, bar=bar)
-        prose = measure_prose(loaded, tokenizer, windows, bar=bar) if windows else None
-        used = str(loaded.dtype).removeprefix("torch.")
+        try:
+            harness = _ask(asker, plans, settings, chat=chat)
+            prose = {name: measure_prose(asker.window_nats, tokenizer, windows) for name, windows in drawn.items()}
+        finally:
+            answers.close()
+    logged = harness.pop("samples")
     result = RunResult(
         label=label,
         identity=model_identity(source.folder, name=source.name, commit=source.commit),
         tasks=tuple(plans),
-        samples=tuple(_samples(plans, harness.pop("samples"), tokenizer)),
+        samples=tuple(_samples(plans, logged, tokenizer)),
         harness=harness,
         prose=prose,
         settings={
-            "batch_size": batch_size,
+            "batch_size": settings.batch_size,
             "max_length": context,
-            "dtype": used,
-            "device": device,
-            "limit": limit,
-            "seed": seed,
-            "sets": None if sets is None else sorted(sets),
+            "dtype": asker.facts["dtype"],
+            "device": pick_device(settings.device),
+            "backend": settings.backend,
+            "chat_template": chat,
+            "few_shot": settings.few_shot,
+            "limit": settings.limit,
+            "seed": settings.seed,
+            "sets": None if settings.sets is None else sorted(settings.sets),
+            "thinking": list(settings.thinking),
+            "slow_tokens": settings.slow_tokens,
         },
         seconds=time.monotonic() - started,
-        tokens=scorer.tokens,
-        truncated=scorer.truncated,
-        notes=tuple(scorer.notes),
+        tokens=asker.tokens,
+        truncated=asker.truncated,
+        notes=tuple(asker.notes),
+        asked=asker.asked,
+        known=asker.known,
+        passed=pick_passed(logged, [plan.name for plan in plans]),
     )
-    del loaded, scorer
+    del asker
     _free()
     return result
+
+
+def plans_of(settings: Settings) -> list[TaskPlan]:
+    """Our own tasks of these settings; none where only tasks of lm-eval are asked."""
+    if not settings.domains:
+        return []
+    assert settings.data is not None
+    return plan_tasks(
+        settings.data,
+        settings.domains,
+        limit=settings.limit,
+        seed=settings.seed,
+        sets=settings.sets,
+        thinking=settings.thinking,
+        slow_tokens=settings.slow_tokens,
+        few_shot=settings.few_shot or 0,
+    )
+
+
+def wants_chat(settings: Settings, tokenizer: Any, name: str) -> bool:
+    """Whether prompts go through the tokenizer's chat template: as told, or by `auto` where it has one.
+
+    Raises:
+        RegrowthError: it is told `on`, and the tokenizer has none.
+    """
+    there = bool(getattr(tokenizer, "chat_template", None))
+    if settings.chat_template == "on" and not there:
+        raise RegrowthError(f"--chat-template on: the tokenizer of {name} has no chat template; take off")
+    return there and settings.chat_template != "off"
+
+
+def _stored(settings: Settings, source: Source, context: int, *, bar: Progress) -> Answers:
+    """The answers that this model gave before, under all that a raw answer depends on besides its prompt."""
+    assert settings.cache is not None
+    bar.note("reading the weights' hash")
+    content = content_sha256(source.folder, memo=settings.cache / "hashes.json")
+    bar.note("")
+    scope = {
+        "content_sha256": content,
+        "dtype": settings.dtype,
+        "device": pick_device(settings.device).partition(":")[0],
+        "backend": settings.backend,
+        "max_length": context,
+        "seed": settings.seed if settings.backend == "vllm" else None,
+        "versions": {key: value for key, value in versions().items() if key not in ("python", "regrowth", "peft")},
+    }
+    return Answers(settings.cache, scope)
 
 
 def name_of(model: str | Path) -> str:
@@ -160,25 +227,28 @@ def name_of(model: str | Path) -> str:
     return path.name or path.resolve().name
 
 
-def _ask(
-    model: Any, tokenizer: Any, plans: list[TaskPlan], *, batch_size: int, max_length: int, bar: Progress
-) -> tuple[Any, dict[str, Any]]:
+def _ask(asker: Asker, plans: list[TaskPlan], settings: Settings, *, chat: bool) -> dict[str, Any]:
     import lm_eval
-    from lm_eval.tasks import TaskManager
 
-    from eval.harness import PlannedTask, Scorer
+    from eval.harness import PlannedTask
+    from eval.passed import load_passed, task_manager
 
-    scorer = Scorer(model, tokenizer, batch_size=batch_size, max_length=max_length, bar=bar)
-    found = lm_eval.simple_evaluate(
-        model=scorer,
-        tasks=[PlannedTask(plan) for plan in plans],
-        task_manager=TaskManager(include_defaults=False),
+    manager = task_manager(settings)
+    found: dict[str, Any] = lm_eval.simple_evaluate(
+        model=asker,
+        tasks=[*(PlannedTask(plan) for plan in plans), *load_passed(settings, manager)],
+        task_manager=manager,
+        num_fewshot=settings.few_shot,
+        limit=settings.limit,
+        apply_chat_template=chat,
+        random_seed=settings.seed,
+        fewshot_random_seed=settings.seed,
         log_samples=True,
         bootstrap_iters=1,  # all our metrics are means, whose standard error is in closed form
         use_cache=None,
         cache_requests=False,
     )
-    return scorer, found
+    return found
 
 
 def _samples(plans: list[TaskPlan], logged: dict[str, list[dict[str, Any]]], tokenizer: Any) -> list[Sample]:
@@ -187,11 +257,11 @@ def _samples(plans: list[TaskPlan], logged: dict[str, list[dict[str, Any]]], tok
         entries = {entry["doc"]["id"]: entry for entry in logged[plan.name]}
         if missing := [q.id for q in plan.questions if q.id not in entries]:
             raise RegrowthError(f"{plan.name}: no score came back for question {missing[0]}")
-        samples += [_sample(plan, entries[question.id], tokenizer) for question in plan.questions]
+        samples += [_sample(plan, q, entries[q.id], tokenizer) for q in plan.questions]
     return samples
 
 
-def _sample(plan: TaskPlan, entry: dict[str, Any], tokenizer: Any) -> Sample:
+def _sample(plan: TaskPlan, question: Question, entry: dict[str, Any], tokenizer: Any) -> Sample:
     doc = entry["doc"]
     chosen = plan.protocol == "choice" and plan.thinking is None
     correct = entry["acc_norm"] if chosen else entry["exact_match"]
@@ -215,6 +285,7 @@ def _sample(plan: TaskPlan, entry: dict[str, Any], tokenizer: Any) -> Sample:
         prompt_hash=hash_prompt(entry["arguments"]),
         thinking=plan.thinking,
         cut=plan.thinking == "slow" and _reached(plan.slow_tokens, response, tokenizer),
+        cluster=cluster_of(question),
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SCORES = ("questions", "n", "chance", "model", "accuracy, %", "plain", "NLL, bits", "unparsed")
 CHANGES = ("Δ accuracy, points", "Δ NLL, bits", "p", "flips", "kept")
-PROSE = ("model", "nats / token", "bits / byte", "Δ nats / token")
+PROSE = ("text", "model", "bits / byte", "Δ bits / byte", "nats / token", "Δ nats / token")
 FEW = 30  # questions; below this an interval says little, and the table says so
 
 HOW_TO_READ = (
@@ -60,8 +60,10 @@ def change_cells(row: Row) -> list[str]:
 
 def prose_cells(row: ProseRow) -> list[str]:
     """Held-out loss of one model."""
-    change = "" if row.difference is None else _signed(row.difference, 1, 3)
-    return [row.model, f"{row.nats_per_token:.3f}", f"{row.bits_per_byte:.3f}", change]
+    changes = [
+        "" if found is None else _signed(found, 1, 3) for found in (row.difference_bits_per_byte, row.difference)
+    ]
+    return [row.text, row.model, f"{row.bits_per_byte:.3f}", changes[0], f"{row.nats_per_token:.3f}", changes[1]]
 
 
 def _percent_interval(found: Interval) -> str:
@@ -148,7 +150,7 @@ def run_tables(document: dict[str, Any]) -> RenderableType:
 
     parts = [_rich_table("Scores", SCORES, [score_cells(row_from(raw)) for raw in document["rows"]])]
     if document["prose"]:
-        parts.append(_rich_table("Held-out prose", PROSE, [prose_cells(prose_row_from(document["prose"]))]))
+        parts.append(_rich_table("Held-out prose", PROSE, [prose_cells(prose_row_from(p)) for p in document["prose"]]))
     return Group(*parts)
 
 

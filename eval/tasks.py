@@ -24,7 +24,7 @@ class TaskPlan:
     """One task: which questions of a domain are asked under which protocol.
 
     With `thinking` (`fast` or `slow`) the answer is generated, choices being shown with letters, and parsed;
-    `slow_tokens` bounds the chain of thought.
+    `slow_tokens` bounds the chain of thought. `examples` are shown, with their answers, before each question.
     """
 
     domain: str
@@ -32,6 +32,7 @@ class TaskPlan:
     questions: tuple[Question, ...]
     thinking: str | None = None
     slow_tokens: int = SLOW_TOKENS
+    examples: tuple[Question, ...] = ()
 
     @property
     def template(self) -> str:
@@ -60,16 +61,30 @@ class TaskPlan:
         found = {**template(self.template), "task": self.name}
         if self.thinking == "slow":
             found["generation_kwargs"] = {**found["generation_kwargs"], "max_gen_toks": self.slow_tokens}
+        if self.examples:
+            found["doc_to_text"] = found["metadata"].get("few_shot_text", found["doc_to_text"])
+            found |= {"num_fewshot": len(self.examples), "fewshot_split": "examples"}
+            found["fewshot_config"] = {"sampler": "first_n"}
         return found
+
+    def example_rows(self) -> list[dict[str, Any]]:
+        """The documents shown before each question."""
+        return [_row(item) for item in self.examples]
 
     def rows(self) -> list[dict[str, Any]]:
         """The documents that lm-eval asks, one per question; where choices are shown, as text and with their letter."""
-        rows = [item.as_row() for item in self.questions]
+        rows = [_row(item) for item in self.questions]
         if self.thinking is not None:
             for row, item in zip(rows, self.questions, strict=True):
                 row["options"] = show_options(item.choices or ())
                 row["target"] = LETTERS[item.answer] if isinstance(item.answer, int) else item.answer
         return rows
+
+
+def _row(question: Question) -> dict[str, Any]:
+    row = question.as_row()
+    row.pop("cluster", None)  # all rows of a task have the same fields
+    return row
 
 
 LETTERS = string.ascii_uppercase
@@ -102,6 +117,7 @@ def plan_tasks(
     sets: Iterable[str] | None = None,
     thinking: Sequence[str] = (),
     slow_tokens: int = SLOW_TOKENS,
+    few_shot: int = 0,
 ) -> list[TaskPlan]:
     """Read the domains' files and draw the questions: one task for each protocol that a domain has questions of.
 
@@ -115,9 +131,10 @@ def plan_tasks(
         sets: take only questions whose `source` is one of these.
         thinking: `fast`, `slow` or both; none for the plain protocols alone.
         slow_tokens: new tokens of a chain of thought at most, its answer included.
+        few_shot: so many questions of the protocol are shown with their answers before each question, and not asked.
 
     Raises:
-        UsageError: an unknown domain or mode, a bad limit, or sets that leave a domain without questions.
+        UsageError: an unknown domain or mode, a bad limit, or sets or examples that leave a domain without questions.
         RegrowthError: a missing or broken file.
     """
     if limit is not None and limit < 2:
@@ -131,13 +148,17 @@ def plan_tasks(
         questions = read_questions(path)
         kept = [item for item in questions if wanted is None or item.source in wanted]
         if not kept:
-            there = ", ".join(sorted({item.source for item in questions}))
-            raise UsageError(f"--sets leaves no question in domain {domain}; its sets: {there}")
+            sources = ", ".join(sorted({item.source for item in questions}))
+            raise UsageError(f"--sets leaves no question in domain {domain}; its sets: {sources}")
         for protocol in PROTOCOLS:
-            drawn = draw((item for item in kept if item.protocol == protocol), limit=limit, seed=seed)
+            there = [item for item in kept if item.protocol == protocol]
+            examples = draw(there, limit=few_shot, seed=f"examples:{seed}")
+            drawn = draw((item for item in there if item not in examples), limit=limit, seed=seed)
+            if there and not drawn:
+                raise UsageError(f"--few-shot {few_shot} leaves no {protocol} question to ask in domain {domain}")
             if drawn:
-                plain = TaskPlan(domain, protocol, tuple(drawn))
-                plans += [plain, *(replace(plain, thinking=mode, slow_tokens=slow_tokens) for mode in modes)]
+                plain = TaskPlan(domain, protocol, tuple(drawn), examples=tuple(examples))
+                plans += [plain, *(replace(plain, thinking=m, slow_tokens=slow_tokens, examples=()) for m in modes)]
     return plans
 
 

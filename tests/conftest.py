@@ -1,5 +1,6 @@
 """The real sample (made by `make sample`) and small random models, shared by all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,14 @@ def _sample(name: str) -> Path:
     if not path.exists():
         pytest.fail(f"{path} is missing: run `make sample` first", pytrace=False)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Answers that commands keep go to a folder of the tests, never to the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

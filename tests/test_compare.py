@@ -185,7 +185,7 @@ def test_prose_of_two_tokenizers_is_not_paired(tiny_llama, sample_questions, sam
     first = run(tiny_llama, shown=False, **few)
     second = run(tiny_llama, seed=1, shown=False, **few)
     with pytest.raises(RegrowthError, match="not paired"):
-        bill_prose("m", second.prose, first.prose)
+        bill_prose("m", "held-out", second.prose["held-out"], first.prose["held-out"])
 
 
 @pytest.mark.slow

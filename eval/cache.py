@@ -1,0 +1,109 @@
+"""Answers of one model under one set of settings, kept in a file that only ever grows.
+
+Each line is one answer, with a checksum before it. A run that is killed loses at most the line it was writing, which
+the next run passes over; so an interrupted run goes on where it stopped. Which file an answer belongs to is settled
+by the content of the model's files, never by its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prune.errors import RegrowthError
+from prune.outputs import write_json
+
+LAYOUT = 1  # of the lines below; another number, another folder
+
+
+def digest(content: Any) -> str:
+    """Hex SHA-256 of JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def request_key(kind: str, arguments: Any) -> str:
+    """The key of one request: its kind and all that is asked (prompt and continuation, or generation settings)."""
+    return digest([kind, arguments])[:32]
+
+
+class Answers:
+    """Answers by request, in memory; in `<folder>/<scope>/answers.jsonl` as well, where a folder is given.
+
+    `scope` is all that an answer depends on besides its request: the model's content, precision, backend, versions.
+    """
+
+    def __init__(self, folder: Path | None = None, scope: Mapping[str, Any] | None = None) -> None:
+        self._known: dict[str, Any] = {}
+        self._file: int | None = None
+        if folder is None:
+            return
+        place = folder / digest([LAYOUT, scope])[:32]
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            if not (place / "scope.json").exists():
+                write_json(place / "scope.json", dict(scope or {}), overwrite=True)
+            self._file = os.open(place / "answers.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            self._read()
+        except OSError as error:
+            raise RegrowthError(
+                f"--cache {folder} cannot be used ({error.strerror or error}); name another folder, or add --no-cache"
+            ) from error
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: str) -> Any:
+        return self._known[key]
+
+    def add(self, key: str, value: Any) -> None:
+        """Keep one answer, JSON; the first of a key stays. One with NaN or infinity does not go to the file."""
+        if key in self._known:
+            return
+        self._known[key] = value
+        if self._file is None:
+            return
+        try:
+            line = format_line(key, value)
+        except ValueError:
+            return
+        os.write(self._file, line)  # one append, so that lines of two runs do not mix
+
+    def close(self) -> None:
+        """Bring the file to the disk."""
+        if self._file is not None:
+            os.fsync(self._file)
+            os.close(self._file)
+            self._file = None
+
+    def _read(self) -> None:
+        assert self._file is not None
+        with os.fdopen(os.dup(self._file), "rb") as file:
+            content = file.read()
+        for line in content.split(b"\n"):
+            if (found := parse_line(line)) is not None:
+                self._known.setdefault(*found)
+        if content and not content.endswith(b"\n"):  # a run was killed in the middle of a line
+            os.write(self._file, b"\n")
+
+
+def format_line(key: str, value: Any) -> bytes:
+    """`checksum [key, value]` and a line feed; the checksum is CRC-32 of what follows it, in hex."""
+    text = json.dumps([key, value], allow_nan=False).encode()
+    return f"{zlib.crc32(text):08x} ".encode() + text + b"\n"
+
+
+def parse_line(line: bytes) -> tuple[str, Any] | None:
+    """The key and value of a line; None where it is empty, cut short or damaged."""
+    mark, _, text = line.partition(b" ")
+    try:
+        if len(mark) != 8 or int(mark, 16) != zlib.crc32(text):
+            return None
+        key, value = json.loads(text)
+    except ValueError:
+        return None
+    return key, value
