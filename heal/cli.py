@@ -110,6 +110,13 @@ def distill_command(
     match_hidden: Annotated[
         float, typer.Option(help="Weight of the distance of hidden states behind the cut's first layer; 0: none.")
     ] = 0.0,
+    teacher_data: Annotated[
+        str, typer.Option(help="text: train on the text; self: on responses that the full model first writes.")
+    ] = "text",
+    prompts: Annotated[
+        str | None, typer.Option(help="Source whose field `prompt` it answers; openings of --text if not named.")
+    ] = None,
+    response_tokens: Annotated[int, typer.Option(help="Longest response that it writes.")] = 256,
     device: options.Device = "auto",
     revision: options.Revision = None,
     overwrite: options.Overwrite = False,
@@ -123,7 +130,7 @@ def distill_command(
 
     Writes what heal qlora writes. The losses of the curve's steps are divergences, held-out losses are plain ones.
 
-    Example: [bold]heal distill runs/pruned --teacher owner/model --text prose.jsonl --tokens 2M --out runs/adapter[/bold]
+    Example: [bold]heal distill runs/pruned --teacher owner/model --text prose.jsonl --out runs/adapter[/bold]
     """
     from heal.data import TextSource
     from heal.distilling import DistillSettings, distill
@@ -152,6 +159,9 @@ def distill_command(
             temperature=temperature,
             plain_loss=plain_loss,
             match_hidden=match_hidden,
+            teacher_data=teacher_data,
+            prompts=prompts,
+            response_tokens=response_tokens,
         ),
         device=device,
         revision=revision,

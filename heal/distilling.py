@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from heal.place import first_after_cut
 from heal.settings import Settings
 from heal.training import HealPlan, HealResult, Student, execute, plan_healing
 from prune.errors import UsageError
-from prune.models import Source
+from prune.models import Source, load_tokenizer
+from prune.terminal import progress
 
 if TYPE_CHECKING:
     import torch
@@ -32,11 +34,18 @@ class DistillSettings(Settings):
         plain_loss: share of the plain loss (of the text's own next tokens), in [0, 1]; the rest is divergence.
         match_hidden: weight of the distance between the states that leave the first layer after the cut in the student,
             and the same layer in the teacher: |s - t|^2 / |t|^2, the mean over predicted tokens. 0: not taken.
+        teacher_data: `text`, to train on the text itself, or `self`: on what the full model first writes.
+        prompts: a SOURCE whose field `prompt` holds what the full model answers, in its chat template if it has one;
+            None: it goes on from the first 32 tokens of the text's documents. For `self` alone.
+        response_tokens: at most so many a response. Prompt and response are both trained on.
     """
 
     temperature: float = 1.0
     plain_loss: float = 0.0
     match_hidden: float = 0.0
+    teacher_data: str = "text"
+    prompts: str | None = None
+    response_tokens: int = 256
 
 
 def distill(
@@ -85,38 +94,79 @@ def distill(
     if settings.match_hidden and cut == len(kept):
         raise UsageError("--match-hidden needs a layer after the cut, and the cut took the last ones")
     own = own_tensors(lineage, shown=shown)
-    return execute(plan, lambda plan: load_student(plan, lineage.full, kept, own, settings), shown=shown)
+    run = _Run(lineage.full, kept, own, settings, shown)
+    return execute(plan, run.student, write=run.responses if settings.teacher_data == "self" else None, shown=shown)
 
 
-def load_student(
-    plan: HealPlan, full: Source, kept: tuple[int, ...], own: dict[str, tuple[Shard, Tensor]], settings: DistillSettings
-) -> Student:
-    """Load the full model once, build the student over it, and make the student's forward pass the loss.
+class _Run:
+    """The steps of one run that need the full model, which is loaded once.
 
     Args:
         kept: layer i of the pruned model is layer kept[i] of the full one.
         own: the tensors of the pruned model that are not the full model's.
     """
-    from transformers import AutoConfig
 
-    from heal.adapters import find_targets
-    from heal.quantise import load_frozen, quantised_modules
-    from heal.shared import build_student
-    from heal.tensors import read
+    def __init__(
+        self,
+        full: Source,
+        kept: tuple[int, ...],
+        own: dict[str, tuple[Shard, Tensor]],
+        settings: DistillSettings,
+        shown: bool,
+    ) -> None:
+        self.full, self.kept, self.own, self.settings, self.shown = full, kept, own, settings, shown
+        self.facts: dict[str, Any] = {
+            "teacher": {"model": full.name, **({"commit": full.commit} if full.commit else {})},
+            "own_tensors": list(own),
+        }
+        self._loaded: PreTrainedModel | None = None
 
-    teacher = load_frozen(full, bits=settings.bits, device=plan.device)
-    values = {name: read(*place) for name, place in own.items()}
-    student = build_student(teacher, AutoConfig.from_pretrained(plan.model.folder), kept, values)
-    cut = first_after_cut(plan.model.folder)
-    targets = find_targets(student, settings.targets, cut=cut)
-    prefix = shared_prefix(targets, cut or 0, student, teacher)
-    attach_distillation(student, teacher, kept=kept, prefix=prefix, cut=cut or 0, settings=settings)
-    facts = {
-        "teacher": {"model": full.name, **({"commit": full.commit} if full.commit else {})},
-        "shared_prefix": prefix,
-        "own_tensors": list(own),
-    }
-    return Student(student, targets, quantised_modules(student), facts)
+    def teacher(self, plan: HealPlan) -> PreTrainedModel:
+        from heal.quantise import load_frozen
+
+        if self._loaded is None:
+            self._loaded = load_frozen(self.full, bits=self.settings.bits, device=plan.device)
+        return self._loaded
+
+    def responses(self, plan: HealPlan, folder: Path) -> TextSource:
+        """Let the full model write the text to train on, into responses.jsonl, if it is not there yet."""
+        from heal.self_data import RESPONSES, read_prompts, tally, write_responses
+
+        path = folder / RESPONSES
+        if not path.exists():
+            tokenizer = load_tokenizer(plan.model)
+            prompts = read_prompts(tokenizer, plan.text, self.settings.prompts, seed=self.settings.seed)
+            with progress("Writing responses (tokens)", plan.schedule.tokens, shown=self.shown) as bar:
+                write_responses(
+                    self.teacher(plan),
+                    tokenizer,
+                    prompts,
+                    path,
+                    tokens=plan.schedule.tokens + plan.schedule.length,  # the last document may not fill its row
+                    response_tokens=self.settings.response_tokens,
+                    seed=self.settings.seed,
+                    advance=bar.advance,
+                )
+        self.facts["responses"] = tally(path)
+        return replace(plan.text, source=str(path), field="text", held_out=plan.text.held_out or plan.text.source)
+
+    def student(self, plan: HealPlan) -> Student:
+        """The pruned model over the full one's tensors; its forward pass is the loss."""
+        from transformers import AutoConfig
+
+        from heal.adapters import find_targets
+        from heal.quantise import quantised_modules
+        from heal.shared import build_student
+        from heal.tensors import read
+
+        teacher = self.teacher(plan)
+        values = {name: read(*place) for name, place in self.own.items()}
+        student = build_student(teacher, AutoConfig.from_pretrained(plan.model.folder), self.kept, values)
+        cut = first_after_cut(plan.model.folder)
+        targets = find_targets(student, self.settings.targets, cut=cut)
+        prefix = shared_prefix(targets, cut or 0, student, teacher)
+        attach_distillation(student, teacher, kept=self.kept, prefix=prefix, cut=cut or 0, settings=self.settings)
+        return Student(student, targets, quantised_modules(student), {**self.facts, "shared_prefix": prefix})
 
 
 def shared_prefix(targets: Targets, cut: int, student: PreTrainedModel, teacher: PreTrainedModel) -> int:
@@ -204,11 +254,15 @@ def attach_distillation(
 
 
 def _check(settings: DistillSettings) -> None:
-    import math
-
     if not 0 < settings.temperature < math.inf:
         raise UsageError(f"--temperature {settings.temperature} is not above 0")
     if not 0 <= settings.plain_loss <= 1:
         raise UsageError(f"--plain-loss {settings.plain_loss} is a share, between 0 and 1")
     if not 0 <= settings.match_hidden < math.inf:
         raise UsageError(f"--match-hidden {settings.match_hidden} is not 0 or above")
+    if settings.teacher_data not in ("text", "self"):
+        raise UsageError(f"--teacher-data {settings.teacher_data} is unknown; take text or self")
+    if settings.prompts and settings.teacher_data != "self":
+        raise UsageError("--prompts is for --teacher-data self alone")
+    if settings.response_tokens < 1:
+        raise UsageError(f"--response-tokens {settings.response_tokens} is not at least 1")

@@ -106,7 +106,7 @@ def _put(student: PreTrainedModel, name: str, values: torch.Tensor) -> None:
                 module._parameters[own_name] = _like(module, old, values, turned)
 
 
-def _like(module: torch.nn.Module, old: torch.nn.Parameter, values: torch.Tensor, turned: bool) -> torch.nn.Parameter:
+def _like(module: Any, old: Any, values: torch.Tensor, turned: bool) -> torch.nn.Parameter:
     """`values` as the parameter `old` would hold them: in its dtype, or quantised the same way."""
     kind = type(old).__name__
     if kind not in ("Params4bit", "Int8Params"):

@@ -143,8 +143,18 @@ def plan_healing(
     return HealPlan(method, source, text, Path(out), settings, schedule, device, overwrite)
 
 
-def execute(plan: HealPlan, prepare: Callable[[HealPlan], Student], *, shown: bool = True) -> HealResult:
-    """Read the text, let `prepare` load the student, train an adapter on it and save it: the same for all methods."""
+def execute(
+    plan: HealPlan,
+    prepare: Callable[[HealPlan], Student],
+    *,
+    write: Callable[[HealPlan, Path], TextSource] | None = None,
+    shown: bool = True,
+) -> HealResult:
+    """Read the text, let `prepare` load the student, train an adapter on it and save it: the same for all methods.
+
+    Args:
+        write: gives other text to train on, written into the run's folder (or found there by a run that goes on).
+    """
     from transformers import set_seed
 
     from heal.adapters import add_adapter
@@ -154,19 +164,23 @@ def execute(plan: HealPlan, prepare: Callable[[HealPlan], Student], *, shown: bo
 
     settings, schedule, text = plan.settings, plan.schedule, plan.text
     tokenizer = load_tokenizer(plan.model)
-    with progress("Reading text", None, shown=shown):
-        held_out = hold_out(text, tokenizer, length=settings.length)
-        rows = training_rows(text, tokenizer, held_out, rows=schedule.rows, length=settings.length, seed=settings.seed)
-    student = prepare(plan)
-    base, targets = student.model, student.targets
-    set_seed(settings.seed)  # the adapter's first weights, and dropout
-    place = plan.model.name if plan.model.commit else str(plan.model.folder.resolve())
-    adapted = add_adapter(
-        base, targets, rank=settings.rank, alpha=settings.lora_alpha, dropout=settings.dropout, base=place
-    )
-    if settings.checkpointing and targets.first == 0:
-        adapted.enable_input_require_grads()  # else a frozen embedding starts each checkpoint without a gradient
     with staged_directory(plan.out, overwrite=plan.overwrite) as stage:
+        with progress("Reading text", None, shown=shown):
+            held_out = hold_out(text, tokenizer, length=settings.length)
+        read = write(plan, stage) if write else text
+        with progress("Packing text", None, shown=shown):
+            rows = training_rows(
+                read, tokenizer, held_out, rows=schedule.rows, length=settings.length, seed=settings.seed
+            )
+        student = prepare(plan)
+        base, targets = student.model, student.targets
+        set_seed(settings.seed)  # the adapter's first weights, and dropout
+        place = plan.model.name if plan.model.commit else str(plan.model.folder.resolve())
+        adapted = add_adapter(
+            base, targets, rank=settings.rank, alpha=settings.lora_alpha, dropout=settings.dropout, base=place
+        )
+        if settings.checkpointing and targets.first == 0:
+            adapted.enable_input_require_grads()  # else a frozen embedding starts each checkpoint without a gradient
         scratch = stage / ".trainer"
         with progress("Healing", schedule.steps, shown=shown) as bar:
             trained = run(

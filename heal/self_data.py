@@ -1,0 +1,212 @@
+"""Text for healing that the full model writes itself: responses to prompts, as in Self-Data Distillation.
+
+A model fine-tuned on what it would have said loses less of what it can do than one tuned on other people's text
+(arXiv 2410.09982, where it is the remedy for generative tasks after a cut).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from heal.data import TextSource, is_held_out
+from prune.documents import read_documents
+from prune.errors import TextError
+from prune.outputs import write_text
+from prune.text import SHORTEST, bos_id, encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+RESPONSES = "responses.jsonl"
+OPENING = 32  # tokens of a document that the model goes on from, where no prompts are named
+_AT_ONCE = 16  # prompts a batch
+_BUFFER = 10_000  # prompts shuffled at a time
+_CANDIDATES = 0.95  # top-p: without a bound, one token in many is noise that the student would learn
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model answers: its token ids, BOS included, and the text they come from."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """One line of responses.jsonl. `text` is what healing reads: prompt and response, without BOS and EOS.
+
+    Attributes:
+        tokens: of the response.
+        ended: whether the model ended it itself.
+    """
+
+    text: str
+    prompt: str
+    response: str
+    tokens: int
+    ended: bool
+
+
+def read_prompts(
+    tokenizer: PreTrainedTokenizerBase, text: TextSource, prompts: str | None, *, seed: int
+) -> Iterator[Prompt]:
+    """What the full model is to answer, in an order given by `seed`, through a buffer that holds 10,000 of them.
+
+    Args:
+        text: without `prompts`, its documents' openings; those held out are left alone.
+        prompts: a SOURCE whose rows have a field `prompt`.
+    """
+    if prompts is not None:
+        return asked_prompts(tokenizer, _shuffled((d.text for d in read_documents(prompts, field="prompt")), seed))
+    documents = (
+        document.text
+        for source in text.sources
+        for document in read_documents(source, field=text.field)
+        if text.held_out is not None or not is_held_out(document.text)
+    )
+    return opening_prompts(tokenizer, _shuffled(documents, seed))
+
+
+def opening_prompts(tokenizer: PreTrainedTokenizerBase, documents: Iterator[str]) -> Iterator[Prompt]:
+    """The first tokens of each document, for the model to go on from; no template."""
+    head = [] if (bos := bos_id(tokenizer)) is None else [bos]
+    for document in documents:
+        ids = encode(tokenizer, document)
+        if len(ids) >= SHORTEST:
+            ids = ids[:OPENING]
+            yield Prompt((*head, *ids), tokenizer.decode(ids))
+
+
+def asked_prompts(tokenizer: PreTrainedTokenizerBase, questions: Iterator[str]) -> Iterator[Prompt]:
+    """Each question as a user's message in the tokenizer's chat template, or as it stands where there is none."""
+    bos = bos_id(tokenizer)
+    opening = "" if bos is None else str(tokenizer.bos_token)
+    for question in questions:
+        text = question
+        if tokenizer.chat_template:
+            text = tokenizer.apply_chat_template(
+                [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+            )
+        text = text.removeprefix(opening)  # some templates begin with BOS; packing opens each document with one
+        ids = encode(tokenizer, text)
+        yield Prompt((*ids,) if bos is None else (bos, *ids), text)
+
+
+def write_responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Iterator[Prompt],
+    path: Path,
+    *,
+    tokens: int,
+    response_tokens: int,
+    seed: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Let the full model answer prompts until there are `tokens` tokens, and write them to `path`, all or nothing.
+
+    Args:
+        prompts: read until the budget is met.
+        tokens: prompts, responses, a BOS and an EOS each.
+        response_tokens: at most so many a response; sampled at temperature 1 from the likeliest 95 %.
+        advance: called with the tokens that each batch gave.
+
+    Raises:
+        TextError: the prompts end before.
+    """
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    found: list[Response] = []
+    total = 0
+    while total < tokens:
+        batch = list(islice(prompts, _AT_ONCE))
+        if not batch:
+            raise TextError(
+                f"the prompts gave {total} of the {tokens} tokens asked for; name more with --prompts, raise "
+                "--response-tokens, or ask for fewer --tokens"
+            )
+        longest = max(len(prompt.ids) for prompt in batch)
+        room = response_tokens if limit is None else min(response_tokens, limit - longest)
+        if room < 1:
+            raise TextError(f"a prompt of {longest} tokens leaves no room in the {limit} that the model can read")
+        answers = _answer(model, tokenizer, [prompt.ids for prompt in batch], room, seed)
+        seed += 1
+        before = total
+        for prompt, ids in zip(batch, answers, strict=True):
+            ended = bool(ids) and ids[-1] in _ends(model, tokenizer)
+            words = tokenizer.decode(ids, skip_special_tokens=True)
+            if words.strip():
+                found.append(Response(prompt.text + words, prompt.text, words, len(ids) - ended, ended))
+                total += len(prompt.ids) + len(ids) - ended + 1
+        advance(total - before)
+    write_text(path, "".join(json.dumps(asdict(response), ensure_ascii=False) + "\n" for response in found))
+
+
+def tally(path: Path) -> dict[str, int]:
+    """What a responses.jsonl holds: how many responses, their tokens, and how many the model ended itself."""
+    with path.open(encoding="utf-8") as file:
+        found = [json.loads(line) for line in file]
+    return {
+        "responses": len(found),
+        "tokens": sum(response["tokens"] for response in found),
+        "ended": sum(response["ended"] for response in found),
+    }
+
+
+def _shuffled(texts: Iterator[str], seed: int) -> Iterator[str]:
+    rng = np.random.default_rng(seed)
+    while buffer := list(islice(texts, _BUFFER)):
+        for place in rng.permutation(len(buffer)):
+            yield buffer[place]
+
+
+@torch.no_grad()
+def _answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[int, ...]],
+    most: int,
+    seed: int,
+) -> list[list[int]]:
+    """What the model writes after each prompt, up to and with the token that ends it."""
+    from transformers import GenerationConfig
+
+    ends = _ends(model, tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    how = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=_CANDIDATES,
+        max_new_tokens=most,
+        eos_token_id=ends or None,
+        pad_token_id=pad,
+        use_cache=True,
+    )
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        written = model.generate(input_ids=ids, attention_mask=mask, generation_config=how)[:, width:].tolist()
+    return [_up_to_end(answer, ends) for answer in written]
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a response: the generation config's, or the tokenizer's EOS."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    named = tokenizer.eos_token_id if named is None else named
+    return [] if named is None else named if isinstance(named, list) else [named]
+
+
+def _up_to_end(ids: list[int], ends: list[int]) -> list[int]:
+    stop = next((place for place, token in enumerate(ids) if token in ends), None)
+    return ids if stop is None else ids[: stop + 1]
