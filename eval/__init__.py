@@ -7,6 +7,7 @@ _PUBLIC = {
     "compare": "eval.comparison",
     "prepare": "eval.preparation",
     "run": "eval.running",
+    "sweep": "eval.sweeping",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -74,7 +74,8 @@ class _Forest:
 
     def add(self, number: int, tokens: Sequence[int]) -> None:
         """Add a request's tokens."""
-        place, path = -1, []
+        place = -1
+        path: list[int] = []
         for token in tokens:
             found = self.children.get((place, token))
             if found is None:

@@ -75,7 +75,8 @@ class Walk:
         self._first: torch.Tensor | None = None
         self._second: torch.Tensor | None = None  # layer 0's output, where it is known already
         self._given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []  # what each layer was called with, states apart
-        self._boxed: bool | None = None  # a model's own code may hand states on in tuples
+        self._rest: tuple[Any, ...] | None = None  # what a layer returns behind its state, if it returns a tuple
+        self._known = False  # whether that is known
 
     def states(self, **inputs: Any) -> Iterator[tuple[Route, torch.Tensor]]:
         """The last layer's output of every route in turn, (B, T, D), for the model's own inputs (input_ids, ...).
@@ -139,7 +140,7 @@ class Walk:
             self._switch(what[1])
         args, kwargs = self._given[layer]
         out = self.forwards[layer](state, *args, **kwargs)
-        moved: torch.Tensor = out[0] if isinstance(out, tuple) else out
+        moved: torch.Tensor = out[0] if isinstance(out, tuple | list) else out
         return moved
 
     def stand_in(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -154,14 +155,14 @@ class Walk:
         self._given.append((args[1:], kwargs))
         if index == 0:
             self._first = hidden
-            if self._boxed is None:  # the first time it is run here, to see what it returns
+            if not self._known:  # the first time it is run here, to see what it returns
                 out = self.forwards[0](hidden, *args[1:], **kwargs)
-                self._boxed = isinstance(out, tuple)
-                self._second = out[0] if isinstance(out, tuple) else out
+                self._known, self._rest = True, tuple(out[1:]) if isinstance(out, tuple | list) else None
+                self._second = out[0] if isinstance(out, tuple | list) else out
         return self._hand_on(hidden)
 
     def _hand_on(self, state: torch.Tensor) -> Any:
-        return (state,) if self._boxed else state
+        return state if self._rest is None else (state, *self._rest)
 
 
 @contextmanager

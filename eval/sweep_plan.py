@@ -1,0 +1,167 @@
+"""Which variants of a model a sweep measures, and what the walk through them costs. Pure arithmetic, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from prune.choice import deepest_start, starts
+from prune.errors import UsageError
+from prune.layer_ranges import parse_layers
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+RULES = ("best", "deepest", "all")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The model without the block of `n` layers from `start` on (0-based); the full model for n = 0, start None.
+
+    adapter: the name of a healing adapter at work on the layers from `adapted_from` on, numbered as in the full model.
+    dropped: the layers that are gone, in any pattern where an adapter's own model was cut so.
+    """
+
+    n: int
+    start: int | None
+    dropped: tuple[int, ...]
+    adapter: str | None = None
+    adapted_from: int = 0
+
+    @property
+    def label(self) -> str:
+        """`full`, `4@12` for four layers from layer 12 on, `4@12+name` with an adapter."""
+        plain = "full" if not self.dropped else f"{self.n}@{self.start}"
+        return plain if self.adapter is None else f"{plain}+{self.adapter}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in sweep.json."""
+        found = {"label": self.label, **asdict(self), "dropped": list(self.dropped)}
+        del found["adapted_from"]
+        return found
+
+
+FULL = Variant(0, None, ())
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep measures: the full model first, then by size and start.
+
+    layers: L. sizes, starts: as asked; starts is one of RULES or a list of layers.
+    """
+
+    layers: int
+    sizes: tuple[int, ...]
+    starts: str | tuple[int, ...]
+    variants: tuple[Variant, ...]
+
+    @property
+    def mapped(self) -> bool:
+        """Whether there are several starts a size, so that a map over them says something."""
+        return not isinstance(self.starts, str) or self.starts == "all"
+
+    def with_variants(self, more: Sequence[Variant]) -> SweepPlan:
+        """The same with more variants at the end.
+
+        Raises:
+            UsageError: two of one name.
+        """
+        labels = [variant.label for variant in (*self.variants, *more)]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise UsageError(f"--adapter gives {twice[0]} twice; name the adapters' folders apart")
+        return replace(self, variants=(*self.variants, *more))
+
+    def passes(self) -> int:
+        """Layers that one walk through all variants runs; one model alone runs L."""
+        from prune.walking import Route, count_passes
+
+        return count_passes(
+            self.layers, [Route(frozenset(v.dropped), v.adapter, v.adapted_from) for v in self.variants]
+        )
+
+    def words(self) -> str:
+        """In one line: how many variants, and what they cost."""
+        apart = sum(self.layers - len(v.dropped) for v in self.variants)
+        ratio = self.passes() / self.layers
+        return (
+            f"{len(self.variants)} variants in one walk of {self.passes()} layer passes: {ratio:.1f} times one model "
+            f"({apart / self.layers:.1f} times one by one)"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan's part of sweep.json."""
+        return {
+            "layers": self.layers,
+            "sizes": list(self.sizes),
+            "starts": self.starts if isinstance(self.starts, str) else list(self.starts),
+            "variants": [variant.to_json() for variant in self.variants],
+        }
+
+    def table(self) -> Table:
+        """For a terminal: the starts of each size."""
+        from rich.table import Table
+
+        from prune.layer_ranges import spell_layers
+
+        table = Table("layers dropped", "starts", "variants", title=self.words(), title_justify="left")
+        for n in self.sizes:
+            some = [v for v in self.variants if v.n == n and v.adapter is None]
+            table.add_row(str(n), spell_layers(v.start for v in some if v.start is not None), str(len(some)))
+        return table
+
+
+def block(n: int, start: int | None) -> Variant:
+    """The variant that drops `n` layers from `start` on; the full model for n = 0."""
+    if n == 0 or start is None:
+        return FULL
+    return Variant(n, start, tuple(range(start, start + n)))
+
+
+def plan_sweep(
+    layers: int,
+    *,
+    sizes: str = "0-15",
+    rule: str = "deepest",
+    best: Mapping[int, int] | None = None,
+) -> SweepPlan:
+    """The variants of a sweep over a model of `layers` layers. The last layer is always kept.
+
+    Args:
+        layers: L.
+        sizes: how many layers to drop, as `0-15` or `0,4,8`; the full model is measured with or without the 0.
+        rule: `best` (a scan's start for each size), `deepest`, `all`, or start layers such as `3,7,10-12`.
+        best: the scan's start of each size.
+
+    Raises:
+        UsageError: sizes or starts that the model does not have, or `best` without a scan.
+    """
+    asked = tuple(dict.fromkeys((0, *parse_layers(sizes, "--sizes"))))
+    if len(asked) < 2:
+        raise UsageError(f"--sizes {sizes} drops nothing; name sizes above 0, as 0-15")
+    if max(asked) > layers - 1:
+        raise UsageError(f"--sizes {sizes}: of {layers} layers at most {layers - 1} can be dropped (the last is kept)")
+    if rule == "best" and best is None:
+        raise UsageError("--starts best goes by a scan: add --scan scan.json, or take deepest or all")
+    listed = None if rule in RULES else parse_layers(rule, "--starts")
+    variants = [FULL]
+    for n in asked[1:]:
+        allowed = starts(layers, n)
+        if rule == "best":
+            assert best is not None
+            chosen = [best[n]]
+        elif rule == "deepest":
+            chosen = [deepest_start(layers, n)]
+        else:
+            chosen = [start for start in allowed if listed is None or start in listed]
+        variants += [block(n, start) for start in chosen]
+    if listed is not None:
+        unused = [start for start in listed if start not in {v.start for v in variants}]
+        if unused:
+            raise UsageError(
+                f"--starts {rule}: no block of the sizes {sizes} can start at layer {unused[0]} of {layers} "
+                "(the last layer is kept)"
+            )
+    return SweepPlan(layers, asked, rule if listed is None else listed, tuple(variants))

@@ -1,0 +1,247 @@
+"""From a sweep's scores to what it reports: rows, curves, maps and costs. Arithmetic on arrays; no models or files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from eval.statistics import (
+    Interval,
+    flips,
+    mcnemar_exact,
+    paired_accuracy_difference,
+    paired_mean_difference,
+    retained_above_chance,
+    wilson,
+)
+from eval.sweep_plan import SweepPlan, Variant
+from eval.tasks import TaskPlan
+
+COST = "rise of answer NLL over the full model, bits per answer, mean over the domain's protocols"
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """What V variants answered to the n questions of one task, in the orders of the plan and of the task.
+
+    nll: (V, n) float64, bits. correct, raw: (V, n) bool, for choices. greedy: (V, n) bool, for open questions.
+    response: (V, n) int64, the chosen index, for choices. prompts: the questions' prompt hashes.
+    """
+
+    plan: TaskPlan
+    nll: np.ndarray
+    correct: np.ndarray | None
+    raw: np.ndarray | None
+    greedy: np.ndarray | None
+    response: np.ndarray | None
+    prompts: tuple[str, ...]
+
+    @property
+    def n(self) -> int:
+        """How many questions."""
+        return self.nll.shape[1]
+
+
+def task_scores(plan: TaskPlan, logged: Sequence[Sequence[dict[str, Any]]], prompts: Sequence[str]) -> TaskScores:
+    """Gather lm-eval's samples of one task, variant by variant.
+
+    Args:
+        logged: V lists of lm-eval's samples, each in the order of the questions.
+        prompts: the questions' prompt hashes.
+    """
+    chosen = plan.protocol == "choice"
+
+    def array(key: str, dtype: Any) -> np.ndarray:
+        return np.array([[entry[key] for entry in entries] for entries in logged]).astype(dtype)
+
+    return TaskScores(
+        plan,
+        array("answer_nll_bits", np.float64),
+        array("acc_norm", bool) if chosen else None,
+        array("acc", bool) if chosen else None,
+        None if chosen else array("answer_greedy", bool),
+        np.array([[_chosen(entry) for entry in entries] for entries in logged]) if chosen else None,
+        tuple(prompts),
+    )
+
+
+def _chosen(entry: dict[str, Any]) -> int:
+    scores = [
+        logprob / len(text) for (logprob, _), text in zip(entry["filtered_resps"], entry["doc"]["choices"], strict=True)
+    ]
+    return scores.index(max(scores))
+
+
+def chance_of(task: TaskScores) -> float | None:
+    """Mean accuracy of blind guesses; None where there is no verdict."""
+    return None if task.correct is None else task.plan.chance
+
+
+def rows(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[dict[str, Any]]:
+    """One row per task and variant; the full model's come first in each task."""
+    return [_row(variant, place, task) for task in tasks for place, variant in enumerate(plan.variants)]
+
+
+def _row(variant: Variant, place: int, task: TaskScores) -> dict[str, Any]:
+    chance = chance_of(task)
+    accuracy = None if task.correct is None else wilson(int(task.correct[place].sum()), task.n)
+    return {
+        "variant": variant.label,
+        "size": variant.n,
+        "start": variant.start,
+        "adapter": variant.adapter,
+        "domain": task.plan.domain,
+        "protocol": task.plan.protocol,
+        "n": task.n,
+        "chance": chance,
+        "accuracy": None if accuracy is None else asdict(accuracy),
+        "accuracy_raw": None if task.raw is None else float(task.raw[place].mean()),
+        "answer_greedy": None if task.greedy is None else float(task.greedy[place].mean()),
+        "answer_nll_bits": asdict(_mean(task.nll[place])),
+        "versus": None if place == 0 else _versus(task, place, chance),
+    }
+
+
+def _mean(values: np.ndarray) -> Interval:
+    """A mean with Student's t interval."""
+    return paired_mean_difference(np.zeros_like(values).tolist(), values.tolist())
+
+
+def _versus(task: TaskScores, place: int, chance: float | None) -> dict[str, Any]:
+    change = paired_mean_difference(task.nll[0].tolist(), task.nll[place].tolist())
+    found: dict[str, Any] = {"answer_nll_bits_difference": asdict(change)}
+    names = ("accuracy_difference", "mcnemar_p", "lost", "gained", "retained_above_chance", "full_above_chance")
+    if task.correct is None or chance is None:
+        return {**found, **dict.fromkeys(names)}
+    full, own = task.correct[0].tolist(), task.correct[place].tolist()
+    lost, gained = flips(full, own)
+    retained = retained_above_chance(sum(own) / task.n, sum(full) / task.n, chance)
+    values = (
+        asdict(paired_accuracy_difference(lost, gained, task.n)),
+        mcnemar_exact(lost, gained),
+        lost,
+        gained,
+        retained,
+        wilson(sum(full), task.n).low > chance,
+    )
+    return {**found, **dict(zip(names, values, strict=True))}
+
+
+def costs(plan: SweepPlan, tasks: Sequence[TaskScores]) -> dict[str, dict[int, dict[int, float]]]:
+    """{domain: {size: {start: cost}}} of the plain blocks, the cost being `COST`."""
+    found: dict[str, dict[int, dict[int, float]]] = {}
+    for domain in dict.fromkeys(task.plan.domain for task in tasks):
+        own = [task for task in tasks if task.plan.domain == domain]
+        rise = np.mean([task.nll.mean(1) - task.nll[0].mean() for task in own], axis=0)
+        sizes = found.setdefault(domain, {})
+        for place, variant in enumerate(plan.variants):
+            if variant.n > 0 and variant.start is not None and variant.adapter is None:
+                sizes.setdefault(variant.n, {})[variant.start] = float(rise[place])
+    return found
+
+
+def curve_places(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[int]:
+    """The variant of each size that stands in the curves, one for all domains.
+
+    Where there are several starts, the one of least cost, all domains alike: a cut is one model, whatever it is asked.
+    """
+    by_domain = costs(plan, tasks)
+
+    def cost(place: int) -> float:
+        variant = plan.variants[place]
+        if variant.n == 0 or variant.start is None:
+            return 0.0
+        return sum(sizes[variant.n][variant.start] for sizes in by_domain.values())
+
+    plain = [place for place, variant in enumerate(plan.variants) if variant.adapter is None]
+    sizes = sorted({plan.variants[place].n for place in plain})
+    return [min((p for p in plain if plan.variants[p].n == n), key=lambda p: (cost(p), p)) for n in sizes]
+
+
+def point(row: dict[str, Any]) -> dict[str, Any]:
+    """What a curve shows of a row."""
+    versus = row["versus"] or {}
+    shown = ("size", "start", "variant", "accuracy", "answer_greedy", "answer_nll_bits")
+    return {
+        **{key: row[key] for key in shown},
+        "answer_nll_bits_difference": versus.get("answer_nll_bits_difference"),
+        "accuracy_difference": versus.get("accuracy_difference"),
+    }
+
+
+def curves(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[dict[str, Any]]:
+    """Per task its points, by size."""
+    places = curve_places(plan, tasks)
+    return [
+        {
+            "domain": task.plan.domain,
+            "protocol": task.plan.protocol,
+            "chance": chance_of(task),
+            "points": [point(_row(plan.variants[place], place, task)) for place in places],
+        }
+        for task in tasks
+    ]
+
+
+def healed(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[dict[str, Any]]:
+    """The points of adapters, task by task."""
+    return [
+        {"domain": task.plan.domain, "protocol": task.plan.protocol, **point(_row(variant, place, task))}
+        for task in tasks
+        for place, variant in enumerate(plan.variants)
+        if variant.adapter is not None
+    ]
+
+
+def maps(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[dict[str, Any]]:
+    """Per task the change against the full model by size (rows) and start (columns); none where starts are single."""
+    if not plan.mapped:
+        return []
+    blocks = {
+        (v.n, v.start): place
+        for place, v in enumerate(plan.variants)
+        if v.n > 0 and v.start is not None and not v.adapter
+    }
+    sizes = sorted({n for n, _ in blocks})
+    starts = sorted({start for _, start in blocks})
+
+    def grid(values: np.ndarray) -> list[list[float | None]]:
+        change = values.mean(1) - values[0].mean()
+        return [[float(change[blocks[n, s]]) if (n, s) in blocks else None for s in starts] for n in sizes]
+
+    return [
+        {
+            "domain": task.plan.domain,
+            "protocol": task.plan.protocol,
+            "sizes": sizes,
+            "starts": starts,
+            "answer_nll_bits_difference": grid(task.nll),
+            "accuracy_difference": None if task.correct is None else grid(task.correct),
+        }
+        for task in tasks
+    ]
+
+
+def sample_rows(task: TaskScores) -> list[dict[str, Any]]:
+    """One JSON object a question, with lists over the variants."""
+
+    def column(values: np.ndarray | None, place: int) -> list[Any] | None:
+        return None if values is None else values[:, place].tolist()
+
+    return [
+        {
+            "id": question.id,
+            "subject": question.subject,
+            "source": question.source,
+            "prompt_hash": task.prompts[place],
+            "correct": column(task.correct, place),
+            "correct_raw": column(task.raw, place),
+            "answer_greedy": column(task.greedy, place),
+            "answer_nll_bits": column(task.nll, place),
+            "response": column(task.response, place),
+        }
+        for place, question in enumerate(task.plan.questions)
+    ]
