@@ -22,8 +22,8 @@ Regrowth on {tokens:,} tokens of `{text}` with the base in {bits}.
 `heal merge THIS_FOLDER --out DIR` makes it one ordinary checkpoint. `heal.json` holds the settings and the whole curve.
 {fit}"""
 
-_FIT_4 = """
-The adapter was fitted to the base **as quantised** (NF4, double quantised): on other weights than those it does not do
+_FIT = """
+The adapter was fitted to the base **as quantised** ({bits}): on other weights than those it does not do
 quite what it was trained to do. The default merge keeps them; see `heal merge --help`.
 """
 
@@ -38,15 +38,51 @@ library_name: transformers
 for `AutoModelForCausalLM.from_pretrained`. Trained on {tokens:,} tokens of `{text}`; loss on held-out text (nats per
 token, adapter on the base in {bits}): {before:.4f} before, {after:.4f} after.
 
-{how}
+{how}{measured}
 All other tensors are those of `{base}`, bit for bit. `heal.json` tells the rest.
 """
 
 DEQUANTISED = (
-    "The adapter was added to the weights it was trained on: every projection that was held in 4 bits while training\n"
-    "({quantised} of them) is saved as NF4 made it, not as it was before, and {adapted} of them carry the adapter.\n"
+    "The adapter was added to the weights it was trained on: every projection that was held in {bits} bits while\n"
+    "training ({quantised} of them) is saved as quantisation made it, not as it was before, and {adapted} of them\n"
+    "carry the adapter.\n"
 )
 ORIGINAL = "The adapter was added to {adapted} original weights of the base.\n"
+ADAPTER_ONLY = """---
+library_name: peft
+{named}tags: [regrowth, pruning, healing]
+---
+
+# A cut and its healing, as one adapter
+
+On `{full}` this adapter makes the cut ({layers}) and heals it: peft builds the model of the layers that stay
+(`layer_replication`) and puts a LoRA adapter on them. Trained on {tokens:,} tokens of `{text}`; loss on held-out text
+(nats per token, in {bits}): {before:.4f} before, {after:.4f} after.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{full}")
+model = PeftModel.from_pretrained(model, "THIS_FOLDER")
+```
+{fit}
+The full model has to be loaded; what stays in memory is the pruned one. peft cannot merge such an adapter: merge the
+one that it was made from, with `heal merge`. `heal.json` tells the rest.
+"""
+_FIT_ONLY = """
+It was fitted to weights in {bits}: load the full model so, and it does what it was trained to do. On the model's
+original weights it is another function, whose loss may be better or worse.
+"""
+CHOSEN = (
+    "Both bases were measured on {tokens:,} held-out tokens (nats per token, in bf16), and the better one was kept:\n"
+    "{dequantised:.4f} on the dequantised weights, {original:.4f} on the original ones.\n"
+)
+AGREEMENT = (
+    "Against the adapter on the base as trained, on {tokens} held-out tokens: KL {kl:.2g} nats, logits apart by\n"
+    "{mean_abs:.2g} in the mean and {max_abs:.2g} at most, the same first choice for {same_first:.1%} of the tokens.\n"
+)
+_PRECISION = {4: "4 bits (NF4, double quantised)", 8: "8 bits (int8)", 16: "bf16"}
 
 
 def adapter_card(document: dict[str, Any]) -> str:
@@ -57,16 +93,32 @@ def adapter_card(document: dict[str, Any]) -> str:
         rank=settings["rank"],
         alpha=settings["alpha"],
         targets=settings["targets"],
-        fit=_FIT_4 if settings["bits"] == 4 else "",
+        fit="" if settings["bits"] == 16 else _FIT.format(bits=_PRECISION[settings["bits"]]),
     )
 
 
 def merged_card(document: dict[str, Any]) -> str:
     """README.md of a merged model, from its heal.json."""
     merged = document["merge"]
-    how = DEQUANTISED if merged["base"] == "dequantised" else ORIGINAL
-    return MERGED.format(
-        **_common(document), how=how.format(quantised=merged["dequantised"], adapted=merged["adapted"])
+    how = (DEQUANTISED if merged["base"] == "dequantised" else ORIGINAL).format(
+        quantised=merged["dequantised"], adapted=merged["adapted"], bits=document["settings"]["bits"]
+    )
+    measured = ""
+    if "chosen" in merged:
+        measured += CHOSEN.format(tokens=merged["held_out"]["tokens"], **merged["chosen"]["losses"])
+    if "agreement" in merged:
+        measured += AGREEMENT.format(**merged["agreement"])
+    return MERGED.format(**_common(document), how=how, measured=measured)
+
+
+def adapter_only_card(document: dict[str, Any]) -> str:
+    """README.md of an adapter on the full model, from its heal.json."""
+    full, bits = document["adapter_only"]["full"], document["settings"]["bits"]
+    return ADAPTER_ONLY.format(
+        **{**_common(document), "named": f"base_model: {full['model']}\n" if full["commit"] else ""},
+        full=full["model"],
+        layers=document["adapter_only"]["words"],
+        fit="" if bits == 16 else _FIT_ONLY.format(bits=_PRECISION[bits]),
     )
 
 
@@ -77,7 +129,7 @@ def _common(document: dict[str, Any]) -> dict[str, Any]:
         "named": f"base_model: {document['base']['model']}\n" if "commit" in document["base"] else "",
         "tokens": document["tokens"],
         "text": document["provenance"]["text"]["source"],
-        "bits": "4 bits (NF4, double quantised)" if document["settings"]["bits"] == 4 else "bf16",
+        "bits": _PRECISION[document["settings"]["bits"]],
         "before": document["held_out_loss"]["before"],
         "after": document["held_out_loss"]["after"],
     }

@@ -1,51 +1,37 @@
 """An adapter and its base made one ordinary checkpoint, tensor by tensor.
 
 What an adapter was fitted to is the base as quantised: NF4 of the weights, not the weights. So by default the merged
-model keeps what was trained: every projection that stood in 4 bits (bitsandbytes takes all linear layers but the head,
+model keeps what was trained: every projection that was quantised (bitsandbytes takes all linear layers but the head,
 attention included) is saved as quantisation left it, and the adapter is added to that in fp32. Added to the original
-weights instead, the result is another function than the one trained; whether a better one, only held-out text tells.
-Quantising the sum again, as peft does on a 4-bit model, would lose the adapter in the rounding.
+weights instead, the result is another function than the one trained; whether a better one, only held-out text tells,
+and `auto` asks it. Quantising the sum again, as peft does on a 4-bit model, would lose the adapter in the rounding.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.card import merged_card
-from prune.checkpoint import INDEX, Checkpoint, Shard, Tensor, inside, read_checkpoint, read_shard
+from heal.delta import ADAPTER_WEIGHTS, MergePlan, adapter_config, adapter_weights, merged_tensor, plan_merge
+from prune.checkpoint import INDEX, Checkpoint, inside, read_checkpoint
 from prune.companions import copy_companions
 from prune.cut_plan import PLAN_FILE
 from prune.errors import CheckpointError, RegrowthError, UsageError
-from prune.models import Source, locate
+from prune.models import Source, locate, pick_device
 from prune.outputs import check_free, staged_directory, write_json, write_text
 from prune.provenance import command_line, read_artefact, versions
 from prune.terminal import progress, quiet_libraries
 
 if TYPE_CHECKING:
-    import torch
+    from heal.agreement import Measure
+    from heal.delta import Pairs
 
-BASES = ("dequantised", "original")
-_CONV1D = ("gpt2",)  # model types whose projections are stored (in, out)
+BASES = ("dequantised", "original", "auto")
+HELD_OUT_TOKENS = 16_384
 _CARRIED = ("config.json", INDEX, PLAN_FILE, "scan.json")  # beside what copy_companions takes
-
-
-@dataclass(frozen=True)
-class MergePlan:
-    """Which tensor gets what: names of checkpoint tensors, from the names of the modules they belong to."""
-
-    base: str
-    scaling: float
-    deltas: dict[str, str]  # tensor -> module whose adapter is added to it
-    dequantised: tuple[str, ...]  # tensors saved as NF4 left them; those of `deltas` among them
-    transposed: bool  # stored (in, out): the Conv1D of GPT-2
-
-    @property
-    def changed(self) -> frozenset[str]:
-        return frozenset(self.deltas) | frozenset(self.dequantised)
 
 
 def merge(
@@ -54,147 +40,158 @@ def merge(
     *,
     base: str = "dequantised",
     model: str | Path | None = None,
+    check: bool = True,
+    held_out: str | None = None,
+    field: str = "text",
+    held_out_tokens: int = HELD_OUT_TOKENS,
+    device: str = "auto",
     overwrite: bool = False,
     shown: bool = True,
 ) -> dict[str, Any]:
     """Merge an adapter made by `heal` into its base and write a checkpoint that stock transformers loads.
 
-    One tensor is in memory at a time. The checkpoint has the base's shards, names and dtypes.
+    Writing holds one tensor in memory at a time; the checkpoint has the base's shards, names and dtypes. Measuring
+    (`check`, and `base="auto"`) holds one model at a time, in bf16 or as it was trained.
 
     Args:
         adapter: folder with adapter_config.json, adapter_model.safetensors and heal.json.
-        base: `dequantised` (what the adapter was trained on) or `original` (the base's own weights).
+        base: `dequantised` (what the adapter was trained on), `original` (the base's own weights), or `auto`: the one
+            of the two whose merged model has the lower loss on held-out text.
         model: the base, where it is no longer at the place that the adapter names.
+        check: run the written checkpoint, and report how far its logits are from those of the adapter as trained.
+        held_out: SOURCE to measure on; what the adapter itself was measured on if None.
+        field: field of its rows.
+        held_out_tokens: how many tokens of it `auto` measures on.
+        device: what measures.
 
     Returns:
         The merged model's heal.json: the adapter's, with a part `merge`.
 
     Raises:
-        UsageError: another `base`.
+        UsageError: another `base`, or text to measure on that is not to be had.
         CheckpointError: no adapter of ours, a base that cannot be found, or that is not the one it was trained on.
     """
     if base not in BASES:
-        raise UsageError(f"--base {base} is unknown; take {' or '.join(BASES)}")
+        raise UsageError(f"--base {base} is unknown; take {', '.join(BASES)}")
+    folder, document, config = open_adapter(adapter)
+    out = check_free(out, overwrite=overwrite)
+    quiet_libraries()
+    source = base_of(adapter, document, config, model)
+    if out.exists() and out.resolve() in (source.folder.resolve(), folder.resolve()):
+        raise RegrowthError(f"--out {out} is what the merge reads; name another folder")
+    checkpoint = read_checkpoint(source.folder)
+    weights = adapter_weights(folder)
+    plan = plan_merge("dequantised", document, config, checkpoint)
+    if set(weights) != set(plan.deltas.values()):
+        raise CheckpointError(f"{adapter} holds other matrices than its heal.json names; is it whole?")
+    plans = {"dequantised": plan, "original": replace(plan, base="original", dequantised={})}
+    measure, losses, wanted = None, None, None
+    if check or (base == "auto" and plan.dequantised):
+        from heal.agreement import measuring_text
+
+        device = pick_device(device)
+        measure = measuring_text(document, source, held_out=held_out, field=field, tokens=held_out_tokens)
+    if base == "auto":
+        base, losses = _choose(plans, source, checkpoint, weights, measure, device, shown)
+    if check and measure is not None:
+        from heal.agreement import trained_logits
+
+        with progress("Running the adapter as trained", None, shown=shown):
+            wanted = trained_logits(source, folder, measure, bits=plan.bits, device=device)
+    with staged_directory(out, overwrite=overwrite) as stage:
+        _write(stage, checkpoint, plans[base], weights, shown)
+        _carry(source.folder, stage)
+        facts = {**_facts(plans[base]), **({"chosen": losses} if losses else {})}
+        if measure is not None:
+            facts["held_out"] = {"tokens": measure.targets, **measure.identity}
+        if wanted is not None and measure is not None:
+            from heal.agreement import compare_written
+
+            with progress("Running the merged model", None, shown=shown):
+                facts["agreement"] = compare_written(stage, wanted, measure, device=device)
+        document = {**document, **earlier(source.folder), "merge": facts}
+        write_json(stage / "heal.json", document)
+        write_text(stage / "README.md", merged_card(document))
+    return document
+
+
+def open_adapter(adapter: str | Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """An adapter's folder, its heal.json and its adapter_config.json.
+
+    Raises:
+        CheckpointError: it is no adapter of ours, or not a plain one.
+    """
     folder = Path(adapter)
     if not folder.is_dir():
         raise CheckpointError(f"{adapter} is not a folder with an adapter")
     document = read_artefact(folder / "heal.json", "regrowth.heal/1")
     if "merge" in document:
         raise CheckpointError(f"{adapter} is a merged model already")
-    config = _adapter_config(folder)
-    out = check_free(out, overwrite=overwrite)
-    quiet_libraries()
-    source = locate(model or config["base_model_name_or_path"], revision=None if model else _commit(document))
-    if out.exists() and out.resolve() in (source.folder.resolve(), folder.resolve()):
-        raise RegrowthError(f"--out {out} is what the merge reads; name another folder")
-    _same_base(source, document, adapter)
-
-    from heal.tensors import write_over  # torch, from here on
-
-    checkpoint = read_checkpoint(source.folder)
-    weights = _adapter_weights(folder)
-    plan = plan_merge(base, document, config, checkpoint)
-    if set(weights) != set(plan.deltas.values()):
-        raise CheckpointError(f"{adapter} holds other matrices than its heal.json names; is it whole?")
-    changed = plan.changed
-    with (
-        staged_directory(out, overwrite=overwrite) as stage,
-        progress("Merging", len(changed), shown=shown) as bar,
-    ):
-        for shard in checkpoint.shards:
-            copy = stage / shard.name
-            shutil.copyfile(shard.path, copy)
-            for tensor in shard.tensors:
-                if tensor.name in changed:
-                    write_over(copy, shard, tensor, _merged(shard, tensor, plan, weights))
-                    bar.advance()
-        _carry(source.folder, stage)
-        document = {**document, "merge": _facts(plan)}
-        write_json(stage / "heal.json", document)
-        write_text(stage / "README.md", merged_card(document))
-    return document
+    if "adapter_only" in document:
+        raise CheckpointError(f"{adapter} is an adapter on the full model; merge the one that it was made from")
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise CheckpointError(f"{adapter} holds no {ADAPTER_WEIGHTS}: a {document.get('method')} run leaves no adapter")
+    return folder, document, adapter_config(folder)
 
 
-def plan_merge(base: str, document: dict[str, Any], config: dict[str, Any], checkpoint: Checkpoint) -> MergePlan:
-    """Find the tensor of every adapted and every quantised module in the checkpoint.
-
-    Args:
-        base: see `merge`.
-        document: the adapter's heal.json.
-        config: `r` and `lora_alpha` of its adapter_config.json.
+def base_of(adapter: str | Path, document: dict[str, Any], config: dict[str, Any], model: str | Path | None) -> Source:
+    """The base that an adapter was trained on, checked by its weights.
 
     Raises:
-        CheckpointError: one has none: the checkpoint stores it under another name than the model gives it.
+        CheckpointError: it cannot be found, or is another model.
     """
-    names = {tensor.name for tensor in checkpoint.tensors()}
-    turned = checkpoint.config.get("model_type") in _CONV1D
-
-    def tensor(module: str) -> str:
-        for name in (f"{module}.weight", f"{module.partition('.')[2]}.weight"):  # older ones lack the first part
-            if name in names:
-                return name
-        raise CheckpointError(f"{checkpoint.folder} stores no tensor {module}.weight; this layout cannot be merged")
-
-    deltas = {tensor(module): module for module in document["adapted"]}
-    kept = tuple(sorted(map(tensor, document["quantised"]))) if base == "dequantised" else ()
-    return MergePlan(base, config["lora_alpha"] / config["r"], deltas, kept, transposed=turned)
-
-
-def _merged(
-    shard: Shard, tensor: Tensor, plan: MergePlan, weights: dict[str, tuple[torch.Tensor, torch.Tensor]]
-) -> torch.Tensor:
-    from heal.quantise import round_trip
-    from heal.tensors import read
-
-    weight = read(shard, tensor)
-    result = round_trip(weight, transposed=plan.transposed) if tensor.name in plan.dequantised else weight.float()
-    if tensor.name in plan.deltas:
-        down, up = weights[plan.deltas[tensor.name]]
-        delta = plan.scaling * (up.float() @ down.float())
-        result = result + (delta.T if plan.transposed else delta)
-    if not result.isfinite().all():
-        raise CheckpointError(f"{tensor.name} has values that are no numbers after merging; is the adapter whole?")
-    return result
-
-
-def _adapter_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        if config["peft_type"] != "LORA" or config.get("use_rslora") or config.get("use_dora") or config["r"] < 1:
-            raise CheckpointError(f"{folder} is not a plain LoRA adapter; only those can be merged")
-        return {key: config[key] for key in ("base_model_name_or_path", "lora_alpha", "r")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} has no adapter_config.json that can be read ({error})") from None
-
-
-def _adapter_weights(folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Module -> (A of shape (r, in), B of shape (out, r))."""
-    from heal.tensors import read
-
-    shard = read_shard(inside(folder, "adapter_model.safetensors"))
-    found = {tensor.name.removeprefix("base_model.model."): tensor for tensor in shard.tensors}
-    modules = [name.removesuffix(".lora_A.weight") for name in found if name.endswith(".lora_A.weight")]
-    try:
-        return {
-            m: (read(shard, found[f"{m}.lora_A.weight"]), read(shard, found[f"{m}.lora_B.weight"])) for m in modules
-        }
-    except KeyError as error:
-        raise CheckpointError(f"{shard.path} lacks {error.args[0]}") from None
-
-
-def _same_base(source: Source, document: dict[str, Any], adapter: str | Path) -> None:
     from heal.identity import weights_sha256
 
+    commit = document["base"].get("commit") if model is None else None
+    source = locate(model or config["base_model_name_or_path"], revision=commit)
     if weights_sha256(source.folder) != document["base"]["weights_sha256"]:
         raise CheckpointError(
             f"{adapter} was trained on {document['base']['model']}, and {source.name} is another model (or has changed "
             "since); name the right one with --model"
         )
+    return source
 
 
-def _commit(document: dict[str, Any]) -> str | None:
-    found = document["base"].get("commit")
-    return found if isinstance(found, str) else None
+def earlier(base: Path) -> dict[str, Any]:
+    """`{"earlier": [...]}`: the heal.json of a base that was itself healed (patched, or merged), oldest first."""
+    if not (base / "heal.json").is_file():
+        return {}
+    document = read_artefact(base / "heal.json", "regrowth.heal/1")
+    return {"earlier": [*document.pop("earlier", []), document]}
+
+
+def _choose(
+    plans: dict[str, MergePlan],
+    source: Source,
+    checkpoint: Checkpoint,
+    weights: Pairs,
+    measure: Measure | None,
+    device: str,
+    shown: bool,
+) -> tuple[str, dict[str, Any] | None]:
+    """The base of the lower held-out loss, and both losses; no losses where the two are the same."""
+    if not plans["dequantised"].dequantised or measure is None:
+        return "original", None
+    from heal.agreement import losses
+
+    with progress("Measuring both bases", None, shown=shown):
+        found = losses(source, checkpoint, plans, weights, measure, device=device)
+    return min(found, key=lambda name: found[name]), {"losses": found, "unit": "nats per token"}
+
+
+def _write(stage: Path, checkpoint: Checkpoint, plan: MergePlan, weights: Pairs, shown: bool) -> None:
+    """Copy every shard, then write the merged tensors over their places: one tensor in memory at a time."""
+    from heal.tensors import write_over
+
+    changed = plan.changed
+    with progress("Merging", len(changed), shown=shown) as bar:
+        for shard in checkpoint.shards:
+            copy = stage / shard.name
+            shutil.copyfile(shard.path, copy)
+            for tensor in shard.tensors:
+                if tensor.name in changed:
+                    write_over(copy, shard, tensor, merged_tensor(shard, tensor, plan, weights))
+                    bar.advance()
 
 
 def _carry(source: Path, stage: Path) -> None:

@@ -9,7 +9,8 @@ from healing_models import tiny
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from heal import Settings, TextSource, merge, qlora
+from heal import Settings, TextSource, held_out_loss, merge, qlora
+from heal.data import hold_out
 from prune.errors import CheckpointError, RegrowthError, UsageError
 
 NF4 = BitsAndBytesConfig(
@@ -31,7 +32,7 @@ def base(request, tmp_path_factory, sample_model):
         model = model.to(torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="6MB")
     tokenizer.save_pretrained(folder)
-    (folder / "prune_plan.json").write_text('{"kept": [0, 1, 2]}')
+    (folder / "scan.json").write_text('{"layers": 3}')
     return folder
 
 
@@ -57,7 +58,7 @@ def trained_model(base, adapter):
 def test_the_merged_weights_are_those_that_were_trained(base, adapter, tmp_path):
     from bitsandbytes.functional import dequantize_4bit
 
-    document = merge(adapter, tmp_path / "merged", shown=False)
+    document = merge(adapter, tmp_path / "merged", check=False, shown=False)
     before, after = weights(base), weights(tmp_path / "merged")
     assert before.keys() == after.keys()
     trained = dict(trained_model(base, adapter).named_modules())
@@ -90,8 +91,8 @@ def _quantised(module):
 
 
 def test_the_merged_model_computes_what_was_trained(base, adapter, tmp_path):
-    merge(adapter, tmp_path / "trained", shown=False)
-    merge(adapter, tmp_path / "original", base="original", shown=False)
+    merge(adapter, tmp_path / "trained", check=False, shown=False)
+    merge(adapter, tmp_path / "original", base="original", check=False, shown=False)
     ids = torch.arange(3, 67)[None]
     with torch.no_grad():
         wanted = trained_model(base, adapter)(input_ids=ids).logits.float()
@@ -108,7 +109,7 @@ def test_the_merged_model_computes_what_was_trained(base, adapter, tmp_path):
 
 
 def test_everything_beside_the_weights_comes_along(base, adapter, tmp_path):
-    merge(adapter, tmp_path / "merged", base="original", shown=False)
+    merge(adapter, tmp_path / "merged", base="original", check=False, shown=False)
     for path in base.iterdir():
         if path.suffix != ".safetensors":
             assert (tmp_path / "merged" / path.name).read_bytes() == path.read_bytes()
@@ -171,3 +172,144 @@ def test_what_cannot_be_merged_leaves_nothing(tiny_adapter, tiny_llama, tmp_path
     merge(tiny_adapter, out, overwrite=True, shown=False)
     with pytest.raises(CheckpointError, match="is a merged model already"):
         merge(out, tmp_path / "again", shown=False)
+
+
+def test_auto_keeps_the_base_that_measures_better_and_says_which(base, adapter, tmp_path, sample_text, sample_heldout):
+    document = merge(adapter, tmp_path / "auto", base="auto", held_out_tokens=512, check=False, shown=False)["merge"]
+    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
+    losses = {}
+    for name in ("dequantised", "original"):
+        merge(adapter, tmp_path / name, base=name, check=False, shown=False)
+        found = held_out_loss(tmp_path / name, text, length=64, batch_size=2, device="cpu", dtype="bfloat16")
+        losses[name] = found["loss"]
+        assert found["tokens"] == document["held_out"]["tokens"]
+    assert document["chosen"]["losses"] == pytest.approx(losses, abs=1e-6)
+    assert losses["dequantised"] != losses["original"]
+    assert document["base"] == min(losses, key=losses.get)
+    kept, same = weights(tmp_path / "auto"), weights(tmp_path / document["base"])
+    assert all(torch.equal(kept[name], same[name]) for name in kept)
+    card = (tmp_path / "auto" / "README.md").read_text()
+    assert all(f"{loss:.4f}" in card for loss in losses.values())
+
+
+def test_the_report_on_logits_is_true(base, adapter, tmp_path, sample_heldout):
+    """Against logits taken here, by stock peft and stock transformers."""
+    options = {"held_out_tokens": 512, "shown": False}
+    trained = merge(adapter, tmp_path / "trained", **options)["merge"]["agreement"]
+    original = merge(adapter, tmp_path / "original", base="original", **options)["merge"]["agreement"]
+    document = json.loads((adapter / "heal.json").read_text())
+    rows = hold_out(
+        TextSource(document["provenance"]["text"]["source"], held_out=str(sample_heldout)),
+        AutoTokenizer.from_pretrained(base),
+        length=64,
+    ).rows[:4]
+    wanted, found = [], []
+    stock, merged = (
+        trained_model(base, adapter),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "trained", dtype=torch.bfloat16),
+    )
+    for row in rows:
+        batch = {
+            "input_ids": torch.from_numpy(row.tokens).long()[None],
+            "position_ids": torch.from_numpy(row.positions).long()[None],
+        }
+        with torch.no_grad():
+            wanted.append(stock(**batch).logits[0].double())
+            found.append(merged(**batch).logits[0].double())
+    wanted, found = torch.cat(wanted), torch.cat(found)
+    p, q = wanted.log_softmax(-1), found.log_softmax(-1)
+    assert trained["tokens"] == len(wanted) == 256
+    assert trained["max_abs"] == pytest.approx((wanted - found).abs().max().item(), rel=0.2)
+    assert trained["mean_abs"] == pytest.approx((wanted - found).abs().mean().item(), rel=0.2)
+    assert trained["kl"] == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=0.3, abs=1e-5)
+    assert trained["kl"] < original["kl"] / 2
+    assert 0 < trained["mean_abs"] < original["mean_abs"] / 2
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_other_precisions(bits, tiny_llama, tmp_path, sample_text, sample_heldout):
+    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=128)
+    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4, learning_rate=3e-2, bits=bits)
+    healed = qlora(tiny_llama, text, tmp_path / "adapter", tokens=512, settings=settings, device="cpu", shown=False)
+    document = merge(healed.out, tmp_path / "merged", base="auto", held_out_tokens=256, shown=False)["merge"]
+    assert document["agreement"]["kl"] < 1e-3
+    before, after = weights(tiny_llama), weights(tmp_path / "merged")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    if bits == 16:
+        assert "chosen" not in document
+        assert document["dequantised"] == 0
+        assert changed == {f"{name}.weight" for name in healed.document["adapted"]}
+    else:
+        assert set(document["chosen"]["losses"]) == {"dequantised", "original"}
+        merge(healed.out, tmp_path / "int8", shown=False, check=False)
+        packed = weights(tmp_path / "int8")
+        name = "model.layers.2.self_attn.q_proj.weight"  # quantised, and not adapted
+        scale = before[name].to(torch.bfloat16).float().abs().amax(1, keepdim=True) / 127
+        steps = packed[name] / scale
+        assert torch.allclose(steps, steps.round(), atol=1e-2)
+        assert len(steps.round().unique()) > 100
+
+
+def test_text_that_is_gone_names_the_option(tiny_llama, tmp_path, sample_text, sample_heldout):
+    gone = tmp_path / "heldout.jsonl"
+    shutil.copy(sample_heldout, gone)
+    text = TextSource(str(sample_text), held_out=str(gone), held_out_tokens=128)
+    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
+    adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
+    gone.unlink()
+    out = tmp_path / "out"
+    for options in ({}, {"base": "auto"}, {"base": "auto", "check": False}):
+        with pytest.raises(UsageError, match="--held-out FILE"):
+            merge(adapter.out, out, shown=False, **options)
+    assert not out.exists()
+    assert "agreement" not in merge(adapter.out, tmp_path / "unchecked", check=False, shown=False)["merge"]
+    found = merge(adapter.out, out, base="auto", held_out=str(sample_heldout), held_out_tokens=256, shown=False)
+    assert found["merge"]["held_out"]["held_out"]["source"] == str(sample_heldout)
+
+
+def test_a_damaged_adapter_leaves_nothing(tiny_adapter, tmp_path):
+    out = tmp_path / "out"
+
+    def damaged(change, config=None):
+        folder = tmp_path / f"damaged-{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(tiny_adapter, folder)
+        tensors = load_file(folder / "adapter_model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        if config:
+            path = folder / "adapter_config.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | config))
+        return folder
+
+    def name(tensors, part="lora_B"):
+        return next(key for key in tensors if part in key)
+
+    cases = [
+        (damaged(lambda t: t.pop(name(t))), r"lacks .*lora_B"),
+        (damaged(lambda t: [t.pop(k) for k in list(t) if ".layers.1." in k]), "other matrices than its heal.json"),
+        (damaged(lambda t: t[name(t)].fill_(float("nan"))), "no numbers after merging"),
+        (damaged(lambda t: t.update({name(t): t[name(t)][:-1].clone()})), "adapter of another model"),
+        (damaged(lambda t: t.clear()), "holds no LoRA matrices"),
+        (damaged(lambda t: None, {"use_dora": True}), r"not a plain LoRA adapter \(use_dora is set\)"),
+        (damaged(lambda t: None, {"alpha_pattern": {"up_proj": 3}}), "alpha_pattern is set"),
+        (damaged(lambda t: None, {"peft_type": "IA3"}), "not a plain LoRA adapter"),
+    ]
+    for folder, message in cases:
+        with pytest.raises(CheckpointError, match=message):
+            merge(folder, out, check=False, shown=False)
+        assert not out.exists()
+    (tiny_adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"holds no adapter_model\.safetensors"):
+        merge(tiny_adapter, out, shown=False)
+
+
+def test_a_shape_that_does_not_fit_is_told_before_anything_is_run(tiny_adapter, tiny_llama, tmp_path):
+    """With --check, peft is the first to see it: still one line, and nothing written."""
+    path = tiny_adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    key = next(key for key in tensors if "lora_B" in key)
+    tensors[key] = tensors[key][:-1].clone()
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="peft cannot load"):
+        merge(tiny_adapter, tmp_path / "out", shown=False)
+    assert not (tmp_path / "out").exists()

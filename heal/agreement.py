@@ -1,0 +1,173 @@
+"""Merged models against what was trained: held-out loss of each base, and logits on a few held-out rows.
+
+One model is in memory at a time. What an adapter was trained to do is told by the adapter on the base in the precision
+of its training (4, 8 or 16 bits); candidates are the base's own model with the merged tensors written over its own.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from heal.data import HeldOut, TextSource, hold_out
+from heal.delta import MergePlan, Pairs, merged_tensor
+from heal.measuring import collate, mean_loss
+from heal.quantise import COMPUTE, load_frozen
+from prune.checkpoint import Checkpoint
+from prune.errors import CheckpointError, TextError, UsageError
+from prune.models import Source, load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_ROWS, _TOKENS = 4, 64  # on which logits are compared: with a vocabulary of 128k, 131 MB in fp32
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Text to measure on, as tokens, and what says which text that was."""
+
+    held_out: HeldOut
+    batch_size: int
+    identity: dict[str, Any]
+
+    @property
+    def targets(self) -> int:
+        return sum(row.targets for row in self.held_out.rows)
+
+
+def measuring_text(
+    document: dict[str, Any], source: Source, *, held_out: str | None, field: str, tokens: int
+) -> Measure:
+    """The rows that an adapter was measured on while it was trained, or rows of other text.
+
+    Args:
+        document: the adapter's heal.json, which tells the text, its field, and the length of a row.
+        source: the base, whose tokenizer reads the text.
+        held_out: SOURCE to measure on instead; `field` is then its field.
+        tokens: how many.
+
+    Raises:
+        UsageError: the text that heal.json names cannot be read; the message names the options.
+    """
+    settings = document["settings"]
+    try:
+        text = TextSource(held_out, field, held_out, tokens) if held_out else _recorded(document, tokens)
+        rows = hold_out(text, load_tokenizer(source), length=settings["length"])
+        return Measure(rows, settings["batch_size"], text.identity())
+    except TextError as error:
+        if held_out:
+            raise
+        raise UsageError(
+            f"the text that the adapter was measured on cannot be read ({error}); name other text with --held-out "
+            "FILE, or leave measuring out with --no-check and a --base other than auto"
+        ) from None
+
+
+def losses(
+    source: Source,
+    checkpoint: Checkpoint,
+    plans: dict[str, MergePlan],
+    weights: Pairs,
+    measure: Measure,
+    *,
+    device: str,
+) -> dict[str, float]:
+    """Held-out loss in nats per token of every plan's merged model, run in bf16 like the training."""
+    found = {}
+    with _loaded(lambda: load_model(source, dtype=COMPUTE, device=device)) as model:
+        written: dict[str, str] = {}  # by one plan, and so to be written anew by the next
+        for plan in plans.values():
+            written |= plan.changed
+        for name, plan in plans.items():
+            _swap(model, checkpoint, plan, weights, written)
+            found[name] = mean_loss(model, measure.held_out.rows, batch_size=measure.batch_size)
+    return found
+
+
+def trained_logits(source: Source, adapter: Path, measure: Measure, *, bits: int, device: str) -> torch.Tensor:
+    """(rows * tokens, V) logits in fp32 of the adapter on the base in the precision of its training."""
+    from peft import PeftModel
+
+    with _loaded(lambda: load_frozen(source, bits=bits, device=device)) as base:
+        try:
+            adapted = PeftModel.from_pretrained(base, str(adapter)).eval()
+        except (RuntimeError, ValueError, KeyError, OSError) as error:
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CheckpointError(f"peft cannot load {adapter} on {source.name} ({line[:200]})") from None
+        return _logits(adapted, measure)
+
+
+def compare_written(folder: Path, wanted: torch.Tensor, measure: Measure, *, device: str) -> dict[str, Any]:
+    """The logits of the checkpoint in `folder`, run in bf16 like the training, against `wanted`; see `agreement`."""
+    with _loaded(lambda: load_model(Source(folder, "the merged model"), dtype=COMPUTE, device=device)) as model:
+        return agreement(wanted, _logits(model, measure))
+
+
+def agreement(wanted: torch.Tensor, found: torch.Tensor) -> dict[str, Any]:
+    """How far two sets of logits are apart.
+
+    Args:
+        wanted, found: (N, V), fp32.
+
+    Returns:
+        `tokens` N; `max_abs` and `mean_abs` of the logits' differences; `kl`, the mean over tokens of
+        KL(wanted || found) in nats; `same_first`, the share of tokens whose likeliest next token is the same.
+    """
+    difference = (wanted - found).abs()
+    p, q = wanted.log_softmax(-1), found.log_softmax(-1)
+    return {
+        "tokens": len(wanted),
+        "max_abs": difference.max().item(),
+        "mean_abs": difference.mean().item(),
+        "kl": max(0.0, (p.exp() * (p - q)).sum(-1).mean().item()),
+        "same_first": (wanted.argmax(-1) == found.argmax(-1)).float().mean().item(),
+    }
+
+
+def _recorded(document: dict[str, Any], tokens: int) -> TextSource:
+    facts = document["provenance"]
+    text = facts["text"][0] if isinstance(facts["text"], list) else facts["text"]
+    named = facts.get("held_out")
+    return TextSource(text["source"], text["field"], named["source"] if named else None, tokens)
+
+
+def _swap(
+    model: PreTrainedModel, checkpoint: Checkpoint, plan: MergePlan, weights: Pairs, names: dict[str, str]
+) -> None:
+    """Write the plan's values of the tensors in `names` (tensor -> module) into the model."""
+    with torch.no_grad():
+        for shard in checkpoint.shards:
+            for tensor in shard.tensors:
+                if tensor.name in names:
+                    weight = model.get_submodule(names[tensor.name]).weight
+                    weight.copy_(merged_tensor(shard, tensor, plan, weights))
+
+
+@torch.no_grad()
+def _logits(model: Any, measure: Measure) -> torch.Tensor:
+    device = next(model.parameters()).device
+    found = []
+    for row in measure.held_out.rows[:_ROWS]:
+        batch = {name: tensor[:, :_TOKENS].to(device) for name, tensor in collate([row]).items() if name != "labels"}
+        found.append(model(**batch, use_cache=False).logits[0].float().cpu())
+    return torch.cat(found)
+
+
+@contextmanager
+def _loaded(load: Any) -> Iterator[Any]:
+    """A model for the time of a block; its memory is given back at the end, before the next one comes."""
+    held = [load()]
+    try:
+        yield held[0]
+    finally:
+        held.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

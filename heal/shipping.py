@@ -1,0 +1,172 @@
+"""The cut and the healing as one small adapter on the full model, by peft's `layer_replication`.
+
+peft builds a model of any of its layers, in any order, before it puts a LoRA adapter on it: the list of ranges
+[[0, l], [l + n, L]] is a cut. The layers' modules stay those of the full model, made for their old places; only what
+the decoder itself looks up by a layer's number (which mask, which kind of cache) is read at the new place. So a cut
+that changes such a list is refused, and so are families whose layers peft does not find.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from heal.card import adapter_only_card
+from heal.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from heal.merging import HELD_OUT_TOKENS, base_of, open_adapter
+from prune.configs import family_of
+from prune.cut_plan import PLAN_FILE, CutPlan
+from prune.errors import CheckpointError
+from prune.layer_ranges import runs
+from prune.models import Source, locate, pick_device
+from prune.outputs import check_free, staged_directory, write_json, write_text
+from prune.provenance import command_line, versions
+from prune.terminal import progress, quiet_libraries
+from prune.verification import verify_cut
+
+
+def adapter_only(
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    full: str | Path | None = None,
+    model: str | Path | None = None,
+    check: bool = True,
+    held_out: str | None = None,
+    field: str = "text",
+    device: str = "auto",
+    overwrite: bool = False,
+    shown: bool = True,
+) -> dict[str, Any]:
+    """Write an adapter that `PeftModel.from_pretrained(full model, folder)` makes the healed pruned model of.
+
+    On the full model in the precision of the training (NF4 or int8) that is the trained function; on its original
+    weights it is what `merge(base="original")` gives.
+
+    Args:
+        adapter: folder that `heal qlora` or `heal distill` wrote.
+        full: the model that was cut, where it is no longer at the place that the plan of the cut names.
+        model: the pruned model that the adapter was trained on, where it has moved.
+        check: run both, one at a time, and report how far their logits are apart.
+        held_out: SOURCE to take the check's few rows from; what the adapter was measured on if None.
+        field: field of its rows.
+        device: what checks.
+
+    Returns:
+        heal.json of the folder: the adapter's, with a part `adapter_only`.
+
+    Raises:
+        CheckpointError: the base was not cut by `prune cut`, was changed since, or is of a family that peft's
+            `layer_replication` does not give exactly; the message says which.
+        UsageError: text to check on is not to be had.
+    """
+    folder, document, config = open_adapter(adapter)
+    out = check_free(out, overwrite=overwrite)
+    quiet_libraries()
+    pruned = base_of(adapter, document, config, model)
+    plan = _plan(pruned)
+    whole = locate(full or plan.model, revision=None if full else plan.commit)
+    _refuse_changed(whole, pruned, shown)
+    refuse_layout(whole, plan)
+    written = {
+        **config,
+        "base_model_name_or_path": whole.name if whole.commit else str(whole.folder.resolve()),
+        "revision": whole.commit,
+        "layer_replication": ranges(plan.kept),
+    }
+    facts = {
+        "full": {"model": plan.model, "commit": plan.commit, **plan.identity},
+        "words": plan.words,
+        "layer_replication": ranges(plan.kept),
+        "versions": versions(),
+        "command": command_line(),
+    }
+    measure, wanted, bits = None, None, document["settings"]["bits"]
+    if check:
+        from heal.agreement import measuring_text, trained_logits
+
+        device = pick_device(device)
+        measure = measuring_text(document, pruned, held_out=held_out, field=field, tokens=HELD_OUT_TOKENS)
+        with progress("Running the pruned model with the adapter", None, shown=shown):
+            wanted = trained_logits(pruned, folder, measure, bits=bits, device=device)
+    with staged_directory(out, overwrite=overwrite) as stage:
+        write_json(stage / ADAPTER_CONFIG, written)
+        shutil.copyfile(folder / ADAPTER_WEIGHTS, stage / ADAPTER_WEIGHTS)
+        shutil.copyfile(pruned.folder / PLAN_FILE, stage / PLAN_FILE)
+        if measure is not None and wanted is not None:
+            from heal.agreement import agreement, trained_logits
+
+            with progress("Running the full model with the new adapter", None, shown=shown):
+                found = trained_logits(whole, stage, measure, bits=bits, device=device)
+            facts["agreement"] = agreement(wanted, found)
+        document = {**document, "adapter_only": facts}
+        write_json(stage / "heal.json", document)
+        write_text(stage / "README.md", adapter_only_card(document))
+    return document
+
+
+def ranges(kept: tuple[int, ...]) -> list[list[int]]:
+    """Kept layers as peft's ranges, first included, last not: (0, 1, 2, 6, 7) -> [[0, 3], [6, 8]]."""
+    return [[start, start + count] for start, count in runs(kept)]
+
+
+def refuse_layout(full: Source, plan: CutPlan) -> None:
+    """Raise CheckpointError where peft's `layer_replication` does not give this cut of this model exactly.
+
+    Told from the model's skeleton (no weights) and the plan's changes of its config.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from prune.models import decoder_layers, text_config
+
+    config = AutoConfig.from_pretrained(full.folder)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)
+    found: Any = skeleton
+    while hasattr(found, "model"):  # the way that peft takes
+        found = found.model
+    if getattr(found, "layers", None) is not decoder_layers(skeleton):
+        raise CheckpointError(
+            f"peft's layer_replication does not find the layers of {type(skeleton).__name__} "
+            "(it looks for model.layers); merge the adapter instead, without --adapter-only"
+        )
+    family = family_of({"model_type": plan.model_type}, full.name)
+    if family.links:
+        raise CheckpointError(
+            f"{plan.model_type} layers read what other layers computed, by number, and peft's layer_replication leaves "
+            "those numbers; merge the adapter instead, without --adapter-only"
+        )
+    for name, change in plan.config.items():
+        short, after = name.rpartition(".")[2], change["after"]
+        if short in family.count or (after is None and short in family.periods):
+            continue
+        before = getattr(text_config(config), short, change["before"])
+        if isinstance(before, list) and isinstance(after, list) and before[: len(after)] == after:
+            continue  # the decoder looks layers up by their new place, and finds the same there
+        raise CheckpointError(
+            f"this cut changes {name} in the config, which peft's layer_replication leaves as it is: the decoder "
+            "would treat layers as the ones that stood in their places; merge the adapter instead, without "
+            "--adapter-only"
+        )
+
+
+def _plan(pruned: Source) -> CutPlan:
+    if not (pruned.folder / PLAN_FILE).is_file():
+        raise CheckpointError(f"{pruned.name} holds no {PLAN_FILE}, so there is no cut to ship with the adapter")
+    return CutPlan.read(pruned.folder / PLAN_FILE)
+
+
+def _refuse_changed(whole: Source, pruned: Source, shown: bool) -> None:
+    """An adapter can carry a cut, but no other change of the weights, such as a patch's: that is no low rank."""
+    found = verify_cut(
+        whole.name if whole.commit else whole.folder, pruned.folder, revision=whole.commit, show_progress=shown
+    )
+    if not found.sound:
+        healed = (pruned.folder / "heal.json").is_file()
+        why = "it was patched or merged since it was cut" if healed else found.faults[0]
+        raise CheckpointError(
+            f"{pruned.name} is not {whole.name} with layers dropped ({why}), and an adapter on the full model cannot "
+            "say the rest; merge the adapter instead, without --adapter-only"
+        )
