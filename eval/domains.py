@@ -35,6 +35,13 @@ def declared() -> dict[str, tuple[Part, ...]]:
     }
 
 
+@cache
+def mmlu_subjects_known() -> frozenset[str]:
+    """The 57 subjects of MMLU: those of the domains, and `miscellaneous`, which is in none."""
+    subjects = {name for parts in declared().values() for part in parts if part.set == "mmlu" for name in part.subjects}
+    return frozenset(subjects | {"miscellaneous"})
+
+
 def split_names(names: str | Iterable[str]) -> list[str]:
     """`medical,math` or a list of names, without repeats, in order."""
     parts = names.split(",") if isinstance(names, str) else list(names)
@@ -57,12 +64,17 @@ def choose_declared(names: str | Iterable[str] | None) -> dict[str, tuple[Part, 
 def question_files(data: str | Path, names: str | Iterable[str]) -> dict[str, Path]:
     """Domain to file of the prepared folder `data`; a user's own `NAME.jsonl` there is a domain like any other.
 
+    A `NAME.yaml` beside it may declare what holds for all its questions; see `eval.declaration`.
+
     Raises:
         RegrowthError: no prepared folder, or a domain that is known but not prepared in it.
         UsageError: a name that is neither declared nor in the folder.
     """
     data, chosen = Path(data), split_names(names)
-    here = {path.stem: path for path in sorted(data.glob("*.jsonl"))} if data.is_dir() else {}
+    here = files_of(data)
+    for name in chosen:
+        if name not in here and (data / f"{name}.yaml").exists():
+            raise RegrowthError(f"{data / name}.yaml declares a domain, but {name}.jsonl with its questions is missing")
     _check_known(chosen, [*declared(), *here])
     if not here:
         what = "holds no question files" if data.is_dir() else "does not exist"
@@ -73,6 +85,11 @@ def question_files(data: str | Path, names: str | Iterable[str]) -> dict[str, Pa
             f"`evaluate prepare --data {data} --domains {','.join(dict.fromkeys([*here, *absent]))} --overwrite`"
         )
     return {name: here[name] for name in chosen}
+
+
+def files_of(data: Path) -> dict[str, Path]:
+    """Domain to question file of a folder, by name; {} where there is no such folder."""
+    return {path.stem: path for path in sorted(data.glob("*.jsonl"))} if data.is_dir() else {}
 
 
 def _check_known(chosen: Iterable[str], known: Iterable[str]) -> None:

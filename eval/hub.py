@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-from eval.answers import parse_gold
+from eval.set_rows import read_row
 from eval.sources import Loaded
 from prune.errors import RegrowthError
 
@@ -20,6 +19,7 @@ PLACES: dict[str, tuple[str, str | None, str]] = {
     "svamp": ("ChilleD/SVAMP", None, "test"),
     "gsm8k": ("openai/gsm8k", "main", "test"),
     "mathqa": ("regisss/math_qa", None, "test"),
+    "arc": ("allenai/ai2_arc", "ARC-Challenge", "test"),
 }
 
 
@@ -47,70 +47,9 @@ def load_rows(name: str, rows: Iterable[dict[str, Any]], *, origin: dict[str, st
     loaded = Loaded(name, origin=origin)
     for row in rows:
         try:
-            for subject, question, choices, answer in _READERS[name](row):
+            for subject, question, choices, answer in read_row(name, row):
                 loaded.take(subject, question, choices, answer)
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             loaded.rows += 1
             loaded.left_out[f"unreadable row ({type(error).__name__})"] += 1
     return loaded
-
-
-_Parts = Iterator[tuple[str, str, list[str] | None, int | str | None]]
-
-
-def _mmlu(row: dict[str, Any]) -> _Parts:
-    yield row["subject"], row["question"], list(row["choices"]), int(row["answer"])
-
-
-def _medqa(row: dict[str, Any]) -> _Parts:
-    labels = sorted(row["options"])
-    yield "usmle", row["question"], [row["options"][label] for label in labels], labels.index(row["answer_idx"])
-
-
-def _medmcqa(row: dict[str, Any]) -> _Parts:
-    subject = re.sub(r"\W+", "_", row["subject_name"]).strip("_").lower()
-    yield subject, row["question"], [row[key] for key in ("opa", "opb", "opc", "opd")], int(row["cop"])
-
-
-def _pubmedqa(row: dict[str, Any]) -> _Parts:
-    choices = ["yes", "no", "maybe"]
-    passage = "\n".join(row["context"]["contexts"])
-    yield "abstracts", f"{passage}\n{row['question']}", choices, choices.index(row["final_decision"])
-
-
-def _number_or_none(answer: str) -> str | None:
-    return answer if parse_gold(answer) is not None else None
-
-
-def _asdiv(row: dict[str, Any]) -> _Parts:
-    answer = re.sub(r"\s*\(([^)]*)\)\s*$", r" \1", row["answer"]).strip()  # "9 (apples)" -> "9 apples"
-    yield "word-problems", f"{row['body'].strip()} {row['question'].strip()}", None, _number_or_none(answer)
-
-
-def _svamp(row: dict[str, Any]) -> _Parts:
-    answer = str(row["Answer"]).removesuffix(".0")
-    yield "word-problems", f"{row['Body'].strip()} {row['Question'].strip()}", None, _number_or_none(answer)
-
-
-def _gsm8k(row: dict[str, Any]) -> _Parts:
-    yield "word-problems", row["question"], None, _number_or_none(row["answer"].rsplit("####", 1)[1].strip())
-
-
-def _mathqa(row: dict[str, Any]) -> _Parts:
-    found = re.split(r"(?:^|\s,\s)([a-e])\s\)\s", row["options"])  # "a ) 38 , b ) 27.675 , ..."
-    labels, texts = found[1::2], [text.strip() for text in found[2::2]]
-    if labels != list("abcde"):
-        raise ValueError("options are not labelled a to e")
-    yield row.get("category", "mathqa"), row["Problem"], texts, labels.index(row["correct"])
-
-
-_READERS: dict[str, Callable[[dict[str, Any]], _Parts]] = {
-    "mmlu": _mmlu,
-    "medqa": _medqa,
-    "medmcqa": _medmcqa,
-    "pubmedqa": _pubmedqa,
-    "asdiv": _asdiv,
-    "svamp": _svamp,
-    "gsm8k": _gsm8k,
-    "mathqa": _mathqa,
-}

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.answers import parse_gold
+from eval.declaration import read_declaration
 from prune.errors import RegrowthError
 
 PROTOCOLS = ("choice", "generation")
@@ -106,7 +108,7 @@ def draw(questions: Iterable[Question], *, limit: int | None, seed: int | str) -
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """Read one file of questions.
+    """Read one file of questions; what `<domain>.yaml` beside it declares stands for fields that its lines leave out.
 
     Raises:
         RegrowthError: it is missing or empty, or a line breaks the schema; `file:line` (1-based) and why.
@@ -118,13 +120,16 @@ def read_questions(path: str | Path) -> list[Question]:
         raise RegrowthError(f"{path} does not exist; `evaluate prepare --data {path.parent}` makes it") from None
     except UnicodeDecodeError:
         raise RegrowthError(f"{path} is not UTF-8 text") from None
+    beside = path.with_suffix(".yaml")
+    declaration = read_declaration(beside) if beside.exists() else None
     questions: list[Question] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            found = parse_question(json.loads(line))
+            row = json.loads(line)
+            found = parse_question(row if declaration is None else _identified(declaration.complete(row)))
         except (ValueError, RecursionError) as error:
             why = "not JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else str(error)
             raise RegrowthError(f"{path}:{number}: {why}") from None
@@ -135,6 +140,12 @@ def read_questions(path: str | Path) -> list[Question]:
     if not questions:
         raise RegrowthError(f"{path} holds no questions")
     return questions
+
+
+def _identified(row: Any) -> Any:
+    if isinstance(row, dict) and "id" not in row and "question" in row and "answer" in row:
+        return {**row, "id": question_id(row["question"], row.get("choices"), row["answer"])}
+    return row
 
 
 def parse_question(row: Any) -> Question:
@@ -158,6 +169,8 @@ def parse_question(row: Any) -> Question:
     if choices is None:
         if not isinstance(answer, str) or not answer.strip():
             raise ValueError("answer must be text where choices is null")
+        if parse_gold(answer) is None:
+            raise ValueError("answer must be one number, with or without a unit, where choices is null (as 9 apples)")
     else:
         _check_choices(choices, answer)
     return Question(**{**row, "choices": None if choices is None else tuple(choices)})

