@@ -17,7 +17,7 @@ import torch
 
 from prune.errors import RegrowthError
 
-_TOLERANCE = 1e-4  # of the effect of a trial change; norms compute in float32 whatever they are given
+_TOLERANCE = 1e-3  # of the effect of a trial change, in float32
 _HARMLESS = (torch.nn.Dropout, torch.nn.Identity)
 
 
@@ -50,7 +50,8 @@ class Place:
 
     def effect(self, change: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """What a change of the matrix, (D, F), adds to the layer's output: (..., D), in the features' dtype."""
-        return (self.scale * (features.float() @ change.float().T)).to(features.dtype)
+        wide = torch.promote_types(features.dtype, torch.float32)
+        return (self.scale * (features.to(wide) @ change.to(wide).T)).to(features.dtype)
 
     def write(self, layers: Any, matrix: torch.Tensor) -> None:
         """Put a changed matrix into the model, in the model's dtype."""
@@ -71,7 +72,7 @@ def find_place(model: Any, layers: Any, layer: int, ids: torch.Tensor) -> Place:
         RegrowthError: there is none; the message says what stands in the way.
     """
     arguments, order = _observed(model, layers[layer], ids)
-    trial = copy.deepcopy(layers[layer]).double()
+    trial = copy.deepcopy(layers[layer]).float()
     arguments = _widened(arguments)
     names = [name for name, _ in order]
     found = None
@@ -137,7 +138,7 @@ def _scale(layer: Any, path: str, arguments: Any) -> float | None:
     scale = float(effect @ difference) / power if power > 0 else 0.0
     apart = torch.linalg.vector_norm(difference - scale * effect)
     sound = abs(scale) > 1e-6 and float(apart) <= _TOLERANCE * abs(scale) * math.sqrt(power)
-    return scale if sound else None
+    return float(f"{scale:.5g}") if sound else None  # families write such constants in a few digits
 
 
 @contextmanager
@@ -157,9 +158,9 @@ def _output(layer: Any, arguments: Any) -> torch.Tensor:
 
 
 def _widened(value: Any) -> Any:
-    """Float tensors as float64, wherever in arguments they stand."""
+    """Tensors of any floating-point type as float32, wherever in arguments they stand."""
     if isinstance(value, torch.Tensor):
-        return value.double() if value.is_floating_point() else value
+        return value.float() if value.is_floating_point() else value
     if isinstance(value, tuple | list):
         return type(value)(_widened(entry) for entry in value)
     if isinstance(value, dict):
