@@ -1,0 +1,267 @@
+"""The publishers' own files: recognised by their content, read without guessing, and refused in one clear line."""
+
+import json
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from eval.originals import load_places, recognise_file
+from eval.preparation import prepare
+from eval.questions import Question, question_id, read_questions
+from eval.set_rows import split_mathqa
+from eval.sources import drop_wrong_options
+from prune.errors import RegrowthError, UsageError
+
+REAL = os.environ.get("REGROWTH_ORIGINALS")  # a folder with mmlu/, gsm8k/, pubmedqa/ and math_qa.jsonl
+
+
+def _lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+MMLU = {"subject": "anatomy", "question": "Which bone?", "choices": ["femur", "tibia", "ulna", "rib"], "answer": "C"}
+MEDQA = {"question": "Which drug?", "answer": "y", "options": {"A": "x", "B": "y"}, "answer_idx": "B", "meta_info": "1"}
+MEDMCQA = {"question": "Which nerve?", "opa": "a", "opb": "b", "opc": "c", "opd": "d", "subject_name": "Anatomy"}
+PUBMEDQA = {"123": {"QUESTION": "Does it?", "CONTEXTS": ["One.", "Two."], "final_decision": "no"}}
+GSM8K = {"question": "How many?", "answer": "2 + 2 = <<2+2=4>>4\n#### 1,200"}
+MATHQA = {"Problem": "how far ?", "options": "a ) 38 , b ) 27 , c ) 1 , 000 , d ) 2 , e ) none", "correct": "c"}
+SVAMP = [{"ID": "1", "Body": "Seven and two.", "Question": "How many?", "Equation": "( 7 + 2 )", "Answer": 9.0}]
+ARC = {
+    "id": "x",
+    "question": {"stem": "Which planet?", "choices": [{"text": "Mars", "label": "A"}, {"text": "Sun", "label": "B"}]},
+    "answerKey": "A",
+}
+ASDIV = """<?xml version="1.0"?><Machine-Reading-Corpus-File><ProblemSet>
+<Problem ID="1" Grade="1"><Body>Seven red and two green apples.</Body><Question>How many?</Question>
+<Solution-Type>Addition</Solution-Type><Answer>9 (apples)</Answer><Formula>7+2=9</Formula></Problem>
+<Problem ID="2" Grade="1"><Body>A clock.</Body><Question>What time?</Question><Answer>3:15</Answer></Problem>
+</ProblemSet></Machine-Reading-Corpus-File>"""
+
+ORIGINALS = {
+    "mmlu": ("a.jsonl", _lines(MMLU), ("anatomy", "Which bone?", ("femur", "tibia", "ulna", "rib"), 2)),
+    "medqa": ("b.jsonl", _lines(MEDQA), ("usmle", "Which drug?", ("x", "y"), 1)),
+    "medmcqa": (
+        "c.json",
+        _lines({**MEDMCQA, "cop": 4}, {**MEDMCQA, "question": "no key"}),
+        ("anatomy", "Which nerve?", ("a", "b", "c", "d"), 3),
+    ),
+    "pubmedqa": ("d.json", json.dumps(PUBMEDQA), ("abstracts", "One.\nTwo.\nDoes it?", ("yes", "no", "maybe"), 1)),
+    "gsm8k": ("e.jsonl", _lines(GSM8K), ("word-problems", "How many?", None, "1,200")),
+    "mathqa": ("f.json", json.dumps([MATHQA]), ("mathqa", "how far ?", ("38", "27", "1 , 000", "2", "none"), 2)),
+    "svamp": ("g.json", json.dumps(SVAMP), ("word-problems", "Seven and two. How many?", None, "9")),
+    "asdiv": ("h.xml", ASDIV, ("word-problems", "Seven red and two green apples. How many?", None, "9 apples")),
+    "arc": ("i.jsonl", _lines(ARC), ("grade-school-science", "Which planet?", ("Mars", "Sun"), 0)),
+}
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_a_file_is_known_by_its_content_whatever_its_name(name, tmp_path):
+    file, text, wanted = ORIGINALS[name]
+    path = tmp_path / f"x-{file}"
+    path.write_text(text)
+    (loaded,) = load_places([path]).values()
+    assert loaded.name == name
+    (found,) = loaded.questions
+    assert (found.subject, found.question, found.choices, found.answer) == wanted
+    assert list(loaded.origin) == [path.name]
+    if name in ("medmcqa", "asdiv"):
+        assert sum(loaded.left_out.values()) == 1
+
+
+def test_a_folder_of_all_of_them(tmp_path):
+    for file, text, _ in ORIGINALS.values():
+        (tmp_path / file).write_text(text)
+    (tmp_path / "README.md").write_text("# not a question")
+    (tmp_path / "other.json").write_text('{"some": "thing"}')
+    (tmp_path / "broken.jsonl").write_text("{oops")
+    assert set(load_places([tmp_path])) == set(ORIGINALS)
+
+
+def test_parquet_of_the_hub(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [{**MEDMCQA, "cop": cop, "question": f"q{cop}"} for cop in (0, 2)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "m.parquet")
+    assert [q.answer for q in load_places([tmp_path / "m.parquet"])["medmcqa"].questions] == [0, 2]
+    (tmp_path / "n.parquet").write_text("PAR1 no")
+    with pytest.raises(RegrowthError, match=r"n\.parquet is no known question set: it is not Parquet"):
+        load_places([tmp_path / "n.parquet"])
+
+
+@pytest.fixture
+def mmlu_folder(tmp_path):
+    """The layout of MMLU's data.tar: three splits, a CSV for each subject."""
+    for split in ("dev", "val", "test"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for subject in ("anatomy", "abstract_algebra"):
+            text = f'"Which, of {subject} in {split}?",a,b,"c, too",d,C\nSecond {subject} {split}?,1,2,3,4,A\n'
+            (tmp_path / "data" / split / f"{subject}_{split}.csv").write_text(text)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "zip"])
+def test_mmlu_as_in_its_archive_gives_the_test_split(mmlu_folder, tmp_path, form):
+    place = mmlu_folder
+    if form == "tar":
+        place = tmp_path / "data.tar"
+        with tarfile.open(place, "w") as archive:
+            archive.add(mmlu_folder, "data")
+    elif form == "zip":
+        place = tmp_path / "data.zip"
+        with zipfile.ZipFile(place, "w") as archive:
+            for path in mmlu_folder.rglob("*.csv"):
+                archive.write(path, f"data/{path.relative_to(mmlu_folder)}")
+    loaded = load_places([place])["mmlu"]
+    assert [q.question for q in loaded.questions if q.subject == "anatomy"] == [
+        "Which, of anatomy in test?",
+        "Second anatomy test?",
+    ]
+    assert loaded.questions[0].choices == ("a", "b", "c, too", "d")
+    assert loaded.questions[0].answer == 2
+    assert len(loaded.passed_over) == 4
+
+
+def test_mmlu_whose_name_tells_no_subject(tmp_path):
+    path = tmp_path / "cooking_test.csv"
+    path.write_text("Which?,a,b,c,d,C\n")
+    with pytest.raises(RegrowthError, match=r"'cooking', from its name, is no subject of MMLU"):
+        load_places([path])
+    path = tmp_path / "anatomy_test.csv"
+    path.write_text("Which?,a,b,c,d,C\nWhich?,a,b,c\n")
+    with pytest.raises(RegrowthError, match=r"anatomy_test\.csv: row 2 is not question, four options and a letter"):
+        load_places([path])
+
+
+def test_splits_that_are_not_measured_are_passed_over_unless_named(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(_lines({**GSM8K, "question": f"{split}?"}))
+    loaded = load_places([tmp_path])["gsm8k"]
+    assert [q.question for q in loaded.questions] == ["test?"]
+    assert loaded.passed_over == ["train.jsonl"]
+    named = load_places([tmp_path / "train.jsonl"])["gsm8k"]
+    assert [q.question for q in named.questions] == ["train?"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "why"),
+    [
+        ("x.jsonl", '{"a": 1, "b": 2}\n', r"x\.jsonl is no known question set \(its rows have a, b\); known: MMLU"),
+        ("x.jsonl", "{oops\n", "line 1 is not a JSON object"),
+        ("x.json", "[]", "it holds no rows"),
+        ("x.csv", "a,b\n1,2\n", "no rows of question, four options and a letter"),
+        ("x.xml", "<a><b/></a>", "it holds no rows"),
+        ("x.xml", "<a", "it is not XML"),
+        ("x.xml", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "it declares entities"),
+        ("x.txt", "How many?", r"x\.txt is no file of a known question set"),
+        ("x.jsonl", b"\xff\xfe", "it is not UTF-8 text"),
+        ("x.jsonl", _lines(GSM8K) + "{oops\n", r"x\.jsonl:2 is not a JSON object"),
+        ("x.json", _lines({**MEDMCQA, "cop": 2}), r"its answers \(cop\) are \[2\], so whether they count from 0 or"),
+    ],
+)
+def test_a_file_that_is_none_is_named_with_the_reason(tmp_path, file, text, why):
+    path = tmp_path / file
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RegrowthError, match=why):
+        load_places([path])
+
+
+def test_places_that_hold_nothing(tmp_path):
+    with pytest.raises(RegrowthError, match="holds no known question set; known: MMLU"):
+        load_places([tmp_path])
+    with pytest.raises(RegrowthError, match="does not exist"):
+        load_places([tmp_path / "gone"])
+
+
+def test_rows_that_are_not_like_their_set_are_left_out_and_counted(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([MATHQA, {**MATHQA, "options": "a ) 1 , c ) 2"}, {**MATHQA, "correct": "z"}]))
+    loaded = load_places([path])["mathqa"]
+    assert len(loaded.questions) == 1
+    assert loaded.left_out == {"unreadable row (ValueError)": 2}
+
+
+def test_options_of_mathqa():
+    assert split_mathqa("a ) rs . 400 , b ) rs . 300 , c ) 1 , 5 , d ) 50 , e ) of these") == [
+        "rs . 400",
+        "rs . 300",
+        "1 , 5",
+        "50",
+        "of these",
+    ]
+    assert split_mathqa("['a ) 3', 'b ) 2 / 5', 'c ) 1', 'd ) 0', 'e ) -1']") == ["3", "2 / 5", "1", "0", "-1"]
+    for bad in ("a ) 1 , b ) 2", "1 , 2 , 3", "x a ) 1 , b ) 2 , c ) 3 , d ) 4 , e ) 5"):
+        with pytest.raises(ValueError, match="not labelled a to e"):
+            split_mathqa(bad)
+
+
+def _five(text, answer):
+    choices = ("1", "2", "3", "4", "5")
+    return Question(question_id(text, choices, answer), "", "mathqa", text, choices, answer, "mathqa", "Apache-2.0")
+
+
+def test_one_wrong_option_is_removed_by_the_seed_and_never_the_right_one():
+    items = [_five(f"q{i}", i % 5) for i in range(100)]
+    kept = drop_wrong_options(items, keep=4, seed=0)
+    for before, after in zip(items, kept, strict=True):
+        assert after.choices[after.answer] == before.choices[before.answer]
+        assert len(after.choices) == 4
+        assert set(after.choices) < set(before.choices)
+        assert list(after.choices) == sorted(after.choices)  # their order stays
+        assert after.id == question_id(after.question, after.choices, after.answer)
+    gone = [set(b.choices) - set(a.choices) for b, a in zip(items, kept, strict=True)]
+    assert set().union(*gone) == {"1", "2", "3", "4", "5"}
+    assert drop_wrong_options(items[::-1], keep=4, seed=0)[::-1] == kept
+    assert drop_wrong_options(items, keep=4, seed=1) != kept
+    assert drop_wrong_options(kept, keep=4, seed=1) == kept
+
+
+def test_prepare_from_several_places(mmlu_folder, tmp_path):
+    for name in ("gsm8k", "mathqa", "arc"):
+        (tmp_path / ORIGINALS[name][0]).write_text(ORIGINALS[name][1])
+    files = [tmp_path / ORIGINALS[name][0] for name in ("gsm8k", "mathqa", "arc")]
+    again = tmp_path / "again.jsonl"
+    again.write_text(_lines(GSM8K))
+    manifest = prepare(tmp_path / "q", source=[mmlu_folder, *files, again], shown=False)
+    assert set(manifest["domains"]) == {"mathematics", "biology-medicine", "medical", "math", "science"}
+    assert "law" in manifest["domains_absent"]
+    math = manifest["domains"]["math"]
+    assert math["sets"] == {"gsm8k": 1, "mathqa": 1, "mmlu": 2}
+    assert math["repeats_dropped"] == 1  # the same problem came from two files
+    assert set(manifest["sets"]["gsm8k"]["origin"]) == {"e.jsonl", "again.jsonl"}
+    (mathqa,) = [q for q in read_questions(tmp_path / "q" / "math.jsonl") if q.source == "mathqa"]
+    assert len(mathqa.choices) == 4
+    whole = prepare(tmp_path / "five", source=files, mathqa_options=5, shown=False)
+    assert whole["mathqa_options"] == 5
+    (mathqa,) = [q for q in read_questions(tmp_path / "five" / "math.jsonl") if q.source == "mathqa"]
+    assert len(mathqa.choices) == 5
+    with pytest.raises(RegrowthError, match="holds no question of domain law"):
+        prepare(tmp_path / "none", source=files, domains="math,law", shown=False)
+    with pytest.raises(UsageError, match="--mathqa-options 3"):
+        prepare(tmp_path / "none", source=files, mathqa_options=3, shown=False)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_prepared_file_is_not_taken_for_an_original(tmp_path, sample_questions):
+    content = (sample_questions / "law.jsonl").read_bytes()
+    with pytest.raises(RegrowthError, match="no known question set"):
+        recognise_file("law.jsonl", content, named=True)
+
+
+@pytest.mark.skipif(not REAL, reason="REGROWTH_ORIGINALS names no folder of real originals")
+def test_the_real_originals(tmp_path):
+    places = [Path(REAL) / name for name in ("mmlu", "gsm8k", "math_qa.jsonl", "pubmedqa/ori_pqal.json")]
+    manifest = prepare(tmp_path / "q", source=places, shown=False)
+    counts = {name: entry["questions"] for name, entry in manifest["domains"].items()}
+    assert len(counts) == 15
+    assert counts["mathematics"] == 1062
+    assert (manifest["sets"]["mmlu"]["rows"], manifest["sets"]["mmlu"]["questions"]) == (14042, 14033)
+    assert manifest["sets"]["gsm8k"]["questions"] == 1319
+    assert manifest["sets"]["pubmedqa"]["questions"] == 1000
+    assert sorted(manifest["sets"]["mmlu"]["passed_over"] + manifest["sets"]["gsm8k"]["passed_over"]) == [
+        "mmlu_dev.jsonl",
+        "train.jsonl",
+    ]
