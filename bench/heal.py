@@ -42,11 +42,11 @@ def main() -> None:
     parser.add_argument("--patch-tokens", default="20k")
     parser.add_argument("--bits", type=int, default=16)
     parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
-    parser.add_argument("--questions", type=int, default=100, help="of each domain and protocol")
+    parser.add_argument("--questions", type=int, default=50, help="of each domain and protocol")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--work", type=Path, default=Path("runs/bench/heal"))
     parser.add_argument("--table", action="store_true", help="run nothing; print what is there")
@@ -97,9 +97,10 @@ def arguments(asked, kind, seed):
     teacher = () if kind == "qlora" else ("--teacher", asked.model)
     if kind == "patch":
         return (*teacher, "--text", asked.text, "--tokens", asked.patch_tokens, "--length", asked.length)
-    steps = ("--length", asked.length, "--batch-size", 4, "--accumulate", 1, "--no-checkpointing")
+    steps = ("--length", asked.length, "--batch-size", 2, "--accumulate", 1, "--no-checkpointing")
+    curve = ("--held-out-tokens", "4k", "--eval-every", 30)
     learning = ("--rank", asked.rank, "--learning-rate", asked.rate, "--bits", asked.bits, "--seed", seed)
-    return (*teacher, "--text", asked.text, "--tokens", asked.tokens, *steps, *learning)
+    return (*teacher, "--text", asked.text, "--tokens", asked.tokens, *steps, *curve, *learning)
 
 
 def score(asked, base, adapter=None):
@@ -123,10 +124,10 @@ def score(asked, base, adapter=None):
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload().eval()
-    text = TextSource(asked.text, held_out_tokens=16_384)
+    text = TextSource(asked.text, held_out_tokens=8192)
     found = {"held_out": mean_loss(model, hold_out(text, tokenizer, length=asked.length).rows), "answer_bits": {}}
     with progress("scoring", None, shown=False) as bar:
-        scorer = Scorer(model, tokenizer, batch_size=8, max_length=1024, bar=bar)
+        scorer = Scorer(model, tokenizer, batch_size=8, max_length=512, bar=bar)
         for domain, sets in QUESTIONS.items():
             for plan in plan_tasks(asked.data, [domain], limit=asked.questions, seed=0, sets=sets):
                 prompt = template(plan.protocol)["doc_to_text"]
