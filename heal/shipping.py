@@ -68,7 +68,7 @@ def adapter_only(
     plan = _plan(pruned)
     whole = locate(full or plan.model, revision=None if full else plan.commit)
     _refuse_changed(whole, pruned, shown)
-    refuse_layout(whole, plan)
+    refuse_layout(whole, pruned, plan)
     written = {
         **config,
         "base_model_name_or_path": whole.name if whole.commit else str(whole.folder.resolve()),
@@ -111,10 +111,10 @@ def ranges(kept: tuple[int, ...]) -> list[list[int]]:
     return [[start, start + count] for start, count in runs(kept)]
 
 
-def refuse_layout(full: Source, plan: CutPlan) -> None:
+def refuse_layout(full: Source, pruned: Source, plan: CutPlan) -> None:
     """Raise CheckpointError where peft's `layer_replication` does not give this cut of this model exactly.
 
-    Told from the model's skeleton (no weights) and the plan's changes of its config.
+    Told from the model's skeleton (no weights) and both configs, as their classes fill them.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -138,18 +138,20 @@ def refuse_layout(full: Source, plan: CutPlan) -> None:
             f"{plan.model_type} layers read what other layers computed, by number, and peft's layer_replication leaves "
             "those numbers; merge the adapter instead, without --adapter-only"
         )
-    for name, change in plan.config.items():
-        short, after = name.rpartition(".")[2], change["after"]
-        if short in family.count or (after is None and short in family.periods):
-            continue
-        before = getattr(text_config(config), short, change["before"])
-        if isinstance(before, list) and isinstance(after, list) and before[: len(after)] == after:
-            continue  # the decoder looks layers up by their new place, and finds the same there
-        raise CheckpointError(
-            f"this cut changes {name} in the config, which peft's layer_replication leaves as it is: the decoder "
-            "would treat layers as the ones that stood in their places; merge the adapter instead, without "
-            "--adapter-only"
-        )
+    whole, rest = text_config(config), text_config(AutoConfig.from_pretrained(pruned.folder))
+    changed = {name.rpartition(".")[2] for name in plan.config} - set(family.count)
+    if isinstance(getattr(whole, "layer_types", None), list):
+        changed -= {*family.counts, *family.periods}  # the classes read these to fill the list, and nothing else does
+        changed.add("layer_types")
+    for name in sorted(changed):
+        before, after = getattr(whole, name, None), getattr(rest, name, None)
+        same = before[: len(after)] == after if isinstance(before, list) and isinstance(after, list) else False
+        if not same:  # the decoder looks layers up by their new place
+            raise CheckpointError(
+                f"this cut changes {name} in the config, which peft's layer_replication leaves as it is: the decoder "
+                "would treat layers as the ones that stood in their places; merge the adapter instead, without "
+                "--adapter-only"
+            )
 
 
 def _plan(pruned: Source) -> CutPlan:
