@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.bill import bill, bill_prose
+from eval.bill import FEW, Row, bill, bill_prose
 from eval.running import RunResult, sample_rows
+from eval.task_bill import bill_tasks
 from eval.thinking_bill import bill_thinking
 from prune.outputs import staged_directory, write_json, write_text
 from prune.provenance import provenance, versions
@@ -53,30 +54,76 @@ def _prose(result: RunResult) -> dict[str, dict[str, float]]:
 
 
 def write_samples(runs: Sequence[RunResult], folder: Path) -> None:
-    """Write `samples_<model>_<task>.jsonl`: one line per question, in the drawn order."""
+    """Write `samples_<model>_<task>.jsonl`: one line per question, in the drawn order, the question under `doc`."""
     for result in runs:
         for task in result.tasks:
-            rows = sample_rows(result.of(task))
-            lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-            write_text(folder / f"samples_{result.label}_{task.name}.jsonl", lines)
+            rows = zip(sample_rows(result.of(task)), task.questions, strict=True)
+            _write_lines(folder, result, task.name, [{**row, "doc": q.as_row()} for row, q in rows])
+        for name in passed_names(result):
+            _write_lines(folder, result, name, [asdict(one) for one in result.passed if one.task == name])
+
+
+def _write_lines(folder: Path, result: RunResult, task: str, rows: Sequence[dict[str, Any]]) -> None:
+    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    write_text(folder / f"samples_{result.label}_{task}.jsonl", lines)
+
+
+def passed_names(result: RunResult) -> list[str]:
+    """The tasks of lm-eval that were asked, in order."""
+    return list(dict.fromkeys(one.task for one in result.passed))
+
+
+def measured(result: RunResult) -> dict[str, Any]:
+    """What a run took: seconds and tokens now, requests answered now and known from before."""
+    seconds = round(result.seconds, 1)
+    return {"seconds": seconds, "tokens": result.tokens, "asked": result.asked, "known": result.known}
+
+
+def warn(rows: Sequence[Row], runs: Sequence[RunResult]) -> list[str]:
+    """What a reader must see before the numbers: few questions, prompts that lost their start, memory that ran out."""
+    found = [
+        f"{row.domain} {row.protocol} has {row.n} questions; below {FEW} an interval says little"
+        for row in rows
+        if row.few and row.versus is None
+    ]
+    found += [f"{r.label}: the start of {r.truncated} prompts was cut to fit the context" for r in runs if r.truncated]
+    return found + [f"{r.label}: {note}" for r in runs for note in r.notes]
 
 
 def describe_run(result: RunResult) -> dict[str, Any]:
     """What `evaluate run --json` prints: scores per domain and protocol, without comparing to anything."""
+    rows = [
+        bill(t.domain, t.protocol, result.label, t.chance, result.of(t), None)
+        for t in result.tasks
+        if t.thinking is None
+    ]
     return {
         "format": "regrowth.run/1",
         "model": {"label": result.label, **result.identity},
         "settings": result.settings,
-        "rows": [
-            asdict(bill(t.domain, t.protocol, result.label, t.chance, result.of(t), None))
+        "asked": [
+            {
+                "task": t.name,
+                "domain": t.domain,
+                "protocol": t.protocol,
+                "thinking": t.thinking,
+                "slow_tokens": t.slow_tokens,
+            }
             for t in result.tasks
-            if t.thinking is None
         ],
+        "passed": passed_names(result),
+        "rows": [asdict(row) for row in rows],
         "thinking": [row.as_document() for row in bill_thinking([result])],
         "prose": [asdict(bill_prose(result.label, name, prose, None)) for name, prose in result.prose.items()],
+        "tasks": [asdict(row) for row in bill_tasks([result])],
+        "windows": {
+            name: {"sha256": prose.sha256, "windows": [[w.nats, w.tokens, w.bytes] for w in prose.windows]}
+            for name, prose in result.prose.items()
+        },
+        "warnings": warn(rows, [result]),
         "truncated": result.truncated,
         "notes": list(result.notes),
-        "measured": {"seconds": round(result.seconds, 1), "tokens": result.tokens},
+        "measured": measured(result),
         "provenance": provenance(),
     }
 

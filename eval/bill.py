@@ -4,38 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.prose import Prose
 from eval.running import Sample
 from eval.statistics import (
     Interval,
+    design_effect,
     flips,
+    holm,
     mcnemar_exact,
     paired_accuracy_difference,
     paired_mean_difference,
     paired_ratio_difference,
     retained_above_chance,
+    retained_interval,
     wilson,
 )
 from prune.errors import RegrowthError
+
+FEW = 30  # questions; below this an interval says little, and the table says so
 
 
 @dataclass(frozen=True)
 class Versus:
     """One model against the full one, on the same n questions; differences are this model - full.
 
-    `retained_above_chance` is None where the full model is not above chance; `full_above_chance` says whether it is
-    so beyond doubt (the lower end of its 95 % Wilson interval), without which the retained share is noise.
+    `mcnemar_p_holm` is corrected over all rows of the model. `retained_above_chance` is None where the full model is
+    not above chance, and `retained_interval` where it is so little that the ratio has no bound; `full_above_chance`
+    says whether it is so beyond doubt (the lower end of its 95 % Wilson interval).
     """
 
     accuracy_difference: Interval
+    accuracy_raw_difference: Interval
     answer_nll_bits_difference: Interval
     mcnemar_p: float
+    mcnemar_p_holm: float
     lost: int
     gained: int
     retained_above_chance: float | None
+    retained_interval: Interval | None
     full_above_chance: bool
 
 
@@ -44,13 +53,16 @@ class Row:
     """The bill of one model on one domain under one protocol.
 
     `accuracy` is of the reported verdict (acc_norm for choices, exact match for numbers), with Wilson's interval;
-    `accuracy_raw` of the choice by plain log-likelihood. NLL in bits per answer. `versus` is None for the full model.
+    `accuracy_raw` of the choice by plain log-likelihood. NLL in bits per answer. `clusters` counts passages, each
+    question without one for itself; `few` warns of less than 30 questions. `versus` is None for the full model.
     """
 
     domain: str
     protocol: str
     model: str
     n: int
+    clusters: int
+    few: bool
     chance: float
     accuracy: Interval
     accuracy_raw: float
@@ -83,35 +95,83 @@ def bill(
     Raises:
         RegrowthError: the two are not answers to the same questions under the same prompts.
     """
-    n = len(samples)
+    full, samples = (None, samples) if full is None else pair(full, samples)
+    n, clusters = len(samples), len({s.unit for s in samples})
     if n < 2:
         raise RegrowthError(f"domain {domain} has {n} {protocol} question; an interval needs 2 at least")
-    right = sum(s.correct for s in samples)
-    versus = None
-    if full is not None:
-        full, samples = pair(full, samples)
-        lost, gained = flips([s.correct for s in full], [s.correct for s in samples])
-        versus = Versus(
-            paired_accuracy_difference(lost, gained, n),
-            paired_mean_difference([_nll(s) for s in full], [_nll(s) for s in samples]),
-            mcnemar_exact(lost, gained),
-            lost,
-            gained,
-            retained_above_chance(right / n, sum(s.correct for s in full) / n, chance),
-            wilson(sum(s.correct for s in full), n).low > chance,
+    if clusters < 2:
+        raise RegrowthError(
+            f"all {n} {protocol} questions of domain {domain} share one passage; that is one observation"
         )
     return Row(
-        domain,
-        protocol,
-        model,
-        n,
-        chance,
-        wilson(right, n),
-        sum(s.correct_raw for s in samples) / n,
-        sum(_nll(s) for s in samples) / n,
-        sum(not s.parsed for s in samples) / n,
-        versus,
+        domain=domain,
+        protocol=protocol,
+        model=model,
+        n=n,
+        clusters=clusters,
+        few=n < FEW,
+        chance=chance,
+        accuracy=_accuracy(samples),
+        accuracy_raw=sum(s.correct_raw for s in samples) / n,
+        answer_nll_bits=sum(_nll(s) for s in samples) / n,
+        unparseable=sum(not s.parsed for s in samples) / n,
+        versus=None if full is None else _versus(full, samples, chance),
     )
+
+
+def _versus(full: Sequence[Sample], samples: Sequence[Sample], chance: float) -> Versus:
+    units = [s.unit for s in full]
+    before, after = [s.correct for s in full], [s.correct for s in samples]
+    lost, gained = flips(before, after)
+    p = mcnemar_exact(lost, gained)
+    return Versus(
+        accuracy_difference=difference_of_verdicts(before, after, units),
+        accuracy_raw_difference=difference_of_verdicts(
+            [s.correct_raw for s in full], [s.correct_raw for s in samples], units
+        ),
+        answer_nll_bits_difference=paired_mean_difference([_nll(s) for s in full], [_nll(s) for s in samples], units),
+        mcnemar_p=p,
+        mcnemar_p_holm=p,
+        lost=lost,
+        gained=gained,
+        retained_above_chance=retained_above_chance(sum(after) / len(after), sum(before) / len(before), chance),
+        retained_interval=retained_interval(before, after, chance, units),
+        full_above_chance=_accuracy(full).low > chance,
+    )
+
+
+def _accuracy(samples: Sequence[Sample]) -> Interval:
+    units = [s.unit for s in samples]
+    verdicts = [s.correct for s in samples]
+    design, clusters = _design([float(verdict) for verdict in verdicts], units)
+    return wilson(sum(verdicts), len(verdicts), design=design, clusters=clusters)
+
+
+def difference_of_verdicts(before: Sequence[bool], after: Sequence[bool], units: Sequence[str]) -> Interval:
+    """Accuracy after - before on the same questions, with its interval; `units` names what is independent."""
+    lost, gained = flips(before, after)
+    design, clusters = _design([float(a) - float(b) for b, a in zip(before, after, strict=True)], units)
+    return paired_accuracy_difference(lost, gained, len(before), design=design, clusters=clusters)
+
+
+def _design(values: Sequence[float], units: Sequence[str]) -> tuple[float, int | None]:
+    """Design effect and number of clusters; 1 and None where all questions are independent."""
+    clusters = len(set(units))
+    return (1.0, None) if clusters == len(units) else (design_effect(values, units), clusters)
+
+
+def corrected(rows: Sequence[Row]) -> list[Row]:
+    """The rows with `mcnemar_p_holm` corrected over the domains and protocols of each model."""
+    places = {
+        model: [i for i, r in enumerate(rows) if r.model == model and r.versus] for model in {r.model for r in rows}
+    }
+    found = list(rows)
+    for own in places.values():
+        for place, p in zip(own, holm([v.mcnemar_p for i in own if (v := rows[i].versus)]), strict=True):
+            versus = rows[place].versus
+            assert versus is not None
+            found[place] = replace(rows[place], versus=replace(versus, mcnemar_p_holm=p))
+    return found
 
 
 def _nll(sample: Sample) -> float:
@@ -127,6 +187,8 @@ def pair(full: Sequence[Sample], other: Sequence[Sample]) -> tuple[list[Sample],
         RegrowthError: a question that only one of them answered, or one that was asked in different words.
     """
     answers = {sample.id: sample for sample in other}
+    if full and not {sample.id for sample in full} & set(answers):
+        raise RegrowthError("not paired: the two models have no question in common")
     unlike = {sample.id for sample in full} ^ set(answers)
     if unlike:
         raise RegrowthError(f"not paired: {len(unlike)} questions were asked of only one of the two models")
@@ -158,12 +220,17 @@ def row_from(raw: dict[str, Any]) -> Row:
     """A row of comparison.json as the dataclass it was made from."""
     versus = raw["versus"]
     if versus is not None:
-        intervals = ("accuracy_difference", "answer_nll_bits_difference")
-        versus = Versus(**{**versus, **{key: Interval(**versus[key]) for key in intervals}})
+        keys = ("accuracy_difference", "accuracy_raw_difference", "answer_nll_bits_difference", "retained_interval")
+        versus = Versus(**{**versus, **{key: interval_from(versus[key]) for key in keys}})
     return Row(**{**raw, "accuracy": Interval(**raw["accuracy"]), "versus": versus})
 
 
 def prose_row_from(raw: dict[str, Any]) -> ProseRow:
     """A prose row of comparison.json as the dataclass it was made from."""
     keys = ("difference", "difference_bits_per_byte")
-    return ProseRow(**{**raw, **{key: None if raw[key] is None else Interval(**raw[key]) for key in keys}})
+    return ProseRow(**{**raw, **{key: interval_from(raw[key]) for key in keys}})
+
+
+def interval_from(raw: dict[str, float] | None) -> Interval | None:
+    """An interval of comparison.json; None stays None."""
+    return None if raw is None else Interval(**raw)

@@ -9,6 +9,7 @@ import typer
 
 from eval.options import takes_settings
 from eval.settings import Settings
+from eval.sweep_cli import sweep_command
 from prune.terminal import answer, make_app
 
 app = make_app("evaluate", "Bill what a cut costs, domain by domain.")
@@ -106,19 +107,31 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for the bill: tables, figure, results and samples.")],
     settings: Settings,
     labels: Annotated[str | None, typer.Option(help="Names for the models in order, as full,pruned,healed.")] = None,
+    max_loss: Annotated[
+        str | None, typer.Option(help="Exit with 3 if the worst domain lost more points of accuracy, as 5%.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask several models the same questions, and bill the difference to the first with error bars.
 
+    A model may also be a folder that `evaluate run --out` made. Answers are kept: a model asked before is not asked
+    again, and an interrupted comparison goes on where it stopped.
+
     Example: evaluate compare full/ pruned/ healed/ --data questions --domains medical,math --limit 100 --out bill
     """
     from eval.comparison import compare as work
     from eval.tables import comparison_table
+    from eval.verdict import exit_code
 
     names = None if labels is None else labels.split(",")
-    document = work(full, others, settings, out=out, labels=names, overwrite=overwrite)
+    document = work(full, others, settings, out=out, labels=names, max_loss=max_loss, overwrite=overwrite)
     answer(document, lambda: comparison_table(document), as_json=as_json)
+    if max_loss is not None and (code := exit_code(document["verdict"]["status"])):
+        raise typer.Exit(code)
+
+
+app.command("sweep")(sweep_command)
 
 
 def main() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.artefacts import harness_results, write_samples
+from eval.artefacts import harness_results, measured, warn, write_samples
 from eval.backends import check_backend
-from eval.bill import ProseRow, Row, bill, bill_prose
-from eval.running import RunResult, name_of, plans_of, run, wants_chat
+from eval.bill import ProseRow, Row, bill, bill_prose, corrected
+from eval.interactions import Interaction, bill_interactions
+from eval.running import RunResult, name_of, plans_of, quiet_bars, run, wants_chat
 from eval.settings import Settings, named_texts
+from eval.stored import is_stored, read_run
+from eval.task_bill import TaskRow, bill_tasks
 from eval.thinking_bill import ThinkingRow, bill_thinking
+from eval.verdict import Verdict, judge, parse_limit
 from prune.errors import RegrowthError, UsageError
 from prune.models import load_tokenizer, locate
 from prune.outputs import check_free, staged_directory, write_json, write_text
@@ -32,6 +36,14 @@ class Comparison:
     prose: tuple[ProseRow, ...]
     runs: tuple[RunResult, ...]
     thinking: tuple[ThinkingRow, ...] = ()
+    interactions: tuple[Interaction, ...] = ()
+    tasks: tuple[TaskRow, ...] = ()
+    verdict: Verdict | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must see before the numbers."""
+        return warn(self.rows, self.runs)
 
     def as_document(self, **facts: Any) -> dict[str, Any]:
         """The JSON of comparison.json; everything but `measured` and `provenance` hangs on the inputs alone."""
@@ -43,8 +55,12 @@ class Comparison:
             "rows": [asdict(row) for row in self.rows],
             "prose": [asdict(row) for row in self.prose],
             "thinking": [row.as_document() for row in self.thinking],
+            "interactions": [asdict(one) for one in self.interactions],
+            "tasks": [asdict(row) for row in self.tasks],
+            "verdict": None if self.verdict is None else asdict(self.verdict),
+            "warnings": self.warnings,
             "truncated": {r.label: r.truncated for r in self.runs},
-            "measured": [measured(r) for r in self.runs],
+            "measured": [{"label": r.label, **measured(r)} for r in self.runs],
             "provenance": provenance(**facts),
         }
 
@@ -56,6 +72,7 @@ def compare(
     *,
     out: str | Path,
     labels: Sequence[str] | None = None,
+    max_loss: str | None = None,
     overwrite: bool = False,
     shown: bool = True,
     **options: Any,
@@ -64,7 +81,9 @@ def compare(
 
     `out` appears whole or not at all: results.json, samples_<model>_<task>.jsonl, comparison.json, comparison.md,
     comparison.png. `settings` as in `run` (or `options`, its fields); `labels` name the models, full first (their
-    folder names if None).
+    folder names if None). `max_loss`, such as `5%`, asks for a verdict: see `eval.verdict`.
+
+    A model may also be a folder that `evaluate run --out` made: its answers are taken from there.
 
     Returns:
         The document of comparison.json.
@@ -73,24 +92,31 @@ def compare(
         UsageError: no other model, labels that do not fit, an unknown domain.
         RegrowthError: anything that `run` raises; models that were not asked the same questions in the same words.
     """
+    quiet_bars()
     models = [full, *others]
     if len(models) < 2:
         raise UsageError("compare needs the full model and one other at least")
     names = unique_labels(models, labels)
+    limit = None if max_loss is None else parse_limit(max_loss)
     settings = Settings.of(**options) if settings is None else settings
     out = check_free(out, overwrite=overwrite)
-    plans = plans_of(settings)  # all inputs are checked before the first run
-    check_backend(settings)
-    settings = settings.with_chat(same_chat(models, settings))
-    runs = [run(model, settings, label=name, shown=shown) for model, name in zip(models, names, strict=True)]
-    found = bill_runs(runs)
+    stored = {name: read_run(m, label=name) for m, name in zip(models, names, strict=True) if is_stored(m)}
+    new = [model for model, name in zip(models, names, strict=True) if name not in stored]
+    plans = plans_of(settings) if new else []
+    if new:  # all inputs are checked before the first run
+        settings = settings.with_chat(_check_models(new, settings, stored.values()))
+    runs = [
+        stored[name] if name in stored else run(model, settings, label=name, shown=shown)
+        for model, name in zip(models, names, strict=True)
+    ]
+    found = bill_runs(runs, limit)
     texts = named_texts(settings.texts)
-    identities = {name: text_identity(source, settings.field) for name, source in texts.items()}
+    identities = {name: text_identity(source, settings.field) for name, source in texts.items()} if new else {}
     document = found.as_document(
         questions={
             path: file_sha256(Path(settings.data or "") / path) for path in sorted({f"{p.domain}.jsonl" for p in plans})
         },
-        text=None if not texts else next(iter(identities.values())) if len(texts) == 1 else identities,
+        text=next(iter(identities.values())) if len(identities) == 1 else identities or None,
         limit=settings.limit,
         seed=settings.seed,
         sets=None if settings.sets is None else list(settings.sets),
@@ -99,17 +125,26 @@ def compare(
     return document
 
 
-def same_chat(models: Sequence[str | Path], settings: Settings) -> bool:
-    """Whether all models are asked through a chat template: the first, the full model, decides for all.
+def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iterable[RunResult]) -> bool:
+    """Find all models that are asked now, with their tokenizers; whether they are asked through a chat template.
+
+    The first model, the full one, decides for all; where runs are given, their prompts do.
+    """
+    check_backend(settings)
+    quiet_libraries()
+    for result in stored:
+        if settings.chat_template == "auto":
+            settings = settings.with_chat(bool(result.settings["chat_template"]))
+    return same_chat(models, [load_tokenizer(locate(model)) for model in models], settings)
+
+
+def same_chat(models: Sequence[str | Path], tokenizers: Sequence[Any], settings: Settings) -> bool:
+    """Whether all models are asked through a chat template, as the first one's tokenizer decides where it is `auto`.
 
     Raises:
-        CheckpointError: a model that cannot be found, or that has no tokenizer.
-        RegrowthError: the template of one writes another prompt than the full model's, so nothing would be paired.
+        RegrowthError: the template of one writes another prompt than the first one's, so nothing would be paired.
     """
-    quiet_libraries()
-    tokenizers = [load_tokenizer(locate(model)) for model in models]
-    chat = wants_chat(settings, tokenizers[0], str(models[0]))
-    if not chat:
+    if not wants_chat(settings, tokenizers[0], str(models[0])):
         return False
     prompts = [_probe(tokenizer) for tokenizer in tokenizers]
     for model, prompt in zip(models, prompts, strict=True):
@@ -130,34 +165,34 @@ def _probe(tokenizer: Any) -> str | None:
     return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
 
-def bill_runs(runs: Sequence[RunResult]) -> Comparison:
-    """Pair every run with the first (the full model) and sum up."""
+def bill_runs(runs: Sequence[RunResult], limit: float | None = None) -> Comparison:
+    """Pair every run with the first (the full model) and sum up; `limit` is the share of --max-loss."""
     first = runs[0]
-    rows = [
-        bill(t.domain, t.protocol, r.label, t.chance, r.of(t), None if r is first else first.of(t))
-        for t in first.tasks
-        if t.thinking is None
-        for r in runs
-    ]
+    rows = corrected(
+        [
+            bill(t.domain, t.protocol, r.label, t.chance, r.of(t), None if r is first else first.of(t))
+            for t in first.tasks
+            if t.thinking is None
+            for r in runs
+        ]
+    )
+    if missing := [r.label for r in runs if set(r.prose) != set(first.prose)]:
+        raise RegrowthError(f"not paired: {missing[0]} was not measured on the prose that {first.label} was")
     prose = [
         bill_prose(r.label, name, r.prose[name], None if r is first else first.prose[name])
         for name in first.prose
         for r in runs
     ]
-    thinking = tuple(bill_thinking(runs))
-    return Comparison(tuple(r.label for r in runs), tuple(rows), tuple(prose), tuple(runs), thinking)
-
-
-def measured(result: RunResult) -> dict[str, Any]:
-    """What a run took: seconds and tokens now, requests answered now and known from before."""
-    seconds = round(result.seconds, 1)
-    return {
-        "label": result.label,
-        "seconds": seconds,
-        "tokens": result.tokens,
-        "asked": result.asked,
-        "known": result.known,
-    }
+    return Comparison(
+        labels=tuple(r.label for r in runs),
+        rows=tuple(rows),
+        prose=tuple(prose),
+        runs=tuple(runs),
+        thinking=tuple(bill_thinking(runs)),
+        interactions=tuple(bill_interactions(rows, runs)),
+        tasks=tuple(bill_tasks(runs)),
+        verdict=None if limit is None else judge(rows, limit),
+    )
 
 
 def unique_labels(models: Sequence[str | Path], labels: Sequence[str] | None = None) -> list[str]:
@@ -191,5 +226,6 @@ def write_comparison(found: Comparison, document: dict[str, Any], out: str | Pat
         write_json(stage / "results.json", harness_results(found.runs))
         write_samples(found.runs, stage)
         write_json(stage / "comparison.json", document)
-        write_text(stage / "comparison.md", markdown(found))
-        plot_comparison(found, stage / "comparison.png")
+        write_text(stage / "comparison.md", markdown(document))
+        if found.rows:
+            plot_comparison(found, stage / "comparison.png")

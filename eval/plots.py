@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.tables import FEW
+from eval.bill import FEW
 
 if TYPE_CHECKING:
     from eval.bill import Row

@@ -55,6 +55,11 @@ class Sample:
     cut: bool = False
     cluster: str = ""
 
+    @property
+    def unit(self) -> str:
+        """What is independent of all others: the cluster, or the question itself where it has none."""
+        return self.cluster or self.id
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -107,7 +112,7 @@ def run(
         UsageError: settings that are wrong in themselves.
         RegrowthError: the questions, the model or its tokenizer cannot be read, or a score is not a number.
     """
-    os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars (read when tqdm is first imported); ours say it in one
+    quiet_bars()
     settings = Settings.of(**options) if settings is None else settings
     plans = plans_of(settings)
     check_backend(settings)
@@ -174,8 +179,18 @@ def run(
     return result
 
 
+def quiet_bars() -> None:
+    """Switch lm-eval's progress bars off, for ours say it in one; it counts only before tqdm is first imported."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
+
 def plans_of(settings: Settings) -> list[TaskPlan]:
-    """Our own tasks of these settings; none where only tasks of lm-eval are asked."""
+    """Our own tasks of these settings; none where only tasks of lm-eval are asked.
+
+    Raises:
+        UsageError: settings that ask nothing, and whatever `plan_tasks` raises.
+    """
+    settings.check_asks()
     if not settings.domains:
         return []
     assert settings.data is not None

@@ -58,7 +58,7 @@ class Settings:
         """Settings from options as a user writes them: names as `medical,math` or as a list, paths as text.
 
         Raises:
-            UsageError: an option that is wrong in itself, or nothing to ask.
+            UsageError: an option that is wrong in itself.
         """
         if (text := given.pop("text", None)) is not None:  # one source, by the name of its option
             given["texts"] = [text] if isinstance(text, str) else text
@@ -78,11 +78,18 @@ class Settings:
         found._check()
         return found
 
-    def _check(self) -> None:
+    def check_asks(self) -> None:
+        """Refuse settings that ask nothing; a comparison of finished runs needs none of this.
+
+        Raises:
+            UsageError: neither domains nor tasks, or domains without their folder.
+        """
         if not self.domains and not self.tasks:
             raise UsageError("nothing to ask: name --domains such as medical,math, or --tasks of lm-eval")
         if self.domains and self.data is None:
             raise UsageError("--domains needs --data, the folder that `evaluate prepare` makes")
+
+    def _check(self) -> None:
         if self.limit is not None and self.limit < 2:
             raise UsageError(f"--limit {self.limit} is too few questions; an interval needs 2 at least")
         if self.batch_size < 1:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 
@@ -36,25 +37,67 @@ def mcnemar_exact(lost: int, gained: int) -> float:
     return float(stats.binomtest(lost, lost + gained, 0.5).pvalue)
 
 
-def paired_mean_difference(before: Sequence[float], after: Sequence[float], *, level: float = 0.95) -> Interval:
-    """Mean of after - before over the same n questions, with Student's t interval on n - 1 degrees of freedom.
+def paired_mean_difference(
+    before: Sequence[float],
+    after: Sequence[float],
+    clusters: Sequence[str] | None = None,
+    *,
+    level: float = 0.95,
+) -> Interval:
+    """Mean of after - before over the same n questions, with Student's t interval on G - 1 degrees of freedom.
 
-    For quantities such as an answer's NLL. The t quantile, not the normal one, because the spread of the
-    differences is estimated from the same sample; from n = 100 on the two hardly differ.
+    For quantities such as an answer's NLL. Questions of one cluster (a shared passage) may move together: the error is
+    that of G cluster sums (Miller, arXiv 2411.00640, with the G / (G - 1) correction), which is the plain paired
+    t interval where every question is a cluster of its own. The t quantile, not the normal one, because the spread of
+    the differences is estimated from the same sample; from G = 100 on the two hardly differ.
 
     Args:
-        before, after: shape (n,), n >= 2, in the same order of questions.
+        before, after: shape (n,), in the same order of questions.
+        clusters: shape (n,), a name each; every question its own if None. G >= 2 of them.
         level: coverage of the interval.
     """
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError("before and after must be of the same length")
-    if first.size < 2:
-        raise ValueError("an interval needs two questions or more")
     change = second - first
-    mean = float(change.mean())
-    margin = float(stats.t.ppf((1 + level) / 2, change.size - 1) * change.std(ddof=1) / math.sqrt(change.size))
+    mean = float(change.mean()) if change.size else 0.0
+    influence = cluster_influence(change, clusters)
+    if influence.size < 2:
+        raise ValueError("an interval needs two questions or more, of two passages at least")
+    error = math.sqrt(influence.size / (influence.size - 1) * float(influence @ influence))
+    margin = float(stats.t.ppf((1 + level) / 2, influence.size - 1)) * error
     return Interval(mean, mean - margin, mean + margin)
+
+
+def cluster_influence(values: ArrayLike, clusters: Sequence[str] | None = None) -> NDArray[np.float64]:
+    """What each cluster adds to the error of the mean: its summed deviations over n, shape (G,), by rising name.
+
+    The sum of squares, times G / (G - 1), is the cluster-robust variance of the mean.
+    """
+    found = np.asarray(values, dtype=np.float64)
+    deviations = (found - found.mean()) / found.size if found.size else found
+    if clusters is None:
+        return deviations
+    _, places = np.unique(np.asarray(clusters), return_inverse=True)
+    return np.bincount(places, weights=deviations).astype(np.float64)
+
+
+def design_effect(values: ArrayLike, clusters: Sequence[str]) -> float:
+    """By how much clusters widen the variance of a mean over n independent questions; never below 1.
+
+    Where the values do not vary, nothing can be estimated from them: the most that clusters of these sizes can do is
+    taken, as if all of a cluster always agreed (sum of squared sizes over n).
+    """
+    found = np.asarray(values, dtype=np.float64)
+    _, sizes = np.unique(np.asarray(clusters), return_counts=True)
+    if sizes.size == found.size:
+        return 1.0
+    plain = cluster_influence(found)
+    spread = float(plain @ plain) * found.size / (found.size - 1)
+    if spread <= 0 or sizes.size < 2:
+        return float((sizes**2).sum() / found.size)
+    grouped = cluster_influence(found, clusters)
+    return max(1.0, float(grouped @ grouped) * sizes.size / (sizes.size - 1) / spread)
 
 
 def paired_ratio_difference(
@@ -84,29 +127,47 @@ def paired_ratio_difference(
     return Interval(change, change - margin, change + margin)
 
 
-def paired_accuracy_difference(lost: int, gained: int, n: int, *, level: float = 0.95) -> Interval:
+def paired_accuracy_difference(
+    lost: int, gained: int, n: int, *, design: float = 1.0, clusters: int | None = None, level: float = 0.95
+) -> Interval:
     """Accuracy after - before, from flips among n paired questions, with Bonett and Price's adjusted Wald interval.
 
     The t interval on 0/1 verdicts is too narrow at few flips and has no width at none, though n questions
     without a flip do not prove that there are none. Bonett and Price (J. Educ. Behav. Stat. 37(4), 2012) add one
     to each discordant count and two to n before taking the Wald interval, which keeps its coverage there.
     The estimate itself is the plain (gained - lost) / n.
+
+    Where questions share passages, counts are divided by the design effect first (n / design is the effective sample
+    size, after Korn and Graubard, Survey Methodology 24(2), 1998), and t on clusters - 1 degrees of freedom is taken.
+
+    Args:
+        lost, gained, n: flips in each direction, and questions.
+        design: see `design_effect`; 1 for independent questions.
+        clusters: how many passages; None for independent questions.
+        level: coverage of the interval.
     """
-    if n < 1 or lost < 0 or gained < 0 or lost + gained > n:
+    if n < 1 or lost < 0 or gained < 0 or lost + gained > n or design < 1:
         raise ValueError("flips must be counts within n")
-    p_lost, p_gained = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
+    size = n / design + 2
+    p_lost, p_gained = (lost / design + 1) / size, (gained / design + 1) / size
     centre = p_gained - p_lost
-    z = float(stats.norm.ppf((1 + level) / 2))
-    margin = z * math.sqrt((p_lost + p_gained - centre**2) / (n + 2))
+    margin = _quantile(level, clusters) * math.sqrt((p_lost + p_gained - centre**2) / size)
     return Interval((gained - lost) / n, max(-1.0, centre - margin), min(1.0, centre + margin))
 
 
-def wilson(right: int, n: int, *, level: float = 0.95) -> Interval:
-    """Accuracy right / n with Wilson's score interval."""
-    if n < 1 or not 0 <= right <= n:
+def _quantile(level: float, clusters: int | None) -> float:
+    upper = (1 + level) / 2
+    return float(stats.norm.ppf(upper) if clusters is None else stats.t.ppf(upper, max(1, clusters - 1)))
+
+
+def wilson(right: int, n: int, *, design: float = 1.0, clusters: int | None = None, level: float = 0.95) -> Interval:
+    """Accuracy right / n with Wilson's score interval; `design` and `clusters` as in `paired_accuracy_difference`."""
+    if n < 1 or not 0 <= right <= n or design < 1:
         raise ValueError("right answers must be a count within n")
-    found = stats.binomtest(right, n).proportion_ci(level, method="wilson")
-    return Interval(right / n, float(found.low), float(found.high))
+    share, size, z = right / n, n / design, _quantile(level, clusters)
+    centre = (share + z * z / (2 * size)) / (1 + z * z / size)
+    margin = z / (1 + z * z / size) * math.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
+    return Interval(share, max(0.0, centre - margin), min(1.0, centre + margin))
 
 
 def flips(before: Sequence[bool], after: Sequence[bool]) -> tuple[int, int]:
@@ -118,3 +179,90 @@ def flips(before: Sequence[bool], after: Sequence[bool]) -> tuple[int, int]:
 def retained_above_chance(accuracy: float, full: float, chance: float) -> float | None:
     """(accuracy - chance) / (full - chance); None where the full model is not above chance, so nothing can be kept."""
     return None if full <= chance else (accuracy - chance) / (full - chance)
+
+
+def retained_interval(
+    before: Sequence[bool],
+    after: Sequence[bool],
+    chance: float,
+    clusters: Sequence[str] | None = None,
+    *,
+    level: float = 0.95,
+) -> Interval | None:
+    """Retained above chance with Fieller's interval for the ratio of two paired means.
+
+    With x = after - chance and y = before - chance the interval holds each ratio r for which the mean of x - r y is
+    within its own interval around 0 (Fieller, J. R. Stat. Soc. B 16(2), 1954), its variance by clusters. As in
+    `paired_accuracy_difference`, a question lost and one gained are added to the sample for its bounds, so that few
+    flips do not make it too narrow.
+
+    Args:
+        before, after: shape (n,): whether each question was right in the full model, and in the other.
+        chance: mean accuracy of a blind guess.
+        clusters: shape (n,); every question its own if None.
+        level: coverage of the interval.
+
+    Returns:
+        None where the full model is not above chance, or so little that the interval has no end.
+    """
+    full, other = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    estimate = retained_above_chance(float(other.mean()), float(full.mean()), chance)
+    if estimate is None:
+        return None
+    names = [str(place) for place in range(full.size)] if clusters is None else [f"={name}" for name in clusters]
+    names += ["lost", "gained"]
+    y, x = (np.append(values, extra) - chance for values, extra in ((full, (1.0, 0.0)), (other, (0.0, 1.0))))
+    from_x, from_y = cluster_influence(x, names), cluster_influence(y, names)
+    groups = from_x.size
+    scale = groups / (groups - 1) * float(stats.t.ppf((1 + level) / 2, groups - 1)) ** 2
+    a = y.mean() ** 2 - scale * float(from_y @ from_y)
+    b = x.mean() * y.mean() - scale * float(from_x @ from_y)
+    c = x.mean() ** 2 - scale * float(from_x @ from_x)
+    if a <= 0:
+        return None
+    root = math.sqrt(max(0.0, b * b - a * c))
+    return Interval(estimate, float(b - root) / float(a), float(b + root) / float(a))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction for several hypotheses (Scand. J. Stat. 6(2), 1979), in the order given."""
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
+
+
+def difference_of_intervals(first: Interval, second: Interval, correlation: float = 0.0) -> Interval:
+    """first - second with an interval made of theirs (MOVER: Zou and Donner, Stat. Med. 27(10), 2008; Zou, 2007).
+
+    Each side's distance from estimate to bound stands for its error in that direction, so the interval keeps what is
+    asymmetric in the two, and agrees with them. `correlation` of the two estimates is 0 for independent samples.
+    """
+    estimate = first.estimate - second.estimate
+    down = _joined(first.estimate - first.low, second.high - second.estimate, correlation)
+    up = _joined(first.high - first.estimate, second.estimate - second.low, correlation)
+    return Interval(estimate, estimate - down, estimate + up)
+
+
+def _joined(one: float, other: float, correlation: float) -> float:
+    one, other = max(0.0, one), max(0.0, other)
+    return math.sqrt(max(0.0, one * one + other * other - 2 * correlation * one * other))
+
+
+def correlation_of_means(
+    first: ArrayLike, first_clusters: Sequence[str], second: ArrayLike, second_clusters: Sequence[str]
+) -> float:
+    """Correlation of the means of two samples that share clusters; exactly 0 where they share none.
+
+    Args:
+        first, second: shapes (n,) and (m,).
+        first_clusters, second_clusters: names, shapes (n,) and (m,); the same name in both is the same cluster.
+    """
+    own, others = sorted(set(first_clusters)), sorted(set(second_clusters))
+    one, other = cluster_influence(first, first_clusters), cluster_influence(second, second_clusters)
+    places = {name: place for place, name in enumerate(others)}
+    shared = sum(float(one[place] * other[places[name]]) for place, name in enumerate(own) if name in places)
+    spread = math.sqrt(float(one @ one) * float(other @ other))
+    return shared / spread if spread > 0 else 0.0

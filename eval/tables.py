@@ -5,27 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from eval.bill import ProseRow, Row, prose_row_from, row_from
+from eval.bill import ProseRow, Row, Versus, prose_row_from, row_from
+from eval.interactions import Interaction, interaction_from
 from eval.statistics import Interval
+from eval.task_bill import TaskRow, task_row_from
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from eval.comparison import Comparison
-    from eval.running import RunResult
-
 SCORES = ("questions", "n", "chance", "model", "accuracy, %", "plain", "NLL, bits", "unparsed")
-CHANGES = ("Δ accuracy, points", "Δ NLL, bits", "p", "flips", "kept")
+CHANGES = ("Δ acc., points", "Δ NLL, bits", "p", "flips", "kept, %")
 PROSE = ("text", "model", "bits / byte", "Δ bits / byte", "nats / token", "Δ nats / token")
-FEW = 30  # questions; below this an interval says little, and the table says so
+_PROSE_SHOWN = 5  # columns of it on a terminal
+INTERACTIONS = ("loss in A - loss in B", "model", "points", "bits")
+TASKS = ("task", "metric", "model", "n", "value", "Δ", "p", "flips")
+SHOWN = 12  # interactions; of more, those whose interval excludes 0, the clearest first
 
 HOW_TO_READ = (
     "Accuracy: the choice of highest log-likelihood per character, or the exact number; `plain` takes the highest "
     "log-likelihood as it is. NLL: -log2 p(gold answer | question), mean per answer; it moves where accuracy sits at "
-    "chance. Δ: to the full model on the same questions, with its 95 % paired interval (accuracy: Bonett-Price; NLL: "
-    "Student's t). p: exact McNemar, not corrected for the number of domains. Flips: questions lost / gained. Kept: "
+    "chance. Δ: to the full model on the same questions, with its 95 % paired interval, clustered where questions "
+    "share a passage. p: exact McNemar, Holm-corrected over the rows of a model. Flips: questions lost / gained. Kept: "
     "accuracy above chance as a share of the full model's; – where that is not above chance, ? where its 95 % interval "
     "reaches down to chance, so that a share would be noise. Unparsed answers count as wrong."
+)
+HOW_INTERACTIONS = (
+    "Loss in A minus loss in B of the same model, with its 95 % interval: above 0, A loses more than B. Points of "
+    "accuracy lost, and bits of answer NLL gained. ?: the full model is at chance in one of the two, so its accuracy "
+    "has nothing to lose; read the bits. Intervals are not corrected for the number of pairs."
 )
 
 
@@ -33,7 +40,7 @@ def score_cells(row: Row) -> list[str]:
     """What one model scored."""
     return [
         f"{row.domain} {row.protocol}",
-        f"{row.n}" + (" (few)" if row.n < FEW else ""),
+        f"{row.n}" + (" (few)" if row.few else ""),
         f"{100 * row.chance:.0f} %",
         row.model,
         _percent_interval(row.accuracy),
@@ -48,14 +55,22 @@ def change_cells(row: Row) -> list[str]:
     versus = row.versus
     if versus is None:
         return ["", "", "", "", ""]
-    kept = versus.retained_above_chance
     return [
         _signed(versus.accuracy_difference, 100, 1, bounds=0),
         _signed(versus.answer_nll_bits_difference, 1, 2),
-        f"{versus.mcnemar_p:.3f}" if versus.mcnemar_p >= 0.001 else "< 0.001",
+        _p(versus.mcnemar_p_holm),
         f"{versus.lost}/{versus.gained}",
-        "–" if kept is None else f"{100 * kept:.0f} %" if versus.full_above_chance else "?",
+        _kept(versus),
     ]
+
+
+def _kept(versus: Versus) -> str:
+    if versus.retained_above_chance is None:
+        return "–"
+    if not versus.full_above_chance:
+        return "?"
+    share, found = f"{100 * versus.retained_above_chance:.0f}", versus.retained_interval
+    return share if found is None else f"{share} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
 
 def prose_cells(row: ProseRow) -> list[str]:
@@ -64,6 +79,47 @@ def prose_cells(row: ProseRow) -> list[str]:
         "" if found is None else _signed(found, 1, 3) for found in (row.difference_bits_per_byte, row.difference)
     ]
     return [row.text, row.model, f"{row.bits_per_byte:.3f}", changes[0], f"{row.nats_per_token:.3f}", changes[1]]
+
+
+def interaction_cells(one: Interaction) -> list[str]:
+    """How much more one domain lost than another."""
+    return [
+        f"{one.domains[0]} - {one.domains[1]}, {one.protocol}",
+        one.model,
+        _signed(one.accuracy, 100, 1, bounds=0) + (" ?" if one.at_chance else ""),
+        _signed(one.answer_nll_bits, 1, 2),
+    ]
+
+
+def task_cells(row: TaskRow) -> list[str]:
+    """One model on one task of lm-eval, in the unit of its metric."""
+    metric = row.metric if row.filter == "none" else f"{row.metric}, {row.filter}"
+    return [
+        row.task + (" (group)" if row.group else ""),
+        metric,
+        row.model,
+        str(row.n),
+        f"{row.value:.3f}",
+        "" if row.difference is None else _signed(row.difference, 1, 3),
+        "" if row.mcnemar_p is None else _p(row.mcnemar_p),
+        "" if row.lost is None else f"{row.lost}/{row.gained}",
+    ]
+
+
+def shown_interactions(found: Sequence[Interaction]) -> tuple[list[Interaction], str]:
+    """Those that a table holds, and what it says of the rest: of many pairs only those whose interval excludes 0."""
+    if len(found) <= SHOWN:
+        return list(found), ""
+    clear = sorted((one for one in found if one.clear), key=_clearness, reverse=True)[:SHOWN]
+    return clear, f"{len(clear)} of {len(found)} pairs: the clearest; all are in comparison.json."
+
+
+def _clearness(one: Interaction) -> float:
+    def ratio(found: Interval) -> float:
+        width = found.high - found.low
+        return abs(found.estimate) / width if width > 0 else 0.0
+
+    return max(ratio(one.accuracy), ratio(one.answer_nll_bits))
 
 
 def _percent_interval(found: Interval) -> str:
@@ -75,23 +131,61 @@ def _signed(found: Interval, scale: float, digits: int, *, bounds: int | None = 
     return f"{scale * found.estimate:+.{digits}f} [{scale * found.low:+.{bounds}f}, {scale * found.high:+.{bounds}f}]"
 
 
-def markdown(found: Comparison) -> str:
-    """comparison.md: the table, the prose loss, notes, and how to read them."""
-    lines = [f"## What the cut costs: {', '.join(found.labels[1:])} against {found.labels[0]}", ""]
-    lines += _markdown_table((*SCORES, *CHANGES), [score_cells(r) + change_cells(r) for r in found.rows])
-    if found.prose:
-        lines += ["", "Held-out prose:", "", *_markdown_table(PROSE, [prose_cells(r) for r in found.prose])]
-    lines += ["", *(f"- {note}" for note in notes(found.runs)), "", HOW_TO_READ, ""]
-    return "\n".join(lines)
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
-def notes(runs: Sequence[RunResult]) -> list[str]:
-    """What a reader must know of how it was measured."""
-    found = [f"{r.label}: {note}" for r in runs for note in r.notes]
-    found += [f"{r.label}: the start of {r.truncated} requests was cut to fit the context" for r in runs if r.truncated]
-    first = runs[0].settings
-    found.append(f"{first['dtype']} on {first['device']}, batch size {first['batch_size']}, seed {first['seed']}")
-    return found
+def markdown(document: dict[str, Any]) -> str:
+    """comparison.md: verdict, table, thinking, prose, tasks, and at its end the interactions and how to read it all."""
+    from eval.thinking_tables import thinking_markdown
+
+    labels = [model["label"] for model in document["models"]]
+    lines = [f"## What the cut costs: {', '.join(labels[1:])} against {labels[0]}", ""]
+    if document["verdict"]:
+        lines += [f"**Verdict: {document['verdict']['sentence']}.**", ""]
+    rows = [row_from(raw) for raw in document["rows"]]
+    if rows:
+        lines += _markdown_table((*SCORES, *CHANGES), [score_cells(r) + change_cells(r) for r in rows])
+    lines += thinking_markdown(document["thinking"])
+    for title, head, cells in _parts(document):
+        lines += ["", f"{title}:", "", *_markdown_table(head, cells)]
+    interactions = [interaction_from(raw) for raw in document["interactions"]]
+    if interactions:
+        shown, rest = shown_interactions(interactions)
+        lines += ["", "Does one domain lose more than another?", ""]
+        lines += [*_markdown_table(INTERACTIONS, [interaction_cells(one) for one in shown]), "", HOW_INTERACTIONS]
+        lines += ["", rest] if rest else []
+    lines += ["", *(f"- {line}" for line in (*document["warnings"], _how(document))), ""]
+    return "\n".join([*lines, *([HOW_TO_READ, ""] if rows else [])])
+
+
+def _parts(document: dict[str, Any]) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
+    """Tables that look alike everywhere: title, head, cells."""
+    parts: list[tuple[str, tuple[str, ...], list[list[str]]]] = []
+    if document["prose"]:
+        parts.append(("Held-out prose", PROSE, [prose_cells(prose_row_from(raw)) for raw in document["prose"]]))
+    if document["tasks"]:
+        parts.append(("Tasks of lm-eval", TASKS, [task_cells(task_row_from(raw)) for raw in document["tasks"]]))
+    return parts
+
+
+def _more_tables(document: dict[str, Any]) -> list[RenderableType]:
+    parts = [
+        (title, head[:_PROSE_SHOWN], [line[:_PROSE_SHOWN] for line in cells]) if head is PROSE else (title, head, cells)
+        for title, head, cells in _parts(document)
+    ]
+    return [_rich_table(*part) for part in parts]
+
+
+def _how(document: dict[str, Any]) -> str:
+    """In one line, how it was asked."""
+    first = document["models"][0]["settings"] if "models" in document else document["settings"]
+    chat = "with" if first["chat_template"] else "without"
+    shots = f", {first['few_shot']} examples" if first["few_shot"] else ""
+    return (
+        f"{first['dtype']} on {first['device']} by {first['backend']}, batch size {first['batch_size']}, "
+        f"seed {first['seed']}, {chat} the chat template{shots}"
+    )
 
 
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -101,23 +195,38 @@ def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
     return [line(head), "|" + "---|" * len(head), *map(line, rows)]
 
 
-def comparison_table(found: dict[str, Any]) -> RenderableType:
-    """The document of comparison.json for a terminal."""
+def comparison_table(document: dict[str, Any]) -> RenderableType:
+    """The document of comparison.json for a terminal; the verdict comes last, where the eye is."""
     from rich.console import Group
     from rich.text import Text
 
-    rows = [row_from(raw) for raw in found["rows"]]
-    parts: list[Any] = [
-        _rich_table("Scores", _GROUPED_SCORES, _grouped_scores(rows)),
-        _rich_table(
-            f"Change against {found['models'][0]['label']} (95 % paired intervals)",
-            ("model", *CHANGES),
-            _grouped_changes(rows),
-        ),
-    ]
-    if found["prose"]:
-        parts.append(_rich_table("Held-out prose", PROSE, [prose_cells(prose_row_from(p)) for p in found["prose"]]))
-    return Group(*parts, Text(HOW_TO_READ, style="dim"))
+    from eval.thinking_tables import thinking_tables
+
+    parts: list[Any] = []
+    rows = [row_from(raw) for raw in document["rows"]]
+    if rows:
+        parts += [
+            _rich_table("Scores", _GROUPED_SCORES, _grouped_scores(rows)),
+            _rich_table(
+                f"Change against {document['models'][0]['label']} (95 % paired intervals)",
+                ("model", *CHANGES),
+                _grouped_changes(rows),
+            ),
+            Text(HOW_TO_READ, style="dim"),
+        ]
+    parts += thinking_tables(document["thinking"])
+    parts += _more_tables(document)
+    interactions = [interaction_from(raw) for raw in document["interactions"]]
+    if interactions:
+        shown, rest = shown_interactions(interactions)
+        title = "Does one domain lose more than another?"
+        parts.append(_rich_table(title, INTERACTIONS, [interaction_cells(one) for one in shown]))
+        parts.append(Text(f"{HOW_INTERACTIONS} {rest}".rstrip(), style="dim"))
+    parts += [Text(f"! {line}", style="yellow") for line in document["warnings"]]
+    if document["verdict"]:
+        style = {"within": "bold green", "too costly": "bold red"}.get(document["verdict"]["status"], "bold yellow")
+        parts.append(Text(f"Verdict: {document['verdict']['sentence']}.", style=style))
+    return Group(*parts)
 
 
 # For the terminal the questions stand on a line of their own, the models below: so the tables fit 80 columns.
@@ -147,11 +256,15 @@ def _grouped_changes(rows: Sequence[Row]) -> list[list[str]]:
 def run_tables(document: dict[str, Any]) -> RenderableType:
     """One model's document (`describe_run`) for a terminal."""
     from rich.console import Group
+    from rich.text import Text
 
-    parts = [_rich_table("Scores", SCORES, [score_cells(row_from(raw)) for raw in document["rows"]])]
-    if document["prose"]:
-        parts.append(_rich_table("Held-out prose", PROSE, [prose_cells(prose_row_from(p)) for p in document["prose"]]))
-    return Group(*parts)
+    from eval.thinking_tables import thinking_tables
+
+    rows = [row_from(raw) for raw in document["rows"]]
+    parts: list[Any] = [_rich_table("Scores", SCORES, [score_cells(row) for row in rows])] if rows else []
+    parts += thinking_tables(document["thinking"])
+    parts += _more_tables(document)
+    return Group(*parts, *(Text(f"! {line}", style="yellow") for line in document["warnings"]))
 
 
 def manifest_table(manifest: dict[str, Any]) -> RenderableType:
@@ -199,11 +312,19 @@ def _rich_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) 
     return table
 
 
-_WHOLE = (
+# what is read in one line
+_WHOLE = ("model", "accuracy, %", *CHANGES, *PROSE[2:], *INTERACTIONS[2:], "Δ", "value")
+_WORDS = (
+    "task",
+    "metric",
+    INTERACTIONS[0],
+    "domain",
+    "questions",
     "model",
-    "accuracy, %",
-    "Δ accuracy, points",
-    "Δ NLL, bits",
-    "Δ nats / token",
-)  # an interval is read in one line
-_WORDS = ("domain", "questions", "model", "sets", "licences", "not there", "set", "left out, and why")
+    "sets",
+    "licences",
+    "not there",
+    "set",
+    "left out, and why",
+    "text",
+)

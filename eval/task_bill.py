@@ -1,0 +1,123 @@
+"""The bill of lm-eval's own tasks and groups, by their own metrics; paired where a score per question makes them up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval.bill import difference_of_verdicts, interval_from
+from eval.passed import Passed
+from eval.running import RunResult
+from eval.statistics import Interval, flips, mcnemar_exact, paired_mean_difference
+from prune.errors import RegrowthError
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One model on one task or group of lm-eval, under one metric and filter.
+
+    `difference` (model - full, in the metric's own unit) is None for the full model, and where the metric is not the
+    mean of a score per question. `lost`, `gained` and `mcnemar_p` are of 0/1 scores only.
+    """
+
+    task: str
+    metric: str
+    filter: str
+    model: str
+    n: int
+    value: float
+    higher_is_better: bool | None
+    group: bool
+    difference: Interval | None = None
+    lost: int | None = None
+    gained: int | None = None
+    mcnemar_p: float | None = None
+
+
+def bill_tasks(runs: Sequence[RunResult]) -> list[TaskRow]:
+    """The rows of all models, the full model (the first) first in each group.
+
+    Raises:
+        RegrowthError: a task that one model was not asked, or not in the same words.
+    """
+    found = []
+    for task, metric, name in _metrics(runs[0]):
+        for result in runs:
+            scores = result.harness["results"].get(task, {})
+            if f"{metric},{name}" not in scores:
+                raise RegrowthError(f"not paired: {result.label} has no {metric} of task {task}")
+            row = TaskRow(
+                task=task,
+                metric=metric,
+                filter=name,
+                model=result.label,
+                n=int(scores.get("sample_len", 0)),
+                value=float(scores[f"{metric},{name}"]),
+                higher_is_better=result.harness.get("higher_is_better", {}).get(task, {}).get(metric),
+                group=task in result.harness.get("groups", {}),
+            )
+            found.append(row if result is runs[0] else _against(row, runs[0], result))
+    return found
+
+
+def _metrics(result: RunResult) -> Iterator[tuple[str, str, str]]:
+    own = {plan.name for plan in result.tasks}
+    for task, scores in result.harness.get("results", {}).items():
+        for key, value in scores.items():
+            metric, comma, name = key.partition(",")
+            if task not in own and comma and not metric.endswith("_stderr") and _number(value):
+                yield task, metric, name
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _against(row: TaskRow, full: RunResult, result: RunResult) -> TaskRow:
+    before, after = (_scores(run, row) for run in (full, result))
+    if set(before) != set(after):
+        raise RegrowthError(f"not paired: {row.model} was not asked the same questions of task {row.task}")
+    if unlike := [key for key in before if before[key].prompt_hash != after[key].prompt_hash]:
+        raise RegrowthError(f"not paired: question {unlike[0][1]} of task {unlike[0][0]} was put in different prompts")
+    first, second = ([side[key].scores[row.metric] for key in before] for side in (before, after))
+    values = dict(vars(row))
+    if len(first) < 2 or not _makes_up(second, row.value):
+        return row
+    if set(first) | set(second) <= {0.0, 1.0}:
+        was, became = ([score == 1.0 for score in side] for side in (first, second))
+        lost, gained = flips(was, became)
+        difference = difference_of_verdicts(was, became, [str(key) for key in before])
+        values |= {"lost": lost, "gained": gained, "mcnemar_p": mcnemar_exact(lost, gained)}
+    else:
+        difference = paired_mean_difference(first, second)
+    return TaskRow(**{**values, "difference": difference})
+
+
+def _scores(result: RunResult, row: TaskRow) -> dict[tuple[str, int], Passed]:
+    """Scores by task and question; of a group, of all its tasks."""
+    tasks = set(_leaves(result.harness.get("group_subtasks", {}), row.task))
+    return {
+        (one.task, one.doc_id): one
+        for one in result.passed
+        if one.task in tasks and one.filter == row.filter and row.metric in one.scores
+    }
+
+
+def _leaves(groups: dict[str, list[str]], task: str) -> Iterator[str]:
+    if groups.get(task):
+        for part in groups[task]:
+            yield from _leaves(groups, part)
+    else:
+        yield task
+
+
+def _makes_up(scores: Sequence[float], value: float) -> bool:
+    """Whether a metric is the mean of its scores per question (perplexities and the like are not)."""
+    return math.isclose(sum(scores) / len(scores), value, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def task_row_from(raw: dict[str, Any]) -> TaskRow:
+    """A row of comparison.json as the dataclass it was made from."""
+    return TaskRow(**{**raw, "difference": interval_from(raw["difference"])})
