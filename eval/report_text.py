@@ -1,0 +1,135 @@
+"""Numbers and findings in plain words, for the report. Pure text work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NONE = "–"
+FEW = 30  # questions; below this an interval says little
+
+GLOSSARY = (
+    ("Accuracy", "the choice of highest log-likelihood per character, or the exact number that was asked for."),
+    ("Plain", "accuracy by the highest log-likelihood as it is, not per character."),
+    ("Chance", "the accuracy of blind guesses."),
+    ("Answer NLL", "−log₂ p(right answer | question), the mean per answer in bits. It moves where accuracy cannot."),
+    ("Change", "this model − the full model on the same questions, with its 95 % paired interval."),
+    ("p", "exact McNemar test of the flips; with Holm's correction over all rows of a model where it says so."),
+    ("Lost / gained", "questions that the full model had right and this one has wrong, and the other way round."),
+    ("Kept", "accuracy above chance as a share of the full model's; ? where that is itself too near to chance."),
+    ("Unparsed", "answers in which no answer could be found. They count as wrong."),
+)
+
+
+def minus(text: str) -> str:
+    """A hyphen before a digit becomes a true minus sign."""
+    return text.replace("-", "−")
+
+
+def signed(value: float, digits: int) -> str:
+    """A change with its sign; nothing that rounds to zero is called negative."""
+    return minus(f"{_tidy(value, digits):+.{digits}f}")
+
+
+def plain(value: float, digits: int) -> str:
+    """A number with so many digits after the point."""
+    return minus(f"{_tidy(value, digits):.{digits}f}")
+
+
+def _tidy(value: float, digits: int) -> float:
+    return round(value, digits) + 0.0
+
+
+def bounds(found: Mapping[str, float], scale: float, digits: int, *, sign: bool = True) -> str:
+    """`[low, high]` of an interval."""
+    show = signed if sign else plain
+    return f"[{show(scale * found['low'], digits)}, {show(scale * found['high'], digits)}]"
+
+
+def points(found: Mapping[str, float]) -> str:
+    """A change of accuracy: `−12.0 points [−15, −9]`."""
+    return f"{signed(100 * found['estimate'], 1)} points {bounds(found, 100, 1)}"
+
+
+def bits(found: Mapping[str, float]) -> str:
+    """A change of NLL: `+5.27 bits [+4.70, +5.84]`."""
+    return f"{signed(found['estimate'], 2)} bits {bounds(found, 1, 2)}"
+
+
+def p_value(p: float) -> str:
+    """Three digits, and no zero that is none."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def task_name(row: Mapping[str, Any]) -> str:
+    """`math, generation`: what a row was measured on."""
+    return f"{row['domain']}, {row['protocol']}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 question`, `3 questions`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def sureness(found: Mapping[str, float], *, worse_above: bool) -> str:
+    """How sure a change for the worse is, by its 95 % interval."""
+    low, high = found["low"], found["high"]
+    worse, better = (low > 0, high < 0) if worse_above else (high < 0, low > 0)
+    if worse:
+        return "its whole 95 % interval is a loss"
+    return "its whole 95 % interval is a gain" if better else "its 95 % interval includes no change"
+
+
+def findings(rows: Sequence[Mapping[str, Any]], model: str) -> list[str]:
+    """Where one model lost most, in accuracy and in answer NLL, and how sure that is: one sentence each."""
+    own = [row for row in rows if row["model"] == model and row["versus"] is not None]
+    if not own:
+        return []
+    least = min(own, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
+    change = least["versus"]["accuracy_difference"]
+    sure = sum(row["versus"]["accuracy_difference"]["high"] < 0 for row in own)
+    if change["estimate"] < 0:
+        first = (
+            f"{model} loses most accuracy in {task_name(least)}: {points(change)}; "
+            f"{sureness(change, worse_above=False)}."
+        )
+    else:
+        first = f"{model} loses accuracy in none of the {counted(len(own), 'row')} by its estimates."
+    if len(own) > 1:
+        first += f" A loss of accuracy is beyond doubt in {sure} of {len(own)}."
+    most = max(own, key=lambda row: row["versus"]["answer_nll_bits_difference"]["estimate"])
+    change = most["versus"]["answer_nll_bits_difference"]
+    second = f"Its right answers became less likely most in {task_name(most)}: {bits(change)}."
+    if change["estimate"] <= 0:
+        second = f"Its right answers became less likely nowhere; nearest to it is {task_name(most)}: {bits(change)}."
+    return [first, second]
+
+
+def first_losses(curve: Mapping[str, Any], *, what: str) -> str:
+    """At which size a sweep's task loses beyond doubt for the first time, in one sentence.
+
+    Args:
+        curve: one of sweep.json's `curves`.
+        what: `accuracy_difference` or `answer_nll_bits_difference`, intervals of its points.
+    """
+    worse_above = what == "answer_nll_bits_difference"
+    cut = [p for p in curve["points"] if p["size"] > 0 and p.get(what)]
+    if not cut:
+        return ""
+    noun = "right answers become less likely" if worse_above else "accuracy falls"
+    words = bits if worse_above else points
+    for point in cut:
+        if (point[what]["low"] > 0) if worse_above else (point[what]["high"] < 0):
+            layers = counted(point["size"], "layer")
+            return f"{noun} beyond doubt from {layers} on ({words(point[what])})"
+    return f"{noun} beyond doubt at no size up to {cut[-1]['size']}"
+
+
+def clipped(text: str, length: int) -> str:
+    """The text, or its beginning and an ellipsis."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"

@@ -1,0 +1,83 @@
+"""The top of the report: whether the loss stays within its limit, where it is worst, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from eval.report_parts import Tile, Verdict
+from eval.report_sweep import sweep_sentences
+from eval.report_text import FEW, bounds, findings, signed, task_name
+
+
+def verdict(comparison: Mapping[str, Any]) -> Verdict:
+    """What a reader in a hurry needs, in plain words and three numbers a model."""
+    rows = comparison.get("rows") or []
+    others = [model["label"] for model in comparison["models"][1:]]
+    sentences = [sentence for label in others for sentence in findings(rows, label)]
+    tiles = tuple((label, tuple(_tiles(comparison, label))) for label in others)
+    told = comparison.get("verdict")
+    if told is not None:
+        return Verdict(_state(told), _judged(told), tuple(sentences), tiles, _warnings(comparison))
+    headline = sentences[0] if sentences else "Nothing was compared."
+    return Verdict("open", headline, tuple(sentences[1:]), tiles, _warnings(comparison))
+
+
+def _state(told: Mapping[str, Any]) -> str:
+    if told["status"] == "cannot tell":
+        return "unknown"
+    state = "exceeded" if told["status"] == "too costly" else "met"
+    return state if told["decided"] else f"{state}-unsure"
+
+
+def _judged(told: Mapping[str, Any]) -> str:
+    """The sentence without the status, which the heading says."""
+    sentence = str(told["sentence"]).removeprefix(f"{told['status']}: ")
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _tiles(comparison: Mapping[str, Any], label: str) -> list[Tile]:
+    own = [row for row in comparison.get("rows") or [] if row["model"] == label and row["versus"]]
+    found = []
+    if own:
+        worst = min(own, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
+        change = worst["versus"]["accuracy_difference"]
+        note = f"{task_name(worst)} {bounds(change, 100, 1)}"
+        found.append(
+            Tile("Accuracy, worst domain, points", signed(100 * change["estimate"], 1), note, _look(change, False))
+        )
+        worst = max(own, key=lambda row: row["versus"]["answer_nll_bits_difference"]["estimate"])
+        change = worst["versus"]["answer_nll_bits_difference"]
+        note = f"{task_name(worst)} {bounds(change, 1, 2)}"
+        found.append(Tile("Answer NLL, worst domain, bits", signed(change["estimate"], 2), note, _look(change, True)))
+    for prose in comparison.get("prose") or []:
+        if prose["model"] == label and prose["difference"]:
+            change = prose["difference"]
+            note = f"held-out text {bounds(change, 1, 3)}"
+            found.append(Tile("Prose loss, nats per token", signed(change["estimate"], 3), note, _look(change, True)))
+            break
+    return found
+
+
+def _look(change: Mapping[str, float], worse_above: bool) -> str:
+    worse, better = change["low"] > 0, change["high"] < 0
+    if not worse_above:
+        worse, better = better, worse
+    return "worse" if worse else "better" if better else ""
+
+
+def _warnings(comparison: Mapping[str, Any]) -> tuple[str, ...]:
+    few = dict.fromkeys(
+        f"{task_name(row)} has {row['n']} questions; below {FEW} an interval says little"
+        for row in comparison.get("rows") or []
+        if row["n"] < FEW
+    )
+    told = [str(warning) for warning in comparison.get("warnings") or []]
+    return tuple(told or few)
+
+
+def sweep_verdict(sweep: Mapping[str, Any]) -> Verdict:
+    """The top of a sweep's own report."""
+    sentences = sweep_sentences(sweep)
+    headline = sentences[0] if sentences else "Every cut of the model on the same questions."
+    return Verdict("open", headline, tuple(sentences[1:]), warnings=tuple(map(str, sweep.get("warnings") or [])))

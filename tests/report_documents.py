@@ -1,0 +1,185 @@
+"""Folders of results with planted answers, billed and written by the real functions, for the tests of the report."""
+
+import json
+import math
+import random
+
+import numpy as np
+
+from eval.comparison import bill_runs, write_comparison
+from eval.prose import Prose, Window
+from eval.questions import Question
+from eval.running import RunResult, Sample
+from eval.sweep_plan import plan_sweep
+from eval.sweep_scores import TaskScores, curves, healed, maps, rows
+from eval.tasks import TaskPlan
+
+MODELS = {"full": 0.0, "pruned": 1.0, "healed": 0.45}  # how much of the planted damage each carries
+TASKS = {  # share right before the damage, and how much of it the whole damage takes
+    ("medical", "choice"): (0.47, 0.06),
+    ("math", "choice"): (0.42, 0.15),
+    ("math", "generation"): (0.36, 0.28),
+}
+HOSTILE = (
+    "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> 1 < 2 & {{ 7*7 }} \u2028"
+)
+_LONG = (
+    "A 54-year-old man comes to the emergency department because of chest pain that began two hours ago while he was "
+    "climbing stairs. He has smoked one pack a day for thirty years. His pulse is 104/min and his blood pressure is "
+    "158/94 mm Hg. Which of the following is the most appropriate next step in the management of this patient?"
+)
+_ASKED = (_LONG, "What is the degree of Q(sqrt(2), sqrt(3)) over Q?", HOSTILE, "Which organ makes insulin?")
+_CHOICES = ("Aspirin by mouth", "the pancreas", "4, for the two roots are independent of each other", HOSTILE)
+
+
+def plan(domain, protocol, n, thinking=None):
+    """The planted task: n questions, some of them hostile or long."""
+    choice = protocol == "choice"
+    questions = tuple(
+        Question(
+            f"{domain}{place:05d}",
+            domain,
+            "clinical_knowledge" if domain == "medical" else "algebra",
+            _ASKED[place % len(_ASKED)]
+            if choice or place % 4 == 2
+            else f"There are {place} baskets of 9 apples. How many?",
+            _CHOICES if choice else None,
+            place % 4 if choice else str(9 * place),
+            "mmlu" if choice else "asdiv",
+            "MIT",
+        )
+        for place in range(n)
+    )
+    return TaskPlan(domain, protocol, questions, thinking)
+
+
+def answers(task, label, damage, gain=0.0):
+    """The planted answers of one model: a question's own difficulty is the same for all models."""
+    before, lost = TASKS[task.domain, task.protocol]
+    right = before - damage * lost + gain
+    found = []
+    for place, question in enumerate(task.questions):
+        own = random.Random(f"{question.id}{task.protocol}")
+        noise = random.Random(f"{question.id}{task.protocol}{task.thinking}{label}")
+        correct = 0.8 * own.random() + 0.2 * noise.random() < right
+        if task.thinking is None and task.protocol == "choice":
+            response = question.answer if correct else (question.answer + 1 + place % 3) % 4
+        else:
+            response = f"So the answer is {question.answer}." if correct else f"{HOSTILE} apples"
+        nll = None if task.thinking else 4 + 2 * own.random() + damage * 12 * lost + noise.gauss(0, 1)
+        parsed = correct or noise.random() < 0.85
+        where = (question.id, task.domain, task.protocol, question.subject, question.source)
+        found.append(Sample(*where, correct, correct, nll, parsed, response, f"p{question.id}", task.thinking))
+    return found
+
+
+def run_result(label, damage, tasks):
+    """One planted model."""
+    samples = []
+    for task in tasks:
+        gain = 0.1 * (1 - damage) if task.thinking == "slow" and task.domain == "math" else 0.0
+        samples += answers(task, label, damage, gain)
+    noise = random.Random(label)
+    windows = tuple(Window(500 * (3.2 + 0.7 * damage) + noise.gauss(0, 20), 500, 2300) for _ in range(64))
+    harness = {"results": {task.name: {"alias": task.name} for task in tasks}}
+    return RunResult(
+        label=label,
+        identity={"model": f"models/{label}", "config_sha256": "bb" * 32, "shards": {"model.safetensors": "ac" * 32}},
+        tasks=tuple(tasks),
+        samples=tuple(samples),
+        harness=harness,
+        prose={"wiki": Prose(windows, "77" * 32)},
+        settings={
+            "backend": "hf",
+            "batch_size": 16,
+            "dtype": "bfloat16",
+            "device": "cpu",
+            "limit": 500,
+            "seed": 0,
+            "sets": None,
+        },
+        seconds=85.2,
+        tokens=58108,
+        truncated=2 if label == "pruned" else 0,
+        notes=("batch halved to 8: out of memory",) if label == "pruned" else (),
+    )
+
+
+def write_bill(out, *, n=500, models=("full", "pruned", "healed"), limit=0.05, thinking=True, tasks=tuple(TASKS)):
+    """A whole comparison folder of planted models; pruned lost much of math, healed got half of it back."""
+    plans = [plan(*task, n) for task in tasks]
+    if thinking:
+        plans += [plan(*task, n, mode) for task in tasks for mode in ("fast", "slow")]
+    found = bill_runs([run_result(label, MODELS[label], plans) for label in models], limit)
+    document = found.as_document(
+        questions={"math.jsonl": "93c4" * 16, "medical.jsonl": "8113" * 16},
+        text={"source": "heldout.jsonl", "field": "text", "sha256": "991a" * 16},
+    )
+    write_comparison(found, document, out)
+    return document
+
+
+def cost(domain, block, layers):
+    """Bits that dropping a block costs: the first layers are dear to all questions, late ones to math."""
+    late = 0.5 if domain == "math" else 0.08
+    return sum(
+        8.0 * math.exp(-layer / 1.3) + late * math.exp(-(((layer / layers - 0.72) / 0.2) ** 2)) + 0.04
+        for layer in block
+    )
+
+
+def sweep_document(*, layers=30, sizes="0-15", rule="all", tasks=tuple(TASKS), n=200):
+    """The document of a planted sweep, made of planted scores by the sweep's own arithmetic."""
+    chosen = plan_sweep(layers, sizes=sizes, rule=rule)
+    scored = []
+    for domain, protocol in tasks:
+        task = plan(domain, protocol, n)
+        noise = np.random.default_rng(len(domain))
+        own = noise.uniform(3, 5, n)
+        costs = np.array([cost(domain, variant.dropped, layers) for variant in chosen.variants])
+        nll = own + costs[:, None] + noise.normal(0, 0.3, (len(costs), n)) * (costs[:, None] > 0)
+        right = noise.uniform(0, 1, n) < 0.25 + 0.3 * np.exp(-costs)[:, None]
+        empty = protocol != "choice"
+        scored.append(
+            TaskScores(
+                task,
+                nll,
+                None if empty else right,
+                None if empty else right,
+                right if empty else None,
+                None if empty else right.astype(int),
+                tuple(f"p{place}" for place in range(n)),
+            )
+        )
+    return {
+        "format": "regrowth.sweep/1",
+        **chosen.to_json(),
+        "tasks": [
+            {"domain": t.plan.domain, "protocol": t.plan.protocol, "n": n, "chance": t.plan.chance or None}
+            for t in scored
+        ],
+        "rows": rows(chosen, scored),
+        "curves": curves(chosen, scored),
+        "healed": healed(chosen, scored),
+        "maps": maps(chosen, scored),
+        "prose": [],
+        "how": {"path": "tree", "why": "", "layer_passes": 140, "relative_passes": 4.7},
+        "settings": {"batch_tokens": 1024, "dtype": "bfloat16", "device": "cpu", "seed": 0, "limit": None},
+        "truncated": 0,
+        "notes": [],
+        "measured": {"seconds": {"load": 1.0, "walk": 120.0}, "peak_memory": {"resident_bytes": 2_000_000_000}},
+        "provenance": {
+            "model": {"model": "models/full", "config_sha256": "bb" * 32, "shards": {"model.safetensors": "ac" * 32}},
+            "questions": {"math.jsonl": "93c4" * 16},
+            "versions": {"torch": "2.13.0"},
+            "command": "evaluate sweep models/full --starts all --out sweep",
+        },
+    }
+
+
+def write_sweep_folder(out, **planted):
+    """A folder with the sweep.json of a planted sweep."""
+    document = sweep_document(**planted)
+    out.mkdir(parents=True)
+    (out / "sweep.json").write_text(json.dumps(document))
+    return document
