@@ -1,0 +1,245 @@
+"""Fast and slow thinking: the paper's identities, prompts that differ in the thinking alone, and the bill of both."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.comparison import bill_runs
+from eval.harness import PlannedTask
+from eval.questions import format_questions, parse_question
+from eval.running import RunResult, Sample, run
+from eval.tasks import MODES, TaskPlan, check_modes, plan_tasks, template
+from eval.thinking import Counts, count_pairs, gains
+from eval.thinking_bill import bill_thinking
+from prune.errors import RegrowthError, UsageError
+
+COUNTS = st.builds(Counts, *[st.integers(0, 300)] * 4).filter(lambda c: c.n > 0)
+ROW = {
+    "id": "q",
+    "domain": "d",
+    "subject": "s",
+    "question": "Which {{one}}?",
+    "choices": ["left", "right"],
+    "answer": 1,
+    "source": "own",
+    "licence": "MIT",
+}
+
+
+@given(COUNTS)
+def test_the_identities_of_the_paper(counts):
+    found = gains(counts)
+    n, right, wrong = counts.n, counts.fast_right, counts.n - counts.fast_right
+    assert found.delta.estimate == pytest.approx(found.a_slow.estimate - found.a_fast.estimate)  # eq. 5
+    assert found.delta.estimate == pytest.approx(found.delta_c.estimate - found.delta_o.estimate)  # eq. 8
+    corrected = found.r_c.estimate * wrong if found.r_c else 0.0
+    spoiled = found.r_o.estimate * right if found.r_o else 0.0
+    assert found.delta.estimate == pytest.approx((corrected - spoiled) / n)  # eq. 11
+    assert (found.r_c is None) == (wrong == 0)
+    assert (found.r_o is None) == (right == 0)
+
+
+@given(COUNTS)
+def test_every_interval_holds_its_estimate_and_stays_in_range(counts):
+    found = gains(counts)
+    for name in ("a_fast", "a_slow", "delta_c", "delta_o", "r_c", "r_o"):
+        interval = getattr(found, name)
+        if interval is not None:
+            assert 0 <= interval.low <= interval.estimate + 1e-12
+            assert interval.estimate - 1e-12 <= interval.high <= 1
+    assert -1 <= found.delta.low <= found.delta.high <= 1
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_counts_are_those_of_the_verdicts(pairs):
+    counts = count_pairs([f for f, _ in pairs], [s for _, s in pairs])
+    assert counts.n == len(pairs)
+    assert counts.fast_right == sum(f for f, _ in pairs)
+    assert counts.slow_right == sum(s for _, s in pairs)
+    assert counts.both_wrong == sum(not f and not s for f, s in pairs)
+
+
+def test_a_table_by_hand():
+    found = gains(Counts(both_right=30, fast_only=10, slow_only=24, both_wrong=36))
+    assert [getattr(found, name).estimate for name in ("a_fast", "a_slow", "delta")] == pytest.approx([0.4, 0.54, 0.14])
+    assert [getattr(found, name).estimate for name in ("delta_c", "delta_o", "r_c", "r_o")] == pytest.approx(
+        [0.24, 0.10, 0.4, 0.25]
+    )
+    assert found.delta.low > 0  # 24 corrections against 10 spoils: the gain is beyond doubt
+
+
+def test_no_question_and_impossible_counts():
+    with pytest.raises(ValueError, match="within n"):
+        gains(Counts(0, 0, 0, 0))
+    with pytest.raises(ValueError, match="negative"):
+        Counts(1, -1, 0, 0)
+
+
+def _plan(mode, *, slow_tokens=64, n=3, **change):
+    questions = tuple(parse_question({**ROW, "id": f"q{i}", **change}) for i in range(n))
+    return TaskPlan("d", questions[0].protocol, questions, mode, slow_tokens)
+
+
+def _prompt(plan, **chat):
+    task = PlannedTask(plan)
+    doc = task.eval_docs[0]
+    return task.fewshot_context(doc, task.config.num_fewshot, gen_prefix=task.doc_to_prefix(doc), **chat)
+
+
+@pytest.mark.parametrize("change", [{}, {"choices": None, "answer": "9 apples"}])
+def test_both_modes_ask_the_same_and_differ_in_the_thinking(change):
+    fast, slow = (_prompt(_plan(mode, **change)) for mode in MODES)
+    assert fast.endswith("Answer:")
+    assert slow.endswith("Reasoning:")
+    for text in (fast, slow):
+        assert text.count("Question:") == 3  # two worked examples, then the question
+        assert "Which {{one}}?" in text
+    kept = [
+        [line for line in text.split("\n") if line.startswith(("Question:", "A. ", "B. "))] for text in (fast, slow)
+    ]
+    assert kept[0] == kept[1]
+    if not change:
+        assert "A. left\nB. right\n" in fast
+
+
+def test_with_a_chat_template_the_examples_are_turns_and_the_answer_is_begun():
+    said = []
+
+    def chat(messages, add_generation_prompt=True):
+        said.append((messages, add_generation_prompt))
+        return "x"
+
+    _prompt(_plan("slow"), apply_chat_template=True, fewshot_as_multiturn=True, chat_template=chat)
+    ((messages, opened),) = said
+    assert [m["role"] for m in messages] == ["user", "assistant"] * 3
+    assert messages[1]["content"].startswith("Reasoning: Three crates")
+    assert messages[1]["content"].endswith("Answer: C")
+    assert messages[-1] == {"role": "assistant", "content": "Reasoning:"}
+    assert not opened
+
+
+@pytest.mark.parametrize("protocol", ["choice", "generation"])
+def test_the_worked_examples_are_the_same_and_rightly_answered(protocol):
+    from eval.parsing import parse_letter, parse_value
+
+    fast, slow = (template(f"{protocol}-{mode}")["fewshot_config"]["samples"] for mode in MODES)
+    assert [e["question"] for e in fast] == [e["question"] for e in slow]
+    for quick, thought in zip(fast, slow, strict=True):
+        if protocol == "choice":
+            assert quick["options"] == thought["options"]
+            choices = [line[3:] for line in quick["options"].split("\n")]
+            assert parse_letter(thought["target"], choices) == "ABCD".index(quick["target"])
+        else:
+            assert parse_value(thought["target"]) == int(quick["target"])
+
+
+def test_answers_are_judged_by_letter_text_and_number():
+    choice = PlannedTask(_plan("slow"))
+    number = PlannedTask(_plan("fast", choices=None, answer="1,200 apples"))
+    judged = [choice.process_results(choice.eval_docs[0], [text]) for text in ("So it is right.\nAnswer: B", "A", "?")]
+    assert [(s["exact_match"], s["unparseable"]) for s in judged] == [(1.0, 0.0), (0.0, 0.0), (0.0, 1.0)]
+    judged = [number.process_results(number.eval_docs[0], [text]) for text in (" 1200", " 12", " many")]
+    assert [(s["exact_match"], s["unparseable"]) for s in judged] == [(1.0, 0.0), (0.0, 0.0), (0.0, 1.0)]
+
+
+def test_shots_asked_for_leave_the_worked_examples_alone():
+    task = PlannedTask(_plan("fast"))
+    task.set_config(key="num_fewshot", value=5)
+    assert task.config.num_fewshot == 2
+    plain = PlannedTask(replace(_plan(None), questions=_plan(None).questions))
+    plain.set_config(key="num_fewshot", value=5)
+    assert plain.config.num_fewshot == 5
+
+
+def test_the_plan_adds_a_task_for_each_mode(tmp_path):
+    rows = [parse_question({**ROW, "id": f"q{i}"}) for i in range(4)]
+    (tmp_path / "d.jsonl").write_text(format_questions(rows))
+    plans = plan_tasks(tmp_path, "d", limit=3, thinking=("slow", "fast"), slow_tokens=99)
+    assert [p.name for p in plans] == ["regrowth_d_choice", "regrowth_d_choice-fast", "regrowth_d_choice-slow"]
+    assert len({p.questions for p in plans}) == 1
+    assert [p.requests for p in plans] == [6, 3, 3]
+    assert plans[2].config()["generation_kwargs"]["max_gen_toks"] == 99
+    assert plans[1].config()["generation_kwargs"]["max_gen_toks"] == 16
+    with pytest.raises(UsageError, match="--thinking quick is no mode; it takes fast or slow"):
+        plan_tasks(tmp_path, "d", thinking=("quick",))
+    with pytest.raises(UsageError, match="--slow-tokens 3 leaves no room"):
+        plan_tasks(tmp_path, "d", thinking=("slow",), slow_tokens=3)
+    assert check_modes(" slow,fast,") == MODES
+    assert check_modes(None) == ()
+
+
+def _sample(plan, question, correct, **change):
+    base = Sample(
+        id=question.id,
+        domain="d",
+        protocol=plan.protocol,
+        subject="s",
+        source="own",
+        correct=correct,
+        correct_raw=correct,
+        answer_nll_bits=None,
+        parsed=True,
+        response="B",
+        prompt_hash=f"{plan.name}:{question.id}",
+        thinking=plan.thinking,
+    )
+    return replace(base, **change)
+
+
+def _run(label, fast, slow, **change):
+    plans = tuple(_plan(mode, n=len(fast)) for mode in MODES)
+    samples = [
+        _sample(plan, q, right, **(change if plan.thinking == "slow" else {}))
+        for plan, verdicts in zip(plans, (fast, slow), strict=True)
+        for q, right in zip(plan.questions, verdicts, strict=True)
+    ]
+    return RunResult(label, {"model": label}, plans, tuple(samples), {}, {}, {}, 0.0, 0, 0)
+
+
+def test_the_bill_of_two_models():
+    full = _run("full", [True] * 30 + [False] * 70, [True] * 20 + [False] * 10 + [True] * 40 + [False] * 30)
+    cut = _run("cut", [True] * 30 + [False] * 70, [False] * 100, parsed=False, cut=True)
+    first, second = bill_thinking([full, cut])
+    assert (first.label, second.label) == ("full", "cut")
+    assert first.counts == Counts(20, 10, 40, 30)
+    assert first.versus is None
+    assert (second.unparseable_fast, second.unparseable_slow, second.cut_slow) == (0.0, 1.0, 1.0)
+    assert second.gains.r_o.estimate == 1.0
+    assert second.versus.a_fast.estimate == 0.0
+    assert second.versus.a_slow.estimate == pytest.approx(-0.6)
+    assert second.versus.delta.estimate == pytest.approx(-0.6)  # what was lost is the gain of reasoning alone
+    assert second.versus.delta.high < 0 < second.versus.a_fast.high
+    row = json.loads(json.dumps(second.as_document()))
+    assert row["delta"]["estimate"] == pytest.approx(-0.3)
+    assert row["counts"] == {"both_right": 0, "fast_only": 30, "slow_only": 0, "both_wrong": 70}
+    assert {"a_fast", "a_slow", "delta_c", "delta_o", "r_c", "r_o", "n", "chance", "versus"} <= set(row)
+    assert bill_runs([full, cut]).rows == ()  # without plain tasks there is no plain bill
+
+
+def test_what_is_not_paired_is_refused():
+    full = _run("full", [True] * 4, [True] * 4)
+    with pytest.raises(RegrowthError, match="not paired: d, choice, other"):
+        bill_thinking([full, _run("other", [True] * 4, [True] * 4, prompt_hash="other words")])
+    halves = replace(full, samples=full.samples[:7])
+    with pytest.raises(RegrowthError, match="not asked the same questions"):
+        bill_thinking([halves])
+
+
+def test_a_model_thinks_fast_and_slow_end_to_end(tiny_llama, tmp_path):
+    """A random model writes noise: little of it parses, chains reach their limit, and all of it is counted."""
+    rows = [parse_question({**ROW, "id": f"q{i}", "question": f"Which {i}?"}) for i in range(3)]
+    rows += [parse_question({**ROW, "id": f"n{i}", "choices": None, "answer": f"{i}"}) for i in range(3)]
+    (tmp_path / "d.jsonl").write_text(format_questions(rows))
+    found = run(tiny_llama, data=tmp_path, domains="d", thinking=("fast", "slow"), slow_tokens=24, shown=False)
+    tasks = [t.name for t in found.tasks]
+    assert tasks == [f"regrowth_d_{p}{m}" for p in ("choice", "generation") for m in ("", "-fast", "-slow")]
+    for row in bill_thinking([found]):
+        assert row.n == 3
+        slow = [s for s in found.samples if s.thinking == "slow" and s.protocol == row.protocol]
+        assert row.unparseable_slow == sum(not s.parsed for s in slow) / 3
+        assert row.cut_slow == 1.0
+        assert all(s.answer_nll_bits is None and isinstance(s.response, str) for s in slow)
+        assert not any(s.correct and not s.parsed for s in slow)
