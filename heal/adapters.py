@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from heal.roles import ROLES, plays
 from prune.errors import RegrowthError, UsageError
 from prune.models import decoder_layers
 
@@ -15,13 +16,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-ROLES = ("feed-forward", "all")
 AFTER_CUT = "after-cut"
-
-_ATTENTION = re.compile(r"attn|attention|mixer|mamba")
-_FEED_FORWARD = re.compile(r"(mlp|ffn?|feed_?forward|block_sparse_moe|moe|experts?|shared_experts?)(\.|$)")
-_BARE = {"fc1", "fc2", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}  # directly under the layer, as in OPT
-_ROUTERS = {"gate", "router", "shared_expert_gate"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def find_targets(model: PreTrainedModel, targets: str = "feed-forward", *, cut: 
         if index < first:
             continue
         for path, module in layer.named_modules():
-            if _is_linear(module) and path.rpartition(".")[2] not in _ROUTERS and _plays(role, path):
+            if _is_linear(module) and plays(role, path):
                 found[f"{prefix}.{index}.{path}"] = module
                 used.append(index)
     if not found:
@@ -130,14 +125,6 @@ def add_adapter(
     if reached != set(targets.modules):
         raise RegrowthError(f"peft adapted other modules than planned: {sorted(reached ^ set(targets.modules))[:4]}")
     return adapted
-
-
-def _plays(role: str, path: str) -> bool:
-    if role == "all":
-        return True
-    if _ATTENTION.search(path):
-        return False
-    return bool(_FEED_FORWARD.match(path)) or path in _BARE
 
 
 def _is_linear(module: torch.nn.Module) -> bool:
