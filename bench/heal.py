@@ -19,6 +19,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+sys.path[:] = [place for place in sys.path if Path(place) != Path(__file__).parent]  # this file is not the package heal
 COMMON = ("--targets", "all")
 WAYS = {  # steps of each way: the command, the base it starts from, its own options
     "patch": (("patch",),),
