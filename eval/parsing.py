@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from eval.answers import to_number
+from eval.values import is_value_alone, numbers, two_numbers, value_of
 
 _NEXT = re.compile(r"\n\s*(?:Question|Problem|Q)\s*\d*\s*:")  # the model goes on and asks itself
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
@@ -31,6 +31,8 @@ _VERDICT = re.compile(
     re.IGNORECASE,
 )
 _NO = re.compile(r"^\W*(?:not|none|neither|unknown|unclear|incorrect|wrong|n't|either|one\s+of)\b", re.IGNORECASE)
+_DENIES = re.compile(r"\b(?:not|never|wrong|incorrect|false|cannot|neither|nor)\b|n't\b", re.IGNORECASE)
+_ENOUGH_WORDS = 3
 _CONCLUDES = re.compile(r"^\W*(?:so|thus|therefore|hence|finally|in\s+total|altogether|consequently)\b", re.IGNORECASE)
 
 
@@ -60,21 +62,24 @@ def parse_value(response: str) -> Fraction | None:
     for statement in reversed(list(_statements(text))):
         if _NO.match(statement):
             continue
-        if _two_numbers(statement):
+        if two_numbers(statement):
             return None
-        value = _value_of(statement)
+        value = value_of(statement)
         if value is not None:
             return value
-    lines = [line for line in text.split("\n") if line.strip()]
-    if not lines:
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    alone = {value_of(line) for line in {*lines[:1], *lines[-1:]} if is_value_alone(line) and not two_numbers(line)}
+    if alone:
+        return alone.pop() if len(alone) == 1 else None
+    return _conclusion(lines[-1]) if lines else None
+
+
+def _conclusion(line: str) -> Fraction | None:
+    """The number of a last sentence such as `So there are 12 left.`; none of one that breaks off or says it again."""
+    *before, last = re.split(r"(?<=[.!])\s+(?=[A-Z\d])", line)
+    if not _CONCLUDES.match(last) or not re.search(r"[.!]\W*$", last) or last in before:
         return None
-    last = re.split(r"(?<=[.!?])\s+(?=[A-Z])", lines[-1].strip())[-1]
-    numbers = list(_numbers(last))
-    if len(lines) == 1 and numbers and _is_answer_alone(text):
-        return None if _two_numbers(text) else _value_of(text)
-    if "=" in last or (_CONCLUDES.match(last) and len(numbers) == 1):
-        return _value_of(last)
-    return numbers[0] if len(numbers) == 1 and _is_answer_alone(last) else None
+    return value_of(last) if "=" in last or len(list(numbers(last))) == 1 else None
 
 
 def _own_words(response: str) -> str:
@@ -197,7 +202,16 @@ def _bare_option(text: str, choices: Sequence[str]) -> int | None:
         r"\b(?:so|thus|therefore|hence)\b[^.]*?\b(?:option\s+)?\(?([A-Z])\)?\.?$", last, re.IGNORECASE
     ):
         return _option_of(match[1], choices) if match[1].isupper() else None
-    return _option_in(last, choices, exactly=True)
+    return _option_in(last, choices, exactly=True) if len(lines) > 1 else _option_opening(last, choices)
+
+
+def _option_opening(sentence: str, choices: Sequence[str]) -> int | None:
+    """The option whose words, three or more, open a text of one sentence that does not deny it."""
+    if _DENIES.search(sentence) or re.search(r"[.!?]\s", sentence):
+        return None
+    found = [i for i, choice in enumerate(choices) if f"{_words(sentence)} ".startswith(f"{_words(choice)} ")]
+    found = [i for i in found if len(_words(choices[i]).split()) >= _ENOUGH_WORDS]
+    return found[0] if len(found) == 1 else None
 
 
 def _is_label(line: str, count: int) -> bool:
@@ -216,61 +230,3 @@ def _plain_marks(text: str) -> str:
 
 def _words(text: str) -> str:
     return " ".join(re.findall(r"[\w.%/+-]*\w[\w%]*|[^\w\s.,;:!?'\"()\[\]]", text.casefold()))
-
-
-# ---- numbers
-
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?"
-_NUMBER = re.compile(
-    r"(?<![\w.:])(?P<sign>-\s?)?[$\u20ac\u00a3]?\s?(?P<minus>-)?(?=[.\d])"
-    rf"(?P<number>{_DIGITS})"
-    r"(?:\s+(?P<top>\d+)\s?/\s?(?P<bottom>\d+)|\s?/\s?(?P<over>\d+(?:\.\d+)?))?"
-    r"(?:\s?(?:x|\u00d7|\*|\\times)\s?10\s?\^\s?\{?(?P<power>-?\d+)\}?|e(?P<exponent>[+-]?\d+))?"
-    r"(?![\d:]\d|:\d)"
-)
-_FRACTION = re.compile(r"(-?)\s*\\[dt]?frac\s*\{\s*(-?[\d.,]+)\s*\}\s*\{\s*(-?[\d.,]+)\s*\}")
-
-
-def _numbers(text: str) -> Iterator[Fraction]:
-    text = _FRACTION.sub(
-        r"\1\2/\3", text.replace("{,}", ",").replace("\\$", "$").replace("\\%", "%").replace("\\!", "")
-    )
-    text = re.sub(r"(\d)\s*\\,\s*(\d{3})", r"\1,\2", text)
-    for match in _NUMBER.finditer(text):
-        value = to_number(match["number"])
-        if value is None:
-            continue
-        if match["top"]:
-            if not int(match["bottom"]):
-                continue
-            value += Fraction(int(match["top"]), int(match["bottom"]))
-        elif match["over"]:
-            divisor = to_number(match["over"])
-            if not divisor:
-                continue
-            value /= divisor
-        power = int(match["power"] or match["exponent"] or 0)
-        if abs(power) <= 300:
-            value *= Fraction(10) ** power
-            yield -value if match["sign"] or match["minus"] else value
-
-
-def _value_of(text: str) -> Fraction | None:
-    """The number that a text gives: after its last `=` if there is one, else its first."""
-    for part in ([text.rsplit("=", 1)[1]] if "=" in text else []) + [text]:
-        for value in _numbers(part):
-            return value
-    return None
-
-
-def _two_numbers(text: str) -> bool:
-    """Whether a text offers two unlike numbers to choose from: `5 or 6`, `between 5 and 6`, `5-6`."""
-    match = re.search(r"(?:^|\s|\()\$?([\d.,]*\d)\s*(?:or|to|-)\s*\$?([\d.,]*\d)", text.split("=")[-1])
-    if match is None:
-        match = re.search(r"\b(?:between|from)\s+\$?([\d.,]*\d)\s+(?:and|to)\s+\$?([\d.,]*\d)", text)
-    return match is not None and to_number(match[1]) != to_number(match[2])
-
-
-def _is_answer_alone(text: str) -> bool:
-    """Whether a text opens with its number or is an equation: an answer and not a sentence that holds one."""
-    return re.match(r"^[\s*_$\u20ac\u00a3\\(\[-]*[.\d]", text) is not None or "=" in text or "\\frac" in text
