@@ -15,7 +15,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_metric
 from lm_eval.evaluator import evaluate
 
-from eval.harness import PlannedTask, Scorer, _bits, _check_finite
+from eval.harness import PlannedTask, Scorer, check_finite, to_bits
 from eval.tasks import TaskPlan
 from eval.trees import Asked
 from prune.errors import RegrowthError
@@ -54,8 +54,8 @@ class AnswerTask(PlannedTask):
         if self.OUTPUT_TYPE == "multiple_choice":
             return super().process_results(doc, results)
         ((logprob, greedy),) = results
-        _check_finite(logprob, doc)
-        return {"answer_nll_bits": _bits(logprob), "answer_greedy": float(greedy)}
+        check_finite(logprob, doc)
+        return {"answer_nll_bits": to_bits(logprob), "answer_greedy": float(greedy)}
 
 
 @dataclass(frozen=True)

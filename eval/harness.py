@@ -71,18 +71,18 @@ class PlannedTask(ConfigurableTask):
         """
         if self.OUTPUT_TYPE == "multiple_choice":
             for logprob, _ in results:
-                _check_finite(logprob, doc)
+                check_finite(logprob, doc)
             found = super().process_results(doc, results)
-            return {**found, "answer_nll_bits": _bits(results[doc["answer"]][0])}
+            return {**found, "answer_nll_bits": to_bits(results[doc["answer"]][0])}
         if self.plan.thinking is not None:
             return self._judge(doc, results[0])
         response, (logprob, _) = results
-        _check_finite(logprob, doc)
+        check_finite(logprob, doc)
         given, gold = parse_number(response), _gold(doc)
         return {
             "exact_match": float(given is not None and Fraction(given) == gold),
             "unparseable": float(given is None),
-            "answer_nll_bits": _bits(logprob),
+            "answer_nll_bits": to_bits(logprob),
         }
 
     def _judge(self, doc: dict[str, Any], response: str) -> dict[str, float]:
@@ -105,11 +105,13 @@ def _gold(doc: dict[str, Any]) -> Fraction:
     return gold
 
 
-def _bits(logprob: float) -> float:
+def to_bits(logprob: float) -> float:
+    """A log-likelihood in nats as an NLL in bits."""
     return -float(logprob) / math.log(2)
 
 
-def _check_finite(logprob: float, doc: dict[str, Any]) -> None:
+def check_finite(logprob: float, doc: dict[str, Any]) -> None:
+    """Raise RegrowthError where a question's log-likelihood is not a finite number."""
     if not math.isfinite(logprob):
         raise RegrowthError(
             f"the model gives no finite log-likelihood ({logprob}) on question {doc['id']} of {doc['domain']}; "
