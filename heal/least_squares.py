@@ -93,27 +93,32 @@ def _projected(sums: Sums, weight: torch.Tensor) -> Sums:
     return Sums(weight @ sums.gram @ weight.T, sums.cross @ weight.T, sums.energy, sums.tokens)
 
 
-def token_weights(target: torch.Tensor, objective: str, typical: float) -> torch.Tensor:
-    """What each of N tokens counts, (N,), by its target state (N, D).
+def aim(state: torch.Tensor, target: torch.Tensor, objective: str, typical: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each of N tokens lacks, (N, D) float32, and how much it counts, (N,).
 
     A few tokens (the first of a document above all) have states a hundred times longer than all others, and would
-    own a plain sum of squares. The layers above normalise every state, so that an error counts by its share.
+    own a plain sum of squares. The layers above normalise every state, so that an error counts by its share of it.
+    Where the dropped layers were those that made such a state, no small change can make it; but what its readers take
+    from it is its direction, and that a shorter one has too.
 
     Args:
-        objective: `squares`: all alike. `normalised`: 1 / |y|^2, the relative error. `clipped`: relative beyond
-            `CLIP` typical lengths, alike below. `ordinary`: those beyond it do not count at all.
+        state, target: (N, D), the states as they are and as they should be.
+        objective: `squares`: |e|^2. `normalised`: |e|^2 / |y|^2. `capped`: the same, with targets shortened to
+            `CAP` typical lengths, or to the length that the state has already where that is more. `cosine`: the same,
+            with targets shortened to the state's own length, so that only the direction counts.
         typical: a typical |y|, such as the median over a batch.
     """
-    length = torch.linalg.vector_norm(target.float(), dim=1)
+    state, target = state.float(), target.float()
+    length = torch.linalg.vector_norm(target, dim=1).clamp(min=1e-6 * typical)
     if objective == "squares":
-        return torch.full_like(length, 1 / typical**2)
-    if objective == "normalised":
-        return 1 / length.clamp(min=1e-6 * typical).square()
-    if objective == "clipped":
-        return 1 / length.clamp(min=CLIP * typical).square()
-    if objective == "ordinary":
-        return (length < CLIP * typical).float() / typical**2
-    raise ValueError(f"{objective} is no objective")
+        return target - state, torch.full_like(length, 1 / typical**2)
+    if objective in ("capped", "cosine"):
+        own = torch.linalg.vector_norm(state, dim=1).clamp(min=1e-6 * typical)
+        room = torch.minimum(own if objective == "cosine" else own.clamp(min=CAP * typical), length)
+        target, length = target * (room / length).unsqueeze(1), room
+    elif objective != "normalised":
+        raise ValueError(f"{objective} is no objective")
+    return target - state, 1 / length.square()
 
 
-CLIP = 3.0  # typical lengths beyond which a state counts as massive
+CAP = 10.0  # typical lengths beyond which a target is shortened

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from heal.tracks import Tracks
 
 FORMAT = "regrowth.heal/1"
-OBJECTIVES = ("normalised", "squares", "clipped", "ordinary")
+OBJECTIVES = ("normalised", "capped", "cosine", "squares")
 KINDS = ("matrix", "map", "magnitude")
 CHOICE_TOKENS = 4096  # text apart from that which is fitted, to choose a candidate by
 
@@ -43,7 +43,7 @@ class PatchSettings:
     """How to patch.
 
     Attributes:
-        objective: what a token's error counts, one of `OBJECTIVES`, or `auto`: the best of them.
+        objective: what counts as near, one of `OBJECTIVES` (see `heal.least_squares.aim`), or `auto`: the best of them.
         kind: `matrix` (the projection's weights, freely), `map` (a linear map of its output), `magnitude` (one
             number), or `auto`: the best of them.
         ridge: pull towards the weights as they are, as a share of the mean squared feature; the best of a ladder if
@@ -198,7 +198,7 @@ def _solve(
 ) -> dict[str, Any]:
     """Find the best change at one place, leave it in `tracks`, and tell what was tried."""
     from heal.candidates import Search
-    from heal.least_squares import Sums, token_weights
+    from heal.least_squares import Sums, aim
 
     names = OBJECTIVES if settings.objective == "auto" else (settings.objective,)
     place, layer = fold.place, fold.place.layer
@@ -207,11 +207,10 @@ def _solve(
     typical = 0.0
     for start in range(0, len(rows), settings.batch_size):
         taken = tracks.take(rows[start : start + settings.batch_size], place, fold.target)
-        target = taken.target.float()
-        typical = typical or float(target.norm(dim=1).median())
-        errors = (target - taken.state.float()) / place.scale
+        typical = typical or float(taken.target.float().norm(dim=1).median())
         for name, found in sums.items():
-            found.add(taken.features, errors, token_weights(target, name, typical))
+            errors, counts = aim(taken.state, taken.target, name, typical)
+            found.add(taken.features, errors / place.scale, counts)
         note(f"layer {layer}: {min(start + settings.batch_size, len(rows))} of {len(rows)} rows read")
     held = list(tracks.hold(spare, place, settings.batch_size))
     plain = tracks.loss(held, place, None)

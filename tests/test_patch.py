@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from heal import PatchSettings, TextSource, held_out_loss, patch
 from heal.cli import app
 from heal.fold import find_place
-from heal.least_squares import Sums, solve, solve_map, solve_scale, token_weights
+from heal.least_squares import Sums, aim, solve, solve_map, solve_scale
 from heal.packing import pack
 from heal.tracks import Tracks
 from prune import cut, plan_cut
@@ -87,14 +87,22 @@ def test_dependent_features_give_the_smallest_change():
 
 
 def test_what_a_massive_token_counts():
-    target = torch.tensor([[3.0, 4.0], [0.0, 10.0], [600.0, 800.0]])
-    of = {name: token_weights(target, name, 5.0) for name in ("squares", "normalised", "clipped", "ordinary")}
-    assert torch.allclose(of["squares"], torch.full((3,), 1 / 25))
-    assert torch.allclose(of["normalised"], torch.tensor([1 / 25, 1 / 100, 1e-6]))
-    assert of["clipped"][0] == of["clipped"][1] > of["clipped"][2] > 0
-    assert of["ordinary"][2] == 0 < of["ordinary"][0] == of["ordinary"][1]
+    """Rows: an ordinary token, a massive one that the block made, and one that was massive before it."""
+    state = torch.tensor([[3.0, 0.0], [0.0, 8.0], [700.0, 0.0]])
+    target = torch.tensor([[3.0, 4.0], [600.0, 800.0], [600.0, 800.0]])
+    of = {name: aim(state, target, name, 5.0) for name in ("squares", "normalised", "capped", "cosine")}
+    for name, goal in (
+        ("squares", target),
+        ("normalised", target),
+        ("capped", torch.tensor([[3.0, 4.0], [30.0, 40.0], [420.0, 560.0]])),  # to 10 typical lengths, or its own
+        ("cosine", torch.tensor([[1.8, 2.4], [4.8, 6.4], [420.0, 560.0]])),  # to its own
+    ):
+        errors, counts = of[name]
+        assert torch.allclose(state + errors, goal, rtol=1e-5)
+        lengths = torch.tensor([5.0, 5.0, 5.0]) if name == "squares" else goal.norm(dim=1)
+        assert torch.allclose(counts, 1 / lengths**2)
     with pytest.raises(ValueError, match="no objective"):
-        token_weights(target, "other", 5.0)
+        aim(state, target, "other", 5.0)
 
 
 def rows_of(vocabulary, *, count=8, length=32):
@@ -144,7 +152,7 @@ def test_a_block_that_is_a_linear_map_of_the_feed_forward_output_is_recovered(fa
     sums = Sums.empty(matrix.shape[1], len(matrix))
     for row in rows:
         taken = tracks.take([row], place, 2)
-        sums.add(taken.features, taken.target - taken.state, token_weights(taken.target, "normalised", 1.0).double())
+        sums.add(taken.features, taken.target - taken.state, 1 / taken.target.norm(dim=1) ** 2)
     change = solve(sums, ridge=0.0) if kind == "matrix" else solve_map(sums, matrix, ridge=0.0)
     assert torch.allclose(change, planted @ matrix, atol=1e-7)
     assert sums.left_over(change) == pytest.approx(0, abs=1e-9)
