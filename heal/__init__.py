@@ -15,6 +15,7 @@ _PUBLIC = {
     "held_out_loss": "heal.measuring",
     "merge": "heal.merging",
     "patch": "heal.patching",
+    "plan_budget": "heal.budgeting",
     "qlora": "heal.training",
 }
 

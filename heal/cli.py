@@ -190,7 +190,7 @@ def patch_command(
     held_out_tokens: Annotated[str, typer.Option(help="How much of it to measure on.")] = "16k",
     tokens: Annotated[str, typer.Option(help="How much text to fit; 4096 tokens more choose the candidate.")] = "20k",
     objective: Annotated[
-        str, typer.Option(help="What a token's error counts: auto, normalised, squares, clipped or ordinary.")
+        str, typer.Option(help="What counts as near: auto, normalised, capped, cosine or squares.")
     ] = "auto",
     kind: Annotated[
         str, typer.Option(help="auto; matrix: all weights; map: a linear map of the output; magnitude: one number.")
@@ -365,6 +365,48 @@ def _patched(document: dict[str, Any], out: Path) -> Table:
             cells = (tried["kind"], tried["objective"], ridge, f"{tried['loss']:.4f}", f"{tried['left_over']:.1%}")
             table.add_row(str(tried["layer"]), *cells, "kept" if tried == fold["chosen"] else "")
     return table
+
+
+@app.command("budget")
+def budget_command(
+    model: Annotated[str, typer.Argument(help="The model before its cut, or one that is cut: a folder or a hub id.")],
+    n: Annotated[int, typer.Option("--n", help="Layers that the cut will drop; 0 for a model that is cut.")] = 0,
+    start: Annotated[
+        int | None, typer.Option(help="Where the cut begins, 0-based; the deepest block that keeps the last layer.")
+    ] = None,
+    gpu_memory: Annotated[
+        str | None, typer.Option(help="A card of your own, such as 40GiB, reckoned at the speed of an A100.")
+    ] = None,
+    tokens: Annotated[str, typer.Option(help="Tokens to heal on; the paper's budget is 164M.")] = "164M",
+    method: Annotated[str, typer.Option(help="qlora, or distill, which keeps the full model loaded.")] = "qlora",
+    bits: Annotated[int, typer.Option(help="4: NF4, double quantised; 8: int8; 16: bf16.")] = 4,
+    targets: Annotated[str, typer.Option(help="feed-forward, all, or after-cut.")] = "feed-forward",
+    rank: Annotated[int, typer.Option(help="LoRA rank.")] = 64,
+    dropout: Annotated[float, typer.Option(help="Dropout before the adapter.")] = 0.05,
+    length: Annotated[int, typer.Option(help="Tokens per row.")] = 512,
+    batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 4,
+    checkpointing: Annotated[bool, typer.Option(help="Compute activations anew.")] = True,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the budget as JSON, and nothing else there.")] = False,
+) -> None:
+    """Reckon what healing takes, before anything is loaded: memory, the largest batch, tokens per second, hours.
+
+    Reads config.json and the headers of the weights; of a hub model no weights are fetched. Memory is counted tensor by
+    tensor. Speed is an expectation: FLOPs over an assumed share of a card's peak.
+
+    Example: [bold]heal budget meta-llama/Llama-3.1-70B --n 32 --gpu-memory 40GiB --tokens 30M[/bold]
+    """
+    from heal.budget_table import tables
+    from heal.budgeting import plan_budget
+    from heal.schedule import parse_tokens
+    from prune.memory import parse_size
+
+    found = plan_budget(
+        model, n=n, start=start, tokens=parse_tokens(tokens), method=method, bits=bits, targets=targets, rank=rank,
+        dropout=dropout, length=length, batch_size=batch_size, checkpointing=checkpointing,
+        gpu_memory=None if gpu_memory is None else parse_size(gpu_memory, option="--gpu-memory"), revision=revision,
+    )  # fmt: skip
+    answer(found.to_json(), lambda: tables(found), as_json=as_json)
 
 
 def main() -> None:

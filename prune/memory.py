@@ -13,7 +13,7 @@ _UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, *, option: str = "--max-memory") -> int:
     """`4GiB`, `800MB` or `4` (GiB) in bytes.
 
     Raises:
@@ -23,7 +23,7 @@ def parse_size(text: str) -> int:
     unit = match[2].upper() if match else None
     size = int(float(match[1]) * _UNITS[unit]) if match and unit in _UNITS else 0
     if size <= 0:
-        raise UsageError(f"--max-memory {text}: write a size such as 4GiB or 800MB")
+        raise UsageError(f"{option} {text}: write a size such as 4GiB or 800MB")
     return size
 
 

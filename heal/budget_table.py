@@ -1,0 +1,67 @@
+"""A budget as tables for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heal.budget import GIB, Budget, Memory
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+_ROWS = (
+    ("weights", "frozen weights"),
+    ("quantisation", "scales of the quantised ones"),
+    ("adapter", "adapter"),
+    ("optimiser", "gradients and Adam"),
+    ("activations", "activations kept for the backward pass"),
+    ("layer", "one layer at work"),
+    ("logits", "one chunk of logits"),
+    ("total", "peak of a step"),
+)
+
+
+def tables(budget: Budget) -> Group:
+    """What a step holds, with and without checkpointing; and what each card makes of it."""
+    from rich.console import Group
+    from rich.table import Table
+
+    job, shape = budget.job, budget.shape
+    held = Table(
+        title=f"{job.method} on {len(job.kept)} of {len(shape.layers)} layers of {shape.name}: GiB",
+        caption=(
+            f"{job.batch_size} rows of {job.length} tokens, rank {job.rank} on {job.role}, {job.bits} bits; of one "
+            "layer at work and one chunk of logits, the larger counts"
+        ),
+    )
+    held.add_column("what")
+    pair = (budget.memory, budget.other) if job.checkpointing else (budget.other, budget.memory)
+    for name in ("checkpointing", "no checkpointing"):
+        held.add_column(name + (" (asked)" if (name == "checkpointing") == job.checkpointing else ""), justify="right")
+    for name, words in _ROWS:
+        style = "bold" if name == "total" else None
+        held.add_row(words, *(_gib(memory, name) for memory in pair), style=style)
+    cards = Table(
+        title=f"One card, {budget.tokens:,} tokens (expected, not measured)",
+        caption=(
+            f"{budget.flops / 1e9:.1f} GFLOP a token; a card is taken to reach the share of its bf16 peak that stands "
+            "beside its name. Of its memory, 4 % and 0.75 GiB are left to the allocator and CUDA."
+        ),
+    )
+    for name in ("card", "share", "holds it", "most rows", "longest row", "tokens/s", "hours"):
+        cards.add_column(name, justify="left" if name == "card" else "right")
+    for one in budget.verdicts:
+        cards.add_row(
+            f"{one.gpu.name} ({one.gpu.memory / GIB:.1f} GiB)",
+            f"{one.gpu.share:.0%}",
+            "yes" if one.holds else "no",
+            str(one.rows) if one.rows else "none",
+            str(one.longest) if one.longest else "none",
+            f"{one.tokens_per_second:,.0f}",
+            f"{one.hours:,.1f}",
+        )
+    return Group(held, cards)
+
+
+def _gib(memory: Memory, name: str) -> str:
+    return f"{getattr(memory, name) / GIB:.2f}"

@@ -1,0 +1,80 @@
+"""`heal budget`: read a model's shape, settle what is asked, and reckon."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from heal.budget import GPUS, METHODS, Budget, Gpu, Job, kept_layers, reckon
+from heal.shapes import read_shape
+from prune.cut_plan import PLAN_FILE, CutPlan
+from prune.errors import UsageError
+
+_MINE = Gpu("yours", 0, 312e12, 0.35)  # an A100's speed, where only a size is named
+
+
+def plan_budget(
+    model: str | Path,
+    *,
+    n: int = 0,
+    start: int | None = None,
+    tokens: int = 164_000_000,
+    method: str = "qlora",
+    bits: int = 4,
+    targets: str = "feed-forward",
+    rank: int = 64,
+    dropout: float = 0.05,
+    length: int = 512,
+    batch_size: int = 4,
+    checkpointing: bool = True,
+    gpu_memory: int | None = None,
+    cuda: bool = True,
+    revision: str | None = None,
+) -> Budget:
+    """Memory and time of healing a model, from its config and the headers of its weights alone.
+
+    Args:
+        model: the full model, from which `n` layers are to be cut; or, with n = 0, a model that is cut already.
+        n: how many layers go: a block from `start` on, or the deepest that keeps the last layer.
+        tokens: to heal on; the paper's budget is 164M.
+        method: `qlora`, or `distill`, which keeps the full model loaded.
+        bits, targets, rank, dropout, length, batch_size, checkpointing: as healing takes them.
+        gpu_memory: bytes of a card of one's own, at the speed of an A100.
+        cuda: reckon with a GPU's chunks and dropout masks, not a CPU's.
+
+    Raises:
+        UsageError: options out of range.
+        CheckpointError: no model, or of a family that is not known.
+    """
+    if method not in METHODS:
+        raise UsageError(f"--method {method} is unknown; take {' or '.join(METHODS)}")
+    role, _, place = ("all:after-cut" if targets == "after-cut" else targets).partition(":")
+    if role not in ("feed-forward", "all") or place not in ("", "after-cut"):
+        raise UsageError(f"--targets {targets} is unknown; take feed-forward, all or after-cut")
+    plan = None
+    if n == 0 and (Path(model) / PLAN_FILE).is_file():
+        plan = CutPlan.read(Path(model) / PLAN_FILE)
+    shape = read_shape(model, revision=revision)
+    kept = kept_layers(len(shape.layers), n, start)
+    if plan is not None and method == "distill":
+        full = read_shape(plan.model, revision=plan.commit)
+        shape, kept = replace(full, name=f"{shape.name} and {full.name}"), plan.kept
+    gaps = plan.original if plan is not None else kept
+    after = next((i for i, layer in enumerate(gaps) if i != layer), None if n == 0 and plan is None else len(kept))
+    if place and (after is None or after == len(kept)):
+        raise UsageError(f"--targets {targets}: no layer stands after a cut; name --n and --start")
+    job = Job(
+        method=method,
+        kept=kept,
+        first=(after or 0) if place else 0,
+        bits=bits,
+        role=role,
+        rank=rank,
+        dropout=dropout,
+        length=length,
+        batch_size=batch_size,
+        checkpointing=checkpointing,
+        cuda=cuda,
+    )
+    gpus = GPUS if gpu_memory is None else (replace(_MINE, memory=gpu_memory), *GPUS)
+    return reckon(shape, job, tokens=tokens, gpus=gpus)
