@@ -12,7 +12,7 @@ library_name: peft
 # A healing adapter
 
 A LoRA adapter (rank {rank}, alpha {alpha:g}, on {targets}) that heals `{base}`, trained by
-Regrowth on {tokens:,} tokens of `{text}` with the base in {bits}.
+Regrowth on {tokens:,} tokens of `{text}` with the base in {bits}{taught}.
 
 | | loss on held-out text, nats per token |
 |---|---|
@@ -93,8 +93,17 @@ def adapter_card(document: dict[str, Any]) -> str:
         rank=settings["rank"],
         alpha=settings["alpha"],
         targets=settings["targets"],
+        taught=_taught(document),
         fit="" if settings["bits"] == 16 else _FIT.format(bits=_PRECISION[settings["bits"]]),
     )
+
+
+def _taught(document: dict[str, Any]) -> str:
+    """How a distilled adapter came by what it knows; nothing for one trained on plain text."""
+    if "teacher" not in document:
+        return ""
+    wrote = ", on responses that it wrote to prompts" if "responses" in document else ""
+    return f", taught by the predictions of `{document['teacher']['model']}`{wrote} (`heal distill`)"
 
 
 def merged_card(document: dict[str, Any]) -> str:

@@ -7,20 +7,23 @@ import pytest
 import torch
 from healing_models import FAMILIES, tiny
 from transformers import AutoConfig, AutoModelForCausalLM
+from typer.testing import CliRunner
 
 from heal import DistillSettings, TextSource, distill, merge
 from heal.adapters import add_adapter, find_targets
+from heal.cli import app
 from heal.differences import own_tensors
 from heal.distilling import attach_distillation, shared_prefix
 from heal.lineage import trace
 from heal.place import first_after_cut
 from heal.quantise import load_frozen
+from heal.self_data import _up_to_end, asked_prompts, write_responses
 from heal.shared import build_student
 from heal.tensors import read, write_over
 from prune import cut, plan_cut
 from prune.checkpoint import read_checkpoint
 from prune.errors import CheckpointError, RegrowthError, TextError, UsageError
-from prune.models import Source, decoder_layers
+from prune.models import Source, decoder_layers, load_tokenizer
 
 TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rate": 1e-2}
 KEPT = (0, 1, 2, 3, 6, 7)
@@ -281,23 +284,68 @@ def test_responses_of_the_full_model(tiny_llama, pruned, text, tmp_path):
     settings = {"teacher_data": "self", "response_tokens": 12, "targets": "after-cut"}
     results = [
         distil_tiny(tiny_llama, pruned, text, tmp_path / name, tokens=512, prompts=prompts, **settings)
-        for name, prompts in (("openings", None), ("again", None), ("asked", str(questions)))
+        for name, prompts in (("openings", None), ("asked", str(questions)))
     ]
     lines = [(result.out / "responses.jsonl").read_text() for result in results]
-    assert lines[0] == lines[1]  # same seed
     for written, result in zip(lines, results, strict=True):
         rows = [json.loads(line) for line in written.splitlines()]
         assert all(row["text"] == row["prompt"] + row["response"] for row in rows)
         assert all(1 <= row["tokens"] <= 12 for row in rows)
         assert result.document["responses"]["responses"] == len(rows)
         assert result.document["responses"]["tokens"] == sum(row["tokens"] for row in rows)
-    asked = json.loads(lines[2].splitlines()[0])
+    asked = json.loads(lines[1].splitlines()[0])
     assert "times seven?" in asked["prompt"]
     assert "user" in asked["prompt"]  # the tokenizer's chat template
     questions.write_text('{"prompt": "What is seven times seven?"}\n')
     with pytest.raises(TextError, match=r"the prompts gave [0-9]+ of the 5\d\d tokens"):
         distil_tiny(tiny_llama, pruned, text, tmp_path / "few", tokens=512, prompts=str(questions), **settings)
     assert not (tmp_path / "few").exists()
+
+
+def test_responses_follow_the_seed_and_end_where_the_model_ends(tiny_llama, tmp_path):
+    source = Source(tiny_llama, "tiny")
+    teacher, tokenizer = load_frozen(source, bits=16, device="cpu"), load_tokenizer(source)
+    with torch.no_grad():  # a model that ends often
+        teacher.model.norm.weight.zero_()
+    written = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        prompts = asked_prompts(tokenizer, iter([f"Name the number {i}." for i in range(24)]))
+        write_responses(teacher, tokenizer, prompts, tmp_path / name, tokens=500, response_tokens=8, seed=seed)
+        written.append((tmp_path / name).read_text())
+    assert written[0] == written[1]
+    assert written[0] != written[2]
+    prompt = next(asked_prompts(tokenizer, iter(["Name it."])))
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Name it."}], add_generation_prompt=True, tokenize=False
+    )
+    assert tokenizer.decode(prompt.ids) == rendered  # the template's own BOS, once
+    assert _up_to_end([5, 6, 2, 7, 2], [2]) == [5, 6, 2]
+    assert _up_to_end([5, 6], [2]) == [5, 6]
+
+
+def test_the_command(tiny_llama, pruned, sample_text, sample_heldout, tmp_path):
+    runner = CliRunner()
+    options = ["--text", str(sample_text), "--held-out", str(sample_heldout), "--held-out-tokens", "128"]
+    options += ["--length", "64", "--batch-size", "2", "--accumulate", "1", "--rank", "4", "--tokens", "256"]
+    options += ["--device", "cpu", "--targets", "feed-forward:after-cut", "--teacher", str(tiny_llama)]
+    done = runner.invoke(app, ["distill", str(pruned), "--out", str(tmp_path / "a"), "--json", *options])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document == json.loads((tmp_path / "a" / "heal.json").read_text())
+    assert document["settings"]["temperature"] == 1.0
+    assert len(document["adapted"]) == 6
+    assert "distill" in (tmp_path / "a" / "README.md").read_text()
+    done = runner.invoke(app, ["distill", "--help"])
+    assert "Example:" in done.output
+    for wrong, code, line in (
+        (["--temperature", "0"], 2, "error: --temperature 0.0 is not above 0"),
+        (["--teacher", str(pruned)], 1, "error: "),
+        (["--out", str(tmp_path / "a")], 1, "already exists"),
+    ):
+        done = runner.invoke(app, ["distill", str(pruned), "--out", str(tmp_path / "b"), *options, *wrong])
+        assert done.exit_code == code
+        assert line in done.stderr
+        assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(
