@@ -11,7 +11,7 @@ from heal.data import TextSource
 from heal.differences import own_tensors
 from heal.lineage import trace
 from heal.place import first_after_cut
-from heal.settings import Settings
+from heal.settings import Running, Settings
 from heal.training import HealPlan, HealResult, Student, execute, plan_healing
 from prune.errors import UsageError
 from prune.models import Source, load_tokenizer
@@ -59,6 +59,7 @@ def distill(
     device: str = "auto",
     revision: str | None = None,
     overwrite: bool = False,
+    running: Running | None = None,
     shown: bool = True,
 ) -> HealResult:
     """Train an adapter for a pruned model on the full model's predictions, and write it to `out` as `qlora` does.
@@ -70,7 +71,7 @@ def distill(
     Args:
         model: the pruned model, patched or not: a folder with its prune_plan.json.
         teacher: the full model that it was cut from.
-        text, out, tokens, device, revision, overwrite, shown: see `qlora`.
+        text, out, tokens, device, revision, overwrite, running, shown: see `qlora`.
 
     Raises:
         CheckpointError: the teacher is not the source of the cut.
@@ -88,6 +89,7 @@ def distill(
         device=device,
         revision=revision,
         overwrite=overwrite,
+        running=running,
     )
     lineage = trace(model, teacher, revision=revision, untouched=False)
     kept, cut = lineage.plan.kept, first_after_cut(plan.model.folder)

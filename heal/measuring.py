@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from heal.data import TextSource, hold_out
+from heal.curve import Losses
+from heal.data import HeldOut, TextSource, hold_out
 from heal.head import projection
 from heal.losses import chunked_cross_entropy
-from heal.packing import Row
+from heal.packing import IGNORED, Row
 from prune.models import load_model, load_tokenizer, locate, pick_device, pick_dtype, text_config
+from prune.processes import gather, rank_and_world
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,27 +30,62 @@ def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     }
 
 
-@torch.no_grad()
 def mean_loss(model: PreTrainedModel, rows: Sequence[Row], *, batch_size: int = 4) -> float:
     """Mean -log p in nats per predicted token over all rows; the model keeps the mode (train or eval) it was in."""
-    project, vocabulary = projection(model), text_config(model.config).vocab_size
-    decoder = model.get_decoder()
+    return summed_loss(model, rows, batch_size=batch_size) / sum(row.targets for row in rows)
+
+
+@torch.no_grad()
+def summed_loss(model: PreTrainedModel, rows: Sequence[Row], *, batch_size: int = 4, wrapper: Any = None) -> float:
+    """Sum of -log p in nats over all rows; the model keeps the mode (train or eval) it was in.
+
+    Args:
+        wrapper: what must be called in the model's place because it gathers weights first (FSDP); the loss is then
+            the one that the model was given for training (`heal.head`).
+    """
     training = model.training
     model.eval()
-    total, count = 0.0, 0
+    total = 0.0
     try:
         for start in range(0, len(rows), batch_size):
             batch = {
                 name: tensor.to(model.device) for name, tensor in collate(rows[start : start + batch_size]).items()
             }
-            hidden = decoder(
+            if wrapper is not None:
+                total += wrapper(**batch, num_items_in_batch=1)["loss"].item()
+                continue
+            hidden = model.get_decoder()(
                 input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
             ).last_hidden_state
-            total += chunked_cross_entropy(hidden, batch["labels"], project, vocabulary=vocabulary).item()
-            count += sum(row.targets for row in rows[start : start + batch_size])
+            vocabulary = text_config(model.config).vocab_size
+            total += chunked_cross_entropy(hidden, batch["labels"], projection(model), vocabulary=vocabulary).item()
     finally:
         model.train(training)
-    return total / count
+    return total
+
+
+def held_out_losses(model: PreTrainedModel, held_out: HeldOut, *, batch_size: int = 4, wrapper: Any = None) -> Losses:
+    """The loss on every held-out text. Where several processes run, each takes a share of the rows, and all call this.
+
+    Args:
+        wrapper: see `summed_loss`.
+    """
+    rank, world = rank_and_world()
+    sums = []
+    for text in held_out.texts:
+        share = text.rows[rank::world]
+        if wrapper is not None and len(share) < -(-len(text.rows) // world):  # all must call a wrapper equally often
+            share = [*share, _unlabelled(text.rows[0])]
+        sums.append(summed_loss(model, share, batch_size=batch_size, wrapper=wrapper))
+    totals = [sum(parts) for parts in zip(*gather(sums), strict=True)]
+    counts = [text.targets for text in held_out.texts]
+    main = [index for index, text in enumerate(held_out.texts) if not text.domain]
+    loss = sum(totals[index] for index in main) / sum(counts[index] for index in main)
+    return Losses(loss, {text.name: totals[i] / counts[i] for i, text in enumerate(held_out.texts)})
+
+
+def _unlabelled(row: Row) -> Row:
+    return Row(row.tokens, row.positions, np.full_like(row.labels, IGNORED))
 
 
 def held_out_loss(

@@ -13,21 +13,29 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a budget is spent: `steps` optimiser steps of `batch_size * accumulate` rows of `length` tokens."""
+    """How a budget is spent: `steps` optimiser steps of `batch_size * accumulate * processes` rows of `length` tokens.
+
+    `warmup` are the steps in which the rate rises; `batch_size` rows go through a process at once.
+    """
 
     steps: int
     warmup: int
     length: int
     batch_size: int
     accumulate: int
+    processes: int = 1
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.batch_size * self.accumulate * self.processes
 
     @property
     def rows(self) -> int:
-        return self.steps * self.batch_size * self.accumulate
+        return self.steps * self.rows_per_step
 
     @property
     def tokens_per_step(self) -> int:
-        return self.batch_size * self.accumulate * self.length
+        return self.rows_per_step * self.length
 
     @property
     def tokens(self) -> int:
@@ -50,21 +58,40 @@ def parse_tokens(text: str | int) -> int:
     return count
 
 
-def plan_steps(tokens: int, *, length: int, batch_size: int, accumulate: int) -> Schedule:
-    """Spend at most `tokens` in whole steps; warm-up is 100 steps as in arXiv 2403.17887, or 3 % where that is fewer.
+def plan_steps(
+    tokens: int, *, length: int, batch_size: int, accumulate: int, processes: int = 1, warmup: str | None = None
+) -> Schedule:
+    """Spend at most `tokens` in whole steps.
+
+    Args:
+        processes: how many train together; each takes `batch_size * accumulate` rows of a step.
+        warmup: a number of steps, or a share of them such as `3%`; 100 as in arXiv 2403.17887, or 3 % where that is
+            fewer, if None.
 
     Raises:
-        UsageError: a size under 1, or a budget smaller than one step.
+        UsageError: a size under 1, a budget smaller than one step, or a warm-up that is neither.
     """
     for name, value, least in (("length", length, 8), ("batch-size", batch_size, 1), ("accumulate", accumulate, 1)):
         if value < least:
             raise UsageError(f"--{name} {value} is too small; it is at least {least}")
-    step = length * batch_size * accumulate
+    rows = batch_size * accumulate * processes
+    step = length * rows
     steps = tokens // step
     if steps < 1:
         raise UsageError(
-            f"--tokens {tokens} is less than one step of {batch_size * accumulate} rows of {length} tokens ({step}); "
+            f"--tokens {tokens} is less than one step of {rows} rows of {length} tokens ({step}); "
             "ask for more tokens, or lower --length, --batch-size or --accumulate"
         )
-    warmup = min(100, max(1, round(0.03 * steps))) if steps > 1 else 0
-    return Schedule(steps, warmup, length, batch_size, accumulate)
+    return Schedule(steps, _warmup(warmup, steps), length, batch_size, accumulate, processes)
+
+
+def _warmup(written: str | None, steps: int) -> int:
+    if written is None:
+        return min(100, max(1, round(0.03 * steps))) if steps > 1 else 0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)( ?%)?", written.strip())
+    count = float(found.group(1)) * (steps / 100 if found.group(2) else 1) if found else -1.0
+    if not 0 <= count < steps or (found and not found.group(2) and "." in found.group(1)):
+        raise UsageError(
+            f"--warmup {written} is not a number of steps below all {steps}, or a share of them such as 3%"
+        )
+    return round(count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from prune.errors import CheckpointError, UsageError
 from prune.models import Source, text_config
@@ -22,9 +23,13 @@ class Settings:
         alpha: LoRA's alpha; the rank if None, so that the scale is 1.
         targets: `feed-forward` or `all`, and where: `feed-forward:after-cut`, `all:after-cut` or, for short,
             `after-cut`. See `heal.adapters.find_targets`.
-        bits: 4 (NF4 + double quantisation) or 16 (bf16).
+        bits: 4 (NF4 + double quantisation), 8 (LLM.int8()) or 16 (bf16).
         eval_every: optimiser steps between two measurements of held-out loss; a tenth of all steps if None.
         checkpointing: keep one activation per layer and compute the rest anew.
+        schedule: how the rate falls after the warm-up: `cosine` as in the paper, `linear`, or `constant`.
+        warmup: see `heal.schedule.plan_steps`.
+        patience: end after so many measurements without a better held-out loss, and keep the best adapter, not the
+            last; None: neither.
     """
 
     length: int = 512
@@ -39,11 +44,48 @@ class Settings:
     seed: int = 0
     eval_every: int | None = None
     checkpointing: bool = True
+    schedule: str = "cosine"
+    warmup: str | None = None
+    patience: int | None = None
 
     @property
     def lora_alpha(self) -> float:
         """LoRA's alpha, settled: the rank where none is given."""
         return float(self.rank if self.alpha is None else self.alpha)
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a run goes, with no bearing on what comes out of it.
+
+    Attributes:
+        resume: go on from the last checkpoint of a run with the same `out`, or begin if there is none.
+        save_every: optimiser steps between two checkpoints.
+        report_to: `wandb`, `trackio`, `tensorboard` or `none`.
+    """
+
+    resume: bool = False
+    save_every: int = 50
+    report_to: str = "none"
+
+
+SCHEDULES = ("cosine", "linear", "constant")
+REPORTERS = ("wandb", "trackio", "tensorboard", "none")
+
+
+def check_running(running: Running) -> None:
+    """Refuse a run that cannot go as asked.
+
+    Raises:
+        UsageError: one is out of its range, or needs a package that is not installed.
+    """
+    if running.save_every < 1:
+        raise UsageError(f"--save-every {running.save_every} is not at least 1")
+    name = running.report_to
+    if name not in REPORTERS:
+        raise UsageError(f"--report-to {name} is unknown; take {', '.join(REPORTERS)}")
+    if name != "none" and find_spec(name) is None:
+        raise UsageError(f"--report-to {name} needs a package that is not installed: pip install {name}")
 
 
 def check(settings: Settings) -> None:
@@ -52,12 +94,20 @@ def check(settings: Settings) -> None:
     Raises:
         UsageError: one is out of its range.
     """
+    from heal.quantise import BITS
+
+    if settings.bits not in BITS:
+        raise UsageError(f"--bits {settings.bits} is unknown; take {', '.join(map(str, BITS))}")
     if not 0 < settings.learning_rate < math.inf:
         raise UsageError(f"--learning-rate {settings.learning_rate} is not above 0")
     if settings.lora_alpha <= 0:
         raise UsageError(f"--alpha {settings.alpha} is not above 0")
     if settings.eval_every is not None and settings.eval_every < 1:
         raise UsageError(f"--eval-every {settings.eval_every} is not at least 1")
+    if settings.schedule not in SCHEDULES:
+        raise UsageError(f"--schedule {settings.schedule} is unknown; take {', '.join(SCHEDULES)}")
+    if settings.patience is not None and settings.patience < 1:
+        raise UsageError(f"--patience {settings.patience} is not at least 1")
 
 
 def check_fit(source: Source, settings: Settings) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import resource
+import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heal.data import HELD_OUT_SHARE, TextSource, hold_out, training_rows
+from heal.checkpoints import Checkpoints, read_state
+from heal.data import HELD_OUT_SHARE, HeldOut, TextSource, check_enough, hold_out, row_stream
 from heal.place import first_after_cut
 from heal.schedule import Schedule, parse_tokens, plan_steps
-from heal.settings import Settings, check, check_fit
+from heal.settings import Running, Settings, check, check_fit, check_running
+from prune.errors import RegrowthError
 from prune.models import Source, load_tokenizer, locate, pick_device
 from prune.outputs import check_free, staged_directory, write_json, write_text
+from prune.processes import gather, is_main, local_device, rank_and_world
 from prune.provenance import provenance
-from prune.terminal import progress, quiet_libraries
+from prune.terminal import progress, quiet_libraries, screen
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -40,6 +44,7 @@ class HealPlan:
     schedule: Schedule
     device: str
     overwrite: bool
+    running: Running
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class HealResult:
 
     @property
     def after(self) -> float:
-        """Held-out loss with the adapter, in nats per token."""
+        """Held-out loss with the adapter that was kept, in nats per token."""
         return float(self.document["held_out_loss"]["after"])
 
 
@@ -84,6 +89,7 @@ def qlora(
     device: str = "auto",
     revision: str | None = None,
     overwrite: bool = False,
+    running: Running | None = None,
     shown: bool = True,
 ) -> HealResult:
     """Train a LoRA adapter on plain text and write it to `out` in peft's format, with heal.json and a model card.
@@ -92,13 +98,16 @@ def qlora(
         model: the pruned model: a folder or hub id.
         text: what to heal on; a string is a SOURCE with the field `text`.
         out: folder for the adapter; appears whole or not at all.
-        tokens: budget, BOS and EOS included; spent in whole steps.
+        tokens: budget, BOS and EOS included; spent in whole steps. Text that cannot be counted beforehand and ends
+            sooner ends the run there; heal.json says so.
+        running: checkpoints, going on from them, reports; see `heal.settings.Running`.
         shown: show progress on stderr.
 
     Raises:
         UsageError: settings that do not fit the model or one another.
         TextError: text that is missing, too short for the budget, or leaves nothing held out.
         RegrowthError: `out` exists, the model cannot be healed, or training diverged.
+        heal.stopping.Interrupted: SIGTERM or SIGINT; a checkpoint is saved.
     """
     plan = plan_healing(
         "qlora",
@@ -110,6 +119,7 @@ def qlora(
         device=device,
         revision=revision,
         overwrite=overwrite,
+        running=running,
     )
     return execute(plan, _frozen, shown=shown)
 
@@ -125,6 +135,7 @@ def plan_healing(
     device: str,
     revision: str | None,
     overwrite: bool,
+    running: Running | None = None,
 ) -> HealPlan:
     """Settle what a run will do, and refuse what cannot be done before anything that takes long. See `qlora`."""
     schedule = plan_steps(
@@ -132,15 +143,24 @@ def plan_healing(
         length=settings.length,
         batch_size=settings.batch_size,
         accumulate=settings.accumulate,
+        processes=rank_and_world()[1],
+        warmup=settings.warmup,
     )
+    running = running or Running()
     check(settings)
+    check_running(running)
     check_free(out, overwrite=overwrite)
+    steps = Checkpoints(Path(out)).steps()
+    if steps and not (running.resume or overwrite):
+        raise RegrowthError(
+            f"a run into {out} stands unfinished at step {steps[0]}: go on with --resume, or begin anew, --overwrite"
+        )
     quiet_libraries()
-    device = pick_device(device)
+    device = local_device(pick_device(device))
     source = locate(model, revision=revision)
     check_fit(source, settings)
     text = TextSource(text) if isinstance(text, str) else text
-    return HealPlan(method, source, text, Path(out), settings, schedule, device, overwrite)
+    return HealPlan(method, source, text, Path(out), settings, schedule, device, overwrite, running)
 
 
 def execute(
@@ -152,67 +172,154 @@ def execute(
 ) -> HealResult:
     """Read the text, let `prepare` load the student, train an adapter on it and save it: the same for all methods.
 
+    Where several processes run, each does this with its share of the rows; one of them writes.
+
     Args:
-        write: gives other text to train on, written into the run's folder (or found there by a run that goes on).
+        write: gives other text to train on, written into the run's folder (or found there by a run that goes on); it
+            becomes a part of `out`.
     """
+    _join(plan)
+    checkpoints = Checkpoints(plan.out)
+    with checkpoints.open():
+        return _execute(plan, prepare, write, checkpoints, shown=shown and is_main())
+
+
+def _execute(
+    plan: HealPlan,
+    prepare: Callable[[HealPlan], Student],
+    write: Callable[[HealPlan, Path], TextSource] | None,
+    checkpoints: Checkpoints,
+    *,
+    shown: bool,
+) -> HealResult:
     from transformers import set_seed
 
     from heal.adapters import add_adapter
     from heal.identity import base_identity
     from heal.loop import run
-    from heal.measuring import mean_loss
+    from heal.measuring import held_out_losses
+
+    def say(words: str) -> None:
+        if shown:
+            screen().print(words)
 
     settings, schedule, text = plan.settings, plan.schedule, plan.text
     tokenizer = load_tokenizer(plan.model)
-    with staged_directory(plan.out, overwrite=plan.overwrite) as stage:
-        with progress("Reading text", None, shown=shown):
-            held_out = hold_out(text, tokenizer, length=settings.length)
-        read = write(plan, stage) if write else text
-        with progress("Packing text", None, shown=shown):
-            rows = training_rows(
-                read, tokenizer, held_out, rows=schedule.rows, length=settings.length, seed=settings.seed
-            )
-        student = prepare(plan)
-        base, targets = student.model, student.targets
-        set_seed(settings.seed)  # the adapter's first weights, and dropout
-        place = plan.model.name if plan.model.commit else str(plan.model.folder.resolve())
-        adapted = add_adapter(
-            base, targets, rank=settings.rank, alpha=settings.lora_alpha, dropout=settings.dropout, base=place
+    identity, base_facts = text.identity(), base_identity(plan.model)
+    begun = _begun(plan, identity, base_facts)
+    start: Path | None = gather(_start(checkpoints, begun, plan.running, say) if is_main() else None)[0]
+    kept = checkpoints.held_out() if start else None
+    with progress("Reading text", None, shown=shown):
+        held_out = HeldOut.from_json(kept) if kept else hold_out(text, tokenizer, length=settings.length)
+    if is_main() and start is None:
+        checkpoints.begin(begun, held_out.to_json())
+    read = _in_turn(lambda: write(plan, checkpoints.folder)) if write else text
+    with progress("Packing text", None, shown=shown):
+        how: dict[str, Any] = {"length": settings.length, "seed": settings.seed}
+        if start is None:
+            check_enough(read, tokenizer, held_out, rows=schedule.rows, **how)
+        rows = row_stream(read, tokenizer, held_out, **how, state=read_state(start)[1] if start else None)
+        rows.fill()
+    student = prepare(plan)
+    if is_main():
+        checkpoints.settle({"facts": json.loads(json.dumps(student.facts))})
+    base, targets = student.model, student.targets
+    set_seed(settings.seed)  # the adapter's first weights, and dropout
+    place = plan.model.name if plan.model.commit else str(plan.model.folder.resolve())
+    adapted = add_adapter(
+        base, targets, rank=settings.rank, alpha=settings.lora_alpha, dropout=settings.dropout, base=place
+    )
+    if settings.checkpointing and targets.first == 0:
+        adapted.enable_input_require_grads()  # else a frozen embedding starts each checkpoint without a gradient
+    done = int(start.name.rpartition("-")[2]) if start else 0
+    with progress(f"Healing from step {done}" if done else "Healing", schedule.steps - done, shown=shown) as bar:
+        trained = run(
+            adapted,
+            rows,
+            schedule,
+            measure=lambda wrapper: held_out_losses(base, held_out, batch_size=settings.batch_size, wrapper=wrapper),
+            settings=settings,
+            running=plan.running,
+            checkpoints=checkpoints,
+            start=start,
+            bar=bar,
         )
-        if settings.checkpointing and targets.first == 0:
-            adapted.enable_input_require_grads()  # else a frozen embedding starts each checkpoint without a gradient
-        scratch = stage / ".trainer"
-        with progress("Healing", schedule.steps, shown=shown) as bar:
-            trained = run(
-                adapted,
-                rows,
-                schedule,
-                measure=lambda: mean_loss(base, held_out.rows, batch_size=settings.batch_size),
-                eval_every=settings.eval_every or max(1, schedule.steps // 10),
-                learning_rate=settings.learning_rate,
-                checkpointing=settings.checkpointing,
-                seed=settings.seed,
-                scratch=scratch,
-                bar=bar,
-            )
-        shutil.rmtree(scratch, ignore_errors=True)
-        document = {
-            "format": FORMAT,
-            "method": plan.method if plan.method != "qlora" or settings.bits < 16 else "lora",
-            **_report(trained, schedule, plan.device),
-            "settings": {**asdict(settings), "alpha": settings.lora_alpha, **schedule.to_json()},
-            "adapted": list(targets.modules),
-            "quantised": student.quantised,
-            **student.facts,
-            "base": base_identity(plan.model),
-            "held_out": {
-                "tokens": sum(row.targets for row in held_out.rows),
-                "share": None if text.held_out else 1 / HELD_OUT_SHARE,
-            },
-            "provenance": provenance(device=plan.device, **text.identity()),
-        }
-        _save(adapted, stage, document)
+    document = {
+        "format": FORMAT,
+        "method": plan.method if plan.method != "qlora" or settings.bits < 16 else "lora",
+        **_report(trained, plan, rows.ended),
+        "settings": {**asdict(settings), "alpha": settings.lora_alpha, **schedule.to_json()},
+        "adapted": list(targets.modules),
+        "quantised": student.quantised,
+        **student.facts,
+        "base": base_facts,
+        "held_out": {
+            "tokens": sum(row.targets for row in held_out.rows),
+            "share": None if text.held_out else 1 / HELD_OUT_SHARE,
+            "texts": [
+                {"name": one.name, "source": one.source, "domain": one.domain, "tokens": one.targets}
+                for one in held_out.texts
+            ],
+        },
+        "provenance": provenance(device=plan.device, **identity),
+    }
+    if trained.ended == "text":
+        say(
+            f"The text ended after {document['tokens']:,} of the {schedule.tokens:,} tokens asked for: the adapter has "
+            "learnt from what there was, at rates meant for more"
+        )
+    if is_main():
+        with staged_directory(plan.out, overwrite=plan.overwrite) as stage:
+            for path in map(Path, read.sources if write else ()):
+                shutil.copy2(path, stage / path.name)
+            _save(adapted, stage, document, trained.weights)
+        checkpoints.clear()
     return HealResult(plan.out, document)
+
+
+def _join(plan: HealPlan) -> None:
+    """Let the processes that a launcher has started find one another."""
+    if rank_and_world()[1] > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=plan.device == "cpu")
+    elif plan.running.report_to != "none":
+        os.environ.setdefault("WANDB_SILENT", "true")
+
+
+def _begun(plan: HealPlan, identity: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """What a run must have in common with the one that it goes on with."""
+    found = {
+        "method": plan.method,
+        "model": base,
+        "settings": asdict(plan.settings),
+        "steps": plan.schedule.to_json(),
+        "text": {**identity, "held_out_tokens": plan.text.held_out_tokens},
+        "device": plan.device.partition(":")[0],
+    }
+    return dict(json.loads(json.dumps(found)))
+
+
+def _start(
+    checkpoints: Checkpoints, begun: dict[str, Any], running: Running, say: Callable[[str], None]
+) -> Path | None:
+    """The checkpoint to go on from, or None to begin."""
+    if not running.resume:
+        checkpoints.clear()
+        return None
+    if checkpoints.begun():
+        checkpoints.check(begun)
+    found = checkpoints.newest(say)
+    if found is None:
+        say("There is no checkpoint to go on from: beginning with the first step")
+    return found
+
+
+def _in_turn(function: Callable[[], TextSource]) -> TextSource:
+    """Call it in the main process first: what that has written, the others find."""
+    found = function() if is_main() else None
+    gather(None)
+    return function() if found is None else found
 
 
 def _frozen(plan: HealPlan) -> Student:
@@ -227,30 +334,42 @@ def _frozen(plan: HealPlan) -> Student:
     return Student(base, targets, quantised_modules(base), {})
 
 
-def _report(trained: Trained, schedule: Schedule, device: str) -> dict[str, Any]:
+def _report(trained: Trained, plan: HealPlan, ended: list[str]) -> dict[str, Any]:
+    import resource
+
     import torch
 
     peak: dict[str, int] = {"resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    if device.startswith("cuda"):
+    if plan.device.startswith("cuda"):
         peak["cuda_bytes"] = torch.cuda.max_memory_allocated()
+    peaks, curve, schedule = gather(peak), trained.curve, plan.schedule
+    tokens = trained.steps * schedule.tokens_per_step
+    kept = next(point for point in curve.points if point.step == trained.kept_step)
     return {
-        "tokens": schedule.tokens,
-        "curve": [asdict(point) for point in trained.curve],
+        "tokens": tokens,
+        "curve": [asdict(point) for point in curve.points],
         "held_out_loss": {
-            "before": trained.curve[0].held_out_loss,
-            "after": trained.curve[-1].held_out_loss,
+            "before": curve.points[0].held_out_loss,
+            "after": kept.held_out_loss,
             "unit": "nats per token",
         },
-        "tokens_per_second": schedule.tokens / trained.seconds,
-        "training_seconds": trained.seconds,
-        "peak_memory": peak,
+        "ended": {
+            "by": trained.ended,
+            "step": trained.steps,
+            "kept_step": trained.kept_step,
+            "texts": ended,
+        },
+        "resumed": curve.resumed,
+        "tokens_per_second": tokens / curve.seconds,
+        "training_seconds": curve.seconds,
+        "peak_memory": {name: max(one[name] for one in peaks) for name in peak},
     }
 
 
-def _save(adapted: PeftModel, stage: Path, document: dict[str, Any]) -> None:
+def _save(adapted: PeftModel, stage: Path, document: dict[str, Any], weights: dict[str, Any] | None) -> None:
     from heal.card import adapter_card
 
-    adapted.save_pretrained(stage, save_embedding_layers=False)
+    adapted.save_pretrained(stage, save_embedding_layers=False, state_dict=weights)
     (stage / "README.md").unlink(missing_ok=True)  # peft's own card is an empty form
     write_text(stage / "README.md", adapter_card(document))
     write_json(stage / "heal.json", document)

@@ -1,0 +1,213 @@
+"""The checkpoints of an unfinished run: where they stand, whole or not at all, and which one to go on from.
+
+They stand in a hidden folder beside the run's `--out`, `.NAME.unfinished`, which goes when the run is done:
+
+    run.json          what is healed, on what text, with which settings: a run with others is not this one
+    held-out.json     the rows that are measured
+    checkpoint-STEP/  adapter, optimiser, scheduler, generators (as transformers' Trainer writes them), curve.json,
+                      rows.json.gz (the place in the text), and sums.json with the SHA-256 of each file
+
+A checkpoint is written under another name and renamed when all of it is on the disk. The last two are kept.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prune.errors import RegrowthError, UsageError
+from prune.outputs import write_json
+from prune.processes import is_main
+from prune.provenance import file_sha256
+
+RUN_FORMAT = "regrowth.unfinished/1"
+_SUMS, _RUN, _HELD_OUT = "sums.json", "run.json", "held-out.json"
+_KEPT = 2
+
+
+class Checkpoints:
+    """The unfinished run of `out`, locked against a second one. Only the main of several processes writes."""
+
+    def __init__(self, out: Path) -> None:
+        self.folder = out.parent / f".{out.name}.unfinished"
+        self._lock: int | None = None
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that are there, the latest first; their content is not looked at."""
+        found = (path.name.removeprefix("checkpoint-") for path in self.folder.glob("checkpoint-*"))
+        return sorted((int(step) for step in found if step.isdigit()), reverse=True)
+
+    def place(self, step: int) -> Path:
+        """Where the checkpoint of a step stands."""
+        return self.folder / f"checkpoint-{step}"
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Hold the folder for one run; goes at the end if no checkpoint is in it.
+
+        Raises:
+            RegrowthError: another run holds it.
+        """
+        if not is_main():
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RegrowthError(f"another run is healing into the --out of {self.folder}; wait for it") from None
+            try:
+                yield
+            finally:
+                if not self.steps():
+                    shutil.rmtree(self.folder, ignore_errors=True)
+        finally:
+            os.close(self._lock)
+
+    def clear(self) -> None:
+        """Remove all that an earlier run has left; the folder itself goes when it is closed."""
+        for left in self.folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def begun(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.folder / _RUN).is_file()
+
+    def begin(self, run: dict[str, Any], held_out: dict[str, Any]) -> None:
+        """Write down what the run is, and what it is measured on."""
+        write_json(self.folder / _HELD_OUT, held_out, overwrite=True)
+        run = {"format": RUN_FORMAT, **run, "held_out_sha256": file_sha256(self.folder / _HELD_OUT)}
+        write_json(self.folder / _RUN, run, overwrite=True)
+
+    def settle(self, facts: dict[str, Any]) -> None:
+        """Write down what is known of the run only when its model is loaded, or check it, if it is written."""
+        known = self._begun()
+        if facts.keys() <= known.keys():
+            self.check(facts)
+        else:
+            write_json(self.folder / _RUN, {**known, **facts}, overwrite=True)
+
+    def check(self, run: dict[str, Any]) -> None:
+        """Refuse to go on with another run than the one that was begun.
+
+        Raises:
+            UsageError: something is different; the message names it.
+            RegrowthError: run.json cannot be read.
+        """
+        begun = self._begun()
+        for name, was in _flat({key: begun.get(key) for key in run}):
+            now = dict(_flat(run)).get(name)
+            if was != now:
+                raise UsageError(
+                    f"--resume: {name} was {_shown(was)} and is now {_shown(now)}; go on with what the run was begun "
+                    "with, or begin anew with --overwrite"
+                )
+
+    def held_out(self) -> dict[str, Any] | None:
+        """The measured rows that the run was begun with; None if the file is damaged."""
+        path = self.folder / _HELD_OUT
+        if not path.is_file() or file_sha256(path) != self._begun().get("held_out_sha256"):
+            return None
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def newest(self, say: Callable[[str], None]) -> Path | None:
+        """The latest checkpoint that is whole; `say` is told of each that is not, and it is removed. None: no such."""
+        for step in self.steps():
+            damage = _damage(self.place(step))
+            if damage is None:
+                return self.place(step)
+            say(f"The checkpoint of step {step} is damaged ({damage}): going back to the one before")
+            shutil.rmtree(self.place(step), ignore_errors=True)
+        return None
+
+    @contextmanager
+    def writing(self, step: int, barrier: Callable[[], None]) -> Iterator[Path]:
+        """Yield a folder in which `checkpoint-STEP` is to be made, by all processes; then it is whole, and in place.
+
+        Args:
+            barrier: waits until all processes have come to it.
+        """
+        stage = self.folder / "writing"
+        if is_main():
+            shutil.rmtree(stage, ignore_errors=True)
+            stage.mkdir()
+        barrier()
+        yield stage
+        barrier()
+        if is_main():
+            made, place = stage / f"checkpoint-{step}", self.place(step)
+            files = sorted(path for path in made.rglob("*") if path.is_file())
+            write_json(made / _SUMS, {path.relative_to(made).as_posix(): file_sha256(path) for path in files})
+            for path in [*files, made]:
+                _sync(path)
+            shutil.rmtree(place, ignore_errors=True)
+            os.rename(made, place)
+            _sync(self.folder)
+            shutil.rmtree(stage, ignore_errors=True)
+            for old in self.steps()[_KEPT:]:
+                shutil.rmtree(self.place(old), ignore_errors=True)
+        barrier()
+
+    def _begun(self) -> dict[str, Any]:
+        try:
+            found = json.loads((self.folder / _RUN).read_text(encoding="utf-8"))
+            if found["format"] != RUN_FORMAT:
+                raise ValueError(f"its format is {found['format']!r}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RegrowthError(f"{self.folder / _RUN} cannot be read ({error}); begin anew with --overwrite") from None
+        return dict(found)
+
+
+def write_state(folder: Path, curve: dict[str, Any], rows: dict[str, Any]) -> None:
+    """Put what the Trainer does not know of into a checkpoint."""
+    write_json(folder / "curve.json", curve)
+    (folder / "rows.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode(), compresslevel=1, mtime=0))
+
+
+def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `write_state` put there."""
+    rows = json.loads(gzip.decompress((folder / "rows.json.gz").read_bytes()))
+    return json.loads((folder / "curve.json").read_text(encoding="utf-8")), rows
+
+
+def _damage(place: Path) -> str | None:
+    try:
+        sums = json.loads((place / _SUMS).read_text(encoding="utf-8"))
+        for name, wanted in sums.items():
+            if file_sha256(place / name) != wanted:
+                return f"{name} is not what was written"
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested names with dots, each with its value."""
+    for key, one in value.items():
+        if isinstance(one, dict) and one:
+            yield from _flat(one, f"{prefix}{key}.")
+        else:
+            yield prefix + key, one
+
+
+def _shown(value: Any) -> str:
+    text = "not there" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) < 100 else text[:96] + " ..."
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

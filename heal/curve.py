@@ -1,0 +1,59 @@
+"""The course of a run: held-out losses as it goes, which of them is the best, and when to give up. Pure arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Held-out losses in nats per token: `loss` over all texts but domains', `texts` of each by its name."""
+
+    loss: float
+    texts: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the curve: after `step` optimiser steps on `tokens` tokens. Losses in nats per token."""
+
+    step: int
+    tokens: int
+    loss: float | None  # mean over the steps since the point before
+    held_out_loss: float
+    texts: dict[str, float]
+
+
+@dataclass
+class Curve:
+    """The points so far, the losses of the steps since the last of them, and how long all steps took."""
+
+    points: list[Point] = field(default_factory=list)
+    since: list[float] = field(default_factory=list)
+    seconds: float = 0.0  # of steps alone, without measuring and saving
+    resumed: list[int] = field(default_factory=list)  # steps that the run was taken up at
+
+    def add(self, step: int, tokens: int, losses: Losses) -> Point:
+        """Close the stretch since the last point."""
+        mean = sum(self.since) / len(self.since) if self.since else None
+        self.points.append(Point(step, tokens, mean, losses.loss, losses.texts))
+        self.since = []
+        return self.points[-1]
+
+    @property
+    def best(self) -> Point:
+        """The point of least held-out loss, the first of equals; step 0, before training, is one as well."""
+        return min(self.points, key=lambda point: point.held_out_loss)
+
+    def stale(self) -> int:
+        """How many points have come since the best one."""
+        return len(self.points) - 1 - self.points.index(self.best)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Curve:
+        points = [Point(**point) for point in document["points"]]
+        return cls(points, document["since"], document["seconds"], document["resumed"])
