@@ -6,6 +6,7 @@ Each batch of rows (`eval.trees`) is read once by each layer for all variants th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -237,11 +238,13 @@ def _inputs(rows: Sequence[Row], way: Way, dtype: torch.dtype) -> dict[str, torc
 def _probe(requests: Sequence[Asked]) -> tuple[list[Asked], list[Asked]]:
     """Requests to compare, and others to stand beside them."""
     longest = max(requests, key=lambda request: len(request.tokens)).context
-    chosen = {requests[0].context, longest}
-    tried = [request for request in requests if request.context in chosen]
+    first = requests[0].context
+    tried = [request for request in requests if request.context == first]
+    if longest != first:
+        tried += [request for request in requests if request.context == longest][:2]
     fillers, room = [], ROW_TOKENS
     for request in requests:
-        if request.context not in chosen and room > 0:
+        if request.context not in (first, longest) and room > 0:
             fillers.append(request)
             room -= len(request.answer) + 8
     return tried, fillers
@@ -250,10 +253,13 @@ def _probe(requests: Sequence[Asked]) -> tuple[list[Asked], list[Asked]]:
 def _plain_answers(model: Any, requests: Sequence[Asked]) -> list[float]:
     """One request at a time through the model's own forward pass."""
     device = model.get_input_embeddings().weight.device
+    keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
     found = []
     with torch.no_grad():
         for request in requests:
-            logits = model(input_ids=torch.tensor([request.tokens], device=device), use_cache=False).logits[0]
+            ids = torch.tensor([request.tokens], device=device)
+            keep = {"logits_to_keep": len(request.answer)} if keeps else {}
+            logits = model(input_ids=ids, use_cache=False, **keep).logits[0]
             chances = logits[-len(request.answer) :].float().log_softmax(-1)
             answer = torch.tensor(request.answer, device=device)
             found.append(float(chances.gather(1, answer[:, None]).sum()))

@@ -26,7 +26,7 @@ def originals(tmp_path):
     return folder.parent
 
 
-@pytest.mark.parametrize("command", ["prepare", "run", "compare"])
+@pytest.mark.parametrize("command", ["prepare", "run", "compare", "sweep"])
 def test_help_has_an_example(command):
     found = _run(command, "--help")
     assert found.exit_code == 0

@@ -1,0 +1,78 @@
+"""Requests in rows: nothing is lost, what is shared stands once, and each token reads its own past alone."""
+
+import random
+
+import numpy as np
+import pytest
+
+from eval.trees import Asked, pack_chains, pack_trees, plain_tokens
+
+
+def _requests(seed=0, questions=12):
+    """Questions with four answers each, half of them under one common beginning; some answers begin alike."""
+    draw = random.Random(seed)
+
+    def some(least, most):
+        return tuple(draw.randrange(9) for _ in range(draw.randint(least, most)))
+
+    common, found = some(20, 20), []
+    for question in range(questions):
+        context = (common if question % 2 else ()) + some(5, 30)
+        for answer in dict.fromkeys(some(1, 6) for _ in range(4)):
+            found.append(Asked((*context, *answer)[:-1], answer))
+    return found
+
+
+def _past(row, place):
+    found = []
+    while place >= 0:
+        found.append(int(row.tokens[place]))
+        place = int(row.parent[place])
+    return tuple(reversed(found))
+
+
+@pytest.mark.parametrize("pack", [lambda r: pack_trees(r, range(len(r)), 100), lambda r: pack_chains(r, range(len(r)))])
+def test_each_answer_is_predicted_from_its_own_past(pack):
+    requests = _requests()
+    seen = []
+    for row in pack(requests):
+        for number, places in zip(row.asked, row.places, strict=True):
+            tokens, answer = requests[number].tokens, requests[number].answer
+            pasts = [_past(row, place) for place in places]
+            assert pasts == [tokens[: len(tokens) - len(answer) + 1 + step] for step in range(len(answer))]
+            seen.append(number)
+        sees = row.sees()
+        for place in range(len(row)):
+            past, at = {place}, place
+            while (at := int(row.parent[at])) >= 0:
+                past.add(at)
+            assert set(np.flatnonzero(sees[place])) == past
+            assert row.depth[place] == len(past) - 1
+            assert row.parent[place] < place
+    assert sorted(seen) == list(range(len(requests)))
+
+
+def test_trees_share_and_fill_and_never_split_a_context():
+    requests = _requests(questions=40)
+    rows = pack_trees(requests, range(len(requests)), 150)
+    home = {number: index for index, row in enumerate(rows) for number in row.asked}
+    for context in {request.context for request in requests}:
+        assert len({home[n] for n, request in enumerate(requests) if request.context == context}) == 1
+    assert max(map(len, rows)) <= 150
+    assert np.mean([len(row) for row in rows[:-1]]) > 100
+    assert sum(map(len, rows)) < sum(len(context) + 24 for context in {request.context for request in requests})
+    assert sum(map(len, rows)) < 0.5 * plain_tokens(requests)
+
+
+def test_a_question_longer_than_a_row_gets_its_own():
+    long = Asked(tuple(range(50)), (49, 1))
+    rows = pack_trees([long, Asked((1, 2, 3), (4,))], [0, 1], 10)
+    assert sorted(map(len, rows)) == [3, 50]
+
+
+def test_a_chain_holds_what_begins_it():
+    requests = [Asked((1, 2, 3), (9,)), Asked((1, 2), (3,)), Asked((1, 2, 3), (8,)), Asked((1, 3), (3, 4))]
+    rows = pack_chains(requests, range(4))
+    assert sorted(map(len, rows)) == [2, 3]
+    assert plain_tokens(requests) == 7
+    assert all((row.parent == np.arange(len(row)) - 1).all() for row in rows)
