@@ -9,30 +9,21 @@ confusion into accuracy.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
+from eval.statements import BOXED, own_words, statements, unboxed
 from eval.values import is_value_alone, numbers, two_numbers, value_of
 
-_NEXT = re.compile(r"\n\s*(?:Question|Problem|Q)\s*\d*\s*:")  # the model goes on and asks itself
-_BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
-_STATED = re.compile(
-    r"(?:\b(?:final|correct|right|best|my)\s+)*"
-    r"\b(?:answer|option|choice|solution|result)s?\b[*_\s]*"
-    r"(?:(?:to|for|of)\s+(?:this|the)\s+(?:question|problem)[*_\s]*)?"
-    r"(?:\s*(?:would|will|should|must)\s+be\b|\s*(?:is|was|are|equals)\b|\s*[:=])"
-    r"\s*(?:therefore\b|thus\b|then\b|clearly\b|simply\b)?[\s:*_]*",
-    re.IGNORECASE,
-)
-_HASHES = re.compile(r"^[ \t>*]*#{2,}[ \t]+(?=[-$(\\\d.A-Za-z])", re.MULTILINE)
-_VERDICT = re.compile(
-    r"(?:\b(?:option|choice|answer|letter)\s+\(?(?P<named>[A-Z])\)?|\((?P<round>[A-Z])\))[*_]*\s+"
-    r"(?:is|must\s+be|would\s+be)\s+(?:the\s+)?(?:most\s+)?(?:correct|right|true|best|answer|likely)\b",
-    re.IGNORECASE,
-)
 _NO = re.compile(r"^\W*(?:not|none|neither|unknown|unclear|incorrect|wrong|n't|either|one\s+of)\b", re.IGNORECASE)
 _DENIES = re.compile(r"\b(?:not|never|wrong|incorrect|false|cannot|neither|nor)\b|n't\b", re.IGNORECASE)
+_SO_LETTER = re.compile(r"\b(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence)\b[^.]*?\b(?:option\s+)?\(?([A-Z])\)?\.?$")
+_LABEL_LATER = re.compile(r"(?<=.)(?:\(|\b[Oo]ption\s|\b[Cc]hoice\s)([A-Z])\b")
+_LABELS = re.compile(r"\W*[A-Z](?:[.,:;)\s]+[A-Z]){2,}(?![a-z'])")  # `C.D.D.A.`
+_SHORT = 40  # words
 _ENOUGH_WORDS = 3
+_NEAR = 3  # words that may stand before an option's own, as in `the answer is most likely aspirin`
+_TWO = -1  # two answers at once
 _CONCLUDES = re.compile(r"^\W*(?:so|thus|therefore|hence|finally|in\s+total|altogether|consequently)\b", re.IGNORECASE)
 
 
@@ -43,14 +34,13 @@ def parse_letter(response: str, choices: Sequence[str]) -> int | None:
         response: what the model wrote after the options (letters A, B, ... in their order) had been shown.
         choices: the options' texts.
     """
-    text = _own_words(response)
-    for statement in reversed(list(_statements(text))):
+    text = own_words(response)
+    for statement in reversed(list(statements(text))):
         found = _option_of(statement, choices)
         if found is not None:
-            return found
-        if _names_several(statement, len(choices)):
-            return None
-    return _bare_option(text, choices)
+            return None if found == _TWO else found
+    found = _bare_option(text, choices)
+    return None if found == _TWO else found
 
 
 def parse_value(response: str) -> Fraction | None:
@@ -58,8 +48,8 @@ def parse_value(response: str) -> Fraction | None:
 
     Units, currency and percent signs fall away (`25 %` is 25), and `1/2`, `0.5`, `\\frac{1}{2}` are one number.
     """
-    text = _own_words(response)
-    for statement in reversed(list(_statements(text))):
+    text = own_words(response)
+    for statement in reversed(list(statements(text))):
         if _NO.match(statement):
             continue
         if two_numbers(statement):
@@ -82,64 +72,27 @@ def _conclusion(line: str) -> Fraction | None:
     return value_of(last) if "=" in last or len(list(numbers(last))) == 1 else None
 
 
-def _own_words(response: str) -> str:
-    text = response.replace("\u2212", "-").replace("\u2013", "-").replace("\r\n", "\n").replace("\u00a0", " ")
-    return _NEXT.split("\n" + text, maxsplit=1)[0].strip()
-
-
-def _statements(text: str) -> Iterator[str]:
-    """What stands after each mark of an answer, to the end of its line or sentence, in the order of the text."""
-    found: list[tuple[int, str]] = []
-    for match in _BOXED.finditer(text):
-        found.append((match.start(), _braces(text, match.end())))
-    for pattern in (_STATED, _HASHES):
-        for match in pattern.finditer(text):
-            found.append((match.start(), _rest_of_sentence(text[match.end() :])))
-    for match in _VERDICT.finditer(text):
-        found.append((match.start(), (match["named"] or match["round"]).upper()))
-    yield from (statement for _, statement in sorted(found, key=lambda item: item[0]))
-
-
-def _braces(text: str, start: int) -> str:
-    """The content of the braces that open at `start`, or what there is of it."""
-    depth = 0
-    for place in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth == 0:
-            return text[start + 1 : place]
-    return text[start + 1 :]
-
-
-def _rest_of_sentence(text: str) -> str:
-    line = text.lstrip(" \t\n*_").split("\n", 1)[0]  # the answer may stand on the next line
-    return re.split(r"(?<=[a-z0-9)\]*%])[.!?](?:\s+(?=[A-Z(])|\s*$)", line, maxsplit=1)[0].strip()
-
-
-# ---- letters and options
-
-
 def _option_of(statement: str, choices: Sequence[str]) -> int | None:
-    """The one option that a short statement names; None for none, for two, and for a letter beside another's text."""
+    """The one option that a short statement names; None where it names none, `_TWO` where two or more."""
     statement = _plain_marks(statement)
     if not statement or _NO.match(statement):
         return None
+    if _names_several(statement, len(choices)) or _LABELS.match(statement):
+        return _TWO
     by_letter, rest = _leading_letter(statement, len(choices))
-    by_text = _option_in(rest if by_letter is not None else statement, choices)
     if by_letter is None:
-        return by_text
-    if _names_several(statement, len(choices)):
-        return None
-    whole = _option_in(statement, choices, exactly=True)  # an option that itself begins like a letter: "A fever"
-    if whole is not None and whole != by_letter:
-        return whole
-    exact = _option_in(rest, choices, exactly=True)
-    return None if exact is not None and exact != by_letter else by_letter
+        return _option_in(statement, choices)
+    by_words = _option_opening(statement, choices)  # `B cells` may be an option, and not the second one
+    if by_words is not None and by_words != by_letter:
+        return by_words if _words(statement) == _words(choices[by_words]) else _TWO
+    beside = _option_opening(rest, choices)
+    return by_letter if beside is None or beside == by_letter else _TWO
 
 
 def _leading_letter(text: str, count: int) -> tuple[int | None, str]:
     """A label at the start of a text (`(B)`, `B.`, `b)`, `option B`, a `B` alone), and what follows it."""
     match = re.match(
-        r"(?:(?:option|choice|letter|answer)\s+)?(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?=[.):,;\]]|$)|([A-Z])(?=\s))",
+        r"(?:(?:option|choice|letter|answer)\s+)?(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?=[.:,;](?:\s|$)|[)\]]|$)|([A-Z])(?=\s))",
         text,
         re.IGNORECASE if re.match(r"(?:option|choice|letter|answer)\s", text, re.IGNORECASE) else 0,
     )
@@ -155,22 +108,31 @@ def _leading_letter(text: str, count: int) -> tuple[int | None, str]:
     return index, rest
 
 
-def _option_in(text: str, choices: Sequence[str], *, exactly: bool = False) -> int | None:
-    """The option whose words stand in a text (or are all of it); the longest one where options overlap."""
+def _option_in(text: str, choices: Sequence[str]) -> int | None:
+    """The option whose words stand near the start of a text that denies nothing; the longest where options overlap."""
     words = _words(text)
-    found: list[tuple[int, int]] = []
+    found = []
     for index, choice in enumerate(choices):
         wanted = _words(choice)
-        if not wanted:
-            continue
-        if words == wanted or (not exactly and len(wanted) > 1 and f" {wanted} " in f" {words} "):
+        before, stands, _ = f" {words} ".partition(f" {wanted} ") if wanted else ("", "", "")
+        if stands and len(before.split()) <= (_NEAR if len(wanted) > 1 else 0):
             found.append((len(wanted), index))
-    if not found:
+    if not found or _DENIES.search(text):
         return None
-    longest = max(length for length, _ in found)
-    best = [index for length, index in found if length == longest]
-    inside = all(_words(choices[index]) in _words(choices[best[0]]) for _, index in found)
-    return best[0] if len(best) == 1 and inside else None
+    best = _words(choices[max(found)[1]])
+    if (
+        any(_words(choices[index]) not in best for _, index in found)
+        or [size for size, _ in found].count(len(best)) > 1
+    ):
+        return _TWO
+    return max(found)[1]
+
+
+def _option_opening(text: str, choices: Sequence[str]) -> int | None:
+    """The option whose words open a text, the longest of them; None for none and for two alike."""
+    words = f"{_words(text)} "
+    found = [(len(_words(c)), i) for i, c in enumerate(choices) if _words(c) and words.startswith(f"{_words(c)} ")]
+    return max(found)[1] if found and [size for size, _ in found].count(max(found)[0]) == 1 else None
 
 
 def _names_several(statement: str, count: int) -> bool:
@@ -183,49 +145,49 @@ def _names_several(statement: str, count: int) -> bool:
 
 def _bare_option(text: str, choices: Sequence[str]) -> int | None:
     """Without a statement: labels that open lines, if they agree, or a text that is one option and nothing else."""
-    lines = [_plain_marks(line) for line in text.split("\n")]
-    lines = [line for line in lines if line]
+    lines = [line for line in map(_plain_marks, text.split("\n")) if line]
     if not lines:
         return None
-    if len(lines) == 1 or _option_in(lines[0], choices, exactly=True) is not None:
-        exact = _option_in(lines[0], choices, exactly=True)
-        if exact is not None:
-            return exact
+    first, last = (_whole_option(line, choices) for line in (lines[0], lines[-1]))
+    if first is not None and (len(lines) == 1 or last in (None, first)):
+        return first
     labelled = [line for line in lines if _is_label(line, len(choices))]
+    if len(text.split()) > _SHORT:  # a long text may open with a label without choosing it
+        labelled = [
+            line for line in labelled if _whole_option(_leading_letter(line, len(choices))[1], choices) is not None
+        ]
     named = {_option_of(line, choices) for line in labelled}
-    if len(named) == 1:
-        return named.pop()
+    named |= {ord(label) - ord("A") for line in labelled for label in _LABEL_LATER.findall(line)}
     if named:
+        return named.pop() if len(named) == 1 else _TWO
+    if match := _SO_LETTER.search(lines[-1]):
+        return _option_of(match[1], choices)
+    if len(lines) > 1:
+        return last
+    opening = _option_opening(lines[0], choices)  # one sentence that opens with an option's words and goes on
+    if opening is None or _DENIES.search(lines[0]) or re.search(r"[.!?]\s", lines[0]):
         return None
-    last = lines[-1]
-    if match := re.search(
-        r"\b(?:so|thus|therefore|hence)\b[^.]*?\b(?:option\s+)?\(?([A-Z])\)?\.?$", last, re.IGNORECASE
-    ):
-        return _option_of(match[1], choices) if match[1].isupper() else None
-    return _option_in(last, choices, exactly=True) if len(lines) > 1 else _option_opening(last, choices)
+    return opening if len(_words(choices[opening]).split()) >= _ENOUGH_WORDS else None
 
 
-def _option_opening(sentence: str, choices: Sequence[str]) -> int | None:
-    """The option whose words, three or more, open a text of one sentence that does not deny it."""
-    if _DENIES.search(sentence) or re.search(r"[.!?]\s", sentence):
-        return None
-    found = [i for i, choice in enumerate(choices) if f"{_words(sentence)} ".startswith(f"{_words(choice)} ")]
-    found = [i for i in found if len(_words(choices[i]).split()) >= _ENOUGH_WORDS]
+def _whole_option(line: str, choices: Sequence[str]) -> int | None:
+    """The option that a line is, word for word."""
+    found = [index for index, choice in enumerate(choices) if _words(choice) == _words(line) != ""]
     return found[0] if len(found) == 1 else None
 
 
 def _is_label(line: str, count: int) -> bool:
     last = chr(ord("A") + count - 1)
-    label = rf"\(?[A-{last}][).:\]]|\(?[a-{last.lower()}]\)|[A-{last}](?:$|\s*[,;-])|[a-{last.lower()}]$"
+    label = rf"\(?[A-{last}](?:[)\]]|[.:](?:\s|$))|\(?[a-{last.lower()}]\)|[A-{last}](?:$|\s*[,;-])|[a-{last.lower()}]$"
     return re.match(rf"(?:(?:[Oo]ption|[Cc]hoice)\s+)?(?:{label})", line) is not None
 
 
 def _plain_marks(text: str) -> str:
     """Without emphasis, quotes, TeX wrappers and a trailing full stop."""
     text = re.sub(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}", r"\1", text)
-    if match := _BOXED.search(text):
-        text = _braces(text, match.end())
-    return re.sub(r"[*_`\"\u201c\u201d]+|^[\s>$#-]+|\$+\s*$", "", text).strip().rstrip(".").strip()
+    if match := BOXED.search(text):
+        text = unboxed(text, match.end())
+    return re.sub(r"[*_`\"\u201c\u201d]+|^(?:[\s>$#]|-\s)+|\$+\s*$", "", text).strip().rstrip(".").strip()
 
 
 def _words(text: str) -> str:

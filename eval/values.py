@@ -47,19 +47,36 @@ def plain_number(text: str) -> str:
 
 
 def value_of(text: str) -> Fraction | None:
-    """The number that a text gives: after its last `=` if there is one, else its first."""
-    for part in ([text.rsplit("=", 1)[1]] if "=" in text else []) + [text]:
-        for value in numbers(part):
+    """The number that a text gives: after its last `=` if there is one, else its first, if that stands near the start.
+
+    Near: after three words at most, none of which says that the number counts something else (`Step 1`).
+    """
+    if "=" in text:
+        for value in numbers(text.rsplit("=", 1)[1]):
             return value
-    return None
+    plain = plain_number(text)
+    first = _NUMBER.search(plain)
+    words = re.findall(r"[a-z]+", plain[: first.start()].casefold()) if first else []
+    if first is None or len(words) > _NEAR or _COUNTED & set(words) or words[-1:] == ["the"]:
+        return None
+    return next(numbers(plain), None)
+
+
+_NEAR = 3  # words
+_COUNTED = frozenset("step part case question problem option equation figure line by from".split())  # noqa: SIM905
+_PAIR = re.compile(r"(?:^|[\s(])\$?([\d.,]*\d)\s*(?:or|to|-)\s*\$?([\d.,]*\d)")
+_LIST = re.compile(r"\d\s*,\s*-?(?!\d{3}(?!\d))\.?\d")  # `1, 5`; and `1,5`, where it is open what the comma is
+_BETWEEN = re.compile(r"\b(?:between|from)\s+\$?([\d.,]*\d)\s+(?:and|to)\s+\$?([\d.,]*\d)")
+_UNDONE = re.compile(r"\d\s*(?:[+*\u00d7\u00f7]|\\times|\\cdot|\bx\b)\s*(?!10\s?\^)\$?\d")  # 2 * 3, never worked out
 
 
 def two_numbers(text: str) -> bool:
-    """Whether a text offers two unlike numbers to choose from: `5 or 6`, `between 5 and 6`, `5-6`."""
-    match = re.search(r"(?:^|\s|\()\$?([\d.,]*\d)\s*(?:or|to|-)\s*\$?([\d.,]*\d)", text.split("=")[-1])
-    if match is None:
-        match = re.search(r"\b(?:between|from)\s+\$?([\d.,]*\d)\s+(?:and|to)\s+\$?([\d.,]*\d)", text)
-    return match is not None and to_number(match[1]) != to_number(match[2])
+    """Whether a text offers two unlike numbers (`5 or 6`, `5-6`), or a sum that is not worked out (`2 * 3`)."""
+    text = text.rsplit("=", 1)[-1]
+    match = _PAIR.search(text) or _BETWEEN.search(text)
+    return bool(_UNDONE.search(text) or _LIST.search(plain_number(text))) or (
+        match is not None and to_number(match[1]) != to_number(match[2])
+    )
 
 
 _UNIT = r"(?:\s*(?!(?:is|are|was|were|be|equals|has|have|so|because)\b)[A-Za-z%\u00b0$][\w'\u00b2\u00b3/%-]*){0,6}"
