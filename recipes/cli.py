@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prune.terminal import answer, make_app
+from prune.terminal import EXIT_TOO_COSTLY, answer, make_app
 
 app = make_app("recipe", "Run scan, cut, heal and compare as one reproducible whole.")
 
@@ -68,6 +68,8 @@ def run(
 ) -> None:
     """Run a recipe; stages whose inputs did not change are not run again.
 
+    Ends with exit code 3 where a stage's verdict (`evaluate compare --max-loss`) is that the cut costs too much.
+
     Example: recipe run demo --set n=8 --set out=runs/demo-8
     """
     from recipes.runner import plan_run, run_recipe
@@ -80,6 +82,8 @@ def run(
         return
     done = run_recipe(recipe, start=start, quiet=as_json)
     answer(done.record, lambda: _ending(done), as_json=as_json)
+    if done.too_costly:
+        raise typer.Exit(EXIT_TOO_COSTLY)
 
 
 def _ending(done: Any) -> Any:

@@ -190,3 +190,23 @@ def test_two_runs_in_one_folder_do_not_mix(tmp_path):
 
     with _alone(tmp_path), pytest.raises(RegrowthError, match="another recipe runs in"), _alone(tmp_path):
         pass
+
+
+def test_a_verdict_of_too_costly_is_a_result_and_the_recipes_exit_code(small, tmp_path, monkeypatch):
+    assert _run(small, "--json").exit_code == 0
+    program = tmp_path / "program"  # stands for a command that writes its results and finds them too costly
+    program.write_text("#!/bin/sh\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("recipes.runner.sys.executable", str(program))
+    again = _run(small, "--from", "cut", "--json")
+    assert again.exit_code == 3
+    stage = json.loads(again.stdout)["stages"]["cut"]
+    assert stage["state"] == "done"
+    assert stage["too_costly"]
+
+    unchanged = _run(small, "--json")  # nothing runs, and the verdict stands
+    assert unchanged.exit_code == 3
+    program.write_text("#!/bin/sh\nexit 1\n")
+    failed = _run(small, "--from", "cut")
+    assert failed.exit_code == 1
+    assert "stage cut failed (exit code 1)" in failed.stderr
