@@ -9,6 +9,7 @@ import typer
 
 from heal import options
 from prune.errors import UsageError
+from prune.processes import is_main
 from prune.terminal import answer, make_app
 
 if TYPE_CHECKING:
@@ -21,10 +22,11 @@ app = make_app("heal", "Train back what a cut took.")
 def qlora_command(
     model: options.Pruned,
     out: options.AdapterOut,
-    text: options.Text = None,
+    text: options.Texts = None,
     field: options.Field = "text",
-    held_out: options.HeldOut = None,
+    held_out: options.HeldOuts = None,
     held_out_tokens: options.HeldOutTokens = "16k",
+    domain_text: options.DomainTexts = None,
     tokens: options.Tokens = "2M",
     length: options.Length = 512,
     batch_size: options.BatchSize = 4,
@@ -33,31 +35,36 @@ def qlora_command(
     alpha: options.Alpha = None,
     dropout: options.Dropout = 0.05,
     learning_rate: options.LearningRate = 3e-4,
+    schedule: options.Decay = "cosine",
+    warmup: options.Warmup = None,
     targets: options.Targets = "feed-forward",
     bits: options.Bits = 4,
     seed: options.Seed = 0,
     eval_every: options.EvalEvery = None,
+    patience: options.Patience = None,
     checkpointing: options.Checkpointing = True,
     device: options.Device = "auto",
     revision: options.Revision = None,
+    resume: options.Resume = False,
+    save_every: options.SaveEvery = 50,
+    report_to: options.ReportTo = "none",
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Heal a pruned model: a LoRA adapter on the model in 4 bits, trained on plain text.
 
     Writes adapter_config.json and adapter_model.safetensors (peft's format), heal.json (curve, speed, memory) and
-    README.md. Held-out loss is in nats per token.
+    README.md. Held-out loss is in nats per token. A run that is killed, or stopped by Ctrl-C or SIGTERM, goes on with
+    [bold]--resume[/bold], to the same adapter; several GPUs: docs/healing.md.
 
     Example: [bold]heal qlora runs/pruned --text prose.jsonl --tokens 2M --out runs/adapter[/bold]
     """
-    from heal.data import TextSource
-    from heal.schedule import parse_tokens
-    from heal.training import Settings, qlora
-    from prune.text import DEFAULT_SOURCE
+    from heal.settings import Running, Settings
+    from heal.training import qlora
 
     result = qlora(
         model,
-        TextSource(text or DEFAULT_SOURCE, field, held_out, parse_tokens(held_out_tokens)),
+        options.text_source(text, field, held_out, held_out_tokens, domain_text),
         out,
         tokens=tokens,
         settings=Settings(
@@ -73,11 +80,17 @@ def qlora_command(
             seed=seed,
             eval_every=eval_every,
             checkpointing=checkpointing,
+            schedule=schedule,
+            warmup=warmup,
+            patience=patience,
         ),
         device=device,
         revision=revision,
         overwrite=overwrite,
+        running=Running(resume, save_every, report_to),
     )
+    if not is_main():
+        return
     answer(result.document, lambda: _curve(result.document, out), as_json=as_json)
 
 
@@ -86,10 +99,11 @@ def distill_command(
     model: options.Pruned,
     teacher: options.Teacher,
     out: options.AdapterOut,
-    text: options.Text = None,
+    text: options.Texts = None,
     field: options.Field = "text",
-    held_out: options.HeldOut = None,
+    held_out: options.HeldOuts = None,
     held_out_tokens: options.HeldOutTokens = "16k",
+    domain_text: options.DomainTexts = None,
     tokens: options.Tokens = "2M",
     length: options.Length = 512,
     batch_size: options.BatchSize = 4,
@@ -98,10 +112,13 @@ def distill_command(
     alpha: options.Alpha = None,
     dropout: options.Dropout = 0.05,
     learning_rate: options.LearningRate = 3e-4,
+    schedule: options.Decay = "cosine",
+    warmup: options.Warmup = None,
     targets: options.Targets = "feed-forward",
     bits: options.Bits = 4,
     seed: options.Seed = 0,
     eval_every: options.EvalEvery = None,
+    patience: options.Patience = None,
     checkpointing: options.Checkpointing = True,
     temperature: Annotated[float, typer.Option(help="Softens both sides; the loss is multiplied by its square.")] = 1.0,
     plain_loss: Annotated[
@@ -119,6 +136,9 @@ def distill_command(
     response_tokens: Annotated[int, typer.Option(help="Longest response that it writes.")] = 256,
     device: options.Device = "auto",
     revision: options.Revision = None,
+    resume: options.Resume = False,
+    save_every: options.SaveEvery = 50,
+    report_to: options.ReportTo = "none",
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -132,15 +152,13 @@ def distill_command(
 
     Example: [bold]heal distill runs/pruned --teacher owner/model --text prose.jsonl --out runs/adapter[/bold]
     """
-    from heal.data import TextSource
     from heal.distilling import DistillSettings, distill
-    from heal.schedule import parse_tokens
-    from prune.text import DEFAULT_SOURCE
+    from heal.settings import Running
 
     result = distill(
         model,
         teacher,
-        TextSource(text or DEFAULT_SOURCE, field, held_out, parse_tokens(held_out_tokens)),
+        options.text_source(text, field, held_out, held_out_tokens, domain_text),
         out,
         tokens=tokens,
         settings=DistillSettings(
@@ -156,6 +174,9 @@ def distill_command(
             seed=seed,
             eval_every=eval_every,
             checkpointing=checkpointing,
+            schedule=schedule,
+            warmup=warmup,
+            patience=patience,
             temperature=temperature,
             plain_loss=plain_loss,
             match_hidden=match_hidden,
@@ -166,7 +187,10 @@ def distill_command(
         device=device,
         revision=revision,
         overwrite=overwrite,
+        running=Running(resume, save_every, report_to),
     )
+    if not is_main():
+        return
     answer(result.document, lambda: _curve(result.document, out), as_json=as_json)
 
 
