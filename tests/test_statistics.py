@@ -1,5 +1,6 @@
 """Paired statistics against scipy, closed forms, published numbers and simulation."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,12 +10,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from eval.statistics import (
+    Interval,
+    correlation_of_means,
+    design_effect,
+    difference_of_intervals,
     flips,
+    holm,
     mcnemar_exact,
     paired_accuracy_difference,
     paired_mean_difference,
     paired_ratio_difference,
     retained_above_chance,
+    retained_interval,
     wilson,
 )
 
@@ -93,7 +100,7 @@ def test_the_accuracy_interval_covers_the_truth(p_lost, p_gained, n):
     for lost, gained, _ in draws:
         found = paired_accuracy_difference(int(lost), int(gained), n)
         hits += found.low <= truth <= found.high
-    assert 0.93 <= hits / 2000 <= 0.975
+    assert 0.93 <= hits / 2000 <= 0.97
 
 
 def test_the_accuracy_interval_in_closed_form_and_at_no_flips():
@@ -131,3 +138,153 @@ def test_retained_above_chance():
     assert retained_above_chance(0.40, 0.55, 0.25) == pytest.approx(0.5)
     assert retained_above_chance(0.20, 0.55, 0.25) == pytest.approx(-1 / 6)
     assert retained_above_chance(0.30, 0.25, 0.25) is None
+
+
+def _clustered(rng, groups, shared, *, biggest=6):
+    """Names of clusters of 1 to `biggest` questions, and a normal value each that a cluster shares in part."""
+    sizes = rng.integers(1, biggest + 1, groups)
+    names = np.repeat([f"p{i}" for i in range(groups)], sizes)
+    return names, np.repeat(rng.normal(0, shared, groups), sizes) + rng.normal(0, 1, sizes.sum())
+
+
+def test_clusters_of_one_change_nothing():
+    rng = np.random.default_rng(3)
+    before, after = rng.normal(0, 1, 40), rng.normal(0.2, 1, 40)
+    names = [f"q{i}" for i in range(40)]
+    plain, clustered = paired_mean_difference(before, after), paired_mean_difference(before, after, names)
+    assert (plain.low, plain.high) == pytest.approx((clustered.low, clustered.high), rel=1e-12)
+    assert design_effect(after - before, names) == 1.0
+
+
+def test_the_clustered_error_is_that_of_cluster_sums_by_hand():
+    values, names = [1.0, 3.0, 2.0, 6.0, 8.0], ["a", "a", "b", "c", "c"]
+    sums = np.array([1 + 3 - 2 * 4, 2 - 4, 6 + 8 - 2 * 4]) / 5  # deviations from the mean, 4, by cluster
+    error = math.sqrt(3 / 2 * float(sums @ sums))
+    found = paired_mean_difference([0.0] * 5, values, names)
+    margin = 4.302652729911275 * error  # t at 97.5 % on 2 degrees of freedom
+    assert (found.estimate, found.low, found.high) == pytest.approx((4, 4 - margin, 4 + margin))
+    with pytest.raises(ValueError, match="two passages"):
+        paired_mean_difference([0.0] * 5, values, ["a"] * 5)
+
+
+def test_clustered_intervals_cover_the_truth_where_plain_ones_do_not():
+    rng = np.random.default_rng(4)
+    hits = plain = 0
+    for _ in range(2000):
+        names, change = _clustered(rng, 60, shared=1.0)
+        found = paired_mean_difference(np.zeros(len(change)), change + 0.3, names)
+        hits += found.low <= 0.3 <= found.high
+        found = paired_mean_difference(np.zeros(len(change)), change + 0.3)
+        plain += found.low <= 0.3 <= found.high
+    assert 0.93 <= hits / 2000 <= 0.97
+    assert plain / 2000 < 0.88
+
+
+def test_clustered_accuracy_covers_the_truth():
+    rng = np.random.default_rng(5)
+    truth = stats.norm.cdf(-0.2 / math.sqrt(2)) - stats.norm.cdf(-1.4 / math.sqrt(2))  # of what follows
+    hits = shares = 0
+    for _ in range(2000):
+        names, hard = _clustered(rng, 80, shared=1.0)  # how hard each question is; its variance is 2
+        before, after = hard > 0.2, hard > 1.4
+        lost, gained = flips(before, after)
+        design = design_effect(after.astype(float) - before, names)
+        found = paired_accuracy_difference(lost, gained, len(hard), design=design, clusters=80)
+        hits += found.low <= -truth <= found.high
+        found = wilson(int(before.sum()), len(hard), design=design_effect(before, names), clusters=80)
+        shares += found.low <= stats.norm.cdf(-0.2 / math.sqrt(2)) <= found.high
+    assert 0.93 <= hits / 2000 <= 0.97
+    assert 0.93 <= shares / 2000 <= 0.97
+
+
+def test_the_design_effect_without_variation_is_the_worst_case():
+    assert design_effect([0.0] * 6, ["a", "a", "a", "b", "b", "c"]) == pytest.approx((9 + 4 + 1) / 6)
+    wide, narrow = (paired_accuracy_difference(0, 0, 60, design=d) for d in (2.0, 1.0))
+    assert wide.high > narrow.high > 0
+
+
+def test_the_retained_interval_is_fiellers():
+    rng = np.random.default_rng(6)
+    before = rng.random(150) < 0.6
+    after = np.where(rng.random(150) < 0.2, ~before, before)
+    found = retained_interval(before, after, 0.25)
+    assert found.estimate == pytest.approx((after.mean() - 0.25) / (before.mean() - 0.25))
+    assert found.low < found.estimate < found.high
+    y, x = np.append(before, [1.0, 0.0]) - 0.25, np.append(after, [0.0, 1.0]) - 0.25
+    for bound in (found.low, found.high):  # at a bound the mean of x - r y is just within its own interval around 0
+        zero = paired_mean_difference(bound * y, x)
+        assert min(abs(zero.low), abs(zero.high)) == pytest.approx(0, abs=1e-12)
+    assert retained_interval(before, after, 0.75) is None
+    assert retained_interval([True, False] * 10, [True, False] * 10, 0.45) is None  # above chance, but not surely
+
+
+def test_the_retained_interval_covers_the_truth():
+    rng = np.random.default_rng(7)
+    hits = 0
+    for _ in range(2000):
+        before = rng.random(200) < 0.6
+        after = np.where(before, rng.random(200) > 0.35, rng.random(200) < 0.2)
+        truth = (0.6 * 0.65 + 0.4 * 0.2 - 0.25) / 0.35
+        found = retained_interval(before, after, 0.25)
+        hits += found is not None and found.low <= truth <= found.high
+    assert 0.93 <= hits / 2000 <= 0.97
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_the_closure_of_bonferroni(p_values):
+    places = range(len(p_values))
+    subsets = [s for size in places for s in itertools.combinations(places, size + 1)]
+    wanted = [max(min(1.0, len(s) * min(p_values[i] for i in s)) for s in subsets if place in s) for place in places]
+    assert holm(p_values) == pytest.approx(wanted)
+
+
+def test_the_difference_of_two_intervals_is_welchs_and_no_narrower():
+    one, other = Interval(0.3, 0.1, 0.5), Interval(0.1, -0.2, 0.4)
+    found = difference_of_intervals(one, other)
+    assert found.estimate == pytest.approx(0.2)
+    assert found.high - found.estimate == pytest.approx(math.hypot(0.2, 0.3))
+    same = difference_of_intervals(one, one, 1.0)
+    assert (same.low, same.high) == (0, 0)
+    skewed = difference_of_intervals(Interval(0.0, -0.1, 0.3), Interval(0.0, -0.05, 0.2))
+    assert (skewed.low, skewed.high) == pytest.approx((-math.hypot(0.1, 0.2), math.hypot(0.3, 0.05)))
+
+
+@pytest.mark.parametrize("lost", [(0.25, 0.1), (0.05, 0.02)])
+def test_interactions_of_accuracy_cover_the_truth(lost):
+    rng = np.random.default_rng(8)
+    gained = (0.05, 0.03)
+    truth = (lost[0] - gained[0]) - (lost[1] - gained[1])
+    hits = 0
+    sizes = (150, 200)
+    draws = [rng.multinomial(n, [a, b, 1 - a - b], 2000) for n, a, b in zip(sizes, lost, gained, strict=True)]
+    for one, other in zip(*draws, strict=True):
+        losses = [
+            paired_accuracy_difference(int(d[1]), int(d[0]), n)  # the other way round: a loss is positive
+            for d, n in zip((one, other), sizes, strict=True)
+        ]
+        found = difference_of_intervals(*losses)
+        hits += found.low <= truth <= found.high
+    assert 0.93 <= hits / 2000 <= 0.97
+
+
+def test_interactions_of_nll_cover_the_truth_with_and_without_shared_questions():
+    rng = np.random.default_rng(9)
+    apart = shared = ignored = 0
+    for _ in range(2000):
+        change = rng.normal(0, 1, 160) + 0.5
+        first, second = change[:100], change[60:] - 0.2  # 40 questions stand in both domains
+        names = [f"q{i}" for i in range(160)]
+        one, other = (paired_mean_difference(np.zeros(100), values) for values in (first, second))
+        correlation = correlation_of_means(first, names[:100], second, names[60:])
+        found = difference_of_intervals(one, other, correlation)
+        shared += found.low <= 0.2 <= found.high
+        found = difference_of_intervals(one, other)
+        ignored += found.low <= 0.2 <= found.high
+        alone = paired_mean_difference(np.zeros(60), rng.normal(0.3, 1, 60))
+        found = difference_of_intervals(one, alone)
+        apart += found.low <= 0.2 <= found.high
+    assert 0.93 <= shared / 2000 <= 0.97
+    assert 0.93 <= apart / 2000 <= 0.97
+    assert ignored / 2000 > 0.975
+    assert correlation_of_means([1.0, 2.0], ["a", "b"], [1.0, 3.0], ["c", "d"]) == 0
+    assert correlation_of_means([1.0, 2.0], ["a", "b"], [1.0, 2.0], ["a", "b"]) == pytest.approx(1)

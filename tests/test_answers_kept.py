@@ -1,0 +1,202 @@
+"""Kept answers: none is asked twice, none crosses models or settings, and a killed run goes on where it stopped."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from eval.cache import Answers, format_line, parse_line, request_key
+from eval.comparison import compare
+from eval.running import run
+from prune.errors import RegrowthError
+from prune.fingerprint import content_sha256
+
+FEW = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "chat_template": "off", "shown": False}
+REQUESTS = 5 * 4 + 5 * 4 + 5 * 2
+
+
+@pytest.fixture(scope="module")
+def twin(tiny_llama, tmp_path_factory):
+    """The tiny model with one weight changed, far from the start of its tensor: the same shapes, names and header."""
+    folder = tmp_path_factory.mktemp("twin") / "llama"
+    shutil.copytree(tiny_llama, folder)
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[30000] += 1.0
+        model.model.layers[7].mlp.down_proj.weight[-1] += 1.0
+    model.save_pretrained(folder)
+    return folder
+
+
+def _scores(found):
+    return [(s.id, s.correct, s.answer_nll_bits, s.response) for s in found.samples]
+
+
+def test_a_second_run_asks_nothing_and_gives_the_same(tiny_llama, sample_questions, sample_heldout, tmp_path):
+    ask = {"data": sample_questions, "text": str(sample_heldout), **FEW}
+    plain = run(tiny_llama, **ask)
+    first = run(tiny_llama, cache=tmp_path / "kept", **ask)
+    again = run(tiny_llama, cache=tmp_path / "kept", **ask)
+    windows = len(first.prose["held-out"].windows)
+    assert (first.asked, first.known) == (REQUESTS + windows, 0)
+    assert (again.asked, again.known, again.tokens) == (0, REQUESTS + windows, 0)
+    assert _scores(plain) == _scores(first) == _scores(again)
+    assert plain.prose == first.prose == again.prose
+    assert first.settings == again.settings
+    assert first.harness["results"] == again.harness["results"]
+
+
+def test_more_questions_ask_only_those_that_are_new(tiny_llama, sample_questions, tmp_path):
+    ask = {"data": sample_questions, "cache": tmp_path, **FEW}
+    run(tiny_llama, **ask)
+    more = run(tiny_llama, **{**ask, "limit": 7})
+    assert (more.asked, more.known) == (2 * 4 + 2 * 4 + 2 * 2, REQUESTS)
+
+
+def test_a_second_compare_runs_only_the_new_model(tiny_llama, twin, sample_questions, tmp_path):
+    ask = {"data": sample_questions, "cache": tmp_path / "kept", **FEW}
+    run(tiny_llama, **ask)
+    found = compare(tiny_llama, [twin], out=tmp_path / "bill", labels=["full", "twin"], **ask)
+    assert [(m["label"], m["asked"], m["known"]) for m in found["measured"]] == [
+        ("full", 0, REQUESTS),
+        ("twin", REQUESTS, 0),
+    ]
+
+
+def test_answers_never_cross_models(tiny_llama, twin, sample_questions, tmp_path):
+    header = [(folder / "model.safetensors").read_bytes()[:2000] for folder in (tiny_llama, twin)]
+    assert header[0] == header[1]  # what a hash of shapes, or of each tensor's start, would take for the same
+    ask = {"data": sample_questions, **FEW}
+    full = run(tiny_llama, cache=tmp_path, **ask)
+    kept, plain = run(twin, cache=tmp_path, **ask), run(twin, **ask)
+    assert kept.known == 0
+    assert _scores(kept) == _scores(plain) != _scores(full)
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_llama, moved / "other-name")
+    assert run(moved / "other-name", cache=tmp_path, **ask).asked == 0  # the content counts, not the name
+
+
+@pytest.mark.parametrize(
+    "change", [{"dtype": "bfloat16"}, {"max_length": 96}, {"chat_template": "on"}, {"few_shot": 2}], ids=str
+)
+def test_answers_never_cross_settings(tiny_llama, sample_questions, tmp_path, change):
+    ask = {"data": sample_questions, **FEW, "domains": "math"}
+    run(tiny_llama, cache=tmp_path, **ask)
+    changed = run(tiny_llama, cache=tmp_path, **{**ask, **change})
+    assert changed.known == 0
+    assert _scores(changed) == _scores(run(tiny_llama, **{**ask, **change}))
+
+
+def test_a_changed_tokenizer_is_another_model(tiny_llama, sample_questions, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    before = content_sha256(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "add_prefix_space": True}))
+    assert content_sha256(folder) != before
+    (folder / "README.md").write_text("words")
+    (folder / "prune_plan.json").write_text("{}")
+    changed = content_sha256(folder)
+    shutil.copytree(folder, tmp_path / "copy")
+    assert content_sha256(tmp_path / "copy") == changed
+
+
+def test_the_memo_of_hashes_is_never_stale(tiny_llama, tmp_path):
+    folder, memo = tmp_path / "model", tmp_path / "hashes.json"
+    shutil.copytree(tiny_llama, folder)
+    path = folder / "model.safetensors"
+    time.sleep(2.1)
+    first = content_sha256(folder, memo=memo)
+    assert first == content_sha256(folder) == content_sha256(folder, memo=memo)
+    assert str(path) in memo.read_text()
+    stat = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the same size, inode and time of modification
+    assert path.stat().st_mtime_ns == stat.st_mtime_ns
+    assert content_sha256(folder, memo=memo) == content_sha256(folder) != first
+    memo.write_text("no json")
+    assert content_sha256(folder, memo=memo) == content_sha256(folder)
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tiny_llama, sample_questions, tmp_path):
+    ask = {"data": str(sample_questions), **FEW, "limit": 12, "batch_size": 2}
+    kept = tmp_path / "kept"
+    code = textwrap.dedent(f"""
+        import os, signal
+        from eval.cache import Answers
+        add, count = Answers.add, 0
+        def counted(self, key, value):
+            global count
+            add(self, key, value)
+            count += 1
+            if count == 40:  # a request for death in the middle of the questions
+                os.kill(os.getpid(), signal.SIGKILL)
+        Answers.add = counted
+        from eval.running import run
+        run({str(tiny_llama)!r}, cache={str(kept)!r}, **{ask!r})
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (file,) = kept.glob("*/answers.jsonl")
+    with open(file, "ab") as torn:
+        torn.write(format_line("torn", [1.0, True, False])[:20])  # and the line it was writing
+    resumed, whole = run(tiny_llama, cache=kept, **ask), run(tiny_llama, **ask)
+    assert resumed.known == 39  # the fortieth line holds what loading settled
+    assert resumed.asked == whole.asked - 39
+    assert _scores(resumed) == _scores(whole)
+    assert run(tiny_llama, cache=kept, **ask).asked == 0
+
+
+def test_lines_that_are_cut_or_damaged_are_passed_over(tmp_path):
+    scope = {"model": "m"}
+    answers = Answers(tmp_path, scope)
+    for i in range(3):
+        answers.add(f"k{i}", [float(i), True, False])
+    answers.add("k0", [9.0, True, False])  # the first answer stays
+    answers.add("nan", [float("nan"), True, False])
+    answers.close()
+    (file,) = tmp_path.glob("*/answers.jsonl")
+    lines = file.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 3
+    damaged = bytearray(lines[1])
+    damaged[20] ^= 1
+    file.write_bytes(lines[0] + bytes(damaged) + b"\xff\xfe\n\n" + lines[2][:-5])
+    again = Answers(tmp_path, scope)
+    assert again["k0"] == [0.0, True, False]
+    assert all(key not in again for key in ("k1", "k2", "nan"))
+    again.add("k2", [2.0, True, False])
+    again.close()
+    assert Answers(tmp_path, scope)["k2"] == [2.0, True, False]
+    assert "k0" not in Answers(tmp_path, {"model": "n"})
+    line = format_line("k", ["ü\ud800\n", False])
+    assert line.count(b"\n") == 1
+    assert parse_line(line.rstrip(b"\n")) == ("k", ["ü\ud800\n", False])
+
+
+def test_the_key_of_a_request_is_all_that_is_asked():
+    settings = {"until": ["\n"], "max_gen_toks": 16, "do_sample": False}
+    keys = {
+        request_key("loglikelihood", ("a", "b")),
+        request_key("loglikelihood", ("ab", "")),
+        request_key("loglikelihood_rolling", ("a", "b")),
+        request_key("generate_until", ("a", settings)),
+        request_key("generate_until", ("a", {**settings, "max_gen_toks": 17})),
+    }
+    assert len(keys) == 5
+    assert request_key("generate_until", ("a", dict(reversed(settings.items())))) in keys
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tiny_llama, sample_questions, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RegrowthError, match="--cache .* cannot be used"):
+        run(tiny_llama, data=sample_questions, cache=tmp_path / "file", **FEW)

@@ -1,0 +1,185 @@
+"""The bill from samples: what a planted loss is billed for, and the verdict over domains."""
+
+import math
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from eval.bill import bill, corrected, pair, row_from
+from eval.comparison import bill_runs
+from eval.interactions import bill_interactions, interaction_from
+from eval.questions import parse_question
+from eval.running import RunResult, Sample
+from eval.statistics import Interval, mcnemar_exact, paired_mean_difference
+from eval.tables import shown_interactions
+from eval.tasks import TaskPlan
+from eval.verdict import exit_code, judge, parse_limit
+from prune.errors import RegrowthError, UsageError
+
+
+def _sample(name, *, domain="d", correct=True, nll=4.0, cluster=""):
+    return Sample(name, domain, "choice", "s", "x", correct, correct, nll, True, 0, "h", cluster=cluster)
+
+
+def _plan(domain, ids):
+    row = {"domain": domain, "subject": "s", "question": "?", "choices": ["a", "b", "c", "d"], "answer": 0}
+    questions = [parse_question({**row, "id": name, "source": "x", "licence": "MIT"}) for name in ids]
+    return TaskPlan(domain, "choice", tuple(questions))
+
+
+def _run(label, domains):
+    """A run of made-up answers: domain -> samples."""
+    plans = tuple(_plan(domain, [s.id for s in samples]) for domain, samples in domains.items())
+    samples = tuple(sample for own in domains.values() for sample in own)
+    settings = {"dtype": "float32", "device": "cpu", "batch_size": 8, "seed": 0}
+    return RunResult(label, {"model": label}, plans, samples, {"results": {}}, {}, settings, 1.0, 1, 0)
+
+
+def _planted(loses):
+    """The full model is right on 60 of 100; the other loses what `loses` says by domain (questions, bits)."""
+    rng = np.random.default_rng(0)
+    full, other = {}, {}
+    for domain, (questions, bits) in loses.items():
+        nll = rng.gamma(4, 2, 100)
+        change = bits + rng.normal(0, 1, 100)
+        names = [f"{domain}{i}" for i in range(100)]
+        full[domain] = [_sample(names[i], domain=domain, correct=i < 60, nll=nll[i]) for i in range(100)]
+        right = [i < 60 - questions or 60 <= i < 62 for i in range(100)]  # and two gained by luck
+        after = nll + change
+        other[domain] = [_sample(names[i], domain=domain, correct=right[i], nll=after[i]) for i in range(100)]
+    return _run("full", full), _run("cut", other)
+
+
+def test_a_model_that_lost_only_math_is_billed_for_math():
+    found = bill_runs(_planted({"medical": (2, 0.0), "math": (30, 3.0), "law": (3, 0.0)}), limit=0.05)
+    rows = {row.domain: row for row in found.rows if row.versus}
+    assert {domain for domain, row in rows.items() if row.versus.mcnemar_p_holm < 0.05} == {"math"}
+    assert rows["math"].versus.accuracy_difference.high < 0 < rows["math"].versus.answer_nll_bits_difference.low
+    for domain in ("medical", "law"):
+        change = rows[domain].versus.accuracy_difference
+        assert change.low < 0 < change.high
+    assert rows["math"].versus.retained_interval.high < 0.5 < rows["law"].versus.retained_interval.low
+    pairs = {one.domains: one for one in found.interactions}
+    assert set(pairs) == {("medical", "math"), ("medical", "law"), ("math", "law")}
+    assert pairs["medical", "math"].accuracy.high < 0  # medicine loses less than math
+    assert pairs["medical", "math"].answer_nll_bits.high < 0
+    assert pairs["math", "law"].accuracy.low > 0
+    assert not pairs["medical", "law"].clear
+    assert found.verdict.status == "too costly"
+    assert (found.verdict.worst.domain, found.verdict.decided) == ("math", True)
+    assert exit_code(found.verdict.status) == 3
+
+
+def test_an_interaction_is_the_difference_of_the_losses():
+    runs = _planted({"medical": (5, 0.5), "math": (12, 1.0)})
+    rows = corrected(bill_runs(runs).rows)
+    (one,) = bill_interactions(rows, runs)
+    losses = [-row.versus.accuracy_difference.estimate for row in rows if row.versus]
+    assert one.accuracy.estimate == pytest.approx(losses[0] - losses[1]) == pytest.approx(-0.07)
+    changes = [row.versus.answer_nll_bits_difference for row in rows if row.versus]
+    margins = [found.high - found.estimate for found in changes]
+    assert one.answer_nll_bits.high - one.answer_nll_bits.estimate == pytest.approx(math.hypot(*margins))
+    assert one.shared == 0
+    assert one.at_chance == ()
+    assert interaction_from(asdict(one)) == one
+
+
+def test_the_same_questions_in_two_domains_differ_by_nothing():
+    full, cut = _planted({"mathematics": (20, 2.0)})
+    doubled = []
+    for result in (full, cut):
+        own = list(result.samples)
+        again = [replace(s, domain="math") for s in result.samples]
+        doubled.append(_run(result.label, {"mathematics": own, "math": again}))
+    (one,) = bill_runs(doubled).interactions
+    assert one.shared == 100
+    assert vars(one.accuracy) == pytest.approx({"estimate": 0, "low": 0, "high": 0}, abs=0.01)
+    assert vars(one.answer_nll_bits) == pytest.approx({"estimate": 0, "low": 0, "high": 0}, abs=1e-6)
+
+
+def test_holm_is_over_the_domains_of_each_model():
+    full, cut = _planted({"medical": (8, 0), "math": (14, 0)})
+    found = bill_runs((full, cut, replace(cut, label="other"))).rows
+    rows = {row.domain: row.versus for row in found if row.model == "cut"}
+    p_values = {domain: mcnemar_exact(lost, 2) for domain, lost in (("medical", 8), ("math", 14))}
+    assert rows["math"].mcnemar_p_holm == pytest.approx(2 * p_values["math"])
+    assert rows["medical"].mcnemar_p_holm == pytest.approx(p_values["medical"])
+
+
+def test_questions_of_one_passage_widen_the_interval():
+    full = [_sample(f"q{i}", correct=True, nll=1.0, cluster=f"p{i // 5}") for i in range(100)]
+    moved = [replace(s, correct=i // 5 >= 6, answer_nll_bits=1.0 + (i // 5 < 6)) for i, s in enumerate(full)]
+    clustered = bill("d", "choice", "m", 0.25, moved, full)
+    plain = bill("d", "choice", "m", 0.25, *[[replace(s, cluster="") for s in side] for side in (moved, full)])
+    assert (clustered.clusters, plain.clusters) == (20, 100)
+    for key in ("accuracy_difference", "answer_nll_bits_difference"):
+        wide, narrow = getattr(clustered.versus, key), getattr(plain.versus, key)
+        assert wide.estimate == narrow.estimate
+        assert wide.high - wide.low > 1.8 * (narrow.high - narrow.low)
+    units = [s.unit for s in full]
+    wanted = paired_mean_difference([1.0] * 100, [s.answer_nll_bits for s in moved], units)
+    assert clustered.versus.answer_nll_bits_difference == wanted
+    with pytest.raises(RegrowthError, match="share one passage"):
+        bill("d", "choice", "m", 0.25, [replace(s, cluster="p") for s in full], None)
+
+
+def test_two_result_sets_without_a_common_question_are_refused():
+    with pytest.raises(RegrowthError, match="no question in common"):
+        pair([_sample("a"), _sample("b")], [_sample("c"), _sample("d")])
+
+
+def test_few_questions_are_a_warning():
+    full, cut = _planted({"medical": (5, 0.5)})
+    short = [_run(r.label, {"medical": list(r.samples[50:75])}) for r in (full, cut)]
+    assert bill_runs((full, cut)).warnings == []
+    assert bill_runs(short).warnings == ["medical choice has 25 questions; below 30 an interval says little"]
+
+
+def test_a_limit_is_a_percentage():
+    assert parse_limit("5%") == 0.05
+    assert parse_limit(" 2.5 % ") == 0.025
+    for wrong in ("5", "0.05", "-1%", "101%", "five%", ""):
+        with pytest.raises(UsageError, match="--max-loss"):
+            parse_limit(wrong)
+
+
+def test_the_verdict_says_when_the_data_cannot_decide():
+    rows = bill_runs(_planted({"medical": (2, 0.0), "math": (9, 1.0)})).rows  # 7 points lost of 100 questions
+    costly, within = judge(rows, 0.05), judge(rows, 0.08)
+    assert (costly.status, costly.decided) == ("too costly", False)
+    assert costly.worst.loss.estimate == pytest.approx(0.07)
+    assert "cut on math choice loses 7.0 points" in costly.sentence
+    assert "ask more questions" in costly.sentence
+    assert (within.status, within.decided) == ("within", False)
+    sure = judge(rows, 0.3)
+    assert (sure.status, sure.decided) == ("within", True)
+    assert "ask more" not in sure.sentence
+    assert [one.domain for one in sure.losses] == ["math", "medical"]
+
+
+def test_a_domain_at_chance_is_not_judged():
+    full = [_sample(f"q{i}", correct=i < 25) for i in range(100)]
+    other = [replace(s, correct=False) for s in full]
+    rows = bill_runs((_run("full", {"d": full}), _run("cut", {"d": other}))).rows
+    found = judge(rows, 0.05)
+    assert (found.status, found.worst, found.decided) == ("cannot tell", None, False)
+    assert exit_code(found.status) == 1
+    assert found.losses[0].at_chance
+
+
+def test_of_many_pairs_only_the_clear_ones_are_shown():
+    loses = {f"d{i}": (30 if i == 0 else 3, 3.0 if i == 0 else 0.0) for i in range(7)}
+    found = bill_runs(_planted(loses)).interactions
+    shown, rest = shown_interactions(found)
+    assert len(found) == 21
+    assert all(one.clear for one in shown)
+    assert {one.domains for one in shown} >= {("d0", f"d{i}") for i in range(1, 7)}
+    assert "of 21 pairs" in rest
+    assert shown_interactions(found[:3]) == (list(found[:3]), "")
+
+
+def test_intervals_of_a_row_survive_json():
+    for row in bill_runs(_planted({"math": (9, 1.0)})).rows:
+        assert row_from(asdict(row)) == row
+    assert isinstance(row.versus.retained_interval, Interval)
