@@ -167,7 +167,7 @@ def _bare_option(text: str, choices: Sequence[str]) -> int | None:
     opening = _option_opening(lines[0], choices)  # one sentence that opens with an option's words and goes on
     if opening is None or _DENIES.search(lines[0]) or re.search(r"[.!?]\s", lines[0]):
         return None
-    return opening if len(_words(choices[opening]).split()) >= _ENOUGH_WORDS else None
+    return opening if len(re.findall(r"[a-z]{2,}", _words(choices[opening]))) >= _ENOUGH_WORDS else None
 
 
 def _whole_option(line: str, choices: Sequence[str]) -> int | None:
