@@ -158,7 +158,7 @@ def test_all_files_are_there_and_agree(swept):
     assert document == found.document
     samples = {f"samples_regrowth_{name}.jsonl" for name in ("medical_choice", "math_choice", "math_generation")}
     figures = {f"{name}.{suffix}" for name in ("curves", "map") for suffix in ("png", "svg")}
-    assert {p.name for p in out.iterdir()} == {"sweep.json", "costs.json", *samples, *figures}
+    assert {p.name for p in out.iterdir()} == {"sweep.json", "costs.json", "report.html", *samples, *figures}
     labels = [variant["label"] for variant in document["variants"]]
     for row in document["rows"]:
         path = out / f"samples_regrowth_{row['domain']}_{row['protocol']}.jsonl"
