@@ -97,6 +97,8 @@ def add_adapter(
 ) -> PeftModel:
     """Wrap the model with a fresh LoRA adapter (B = 0, so nothing changes yet); its weights are fp32.
 
+    Layers below the first adapter run without a graph, checkpointing or not.
+
     Args:
         base: what the adapter names as its base model: a hub id or a folder.
 
@@ -106,6 +108,8 @@ def add_adapter(
     check_rank(targets, rank, dropout)
     from peft import LoraConfig, get_peft_model
 
+    if targets.first:  # transformers has the embeddings give a graph wherever it checkpoints; below, none is needed
+        model.enable_input_require_grads = lambda: None
     some = {"layers_to_transform": list(targets.layers), "layers_pattern": targets.listed} if targets.first else {}
     config = LoraConfig(
         r=rank,

@@ -132,12 +132,13 @@ def adapter_only_card(document: dict[str, Any]) -> str:
 
 
 def _common(document: dict[str, Any]) -> dict[str, Any]:
+    read = document["provenance"]["text"]
     return {
         "base": document["base"]["model"],
         # the hub takes only its own ids there
         "named": f"base_model: {document['base']['model']}\n" if "commit" in document["base"] else "",
         "tokens": document["tokens"],
-        "text": document["provenance"]["text"]["source"],
+        "text": "`, `".join(text["source"] for text in (read if isinstance(read, list) else [read])),
         "bits": _PRECISION[document["settings"]["bits"]],
         "before": document["held_out_loss"]["before"],
         "after": document["held_out_loss"]["after"],

@@ -6,10 +6,13 @@ import shutil
 import pytest
 import torch
 from healing_models import FAMILIES, tiny
+from safetensors.torch import load_file
+from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from typer.testing import CliRunner
 
-from heal import DistillSettings, TextSource, distill, merge
+from heal import DistillSettings, Settings, TextSource, distill, merge, qlora
 from heal.adapters import add_adapter, find_targets
 from heal.cli import app
 from heal.differences import own_tensors
@@ -223,6 +226,26 @@ def test_what_comes_before_the_cut_is_run_once_and_without_a_graph(tiny_llama, p
         assert not any(calls[("teacher", place), "graph"] for place in range(8))
         assert [calls.get(("student", place), 0) for place in range(6)] == [0] * prefix + [1] * (6 - prefix)
         assert all(calls[("student", place), "graph"] for place in range(prefix, 6))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_plain_healing_after_the_cut_has_no_graph_before_it(tiny_llama, pruned, text, tmp_path, checkpointing):
+    graphs = {}
+
+    def hook(module, args, answer):
+        if isinstance(module, LlamaDecoderLayer) and module.training:
+            graphs.setdefault(module.self_attn.layer_idx, set()).add(answer.requires_grad)
+
+    handle = register_module_forward_hook(hook)
+    try:
+        settings = Settings(**TINY, bits=16, targets="after-cut", checkpointing=checkpointing)
+        result = qlora(pruned, text, tmp_path / "a", tokens=512, settings=settings, device="cpu", shown=False)
+    finally:
+        handle.remove()
+    assert graphs == {place: {place >= 4} for place in range(6)}
+    weights = load_file(result.out / "adapter_model.safetensors")
+    assert all(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name)
+    assert {int(name.split(".layers.")[1].split(".")[0]) for name in weights} == {4, 5}
 
 
 def test_a_patch_before_the_cut_shortens_what_is_shared(tiny_llama, patched):
