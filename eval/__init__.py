@@ -6,6 +6,7 @@ from typing import Any
 _PUBLIC = {
     "compare": "eval.comparison",
     "prepare": "eval.preparation",
+    "report": "eval.reporting",
     "run": "eval.running",
     "sweep": "eval.sweeping",
 }

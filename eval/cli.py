@@ -110,6 +110,9 @@ def compare(
     max_loss: Annotated[
         str | None, typer.Option(help="Exit with 3 if the worst domain lost more points of accuracy, as 5%.")
     ] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(help="Folder of a sweep of FULL, to be shown in the report too.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -125,13 +128,31 @@ def compare(
     from eval.verdict import exit_code
 
     names = None if labels is None else labels.split(",")
-    document = work(full, others, settings, out=out, labels=names, max_loss=max_loss, overwrite=overwrite)
+    document = work(full, others, settings, out=out, labels=names, max_loss=max_loss, sweep=sweep, overwrite=overwrite)
     answer(document, lambda: comparison_table(document), as_json=as_json)
     if max_loss is not None and (code := exit_code(document["verdict"]["status"])):
         raise typer.Exit(code)
 
 
 app.command("sweep")(sweep_command)
+
+
+@app.command("report")
+def report_command(
+    results: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a comparison or of a sweep.")],
+    sweep: Annotated[Path | None, typer.Option(help="Folder of a sweep of the full model, to be shown too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; report.html in DIR if not given.")] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of stored results as one HTML file, which opens without a network.
+
+    Example: evaluate report bill/ --sweep sweep/ --out report.html
+    """
+    from eval.reporting import report as work
+
+    path = work(results, sweep=sweep, out=out, overwrite=overwrite)
+    answer({"report": str(path), "bytes": path.stat().st_size}, lambda: f"Wrote {path}", as_json=as_json)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from eval.artefacts import harness_results, measured, warn, write_samples
 from eval.backends import check_backend
 from eval.bill import ProseRow, Row, bill, bill_prose, corrected
 from eval.interactions import Interaction, bill_interactions
+from eval.reporting import read_sweep, report
 from eval.running import RunResult, name_of, plans_of, quiet_bars, run, wants_chat
 from eval.settings import Settings, named_texts
 from eval.stored import is_stored, read_run
@@ -73,6 +74,7 @@ def compare(
     out: str | Path,
     labels: Sequence[str] | None = None,
     max_loss: str | None = None,
+    sweep: str | Path | None = None,
     overwrite: bool = False,
     shown: bool = True,
     **options: Any,
@@ -80,8 +82,9 @@ def compare(
     """Run each model on the same questions, one after the other, and write the bill to the folder `out`.
 
     `out` appears whole or not at all: results.json, samples_<model>_<task>.jsonl, comparison.json, comparison.md,
-    comparison.png. `settings` as in `run` (or `options`, its fields); `labels` name the models, full first (their
-    folder names if None). `max_loss`, such as `5%`, asks for a verdict: see `eval.verdict`.
+    report.html, and figures as .png and .svg. `settings` as in `run` (or `options`, its fields); `labels` name the
+    models, full first (their folder names if None). `max_loss`, such as `5%`, asks for a verdict: see `eval.verdict`.
+    `sweep` is the folder of a sweep of the full model, for the report to show its curves and block map too.
 
     A model may also be a folder that `evaluate run --out` made: its answers are taken from there.
 
@@ -100,6 +103,8 @@ def compare(
     limit = None if max_loss is None else parse_limit(max_loss)
     settings = Settings.of(**options) if settings is None else settings
     out = check_free(out, overwrite=overwrite)
+    if sweep is not None:
+        read_sweep(sweep)
     stored = {name: read_run(m, label=name) for m, name in zip(models, names, strict=True) if is_stored(m)}
     new = [model for model, name in zip(models, names, strict=True) if name not in stored]
     plans = plans_of(settings) if new else []
@@ -121,7 +126,7 @@ def compare(
         seed=settings.seed,
         sets=None if settings.sets is None else list(settings.sets),
     )
-    write_comparison(found, document, out, overwrite=overwrite)
+    write_comparison(found, document, out, sweep=sweep, overwrite=overwrite)
     return document
 
 
@@ -217,8 +222,15 @@ def unique_labels(models: Sequence[str | Path], labels: Sequence[str] | None = N
     return names
 
 
-def write_comparison(found: Comparison, document: dict[str, Any], out: str | Path, *, overwrite: bool = False) -> None:
-    """Write all files of a comparison into a staged folder, which then becomes `out`."""
+def write_comparison(
+    found: Comparison,
+    document: dict[str, Any],
+    out: str | Path,
+    *,
+    sweep: str | Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write all files of a comparison into a staged folder, which then becomes `out`; `sweep` as in `compare`."""
     from eval.plots import plot_comparison
     from eval.tables import markdown
 
@@ -227,5 +239,5 @@ def write_comparison(found: Comparison, document: dict[str, Any], out: str | Pat
         write_samples(found.runs, stage)
         write_json(stage / "comparison.json", document)
         write_text(stage / "comparison.md", markdown(document))
-        if found.rows:
-            plot_comparison(found, stage / "comparison.png")
+        plot_comparison(document, stage)
+        report(stage, sweep=sweep)

@@ -116,7 +116,7 @@ def curves(
     up: str,
     lines: Sequence[Curve],
     include: Sequence[float] = (),
-    height: float = 300.0,
+    height: float = 290.0,
 ) -> Markup:
     """Lines over whole numbers, each with its band and its markers, and a dotted level for each kind of blind guess.
 
@@ -142,7 +142,7 @@ def curves(
     for level in chances:
         y = down(level)
         add(root, "line", x1=left, x2=right, y1=y, y2=y, class_="chance")
-        add(root, "text", f"chance {level:g}", x=right, y=y - 4, text_anchor="end", class_="chance-word")
+        add(root, "text", f"chance {level:.2g}", x=left + 6, y=y + 13, class_="chance-word")
     for curve in lines:
         group = add(root, "g", class_="curve", data_series=curve.label)
         bound = [p for p in curve.points if p.low is not None and p.high is not None]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from eval.flips import Flip, FlipGroup
 from eval.report_charts import Dot, Group, forest
-from eval.report_maps import Counts, mosaic
+from eval.report_maps import TILES, Counts, mosaic, tile_key
 from eval.report_parts import Example, Figure, Flips, Key, Part
 from eval.report_svg import key
-from eval.report_tables import domain_table, prose_table, tasks_table, thinking_table
+from eval.report_tables import A_FAST, A_SLOW, R_C, R_O, domain_table, prose_table, tasks_table, thinking_table
 from eval.report_text import bits, clipped, plain, points, signed, task_name
 
 SHOWN = 4  # examples of each kind, for each task and model
@@ -91,21 +93,23 @@ def thinking_part(comparison: Mapping[str, Any]) -> Part | None:
             f"only after thinking {counts.slow_only}, wrong in both {counts.both_wrong}."
         )
         facts = (
-            f"A fast {_percent(row['a_fast'])}",
+            Markup("{} {}").format(A_FAST, _percent(row["a_fast"])),
             f"δ {signed(100 * _estimate(row['delta']), 1)}",
-            f"r c {_percent(row['r_c'])}",
-            f"r o {_percent(row['r_o'])}",
+            Markup("{} {}").format(R_C, _percent(row["r_c"])),
+            Markup("{} {}").format(R_O, _percent(row["r_o"])),
         )
-        figures.append(Figure(title, mosaic(f"mosaic-{place}", title, described, counts), "", facts))
-    lead = (
+        drawn = mosaic(f"mosaic-{place}", title, described, counts)
+        figures.append(Figure(task_name(row), drawn, "", facts, row["label"]))
+    lead = Markup(
         "The same questions, answered at once (fast) and after a chain of thought (slow). Each square holds all "
-        "questions of one domain: its left column those right at once (its width is A fast, knowledge), its right "
-        "column those wrong at once. How high the right column is filled is the correction rate r c; how much of the "
-        "left column is lost is the overthinking rate r o. The reasoning gain δ is A slow − A fast, in points."
-    )
+        "questions of one domain: its left column those right at once (its width is {0}, knowledge), its right "
+        "column those wrong at once. How high the right column is filled is the correction rate {2}; how much of the "
+        "left column is lost is the overthinking rate {3}. The reasoning gain δ is {1} − {0}, in points."
+    ).format(A_FAST, A_SLOW, R_C, R_O)
+    legend = tuple(Key(name, tile_key(look)) for name, look in TILES)
     table = thinking_table(rows)
     title = "Fast and slow thinking"
-    return Part("thinking", title, lead, (), (), tuple(figures), (table,), small=True, short="Fast and slow")
+    return Part("thinking", title, lead, (), legend, tuple(figures), (table,), small=True, short="Fast and slow")
 
 
 def _estimate(found: Any) -> float:

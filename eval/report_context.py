@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from eval.flips import FlipGroup
@@ -43,6 +44,9 @@ def build(comparison: Document | None, sweep: Document | None = None, flips: Seq
         title, told = "What each size of cut costs", sweep_verdict(sweep)
     if comparison is not None:
         parts += [thinking_part(comparison), tasks_part(comparison)]
+    if comparison is not None and sweep is not None and _unlike(comparison, sweep):
+        name = (sweep["provenance"].get("model") or {}).get("model", "a model")
+        told = replace(told, warnings=(*told.warnings, f"the sweep below is of {name}, whose weights are not {full}'s"))
     return Report(
         title=title,
         subtitle=_subtitle(main),
@@ -56,6 +60,12 @@ def build(comparison: Document | None, sweep: Document | None = None, flips: Seq
         notes=tuple(_notes(main)),
         glossary=GLOSSARY,
     )
+
+
+def _unlike(comparison: Document, sweep: Document) -> bool:
+    """Whether the sweep is of another model than the comparison's full one, where both say what they are."""
+    one, other = comparison["models"][0], (sweep.get("provenance") or {}).get("model") or {}
+    return any(one.get(key) and other.get(key) and one[key] != other[key] for key in ("config_sha256", "shards"))
 
 
 def _subtitle(main: Document) -> str:

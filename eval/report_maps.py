@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -75,10 +76,10 @@ def block_map(
     for size in ticks(1, sizes, most=6, whole=True):
         add(axis, "text", number(size), x=34, y=bottom - (size - 0.5) * tall + 4, text_anchor="end")
     cells = add(root, "g", data_series=title, shape_rendering="crispEdges")
+    add(cells, "path", d=_outline(costs, across, bottom, side, tall), class_="edge")
     paths: dict[int, list[str]] = {}
     for (n, start), cost in sorted(costs.items()):
-        x, y = across(start - 0.5), bottom - n * tall
-        path = f"M{number(x)} {number(y)}h{side:.2f}v{tall:.2f}h-{side:.2f}z"
+        path = _box(across(start - 0.5), bottom - n * tall, side, tall)
         paths.setdefault(shade(cost, most), []).append(path)
     for step, pieces in sorted(paths.items()):
         add(cells, "path", d="".join(pieces), fill=shades[step])
@@ -90,20 +91,42 @@ def block_map(
     return markup(root)
 
 
+def _box(x: float, y: float, width: float, height: float) -> str:
+    return f"M{x:.2f} {y:.2f}h{width:.2f}v{height:.2f}h-{width:.2f}z"
+
+
+def _outline(costs: Mapping[tuple[int, int], float], across: Scale, bottom: float, side: float, tall: float) -> str:
+    """The rows of the map as boxes, one for each run of starts; drawn below the cells, it gives the map an edge."""
+    pieces = []
+    for n in sorted({n for n, _ in costs}):
+        starts = sorted(start for size, start in costs if size == n)
+        breaks = [0, *(i for i in range(1, len(starts)) if starts[i] > starts[i - 1] + 1), len(starts)]
+        for first, last in pairwise(breaks):
+            width = side * (starts[last - 1] - starts[first] + 1)
+            pieces.append(_box(across(starts[first] - 0.5), bottom - n * tall, width, tall))
+    return "".join(pieces)
+
+
 def _colour_bar(root: Element, y: float, most: float, unit: str, shades: list[str]) -> None:
     step = (WIDTH - 48) / len(shades)
     for place, colour in enumerate(shades):
         add(root, "rect", x=40 + place * step, y=y, width=step + 0.5, height=9, fill=colour)
     bar = add(root, "g", class_="axis")
     along = Scale(math.log(LEAST), math.log(most), 40, WIDTH - 8)
-    marks = [mark for mark in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if LEAST < mark <= most]
+    marks = [mark for mark in (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if LEAST < mark <= most]
     for mark in marks[:: 1 + len(marks) // 6]:
         add(bar, "text", f"{mark:g}", x=along(math.log(mark)), y=y + 24, text_anchor="middle")
     add(bar, "text", f"≤ {LEAST:g}", x=30, y=y + 24)
     add(bar, "text", unit, x=40 + (WIDTH - 48) / 2, y=y + 42, text_anchor="middle", class_="label")
 
 
-_SIDE, _LEFT, _TOP = 150.0, 6.0, 20.0
+TILES = (
+    ("right in both", "both-right"),
+    ("right at once only", "fast-only"),
+    ("right after thinking only", "slow-only"),
+    ("wrong in both", "both-wrong"),
+)
+_SIDE, _LEFT, _TOP = 150.0, 2.0, 6.0
 
 
 def mosaic(name: str, title: str, description: str, counts: Counts) -> Markup:
@@ -129,6 +152,13 @@ def mosaic(name: str, title: str, description: str, counts: Counts) -> Markup:
             if width > 52:
                 add(root, "text", words, x=x + width / 2, y=_TOP + _SIDE + 15, text_anchor="middle", class_="small")
         x += width + gap
+    return markup(root)
+
+
+def tile_key(look: str) -> Markup:
+    """A legend's sample of a tile."""
+    root = Element("svg", {"viewBox": "0 0 28 14", "class": "key", "aria-hidden": "true"})
+    add(root, "rect", x=7, y=0, width=14, height=14, class_=f"tile {look}")
     return markup(root)
 
 

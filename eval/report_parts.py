@@ -19,12 +19,13 @@ class Key:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its heading and a note below it; `facts` are short lines such as `A fast 41.0 %`."""
+    """A drawing with its heading (`under` in small letters) and a note below it; `facts` are short lines there."""
 
     heading: str
     drawing: Markup
-    note: str
+    note: str = ""
     facts: tuple[str, ...] = ()
+    under: str = ""
 
 
 @dataclass(frozen=True)

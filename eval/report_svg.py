@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-WIDTH = 420.0
+WIDTH = 380.0
 SERIES = 8  # colours, dashes and markers before they begin anew
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 3", "1 2", "6 2 1 2 1 2")
 

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from eval.report_text import FEW, NONE, bounds, p_value, plain, signed, task_name
+
+# Symbols of fast and slow thinking, as arXiv 2507.18178 writes them.
+A_FAST, A_SLOW = Markup("A<sub>fast</sub>"), Markup("A<sub>slow</sub>")
+R_C, R_O = Markup("r<sub>c</sub>"), Markup("r<sub>o</sub>")
+DELTA_C, DELTA_O = Markup("δ<sub>c</sub>"), Markup("δ<sub>o</sub>")
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -205,13 +212,13 @@ def thinking_table(rows: Rows) -> Table:
         Column("Questions", "domain and protocol", words=True),
         Column("Model", words=True),
         Column("n", "questions asked"),
-        Column("A fast %", "accuracy at once: what the model knows"),
-        Column("A slow %", "accuracy after a chain of thought"),
-        Column("δ points", "reasoning gain: A slow − A fast = δc − δo"),
-        Column("δc points", "correction: share of questions that thinking put right"),
-        Column("δo points", "overthinking: share of questions that thinking put wrong"),
-        Column("r c %", "correction rate: of the answers wrong at once, those that thinking put right"),
-        Column("r o %", "overthinking rate: of the answers right at once, those that thinking put wrong"),
+        Column(A_FAST + " %", "accuracy at once: what the model knows"),
+        Column(A_SLOW + " %", "accuracy after a chain of thought"),
+        Column("δ points", "reasoning gain: accuracy after thinking − at once, which is correction − overthinking"),
+        Column(DELTA_C + " points", "correction: share of questions that thinking put right"),
+        Column(DELTA_O + " points", "overthinking: share of questions that thinking put wrong"),
+        Column(R_C + " %", "correction rate: of the answers wrong at once, those that thinking put right"),
+        Column(R_O + " %", "overthinking rate: of the answers right at once, those that thinking put wrong"),
         Column("Both right", "questions right in both modes"),
         Column("Fast only", "right at once, wrong after thinking"),
         Column("Slow only", "wrong at once, right after thinking"),

@@ -85,29 +85,46 @@ def sureness(found: Mapping[str, float], *, worse_above: bool) -> str:
     return "its whole 95 % interval is a gain" if better else "its 95 % interval includes no change"
 
 
-def findings(rows: Sequence[Mapping[str, Any]], model: str) -> list[str]:
-    """Where one model lost most, in accuracy and in answer NLL, and how sure that is: one sentence each."""
+def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Where accuracy fell most over all models, by how much, and how sure that is; "" where nothing was compared."""
+    own = [row for row in rows if row["versus"] is not None]
+    if not own:
+        return ""
+    row = min(own, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
+    change = row["versus"]["accuracy_difference"]
+    if change["estimate"] >= 0:
+        return "No accuracy was lost in any domain, by the estimates."
+    return (
+        f"{row['model']} loses most accuracy in {task_name(row)}: {points(change)}; "
+        f"{sureness(change, worse_above=False)}."
+    )
+
+
+def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
+    """Where one model lost most, by accuracy and by answer NLL, and in how many rows that is beyond doubt; or ""."""
     own = [row for row in rows if row["model"] == model and row["versus"] is not None]
     if not own:
-        return []
-    least = min(own, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
-    change = least["versus"]["accuracy_difference"]
-    sure = sum(row["versus"]["accuracy_difference"]["high"] < 0 for row in own)
-    if change["estimate"] < 0:
-        first = (
-            f"{model} loses most accuracy in {task_name(least)}: {points(change)}; "
-            f"{sureness(change, worse_above=False)}."
-        )
+        return ""
+    accuracy = min(own, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
+    nll = max(own, key=lambda row: row["versus"]["answer_nll_bits_difference"]["estimate"])
+    fell = accuracy["versus"]["accuracy_difference"]["estimate"] < 0
+    rose = nll["versus"]["answer_nll_bits_difference"]["estimate"] > 0
+    if fell and rose and accuracy is nll:
+        told = f"{model} loses most in {task_name(nll)}, by accuracy and by answer NLL."
+    elif fell and rose:
+        told = f"{model} loses most accuracy in {task_name(accuracy)}; right answers suffer most in {task_name(nll)}."
+    elif rose:
+        told = f"{model} loses no accuracy, but right answers become less likely, most in {task_name(nll)}."
+    elif fell:
+        told = f"{model} loses most accuracy in {task_name(accuracy)}, but right answers become no less likely."
     else:
-        first = f"{model} loses accuracy in none of the {counted(len(own), 'row')} by its estimates."
-    if len(own) > 1:
-        first += f" A loss of accuracy is beyond doubt in {sure} of {len(own)}."
-    most = max(own, key=lambda row: row["versus"]["answer_nll_bits_difference"]["estimate"])
-    change = most["versus"]["answer_nll_bits_difference"]
-    second = f"Its right answers became less likely most in {task_name(most)}: {bits(change)}."
-    if change["estimate"] <= 0:
-        second = f"Its right answers became less likely nowhere; nearest to it is {task_name(most)}: {bits(change)}."
-    return [first, second]
+        told = f"{model} loses nothing by the estimates."
+    sure = (
+        sum(row["versus"]["accuracy_difference"]["high"] < 0 for row in own),
+        sum(row["versus"]["answer_nll_bits_difference"]["low"] > 0 for row in own),
+    )
+    rows_of = "the one row" if len(own) == 1 else f"{len(own)} rows"
+    return f"{told} A loss is beyond doubt by accuracy in {sure[0]}, by answer NLL in {sure[1]} of {rows_of}."
 
 
 def first_losses(curve: Mapping[str, Any], *, what: str) -> str:

@@ -7,20 +7,20 @@ from typing import Any
 
 from eval.report_parts import Tile, Verdict
 from eval.report_sweep import sweep_sentences
-from eval.report_text import FEW, bounds, findings, signed, task_name
+from eval.report_text import FEW, bounds, signed, summary, task_name, worst_loss
 
 
 def verdict(comparison: Mapping[str, Any]) -> Verdict:
     """What a reader in a hurry needs, in plain words and three numbers a model."""
     rows = comparison.get("rows") or []
     others = [model["label"] for model in comparison["models"][1:]]
-    sentences = [sentence for label in others for sentence in findings(rows, label)]
+    sentences = tuple(told for label in others if (told := summary(rows, label)))
     tiles = tuple((label, tuple(_tiles(comparison, label))) for label in others)
     told = comparison.get("verdict")
     if told is not None:
-        return Verdict(_state(told), _judged(told), tuple(sentences), tiles, _warnings(comparison))
-    headline = sentences[0] if sentences else "Nothing was compared."
-    return Verdict("open", headline, tuple(sentences[1:]), tiles, _warnings(comparison))
+        return Verdict(_state(told), _judged(told), sentences, tiles, _warnings(comparison))
+    headline = worst_loss(rows) or "No domain was compared; the tables below have all that was measured."
+    return Verdict("open", headline, sentences, tiles, _warnings(comparison))
 
 
 def _state(told: Mapping[str, Any]) -> str:
@@ -32,7 +32,9 @@ def _state(told: Mapping[str, Any]) -> str:
 
 def _judged(told: Mapping[str, Any]) -> str:
     """The sentence without the status, which the heading says."""
-    sentence = str(told["sentence"]).removeprefix(f"{told['status']}: ")
+    status, sentence = str(told["status"]), str(told["sentence"])
+    if sentence.startswith(f"{status}: "):
+        return f"{sentence.removeprefix(f'{status}: ')}."
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 

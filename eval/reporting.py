@@ -45,11 +45,20 @@ def report(
     if sweep is not None:
         if own_sweep is not None and comparison is None:
             raise UsageError(f"{folder} holds a sweep itself; --sweep adds one to a comparison")
-        own_sweep = read_artefact(Path(sweep) / "sweep.json", SWEEP)
+        own_sweep = read_sweep(sweep)
     target = folder / "report.html" if out is None else Path(out)
     flips = [] if comparison is None else read_flips(folder, comparison)
     write_text(target, render(comparison, own_sweep, flips), overwrite=overwrite)
     return target
+
+
+def read_sweep(folder: str | Path) -> Document:
+    """The sweep of a folder.
+
+    Raises:
+        CheckpointError: there is none, or it is broken or of another format.
+    """
+    return read_artefact(Path(folder) / "sweep.json", SWEEP)
 
 
 def read_results(folder: Path) -> tuple[Document | None, Document | None]:

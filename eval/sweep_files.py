@@ -1,13 +1,12 @@
-"""The folder of a sweep: sweep.json, costs.json, a JSONL of samples per task, and figures; whole or not at all."""
+"""The folder of a sweep: sweep.json, costs.json, samples per task, figures and the report; whole or not at all."""
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.outputs import staged_directory, write_bytes, write_json, write_text
+from prune.outputs import staged_directory, write_json, write_text
 
 if TYPE_CHECKING:
     from eval.sweeping import Sweep
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
 
 def write_sweep(found: Sweep, out: str | Path, *, overwrite: bool = False) -> None:
     """Write all files of a sweep into a staged folder, which then becomes `out`."""
+    from eval.plots import save_figure
+    from eval.reporting import report
     from eval.sweep_figures import curves_figure, map_figure
     from eval.sweep_scores import sample_rows
 
@@ -28,7 +29,5 @@ def write_sweep(found: Sweep, out: str | Path, *, overwrite: bool = False) -> No
         if found.document["maps"]:
             figures["map"] = map_figure(found.document)
         for name, figure in figures.items():
-            for suffix in ("png", "svg"):
-                content = io.BytesIO()
-                figure.savefig(content, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
-                write_bytes(stage / f"{name}.{suffix}", content.getvalue())
+            save_figure(figure, stage / name)
+        report(stage)

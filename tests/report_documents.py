@@ -91,6 +91,8 @@ def run_result(label, damage, tasks):
         prose={"wiki": Prose(windows, "77" * 32)},
         settings={
             "backend": "hf",
+            "chat_template": True,
+            "few_shot": None,
             "batch_size": 16,
             "dtype": "bfloat16",
             "device": "cpu",
@@ -134,7 +136,7 @@ def sweep_document(*, layers=30, sizes="0-15", rule="all", tasks=tuple(TASKS), n
     scored = []
     for domain, protocol in tasks:
         task = plan(domain, protocol, n)
-        noise = np.random.default_rng(len(domain))
+        noise = np.random.default_rng([len(domain), len(protocol)])
         own = noise.uniform(3, 5, n)
         costs = np.array([cost(domain, variant.dropped, layers) for variant in chosen.variants])
         nll = own + costs[:, None] + noise.normal(0, 0.3, (len(costs), n)) * (costs[:, None] > 0)

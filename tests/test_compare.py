@@ -48,6 +48,8 @@ def test_all_files_are_there_and_agree(made):
         "comparison.json",
         "comparison.md",
         "comparison.png",
+        "comparison.svg",
+        "report.html",
     }
     assert json.loads((out / "comparison.json").read_text()) == document
     assert document["format"] == "regrowth.comparison/1"
