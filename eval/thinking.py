@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.statistics import Interval, paired_accuracy_difference, wilson
+from eval.statistics import Interval, design_effect, paired_accuracy_difference, wilson
 
 
 @dataclass(frozen=True)
@@ -71,23 +71,44 @@ def count_pairs(fast: Sequence[bool], slow: Sequence[bool]) -> Counts:
     return Counts(both, only_fast, only_slow, len(pairs) - both - only_fast - only_slow)
 
 
-def gains(counts: Counts) -> Gains:
+def gains(fast: Sequence[bool], slow: Sequence[bool], units: Sequence[str] | None = None) -> Gains:
     """Accuracies, reasoning gain and its two parts, correction rate and overthinking rate.
 
     Intervals are Wilson's for every share and rate, and for `delta`, a difference of two accuracies on the same
-    questions, that of Bonett and Price; see `eval.statistics`.
+    questions, that of Bonett and Price; by clusters where questions share a passage. See `eval.statistics`.
+
+    Args:
+        fast, slow: shape (n,), n >= 1: the verdicts, in the same order of questions.
+        units: shape (n,): what is independent, the same for questions of one passage; all of them if None.
 
     Raises:
         ValueError: no question at all.
     """
-    n = counts.n
-    fast_wrong = n - counts.fast_right
+    names = [str(place) for place in range(len(fast))] if units is None else list(units)
+    pairs = list(zip(fast, slow, names, strict=True))
+
+    def share(kept: list[tuple[bool, str]]) -> Interval:
+        design, clusters = _design([float(hit) for hit, _ in kept], [unit for _, unit in kept])
+        return wilson(sum(hit for hit, _ in kept), len(kept), design=design, clusters=clusters)
+
+    corrected = [(s, unit) for f, s, unit in pairs if not f]
+    spoiled = [(not s, unit) for f, s, unit in pairs if f]
+    counts = count_pairs(fast, slow)
+    design, clusters = _design([float(s) - float(f) for f, s, _ in pairs], names)
     return Gains(
-        a_fast=wilson(counts.fast_right, n),
-        a_slow=wilson(counts.slow_right, n),
-        delta=paired_accuracy_difference(counts.fast_only, counts.slow_only, n),
-        delta_c=wilson(counts.slow_only, n),
-        delta_o=wilson(counts.fast_only, n),
-        r_c=wilson(counts.slow_only, fast_wrong) if fast_wrong else None,
-        r_o=wilson(counts.fast_only, counts.fast_right) if counts.fast_right else None,
+        a_fast=share([(f, unit) for f, _, unit in pairs]),
+        a_slow=share([(s, unit) for _, s, unit in pairs]),
+        delta=paired_accuracy_difference(
+            counts.fast_only, counts.slow_only, counts.n, design=design, clusters=clusters
+        ),
+        delta_c=share([(s and not f, unit) for f, s, unit in pairs]),
+        delta_o=share([(f and not s, unit) for f, s, unit in pairs]),
+        r_c=share(corrected) if corrected else None,
+        r_o=share(spoiled) if spoiled else None,
     )
+
+
+def _design(values: Sequence[float], units: Sequence[str]) -> tuple[float, int | None]:
+    """Design effect and number of clusters; 1 and None where every question is its own."""
+    clusters = len(set(units))
+    return (1.0, None) if clusters == len(units) else (design_effect(values, units), clusters)

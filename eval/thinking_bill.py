@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from eval.bill import difference_of_verdicts
 from eval.running import RunResult, Sample
-from eval.statistics import Interval, flips, paired_accuracy_difference, paired_mean_difference
+from eval.statistics import Interval, paired_mean_difference
 from eval.tasks import MODES, TaskPlan
 from eval.thinking import Counts, Gains, count_pairs, gains
 from prune.errors import RegrowthError
@@ -74,15 +75,16 @@ def _row(fast: TaskPlan, slow: TaskPlan, result: RunResult, full: RunResult | No
     where = f"{fast.domain}, {fast.protocol}, {result.label}"
     if not quick or [s.id for s in quick] != [s.id for s in thought]:
         raise RegrowthError(f"not paired: {where}: fast and slow thinking were not asked the same questions")
-    counts = count_pairs([s.correct for s in quick], [s.correct for s in thought])
-    n = counts.n
+    n, verdicts = len(quick), ([s.correct for s in quick], [s.correct for s in thought])
     versus = None
     if full is not None:
         before_fast, before_slow = _same(full.of(fast), quick, where), _same(full.of(slow), thought, where)
         versus = ThinkingVersus(
             a_fast=_difference(before_fast, quick),
             a_slow=_difference(before_slow, thought),
-            delta=paired_mean_difference(_gained(before_fast, before_slow), _gained(quick, thought)),
+            delta=paired_mean_difference(
+                _gained(before_fast, before_slow), _gained(quick, thought), [s.unit for s in quick]
+            ),
         )
     return ThinkingRow(
         domain=fast.domain,
@@ -90,8 +92,8 @@ def _row(fast: TaskPlan, slow: TaskPlan, result: RunResult, full: RunResult | No
         label=result.label,
         n=n,
         chance=fast.chance,
-        counts=counts,
-        gains=gains(counts),
+        counts=count_pairs(*verdicts),
+        gains=gains(*verdicts, [s.unit for s in quick]),
         unparseable_fast=sum(not s.parsed for s in quick) / n,
         unparseable_slow=sum(not s.parsed for s in thought) / n,
         cut_slow=sum(s.cut for s in thought) / n,
@@ -106,8 +108,8 @@ def _same(before: Sequence[Sample], after: Sequence[Sample], where: str) -> Sequ
 
 
 def _difference(before: Sequence[Sample], after: Sequence[Sample]) -> Interval:
-    lost, gained = flips([s.correct for s in before], [s.correct for s in after])
-    return paired_accuracy_difference(lost, gained, len(after))
+    units = [s.unit for s in before]
+    return difference_of_verdicts([s.correct for s in before], [s.correct for s in after], units)
 
 
 def _gained(fast: Sequence[Sample], slow: Sequence[Sample]) -> list[float]:

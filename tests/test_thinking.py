@@ -29,9 +29,17 @@ ROW = {
 }
 
 
+def _gains(counts, units=None):
+    """What `gains` says of verdicts that give these counts."""
+    sizes = (counts.both_right, counts.fast_only, counts.slow_only, counts.both_wrong)
+    fast = [f for f, size in zip((True, True, False, False), sizes, strict=True) for _ in range(size)]
+    slow = [s for s, size in zip((True, False, True, False), sizes, strict=True) for _ in range(size)]
+    return gains(fast, slow, units)
+
+
 @given(COUNTS)
 def test_the_identities_of_the_paper(counts):
-    found = gains(counts)
+    found = _gains(counts)
     n, right, wrong = counts.n, counts.fast_right, counts.n - counts.fast_right
     assert found.delta.estimate == pytest.approx(found.a_slow.estimate - found.a_fast.estimate)  # eq. 5
     assert found.delta.estimate == pytest.approx(found.delta_c.estimate - found.delta_o.estimate)  # eq. 8
@@ -44,7 +52,7 @@ def test_the_identities_of_the_paper(counts):
 
 @given(COUNTS)
 def test_every_interval_holds_its_estimate_and_stays_in_range(counts):
-    found = gains(counts)
+    found = _gains(counts)
     for name in ("a_fast", "a_slow", "delta_c", "delta_o", "r_c", "r_o"):
         interval = getattr(found, name)
         if interval is not None:
@@ -63,7 +71,7 @@ def test_counts_are_those_of_the_verdicts(pairs):
 
 
 def test_a_table_by_hand():
-    found = gains(Counts(both_right=30, fast_only=10, slow_only=24, both_wrong=36))
+    found = _gains(Counts(both_right=30, fast_only=10, slow_only=24, both_wrong=36))
     assert [getattr(found, name).estimate for name in ("a_fast", "a_slow", "delta")] == pytest.approx([0.4, 0.54, 0.14])
     assert [getattr(found, name).estimate for name in ("delta_c", "delta_o", "r_c", "r_o")] == pytest.approx(
         [0.24, 0.10, 0.4, 0.25]
@@ -71,9 +79,20 @@ def test_a_table_by_hand():
     assert found.delta.low > 0  # 24 corrections against 10 spoils: the gain is beyond doubt
 
 
+def test_questions_of_one_passage_widen_every_interval():
+    counts = Counts(both_right=30, fast_only=10, slow_only=24, both_wrong=36)
+    units = [f"passage {place // 5}" for place in range(counts.n)]  # five alike in each
+    for name in ("a_fast", "a_slow", "delta", "delta_c", "delta_o", "r_c", "r_o"):
+        alone, shared = getattr(_gains(counts), name), getattr(_gains(counts, units), name)
+        assert shared.estimate == alone.estimate
+        assert shared.high - shared.low > 1.5 * (alone.high - alone.low)
+    each = [str(place) for place in range(counts.n)]
+    assert _gains(counts, each) == _gains(counts)
+
+
 def test_no_question_and_impossible_counts():
     with pytest.raises(ValueError, match="within n"):
-        gains(Counts(0, 0, 0, 0))
+        gains([], [])
     with pytest.raises(ValueError, match="negative"):
         Counts(1, -1, 0, 0)
 
