@@ -1,0 +1,223 @@
+"""Settings, their options, and what `compare` does with them: chat templates, lm-eval tasks, finished runs, verdicts."""
+
+import json
+import shutil
+from dataclasses import fields, replace
+
+import pytest
+from typer.testing import CliRunner
+
+from eval.cli import app
+from eval.comparison import compare, same_chat
+from eval.options import _OPTIONS
+from eval.running import plans_of, run, wants_chat
+from eval.settings import Settings, default_cache, named_texts
+from eval.tasks import plan_tasks, template
+from prune.errors import CheckpointError, RegrowthError, UsageError
+
+SMALL = {"domains": "math", "limit": 4, "sets": ["mmlu"], "chat_template": "off"}
+runner = CliRunner()
+
+
+def _run(*arguments):
+    return runner.invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def own_tasks(tmp_path):
+    """A folder with two tasks of lm-eval and a group of them, as a user would write them."""
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    rows = [{"question": f"What is {i} + 1?", "choices": [str(i + 1), str(i + 2)], "answer": i % 2} for i in range(6)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("sums_a", "sums_b"):
+        task = {
+            "task": name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(folder / "rows.jsonl")}},
+            "output_type": "multiple_choice",
+            "test_split": "test",
+            "doc_to_text": "Q: {{question}}\nA:",
+            "doc_to_choice": "{{choices}}",
+            "doc_to_target": "answer",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+            "metadata": {"version": 1.0},
+        }
+        (folder / f"{name}.yaml").write_text(json.dumps(task))
+    group = {"group": "sums", "task": ["sums_a", "sums_b"]}
+    group["aggregate_metric_list"] = [{"metric": "acc", "weight_by_size": True}]
+    (folder / "sums.yaml").write_text(json.dumps(group))
+    return folder
+
+
+def test_every_setting_has_its_option():
+    assert [one.name for one in fields(Settings)] == list(_OPTIONS)
+    for command in ("run", "compare"):
+        shown = " ".join(_run(command, "--help").stdout.split())
+        for name in ("few-shot", "chat-template", "backend", "tasks", "thinking", "cache", "no-cache", "include-path"):
+            assert f"--{name}" in shown
+
+
+def test_settings_from_what_a_user_writes(monkeypatch, tmp_path):
+    found = Settings.of(data="q", domains="math, medical,math", sets=["mmlu"], thinking="slow,fast", text="a.txt")
+    assert found.domains == ("math", "medical")
+    assert found.thinking == ("fast", "slow")
+    assert found.texts == ("a.txt",)
+    assert str(found.data) == "q"
+    for wrong, words in [
+        ({"limit": 1}, "--limit 1"),
+        ({"few_shot": -1}, "--few-shot -1"),
+        ({"chat_template": "maybe"}, "--chat-template maybe"),
+        ({"backend": "gpt"}, "--backend gpt"),
+        ({"thinking": "medium"}, "medium"),
+        ({"tasks": " , "}, "--tasks"),
+        ({"colour": 1}, "colour"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            Settings.of(data="q", domains="math", **wrong)
+    with pytest.raises(UsageError, match="nothing to ask"):
+        plans_of(Settings.of())
+    with pytest.raises(UsageError, match="--data"):
+        plans_of(Settings.of(domains="math"))
+    assert named_texts(["medical=a.jsonl", "b=c/d.txt"]) == {"medical": "a.jsonl", "b": "c/d.txt"}
+    assert named_texts(["folder/x=1.txt"]) == {"held-out": "folder/x=1.txt"}
+    with pytest.raises(UsageError, match="twice"):
+        named_texts(["a.txt", "b.txt"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "regrowth" / "scores"
+
+
+def test_few_shot_shows_other_questions_of_the_domain(sample_questions):
+    plain = plan_tasks(sample_questions, "math", limit=5)
+    shot = plan_tasks(sample_questions, "math", limit=5, few_shot=3)
+    for task in shot:
+        assert len(task.examples) == 3
+        assert not set(task.examples) & set(task.questions)
+        config = task.config()
+        assert (config["num_fewshot"], config["fewshot_split"]) == (3, "examples")
+    assert [t.config()["num_fewshot"] for t in plain] == [0, 0]
+    assert "Mia has" in template("generation")["doc_to_text"]  # our own examples, which those of the set replace
+    assert "Mia has" not in shot[1].config()["doc_to_text"]
+    more = plan_tasks(sample_questions, "math", limit=9, few_shot=3)
+    assert [t.examples for t in more] == [t.examples for t in shot]
+    with pytest.raises(UsageError, match="--few-shot"):
+        plan_tasks(sample_questions, "math", few_shot=10**6)
+
+
+def test_few_shot_prompts_hold_examples_with_their_answers(sample_questions):
+    from eval.harness import PlannedTask
+
+    for plan in plan_tasks(sample_questions, "math", limit=2, few_shot=2):
+        task = PlannedTask(plan)
+        prompt = task.fewshot_context(task.eval_docs[0], 2)
+        for example in plan.examples:
+            answer = example.answer if example.choices is None else example.choices[example.answer]
+            assert f"{example.question}\nAnswer: {answer}\n\n" in prompt
+        assert prompt.endswith(f"{plan.questions[0].question}\nAnswer:")
+
+
+def test_the_full_models_tokenizer_decides_on_the_chat_template(tiny_llama):
+    from transformers import AutoTokenizer
+
+    auto = Settings.of(data="q", domains="math")
+    chatty, plain, other = (AutoTokenizer.from_pretrained(tiny_llama) for _ in range(3))
+    plain.chat_template = None
+    other.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    assert wants_chat(auto, chatty, "m")
+    assert not wants_chat(auto, plain, "m")
+    assert not wants_chat(replace(auto, chat_template="off"), chatty, "m")
+    with pytest.raises(RegrowthError, match="has no chat template"):
+        wants_chat(replace(auto, chat_template="on"), plain, "m")
+    assert same_chat(["a", "b"], [chatty, chatty], auto)
+    assert not same_chat(["a", "b"], [plain, chatty], auto)
+    with pytest.raises(RegrowthError, match="b has no chat template, but that of a has one; --chat-template off"):
+        same_chat(["a", "b"], [chatty, plain], auto)
+    with pytest.raises(RegrowthError, match="b writes a chat in other words"):
+        same_chat(["a", "b"], [chatty, other], auto)
+    assert not same_chat(["a", "b"], [chatty, other], replace(auto, chat_template="off"))
+
+
+def test_bad_input_is_refused_before_anything_is_asked(tiny_llama, sample_questions, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_llama, bare, ignore=shutil.ignore_patterns("token*", "vocab*", "merges*", "special*", "chat*"))
+    ask = {"data": sample_questions, "out": tmp_path / "out", **SMALL}
+    with pytest.raises(CheckpointError, match="has no tokenizer"):
+        compare(tiny_llama, [bare], **ask)
+    with pytest.raises(RegrowthError, match="--backend vllm: vLLM is not installed"):
+        compare(tiny_llama, [tiny_llama], backend="vllm", **ask)
+    with pytest.raises(UsageError, match="--tasks no_such_task is no task"):
+        run(tiny_llama, tasks="no_such_task", include_path=tmp_path)
+    with pytest.raises(UsageError, match="--include-path"):
+        run(tiny_llama, tasks="a", include_path=tmp_path / "none")
+    with pytest.raises(UsageError, match="--max-loss"):
+        compare(tiny_llama, [tiny_llama], max_loss="much", **ask)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_vllm_backend_fits_lm_evals(tiny_llama):
+    """vLLM is not installed where this runs: what can be held to is that lm-eval's class takes what we give it."""
+    import inspect
+
+    from lm_eval.models.vllm_causallms import VLLM
+
+    from eval.vllm_scorer import VllmScorer
+
+    taken = inspect.signature(VLLM.__init__).parameters
+    assert {"pretrained", "dtype", "max_model_len", "seed"} <= set(taken)
+    for name in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+        assert "disable_tqdm" in inspect.signature(getattr(VLLM, name)).parameters
+        assert getattr(VllmScorer, name) is not getattr(VLLM, name)
+
+
+def test_tasks_of_lm_eval_and_finished_runs(tiny_llama, sample_questions, own_tasks, tmp_path):
+    """Two runs stored, compared from their folders, and equal to comparing the models."""
+    common = ["--tasks", "sums", "--include-path", own_tasks, "--data", sample_questions, "--domains", "math"]
+    common += ["--limit", "4", "--sets", "mmlu", "--chat-template", "off", "--cache", tmp_path / "kept"]
+    for name in ("one", "two"):
+        found = _run("run", tiny_llama, *common, "--out", tmp_path / name, "--json")
+        assert found.exit_code == 0, found.stderr
+    document = json.loads(found.stdout)
+    rows = {(row["task"], row["metric"]): row for row in document["tasks"]}
+    assert set(rows) == {("sums", "acc"), ("sums_a", "acc"), ("sums_b", "acc")}
+    assert rows["sums", "acc"]["group"]
+    assert (rows["sums_a", "acc"]["n"], rows["sums", "acc"]["n"]) == (4, 8)
+    assert document["measured"]["asked"] == 0  # the first run's answers were kept
+
+    bill = _run("compare", tmp_path / "one", tmp_path / "two", "--out", tmp_path / "bill", "--json")
+    assert bill.exit_code == 0, bill.stderr
+    stored = json.loads(bill.stdout)
+    assert [m["label"] for m in stored["models"]] == ["one", "two"]
+    asked = _run(
+        "compare", tmp_path / "one", tiny_llama, *common, "--labels", "one,two", "--out", tmp_path / "b", "--json"
+    )
+    assert asked.exit_code == 0, asked.stderr
+    for key in ("rows", "tasks", "interactions"):
+        assert json.loads(asked.stdout)[key] == stored[key]
+    versus = [row for row in stored["tasks"] if row["model"] == "two"]
+    assert all((row["lost"], row["gained"], row["mcnemar_p"]) == (0, 0, 1.0) for row in versus)
+    assert all(row["difference"]["low"] < 0 < row["difference"]["high"] for row in versus)
+    shown = (tmp_path / "bill" / "comparison.md").read_text()
+    assert "| sums (group) | acc | two | 8 |" in shown
+    sample = json.loads((tmp_path / "one" / "samples_llama_regrowth_math_choice.jsonl").read_text().splitlines()[0])
+    assert sample["doc"]["id"] == sample["id"]
+
+    other = _run("run", tiny_llama, *common, "--seed", 1, "--few-shot", 1, "--out", tmp_path / "three")
+    assert other.exit_code == 0, other.stderr
+    refused = _run("compare", tmp_path / "one", tmp_path / "three", "--out", tmp_path / "no")
+    assert refused.exit_code == 1
+    assert "not paired" in refused.stderr
+    assert not (tmp_path / "no").exists()
+    (tmp_path / "two" / "samples_llama_sums_a.jsonl").unlink()
+    broken = _run("compare", tmp_path / "one", tmp_path / "two", "--out", tmp_path / "no")
+    assert broken.exit_code == 1
+    assert "is not a whole run" in broken.stderr
+
+
+def test_a_verdict_ends_with_its_exit_code(tiny_llama, sample_questions, tmp_path):
+    ask = ["--data", sample_questions, "--domains", "math", "--limit", 4, "--sets", "mmlu", "--chat-template", "off"]
+    found = _run("compare", tiny_llama, tiny_llama, *ask, "--max-loss", "5%", "--out", tmp_path / "bill", "--json")
+    verdict = json.loads(found.stdout)["verdict"]  # a random model is above chance nowhere
+    assert (verdict["status"], found.exit_code) == ("cannot tell", 1)
+    assert json.loads((tmp_path / "bill" / "comparison.json").read_text())["verdict"] == verdict
+    assert "**Verdict: cannot tell" in (tmp_path / "bill" / "comparison.md").read_text()
+    assert _run("compare", tiny_llama, tiny_llama, *ask, "--max-loss", "5", "--out", tmp_path / "x").exit_code == 2
