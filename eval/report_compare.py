@@ -12,7 +12,7 @@ from eval.report_charts import Dot, Group, forest
 from eval.report_maps import TILES, Counts, mosaic, tile_key
 from eval.report_parts import Example, Figure, Flips, Key, Part
 from eval.report_svg import key
-from eval.report_tables import A_FAST, A_SLOW, R_C, R_O, domain_table, prose_table, tasks_table, thinking_table
+from eval.report_tables import A_FAST, A_SLOW, R_C, R_O, domain_table, prose_table, tasks_table, thinking_tables
 from eval.report_text import bits, clipped, plain, points, signed, task_name
 
 SHOWN = 4  # examples of each kind, for each task and model
@@ -107,9 +107,9 @@ def thinking_part(comparison: Mapping[str, Any]) -> Part | None:
         "left column is lost is the overthinking rate {3}. The reasoning gain δ is {1} − {0}, in points."
     ).format(A_FAST, A_SLOW, R_C, R_O)
     legend = tuple(Key(name, tile_key(look)) for name, look in TILES)
-    table = thinking_table(rows)
+    tables = thinking_tables(rows, comparison["models"][0]["label"])
     title = "Fast and slow thinking"
-    return Part("thinking", title, lead, (), legend, tuple(figures), (table,), small=True, short="Fast and slow")
+    return Part("thinking", title, lead, (), legend, tuple(figures), tables, small=True, short="Fast and slow")
 
 
 def _estimate(found: Any) -> float:

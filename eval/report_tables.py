@@ -206,55 +206,68 @@ def prose_table(rows: Rows, full: str) -> Table:
     return Table("prose", "Loss on held-out prose", columns, body)
 
 
-def thinking_table(rows: Rows) -> Table:
-    """The 2x2 counts of fast and slow thinking, and what follows from them."""
-    columns = (
+def thinking_tables(rows: Rows, full: str) -> tuple[Table, Table]:
+    """What fast and slow thinking score and how a cut changed it, and the 2x2 counts that all of it follows from."""
+    head = (
         Column("Questions", "domain and protocol", words=True),
         Column("Model", words=True),
         Column("n", "questions asked"),
+    )
+    rates = (
+        *head,
         Column(A_FAST + " %", "accuracy at once: what the model knows"),
+        Column("Change of " + A_FAST, f"against {full}, in points, 95 % paired interval"),
         Column(A_SLOW + " %", "accuracy after a chain of thought"),
-        Column("δ points", "reasoning gain: accuracy after thinking − at once, which is correction − overthinking"),
-        Column(DELTA_C + " points", "correction: share of questions that thinking put right"),
-        Column(DELTA_O + " points", "overthinking: share of questions that thinking put wrong"),
+        Column("δ points", "reasoning gain: accuracy after thinking − at once"),
+        Column("Change of δ", f"against {full}, in points, 95 % paired interval"),
         Column(R_C + " %", "correction rate: of the answers wrong at once, those that thinking put right"),
         Column(R_O + " %", "overthinking rate: of the answers right at once, those that thinking put wrong"),
+    )
+    counts = (
+        *head,
         Column("Both right", "questions right in both modes"),
         Column("Fast only", "right at once, wrong after thinking"),
         Column("Slow only", "wrong at once, right after thinking"),
         Column("Both wrong", "questions wrong in both modes"),
+        Column(DELTA_C + " points", "correction: share of all questions that thinking put right"),
+        Column(
+            DELTA_O + " points", "overthinking: share of all questions that thinking put wrong; δ is the difference"
+        ),
         Column("Unparsed fast %", "fast answers in which none could be found; they count as wrong"),
         Column("Unparsed slow %", "slow answers in which none could be found; they count as wrong"),
+        Column("Cut slow %", "chains of thought that reached the limit of tokens"),
     )
-    body = []
+    first, second = [], []
     for row in rows:
-        counts = row["counts"]
-        body.append(
+        found, versus = row["counts"], row.get("versus") or {}
+        start = (words(task_name(row)), words(row["label"]), _many(row["n"]))
+        first.append(
             (
-                words(task_name(row)),
-                words(row["label"]),
-                _many(row["n"]),
-                _rate(row["a_fast"]),
-                _rate(row["a_slow"]),
-                _gain(row["delta"]),
-                _gain(row["delta_c"]),
-                _gain(row["delta_o"]),
-                _rate(row["r_c"]),
-                _rate(row["r_o"]),
-                *(count(counts[key]) for key in ("both_right", "fast_only", "slow_only", "both_wrong")),
-                share(row["unparseable_fast"]),
-                share(row["unparseable_slow"]),
+                *start,
+                _number(row["a_fast"], sign=False),
+                change(versus.get("a_fast"), 100, 1, worse_above=False),
+                _number(row["a_slow"], sign=False),
+                _number(row["delta"], sign=True),
+                change(versus.get("delta"), 100, 1, worse_above=False),
+                _number(row["r_c"], sign=False),
+                _number(row["r_o"], sign=False),
             )
         )
-    return Table("thinking", "Fast and slow thinking on the same questions, 95 % intervals", columns, tuple(body))
-
-
-def _rate(found: Any) -> Cell:
-    return _number(found, sign=False)
-
-
-def _gain(found: Any) -> Cell:
-    return _number(found, sign=True)
+        second.append(
+            (
+                *start,
+                *(count(found[key]) for key in ("both_right", "fast_only", "slow_only", "both_wrong")),
+                _number(row["delta_c"], sign=False),
+                _number(row["delta_o"], sign=False),
+                share(row["unparseable_fast"]),
+                share(row["unparseable_slow"]),
+                share(row.get("cut_slow") or 0.0),
+            )
+        )
+    return (
+        Table("thinking", "Fast and slow thinking on the same questions, 95 % intervals", rates, tuple(first)),
+        Table("thinking-counts", "The counts behind it", counts, tuple(second)),
+    )
 
 
 def _number(found: Any, *, sign: bool) -> Cell:

@@ -16,9 +16,9 @@ def verdict(comparison: Mapping[str, Any]) -> Verdict:
     others = [model["label"] for model in comparison["models"][1:]]
     sentences = tuple(told for label in others if (told := summary(rows, label)))
     tiles = tuple((label, tuple(_tiles(comparison, label))) for label in others)
-    told = comparison.get("verdict")
-    if told is not None:
-        return Verdict(_state(told), _judged(told), sentences, tiles, _warnings(comparison))
+    limit = comparison.get("verdict")
+    if limit is not None:
+        return Verdict(_state(limit), _judged(limit), sentences, tiles, _warnings(comparison))
     headline = worst_loss(rows) or "No domain was compared; the tables below have all that was measured."
     return Verdict("open", headline, sentences, tiles, _warnings(comparison))
 
