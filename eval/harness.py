@@ -119,9 +119,16 @@ def check_finite(logprob: float, doc: dict[str, Any]) -> None:
         )
 
 
+_WORTH = 0.8  # share of the tokens, request by request, that trees may take before they are not worth their probe
+_ROW_TOKENS = 128  # of one row of a batch: `batch_size` rows make a batch of trees
+_LEAST_TOKENS = 256
+
+
 class Scorer(HFLM):
     """HFLM on a loaded model, with a fixed batch size that is halved when memory runs out.
 
+    The choices of a question share one reading of it (`eval.trees`), with HFLM's own numbers to rounding; a family
+    whose attention does not allow it is asked request by request, as HFLM does.
     `notes` says so where it happened; `truncated` counts requests longer than the context, whose start was cut.
     """
 
@@ -167,9 +174,52 @@ class Scorer(HFLM):
         return self._shrinking(lambda: generate(requests, disable_tqdm=True))
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None) -> Any:
+        """As in HFLM; contexts that several requests share are read once, where the model reads them so faithfully."""
         self.truncated += sum(len(ctx) + len(cont) > self.max_length + 1 for _, ctx, cont in requests)
+        if (shared := self._in_trees(requests)) is not None:
+            return shared
         score = super()._loglikelihood_tokens
         return self._shrinking(lambda: score(requests, disable_tqdm=True))
+
+    def _in_trees(self, requests: Any) -> list[tuple[float, bool]] | None:
+        """The answers by `eval.walk`, or None where there is little to share or the model reads no tree."""
+        from eval.trees import Asked, plain_tokens
+        from eval.walk import Way, choose_way, score
+        from prune.walking import Route
+
+        asked = [Asked(tuple([*ctx, *cont][-(self.max_length + 1) :][:-1]), tuple(cont)) for _, ctx, cont in requests]
+        once = {one.context: len(one.context) for one in asked}
+        answers = sum(len(one.answer) - 1 for one in asked)
+        if not asked or sum(once.values()) + answers > _WORTH * plain_tokens(asked):
+            return None
+        if any(not one.answer or len(one.answer) > len(one.tokens) for one in asked):  # HFLM's own business
+            return None
+        try:
+            if choose_way(self.model, asked).name != "tree":
+                return None
+        except (RegrowthError, torch.OutOfMemoryError):  # no finite answers, say, or no room: HFLM will tell
+            return None
+        told = [False] * len(asked)
+
+        def keep(found: Any) -> None:  # so that a killed run keeps what it got
+            for number in range(len(asked)):
+                if found.done[number] and not told[number]:
+                    told[number] = True
+                    answer = (float(found.logprob[0, number]), bool(found.greedy[0, number]))
+                    self.cache_hook.add_partial("loglikelihood", requests[number][0], answer)
+
+        found = score(
+            self.model,
+            asked,
+            [Route()],
+            way=Way(),
+            batch_tokens=max(_LEAST_TOKENS, int(self.batch_size) * _ROW_TOKENS),
+            keep=keep,
+            advance=self.bar.advance,
+        )
+        self.tokens += found.read
+        self.notes += found.notes
+        return [(float(value), bool(greedy)) for value, greedy in zip(found.logprob[0], found.greedy[0], strict=True)]
 
     def _shrinking(self, work: Callable[[], Any]) -> Any:
         while True:

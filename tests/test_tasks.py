@@ -3,9 +3,11 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval.harness import PlannedTask, Scorer
@@ -166,6 +168,27 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny_llama):
     room = 0
     with pytest.raises(RegrowthError, match="one question at a time"):
         scorers[1]._loglikelihood_tokens(requests)
+
+
+def test_choices_share_one_reading_and_score_as_in_hflm(tiny_llama, sample_questions):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), AutoTokenizer.from_pretrained(tiny_llama)
+    plans = plan_tasks(sample_questions, "medical", limit=12, seed=0, sets=["mmlu"])
+    prompts = [f"Question: {question.question}\nAnswer:" for question in plans[0].questions]
+    requests = [
+        ((prompt, choice), tokenizer(prompt)["input_ids"], tokenizer(" " + choice)["input_ids"])
+        for prompt, question in zip(prompts, plans[0].questions, strict=True)
+        for choice in question.choices
+    ]
+    kept = []
+    ours = Scorer(model, tokenizer, batch_size=4, max_length=512, bar=Progress())
+    ours.set_cache_hook(SimpleNamespace(add_partial=lambda kind, pair, answer: kept.append((pair, answer))))
+    found = ours._loglikelihood_tokens(requests)
+    plain = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, max_length=512)
+    wanted = plain._loglikelihood_tokens(requests, disable_tqdm=True)
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in wanted], abs=1e-4)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in wanted]
+    assert sorted(kept) == sorted((pair, answer) for (pair, *_), answer in zip(requests, found, strict=True))
+    assert ours.tokens < 0.6 * sum(len(context) + len(answer) - 1 for _, context, answer in requests)
 
 
 def test_prompts_that_lose_their_start_are_counted(tiny_llama, sample_questions):
