@@ -17,6 +17,7 @@ from eval.settings import Settings, named_texts
 from eval.stored import is_stored, read_run
 from eval.task_bill import TaskRow, bill_tasks
 from eval.thinking_bill import ThinkingRow, bill_thinking
+from eval.thinking_interactions import ThinkingInteraction, bill_thinking_interactions
 from eval.verdict import Verdict, judge, parse_limit
 from prune.errors import RegrowthError, UsageError
 from prune.models import load_tokenizer, locate
@@ -40,6 +41,7 @@ class Comparison:
     interactions: tuple[Interaction, ...] = ()
     tasks: tuple[TaskRow, ...] = ()
     verdict: Verdict | None = None
+    thinking_interactions: tuple[ThinkingInteraction, ...] = ()
 
     @property
     def warnings(self) -> list[str]:
@@ -56,6 +58,7 @@ class Comparison:
             "rows": [asdict(row) for row in self.rows],
             "prose": [asdict(row) for row in self.prose],
             "thinking": [row.as_document() for row in self.thinking],
+            "thinking_interactions": [asdict(one) for one in self.thinking_interactions],
             "interactions": [asdict(one) for one in self.interactions],
             "tasks": [asdict(row) for row in self.tasks],
             "verdict": None if self.verdict is None else asdict(self.verdict),
@@ -188,12 +191,14 @@ def bill_runs(runs: Sequence[RunResult], limit: float | None = None) -> Comparis
         for name in first.prose
         for r in runs
     ]
+    thinking = bill_thinking(runs)
     return Comparison(
         labels=tuple(r.label for r in runs),
         rows=tuple(rows),
         prose=tuple(prose),
         runs=tuple(runs),
-        thinking=tuple(bill_thinking(runs)),
+        thinking=tuple(thinking),
+        thinking_interactions=tuple(bill_thinking_interactions(thinking, runs)),
         interactions=tuple(bill_interactions(rows, runs)),
         tasks=tuple(bill_tasks(runs)),
         verdict=None if limit is None else judge(rows, limit),

@@ -85,8 +85,8 @@ def _option_of(statement: str, choices: Sequence[str]) -> int | None:
     by_words = _option_opening(statement, choices)  # `B cells` may be an option, and not the second one
     if by_words is not None and by_words != by_letter:
         return by_words if _words(statement) == _words(choices[by_words]) else _TWO
-    beside = _option_opening(rest, choices)
-    return by_letter if beside is None or beside == by_letter else _TWO
+    beside = {_option_opening(rest, choices), _option_begun(rest, choices)} - {None, by_letter}
+    return _TWO if beside else by_letter
 
 
 def _leading_letter(text: str, count: int) -> tuple[int | None, str]:
@@ -133,6 +133,13 @@ def _option_opening(text: str, choices: Sequence[str]) -> int | None:
     words = f"{_words(text)} "
     found = [(len(_words(c)), i) for i, c in enumerate(choices) if _words(c) and words.startswith(f"{_words(c)} ")]
     return max(found)[1] if found and [size for size, _ in found].count(max(found)[0]) == 1 else None
+
+
+def _option_begun(text: str, choices: Sequence[str]) -> int | None:
+    """The option that a text of some words is the beginning of, where the answer was cut within it."""
+    words = f"{_words(text)} "
+    found = [index for index, choice in enumerate(choices) if f"{_words(choice)} ".startswith(words)]
+    return found[0] if len(found) == 1 and len(words.split()) > _ENOUGH_WORDS else None
 
 
 def _names_several(statement: str, count: int) -> bool:

@@ -17,9 +17,9 @@ from eval.cache import Answers
 from eval.passed import Passed, pick_passed
 from eval.prose import Prose, draw_prose, measure_prose
 from eval.questions import Question, cluster_of
-from eval.settings import Settings, named_texts
+from eval.settings import SHORTEST, Settings, named_texts
 from eval.tasks import TaskPlan, plan_tasks
-from prune.errors import RegrowthError
+from prune.errors import RegrowthError, UsageError
 from prune.fingerprint import content_sha256
 from prune.models import Source, load_tokenizer, locate, pick_device
 from prune.provenance import model_identity, versions
@@ -126,6 +126,11 @@ def run(
         for name, text in named_texts(settings.texts).items()
     }
     context = context_length(source, settings.max_length)
+    if "slow" in settings.thinking and context < settings.slow_tokens + SHORTEST:
+        raise UsageError(
+            f"--slow-tokens {settings.slow_tokens} leaves no room for a question in a context of {context} tokens; "
+            f"take {max(0, context - SHORTEST)} at most, or a longer --max-length"
+        )
     started = time.monotonic()
     total = sum(p.requests for p in plans) + sum(map(len, drawn.values()))
     from eval.asker import Asker  # lm-eval is imported here, once its bars are off

@@ -58,12 +58,13 @@ def bill_thinking(runs: Sequence[RunResult]) -> list[ThinkingRow]:
     """
     return [
         _row(fast, slow, result, None if result is runs[0] else runs[0])
-        for fast, slow in _pairs(runs[0].tasks)
+        for fast, slow in thinking_pairs(runs[0].tasks)
         for result in runs
     ]
 
 
-def _pairs(tasks: Sequence[TaskPlan]) -> list[tuple[TaskPlan, TaskPlan]]:
+def thinking_pairs(tasks: Sequence[TaskPlan]) -> list[tuple[TaskPlan, TaskPlan]]:
+    """The tasks that ask the same questions fast and slow, one pair for each domain and protocol."""
     found = {(t.domain, t.protocol, t.thinking): t for t in tasks if t.thinking is not None}
     groups = dict.fromkeys((domain, protocol) for domain, protocol, _ in found)
     keys = [[(domain, protocol, mode) for mode in MODES] for domain, protocol in groups]

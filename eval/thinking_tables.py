@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 HEAD = ("model", "A_fast, %", "A_slow, %", "δ, points", "r_c, %", "r_o, %", "unparsed, %", "cut, %")
 CHANGES = ("Δ A_fast, points", "Δ A_slow, points", "Δ δ, points")
 
+INTERACTIONS_HEAD = ("loss in", "model", "A_fast, points", "A_slow, points", "δ, points")
+
 HOW_TO_READ = (
     "A_fast, A_slow: right at once, and after a chain of thought, on the same questions; chance is that of a blind "
     "guess. δ = A_slow - A_fast is what reasoning adds. r_c: share of fast wrong answers that slow thinking corrects; "
@@ -38,6 +40,17 @@ def change_cells(row: dict[str, Any]) -> list[str]:
     """What changed against the full model, in the columns of `CHANGES`; empty for the full model itself."""
     versus = row["versus"]
     return [""] * 3 if versus is None else [_points(versus[key]) for key in ("a_fast", "a_slow", "delta")]
+
+
+def thinking_interaction_cells(found: Sequence[dict[str, Any]], *, shown: int) -> list[list[str]]:
+    """Rows for `INTERACTIONS_HEAD`; of more than `shown`, those with an interval that excludes 0, so many at most."""
+    keys = ("a_fast", "a_slow", "delta")
+    if len(found) > shown:
+        found = [one for one in found if any(one[key]["low"] > 0 or one[key]["high"] < 0 for key in keys)][:shown]
+    return [
+        [f"{' - '.join(one['domains'])} {one['protocol']}", one["label"], *(_points(one[key]) for key in keys)]
+        for one in found
+    ]
 
 
 def thinking_markdown(rows: Sequence[dict[str, Any]]) -> list[str]:

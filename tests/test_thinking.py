@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from eval.cli import app
 from eval.comparison import bill_runs
 from eval.harness import PlannedTask
 from eval.questions import format_questions, parse_question
@@ -14,6 +16,7 @@ from eval.running import RunResult, Sample, run
 from eval.tasks import MODES, TaskPlan, check_modes, plan_tasks, template
 from eval.thinking import Counts, count_pairs, gains
 from eval.thinking_bill import bill_thinking
+from eval.thinking_interactions import bill_thinking_interactions
 from prune.errors import RegrowthError, UsageError
 
 COUNTS = st.builds(Counts, *[st.integers(0, 300)] * 4).filter(lambda c: c.n > 0)
@@ -238,6 +241,27 @@ def test_the_bill_of_two_models():
     assert bill_runs([full, cut]).rows == ()  # without plain tasks there is no plain bill
 
 
+def test_what_reasoning_lost_in_one_domain_against_another():
+    """Cut: in `d` it loses what thinking added, in `e` what it knew at once; the interaction tells which is which."""
+    known, thought = [True] * 40 + [False] * 60, [True] * 40 + [False] * 20 + [True] * 40
+    full = _two_domains("full", (known, thought), (known, thought))
+    cut = _two_domains("cut", (known, known), ([False] * 100, thought))
+    (found,) = bill_thinking_interactions(bill_thinking([full, cut]), [full, cut])
+    assert (found.label, found.protocol, found.domains) == ("cut", "choice", ("d", "e"))
+    assert found.a_fast.estimate == pytest.approx(0.0 - 0.4)  # knowledge: lost in e alone
+    assert found.a_slow.estimate == pytest.approx(0.4 - 0.0)  # after thinking: lost in d alone
+    assert found.delta.estimate == pytest.approx(0.4 - -0.4)
+    assert found.a_fast.high < 0 < found.a_slow.low
+    assert found.delta.low > 0.4
+
+
+def _two_domains(label, first, second):
+    one, other = _run(label, *first), _run(label, *second)
+    tasks = tuple(replace(t, domain="e") for t in other.tasks)
+    samples = tuple(replace(s, domain="e", id=f"e{s.id}") for s in other.samples)
+    return replace(one, tasks=one.tasks + tasks, samples=one.samples + samples)
+
+
 def test_what_is_not_paired_is_refused():
     full = _run("full", [True] * 4, [True] * 4)
     with pytest.raises(RegrowthError, match="not paired: d, choice, other"):
@@ -252,7 +276,11 @@ def test_a_model_thinks_fast_and_slow_end_to_end(tiny_llama, tmp_path):
     rows = [parse_question({**ROW, "id": f"q{i}", "question": f"Which {i}?"}) for i in range(3)]
     rows += [parse_question({**ROW, "id": f"n{i}", "choices": None, "answer": f"{i}"}) for i in range(3)]
     (tmp_path / "d.jsonl").write_text(format_questions(rows))
-    found = run(tiny_llama, data=tmp_path, domains="d", thinking=("fast", "slow"), slow_tokens=24, shown=False)
+    with pytest.raises(
+        UsageError, match=r"--slow-tokens 500 leaves no room .* context of 512 tokens; take 448 at most"
+    ):
+        run(tiny_llama, data=tmp_path, domains="d", thinking="slow", slow_tokens=500, shown=False)
+    found = run(tiny_llama, data=tmp_path, domains="d", thinking="fast,slow", slow_tokens=24, shown=False)
     tasks = [t.name for t in found.tasks]
     assert tasks == [f"regrowth_d_{p}{m}" for p in ("choice", "generation") for m in ("", "-fast", "-slow")]
     for row in bill_thinking([found]):
@@ -262,3 +290,26 @@ def test_a_model_thinks_fast_and_slow_end_to_end(tiny_llama, tmp_path):
         assert row.cut_slow == 1.0
         assert all(s.answer_nll_bits is None and isinstance(s.response, str) for s in slow)
         assert not any(s.correct and not s.parsed for s in slow)
+
+
+def test_compare_shows_thinking_in_every_form(tiny_llama, tmp_path):
+    for domain in ("d", "e"):
+        rows = [parse_question({**ROW, "id": f"{domain}{i}", "question": f"Which {domain} {i}?"}) for i in range(3)]
+        (tmp_path / f"{domain}.jsonl").write_text(format_questions(rows))
+    words = ["compare", tiny_llama, tiny_llama, "--data", tmp_path, "--domains", "d,e", "--thinking", "fast,slow"]
+    words += ["--slow-tokens", 16, "--labels", "full,same", "--out", tmp_path / "bill", "--no-cache"]
+    found = CliRunner().invoke(app, [str(word) for word in words])
+    assert found.exit_code == 0, found.output
+    assert "Fast and slow thinking" in found.stdout
+    document = json.loads((tmp_path / "bill" / "comparison.json").read_text())
+    assert [(r["domain"], r["label"]) for r in document["thinking"]] == [(d, m) for d in "de" for m in ("full", "same")]
+    same = document["thinking"][1]
+    assert same["versus"]["delta"]["estimate"] == 0.0
+    (interaction,) = document["thinking_interactions"]
+    assert interaction["domains"] == ["d", "e"]
+    assert interaction["delta"]["estimate"] == 0.0
+    text = (tmp_path / "bill" / "comparison.md").read_text()
+    assert "| d choice | 3 | 50 % | same |" in text
+    assert "Fast and slow: loss in one domain minus that in another" in text
+    names = {path.name for path in (tmp_path / "bill").iterdir()}
+    assert {"samples_full_regrowth_d_choice-fast.jsonl", "samples_same_regrowth_e_choice-slow.jsonl"} <= names
