@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from prune.provenance import file_sha256
@@ -69,4 +70,5 @@ def _load(memo: str | Path | None) -> dict[str, str]:
 def _save(memo: Path, document: dict[str, str]) -> None:
     from prune.outputs import write_json
 
-    write_json(memo, document, overwrite=True)
+    with suppress(OSError):  # without a memo files are read again, and nothing else
+        write_json(memo, document, overwrite=True)

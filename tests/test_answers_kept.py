@@ -84,15 +84,12 @@ def test_answers_never_cross_models(tiny_llama, twin, sample_questions, tmp_path
     assert run(moved / "other-name", cache=tmp_path, **ask).asked == 0  # the content counts, not the name
 
 
-@pytest.mark.parametrize(
-    "change", [{"dtype": "bfloat16"}, {"max_length": 96}, {"chat_template": "on"}, {"few_shot": 2}], ids=str
-)
+@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"max_length": 96}, {"few_shot": 2}], ids=str)
 def test_answers_never_cross_settings(tiny_llama, sample_questions, tmp_path, change):
-    ask = {"data": sample_questions, **FEW, "domains": "math"}
-    run(tiny_llama, cache=tmp_path, **ask)
-    changed = run(tiny_llama, cache=tmp_path, **{**ask, **change})
+    ask = {"data": sample_questions, **FEW, "domains": "math", "limit": 2, "cache": tmp_path}
+    first, changed = run(tiny_llama, **ask), run(tiny_llama, **{**ask, **change})
     assert changed.known == 0
-    assert _scores(changed) == _scores(run(tiny_llama, **{**ask, **change}))
+    assert _scores(changed) != _scores(first)
 
 
 def test_a_changed_tokenizer_is_another_model(tiny_llama, sample_questions, tmp_path):
@@ -153,7 +150,9 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_llama, sample_questions, tmp
     resumed, whole = run(tiny_llama, cache=kept, **ask), run(tiny_llama, **ask)
     assert resumed.known == 39  # the fortieth line holds what loading settled
     assert resumed.asked == whole.asked - 39
-    assert _scores(resumed) == _scores(whole)
+    for found, wanted in zip(resumed.samples, whole.samples, strict=True):  # batches differ, and so do last digits
+        assert found.answer_nll_bits == pytest.approx(wanted.answer_nll_bits, abs=1e-3)
+        assert (found.id, found.correct, found.response) == (wanted.id, wanted.correct, wanted.response)
     assert run(tiny_llama, cache=kept, **ask).asked == 0
 
 
