@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -148,7 +147,9 @@ def peak(bench: Bench, way: str) -> int:
         for task in bench.tasks
     ]
     bench.ask(way, few)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # not ru_maxrss, which a child takes over from the process that started it
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1])
 
 
 def _size(question: Any) -> int:

@@ -7,6 +7,7 @@ the cut model's, so that its variant shares their walk with all others.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +156,9 @@ def _inject(model: Any, healed: Healed, key: str) -> None:
     config.target_modules = sorted({name.rpartition(".lora_")[0] for name in state})
     config.layers_to_transform = config.layers_pattern = None
     config.inference_mode = True
-    inject_adapter_in_model(config, model, adapter_name=key)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are meant
+        inject_adapter_in_model(config, model, adapter_name=key)
     loaded = set_peft_model_state_dict(model, state, adapter_name=key)
     absent = [one for one in loaded.missing_keys if f".{key}." in one]
     if loaded.unexpected_keys or absent:

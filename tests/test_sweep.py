@@ -128,8 +128,10 @@ def planted(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def swept(planted, sample_questions, sample_heldout, tmp_path_factory):
-    out = tmp_path_factory.mktemp("sweep") / "out"
-    options = {**FEW, "text": str(sample_heldout)}
+    folder = tmp_path_factory.mktemp("sweep")
+    out, prose = folder / "out", folder / "prose.jsonl"
+    prose.write_text("".join(sample_heldout.read_text().splitlines(keepends=True)[:2]))
+    options = {**FEW, "text": str(prose)}
     return out, sweep(planted, data=sample_questions, sizes="0-4", starts="all", out=out, **options)
 
 
