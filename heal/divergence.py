@@ -96,14 +96,14 @@ def _piece(
     total = logits.new_zeros((), dtype=torch.float32)
     slope = None
     if plain < 1:
-        theirs = torch.log_softmax(_softened(wanted, temperature), -1)
-        ours = torch.log_softmax(_softened(logits, temperature), -1)
+        theirs = _log_chances(wanted, temperature)
+        ours = _log_chances(logits, temperature)
         chances = theirs.exp()
         total = (1 - plain) * temperature**2 * torch.linalg.vecdot(chances, theirs.sub_(ours)).sum()
         if slopes:
             slope = ours.exp_().sub_(chances).mul_((1 - plain) * temperature)
     if plain > 0:
-        ours = torch.log_softmax(logits.float(), -1)
+        ours = _log_chances(logits)
         total = total - plain * ours.gather(-1, targets[:, None]).sum()
         if slopes:
             steep = ours.exp_()
@@ -112,8 +112,9 @@ def _piece(
     return total, slope
 
 
-def _softened(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    return logits.float() if temperature == 1 else logits.float() / temperature
+def _log_chances(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    softened = logits if temperature == 1 else logits.float() / temperature
+    return torch.log_softmax(softened, -1, dtype=torch.float32)
 
 
 def state_distance(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
