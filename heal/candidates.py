@@ -3,85 +3,111 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from heal.least_squares import Sums, solve, solve_map, solve_scale
 
-_LADDER = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # ridges, as shares of the mean of gram's diagonal
-_FIRST = 1e-2
+RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)  # shares of the mean of gram's diagonal
+SHARES = (0.03, 0.1, 0.3, 1.0, 3.0)  # what the massive tokens count together, all others together being 1
+_MIDDLE = 0.3
+_SHARED = ("capped", "cosine")  # the objectives that set the massive tokens' share
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One patch that was tried. `loss` is on the text set apart for the choice, nats per token."""
+    """One patch that was tried. What has no place in its form is None.
+
+    ridge: share of the mean of gram's diagonal. share: what the massive tokens count together, all others being 1.
+    loss: on the text set apart for the choice, nats per token. left_over: share of the weighted squares that stays.
+    """
 
     layer: int
     kind: str
     objective: str
-    ridge: float | None  # None where the form has no use for one
-    loss: float
-    left_over: float  # share of the weighted squares that it leaves
+    ridge: float | None
+    share: float | None
+    loss: float = float("inf")
+    left_over: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    @property
-    def words(self) -> str:
-        return f"{self.kind}, {self.objective}" + ("" if self.ridge is None else f", ridge {self.ridge:g}")
+
+@dataclass(frozen=True)
+class Parts:
+    """The sums over ordinary tokens and over massive ones, for one objective."""
+
+    ordinary: Sums
+    massive: Sums
+
+    def whole(self, share: float | None) -> Sums:
+        """All tokens; the massive ones count together `share` times what the others do, or each as it is if None."""
+        if share is None or not self.massive.tokens:
+            return self.ordinary.mixed(self.massive, 1.0)
+        return self.ordinary.mixed(self.massive, share * self.ordinary.tokens / self.massive.tokens)
 
 
 class Search:
     """Tries changes at one place and remembers the best."""
 
     def __init__(
-        self, layer: int, sums: Mapping[str, Sums], weight: torch.Tensor, measure: Callable[[torch.Tensor], float]
+        self, layer: int, parts: Mapping[str, Parts], weight: torch.Tensor, measure: Callable[[torch.Tensor], float]
     ) -> None:
         """
         Args:
-            sums: objective -> sums over the text to fit.
+            parts: objective -> sums over the text to fit.
             weight: the projection's matrix, (D, F).
             measure: loss with a change of (D, F), nats per token.
         """
-        self.layer, self.sums, self.weight, self.measure = layer, sums, weight, measure
+        self.layer, self.parts, self.weight, self.measure = layer, parts, weight, measure
         self.tried: list[Candidate] = []
         self.best: Candidate | None = None
         self.change: torch.Tensor | None = None
 
-    def run(self, kind: str, ridge: float | None) -> None:
-        """Each objective at one ridge (a middling one if None), the ladder about the best; `auto`: other kinds too."""
+    def run(self, kind: str, ridge: float | None) -> tuple[Candidate, torch.Tensor]:
+        """Each objective at middling settings, then share and ridge of the best; `auto`: other kinds too."""
         first = "matrix" if kind == "auto" else kind
-        for name in self.sums:
-            self._try(first, name, _FIRST if ridge is None else ridge)
+        at = None if first == "magnitude" else _MIDDLE if ridge is None else ridge
+        for objective, parts in self.parts.items():
+            shared = objective in _SHARED and parts.massive.tokens > 0
+            self._try(Candidate(self.layer, first, objective, at, _MIDDLE if shared else None))
         assert self.best is not None
-        if ridge is None and self.best.ridge is not None:
-            self._climb(first, self.best.objective)
+        assert self.change is not None
+        if self.best.share is not None:
+            self._climb(SHARES, lambda begin, value: replace(begin, share=value))
+        if ridge is None and at is not None:
+            self._climb(RIDGES, lambda begin, value: replace(begin, ridge=value))
         if kind == "auto":
-            for other in ("map", "magnitude"):
-                self._try(other, self.best.objective, _FIRST if ridge is None else ridge)
+            chosen = self.best
+            self._try(replace(chosen, kind="map"))
+            self._try(replace(chosen, kind="magnitude", ridge=None))
+        return self.best, self.change
 
-    def _climb(self, kind: str, objective: str) -> None:
-        """Up and down the ladder of ridges for as long as the loss falls."""
+    @staticmethod
+    def most(objectives: int, kind: str, ridge: float | None) -> int:
+        """The most candidates that a run can try."""
+        ladder = len(RIDGES) - 1 if ridge is None and kind != "magnitude" else 0
+        return objectives + len(SHARES) - 1 + ladder + (2 if kind == "auto" else 0)
+
+    def _climb(self, ladder: tuple[float, ...], at: Callable[[Candidate, float], Candidate]) -> None:
+        """Up and down a ladder of settings for as long as the loss falls."""
+        assert self.best is not None
+        begin = self.best
         for step in (1, -1):
-            place = _LADDER.index(_FIRST)
-            while 0 <= place + step < len(_LADDER):
+            place = ladder.index(_MIDDLE)
+            while 0 <= place + step < len(ladder):
                 place += step
-                if not self._try(kind, objective, _LADDER[place]):
+                if not self._try(at(begin, ladder[place])):
                     break
 
-    def _try(self, kind: str, objective: str, ridge: float) -> bool:
+    def _try(self, wanted: Candidate) -> bool:
         """Whether it is the best so far."""
-        change = solved(self.sums[objective], self.weight, kind, ridge)
-        found = Candidate(
-            self.layer,
-            kind,
-            objective,
-            None if kind == "magnitude" else ridge,
-            self.measure(change),
-            self.sums[objective].left_over(change),
-        )
+        sums = self.parts[wanted.objective].whole(wanted.share)
+        change = solved(sums, self.weight, wanted.kind, wanted.ridge or 0.0)
+        found = replace(wanted, loss=self.measure(change), left_over=sums.left_over(change))
         self.tried.append(found)
         better = self.best is None or found.loss < self.best.loss
         if better:

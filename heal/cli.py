@@ -380,14 +380,15 @@ def _patched(document: dict[str, Any], out: Path) -> Table:
         f"{document['seconds']:.0f} s"
     )
     table = Table(title="Patch: candidates, loss on text apart in nats per token", caption=caption)
-    for name in ("layer", "kind", "objective", "ridge", "loss", "squares left", ""):
+    for name in ("layer", "kind", "objective", "ridge", "massive tokens", "loss", "squares left", ""):
         table.add_column(name, justify="left" if name in ("kind", "objective", "") else "right")
     for fold in document["folds"]:
-        table.add_row(str(fold["layer"]), "none", "", "", f"{fold['loss_without']:.4f}", "", "")
+        table.add_row(str(fold["layer"]), "none", "", "", "", f"{fold['loss_without']:.4f}", "", "")
         for tried in fold["candidates"]:
-            ridge = "" if tried["ridge"] is None else f"{tried['ridge']:g}"
-            cells = (tried["kind"], tried["objective"], ridge, f"{tried['loss']:.4f}", f"{tried['left_over']:.1%}")
-            table.add_row(str(tried["layer"]), *cells, "kept" if tried == fold["chosen"] else "")
+            ridge, share = ("" if tried[name] is None else f"{tried[name]:g}" for name in ("ridge", "share"))
+            named = (str(tried["layer"]), tried["kind"], tried["objective"], ridge, share)
+            kept = "kept" if tried == fold["chosen"] else ""
+            table.add_row(*named, f"{tried['loss']:.4f}", f"{tried['left_over']:.1%}", kept)
     return table
 
 

@@ -45,6 +45,15 @@ class Sums:
         self.energy += float(right.double().square().sum())
         self.tokens += int(kept.sum())
 
+    def mixed(self, other: Sums, factor: float) -> Sums:
+        """These sums and those of other tokens, whose weights are multiplied by `factor`."""
+        return Sums(
+            self.gram + factor * other.gram,
+            self.cross + factor * other.cross,
+            self.energy + factor * other.energy,
+            self.tokens + other.tokens,
+        )
+
     def left_over(self, change: torch.Tensor) -> float:
         """Share of the weighted squares that a change of (D, F) leaves: 1 for none, 0 for a perfect fit."""
         wide = change.double()
@@ -96,10 +105,10 @@ def _projected(sums: Sums, weight: torch.Tensor) -> Sums:
 def aim(state: torch.Tensor, target: torch.Tensor, objective: str, typical: float) -> tuple[torch.Tensor, torch.Tensor]:
     """What each of N tokens lacks, (N, D) float32, and how much it counts, (N,).
 
-    A few tokens (the first of a document above all) have states a hundred times longer than all others, and would
-    own a plain sum of squares. The layers above normalise every state, so that an error counts by its share of it.
-    Where the dropped layers were those that made such a state, no small change can make it; but what its readers take
-    from it is its direction, and that a shorter one has too.
+    A few massive tokens (the first of a document above all) have states a hundred times longer than all others, and
+    would own a plain sum of squares. The layers above normalise every state, so that an error counts by its share of
+    it. Where the dropped layers were those that made such a state, no small change can make it; but what the layers
+    above read is its direction, and that a shorter one has too.
 
     Args:
         state, target: (N, D), the states as they are and as they should be.
@@ -121,4 +130,11 @@ def aim(state: torch.Tensor, target: torch.Tensor, objective: str, typical: floa
     return target - state, 1 / length.square()
 
 
+def massive(target: torch.Tensor, typical: float) -> torch.Tensor:
+    """Which of N tokens have a massive target state, (N,): attention sinks, which all others look at."""
+    return torch.linalg.vector_norm(target.float(), dim=1) > MASSIVE * typical
+
+
+OBJECTIVES = ("capped", "normalised", "cosine", "squares")
 CAP = 10.0  # typical lengths beyond which a target is shortened
+MASSIVE = 5.0  # typical lengths beyond which a state is massive

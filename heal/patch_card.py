@@ -45,7 +45,15 @@ def patch_card(document: dict[str, Any]) -> str:
     )
 
 
+def candidate_words(candidate: dict[str, Any]) -> str:
+    """`matrix, capped, ridge 0.3, massive tokens 0.3`: a candidate of heal.json in words."""
+    found = f"{candidate['kind']}, {candidate['objective']}"
+    if candidate["ridge"] is not None:
+        found += f", ridge {candidate['ridge']:g}"
+    if candidate["share"] is not None:
+        found += f", massive tokens {candidate['share']:g}"
+    return found
+
+
 def _line(fold: dict[str, Any]) -> str:
-    chosen = fold["chosen"]
-    ridge = "" if chosen["ridge"] is None else f", ridge {chosen['ridge']:g}"
-    return f"- {', '.join(f'`{name}`' for name in fold['tensors'])}: {chosen['kind']}, {chosen['objective']}{ridge}"
+    return f"- {', '.join(f'`{name}`' for name in fold['tensors'])}: {candidate_words(fold['chosen'])}"

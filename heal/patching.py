@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.data import HELD_OUT_SHARE, TextSource, hold_out, training_rows
+from heal.patch_card import candidate_words
 from heal.schedule import parse_tokens
 from prune.errors import RegrowthError, UsageError
 from prune.layer_ranges import runs, spell_layers
@@ -26,15 +27,11 @@ from prune.terminal import progress, quiet_libraries
 if TYPE_CHECKING:
     import torch
 
-    from heal.candidates import Candidate
-    from heal.fold import Place
     from heal.lineage import Lineage
-    from heal.packing import Row
-    from heal.tracks import Tracks
 
 FORMAT = "regrowth.heal/1"
-OBJECTIVES = ("normalised", "capped", "cosine", "squares")
 KINDS = ("matrix", "map", "magnitude")
+AUTO = ("capped", "normalised", "cosine")  # plain squares have not been the best once; see docs/healing.md
 CHOICE_TOKENS = 4096  # text apart from that which is fitted, to choose a candidate by
 
 
@@ -43,7 +40,7 @@ class PatchSettings:
     """How to patch.
 
     Attributes:
-        objective: what counts as near, one of `OBJECTIVES` (see `heal.least_squares.aim`), or `auto`: the best of them.
+        objective: what counts as near, one of `heal.least_squares.OBJECTIVES`, or `auto`: the best of them.
         kind: `matrix` (the projection's weights, freely), `map` (a linear map of its output), `magnitude` (one
             number), or `auto`: the best of them.
         ridge: pull towards the weights as they are, as a share of the mean squared feature; the best of a ladder if
@@ -74,14 +71,6 @@ class PatchResult:
     @property
     def after(self) -> float:
         return float(self.document["held_out_loss"]["after"])
-
-
-@dataclass(frozen=True)
-class _Fold:
-    """One projection that is changed: x[target] of the full model is what its layer's output should be."""
-
-    place: Place
-    target: int
 
 
 def patch(
@@ -141,19 +130,42 @@ def patch(
     if limit is not None and settings.length > limit:
         raise UsageError(f"--length {settings.length} is beyond the {limit} tokens that the model can read")
 
+    from heal.candidates import Search
+    from heal.folding import find_folds, solve_fold
     from heal.patch_writing import stored_names, tensors_of, write_patched
     from heal.tracks import Tracks
 
     tracks = Tracks(full, lineage.plan.dropped)
-    folds = _folds(tracks, blocks, rows[0])
+    folds = find_folds(tracks, blocks, rows[0])
     stored = [stored_names(tracks, lineage, fold.place) for fold in folds]
+    objectives = AUTO if settings.objective == "auto" else (settings.objective,)
+    most = Search.most(len(objectives), settings.kind, settings.ridge)
+    total = len(folds) * (wanted + (2 + most) * spare) + 3 * len(held_out.rows)
     started = time.monotonic()
-    with progress("Patching", None, shown=shown) as bar:
-        before = tracks.mean_loss(held_out.rows, settings.batch_size)
+    with progress("Patching (rows run)", total, shown=shown) as bar:
+
+        def advance(count: int, words: str) -> None:
+            bar.advance(count)
+            bar.note(words)
+
         complete = tracks.mean_loss(held_out.rows, settings.batch_size, pruned=False)
-        parts = []
-        for fold in folds:
-            parts.append(_solve(tracks, fold, rows[:wanted], rows[wanted:], settings, bar.note))
+        advance(len(held_out.rows), f"held-out loss of the full model {complete:.3f}")
+        before = tracks.mean_loss(held_out.rows, settings.batch_size)
+        advance(len(held_out.rows), f"held-out loss of the cut {before:.3f}")
+        tried = [
+            solve_fold(
+                tracks,
+                fold,
+                rows[:wanted],
+                rows[wanted:],
+                objectives=objectives,
+                kind=settings.kind,
+                ridge=settings.ridge,
+                batch_size=settings.batch_size,
+                advance=advance,
+            )
+            for fold in folds
+        ]
         values: dict[str, torch.Tensor] = {}
         for fold, names in zip(folds, stored, strict=True):
             if fold.place.layer in tracks.changes:
@@ -168,8 +180,8 @@ def patch(
         "choice_tokens": spare * settings.length,
         "settings": asdict(settings),
         "folds": [
-            {**_told(fold, tracks), "tensors": names, **part}
-            for fold, names, part in zip(folds, stored, parts, strict=True)
+            {**fold.to_json(), "tensors": names, **found.to_json()}
+            for fold, names, found in zip(folds, stored, tried, strict=True)
         ],
         "held_out_loss": {"full": complete, "before": before, "after": after, "unit": "nats per token"},
         "won_back": (before - after) / (before - complete) if before > complete else None,
@@ -186,66 +198,6 @@ def patch(
     with staged_directory(out, overwrite=overwrite) as stage:
         write_patched(lineage, stage, values, document)
     return PatchResult(Path(out), document)
-
-
-def _solve(
-    tracks: Tracks,
-    fold: _Fold,
-    rows: Sequence[Row],
-    spare: Sequence[Row],
-    settings: PatchSettings,
-    note: Callable[[str], None],
-) -> dict[str, Any]:
-    """Find the best change at one place, leave it in `tracks`, and tell what was tried."""
-    from heal.candidates import Search
-    from heal.least_squares import Sums, aim
-
-    names = OBJECTIVES if settings.objective == "auto" else (settings.objective,)
-    place, layer = fold.place, fold.place.layer
-    matrix = place.matrix(tracks.layers)
-    sums = {name: Sums.empty(matrix.shape[1], matrix.shape[0], device=matrix.device) for name in names}
-    typical = 0.0
-    for start in range(0, len(rows), settings.batch_size):
-        taken = tracks.take(rows[start : start + settings.batch_size], place, fold.target)
-        typical = typical or float(taken.target.float().norm(dim=1).median())
-        for name, found in sums.items():
-            errors, counts = aim(taken.state, taken.target, name, typical)
-            found.add(taken.features, errors / place.scale, counts)
-        note(f"layer {layer}: {min(start + settings.batch_size, len(rows))} of {len(rows)} rows read")
-    held = list(tracks.hold(spare, place, settings.batch_size))
-    plain = tracks.loss(held, place, None)
-
-    def measure(change: torch.Tensor) -> float:
-        loss = tracks.loss(held, place, change)
-        note(f"layer {layer}: candidate {len(search.tried) + 1}, loss {loss:.3f} (no patch {plain:.3f})")
-        return loss
-
-    search = Search(layer, sums, matrix, measure)
-    search.run(settings.kind, settings.ridge)
-    assert search.best is not None
-    assert search.change is not None
-    chosen: Candidate | None = search.best if search.best.loss < plain else None
-    if chosen is not None:
-        tracks.changes[layer] = (place, search.change)
-    return {
-        "chosen": None if chosen is None else chosen.to_json(),
-        "loss_without": plain,
-        "candidates": [candidate.to_json() for candidate in search.tried],
-    }
-
-
-def _folds(tracks: Tracks, blocks: Sequence[tuple[int, int]], row: Row) -> list[_Fold]:
-    import torch
-
-    from heal.fold import find_place
-
-    ids = torch.from_numpy(row.tokens[:32]).long()[None].to(tracks.model.device)
-    return [_Fold(find_place(tracks.model, tracks.layers, start - 1, ids), start + n) for start, n in blocks]
-
-
-def _told(fold: _Fold, tracks: Tracks) -> dict[str, Any]:
-    place = fold.place
-    return {"layer": place.layer, "target": fold.target, "module": place.path, "scale": place.scale, "bias": place.bias}
 
 
 def _origin(lineage: Lineage) -> dict[str, Any]:
@@ -274,12 +226,10 @@ def _refuse_worse(document: dict[str, Any]) -> None:
         return
     tried = [candidate for fold in folds for candidate in fold["candidates"]]
     best = min(tried, key=lambda candidate: float(candidate["loss"]))
-    ridge = "" if best["ridge"] is None else f", ridge {best['ridge']:g}"
     raise RegrowthError(
-        f"no patch is better than none, so nothing is written: the best of {len(tried)} ({best['kind']}, "
-        f"{best['objective']}{ridge}) has a loss of {best['loss']:.4f} on text apart, where no patch has "
-        f"{folds[0]['loss_without']:.4f}; on held-out text {loss['after']:.4f} against {loss['before']:.4f} "
-        "nats per token; try more --tokens, or heal with heal distill"
+        f"no patch is better than none, so nothing is written: the best of {len(tried)} ({candidate_words(best)}) has "
+        f"a loss of {best['loss']:.4f} on text apart, where no patch has {folds[0]['loss_without']:.4f}; on held-out "
+        f"text {loss['after']:.4f} against {loss['before']:.4f} nats per token; try more --tokens, or heal distill"
     )
 
 
@@ -288,6 +238,8 @@ def _rows(tokens: int | str, length: int) -> int:
 
 
 def _check(settings: PatchSettings) -> None:
+    from heal.least_squares import OBJECTIVES
+
     for name, value, known in (
         ("objective", settings.objective, OBJECTIVES),
         ("kind", settings.kind, KINDS),

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from heal import PatchSettings, TextSource, held_out_loss, patch
+from heal.candidates import Parts
 from heal.cli import app
 from heal.fold import find_place
-from heal.least_squares import Sums, aim, solve, solve_map, solve_scale
+from heal.least_squares import Sums, aim, massive, solve, solve_map, solve_scale
 from heal.packing import pack
 from heal.tracks import Tracks
 from prune import cut, plan_cut
@@ -101,8 +102,21 @@ def test_what_a_massive_token_counts():
         assert torch.allclose(state + errors, goal, rtol=1e-5)
         lengths = torch.tensor([5.0, 5.0, 5.0]) if name == "squares" else goal.norm(dim=1)
         assert torch.allclose(counts, 1 / lengths**2)
+    assert massive(target, 5.0).tolist() == [False, True, True]
     with pytest.raises(ValueError, match="no objective"):
         aim(state, target, "other", 5.0)
+
+
+def test_the_share_of_massive_tokens_is_set_after_the_text_was_read():
+    features, errors, seldom = torch.randn(30, 4).double(), torch.randn(30, 2).double(), torch.arange(30) < 3
+    ones = torch.ones(30, dtype=torch.float64)
+    parts = Parts(sums_of(features, errors, ones * ~seldom), sums_of(features, errors, ones * seldom))
+    for share, count in ((None, 1.0), (0.5, 0.5 * 27 / 3)):
+        whole, plain = parts.whole(share), sums_of(features, errors, torch.where(seldom, count, 1.0).double())
+        assert torch.allclose(solve(whole, ridge=0.1), solve(plain, ridge=0.1), atol=1e-9)
+        assert whole.energy == pytest.approx(plain.energy)
+    none = Parts(parts.ordinary, sums_of(features, errors, 0 * ones))
+    assert torch.equal(none.whole(0.5).gram, parts.ordinary.gram)
 
 
 def rows_of(vocabulary, *, count=8, length=32):
