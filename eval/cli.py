@@ -45,8 +45,8 @@ def prepare(
 
     Example: evaluate prepare --data questions --from mmlu/data.tar --from gsm8k/test.jsonl --from ori_pqal.json
     """
+    from eval.domain_listing import manifest_table
     from eval.preparation import prepare as work
-    from eval.tables import manifest_table
 
     manifest = work(
         data, source=source or None, domains=domains, mathqa_options=mathqa_options, seed=seed, overwrite=overwrite

@@ -110,3 +110,29 @@ def domains_table(document: dict[str, Any]) -> RenderableType:
     elif any(not row["there"] for row in document["domains"]):
         words += "–: not there; `evaluate prepare` makes it."
     return Group(table, Text(words.strip(), style="dim"))
+
+
+def manifest_table(manifest: dict[str, Any]) -> RenderableType:
+    """What `evaluate prepare` made, for a terminal: per domain its questions, per set what was read and left out."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+
+    domains = Table(title="Domains", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for head in ("domain", *PROTOCOLS, "repeats dropped"):
+        domains.add_column(head, justify="left" if head == "domain" else "right", no_wrap=head == "domain")
+    domains.add_column("sets", overflow="fold")
+    for name, entry in manifest["domains"].items():
+        counts = [f"{entry['protocols'][protocol]:,}" for protocol in PROTOCOLS]
+        there = ", ".join(f"{key} {count:,}" for key, count in entry["sets"].items())
+        without = f" (without {', '.join(entry['sets_absent'])})" if entry["sets_absent"] else ""
+        domains.add_row(name, *counts, f"{entry['repeats_dropped']:,}", there + without)
+    sets = Table(title="Sets", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for head in ("set", "rows", "questions", "licence"):
+        sets.add_column(head, justify="right" if head in ("rows", "questions") else "left", no_wrap=True)
+    sets.add_column("left out, and why", overflow="fold")
+    for name, entry in manifest["sets"].items():
+        reasons = [f"{why}: {count:,}" for why, count in entry["left_out"].items()]
+        reasons += [f"other splits: {', '.join(entry['passed_over'])}"] if entry["passed_over"] else []
+        sets.add_row(name, f"{entry['rows']:,}", f"{entry['questions']:,}", entry["licence"], "; ".join(reasons))
+    return Group(domains, sets)

@@ -19,6 +19,7 @@ _NO = re.compile(r"^\W*(?:not|none|neither|unknown|unclear|incorrect|wrong|n't|e
 _DENIES = re.compile(r"\b(?:not|never|wrong|incorrect|false|cannot|neither|nor)\b|n't\b", re.IGNORECASE)
 _SO_LETTER = re.compile(r"\b(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence)\b[^.]*?\b(?:option\s+)?\(?([A-Z])\)?\.?$")
 _LABEL_LATER = re.compile(r"(?<=.)(?:\(|\b[Oo]ption\s|\b[Cc]hoice\s)([A-Z])\b")
+_THAT_IS_IT = re.compile(r"\W*(?:this|that|which) is the (?:final |correct )?answer\b", re.IGNORECASE)
 _LABELS = re.compile(r"\W*[A-Z](?:[.,:;)\s]+[A-Z]){2,}(?![a-z'])")  # `C.D.D.A.`
 _SHORT = 40  # words
 _ENOUGH_WORDS = 3
@@ -58,6 +59,8 @@ def parse_value(response: str) -> Fraction | None:
         if value is not None:
             return value
     lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if len(lines) > 1 and _THAT_IS_IT.match(lines[-1]):
+        return value_of(re.split(r"(?<=[.!])\s+(?=[A-Z])", lines[-2])[-1])
     alone = {value_of(line) for line in {*lines[:1], *lines[-1:]} if is_value_alone(line) and not two_numbers(line)}
     if alone:
         return alone.pop() if len(alone) == 1 else None
@@ -69,7 +72,8 @@ def _conclusion(line: str) -> Fraction | None:
     *before, last = re.split(r"(?<=[.!])\s+(?=[A-Z\d])", line)
     if not _CONCLUDES.match(last) or not re.search(r"[.!]\W*$", last) or last in before:
         return None
-    return value_of(last) if "=" in last or len(list(numbers(last))) == 1 else None
+    found = list(numbers(last))
+    return found[0] if len(found) == 1 else value_of(last) if "=" in last else None
 
 
 def _option_of(statement: str, choices: Sequence[str]) -> int | None:

@@ -271,39 +271,6 @@ def run_tables(document: dict[str, Any]) -> RenderableType:
     return Group(*parts, *(Text(f"! {line}", style="yellow") for line in document["warnings"]))
 
 
-def manifest_table(manifest: dict[str, Any]) -> RenderableType:
-    """What `evaluate prepare` made, for a terminal."""
-    from rich.console import Group
-
-    domains = [
-        [
-            name,
-            str(entry["protocols"]["choice"]),
-            str(entry["protocols"]["generation"]),
-            ", ".join(f"{key} {count}" for key, count in entry["sets"].items()),
-            str(entry["repeats_dropped"]),
-            ", ".join(entry["licences"]),
-            ", ".join(entry["sets_absent"]),
-        ]
-        for name, entry in manifest["domains"].items()
-    ]
-    left = [
-        [
-            name,
-            str(entry["rows"]),
-            str(entry["questions"]),
-            "; ".join(f"{k}: {v}" for k, v in entry["left_out"].items()),
-        ]
-        for name, entry in manifest["sets"].items()
-    ]
-    return Group(
-        _rich_table(
-            "Domains", ("domain", "choice", "generation", "sets", "repeats dropped", "licences", "not there"), domains
-        ),
-        _rich_table("Sets", ("set", "rows", "questions", "left out, and why"), left),
-    )
-
-
 def _rich_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
     from rich import box
     from rich.table import Table
