@@ -289,13 +289,7 @@ _WORDS = (
     "task",
     "metric",
     INTERACTIONS[0],
-    "domain",
     "questions",
     "model",
-    "sets",
-    "licences",
-    "not there",
-    "set",
-    "left out, and why",
     "text",
 )
