@@ -19,7 +19,7 @@ from heal.measuring import collate
 from heal.schedule import Schedule
 from heal.stopping import Interrupted, Request, stop_requests
 from heal.streams import Mixed
-from prune.errors import RegrowthError, TextError, UsageError
+from prune.errors import RegrowthError, TextError
 from prune.processes import gather, is_main, rank_and_world
 from prune.terminal import Progress
 
@@ -251,8 +251,6 @@ def run(
             schedule=schedule,
             checkpoints=checkpoints,
         )
-        if settings.patience is not None and loop.is_fsdp_enabled:
-            raise UsageError("--patience keeps a copy of the best adapter, which FSDP has in shards; leave it out")
         for callback in (PrinterCallback, ProgressCallback):  # they would print on stdout, which belongs to --json
             loop.remove_callback(callback)
         every = settings.eval_every or max(1, schedule.steps // 10)

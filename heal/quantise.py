@@ -12,6 +12,7 @@ import torch
 
 from prune.errors import RegrowthError, UsageError
 from prune.models import Source, load_model
+from prune.processes import sharded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,6 +44,8 @@ def load_frozen(source: Source, *, bits: int, device: str) -> PreTrainedModel:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=COMPUTE,
+            # FSDP shards only floating-point weights, of one dtype each: it must see NF4 as the bf16 that is beside it.
+            bnb_4bit_quant_storage=COMPUTE if sharded() else torch.uint8,
         )
         model = load_model(source, dtype=COMPUTE, quantization_config=config, device_map={"": device})
         for module in _four_bit(model).values():

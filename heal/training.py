@@ -15,10 +15,10 @@ from heal.data import HELD_OUT_SHARE, HeldOut, TextSource, check_enough, hold_ou
 from heal.place import first_after_cut
 from heal.schedule import Schedule, parse_tokens, plan_steps
 from heal.settings import Running, Settings, check, check_fit, check_running
-from prune.errors import RegrowthError
+from prune.errors import RegrowthError, UsageError
 from prune.models import Source, load_tokenizer, locate, pick_device
 from prune.outputs import check_free, staged_directory, write_json, write_text
-from prune.processes import gather, is_main, local_device, rank_and_world
+from prune.processes import gather, is_main, local_device, rank_and_world, sharded
 from prune.provenance import provenance
 from prune.terminal import progress, quiet_libraries, screen
 
@@ -149,6 +149,7 @@ def plan_healing(
     running = running or Running()
     check(settings)
     check_running(running)
+    _check_sharding(method, settings)
     check_free(out, overwrite=overwrite)
     steps = Checkpoints(Path(out)).steps()
     if steps and not (running.resume or overwrite):
@@ -275,6 +276,17 @@ def _execute(
             _save(adapted, stage, document, trained.weights)
         checkpoints.clear()
     return HealResult(plan.out, document)
+
+
+def _check_sharding(method: str, settings: Settings) -> None:
+    if not sharded():
+        return
+    if method == "distill":
+        raise UsageError("heal distill shares weights between two models, which FSDP cannot; take DDP (ddp.yaml)")
+    if settings.bits == 8:
+        raise UsageError("--bits 8 cannot be put in shards by FSDP; take --bits 4 or 16")
+    if settings.patience is not None:
+        raise UsageError("--patience keeps a copy of the best adapter, which FSDP has in shards; leave it out")
 
 
 def _join(plan: HealPlan) -> None:

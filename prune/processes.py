@@ -1,4 +1,4 @@
-"""One scan by many processes, as torchrun and `accelerate launch` start them: each takes a share of the batches."""
+"""One job by many processes, as torchrun and `accelerate launch` start them: each takes a share of it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def rank_and_world() -> tuple[int, int]:
 def is_main() -> bool:
     """Whether this process writes and prints."""
     return rank_and_world()[0] == 0
+
+
+def sharded() -> bool:
+    """Whether `accelerate launch` has asked for FSDP: each process then holds a share of every weight."""
+    return rank_and_world()[1] > 1 and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def local_device(device: str) -> str:
