@@ -123,8 +123,8 @@ def recognise_file(path: str, content: bytes, *, named: bool) -> Original | None
         return None
     if name == "medmcqa":
         rows = _from_zero(path, rows)
-    split = _SPLIT.search(path.lower())
-    return Original(name, path, split[1] if split else "", rows, sha256(content).hexdigest())
+    splits = _SPLIT.findall(path.lower())  # the word nearest to the file counts: `dev/gsm8k_test.jsonl` is a test set
+    return Original(name, path, splits[-1] if splits else "", rows, sha256(content).hexdigest())
 
 
 class _UnknownFileError(Exception):

@@ -142,6 +142,10 @@ def test_splits_that_are_not_measured_are_passed_over_unless_named(tmp_path):
     loaded = load_places([tmp_path])["gsm8k"]
     assert [q.question for q in loaded.questions] == ["test?"]
     assert loaded.passed_over == ["train.jsonl"]
+    deeper = tmp_path / "dev" / "mine"
+    deeper.mkdir(parents=True)
+    (deeper / "gsm8k_test.jsonl").write_text(_lines({**GSM8K, "question": "deeper?"}))
+    assert [q.question for q in load_places([tmp_path])["gsm8k"].questions] == ["deeper?", "test?"]
     named = load_places([tmp_path / "train.jsonl"])["gsm8k"]
     assert [q.question for q in named.questions] == ["train?"]
 
