@@ -141,8 +141,11 @@ def _versus(full: Sequence[Sample], samples: Sequence[Sample], chance: float) ->
 
 
 def _accuracy(samples: Sequence[Sample]) -> Interval:
-    units = [s.unit for s in samples]
-    verdicts = [s.correct for s in samples]
+    return accuracy_of([s.correct for s in samples], [s.unit for s in samples])
+
+
+def accuracy_of(verdicts: Sequence[bool], units: Sequence[str]) -> Interval:
+    """Share of right verdicts with its interval; `units` names what is independent."""
     design, clusters = _design([float(verdict) for verdict in verdicts], units)
     return wilson(sum(verdicts), len(verdicts), design=design, clusters=clusters)
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from eval.statistics import (
-    Interval,
-    flips,
-    mcnemar_exact,
-    paired_accuracy_difference,
-    paired_mean_difference,
-    retained_above_chance,
-    wilson,
-)
+from eval.bill import accuracy_of, difference_of_verdicts
+from eval.questions import cluster_of
+from eval.statistics import Interval, flips, mcnemar_exact, paired_mean_difference, retained_above_chance
 from eval.sweep_plan import SweepPlan, Variant
 from eval.tasks import TaskPlan
 
@@ -38,6 +33,11 @@ class TaskScores:
     greedy: np.ndarray | None
     response: np.ndarray | None
     prompts: tuple[str, ...]
+
+    @cached_property
+    def units(self) -> list[str]:
+        """What is independent: (n,), a passage's name where questions share one, else the question's own."""
+        return [cluster_of(question) for question in self.plan.questions]
 
     @property
     def n(self) -> int:
@@ -87,7 +87,7 @@ def rows(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[dict[str, Any]]:
 
 def _row(variant: Variant, place: int, task: TaskScores) -> dict[str, Any]:
     chance = chance_of(task)
-    accuracy = None if task.correct is None else wilson(int(task.correct[place].sum()), task.n)
+    accuracy = None if task.correct is None else accuracy_of(task.correct[place].tolist(), task.units)
     return {
         "variant": variant.label,
         "size": variant.n,
@@ -100,18 +100,18 @@ def _row(variant: Variant, place: int, task: TaskScores) -> dict[str, Any]:
         "accuracy": None if accuracy is None else asdict(accuracy),
         "accuracy_raw": None if task.raw is None else float(task.raw[place].mean()),
         "answer_greedy": None if task.greedy is None else float(task.greedy[place].mean()),
-        "answer_nll_bits": asdict(_mean(task.nll[place])),
+        "answer_nll_bits": asdict(_mean(task.nll[place], task.units)),
         "versus": None if place == 0 else _versus(task, place, chance),
     }
 
 
-def _mean(values: np.ndarray) -> Interval:
-    """A mean with Student's t interval."""
-    return paired_mean_difference(np.zeros_like(values).tolist(), values.tolist())
+def _mean(values: np.ndarray, units: Sequence[str]) -> Interval:
+    """A mean with Student's t interval, by clusters."""
+    return paired_mean_difference(np.zeros_like(values).tolist(), values.tolist(), units)
 
 
 def _versus(task: TaskScores, place: int, chance: float | None) -> dict[str, Any]:
-    change = paired_mean_difference(task.nll[0].tolist(), task.nll[place].tolist())
+    change = paired_mean_difference(task.nll[0].tolist(), task.nll[place].tolist(), task.units)
     found: dict[str, Any] = {"answer_nll_bits_difference": asdict(change)}
     names = ("accuracy_difference", "mcnemar_p", "lost", "gained", "retained_above_chance", "full_above_chance")
     if task.correct is None or chance is None:
@@ -120,12 +120,12 @@ def _versus(task: TaskScores, place: int, chance: float | None) -> dict[str, Any
     lost, gained = flips(full, own)
     retained = retained_above_chance(sum(own) / task.n, sum(full) / task.n, chance)
     values = (
-        asdict(paired_accuracy_difference(lost, gained, task.n)),
+        asdict(difference_of_verdicts(full, own, task.units)),
         mcnemar_exact(lost, gained),
         lost,
         gained,
         retained,
-        wilson(sum(full), task.n).low > chance,
+        accuracy_of(full, task.units).low > chance,
     )
     return {**found, **dict(zip(names, values, strict=True))}
 
