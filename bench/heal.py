@@ -25,6 +25,7 @@ WAYS = {  # steps of each way: the command, the base it starts from, its own opt
     "patch": (("patch",),),
     "qlora": (("qlora", *COMMON),),
     "distill": (("distill", *COMMON),),
+    "distill, half plain": (("distill", *COMMON, "--plain-loss", 0.5),),
     "patch+qlora": (("patch",), ("qlora", *COMMON)),
     "patch+distill": (("patch",), ("distill", *COMMON)),
     "distill after-cut": (("distill", "--targets", "after-cut"),),
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--questions", type=int, default=50, help="of each domain and protocol")
+    parser.add_argument("--other", help="text of another kind, to measure the loss on too (.jsonl with `text`)")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--work", type=Path, default=Path("runs/bench/heal"))
     parser.add_argument("--table", action="store_true", help="run nothing; print what is there")
@@ -127,6 +129,9 @@ def score(asked, base, adapter=None):
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload().eval()
     text = TextSource(asked.text, held_out_tokens=8192)
     found = {"held_out": mean_loss(model, hold_out(text, tokenizer, length=asked.length).rows), "answer_bits": {}}
+    if asked.other:
+        other = TextSource(asked.other, held_out=asked.other, held_out_tokens=8192)
+        found["other"] = mean_loss(model, hold_out(other, tokenizer, length=asked.length).rows)
     with progress("scoring", None, shown=False) as bar:
         scorer = Scorer(model, tokenizer, batch_size=8, max_length=512, bar=bar)
         for domain, sets in QUESTIONS.items():
@@ -159,17 +164,18 @@ def table(asked):
         f"{asked.n} layers from {asked.start} on dropped; {asked.tokens} tokens, {asked.bits} bits, rank {asked.rank}, "
         f"rate {asked.rate:g}; mean (range) over seeds; answers in bits",
         "",
-        f"| way | seeds | held-out loss, nats | won back | {' | '.join(kinds)} |",
-        f"|---|---|---|---|{'---|' * len(kinds)}",
+        f"| way | seeds | held-out loss, nats | won back | loss on other text | {' | '.join(kinds)} |",
+        f"|---|---|---|---|---|{'---|' * len(kinds)}",
     ]
     for way, found in by_way.items():
         if not found:
             continue
         losses = [r["held_out"] for r in found]
         won = [(cut - loss) / (cut - full) for loss in losses]
+        others = spread([r["other"] for r in found], ".3f") if all("other" in r for r in found) else ""
         bits = [statistics.mean(r["answer_bits"][kind]["mean"] for r in found) for kind in kinds]
         lines.append(
-            f"| {way} | {len(found)} | {spread(losses, '.3f')} | {spread(won, '.0%')} | "
+            f"| {way} | {len(found)} | {spread(losses, '.3f')} | {spread(won, '.0%')} | {others} | "
             + " | ".join(f"{value:.2f}" for value in bits)
             + " |"
         )
