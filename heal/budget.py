@@ -86,6 +86,8 @@ class Memory:
         activations: what autograd keeps from the forward pass, across layers.
         working: what one layer takes at once beyond that, or one chunk of logits: the larger of the two.
         layer, logits: the two.
+        loading: the peak before the first step: the weights, and on a GPU one tensor as it was stored, on a CPU the
+            files as well, which are mapped while they are read.
     """
 
     weights: int
@@ -95,17 +97,24 @@ class Memory:
     activations: int
     layer: int
     logits: int
+    loading: int
 
     @property
     def working(self) -> int:
         return max(self.layer, self.logits)
 
     @property
-    def total(self) -> int:
+    def step(self) -> int:
+        """The peak of a training step."""
         return self.weights + self.quantisation + self.adapter + self.optimiser + self.activations + self.working
 
+    @property
+    def total(self) -> int:
+        """The peak of the run."""
+        return max(self.step, self.loading)
+
     def to_json(self) -> dict[str, int]:
-        return {**asdict(self), "total": self.total}
+        return {**asdict(self), "step": self.step, "total": self.total}
 
 
 @dataclass(frozen=True)
@@ -177,6 +186,8 @@ def memory_of(shape: ModelShape, job: Job) -> Memory:
     adapter = sum(_adapter_values(layer, job) for layer in kept[job.first :]) * _ADAPTER
     trained = kept[job.first :]
     saved = [_saved(shape, layer, job) for layer in trained]
+    quantisation = sum(_scales(one, job.bits) for layer in loaded for one in layer.linears)
+    stored = shape.stored_bytes * (sum(one.values for one in loaded) + shape.outside) // shape.values
     state = 2 * shape.hidden * job.tokens  # one state of a batch, in bf16
     ends = 3 * state  # the last states, their normalised copy and its gradient
     if job.method == "distill":
@@ -189,12 +200,13 @@ def memory_of(shape: ModelShape, job: Job) -> Memory:
         layer = max((_passing(shape, one, job) for one in trained), default=0)
     return Memory(
         weights=weights,
-        quantisation=sum(_scales(one, job.bits) for layer in loaded for one in layer.linears),
+        quantisation=quantisation,
         adapter=adapter,
         optimiser=3 * adapter,
         activations=activations + _mask(shape, job),
         layer=layer,
         logits=_logits(shape, job),
+        loading=weights + quantisation + (4 * shape.largest if job.cuda else stored),
     )
 
 
@@ -289,18 +301,22 @@ def _scales(linear: Linear, bits: int) -> int:
 
 def _saved(shape: ModelShape, layer: LayerShape, job: Job) -> int:
     """Bytes that autograd keeps of one layer's forward pass until its backward pass."""
-    width = _inner(layer)
-    token = 4 * shape.hidden * layer.norms  # each norm's input in fp32
-    token += 8 * shape.heads * shape.head_width + 4 * shape.heads  # queries, keys, values (one per head), result
-    token += (6 if shape.gated else 4) * width  # both factors and the activation's input, in bf16
+    width, attended = _inner(layer), shape.heads * shape.head_width
+    token = layer.norms + 8 * attended + 4 * shape.heads  # norms; queries, keys, values (one per head) and result
+    token += 4 * shape.head_width + 2 * job.length  # rotation; which tokens are seen, as bf16
+    token += shape.scores * shape.heads * job.length
+    if shape.gated:
+        token += 6 * width  # both factors and the activation's input, in bf16
+    else:
+        token += (8 if shape.written_out else 2) * width
+    if job.bits == 8:
+        token += 2 * (2 * shape.hidden + attended + width)  # int8 products keep their inputs
     if layer.active_experts:
         token += 14 * layer.active_experts // max(1, shape.hidden)
     mask = 0 if job.dropout == 0 else 1 if job.cuda else 4
     for one in layer.linears:
         if _adapted(one, job):
             token += (4 + mask) * one.inputs + 4 * job.rank  # its input in fp32, after dropout; the mask; what A gives
-        if job.bits == 8:
-            token += 2 * one.inputs
     return token * job.tokens
 
 
@@ -317,14 +333,14 @@ def _inner(layer: LayerShape) -> int:
 
 
 def _mask(shape: ModelShape, job: Job) -> int:
-    """Which token sees which, of packed rows: a truth value each, and a bf16 number while it is used."""
-    return 3 * job.batch_size * job.length**2
+    """Which token of a packed row sees which: a truth value each, made once for all layers."""
+    return job.batch_size * job.length**2
 
 
 def _logits(shape: ModelShape, job: Job) -> int:
     at_once = LOGITS_AT_ONCE[job.method] if job.cuda else LOGITS_ON_CPU[job.method]
     rows = min(max(64, at_once // shape.vocabulary), job.tokens)
-    return rows * shape.vocabulary * (12 if job.method == "qlora" else 20)
+    return rows * shape.vocabulary * (12 if job.method == "qlora" else 24)
 
 
 def _check(shape: ModelShape, job: Job) -> None:

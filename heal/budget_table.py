@@ -14,10 +14,11 @@ _ROWS = (
     ("quantisation", "scales of the quantised ones"),
     ("adapter", "adapter"),
     ("optimiser", "gradients and Adam"),
-    ("activations", "activations kept for the backward pass"),
+    ("activations", "activations kept for backward"),
     ("layer", "one layer at work"),
     ("logits", "one chunk of logits"),
-    ("total", "peak of a step"),
+    ("step", "peak of a step"),
+    ("loading", "peak of loading"),
 )
 
 
@@ -39,20 +40,21 @@ def tables(budget: Budget) -> Group:
     for name in ("checkpointing", "no checkpointing"):
         held.add_column(name + (" (asked)" if (name == "checkpointing") == job.checkpointing else ""), justify="right")
     for name, words in _ROWS:
-        style = "bold" if name == "total" else None
+        style = "bold" if name == "step" else None
         held.add_row(words, *(_gib(memory, name) for memory in pair), style=style)
     cards = Table(
         title=f"One card, {budget.tokens:,} tokens (expected, not measured)",
         caption=(
-            f"{budget.flops / 1e9:.1f} GFLOP a token; a card is taken to reach the share of its bf16 peak that stands "
-            "beside its name. Of its memory, 4 % and 0.75 GiB are left to the allocator and CUDA."
+            f"{budget.flops / 1e9:.1f} GFLOP a token; a card is taken to reach this share of its bf16 peak, which a small "
+            "model or a small batch does not. Of its memory, 4 % and 0.75 GiB are left to the allocator and CUDA."
         ),
     )
-    for name in ("card", "share", "holds it", "most rows", "longest row", "tokens/s", "hours"):
+    for name in ("card", "GiB", "share", "holds it", "most rows", "longest row", "tokens/s", "hours"):
         cards.add_column(name, justify="left" if name == "card" else "right")
     for one in budget.verdicts:
         cards.add_row(
-            f"{one.gpu.name} ({one.gpu.memory / GIB:.1f} GiB)",
+            one.gpu.name,
+            f"{one.gpu.memory / GIB:.0f}",
             f"{one.gpu.share:.0%}",
             "yes" if one.holds else "no",
             str(one.rows) if one.rows else "none",

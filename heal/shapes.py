@@ -38,7 +38,8 @@ class LayerShape:
     """One layer: its projections, the values of experts (which stay in bf16), and of norms and biases.
 
     Attributes:
-        norms: weight vectors as wide as the states.
+        norms: bytes that its norms keep of one token for the backward pass: of a norm without bias (RMS) the state in
+            fp32, else in bf16.
         active_experts: the values of the experts that one token runs through.
     """
 
@@ -62,6 +63,8 @@ class ModelShape:
         vocabulary, hidden: V and d.
         heads, key_value_heads, head_width: of the attention.
         gated: the feed-forward part multiplies two projections (Llama, Gemma, Qwen).
+        written_out: the activation is a formula of several operations, each of which keeps its input (gelu_new).
+        scores: bytes kept of one attention score; 0 where a fused kernel keeps none.
         context: positions that it was made for; None where the config sets no bound.
         stored_bytes: of all tensors in the files.
         largest: values of the largest tensor.
@@ -76,6 +79,8 @@ class ModelShape:
     key_value_heads: int
     head_width: int
     gated: bool
+    written_out: bool
+    scores: int
     context: int | None
     stored_bytes: int
     largest: int
@@ -121,8 +126,7 @@ def shape_of(subject: Subject) -> ModelShape:
     active = _number(section, "num_experts_per_tok", "top_k_experts", "moe_topk") or 1
     experts = _number(section, "num_local_experts", "num_experts", "n_routed_experts") or 1
     layers = tuple(
-        _layer(tensors, hidden, min(1.0, active / experts), config.get("model_type") in _TURNED)
-        for tensors in found["inside"]
+        _layer(tensors, min(1.0, active / experts), config.get("model_type") in _TURNED) for tensors in found["inside"]
     )
     text = sum(t.elements for t in outside if not any(part in t.name for part in ("vision", "visual", "audio")))
     return ModelShape(
@@ -136,13 +140,15 @@ def shape_of(subject: Subject) -> ModelShape:
         head_width=_number(section, "head_dim") or hidden // heads,
         gated=any("gate" in linear.path and linear.feed_forward for linear in layers[0].linears)
         or any(linear.path.endswith("w3") for linear in layers[0].linears),
+        written_out=section.get("hidden_act", section.get("activation_function", "silu")) == "gelu_new",
+        scores=_scores(section),
         context=_number(section, "max_position_embeddings", "n_positions"),
         stored_bytes=subject.checkpoint.size,
         largest=max(t.elements for t in subject.checkpoint.tensors()),
     )
 
 
-def _layer(tensors: Sequence[Tensor], hidden: int, share: float, turned: bool) -> LayerShape:
+def _layer(tensors: Sequence[Tensor], share: float, turned: bool) -> LayerShape:
     linears, experts, other, norms = [], 0, 0, 0
     for tensor in tensors:
         path = _path(tensor.name)
@@ -154,8 +160,11 @@ def _layer(tensors: Sequence[Tensor], hidden: int, share: float, turned: bool) -
             linears.append(Linear(path, inputs, outputs, is_feed_forward(path)))
         else:
             other += math.prod(tensor.shape)
-            norms += tensor.shape == (hidden,) and path.endswith("norm.weight")
-    return LayerShape(tuple(linears), experts, round(experts * share), other, norms or 2)
+    names = {_path(tensor.name): tensor.shape for tensor in tensors}
+    for path, shape in names.items():
+        if len(shape) == 1 and path.endswith(".weight"):
+            norms += 2 * shape[0] + 8 if path.removesuffix("weight") + "bias" in names else 4 * shape[0] + 4
+    return LayerShape(tuple(linears), experts, round(experts * share), other, norms)
 
 
 def _path(name: str) -> str:
@@ -168,6 +177,13 @@ def _path(name: str) -> str:
 def _both(outside: Sequence[Tensor]) -> bool:
     """Whether a table as large as the head stands beside it: then a tied head is stored twice."""
     return any(count > 1 for count in Counter(t.shape for t in outside if len(t.shape) == 2).values())
+
+
+def _scores(section: Mapping[str, Any]) -> int:
+    """A soft cap, and on a CPU dropout of scores, keep attention from the fused kernels."""
+    if section.get("attn_logit_softcapping"):
+        return 8
+    return 12 if any(section.get(name) for name in ("attn_pdrop", "attention_dropout")) else 0
 
 
 def _number(section: Mapping[str, Any], *names: str) -> int | None:
