@@ -212,7 +212,7 @@ def patch_command(
         str | None, typer.Option(help="Text to measure on; one document in 50 of --text if not named.")
     ] = None,
     held_out_tokens: Annotated[str, typer.Option(help="How much of it to measure on.")] = "16k",
-    tokens: Annotated[str, typer.Option(help="How much text to fit; 4096 tokens more choose the candidate.")] = "20k",
+    tokens: Annotated[str, typer.Option(help="How much text to fit; a quarter more, 4096 at most, chooses.")] = "20k",
     objective: Annotated[
         str, typer.Option(help="What counts as near: auto, normalised, capped, cosine or squares.")
     ] = "auto",

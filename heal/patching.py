@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FORMAT = "regrowth.heal/1"
 KINDS = ("matrix", "map", "magnitude")
 AUTO = ("capped", "normalised", "cosine")  # plain squares have not been the best once; see docs/healing.md
-CHOICE_TOKENS = 4096  # text apart from that which is fitted, to choose a candidate by
+CHOICE_TOKENS = 4096  # at most; text apart from that which is fitted, a quarter of it, to choose a candidate by
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def patch(
         teacher: the full model; where prune_plan.json says it was, if None.
         text: what to fit on; a string is a SOURCE with the field `text`.
         out: folder of the patched model; appears whole or not at all.
-        tokens: text to fit, in whole rows; another 4096 tokens are set apart for the choice.
+        tokens: text to fit, in whole rows; a quarter more, 4096 tokens at most, is set apart for the choice.
         dtype: to compute in; sums are float64 whatever it is.
         shown: show progress on stderr.
 
@@ -121,7 +121,8 @@ def patch(
     _check_apart(Path(out), lineage)
 
     tokenizer = load_tokenizer(lineage.pruned)
-    wanted, spare = _rows(tokens, settings.length), _rows(CHOICE_TOKENS, settings.length)
+    wanted = _rows(parse_tokens(tokens), settings.length)
+    spare = _rows(min(CHOICE_TOKENS, parse_tokens(tokens) // 4), settings.length)
     with progress("Reading text", None, shown=shown):
         held_out = hold_out(text, tokenizer, length=settings.length)
         rows = training_rows(text, tokenizer, held_out, rows=wanted + spare, length=settings.length, seed=settings.seed)
@@ -233,8 +234,8 @@ def _refuse_worse(document: dict[str, Any]) -> None:
     )
 
 
-def _rows(tokens: int | str, length: int) -> int:
-    return max(1, parse_tokens(tokens) // length)
+def _rows(tokens: int, length: int) -> int:
+    return max(1, tokens // length)
 
 
 def _check(settings: PatchSettings) -> None:

@@ -284,12 +284,14 @@ def test_the_same_seed_gives_the_same_patch(full, pruned, patched, sample_text, 
 
 def test_people_get_a_table(full, pruned, options, tmp_path):
     out = tmp_path / "p"
-    chosen = ["--objective", "normalised", "--kind", "matrix", "--ridge", "0.1"]
+    chosen = ["--ridge", "0.3"]
     done = runner.invoke(app, ["patch", str(pruned), "--teacher", str(full), "--out", str(out), *options, *chosen])
     assert done.exit_code == 0, done.output
     assert "candidates, loss on text apart in nats per token" in done.stdout
     assert "won back" in done.stdout
-    assert json.loads((out / "heal.json").read_text())["settings"]["ridge"] == 0.1
+    tried = [found for fold in json.loads((out / "heal.json").read_text())["folds"] for found in fold["candidates"]]
+    assert {found["ridge"] for found in tried} == {0.3, None}  # None: a magnitude
+    assert {found["kind"] for found in tried} == {"matrix", "map", "magnitude"}
 
 
 def refused(model, teacher, options, tmp_path, *more):
