@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class Comparison:
 
     def as_document(self, **facts: Any) -> dict[str, Any]:
         """The JSON of comparison.json; everything but `measured` and `provenance` hangs on the inputs alone."""
-        return {
+        document = {
             "format": FORMAT,
             "models": [
                 {"label": r.label, **r.identity, "settings": r.settings, "notes": list(r.notes)} for r in self.runs
@@ -67,6 +68,8 @@ class Comparison:
             "measured": [{"label": r.label, **measured(r)} for r in self.runs],
             "provenance": provenance(**facts),
         }
+        plain: dict[str, Any] = json.loads(json.dumps(document))  # as it is read back: lists, not tuples
+        return plain
 
 
 def compare(
