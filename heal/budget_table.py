@@ -45,8 +45,8 @@ def tables(budget: Budget) -> Group:
     cards = Table(
         title=f"One card, {budget.tokens:,} tokens (expected, not measured)",
         caption=(
-            f"{budget.flops / 1e9:.1f} GFLOP a token; a card is taken to reach this share of its bf16 peak, which a small "
-            "model or a small batch does not. Of its memory, 4 % and 0.75 GiB are left to the allocator and CUDA."
+            f"{budget.flops / 1e9:.1f} GFLOP a token; a card is taken to reach this share of its bf16 peak, which a "
+            "small model or a small batch does not. Of its memory, 4 % and 0.75 GiB are left to the allocator and CUDA."
         ),
     )
     for name in ("card", "GiB", "share", "holds it", "most rows", "longest row", "tokens/s", "hours"):

@@ -219,7 +219,8 @@ def scan_command(
     load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Load the weights in NF4.")] = False,
     load_in_8bit: Annotated[bool, typer.Option("--load-in-8bit", help="Load the weights in int8.")] = False,
     device_map: Annotated[
-        str | None, typer.Option(help="As transformers takes it: auto spreads the layers over all GPUs.")
+        str | None,
+        typer.Option(help="auto spreads the layers over all GPUs; balanced and sequential as transformers takes them."),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Keep what is measured in this file, and go on from it after an interruption.")
@@ -242,8 +243,8 @@ def scan_command(
     """
     import sys
 
-    from prune.outputs import check_free
-    from prune.plots import check_figure, plot_scan
+    from prune.outputs import check_free, write_bytes
+    from prune.plots import check_figure, draw_scan
     from prune.processes import is_main
     from prune.scanning import parse_batch_size, scan
     from prune.text import DEFAULT_SOURCE
@@ -273,9 +274,10 @@ def scan_command(
     )
     if not is_main():
         return
+    figure = draw_scan(found, plot, scale=scale) if plot is not None else b""  # if it cannot be, nothing is written
     found.write(out, overwrite=overwrite)
     if plot is not None:
-        plot_scan(found, plot, scale=scale, overwrite=overwrite)
+        write_bytes(plot, figure, overwrite=overwrite)
     answer(found.to_json(), lambda: found.table(strip=sys.stdout.isatty()), as_json=as_json)
     screen().print(f"Wrote {out}" + (f" and {plot}" if plot is not None else ""))
 

@@ -47,11 +47,15 @@ def plot_scan(scan: Scan, path: str | Path, *, scale: str = "row", overwrite: bo
         path: the file; refused if it exists, without `overwrite`.
         scale: "row" shifts and rescales each block size to [0, 1], as in the paper; "raw" shows d itself.
     """
+    write_bytes(path, draw_scan(scan, path, scale=scale), overwrite=overwrite)
+
+
+def draw_scan(scan: Scan, path: str | Path, *, scale: str = "row") -> bytes:
+    """The heat map as the content of a file of `path`'s kind; nothing is written."""
     path = check_figure(path, scale)
-    figure = heat_map(scan, scale=scale)
     content = io.BytesIO()
-    figure.savefig(content, format=path.suffix[1:].lower(), dpi=200)
-    write_bytes(path, content.getvalue(), overwrite=overwrite)
+    heat_map(scan, scale=scale).savefig(content, format=path.suffix[1:].lower(), dpi=200)
+    return content.getvalue()
 
 
 def cells(scan: Scan, *, scale: str) -> np.ndarray:

@@ -44,7 +44,7 @@ def scan(
     dtype: str = "auto",
     max_memory: str | None = None,
     bits: int | None = None,
-    device_map: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
     resume: str | Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -56,8 +56,8 @@ def scan(
 
     Args:
         model: a model folder or a hub id.
-        text: SOURCE as in `prune.documents`, or several, which give equal shares; a sample is one document, never several
-            joined.
+        text: SOURCE as in `prune.documents`, or several, which give equal shares; a sample is one document, never
+            several joined.
         field: the field of .jsonl and .parquet rows that holds the text.
         samples: how many documents are drawn; fewer where the text has fewer.
         length: most tokens of a sample, BOS included, at least 8; the model's context if that is shorter.
@@ -69,7 +69,8 @@ def scan(
         max_memory: such as "4GiB": a model whose weights do not fit is run layer by layer from its files; None asks
             the machine how much there is.
         bits: 4 or 8 loads the weights in NF4 or int8 by bitsandbytes.
-        device_map: as transformers takes it ("auto" spreads the layers over all GPUs).
+        device_map: as transformers takes it: "auto" spreads the layers over all GPUs, and a table names the place of
+            each module ("disk" too).
         resume: a file that keeps what is measured, so that an interrupted scan goes on; removed at the end.
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run Python code that comes with the model.
@@ -97,7 +98,13 @@ def scan(
     place = local_device(pick_device(device))
     kind = pick_dtype(dtype, device=place)
     source = locate(model, revision=revision)
-    length = min(length, _context(source, trust_remote_code) or length)
+    context = _context(source, trust_remote_code)
+    if context is not None and length > context:
+        if show_progress and is_main():
+            screen().print(
+                f"The model reads {context} tokens at most: samples are cut to that length, not to --length {length}."
+            )
+        length = context
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     shown = show_progress and is_main()
     with progress("Drawing samples", None, shown=shown):
@@ -214,7 +221,7 @@ def measure(
     from prune.states import BatchStates, decoder_of, watching
 
     layers = len(decoder_layers(model))
-    decoder, device = decoder_of(model), model.get_input_embeddings().weight.device
+    decoder, device = decoder_of(model), _input_device(model)
     if share is None:
         budget = _token_budget(model, tokens, device.type)
         share = list(enumerate(plan_batches([len(w) for w in windows], batch_size=batch_size, budget=budget)))
@@ -306,7 +313,12 @@ def _of_rank(path: Path) -> Path:
 
 
 def _load(
-    source: Source, kind: Any, device: str, bits: int | None, device_map: str | None, trust_remote_code: bool
+    source: Source,
+    kind: Any,
+    device: str,
+    bits: int | None,
+    device_map: str | dict[str, Any] | None,
+    trust_remote_code: bool,
 ) -> Any:
     from prune.models import load_model
 
@@ -325,6 +337,16 @@ def _load(
         options.setdefault("device_map", {"": device})
         kind = wide
     return load_model(source, dtype=kind, device=device, trust_remote_code=trust_remote_code, **options)
+
+
+def _input_device(model: Any) -> Any:
+    """Where token ids go: to the embedding, or to where it runs, if accelerate keeps its weights elsewhere."""
+    table = model.get_input_embeddings()
+    if table.weight.device.type != "meta":
+        return table.weight.device
+    import torch
+
+    return torch.device(getattr(getattr(table, "_hf_hook", None), "execution_device", None) or "cpu")
 
 
 def _context(source: Source, trust_remote_code: bool) -> int | None:

@@ -1,0 +1,191 @@
+"""The scan of the real sample: dtypes, paddings, batches, orders against plain float64; models in several places."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
+
+from prune.angles import rows
+from prune.cli import app
+from prune.models import load_model, load_tokenizer, locate
+from prune.scan_artefact import Scan
+from prune.scanning import measure, scan
+from prune.states import BatchStates, decoder_of, watching
+from prune.text import draw_windows, read_documents
+
+LENGTHS = (11, 26, 17, 22)
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def sample(request, sample_model, sample_text):
+    """The real model in one dtype, and windows of unlike lengths."""
+    source = locate(sample_model)
+    drawn = draw_windows(
+        read_documents(str(sample_text)), load_tokenizer(source), samples=len(LENGTHS), length=max(LENGTHS), seed=5
+    )
+    windows = [window[:length] for window, length in zip(drawn, LENGTHS, strict=True)]
+    model = load_model(source, dtype=getattr(torch, request.param))
+    return request.param, model, windows
+
+
+def padded(windows, side):
+    width = max(map(len, windows))
+    ids, mask = torch.full((len(windows), width), 2), torch.zeros(len(windows), width, dtype=torch.long)
+    for row, window in enumerate(windows):
+        part = slice(width - len(window), None) if side == "left" else slice(0, len(window))
+        ids[row, part], mask[row, part] = torch.tensor(window), 1
+    return ids, mask
+
+
+def collected(model, ids, mask):
+    """x[0] .. x[L] of each row's real tokens, in float64, by `output_hidden_states` and no hook of ours."""
+    norm, model.model.norm = model.model.norm, torch.nn.Identity()
+    try:
+        with torch.no_grad():
+            out = model.model(ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+    finally:
+        model.model.norm = norm
+    whole = np.stack([state.double().numpy() for state in out.hidden_states])  # (L+1, B, T, D)
+    return [whole[:, row, mask[row].bool().numpy()] for row in range(len(ids))]
+
+
+def naive(states, tokens):
+    """Mean angle of every pair in plain float64, as rows of d(l, n)."""
+    layers = len(states[0]) - 1
+    found = []
+    for n in range(1, layers + 1):
+        row = []
+        for start in range(layers - n + 1):
+            angles = []
+            for x in states:
+                u, v = (x[i] if tokens == "all" else x[i][-1:] for i in (start, start + n))
+                cosine = (u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1)
+                angles.append(np.arccos(np.clip(cosine, -1, 1)) / np.pi)
+            row.append(np.concatenate(angles).mean())
+        found.append(row)
+    return found
+
+
+def apart(got, wanted):
+    return max(np.abs(np.array(a) - np.array(b)).max() for a, b in zip(got, wanted, strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_every_batch_and_padding_gives_the_angles_of_its_states(sample, side, size):
+    """The same padded batches once through the hooks and once without: equal to rounding in both dtypes."""
+    dtype, model, windows = sample
+    states, totals = [], {"last": [], "all": []}
+    for first in range(0, len(windows), size):
+        ids, mask = padded(windows[first : first + size], side)
+        states += collected(model, ids, mask)
+        for tokens, kept in totals.items():
+            with torch.no_grad(), watching(model) as watch:
+                watch.batch = BatchStates(mask.bool(), range(first, first + len(ids)), layers=30, tokens=tokens)
+                decoder_of(model)(ids, attention_mask=mask, use_cache=False)
+                result = watch.batch.result()
+            kept.append((result.totals.sum(0), result.weights.sum()))
+    for tokens, kept in totals.items():
+        mean = sum(total for total, _ in kept) / sum(weight for _, weight in kept)
+        assert apart(rows(mean, 30), naive(states, tokens)) < 1e-7, (dtype, tokens)
+    if dtype == "float32":  # and the padding leaves the states what they are, so far as fp32 goes
+        alone = [collected(model, *padded([window], side))[0] for window in windows]
+        assert apart(naive(states, "last"), naive(alone, "last")) < 1e-5
+
+
+@pytest.mark.parametrize("tokens", ["last", "all"])
+def test_neither_batches_nor_the_order_of_samples_matter(sample, tokens):
+    dtype, model, windows = sample
+    wanted = naive([collected(model, *padded([window], "right"))[0] for window in windows], tokens)
+    close = 1e-5 if dtype == "float32" else 5e-3  # bf16 states are other states in another batch
+    for batch_size, order in ((1, (0, 1, 2, 3)), (4, (0, 1, 2, 3)), (2, (3, 1, 0, 2))):
+        got = measure(model, [windows[i] for i in order], tokens=tokens, batch_size=batch_size)
+        assert apart(rows(got.sums.mean(), 30), wanted) < close
+        if batch_size == 1:
+            assert apart(rows(got.sums.mean(), 30), wanted) < 1e-7
+
+
+def places(where, layers=8):
+    """A device map: embedding, then every layer, by `where(module)`."""
+    names = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]
+    return {name: where(name) for name in [*names, *(f"model.layers.{i}" for i in range(layers))]}
+
+
+@pytest.mark.parametrize(
+    "device_map",
+    [
+        {"": "cpu"},
+        places(lambda name: "disk" if name[-1] in "4567" else "cpu"),
+        places(lambda name: "disk" if name[-1] in "0246" or "embed" in name or "head" in name else "cpu"),
+    ],
+    ids=["one place", "half on disk", "embedding on disk"],
+)
+@pytest.mark.parametrize("tokens", ["last", "all"])
+def test_a_model_in_several_places_gives_the_same_numbers(tiny_llama, sample_text, device_map, tokens):
+    """accelerate's own dispatch, as for several GPUs: weights on two kinds of device, states moved along."""
+    options = {"samples": 6, "length": 24, "tokens": tokens, "show_progress": False}
+    whole = scan(tiny_llama, str(sample_text), **options)
+    parts = scan(tiny_llama, str(sample_text), device_map=device_map, **options)
+    assert apart(parts.distance, whole.distance) < 1e-6
+    assert apart([parts.influence], [whole.influence]) < 1e-6
+    assert parts.provenance["token_count"] == whole.provenance["token_count"]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_model_on_two_gpus_gives_the_numbers_of_one(sample_model, sample_text):
+    options = {"samples": 6, "length": 48, "dtype": "float32", "show_progress": False}
+    split = places(lambda name: int(name[-1].isdecimal() and int(name.rpartition(".")[2]) >= 15), layers=30)
+    whole = scan(sample_model, str(sample_text), device="cuda:0", **options)
+    for device_map in (split, "balanced"):
+        parts = scan(sample_model, str(sample_text), device_map=device_map, **options)
+        assert apart(parts.distance, whole.distance) < 1e-5
+
+
+def test_the_command_takes_a_device_map(tiny_llama, sample_text, tmp_path):
+    options = ["--text", str(sample_text), "--samples", "4", "--length", "24"]
+    run = CliRunner().invoke(app, ["scan", str(tiny_llama), *options, "--out", str(tmp_path / "one.json")])
+    assert run.exit_code == 0, run.output
+    run = CliRunner().invoke(
+        app, ["scan", str(tiny_llama), *options, "--device-map", "auto", "--out", str(tmp_path / "two.json")]
+    )
+    assert run.exit_code == 0, run.output
+    one, two = Scan.read(tmp_path / "one.json"), Scan.read(tmp_path / "two.json")
+    assert apart(one.distance, two.distance) < 1e-6
+    wrong = CliRunner().invoke(
+        app, ["scan", str(tiny_llama), *options, "--device-map", "nowhere", "--out", str(tmp_path / "three.json")]
+    )
+    assert wrong.exit_code == 1
+    assert wrong.stderr.count("error:") == 1
+    assert not (tmp_path / "three.json").exists()
+
+
+def test_a_length_beyond_the_context_is_said_and_not_only_lowered(tiny_llama, sample_text, tmp_path):
+    options = [str(tiny_llama), "--text", str(sample_text), "--samples", "3"]
+    run = CliRunner().invoke(app, ["scan", *options, "--length", "600", "--out", str(tmp_path / "long.json")])
+    assert run.exit_code == 0, run.output
+    assert "The model reads 512 tokens at most" in " ".join(run.stderr.split())
+    assert "--length 600" in " ".join(run.stderr.split())
+    assert Scan.read(tmp_path / "long.json").length == 512
+    run = CliRunner().invoke(app, ["scan", *options, "--length", "64", "--out", str(tmp_path / "short.json")])
+    assert "tokens at most" not in run.stderr
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_no_scan_behind(tiny_llama, sample_text, tmp_path):
+    """A model of one layer has no block; scanned alone it is fine."""
+    model = tmp_path / "one"
+    config = LlamaConfig.from_pretrained(tiny_llama)
+    config.num_hidden_layers = 1
+    LlamaForCausalLM(config).save_pretrained(model)
+    load_tokenizer(locate(tiny_llama)).save_pretrained(model)
+    out, plot = tmp_path / "out" / "scan.json", tmp_path / "out" / "scan.png"
+    options = [str(model), "--text", str(sample_text), "--samples", "3", "--length", "24", "--out", str(out)]
+    run = CliRunner().invoke(app, ["scan", *options, "--plot", str(plot)])
+    assert run.exit_code == 2
+    assert "a model of one layer has no block to draw" in " ".join(run.stderr.split())
+    assert not out.parent.exists()
+    run = CliRunner().invoke(app, ["scan", *options, "--json"])
+    assert run.exit_code == 0, run.output
+    assert json.loads(run.stdout)["layers"] == 1
