@@ -196,22 +196,15 @@ def distill_command(
 
 @app.command("patch")
 def patch_command(
-    model: Annotated[str, typer.Argument(help="The pruned model, as prune cut wrote it: a folder or a hub id.")],
+    model: options.Pruned,
     out: Annotated[Path, typer.Option(help="Folder for the patched model; must not exist.")],
     teacher: Annotated[
         str | None, typer.Option(help="The full model; where prune_plan.json says it was, if not named.")
     ] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(
-            help="What to fit on: .txt, .jsonl, .parquet, a folder, or hub:repo:config:split; C4 if not named."
-        ),
-    ] = None,
-    field: Annotated[str, typer.Option(help="Field of each row that holds the text.")] = "text",
-    held_out: Annotated[
-        str | None, typer.Option(help="Text to measure on; one document in 50 of --text if not named.")
-    ] = None,
-    held_out_tokens: Annotated[str, typer.Option(help="How much of it to measure on.")] = "16k",
+    text: options.Texts = None,
+    field: options.Field = "text",
+    held_out: options.HeldOuts = None,
+    held_out_tokens: options.HeldOutTokens = "16k",
     tokens: Annotated[str, typer.Option(help="How much text to fit; a quarter more, 4096 at most, chooses.")] = "20k",
     objective: Annotated[
         str, typer.Option(help="What counts as near: auto, normalised, capped, cosine or squares.")
@@ -222,16 +215,14 @@ def patch_command(
     ridge: Annotated[
         float | None, typer.Option(help="Pull to the old weights, 0 for none; the best of a ladder if not given.")
     ] = None,
-    length: Annotated[
-        int, typer.Option(help="Tokens per row; documents are packed, and do not see one another.")
-    ] = 512,
-    batch_size: Annotated[int, typer.Option(help="Rows per forward pass.")] = 4,
+    length: options.Length = 512,
+    batch_size: options.BatchSize = 4,
     seed: Annotated[int, typer.Option(help="Order of the text.")] = 0,
     dtype: Annotated[str, typer.Option(help="To compute in: auto (the model's own), float32, bfloat16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of MODEL on the hub.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print heal.json on stdout, and nothing else there.")] = False,
+    device: options.Device = "auto",
+    revision: options.Revision = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Patch a cut in closed form: least squares, no training, an ordinary checkpoint.
 
@@ -241,15 +232,12 @@ def patch_command(
 
     Example: [bold]heal patch runs/pruned --teacher full --text prose.jsonl --out runs/patched[/bold]
     """
-    from heal.data import TextSource
     from heal.patching import PatchSettings, patch
-    from heal.schedule import parse_tokens
-    from prune.text import DEFAULT_SOURCE
 
     result = patch(
         model,
         teacher,
-        TextSource(text or DEFAULT_SOURCE, field, held_out, parse_tokens(held_out_tokens)),
+        options.text_source(text, field, held_out, held_out_tokens, None),
         out,
         tokens=tokens,
         settings=PatchSettings(objective, kind, ridge, length, batch_size, seed),

@@ -31,13 +31,13 @@ All other tensors are those of `{base}`, bit for bit. `heal.json` tells the rest
 
 def patch_card(document: dict[str, Any]) -> str:
     """README.md of a patched model, from its heal.json."""
-    base, loss = document["base"], document["held_out_loss"]
+    base, loss, read = document["base"], document["held_out_loss"], document["provenance"]["text"]
     return _CARD.format(
         named=f"base_model: {json.dumps(base['model'])}\n" if "commit" in base else "",
         base=base["model"],
         cut=document["cut"],
         tokens=document["tokens"],
-        text=document["provenance"]["text"]["source"],
+        text="`, `".join(text["source"] for text in (read if isinstance(read, list) else [read])),
         full=loss["full"],
         before=loss["before"],
         after=loss["after"],

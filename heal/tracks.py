@@ -7,6 +7,8 @@ same up to the cut and are then computed once.
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,10 +17,11 @@ from typing import Any
 import torch
 
 from heal.fold import Place
-from heal.head import projection
+from heal.head import check_head, projection
 from heal.losses import chunked_cross_entropy
 from heal.measuring import collate
 from heal.packing import Row
+from prune.errors import RegrowthError
 from prune.models import decoder_layers, text_config
 
 _Run = Callable[[torch.Tensor], torch.Tensor]
@@ -51,12 +54,22 @@ class Tracks:
     """A loaded full model and the layers (0-based) that the pruned one lacks."""
 
     def __init__(self, model: Any, dropped: Sequence[int]) -> None:
+        """
+        Raises:
+            RegrowthError: a model whose documents cannot be packed, or whose logits are not its head's alone.
+        """
         self.model, self.dropped = model, frozenset(dropped)
         self.layers = decoder_layers(model)
         self.decoder = model.get_decoder()
         self.changes: dict[int, tuple[Place, torch.Tensor]] = {}  # of the pruned model, by layer
         self._boxed = False  # a model's own code may hand states on in tuples
+        if "position_ids" not in inspect.signature(self.decoder.forward).parameters:
+            raise RegrowthError(
+                f"{type(model).__name__} takes no positions, by which packed documents are told apart; "
+                "heal patch does not support it yet"
+            )
         self.project, self.vocabulary = projection(model), text_config(model.config).vocab_size
+        check_head(model, self.project)
 
     @torch.no_grad()
     def take(self, rows: Sequence[Row], place: Place, target: int) -> Taken:
@@ -86,7 +99,7 @@ class Tracks:
 
             total += self._summed(part.batch, move)
             count += int((part.batch["labels"][:, 1:] != -100).sum())
-        return total / count
+        return _finite(total / count)
 
     @torch.no_grad()
     def mean_loss(self, rows: Sequence[Row], batch_size: int, *, pruned: bool = True) -> float:
@@ -96,7 +109,7 @@ class Tracks:
             batch = self._batch(rows[start : start + batch_size])
             total += self._summed(batch, self._pruned if pruned else lambda _index, hidden, run: run(hidden))
             count += int((batch["labels"][:, 1:] != -100).sum())
-        return total / count
+        return _finite(total / count)
 
     def _both(
         self, batch: dict[str, torch.Tensor], place: Place, target: int
@@ -178,6 +191,12 @@ class Tracks:
 
     def _batch(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.model.device) for name, tensor in collate(rows).items()}
+
+
+def _finite(loss: float) -> float:
+    if not math.isfinite(loss):
+        raise RegrowthError(f"the held-out loss is {loss}; try --dtype float32 or bfloat16")
+    return loss
 
 
 class _EnoughError(Exception):
