@@ -132,10 +132,15 @@ def agreement(wanted: torch.Tensor, found: torch.Tensor) -> dict[str, Any]:
 
 
 def _recorded(document: dict[str, Any], tokens: int) -> TextSource:
+    """The text of heal.json: each entry one source, or a list of several."""
     facts = document["provenance"]
-    text = facts["text"][0] if isinstance(facts["text"], list) else facts["text"]
-    named = facts.get("held_out")
-    return TextSource(text["source"], text["field"], named["source"] if named else None, tokens)
+
+    def sources(found: Any) -> tuple[str, ...]:
+        return tuple(one["source"] for one in (found if isinstance(found, list) else [found]))
+
+    first = facts["text"][0] if isinstance(facts["text"], list) else facts["text"]
+    named = sources(facts["held_out"]) if "held_out" in facts else None
+    return TextSource(sources(facts["text"]), first["field"], named, tokens)
 
 
 def _swap(
