@@ -27,7 +27,10 @@ from prune.terminal import progress, quiet_libraries
 if TYPE_CHECKING:
     import torch
 
+    from heal.folding import Fold, Folded
     from heal.lineage import Lineage
+    from heal.packing import Row
+    from heal.tracks import Tracks
 
 FORMAT = "regrowth.heal/1"
 KINDS = ("matrix", "map", "magnitude")
@@ -131,49 +134,17 @@ def patch(
     if limit is not None and settings.length > limit:
         raise UsageError(f"--length {settings.length} is beyond the {limit} tokens that the model can read")
 
-    from heal.candidates import Search
-    from heal.folding import find_folds, solve_fold
-    from heal.patch_writing import stored_names, tensors_of, write_patched
+    from heal.folding import find_folds
+    from heal.patch_writing import stored_names, write_patched
     from heal.tracks import Tracks
 
     tracks = Tracks(full, lineage.plan.dropped)
     folds = find_folds(tracks, blocks, rows[0])
     stored = [stored_names(tracks, lineage, fold.place) for fold in folds]
-    objectives = AUTO if settings.objective == "auto" else (settings.objective,)
-    most = Search.most(len(objectives), settings.kind, settings.ridge)
-    total = len(folds) * (wanted + (2 + most) * spare) + 3 * len(held_out.rows)
     started = time.monotonic()
-    with progress("Patching (rows run)", total, shown=shown) as bar:
-
-        def advance(count: int, words: str) -> None:
-            bar.advance(count)
-            bar.note(words)
-
-        complete = tracks.mean_loss(held_out.rows, settings.batch_size, pruned=False)
-        advance(len(held_out.rows), f"held-out loss of the full model {complete:.3f}")
-        before = tracks.mean_loss(held_out.rows, settings.batch_size)
-        advance(len(held_out.rows), f"held-out loss of the cut {before:.3f}")
-        tried = [
-            solve_fold(
-                tracks,
-                fold,
-                rows[:wanted],
-                rows[wanted:],
-                objectives=objectives,
-                kind=settings.kind,
-                ridge=settings.ridge,
-                batch_size=settings.batch_size,
-                advance=advance,
-            )
-            for fold in folds
-        ]
-        values: dict[str, torch.Tensor] = {}
-        for fold, names in zip(folds, stored, strict=True):
-            if fold.place.layer in tracks.changes:
-                matrix = fold.place.matrix(tracks.layers) + tracks.changes.pop(fold.place.layer)[1]
-                fold.place.write(tracks.layers, matrix)  # as it will be stored, rounding included
-                values |= tensors_of(fold.place, matrix, names)
-        after = tracks.mean_loss(held_out.rows, settings.batch_size)
+    losses, tried, values = _execute(
+        tracks, folds, stored, rows[:wanted], rows[wanted:], held_out.rows, settings, shown
+    )
     document = {
         "format": FORMAT,
         "method": "patch",
@@ -184,8 +155,8 @@ def patch(
             {**fold.to_json(), "tensors": names, **found.to_json()}
             for fold, names, found in zip(folds, stored, tried, strict=True)
         ],
-        "held_out_loss": {"full": complete, "before": before, "after": after, "unit": "nats per token"},
-        "won_back": (before - after) / (before - complete) if before > complete else None,
+        "held_out_loss": {**losses, "unit": "nats per token"},
+        "won_back": _won_back(**losses),
         "seconds": time.monotonic() - started,
         "peak_memory": _peak(device),
         **_origin(lineage),
@@ -199,6 +170,71 @@ def patch(
     with staged_directory(out, overwrite=overwrite) as stage:
         write_patched(lineage, stage, values, document)
     return PatchResult(Path(out), document)
+
+
+def _execute(
+    tracks: Tracks,
+    folds: Sequence[Fold],
+    stored: Sequence[list[str]],
+    rows: Sequence[Row],
+    spare: Sequence[Row],
+    held_out: Sequence[Row],
+    settings: PatchSettings,
+    shown: bool,
+) -> tuple[dict[str, float], list[Folded], dict[str, torch.Tensor]]:
+    """Solve the folds from the bottom, and measure.
+
+    Returns:
+        Held-out losses `full`, `before` and `after`; what was tried at each fold; the tensors that change, by name.
+    """
+    from heal.candidates import Search
+    from heal.folding import solve_fold
+    from heal.patch_writing import tensors_of
+
+    size = settings.batch_size
+    objectives = AUTO if settings.objective == "auto" else (settings.objective,)
+    most = Search.most(len(objectives), settings.kind, settings.ridge)
+    total = len(folds) * (len(rows) + (2 + most) * len(spare)) + 3 * len(held_out)
+    losses: dict[str, float] = {}
+    with progress("Patching (rows run)", total, shown=shown) as bar:
+
+        def advance(count: int, words: str) -> None:
+            bar.advance(count)
+            bar.note(words)
+
+        def measure(name: str, *, pruned: bool) -> None:
+            losses[name] = tracks.mean_loss(held_out, size, pruned=pruned)
+            advance(len(held_out), f"held-out loss {name}: {losses[name]:.3f}")
+
+        measure("full", pruned=False)
+        measure("before", pruned=True)
+        tried = [
+            solve_fold(
+                tracks,
+                fold,
+                rows,
+                spare,
+                objectives=objectives,
+                kind=settings.kind,
+                ridge=settings.ridge,
+                batch_size=size,
+                advance=advance,
+            )
+            for fold in folds
+        ]
+        values: dict[str, torch.Tensor] = {}
+        for fold, names in zip(folds, stored, strict=True):
+            if fold.place.layer in tracks.changes:
+                matrix = fold.place.matrix(tracks.layers) + tracks.changes.pop(fold.place.layer)[1]
+                fold.place.write(tracks.layers, matrix)  # as it will be stored, rounding included
+                values |= tensors_of(fold.place, matrix, names)
+        measure("after", pruned=True)
+    return losses, tried, values
+
+
+def _won_back(full: float, before: float, after: float) -> float | None:
+    """Share of the cut's loss that the patch wins back; None where the cut lost nothing."""
+    return (before - after) / (before - full) if before > full else None
 
 
 def _origin(lineage: Lineage) -> dict[str, Any]:
