@@ -95,7 +95,7 @@ def bill(
     Raises:
         RegrowthError: the two are not answers to the same questions under the same prompts.
     """
-    full, samples = (None, samples) if full is None else pair(full, samples)
+    full, samples = (None, samples) if full is None else pair(full, samples, f" ({model}, {domain} {protocol})")
     n, clusters = len(samples), len({s.unit for s in samples})
     if n < 2:
         raise RegrowthError(f"domain {domain} has {n} {protocol} question; an interval needs 2 at least")
@@ -183,21 +183,23 @@ def _nll(sample: Sample) -> float:
     return sample.answer_nll_bits
 
 
-def pair(full: Sequence[Sample], other: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Both models' samples in the full model's order, question by question.
+def pair(full: Sequence[Sample], other: Sequence[Sample], where: str = "") -> tuple[list[Sample], list[Sample]]:
+    """Both models' samples in the full model's order, question by question; `where` tells an error what they are.
 
     Raises:
         RegrowthError: a question that only one of them answered, or one that was asked in different words.
     """
     answers = {sample.id: sample for sample in other}
     if full and not {sample.id for sample in full} & set(answers):
-        raise RegrowthError("not paired: the two models have no question in common")
+        raise RegrowthError(f"not paired{where}: the two models have no question in common")
     unlike = {sample.id for sample in full} ^ set(answers)
     if unlike:
-        raise RegrowthError(f"not paired: {len(unlike)} questions were asked of only one of the two models")
+        raise RegrowthError(f"not paired{where}: {len(unlike)} questions were asked of only one of the two models")
     for sample in full:
         if answers[sample.id].prompt_hash != sample.prompt_hash:
-            raise RegrowthError(f"not paired: question {sample.id} was put to the two models in different prompts")
+            raise RegrowthError(
+                f"not paired{where}: question {sample.id} was put to the two models in different prompts"
+            )
     return list(full), [answers[sample.id] for sample in full]
 
 
