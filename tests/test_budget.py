@@ -1,6 +1,7 @@
 """The budget's arithmetic against what is really held: bytes of weights, what autograd keeps, FLOPs; the command."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 from healing_models import FAMILIES, tiny
-from synthetic import write_shard
+from stub_hub import StubHub, serve
+from synthetic import synthetic_checkpoint, write_shard
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from typer.testing import CliRunner
@@ -233,6 +235,29 @@ def test_it_is_reckoned_without_torch(tiny_llama):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_of_a_hub_model_the_headers_are_enough(tmp_path):
+    source = synthetic_checkpoint(tmp_path / "source", rows=4_000)  # four shards of two MB
+    with serve(StubHub("someone/model", source)) as hub:
+        done = subprocess.run(
+            [sys.executable, "-m", "heal", "budget", "someone/model", "--n", "2", "--rank", "4", "--json"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
+                "HF_ENDPOINT": hub.address,
+                "HF_HOME": str(tmp_path / "cache"),
+                "HF_HUB_DISABLE_XET": "1",
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+            },
+        )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["model"], document["layers"], len(document["kept"])) == ("someone/model", 8, 6)
+    assert document["parameters"] == plan_budget(source, n=2, rank=4).shape.values
+    assert sum(size for name, size in hub.fetched.items() if name.endswith(".safetensors")) <= 4 << 17
 
 
 def run(*arguments):
