@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -129,6 +130,35 @@ def add_adapter(
     if reached != set(targets.modules):
         raise RegrowthError(f"peft adapted other modules than planned: {sorted(reached ^ set(targets.modules))[:4]}")
     return adapted
+
+
+def save_adapter(adapted: PeftModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write adapter_config.json and adapter_model.safetensors, as `save_pretrained` does.
+
+    Args:
+        weights: the model's state, gathered, where FSDP has it in shards: peft finds no adapter by the names that
+            FSDP gives to modules, and would write an empty file.
+    """
+    if weights is None:
+        adapted.save_pretrained(str(folder), save_embedding_layers=False)  # else it asks the hub for the vocabulary
+        (folder / "README.md").unlink(missing_ok=True)  # peft's own card is an empty form
+        return
+    from safetensors.torch import save_file
+
+    found = {name.replace(".default.", "."): w.cpu().contiguous() for name, w in weights.items() if ".lora_" in name}
+    if not found:
+        raise RegrowthError("the gathered weights hold no adapter; nothing was saved")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(found, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    replace(adapted.peft_config["default"], inference_mode=True).save_pretrained(str(folder))
+
+
+def load_adapter(adapted: PeftModel, folder: Path) -> None:
+    """Put the weights that `save_adapter` wrote into a model that is not in shards yet."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(adapted, load_file(folder / "adapter_model.safetensors"))
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

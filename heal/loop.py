@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
+from heal.adapters import load_adapter, save_adapter
 from heal.checkpoints import Checkpoints, read_state, write_state
 from heal.curve import Curve, Losses
 from heal.measuring import collate
@@ -92,12 +93,12 @@ class _Loop(Trainer):
         return str(self._writing or self.checkpoints.folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        from peft import PeftModel
+        if self.args.should_save and output_dir is not None:
+            save_adapter(self.accelerator.unwrap_model(self.model), Path(output_dir), state_dict)
 
-        if not isinstance(self.model, PeftModel):  # FSDP's wrapper
-            super()._save(output_dir, state_dict)
-        elif self.args.should_save:  # else peft asks the hub whether the vocabulary has changed
-            self.model.save_pretrained(output_dir, save_embedding_layers=False)
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self.is_fsdp_enabled:  # else loaded before it was put in shards
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
@@ -260,6 +261,8 @@ def run(
         loop.keeper = keeper
         loop.add_callback(keeper)
         if start is not None:
+            if loop.is_fsdp_enabled:
+                load_adapter(model, start)
             curve.resumed.append(int(start.name.rpartition("-")[2]))
             keeper.read(start)
         loop.train(resume_from_checkpoint=None if start is None else str(start))

@@ -232,6 +232,8 @@ def _execute(
     )
     if settings.checkpointing and targets.first == 0:
         adapted.enable_input_require_grads()  # else a frozen embedding starts each checkpoint without a gradient
+    if sharded():  # the Trainer would let FSDP cast the adapter to the dtype of the storage, but not what enters it
+        adapted.quantization_method = None
     done = int(start.name.rpartition("-")[2]) if start else 0
     with progress(f"Healing from step {done}" if done else "Healing", schedule.steps - done, shown=shown) as bar:
         trained = run(
@@ -379,9 +381,9 @@ def _report(trained: Trained, plan: HealPlan, ended: list[str]) -> dict[str, Any
 
 
 def _save(adapted: PeftModel, stage: Path, document: dict[str, Any], weights: dict[str, Any] | None) -> None:
+    from heal.adapters import save_adapter
     from heal.card import adapter_card
 
-    adapted.save_pretrained(stage, save_embedding_layers=False, state_dict=weights)
-    (stage / "README.md").unlink(missing_ok=True)  # peft's own card is an empty form
+    save_adapter(adapted, stage, weights)
     write_text(stage / "README.md", adapter_card(document))
     write_json(stage / "heal.json", document)
