@@ -9,13 +9,15 @@ from markupsafe import Markup
 
 from eval.flips import Flip, FlipGroup
 from eval.report_charts import Dot, Group, forest
+from eval.report_interactions import thinking_interactions
 from eval.report_maps import TILES, Counts, mosaic, tile_key
 from eval.report_parts import Example, Figure, Flips, Key, Part
 from eval.report_svg import key
 from eval.report_tables import A_FAST, A_SLOW, R_C, R_O, domain_table, prose_table, tasks_table, thinking_tables
 from eval.report_text import bits, clipped, plain, points, signed, task_name
 
-SHOWN = 4  # examples of each kind, for each task and model
+SHOWN = 4  # examples of each kind, for each task and model; fewer where they are many, so that the page stays light
+_IN_ALL = 100
 LONGEST = 700  # characters of an answer or question that are shown
 
 
@@ -107,9 +109,10 @@ def thinking_part(comparison: Mapping[str, Any]) -> Part | None:
         "left column is lost is the overthinking rate {3}. The reasoning gain δ is {1} − {0}, in points."
     ).format(A_FAST, A_SLOW, R_C, R_O)
     legend = tuple(Key(name, tile_key(look)) for name, look in TILES)
-    tables = thinking_tables(rows, comparison["models"][0]["label"])
+    said, more = thinking_interactions(comparison)
+    tables = (*thinking_tables(rows, comparison["models"][0]["label"]), *more)
     title = "Fast and slow thinking"
-    return Part("thinking", title, lead, (), legend, tuple(figures), tables, small=True, short="Fast and slow")
+    return Part("thinking", title, lead, said, legend, tuple(figures), tables, small=True, short="Fast and slow")
 
 
 def _estimate(found: Any) -> float:
@@ -123,11 +126,11 @@ def _percent(found: Any) -> str:
 def flips_parts(groups: Sequence[FlipGroup]) -> tuple[Flips, ...]:
     """Examples of what was lost and gained, the first of each group in its drawn order."""
     found = []
-    for group in groups:
-        if not group.lost and not group.gained:
-            continue
+    kept = [group for group in groups if group.lost or group.gained]
+    shown = max(1, min(SHOWN, _IN_ALL // max(1, len(kept))))
+    for group in kept:
         mode = f", {group.thinking} thinking" if group.thinking else ""
-        lost, gained = (tuple(_example(flip) for flip in kind[:SHOWN]) for kind in (group.lost, group.gained))
+        lost, gained = (tuple(_example(flip) for flip in kind[:shown]) for kind in (group.lost, group.gained))
         title = f"{group.domain}, {group.protocol}{mode}: {group.model}"
         found.append(Flips(title, group.n, len(group.lost), len(group.gained), lost, gained))
     return tuple(found)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from eval.flips import FlipGroup
-from eval.report_compare import SHOWN, domains_part, flips_parts, prose_part, tasks_part, thinking_part
+from eval.report_compare import domains_part, flips_parts, prose_part, tasks_part, thinking_part
 from eval.report_interactions import interactions_part
 from eval.report_parts import Part, Report
 from eval.report_sweep import curves_part, map_part, sweep_prose_part
@@ -53,7 +53,6 @@ def build(comparison: Document | None, sweep: Document | None = None, flips: Seq
         verdict=told,
         parts=tuple(part for part in parts if part is not None),
         flips=flips_parts(flips),
-        flips_from=f"the first {SHOWN} of each kind, in the order in which the seed drew the questions",
         settings=tuple(_settings(main)),
         facts=tuple(_facts(main)),
         hashes=tuple(_hashes(main)),

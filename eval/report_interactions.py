@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from eval.report_parts import Part
-from eval.report_tables import Cell, Column, Table, words
+from eval.report_tables import A_FAST, A_SLOW, Cell, Column, Table, words
 from eval.report_text import bounds, counted, listed, signed
 
 SAID = 4  # findings in sentences; the table has all
+UNSURE = "cannot tell"
 
 
 def interactions_part(comparison: Mapping[str, Any]) -> Part | None:
@@ -65,7 +68,7 @@ def in_words(row: Mapping[str, Any]) -> str:
     more = {name: row["domains"][0 if side > 0 else 1] for name, side in sides.items() if side}
     blind = f"; {listed(row['at_chance'])} at chance before the cut" if row["at_chance"] else ""
     if not more:
-        return f"cannot tell{blind}"
+        return f"{UNSURE}{blind}"
     if len(set(more.values())) == 2:
         return f"by accuracy {more['accuracy']} lost more, by answer NLL {more['answer NLL']}"
     by = "by both measures" if len(more) == 2 else f"by {next(iter(more))}"
@@ -74,7 +77,9 @@ def in_words(row: Mapping[str, Any]) -> str:
 
 def _said(found: Sequence[Mapping[str, Any]], several: bool) -> tuple[str, ...]:
     told = [(row, in_words(row)) for row in found]
-    sure = [(row, text) for row, text in told if not text.startswith("cannot tell")]
+    sure = [(row, text) for row, text in told if not text.startswith(UNSURE)]
+    if len(sure) > SAID:  # the largest first, where accuracy can tell
+        sure.sort(key=lambda pair: (bool(pair[0]["at_chance"]), -abs(pair[0]["accuracy"]["estimate"])))
     sentences = []
     for row, text in sure[:SAID]:
         who = f"{row['model']}, " if several else ""
@@ -84,3 +89,45 @@ def _said(found: Sequence[Mapping[str, Any]], several: bool) -> tuple[str, ...]:
     if not sure:
         sentences.append("No two domains lost unlike amounts beyond doubt.")
     return tuple(sentences)
+
+
+def thinking_interactions(comparison: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Table, ...]]:
+    """Whether a cut cost one domain more knowledge or more reasoning than another: sentences, and a table or none."""
+    found = comparison.get("thinking_interactions") or []
+    if not found:
+        return (), ()
+    columns = (
+        Column("A against B", "domains and protocol", words=True),
+        Column("Model", words=True),
+        Column(Markup("Loss of {} A − B").format(A_FAST), "knowledge: in points; above 0: A lost more"),
+        Column("Loss of δ A − B", "reasoning gain: in points; above 0: A lost more"),
+        Column(Markup("Loss of {} A − B").format(A_SLOW), "accuracy after thinking: in points; above 0: A lost more"),
+        Column("In words", "a difference is named where its whole 95 % interval lies on one side of 0", words=True),
+    )
+    body = tuple(
+        (
+            words(f"{row['domains'][0]} against {row['domains'][1]}, {row['protocol']}"),
+            words(row["label"]),
+            *(_difference(row[key], 100, 1) for key in ("a_fast", "delta", "a_slow")),
+            words(thinking_in_words(row)),
+        )
+        for row in found
+    )
+    caption = "Knowledge and reasoning lost, one domain against another, 95 % intervals"
+    told = [(row, thinking_in_words(row)) for row in found]
+    sure = [(row, text) for row, text in told if text != UNSURE]
+    said = tuple(
+        f"{row['label']}, {row['domains'][0]} against {row['domains'][1]}, {row['protocol']}: {text}."
+        for row, text in sure[:SAID]
+    )
+    return said, (Table("thinking-interactions", caption, columns, body),)
+
+
+def thinking_in_words(row: Mapping[str, Any]) -> str:
+    """Which of two domains lost more of what it knew at once, and which more of what thinking gained."""
+    told = [
+        f"{row['domains'][0 if side > 0 else 1]} lost more {what}"
+        for key, what in (("a_fast", "knowledge"), ("delta", "reasoning gain"))
+        if (side := larger(row[key]))
+    ]
+    return ", ".join(told) or UNSURE

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -75,13 +74,11 @@ def block_map(
     add(axis, "text", "block size n (layers dropped: l … l+n−1)", x=0, y=18, class_="label")
     for size in ticks(1, sizes, most=6, whole=True):
         add(axis, "text", number(size), x=34, y=bottom - (size - 0.5) * tall + 4, text_anchor="end")
-    cells = add(root, "g", data_series=title, shape_rendering="crispEdges")
-    add(cells, "path", d=_outline(costs, across, bottom, side, tall), class_="edge")
-    paths: dict[int, list[str]] = {}
-    for (n, start), cost in sorted(costs.items()):
-        path = _box(across(start - 0.5), bottom - n * tall, side, tall)
-        paths.setdefault(shade(cost, most), []).append(path)
-    for step, pieces in sorted(paths.items()):
+    # Cells are drawn in units of their own, start by size, which keeps thousands of them short.
+    place = f"translate({across(-0.5):.2f} {bottom:.2f}) scale({side:.4f} {-tall:.4f})"
+    cells = add(root, "g", data_series=title, shape_rendering="crispEdges", transform=place)
+    add(cells, "path", d="".join(_runs(costs, lambda cost: 0)[0]), class_="edge")
+    for step, pieces in sorted(_runs(costs, lambda cost: shade(cost, most)).items()):
         add(cells, "path", d="".join(pieces), fill=shades[step])
     for n in sorted({n for n, _ in costs}):
         start = min((s for size, s in costs if size == n), key=lambda s, n=n: costs[n, s])  # type: ignore[misc]
@@ -91,20 +88,20 @@ def block_map(
     return markup(root)
 
 
-def _box(x: float, y: float, width: float, height: float) -> str:
-    return f"M{x:.2f} {y:.2f}h{width:.2f}v{height:.2f}h-{width:.2f}z"
-
-
-def _outline(costs: Mapping[tuple[int, int], float], across: Scale, bottom: float, side: float, tall: float) -> str:
-    """The rows of the map as boxes, one for each run of starts; drawn below the cells, it gives the map an edge."""
-    pieces = []
-    for n in sorted({n for n, _ in costs}):
-        starts = sorted(start for size, start in costs if size == n)
-        breaks = [0, *(i for i in range(1, len(starts)) if starts[i] > starts[i - 1] + 1), len(starts)]
-        for first, last in pairwise(breaks):
-            width = side * (starts[last - 1] - starts[first] + 1)
-            pieces.append(_box(across(starts[first] - 0.5), bottom - n * tall, width, tall))
-    return "".join(pieces)
+def _runs(costs: Mapping[tuple[int, int], float], step: Callable[[float], int]) -> dict[int, list[str]]:
+    """Boxes of neighbouring starts that are of one step, by step."""
+    found: dict[int, list[str]] = {}
+    open_: tuple[int, int, int, int] | None = None  # size, first start, one past the last, step
+    for (n, start), cost in [*sorted(costs.items()), ((0, 0), 0.0)]:
+        now = step(cost)
+        if open_ and open_[0] == n and open_[2] == start and open_[3] == now:
+            open_ = (n, open_[1], start + 1, now)
+            continue
+        if open_:
+            size, first, last, own = open_
+            found.setdefault(own, []).append(f"M{first} {size - 1}h{last - first}v1h-{last - first}z")
+        open_ = (n, start, start + 1, now)
+    return found
 
 
 def _colour_bar(root: Element, y: float, most: float, unit: str, shades: list[str]) -> None:

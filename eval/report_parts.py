@@ -110,7 +110,6 @@ class Report:
     verdict: Verdict
     parts: tuple[Part, ...]
     flips: tuple[Flips, ...]
-    flips_from: str
     settings: tuple[tuple[str, str], ...]
     facts: tuple[tuple[str, str], ...]
     hashes: tuple[tuple[str, str], ...]

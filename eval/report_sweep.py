@@ -11,7 +11,7 @@ from eval.report_maps import block_map
 from eval.report_parts import Figure, Key, Part
 from eval.report_svg import key
 from eval.report_tables import Cell, Column, Table, change, count, prose_table, score, words
-from eval.report_text import NONE, bits, counted, first_losses, listed, plain, task_name
+from eval.report_text import NONE, bits, counted, first_losses, listed, onset, plain, task_name
 
 TOGETHER = 5  # lines that one chart holds legibly; more stand in a chart of their own each
 
@@ -38,16 +38,22 @@ def curves_part(sweep: Mapping[str, Any]) -> Part | None:
         lines = [line for line in lines if line.points]
         if lines and (measure == "answer_greedy" and not any(p.y > 0 for line in lines for p in line.points)):
             continue  # nothing but zeros; the table has them
-        for place, group in enumerate(_grouped(lines)):
+        groups = _grouped(lines)
+        reach = _reach(lines) if len(groups) > 1 else []  # charts beside each other are of one scale
+        for place, group in enumerate(groups):
             what = listed([line.label for line in group])
             described = f"{title}: {what}. {_course(group)}"
             name = f"{measure.replace('_', '-')}-{place}"
-            drawn = curves(name, title, described, across=across, up=up, lines=group, include=_floor(measure))
-            figures.append(Figure(title if place == 0 else "", drawn, what if len(group) == 1 else ""))
+            include = [*_floor(measure), *reach]
+            drawn = curves(name, title, described, across=across, up=up, lines=group, include=include)
+            if len(groups) > 1:
+                figures.append(Figure(what, drawn))
+            else:
+                figures.append(Figure(title, drawn, under=what if len(group) == 1 and len(found) > 1 else ""))
     keys = tuple(Key(task_name(c), key(i, dashed=True)) for i, c in enumerate(found)) if len(found) <= TOGETHER else ()
-    said = [
-        f"{task_name(c)}: " + "; ".join(text for text in (_first(c, w) for w in _CHANGES) if text) + "." for c in found
-    ]
+    said = []
+    if len(found) <= TOGETHER:
+        said = [f"{task_name(c)}: " + "; ".join(t for t in (_first(c, w) for w in _CHANGES) if t) + "." for c in found]
     starts = sweep.get("starts")
     chosen = f"Each size is cut at its {starts} start." if starts in ("best", "deepest") else ""
     if starts == "all" or isinstance(starts, list):
@@ -58,7 +64,7 @@ def curves_part(sweep: Mapping[str, Any]) -> Part | None:
     lead = f"One block of layers is dropped from {counted(full, 'layer')}, and all else is left as it is. {chosen}"
     if sweep.get("healed"):
         lead += " Ringed marks are cuts with their healing adapter."
-    tables = (_table(found, sweep.get("healed") or []),)
+    tables = (*([_onset(found)] if not said else []), _table(found, sweep.get("healed") or []))
     title = "As layers are dropped"
     return Part("curves", title, lead.strip(), tuple(said), keys, tuple(figures), tables, short="Layers dropped")
 
@@ -68,6 +74,26 @@ _CHANGES = ("accuracy_difference", "answer_nll_bits_difference")
 
 def _first(curve: Mapping[str, Any], what: str) -> str:
     return first_losses(curve, what=what)
+
+
+def _onset(found: Sequence[Mapping[str, Any]]) -> Table:
+    """From which size on each task loses beyond doubt, in the place of as many sentences."""
+    columns = (
+        Column("Questions", "domain and protocol", words=True),
+        Column("Accuracy falls from", "layers dropped at which the whole 95 % interval is a loss for the first time"),
+        Column("Right answers less likely from", "the same by answer NLL"),
+    )
+    body = tuple((words(task_name(c)), *(_begins(onset(c, what=w)) for w in _CHANGES)) for c in found)
+    return Table("onset", "Where a loss begins, in layers dropped", columns, body, shown=True)
+
+
+def _begins(size: int | None) -> Cell:
+    return Cell(NONE) if size is None else count(size)
+
+
+def _reach(lines: Sequence[Curve]) -> list[float]:
+    every = [v for line in lines for p in (*line.points, *line.marks) for v in (p.y, p.low, p.high) if v is not None]
+    return [min(every), max(every)]
 
 
 def _floor(measure: str) -> list[float]:

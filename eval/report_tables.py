@@ -39,13 +39,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its caption; `key` is its name on the page. The first column heads the rows."""
+    """A table with its caption; `key` is its name on the page. The first column heads the rows.
+
+    A long table is folded away unless it is to be `shown`.
+    """
 
     key: str
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    sortable: bool = True
+    shown: bool = False
 
 
 def words(text: str) -> Cell:
@@ -142,7 +145,7 @@ def domain_table(rows: Rows, full: str) -> Table:
                 share(row["unparseable"]),
             )
         )
-    return Table("domains", f"Scores and changes against {full}, with 95 % intervals", columns, tuple(body))
+    return Table("domains", f"Scores and changes against {full}, with 95 % intervals", columns, tuple(body), shown=True)
 
 
 def tasks_table(rows: Rows, full: str) -> Table:

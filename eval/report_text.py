@@ -123,8 +123,8 @@ def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
         sum(row["versus"]["accuracy_difference"]["high"] < 0 for row in own),
         sum(row["versus"]["answer_nll_bits_difference"]["low"] > 0 for row in own),
     )
-    rows_of = "the one row" if len(own) == 1 else f"{len(own)} rows"
-    return f"{told} A loss is beyond doubt by accuracy in {sure[0]}, by answer NLL in {sure[1]} of {rows_of}."
+    of = counted(len(own), "row")
+    return f"{told} A loss of accuracy is beyond doubt in {sure[0]} of {of}, a loss by answer NLL in {sure[1]}."
 
 
 def first_losses(curve: Mapping[str, Any], *, what: str) -> str:
@@ -140,11 +140,20 @@ def first_losses(curve: Mapping[str, Any], *, what: str) -> str:
         return ""
     noun = "right answers become less likely" if worse_above else "accuracy falls"
     words = bits if worse_above else points
-    for point in cut:
-        if (point[what]["low"] > 0) if worse_above else (point[what]["high"] < 0):
-            layers = counted(point["size"], "layer")
-            return f"{noun} beyond doubt from {layers} on ({words(point[what])})"
-    return f"{noun} beyond doubt at no size up to {cut[-1]['size']}"
+    first = onset(curve, what=what)
+    if first is None:
+        return f"{noun} beyond doubt at no size up to {cut[-1]['size']}"
+    point = next(p for p in cut if p["size"] == first)
+    return f"{noun} beyond doubt from {counted(first, 'layer')} on ({words(point[what])})"
+
+
+def onset(curve: Mapping[str, Any], *, what: str) -> int | None:
+    """The smallest size whose whole interval is a loss, None where there is none; arguments as of `first_losses`."""
+    for point in curve["points"]:
+        found = point.get(what) if point["size"] > 0 else None
+        if found and (found["low"] > 0 if what == "answer_nll_bits_difference" else found["high"] < 0):
+            return int(point["size"])
+    return None
 
 
 def clipped(text: str, length: int) -> str:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from eval.cli import app
 from eval.report_charts import Curve, Dot, Group, Point, curves, forest
-from eval.report_interactions import in_words
+from eval.report_interactions import in_words, thinking_in_words
 from eval.report_maps import LEAST, SHADES, Counts, block_map, mosaic, shade
 from eval.report_svg import Scale, tick_words, ticks
 from eval.report_text import bounds, p_value, plain, signed
@@ -347,6 +347,12 @@ def test_interactions_in_words(accuracy, nll, at_chance, words):
     intervals = [dict(zip(("low", "estimate", "high"), each, strict=True)) for each in (accuracy, nll)]
     row = {"domains": ["a", "b"], "accuracy": intervals[0], "answer_nll_bits": intervals[1], "at_chance": at_chance}
     assert in_words(row) == words
+
+
+def test_knowledge_and_reasoning_in_words():
+    clear, open_ = ({"low": low, "estimate": 0.1, "high": 0.2} for low in (0.05, -0.1))
+    assert thinking_in_words({"domains": ["a", "b"], "a_fast": open_, "delta": clear}) == "a lost more reasoning gain"
+    assert thinking_in_words({"domains": ["a", "b"], "a_fast": open_, "delta": open_}) == "cannot tell"
 
 
 def browse(path, tmp_path):
