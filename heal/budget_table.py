@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heal.budget import GIB, Budget, Memory
+from heal.budget import GIB, Budget
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -28,8 +28,9 @@ def tables(budget: Budget) -> Group:
     from rich.table import Table
 
     job, shape = budget.job, budget.shape
+    unit, name = (GIB, "GiB") if budget.memory.total >= 4 * GIB else (GIB >> 10, "MiB")
     held = Table(
-        title=f"{job.method} on {len(job.kept)} of {len(shape.layers)} layers of {shape.name}: GiB",
+        title=f"{job.method} on {len(job.kept)} of {len(shape.layers)} layers of {shape.name}: {name}",
         caption=(
             f"{job.batch_size} rows of {job.length} tokens, rank {job.rank} on {job.role}, {job.bits} bits; of one "
             "layer at work and one chunk of logits, the larger counts"
@@ -37,11 +38,13 @@ def tables(budget: Budget) -> Group:
     )
     held.add_column("what")
     pair = (budget.memory, budget.other) if job.checkpointing else (budget.other, budget.memory)
-    for name in ("checkpointing", "no checkpointing"):
-        held.add_column(name + (" (asked)" if (name == "checkpointing") == job.checkpointing else ""), justify="right")
-    for name, words in _ROWS:
-        style = "bold" if name == "step" else None
-        held.add_row(words, *(_gib(memory, name) for memory in pair), style=style)
+    for words in ("checkpointing", "no checkpointing"):
+        held.add_column(
+            words + (" (asked)" if (words == "checkpointing") == job.checkpointing else ""), justify="right"
+        )
+    for part, words in _ROWS:
+        style = "bold" if part == "step" else None
+        held.add_row(words, *(_in(unit, getattr(memory, part)) for memory in pair), style=style)
     cards = Table(
         title=f"One card, {budget.tokens:,} tokens (expected, not measured)",
         caption=(
@@ -49,8 +52,8 @@ def tables(budget: Budget) -> Group:
             "small model or a small batch does not. Of its memory, 4 % and 0.75 GiB are left to the allocator and CUDA."
         ),
     )
-    for name in ("card", "GiB", "share", "holds it", "most rows", "longest row", "tokens/s", "hours"):
-        cards.add_column(name, justify="left" if name == "card" else "right")
+    for head in ("card", "GiB", "share", "holds it", "most rows", "longest row", "tokens/s", "hours"):
+        cards.add_column(head, justify="left" if head == "card" else "right")
     for one in budget.verdicts:
         cards.add_row(
             one.gpu.name,
@@ -65,5 +68,5 @@ def tables(budget: Budget) -> Group:
     return Group(held, cards)
 
 
-def _gib(memory: Memory, name: str) -> str:
-    return f"{getattr(memory, name) / GIB:.2f}"
+def _in(unit: int, size: int) -> str:
+    return f"{size / unit:,.2f}" if unit == GIB else f"{size / unit:,.0f}"
