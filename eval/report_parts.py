@@ -53,6 +53,7 @@ class Tile:
     label: str
     value: str
     note: str
+    interval: str
     look: str = ""
 
 

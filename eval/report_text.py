@@ -86,11 +86,23 @@ def sureness(found: Mapping[str, float], *, worse_above: bool) -> str:
 
 
 def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Where accuracy fell most over all models, by how much, and how sure that is; "" where nothing was compared."""
+    """Where most was lost over all models, by how much, and how sure that is; "" where nothing was compared.
+
+    By accuracy, unless no loss of accuracy is beyond doubt while one of answer NLL is: so it is where a model is at
+    chance, and has no accuracy to lose.
+    """
     own = [row for row in rows if row["versus"] is not None]
     if not own:
         return ""
-    row = min(own, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
+    sure = [row for row in own if row["versus"]["accuracy_difference"]["high"] < 0]
+    nll = max(own, key=lambda row: row["versus"]["answer_nll_bits_difference"]["estimate"])
+    rise = nll["versus"]["answer_nll_bits_difference"]
+    if not sure and rise["low"] > 0:
+        return (
+            "No loss of accuracy is beyond doubt, but right answers became less likely: "
+            f"most by {nll['model']} in {task_name(nll)}, {bits(rise)}."
+        )
+    row = min(sure or own, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
     change = row["versus"]["accuracy_difference"]
     if change["estimate"] >= 0:
         return "No accuracy was lost in any domain, by the estimates."

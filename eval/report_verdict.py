@@ -44,19 +44,19 @@ def _tiles(comparison: Mapping[str, Any], label: str) -> list[Tile]:
     if own:
         worst = min(own, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
         change = worst["versus"]["accuracy_difference"]
-        note = f"{task_name(worst)} {bounds(change, 100, 1)}"
+        note = (task_name(worst), bounds(change, 100, 1))
         found.append(
-            Tile("Accuracy, worst domain, points", signed(100 * change["estimate"], 1), note, _look(change, False))
+            Tile("Accuracy, worst domain, points", signed(100 * change["estimate"], 1), *note, _look(change, False))
         )
         worst = max(own, key=lambda row: row["versus"]["answer_nll_bits_difference"]["estimate"])
         change = worst["versus"]["answer_nll_bits_difference"]
-        note = f"{task_name(worst)} {bounds(change, 1, 2)}"
-        found.append(Tile("Answer NLL, worst domain, bits", signed(change["estimate"], 2), note, _look(change, True)))
+        note = (task_name(worst), bounds(change, 1, 2))
+        found.append(Tile("Answer NLL, worst domain, bits", signed(change["estimate"], 2), *note, _look(change, True)))
     for prose in comparison.get("prose") or []:
         if prose["model"] == label and prose["difference"]:
             change = prose["difference"]
-            note = f"held-out text {bounds(change, 1, 3)}"
-            found.append(Tile("Prose loss, nats per token", signed(change["estimate"], 3), note, _look(change, True)))
+            note = ("held-out text", bounds(change, 1, 3))
+            found.append(Tile("Prose loss, nats per token", signed(change["estimate"], 3), *note, _look(change, True)))
             break
     return found
 

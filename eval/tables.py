@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.bill import ProseRow, Row, Versus, prose_row_from, row_from
 from eval.interactions import Interaction, interaction_from
+from eval.report_text import worst_loss
 from eval.statistics import Interval
 from eval.task_bill import TaskRow, task_row_from
 
@@ -143,6 +144,9 @@ def markdown(document: dict[str, Any]) -> str:
     lines = [f"## What the cut costs: {', '.join(labels[1:])} against {labels[0]}", ""]
     if document["verdict"]:
         lines += [f"**Verdict: {document['verdict']['sentence']}.**", ""]
+    elif told := worst_loss(document["rows"]):
+        lines += [f"**{told}**", ""]
+    lines += [*(f"- {warning}" for warning in document["warnings"]), ""] if document["warnings"] else []
     rows = [row_from(raw) for raw in document["rows"]]
     if rows:
         lines += _markdown_table((*SCORES, *CHANGES), [score_cells(r) + change_cells(r) for r in rows])
@@ -155,8 +159,8 @@ def markdown(document: dict[str, Any]) -> str:
         lines += ["", "Does one domain lose more than another?", ""]
         lines += [*_markdown_table(INTERACTIONS, [interaction_cells(one) for one in shown]), "", HOW_INTERACTIONS]
         lines += ["", rest] if rest else []
-    lines += ["", *(f"- {line}" for line in (*document["warnings"], _how(document))), ""]
-    return "\n".join([*lines, *([HOW_TO_READ, ""] if rows else [])])
+    lines += ["", "<details><summary>How it was measured, and how to read it</summary>", "", f"{_how(document)}.", ""]
+    return "\n".join([*lines, *([HOW_TO_READ, ""] if rows else []), "</details>", ""])
 
 
 def _parts(document: dict[str, Any]) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
