@@ -349,12 +349,21 @@ def _curve(document: dict[str, Any], out: Path) -> Table:
     )
     if "cuda_bytes" in peak:
         caption += f", {peak['cuda_bytes'] / 2**30:.1f} GiB on the GPU"
+    ended = document["ended"]
+    if ended["by"] != "budget":
+        why = "the text ended" if ended["by"] == "text" else "no better loss came"
+        caption += f"; ended at step {ended['step']}, for {why}"
+    if ended["kept_step"] != ended["step"]:
+        caption += f"; the adapter is that of step {ended['kept_step']}"
     table = Table(title="Healing: loss in nats per token", caption=caption)
-    for name in ("step", "tokens", "training loss", "held-out loss"):
+    texts = [one["name"] for one in document["held_out"]["texts"]]
+    several = texts if len(texts) > 1 else []
+    for name in ("step", "tokens", "training loss", "held-out loss", *several):
         table.add_column(name, justify="right")
     for point in document["curve"]:
         trained = "" if point["loss"] is None else f"{point['loss']:.4f}"
-        table.add_row(str(point["step"]), f"{point['tokens']:,}", trained, f"{point['held_out_loss']:.4f}")
+        losses = (f"{loss:.4f}" for loss in (point["held_out_loss"], *(point["texts"][name] for name in several)))
+        table.add_row(str(point["step"]), f"{point['tokens']:,}", trained, *losses)
     return table
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from heal.checkpoints import Checkpoints, read_state
 from heal.data import HELD_OUT_SHARE, HeldOut, TextSource, check_enough, hold_out, row_stream
 from heal.place import first_after_cut
+from heal.reporting import keep_logs, logs_in
 from heal.schedule import Schedule, parse_tokens, plan_steps
 from heal.settings import Running, Settings, check, check_fit, check_running
 from prune.errors import RegrowthError, UsageError
@@ -235,7 +235,10 @@ def _execute(
     if sharded():  # the Trainer would let FSDP cast the adapter to the dtype of the storage, but not what enters it
         adapted.quantization_method = None
     done = int(start.name.rpartition("-")[2]) if start else 0
-    with progress(f"Healing from step {done}" if done else "Healing", schedule.steps - done, shown=shown) as bar:
+    with (
+        progress(f"Healing from step {done}" if done else "Healing", schedule.steps - done, shown=shown) as bar,
+        logs_in(checkpoints.folder, plan.running.report_to),
+    ):
         trained = run(
             adapted,
             rows,
@@ -275,6 +278,7 @@ def _execute(
         with staged_directory(plan.out, overwrite=plan.overwrite) as stage:
             for path in map(Path, read.sources if write else ()):
                 shutil.copy2(path, stage / path.name)
+            keep_logs(checkpoints.folder, stage, plan.running.report_to)
             _save(adapted, stage, document, trained.weights)
         checkpoints.clear()
     return HealResult(plan.out, document)
@@ -297,8 +301,6 @@ def _join(plan: HealPlan) -> None:
         from accelerate import PartialState
 
         PartialState(cpu=plan.device == "cpu")
-    elif plan.running.report_to != "none":
-        os.environ.setdefault("WANDB_SILENT", "true")
 
 
 def _begun(plan: HealPlan, identity: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
