@@ -382,12 +382,12 @@ def test_an_existing_folder_is_kept(full, pruned, options, tmp_path):
 def test_a_real_cut_is_won_back_in_part(sample_model, sample_text, sample_heldout, tmp_path):
     """Block of 8 of 30 at layer 9, which makes the massive state of the first token: plain squares make it worse."""
     model = cut(plan_cut(sample_model, n=8, start=9, show_progress=False), tmp_path / "cut", show_progress=False)
-    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=1024)
+    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
 
     def solve_for(objective):
         settings = PatchSettings(objective=objective, kind="matrix", ridge=0.3, length=256)
         return patch(
-            model, sample_model, text, tmp_path / objective, tokens="3k", settings=settings, device="cpu",
+            model, sample_model, text, tmp_path / objective, tokens="2k", settings=settings, device="cpu",
             dtype="bfloat16", shown=False,
         )  # fmt: skip
 
