@@ -1,13 +1,16 @@
 """Merging: the trained function, in the source's dtype, and everything else bit for bit."""
 
+import gc
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from healing_models import tiny
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from heal import Settings, TextSource, held_out_loss, merge, qlora
 from heal.data import hold_out
@@ -323,3 +326,32 @@ def test_a_shape_that_does_not_fit_is_told_before_anything_is_run(tiny_adapter, 
     with pytest.raises(CheckpointError, match="peft cannot load"):
         merge(tiny_adapter, tmp_path / "out", shown=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to forget a peak of memory")
+def test_writing_takes_the_memory_of_one_tensor(tiny_adapter, tiny_llama, tmp_path, sample_text, sample_heldout):
+    """A base of 200 MB in fp32, whose largest projection has 4 MB."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=512, intermediate_size=2048, num_hidden_layers=6, num_attention_heads=8,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    big = tmp_path / "big"
+    LlamaForCausalLM(config).save_pretrained(big, max_shard_size="30MB")
+    tokenizer.save_pretrained(big)
+    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=64)
+    settings = Settings(length=16, batch_size=1, accumulate=1, rank=2)
+    adapter = qlora(big, text, tmp_path / "adapter", tokens=16, settings=settings, device="cpu", shown=False).out
+
+    def status(name):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
+
+    merge(tiny_adapter, tmp_path / "first", check=False, shown=False)  # whatever is loaded late
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    merge(adapter, tmp_path / "merged", check=False, shown=False)
+    size = sum(path.stat().st_size for path in big.glob("*.safetensors"))
+    assert size > 190 << 20
+    assert status("VmHWM") - before < 40 << 20
