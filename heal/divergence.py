@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 Project = Callable[[torch.Tensor], torch.Tensor]
-# Numbers per chunk and matrix, of which three live at a time. On a CPU they then stay in its caches.
-LOGITS_AT_ONCE = {"cpu": 1 << 22}
-_ELSEWHERE = 1 << 25
+LOGITS_AT_ONCE = 1 << 24  # numbers per chunk and matrix, in the head's own dtype: that is what its products like
+# Of these, so many at a time go through the arithmetic in fp32: on a CPU, what stays in its caches.
+FLOATS_AT_ONCE = {"cpu": 1 << 19}
 
 
 def chunked_divergence(
@@ -47,9 +47,10 @@ def chunked_divergence(
     kept = targets != -100
     ours = student[:, :-1].reshape(-1, student.shape[-1])[kept]
     theirs = teacher[:, :-1].reshape(-1, teacher.shape[-1])[kept]
-    chunk = max(64, LOGITS_AT_ONCE.get(student.device.type, _ELSEWHERE) // vocabulary)
+    chunk = max(64, LOGITS_AT_ONCE // vocabulary)
+    block = max(8, FLOATS_AT_ONCE.get(student.device.type, LOGITS_AT_ONCE) // vocabulary)
     heads = (project, teacher_project or project)
-    return _ChunkedDivergence.apply(ours, theirs, targets[kept], heads, temperature, plain, chunk)
+    return _ChunkedDivergence.apply(ours, theirs, targets[kept], heads, temperature, plain, chunk, block)
 
 
 class _ChunkedDivergence(torch.autograd.Function):
@@ -63,6 +64,7 @@ class _ChunkedDivergence(torch.autograd.Function):
         temperature: float,
         plain: float,
         chunk: int,
+        block: int,
     ) -> torch.Tensor:
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(ours) if wanted else None
@@ -73,43 +75,55 @@ class _ChunkedDivergence(torch.autograd.Function):
                 piece = ours[part].detach().requires_grad_(wanted)
                 logits = heads[0](piece)
             with torch.no_grad():
-                loss, slope = _piece(logits, heads[1](theirs[part]), targets[part], temperature, plain, wanted)
-            if gradient is not None and slope is not None:
-                gradient[part] = torch.autograd.grad(logits, piece, slope.to(logits.dtype))[0]
-            total += loss
+                goals = heads[1](theirs[part])
+                slope = torch.empty_like(logits) if wanted else None
+                for row in range(0, len(logits), block):
+                    rows = slice(row, row + block)
+                    into = None if slope is None else slope[rows]
+                    total += _piece(logits[rows], goals[rows], targets[part][rows], temperature, plain, into)
+            if gradient is not None:
+                gradient[part] = torch.autograd.grad(logits, piece, slope)[0]
         ctx.save_for_backward(gradient)
         return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0].to(gradient.dtype), None, None, None, None, None, None
+        return gradient * upstream[0].to(gradient.dtype), *[None] * 7
 
 
 def _piece(
-    logits: torch.Tensor, wanted: torch.Tensor, targets: torch.Tensor, temperature: float, plain: float, slopes: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Loss of one chunk, and its derivative by the student's logits, (N, V), if `slopes`.
+    logits: torch.Tensor,
+    goals: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float,
+    plain: float,
+    slope: torch.Tensor | None,
+) -> torch.Tensor:
+    """Loss of N positions; its derivative by the student's logits, (N, V), is written into `slope`.
 
     d/dz of T^2 KL(q || softmax(z / T)) is T (p - q), and of -log p(label) it is p - onehot.
     """
     total = logits.new_zeros((), dtype=torch.float32)
-    slope = None
+    steep = None
     if plain < 1:
-        theirs = _log_chances(wanted, temperature)
-        ours = _log_chances(logits, temperature)
+        theirs, ours = _log_chances(goals, temperature), _log_chances(logits, temperature)
         chances = theirs.exp()
-        total = (1 - plain) * temperature**2 * torch.linalg.vecdot(chances, theirs.sub_(ours)).sum()
-        if slopes:
-            slope = ours.exp_().sub_(chances).mul_((1 - plain) * temperature)
+        total += (1 - plain) * temperature**2 * torch.dot(chances.view(-1), theirs.sub_(ours).view(-1))
+        if slope is not None:
+            steep = ours.exp_().sub_(chances)
+            if temperature != 1 or plain:
+                steep.mul_((1 - plain) * temperature)
     if plain > 0:
         ours = _log_chances(logits)
-        total = total - plain * ours.gather(-1, targets[:, None]).sum()
-        if slopes:
-            steep = ours.exp_()
-            steep[torch.arange(len(targets), device=targets.device), targets] -= 1
-            slope = steep.mul_(plain) if slope is None else slope.add_(steep, alpha=plain)
-    return total, slope
+        total -= plain * ours.gather(-1, targets[:, None]).sum()
+        if slope is not None:
+            plainly = ours.exp_()
+            plainly[torch.arange(len(targets), device=targets.device), targets] -= 1
+            steep = plainly.mul_(plain) if steep is None else steep.add_(plainly, alpha=plain)
+    if slope is not None and steep is not None:
+        slope.copy_(steep)
+    return total
 
 
 def _log_chances(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -410,6 +410,12 @@ def test_another_teacher_is_refused(tiny_llama, pruned, text, tmp_path, sample_m
     assert not (tmp_path / "out").exists()
 
 
+def test_fsdp_is_refused(tiny_llama, pruned, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UsageError, match="does not run under FSDP"):
+        distil_tiny(tiny_llama, pruned, text, tmp_path / "out")
+
+
 def test_where_the_cut_is(tiny_llama, pruned, tmp_path):
     assert first_after_cut(tiny_llama) is None
     assert first_after_cut(pruned) == 4
