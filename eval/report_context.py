@@ -69,7 +69,7 @@ def _unlike(comparison: Document, sweep: Document) -> bool:
 
 def _subtitle(main: Document) -> str:
     rows = [row for row in main.get("rows") or [] if not row.get("versus")]
-    tasks = rows or main.get("tasks") or []
+    tasks = rows or [task for task in main.get("tasks") or [] if "domain" in task]  # a comparison's are of lm-eval
     asked = sum(task["n"] for task in tasks)
     domains = list(dict.fromkeys(task["domain"] for task in tasks))
     if not domains:

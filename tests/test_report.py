@@ -230,6 +230,39 @@ def test_few_questions_are_warned_of(tmp_path):
     assert "20 questions" in page.one("ul", class_="warnings")["text"]
 
 
+def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(planted):
+    comparison = json.loads((planted[0] / "bill" / "comparison.json").read_text())
+    for key in ("rows", "interactions", "thinking", "thinking_interactions", "prose"):
+        comparison[key] = []
+    label = '<b>cut & "sewn"</b>'
+    comparison["models"] = [comparison["models"][0], {**comparison["models"][1], "label": label}]
+    base = {"task": "arc", "metric": "acc", "filter": "none", "n": 8, "higher_is_better": True, "group": False}
+    none = {"difference": None, "lost": None, "gained": None, "mcnemar_p": None}
+    change = {"difference": {"estimate": -0.25, "low": -0.4, "high": -0.1}, "lost": 2, "gained": 0, "mcnemar_p": 0.5}
+    comparison["tasks"] = [
+        {**base, "model": "full", "value": 0.75, **none},
+        {**base, "model": label, "value": 0.5, **change},
+    ]
+    comparison["verdict"] = None
+    page = Page(render(comparison))
+    assert [e["id"] for e in page.all("section")] == ["verdict", "tasks", "method"]
+    shown = cells(page, "tasks-table")
+    assert shown[1][2] == (label, "")
+    assert shown[1][5] == ("−0.2500", "[−0.4000, −0.1000]")
+    assert [e["text"] for e in page.all("td", class_="worse")] == ["−0.2500 [−0.4000, −0.1000]"]
+    assert label in page.one("h1")["text"]
+
+
+def test_adapters_after_a_cut_are_ringed(planted):
+    document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
+    cut = document["curves"][0]["points"][4]
+    document["healed"] = [{"domain": "medical", "protocol": "choice", **cut, "variant": "4@3+lora"}]
+    page = Page(render(None, document))
+    rings = page.all("circle", class_="ring s0")
+    assert len(rings) == 2  # in accuracy and in answer NLL
+    assert sum(below == "healed" for line in cells(page, "sizes-table") for _, below in line) == 1
+
+
 def test_a_sweep_of_another_model_is_named_as_such(planted, tmp_path):
     document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
     document["provenance"]["model"]["config_sha256"] = "cc" * 32
