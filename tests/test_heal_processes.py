@@ -25,11 +25,11 @@ def prose(tmp_path_factory):
     return path
 
 
-def heal(model, prose, out, *launcher, batch_size, check=True, tokens=512, more=()):
+def heal(model, prose, out, *launcher, accumulate, check=True, tokens=512, more=()):
     options = ["--tokens", tokens, "--length", 32, "--rank", 4, "--learning-rate", 0.01, "--targets", "all"]
     options += ["--dropout", 0, "--eval-every", 2, "--held-out-tokens", 200, "--device", "cpu", "--save-every", 3]
     command = [sys.executable, *launcher, "qlora", model, "--text", prose, "--out", out, *options]
-    command += ["--batch-size", batch_size, "--accumulate", 2, *more]
+    command += ["--batch-size", 1, "--accumulate", accumulate, *more]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([str(word) for word in command], env=env, capture_output=True, text=True, timeout=600)
     if check:
@@ -44,7 +44,7 @@ def two(*program):
 @pytest.fixture(scope="module")
 def alone(tiny_llama, prose, tmp_path_factory):
     out = tmp_path_factory.mktemp("alone") / "adapter"
-    heal(tiny_llama, prose, out, "-m", "heal", batch_size=2)
+    heal(tiny_llama, prose, out, "-m", "heal", accumulate=4)
     return out
 
 
@@ -64,7 +64,7 @@ def compare(one, other):
 def test_two_processes_give_the_losses_of_one(tiny_llama, prose, alone, tmp_path):
     """By `accelerate launch` with the config for a CPU; only one of them writes and prints."""
     launcher = ["-m", "accelerate.commands.launch", "--config_file", CONFIGS / "cpu-2.yaml", "-m", "heal"]
-    done = heal(tiny_llama, prose, tmp_path / "adapter", *launcher, batch_size=1, more=["--json"])
+    done = heal(tiny_llama, prose, tmp_path / "adapter", *launcher, accumulate=2, more=["--json"])
     compare(alone, tmp_path / "adapter")
     assert json.loads(done.stdout)["settings"]["processes"] == 2
     assert os.listdir(tmp_path) == ["adapter"]
@@ -74,18 +74,18 @@ def test_two_processes_give_the_losses_of_one(tiny_llama, prose, alone, tmp_path
 @pytest.mark.parametrize("bits", [4, 16])
 def test_shards_give_the_losses_of_one(bits, tiny_llama, prose, tmp_path):
     """FSDP, through accelerate and the Trainer; see sharded_heal.py. Stopped and taken up on the way."""
-    heal(tiny_llama, prose, tmp_path / "one", "-m", "heal", batch_size=2, more=["--bits", bits])
+    heal(tiny_llama, prose, tmp_path / "one", "-m", "heal", accumulate=4, more=["--bits", bits])
     program = two(HERE / "sharded_heal.py")
-    heal(tiny_llama, prose, tmp_path / "two", *program, batch_size=1, more=["--bits", bits])
+    heal(tiny_llama, prose, tmp_path / "two", *program, accumulate=2, more=["--bits", bits])
     compare(tmp_path / "one", tmp_path / "two")
     done = heal(
-        tiny_llama, prose, tmp_path / "three", *two(HERE / "sharded_heal.py", "--stop-at", "3"), batch_size=1,
+        tiny_llama, prose, tmp_path / "three", *two(HERE / "sharded_heal.py", "--stop-at", "3"), accumulate=2,
         more=["--bits", bits], check=False,
     )  # fmt: skip
     assert done.returncode != 0
     assert f"stopped by {signal.Signals.SIGTERM.name} after step 3" in done.stderr
     assert Checkpoints(tmp_path / "three").steps() == [3]
-    heal(tiny_llama, prose, tmp_path / "three", *program, batch_size=1, more=["--bits", bits, "--resume"])
+    heal(tiny_llama, prose, tmp_path / "three", *program, accumulate=2, more=["--bits", bits, "--resume"])
     assert json.loads((tmp_path / "three" / "heal.json").read_text())["resumed"] == [3]
     compare(tmp_path / "two", tmp_path / "three")
 
