@@ -76,7 +76,7 @@ def compare(samples: dict[str, list[dict[str, Any]]], found: Measured, place: in
     number = dict(zip(found.pairs, found.owners, strict=True))
     furthest, flags, verdicts, answers = 0.0, 0, 0, 0
     for name, entries in samples.items():
-        own = {entry["doc"]["id"]: entry for entry in found.logged[place][name]}
+        own = {entry["id"]: entry for entry in found.logged[place][name]}
         for entry in entries:
             responses = entry["resps"]
             for pair, ((logprob, greedy),) in zip(entry["arguments"], responses, strict=True):

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from eval.bill import accuracy_of, difference_of_verdicts
+from eval.bill import FEW, accuracy_of, difference_of_verdicts
 from eval.questions import cluster_of
 from eval.statistics import Interval, flips, mcnemar_exact, paired_mean_difference, retained_above_chance
 from eval.sweep_plan import SweepPlan, Variant
 from eval.tasks import TaskPlan
+from prune.errors import RegrowthError
 
+_METRICS: tuple[str, ...] = ("answer_nll_bits", "acc", "acc_norm", "answer_greedy")
 COST = "rise of answer NLL over the full model, bits per answer, mean over the domain's protocols"
 
 
@@ -45,13 +47,31 @@ class TaskScores:
         return self.nll.shape[1]
 
 
+def slim(entry: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of one of lm-eval's samples: the question's id, its metrics and the chosen index."""
+    kept: dict[str, Any] = {key: entry[key] for key in _METRICS if key in entry}
+    choices = entry["doc"]["choices"]
+    return {"id": entry["doc"]["id"], **kept, "chosen": None if choices is None else _chosen(entry, choices)}
+
+
+def _chosen(entry: dict[str, Any], choices: Sequence[str]) -> int:
+    scores = [logprob / len(text) for (logprob, _), text in zip(entry["filtered_resps"], choices, strict=True)]
+    return scores.index(max(scores))
+
+
 def task_scores(plan: TaskPlan, logged: Sequence[Sequence[dict[str, Any]]], prompts: Sequence[str]) -> TaskScores:
-    """Gather lm-eval's samples of one task, variant by variant.
+    """Gather what lm-eval found on one task, variant by variant.
 
     Args:
-        logged: V lists of lm-eval's samples, each in the order of the questions.
+        logged: V lists of `slim` samples, each in the order of the questions.
         prompts: the questions' prompt hashes.
+
+    Raises:
+        RegrowthError: a question that was not answered.
     """
+    wanted = [question.id for question in plan.questions]
+    if any([entry["id"] for entry in entries] != wanted for entries in logged):
+        raise RegrowthError(f"{plan.name}: lm-eval did not give back the questions that were asked")
     chosen = plan.protocol == "choice"
 
     def array(key: str, dtype: Any) -> np.ndarray:
@@ -63,16 +83,18 @@ def task_scores(plan: TaskPlan, logged: Sequence[Sequence[dict[str, Any]]], prom
         array("acc_norm", bool) if chosen else None,
         array("acc", bool) if chosen else None,
         None if chosen else array("answer_greedy", bool),
-        np.array([[_chosen(entry) for entry in entries] for entries in logged]) if chosen else None,
+        array("chosen", np.int64) if chosen else None,
         tuple(prompts),
     )
 
 
-def _chosen(entry: dict[str, Any]) -> int:
-    scores = [
-        logprob / len(text) for (logprob, _), text in zip(entry["filtered_resps"], entry["doc"]["choices"], strict=True)
+def warnings(tasks: Sequence[TaskScores]) -> list[str]:
+    """Tasks of so few questions that their intervals say little."""
+    return [
+        f"{task.plan.domain}, {task.plan.protocol}: {task.n} questions; below {FEW} an interval says little"
+        for task in tasks
+        if task.n < FEW
     ]
-    return scores.index(max(scores))
 
 
 def chance_of(task: TaskScores) -> float | None:

@@ -45,10 +45,13 @@ class Sweep:
 class Measured:
     """What a walk gave: per variant what lm-eval made of its answers, and how it was come by.
 
-    logged: per variant lm-eval's samples by task name. answers: every log-likelihood. seconds: by stage.
+    logged: per variant what lm-eval found on each question, by task name (`eval.sweep_scores.slim`).
+    prompts: the questions' prompt hashes, by task name. answers: every log-likelihood, owners[i] being the number of
+    pairs[i] there. seconds: by stage.
     """
 
     logged: list[dict[str, list[dict[str, Any]]]]
+    prompts: dict[str, list[str]]
     pairs: list[Pair]
     owners: list[int]
     answers: Answers
@@ -249,7 +252,9 @@ def walk_questions(
         resume, facts: a file for the answers so far, and what they depend on besides the questions and the plan.
     """
     from eval.bank import Bank, collect, collector, read
+    from eval.running import hash_prompt
     from eval.sweep_resume import Kept
+    from eval.sweep_scores import slim
     from eval.trees import plain_tokens
     from eval.walk import choose_way, score
 
@@ -280,12 +285,14 @@ def walk_questions(
                 pair: (float(answers.logprob[row, number]), bool(answers.greedy[row, number]))
                 for pair, number in zip(pairs, owners, strict=True)
             }
-            logged.append(read(tasks, Bank(known, scorer), prompting)["samples"])
+            samples = read(tasks, Bank(known, scorer), prompting)["samples"]
+            logged.append({name: [slim(entry) for entry in entries] for name, entries in samples.items()})
             bar.advance()
     kept.clear()
+    prompts = {name: [hash_prompt(entry["arguments"]) for entry in entries] for name, entries in samples.items()}
     seconds = {"walk": walked - began, "read": time.monotonic() - walked}
     asked = len(requests)
-    return Measured(logged, pairs, owners, answers, way, asked, plain_tokens(requests), cut, seconds)
+    return Measured(logged, prompts, pairs, owners, answers, way, asked, plain_tokens(requests), cut, seconds)
 
 
 def assemble(
@@ -302,14 +309,15 @@ def assemble(
 ) -> Sweep:
     """The documents of sweep.json and costs.json from what was measured."""
     from eval import sweep_scores as scores
-    from eval.running import hash_prompt
     from prune.costs import Costs
 
-    tasks = []
-    for one in plans:
-        ordered = [{entry["doc"]["id"]: entry for entry in samples[one.name]} for samples in measured.logged]
-        logged = [[entries[question.id] for question in one.questions] for entries in ordered]
-        tasks.append(scores.task_scores(one, logged, [hash_prompt(entry["arguments"]) for entry in logged[0]]))
+    tasks = [
+        scores.task_scores(one, [found[one.name] for found in measured.logged], measured.prompts[one.name])
+        for one in plans
+    ]
+    notes = [*notes, *scores.warnings(tasks)]
+    if measured.truncated:
+        notes.append(f"the start of {measured.truncated} requests was cut to fit the context")
     passes = plan.passes()
     document = {
         "format": FORMAT,
