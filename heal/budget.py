@@ -17,8 +17,8 @@ from prune.errors import UsageError
 FORMAT = "regrowth.budget/1"
 METHODS = ("qlora", "distill")
 GIB = 1 << 30
-LOGITS_AT_ONCE = {"qlora": 1 << 26, "distill": 1 << 25}  # numbers per chunk, as heal.losses and heal.divergence take
-LOGITS_ON_CPU = {"qlora": 1 << 26, "distill": 1 << 22}
+LOGITS_AT_ONCE = {"qlora": 1 << 26, "distill": 1 << 24}  # numbers per chunk, as heal.losses and heal.divergence take
+FLOATS_ON_CPU = 1 << 19  # of a chunk of distillation, so many at a time are in fp32 on a CPU, and all on a GPU
 _BLOCK, _DOUBLE = 64, 256  # weights per NF4 scale; scales per scale of the double quantisation
 _QUANTISED_EXTRAS = 1024 + 64  # bytes a tensor: two code books in fp32
 _ADAPTER = 4  # bytes: adapters, their gradients and both of Adam's moments are fp32
@@ -338,9 +338,10 @@ def _mask(shape: ModelShape, job: Job) -> int:
 
 
 def _logits(shape: ModelShape, job: Job) -> int:
-    at_once = LOGITS_AT_ONCE[job.method] if job.cuda else LOGITS_ON_CPU[job.method]
-    rows = min(max(64, at_once // shape.vocabulary), job.tokens)
-    return rows * shape.vocabulary * (12 if job.method == "qlora" else 24)
+    numbers = min(max(64, LOGITS_AT_ONCE[job.method] // shape.vocabulary), job.tokens) * shape.vocabulary
+    if job.method == "qlora":
+        return numbers * 12
+    return numbers * 8 + (numbers if job.cuda else min(numbers, FLOATS_ON_CPU)) * 16  # both logits, the slope; fp32
 
 
 def _check(shape: ModelShape, job: Job) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,11 +79,6 @@ def distill(
     """
     settings = settings or DistillSettings()
     _check(settings)
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
-        raise UsageError(
-            "distillation does not run under FSDP, which would shard the weights that the teacher shares with the "
-            "student; launch it with DDP, or use heal qlora"
-        )
     plan = plan_healing(
         "distill",
         model,

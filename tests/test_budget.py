@@ -19,7 +19,7 @@ import heal.divergence
 import heal.losses
 from heal import plan_budget
 from heal.adapters import add_adapter, find_targets
-from heal.budget import GIB, GPUS, LOGITS_AT_ONCE, LOGITS_ON_CPU, Job, flops_per_token, kept_layers, memory_of, usable
+from heal.budget import FLOATS_ON_CPU, GIB, GPUS, LOGITS_AT_ONCE, Job, flops_per_token, kept_layers, memory_of, usable
 from heal.cli import app
 from heal.head import attach_loss
 from heal.quantise import load_frozen
@@ -118,9 +118,9 @@ def test_what_autograd_keeps_of_a_layer(saved, bits, role, dropout, length):
 
 
 def test_chunks_of_logits_are_those_that_training_takes():
-    assert LOGITS_AT_ONCE["qlora"] == LOGITS_ON_CPU["qlora"] == heal.losses._LOGITS_AT_ONCE
-    assert LOGITS_AT_ONCE["distill"] == heal.divergence._ELSEWHERE
-    assert LOGITS_ON_CPU["distill"] == heal.divergence.LOGITS_AT_ONCE["cpu"]
+    assert LOGITS_AT_ONCE["qlora"] == heal.losses._LOGITS_AT_ONCE
+    assert LOGITS_AT_ONCE["distill"] == heal.divergence.LOGITS_AT_ONCE
+    assert heal.divergence.FLOATS_AT_ONCE["cpu"] == FLOATS_ON_CPU
 
 
 class Counter(TorchDispatchMode):

@@ -412,7 +412,8 @@ def test_another_teacher_is_refused(tiny_llama, pruned, text, tmp_path, sample_m
 
 def test_fsdp_is_refused(tiny_llama, pruned, text, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UsageError, match="does not run under FSDP"):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="shares weights between two models, which FSDP cannot"):
         distil_tiny(tiny_llama, pruned, text, tmp_path / "out")
 
 
