@@ -125,9 +125,8 @@ def thinking_interactions(comparison: Mapping[str, Any]) -> tuple[tuple[str, ...
 
 def thinking_in_words(row: Mapping[str, Any]) -> str:
     """Which of two domains lost more of what it knew at once, and which more of what thinking gained."""
-    told = [
-        f"{row['domains'][0 if side > 0 else 1]} lost more {what}"
-        for key, what in (("a_fast", "knowledge"), ("delta", "reasoning gain"))
-        if (side := larger(row[key]))
-    ]
-    return ", ".join(told) or UNSURE
+    lost: dict[str, list[str]] = {}
+    for key, what in (("a_fast", "knowledge"), ("delta", "reasoning gain")):
+        if side := larger(row[key]):
+            lost.setdefault(row["domains"][0 if side > 0 else 1], []).append(f"more {what}")
+    return ", ".join(f"{domain} lost {listed(what)}" for domain, what in lost.items()) or UNSURE

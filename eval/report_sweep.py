@@ -24,9 +24,9 @@ def curves_part(sweep: Mapping[str, Any]) -> Part | None:
     full = sweep["layers"]
     across = f"layers dropped, of {full}"
     measures = (
-        ("accuracy", "accuracy, share of questions", "Accuracy as layers are dropped"),
-        ("answer_greedy", "answers that greedy decoding would give", "Right first choices as layers are dropped"),
-        ("answer_nll_bits", "answer NLL, bits per answer (higher is worse)", "Answer NLL as layers are dropped"),
+        ("accuracy", "accuracy, share of questions", "Accuracy"),
+        ("answer_greedy", "answers that greedy decoding would give", "Right first choices"),
+        ("answer_nll_bits", "answer NLL, bits per answer (higher is worse)", "Answer NLL"),
     )
     figures: list[Figure] = []
     for measure, up, title in measures:
@@ -42,7 +42,7 @@ def curves_part(sweep: Mapping[str, Any]) -> Part | None:
         reach = _reach(lines) if len(groups) > 1 else []  # charts beside each other are of one scale
         for place, group in enumerate(groups):
             what = listed([line.label for line in group])
-            described = f"{title}: {what}. {_course(group)}"
+            described = f"{title} as layers are dropped: {what}. {_course(group)}"
             name = f"{measure.replace('_', '-')}-{place}"
             include = [*_floor(measure), *reach]
             drawn = curves(name, title, described, across=across, up=up, lines=group, include=include)
@@ -256,15 +256,17 @@ def _map_rows(title: str, costs: Mapping[tuple[int, int], float]) -> list[tuple[
     return rows
 
 
-def sweep_sentences(sweep: Mapping[str, Any]) -> list[str]:
-    """What a sweep found, for the top of a report of its own: which task suffers first."""
+def sweep_sentence(sweep: Mapping[str, Any]) -> str:
+    """Which task suffers most at the largest cut, for the top of a report of its own; "" where nothing tells."""
     found = [c for c in sweep.get("curves") or [] if len(c["points"]) > 1]
     last = [(c, c["points"][-1]) for c in found if c["points"][-1].get("answer_nll_bits_difference")]
     if not last:
-        return []
+        return ""
     worst, point = max(last, key=lambda pair: pair[1]["answer_nll_bits_difference"]["estimate"])
-    said = (
-        f"At {counted(point['size'], 'layer')} dropped, {task_name(worst)} suffers most: right answers become "
-        f"{bits(point['answer_nll_bits_difference'])} less likely."
+    change = point["answer_nll_bits_difference"]
+    if change["estimate"] <= 0:
+        return f"Right answers become less likely in no domain up to {counted(point['size'], 'layer')} dropped."
+    return (
+        f"At {counted(point['size'], 'layer')} dropped, {task_name(worst)} suffers most: right answers become less "
+        f"likely by {bits(change).removeprefix('+')}."
     )
-    return [said, *(f"{task_name(c)}: {_first(c, _CHANGES[1])}." for c in found)]

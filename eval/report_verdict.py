@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval.report_parts import Tile, Verdict
-from eval.report_sweep import sweep_sentences
+from eval.report_sweep import sweep_sentence
 from eval.report_text import FEW, bounds, signed, summary, task_name, worst_loss
 
 
@@ -80,6 +80,5 @@ def _warnings(comparison: Mapping[str, Any]) -> tuple[str, ...]:
 
 def sweep_verdict(sweep: Mapping[str, Any]) -> Verdict:
     """The top of a sweep's own report."""
-    sentences = sweep_sentences(sweep)
-    headline = sentences[0] if sentences else "Every cut of the model on the same questions."
-    return Verdict("open", headline, tuple(sentences[1:]), warnings=tuple(map(str, sweep.get("warnings") or [])))
+    headline = sweep_sentence(sweep) or "Every cut of the model on the same questions."
+    return Verdict("open", headline, warnings=tuple(map(str, sweep.get("warnings") or [])))

@@ -385,7 +385,9 @@ def test_interactions_in_words(accuracy, nll, at_chance, words):
 def test_knowledge_and_reasoning_in_words():
     clear, open_ = ({"low": low, "estimate": 0.1, "high": 0.2} for low in (0.05, -0.1))
     assert thinking_in_words({"domains": ["a", "b"], "a_fast": open_, "delta": clear}) == "a lost more reasoning gain"
-    assert thinking_in_words({"domains": ["a", "b"], "a_fast": open_, "delta": open_}) == "cannot tell"
+    both = {"domains": ["a", "b"], "a_fast": clear, "delta": clear}
+    assert thinking_in_words(both) == "a lost more knowledge and more reasoning gain"
+    assert thinking_in_words({**both, "a_fast": open_, "delta": open_}) == "cannot tell"
 
 
 def browse(path, tmp_path):
