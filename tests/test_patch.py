@@ -210,6 +210,14 @@ def test_where_families_take_a_fold(family, path, scale):
     assert (place.path, place.scale) == (path, pytest.approx(scale))
 
 
+def test_a_projection_that_two_layers_share_is_refused():
+    model = tiny("llama")
+    model.model.layers[2].mlp.down_proj.weight = model.model.layers[0].mlp.down_proj.weight
+    with pytest.raises(RegrowthError, match=r"mlp\.down_proj is shared with another layer"):
+        place_in(model)
+    assert place_in(model, layer=1).path == "mlp.down_proj"
+
+
 def test_a_model_without_positions_is_refused():
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(small_config("bloom")).eval()
