@@ -1,7 +1,9 @@
 """Teacher and student on one copy of the weights, and healing by what the teacher predicts."""
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -22,7 +24,9 @@ from heal.lineage import trace
 from heal.place import first_after_cut
 from heal.quantise import load_frozen
 from heal.self_data import _up_to_end, asked_prompts, write_responses
+from heal.settings import Running
 from heal.shared import build_student
+from heal.stopping import Interrupted
 from heal.tensors import read, write_over
 from prune import cut, plan_cut
 from prune.checkpoint import read_checkpoint
@@ -348,6 +352,41 @@ def test_responses_follow_the_seed_and_end_where_the_model_ends(tiny_llama, tmp_
     assert tokenizer.decode(prompt.ids) == rendered  # the template's own BOS, once
     assert _up_to_end([5, 6, 2, 7, 2], [2]) == [5, 6, 2]
     assert _up_to_end([5, 6], [2]) == [5, 6]
+
+
+def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, text, tmp_path, monkeypatch):
+    """With dropout and its own text: the adapter ends as that of a run left alone."""
+    import heal.loop
+
+    settings = DistillSettings(
+        **{**TINY, "accumulate": 1, "bits": 16, "targets": "after-cut"}, teacher_data="self", response_tokens=8
+    )
+
+    def run(name, **running):
+        return distill(
+            pruned, tiny_llama, text, tmp_path / name, tokens=512, settings=settings, device="cpu", shown=False,
+            running=Running(save_every=1, **running),
+        )  # fmt: skip
+
+    alone = run("alone")
+    original, sent = heal.loop._Loop.training_step, []
+
+    def training_step(self, *arguments, **named):
+        if self.state.global_step == 1 and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGINT))
+        return original(self, *arguments, **named)
+
+    monkeypatch.setattr(heal.loop._Loop, "training_step", training_step)
+    with pytest.raises(Interrupted):
+        run("stopped")
+    (kept,) = tmp_path.glob(".stopped.*/responses.jsonl")
+    assert kept.read_text() == (alone.out / "responses.jsonl").read_text()
+    resumed = run("stopped", resume=True)
+    assert resumed.document["resumed"]
+    first, second = (load_file(result.out / "adapter_model.safetensors") for result in (alone, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (resumed.out / "responses.jsonl").read_text() == (alone.out / "responses.jsonl").read_text()
+    assert resumed.document["responses"] == alone.document["responses"]
 
 
 def test_the_command(tiny_llama, pruned, sample_text, sample_heldout, tmp_path):
