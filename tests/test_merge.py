@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from heal import Settings, TextSource, held_out_loss, merge, qlora
+from heal.agreement import agreement
 from heal.data import hold_out
 from prune.errors import CheckpointError, RegrowthError, UsageError
 
@@ -196,7 +197,7 @@ def test_auto_keeps_the_base_that_measures_better_and_says_which(base, adapter, 
 
 
 def test_the_report_on_logits_is_true(base, adapter, tmp_path, sample_heldout):
-    """Against logits taken here, by stock peft and stock transformers."""
+    """Against logits taken here, by stock peft and stock transformers, whose 4-bit kernels round in another order."""
     options = {"held_out_tokens": 512, "shown": False}
     trained = merge(adapter, tmp_path / "trained", **options)["merge"]["agreement"]
     original = merge(adapter, tmp_path / "original", base="original", **options)["merge"]["agreement"]
@@ -222,11 +223,25 @@ def test_the_report_on_logits_is_true(base, adapter, tmp_path, sample_heldout):
     wanted, found = torch.cat(wanted), torch.cat(found)
     p, q = wanted.log_softmax(-1), found.log_softmax(-1)
     assert trained["tokens"] == len(wanted) == 256
-    assert trained["max_abs"] == pytest.approx((wanted - found).abs().max().item(), rel=0.2)
-    assert trained["mean_abs"] == pytest.approx((wanted - found).abs().mean().item(), rel=0.2)
-    assert trained["kl"] == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=0.3, abs=1e-5)
+    assert trained["max_abs"] == pytest.approx((wanted - found).abs().max().item(), rel=0.5)
+    assert trained["mean_abs"] == pytest.approx((wanted - found).abs().mean().item(), rel=0.5)
+    assert trained["kl"] == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=0.5, abs=1e-5)
     assert trained["kl"] < original["kl"] / 2
     assert 0 < trained["mean_abs"] < original["mean_abs"] / 2
+
+
+def test_agreement_is_what_it_says():
+    generator = torch.Generator().manual_seed(0)
+    wanted, found = (torch.randn(7, 11, generator=generator) for _ in range(2))
+    found[:3] = wanted[:3]
+    said = agreement(wanted, found)
+    p, q = wanted.double().softmax(-1), found.double().softmax(-1)
+    assert said["tokens"] == 7
+    assert said["max_abs"] == pytest.approx((wanted - found).abs().max().item())
+    assert said["mean_abs"] == pytest.approx((wanted - found).abs().mean().item())
+    assert said["kl"] == pytest.approx((p * (p / q).log()).sum(-1).mean().item(), rel=1e-5)
+    assert said["same_first"] == pytest.approx((wanted.argmax(-1) == found.argmax(-1)).double().mean().item())
+    assert agreement(wanted, wanted) == {"tokens": 7, "max_abs": 0, "mean_abs": 0, "kl": 0, "same_first": 1}
 
 
 @pytest.mark.parametrize("bits", [8, 16])
