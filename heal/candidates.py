@@ -11,7 +11,7 @@ import torch
 from heal.least_squares import Sums, solve, solve_map, solve_scale
 
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)  # shares of the mean of gram's diagonal
-SHARES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # what the massive tokens count together, all others together being 1
+SHARES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # what the massive tokens count together, all others together being 1
 _MIDDLE = 0.3
 _SHARED = ("capped", "cosine")  # the objectives that set the massive tokens' share
 
