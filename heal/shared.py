@@ -139,14 +139,21 @@ def _like(module: Any, old: Any, values: torch.Tensor, turned: bool) -> torch.nn
 
 
 class Given(torch.nn.Module):
-    """Stands for a layer that was run already: answers with a state that is known, in the form of the family's layers.
+    """Stands for a layer that was run already: answers with the state that is known, in the form the layers answer in.
 
-    Of the layers below a place, each answers so: what lies between them does not count.
+    For the rest it is that layer: a few decoders ask one for its kind before they run it.
     """
 
-    def __init__(self, state: torch.Tensor, parts: int) -> None:
+    def __init__(self, layer: torch.nn.Module, state: torch.Tensor, parts: int) -> None:
         super().__init__()
         self.state, self.parts = state, parts
+        self.stands_for = (layer,)  # in a tuple, so that it is no part of this module
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(vars(self)["stands_for"][0], name)
 
     def forward(self, *_: Any, **__: Any) -> Any:
         return (self.state, *[None] * (self.parts - 1)) if self.parts else self.state
@@ -160,10 +167,11 @@ def started_at(
     Args:
         parts: see `answer_parts`.
     """
-    below = Given(given, parts)
     rest = torch.nn.ModuleList()
     rest._modules = {
-        name: below if place < first else layer for place, (name, layer) in enumerate(layers._modules.items())
+        name: Given(layer, given, parts) if place < first else layer
+        for place, (name, layer) in enumerate(layers._modules.items())
+        if layer is not None
     }
     return _shell(decoder, layers, rest)
 

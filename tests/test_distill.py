@@ -25,7 +25,7 @@ from heal.place import first_after_cut
 from heal.quantise import load_frozen
 from heal.self_data import _up_to_end, asked_prompts, write_responses
 from heal.settings import Running
-from heal.shared import build_student
+from heal.shared import Given, answer_parts, build_student, started_at, watching
 from heal.stopping import Interrupted
 from heal.tensors import read, write_over
 from prune import cut, plan_cut
@@ -256,6 +256,28 @@ def test_plain_healing_after_the_cut_has_no_graph_before_it(tiny_llama, pruned, 
     weights = load_file(result.out / "adapter_model.safetensors")
     assert all(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name)
     assert {int(name.split(".layers.")[1].split(".")[0]) for name in weights} == {4, 5}
+
+
+def test_a_decoder_goes_on_from_a_state_it_is_given():
+    """In every family, whatever its layers answer with; the layers below are asked for their kind and not run."""
+    for family in FAMILIES:
+        model = tiny(family)
+        layers = decoder_layers(model)
+        inputs = {"input_ids": _batch()["input_ids"], "position_ids": _batch()["position_ids"], "use_cache": False}
+        seen = {2: None}
+        with torch.no_grad():
+            with watching(layers, seen, {}):
+                whole = model.get_decoder()(**inputs).last_hidden_state
+            layers[0].kind = "one of its own"
+            shell = started_at(model.get_decoder(), layers, seen[2], 2, answer_parts(model))
+            layers[1].register_forward_hook(lambda *_: pytest.fail("a layer below was run"))
+            assert torch.equal(shell(**inputs).last_hidden_state, whole)
+        assert decoder_layers(model) is layers
+        first = Given(layers[0], seen[2], 2)
+        assert first.kind == "one of its own"
+        assert first()[0] is seen[2]
+        assert first()[1:] == (None,)
+        assert list(first.parameters()) == []
 
 
 def test_a_patch_before_the_cut_shortens_what_is_shared(tiny_llama, patched):
