@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,8 +71,6 @@ def test_killed_at_any_step_it_ends_as_if_left_alone(tiny_llama, prose, tmp_path
 
     done = kill(
         job("alone", resume=False),
-        job("early", 1, resume=False),  # before the first checkpoint
-        job("early"),
         job("twice", 5, resume=False),
         job("twice", 8),
         job("twice"),
@@ -81,18 +80,17 @@ def test_killed_at_any_step_it_ends_as_if_left_alone(tiny_llama, prose, tmp_path
         job("asked", resume=False),
         job("asked"),
     )
-    alone, early, early_again, twice, twice_again, twice_end, saving, saving_end, asked, refused, asked_end = done
-    for finished in (alone, early_again, twice_end, saving_end, asked_end):
+    alone, twice, twice_again, twice_end, saving, saving_end, asked, refused, asked_end = done
+    for finished in (alone, twice_end, saving_end, asked_end):
         assert finished["code"] == 0, finished["stderr"]
-    for killed in (early, twice, twice_again, saving):
+    for killed in (twice, twice_again, saving):
         assert killed["code"] == -signal.SIGKILL
-    for name in ("early", "twice", "saving", "asked"):
+    for name in ("twice", "saving", "asked"):
         assert same(tmp_path / "alone", tmp_path / name), name
     resumed = {
         name: json.loads((tmp_path / name / "heal.json").read_text())["resumed"] for name in os.listdir(tmp_path)
     }
-    assert resumed == {"alone": [], "early": [], "twice": [3, 6], "saving": [3], "asked": [5]}
-    assert "no checkpoint to go on from" in early_again["stderr"]
+    assert resumed == {"alone": [], "twice": [3, 6], "saving": [3], "asked": [5]}
     assert asked["code"] == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after step 5" in asked["stderr"]
     assert "--resume" in asked["stderr"]
@@ -101,12 +99,12 @@ def test_killed_at_any_step_it_ends_as_if_left_alone(tiny_llama, prose, tmp_path
     assert sorted(os.listdir(tmp_path)) == sorted(resumed)  # no checkpoint is left
 
 
-def heal(model, text, out, *, tokens=TOKENS, resume=False, save_every=2, overwrite=False, **changes):
+def heal_tiny(model, text, out, *, tokens=TOKENS, resume=False, save_every=2, overwrite=False, shown=False, **changes):
     settings = Settings(**{**SETTINGS.__dict__, **changes})
     running = Running(resume, save_every)
     return qlora(
         model, text, out, tokens=tokens, settings=settings, device="cpu", running=running, overwrite=overwrite,
-        shown=False,
+        shown=shown,
     )  # fmt: skip
 
 
@@ -117,34 +115,39 @@ def text(prose):
 
 @pytest.fixture(scope="module")
 def alone(tiny_llama, text, tmp_path_factory):
-    return heal(tiny_llama, text, tmp_path_factory.mktemp("alone") / "adapter").out
+    return heal_tiny(tiny_llama, text, tmp_path_factory.mktemp("alone") / "adapter").out
 
 
-def stop_at(monkeypatch, step):
-    """Let a signal come in the middle of a step (0-based), once."""
+@pytest.fixture(scope="module")
+def half_done(tiny_llama, text, tmp_path_factory):
+    """A run that was stopped by a real signal in its sixth step."""
     import heal.loop
 
-    original = heal.loop._Loop.training_step
+    original, sent = heal.loop._Loop.training_step, []
 
     def training_step(self, *arguments, **named):
-        if self.state.global_step == step:
-            monkeypatch.setattr(heal.loop._Loop, "training_step", original)
-            os.kill(os.getpid(), signal.SIGINT)
+        if self.state.global_step == 5 and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGINT))
         return original(self, *arguments, **named)
 
-    monkeypatch.setattr(heal.loop._Loop, "training_step", training_step)
+    folder = tmp_path_factory.mktemp("stopped")
+    heal.loop._Loop.training_step = training_step
+    try:
+        with pytest.raises(Interrupted, match="stopped by SIGINT after step 6") as caught:
+            heal_tiny(tiny_llama, text, folder / "adapter")
+    finally:
+        heal.loop._Loop.training_step = original
+    assert caught.value.exit_code == 130
+    assert os.listdir(folder) == [".adapter.unfinished"]
+    return folder / ".adapter.unfinished"
 
 
 @pytest.fixture
-def stopped(tiny_llama, text, tmp_path, monkeypatch):
-    """A run that was stopped in its sixth step; checkpoints of steps 4 and 6."""
-    stop_at(monkeypatch, 5)
-    with pytest.raises(Interrupted, match="stopped by SIGINT after step 6") as caught:
-        heal(tiny_llama, text, tmp_path / "adapter")
-    assert caught.value.exit_code == 130
+def stopped(half_done, tmp_path):
+    """What that run has left, to be damaged and gone on with: checkpoints of steps 4 and 6."""
     found = Checkpoints(tmp_path / "adapter")
+    shutil.copytree(half_done, found.folder)
     assert found.steps() == [6, 4]
-    assert os.listdir(tmp_path) == [".adapter.unfinished"]
     return found
 
 
@@ -166,16 +169,17 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(file, stopped, tiny_ll
     assert "checkpoint of step 6 is damaged" in said[0]
     if file == "rows.json.gz":  # one of them to the end
         out = stopped.folder.parent / "adapter"
-        result = heal(tiny_llama, text, out, resume=True)
+        result = heal_tiny(tiny_llama, text, out, resume=True)
         assert result.document["resumed"] == [4]
         assert same(alone, out)
 
 
-def test_with_all_checkpoints_damaged_it_begins_anew(stopped, tiny_llama, text, alone):
+def test_with_all_checkpoints_damaged_it_begins_anew(stopped, tiny_llama, text, alone, capsys):
     for step in (6, 4):
         (stopped.place(step) / "optimizer.pt").unlink()
     out = stopped.folder.parent / "adapter"
-    assert heal(tiny_llama, text, out, resume=True).document["resumed"] == []
+    assert heal_tiny(tiny_llama, text, out, resume=True, shown=True).document["resumed"] == []
+    assert "no checkpoint to go on from: beginning with the first step" in capsys.readouterr().err
     assert same(alone, out)
 
 
@@ -190,7 +194,7 @@ def test_with_all_checkpoints_damaged_it_begins_anew(stopped, tiny_llama, text, 
 def test_another_run_is_not_gone_on_with(changes, message, stopped, tiny_llama, text):
     out = stopped.folder.parent / "adapter"
     with pytest.raises(UsageError, match=f"--resume: {message}"):
-        heal(tiny_llama, text, out, resume=True, **changes)
+        heal_tiny(tiny_llama, text, out, resume=True, **changes)
     assert stopped.steps() == [6, 4]  # and is still there
 
 
@@ -198,32 +202,32 @@ def test_other_text_is_not_gone_on_with(stopped, tiny_llama, text, prose, tmp_pa
     other = tmp_path / "other.jsonl"
     other.write_bytes(prose.read_bytes() + b'{"text": "one more"}\n')
     with pytest.raises(UsageError, match="--resume: text.text.source was"):
-        heal(tiny_llama, TextSource(str(other), held_out_tokens=128), tmp_path / "adapter", resume=True)
+        heal_tiny(tiny_llama, TextSource(str(other), held_out_tokens=128), tmp_path / "adapter", resume=True)
     prose_now = prose.read_bytes()
     try:
         prose.write_bytes(prose_now + b'{"text": "one more"}\n')
         with pytest.raises(UsageError, match="--resume: text.text.sha256 was"):
-            heal(tiny_llama, text, tmp_path / "adapter", resume=True)
+            heal_tiny(tiny_llama, text, tmp_path / "adapter", resume=True)
     finally:
         prose.write_bytes(prose_now)
 
 
 def test_an_unfinished_run_is_not_lost_unasked(stopped, tiny_llama, text, alone, tmp_path):
     with pytest.raises(RegrowthError, match="stands unfinished at step 6: go on with --resume, or begin anew"):
-        heal(tiny_llama, text, tmp_path / "adapter")
-    heal(tiny_llama, text, tmp_path / "adapter", overwrite=True)
+        heal_tiny(tiny_llama, text, tmp_path / "adapter")
+    heal_tiny(tiny_llama, text, tmp_path / "adapter", overwrite=True)
     assert same(alone, tmp_path / "adapter")
     assert os.listdir(tmp_path) == ["adapter"]
 
 
 def test_two_runs_cannot_write_one_adapter(tiny_llama, text, tmp_path):
     with Checkpoints(tmp_path / "adapter").open(), pytest.raises(RegrowthError, match="another run is healing"):
-        heal(tiny_llama, text, tmp_path / "adapter")
+        heal_tiny(tiny_llama, text, tmp_path / "adapter")
 
 
 def test_a_run_that_diverges_names_its_last_checkpoint(tiny_llama, text, tmp_path):
     with pytest.raises(RegrowthError, match="training has diverged") as caught:
-        heal(tiny_llama, text, tmp_path / "adapter", learning_rate=1e30, save_every=1)
+        heal_tiny(tiny_llama, text, tmp_path / "adapter", learning_rate=1e30, save_every=1)
     found = Checkpoints(tmp_path / "adapter")
     step = found.steps()[0]
     assert f"the last good checkpoint, of step {step}, is kept in {found.place(step)}" in str(caught.value)
