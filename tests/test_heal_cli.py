@@ -49,10 +49,20 @@ def test_json_is_the_only_thing_on_stdout(tiny_llama, options, tmp_path):
     assert json.loads(done.stdout)["merge"]["base"] == "dequantised"
 
 
+def test_merge_says_which_base_it_kept(adapter, tmp_path):
+    options = ["--base", "auto", "--held-out-tokens", "256", "--no-check"]
+    done = runner.invoke(app, ["merge", str(adapter), "--out", str(tmp_path / "merged"), *options])
+    assert done.exit_code == 0, done.output
+    facts = json.loads((tmp_path / "merged" / "heal.json").read_text())["merge"]
+    words = " ".join(done.stdout.split())
+    assert f"kept the {facts['base']} base: held-out loss" in words
+    assert all(f"{loss:.4f} {name}" in words for name, loss in facts["chosen"]["losses"].items())
+
+
 def test_merge_says_what_it_did(adapter, tmp_path):
     done = runner.invoke(app, ["merge", str(adapter), "--out", str(tmp_path / "merged"), "--base", "original"])
     assert done.exit_code == 0
-    assert "24 projections carry the adapter; 0 saved as NF4 left them" in " ".join(done.stdout.split())
+    assert "24 projections carry the adapter; 0 saved as quantisation left them" in " ".join(done.stdout.split())
     assert (tmp_path / "merged" / "model.safetensors").is_file()
 
 
