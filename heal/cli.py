@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +11,6 @@ from heal import options
 from prune.errors import UsageError
 from prune.processes import is_main
 from prune.terminal import answer, make_app
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 app = make_app("heal", "Train back what a cut took.")
 
@@ -60,6 +57,7 @@ def qlora_command(
     Example: [bold]heal qlora runs/pruned --text prose.jsonl --tokens 2M --out runs/adapter[/bold]
     """
     from heal.settings import Running, Settings
+    from heal.tables import curve
     from heal.training import qlora
 
     result = qlora(
@@ -91,7 +89,7 @@ def qlora_command(
     )
     if not is_main():
         return
-    answer(result.document, lambda: _curve(result.document, out), as_json=as_json)
+    answer(result.document, lambda: curve(result.document, out), as_json=as_json)
 
 
 @app.command("distill")
@@ -154,6 +152,7 @@ def distill_command(
     """
     from heal.distilling import DistillSettings, distill
     from heal.settings import Running
+    from heal.tables import curve
 
     result = distill(
         model,
@@ -191,7 +190,7 @@ def distill_command(
     )
     if not is_main():
         return
-    answer(result.document, lambda: _curve(result.document, out), as_json=as_json)
+    answer(result.document, lambda: curve(result.document, out), as_json=as_json)
 
 
 @app.command("patch")
@@ -233,6 +232,7 @@ def patch_command(
     Example: [bold]heal patch runs/pruned --teacher full --text prose.jsonl --out runs/patched[/bold]
     """
     from heal.patching import PatchSettings, patch
+    from heal.tables import patched
 
     result = patch(
         model,
@@ -246,7 +246,7 @@ def patch_command(
         revision=revision,
         overwrite=overwrite,
     )
-    answer(result.document, lambda: _patched(result.document, out), as_json=as_json)
+    answer(result.document, lambda: patched(result.document, out), as_json=as_json)
 
 
 @app.command("merge")
@@ -337,56 +337,6 @@ def _apart(facts: dict[str, Any]) -> str:
         f"\nagainst the adapter as trained, on {found['tokens']} held-out tokens: KL {found['kl']:.2g} nats, logits "
         f"apart by {found['mean_abs']:.2g} in the mean and {found['max_abs']:.2g} at most"
     )
-
-
-def _curve(document: dict[str, Any], out: Path) -> Table:
-    from rich.table import Table
-
-    loss, peak = document["held_out_loss"], document["peak_memory"]
-    caption = (
-        f"{out}: held-out loss {loss['before']:.3f} -> {loss['after']:.3f}; {document['tokens']:,} tokens at "
-        f"{document['tokens_per_second']:.0f} a second; peak memory {peak['resident_bytes'] / 2**30:.1f} GiB resident"
-    )
-    if "cuda_bytes" in peak:
-        caption += f", {peak['cuda_bytes'] / 2**30:.1f} GiB on the GPU"
-    ended = document["ended"]
-    if ended["by"] != "budget":
-        why = "the text ended" if ended["by"] == "text" else "no better loss came"
-        caption += f"; ended at step {ended['step']}, for {why}"
-    if ended["kept_step"] != ended["step"]:
-        caption += f"; the adapter is that of step {ended['kept_step']}"
-    table = Table(title="Healing: loss in nats per token", caption=caption)
-    texts = [one["name"] for one in document["held_out"]["texts"]]
-    several = texts if len(texts) > 1 else []
-    for name in ("step", "tokens", "training loss", "held-out loss", *several):
-        table.add_column(name, justify="right")
-    for point in document["curve"]:
-        trained = "" if point["loss"] is None else f"{point['loss']:.4f}"
-        losses = (f"{loss:.4f}" for loss in (point["held_out_loss"], *(point["texts"][name] for name in several)))
-        table.add_row(str(point["step"]), f"{point['tokens']:,}", trained, *losses)
-    return table
-
-
-def _patched(document: dict[str, Any], out: Path) -> Table:
-    from rich.table import Table
-
-    loss, won = document["held_out_loss"], document["won_back"]
-    share = "" if won is None else f", {won:.0%} of the loss won back"
-    caption = (
-        f"{out}: held-out loss {loss['before']:.3f} -> {loss['after']:.3f} (full model {loss['full']:.3f}){share}; "
-        f"{document['seconds']:.0f} s"
-    )
-    table = Table(title="Patch: candidates, loss on text apart in nats per token", caption=caption)
-    for name in ("layer", "kind", "objective", "ridge", "massive tokens", "loss", "squares left", ""):
-        table.add_column(name, justify="left" if name in ("kind", "objective", "") else "right")
-    for fold in document["folds"]:
-        table.add_row(str(fold["layer"]), "none", "", "", "", f"{fold['loss_without']:.4f}", "", "")
-        for tried in fold["candidates"]:
-            ridge, share = ("" if tried[name] is None else f"{tried[name]:g}" for name in ("ridge", "share"))
-            named = (str(tried["layer"]), tried["kind"], tried["objective"], ridge, share)
-            kept = "kept" if tried == fold["chosen"] else ""
-            table.add_row(*named, f"{tried['loss']:.4f}", f"{tried['left_over']:.1%}", kept)
-    return table
 
 
 @app.command("budget")

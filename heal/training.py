@@ -307,7 +307,7 @@ def _begun(plan: HealPlan, identity: dict[str, Any], base: dict[str, Any]) -> di
     """What a run must have in common with the one that it goes on with."""
     found = {
         "method": plan.method,
-        "model": base,
+        "model": {name: value for name, value in base.items() if name != "model"},  # its hashes, however it is called
         "settings": asdict(plan.settings),
         "steps": plan.schedule.to_json(),
         "text": {**identity, "held_out_tokens": plan.text.held_out_tokens},

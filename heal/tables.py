@@ -1,0 +1,56 @@
+"""What the commands show people of a heal.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+
+def curve(document: dict[str, Any], out: Path) -> Table:
+    """Losses over the steps, and what the run cost."""
+    loss, peak = document["held_out_loss"], document["peak_memory"]
+    caption = (
+        f"{out}: held-out loss {loss['before']:.3f} -> {loss['after']:.3f}; {document['tokens']:,} tokens at "
+        f"{document['tokens_per_second']:.0f} a second; peak memory {peak['resident_bytes'] / 2**30:.1f} GiB resident"
+    )
+    if "cuda_bytes" in peak:
+        caption += f", {peak['cuda_bytes'] / 2**30:.1f} GiB on the GPU"
+    ended = document["ended"]
+    if ended["by"] != "budget":
+        why = "the text ended" if ended["by"] == "text" else "no better loss came"
+        caption += f"; ended at step {ended['step']}, for {why}"
+    if ended["kept_step"] != ended["step"]:
+        caption += f"; the adapter is that of step {ended['kept_step']}"
+    table = Table(title="Healing: loss in nats per token", caption=caption)
+    texts = [one["name"] for one in document["held_out"]["texts"]]
+    several = texts if len(texts) > 1 else []
+    for name in ("step", "tokens", "training loss", "held-out loss", *several):
+        table.add_column(name, justify="right")
+    for point in document["curve"]:
+        trained = "" if point["loss"] is None else f"{point['loss']:.4f}"
+        losses = (f"{loss:.4f}" for loss in (point["held_out_loss"], *(point["texts"][name] for name in several)))
+        table.add_row(str(point["step"]), f"{point['tokens']:,}", trained, *losses)
+    return table
+
+
+def patched(document: dict[str, Any], out: Path) -> Table:
+    """The candidates of a patch, and which of them were kept."""
+    loss, won = document["held_out_loss"], document["won_back"]
+    share = "" if won is None else f", {won:.0%} of the loss won back"
+    caption = (
+        f"{out}: held-out loss {loss['before']:.3f} -> {loss['after']:.3f} (full model {loss['full']:.3f}){share}; "
+        f"{document['seconds']:.0f} s"
+    )
+    table = Table(title="Patch: candidates, loss on text apart in nats per token", caption=caption)
+    for name in ("layer", "kind", "objective", "ridge", "massive tokens", "loss", "squares left", ""):
+        table.add_column(name, justify="left" if name in ("kind", "objective", "") else "right")
+    for fold in document["folds"]:
+        table.add_row(str(fold["layer"]), "none", "", "", "", f"{fold['loss_without']:.4f}", "", "")
+        for tried in fold["candidates"]:
+            ridge, share = ("" if tried[name] is None else f"{tried[name]:g}" for name in ("ridge", "share"))
+            named = (str(tried["layer"]), tried["kind"], tried["objective"], ridge, share)
+            kept = "kept" if tried == fold["chosen"] else ""
+            table.add_row(*named, f"{tried['loss']:.4f}", f"{tried['left_over']:.1%}", kept)
+    return table
