@@ -15,7 +15,7 @@ import numpy as np
 from heal.packing import Row, pack
 from heal.streams import Mixed, TextRows
 from prune.documents import Document, read_documents, source_files
-from prune.errors import TextError
+from prune.errors import TextError, UsageError
 from prune.text import SHORTEST, bos_id, encode, text_identity
 
 if TYPE_CHECKING:
@@ -129,10 +129,15 @@ def hold_out(text: TextSource, tokenizer: PreTrainedTokenizerBase, *, length: in
 
     Raises:
         TextError: under 64 tokens of a held-out text.
+        UsageError: two of the texts have one name.
     """
     names = _names(text.measured)
     plans = [(name, source, False) for name, source in zip(names, text.measured, strict=True)]
     plans += [(name, source, True) for name, source in text.domains]
+    called = [name for name, _, _ in plans]
+    twice = next((name for name in called if called.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two texts would be measured as {twice!r}; give the --domain-text another name")
     texts, digests = [], set()
     for name, source, domain in plans:
         documents: Iterable[Document] = read_documents(source, field=text.field)

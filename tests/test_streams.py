@@ -12,7 +12,7 @@ import pytest
 from heal.data import HeldOut, TextSource, check_enough, hold_out, row_stream
 from heal.packing import Packer, pack
 from prune.documents import Documents
-from prune.errors import TextError
+from prune.errors import TextError, UsageError
 from prune.models import Source, load_tokenizer
 
 WORDS = ["the", "cut", "takes", "layers", "and", "healing", "gives", "back", "what", "was", "lost", "in", "them"]
@@ -181,6 +181,8 @@ def test_each_text_is_held_out_under_its_name(tokenizer, tmp_path):
     held_out = hold_out(text, tokenizer, length=32)
     assert [(t.name, t.domain) for t in held_out.texts] == [("news", False), ("notes", False), ("medical", True)]
     assert held_out.rows == [*held_out.texts[0].rows, *held_out.texts[1].rows]
+    with pytest.raises(UsageError, match="two texts would be measured as 'news'"):
+        hold_out(TextSource(news, domains=(("news", medicine),)), tokenizer, length=32)
     again = HeldOut.from_json(json.loads(json.dumps(held_out.to_json())))
     assert tokens(again.rows) == tokens(held_out.rows)
     assert again.digests == held_out.digests
