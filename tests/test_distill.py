@@ -517,7 +517,7 @@ def test_the_sample_model_heals(sample_model, sample_text, sample_heldout, tmp_p
         pruned, sample_model, text, tmp_path / "adapter", tokens="6k", settings=settings, device="cpu", shown=False
     )
     assert result.document["shared_prefix"] == 12
-    assert result.after < result.before - 0.2
+    assert result.after < result.before - 0.1
     _, student = _pair(sample_model, pruned)
     ids = torch.arange(100, 132)[None]
     with torch.no_grad():
