@@ -280,4 +280,6 @@ def _misses(model: Any, requests: Sequence[Asked], way: Way, truth: Sequence[flo
     lengths = np.array([len(request.answer) for request in requests[: len(truth)]])
     if np.isfinite(apart).all() and (apart <= (1e-4 if exact else 0.1 * lengths)).all():
         return ""
+    if not np.isfinite(apart).any():
+        return "the model gives no finite answers"
     return f"answers differ by up to {np.nanmax(apart):.2g} nats from those of a plain pass"
