@@ -24,7 +24,7 @@ install: .venv/.installed ## make .venv and install the project, pinned by const
 sample: install ## make .sample/: the real model, questions and prose that all else stands on
 	@$(BIN)/python -m recipes.sample
 
-demo: sample ## scan, cut, heal and compare the sample model; results under runs/demo
+demo: sample ## scan, cut, patch, heal and compare the sample model; results under runs/demo
 	@$(BIN)/recipe run demo
 
 test: sample ## run the tests, but for the slow ones
