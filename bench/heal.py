@@ -112,7 +112,7 @@ def score(asked, base, adapter=None):
 
     from lm_eval.api.instance import Instance
 
-    from eval.harness import Scorer
+    from eval.harness import Scorer, to_bits
     from eval.tasks import plan_tasks, template
     from heal.data import TextSource, hold_out
     from heal.measuring import mean_loss
@@ -142,7 +142,7 @@ def score(asked, base, adapter=None):
                     gold = item.answer if item.choices is None else item.choices[item.answer]
                     ask = (prompt.replace("{{question}}", item.question), f" {gold}")
                     asks.append(Instance("loglikelihood", item.as_row(), ask, 0))
-                bits = [-logprob / 0.6931471805599453 for logprob, _ in scorer.loglikelihood(asks)]
+                bits = [to_bits(logprob) for logprob, _ in scorer.loglikelihood(asks)]
                 draws = random.Random(0)
                 means = sorted(statistics.mean(draws.choices(bits, k=len(bits))) for _ in range(1000))
                 found["answer_bits"][f"{domain} {plan.protocol}"] = {

@@ -23,8 +23,11 @@ from lm_eval.models.huggingface import HFLM
 from eval.answers import parse_gold, parse_number
 from eval.parsing import parse_letter, parse_value
 from eval.tasks import TaskPlan
+from eval.trees import Asked, plain_tokens
+from eval.walk import Way, choose_way, out_of_memory, score
 from prune.errors import RegrowthError
 from prune.terminal import Progress
+from prune.walking import Route
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
@@ -183,10 +186,6 @@ class Scorer(HFLM):
 
     def _in_trees(self, requests: Any) -> list[tuple[float, bool]] | None:
         """The answers by `eval.walk`, or None where there is little to share or the model reads no tree."""
-        from eval.trees import Asked, plain_tokens
-        from eval.walk import Way, choose_way, score
-        from prune.walking import Route
-
         asked = [Asked(tuple([*ctx, *cont][-(self.max_length + 1) :][:-1]), tuple(cont)) for _, ctx, cont in requests]
         once = {one.context: len(one.context) for one in asked}
         answers = sum(len(one.answer) - 1 for one in asked)
@@ -226,7 +225,7 @@ class Scorer(HFLM):
             try:
                 return work()
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
             size = int(self.batch_size)
             if size == 1:
@@ -249,9 +248,3 @@ class Scorer(HFLM):
         self.tokens += found.numel()
         self.bar.advance(context.shape[0])
         return found
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "allocate memory" in str(error) or "out of memory" in str(error)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from eval.settings import Settings, named_texts
 from eval.sweep_plan import SweepPlan, plan_sweep
 from prune.errors import CheckpointError, UsageError
+from prune.memory import peak_memory
 from prune.models import load_model, load_tokenizer, pick_device, pick_dtype
 from prune.outputs import check_free
 from prune.planning import Subject, new_config, open_subject, scan_of
@@ -216,7 +217,7 @@ def _measure(
         "seed": settings.seed,
         "sets": None if settings.sets is None else sorted(settings.sets),
     }
-    peak = _peak(device)
+    peak = peak_memory(device)
     del loaded, switch
     gc.collect()
     facts = {
@@ -378,14 +379,3 @@ def _prose(
             row = asdict(bill_prose(variant.label, text, prose, None if prose is full else full))
             found.append({"variant": row.pop("model"), "size": variant.n, "start": variant.start, **row})
     return found
-
-
-def _peak(device: str) -> dict[str, int]:
-    import resource
-
-    peak = {"resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    if device.startswith("cuda"):
-        import torch
-
-        peak["cuda_bytes"] = torch.cuda.max_memory_allocated()
-    return peak

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-KINDS = ("matrix", "map", "magnitude")
-
 
 @dataclass
 class Sums:

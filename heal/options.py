@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 Pruned = Annotated[str, typer.Argument(help="The pruned model: a folder or a hub id.")]
 Teacher = Annotated[str, typer.Option(help="The full model that it was cut from: a folder or a hub id.")]
 AdapterOut = Annotated[Path, typer.Option(help="Folder for the adapter; must not exist.")]
-Text = Annotated[
-    str | None,
-    typer.Option(help="What to heal on: .txt, .jsonl, .parquet, a folder, or hub:repo:config:split; C4 if not named."),
-]
 Texts = Annotated[
     list[str] | None,
     typer.Option(
@@ -28,7 +24,6 @@ Texts = Annotated[
     ),
 ]
 Field = Annotated[str, typer.Option(help="Field of each row that holds the text.")]
-HeldOut = Annotated[str | None, typer.Option(help="Text to measure on; one document in 50 of --text if not named.")]
 HeldOuts = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,7 +7,6 @@ is kept whose patch has the least loss on text apart, and none that is worse tha
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from heal.data import HELD_OUT_SHARE, TextSource, hold_out, training_rows
 from heal.patch_card import candidate_words
 from heal.schedule import parse_tokens
+from heal.training import FORMAT, HealResult
 from prune.errors import RegrowthError, UsageError
 from prune.layer_ranges import runs, spell_layers
+from prune.memory import peak_memory
 from prune.models import load_model, load_tokenizer, pick_device, pick_dtype, text_config
 from prune.outputs import check_free, staged_directory
 from prune.provenance import provenance
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from heal.packing import Row
     from heal.tracks import Tracks
 
-FORMAT = "regrowth.heal/1"
 KINDS = ("matrix", "map", "magnitude")
 AUTO = ("capped", "normalised", "cosine")  # plain squares have not been the best once; see docs/healing.md
 CHOICE_TOKENS = 4096  # at most; text apart from that which is fitted, a quarter of it, to choose a candidate by
@@ -60,20 +60,8 @@ class PatchSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class PatchResult:
+class PatchResult(HealResult):
     """What was patched. `document` is its heal.json; losses on held-out text, in nats per token."""
-
-    out: Path
-    document: dict[str, Any]
-
-    @property
-    def before(self) -> float:
-        return float(self.document["held_out_loss"]["before"])
-
-    @property
-    def after(self) -> float:
-        return float(self.document["held_out_loss"]["after"])
 
 
 def patch(
@@ -158,7 +146,7 @@ def patch(
         "held_out_loss": {**losses, "unit": "nats per token"},
         "won_back": _won_back(**losses),
         "seconds": time.monotonic() - started,
-        "peak_memory": _peak(device),
+        "peak_memory": peak_memory(device),
         **_origin(lineage),
         "held_out": {
             "tokens": sum(row.targets for row in held_out.rows),
@@ -246,15 +234,6 @@ def _origin(lineage: Lineage) -> dict[str, Any]:
         "teacher": {"model": lineage.full.name, "commit": lineage.full.commit, **plan.identity},
         "cut": plan.words,
     }
-
-
-def _peak(device: str) -> dict[str, int]:
-    import torch
-
-    peak = {"resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    if device.startswith("cuda"):
-        peak["cuda_bytes"] = torch.cuda.max_memory_allocated()
-    return peak
 
 
 def _refuse_worse(document: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from heal.reporting import keep_logs, logs_in
 from heal.schedule import Schedule, parse_tokens, plan_steps
 from heal.settings import Running, Settings, check, check_fit, check_running
 from prune.errors import RegrowthError, UsageError
+from prune.memory import peak_memory
 from prune.models import Source, load_tokenizer, locate, pick_device
 from prune.outputs import check_free, staged_directory, write_json, write_text
 from prune.processes import gather, is_main, local_device, rank_and_world, sharded
@@ -351,14 +352,7 @@ def _frozen(plan: HealPlan) -> Student:
 
 
 def _report(trained: Trained, plan: HealPlan, ended: list[str]) -> dict[str, Any]:
-    import resource
-
-    import torch
-
-    peak: dict[str, int] = {"resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    if plan.device.startswith("cuda"):
-        peak["cuda_bytes"] = torch.cuda.max_memory_allocated()
-    peaks, curve, schedule = gather(peak), trained.curve, plan.schedule
+    peaks, curve, schedule = gather(peak_memory(plan.device)), trained.curve, plan.schedule
     tokens = trained.steps * schedule.tokens_per_step
     kept = next(point for point in curve.points if point.step == trained.kept_step)
     return {
@@ -378,7 +372,7 @@ def _report(trained: Trained, plan: HealPlan, ended: list[str]) -> dict[str, Any
         "resumed": curve.resumed,
         "tokens_per_second": tokens / curve.seconds,
         "training_seconds": curve.seconds,
-        "peak_memory": {name: max(one[name] for one in peaks) for name in peak},
+        "peak_memory": {name: max(one[name] for one in peaks) for name in peaks[0]},
     }
 
 
