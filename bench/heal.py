@@ -116,7 +116,8 @@ def score(asked, base, adapter=None):
     from eval.tasks import plan_tasks, template
     from heal.data import TextSource, hold_out
     from heal.measuring import mean_loss
-    from prune.models import load_model, load_tokenizer, locate, pick_dtype
+    from prune.models import load_model, load_tokenizer, locate
+    from prune.precision import pick_dtype
     from prune.terminal import progress, quiet_libraries
 
     quiet_libraries()

@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 
 from prune.batching import padded, plan_batches
-from prune.models import load_model, load_tokenizer, locate, pick_dtype
+from prune.models import load_model, load_tokenizer, locate
+from prune.precision import pick_dtype
 from prune.sampling import draw_samples
 from prune.scanning import measure
 from prune.states import decoder_of

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from eval.settings import LONGEST, Settings
 from prune.errors import CheckpointError, RegrowthError
-from prune.models import Source, load_model, pick_device, pick_dtype, text_config
+from prune.models import Source, load_model, pick_device, text_config
+from prune.precision import pick_dtype
 from prune.terminal import Progress
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from eval.settings import Settings, named_texts
 from eval.sweep_plan import SweepPlan, plan_sweep
 from prune.errors import CheckpointError, UsageError
 from prune.memory import peak_memory
-from prune.models import load_model, load_tokenizer, pick_device, pick_dtype
+from prune.models import load_model, load_tokenizer, pick_device
 from prune.outputs import check_free
 from prune.planning import Subject, new_config, open_subject, scan_of
+from prune.precision import pick_dtype
 from prune.provenance import file_sha256, model_identity, provenance
 from prune.terminal import progress, quiet_libraries, screen
 

@@ -9,7 +9,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.vllm_causallms import VLLM
 
 from eval.settings import Settings
-from prune.models import Source, pick_dtype
+from prune.models import Source
+from prune.precision import pick_dtype
 from prune.terminal import Progress
 
 PIECE = 512  # requests handed to vLLM at a time; it makes its own batches of them
@@ -19,7 +20,7 @@ class VllmScorer(VLLM):
     """VLLM as lm-eval drives it; the same face as `eval.harness.Scorer`."""
 
     def __init__(self, source: Source, settings: Settings, *, max_length: int, bar: Progress) -> None:
-        dtype = str(pick_dtype(settings.dtype)).removeprefix("torch.")
+        dtype = str(pick_dtype(settings.dtype, device="cuda")).removeprefix("torch.")
         super().__init__(pretrained=str(source.folder), dtype=dtype, max_model_len=max_length, seed=settings.seed)
         self.bar = bar
         self.notes: list[str] = []

@@ -18,7 +18,7 @@ import torch
 from heal.data import HeldOut, TextSource, hold_out
 from heal.delta import MergePlan, Pairs, merged_tensor
 from heal.measuring import collate, mean_loss
-from heal.quantise import COMPUTE, load_frozen
+from heal.quantise import compute_dtype, load_frozen
 from prune.checkpoint import Checkpoint
 from prune.errors import CheckpointError, TextError, UsageError
 from prune.models import Source, load_model, load_tokenizer
@@ -79,9 +79,10 @@ def losses(
     *,
     device: str,
 ) -> dict[str, float]:
-    """Held-out loss in nats per token of every plan's merged model, run in bf16 like the training."""
+    """Held-out loss in nats per token of every plan's merged model, run in the dtype of the training."""
     found = {}
-    with _loaded(lambda: load_model(source, dtype=COMPUTE, device=device)) as model:
+    compute = compute_dtype(next(iter(plans.values())).compute)
+    with _loaded(lambda: load_model(source, dtype=compute, device=device)) as model:
         written: dict[str, str] = {}  # by one plan, and so to be written anew by the next
         for plan in plans.values():
             written |= plan.changed
@@ -91,11 +92,13 @@ def losses(
     return found
 
 
-def trained_logits(source: Source, adapter: Path, measure: Measure, *, bits: int, device: str) -> torch.Tensor:
+def trained_logits(
+    source: Source, adapter: Path, measure: Measure, *, bits: int, compute: str, device: str
+) -> torch.Tensor:
     """(rows * tokens, V) logits in fp32 of the adapter on the base in the precision of its training."""
     from peft import PeftModel
 
-    with _loaded(lambda: load_frozen(source, bits=bits, device=device)) as base:
+    with _loaded(lambda: load_frozen(source, bits=bits, device=device, dtype=compute)) as base:
         try:
             adapted = PeftModel.from_pretrained(base, str(adapter)).eval()
         except (RuntimeError, ValueError, KeyError, OSError) as error:
@@ -104,9 +107,12 @@ def trained_logits(source: Source, adapter: Path, measure: Measure, *, bits: int
         return _logits(adapted, measure)
 
 
-def compare_written(folder: Path, wanted: torch.Tensor, measure: Measure, *, device: str) -> dict[str, Any]:
-    """The logits of the checkpoint in `folder`, run in bf16 like the training, against `wanted`; see `agreement`."""
-    with _loaded(lambda: load_model(Source(folder, "the merged model"), dtype=COMPUTE, device=device)) as model:
+def compare_written(
+    folder: Path, wanted: torch.Tensor, measure: Measure, *, compute: str, device: str
+) -> dict[str, Any]:
+    """The logits of the checkpoint in `folder`, run in the dtype of the training, against `wanted`; see `agreement`."""
+    source, dtype = Source(folder, "the merged model"), compute_dtype(compute)
+    with _loaded(lambda: load_model(source, dtype=dtype, device=device)) as model:
         return agreement(wanted, _logits(model, measure))
 
 

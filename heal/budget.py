@@ -17,8 +17,8 @@ from prune.errors import UsageError
 FORMAT = "regrowth.budget/1"
 METHODS = ("qlora", "distill")
 GIB = 1 << 30
-LOGITS_AT_ONCE = {"qlora": 1 << 26, "distill": 1 << 24}  # numbers per chunk, as heal.losses and heal.divergence take
-FLOATS_ON_CPU = 1 << 19  # of a chunk of distillation, so many at a time are in fp32 on a CPU, and all on a GPU
+LOGITS_AT_ONCE = 1 << 24  # numbers per chunk, as heal.chunks takes
+FLOATS_ON_CPU = 1 << 19  # of a chunk, so many at a time are in fp32 on a CPU, and all on a GPU
 _BLOCK, _DOUBLE = 64, 256  # weights per NF4 scale; scales per scale of the double quantisation
 _QUANTISED_EXTRAS = 1024 + 64  # bytes a tensor: two code books in fp32
 _ADAPTER = 4  # bytes: adapters, their gradients and both of Adam's moments are fp32
@@ -338,10 +338,11 @@ def _mask(shape: ModelShape, job: Job) -> int:
 
 
 def _logits(shape: ModelShape, job: Job) -> int:
-    numbers = min(max(64, LOGITS_AT_ONCE[job.method] // shape.vocabulary), job.tokens) * shape.vocabulary
+    numbers = min(max(64, LOGITS_AT_ONCE // shape.vocabulary), job.tokens) * shape.vocabulary
+    wide = numbers if job.cuda else min(numbers, FLOATS_ON_CPU)
     if job.method == "qlora":
-        return numbers * 12
-    return numbers * 8 + (numbers if job.cuda else min(numbers, FLOATS_ON_CPU)) * 16  # both logits, the slope; fp32
+        return numbers * 4 + wide * 4  # logits and their slope; chances in fp32
+    return numbers * 8 + wide * 16  # both logits, the slope; fp32
 
 
 def _check(shape: ModelShape, job: Job) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from heal.delta import computed_in
+
 ADAPTER = """---
 library_name: peft
 {named}tags: [regrowth, healing]
@@ -75,14 +77,14 @@ It was fitted to weights in {bits}: load the full model so, and it does what it 
 original weights it is another function, whose loss may be better or worse.
 """
 CHOSEN = (
-    "Both bases were measured on {tokens:,} held-out tokens (nats per token, in bf16), and the better one was kept:\n"
+    "Both bases were measured on {tokens:,} held-out tokens (nats per token, in {dtype}), and the better was kept:\n"
     "{dequantised:.4f} on the dequantised weights, {original:.4f} on the original ones.\n"
 )
 AGREEMENT = (
     "Against the adapter on the base as trained, on {tokens} held-out tokens: KL {kl:.2g} nats, logits apart by\n"
     "{mean_abs:.2g} in the mean and {max_abs:.2g} at most, the same first choice for {same_first:.1%} of the tokens.\n"
 )
-_PRECISION = {4: "4 bits (NF4, double quantised)", 8: "8 bits (int8)", 16: "bf16"}
+_PRECISION = {4: "4 bits (NF4, double quantised)", 8: "8 bits (int8)"}
 
 
 def adapter_card(document: dict[str, Any]) -> str:
@@ -94,8 +96,13 @@ def adapter_card(document: dict[str, Any]) -> str:
         alpha=settings["alpha"],
         targets=settings["targets"],
         taught=_taught(document),
-        fit="" if settings["bits"] == 16 else _FIT.format(bits=_PRECISION[settings["bits"]]),
+        fit="" if settings["bits"] == 16 else _FIT.format(bits=_precision(document)),
     )
+
+
+def _precision(document: dict[str, Any]) -> str:
+    """In what the base was held while training."""
+    return _PRECISION.get(document["settings"]["bits"], computed_in(document))
 
 
 def _taught(document: dict[str, Any]) -> str:
@@ -114,7 +121,8 @@ def merged_card(document: dict[str, Any]) -> str:
     )
     measured = ""
     if "chosen" in merged:
-        measured += CHOSEN.format(tokens=merged["held_out"]["tokens"], **merged["chosen"]["losses"])
+        tokens, dtype = merged["held_out"]["tokens"], computed_in(document)
+        measured += CHOSEN.format(tokens=tokens, dtype=dtype, **merged["chosen"]["losses"])
     if "agreement" in merged:
         measured += AGREEMENT.format(**merged["agreement"])
     return MERGED.format(**_common(document), how=how, measured=measured)
@@ -127,7 +135,7 @@ def adapter_only_card(document: dict[str, Any]) -> str:
         **{**_common(document), "named": f"base_model: {full['model']}\n" if full["commit"] else ""},
         full=full["model"],
         layers=document["adapter_only"]["words"],
-        fit="" if bits == 16 else _FIT_ONLY.format(bits=_PRECISION[bits]),
+        fit="" if bits == 16 else _FIT_ONLY.format(bits=_precision(document)),
     )
 
 
@@ -139,7 +147,7 @@ def _common(document: dict[str, Any]) -> dict[str, Any]:
         "named": f"base_model: {document['base']['model']}\n" if "commit" in document["base"] else "",
         "tokens": document["tokens"],
         "text": "`, `".join(text["source"] for text in (read if isinstance(read, list) else [read])),
-        "bits": _PRECISION[document["settings"]["bits"]],
+        "bits": _precision(document),
         "before": document["held_out_loss"]["before"],
         "after": document["held_out_loss"]["after"],
     }

@@ -29,6 +29,7 @@ class MergePlan:
     Attributes:
         base: `dequantised` or `original`.
         bits: 4, 8 or 16: what the base was held in while training.
+        compute: the dtype of its products there.
         scaling: alpha / r.
         deltas: tensor -> module whose adapter is added to it.
         dequantised: tensor -> module, of those saved as quantisation left them; those of `deltas` among them.
@@ -37,6 +38,7 @@ class MergePlan:
 
     base: str
     bits: int
+    compute: str
     scaling: float
     deltas: dict[str, str]
     dequantised: dict[str, str]
@@ -70,8 +72,13 @@ def plan_merge(base: str, document: dict[str, Any], config: dict[str, Any], chec
 
     deltas = {tensor(module): module for module in document["adapted"]}
     kept = {tensor(module): module for module in sorted(document["quantised"])} if base == "dequantised" else {}
-    bits = document["settings"]["bits"]
-    return MergePlan(base, bits, config["lora_alpha"] / config["r"], deltas, kept, transposed=turned)
+    bits, compute = document["settings"]["bits"], computed_in(document)
+    return MergePlan(base, bits, compute, config["lora_alpha"] / config["r"], deltas, kept, transposed=turned)
+
+
+def computed_in(document: dict[str, Any]) -> str:
+    """The dtype of an adapter's training, by its heal.json; the first adapters knew none but bfloat16."""
+    return str(document["settings"].get("dtype", "bfloat16"))
 
 
 def merged_tensor(shard: Shard, tensor: Tensor, plan: MergePlan, weights: Pairs) -> torch.Tensor:
@@ -80,12 +87,12 @@ def merged_tensor(shard: Shard, tensor: Tensor, plan: MergePlan, weights: Pairs)
     Raises:
         CheckpointError: it is not finite, or the adapter's matrices do not fit it.
     """
-    from heal.quantise import round_trip
+    from heal.quantise import compute_dtype, round_trip
     from heal.tensors import read
 
     result = read(shard, tensor)
     if tensor.name in plan.dequantised:
-        result = round_trip(result, bits=plan.bits, transposed=plan.transposed)
+        result = round_trip(result, bits=plan.bits, compute=compute_dtype(plan.compute), transposed=plan.transposed)
     result = result.float()
     if tensor.name in plan.deltas:
         down, up = weights[plan.deltas[tensor.name]]

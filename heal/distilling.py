@@ -127,7 +127,8 @@ class _Run:
         from heal.quantise import load_frozen
 
         if self._loaded is None:
-            self._loaded = load_frozen(self.full, bits=self.settings.bits, device=plan.device)
+            settings = plan.settings
+            self._loaded = load_frozen(self.full, bits=settings.bits, device=plan.device, dtype=settings.dtype)
         return self._loaded
 
     def responses(self, plan: HealPlan, folder: Path) -> TextSource:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from torch.nn.functional import cross_entropy
 
-_LOGITS_AT_ONCE = 1 << 26  # numbers per chunk: 256 MiB in fp32, whatever the vocabulary
+from heal.chunks import PieceLoss, Project, chunked_loss, labelled
 
 
 def chunked_cross_entropy(
-    hidden: torch.Tensor, labels: torch.Tensor, project: Callable[[torch.Tensor], torch.Tensor], *, vocabulary: int
+    hidden: torch.Tensor, labels: torch.Tensor, project: Project, *, vocabulary: int
 ) -> torch.Tensor:
-    """Sum of -log p(label) over the positions that have one, in nats and fp32.
-
-    The head is frozen while healing, so each chunk's gradient with respect to its hidden states is taken in the
-    forward pass, at once, and its logits are freed: one pass through the head fewer than recomputing them would cost.
+    """Sum of -log p(label) over the positions that have one, in nats and fp32; see `heal.chunks`.
 
     Args:
         hidden: (B, T, d) states that the head projects.
@@ -25,38 +18,26 @@ def chunked_cross_entropy(
         project: (N, d) -> (N, V) logits.
         vocabulary: V, which sets the chunk.
     """
-    states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
-    targets = labels[:, 1:].reshape(-1).long()
-    kept = targets != -100
-    states, targets = states[kept], targets[kept]
-    chunk = max(64, _LOGITS_AT_ONCE // vocabulary)
-    return _ChunkedCrossEntropy.apply(states, targets, project, chunk)
+    states, targets = labelled(hidden, labels)
+
+    def loss_of(part: slice) -> PieceLoss:
+        def loss(logits: torch.Tensor, rows: slice, slope: torch.Tensor | None) -> torch.Tensor:
+            value, steep = plain_piece(logits, targets[part][rows], slope is not None)
+            if slope is not None and steep is not None:
+                slope.copy_(steep)
+            return value
+
+        return loss
+
+    return chunked_loss(states, project, loss_of, vocabulary=vocabulary)
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        states: torch.Tensor,
-        targets: torch.Tensor,
-        project: Callable[[torch.Tensor], torch.Tensor],
-        chunk: int,
-    ) -> torch.Tensor:
-        wanted = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(states) if wanted else None
-        total = torch.zeros((), dtype=torch.float32, device=states.device)
-        for start in range(0, len(targets), chunk):
-            part = slice(start, start + chunk)
-            with torch.set_grad_enabled(wanted):
-                piece = states[part].detach().requires_grad_(wanted)
-                loss = cross_entropy(project(piece).float(), targets[part], reduction="sum")
-            if gradient is not None:
-                gradient[part] = torch.autograd.grad(loss, piece)[0]
-            total += loss.detach()
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0].to(gradient.dtype), None, None, None
+def plain_piece(logits: torch.Tensor, targets: torch.Tensor, wanted: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Sum of -log p(target) of n positions, and if `wanted` its derivative by the logits, p - onehot: (n, V), fp32."""
+    chances = torch.log_softmax(logits, -1, dtype=torch.float32)
+    value = -chances.gather(-1, targets[:, None]).sum()
+    if not wanted:
+        return value, None
+    steep = chances.exp_()
+    steep[torch.arange(len(targets), device=targets.device), targets] -= 1
+    return value, steep

@@ -51,7 +51,7 @@ def merge(
     """Merge an adapter made by `heal` into its base and write a checkpoint that stock transformers loads.
 
     Writing holds one tensor in memory at a time; the checkpoint has the base's shards, names and dtypes. Measuring
-    (`check`, and `base="auto"`) holds one model at a time, in bf16 or as it was trained.
+    (`check`, and `base="auto"`) holds one model at a time, in the dtype of the training or as it was trained.
 
     Args:
         adapter: folder with adapter_config.json, adapter_model.safetensors and heal.json.
@@ -97,7 +97,7 @@ def merge(
         from heal.agreement import trained_logits
 
         with progress("Running the adapter as trained", None, shown=shown):
-            wanted = trained_logits(source, folder, measure, bits=plan.bits, device=device)
+            wanted = trained_logits(source, folder, measure, bits=plan.bits, compute=plan.compute, device=device)
     with staged_directory(out, overwrite=overwrite) as stage:
         _write(stage, checkpoint, plans[base], weights, shown)
         _carry(source.folder, stage)
@@ -108,7 +108,7 @@ def merge(
             from heal.agreement import compare_written
 
             with progress("Running the merged model", None, shown=shown):
-                facts["agreement"] = compare_written(stage, wanted, measure, device=device)
+                facts["agreement"] = compare_written(stage, wanted, measure, compute=plan.compute, device=device)
         document = {**document, **earlier(source.folder), "merge": facts}
         write_json(stage / "heal.json", document)
         write_text(stage / "README.md", merged_card(document))

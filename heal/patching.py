@@ -20,8 +20,9 @@ from heal.training import FORMAT, HealResult
 from prune.errors import RegrowthError, UsageError
 from prune.layer_ranges import runs, spell_layers
 from prune.memory import peak_memory
-from prune.models import load_model, load_tokenizer, pick_device, pick_dtype, text_config
+from prune.models import load_model, load_tokenizer, pick_device, text_config
 from prune.outputs import check_free, staged_directory
+from prune.precision import pick_dtype
 from prune.provenance import provenance
 from prune.terminal import progress, quiet_libraries
 

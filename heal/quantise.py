@@ -1,7 +1,8 @@
 """NF4 and int8 by bitsandbytes: how a model is loaded for training, and what exactly it then computes.
 
-Embeddings, norms and head stay in the compute dtype. peft's `prepare_model_for_kbit_training` is not used: it casts
-them all to fp32, which costs more memory than 4 bits save on models with a large vocabulary (bitsandbytes#1569).
+Products are in bfloat16, or in float32 on a device that has none of the former (`compute_dtype`). Embeddings, norms
+and head stay in that dtype. peft's `prepare_model_for_kbit_training` is not used: it casts them all to fp32, which
+costs more memory than 4 bits save on models with a large vocabulary (bitsandbytes#1569).
 """
 
 from __future__ import annotations
@@ -12,18 +13,34 @@ import torch
 
 from prune.errors import RegrowthError, UsageError
 from prune.models import Source, load_model
+from prune.precision import pick_dtype
 from prune.processes import sharded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BITS = (4, 8, 16)
-COMPUTE = torch.bfloat16
 BLOCK = 64  # weights per scale: bitsandbytes' default, and that of QLoRA
 
 
-def load_frozen(source: Source, *, bits: int, device: str) -> PreTrainedModel:
-    """Load a model to train adapters on, frozen: NF4 + double quantisation (bits 4), LLM.int8() (8) or bf16 (16).
+def compute_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype:
+    """In what a frozen model computes: float32 or bfloat16; `auto` is bfloat16 where the device multiplies it.
+
+    Raises:
+        UsageError: another name.
+    """
+    found = pick_dtype("fast" if dtype == "auto" else dtype, device=device)
+    if found not in (torch.bfloat16, torch.float32):
+        raise UsageError(f"--dtype {dtype} cannot be trained in; take auto, bfloat16 or float32")
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+def load_frozen(source: Source, *, bits: int, device: str, dtype: str = "auto") -> PreTrainedModel:
+    """Load a model to train adapters on, frozen: NF4 + double quantisation (bits 4), LLM.int8() (8) or as it is (16).
+
+    Args:
+        dtype: see `compute_dtype`.
 
     Raises:
         UsageError: other bits.
@@ -31,8 +48,9 @@ def load_frozen(source: Source, *, bits: int, device: str) -> PreTrainedModel:
     """
     if bits not in BITS:
         raise UsageError(f"--bits {bits} is unknown; take {' or '.join(map(str, BITS))}")
+    compute = compute_dtype(dtype, device=device)
     if bits == 16:
-        model = load_model(source, dtype=COMPUTE, device=device)
+        model = load_model(source, dtype=compute, device=device)
     else:
         if device == "mps":
             raise RegrowthError(f"{bits}-bit training does not run on this device; take --device cpu or --bits 16")
@@ -43,11 +61,11 @@ def load_frozen(source: Source, *, bits: int, device: str) -> PreTrainedModel:
             load_in_8bit=bits == 8,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=COMPUTE,
-            # FSDP shards only floating-point weights, of one dtype each: it must see NF4 as the bf16 that is beside it.
-            bnb_4bit_quant_storage=COMPUTE if sharded() else torch.uint8,
+            bnb_4bit_compute_dtype=compute,
+            # FSDP shards only floating-point weights, of one dtype each: it must see NF4 as what is beside it.
+            bnb_4bit_quant_storage=compute if sharded() else torch.uint8,
         )
-        model = load_model(source, dtype=COMPUTE, quantization_config=config, device_map={"": device})
+        model = load_model(source, dtype=compute, quantization_config=config, device_map={"": device})
         for module in _four_bit(model).values():
             # On CPUs with AVX512-bf16, bitsandbytes repacks a layer at its first forward pass in eval mode, for good;
             # a repacked layer passes no gradient on. Measuring held-out loss first would silently end all learning.
@@ -66,17 +84,20 @@ def quantised_modules(model: PreTrainedModel) -> list[str]:
     return list(_four_bit(model))
 
 
-def round_trip(weight: torch.Tensor, *, bits: int = 4, transposed: bool = False) -> torch.Tensor:
+def round_trip(
+    weight: torch.Tensor, *, bits: int = 4, compute: torch.dtype = torch.bfloat16, transposed: bool = False
+) -> torch.Tensor:
     """The weight that a quantised layer really multiplies by, in fp32.
 
-    4 bits: bf16 -> NF4, double quantised -> bf16. 8 bits: bf16 -> fp16 -> int8, a scale per output.
+    4 bits: compute dtype -> NF4, double quantised -> compute dtype. 8 bits: compute dtype -> fp16 -> int8, a scale per
+    output.
 
     Args:
         weight: (out, in), or (in, out) with `transposed` (GPT-2's Conv1D, which transformers turns before quantising).
     """
     from bitsandbytes import functional
 
-    matrix = weight.to(COMPUTE)
+    matrix = weight.to(compute)
     matrix = (matrix.T if transposed else matrix).contiguous()
     if bits == 8:
         packed, scale, _ = functional.int8_vectorwise_quant(matrix.to(torch.float16))

@@ -23,7 +23,9 @@ class Settings:
         alpha: LoRA's alpha; the rank if None, so that the scale is 1.
         targets: `feed-forward` or `all`, and where: `feed-forward:after-cut`, `all:after-cut` or, for short,
             `after-cut`. See `heal.adapters.find_targets`.
-        bits: 4 (NF4 + double quantisation), 8 (LLM.int8()) or 16 (bf16).
+        bits: 4 (NF4 + double quantisation), 8 (LLM.int8()) or 16 (not quantised).
+        dtype: of the products and of what is not quantised: `bfloat16`, `float32`, or `auto`: bfloat16 where the device
+            multiplies it. In the settings of a plan it is one of the first two.
         eval_every: optimiser steps between two measurements of held-out loss; a tenth of all steps if None.
         checkpointing: keep one activation per layer and compute the rest anew.
         schedule: how the rate falls after the warm-up: `cosine` as in the paper, `linear`, or `constant`.
@@ -41,6 +43,7 @@ class Settings:
     learning_rate: float = 3e-4
     targets: str = "feed-forward"
     bits: int = 4
+    dtype: str = "auto"
     seed: int = 0
     eval_every: int | None = None
     checkpointing: bool = True

@@ -103,21 +103,18 @@ def _put(student: PreTrainedModel, name: str, values: torch.Tensor) -> None:
     for module in list(student.modules()):
         for own_name, parameter in module._parameters.items():
             if parameter is old:
-                module._parameters[own_name] = _like(module, old, values, turned)
+                module._parameters[own_name] = _like(module, old, values.to(student.dtype), turned)
 
 
 def _like(module: Any, old: Any, values: torch.Tensor, turned: bool) -> torch.nn.Parameter:
-    """`values` as the parameter `old` would hold them: in its dtype, or quantised the same way."""
+    """`values`, in the dtype the model computes in, as the parameter `old` would hold them: quantised as it is."""
     kind = type(old).__name__
     if kind not in ("Params4bit", "Int8Params"):
         return torch.nn.Parameter(values.to(old.device, old.dtype), requires_grad=False)
     from bitsandbytes import MatmulLtState
     from bitsandbytes.nn import Int8Params, Params4bit
 
-    from heal.quantise import COMPUTE
-
-    matrix = values.to(COMPUTE)
-    matrix = (matrix.T if turned else matrix).contiguous()
+    matrix = (values.T if turned else values).contiguous()
     if kind == "Params4bit":
         return Params4bit(
             matrix,

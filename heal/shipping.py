@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from heal.card import adapter_only_card
-from heal.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from heal.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS, computed_in
 from heal.merging import HELD_OUT_TOKENS, base_of, open_adapter
 from prune.configs import family_of
 from prune.cut_plan import PLAN_FILE, CutPlan
@@ -82,14 +82,15 @@ def adapter_only(
         "versions": versions(),
         "command": command_line(),
     }
-    measure, wanted, bits = None, None, document["settings"]["bits"]
+    measure, wanted = None, None
+    how: dict[str, Any] = {"bits": document["settings"]["bits"], "compute": computed_in(document)}
     if check:
         from heal.agreement import measuring_text, trained_logits
 
         device = pick_device(device)
         measure = measuring_text(document, pruned, held_out=held_out, field=field, tokens=HELD_OUT_TOKENS)
         with progress("Running the pruned model with the adapter", None, shown=shown):
-            wanted = trained_logits(pruned, folder, measure, bits=bits, device=device)
+            wanted = trained_logits(pruned, folder, measure, **how, device=device)
     with staged_directory(out, overwrite=overwrite) as stage:
         write_json(stage / ADAPTER_CONFIG, written)
         shutil.copyfile(folder / ADAPTER_WEIGHTS, stage / ADAPTER_WEIGHTS)
@@ -98,7 +99,7 @@ def adapter_only(
             from heal.agreement import agreement, trained_logits
 
             with progress("Running the full model with the new adapter", None, shown=shown):
-                found = trained_logits(whole, stage, measure, bits=bits, device=device)
+                found = trained_logits(whole, stage, measure, **how, device=device)
             facts["agreement"] = agreement(wanted, found)
         document = {**document, "adapter_only": facts}
         write_json(stage / "heal.json", document)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +159,9 @@ def plan_healing(
         )
     quiet_libraries()
     device = local_device(pick_device(device))
+    from heal.quantise import compute_dtype
+
+    settings = replace(settings, dtype=str(compute_dtype(settings.dtype, device=device)).removeprefix("torch."))
     source = locate(model, revision=revision)
     check_fit(source, settings)
     text = TextSource(text) if isinstance(text, str) else text
@@ -345,7 +348,7 @@ def _frozen(plan: HealPlan) -> Student:
     from heal.head import attach_loss
     from heal.quantise import load_frozen, quantised_modules
 
-    base = load_frozen(plan.model, bits=plan.settings.bits, device=plan.device)
+    base = load_frozen(plan.model, bits=plan.settings.bits, device=plan.device, dtype=plan.settings.dtype)
     targets = find_targets(base, plan.settings.targets, cut=first_after_cut(plan.model.folder))
     attach_loss(base)
     return Student(base, targets, quantised_modules(base), {})

@@ -25,7 +25,7 @@ class Trial:
     """Where and on what to measure: the model's place, its text sources, and which of their samples are spent.
 
     sources, field, seed: of the text. skip: samples of that seed that a scan has read. tokens: of text to take.
-    dtype: as `prune.models.pick_dtype` takes it.
+    dtype: as `prune.precision.pick_dtype` takes it.
     """
 
     source: Source
@@ -76,7 +76,8 @@ class Measured:
     """A loaded model and its held-out windows; loaded once, whatever is asked of it."""
 
     def __init__(self, trial: Trial) -> None:
-        from prune.models import load_model, load_tokenizer, pick_device, pick_dtype
+        from prune.models import load_model, load_tokenizer, pick_device
+        from prune.precision import pick_dtype
         from prune.sampling import draw_held_out
 
         self.trial = trial

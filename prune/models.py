@@ -94,19 +94,6 @@ def pick_device(device: str = "auto") -> str:
     return device
 
 
-def pick_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype | str:
-    """`auto` keeps the checkpoint's own dtype; otherwise float32, bfloat16 or float16 by name."""
-    import torch
-
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    names |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if dtype == "auto":
-        return "auto"
-    if dtype not in names:
-        raise RegrowthError(f"--dtype {dtype} is unknown; take auto, float32, bfloat16 or float16")
-    return names[dtype]
-
-
 def load_model(
     source: Source,
     *,

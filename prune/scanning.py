@@ -65,7 +65,7 @@ def scan(
         seed: draws the documents and places the windows.
         batch_size: samples a batch, or "auto": as many as make 1024 tokens on a CPU, 16384 on a CUDA device.
         device: "auto", or as torch names it.
-        dtype: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16". Angles are float64 in any case.
+        dtype: as `prune.precision.pick_dtype` takes it. Angles are float64 in any case.
         max_memory: such as "4GiB": a model whose weights do not fit is run layer by layer from its files; None asks
             the machine how much there is.
         bits: 4 or 8 loads the weights in NF4 or int8 by bitsandbytes.
@@ -91,7 +91,8 @@ def scan(
         if not one.startswith("hub:"):
             next(iter(read_documents(one, field=field)))  # a bad source shows before a model is fetched
 
-    from prune.models import load_tokenizer, locate, pick_device, pick_dtype
+    from prune.models import load_tokenizer, locate, pick_device
+    from prune.precision import pick_dtype
     from prune.sampling import draw_samples
     from prune.streaming import fits, measure_streamed
 

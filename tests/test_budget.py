@@ -15,8 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from typer.testing import CliRunner
 
-import heal.divergence
-import heal.losses
+import heal.chunks
 from heal import plan_budget
 from heal.adapters import add_adapter, find_targets
 from heal.budget import FLOATS_ON_CPU, GIB, GPUS, LOGITS_AT_ONCE, Job, flops_per_token, kept_layers, memory_of, usable
@@ -63,7 +62,7 @@ def held(model):
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
 def test_weights_are_counted_to_the_byte(saved, bits):
-    model = load_frozen(Source(saved, "tiny"), bits=bits, device="cpu")
+    model = load_frozen(Source(saved, "tiny"), bits=bits, device="cpu", dtype="bfloat16")
     values, extra = held(model)
     shape = read_shape(saved)
     found = memory_of(shape, job_of(shape, bits=bits))
@@ -74,7 +73,7 @@ def test_weights_are_counted_to_the_byte(saved, bits):
 
 @pytest.mark.parametrize("role", ["feed-forward", "all"])
 def test_adapters_are_counted_to_the_byte(saved, role):
-    model = load_frozen(Source(saved, "tiny"), bits=16, device="cpu")
+    model = load_frozen(Source(saved, "tiny"), bits=16, device="cpu", dtype="bfloat16")
     adapted = add_adapter(model, find_targets(model, role), rank=8, alpha=8, dropout=0.0, base="x")
     trained = [p for p in adapted.parameters() if p.requires_grad]
     shape = read_shape(saved)
@@ -90,7 +89,7 @@ def test_adapters_are_counted_to_the_byte(saved, role):
 def test_what_autograd_keeps_of_a_layer(saved, bits, role, dropout, length):
     """Counted by torch's own hooks on saved tensors, weights aside, in packed rows."""
     rows = 2
-    model = load_frozen(Source(saved, "tiny"), bits=bits, device="cpu")
+    model = load_frozen(Source(saved, "tiny"), bits=bits, device="cpu", dtype="bfloat16")
     attach_loss(model)
     adapted = add_adapter(model, find_targets(model, role), rank=8, alpha=8, dropout=dropout, base="x").train()
     own = {t.untyped_storage().data_ptr() for t in (*adapted.parameters(), *adapted.buffers())}
@@ -118,9 +117,8 @@ def test_what_autograd_keeps_of_a_layer(saved, bits, role, dropout, length):
 
 
 def test_chunks_of_logits_are_those_that_training_takes():
-    assert LOGITS_AT_ONCE["qlora"] == heal.losses._LOGITS_AT_ONCE
-    assert LOGITS_AT_ONCE["distill"] == heal.divergence.LOGITS_AT_ONCE
-    assert heal.divergence.FLOATS_AT_ONCE["cpu"] == FLOATS_ON_CPU
+    assert heal.chunks.LOGITS_AT_ONCE == LOGITS_AT_ONCE
+    assert heal.chunks.FLOATS_AT_ONCE["cpu"] == FLOATS_ON_CPU
 
 
 class Counter(TorchDispatchMode):
@@ -140,7 +138,7 @@ class Counter(TorchDispatchMode):
 @pytest.mark.parametrize("family", ["llama", "phi"])
 def test_operations_are_those_that_torch_counts(family, tmp_path):
     tiny(family, attention="eager").save_pretrained(tmp_path / family)
-    model = load_frozen(Source(tmp_path / family, "tiny"), bits=16, device="cpu")
+    model = load_frozen(Source(tmp_path / family, "tiny"), bits=16, device="cpu", dtype="bfloat16")
     model.set_attn_implementation("eager")
     attach_loss(model)
     adapted = add_adapter(model, find_targets(model, "all"), rank=8, alpha=8, dropout=0.0, base="x").train()

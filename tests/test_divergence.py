@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, kl_div
 
-from heal import divergence
+from heal import chunks
 from heal.divergence import chunked_divergence, state_distance
 
 WIDTH, VOCABULARY = 6, 11
@@ -42,8 +42,8 @@ def _dense(student, teacher, labels, heads, temperature, plain):
 def test_pieces_sum_to_the_whole(seed, temperature, plain, at_once):
     student, teacher, labels, heads = _case(seed, rows=8, length=20)
     patched = pytest.MonkeyPatch()
-    patched.setattr(divergence, "LOGITS_AT_ONCE", at_once)
-    patched.setattr(divergence, "FLOATS_AT_ONCE", {"cpu": at_once // 3})
+    patched.setattr(chunks, "LOGITS_AT_ONCE", at_once)
+    patched.setattr(chunks, "FLOATS_AT_ONCE", {"cpu": at_once // 3})
     try:
         leaf = student.clone().requires_grad_()
         found = chunked_divergence(
@@ -100,7 +100,7 @@ def test_the_upstream_gradient_is_passed_on():
 def test_no_chunk_makes_more_logits_than_it_may(monkeypatch):
     student, teacher, labels, heads = _case(4, rows=8, length=65)
     labels = labels.clamp_min(0)
-    monkeypatch.setattr(divergence, "LOGITS_AT_ONCE", 100 * VOCABULARY)
+    monkeypatch.setattr(chunks, "LOGITS_AT_ONCE", 100 * VOCABULARY)
     seen = []
 
     def project(states):

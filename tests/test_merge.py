@@ -17,12 +17,14 @@ from heal.agreement import agreement
 from heal.data import hold_out
 from prune.errors import CheckpointError, RegrowthError, UsageError
 
-NF4 = BitsAndBytesConfig(
-    load_in_4bit=True,
-    bnb_4bit_quant_type="nf4",
-    bnb_4bit_use_double_quant=True,
-    bnb_4bit_compute_dtype=torch.bfloat16,
-)
+
+def name_of(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def compute_in(folder):
+    """In what the adapter of a family is trained: one of them in bfloat16, which some CPUs are very slow at."""
+    return torch.bfloat16 if "gpt_neox" in str(folder) else torch.float32
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2", "gpt_neox", "gemma2"])
@@ -43,7 +45,8 @@ def base(request, tmp_path_factory, sample_model):
 @pytest.fixture(scope="module")
 def adapter(base, tmp_path_factory, sample_text, sample_heldout):
     text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=128)
-    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4, alpha=8, learning_rate=3e-2)
+    dtype = name_of(compute_in(base))
+    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4, alpha=8, learning_rate=3e-2, dtype=dtype)
     out = tmp_path_factory.mktemp("adapter") / "adapter"
     return qlora(base, text, out, tokens=1024, settings=settings, device="cpu", shown=False).out
 
@@ -55,7 +58,13 @@ def weights(folder):
 def trained_model(base, adapter):
     from peft import PeftModel
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, quantization_config=NF4)
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_in(base),
+    )
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=compute_in(base), quantization_config=nf4)
     return PeftModel.from_pretrained(model, adapter).eval()
 
 
@@ -101,14 +110,14 @@ def test_the_merged_model_computes_what_was_trained(base, adapter, tmp_path):
     with torch.no_grad():
         wanted = trained_model(base, adapter)(input_ids=ids).logits.float()
         found = {
-            name: AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.bfloat16)(
+            name: AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=compute_in(base))(
                 input_ids=ids
             ).logits.float()
             for name in ("trained", "original")
         }
     scale = wanted.std()
     trained, original = ((found[name] - wanted).std() / scale for name in ("trained", "original"))
-    assert trained < 0.05  # rounding to bf16 alone
+    assert trained < (0.05 if compute_in(base) == torch.bfloat16 else 1e-5)  # rounding alone
     assert trained < original / 2
 
 
@@ -184,7 +193,9 @@ def test_auto_keeps_the_base_that_measures_better_and_says_which(base, adapter, 
     losses = {}
     for name in ("dequantised", "original"):
         merge(adapter, tmp_path / name, base=name, check=False, shown=False)
-        found = held_out_loss(tmp_path / name, text, length=64, batch_size=2, device="cpu", dtype="bfloat16")
+        found = held_out_loss(
+            tmp_path / name, text, length=64, batch_size=2, device="cpu", dtype=name_of(compute_in(base))
+        )
         losses[name] = found["loss"]
         assert found["tokens"] == document["held_out"]["tokens"]
     assert document["chosen"]["losses"] == pytest.approx(losses, abs=1e-6)
@@ -210,7 +221,7 @@ def test_the_report_on_logits_is_true(base, adapter, tmp_path, sample_heldout):
     wanted, found = [], []
     stock, merged = (
         trained_model(base, adapter),
-        AutoModelForCausalLM.from_pretrained(tmp_path / "trained", dtype=torch.bfloat16),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "trained", dtype=compute_in(base)),
     )
     for row in rows:
         batch = {
@@ -230,7 +241,7 @@ def test_the_report_on_logits_is_true(base, adapter, tmp_path, sample_heldout):
     ):  # rounding alone: its size, not its digits
         assert value / 4 < trained[name] < value * 4, name
     assert trained["kl"] == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=3, abs=1e-5)
-    assert trained["kl"] < original["kl"] / 2
+    assert trained["kl"] < original["kl"] / (2 if compute_in(base) == torch.float32 else 1)
     assert 0 < trained["mean_abs"] < original["mean_abs"] / 2
 
 
@@ -266,7 +277,8 @@ def test_other_precisions(bits, tiny_llama, tmp_path, sample_text, sample_heldou
         merge(healed.out, tmp_path / "int8", shown=False, check=False)
         packed = weights(tmp_path / "int8")
         name = "model.layers.2.self_attn.q_proj.weight"  # quantised, and not adapted
-        scale = before[name].to(torch.bfloat16).float().abs().amax(1, keepdim=True) / 127
+        held = before[name].to(getattr(torch, healed.document["settings"]["dtype"])).half()  # as int8 is made of it
+        scale = held.float().abs().amax(1, keepdim=True) / 127
         steps = packed[name] / scale
         assert torch.allclose(steps, steps.round(), atol=1e-2)
         assert len(steps.round().unique()) > 100

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from prune.errors import CheckpointError, RegrowthError
-from prune.models import decoder_layers, load_model, load_tokenizer, locate, pick_device, pick_dtype
+from heal.quantise import compute_dtype
+from prune import precision
+from prune.errors import CheckpointError, RegrowthError, UsageError
+from prune.models import decoder_layers, load_model, load_tokenizer, locate, pick_device
+from prune.precision import multiplies_bfloat16, pick_dtype
 
 
 def test_a_folder_is_located_and_loaded(tiny_llama):
@@ -54,8 +57,8 @@ def test_devices_and_dtypes():
     assert pick_device("auto") in ("cpu", "cuda", "mps")
     with pytest.raises(RegrowthError, match="--device nowhere"):
         pick_device("nowhere")
-    assert pick_dtype("auto") == "auto"
     assert pick_dtype("bf16") is torch.bfloat16
+    assert pick_dtype("float16") is torch.float16
     with pytest.raises(RegrowthError, match="--dtype int3"):
         pick_dtype("int3")
 
@@ -65,3 +68,19 @@ def test_layers_that_cannot_be_told_apart_are_refused(tiny_llama):
     model.config.num_hidden_layers = 3
     with pytest.raises(RegrowthError, match="cannot tell which of its modules are the 3 decoder layers"):
         decoder_layers(model)
+
+
+@pytest.mark.parametrize(("fast", "auto"), [(True, "auto"), (False, torch.float32)])
+def test_sixteen_bits_are_taken_where_the_device_multiplies_them(monkeypatch, fast, auto):
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: fast)
+    assert pick_dtype("auto") == auto
+    assert pick_dtype("fast") == (torch.bfloat16 if fast else torch.float32)
+    assert pick_dtype("bfloat16") == torch.bfloat16  # asked for by name
+    assert compute_dtype() == pick_dtype("fast")
+    with pytest.raises(UsageError, match="--dtype float16 cannot be trained in"):
+        compute_dtype("float16")
+
+
+def test_a_gpu_multiplies_bfloat16():
+    assert multiplies_bfloat16("cuda:1")
+    assert multiplies_bfloat16("cpu") in (True, False)

@@ -93,7 +93,7 @@ def test_gradients_reach_the_first_layer_after_an_evaluation(tiny_llama):
     from heal.head import attach_loss
     from heal.quantise import load_frozen
 
-    model = load_frozen(Source(tiny_llama, "tiny"), bits=4, device="cpu")
+    model = load_frozen(Source(tiny_llama, "tiny"), bits=4, device="cpu", dtype="bfloat16")
     attach_loss(model)
     adapted = add_adapter(model, find_targets(model), rank=4, alpha=4, dropout=0.0, base="x")
     adapted.enable_input_require_grads()
@@ -109,8 +109,10 @@ def test_gradients_reach_the_first_layer_after_an_evaluation(tiny_llama):
     assert all(p.dtype != torch.float32 for name, p in model.named_parameters() if "lora" not in name)
 
 
-def test_sixteen_bits(tiny_llama, text, tmp_path):
-    result = heal_tiny(tiny_llama, text, tmp_path / "bf16", bits=16, targets="all", tokens=1024)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_sixteen_bits_and_more(tiny_llama, text, tmp_path, dtype):
+    result = heal_tiny(tiny_llama, text, tmp_path / dtype, bits=16, dtype=dtype, targets="all", tokens=1024)
+    assert result.document["settings"]["dtype"] == dtype
     assert result.document["quantised"] == []
     assert result.document["method"] == "lora"
     assert len(result.document["adapted"]) == 8 * 7
