@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "DistillSettings": "heal.distilling",
+    "DistillSettings": "heal.settings",
     "adapter_only": "heal.shipping",
     "HealResult": "heal.training",
     "Settings": "heal.settings",
     "PatchResult": "heal.patching",
-    "PatchSettings": "heal.patching",
+    "PatchSettings": "heal.settings",
     "TextSource": "heal.data",
     "distill": "heal.distilling",
     "held_out_loss": "heal.measuring",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from heal.data import TextSource
 from heal.differences import own_tensors
 from heal.lineage import trace
 from heal.place import first_after_cut
-from heal.settings import Running, Settings
+from heal.settings import DistillSettings, Running
 from heal.training import HealPlan, HealResult, Student, execute, plan_healing
 from prune.errors import UsageError
 from prune.models import Source, load_tokenizer
@@ -23,29 +23,6 @@ if TYPE_CHECKING:
 
     from heal.adapters import Targets
     from prune.checkpoint import Shard, Tensor
-
-
-@dataclass(frozen=True)
-class DistillSettings(Settings):
-    """How to distil, beside what all healing takes.
-
-    Attributes:
-        temperature: softens both sides of the divergence; the loss is multiplied by its square.
-        plain_loss: share of the plain loss (of the text's own next tokens), in [0, 1]; the rest is divergence.
-        match_hidden: weight of the distance between the states that leave the first layer after the cut in the student,
-            and the same layer in the teacher: |s - t|^2 / |t|^2, the mean over predicted tokens. 0: not taken.
-        teacher_data: `text`, to train on the text itself, or `self`: on what the full model first writes.
-        prompts: a SOURCE whose field `prompt` holds what the full model answers, in its chat template if it has one;
-            None: it goes on from the first 32 tokens of the text's documents. For `self` alone.
-        response_tokens: at most so many a response. Prompt and response are both trained on.
-    """
-
-    temperature: float = 1.0
-    plain_loss: float = 0.0
-    match_hidden: float = 0.0
-    teacher_data: str = "text"
-    prompts: str | None = None
-    response_tokens: int = 256
 
 
 def distill(

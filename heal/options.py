@@ -1,4 +1,4 @@
-"""Options that more than one command takes, each written once."""
+"""The options of `heal`'s commands that more than one takes, or that make up settings, each written once."""
 
 from __future__ import annotations
 
@@ -7,74 +7,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from heal.settings import DistillSettings, PatchSettings, Running, Settings
 from prune.errors import UsageError
+from prune.options import Options, defaults_of, panel
 
 if TYPE_CHECKING:
     from heal.data import TextSource
 
 Pruned = Annotated[str, typer.Argument(help="The pruned model: a folder or a hub id.")]
-Teacher = Annotated[str, typer.Option(help="The full model that it was cut from: a folder or a hub id.")]
 AdapterOut = Annotated[Path, typer.Option(help="Folder for the adapter; must not exist.")]
-Texts = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--text",
-        help="What to heal on: .txt, .jsonl, .parquet, a folder, or hub:repo:config:split; C4 if not named. Several "
-        "times: mixed in equal shares.",
-    ),
-]
-Field = Annotated[str, typer.Option(help="Field of each row that holds the text.")]
-HeldOuts = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--held-out", help="Text to measure on, several times for several; one document in 50 of --text if not named."
-    ),
-]
-HeldOutTokens = Annotated[str, typer.Option(help="How much of it to measure on.")]
-DomainTexts = Annotated[
-    list[str] | None,
-    typer.Option("--domain-text", help="Text measured besides, as NAME=FILE: medical=notes.jsonl; may be repeated."),
-]
-Tokens = Annotated[str, typer.Option(help="Budget, such as 60k, 2M or 164M.")]
-Length = Annotated[int, typer.Option(help="Tokens per row; documents are packed, and do not see one another.")]
-BatchSize = Annotated[int, typer.Option(help="Rows per forward pass.")]
-Accumulate = Annotated[int, typer.Option(help="Forward passes per step.")]
-Rank = Annotated[int, typer.Option(help="LoRA rank; the paper's is 64 for most models, 2 to 8 for some.")]
-Alpha = Annotated[float | None, typer.Option(help="LoRA alpha; the rank if not given.")]
-Dropout = Annotated[float, typer.Option(help="Dropout before the adapter.")]
-LearningRate = Annotated[float, typer.Option(help="Peak rate, reached after the warm-up.")]
-Decay = Annotated[str, typer.Option("--schedule", help="How the rate falls: cosine, linear or constant.")]
-Warmup = Annotated[
-    str | None, typer.Option(help="Steps in which the rate rises, such as 100 or 3%; the fewer of both if not given.")
-]
-Patience = Annotated[
-    int | None,
-    typer.Option(help="End after so many measurements without a better loss, and keep the best adapter, not the last."),
-]
-Targets = Annotated[
-    str,
-    typer.Option(
-        help="Which projections to adapt: feed-forward or all; all of the layers after the cut: after-cut; both: "
-        "feed-forward:after-cut."
-    ),
-]
-Bits = Annotated[int, typer.Option(help="4: NF4, double quantised; 8: LLM.int8(); 16: bf16.")]
-Seed = Annotated[int, typer.Option(help="Order of the text, first weights, dropout.")]
-EvalEvery = Annotated[int | None, typer.Option(help="Steps between measurements; a tenth of all if not given.")]
-Checkpointing = Annotated[bool, typer.Option(help="Trade time for memory: compute activations anew.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the last checkpoint of a run into --out; begin if there is none.")
-]
-SaveEvery = Annotated[int, typer.Option(help="Steps between checkpoints, which stand hidden beside --out meanwhile.")]
-ReportTo = Annotated[str, typer.Option(help="wandb, trackio, tensorboard or none.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print heal.json on stdout, and nothing else there.")]
 
+_Texts = list[str] | None
 
-def text_source(
-    text: list[str] | None, field: str, held_out: list[str] | None, held_out_tokens: str, domain_text: list[str] | None
+
+def _text_source(
+    text: _Texts = None,
+    field: str = "text",
+    held_out: _Texts = None,
+    held_out_tokens: str = "16k",
+    domain_text: _Texts = None,
 ) -> TextSource:
     """What the options on text say together.
 
@@ -100,3 +54,159 @@ def text_source(
         parse_tokens(held_out_tokens),
         tuple((parts[0], parts[1]) for parts in domains),
     )
+
+
+_TEXT = panel(
+    "Text",
+    {
+        "text": Annotated[
+            _Texts,
+            typer.Option(
+                help="What to heal on: .txt, .jsonl, .parquet, a folder, or hub:repo:config:split; C4 if not named. "
+                "Several times: mixed in equal shares."
+            ),
+        ],
+        "field": Annotated[str, typer.Option(help="Field of each row that holds the text.")],
+        "held_out": Annotated[
+            _Texts,
+            typer.Option(
+                help="Text to measure on, several times for several; one document in 50 of --text if not named."
+            ),
+        ],
+        "held_out_tokens": Annotated[str, typer.Option(help="How much of it to measure on.")],
+        "domain_text": Annotated[
+            _Texts, typer.Option(help="Text measured besides, as NAME=FILE: medical=notes.jsonl; may be repeated.")
+        ],
+    },
+)
+_BATCH = {
+    "length": Annotated[int, typer.Option(help="Tokens per row; documents are packed, and do not see one another.")],
+    "batch_size": Annotated[int, typer.Option(help="Rows per forward pass.")],
+}
+_TRAINING = panel(
+    "Training",
+    {
+        **_BATCH,
+        "accumulate": Annotated[int, typer.Option(help="Forward passes per step.")],
+        "learning_rate": Annotated[float, typer.Option(help="Peak rate, reached after the warm-up.")],
+        "schedule": Annotated[str, typer.Option(help="How the rate falls: cosine, linear or constant.")],
+        "warmup": Annotated[
+            str | None,
+            typer.Option(help="Steps in which the rate rises, such as 100 or 3%; the fewer of both if not given."),
+        ],
+        "seed": Annotated[int, typer.Option(help="Order of the text, first weights, dropout.")],
+        "eval_every": Annotated[
+            int | None, typer.Option(help="Steps between measurements; a tenth of all if not given.")
+        ],
+        "patience": Annotated[
+            int | None,
+            typer.Option(
+                help="End after so many measurements without a better loss, and keep the best adapter, not the last."
+            ),
+        ],
+        "checkpointing": Annotated[bool, typer.Option(help="Trade time for memory: compute activations anew.")],
+    },
+)
+_ADAPTER = panel(
+    "Adapter",
+    {
+        "rank": Annotated[int, typer.Option(help="LoRA rank; the paper's is 64 for most models, 2 to 8 for some.")],
+        "alpha": Annotated[float | None, typer.Option(help="LoRA alpha; the rank if not given.")],
+        "dropout": Annotated[float, typer.Option(help="Dropout before the adapter.")],
+        "targets": Annotated[
+            str,
+            typer.Option(
+                help="Which projections to adapt: feed-forward or all; all of the layers after the cut: after-cut; "
+                "both: feed-forward:after-cut."
+            ),
+        ],
+        "bits": Annotated[int, typer.Option(help="4: NF4, double quantised; 8: LLM.int8(); 16: bf16.")],
+    },
+)
+_DISTILLATION = panel(
+    "Distillation",
+    {
+        "temperature": Annotated[float, typer.Option(help="Softens both sides; the loss is multiplied by its square.")],
+        "plain_loss": Annotated[
+            float, typer.Option(help="Share of the plain loss on the text itself, 0 to 1; the rest is divergence.")
+        ],
+        "match_hidden": Annotated[
+            float, typer.Option(help="Weight of the distance of hidden states behind the cut's first layer; 0: none.")
+        ],
+        "teacher_data": Annotated[
+            str, typer.Option(help="text: train on the text; self: on responses that the full model first writes.")
+        ],
+        "prompts": Annotated[
+            str | None, typer.Option(help="Source whose field `prompt` it answers; openings of --text if not named.")
+        ],
+        "response_tokens": Annotated[int, typer.Option(help="Longest response that it writes.")],
+    },
+)
+_PATCH = panel(
+    "Patch",
+    {
+        "objective": Annotated[
+            str, typer.Option(help="What counts as near: auto, normalised, capped, cosine or squares.")
+        ],
+        "kind": Annotated[
+            str,
+            typer.Option(help="auto; matrix: all weights; map: a linear map of the output; magnitude: one number."),
+        ],
+        "ridge": Annotated[
+            float | None, typer.Option(help="Pull to the old weights, 0 for none; the best of a ladder if not given.")
+        ],
+        **_BATCH,
+        "seed": Annotated[int, typer.Option(help="Order of the text.")],
+    },
+)
+_RUNNING = panel(
+    "Running",
+    {
+        "resume": Annotated[
+            bool,
+            typer.Option(
+                "--resume", help="Go on from the last checkpoint of a run into --out; begin if there is none."
+            ),
+        ],
+        "save_every": Annotated[
+            int, typer.Option(help="Steps between checkpoints, which stand hidden beside --out meanwhile.")
+        ],
+        "report_to": Annotated[str, typer.Option(help="wandb, trackio, tensorboard or none.")],
+    },
+)
+_BUDGET = panel(
+    "Healing",
+    {
+        "bits": Annotated[int, typer.Option(help="4: NF4, double quantised; 8: int8; 16: bf16.")],
+        "targets": Annotated[str, typer.Option(help="feed-forward, all, or after-cut.")],
+        "rank": Annotated[int, typer.Option(help="LoRA rank.")],
+        "dropout": Annotated[float, typer.Option(help="Dropout before the adapter.")],
+        "length": Annotated[int, typer.Option(help="Tokens per row.")],
+        "batch_size": Annotated[int, typer.Option(help="Rows per forward pass.")],
+        "checkpointing": Annotated[bool, typer.Option(help="Compute activations anew.")],
+    },
+)
+# What a run takes beside its settings, by the names of the functions' parameters.
+_TOKENS = Annotated[str, typer.Option(help="Budget, such as 60k, 2M or 164M.")]
+_FITTED = Annotated[str, typer.Option(help="How much text to fit; a quarter more, 4096 at most, chooses.")]
+_DTYPE = Annotated[str, typer.Option(help="To compute in: auto (the model's own), float32, bfloat16.")]
+_PLACE = {
+    "device": Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")],
+    "revision": Revision,
+    "overwrite": Overwrite,
+}
+_ANY_PLACE = {"device": "auto", "revision": None, "overwrite": False}
+
+TEXT = Options(_text_source, _TEXT)
+RUN = Options(dict, {**panel("Training", {"tokens": _TOKENS}), **_PLACE}, {"tokens": "2M", **_ANY_PLACE})
+SETTINGS = Options(Settings, {**_TRAINING, **_ADAPTER})
+DISTILL_SETTINGS = Options(DistillSettings, {**_TRAINING, **_ADAPTER, **_DISTILLATION})
+RUNNING = Options(Running, _RUNNING)
+PATCH_TEXT = Options(_text_source, {name: kind for name, kind in _TEXT.items() if name != "domain_text"})
+PATCH_RUN = Options(
+    dict,
+    {**panel("Patch", {"tokens": _FITTED}), "dtype": _DTYPE, **_PLACE},
+    {"tokens": "20k", "dtype": "auto", **_ANY_PLACE},
+)
+PATCH_SETTINGS = Options(PatchSettings, _PATCH)
+BUDGET_SETTINGS = Options(dict, _BUDGET, defaults_of(Settings))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.data import HELD_OUT_SHARE, TextSource, hold_out, training_rows
 from heal.patch_card import candidate_words
 from heal.schedule import parse_tokens
+from heal.settings import PatchSettings
 from heal.training import FORMAT, HealResult
 from prune.errors import RegrowthError, UsageError
 from prune.layer_ranges import runs, spell_layers
@@ -37,28 +38,6 @@ if TYPE_CHECKING:
 KINDS = ("matrix", "map", "magnitude")
 AUTO = ("capped", "normalised", "cosine")  # plain squares have not been the best once; see docs/healing.md
 CHOICE_TOKENS = 4096  # at most; text apart from that which is fitted, a quarter of it, to choose a candidate by
-
-
-@dataclass(frozen=True)
-class PatchSettings:
-    """How to patch.
-
-    Attributes:
-        objective: what counts as near, one of `heal.least_squares.OBJECTIVES`, or `auto`: the best of them.
-        kind: `matrix` (the projection's weights, freely), `map` (a linear map of its output), `magnitude` (one
-            number), or `auto`: the best of them.
-        ridge: pull towards the weights as they are, as a share of the mean squared feature; the best of a ladder if
-            None.
-        length: tokens per row.
-        batch_size: rows per forward pass.
-    """
-
-    objective: str = "auto"
-    kind: str = "auto"
-    ridge: float | None = None
-    length: int = 512
-    batch_size: int = 4
-    seed: int = 0
 
 
 class PatchResult(HealResult):

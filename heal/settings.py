@@ -1,4 +1,4 @@
-"""How to heal: the settings of a run, and whether they fit one another and the model."""
+"""How to heal: the settings of each method, and whether they fit one another and the model."""
 
 from __future__ import annotations
 
@@ -55,6 +55,51 @@ class Settings:
     def lora_alpha(self) -> float:
         """LoRA's alpha, settled: the rank where none is given."""
         return float(self.rank if self.alpha is None else self.alpha)
+
+
+@dataclass(frozen=True)
+class DistillSettings(Settings):
+    """How to distil, beside what all healing takes.
+
+    Attributes:
+        temperature: softens both sides of the divergence; the loss is multiplied by its square.
+        plain_loss: share of the plain loss (of the text's own next tokens), in [0, 1]; the rest is divergence.
+        match_hidden: weight of the distance between the states that leave the first layer after the cut in the student,
+            and the same layer in the teacher: |s - t|^2 / |t|^2, the mean over predicted tokens. 0: not taken.
+        teacher_data: `text`, to train on the text itself, or `self`: on what the full model first writes.
+        prompts: a SOURCE whose field `prompt` holds what the full model answers, in its chat template if it has one;
+            None: it goes on from the first 32 tokens of the text's documents. For `self` alone.
+        response_tokens: at most so many a response. Prompt and response are both trained on.
+    """
+
+    temperature: float = 1.0
+    plain_loss: float = 0.0
+    match_hidden: float = 0.0
+    teacher_data: str = "text"
+    prompts: str | None = None
+    response_tokens: int = 256
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """How to patch.
+
+    Attributes:
+        objective: what counts as near, one of `heal.least_squares.OBJECTIVES`, or `auto`: the best of them.
+        kind: `matrix` (the projection's weights, freely), `map` (a linear map of its output), `magnitude` (one
+            number), or `auto`: the best of them.
+        ridge: pull towards the weights as they are, as a share of the mean squared feature; the best of a ladder if
+            None.
+        length: tokens per row.
+        batch_size: rows per forward pass.
+    """
+
+    objective: str = "auto"
+    kind: str = "auto"
+    ridge: float | None = None
+    length: int = 512
+    batch_size: int = 4
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -54,3 +54,37 @@ def patched(document: dict[str, Any], out: Path) -> Table:
             kept = "kept" if tried == fold["chosen"] else ""
             table.add_row(*named, f"{tried['loss']:.4f}", f"{tried['left_over']:.1%}", kept)
     return table
+
+
+def merged(document: dict[str, Any], out: Path, *, asked: str) -> str:
+    """What a merge wrote, and which base it kept where the better one was `asked` for."""
+    facts = document["merge"]
+    words = (
+        f"{out}: {facts['adapted']} projections carry the adapter; {facts['dequantised']} saved as quantisation left "
+        f"them; all else as in {document['base']['model']}"
+    )
+    if "chosen" in facts:
+        losses = facts["chosen"]["losses"]
+        words += (
+            f"\nkept the {facts['base']} base: held-out loss {losses['dequantised']:.4f} dequantised, "
+            f"{losses['original']:.4f} original (nats per token, {facts['held_out']['tokens']:,} tokens)"
+        )
+    elif asked == "auto":
+        words += "\nthe adapter was trained on the base's own weights: there is no other base to choose"
+    return words + _apart(facts)
+
+
+def shipped(document: dict[str, Any], out: Path) -> str:
+    """What the one adapter for the full model holds."""
+    facts = document["adapter_only"]
+    return f"{out}: one adapter for {facts['full']['model']}: {facts['words']}; healed" + _apart(facts)
+
+
+def _apart(facts: dict[str, Any]) -> str:
+    if "agreement" not in facts:
+        return ""
+    found = facts["agreement"]
+    return (
+        f"\nagainst the adapter as trained, on {found['tokens']} held-out tokens: KL {found['kl']:.2g} nats, logits "
+        f"apart by {found['mean_abs']:.2g} in the mean and {found['max_abs']:.2g} at most"
+    )

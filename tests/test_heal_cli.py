@@ -1,11 +1,14 @@
 """The commands: what they print, their exit codes, and that nothing is left where they fail."""
 
 import json
+from dataclasses import fields
 
 import pytest
 from typer.testing import CliRunner
 
+from heal import options as tables
 from heal.cli import app
+from heal.settings import DistillSettings, PatchSettings, Running, Settings
 
 runner = CliRunner()
 SHAPE = ["--length", "64", "--batch-size", "2", "--accumulate", "1", "--rank", "4"]
@@ -34,6 +37,20 @@ def test_help_has_an_example(command):
     assert done.exit_code == 0
     assert "Example:" in done.output
     assert "--json" in done.output
+
+
+@pytest.mark.parametrize(
+    ("table", "settings"),
+    [
+        (tables.SETTINGS, Settings),
+        (tables.DISTILL_SETTINGS, DistillSettings),
+        (tables.PATCH_SETTINGS, PatchSettings),
+        (tables.RUNNING, Running),
+    ],
+)
+def test_every_setting_has_its_option(table, settings):
+    assert table.make is settings
+    assert set(table.kinds) == {one.name for one in fields(settings)}
 
 
 def test_json_is_the_only_thing_on_stdout(tiny_llama, options, tmp_path):

@@ -52,7 +52,7 @@ def own_tasks(tmp_path):
 
 
 def test_every_setting_has_its_option():
-    assert [one.name for one in fields(Settings)] == list(_OPTIONS)
+    assert [*(one.name for one in fields(Settings)), "no_cache"] == list(_OPTIONS)
     for command in ("run", "compare"):
         shown = " ".join(_run(command, "--help").stdout.split())
         for name in ("few-shot", "chat-template", "backend", "tasks", "thinking", "cache", "no-cache", "include-path"):
