@@ -9,6 +9,7 @@ import typer
 
 from eval.settings import Settings, default_cache
 from prune.options import Options, defaults_of, panel, takes
+from prune.precision import HELP as DTYPES
 
 _Path = Path | None
 _Text = str | None
@@ -55,7 +56,7 @@ _MODEL = panel(
             _Count, typer.Option(help="Context in tokens; the model's own, 4096 at most, if none.")
         ],
         "device": Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")],
-        "dtype": Annotated[str, typer.Option(help="auto (the checkpoint's own), float32, bfloat16, float16.")],
+        "dtype": Annotated[str, typer.Option(help=DTYPES)],
     },
 )
 _KEPT = panel(

@@ -40,7 +40,7 @@ class TextSource:
     source: str | tuple[str, ...]
     field: str = "text"
     held_out: str | tuple[str, ...] | None = None
-    held_out_tokens: int = 16_384
+    held_out_tokens: int = 16_000
     domains: tuple[tuple[str, str], ...] = ()
 
     @property

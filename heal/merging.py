@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from heal.delta import Pairs
 
 BASES = ("dequantised", "original", "auto")
-HELD_OUT_TOKENS = 16_384
+HELD_OUT_TOKENS = 16_000
 _CARRIED = ("config.json", INDEX, PLAN_FILE, "scan.json")  # beside what copy_companions takes
 
 

@@ -10,6 +10,7 @@ import typer
 from heal.settings import DistillSettings, PatchSettings, Running, Settings
 from prune.errors import UsageError
 from prune.options import Options, defaults_of, panel
+from prune.precision import HELP as DTYPES
 
 if TYPE_CHECKING:
     from heal.data import TextSource
@@ -120,7 +121,10 @@ _ADAPTER = panel(
                 "both: feed-forward:after-cut."
             ),
         ],
-        "bits": Annotated[int, typer.Option(help="4: NF4, double quantised; 8: LLM.int8(); 16: bf16.")],
+        "bits": Annotated[int, typer.Option(help="4: NF4, double quantised; 8: LLM.int8(); 16: not quantised.")],
+        "dtype": Annotated[
+            str, typer.Option(help="Of the products: bfloat16, float32, or auto: bfloat16 where the device has it.")
+        ],
     },
 )
 _DISTILLATION = panel(
@@ -177,7 +181,7 @@ _RUNNING = panel(
 _BUDGET = panel(
     "Healing",
     {
-        "bits": Annotated[int, typer.Option(help="4: NF4, double quantised; 8: int8; 16: bf16.")],
+        "bits": Annotated[int, typer.Option(help="4: NF4, double quantised; 8: int8; 16: not quantised.")],
         "targets": Annotated[str, typer.Option(help="feed-forward, all, or after-cut.")],
         "rank": Annotated[int, typer.Option(help="LoRA rank.")],
         "dropout": Annotated[float, typer.Option(help="Dropout before the adapter.")],
@@ -189,7 +193,7 @@ _BUDGET = panel(
 # What a run takes beside its settings, by the names of the functions' parameters.
 _TOKENS = Annotated[str, typer.Option(help="Budget, such as 60k, 2M or 164M.")]
 _FITTED = Annotated[str, typer.Option(help="How much text to fit; a quarter more, 4096 at most, chooses.")]
-_DTYPE = Annotated[str, typer.Option(help="To compute in: auto (the model's own), float32, bfloat16.")]
+_DTYPE = Annotated[str, typer.Option(help=f"To compute in: {DTYPES}")]
 _PLACE = {
     "device": Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")],
     "revision": Revision,

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from prune.errors import UsageError
-from prune.precision import HELP as DTYPE_HELP
+from prune.precision import HELP as DTYPES
 from prune.terminal import answer, make_app, screen
 
 app = make_app("prune", "Find the layers that a language model does not need, and cut them.")
@@ -209,7 +209,7 @@ def scan_command(
     ] = "last",
     batch_size: Annotated[str, typer.Option(help="Samples a batch; auto fills 1024 tokens (16384 on CUDA).")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "auto",
+    dtype: Annotated[str, typer.Option(help=DTYPES)] = "auto",
     max_memory: Annotated[
         str | None,
         typer.Option(
