@@ -107,7 +107,7 @@ def arguments(asked, kind, seed):
 
 
 def score(asked, base, adapter=None):
-    """Held-out loss in bf16, and bits of the gold answers, of a checkpoint with or without an adapter."""
+    """Held-out loss, and bits of the gold answers, of a checkpoint with or without an adapter."""
     import random
 
     from lm_eval.api.instance import Instance
@@ -123,7 +123,7 @@ def score(asked, base, adapter=None):
     quiet_libraries()
     source = locate(base)
     tokenizer = load_tokenizer(source)
-    model = load_model(source, dtype=pick_dtype("bfloat16"))
+    model = load_model(source, dtype=pick_dtype("fast"))
     if adapter:
         from peft import PeftModel
 
