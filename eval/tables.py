@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.bill import ProseRow, Row, Versus, prose_row_from, row_from
 from eval.interactions import Interaction, interaction_from
-from eval.report_text import worst_loss
+from eval.reports.text import worst_loss
 from eval.statistics import Interval
 from eval.task_bill import TaskRow, task_row_from
 
@@ -138,7 +138,7 @@ def _p(value: float) -> str:
 
 def markdown(document: dict[str, Any]) -> str:
     """comparison.md: verdict, table, thinking, prose, tasks, and at its end the interactions and how to read it all."""
-    from eval.thinking_tables import thinking_markdown
+    from eval.thinking.tables import thinking_markdown
 
     labels = [model["label"] for model in document["models"]]
     lines = [f"## What the cut costs: {', '.join(labels[1:])} against {labels[0]}", ""]
@@ -165,7 +165,7 @@ def markdown(document: dict[str, Any]) -> str:
 
 def _parts(document: dict[str, Any]) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
     """Tables that look alike everywhere: title, head, cells."""
-    from eval.thinking_tables import INTERACTIONS_HEAD, thinking_interaction_cells
+    from eval.thinking.tables import INTERACTIONS_HEAD, thinking_interaction_cells
 
     parts: list[tuple[str, tuple[str, ...], list[list[str]]]] = []
     if cells := thinking_interaction_cells(document.get("thinking_interactions", ()), shown=SHOWN):
@@ -208,7 +208,7 @@ def comparison_table(document: dict[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from eval.thinking_tables import thinking_tables
+    from eval.thinking.tables import thinking_tables
 
     parts: list[Any] = []
     rows = [row_from(raw) for raw in document["rows"]]
@@ -266,7 +266,7 @@ def run_tables(document: dict[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from eval.thinking_tables import thinking_tables
+    from eval.thinking.tables import thinking_tables
 
     rows = [row_from(raw) for raw in document["rows"]]
     parts: list[Any] = [_rich_table("Scores", SCORES, [score_cells(row) for row in rows])] if rows else []
