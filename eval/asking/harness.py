@@ -59,12 +59,13 @@ class PlannedTask(ConfigurableTask):
         """One request per choice; for an open question the generation, then the key's answer on the same prompt."""
         if self.OUTPUT_TYPE == "multiple_choice" or self.plan.thinking is not None:
             return super().construct_requests(doc, ctx, **kwargs)
-        chat = kwargs.pop("apply_chat_template", False)
-        generate = super().construct_requests(doc, ctx, apply_chat_template=chat, **kwargs)
+        return [super().construct_requests(doc, ctx, **kwargs), self.ask_for_key(doc, ctx, idx=1, **kwargs)]
+
+    def ask_for_key(self, doc: dict[str, Any], ctx: str, *, idx: int, **kwargs: Any) -> Instance:
+        """The request for the log-likelihood of an open question's own answer; `kwargs` as for `construct_requests`."""
+        delimiter = "" if kwargs.pop("apply_chat_template", False) else self.config.target_delimiter
         kwargs.pop("chat_template", None)
-        delimiter = "" if chat else self.config.target_delimiter
-        score = Instance("loglikelihood", doc=doc, arguments=(ctx, f"{delimiter}{doc['answer']}"), idx=1, **kwargs)
-        return [generate, score]
+        return Instance("loglikelihood", doc=doc, arguments=(ctx, f"{delimiter}{doc['answer']}"), idx=idx, **kwargs)
 
     def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
         """Per-question metrics.

@@ -53,7 +53,10 @@ def curves_part(sweep: Mapping[str, Any]) -> Part | None:
     keys = tuple(Key(task_name(c), key(i, dashed=True)) for i, c in enumerate(found)) if len(found) <= TOGETHER else ()
     said = []
     if len(found) <= TOGETHER:
-        said = [f"{task_name(c)}: " + "; ".join(t for t in (_first(c, w) for w in _CHANGES) if t) + "." for c in found]
+        said = [
+            f"{task_name(c)}: " + "; ".join(t for t in (first_losses(c, what=w) for w in _CHANGES) if t) + "."
+            for c in found
+        ]
     starts = sweep.get("starts")
     chosen = f"Each size is cut at its {starts} start." if starts in ("best", "deepest") else ""
     if starts == "all" or isinstance(starts, list):
@@ -70,10 +73,6 @@ def curves_part(sweep: Mapping[str, Any]) -> Part | None:
 
 
 _CHANGES = ("accuracy_difference", "answer_nll_bits_difference")
-
-
-def _first(curve: Mapping[str, Any], what: str) -> str:
-    return first_losses(curve, what=what)
 
 
 def _onset(found: Sequence[Mapping[str, Any]]) -> Table:

@@ -44,10 +44,7 @@ class AnswerTask(PlannedTask):
         """One request per choice, or one for the key's answer, in the very words that `compare` uses."""
         if self.OUTPUT_TYPE == "multiple_choice":
             return super().construct_requests(doc, ctx, **kwargs)
-        chat = kwargs.pop("apply_chat_template", False)
-        kwargs.pop("chat_template", None)
-        delimiter = "" if chat else self.config.target_delimiter
-        return Instance("loglikelihood", doc=doc, arguments=(ctx, f"{delimiter}{doc['answer']}"), idx=0, **kwargs)
+        return self.ask_for_key(doc, ctx, idx=0, **kwargs)
 
     def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
         """Per-question metrics; see `PlannedTask.process_results`."""

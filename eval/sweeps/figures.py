@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eval.plots import MARKERS
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which stay apart for colour-blind eyes; line styles and markers keep lines apart in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _STYLES = {"choice": "-", "generation": "--"}
-_MARKERS = "osD^vP*X"
 _PER_ROW = 3  # maps
 
 
@@ -33,7 +34,7 @@ def curves_figure(document: dict[str, Any]) -> Figure:
         style = {
             "color": _COLOURS[index % len(_COLOURS)],
             "linestyle": _STYLES.get(curve["protocol"], ":"),
-            "marker": _MARKERS[index % len(_MARKERS)],
+            "marker": MARKERS[index % len(MARKERS)],
         }
         own = healed.get((curve["domain"], curve["protocol"]), [])
         name = f"{curve['domain']}, {curve['protocol']}"

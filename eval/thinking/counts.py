@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.statistics import Interval, design_effect, paired_accuracy_difference, wilson
+from eval.statistics import Interval, design_of, paired_accuracy_difference, wilson
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ def gains(fast: Sequence[bool], slow: Sequence[bool], units: Sequence[str] | Non
     pairs = list(zip(fast, slow, names, strict=True))
 
     def share(kept: list[tuple[bool, str]]) -> Interval:
-        design, clusters = _design([float(hit) for hit, _ in kept], [unit for _, unit in kept])
+        design, clusters = design_of([float(hit) for hit, _ in kept], [unit for _, unit in kept])
         return wilson(sum(hit for hit, _ in kept), len(kept), design=design, clusters=clusters)
 
     corrected = [(s, unit) for f, s, unit in pairs if not f]
     spoiled = [(not s, unit) for f, s, unit in pairs if f]
     counts = count_pairs(fast, slow)
-    design, clusters = _design([float(s) - float(f) for f, s, _ in pairs], names)
+    design, clusters = design_of([float(s) - float(f) for f, s, _ in pairs], names)
     return Gains(
         a_fast=share([(f, unit) for f, _, unit in pairs]),
         a_slow=share([(s, unit) for _, s, unit in pairs]),
@@ -106,9 +106,3 @@ def gains(fast: Sequence[bool], slow: Sequence[bool], units: Sequence[str] | Non
         r_c=share(corrected) if corrected else None,
         r_o=share(spoiled) if spoiled else None,
     )
-
-
-def _design(values: Sequence[float], units: Sequence[str]) -> tuple[float, int | None]:
-    """Design effect and number of clusters; 1 and None where every question is its own."""
-    clusters = len(set(units))
-    return (1.0, None) if clusters == len(units) else (design_effect(values, units), clusters)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from eval.markdown import markdown_table
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -58,11 +60,11 @@ def thinking_markdown(rows: Sequence[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
     head = ("questions", "n", "chance", *HEAD, *CHANGES)
-    lines = ["", "Fast and slow thinking:", "", _line(head), "|" + "---|" * len(head)]
+    cells = []
     for row in rows:
         where = [f"{row['domain']} {row['protocol']}", str(row["n"]), f"{100 * row['chance']:.0f} %"]
-        lines.append(_line([*where, *thinking_cells(row), *change_cells(row)]))
-    return [*lines, "", HOW_TO_READ]
+        cells.append([*where, *thinking_cells(row), *change_cells(row)])
+    return ["", "Fast and slow thinking:", "", *markdown_table(head, cells), "", HOW_TO_READ]
 
 
 def thinking_tables(rows: Sequence[dict[str, Any]]) -> list[RenderableType]:
@@ -100,7 +102,3 @@ def _percent(found: dict[str, float] | None) -> str:
 
 def _points(found: dict[str, float]) -> str:
     return f"{100 * found['estimate']:+.1f} [{100 * found['low']:+.0f}, {100 * found['high']:+.0f}]"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
