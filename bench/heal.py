@@ -112,8 +112,8 @@ def score(asked, base, adapter=None):
 
     from lm_eval.api.instance import Instance
 
-    from eval.harness import Scorer, to_bits
-    from eval.tasks import plan_tasks, template
+    from eval.asking.harness import Scorer, to_bits
+    from eval.asking.tasks import plan_tasks, template
     from heal.data import TextSource, hold_out
     from heal.measuring import mean_loss
     from prune.models import load_model, load_tokenizer, locate

@@ -24,10 +24,10 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from eval.bank import AnswerTask, Prompting, read
-from eval.sweep_plan import SweepPlan, plan_sweep
-from eval.sweeping import Measured, walk_questions
-from eval.tasks import TaskPlan, plan_tasks
+from eval.asking.tasks import TaskPlan, plan_tasks
+from eval.sweeps.bank import AnswerTask, Prompting, read
+from eval.sweeps.plan import SweepPlan, plan_sweep
+from eval.sweeps.sweeping import Measured, walk_questions
 from prune import cut, plan_cut, scan
 from prune.models import load_model, load_tokenizer, locate
 from prune.scan_artefact import Scan

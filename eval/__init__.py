@@ -1,14 +1,19 @@
-"""Domains, questions, scores, statistics and reports."""
+"""Domains, questions, scores, statistics and reports.
+
+`questions` -> `asking` (with `answers`) gives samples; the files beside this one turn them into the bill; `thinking`,
+`sweeps` and `reports` each know one more thing. A room's imports of other rooms run one way:
+`sweeps -> reports -> asking -> questions -> answers`, and `thinking -> asking`.
+"""
 
 from importlib import import_module
 from typing import Any
 
-_PUBLIC = {
+_PUBLIC = {  # no room may have one of these names: once imported, it would stand where the function should
     "compare": "eval.comparison",
-    "prepare": "eval.preparation",
-    "report": "eval.reporting",
+    "prepare": "eval.questions.preparation",
+    "report": "eval.reports.reporting",
     "run": "eval.running",
-    "sweep": "eval.sweeping",
+    "sweep": "eval.sweeps.sweeping",
 }
 
 __all__ = sorted(_PUBLIC)

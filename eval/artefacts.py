@@ -11,7 +11,7 @@ from typing import Any
 from eval.bill import FEW, Row, bill, bill_prose
 from eval.running import RunResult, sample_rows
 from eval.task_bill import bill_tasks
-from eval.thinking_bill import bill_thinking
+from eval.thinking.bill import bill_thinking
 from prune.outputs import staged_directory, write_json, write_text
 from prune.provenance import provenance, versions
 

@@ -11,7 +11,7 @@ from eval.prose import Prose
 from eval.running import Sample
 from eval.statistics import (
     Interval,
-    design_effect,
+    design_of,
     flips,
     holm,
     mcnemar_exact,
@@ -146,21 +146,15 @@ def _accuracy(samples: Sequence[Sample]) -> Interval:
 
 def accuracy_of(verdicts: Sequence[bool], units: Sequence[str]) -> Interval:
     """Share of right verdicts with its interval; `units` names what is independent."""
-    design, clusters = _design([float(verdict) for verdict in verdicts], units)
+    design, clusters = design_of([float(verdict) for verdict in verdicts], units)
     return wilson(sum(verdicts), len(verdicts), design=design, clusters=clusters)
 
 
 def difference_of_verdicts(before: Sequence[bool], after: Sequence[bool], units: Sequence[str]) -> Interval:
     """Accuracy after - before on the same questions, with its interval; `units` names what is independent."""
     lost, gained = flips(before, after)
-    design, clusters = _design([float(a) - float(b) for b, a in zip(before, after, strict=True)], units)
+    design, clusters = design_of([float(a) - float(b) for b, a in zip(before, after, strict=True)], units)
     return paired_accuracy_difference(lost, gained, len(before), design=design, clusters=clusters)
-
-
-def _design(values: Sequence[float], units: Sequence[str]) -> tuple[float, int | None]:
-    """Design effect and number of clusters; 1 and None where all questions are independent."""
-    clusters = len(set(units))
-    return (1.0, None) if clusters == len(units) else (design_effect(values, units), clusters)
 
 
 def corrected(rows: Sequence[Row]) -> list[Row]:

@@ -9,7 +9,7 @@ import typer
 
 from eval.options import takes_settings
 from eval.settings import Settings
-from eval.sweep_cli import sweep_command
+from eval.sweeps.cli import sweep_command
 from prune.terminal import answer, make_app
 
 app = make_app("evaluate", "Bill what a cut costs, domain by domain.")
@@ -45,8 +45,8 @@ def prepare(
 
     Example: evaluate prepare --data questions --from mmlu/data.tar --from gsm8k/test.jsonl --from ori_pqal.json
     """
-    from eval.domain_listing import manifest_table
-    from eval.preparation import prepare as work
+    from eval.questions.listing import manifest_table
+    from eval.questions.preparation import prepare as work
 
     manifest = work(
         data, source=source or None, domains=domains, mathqa_options=mathqa_options, seed=seed, overwrite=overwrite
@@ -63,7 +63,7 @@ def domains(
 
     Example: evaluate domains --data questions
     """
-    from eval.domain_listing import domains_table, list_domains
+    from eval.questions.listing import domains_table, list_domains
 
     document = list_domains(data)
     answer(document, lambda: domains_table(document), as_json=as_json)
@@ -149,7 +149,7 @@ def report_command(
 
     Example: evaluate report bill/ --sweep sweep/ --out report.html
     """
-    from eval.reporting import report as work
+    from eval.reports.reporting import report as work
 
     path = work(results, sweep=sweep, out=out, overwrite=overwrite)
     answer({"report": str(path), "bytes": path.stat().st_size}, lambda: f"Wrote {path}", as_json=as_json)

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from eval.artefacts import harness_results, measured, warn, write_samples
-from eval.backends import check_backend
+from eval.asking.backends import check_backend
 from eval.bill import ProseRow, Row, bill, bill_prose, corrected
 from eval.interactions import Interaction, bill_interactions
-from eval.reporting import read_sweep, report
+from eval.reports.reporting import read_sweep, report
 from eval.running import RunResult, name_of, plans_of, quiet_bars, run, wants_chat
 from eval.settings import Settings, named_texts
 from eval.stored import is_stored, read_run
 from eval.task_bill import TaskRow, bill_tasks
-from eval.thinking_bill import ThinkingRow, bill_thinking
-from eval.thinking_interactions import ThinkingInteraction, bill_thinking_interactions
+from eval.thinking.bill import ThinkingRow, bill_thinking
+from eval.thinking.interactions import ThinkingInteraction, bill_thinking_interactions
 from eval.verdict import Verdict, judge, parse_limit
 from prune.errors import RegrowthError, UsageError
 from prune.models import load_tokenizer, locate

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from eval.asking.tasks import TaskPlan
 from eval.bill import Row, interval_from, pair
 from eval.running import RunResult, Sample
 from eval.statistics import Interval, correlation_of_means, difference_of_intervals
-from eval.tasks import TaskPlan
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from eval.statistics import Interval
 
-_MARKERS = "osD^vP*X"  # a shape as well as a colour for each model, so that the figure reads without colour
+MARKERS = "osD^vP*X"  # a shape as well as a colour for each line or model, so that the figure reads without colour
 _TILES = {  # count -> colour and name; light and dark enough to be told apart in grey
     "both_right": ("#0a5fa8", "right in both"),
     "fast_only": ("#e8b98f", "right at once only"),
@@ -64,7 +64,7 @@ def changes_figure(document: Mapping[str, Any]) -> Figure:
     for index, label in enumerate(others):
         rows = [row for row in every if row.model == label]
         heights = [place + (index - (len(others) - 1) / 2) * step for place in range(len(rows))]
-        style = {"color": shades[index], "marker": _MARKERS[index % len(_MARKERS)], "label": label}
+        style = {"color": shades[index], "marker": MARKERS[index % len(MARKERS)], "label": label}
         _dots(left, rows, heights, "accuracy_difference", 100, style)
         _dots(right, rows, heights, "answer_nll_bits_difference", 1, style)
     left.set_yticks(range(len(groups)), [_name(row) for row in groups])

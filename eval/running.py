@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.backends import check_backend, context_length, open_model
-from eval.cache import Answers
-from eval.passed import Passed, pick_passed
+from eval.asking.backends import check_backend, context_length, open_model
+from eval.asking.cache import Answers
+from eval.asking.passed import Passed, pick_passed
+from eval.asking.tasks import TaskPlan, plan_tasks
 from eval.prose import Prose, draw_prose, measure_prose
-from eval.questions import Question, cluster_of
+from eval.questions.schema import Question, cluster_of
 from eval.settings import SHORTEST, Settings, named_texts
-from eval.tasks import TaskPlan, plan_tasks
 from prune.errors import RegrowthError, UsageError
 from prune.fingerprint import content_sha256
 from prune.models import Source, load_tokenizer, locate, pick_device
@@ -26,7 +26,7 @@ from prune.provenance import model_identity, versions
 from prune.terminal import Progress, progress, quiet_libraries
 
 if TYPE_CHECKING:
-    from eval.asker import Asker
+    from eval.asking.asker import Asker
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def run(
         )
     started = time.monotonic()
     total = sum(p.requests for p in plans) + sum(map(len, drawn.values()))
-    from eval.asker import Asker  # lm-eval is imported here, once its bars are off
+    from eval.asking.asker import Asker  # lm-eval is imported here, once its bars are off
 
     with progress(f"asking {label}", total, shown=shown) as bar:
         answers = Answers() if settings.cache is None else _stored(settings, source, context, bar=bar)
@@ -250,8 +250,8 @@ def name_of(model: str | Path) -> str:
 def _ask(asker: Asker, plans: list[TaskPlan], settings: Settings, *, chat: bool) -> dict[str, Any]:
     import lm_eval
 
-    from eval.harness import PlannedTask
-    from eval.passed import load_passed, task_manager
+    from eval.asking.harness import PlannedTask
+    from eval.asking.passed import load_passed, task_manager
 
     manager = task_manager(settings)
     found: dict[str, Any] = lm_eval.simple_evaluate(

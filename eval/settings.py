@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from eval.domains import split_names
-from eval.tasks import SLOW_TOKENS, check_modes
+from eval.asking.tasks import SLOW_TOKENS, check_modes
+from eval.questions.domains import split_names
 from prune.errors import UsageError
 
 SHORTEST = 64  # tokens; below that a prompt and 16 new tokens do not fit

@@ -100,6 +100,12 @@ def design_effect(values: ArrayLike, clusters: Sequence[str]) -> float:
     return max(1.0, float(grouped @ grouped) * sizes.size / (sizes.size - 1) / spread)
 
 
+def design_of(values: Sequence[float], units: Sequence[str]) -> tuple[float, int | None]:
+    """Design effect and number of clusters; 1 and None where each unit, what is independent, has one question alone."""
+    clusters = len(set(units))
+    return (1.0, None) if clusters == len(units) else (design_effect(values, units), clusters)
+
+
 def paired_ratio_difference(
     before: Sequence[float], after: Sequence[float], weights: Sequence[float], *, level: float = 0.95
 ) -> Interval:

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eval.passed import Passed
+from eval.asking.passed import Passed
+from eval.asking.tasks import TaskPlan
 from eval.prose import Prose, Window
-from eval.questions import parse_question
+from eval.questions.schema import parse_question
 from eval.running import RunResult, Sample
-from eval.tasks import TaskPlan
 from prune.errors import RegrowthError
 from prune.provenance import read_artefact
 

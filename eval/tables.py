@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from eval.bill import ProseRow, Row, Versus, prose_row_from, row_from
 from eval.interactions import Interaction, interaction_from
-from eval.report_text import worst_loss
+from eval.markdown import markdown_table
+from eval.reports.text import p_value, worst_loss
 from eval.statistics import Interval
 from eval.task_bill import TaskRow, task_row_from
 
@@ -59,7 +60,7 @@ def change_cells(row: Row) -> list[str]:
     return [
         _signed(versus.accuracy_difference, 100, 1, bounds=0),
         _signed(versus.answer_nll_bits_difference, 1, 2),
-        _p(versus.mcnemar_p_holm),
+        p_value(versus.mcnemar_p_holm),
         f"{versus.lost}/{versus.gained}",
         _kept(versus),
     ]
@@ -102,7 +103,7 @@ def task_cells(row: TaskRow) -> list[str]:
         str(row.n),
         f"{row.value:.3f}",
         "" if row.difference is None else _signed(row.difference, 1, 3),
-        "" if row.mcnemar_p is None else _p(row.mcnemar_p),
+        "" if row.mcnemar_p is None else p_value(row.mcnemar_p),
         "" if row.lost is None else f"{row.lost}/{row.gained}",
     ]
 
@@ -132,13 +133,9 @@ def _signed(found: Interval, scale: float, digits: int, *, bounds: int | None = 
     return f"{scale * found.estimate:+.{digits}f} [{scale * found.low:+.{bounds}f}, {scale * found.high:+.{bounds}f}]"
 
 
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
-
-
 def markdown(document: dict[str, Any]) -> str:
     """comparison.md: verdict, table, thinking, prose, tasks, and at its end the interactions and how to read it all."""
-    from eval.thinking_tables import thinking_markdown
+    from eval.thinking.tables import thinking_markdown
 
     labels = [model["label"] for model in document["models"]]
     lines = [f"## What the cut costs: {', '.join(labels[1:])} against {labels[0]}", ""]
@@ -149,15 +146,15 @@ def markdown(document: dict[str, Any]) -> str:
     lines += [*(f"- {warning}" for warning in document["warnings"]), ""] if document["warnings"] else []
     rows = [row_from(raw) for raw in document["rows"]]
     if rows:
-        lines += _markdown_table((*SCORES, *CHANGES), [score_cells(r) + change_cells(r) for r in rows])
+        lines += markdown_table((*SCORES, *CHANGES), [score_cells(r) + change_cells(r) for r in rows])
     lines += thinking_markdown(document["thinking"])
     for title, head, cells in _parts(document):
-        lines += ["", f"{title}:", "", *_markdown_table(head, cells)]
+        lines += ["", f"{title}:", "", *markdown_table(head, cells)]
     interactions = [interaction_from(raw) for raw in document["interactions"]]
     if interactions:
         shown, rest = shown_interactions(interactions)
         lines += ["", "Does one domain lose more than another?", ""]
-        lines += [*_markdown_table(INTERACTIONS, [interaction_cells(one) for one in shown]), "", HOW_INTERACTIONS]
+        lines += [*markdown_table(INTERACTIONS, [interaction_cells(one) for one in shown]), "", HOW_INTERACTIONS]
         lines += ["", rest] if rest else []
     lines += ["", "<details><summary>How it was measured, and how to read it</summary>", "", f"{_how(document)}.", ""]
     return "\n".join([*lines, *([HOW_TO_READ, ""] if rows else []), "</details>", ""])
@@ -165,7 +162,7 @@ def markdown(document: dict[str, Any]) -> str:
 
 def _parts(document: dict[str, Any]) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
     """Tables that look alike everywhere: title, head, cells."""
-    from eval.thinking_tables import INTERACTIONS_HEAD, thinking_interaction_cells
+    from eval.thinking.tables import INTERACTIONS_HEAD, thinking_interaction_cells
 
     parts: list[tuple[str, tuple[str, ...], list[list[str]]]] = []
     if cells := thinking_interaction_cells(document.get("thinking_interactions", ()), shown=SHOWN):
@@ -196,19 +193,12 @@ def _how(document: dict[str, Any]) -> str:
     )
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    return [line(head), "|" + "---|" * len(head), *map(line, rows)]
-
-
 def comparison_table(document: dict[str, Any]) -> RenderableType:
     """The document of comparison.json for a terminal; the verdict comes last, where the eye is."""
     from rich.console import Group
     from rich.text import Text
 
-    from eval.thinking_tables import thinking_tables
+    from eval.thinking.tables import thinking_tables
 
     parts: list[Any] = []
     rows = [row_from(raw) for raw in document["rows"]]
@@ -266,7 +256,7 @@ def run_tables(document: dict[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from eval.thinking_tables import thinking_tables
+    from eval.thinking.tables import thinking_tables
 
     rows = [row_from(raw) for raw in document["rows"]]
     parts: list[Any] = [_rich_table("Scores", SCORES, [score_cells(row) for row in rows])] if rows else []

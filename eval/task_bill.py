@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.asking.passed import Passed
 from eval.bill import difference_of_verdicts, interval_from
-from eval.passed import Passed
 from eval.running import RunResult
 from eval.statistics import Interval, flips, mcnemar_exact, paired_mean_difference
 from prune.errors import RegrowthError

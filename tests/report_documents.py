@@ -6,13 +6,13 @@ import random
 
 import numpy as np
 
+from eval.asking.tasks import TaskPlan
 from eval.comparison import bill_runs, write_comparison
 from eval.prose import Prose, Window
-from eval.questions import Question
+from eval.questions.schema import Question
 from eval.running import RunResult, Sample
-from eval.sweep_plan import plan_sweep
-from eval.sweep_scores import TaskScores, curves, healed, maps, rows
-from eval.tasks import TaskPlan
+from eval.sweeps.plan import plan_sweep
+from eval.sweeps.scores import TaskScores, curves, healed, maps, rows
 
 MODELS = {"full": 0.0, "pruned": 1.0, "healed": 0.45}  # how much of the planted damage each carries
 TASKS = {  # share right before the damage, and how much of it the whole damage takes

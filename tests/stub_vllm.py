@@ -61,5 +61,5 @@ def install(monkeypatch):
     module("vllm.tokenizers", get_tokenizer=lambda name, tokenizer_mode, **o: AutoTokenizer.from_pretrained(name, **o))
     real = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.8.0" if name == "vllm" else real(name))
-    for name in ("lm_eval.models.vllm_causallms", "eval.vllm_scorer"):
+    for name in ("lm_eval.models.vllm_causallms", "eval.asking.vllm_scorer"):
         monkeypatch.delitem(sys.modules, name, raising=False)

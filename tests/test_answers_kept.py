@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from eval.cache import Answers, format_line, parse_line, request_key
+from eval.asking.cache import Answers, format_line, parse_line, request_key
 from eval.comparison import compare
 from eval.running import run
 from prune.errors import RegrowthError
@@ -130,7 +130,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_llama, sample_questions, tmp
     kept = tmp_path / "kept"
     code = textwrap.dedent(f"""
         import os, signal
-        from eval.cache import Answers
+        from eval.asking.cache import Answers
         add, count = Answers.add, 0
         def counted(self, key, value):
             global count

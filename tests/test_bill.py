@@ -6,14 +6,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from eval.asking.tasks import TaskPlan
 from eval.bill import bill, corrected, pair, row_from
 from eval.comparison import bill_runs
 from eval.interactions import bill_interactions, interaction_from
-from eval.questions import parse_question
+from eval.questions.schema import parse_question
 from eval.running import RunResult, Sample
 from eval.statistics import Interval, mcnemar_exact, paired_mean_difference
 from eval.tables import shown_interactions
-from eval.tasks import TaskPlan
 from eval.verdict import exit_code, judge, parse_limit
 from prune.errors import RegrowthError, UsageError
 

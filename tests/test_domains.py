@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from eval.cli import app
-from eval.declaration import read_declaration
-from eval.domain_listing import list_domains
-from eval.domains import question_files
-from eval.questions import cluster_of, parse_question, question_id, read_questions
+from eval.questions.declaration import read_declaration
+from eval.questions.domains import question_files
+from eval.questions.listing import list_domains
+from eval.questions.schema import cluster_of, parse_question, question_id, read_questions
 from eval.running import run
 from prune.errors import RegrowthError, UsageError
 

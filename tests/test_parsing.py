@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.parsing import parse_letter, parse_value
-from eval.tasks import show_options
+from eval.answers.parsing import parse_letter, parse_value
+from eval.asking.tasks import show_options
 
 DRUGS = ["aspirin", "ibuprofen", "a fever", "heparin"]
 REAL = [json.loads(line) for line in (Path(__file__).parent / "data" / "generations.jsonl").read_text().splitlines()]

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.questions import Question, draw, drop_repeats, format_questions, parse_question, question_id, read_questions
+from eval.questions.schema import (
+    Question,
+    draw,
+    drop_repeats,
+    format_questions,
+    parse_question,
+    question_id,
+    read_questions,
+)
 from prune.errors import RegrowthError
 
 ROW = {

@@ -14,12 +14,12 @@ from report_documents import HOSTILE, MODELS, write_bill, write_sweep_folder
 from typer.testing import CliRunner
 
 from eval.cli import app
-from eval.report_charts import Curve, Dot, Group, Point, curves, forest
-from eval.report_interactions import in_words, thinking_in_words
-from eval.report_maps import LEAST, SHADES, Counts, block_map, mosaic, shade
-from eval.report_svg import Scale, tick_words, ticks
-from eval.report_text import bounds, p_value, plain, signed
-from eval.reporting import read_results, render, report
+from eval.reports.charts import Curve, Dot, Group, Point, curves, forest
+from eval.reports.interactions import in_words, thinking_in_words
+from eval.reports.maps import LEAST, SHADES, Counts, block_map, mosaic, shade
+from eval.reports.reporting import read_results, render, report
+from eval.reports.svg import Scale, tick_words, ticks
+from eval.reports.text import bounds, p_value, plain, signed
 from prune.errors import CheckpointError, RegrowthError, UsageError
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

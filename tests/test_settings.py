@@ -8,12 +8,12 @@ import pytest
 import stub_vllm
 from typer.testing import CliRunner
 
+from eval.asking.tasks import plan_tasks, template
 from eval.cli import app
 from eval.comparison import compare, same_chat
 from eval.options import _OPTIONS
 from eval.running import plans_of, run, wants_chat
 from eval.settings import Settings, default_cache, named_texts
-from eval.tasks import plan_tasks, template
 from prune.errors import CheckpointError, RegrowthError, UsageError
 
 SMALL = {"domains": "math", "limit": 4, "sets": ["mmlu"], "chat_template": "off"}
@@ -106,7 +106,7 @@ def test_few_shot_shows_other_questions_of_the_domain(sample_questions):
 
 
 def test_few_shot_prompts_hold_examples_with_their_answers(sample_questions):
-    from eval.harness import PlannedTask
+    from eval.asking.harness import PlannedTask
 
     for plan in plan_tasks(sample_questions, "math", limit=2, few_shot=2):
         task = PlannedTask(plan)

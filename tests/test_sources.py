@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.answers import parse_gold, parse_number, to_number
-from eval.domains import declared, question_files
-from eval.hub import load_rows
-from eval.preparation import prepare
-from eval.questions import read_questions
-from eval.shelf import Shelf
-from eval.sources import load_local, mmlu_subjects, parse_options
+from eval.answers.numbers import parse_gold, parse_number, to_number
+from eval.questions.domains import declared, question_files
+from eval.questions.hub import load_rows
+from eval.questions.preparation import prepare
+from eval.questions.schema import read_questions
+from eval.questions.shelf import Shelf
+from eval.questions.sources import load_local, mmlu_subjects, parse_options
 from prune.errors import RegrowthError, UsageError
 
 TWO = "A. one\nB. two"

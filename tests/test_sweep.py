@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from eval import run, sweep
-from eval.bank import AnswerTask, Bank, Prompting, collect, collector, read
+from eval.asking.tasks import plan_tasks
+from eval.asking.walk import choose_way, score
 from eval.cli import app
-from eval.sweep_plan import plan_sweep
-from eval.sweep_resume import Kept
-from eval.tasks import plan_tasks
-from eval.walk import choose_way, score
+from eval.sweeps.bank import AnswerTask, Bank, Prompting, collect, collector, read
+from eval.sweeps.plan import plan_sweep
+from eval.sweeps.resume import Kept
 from prune import cut, plan_cut
 from prune.errors import CheckpointError, RegrowthError, UsageError
 from prune.provenance import model_identity

@@ -10,10 +10,10 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eval.harness import PlannedTask, Scorer
-from eval.questions import parse_question
+from eval.asking.harness import PlannedTask, Scorer
+from eval.asking.tasks import TaskPlan, plan_tasks, template
+from eval.questions.schema import parse_question
 from eval.running import hash_prompt, run
-from eval.tasks import TaskPlan, plan_tasks, template
 from prune.errors import RegrowthError, UsageError
 from prune.terminal import Progress
 

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from eval.asking.harness import PlannedTask
+from eval.asking.tasks import MODES, TaskPlan, check_modes, plan_tasks, template
 from eval.cli import app
 from eval.comparison import bill_runs
-from eval.harness import PlannedTask
-from eval.questions import format_questions, parse_question
+from eval.questions.schema import format_questions, parse_question
 from eval.running import RunResult, Sample, run
-from eval.tasks import MODES, TaskPlan, check_modes, plan_tasks, template
-from eval.thinking import Counts, count_pairs, gains
-from eval.thinking_bill import bill_thinking
-from eval.thinking_interactions import bill_thinking_interactions
+from eval.thinking.bill import bill_thinking
+from eval.thinking.counts import Counts, count_pairs, gains
+from eval.thinking.interactions import bill_thinking_interactions
 from prune.errors import RegrowthError, UsageError
 
 COUNTS = st.builds(Counts, *[st.integers(0, 300)] * 4).filter(lambda c: c.n > 0)
@@ -145,7 +145,7 @@ def test_with_a_chat_template_the_examples_are_turns_and_the_answer_is_begun():
 
 @pytest.mark.parametrize("protocol", ["choice", "generation"])
 def test_the_worked_examples_are_the_same_and_rightly_answered(protocol):
-    from eval.parsing import parse_letter, parse_value
+    from eval.answers.parsing import parse_letter, parse_value
 
     fast, slow = (template(f"{protocol}-{mode}")["fewshot_config"]["samples"] for mode in MODES)
     assert [e["question"] for e in fast] == [e["question"] for e in slow]

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from eval.trees import Asked, pack_chains, pack_trees, plain_tokens
+from eval.asking.trees import Asked, pack_chains, pack_trees, plain_tokens
 
 
 def _requests(seed=0, questions=12):

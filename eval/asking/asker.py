@@ -1,0 +1,156 @@
+"""The model as lm-eval sees it: answers that are known come from the store, and only the rest is asked.
+
+lm-eval's own cache of answers is not used: its key ignores which model answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+from eval.asking.cache import Answers, request_key
+from prune.terminal import Progress
+
+_FACTS = "facts"  # key of what is known of the model only once it is loaded
+
+
+class Asker(LM):
+    """An LM of lm-eval that opens the real one when the first unknown request comes, if one comes.
+
+    `asked` and `known` count requests that the model answered now, and that the store knew. `truncated` counts
+    prompts longer than the context, whose start was cut, whichever way their answers came.
+    """
+
+    def __init__(
+        self,
+        open_model: Callable[[], Any],
+        tokenizer: Any,
+        answers: Answers,
+        *,
+        max_length: int,
+        bar: Progress,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.bar = bar
+        self.asked = self.known = self.truncated = 0
+        self._open = open_model
+        self._answers = answers
+        self._model: Any = None
+
+    @property
+    def model(self) -> Any:
+        """The real LM, opened now if it was not yet."""
+        if self._model is None:
+            self.bar.note("loading")
+            self._model = self._open()
+            self._model.set_cache_hook(_Hook(self._keep))
+            self.bar.note("")
+            if _FACTS not in self._answers:
+                self._answers.add(_FACTS, self._model.facts)
+        return self._model
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What loading settled (the precision that `auto` took), now or in the run that asked."""
+        found: dict[str, Any] = (self._answers if _FACTS in self._answers else {_FACTS: self.model.facts})[_FACTS]
+        return found
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that went through the model now."""
+        return 0 if self._model is None else int(self._model.tokens)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the model has to tell of its work now."""
+        return [] if self._model is None else list(self._model.notes)
+
+    def loglikelihood(self, requests: list[Instance]) -> Any:
+        """(log-likelihood, whether it is the greedy continuation) of each request."""
+        return [(value[0], bool(value[1])) for value in self._answer("loglikelihood", requests)]
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> Any:
+        """Log-likelihood of whole texts."""
+        return [value[0] for value in self._answer("loglikelihood_rolling", requests)]
+
+    def generate_until(self, requests: list[Instance]) -> Any:
+        """The text generated for each request. What is sampled is drawn anew each time and never kept."""
+        fixed = [not request.args[1].get("do_sample", False) for request in requests]
+        drawn = [request for request, kept in zip(requests, fixed, strict=True) if not kept]
+        asked = iter(self.model.generate_until(drawn) if drawn else [])
+        kept = iter(self._answer("generate_until", [r for r, keep in zip(requests, fixed, strict=True) if keep]))
+        return [next(kept)[0] if keep else next(asked) for keep in fixed]
+
+    def window_nats(self, ids: Sequence[int]) -> float:
+        """Summed NLL in nats of a window's tokens, each given those before it; the first is not scored."""
+        key = request_key("window", list(ids))
+        if key in self._answers:
+            self.known += 1
+        else:
+            self.asked += 1
+            self._answers.add(key, [self.model.window_nats(list(ids))])
+        return float(self._answers[key][0])
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The prompt of a chat, by the tokenizer's template; where it ends with the assistant's words, left open."""
+        render = partial(
+            self.tokenizer.apply_chat_template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+        try:
+            return str(render(chat_history))
+        except TemplateError:  # of templates that know no system role; so does lm-eval
+            return str(render([message for message in chat_history if message["role"] != "system"]))
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Known to lm-eval, which names its cache of prompts by it; that cache is not used either."""
+        return str(self.tokenizer.name_or_path)
+
+    def _answer(self, kind: str, requests: list[Instance]) -> list[Any]:
+        keys = [request_key(kind, request.args) for request in requests]
+        new = {key: r for key, r in zip(keys, requests, strict=True) if key not in self._answers}
+        self.known += len(requests) - len(new)
+        self.bar.advance(len(requests) - len(new))
+        if new:
+            self.asked += len(new)
+            answers = getattr(self.model, kind)(list(new.values()))
+            for (key, request), answer in zip(new.items(), answers, strict=True):
+                self._put(key, kind, request.args, answer)  # what the backend did not hand over while it worked
+        found = [self._answers[key] for key in keys]
+        self.truncated += sum(value[-1] for value in found)
+        return found
+
+    def _keep(self, kind: str, arguments: Any, answer: Any) -> None:
+        self._put(request_key(kind, arguments), kind, arguments, answer)
+
+    def _put(self, key: str, kind: str, arguments: Any, answer: Any) -> None:
+        if key not in self._answers:
+            values = [float(answer[0]), bool(answer[1])] if kind == "loglikelihood" else [answer]
+            self._answers.add(key, [*values, self._cut(kind, arguments)])
+
+    def _cut(self, kind: str, arguments: Any) -> bool:
+        if kind == "loglikelihood_rolling":  # a long text is scored in pieces
+            return False
+        room = self.max_length + 1 if kind == "loglikelihood" else self.max_length - arguments[1].get("max_gen_toks", 0)
+        text = arguments[0] + arguments[1] if kind == "loglikelihood" else arguments[0]
+        return len(self.tokenizer(text)["input_ids"]) > room
+
+
+class _Hook:
+    """What lm-eval's backends call after each batch, once per answer: so a killed run keeps what it got."""
+
+    def __init__(self, keep: Callable[[str, Any, Any], None]) -> None:
+        self._keep = keep
+
+    def add_partial(self, attr: str, req: Any, res: Any) -> None:
+        self._keep(attr, req, res)

@@ -1,0 +1,251 @@
+"""The parts that stand on lm-eval's classes: our task, and its HFLM with progress and with batches that shrink.
+
+Neither of lm-eval's caches is ever used: `use_cache` ignores which model answers, and `cache_requests` ignores
+what the questions are.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import datasets
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import register_metric
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.models.huggingface import HFLM
+
+from eval.answers.numbers import parse_gold, parse_number
+from eval.answers.parsing import parse_letter, parse_value
+from eval.asking.tasks import TaskPlan
+from eval.asking.trees import Asked, plain_tokens
+from eval.asking.walk import Way, choose_way, out_of_memory, score
+from prune.errors import RegrowthError
+from prune.terminal import Progress
+from prune.walking import Route
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+@register_metric(metric="answer_nll_bits", higher_is_better=False, output_type="loglikelihood", aggregation="mean")
+def _answer_nll_bits(items: Any) -> Any:  # known to lm-eval by name; PlannedTask computes it
+    return items
+
+
+@register_metric(metric="unparseable", higher_is_better=False, output_type="generate_until", aggregation="mean")
+def _unparseable(items: Any) -> Any:
+    return items
+
+
+class PlannedTask(ConfigurableTask):
+    """A `TaskPlan` as an lm-eval task; to lm-eval's own metrics it adds the answer NLL, in bits."""
+
+    def __init__(self, plan: TaskPlan) -> None:
+        self.plan = plan
+        super().__init__(config=plan.config())
+
+    def download(self, dataset_kwargs: Any = None, **kwargs: Any) -> None:
+        """Hold the questions in memory: nothing is fetched, and nothing is cached on disk."""
+        self.dataset = {"test": datasets.Dataset.from_list(self.plan.rows())}
+        if self.plan.examples:
+            self.dataset["examples"] = datasets.Dataset.from_list(self.plan.example_rows())
+
+    def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:
+        """One request per choice; for an open question the generation, then the key's answer on the same prompt."""
+        if self.OUTPUT_TYPE == "multiple_choice" or self.plan.thinking is not None:
+            return super().construct_requests(doc, ctx, **kwargs)
+        return [super().construct_requests(doc, ctx, **kwargs), self.ask_for_key(doc, ctx, idx=1, **kwargs)]
+
+    def ask_for_key(self, doc: dict[str, Any], ctx: str, *, idx: int, **kwargs: Any) -> Instance:
+        """The request for the log-likelihood of an open question's own answer; `kwargs` as for `construct_requests`."""
+        delimiter = "" if kwargs.pop("apply_chat_template", False) else self.config.target_delimiter
+        kwargs.pop("chat_template", None)
+        return Instance("loglikelihood", doc=doc, arguments=(ctx, f"{delimiter}{doc['answer']}"), idx=idx, **kwargs)
+
+    def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
+        """Per-question metrics.
+
+        Raises:
+            RegrowthError: a log-likelihood is not a finite number; no score is made up from it.
+        """
+        if self.OUTPUT_TYPE == "multiple_choice":
+            for logprob, _ in results:
+                check_finite(logprob, doc)
+            found = super().process_results(doc, results)
+            return {**found, "answer_nll_bits": to_bits(results[doc["answer"]][0])}
+        if self.plan.thinking is not None:
+            return self._judge(doc, results[0])
+        response, (logprob, _) = results
+        check_finite(logprob, doc)
+        given, gold = parse_number(response), _gold(doc)
+        return {
+            "exact_match": float(given is not None and Fraction(given) == gold),
+            "unparseable": float(given is None),
+            "answer_nll_bits": to_bits(logprob),
+        }
+
+    def _judge(self, doc: dict[str, Any], response: str) -> dict[str, float]:
+        if doc["choices"] is None:
+            value = parse_value(response)
+            return {"exact_match": float(value == _gold(doc)), "unparseable": float(value is None)}
+        chosen = parse_letter(response, doc["choices"])
+        return {"exact_match": float(chosen == doc["answer"]), "unparseable": float(chosen is None)}
+
+    def set_config(self, key: str, value: Any, update: bool = False) -> None:
+        """As in lm-eval, but thinking keeps its own worked examples, whatever number of shots is asked for."""
+        if key != "num_fewshot" or self.plan.thinking is None:
+            super().set_config(key, value, update)
+
+
+def _gold(doc: dict[str, Any]) -> Fraction:
+    gold = parse_gold(doc["answer"])
+    if gold is None:
+        raise RegrowthError(f"question {doc['id']}: its answer {doc['answer']!r} is not one number")
+    return gold
+
+
+def to_bits(logprob: float) -> float:
+    """A log-likelihood in nats as an NLL in bits."""
+    return -float(logprob) / math.log(2)
+
+
+def check_finite(logprob: float, doc: dict[str, Any]) -> None:
+    """Raise RegrowthError where a question's log-likelihood is not a finite number."""
+    if not math.isfinite(logprob):
+        raise RegrowthError(
+            f"the model gives no finite log-likelihood ({logprob}) on question {doc['id']} of {doc['domain']}; "
+            "try --dtype float32, or check the checkpoint"
+        )
+
+
+_WORTH = 0.8  # share of the tokens, request by request, that trees may take before they are not worth their probe
+_ROW_TOKENS = 128  # of one row of a batch: `batch_size` rows make a batch of trees
+_LEAST_TOKENS = 256
+
+
+class Scorer(HFLM):
+    """HFLM on a loaded model, with a fixed batch size that is halved when memory runs out.
+
+    The choices of a question share one reading of it (`eval.asking.trees`), with HFLM's own numbers to rounding; a
+    family whose attention does not allow it is asked request by request, as HFLM does.
+    `notes` says so where it happened; `truncated` counts requests longer than the context, whose start was cut.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, batch_size: int, max_length: int, bar: Progress) -> None:
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        super().__init__(
+            pretrained=model,
+            tokenizer=tokenizer,
+            backend="causal",
+            batch_size=batch_size,
+            max_length=max_length,
+            softmax_dtype=torch.float32,
+        )
+        self.bar = bar
+        self.notes: list[str] = []
+        self.truncated = 0
+        self.tokens = 0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What loading settled: the precision."""
+        return {"dtype": str(self.model.dtype).removeprefix("torch.")}
+
+    def window_nats(self, ids: Sequence[int]) -> float:
+        """Summed NLL in nats of the tokens after the first; one window at a time, so that no padding changes it."""
+        tokens = torch.tensor([list(ids)], device=self.device)
+        with torch.inference_mode():
+            logits = self.model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+        self.bar.advance()
+        return float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """As in HFLM, without its own progress bar."""
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """As in HFLM, without its own progress bar."""
+        return super().loglikelihood_rolling(requests, disable_tqdm=True)
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """As in HFLM, without its own progress bar, and in smaller batches where memory runs out."""
+        generate = super().generate_until
+        return self._shrinking(lambda: generate(requests, disable_tqdm=True))
+
+    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None) -> Any:
+        """As in HFLM; contexts that several requests share are read once, where the model reads them so faithfully."""
+        self.truncated += sum(len(ctx) + len(cont) > self.max_length + 1 for _, ctx, cont in requests)
+        if (shared := self._in_trees(requests)) is not None:
+            return shared
+        score = super()._loglikelihood_tokens
+        return self._shrinking(lambda: score(requests, disable_tqdm=True))
+
+    def _in_trees(self, requests: Any) -> list[tuple[float, bool]] | None:
+        """The answers by `eval.asking.walk`, or None where there is little to share or the model reads no tree."""
+        asked = [Asked(tuple([*ctx, *cont][-(self.max_length + 1) :][:-1]), tuple(cont)) for _, ctx, cont in requests]
+        once = {one.context: len(one.context) for one in asked}
+        answers = sum(len(one.answer) - 1 for one in asked)
+        if not asked or sum(once.values()) + answers > _WORTH * plain_tokens(asked):
+            return None
+        if any(not one.answer or len(one.answer) > len(one.tokens) for one in asked):  # HFLM's own business
+            return None
+        try:
+            if choose_way(self.model, asked).name != "tree":
+                return None
+        except (RegrowthError, torch.OutOfMemoryError):  # no finite answers, say, or no room: HFLM will tell
+            return None
+        told = [False] * len(asked)
+
+        def keep(found: Any) -> None:  # so that a killed run keeps what it got
+            for number in range(len(asked)):
+                if found.done[number] and not told[number]:
+                    told[number] = True
+                    answer = (float(found.logprob[0, number]), bool(found.greedy[0, number]))
+                    self.cache_hook.add_partial("loglikelihood", requests[number][0], answer)
+
+        found = score(
+            self.model,
+            asked,
+            [Route()],
+            way=Way(),
+            batch_tokens=max(_LEAST_TOKENS, int(self.batch_size) * _ROW_TOKENS),
+            keep=keep,
+            advance=self.bar.advance,
+        )
+        self.tokens += found.read
+        self.notes += found.notes
+        return [(float(value), bool(greedy)) for value, greedy in zip(found.logprob[0], found.greedy[0], strict=True)]
+
+    def _shrinking(self, work: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return work()
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+            size = int(self.batch_size)
+            if size == 1:
+                raise RegrowthError("out of memory with one question at a time; a smaller --max-length needs less")
+            self.batch_size_per_gpu = size // 2
+            self.notes.append(f"out of memory at batch size {size}: went on with {size // 2}")
+            self.bar.note(self.notes[-1])
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        logits: torch.Tensor = super()._model_call(inps, *args, **kwargs)
+        self.tokens += inps.numel()
+        self.bar.advance(inps.shape[0])
+        return logits
+
+    def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        found: torch.Tensor = super()._model_generate(context, *args, **kwargs)
+        self.tokens += found.numel()
+        self.bar.advance(context.shape[0])
+        return found

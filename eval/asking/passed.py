@@ -1,0 +1,84 @@
+"""Tasks and groups of lm-eval that the user names: loaded, and their scores per question picked from its log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eval.asking.cache import digest
+from eval.settings import Settings
+from prune.errors import RegrowthError, UsageError
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+
+@dataclass(frozen=True)
+class Passed:
+    """One question of a task of lm-eval, under one of the task's filters; `scores` by metric, plain numbers only."""
+
+    task: str
+    filter: str
+    doc_id: int
+    prompt_hash: str
+    target: str
+    response: str
+    scores: dict[str, float]
+
+
+def task_manager(settings: Settings) -> TaskManager:
+    """lm-eval's index of tasks; the user's folder alone where it holds all that is named (the whole takes seconds)."""
+    from lm_eval.tasks import TaskManager
+
+    folder = settings.include_path
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"--include-path {folder} is not a folder")
+    own = TaskManager(include_path=None if folder is None else str(folder), include_defaults=False)
+    if set(settings.tasks) <= set(own.all_tasks):
+        return own
+    return TaskManager(include_path=None if folder is None else str(folder))
+
+
+def load_passed(settings: Settings, manager: TaskManager) -> list[Any]:
+    """The tasks and groups as objects, with their data.
+
+    Raises:
+        UsageError: a name that lm-eval does not know.
+        RegrowthError: a task that cannot be loaded, such as for want of its data.
+    """
+    found: list[Any] = []
+    for name in settings.tasks:
+        if name not in manager.all_tasks:
+            raise UsageError(f"--tasks {name} is no task or group of lm-eval; `lm-eval ls tasks` lists them")
+        try:
+            loaded = manager.load([name])
+        except Exception as error:  # lm-eval and datasets raise whatever their loaders raise
+            why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise RegrowthError(f"--tasks {name}: lm-eval cannot load it ({why})") from error
+        found += [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
+    return found
+
+
+def pick_passed(logged: dict[str, list[dict[str, Any]]], own: Iterable[str]) -> tuple[Passed, ...]:
+    """What lm-eval logged of all tasks but our `own`, one entry per question and filter."""
+    own = set(own)
+    return tuple(
+        Passed(
+            task=task,
+            filter=entry["filter"],
+            doc_id=int(entry["doc_id"]),
+            prompt_hash=digest([entry["arguments"]]),
+            target=str(entry["target"]),
+            response=str(entry["filtered_resps"][0]),
+            scores={name: float(entry[name]) for name in entry["metrics"] if _plain(entry[name])},
+        )
+        for task, entries in logged.items()
+        if task not in own
+        for entry in entries
+    )
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float) and math.isfinite(value)

@@ -1,0 +1,175 @@
+"""lm-eval tasks of our own, by domain, protocol and thinking: built from prepared questions and a protocol's YAML."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from eval.questions.domains import question_files
+from eval.questions.schema import PROTOCOLS, Question, draw, read_questions
+from prune.errors import UsageError
+
+MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
+SLOW_TOKENS = 256  # of a chain of thought, its answer included
+_FEWEST_SLOW = 16
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """One task: which questions of a domain are asked under which protocol.
+
+    With `thinking` (`fast` or `slow`) the answer is generated, choices being shown with letters, and parsed;
+    `slow_tokens` bounds the chain of thought. `examples` are shown, with their answers, before each question.
+    """
+
+    domain: str
+    protocol: str
+    questions: tuple[Question, ...]
+    thinking: str | None = None
+    slow_tokens: int = SLOW_TOKENS
+    examples: tuple[Question, ...] = ()
+
+    @property
+    def template(self) -> str:
+        """The name of the YAML in `protocols/`."""
+        return self.protocol if self.thinking is None else f"{self.protocol}-{self.thinking}"
+
+    @property
+    def name(self) -> str:
+        """The task's name in lm-eval and in file names."""
+        return f"regrowth_{self.domain}_{self.template}"
+
+    @property
+    def requests(self) -> int:
+        """How many requests the model answers: one per choice, two per open question, one where it thinks."""
+        if self.thinking is not None:
+            return len(self.questions)
+        return sum(len(item.choices or (0, 0)) for item in self.questions)
+
+    @property
+    def chance(self) -> float:
+        """Mean accuracy of blind guesses."""
+        return sum(item.chance for item in self.questions) / len(self.questions)
+
+    def config(self) -> dict[str, Any]:
+        """The task's lm-eval configuration: the protocol's template under this task's name."""
+        found = {**template(self.template), "task": self.name}
+        if self.thinking == "slow":
+            found["generation_kwargs"] = {**found["generation_kwargs"], "max_gen_toks": self.slow_tokens}
+        if self.examples:
+            found["doc_to_text"] = found["metadata"].get("few_shot_text", found["doc_to_text"])
+            found |= {"num_fewshot": len(self.examples), "fewshot_split": "examples"}
+            found["fewshot_config"] = {"sampler": "first_n"}
+        return found
+
+    def example_rows(self) -> list[dict[str, Any]]:
+        """The documents shown before each question."""
+        return [_row(item) for item in self.examples]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The documents that lm-eval asks, one per question; where choices are shown, as text and with their letter."""
+        rows = [_row(item) for item in self.questions]
+        if self.thinking is not None:
+            for row, item in zip(rows, self.questions, strict=True):
+                row["options"] = show_options(item.choices or ())
+                row["target"] = LETTERS[item.answer] if isinstance(item.answer, int) else item.answer
+        return rows
+
+
+def _row(question: Question) -> dict[str, Any]:
+    row = question.as_row()
+    row.pop("cluster", None)  # all rows of a task have the same fields
+    return row
+
+
+LETTERS = string.ascii_uppercase
+
+
+def show_options(choices: Sequence[str]) -> str:
+    """`A. one`, `B. two`, ... a line each."""
+    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
+
+
+def template(protocol: str) -> dict[str, Any]:
+    """A fresh copy of `protocols/<protocol>.yaml`: prompt, targets, metrics."""
+    import yaml
+
+    document: dict[str, Any] = yaml.safe_load(_template_text(protocol))
+    return document
+
+
+@cache
+def _template_text(protocol: str) -> str:
+    return (files("eval.asking") / "protocols" / f"{protocol}.yaml").read_text("utf-8")
+
+
+def plan_tasks(
+    data: str | Path,
+    domains: str | Iterable[str],
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    sets: Iterable[str] | None = None,
+    thinking: Sequence[str] = (),
+    slow_tokens: int = SLOW_TOKENS,
+    few_shot: int = 0,
+) -> list[TaskPlan]:
+    """Read the domains' files and draw the questions: one task for each protocol that a domain has questions of.
+
+    Thinking adds tasks on the same questions, one for each mode, after the plain ones of the protocol.
+
+    Args:
+        data: a folder made by `evaluate prepare`, or of the user's own `<domain>.jsonl` files.
+        domains: names, as a list or `medical,math`.
+        limit: at most so many questions per domain and protocol; all if None.
+        seed: which ones; the same for every model.
+        sets: take only questions whose `source` is one of these.
+        thinking: `fast`, `slow` or both; none for the plain protocols alone.
+        slow_tokens: new tokens of a chain of thought at most, its answer included.
+        few_shot: so many questions of the protocol are shown with their answers before each question, and not asked.
+
+    Raises:
+        UsageError: an unknown domain or mode, a bad limit, or sets or examples that leave a domain without questions.
+        RegrowthError: a missing or broken file.
+    """
+    if limit is not None and limit < 2:
+        raise UsageError(f"--limit {limit} is too few questions; an interval needs 2 at least")
+    modes = check_modes(thinking)
+    if slow_tokens < _FEWEST_SLOW:
+        raise UsageError(f"--slow-tokens {slow_tokens} leaves no room for a thought; take {_FEWEST_SLOW} or more")
+    plans = []
+    wanted = None if sets is None else set(sets)
+    for domain, path in question_files(data, domains).items():
+        questions = read_questions(path)
+        kept = [item for item in questions if wanted is None or item.source in wanted]
+        if not kept:
+            sources = ", ".join(sorted({item.source for item in questions}))
+            raise UsageError(f"--sets leaves no question in domain {domain}; its sets: {sources}")
+        for protocol in PROTOCOLS:
+            there = [item for item in kept if item.protocol == protocol]
+            examples = draw(there, limit=few_shot, seed=f"examples:{seed}")
+            drawn = draw((item for item in there if item not in examples), limit=limit, seed=seed)
+            if there and not drawn:
+                raise UsageError(f"--few-shot {few_shot} leaves no {protocol} question to ask in domain {domain}")
+            if drawn:
+                plain = TaskPlan(domain, protocol, tuple(drawn), examples=tuple(examples))
+                plans += [plain, *(replace(plain, thinking=m, slow_tokens=slow_tokens, examples=()) for m in modes)]
+    return plans
+
+
+def check_modes(thinking: str | Iterable[str] | None) -> tuple[str, ...]:
+    """`fast,slow` or a list of modes as a tuple in the order of `MODES`, without repeats; () for none.
+
+    Raises:
+        UsageError: a mode that there is not.
+    """
+    words = thinking.split(",") if isinstance(thinking, str) else (thinking or ())
+    given = {word.strip() for word in words} - {""}
+    if unknown := sorted(given - set(MODES)):
+        raise UsageError(f"--thinking {unknown[0]} is no mode; it takes {' or '.join(MODES)}, or both: fast,slow")
+    return tuple(mode for mode in MODES if mode in given)

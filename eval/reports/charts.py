@@ -1,0 +1,164 @@
+"""The report's charts of intervals and of curves, from plain numbers to SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from eval.reports.svg import (
+    WIDTH,
+    Element,
+    Scale,
+    add,
+    axis_below,
+    axis_left,
+    band,
+    drawing,
+    line,
+    marker,
+    markup,
+    padded,
+    series_class,
+)
+
+
+@dataclass(frozen=True)
+class Dot:
+    """An estimate with its 95 % interval, of series number `series`."""
+
+    series: int
+    label: str
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Dots that belong to one domain and protocol; `title` and `note` stand over them."""
+
+    title: str
+    note: str
+    dots: tuple[Dot, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place of a curve; `low` and `high` bound its band, both None where there is none."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One series: its points by growing x, the level of blind guesses if there is one, and single marks beside it."""
+
+    series: int
+    label: str
+    points: tuple[Point, ...]
+    chance: float | None = None
+    marks: tuple[Point, ...] = ()
+
+
+_HEAD, _ROW, _GAP, _FOOT = 18.0, 19.0, 9.0, 42.0
+
+
+def forest(name: str, title: str, description: str, axis: str, groups: Sequence[Group]) -> Markup:
+    """Estimates with intervals, one row each under the heading of its group; a line marks no change (zero).
+
+    Args:
+        name: id of the drawing on the page.
+        title, description: what a screen reader reads; the numbers stand in a table beside it.
+        axis: what is measured, in which unit, and which side is worse.
+        groups: from top to bottom.
+    """
+    ends = [v for g in groups for d in g.dots for v in (d.low, d.high, d.estimate)]
+    low, high = padded(ends, include=[0.0])
+    bottom = sum(_HEAD + _ROW * len(group.dots) + _GAP for group in groups) + 4
+    root = drawing(name, title, description, bottom + _FOOT)
+    scale = Scale(low, high, 10, WIDTH - 10)
+    tops = [sum(_HEAD + _ROW * len(g.dots) + _GAP for g in groups[:place]) for place in range(len(groups))]
+    spans = [(y + _HEAD, y + _HEAD + _ROW * len(g.dots)) for y, g in zip(tops, groups, strict=True)]
+    axis_below(root, scale, bottom, axis, up_to=[end for span in spans for end in span])
+    for y, (first, last), group in zip(tops, spans, groups, strict=True):
+        add(root, "line", x1=scale(0), x2=scale(0), y1=first, y2=last, class_="zero")
+        if y:
+            add(root, "line", x1=0, x2=WIDTH, y1=y - 3, y2=y - 3, class_="parting")
+        heading = add(root, "text", group.title, x=0, y=y + 13, class_="heading")
+        if group.note:
+            add(heading, "tspan", f"  {group.note}", class_="note")
+        for row, dot in enumerate(group.dots):
+            _interval(root, scale, first + _ROW * (row + 0.5), dot)
+    return markup(root)
+
+
+def _interval(root: Element, scale: Scale, y: float, dot: Dot) -> None:
+    group = add(root, "g", class_="dot", data_series=dot.label)
+    look = f"whisker {series_class(dot.series)}"
+    left, right = scale(dot.low), scale(dot.high)
+    add(group, "line", x1=left, x2=right, y1=y, y2=y, class_=look)
+    for end in (left, right):
+        add(group, "line", x1=end, x2=end, y1=y - 4, y2=y + 4, class_=look)
+    marker(group, scale(dot.estimate), y, dot.series)
+
+
+def curves(
+    name: str,
+    title: str,
+    description: str,
+    *,
+    across: str,
+    up: str,
+    lines: Sequence[Curve],
+    include: Sequence[float] = (),
+    height: float = 290.0,
+) -> Markup:
+    """Lines over whole numbers, each with its band and its markers, and a dotted level for each kind of blind guess.
+
+    Args:
+        name, title, description: as for `forest`.
+        across, up: labels of the two axes.
+        lines: the series.
+        include: values that the vertical axis must hold, such as 0.
+        height: of the drawing.
+    """
+    every = [v for c in lines for p in (*c.points, *c.marks) for v in (p.y, p.low, p.high) if v is not None]
+    chances = sorted({round(c.chance, 6) for c in lines if c.chance is not None})
+    root = drawing(name, title, description, height)
+    top, bottom, left, right = 30.0, height - _FOOT, 44.0, WIDTH - 12
+    low, high = padded(every, include=[*include, *chances])
+    if include and min(every) >= 0 <= min(include):
+        low = max(low, 0.0)
+    down = Scale(low, high, bottom, top)
+    places = [p.x for c in lines for p in (*c.points, *c.marks)]
+    along = Scale(min(places), max(places), left + 6, right - 4)
+    axis_left(root, down, left, right, up)
+    axis_below(root, along, bottom, across, up_to=[top, bottom], whole=True)
+    for level in chances:
+        y = down(level)
+        add(root, "line", x1=left, x2=right, y1=y, y2=y, class_="chance")
+        add(root, "text", f"chance {level:.2g}", x=left + 6, y=y + 13, class_="chance-word")
+    for curve in lines:
+        group = add(root, "g", class_="curve", data_series=curve.label)
+        bound = [p for p in curve.points if p.low is not None and p.high is not None]
+        if len(bound) > 1:
+            upper = [(along(p.x), down(p.high or 0.0)) for p in bound]
+            band(group, upper, [(along(p.x), down(p.low or 0.0)) for p in bound], curve.series)
+        spots = [(along(p.x), down(p.y)) for p in curve.points]
+        if len(spots) > 1:
+            line(group, spots, curve.series)
+        for x, y in spots:
+            marker(group, x, y, curve.series, size=3.2)
+        for p in curve.marks:
+            x = along(p.x)
+            if p.low is not None and p.high is not None:
+                ends = f"whisker {series_class(curve.series)}"
+                add(group, "line", x1=x, x2=x, y1=down(p.low), y2=down(p.high), class_=ends)
+            add(group, "circle", cx=x, cy=down(p.y), r=7, class_=f"ring {series_class(curve.series)}")
+            marker(group, x, down(p.y), curve.series, size=3.2)
+    return markup(root)

@@ -1,0 +1,169 @@
+"""Two-dimensional figures of the report: what each block costs (start by size), and fast against slow answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from eval.reports.svg import WIDTH, Element, Scale, add, axis_below, drawing, markup, number, ticks
+
+SHADES = 24  # steps of colour; cells of one step are one path, so that a map of thousands of blocks stays small
+LEAST = 0.05  # bits; costs below it are noise, and all of the brightest colour
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The same questions answered at once (fast) and after a chain of thought (slow)."""
+
+    both_right: int
+    fast_only: int
+    slow_only: int
+    both_wrong: int
+
+    @property
+    def n(self) -> int:
+        """All questions."""
+        return self.both_right + self.fast_only + self.slow_only + self.both_wrong
+
+
+def colours() -> list[str]:
+    """Viridis from the least cost (bright) to the greatest (dark), as hex."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps["viridis_r"](i / (SHADES - 1))) for i in range(SHADES)]
+
+
+def shade(cost: float, most: float) -> int:
+    """The step of colour of a cost: logarithmic from `LEAST` to `most`, for the first layers cost beyond all others."""
+    if cost <= LEAST or most <= LEAST:
+        return 0
+    return round(min(1.0, math.log(cost / LEAST) / math.log(most / LEAST)) * (SHADES - 1))
+
+
+def block_map(
+    name: str,
+    title: str,
+    description: str,
+    *,
+    layers: int,
+    costs: Mapping[tuple[int, int], float],
+    unit: str,
+) -> Markup:
+    """One cell for each block: start along x, size upwards, as in a scan's map; the cheapest start of a size is marked.
+
+    Args:
+        name, title, description: as for a chart.
+        layers: L of the model.
+        costs: (size, start) -> what dropping the block costs.
+        unit: what a cost is.
+    """
+    sizes = max(n for n, _ in costs)
+    side = (WIDTH - 40 - 8) / layers
+    tall = max(6.0, min(side, 300.0 / sizes))
+    bottom = 30.0 + tall * sizes
+    root = drawing(name, title, description, bottom + 102)
+    most = max(2 * LEAST, *costs.values())
+    shades = colours()
+    across = Scale(-0.5, layers - 0.5, 40, 40 + side * layers)
+    axis_below(root, across, bottom, "start layer l (0-based)", whole=True)
+    axis = add(root, "g", class_="axis")
+    add(axis, "text", "block size n (layers dropped: l … l+n−1)", x=0, y=18, class_="label")
+    for size in ticks(1, sizes, most=6, whole=True):
+        add(axis, "text", number(size), x=34, y=bottom - (size - 0.5) * tall + 4, text_anchor="end")
+    # Cells are drawn in units of their own, start by size, which keeps thousands of them short.
+    place = f"translate({across(-0.5):.2f} {bottom:.2f}) scale({side:.4f} {-tall:.4f})"
+    cells = add(root, "g", data_series=title, shape_rendering="crispEdges", transform=place)
+    add(cells, "path", d="".join(_runs(costs, lambda cost: 0)[0]), class_="edge")
+    for step, pieces in sorted(_runs(costs, lambda cost: shade(cost, most)).items()):
+        add(cells, "path", d="".join(pieces), fill=shades[step])
+    for n in sorted({n for n, _ in costs}):
+        start = min((s for size, s in costs if size == n), key=lambda s, n=n: costs[n, s])  # type: ignore[misc]
+        radius = max(1.5, min(side, tall) * 0.28)
+        add(root, "circle", cx=across(start), cy=bottom - (n - 0.5) * tall, r=radius, class_="best")
+    _colour_bar(root, bottom + 52, most, unit, shades)
+    return markup(root)
+
+
+def _runs(costs: Mapping[tuple[int, int], float], step: Callable[[float], int]) -> dict[int, list[str]]:
+    """Boxes of neighbouring starts that are of one step, by step."""
+    found: dict[int, list[str]] = {}
+    open_: tuple[int, int, int, int] | None = None  # size, first start, one past the last, step
+    for (n, start), cost in [*sorted(costs.items()), ((0, 0), 0.0)]:
+        now = step(cost)
+        if open_ and open_[0] == n and open_[2] == start and open_[3] == now:
+            open_ = (n, open_[1], start + 1, now)
+            continue
+        if open_:
+            size, first, last, own = open_
+            found.setdefault(own, []).append(f"M{first} {size - 1}h{last - first}v1h-{last - first}z")
+        open_ = (n, start, start + 1, now)
+    return found
+
+
+def _colour_bar(root: Element, y: float, most: float, unit: str, shades: list[str]) -> None:
+    step = (WIDTH - 48) / len(shades)
+    for place, colour in enumerate(shades):
+        add(root, "rect", x=40 + place * step, y=y, width=step + 0.5, height=9, fill=colour)
+    bar = add(root, "g", class_="axis")
+    along = Scale(math.log(LEAST), math.log(most), 40, WIDTH - 8)
+    marks = [mark for mark in (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if LEAST < mark <= most]
+    for mark in marks[:: 1 + len(marks) // 6]:
+        add(bar, "text", f"{mark:g}", x=along(math.log(mark)), y=y + 24, text_anchor="middle")
+    add(bar, "text", f"≤ {LEAST:g}", x=30, y=y + 24)
+    add(bar, "text", unit, x=40 + (WIDTH - 48) / 2, y=y + 42, text_anchor="middle", class_="label")
+
+
+TILES = (
+    ("right in both", "both-right"),
+    ("right at once only", "fast-only"),
+    ("right after thinking only", "slow-only"),
+    ("wrong in both", "both-wrong"),
+)
+_SIDE, _LEFT, _TOP = 150.0, 2.0, 6.0
+
+
+def mosaic(name: str, title: str, description: str, counts: Counts) -> Markup:
+    """The four counts as areas: columns fast right and fast wrong by their share, each split into slow right and wrong.
+
+    So the first column's upper part is the overthinking rate r_o, and the second column's lower part the correction
+    rate r_c: both are read as heights.
+    """
+    root = drawing(name, title, description, _TOP + _SIDE + 22, width=_SIDE + 2 * _LEFT)
+    pairs = [
+        ("fast right", counts.both_right, counts.fast_only, ("both-right", "fast-only")),
+        ("fast wrong", counts.slow_only, counts.both_wrong, ("slow-only", "both-wrong")),
+    ]
+    gap = 3.0
+    x = _LEFT
+    for words, right, wrong, looks in pairs:
+        total = right + wrong
+        width = (_SIDE - gap) * total / counts.n if counts.n else 0.0
+        if total:
+            low = (_SIDE - gap) * right / total
+            _tile(root, (x, _TOP + _SIDE - low, width, low), right, looks[0])
+            _tile(root, (x, _TOP, width, _SIDE - gap - low), wrong, looks[1])
+            if width > 52:
+                add(root, "text", words, x=x + width / 2, y=_TOP + _SIDE + 15, text_anchor="middle", class_="small")
+        x += width + gap
+    return markup(root)
+
+
+def tile_key(look: str) -> Markup:
+    """A legend's sample of a tile."""
+    root = Element("svg", {"viewBox": "0 0 28 14", "class": "key", "aria-hidden": "true"})
+    add(root, "rect", x=7, y=0, width=14, height=14, class_=f"tile {look}")
+    return markup(root)
+
+
+def _tile(root: Element, box: tuple[float, float, float, float], count: int, look: str) -> None:
+    x, y, width, height = box
+    if not count:
+        return
+    add(root, "rect", x=x, y=y, width=width, height=height, class_=f"tile {look}", data_series=look)
+    if width > 8 + 8 * len(str(count)) and height > 16:
+        words = add(root, "g", class_=f"tile-word {look}")
+        add(words, "text", str(count), x=x + width / 2, y=y + height / 2 + 4.5, text_anchor="middle")

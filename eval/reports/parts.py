@@ -1,0 +1,118 @@
+"""What a report is made of, before it becomes HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from eval.reports.tables import Table
+
+
+@dataclass(frozen=True)
+class Key:
+    """One line of a legend: the sample of a series and its name."""
+
+    label: str
+    sample: Markup
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its heading (`under` in small letters) and a note below it; `facts` are short lines there."""
+
+    heading: str
+    drawing: Markup
+    note: str = ""
+    facts: tuple[str, ...] = ()
+    under: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section: what it shows, findings in sentences, a legend, figures, and the tables behind them.
+
+    `short` is its name in the navigation, `small` says that its figures stand many to a row.
+    """
+
+    key: str
+    title: str
+    lead: str
+    findings: tuple[str, ...] = ()
+    legend: tuple[Key, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
+    small: bool = False
+    short: str = ""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number to see at a glance."""
+
+    label: str
+    value: str
+    note: str
+    interval: str
+    look: str = ""
+
+
+STATES = {
+    "met": "Verdict: within the limit",
+    "met-unsure": "Verdict: within the limit, but not certain",
+    "exceeded": "Verdict: too costly",
+    "exceeded-unsure": "Verdict: too costly, but not certain",
+    "unknown": "Verdict: cannot tell",
+    "open": "Verdict",  # no limit was set
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The top of the page: `state` is one of `STATES`; `tiles` are numbers under a model's name."""
+
+    state: str
+    headline: str
+    sentences: tuple[str, ...] = ()
+    tiles: tuple[tuple[str, tuple[Tile, ...]], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question that flipped. `choices`: (text, marks), marks of `right`, `before`, `after`."""
+
+    question: str
+    where: str
+    choices: tuple[tuple[str, tuple[str, ...]], ...]
+    answer: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Examples of one task and model, and how many there are in all."""
+
+    title: str
+    n: int
+    lost: int
+    gained: int
+    lost_examples: tuple[Example, ...]
+    gained_examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole page."""
+
+    title: str
+    subtitle: str
+    verdict: Verdict
+    parts: tuple[Part, ...]
+    flips: tuple[Flips, ...]
+    settings: tuple[tuple[str, str], ...]
+    facts: tuple[tuple[str, str], ...]
+    hashes: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    glossary: tuple[tuple[str, str], ...]

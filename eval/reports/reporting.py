@@ -1,0 +1,108 @@
+"""`evaluate report`: results as one page of HTML that stands alone, opens without a network and runs no other code."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from eval.reports.flips import FlipGroup, read_flips
+from prune.errors import RegrowthError, UsageError
+from prune.outputs import write_text
+from prune.provenance import read_artefact
+
+COMPARISON, SWEEP = "regrowth.comparison/1", "regrowth.sweep/1"
+Document = Mapping[str, Any]
+
+
+def report(
+    results: str | Path,
+    *,
+    sweep: str | Path | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write the report of stored results: of a comparison, of a sweep, or of both in one page.
+
+    Args:
+        results: a folder with comparison.json or sweep.json, as `evaluate compare` and `evaluate sweep` make it.
+        sweep: the folder of a sweep whose curves and block map the comparison's report shall show too.
+        out: the file to write; report.html in `results` if None.
+        overwrite: replace it.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        CheckpointError: no results there, or files of another format.
+        RegrowthError: `out` exists.
+    """
+    folder = Path(results)
+    comparison, own_sweep = read_results(folder)
+    if sweep is not None:
+        if own_sweep is not None and comparison is None:
+            raise UsageError(f"{folder} holds a sweep itself; --sweep adds one to a comparison")
+        own_sweep = read_sweep(sweep)
+    target = folder / "report.html" if out is None else Path(out)
+    flips = [] if comparison is None else read_flips(folder, comparison)
+    write_text(target, render(comparison, own_sweep, flips), overwrite=overwrite)
+    return target
+
+
+def read_sweep(folder: str | Path) -> Document:
+    """The sweep of a folder.
+
+    Raises:
+        CheckpointError: there is none, or it is broken or of another format.
+    """
+    return read_artefact(Path(folder) / "sweep.json", SWEEP)
+
+
+def read_results(folder: Path) -> tuple[Document | None, Document | None]:
+    """The comparison and the sweep that a folder holds, None for what it does not.
+
+    Raises:
+        RegrowthError: neither a comparison nor a sweep.
+        CheckpointError: a file that is broken or of another format.
+    """
+    found = [
+        read_artefact(folder / name, kind) if (folder / name).is_file() else None
+        for name, kind in (("comparison.json", COMPARISON), ("sweep.json", SWEEP))
+    ]
+    if found[0] is None and found[1] is None:
+        raise RegrowthError(f"{folder} holds no comparison.json and no sweep.json; name a folder of results")
+    return found[0], found[1]
+
+
+def render(comparison: Document | None, sweep: Document | None = None, flips: Sequence[FlipGroup] = ()) -> str:
+    """The page. The same documents give the same bytes.
+
+    Its style and its script stand inside it and are allowed by their hashes; the page may load nothing.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from eval.reports.context import build
+    from eval.reports.parts import STATES
+
+    environment = Environment(loader=PackageLoader("eval.reports"), autoescape=True, undefined=StrictUndefined)
+    style, script = (_own(name) for name in ("report.css", "report.js"))
+    return environment.get_template("report.html.j2").render(
+        states=STATES,
+        report=build(comparison, sweep, flips),
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+
+
+def _own(name: str) -> str:
+    return (files("eval.reports") / "templates" / name).read_text("utf-8").strip()
+
+
+def _hash(content: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()

@@ -1,0 +1,84 @@
+"""The top of the report: whether the loss stays within its limit, where it is worst, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from eval.reports.parts import Tile, Verdict
+from eval.reports.sweep import sweep_sentence
+from eval.reports.text import FEW, bounds, signed, summary, task_name, worst_loss
+
+
+def verdict(comparison: Mapping[str, Any]) -> Verdict:
+    """What a reader in a hurry needs, in plain words and three numbers a model."""
+    rows = comparison.get("rows") or []
+    others = [model["label"] for model in comparison["models"][1:]]
+    sentences = tuple(told for label in others if (told := summary(rows, label)))
+    tiles = tuple((label, tuple(_tiles(comparison, label))) for label in others)
+    limit = comparison.get("verdict")
+    if limit is not None:
+        return Verdict(_state(limit), _judged(limit), sentences, tiles, _warnings(comparison))
+    headline = worst_loss(rows) or "No domain was compared; the tables below have all that was measured."
+    return Verdict("open", headline, sentences, tiles, _warnings(comparison))
+
+
+def _state(told: Mapping[str, Any]) -> str:
+    if told["status"] == "cannot tell":
+        return "unknown"
+    state = "exceeded" if told["status"] == "too costly" else "met"
+    return state if told["decided"] else f"{state}-unsure"
+
+
+def _judged(told: Mapping[str, Any]) -> str:
+    """The sentence without the status, which the heading says."""
+    status, sentence = str(told["status"]), str(told["sentence"])
+    if sentence.startswith(f"{status}: "):
+        return f"{sentence.removeprefix(f'{status}: ')}."
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _tiles(comparison: Mapping[str, Any], label: str) -> list[Tile]:
+    own = [row for row in comparison.get("rows") or [] if row["model"] == label and row["versus"]]
+    found = []
+    if own:
+        worst = min(own, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
+        change = worst["versus"]["accuracy_difference"]
+        note = (task_name(worst), bounds(change, 100, 1))
+        found.append(
+            Tile("Accuracy, worst domain, points", signed(100 * change["estimate"], 1), *note, _look(change, False))
+        )
+        worst = max(own, key=lambda row: row["versus"]["answer_nll_bits_difference"]["estimate"])
+        change = worst["versus"]["answer_nll_bits_difference"]
+        note = (task_name(worst), bounds(change, 1, 2))
+        found.append(Tile("Answer NLL, worst domain, bits", signed(change["estimate"], 2), *note, _look(change, True)))
+    for prose in comparison.get("prose") or []:
+        if prose["model"] == label and prose["difference"]:
+            change = prose["difference"]
+            note = ("held-out text", bounds(change, 1, 3))
+            found.append(Tile("Prose loss, nats per token", signed(change["estimate"], 3), *note, _look(change, True)))
+            break
+    return found
+
+
+def _look(change: Mapping[str, float], worse_above: bool) -> str:
+    worse, better = change["low"] > 0, change["high"] < 0
+    if not worse_above:
+        worse, better = better, worse
+    return "worse" if worse else "better" if better else ""
+
+
+def _warnings(comparison: Mapping[str, Any]) -> tuple[str, ...]:
+    few = dict.fromkeys(
+        f"{task_name(row)} has {row['n']} questions; below {FEW} an interval says little"
+        for row in comparison.get("rows") or []
+        if row["n"] < FEW
+    )
+    told = [str(warning) for warning in comparison.get("warnings") or []]
+    return tuple(told or few)
+
+
+def sweep_verdict(sweep: Mapping[str, Any]) -> Verdict:
+    """The top of a sweep's own report."""
+    headline = sweep_sentence(sweep) or "Every cut of the model on the same questions."
+    return Verdict("open", headline, warnings=tuple(map(str, sweep.get("warnings") or [])))

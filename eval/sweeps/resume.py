@@ -1,0 +1,73 @@
+"""A sweep's answers so far in a file, so that an interrupted one goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.asking.walk import Answers
+from prune.errors import RegrowthError
+from prune.outputs import write_bytes
+
+_EVERY = 20.0  # seconds between two writings
+
+
+class Kept:
+    """The file of `--resume`; nothing is kept where none is named.
+
+    Args:
+        path: the file.
+        facts: all that the answers depend on; a file of other facts is refused.
+    """
+
+    def __init__(self, path: str | Path | None, facts: Any) -> None:
+        self._path = None if path is None else Path(path)
+        self._mark = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+        self._written: float | None = None
+
+    def restore(self) -> Answers | None:
+        """What an interrupted sweep has left; None if there is nothing.
+
+        Raises:
+            RegrowthError: not such a file, or one of another sweep.
+        """
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            with np.load(self._path, allow_pickle=False) as kept:
+                head = json.loads(str(kept["head"]))
+                found = Answers(
+                    kept["logprob"], kept["greedy"], kept["done"], head["read"], head["heads"], head["notes"]
+                )
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            raise RegrowthError(
+                f"--resume {self._path} is not a file that an interrupted sweep has left; remove it"
+            ) from None
+        if head["mark"] != self._mark:
+            raise RegrowthError(
+                f"--resume {self._path} is of another sweep (model, questions or options differ); remove it"
+            )
+        return found
+
+    def keep(self, answers: Answers) -> None:
+        """Write what is answered so far, not more often than every 20 seconds, the first time at once."""
+        if self._path is None or (self._written is not None and time.monotonic() - self._written < _EVERY):
+            return
+        content = io.BytesIO()
+        head = {"mark": self._mark, "read": answers.read, "heads": answers.heads, "notes": answers.notes}
+        arrays = {"logprob": answers.logprob, "greedy": answers.greedy, "done": answers.done}
+        np.savez(content, head=np.array(json.dumps(head)), **arrays)  # type: ignore[arg-type]
+        write_bytes(self._path, content.getvalue(), overwrite=True)
+        self._written = time.monotonic()
+
+    def clear(self) -> None:
+        """Remove the file: the sweep is complete."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,269 @@
+"""From a sweep's scores to what it reports: rows, curves, maps and costs. Arithmetic on arrays; no models or files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from eval.asking.tasks import TaskPlan
+from eval.bill import FEW, accuracy_of, difference_of_verdicts
+from eval.questions.schema import cluster_of
+from eval.statistics import Interval, flips, mcnemar_exact, paired_mean_difference, retained_above_chance
+from eval.sweeps.plan import SweepPlan, Variant
+from prune.errors import RegrowthError
+
+_METRICS: tuple[str, ...] = ("answer_nll_bits", "acc", "acc_norm", "answer_greedy")
+COST = "rise of answer NLL over the full model, bits per answer, mean over the domain's protocols"
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """What V variants answered to the n questions of one task, in the orders of the plan and of the task.
+
+    nll: (V, n) float64, bits. correct, raw: (V, n) bool, for choices. greedy: (V, n) bool, for open questions.
+    response: (V, n) int64, the chosen index, for choices. prompts: the questions' prompt hashes.
+    """
+
+    plan: TaskPlan
+    nll: np.ndarray
+    correct: np.ndarray | None
+    raw: np.ndarray | None
+    greedy: np.ndarray | None
+    response: np.ndarray | None
+    prompts: tuple[str, ...]
+
+    @cached_property
+    def units(self) -> list[str]:
+        """What is independent: (n,), a passage's name where questions share one, else the question's own."""
+        return [cluster_of(question) for question in self.plan.questions]
+
+    @property
+    def n(self) -> int:
+        """How many questions."""
+        return self.nll.shape[1]
+
+
+def slim(entry: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of one of lm-eval's samples: the question's id, its metrics and the chosen index."""
+    kept: dict[str, Any] = {key: entry[key] for key in _METRICS if key in entry}
+    choices = entry["doc"]["choices"]
+    return {"id": entry["doc"]["id"], **kept, "chosen": None if choices is None else _chosen(entry, choices)}
+
+
+def _chosen(entry: dict[str, Any], choices: Sequence[str]) -> int:
+    scores = [logprob / len(text) for (logprob, _), text in zip(entry["filtered_resps"], choices, strict=True)]
+    return scores.index(max(scores))
+
+
+def task_scores(plan: TaskPlan, logged: Sequence[Sequence[dict[str, Any]]], prompts: Sequence[str]) -> TaskScores:
+    """Gather what lm-eval found on one task, variant by variant.
+
+    Args:
+        logged: V lists of `slim` samples, each in the order of the questions.
+        prompts: the questions' prompt hashes.
+
+    Raises:
+        RegrowthError: a question that was not answered.
+    """
+    wanted = [question.id for question in plan.questions]
+    if any([entry["id"] for entry in entries] != wanted for entries in logged):
+        raise RegrowthError(f"{plan.name}: lm-eval did not give back the questions that were asked")
+    chosen = plan.protocol == "choice"
+
+    def array(key: str, dtype: Any) -> np.ndarray:
+        return np.array([[entry[key] for entry in entries] for entries in logged]).astype(dtype)
+
+    return TaskScores(
+        plan,
+        array("answer_nll_bits", np.float64),
+        array("acc_norm", bool) if chosen else None,
+        array("acc", bool) if chosen else None,
+        None if chosen else array("answer_greedy", bool),
+        array("chosen", np.int64) if chosen else None,
+        tuple(prompts),
+    )
+
+
+def warnings(tasks: Sequence[TaskScores]) -> list[str]:
+    """Tasks of so few questions that their intervals say little."""
+    return [
+        f"{task.plan.domain}, {task.plan.protocol}: {task.n} questions; below {FEW} an interval says little"
+        for task in tasks
+        if task.n < FEW
+    ]
+
+
+def chance_of(task: TaskScores) -> float | None:
+    """Mean accuracy of blind guesses; None where there is no verdict."""
+    return None if task.correct is None else task.plan.chance
+
+
+def rows(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[dict[str, Any]]:
+    """One row per task and variant; the full model's come first in each task."""
+    return [_row(variant, place, task) for task in tasks for place, variant in enumerate(plan.variants)]
+
+
+def _row(variant: Variant, place: int, task: TaskScores) -> dict[str, Any]:
+    chance = chance_of(task)
+    accuracy = None if task.correct is None else accuracy_of(task.correct[place].tolist(), task.units)
+    return {
+        "variant": variant.label,
+        "size": variant.n,
+        "start": variant.start,
+        "adapter": variant.adapter,
+        "domain": task.plan.domain,
+        "protocol": task.plan.protocol,
+        "n": task.n,
+        "chance": chance,
+        "accuracy": None if accuracy is None else asdict(accuracy),
+        "accuracy_raw": None if task.raw is None else float(task.raw[place].mean()),
+        "answer_greedy": None if task.greedy is None else float(task.greedy[place].mean()),
+        "answer_nll_bits": asdict(_mean(task.nll[place], task.units)),
+        "versus": None if place == 0 else _versus(task, place, chance),
+    }
+
+
+def _mean(values: np.ndarray, units: Sequence[str]) -> Interval:
+    """A mean with Student's t interval, by clusters."""
+    return paired_mean_difference(np.zeros_like(values).tolist(), values.tolist(), units)
+
+
+def _versus(task: TaskScores, place: int, chance: float | None) -> dict[str, Any]:
+    change = paired_mean_difference(task.nll[0].tolist(), task.nll[place].tolist(), task.units)
+    found: dict[str, Any] = {"answer_nll_bits_difference": asdict(change)}
+    names = ("accuracy_difference", "mcnemar_p", "lost", "gained", "retained_above_chance", "full_above_chance")
+    if task.correct is None or chance is None:
+        return {**found, **dict.fromkeys(names)}
+    full, own = task.correct[0].tolist(), task.correct[place].tolist()
+    lost, gained = flips(full, own)
+    retained = retained_above_chance(sum(own) / task.n, sum(full) / task.n, chance)
+    values = (
+        asdict(difference_of_verdicts(full, own, task.units)),
+        mcnemar_exact(lost, gained),
+        lost,
+        gained,
+        retained,
+        accuracy_of(full, task.units).low > chance,
+    )
+    return {**found, **dict(zip(names, values, strict=True))}
+
+
+def costs(plan: SweepPlan, tasks: Sequence[TaskScores]) -> dict[str, dict[int, dict[int, float]]]:
+    """{domain: {size: {start: cost}}} of the plain blocks, the cost being `COST`."""
+    found: dict[str, dict[int, dict[int, float]]] = {}
+    for domain in dict.fromkeys(task.plan.domain for task in tasks):
+        own = [task for task in tasks if task.plan.domain == domain]
+        rise = np.mean([task.nll.mean(1) - task.nll[0].mean() for task in own], axis=0)
+        sizes = found.setdefault(domain, {})
+        for place, variant in enumerate(plan.variants):
+            if variant.n > 0 and variant.start is not None and variant.adapter is None:
+                sizes.setdefault(variant.n, {})[variant.start] = float(rise[place])
+    return found
+
+
+def curve_places(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[int]:
+    """The variant of each size that stands in the curves, one for all domains.
+
+    Where there are several starts, the one of least cost, all domains alike: a cut is one model, whatever it is asked.
+    """
+    by_domain = costs(plan, tasks)
+
+    def cost(place: int) -> float:
+        variant = plan.variants[place]
+        if variant.n == 0 or variant.start is None:
+            return 0.0
+        return sum(sizes[variant.n][variant.start] for sizes in by_domain.values())
+
+    plain = [place for place, variant in enumerate(plan.variants) if variant.adapter is None]
+    sizes = sorted({plan.variants[place].n for place in plain})
+    return [min((p for p in plain if plan.variants[p].n == n), key=lambda p: (cost(p), p)) for n in sizes]
+
+
+def point(row: dict[str, Any]) -> dict[str, Any]:
+    """What a curve shows of a row."""
+    versus = row["versus"] or {}
+    shown = ("size", "start", "variant", "accuracy", "answer_greedy", "answer_nll_bits")
+    return {
+        **{key: row[key] for key in shown},
+        "answer_nll_bits_difference": versus.get("answer_nll_bits_difference"),
+        "accuracy_difference": versus.get("accuracy_difference"),
+    }
+
+
+def curves(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[dict[str, Any]]:
+    """Per task its points, by size."""
+    places = curve_places(plan, tasks)
+    return [
+        {
+            "domain": task.plan.domain,
+            "protocol": task.plan.protocol,
+            "chance": chance_of(task),
+            "points": [point(_row(plan.variants[place], place, task)) for place in places],
+        }
+        for task in tasks
+    ]
+
+
+def healed(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[dict[str, Any]]:
+    """The points of adapters, task by task."""
+    return [
+        {"domain": task.plan.domain, "protocol": task.plan.protocol, **point(_row(variant, place, task))}
+        for task in tasks
+        for place, variant in enumerate(plan.variants)
+        if variant.adapter is not None
+    ]
+
+
+def maps(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[dict[str, Any]]:
+    """Per task the change against the full model by size (rows) and start (columns); none where starts are single."""
+    if not plan.mapped:
+        return []
+    blocks = {
+        (v.n, v.start): place
+        for place, v in enumerate(plan.variants)
+        if v.n > 0 and v.start is not None and not v.adapter
+    }
+    sizes = sorted({n for n, _ in blocks})
+    starts = sorted({start for _, start in blocks})
+
+    def grid(values: np.ndarray) -> list[list[float | None]]:
+        change = values.mean(1) - values[0].mean()
+        return [[float(change[blocks[n, s]]) if (n, s) in blocks else None for s in starts] for n in sizes]
+
+    return [
+        {
+            "domain": task.plan.domain,
+            "protocol": task.plan.protocol,
+            "sizes": sizes,
+            "starts": starts,
+            "answer_nll_bits_difference": grid(task.nll),
+            "accuracy_difference": None if task.correct is None else grid(task.correct),
+        }
+        for task in tasks
+    ]
+
+
+def sample_rows(task: TaskScores) -> list[dict[str, Any]]:
+    """One JSON object a question, with lists over the variants."""
+
+    def column(values: np.ndarray | None, place: int) -> list[Any] | None:
+        return None if values is None else values[:, place].tolist()
+
+    return [
+        {
+            "id": question.id,
+            "subject": question.subject,
+            "source": question.source,
+            "prompt_hash": task.prompts[place],
+            "correct": column(task.correct, place),
+            "correct_raw": column(task.raw, place),
+            "answer_greedy": column(task.greedy, place),
+            "answer_nll_bits": column(task.nll, place),
+            "response": column(task.response, place),
+        }
+        for place, question in enumerate(task.plan.questions)
+    ]

@@ -1,0 +1,108 @@
+"""Fast and slow thinking from 2x2 counts: what a model knows, and what reasoning adds. Pure arithmetic.
+
+After Yang, Gao, Wu, "Decoupling Knowledge and Reasoning" (arXiv 2507.18178): the same questions are answered at once
+(fast) and after a chain of thought (slow). Everything follows from how many were right in both, in one or in none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eval.statistics import Interval, design_of, paired_accuracy_difference, wilson
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The 2x2 table of n questions: right in both modes, in one alone, in none."""
+
+    both_right: int
+    fast_only: int
+    slow_only: int
+    both_wrong: int
+
+    def __post_init__(self) -> None:
+        if min(self.both_right, self.fast_only, self.slow_only, self.both_wrong) < 0:
+            raise ValueError("counts cannot be negative")
+
+    @property
+    def n(self) -> int:
+        """Questions."""
+        return self.both_right + self.fast_only + self.slow_only + self.both_wrong
+
+    @property
+    def fast_right(self) -> int:
+        """Right at once, |D_fast_true|."""
+        return self.both_right + self.fast_only
+
+    @property
+    def slow_right(self) -> int:
+        """Right after a chain of thought."""
+        return self.both_right + self.slow_only
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What the counts say, each with its 95 % interval. Shares of 1.
+
+    `delta` = `a_slow` - `a_fast` = `delta_c` - `delta_o` (eq. 5 and 8). The rates have another denominator each:
+    `r_c` is the share of fast wrong answers that slow thinking corrects, None where no fast answer was wrong;
+    `r_o` the share of fast right answers that it spoils, None where none was right (eq. 9 and 10).
+    """
+
+    a_fast: Interval
+    a_slow: Interval
+    delta: Interval
+    delta_c: Interval
+    delta_o: Interval
+    r_c: Interval | None
+    r_o: Interval | None
+
+
+def count_pairs(fast: Sequence[bool], slow: Sequence[bool]) -> Counts:
+    """The 2x2 table of verdicts on the same questions.
+
+    Args:
+        fast, slow: shape (n,), in the same order of questions.
+    """
+    pairs = list(zip(fast, slow, strict=True))
+    both, only_fast = sum(f and s for f, s in pairs), sum(f and not s for f, s in pairs)
+    only_slow = sum(s and not f for f, s in pairs)
+    return Counts(both, only_fast, only_slow, len(pairs) - both - only_fast - only_slow)
+
+
+def gains(fast: Sequence[bool], slow: Sequence[bool], units: Sequence[str] | None = None) -> Gains:
+    """Accuracies, reasoning gain and its two parts, correction rate and overthinking rate.
+
+    Intervals are Wilson's for every share and rate, and for `delta`, a difference of two accuracies on the same
+    questions, that of Bonett and Price; by clusters where questions share a passage. See `eval.statistics`.
+
+    Args:
+        fast, slow: shape (n,), n >= 1: the verdicts, in the same order of questions.
+        units: shape (n,): what is independent, the same for questions of one passage; all of them if None.
+
+    Raises:
+        ValueError: no question at all.
+    """
+    names = [str(place) for place in range(len(fast))] if units is None else list(units)
+    pairs = list(zip(fast, slow, names, strict=True))
+
+    def share(kept: list[tuple[bool, str]]) -> Interval:
+        design, clusters = design_of([float(hit) for hit, _ in kept], [unit for _, unit in kept])
+        return wilson(sum(hit for hit, _ in kept), len(kept), design=design, clusters=clusters)
+
+    corrected = [(s, unit) for f, s, unit in pairs if not f]
+    spoiled = [(not s, unit) for f, s, unit in pairs if f]
+    counts = count_pairs(fast, slow)
+    design, clusters = design_of([float(s) - float(f) for f, s, _ in pairs], names)
+    return Gains(
+        a_fast=share([(f, unit) for f, _, unit in pairs]),
+        a_slow=share([(s, unit) for _, s, unit in pairs]),
+        delta=paired_accuracy_difference(
+            counts.fast_only, counts.slow_only, counts.n, design=design, clusters=clusters
+        ),
+        delta_c=share([(s and not f, unit) for f, s, unit in pairs]),
+        delta_o=share([(f and not s, unit) for f, s, unit in pairs]),
+        r_c=share(corrected) if corrected else None,
+        r_o=share(spoiled) if spoiled else None,
+    )

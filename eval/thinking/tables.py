@@ -1,0 +1,104 @@
+"""Fast and slow thinking as a table: from the `thinking` rows of comparison.json or run.json, rich or Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from eval.markdown import markdown_table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+HEAD = ("model", "A_fast, %", "A_slow, %", "δ, points", "r_c, %", "r_o, %", "unparsed, %", "cut, %")
+CHANGES = ("Δ A_fast, points", "Δ A_slow, points", "Δ δ, points")
+
+INTERACTIONS_HEAD = ("loss in", "model", "A_fast, points", "A_slow, points", "δ, points")
+
+HOW_TO_READ = (
+    "A_fast, A_slow: right at once, and after a chain of thought, on the same questions; chance is that of a blind "
+    "guess. δ = A_slow - A_fast is what reasoning adds. r_c: share of fast wrong answers that slow thinking corrects; "
+    "r_o: share of fast right answers that it spoils. Δ: to the full model. All with 95 % intervals (Wilson; paired "
+    "for δ and Δ). Unparsed: answers that name no option or number, fast / slow; they count as wrong, so that r_o "
+    "and a falling A_slow hold damage to the form of answers too. Cut: chains that reached the token limit."
+)
+
+
+def thinking_cells(row: dict[str, Any]) -> list[str]:
+    """What one model scored in both modes, in the columns of `HEAD`."""
+    return [
+        str(row["label"]),
+        _percent(row["a_fast"]),
+        _percent(row["a_slow"]),
+        _points(row["delta"]),
+        _percent(row["r_c"]),
+        _percent(row["r_o"]),
+        f"{100 * row['unparseable_fast']:.0f} / {100 * row['unparseable_slow']:.0f}",
+        f"{100 * row['cut_slow']:.0f}",
+    ]
+
+
+def change_cells(row: dict[str, Any]) -> list[str]:
+    """What changed against the full model, in the columns of `CHANGES`; empty for the full model itself."""
+    versus = row["versus"]
+    return [""] * 3 if versus is None else [_points(versus[key]) for key in ("a_fast", "a_slow", "delta")]
+
+
+def thinking_interaction_cells(found: Sequence[dict[str, Any]], *, shown: int) -> list[list[str]]:
+    """Rows for `INTERACTIONS_HEAD`; of more than `shown`, those with an interval that excludes 0, so many at most."""
+    keys = ("a_fast", "a_slow", "delta")
+    if len(found) > shown:
+        found = [one for one in found if any(one[key]["low"] > 0 or one[key]["high"] < 0 for key in keys)][:shown]
+    return [
+        [f"{' - '.join(one['domains'])} {one['protocol']}", one["label"], *(_points(one[key]) for key in keys)]
+        for one in found
+    ]
+
+
+def thinking_markdown(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Lines of Markdown: the table, and how to read it; [] without rows."""
+    if not rows:
+        return []
+    head = ("questions", "n", "chance", *HEAD, *CHANGES)
+    cells = []
+    for row in rows:
+        where = [f"{row['domain']} {row['protocol']}", str(row["n"]), f"{100 * row['chance']:.0f} %"]
+        cells.append([*where, *thinking_cells(row), *change_cells(row)])
+    return ["", "Fast and slow thinking:", "", *markdown_table(head, cells), "", HOW_TO_READ]
+
+
+def thinking_tables(rows: Sequence[dict[str, Any]]) -> list[RenderableType]:
+    """The same for a terminal, the questions on lines of their own; [] without rows."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return []
+    tables = []
+    parts: list[tuple[str, tuple[str, ...]]] = [("Fast and slow thinking", HEAD)]
+    if any(row["versus"] is not None for row in rows):
+        parts.append(("Change of fast and slow thinking", ("model", *CHANGES)))
+    for title, head in parts:
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for name in head:
+            table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
+        for row in rows:
+            if row["versus"] is None:
+                where = f"{row['domain']} {row['protocol']}, n {row['n']}, chance {100 * row['chance']:.0f} %"
+                table.add_row(Text(where, style="bold"))
+            if head is HEAD or row["versus"] is not None:
+                name, *scores = thinking_cells(row)
+                table.add_row(f"  {name}", *(scores if head is HEAD else change_cells(row)))
+        tables.append(table)
+    return [*tables, Text(HOW_TO_READ, style="dim")]
+
+
+def _percent(found: dict[str, float] | None) -> str:
+    if found is None:
+        return "–"
+    return f"{100 * found['estimate']:.0f} [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
+
+
+def _points(found: dict[str, float]) -> str:
+    return f"{100 * found['estimate']:+.1f} [{100 * found['low']:+.0f}, {100 * found['high']:+.0f}]"
