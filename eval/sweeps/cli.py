@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from prune.precision import HELP as DTYPES
 from prune.terminal import answer
 
 
@@ -42,7 +43,7 @@ def sweep_command(
     batch_tokens: Annotated[int, typer.Option(help="Tokens of one batch; halved where memory runs out.")] = 1024,
     max_length: Annotated[int | None, typer.Option(help="Context in tokens; the model's own, 4096 at most.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (the checkpoint's own), float32, bfloat16, float16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help=DTYPES)] = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="File that keeps the answers, so that an interrupted sweep goes on.")
