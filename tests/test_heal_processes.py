@@ -113,7 +113,7 @@ def test_what_fsdp_shards_is_of_one_dtype(tiny_llama, monkeypatch):
     for asked in ("false", "true"):
         monkeypatch.setenv("ACCELERATE_USE_FSDP", asked)
         monkeypatch.setenv("WORLD_SIZE", "2")
-        model = load_frozen(Source(tiny_llama, "tiny"), bits=4, device="cpu")
+        model = load_frozen(Source(tiny_llama, "tiny"), bits=4, device="cpu", dtype="bfloat16")
         states.append(projection(model)(model.get_decoder()(input_ids=ids).last_hidden_state))
         found = {parameter.dtype for parameter in model.parameters()}
         assert found == ({torch.bfloat16} if asked == "true" else {torch.bfloat16, torch.uint8})
