@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from heal import DistillSettings, Settings, TextSource, distill, merge, qlora
 from heal.adapters import add_adapter, find_targets
 from heal.cli import app
-from heal.differences import own_tensors
+from heal.differences import healed_tensors, own_tensors
 from heal.distilling import attach_distillation, shared_prefix
 from heal.lineage import trace
 from heal.place import first_after_cut
@@ -58,11 +58,14 @@ def patched(pruned, tmp_path_factory):
 def _patch(pruned, out, name=PATCHED):
     """A copy whose tensor `name`, or each one if None, has other values."""
     shutil.copytree(pruned, out)
+    changed = []
     for shard in read_checkpoint(out).shards:
         for tensor in shard.tensors:
             if name in (None, tensor.name) and tensor.name != RENAMED:
                 write_over(shard.path, shard, tensor, 1.5 * read(shard, tensor))
-    (out / "heal.json").write_text(json.dumps({"format": "regrowth.heal/1", "method": "patch"}))
+                changed.append(tensor.name)
+    document = {"format": "regrowth.heal/1", "method": "patch", "folds": [{"tensors": changed}]}
+    (out / "heal.json").write_text(json.dumps(document))
     return out
 
 
@@ -456,19 +459,47 @@ def test_settings_that_do_not_fit(tiny_llama, pruned, text, tmp_path, changes, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_teacher_is_refused(tiny_llama, pruned, text, tmp_path, sample_model):
+def _other_values(model, out, only=""):
+    """A model of the same shapes and config whose tensors, those with `only` in their names, have other values."""
+    shutil.copytree(model, out)
+    for shard in read_checkpoint(out).shards:
+        for tensor in shard.tensors:
+            if only in tensor.name:
+                write_over(shard.path, shard, tensor, 0.5 * read(shard, tensor))
+    return out
+
+
+def test_another_teacher_is_refused(tiny_llama, pruned, patched, text, tmp_path, sample_model):
     with pytest.raises(CheckpointError, match="is not the model that .* was cut from"):
         distil_tiny(sample_model, pruned, text, tmp_path / "out")
-    other = tmp_path / "other"  # same shapes, same config, other values
-    shutil.copytree(tiny_llama, other)
-    for shard in read_checkpoint(other).shards:
-        for tensor in shard.tensors:
-            write_over(shard.path, shard, tensor, 0.5 * read(shard, tensor))
-    with pytest.raises(CheckpointError, match=r"tensors differ .* and no heal.json"):
-        distil_tiny(other, pruned, text, tmp_path / "out")
+    other = _other_values(tiny_llama, tmp_path / "other")
+    for model in (pruned, patched):
+        with pytest.raises(CheckpointError, match=r"tensors differ .* and no heal.json"):
+            distil_tiny(other, model, text, tmp_path / "out")
     with pytest.raises(CheckpointError, match="no prune_plan.json"):
         distil_tiny(tiny_llama, tiny_llama, text, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_healing_has_changed_is_told_by_heal_json(tiny_llama, patched, text, tmp_path):
+    """A patch, an adapter merged into it: with the right teacher fine; with another, whatever differs is refused."""
+    adapter = distil_tiny(tiny_llama, patched, text, tmp_path / "adapter", bits=4, targets="after-cut")
+    for base, changed in (("dequantised", 42), ("original", 15)):  # 7 projections a layer; 14 adapted, 1 patched
+        merged = tmp_path / base
+        merge(adapter.out, merged, base=base, check=False, shown=False)
+        own = own_tensors(trace(merged, tiny_llama, untouched=False), shown=False)
+        assert len(own) == changed
+        assert own.keys() <= healed_tensors(merged)
+        assert PATCHED in own
+    unhealed = {"dequantised": ("embed_tokens", "norm"), "original": ("norm", ".layers.0.self_attn.q_proj")}
+    for base, names in unhealed.items():
+        for name in names:
+            other = _other_values(tiny_llama, tmp_path / f"{base}-{name}", only=name)
+            with pytest.raises(CheckpointError, match=f"differ .such as .*{name}.* and no heal.json"):
+                own_tensors(trace(tmp_path / base, other, untouched=False), shown=False)
+    (tmp_path / "original" / "heal.json").write_text('{"format": "regrowth.heal/1", "method": "qlora"}')
+    with pytest.raises(CheckpointError, match="does not say which tensors healing changed"):
+        own_tensors(trace(tmp_path / "original", tiny_llama, untouched=False), shown=False)
 
 
 def test_fsdp_is_refused(tiny_llama, pruned, text, tmp_path, monkeypatch):
