@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heal.data import TextSource
+from heal.data import HeldOut, TextSource
 from heal.differences import own_tensors
 from heal.lineage import trace
 from heal.place import first_after_cut
@@ -108,14 +108,14 @@ class _Run:
             self._loaded = load_frozen(self.full, bits=settings.bits, device=plan.device, dtype=settings.dtype)
         return self._loaded
 
-    def responses(self, plan: HealPlan, folder: Path) -> TextSource:
+    def responses(self, plan: HealPlan, folder: Path, held_out: HeldOut) -> TextSource:
         """Let the full model write the text to train on, into responses.jsonl, if it is not there yet."""
         from heal.self_data import RESPONSES, read_prompts, tally, write_responses
 
         path = folder / RESPONSES
         if not path.exists():
             tokenizer = load_tokenizer(plan.model)
-            prompts = read_prompts(tokenizer, plan.text, self.settings.prompts, seed=self.settings.seed)
+            prompts = read_prompts(tokenizer, plan.text, self.settings.prompts, held_out, seed=self.settings.seed)
             with progress("Writing responses (tokens)", plan.schedule.tokens, shown=self.shown) as bar:
                 write_responses(
                     self.teacher(plan),

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from heal.data import TextSource, is_held_out
+from heal.data import HeldOut, TextSource, trainable
 from prune.documents import read_documents
 from prune.errors import TextError
 from prune.outputs import write_text
@@ -57,23 +57,25 @@ class Response:
 
 
 def read_prompts(
-    tokenizer: PreTrainedTokenizerBase, text: TextSource, prompts: str | None, *, seed: int
+    tokenizer: PreTrainedTokenizerBase, text: TextSource, prompts: str | None, held_out: HeldOut, *, seed: int
 ) -> Iterator[Prompt]:
     """What the full model is to answer, in an order given by `seed`, through a buffer that holds 10,000 of them.
 
     Args:
-        text: without `prompts`, its documents' openings; those held out are left alone.
+        text: without `prompts`, its documents' openings, of several sources in turns.
         prompts: a SOURCE whose rows have a field `prompt`.
+        held_out: what is measured, and so never a prompt.
     """
     if prompts is not None:
-        return asked_prompts(tokenizer, _shuffled((d.text for d in read_documents(prompts, field="prompt")), seed))
-    documents = (
-        document.text
-        for source in text.sources
-        for document in read_documents(source, field=text.field)
-        if text.held_out is not None or not is_held_out(document.text)
-    )
-    return opening_prompts(tokenizer, _shuffled(documents, seed))
+        asked = (d.text for d in read_documents(prompts, field="prompt") if not held_out.holds(d.text))
+        return asked_prompts(tokenizer, _shuffled(asked, seed))
+    wanted = trainable(text, held_out)
+
+    def documents(source: str) -> Iterator[str]:
+        return (d.text for d in read_documents(source, field=text.field) if wanted(d.text))
+
+    shuffled = [_shuffled(documents(s), [seed, i] if i else seed) for i, s in enumerate(text.sources)]
+    return opening_prompts(tokenizer, _in_turns(shuffled))
 
 
 def opening_prompts(tokenizer: PreTrainedTokenizerBase, documents: Iterator[str]) -> Iterator[Prompt]:
@@ -161,7 +163,13 @@ def tally(path: Path) -> dict[str, int]:
     }
 
 
-def _shuffled(texts: Iterator[str], seed: int) -> Iterator[str]:
+def _in_turns(streams: Sequence[Iterator[str]]) -> Iterator[str]:
+    """One of each; where one has ended, the others go on."""
+    for together in zip_longest(*streams):
+        yield from (one for one in together if one is not None)
+
+
+def _shuffled(texts: Iterator[str], seed: int | list[int]) -> Iterator[str]:
     rng = np.random.default_rng(seed)
     while buffer := list(islice(texts, _BUFFER)):
         for place in rng.permutation(len(buffer)):

@@ -172,7 +172,7 @@ def execute(
     plan: HealPlan,
     prepare: Callable[[HealPlan], Student],
     *,
-    write: Callable[[HealPlan, Path], TextSource] | None = None,
+    write: Callable[[HealPlan, Path, HeldOut], TextSource] | None = None,
     shown: bool = True,
 ) -> HealResult:
     """Read the text, let `prepare` load the student, train an adapter on it and save it: the same for all methods.
@@ -192,7 +192,7 @@ def execute(
 def _execute(
     plan: HealPlan,
     prepare: Callable[[HealPlan], Student],
-    write: Callable[[HealPlan, Path], TextSource] | None,
+    write: Callable[[HealPlan, Path, HeldOut], TextSource] | None,
     checkpoints: Checkpoints,
     *,
     shown: bool,
@@ -218,7 +218,7 @@ def _execute(
         held_out = HeldOut.from_json(kept) if kept else hold_out(text, tokenizer, length=settings.length)
     if is_main() and start is None:
         checkpoints.begin(begun, held_out.to_json())
-    read = _in_turn(lambda: write(plan, checkpoints.folder)) if write else text
+    read = _in_turn(lambda: write(plan, checkpoints.folder, held_out)) if write else text
     with progress("Packing text", None, shown=shown):
         how: dict[str, Any] = {"length": settings.length, "seed": settings.seed}
         if start is None:

@@ -1,9 +1,7 @@
 """Teacher and student on one copy of the weights, and healing by what the teacher predicts."""
 
 import json
-import os
 import shutil
-import signal
 
 import pytest
 import torch
@@ -23,15 +21,12 @@ from heal.distilling import attach_distillation, shared_prefix
 from heal.lineage import trace
 from heal.place import first_after_cut
 from heal.quantise import load_frozen
-from heal.self_data import _up_to_end, asked_prompts, write_responses
-from heal.settings import Running
 from heal.shared import Given, answer_parts, build_student, started_at, watching
-from heal.stopping import Interrupted
 from heal.tensors import read, write_over
 from prune import cut, plan_cut
 from prune.checkpoint import read_checkpoint
-from prune.errors import CheckpointError, RegrowthError, TextError, UsageError
-from prune.models import Source, decoder_layers, load_tokenizer
+from prune.errors import CheckpointError, RegrowthError, UsageError
+from prune.models import Source, decoder_layers
 
 TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rate": 1e-2}
 KEPT = (0, 1, 2, 3, 6, 7)
@@ -332,86 +327,6 @@ def test_the_adapter_is_one_for_the_pruned_model(tiny_llama, patched, text, tmp_
     assert not torch.equal(theirs, bare)
     merge(result.out, tmp_path / "merged", base="original", shown=False)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").config.num_hidden_layers == 6
-
-
-def test_responses_of_the_full_model(tiny_llama, pruned, text, tmp_path):
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text("".join(json.dumps({"prompt": f"What is {i} times seven?"}) + "\n" for i in range(300)))
-    settings = {"teacher_data": "self", "response_tokens": 12, "targets": "after-cut"}
-    results = [
-        distil_tiny(tiny_llama, pruned, text, tmp_path / name, tokens=512, prompts=prompts, **settings)
-        for name, prompts in (("openings", None), ("asked", str(questions)))
-    ]
-    lines = [(result.out / "responses.jsonl").read_text() for result in results]
-    for written, result in zip(lines, results, strict=True):
-        rows = [json.loads(line) for line in written.splitlines()]
-        assert all(row["text"] == row["prompt"] + row["response"] for row in rows)
-        assert all(1 <= row["tokens"] <= 12 for row in rows)
-        assert result.document["responses"]["responses"] == len(rows)
-        assert result.document["responses"]["tokens"] == sum(row["tokens"] for row in rows)
-    asked = json.loads(lines[1].splitlines()[0])
-    assert "times seven?" in asked["prompt"]
-    assert "user" in asked["prompt"]  # the tokenizer's chat template
-    questions.write_text('{"prompt": "What is seven times seven?"}\n')
-    with pytest.raises(TextError, match=r"the prompts gave [0-9]+ of the 5\d\d tokens"):
-        distil_tiny(tiny_llama, pruned, text, tmp_path / "few", tokens=512, prompts=str(questions), **settings)
-    assert not (tmp_path / "few").exists()
-
-
-def test_responses_follow_the_seed_and_end_where_the_model_ends(tiny_llama, tmp_path):
-    source = Source(tiny_llama, "tiny")
-    teacher, tokenizer = load_frozen(source, bits=16, device="cpu"), load_tokenizer(source)
-    with torch.no_grad():  # a model that ends often
-        teacher.model.norm.weight.zero_()
-    written = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        prompts = asked_prompts(tokenizer, iter([f"Name the number {i}." for i in range(24)]))
-        write_responses(teacher, tokenizer, prompts, tmp_path / name, tokens=500, response_tokens=8, seed=seed)
-        written.append((tmp_path / name).read_text())
-    assert written[0] == written[1]
-    assert written[0] != written[2]
-    prompt = next(asked_prompts(tokenizer, iter(["Name it."])))
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Name it."}], add_generation_prompt=True, tokenize=False
-    )
-    assert tokenizer.decode(prompt.ids) == rendered  # the template's own BOS, once
-    assert _up_to_end([5, 6, 2, 7, 2], [2]) == [5, 6, 2]
-    assert _up_to_end([5, 6], [2]) == [5, 6]
-
-
-def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, text, tmp_path, monkeypatch):
-    """With dropout and its own text: the adapter ends as that of a run left alone."""
-    import heal.loop
-
-    settings = DistillSettings(
-        **{**TINY, "accumulate": 1, "bits": 16, "targets": "after-cut"}, teacher_data="self", response_tokens=8
-    )
-
-    def run(name, **running):
-        return distill(
-            pruned, tiny_llama, text, tmp_path / name, tokens=512, settings=settings, device="cpu", shown=False,
-            running=Running(save_every=1, **running),
-        )  # fmt: skip
-
-    alone = run("alone")
-    original, sent = heal.loop._Loop.training_step, []
-
-    def training_step(self, *arguments, **named):
-        if self.state.global_step == 1 and not sent:
-            sent.append(os.kill(os.getpid(), signal.SIGINT))
-        return original(self, *arguments, **named)
-
-    monkeypatch.setattr(heal.loop._Loop, "training_step", training_step)
-    with pytest.raises(Interrupted):
-        run("stopped")
-    (kept,) = tmp_path.glob(".stopped.*/responses.jsonl")
-    assert kept.read_text() == (alone.out / "responses.jsonl").read_text()
-    resumed = run("stopped", resume=True)
-    assert resumed.document["resumed"]
-    first, second = (load_file(result.out / "adapter_model.safetensors") for result in (alone, resumed))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert (resumed.out / "responses.jsonl").read_text() == (alone.out / "responses.jsonl").read_text()
-    assert resumed.document["responses"] == alone.document["responses"]
 
 
 def test_the_command(tiny_llama, pruned, sample_text, sample_heldout, tmp_path):
