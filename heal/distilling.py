@@ -110,7 +110,8 @@ class _Run:
 
     def responses(self, plan: HealPlan, folder: Path, held_out: HeldOut) -> TextSource:
         """Let the full model write the text to train on, into responses.jsonl, if it is not there yet."""
-        from heal.self_data import RESPONSES, read_prompts, tally, write_responses
+        from heal.checkpoints import RESPONSES
+        from heal.self_data import read_prompts, tally, write_responses
 
         path = folder / RESPONSES
         if not path.exists():

@@ -152,10 +152,10 @@ def plan_healing(
     check_running(running)
     _check_sharding(method, settings)
     check_free(out, overwrite=overwrite)
-    steps = Checkpoints(Path(out)).steps()
-    if steps and not (running.resume or overwrite):
+    left = Checkpoints(Path(out)).left()
+    if left and not (running.resume or overwrite):
         raise RegrowthError(
-            f"a run into {out} stands unfinished at step {steps[0]}: go on with --resume, or begin anew, --overwrite"
+            f"a run into {out} stands unfinished {left}: go on with --resume, or begin anew, --overwrite"
         )
     quiet_libraries()
     device = local_device(pick_device(device))

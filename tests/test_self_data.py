@@ -17,7 +17,7 @@ from heal.self_data import _up_to_end, asked_prompts, read_prompts, write_respon
 from heal.settings import Running
 from heal.stopping import Interrupted
 from prune import cut, plan_cut
-from prune.errors import TextError
+from prune.errors import RegrowthError, TextError
 from prune.models import Source, load_tokenizer
 
 
@@ -112,9 +112,7 @@ def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, tex
     """With dropout and its own text: the adapter ends as that of a run left alone."""
     import heal.loop
 
-    settings = DistillSettings(
-        **{**TINY, "accumulate": 1, "bits": 16, "targets": "after-cut"}, teacher_data="self", response_tokens=8
-    )
+    settings = _settings()
 
     def run(name, **running):
         return distill(
@@ -141,3 +139,64 @@ def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, tex
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert (resumed.out / "responses.jsonl").read_text() == (alone.out / "responses.jsonl").read_text()
     assert resumed.document["responses"] == alone.document["responses"]
+
+
+def _settings(**changes):
+    return DistillSettings(
+        **{**TINY, "accumulate": 1, "bits": 16, "targets": "after-cut", "teacher_data": "self", "response_tokens": 8}
+        | changes
+    )
+
+
+def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, sample_text, tmp_path, monkeypatch):
+    """A run that fails in the third batch, a file that breaks off, and a run that fails before its first checkpoint."""
+    import heal.self_data
+
+    held = tmp_path / "held.jsonl"  # part of the text: none of it may become a prompt
+    held.write_text("".join(sample_text.read_text().splitlines(keepends=True)[:20]))
+    text = TextSource(str(sample_text), held_out=str(held), held_out_tokens=512)
+
+    def run(name, *, resume=False, overwrite=False, **changes):
+        return distill(
+            pruned, tiny_llama, text, tmp_path / name, tokens=1600, settings=_settings(**changes), device="cpu",
+            shown=False, overwrite=overwrite, running=Running(resume),
+        )  # fmt: skip
+
+    alone = run("alone")
+    written = (alone.out / "responses.jsonl").read_text()
+    rows = [json.loads(line) for line in written.splitlines()]
+    assert max(row["batch"] for row in rows) >= 2
+    openings = tuple(json.loads(line)["text"][:40] for line in held.read_text().splitlines())
+    assert not any(row["prompt"].startswith(openings) for row in rows)
+
+    answer, asked = heal.self_data._answer, []
+
+    def answering(*arguments):
+        if len(asked) == fails_at:
+            raise RegrowthError("out of memory")
+        asked.append(arguments)
+        return answer(*arguments)
+
+    monkeypatch.setattr(heal.self_data, "_answer", answering)
+    fails_at = 2
+    with pytest.raises(RegrowthError, match="out of memory"):
+        run("stopped")
+    (left,) = tmp_path.glob(".stopped.unfinished/responses.partial.jsonl")
+    assert written.startswith(left.read_text())
+    with left.open("ab") as file:
+        file.write(written.encode()[left.stat().st_size :][:100])  # a line that breaks off
+    with pytest.raises(RegrowthError, match="stands unfinished with responses of the full model written"):
+        run("stopped")
+    asked.clear()
+    fails_at = None
+    resumed = run("stopped", resume=True)
+    assert len(asked) == max(row["batch"] for row in rows)  # all batches but the first
+    assert (resumed.out / "responses.jsonl").read_text() == written
+    first, second = (load_file(result.out / "adapter_model.safetensors") for result in (alone, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+    with pytest.raises(RegrowthError, match="training has diverged"):
+        run("diverged", learning_rate=1e30)
+    assert (tmp_path / ".diverged.unfinished" / "responses.jsonl").read_text() == written
+    run("diverged", overwrite=True)
+    assert not (tmp_path / ".diverged.unfinished").exists()
