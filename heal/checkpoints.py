@@ -109,19 +109,20 @@ class Checkpoints:
             write_json(self.folder / _RUN, {**known, **facts}, overwrite=True)
 
     def check(self, run: dict[str, Any]) -> None:
-        """Refuse to go on with another run than the one that was begun.
+        """Refuse to go on with another run than the one that was begun. What has a hash may stand elsewhere by now.
 
         Raises:
             UsageError: something is different; the message names it.
             RegrowthError: run.json cannot be read.
         """
         begun = self._begun()
-        for name, was in _flat({key: begun.get(key) for key in run}):
-            now = dict(_flat(run)).get(name)
-            if was != now:
+        before, now = dict(_flat({key: begun.get(key) for key in run})), dict(_flat(run))
+        for name in before | now:
+            was, is_now = before.get(name), now.get(name)
+            if was != is_now:
                 raise UsageError(
-                    f"--resume: {name} was {_shown(was)} and is now {_shown(now)}; go on with what the run was begun "
-                    "with, or begin anew with --overwrite"
+                    f"--resume: {name} was {_shown(was)} and is now {_shown(is_now)}; go on with what the run was "
+                    "begun with, or begin anew with --overwrite"
                 )
 
     def held_out(self) -> dict[str, Any] | None:
@@ -204,11 +205,14 @@ def _damage(place: Path) -> str | None:
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested names with dots, each with its value."""
+    """Nested names with dots, each with its value; without the place of what has a hash."""
+    hashed = {name for name, by in (("source", "sha256"), ("model", "weights_sha256")) if value.get(by)}
     for key, one in value.items():
+        if isinstance(one, list) and one and isinstance(one[0], dict):
+            one = {str(number): part for number, part in enumerate(one, 1)}
         if isinstance(one, dict) and one:
             yield from _flat(one, f"{prefix}{key}.")
-        else:
+        elif key not in hashed:
             yield prefix + key, one
 
 

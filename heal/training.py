@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,11 @@ FORMAT = "regrowth.heal/1"
 
 @dataclass(frozen=True)
 class HealPlan:
-    """What a run will do; nothing is loaded yet. `model` is what heals: the adapter will fit it, and no other."""
+    """What a run will do; nothing is loaded yet. `model` is what heals: the adapter will fit it, and no other.
+
+    Attributes:
+        also: what else a run that goes on must have in common with the one that was begun, such as the teacher.
+    """
 
     method: str
     model: Source
@@ -46,6 +50,7 @@ class HealPlan:
     device: str
     overwrite: bool
     running: Running
+    also: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -311,11 +316,12 @@ def _begun(plan: HealPlan, identity: dict[str, Any], base: dict[str, Any]) -> di
     """What a run must have in common with the one that it goes on with."""
     found = {
         "method": plan.method,
-        "model": {name: value for name, value in base.items() if name != "model"},  # its hashes, however it is called
-        "settings": asdict(plan.settings),
+        "model": base,
+        "settings": {name: value for name, value in asdict(plan.settings).items() if name != "prompts"},  # see `also`
         "steps": plan.schedule.to_json(),
         "text": {**identity, "held_out_tokens": plan.text.held_out_tokens},
         "device": plan.device.partition(":")[0],
+        **plan.also,
     }
     return dict(json.loads(json.dumps(found)))
 

@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_distill import TINY, distil_tiny
+from test_distill import PATCHED, TINY, _patch, distil_tiny
 
 from heal import DistillSettings, TextSource, distill
 from heal.data import hold_out
@@ -17,7 +18,7 @@ from heal.self_data import _up_to_end, asked_prompts, read_prompts, write_respon
 from heal.settings import Running
 from heal.stopping import Interrupted
 from prune import cut, plan_cut
-from prune.errors import RegrowthError, TextError
+from prune.errors import RegrowthError, TextError, UsageError
 from prune.models import Source, load_tokenizer
 
 
@@ -108,10 +109,22 @@ def test_responses_follow_the_seed_and_end_where_the_model_ends(tiny_llama, tmp_
     assert _up_to_end([5, 6], [2]) == [5, 6]
 
 
-def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, text, tmp_path, monkeypatch):
-    """With dropout and its own text: the adapter ends as that of a run left alone."""
+def _stop_in_step(step, monkeypatch):
+    """One real signal in that step of the next run."""
     import heal.loop
 
+    original, sent = heal.loop._Loop.training_step, []
+
+    def training_step(self, *arguments, **named):
+        if self.state.global_step == step - 1 and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGINT))
+        return original(self, *arguments, **named)
+
+    monkeypatch.setattr(heal.loop._Loop, "training_step", training_step)
+
+
+def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, text, tmp_path, monkeypatch):
+    """With dropout and its own text: the adapter ends as that of a run left alone."""
     settings = _settings()
 
     def run(name, **running):
@@ -121,14 +134,7 @@ def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, tex
         )  # fmt: skip
 
     alone = run("alone")
-    original, sent = heal.loop._Loop.training_step, []
-
-    def training_step(self, *arguments, **named):
-        if self.state.global_step == 1 and not sent:
-            sent.append(os.kill(os.getpid(), signal.SIGINT))
-        return original(self, *arguments, **named)
-
-    monkeypatch.setattr(heal.loop._Loop, "training_step", training_step)
+    _stop_in_step(2, monkeypatch)
     with pytest.raises(Interrupted):
         run("stopped")
     (kept,) = tmp_path.glob(".stopped.*/responses.jsonl")
@@ -200,3 +206,40 @@ def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, sample_t
     assert (tmp_path / ".diverged.unfinished" / "responses.jsonl").read_text() == written
     run("diverged", overwrite=True)
     assert not (tmp_path / ".diverged.unfinished").exists()
+
+
+def test_a_run_goes_on_with_the_same_teacher_and_prompts_wherever_they_stand(
+    tiny_llama, pruned, text, tmp_path, monkeypatch
+):
+    """Another teacher or other prompts are refused before any model is loaded."""
+    import heal.quantise
+
+    patched = _patch(pruned, tmp_path / "patched")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"What is {i} times seven?"}) + "\n" for i in range(60)))
+
+    def run(teacher, asked, **running):
+        return distill(
+            patched, teacher, text, tmp_path / "out", tokens=512, settings=_settings(prompts=str(asked)),
+            device="cpu", shown=False, running=Running(**running),
+        )  # fmt: skip
+
+    _stop_in_step(2, monkeypatch)
+    with pytest.raises(Interrupted):
+        run(tiny_llama, prompts)
+    other = _patch(tiny_llama, tmp_path / "other", PATCHED)  # the one tensor in which the teacher may differ
+    (other / "heal.json").unlink()
+    changed = tmp_path / "changed" / "prompts.jsonl"
+    changed.parent.mkdir()
+    changed.write_text(prompts.read_text() * 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(heal.quantise, "load_frozen", lambda *_, **__: pytest.fail("a model was loaded"))
+        with pytest.raises(UsageError, match=r"--resume: teacher\.weights_sha256 was"):
+            run(other, prompts, resume=True)
+        with pytest.raises(UsageError, match=r"--resume: prompts\.sha256 was"):
+            run(tiny_llama, changed, resume=True)
+    moved = shutil.copytree(tiny_llama, tmp_path / "moved")
+    document = run(moved, tmp_path / "changed" / ".." / prompts.name, resume=True).document
+    assert document["resumed"]
+    assert document["teacher"]["model"] == str(moved)
+    assert document["prompts"]["sha256"]
