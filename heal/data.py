@@ -95,6 +95,15 @@ class HeldOut:
         """The rows that the held-out loss is measured on."""
         return [row for text in self.texts if not text.domain for row in text.rows]
 
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of those rows: what tells a later reader of the text whether it has the same."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            for part in (row.tokens, row.positions, row.labels):
+                digest.update(np.asarray(part, dtype=np.int32).tobytes() + b"\0")
+        return digest.hexdigest()
+
     def holds(self, document: str) -> bool:
         """Whether a document is measured."""
         return _digest(document) in self.digests

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from heal.delta import Pairs
 
 BASES = ("dequantised", "original", "auto")
-HELD_OUT_TOKENS = 16_000
 _CARRIED = ("config.json", INDEX, PLAN_FILE, "scan.json")  # beside what copy_companions takes
 
 
@@ -43,7 +42,7 @@ def merge(
     check: bool = True,
     held_out: str | None = None,
     field: str = "text",
-    held_out_tokens: int = HELD_OUT_TOKENS,
+    held_out_tokens: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
     shown: bool = True,
@@ -61,7 +60,7 @@ def merge(
         check: run the written checkpoint, and report how far its logits are from those of the adapter as trained.
         held_out: SOURCE to measure on; what the adapter itself was measured on if None.
         field: field of its rows.
-        held_out_tokens: how many tokens of it `auto` measures on.
+        held_out_tokens: how many tokens of each text; as many as the adapter was measured on if None.
         device: what measures.
 
     Returns:

@@ -14,7 +14,7 @@ from typing import Any
 
 from heal.card import adapter_only_card
 from heal.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS, computed_in
-from heal.merging import HELD_OUT_TOKENS, base_of, open_adapter
+from heal.merging import base_of, open_adapter
 from prune.configs import family_of
 from prune.cut_plan import PLAN_FILE, CutPlan
 from prune.errors import CheckpointError
@@ -88,7 +88,7 @@ def adapter_only(
         from heal.agreement import measuring_text, trained_logits
 
         device = pick_device(device)
-        measure = measuring_text(document, pruned, held_out=held_out, field=field, tokens=HELD_OUT_TOKENS)
+        measure = measuring_text(document, pruned, held_out=held_out, field=field, tokens=None)
         with progress("Running the pruned model with the adapter", None, shown=shown):
             wanted = trained_logits(pruned, folder, measure, **how, device=device)
     with staged_directory(out, overwrite=overwrite) as stage:

@@ -270,6 +270,8 @@ def _execute(
         "base": base_facts,
         "held_out": {
             "tokens": sum(row.targets for row in held_out.rows),
+            "limit": text.held_out_tokens,
+            "sha256": held_out.sha256,
             "share": None if text.held_out else 1 / HELD_OUT_SHARE,
             "texts": [
                 {"name": one.name, "source": one.source, "domain": one.domain, "tokens": one.targets}
