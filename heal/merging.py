@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.card import merged_card
+from heal.carrying import carry
 from heal.delta import ADAPTER_WEIGHTS, MergePlan, adapter_config, adapter_weights, merged_tensor, plan_merge
-from prune.checkpoint import INDEX, Checkpoint, inside, read_checkpoint
-from prune.companions import copy_companions
-from prune.cut_plan import PLAN_FILE
+from prune.checkpoint import Checkpoint, read_checkpoint
 from prune.errors import CheckpointError, RegrowthError, UsageError
 from prune.models import Source, locate, pick_device
 from prune.outputs import check_free, staged_directory, write_json, write_text
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from heal.delta import Pairs
 
 BASES = ("dequantised", "original", "auto")
-_CARRIED = ("config.json", INDEX, PLAN_FILE, "scan.json")  # beside what copy_companions takes
 
 
 def merge(
@@ -99,7 +97,7 @@ def merge(
             wanted = trained_logits(source, folder, measure, bits=plan.bits, compute=plan.compute, device=device)
     with staged_directory(out, overwrite=overwrite) as stage:
         _write(stage, checkpoint, plans[base], weights, shown)
-        _carry(source.folder, stage)
+        carry(source.folder, stage)
         facts = {**_facts(plans[base]), **({"chosen": losses} if losses else {})}
         if measure is not None:
             facts["held_out"] = {"tokens": measure.targets, **measure.identity}
@@ -191,13 +189,6 @@ def _write(stage: Path, checkpoint: Checkpoint, plan: MergePlan, weights: Pairs,
                 if tensor.name in changed:
                     write_over(copy, shard, tensor, merged_tensor(shard, tensor, plan, weights))
                     bar.advance()
-
-
-def _carry(source: Path, stage: Path) -> None:
-    copy_companions(source, stage, code=False)
-    for name in _CARRIED:
-        if (source / name).is_file():
-            shutil.copyfile(inside(source, name), stage / name)
 
 
 def _facts(plan: MergePlan) -> dict[str, Any]:
