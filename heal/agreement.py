@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from heal.quantise import compute_dtype, load_frozen
 from prune.checkpoint import Checkpoint
 from prune.errors import CheckpointError, TextError, UsageError
 from prune.models import Source, load_model, load_tokenizer
+from prune.text import text_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,31 +44,41 @@ class Measure:
 
 
 def measuring_text(
-    document: dict[str, Any], source: Source, *, held_out: str | None, field: str, tokens: int
+    document: dict[str, Any], source: Source, *, held_out: str | None, field: str, tokens: int | None
 ) -> Measure:
     """The rows that an adapter was measured on while it was trained, or rows of other text.
+
+    Of text that the run held out of its own, only the part that was measured is read.
 
     Args:
         document: the adapter's heal.json, which tells the text, its field, and the length of a row.
         source: the base, whose tokenizer reads the text.
         held_out: SOURCE to measure on instead; `field` is then its field.
-        tokens: how many.
+        tokens: how many; as many of each text as the adapter was measured on if None.
 
     Raises:
-        UsageError: the text that heal.json names cannot be read; the message names the options.
+        UsageError: the text that heal.json names cannot be read, or has changed; the message names the options.
     """
-    settings = document["settings"]
+    settings, facts = document["settings"], document["held_out"]
+    own = facts.get("limit", TextSource.held_out_tokens)  # the first adapters did not say
+    tokenizer, length = load_tokenizer(source), settings["length"]
+    if held_out:
+        rows = hold_out(TextSource(held_out, field, held_out, tokens or own), tokenizer, length=length)
+        return Measure(rows, settings["batch_size"], {"held_out": text_identity(held_out, field)})
+    text, identity = _recorded(document, own)
+    why = "has changed since"
     try:
-        text = TextSource(held_out, field, held_out, tokens) if held_out else _recorded(document, tokens)
-        rows = hold_out(text, load_tokenizer(source), length=settings["length"])
-        return Measure(rows, settings["batch_size"], text.identity())
+        rows = hold_out(text, tokenizer, length=length)
+        if facts.get("sha256") in (None, rows.sha256):
+            if tokens:
+                rows = hold_out(replace(text, held_out_tokens=tokens), tokenizer, length=length)
+            return Measure(rows, settings["batch_size"], identity)
     except TextError as error:
-        if held_out:
-            raise
-        raise UsageError(
-            f"the text that the adapter was measured on cannot be read ({error}); name other text with --held-out "
-            "FILE, or leave measuring out with --no-check and a --base other than auto"
-        ) from None
+        why = f"cannot be read ({error})"
+    raise UsageError(
+        f"the text that the adapter was measured on, {' and '.join(text.measured)}, {why}; name other text with "
+        "--held-out FILE, or leave measuring out with --no-check and a --base other than auto"
+    )
 
 
 def losses(
@@ -137,16 +148,14 @@ def agreement(wanted: torch.Tensor, found: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def _recorded(document: dict[str, Any], tokens: int) -> TextSource:
-    """The text of heal.json: each entry one source, or a list of several."""
+def _recorded(document: dict[str, Any], tokens: int) -> tuple[TextSource, dict[str, Any]]:
+    """The text of heal.json that was measured, and its identity there: one entry a source, or a list of several."""
     facts = document["provenance"]
-
-    def sources(found: Any) -> tuple[str, ...]:
-        return tuple(one["source"] for one in (found if isinstance(found, list) else [found]))
-
-    first = facts["text"][0] if isinstance(facts["text"], list) else facts["text"]
-    named = sources(facts["held_out"]) if "held_out" in facts else None
-    return TextSource(sources(facts["text"]), first["field"], named, tokens)
+    name = "held_out" if "held_out" in facts else "text"
+    found = facts[name] if isinstance(facts[name], list) else [facts[name]]
+    sources = tuple(one["source"] for one in found)
+    text = TextSource(sources, found[0]["field"], sources if name == "held_out" else None, tokens)
+    return text, {name: facts[name]}
 
 
 def _swap(

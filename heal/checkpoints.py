@@ -4,10 +4,13 @@ They stand in a hidden folder beside the run's `--out`, `.NAME.unfinished`, whic
 
     run.json          what is healed, on what text, with which settings: a run with others is not this one
     held-out.json     the rows that are measured
+    responses.jsonl   what the full model wrote to train on, for --teacher-data self; responses.partial.jsonl before
+                      all of it is there
     checkpoint-STEP/  adapter, optimiser, scheduler, generators (as transformers' Trainer writes them), curve.json,
                       rows.json.gz (the place in the text), and sums.json with the SHA-256 of each file
 
-A checkpoint is written under another name and renamed when all of it is on the disk. The last two are kept.
+A checkpoint is written under another name and renamed when all of it is on the disk. The last two are kept. Where there
+is neither a checkpoint nor a response, nothing is lost, and the folder goes with the run.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from prune.provenance import file_sha256
 RUN_FORMAT = "regrowth.unfinished/1"
 _SUMS, _RUN, _HELD_OUT = "sums.json", "run.json", "held-out.json"
 _KEPT = 2
+RESPONSES = "responses.jsonl"
 
 
 class Checkpoints:
@@ -44,13 +48,21 @@ class Checkpoints:
         found = (path.name.removeprefix("checkpoint-") for path in self.folder.glob("checkpoint-*"))
         return sorted((int(step) for step in found if step.isdigit()), reverse=True)
 
+    def left(self) -> str:
+        """What there is to go on from, in words; empty if nothing."""
+        if steps := self.steps():
+            return f"at step {steps[0]}"
+        pattern = RESPONSES.replace(".", "*.")
+        written = any(path.stat().st_size for path in self.folder.glob(pattern))
+        return "with responses of the full model written, before its first checkpoint" if written else ""
+
     def place(self, step: int) -> Path:
         """Where the checkpoint of a step stands."""
         return self.folder / f"checkpoint-{step}"
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Hold the folder for one run; goes at the end if no checkpoint is in it.
+        """Hold the folder for one run; goes at the end if nothing is left in it to go on from.
 
         Raises:
             RegrowthError: another run holds it.
@@ -68,7 +80,7 @@ class Checkpoints:
             try:
                 yield
             finally:
-                if not self.steps():
+                if not self.left():
                     shutil.rmtree(self.folder, ignore_errors=True)
         finally:
             os.close(self._lock)
@@ -97,19 +109,20 @@ class Checkpoints:
             write_json(self.folder / _RUN, {**known, **facts}, overwrite=True)
 
     def check(self, run: dict[str, Any]) -> None:
-        """Refuse to go on with another run than the one that was begun.
+        """Refuse to go on with another run than the one that was begun. What has a hash may stand elsewhere by now.
 
         Raises:
             UsageError: something is different; the message names it.
             RegrowthError: run.json cannot be read.
         """
         begun = self._begun()
-        for name, was in _flat({key: begun.get(key) for key in run}):
-            now = dict(_flat(run)).get(name)
-            if was != now:
+        before, now = dict(_flat({key: begun.get(key) for key in run})), dict(_flat(run))
+        for name in before | now:
+            was, is_now = before.get(name), now.get(name)
+            if was != is_now:
                 raise UsageError(
-                    f"--resume: {name} was {_shown(was)} and is now {_shown(now)}; go on with what the run was begun "
-                    "with, or begin anew with --overwrite"
+                    f"--resume: {name} was {_shown(was)} and is now {_shown(is_now)}; go on with what the run was "
+                    "begun with, or begin anew with --overwrite"
                 )
 
     def held_out(self) -> dict[str, Any] | None:
@@ -192,11 +205,14 @@ def _damage(place: Path) -> str | None:
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested names with dots, each with its value."""
+    """Nested names with dots, each with its value; without the place of what has a hash."""
+    hashed = {name for name, by in (("source", "sha256"), ("model", "weights_sha256")) if value.get(by)}
     for key, one in value.items():
+        if isinstance(one, list) and one and isinstance(one[0], dict):
+            one = {str(number): part for number, part in enumerate(one, 1)}
         if isinstance(one, dict) and one:
             yield from _flat(one, f"{prefix}{key}.")
-        else:
+        elif key not in hashed:
             yield prefix + key, one
 
 

@@ -130,7 +130,9 @@ def merge_command(
         str | None, typer.Option(help="Text to measure on; what the adapter was measured on if not named.")
     ] = None,
     field: Annotated[str, typer.Option(help="Field of each row of --held-out that holds the text.")] = "text",
-    held_out_tokens: Annotated[str, typer.Option(help="How much of it --base auto measures on.")] = "16k",
+    held_out_tokens: Annotated[
+        str | None, typer.Option(help="How much of it; as much as the adapter was measured on if not named.")
+    ] = None,
     device: Annotated[str, typer.Option(help="What measures: auto, cpu, cuda, cuda:1, ...")] = "auto",
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
@@ -167,7 +169,8 @@ def merge_command(
 
     document = merge(
         adapter, out, base=base, model=model, check=check, held_out=held_out, field=field,
-        held_out_tokens=parse_tokens(held_out_tokens), device=device, overwrite=overwrite,
+        held_out_tokens=None if held_out_tokens is None else parse_tokens(held_out_tokens), device=device,
+        overwrite=overwrite,
     )  # fmt: skip
     answer(document, lambda: merged(document, out, asked=base), as_json=as_json)
 

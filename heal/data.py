@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -95,6 +95,19 @@ class HeldOut:
         """The rows that the held-out loss is measured on."""
         return [row for text in self.texts if not text.domain for row in text.rows]
 
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of those rows: what tells a later reader of the text whether it has the same."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            for part in (row.tokens, row.positions, row.labels):
+                digest.update(np.asarray(part, dtype=np.int32).tobytes() + b"\0")
+        return digest.hexdigest()
+
+    def holds(self, document: str) -> bool:
+        """Whether a document is measured."""
+        return _digest(document) in self.digests
+
     def to_json(self) -> dict[str, Any]:
         texts = [
             {
@@ -162,6 +175,16 @@ def hold_out(text: TextSource, tokenizer: PreTrainedTokenizerBase, *, length: in
     return HeldOut(tuple(texts), frozenset(digests))
 
 
+def trainable(text: TextSource, held_out: HeldOut) -> Callable[[str], bool]:
+    """Whether a document of `text` may be trained on: it is not measured, nor one of the part that is held out."""
+    share = text.held_out is None  # then the whole share is kept apart, measured or not: a larger one stays clean
+
+    def wanted(document: str) -> bool:
+        return not (share and is_held_out(document)) and not held_out.holds(document)
+
+    return wanted
+
+
 def row_stream(
     text: TextSource,
     tokenizer: PreTrainedTokenizerBase,
@@ -172,11 +195,7 @@ def row_stream(
     state: dict[str, Any] | None = None,
 ) -> Mixed:
     """Packed rows of the documents that are not held out, shuffled by `seed`, from the start or from a `state`."""
-    share = text.held_out is None  # then the whole share is kept apart, measured or not: a larger one stays clean
-
-    def wanted(document: str) -> bool:
-        return not (share and is_held_out(document)) and _digest(document) not in held_out.digests
-
+    wanted = trainable(text, held_out)
     streams = [
         TextRows(
             source,

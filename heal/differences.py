@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from heal.lineage import Lineage
 from prune.checkpoint import Shard, Tensor
 from prune.errors import CheckpointError
 from prune.planning import open_subject
+from prune.provenance import read_artefact
 from prune.terminal import progress
 
 _PIECE = 1 << 22  # bytes compared at a time
@@ -15,8 +19,8 @@ def own_tensors(lineage: Lineage, *, shown: bool = True) -> dict[str, tuple[Shar
     """Tensors of the pruned model, by their names in it, whose bytes are not the full model's.
 
     Raises:
-        CheckpointError: some differ and no heal.json says that healing changed them, or in more than their values:
-            the full model is not the source of the cut.
+        CheckpointError: some differ that no heal.json names as changed by healing, or in more than their values: the
+            full model is not the source of the cut.
     """
     pruned, full = lineage.pruned, lineage.full
     subject = open_subject(full.folder)
@@ -41,12 +45,40 @@ def own_tensors(lineage: Lineage, *, shown: bool = True) -> dict[str, tuple[Shar
                 if not _alike((shard, tensor), stored[name]):
                     own[name] = stored[name]
                 bar.advance(tensor.size / 1e6)
-    if own and not (pruned.folder / "heal.json").is_file():
+    strange = own.keys() - healed_tensors(pruned.folder) if own else ()
+    if strange:
         raise CheckpointError(
-            f"{full.name} is not what {pruned.name} was cut from: {len(own)} tensors differ "
-            f"(such as {next(iter(own))}), and no heal.json says that healing changed them"
+            f"{full.name} is not what {pruned.name} was cut from: {len(strange)} tensors differ "
+            f"(such as {min(strange)}), and no heal.json says that healing changed them"
         )
     return own
+
+
+def healed_tensors(folder: Path) -> set[str]:
+    """Names of the tensors that healing changed in a model, by its heal.json and the earlier ones in that.
+
+    A patch changes the projections of its folds; a merge those with an adapter and, on a dequantised base, all that
+    were quantised. Embeddings, norms and the head are never among them.
+
+    Raises:
+        CheckpointError: there is a heal.json, and it cannot be read.
+    """
+    path = folder / "heal.json"
+    if not path.is_file():
+        return set()
+    document = read_artefact(path, "regrowth.heal/1")
+    try:
+        return set().union(*map(_changed, [*document.get("earlier", []), document]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} does not say which tensors healing changed ({error!r})") from None
+
+
+def _changed(document: dict[str, Any]) -> set[str]:
+    if document["method"] == "patch":
+        return {name for fold in document["folds"] for name in fold["tensors"]}
+    kept = document["quantised"] if document["merge"]["base"] == "dequantised" else []
+    modules = [*document["adapted"], *kept]
+    return {f"{name}.weight" for module in modules for name in (module, module.partition(".")[2])}  # see `plan_merge`
 
 
 def _alike(one: tuple[Shard, Tensor], other: tuple[Shard, Tensor]) -> bool:

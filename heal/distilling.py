@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heal.data import TextSource
+from heal.data import HeldOut, TextSource
 from heal.differences import own_tensors
+from heal.identity import base_identity
 from heal.lineage import trace
 from heal.place import first_after_cut
 from heal.settings import DistillSettings, Running
@@ -16,6 +17,7 @@ from heal.training import HealPlan, HealResult, Student, execute, plan_healing
 from prune.errors import UsageError
 from prune.models import Source, load_tokenizer
 from prune.terminal import progress
+from prune.text import text_identity
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +75,11 @@ def distill(
     if settings.match_hidden and cut == len(kept):
         raise UsageError("--match-hidden needs a layer after the cut, and the cut took the last ones")
     own = own_tensors(lineage, shown=shown)
-    run = _Run(lineage.full, kept, own, settings, shown)
+    also: dict[str, Any] = {"teacher": base_identity(lineage.full)}
+    if settings.prompts:
+        also["prompts"] = text_identity(settings.prompts, "prompt")
+    run = _Run(lineage.full, kept, own, settings, {**also, "own_tensors": list(own)}, shown)
+    plan = replace(plan, also=also)
     return execute(plan, run.student, write=run.responses if settings.teacher_data == "self" else None, shown=shown)
 
 
@@ -83,6 +89,7 @@ class _Run:
     Args:
         kept: layer i of the pruned model is layer kept[i] of the full one.
         own: the tensors of the pruned model that are not the full model's.
+        facts: what heal.json says of all this; more comes to it.
     """
 
     def __init__(
@@ -91,13 +98,11 @@ class _Run:
         kept: tuple[int, ...],
         own: dict[str, tuple[Shard, Tensor]],
         settings: DistillSettings,
+        facts: dict[str, Any],
         shown: bool,
     ) -> None:
         self.full, self.kept, self.own, self.settings, self.shown = full, kept, own, settings, shown
-        self.facts: dict[str, Any] = {
-            "teacher": {"model": full.name, **({"commit": full.commit} if full.commit else {})},
-            "own_tensors": list(own),
-        }
+        self.facts = dict(facts)
         self._loaded: PreTrainedModel | None = None
 
     def teacher(self, plan: HealPlan) -> PreTrainedModel:
@@ -108,14 +113,15 @@ class _Run:
             self._loaded = load_frozen(self.full, bits=settings.bits, device=plan.device, dtype=settings.dtype)
         return self._loaded
 
-    def responses(self, plan: HealPlan, folder: Path) -> TextSource:
+    def responses(self, plan: HealPlan, folder: Path, held_out: HeldOut) -> TextSource:
         """Let the full model write the text to train on, into responses.jsonl, if it is not there yet."""
-        from heal.self_data import RESPONSES, read_prompts, tally, write_responses
+        from heal.checkpoints import RESPONSES
+        from heal.self_data import read_prompts, tally, write_responses
 
         path = folder / RESPONSES
         if not path.exists():
             tokenizer = load_tokenizer(plan.model)
-            prompts = read_prompts(tokenizer, plan.text, self.settings.prompts, seed=self.settings.seed)
+            prompts = read_prompts(tokenizer, plan.text, self.settings.prompts, held_out, seed=self.settings.seed)
             with progress("Writing responses (tokens)", plan.schedule.tokens, shown=self.shown) as bar:
                 write_responses(
                     self.teacher(plan),

@@ -11,7 +11,7 @@ from prune.checkpoint import read_checkpoint
 from prune.models import Source
 from prune.provenance import model_identity
 
-_SAMPLE = 4096  # bytes from the start of each tensor
+SAMPLE = 4096  # bytes from the start of each tensor
 
 
 def base_identity(source: Source) -> dict[str, Any]:
@@ -30,5 +30,5 @@ def weights_sha256(folder: Path) -> str:
     for name in sorted(found):
         shard, tensor = found[name]
         digest.update(f"{name}\0{tensor.dtype}\0{tensor.shape}\0".encode())
-        digest.update(read_bytes(shard, tensor, _SAMPLE))
+        digest.update(read_bytes(shard, tensor, SAMPLE))
     return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from heal.identity import SAMPLE
 from heal.tensors import read_bytes
 from prune.checkpoint import Checkpoint
 from prune.cut_plan import PLAN_FILE, CutPlan
@@ -12,8 +13,6 @@ from prune.errors import CheckpointError
 from prune.inspection import inspect_cut
 from prune.models import Source, locate
 from prune.planning import Subject, open_subject
-
-_SAMPLE = 4096  # bytes from the start of each tensor
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def _check_untouched(subject: Subject, plan: CutPlan, pruned: Checkpoint, full_n
             name = rename(tensor.name)
             if name is None:
                 continue
-            if name not in stored or read_bytes(shard, tensor, _SAMPLE) != read_bytes(*stored[name], _SAMPLE):
+            if name not in stored or read_bytes(shard, tensor, SAMPLE) != read_bytes(*stored[name], SAMPLE):
                 raise CheckpointError(
                     f"{pruned_name}: {name} is not {tensor.name} of {full_name}: it was healed since the cut, or cut "
                     "from other weights; a patch is solved for a cut as prune cut left it"

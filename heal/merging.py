@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.card import merged_card
+from heal.carrying import carry
 from heal.delta import ADAPTER_WEIGHTS, MergePlan, adapter_config, adapter_weights, merged_tensor, plan_merge
-from prune.checkpoint import INDEX, Checkpoint, inside, read_checkpoint
-from prune.companions import copy_companions
-from prune.cut_plan import PLAN_FILE
+from prune.checkpoint import Checkpoint, read_checkpoint
 from prune.errors import CheckpointError, RegrowthError, UsageError
 from prune.models import Source, locate, pick_device
 from prune.outputs import check_free, staged_directory, write_json, write_text
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from heal.delta import Pairs
 
 BASES = ("dequantised", "original", "auto")
-HELD_OUT_TOKENS = 16_000
-_CARRIED = ("config.json", INDEX, PLAN_FILE, "scan.json")  # beside what copy_companions takes
 
 
 def merge(
@@ -43,7 +40,7 @@ def merge(
     check: bool = True,
     held_out: str | None = None,
     field: str = "text",
-    held_out_tokens: int = HELD_OUT_TOKENS,
+    held_out_tokens: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
     shown: bool = True,
@@ -61,7 +58,7 @@ def merge(
         check: run the written checkpoint, and report how far its logits are from those of the adapter as trained.
         held_out: SOURCE to measure on; what the adapter itself was measured on if None.
         field: field of its rows.
-        held_out_tokens: how many tokens of it `auto` measures on.
+        held_out_tokens: how many tokens of each text; as many as the adapter was measured on if None.
         device: what measures.
 
     Returns:
@@ -81,29 +78,25 @@ def merge(
         raise RegrowthError(f"--out {out} is what the merge reads; name another folder")
     checkpoint = read_checkpoint(source.folder)
     weights = adapter_weights(folder)
-    plan = plan_merge("dequantised", document, config, checkpoint)
-    if set(weights) != set(plan.deltas.values()):
-        raise CheckpointError(f"{adapter} holds other matrices than its heal.json names; is it whole?")
-    plans = {"dequantised": plan, "original": replace(plan, base="original", dequantised={})}
+    plans = _plans(adapter, document, config, checkpoint, weights)
     measure, losses, wanted = None, None, None
-    if check or (base == "auto" and plan.dequantised):
+    if check or (base == "auto" and plans["dequantised"].dequantised):
         from heal.agreement import measuring_text
 
         device = pick_device(device)
         measure = measuring_text(document, source, held_out=held_out, field=field, tokens=held_out_tokens)
     if base == "auto":
         base, losses = _choose(plans, source, checkpoint, weights, measure, device, shown)
+    plan = plans[base]
+    facts = _facts(plan, losses, measure)
     if check and measure is not None:
         from heal.agreement import trained_logits
 
         with progress("Running the adapter as trained", None, shown=shown):
             wanted = trained_logits(source, folder, measure, bits=plan.bits, compute=plan.compute, device=device)
     with staged_directory(out, overwrite=overwrite) as stage:
-        _write(stage, checkpoint, plans[base], weights, shown)
-        _carry(source.folder, stage)
-        facts = {**_facts(plans[base]), **({"chosen": losses} if losses else {})}
-        if measure is not None:
-            facts["held_out"] = {"tokens": measure.targets, **measure.identity}
+        _write(stage, checkpoint, plan, weights, shown)
+        carry(source.folder, stage)
         if wanted is not None and measure is not None:
             from heal.agreement import compare_written
 
@@ -160,6 +153,16 @@ def earlier(base: Path) -> dict[str, Any]:
     return {"earlier": [*document.pop("earlier", []), document]}
 
 
+def _plans(
+    adapter: str | Path, document: dict[str, Any], config: dict[str, Any], checkpoint: Checkpoint, weights: Pairs
+) -> dict[str, MergePlan]:
+    """What to do on either base; the adapter's matrices are those that its heal.json names."""
+    plan = plan_merge("dequantised", document, config, checkpoint)
+    if set(weights) != set(plan.deltas.values()):
+        raise CheckpointError(f"{adapter} holds other matrices than its heal.json names; is it whole?")
+    return {"dequantised": plan, "original": replace(plan, base="original", dequantised={})}
+
+
 def _choose(
     plans: dict[str, MergePlan],
     source: Source,
@@ -194,14 +197,7 @@ def _write(stage: Path, checkpoint: Checkpoint, plan: MergePlan, weights: Pairs,
                     bar.advance()
 
 
-def _carry(source: Path, stage: Path) -> None:
-    copy_companions(source, stage, code=False)
-    for name in _CARRIED:
-        if (source / name).is_file():
-            shutil.copyfile(inside(source, name), stage / name)
-
-
-def _facts(plan: MergePlan) -> dict[str, Any]:
+def _facts(plan: MergePlan, losses: dict[str, Any] | None, measure: Measure | None) -> dict[str, Any]:
     return {
         "base": plan.base,
         "adapted": len(plan.deltas),
@@ -209,4 +205,6 @@ def _facts(plan: MergePlan) -> dict[str, Any]:
         "scaling": plan.scaling,
         "versions": versions(),
         "command": command_line(),
+        **({"chosen": losses} if losses else {}),
+        **({"held_out": {"tokens": measure.targets, **measure.identity}} if measure else {}),
     }

@@ -9,18 +9,14 @@ from typing import Any
 
 import torch
 
+from heal.carrying import carry
 from heal.fold import Place
 from heal.lineage import Lineage
 from heal.patch_card import patch_card
 from heal.tensors import write_over
 from heal.tracks import Tracks
-from prune.checkpoint import INDEX, inside
-from prune.companions import copy_companions
-from prune.cut_plan import PLAN_FILE
 from prune.errors import RegrowthError
 from prune.outputs import write_json, write_text
-
-_CARRIED = ("config.json", INDEX, PLAN_FILE, "scan.json")  # beside what copy_companions takes
 
 
 def stored_names(tracks: Tracks, lineage: Lineage, place: Place) -> list[str]:
@@ -61,10 +57,6 @@ def write_patched(lineage: Lineage, stage: Path, values: Mapping[str, torch.Tens
         for tensor in shard.tensors:
             if tensor.name in values:
                 write_over(copy, shard, tensor, values[tensor.name].cpu())
-    source = lineage.pruned.folder
-    copy_companions(source, stage, code=False)
-    for name in _CARRIED:
-        if (source / name).is_file():
-            shutil.copyfile(inside(source, name), stage / name)
+    carry(lineage.pruned.folder, stage)
     write_json(stage / "heal.json", document)
     write_text(stage / "README.md", patch_card(document))

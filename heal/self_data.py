@@ -7,25 +7,24 @@ A model fine-tuned on what it would have said loses less of what it can do than 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from heal.data import TextSource, is_held_out
+from heal.data import HeldOut, TextSource, trainable
 from prune.documents import read_documents
 from prune.errors import TextError
-from prune.outputs import write_text
 from prune.text import SHORTEST, bos_id, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-RESPONSES = "responses.jsonl"
 OPENING = 32  # tokens of a document that the model goes on from, where no prompts are named
 _AT_ONCE = 16  # prompts a batch
 _BUFFER = 10_000  # prompts shuffled at a time
@@ -47,6 +46,8 @@ class Response:
     Attributes:
         tokens: of the response.
         ended: whether the model ended it itself.
+        prompt_tokens: of the prompt, BOS included.
+        batch: which batch it was written in, 0-based; the batch's random numbers follow from the seed and this.
     """
 
     text: str
@@ -54,26 +55,30 @@ class Response:
     response: str
     tokens: int
     ended: bool
+    prompt_tokens: int
+    batch: int
 
 
 def read_prompts(
-    tokenizer: PreTrainedTokenizerBase, text: TextSource, prompts: str | None, *, seed: int
+    tokenizer: PreTrainedTokenizerBase, text: TextSource, prompts: str | None, held_out: HeldOut, *, seed: int
 ) -> Iterator[Prompt]:
     """What the full model is to answer, in an order given by `seed`, through a buffer that holds 10,000 of them.
 
     Args:
-        text: without `prompts`, its documents' openings; those held out are left alone.
+        text: without `prompts`, its documents' openings, of several sources in turns.
         prompts: a SOURCE whose rows have a field `prompt`.
+        held_out: what is measured, and so never a prompt.
     """
     if prompts is not None:
-        return asked_prompts(tokenizer, _shuffled((d.text for d in read_documents(prompts, field="prompt")), seed))
-    documents = (
-        document.text
-        for source in text.sources
-        for document in read_documents(source, field=text.field)
-        if text.held_out is not None or not is_held_out(document.text)
-    )
-    return opening_prompts(tokenizer, _shuffled(documents, seed))
+        asked = (d.text for d in read_documents(prompts, field="prompt") if not held_out.holds(d.text))
+        return asked_prompts(tokenizer, _shuffled(asked, seed))
+    wanted = trainable(text, held_out)
+
+    def documents(source: str) -> Iterator[str]:
+        return (d.text for d in read_documents(source, field=text.field) if wanted(d.text))
+
+    shuffled = [_shuffled(documents(s), [seed, i] if i else seed) for i, s in enumerate(text.sources)]
+    return opening_prompts(tokenizer, _in_turns(shuffled))
 
 
 def opening_prompts(tokenizer: PreTrainedTokenizerBase, documents: Iterator[str]) -> Iterator[Prompt]:
@@ -112,10 +117,14 @@ def write_responses(
     seed: int,
     advance: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Let the full model answer prompts until there are `tokens` tokens, and write them to `path`, all or nothing.
+    """Let the full model answer prompts until there are `tokens` tokens, and write them to `path`.
+
+    Batch by batch they go into a file beside it, `partial(path)`, which becomes `path` when all are there. A run that
+    was stopped goes on after the batches that it finds there (of the same prompts and settings); the last one, which
+    may not be whole, is written anew.
 
     Args:
-        prompts: read until the budget is met.
+        prompts: from the first on, read until the budget is met.
         tokens: prompts, responses, a BOS and an EOS each.
         response_tokens: at most so many a response; sampled at temperature 1 from the likeliest 95 %.
         advance: called with the tokens that each batch gave.
@@ -124,30 +133,62 @@ def write_responses(
         TextError: the prompts end before.
     """
     limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    found: list[Response] = []
-    total = 0
-    while total < tokens:
-        batch = list(islice(prompts, _AT_ONCE))
-        if not batch:
-            raise TextError(
-                f"the prompts gave {total} of the {tokens} tokens asked for; name more with --prompts, raise "
-                "--response-tokens, or ask for fewer --tokens"
-            )
-        longest = max(len(prompt.ids) for prompt in batch)
-        room = response_tokens if limit is None else min(response_tokens, limit - longest)
-        if room < 1:
-            raise TextError(f"a prompt of {longest} tokens leaves no room in the {limit} that the model can read")
-        answers = _answer(model, tokenizer, [prompt.ids for prompt in batch], room, seed)
-        seed += 1
-        before = total
-        for prompt, ids in zip(batch, answers, strict=True):
-            ended = bool(ids) and ids[-1] in _ends(model, tokenizer)
-            words = tokenizer.decode(ids, skip_special_tokens=True)
-            if words.strip():
-                found.append(Response(prompt.text + words, prompt.text, words, len(ids) - ended, ended))
-                total += len(prompt.ids) + len(ids) - ended + 1
-        advance(total - before)
-    write_text(path, "".join(json.dumps(asdict(response), ensure_ascii=False) + "\n" for response in found))
+    number, total = _go_on(partial(path))
+    advance(total)
+    prompts = islice(prompts, number * _AT_ONCE, None)
+    with partial(path).open("ab") as file:
+        while total < tokens:
+            batch = list(islice(prompts, _AT_ONCE))
+            if not batch:
+                raise TextError(
+                    f"the prompts gave {total} of the {tokens} tokens asked for; name more with --prompts, raise "
+                    "--response-tokens, or ask for fewer --tokens"
+                )
+            longest = max(len(prompt.ids) for prompt in batch)
+            room = response_tokens if limit is None else min(response_tokens, limit - longest)
+            if room < 1:
+                raise TextError(f"a prompt of {longest} tokens leaves no room in the {limit} that the model can read")
+            answers = _answer(model, tokenizer, [prompt.ids for prompt in batch], room, seed + number)
+            ends = _ends(model, tokenizer)
+            found = [_response(tokenizer, *pair, ends, number) for pair in zip(batch, answers, strict=True)]
+            found = [response for response in found if response.response.strip()]
+            file.write("".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            count = sum(one.prompt_tokens + one.tokens + 1 for one in found)
+            total, number = total + count, number + 1
+            advance(count)
+    partial(path).replace(path)
+
+
+def partial(path: Path) -> Path:
+    """Where responses stand until all are written."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def _go_on(path: Path) -> tuple[int, int]:
+    """Cut the last batch, and a line that breaks off, off an unfinished file: the batch to write, the tokens before."""
+    if not path.exists():
+        return 0, 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    last = found[-1]["batch"] if found else 0
+    whole = [one for one in found if one["batch"] < last]
+    os.truncate(path, sum(map(len, lines[: len(whole)])))
+    return last, sum(one["prompt_tokens"] + one["tokens"] + 1 for one in whole)
+
+
+def _response(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: list[int], ends: list[int], batch: int
+) -> Response:
+    ended = bool(ids) and ids[-1] in ends
+    words = tokenizer.decode(ids, skip_special_tokens=True)
+    return Response(prompt.text + words, prompt.text, words, len(ids) - ended, ended, len(prompt.ids), batch)
 
 
 def tally(path: Path) -> dict[str, int]:
@@ -161,7 +202,13 @@ def tally(path: Path) -> dict[str, int]:
     }
 
 
-def _shuffled(texts: Iterator[str], seed: int) -> Iterator[str]:
+def _in_turns(streams: Sequence[Iterator[str]]) -> Iterator[str]:
+    """One of each; where one has ended, the others go on."""
+    for together in zip_longest(*streams):
+        yield from (one for one in together if one is not None)
+
+
+def _shuffled(texts: Iterator[str], seed: int | list[int]) -> Iterator[str]:
     rng = np.random.default_rng(seed)
     while buffer := list(islice(texts, _BUFFER)):
         for place in rng.permutation(len(buffer)):

@@ -14,7 +14,7 @@ from typing import Any
 
 from heal.card import adapter_only_card
 from heal.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS, computed_in
-from heal.merging import HELD_OUT_TOKENS, base_of, open_adapter
+from heal.merging import base_of, open_adapter
 from prune.configs import family_of
 from prune.cut_plan import PLAN_FILE, CutPlan
 from prune.errors import CheckpointError
@@ -69,12 +69,6 @@ def adapter_only(
     whole = locate(full or plan.model, revision=None if full else plan.commit)
     _refuse_changed(whole, pruned, shown)
     refuse_layout(whole, pruned, plan)
-    written = {
-        **config,
-        "base_model_name_or_path": whole.name if whole.commit else str(whole.folder.resolve()),
-        "revision": whole.commit,
-        "layer_replication": ranges(plan.kept),
-    }
     facts = {
         "full": {"model": plan.model, "commit": plan.commit, **plan.identity},
         "words": plan.words,
@@ -88,13 +82,11 @@ def adapter_only(
         from heal.agreement import measuring_text, trained_logits
 
         device = pick_device(device)
-        measure = measuring_text(document, pruned, held_out=held_out, field=field, tokens=HELD_OUT_TOKENS)
+        measure = measuring_text(document, pruned, held_out=held_out, field=field, tokens=None)
         with progress("Running the pruned model with the adapter", None, shown=shown):
             wanted = trained_logits(pruned, folder, measure, **how, device=device)
     with staged_directory(out, overwrite=overwrite) as stage:
-        write_json(stage / ADAPTER_CONFIG, written)
-        shutil.copyfile(folder / ADAPTER_WEIGHTS, stage / ADAPTER_WEIGHTS)
-        shutil.copyfile(pruned.folder / PLAN_FILE, stage / PLAN_FILE)
+        _write_adapter(stage, folder, config, whole, pruned, plan)
         if measure is not None and wanted is not None:
             from heal.agreement import agreement, trained_logits
 
@@ -105,6 +97,17 @@ def adapter_only(
         write_json(stage / "heal.json", document)
         write_text(stage / "README.md", adapter_only_card(document))
     return document
+
+
+def _write_adapter(
+    stage: Path, adapter: Path, config: dict[str, Any], whole: Source, pruned: Source, plan: CutPlan
+) -> None:
+    """The adapter's weights as they are, and a config that puts them on the full model's kept layers."""
+    place = whole.name if whole.commit else str(whole.folder.resolve())
+    base = {"base_model_name_or_path": place, "revision": whole.commit, "layer_replication": ranges(plan.kept)}
+    write_json(stage / ADAPTER_CONFIG, {**config, **base})
+    shutil.copyfile(adapter / ADAPTER_WEIGHTS, stage / ADAPTER_WEIGHTS)
+    shutil.copyfile(pruned.folder / PLAN_FILE, stage / PLAN_FILE)
 
 
 def ranges(kept: tuple[int, ...]) -> list[list[int]]:

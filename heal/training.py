@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,11 @@ FORMAT = "regrowth.heal/1"
 
 @dataclass(frozen=True)
 class HealPlan:
-    """What a run will do; nothing is loaded yet. `model` is what heals: the adapter will fit it, and no other."""
+    """What a run will do; nothing is loaded yet. `model` is what heals: the adapter will fit it, and no other.
+
+    Attributes:
+        also: what else a run that goes on must have in common with the one that was begun, such as the teacher.
+    """
 
     method: str
     model: Source
@@ -46,6 +50,7 @@ class HealPlan:
     device: str
     overwrite: bool
     running: Running
+    also: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -152,10 +157,10 @@ def plan_healing(
     check_running(running)
     _check_sharding(method, settings)
     check_free(out, overwrite=overwrite)
-    steps = Checkpoints(Path(out)).steps()
-    if steps and not (running.resume or overwrite):
+    left = Checkpoints(Path(out)).left()
+    if left and not (running.resume or overwrite):
         raise RegrowthError(
-            f"a run into {out} stands unfinished at step {steps[0]}: go on with --resume, or begin anew, --overwrite"
+            f"a run into {out} stands unfinished {left}: go on with --resume, or begin anew, --overwrite"
         )
     quiet_libraries()
     device = local_device(pick_device(device))
@@ -172,7 +177,7 @@ def execute(
     plan: HealPlan,
     prepare: Callable[[HealPlan], Student],
     *,
-    write: Callable[[HealPlan, Path], TextSource] | None = None,
+    write: Callable[[HealPlan, Path, HeldOut], TextSource] | None = None,
     shown: bool = True,
 ) -> HealResult:
     """Read the text, let `prepare` load the student, train an adapter on it and save it: the same for all methods.
@@ -192,7 +197,7 @@ def execute(
 def _execute(
     plan: HealPlan,
     prepare: Callable[[HealPlan], Student],
-    write: Callable[[HealPlan, Path], TextSource] | None,
+    write: Callable[[HealPlan, Path, HeldOut], TextSource] | None,
     checkpoints: Checkpoints,
     *,
     shown: bool,
@@ -218,7 +223,7 @@ def _execute(
         held_out = HeldOut.from_json(kept) if kept else hold_out(text, tokenizer, length=settings.length)
     if is_main() and start is None:
         checkpoints.begin(begun, held_out.to_json())
-    read = _in_turn(lambda: write(plan, checkpoints.folder)) if write else text
+    read = _in_turn(lambda: write(plan, checkpoints.folder, held_out)) if write else text
     with progress("Packing text", None, shown=shown):
         how: dict[str, Any] = {"length": settings.length, "seed": settings.seed}
         if start is None:
@@ -265,6 +270,8 @@ def _execute(
         "base": base_facts,
         "held_out": {
             "tokens": sum(row.targets for row in held_out.rows),
+            "limit": text.held_out_tokens,
+            "sha256": held_out.sha256,
             "share": None if text.held_out else 1 / HELD_OUT_SHARE,
             "texts": [
                 {"name": one.name, "source": one.source, "domain": one.domain, "tokens": one.targets}
@@ -311,11 +318,12 @@ def _begun(plan: HealPlan, identity: dict[str, Any], base: dict[str, Any]) -> di
     """What a run must have in common with the one that it goes on with."""
     found = {
         "method": plan.method,
-        "model": {name: value for name, value in base.items() if name != "model"},  # its hashes, however it is called
-        "settings": asdict(plan.settings),
+        "model": base,
+        "settings": {name: value for name, value in asdict(plan.settings).items() if name != "prompts"},  # see `also`
         "steps": plan.schedule.to_json(),
         "text": {**identity, "held_out_tokens": plan.text.held_out_tokens},
         "device": plan.device.partition(":")[0],
+        **plan.also,
     }
     return dict(json.loads(json.dumps(found)))
 

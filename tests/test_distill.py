@@ -1,9 +1,7 @@
 """Teacher and student on one copy of the weights, and healing by what the teacher predicts."""
 
 import json
-import os
 import shutil
-import signal
 
 import pytest
 import torch
@@ -18,20 +16,17 @@ from typer.testing import CliRunner
 from heal import DistillSettings, Settings, TextSource, distill, merge, qlora
 from heal.adapters import add_adapter, find_targets
 from heal.cli import app
-from heal.differences import own_tensors
+from heal.differences import healed_tensors, own_tensors
 from heal.distilling import attach_distillation, shared_prefix
 from heal.lineage import trace
 from heal.place import first_after_cut
 from heal.quantise import load_frozen
-from heal.self_data import _up_to_end, asked_prompts, write_responses
-from heal.settings import Running
 from heal.shared import Given, answer_parts, build_student, started_at, watching
-from heal.stopping import Interrupted
 from heal.tensors import read, write_over
 from prune import cut, plan_cut
 from prune.checkpoint import read_checkpoint
-from prune.errors import CheckpointError, RegrowthError, TextError, UsageError
-from prune.models import Source, decoder_layers, load_tokenizer
+from prune.errors import CheckpointError, RegrowthError, UsageError
+from prune.models import Source, decoder_layers
 
 TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rate": 1e-2}
 KEPT = (0, 1, 2, 3, 6, 7)
@@ -58,11 +53,14 @@ def patched(pruned, tmp_path_factory):
 def _patch(pruned, out, name=PATCHED):
     """A copy whose tensor `name`, or each one if None, has other values."""
     shutil.copytree(pruned, out)
+    changed = []
     for shard in read_checkpoint(out).shards:
         for tensor in shard.tensors:
             if name in (None, tensor.name) and tensor.name != RENAMED:
                 write_over(shard.path, shard, tensor, 1.5 * read(shard, tensor))
-    (out / "heal.json").write_text(json.dumps({"format": "regrowth.heal/1", "method": "patch"}))
+                changed.append(tensor.name)
+    document = {"format": "regrowth.heal/1", "method": "patch", "folds": [{"tensors": changed}]}
+    (out / "heal.json").write_text(json.dumps(document))
     return out
 
 
@@ -331,86 +329,6 @@ def test_the_adapter_is_one_for_the_pruned_model(tiny_llama, patched, text, tmp_
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").config.num_hidden_layers == 6
 
 
-def test_responses_of_the_full_model(tiny_llama, pruned, text, tmp_path):
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text("".join(json.dumps({"prompt": f"What is {i} times seven?"}) + "\n" for i in range(300)))
-    settings = {"teacher_data": "self", "response_tokens": 12, "targets": "after-cut"}
-    results = [
-        distil_tiny(tiny_llama, pruned, text, tmp_path / name, tokens=512, prompts=prompts, **settings)
-        for name, prompts in (("openings", None), ("asked", str(questions)))
-    ]
-    lines = [(result.out / "responses.jsonl").read_text() for result in results]
-    for written, result in zip(lines, results, strict=True):
-        rows = [json.loads(line) for line in written.splitlines()]
-        assert all(row["text"] == row["prompt"] + row["response"] for row in rows)
-        assert all(1 <= row["tokens"] <= 12 for row in rows)
-        assert result.document["responses"]["responses"] == len(rows)
-        assert result.document["responses"]["tokens"] == sum(row["tokens"] for row in rows)
-    asked = json.loads(lines[1].splitlines()[0])
-    assert "times seven?" in asked["prompt"]
-    assert "user" in asked["prompt"]  # the tokenizer's chat template
-    questions.write_text('{"prompt": "What is seven times seven?"}\n')
-    with pytest.raises(TextError, match=r"the prompts gave [0-9]+ of the 5\d\d tokens"):
-        distil_tiny(tiny_llama, pruned, text, tmp_path / "few", tokens=512, prompts=str(questions), **settings)
-    assert not (tmp_path / "few").exists()
-
-
-def test_responses_follow_the_seed_and_end_where_the_model_ends(tiny_llama, tmp_path):
-    source = Source(tiny_llama, "tiny")
-    teacher, tokenizer = load_frozen(source, bits=16, device="cpu"), load_tokenizer(source)
-    with torch.no_grad():  # a model that ends often
-        teacher.model.norm.weight.zero_()
-    written = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        prompts = asked_prompts(tokenizer, iter([f"Name the number {i}." for i in range(24)]))
-        write_responses(teacher, tokenizer, prompts, tmp_path / name, tokens=500, response_tokens=8, seed=seed)
-        written.append((tmp_path / name).read_text())
-    assert written[0] == written[1]
-    assert written[0] != written[2]
-    prompt = next(asked_prompts(tokenizer, iter(["Name it."])))
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Name it."}], add_generation_prompt=True, tokenize=False
-    )
-    assert tokenizer.decode(prompt.ids) == rendered  # the template's own BOS, once
-    assert _up_to_end([5, 6, 2, 7, 2], [2]) == [5, 6, 2]
-    assert _up_to_end([5, 6], [2]) == [5, 6]
-
-
-def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, text, tmp_path, monkeypatch):
-    """With dropout and its own text: the adapter ends as that of a run left alone."""
-    import heal.loop
-
-    settings = DistillSettings(
-        **{**TINY, "accumulate": 1, "bits": 16, "targets": "after-cut"}, teacher_data="self", response_tokens=8
-    )
-
-    def run(name, **running):
-        return distill(
-            pruned, tiny_llama, text, tmp_path / name, tokens=512, settings=settings, device="cpu", shown=False,
-            running=Running(save_every=1, **running),
-        )  # fmt: skip
-
-    alone = run("alone")
-    original, sent = heal.loop._Loop.training_step, []
-
-    def training_step(self, *arguments, **named):
-        if self.state.global_step == 1 and not sent:
-            sent.append(os.kill(os.getpid(), signal.SIGINT))
-        return original(self, *arguments, **named)
-
-    monkeypatch.setattr(heal.loop._Loop, "training_step", training_step)
-    with pytest.raises(Interrupted):
-        run("stopped")
-    (kept,) = tmp_path.glob(".stopped.*/responses.jsonl")
-    assert kept.read_text() == (alone.out / "responses.jsonl").read_text()
-    resumed = run("stopped", resume=True)
-    assert resumed.document["resumed"]
-    first, second = (load_file(result.out / "adapter_model.safetensors") for result in (alone, resumed))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert (resumed.out / "responses.jsonl").read_text() == (alone.out / "responses.jsonl").read_text()
-    assert resumed.document["responses"] == alone.document["responses"]
-
-
 def test_the_command(tiny_llama, pruned, sample_text, sample_heldout, tmp_path):
     runner = CliRunner()
     options = ["--text", str(sample_text), "--held-out", str(sample_heldout), "--held-out-tokens", "128"]
@@ -456,19 +374,47 @@ def test_settings_that_do_not_fit(tiny_llama, pruned, text, tmp_path, changes, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_teacher_is_refused(tiny_llama, pruned, text, tmp_path, sample_model):
+def _other_values(model, out, only=""):
+    """A model of the same shapes and config whose tensors, those with `only` in their names, have other values."""
+    shutil.copytree(model, out)
+    for shard in read_checkpoint(out).shards:
+        for tensor in shard.tensors:
+            if only in tensor.name:
+                write_over(shard.path, shard, tensor, 0.5 * read(shard, tensor))
+    return out
+
+
+def test_another_teacher_is_refused(tiny_llama, pruned, patched, text, tmp_path, sample_model):
     with pytest.raises(CheckpointError, match="is not the model that .* was cut from"):
         distil_tiny(sample_model, pruned, text, tmp_path / "out")
-    other = tmp_path / "other"  # same shapes, same config, other values
-    shutil.copytree(tiny_llama, other)
-    for shard in read_checkpoint(other).shards:
-        for tensor in shard.tensors:
-            write_over(shard.path, shard, tensor, 0.5 * read(shard, tensor))
-    with pytest.raises(CheckpointError, match=r"tensors differ .* and no heal.json"):
-        distil_tiny(other, pruned, text, tmp_path / "out")
+    other = _other_values(tiny_llama, tmp_path / "other")
+    for model in (pruned, patched):
+        with pytest.raises(CheckpointError, match=r"tensors differ .* and no heal.json"):
+            distil_tiny(other, model, text, tmp_path / "out")
     with pytest.raises(CheckpointError, match="no prune_plan.json"):
         distil_tiny(tiny_llama, tiny_llama, text, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_healing_has_changed_is_told_by_heal_json(tiny_llama, patched, text, tmp_path):
+    """A patch, an adapter merged into it: with the right teacher fine; with another, whatever differs is refused."""
+    adapter = distil_tiny(tiny_llama, patched, text, tmp_path / "adapter", bits=4, targets="after-cut")
+    for base, changed in (("dequantised", 42), ("original", 15)):  # 7 projections a layer; 14 adapted, 1 patched
+        merged = tmp_path / base
+        merge(adapter.out, merged, base=base, check=False, shown=False)
+        own = own_tensors(trace(merged, tiny_llama, untouched=False), shown=False)
+        assert len(own) == changed
+        assert own.keys() <= healed_tensors(merged)
+        assert PATCHED in own
+    unhealed = {"dequantised": ("embed_tokens", "norm"), "original": ("norm", ".layers.0.self_attn.q_proj")}
+    for base, names in unhealed.items():
+        for name in names:
+            other = _other_values(tiny_llama, tmp_path / f"{base}-{name}", only=name)
+            with pytest.raises(CheckpointError, match=f"differ .such as .*{name}.* and no heal.json"):
+                own_tensors(trace(tmp_path / base, other, untouched=False), shown=False)
+    (tmp_path / "original" / "heal.json").write_text('{"format": "regrowth.heal/1", "method": "qlora"}')
+    with pytest.raises(CheckpointError, match="does not say which tensors healing changed"):
+        own_tensors(trace(tmp_path / "original", tiny_llama, untouched=False), shown=False)
 
 
 def test_fsdp_is_refused(tiny_llama, pruned, text, tmp_path, monkeypatch):

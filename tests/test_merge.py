@@ -284,33 +284,6 @@ def test_other_precisions(bits, tiny_llama, tmp_path, sample_text, sample_heldou
         assert len(steps.round().unique()) > 100
 
 
-def test_text_that_is_gone_names_the_option(tiny_llama, tmp_path, sample_text, sample_heldout):
-    gone = tmp_path / "heldout.jsonl"
-    shutil.copy(sample_heldout, gone)
-    text = TextSource(str(sample_text), held_out=str(gone), held_out_tokens=128)
-    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
-    adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
-    gone.unlink()
-    out = tmp_path / "out"
-    for options in ({}, {"base": "auto"}, {"base": "auto", "check": False}):
-        with pytest.raises(UsageError, match="--held-out FILE"):
-            merge(adapter.out, out, shown=False, **options)
-    assert not out.exists()
-    assert "agreement" not in merge(adapter.out, tmp_path / "unchecked", check=False, shown=False)["merge"]
-    found = merge(adapter.out, out, base="auto", held_out=str(sample_heldout), held_out_tokens=256, shown=False)
-    assert found["merge"]["held_out"]["held_out"]["source"] == str(sample_heldout)
-
-
-def test_several_texts_are_measured_together(tiny_llama, tmp_path, sample_text, sample_heldout):
-    """As heal.json records them: a list of sources, of each of which a share is held out."""
-    text = TextSource((str(sample_text), str(sample_heldout)), held_out_tokens=128)
-    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
-    adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
-    facts = merge(adapter.out, tmp_path / "merged", base="auto", held_out_tokens=128, shown=False)["merge"]
-    assert facts["held_out"]["tokens"] == adapter.document["held_out"]["tokens"]
-    assert [one["source"] for one in facts["held_out"]["text"]] == [str(sample_text), str(sample_heldout)]
-
-
 def test_a_damaged_adapter_leaves_nothing(tiny_adapter, tmp_path):
     out = tmp_path / "out"
 

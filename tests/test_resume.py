@@ -201,7 +201,7 @@ def test_another_run_is_not_gone_on_with(changes, message, stopped, tiny_llama, 
 def test_other_text_is_not_gone_on_with(stopped, tiny_llama, text, prose, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_bytes(prose.read_bytes() + b'{"text": "one more"}\n')
-    with pytest.raises(UsageError, match="--resume: text.text.source was"):
+    with pytest.raises(UsageError, match="--resume: text.text.sha256 was"):
         heal_tiny(tiny_llama, TextSource(str(other), held_out_tokens=128), tmp_path / "adapter", resume=True)
     prose_now = prose.read_bytes()
     try:
@@ -210,6 +210,19 @@ def test_other_text_is_not_gone_on_with(stopped, tiny_llama, text, prose, tmp_pa
             heal_tiny(tiny_llama, text, tmp_path / "adapter", resume=True)
     finally:
         prose.write_bytes(prose_now)
+
+
+def test_what_a_run_reads_may_stand_elsewhere(stopped, tiny_llama, prose, alone, tmp_path):
+    """Text and model are known by their hashes, not by their paths."""
+    model, moved = tmp_path / "model", tmp_path / "moved" / ".." / prose.name
+    (tmp_path / "moved").mkdir()
+    shutil.copy(prose, moved)
+    shutil.copytree(tiny_llama, model)
+    measured = TextSource(str(moved), held_out_tokens=128, domains=(("more", str(prose)),))
+    with pytest.raises(UsageError, match="--resume: text.domain_texts.more.field was not there and is now"):
+        heal_tiny(model, measured, tmp_path / "adapter", resume=True)
+    heal_tiny(model, TextSource(str(moved), held_out_tokens=128), tmp_path / "adapter", resume=True)
+    assert same(alone, tmp_path / "adapter")
 
 
 def test_an_unfinished_run_is_not_lost_unasked(stopped, tiny_llama, text, alone, tmp_path):

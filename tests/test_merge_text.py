@@ -1,0 +1,66 @@
+"""The text that a merge measures on: the very rows of the run, or other text by name."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from heal import Settings, TextSource, merge, qlora
+from prune.errors import UsageError
+
+
+def test_text_that_is_gone_names_the_option(tiny_llama, tmp_path, sample_text, sample_heldout):
+    gone = tmp_path / "heldout.jsonl"
+    shutil.copy(sample_heldout, gone)
+    text = TextSource(str(sample_text), held_out=str(gone), held_out_tokens=128)
+    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
+    adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
+    gone.unlink()
+    out = tmp_path / "out"
+    for options in ({}, {"base": "auto"}, {"base": "auto", "check": False}):
+        with pytest.raises(UsageError, match="--held-out FILE"):
+            merge(adapter.out, out, shown=False, **options)
+    assert not out.exists()
+    assert "agreement" not in merge(adapter.out, tmp_path / "unchecked", check=False, shown=False)["merge"]
+    found = merge(adapter.out, out, base="auto", held_out=str(sample_heldout), held_out_tokens=256, shown=False)
+    assert found["merge"]["held_out"]["held_out"]["source"] == str(sample_heldout)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_rows_of_the_run_are_measured_and_nothing_else_is_read(
+    named, tiny_llama, tmp_path, sample_text, sample_heldout, monkeypatch
+):
+    """As many as the run measured, without the text that was trained on, or a hash of all of it."""
+    import heal.data
+
+    trained, measured = (shutil.copy(path, tmp_path) for path in (sample_text, sample_heldout))
+    text = TextSource(str(trained), held_out=str(measured) if named else None, held_out_tokens=128)
+    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
+    adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
+    if named:
+        Path(trained).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(heal.data, "text_identity", lambda *_: pytest.fail("a whole text was hashed"))
+        facts = merge(adapter.out, tmp_path / "merged", base="auto", check=False, shown=False)["merge"]["held_out"]
+    name, provenance = "held_out" if named else "text", adapter.document["provenance"]
+    assert facts == {"tokens": adapter.document["held_out"]["tokens"], name: provenance[name]}
+    assert adapter.document["held_out"]["limit"] == 128
+    more = {"base": "auto", "check": False, "shown": False, "held_out_tokens": 256}
+    facts = merge(adapter.out, tmp_path / "more", **more)["merge"]["held_out"]
+    assert facts["tokens"] > adapter.document["held_out"]["tokens"]
+    used = Path(measured if named else trained)
+    used.write_text("".join(reversed(used.read_text().splitlines(keepends=True))))
+    for options in ({}, more):
+        with pytest.raises(UsageError, match=f"{used.name}, has changed since; name other text with --held-out FILE"):
+            merge(adapter.out, tmp_path / "changed", **{"shown": False, **options})
+    assert not (tmp_path / "changed").exists()
+
+
+def test_several_texts_are_measured_together(tiny_llama, tmp_path, sample_text, sample_heldout):
+    """As heal.json records them: a list of sources, of each of which a share is held out."""
+    text = TextSource((str(sample_text), str(sample_heldout)), held_out_tokens=128)
+    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
+    adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
+    facts = merge(adapter.out, tmp_path / "merged", base="auto", held_out_tokens=128, shown=False)["merge"]
+    assert facts["held_out"]["tokens"] == adapter.document["held_out"]["tokens"]
+    assert [one["source"] for one in facts["held_out"]["text"]] == [str(sample_text), str(sample_heldout)]
