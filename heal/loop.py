@@ -178,6 +178,10 @@ class _Keeper(TrainerCallback):
         self.step += 1
         self.started = time.monotonic()
 
+    def on_save(self, *_: Any, **__: Any) -> None:
+        """A checkpoint is written after the step has ended; its time is none of the next step's."""
+        self.started = time.monotonic()
+
     def point(self) -> None:
         """Measure, and add to the curve."""
         losses = self.measure(self.loop.model_wrapped if self.loop.is_fsdp_enabled else None)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -210,6 +211,30 @@ def test_other_text_is_not_gone_on_with(stopped, tiny_llama, text, prose, tmp_pa
             heal_tiny(tiny_llama, text, tmp_path / "adapter", resume=True)
     finally:
         prose.write_bytes(prose_now)
+
+
+def test_the_time_of_training_is_that_of_steps_alone(tiny_llama, text, tmp_path, monkeypatch):
+    """By a clock that only passes and checkpoints turn: a pass takes 1 s, a checkpoint 100 s."""
+    import heal.loop
+
+    now = [0.0]
+    step, write = heal.loop._Loop.training_step, heal.loop.write_state
+
+    def training_step(self, *arguments, **named):
+        now[0] += 1
+        return step(self, *arguments, **named)
+
+    def write_state(*arguments):
+        now[0] += 100
+        write(*arguments)
+
+    monkeypatch.setattr(heal.loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(heal.loop._Loop, "training_step", training_step)
+    monkeypatch.setattr(heal.loop, "write_state", write_state)
+    document = heal_tiny(tiny_llama, text, tmp_path / "adapter", save_every=3).document
+    assert now[0] == 2 * STEPS + 300
+    assert document["training_seconds"] == 2 * STEPS
+    assert document["tokens_per_second"] == TOKENS / (2 * STEPS)
 
 
 def test_an_unfinished_run_is_not_lost_unasked(stopped, tiny_llama, text, alone, tmp_path):
