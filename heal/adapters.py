@@ -139,6 +139,19 @@ def save_adapter(adapted: PeftModel, folder: Path, weights: dict[str, torch.Tens
         weights: the model's state, gathered, where FSDP has it in shards: peft finds no adapter by the names that
             FSDP gives to modules, and would write an empty file.
     """
+    from safetensors import SafetensorError
+
+    try:
+        _save(adapted, folder, weights)
+    except SafetensorError as error:  # a full disk, in other words than the system's
+        raise RegrowthError(f"the adapter cannot be written to {folder} ({error}); is there room?") from error
+    weights_file = folder / "adapter_model.safetensors"  # which safetensors lets its owner alone read
+    weights_file.chmod(
+        (folder / "adapter_config.json").stat().st_mode & 0o777
+    )  # safetensors writes for its owner alone
+
+
+def _save(adapted: PeftModel, folder: Path, weights: dict[str, torch.Tensor] | None) -> None:
     if weights is None:
         adapted.save_pretrained(str(folder), save_embedding_layers=False)  # else it asks the hub for the vocabulary
         (folder / "README.md").unlink(missing_ok=True)  # peft's own card is an empty form

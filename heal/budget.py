@@ -355,6 +355,8 @@ def _check(shape: ModelShape, job: Job) -> None:
     for name, value in (("length", job.length), ("batch-size", job.batch_size), ("rank", job.rank)):
         if value < 1:
             raise UsageError(f"--{name} {value} is not at least 1")
+    if not 0 <= job.dropout < 1:
+        raise UsageError(f"--dropout {job.dropout} is not in [0, 1)")
     sides = [min(one.inputs, one.outputs) for layer in shape.layers for one in layer.linears if _adapted(one, job)]
     if not sides:
         raise UsageError(f"{shape.name} has no linear projection for --targets {job.role}")

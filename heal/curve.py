@@ -46,6 +46,10 @@ class Curve:
         """The point of least held-out loss, the first of equals; step 0, before training, is one as well."""
         return min(self.points, key=lambda point: point.held_out_loss)
 
+    def sane(self, step: int) -> bool:
+        """Whether the last loss that was measured up to a step is no worse than the one before training."""
+        return [point for point in self.points if point.step <= step][-1].held_out_loss <= self.points[0].held_out_loss
+
     def stale(self) -> int:
         """How many points have come since the best one."""
         return len(self.points) - 1 - self.points.index(self.best)

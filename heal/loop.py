@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from heal.adapters import load_adapter, save_adapter
@@ -21,6 +22,7 @@ from heal.schedule import Schedule
 from heal.stopping import Interrupted, Request, stop_requests
 from heal.streams import Mixed
 from prune.errors import RegrowthError, TextError
+from prune.memory import peak_memory
 from prune.processes import gather, is_main, rank_and_world
 from prune.terminal import Progress
 
@@ -105,19 +107,30 @@ class _Loop(Trainer):
         finite = all(bool(p.isfinite().all()) for p in self.model.parameters() if p.requires_grad)
         if not all(gather(finite)):
             raise self.diverged("an adapter's weight is not finite")
-        with self.checkpoints.writing(step, self.accelerator.wait_for_everyone) as folder:
-            self._writing = folder
-            super()._save_checkpoint(model, trial)
-            if is_main():
-                self.keeper.write(folder / f"checkpoint-{step}")
+        try:
+            with self.checkpoints.writing(step, self.accelerator.wait_for_everyone) as folder:
+                self._writing = folder
+                super()._save_checkpoint(model, trial)
+                if is_main():
+                    self.keeper.write(folder / f"checkpoint-{step}")
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch tells of a full disk by a RuntimeError
+            why = str(error).splitlines()[0]
+            raise RegrowthError(
+                f"the checkpoint of step {step} cannot be written to {self.checkpoints.folder} ({why}); is there room?"
+            ) from error
         self._writing = None
 
     def diverged(self, what: str) -> RegrowthError:
         """The error that stops a run whose numbers are none any more."""
-        line = f"{what} at step {self.keeper.step}: training has diverged; lower --learning-rate or raise --batch-size"
         steps = self.checkpoints.steps()
+        line = f"{what} at step {self.keeper.step}: training has diverged; begin anew with a lower --learning-rate"
+        line += " (and --overwrite)" if steps else ""
         if steps:
-            line += f"; the last good checkpoint, of step {steps[0]}, is kept in {self.checkpoints.place(steps[0])}"
+            good = next((step for step in steps if self.keeper.curve.sane(step)), steps[0])
+            line += (
+                f"; the last good checkpoint, of step {good}, is kept in {self.checkpoints.place(good)}, "
+                "an adapter that peft loads"
+            )
         return RegrowthError(line)
 
 
@@ -173,9 +186,13 @@ class _Keeper(TrainerCallback):
         self.bar.advance()
         self.bar.note(
             f"loss {loss:.3f}  held-out {self.curve.points[-1].held_out_loss:.3f}  {rate:.0f} tokens/s  "
-            f"{peak_bytes() / 2**30:.1f} GiB"
+            f"{peak_bytes(str(self.loop.args.device)) / 2**30:.1f} GiB"
         )
         self.step += 1
+        self.started = time.monotonic()
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        """A checkpoint is written after the step has ended; its time is none of the next step's."""
         self.started = time.monotonic()
 
     def point(self) -> None:
@@ -282,13 +299,10 @@ def run(
     return Trained(curve, done, ended, kept, weights)
 
 
-def peak_bytes() -> int:
-    """The most memory that was taken so far: on the GPU where there is one in use, else resident."""
-    import resource
-
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak_bytes(device: str) -> int:
+    """The most memory that was taken so far: on the GPU where it is one, else resident."""
+    peak = peak_memory(device)
+    return peak.get("cuda_bytes", peak["resident_bytes"])
 
 
 def _arguments(

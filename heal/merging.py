@@ -118,6 +118,9 @@ def open_adapter(adapter: str | Path) -> tuple[Path, dict[str, Any], dict[str, A
     if not folder.is_dir():
         raise CheckpointError(f"{adapter} is not a folder with an adapter")
     document = read_artefact(folder / "heal.json", "regrowth.heal/1")
+    lacking = [name for name in ("method", "base", "settings", "provenance") if name not in document]
+    if lacking:
+        raise CheckpointError(f"{folder / 'heal.json'} lacks {', '.join(lacking)}: it is not what healing wrote")
     if "merge" in document:
         raise CheckpointError(f"{adapter} is a merged model already")
     if "adapter_only" in document:

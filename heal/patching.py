@@ -13,12 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heal.data import HELD_OUT_SHARE, TextSource, hold_out, training_rows
+from heal.data import HELD_OUT_SHARE, TextSource, hold_out, row_stream
 from heal.patch_card import candidate_words
 from heal.schedule import parse_tokens
-from heal.settings import PatchSettings
+from heal.settings import PatchSettings, check_seed
 from heal.training import FORMAT, HealResult
-from prune.errors import RegrowthError, UsageError
+from prune.errors import RegrowthError, TextError, UsageError
 from prune.layer_ranges import runs, spell_layers
 from prune.memory import peak_memory
 from prune.models import load_model, load_tokenizer, pick_device, text_config
@@ -80,6 +80,10 @@ def patch(
     settings = settings or PatchSettings()
     text = TextSource(text) if isinstance(text, str) else text
     _check(settings)
+    wanted = parse_tokens(tokens) // settings.length
+    if not wanted:
+        raise UsageError(f"--tokens {tokens} is less than one row of {settings.length} tokens; ask for more")
+    spare = _spare(wanted, settings.length)
     check_free(out, overwrite=overwrite)
     quiet_libraries()
     device = pick_device(device)
@@ -92,11 +96,11 @@ def patch(
     _check_apart(Path(out), lineage)
 
     tokenizer = load_tokenizer(lineage.pruned)
-    wanted = _rows(parse_tokens(tokens), settings.length)
-    spare = _rows(min(CHOICE_TOKENS, parse_tokens(tokens) // 4), settings.length)
     with progress("Reading text", None, shown=shown):
         held_out = hold_out(text, tokenizer, length=settings.length)
-        rows = training_rows(text, tokenizer, held_out, rows=wanted + spare, length=settings.length, seed=settings.seed)
+        stream = row_stream(text, tokenizer, held_out, length=settings.length, seed=settings.seed)
+        rows = stream.take(wanted + spare)
+        _check_enough(text, len(rows), wanted, settings.length)
     full = load_model(lineage.full, dtype=pick_dtype(dtype, device=device), device=device)
     limit = getattr(text_config(full.config), "max_position_embeddings", None)
     if limit is not None and settings.length > limit:
@@ -229,8 +233,22 @@ def _refuse_worse(document: dict[str, Any]) -> None:
     )
 
 
-def _rows(tokens: int, length: int) -> int:
-    return max(1, tokens // length)
+def _spare(wanted: int, length: int) -> int:
+    """How many rows are set apart for the choice beside so many that are fitted."""
+    return max(1, min(CHOICE_TOKENS // length, wanted // 4))
+
+
+def _check_enough(text: TextSource, found: int, wanted: int, length: int) -> None:
+    """Refuse text that ends early, and name what --tokens it does suffice for: the choice takes some of it."""
+    spare = _spare(wanted, length)
+    if found >= wanted + spare:
+        return
+    fits = next((rows for rows in range(found, 0, -1) if rows + _spare(rows, length) <= found), 0)
+    raise TextError(
+        f"{' and '.join(text.sources)} ends after {found * length} of {(wanted + spare) * length} tokens "
+        f"({spare * length} of them to choose by); add text, or "
+        + (f"ask for --tokens {fits * length} or fewer" if fits else "lower --length")
+    )
 
 
 def _check(settings: PatchSettings) -> None:
@@ -242,6 +260,7 @@ def _check(settings: PatchSettings) -> None:
     ):
         if value not in ("auto", *known):
             raise UsageError(f"--{name} {value} is unknown; take auto, {', '.join(known)}")
+    check_seed(settings.seed)
     if settings.ridge is not None and not 0 <= settings.ridge < float("inf"):
         raise UsageError(f"--ridge {settings.ridge} is not at least 0")
     for name, number, least in (("length", settings.length, 8), ("batch-size", settings.batch_size, 1)):

@@ -136,6 +136,12 @@ def check_running(running: Running) -> None:
         raise UsageError(f"--report-to {name} needs a package that is not installed: pip install {name}")
 
 
+def check_seed(seed: int) -> None:
+    """Raise UsageError for a seed that a generator does not take: numpy's reads 32 bits."""
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"--seed {seed} is not between 0 and {2**32 - 1}")
+
+
 def check(settings: Settings) -> None:
     """Refuse settings that no model can be healed with.
 
@@ -148,8 +154,9 @@ def check(settings: Settings) -> None:
         raise UsageError(f"--bits {settings.bits} is unknown; take {', '.join(map(str, BITS))}")
     if not 0 < settings.learning_rate < math.inf:
         raise UsageError(f"--learning-rate {settings.learning_rate} is not above 0")
-    if settings.lora_alpha <= 0:
+    if not 0 < settings.lora_alpha < math.inf:
         raise UsageError(f"--alpha {settings.alpha} is not above 0")
+    check_seed(settings.seed)
     if settings.eval_every is not None and settings.eval_every < 1:
         raise UsageError(f"--eval-every {settings.eval_every} is not at least 1")
     if settings.schedule not in SCHEDULES:

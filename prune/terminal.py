@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -68,7 +69,9 @@ class Commands(TyperGroup):
 
 def _describe_os_error(error: OSError) -> str:
     what = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {what}" if error.filename else what
+    full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # of a copy's two files, it is the second
+    name = (error.filename2 if full else None) or error.filename
+    return f"{name}: {what}" if name else what
 
 
 def make_app(name: str, purpose: str) -> typer.Typer:

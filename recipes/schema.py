@@ -79,6 +79,7 @@ class Recipe(BaseModel):
     about: str
     settings: dict[str, Value]
     stages: list[Stage] = Field(min_length=1)
+    choices: dict[str, dict[str, dict[str, Value]]] = {}  # setting -> its value -> settings that this value changes
     show: str | None = None  # a comparison.json or a Markdown file to print at the end
     files: dict[str, str] = {}  # what each result is -> where it stands
 
@@ -89,6 +90,10 @@ class Recipe(BaseModel):
             raise ValueError("two stages have one name")
         if "out" not in self.settings:
             raise ValueError("settings need `out`: the folder that holds everything the recipe makes")
+        for choice, table in self.choices.items():
+            for key in [choice, *(key for row in table.values() for key in row)]:
+                if key not in self.settings:
+                    raise ValueError(f"choices: {key} is no setting")
         for used in self._placeholders():
             if used not in self.settings:
                 raise ValueError(f"{{{used}}} is used but is no setting")
@@ -105,18 +110,27 @@ class Recipe(BaseModel):
     def resolve(self, changes: dict[str, Value] | None = None, *, partial: bool = False) -> Recipe:
         """The recipe with `changes` made to its settings and every `{name}` filled in.
 
+        A choice changes the settings of its row, but for those that `changes` names.
+
         Args:
             changes: setting -> value.
             partial: leave a setting that still needs a value as `<name>`, to be shown and not run.
 
         Raises:
-            UsageError: a change names no setting, or a setting that is used has no value.
+            UsageError: a change names no setting, a choice has no such value, or a setting that is used has no value.
         """
         settings = dict(self.settings)
         for key, value in (changes or {}).items():
             if key not in settings:
                 raise UsageError(f"--set {key}: no such setting; {self.name} has {', '.join(settings)}")
             settings[key] = value
+        for choice, table in self.choices.items():
+            chosen = settings[choice]
+            if chosen is None:
+                continue
+            if chosen not in table:
+                raise UsageError(f"--set {choice}={chosen}: there is no such row; {self.name} has {', '.join(table)}")
+            settings |= {key: value for key, value in table[str(chosen)].items() if key not in (changes or {})}
         for key, value in settings.items():  # a setting may use those above it
             settings[key] = _fill(value, settings)
         used = set(self._placeholders())

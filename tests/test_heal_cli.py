@@ -1,6 +1,7 @@
 """The commands: what they print, their exit codes, and that nothing is left where they fail."""
 
 import json
+import shutil
 from dataclasses import fields
 
 import pytest
@@ -90,6 +91,10 @@ def test_merge_says_what_it_did(adapter, tmp_path):
         (["--tokens", "100"], 2, "--tokens 100 is less than one step"),
         (["--targets", "heads"], 2, "--targets heads is unknown"),
         (["--rank", "500"], 2, "--rank 500 does not fit"),
+        (["--seed", "-1"], 2, "--seed -1 is not between 0 and"),
+        (["--seed", "5000000000"], 2, "--seed 5000000000 is not between 0 and"),
+        (["--alpha", "nan"], 2, "--alpha nan is not above 0"),
+        (["--alpha", "inf"], 2, "--alpha inf is not above 0"),
         (["--bits", "5"], 2, "--bits 5 is unknown"),
         (["--length", "5000", "--tokens", "20k"], 2, "--length 5000 is beyond the 512 tokens"),
         (["--field", "body"], 1, "has no text field 'body'"),
@@ -105,6 +110,16 @@ def test_errors_are_one_line_and_leave_nothing(tiny_llama, options, tmp_path, ar
     assert "Traceback" not in done.output
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_whose_record_lacks_fields_is_refused(adapter, tmp_path):
+    torn = shutil.copytree(adapter, tmp_path / "torn")
+    document = json.loads((torn / "heal.json").read_text())
+    del document["base"]
+    (torn / "heal.json").write_text(json.dumps(document))
+    done = runner.invoke(app, ["merge", str(torn), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert "heal.json lacks base" in done.stderr
 
 
 def test_what_is_no_model_and_what_exists(tiny_llama, options, adapter, tmp_path):

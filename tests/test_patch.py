@@ -354,6 +354,8 @@ def test_too_little_held_out_text_is_an_error(full, pruned, options, tmp_path, t
         (["--objective", "other"], "--objective other is unknown"),
         (["--kind", "other"], "--kind other is unknown"),
         (["--ridge", "-1"], "--ridge -1.0 is not at least 0"),
+        (["--seed", "-1"], "--seed -1 is not between 0 and"),
+        (["--tokens", "5"], "--tokens 5 is less than one row of"),
         (["--length", "4"], "--length 4 is too small"),
         (["--length", "1024"], "beyond the 512 tokens"),
     ],
@@ -361,6 +363,19 @@ def test_too_little_held_out_text_is_an_error(full, pruned, options, tmp_path, t
 def test_wrong_usage(full, pruned, options, tmp_path, more, line):
     code, said = refused(pruned, full, options, tmp_path, *more)
     assert (code, line in said) == (2, True), said
+
+
+def test_the_tokens_that_are_advised_are_there(tmp_path):
+    from heal.patching import _check_enough, _spare
+
+    for found in range(2, 120):
+        with pytest.raises(RegrowthError, match="ends after") as caught:
+            _check_enough(TextSource("a.txt"), found, 1000, 64)
+        advised = int(str(caught.value).rpartition("--tokens ")[2].split()[0]) // 64
+        _check_enough(TextSource("a.txt"), found, advised, 64)  # enough
+        assert advised + 1 + _spare(advised + 1, 64) > found  # and no more would be
+    with pytest.raises(RegrowthError, match="add text, or lower --length"):
+        _check_enough(TextSource("a.txt"), 1, 10, 64)
 
 
 def test_a_patch_that_is_no_better_than_none_is_refused_with_the_figures(full, options, tmp_path, tmp_path_factory):

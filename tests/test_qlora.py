@@ -49,6 +49,7 @@ def test_the_adapter_folder(healed, tiny_llama):
     assert document["peak_memory"]["resident_bytes"] > 1 << 27
     assert len(document["quantised"]) == 8 * 7  # attention too, but not the head
     assert len(document["adapted"]) == 8 * 3
+    assert len({path.stat().st_mode for path in healed.out.iterdir()}) == 1  # all as the umask has it
     config = json.loads((healed.out / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny_llama)
     assert config["r"] == config["lora_alpha"] == 4
@@ -85,6 +86,44 @@ def test_checkpointing_changes_memory_and_not_the_result(healed, tiny_llama, tex
     without = heal_tiny(tiny_llama, text, tmp_path / "without", checkpointing=False)
     first, second = (load_file(r.out / "adapter_model.safetensors") for r in (healed, without))
     assert all(torch.allclose(first[name], second[name], atol=2e-3) for name in first)
+
+
+def test_checkpointing_runs_each_layer_twice(tiny_llama, text, tmp_path, monkeypatch):
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    forward, calls = LlamaMLP.forward, []
+
+    def counted(self, states):
+        calls.append(self.training)
+        return forward(self, states)
+
+    monkeypatch.setattr(LlamaMLP, "forward", counted)
+    passes = 2 * 2 * 8  # steps, of so many forward passes, through so many layers
+    for checkpointing in (True, False):
+        calls.clear()
+        heal_tiny(tiny_llama, text, tmp_path / str(checkpointing), tokens=512, checkpointing=checkpointing)
+        assert sum(calls) == passes * (2 if checkpointing else 1)
+
+
+def test_a_step_is_one_mean_over_its_tokens_however_it_is_cut(tiny_llama, text, tmp_path, monkeypatch):
+    """Rows of unequal counts of labels: a mean of the means of forward passes would be another one."""
+    import heal.loop
+
+    def uneven(rows):
+        batch = collate(rows)
+        for tokens, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+            labels[: int(tokens.sum()) % 60] = -100
+        return batch
+
+    collate = heal.loop.collate
+    monkeypatch.setattr(heal.loop, "collate", uneven)
+    how = {"bits": 16, "dtype": "float32", "dropout": 0.0, "tokens": 512}
+    whole = heal_tiny(tiny_llama, text, tmp_path / "whole", batch_size=4, accumulate=1, **how)
+    parts = heal_tiny(tiny_llama, text, tmp_path / "parts", batch_size=1, accumulate=4, **how)
+    losses = [[p["loss"] for p in run.document["curve"][1:]] for run in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-5)
+    first, second = (load_file(run.out / "adapter_model.safetensors") for run in (whole, parts))
+    assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
 
 
 def test_gradients_reach_the_first_layer_after_an_evaluation(tiny_llama):

@@ -124,6 +124,8 @@ def _changed(**update):
         (_changed(extra=1), "extra"),
         (_changed(stages=[]), "at least 1 item"),
         (_changed(settings={"n": 1}), "settings need `out`"),
+        (_changed(choices={"size": {"big": {"n": 1}}}), "choices: size is no setting"),
+        (_changed(choices={"n": {"big": {"m": 1}}}), "choices: m is no setting"),
         (_changed(settings={"out": "a"}), "is no setting"),
         (_changed(stages=[{**SMALL["stages"][0], "command": "prune nothing"}]), "there is no command"),
         (_changed(stages=[{**SMALL["stages"][0], "command": "rm -rf"}]), "not of the form"),
@@ -163,6 +165,29 @@ def test_settings_keep_their_type_and_may_use_each_other():
     recipe = Recipe.model_validate(SMALL).resolve(parse_changes(["n=4", "model=a/b", "text=x=y", "out=o"]))
     assert recipe.stages[1].words() == ["cut", "a/b", "--n", "4", "--scan", "o/scan.json", "--out", "o/pruned"]
     assert recipe.settings["text"] == "x=y"
+
+
+@pytest.mark.parametrize(
+    ("changes", "rank", "rate"),
+    [
+        ([], "64", 3e-4),
+        (["family=llama-2-7b"], "2", 3e-4),
+        (["family=llama-2-70b"], "8", 3e-5),
+        (["family=mistral-7b"], "4", 3e-6),
+        (["family=phi-2"], "64", 2e-4),
+        (["family=mistral-7b", "rank=16"], "16", 3e-6),  # what is named counts
+    ],
+)
+def test_the_papers_table_is_chosen_by_family(changes, rank, rate):
+    recipe = load_recipe("paper").resolve(parse_changes(["model=m", *changes]))
+    words = next(stage for stage in recipe.stages if stage.name == "heal").words()
+    assert words[words.index("--rank") + 1] == rank
+    assert float(words[words.index("--learning-rate") + 1]) == rate
+
+
+def test_a_family_that_is_in_no_table_is_refused():
+    with pytest.raises(UsageError, match="--set family=gpt: there is no such row; paper has llama-2-7b, llama-2-70b"):
+        load_recipe("paper").resolve({"model": "m", "family": "gpt"})
 
 
 def test_flags_are_given_or_negated():

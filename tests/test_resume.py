@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from test_streams import sentences
 
 from heal import Settings, TextSource, qlora
 from heal.checkpoints import Checkpoints
+from heal.curve import Curve, Losses
 from heal.settings import Running
 from heal.stopping import Interrupted
 from prune.errors import RegrowthError, UsageError
@@ -225,6 +228,56 @@ def test_what_a_run_reads_may_stand_elsewhere(stopped, tiny_llama, prose, alone,
     assert same(alone, tmp_path / "adapter")
 
 
+def test_the_time_of_training_is_that_of_steps_alone(tiny_llama, text, tmp_path, monkeypatch):
+    """By a clock that only passes and checkpoints turn: a pass takes 1 s, a checkpoint 100 s."""
+    import heal.loop
+
+    now = [0.0]
+    step, write = heal.loop._Loop.training_step, heal.loop.write_state
+
+    def training_step(self, *arguments, **named):
+        now[0] += 1
+        return step(self, *arguments, **named)
+
+    def write_state(*arguments):
+        now[0] += 100
+        write(*arguments)
+
+    monkeypatch.setattr(heal.loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(heal.loop._Loop, "training_step", training_step)
+    monkeypatch.setattr(heal.loop, "write_state", write_state)
+    document = heal_tiny(tiny_llama, text, tmp_path / "adapter", save_every=3).document
+    assert now[0] == 2 * STEPS + 300
+    assert document["training_seconds"] == 2 * STEPS
+    assert document["tokens_per_second"] == TOKENS / (2 * STEPS)
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_is_one_line(tiny_llama, text, tmp_path, monkeypatch):
+    import heal.adapters
+
+    def full(*_):
+        raise SafetensorError("I/O error: File too large")
+
+    monkeypatch.setattr(heal.adapters, "_save", full)
+    with pytest.raises(RegrowthError, match=r"adapter cannot be written to .*File too large.*is there room"):
+        heal_tiny(tiny_llama, text, tmp_path / "adapter")
+
+    def torn(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0")
+
+    monkeypatch.undo()
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(RegrowthError, match=r"checkpoint of step 2 cannot be written to .*failed writing"):
+        heal_tiny(tiny_llama, text, tmp_path / "adapter")
+
+
+def test_a_checkpoint_is_good_where_the_loss_was():
+    curve = Curve()
+    for step, loss in ((0, 2.0), (4, 1.5), (8, 9.0)):
+        curve.add(step, step, Losses(loss, {}))
+    assert [curve.sane(step) for step in (2, 4, 7, 8, 9)] == [True, True, True, False, False]
+
+
 def test_an_unfinished_run_is_not_lost_unasked(stopped, tiny_llama, text, alone, tmp_path):
     with pytest.raises(RegrowthError, match="stands unfinished at step 6: go on with --resume, or begin anew"):
         heal_tiny(tiny_llama, text, tmp_path / "adapter")
@@ -243,6 +296,7 @@ def test_a_run_that_diverges_names_its_last_checkpoint(tiny_llama, text, tmp_pat
         heal_tiny(tiny_llama, text, tmp_path / "adapter", learning_rate=1e30, save_every=1)
     found = Checkpoints(tmp_path / "adapter")
     step = found.steps()[0]
+    assert "begin anew with a lower --learning-rate (and --overwrite)" in str(caught.value)
     assert f"the last good checkpoint, of step {step}, is kept in {found.place(step)}" in str(caught.value)
     assert f"at step {step + 1}:" in str(caught.value)
     kept = load_file(found.place(step) / "adapter_model.safetensors")

@@ -1,5 +1,6 @@
 """One clear line for every error, the right exit code, and nothing else on stdout."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -110,3 +111,11 @@ def test_help_imports_nothing_heavy(room):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+def test_a_full_disk_is_that_of_the_copy_not_of_its_source():
+    from prune.terminal import _describe_os_error
+
+    full = OSError(errno.ENOSPC, "No space left on device", "source", None, "copy")
+    assert _describe_os_error(full) == "copy: No space left on device"
+    assert _describe_os_error(OSError(errno.EACCES, "no", "source", None, "copy")) == "source: no"
