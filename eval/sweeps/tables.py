@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from eval.rich_tables import legend
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -41,7 +43,7 @@ def sweep_tables(document: dict[str, Any]) -> RenderableType:
     how = document["how"]
     parts.append(Text(_way(how)))
     parts += [Text(note) for note in document["notes"]]
-    return Group(*parts, Text(HOW_TO_READ, style="dim"))
+    return Group(*parts, legend(HOW_TO_READ))
 
 
 def _cells(point: dict[str, Any]) -> list[str]:

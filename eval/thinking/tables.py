@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from eval.markdown import markdown_table
+from eval.rich_tables import legend, rich_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -68,30 +69,28 @@ def thinking_markdown(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def thinking_tables(rows: Sequence[dict[str, Any]]) -> list[RenderableType]:
-    """The same for a terminal, the questions on lines of their own; [] without rows."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
+    """The same for a terminal of 80 columns, in short tables with the questions on lines of their own; [] without."""
     if not rows:
         return []
-    tables = []
-    parts: list[tuple[str, tuple[str, ...]]] = [("Fast and slow thinking", HEAD)]
+    scores, rates, changes = [], [], []
+    for row in rows:
+        questions, name = f"{row['domain']} {row['protocol']}", f"  {row['label']}"
+        _, fast, slow, gain, *rest = thinking_cells(row)
+        if row["versus"] is None:
+            scores.append([questions, str(row["n"]), f"{100 * row['chance']:.0f} %", "", "", ""])
+            rates.append([questions, *[""] * len(rest)])
+            changes.append([questions, *[""] * len(CHANGES)])
+        else:
+            changes.append([name, *change_cells(row)])
+        scores.append([name, "", "", fast, slow, gain])
+        rates.append([name, *rest])
+    tables = [
+        rich_table("Fast and slow thinking", ("model", "n", "chance", *HEAD[1:4]), scores),
+        rich_table("What slow thinking corrects and spoils", ("model", *HEAD[4:]), rates),
+    ]
     if any(row["versus"] is not None for row in rows):
-        parts.append(("Change of fast and slow thinking", ("model", *CHANGES)))
-    for title, head in parts:
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for name in head:
-            table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
-        for row in rows:
-            if row["versus"] is None:
-                where = f"{row['domain']} {row['protocol']}, n {row['n']}, chance {100 * row['chance']:.0f} %"
-                table.add_row(Text(where, style="bold"))
-            if head is HEAD or row["versus"] is not None:
-                name, *scores = thinking_cells(row)
-                table.add_row(f"  {name}", *(scores if head is HEAD else change_cells(row)))
-        tables.append(table)
-    return [*tables, Text(HOW_TO_READ, style="dim")]
+        tables.append(rich_table("Change of fast and slow thinking", ("model", *CHANGES), changes))
+    return [*tables, legend(HOW_TO_READ)]
 
 
 def _percent(found: dict[str, float] | None) -> str:

@@ -1,0 +1,39 @@
+"""Tables on a terminal: what a reader needs in one line stays in one line, at 80 columns as at 120."""
+
+import io
+
+import pytest
+from report_documents import plan, run_result
+from rich.console import Console
+
+from eval.thinking.bill import bill_thinking
+from eval.thinking.tables import change_cells, thinking_cells, thinking_tables
+
+
+def printed(tables, width):
+    """What a terminal of that many columns shows."""
+    stream = io.StringIO()
+    console = Console(width=width, file=stream, highlight=False)
+    for table in tables:
+        console.print(table)
+    return stream.getvalue()
+
+
+def thinking_rows():
+    plans = [plan("math", "generation", 40, mode) for mode in ("fast", "slow")]
+    runs = [run_result(label, damage, plans) for label, damage in (("full", 0.0), ("pruned", 1.0))]
+    return [row.as_document() for row in bill_thinking(runs)]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_thinking_tables_keep_intervals_and_headings_in_one_line(width):
+    rows = thinking_rows()
+    shown = printed(thinking_tables(rows), width)
+    tables, legend = shown.split("A_fast, A_slow: right")
+    lines = tables.splitlines()
+    for row in rows:
+        for cell in [*thinking_cells(row), *change_cells(row)]:
+            assert any(cell in line for line in lines), cell
+    assert sum("math generation" in line for line in lines) == 3  # of each table
+    assert max(map(len, lines)) <= width
+    assert legend.endswith("\n\n")  # the next table does not stick to the legend
