@@ -6,11 +6,10 @@ import itertools
 import json
 import re
 import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
-from report_documents import HOSTILE, MODELS, write_bill, write_sweep_folder
+from report_documents import HOSTILE, write_bill
+from report_page import Page, cells, plant
 from typer.testing import CliRunner
 
 from eval.cli import app
@@ -22,76 +21,15 @@ from eval.reports.svg import Scale, tick_words, ticks
 from eval.reports.text import bounds, p_value, plain, signed
 from prune.errors import CheckpointError, RegrowthError, UsageError
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-VOID = {"meta", "link", "br", "img", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """The tree of a page, flat: every element with its attributes, its path of tags and its whole text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.stack = [], []
-        self.feed(text)
-        assert not self.stack, [e["tag"] for e in self.stack]
-
-    def handle_starttag(self, tag, attrs):
-        element = {"tag": tag, "text": "", "inside": list(self.stack), **dict(attrs)}
-        self.elements.append(element)
-        if tag not in VOID:
-            self.stack.append(element)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.stack.pop()
-
-    def handle_endtag(self, tag):
-        assert self.stack[-1]["tag"] == tag, (self.stack[-1]["tag"], tag)
-        self.stack.pop()
-
-    def handle_data(self, data):
-        for element in self.stack:
-            element["text"] += data
-
-    def all(self, tag, **wanted):
-        return [
-            e for e in self.elements if e["tag"] == tag and all(e.get(k.rstrip("_")) == v for k, v in wanted.items())
-        ]
-
-    def one(self, tag, **wanted):
-        (found,) = self.all(tag, **wanted)
-        return found
-
-    def within(self, element, tag):
-        return [e for e in self.elements if e["tag"] == tag and any(x is element for x in e["inside"])]
-
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    """A bill of three models with fast and slow thinking, and a sweep of all blocks of a model of 12 layers."""
-    base = tmp_path_factory.mktemp("planted")
-    write_bill(base / "bill", n=120)
-    write_sweep_folder(base / "sweep", layers=12, sizes="0-6", n=60)
-    path = report(base / "bill", sweep=base / "sweep", out=base / "all.html")
-    return base, path.read_text("utf-8")
+    return plant(tmp_path_factory.mktemp("planted"))
 
 
 @pytest.fixture(scope="module")
 def page(planted):
     return Page(planted[1])
-
-
-def cells(page, table):
-    """A table's body as text without the intervals, and those."""
-    found = []
-    for row in page.within(page.one("table", id=table), "tr")[1:]:
-        line = []
-        for cell in [e for e in page.elements if e["tag"] in ("th", "td") and any(x is row for x in e["inside"])]:
-            small = "".join(e["text"] for e in page.within(cell, "small"))
-            line.append((cell["text"].removesuffix(small).strip(), small))
-        found.append(line)
-    return found
 
 
 def test_landmarks_headings_and_names(page):
@@ -253,6 +191,33 @@ def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(planted):
     assert label in page.one("h1")["text"]
 
 
+def test_the_curves_show_the_change_of_nll_with_its_paired_band(planted, page):
+    svg = page.one("svg", id="answer-nll-bits-difference-0")
+    document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
+    last = document["curves"][1]["points"][-1]["answer_nll_bits_difference"]
+    marks = page.within(svg, "rect")  # of the second series
+    zero = float(next(e for e in page.within(svg, "line") if e.get("class") == "zero")["y1"])
+    first, *_, end = (float(e["y"]) + float(e["height"]) / 2 for e in marks)
+    assert first == pytest.approx(zero, abs=0.2)  # the full model has no change, and is sure of it
+    band = next(e for e in page.within(svg, "path") if e.get("class") == "band s1")
+    upper = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", band["d"])][6]  # at the largest size
+    per_bit = (zero - end) / last["estimate"]
+    assert zero - upper == pytest.approx(per_bit * last["high"], abs=0.3)
+    assert "chance" in page.within(page.one("section", id="curves"), "ul")[-1]["text"]
+    assert not any("chance" in e["text"] for e in page.within(page.one("svg", id="accuracy-0"), "text"))
+
+
+@pytest.mark.parametrize(("dearest", "shown"), [(0.02, []), (0.07, ["≤ 0.05", "0.07"]), (15.5, ["≤ 0.05", "15.5"])])
+def test_the_colour_bar_names_both_its_ends(dearest, shown):
+    costs = {(1, 0): dearest, (1, 1): -0.1}
+    page = Page(str(block_map("m", "t", "d", layers=3, costs=costs, unit="bits (log scale)")))
+    words = [e["text"] for e in page.all("text")]
+    if not shown:
+        assert "no block costs more than 0.05 bits" in words
+        assert "bits (log scale)" not in words
+    assert [word for word in words if word in shown] == shown
+
+
 def test_adapters_after_a_cut_are_ringed(planted):
     document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
     cut = document["curves"][0]["points"][4]
@@ -388,66 +353,3 @@ def test_knowledge_and_reasoning_in_words():
     both = {"domains": ["a", "b"], "a_fast": clear, "delta": clear}
     assert thinking_in_words(both) == "a lost more knowledge and more reasoning gain"
     assert thinking_in_words({**both, "a_fast": open_, "delta": open_}) == "cannot tell"
-
-
-def browse(path, tmp_path):
-    """The page as a browser leaves it, and what it wrote to its console."""
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=True)
-    console = [line for line in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line]
-    return done.stdout.decode(), console
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_a_browser_opens_it_without_a_complaint_and_finds_all_series(planted, tmp_path):
-    dom, console = browse(planted[0] / "all.html", tmp_path)
-    assert console == []
-    page = Page(dom)
-    assert page.all("title")[0]["text"].startswith("What the cut costs")  # no hostile script ran
-    series = {}
-    for svg in page.all("svg", class_="chart"):
-        series[svg["id"]] = [e["data-series"] for e in page.within(svg, "g") if "data-series" in e]
-    others = [label for label in MODELS if label != "full"]
-    assert series["accuracy-difference"] == series["answer-nll-bits-difference"] == others * 3
-    assert series["accuracy-0"] == ["medical, choice", "math, choice"]
-    assert series["answer-greedy-0"] == ["math, generation"]
-    assert series["answer-nll-bits-0"] == ["medical, choice", "math, choice", "math, generation"]
-    assert [series[f"map-{i}"] for i in range(3)] == [["medical, choice"], ["math, choice"], ["math, generation"]]
-    assert len(page.within(page.one("svg", id="answer-nll-bits-0"), "circle")) == 7  # the first line's marks, sizes 0-6
-    spoilt = tmp_path / "spoilt.html"
-    spoilt.write_text(planted[1].replace('"use strict";', '"use strict"; '), "utf-8")
-    assert "script-src" in "".join(browse(spoilt, tmp_path)[1])  # so complaints would be seen, and the policy holds
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_tables_sort_by_a_click_both_ways_and_back(planted, tmp_path):
-    clicks = """<script>
-      const head = [...document.querySelectorAll("#domains-table thead th")];
-      const place = head.findIndex((th) => th.textContent.startsWith("Change points"));
-      const column = () => [...document.querySelectorAll("#domains-table tbody tr")]
-        .map((row) => row.cells[place].dataset.sort);
-      const found = [column()], states = [], spoken = [];
-      for (let i = 0; i < 3; i++) {
-        head[place].querySelector("button").click();
-        found.push(column());
-        states.push(head[place].getAttribute("aria-sort"));
-        spoken.push(document.getElementById("sorted").textContent);
-      }
-      const made = document.createElement("pre");
-      made.id = "found";
-      made.textContent = JSON.stringify({ found, states, spoken });
-      document.body.append(made);
-    </script></body>"""
-    copy = tmp_path / "copy.html"
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", planted[1])
-    copy.write_text(text.replace("</body>", clicks), "utf-8")
-    dom, console = browse(copy, tmp_path)
-    assert console == []
-    found = json.loads(Page(dom).one("pre", id="found")["text"])
-    first, up, down, back = ([float(x) for x in column] for column in found["found"])
-    assert up == sorted(first)
-    assert down == sorted(first, reverse=True)
-    assert back == first != up
-    assert found["states"] == ["ascending", "descending", "none"]
-    assert found["spoken"][0] == "Sorted by Change points, ascending"

@@ -9,7 +9,7 @@ from typing import Any
 from eval.reports.charts import Curve, Point, curves
 from eval.reports.maps import block_map
 from eval.reports.parts import Figure, Key, Part
-from eval.reports.svg import key
+from eval.reports.svg import chance_key, key
 from eval.reports.tables import Cell, Column, Table, change, count, prose_table, score, words
 from eval.reports.text import NONE, bits, counted, first_losses, listed, onset, plain, task_name
 
@@ -24,9 +24,9 @@ def curves_part(sweep: Mapping[str, Any]) -> Part | None:
     full = sweep["layers"]
     across = f"layers dropped, of {full}"
     measures = (
-        ("accuracy", "accuracy, share of questions", "Accuracy"),
-        ("answer_greedy", "answers that greedy decoding would give", "Right first choices"),
-        ("answer_nll_bits", "answer NLL, bits per answer (higher is worse)", "Answer NLL"),
+        ("accuracy", "accuracy, % of questions", "Accuracy"),
+        ("answer_greedy", "answers that greedy decoding would give, %", "Right first choices"),
+        (_NLL, "change of answer NLL, bits per answer (higher is worse)", "Change of answer NLL"),
     )
     figures: list[Figure] = []
     for measure, up, title in measures:
@@ -42,15 +42,17 @@ def curves_part(sweep: Mapping[str, Any]) -> Part | None:
         reach = _reach(lines) if len(groups) > 1 else []  # charts beside each other are of one scale
         for place, group in enumerate(groups):
             what = listed([line.label for line in group])
-            described = f"{title} as layers are dropped: {what}. {_course(group)}"
+            described = f"{title} as layers are dropped: {what}. {_course(group)}{_guessing(group)}"
             name = f"{measure.replace('_', '-')}-{place}"
-            include = [*_floor(measure), *reach]
+            include = [0.0, *reach]
             drawn = curves(name, title, described, across=across, up=up, lines=group, include=include)
             if len(groups) > 1:
                 figures.append(Figure(what, drawn))
             else:
                 figures.append(Figure(title, drawn, under=what if len(group) == 1 and len(found) > 1 else ""))
-    keys = tuple(Key(task_name(c), key(i, dashed=True)) for i, c in enumerate(found)) if len(found) <= TOGETHER else ()
+    keys = [Key(task_name(c), key(i, dashed=True)) for i, c in enumerate(found)] if len(found) <= TOGETHER else []
+    if any(c.get("chance") for c in found):
+        keys.append(Key("chance", chance_key()))
     said = []
     if len(found) <= TOGETHER:
         said = [
@@ -69,10 +71,11 @@ def curves_part(sweep: Mapping[str, Any]) -> Part | None:
         lead += " Ringed marks are cuts with their healing adapter."
     tables = (*([_onset(found)] if not said else []), _table(found, sweep.get("healed") or []))
     title = "As layers are dropped"
-    return Part("curves", title, lead.strip(), tuple(said), keys, tuple(figures), tables, short="Layers dropped")
+    return Part("curves", title, lead.strip(), tuple(said), tuple(keys), tuple(figures), tables, short="Layers dropped")
 
 
-_CHANGES = ("accuracy_difference", "answer_nll_bits_difference")
+_NLL = "answer_nll_bits_difference"
+_CHANGES = ("accuracy_difference", _NLL)
 
 
 def _onset(found: Sequence[Mapping[str, Any]]) -> Table:
@@ -95,22 +98,28 @@ def _reach(lines: Sequence[Curve]) -> list[float]:
     return [min(every), max(every)]
 
 
-def _floor(measure: str) -> list[float]:
-    return [] if measure == "answer_nll_bits" else [0.0]
-
-
 def _curve(curve: Mapping[str, Any], index: int, measure: str, healed: Sequence[Mapping[str, Any]]) -> Curve:
-    points = [p for p in curve["points"] if p.get(measure) is not None]
+    """A task's line. Shares are in per cent; of the NLL it is the change, whose paired band shows what a cut does."""
+    scale = 1.0 if measure == _NLL else 100.0
+    points = [_point(p["size"], p[measure], scale) for p in curve["points"] if p.get(measure) is not None]
+    if measure == _NLL and points:
+        points = [*(Point(0, 0.0, 0.0, 0.0) for p in curve["points"] if p["size"] == 0), *points]
     chance = curve.get("chance") if measure == "accuracy" else None
     own = [p for p in healed if task_name(p) == task_name(curve) and p.get(measure) is not None]
-    marks = tuple(_point(p["size"], p[measure]) for p in own)
-    return Curve(index, task_name(curve), tuple(_point(p["size"], p[measure]) for p in points), chance or None, marks)
+    marks = tuple(_point(p["size"], p[measure], scale) for p in own)
+    return Curve(index, task_name(curve), tuple(points), 100 * chance if chance else None, marks)
 
 
-def _point(size: int, value: Any) -> Point:
+def _point(size: int, value: Any, scale: float) -> Point:
     if isinstance(value, Mapping):
-        return Point(size, value["estimate"], value["low"], value["high"])
-    return Point(size, value)
+        return Point(size, *(scale * value[end] for end in ("estimate", "low", "high")))
+    return Point(size, scale * value)
+
+
+def _guessing(lines: Sequence[Curve]) -> str:
+    """The level of blind guesses in words."""
+    levels = sorted({f"{line.chance:.3g}" for line in lines if line.chance is not None})
+    return f" Blind guesses are right in {listed(levels)} %." if levels else ""
 
 
 def _grouped(lines: Sequence[Curve]) -> list[list[Curve]]:
