@@ -73,10 +73,15 @@ def plant(base):
     return base, path.read_text("utf-8")
 
 
+def browser(*words, path, tmp_path):
+    """Open a page without a window; what the browser did."""
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", *words, path.as_uri()]
+    return subprocess.run(command, capture_output=True, timeout=120, check=True)
+
+
 def browse(path, tmp_path):
     """The page as a browser leaves it, and what it wrote to its console."""
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=True)
+    done = browser("--dump-dom", path=path, tmp_path=tmp_path)
     console = [line for line in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line]
     return done.stdout.decode(), console

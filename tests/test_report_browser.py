@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 from report_documents import MODELS
-from report_page import BROWSER, Page, browse, plant
+from report_page import BROWSER, Page, browse, browser, plant
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 
@@ -67,3 +69,16 @@ def test_tables_sort_by_a_click_both_ways_and_back(planted, tmp_path):
     assert back == first != up
     assert found["states"] == ["ascending", "descending", "none"]
     assert found["spoken"][0] == "Sorted by Change points, ascending"
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="no pdftotext here")
+def test_all_that_is_folded_away_is_printed(planted, tmp_path):
+    path = planted[0] / "all.html"
+    page, paper = Page(planted[1]), tmp_path / "paper.pdf"
+    browser("--no-pdf-header-footer", f"--print-to-pdf={paper}", path=path, tmp_path=tmp_path)
+    done = subprocess.run(["pdftotext", "-layout", paper, "-"], capture_output=True, timeout=60, check=True)
+    words = done.stdout.decode().split()
+    folded = page.within(page.one("section", id="flips"), "article")
+    known = sum("clinical_knowledge" in example["text"] for example in folded)
+    assert words.count("clinical_knowledge,") == known > 10  # where a question is from heads its example
+    assert {"cheapest", "Dearest"} <= set(words)  # the table of a map, whose rows are many
