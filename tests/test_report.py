@@ -99,7 +99,8 @@ def test_hostile_questions_and_answers_are_only_text(page):
 def test_the_domain_table_holds_the_bill(planted, page):
     document = json.loads((planted[0] / "bill" / "comparison.json").read_text())
     head = [e["text"] for e in page.within(page.within(page.one("table", id="domains-table"), "tr")[0], "th")]
-    place = {name: head.index(name) for name in ("n", "Change points", "Change bits", "p (Holm)", "Lost", "Gained")}
+    names = ("n", "Plain %", "Change points", "Change bits", "p (Holm)", "Lost", "Gained", "Kept %")
+    place = {name: head.index(name) for name in names}
     own = [row for row in document["rows"] if row["versus"]]
     shown = cells(page, "domains-table")
     assert len(shown) == len(own) == 6
@@ -111,6 +112,10 @@ def test_the_domain_table_holds_the_bill(planted, page):
         assert line[place["Change points"]] == (signed(100 * points["estimate"], 1), bounds(points, 100, 1))
         assert line[place["Change bits"]] == (signed(bits["estimate"], 2), bounds(bits, 1, 2))
         assert line[place["p (Holm)"]][0] == p_value(versus["mcnemar_p_holm"])
+        kept = versus["retained_interval"]
+        assert kept["low"] < kept["estimate"] < kept["high"]
+        assert line[place["Kept %"]] == (plain(100 * kept["estimate"], 0), bounds(kept, 100, 0, sign=False))
+        assert line[place["Plain %"]] == (plain(100 * row["accuracy_raw"], 0), "")
         assert [line[place[name]][0] for name in ("Lost", "Gained")] == [str(versus["lost"]), str(versus["gained"])]
 
 

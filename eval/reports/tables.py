@@ -97,7 +97,10 @@ def _kept(versus: Mapping[str, Any]) -> Cell:
     kept = versus["retained_above_chance"]
     if kept is None:
         return Cell(NONE)
-    return Cell(plain(100 * kept, 0), sort=kept) if versus["full_above_chance"] else Cell("?")
+    if not versus["full_above_chance"]:
+        return Cell("?")
+    interval = versus.get("retained_interval")
+    return Cell(plain(100 * kept, 0), bounds(interval, 100, 0, sign=False) if interval else "", kept)
 
 
 def domain_table(rows: Rows, full: str) -> Table:
@@ -113,11 +116,12 @@ def domain_table(rows: Rows, full: str) -> Table:
         Column("Chance %", "accuracy of blind guesses"),
         Column(f"{full} %", "accuracy of the full model, with its 95 % interval"),
         Column("Accuracy %", "accuracy of this model, with its 95 % interval"),
+        Column("Plain %", "accuracy of this model by plain log-likelihood, not per character"),
         Column("Change points", "change of accuracy in percentage points, 95 % paired interval"),
         Column("p (Holm)" if holm else "p", "exact McNemar" + (", Holm's correction over the domains" if holm else "")),
         Column("Lost", "right in the full model, wrong in this one"),
         Column("Gained", "wrong in the full model, right in this one"),
-        Column("Kept %", "accuracy above chance as a share of the full model's"),
+        Column("Kept %", "accuracy above chance as a share of the full model's, with its 95 % interval"),
         Column(f"{full} NLL", "answer NLL of the full model, bits"),
         Column("NLL bits", "answer NLL of this model, bits per answer"),
         Column("Change bits", "change of answer NLL in bits, 95 % paired interval"),
@@ -134,6 +138,7 @@ def domain_table(rows: Rows, full: str) -> Table:
                 share(row["chance"]),
                 score(base["accuracy"], 100, 0),
                 score(row["accuracy"], 100, 0),
+                share(row["accuracy_raw"]),
                 change(versus["accuracy_difference"], 100, 1, worse_above=False),
                 _p(versus),
                 count(versus["lost"]),
