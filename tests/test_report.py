@@ -167,6 +167,43 @@ def test_the_verdict_says_whether_the_limit_holds(tmp_path, models, limit, state
     assert not left & {"curves", "map", "thinking", "interactions"}  # what was not measured is not there
 
 
+def test_the_verdict_begins_as_sentences_do(planted):
+    comparison, _ = read_results(planted[0] / "bill")
+    headline = Page(render(comparison)).one("p", class_="headline")["text"]
+    assert headline.startswith("On math generation, pruned loses ")
+    sentence = "cannot tell: the full model is above chance in no domain"
+    comparison = {**comparison, "verdict": {**comparison["verdict"], "status": "cannot tell", "sentence": sentence}}
+    assert (
+        Page(render(comparison)).one("p", class_="headline")["text"] == "The full model is above chance in no domain."
+    )
+
+
+def tiles(comparison):
+    """Label, value and note of each tile of the first model."""
+    page = Page(render(comparison))
+    first = page.within(page.all("dl", class_="tiles")[0], "div")
+    return [
+        (page.within(e, "dt")[0]["text"], page.within(e, "strong")[0]["text"], page.within(e, "small")[0]["text"])
+        for e in first
+    ]
+
+
+def test_tiles_show_the_worst_of_what_can_be_lost(planted):
+    comparison, _ = read_results(planted[0] / "bill")
+    comparison = json.loads(json.dumps(comparison))
+    rows = [row for row in comparison["rows"] if row["model"] == "pruned"]
+    assert tiles(comparison)[0][2] == "math, generation"
+    rows[2]["versus"]["full_above_chance"] = False
+    assert tiles(comparison)[0][2] == "math, choice"
+    for row in rows:
+        row["versus"]["full_above_chance"] = False
+    assert tiles(comparison)[0][1:] == ("–", "the full model is at chance")
+    (prose,) = [row for row in comparison["prose"] if row["model"] == "pruned"]
+    worse = {end: value + 1 for end, value in prose["difference"].items()}
+    comparison["prose"].append({**prose, "text": "news", "difference": worse})
+    assert tiles(comparison)[2] == ("Prose loss, worst text, nats per token", signed(worse["estimate"], 3), "news")
+
+
 def test_few_questions_are_warned_of(tmp_path):
     write_bill(tmp_path / "bill", n=20, models=("full", "pruned"), thinking=False)
     page = Page((tmp_path / "bill" / "report.html").read_text("utf-8"))
