@@ -86,8 +86,13 @@ def warn(rows: Sequence[Row], runs: Sequence[RunResult]) -> list[str]:
         for row in rows
         if row.few and row.versus is None
     ]
-    found += [f"{r.label}: the start of {r.truncated} prompts was cut to fit the context" for r in runs if r.truncated]
+    found += [f"{r.label}: the start of {_cut(r.truncated)} was cut to fit the context" for r in runs if r.truncated]
     return found + [f"{r.label}: {note}" for r in runs for note in r.notes]
+
+
+def _cut(requests: int) -> str:
+    """A question with choices is one request for each of them, so there are more of these than prompts."""
+    return f"{requests} {'request' if requests == 1 else 'requests'}"
 
 
 def describe_run(result: RunResult) -> dict[str, Any]:

@@ -8,16 +8,13 @@ import re
 import shutil
 
 import pytest
-from report_documents import HOSTILE, write_bill
+from report_documents import HOSTILE, write_bill, write_sweep_folder
 from report_page import Page, cells, plant
 from typer.testing import CliRunner
 
 from eval.cli import app
-from eval.reports.charts import Curve, Dot, Group, Point, curves, forest
 from eval.reports.interactions import in_words, thinking_in_words
-from eval.reports.maps import LEAST, SHADES, Counts, block_map, mosaic, shade
 from eval.reports.reporting import read_results, render, report
-from eval.reports.svg import Scale, tick_words, ticks
 from eval.reports.text import bounds, p_value, plain, signed
 from prune.errors import CheckpointError, RegrowthError, UsageError
 
@@ -210,6 +207,27 @@ def test_few_questions_are_warned_of(tmp_path):
     assert "20 questions" in page.one("ul", class_="warnings")["text"]
 
 
+def test_a_sweep_of_few_questions_says_so_at_the_top_and_in_its_table(tmp_path):
+    document = write_sweep_folder(tmp_path / "sweep", layers=8, sizes="0-3", n=20, tasks=[("math", "choice")])
+    page = Page(render(None, document))
+    assert "20 questions; below 30" in page.one("ul", class_="warnings")["text"]
+    assert [line[1] for line in cells(page, "sizes-table")] == [("20", "few")] * 4
+
+
+@pytest.mark.parametrize(("low", "words"), [(0.1, "math, choice suffers most"), (-0.1, "beyond doubt in no domain")])
+def test_a_sweep_names_no_victim_that_it_cannot_tell(tmp_path, low, words):
+    document = write_sweep_folder(tmp_path / "sweep", layers=8, sizes="0-3", n=20, tasks=[("math", "choice")])
+    document["curves"][0]["points"][-1]["answer_nll_bits_difference"] = {"estimate": 0.2, "low": low, "high": 0.5}
+    assert words in Page(render(None, document)).one("p", class_="headline")["text"]
+
+
+def test_a_run_whose_answers_were_known_says_so(page):
+    time = next(e["text"] for e in page.all("div") if e["text"].startswith("time"))
+    assert "full 85 s for 0 requests (0 tokens), 1200 known from before" in time
+    assert "pruned 85 s for 1200 requests (58108 tokens);" in time
+    assert "pruned: the start of 2 requests was cut" in page.one("ul", class_="warnings")["text"]
+
+
 def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(planted):
     comparison = json.loads((planted[0] / "bill" / "comparison.json").read_text())
     for key in ("rows", "interactions", "thinking", "thinking_interactions", "prose"):
@@ -247,17 +265,6 @@ def test_the_curves_show_the_change_of_nll_with_its_paired_band(planted, page):
     assert zero - upper == pytest.approx(per_bit * last["high"], abs=0.3)
     assert "chance" in page.within(page.one("section", id="curves"), "ul")[-1]["text"]
     assert not any("chance" in e["text"] for e in page.within(page.one("svg", id="accuracy-0"), "text"))
-
-
-@pytest.mark.parametrize(("dearest", "shown"), [(0.02, []), (0.07, ["≤ 0.05", "0.07"]), (15.5, ["≤ 0.05", "15.5"])])
-def test_the_colour_bar_names_both_its_ends(dearest, shown):
-    costs = {(1, 0): dearest, (1, 1): -0.1}
-    page = Page(str(block_map("m", "t", "d", layers=3, costs=costs, unit="bits (log scale)")))
-    words = [e["text"] for e in page.all("text")]
-    if not shown:
-        assert "no block costs more than 0.05 bits" in words
-        assert "bits (log scale)" not in words
-    assert [word for word in words if word in shown] == shown
 
 
 def test_adapters_after_a_cut_are_ringed(planted):
@@ -311,66 +318,6 @@ def test_wrong_folders_are_named(planted, tmp_path):
     with pytest.raises(CheckpointError, match="other questions"):
         report(broken, out=tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
-
-
-def test_dots_stand_where_their_numbers_say():
-    dots = (Dot(0, "a", -10.0, -12.0, -8.0), Dot(1, "b", 5.0, 0.0, 10.0))
-    page = Page(str(forest("f", "t", "d", "points", [Group("g", "", dots)])))
-    found = {
-        e["data-series"]: [float(x["x1"]) for x in page.within(e, "line")] for e in page.all("g") if "data-series" in e
-    }
-    zero = float(page.one("line", class_="zero")["x1"])
-    centre = float(page.one("circle")["cx"])
-    per_point = (centre - zero) / -10
-    assert per_point > 0  # losses stand on the left
-    assert found["a"][0] == pytest.approx(zero - 12 * per_point, abs=0.2)
-    assert found["b"][0] == pytest.approx(zero, abs=0.2)
-    assert max(found["b"]) == pytest.approx(zero + 10 * per_point, abs=0.2)
-
-
-def test_curves_fall_where_values_fall_and_show_chance_and_healed():
-    falling = Curve(0, "a", (Point(0, 0.6, 0.5, 0.7), Point(4, 0.3, 0.2, 0.4)), 0.25, (Point(4, 0.5),))
-    page = Page(str(curves("c", "t", "d", across="layers", up="accuracy", lines=[falling], include=[0.0])))
-    first, last, healed = (float(e["cy"]) for e in page.all("circle") if e["class"].startswith("mark"))
-    assert first < healed < last  # y grows downwards
-    chance = float(page.one("line", class_="chance")["y1"])
-    assert last < chance
-    assert page.all("path", class_="band s0")
-    assert page.all("circle", class_="ring s0")
-
-
-def test_a_block_map_has_a_cell_for_each_block_and_marks_the_cheapest():
-    costs = {(1, 0): 8.0, (1, 1): 0.02, (1, 2): 0.4, (2, 0): 9.0, (2, 1): 0.5}
-    page = Page(str(block_map("m", "t", "d", layers=4, costs=costs, unit="bits")))
-    painted = [e["d"] for e in page.all("path") if "fill" in e]
-    assert sum(d.count("M") for d in painted) == len(costs)
-    best = [(float(e["cx"]), float(e["cy"])) for e in page.all("circle", class_="best")]
-    assert len(best) == 2
-    assert best[0][0] == best[1][0]  # start 1 for both sizes
-    assert best[0][1] > best[1][1]  # larger blocks stand higher
-    assert shade(LEAST / 2, 9.0) == shade(-1.0, 9.0) == 0
-    assert shade(9.0, 9.0) == SHADES - 1
-    assert 0 < shade(0.4, 9.0) < shade(4.0, 9.0) < SHADES - 1
-
-
-def test_a_mosaic_without_one_column_is_whole():
-    page = Page(str(mosaic("q", "t", "d", Counts(0, 0, 3, 7))))
-    assert {e["data-series"] for e in page.all("rect")} == {"slow-only", "both-wrong"}
-
-
-def test_ticks_are_round_and_told_apart():
-    assert ticks(-31.6, 2.4) == [-30, -20, -10, 0]
-    assert ticks(0.03, 0.31) == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
-    assert ticks(0, 15, whole=True) == [0, 5, 10, 15]
-    assert tick_words([-0.5, 0.0, 0.5]) == ["−0.5", "0.0", "0.5"]
-    assert Scale(2.0, 2.0, 10, 20)(2.0) == 15
-
-
-def test_numbers_are_written_as_people_write_them():
-    assert signed(-0.04, 1) == "+0.0"  # no negative zero
-    assert signed(-1.26, 1) == "−1.3"
-    assert plain(0.5, 2) == "0.50"
-    assert p_value(0.0) == "< 0.001"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from eval.reports.charts import Curve, Point, curves
 from eval.reports.maps import block_map
 from eval.reports.parts import Figure, Key, Part
 from eval.reports.svg import chance_key, key
-from eval.reports.tables import Cell, Column, Table, change, count, prose_table, score, words
+from eval.reports.tables import Cell, Column, Table, change, count, many, prose_table, score, words
 from eval.reports.text import NONE, bits, counted, first_losses, listed, onset, plain, task_name
 
 TOGETHER = 5  # lines that one chart holds legibly; more stand in a chart of their own each
@@ -69,7 +69,8 @@ def curves_part(sweep: Mapping[str, Any]) -> Part | None:
     lead = f"One block of layers is dropped from {counted(full, 'layer')}, and all else is left as it is. {chosen}"
     if sweep.get("healed"):
         lead += " Ringed marks are cuts with their healing adapter."
-    tables = (*([_onset(found)] if not said else []), _table(found, sweep.get("healed") or []))
+    asked = {task_name(task): task["n"] for task in sweep.get("tasks") or []}
+    tables = (*([_onset(found)] if not said else []), _table(found, sweep.get("healed") or [], asked))
     title = "As layers are dropped"
     return Part("curves", title, lead.strip(), tuple(said), tuple(keys), tuple(figures), tables, short="Layers dropped")
 
@@ -138,10 +139,12 @@ def _course(lines: Sequence[Curve]) -> str:
     return "; ".join(ends) + "."
 
 
-def _table(found: Sequence[Mapping[str, Any]], healed: Sequence[Mapping[str, Any]]) -> Table:
+def _table(found: Sequence[Mapping[str, Any]], healed: Sequence[Mapping[str, Any]], asked: Mapping[str, int]) -> Table:
+    """Every point of the curves and every healed cut; `asked` is the number of questions of each task."""
     greedy = any(p.get("answer_greedy") is not None for c in found for p in c["points"])
     columns = (
         Column("Questions", "domain and protocol", words=True),
+        Column("n", "questions asked"),
         Column("Size", "layers dropped"),
         Column("Start", "first layer dropped, from 0"),
         Column("Accuracy %", "with its 95 % interval"),
@@ -157,6 +160,7 @@ def _table(found: Sequence[Mapping[str, Any]], healed: Sequence[Mapping[str, Any
             body.append(
                 (
                     words(task_name(curve)),
+                    many(asked[task_name(curve)]) if task_name(curve) in asked else Cell(NONE),
                     Cell(f"{p['size']}", "healed" if p in own else "", p["size"]),
                     Cell(NONE) if start is None else count(start),
                     Cell(NONE) if accuracy is None else score(accuracy, 100, 0),
@@ -270,11 +274,15 @@ def sweep_sentence(sweep: Mapping[str, Any]) -> str:
     last = [(c, c["points"][-1]) for c in found if c["points"][-1].get("answer_nll_bits_difference")]
     if not last:
         return ""
-    worst, point = max(last, key=lambda pair: pair[1]["answer_nll_bits_difference"]["estimate"])
-    change = point["answer_nll_bits_difference"]
-    if change["estimate"] <= 0:
-        return f"Right answers become less likely in no domain up to {counted(point['size'], 'layer')} dropped."
+    sure = [pair for pair in last if pair[1]["answer_nll_bits_difference"]["low"] > 0]
+    worst, point = max(sure or last, key=lambda pair: pair[1]["answer_nll_bits_difference"]["estimate"])
+    size, change = counted(point["size"], "layer"), point["answer_nll_bits_difference"]
+    if not sure:
+        return (
+            f"At {size} dropped, right answers become less likely beyond doubt in no domain; the largest change is "
+            f"that of {task_name(worst)}, {bits(change)}."
+        )
     return (
-        f"At {counted(point['size'], 'layer')} dropped, {task_name(worst)} suffers most: right answers become less "
-        f"likely by {bits(change).removeprefix('+')}."
+        f"At {size} dropped, {task_name(worst)} suffers most: right answers become less likely by "
+        f"{bits(change).removeprefix('+')}."
     )

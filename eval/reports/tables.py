@@ -83,7 +83,8 @@ def change(found: Mapping[str, float] | None, scale: float, digits: int, *, wors
     return Cell(text, bounds(found, scale, digits), found["estimate"], look)
 
 
-def _many(n: int) -> Cell:
+def many(n: int) -> Cell:
+    """How many questions, marked where they are few."""
     return Cell(f"{n}", "few" if n < FEW else "", n)
 
 
@@ -134,7 +135,7 @@ def domain_table(rows: Rows, full: str) -> Table:
             (
                 words(task_name(row)),
                 *([words(row["model"])] if several else []),
-                _many(row["n"]),
+                many(row["n"]),
                 share(row["chance"]),
                 score(base["accuracy"], 100, 0),
                 score(row["accuracy"], 100, 0),
@@ -175,7 +176,7 @@ def tasks_table(rows: Rows, full: str) -> Table:
                 words(row["task"] + (" (group)" if row["group"] else "")),
                 words(row["metric"] if row["filter"] == "none" else f"{row['metric']}, {row['filter']}"),
                 words(row["model"]),
-                _many(row["n"]) if row["n"] else Cell(NONE),
+                many(row["n"]) if row["n"] else Cell(NONE),
                 Cell(plain(row["value"], 4), sort=row["value"]),
                 moved,
                 Cell(NONE) if p is None else Cell(p_value(p), sort=p),
@@ -248,7 +249,7 @@ def thinking_tables(rows: Rows, full: str) -> tuple[Table, Table]:
     first, second = [], []
     for row in rows:
         found, versus = row["counts"], row.get("versus") or {}
-        start = (words(task_name(row)), words(row["label"]), _many(row["n"]))
+        start = (words(task_name(row)), words(row["label"]), many(row["n"]))
         first.append(
             (
                 *start,

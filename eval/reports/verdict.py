@@ -90,4 +90,4 @@ def _warnings(comparison: Mapping[str, Any]) -> tuple[str, ...]:
 def sweep_verdict(sweep: Mapping[str, Any]) -> Verdict:
     """The top of a sweep's own report."""
     headline = sweep_sentence(sweep) or "Every cut of the model on the same questions."
-    return Verdict("open", headline, warnings=tuple(map(str, sweep.get("warnings") or [])))
+    return Verdict("open", headline, warnings=tuple(map(str, sweep.get("notes") or [])))
