@@ -3,9 +3,10 @@
 import io
 
 import pytest
-from report_documents import plan, run_result
+from report_documents import plan, run_result, sweep_document
 from rich.console import Console
 
+from eval.sweeps.tables import sweep_tables
 from eval.thinking.bill import bill_thinking
 from eval.thinking.tables import change_cells, thinking_cells, thinking_tables
 
@@ -37,3 +38,12 @@ def test_thinking_tables_keep_intervals_and_headings_in_one_line(width):
     assert sum("math generation" in line for line in lines) == 3  # of each table
     assert max(map(len, lines)) <= width
     assert legend.endswith("\n\n")  # the next table does not stick to the legend
+
+
+@pytest.mark.parametrize(("rule", "words"), [("all", "chosen on these very questions"), ("deepest", "deepest start")])
+def test_a_sweep_says_how_its_starts_were_chosen(rule, words):
+    document = sweep_document(layers=8, sizes="0-3", rule=rule, n=20, tasks=[("math", "choice")])
+    document["how"] |= {"tokens": 10, "tokens_one_by_one": 20}
+    shown = printed([sweep_tables(document)], 80)
+    assert words in " ".join(shown.split())
+    assert "below 30 an interval says little" in shown

@@ -9,6 +9,7 @@ import numpy as np
 
 from eval.plots import MARKERS
 from eval.reports.maps import LEAST, colour_ticks
+from eval.sweeps.tables import chosen_starts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,7 +72,7 @@ def curves_figure(document: dict[str, Any]) -> Figure:
     second.set_xlabel("layers dropped (%)")
     second.spines["top"].set_visible(False)
     figure.suptitle(
-        f"{_name(document)}: questions against layers dropped, 95 % bands\n{_chosen(document)}", fontsize=11
+        f"{_name(document)}: questions against layers dropped, 95 % bands\n{chosen_starts(document)}", fontsize=11
     )
     return figure
 
@@ -183,15 +184,6 @@ def _cells(found: dict[str, Any]) -> tuple[np.ndarray, list[int], list[int]]:
 
 def _shares(layers: int) -> Any:
     return lambda n: 100 * n / layers, lambda share: share * layers / 100
-
-
-def _chosen(document: dict[str, Any]) -> str:
-    starts = document["starts"]
-    if starts == "best":
-        return "each size at the scan's best start"
-    if starts == "deepest":
-        return "each size at its deepest start, the last layer kept"
-    return "each size at its cheapest start, all domains alike, chosen on these very questions"
 
 
 def _name(document: dict[str, Any]) -> str:
