@@ -166,7 +166,7 @@ def _parts(document: dict[str, Any]) -> list[tuple[str, tuple[str, ...], list[li
     from eval.thinking.tables import INTERACTIONS_HEAD, thinking_interaction_cells
 
     parts: list[tuple[str, tuple[str, ...], list[list[str]]]] = []
-    if cells := thinking_interaction_cells(document.get("thinking_interactions", ()), shown=SHOWN):
+    if cells := thinking_interaction_cells(document, shown=SHOWN):
         parts.append(("Fast and slow: loss in one domain minus that in another", INTERACTIONS_HEAD, cells))
     if document["prose"]:
         parts.append(("Held-out prose", PROSE, [prose_cells(prose_row_from(raw)) for raw in document["prose"]]))

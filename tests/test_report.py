@@ -285,6 +285,30 @@ def test_a_sweep_of_another_model_is_named_as_such(planted, tmp_path):
     assert "whose weights are not" not in planted[1]
 
 
+def test_no_knowledge_is_said_to_be_lost_where_answers_were_not_parsed(planted):
+    comparison = json.loads((planted[0] / "bill" / "comparison.json").read_text())
+    clear = {"estimate": -0.3, "low": -0.5, "high": -0.1}
+    for row in comparison["thinking_interactions"]:
+        row["a_fast"] = clear
+    claim = "math lost more knowledge"
+    assert claim in Page(render(comparison)).one("section", id="thinking")["text"]
+    for row in comparison["thinking"]:
+        if (row["domain"], row["label"]) == ("math", "pruned"):
+            row["unparseable_fast"] = 0.94
+            row["versus"]["a_fast"] = clear
+    page = Page(render(comparison))
+    told = {line[1][0]: line[-1][0] for line in cells(page, "thinking-interactions-table")}
+    assert "lost more knowledge" not in told["pruned"]
+    assert "many answers not parsed in math" in told["pruned"]
+    assert claim in told["healed"]
+    assert not any("pruned" in e["text"] and claim in e["text"] for e in page.all("li"))
+    lines = [line for line in cells(page, "thinking-table") if line[1][0] == "pruned"]
+    assert [bool(line[1][1]) for line in lines] == [False, True, True]  # the rows of math are marked
+    assert "94 % fast" in lines[1][1][1]
+    marked = [e["text"] for e in page.within(page.one("table", id="thinking-table"), "td") if e.get("class") == "worse"]
+    assert not any(bounds(clear, 100, 1) in text for text in marked)
+
+
 def test_the_same_results_give_the_same_bytes(planted, tmp_path):
     again = report(planted[0] / "bill", sweep=planted[0] / "sweep", out=tmp_path / "again.html")
     assert again.read_text("utf-8") == planted[1]

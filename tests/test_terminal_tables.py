@@ -9,6 +9,7 @@ from rich.console import Console
 from eval.sweeps.tables import sweep_tables
 from eval.thinking.bill import bill_thinking
 from eval.thinking.tables import change_cells, thinking_cells, thinking_tables
+from eval.unparsed import unparsed_warnings
 
 
 def printed(tables, width):
@@ -47,3 +48,14 @@ def test_a_sweep_says_how_its_starts_were_chosen(rule, words):
     shown = printed([sweep_tables(document)], 80)
     assert words in " ".join(shown.split())
     assert "below 30 an interval says little" in shown
+
+
+def test_changes_of_answers_that_were_not_parsed_are_marked():
+    rows = [{**row, "unparseable_fast": 0.1, "unparseable_slow": 0.0} for row in thinking_rows()]
+    assert not any(cell.endswith("?") for row in rows for cell in [*thinking_cells(row), *change_cells(row)])
+    assert unparsed_warnings([], rows) == []
+    pruned = rows[1]
+    pruned["unparseable_slow"] = 0.5
+    assert [cell.endswith("?") for cell in change_cells(pruned)] == [False, True, True]  # A_fast can still be read
+    (line,) = unparsed_warnings([], rows)
+    assert line.startswith("pruned: many answers could not be parsed (math generation: 10 % fast, 50 % slow)")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
 
 from eval.reports.text import FEW, NONE, bounds, p_value, plain, signed, task_name
+from eval.unparsed import unparsed_shares, unread
 
 # Symbols of fast and slow thinking, as arXiv 2507.18178 writes them.
 A_FAST, A_SLOW = Markup("A<sub>fast</sub>"), Markup("A<sub>slow</sub>")
@@ -249,15 +250,18 @@ def thinking_tables(rows: Rows, full: str) -> tuple[Table, Table]:
     first, second = [], []
     for row in rows:
         found, versus = row["counts"], row.get("versus") or {}
-        start = (words(task_name(row)), words(row["label"]), many(row["n"]))
+        unparsed = f"not parsed: {unparsed_shares(row)}" if unread(row, "delta") else ""
+        start = (words(task_name(row)), Cell(row["label"], unparsed), many(row["n"]))
+        moved = {key: change(versus.get(key), 100, 1, worse_above=False) for key in ("a_fast", "delta")}
+        moved = {key: replace(cell, look="") if unread(row, key) else cell for key, cell in moved.items()}
         first.append(
             (
                 *start,
                 _number(row["a_fast"], sign=False),
-                change(versus.get("a_fast"), 100, 1, worse_above=False),
+                moved["a_fast"],
                 _number(row["a_slow"], sign=False),
                 _number(row["delta"], sign=True),
-                change(versus.get("delta"), 100, 1, worse_above=False),
+                moved["delta"],
                 _number(row["r_c"], sign=False),
                 _number(row["r_o"], sign=False),
             )
