@@ -15,7 +15,7 @@ from eval.reports.parts import Example, Figure, Flips, Key, Part
 from eval.reports.svg import key
 from eval.reports.tables import A_FAST, A_SLOW, R_C, R_O, domain_table, prose_table, tasks_table, thinking_tables
 from eval.reports.text import bits, clipped, plain, points, signed, task_name
-from eval.unparsed import unparsed_shares, unread
+from eval.unparsed import unparsed_mark, unread
 
 SHOWN = 4  # examples of each kind, for each task and model; fewer where they are many, so that the page stays light
 _IN_ALL = 100
@@ -102,7 +102,7 @@ def thinking_part(comparison: Mapping[str, Any]) -> Part | None:
             Markup("{} {}").format(R_O, _percent(row["r_o"])),
         )
         if unread(row, "delta"):
-            facts = (*facts, f"not parsed: {unparsed_shares(row)}")
+            facts = (*facts, unparsed_mark(row))
         drawn = mosaic(f"mosaic-{place}", title, described, counts)
         figures.append(Figure(task_name(row), drawn, "", facts, row["label"]))
     lead = Markup(

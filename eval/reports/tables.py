@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from eval.reports.text import FEW, NONE, bounds, p_value, plain, signed, task_name
-from eval.unparsed import unparsed_shares, unread
+from eval.unparsed import unparsed_mark, unread
 
 # Symbols of fast and slow thinking, as arXiv 2507.18178 writes them.
 A_FAST, A_SLOW = Markup("A<sub>fast</sub>"), Markup("A<sub>slow</sub>")
@@ -220,7 +220,7 @@ def thinking_tables(rows: Rows, full: str) -> tuple[Table, Table]:
     """What fast and slow thinking score and how a cut changed it, and the 2x2 counts that all of it follows from."""
     head = (
         Column("Questions", "domain and protocol", words=True),
-        Column("Model", words=True),
+        Column("Model", "below it the answers that were not parsed, fast / slow, where they are many", words=True),
         Column("n", "questions asked"),
     )
     rates = (
@@ -250,13 +250,15 @@ def thinking_tables(rows: Rows, full: str) -> tuple[Table, Table]:
     first, second = [], []
     for row in rows:
         found, versus = row["counts"], row.get("versus") or {}
-        unparsed = f"not parsed: {unparsed_shares(row)}" if unread(row, "delta") else ""
-        start = (words(task_name(row)), Cell(row["label"], unparsed), many(row["n"]))
+        start = (words(task_name(row)), words(row["label"]), many(row["n"]))
+        marked = Cell(row["label"], unparsed_mark(row) if unread(row, "delta") else "")
         moved = {key: change(versus.get(key), 100, 1, worse_above=False) for key in ("a_fast", "delta")}
         moved = {key: replace(cell, look="") if unread(row, key) else cell for key, cell in moved.items()}
         first.append(
             (
-                *start,
+                start[0],
+                marked,
+                start[2],
                 _number(row["a_fast"], sign=False),
                 moved["a_fast"],
                 _number(row["a_slow"], sign=False),
