@@ -12,6 +12,7 @@ from eval.bill import FEW, Row, bill, bill_prose
 from eval.running import RunResult, sample_rows
 from eval.task_bill import bill_tasks
 from eval.thinking.bill import bill_thinking
+from eval.unparsed import unparsed_warnings
 from prune.outputs import staged_directory, write_json, write_text
 from prune.provenance import provenance, versions
 
@@ -86,8 +87,13 @@ def warn(rows: Sequence[Row], runs: Sequence[RunResult]) -> list[str]:
         for row in rows
         if row.few and row.versus is None
     ]
-    found += [f"{r.label}: the start of {r.truncated} prompts was cut to fit the context" for r in runs if r.truncated]
+    found += [f"{r.label}: the start of {_cut(r.truncated)} was cut to fit the context" for r in runs if r.truncated]
     return found + [f"{r.label}: {note}" for r in runs for note in r.notes]
+
+
+def _cut(requests: int) -> str:
+    """A question with choices is one request for each of them, so there are more of these than prompts."""
+    return f"{requests} {'request' if requests == 1 else 'requests'}"
 
 
 def describe_run(result: RunResult) -> dict[str, Any]:
@@ -112,15 +118,15 @@ def describe_run(result: RunResult) -> dict[str, Any]:
             for t in result.tasks
         ],
         "passed": passed_names(result),
-        "rows": [asdict(row) for row in rows],
-        "thinking": [row.as_document() for row in bill_thinking([result])],
+        "rows": (shown := [asdict(row) for row in rows]),
+        "thinking": (thinking := [row.as_document() for row in bill_thinking([result])]),
         "prose": [asdict(bill_prose(result.label, name, prose, None)) for name, prose in result.prose.items()],
         "tasks": [asdict(row) for row in bill_tasks([result])],
         "windows": {
             name: {"sha256": prose.sha256, "windows": [[w.nats, w.tokens, w.bytes] for w in prose.windows]}
             for name, prose in result.prose.items()
         },
-        "warnings": warn(rows, [result]),
+        "warnings": [*warn(rows, [result]), *unparsed_warnings(shown, thinking)],
         "truncated": result.truncated,
         "notes": list(result.notes),
         "measured": measured(result),

@@ -19,6 +19,7 @@ from eval.stored import is_stored, read_run
 from eval.task_bill import TaskRow, bill_tasks
 from eval.thinking.bill import ThinkingRow, bill_thinking
 from eval.thinking.interactions import ThinkingInteraction, bill_thinking_interactions
+from eval.unparsed import unparsed_warnings
 from eval.verdict import Verdict, judge, parse_limit
 from prune.errors import RegrowthError, UsageError
 from prune.models import load_tokenizer, locate
@@ -47,7 +48,8 @@ class Comparison:
     @property
     def warnings(self) -> list[str]:
         """What a reader must see before the numbers."""
-        return warn(self.rows, self.runs)
+        rows, thinking = [asdict(row) for row in self.rows], [row.as_document() for row in self.thinking]
+        return [*warn(self.rows, self.runs), *unparsed_warnings(rows, thinking)]
 
     def as_document(self, **facts: Any) -> dict[str, Any]:
         """The JSON of comparison.json; everything but `measured` and `provenance` hangs on the inputs alone."""

@@ -248,13 +248,15 @@ def name_of(model: str | Path) -> str:
 
 
 def _ask(asker: Asker, plans: list[TaskPlan], settings: Settings, *, chat: bool) -> dict[str, Any]:
-    import lm_eval
+    from lm_eval import evaluator
 
     from eval.asking.harness import PlannedTask
     from eval.asking.passed import load_passed, task_manager
 
     manager = task_manager(settings)
-    found: dict[str, Any] = lm_eval.simple_evaluate(
+    # lm-eval asks git for the commit of the folder one stands in, and git complains aloud where it is no checkout
+    vars(evaluator)["get_git_commit_hash"] = lambda: None
+    found: dict[str, Any] = evaluator.simple_evaluate(
         model=asker,
         tasks=[*(PlannedTask(plan) for plan in plans), *load_passed(settings, manager)],
         task_manager=manager,

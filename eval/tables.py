@@ -9,6 +9,7 @@ from eval.bill import ProseRow, Row, Versus, prose_row_from, row_from
 from eval.interactions import Interaction, interaction_from
 from eval.markdown import markdown_table
 from eval.reports.text import p_value, worst_loss
+from eval.rich_tables import legend, rich_table
 from eval.statistics import Interval
 from eval.task_bill import TaskRow, task_row_from
 
@@ -165,7 +166,7 @@ def _parts(document: dict[str, Any]) -> list[tuple[str, tuple[str, ...], list[li
     from eval.thinking.tables import INTERACTIONS_HEAD, thinking_interaction_cells
 
     parts: list[tuple[str, tuple[str, ...], list[list[str]]]] = []
-    if cells := thinking_interaction_cells(document.get("thinking_interactions", ()), shown=SHOWN):
+    if cells := thinking_interaction_cells(document, shown=SHOWN):
         parts.append(("Fast and slow: loss in one domain minus that in another", INTERACTIONS_HEAD, cells))
     if document["prose"]:
         parts.append(("Held-out prose", PROSE, [prose_cells(prose_row_from(raw)) for raw in document["prose"]]))
@@ -179,7 +180,7 @@ def _more_tables(document: dict[str, Any]) -> list[RenderableType]:
         (title, head[:_PROSE_SHOWN], [line[:_PROSE_SHOWN] for line in cells]) if head is PROSE else (title, head, cells)
         for title, head, cells in _parts(document)
     ]
-    return [_rich_table(*part) for part in parts]
+    return [rich_table(*part) for part in parts]
 
 
 def _how(document: dict[str, Any]) -> str:
@@ -204,13 +205,13 @@ def comparison_table(document: dict[str, Any]) -> RenderableType:
     rows = [row_from(raw) for raw in document["rows"]]
     if rows:
         parts += [
-            _rich_table("Scores", _GROUPED_SCORES, _grouped_scores(rows)),
-            _rich_table(
+            rich_table("Scores", _GROUPED_SCORES, _grouped_scores(rows)),
+            rich_table(
                 f"Change against {document['models'][0]['label']} (95 % paired intervals)",
                 ("model", *CHANGES),
                 _grouped_changes(rows),
             ),
-            Text(HOW_TO_READ, style="dim"),
+            legend(HOW_TO_READ),
         ]
     parts += thinking_tables(document["thinking"])
     parts += _more_tables(document)
@@ -218,8 +219,8 @@ def comparison_table(document: dict[str, Any]) -> RenderableType:
     if interactions:
         shown, rest = shown_interactions(interactions)
         title = "Does one domain lose more than another?"
-        parts.append(_rich_table(title, INTERACTIONS, [interaction_cells(one) for one in shown]))
-        parts.append(Text(f"{HOW_INTERACTIONS} {rest}".rstrip(), style="dim"))
+        parts.append(rich_table(title, INTERACTIONS, [interaction_cells(one) for one in shown]))
+        parts.append(legend(f"{HOW_INTERACTIONS} {rest}".rstrip()))
     parts += [Text(f"! {line}", style="yellow") for line in document["warnings"]]
     if document["verdict"]:
         style = {"within": "bold green", "too costly": "bold red"}.get(document["verdict"]["status"], "bold yellow")
@@ -259,31 +260,7 @@ def run_tables(document: dict[str, Any]) -> RenderableType:
     from eval.thinking.tables import thinking_tables
 
     rows = [row_from(raw) for raw in document["rows"]]
-    parts: list[Any] = [_rich_table("Scores", SCORES, [score_cells(row) for row in rows])] if rows else []
+    parts: list[Any] = [rich_table("Scores", SCORES, [score_cells(row) for row in rows])] if rows else []
     parts += thinking_tables(document["thinking"])
     parts += _more_tables(document)
     return Group(*parts, *(Text(f"! {line}", style="yellow") for line in document["warnings"]))
-
-
-def _rich_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in head:
-        table.add_column(name, justify="left" if name in _WORDS else "right", overflow="fold", no_wrap=name in _WHOLE)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-# what is read in one line
-_WHOLE = ("model", "accuracy, %", *CHANGES, *PROSE[2:], *INTERACTIONS[2:], "Δ", "value")
-_WORDS = (
-    "task",
-    "metric",
-    INTERACTIONS[0],
-    "questions",
-    "model",
-    "text",
-)

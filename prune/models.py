@@ -67,6 +67,10 @@ def locate(model: str | Path, *, revision: str | None = None, patterns: list[str
     return Source(folder, name, commit=folder.name)
 
 
+# One of these holds a tokenizer's words, whatever its kind.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+
 def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The model's own tokenizer, or a clear error where its folder has none."""
     from transformers import AutoTokenizer
@@ -74,6 +78,10 @@ def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTra
     try:
         return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if not any((source.folder / name).is_file() for name in TOKENIZER_FILES):
+            raise CheckpointError(
+                f"{source.name} has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is in its folder"
+            ) from error
         raise CheckpointError(
             f"{source.name} has no tokenizer that transformers can load ({_first_line(error)})"
         ) from error

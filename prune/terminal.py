@@ -172,8 +172,10 @@ class _Lines(Progress):
         self._said = now
         line = f"{self._title}: {self._done:,.0f}"
         if self._total:
-            left = (now - self._started) * max(0.0, self._total / self._done - 1) if self._done else 0.0
-            line += f" of {self._total:,.0f}, about {left:.0f} s left"
+            line += f" of {self._total:,.0f}"
+            if self._done:  # before the first step nothing tells how long the others will take
+                left = (now - self._started) * max(0.0, self._total / self._done - 1)
+                line += f", about {left:.0f} s left"
         self._console.print(f"{line} {self._words}".rstrip())
 
     def note(self, words: str) -> None:

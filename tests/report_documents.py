@@ -12,7 +12,7 @@ from eval.prose import Prose, Window
 from eval.questions.schema import Question
 from eval.running import RunResult, Sample
 from eval.sweeps.plan import plan_sweep
-from eval.sweeps.scores import TaskScores, curves, healed, maps, rows
+from eval.sweeps.scores import TaskScores, curves, healed, maps, rows, warnings
 
 MODELS = {"full": 0.0, "pruned": 1.0, "healed": 0.45}  # how much of the planted damage each carries
 TASKS = {  # share right before the damage, and how much of it the whole damage takes
@@ -101,7 +101,9 @@ def run_result(label, damage, tasks):
             "sets": None,
         },
         seconds=85.2,
-        tokens=58108,
+        tokens=58108 if label == "pruned" else 0,
+        asked=1200 if label == "pruned" else 0,
+        known=0 if label == "pruned" else 1200,
         truncated=2 if label == "pruned" else 0,
         notes=("batch halved to 8: out of memory",) if label == "pruned" else (),
     )
@@ -168,7 +170,7 @@ def sweep_document(*, layers=30, sizes="0-15", rule="all", tasks=tuple(TASKS), n
         "how": {"path": "tree", "why": "", "layer_passes": 140, "relative_passes": 4.7},
         "settings": {"batch_tokens": 1024, "dtype": "bfloat16", "device": "cpu", "seed": 0, "limit": None},
         "truncated": 0,
-        "notes": [],
+        "notes": warnings(scored),
         "measured": {"seconds": {"load": 1.0, "walk": 120.0}, "peak_memory": {"resident_bytes": 2_000_000_000}},
         "provenance": {
             "model": {"model": "models/full", "config_sha256": "bb" * 32, "shards": {"model.safetensors": "ac" * 32}},

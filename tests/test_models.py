@@ -48,7 +48,10 @@ def test_a_folder_without_tokenizer_or_weights(tiny_llama, tmp_path):
     (tmp_path / "config.json").write_text((tiny_llama / "config.json").read_text())
     with pytest.raises(CheckpointError, match="cannot be loaded as a causal language model"):
         load_model(locate(tmp_path))
-    with pytest.raises(CheckpointError, match="has no tokenizer"):
+    with pytest.raises(CheckpointError, match=r"has no tokenizer: none of tokenizer\.json, .* is in its folder$"):
+        load_tokenizer(locate(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"has no tokenizer that transformers can load \(.+\)$"):
         load_tokenizer(locate(tmp_path))
 
 

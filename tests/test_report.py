@@ -6,92 +6,27 @@ import itertools
 import json
 import re
 import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
-from report_documents import HOSTILE, MODELS, write_bill, write_sweep_folder
+from report_documents import HOSTILE, write_bill, write_sweep_folder
+from report_page import Page, cells, plant
 from typer.testing import CliRunner
 
 from eval.cli import app
-from eval.reports.charts import Curve, Dot, Group, Point, curves, forest
 from eval.reports.interactions import in_words, thinking_in_words
-from eval.reports.maps import LEAST, SHADES, Counts, block_map, mosaic, shade
 from eval.reports.reporting import read_results, render, report
-from eval.reports.svg import Scale, tick_words, ticks
 from eval.reports.text import bounds, p_value, plain, signed
 from prune.errors import CheckpointError, RegrowthError, UsageError
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-VOID = {"meta", "link", "br", "img", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """The tree of a page, flat: every element with its attributes, its path of tags and its whole text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.stack = [], []
-        self.feed(text)
-        assert not self.stack, [e["tag"] for e in self.stack]
-
-    def handle_starttag(self, tag, attrs):
-        element = {"tag": tag, "text": "", "inside": list(self.stack), **dict(attrs)}
-        self.elements.append(element)
-        if tag not in VOID:
-            self.stack.append(element)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.stack.pop()
-
-    def handle_endtag(self, tag):
-        assert self.stack[-1]["tag"] == tag, (self.stack[-1]["tag"], tag)
-        self.stack.pop()
-
-    def handle_data(self, data):
-        for element in self.stack:
-            element["text"] += data
-
-    def all(self, tag, **wanted):
-        return [
-            e for e in self.elements if e["tag"] == tag and all(e.get(k.rstrip("_")) == v for k, v in wanted.items())
-        ]
-
-    def one(self, tag, **wanted):
-        (found,) = self.all(tag, **wanted)
-        return found
-
-    def within(self, element, tag):
-        return [e for e in self.elements if e["tag"] == tag and any(x is element for x in e["inside"])]
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    """A bill of three models with fast and slow thinking, and a sweep of all blocks of a model of 12 layers."""
-    base = tmp_path_factory.mktemp("planted")
-    write_bill(base / "bill", n=120)
-    write_sweep_folder(base / "sweep", layers=12, sizes="0-6", n=60)
-    path = report(base / "bill", sweep=base / "sweep", out=base / "all.html")
-    return base, path.read_text("utf-8")
+    return plant(tmp_path_factory.mktemp("planted"))
 
 
 @pytest.fixture(scope="module")
 def page(planted):
     return Page(planted[1])
-
-
-def cells(page, table):
-    """A table's body as text without the intervals, and those."""
-    found = []
-    for row in page.within(page.one("table", id=table), "tr")[1:]:
-        line = []
-        for cell in [e for e in page.elements if e["tag"] in ("th", "td") and any(x is row for x in e["inside"])]:
-            small = "".join(e["text"] for e in page.within(cell, "small"))
-            line.append((cell["text"].removesuffix(small).strip(), small))
-        found.append(line)
-    return found
 
 
 def test_landmarks_headings_and_names(page):
@@ -161,7 +96,8 @@ def test_hostile_questions_and_answers_are_only_text(page):
 def test_the_domain_table_holds_the_bill(planted, page):
     document = json.loads((planted[0] / "bill" / "comparison.json").read_text())
     head = [e["text"] for e in page.within(page.within(page.one("table", id="domains-table"), "tr")[0], "th")]
-    place = {name: head.index(name) for name in ("n", "Change points", "Change bits", "p (Holm)", "Lost", "Gained")}
+    names = ("n", "Plain %", "Change points", "Change bits", "p (Holm)", "Lost", "Gained", "Kept %")
+    place = {name: head.index(name) for name in names}
     own = [row for row in document["rows"] if row["versus"]]
     shown = cells(page, "domains-table")
     assert len(shown) == len(own) == 6
@@ -173,6 +109,10 @@ def test_the_domain_table_holds_the_bill(planted, page):
         assert line[place["Change points"]] == (signed(100 * points["estimate"], 1), bounds(points, 100, 1))
         assert line[place["Change bits"]] == (signed(bits["estimate"], 2), bounds(bits, 1, 2))
         assert line[place["p (Holm)"]][0] == p_value(versus["mcnemar_p_holm"])
+        kept = versus["retained_interval"]
+        assert kept["low"] < kept["estimate"] < kept["high"]
+        assert line[place["Kept %"]] == (plain(100 * kept["estimate"], 0), bounds(kept, 100, 0, sign=False))
+        assert line[place["Plain %"]] == (plain(100 * row["accuracy_raw"], 0), "")
         assert [line[place[name]][0] for name in ("Lost", "Gained")] == [str(versus["lost"]), str(versus["gained"])]
 
 
@@ -224,10 +164,68 @@ def test_the_verdict_says_whether_the_limit_holds(tmp_path, models, limit, state
     assert not left & {"curves", "map", "thinking", "interactions"}  # what was not measured is not there
 
 
+def test_the_verdict_begins_as_sentences_do(planted):
+    comparison, _ = read_results(planted[0] / "bill")
+    headline = Page(render(comparison)).one("p", class_="headline")["text"]
+    assert headline.startswith("On math generation, pruned loses ")
+    sentence = "cannot tell: the full model is above chance in no domain"
+    comparison = {**comparison, "verdict": {**comparison["verdict"], "status": "cannot tell", "sentence": sentence}}
+    assert (
+        Page(render(comparison)).one("p", class_="headline")["text"] == "The full model is above chance in no domain."
+    )
+
+
+def tiles(comparison):
+    """Label, value and note of each tile of the first model."""
+    page = Page(render(comparison))
+    first = page.within(page.all("dl", class_="tiles")[0], "div")
+    return [
+        (page.within(e, "dt")[0]["text"], page.within(e, "strong")[0]["text"], page.within(e, "small")[0]["text"])
+        for e in first
+    ]
+
+
+def test_tiles_show_the_worst_of_what_can_be_lost(planted):
+    comparison, _ = read_results(planted[0] / "bill")
+    comparison = json.loads(json.dumps(comparison))
+    rows = [row for row in comparison["rows"] if row["model"] == "pruned"]
+    assert tiles(comparison)[0][2] == "math, generation"
+    rows[2]["versus"]["full_above_chance"] = False
+    assert tiles(comparison)[0][2] == "math, choice"
+    for row in rows:
+        row["versus"]["full_above_chance"] = False
+    assert tiles(comparison)[0][1:] == ("–", "the full model is at chance")
+    (prose,) = [row for row in comparison["prose"] if row["model"] == "pruned"]
+    worse = {end: value + 1 for end, value in prose["difference"].items()}
+    comparison["prose"].append({**prose, "text": "news", "difference": worse})
+    assert tiles(comparison)[2] == ("Prose loss, worst text, nats per token", signed(worse["estimate"], 3), "news")
+
+
 def test_few_questions_are_warned_of(tmp_path):
     write_bill(tmp_path / "bill", n=20, models=("full", "pruned"), thinking=False)
     page = Page((tmp_path / "bill" / "report.html").read_text("utf-8"))
     assert "20 questions" in page.one("ul", class_="warnings")["text"]
+
+
+def test_a_sweep_of_few_questions_says_so_at_the_top_and_in_its_table(tmp_path):
+    document = write_sweep_folder(tmp_path / "sweep", layers=8, sizes="0-3", n=20, tasks=[("math", "choice")])
+    page = Page(render(None, document))
+    assert "20 questions; below 30" in page.one("ul", class_="warnings")["text"]
+    assert [line[1] for line in cells(page, "sizes-table")] == [("20", "few")] * 4
+
+
+@pytest.mark.parametrize(("low", "words"), [(0.1, "math, choice suffers most"), (-0.1, "beyond doubt in no domain")])
+def test_a_sweep_names_no_victim_that_it_cannot_tell(tmp_path, low, words):
+    document = write_sweep_folder(tmp_path / "sweep", layers=8, sizes="0-3", n=20, tasks=[("math", "choice")])
+    document["curves"][0]["points"][-1]["answer_nll_bits_difference"] = {"estimate": 0.2, "low": low, "high": 0.5}
+    assert words in Page(render(None, document)).one("p", class_="headline")["text"]
+
+
+def test_a_run_whose_answers_were_known_says_so(page):
+    time = next(e["text"] for e in page.all("div") if e["text"].startswith("time"))
+    assert "full 85 s for 0 requests (0 tokens), 1200 known from before" in time
+    assert "pruned 85 s for 1200 requests (58108 tokens);" in time
+    assert "pruned: the start of 2 requests was cut" in page.one("ul", class_="warnings")["text"]
 
 
 def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(planted):
@@ -253,6 +251,22 @@ def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(planted):
     assert label in page.one("h1")["text"]
 
 
+def test_the_curves_show_the_change_of_nll_with_its_paired_band(planted, page):
+    svg = page.one("svg", id="answer-nll-bits-difference-0")
+    document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
+    last = document["curves"][1]["points"][-1]["answer_nll_bits_difference"]
+    marks = page.within(svg, "rect")  # of the second series
+    zero = float(next(e for e in page.within(svg, "line") if e.get("class") == "zero")["y1"])
+    first, *_, end = (float(e["y"]) + float(e["height"]) / 2 for e in marks)
+    assert first == pytest.approx(zero, abs=0.2)  # the full model has no change, and is sure of it
+    band = next(e for e in page.within(svg, "path") if e.get("class") == "band s1")
+    upper = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", band["d"])][6]  # at the largest size
+    per_bit = (zero - end) / last["estimate"]
+    assert zero - upper == pytest.approx(per_bit * last["high"], abs=0.3)
+    assert "chance" in page.within(page.one("section", id="curves"), "ul")[-1]["text"]
+    assert not any("chance" in e["text"] for e in page.within(page.one("svg", id="accuracy-0"), "text"))
+
+
 def test_adapters_after_a_cut_are_ringed(planted):
     document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
     cut = document["curves"][0]["points"][4]
@@ -269,6 +283,30 @@ def test_a_sweep_of_another_model_is_named_as_such(planted, tmp_path):
     comparison, _ = read_results(planted[0] / "bill")
     assert "whose weights are not" in render(comparison, document)
     assert "whose weights are not" not in planted[1]
+
+
+def test_no_knowledge_is_said_to_be_lost_where_answers_were_not_parsed(planted):
+    comparison = json.loads((planted[0] / "bill" / "comparison.json").read_text())
+    clear = {"estimate": -0.3, "low": -0.5, "high": -0.1}
+    for row in comparison["thinking_interactions"]:
+        row["a_fast"] = clear
+    claim = "math lost more knowledge"
+    assert claim in Page(render(comparison)).one("section", id="thinking")["text"]
+    for row in comparison["thinking"]:
+        if (row["domain"], row["label"]) == ("math", "pruned"):
+            row["unparseable_fast"] = 0.94
+            row["versus"]["a_fast"] = clear
+    page = Page(render(comparison))
+    told = {line[1][0]: line[-1][0] for line in cells(page, "thinking-interactions-table")}
+    assert "lost more knowledge" not in told["pruned"]
+    assert "many answers not parsed in math" in told["pruned"]
+    assert claim in told["healed"]
+    assert not any("pruned" in e["text"] and claim in e["text"] for e in page.all("li"))
+    lines = [line for line in cells(page, "thinking-table") if line[1][0] == "pruned"]
+    assert [bool(line[1][1]) for line in lines] == [False, True, True]  # the rows of math are marked
+    assert lines[1][1][1].startswith("unparsed 94 / ")
+    marked = [e["text"] for e in page.within(page.one("table", id="thinking-table"), "td") if e.get("class") == "worse"]
+    assert not any(bounds(clear, 100, 1) in text for text in marked)
 
 
 def test_the_same_results_give_the_same_bytes(planted, tmp_path):
@@ -306,66 +344,6 @@ def test_wrong_folders_are_named(planted, tmp_path):
     assert not (tmp_path / "r.html").exists()
 
 
-def test_dots_stand_where_their_numbers_say():
-    dots = (Dot(0, "a", -10.0, -12.0, -8.0), Dot(1, "b", 5.0, 0.0, 10.0))
-    page = Page(str(forest("f", "t", "d", "points", [Group("g", "", dots)])))
-    found = {
-        e["data-series"]: [float(x["x1"]) for x in page.within(e, "line")] for e in page.all("g") if "data-series" in e
-    }
-    zero = float(page.one("line", class_="zero")["x1"])
-    centre = float(page.one("circle")["cx"])
-    per_point = (centre - zero) / -10
-    assert per_point > 0  # losses stand on the left
-    assert found["a"][0] == pytest.approx(zero - 12 * per_point, abs=0.2)
-    assert found["b"][0] == pytest.approx(zero, abs=0.2)
-    assert max(found["b"]) == pytest.approx(zero + 10 * per_point, abs=0.2)
-
-
-def test_curves_fall_where_values_fall_and_show_chance_and_healed():
-    falling = Curve(0, "a", (Point(0, 0.6, 0.5, 0.7), Point(4, 0.3, 0.2, 0.4)), 0.25, (Point(4, 0.5),))
-    page = Page(str(curves("c", "t", "d", across="layers", up="accuracy", lines=[falling], include=[0.0])))
-    first, last, healed = (float(e["cy"]) for e in page.all("circle") if e["class"].startswith("mark"))
-    assert first < healed < last  # y grows downwards
-    chance = float(page.one("line", class_="chance")["y1"])
-    assert last < chance
-    assert page.all("path", class_="band s0")
-    assert page.all("circle", class_="ring s0")
-
-
-def test_a_block_map_has_a_cell_for_each_block_and_marks_the_cheapest():
-    costs = {(1, 0): 8.0, (1, 1): 0.02, (1, 2): 0.4, (2, 0): 9.0, (2, 1): 0.5}
-    page = Page(str(block_map("m", "t", "d", layers=4, costs=costs, unit="bits")))
-    painted = [e["d"] for e in page.all("path") if "fill" in e]
-    assert sum(d.count("M") for d in painted) == len(costs)
-    best = [(float(e["cx"]), float(e["cy"])) for e in page.all("circle", class_="best")]
-    assert len(best) == 2
-    assert best[0][0] == best[1][0]  # start 1 for both sizes
-    assert best[0][1] > best[1][1]  # larger blocks stand higher
-    assert shade(LEAST / 2, 9.0) == shade(-1.0, 9.0) == 0
-    assert shade(9.0, 9.0) == SHADES - 1
-    assert 0 < shade(0.4, 9.0) < shade(4.0, 9.0) < SHADES - 1
-
-
-def test_a_mosaic_without_one_column_is_whole():
-    page = Page(str(mosaic("q", "t", "d", Counts(0, 0, 3, 7))))
-    assert {e["data-series"] for e in page.all("rect")} == {"slow-only", "both-wrong"}
-
-
-def test_ticks_are_round_and_told_apart():
-    assert ticks(-31.6, 2.4) == [-30, -20, -10, 0]
-    assert ticks(0.03, 0.31) == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
-    assert ticks(0, 15, whole=True) == [0, 5, 10, 15]
-    assert tick_words([-0.5, 0.0, 0.5]) == ["−0.5", "0.0", "0.5"]
-    assert Scale(2.0, 2.0, 10, 20)(2.0) == 15
-
-
-def test_numbers_are_written_as_people_write_them():
-    assert signed(-0.04, 1) == "+0.0"  # no negative zero
-    assert signed(-1.26, 1) == "−1.3"
-    assert plain(0.5, 2) == "0.50"
-    assert p_value(0.0) == "< 0.001"
-
-
 @pytest.mark.parametrize(
     ("accuracy", "nll", "at_chance", "words"),
     [
@@ -388,66 +366,3 @@ def test_knowledge_and_reasoning_in_words():
     both = {"domains": ["a", "b"], "a_fast": clear, "delta": clear}
     assert thinking_in_words(both) == "a lost more knowledge and more reasoning gain"
     assert thinking_in_words({**both, "a_fast": open_, "delta": open_}) == "cannot tell"
-
-
-def browse(path, tmp_path):
-    """The page as a browser leaves it, and what it wrote to its console."""
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=True)
-    console = [line for line in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line]
-    return done.stdout.decode(), console
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_a_browser_opens_it_without_a_complaint_and_finds_all_series(planted, tmp_path):
-    dom, console = browse(planted[0] / "all.html", tmp_path)
-    assert console == []
-    page = Page(dom)
-    assert page.all("title")[0]["text"].startswith("What the cut costs")  # no hostile script ran
-    series = {}
-    for svg in page.all("svg", class_="chart"):
-        series[svg["id"]] = [e["data-series"] for e in page.within(svg, "g") if "data-series" in e]
-    others = [label for label in MODELS if label != "full"]
-    assert series["accuracy-difference"] == series["answer-nll-bits-difference"] == others * 3
-    assert series["accuracy-0"] == ["medical, choice", "math, choice"]
-    assert series["answer-greedy-0"] == ["math, generation"]
-    assert series["answer-nll-bits-0"] == ["medical, choice", "math, choice", "math, generation"]
-    assert [series[f"map-{i}"] for i in range(3)] == [["medical, choice"], ["math, choice"], ["math, generation"]]
-    assert len(page.within(page.one("svg", id="answer-nll-bits-0"), "circle")) == 7  # the first line's marks, sizes 0-6
-    spoilt = tmp_path / "spoilt.html"
-    spoilt.write_text(planted[1].replace('"use strict";', '"use strict"; '), "utf-8")
-    assert "script-src" in "".join(browse(spoilt, tmp_path)[1])  # so complaints would be seen, and the policy holds
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_tables_sort_by_a_click_both_ways_and_back(planted, tmp_path):
-    clicks = """<script>
-      const head = [...document.querySelectorAll("#domains-table thead th")];
-      const place = head.findIndex((th) => th.textContent.startsWith("Change points"));
-      const column = () => [...document.querySelectorAll("#domains-table tbody tr")]
-        .map((row) => row.cells[place].dataset.sort);
-      const found = [column()], states = [], spoken = [];
-      for (let i = 0; i < 3; i++) {
-        head[place].querySelector("button").click();
-        found.push(column());
-        states.push(head[place].getAttribute("aria-sort"));
-        spoken.push(document.getElementById("sorted").textContent);
-      }
-      const made = document.createElement("pre");
-      made.id = "found";
-      made.textContent = JSON.stringify({ found, states, spoken });
-      document.body.append(made);
-    </script></body>"""
-    copy = tmp_path / "copy.html"
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", planted[1])
-    copy.write_text(text.replace("</body>", clicks), "utf-8")
-    dom, console = browse(copy, tmp_path)
-    assert console == []
-    found = json.loads(Page(dom).one("pre", id="found")["text"])
-    first, up, down, back = ([float(x) for x in column] for column in found["found"])
-    assert up == sorted(first)
-    assert down == sorted(first, reverse=True)
-    assert back == first != up
-    assert found["states"] == ["ascending", "descending", "none"]
-    assert found["spoken"][0] == "Sorted by Change points, ascending"

@@ -8,6 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from eval.running import run
 from prune import terminal
 from prune.errors import RegrowthError, UsageError
 from prune.terminal import answer, make_app, progress, screen
@@ -98,6 +99,22 @@ def test_a_log_gets_a_line_with_the_time_left_now_and_then(monkeypatch, capsys):
     assert lines[1].endswith("s left loss 2.5")
     assert lines[2] == "working: 4 of 4, about 0 s left loss 2.5"
     assert lines[3].startswith("working: done in ")
+
+
+def test_a_log_promises_no_end_before_the_first_step(monkeypatch, capsys):
+    monkeypatch.setattr(terminal._Lines, "EVERY", 0.0)
+    with progress("working", 4) as bar:
+        bar.advance(0)
+    assert capsys.readouterr().err.splitlines()[1] == "working: 0 of 4"
+
+
+def test_git_does_not_complain_outside_a_checkout(tiny_llama, tmp_path, monkeypatch, capfd):
+    question = {"id": "q", "domain": "d", "subject": "s", "source": "own", "licence": "MIT", "answer": 1}
+    asked = [{**question, "id": f"q{i}", "question": f"Which {i}?", "choices": ["left", "right"]} for i in range(2)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    monkeypatch.chdir(tmp_path)
+    run(tiny_llama, data=tmp_path, domains="d", cache=None, shown=False)
+    assert "fatal" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("room", ["prune", "heal", "eval", "recipes"])

@@ -139,10 +139,11 @@ def curves(
     along = Scale(min(places), max(places), left + 6, right - 4)
     axis_left(root, down, left, right, up)
     axis_below(root, along, bottom, across, up_to=[top, bottom], whole=True)
+    if low <= 0 < high:
+        add(root, "line", x1=left, x2=right, y1=down(0), y2=down(0), class_="zero")
     for level in chances:
         y = down(level)
         add(root, "line", x1=left, x2=right, y1=y, y2=y, class_="chance")
-        add(root, "text", f"chance {level:.2g}", x=left + 6, y=y + 13, class_="chance-word")
     for curve in lines:
         group = add(root, "g", class_="curve", data_series=curve.label)
         bound = [p for p in curve.points if p.low is not None and p.high is not None]

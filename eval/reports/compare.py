@@ -15,6 +15,7 @@ from eval.reports.parts import Example, Figure, Flips, Key, Part
 from eval.reports.svg import key
 from eval.reports.tables import A_FAST, A_SLOW, R_C, R_O, domain_table, prose_table, tasks_table, thinking_tables
 from eval.reports.text import bits, clipped, plain, points, signed, task_name
+from eval.unparsed import unparsed_mark, unread
 
 SHOWN = 4  # examples of each kind, for each task and model; fewer where they are many, so that the page stays light
 _IN_ALL = 100
@@ -94,12 +95,14 @@ def thinking_part(comparison: Mapping[str, Any]) -> Part | None:
             f"{title}, {counts.n} questions: right in both modes {counts.both_right}, only at once {counts.fast_only}, "
             f"only after thinking {counts.slow_only}, wrong in both {counts.both_wrong}."
         )
-        facts = (
+        facts: tuple[str, ...] = (
             Markup("{} {}").format(A_FAST, _percent(row["a_fast"])),
             f"δ {signed(100 * _estimate(row['delta']), 1)}",
             Markup("{} {}").format(R_C, _percent(row["r_c"])),
             Markup("{} {}").format(R_O, _percent(row["r_o"])),
         )
+        if unread(row, "delta"):
+            facts = (*facts, unparsed_mark(row))
         drawn = mosaic(f"mosaic-{place}", title, described, counts)
         figures.append(Figure(task_name(row), drawn, "", facts, row["label"]))
     lead = Markup(

@@ -114,7 +114,7 @@ def _measured(main: Document) -> list[tuple[str, str]]:
     measured = main.get("measured")
     if isinstance(measured, list):
         told = [
-            f"{one['label']} {plain(one['seconds'], 0)} s for {one['tokens']} tokens"
+            f"{one['label']} {plain(one['seconds'], 0)} s for {_answered(one)}"
             for one in measured
             if one.get("seconds") is not None and one.get("tokens") is not None
         ]
@@ -122,6 +122,14 @@ def _measured(main: Document) -> list[tuple[str, str]]:
     if isinstance(measured, Mapping):
         return [(name.replace("_", " "), _plain_value(value)) for name, value in measured.items() if value is not None]
     return []
+
+
+def _answered(one: Mapping[str, Any]) -> str:
+    """`5 requests (1200 tokens), 300 known from before`; an old document does not count requests."""
+    if one.get("asked") is None:
+        return f"{one['tokens']} tokens"
+    told = f"{counted(one['asked'], 'request')} ({one['tokens']} tokens)"
+    return f"{told}, {one['known']} known from before" if one.get("known") else told
 
 
 def _plain_value(value: Any) -> str:
@@ -164,4 +172,4 @@ def _notes(main: Document) -> list[str]:
         if number:
             told = f"the start of {counted(number, 'request')} was cut to fit the context"
             found.append(f"{label}: {told}" if label else told)
-    return found
+    return list(dict.fromkeys(found))

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from eval.reports.parts import Part
 from eval.reports.tables import A_FAST, A_SLOW, Cell, Column, Table, words
 from eval.reports.text import bounds, counted, listed, signed
+from eval.unparsed import unread_pair
 
 SAID = 4  # findings in sentences; the table has all
 UNSURE = "cannot tell"
@@ -49,8 +50,8 @@ def interactions_part(comparison: Mapping[str, Any]) -> Part | None:
     )
 
 
-def _difference(found: Mapping[str, float], scale: float, digits: int) -> Cell:
-    look = "clear" if larger(found) else ""
+def _difference(found: Mapping[str, float], scale: float, digits: int, *, doubtful: bool = False) -> Cell:
+    look = "clear" if larger(found) and not doubtful else ""
     return Cell(signed(scale * found["estimate"], digits), bounds(found, scale, digits), found["estimate"], look)
 
 
@@ -104,29 +105,45 @@ def thinking_interactions(comparison: Mapping[str, Any]) -> tuple[tuple[str, ...
         Column(Markup("Loss of {} A − B").format(A_SLOW), "accuracy after thinking: in points; above 0: A lost more"),
         Column("In words", "a difference is named where its whole 95 % interval lies on one side of 0", words=True),
     )
+    unread = [_unread(row, comparison) for row in found]
+    told = [thinking_in_words(row, doubtful) for row, doubtful in zip(found, unread, strict=True)]
     body = tuple(
         (
             words(f"{row['domains'][0]} against {row['domains'][1]}, {row['protocol']}"),
             words(row["label"]),
-            *(_difference(row[key], 100, 1) for key in ("a_fast", "delta", "a_slow")),
-            words(thinking_in_words(row)),
+            *(_difference(row[key], 100, 1, doubtful=key in doubtful) for key in ("a_fast", "delta", "a_slow")),
+            words(text),
         )
-        for row in found
+        for row, doubtful, text in zip(found, unread, told, strict=True)
     )
     caption = "Knowledge and reasoning lost, one domain against another, 95 % intervals"
-    told = [(row, thinking_in_words(row)) for row in found]
-    sure = [(row, text) for row, text in told if text != UNSURE]
-    said = tuple(
+    said = [
         f"{row['label']}, {row['domains'][0]} against {row['domains'][1]}, {row['protocol']}: {text}."
-        for row, text in sure[:SAID]
-    )
-    return said, (Table("thinking-interactions", caption, columns, body),)
+        for row, text in zip(found, told, strict=True)
+        if not text.startswith(UNSURE)
+    ]
+    return tuple(said[:SAID]), (Table("thinking-interactions", caption, columns, body),)
 
 
-def thinking_in_words(row: Mapping[str, Any]) -> str:
-    """Which of two domains lost more of what it knew at once, and which more of what thinking gained."""
+def _unread(row: Mapping[str, Any], comparison: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Measures that too many unparsed answers spoil, each with the domains where they are."""
+    full = comparison["models"][0]["label"]
+    found = {key: unread_pair(comparison["thinking"], row, full, key) for key in ("a_fast", "a_slow", "delta")}
+    return {key: domains for key, domains in found.items() if domains}
+
+
+def thinking_in_words(row: Mapping[str, Any], unread: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Which of two domains lost more of what it knew at once, and which more of what thinking gained.
+
+    Of a measure that is in `unread`, with the domains where too many answers were not parsed, nothing is claimed.
+    """
     lost: dict[str, list[str]] = {}
+    blind: list[str] = []
     for key, what in (("a_fast", "knowledge"), ("delta", "reasoning gain")):
-        if side := larger(row[key]):
+        side = larger(row[key])
+        if side and unread and key in unread:
+            blind += unread[key]
+        elif side:
             lost.setdefault(row["domains"][0 if side > 0 else 1], []).append(f"more {what}")
-    return ", ".join(f"{domain} lost {listed(what)}" for domain, what in lost.items()) or UNSURE
+    told = ", ".join(f"{domain} lost {listed(what)}" for domain, what in lost.items()) or UNSURE
+    return f"{told}; many answers not parsed in {listed(list(dict.fromkeys(blind)))}" if blind else told

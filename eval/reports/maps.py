@@ -84,7 +84,7 @@ def block_map(
         start = min((s for size, s in costs if size == n), key=lambda s, n=n: costs[n, s])  # type: ignore[misc]
         radius = max(1.5, min(side, tall) * 0.28)
         add(root, "circle", cx=across(start), cy=bottom - (n - 0.5) * tall, r=radius, class_="best")
-    _colour_bar(root, bottom + 52, most, unit, shades)
+    _colour_bar(root, bottom + 52, max(costs.values()), unit, shades)
     return markup(root)
 
 
@@ -104,17 +104,34 @@ def _runs(costs: Mapping[tuple[int, int], float], step: Callable[[float], int]) 
     return found
 
 
-def _colour_bar(root: Element, y: float, most: float, unit: str, shades: list[str]) -> None:
+def colour_ticks(dearest: float) -> tuple[list[float], list[str]]:
+    """Values and words for a scale of colours from `LEAST` to the dearest block, both ends among them."""
+    round_ = [k * 10**power for power in range(-2, 4) for k in (1, 2, 5)]
+    between = [mark for mark in round_ if 1.4 * LEAST < mark < dearest / 1.4]
+    values = [LEAST, *between, dearest]
+    return values, [f"≤ {LEAST:g}", *(f"{mark:g}" for mark in between), f"{dearest:.3g}"]
+
+
+def _colour_bar(root: Element, y: float, dearest: float, unit: str, shades: list[str]) -> None:
+    bar = add(root, "g", class_="axis")
+    middle = 40 + (WIDTH - 48) / 2
+    if dearest <= LEAST:  # all of one colour
+        add(bar, "text", f"no block costs more than {LEAST:g} bits", x=middle, y=y + 10, text_anchor="middle")
+        return
     step = (WIDTH - 48) / len(shades)
     for place, colour in enumerate(shades):
         add(root, "rect", x=40 + place * step, y=y, width=step + 0.5, height=9, fill=colour)
-    bar = add(root, "g", class_="axis")
-    along = Scale(math.log(LEAST), math.log(most), 40, WIDTH - 8)
-    marks = [mark for mark in (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if LEAST < mark <= most]
-    for mark in marks[:: 1 + len(marks) // 6]:
-        add(bar, "text", f"{mark:g}", x=along(math.log(mark)), y=y + 24, text_anchor="middle")
-    add(bar, "text", f"≤ {LEAST:g}", x=30, y=y + 24)
-    add(bar, "text", unit, x=40 + (WIDTH - 48) / 2, y=y + 42, text_anchor="middle", class_="label")
+    along = Scale(math.log(LEAST), math.log(max(2 * LEAST, dearest)), 40, WIDTH - 8)
+    values, words = colour_ticks(dearest)
+    last = -math.inf
+    for value, word in [*zip(values, words, strict=True)][:-1]:
+        x = along(math.log(value))
+        if x - last < 34 or (value > LEAST and along(math.log(dearest)) - x < 44):
+            continue  # no room between its neighbours
+        add(bar, "text", word, x=x, y=y + 24, text_anchor="middle")
+        last = x
+    add(bar, "text", words[-1], x=along(math.log(dearest)), y=y + 24, text_anchor="end")
+    add(bar, "text", unit, x=middle, y=y + 42, text_anchor="middle", class_="label")
 
 
 TILES = (

@@ -172,6 +172,13 @@ def key(index: int, *, dashed: bool = False) -> Markup:
     return markup(root)
 
 
+def chance_key() -> Markup:
+    """A legend's sample of the level of blind guesses."""
+    root = Element("svg", {"viewBox": "0 0 28 14", "class": "key", "aria-hidden": "true"})
+    add(root, "line", x1=1, x2=27, y1=7, y2=7, class_="chance")
+    return markup(root)
+
+
 def axis_below(
     root: Element, scale: Scale, bottom: float, label: str, *, up_to: Sequence[float] = (), whole: bool = False
 ) -> None:

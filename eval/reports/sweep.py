@@ -9,8 +9,8 @@ from typing import Any
 from eval.reports.charts import Curve, Point, curves
 from eval.reports.maps import block_map
 from eval.reports.parts import Figure, Key, Part
-from eval.reports.svg import key
-from eval.reports.tables import Cell, Column, Table, change, count, prose_table, score, words
+from eval.reports.svg import chance_key, key
+from eval.reports.tables import Cell, Column, Table, change, count, many, prose_table, score, words
 from eval.reports.text import NONE, bits, counted, first_losses, listed, onset, plain, task_name
 
 TOGETHER = 5  # lines that one chart holds legibly; more stand in a chart of their own each
@@ -24,9 +24,9 @@ def curves_part(sweep: Mapping[str, Any]) -> Part | None:
     full = sweep["layers"]
     across = f"layers dropped, of {full}"
     measures = (
-        ("accuracy", "accuracy, share of questions", "Accuracy"),
-        ("answer_greedy", "answers that greedy decoding would give", "Right first choices"),
-        ("answer_nll_bits", "answer NLL, bits per answer (higher is worse)", "Answer NLL"),
+        ("accuracy", "accuracy, % of questions", "Accuracy"),
+        ("answer_greedy", "answers that greedy decoding would give, %", "Right first choices"),
+        (_NLL, "change of answer NLL, bits per answer (higher is worse)", "Change of answer NLL"),
     )
     figures: list[Figure] = []
     for measure, up, title in measures:
@@ -42,15 +42,17 @@ def curves_part(sweep: Mapping[str, Any]) -> Part | None:
         reach = _reach(lines) if len(groups) > 1 else []  # charts beside each other are of one scale
         for place, group in enumerate(groups):
             what = listed([line.label for line in group])
-            described = f"{title} as layers are dropped: {what}. {_course(group)}"
+            described = f"{title} as layers are dropped: {what}. {_course(group)}{_guessing(group)}"
             name = f"{measure.replace('_', '-')}-{place}"
-            include = [*_floor(measure), *reach]
+            include = [0.0, *reach]
             drawn = curves(name, title, described, across=across, up=up, lines=group, include=include)
             if len(groups) > 1:
                 figures.append(Figure(what, drawn))
             else:
                 figures.append(Figure(title, drawn, under=what if len(group) == 1 and len(found) > 1 else ""))
-    keys = tuple(Key(task_name(c), key(i, dashed=True)) for i, c in enumerate(found)) if len(found) <= TOGETHER else ()
+    keys = [Key(task_name(c), key(i, dashed=True)) for i, c in enumerate(found)] if len(found) <= TOGETHER else []
+    if any(c.get("chance") for c in found):
+        keys.append(Key("chance", chance_key()))
     said = []
     if len(found) <= TOGETHER:
         said = [
@@ -67,12 +69,14 @@ def curves_part(sweep: Mapping[str, Any]) -> Part | None:
     lead = f"One block of layers is dropped from {counted(full, 'layer')}, and all else is left as it is. {chosen}"
     if sweep.get("healed"):
         lead += " Ringed marks are cuts with their healing adapter."
-    tables = (*([_onset(found)] if not said else []), _table(found, sweep.get("healed") or []))
+    asked = {task_name(task): task["n"] for task in sweep.get("tasks") or []}
+    tables = (*([_onset(found)] if not said else []), _table(found, sweep.get("healed") or [], asked))
     title = "As layers are dropped"
-    return Part("curves", title, lead.strip(), tuple(said), keys, tuple(figures), tables, short="Layers dropped")
+    return Part("curves", title, lead.strip(), tuple(said), tuple(keys), tuple(figures), tables, short="Layers dropped")
 
 
-_CHANGES = ("accuracy_difference", "answer_nll_bits_difference")
+_NLL = "answer_nll_bits_difference"
+_CHANGES = ("accuracy_difference", _NLL)
 
 
 def _onset(found: Sequence[Mapping[str, Any]]) -> Table:
@@ -95,22 +99,28 @@ def _reach(lines: Sequence[Curve]) -> list[float]:
     return [min(every), max(every)]
 
 
-def _floor(measure: str) -> list[float]:
-    return [] if measure == "answer_nll_bits" else [0.0]
-
-
 def _curve(curve: Mapping[str, Any], index: int, measure: str, healed: Sequence[Mapping[str, Any]]) -> Curve:
-    points = [p for p in curve["points"] if p.get(measure) is not None]
+    """A task's line. Shares are in per cent; of the NLL it is the change, whose paired band shows what a cut does."""
+    scale = 1.0 if measure == _NLL else 100.0
+    points = [_point(p["size"], p[measure], scale) for p in curve["points"] if p.get(measure) is not None]
+    if measure == _NLL and points:
+        points = [*(Point(0, 0.0, 0.0, 0.0) for p in curve["points"] if p["size"] == 0), *points]
     chance = curve.get("chance") if measure == "accuracy" else None
     own = [p for p in healed if task_name(p) == task_name(curve) and p.get(measure) is not None]
-    marks = tuple(_point(p["size"], p[measure]) for p in own)
-    return Curve(index, task_name(curve), tuple(_point(p["size"], p[measure]) for p in points), chance or None, marks)
+    marks = tuple(_point(p["size"], p[measure], scale) for p in own)
+    return Curve(index, task_name(curve), tuple(points), 100 * chance if chance else None, marks)
 
 
-def _point(size: int, value: Any) -> Point:
+def _point(size: int, value: Any, scale: float) -> Point:
     if isinstance(value, Mapping):
-        return Point(size, value["estimate"], value["low"], value["high"])
-    return Point(size, value)
+        return Point(size, *(scale * value[end] for end in ("estimate", "low", "high")))
+    return Point(size, scale * value)
+
+
+def _guessing(lines: Sequence[Curve]) -> str:
+    """The level of blind guesses in words."""
+    levels = sorted({f"{line.chance:.3g}" for line in lines if line.chance is not None})
+    return f" Blind guesses are right in {listed(levels)} %." if levels else ""
 
 
 def _grouped(lines: Sequence[Curve]) -> list[list[Curve]]:
@@ -129,10 +139,12 @@ def _course(lines: Sequence[Curve]) -> str:
     return "; ".join(ends) + "."
 
 
-def _table(found: Sequence[Mapping[str, Any]], healed: Sequence[Mapping[str, Any]]) -> Table:
+def _table(found: Sequence[Mapping[str, Any]], healed: Sequence[Mapping[str, Any]], asked: Mapping[str, int]) -> Table:
+    """Every point of the curves and every healed cut; `asked` is the number of questions of each task."""
     greedy = any(p.get("answer_greedy") is not None for c in found for p in c["points"])
     columns = (
         Column("Questions", "domain and protocol", words=True),
+        Column("n", "questions asked"),
         Column("Size", "layers dropped"),
         Column("Start", "first layer dropped, from 0"),
         Column("Accuracy %", "with its 95 % interval"),
@@ -148,6 +160,7 @@ def _table(found: Sequence[Mapping[str, Any]], healed: Sequence[Mapping[str, Any
             body.append(
                 (
                     words(task_name(curve)),
+                    many(asked[task_name(curve)]) if task_name(curve) in asked else Cell(NONE),
                     Cell(f"{p['size']}", "healed" if p in own else "", p["size"]),
                     Cell(NONE) if start is None else count(start),
                     Cell(NONE) if accuracy is None else score(accuracy, 100, 0),
@@ -261,11 +274,15 @@ def sweep_sentence(sweep: Mapping[str, Any]) -> str:
     last = [(c, c["points"][-1]) for c in found if c["points"][-1].get("answer_nll_bits_difference")]
     if not last:
         return ""
-    worst, point = max(last, key=lambda pair: pair[1]["answer_nll_bits_difference"]["estimate"])
-    change = point["answer_nll_bits_difference"]
-    if change["estimate"] <= 0:
-        return f"Right answers become less likely in no domain up to {counted(point['size'], 'layer')} dropped."
+    sure = [pair for pair in last if pair[1]["answer_nll_bits_difference"]["low"] > 0]
+    worst, point = max(sure or last, key=lambda pair: pair[1]["answer_nll_bits_difference"]["estimate"])
+    size, change = counted(point["size"], "layer"), point["answer_nll_bits_difference"]
+    if not sure:
+        return (
+            f"At {size} dropped, right answers become less likely beyond doubt in no domain; the largest change is "
+            f"that of {task_name(worst)}, {bits(change)}."
+        )
     return (
-        f"At {counted(point['size'], 'layer')} dropped, {task_name(worst)} suffers most: right answers become less "
-        f"likely by {bits(change).removeprefix('+')}."
+        f"At {size} dropped, {task_name(worst)} suffers most: right answers become less likely by "
+        f"{bits(change).removeprefix('+')}."
     )

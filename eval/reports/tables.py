@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
 
 from eval.reports.text import FEW, NONE, bounds, p_value, plain, signed, task_name
+from eval.unparsed import unparsed_mark, unread
 
 # Symbols of fast and slow thinking, as arXiv 2507.18178 writes them.
 A_FAST, A_SLOW = Markup("A<sub>fast</sub>"), Markup("A<sub>slow</sub>")
@@ -83,7 +84,8 @@ def change(found: Mapping[str, float] | None, scale: float, digits: int, *, wors
     return Cell(text, bounds(found, scale, digits), found["estimate"], look)
 
 
-def _many(n: int) -> Cell:
+def many(n: int) -> Cell:
+    """How many questions, marked where they are few."""
     return Cell(f"{n}", "few" if n < FEW else "", n)
 
 
@@ -97,7 +99,10 @@ def _kept(versus: Mapping[str, Any]) -> Cell:
     kept = versus["retained_above_chance"]
     if kept is None:
         return Cell(NONE)
-    return Cell(plain(100 * kept, 0), sort=kept) if versus["full_above_chance"] else Cell("?")
+    if not versus["full_above_chance"]:
+        return Cell("?")
+    interval = versus.get("retained_interval")
+    return Cell(plain(100 * kept, 0), bounds(interval, 100, 0, sign=False) if interval else "", kept)
 
 
 def domain_table(rows: Rows, full: str) -> Table:
@@ -113,11 +118,12 @@ def domain_table(rows: Rows, full: str) -> Table:
         Column("Chance %", "accuracy of blind guesses"),
         Column(f"{full} %", "accuracy of the full model, with its 95 % interval"),
         Column("Accuracy %", "accuracy of this model, with its 95 % interval"),
+        Column("Plain %", "accuracy of this model by plain log-likelihood, not per character"),
         Column("Change points", "change of accuracy in percentage points, 95 % paired interval"),
         Column("p (Holm)" if holm else "p", "exact McNemar" + (", Holm's correction over the domains" if holm else "")),
         Column("Lost", "right in the full model, wrong in this one"),
         Column("Gained", "wrong in the full model, right in this one"),
-        Column("Kept %", "accuracy above chance as a share of the full model's"),
+        Column("Kept %", "accuracy above chance as a share of the full model's, with its 95 % interval"),
         Column(f"{full} NLL", "answer NLL of the full model, bits"),
         Column("NLL bits", "answer NLL of this model, bits per answer"),
         Column("Change bits", "change of answer NLL in bits, 95 % paired interval"),
@@ -130,10 +136,11 @@ def domain_table(rows: Rows, full: str) -> Table:
             (
                 words(task_name(row)),
                 *([words(row["model"])] if several else []),
-                _many(row["n"]),
+                many(row["n"]),
                 share(row["chance"]),
                 score(base["accuracy"], 100, 0),
                 score(row["accuracy"], 100, 0),
+                share(row["accuracy_raw"]),
                 change(versus["accuracy_difference"], 100, 1, worse_above=False),
                 _p(versus),
                 count(versus["lost"]),
@@ -170,7 +177,7 @@ def tasks_table(rows: Rows, full: str) -> Table:
                 words(row["task"] + (" (group)" if row["group"] else "")),
                 words(row["metric"] if row["filter"] == "none" else f"{row['metric']}, {row['filter']}"),
                 words(row["model"]),
-                _many(row["n"]) if row["n"] else Cell(NONE),
+                many(row["n"]) if row["n"] else Cell(NONE),
                 Cell(plain(row["value"], 4), sort=row["value"]),
                 moved,
                 Cell(NONE) if p is None else Cell(p_value(p), sort=p),
@@ -213,7 +220,7 @@ def thinking_tables(rows: Rows, full: str) -> tuple[Table, Table]:
     """What fast and slow thinking score and how a cut changed it, and the 2x2 counts that all of it follows from."""
     head = (
         Column("Questions", "domain and protocol", words=True),
-        Column("Model", words=True),
+        Column("Model", "below it the answers that were not parsed, fast / slow, where they are many", words=True),
         Column("n", "questions asked"),
     )
     rates = (
@@ -243,15 +250,20 @@ def thinking_tables(rows: Rows, full: str) -> tuple[Table, Table]:
     first, second = [], []
     for row in rows:
         found, versus = row["counts"], row.get("versus") or {}
-        start = (words(task_name(row)), words(row["label"]), _many(row["n"]))
+        start = (words(task_name(row)), words(row["label"]), many(row["n"]))
+        marked = Cell(row["label"], unparsed_mark(row) if unread(row, "delta") else "")
+        moved = {key: change(versus.get(key), 100, 1, worse_above=False) for key in ("a_fast", "delta")}
+        moved = {key: replace(cell, look="") if unread(row, key) else cell for key, cell in moved.items()}
         first.append(
             (
-                *start,
+                start[0],
+                marked,
+                start[2],
                 _number(row["a_fast"], sign=False),
-                change(versus.get("a_fast"), 100, 1, worse_above=False),
+                moved["a_fast"],
                 _number(row["a_slow"], sign=False),
                 _number(row["delta"], sign=True),
-                change(versus.get("delta"), 100, 1, worse_above=False),
+                moved["delta"],
                 _number(row["r_c"], sign=False),
                 _number(row["r_o"], sign=False),
             )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.reports.parts import Tile, Verdict
 from eval.reports.sweep import sweep_sentence
-from eval.reports.text import FEW, bounds, signed, summary, task_name, worst_loss
+from eval.reports.text import FEW, NONE, bounds, signed, summary, task_name, worst_loss
 
 
 def verdict(comparison: Mapping[str, Any]) -> Verdict:
@@ -32,9 +32,11 @@ def _state(told: Mapping[str, Any]) -> str:
 
 def _judged(told: Mapping[str, Any]) -> str:
     """The sentence without the status, which the heading says."""
-    status, sentence = str(told["status"]), str(told["sentence"])
-    if sentence.startswith(f"{status}: "):
-        return f"{sentence.removeprefix(f'{status}: ')}."
+    sentence = str(told["sentence"]).removeprefix(f"{told['status']}: ")
+    label = f"{(told['worst'] or {}).get('model')} on "
+    if sentence.startswith(label):  # a model's name stays as it is, and stands within the sentence
+        place, loses, rest = sentence.removeprefix(label).partition(" loses ")
+        sentence = f"on {place}, {told['worst']['model']}{loses}{rest}"
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
@@ -42,23 +44,30 @@ def _tiles(comparison: Mapping[str, Any], label: str) -> list[Tile]:
     own = [row for row in comparison.get("rows") or [] if row["model"] == label and row["versus"]]
     found = []
     if own:
-        worst = min(own, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
-        change = worst["versus"]["accuracy_difference"]
-        note = (task_name(worst), bounds(change, 100, 1))
-        found.append(
-            Tile("Accuracy, worst domain, points", signed(100 * change["estimate"], 1), *note, _look(change, False))
-        )
+        found.append(_accuracy_tile([row for row in own if row["versus"]["full_above_chance"]]))
         worst = max(own, key=lambda row: row["versus"]["answer_nll_bits_difference"]["estimate"])
         change = worst["versus"]["answer_nll_bits_difference"]
         note = (task_name(worst), bounds(change, 1, 2))
         found.append(Tile("Answer NLL, worst domain, bits", signed(change["estimate"], 2), *note, _look(change, True)))
-    for prose in comparison.get("prose") or []:
-        if prose["model"] == label and prose["difference"]:
-            change = prose["difference"]
-            note = ("held-out text", bounds(change, 1, 3))
-            found.append(Tile("Prose loss, nats per token", signed(change["estimate"], 3), *note, _look(change, True)))
-            break
+    texts = [row for row in comparison.get("prose") or [] if row["model"] == label and row["difference"]]
+    if texts:
+        worst = max(texts, key=lambda row: row["difference"]["estimate"])
+        change = worst["difference"]
+        title = f"Prose loss{', worst text' if len(texts) > 1 else ''}, nats per token"
+        note = (str(worst.get("text") or "held-out text"), bounds(change, 1, 3))
+        found.append(Tile(title, signed(change["estimate"], 3), *note, _look(change, True)))
     return found
+
+
+def _accuracy_tile(rows: Sequence[Mapping[str, Any]]) -> Tile:
+    """The largest loss of accuracy of the rows, all of them such that the full model has accuracy to lose."""
+    title = "Accuracy, worst domain, points"
+    if not rows:
+        return Tile(title, NONE, "the full model is at chance", "and has none to lose")
+    worst = min(rows, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
+    change = worst["versus"]["accuracy_difference"]
+    value, interval = signed(100 * change["estimate"], 1), bounds(change, 100, 1)
+    return Tile(title, value, task_name(worst), interval, _look(change, False))
 
 
 def _look(change: Mapping[str, float], worse_above: bool) -> str:
@@ -81,4 +90,4 @@ def _warnings(comparison: Mapping[str, Any]) -> tuple[str, ...]:
 def sweep_verdict(sweep: Mapping[str, Any]) -> Verdict:
     """The top of a sweep's own report."""
     headline = sweep_sentence(sweep) or "Every cut of the model on the same questions."
-    return Verdict("open", headline, warnings=tuple(map(str, sweep.get("warnings") or [])))
+    return Verdict("open", headline, warnings=tuple(map(str, sweep.get("notes") or [])))

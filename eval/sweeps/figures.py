@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval.plots import MARKERS
+from eval.reports.maps import LEAST, colour_ticks
+from eval.sweeps.tables import chosen_starts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +21,10 @@ _PER_ROW = 3  # maps
 
 
 def curves_figure(document: dict[str, Any]) -> Figure:
-    """Accuracy (left) and answer NLL (right) against layers dropped, one line a task, with 95 % bands."""
+    """Accuracy (left) and the change of answer NLL (right) against layers dropped, one line a task, with 95 % bands.
+
+    The band of a change is paired: questions differ in their NLL far more than a cut changes it.
+    """
     from matplotlib.figure import Figure
 
     drawn = document["curves"]
@@ -41,20 +46,25 @@ def curves_figure(document: dict[str, Any]) -> Figure:
         if all(point["accuracy"] is not None for point in curve["points"]):
             _line(left, curve["points"], own, "accuracy", 100, style, name)
             left.axhline(100 * curve["chance"], color=style["color"], linewidth=1, linestyle=(0, (1, 2)))
-        _line(right, curve["points"], own, "answer_nll_bits", 1, style, name)
+        _line(right, changes(curve["points"]), own, "answer_nll_bits_difference", 1, style, name)
     if any(curve["chance"] is not None for curve in drawn):
         left.plot([], [], color="0.4", linewidth=1, linestyle=(0, (1, 2)), label="chance, in each domain's colour")
     if healed:
         right.plot([], [], color="0.4", linestyle="none", marker="*", markersize=11, label="with the healing adapter")
+    right.axhline(0, color="0.35", linewidth=1)
     left.set_ylabel("accuracy, % of questions")
-    right.set_ylabel("answer NLL, bits per answer (higher is worse)")
+    right.set_ylabel("Δ answer NLL, bits per answer (higher is worse)")
     for axes in (left, right):
         axes.set_xlabel(f"layers dropped, of {document['layers']}")
         axes.locator_params(axis="x", integer=True)
         axes.grid(axis="y", color="0.9")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9)
+    named = dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
+    named |= dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
+    figure.legend(
+        named.values(), named.keys(), loc="outside lower center", ncols=min(4, len(named)), frameon=False, fontsize=9
+    )
     share = left.secondary_xaxis("top", functions=_shares(document["layers"]))
     share.set_xlabel("layers dropped (%)")
     share.spines["top"].set_visible(False)
@@ -62,9 +72,16 @@ def curves_figure(document: dict[str, Any]) -> Figure:
     second.set_xlabel("layers dropped (%)")
     second.spines["top"].set_visible(False)
     figure.suptitle(
-        f"{_name(document)}: questions against layers dropped, 95 % bands\n{_chosen(document)}", fontsize=11
+        f"{_name(document)}: questions against layers dropped, 95 % bands\n{chosen_starts(document)}", fontsize=11
     )
     return figure
+
+
+def changes(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points of a curve that have a change of answer NLL; that of the full model is none, without a doubt."""
+    none = {"estimate": 0.0, "low": 0.0, "high": 0.0}
+    found = [{**point, "answer_nll_bits_difference": none} if point["size"] == 0 else point for point in points]
+    return [point for point in found if point["answer_nll_bits_difference"] is not None]
 
 
 def _line(
@@ -104,13 +121,13 @@ def map_figure(document: dict[str, Any]) -> Figure:
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, found in zip(panels, drawn, strict=False):
         cells, starts, sizes = _cells(found)
-        least = 0.05  # bits; changes below it are all drawn alike, in the palest colour
-        most = max(2 * least, float(np.nanmax(cells)))
+        dearest = float(np.nanmax(cells))
+        most = max(2 * LEAST, dearest)
         image = axes.pcolormesh(
             np.arange(starts[0], starts[-1] + 2) - 0.5,
             np.arange(sizes[0], sizes[-1] + 2) - 0.5,
-            np.clip(cells, least, None),
-            norm=LogNorm(least, most),
+            np.clip(cells, LEAST, None),
+            norm=LogNorm(LEAST, most),
             cmap="viridis_r",
         )
         marked = [
@@ -128,20 +145,23 @@ def map_figure(document: dict[str, Any]) -> Figure:
             markeredgewidth=0.9,
             label="cheapest start of each size",
         )
-        axes.set_title(f"{found['domain']}, {found['protocol']}", loc="left", fontsize=10.5)
+        below = "" if dearest > LEAST else f": no block costs more than {LEAST:g} bits"
+        axes.set_title(f"{found['domain']}, {found['protocol']}{below}", loc="left", fontsize=10.5)
         axes.set_xlabel("start layer l (0-based)")
         axes.set_ylabel("block size n (layers l … l+n−1 dropped)")
         axes.locator_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
+        if below:  # all of one colour
+            continue
         bar = figure.colorbar(image, ax=axes, pad=0.02, fraction=0.06)
         bar.outline.set_visible(False)
         bar.set_label("rise of answer NLL, bits (log scale)")
-        ticks = [tick for tick in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if least <= tick <= most]
-        bar.set_ticks(ticks, labels=[("≤ " if tick == least else "") + f"{tick:g}" for tick in ticks])
+        values, words = colour_ticks(dearest)
+        bar.set_ticks(values, labels=words)
         bar.minorticks_off()
     for axes in panels[len(drawn) :]:
         axes.set_visible(False)
-    panels[0].legend(loc="upper right", frameon=False, fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=9)
     figure.suptitle(
         f"{_name(document)}: what each block is for\nrise of answer NLL when it is dropped, a colour scale "
         "for each map",
@@ -164,15 +184,6 @@ def _cells(found: dict[str, Any]) -> tuple[np.ndarray, list[int], list[int]]:
 
 def _shares(layers: int) -> Any:
     return lambda n: 100 * n / layers, lambda share: share * layers / 100
-
-
-def _chosen(document: dict[str, Any]) -> str:
-    starts = document["starts"]
-    if starts == "best":
-        return "each size at the scan's best start"
-    if starts == "deepest":
-        return "each size at its deepest start, the last layer kept"
-    return "each size at its cheapest start, all domains alike, chosen on these very questions"
 
 
 def _name(document: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from eval.rich_tables import legend
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -39,9 +41,19 @@ def sweep_tables(document: dict[str, Any]) -> RenderableType:
             table.add_row(*_cells(point))
         parts.append(table)
     how = document["how"]
-    parts.append(Text(_way(how)))
+    parts += [Text(f"Starts: {chosen_starts(document)}."), Text(_way(how))]
     parts += [Text(note) for note in document["notes"]]
-    return Group(*parts, Text(HOW_TO_READ, style="dim"))
+    return Group(*parts, legend(HOW_TO_READ))
+
+
+def chosen_starts(document: dict[str, Any]) -> str:
+    """How the start of each size was chosen: a warning where it was on the very questions that are shown."""
+    starts = document["starts"]
+    if starts == "best":
+        return "each size at the scan's best start"
+    if starts == "deepest":
+        return "each size at its deepest start, the last layer kept"
+    return "each size at its cheapest start, all domains alike, chosen on these very questions"
 
 
 def _cells(point: dict[str, Any]) -> list[str]:

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from eval.markdown import markdown_table
+from eval.rich_tables import legend, rich_table
+from eval.unparsed import unread, unread_pair
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 HEAD = ("model", "A_fast, %", "A_slow, %", "δ, points", "r_c, %", "r_o, %", "unparsed, %", "cut, %")
 CHANGES = ("Δ A_fast, points", "Δ A_slow, points", "Δ δ, points")
+
+_MEASURES = ("a_fast", "a_slow", "delta")
 
 INTERACTIONS_HEAD = ("loss in", "model", "A_fast, points", "A_slow, points", "δ, points")
 
@@ -20,12 +24,13 @@ HOW_TO_READ = (
     "guess. δ = A_slow - A_fast is what reasoning adds. r_c: share of fast wrong answers that slow thinking corrects; "
     "r_o: share of fast right answers that it spoils. Δ: to the full model. All with 95 % intervals (Wilson; paired "
     "for δ and Δ). Unparsed: answers that name no option or number, fast / slow; they count as wrong, so that r_o "
-    "and a falling A_slow hold damage to the form of answers too. Cut: chains that reached the token limit."
+    "and a falling A_slow hold damage to the form of answers too; ? where they are more than a fifth, so that a loss "
+    "proves none of knowledge. Cut: chains that reached the token limit."
 )
 
 
 def thinking_cells(row: dict[str, Any]) -> list[str]:
-    """What one model scored in both modes, in the columns of `HEAD`."""
+    """What one model scored in both modes, in the columns of `HEAD`; `?` where too many answers were not parsed."""
     return [
         str(row["label"]),
         _percent(row["a_fast"]),
@@ -33,7 +38,7 @@ def thinking_cells(row: dict[str, Any]) -> list[str]:
         _points(row["delta"]),
         _percent(row["r_c"]),
         _percent(row["r_o"]),
-        f"{100 * row['unparseable_fast']:.0f} / {100 * row['unparseable_slow']:.0f}",
+        _doubt(f"{100 * row['unparseable_fast']:.0f} / {100 * row['unparseable_slow']:.0f}", unread(row, "delta")),
         f"{100 * row['cut_slow']:.0f}",
     ]
 
@@ -41,18 +46,21 @@ def thinking_cells(row: dict[str, Any]) -> list[str]:
 def change_cells(row: dict[str, Any]) -> list[str]:
     """What changed against the full model, in the columns of `CHANGES`; empty for the full model itself."""
     versus = row["versus"]
-    return [""] * 3 if versus is None else [_points(versus[key]) for key in ("a_fast", "a_slow", "delta")]
+    return [""] * 3 if versus is None else [_doubt(_points(versus[key]), unread(row, key)) for key in _MEASURES]
 
 
-def thinking_interaction_cells(found: Sequence[dict[str, Any]], *, shown: int) -> list[list[str]]:
+def thinking_interaction_cells(document: dict[str, Any], *, shown: int) -> list[list[str]]:
     """Rows for `INTERACTIONS_HEAD`; of more than `shown`, those with an interval that excludes 0, so many at most."""
-    keys = ("a_fast", "a_slow", "delta")
+    found = document.get("thinking_interactions") or []
     if len(found) > shown:
-        found = [one for one in found if any(one[key]["low"] > 0 or one[key]["high"] < 0 for key in keys)][:shown]
-    return [
-        [f"{' - '.join(one['domains'])} {one['protocol']}", one["label"], *(_points(one[key]) for key in keys)]
-        for one in found
-    ]
+        found = [one for one in found if any(one[key]["low"] > 0 or one[key]["high"] < 0 for key in _MEASURES)][:shown]
+    cells = []
+    for one in found:
+        full = document["models"][0]["label"]
+        blind = {key: bool(unread_pair(document["thinking"], one, full, key)) for key in _MEASURES}
+        points = [_doubt(_points(one[key]), blind[key]) for key in _MEASURES]
+        cells.append([f"{' - '.join(one['domains'])} {one['protocol']}", one["label"], *points])
+    return cells
 
 
 def thinking_markdown(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -68,30 +76,32 @@ def thinking_markdown(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def thinking_tables(rows: Sequence[dict[str, Any]]) -> list[RenderableType]:
-    """The same for a terminal, the questions on lines of their own; [] without rows."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
+    """The same for a terminal of 80 columns, in short tables with the questions on lines of their own; [] without."""
     if not rows:
         return []
-    tables = []
-    parts: list[tuple[str, tuple[str, ...]]] = [("Fast and slow thinking", HEAD)]
+    scores, rates, changes = [], [], []
+    for row in rows:
+        questions, name = f"{row['domain']} {row['protocol']}", f"  {row['label']}"
+        _, fast, slow, gain, *rest = thinking_cells(row)
+        if row["versus"] is None:
+            scores.append([questions, str(row["n"]), f"{100 * row['chance']:.0f} %", "", "", ""])
+            rates.append([questions, *[""] * len(rest)])
+            changes.append([questions, *[""] * len(CHANGES)])
+        else:
+            changes.append([name, *change_cells(row)])
+        scores.append([name, "", "", fast, slow, gain])
+        rates.append([name, *rest])
+    tables = [
+        rich_table("Fast and slow thinking", ("model", "n", "chance", *HEAD[1:4]), scores),
+        rich_table("What slow thinking corrects and spoils", ("model", *HEAD[4:]), rates),
+    ]
     if any(row["versus"] is not None for row in rows):
-        parts.append(("Change of fast and slow thinking", ("model", *CHANGES)))
-    for title, head in parts:
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for name in head:
-            table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
-        for row in rows:
-            if row["versus"] is None:
-                where = f"{row['domain']} {row['protocol']}, n {row['n']}, chance {100 * row['chance']:.0f} %"
-                table.add_row(Text(where, style="bold"))
-            if head is HEAD or row["versus"] is not None:
-                name, *scores = thinking_cells(row)
-                table.add_row(f"  {name}", *(scores if head is HEAD else change_cells(row)))
-        tables.append(table)
-    return [*tables, Text(HOW_TO_READ, style="dim")]
+        tables.append(rich_table("Change of fast and slow thinking", ("model", *CHANGES), changes))
+    return [*tables, legend(HOW_TO_READ)]
+
+
+def _doubt(cell: str, doubtful: bool) -> str:
+    return f"{cell} ?" if doubtful else cell
 
 
 def _percent(found: dict[str, float] | None) -> str:

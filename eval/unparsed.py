@@ -1,0 +1,65 @@
+"""Answers that could not be parsed count as wrong; where they are many, a loss is of form too, and proves no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+MANY = 0.2  # share of answers
+
+_MODES = {"a_fast": ("fast",), "a_slow": ("slow",), "delta": ("fast", "slow")}
+
+
+def unread(row: Mapping[str, Any], measure: str) -> bool:
+    """Whether too many answers behind a measure (`a_fast`, `a_slow`, `delta`) of a row of thinking were not parsed."""
+    return any(row[f"unparseable_{mode}"] > MANY for mode in _MODES[measure])
+
+
+def unread_pair(rows: Iterable[Mapping[str, Any]], one: Mapping[str, Any], full: str, measure: str) -> list[str]:
+    """Domains of an interaction `one` in which too many answers, of its model or of the full one, were not parsed.
+
+    Args:
+        rows: all rows of thinking.
+        one: a model's loss in one domain against that in another.
+        full: label of the full model.
+        measure: as in `unread`.
+    """
+    own = [row for row in rows if row["label"] in (one["label"], full) and row["protocol"] == one["protocol"]]
+    found = {row["domain"] for row in own if unread(row, measure)}
+    return [domain for domain in one["domains"] if domain in found]
+
+
+def unparsed_warnings(rows: Sequence[Mapping[str, Any]], thinking: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each model that gave too many answers without an option or number in them.
+
+    Args:
+        rows, thinking: those of comparison.json, or of run.json.
+    """
+    places: dict[str, list[str]] = {}
+    for row in rows:
+        if row["unparseable"] > MANY:
+            where = f"{row['domain']} {row['protocol']}: {_percent(row['unparseable'])}"
+            places.setdefault(row["model"], []).append(where)
+    for row in thinking:
+        if unread(row, "delta"):
+            where = f"{row['domain']} {row['protocol']}: {unparsed_shares(row)}"
+            places.setdefault(row["label"], []).append(where)
+    return [
+        f"{label}: many answers could not be parsed ({'; '.join(found)}); they count as wrong, so that a loss there is "
+        "one of form too, and no proof of lost knowledge"
+        for label, found in places.items()
+    ]
+
+
+def unparsed_shares(row: Mapping[str, Any]) -> str:
+    """`94 % fast, 88 % slow` of a row of thinking."""
+    return f"{_percent(row['unparseable_fast'])} fast, {_percent(row['unparseable_slow'])} slow"
+
+
+def unparsed_mark(row: Mapping[str, Any]) -> str:
+    """The same where there is little room, fast before slow: `unparsed 94 / 88 %`."""
+    return f"unparsed {100 * row['unparseable_fast']:.0f} / {100 * row['unparseable_slow']:.0f} %"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
