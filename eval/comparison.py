@@ -113,6 +113,8 @@ def compare(
         read_sweep(sweep)
     stored = {name: read_run(m, label=name) for m, name in zip(models, names, strict=True) if is_stored(m)}
     new = [model for model, name in zip(models, names, strict=True) if name not in stored]
+    if limit is not None and not (stored[names[0]].tasks if names[0] in stored else settings.domains):
+        raise UsageError("--max-loss judges the accuracy in our domains, and none is asked; add --domains and --data")
     plans = plans_of(settings) if new else []
     if new:  # all inputs are checked before the first run
         settings = settings.with_chat(_check_models(new, settings, stored.values()))
@@ -204,7 +206,7 @@ def bill_runs(runs: Sequence[RunResult], limit: float | None = None) -> Comparis
         thinking_interactions=tuple(bill_thinking_interactions(thinking, runs)),
         interactions=tuple(bill_interactions(rows, runs)),
         tasks=tuple(bill_tasks(runs)),
-        verdict=None if limit is None else judge(rows, limit),
+        verdict=None if limit is None else judge(rows, limit, thinking),
     )
 
 

@@ -56,7 +56,7 @@ def _interaction(
     assert one is not None
     assert other is not None
     accuracy = difference_of_intervals(
-        _negated(one.accuracy_difference), _negated(other.accuracy_difference), _correlation(sides, _verdict)
+        one.accuracy_difference.negated, other.accuracy_difference.negated, _correlation(sides, _verdict)
     )
     nll = difference_of_intervals(
         one.answer_nll_bits_difference, other.answer_nll_bits_difference, _correlation(sides, _bits)
@@ -72,10 +72,6 @@ def _interaction(
         at_chance=tuple(d for d, v in zip(domains, (one, other), strict=True) if not v.full_above_chance),
         shared=len(ids[0] & ids[1]),
     )
-
-
-def _negated(found: Interval) -> Interval:
-    return Interval(0.0 - found.estimate, 0.0 - found.high, 0.0 - found.low)
 
 
 def _verdict(sample: Sample) -> float:

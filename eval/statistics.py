@@ -19,6 +19,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def negated(self) -> Interval:
+        """The interval of the loss, where this is that of the change; never a negative zero."""
+        return Interval(0.0 - self.estimate, 0.0 - self.high, 0.0 - self.low)
+
 
 def mcnemar_exact(lost: int, gained: int) -> float:
     """Two-sided exact McNemar p-value from the discordant counts: a binomial test of lost against gained, p = 1/2.

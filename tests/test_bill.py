@@ -168,6 +168,30 @@ def test_a_domain_at_chance_is_not_judged():
     assert found.losses[0].at_chance
 
 
+def _open_rows(right, kept, domain="d"):
+    """The rows of a generation task of 100 questions: the full model has `right`, the cut one `kept` of them."""
+    full = [_sample(f"q{i}", correct=i < right) for i in range(100)]
+    cut = [replace(s, correct=i < kept) for i, s in enumerate(full)]
+    return [bill(domain, "generation", "full", 0.0, full, None), bill(domain, "generation", "cut", 0.0, cut, full)]
+
+
+def test_what_could_not_lose_as_much_cannot_pass():
+    """4 of 100 right and none after the cut: all is lost, and still below a limit of 5 points."""
+    found = judge(_open_rows(4, 0), 0.05)
+    assert not found.losses[0].at_chance
+    assert found.losses[0].room == pytest.approx(0.04)
+    assert (found.status, found.worst, exit_code(found.status)) == ("cannot tell", None, 1)
+    assert "more than 5 points above chance in no domain" in found.sentence
+    assert judge(_open_rows(5, 0), 0.05).status == "cannot tell"  # it can lose 5 points, but not more
+    assert judge(_open_rows(4, 0), 0.03).status == "too costly"
+    beside = judge([*_open_rows(4, 0), *_open_rows(50, 49, "e")], 0.05)
+    assert (beside.status, beside.worst.domain) == ("within", "e")
+    assert "not judged, for the full model is not 5 points above chance there" in beside.sentence
+    assert beside.sentence.endswith("cannot lose as many: d generation")
+    assert judge(_open_rows(30, 28), 0.05).status == "within"
+    assert "no domain was asked" in judge([], 0.05).sentence
+
+
 def test_of_many_pairs_only_the_clear_ones_are_shown():
     loses = {f"d{i}": (30 if i == 0 else 3, 3.0 if i == 0 else 0.0) for i in range(7)}
     found = bill_runs(_planted(loses)).interactions
