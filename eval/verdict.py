@@ -130,8 +130,8 @@ def _no_room(losses: Sequence[Loss], limit: float) -> str:
     if all(one.at_chance for one in losses):
         return "the full model is above chance in no domain, so accuracy cannot show a loss; read the answer NLL"
     return (
-        f"the full model is more than {_points(limit)} points above chance in no domain, so accuracy cannot show a loss "
-        "of this size; read the answer NLL"
+        f"the full model is more than {_points(limit)} points above chance in no domain, so accuracy cannot show a "
+        "loss of this size; read the answer NLL"
     )
 
 

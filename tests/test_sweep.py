@@ -243,6 +243,38 @@ def test_an_interrupted_sweep_goes_on(tiny, sample_questions, tmp_path):
     assert kept.restore() is None
 
 
+def test_a_resumed_sweep_never_crosses_models(tiny, sample_questions, tmp_path, monkeypatch):
+    """A twin of the same shapes has the same headers; its file is refused, and before the model is loaded."""
+    folder, twin = tiny("llama"), tmp_path / "twin"
+    shutil.copytree(folder, twin)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.model.layers[7].mlp.down_proj.weight[-1] += 1.0
+    model.save_pretrained(twin)
+    assert model_identity(twin)["shards"] == model_identity(folder)["shards"]
+    resume = tmp_path / "kept.npz"
+    ask = {"data": sample_questions, "sizes": "1", "resume": resume, **FEW, "domains": "math", "limit": 2}
+    with monkeypatch.context() as patched:
+        patched.setattr(Kept, "clear", lambda self: None)  # as if it had been interrupted
+        first = sweep(folder, **ask)
+    with monkeypatch.context() as patched:
+        patched.setattr("eval.sweeps.sweeping.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+        with pytest.raises(RegrowthError, match="of another sweep"):
+            sweep(twin, **ask)
+        with pytest.raises(RegrowthError, match="of another sweep"):
+            sweep(folder, **{**ask, "sizes": "2"})
+        (tmp_path / "text").write_text("not that")
+        with pytest.raises(RegrowthError, match="is not a file that an interrupted sweep"):
+            sweep(folder, **{**ask, "resume": tmp_path / "text"})
+    again = sweep(folder, **ask)
+    assert [t.nll.tolist() for t in again.tasks] == [t.nll.tolist() for t in first.tasks]
+    assert not resume.exists()
+    other = sweep(twin, **ask)
+    contents = [one.document["provenance"]["model"]["content_sha256"] for one in (first, again, other)]
+    assert contents[0] == contents[1] != contents[2]
+    assert (other.tasks[0].nll != first.tasks[0].nll).any()
+
+
 def test_less_memory_means_smaller_batches_and_the_same_answers(tiny, sample_questions):
     model, _, requests, _ = _asked(tiny("llama"), sample_questions)
     way = choose_way(model, requests)
