@@ -88,7 +88,7 @@ class Kept:
         if self._path is None or (self._written is not None and time.monotonic() - self._written < _EVERY):
             return
         content = io.BytesIO()
-        head = {"facts": self._facts, "more": self._more}
+        head: dict[str, Any] = {"facts": self._facts, "more": self._more}
         head |= {"read": answers.read, "heads": answers.heads, "notes": answers.notes}
         arrays = {"logprob": answers.logprob, "greedy": answers.greedy, "done": answers.done}
         np.savez(content, head=np.array(json.dumps(head)), **arrays)  # type: ignore[arg-type]
