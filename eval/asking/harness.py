@@ -20,8 +20,8 @@ from lm_eval.api.registry import register_metric
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
-from eval.answers.numbers import parse_gold, parse_number
 from eval.answers.parsing import parse_letter, parse_value
+from eval.answers.values import parse_gold
 from eval.asking.tasks import TaskPlan
 from eval.asking.trees import Asked, plain_tokens
 from eval.asking.walk import Way, choose_way, out_of_memory, score
@@ -82,7 +82,7 @@ class PlannedTask(ConfigurableTask):
             return self._judge(doc, results[0])
         response, (logprob, _) = results
         check_finite(logprob, doc)
-        given, gold = parse_number(response), _gold(doc)
+        given, gold = parse_value(response), _gold(doc)
         return {
             "exact_match": float(given is not None and Fraction(given) == gold),
             "unparseable": float(given is None),

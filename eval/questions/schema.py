@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.answers.numbers import parse_gold
+from eval.answers.values import parse_gold
 from eval.questions.declaration import read_declaration
 from prune.errors import RegrowthError
 
