@@ -93,7 +93,7 @@ def warn(rows: Sequence[Row], runs: Sequence[RunResult]) -> list[str]:
 def describe_run(result: RunResult) -> dict[str, Any]:
     """What `evaluate run --json` prints: scores per domain and protocol, without comparing to anything."""
     rows = [
-        bill(t.domain, t.protocol, result.label, t.chance, result.of(t), None)
+        bill(t.domain, t.protocol, result.label, t.chance, result.of(t), None, t.answer_bytes)
         for t in result.tasks
         if t.thinking is None
     ]

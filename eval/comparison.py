@@ -183,7 +183,7 @@ def bill_runs(runs: Sequence[RunResult], limit: float | None = None) -> Comparis
     first = runs[0]
     rows = corrected(
         [
-            bill(t.domain, t.protocol, r.label, t.chance, r.of(t), None if r is first else first.of(t))
+            bill(t.domain, t.protocol, r.label, t.chance, r.of(t), None if r is first else first.of(t), t.answer_bytes)
             for t in first.tasks
             if t.thinking is None
             for r in runs

@@ -112,17 +112,23 @@ def design_of(values: Sequence[float], units: Sequence[str]) -> tuple[float, int
 
 
 def paired_ratio_difference(
-    before: Sequence[float], after: Sequence[float], weights: Sequence[float], *, level: float = 0.95
+    before: Sequence[float],
+    after: Sequence[float],
+    weights: Sequence[float],
+    clusters: Sequence[str] | None = None,
+    *,
+    level: float = 0.95,
 ) -> Interval:
-    """Difference of two ratios over the same n clusters: (sum after - sum before) / sum weights.
+    """Difference of two ratios over the same n items: (sum after - sum before) / sum weights.
 
     For a loss per token over windows of unequal length, where the mean of the windows' own differences would be
     another quantity than the difference of the two losses. The interval is the ratio estimator's linearisation
     (Cochran, Sampling Techniques, 3rd ed., eq. 6.9), with Student's t on n - 1 degrees of freedom.
 
     Args:
-        before, after: shape (n,), n >= 2: each cluster's total, such as its summed NLL.
-        weights: shape (n,), positive: each cluster's size, such as its tokens.
+        before, after: shape (n,), n >= 2: each item's total, such as its summed NLL.
+        weights: shape (n,), positive: each item's size, such as its tokens.
+        clusters: shape (n,), a name each, of what may move together; every item its own if None. Two of them at least.
         level: coverage of the interval.
     """
     first, second, size = (np.asarray(values, dtype=np.float64) for values in (before, after, weights))
@@ -130,6 +136,11 @@ def paired_ratio_difference(
         raise ValueError("before, after and weights must be of the same length")
     if first.size < 2 or (size <= 0).any():
         raise ValueError("an interval needs two clusters or more, each of positive size")
+    if clusters is not None:
+        _, places = np.unique(np.asarray(clusters), return_inverse=True)
+        first, second, size = (np.bincount(places, weights=values) for values in (first, second, size))
+        if size.size < 2:
+            raise ValueError("an interval needs two clusters or more, each of positive size")
     n, total = first.size, float(size.sum())
     change = float((second - first).sum()) / total
     residuals = second - first - change * size

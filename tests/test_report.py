@@ -209,7 +209,7 @@ def test_examples_mark_right_before_and_after(page):
     ("models", "limit", "state", "words"),
     [
         (("full", "pruned"), 0.05, "exceeded", "too costly"),
-        (("full", "healed"), 1.0, "met", "within the limit"),
+        (("full", "healed"), 0.4, "met", "within the limit"),
         (("full", "healed"), None, "open", "Verdict"),
     ],
 )

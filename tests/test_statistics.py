@@ -66,6 +66,10 @@ def test_the_ratio_difference_is_the_difference_of_the_ratios():
     equal = paired_ratio_difference(before, after, [2.0] * 3)  # clusters of one size: the plain paired t interval
     plain = paired_mean_difference([b / 2 for b in before], [a / 2 for a in after])
     assert (equal.low, equal.high) == pytest.approx((plain.low, plain.high))
+    doubled = paired_ratio_difference(before * 2, after * 2, size * 2, ["a", "b", "c"] * 2)  # the same questions twice
+    assert vars(doubled) == pytest.approx(vars(found))
+    with pytest.raises(ValueError, match="two clusters"):
+        paired_ratio_difference(before, after, size, ["a"] * 3)
     for wrong in ([1.0, 2.0], [1.0, 0.0, 1.0]):
         with pytest.raises(ValueError, match="weights|positive"):
             paired_ratio_difference(before, after, wrong)

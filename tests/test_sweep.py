@@ -146,6 +146,14 @@ def test_layers_that_do_nothing_cost_nothing_and_are_found(swept, planted):
                     assert value == pytest.approx(0, abs=1e-4)
                 elif not np.isnan(value):
                     assert abs(value) > 1e-3
+    own = [task for task in found.tasks if task.plan.domain == "math"]
+    right = [[q.choices[q.answer] if q.choices else q.answer for q in task.plan.questions] for task in own]
+    sizes = [sum(len(text.encode()) for text in texts) for texts in right]
+    rises = [(task.nll.sum(1) - task.nll[0].sum()) / size for task, size in zip(own, sizes, strict=True)]
+    for place, variant in enumerate(found.plan.variants[1:], start=1):
+        cost = found.costs["domains"]["math"][str(variant.n)][str(variant.start)]
+        assert cost == pytest.approx(np.mean([rise[place] for rise in rises]))
+    assert "bits per byte" in found.costs["measure"]
     for n in (2, 3):
         chosen = plan_cut(planted, n=n, criterion="domain", costs=out / "costs.json", verify=0)
         costs = found.costs["domains"]

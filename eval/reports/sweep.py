@@ -11,7 +11,7 @@ from eval.reports.maps import block_map
 from eval.reports.parts import Figure, Key, Part
 from eval.reports.svg import key
 from eval.reports.tables import Cell, Column, Table, change, count, prose_table, score, words
-from eval.reports.text import NONE, bits, counted, first_losses, listed, onset, plain, task_name
+from eval.reports.text import NONE, bits, counted, first_losses, listed, nll_change, onset, plain, task_name
 
 TOGETHER = 5  # lines that one chart holds legibly; more stand in a chart of their own each
 
@@ -261,7 +261,7 @@ def sweep_sentence(sweep: Mapping[str, Any]) -> str:
     last = [(c, c["points"][-1]) for c in found if c["points"][-1].get("answer_nll_bits_difference")]
     if not last:
         return ""
-    worst, point = max(last, key=lambda pair: pair[1]["answer_nll_bits_difference"]["estimate"])
+    worst, point = max(last, key=lambda pair: nll_change(pair[1])["estimate"])
     change = point["answer_nll_bits_difference"]
     if change["estimate"] <= 0:
         return f"Right answers become less likely in no domain up to {counted(point['size'], 'layer')} dropped."
