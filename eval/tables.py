@@ -27,7 +27,8 @@ HOW_TO_READ = (
     "Accuracy: the choice of highest log-likelihood per character, or the exact number; `plain` takes the highest "
     "log-likelihood as it is. NLL: -log2 p(gold answer | question), mean per answer: longer answers have more, so that "
     "rows of two domains do not compare; it moves where accuracy sits at chance. Δ: to the full model on the same "
-    "questions, with its 95 % paired interval, clustered where questions share a passage. p: exact McNemar, Holm-corrected over the rows of a model. Flips: questions lost / gained. Kept: "
+    "questions, with its 95 % paired interval, clustered where questions share a passage. p: exact McNemar, "
+    "Holm-corrected over the rows of a model. Flips: questions lost / gained. Kept: "
     "accuracy above chance as a share of the full model's; – where that is not above chance, ? where its 95 % interval "
     "reaches down to chance, so that a share would be noise. Unparsed answers count as wrong."
 )
