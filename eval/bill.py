@@ -236,8 +236,8 @@ def row_from(raw: dict[str, Any]) -> Row:
     """A row of comparison.json as the dataclass it was made from."""
     versus = raw["versus"]
     if versus is not None:
-        keys = ("accuracy_difference", "accuracy_raw_difference", "answer_nll_bits_difference", "retained_interval")
-        keys += ("answer_nll_bits_per_byte_difference",)
+        keys = ["accuracy_difference", "accuracy_raw_difference", "answer_nll_bits_difference", "retained_interval"]
+        keys += ["answer_nll_bits_per_byte_difference"]
         versus = Versus(**{**versus, **{key: interval_from(versus.get(key)) for key in keys}})
     return Row(**{**raw, "accuracy": Interval(**raw["accuracy"]), "versus": versus})
 

@@ -138,7 +138,7 @@ def paired_ratio_difference(
         raise ValueError("an interval needs two clusters or more, each of positive size")
     if clusters is not None:
         _, places = np.unique(np.asarray(clusters), return_inverse=True)
-        first, second, size = (np.bincount(places, weights=values) for values in (first, second, size))
+        first, second, size = (np.bincount(places, weights=v).astype(np.float64) for v in (first, second, size))
         if size.size < 2:
             raise ValueError("an interval needs two clusters or more, each of positive size")
     n, total = first.size, float(size.sum())
