@@ -99,7 +99,7 @@ def _cut(requests: int) -> str:
 def describe_run(result: RunResult) -> dict[str, Any]:
     """What `evaluate run --json` prints: scores per domain and protocol, without comparing to anything."""
     rows = [
-        bill(t.domain, t.protocol, result.label, t.chance, result.of(t), None)
+        bill(t.domain, t.protocol, result.label, t.chance, result.of(t), None, t.answer_bytes)
         for t in result.tasks
         if t.thinking is None
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +33,8 @@ class Versus:
 
     `mcnemar_p_holm` is corrected over all rows of the model. `retained_above_chance` is None where the full model is
     not above chance, and `retained_interval` where it is so little that the ratio has no bound; `full_above_chance`
-    says whether it is so beyond doubt (the lower end of its 95 % Wilson interval).
+    says whether it is so beyond doubt (the lower end of its 95 % Wilson interval). The answer NLL's difference per byte
+    of the right answers is for comparing domains, whose answers differ in length; None where it was not measured.
     """
 
     accuracy_difference: Interval
@@ -46,6 +47,7 @@ class Versus:
     retained_above_chance: float | None
     retained_interval: Interval | None
     full_above_chance: bool
+    answer_nll_bits_per_byte_difference: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Row:
     `accuracy` is of the reported verdict (acc_norm for choices, exact match for numbers), with Wilson's interval;
     `accuracy_raw` of the choice by plain log-likelihood. NLL in bits per answer. `clusters` counts passages, each
     question without one for itself; `few` warns of less than 30 questions. `versus` is None for the full model.
+    `answer_bytes`: mean UTF-8 bytes of the right answers.
     """
 
     domain: str
@@ -69,6 +72,7 @@ class Row:
     answer_nll_bits: float
     unparseable: float
     versus: Versus | None
+    answer_bytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,15 @@ class ProseRow:
 
 
 def bill(
-    domain: str, protocol: str, model: str, chance: float, samples: Sequence[Sample], full: Sequence[Sample] | None
+    domain: str,
+    protocol: str,
+    model: str,
+    chance: float,
+    samples: Sequence[Sample],
+    full: Sequence[Sample] | None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Row:
-    """Sum up one model's samples; with `full`, against the full model's.
+    """Sum up one model's samples; with `full`, against the full model's. `sizes`: bytes of the right answers, by id.
 
     Raises:
         RegrowthError: the two are not answers to the same questions under the same prompts.
@@ -115,21 +125,25 @@ def bill(
         accuracy_raw=sum(s.correct_raw for s in samples) / n,
         answer_nll_bits=sum(_nll(s) for s in samples) / n,
         unparseable=sum(not s.parsed for s in samples) / n,
-        versus=None if full is None else _versus(full, samples, chance),
+        versus=None if full is None else _versus(full, samples, chance, sizes),
+        answer_bytes=None if sizes is None else sum(sizes[s.id] for s in samples) / n,
     )
 
 
-def _versus(full: Sequence[Sample], samples: Sequence[Sample], chance: float) -> Versus:
+def _versus(
+    full: Sequence[Sample], samples: Sequence[Sample], chance: float, sizes: Mapping[str, int] | None
+) -> Versus:
     units = [s.unit for s in full]
     before, after = [s.correct for s in full], [s.correct for s in samples]
     lost, gained = flips(before, after)
     p = mcnemar_exact(lost, gained)
+    nll = [_nll(s) for s in full], [_nll(s) for s in samples]
     return Versus(
         accuracy_difference=difference_of_verdicts(before, after, units),
         accuracy_raw_difference=difference_of_verdicts(
             [s.correct_raw for s in full], [s.correct_raw for s in samples], units
         ),
-        answer_nll_bits_difference=paired_mean_difference([_nll(s) for s in full], [_nll(s) for s in samples], units),
+        answer_nll_bits_difference=paired_mean_difference(*nll, units),
         mcnemar_p=p,
         mcnemar_p_holm=p,
         lost=lost,
@@ -137,6 +151,9 @@ def _versus(full: Sequence[Sample], samples: Sequence[Sample], chance: float) ->
         retained_above_chance=retained_above_chance(sum(after) / len(after), sum(before) / len(before), chance),
         retained_interval=retained_interval(before, after, chance, units),
         full_above_chance=_accuracy(full).low > chance,
+        answer_nll_bits_per_byte_difference=None
+        if sizes is None
+        else paired_ratio_difference(*nll, [sizes[s.id] for s in full], units),
     )
 
 
@@ -219,8 +236,9 @@ def row_from(raw: dict[str, Any]) -> Row:
     """A row of comparison.json as the dataclass it was made from."""
     versus = raw["versus"]
     if versus is not None:
-        keys = ("accuracy_difference", "accuracy_raw_difference", "answer_nll_bits_difference", "retained_interval")
-        versus = Versus(**{**versus, **{key: interval_from(versus[key]) for key in keys}})
+        keys = ["accuracy_difference", "accuracy_raw_difference", "answer_nll_bits_difference", "retained_interval"]
+        keys += ["answer_nll_bits_per_byte_difference"]
+        versus = Versus(**{**versus, **{key: interval_from(versus.get(key)) for key in keys}})
     return Row(**{**raw, "accuracy": Interval(**raw["accuracy"]), "versus": versus})
 
 

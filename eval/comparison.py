@@ -115,6 +115,8 @@ def compare(
         read_sweep(sweep)
     stored = {name: read_run(m, label=name) for m, name in zip(models, names, strict=True) if is_stored(m)}
     new = [model for model, name in zip(models, names, strict=True) if name not in stored]
+    if limit is not None and not (stored[names[0]].tasks if names[0] in stored else settings.domains):
+        raise UsageError("--max-loss judges the accuracy in our domains, and none is asked; add --domains and --data")
     plans = plans_of(settings) if new else []
     if new:  # all inputs are checked before the first run
         settings = settings.with_chat(_check_models(new, settings, stored.values()))
@@ -183,7 +185,7 @@ def bill_runs(runs: Sequence[RunResult], limit: float | None = None) -> Comparis
     first = runs[0]
     rows = corrected(
         [
-            bill(t.domain, t.protocol, r.label, t.chance, r.of(t), None if r is first else first.of(t))
+            bill(t.domain, t.protocol, r.label, t.chance, r.of(t), None if r is first else first.of(t), t.answer_bytes)
             for t in first.tasks
             if t.thinking is None
             for r in runs
@@ -206,7 +208,7 @@ def bill_runs(runs: Sequence[RunResult], limit: float | None = None) -> Comparis
         thinking_interactions=tuple(bill_thinking_interactions(thinking, runs)),
         interactions=tuple(bill_interactions(rows, runs)),
         tasks=tuple(bill_tasks(runs)),
-        verdict=None if limit is None else judge(rows, limit),
+        verdict=None if limit is None else judge(rows, limit, thinking),
     )
 
 

@@ -17,9 +17,10 @@ from eval.statistics import Interval, correlation_of_means, difference_of_interv
 class Interaction:
     """Loss of one model in domain A minus its loss in domain B, under one protocol. A loss is positive.
 
-    `accuracy`: share of questions lost; `answer_nll_bits`: bits gained per answer. `at_chance` names those of the two
-    where the full model is not above chance beyond doubt, so that accuracy has nothing to lose. `shared`: questions
-    that stand in both domains; the interval takes account of them.
+    `accuracy`: share of questions lost; `answer_nll_bits`: bits gained per answer, which is more where answers are
+    longer; `answer_nll_bits_per_byte`: the same per byte of the right answers, which compares. `at_chance` names those
+    of the two where the full model is not above chance beyond doubt, so that accuracy has nothing to lose. `shared`:
+    questions that stand in both domains; the interval takes account of them.
     """
 
     model: str
@@ -29,11 +30,17 @@ class Interaction:
     answer_nll_bits: Interval
     at_chance: tuple[str, ...]
     shared: int
+    answer_nll_bits_per_byte: Interval | None = None
+
+    @property
+    def nll(self) -> Interval:
+        """The difference by answer NLL: per byte, or per answer in a file of an earlier version, which has no other."""
+        return self.answer_nll_bits_per_byte or self.answer_nll_bits
 
     @property
     def clear(self) -> bool:
         """Whether an interval excludes 0."""
-        return any(i.low > 0 or i.high < 0 for i in (self.accuracy, self.answer_nll_bits))
+        return any(i.low > 0 or i.high < 0 for i in (self.accuracy, self.nll))
 
 
 def bill_interactions(rows: Sequence[Row], runs: Sequence[RunResult]) -> list[Interaction]:
@@ -56,11 +63,15 @@ def _interaction(
     assert one is not None
     assert other is not None
     accuracy = difference_of_intervals(
-        _negated(one.accuracy_difference), _negated(other.accuracy_difference), _correlation(sides, _verdict)
+        one.accuracy_difference.negated, other.accuracy_difference.negated, _correlation(sides, _verdict)
     )
     nll = difference_of_intervals(
         one.answer_nll_bits_difference, other.answer_nll_bits_difference, _correlation(sides, _bits)
     )
+    per_byte = None
+    rates = [side.answer_nll_bits_per_byte_difference for side in (one, other)]
+    if rates[0] is not None and rates[1] is not None:
+        per_byte = difference_of_intervals(rates[0], rates[1], _correlation_per_byte(sides, plans, rates))
     ids = [{sample.id for sample in before} for before, _ in sides]
     domains = (plans[0].domain, plans[1].domain)
     return Interaction(
@@ -71,11 +82,8 @@ def _interaction(
         answer_nll_bits=nll,
         at_chance=tuple(d for d, v in zip(domains, (one, other), strict=True) if not v.full_above_chance),
         shared=len(ids[0] & ids[1]),
+        answer_nll_bits_per_byte=per_byte,
     )
-
-
-def _negated(found: Interval) -> Interval:
-    return Interval(0.0 - found.estimate, 0.0 - found.high, 0.0 - found.low)
 
 
 def _verdict(sample: Sample) -> float:
@@ -87,12 +95,27 @@ def _bits(sample: Sample) -> float:
 
 
 def _correlation(sides: list[tuple[list[Sample], list[Sample]]], value: Any) -> float:
-    changes = [[value(a) - value(b) for b, a in zip(*side, strict=True)] for side in sides]
+    return _of_changes(sides, [[value(a) - value(b) for b, a in zip(*side, strict=True)] for side in sides])
+
+
+def _correlation_per_byte(
+    sides: list[tuple[list[Sample], list[Sample]]], plans: tuple[TaskPlan, TaskPlan], rates: list[Interval | None]
+) -> float:
+    """Of two ratios: that of what is left of each question's change beyond its bytes times the ratio."""
+    left = []
+    for side, plan, rate in zip(sides, plans, rates, strict=True):
+        sizes, ratio = plan.answer_bytes, rate.estimate if rate else 0.0
+        left.append([_bits(a) - _bits(b) - ratio * sizes[b.id] for b, a in zip(*side, strict=True)])
+    return _of_changes(sides, left)
+
+
+def _of_changes(sides: list[tuple[list[Sample], list[Sample]]], changes: list[list[float]]) -> float:
     units = [[sample.unit for sample in before] for before, _ in sides]
     return correlation_of_means(changes[0], units[0], changes[1], units[1])
 
 
 def interaction_from(raw: dict[str, Any]) -> Interaction:
     """An interaction of comparison.json as the dataclass it was made from."""
-    intervals = {key: interval_from(raw[key]) for key in ("accuracy", "answer_nll_bits")}
+    keys = ("accuracy", "answer_nll_bits", "answer_nll_bits_per_byte")
+    intervals = {key: interval_from(raw.get(key)) for key in keys}
     return Interaction(**{**raw, **intervals, "domains": tuple(raw["domains"]), "at_chance": tuple(raw["at_chance"])})

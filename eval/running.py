@@ -21,9 +21,9 @@ from eval.questions.schema import Question, cluster_of
 from eval.settings import SHORTEST, Settings, named_texts
 from prune.errors import RegrowthError, UsageError
 from prune.fingerprint import content_sha256
-from prune.models import Source, load_tokenizer, locate, pick_device
+from prune.models import load_tokenizer, locate, pick_device
 from prune.provenance import model_identity, versions
-from prune.terminal import Progress, progress, quiet_libraries
+from prune.terminal import progress, quiet_libraries
 
 if TYPE_CHECKING:
     from eval.asking.asker import Asker
@@ -136,7 +136,10 @@ def run(
     from eval.asking.asker import Asker  # lm-eval is imported here, once its bars are off
 
     with progress(f"asking {label}", total, shown=shown) as bar:
-        answers = Answers() if settings.cache is None else _stored(settings, source, context, bar=bar)
+        bar.note("reading the weights' hash")
+        content = content_sha256(source.folder, memo=settings.cache and settings.cache / "hashes.json")
+        bar.note("")
+        answers = Answers() if settings.cache is None else _stored(settings, content, context)
         asker = Asker(
             lambda: open_model(source, tokenizer, settings, max_length=context, bar=bar),
             tokenizer,
@@ -152,7 +155,10 @@ def run(
     logged = harness.pop("samples")
     result = RunResult(
         label=label,
-        identity=model_identity(source.folder, name=source.name, commit=source.commit),
+        identity={
+            **model_identity(source.folder, name=source.name, commit=source.commit),
+            "content_sha256": content,
+        },
         tasks=tuple(plans),
         samples=tuple(_samples(plans, logged, tokenizer)),
         harness=harness,
@@ -223,12 +229,11 @@ def wants_chat(settings: Settings, tokenizer: Any, name: str) -> bool:
     return there and settings.chat_template != "off"
 
 
-def _stored(settings: Settings, source: Source, context: int, *, bar: Progress) -> Answers:
-    """The answers that this model gave before, under all that a raw answer depends on besides its prompt."""
-    assert settings.cache is not None
-    bar.note("reading the weights' hash")
-    content = content_sha256(source.folder, memo=settings.cache / "hashes.json")
-    bar.note("")
+def _stored(settings: Settings, content: str, context: int) -> Answers:
+    """The answers that this model gave before, under all that a raw answer depends on besides its prompt.
+
+    `content` is the hash of the model's folder, see `content_sha256`.
+    """
     scope = {
         "content_sha256": content,
         "dtype": settings.dtype,

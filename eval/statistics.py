@@ -19,6 +19,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def negated(self) -> Interval:
+        """The interval of the loss, where this is that of the change; never a negative zero."""
+        return Interval(0.0 - self.estimate, 0.0 - self.high, 0.0 - self.low)
+
 
 def mcnemar_exact(lost: int, gained: int) -> float:
     """Two-sided exact McNemar p-value from the discordant counts: a binomial test of lost against gained, p = 1/2.
@@ -107,17 +112,23 @@ def design_of(values: Sequence[float], units: Sequence[str]) -> tuple[float, int
 
 
 def paired_ratio_difference(
-    before: Sequence[float], after: Sequence[float], weights: Sequence[float], *, level: float = 0.95
+    before: Sequence[float],
+    after: Sequence[float],
+    weights: Sequence[float],
+    clusters: Sequence[str] | None = None,
+    *,
+    level: float = 0.95,
 ) -> Interval:
-    """Difference of two ratios over the same n clusters: (sum after - sum before) / sum weights.
+    """Difference of two ratios over the same n items: (sum after - sum before) / sum weights.
 
     For a loss per token over windows of unequal length, where the mean of the windows' own differences would be
     another quantity than the difference of the two losses. The interval is the ratio estimator's linearisation
     (Cochran, Sampling Techniques, 3rd ed., eq. 6.9), with Student's t on n - 1 degrees of freedom.
 
     Args:
-        before, after: shape (n,), n >= 2: each cluster's total, such as its summed NLL.
-        weights: shape (n,), positive: each cluster's size, such as its tokens.
+        before, after: shape (n,), n >= 2: each item's total, such as its summed NLL.
+        weights: shape (n,), positive: each item's size, such as its tokens.
+        clusters: shape (n,), a name each, of what may move together; every item its own if None. Two of them at least.
         level: coverage of the interval.
     """
     first, second, size = (np.asarray(values, dtype=np.float64) for values in (before, after, weights))
@@ -125,6 +136,11 @@ def paired_ratio_difference(
         raise ValueError("before, after and weights must be of the same length")
     if first.size < 2 or (size <= 0).any():
         raise ValueError("an interval needs two clusters or more, each of positive size")
+    if clusters is not None:
+        _, places = np.unique(np.asarray(clusters), return_inverse=True)
+        first, second, size = (np.bincount(places, weights=v).astype(np.float64) for v in (first, second, size))
+        if size.size < 2:
+            raise ValueError("an interval needs two clusters or more, each of positive size")
     n, total = first.size, float(size.sum())
     change = float((second - first).sum()) / total
     residuals = second - first - change * size
@@ -154,11 +170,41 @@ def paired_accuracy_difference(
     """
     if n < 1 or lost < 0 or gained < 0 or lost + gained > n or design < 1:
         raise ValueError("flips must be counts within n")
+    return _adjusted_wald(gained - lost, lost + gained, n, 1.0, design=design, clusters=clusters, level=level)
+
+
+def paired_gain_difference(changes: Sequence[float], units: Sequence[str], *, level: float = 0.95) -> Interval:
+    """Mean change of what thinking gains on a question, from the first model to the second.
+
+    Such a change is -2, -1, 0, 1 or 2. The interval is that of `paired_accuracy_difference`, to which it comes down
+    where fast answers stay as they are: a change by +1 and one by -1 are added to the sample, so that it keeps its
+    coverage at few changes, and a width at none.
+
+    Args:
+        changes: shape (n,), n >= 1.
+        units: shape (n,): what is independent, the same for questions of one passage.
+        level: coverage of the interval.
+    """
+    if not changes or max(map(abs, changes)) > _MOST_GAIN:
+        raise ValueError("a gain changes by 2 at most")
+    design, clusters = design_of(changes, units)
+    squares = math.fsum(change * change for change in changes)
+    return _adjusted_wald(
+        math.fsum(changes), squares, len(changes), _MOST_GAIN, design=design, clusters=clusters, level=level
+    )
+
+
+_MOST_GAIN = 2.0
+
+
+def _adjusted_wald(
+    total: float, squares: float, n: int, most: float, *, design: float, clusters: int | None, level: float
+) -> Interval:
+    """The mean of n changes within `most` from their sum and sum of squares, +1 and -1 added for the bounds."""
     size = n / design + 2
-    p_lost, p_gained = (lost / design + 1) / size, (gained / design + 1) / size
-    centre = p_gained - p_lost
-    margin = _quantile(level, clusters) * math.sqrt((p_lost + p_gained - centre**2) / size)
-    return Interval((gained - lost) / n, max(-1.0, centre - margin), min(1.0, centre + margin))
+    centre = total / design / size
+    margin = _quantile(level, clusters) * math.sqrt(((squares / design + 2) / size - centre**2) / size)
+    return Interval(total / n, max(-most, centre - margin), min(most, centre + margin))
 
 
 def _quantile(level: float, clusters: int | None) -> float:

@@ -20,21 +20,23 @@ SCORES = ("questions", "n", "chance", "model", "accuracy, %", "plain", "NLL, bit
 CHANGES = ("Δ acc., points", "Δ NLL, bits", "p", "flips", "kept, %")
 PROSE = ("text", "model", "bits / byte", "Δ bits / byte", "nats / token", "Δ nats / token")
 _PROSE_SHOWN = 5  # columns of it on a terminal
-INTERACTIONS = ("loss in A - loss in B", "model", "points", "bits")
+INTERACTIONS = ("loss in A - loss in B", "model", "points", "bits / byte")
 TASKS = ("task", "metric", "model", "n", "value", "Δ", "p", "flips")
 SHOWN = 12  # interactions; of more, those whose interval excludes 0, the clearest first
 
 HOW_TO_READ = (
     "Accuracy: the choice of highest log-likelihood per character, or the exact number; `plain` takes the highest "
-    "log-likelihood as it is. NLL: -log2 p(gold answer | question), mean per answer; it moves where accuracy sits at "
-    "chance. Δ: to the full model on the same questions, with its 95 % paired interval, clustered where questions "
-    "share a passage. p: exact McNemar, Holm-corrected over the rows of a model. Flips: questions lost / gained. Kept: "
+    "log-likelihood as it is. NLL: -log2 p(gold answer | question), mean per answer: longer answers have more, so that "
+    "rows of two domains do not compare; it moves where accuracy sits at chance. Δ: to the full model on the same "
+    "questions, with its 95 % paired interval, clustered where questions share a passage. p: exact McNemar, "
+    "Holm-corrected over the rows of a model. Flips: questions lost / gained. Kept: "
     "accuracy above chance as a share of the full model's; – where that is not above chance, ? where its 95 % interval "
     "reaches down to chance, so that a share would be noise. Unparsed answers count as wrong."
 )
 HOW_INTERACTIONS = (
     "Loss in A minus loss in B of the same model, with its 95 % interval: above 0, A loses more than B. Points of "
-    "accuracy lost, and bits of answer NLL gained. ?: the full model is at chance in one of the two, so its accuracy "
+    "accuracy lost, and bits of answer NLL gained per byte of the right answers, for answers differ in length from "
+    "domain to domain. ?: the full model is at chance in one of the two, so its accuracy "
     "has nothing to lose; read the bits. Intervals are not corrected for the number of pairs."
 )
 
@@ -90,7 +92,7 @@ def interaction_cells(one: Interaction) -> list[str]:
         f"{one.domains[0]} - {one.domains[1]}, {one.protocol}",
         one.model,
         _signed(one.accuracy, 100, 1, bounds=0) + (" ?" if one.at_chance else ""),
-        _signed(one.answer_nll_bits, 1, 2),
+        _signed(one.nll, 1, 3),
     ]
 
 
@@ -122,7 +124,7 @@ def _clearness(one: Interaction) -> float:
         width = found.high - found.low
         return abs(found.estimate) / width if width > 0 else 0.0
 
-    return max(ratio(one.accuracy), ratio(one.answer_nll_bits))
+    return max(ratio(one.accuracy), ratio(one.nll))
 
 
 def _percent_interval(found: Interval) -> str:

@@ -69,6 +69,9 @@ def test_a_second_compare_runs_only_the_new_model(tiny_llama, twin, sample_quest
         ("full", 0, REQUESTS),
         ("twin", REQUESTS, 0),
     ]
+    one, other = found["models"]
+    assert one["shards"] == other["shards"]
+    assert one["content_sha256"] == content_sha256(tiny_llama) != other["content_sha256"] == content_sha256(twin)
 
 
 def test_answers_never_cross_models(tiny_llama, twin, sample_questions, tmp_path):

@@ -11,6 +11,7 @@ from eval.bill import bill, corrected, pair, row_from
 from eval.comparison import bill_runs
 from eval.interactions import bill_interactions, interaction_from
 from eval.questions.schema import parse_question
+from eval.reports import text as words
 from eval.running import RunResult, Sample
 from eval.statistics import Interval, mcnemar_exact, paired_mean_difference
 from eval.tables import shown_interactions
@@ -85,6 +86,46 @@ def test_an_interaction_is_the_difference_of_the_losses():
     assert interaction_from(asdict(one)) == one
 
 
+def _longer(result, domain, choices):
+    """The same run with other options, of which the first is right."""
+    tasks = tuple(
+        replace(t, questions=tuple(replace(q, choices=choices) for q in t.questions)) if t.domain == domain else t
+        for t in result.tasks
+    )
+    return replace(result, tasks=tasks)
+
+
+def test_domains_are_compared_by_bits_per_byte_of_the_answer():
+    """Medicine loses 4 bits on answers of 40 bytes, math 1 bit on answers of one: math lost more."""
+    long = tuple(letter * 40 for letter in "abcd")
+    runs = [_longer(result, "medical", long) for result in _planted({"medical": (3, 4.0), "math": (3, 1.0)})]
+    found = bill_runs(runs)
+    (one,) = found.interactions
+    assert one.answer_nll_bits.low > 0
+    assert one.answer_nll_bits_per_byte.high < 0
+    assert one.clear
+    rows = {row.domain: row for row in found.rows if row.versus}
+    assert (rows["medical"].answer_bytes, rows["math"].answer_bytes) == (40, 1)
+    own = rows["medical"].versus
+    for bound in ("estimate", "low", "high"):  # answers of one length: the interval per answer, over that length
+        per_answer = getattr(own.answer_nll_bits_difference, bound)
+        assert getattr(own.answer_nll_bits_per_byte_difference, bound) == pytest.approx(per_answer / 40)
+    per_byte = rows["math"].versus.answer_nll_bits_per_byte_difference
+    assert one.nll.estimate == pytest.approx(own.answer_nll_bits_per_byte_difference.estimate - per_byte.estimate)
+    told = [asdict(row) for row in found.rows]
+    assert words.worst_loss(told).endswith(
+        "most by cut in math, choice, " + words.bits(asdict(per_byte), "bits per byte") + "."
+    )
+    for row in told:  # of an earlier version
+        if row["versus"]:
+            del row["versus"]["answer_nll_bits_per_byte_difference"]
+        del row["answer_bytes"]
+    assert "most by cut in medical, choice" in words.worst_loss(told)
+    assert row_from(told[-1]).answer_bytes is None
+    old = {key: value for key, value in asdict(one).items() if key != "answer_nll_bits_per_byte"}
+    assert interaction_from(old).nll == one.answer_nll_bits
+
+
 def test_the_same_questions_in_two_domains_differ_by_nothing():
     full, cut = _planted({"mathematics": (20, 2.0)})
     doubled = []
@@ -96,6 +137,7 @@ def test_the_same_questions_in_two_domains_differ_by_nothing():
     assert one.shared == 100
     assert vars(one.accuracy) == pytest.approx({"estimate": 0, "low": 0, "high": 0}, abs=0.01)
     assert vars(one.answer_nll_bits) == pytest.approx({"estimate": 0, "low": 0, "high": 0}, abs=1e-6)
+    assert vars(one.answer_nll_bits_per_byte) == pytest.approx({"estimate": 0, "low": 0, "high": 0}, abs=1e-6)
 
 
 def test_holm_is_over_the_domains_of_each_model():
@@ -166,6 +208,30 @@ def test_a_domain_at_chance_is_not_judged():
     assert (found.status, found.worst, found.decided) == ("cannot tell", None, False)
     assert exit_code(found.status) == 1
     assert found.losses[0].at_chance
+
+
+def _open_rows(right, kept, domain="d"):
+    """The rows of a generation task of 100 questions: the full model has `right`, the cut one `kept` of them."""
+    full = [_sample(f"q{i}", correct=i < right) for i in range(100)]
+    cut = [replace(s, correct=i < kept) for i, s in enumerate(full)]
+    return [bill(domain, "generation", "full", 0.0, full, None), bill(domain, "generation", "cut", 0.0, cut, full)]
+
+
+def test_what_could_not_lose_as_much_cannot_pass():
+    """4 of 100 right and none after the cut: all is lost, and still below a limit of 5 points."""
+    found = judge(_open_rows(4, 0), 0.05)
+    assert not found.losses[0].at_chance
+    assert found.losses[0].room == pytest.approx(0.04)
+    assert (found.status, found.worst, exit_code(found.status)) == ("cannot tell", None, 1)
+    assert "more than 5 points above chance in no domain" in found.sentence
+    assert judge(_open_rows(5, 0), 0.05).status == "cannot tell"  # it can lose 5 points, but not more
+    assert judge(_open_rows(4, 0), 0.03).status == "too costly"
+    beside = judge([*_open_rows(4, 0), *_open_rows(50, 49, "e")], 0.05)
+    assert (beside.status, beside.worst.domain) == ("within", "e")
+    assert "not judged, for the full model is not 5 points above chance there" in beside.sentence
+    assert beside.sentence.endswith("cannot lose as many: d generation")
+    assert judge(_open_rows(30, 28), 0.05).status == "within"
+    assert "no domain was asked" in judge([], 0.05).sentence
 
 
 def test_of_many_pairs_only_the_clear_ones_are_shown():

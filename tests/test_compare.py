@@ -110,8 +110,8 @@ def test_the_table_and_the_figure(made):
     table = [line for line in lines if line.startswith(("| medical choice", "| math"))]
     assert len(table) == len(document["rows"])
     (between,) = [line for line in lines if line.startswith("| medical - math, choice | llama-2 |")]
-    found = document["interactions"][0]["answer_nll_bits"]
-    assert f"{found['estimate']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]" in between
+    found = document["interactions"][0]["answer_nll_bits_per_byte"]
+    assert f"{found['estimate']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]" in between
     assert "- medical choice has 5 questions; below 30 an interval says little" in lines
     assert all(line.count("|") == table[0].count("|") for line in table)
     assert any("5 (few)" in line for line in table)

@@ -82,6 +82,57 @@ def test_options_that_are_named(text, index):
 @pytest.mark.parametrize(
     "text",
     [
+        "B is the correct answer.",
+        "Therefore, B is correct.",
+        "So B is the answer.",
+        "I would choose B",
+        "I'd pick option B.",
+        "I would go with (B) because it thins the blood.",
+        "The best answer choice is B",
+        "the answer is probably B",
+        "Final answer - B",
+        "It's B",
+        "It\u2019s B.",
+        "It is B!",
+        "B!",
+        "Answer: <B>",
+        "Let me think. Aspirin is old. Therefore, B is correct.",
+    ],
+)
+def test_clear_answers_are_read(text):
+    assert parse_letter(text, DRUGS) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Answer: B or maybe C",
+        "Answer: B, or C",
+        "B or perhaps option C",
+        "I would choose B or C",
+        "I would choose a drug",
+        "B is the correct answer to something else",
+        "Therefore, B is correct. Therefore, C is correct.",
+        "It's A man with a headache",
+        "So B is right-handed",
+        "Final answer - a guess",
+        "Answer: <E>",
+    ],
+)
+def test_what_is_no_clear_answer_is_refused(text):
+    assert parse_letter(text, DRUGS) is None
+
+
+def test_an_option_that_says_none_can_be_chosen():
+    choices = ["aspirin", "heparin", "None of the above", "both"]
+    for text in ("Answer: none of the above", "None of the above.", "The answer is none of the above!", "C"):
+        assert parse_letter(text, choices) == 2
+    assert parse_letter("Answer: none of these", choices) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "",
         "   \n",
         "I do not know.",
@@ -157,6 +208,14 @@ def test_any_text_gives_an_option_a_number_or_nothing(text):
     ("text", "number"),
     [
         ("#### 18", "18"),
+        ("- 5", "-5"),
+        ("1 1/2", "3/2"),
+        ("$-5", "-5"),
+        ("2 x 10^3", "2000"),
+        ("It's 12 pens.", "12"),
+        ("2^3 = 8", "8"),
+        ("5 minutes 30 seconds = 330 seconds", "330"),
+        ("9 m in 2 s", "9"),
         ("####18", "18"),
         (" 19 pens", "19"),
         ("$18", "18"),
@@ -199,6 +258,20 @@ def test_numbers_that_are_given(text, number):
         "",
         "none",
         "5 or 6",
+        "12 or 13",
+        "Answer: 3 and 4",
+        "10^3",
+        "2^3",
+        "Answer: 2^3",
+        "Answer: 10\u00b3",
+        "Answer: 1 000 000",
+        "1 000 000",
+        "3\u221a2",
+        "Answer: 3\\sqrt{2}",
+        "Answer: 16\u03c0",
+        "5 minutes 30 seconds",
+        "Answer: 5 feet, 6 inches",
+        "Answer: 9 dollars and 50 cents",
         "Answer: 5-6",
         "between 5 and 6",
         "Answer: 1, 5",

@@ -149,12 +149,12 @@ def test_examples_mark_right_before_and_after(page):
     ("models", "limit", "state", "words"),
     [
         (("full", "pruned"), 0.05, "exceeded", "too costly"),
-        (("full", "healed"), 1.0, "met", "within the limit"),
+        (("full", "healed"), 0.3, "met", "within the limit"),
         (("full", "healed"), None, "open", "Verdict"),
     ],
 )
 def test_the_verdict_says_whether_the_limit_holds(tmp_path, models, limit, state, words):
-    write_bill(tmp_path / "bill", n=60, models=models, limit=limit, thinking=False, tasks=[("math", "generation")])
+    write_bill(tmp_path / "bill", n=200, models=models, limit=limit, thinking=False, tasks=[("math", "generation")])
     page = Page((tmp_path / "bill" / "report.html").read_text("utf-8"))
     section = page.one("section", id="verdict")
     assert section["class"] == f"verdict {state}"

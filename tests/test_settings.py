@@ -230,3 +230,7 @@ def test_a_verdict_ends_with_its_exit_code(tiny_llama, sample_questions, tmp_pat
     assert json.loads((tmp_path / "bill" / "comparison.json").read_text())["verdict"] == verdict
     assert "**Verdict: cannot tell" in (tmp_path / "bill" / "comparison.md").read_text()
     assert _run("compare", tiny_llama, tiny_llama, *ask, "--max-loss", "5", "--out", tmp_path / "x").exit_code == 2
+    tasks = ["--tasks", "arc_easy", "--max-loss", "5%", "--out", tmp_path / "x"]
+    refused = _run("compare", tiny_llama, tiny_llama, *tasks)
+    assert refused.exit_code == 2
+    assert "--max-loss judges the accuracy in our domains" in refused.stderr

@@ -18,6 +18,7 @@ from eval.statistics import (
     holm,
     mcnemar_exact,
     paired_accuracy_difference,
+    paired_gain_difference,
     paired_mean_difference,
     paired_ratio_difference,
     retained_above_chance,
@@ -65,6 +66,10 @@ def test_the_ratio_difference_is_the_difference_of_the_ratios():
     equal = paired_ratio_difference(before, after, [2.0] * 3)  # clusters of one size: the plain paired t interval
     plain = paired_mean_difference([b / 2 for b in before], [a / 2 for a in after])
     assert (equal.low, equal.high) == pytest.approx((plain.low, plain.high))
+    doubled = paired_ratio_difference(before * 2, after * 2, size * 2, ["a", "b", "c"] * 2)  # the same questions twice
+    assert vars(doubled) == pytest.approx(vars(found))
+    with pytest.raises(ValueError, match="two clusters"):
+        paired_ratio_difference(before, after, size, ["a"] * 3)
     for wrong in ([1.0, 2.0], [1.0, 0.0, 1.0]):
         with pytest.raises(ValueError, match="weights|positive"):
             paired_ratio_difference(before, after, wrong)
@@ -114,6 +119,38 @@ def test_the_accuracy_interval_in_closed_form_and_at_no_flips():
     assert still.low < 0 < still.high
     with pytest.raises(ValueError, match="within n"):
         paired_accuracy_difference(3, 3, 5)
+
+
+@pytest.mark.parametrize("n", [60, 200])
+@pytest.mark.parametrize("rates", [(0.1, 0.05, 0.2, 0.05), (0.05, 0.05, 0.3, 0.1), (0.02, 0.01, 0.15, 0.05)], ids=str)
+def test_the_interval_of_a_gain_covers_the_truth(rates, n):
+    fast_lost, fast_gained, slow_lost, slow_gained = rates
+    rng = np.random.default_rng(10)
+    fast, slow = (
+        rng.choice([-1.0, 1.0, 0.0], p=[lost, gained, 1 - lost - gained], size=(2000, n))
+        for lost, gained in ((fast_lost, fast_gained), (slow_lost, slow_gained))
+    )
+    truth = (slow_gained - slow_lost) - (fast_gained - fast_lost)
+    units = [str(i) for i in range(n)]
+    found = [paired_gain_difference(change.tolist(), units) for change in slow - fast]
+    assert 0.93 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.97
+
+
+def test_the_interval_of_a_gain_is_never_too_narrow_where_little_changes():
+    rng = np.random.default_rng(11)
+    for n in (16, 60):
+        units = [str(i) for i in range(n)]
+        fast, slow = (rng.choice([-1.0, 1.0, 0.0], p=[0.01, 0.02, 0.97], size=(2000, n)) for _ in range(2))
+        found = [paired_gain_difference(change.tolist(), units) for change in slow - fast]
+        assert np.mean([one.low <= 0 <= one.high for one in found]) >= 0.95
+    still = paired_gain_difference([0.0] * 16, [str(i) for i in range(16)])
+    assert (still.low, still.high) == pytest.approx((-0.1540, 0.1540), abs=1e-3)  # as of accuracies without a flip
+    assert still == paired_accuracy_difference(0, 0, 16)
+    clustered = paired_gain_difference([0.0] * 16, [str(i // 4) for i in range(16)])
+    assert clustered.high > still.high
+    for wrong in ([], [3.0]):
+        with pytest.raises(ValueError, match="by 2 at most"):
+            paired_gain_difference(wrong, ["q"] * len(wrong))
 
 
 @given(st.integers(1, 300), st.data())

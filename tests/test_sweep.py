@@ -146,6 +146,14 @@ def test_layers_that_do_nothing_cost_nothing_and_are_found(swept, planted):
                     assert value == pytest.approx(0, abs=1e-4)
                 elif not np.isnan(value):
                     assert abs(value) > 1e-3
+    own = [task for task in found.tasks if task.plan.domain == "math"]
+    right = [[q.choices[q.answer] if q.choices else q.answer for q in task.plan.questions] for task in own]
+    sizes = [sum(len(text.encode()) for text in texts) for texts in right]
+    rises = [(task.nll.sum(1) - task.nll[0].sum()) / size for task, size in zip(own, sizes, strict=True)]
+    for place, variant in enumerate(found.plan.variants[1:], start=1):
+        cost = found.costs["domains"]["math"][str(variant.n)][str(variant.start)]
+        assert cost == pytest.approx(np.mean([rise[place] for rise in rises]))
+    assert "bits per byte" in found.costs["measure"]
     for n in (2, 3):
         chosen = plan_cut(planted, n=n, criterion="domain", costs=out / "costs.json", verify=0)
         costs = found.costs["domains"]
@@ -241,6 +249,38 @@ def test_an_interrupted_sweep_goes_on(tiny, sample_questions, tmp_path):
         kept.restore()
     kept.clear()
     assert kept.restore() is None
+
+
+def test_a_resumed_sweep_never_crosses_models(tiny, sample_questions, tmp_path, monkeypatch):
+    """A twin of the same shapes has the same headers; its file is refused, and before the model is loaded."""
+    folder, twin = tiny("llama"), tmp_path / "twin"
+    shutil.copytree(folder, twin)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.model.layers[7].mlp.down_proj.weight[-1] += 1.0
+    model.save_pretrained(twin)
+    assert model_identity(twin)["shards"] == model_identity(folder)["shards"]
+    resume = tmp_path / "kept.npz"
+    ask = {"data": sample_questions, "sizes": "1", "resume": resume, **FEW, "domains": "math", "limit": 2}
+    with monkeypatch.context() as patched:
+        patched.setattr(Kept, "clear", lambda self: None)  # as if it had been interrupted
+        first = sweep(folder, **ask)
+    with monkeypatch.context() as patched:
+        patched.setattr("eval.sweeps.sweeping.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+        with pytest.raises(RegrowthError, match="of another sweep"):
+            sweep(twin, **ask)
+        with pytest.raises(RegrowthError, match="of another sweep"):
+            sweep(folder, **{**ask, "sizes": "2"})
+        (tmp_path / "text").write_text("not that")
+        with pytest.raises(RegrowthError, match="is not a file that an interrupted sweep"):
+            sweep(folder, **{**ask, "resume": tmp_path / "text"})
+    again = sweep(folder, **ask)
+    assert [t.nll.tolist() for t in again.tasks] == [t.nll.tolist() for t in first.tasks]
+    assert not resume.exists()
+    other = sweep(twin, **ask)
+    contents = [one.document["provenance"]["model"]["content_sha256"] for one in (first, again, other)]
+    assert contents[0] == contents[1] != contents[2]
+    assert (other.tasks[0].nll != first.tasks[0].nll).any()
 
 
 def test_less_memory_means_smaller_batches_and_the_same_answers(tiny, sample_questions):

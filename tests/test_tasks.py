@@ -170,6 +170,44 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny_llama):
         scorers[1]._loglikelihood_tokens(requests)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+    ],
+    ids=["cpu", "cuda", "python"],
+)
+def test_out_of_memory_while_trees_are_tried_halves_the_batch_too(tiny_llama, monkeypatch, error):
+    """The choices of these questions share a context, so trees are tried; that probe is what does not fit."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), AutoTokenizer.from_pretrained(tiny_llama)
+    contexts = [tokenizer(f"a question of many words, number {i}, is put here")["input_ids"] for i in range(3)]
+    choices = [
+        tokenizer(f" {word}")["input_ids"] for word in ("yes it is", "no it is not", "maybe it is", "never was it")
+    ]
+    requests = [(("q", "a"), context, choice) for context in contexts for choice in choices]
+    scorer = Scorer(model, tokenizer, batch_size=8, max_length=128, bar=Progress())
+    wanted = scorer._loglikelihood_tokens(requests)
+
+    def full(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr("eval.asking.walk.score", full)
+
+    def wide(module, arguments, options):
+        if next(iter([*arguments, *options.values()])).shape[0] > 2:
+            raise error
+
+    model.register_forward_pre_hook(wide, with_kwargs=True)
+    found = scorer._loglikelihood_tokens(requests)
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in wanted], abs=1e-4)
+    assert scorer.notes == [f"out of memory at batch size {size}: went on with {size // 2}" for size in (8, 4)]
+    monkeypatch.setattr("eval.asking.harness.choose_way", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        scorer._loglikelihood_tokens(requests)
+
+
 def test_choices_share_one_reading_and_score_as_in_hflm(tiny_llama, sample_questions):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), AutoTokenizer.from_pretrained(tiny_llama)
     plans = plan_tasks(sample_questions, "medical", limit=12, seed=0, sets=["mmlu"])

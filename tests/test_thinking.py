@@ -17,6 +17,7 @@ from eval.running import RunResult, Sample, run
 from eval.thinking.bill import bill_thinking
 from eval.thinking.counts import Counts, count_pairs, gains
 from eval.thinking.interactions import bill_thinking_interactions
+from eval.verdict import judge
 from prune.errors import RegrowthError, UsageError
 
 COUNTS = st.builds(Counts, *[st.integers(0, 300)] * 4).filter(lambda c: c.n > 0)
@@ -239,6 +240,16 @@ def test_the_bill_of_two_models():
     assert row["counts"] == {"both_right": 0, "fast_only": 30, "slow_only": 0, "both_wrong": 70}
     assert {"a_fast", "a_slow", "delta_c", "delta_o", "r_c", "r_o", "n", "chance", "versus"} <= set(row)
     assert bill_runs([full, cut]).rows == ()  # without plain tasks there is no plain bill
+
+
+def test_a_lost_chain_of_thought_is_too_costly():
+    full = _run("full", [True] * 40 + [False] * 60, [True] * 90 + [False] * 10)
+    cut = _run("cut", [True] * 40 + [False] * 60, [False] * 100, parsed=False)
+    found = judge((), 0.05, bill_thinking([full, cut]))
+    assert (found.status, found.decided, found.worst.thinking) == ("too costly", True, "slow")
+    assert "cut on d choice (slow thinking) loses 90.0 points" in found.sentence
+    assert [(one.thinking, one.at_chance) for one in found.losses] == [("slow", False), ("fast", True)]
+    assert bill_runs([full, cut], 0.05).verdict == found
 
 
 def test_what_reasoning_lost_in_one_domain_against_another():

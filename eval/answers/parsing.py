@@ -20,6 +20,7 @@ _DENIES = re.compile(r"\b(?:not|never|wrong|incorrect|false|cannot|neither|nor)\
 _SO_LETTER = re.compile(r"\b(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence)\b[^.]*?\b(?:option\s+)?\(?([A-Z])\)?\.?$")
 _LABEL_LATER = re.compile(r"(?<=.)(?:\(|\b[Oo]ption\s|\b[Cc]hoice\s)([A-Z])\b")
 _THAT_IS_IT = re.compile(r"\W*(?:this|that|which) is the (?:final |correct )?answer\b", re.IGNORECASE)
+_IT_IS = re.compile(r"^(?:it|that)(?:'s|\u2019s|\s+is)\s+", re.IGNORECASE)
 _LABELS = re.compile(r"\W*[A-Z](?:[.,:;)\s]+[A-Z]){2,}(?![a-z'])")  # `C.D.D.A.`
 _SHORT = 40  # words
 _ENOUGH_WORDS = 3
@@ -47,7 +48,8 @@ def parse_letter(response: str, choices: Sequence[str]) -> int | None:
 def parse_value(response: str) -> Fraction | None:
     """The number that a response arrives at, exactly; None where it arrives at none, or at two.
 
-    Units, currency and percent signs fall away (`25 %` is 25), and `1/2`, `0.5`, `\\frac{1}{2}` are one number.
+    Units, currency and percent signs fall away (`25 %` is 25), and `1/2`, `0.5`, `\\frac{1}{2}` are one number. What is
+    not worked out (`2^3`, `3\u221a2`), or given in two units (`5 minutes 30 seconds`), is none.
     """
     text = own_words(response)
     for statement in reversed(list(statements(text))):
@@ -61,6 +63,8 @@ def parse_value(response: str) -> Fraction | None:
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if len(lines) > 1 and _THAT_IS_IT.match(lines[-1]):
         return value_of(re.split(r"(?<=[.!])\s+(?=[A-Z])", lines[-2])[-1])
+    if len(lines) == 1:
+        lines = [_IT_IS.sub("", lines[0])]
     alone = {value_of(line) for line in {*lines[:1], *lines[-1:]} if is_value_alone(line) and not two_numbers(line)}
     if alone:
         return alone.pop() if len(alone) == 1 else None
@@ -79,6 +83,8 @@ def _conclusion(line: str) -> Fraction | None:
 def _option_of(statement: str, choices: Sequence[str]) -> int | None:
     """The one option that a short statement names; None where it names none, `_TWO` where two or more."""
     statement = _plain_marks(statement)
+    if (whole := _whole_option(statement, choices)) is not None:  # `none of the above` may be an option
+        return whole
     if not statement or _NO.match(statement):
         return None
     if _names_several(statement, len(choices)) or _LABELS.match(statement):
@@ -150,7 +156,8 @@ def _names_several(statement: str, count: int) -> bool:
     """Whether labels are strung together: `A or B`, `(A) and (C)`, `A, B`, `B/C`."""
     last = chr(ord("A") + count - 1)
     label = rf"\(?[A-{last}]\)?"
-    match = re.match(rf"\W*(?:both\s+)?({label})\s*(?:,|/|&|or|and)\s*(?:option\s+)?({label})(?![\w'])", statement)
+    between = r"\s*(?:,\s*(?:or|and)?|/|&|or|and)\s*(?:(?:maybe|perhaps|possibly|probably|even|also|option|choice)\s+)*"
+    match = re.match(rf"\W*(?:both\s+)?({label}){between}({label})(?![\w'])", statement)
     return match is not None and match[1].strip("()") != match[2].strip("()")
 
 
@@ -198,7 +205,8 @@ def _plain_marks(text: str) -> str:
     text = re.sub(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}", r"\1", text)
     if match := BOXED.search(text):
         text = unboxed(text, match.end())
-    return re.sub(r"[*_`\"\u201c\u201d]+|^(?:[\s>$#]|-\s)+|\$+\s*$", "", text).strip().rstrip(".").strip()
+    text = re.sub(r"<\s*([A-Za-z])\s*>", r"\1", text)
+    return re.sub(r"[*_`\"\u201c\u201d]+|^(?:[\s>$#]|-\s)+|\$+\s*$", "", text).strip().rstrip(".!").strip()
 
 
 def _words(text: str) -> str:

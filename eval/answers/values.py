@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
-from eval.answers.numbers import to_number
-
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?"
 _NUMBER = re.compile(
     r"(?<![\w.:])(?P<sign>-\s?)?[$\u20ac\u00a3]?\s?(?P<minus>-)?(?=[.\d])"
@@ -17,6 +15,31 @@ _NUMBER = re.compile(
     r"(?![\d:]\d|:\d)"
 )
 _FRACTION = re.compile(r"(-?)\s*\\[dt]?frac\s*\{\s*(-?[\d.,]+)\s*\}\s*\{\s*(-?[\d.,]+)\s*\}")
+
+
+def to_number(text: str) -> Fraction | None:
+    """`1,200`, `-3.50`, `$7` or `25/3` as an exact fraction; None where it is no number."""
+    text = text.replace(",", "").replace("$", "").replace(" ", "")
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        parts = text.split("/")
+        try:
+            return Fraction(parts[0]) / Fraction(parts[1]) if len(parts) == 2 else None
+        except (ValueError, ZeroDivisionError):
+            return None
+
+
+def parse_gold(answer: str) -> Fraction | None:
+    """The number of a key such as `9 apples`, `25%`, `1 1/2` or `9m`; None unless it is one, with or without a unit."""
+    text = plain_number(answer.strip())
+    match = _NUMBER.match(text)
+    if match is None or not _KEY_UNIT.fullmatch(text, match.end()):
+        return None
+    return next(numbers(match[0]), None)
+
+
+_KEY_UNIT = re.compile(r"(?:(?:\s|[%\u20ac\u00a3$\u00b0]|(?!(?:st|nd|rd|th)\b)[A-Za-z])[^\d;]*)?")
 
 
 def numbers(text: str) -> Iterator[Fraction]:
@@ -41,8 +64,8 @@ def numbers(text: str) -> Iterator[Fraction]:
 
 
 def plain_number(text: str) -> str:
-    """Without what TeX writes into and around numbers: `1{,}200`, `\\$5`, `\\frac{1}{2}`."""
-    plain = text.replace("{,}", ",").replace("\\$", "$").replace("\\%", "%").replace("\\!", "")
+    """Without what TeX writes into and around numbers (`1{,}200`, `\\$5`, `\\frac{1}{2}`); minus signs plain."""
+    plain = text.replace("\u2212", "-").replace("{,}", ",").replace("\\$", "$").replace("\\%", "%").replace("\\!", "")
     return re.sub(r"(\d)\s*\\,\s*(\d{3})", r"\1,\2", _FRACTION.sub(r"\1\2/\3", plain))
 
 
@@ -64,18 +87,31 @@ def value_of(text: str) -> Fraction | None:
 
 _NEAR = 3  # words
 _COUNTED = frozenset("step part case question problem option equation figure line by from".split())  # noqa: SIM905
-_PAIR = re.compile(r"(?:^|[\s(])\$?([\d.,]*\d)\s*(?:or|to|-)\s*\$?([\d.,]*\d)")
+_PAIR = re.compile(r"(?:^|[\s(])\$?([\d.,]*\d)\s*(?:or|to|and|-)\s*\$?([\d.,]*\d)")
 _LIST = re.compile(r"\d\s*,\s*-?(?!\d{3}(?!\d))\.?\d")  # `1, 5`; and `1,5`, where it is open what the comma is
 _BETWEEN = re.compile(r"\b(?:between|from)\s+\$?([\d.,]*\d)\s+(?:and|to)\s+\$?([\d.,]*\d)")
-_UNDONE = re.compile(r"\d\s*(?:[+*\u00d7\u00f7]|\\times|\\cdot|\bx\b)\s*(?!10\s?\^)\$?\d")  # 2 * 3, never worked out
+_UNDONE = re.compile(  # 2 * 3, 2^3, 3 sqrt(2) or 4 pi, never worked out
+    r"\d\s*(?:[+*\u00d7\u00f7]|\\times|\\cdot|\bx\b)\s*\$?\d"
+    r"|\d\s?(?:\^|\u221a|\\sqrt|sqrt|\u03c0|\\pi\b|pi\b)|\d[\u00b2\u00b3]"
+)
+_SCIENTIFIC = re.compile(r"\s?(?:x|\u00d7|\*|\\times)\s?10\s?\^\s?\{?-?\d+\}?")  # 3 x 10^2
+_SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?:\s\d{3})+(?!\d)")  # `1 000`, or one of 0
+_MEASURE = (
+    r"\s?(?:years?|months?|weeks?|days?|hours?|hrs?|h|minutes?|mins?|seconds?|secs?|s|miles?|yards?|feet|foot|ft|inch(?:es)?"
+    r"|in|km|m|cm|mm|kilomet(?:re|er)s?|(?:centi)?met(?:re|er)s?|kg|kilograms?|g|grams?|pounds?|lbs?|ounces?|oz|dollars?"
+    r"|cents?|gallons?|quarts?|pints?|cups?|lit(?:re|er)s?|l|ml|degrees?)\b"
+)
+_TWO_UNITS = re.compile(rf"\d{_MEASURE}\s*,?\s*(?:and\s+)?\d[\d.]*{_MEASURE}", re.IGNORECASE)  # 5 minutes 30 seconds
 
 
 def two_numbers(text: str) -> bool:
-    """Whether a text offers two unlike numbers (`5 or 6`, `5-6`), or a sum that is not worked out (`2 * 3`)."""
-    text = text.rsplit("=", 1)[-1]
+    """Whether a text offers two unlike numbers (`5 or 6`, `5-6`, `5 m 6 cm`), or what is not worked out (`2 * 3`)."""
+    text = _SCIENTIFIC.sub("", text.rsplit("=", 1)[-1])
     match = _PAIR.search(text) or _BETWEEN.search(text)
-    return bool(_UNDONE.search(text) or _LIST.search(plain_number(text))) or (
-        match is not None and to_number(match[1]) != to_number(match[2])
+    return (
+        any(one.search(text) for one in (_UNDONE, _SPACED, _TWO_UNITS))
+        or bool(_LIST.search(plain_number(text)))
+        or (match is not None and to_number(match[1]) != to_number(match[2]))
     )
 
 

@@ -20,8 +20,8 @@ from lm_eval.api.registry import register_metric
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
-from eval.answers.numbers import parse_gold, parse_number
 from eval.answers.parsing import parse_letter, parse_value
+from eval.answers.values import parse_gold
 from eval.asking.tasks import TaskPlan
 from eval.asking.trees import Asked, plain_tokens
 from eval.asking.walk import Way, choose_way, out_of_memory, score
@@ -82,7 +82,7 @@ class PlannedTask(ConfigurableTask):
             return self._judge(doc, results[0])
         response, (logprob, _) = results
         check_finite(logprob, doc)
-        given, gold = parse_number(response), _gold(doc)
+        given, gold = parse_value(response), _gold(doc)
         return {
             "exact_match": float(given is not None and Fraction(given) == gold),
             "unparseable": float(given is None),
@@ -133,7 +133,7 @@ class Scorer(HFLM):
 
     The choices of a question share one reading of it (`eval.asking.trees`), with HFLM's own numbers to rounding; a
     family whose attention does not allow it is asked request by request, as HFLM does.
-    `notes` says so where it happened; `truncated` counts requests longer than the context, whose start was cut.
+    `notes` says so where it happened.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, batch_size: int, max_length: int, bar: Progress) -> None:
@@ -148,7 +148,6 @@ class Scorer(HFLM):
         )
         self.bar = bar
         self.notes: list[str] = []
-        self.truncated = 0
         self.tokens = 0
 
     @property
@@ -179,7 +178,6 @@ class Scorer(HFLM):
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None) -> Any:
         """As in HFLM; contexts that several requests share are read once, where the model reads them so faithfully."""
-        self.truncated += sum(len(ctx) + len(cont) > self.max_length + 1 for _, ctx, cont in requests)
         if (shared := self._in_trees(requests)) is not None:
             return shared
         score = super()._loglikelihood_tokens
@@ -197,8 +195,10 @@ class Scorer(HFLM):
         try:
             if choose_way(self.model, asked).name != "tree":
                 return None
-        except (RegrowthError, torch.OutOfMemoryError):  # no finite answers, say, or no room: HFLM will tell
-            return None
+        except (RegrowthError, MemoryError, RuntimeError) as error:  # no finite answers, say, or no room
+            if isinstance(error, RegrowthError) or out_of_memory(error):
+                return None  # HFLM will tell, or do with smaller batches
+            raise
         told = [False] * len(asked)
 
         def keep(found: Any) -> None:  # so that a killed run keeps what it got

@@ -56,6 +56,11 @@ class TaskPlan:
         """Mean accuracy of blind guesses."""
         return sum(item.chance for item in self.questions) / len(self.questions)
 
+    @property
+    def answer_bytes(self) -> dict[str, int]:
+        """By question id, the UTF-8 bytes of its right answer."""
+        return {item.id: item.answer_bytes for item in self.questions}
+
     def config(self) -> dict[str, Any]:
         """The task's lm-eval configuration: the protocol's template under this task's name."""
         found = {**template(self.template), "task": self.name}

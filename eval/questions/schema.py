@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.answers.numbers import parse_gold
+from eval.answers.values import parse_gold
 from eval.questions.declaration import read_declaration
 from prune.errors import RegrowthError
 
@@ -47,6 +47,12 @@ class Question:
     def chance(self) -> float:
         """Accuracy of a blind guess: 1 / number of choices, and 0 for an open question."""
         return 0.0 if self.choices is None else 1.0 / len(self.choices)
+
+    @property
+    def answer_bytes(self) -> int:
+        """UTF-8 bytes of the right answer's text: what an answer NLL is spread over."""
+        right = self.choices[self.answer] if self.choices and isinstance(self.answer, int) else self.answer
+        return len(str(right).encode())
 
     def as_row(self) -> dict[str, Any]:
         """The question as the JSON object of its line."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from eval.answers.numbers import parse_gold
+from eval.answers.values import parse_gold
 
 Row = dict[str, Any]
 Parts = Iterator[tuple[str, str, list[str] | None, int | str | None]]

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from eval.answers.numbers import parse_gold
+from eval.answers.values import parse_gold
 from eval.questions.schema import Question, question_id
 from eval.questions.set_rows import recognise
 from eval.questions.shelf import Shelf

@@ -15,6 +15,7 @@ from eval.reports.text import GLOSSARY, counted, listed, plain
 from eval.reports.verdict import sweep_verdict, verdict
 
 Document = Mapping[str, Any]
+_IDENTITY = ("config_sha256", "shards", "content_sha256")  # two models of one shape differ in the last alone
 
 
 def build(comparison: Document | None, sweep: Document | None = None, flips: Sequence[FlipGroup] = ()) -> Report:
@@ -64,7 +65,7 @@ def build(comparison: Document | None, sweep: Document | None = None, flips: Seq
 def _unlike(comparison: Document, sweep: Document) -> bool:
     """Whether the sweep is of another model than the comparison's full one, where both say what they are."""
     one, other = comparison["models"][0], (sweep.get("provenance") or {}).get("model") or {}
-    return any(one.get(key) and other.get(key) and one[key] != other[key] for key in ("config_sha256", "shards"))
+    return any(one.get(key) and other.get(key) and one[key] != other[key] for key in _IDENTITY)
 
 
 def _subtitle(main: Document) -> str:
@@ -155,6 +156,8 @@ def _hashes(main: Document) -> list[tuple[str, str]]:
             found.append((f"{name}: commit", str(model["commit"])))
         if model.get("config_sha256"):
             found.append((f"{name}: config.json", str(model["config_sha256"])))
+        if model.get("content_sha256"):
+            found.append((f"{name}: weights, config and tokenizer", str(model["content_sha256"])))
         found += [(f"{name}: header of {shard}", str(sha)) for shard, sha in (model.get("shards") or {}).items()]
     questions = provenance.get("questions")
     if isinstance(questions, Mapping):

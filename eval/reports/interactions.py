@@ -31,7 +31,7 @@ def interactions_part(comparison: Mapping[str, Any]) -> Part | None:
         Column("A against B", "domains and protocol", words=True),
         *([Column("Model", words=True)] if several else []),
         Column("Accuracy loss A − B, points", "percentage points; above 0: A lost more"),
-        Column("NLL loss A − B, bits", "bits per answer; above 0: A lost more"),
+        Column("NLL loss A − B, bits per byte", "bits per byte of the right answers; above 0: A lost more"),
         Column("In words", "a difference is named where its whole 95 % interval lies on one side of 0", words=True),
     )
     body = tuple(
@@ -39,7 +39,7 @@ def interactions_part(comparison: Mapping[str, Any]) -> Part | None:
             words(f"{row['domains'][0]} against {row['domains'][1]}, {row['protocol']}"),
             *([words(row["model"])] if several else []),
             _difference(row["accuracy"], 100, 1),
-            _difference(row["answer_nll_bits"], 1, 2),
+            _difference(_nll(row), 1, 3),
             words(in_words(row)),
         )
         for row in found
@@ -55,6 +55,12 @@ def _difference(found: Mapping[str, float], scale: float, digits: int, *, doubtf
     return Cell(signed(scale * found["estimate"], digits), bounds(found, scale, digits), found["estimate"], look)
 
 
+def _nll(row: Mapping[str, Any]) -> Mapping[str, float]:
+    """Per byte of the right answers; per answer in a file of an earlier version."""
+    found: Mapping[str, float] = row.get("answer_nll_bits_per_byte") or row["answer_nll_bits"]
+    return found
+
+
 def larger(found: Mapping[str, float]) -> int:
     """1 where the first domain lost more beyond doubt, -1 where the second did, 0 where none can tell."""
     return int(found["low"] > 0) - int(found["high"] < 0)
@@ -64,7 +70,7 @@ def in_words(row: Mapping[str, Any]) -> str:
     """Which of the two domains lost more, by which measure, and what accuracy cannot say."""
     sides = {
         "accuracy": 0 if row["at_chance"] else larger(row["accuracy"]),
-        "answer NLL": larger(row["answer_nll_bits"]),
+        "answer NLL": larger(_nll(row)),
     }
     more = {name: row["domains"][0 if side > 0 else 1] for name, side in sides.items() if side}
     blind = f"; {listed(row['at_chance'])} at chance before the cut" if row["at_chance"] else ""

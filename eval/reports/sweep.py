@@ -11,7 +11,7 @@ from eval.reports.maps import block_map
 from eval.reports.parts import Figure, Key, Part
 from eval.reports.svg import chance_key, key
 from eval.reports.tables import Cell, Column, Table, change, count, many, prose_table, score, words
-from eval.reports.text import NONE, bits, counted, first_losses, listed, onset, plain, task_name
+from eval.reports.text import NONE, bits, counted, first_losses, listed, nll_change, onset, plain, task_name
 
 TOGETHER = 5  # lines that one chart holds legibly; more stand in a chart of their own each
 
@@ -275,7 +275,7 @@ def sweep_sentence(sweep: Mapping[str, Any]) -> str:
     if not last:
         return ""
     sure = [pair for pair in last if pair[1]["answer_nll_bits_difference"]["low"] > 0]
-    worst, point = max(sure or last, key=lambda pair: pair[1]["answer_nll_bits_difference"]["estimate"])
+    worst, point = max(sure or last, key=lambda pair: nll_change(pair[1])["estimate"])
     size, change = counted(point["size"], "layer"), point["answer_nll_bits_difference"]
     if not sure:
         return (

@@ -51,9 +51,27 @@ def points(found: Mapping[str, float]) -> str:
     return f"{signed(100 * found['estimate'], 1)} points {bounds(found, 100, 1)}"
 
 
-def bits(found: Mapping[str, float]) -> str:
+def bits(found: Mapping[str, float], unit: str = "bits") -> str:
     """A change of NLL: `+5.27 bits [+4.70, +5.84]`."""
-    return f"{signed(found['estimate'], 2)} bits {bounds(found, 1, 2)}"
+    digits = 2 if unit == "bits" else 3
+    return f"{signed(found['estimate'], digits)} {unit} {bounds(found, 1, digits)}"
+
+
+def nll_change(versus: Mapping[str, Any]) -> Mapping[str, float]:
+    """The change of answer NLL by which domains are compared: per byte of the right answers, whose lengths differ.
+
+    Per answer in a file of an earlier version, which has no other.
+    """
+    found: Mapping[str, float] = versus.get(_PER_BYTE) or versus["answer_nll_bits_difference"]
+    return found
+
+
+def nll_unit(versus: Mapping[str, Any]) -> str:
+    """The unit of `nll_change`."""
+    return "bits per byte" if versus.get(_PER_BYTE) else "bits"
+
+
+_PER_BYTE = "answer_nll_bits_per_byte_difference"
 
 
 def p_value(p: float) -> str:
@@ -95,12 +113,12 @@ def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
     if not own:
         return ""
     sure = [row for row in own if row["versus"]["accuracy_difference"]["high"] < 0]
-    nll = max(own, key=lambda row: row["versus"]["answer_nll_bits_difference"]["estimate"])
-    rise = nll["versus"]["answer_nll_bits_difference"]
+    nll = max(own, key=lambda row: nll_change(row["versus"])["estimate"])
+    rise = nll_change(nll["versus"])
     if not sure and rise["low"] > 0:
         return (
             "No loss of accuracy is beyond doubt, but right answers became less likely: "
-            f"most by {nll['model']} in {task_name(nll)}, {bits(rise)}."
+            f"most by {nll['model']} in {task_name(nll)}, {bits(rise, nll_unit(nll['versus']))}."
         )
     row = min(sure or own, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
     change = row["versus"]["accuracy_difference"]
@@ -118,7 +136,7 @@ def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
     if not own:
         return ""
     accuracy = min(own, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
-    nll = max(own, key=lambda row: row["versus"]["answer_nll_bits_difference"]["estimate"])
+    nll = max(own, key=lambda row: nll_change(row["versus"])["estimate"])
     fell = accuracy["versus"]["accuracy_difference"]["estimate"] < 0
     rose = nll["versus"]["answer_nll_bits_difference"]["estimate"] > 0
     if fell and rose and accuracy is nll:

@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.reports.parts import Tile, Verdict
 from eval.reports.sweep import sweep_sentence
-from eval.reports.text import FEW, NONE, bounds, signed, summary, task_name, worst_loss
+from eval.reports.text import FEW, NONE, bounds, nll_change, nll_unit, signed, summary, task_name, worst_loss
 
 
 def verdict(comparison: Mapping[str, Any]) -> Verdict:
@@ -45,10 +45,11 @@ def _tiles(comparison: Mapping[str, Any], label: str) -> list[Tile]:
     found = []
     if own:
         found.append(_accuracy_tile([row for row in own if row["versus"]["full_above_chance"]]))
-        worst = max(own, key=lambda row: row["versus"]["answer_nll_bits_difference"]["estimate"])
-        change = worst["versus"]["answer_nll_bits_difference"]
-        note = (task_name(worst), bounds(change, 1, 2))
-        found.append(Tile("Answer NLL, worst domain, bits", signed(change["estimate"], 2), *note, _look(change, True)))
+        worst = max(own, key=lambda row: nll_change(row["versus"])["estimate"])
+        change, unit = nll_change(worst["versus"]), nll_unit(worst["versus"])
+        note = (task_name(worst), bounds(change, 1, 3))
+        name = f"Answer NLL, worst domain, {unit}"
+        found.append(Tile(name, signed(change["estimate"], 3), *note, _look(change, True)))
     texts = [row for row in comparison.get("prose") or [] if row["model"] == label and row["difference"]]
     if texts:
         worst = max(texts, key=lambda row: row["difference"]["estimate"])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from eval.asking.cache import digest
 from eval.asking.walk import Answers
 from prune.errors import RegrowthError
 from prune.outputs import write_bytes
@@ -24,20 +24,43 @@ class Kept:
 
     Args:
         path: the file.
-        facts: all that the answers depend on; a file of other facts is refused.
+        facts: what the answers depend on, as far as it is known before the model is loaded: the model's content above
+            all. A file of other facts is refused.
     """
 
     def __init__(self, path: str | Path | None, facts: Any) -> None:
         self._path = None if path is None else Path(path)
-        self._mark = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+        self._facts = digest(facts)
+        self._more = digest(None)
         self._written: float | None = None
 
-    def restore(self) -> Answers | None:
-        """What an interrupted sweep has left; None if there is nothing.
+    def check(self) -> None:
+        """Refuse a wrong file before the model is loaded.
 
         Raises:
             RegrowthError: not such a file, or one of another sweep.
         """
+        self._read()
+
+    def restore(self, more: Any = None) -> Answers | None:
+        """What an interrupted sweep has left; None if there is nothing.
+
+        Args:
+            more: the facts that only the loaded model tells; a file of others is refused too.
+
+        Raises:
+            RegrowthError: not such a file, or one of another sweep.
+        """
+        self._more = digest(more)
+        kept = self._read()
+        if kept is None:
+            return None
+        head, found = kept
+        if head["more"] != self._more:
+            self._refuse()
+        return found
+
+    def _read(self) -> tuple[dict[str, Any], Answers] | None:
         if self._path is None or not self._path.exists():
             return None
         try:
@@ -46,22 +69,27 @@ class Kept:
                 found = Answers(
                     kept["logprob"], kept["greedy"], kept["done"], head["read"], head["heads"], head["notes"]
                 )
+            facts, _ = head["facts"], head["more"]
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             raise RegrowthError(
                 f"--resume {self._path} is not a file that an interrupted sweep has left; remove it"
             ) from None
-        if head["mark"] != self._mark:
-            raise RegrowthError(
-                f"--resume {self._path} is of another sweep (model, questions or options differ); remove it"
-            )
-        return found
+        if facts != self._facts:
+            self._refuse()
+        return head, found
+
+    def _refuse(self) -> NoReturn:
+        raise RegrowthError(
+            f"--resume {self._path} is of another sweep (model, questions or options differ); remove it"
+        )
 
     def keep(self, answers: Answers) -> None:
         """Write what is answered so far, not more often than every 20 seconds, the first time at once."""
         if self._path is None or (self._written is not None and time.monotonic() - self._written < _EVERY):
             return
         content = io.BytesIO()
-        head = {"mark": self._mark, "read": answers.read, "heads": answers.heads, "notes": answers.notes}
+        head: dict[str, Any] = {"facts": self._facts, "more": self._more}
+        head |= {"read": answers.read, "heads": answers.heads, "notes": answers.notes}
         arrays = {"logprob": answers.logprob, "greedy": answers.greedy, "done": answers.done}
         np.savez(content, head=np.array(json.dumps(head)), **arrays)  # type: ignore[arg-type]
         write_bytes(self._path, content.getvalue(), overwrite=True)

@@ -12,12 +12,19 @@ import numpy as np
 from eval.asking.tasks import TaskPlan
 from eval.bill import FEW, accuracy_of, difference_of_verdicts
 from eval.questions.schema import cluster_of
-from eval.statistics import Interval, flips, mcnemar_exact, paired_mean_difference, retained_above_chance
+from eval.statistics import (
+    Interval,
+    flips,
+    mcnemar_exact,
+    paired_mean_difference,
+    paired_ratio_difference,
+    retained_above_chance,
+)
 from eval.sweeps.plan import SweepPlan, Variant
 from prune.errors import RegrowthError
 
 _METRICS: tuple[str, ...] = ("answer_nll_bits", "acc", "acc_norm", "answer_greedy")
-COST = "rise of answer NLL over the full model, bits per answer, mean over the domain's protocols"
+COST = "rise of answer NLL over the full model, bits per byte of the right answers, mean over the domain's protocols"
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,11 @@ class TaskScores:
     def units(self) -> list[str]:
         """What is independent: (n,), a passage's name where questions share one, else the question's own."""
         return [cluster_of(question) for question in self.plan.questions]
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """UTF-8 bytes of the right answers, (n,)."""
+        return np.array([question.answer_bytes for question in self.plan.questions], dtype=np.float64)
 
     @property
     def n(self) -> int:
@@ -134,7 +146,11 @@ def _mean(values: np.ndarray, units: Sequence[str]) -> Interval:
 
 def _versus(task: TaskScores, place: int, chance: float | None) -> dict[str, Any]:
     change = paired_mean_difference(task.nll[0].tolist(), task.nll[place].tolist(), task.units)
-    found: dict[str, Any] = {"answer_nll_bits_difference": asdict(change)}
+    per_byte = paired_ratio_difference(task.nll[0].tolist(), task.nll[place].tolist(), task.sizes.tolist(), task.units)
+    found: dict[str, Any] = {
+        "answer_nll_bits_difference": asdict(change),
+        "answer_nll_bits_per_byte_difference": asdict(per_byte),
+    }
     names = ("accuracy_difference", "mcnemar_p", "lost", "gained", "retained_above_chance", "full_above_chance")
     if task.correct is None or chance is None:
         return {**found, **dict.fromkeys(names)}
@@ -153,11 +169,14 @@ def _versus(task: TaskScores, place: int, chance: float | None) -> dict[str, Any
 
 
 def costs(plan: SweepPlan, tasks: Sequence[TaskScores]) -> dict[str, dict[int, dict[int, float]]]:
-    """{domain: {size: {start: cost}}} of the plain blocks, the cost being `COST`."""
+    """{domain: {size: {start: cost}}} of the plain blocks, the cost being `COST`.
+
+    Per byte, so that domains and protocols of long answers do not outweigh those of short ones.
+    """
     found: dict[str, dict[int, dict[int, float]]] = {}
     for domain in dict.fromkeys(task.plan.domain for task in tasks):
         own = [task for task in tasks if task.plan.domain == domain]
-        rise = np.mean([task.nll.mean(1) - task.nll[0].mean() for task in own], axis=0)
+        rise = np.mean([(task.nll.sum(1) - task.nll[0].sum()) / task.sizes.sum() for task in own], axis=0)
         sizes = found.setdefault(domain, {})
         for place, variant in enumerate(plan.variants):
             if variant.n > 0 and variant.start is not None and variant.adapter is None:
@@ -190,6 +209,7 @@ def point(row: dict[str, Any]) -> dict[str, Any]:
     return {
         **{key: row[key] for key in shown},
         "answer_nll_bits_difference": versus.get("answer_nll_bits_difference"),
+        "answer_nll_bits_per_byte_difference": versus.get("answer_nll_bits_per_byte_difference"),
         "accuracy_difference": versus.get("accuracy_difference"),
     }
 

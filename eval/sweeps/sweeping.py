@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from eval.settings import Settings, named_texts
 from eval.sweeps.plan import SweepPlan, plan_sweep
 from prune.errors import CheckpointError, UsageError
+from prune.fingerprint import content_sha256
 from prune.memory import peak_memory
-from prune.models import load_model, load_tokenizer, pick_device
+from prune.models import load_model, load_tokenizer, locate, pick_device
 from prune.outputs import check_free
 from prune.planning import Subject, new_config, open_subject, scan_of
 from prune.precision import pick_dtype
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from eval.asking.walk import Answers, Way
     from eval.sweeps.bank import AnswerTask, Pair, Prompting
     from eval.sweeps.healed import Healed
+    from eval.sweeps.resume import Kept
     from eval.sweeps.scores import TaskScores
     from prune.walking import Route
 
@@ -168,10 +170,17 @@ def _measure(
     from eval.prose import draw_prose
     from eval.running import wants_chat
     from eval.sweeps.bank import AnswerTask, Prompting
+    from eval.sweeps.resume import Kept
 
     source, device = subject.source, pick_device(settings.device)
-    identity = model_identity(source.folder, name=source.name, commit=source.commit)
     began = time.monotonic()
+    with progress("Reading the weights' hash", None, shown=shown):
+        if source.commit:  # planning read the headers of a hub model alone
+            source = locate(source.name, revision=source.commit)
+        identity = model_identity(source.folder, name=source.name, commit=source.commit)
+        identity["content_sha256"] = content_sha256(source.folder)
+        kept = Kept(resume, _facts(identity, healed, plan, plans))
+        kept.check()
     with progress("Loading the model", None, shown=shown):
         tokenizer = load_tokenizer(source)
         chat = wants_chat(settings, tokenizer, source.name)
@@ -197,8 +206,7 @@ def _measure(
         max_length=context,
         batch_tokens=batch_tokens,
         switch=switch,
-        resume=resume,
-        facts=[identity.get("config_sha256"), identity["shards"], [str(one.folder) for one in healed]],
+        kept=kept,
         shown=shown,
     )
     seconds = {"load": loading, **measured.seconds}
@@ -230,6 +238,12 @@ def _measure(
     return assemble(plan, plans, measured, prose, used, facts, notes=notes, seconds=seconds, peak=peak)
 
 
+def _facts(identity: dict[str, Any], healed: Sequence[Healed], plan: SweepPlan, plans: Sequence[TaskPlan]) -> Any:
+    """What a sweep's answers depend on, as far as it is known without the model: every byte of its weights counts."""
+    asked = [[one.name, [asdict(question) for question in (*one.examples, *one.questions)]] for one in plans]
+    return [identity["content_sha256"], [content_sha256(one.folder) for one in healed], plan.to_json(), asked]
+
+
 def walk_questions(
     model: Any,
     tokenizer: Any,
@@ -240,8 +254,7 @@ def walk_questions(
     max_length: int,
     batch_tokens: int = BATCH_TOKENS,
     switch: Any = None,
-    resume: str | Path | None = None,
-    facts: Any = None,
+    kept: Kept | None = None,
     shown: bool = True,
 ) -> Measured:
     """Answer the tasks' questions on all variants of a loaded model, and let lm-eval read them variant by variant.
@@ -251,7 +264,7 @@ def walk_questions(
         prompting: how the questions are put.
         max_length: tokens of context.
         switch: what `eval.sweeps.healed.attach` gave, where the plan has an adapter.
-        resume, facts: a file for the answers so far, and what they depend on besides the questions and the plan.
+        kept: the file of the answers so far, if one is kept.
     """
     from eval.asking.trees import plain_tokens
     from eval.asking.walk import choose_way, score
@@ -264,7 +277,8 @@ def walk_questions(
     scorer = collector(model, tokenizer, max_length)
     pairs, requests, owners, cut = collect(tasks, scorer, prompting)
     way = choose_way(model, requests)
-    kept = Kept(resume, [facts, [asdict(r) for r in requests], plan.to_json(), asdict(way), str(model.dtype)])
+    kept = kept or Kept(None, None)
+    known_before = kept.restore([[asdict(r) for r in requests], plan.to_json(), asdict(way), str(model.dtype)])
     with progress(f"Asking {len(plan.variants)} variants", len(requests), shown=shown) as bar:
         if way.why:
             bar.note(f"contexts are not shared: {way.why}")
@@ -275,7 +289,7 @@ def walk_questions(
             way=way,
             batch_tokens=batch_tokens,
             switch=switch,
-            answers=kept.restore(),
+            answers=known_before,
             keep=kept.keep,
             advance=bar.advance,
         )

@@ -9,7 +9,7 @@ from typing import Any
 from eval.asking.tasks import MODES, TaskPlan
 from eval.bill import difference_of_verdicts
 from eval.running import RunResult, Sample
-from eval.statistics import Interval, paired_mean_difference
+from eval.statistics import Interval, paired_gain_difference
 from eval.thinking.counts import Counts, Gains, count_pairs, gains
 from prune.errors import RegrowthError
 
@@ -83,8 +83,12 @@ def _row(fast: TaskPlan, slow: TaskPlan, result: RunResult, full: RunResult | No
         versus = ThinkingVersus(
             a_fast=_difference(before_fast, quick),
             a_slow=_difference(before_slow, thought),
-            delta=paired_mean_difference(
-                _gained(before_fast, before_slow), _gained(quick, thought), [s.unit for s in quick]
+            delta=paired_gain_difference(
+                [
+                    after - before
+                    for before, after in zip(_gained(before_fast, before_slow), _gained(quick, thought), strict=True)
+                ],
+                [s.unit for s in quick],
             ),
         )
     return ThinkingRow(

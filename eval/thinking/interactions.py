@@ -56,7 +56,7 @@ def _interaction(
         changes = [_changes(b, a, value) for b, a in zip(before, after, strict=True)]
         units = [[sample.unit for sample in fast] for fast, _ in before]
         correlation = correlation_of_means(changes[0], units[0], changes[1], units[1])
-        return difference_of_intervals(_loss(first), _loss(second), correlation)
+        return difference_of_intervals(first.negated, second.negated, correlation)
 
     return ThinkingInteraction(
         label=result.label,
@@ -72,7 +72,3 @@ def _changes(before: _Samples, after: _Samples, value: Callable[[Sample, Sample]
     old = [value(fast, slow) for fast, slow in zip(*before, strict=True)]
     new = [value(fast, slow) for fast, slow in zip(*after, strict=True)]
     return [a - b for b, a in zip(old, new, strict=True)]
-
-
-def _loss(change: Interval) -> Interval:
-    return Interval(0.0 - change.estimate, 0.0 - change.high, 0.0 - change.low)
