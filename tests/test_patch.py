@@ -412,7 +412,7 @@ def test_a_real_cut_is_won_back_in_part(sample_model, sample_text, sample_heldou
         settings = PatchSettings(objective=objective, kind="matrix", ridge=0.3, length=256)
         return patch(
             model, sample_model, text, tmp_path / objective, tokens="2k", settings=settings, device="cpu",
-            dtype="bfloat16", shown=False,
+            dtype="fast", shown=False,
         )  # fmt: skip
 
     assert solve_for("capped").document["won_back"] > 0.25

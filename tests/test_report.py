@@ -167,7 +167,7 @@ def test_the_verdict_says_whether_the_limit_holds(tmp_path, models, limit, state
 def test_the_verdict_begins_as_sentences_do(planted):
     comparison, _ = read_results(planted[0] / "bill")
     headline = Page(render(comparison)).one("p", class_="headline")["text"]
-    assert headline.startswith("On math generation, pruned loses ")
+    assert headline.startswith("On math generation (slow thinking), pruned loses ")
     sentence = "cannot tell: the full model is above chance in no domain"
     comparison = {**comparison, "verdict": {**comparison["verdict"], "status": "cannot tell", "sentence": sentence}}
     assert (
