@@ -87,8 +87,24 @@ def warn(rows: Sequence[Row], runs: Sequence[RunResult]) -> list[str]:
         for row in rows
         if row.few and row.versus is None
     ]
+    found += _unlike(runs)
     found += [f"{r.label}: the start of {_cut(r.truncated)} was cut to fit the context" for r in runs if r.truncated]
     return found + [f"{r.label}: {note}" for r in runs for note in r.notes]
+
+
+def _unlike(runs: Sequence[RunResult]) -> list[str]:
+    """What was not the same for all models, and so may be a part of their differences; what only some were asked."""
+    found = []
+    for name in ("dtype", "backend", "max_length"):
+        values = {r.label: str(r.settings.get(name)) for r in runs}
+        if len(set(values.values())) > 1:
+            each = ", ".join(f"{value} ({label})" for label, value in values.items())
+            found.append(f"not the same {name} for all models: {each}; a part of the differences may be its")
+    own = {task.name for task in runs[0].tasks}
+    for result in runs[1:]:
+        if more := [task.name.removeprefix("regrowth_") for task in result.tasks if task.name not in own]:
+            found.append(f"{result.label} was asked {', '.join(more)} too, and {runs[0].label} was not: left out")
+    return found
 
 
 def _cut(requests: int) -> str:

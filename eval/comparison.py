@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from eval.artefacts import harness_results, measured, warn, write_samples
 from eval.asking.backends import check_backend
+from eval.asking.tasks import TaskPlan
 from eval.bill import ProseRow, Row, bill, bill_prose, corrected
 from eval.interactions import Interaction, bill_interactions
 from eval.reports.reporting import read_sweep, report
@@ -29,6 +30,7 @@ from prune.terminal import quiet_libraries
 from prune.text import text_identity
 
 FORMAT = "regrowth.comparison/1"
+_LONGEST_LABEL = 100  # bytes; it is a part of file names
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def compare(
     if limit is not None and not (stored[names[0]].tasks if names[0] in stored else settings.domains):
         raise UsageError("--max-loss judges the accuracy in our domains, and none is asked; add --domains and --data")
     plans = plans_of(settings) if new else []
+    asked = {name: stored[name].tasks if name in stored else plans for name in names}
+    check_asked(asked)
     if new:  # all inputs are checked before the first run
         settings = settings.with_chat(_check_models(new, settings, stored.values()))
     runs = [
@@ -151,6 +155,21 @@ def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iter
         if settings.chat_template == "auto":
             settings = settings.with_chat(bool(result.settings["chat_template"]))
     return same_chat(models, [load_tokenizer(locate(model)) for model in models], settings)
+
+
+def check_asked(asked: Mapping[str, Sequence[TaskPlan]]) -> None:
+    """Refuse models of which one was not asked what the first was; `asked`: label -> its tasks, the full model first.
+
+    Raises:
+        RegrowthError: the model and the task.
+    """
+    (first, wanted), *others = asked.items()
+    for label, tasks in others:
+        if missing := {task.name: task for task in wanted}.keys() - {task.name for task in tasks}:
+            raise RegrowthError(
+                f"not paired: {label} was not asked {sorted(missing)[0].removeprefix('regrowth_')}, and {first} was; "
+                "ask both the same --domains and --thinking"
+            )
 
 
 def same_chat(models: Sequence[str | Path], tokenizers: Sequence[Any], settings: Settings) -> bool:
@@ -219,11 +238,16 @@ def unique_labels(models: Sequence[str | Path], labels: Sequence[str] | None = N
         UsageError: labels that are not one each, not unique, or that a file name cannot hold.
     """
     if labels is not None:
+        labels = [label.strip() for label in labels]
         if len(labels) != len(models):
             raise UsageError(f"--labels names {len(labels)} models, but there are {len(models)}")
-        if len(set(labels)) < len(labels) or not all(label.strip() and "/" not in label for label in labels):
+        if len(set(labels)) < len(labels) or not all(label and "/" not in label for label in labels):
             raise UsageError("--labels must be unlike each other, not empty and without a slash")
-        return list(labels)
+        if long := [label for label in labels if len(label.encode()) > _LONGEST_LABEL]:
+            raise UsageError(
+                f"--labels: {long[0][:20]}... is too long for the name of a file; {_LONGEST_LABEL} bytes at most"
+            )
+        return labels
     names: list[str] = []
     for model in models:
         base, number = name_of(model), 2

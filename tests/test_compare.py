@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from eval.artefacts import write_run
 from eval.bill import bill, pair
 from eval.comparison import compare, unique_labels
 from eval.running import Sample, run
@@ -177,7 +178,8 @@ def test_the_bill_pairs_by_question_not_by_place():
 
 def test_labels():
     assert unique_labels(["a/model", "b/model", "c/x/", "owner/name"]) == ["model", "model-2", "x", "name"]
-    for labels in (["a"], ["a", "a"], ["a", "b/c"], ["a", " "]):
+    assert unique_labels(["m", "n"], ["a", " c"]) == ["a", "c"]
+    for labels in (["a"], ["a", "a "], ["a", "b/c"], ["a", " "], ["a", "b" * 101]):
         with pytest.raises(UsageError, match="--labels"):
             unique_labels(["m", "n"], labels)
     with pytest.raises(UsageError, match="one other"):
@@ -192,6 +194,40 @@ def test_prose_of_two_tokenizers_is_not_paired(tiny_llama, sample_questions, sam
     second = run(tiny_llama, seed=1, shown=False, **few)
     with pytest.raises(RegrowthError, match="not paired"):
         bill_prose("m", "held-out", second.prose["held-out"], first.prose["held-out"])
+
+
+def test_stored_runs_that_were_not_asked_alike(tiny_llama, sample_questions, tmp_path):
+    few = {"data": sample_questions, "limit": 2, "sets": ["mmlu"], "shown": False}
+    write_run(run(tiny_llama, domains="medical,math", **few), tmp_path / "both")
+    write_run(run(tiny_llama, domains="math", dtype="bfloat16", **few), tmp_path / "half")
+    with pytest.raises(RegrowthError, match="not paired: half was not asked medical_choice, and both was"):
+        compare(tmp_path / "both", [tmp_path / "half"], out=tmp_path / "out", shown=False)
+    assert not (tmp_path / "out").exists()
+    document = compare(tmp_path / "half", [tmp_path / "both"], out=tmp_path / "out", shown=False)
+    assert any("both was asked medical_choice too, and half was not: left out" in line for line in document["warnings"])
+    assert any(
+        "not the same dtype for all models: bfloat16 (half), float32 (both)" in line for line in document["warnings"]
+    )
+
+
+def test_a_model_that_lost_its_digits_is_billed_for_mathematics(sample_model, sample_questions, tmp_path):
+    """Planted: of the real model, the ten digits become a word like any other, to read and to write."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(sample_model), AutoTokenizer.from_pretrained(sample_model)
+    digits = tokenizer.convert_tokens_to_ids(list("0123456789"))
+    with torch.no_grad():
+        table = model.get_input_embeddings().weight
+        table[digits] = table.mean(0)
+    model.save_pretrained(tmp_path / "planted")
+    tokenizer.save_pretrained(tmp_path / "planted")
+    asked = {"domains": "medical,math", "limit": 8, "sets": ["mmlu", "asdiv"], "shown": False}
+    document = compare(
+        sample_model, [tmp_path / "planted"], data=sample_questions, out=tmp_path / "out", dtype="float32", **asked
+    )
+    lost = {(r["domain"], r["protocol"]): r["versus"] for r in document["rows"] if r["versus"] is not None}
+    medical, math = (
+        lost[key]["answer_nll_bits_per_byte_difference"] for key in (("medical", "choice"), ("math", "generation"))
+    )
+    assert math["low"] > 1 > medical["high"]
 
 
 @pytest.mark.slow

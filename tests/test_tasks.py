@@ -251,6 +251,29 @@ def test_the_plan_draws_per_protocol_and_by_set(sample_questions):
         plan_tasks(sample_questions, "math", limit=1)
 
 
+def test_what_would_fail_after_all_is_asked_is_refused_before(tmp_path):
+    def fill(*questions):
+        rows = [
+            {"id": str(i), "domain": "own", "subject": "s", "source": "mine", "licence": "none", **question}
+            for i, question in enumerate(questions)
+        ]
+        (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    passage = "A passage that is long enough to be one, for it has more than eighty characters in it.\n"
+    two = {"choices": ["yes", "no"], "answer": 0}
+    many = {"choices": [str(n) for n in range(30)], "answer": 29}
+    fill({"question": "one?", **two})
+    with pytest.raises(RegrowthError, match=r"own\.jsonl: one choice question .* an interval needs two"):
+        plan_tasks(tmp_path, "own")
+    fill({"question": passage + "one?", **two}, {"question": passage + "two?", **two})
+    with pytest.raises(RegrowthError, match="several on one passage"):
+        plan_tasks(tmp_path, "own")
+    fill({"question": "one?", **two}, {"question": "many?", **many})
+    assert len(plan_tasks(tmp_path, "own")) == 1
+    with pytest.raises(RegrowthError, match=r"own\.jsonl: question 1 has 30 choices, .* 26 at most"):
+        plan_tasks(tmp_path, "own", thinking=("fast",))
+
+
 def test_a_users_own_domain_is_a_file(tmp_path, tiny_llama):
     rows = [replace(_plan().questions[0], id=f"q{i}", domain="mine") for i in range(3)]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(q.as_row()) + "\n" for q in rows))

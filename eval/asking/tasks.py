@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.questions.domains import question_files
-from eval.questions.schema import PROTOCOLS, Question, draw, read_questions
-from prune.errors import UsageError
+from eval.questions.schema import PROTOCOLS, Question, cluster_of, draw, read_questions
+from prune.errors import RegrowthError, UsageError
 
 MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
 SLOW_TOKENS = 256  # of a chain of thought, its answer included
@@ -97,7 +97,7 @@ LETTERS = string.ascii_uppercase
 
 def show_options(choices: Sequence[str]) -> str:
     """`A. one`, `B. two`, ... a line each."""
-    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
+    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS[: len(choices)], choices, strict=True))
 
 
 def template(protocol: str) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def plan_tasks(
 
     Raises:
         UsageError: an unknown domain or mode, a bad limit, or sets or examples that leave a domain without questions.
-        RegrowthError: a missing or broken file.
+        RegrowthError: a missing or broken file, too few questions for an interval, too many choices to show by letter.
     """
     if limit is not None and limit < 2:
         raise UsageError(f"--limit {limit} is too few questions; an interval needs 2 at least")
@@ -162,9 +162,24 @@ def plan_tasks(
             if there and not drawn:
                 raise UsageError(f"--few-shot {few_shot} leaves no {protocol} question to ask in domain {domain}")
             if drawn:
+                _check_drawn(path, protocol, drawn, modes)
                 plain = TaskPlan(domain, protocol, tuple(drawn), examples=tuple(examples))
                 plans += [plain, *(replace(plain, thinking=m, slow_tokens=slow_tokens, examples=()) for m in modes)]
     return plans
+
+
+def _check_drawn(path: Path, protocol: str, drawn: Sequence[Question], modes: Sequence[str]) -> None:
+    """Refuse, before anything is asked, what would fail after all is answered."""
+    if len({cluster_of(item) for item in drawn}) < 2:
+        raise RegrowthError(
+            f"{path}: one {protocol} question (or several on one passage) is too little: an interval needs two"
+        )
+    long = next((item for item in drawn if len(item.choices or ()) > len(LETTERS)), None)
+    if modes and long is not None:
+        raise RegrowthError(
+            f"{path}: question {long.id} has {len(long.choices or ())} choices, and --thinking shows them by letter, "
+            f"{len(LETTERS)} at most"
+        )
 
 
 def check_modes(thinking: str | Iterable[str] | None) -> tuple[str, ...]:
