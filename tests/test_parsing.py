@@ -308,3 +308,20 @@ def test_fractions_are_exact(top, bottom):
     assert parse_value(f"Answer: {top}/{bottom}") == wanted
     assert parse_value(f"Answer: {sign}\\frac{{{abs(top)}}}{{{bottom}}}") == wanted
     assert parse_value(f"Answer: {top / 8}") == Fraction(top, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (" Ben has 20 cards.", 20),
+        (" She is 3.5 m tall.", Fraction(7, 2)),
+        (" He will have 12 trays of 20 trays of food.", None),
+        (" Ben has 20 cards. He buys 3 more.", None),
+        (" Ben has not 20 cards.", None),
+        (" Ben has 20 cards", None),
+        (" by using of a pen and a 2-pint to his.", None),
+    ],
+)
+def test_one_short_sentence_with_one_number_is_an_answer(text, value):
+    """As small models write them in place of a number alone."""
+    assert parse_value(text) == value

@@ -26,6 +26,7 @@ _SHORT = 40  # words
 _ENOUGH_WORDS = 3
 _NEAR = 3  # words that may stand before an option's own, as in `the answer is most likely aspirin`
 _TWO = -1  # two answers at once
+_SENTENCE = re.compile(r"[A-Z][\w'\u2019]*(?:\s+(?!\S*[.!?]\s)\S+){1,12}[.!]")
 _CONCLUDES = re.compile(r"^\W*(?:so|thus|therefore|hence|finally|in\s+total|altogether|consequently)\b", re.IGNORECASE)
 
 
@@ -52,7 +53,8 @@ def parse_value(response: str) -> Fraction | None:
     not worked out (`2^3`, `3\u221a2`), or given in two units (`5 minutes 30 seconds`), is none.
     """
     text = own_words(response)
-    for statement in reversed(list(statements(text))):
+    stated = list(statements(text))
+    for statement in reversed(stated):
         if _NO.match(statement):
             continue
         if two_numbers(statement):
@@ -68,7 +70,17 @@ def parse_value(response: str) -> Fraction | None:
     alone = {value_of(line) for line in {*lines[:1], *lines[-1:]} if is_value_alone(line) and not two_numbers(line)}
     if alone:
         return alone.pop() if len(alone) == 1 else None
+    if len(lines) == 1 and not stated and (value := _sole_number(lines[0])) is not None:
+        return value
     return _conclusion(lines[-1]) if lines else None
+
+
+def _sole_number(line: str) -> Fraction | None:
+    """The number of a text that is one whole short sentence with no other: `Ben has 20 cards.`"""
+    if not _SENTENCE.fullmatch(line) or _DENIES.search(line) or two_numbers(line):
+        return None
+    found = set(numbers(line))
+    return found.pop() if len(found) == 1 else None
 
 
 def _conclusion(line: str) -> Fraction | None:
