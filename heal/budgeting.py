@@ -8,7 +8,7 @@ from pathlib import Path
 from heal.budget import GPUS, METHODS, Budget, Gpu, Job, kept_layers, reckon
 from heal.shapes import read_shape
 from prune.cut_plan import PLAN_FILE, CutPlan
-from prune.errors import UsageError
+from prune.errors import CheckpointError, UsageError
 
 _MINE = Gpu("yours", 0, 312e12, 0.35)  # an A100's speed, where only a size is named
 
@@ -57,7 +57,13 @@ def plan_budget(
     shape = read_shape(model, revision=revision)
     kept = kept_layers(len(shape.layers), n, start)
     if plan is not None and method == "distill":
-        full = read_shape(plan.model, revision=plan.commit)
+        try:
+            full = read_shape(plan.model, revision=plan.commit)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"distillation keeps the model that {model} was cut from, and it is not to be had ({error}); name that "
+                "model in its place, with --n and --start"
+            ) from None
         shape, kept = replace(full, name=f"{shape.name} and {full.name}"), plan.kept
     gaps = plan.original if plan is not None else kept
     after = next((i for i, layer in enumerate(gaps) if i != layer), None if n == 0 and plan is None else len(kept))

@@ -151,6 +151,8 @@ def merge_command(
     """
     if only and base != "dequantised":
         raise UsageError("--base does not go with --adapter-only, which merges nothing")
+    if only and held_out_tokens is not None:
+        raise UsageError("--held-out-tokens is for --base auto; --adapter-only is checked on a few rows")
     if full is not None and not only:
         raise UsageError("--full goes with --adapter-only; the base of a merge is named by --model")
     from heal.tables import merged, shipped

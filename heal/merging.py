@@ -117,6 +117,8 @@ def open_adapter(adapter: str | Path) -> tuple[Path, dict[str, Any], dict[str, A
     folder = Path(adapter)
     if not folder.is_dir():
         raise CheckpointError(f"{adapter} is not a folder with an adapter")
+    if not (folder / "heal.json").is_file():
+        raise CheckpointError(f"{adapter} is no adapter; name a folder that heal qlora or heal distill wrote")
     document = read_artefact(folder / "heal.json", "regrowth.heal/1")
     lacking = [name for name in ("method", "base", "settings", "provenance") if name not in document]
     if lacking:
@@ -139,7 +141,10 @@ def base_of(adapter: str | Path, document: dict[str, Any], config: dict[str, Any
     from heal.identity import weights_sha256
 
     commit = document["base"].get("commit") if model is None else None
-    source = locate(model or config["base_model_name_or_path"], revision=commit)
+    try:
+        source = locate(model or config["base_model_name_or_path"], revision=commit)
+    except CheckpointError as error:
+        raise CheckpointError(f"the base of {adapter} is not to be had ({error}); name it with --model") from None
     if weights_sha256(source.folder) != document["base"]["weights_sha256"]:
         raise CheckpointError(
             f"{adapter} was trained on {document['base']['model']}, and {source.name} is another model (or has changed "

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from heal.data import HELD_OUT_SHARE, TextSource, hold_out, row_stream
 from heal.patch_card import candidate_words
 from heal.schedule import parse_tokens
-from heal.settings import PatchSettings, check_seed
+from heal.settings import PatchSettings, check_length, check_seed
 from heal.training import FORMAT, HealResult
 from prune.errors import RegrowthError, TextError, UsageError
 from prune.layer_ranges import runs, spell_layers
 from prune.memory import peak_memory
-from prune.models import load_model, load_tokenizer, pick_device, text_config
+from prune.models import load_model, load_tokenizer, pick_device
 from prune.outputs import check_free, staged_directory
 from prune.precision import pick_dtype
 from prune.provenance import provenance
@@ -88,11 +88,14 @@ def patch(
     quiet_libraries()
     device = pick_device(device)
 
+    from transformers import AutoConfig
+
     from heal.lineage import trace
 
     lineage = trace(model, teacher, revision=revision)
     blocks = runs(lineage.plan.dropped)
     _check_blocks(blocks, lineage)
+    check_length(AutoConfig.from_pretrained(lineage.full.folder), settings.length)
     _check_apart(Path(out), lineage)
 
     tokenizer = load_tokenizer(lineage.pruned)
@@ -102,9 +105,6 @@ def patch(
         rows = stream.take(wanted + spare)
         _check_enough(text, len(rows), wanted, settings.length)
     full = load_model(lineage.full, dtype=pick_dtype(dtype, device=device), device=device)
-    limit = getattr(text_config(full.config), "max_position_embeddings", None)
-    if limit is not None and settings.length > limit:
-        raise UsageError(f"--length {settings.length} is beyond the {limit} tokens that the model can read")
 
     from heal.folding import find_folds
     from heal.patch_writing import stored_names, write_patched

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from prune.errors import CheckpointError, UsageError
 from prune.models import Source, text_config
@@ -184,9 +185,18 @@ def check_fit(source: Source, settings: Settings) -> None:
             skeleton = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{source.name} is no causal language model that transformers knows ({error})") from error
-    limit = getattr(text_config(config), "max_position_embeddings", None)
-    if limit is not None and settings.length > limit:
-        raise UsageError(f"--length {settings.length} is beyond the {limit} tokens that the model can read")
+    check_length(config, settings.length)
     check_rank(
         find_targets(skeleton, settings.targets, cut=first_after_cut(source.folder)), settings.rank, settings.dropout
     )
+
+
+def check_length(config: Any, length: int) -> None:
+    """Refuse rows that are longer than what the model of this config reads.
+
+    Raises:
+        UsageError: they are.
+    """
+    limit = getattr(text_config(config), "max_position_embeddings", None)
+    if limit is not None and length > limit:
+        raise UsageError(f"--length {length} is beyond the {limit} tokens that the model can read")

@@ -66,11 +66,14 @@ def adapter_only(
     quiet_libraries()
     pruned = base_of(adapter, document, config, model)
     plan = _plan(pruned)
-    whole = locate(full or plan.model, revision=None if full else plan.commit)
+    try:
+        whole = locate(full or plan.model, revision=None if full else plan.commit)
+    except CheckpointError as error:
+        raise CheckpointError(f"the model that was cut is not to be had ({error}); name it with --full") from None
     _refuse_changed(whole, pruned, shown)
     refuse_layout(whole, pruned, plan)
     facts = {
-        "full": {"model": plan.model, "commit": plan.commit, **plan.identity},
+        "full": {"model": whole.name, "commit": whole.commit, **plan.identity},
         "words": plan.words,
         "layer_replication": ranges(plan.kept),
         "versions": versions(),

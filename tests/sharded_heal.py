@@ -4,7 +4,6 @@ torchrun --nproc-per-node 2 sharded_heal.py [--stop-at STEP] qlora MODEL ...
 """
 
 import os
-import signal
 import sys
 from contextlib import nullcontext
 
@@ -37,19 +36,12 @@ accelerate.state.PartialState.__init__ = init
 # Moving a gathered weight to the CPU frees the GPU's copy; here both are one.
 FlatParamHandle.to_cpu = lambda self: nullcontext()
 
-import heal.loop  # noqa: E402
+from stopped_heal import stop_at  # noqa: E402
+
 from heal.cli import app  # noqa: E402
 
 words = sys.argv[1:]
-if words[0] == "--stop-at":  # a SIGTERM to one process, in the step before
-    step, at, rank = heal.loop._Loop.training_step, int(words[1]), os.environ["RANK"]
-    sent = []
-
-    def training_step(self, *arguments, **named):
-        if self.state.global_step == at - 1 and rank == "1" and not sent:
-            sent.append(os.kill(os.getpid(), signal.SIGTERM))
-        return step(self, *arguments, **named)
-
-    heal.loop._Loop.training_step = training_step
+if words[0] == "--stop-at":
+    stop_at(int(words[1]))
     words = words[2:]
 app(words, prog_name="heal")

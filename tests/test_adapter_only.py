@@ -146,6 +146,13 @@ def test_what_an_adapter_cannot_say_is_refused(parts, tiny_llama, tmp_path):
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"is not .* with layers dropped"):
         adapter_only(adapter, out, full=other, check=False, shown=False)
+    with pytest.raises(CheckpointError, match="the model that was cut is not to be had .*name it with --full"):
+        adapter_only(adapter, out, full=tmp_path / "gone", check=False, shown=False)
+    same = tmp_path / "same"  # the model that was cut, at another place
+    shutil.copytree(tiny_llama, same)
+    facts = adapter_only(adapter, tmp_path / "elsewhere", full=same, check=False, shown=False)["adapter_only"]
+    assert facts["full"]["model"] == str(same)
+    assert str(same) in (tmp_path / "elsewhere" / "README.md").read_text()
     moved = tmp_path / "pruned"  # the same base, at another place, with and without its plan
     shutil.copytree(pruned, moved)
     adapter_only(adapter, tmp_path / "fine", model=moved, check=False, shown=False)
@@ -179,11 +186,12 @@ def test_the_command(parts, tmp_path):
     run = CliRunner().invoke(app, ["merge", str(adapter), "--adapter-only", "--out", str(out), "--json"])
     assert run.exit_code == 0, run.output
     assert json.loads(run.stdout) == json.loads((out / "heal.json").read_text())
-    wrong = CliRunner().invoke(
-        app, ["merge", str(adapter), "--adapter-only", "--base", "auto", "--out", str(tmp_path / "x")]
-    )
-    assert wrong.exit_code == 2
-    assert "--base does not go with --adapter-only" in " ".join(wrong.stderr.split())
+    for option, value in (("--base", "auto"), ("--held-out-tokens", "5k")):
+        wrong = CliRunner().invoke(
+            app, ["merge", str(adapter), "--adapter-only", option, value, "--out", str(tmp_path / "x")]
+        )
+        assert wrong.exit_code == 2
+        assert option in wrong.stderr
     wrong = CliRunner().invoke(app, ["merge", str(adapter), "--full", "x", "--out", str(tmp_path / "x")])
     assert wrong.exit_code == 2
     assert not (tmp_path / "x").exists()

@@ -70,6 +70,22 @@ def test_two_processes_give_the_losses_of_one(tiny_llama, prose, alone, tmp_path
     assert os.listdir(tmp_path) == ["adapter"]
 
 
+def test_two_processes_stop_and_go_on(tiny_llama, prose, alone, tmp_path):
+    """DDP, stopped by a SIGTERM to one of them and taken up by both: the losses and the adapter of one process."""
+    out = tmp_path / "adapter"
+    done = heal(tiny_llama, prose, out, *two(HERE / "stopped_heal.py", "3"), accumulate=2, check=False)
+    stopped_at_three(done, out)
+    heal(tiny_llama, prose, out, *two("-m", "heal"), accumulate=2, more=["--resume"])
+    assert json.loads((out / "heal.json").read_text())["resumed"] == [3]
+    compare(alone, out)
+
+
+def stopped_at_three(done, out):
+    assert done.returncode != 0
+    assert f"stopped by {signal.Signals.SIGTERM.name} after step 3" in done.stderr
+    assert Checkpoints(out).steps() == [3]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 16])
 def test_shards_give_the_losses_of_one(bits, tiny_llama, prose, tmp_path):
@@ -82,9 +98,7 @@ def test_shards_give_the_losses_of_one(bits, tiny_llama, prose, tmp_path):
         tiny_llama, prose, tmp_path / "three", *two(HERE / "sharded_heal.py", "--stop-at", "3"), accumulate=2,
         more=["--bits", bits], check=False,
     )  # fmt: skip
-    assert done.returncode != 0
-    assert f"stopped by {signal.Signals.SIGTERM.name} after step 3" in done.stderr
-    assert Checkpoints(tmp_path / "three").steps() == [3]
+    stopped_at_three(done, tmp_path / "three")
     heal(tiny_llama, prose, tmp_path / "three", *program, accumulate=2, more=["--bits", bits, "--resume"])
     assert json.loads((tmp_path / "three" / "heal.json").read_text())["resumed"] == [3]
     compare(tmp_path / "two", tmp_path / "three")
