@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path[:] = [place for place in sys.path if Path(place) != Path(__file__).parent]  # bench/heal.py is not the package
 OURS = {
     "qlora": ("qlora", "all"),
     "qlora after-cut": ("qlora", "after-cut"),
@@ -111,13 +112,16 @@ def usual(asked, *, distil):
         TrainingArguments,
     )
 
+    from heal.quantise import compute_dtype
+
+    dtype = compute_dtype(device="cuda" if torch.cuda.is_available() else "cpu")  # as our commands take
     four = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=dtype,
     )
-    options = {"dtype": torch.bfloat16, "quantization_config": four if asked.bits == 4 else None}
+    options = {"dtype": dtype, "quantization_config": four if asked.bits == 4 else None}
     student = AutoModelForCausalLM.from_pretrained(asked.cut, **options)
     projections = "all-linear"
     adapted = get_peft_model(
