@@ -108,7 +108,7 @@ def source_files(source: str) -> list[Path]:
         if not found:
             raise TextError(f"{source} holds no {', '.join(SUFFIXES)} file")
         return found
-    raise TextError(f"{source} does not exist; a text is a file, a folder or hub:repo[:config[:split]]")
+    raise TextError(f"{source} does not exist; --text and its like take a file, a folder or hub:repo[:config[:split]]")
 
 
 def _file_rows(path: Path, field: str, row: int, at: Any) -> Iterator[_Found]:
