@@ -97,7 +97,7 @@ def timed(bench: Bench) -> dict[str, Any]:
     seconds, processor = dict.fromkeys(WAYS, 0.0), dict.fromkeys(WAYS, 0.0)
     agree: list[dict[str, Any]] = []
     how: dict[str, Any] = {}
-    for part in range(bench.asked.parts):
+    for part in range(bench.asked.first_part - 1, bench.asked.parts):
         tasks = [replace(task, questions=task.questions[part :: bench.asked.parts]) for task in bench.tasks]
         given: dict[str, Any] = {}
         for way in WAYS if part % 2 == 0 else WAYS[::-1]:
@@ -185,6 +185,7 @@ def main() -> None:
     parser.add_argument("--scan", type=Path, default=Path("runs/bench/sweep-scan.json"), help="made if not there")
     parser.add_argument("--batch-size", type=int, default=8, help="of HFLM")
     parser.add_argument("--parts", type=int, default=2, help="parts of the questions between which ways alternate")
+    parser.add_argument("--first-part", type=int, default=1, help="where a run that was cut short is taken up")
     parser.add_argument("--check", default="0,4,12", help="sizes to write and to ask by HFLM; empty for none")
     parser.add_argument("--check-questions", type=int, default=20, help="of each task for that")
     parser.add_argument("--memory-questions", type=int, default=16, help="longest of each task, for the peak memory")
