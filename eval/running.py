@@ -126,11 +126,7 @@ def run(
         for name, text in named_texts(settings.texts).items()
     }
     context = context_length(source, settings.max_length)
-    if "slow" in settings.thinking and context < settings.slow_tokens + SHORTEST:
-        raise UsageError(
-            f"--slow-tokens {settings.slow_tokens} leaves no room for a question in a context of {context} tokens; "
-            f"take {max(0, context - SHORTEST)} at most, or a longer --max-length"
-        )
+    _check_room(settings, context)
     started = time.monotonic()
     total = sum(p.requests for p in plans) + sum(map(len, drawn.values()))
     from eval.asking.asker import Asker  # lm-eval is imported here, once its bars are off
@@ -163,20 +159,7 @@ def run(
         samples=tuple(_samples(plans, logged, tokenizer)),
         harness=harness,
         prose=prose,
-        settings={
-            "batch_size": settings.batch_size,
-            "max_length": context,
-            "dtype": asker.facts["dtype"],
-            "device": pick_device(settings.device),
-            "backend": settings.backend,
-            "chat_template": chat,
-            "few_shot": settings.few_shot,
-            "limit": settings.limit,
-            "seed": settings.seed,
-            "sets": None if settings.sets is None else sorted(settings.sets),
-            "thinking": list(settings.thinking),
-            "slow_tokens": settings.slow_tokens,
-        },
+        settings=_asked_how(settings, dtype=asker.facts["dtype"], max_length=context, chat_template=chat),
         seconds=time.monotonic() - started,
         tokens=asker.tokens,
         truncated=asker.truncated,
@@ -188,6 +171,30 @@ def run(
     del asker
     _free()
     return result
+
+
+def _check_room(settings: Settings, context: int) -> None:
+    if "slow" in settings.thinking and context < settings.slow_tokens + SHORTEST:
+        raise UsageError(
+            f"--slow-tokens {settings.slow_tokens} leaves no room for a question in a context of {context} tokens; "
+            f"take {max(0, context - SHORTEST)} at most, or a longer --max-length"
+        )
+
+
+def _asked_how(settings: Settings, **found: Any) -> dict[str, Any]:
+    """How a model was asked, for its record: the settings, and what was settled when it was read (`found`)."""
+    return {
+        "batch_size": settings.batch_size,
+        **found,
+        "device": pick_device(settings.device),
+        "backend": settings.backend,
+        "few_shot": settings.few_shot,
+        "limit": settings.limit,
+        "seed": settings.seed,
+        "sets": None if settings.sets is None else sorted(settings.sets),
+        "thinking": list(settings.thinking),
+        "slow_tokens": settings.slow_tokens,
+    }
 
 
 def quiet_bars() -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heal.data import HELD_OUT_SHARE, TextSource, hold_out, row_stream
+from heal.data import HELD_OUT_SHARE, HeldOut, TextSource, hold_out, row_stream
 from heal.patch_card import candidate_words
+from heal.record import FORMAT
 from heal.schedule import parse_tokens
 from heal.settings import PatchSettings, check_length, check_seed
-from heal.training import FORMAT, HealResult
+from heal.training import HealResult
 from prune.errors import RegrowthError, TextError, UsageError
 from prune.layer_ranges import runs, spell_layers
 from prune.memory import peak_memory
@@ -77,13 +78,91 @@ def patch(
         TextError: text that is missing, too short, or leaves nothing held out.
         RegrowthError: `out` exists, the cut or the family takes no fold, or no patch is better than none.
     """
-    settings = settings or PatchSettings()
+    plan = _plan(
+        model,
+        teacher,
+        text,
+        out,
+        tokens=tokens,
+        settings=settings or PatchSettings(),
+        device=device,
+        revision=revision,
+        overwrite=overwrite,
+    )
+    lineage, settings = plan.lineage, plan.settings
+    tokenizer = load_tokenizer(lineage.pruned)
+    with progress("Reading text", None, shown=shown):
+        held_out = hold_out(plan.text, tokenizer, length=settings.length)
+        stream = row_stream(plan.text, tokenizer, held_out, length=settings.length, seed=settings.seed)
+        rows = stream.take(plan.wanted + plan.spare)
+        _check_enough(plan.text, len(rows), plan.wanted, settings.length)
+    full = load_model(lineage.full, dtype=pick_dtype(dtype, device=plan.device), device=plan.device)
+
+    from heal.folding import find_folds
+    from heal.patch_writing import stored_names, write_patched
+    from heal.tracks import Tracks
+
+    tracks = Tracks(full, lineage.plan.dropped)
+    folds = find_folds(tracks, plan.blocks, rows[0])
+    stored = [stored_names(tracks, lineage, fold.place) for fold in folds]
+    started = time.monotonic()
+    losses, tried, values = _solve(
+        tracks, folds, stored, rows[: plan.wanted], rows[plan.wanted :], held_out.rows, settings, shown
+    )
+    found = [
+        {**fold.to_json(), "tensors": names, **solved.to_json()}
+        for fold, names, solved in zip(folds, stored, tried, strict=True)
+    ]
+    document = {
+        **_document(plan, held_out, found, losses, seconds=time.monotonic() - started),
+        "provenance": provenance(
+            device=plan.device, dtype=str(full.dtype).removeprefix("torch."), **plan.text.identity()
+        ),
+    }
+    _refuse_worse(document)
+    with staged_directory(out, overwrite=overwrite) as stage:
+        write_patched(lineage, stage, values, document)
+    return PatchResult(plan.out, document)
+
+
+@dataclass(frozen=True)
+class _PatchPlan:
+    """What a patch will do; nothing is loaded yet.
+
+    Attributes:
+        blocks: start (0-based) and size of each run of dropped layers, from the bottom.
+        wanted: rows to fit.
+        spare: rows to choose by.
+    """
+
+    lineage: Lineage
+    blocks: list[tuple[int, int]]
+    text: TextSource
+    out: Path
+    settings: PatchSettings
+    wanted: int
+    spare: int
+    device: str
+
+
+def _plan(
+    model: str | Path,
+    teacher: str | Path | None,
+    text: TextSource | str,
+    out: str | Path,
+    *,
+    tokens: int | str,
+    settings: PatchSettings,
+    device: str,
+    revision: str | None,
+    overwrite: bool,
+) -> _PatchPlan:
+    """Settle it, and refuse what cannot be done before anything that takes long. See `patch`."""
     text = TextSource(text) if isinstance(text, str) else text
     _check(settings)
     wanted = parse_tokens(tokens) // settings.length
     if not wanted:
         raise UsageError(f"--tokens {tokens} is less than one row of {settings.length} tokens; ask for more")
-    spare = _spare(wanted, settings.length)
     check_free(out, overwrite=overwrite)
     quiet_libraries()
     device = pick_device(device)
@@ -97,54 +176,34 @@ def patch(
     _check_blocks(blocks, lineage)
     check_length(AutoConfig.from_pretrained(lineage.full.folder), settings.length)
     _check_apart(Path(out), lineage)
+    return _PatchPlan(lineage, blocks, text, Path(out), settings, wanted, _spare(wanted, settings.length), device)
 
-    tokenizer = load_tokenizer(lineage.pruned)
-    with progress("Reading text", None, shown=shown):
-        held_out = hold_out(text, tokenizer, length=settings.length)
-        stream = row_stream(text, tokenizer, held_out, length=settings.length, seed=settings.seed)
-        rows = stream.take(wanted + spare)
-        _check_enough(text, len(rows), wanted, settings.length)
-    full = load_model(lineage.full, dtype=pick_dtype(dtype, device=device), device=device)
 
-    from heal.folding import find_folds
-    from heal.patch_writing import stored_names, write_patched
-    from heal.tracks import Tracks
-
-    tracks = Tracks(full, lineage.plan.dropped)
-    folds = find_folds(tracks, blocks, rows[0])
-    stored = [stored_names(tracks, lineage, fold.place) for fold in folds]
-    started = time.monotonic()
-    losses, tried, values = _execute(
-        tracks, folds, stored, rows[:wanted], rows[wanted:], held_out.rows, settings, shown
-    )
-    document = {
+def _document(
+    plan: _PatchPlan, held_out: HeldOut, folds: list[dict[str, Any]], losses: dict[str, float], *, seconds: float
+) -> dict[str, Any]:
+    """What heal.json says, but for its provenance."""
+    length = plan.settings.length
+    return {
         "format": FORMAT,
         "method": "patch",
-        "tokens": wanted * settings.length,
-        "choice_tokens": spare * settings.length,
-        "settings": asdict(settings),
-        "folds": [
-            {**fold.to_json(), "tensors": names, **found.to_json()}
-            for fold, names, found in zip(folds, stored, tried, strict=True)
-        ],
+        "tokens": plan.wanted * length,
+        "choice_tokens": plan.spare * length,
+        "settings": asdict(plan.settings),
+        "folds": folds,
         "held_out_loss": {**losses, "unit": "nats per token"},
         "won_back": _won_back(**losses),
-        "seconds": time.monotonic() - started,
-        "peak_memory": peak_memory(device),
-        **_origin(lineage),
+        "seconds": seconds,
+        "peak_memory": peak_memory(plan.device),
+        **_origin(plan.lineage),
         "held_out": {
             "tokens": sum(row.targets for row in held_out.rows),
-            "share": None if text.held_out else 1 / HELD_OUT_SHARE,
+            "share": None if plan.text.held_out else 1 / HELD_OUT_SHARE,
         },
-        "provenance": provenance(device=device, dtype=str(full.dtype).removeprefix("torch."), **text.identity()),
     }
-    _refuse_worse(document)
-    with staged_directory(out, overwrite=overwrite) as stage:
-        write_patched(lineage, stage, values, document)
-    return PatchResult(Path(out), document)
 
 
-def _execute(
+def _solve(
     tracks: Tracks,
     folds: Sequence[Fold],
     stored: Sequence[list[str]],

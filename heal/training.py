@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.checkpoints import Checkpoints, read_state
-from heal.data import HELD_OUT_SHARE, HeldOut, TextSource, check_enough, hold_out, row_stream
+from heal.data import HeldOut, TextSource, check_enough, hold_out, row_stream
 from heal.place import first_after_cut
 from heal.reporting import keep_logs, logs_in
 from heal.schedule import Schedule, parse_tokens, plan_steps
 from heal.settings import Running, Settings, check, check_fit, check_running
 from prune.errors import RegrowthError, UsageError
-from prune.memory import peak_memory
 from prune.models import Source, load_tokenizer, locate, pick_device
 from prune.outputs import check_free, staged_directory, write_json, write_text
 from prune.processes import gather, is_main, local_device, rank_and_world, sharded
-from prune.provenance import provenance
 from prune.terminal import progress, quiet_libraries, screen
 
 if TYPE_CHECKING:
@@ -28,9 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from heal.adapters import Targets
-    from heal.loop import Trained
-
-FORMAT = "regrowth.heal/1"
+    from heal.streams import Mixed
 
 
 @dataclass(frozen=True)
@@ -204,45 +200,34 @@ def _execute(
 ) -> HealResult:
     from transformers import set_seed
 
-    from heal.adapters import add_adapter
     from heal.identity import base_identity
     from heal.loop import run
     from heal.measuring import held_out_losses
+    from heal.record import heal_document
 
     def say(words: str) -> None:
         if shown:
             screen().print(words)
 
-    settings, schedule, text = plan.settings, plan.schedule, plan.text
+    settings, schedule = plan.settings, plan.schedule
     tokenizer = load_tokenizer(plan.model)
-    identity, base_facts = text.identity(), base_identity(plan.model)
-    begun = _begun(plan, identity, base_facts)
+    facts = {"base": base_identity(plan.model), "text": plan.text.identity()}
+    begun = _begun(plan, facts["text"], facts["base"])
     start: Path | None = gather(_start(checkpoints, begun, plan.running, say) if is_main() else None)[0]
     kept = checkpoints.held_out() if start else None
     with progress("Reading text", None, shown=shown):
-        held_out = HeldOut.from_json(kept) if kept else hold_out(text, tokenizer, length=settings.length)
+        held_out = HeldOut.from_json(kept) if kept else hold_out(plan.text, tokenizer, length=settings.length)
     if is_main() and start is None:
         checkpoints.begin(begun, held_out.to_json())
-    read = _in_turn(lambda: write(plan, checkpoints.folder, held_out)) if write else text
+    read = _in_turn(lambda: write(plan, checkpoints.folder, held_out)) if write else plan.text
     with progress("Packing text", None, shown=shown):
-        how: dict[str, Any] = {"length": settings.length, "seed": settings.seed}
-        if start is None:
-            check_enough(read, tokenizer, held_out, rows=schedule.rows, **how)
-        rows = row_stream(read, tokenizer, held_out, **how, state=read_state(start)[1] if start else None)
-        rows.fill()
+        rows = _pack(plan, read, tokenizer, held_out, start)
     student = prepare(plan)
     if is_main():
         checkpoints.settle({"facts": json.loads(json.dumps(student.facts))})
-    base, targets = student.model, student.targets
+    base = student.model
     set_seed(settings.seed)  # the adapter's first weights, and dropout
-    place = plan.model.name if plan.model.commit else str(plan.model.folder.resolve())
-    adapted = add_adapter(
-        base, targets, rank=settings.rank, alpha=settings.lora_alpha, dropout=settings.dropout, base=place
-    )
-    if settings.checkpointing and targets.first == 0:
-        adapted.enable_input_require_grads()  # else a frozen embedding starts each checkpoint without a gradient
-    if sharded():  # the Trainer would let FSDP cast the adapter to the dtype of the storage, but not what enters it
-        adapted.quantization_method = None
+    adapted = _adapt(plan, student)
     done = int(start.name.rpartition("-")[2]) if start else 0
     with (
         progress(f"Healing from step {done}" if done else "Healing", schedule.steps - done, shown=shown) as bar,
@@ -259,27 +244,7 @@ def _execute(
             start=start,
             bar=bar,
         )
-    document = {
-        "format": FORMAT,
-        "method": plan.method if plan.method != "qlora" or settings.bits < 16 else "lora",
-        **_report(trained, plan, rows.ended),
-        "settings": {**asdict(settings), "alpha": settings.lora_alpha, **schedule.to_json()},
-        "adapted": list(targets.modules),
-        "quantised": student.quantised,
-        **student.facts,
-        "base": base_facts,
-        "held_out": {
-            "tokens": sum(row.targets for row in held_out.rows),
-            "limit": text.held_out_tokens,
-            "sha256": held_out.sha256,
-            "share": None if text.held_out else 1 / HELD_OUT_SHARE,
-            "texts": [
-                {"name": one.name, "source": one.source, "domain": one.domain, "tokens": one.targets}
-                for one in held_out.texts
-            ],
-        },
-        "provenance": provenance(device=plan.device, **identity),
-    }
+    document = heal_document(plan, student, held_out, trained, rows.ended, facts)
     if trained.ended == "text":
         say(
             f"The text ended after {document['tokens']:,} of the {schedule.tokens:,} tokens asked for: the adapter has "
@@ -293,6 +258,32 @@ def _execute(
             _save(adapted, stage, document, trained.weights)
         checkpoints.clear()
     return HealResult(plan.out, document)
+
+
+def _pack(plan: HealPlan, text: TextSource, tokenizer: Any, held_out: HeldOut, start: Path | None) -> Mixed:
+    """The rows to train on, from the place where the checkpoint `start` stands; the first are read already."""
+    how: dict[str, Any] = {"length": plan.settings.length, "seed": plan.settings.seed}
+    if start is None:
+        check_enough(text, tokenizer, held_out, rows=plan.schedule.rows, **how)
+    rows = row_stream(text, tokenizer, held_out, **how, state=read_state(start)[1] if start else None)
+    rows.fill()
+    return rows
+
+
+def _adapt(plan: HealPlan, student: Student) -> PeftModel:
+    """The student with a fresh adapter, fit for checkpointing and for shards."""
+    from heal.adapters import add_adapter
+
+    settings, targets = plan.settings, student.targets
+    place = plan.model.name if plan.model.commit else str(plan.model.folder.resolve())
+    adapted = add_adapter(
+        student.model, targets, rank=settings.rank, alpha=settings.lora_alpha, dropout=settings.dropout, base=place
+    )
+    if settings.checkpointing and targets.first == 0:
+        adapted.enable_input_require_grads()  # else a frozen embedding starts each checkpoint without a gradient
+    if sharded():  # the Trainer would let FSDP cast the adapter to the dtype of the storage, but not what enters it
+        adapted.quantization_method = None
+    return adapted
 
 
 def _check_sharding(method: str, settings: Settings) -> None:
@@ -360,31 +351,6 @@ def _frozen(plan: HealPlan) -> Student:
     targets = find_targets(base, plan.settings.targets, cut=first_after_cut(plan.model.folder))
     attach_loss(base)
     return Student(base, targets, quantised_modules(base), {})
-
-
-def _report(trained: Trained, plan: HealPlan, ended: list[str]) -> dict[str, Any]:
-    peaks, curve, schedule = gather(peak_memory(plan.device)), trained.curve, plan.schedule
-    tokens = trained.steps * schedule.tokens_per_step
-    kept = next(point for point in curve.points if point.step == trained.kept_step)
-    return {
-        "tokens": tokens,
-        "curve": [asdict(point) for point in curve.points],
-        "held_out_loss": {
-            "before": curve.points[0].held_out_loss,
-            "after": kept.held_out_loss,
-            "unit": "nats per token",
-        },
-        "ended": {
-            "by": trained.ended,
-            "step": trained.steps,
-            "kept_step": trained.kept_step,
-            "texts": ended,
-        },
-        "resumed": curve.resumed,
-        "tokens_per_second": tokens / curve.seconds,
-        "training_seconds": curve.seconds,
-        "peak_memory": {name: max(one[name] for one in peaks) for name in peaks[0]},
-    }
 
 
 def _save(adapted: PeftModel, stage: Path, document: dict[str, Any], weights: dict[str, Any] | None) -> None:

@@ -445,12 +445,12 @@ def test_a_diverging_run_leaves_nothing(tiny_llama, pruned, text, tmp_path):
 
 
 def test_the_sample_model_heals(sample_model, sample_text, sample_heldout, tmp_path):
-    """Six of thirty layers cut, four thousand tokens of prose, adapters after the cut alone."""
+    """Six of thirty layers cut, two thousand tokens of prose, adapters after the cut alone."""
     pruned = cut(plan_cut(sample_model, n=6, start=12), tmp_path / "pruned", show_progress=False)
-    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=1024)
+    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
     settings = DistillSettings(
         length=128,
-        batch_size=4,
+        batch_size=2,
         accumulate=1,
         rank=16,
         learning_rate=2e-3,
@@ -460,7 +460,7 @@ def test_the_sample_model_heals(sample_model, sample_text, sample_heldout, tmp_p
         checkpointing=False,
     )
     result = distill(
-        pruned, sample_model, text, tmp_path / "adapter", tokens="4k", settings=settings, device="cpu", shown=False
+        pruned, sample_model, text, tmp_path / "adapter", tokens="2k", settings=settings, device="cpu", shown=False
     )
     assert result.document["shared_prefix"] == 12
     assert result.after < result.before - 0.1

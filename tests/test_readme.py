@@ -88,7 +88,7 @@ def test_the_commands_for_a_model_of_ones_own_run_as_written(small_world):
             if name in words:
                 del words[words.index(name) : words.index(name) + 2]
         line = [sys.executable, "-m", ROOMS[words[0]], *words[1:], *options]
-        environment = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(line, cwd=small_world, env=environment, capture_output=True, text=True)
         if command == "heal patch" and done.returncode == 1:  # random layers may leave nothing to patch
             assert "no patch is better than none" in done.stderr

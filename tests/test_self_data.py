@@ -23,8 +23,16 @@ from prune.models import Source, load_tokenizer
 
 
 @pytest.fixture(scope="module")
-def text(sample_text, sample_heldout):
-    return TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
+def passages(sample_text, tmp_path_factory):
+    """The first of the sample's passages: enough for all that is written here, and soon read."""
+    path = tmp_path_factory.mktemp("passages") / "text.jsonl"
+    path.write_text("".join(sample_text.read_text().splitlines(keepends=True)[:1000]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def text(passages, sample_heldout):
+    return TextSource(str(passages), held_out=str(sample_heldout), held_out_tokens=512)
 
 
 @pytest.fixture(scope="module")
@@ -154,13 +162,15 @@ def _settings(**changes):
     )
 
 
-def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, sample_text, tmp_path, monkeypatch):
+def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, passages, tmp_path, monkeypatch):
     """A run that fails in the third batch, a file that breaks off, and a run that fails before its first checkpoint."""
     import heal.self_data
 
-    held = tmp_path / "held.jsonl"  # part of the text: none of it may become a prompt
-    held.write_text("".join(sample_text.read_text().splitlines(keepends=True)[:20]))
-    text = TextSource(str(sample_text), held_out=str(held), held_out_tokens=512)
+    lines = passages.read_text().splitlines(keepends=True)
+    held, few = tmp_path / "held.jsonl", tmp_path / "few.jsonl"
+    held.write_text("".join(lines[:3]))  # all measured, and part of the text: none of it may become a prompt
+    few.write_text("".join(lines[:100]))
+    text = TextSource(str(few), held_out=str(held), held_out_tokens=512)
 
     def run(name, *, resume=False, overwrite=False, **changes):
         return distill(

@@ -20,6 +20,7 @@ from eval.cli import app
 from eval.sweeps.bank import AnswerTask, Bank, Prompting, collect, collector, read
 from eval.sweeps.plan import plan_sweep
 from eval.sweeps.resume import Kept
+from eval.sweeps.sweeping import walk_questions
 from prune import cut, plan_cut
 from prune.errors import CheckpointError, RegrowthError, UsageError
 from prune.provenance import model_identity
@@ -88,6 +89,27 @@ def test_a_sweep_scores_as_hflm_on_the_written_checkpoints(family, tiny, sample_
         variant = found.plan.variants[place]
         cut(plan_cut(folder, layers=list(variant.dropped)), tmp_path / str(place))
         _agree(found, place, _by_hflm(tmp_path / str(place), sample_questions))
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_every_choice_scores_as_by_hflm_not_the_right_one_alone(family, tiny, sample_questions, tmp_path):
+    folder = tiny(family)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    plan = plan_sweep(8, sizes="0,3", rule="2")
+    how = {"max_length": 1024, "shown": False}
+    found = walk_questions(model, tokenizer, plan, _tasks(sample_questions), Prompting(), **how)
+    number = dict(zip(found.pairs, found.owners, strict=True))
+    cut(plan_cut(folder, n=3, start=2), tmp_path / "cut")
+    seen = set()
+    for place, checkpoint in enumerate((folder, tmp_path / "cut")):
+        for entries in _by_hflm(checkpoint, sample_questions).values():
+            for entry in entries:
+                for pair, ((logprob, greedy),) in zip(entry["arguments"], entry["resps"], strict=True):
+                    at = number[tuple(pair)]
+                    assert float(found.answers.logprob[place, at]) == pytest.approx(logprob, abs=1e-4)
+                    assert bool(found.answers.greedy[place, at]) == bool(greedy)
+                    seen.add((place, at))
+    assert len(seen) == 2 * len(set(number.values())) > 2 * 4 * 4
 
 
 def test_a_sweep_asks_what_run_asks(tiny, sample_questions):

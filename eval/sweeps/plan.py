@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prune.choice import deepest_start, starts
 from prune.errors import UsageError
 from prune.layer_ranges import parse_layers
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 RULES = ("best", "deepest", "all")
 
@@ -99,18 +96,6 @@ class SweepPlan:
             "starts": self.starts if isinstance(self.starts, str) else list(self.starts),
             "variants": [variant.to_json() for variant in self.variants],
         }
-
-    def table(self) -> Table:
-        """For a terminal: the starts of each size."""
-        from rich.table import Table
-
-        from prune.layer_ranges import spell_layers
-
-        table = Table("layers dropped", "starts", "variants", title=self.words(), title_justify="left")
-        for n in self.sizes:
-            some = [v for v in self.variants if v.n == n and v.adapter is None]
-            table.add_row(str(n), spell_layers(v.start for v in some if v.start is not None), str(len(some)))
-        return table
 
 
 def block(n: int, start: int | None) -> Variant:
