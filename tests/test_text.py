@@ -85,7 +85,12 @@ def test_missing_source_and_missing_column(tmp_path):
 
 
 def test_hub_without_a_network_names_the_option(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+    import huggingface_hub
+
+    # the environment was read when they were imported; without a network and not offline they try for half a minute
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(TextError, match="--text FILE"):
         list(read_documents("hub:regrowth/none"))
     with pytest.raises(TextError, match="form hub:repo"):
