@@ -1,7 +1,8 @@
-"""The options that `evaluate run` and `evaluate compare` share, declared once: the fields of `Settings`."""
+"""The options that `evaluate run`, `compare` and `sweep` share, declared once: the fields of `Settings`."""
 
 from __future__ import annotations
 
+from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,3 +79,9 @@ def _settings(cache: Path | None, no_cache: bool, **given: Any) -> Settings:
 
 _DEFAULTS = {**defaults_of(Settings), **dict.fromkeys(_AS_TEXT), "no_cache": False}
 takes_settings = takes(settings=Options(_settings, _OPTIONS, _DEFAULTS))
+
+_SWEPT = ("data", "domains", "limit", "seed", "sets", "few_shot", "chat_template", "texts", "field", "max_length")
+_REQUIRED = dict.fromkeys(("data", "domains"), Parameter.empty)  # a sweep has no --tasks in their place
+takes_questions = takes(
+    asked=Options(dict, {name: _OPTIONS[name] for name in (*_SWEPT, "device", "dtype")}, {**_DEFAULTS, **_REQUIRED})
+)
