@@ -1,13 +1,12 @@
 """What README tells a user to type must work: its commands are run on a tiny model, its targets and files exist."""
 
-import os
+import importlib
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from recipes.schema import options_of
 
@@ -65,7 +64,7 @@ def small_world(tmp_path, tiny_llama, sample_text, sample_questions):
     return tmp_path
 
 
-def test_the_commands_for_a_model_of_ones_own_run_as_written(small_world):
+def test_the_commands_for_a_model_of_ones_own_run_as_written(small_world, monkeypatch):
     """As written, but for the model (a tiny one stands for the hub id) and sizes that fit two cores."""
     smaller = {
         "prune scan": ["--samples", "8", "--length", "64"],
@@ -77,6 +76,7 @@ def test_the_commands_for_a_model_of_ones_own_run_as_written(small_world):
         "heal merge": ["--held-out-tokens", "1k"],
         "evaluate compare": ["--limit", "3"],
     }
+    monkeypatch.chdir(small_world)
     ran = []
     for words in _lines(_own_model_block()):
         command = " ".join(words[:2])
@@ -87,14 +87,13 @@ def test_the_commands_for_a_model_of_ones_own_run_as_written(small_world):
         for name in options[::2]:  # the last of a repeated option counts for a reader, so drop README's own
             if name in words:
                 del words[words.index(name) : words.index(name) + 2]
-        line = [sys.executable, "-m", ROOMS[words[0]], *words[1:], *options]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(line, cwd=small_world, env=environment, capture_output=True, text=True)
-        if command == "heal patch" and done.returncode == 1:  # random layers may leave nothing to patch
+        app = importlib.import_module(f"{ROOMS[words[0]]}.cli").app
+        done = CliRunner().invoke(app, [*words[1:], *options])
+        if command == "heal patch" and done.exit_code == 1:  # random layers may leave nothing to patch
             assert "no patch is better than none" in done.stderr
             (small_world / "patched").symlink_to(small_world / "pruned")
         else:
-            assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+            assert done.exit_code == 0, f"{words}\n{done.stdout}\n{done.stderr}"
         ran.append(command)
     healing = ["heal budget", "heal patch", "heal distill", "heal merge"]
     assert ran == ["prune scan", "evaluate sweep", "prune cut", *healing, "evaluate compare"]
