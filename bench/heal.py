@@ -137,7 +137,10 @@ def score(asked, base, adapter=None):
         scorer = Scorer(model, tokenizer, batch_size=8, max_length=512, bar=bar)
         for domain, sets in QUESTIONS.items():
             for plan in plan_tasks(asked.data, [domain], limit=asked.questions, seed=0, sets=sets):
-                prompt = template(plan.protocol)["doc_to_text"]
+                words = template(plan.protocol)
+                prompt = words["doc_to_text"] + (words["target_delimiter"] + words["gen_prefix"]) * (
+                    "gen_prefix" in words
+                )
                 asks = []
                 for item in plan.questions:
                     gold = item.answer if item.choices is None else item.choices[item.answer]

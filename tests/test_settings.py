@@ -110,7 +110,8 @@ def test_few_shot_prompts_hold_examples_with_their_answers(sample_questions):
 
     for plan in plan_tasks(sample_questions, "math", limit=2, few_shot=2):
         task = PlannedTask(plan)
-        prompt = task.fewshot_context(task.eval_docs[0], 2)
+        doc = task.eval_docs[0]
+        prompt = task.fewshot_context(doc, 2, gen_prefix=task.doc_to_prefix(doc))
         for example in plan.examples:
             answer = example.answer if example.choices is None else example.choices[example.answer]
             assert f"{example.question}\nAnswer: {answer}\n\n" in prompt

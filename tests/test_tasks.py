@@ -117,6 +117,31 @@ def test_braces_in_a_question_are_text_not_a_template():
     assert task.doc_to_text(task.eval_docs[0]) == "Question: What {{is}} it?\nAnswer:"
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_an_open_question_opens_its_answer_and_in_a_chat_the_turn(chat):
+    task = PlannedTask(_plan(choices=None, answer="9"))
+    doc = task.eval_docs[0]
+    turns = []
+
+    def template(messages, add_generation_prompt=True):
+        turns.extend(messages)
+        return f"<{messages[-1]['content']}>{add_generation_prompt}"
+
+    prompt = task.fewshot_context(
+        doc, 0, gen_prefix=task.doc_to_prefix(doc), apply_chat_template=chat, chat_template=template
+    )
+    if chat:
+        assert [turn["role"] for turn in turns] == ["user", "assistant"]
+        assert turns[0]["content"].endswith("Problem: What {{is}} it?")
+        assert prompt == "<Answer:>False"  # the turn is the assistant's, and stays open
+    else:
+        assert prompt.endswith("Problem: What {{is}} it?\nAnswer:")
+        assert not turns
+    asked = task.construct_requests(doc, prompt, apply_chat_template=chat, chat_template=template)
+    assert [one.arguments[1] for one in asked[1:]] == [" 9"]
+    assert {one.arguments[0] for one in asked} == {prompt}
+
+
 def test_unparseable_and_right_answers_are_told_apart():
     task = PlannedTask(_plan(choices=None, answer="1,200 apples"))
     doc = task.eval_docs[0]

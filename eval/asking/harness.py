@@ -63,9 +63,10 @@ class PlannedTask(ConfigurableTask):
 
     def ask_for_key(self, doc: dict[str, Any], ctx: str, *, idx: int, **kwargs: Any) -> Instance:
         """The request for the log-likelihood of an open question's own answer; `kwargs` as for `construct_requests`."""
-        delimiter = "" if kwargs.pop("apply_chat_template", False) else self.config.target_delimiter
-        kwargs.pop("chat_template", None)
-        return Instance("loglikelihood", doc=doc, arguments=(ctx, f"{delimiter}{doc['answer']}"), idx=idx, **kwargs)
+        for name in ("apply_chat_template", "chat_template"):
+            kwargs.pop(name, None)
+        # a blank before it in a chat too: the answer goes on after gen_prefix, and does not open the turn
+        return Instance("loglikelihood", doc=doc, arguments=(ctx, f" {doc['answer']}"), idx=idx, **kwargs)
 
     def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
         """Per-question metrics.
