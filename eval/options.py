@@ -34,7 +34,9 @@ _QUESTIONS = panel(
             typer.Option(help="Ask in these modes as well: fast (at once), slow (after a chain of thought) or both."),
         ],
         "slow_tokens": Annotated[int, typer.Option(help="New tokens of a chain of thought, at most.")],
-        "few_shot": Annotated[_Count, typer.Option(help="Worked examples before each question, of the same set.")],
+        "few_shot": Annotated[
+            _Count, typer.Option(help="Worked examples before each question, of its domain and protocol.")
+        ],
         "chat_template": Annotated[
             str, typer.Option(help="on, off, or auto: on where the (full) model's tokenizer has a chat template.")
         ],
@@ -54,7 +56,7 @@ _MODEL = panel(
         "backend": Annotated[str, typer.Option(help="hf (transformers) or vllm, of lm-eval.")],
         "batch_size": Annotated[int, typer.Option(help="Requests at a time; halved where memory runs out.")],
         "max_length": Annotated[
-            _Count, typer.Option(help="Context in tokens; the model's own, 4096 at most, if none.")
+            _Count, typer.Option(help="Context in tokens; never more than the model's own, or 4096.")
         ],
         "device": Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")],
         "dtype": Annotated[str, typer.Option(help=DTYPES)],

@@ -9,7 +9,10 @@ from prune.errors import RegrowthError
 if TYPE_CHECKING:
     import torch
 
-HELP = "auto (the checkpoint's own), fast (bfloat16 where the device multiplies it), float32, bfloat16 or float16."
+HELP = (
+    "auto (the checkpoint's own; float32 where the device has no bf16 products), fast (bfloat16 where it has them), "
+    "float32, bfloat16 or float16."
+)
 _NAMES = {
     "float32": "float32", "bfloat16": "bfloat16", "float16": "float16",
     "fp32": "float32", "bf16": "bfloat16", "fp16": "float16",

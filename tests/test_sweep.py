@@ -405,6 +405,13 @@ def test_an_adapter_that_cannot_be_swept_is_refused(healed, tiny, sample_questio
         sweep(tiny("gpt2"), data=sample_questions, sizes="2", adapters=[after], **FEW)
     with pytest.raises(CheckpointError, match=r"heal\.json does not exist"):
         sweep(tiny("llama"), data=sample_questions, sizes="2", adapters=[tmp_path], **FEW)
+    patched = tmp_path / "patched"
+    shutil.copytree(after.parent / "cut", patched)
+    (patched / "heal.json").write_text("{}")
+    config = json.loads((after / "adapter_config.json").read_text())
+    (after / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(patched)}))
+    with pytest.raises(UsageError, match="patched or merged after its cut"):
+        sweep(tiny("llama"), data=sample_questions, sizes="2", adapters=[after], **FEW)
 
 
 def test_the_plan_counts_what_the_walk_runs():

@@ -46,7 +46,7 @@ def read_healed(adapter: str | Path, subject: Subject) -> Healed:
 
     Raises:
         CheckpointError: no adapter of a healing run, its cut model is not there, or is one of another model.
-        UsageError: the adapter also changes layers before the cut.
+        UsageError: the adapter also changes layers before the cut, or its base was healed before.
     """
     folder = Path(adapter)
     document = read_artefact(folder / _HEAL_FILE, "regrowth.heal/1")
@@ -92,6 +92,11 @@ def _plan_of(document: dict[str, Any], folder: Path, adapter: str | Path) -> Cut
     now = model_identity(source.folder)
     if any(document["base"].get(key) != now.get(key) for key in ("config_sha256", "shards")):
         raise CheckpointError(f"--adapter {adapter}: {source.name} is no longer the model that it was trained on")
+    if (source.folder / _HEAL_FILE).is_file():
+        raise UsageError(
+            f"--adapter {adapter} was trained on {source.name}, which was patched or merged after its cut, so that its "
+            "layers are not the full model's; merge the adapter and use `evaluate compare`"
+        )
     return CutPlan.read(source.folder / PLAN_FILE)
 
 
