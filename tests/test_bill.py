@@ -126,6 +126,24 @@ def test_domains_are_compared_by_bits_per_byte_of_the_answer():
     assert interaction_from(old).nll == one.answer_nll_bits
 
 
+def test_a_loss_beyond_doubt_is_named_before_a_larger_one_that_may_be_none():
+    def row(domain, nll, accuracy):
+        change = {"accuracy_difference": accuracy, "answer_nll_bits_difference": nll}
+        return {"domain": domain, "protocol": "choice", "model": "cut", "versus": change}
+
+    sure, unsure = {"estimate": 1.0, "low": 0.5, "high": 1.5}, {"estimate": 2.0, "low": -1.0, "high": 5.0}
+    level = {"estimate": 0.0, "low": -0.1, "high": 0.1}
+    rows = [row("math", unsure, level), row("medical", sure, level)]
+    assert "most by cut in medical, choice" in words.worst_loss(rows)
+    assert "most in medical, choice" in words.summary(rows, "cut")
+    assert words.worst_loss(rows[:1]) == "No accuracy was lost in any domain, by the estimates."
+    falls = [{key: -value for key, value in one.items()} for one in (unsure, sure)]
+    falls = [{"estimate": one["estimate"], "low": one["high"], "high": one["low"]} for one in falls]
+    lost = [row("math", level, falls[0]), row("medical", level, falls[1])]
+    assert words.worst_loss(lost).startswith("cut loses most accuracy in medical, choice")
+    assert "most accuracy in medical, choice" in words.summary(lost, "cut")
+
+
 def test_the_same_questions_in_two_domains_differ_by_nothing():
     full, cut = _planted({"mathematics": (20, 2.0)})
     doubled = []

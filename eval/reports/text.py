@@ -103,6 +103,18 @@ def sureness(found: Mapping[str, float], *, worse_above: bool) -> str:
     return "its whole 95 % interval is a gain" if better else "its 95 % interval includes no change"
 
 
+def worst_nll(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The row whose answer NLL rose most, of those where it rose beyond doubt if there is one, else of all."""
+    sure = [row for row in rows if nll_change(row["versus"])["low"] > 0]
+    return max(sure or rows, key=lambda row: nll_change(row["versus"])["estimate"])
+
+
+def worst_accuracy(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The row whose accuracy fell most, of those where it fell beyond doubt if there is one, else of all."""
+    sure = [row for row in rows if row["versus"]["accuracy_difference"]["high"] < 0]
+    return min(sure or rows, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
+
+
 def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
     """Where most was lost over all models, by how much, and how sure that is; "" where nothing was compared.
 
@@ -112,16 +124,13 @@ def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
     own = [row for row in rows if row["versus"] is not None]
     if not own:
         return ""
-    sure = [row for row in own if row["versus"]["accuracy_difference"]["high"] < 0]
-    nll = max(own, key=lambda row: nll_change(row["versus"])["estimate"])
-    rise = nll_change(nll["versus"])
-    if not sure and rise["low"] > 0:
+    row, nll = worst_accuracy(own), worst_nll(own)
+    change, rise = row["versus"]["accuracy_difference"], nll_change(nll["versus"])
+    if change["high"] >= 0 and rise["low"] > 0:
         return (
             "No loss of accuracy is beyond doubt, but right answers became less likely: "
             f"most by {nll['model']} in {task_name(nll)}, {bits(rise, nll_unit(nll['versus']))}."
         )
-    row = min(sure or own, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
-    change = row["versus"]["accuracy_difference"]
     if change["estimate"] >= 0:
         return "No accuracy was lost in any domain, by the estimates."
     return (
@@ -135,8 +144,7 @@ def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
     own = [row for row in rows if row["model"] == model and row["versus"] is not None]
     if not own:
         return ""
-    accuracy = min(own, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
-    nll = max(own, key=lambda row: nll_change(row["versus"])["estimate"])
+    accuracy, nll = worst_accuracy(own), worst_nll(own)
     fell = accuracy["versus"]["accuracy_difference"]["estimate"] < 0
     rose = nll["versus"]["answer_nll_bits_difference"]["estimate"] > 0
     if fell and rose and accuracy is nll:

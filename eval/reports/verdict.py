@@ -7,7 +7,19 @@ from typing import Any
 
 from eval.reports.parts import Tile, Verdict
 from eval.reports.sweep import sweep_sentence
-from eval.reports.text import FEW, NONE, bounds, nll_change, nll_unit, signed, summary, task_name, worst_loss
+from eval.reports.text import (
+    FEW,
+    NONE,
+    bounds,
+    nll_change,
+    nll_unit,
+    signed,
+    summary,
+    task_name,
+    worst_accuracy,
+    worst_loss,
+    worst_nll,
+)
 
 
 def verdict(comparison: Mapping[str, Any]) -> Verdict:
@@ -45,7 +57,7 @@ def _tiles(comparison: Mapping[str, Any], label: str) -> list[Tile]:
     found = []
     if own:
         found.append(_accuracy_tile([row for row in own if row["versus"]["full_above_chance"]]))
-        worst = max(own, key=lambda row: nll_change(row["versus"])["estimate"])
+        worst = worst_nll(own)
         change, unit = nll_change(worst["versus"]), nll_unit(worst["versus"])
         note = (task_name(worst), bounds(change, 1, 3))
         name = f"Answer NLL, worst domain, {unit}"
@@ -65,7 +77,7 @@ def _accuracy_tile(rows: Sequence[Mapping[str, Any]]) -> Tile:
     title = "Accuracy, worst domain, points"
     if not rows:
         return Tile(title, NONE, "the full model is at chance", "and has none to lose")
-    worst = min(rows, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
+    worst = worst_accuracy(rows)
     change = worst["versus"]["accuracy_difference"]
     value, interval = signed(100 * change["estimate"], 1), bounds(change, 100, 1)
     return Tile(title, value, task_name(worst), interval, _look(change, False))
