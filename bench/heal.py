@@ -112,8 +112,8 @@ def score(asked, base, adapter=None):
 
     from lm_eval.api.instance import Instance
 
-    from eval.asking.harness import Scorer, to_bits
-    from eval.asking.tasks import plan_tasks, template
+    from eval.asking.harness import PlannedTask, Scorer, to_bits
+    from eval.asking.tasks import plan_tasks
     from heal.data import TextSource, hold_out
     from heal.measuring import mean_loss
     from prune.models import load_model, load_tokenizer, locate
@@ -137,15 +137,11 @@ def score(asked, base, adapter=None):
         scorer = Scorer(model, tokenizer, batch_size=8, max_length=512, bar=bar)
         for domain, sets in QUESTIONS.items():
             for plan in plan_tasks(asked.data, [domain], limit=asked.questions, seed=0, sets=sets):
-                words = template(plan.protocol)
-                prompt = words["doc_to_text"] + (words["target_delimiter"] + words["gen_prefix"]) * (
-                    "gen_prefix" in words
-                )
-                asks = []
-                for item in plan.questions:
-                    gold = item.answer if item.choices is None else item.choices[item.answer]
-                    ask = (prompt.replace("{{question}}", item.question), f" {gold}")
-                    asks.append(Instance("loglikelihood", item.as_row(), ask, 0))
+                task, asks = PlannedTask(plan), []
+                for doc in task.eval_docs:
+                    gold = doc["answer"] if doc["choices"] is None else doc["choices"][doc["answer"]]
+                    prompt = task.fewshot_context(doc, 0, gen_prefix=task.doc_to_prefix(doc))
+                    asks.append(Instance("loglikelihood", doc, (prompt, f" {gold}"), 0))
                 bits = [to_bits(logprob) for logprob, _ in scorer.loglikelihood(asks)]
                 draws = random.Random(0)
                 means = sorted(statistics.mean(draws.choices(bits, k=len(bits))) for _ in range(1000))

@@ -126,10 +126,10 @@ class _Loop(Trainer):
         line = f"{what} at step {self.keeper.step}: training has diverged; begin anew with a lower --learning-rate"
         line += " (and --overwrite)" if steps else ""
         if steps:
-            good = next((step for step in steps if self.keeper.curve.sane(step)), None)
-            kept = steps[0] if good is None else good
+            good = [step for step in steps if self.keeper.curve.sane(step)]
+            kept = (good or steps)[0]
             line += (
-                f"; the last {'good ' if good is not None else ''}checkpoint, of step {kept}, is kept in "
+                f"; the last {'good ' if good else ''}checkpoint, of step {kept}, is kept in "
                 f"{self.checkpoints.place(kept)}, an adapter that peft loads"
             )
         return RegrowthError(line)

@@ -73,7 +73,7 @@ def apart(got, wanted):
     return max(np.abs(np.array(a) - np.array(b)).max() for a, b in zip(got, wanted, strict=True))
 
 
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("size", [1, 3, 4])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_every_batch_and_padding_gives_the_angles_of_its_states(sample, side, size):
     """The same padded batches once through the hooks and once without: equal to rounding in both dtypes."""
