@@ -108,7 +108,10 @@ def compare(
     settings: Settings,
     labels: Annotated[str | None, typer.Option(help="Names for the models in order, as full,pruned,healed.")] = None,
     max_loss: Annotated[
-        str | None, typer.Option(help="Exit with 3 if the worst domain lost more points of accuracy, as 5%.")
+        str | None,
+        typer.Option(
+            help="Most points of accuracy that a domain may lose, as 5%. Exit code 0 GO, 3 NO-GO, 4 INCONCLUSIVE."
+        ),
     ] = None,
     sweep: Annotated[
         Path | None, typer.Option(help="Folder of a sweep of FULL, to be shown in the report too.")
@@ -130,7 +133,7 @@ def compare(
     names = None if labels is None else labels.split(",")
     document = work(full, others, settings, out=out, labels=names, max_loss=max_loss, sweep=sweep, overwrite=overwrite)
     answer(document, lambda: comparison_table(document), as_json=as_json)
-    if max_loss is not None and (code := exit_code(document["verdict"]["status"])):
+    if max_loss is not None and (code := exit_code(document["verdict"]["decision"])):
         raise typer.Exit(code)
 
 

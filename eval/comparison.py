@@ -29,7 +29,7 @@ from prune.provenance import file_sha256, provenance
 from prune.terminal import quiet_libraries
 from prune.text import text_identity
 
-FORMAT = "regrowth.comparison/1"
+FORMAT = "regrowth.comparison/2"
 _LONGEST_LABEL = 100  # bytes; it is a part of file names
 
 

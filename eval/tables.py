@@ -12,6 +12,7 @@ from eval.reports.text import p_value, worst_loss
 from eval.rich_tables import legend, rich_table
 from eval.statistics import Interval
 from eval.task_bill import TaskRow, task_row_from
+from eval.verdict import GO, NO_GO
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -225,7 +226,7 @@ def comparison_table(document: dict[str, Any]) -> RenderableType:
         parts.append(legend(f"{HOW_INTERACTIONS} {rest}".rstrip()))
     parts += [Text(f"! {line}", style="yellow") for line in document["warnings"]]
     if document["verdict"]:
-        style = {"within": "bold green", "too costly": "bold red"}.get(document["verdict"]["status"], "bold yellow")
+        style = {GO: "bold green", NO_GO: "bold red"}.get(document["verdict"]["decision"], "bold yellow")
         parts.append(Text(f"Verdict: {document['verdict']['sentence']}.", style=style))
     return Group(*parts)
 

@@ -1,60 +1,95 @@
-"""`--max-loss`: whether the worst domain lost more accuracy than allowed, and whether the data can tell."""
+"""One verdict for every kind of limit: GO, NO-GO or INCONCLUSIVE, and how many questions more would decide.
+
+`--max-loss 5%` is the simplest policy: one limit on the accuracy that any model may lose in any domain.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eval.asking.tasks import MODES
 from eval.bill import Row
 from eval.statistics import Interval
 from eval.thinking.bill import ThinkingRow
 from prune.errors import UsageError
-from prune.terminal import EXIT_TOO_COSTLY
+from prune.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO
 
-WITHIN, COSTLY, UNKNOWN = "within", "too costly", "cannot tell"
+GO, NO_GO, INCONCLUSIVE = "GO", "NO-GO", "INCONCLUSIVE"
 _TINY = 1e-9  # of accuracy: 0.30 - 0.25 is a hair less than 0.05
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Accuracy that one model lost in one domain and protocol, as a share of the questions; a gain is negative.
+    """What one model lost against the full one, and what that means for the limit.
 
-    `at_chance`: the full model is not above chance there beyond doubt, so that there is nothing that could be lost.
-    `room`: accuracy of the full model above chance, about the most that can be lost. `thinking`: `fast` or `slow` where
-    the accuracy is that of the thinking mode, None for the plain protocol.
+    Attributes:
+        loss: accuracy lost, as a share of the questions; a gain is negative.
+        n: questions asked.
+        at_chance: the full model is not above chance beyond doubt, so it has nothing to lose.
+        room: accuracy of the full model above chance. About the most that can be lost.
+        thinking: `fast` or `slow` for the accuracy of a thinking mode, None for the plain protocol.
+        decision: GO, NO-GO or INCONCLUSIVE; None where the loss is not judged.
+        more_questions: about how many questions more would decide an INCONCLUSIVE loss. None where it is decided, not
+            judged, or so near the limit that no number would.
     """
 
     model: str
     domain: str
     protocol: str
     loss: Interval
+    n: int
     at_chance: bool
     room: float
     thinking: str | None = None
+    decision: str | None = None
+    more_questions: int | None = None
 
     @property
-    def place(self) -> str:
+    def task(self) -> str:
         """What was asked: `math generation (slow thinking)`."""
         return f"{self.domain} {self.protocol}" + (f" ({self.thinking} thinking)" if self.thinking else "")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `--max-loss` says; `losses` with the worst first, `worst` the one that decides (None if none can).
+    """What a policy says of a comparison.
 
-    `status`: `too costly` where the worst loss is above the limit, `within` where it is not, `cannot tell` where the
-    full model is nowhere above chance by more than the limit. `decided`: the interval of the worst loss (for `within`:
-    of every loss judged) lies on one side of the limit.
+    Attributes:
+        limit: the most accuracy that may be lost, as a share of the questions.
+        decision: NO-GO where any judged loss is; GO where all are; else INCONCLUSIVE.
+        sentence: the decision and its reason in words.
+        worst: the loss that decides; None where none could be judged.
+        losses: all of them. Those with something to lose come first, the largest loss before the others.
     """
 
     limit: float
-    status: str
-    decided: bool
+    decision: str
     sentence: str
     worst: Loss | None
     losses: tuple[Loss, ...]
+
+
+def decide(loss: Interval, limit: float) -> str:
+    """GO where the whole interval is within the limit, NO-GO where all of it is beyond, else INCONCLUSIVE."""
+    if loss.low > limit + _TINY:
+        return NO_GO
+    return GO if loss.high <= limit + _TINY else INCONCLUSIVE
+
+
+def more_questions(loss: Interval, limit: float, n: int) -> int | None:
+    """About how many questions beside the `n` asked would bring the interval to one side of the limit.
+
+    The estimate is taken as it stands, and the interval's arm towards the limit shrinks with the square root of the
+    number of questions. None where the estimate lies on the limit: then no number decides.
+    """
+    distance = abs(limit - loss.estimate)
+    arm = loss.estimate - loss.low if loss.estimate > limit else loss.high - loss.estimate
+    if distance <= _TINY:
+        return None
+    return max(0, math.ceil(n * (arm / distance) ** 2) - n)
 
 
 def parse_limit(text: str) -> float:
@@ -70,37 +105,44 @@ def parse_limit(text: str) -> float:
 
 
 def judge(rows: Sequence[Row], limit: float, thinking: Sequence[ThinkingRow] = ()) -> Verdict:
-    """The verdict over all models but the full one, all domains, protocols and thinking modes: the worst decides.
+    """The verdict over all models but the full one, all domains, protocols and thinking modes.
 
-    A loss above the limit is too costly wherever the full model is above chance. For `within`, a row counts only where
-    the full model is above chance by more than the limit: any other could not lose as much, and so proves nothing.
+    A loss is judged where the full model is above chance by more than the limit: any other could not lose as much, and
+    so proves nothing. A loss that is larger than the limit all the same is judged too.
     """
-    losses = sorted([*_losses(rows), *_thinking_losses(thinking)], key=lambda one: (one.at_chance, -one.loss.estimate))
-    open_ = [one for one in losses if not one.at_chance]
-    over = [one for one in open_ if one.loss.estimate > limit]
-    told = [one for one in open_ if one.room > limit + _TINY]
-    if not over and not told:
-        return Verdict(limit, UNKNOWN, False, f"cannot tell: {_no_room(losses, limit)}", None, tuple(losses))
-    judged = over or told
-    worst = judged[0]
-    if over:
-        decided = worst.loss.low > limit
-        words = f"too costly: {_lost(worst)}, more than the {_points(limit)} allowed"
+    measured = [_decided(loss, limit) for loss in (*_losses(rows), *_thinking_losses(thinking))]
+    losses = tuple(sorted(measured, key=lambda loss: (loss.at_chance, -loss.loss.estimate)))
+    judged = [loss for loss in losses if loss.decision]
+    beyond = [loss for loss in judged if loss.decision == NO_GO]
+    open_ = [loss for loss in judged if loss.decision == INCONCLUSIVE]
+    if not judged:
+        return Verdict(limit, INCONCLUSIVE, f"{INCONCLUSIVE}: {_no_room(losses, limit)}", None, losses)
+    if beyond:
+        worst, decision = beyond[0], NO_GO
+        words = f"{_lost(worst)}, more than the {_points(limit)} allowed"
+    elif open_:
+        worst, decision = max(open_, key=_questions_short), INCONCLUSIVE
+        words = f"{_lost(worst)}, and {_points(limit)} are allowed; {_how_many(worst)}"
     else:
-        decided = all(one.loss.high <= limit for one in judged)
+        worst, decision = judged[0], GO
         words = f"within the limit of {_points(limit)} points: the worst is {_lost(worst)}"
-    if not decided:
-        unsure = worst if over else max(judged, key=lambda one: one.loss.high)
-        words += f"; not certain, for the interval of {_place(unsure)} reaches {_points(limit)}: ask more questions"
-    blind = [one for one in losses if one.at_chance]
-    small = [one for one in open_ if one not in told and one not in over]
+    blind = [loss for loss in losses if loss.at_chance]
+    small = [loss for loss in losses if not loss.at_chance and not loss.decision]
     for some, why in (
         (blind, "the full model is not above chance there"),
         (small, f"the full model is not {_points(limit)} points above chance there, and cannot lose as many"),
     ):
         if some:
-            words += f"; not judged, for {why}: {', '.join(dict.fromkeys(one.place for one in some))}"
-    return Verdict(limit, COSTLY if over else WITHIN, decided, words, worst, tuple(losses))
+            words += f"; not judged, for {why}: {', '.join(dict.fromkeys(loss.task for loss in some))}"
+    return Verdict(limit, decision, f"{decision}: {words}", worst, losses)
+
+
+def _decided(loss: Loss, limit: float) -> Loss:
+    if loss.at_chance or (loss.room <= limit + _TINY and loss.loss.estimate <= limit + _TINY):
+        return loss
+    decision = decide(loss.loss, limit)
+    more = more_questions(loss.loss, limit, loss.n) if decision == INCONCLUSIVE else None
+    return replace(loss, decision=decision, more_questions=more)
 
 
 def _losses(rows: Sequence[Row]) -> Iterator[Loss]:
@@ -109,7 +151,7 @@ def _losses(rows: Sequence[Row]) -> Iterator[Loss]:
         if row.versus is not None:
             lost = row.versus.accuracy_difference.negated
             room = full[row.domain, row.protocol] - row.chance
-            yield Loss(row.model, row.domain, row.protocol, lost, not row.versus.full_above_chance, room)
+            yield Loss(row.model, row.domain, row.protocol, lost, row.n, not row.versus.full_above_chance, room)
 
 
 def _thinking_losses(rows: Sequence[ThinkingRow]) -> Iterator[Loss]:
@@ -117,17 +159,33 @@ def _thinking_losses(rows: Sequence[ThinkingRow]) -> Iterator[Loss]:
     full = {(row.domain, row.protocol): row.gains for row in rows if row.versus is None}
     for row in rows:
         if row.versus is not None:
-            own = full[row.domain, row.protocol]
+            gains = full[row.domain, row.protocol]
             for mode in MODES:
-                change, before = (getattr(side, f"a_{mode}") for side in (row.versus, own))
+                change, before = (getattr(side, f"a_{mode}") for side in (row.versus, gains))
                 blind, room = before.low <= row.chance, before.estimate - row.chance
-                yield Loss(row.label, row.domain, row.protocol, change.negated, blind, room, mode)
+                yield Loss(row.label, row.domain, row.protocol, change.negated, row.n, blind, room, mode)
+
+
+def _questions_short(loss: Loss) -> float:
+    return math.inf if loss.more_questions is None else loss.more_questions
+
+
+def _how_many(loss: Loss) -> str:
+    if loss.more_questions is None:
+        return "the loss lies on the limit, so more questions would hardly decide"
+    return f"about {_rounded_up(loss.more_questions)} more questions there would decide"
+
+
+def _rounded_up(count: int) -> int:
+    """Two leading digits: more would claim to know."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return math.ceil(count / unit) * unit
 
 
 def _no_room(losses: Sequence[Loss], limit: float) -> str:
     if not losses:
         return "no domain was asked"
-    if all(one.at_chance for one in losses):
+    if all(loss.at_chance for loss in losses):
         return "the full model is above chance in no domain, so accuracy cannot show a loss; read the answer NLL"
     return (
         f"the full model is more than {_points(limit)} points above chance in no domain, so accuracy cannot show a "
@@ -135,19 +193,15 @@ def _no_room(losses: Sequence[Loss], limit: float) -> str:
     )
 
 
-def _place(one: Loss) -> str:
-    return f"{one.model} on {one.place}"
-
-
-def _lost(one: Loss) -> str:
-    low, high = (f"{100 * bound:.1f}" for bound in (one.loss.low, one.loss.high))
-    return f"{_place(one)} loses {100 * one.loss.estimate:.1f} points of accuracy [{low}, {high}]"
+def _lost(loss: Loss) -> str:
+    low, high = (f"{100 * bound:.1f}" for bound in (loss.loss.low, loss.loss.high))
+    return f"{loss.model} on {loss.task} loses {100 * loss.loss.estimate:.1f} points of accuracy [{low}, {high}]"
 
 
 def _points(share: float) -> str:
     return f"{100 * share:g}"
 
 
-def exit_code(status: str) -> int:
-    """0 within the limit, 3 too costly, 1 where nothing can be told: a gate must not open for want of data."""
-    return {WITHIN: 0, COSTLY: EXIT_TOO_COSTLY}.get(status, 1)
+def exit_code(decision: str) -> int:
+    """0 for GO, 3 for NO-GO, 4 for INCONCLUSIVE: a gate must not open for want of data."""
+    return {GO: 0, NO_GO: EXIT_NO_GO, INCONCLUSIVE: EXIT_INCONCLUSIVE}[decision]

@@ -21,7 +21,8 @@ from prune.errors import RegrowthError
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-EXIT_TOO_COSTLY = 3
+EXIT_NO_GO = 3
+EXIT_INCONCLUSIVE = 4
 
 # Typer brings its own click since 0.20; the base of its errors is reached through a class it does export.
 _ClickError: Any = typer.BadParameter.__mro__[2]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prune.terminal import EXIT_TOO_COSTLY, answer, make_app
+from prune.terminal import answer, make_app
 
 app = make_app("recipe", "Run scan, cut, heal and compare as one reproducible whole.")
 
@@ -68,7 +68,7 @@ def run(
 ) -> None:
     """Run a recipe; stages whose inputs did not change are not run again.
 
-    Ends with exit code 3 where a stage's verdict (`evaluate compare --max-loss`) is that the cut costs too much.
+    Ends with the exit code of a stage's verdict (`evaluate compare --max-loss`): 3 for NO-GO, 4 for INCONCLUSIVE.
 
     Example: recipe run demo --set n=8 --set out=runs/demo-8
     """
@@ -82,8 +82,8 @@ def run(
         return
     done = run_recipe(recipe, start=start, quiet=as_json)
     answer(done.record, lambda: _ending(done), as_json=as_json)
-    if done.too_costly:
-        raise typer.Exit(EXIT_TOO_COSTLY)
+    if done.exit_code:
+        raise typer.Exit(done.exit_code)
 
 
 def _ending(done: Any) -> Any:

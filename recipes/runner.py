@@ -20,12 +20,13 @@ from typing import Any
 from prune.errors import RegrowthError
 from prune.outputs import write_json
 from prune.provenance import provenance, read_artefact
-from prune.terminal import EXIT_TOO_COSTLY, screen
+from prune.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
 from recipes.identity import identity
 from recipes.planning import RecipePlan, StagePlan, plan_recipe
 from recipes.schema import Recipe, RecipeError
 
 FORMAT = "regrowth.recipe/1"
+_VERDICTS = {EXIT_NO_GO: "NO-GO", EXIT_INCONCLUSIVE: "INCONCLUSIVE"}
 _MODULES = {"prune": "prune", "heal": "heal", "evaluate": "eval"}
 
 
@@ -42,9 +43,10 @@ class RecipeRun:
         return {one.stage.name for one in self.plan.stages if one.why}
 
     @property
-    def too_costly(self) -> bool:
-        """Whether a stage's verdict, now or in the run that made its results, was that the cut costs too much."""
-        return any(self.record["stages"][one.stage.name].get("too_costly") for one in self.plan.stages)
+    def exit_code(self) -> int:
+        """That of the stages' verdicts, now or in the run that made their results: NO-GO before INCONCLUSIVE."""
+        verdicts = {self.record["stages"][one.stage.name].get("verdict") for one in self.plan.stages}
+        return min((code for code, verdict in _VERDICTS.items() if verdict in verdicts), default=0)
 
 
 def plan_run(recipe: Recipe, *, start: str | None = None) -> RecipePlan:
@@ -98,7 +100,7 @@ def _run_stage(one: StagePlan, *, quiet: bool) -> dict[str, Any]:
         child.wait()
         raise
     child.returncode = code = os.waitstatus_to_exitcode(status)
-    if code not in (0, EXIT_TOO_COSTLY):  # a verdict is a result like others
+    if code and code not in _VERDICTS:  # a verdict is a result like others
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         raise RegrowthError(f"stage {one.stage.name} failed ({how}); its command was: {one.line}")
     return {
@@ -108,7 +110,7 @@ def _run_stage(one: StagePlan, *, quiet: bool) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 1),
         "peak_memory_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         "outputs": {output: identity(output) for output in one.outputs},
-        **({"too_costly": True} if code == EXIT_TOO_COSTLY else {}),
+        **({"verdict": _VERDICTS[code]} if code else {}),
     }
 
 

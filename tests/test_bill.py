@@ -15,7 +15,7 @@ from eval.reports import text as words
 from eval.running import RunResult, Sample
 from eval.statistics import Interval, mcnemar_exact, paired_mean_difference
 from eval.tables import shown_interactions
-from eval.verdict import exit_code, judge, parse_limit
+from eval.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions, parse_limit
 from prune.errors import RegrowthError, UsageError
 
 
@@ -67,9 +67,8 @@ def test_a_model_that_lost_only_math_is_billed_for_math():
     assert pairs["medical", "math"].answer_nll_bits.high < 0
     assert pairs["math", "law"].accuracy.low > 0
     assert not pairs["medical", "law"].clear
-    assert found.verdict.status == "too costly"
-    assert (found.verdict.worst.domain, found.verdict.decided) == ("math", True)
-    assert exit_code(found.verdict.status) == 3
+    assert (found.verdict.decision, found.verdict.worst.domain) == (NO_GO, "math")
+    assert exit_code(found.verdict.decision) == 3
 
 
 def test_an_interaction_is_the_difference_of_the_losses():
@@ -204,18 +203,47 @@ def test_a_limit_is_a_percentage():
             parse_limit(wrong)
 
 
-def test_the_verdict_says_when_the_data_cannot_decide():
+@pytest.mark.parametrize(
+    ("interval", "limit", "decision"),
+    [
+        ((0.07, 0.02, 0.12), 0.12, GO),  # the upper end on the limit is within it
+        ((0.07, 0.02, 0.12), 0.05, INCONCLUSIVE),
+        ((0.07, 0.02, 0.12), 0.08, INCONCLUSIVE),
+        ((0.07, 0.02, 0.12), 0.02, INCONCLUSIVE),
+        ((0.07, 0.02, 0.12), 0.01, NO_GO),
+        ((-0.07, -0.12, -0.02), 0.0, GO),
+    ],
+)
+def test_the_whole_interval_decides(interval, limit, decision):
+    assert decide(Interval(*interval), limit) == decision
+
+
+def test_an_open_verdict_says_how_many_questions_would_decide():
     rows = bill_runs(_planted({"medical": (2, 0.0), "math": (9, 1.0)})).rows  # 7 points lost of 100 questions
-    costly, within = judge(rows, 0.05), judge(rows, 0.08)
-    assert (costly.status, costly.decided) == ("too costly", False)
-    assert costly.worst.loss.estimate == pytest.approx(0.07)
-    assert "cut on math choice loses 7.0 points" in costly.sentence
-    assert "ask more questions" in costly.sentence
-    assert (within.status, within.decided) == ("within", False)
+    open_ = judge(rows, 0.05)
+    assert (open_.decision, open_.worst.domain) == (INCONCLUSIVE, "math")
+    assert open_.worst.loss.estimate == pytest.approx(0.07)
+    assert "cut on math choice loses 7.0 points" in open_.sentence
+    loss = open_.worst.loss
+    more = open_.worst.more_questions
+    assert more == math.ceil(100 * ((loss.estimate - loss.low) / 0.02) ** 2) - 100
+    assert open_.sentence.endswith("more questions there would decide")
+    narrowed = math.sqrt(100 / (100 + more))
+    assert loss.estimate - (loss.estimate - loss.low) * narrowed >= 0.05  # with so many it would be a NO-GO
+    assert more_questions(Interval(0.05, 0.0, 0.1), 0.05, 100) is None
+    assert more_questions(Interval(0.03, 0.01, 0.05), 0.07, 100) == 0
+
     sure = judge(rows, 0.3)
-    assert (sure.status, sure.decided) == ("within", True)
-    assert "ask more" not in sure.sentence
+    assert (sure.decision, sure.worst.more_questions) == (GO, None)
+    assert "more questions" not in sure.sentence
     assert [one.domain for one in sure.losses] == ["math", "medical"]
+
+
+def test_a_loss_beyond_doubt_decides_before_an_open_one():
+    rows = bill_runs(_planted({"medical": (20, 0.0), "math": (60, 1.0)})).rows
+    found = judge(rows, 0.18)
+    assert {one.domain: one.decision for one in found.losses} == {"math": NO_GO, "medical": INCONCLUSIVE}
+    assert (found.decision, found.worst.domain) == (NO_GO, "math")
 
 
 def test_a_domain_at_chance_is_not_judged():
@@ -223,8 +251,7 @@ def test_a_domain_at_chance_is_not_judged():
     other = [replace(s, correct=False) for s in full]
     rows = bill_runs((_run("full", {"d": full}), _run("cut", {"d": other}))).rows
     found = judge(rows, 0.05)
-    assert (found.status, found.worst, found.decided) == ("cannot tell", None, False)
-    assert exit_code(found.status) == 1
+    assert (found.decision, found.worst, exit_code(found.decision)) == (INCONCLUSIVE, None, 4)
     assert found.losses[0].at_chance
 
 
@@ -240,15 +267,16 @@ def test_what_could_not_lose_as_much_cannot_pass():
     found = judge(_open_rows(4, 0), 0.05)
     assert not found.losses[0].at_chance
     assert found.losses[0].room == pytest.approx(0.04)
-    assert (found.status, found.worst, exit_code(found.status)) == ("cannot tell", None, 1)
+    assert (found.decision, found.worst, exit_code(found.decision)) == (INCONCLUSIVE, None, 4)
     assert "more than 5 points above chance in no domain" in found.sentence
-    assert judge(_open_rows(5, 0), 0.05).status == "cannot tell"  # it can lose 5 points, but not more
-    assert judge(_open_rows(4, 0), 0.03).status == "too costly"
-    beside = judge([*_open_rows(4, 0), *_open_rows(50, 49, "e")], 0.05)
-    assert (beside.status, beside.worst.domain) == ("within", "e")
+    assert judge(_open_rows(5, 0), 0.05).worst is None  # it can lose 5 points, but not more
+    assert judge(_open_rows(4, 0), 0.03).worst.decision == INCONCLUSIVE  # beyond the limit, but not beyond doubt
+    assert judge(_open_rows(30, 0), 0.05).decision == NO_GO
+    beside = judge([*_open_rows(4, 0), *_open_rows(50, 50, "e")], 0.05)
+    assert (beside.decision, beside.worst.domain) == (GO, "e")
     assert "not judged, for the full model is not 5 points above chance there" in beside.sentence
     assert beside.sentence.endswith("cannot lose as many: d generation")
-    assert judge(_open_rows(30, 28), 0.05).status == "within"
+    assert judge(_open_rows(30, 28), 0.1).decision == GO
     assert "no domain was asked" in judge([], 0.05).sentence
 
 

@@ -217,20 +217,21 @@ def test_two_runs_in_one_folder_do_not_mix(tmp_path):
         pass
 
 
-def test_a_verdict_of_too_costly_is_a_result_and_the_recipes_exit_code(small, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("code", "verdict"), [(3, "NO-GO"), (4, "INCONCLUSIVE")])
+def test_a_verdict_is_a_result_and_the_recipes_exit_code(small, tmp_path, monkeypatch, code, verdict):
     assert _run(small, "--json").exit_code == 0
-    program = tmp_path / "program"  # stands for a command that writes its results and finds them too costly
-    program.write_text("#!/bin/sh\nexit 3\n")
+    program = tmp_path / "program"  # stands for a command that writes its results and gives a verdict on them
+    program.write_text(f"#!/bin/sh\nexit {code}\n")
     program.chmod(0o755)
     monkeypatch.setattr("recipes.runner.sys.executable", str(program))
     again = _run(small, "--from", "cut", "--json")
-    assert again.exit_code == 3
+    assert again.exit_code == code
     stage = json.loads(again.stdout)["stages"]["cut"]
     assert stage["state"] == "done"
-    assert stage["too_costly"]
+    assert stage["verdict"] == verdict
 
     unchanged = _run(small, "--json")  # nothing runs, and the verdict stands
-    assert unchanged.exit_code == 3
+    assert unchanged.exit_code == code
     program.write_text("#!/bin/sh\nexit 1\n")
     failed = _run(small, "--from", "cut")
     assert failed.exit_code == 1

@@ -148,8 +148,8 @@ def test_examples_mark_right_before_and_after(page):
 @pytest.mark.parametrize(
     ("models", "limit", "state", "words"),
     [
-        (("full", "pruned"), 0.05, "exceeded", "too costly"),
-        (("full", "healed"), 0.3, "met", "within the limit"),
+        (("full", "pruned"), 0.05, "no-go", "NO-GO"),
+        (("full", "healed"), 0.3, "go", "GO"),
         (("full", "healed"), None, "open", "Verdict"),
     ],
 )
@@ -168,8 +168,8 @@ def test_the_verdict_begins_as_sentences_do(planted):
     comparison, _ = read_results(planted[0] / "bill")
     headline = Page(render(comparison)).one("p", class_="headline")["text"]
     assert headline.startswith("On math generation (slow thinking), pruned loses ")
-    sentence = "cannot tell: the full model is above chance in no domain"
-    comparison = {**comparison, "verdict": {**comparison["verdict"], "status": "cannot tell", "sentence": sentence}}
+    sentence = "INCONCLUSIVE: the full model is above chance in no domain"
+    comparison = {**comparison, "verdict": {**comparison["verdict"], "decision": "INCONCLUSIVE", "sentence": sentence}}
     assert (
         Page(render(comparison)).one("p", class_="headline")["text"] == "The full model is above chance in no domain."
     )

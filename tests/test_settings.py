@@ -227,9 +227,9 @@ def test_a_verdict_ends_with_its_exit_code(tiny_llama, sample_questions, tmp_pat
     ask = ["--data", sample_questions, "--domains", "math", "--limit", 4, "--sets", "mmlu", "--chat-template", "off"]
     found = _run("compare", tiny_llama, tiny_llama, *ask, "--max-loss", "5%", "--out", tmp_path / "bill", "--json")
     verdict = json.loads(found.stdout)["verdict"]  # a random model is above chance nowhere
-    assert (verdict["status"], found.exit_code) == ("cannot tell", 1)
+    assert (verdict["decision"], found.exit_code) == ("INCONCLUSIVE", 4)
     assert json.loads((tmp_path / "bill" / "comparison.json").read_text())["verdict"] == verdict
-    assert "**Verdict: cannot tell" in (tmp_path / "bill" / "comparison.md").read_text()
+    assert "**Verdict: INCONCLUSIVE" in (tmp_path / "bill" / "comparison.md").read_text()
     assert _run("compare", tiny_llama, tiny_llama, *ask, "--max-loss", "5", "--out", tmp_path / "x").exit_code == 2
     tasks = ["--tasks", "arc_easy", "--max-loss", "5%", "--out", tmp_path / "x"]
     refused = _run("compare", tiny_llama, tiny_llama, *tasks)

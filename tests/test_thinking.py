@@ -246,7 +246,7 @@ def test_a_lost_chain_of_thought_is_too_costly():
     full = _run("full", [True] * 40 + [False] * 60, [True] * 90 + [False] * 10)
     cut = _run("cut", [True] * 40 + [False] * 60, [False] * 100, parsed=False)
     found = judge((), 0.05, bill_thinking([full, cut]))
-    assert (found.status, found.decided, found.worst.thinking) == ("too costly", True, "slow")
+    assert (found.decision, found.worst.thinking) == ("NO-GO", "slow")
     assert "cut on d choice (slow thinking) loses 90.0 points" in found.sentence
     assert [(one.thinking, one.at_chance) for one in found.losses] == [("slow", False), ("fast", True)]
     assert bill_runs([full, cut], 0.05).verdict == found

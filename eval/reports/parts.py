@@ -58,11 +58,9 @@ class Tile:
 
 
 STATES = {
-    "met": "Verdict: within the limit",
-    "met-unsure": "Verdict: within the limit, but not certain",
-    "exceeded": "Verdict: too costly",
-    "exceeded-unsure": "Verdict: too costly, but not certain",
-    "unknown": "Verdict: cannot tell",
+    "go": "Verdict: GO, the loss is within the limit",
+    "no-go": "Verdict: NO-GO, the loss is beyond the limit",
+    "inconclusive": "Verdict: INCONCLUSIVE, the questions cannot decide",
     "open": "Verdict",  # no limit was set
 }
 

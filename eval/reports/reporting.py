@@ -14,7 +14,7 @@ from prune.errors import RegrowthError, UsageError
 from prune.outputs import write_text
 from prune.provenance import read_artefact
 
-COMPARISON, SWEEP = "regrowth.comparison/1", "regrowth.sweep/1"
+COMPARISON, SWEEP = "regrowth.comparison/2", "regrowth.sweep/1"
 Document = Mapping[str, Any]
 
 

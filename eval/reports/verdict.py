@@ -30,21 +30,14 @@ def verdict(comparison: Mapping[str, Any]) -> Verdict:
     tiles = tuple((label, tuple(_tiles(comparison, label))) for label in others)
     limit = comparison.get("verdict")
     if limit is not None:
-        return Verdict(_state(limit), _judged(limit), sentences, tiles, _warnings(comparison))
+        return Verdict(limit["decision"].lower(), _judged(limit), sentences, tiles, _warnings(comparison))
     headline = worst_loss(rows) or "No domain was compared; the tables below have all that was measured."
     return Verdict("open", headline, sentences, tiles, _warnings(comparison))
 
 
-def _state(told: Mapping[str, Any]) -> str:
-    if told["status"] == "cannot tell":
-        return "unknown"
-    state = "exceeded" if told["status"] == "too costly" else "met"
-    return state if told["decided"] else f"{state}-unsure"
-
-
 def _judged(told: Mapping[str, Any]) -> str:
-    """The sentence without the status, which the heading says."""
-    sentence = str(told["sentence"]).removeprefix(f"{told['status']}: ")
+    """The sentence without the decision, which the heading says."""
+    sentence = str(told["sentence"]).removeprefix(f"{told['decision']}: ")
     label = f"{(told['worst'] or {}).get('model')} on "
     if sentence.startswith(label):  # a model's name stays as it is, and stands within the sentence
         place, loses, rest = sentence.removeprefix(label).partition(" loses ")
