@@ -78,16 +78,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder: its config as JSON, its shards in the order of their names, and its index's metadata.
-
-    `pickled`: the shards are .bin files, whose tensors are laid out as safetensors would (see `prune.pickles`).
-    """
+    """A model folder: its config as JSON, its shards in the order of their names, and its index's metadata."""
 
     folder: Path
     config: dict[str, Any]
     shards: tuple[Shard, ...]
     index_metadata: dict[str, Any]
-    pickled: bool = False
 
     def tensors(self) -> Iterator[Tensor]:
         """All tensors, shard by shard."""
@@ -122,7 +118,7 @@ def read_checkpoint(folder: str | Path, *, absent: Callable[[str], Shard | None]
     if (folder / WEIGHTS).exists():
         single = header(WEIGHTS)
     elif (folder / INDEX).exists():
-        index = read_index(inside(folder, INDEX))
+        index = _read_index(inside(folder, INDEX))
     elif absent is not None:
         single = absent(WEIGHTS)
     if index is None and single is None:
@@ -137,7 +133,7 @@ def read_checkpoint(folder: str | Path, *, absent: Callable[[str], Shard | None]
         if found is None:
             raise CheckpointError(f"{folder / name} is missing (named in {INDEX})")
         shards.append(found)
-    check_names(folder / INDEX, tuple(shards), index)
+    _check_names(folder / INDEX, tuple(shards), index)
     return Checkpoint(folder, config, tuple(shards), dict((index or {}).get("metadata") or {}))
 
 
@@ -238,8 +234,8 @@ def _whole_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(type(number) is int and 0 <= number < _SIZE_LIMIT for number in value)
 
 
-def read_index(path: Path, suffix: str = ".safetensors") -> dict[str, Any]:
-    """An index file, all of whose shards have plain names that end in `suffix`.
+def _read_index(path: Path) -> dict[str, Any]:
+    """An index file, all of whose shards have plain names that end in `.safetensors`.
 
     Raises:
         CheckpointError: it is no index, or points elsewhere.
@@ -251,8 +247,8 @@ def read_index(path: Path, suffix: str = ".safetensors") -> dict[str, Any]:
     if not isinstance(index.get("metadata") or {}, dict):
         raise CheckpointError(f"{path}: metadata is not a table")
     for shard in sorted(set(names.values())):
-        if not shard.endswith(suffix):
-            raise CheckpointError(f"{path}: {_short(shard)} is not the name of a {suffix[1:]} file")
+        if not shard.endswith(".safetensors"):
+            raise CheckpointError(f"{path}: {_short(shard)} is not the name of a safetensors file")
         try:
             plain(path.parent, shard)
         except CheckpointError as error:
@@ -260,7 +256,7 @@ def read_index(path: Path, suffix: str = ".safetensors") -> dict[str, Any]:
     return index
 
 
-def check_names(path: Path, shards: tuple[Shard, ...], index: dict[str, Any] | None) -> None:
+def _check_names(path: Path, shards: tuple[Shard, ...], index: dict[str, Any] | None) -> None:
     """No tensor twice, and each one in the shard that the index at `path` says; a shard may hold more than it lists."""
     place: dict[str, str] = {}
     for shard in shards:
@@ -318,7 +314,7 @@ def _why_no_weights(folder: Path) -> str:
     if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
         return (
             f"{folder} holds its weights as pickles (.bin) only, which can run code when opened; if you trust them, "
-            "add --allow-pickle (tensors alone are read, no code is run), or convert them once: "
+            "convert them once: "
             f'python -c \'import transformers as t; m, o = "{folder}", "{folder.name}-safe"; '
             "t.AutoModelForCausalLM.from_pretrained(m).save_pretrained(o); "
             "t.AutoTokenizer.from_pretrained(m).save_pretrained(o)'"

@@ -74,9 +74,6 @@ def cut_command(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the model's own Python to scan it, and carry it along.")
     ] = False,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read .bin weights where there are no others (tensors, no code).")
-    ] = False,
     link: Annotated[
         bool,
         typer.Option(
@@ -133,10 +130,9 @@ def cut_command(
         weigh=weigh,
         revision=revision,
         trust_remote_code=trust_remote_code,
-        allow_pickle=allow_pickle,
     )
     if out is not None and not dry_run:
-        cut(plan, out, overwrite=overwrite, link=link, allow_pickle=allow_pickle)
+        cut(plan, out, overwrite=overwrite, link=link)
         screen().print(f"Pruned model in {out}; its plan is {out / PLAN_FILE}")
         if Path(model).is_dir() and adapters_beside(Path(model)):
             screen().print(f"Left behind: the adapter beside {model}; it was trained for the uncut model")

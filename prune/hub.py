@@ -14,11 +14,10 @@ from prune.errors import CheckpointError
 from prune.models import Source, locate
 
 _FIRST = 1 << 17  # bytes asked for at once: nearly every header fits, and a second request costs more than they do
-_PICKLES = ("pytorch_model*.bin",)
 
 
 def open_on_hub(
-    model: str | Path, *, revision: str | None = None, carry_code: bool = False, allow_pickle: bool = False
+    model: str | Path, *, revision: str | None = None, carry_code: bool = False
 ) -> tuple[Source, Callable[[str], Shard | None]]:
     """Bring a hub model's config, index and tokenizer into the cache, and none of its safetensors.
 
@@ -28,7 +27,7 @@ def open_on_hub(
     Raises:
         CheckpointError: there is no such model, or the hub does not answer.
     """
-    patterns = ["*.json", *COMPANIONS, *(["*.py"] if carry_code else []), *(_PICKLES if allow_pickle else ())]
+    patterns = ["*.json", *COMPANIONS, *(["*.py"] if carry_code else [])]
     source = locate(model, revision=revision, patterns=patterns)
     return source, lambda name: _remote_header(source, name)
 

@@ -19,7 +19,6 @@ from prune.hub import open_on_hub
 from prune.layer_ranges import parse_layers
 from prune.models import Source, locate
 from prune.naming import LayerNames, find_layer_names
-from prune.pickles import has_only_pickles, read_pickled_checkpoint
 from prune.provenance import file_sha256, provenance
 
 if TYPE_CHECKING:
@@ -66,21 +65,18 @@ class Subject:
         return lambda name: self.names.renamed(name, places)
 
     def identity(self) -> dict[str, Any]:
-        """`{"config_sha256", "shards": {file: header sha256}}`; a pickle's own sha256 stands for its header's."""
+        """`{"config_sha256", "shards": {file: header sha256}}`"""
         shards = {shard.name: shard.header_sha256 for shard in self.checkpoint.shards}
         return {"config_sha256": file_sha256(self.source.folder / "config.json"), "shards": shards}
 
 
-def open_subject(
-    model: str | Path, *, revision: str | None = None, carry_code: bool = False, allow_pickle: bool = False
-) -> Subject:
+def open_subject(model: str | Path, *, revision: str | None = None, carry_code: bool = False) -> Subject:
     """Locate a model, read its headers, and find its layers. Of a hub model no weights are downloaded.
 
     Args:
         model: a model folder or a hub id.
         revision: branch, tag or commit of a hub id.
         carry_code: fetch a hub model's Python files too.
-        allow_pickle: read .bin weights where there are no others.
 
     Raises:
         CheckpointError: not a model, damaged, or of a family that is not known.
@@ -88,11 +84,8 @@ def open_subject(
     if Path(model).expanduser().is_dir() or Path(model).is_file():
         source, absent = locate(model), None
     else:
-        source, absent = open_on_hub(model, revision=revision, carry_code=carry_code, allow_pickle=allow_pickle)
-    if allow_pickle and has_only_pickles(source.folder):
-        checkpoint = read_pickled_checkpoint(source.folder)
-    else:
-        checkpoint = read_checkpoint(source.folder, absent=absent)
+        source, absent = open_on_hub(model, revision=revision, carry_code=carry_code)
+    checkpoint = read_checkpoint(source.folder, absent=absent)
     family = family_of(checkpoint.config, source.name)
     refuse_family(checkpoint.config, family, source.name, (t.name for t in checkpoint.tensors()))
     names, found = find_layer_names((t.name for t in checkpoint.tensors()), family.prefixes, source.name, family.beside)
@@ -123,7 +116,6 @@ def plan_cut(
     verify_tokens: int = 8192,
     revision: str | None = None,
     trust_remote_code: bool = False,
-    allow_pickle: bool = False,
     show_progress: bool = True,
 ) -> CutPlan:
     """Decide which layers to drop. Nothing is written.
@@ -147,7 +139,6 @@ def plan_cut(
         verify_tokens: held-out tokens drawn for the check, which costs at most 1.5 passes over them.
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run the model's own Python to scan it, and carry it along.
-        allow_pickle: read .bin weights where there are no others (tensors only: no code is run).
         show_progress: of the scan.
 
     Raises:
@@ -155,7 +146,7 @@ def plan_cut(
         CheckpointError: the model, or the scan, cannot be used; or the cut cannot be exact for this family.
     """
     named = _check_request(n=n, scan=scan, start=start, layers=layers, criterion=criterion)
-    subject = open_subject(model, revision=revision, carry_code=trust_remote_code, allow_pickle=allow_pickle)
+    subject = open_subject(model, revision=revision, carry_code=trust_remote_code)
     total = subject.layers
     made: Scan | None = None
     evidence: dict[str, Any] = {}
@@ -190,8 +181,6 @@ def plan_cut(
         check_wanted(wanted)
         found = scan_of(scan, subject)
         if wanted.needs_model or (found is None and CRITERIA[criterion].needs == "scan"):
-            if subject.checkpoint.pickled:
-                raise UsageError(f"{model} holds pickles, which are not run; name the place with --start or --layers")
             new_config(subject, range(total), carry_code=False)  # what cannot be cut anywhere shows before a long scan
         choice = choose(wanted, found)
         dropped, evidence, made = choice.dropped, choice.evidence, choice.made

@@ -18,7 +18,6 @@ from prune.cut_plan import PLAN_FILE, CutPlan
 from prune.errors import CheckpointError, RegrowthError
 from prune.hub import fetch
 from prune.outputs import check_free, staged_directory
-from prune.pickles import write_pickled
 from prune.planning import Subject, new_config, open_subject
 from prune.terminal import progress
 
@@ -29,7 +28,6 @@ def cut(
     *,
     overwrite: bool = False,
     link: bool = False,
-    allow_pickle: bool = False,
     show_progress: bool = True,
 ) -> Path:
     """Write the pruned checkpoint that `plan` describes, and return its folder.
@@ -43,7 +41,6 @@ def cut(
         overwrite: replace `out` if it exists.
         link: hard-link the shards that do not change. Such a shard is then one file with the source's (or with the
             blob of the hub's cache): who edits one edits both.
-        allow_pickle: as in the plan.
         show_progress: on stderr.
 
     Raises:
@@ -51,7 +48,7 @@ def cut(
         RegrowthError: `out` exists, or stands in the source; there is no room; or it cannot be linked.
     """
     out = check_free(out, overwrite=overwrite)
-    subject = open_subject(plan.model, revision=plan.commit, carry_code=plan.carry_code, allow_pickle=allow_pickle)
+    subject = open_subject(plan.model, revision=plan.commit, carry_code=plan.carry_code)
     _check_same(plan, subject)
     _check_apart(out, subject.source.folder)
     needed = subject.layouts(plan.kept)
@@ -59,7 +56,7 @@ def cut(
         fetch(subject.source, [shard.name for shard, _ in needed])
         _check_fetched(plan, [shard for shard, _ in needed])
     with staged_directory(out, overwrite=overwrite) as stage:
-        block = None if subject.checkpoint.pickled else shared_block(needed[0][0].path, stage)
+        block = shared_block(needed[0][0].path, stage)
         layouts = subject.layouts(plan.kept, block=block or 8)
         if block is None:
             _check_room(stage, layouts, link)
@@ -127,9 +124,7 @@ class _Weights:
             _write_index(self.stage / INDEX, self.subject.checkpoint, layouts, names)
 
     def _write_one(self, shard: Shard, layout: Layout, target: Path) -> None:
-        if self.subject.checkpoint.pickled:
-            write_pickled(shard, layout, self.subject.renaming(self.plan.kept), target, self.advance)
-        elif self.link and layout.whole:
+        if self.link and layout.whole:
             link_file(shard.path, target)
             self.advance(layout.size)
         else:

@@ -1,13 +1,11 @@
-"""Tensors of any kind are bytes: quantised containers, 8-bit floats and sub-byte types; pickles only by name."""
+"""Tensors of any kind are bytes: quantised containers, 8-bit floats and sub-byte types, and pickles are refused."""
 
 import json
-import pickle
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from synthetic import hashes, write_shard
+from synthetic import write_shard
 from typer.testing import CliRunner
 
 from prune.checkpoint import BITS, read_shard
@@ -127,111 +125,15 @@ def test_an_adapter_beside_the_weights_stays_behind_and_the_card_says_so(tiny_ll
 # --- pickles -------------------------------------------------------------------------------------------------------
 
 
-def as_pickles(source: Path, folder: Path, shards: int, *, tied: bool = True, zipped: bool = True) -> Path:
-    """The model in `source` as .bin files."""
-    folder.mkdir()
-    for path in source.iterdir():
-        if not path.name.startswith("model"):
-            (folder / path.name).write_bytes(path.read_bytes())
-    tensors = load_file(source / "model.safetensors")
-    if tied:
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
-    if shards == 1:
-        torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
-        return folder
-    names, weight_map = list(tensors), {}
-    for number in range(shards):
-        file = f"pytorch_model-{number + 1:05d}-of-{shards:05d}.bin"
-        part = {name: tensors[name] for name in names[number::shards]}
-        torch.save(part, folder / file)
-        weight_map |= dict.fromkeys(part, file)
-    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    return folder
-
-
-@pytest.mark.parametrize(("shards", "zipped"), [(1, True), (1, False), (3, True)])
-def test_pickles_are_refused_unless_asked_for_and_then_become_safetensors(tiny_llama, tmp_path, shards, zipped):
-    source = as_pickles(tiny_llama, tmp_path / "bin", shards, zipped=zipped, tied=shards == 1)
-    before = hashes(source)
-    refusal = error_of(run("cut", source, "--layers", "2,5", "--out", tmp_path / "out"))
-    assert "--allow-pickle" in refusal
-    assert "save_pretrained" in refusal
-    assert not (tmp_path / "out").exists()
-
-    result = run("cut", source, "--layers", "2,5", "--out", tmp_path / "out", "--allow-pickle")
-    assert result.exit_code == 0, result.output
-    assert hashes(source) == before
-    assert not list((tmp_path / "out").glob("*.bin*"))
-    plain = cut(plan_cut(tiny_llama, layers="2,5"), tmp_path / "plain", show_progress=False)
-    found = {}
-    for path in (tmp_path / "out").glob("*.safetensors"):
-        found |= load_file(path)
-    wanted = load_file(plain / "model.safetensors")
-    assert set(found) == set(wanted)  # the tied head is no second copy
-    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
-
-    from transformers import AutoModelForCausalLM
-
-    ids = torch.arange(12)[None]
-    with torch.no_grad():
-        one, other = (AutoModelForCausalLM.from_pretrained(f)(ids).logits for f in (tmp_path / "out", plain))
-    assert torch.equal(one, other)
-
-
-def test_shared_and_strided_tensors_of_a_pickle_become_plain_ones(tmp_path):
-    source = tmp_path / "source"
+def test_pickles_are_refused_with_the_line_that_converts_them(tiny_llama, tmp_path):
+    source = tmp_path / "bin"
     source.mkdir()
-    whole = torch.arange(48, dtype=torch.float32).reshape(6, 8)
-    tensors = {
-        "model.embed_tokens.weight": whole,
-        "lm_head.weight": whole,
-        "model.layers.0.a.weight": whole[1:3],
-        "model.layers.1.a.weight": whole.t(),
-        "model.layers.2.a.weight": torch.zeros(0, 4, dtype=torch.float8_e4m3fn),
-    }
-    torch.save(tensors, source / "pytorch_model.bin")
-    config = {"model_type": "llama", "num_hidden_layers": 3, "tie_word_embeddings": False}
-    (source / "config.json").write_text(json.dumps(config))
-    plan = plan_cut(source, layers="0", allow_pickle=True)
-    found = load_file(cut(plan, tmp_path / "out", allow_pickle=True, show_progress=False) / "model.safetensors")
-    assert torch.equal(found["lm_head.weight"], whole)  # not tied by the config, so a tensor of its own
-    assert torch.equal(found["model.layers.0.a.weight"], whole.t())
-    assert found["model.layers.1.a.weight"].shape == (0, 4)
-
-
-class Evil:
-    def __reduce__(self):
-        return (Path.touch, (Path("evil-was-here"),))
-
-
-@pytest.mark.parametrize("content", ["code", "noise", "cut short", "a list", "a number", "shard elsewhere"])
-def test_a_hostile_pickle_is_refused_and_runs_nothing(tiny_llama, tmp_path, monkeypatch, content):
-    monkeypatch.chdir(tmp_path)
-    source = as_pickles(tiny_llama, tmp_path / "bin", 3 if content == "shard elsewhere" else 1)
-    path = source / "pytorch_model.bin"
-    if content == "code":
-        path.write_bytes(pickle.dumps({"model.layers.0.x": Evil()}))
-    elif content == "noise":
-        path.write_bytes(bytes(range(256)) * 40)
-    elif content == "cut short":
-        path.write_bytes(path.read_bytes()[:-500])
-    elif content == "a list":
-        torch.save([torch.zeros(2)], path)
-    elif content == "a number":
-        torch.save({"model.layers.0.x": 5}, path)
-    else:
-        index = json.loads((source / "pytorch_model.bin.index.json").read_text())
-        index["weight_map"]["lm_head.weight"] = "../../elsewhere.bin"
-        (source / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    line = error_of(run("cut", source, "--layers", "2", "--out", tmp_path / "out", "--allow-pickle"))
-    assert "pytorch_model" in line
-    assert not (tmp_path / "evil-was-here").exists()
+    for path in tiny_llama.iterdir():
+        if not path.name.startswith("model"):
+            (source / path.name).write_bytes(path.read_bytes())
+    torch.save(load_file(tiny_llama / "model.safetensors"), source / "pytorch_model.bin")
+    for command in (["cut", source, "--layers", "2,5", "--out", tmp_path / "out"], ["cut", source, "--n", "2"]):
+        line = error_of(run(*command, *([] if "--out" in command else ["--out", tmp_path / "out"])))
+        assert "holds its weights as pickles" in line
+        assert "save_pretrained" in line
     assert not (tmp_path / "out").exists()
-
-
-def test_pickles_are_not_scanned(tiny_llama, tmp_path):
-    source = as_pickles(tiny_llama, tmp_path / "bin", 1)
-    result = run("cut", source, "--n", "2", "--out", tmp_path / "out", "--allow-pickle")
-    assert result.exit_code in (1, 2)
-    assert "name the place" in result.stderr

@@ -21,7 +21,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 # A request is seconds until the kill (0: none) and the command's arguments; the answer its status.
 DRIVER = """
 import os, signal, sys, time
-import prune.card, prune.pickles, prune.planning, prune.publishing, prune.surgery, rich.progress, rich.console
+import prune.card, prune.planning, prune.publishing, prune.surgery, rich.progress, rich.console
 from prune.cli import app
 for line in sys.stdin:
     delay, *arguments = line.rstrip("\\n").split("\\t")
