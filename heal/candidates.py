@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from heal.least_squares import Sums, solve, solve_map, solve_scale
+from heal.least_squares import Sums, solve, solve_map
 
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)  # shares of the mean of gram's diagonal
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # what the massive tokens count together, all others together being 1
@@ -18,7 +18,7 @@ _SHARED = ("capped", "cosine")  # the objectives that set the massive tokens' sh
 
 @dataclass(frozen=True)
 class Candidate:
-    """One patch that was tried. What has no place in its form is None.
+    """One patch that was tried. `share` is None where the objective sets none.
 
     ridge: share of the mean of gram's diagonal. share: what the massive tokens count together, all others being 1.
     loss: on the text set apart for the choice, nats per token. left_over: share of the weighted squares that stays.
@@ -27,7 +27,7 @@ class Candidate:
     layer: int
     kind: str
     objective: str
-    ridge: float | None
+    ridge: float
     share: float | None
     loss: float = float("inf")
     left_over: float = 1.0
@@ -68,9 +68,9 @@ class Search:
         self.change: torch.Tensor | None = None
 
     def run(self, kind: str, ridge: float | None) -> tuple[Candidate, torch.Tensor]:
-        """Each objective at middling settings, then share and ridge of the best; `auto`: other kinds too."""
+        """Each objective at middling settings, then share and ridge of the best; `auto`: the other kind too."""
         first = "matrix" if kind == "auto" else kind
-        at = None if first == "magnitude" else _MIDDLE if ridge is None else ridge
+        at = _MIDDLE if ridge is None else ridge
         for objective, parts in self.parts.items():
             shared = objective in _SHARED and parts.massive.tokens > 0
             self._try(Candidate(self.layer, first, objective, at, _MIDDLE if shared else None))
@@ -78,19 +78,17 @@ class Search:
         assert self.change is not None
         if self.best.share is not None:
             self._climb(SHARES, lambda begin, value: replace(begin, share=value))
-        if ridge is None and at is not None:
+        if ridge is None:
             self._climb(RIDGES, lambda begin, value: replace(begin, ridge=value))
         if kind == "auto":
-            chosen = self.best
-            self._try(replace(chosen, kind="map"))
-            self._try(replace(chosen, kind="magnitude", ridge=None))
+            self._try(replace(self.best, kind="map"))
         return self.best, self.change
 
     @staticmethod
     def most(objectives: int, kind: str, ridge: float | None) -> int:
         """The most candidates that a run can try."""
-        ladder = len(RIDGES) - 1 if ridge is None and kind != "magnitude" else 0
-        return objectives + len(SHARES) - 1 + ladder + (2 if kind == "auto" else 0)
+        ladder = len(RIDGES) - 1 if ridge is None else 0
+        return objectives + len(SHARES) - 1 + ladder + (kind == "auto")
 
     def _climb(self, ladder: tuple[float, ...], at: Callable[[Candidate, float], Candidate]) -> None:
         """Up and down a ladder of settings for as long as the loss falls."""
@@ -106,7 +104,7 @@ class Search:
     def _try(self, wanted: Candidate) -> bool:
         """Whether it is the best so far."""
         sums = self.parts[wanted.objective].whole(wanted.share)
-        change = solved(sums, self.weight, wanted.kind, wanted.ridge or 0.0)
+        change = solved(sums, self.weight, wanted.kind, wanted.ridge)
         found = replace(wanted, loss=self.measure(change), left_over=sums.left_over(change))
         self.tried.append(found)
         better = self.best is None or found.loss < self.best.loss
@@ -117,8 +115,6 @@ class Search:
 
 def solved(sums: Sums, weight: torch.Tensor, kind: str, ridge: float) -> torch.Tensor:
     """The change of (D, F) that one candidate makes."""
-    if kind == "magnitude":
-        return solve_scale(sums, weight)
     if kind == "map":
         return solve_map(sums, weight, ridge=ridge)
     return solve(sums, ridge=ridge)

@@ -88,13 +88,6 @@ def solve_map(sums: Sums, weight: torch.Tensor, *, ridge: float) -> torch.Tensor
     return solve(_projected(sums, wide), ridge=ridge) @ wide
 
 
-def solve_scale(sums: Sums, weight: torch.Tensor) -> torch.Tensor:
-    """The best change of the form s W, (D, F): one number, which sets the magnitude of the projection's output."""
-    wide = weight.double()
-    power = float((wide @ sums.gram * wide).sum())
-    return wide * (float((wide * sums.cross).sum()) / power if power > 0 else 0.0)
-
-
 def _projected(sums: Sums, weight: torch.Tensor) -> Sums:
     """The sums over the projection's output m = W h in the place of h: no second pass over the text is needed."""
     return Sums(weight @ sums.gram @ weight.T, sums.cross @ weight.T, sums.energy, sums.tokens)
@@ -110,15 +103,13 @@ def aim(state: torch.Tensor, target: torch.Tensor, objective: str, typical: floa
 
     Args:
         state, target: (N, D), the states as they are and as they should be.
-        objective: `squares`: |e|^2. `normalised`: |e|^2 / |y|^2. `capped`: the same, with targets shortened to
+        objective: `normalised`: |e|^2 / |y|^2. `capped`: the same, with targets shortened to
             `CAP` typical lengths, or to the length that the state has already where that is more. `cosine`: the same,
             with targets shortened to the state's own length, so that only the direction counts.
         typical: a typical |y|, such as the median over a batch.
     """
     state, target = state.float(), target.float()
     length = torch.linalg.vector_norm(target, dim=1).clamp(min=1e-6 * typical)
-    if objective == "squares":
-        return target - state, torch.full_like(length, 1 / typical**2)
     if objective in ("capped", "cosine"):
         own = torch.linalg.vector_norm(state, dim=1).clamp(min=1e-6 * typical)
         room = torch.minimum(own if objective == "cosine" else own.clamp(min=CAP * typical), length)
@@ -133,6 +124,6 @@ def massive(target: torch.Tensor, typical: float) -> torch.Tensor:
     return torch.linalg.vector_norm(target.float(), dim=1) > MASSIVE * typical
 
 
-OBJECTIVES = ("capped", "normalised", "cosine", "squares")
+OBJECTIVES = ("capped", "normalised", "cosine")
 CAP = 10.0  # typical lengths beyond which a target is shortened
 MASSIVE = 5.0  # typical lengths beyond which a state is massive

@@ -149,12 +149,10 @@ _DISTILLATION = panel(
 _PATCH = panel(
     "Patch",
     {
-        "objective": Annotated[
-            str, typer.Option(help="What counts as near: auto, normalised, capped, cosine or squares.")
-        ],
+        "objective": Annotated[str, typer.Option(help="What counts as near: auto, normalised, capped or cosine.")],
         "kind": Annotated[
             str,
-            typer.Option(help="auto; matrix: all weights; map: a linear map of the output; magnitude: one number."),
+            typer.Option(help="auto; matrix: all weights; map: a linear map of the output."),
         ],
         "ridge": Annotated[
             float | None, typer.Option(help="Pull to the old weights, 0 for none; the best of a ladder if not given.")

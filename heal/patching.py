@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from heal.packing import Row
     from heal.tracks import Tracks
 
-KINDS = ("matrix", "map", "magnitude")
-AUTO = ("capped", "normalised", "cosine")  # plain squares have not been the best once; see docs/healing.md
+KINDS = ("matrix", "map")
 CHOICE_TOKENS = 4096  # at most; text apart from that which is fitted, a quarter of it, to choose a candidate by
 
 
@@ -220,10 +219,11 @@ def _solve(
     """
     from heal.candidates import Search
     from heal.folding import solve_fold
+    from heal.least_squares import OBJECTIVES
     from heal.patch_writing import tensors_of
 
     size = settings.batch_size
-    objectives = AUTO if settings.objective == "auto" else (settings.objective,)
+    objectives = OBJECTIVES if settings.objective == "auto" else (settings.objective,)
     most = Search.most(len(objectives), settings.kind, settings.ridge)
     total = len(folds) * (len(rows) + (2 + most) * len(spare)) + 3 * len(held_out)
     losses: dict[str, float] = {}

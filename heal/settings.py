@@ -87,8 +87,7 @@ class PatchSettings:
 
     Attributes:
         objective: what counts as near, one of `heal.least_squares.OBJECTIVES`, or `auto`: the best of them.
-        kind: `matrix` (the projection's weights, freely), `map` (a linear map of its output), `magnitude` (one
-            number), or `auto`: the best of them.
+        kind: `matrix` (the projection's weights, freely), `map` (a linear map of its output), or `auto`: the better.
         ridge: pull towards the weights as they are, as a share of the mean squared feature; the best of a ladder if
             None.
         length: tokens per row.
