@@ -132,6 +132,12 @@ def add_adapter(
     return adapted
 
 
+def checkpoint_activations(adapted: PeftModel) -> None:
+    """Keep one activation a layer for the backward pass, and compute the rest anew there."""
+    enable = getattr(adapted, "activation_checkpointing_enable", None)  # its name since transformers 5.23
+    (enable or adapted.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
 def save_adapter(adapted: PeftModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Write adapter_config.json and adapter_model.safetensors, as `save_pretrained` does.
 

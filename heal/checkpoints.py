@@ -6,8 +6,8 @@ They stand in a hidden folder beside the run's `--out`, `.NAME.unfinished`, whic
     held-out.json     the rows that are measured
     responses.jsonl   what the full model wrote to train on, for --teacher-data self; responses.partial.jsonl before
                       all of it is there
-    checkpoint-STEP/  adapter, optimiser, scheduler, generators (as transformers' Trainer writes them), curve.json,
-                      rows.json.gz (the place in the text), and sums.json with the SHA-256 of each file
+    checkpoint-STEP/  adapter, optimiser, scheduler, generators of each process, curve.json, rows.json.gz (the place in
+                      the text), and sums.json with the SHA-256 of each file
 
 A checkpoint is written under another name and renamed when all of it is on the disk. The last two are kept. Where there
 is neither a checkpoint nor a response, nothing is lost, and the folder goes with the run.
@@ -30,7 +30,7 @@ from prune.outputs import write_json
 from prune.processes import is_main
 from prune.provenance import file_sha256
 
-RUN_FORMAT = "regrowth.unfinished/1"
+RUN_FORMAT = "regrowth.unfinished/2"
 _SUMS, _RUN, _HELD_OUT = "sums.json", "run.json", "held-out.json"
 _KEPT = 2
 RESPONSES = "responses.jsonl"
@@ -182,7 +182,7 @@ class Checkpoints:
 
 
 def write_state(folder: Path, curve: dict[str, Any], rows: dict[str, Any]) -> None:
-    """Put what the Trainer does not know of into a checkpoint."""
+    """Put the curve and the place in the text into a checkpoint."""
     write_json(folder / "curve.json", curve)
     (folder / "rows.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode(), compresslevel=1, mtime=0))
 

@@ -27,12 +27,32 @@ class Point:
 
 @dataclass
 class Curve:
-    """The points so far, the losses of the steps since the last of them, and how long all steps took."""
+    """The points so far, the losses of the steps since the last of them, and how long all steps took.
+
+    Attributes:
+        seconds: of all steps, without measuring and saving.
+        steady_steps, steady_seconds: the steps but the first after each start, which loads kernels besides.
+        resumed: steps that the run was taken up at.
+    """
 
     points: list[Point] = field(default_factory=list)
     since: list[float] = field(default_factory=list)
-    seconds: float = 0.0  # of steps alone, without measuring and saving
-    resumed: list[int] = field(default_factory=list)  # steps that the run was taken up at
+    seconds: float = 0.0
+    steady_steps: int = 0
+    steady_seconds: float = 0.0
+    resumed: list[int] = field(default_factory=list)
+
+    def add_step(self, loss: float, seconds: float, *, first: bool) -> None:
+        """Note a step that was done; `first`: since the run was started or taken up."""
+        self.since.append(loss)
+        self.seconds += seconds
+        if not first:
+            self.steady_steps += 1
+            self.steady_seconds += seconds
+
+    def steps_per_second(self, steps: int) -> float:
+        """The speed of training, `steps` steps having been done: that of the steady steps, if there is one."""
+        return self.steady_steps / self.steady_seconds if self.steady_steps else steps / self.seconds
 
     def add(self, step: int, tokens: int, losses: Losses) -> Point:
         """Close the stretch since the last point."""
@@ -60,4 +80,4 @@ class Curve:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Curve:
         points = [Point(**point) for point in document["points"]]
-        return cls(points, document["since"], document["seconds"], document["resumed"])
+        return cls(**{**document, "points": points})

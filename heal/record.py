@@ -70,7 +70,7 @@ def _outcome(trained: Trained, plan: HealPlan, ended: list[str]) -> dict[str, An
             "texts": ended,
         },
         "resumed": curve.resumed,
-        "tokens_per_second": tokens / curve.seconds,
+        "tokens_per_second": curve.steps_per_second(trained.steps) * schedule.tokens_per_step,
         "training_seconds": curve.seconds,
         "peak_memory": {name: max(one[name] for one in peaks) for name in peaks[0]},
     }

@@ -1,4 +1,4 @@
-"""A run that is asked to stop by a signal finishes its step first."""
+"""How a run ends before its budget: asked by a signal, once its step is finished, or because it has diverged."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prune.errors import RegrowthError
+
+if TYPE_CHECKING:
+    from heal.checkpoints import Checkpoints
+    from heal.curve import Curve
 
 
 class Interrupted(RegrowthError):  # noqa: N818 - it is no error of the run
@@ -46,3 +51,34 @@ def stop_requests() -> Iterator[Request]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+def interrupted(number: int, step: int, place: Path) -> Interrupted:
+    """What ends a run that a signal has asked to stop, after `step`, whose checkpoint stands at `place`."""
+    name = str(number)
+    with suppress(ValueError):
+        name = signal.Signals(number).name
+    return Interrupted(
+        f"stopped by {name} after step {step}; its checkpoint is {place}: the same command with --resume goes on there",
+        number,
+    )
+
+
+def diverged(what: str, step: int, curve: Curve, checkpoints: Checkpoints) -> RegrowthError:
+    """The error that ends a run whose numbers are none any more.
+
+    Args:
+        what: which number.
+        step: in which it was seen, 1-based.
+    """
+    steps = checkpoints.steps()
+    line = f"{what} at step {step}: training has diverged; begin anew with a lower --learning-rate"
+    line += " (and --overwrite)" if steps else ""
+    if steps:
+        good = [saved for saved in steps if curve.sane(saved)]
+        kept = (good or steps)[0]
+        line += (
+            f"; the last {'good ' if good else ''}checkpoint, of step {kept}, is kept in {checkpoints.place(kept)}, "
+            "an adapter that peft loads"
+        )
+    return RegrowthError(line)

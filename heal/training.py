@@ -6,13 +6,14 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.checkpoints import Checkpoints, read_state
 from heal.data import HeldOut, TextSource, check_enough, hold_out, row_stream
 from heal.place import first_after_cut
-from heal.reporting import keep_logs, logs_in
+from heal.reporting import keep_logs
 from heal.schedule import Schedule, parse_tokens, plan_steps
 from heal.settings import Running, Settings, check, check_fit, check_running
 from prune.errors import RegrowthError, UsageError
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
     from heal.adapters import Targets
     from heal.streams import Mixed
+
+
+# How long a process waits for the others: while one writes responses (`--teacher-data self`), it is hours.
+_PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -229,10 +234,7 @@ def _execute(
     set_seed(settings.seed)  # the adapter's first weights, and dropout
     adapted = _adapt(plan, student)
     done = int(start.name.rpartition("-")[2]) if start else 0
-    with (
-        progress(f"Healing from step {done}" if done else "Healing", schedule.steps - done, shown=shown) as bar,
-        logs_in(checkpoints.folder, plan.running.report_to),
-    ):
+    with progress(f"Healing from step {done}" if done else "Healing", schedule.steps - done, shown=shown) as bar:
         trained = run(
             adapted,
             rows,
@@ -271,18 +273,18 @@ def _pack(plan: HealPlan, text: TextSource, tokenizer: Any, held_out: HeldOut, s
 
 
 def _adapt(plan: HealPlan, student: Student) -> PeftModel:
-    """The student with a fresh adapter, fit for checkpointing and for shards."""
-    from heal.adapters import add_adapter
+    """The student with a fresh adapter, its activations checkpointed if so asked."""
+    from heal.adapters import add_adapter, checkpoint_activations
 
     settings, targets = plan.settings, student.targets
     place = plan.model.name if plan.model.commit else str(plan.model.folder.resolve())
     adapted = add_adapter(
         student.model, targets, rank=settings.rank, alpha=settings.lora_alpha, dropout=settings.dropout, base=place
     )
-    if settings.checkpointing and targets.first == 0:
-        adapted.enable_input_require_grads()  # else a frozen embedding starts each checkpoint without a gradient
-    if sharded():  # the Trainer would let FSDP cast the adapter to the dtype of the storage, but not what enters it
-        adapted.quantization_method = None
+    if settings.checkpointing:
+        checkpoint_activations(adapted)
+        if targets.first == 0:
+            adapted.enable_input_require_grads()  # else a frozen embedding starts each checkpoint without a gradient
     return adapted
 
 
@@ -302,7 +304,7 @@ def _join(plan: HealPlan) -> None:
     if rank_and_world()[1] > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=plan.device == "cpu")
+        PartialState(cpu=plan.device == "cpu", timeout=_PATIENCE)
 
 
 def _begun(plan: HealPlan, identity: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:

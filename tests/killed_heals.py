@@ -3,7 +3,8 @@
     python killed_heals.py '[{"args": ["qlora", ...], "at": 5, "signal": 9, "where": "step"}, ...]'
 
 Prints, one JSON object a line, the exit code of each child (minus the signal's number if one ended it) and its stderr.
-`where` is "step" (in the middle of step `at`, 0-based) or "saving" (when the checkpoint of step `at` is half written).
+`where` is "step" (in the middle of the `at`-th step that the child does, 1-based) or "saving" (when the checkpoint of
+step `at` is half written).
 """
 
 import json
@@ -13,32 +14,28 @@ import tempfile
 
 import bitsandbytes  # noqa: F401
 import peft  # noqa: F401
+import pytest
 import torch  # noqa: F401
+from healing_steps import in_step
 
-import heal.checkpoints
-import heal.loop
 import heal.streams
-import heal.training
+import heal.training_state
 
 heal.streams.BUFFER = 8  # so that a small text has a place in it that matters
 
 
 def arm(at, number, where):
-    step, write = heal.loop._Loop.training_step, heal.loop._Keeper.write
-    sent = []
+    write = heal.training_state.write_state
 
-    def training_step(self, *arguments, **named):
-        if where == "step" and self.state.global_step == at and not sent:
-            sent.append(number)
+    def halved(folder, *parts):
+        if folder.name == f"checkpoint-{at}":
             os.kill(os.getpid(), number)
-        return step(self, *arguments, **named)
+        write(folder, *parts)
 
-    def halved(self, place):
-        if where == "saving" and self.step - 1 == at:
-            os.kill(os.getpid(), number)
-        write(self, place)
-
-    heal.loop._Loop.training_step, heal.loop._Keeper.write = training_step, halved
+    if where == "step":
+        in_step(at, lambda: os.kill(os.getpid(), number), pytest.MonkeyPatch())
+    else:
+        heal.training_state.write_state = halved
 
 
 for job in json.loads(sys.argv[1]):

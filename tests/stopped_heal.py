@@ -7,20 +7,16 @@ import os
 import signal
 import sys
 
-import heal.loop
+import pytest
+from healing_steps import in_step
+
 from heal.cli import app
 
 
 def stop_at(step: int) -> None:
     """Let a SIGTERM come to the second process while it does this step (1-based)."""
-    train, sent = heal.loop._Loop.training_step, []
-
-    def training_step(self, *arguments, **named):
-        if self.state.global_step == step - 1 and os.environ["RANK"] == "1" and not sent:
-            sent.append(os.kill(os.getpid(), signal.SIGTERM))
-        return train(self, *arguments, **named)
-
-    heal.loop._Loop.training_step = training_step
+    if os.environ["RANK"] == "1":
+        in_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM), pytest.MonkeyPatch())
 
 
 if __name__ == "__main__":

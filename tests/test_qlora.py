@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from healing_steps import in_step
 from safetensors.torch import load_file
 
 from heal import Settings, TextSource, held_out_loss, merge, qlora
@@ -128,7 +129,7 @@ def test_a_step_is_one_mean_over_its_tokens_however_it_is_cut(tiny_llama, text, 
 
 def test_gradients_reach_the_first_layer_after_an_evaluation(tiny_llama):
     """bitsandbytes repacks a layer for inference when it first runs in eval mode, and then passes no gradient."""
-    from heal.adapters import add_adapter, find_targets
+    from heal.adapters import add_adapter, checkpoint_activations, find_targets
     from heal.head import attach_loss
     from heal.quantise import load_frozen
 
@@ -136,7 +137,7 @@ def test_gradients_reach_the_first_layer_after_an_evaluation(tiny_llama):
     attach_loss(model)
     adapted = add_adapter(model, find_targets(model), rank=4, alpha=4, dropout=0.0, base="x")
     adapted.enable_input_require_grads()
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    checkpoint_activations(adapted)
     ids = torch.arange(5, 37)[None]
     with torch.no_grad():
         adapted.eval()(input_ids=ids, labels=ids)
@@ -240,15 +241,10 @@ def test_text_that_is_empty_or_too_short(tiny_llama, tmp_path, content):
 
 
 def test_an_interrupted_run_leaves_nothing(tiny_llama, text, tmp_path, monkeypatch):
-    import heal.loop
+    def interrupt():
+        raise KeyboardInterrupt
 
-    def interrupt(self, *arguments, **named):
-        if self.state.global_step == 2:
-            raise KeyboardInterrupt
-        return original(self, *arguments, **named)
-
-    original = heal.loop._Loop.training_step
-    monkeypatch.setattr(heal.loop._Loop, "training_step", interrupt)
+    in_step(3, interrupt, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         heal_tiny(tiny_llama, text, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from healing_steps import in_step
 from safetensors.torch import load_file
 from test_distill import PATCHED, TINY, _patch, distil_tiny
 
@@ -119,16 +120,7 @@ def test_responses_follow_the_seed_and_end_where_the_model_ends(tiny_llama, tmp_
 
 def _stop_in_step(step, monkeypatch):
     """One real signal in that step of the next run."""
-    import heal.loop
-
-    original, sent = heal.loop._Loop.training_step, []
-
-    def training_step(self, *arguments, **named):
-        if self.state.global_step == step - 1 and not sent:
-            sent.append(os.kill(os.getpid(), signal.SIGINT))
-        return original(self, *arguments, **named)
-
-    monkeypatch.setattr(heal.loop._Loop, "training_step", training_step)
+    in_step(step, lambda: os.kill(os.getpid(), signal.SIGINT), monkeypatch)
 
 
 def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, text, tmp_path, monkeypatch):
