@@ -173,12 +173,16 @@ class Checkpoints:
 
     def _begun(self) -> dict[str, Any]:
         try:
-            found = json.loads((self.folder / _RUN).read_text(encoding="utf-8"))
-            if found["format"] != RUN_FORMAT:
-                raise ValueError(f"its format is {found['format']!r}")
+            found = dict(json.loads((self.folder / _RUN).read_text(encoding="utf-8")))
+            written_as = found["format"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RegrowthError(f"{self.folder / _RUN} cannot be read ({error}); begin anew with --overwrite") from None
-        return dict(found)
+        if written_as != RUN_FORMAT:
+            raise RegrowthError(
+                f"the unfinished run in {self.folder} was begun by another version of this program, which this one "
+                f"cannot go on with ({written_as}, not {RUN_FORMAT}); begin anew with --overwrite"
+            )
+        return found
 
 
 def write_state(folder: Path, curve: dict[str, Any], rows: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from heal.settings import Running, Settings, check, check_fit, check_running
 from prune.errors import RegrowthError, UsageError
 from prune.models import Source, load_tokenizer, locate, pick_device
 from prune.outputs import check_free, staged_directory, write_json, write_text
-from prune.processes import gather, is_main, local_device, rank_and_world, sharded
+from prune.processes import gather, is_main, rank_and_world, sharded
 from prune.terminal import progress, quiet_libraries, screen
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def plan_healing(
             f"a run into {out} stands unfinished {left}: go on with --resume, or begin anew, --overwrite"
         )
     quiet_libraries()
-    device = local_device(pick_device(device))
+    device = pick_device(device)
     from heal.quantise import compute_dtype
 
     settings = replace(settings, dtype=str(compute_dtype(settings.dtype, device=device)).removeprefix("torch."))

@@ -67,10 +67,10 @@ def _kilobytes(path: Path, name: str, missing: int = 1 << 62) -> int:
 
 
 def peak_memory(device: str = "cpu") -> dict[str, int]:
-    """The most this process has held so far: `resident_bytes`, and on a GPU `cuda_bytes` of torch's allocator."""
+    """The most this process has held so far: `resident_bytes`, and `cuda_bytes` of torch's allocator on that GPU."""
     peak = {"resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     if device.startswith("cuda"):
         import torch
 
-        peak["cuda_bytes"] = torch.cuda.max_memory_allocated()
+        peak["cuda_bytes"] = torch.cuda.max_memory_allocated(torch.device(device))
     return peak

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune.errors import CheckpointError, RegrowthError
+from prune.processes import local_device
 
 if TYPE_CHECKING:
     import torch
@@ -88,18 +89,44 @@ def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTra
 
 
 def pick_device(device: str = "auto") -> str:
-    """`auto` is the first CUDA device, then Apple's, then the CPU; anything else is checked and returned."""
+    """`auto` is the first CUDA device, then Apple's, then the CPU; anything else is checked and returned.
+
+    Where several processes share a machine, each has a CUDA device of its own. A CUDA device that is picked by its
+    number becomes torch's current one: libraries that say `cuda` mean that.
+
+    Raises:
+        RegrowthError: torch has no such device here.
+        UsageError: one CUDA device for several processes.
+    """
     import torch
 
     if device == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = local_device(device)
+    if device.partition(":")[0] == "cuda":
+        _check_cuda(device)
+        if ":" in device:
+            torch.cuda.set_device(device)
+        return device
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise RegrowthError(f"--device {device} cannot be used here ({_first_line(error)})") from error
+        raise RegrowthError(
+            f"--device {device} cannot be used here ({_first_line(error)}); use auto, cpu, or cuda for a GPU"
+        ) from error
     return device
+
+
+def _check_cuda(device: str) -> None:
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise RegrowthError(f"--device {device}: torch {torch.__version__} has no GPU here; use --device cpu or auto")
+    number = device.partition(":")[2]
+    if number and not (number.isdigit() and int(number) < count):
+        have = "is cuda:0 alone" if count == 1 else f"are cuda:0 to cuda:{count - 1}"
+        raise RegrowthError(f"--device {device} is not on this machine: there {have}; use --device cuda or one of them")
 
 
 def load_model(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from prune.errors import UsageError
+
 
 def rank_and_world() -> tuple[int, int]:
     """This process's number and how many there are; (0, 1) where no launcher has set them."""
@@ -22,10 +24,20 @@ def sharded() -> bool:
 
 
 def local_device(device: str) -> str:
-    """Each process's own CUDA device where several share a machine; anything else as it is."""
-    if rank_and_world()[1] > 1 and device == "cuda":
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return device
+    """Each process's own CUDA device where several share a machine; anything else as it is.
+
+    Raises:
+        UsageError: one CUDA device is named for several processes.
+    """
+    processes = rank_and_world()[1]
+    if processes == 1:
+        return device
+    if device.startswith("cuda:"):
+        raise UsageError(
+            f"--device {device} is one GPU, and {processes} processes were started: use --device cuda, which gives "
+            "each its own"
+        )
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
 
 
 def gather(value: Any) -> list[Any]:

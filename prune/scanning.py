@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prune.batching import padded, plan_batches
 from prune.errors import CheckpointError, UsageError
 from prune.memory import parse_size
-from prune.processes import gather, is_main, local_device, rank_and_world
+from prune.processes import gather, is_main, rank_and_world
 from prune.provenance import model_identity, provenance
 from prune.scan_artefact import Group, Scan
 from prune.terminal import progress, screen
@@ -96,7 +96,7 @@ def scan(
     from prune.sampling import draw_samples
     from prune.streaming import fits, measure_streamed
 
-    place = local_device(pick_device(device))
+    place = pick_device(device)
     kind = pick_dtype(dtype, device=place)
     source = locate(model, revision=revision)
     context = _context(source, trust_remote_code)

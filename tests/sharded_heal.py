@@ -20,6 +20,7 @@ os.environ |= {
 
 import accelerate.state
 import torch
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp._flat_param import FlatParamHandle
 
 original = accelerate.state.PartialState.__init__
@@ -35,6 +36,13 @@ def init(self, *arguments, **named):
 accelerate.state.PartialState.__init__ = init
 # Moving a gathered weight to the CPU frees the GPU's copy; here both are one.
 FlatParamHandle.to_cpu = lambda self: nullcontext()
+
+
+def whole(*_, **__):
+    raise AssertionError("the whole base was gathered, where its adapter is enough")
+
+
+FullyShardedDataParallel.state_dict = whole
 
 from stopped_heal import stop_at  # noqa: E402
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -149,6 +150,66 @@ def test_tensorboard_gets_the_curve(tiny_llama, texts, tmp_path):
     events.Reload()
     told = [event.value for event in events.Scalars("eval/loss")]
     assert told == pytest.approx([point["held_out_loss"] for point in document["curve"]], abs=1e-5)
+
+
+WANDB = """
+import json, os
+from pathlib import Path
+
+def note(**what):
+    with open(os.environ["NOTED"], "a") as file:
+        file.write(json.dumps(what) + "\\n")
+
+class Run:
+    def log(self, values, step=None, **_):
+        note(values=values, step=step)
+
+    def finish(self):
+        note(finished=True)
+
+class Config:
+    def update(self, values, **_):
+        note(config=values)
+
+config = Config()
+
+def init(project, name, dir):
+    Path(dir, "run.wandb").write_text("its own file")
+    note(project=project, name=name)
+    return Run()
+"""
+
+
+def test_wandb_gets_every_step(tiny_llama, texts, tmp_path, monkeypatch):
+    """By a stand-in for the package, which need not be installed."""
+    package, noted = tmp_path / "packages" / "wandb", tmp_path / "noted"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(WANDB)
+    information = tmp_path / "packages" / "wandb-0.20.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: wandb\nVersion: 0.20.0\n")
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setenv("NOTED", str(noted))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    text = TextSource(texts["news"], held_out=(texts["news"], texts["notes"]), held_out_tokens=128)
+    running = Running(report_to="wandb", save_every=100)
+    document = heal(tiny_llama, text, tmp_path / "adapter", tokens=4 * 64, running=running, eval_every=2).document
+    told = [json.loads(line) for line in noted.read_text().splitlines()]
+    assert told[0] == {"project": "regrowth", "name": "adapter"}
+    assert told[1]["config"]["learning_rate"] == 1e-2
+    assert told[1]["config"]["tokens_per_step"] == 64
+    assert told[-1] == {"finished": True}
+    steps = {one["step"]: one["values"] for one in told[2:-1] if "train/loss" in one["values"]}
+    points = {one["step"]: one["values"] for one in told[2:-1] if "eval/loss" in one["values"]}
+    assert sorted(steps) == [1, 2, 3, 4]
+    assert all(values["train/grad_norm"] > 0 for values in steps.values())
+    assert steps[4]["train/learning_rate"] < steps[2]["train/learning_rate"] <= 1e-2
+    assert (steps[3]["train/loss"] + steps[4]["train/loss"]) / 2 == pytest.approx(document["curve"][2]["loss"])
+    assert {step: values["eval/loss"] for step, values in points.items()} == {
+        point["step"]: point["held_out_loss"] for point in document["curve"]
+    }
+    assert points[0]["eval/loss_notes"] == document["curve"][0]["texts"]["notes"]
+    assert (tmp_path / "adapter" / "wandb" / "run.wandb").read_text() == "its own file"
 
 
 @pytest.mark.parametrize(("warmup", "steps"), [(None, 9), ("12", 12), ("0", 0), ("10%", 30), ("2.5 %", 8)])

@@ -281,6 +281,14 @@ def test_an_unfinished_run_is_not_lost_unasked(stopped, tiny_llama, text, alone,
     assert os.listdir(tmp_path) == ["adapter"]
 
 
+def test_a_run_of_another_version_is_not_gone_on_with(stopped, tiny_llama, text):
+    run = stopped.folder / "run.json"
+    run.write_text(run.read_text().replace("regrowth.unfinished/2", "regrowth.unfinished/1"))
+    with pytest.raises(RegrowthError, match=r"begun by another version .*unfinished/1.*; begin anew with --overwrite$"):
+        heal_tiny(tiny_llama, text, stopped.folder.parent / "adapter", resume=True)
+    assert stopped.steps() == [6, 4]
+
+
 def test_two_runs_cannot_write_one_adapter(tiny_llama, text, tmp_path):
     with Checkpoints(tmp_path / "adapter").open(), pytest.raises(RegrowthError, match="another run is healing"):
         heal_tiny(tiny_llama, text, tmp_path / "adapter")
