@@ -2,6 +2,7 @@
 
     python bench/heal_speed.py --bits 16
     python bench/heal_speed.py --bits 4
+    python bench/heal_speed.py --project ../before --ways qlora distill     # this checkout beside another one
 
 Each way takes the same number of steps on rows of the same size, in a process of its own (so that peaks are its own),
 all ways in turn, several rounds; ratios are to our plain step of the same round, medians over rounds. Run it alone on
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import statistics
@@ -28,6 +30,8 @@ OURS = {
     "distill": ("distill", "all"),
     "distill after-cut": ("distill", "after-cut"),
 }
+HERE = Path(__file__).resolve().parents[1]
+OTHER = ", other checkout"
 USUAL = {"usual: Trainer, whole logits": False, "usual: and a second copy as teacher": True}
 
 
@@ -44,6 +48,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--ways", nargs="+", default=[*OURS, *USUAL])
+    parser.add_argument("--project", type=Path, help="another checkout of this project, timed in turn with this one")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/heal_speed.json"))
     parser.add_argument("--usual", choices=list(USUAL), help=argparse.SUPPRESS)
     parser.add_argument("--cut", help=argparse.SUPPRESS)
@@ -55,11 +60,14 @@ def main() -> None:
         cut = Path(work) / "cut"
         place = ("--n", asked.n, "--start", asked.start)
         command("-m", "prune", "cut", asked.model, *place, "--out", cut)
-        found = {way: [] for way in asked.ways}
+        compared = [way for way in asked.ways if way in OURS] if asked.project else []
+        found = {name: [] for way in asked.ways for name in (way, *([f"{way}{OTHER}"] if way in compared else []))}
         for turn in range(asked.rounds):
-            for way in asked.ways:
-                found[way].append(ours(asked, cut, way, work) if way in OURS else theirs(way, cut))
-                print(turn, way, found[way][-1], file=sys.stderr, flush=True)
+            for name in list(found)[:: -1 if turn % 2 else 1]:  # so that neither of a pair always comes first
+                way = name.removesuffix(OTHER)
+                project = asked.project if name.endswith(OTHER) else None
+                found[name].append(ours(asked, cut, way, work, project) if way in OURS else theirs(way, cut))
+                print(turn, name, found[name][-1], file=sys.stderr, flush=True)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps({"bits": asked.bits, "rounds": found}, indent=1) + "\n")
     print(
@@ -76,9 +84,16 @@ def main() -> None:
             f"| {way} | {statistics.median(t['rate'] for t in turns):.0f} | {statistics.median(ratios):.2f} "
             f"({ratios[0]:.2f}-{ratios[-1]:.2f}) | {peaks[0] / 2**20:.0f} MiB | {peaks[0] / peaks[1]:.2f} |"
         )
+    for way in compared:
+        pairs = zip(found[way], found[f"{way}{OTHER}"], strict=True)
+        ratios = sorted(here["seconds"] / other["seconds"] for here, other in pairs)
+        print(
+            f"{way}: {statistics.median(ratios):.3f} ({ratios[0]:.3f}-{ratios[-1]:.3f}) times the seconds of all steps "
+            "in the other checkout"
+        )
 
 
-def ours(asked, cut, way, work):
+def ours(asked, cut, way, work, project):
     kind, targets = OURS[way]
     out = Path(work) / "adapter"
     shutil.rmtree(out, ignore_errors=True)
@@ -87,10 +102,15 @@ def ours(asked, cut, way, work):
     learning = ("--rank", asked.rank, "--bits", asked.bits, "--targets", targets, "--no-checkpointing")
     teacher = ("--teacher", asked.model) if kind == "distill" else ()
     held = ("--held-out-tokens", 512, "--eval-every", asked.steps)
-    command("-m", "heal", kind, cut, *teacher, "--text", asked.text, *size, *learning, *held, "--out", out)
+    words = ("-m", "heal", kind, cut, *teacher, "--text", asked.text, *size, *learning, *held, "--out", out)
+    command("-P", *words, env=os.environ | {"PYTHONPATH": str((project or HERE).resolve())})
     document = json.loads((out / "heal.json").read_text())
     peak = document["peak_memory"]
-    return {"rate": document["tokens_per_second"], "peak": peak.get("cuda_bytes", peak["resident_bytes"])}
+    return {
+        "rate": document["tokens_per_second"],
+        "seconds": document["training_seconds"],
+        "peak": peak.get("cuda_bytes", peak["resident_bytes"]),
+    }
 
 
 def theirs(way, cut):
@@ -156,13 +176,13 @@ def usual(asked, *, distil):
             )
 
     class Clock(TrainerCallback):
-        seconds = 0.0
+        began, steps = 0.0, []
 
         def on_step_begin(self, *_, **__):
             self.began = time.monotonic()
 
         def on_step_end(self, *_, **__):
-            self.seconds += time.monotonic() - self.began
+            self.steps.append(time.monotonic() - self.began)
 
     clock = Clock()
     with tempfile.TemporaryDirectory() as scratch:
@@ -187,11 +207,12 @@ def usual(asked, *, distil):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
-    return {"rate": asked.steps * asked.batch_size * asked.length / clock.seconds, "peak": peak}
+    timed = clock.steps[1:] or clock.steps  # as ours: the first step also loads kernels
+    return {"rate": len(timed) * asked.batch_size * asked.length / sum(timed), "peak": peak}
 
 
-def command(*words):
-    done = subprocess.run([sys.executable, *(str(word) for word in words)], capture_output=True, text=True)
+def command(*words, env=None):
+    done = subprocess.run([sys.executable, *(str(word) for word in words)], capture_output=True, text=True, env=env)
     if done.returncode:
         raise RuntimeError(f"{' '.join(str(w) for w in words)}\n{done.stderr[-3000:]}")
     return done.stdout

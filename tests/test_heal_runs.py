@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from accelerate.utils import LoggerType
 from safetensors.torch import load_file
 from test_streams import sentences
 from typer.testing import CliRunner
@@ -191,6 +192,7 @@ def test_wandb_gets_every_step(tiny_llama, texts, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(package.parent)
     monkeypatch.setenv("NOTED", str(noted))
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.WANDB])  # looked up at its import
     text = TextSource(texts["news"], held_out=(texts["news"], texts["notes"]), held_out_tokens=128)
     running = Running(report_to="wandb", save_every=100)
     document = heal(tiny_llama, text, tmp_path / "adapter", tokens=4 * 64, running=running, eval_every=2).document
