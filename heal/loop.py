@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import is_initialized
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, set_seed
 
 from heal.checkpoints import Checkpoints
@@ -150,10 +151,13 @@ def _count_labelled(batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
 
 
 def _accelerator(device: torch.device, folder: Path, reporter: str) -> Accelerator:
-    """Model and batches are put on their device by us: accelerate would take the first GPU, whatever was asked for."""
+    """Model and batches are put on their device by us: accelerate would take the first GPU, whatever was asked for.
+
+    Its own device is that of the first Accelerator in a process, and asking for another one is an error.
+    """
     return Accelerator(
         device_placement=False,
-        cpu=device.type == "cpu",
+        cpu=device.type == "cpu" and not is_initialized(),
         mixed_precision="no",  # the base computes in its own dtype, and the adapter is fp32
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loss is divided by us
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],

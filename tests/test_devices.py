@@ -96,6 +96,8 @@ def test_a_model_is_trained_where_it_was_loaded(two_gpus, tmp_path):
     assert accelerator.prepare(model) is model
     assert model.weight.device.type == "meta"
     assert accelerator.num_processes == 1
+    on_cpu = torch.nn.Linear(2, 2)  # after a run on a GPU, one on the CPU
+    assert _accelerator(torch.device("cpu"), tmp_path, "none").prepare(on_cpu) is on_cpu
 
 
 def test_processes_wait_for_one_that_writes_for_hours(fresh_state, monkeypatch):

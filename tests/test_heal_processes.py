@@ -89,7 +89,7 @@ def stopped_at_three(done, out):
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 16])
 def test_shards_give_the_losses_of_one(bits, tiny_llama, prose, tmp_path):
-    """FSDP, through accelerate and the Trainer; see sharded_heal.py. Stopped and taken up on the way."""
+    """FSDP, through accelerate; see sharded_heal.py. Stopped and taken up on the way."""
     heal(tiny_llama, prose, tmp_path / "one", "-m", "heal", accumulate=4, more=["--bits", bits])
     program = two(HERE / "sharded_heal.py")
     heal(tiny_llama, prose, tmp_path / "two", *program, accumulate=2, more=["--bits", bits])
