@@ -6,7 +6,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PATHS := prune heal eval recipes tests bench
 
-.PHONY: help install sample demo test test-all families lint bench clean
+.PHONY: help install sample demo test test-all test-avx2 families lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -32,6 +32,9 @@ test: sample ## run the tests, but for the slow ones
 
 test-all: sample ## run all tests
 	$(PYTEST)
+
+test-avx2: sample ## run the tests of `test` as a CPU without AVX-512 runs them
+	$(PYTEST) -m 'not slow' --avx2
 
 families: install ## judge every family of transformers anew and write docs/families.md
 	$(BIN)/python -m tests.family_verdicts --write
