@@ -3,7 +3,7 @@
     python bench/gpu.py                          on a machine with a GPU; stops by itself after --seconds
     python bench/gpu.py --steps healing_8b,files
     python bench/gpu.py --tiny                   all steps on a CPU with a model of 64 channels, to test this script
-    bash bench/gpu.sh prepare                    packs what a machine needs that has torch and transformers alone
+    bash bench/gpu.sh prepare                    packs what a machine lacks that has torch, transformers and peft
 
 Each step runs in a process of its own, so that its peak of memory is its own. It prints a row as soon as one is
 measured, so a step that runs out of time keeps what it had. All rows go to --out as JSON, what the steps say goes to a
@@ -29,7 +29,7 @@ from typing import Any, TextIO
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder bench/ holds a heal.py that is not the package
 
-from bench.gpu_steps import STEPS
+from bench.gpu_steps import STEPS  # noqa: E402
 
 _ROOM = 50 << 30  # bytes that the checkpoints of an 8B model take, and some more
 _COLUMNS = {

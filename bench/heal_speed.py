@@ -4,8 +4,8 @@
     python bench/heal_speed.py --bits 4
 
 Each way takes the same number of steps on rows of the same size, in a process of its own (so that peaks are its own),
-all ways in turn, several rounds; ratios are to our plain step of the same round, medians over rounds. Run it alone on
-the machine. On a GPU, peaks are those of torch's allocator.
+all ways in turn, several rounds; ratios are to our plain step of the same round, medians over rounds. The first step,
+which loads kernels, is not counted. Run it alone on the machine. On a GPU, peaks are those of torch's allocator.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--usual", choices=list(USUAL), help=argparse.SUPPRESS)
     parser.add_argument("--cut", help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.steps < 2:
+        parser.error("--steps: use at least 2, as the first is not counted")
     if asked.usual:
         print(json.dumps(usual(asked, distil=USUAL[asked.usual])))
         return
@@ -114,14 +116,16 @@ def usual(asked, *, distil):
 
     from heal.quantise import compute_dtype
 
-    dtype = compute_dtype(device="cuda" if torch.cuda.is_available() else "cpu")  # as our commands take
+    cuda = torch.cuda.is_available()
+    device = "cuda:0" if cuda else "cpu"
+    dtype = compute_dtype(device=device)  # as our commands take
     four = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    options = {"dtype": dtype, "quantization_config": four if asked.bits == 4 else None}
+    options = {"dtype": dtype, "quantization_config": four if asked.bits == 4 else None, "device_map": {"": device}}
     student = AutoModelForCausalLM.from_pretrained(asked.cut, **options)
     projections = "all-linear"
     adapted = get_peft_model(
@@ -156,13 +160,20 @@ def usual(asked, *, distil):
             )
 
     class Clock(TrainerCallback):
+        """Seconds of all steps but the first."""
+
         seconds = 0.0
 
         def on_step_begin(self, *_, **__):
+            if cuda:
+                torch.cuda.synchronize()
             self.began = time.monotonic()
 
-        def on_step_end(self, *_, **__):
-            self.seconds += time.monotonic() - self.began
+        def on_step_end(self, _, state, *__, **___):
+            if cuda:
+                torch.cuda.synchronize()
+            if state.global_step > 1:
+                self.seconds += time.monotonic() - self.began
 
     clock = Clock()
     with tempfile.TemporaryDirectory() as scratch:
@@ -176,7 +187,7 @@ def usual(asked, *, distil):
                 report_to="none",
                 save_strategy="no",
                 disable_tqdm=True,
-                use_cpu=not torch.cuda.is_available(),
+                use_cpu=not cuda,
                 gradient_checkpointing=False,
             ),
             train_dataset=Dataset.from_dict({"input_ids": rows, "labels": rows}),
@@ -185,9 +196,9 @@ def usual(asked, *, distil):
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if torch.cuda.is_available():
+    if cuda:
         peak = torch.cuda.max_memory_allocated()
-    return {"rate": asked.steps * asked.batch_size * asked.length / clock.seconds, "peak": peak}
+    return {"rate": (asked.steps - 1) * asked.batch_size * asked.length / clock.seconds, "peak": peak}
 
 
 def command(*words):
