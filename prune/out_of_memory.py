@@ -23,6 +23,7 @@ _REMEDIES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "--load-in-4bit": ("--load-in-4bit", (True,)),
     "--max-memory": ("a --max-memory below what is free, which runs layer by layer", ()),
     "--verify": ("--verify 0", (0,)),
+    "--logits": ("no --logits", (False,)),
     "--no-check": ("--base original with --no-check", ()),
     "--device": ("--device cpu", ("cpu",)),
 }
@@ -48,5 +49,7 @@ def describe_out_of_memory(error: BaseException, options: Mapping[str, Any]) -> 
     """
     size = _SIZE.search(str(error))
     line = f"out of memory ({size[1]} more did not fit)" if size else "out of memory"
+    if isinstance(error, MemoryError | OSError) or "CPU" in str(error):
+        options = {name: value for name, value in options.items() if name != "--device"}
     needs_less = [words for name, (words, done) in _REMEDIES.items() if name in options and options[name] not in done]
     return f"{line}; what needs less: {', '.join(needs_less)}" if needs_less else line

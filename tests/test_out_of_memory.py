@@ -16,6 +16,7 @@ from prune.out_of_memory import describe_out_of_memory, is_out_of_memory
 CUDA = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.64 GiB of which 1.12 GiB is free."
 )
+SWEEP = ["M", "--data", "d", "--domains", "medical", "--out", "o"]
 ERRORS = [
     torch.OutOfMemoryError(CUDA),
     MemoryError(),
@@ -43,7 +44,7 @@ def test_only_what_is_not_done_already_is_advised():
     assert describe_out_of_memory(torch.OutOfMemoryError(CUDA), options) == (
         "out of memory (2.00 GiB more did not fit); what needs less: a smaller --length, --device cpu"
     )
-    assert describe_out_of_memory(MemoryError(), {"--out": "x"}) == "out of memory"
+    assert describe_out_of_memory(MemoryError(), {"--device": "auto"}) == "out of memory"  # it is the CPU's
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,13 @@ def test_only_what_is_not_done_already_is_advised():
         (heal, ["merge", "A", "--out", "o"], "heal.merging.merge", ["--no-check", "--device cpu"], ["--batch-size"]),
         (prune, ["scan", "M", "--out", "o"], "prune.scanning.scan", ["--max-memory", "--load-in-4bit"], ["--bits"]),
         (prune, ["cut", "M", "--n", "2", "--out", "o"], "prune.planning.plan_cut", ["--verify 0"], ["--max-memory"]),
-        (evaluate, ["sweep", "M", "--data", "d", "--out", "o"], "eval.sweeps.sweeping.sweep", ["--batch-tokens"], ["--batch-size"]),
+        (
+            evaluate,
+            ["sweep", "M", "--data", "d", "--out", "o"],
+            "eval.sweeps.sweeping.sweep",
+            ["--batch-tokens"],
+            ["--batch-size"],
+        ),
     ],
 )
 def test_a_command_names_options_of_its_own(monkeypatch, app, words, function, advised, not_advised):

@@ -53,7 +53,7 @@ def healing_8b(machine: Machine) -> None:
     """24 of 32 layers: the defaults, then one thing changed at a time; 4, 16 and 8 bits."""
     plain = {"checkpointing": False}
     many = {"rows": 16, **plain}
-    _heal_all(machine, small(machine), 4, [
+    heal_all(machine, small(machine), 4, [
         Way("qlora, defaults"),
         Way("distill, defaults", "distill"),
         Way("qlora, no checkpointing", **plain),
@@ -68,16 +68,16 @@ def healing_8b(machine: Machine) -> None:
         Way("qlora, 1 x 4096", rows=1, length=4096),
         Way("qlora, 1 x 8192", rows=1, length=8192),
     ])  # fmt: skip
-    _heal_all(machine, small(machine), 16, [
+    heal_all(machine, small(machine), 16, [
         Way("qlora, 16 rows, no checkpointing", **many),
         Way("distill, 16 rows, no checkpointing", "distill", **many),
     ])  # fmt: skip
-    _heal_all(machine, small(machine), 8, [Way("qlora, defaults")])
+    heal_all(machine, small(machine), 8, [Way("qlora, defaults")])
 
 
 def healing_70b(machine: Machine) -> None:
     """48 of 80 layers in 4 bits: does it fit, and how fast is it?"""
-    _heal_all(machine, large(machine), 4, [
+    heal_all(machine, large(machine), 4, [
         Way("distill, defaults", "distill", steps=5),
         Way("distill, 1 x 2048", "distill", rows=1, length=2048, steps=5),
         Way("qlora, defaults", steps=5),
@@ -85,7 +85,7 @@ def healing_70b(machine: Machine) -> None:
     ][: machine.pick(1, None)])  # fmt: skip
 
 
-def _heal_all(machine: Machine, shape: str, bits: int, ways: list[Way]) -> None:
+def heal_all(machine: Machine, shape: str, bits: int, ways: list[Way]) -> None:
     with measured(machine, f"random weights of {shape}, {bits} bits"):
         full = random_model(machine, shape, bits)
     for way in ways:
