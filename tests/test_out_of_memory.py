@@ -56,13 +56,7 @@ def test_only_what_is_not_done_already_is_advised():
         (heal, ["merge", "A", "--out", "o"], "heal.merging.merge", ["--no-check", "--device cpu"], ["--batch-size"]),
         (prune, ["scan", "M", "--out", "o"], "prune.scanning.scan", ["--max-memory", "--load-in-4bit"], ["--bits"]),
         (prune, ["cut", "M", "--n", "2", "--out", "o"], "prune.planning.plan_cut", ["--verify 0"], ["--max-memory"]),
-        (
-            evaluate,
-            ["sweep", "M", "--data", "d", "--out", "o"],
-            "eval.sweeps.sweeping.sweep",
-            ["--batch-tokens"],
-            ["--batch-size"],
-        ),
+        (evaluate, ["sweep", *SWEEP], "eval.sweeps.sweeping.sweep", ["--batch-tokens"], ["--batch-size"]),
     ],
 )
 def test_a_command_names_options_of_its_own(monkeypatch, app, words, function, advised, not_advised):
