@@ -47,7 +47,7 @@ lint: install ## check style, formatting and types
 bench: sample ## measure what a cut, a scan, a choice and a step of healing cost: about 20 minutes
 	$(BIN)/python bench/cut.py --size 3GB --repeats 1
 	$(BIN)/python bench/scan.py --samples 16 --rounds 3
-	$(BIN)/python bench/scan_out_of_core.py --layers 20 --cap-mib 1152 --tokens 512
+	$(BIN)/python bench/scan_out_of_core.py --tokens 512
 	$(BIN)/python bench/choice.py --sizes 4 8 --tokens 1024 --samples 64 --greedy 0
 	$(BIN)/python bench/heal_speed.py --bits 16 --batch-size 2 --steps 3 --rounds 1
 	$(BIN)/python bench/budget.py --cases 0 5

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # CUDA, Apple's devices, torch's CPU allocator, cuBLAS and cuDNN, and the kernel each have words of their own.
-_WORDS = re.compile(r"out of memory|allocate memory|_ALLOC_FAILED", re.IGNORECASE)
+_WORDS = re.compile(r"out of memory|allocate memory(?! in static TLS)|_ALLOC_FAILED", re.IGNORECASE)
 _SIZE = re.compile(r"tried to allocate ([0-9.]+ ?[A-Za-z]+)", re.IGNORECASE)
 
 # Option -> what to do with it, and the values with which that is done already. In order of what costs least.
