@@ -6,7 +6,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PATHS := prune heal eval recipes tests bench
 
-.PHONY: help install sample demo test test-all families lint bench clean
+.PHONY: help install sample demo test test-all test-avx2 families lint bench bench-all clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -33,6 +33,9 @@ test: sample ## run the tests, but for the slow ones
 test-all: sample ## run all tests
 	$(PYTEST)
 
+test-avx2: sample ## run the tests of `test` as a CPU without AVX-512 runs them
+	$(PYTEST) -m 'not slow' --avx2
+
 families: install ## judge every family of transformers anew and write docs/families.md
 	$(BIN)/python -m tests.family_verdicts --write
 
@@ -41,8 +44,17 @@ lint: install ## check style, formatting and types
 	$(BIN)/ruff format --check $(PATHS)
 	$(BIN)/mypy
 
-bench: sample ## run every measurement in bench/
-	@for one in $(wildcard bench/*.py); do echo "== $$one"; $(BIN)/python $$one || exit 1; done
+bench: sample ## measure what a cut, a scan, a choice and a step of healing cost: about 20 minutes
+	$(BIN)/python bench/cut.py --size 3GB --repeats 1
+	$(BIN)/python bench/scan.py --samples 16 --rounds 3
+	$(BIN)/python bench/scan_out_of_core.py --tokens 512
+	$(BIN)/python bench/choice.py --sizes 4 8 --tokens 1024 --samples 64 --greedy 0
+	$(BIN)/python bench/heal_speed.py --bits 16 --batch-size 2 --steps 3 --rounds 1
+	$(BIN)/python bench/budget.py --cases 0 5
+
+bench-all: sample ## run every measurement in bench/ at full size: many hours on a CPU
+	@for one in $(filter-out bench/gpu.py,$(wildcard bench/*.py)); do echo "== $$one"; $(BIN)/python $$one || exit 1; done
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then $(BIN)/python bench/gpu.py; fi
 
 clean: ## remove what runs and tools left (not .venv, not .sample)
 	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,8 +5,8 @@
     python bench/heal_speed.py --project ../before --ways qlora distill     # this checkout beside another one
 
 Each way takes the same number of steps on rows of the same size, in a process of its own (so that peaks are its own),
-all ways in turn, several rounds; ratios are to our plain step of the same round, medians over rounds. Run it alone on
-the machine. On a GPU, peaks are those of torch's allocator.
+all ways in turn, several rounds; ratios are to our plain step of the same round, medians over rounds. The first step,
+which loads kernels, is not counted. Run it alone on the machine. On a GPU, peaks are those of torch's allocator.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--usual", choices=list(USUAL), help=argparse.SUPPRESS)
     parser.add_argument("--cut", help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.steps < 2:
+        parser.error("--steps: use at least 2, as the first is not counted")
     if asked.usual:
         print(json.dumps(usual(asked, distil=USUAL[asked.usual])))
         return
@@ -134,14 +136,16 @@ def usual(asked, *, distil):
 
     from heal.quantise import compute_dtype
 
-    dtype = compute_dtype(device="cuda" if torch.cuda.is_available() else "cpu")  # as our commands take
+    cuda = torch.cuda.is_available()
+    device = "cuda:0" if cuda else "cpu"
+    dtype = compute_dtype(device=device)  # as our commands take
     four = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    options = {"dtype": dtype, "quantization_config": four if asked.bits == 4 else None}
+    options = {"dtype": dtype, "quantization_config": four if asked.bits == 4 else None, "device_map": {"": device}}
     student = AutoModelForCausalLM.from_pretrained(asked.cut, **options)
     projections = "all-linear"
     adapted = get_peft_model(
@@ -179,9 +183,13 @@ def usual(asked, *, distil):
         began, steps = 0.0, []
 
         def on_step_begin(self, *_, **__):
+            if cuda:
+                torch.cuda.synchronize()
             self.began = time.monotonic()
 
         def on_step_end(self, *_, **__):
+            if cuda:
+                torch.cuda.synchronize()
             self.steps.append(time.monotonic() - self.began)
 
     clock = Clock()
@@ -196,7 +204,7 @@ def usual(asked, *, distil):
                 report_to="none",
                 save_strategy="no",
                 disable_tqdm=True,
-                use_cpu=not torch.cuda.is_available(),
+                use_cpu=not cuda,
                 gradient_checkpointing=False,
             ),
             train_dataset=Dataset.from_dict({"input_ids": rows, "labels": rows}),
@@ -205,7 +213,7 @@ def usual(asked, *, distil):
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if torch.cuda.is_available():
+    if cuda:
         peak = torch.cuda.max_memory_allocated()
     timed = clock.steps[1:] or clock.steps  # as ours: the first step also loads kernels
     return {"rate": len(timed) * asked.batch_size * asked.length / sum(timed), "peak": peak}

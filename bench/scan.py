@@ -2,7 +2,7 @@
 
 Four ways over the same windows of one loaded model, in turn, several rounds in one process; each round's times are
 divided by that round's bare forward pass, and medians are printed. Peak memory is measured in a process of its own
-for each way. Run it alone on the machine.
+for each way: resident, or on a GPU that of torch's allocator. Run it alone on the machine.
 
 `--shape llama-3-8b` takes random layers of that model's shape instead: all 32 of them, whose weights repeat every
 four layers, so that 2 GiB hold what would be 14; a pass computes and reads as much as with weights of their own.
@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from prune.batching import padded, plan_batches
-from prune.models import load_model, load_tokenizer, locate
+from prune.models import load_model, load_tokenizer, locate, pick_device
 from prune.precision import pick_dtype
 from prune.sampling import draw_samples
 from prune.scanning import measure
@@ -32,11 +32,31 @@ from prune.states import decoder_of
 BUDGET = 1024
 
 
+def padded_on(device, windows, batch):
+    return (part.to(device) for part in padded([windows[i] for i in batch]))
+
+
+def timed(way, model, windows):
+    """Seconds until the device has done all of it."""
+    began = time.perf_counter()
+    way(model, windows)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def peak_bytes(device):
+    """The most that was held so far: of a GPU by torch's allocator, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def bare(model, windows):
     decoder = decoder_of(model)
     with torch.no_grad():
         for batch in plan_batches([len(w) for w in windows], batch_size="auto", budget=BUDGET):
-            ids, mask = padded([windows[i] for i in batch])
+            ids, mask = padded_on(model.device, windows, batch)
             decoder(input_ids=ids, attention_mask=mask, use_cache=False)
 
 
@@ -45,10 +65,11 @@ def all_states(model, windows):
     sums = None
     with torch.no_grad():
         for batch in plan_batches([len(w) for w in windows], batch_size="auto", budget=BUDGET):
-            ids, mask = padded([windows[i] for i in batch])
+            ids, mask = padded_on(model.device, windows, batch)
             out = model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True)
             last = mask.sum(1) - 1
-            states = [h[torch.arange(len(ids)), last].float() for h in out.hidden_states]
+            rows = torch.arange(len(ids), device=model.device)
+            states = [h[rows, last].float() for h in out.hidden_states]
             found = [
                 torch.arccos(torch.cosine_similarity(states[start], states[start + n]).clamp(-1, 1)).sum()
                 for n in range(1, len(states))
@@ -106,32 +127,32 @@ def main() -> None:
     parser.add_argument("--text", default=".sample/text.jsonl")
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/scan.json"))
     parser.add_argument("--only", help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    device = pick_device(asked.device)
     source = locate(asked.model)
     drawn = draw_samples([asked.text], load_tokenizer(source), samples=asked.samples, length=asked.length, seed=0)
     windows = [sample.ids for sample in drawn]
     if asked.shape:
         windows = [[token % 1024 for token in window] for window in windows]
-        model = llama_3_8b(pick_dtype(asked.dtype))
+        model = llama_3_8b(pick_dtype(asked.dtype, device=device)).to(device)
     else:
-        model = load_model(source, dtype=pick_dtype(asked.dtype))
+        model = load_model(source, dtype=pick_dtype(asked.dtype, device=device), device=device)
     if asked.only:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_bytes(model.device)
         WAYS[asked.only](model, windows)
-        print(json.dumps([before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+        print(json.dumps([before, peak_bytes(model.device)]))
         return
     for way in WAYS.values():
         way(model, windows[:4])
     times: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(asked.rounds):
         for name, way in WAYS.items():
-            began = time.perf_counter()
-            way(model, windows)
-            times[name].append(time.perf_counter() - began)
+            times[name].append(timed(way, model, windows))
     base = times["bare decoder forward"]
     rows = []
     for name, seconds in times.items():
@@ -145,20 +166,20 @@ def main() -> None:
                 "median": statistics.median(seconds),
                 "ratio": statistics.median(ratios),
                 "ratio_range": [ratios[0], ratios[-1]],
-                "peak_rss_mib": memory[1] / 1024,
-                "over_loaded_mib": (memory[1] - memory[0]) / 1024,
+                "peak_mib": memory[1] / 2**20,
+                "over_loaded_mib": (memory[1] - memory[0]) / 2**20,
             }
         )
     found = {"tokens": sum(map(len, windows)), "threads": torch.get_num_threads(), "dtype": asked.dtype, "rows": rows}
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(found, indent=1) + "\n")
     print(f"{found['tokens']} tokens, {asked.dtype}, {found['threads']} threads, {asked.rounds} rounds in turn")
-    print("| way | seconds (median) | ratio to bare (median, range) | peak RSS |\n|---|---|---|---|")
+    print("| way | seconds (median) | ratio to bare (median, range) | peak memory |\n|---|---|---|---|")
     for row in rows:
         low, high = row["ratio_range"]
         print(
             f"| {row['way']} | {row['median']:.2f} | {row['ratio']:.3f} ({low:.3f}-{high:.3f}) "
-            f"| {row['peak_rss_mib']:.0f} MiB |"
+            f"| {row['peak_mib']:.0f} MiB |"
         )
 
 

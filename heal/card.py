@@ -84,6 +84,7 @@ AGREEMENT = (
     "Against the adapter on the base as trained, on {tokens} held-out tokens: KL {kl:.2g} nats, logits apart by\n"
     "{mean_abs:.2g} in the mean and {max_abs:.2g} at most, the same first choice for {same_first:.1%} of the tokens.\n"
 )
+NOT_COMPARED = "Its logits were not compared with those of the adapter as trained: {why}.\n"
 _PRECISION = {4: "4 bits (NF4, double quantised)", 8: "8 bits (int8)"}
 
 
@@ -123,6 +124,8 @@ def merged_card(document: dict[str, Any]) -> str:
     if "chosen" in merged:
         tokens, dtype = merged["held_out"]["tokens"], computed_in(document)
         measured += CHOSEN.format(tokens=tokens, dtype=dtype, **merged["chosen"]["losses"])
+    if "not_compared" in merged:
+        measured += NOT_COMPARED.format(why=merged["not_compared"])
     if "agreement" in merged:
         measured += AGREEMENT.format(**merged["agreement"])
     return MERGED.format(**_common(document), how=how, measured=measured)

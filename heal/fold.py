@@ -17,7 +17,7 @@ import torch
 
 from prune.errors import RegrowthError
 
-_TOLERANCE = 1e-3  # of the effect of a trial change, in float32
+_TOLERANCE = 1e-3  # of the effect of a trial change; families round parts of a layer to float32
 _HARMLESS = (torch.nn.Dropout, torch.nn.Identity)
 
 
@@ -72,7 +72,7 @@ def find_place(model: Any, layers: Any, layer: int, ids: torch.Tensor) -> Place:
         RegrowthError: there is none; the message says what stands in the way.
     """
     arguments, order = _observed(model, layers[layer], ids)
-    trial = copy.deepcopy(layers[layer]).float()
+    trial = copy.deepcopy(layers[layer]).double()  # a GPU may round float32 products to TF32, which misses 1e-3
     arguments = _widened(arguments)
     names = [name for name, _ in order]
     found = None
@@ -158,9 +158,9 @@ def _output(layer: Any, arguments: Any) -> torch.Tensor:
 
 
 def _widened(value: Any) -> Any:
-    """Tensors of any floating-point type as float32, wherever in arguments they stand."""
+    """Tensors of any floating-point type as float64, wherever in arguments they stand."""
     if isinstance(value, torch.Tensor):
-        return value.float() if value.is_floating_point() else value
+        return value.double() if value.is_floating_point() else value
     if isinstance(value, tuple | list):
         return type(value)(_widened(entry) for entry in value)
     if isinstance(value, dict):

@@ -56,6 +56,7 @@ def merge(
             of the two whose merged model has the lower loss on held-out text.
         model: the base, where it is no longer at the place that the adapter names.
         check: run the written checkpoint, and report how far its logits are from those of the adapter as trained.
+            Where that cannot run, out of memory say, the checkpoint stays and `merge.not_compared` says why.
         held_out: SOURCE to measure on; what the adapter itself was measured on if None.
         field: field of its rows.
         held_out_tokens: how many tokens of each text; as many as the adapter was measured on if None.
@@ -66,7 +67,8 @@ def merge(
 
     Raises:
         UsageError: another `base`, or text to measure on that is not to be had.
-        CheckpointError: no adapter of ours, a base that cannot be found, or that is not the one it was trained on.
+        CheckpointError: no adapter of ours, a base that cannot be found, or that is not the one it was trained on; or
+            logits further apart than rounding explains (the checkpoint is written all the same).
     """
     if base not in BASES:
         raise UsageError(f"--base {base} is unknown; take {', '.join(BASES)}")
@@ -79,7 +81,7 @@ def merge(
     checkpoint = read_checkpoint(source.folder)
     weights = adapter_weights(folder)
     plans = _plans(adapter, document, config, checkpoint, weights)
-    measure, losses, wanted = None, None, None
+    measure, losses = None, None
     if check or (base == "auto" and plans["dequantised"].dequantised):
         from heal.agreement import measuring_text
 
@@ -90,22 +92,35 @@ def merge(
     plan = plans[base]
     facts = _facts(plan, losses, measure)
     if check and measure is not None:
-        from heal.agreement import trained_logits
+        from heal.agreement import compare, kl_bound, logits_that_fit, merged_logits, trained_logits
 
         with progress("Running the adapter as trained", None, shown=shown):
-            wanted = trained_logits(source, folder, measure, bits=plan.bits, compute=plan.compute, device=device)
+            wanted = logits_that_fit(
+                lambda: trained_logits(source, folder, measure, bits=plan.bits, compute=plan.compute, device=device)
+            )
+    document = {**document, **earlier(source.folder), "merge": facts}
     with staged_directory(out, overwrite=overwrite) as stage:
         _write(stage, checkpoint, plan, weights, shown)
         carry(source.folder, stage)
-        if wanted is not None and measure is not None:
-            from heal.agreement import compare_written
-
-            with progress("Running the merged model", None, shown=shown):
-                facts["agreement"] = compare_written(stage, wanted, measure, compute=plan.compute, device=device)
-        document = {**document, **earlier(source.folder), "merge": facts}
-        write_json(stage / "heal.json", document)
-        write_text(stage / "README.md", merged_card(document))
+        _describe(stage, document)
+    if check and measure is not None:  # the model stands: nothing from here on takes it away
+        with progress("Running the merged model", None, shown=shown):
+            found, wrong = compare(
+                wanted,
+                lambda: merged_logits(out, measure, compute=plan.compute, device=device),
+                bound=kl_bound(plan, checkpoint),
+            )
+        facts |= found
+        _describe(out, document, overwrite=True)
+        if wrong:
+            raise CheckpointError(f"{out} is written, but {wrong}: do not use it before you know why")
     return document
+
+
+def _describe(folder: Path, document: dict[str, Any], *, overwrite: bool = False) -> None:
+    """Write heal.json and the model card."""
+    write_json(folder / "heal.json", document, overwrite=overwrite)
+    write_text(folder / "README.md", merged_card(document), overwrite=overwrite)
 
 
 def open_adapter(adapter: str | Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:

@@ -1,13 +1,15 @@
 """NF4 and int8 by bitsandbytes: how a model is loaded for training, and what exactly it then computes.
 
-Products are in bfloat16, or in float32 on a device that has none of the former (`compute_dtype`). Embeddings, norms
-and head stay in that dtype. peft's `prepare_model_for_kbit_training` is not used: it casts them all to fp32, which
+Products are in bfloat16, or in float32 on a device that has none of the former (`compute_dtype`): many CPUs, and GPUs
+older than 2020 (T4, V100, RTX 20). float16, which those GPUs do multiply, is refused: the gradient of a mean over
+thousands of tokens is below its range, and would need scaling of the loss. Embeddings, norms and head stay in the same
+dtype as products. peft's `prepare_model_for_kbit_training` is not used: it casts them all to fp32, which
 costs more memory than 4 bits save on models with a large vocabulary (bitsandbytes#1569).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -30,8 +32,10 @@ def compute_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype:
         UsageError: another name.
     """
     found = pick_dtype("fast" if dtype == "auto" else dtype, device=device)
-    if found not in (torch.bfloat16, torch.float32):
-        raise UsageError(f"--dtype {dtype} cannot be trained in; take auto, bfloat16 or float32")
+    if found == torch.float16:
+        raise UsageError(
+            f"--dtype {dtype} cannot be trained in: small gradients vanish in it; use auto, bfloat16 or float32"
+        )
     assert isinstance(found, torch.dtype)
     return found
 
@@ -66,10 +70,6 @@ def load_frozen(source: Source, *, bits: int, device: str, dtype: str = "auto") 
             bnb_4bit_quant_storage=compute if sharded() else torch.uint8,
         )
         model = load_model(source, dtype=compute, quantization_config=config, device_map={"": device})
-        for module in _four_bit(model).values():
-            # On CPUs with AVX512-bf16, bitsandbytes repacks a layer at its first forward pass in eval mode, for good;
-            # a repacked layer passes no gradient on. Measuring held-out loss first would silently end all learning.
-            module.support_avx512bf16_for_cpu = False
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
@@ -81,7 +81,11 @@ def quantised_modules(model: PreTrainedModel) -> list[str]:
         from bitsandbytes.nn import Linear8bitLt
 
         return [name for name, module in model.named_modules() if isinstance(module, Linear8bitLt)]
-    return list(_four_bit(model))
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return []
+    from bitsandbytes.nn import Linear4bit
+
+    return [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]
 
 
 def round_trip(
@@ -106,11 +110,3 @@ def round_trip(
         packed, state = functional.quantize_4bit(matrix, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
         restored = functional.dequantize_4bit(packed, state).float()
     return restored.T.contiguous() if transposed else restored
-
-
-def _four_bit(model: PreTrainedModel) -> dict[str, Any]:
-    if not getattr(model, "is_loaded_in_4bit", False):
-        return {}
-    from bitsandbytes.nn import Linear4bit
-
-    return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}

@@ -79,26 +79,29 @@ def adapter_only(
         "versions": versions(),
         "command": command_line(),
     }
-    measure, wanted = None, None
+    measure = None
     how: dict[str, Any] = {"bits": document["settings"]["bits"], "compute": computed_in(document)}
     if check:
-        from heal.agreement import measuring_text, trained_logits
+        from heal.agreement import FLOAT32_BOUND, compare, logits_that_fit, measuring_text, trained_logits
 
         device = pick_device(device)
         measure = measuring_text(document, pruned, held_out=held_out, field=field, tokens=None)
         with progress("Running the pruned model with the adapter", None, shown=shown):
-            wanted = trained_logits(pruned, folder, measure, **how, device=device)
+            wanted = logits_that_fit(lambda: trained_logits(pruned, folder, measure, **how, device=device))
+    document = {**document, "adapter_only": facts}
     with staged_directory(out, overwrite=overwrite) as stage:
         _write_adapter(stage, folder, config, whole, pruned, plan)
-        if measure is not None and wanted is not None:
-            from heal.agreement import agreement, trained_logits
-
-            with progress("Running the full model with the new adapter", None, shown=shown):
-                found = trained_logits(whole, stage, measure, **how, device=device)
-            facts["agreement"] = agreement(wanted, found)
-        document = {**document, "adapter_only": facts}
         write_json(stage / "heal.json", document)
         write_text(stage / "README.md", adapter_only_card(document))
+    if measure is not None:
+        with progress("Running the full model with the new adapter", None, shown=shown):
+            found, wrong = compare(
+                wanted, lambda: trained_logits(whole, out, measure, **how, device=device), bound=FLOAT32_BOUND
+            )
+        facts |= found
+        write_json(out / "heal.json", document, overwrite=True)
+        if wrong:
+            raise CheckpointError(f"{out} is written, but {wrong}: do not use it before you know why")
     return document
 
 

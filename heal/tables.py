@@ -81,6 +81,11 @@ def shipped(document: dict[str, Any], out: Path) -> str:
 
 
 def _apart(facts: dict[str, Any]) -> str:
+    if "not_compared" in facts:
+        return (
+            f"\nits logits were not compared with those of the adapter as trained ({facts['not_compared']}); it is "
+            "written all the same"
+        )
     if "agreement" not in facts:
         return ""
     found = facts["agreement"]

@@ -22,3 +22,9 @@ class CheckpointError(RegrowthError):
 
 class TextError(RegrowthError):
     """A text source is missing, empty, too short, or lacks the field asked for."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's error, at most 200 characters; its type's name where it says nothing."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 200 else line[:197] + "..."

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune.errors import CheckpointError, RegrowthError
+from prune.errors import CheckpointError, RegrowthError, first_line
+from prune.out_of_memory import is_out_of_memory
 from prune.processes import local_device
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTra
                 f"{source.name} has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is in its folder"
             ) from error
         raise CheckpointError(
-            f"{source.name} has no tokenizer that transformers can load ({_first_line(error)})"
+            f"{source.name} has no tokenizer that transformers can load ({first_line(error)})"
         ) from error
 
 
@@ -112,7 +113,7 @@ def pick_device(device: str = "auto") -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise RegrowthError(
-            f"--device {device} cannot be used here ({_first_line(error)}); use auto, cpu, or cuda for a GPU"
+            f"--device {device} cannot be used here ({first_line(error)}); use auto, cpu, or cuda for a GPU"
         ) from error
     return device
 
@@ -139,8 +140,11 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a causal language model in eval mode; `options` go to `from_pretrained`.
 
+    On a CUDA device every tensor is read straight to it: a model that fits there needs no room in memory beside it.
+
     Raises:
         CheckpointError: transformers cannot load the folder as a causal language model.
+        torch.OutOfMemoryError: it does not fit.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -148,17 +152,37 @@ def load_model(
     from prune.terminal import quiet_libraries
 
     quiet_libraries()
+    if device.startswith("cuda"):
+        options.setdefault("device_map", {"": device})
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source.folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, **options
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if is_out_of_memory(error):  # no fault of the checkpoint
+            raise
         raise CheckpointError(
-            f"{source.name} cannot be loaded as a causal language model ({_first_line(error)})"
+            f"{source.name} cannot be loaded as a causal language model ({first_line(error)})"
         ) from error
     if "device_map" not in options and "quantization_config" not in options:
         model = model.to(device)
+    _multiply_as_asked(model)
     return model.eval()
+
+
+def _multiply_as_asked(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit layers, as it does on CPUs with AVX512-bf16.
+
+    It would repack each layer for good at its first forward pass in eval mode. A repacked layer multiplies in bf16 with
+    scales in bf16, even where float32 was asked for. It passes no gradient on, so a held-out loss that is measured
+    before training would silently end all learning.
+    """
+    if getattr(model, "is_loaded_in_4bit", False):
+        from bitsandbytes.nn import Linear4bit
+
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
 
 
 def text_config(config: Any) -> Any:
@@ -188,9 +212,3 @@ def decoder_layers(model: Any) -> torch.nn.ModuleList:
             if len(found) == 1:
                 return found[0]
     raise RegrowthError(f"{type(model).__name__}: cannot tell which of its modules are the {wanted} decoder layers")
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    line = text.splitlines()[0]
-    return line if len(line) <= 200 else line[:197] + "..."

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from prune.errors import RegrowthError
+from prune.out_of_memory import describe_out_of_memory, is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -34,7 +35,8 @@ class Commands(TyperGroup):
     def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
         self.debug = "--debug" in arguments
-        return super().main([a for a in arguments if a != "--debug"], *rest, **extra)
+        self.arguments = [a for a in arguments if a != "--debug"]
+        return super().main(self.arguments, *rest, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -49,13 +51,23 @@ class Commands(TyperGroup):
             raise self._stop(error, str(error), error.exit_code) from error
         except KeyboardInterrupt as error:
             raise self._stop(error, "interrupted", 130) from error
-        except OSError as error:
-            raise self._stop(error, _describe_os_error(error), 1) from error
-        except MemoryError as error:
-            raise self._stop(error, "out of memory; a smaller --batch-size or --length needs less", 1) from error
         except Exception as error:
-            line = f"{type(error).__name__}: {error} (a bug of ours, or an unforeseen input; --debug shows where)"
+            if is_out_of_memory(error):
+                line = describe_out_of_memory(error, self._options(ctx))
+            elif isinstance(error, OSError):
+                line = _describe_os_error(error)
+            else:
+                line = f"{type(error).__name__}: {error} (a bug of ours, or an unforeseen input; --debug shows where)"
             raise self._stop(error, line, 1) from error
+
+    def _options(self, ctx: Any) -> dict[str, Any]:
+        """The options of the command that is run, and their values: as given, or by default."""
+        name = ctx.invoked_subcommand
+        words = self.arguments[self.arguments.index(name) + 1 :]
+        parsed = self.commands[name].make_context(name, words, parent=ctx, resilient_parsing=True)
+        options = ((option, parameter.name) for parameter in parsed.command.params for option in parameter.opts)
+        values = {option: parsed.params.get(name) for option, name in options}
+        return values | {o: not values[p.opts[0]] for p in parsed.command.params for o in p.secondary_opts}
 
     def _stop(self, error: BaseException, line: str, code: int) -> typer.Exit:
         if getattr(self, "debug", False):

@@ -1,5 +1,6 @@
-"""The real sample (made by `make sample`) and small random models, shared by all tests."""
+"""The real sample (made by `make sample`), small random models, and the CPU that the tests run as."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,30 @@ settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / ".sample"
+
+
+# What an x86-64 CPU without AVX-512 answers to torch and to its library of products.
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--avx2", action="store_true", help="run on any newer CPU as one with AVX2 would")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--avx2"):  # before torch is imported, here and in every process that a test starts
+        os.environ.update(AVX2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def older_cpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With --avx2, bitsandbytes too believes that the CPU has no bf16 products; it asks the CPU, not torch."""
+    if not request.config.getoption("--avx2"):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
+        yield
 
 
 def _sample(name: str) -> Path:

@@ -56,6 +56,7 @@ def weights(folder):
 
 
 def trained_model(base, adapter):
+    from bitsandbytes.nn import Linear4bit
     from peft import PeftModel
 
     nf4 = BitsAndBytesConfig(
@@ -65,6 +66,9 @@ def trained_model(base, adapter):
         bnb_4bit_compute_dtype=compute_in(base),
     )
     model = AutoModelForCausalLM.from_pretrained(base, dtype=compute_in(base), quantization_config=nf4)
+    for module in model.modules():  # else a CPU with AVX512-bf16 multiplies in bf16, though float32 is asked for
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
     return PeftModel.from_pretrained(model, adapter).eval()
 
 

@@ -125,6 +125,18 @@ def place_in(model, layer=0, vocabulary=90):
     return find_place(model, decoder_layers(model), layer, ids)
 
 
+def test_a_place_is_found_by_products_in_float64(monkeypatch):
+    """A GPU rounds float32 products to TF32 where its environment says so; 1e-3 would then be too fine."""
+    widths = []
+    real = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, *rest: widths.append(x.dtype) or real(x, *rest))
+    place = place_in(tiny("llama"))
+    ran, tried = widths[: 3 * 7], widths[3 * 7 :]
+    assert place.path == "mlp.down_proj"
+    assert set(ran) == {torch.float32}
+    assert set(tried) == {torch.float64}
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt_neox", "phi", "gpt2"])
 def test_a_change_of_the_projection_is_a_change_of_the_state_and_nothing_else(family):
     """Attention before the feed-forward part and beside it, with a bias and without, stored (out, in) and (in, out)."""

@@ -46,7 +46,7 @@ def app():
         ("user", 1, "error: the file a.json is torn\n"),
         ("usage", 2, "error: --n 0 is no size\n"),
         ("os", 1, "error: a.txt: No such file or directory\n"),
-        ("memory", 1, "error: out of memory; a smaller --batch-size or --length needs less\n"),
+        ("memory", 1, "error: out of memory\n"),
         ("stop", 130, "error: interrupted\n"),
     ],
 )

@@ -24,8 +24,9 @@ from eval.answers.parsing import parse_letter, parse_value
 from eval.answers.values import parse_gold
 from eval.asking.tasks import TaskPlan
 from eval.asking.trees import Asked, plain_tokens
-from eval.asking.walk import Way, choose_way, out_of_memory, score
+from eval.asking.walk import Way, choose_way, score
 from prune.errors import RegrowthError
+from prune.out_of_memory import is_out_of_memory
 from prune.terminal import Progress
 from prune.walking import Route
 
@@ -197,7 +198,7 @@ class Scorer(HFLM):
             if choose_way(self.model, asked).name != "tree":
                 return None
         except (RegrowthError, MemoryError, RuntimeError) as error:  # no finite answers, say, or no room
-            if isinstance(error, RegrowthError) or out_of_memory(error):
+            if isinstance(error, RegrowthError) or is_out_of_memory(error):
                 return None  # HFLM will tell, or do with smaller batches
             raise
         told = [False] * len(asked)
@@ -227,7 +228,7 @@ class Scorer(HFLM):
             try:
                 return work()
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             size = int(self.batch_size)
             if size == 1:

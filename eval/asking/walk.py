@@ -17,6 +17,7 @@ import torch
 from eval.asking.trees import Asked, Row, pack_chains, pack_trees
 from prune.batching import plan_batches
 from prune.errors import RegrowthError
+from prune.out_of_memory import is_out_of_memory
 from prune.walking import Route, Walk, walking
 
 BATCH_TOKENS = 1024  # of one batch, padding included
@@ -101,7 +102,7 @@ def score(
                     keep(answers)
                     advance(sum(len(row.asked) for row in some))
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 batch_tokens = _halved(batch_tokens, max(map(len, rows)), answers)
     return answers
@@ -128,13 +129,6 @@ def choose_way(model: Any, requests: Sequence[Asked]) -> Way:
         f"{type(model).__name__} cannot be swept: walking its layers does not give its own answers ({why[-1]}); "
         "cut the variants with `prune cut` and use `evaluate compare`"
     )
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "allocate memory" in str(error) or "out of memory" in str(error)
 
 
 def _halved(batch_tokens: int, longest: int, answers: Answers) -> int:
@@ -271,7 +265,7 @@ def _misses(model: Any, requests: Sequence[Asked], way: Way, truth: Sequence[flo
     try:
         found = score(model, requests, [Route()], way=way).logprob[0, : len(truth)]
     except (RegrowthError, TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError) as error:
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         lines = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {lines[0][:120]}"

@@ -1,0 +1,229 @@
+"""Training steps by the project's own loop, tree, loss and adapters, on a model of random weights."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.gpu_steps.measuring import GIB, PEAK_FLOPS, Machine, failure_note, measured, row
+from bench.gpu_steps.random_models import random_model
+from bench.gpu_steps.shapes import CUTS, SHAPES, config_of, kept_layers, large, model_shape, small
+from heal import chunks
+from heal.settings import DistillSettings, Running, Settings
+
+_WARM_UP = 2  # steps whose time and memory are not counted
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to heal. The defaults are those of `heal`; the last three change what no option changes.
+
+    tf32: float32 products, those of the adapters, in TF32. autocast: adapters under bf16 autocast. logits: how many are
+    made at once.
+    """
+
+    what: str
+    method: str = "qlora"
+    rows: int = 4
+    length: int = 512
+    checkpointing: bool = True
+    targets: str = "feed-forward"
+    steps: int = 6
+    tf32: bool = False
+    autocast: bool = False
+    logits: int = chunks.LOGITS_AT_ONCE
+
+    def scaled(self, machine: Machine) -> Way:
+        if not machine.tiny:
+            return self
+        return replace(self, rows=min(self.rows, 2), length=32, steps=_WARM_UP + 2)
+
+
+def healing_8b(machine: Machine) -> None:
+    """24 of 32 layers: the defaults, then one thing changed at a time; 4, 16 and 8 bits."""
+    plain = {"checkpointing": False}
+    many = {"rows": 16, **plain}
+    heal_all(machine, small(machine), 4, [
+        Way("qlora, defaults"),
+        Way("distill, defaults", "distill"),
+        Way("qlora, no checkpointing", **plain),
+        Way("qlora, TF32", tf32=True),
+        Way("qlora, adapters in bf16", autocast=True),
+        Way("qlora, 16 rows, no checkpointing", **many),
+        Way("qlora, 16 rows, no checkpointing, adapters in bf16", **many, autocast=True),
+        Way("distill, 16 rows, no checkpointing", "distill", **many),
+        Way("distill, 2^27 logits at once", "distill", logits=1 << 27),
+        Way("distill, all of these", "distill", **many, autocast=True, logits=1 << 27),
+        Way("distill after-cut", "distill", targets="after-cut"),
+        Way("qlora, 1 x 4096", rows=1, length=4096),
+        Way("qlora, 1 x 8192", rows=1, length=8192),
+    ])  # fmt: skip
+    heal_all(machine, small(machine), 16, [
+        Way("qlora, 16 rows, no checkpointing", **many),
+        Way("distill, 16 rows, no checkpointing", "distill", **many),
+    ])  # fmt: skip
+    heal_all(machine, small(machine), 8, [Way("qlora, defaults")])
+
+
+def healing_70b(machine: Machine) -> None:
+    """48 of 80 layers in 4 bits: does it fit, and how fast is it?"""
+    heal_all(machine, large(machine), 4, [
+        Way("distill, defaults", "distill", steps=5),
+        Way("distill, 1 x 2048", "distill", rows=1, length=2048, steps=5),
+        Way("qlora, defaults", steps=5),
+        Way("distill, 16 rows", "distill", rows=16, steps=4),
+    ][: machine.pick(1, None)])  # fmt: skip
+
+
+def heal_all(machine: Machine, shape: str, bits: int, ways: list[Way]) -> None:
+    with measured(machine, f"random weights of {shape}, {bits} bits"):
+        full = random_model(machine, shape, bits)
+    for way in ways:
+        _heal(machine, full, shape, bits, way.scaled(machine))
+
+
+class RandomRows:
+    """Packed rows of random documents in place of `heal.streams.Mixed`; notes when each step begins."""
+
+    ended: tuple[str, ...] = ()
+
+    def __init__(self, machine: Machine, length: int, vocabulary: int) -> None:
+        self.machine, self.length, self.tokens = machine, length, min(vocabulary, 30000)
+        self.random = random.Random(0)
+        self.begun: list[float] = []
+
+    def take(self, count: int) -> list[Any]:
+        from heal.packing import pack
+
+        self.machine.wait()
+        self.begun.append(time.monotonic())
+        if len(self.begun) == _WARM_UP + 1 and self.machine.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        rows: list[Any] = []
+        while len(rows) < count:
+            sizes = [self.random.randrange(60, 400) for _ in range(64)]
+            documents = [[self.random.randrange(3, self.tokens) for _ in range(size)] for size in sizes]
+            rows += pack(documents, self.length, bos=1, eos=2)
+        return rows[:count]
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def step_seconds(self) -> float:
+        """Median of the steps after the first ones; the last has no step after it that ends its time."""
+        seconds = [after - before for before, after in zip(self.begun, self.begun[1:], strict=False)]
+        return statistics.median(seconds[_WARM_UP:])
+
+
+def _heal(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> None:
+    """A few training steps of a student over the tensors of `full`, and their row."""
+    from heal.budget import flops_per_token
+
+    budget = _budget(machine, shape, bits, way)
+    what = f"{way.what} ({bits} bits, {way.rows} x {way.length})"
+    machine.forget()
+    try:
+        seconds = _train(machine, full, shape, bits, way)
+    except Exception as error:
+        traceback.print_exc()
+        row(what, **machine.peaks(), budget=budget, **failure_note(error))
+        return
+    tokens = way.rows * way.length
+    flops = flops_per_token(model_shape(shape), _job(machine, shape, bits, way))
+    share = f"{flops * tokens / seconds / PEAK_FLOPS:.0%}"
+    row(what, seconds=seconds, rate=tokens / seconds, share=share, **machine.peaks(), budget=budget)
+
+
+def _train(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> float:
+    """Seconds of a step."""
+    from heal.adapters import add_adapter, find_targets
+    from heal.checkpoints import Checkpoints
+    from heal.curve import Losses
+    from heal.distilling import attach_distillation, shared_prefix
+    from heal.head import attach_loss
+    from heal.loop import run
+    from heal.schedule import plan_steps
+    from heal.shared import build_student
+    from prune.terminal import Progress
+
+    kept, start = kept_layers(shape), CUTS[shape][0]
+    kind = DistillSettings if way.method == "distill" else Settings
+    settings = kind(
+        length=way.length, batch_size=way.rows, accumulate=1, rank=_rank(machine), targets=way.targets, bits=bits,
+        dtype="bfloat16", checkpointing=way.checkpointing, eval_every=10**6,
+    )  # fmt: skip
+    student = build_student(full, config_of(shape, len(kept)), kept, {})
+    targets = find_targets(student, way.targets, cut=start)
+    if isinstance(settings, DistillSettings):
+        prefix = shared_prefix(targets, start, student, full)
+        attach_distillation(student, full, kept=kept, prefix=prefix, cut=start, settings=settings)
+    else:
+        attach_loss(student)
+    torch.manual_seed(0)
+    adapted = add_adapter(student, targets, rank=settings.rank, alpha=settings.rank, dropout=0.05, base="random")
+    if way.checkpointing and targets.first == 0:
+        adapted.enable_input_require_grads()
+    schedule = plan_steps(way.steps * way.rows * way.length, length=way.length, batch_size=way.rows, accumulate=1)
+    rows = RandomRows(machine, way.length, SHAPES[shape]["vocab_size"])
+    with tempfile.TemporaryDirectory(dir=machine.work) as folder, _changed(machine, student, way):
+        checkpoints = Checkpoints(Path(folder) / "adapter")
+        with checkpoints.open():
+            run(
+                adapted, rows, schedule, measure=lambda wrapper: Losses(1.0, {"none": 1.0}), settings=settings,
+                running=Running(save_every=10**6), checkpoints=checkpoints, start=None, bar=Progress(),
+            )  # fmt: skip
+    return rows.step_seconds
+
+
+@contextmanager
+def _changed(machine: Machine, student: Any, way: Way) -> Iterator[None]:
+    """What no option of `heal` changes, changed for a block."""
+    usual = chunks.LOGITS_AT_ONCE, torch.backends.cuda.matmul.allow_tf32
+    forward = student.forward
+
+    def in_bf16(**batch: Any) -> Any:
+        with torch.autocast(machine.device, dtype=torch.bfloat16):
+            return forward(**batch)
+
+    chunks.LOGITS_AT_ONCE, torch.backends.cuda.matmul.allow_tf32 = way.logits, way.tf32
+    if way.autocast:
+        student.forward = in_bf16
+    try:
+        yield
+    finally:
+        chunks.LOGITS_AT_ONCE, torch.backends.cuda.matmul.allow_tf32 = usual
+
+
+def _rank(machine: Machine) -> int:
+    return int(machine.pick(4, 64))
+
+
+def _job(machine: Machine, shape: str, bits: int, way: Way) -> Any:
+    from heal.budget import Job
+
+    role, _, after_cut = ("all:after-cut" if way.targets == "after-cut" else way.targets).partition(":")
+    return Job(
+        method=way.method, kept=kept_layers(shape), first=CUTS[shape][0] if after_cut else 0, bits=bits, role=role,
+        rank=_rank(machine), dropout=0.05, length=way.length, batch_size=way.rows, checkpointing=way.checkpointing,
+        cuda=machine.cuda,
+    )  # fmt: skip
+
+
+def _budget(machine: Machine, shape: str, bits: int, way: Way) -> float:
+    """What `heal budget` expects of a step, in GiB. Here qlora's student stands on the whole model too."""
+    from heal.budget import memory_of
+
+    job = _job(machine, shape, bits, way)
+    step, held = memory_of(model_shape(shape), job), memory_of(model_shape(shape), replace(job, method="distill"))
+    return (step.step + held.weights + held.quantisation - step.weights - step.quantisation) / GIB

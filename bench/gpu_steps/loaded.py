@@ -1,0 +1,124 @@
+"""Steps on a checkpoint of random weights: loading, scan, check, sweep, generation; and the scan layer by layer."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+
+from bench.gpu_steps.measuring import Machine, measured
+from bench.gpu_steps.random_models import checkpoint_on_disk, random_windows, random_words, write_questions
+from bench.gpu_steps.shapes import CUTS, SHAPES, forward_flops, model_shape, small
+
+
+def loaded(machine: Machine) -> None:
+    from prune.models import Source, load_model, load_tokenizer
+
+    folder, _ = checkpoint_on_disk(machine)
+    source = Source(folder, "random")
+    size = f"{model_shape(small(machine)).stored_bytes / 1e9:.1f} GB"
+    with measured(machine, "load to memory, then to the device") as facts:
+        model = load_model(source, dtype="auto", device="cpu").to(machine.device)
+        facts["note"] = size
+    del model
+    with measured(machine, "load, as every command does") as facts:
+        model = load_model(source, dtype="auto", device=machine.device)
+        facts["note"] = size
+    tokenizer = load_tokenizer(source)
+    _scans(machine, model)
+    _check(machine, model)
+    _sweeps(machine, model, tokenizer)
+    _generation(machine, model, tokenizer)
+
+
+def _scans(machine: Machine, model: Any) -> None:
+    from prune import states
+    from prune.batching import padded
+    from prune.scanning import measure
+    from prune.states import decoder_of
+
+    count, length = machine.pick((4, 64), (64, 1024))
+    windows = random_windows(machine, count, length)
+    few = windows[: machine.pick(2, 8)]
+    token_flops = forward_flops(small(machine), length)
+    decoder = decoder_of(model)
+
+    @torch.no_grad()
+    def bare() -> None:
+        for first in range(0, count, 16):
+            ids, mask = (part.to(machine.device) for part in padded(windows[first : first + 16]))
+            decoder(input_ids=ids, attention_mask=mask, use_cache=False)
+
+    bare()
+    with measured(machine, "bare decoder pass", count * length, count * length * token_flops):
+        bare()
+    with measured(machine, "scan --tokens last", count * length, count * length * token_flops):
+        measure(model, windows, tokens="last")
+    usual = states._BLOCK_VALUES
+    for values in (usual, 1 << 27):
+        states._BLOCK_VALUES = values
+        with measured(machine, f"scan --tokens all, blocks of {values:,} values", len(few) * length):
+            measure(model, few, tokens="all")
+    states._BLOCK_VALUES = usual
+
+
+def _check(machine: Machine, model: Any) -> None:
+    from prune.checking import check_candidates
+
+    start, n = CUTS[small(machine)]
+    candidates = [tuple(range(at, at + n)) for at in range(SHAPES[small(machine)]["num_hidden_layers"] - n)]
+    windows = random_windows(machine, *machine.pick((4, 64), (32, 256)))
+    with measured(machine, "check before a cut", sum(map(len, windows))) as facts:
+        checked = check_candidates(model, windows, candidates, tuple(range(start, start + n)))
+        facts["note"] = f"{checked.screened} candidates, {checked.passes:.2f} plain passes"
+
+
+def _sweeps(machine: Machine, model: Any, tokenizer: Any) -> None:
+    from eval.asking.tasks import plan_tasks
+    from eval.sweeps.bank import AnswerTask, Prompting
+    from eval.sweeps.plan import plan_sweep
+    from eval.sweeps.sweeping import walk_questions
+
+    folder = machine.work / "questions"
+    write_questions(folder, machine.pick(2, 100))
+    tasks = [AnswerTask(task) for task in plan_tasks(folder, "medical,math") if task.protocol == "choice"]
+    layers = SHAPES[small(machine)]["num_hidden_layers"]
+    for sizes, batch in machine.pick([("0-2", 1024)], [("0-15", 1024), ("0-15", 8192), ("0", 1024)]):
+        plan = plan_sweep(layers, sizes=sizes, rule="deepest", best=None)
+        with measured(machine, f"sweep of sizes {sizes}, batches of {batch} tokens") as facts:
+            walked = walk_questions(
+                model, tokenizer, plan, tasks, Prompting(), max_length=2048, batch_tokens=batch, shown=False
+            )
+            facts["note"] = f"way {walked.way.name}, {walked.answers.read} tokens read"
+
+
+def _generation(machine: Machine, model: Any, tokenizer: Any) -> None:
+    from lm_eval.api.instance import Instance
+
+    from eval.asking.harness import Scorer
+    from prune.terminal import Progress
+
+    draw, new = random.Random(4), machine.pick(4, 64)
+    prompts = [random_words(draw, 100, 101) for _ in range(machine.pick(2, 64))]
+    how = {"until": ["\n\n"], "max_gen_toks": new, "do_sample": False}
+    for batch in machine.pick((2,), (8, 64)):
+        scorer = Scorer(model, tokenizer, batch_size=batch, max_length=2048, bar=Progress())
+        requests = [Instance("generate_until", doc={}, arguments=(prompt, dict(how)), idx=0) for prompt in prompts]
+        with measured(machine, f"generation in batches of {batch}", len(prompts) * new) as facts:
+            scorer.generate_until(requests)
+            facts["note"] = "new tokens a second, if no answer ended early"
+
+
+def streamed(machine: Machine) -> None:
+    from prune.models import Source
+    from prune.streaming import Timing, measure_streamed
+
+    folder, _ = checkpoint_on_disk(machine)
+    count, length, size = machine.pick((4, 64, 2), (64, 1024, 16))
+    windows = random_windows(machine, count, length)
+    share = [(number, list(range(first, first + size))) for number, first in enumerate(range(0, count, size))]
+    timing, tokens = Timing(), count * length
+    with measured(machine, "scan layer by layer", tokens, tokens * forward_flops(small(machine), length)) as facts:
+        measure_streamed(Source(folder, "random"), windows, share, device=machine.device, timing=timing)
+        facts["note"] = f"read {timing.read:.1f} s, compute {timing.compute:.1f} s, wall {timing.wall:.1f} s"

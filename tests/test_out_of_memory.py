@@ -1,0 +1,91 @@
+"""Memory that runs out, wherever it does: one line that says what needs less, and blames nothing else."""
+
+import errno
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from eval.cli import app as evaluate
+from heal.cli import app as heal
+from prune.cli import app as prune
+from prune.models import load_model, locate
+from prune.out_of_memory import describe_out_of_memory, is_out_of_memory
+
+CUDA = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.64 GiB of which 1.12 GiB is free."
+)
+SWEEP = ["M", "--data", "d", "--domains", "medical", "--out", "o"]
+ERRORS = [
+    torch.OutOfMemoryError(CUDA),
+    MemoryError(),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GiB)"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_every_kind_is_known(error):
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shapes differ"),
+        OSError("libgomp.so: cannot allocate memory in static TLS block"),
+        OSError(errno.ENOSPC, "No space left"),
+        KeyError("a"),
+    ],
+)
+def test_other_errors_are_not_taken_for_it(error):
+    assert not is_out_of_memory(error)
+
+
+def test_only_what_is_not_done_already_is_advised():
+    options = {"--batch-size": 1, "--length": 512, "--bits": 4, "--device": "auto", "--out": "x"}
+    assert describe_out_of_memory(torch.OutOfMemoryError(CUDA), options) == (
+        "out of memory (2.00 GiB more did not fit); what needs less: a smaller --length, --device cpu"
+    )
+    assert describe_out_of_memory(MemoryError(), {"--device": "auto"}) == "out of memory"  # it is the CPU's
+
+
+@pytest.mark.parametrize(
+    ("app", "words", "function", "advised", "not_advised"),
+    [
+        (heal, ["qlora", "M", "--out", "o"], "heal.training.qlora", ["--batch-size", "--length"], ["--bits"]),
+        (heal, ["qlora", "M", "--out", "o", "--bits", "16"], "heal.training.qlora", ["--bits 4"], ["--max-length"]),
+        (heal, ["qlora", "M", "--out", "o", "--no-checkpointing"], "heal.training.qlora", ["--checkpointing"], []),
+        (heal, ["merge", "A", "--out", "o"], "heal.merging.merge", ["--no-check", "--device cpu"], ["--batch-size"]),
+        (prune, ["scan", "M", "--out", "o"], "prune.scanning.scan", ["--max-memory", "--load-in-4bit"], ["--bits"]),
+        (prune, ["cut", "M", "--n", "2", "--out", "o"], "prune.planning.plan_cut", ["--verify 0"], ["--max-memory"]),
+        (evaluate, ["sweep", *SWEEP], "eval.sweeps.sweeping.sweep", ["--batch-tokens"], ["--batch-size"]),
+    ],
+)
+def test_a_command_names_options_of_its_own(monkeypatch, app, words, function, advised, not_advised):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError(CUDA)
+
+    monkeypatch.setattr(function, fail)
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: out of memory (2.00 GiB more did not fit); what needs less: ")
+    assert "bug" not in line
+    assert all(option in line for option in advised), line
+    assert not any(option in line for option in not_advised), line
+    options = {option for parameter in typer.main.get_command(app).commands[words[0]].params
+               for option in (*parameter.opts, *parameter.secondary_opts)}  # fmt: skip
+    assert {word for word in line.replace(",", " ").split() if word.startswith("--")} <= options
+
+
+def test_a_model_that_does_not_fit_is_no_damaged_checkpoint(monkeypatch, tiny_llama):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError(CUDA)
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_model(locate(tiny_llama))
