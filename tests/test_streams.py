@@ -58,6 +58,18 @@ def test_documents_go_on_where_they_stopped(kind, tmp_path):
         assert first + places(Documents(str(path), state=state)) == whole
 
 
+def test_a_dump_without_blank_lines_goes_on_at_any_document(tmp_path):
+    path = tmp_path / "dump.txt"
+    path.write_text("First.\n\n" + "\n".join(sentences(150)) + "\n\nAnother one.\n\n" + "\n".join(sentences(120)))
+    whole = places(Documents(str(path)))
+    assert len(whole) > 15
+    for count in range(len(whole) + 1):
+        reader = Documents(str(path))
+        first = places(islice(reader, count))
+        state = json.loads(json.dumps(reader.state()))
+        assert first + places(Documents(str(path), state=state)) == whole
+
+
 def test_a_folder_goes_on_in_the_file_where_it_stopped(tmp_path):
     for index, kind in enumerate(["jsonl", "parquet", "txt"]):
         (tmp_path / str(index)).mkdir()
