@@ -123,9 +123,8 @@ def _file_rows(path: Path, field: str, row: int, at: Any) -> Iterator[_Found]:
             if path.suffix == ".txt":
                 begin, split = at or [0, False]
                 file.seek(begin)
-                for text, after in _paragraph_documents(_lines(file, begin), split):
-                    yield text, row, after
-                    row += 1
+                for number, (text, end) in enumerate(_paragraph_documents(_lines(file, begin), split), row):
+                    yield text, number, end
                 return
             file.seek(at or 0)
             for line, after in _lines(file, at or 0):
