@@ -76,8 +76,15 @@ def words_in(text):
     return re.findall(r"[^\W_]{2,}", text)
 
 
-def bill_document(folder):
+@pytest.fixture(scope="module")
+def bill(tmp_path_factory):
+    """A folder with a bill of three models."""
+    folder = tmp_path_factory.mktemp("bill") / "bill"
     write_bill(folder, n=60)
+    return folder
+
+
+def bill_document(folder):
     return json.loads((folder / "comparison.json").read_text())
 
 
@@ -108,20 +115,20 @@ TRIED = {"layer": 13, "kind": "matrix", "objective": "magnitudes", "ridge": 1e-4
 TRIED["left_over"] = 0.4
 
 
-def sweep_tables_of_three_tasks(_folder, _sample):
+def sweep_tables_of_three_tasks(_bill, _sample):
     document = sweep_document(layers=8, sizes="0-3", n=40)
     document["how"] |= {"tokens": 10, "tokens_one_by_one": 20}
     return sweep_tables(document)
 
 
-def one_run(folder, _sample):
-    document = bill_document(folder / "bill")
+def one_run(bill, _sample):
+    document = bill_document(bill)
     rows = [row for row in document["rows"] if row["versus"] is None]
     return run_tables({**document, "rows": rows, "settings": document["models"][0]["settings"]})
 
 
 ALL_TABLES = {
-    "compare": lambda folder, _: comparison_table(bill_document(folder / "bill")),
+    "compare": lambda bill, _: comparison_table(bill_document(bill)),
     "run": one_run,
     "sweep": sweep_tables_of_three_tasks,
     "domains": lambda *_: domains_table(list_domains()),
@@ -134,9 +141,9 @@ ALL_TABLES = {
 
 
 @pytest.mark.parametrize("name", ALL_TABLES)
-def test_no_word_is_broken_at_80_columns(name, tmp_path, sample_model):
+def test_no_word_is_broken_at_80_columns(name, bill, sample_model):
     """What a wide terminal shows in words and numbers, a narrow one shows in the same words and numbers."""
-    table = ALL_TABLES[name](tmp_path, sample_model.parent)
+    table = ALL_TABLES[name](bill, sample_model.parent)
     wide, narrow = (printed([table], width) for width in (400, 80))
     assert max(map(len, narrow.splitlines())) <= 80
     assert "…" not in narrow
@@ -163,8 +170,8 @@ def test_a_table_that_does_not_fit_is_split_and_repeats_its_first_column():
     assert shown.count("(continued)") == shown.count("Many") - 1
 
 
-def test_the_smallest_loss_that_could_have_shown_is_said(tmp_path):
-    document = bill_document(tmp_path / "bill")
+def test_the_smallest_loss_that_could_have_shown_is_said(bill):
+    document = bill_document(bill)
     told = smallest_losses([row_from(raw) for raw in document["rows"]])
     found = re.search(r"math generation (\d+)", told)
     widths = [
@@ -173,6 +180,6 @@ def test_the_smallest_loss_that_could_have_shown_is_said(tmp_path):
         if raw["versus"] and (raw["domain"], raw["protocol"]) == ("math", "generation")
     ]
     assert int(found[1]) == round(max(widths))
-    assert told in (tmp_path / "bill" / "comparison.md").read_text()
+    assert told in (bill / "comparison.md").read_text()
     assert told in " ".join(printed([comparison_table(document)], 80).split())
     assert smallest_losses([]) == ""
