@@ -51,7 +51,7 @@ def cut_command(
     ] = None,
     field: Annotated[str, typer.Option("--field", help="Field of .jsonl and .parquet rows with the text.")] = "text",
     samples: Annotated[int, typer.Option("--samples", help="Samples to scan, each a window of one document.")] = 256,
-    length: Annotated[int, typer.Option("--length", help="Most tokens of a document to scan.")] = 1024,
+    length: Annotated[int, typer.Option("--length", help="Most tokens of a sample, BOS included.")] = 1024,
     seed: Annotated[int, typer.Option("--seed", help="Draws the samples to scan.")] = 0,
     verify: Annotated[
         int | None,

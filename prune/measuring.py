@@ -18,7 +18,6 @@ LENGTH = 256  # most tokens of a window of the check: many short windows say mor
 LOSS_SHARE = 8  # greedy removal, whose every step tries every layer, takes this part of the check's text
 CHECKED = 4  # candidates that are checked by default
 VERIFY_TOKENS = 8192
-FEW_TOKENS = 1024  # a check on fewer says little
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,8 @@ class Measured:
 
     def warning(self) -> str:
         """One line where the held-out text is short, that says what to do; else empty."""
+        from prune.sampling import FEW_TOKENS
+
         tokens = sum(map(len, self.windows))
         if tokens >= FEW_TOKENS:
             return ""

@@ -14,6 +14,8 @@ from prune.text import POOL, SHORTEST, Window, iter_windows, read_documents
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+FEW_TOKENS = 1024  # of held-out text; fewer say little
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -70,7 +72,8 @@ def draw_held_out(
 
     Returns:
         The samples, in equal shares from all sources, and whether they are held out: documents that were not read
-        come first, then what is unread of longer ones; where nothing is, the first documents are taken again.
+        come first, then what is unread of longer ones; where that is under 1,024 tokens and less than asked, the first
+        documents are taken again.
 
     Raises:
         TextError: a source is missing, empty or too short.
@@ -82,10 +85,16 @@ def draw_held_out(
         windows = partial(iter_windows, documents, tokenizer, seed=_seed(seed, index))
         read = list(islice(windows(length=skip_length or length), share))
         found = list(_first(windows(length=length, read=read), wanted))
-        if not found:
-            found, apart = list(_first(windows(length=length), wanted)), False
+        if read and _tokens(found) < min(wanted, FEW_TOKENS):
+            again = list(_first(windows(length=length), wanted))
+            if _tokens(again) > _tokens(found):
+                found, apart = again, False
         drawn.append(_samples(found, index, sources))
     return [sample for row in _turns(drawn) for sample in row], apart
+
+
+def _tokens(windows: Iterable[Window]) -> int:
+    return sum(len(window.ids) for window in windows)
 
 
 def _seed(seed: int, source: int) -> int | list[int]:

@@ -303,6 +303,9 @@ def test_held_out_text_of_one_long_document_is_what_the_scan_left(tmp_path):
     assert 400 <= sum(len(sample.ids) for sample in held) <= 465
     spent = {token for sample in drawn for token in sample.ids[1:]}
     assert spent.isdisjoint(token for sample in held for token in sample.ids[1:])
+    held, apart = draw_held_out([path], Words(), tokens=400, length=65, seed=0, skip=60, skip_length=33)
+    assert not apart  # 80 tokens are left, which say little: the first are taken again
+    assert sum(len(sample.ids) for sample in held) >= 400
     with pytest.raises(TextError, match="8 tokens or more"):
         draw_held_out([source(tmp_path, "b.jsonl", [[5, 6]])], Words(), tokens=50, length=16, seed=0)
 
