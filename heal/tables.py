@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from eval.rich_tables import FittedTable
+from prune.fitted_table import FittedTable
 
 
 def curve(document: dict[str, Any], out: Path) -> FittedTable:

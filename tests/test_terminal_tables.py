@@ -11,7 +11,6 @@ from rich.console import Console
 
 from eval.bill import row_from
 from eval.questions.listing import domains_table, list_domains, manifest_table
-from eval.rich_tables import FittedTable
 from eval.sweeps.tables import sweep_tables
 from eval.tables import comparison_table, run_tables, smallest_losses
 from eval.thinking.bill import bill_thinking
@@ -20,6 +19,7 @@ from eval.unparsed import unparsed_warnings
 from heal.budget_table import tables as budget_tables
 from heal.budgeting import plan_budget
 from heal.tables import curve, patched
+from prune.fitted_table import FittedTable
 from recipes.cli import app as recipes
 
 
