@@ -1,9 +1,11 @@
-"""Tables for a terminal: words may break over lines, numbers with their intervals never do."""
+"""Tables of the bill for a terminal: which columns are words, and how a table is explained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from prune.fitted_table import FittedTable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -12,17 +14,8 @@ _WORDS = ("questions", "model", "text", "task", "metric", "loss in", "loss in A 
 
 
 def rich_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
-    """A table of plain cells; where a terminal is narrow, its columns of words give way."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in head:
-        words = name in _WORDS
-        table.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=not words)
-    for row in rows:
-        table.add_row(*row)
-    return table
+    """A table of plain cells; where a terminal is narrow, its columns of words give way, and then it is split."""
+    return FittedTable(title, head, rows, words=frozenset(_WORDS))
 
 
 def legend(words: str) -> RenderableType:

@@ -79,6 +79,23 @@ def _kept(versus: Versus) -> str:
     return share if found is None else f"{share} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
 
+def smallest_losses(rows: Sequence[Row]) -> str:
+    """How large a loss of accuracy must be to show beyond doubt, by domain and protocol; "" where nothing is compared.
+
+    It is the upper half of the paired interval, that of the model whose interval is widest: a loss of more points than
+    that has an interval that excludes 0.
+    """
+    widths: dict[str, float] = {}
+    for row in rows:
+        if row.versus is not None:
+            found, name = row.versus.accuracy_difference, f"{row.domain} {row.protocol}"
+            widths[name] = max(widths.get(name, 0.0), found.high - found.estimate)
+    if not widths:
+        return ""
+    told = ", ".join(f"{name} {100 * width:.0f}" for name, width in widths.items())
+    return f"Smallest loss of accuracy that these questions could show, in points: {told}. More questions show less."
+
+
 def prose_cells(row: ProseRow) -> list[str]:
     """Held-out loss of one model."""
     changes = [
@@ -151,6 +168,7 @@ def markdown(document: dict[str, Any]) -> str:
     rows = [row_from(raw) for raw in document["rows"]]
     if rows:
         lines += markdown_table((*SCORES, *CHANGES), [score_cells(r) + change_cells(r) for r in rows])
+        lines += ["", told] if (told := smallest_losses(rows)) else []
     lines += thinking_markdown(document["thinking"])
     for title, head, cells in _parts(document):
         lines += ["", f"{title}:", "", *markdown_table(head, cells)]
@@ -214,6 +232,7 @@ def comparison_table(document: dict[str, Any]) -> RenderableType:
                 ("model", *CHANGES),
                 _grouped_changes(rows),
             ),
+            Text(smallest_losses(rows)),
             legend(HOW_TO_READ),
         ]
     parts += thinking_tables(document["thinking"])

@@ -61,7 +61,7 @@ def plan_budget(
             full = read_shape(plan.model, revision=plan.commit)
         except CheckpointError as error:
             raise CheckpointError(
-                f"distillation keeps the model that {model} was cut from, and it is not to be had ({error}); name that "
+                f"distillation keeps the model that {model} was cut from, and it cannot be found ({error}); give that "
                 "model in its place, with --n and --start"
             ) from None
         shape, kept = replace(full, name=f"{shape.name} and {full.name}"), plan.kept

@@ -66,7 +66,7 @@ def merge(
         The merged model's heal.json: the adapter's, with a part `merge`.
 
     Raises:
-        UsageError: another `base`, or text to measure on that is not to be had.
+        UsageError: another `base`, or text to measure on that cannot be read.
         CheckpointError: no adapter of ours, a base that cannot be found, or that is not the one it was trained on; or
             logits further apart than rounding explains (the checkpoint is written all the same).
     """
@@ -159,7 +159,7 @@ def base_of(adapter: str | Path, document: dict[str, Any], config: dict[str, Any
     try:
         source = locate(model or config["base_model_name_or_path"], revision=commit)
     except CheckpointError as error:
-        raise CheckpointError(f"the base of {adapter} is not to be had ({error}); name it with --model") from None
+        raise CheckpointError(f"the base of {adapter} cannot be found ({error}); give it with --model") from None
     if weights_sha256(source.folder) != document["base"]["weights_sha256"]:
         raise CheckpointError(
             f"{adapter} was trained on {document['base']['model']}, and {source.name} is another model (or has changed "

@@ -59,7 +59,7 @@ def adapter_only(
     Raises:
         CheckpointError: the base was not cut by `prune cut`, was changed since, or is of a family that peft's
             `layer_replication` does not give exactly; the message says which.
-        UsageError: text to check on is not to be had.
+        UsageError: text to check on cannot be read.
     """
     folder, document, config = open_adapter(adapter)
     out = check_free(out, overwrite=overwrite)
@@ -69,7 +69,7 @@ def adapter_only(
     try:
         whole = locate(full or plan.model, revision=None if full else plan.commit)
     except CheckpointError as error:
-        raise CheckpointError(f"the model that was cut is not to be had ({error}); name it with --full") from None
+        raise CheckpointError(f"the model that was cut cannot be found ({error}); give it with --full") from None
     _refuse_changed(whole, pruned, shown)
     refuse_layout(whole, pruned, plan)
     facts = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from prune.fitted_table import FittedTable
 
 
-def curve(document: dict[str, Any], out: Path) -> Table:
+def curve(document: dict[str, Any], out: Path) -> FittedTable:
     """Losses over the steps, and what the run cost."""
     loss, peak = document["held_out_loss"], document["peak_memory"]
     caption = (
@@ -23,19 +23,18 @@ def curve(document: dict[str, Any], out: Path) -> Table:
         caption += f"; ended at step {ended['step']}, for {why}"
     if ended["kept_step"] != ended["step"]:
         caption += f"; the adapter is that of step {ended['kept_step']}"
-    table = Table(title="Healing: loss in nats per token", caption=caption)
     texts = [one["name"] for one in document["held_out"]["texts"]]
     several = texts if len(texts) > 1 else []
-    for name in ("step", "tokens", "training loss", "held-out loss", *several):
-        table.add_column(name, justify="right")
+    rows = []
     for point in document["curve"]:
         trained = "" if point["loss"] is None else f"{point['loss']:.4f}"
         losses = (f"{loss:.4f}" for loss in (point["held_out_loss"], *(point["texts"][name] for name in several)))
-        table.add_row(str(point["step"]), f"{point['tokens']:,}", trained, *losses)
-    return table
+        rows.append([str(point["step"]), f"{point['tokens']:,}", trained, *losses])
+    head = ("step", "tokens", "training loss", "held-out loss", *several)
+    return FittedTable("Healing: loss in nats per token", head, rows, words=frozenset(), caption=caption)
 
 
-def patched(document: dict[str, Any], out: Path) -> Table:
+def patched(document: dict[str, Any], out: Path) -> FittedTable:
     """The candidates of a patch, and which of them were kept."""
     loss, won = document["held_out_loss"], document["won_back"]
     share = "" if won is None else f", {won:.0%} of the loss won back"
@@ -43,17 +42,17 @@ def patched(document: dict[str, Any], out: Path) -> Table:
         f"{out}: held-out loss {loss['before']:.3f} -> {loss['after']:.3f} (full model {loss['full']:.3f}){share}; "
         f"{document['seconds']:.0f} s"
     )
-    table = Table(title="Patch: candidates, loss on text apart in nats per token", caption=caption)
-    for name in ("layer", "kind", "objective", "ridge", "massive tokens", "loss", "squares left", ""):
-        table.add_column(name, justify="left" if name in ("kind", "objective", "") else "right")
+    head = ("layer", "kind", "objective", "ridge", "massive tokens", "loss", "squares left", "")
+    rows = []
     for fold in document["folds"]:
-        table.add_row(str(fold["layer"]), "none", "", "", "", f"{fold['loss_without']:.4f}", "", "")
+        rows.append([str(fold["layer"]), "none", "", "", "", f"{fold['loss_without']:.4f}", "", ""])
         for tried in fold["candidates"]:
             ridge, share = ("" if tried[name] is None else f"{tried[name]:g}" for name in ("ridge", "share"))
             named = (str(tried["layer"]), tried["kind"], tried["objective"], ridge, share)
             kept = "kept" if tried == fold["chosen"] else ""
-            table.add_row(*named, f"{tried['loss']:.4f}", f"{tried['left_over']:.1%}", kept)
-    return table
+            rows.append([*named, f"{tried['loss']:.4f}", f"{tried['left_over']:.1%}", kept])
+    title = "Patch: candidates, loss on text apart in nats per token"
+    return FittedTable(title, head, rows, words=frozenset({"kind", "objective", ""}), caption=caption)
 
 
 def merged(document: dict[str, Any], out: Path, *, asked: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from prune.batching import plan_batches
 from prune.candidates import SHARES, Prices, affordable, rung_tokens, survivors
 from prune.models import decoder_layers
+from prune.text import SHORTEST
 from prune.variants import BATCH_TOKENS, FULL, Scores, score_variants
 
 Layers = tuple[int, ...]
@@ -71,9 +72,11 @@ def check_candidates(
 ) -> Check:
     """Try `candidates` on ever more text, dropping the worse by KL, and take the finalist of least KL.
 
+    It never costs more than `passes`: where a window is too long for what is left of them, its end is cut off.
+
     Args:
         model: a loaded causal language model.
-        windows: lists of token ids that the choice has not seen.
+        windows: lists of token ids that the choice has not seen, of 8 tokens or more.
         candidates: sets of layers, the more promising first: where text is short, only so many are tried.
         own: the criterion's own choice; always a finalist.
         finalists: how many end up measured on all text that the bound leaves, at least one.
@@ -84,11 +87,14 @@ def check_candidates(
     prices = Prices(layers, _head_price(model), sum(map(len, windows)), passes)
     left = [own, *(layers_ for layers_ in candidates if layers_ != own)]
     left = left[: max(affordable(prices, left, SHARES[0]), finalists)]
+    left = left[: affordable(prices, left, 1.0, SHORTEST)]  # tiny text cannot bear so many finalists
     screened, used, spent = len(left), 0, 0.0
     scores: Scores | None = None
     for keep, share in zip((2 * finalists, finalists, finalists), SHARES, strict=True):
         left_over = 1.0 - spent / prices.budget
-        text = _take(windows[used:], rung_tokens(prices, left, left_over if share == SHARES[-1] else share))
+        most = rung_tokens(prices, left, left_over)
+        wanted = most if share == SHARES[-1] else min(most, rung_tokens(prices, left, share))
+        text = _take(windows[used:], wanted, most)
         used += len(text)
         if text:
             fresh = score_variants(model, text, [FULL, *map(frozenset, left)])
@@ -130,12 +136,17 @@ def _result(scores: Scores, left: list[Layers], own: Layers, *, screened: int, t
     )
 
 
-def _take(windows: Sequence[Sequence[int]], tokens: int) -> list[Sequence[int]]:
-    """The first windows that make no more than `tokens`, padding included; one at least, if there is one."""
+def _take(windows: Sequence[Sequence[int]], wanted: int, most: int) -> list[Sequence[int]]:
+    """The first windows that make no more than `wanted` tokens, padding included.
+
+    One at least, if there is one; what it has beyond `most` tokens is cut off, and of fewer than 2 nothing is left.
+    """
+    if not windows or most < 2:
+        return []
     count = 1
-    while count < len(windows) and _padded_tokens(windows[: count + 1]) <= tokens:
+    while count < len(windows) and _padded_tokens(windows[: count + 1]) <= wanted:
         count += 1
-    return list(windows[:count])
+    return list(windows[:count]) if count > 1 else [windows[0][:most]]
 
 
 def _padded_tokens(windows: Sequence[Sequence[int]]) -> int:

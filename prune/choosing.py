@@ -140,6 +140,7 @@ class _Bench:
             field=field,
             seed=seed,
             skip=skip,
+            skip_length=None if self.scan is None else self.scan.length,
             tokens=wanted.verify_tokens,
             dtype=dtype if dtype in ("float32", "bfloat16", "float16") else "auto",
             trust_remote_code=wanted.trust_remote_code,

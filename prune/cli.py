@@ -50,9 +50,9 @@ def cut_command(
         ),
     ] = None,
     field: Annotated[str, typer.Option("--field", help="Field of .jsonl and .parquet rows with the text.")] = "text",
-    samples: Annotated[int, typer.Option("--samples", help="Documents to scan.")] = 256,
-    length: Annotated[int, typer.Option("--length", help="Most tokens of a document to scan.")] = 1024,
-    seed: Annotated[int, typer.Option("--seed", help="Draws the documents to scan.")] = 0,
+    samples: Annotated[int, typer.Option("--samples", help="Samples to scan, each a window of one document.")] = 256,
+    length: Annotated[int, typer.Option("--length", help="Most tokens of a sample, BOS included.")] = 1024,
+    seed: Annotated[int, typer.Option("--seed", help="Draws the samples to scan.")] = 0,
     verify: Annotated[
         int | None,
         typer.Option(
@@ -198,7 +198,7 @@ def scan_command(
         ),
     ] = None,
     field: Annotated[str, typer.Option(help="Field of a row that holds the text.")] = "text",
-    samples: Annotated[int, typer.Option(help="Documents to draw.")] = 256,
+    samples: Annotated[int, typer.Option(help="Samples to draw, each a window of one document.")] = 256,
     length: Annotated[int, typer.Option(help="Most tokens of a sample, BOS included.")] = 1024,
     tokens: Annotated[
         Literal["last", "all"], typer.Option(help="Average over samples at the last token, or over all tokens.")

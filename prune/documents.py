@@ -17,6 +17,7 @@ from prune.errors import TextError
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 _USEFUL_CHARACTERS = 1200  # paragraphs of a .txt file are joined until a document has about this many
+_LONGEST_PARAGRAPH = 20_000  # characters; what has more between two blank lines is split at its lines
 _Found = tuple[str, int, Any]  # a text, its row (0-based), and the place in the file after it
 
 
@@ -119,12 +120,13 @@ def _file_rows(path: Path, field: str, row: int, at: Any) -> Iterator[_Found]:
             return
         opener: Any = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as file:
-            file.seek(at or 0)
             if path.suffix == ".txt":
-                for text, after in _paragraph_documents(_lines(file, at or 0)):
-                    yield text, row, after
-                    row += 1
+                begin, split = at or [0, False]
+                file.seek(begin)
+                for number, (text, end) in enumerate(_paragraph_documents(_lines(file, begin), split), row):
+                    yield text, number, end
                 return
+            file.seek(at or 0)
             for line, after in _lines(file, at or 0):
                 if line.strip():
                     yield _field_of(json.loads(line), field, path, row), row, after
@@ -152,27 +154,47 @@ def _field_of(value: Any, field: str, path: Path, row: int) -> str:
     return text
 
 
-def _paragraph_documents(lines: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-    """Split at blank lines, then join neighbours until a document is long enough to be useful."""
-    document: list[str] = []
-    paragraph: list[str] = []
-    size = at = 0
+def _paragraph_documents(lines: Iterable[tuple[str, int]], split: bool) -> Iterator[tuple[str, list[Any]]]:
+    """Split at blank lines, then join neighbours until a document is long enough to be useful.
+
+    What is too long to be a paragraph is split at its lines, and these are joined in the same way.
+
+    Args:
+        split: the first line stands in a piece that is split at its lines.
+
+    Yields:
+        Each document, and its end: the byte after it, and whether that stands in such a piece.
+    """
+    document = ""
+    piece: list[tuple[str, int]] = []  # lines since the last blank one, while they may be a paragraph
+    size = length = at = 0
     for line, after in lines:
         at = after
         if line.strip():
-            paragraph.append(line.rstrip("\r\n"))
+            piece.append((line.rstrip("\r\n"), after))
+            length += len(piece[-1][0])
+            if not split and length <= _LONGEST_PARAGRAPH:
+                continue
+            for words, end in piece:
+                document += ("\n" if split else "\n\n") * bool(document) + words
+                size += len(words)
+                split = True
+                if size >= _USEFUL_CHARACTERS:
+                    yield document, [end, True]
+                    document, size = "", 0
+            piece, length = [], 0
             continue
-        if paragraph:
-            document.append("\n".join(paragraph))
-            size += len(document[-1])
-            paragraph = []
+        if piece:
+            paragraph = "\n".join(words for words, _ in piece)
+            document += "\n\n" * bool(document) + paragraph
+            size += len(paragraph)
+        piece, length, split = [], 0, False
         if size >= _USEFUL_CHARACTERS:
-            yield "\n\n".join(document), at
-            document, size = [], 0
-    if paragraph:
-        document.append("\n".join(paragraph))
+            yield document, [at, False]
+            document, size = "", 0
+    document += "\n\n" * bool(document and piece) + "\n".join(words for words, _ in piece)
     if document:
-        yield "\n\n".join(document), at
+        yield document, [at, split]
 
 
 def _parquet_rows(path: Path, field: str, at: list[int]) -> Iterator[_Found]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prune.errors import TextError, UsageError
-from prune.terminal import progress
+from prune.terminal import progress, screen
 
 if TYPE_CHECKING:
     from prune.checking import Check
@@ -24,7 +24,8 @@ VERIFY_TOKENS = 8192
 class Trial:
     """Where and on what to measure: the model's place, its text sources, and which of their samples are spent.
 
-    sources, field, seed: of the text. skip: samples of that seed that a scan has read. tokens: of text to take.
+    sources, field, seed: of the text. skip, skip_length: samples of that seed that a scan has read, and most tokens
+    of each. tokens: of text to take.
     dtype: as `prune.precision.pick_dtype` takes it.
     """
 
@@ -34,6 +35,7 @@ class Trial:
     seed: int
     skip: int
     tokens: int
+    skip_length: int | None = None
     dtype: str = "auto"
     trust_remote_code: bool = False
     show_progress: bool = True
@@ -92,6 +94,7 @@ class Measured:
                 seed=trial.seed,
                 field=trial.field,
                 skip=trial.skip,
+                skip_length=trial.skip_length,
             )
             self.windows = [sample.ids for sample in drawn]
             self.model = load_model(
@@ -100,6 +103,18 @@ class Measured:
                 device=device,
                 trust_remote_code=trial.trust_remote_code,
             )
+        if trial.show_progress and (line := self.warning()):
+            screen().print(line)
+
+    def warning(self) -> str:
+        """One line where the held-out text is short, that says what to do; else empty."""
+        from prune.sampling import FEW_TOKENS
+
+        tokens = sum(map(len, self.windows))
+        if tokens >= FEW_TOKENS:
+            return ""
+        remedy = "raise --verify-tokens" if tokens >= self.trial.tokens else "give more text with --text"
+        return f"Warning: the check has {tokens} tokens of text, and fewer than {FEW_TOKENS:,} say little; {remedy}."
 
     def check(self, own: tuple[int, ...], candidates: Sequence[tuple[int, ...]], finalists: int) -> Check:
         """Check the choice `own` against `candidates`; see `prune.checking`."""

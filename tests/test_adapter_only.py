@@ -146,7 +146,7 @@ def test_what_an_adapter_cannot_say_is_refused(parts, tiny_llama, tmp_path):
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"is not .* with layers dropped"):
         adapter_only(adapter, out, full=other, check=False, shown=False)
-    with pytest.raises(CheckpointError, match="the model that was cut is not to be had .*name it with --full"):
+    with pytest.raises(CheckpointError, match="the model that was cut cannot be found .*give it with --full"):
         adapter_only(adapter, out, full=tmp_path / "gone", check=False, shown=False)
     same = tmp_path / "same"  # the model that was cut, at another place
     shutil.copytree(tiny_llama, same)

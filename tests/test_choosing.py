@@ -14,9 +14,10 @@ from prune.cli import Criterion, app
 from prune.costs import Costs, parse_weights
 from prune.criteria import CRITERIA
 from prune.cut_plan import CutPlan
-from prune.errors import CheckpointError, RegrowthError, UsageError
+from prune.errors import CheckpointError, RegrowthError, TextError, UsageError
 from prune.planning import plan_cut
 from prune.sampling import draw_held_out, draw_samples, shares
+from prune.scanning import sample_notes
 from prune.variants import FULL, score_variants
 
 
@@ -136,6 +137,22 @@ def test_the_check_keeps_to_its_bound():
     assert check.passes <= 1.5
     assert check.tokens <= check.text_tokens
     assert json.loads(json.dumps(check.to_json()))["chosen"] == list(check.chosen)
+
+
+@pytest.mark.parametrize("finalists", [1, 2, 4, 20])
+def test_the_check_keeps_to_its_bound_on_text_of_any_size(finalists):
+    """One window or many, short or long: cost counted by what ran, and the criterion's own choice always in it."""
+    model = loud()
+    blocks = [(s, s + 1) for s in range(4)] + [(s,) for s in range(5)]
+    for length in (8, 9, 13, 40, 256):
+        for count in (1, 2, 3, 7):
+            text = [[1, *(3 + (7 * i + k) % 60 for i in range(length - 1))] for k in range(count)]
+            for own in ((4, 5), (0, 1)):
+                check = check_candidates(model, text, blocks, own, finalists=finalists)
+                assert check.passes <= 1.5, (length, count, own)
+                assert own in [finalist.dropped for finalist in check.finalists]
+                assert check.screened >= 2
+                assert 1 <= check.tokens < check.text_tokens
 
 
 def test_greedy_removal_measures_again_after_each_removal():
@@ -275,3 +292,50 @@ def test_sources_give_equal_shares_in_turns_and_held_out_text_is_not_what_was_re
     again, apart = draw_held_out([first], Words(), tokens=50, length=16, seed=0, skip=20)
     assert not apart
     assert again
+
+
+def test_held_out_text_of_one_long_document_is_what_the_scan_left(tmp_path):
+    path = source(tmp_path, "a.jsonl", [range(10, 2010)])
+    drawn = draw_samples([path], Words(), samples=30, length=33, seed=0)
+    assert len(drawn) == 30
+    held, apart = draw_held_out([path], Words(), tokens=400, length=65, seed=0, skip=30, skip_length=33)
+    assert apart
+    assert 400 <= sum(len(sample.ids) for sample in held) <= 465
+    spent = {token for sample in drawn for token in sample.ids[1:]}
+    assert spent.isdisjoint(token for sample in held for token in sample.ids[1:])
+    held, apart = draw_held_out([path], Words(), tokens=400, length=65, seed=0, skip=60, skip_length=33)
+    assert not apart  # 80 tokens are left, which say little: the first are taken again
+    assert sum(len(sample.ids) for sample in held) >= 400
+    with pytest.raises(TextError, match="8 tokens or more"):
+        draw_held_out([source(tmp_path, "b.jsonl", [[5, 6]])], Words(), tokens=50, length=16, seed=0)
+
+
+def test_a_wiki_dump_is_many_samples_and_short_text_is_warned_of(tiny_llama, tmp_path):
+    """The file of the issue: articles are lines, and no blank line parts them."""
+    dump, tiny_text = tmp_path / "dump.txt", tmp_path / "tiny.txt"
+    dump.write_text("".join(f"Article {i}. " + f"It says this and that of number {i}. " * 30 + "\n" for i in range(60)))
+    tiny_text.write_text("A few words are all that there is to read here. " * 12)
+    small = ["--n", "2", "--length", "32", "--verify-tokens", "1024", "--dry-run", "--json"]
+    done = cut(tiny_llama, "--text", dump, "--samples", "48", *small)
+    assert done.exit_code == 0, done.output
+    evidence = json.loads(done.stdout)["evidence"]
+    assert evidence["scan"]["samples"] == 48
+    assert evidence["verification"]["text_tokens"] >= 1024
+    assert evidence["verification"]["passes"] <= 1.5
+    assert "Warning" not in done.stderr
+    done = cut(tiny_llama, "--text", tiny_text, "--samples", "48", *small)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["evidence"]["verification"]["passes"] <= 1.5
+    told = [line for line in done.stderr.splitlines() if line.startswith("Warning")]
+    assert len(told) == 2
+    assert "the scan has" in told[0]
+    assert "give more text with --text" in told[0]
+    assert "the check has" in told[1]
+    assert "give more text with --text" in told[1]
+
+
+def test_few_samples_say_what_to_do():
+    assert sample_notes(48, 48) == []
+    assert sample_notes(40, 48) == ["The text gives 40 samples, not 48: all of it is used."]
+    assert "raise --samples" in sample_notes(8, 8)[0]
+    assert "--text" in sample_notes(8, 48)[0]

@@ -172,7 +172,7 @@ def test_what_cannot_be_merged_leaves_nothing(tiny_adapter, tiny_llama, tmp_path
         merge(tmp_path / "none", out, shown=False)
     with pytest.raises(CheckpointError, match="is no adapter; name a folder that heal"):
         merge(tiny_llama, out, shown=False)
-    with pytest.raises(CheckpointError, match="is not to be had .*does not exist.*name it with --model"):
+    with pytest.raises(CheckpointError, match="cannot be found .*does not exist.*give it with --model"):
         merge(tiny_adapter, out, model=tmp_path / "gone", shown=False)
     cut_short = tmp_path / "short"
     shutil.copytree(tiny_adapter, cut_short)

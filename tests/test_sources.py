@@ -3,13 +3,16 @@
 import hashlib
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.answers.parsing import parse_value
 from eval.answers.values import parse_gold, to_number
+from eval.asking.tasks import TaskPlan, template
 from eval.questions.domains import declared, question_files
 from eval.questions.hub import load_rows
 from eval.questions.preparation import prepare
@@ -19,6 +22,7 @@ from eval.questions.sources import load_local, mmlu_subjects, parse_options
 from prune.errors import RegrowthError, UsageError
 
 TWO = "A. one\nB. two"
+CHOICES = {"text": ["a marsh", "a desert"], "label": ["A", "B"]}
 
 
 def _jsonl(*rows):
@@ -157,7 +161,7 @@ def test_sources_that_are_none(tmp_path):
 
 def test_the_13_domains_of_the_study_hold_56_subjects_once_each():
     names = list(declared())
-    assert names[13:] == ["medical", "math", "science"]
+    assert names[13:] == ["medical", "math", "science", "commonsense"]
     subjects = [s for name in names[:13] for part in declared()[name] for s in part.subjects]
     assert len(subjects) == len(set(subjects)) == 56
     assert set(mmlu_subjects("test.jsonl").values()) - set(subjects) == {"miscellaneous"}
@@ -211,6 +215,43 @@ def test_the_13_domains_of_the_study_hold_56_subjects_once_each():
             },
             ("gain", "q", ("38", "27", "1 , 000", "2", "none"), 2),
         ),
+        (
+            "openbookqa",
+            {"id": "8-1", "question_stem": "Fog is around", "choices": CHOICES, "answerKey": " B"},
+            ("elementary-science", "Fog is around", ("a marsh", "a desert"), 1),
+        ),
+        (
+            "arc_easy",
+            {"id": "Mercury_1", "question": "q", "choices": CHOICES, "answerKey": "A"},
+            ("grade-school-science", "q", ("a marsh", "a desert"), 0),
+        ),
+        (
+            "piqa",
+            {"goal": "open a jar", "sol1": "pull it", "sol2": "twist it", "label": 1},
+            ("physical-interaction", "open a jar", ("pull it", "twist it"), 1),
+        ),
+        (
+            "commonsenseqa",
+            {"question": "Where?", "question_concept": "fog", "choices": CHOICES, "answerKey": "B"},
+            ("commonsense-concepts", "Where?", ("a marsh", "a desert"), 1),
+        ),
+        (
+            "hellaswag",
+            {
+                "activity_label": "Making tea",
+                "ctx_a": "[header] How to make tea [title] Boil water.",
+                "ctx_b": "then you",
+                "ctx": "not read",
+                "endings": ["pour  it [substeps] over leaves.", "leave it."],
+                "label": "0",
+            },
+            (
+                "everyday-situations",
+                "Making tea: How to make tea. Boil water. Then you",
+                ("pour it over leaves.", "leave it."),
+                0,
+            ),
+        ),
     ],
 )
 def test_hub_rows(name, row, wanted):
@@ -218,6 +259,70 @@ def test_hub_rows(name, row, wanted):
     (found,) = loaded.questions
     assert (found.subject, found.question, found.choices, found.answer) == wanted
     assert sum(loaded.left_out.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "row"),
+    [
+        ("piqa", "piqa", {"goal": "open a jar", "sol1": "pull it", "sol2": "twist it", "label": 1}),
+        ("openbookqa", "openbookqa", {"question_stem": "Fog is around", "choices": CHOICES, "answerKey": "B"}),
+        ("arc_easy", "arc_easy", {"question": "Where is fog?", "choices": CHOICES, "answerKey": "A"}),
+        (
+            "hellaswag",
+            "hellaswag",
+            {
+                "activity_label": "Making tea",
+                "ctx_a": "[header] How to make tea [title] Boil water.",
+                "ctx_b": "then you",
+                "endings": ["pour  it [substeps] over leaves.", "leave it."],
+                "label": "1",
+            },
+        ),
+    ],
+)
+def test_prompts_and_choices_are_those_of_lm_evals_own_task(name, task, row):
+    """Rendered from lm-eval's YAML of the task on one side, by our protocol on the other."""
+    import datasets
+    import lm_eval
+    from lm_eval.tasks.hellaswag.utils import process_docs
+    from lm_eval.utils import apply_template
+
+    folder = Path(lm_eval.__file__).parent / "tasks"
+    (path,) = folder.rglob(f"{task}.yaml")
+    theirs = yaml.load(path.read_text(), Loader=_Plain)  # `!function` is not looked up
+    doc = process_docs(datasets.Dataset.from_list([row]))[0] if name == "hellaswag" else row
+    prompt = doc[theirs["doc_to_text"]] if theirs["doc_to_text"] in doc else apply_template(theirs["doc_to_text"], doc)
+    if name == "piqa":
+        choices, right = [row["sol1"], row["sol2"]], row["label"]
+    elif name == "hellaswag":
+        choices, right = doc["choices"], int(doc["label"])
+    else:
+        choices, right = CHOICES["text"], int(apply_template(theirs["doc_to_target"], doc))
+
+    (question,) = load_rows(name, [row], origin={}).questions
+    (ours,) = TaskPlan("d", "choice", (question,)).rows()
+    assert apply_template(template("choice")["doc_to_text"], ours) == prompt
+    assert (ours["choices"], ours["answer"]) == (choices, right)
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML whose tags of functions are read as nothing."""
+
+
+_Plain.add_multi_constructor("!function", lambda *_: None)
+
+
+def test_the_prepared_sample_has_domains_in_which_a_small_model_is_above_chance(sample_questions):
+    manifest = json.loads((sample_questions / "manifest.json").read_text())
+    assert manifest["domains"]["commonsense"]["sets"] == {"commonsenseqa": 1191, "piqa": 1500}
+    assert manifest["domains"]["commonsense"]["sets_absent"] == ["hellaswag"]
+    assert manifest["domains"]["science"]["sets"] == {"openbookqa": 500}
+    assert manifest["domains"]["science"]["sets_absent"] == ["arc", "arc_easy"]
+    piqa = [q for q in read_questions(sample_questions / "commonsense.jsonl") if q.source == "piqa"]
+    assert {len(q.choices) for q in piqa} == {2}
+    assert 0.45 < sum(q.answer for q in piqa) / len(piqa) < 0.55
+    assert {(q.licence, q.subject) for q in piqa} == {("AFL-3.0", "physical-interaction")}
+    assert manifest["sets"]["commonsenseqa"]["left_out"]["two options are the same"] == 24
 
 
 def test_the_prepared_sample_keeps_its_schema(sample_questions):

@@ -58,6 +58,27 @@ def test_documents_go_on_where_they_stopped(kind, tmp_path):
         assert first + places(Documents(str(path), state=state)) == whole
 
 
+def test_a_dump_without_blank_lines_goes_on_at_any_document(tmp_path):
+    path = tmp_path / "dump.txt"
+    path.write_text("First.\n\n" + "\n".join(sentences(150)) + "\n\nAnother one.\n\n" + "\n".join(sentences(120)))
+    whole = places(Documents(str(path)))
+    assert len(whole) > 15
+    for count in range(len(whole) + 1):
+        reader = Documents(str(path))
+        first = places(islice(reader, count))
+        state = json.loads(json.dumps(reader.state()))
+        assert first + places(Documents(str(path), state=state)) == whole
+
+
+def test_a_dump_without_blank_lines_has_a_held_out_part_and_much_to_train_on(tmp_path, tokenizer):
+    path = tmp_path / "dump.txt"
+    path.write_text("\n".join(sentences(3000)))
+    text = TextSource(str(path), held_out_tokens=2000)
+    held = hold_out(text, tokenizer, length=64)
+    assert sum(row.targets for row in held.rows) > 1000
+    assert len(row_stream(text, tokenizer, held, length=64, seed=0).take(500)) == 500
+
+
 def test_a_folder_goes_on_in_the_file_where_it_stopped(tmp_path):
     for index, kind in enumerate(["jsonl", "parquet", "txt"]):
         (tmp_path / str(index)).mkdir()

@@ -2,14 +2,26 @@
 
 import gzip
 import json
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from prune.errors import TextError
-from prune.text import Document, bos_id, draw_windows, encode, read_documents, source_sha256, text_identity
+from prune.text import (
+    Document,
+    bos_id,
+    draw_windows,
+    encode,
+    iter_windows,
+    read_documents,
+    source_sha256,
+    text_identity,
+)
 
 ROWS = ["The first document.", "The second one, longer.", "Third."]
 
@@ -44,6 +56,19 @@ def test_txt_is_split_at_blank_lines_and_short_paragraphs_are_joined(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one\nstill one\n\n" + "two " * 400 + "\n\n\nthree")
     assert [d.text for d in read_documents(str(path))] == ["one\nstill one\n\n" + ("two " * 400), "three"]
+
+
+def test_a_txt_without_blank_lines_is_split_at_its_lines(tmp_path):
+    path = tmp_path / "dump.txt"
+    lines = [f"Line {i} of a dump, " + "word " * (i % 90) for i in range(400)]
+    path.write_text("\n".join(lines) + "\n\nA short end.\n")
+    texts = [d.text for d in read_documents(str(path))]
+    assert len(texts) > 40
+    assert all(1200 <= len(text) < 1200 + 500 for text in texts[:-1])
+    assert "\n".join(texts).replace("\n\n", "\n").split("\n") == [*lines, "A short end."]
+    long = "\n".join(["A paragraph with lines of its own."] * 500)  # 17,000 characters
+    path.write_text(f"{long}\n\n{long}")
+    assert [d.text for d in read_documents(str(path))] == [long, long]
 
 
 def test_a_folder_is_read_in_order_of_names(tmp_path):
@@ -129,6 +154,57 @@ def test_short_documents_are_taken_whole_and_tiny_ones_passed_over(tokenizer):
     assert windows == [[1, *encode(tokenizer, text)]]
     with pytest.raises(TextError, match="8 tokens or more"):
         draw_windows(_documents(["no"]), tokenizer, samples=1, length=64, seed=0)
+
+
+class Numbers:
+    """A tokenizer of whole numbers."""
+
+    def __init__(self, bos):
+        self.bos_token_id = bos
+
+    def __call__(self, text, **_):
+        return {"input_ids": [int(word) for word in text.split()]}
+
+
+@given(
+    st.lists(st.integers(0, 90), min_size=1, max_size=6),
+    st.integers(9, 40),
+    st.integers(9, 40),
+    st.integers(0, 12),
+    st.integers(0, 3),
+    st.sampled_from([None, 0]),
+)
+def test_further_windows_never_overlap_and_leave_little(sizes, length, other, count, seed, bos):
+    """Of documents of distinct tokens: first as one window each, then on; and beside windows of another length."""
+    texts = [" ".join(str(1000 * k + i) for i in range(1, size + 1)) for k, size in enumerate(sizes)]
+    how = {"tokenizer": Numbers(bos), "seed": seed}
+    read = list(islice(iter_windows(_documents(texts), length=other, **how), count))
+    rest = list(iter_windows(_documents(texts), length=length, read=read, **how))
+    head = [] if bos is None else [bos]
+    tokens = []
+    for window in [*read, *rest]:
+        body = window.ids[len(head) :]
+        assert window.ids[: len(head)] == head
+        assert body == list(range(body[0], body[0] + len(body)))
+        assert (body[0] // 1000, body[0] % 1000 - 1) == (window.document, window.start)
+        assert len(body) == window.stop - window.start >= 8
+        assert window.whole == (len(body) == sizes[window.document])
+        tokens += body
+    assert all(len(window.ids) <= length for window in rest)
+    assert len(tokens) == len(set(tokens))
+    firsts = [window.document for window in rest if window.document not in {w.document for w in read}]
+    longs = [k for k, size in enumerate(sizes) if size >= 8]
+    alone = [k for k in longs if k not in {w.document for w in read}]
+    assert sorted(firsts[: len(alone)]) == alone  # one window of every document comes before a second of any
+    left = sum(sizes[k] for k in longs) - len(tokens)
+    assert left <= 7 * (len(longs) + len(read) + len(rest) + 1)  # stretches under 8 tokens
+
+
+def test_one_long_document_gives_many_samples(tokenizer):
+    text = " ".join(f"w{i}" for i in range(4000))
+    windows = draw_windows(_documents([text]), tokenizer, samples=48, length=64, seed=0)
+    assert len({tuple(window) for window in windows}) == 48
+    assert draw_windows(_documents([text]), tokenizer, samples=1, length=64, seed=0) == windows[:1]
 
 
 def test_the_seed_decides(tokenizer):

