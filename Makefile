@@ -6,18 +6,26 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PATHS := prune heal eval recipes tests bench
 
-.PHONY: help install sample demo test test-all test-avx2 families lint bench bench-all clean
+.PHONY: help install sample demo test test-all test-avx2 test-floor families lint bench bench-all clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
+# $(call venv,CONSTRAINTS,EXTRAS): make the environment that holds the target, and install the project into it.
 # torch first, alone: a plain resolution with the others may take a build with gigabytes of CUDA beside it.
+define venv
+@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+$(@D)/bin/python -m pip install --quiet --constraint $(1) torch
+$(@D)/bin/python -m pip install --quiet --constraint $(1) --editable '.[$(2)]'
+@touch $@
+endef
+
 .venv/.installed: pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,sample]'
-	@touch $@
+	$(call venv,constraints.txt,dev)
+
+.venv-floor/.installed: pyproject.toml constraints-floor.txt
+	$(call venv,constraints-floor.txt,test)
 
 install: .venv/.installed ## make .venv and install the project, pinned by constraints.txt
 
@@ -35,6 +43,9 @@ test-all: sample ## run all tests
 
 test-avx2: sample ## run the tests of `test` as a CPU without AVX-512 runs them
 	$(PYTEST) -m 'not slow' --avx2
+
+test-floor: .venv-floor/.installed sample ## run the tests, but for the slow ones, on the oldest versions allowed
+	$(PYTEST:.venv/%=.venv-floor/%) -m 'not slow'
 
 families: install ## judge every family of transformers anew and write docs/families.md
 	$(BIN)/python -m tests.family_verdicts --write
@@ -56,6 +67,6 @@ bench-all: sample ## run every measurement in bench/ at full size: many hours on
 	@for one in $(filter-out bench/gpu.py,$(wildcard bench/*.py)); do echo "== $$one"; $(BIN)/python $$one || exit 1; done
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then $(BIN)/python bench/gpu.py; fi
 
-clean: ## remove what runs and tools left (not .venv, not .sample)
+clean: ## remove what runs and tools left (not .venv, .venv-floor, .sample)
 	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

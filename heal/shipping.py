@@ -155,7 +155,9 @@ def refuse_layout(full: Source, pruned: Source, plan: CutPlan) -> None:
         changed.add("layer_types")
     for name in sorted(changed):
         before, after = getattr(whole, name, None), getattr(rest, name, None)
-        same = before[: len(after)] == after if isinstance(before, list) and isinstance(after, list) else False
+        same = hasattr(whole, name) and before == after
+        if isinstance(before, list) and isinstance(after, list):
+            same = before[: len(after)] == after
         if not same:  # the decoder looks layers up by their new place
             raise CheckpointError(
                 f"this cut changes {name} in the config, which peft's layer_replication leaves as it is: the decoder "

@@ -1,19 +1,21 @@
 """A config of fewer layers: the table of `prune/families.py` applied to config.json. Pure: dicts in, dicts out.
 
-Only the JSON is read, never transformers' config classes, so what is not named in the table stays as it is,
-and what looks as if it spoke of layers without being in the table is refused.
+What is not named in the table stays as it is, and what looks as if it spoke of layers without being in the table is
+refused. Where the JSON is silent on a field of the table, transformers' config class is asked.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from prune.config_class import UnansweredError, ask_class
 from prune.errors import CheckpointError
 from prune.families import COMMON_LISTS, FAMILIES, NOT_OF_LAYERS, Family
-from prune.layer_fields import InexpressibleError, Places, spell
+from prune.layer_fields import InexpressibleError, LengthError, Places, check_lengths, fill, silent_keys, spell
 from prune.nearest import advice
 
 
@@ -55,16 +57,17 @@ def cut_config(
 
     Raises:
         CheckpointError: the cut cannot be spelled, and the message names the nearest block that can; or a field may
-            speak of layers in a way we do not know.
+            speak of layers in a way we do not know; or it is left to a class that cannot be asked.
     """
     places = Places(layers, tuple(kept))
+    whole, read = _whole(config, family, layers, where)
     try:
-        return _cut(config, family, places, where)
+        return _cut(whole, family, places, read, where)
     except InexpressibleError as reason:
 
         def works(other: Sequence[int]) -> bool:
             try:
-                _cut(config, family, Places(layers, tuple(other)), where)
+                _cut(whole, family, Places(layers, tuple(other)), read, where)
             except (InexpressibleError, CheckpointError):
                 return False
             return True
@@ -98,18 +101,53 @@ def extra_layers(config: Mapping[str, Any], family: Family) -> int:
     return max((number for number in numbers if type(number) is int), default=0)
 
 
-def _cut(config: Mapping[str, Any], family: Family, places: Places, where: str) -> dict[str, Any]:
+def _whole(config: Mapping[str, Any], family: Family, layers: int, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config with all that speaks of layers stated, and what the class gives to fields that only rules read."""
     new = copy.deepcopy(dict(config))
     section = _section(new, family, where)
-    _refuse_unknown_lists(new, places.layers, _known(family), family.section, where)
+    path = f"{family.section}." if section is not new else ""
+    with _sense(path, where):
+        check_lengths(section, family, layers)
+    silent = silent_keys(section, family)
+    if not silent:
+        return new, {}
+    if not any(section.get(key) for key in family.count):
+        section[family.count[0]] = layers
+    left = f"{where}: config.json leaves {', '.join(path + key for key in silent)} to its class, "
     try:
-        spell(section, family, places)
+        values = ask_class(new, family.section, silent)
+        fill(section, {key: value for key, value in values.items() if key not in family.reads})
+        check_lengths(section, family, layers)
+    except UnansweredError as error:
+        raise CheckpointError(f"{left}but {error}; give the values in config.json") from None
+    except LengthError as error:
+        raise CheckpointError(f"{left}where {error.key} {error}; give the values in config.json") from None
+    return new, {key: value for key, value in values.items() if key in family.reads}
+
+
+@contextmanager
+def _sense(path: str, where: str) -> Iterator[None]:
+    """Turn what a field of nonsense raises into one line."""
+    try:
+        yield
+    except InexpressibleError:
+        raise
+    except LengthError as error:
+        raise CheckpointError(f"{where}: config.json's {path}{error.key} {error}; give one entry per layer") from None
     except (TypeError, ZeroDivisionError, ValueError, KeyError, IndexError, AttributeError) as error:
-        if isinstance(error, InexpressibleError):
-            raise
         raise CheckpointError(
             f"{where}: config.json's fields that speak of layers do not make sense ({type(error).__name__}: {error})"
         ) from None
+
+
+def _cut(
+    config: Mapping[str, Any], family: Family, places: Places, read: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    new = copy.deepcopy(dict(config))
+    section = _section(new, family, where)
+    _refuse_unknown_lists(new, places.layers, _known(family), family.section, where)
+    with _sense(f"{family.section}." if section is not new else "", where):
+        spell(section, family, places, read)
     if "quantization_config" in new:
         new["quantization_config"] = _renumber_mentions(new["quantization_config"], family, places, where)
     return new
@@ -118,7 +156,7 @@ def _cut(config: Mapping[str, Any], family: Family, places: Places, where: str) 
 def _known(family: Family) -> set[str]:
     named = (
         *COMMON_LISTS, *family.lists, *family.indices, *family.numbered, *family.cycles, *family.counts, *family.ends,
-        *family.tails, *family.periods, *family.root_depth, *family.plain, "attention_types",
+        *family.tails, *family.periods, *family.root_depth, *family.runs, *family.plain,
     )  # fmt: skip
     return {part for key in named for part in key.split(".")}
 

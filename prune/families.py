@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from prune import layer_rules as rules
 from prune.family import Family
-from prune.layer_rules import FULL, HYBRID, HYBRID_SLIDING, INDEXED, LINEAR, Rule
 
 _LLAMA = ("model.layers.", "layers.", "model.language_model.layers.", "language_model.model.layers.")
 _GPT2 = ("transformer.h.", "h.")
@@ -21,10 +20,9 @@ _STATE = ("backbone.layers.", "layers.")
 PLAIN = Family(_LLAMA)
 
 
-def _typed(layer_types: Rule | None = None, mlp: Rule | None = None, **more: object) -> Family:
-    """A decoder named as Llama's, with one or both of the usual lists."""
-    lists = {"layer_types": layer_types} | ({"mlp_layer_types": mlp} if mlp else {})
-    return replace(PLAIN, lists={**lists, **more.pop("lists", {})}, **more)  # type: ignore[dict-item, arg-type]
+def _typed(*lists: str, **more: object) -> Family:
+    """A decoder named as Llama's, with `layer_types` and other lists of one entry per layer."""
+    return replace(PLAIN, lists=("layer_types", *lists), **more)  # type: ignore[arg-type]
 
 
 def _encoder(base: str) -> Family:
@@ -38,7 +36,10 @@ def _under(section: str, family: Family, *prefixes: str, flat: bool = False) -> 
 
 
 _SEQ2SEQ = Family(_DECODER, count=("decoder_layers",))
+_MLP = "mlp_layer_types"
+_STEPS = {"steps": rules.sparse_steps, "reads": ("decoder_sparse_step", "num_experts")}
 _DENSE_FIRST = ("first_k_dense_replace", "moe_layer_freq")
+_COUNTED = replace(PLAIN, counts=("first_k_dense_replace",))  # layers below that number are dense
 _FIRST = "the first layer is built unlike the others, so it has to stay"
 _LAST = "the last layer is built unlike the others, so it has to stay"
 _OWN = "a layer computes with its own number, so layers may not move"
@@ -46,75 +47,65 @@ _KEYS = "a layer that stays attends to keys of a dropped one"
 _PICKS = "a layer that stays takes over the pick of tokens of a dropped one"
 _EXPERTS = "moe_layer_interval says which layers have experts"
 
-_MOE_STEPS = replace(PLAIN, indices={"mlp_only_layers": 0}, steps=rules.sparse_steps)
-_GEMMA3 = _typed(
-    rules.last_of(6, "sliding_window_pattern"), periods=("sliding_window_pattern", "_sliding_window_pattern")
-)
+_MOE_STEPS = replace(PLAIN, indices={"mlp_only_layers": 0}, **_STEPS)  # type: ignore[arg-type]
+_GEMMA3 = _typed(periods=("sliding_window_pattern", "_sliding_window_pattern"))
 _SIDE_BY_SIDE = "hidden_size_per_layer_input: one tensor holds all layers' embeddings side by side"
+_PER_LAYER_INPUT = {"fixed": {_SIDE_BY_SIDE: rules.own_number_of("hidden_size_per_layer_input")}}
 _GEMMA3N = _typed(
-    rules.last_of(5),
-    fixed={_SIDE_BY_SIDE: rules.own_number_of("hidden_size_per_layer_input", 256)},
-    lists={"activation_sparsity_pattern": None, "intermediate_size": None},
+    "activation_sparsity_pattern",
+    "intermediate_size",
+    **_PER_LAYER_INPUT,
+    reads=("hidden_size_per_layer_input",),
     tails=("num_kv_shared_layers",),
     links={_KEYS: rules.shared_keys},
 )
-_GEMMA4 = _typed(
-    rules.sixth_and_last,
-    fixed={
-        _SIDE_BY_SIDE: rules.own_number_of("hidden_size_per_layer_input", 256),
-        "the last layer has to attend in full": rules.last_type,
-    },
+_GEMMA4U = _typed(
+    fixed={"the last layer has to attend in full": rules.last_type},
     numbered=("per_layer_config",),
     tails=("num_kv_shared_layers",),
     links={_KEYS: rules.shared_keys},
 )
-_GEMMA4U = replace(_GEMMA4, fixed={"the last layer has to attend in full": rules.last_type})
+_GEMMA4 = replace(
+    _GEMMA4U, fixed={**_PER_LAYER_INPUT["fixed"], **_GEMMA4U.fixed}, reads=("hidden_size_per_layer_input",)
+)
 _ASSISTANT = Family(
     refused="it drafts for another model, whose keys and values its layers read, and has hardly a layer to spare"
 )
 _TEXT_TO_AUDIO = "an encoder-decoder, whose decoder predicts several streams of audio"
+_LOOPS = "some of its layers run several times, so a layer is no single step"
 _LLAMA4 = _typed(
-    rules.llama4_types,
-    lists={"no_rope_layers": rules.no_rope},
+    "no_rope_layers",
     indices={"moe_layers": 0},
     periods=("no_rope_layer_interval", "interleave_moe_layer_step"),
 )
-_QWEN3_5 = _typed(rules.last_of(4, "full_attention_interval", rest=LINEAR), periods=("full_attention_interval",))
-_QWEN3_NEXT = replace(_QWEN3_5, indices={"mlp_only_layers": 0}, steps=rules.sparse_steps)
+_QWEN3_5 = _typed(periods=("full_attention_interval",))
+_QWEN3_NEXT = replace(_QWEN3_5, indices={"mlp_only_layers": 0}, **_STEPS)  # type: ignore[arg-type]
 _QWEN4 = _typed(
-    rules.last_of(4, "full_attention_interval", one=INDEXED, rest=LINEAR),
     periods=("full_attention_interval",),
     indices={"ple_layer_ids": 1},
     fixed={"a layer with n-gram embeddings hashes with its rank among such layers": rules.ple_ordinal},
 )
-_WINDOWED = _typed(rules.late_windows, counts=("max_window_layers",))
-_DSA = _typed(rules.same(INDEXED), rules.dense_below(3, step=None), counts=("first_k_dense_replace",))
+_WINDOWED = _typed(counts=("max_window_layers",))
+_DSA = _typed(_MLP, counts=("first_k_dense_replace",))
 _DOTS3 = _typed(
-    rules.dots3_types, rules.dense_below(1), lists={"moe_layer_freq": None}, numbered=("per_layer_config",),
-    counts=("first_k_dense_replace",),
+    _MLP, "moe_layer_freq", numbered=("per_layer_config",), counts=("first_k_dense_replace",),
+    old=("moe_layer_freq", "first_k_dense_replace"),
 )  # fmt: skip
-_MIMO = _typed(
-    rules.picked(lambda layer: layer == 0 or layer % 6 == 5, FULL, rules.SLIDING),
-    rules.dense_below(1, None, None),
-    lists={"hybrid_layer_pattern": None, "moe_layer_freq": None},
-)
+_FREQUENCIES = ("hybrid_layer_pattern", "moe_layer_freq")
+_MIMO = _typed(_MLP, *_FREQUENCIES, old=_FREQUENCIES)
 
 FAMILIES: dict[str, Family] = {
-    "afmoe": _typed(
-        rules.last_of(4, "global_attn_every_n_layers"), counts=("num_dense_layers",),
-    ),
+    "afmoe": _typed(counts=("num_dense_layers",)),
     "apertus": PLAIN,
+    "apertus1p5_text": PLAIN,
     "arcee": PLAIN,
     "aria_text": PLAIN,
-    "axk1": _typed(None, rules.dense_below(1), periods=_DENSE_FIRST),
-    "axk2": _typed(rules.same(INDEXED), rules.dense_below(1), periods=_DENSE_FIRST),
-    "bailing_hybrid": _typed(
-        rules.last_of(8, "layer_group_size", rest=LINEAR), rules.dense_below(1, step=None),
-        counts=("first_k_dense_replace",),
-    ),
+    "axk1": replace(PLAIN, lists=(_MLP,), periods=_DENSE_FIRST),
+    "axk2": _typed(_MLP, periods=_DENSE_FIRST),
+    "bailing_hybrid": _typed(_MLP, counts=("first_k_dense_replace",)),
     "bamba": replace(PLAIN, indices={"attn_layer_indices": 0}),
     "bart": _SEQ2SEQ,
-    "beam": _typed(rules.sixth_and_last, rules.dense_below(3, None, None), fixed={_OWN: rules.own_number}),
+    "beam": _typed(_MLP, fixed={_OWN: rules.own_number}),
     "bert": _encoder("bert"),
     "bert-generation": _encoder("bert"),
     "big_bird": _encoder("bert"),
@@ -128,26 +119,24 @@ FAMILIES: dict[str, Family] = {
     "camembert": _encoder("roberta"),
     "codegen": Family(_GPT2, count=_GPT2_COUNT),
     "cohere": PLAIN,
-    "cohere2": _typed(rules.last_of(4, "sliding_window_pattern"), periods=("sliding_window_pattern",)),
-    "cohere2_moe": _typed(
-        rules.cohere2_moe_types, rules.dense_below(0, step=None), periods=("first_k_dense_replace",),
-    ),
-    "cohere_compass_text": _typed(rules.same(FULL)),
+    "cohere2": _typed(periods=("sliding_window_pattern",)),
+    "cohere2_moe": _typed(_MLP, periods=("first_k_dense_replace",)),
+    "cohere_compass_text": _typed(),
     "cpmant": Family(("cpmant.encoder.layers.", "encoder.layers.")),
     "ctrl": Family(_GPT2, count=_GPT2_COUNT),
-    "cwm": _typed(rules.first_of(4)),
+    "cwm": _typed(),
     "data2vec-text": _encoder("data2vec_text"),
     "dbrx": Family(("transformer.blocks.", "blocks."), count=("n_layers",)),
-    "deepseek_v2": replace(PLAIN, counts=("first_k_dense_replace",)),
-    "deepseek_v3": replace(PLAIN, counts=("first_k_dense_replace",)),
+    "deepseek_v2": _COUNTED,
+    "deepseek_v3": _COUNTED,
     "deepseek_v32": _DSA,
     "deepseek_v4": _typed(
-        rules.deepseek_v4_types, rules.deepseek_v4_experts, lists={"compress_ratios": None},
-        counts=("num_hash_layers",),
+        _MLP, "compress_ratios", counts=("num_hash_layers",), old=("compress_ratios", "num_hash_layers"),
     ),
     "diffllama": replace(PLAIN, fixed={_OWN: rules.own_number}),
     "doge": PLAIN,
-    "dots1": _typed(rules.dots1_windows, counts=("max_window_layers", "first_k_dense_replace")),
+    "dots1": _typed(counts=("max_window_layers", "first_k_dense_replace")),
+    "dory": Family(refused=_LOOPS),
     "dots3_note": _under("text_config", _DOTS3, flat=True),
     "dots3_note_text": _DOTS3,
     "electra": _encoder("electra"),
@@ -155,23 +144,20 @@ FAMILIES: dict[str, Family] = {
     "ernie": _encoder("ernie"),
     "ernie4_5": PLAIN,
     "ernie4_5_moe": replace(
-        PLAIN, counts=("moe_layer_start_index",), ends=("moe_layer_end_index",), fixed={_EXPERTS: rules.ernie_experts}
+        PLAIN, counts=("moe_layer_start_index",), ends=("moe_layer_end_index",), fixed={_EXPERTS: rules.ernie_experts},
+        reads=("moe_layer_interval",),
     ),
-    "exaone4": _typed(rules.exaone_windows),
-    "exaone_moe": _typed(
-        rules.exaone_windows, rules.dense_below(1, step=None), counts=("first_k_dense_replace",),
-    ),
+    "exaone": Family((*_LLAMA, *_GPT2), count=("num_hidden_layers", "num_layers")),
+    "exaone4": _typed(),
+    "exaone_moe": _typed(_MLP, counts=("first_k_dense_replace",)),
     "falcon": Family(_GPT2),
     "falcon_h1": replace(PLAIN, plain=("mlp_multipliers", "ssm_multipliers")),
     "falcon_mamba": Family(_STATE),
     "flex_olmo": PLAIN,
-    "flint": _typed(
-        rules.flint_types,
-        indices={"mlp_only_layers": 0}, steps=rules.flint_steps,
-    ),
+    "flint": _typed(indices={"mlp_only_layers": 0}, **_STEPS),
     "fuyu": _under("text_config", PLAIN, flat=True),
     "gemma": PLAIN,
-    "gemma2": _typed(rules.last_of(2)),
+    "gemma2": _typed(),
     "gemma3": _under("text_config", _GEMMA3),
     "gemma3_text": _GEMMA3,
     "gemma3n": _under("text_config", _GEMMA3N),
@@ -185,50 +171,52 @@ FAMILIES: dict[str, Family] = {
     "git": Family(("git.encoder.layer.", "encoder.layer.")),
     "glm": PLAIN,
     "glm4": PLAIN,
-    "glm4_moe": replace(PLAIN, counts=("first_k_dense_replace",)),
-    "glm4_moe_lite": _typed(None, rules.dense_below(1, None, None), counts=("first_k_dense_replace",)),
+    "glm4_moe": _COUNTED,
+    "glm4_moe_lite": replace(_COUNTED, lists=(_MLP,), old=("first_k_dense_replace",)),
     "glm_moe_dsa": replace(
-        _DSA, lists={**_DSA.lists, "indexer_types": rules.dsa_indexers}, links={_PICKS: rules.shared_picks},
+        _DSA, lists=(*_DSA.lists, "indexer_types"), links={_PICKS: rules.shared_picks},
         periods=("index_topk_pattern", "index_topk_freq", "index_skip_topk_offset"),
     ),
     "got_ocr2": _under("text_config", _WINDOWED),
     "gpt-sw3": Family(_GPT2, count=_GPT2_COUNT),
     "gpt2": Family(_GPT2, count=_GPT2_COUNT, fixed={
         "scale_attn_by_inverse_layer_idx: " + _OWN: rules.own_number_if("scale_attn_by_inverse_layer_idx"),
-    }),
+    }, reads=("scale_attn_by_inverse_layer_idx",)),
     "gpt_bigcode": Family(_GPT2, count=_GPT2_COUNT),
-    "gpt_neo": Family(_GPT2, count=("num_layers", "num_hidden_layers"), lists={"attention_layers": None}),
+    "gpt_neo": Family(_GPT2, count=("num_layers", "num_hidden_layers"), lists=("attention_layers",),
+                      old=("attention_layers",), runs=("attention_types",)),
     "gpt_neox": Family(("gpt_neox.layers.", "layers.")),
     "gpt_neox_japanese": Family(("gpt_neox_japanese.layers.", "layers."), fixed={_LAST: rules.last_alone}),
-    "gpt_oss": _typed(rules.last_of(2)),
+    "gpt_oss": _typed(),
     "gptj": Family(_GPT2, count=_GPT2_COUNT),
     "granite": PLAIN,
-    "granite_swa": _typed(rules.first_of(4), lists={"layer_rope_theta": None}),
+    "granite_swa": _typed("layer_rope_theta"),
     "granitemoe": PLAIN,
-    "granitemoe_swa": _typed(rules.first_of(4), lists={"layer_rope_theta": None}),
-    "granitemoehybrid": _typed(rules.granite_hybrid_types, lists={"layers_block_type": None}),
+    "granitemoe_swa": _typed("layer_rope_theta"),
+    "granitemoehybrid": _typed("layers_block_type", old=("layers_block_type",)),
     "granitemoeshared": PLAIN,
     "helium": PLAIN,
     "hrm_text": Family(refused="its two stacks of layers run in turn, several times, so a layer is no single step"),
     "hunyuan_v1_dense": PLAIN,
-    "hunyuan_v1_moe": replace(PLAIN, lists={"num_experts": None, "moe_topk": None, "num_shared_expert": None}),
-    "hy_v3": _typed(None, rules.dense_below(1, None, None), counts=("first_k_dense_replace",)),
+    "hunyuan_v1_moe": replace(
+        PLAIN, lists=("num_experts", "moe_topk", "num_shared_expert"), old=("num_shared_expert",),
+    ),
+    "hy_v3": replace(_COUNTED, lists=(_MLP,), old=("first_k_dense_replace",)),
     "hy_v4": _typed(
-        rules.same(INDEXED), rules.dense_below(1, None, None),
-        lists={"indexer_types": rules.picked(lambda layer: layer == 0 or layer % 4 == 1, "full", "shared")},
-        links={_PICKS: rules.shared_picks},
+        _MLP, "indexer_types", links={_PICKS: rules.shared_picks},
     ),
     "hyperclovax": PLAIN,
+    "inkling2_loop_text": Family(refused=_LOOPS),
     "inkling2_text": _typed(
-        rules.last_of(6, one=HYBRID, rest=HYBRID_SLIDING),
         prefixes=("model.llm.layers.",),
         beside=(("model.llm.attn_res.attn_queries.", 1), ("model.llm.attn_res.mlp_queries.", 0)),
         fixed={_FIRST: rules.first_alone, "residuals are kept in blocks of n_layers_per_attn_res_block layers":
-               rules.blocks_of("n_layers_per_attn_res_block", 6)},
+               rules.blocks_of("n_layers_per_attn_res_block")},
+        reads=("n_layers_per_attn_res_block",),
     ),
     "inkling_text": _typed(
-        rules.inkling_types, rules.dense_below(0, "dense_mlp_idx", None), indices={"local_layer_ids": 0},
-        counts=("dense_mlp_idx",), plain=("mtp_local_layer_ids",),
+        _MLP, indices={"local_layer_ids": 0}, counts=("dense_mlp_idx",), old=("local_layer_ids", "dense_mlp_idx"),
+        plain=("mtp_local_layer_ids",),
     ),
     "internlm3": PLAIN,
     "iquestcoder": PLAIN,
@@ -236,20 +224,19 @@ FAMILIES: dict[str, Family] = {
     "jamba": replace(PLAIN, fixed={
         "attn_layer_period says which layers attend": rules.jamba_attention,
         "expert_layer_period says which layers have experts": rules.jamba_experts,
-    }),
+    }, reads=("attn_layer_period", "attn_layer_offset", "expert_layer_period", "expert_layer_offset")),
     "jetmoe": PLAIN,
     "kimi_linear": _typed(
-        rules.kimi_types, rules.dense_below(1, step=None),
-        indices={"linear_attn_config.full_attn_layers": 1, "linear_attn_config.kda_layers": 1},
+        _MLP, indices={"linear_attn_config.full_attn_layers": 1, "linear_attn_config.kda_layers": 1},
         counts=("first_k_dense_replace",),
+        old=("linear_attn_config.full_attn_layers", "linear_attn_config.kda_layers", "first_k_dense_replace"),
     ),
-    "kolibri1": _typed(rules.last_of(5)),
-    "laguna": _typed(
-        rules.same(FULL), rules.dense_below(1, None, None), lists={"num_attention_heads_per_layer": None},
-    ),
-    "lfm2": _typed(rules.lfm2_types, indices={"full_attn_idxs": 0}),
-    "lfm2_moe": _typed(None, counts=("num_dense_layers",)),
-    "lfm3": _typed(rules.lfm3_types),
+    "kolibri1": _typed(),
+    "laguna": _typed(_MLP, "num_attention_heads_per_layer"),
+    "lara_mini": _typed(),
+    "lfm2": _typed(indices={"full_attn_idxs": 0}, old=("full_attn_idxs",)),
+    "lfm2_moe": _typed(counts=("num_dense_layers",)),
+    "lfm3": _typed(),
     "llama": PLAIN,
     "llama4": _under("text_config", _LLAMA4),
     "llama4_text": _LLAMA4,
@@ -259,27 +246,25 @@ FAMILIES: dict[str, Family] = {
     "marian": _SEQ2SEQ,
     "mbart": _SEQ2SEQ,
     "megatron-bert": _encoder("bert"),
-    "mellum": _typed(
-        rules.same(FULL), rules.dense_below(0, None, None), plain=("mtp_layer_types", "mtp_mlp_layer_types"),
-    ),
+    "mellum": _typed(_MLP, plain=("mtp_layer_types", "mtp_mlp_layer_types")),
     "mimo_v2_flash": _MIMO,
     "minicpm3": replace(PLAIN, root_depth=("scale_depth",)),
     "minimax": _typed(
-        rules.last_of(2, one=LINEAR, rest=FULL), lists={"attn_type_list": None},
+        "attn_type_list", old=("attn_type_list",),
         stored=(".slope_rate", ".query_decay", ".key_decay", ".diagonal_decay"),
     ),
-    "minimax_m2": replace(PLAIN, lists={"attn_type_list": None}),
+    "minimax_m2": replace(PLAIN, lists=("attn_type_list",), old=("attn_type_list",)),
     "minimax_m3_vl_text": _typed(
-        rules.same(FULL), rules.dense_below(0, None, None),
-        lists={"moe_layer_freq": None, "sparse_attention_config.sparse_attention_freq": None},
+        _MLP, "moe_layer_freq", "sparse_attention_config.sparse_attention_freq",
+        old=("moe_layer_freq", "sparse_attention_config.sparse_attention_freq"),
     ),
-    "ministral": _typed(rules.any_windows),
+    "ministral": _typed(),
     "ministral3": PLAIN,
     "mistral": PLAIN,
     "mixtral": PLAIN,
     "mllama": _under("text_config", replace(PLAIN, indices={"cross_attention_layers": 0})),
     "modernbert-decoder": _typed(
-        rules.first_of(3, "global_attn_every_n_layers"), periods=("global_attn_every_n_layers",),
+        periods=("global_attn_every_n_layers",),
         fixed={_FIRST: rules.first_alone},
     ),
     "moss_transcribe_diarize": _under("text_config", _WINDOWED),
@@ -291,14 +276,14 @@ FAMILIES: dict[str, Family] = {
     "nanochat": PLAIN,
     "nemotron": PLAIN,
     "nemotron_h": replace(
-        PLAIN, lists={"layers_block_type": rules.nemotron_h_types, "hybrid_override_pattern": None},
+        PLAIN, lists=("layers_block_type", "hybrid_override_pattern"), old=("hybrid_override_pattern",),
         prefixes=("model.layers.", "backbone.layers.", "layers."),
         plain=("mtp_layers_block_type", "time_step_limit", "mamba_dt_limit"),
     ),
     "olmo": PLAIN,
     "olmo2": PLAIN,
-    "olmo3": _typed(rules.last_of(4)),
-    "olmo_hybrid": _typed(rules.last_of(4, rest=LINEAR)),
+    "olmo3": _typed(),
+    "olmo_hybrid": _typed(),
     "olmoe": PLAIN,
     "openai-gpt": Family(_GPT2, count=_GPT2_COUNT),
     "opt": Family(_DECODER),
@@ -314,19 +299,19 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen2": _WINDOWED,
     "qwen2_moe": replace(
-        _MOE_STEPS, lists={"layer_types": rules.early_windows}, counts=("max_window_layers",)
+        _MOE_STEPS, lists=("layer_types",), counts=("max_window_layers",)
     ),
     "qwen3": _WINDOWED,
     "qwen3_5": _under("text_config", _QWEN3_5),
     "qwen3_5_moe": _under("text_config", _QWEN3_5),
     "qwen3_5_moe_text": _QWEN3_5,
     "qwen3_5_text": _QWEN3_5,
-    "qwen3_moe": replace(_MOE_STEPS, counts=("max_window_layers",)),
+    "qwen3_moe": replace(_MOE_STEPS, counts=("max_window_layers",), old=("max_window_layers",)),
     "qwen3_next": _QWEN3_NEXT,
     "qwen4_exp": _under("text_config", _QWEN4),
     "qwen4_exp_text": _QWEN4,
     "recurrent_gemma": replace(PLAIN, cycles=("block_types",)),
-    "reformer": Family(("reformer.encoder.layers.", "encoder.layers."), lists={"attn_layers": None}),
+    "reformer": Family(("reformer.encoder.layers.", "encoder.layers."), lists=("attn_layers",)),
     "rembert": _encoder("rembert"),
     "roberta": _encoder("roberta"),
     "roberta-prelayernorm": _encoder("roberta_prelayernorm"),
@@ -335,17 +320,17 @@ FAMILIES: dict[str, Family] = {
     "rwkv": Family(("rwkv.blocks.", "blocks."), fixed={
         _FIRST: rules.first_alone,
         "rescale_every halves the stream by layer number (at 0 in config.json the model is the same but for rounding)":
-            rules.rescaled_by("rescale_every", 6),
-    }),
+            rules.rescaled_by("rescale_every"),
+    }, reads=("rescale_every",)),
+    "sarvam_mla": _COUNTED,
+    "sarvam_moe": _COUNTED,
     "seed_oss": PLAIN,
-    "smollm3": _typed(
-        rules.smollm3_types, lists={"no_rope_layers": rules.no_rope}, periods=("no_rope_layer_interval",),
-    ),
-    "solar_open": replace(PLAIN, counts=("first_k_dense_replace",)),
+    "smollm3": _typed("no_rope_layers", periods=("no_rope_layer_interval",)),
+    "solar_open": replace(_COUNTED, old=("first_k_dense_replace",)),
     "stablelm": PLAIN,
     "starcoder2": PLAIN,
     "trocr": _SEQ2SEQ,
-    "vaultgemma": _typed(rules.last_of(2)),
+    "vaultgemma": _typed(),
     "whisper": _SEQ2SEQ,
     "xglm": Family(("model.layers.", "layers."), count=("num_layers", "num_hidden_layers")),
     "xlm": Family(
@@ -359,19 +344,19 @@ FAMILIES: dict[str, Family] = {
     "xmod": _encoder("roberta"),
     "youtu": PLAIN,
     "zamba": replace(
-        PLAIN, lists={"layers_block_type": rules.zamba_types}, periods=("attn_layer_period", "attn_layer_offset"),
+        PLAIN, lists=("layers_block_type",), periods=("attn_layer_period", "attn_layer_offset"),
         links={"the first hybrid layer keeps the attention block that all of them share": rules.zamba_owner},
     ),
     "zamba2": replace(
-        PLAIN, lists={"layers_block_type": rules.zamba2_types}, indices={"hybrid_layer_ids": 0},
+        PLAIN, lists=("layers_block_type",), indices={"hybrid_layer_ids": 0}, old=("hybrid_layer_ids",),
         fixed={"hybrid layers take turns at shared blocks, which hold an adapter for each": rules.zamba2_ordinal},
     ),
-    "zaya": _typed(rules.same(HYBRID), fixed={_FIRST: rules.first_alone}),
+    "zaya": _typed(fixed={_FIRST: rules.first_alone}),
 }  # fmt: skip
 
 # Fields that are lists of one entry per layer wherever they occur: transformers' base config class checks their
 # lengths against the number of layers for every family.
-COMMON_LISTS: dict[str, Rule | None] = {"layer_types": None, "mlp_layer_types": None}
+COMMON_LISTS = ("layer_types", "mlp_layer_types")
 
 # Fields that never speak of layers, although a list in them may by chance be as long as the model is deep.
 NOT_OF_LAYERS = frozenset(

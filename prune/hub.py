@@ -108,14 +108,13 @@ def _asked(source: Source, name: str, work: Callable[[], Any]) -> Any:
         ) from None
     except CheckpointError:
         raise
-    except (OSError, ValueError, _transport_errors()) as error:
+    except (OSError, ValueError, transport_errors()) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{source.name}/{name} cannot be fetched from the hub ({reason})") from None
 
 
-def _transport_errors() -> Any:
-    """Base of what the hub library's HTTP client raises; the client was httpx before huggingface_hub 2."""
-    try:
-        return import_module("httpx2").HTTPError
-    except ImportError:
-        return import_module("httpx").HTTPError
+def transport_errors() -> type[Exception]:
+    """Base of what the hub library's HTTP client raises: that client is httpx, or httpx2 since huggingface_hub 2."""
+    from huggingface_hub.utils import get_session
+
+    return import_module(type(get_session()).__module__.partition(".")[0]).HTTPError

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from prune.families import COMMON_LISTS, Family
-from prune.layer_rules import Rule
 
 # How configs call layers that look back over tokens, and those that carry a state.
 _ATTEND = frozenset(
@@ -22,6 +21,14 @@ _RECUR = frozenset({"linear_attention", "mamba", "mamba2", "conv", "recurrent", 
 
 class InexpressibleError(ValueError):
     """No config says what the pruned model would be; the message says why."""
+
+
+class LengthError(ValueError):
+    """A list has not one entry per layer; `key` names it, and the message goes on from there."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 @dataclass(frozen=True)
@@ -37,25 +44,52 @@ class Places:
         return {layer: place for place, layer in enumerate(self.kept)}
 
 
-def spell(section: dict[str, Any], family: Family, places: Places) -> None:
+def check_lengths(section: Mapping[str, Any], family: Family, layers: int) -> None:
+    """Raise LengthError where a list that the section states has not one entry for each of `layers` layers."""
+    for key in _list_keys(family):
+        _entries(section, key, family, layers)
+    for key in family.runs:
+        kinds = _spelled_out(section.get(key) or [])
+        if kinds and len(kinds) != layers:
+            raise LengthError(key, f"spells {len(kinds)} entries, but the model has {layers} layers")
+
+
+def silent_keys(section: Mapping[str, Any], family: Family) -> list[str]:
+    """The keys that speak of layers, or that rules read, on which the section is silent."""
+    silent = [key for key in family.asked if _get(section, key) is None]
+    return silent + [key for key in family.lists if key not in family.old and _get(section, key) == []]
+
+
+def fill(section: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """State values in the section; None leaves it silent."""
+    for key, value in values.items():
+        if value is not None:
+            _set(section, key, value)
+
+
+def spell(section: dict[str, Any], family: Family, places: Places, read: Mapping[str, Any]) -> None:
     """Change the section in place so that it describes the kept layers, each as it was.
+
+    Args:
+        section: states all that speaks of layers.
+        read: fields that only rules read, as the class fills them where the section is silent.
 
     Raises:
         InexpressibleError: it cannot.
+        LengthError: a list has not one entry per layer.
         TypeError, ValueError, KeyError, IndexError, ZeroDivisionError: the fields hold nonsense.
     """
-    lists: dict[str, Rule | None] = {**COMMON_LISTS, **family.lists}
-    extra = max((_number(section.get(key)) for key in family.extra), default=0)
-    entries = {key: _entries(section, key, rule, places.layers, extra) for key, rule in lists.items()}
-    for key, value in entries.items():
-        if value is not None:
-            _set(section, key, value)
-    if family.steps and _number(section.get("decoder_sparse_step", 1)) > 1:
-        experts = family.steps(section, places.layers) or []
+
+    def seen() -> dict[str, Any]:
+        return {**read, **{key: value for key, value in section.items() if value is not None}}
+
+    entries = {key: _entries(section, key, family, places.layers) for key in _list_keys(family)}
+    if family.steps and _number(seen()["decoder_sparse_step"]) > 1:
+        experts = family.steps(seen(), places.layers)
         section["mlp_only_layers"] = [layer for layer in range(places.layers) if not experts[layer]]
         section["decoder_sparse_step"] = 1
-    facts = {words: rule(section, places.layers) for words, rule in family.fixed.items()}
-    links = {words: rule(section, places.layers) for words, rule in family.links.items()}
+    facts = {words: rule(seen(), places.layers) for words, rule in family.fixed.items()}
+    links = {words: rule(seen(), places.layers) for words, rule in family.links.items()}
 
     for key, value in entries.items():
         if value is not None:
@@ -68,26 +102,35 @@ def spell(section: dict[str, Any], family: Family, places: Places) -> None:
         section[key] = len(places.kept)
 
     for words, rule in family.fixed.items():
-        found, wanted = rule(section, len(places.kept)), facts[words]
-        if found != [(wanted or [])[layer] for layer in places.kept]:
+        if rule(seen(), len(places.kept)) != [facts[words][layer] for layer in places.kept]:
             raise InexpressibleError(words)
     for words, rule in family.links.items():
-        _check_links(words, links[words] or [], rule(section, len(places.kept)) or [], places)
+        _check_links(words, links[words], rule(seen(), len(places.kept)), places)
 
 
-def _entries(section: Mapping[str, Any], key: str, rule: Rule | None, layers: int, extra: int) -> Any:
-    """A list of one entry per layer, from the JSON or from the class's rule; None where there is none.
+def _list_keys(family: Family) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*COMMON_LISTS, *family.lists)))
 
-    It may go on for the `extra` layers that are stored behind the decoder's.
+
+def _entries(section: Mapping[str, Any], key: str, family: Family, layers: int) -> Any:
+    """A list of one entry per layer; None where there is none.
+
+    It may go on for the extra layers that are stored behind the decoder's.
     """
     value = _get(section, key)
-    if value is None or value == []:
-        value = rule(section, layers) if rule else None
-    if value is None or isinstance(value, int | float):  # one number for all layers
+    if value is None or value == [] or isinstance(value, int | float):  # one number for all layers
         return None
-    if not isinstance(value, list | str) or not layers <= len(value) <= layers + extra:
-        raise ValueError(f"{key} is not a list of {layers} entries, one per layer")
+    if not isinstance(value, list | str):
+        raise LengthError(key, f"is not a list of {layers} entries, one per layer")
+    extra = max((_number(section.get(other)) for other in family.extra), default=0)
+    if not layers <= len(value) <= layers + extra:
+        raise LengthError(key, f"has {len(value)} entries, but the model has {layers} layers")
     return value
+
+
+def _spelled_out(types: list[Any]) -> list[Any]:
+    """From runs to one entry per layer."""
+    return [kind for group, times in types for kind in group * times]
 
 
 def _kept(value: Any, places: Places) -> Any:
@@ -134,11 +177,10 @@ def _shift_numbers(section: dict[str, Any], family: Family, places: Places) -> N
     for key in family.root_depth:
         if section.get(key) is not None:
             section[key] = section[key] * math.sqrt(len(places.kept) / places.layers)
-    if isinstance(section.get("attention_types"), list):
-        kinds = [kind for group, times in section["attention_types"] for kind in group * times]
-        if len(kinds) != places.layers:
-            raise ValueError(f"attention_types does not spell {places.layers} layers")
-        section["attention_types"] = [[[kinds[layer] for layer in places.kept], 1]]
+    for key in family.runs:
+        kinds = _spelled_out(section.get(key) or [])
+        if kinds:
+            section[key] = [[[kinds[layer] for layer in places.kept], 1]]
 
 
 def _check_links(words: str, before: list[Any], after: list[Any], places: Places) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from prune.errors import RegrowthError, UsageError
 
@@ -34,12 +32,15 @@ def publish(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
         RegrowthError: the hub refuses or does not answer; the message says that the folder is whole.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from prune.hub import transport_errors
 
     api = HfApi()
     try:
         made = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Layers removed by prune cut")
-    except (*_hub_errors(), OSError, ValueError, RuntimeError) as error:
+    except (HfHubHTTPError, transport_errors(), OSError, ValueError, RuntimeError) as error:
         raise RegrowthError(f"{folder} is complete, but the hub did not take it as {repo_id} ({_why(error)})") from None
     return str(made)
 
@@ -49,11 +50,3 @@ def _why(error: BaseException) -> str:
     if code is not None:
         return f"HTTP {code}" + ("; check your login and its rights" if code in (401, 403) else "")
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _hub_errors() -> tuple[Any, ...]:
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import get_session
-
-    client = import_module(type(get_session()).__module__.partition(".")[0])  # httpx, or httpx2 since 2.0
-    return HfHubHTTPError, client.HTTPError

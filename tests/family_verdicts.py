@@ -19,7 +19,7 @@ from prune.errors import CheckpointError
 from prune.families import FAMILIES, PLAIN
 from prune.planning import plan_cut
 from prune.surgery import cut
-from tests.small_models import LAYERS, LENGTH, NOT_BUILT, own_name, save_small_model, vocabulary
+from tests.small_models import LAYERS, LENGTH, NOT_BUILT, own_name, save_small_model, small_config_without, vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "families.md"
@@ -212,8 +212,11 @@ def check_exact(model_type, full, prefixes, folder, dropped, *, generate):
         undo()
 
 
-def judge(model_type, folder):
+def judge(model_type, folder, *, silent=None):
     """Cut a small model of a family in several places and compare.
+
+    Args:
+        silent: a field about layers that config.json leaves to its class; None: it states them all.
 
     Raises:
         AssertionError: a cut was made that is not exact, or the nearest block that a refusal names is not.
@@ -225,7 +228,7 @@ def judge(model_type, folder):
     row = FAMILIES.get(own_name(model_type), PLAIN)
     if row.refused:
         return Verdict(model_type, REFUSED, refusal_of(model_type, source))
-    save_small_model(model_type, source)
+    save(model_type, source, row.section, silent)
     conditions = []
     full = prefixes = None
     for number, dropped in enumerate(DROPS):
@@ -251,6 +254,16 @@ def judge(model_type, folder):
     return Verdict(model_type, EXACT, "; ".join(conditions))
 
 
+def save(model_type, source, section, silent):
+    if silent is None:
+        return save_small_model(model_type, source)
+    save_small_model(model_type, source, small_config_without(model_type, section, silent))
+    path = source / "config.json"
+    config = json.loads(path.read_text())
+    del config.get(section, config)[silent]
+    return path.write_text(json.dumps(config))
+
+
 def refusal_of(model_type, folder):
     """What is said to somebody who wants to cut such a model, whatever its weights."""
     folder.mkdir(parents=True)
@@ -261,6 +274,11 @@ def refusal_of(model_type, folder):
     except CheckpointError as error:
         return str(error).partition("cannot be cut: ")[2]
     raise AssertionError("not refused")
+
+
+def page_version():
+    """The version of transformers that the page was written for."""
+    return re.search(r"\(([\d.]+)\)\. For each", PAGE.read_text(encoding="utf-8"))[1]
 
 
 def families():

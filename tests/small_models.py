@@ -4,6 +4,9 @@ A config class's fields are shrunk by their names (`SIZES`); what that alone doe
 """
 
 import dataclasses
+import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -171,7 +174,11 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "rwkv": {"rescale_every": 0},
     "smollm3": {"no_rope_layers": [1, 0, 0, 1, 0, 1, 1, 0]},
-    "llama4_text": {"no_rope_layers": [1, 0, 0, 1, 0, 1, 1, 0], "moe_layers": [1, 2, 5]},
+    "llama4_text": {
+        "no_rope_layers": [1, 0, 0, 1, 0, 1, 1, 0],
+        "moe_layers": [1, 2, 5],
+        "interleave_moe_layer_step": 2,
+    },
     "xlstm": {"hidden_size": 64, "embedding_dim": 64, "qk_dim_factor": 1.0, "autocast_kernel_dtype": "float32"},
     "xmod": {"default_language": "en_XX"},
     "zamba2": {
@@ -234,12 +241,31 @@ def small_config(model_type: str, **more: Any) -> Any:
     return config_class(**small_fields(config_class, SPECIAL.get(model_type, {}) | more))
 
 
-def save_small_model(model_type: str, folder: Any, **more: Any) -> None:
+def small_config_without(model_type: str, section: str | None, key: str) -> Any:
+    """The config of a small model whose class fills in `key`; None where it is silent anyway, or cannot be.
+
+    Args:
+        section: the key of the nested config that describes the decoder, if any.
+    """
+    from transformers import AutoConfig
+
+    config = json.loads(small_config(model_type).to_json_string())
+    if config.get(section, config).pop(key, None) is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        try:
+            return AutoConfig.from_pretrained(folder)
+        except Exception:
+            return None
+
+
+def save_small_model(model_type: str, folder: Any, config: Any = None, **more: Any) -> None:
     """Save a random model of a family; of a multimodal wrapper the whole, towers included."""
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
     torch.manual_seed(0)
-    config = small_config(model_type, **more)
+    config = config or small_config(model_type, **more)
     model = AutoModelForCausalLM.from_config(config)
     if model.config.model_type != own_name(model_type):  # the causal model is but the wrapper's text decoder
         torch.manual_seed(0)

@@ -9,9 +9,10 @@ from safetensors.torch import load_file, save_file
 from prune.configs import cut_config
 from prune.errors import CheckpointError
 from prune.families import FAMILIES
+from prune.nearest import nearest_block
 from prune.planning import plan_cut
 from prune.surgery import cut
-from tests.small_models import save_small_model
+from tests.small_models import LAYERS, save_small_model
 
 
 def after(kind, config, dropped, layers=8):
@@ -127,3 +128,46 @@ def test_experts_keep_their_numbers_in_the_hubs_own_layout(tmp_path):
         place, expert, matrix = (int(name.split(".")[at].lstrip("w")) for at in (2, 5, 6))
         assert tensor.tolist() == [plan.kept[place], expert, matrix]
     assert json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"] == 6
+
+
+def test_the_nearest_block_keeps_the_size_and_then_the_place():
+    even = lambda kept: all(layer % 2 == place % 2 for place, layer in enumerate(kept))  # noqa: E731
+    assert nearest_block(even, 12, (3, 4)) == (3, 4)
+    assert nearest_block(even, 12, (3, 7)) == (3, 4)
+    assert nearest_block(even, 12, (3, 4, 5)) == (3, 4)  # not (9, 10, 11), which takes the last layer
+    assert nearest_block(even, 12, (3, 5, 11)) == (9, 10, 11)
+    assert nearest_block(lambda kept: False, 12, (3, 4, 5)) is None
+
+
+def test_multi_token_layers_and_encoder_decoders(tmp_path):
+    """Layers behind the decoder's own follow the kept ones, and an encoder-decoder is refused."""
+    full = tmp_path / "full"
+    save_small_model("deepseek_v3", full)
+    stored = load_file(full / "model.safetensors")
+    extra = {"mlp.up_proj.weight": 1.0, "eh_proj.weight": 2.0, "mlp.experts.3.up_proj.weight": 3.0}
+    more = {f"model.layers.{LAYERS}.{name}": torch.full((2,), value) for name, value in extra.items()}
+    save_file({**stored, **more}, full / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((full / "config.json").read_text())
+    config["num_nextn_predict_layers"] = 0
+    (full / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"counts {LAYERS} layers, but the weights hold {LAYERS + 1}"):
+        plan_cut(full, layers=(2, 5))
+    skipped = {
+        "quant_method": "fp8",
+        "modules_to_not_convert": ["model.layers.8.eh_proj", "model.layers.5.x", "lm_head"],
+    }
+    config |= {"num_nextn_predict_layers": 1, "quantization_config": skipped}
+    (full / "config.json").write_text(json.dumps(config))
+    plan = plan_cut(full, layers=(2, 5))
+    assert plan.layers == LAYERS
+    cut(plan, tmp_path / "out", show_progress=False)
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    for name, value in extra.items():
+        assert found[f"model.layers.{LAYERS - 2}.{name}"].tolist() == [value, value]
+    assert not any(name.startswith(f"model.layers.{LAYERS - 1}.") for name in found)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["first_k_dense_replace"] == 2
+    assert written["quantization_config"]["modules_to_not_convert"] == ["model.layers.6.eh_proj", "lm_head"]
+    (full / "config.json").write_text(json.dumps(config | {"is_encoder_decoder": True}))
+    with pytest.raises(CheckpointError, match="encoder-decoder"):
+        plan_cut(full, layers=(2, 5))
