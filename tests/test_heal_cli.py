@@ -100,7 +100,7 @@ def test_merge_says_what_it_did(adapter, tmp_path):
         (["--field", "body"], 1, "has no text field 'body'"),
         (["--text", "nowhere.txt"], 1, "nowhere.txt does not exist"),
         (["--held-out", "nowhere.txt"], 1, "nowhere.txt does not exist"),
-        (["--device", "cuda:77"], 1, "--device cuda:77 cannot be used here"),
+        (["--device", "cuda:77"], 1, "--device cuda:77: torch"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(tiny_llama, options, tmp_path, arguments, code, line):
