@@ -45,9 +45,10 @@ def test_tables_keyed_by_layer_follow_their_layers():
 
 def test_a_list_that_goes_on_for_multi_token_layers_keeps_its_tail():
     types = ["sliding_attention"] * 8 + ["full_attention"]
-    with pytest.raises(CheckpointError, match="layer_types is not a list of 8 entries"):
-        after("glm4_moe", {"layer_types": types}, (1, 3))
-    found = after("glm4_moe", {"layer_types": types, "num_nextn_predict_layers": 1}, (1, 3))
+    with pytest.raises(CheckpointError, match="layer_types has 9 entries, but the model has 8 layers"):
+        after("glm4_moe", {"layer_types": types, "first_k_dense_replace": 1}, (1, 3))
+    stated = {"layer_types": types, "first_k_dense_replace": 1, "num_nextn_predict_layers": 1}
+    found = after("glm4_moe", stated, (1, 3))
     assert found["layer_types"] == types[2:]
 
 
@@ -71,7 +72,8 @@ def test_a_period_is_cut_by_whole_periods():
 @pytest.mark.parametrize("kind", ["qwen3_moe", "qwen3_next", "qwen2_moe", "flint"])
 def test_a_step_becomes_a_list(kind):
     """Every third layer has experts: 2 and 5; without 1 and 3 they are 1 and 3."""
-    found = after(kind, {"decoder_sparse_step": 3, "mlp_only_layers": [], "num_experts": 4}, (1, 3))
+    stated = {"layer_types": ["full_attention"] * 8, "max_window_layers": 8}
+    found = after(kind, {**stated, "decoder_sparse_step": 3, "mlp_only_layers": [], "num_experts": 4}, (1, 3))
     assert found["decoder_sparse_step"] == 1
     assert found["mlp_only_layers"] == [0, 2, 4, 5]
 

@@ -211,7 +211,9 @@ def test_lists_that_do_not_speak_of_layers_stay():
 
 
 def test_known_lists_of_another_length_are_refused():
-    with pytest.raises(CheckpointError, match="layer_types is not a list of 4"):
+    with pytest.raises(
+        CheckpointError, match=r"here: config.json's layer_types has 3 entries, but the model has 4 layers"
+    ):
         cut_llama({"layer_types": ["full_attention"] * 3})
 
 
@@ -219,9 +221,16 @@ def test_known_lists_of_another_length_are_refused():
     ("kind", "fields"),
     [("qwen2", {"use_sliding_window": True, "max_window_layers": "x"}), ("gemma3_text", {"sliding_window_pattern": 0})],
 )
-def test_a_rule_over_nonsense_is_refused(kind, fields):
+def test_nonsense_that_the_class_would_have_to_read_is_refused(kind, fields):
+    config = {"model_type": kind, "num_hidden_layers": 4, **fields}
+    with pytest.raises(CheckpointError, match=r"here: config.json leaves layer_types.* cannot read the rest"):
+        cut_config(config, FAMILIES[kind], 4, (0, 2), "here")
+
+
+def test_nonsense_in_a_stated_field_is_refused():
+    fields = {"layer_types": ["full_attention"] * 4, "mlp_only_layers": [0], "num_experts": 4, "max_window_layers": 2}
     with pytest.raises(CheckpointError, match="do not make sense"):
-        cut_config({"num_hidden_layers": 4, **fields}, FAMILIES[kind], 4, (0, 2), "here")
+        cut_config({**fields, "decoder_sparse_step": 2, "mlp_only_layers": 3}, FAMILIES["qwen2_moe"], 4, (0, 2), "here")
 
 
 def test_names_in_a_quantisation_config_follow_their_layers():
