@@ -40,13 +40,14 @@ def ask_class(config: Mapping[str, Any], section: str | None, keys: Sequence[str
         with TemporaryDirectory() as folder:
             (Path(folder) / "config.json").write_text(json.dumps(stock), encoding="utf-8")
             read = AutoConfig.from_pretrained(folder)
-        part = getattr(read, section) if section else read
-        return {key: _plain(getattr(part, key)) for key in keys}
-    except AttributeError as error:
-        raise UnansweredError(f"{version} has no {error.name} for {kind!r}") from None
     except Exception as error:  # a class may raise anything over fields that make no sense
         message = " ".join(str(error).split())
         raise UnansweredError(f"{version} cannot read the rest ({type(error).__name__}: {message})") from None
+    part = getattr(read, section) if section else read
+    try:
+        return {key: _plain(getattr(part, key)) for key in keys}
+    except AttributeError as error:
+        raise UnansweredError(f"{version} has no {error.name} for {kind!r}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -50,11 +50,11 @@ _EXPERTS = "moe_layer_interval says which layers have experts"
 _MOE_STEPS = replace(PLAIN, indices={"mlp_only_layers": 0}, **_STEPS)  # type: ignore[arg-type]
 _GEMMA3 = _typed(periods=("sliding_window_pattern", "_sliding_window_pattern"))
 _SIDE_BY_SIDE = "hidden_size_per_layer_input: one tensor holds all layers' embeddings side by side"
-_PER_LAYER_INPUT = {"fixed": {_SIDE_BY_SIDE: rules.own_number_of("hidden_size_per_layer_input")}}
+_PER_LAYER_INPUT = {_SIDE_BY_SIDE: rules.own_number_of("hidden_size_per_layer_input")}
 _GEMMA3N = _typed(
     "activation_sparsity_pattern",
     "intermediate_size",
-    **_PER_LAYER_INPUT,
+    fixed=_PER_LAYER_INPUT,
     reads=("hidden_size_per_layer_input",),
     tails=("num_kv_shared_layers",),
     links={_KEYS: rules.shared_keys},
@@ -65,9 +65,7 @@ _GEMMA4U = _typed(
     tails=("num_kv_shared_layers",),
     links={_KEYS: rules.shared_keys},
 )
-_GEMMA4 = replace(
-    _GEMMA4U, fixed={**_PER_LAYER_INPUT["fixed"], **_GEMMA4U.fixed}, reads=("hidden_size_per_layer_input",)
-)
+_GEMMA4 = replace(_GEMMA4U, fixed={**_PER_LAYER_INPUT, **_GEMMA4U.fixed}, reads=("hidden_size_per_layer_input",))
 _ASSISTANT = Family(
     refused="it drafts for another model, whose keys and values its layers read, and has hardly a layer to spare"
 )

@@ -211,9 +211,19 @@ def small_fields(config_class: type, special: dict[str, Any] | None = None) -> d
     fields = {name: value for name, value in SIZES.items() if name in names}
     if "kv_lora_rank" in names and "num_key_value_heads" in names:
         fields["num_key_value_heads"] = fields["num_attention_heads"]  # latent attention has no groups
-    for name, part in getattr(config_class, "sub_configs_defaults", {}).items():
+    for name, part in parts_of(config_class).items():
         fields[name] = small_part(part)
     return fields | (special or {})
+
+
+def parts_of(config_class: type) -> dict[str, Any]:
+    """The nested configs of a class: name -> what says of which class it is."""
+    if hasattr(config_class, "sub_configs_defaults"):
+        return config_class.sub_configs_defaults
+    if not getattr(config_class, "sub_configs", None):
+        return {}
+    default = config_class()  # older transformers names a class by a default alone
+    return {name: type(part) for name in config_class.sub_configs if (part := getattr(default, name)) is not None}
 
 
 def small_part(part: Any) -> dict[str, Any]:
@@ -222,9 +232,9 @@ def small_part(part: Any) -> dict[str, Any]:
 
     config_class = getattr(part, "config_class", part)
     model_type = getattr(part, "model_type", None) or config_class.model_type
-    if not dataclasses.is_dataclass(config_class) or "model_type" not in vars(config_class):
+    if model_type and (not dataclasses.is_dataclass(config_class) or "model_type" not in vars(config_class)):
         config_class = CONFIG_MAPPING[model_type]
-    return small_fields(config_class, SPECIAL.get(model_type)) | {"model_type": model_type}
+    return small_fields(config_class, SPECIAL.get(model_type)) | ({"model_type": model_type} if model_type else {})
 
 
 def own_name(model_type: str) -> str:
