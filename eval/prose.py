@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,14 +53,14 @@ def draw_prose(
     return draw_windows(read_documents(source, field=field), tokenizer, samples=WINDOWS, length=length, seed=seed)
 
 
-def measure_prose(nats_of: Callable[[list[list[int]]], list[float]], tokenizer: Any, windows: list[list[int]]) -> Prose:
-    """Score windows; `nats_of` gives the summed NLL of each, its first token not scored.
+def measure_prose(losses: Sequence[float], tokenizer: Any, windows: list[list[int]]) -> Prose:
+    """Windows with the summed NLL in nats of each, its first token not scored.
 
     Raises:
         RegrowthError: a loss that is not a finite number.
     """
     measured = []
-    for ids, nats in zip(windows, nats_of(windows), strict=True):
+    for ids, nats in zip(windows, losses, strict=True):
         if not math.isfinite(nats):
             raise RegrowthError(f"the model gives no finite loss ({nats}) on the held-out prose; try --dtype float32")
         measured.append(Window(nats, len(ids) - 1, _text_bytes(ids, tokenizer) - _text_bytes(ids[:1], tokenizer)))

@@ -147,7 +147,9 @@ def run(
         )
         try:
             harness = _ask(asker, plans, settings, chat=chat)
-            prose = {name: measure_prose(asker.window_nats, tokenizer, windows) for name, windows in drawn.items()}
+            prose = {
+                name: measure_prose(asker.window_nats(windows), tokenizer, windows) for name, windows in drawn.items()
+            }
         finally:
             asker.close()
             answers.close()
