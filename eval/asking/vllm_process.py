@@ -54,7 +54,7 @@ class VllmModel:
         self.tokens = 0
         self.notes: list[str] = []
         self._hook: Any = None
-        self._waiting = False
+        self._waiting = self._closed = False
         self._start(_environment(device))
         try:
             self.facts: dict[str, Any] = self._exchange(options)
@@ -83,6 +83,9 @@ class VllmModel:
 
     def close(self) -> None:
         """End the process: in order where it is idle, at once where it is at work."""
+        if self._closed:
+            return
+        self._closed = True
         if not self._waiting:
             with suppress(OSError):
                 self._pipe.send(STOP)
