@@ -33,12 +33,13 @@ FAMILIES = {
 
 
 @pytest.fixture(autouse=True)
-def small_engine(monkeypatch):
+def small_engine(monkeypatch, tmp_path):
     """An engine with 1 GiB for its cache and one thread, which shares the machine."""
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # logs of engines that failed stay
 
 
 @pytest.fixture(scope="module")

@@ -27,11 +27,12 @@ runner = CliRunner()
 
 
 @pytest.fixture
-def stub(monkeypatch):
+def stub(monkeypatch, tmp_path):
     """The stand-in, where `import vllm` finds it in this process and in those it starts."""
     monkeypatch.syspath_prepend(str(STUB))
     monkeypatch.setenv("TQDM_DISABLE", "1")  # as every command sets it; vLLM does not bear it
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # logs of engines that died stay
 
 
 def test_the_vllm_backend_answers_as_transformers_does(
@@ -88,7 +89,6 @@ def test_what_vllm_refuses_comes_as_one_line(tiny_llama, sample_questions, stub,
     line, _, log = str(refused.value).partition("; its log is ")
     assert line == f"{tiny_llama} cannot be loaded by vLLM 0.32.0 (vLLM failed: ValueError: auto is none"
     assert "Traceback" in Path(log.rstrip(")")).read_text()
-    Path(log.rstrip(")")).unlink()
     assert not (tmp_path / "bill").exists()
 
 
@@ -111,9 +111,8 @@ vllm_process.VllmModel(Source(Path(sys.argv[1]), "model"), Settings(backend="vll
 def test_the_engine_ends_with_its_parent(number, tmp_path):
     place = tmp_path / "pid"
     path = os.pathsep.join([str(STUB), str(Path(__file__).parents[1])])
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(place)], env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL
-    )
+    environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(place)], env=environment, stderr=subprocess.DEVNULL)
     _wait(lambda: place.exists() and place.read_text(), parent)
     engine = int(place.read_text())
     parent.send_signal(number)
