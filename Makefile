@@ -6,7 +6,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PATHS := prune heal eval recipes tests bench
 
-.PHONY: help install sample demo test test-all test-avx2 test-floor families lint bench bench-all clean
+.PHONY: help install sample demo test test-all test-avx2 test-floor test-vllm families lint bench bench-all clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -46,6 +46,13 @@ test-avx2: sample ## run the tests of `test` as a CPU without AVX-512 runs them
 
 test-floor: .venv-floor/.installed sample ## run the tests, but for the slow ones, on the oldest versions allowed
 	$(PYTEST:.venv/%=.venv-floor/%) -m 'not slow'
+
+.venv-vllm/.installed: tests/vllm_venv.py tests/vllm_requirements.txt pyproject.toml
+	$(PYTHON) tests/vllm_venv.py
+	@touch $@
+
+test-vllm: .venv-vllm/.installed sample ## make .venv-vllm/ with vLLM for the CPU, and test the models it serves
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/test_vllm.py
 
 families: install ## judge every family of transformers anew and write docs/families.md
 	$(BIN)/python -m tests.family_verdicts --write

@@ -54,6 +54,9 @@ _MODEL = panel(
     "Model and memory",
     {
         "backend": Annotated[str, typer.Option(help="hf (transformers) or vllm, of lm-eval.")],
+        "backend_args": Annotated[
+            _Text, typer.Option(help="Options of vLLM's engine, as gpu_memory_utilization=0.6,tensor_parallel_size=2.")
+        ],
         "batch_size": Annotated[int, typer.Option(help="Requests at a time; halved where memory runs out.")],
         "max_length": Annotated[
             _Count, typer.Option(help="Context in tokens; never more than the model's own, or 4096.")
@@ -72,7 +75,7 @@ _KEPT = panel(
     },
 )
 _OPTIONS = {**_QUESTIONS, **_MODEL, **_KEPT}
-_AS_TEXT = ("domains", "tasks", "thinking", "texts")  # empty means that the option is not given
+_AS_TEXT = ("domains", "tasks", "thinking", "texts", "backend_args")  # empty means that the option is not given
 
 
 def _settings(cache: Path | None, no_cache: bool, **given: Any) -> Settings:

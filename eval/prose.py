@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,20 +42,25 @@ class Prose:
         return sum(w.nats for w in self.windows) / math.log(2) / sum(w.bytes for w in self.windows)
 
 
-def draw_prose(source: str, tokenizer: Any, *, field: str = "text", seed: int = 0) -> list[list[int]]:
-    """The windows to score: at most 64 of at most 512 tokens, drawn by the seed."""
-    return draw_windows(read_documents(source, field=field), tokenizer, samples=WINDOWS, length=LENGTH, seed=seed)
+def draw_prose(
+    source: str, tokenizer: Any, *, field: str = "text", seed: int = 0, context: int = LENGTH + 1
+) -> list[list[int]]:
+    """The windows to score: at most 64 of at most 512 tokens, drawn by the seed.
+
+    They are shorter than the context by one token at least: vLLM always generates one.
+    """
+    length = min(LENGTH, context - 1)
+    return draw_windows(read_documents(source, field=field), tokenizer, samples=WINDOWS, length=length, seed=seed)
 
 
-def measure_prose(nats_of: Callable[[list[int]], float], tokenizer: Any, windows: list[list[int]]) -> Prose:
-    """Score windows one at a time; `nats_of` gives a window's summed NLL, its first token not scored.
+def measure_prose(losses: Sequence[float], tokenizer: Any, windows: list[list[int]]) -> Prose:
+    """Windows with the summed NLL in nats of each, its first token not scored.
 
     Raises:
         RegrowthError: a loss that is not a finite number.
     """
     measured = []
-    for ids in windows:
-        nats = nats_of(ids)
+    for ids, nats in zip(windows, losses, strict=True):
         if not math.isfinite(nats):
             raise RegrowthError(f"the model gives no finite loss ({nats}) on the held-out prose; try --dtype float32")
         measured.append(Window(nats, len(ids) - 1, _text_bytes(ids, tokenizer) - _text_bytes(ids[:1], tokenizer)))

@@ -12,16 +12,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.asking.backends import check_backend, context_length, open_model
+from eval.asking.backends import check_backend, context_length, device_of, longest_scored, open_model
 from eval.asking.cache import Answers
 from eval.asking.passed import Passed, pick_passed
 from eval.asking.tasks import TaskPlan, plan_tasks
+from eval.asking.vllm_options import altering
 from eval.prose import Prose, draw_prose, measure_prose
 from eval.questions.schema import Question, cluster_of
 from eval.settings import SHORTEST, Settings, named_texts
 from prune.errors import RegrowthError, UsageError
 from prune.fingerprint import content_sha256
-from prune.models import load_tokenizer, locate, pick_device
+from prune.models import load_tokenizer, locate
 from prune.provenance import model_identity, versions
 from prune.terminal import progress, quiet_libraries
 
@@ -121,12 +122,12 @@ def run(
     quiet_libraries()
     tokenizer = load_tokenizer(source)
     chat = wants_chat(settings, tokenizer, source.name)
-    drawn = {
-        name: draw_prose(text, tokenizer, field=settings.field, seed=settings.seed)
-        for name, text in named_texts(settings.texts).items()
-    }
     context = context_length(source, settings.max_length)
     _check_room(settings, context)
+    drawn = {
+        name: draw_prose(text, tokenizer, field=settings.field, seed=settings.seed, context=context)
+        for name, text in named_texts(settings.texts).items()
+    }
     started = time.monotonic()
     total = sum(p.requests for p in plans) + sum(map(len, drawn.values()))
     from eval.asking.asker import Asker  # lm-eval is imported here, once its bars are off
@@ -141,12 +142,16 @@ def run(
             tokenizer,
             answers,
             max_length=context,
+            scored=longest_scored(settings, context),
             bar=bar,
         )
         try:
             harness = _ask(asker, plans, settings, chat=chat)
-            prose = {name: measure_prose(asker.window_nats, tokenizer, windows) for name, windows in drawn.items()}
+            prose = {
+                name: measure_prose(asker.window_nats(windows), tokenizer, windows) for name, windows in drawn.items()
+            }
         finally:
+            asker.close()
             answers.close()
     logged = harness.pop("samples")
     result = RunResult(
@@ -186,8 +191,9 @@ def _asked_how(settings: Settings, **found: Any) -> dict[str, Any]:
     return {
         "batch_size": settings.batch_size,
         **found,
-        "device": pick_device(settings.device),
+        "device": device_of(settings),
         "backend": settings.backend,
+        "backend_args": dict(settings.backend_args),
         "few_shot": settings.few_shot,
         "limit": settings.limit,
         "seed": settings.seed,
@@ -241,15 +247,19 @@ def _stored(settings: Settings, content: str, context: int) -> Answers:
 
     `content` is the hash of the model's folder, see `content_sha256`.
     """
+    vllm = settings.backend == "vllm"
+    apart = ("python", "regrowth", "peft") if vllm else ("python", "regrowth", "peft", "vllm")
     scope = {
         "content_sha256": content,
         "dtype": settings.dtype,
-        "device": pick_device(settings.device).partition(":")[0],
+        "device": device_of(settings).partition(":")[0],
         "backend": settings.backend,
         "max_length": context,
-        "seed": settings.seed if settings.backend == "vllm" else None,
-        "versions": {key: value for key, value in versions().items() if key not in ("python", "regrowth", "peft")},
+        "seed": settings.seed if vllm else None,
+        "versions": {key: value for key, value in versions().items() if key not in apart},
     }
+    if vllm:
+        scope["backend_args"] = altering(settings.backend_args)
     return Answers(settings.cache, scope)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking.tasks import SLOW_TOKENS, check_modes
+from eval.asking.vllm_options import parse_engine_options
 from eval.questions.domains import split_names
 from prune.errors import UsageError
 
@@ -29,6 +30,7 @@ class Settings:
     few_shot: worked examples before each question; None leaves it to the tasks (0 in our domains).
     chat_template: `on`, `off`, or `auto`: on where the (full) model's tokenizer has one.
     texts: held-out prose to measure the loss on: `SOURCE` or `NAME=SOURCE`, `field` its rows' field.
+    backend_args: options of vLLM's engine, as pairs of name and value; as `name=value,...` or a mapping in `of`.
     max_length: tokens of context; the model's own, 4096 at most, if None.
     cache: where answers are kept, so that none is asked twice and an interrupted run goes on; nowhere if None.
     """
@@ -47,6 +49,7 @@ class Settings:
     texts: tuple[str, ...] = ()
     field: str = "text"
     backend: str = "hf"
+    backend_args: tuple[tuple[str, Any], ...] = ()
     batch_size: int = 8
     max_length: int | None = None
     device: str = "auto"
@@ -71,6 +74,7 @@ class Settings:
         given["thinking"] = check_modes(given.get("thinking"))
         for name in ("domains", "tasks"):
             given[name] = _names(given.get(name), name)
+        given["backend_args"] = parse_engine_options(given.get("backend_args"))
         given["texts"] = tuple(given.get("texts") or ())
         if given.get("sets") is not None:
             given["sets"] = _names(given["sets"], "sets")
@@ -99,6 +103,8 @@ class Settings:
         if self.few_shot is not None and self.few_shot < 0:
             raise UsageError(f"--few-shot {self.few_shot} must be 0 or more")
         _check_one("--backend", self.backend, BACKENDS)
+        if self.backend_args and self.backend != "vllm":
+            raise UsageError("--backend-args are for vLLM's engine; add --backend vllm")
         _check_one("--chat-template", self.chat_template, CHAT)
 
     def with_chat(self, on: bool) -> Settings:

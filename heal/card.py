@@ -70,7 +70,8 @@ model = PeftModel.from_pretrained(model, "THIS_FOLDER")
 ```
 {fit}
 The full model has to be loaded; what stays in memory is the pruned one. peft cannot merge such an adapter: merge the
-one that it was made from, with `heal merge`. `heal.json` tells the rest.
+one that it was made from, with `heal merge`. vLLM cannot serve it and refuses it: serve the merged model. Its config
+says `bias: lora_only` so that older versions of vLLM refuse it too; it holds no biases. `heal.json` tells the rest.
 """
 _FIT_ONLY = """
 It was fitted to weights in {bits}: load the full model so, and it does what it was trained to do. On the model's

@@ -25,6 +25,10 @@ from prune.provenance import command_line, versions
 from prune.terminal import progress, quiet_libraries
 from prune.verification import verify_cut
 
+# vLLM before 0.32 reads past `layer_replication`, and would serve the full model with the adapter on wrong layers. All
+# of its versions refuse an adapter that says it has biases; peft then only lets the model's own biases be trained.
+REFUSED_BIAS = "lora_only"
+
 
 def adapter_only(
     adapter: str | Path,
@@ -111,6 +115,7 @@ def _write_adapter(
     """The adapter's weights as they are, and a config that puts them on the full model's kept layers."""
     place = whole.name if whole.commit else str(whole.folder.resolve())
     base = {"base_model_name_or_path": place, "revision": whole.commit, "layer_replication": ranges(plan.kept)}
+    base["bias"] = REFUSED_BIAS
     write_json(stage / ADAPTER_CONFIG, {**config, **base})
     shutil.copyfile(adapter / ADAPTER_WEIGHTS, stage / ADAPTER_WEIGHTS)
     shutil.copyfile(pruned.folder / PLAN_FILE, stage / PLAN_FILE)

@@ -20,6 +20,7 @@ COMPANIONS = (
     "merges.txt",
     "*.model",
     "*.tiktoken",
+    "tekken.json",
     "*.jinja",
     "chat_template.json",
     "*processor_config.json",

@@ -18,7 +18,7 @@ from prune.errors import CheckpointError
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on, read without importing any of it."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in ("regrowth", "torch", "transformers", "peft", "bitsandbytes", "lm-eval", "safetensors"):
+    for name in ("regrowth", "torch", "transformers", "peft", "bitsandbytes", "lm-eval", "safetensors", "vllm"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

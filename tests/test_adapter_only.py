@@ -71,9 +71,11 @@ def test_the_full_model_with_the_adapter_is_the_healed_one(parts, tiny_llama, tm
     assert {path.name for path in (tmp_path / "only").iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "prune_plan.json", "heal.json", "README.md",
     }  # fmt: skip
-    assert json.loads((tmp_path / "only" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
-        tiny_llama
-    )
+    config = json.loads((tmp_path / "only" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_llama)
+    assert config["bias"] == "lora_only"  # what every vLLM refuses; peft computes the same (above)
+    assert not any("bias" in name for name in load_file(tmp_path / "only" / "adapter_model.safetensors"))
+    assert "vLLM" in (tmp_path / "only" / "README.md").read_text()
     assert "layers: 1-2 and 5" in (tmp_path / "only" / "README.md").read_text()
 
 

@@ -5,7 +5,6 @@ import shutil
 from dataclasses import fields, replace
 
 import pytest
-import stub_vllm
 from typer.testing import CliRunner
 
 from eval.asking.tasks import plan_tasks, template
@@ -152,25 +151,6 @@ def test_bad_input_is_refused_before_anything_is_asked(tiny_llama, sample_questi
     with pytest.raises(UsageError, match="--max-loss"):
         compare(tiny_llama, [tiny_llama], max_loss="much", **ask)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_vllm_backend_answers_as_transformers_does(
-    tiny_llama, sample_questions, sample_heldout, monkeypatch, tmp_path
-):
-    """Through lm-eval's own class, with a stand-in for the package below it."""
-    stub_vllm.install(monkeypatch)
-    ask = {"data": sample_questions, **SMALL, "sets": ["mmlu", "asdiv"], "text": str(sample_heldout)}
-    there = run(tiny_llama, shown=False, **ask)
-    found = run(tiny_llama, backend="vllm", cache=tmp_path, shown=False, **ask)
-    assert found.settings == {**there.settings, "backend": "vllm"}
-    for one, other in zip(found.samples, there.samples, strict=True):
-        assert one.answer_nll_bits == pytest.approx(other.answer_nll_bits, abs=1e-3)
-        assert replace(one, answer_nll_bits=0) == replace(other, answer_nll_bits=0)
-    prose = [result.prose["held-out"] for result in (found, there)]
-    assert prose[0].sha256 == prose[1].sha256
-    assert prose[0].nats_per_token == pytest.approx(prose[1].nats_per_token, rel=1e-5)
-    again = run(tiny_llama, backend="vllm", cache=tmp_path, shown=False, **ask)
-    assert (again.asked, again.samples, found.known) == (0, found.samples, 0)
 
 
 @pytest.mark.slow  # lm-eval reads all its tasks to know that there is none of that name

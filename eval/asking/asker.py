@@ -23,7 +23,8 @@ class Asker(LM):
     """An LM of lm-eval that opens the real one when the first unknown request comes, if one comes.
 
     `asked` and `known` count requests that the model answered now, and that the store knew. `truncated` counts
-    prompts longer than the context, whose start was cut, whichever way their answers came.
+    prompts longer than the context, whose start was cut, whichever way their answers came. `scored` is the most tokens
+    of a prompt and its continuation that the model reads, see `eval.asking.backends.longest_scored`.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class Asker(LM):
         answers: Answers,
         *,
         max_length: int,
+        scored: int,
         bar: Progress,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.scored = scored
         self.bar = bar
         self.asked = self.known = self.truncated = 0
         self._open = open_model
@@ -88,15 +91,21 @@ class Asker(LM):
         kept = iter(self._answer("generate_until", [r for r, keep in zip(requests, fixed, strict=True) if keep]))
         return [next(kept)[0] if keep else next(asked) for keep in fixed]
 
-    def window_nats(self, ids: Sequence[int]) -> float:
-        """Summed NLL in nats of a window's tokens, each given those before it; the first is not scored."""
-        key = request_key("window", list(ids))
-        if key in self._answers:
-            self.known += 1
-        else:
-            self.asked += 1
-            self._answers.add(key, [self.model.window_nats(list(ids))])
-        return float(self._answers[key][0])
+    def window_nats(self, windows: Sequence[list[int]]) -> list[float]:
+        """Summed NLL in nats of each window's tokens, each given those before it; the first is not scored."""
+        keys = [request_key("window", ids) for ids in windows]
+        new = {key: ids for key, ids in zip(keys, windows, strict=True) if key not in self._answers}
+        self.known += len(windows) - len(new)
+        self.bar.advance(len(windows) - len(new))
+        if new:
+            self.asked += len(new)
+            self.model.window_nats(list(new.values()))  # each is kept as soon as it is there
+        return [float(self._answers[key][0]) for key in keys]
+
+    def close(self) -> None:
+        """Let the model go, and the process it may have."""
+        if self._model is not None and hasattr(self._model, "close"):
+            self._model.close()
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The prompt of a chat, by the tokenizer's template; where it ends with the assistant's words, left open."""
@@ -134,14 +143,18 @@ class Asker(LM):
         self._put(request_key(kind, arguments), kind, arguments, answer)
 
     def _put(self, key: str, kind: str, arguments: Any, answer: Any) -> None:
-        if key not in self._answers:
+        if key in self._answers:
+            return
+        if kind == "window":
+            self._answers.add(key, [answer])
+        else:
             values = [float(answer[0]), bool(answer[1])] if kind == "loglikelihood" else [answer]
             self._answers.add(key, [*values, self._cut(kind, arguments)])
 
     def _cut(self, kind: str, arguments: Any) -> bool:
         if kind == "loglikelihood_rolling":  # a long text is scored in pieces
             return False
-        room = self.max_length + 1 if kind == "loglikelihood" else self.max_length - arguments[1].get("max_gen_toks", 0)
+        room = self.scored if kind == "loglikelihood" else self.max_length - arguments[1].get("max_gen_toks", 0)
         text = arguments[0] + arguments[1] if kind == "loglikelihood" else arguments[0]
         return len(self.tokenizer(text)["input_ids"]) > room
 

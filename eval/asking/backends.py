@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from eval.asking.vllm_options import engine_device
 from eval.settings import LONGEST, Settings
-from prune.errors import CheckpointError, RegrowthError
+from prune.errors import CheckpointError
 from prune.models import Source, load_model, pick_device, text_config
 from prune.precision import pick_dtype
 from prune.terminal import Progress
@@ -19,11 +19,26 @@ def check_backend(settings: Settings) -> None:
     """Refuse a backend or device that is not there, before anything is read.
 
     Raises:
-        RegrowthError: vLLM is not installed, the device cannot be used, the dtype is unknown.
+        RegrowthError: vLLM is not installed or too old, the device cannot be used, the dtype is unknown.
     """
-    if settings.backend == "vllm" and find_spec("vllm") is None:
-        raise RegrowthError("--backend vllm: vLLM is not installed here; `pip install vllm`, or take --backend hf")
-    pick_dtype(settings.dtype, device=pick_device(settings.device))
+    pick_dtype(settings.dtype, device=device_of(settings))
+
+
+def device_of(settings: Settings) -> str:
+    """The device that computes, by the name that torch has for it.
+
+    Raises:
+        RegrowthError: it cannot be used by this backend.
+    """
+    return engine_device(settings.device) if settings.backend == "vllm" else pick_device(settings.device)
+
+
+def longest_scored(settings: Settings, context: int) -> int:
+    """Tokens of prompt and continuation that the backend scores at most; of longer ones the start is cut.
+
+    The last one needs no place in the context, as nothing follows it; vLLM always generates one token more.
+    """
+    return context - 1 if settings.backend == "vllm" else context + 1
 
 
 def context_length(source: Source, max_length: int | None) -> int:
@@ -43,13 +58,17 @@ def context_length(source: Source, max_length: int | None) -> int:
     return min(max_length or LONGEST, LONGEST, own)
 
 
-def open_model(source: Source, tokenizer: Any, settings: Settings, *, max_length: int, bar: Progress) -> LM:
-    """Load the model behind the backend that `settings` names.
+def open_model(source: Source, tokenizer: Any, settings: Settings, *, max_length: int, bar: Progress) -> Any:
+    """Load the model behind the backend that `settings` names: an LM of lm-eval, and `window_nats`.
 
     Raises:
         CheckpointError: transformers or vLLM cannot load it.
     """
-    return (_open_vllm if settings.backend == "vllm" else _open_hf)(source, tokenizer, settings, max_length, bar)
+    if settings.backend == "vllm":
+        from eval.asking.vllm_process import VllmModel
+
+        return VllmModel(source, settings, max_length=max_length, bar=bar)
+    return _open_hf(source, tokenizer, settings, max_length, bar)
 
 
 def _open_hf(source: Source, tokenizer: Any, settings: Settings, max_length: int, bar: Progress) -> LM:
@@ -58,13 +77,3 @@ def _open_hf(source: Source, tokenizer: Any, settings: Settings, max_length: int
     device = pick_device(settings.device)
     loaded = load_model(source, dtype=pick_dtype(settings.dtype, device=device), device=device)
     return Scorer(loaded, tokenizer, batch_size=settings.batch_size, max_length=max_length, bar=bar)
-
-
-def _open_vllm(source: Source, tokenizer: Any, settings: Settings, max_length: int, bar: Progress) -> LM:
-    from eval.asking.vllm_scorer import VllmScorer
-
-    try:
-        return VllmScorer(source, settings, max_length=max_length, bar=bar)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{source.name} cannot be loaded by vLLM ({why})") from error

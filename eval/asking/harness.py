@@ -157,12 +157,19 @@ class Scorer(HFLM):
         """What loading settled: the precision."""
         return {"dtype": str(self.model.dtype).removeprefix("torch.")}
 
-    def window_nats(self, ids: Sequence[int]) -> float:
-        """Summed NLL in nats of the tokens after the first; one window at a time, so that no padding changes it."""
-        tokens = torch.tensor([list(ids)], device=self.device)
+    def window_nats(self, windows: Sequence[list[int]]) -> list[float]:
+        """Summed NLL in nats of each window's tokens after the first; one at a time, so that no padding changes it."""
+        found = []
+        for ids in windows:
+            found.append(self._nats(ids))
+            self.cache_hook.add_partial("window", ids, found[-1])
+            self.bar.advance()
+        return found
+
+    def _nats(self, ids: list[int]) -> float:
+        tokens = torch.tensor([ids], device=self.device)
         with torch.inference_mode():
             logits = self.model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
-        self.bar.advance()
         return float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:

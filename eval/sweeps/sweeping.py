@@ -184,11 +184,11 @@ def _measure(
     with progress("Loading the model", None, shown=shown):
         tokenizer = load_tokenizer(source)
         chat = wants_chat(settings, tokenizer, source.name)
+        context = context_length(source, settings.max_length)
         drawn = {
-            name: draw_prose(text, tokenizer, field=settings.field, seed=settings.seed)
+            name: draw_prose(text, tokenizer, field=settings.field, seed=settings.seed, context=context)
             for name, text in named_texts(settings.texts).items()
         }
-        context = context_length(source, settings.max_length)
         loaded = load_model(source, dtype=pick_dtype(settings.dtype, device=device), device=device)
     switch = None
     if healed:
@@ -388,8 +388,7 @@ def _prose(
             losses = score_variants(model, windows, variants, kl=False, advance=bar.advance).loss
         full = None
         for variant, own in zip(plain, losses, strict=True):
-            nats = dict(zip(map(tuple, windows), own.tolist(), strict=True))
-            prose = measure_prose(lambda ids, nats=nats: nats[tuple(ids)], tokenizer, windows)  # type: ignore[misc]
+            prose = measure_prose(own.tolist(), tokenizer, windows)
             full = full or prose
             row = asdict(bill_prose(variant.label, text, prose, None if prose is full else full))
             found.append({"variant": row.pop("model"), "size": variant.n, "start": variant.start, **row})

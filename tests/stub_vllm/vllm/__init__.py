@@ -1,11 +1,14 @@
-"""A stand-in for the package vLLM, which needs a GPU: its face as lm-eval uses it, transformers behind it."""
+"""A stand-in for the package vLLM: its face as lm-eval uses it, transformers behind it.
 
-import importlib.metadata
-import sys
+STUB_VLLM_CALLS in the environment lets that many calls of `generate` pass; at the next one the process dies.
+"""
+
+import os
 import types
-from importlib.machinery import ModuleSpec
 
 import torch
+
+TokensPrompt = dict
 
 
 class SamplingParams:
@@ -14,17 +17,26 @@ class SamplingParams:
 
 
 class LLM:
-    """Answers prompts one by one; `max_model_len` is held to as vLLM does."""
+    """Answers prompts one by one; `max_model_len` is held to as vLLM does. On `auto` float32 becomes bfloat16."""
 
     def __init__(self, model, max_model_len, dtype, **_):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+        if dtype == "auto" and self.model.dtype == torch.float32:
+            self.model = self.model.to(torch.bfloat16)
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.limit = max_model_len
+        self.calls = int(os.environ.get("STUB_VLLM_CALLS", "1000000"))
+        self.llm_engine = types.SimpleNamespace(model_config=types.SimpleNamespace(dtype=self.model.dtype))
 
     @torch.inference_mode()
     def generate(self, prompts, sampling_params, **_):
+        if "TQDM_DISABLE" in os.environ:
+            raise ZeroDivisionError("float division by zero")  # by the time that a bar which is off took
+        if not self.calls:
+            os._exit(9)
+        self.calls -= 1
         return [self._answer(p["prompt_token_ids"], s) for p, s in zip(prompts, sampling_params, strict=True)]
 
     def _answer(self, ids, settings):
@@ -34,8 +46,7 @@ class LLM:
         if settings.prompt_logprobs is not None:
             logprobs = self.model(prompt).logits[0].float().log_softmax(-1)
             told = [None]
-            for place, token in enumerate(ids[1:]):
-                best = int(logprobs[place].argmax())
+            for place, (token, best) in enumerate(zip(ids[1:], logprobs.argmax(-1).tolist(), strict=False)):
                 told.append({t: float(logprobs[place, t]) for t in (best, token)})
             return types.SimpleNamespace(prompt_logprobs=told)
         made = self.model.generate(prompt, max_new_tokens=settings.max_tokens, do_sample=False)[0, len(ids) :]
@@ -43,23 +54,3 @@ class LLM:
         for stop in settings.stop:
             text = text.split(stop)[0]
         return types.SimpleNamespace(outputs=[types.SimpleNamespace(text=text)])
-
-
-def install(monkeypatch):
-    """Put the stand-in where `import vllm` finds it, until the test ends."""
-    from transformers import AutoTokenizer
-
-    def module(name, **content):
-        made = types.ModuleType(name)
-        made.__spec__ = ModuleSpec(name, None)
-        vars(made).update(content)
-        monkeypatch.setitem(sys.modules, name, made)
-
-    module("vllm", LLM=LLM, SamplingParams=SamplingParams, TokensPrompt=dict)
-    module("vllm.lora")
-    module("vllm.lora.request", LoRARequest=object)
-    module("vllm.tokenizers", get_tokenizer=lambda name, tokenizer_mode, **o: AutoTokenizer.from_pretrained(name, **o))
-    real = importlib.metadata.version
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.8.0" if name == "vllm" else real(name))
-    for name in ("lm_eval.models.vllm_causallms", "eval.asking.vllm_scorer"):
-        monkeypatch.delitem(sys.modules, name, raising=False)

@@ -1,0 +1,176 @@
+"""vLLM itself, on the CPU: cut and healed models answer as they do in transformers. `make test-vllm` runs this.
+
+All in float32, so that no tolerance hangs on the kind of CPU.
+"""
+
+import json
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from eval.comparison import compare
+from eval.running import run
+from heal import Settings, TextSource, adapter_only, merge, qlora
+from heal.delta import ADAPTER_CONFIG
+from prune import cut, plan_cut
+from prune.errors import CheckpointError
+from prune.precision import multiplies_bfloat16
+
+pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; see `make test-vllm`")
+
+ENGINE = {"enforce_eager": True, "max_num_seqs": 8, "max_num_batched_tokens": 1024}
+ASKED = {"domains": "math", "sets": ["mmlu", "asdiv"], "limit": 4, "chat_template": "off", "shown": False}
+# Small models' families: what their configs need beside the sizes.
+FAMILIES = {
+    "llama": {},
+    "mistral": {"sliding_window": 32},
+    "qwen3": {},
+    "gemma3_text": {"sliding_window": 32, "layer_types": (["sliding_attention"] * 2 + ["full_attention"]) * 2},
+}
+
+
+@pytest.fixture(autouse=True)
+def small_engine(monkeypatch, tmp_path):
+    """An engine with 1 GiB for its cache and one thread, which shares the machine."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # logs of engines that failed stay
+
+
+@pytest.fixture(scope="module")
+def prose(sample_heldout, tmp_path_factory):
+    """A few passages of the held-out text."""
+    place = tmp_path_factory.mktemp("prose") / "few.jsonl"
+    place.write_text("".join(line + "\n" for line in sample_heldout.read_text().splitlines()[:6]))
+    return place
+
+
+@pytest.fixture(scope="module")
+def sample_models(sample_model, sample_text, sample_heldout, tmp_path_factory):
+    """The sample model, cut to 22 layers, and healed: an adapter trained for a few steps and merged."""
+    folder = tmp_path_factory.mktemp("sample")
+    pruned = cut(plan_cut(sample_model, layers="9-16"), folder / "pruned", show_progress=False)
+    adapter = _adapter(pruned, folder / "adapter", sample_text, sample_heldout, tokens=512, learning_rate=1e-3)
+    merge(adapter, folder / "healed", base="original", check=False, shown=False)
+    return {"full": sample_model, "pruned": pruned, "healed": folder / "healed"}
+
+
+def _adapter(pruned, out, text, held_out, *, tokens, **settings):
+    source = TextSource(str(text), held_out=str(held_out), held_out_tokens=128)
+    chosen = Settings(length=64, batch_size=2, accumulate=1, rank=8, bits=16, **settings)
+    return qlora(pruned, source, out, tokens=tokens, settings=chosen, device="cpu", shown=False).out
+
+
+def _answers_alike(model, questions, prose):
+    ask = {**ASKED, "data": questions, "text": str(prose), "max_length": 512, "dtype": "float32"}
+    there = run(model, **ask)
+    found = run(model, backend="vllm", backend_args=ENGINE, **ask)
+    assert found.settings == {**there.settings, "backend": "vllm", "backend_args": dict(sorted(ENGINE.items()))}
+    assert len(found.samples) == len(there.samples) == 2 * ASKED["limit"]
+    for one, other in zip(found.samples, there.samples, strict=True):
+        assert one.answer_nll_bits == pytest.approx(other.answer_nll_bits, abs=2e-3)
+        assert replace(one, answer_nll_bits=0) == replace(other, answer_nll_bits=0)
+    ours, theirs = found.prose["held-out"], there.prose["held-out"]
+    assert ours.sha256 == theirs.sha256
+    for one, other in zip(ours.windows, theirs.windows, strict=True):
+        assert one.nats == pytest.approx(other.nats, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["full", "pruned", "healed"])
+def test_the_sample_models_answer_as_in_transformers(name, sample_models, sample_questions, prose):
+    _answers_alike(sample_models[name], sample_questions, prose)
+
+
+def _small(family, folder, tokenizer_of):
+    """A random model of six layers with the sample model's tokenizer; every layer matters."""
+    from transformers import CONFIG_MAPPING
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
+    config = CONFIG_MAPPING[family](
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, max_position_embeddings=1024, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=None, tie_word_embeddings=True, initializer_range=0.15,
+        **FAMILIES[family],
+    )  # fmt: skip
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cut_families_answer_as_in_transformers(family, sample_model, sample_questions, prose, tmp_path):
+    full = _small(family, tmp_path / "full", sample_model)
+    pruned = cut(plan_cut(full, layers="1-2"), tmp_path / "pruned", show_progress=False)
+    _answers_alike(pruned, sample_questions, prose)
+
+
+def test_one_model_after_the_other_and_their_precision(sample_model, sample_questions, tmp_path):
+    """`auto` on a float32 checkpoint is 16 bits in vLLM where the CPU has them, and the record says so."""
+    full = _small("llama", tmp_path / "full", sample_model)
+    pruned = cut(plan_cut(full, layers="1-2"), tmp_path / "pruned", show_progress=False)
+    ask = {**ASKED, "data": sample_questions, "sets": ["mmlu"], "backend": "vllm", "backend_args": ENGINE}
+    document = compare(full, [pruned], out=tmp_path / "bill", **ask)
+    dtype = "bfloat16" if multiplies_bfloat16() else "float32"
+    assert [model["settings"]["dtype"] for model in document["models"]] == [dtype, dtype]
+    assert document["provenance"]["versions"]["vllm"].startswith("0.")
+
+
+def test_what_vllm_refuses_comes_as_one_line(sample_model, sample_questions, tmp_path):
+    full = _small("llama", tmp_path / "full", sample_model)
+    with pytest.raises(CheckpointError) as refused:
+        run(full, **ASKED, data=sample_questions, backend="vllm", backend_args={"quantization": "none-such"})
+    assert "cannot be loaded by vLLM" in str(refused.value)
+    assert "none-such" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_adapter_is_served_and_an_adapter_with_its_cut_is_refused(
+    sample_model, sample_text, sample_heldout, monkeypatch, tmp_path
+):
+    from peft import PeftModel
+    from vllm import LLM, SamplingParams
+    from vllm.config.lora import LoRAConfig
+    from vllm.lora.peft_helper import PEFTHelper
+    from vllm.lora.request import LoRARequest
+
+    full = _small("llama", tmp_path / "full", sample_model)
+    pruned = cut(plan_cut(full, layers="1-2"), tmp_path / "pruned", show_progress=False)
+    adapter = _adapter(pruned, tmp_path / "adapter", sample_text, sample_heldout, tokens=512, learning_rate=3e-2)
+    adapter_only(adapter, tmp_path / "only", check=False, shown=False)
+
+    ids = list(range(300, 340))
+    base = AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32)
+    plain = _logprobs(base, ids)
+    adapted = _logprobs(PeftModel.from_pretrained(base, adapter), ids)
+    assert (plain - adapted).abs().max() > 0.01  # the adapter matters
+
+    engine = LLM(model=str(pruned), dtype="float32", max_model_len=128, enable_lora=True, max_lora_rank=8, **ENGINE)
+    scoring = SamplingParams(temperature=0, prompt_logprobs=0, max_tokens=1)
+
+    def served(request):
+        (output,) = engine.generate([{"prompt_token_ids": ids}], scoring, use_tqdm=False, lora_request=request)
+        told = output.prompt_logprobs[1:]
+        return torch.tensor([one[token].logprob for one, token in zip(told, ids[1:], strict=True)])
+
+    assert (served(None) - plain).abs().max() < 2e-3
+    assert (served(LoRARequest("adapter", 1, str(adapter))) - adapted).abs().max() < 2e-3
+    with pytest.raises(ValueError, match="layer_replication"):
+        served(LoRARequest("only", 2, str(tmp_path / "only")))
+
+    config = json.loads((tmp_path / "only" / ADAPTER_CONFIG).read_text())
+    del config["layer_replication"]  # as older vLLM, which reads past it
+    with pytest.raises(ValueError, match="bias"):
+        PEFTHelper.from_dict(config).validate_legal(LoRAConfig(max_lora_rank=8))
+    PEFTHelper.from_dict({**config, "bias": "none"}).validate_legal(LoRAConfig(max_lora_rank=8))
+
+
+def _logprobs(model, ids):
+    with torch.no_grad():
+        logits = model.eval()(input_ids=torch.tensor([ids])).logits[0].float()
+    return logits.log_softmax(-1)[:-1].gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
