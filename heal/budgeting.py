@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from heal.budget import GPUS, METHODS, Budget, Gpu, Job, kept_layers, reckon
 from heal.defaults import settle
@@ -72,7 +73,9 @@ def plan_budget(
     after = next((i for i, layer in enumerate(gaps) if i != layer), None if n == 0 and plan is None else len(kept))
     if place and (after is None or after == len(kept)):
         raise UsageError(f"--targets {targets}: no layer stands after a cut; name --n and --start")
-    given = {name: value for name, value in (("length", length), ("batch_size", batch_size)) if value is not None}
+    given: dict[str, Any] = {
+        name: value for name, value in (("length", length), ("batch_size", batch_size)) if value is not None
+    }
     settled = settle(Settings(**given), tokens=tokens, longest=shape.context)
     job = Job(
         method=method,

@@ -1,11 +1,12 @@
 """What follows from a token budget where it is not given."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from heal.defaults import LADDER, left_open, settle
-from heal.schedule import plan_steps, schedule_line
+from heal.schedule import parse_tokens, plan_steps, schedule_line
 from heal.settings import DistillSettings, Settings
 
 PAPER = 5000 * 16 * 2048
@@ -83,6 +84,19 @@ def test_no_row_is_longer_than_what_the_model_reads():
     found = settle(Settings(), tokens=PAPER, longest=1024)
     assert (found.length, found.batch_size * found.accumulate) == (1024, 32)  # the tokens of a step stay
     assert settle(Settings(length=4096), tokens=PAPER, longest=1024).length == 4096  # refused by `check_fit`
+
+
+def test_the_table_of_the_docs_is_the_rule():
+    page = (Path(__file__).parent.parent / "docs" / "healing.md").read_text()
+    lines = page.partition("| `--tokens` from |")[2].splitlines()[2 : 2 + len(LADDER)]
+    for one, after, line in zip(LADDER, [*LADDER[1:], None], lines, strict=True):
+        step = one.rows * one.length
+        begin, last = max(one.tokens, step), None if after is None else after.tokens - 1
+        steps = f"{begin // step:,} " + ("and more" if last is None else f"to {last // step:,}")
+        found = [cell.strip() for cell in line.strip("|").split("|")]
+        assert parse_tokens(found[0]) == begin
+        assert found[1:5] == [str(one.rows), str(one.length), f"{step:,}", steps]
+        assert float(found[5]) == one.learning_rate
 
 
 def test_the_schedule_in_one_line():
