@@ -59,7 +59,7 @@ def compared_line(facts: dict[str, Any]) -> str:
     words = f"held-out loss: unquantised cut {facts['cut']:.4f}, {losses} (nats per token)"
     if facts["better"]:
         return words
-    return f"{words}\nwarning: healing is no better than the cut itself; use more --tokens, or patch the cut first"
+    return f"{words}\nwarning: the healed model is no better than the cut; use more --tokens, or other --text"
 
 
 def _facts(cut: float, **healed: float) -> dict[str, Any]:

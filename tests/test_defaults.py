@@ -1,5 +1,6 @@
 """What follows from a token budget where it is not given."""
 
+import runpy
 from itertools import pairwise
 from pathlib import Path
 
@@ -97,6 +98,21 @@ def test_the_table_of_the_docs_is_the_rule():
         assert parse_tokens(found[0]) == begin
         assert found[1:5] == [str(one.rows), str(one.length), f"{step:,}", steps]
         assert float(found[5]) == one.learning_rate
+
+
+def test_the_cells_of_the_bench_are_settings():
+    bench = runpy.run_path(str(Path(__file__).parent.parent / "bench" / "heal_defaults.py"))
+    for cell in bench["GRID"]:
+        way, words = bench["options_of"](cell)
+        shape = cell.removeprefix(f"{way}-").split("-")[0]
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        rows = int(given["--batch-size"]) * int(given["--accumulate"])
+        assert f"{rows}x{given['--length']}" == shape
+        assert cell.endswith(given["--targets"])
+    assert all(bench["options_of"](cell)[1] == [] for cell in bench["DEFAULTS"])
+    for wrong in ("lora-1x256-1e-3-all", "qlora-256-1e-3-all", "qlora-1x256-all"):
+        with pytest.raises(SystemExit, match=f"--cells {wrong}"):
+            bench["options_of"](wrong)
 
 
 def test_the_schedule_in_one_line():

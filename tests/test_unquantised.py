@@ -74,7 +74,7 @@ def test_healing_that_does_not_pay_is_a_warning():
         "held-out loss: unquantised cut 4.5000, healed 4.6000 on the cut's own weights, 4.5500 on the quantised ones "
         "(nats per token)"
     )
-    assert second.startswith("warning: healing is no better than the cut itself; use more --tokens")
+    assert second.startswith("warning: the healed model is no better than the cut; use more --tokens")
     assert "warning" not in compared_line({**facts, "original": 4.4, "better": True})
 
 
