@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from heal import Settings, TextSource, merge, qlora
 from heal.cli import app
 from heal.measuring import held_out_loss
-from heal.unquantised import compared_line
+from heal.training import plan_healing
+from heal.unquantised import compare_with_cut, compared_line
 from prune.errors import RegrowthError
 
 
@@ -44,27 +45,38 @@ def test_without_quantisation_nothing_is_measured_again(tiny_llama, text, tmp_pa
     assert "dequantised" not in facts
 
 
+def raises(error):
+    def stand_in(*_):
+        raise error
+
+    return stand_in
+
+
+def test_a_comparison_that_fails_leaves_the_adapter(tiny_llama, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("heal.unquantised._losses", raises(RegrowthError("no room\nat all")))
+    run = healed(tiny_llama, text, tmp_path / "adapter")
+    assert json.loads((run.out / "heal.json").read_text())["unquantised"] == {"not_compared": "no room"}
+    assert (run.out / "adapter_model.safetensors").is_file()
+    assert compared_line({"not_compared": "no room"}) == "not compared with the unquantised cut: no room"
+    assert merge(run.out, tmp_path / "merged", check=False, shown=False)["merge"]["chosen"]["by"] == "measured"
+
+
 @pytest.mark.parametrize(
-    ("place", "value", "why"),
+    ("place", "stand_in", "why"),
     [
-        ("heal.unquantised._losses", RegrowthError("no room\nat all"), "no room"),
-        ("heal.unquantised._losses", MemoryError(), "MemoryError"),
-        ("heal.unquantised._losses", (float("nan"), 1.0), "a loss is not finite"),
-        ("prune.memory.available", 1000, "the unquantised cut does not fit in memory"),
+        ("heal.unquantised._losses", raises(MemoryError()), "MemoryError"),
+        ("heal.unquantised._losses", lambda *_: (float("nan"), 1.0), "a loss is not finite"),
+        ("prune.memory.available", lambda *_: 1000, "the unquantised cut does not fit in memory"),
+        ("heal.unquantised.sharded", lambda: True, "the base stood in shards"),
     ],
 )
-def test_a_comparison_that_fails_leaves_the_adapter(tiny_llama, text, tmp_path, monkeypatch, place, value, why):
-    def stand_in(*_):
-        if isinstance(value, Exception):
-            raise value
-        return value
-
+def test_what_keeps_the_comparison_from_running_is_said(tiny_llama, text, tmp_path, monkeypatch, place, stand_in, why):
+    plan = plan_healing(
+        "qlora", tiny_llama, text, tmp_path / "adapter", tokens=512, settings=Settings(length=64, rank=4), device="cpu",
+        revision=None, overwrite=False,
+    )  # fmt: skip
     monkeypatch.setattr(place, stand_in)
-    run = healed(tiny_llama, text, tmp_path / "adapter")
-    assert json.loads((run.out / "heal.json").read_text())["unquantised"] == {"not_compared": why}
-    assert (run.out / "adapter_model.safetensors").is_file()
-    assert compared_line({"not_compared": why}) == f"not compared with the unquantised cut: {why}"
-    assert merge(run.out, tmp_path / "merged", check=False, shown=False)["merge"]["chosen"]["by"] == "measured"
+    assert compare_with_cut(plan, None, {"held_out_loss": {"before": 2.0, "after": 1.0}}) == {"not_compared": why}
 
 
 def test_healing_that_does_not_pay_is_a_warning():
