@@ -215,7 +215,7 @@ def test_steps_of_a_budget():
 @pytest.mark.parametrize(
     ("changes", "tokens", "error", "message"),
     [
-        ({"rank": 33}, "1k", UsageError, "--rank 33 does not fit: .* side of 32"),
+        ({"rank": 33}, "1k", UsageError, "--rank 33 does not fit: .* side of 16"),
         ({"targets": "heads"}, "1k", UsageError, "--targets heads"),
         ({"bits": 3}, "1k", UsageError, "--bits 3"),
         ({"length": 4096}, "20k", UsageError, "beyond the 512 tokens"),
