@@ -88,3 +88,20 @@ def test_several_texts_are_measured_together(tiny_llama, tmp_path, sample_text, 
     facts = merge(adapter.out, tmp_path / "merged", base="auto", held_out_tokens=128, shown=False)["merge"]
     assert facts["held_out"]["tokens"] == adapter.document["held_out"]["tokens"]
     assert [one["source"] for one in facts["held_out"]["text"]] == [str(sample_text), str(sample_heldout)]
+
+
+def test_memory_that_runs_out_leaves_the_choice_to_the_record(tiny_llama, tmp_path, sample_text, monkeypatch):
+    import torch
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
+    text = TextSource(str(sample_text), held_out_tokens=128)
+    adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
+    monkeypatch.setattr("heal.agreement.losses", full)
+    facts = merge(adapter.out, tmp_path / "merged", check=False, shown=False)["merge"]
+    losses = {name: adapter.document["unquantised"][name] for name in ("dequantised", "original")}
+    assert facts["chosen"]["losses"] == losses
+    assert facts["base"] == min(losses, key=losses.get)
+    assert facts["chosen"]["why"] == "memory ran out when both bases were to be measured"
