@@ -111,11 +111,12 @@ def merge_command(
     adapter: Annotated[Path, typer.Argument(help="Folder that heal qlora or heal distill wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for the merged model; must not exist.")],
     base: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="dequantised: the weights the adapter was trained on; original: the base's own; auto: the better one."
+            help="dequantised: the weights the adapter was trained on; original: the base's own; auto: the better one.",
+            show_default="auto",
         ),
-    ] = "auto",
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The base, where it has moved since.")] = None,
     only: Annotated[
         bool, typer.Option("--adapter-only", help="Write the cut and the healing as one adapter on the full model.")
@@ -150,7 +151,7 @@ def merge_command(
 
     Example: [bold]heal merge runs/adapter --out runs/healed[/bold]
     """
-    if only and base != "auto":
+    if only and base is not None:
         raise UsageError("--base does not go with --adapter-only, which merges nothing")
     if only and held_out_tokens is not None:
         raise UsageError("--held-out-tokens is for --base auto; --adapter-only is checked on a few rows")
@@ -171,7 +172,7 @@ def merge_command(
     from heal.schedule import parse_tokens
 
     document = merge(
-        adapter, out, base=base, model=model, check=check, held_out=held_out, field=field,
+        adapter, out, base=base or "auto", model=model, check=check, held_out=held_out, field=field,
         held_out_tokens=None if held_out_tokens is None else parse_tokens(held_out_tokens), device=device,
         overwrite=overwrite,
     )  # fmt: skip

@@ -87,17 +87,23 @@ _BATCH = {
 _STEP = {
     "length": Annotated[
         int | None,
-        typer.Option(help="Tokens per row; documents are packed, and do not see one another. Follows from --tokens."),
+        typer.Option(
+            help="Tokens per row; documents are packed, and do not see one another. Follows from --tokens if not given."
+        ),
     ],
-    "batch_size": Annotated[int | None, typer.Option(help="Rows per forward pass. Follows from --tokens.")],
+    "batch_size": Annotated[
+        int | None, typer.Option(help="Rows per forward pass. Follows from --tokens if not given.")
+    ],
 }
 _TRAINING = panel(
     "Training",
     {
         **_STEP,
-        "accumulate": Annotated[int | None, typer.Option(help="Forward passes per step. Follows from --tokens.")],
+        "accumulate": Annotated[
+            int | None, typer.Option(help="Forward passes per step. Follows from --tokens if not given.")
+        ],
         "learning_rate": Annotated[
-            float | None, typer.Option(help="Peak rate, reached after the warm-up. Follows from --tokens.")
+            float | None, typer.Option(help="Peak rate, reached after the warm-up. Follows from --tokens if not given.")
         ],
         "schedule": Annotated[str, typer.Option(help="How the rate falls: cosine, linear or constant.")],
         "warmup": Annotated[
@@ -192,8 +198,10 @@ _BUDGET = panel(
         "targets": Annotated[str, typer.Option(help="all, feed-forward, or after-cut.")],
         "rank": Annotated[int, typer.Option(help="LoRA rank.")],
         "dropout": Annotated[float, typer.Option(help="Dropout before the adapter.")],
-        "length": Annotated[int | None, typer.Option(help="Tokens per row. Follows from --tokens.")],
-        "batch_size": Annotated[int | None, typer.Option(help="Rows per forward pass. Follows from --tokens.")],
+        "length": Annotated[int | None, typer.Option(help="Tokens per row. Follows from --tokens if not given.")],
+        "batch_size": Annotated[
+            int | None, typer.Option(help="Rows per forward pass. Follows from --tokens if not given.")
+        ],
         "checkpointing": Annotated[bool, typer.Option(help="Compute activations anew.")],
     },
 )
