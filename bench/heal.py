@@ -21,14 +21,15 @@ from pathlib import Path
 
 sys.path[:] = [place for place in sys.path if Path(place) != Path(__file__).parent]  # this file is not the package heal
 COMMON = ("--targets", "all")
+DIVERGENCE = ("--plain-loss", 0)
 WAYS = {  # steps of each way: the command, the base it starts from, its own options
     "patch": (("patch",),),
     "qlora": (("qlora", *COMMON),),
-    "distill": (("distill", *COMMON),),
+    "distill": (("distill", *COMMON, *DIVERGENCE),),
     "distill, half plain": (("distill", *COMMON, "--plain-loss", 0.5),),
     "patch+qlora": (("patch",), ("qlora", *COMMON)),
-    "patch+distill": (("patch",), ("distill", *COMMON)),
-    "distill after-cut": (("distill", "--targets", "after-cut"),),
+    "patch+distill": (("patch",), ("distill", *COMMON, *DIVERGENCE)),
+    "distill after-cut": (("distill", "--targets", "after-cut", *DIVERGENCE),),
 }
 QUESTIONS = {"medical": ("mmlu", "medmcqa"), "math": ("mmlu", "asdiv")}
 
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--questions", type=int, default=50, help="of each domain and protocol")
     parser.add_argument("--other", help="text of another kind, to measure the loss on too (.jsonl with `text`)")
+    parser.add_argument("--measured", default="8192", help="tokens of each text to measure the loss on")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--work", type=Path, default=Path("runs/bench/heal"))
     parser.add_argument("--table", action="store_true", help="run nothing; print what is there")
@@ -116,6 +118,7 @@ def score(asked, base, adapter=None):
     from eval.asking.tasks import plan_tasks
     from heal.data import TextSource, hold_out
     from heal.measuring import mean_loss
+    from heal.schedule import parse_tokens
     from prune.models import load_model, load_tokenizer, locate
     from prune.precision import pick_dtype
     from prune.terminal import progress, quiet_libraries
@@ -128,14 +131,15 @@ def score(asked, base, adapter=None):
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload().eval()
-    text = TextSource(asked.text, held_out_tokens=8192)
+    measured = parse_tokens(asked.measured)
+    text = TextSource(asked.text, held_out_tokens=measured)
     found = {"held_out": mean_loss(model, hold_out(text, tokenizer, length=asked.length).rows), "answer_bits": {}}
     if asked.other:
-        other = TextSource(asked.other, held_out=asked.other, held_out_tokens=8192)
+        other = TextSource(asked.other, held_out=asked.other, held_out_tokens=measured)
         found["other"] = mean_loss(model, hold_out(other, tokenizer, length=asked.length).rows)
     with progress("scoring", None, shown=False) as bar:
         scorer = Scorer(model, tokenizer, batch_size=8, max_length=512, bar=bar)
-        for domain, sets in QUESTIONS.items():
+        for domain, sets in QUESTIONS.items() if asked.questions else ():
             for plan in plan_tasks(asked.data, [domain], limit=asked.questions, seed=0, sets=sets):
                 task, asks = PlannedTask(plan), []
                 for doc in task.eval_docs:

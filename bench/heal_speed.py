@@ -102,7 +102,7 @@ def ours(asked, cut, way, work, project):
     tokens = asked.steps * asked.batch_size * asked.length
     size = ("--tokens", tokens, "--length", asked.length, "--batch-size", asked.batch_size, "--accumulate", 1)
     learning = ("--rank", asked.rank, "--bits", asked.bits, "--targets", targets, "--no-checkpointing")
-    teacher = ("--teacher", asked.model) if kind == "distill" else ()
+    teacher = ("--teacher", asked.model, "--plain-loss", 0) if kind == "distill" else ()
     held = ("--held-out-tokens", 512, "--eval-every", asked.steps)
     words = ("-m", "heal", kind, cut, *teacher, "--text", asked.text, *size, *learning, *held, "--out", out)
     command("-P", *words, env=os.environ | {"PYTHONPATH": str((project or HERE).resolve())})

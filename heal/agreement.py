@@ -47,6 +47,14 @@ class Measure:
         return sum(row.targets for row in self.held_out.rows)
 
 
+class TextGoneError(UsageError):
+    """The text that an adapter was measured on cannot be had any more. `why`: what became of it."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; name other text with --held-out FILE, or leave measuring out with --no-check")
+        self.why = why
+
+
 def measuring_text(
     document: dict[str, Any], source: Source, *, held_out: str | None, field: str, tokens: int | None
 ) -> Measure:
@@ -61,7 +69,8 @@ def measuring_text(
         tokens: how many; as many of each text as the adapter was measured on if None.
 
     Raises:
-        UsageError: the text that heal.json names cannot be read, or has changed; the message names the options.
+        TextGoneError: the text that heal.json names cannot be read, or has changed; the message names the options.
+        TextError: `held_out` cannot be read.
     """
     settings, facts = document["settings"], document["held_out"]
     own = facts.get("limit", TextSource.held_out_tokens)  # the first adapters did not say
@@ -79,10 +88,7 @@ def measuring_text(
             return Measure(rows, settings["batch_size"], identity)
     except TextError as error:
         why = f"cannot be read ({error})"
-    raise UsageError(
-        f"the text that the adapter was measured on, {' and '.join(text.measured)}, {why}; name other text with "
-        "--held-out FILE, or leave measuring out with --no-check and a --base other than auto"
-    )
+    raise TextGoneError(f"the text that the adapter was measured on, {' and '.join(text.measured)}, {why}")
 
 
 def losses(

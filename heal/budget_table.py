@@ -32,8 +32,8 @@ def tables(budget: Budget) -> Group:
     held = Table(
         title=f"{job.method} on {len(job.kept)} of {len(shape.layers)} layers of {shape.name}: {name}",
         caption=(
-            f"{job.batch_size} rows of {job.length} tokens, rank {job.rank} on {job.role}, {job.bits} bits; of one "
-            "layer at work and one chunk of logits, the larger counts"
+            f"{job.batch_size} row{'' if job.batch_size == 1 else 's'} of {job.length} tokens, rank {job.rank} on "
+            f"{job.role}, {job.bits} bits; of one layer at work and one chunk of logits, the larger counts"
         ),
     )
     held.add_column("what")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from heal.budget import GPUS, METHODS, Budget, Gpu, Job, kept_layers, reckon
+from heal.defaults import settle
+from heal.settings import Settings
 from heal.shapes import read_shape
 from prune.cut_plan import PLAN_FILE, CutPlan
 from prune.errors import CheckpointError, UsageError
@@ -21,11 +24,11 @@ def plan_budget(
     tokens: int = 164_000_000,
     method: str = "qlora",
     bits: int = 4,
-    targets: str = "feed-forward",
+    targets: str = "all",
     rank: int = 64,
     dropout: float = 0.05,
-    length: int = 512,
-    batch_size: int = 4,
+    length: int | None = None,
+    batch_size: int | None = None,
     checkpointing: bool = True,
     gpu_memory: int | None = None,
     cuda: bool = True,
@@ -38,7 +41,8 @@ def plan_budget(
         n: how many layers go: a block from `start` on, or the deepest that keeps the last layer.
         tokens: to heal on; the paper's budget is 164M.
         method: `qlora`, or `distill`, which keeps the full model loaded.
-        bits, targets, rank, dropout, length, batch_size, checkpointing: as healing takes them.
+        bits, targets, rank, dropout, checkpointing: as healing takes them.
+        length, batch_size: as healing takes them; what follows from `tokens` if None.
         gpu_memory: bytes of a card of one's own, at the speed of an A100.
         cuda: reckon with a GPU's chunks and dropout masks, not a CPU's.
 
@@ -69,6 +73,10 @@ def plan_budget(
     after = next((i for i, layer in enumerate(gaps) if i != layer), None if n == 0 and plan is None else len(kept))
     if place and (after is None or after == len(kept)):
         raise UsageError(f"--targets {targets}: no layer stands after a cut; name --n and --start")
+    given: dict[str, Any] = {
+        name: value for name, value in (("length", length), ("batch_size", batch_size)) if value is not None
+    }
+    settled = settle(Settings(**given), tokens=tokens, longest=shape.context)
     job = Job(
         method=method,
         kept=kept,
@@ -77,8 +85,8 @@ def plan_budget(
         role=role,
         rank=rank,
         dropout=dropout,
-        length=length,
-        batch_size=batch_size,
+        length=settled.length,
+        batch_size=settled.batch_size,
         checkpointing=checkpointing,
         cuda=cuda,
     )

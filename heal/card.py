@@ -26,7 +26,7 @@ Regrowth on {tokens:,} tokens of `{text}` with the base in {bits}{taught}.
 
 _FIT = """
 The adapter was fitted to the base **as quantised** ({bits}): on other weights than those it does not do
-quite what it was trained to do. The default merge keeps them; see `heal merge --help`.
+quite what it was trained to do. By default the merge measures both and keeps the better; see `heal merge --help`.
 """
 
 MERGED = """---
@@ -78,7 +78,7 @@ It was fitted to weights in {bits}: load the full model so, and it does what it 
 original weights it is another function, whose loss may be better or worse.
 """
 CHOSEN = (
-    "Both bases were measured on {tokens:,} held-out tokens (nats per token, in {dtype}), and the better was kept:\n"
+    "Both bases were measured on held-out text (nats per token, in {dtype}), and the better was kept:\n"
     "{dequantised:.4f} on the dequantised weights, {original:.4f} on the original ones.\n"
 )
 AGREEMENT = (
@@ -122,9 +122,9 @@ def merged_card(document: dict[str, Any]) -> str:
         quantised=merged["dequantised"], adapted=merged["adapted"], bits=document["settings"]["bits"]
     )
     measured = ""
-    if "chosen" in merged:
-        tokens, dtype = merged["held_out"]["tokens"], computed_in(document)
-        measured += CHOSEN.format(tokens=tokens, dtype=dtype, **merged["chosen"]["losses"])
+    losses = merged.get("chosen", {}).get("losses")
+    if losses:
+        measured += CHOSEN.format(dtype=computed_in(document), **losses)
     if "not_compared" in merged:
         measured += NOT_COMPARED.format(why=merged["not_compared"])
     if "agreement" in merged:

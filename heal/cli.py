@@ -111,11 +111,12 @@ def merge_command(
     adapter: Annotated[Path, typer.Argument(help="Folder that heal qlora or heal distill wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for the merged model; must not exist.")],
     base: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="dequantised: the weights the adapter was trained on; original: the base's own; auto: the better one."
+            help="dequantised: the weights the adapter was trained on; original: the base's own; auto: the better one.",
+            show_default="auto",
         ),
-    ] = "dequantised",
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The base, where it has moved since.")] = None,
     only: Annotated[
         bool, typer.Option("--adapter-only", help="Write the cut and the healing as one adapter on the full model.")
@@ -139,17 +140,18 @@ def merge_command(
 ) -> None:
     """Merge an adapter into its base: one ordinary checkpoint, in the base's dtype.
 
-    An adapter trained in 4 bits was fitted to the quantised weights. So [bold]--base dequantised[/bold] saves every
+    An adapter trained in 4 bits was fitted to the quantised weights. [bold]--base dequantised[/bold] saves every
     projection that was in 4 bits (attention too) as NF4 left it, plus the adapter: the trained function, in full
     precision. [bold]--base original[/bold] adds the adapter to the base's own weights: another function, whose
-    held-out loss may be better or worse. [bold]--base auto[/bold] measures both and keeps the better.
+    held-out loss may be better or worse. [bold]--base auto[/bold], the default, measures both on the text that the
+    adapter was measured on, and keeps the better. Where that text is gone it goes by the losses that heal.json has.
 
     With [bold]--adapter-only[/bold] nothing is merged: the folder holds one small adapter that makes the healed pruned
     model of the full one, by peft's layer_replication.
 
-    Example: [bold]heal merge runs/adapter --base auto --out runs/healed[/bold]
+    Example: [bold]heal merge runs/adapter --out runs/healed[/bold]
     """
-    if only and base != "dequantised":
+    if only and base is not None:
         raise UsageError("--base does not go with --adapter-only, which merges nothing")
     if only and held_out_tokens is not None:
         raise UsageError("--held-out-tokens is for --base auto; --adapter-only is checked on a few rows")
@@ -170,11 +172,11 @@ def merge_command(
     from heal.schedule import parse_tokens
 
     document = merge(
-        adapter, out, base=base, model=model, check=check, held_out=held_out, field=field,
+        adapter, out, base=base or "auto", model=model, check=check, held_out=held_out, field=field,
         held_out_tokens=None if held_out_tokens is None else parse_tokens(held_out_tokens), device=device,
         overwrite=overwrite,
     )  # fmt: skip
-    answer(document, lambda: merged(document, out, asked=base), as_json=as_json)
+    answer(document, lambda: merged(document, out), as_json=as_json)
 
 
 @app.command("budget")

@@ -146,6 +146,7 @@ class _Run:
         from heal.tensors import read
 
         teacher = self.teacher(plan)
+        self._loaded = None  # from here on the student holds it, and frees it
         values = {name: read(*place) for name, place in self.own.items()}
         student = build_student(teacher, AutoConfig.from_pretrained(plan.model.folder), self.kept, values)
         cut = first_after_cut(plan.model.folder)

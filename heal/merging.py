@@ -1,10 +1,10 @@
 """An adapter and its base made one ordinary checkpoint, tensor by tensor.
 
-What an adapter was fitted to is the base as quantised: NF4 of the weights, not the weights. So by default the merged
-model keeps what was trained: every projection that was quantised (bitsandbytes takes all linear layers but the head,
-attention included) is saved as quantisation left it, and the adapter is added to that in fp32. Added to the original
-weights instead, the result is another function than the one trained; whether a better one, only held-out text tells,
-and `auto` asks it. Quantising the sum again, as peft does on a 4-bit model, would lose the adapter in the rounding.
+What an adapter was fitted to is the base as quantised: NF4 of the weights, not the weights. `dequantised` keeps what
+was trained: every projection that was quantised (bitsandbytes takes all linear layers but the head, attention included)
+is saved as quantisation left it, and the adapter is added to that in fp32. Added to the original weights instead, the
+result is another function than the one trained. Which is better only held-out text tells, and `auto`, the default, asks
+it. Quantising the sum again, as peft does on a 4-bit model, would lose the adapter in the rounding.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from heal.delta import ADAPTER_WEIGHTS, MergePlan, adapter_config, adapter_weigh
 from prune.checkpoint import Checkpoint, read_checkpoint
 from prune.errors import CheckpointError, RegrowthError, UsageError
 from prune.models import Source, locate, pick_device
+from prune.out_of_memory import is_out_of_memory
 from prune.outputs import check_free, staged_directory, write_json, write_text
 from prune.provenance import command_line, read_artefact, versions
 from prune.terminal import progress, quiet_libraries
@@ -35,7 +36,7 @@ def merge(
     adapter: str | Path,
     out: str | Path,
     *,
-    base: str = "dequantised",
+    base: str = "auto",
     model: str | Path | None = None,
     check: bool = True,
     held_out: str | None = None,
@@ -53,7 +54,8 @@ def merge(
     Args:
         adapter: folder with adapter_config.json, adapter_model.safetensors and heal.json.
         base: `dequantised` (what the adapter was trained on), `original` (the base's own weights), or `auto`: the one
-            of the two whose merged model has the lower loss on held-out text.
+            of the two whose merged model has the lower loss on held-out text. Where the text that the adapter was
+            measured on is gone, by the losses of its heal.json; without those, `dequantised`. `merge.chosen` says so.
         model: the base, where it is no longer at the place that the adapter names.
         check: run the written checkpoint, and report how far its logits are from those of the adapter as trained.
             Where that cannot run, out of memory say, the checkpoint stays and `merge.not_compared` says why.
@@ -81,16 +83,21 @@ def merge(
     checkpoint = read_checkpoint(source.folder)
     weights = adapter_weights(folder)
     plans = _plans(adapter, document, config, checkpoint, weights)
-    measure, losses = None, None
+    measure, chosen, why = None, None, ""
     if check or (base == "auto" and plans["dequantised"].dequantised):
-        from heal.agreement import measuring_text
+        from heal.agreement import TextGoneError, measuring_text
 
         device = pick_device(device)
-        measure = measuring_text(document, source, held_out=held_out, field=field, tokens=held_out_tokens)
+        try:
+            measure = measuring_text(document, source, held_out=held_out, field=field, tokens=held_out_tokens)
+        except TextGoneError as error:
+            if base != "auto":
+                raise
+            why = f"{error.why}; --held-out FILE names other text"
     if base == "auto":
-        base, losses = _choose(plans, source, checkpoint, weights, measure, device, shown)
+        base, chosen = _choose(plans, source, checkpoint, weights, document, measure, why, device, shown)
     plan = plans[base]
-    facts = _facts(plan, losses, measure)
+    facts = _facts(plan, chosen, measure)
     if check and measure is not None:
         from heal.agreement import compare, kl_bound, logits_that_fit, merged_logits, trained_logits
 
@@ -191,18 +198,47 @@ def _choose(
     source: Source,
     checkpoint: Checkpoint,
     weights: Pairs,
+    document: dict[str, Any],
     measure: Measure | None,
+    why: str,
     device: str,
     shown: bool,
 ) -> tuple[str, dict[str, Any] | None]:
-    """The base of the lower held-out loss, and both losses; no losses where the two are the same."""
-    if not plans["dequantised"].dequantised or measure is None:
-        return "original", None
+    """The base of the lower held-out loss, and what `merge.chosen` says of it; nothing where there was no choice.
+
+    Args:
+        measure: None where there is nothing to choose, or the text to measure on is gone.
+        why: what became of that text.
+    """
+    if not plans["dequantised"].dequantised:
+        return "original", {"by": "only", "losses": None, "why": why} if why else None
+    if measure is None:
+        return choose_by_record(document, why)
     from heal.agreement import losses
 
-    with progress("Measuring both bases", None, shown=shown):
-        found = losses(source, checkpoint, plans, weights, measure, device=device)
-    return min(found, key=lambda name: found[name]), {"losses": found, "unit": "nats per token"}
+    try:
+        with progress("Measuring both bases", None, shown=shown):
+            found = losses(source, checkpoint, plans, weights, measure, device=device)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return choose_by_record(document, "memory ran out when both bases were to be measured")
+    return min(found, key=lambda name: found[name]), {"by": "measured", "losses": found, "unit": "nats per token"}
+
+
+def choose_by_record(document: dict[str, Any], why: str) -> tuple[str, dict[str, Any]]:
+    """The better base by what healing measured at its end, or the one that was trained on where it measured neither.
+
+    Args:
+        document: the adapter's heal.json.
+        why: what kept both from being measured now.
+    """
+    original = document.get("unquantised", {}).get("original")
+    if original is None:
+        return "dequantised", {"by": "default", "losses": None, "why": why}
+    found = {"dequantised": document["held_out_loss"]["after"], "original": original}
+    base = min(found, key=lambda name: found[name])
+    return base, {"by": "recorded", "losses": found, "unit": "nats per token", "why": why}
 
 
 def _write(stage: Path, checkpoint: Checkpoint, plan: MergePlan, weights: Pairs, shown: bool) -> None:
@@ -220,7 +256,7 @@ def _write(stage: Path, checkpoint: Checkpoint, plan: MergePlan, weights: Pairs,
                     bar.advance()
 
 
-def _facts(plan: MergePlan, losses: dict[str, Any] | None, measure: Measure | None) -> dict[str, Any]:
+def _facts(plan: MergePlan, chosen: dict[str, Any] | None, measure: Measure | None) -> dict[str, Any]:
     return {
         "base": plan.base,
         "adapted": len(plan.deltas),
@@ -228,6 +264,6 @@ def _facts(plan: MergePlan, losses: dict[str, Any] | None, measure: Measure | No
         "scaling": plan.scaling,
         "versions": versions(),
         "command": command_line(),
-        **({"chosen": losses} if losses else {}),
+        **({"chosen": chosen} if chosen else {}),
         **({"held_out": {"tokens": measure.targets, **measure.identity}} if measure else {}),
     }

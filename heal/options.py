@@ -84,12 +84,27 @@ _BATCH = {
     "length": Annotated[int, typer.Option(help="Tokens per row; documents are packed, and do not see one another.")],
     "batch_size": Annotated[int, typer.Option(help="Rows per forward pass.")],
 }
+_STEP = {
+    "length": Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens per row; documents are packed, and do not see one another. Follows from --tokens if not given."
+        ),
+    ],
+    "batch_size": Annotated[
+        int | None, typer.Option(help="Rows per forward pass. Follows from --tokens if not given.")
+    ],
+}
 _TRAINING = panel(
     "Training",
     {
-        **_BATCH,
-        "accumulate": Annotated[int, typer.Option(help="Forward passes per step.")],
-        "learning_rate": Annotated[float, typer.Option(help="Peak rate, reached after the warm-up.")],
+        **_STEP,
+        "accumulate": Annotated[
+            int | None, typer.Option(help="Forward passes per step. Follows from --tokens if not given.")
+        ],
+        "learning_rate": Annotated[
+            float | None, typer.Option(help="Peak rate, reached after the warm-up. Follows from --tokens if not given.")
+        ],
         "schedule": Annotated[str, typer.Option(help="How the rate falls: cosine, linear or constant.")],
         "warmup": Annotated[
             str | None,
@@ -117,7 +132,7 @@ _ADAPTER = panel(
         "targets": Annotated[
             str,
             typer.Option(
-                help="Which projections to adapt: feed-forward or all; all of the layers after the cut: after-cut; "
+                help="Which projections to adapt: all or feed-forward; all of the layers after the cut: after-cut; "
                 "both: feed-forward:after-cut."
             ),
         ],
@@ -180,11 +195,13 @@ _BUDGET = panel(
     "Healing",
     {
         "bits": Annotated[int, typer.Option(help="4: NF4, double quantised; 8: int8; 16: not quantised.")],
-        "targets": Annotated[str, typer.Option(help="feed-forward, all, or after-cut.")],
+        "targets": Annotated[str, typer.Option(help="all, feed-forward, or after-cut.")],
         "rank": Annotated[int, typer.Option(help="LoRA rank.")],
         "dropout": Annotated[float, typer.Option(help="Dropout before the adapter.")],
-        "length": Annotated[int, typer.Option(help="Tokens per row.")],
-        "batch_size": Annotated[int, typer.Option(help="Rows per forward pass.")],
+        "length": Annotated[int | None, typer.Option(help="Tokens per row. Follows from --tokens if not given.")],
+        "batch_size": Annotated[
+            int | None, typer.Option(help="Rows per forward pass. Follows from --tokens if not given.")
+        ],
         "checkpointing": Annotated[bool, typer.Option(help="Compute activations anew.")],
     },
 )

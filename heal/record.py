@@ -33,6 +33,7 @@ def heal_document(
         "method": plan.method if plan.method != "qlora" or settings.bits < 16 else "lora",
         **_outcome(trained, plan, list(ended)),
         "settings": {**asdict(settings), "alpha": settings.lora_alpha, **plan.schedule.to_json()},
+        "from_budget": list(plan.from_budget),
         "adapted": list(student.targets.modules),
         "quantised": student.quantised,
         **student.facts,

@@ -85,6 +85,21 @@ def plan_steps(
     return Schedule(steps, _warmup(warmup, steps), length, batch_size, accumulate, processes)
 
 
+def schedule_line(schedule: Schedule, rate: float, from_budget: tuple[str, ...]) -> str:
+    """What a run does, in one line. `from_budget`: names of the settings that follow from the token budget."""
+    rows, processes = schedule.rows_per_step, schedule.processes
+    words = (
+        f"{schedule.steps:,} steps of {rows} row{'' if rows == 1 else 's'} of {schedule.length} tokens"
+        f"{f', {processes} processes together' if processes > 1 else ''}; rate {rate:g}, reached after "
+        f"{schedule.warmup} step{'' if schedule.warmup == 1 else 's'}"
+    )
+    if not from_budget:
+        return words
+    names = [f"--{name.replace('_', '-')}" for name in from_budget]
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"{words} ({listed} follow{'s' if len(names) == 1 else ''} from --tokens)"
+
+
 def _warmup(written: str | None, steps: int) -> int:
     if written is None:
         return min(100, max(1, round(0.03 * steps))) if steps > 1 else 0

@@ -10,20 +10,25 @@ from typing import Any
 from prune.errors import CheckpointError, UsageError
 from prune.models import Source, text_config
 
+# A setting that follows from the token budget. Its type is what it has in a plan, where all are settled.
+_FROM_BUDGET: Any = None
+
 
 @dataclass(frozen=True)
 class Settings:
-    """How to heal. The defaults are those of arXiv 2403.17887 (appendix) where a default can be one for all models.
+    """How to heal. What is None follows from the token budget (`heal.defaults`), up to that of arXiv 2403.17887.
 
-    The paper takes rank 64 but for Llama-2-7B (2), Llama-2-70B (8) and Mistral-7B (4), and a rate of 3e-4 but for
-    Llama-2-70B (3e-5), Mistral-7B (3e-6) and Phi-2 (2e-4); its budget is 5000 steps of 16 rows of 2048 or 4096 tokens.
+    The paper's budget is 5000 steps of 16 rows of 2048 or 4096 tokens. Its rank is 64 but for Llama-2-7B (2),
+    Llama-2-70B (8) and Mistral-7B (4). Its rate is 3e-4 but for Llama-2-70B (3e-5), Mistral-7B (3e-6) and Phi-2 (2e-4).
 
     Attributes:
         length: tokens per row.
-        batch_size: rows per forward pass; `batch_size * accumulate` is 16 rows a step, as in the paper.
+        batch_size: rows per forward pass.
+        accumulate: forward passes per step.
+        learning_rate: the peak rate, reached after the warm-up.
         alpha: LoRA's alpha; the rank if None, so that the scale is 1.
-        targets: `feed-forward` or `all`, and where: `feed-forward:after-cut`, `all:after-cut` or, for short,
-            `after-cut`. See `heal.adapters.find_targets`.
+        targets: `all` or `feed-forward` (the paper's), and where: `feed-forward:after-cut`, `all:after-cut` or, for
+            short, `after-cut`. See `heal.adapters.find_targets`.
         bits: 4 (NF4 + double quantisation), 8 (LLM.int8()) or 16 (not quantised).
         dtype: of the products and of what is not quantised: `bfloat16`, `float32`, or `auto`: bfloat16 where the device
             multiplies it. In the settings of a plan it is one of the first two.
@@ -35,14 +40,14 @@ class Settings:
             last; None: neither.
     """
 
-    length: int = 512
-    batch_size: int = 4
-    accumulate: int = 4
+    length: int = _FROM_BUDGET
+    batch_size: int = _FROM_BUDGET
+    accumulate: int = _FROM_BUDGET
     rank: int = 64
     alpha: float | None = None
     dropout: float = 0.05
-    learning_rate: float = 3e-4
-    targets: str = "feed-forward"
+    learning_rate: float = _FROM_BUDGET
+    targets: str = "all"
     bits: int = 4
     dtype: str = "auto"
     seed: int = 0
@@ -74,7 +79,7 @@ class DistillSettings(Settings):
     """
 
     temperature: float = 1.0
-    plain_loss: float = 0.0
+    plain_loss: float = 0.5
     match_hidden: float = 0.0
     teacher_data: str = "text"
     prompts: str | None = None
@@ -173,21 +178,47 @@ def check_fit(source: Source, settings: Settings) -> None:
         UsageError: rows, targets or a rank that it does not take.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from heal.adapters import check_rank, find_targets
     from heal.place import first_after_cut
 
+    config = _read_config(source)
     try:
-        config = AutoConfig.from_pretrained(source.folder)
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{source.name} is no causal language model that transformers knows ({error})") from error
+        raise _unknown(source, error) from error
     check_length(config, settings.length)
     check_rank(
         find_targets(skeleton, settings.targets, cut=first_after_cut(source.folder)), settings.rank, settings.dropout
     )
+
+
+def longest_row(source: Source) -> int | None:
+    """How many tokens the model can read; None where its config sets no bound.
+
+    Raises:
+        CheckpointError: no causal language model that transformers knows.
+    """
+    return _positions(_read_config(source))
+
+
+def _read_config(source: Source) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source.folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unknown(source, error) from error
+
+
+def _unknown(source: Source, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{source.name} is no causal language model that transformers knows ({error})")
+
+
+def _positions(config: Any) -> int | None:
+    return getattr(text_config(config), "max_position_embeddings", None)
 
 
 def check_length(config: Any, length: int) -> None:
@@ -196,6 +227,6 @@ def check_length(config: Any, length: int) -> None:
     Raises:
         UsageError: they are.
     """
-    limit = getattr(text_config(config), "max_position_embeddings", None)
+    limit = _positions(config)
     if limit is not None and length > limit:
         raise UsageError(f"--length {length} is beyond the {limit} tokens that the model can read")

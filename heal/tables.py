@@ -55,22 +55,32 @@ def patched(document: dict[str, Any], out: Path) -> FittedTable:
     return FittedTable(title, head, rows, words=frozenset({"kind", "objective", ""}), caption=caption)
 
 
-def merged(document: dict[str, Any], out: Path, *, asked: str) -> str:
-    """What a merge wrote, and which base it kept where the better one was `asked` for."""
+def merged(document: dict[str, Any], out: Path) -> str:
+    """What a merge wrote, and which base it chose, by what losses."""
     facts = document["merge"]
     words = (
         f"{out}: {facts['adapted']} projections carry the adapter; {facts['dequantised']} saved as quantisation left "
         f"them; all else as in {document['base']['model']}"
     )
     if "chosen" in facts:
-        losses = facts["chosen"]["losses"]
-        words += (
-            f"\nkept the {facts['base']} base: held-out loss {losses['dequantised']:.4f} dequantised, "
-            f"{losses['original']:.4f} original (nats per token, {facts['held_out']['tokens']:,} tokens)"
-        )
-    elif asked == "auto":
-        words += "\nthe adapter was trained on the base's own weights: there is no other base to choose"
+        words += "\n" + _choice(facts)
     return words + _apart(facts)
+
+
+def _choice(facts: dict[str, Any]) -> str:
+    """Which base `auto` kept, and why."""
+    chosen = facts["chosen"]
+    why = f"\n{chosen['why']}" if "why" in chosen else ""
+    if chosen["by"] == "only":
+        return "the base has no other weights to choose" + why
+    if chosen["by"] == "default":
+        return f"kept the {facts['base']} base, which the adapter was trained on; neither base was measured" + why
+    losses = chosen["losses"]
+    how = f"{facts['held_out']['tokens']:,} tokens" if chosen["by"] == "measured" else "as healing measured them"
+    return (
+        f"kept the {facts['base']} base: held-out loss {losses['dequantised']:.4f} dequantised, "
+        f"{losses['original']:.4f} original (nats per token, {how})"
+    ) + why
 
 
 def shipped(document: dict[str, Any], out: Path) -> str:

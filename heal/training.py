@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from heal.checkpoints import Checkpoints, read_state
 from heal.data import HeldOut, TextSource, check_enough, hold_out, row_stream
+from heal.defaults import left_open, settle
 from heal.place import first_after_cut
 from heal.reporting import keep_logs
-from heal.schedule import Schedule, parse_tokens, plan_steps
-from heal.settings import Running, Settings, check, check_fit, check_running
+from heal.schedule import Schedule, parse_tokens, plan_steps, schedule_line
+from heal.settings import Running, Settings, check, check_fit, check_running, longest_row
 from prune.errors import RegrowthError, UsageError
 from prune.models import Source, load_tokenizer, locate, pick_device
 from prune.outputs import check_free, staged_directory, write_json, write_text
@@ -40,6 +41,7 @@ class HealPlan:
 
     Attributes:
         also: what else a run that goes on must have in common with the one that was begun, such as the teacher.
+        from_budget: names of the settings that were not given, and so follow from the token budget.
     """
 
     method: str
@@ -52,6 +54,7 @@ class HealPlan:
     overwrite: bool
     running: Running
     also: dict[str, Any] = field(default_factory=dict)
+    from_budget: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,14 +148,8 @@ def plan_healing(
     running: Running | None = None,
 ) -> HealPlan:
     """Settle what a run will do, and refuse what cannot be done before anything that takes long. See `qlora`."""
-    schedule = plan_steps(
-        parse_tokens(tokens),
-        length=settings.length,
-        batch_size=settings.batch_size,
-        accumulate=settings.accumulate,
-        processes=rank_and_world()[1],
-        warmup=settings.warmup,
-    )
+    asked, budget = settings, parse_tokens(tokens)
+    settings, schedule = _settled(asked, budget)
     running = running or Running()
     check(settings)
     check_running(running)
@@ -167,11 +164,29 @@ def plan_healing(
     device = pick_device(device)
     from heal.quantise import compute_dtype
 
-    settings = replace(settings, dtype=str(compute_dtype(settings.dtype, device=device)).removeprefix("torch."))
     source = locate(model, revision=revision)
+    settings, schedule = _settled(asked, budget, longest=longest_row(source))
+    settings = replace(settings, dtype=str(compute_dtype(settings.dtype, device=device)).removeprefix("torch."))
     check_fit(source, settings)
     text = TextSource(text) if isinstance(text, str) else text
-    return HealPlan(method, source, text, Path(out), settings, schedule, device, overwrite, running)
+    return HealPlan(
+        method, source, text, Path(out), settings, schedule, device, overwrite, running, from_budget=left_open(asked)
+    )
+
+
+def _settled(settings: Settings, tokens: int, longest: int | None = None) -> tuple[Settings, Schedule]:
+    """The settings with what follows from the budget, and its steps; `longest`: tokens that the model can read."""
+    processes = rank_and_world()[1]
+    settings = settle(settings, tokens=tokens, processes=processes, longest=longest)
+    schedule = plan_steps(
+        tokens,
+        length=settings.length,
+        batch_size=settings.batch_size,
+        accumulate=settings.accumulate,
+        processes=processes,
+        warmup=settings.warmup,
+    )
+    return settings, schedule
 
 
 def execute(
@@ -190,9 +205,12 @@ def execute(
             becomes a part of `out`.
     """
     _join(plan)
-    checkpoints = Checkpoints(plan.out)
+    checkpoints, shown = Checkpoints(plan.out), shown and is_main()
     with checkpoints.open():
-        return _execute(plan, prepare, write, checkpoints, shown=shown and is_main())
+        result, held_out = _execute(plan, prepare, write, checkpoints, shown=shown)
+    if is_main():
+        _compare_with_cut(plan, result, held_out, shown=shown)
+    return result
 
 
 def _execute(
@@ -202,7 +220,7 @@ def _execute(
     checkpoints: Checkpoints,
     *,
     shown: bool,
-) -> HealResult:
+) -> tuple[HealResult, HeldOut]:
     from transformers import set_seed
 
     from heal.identity import base_identity
@@ -215,6 +233,7 @@ def _execute(
             screen().print(words)
 
     settings, schedule = plan.settings, plan.schedule
+    say(schedule_line(schedule, settings.learning_rate, plan.from_budget))
     tokenizer = load_tokenizer(plan.model)
     facts = {"base": base_identity(plan.model), "text": plan.text.identity()}
     begun = _begun(plan, facts["text"], facts["base"])
@@ -259,7 +278,19 @@ def _execute(
             keep_logs(checkpoints.folder, stage, plan.running.report_to)
             _save(adapted, stage, document, trained.weights)
         checkpoints.clear()
-    return HealResult(plan.out, document)
+    return HealResult(plan.out, document), held_out
+
+
+def _compare_with_cut(plan: HealPlan, result: HealResult, held_out: HeldOut, *, shown: bool) -> None:
+    """Add to the finished adapter's heal.json how it stands beside the unquantised cut."""
+    from heal.unquantised import compare_with_cut, compared_line
+
+    with progress("Comparing with the unquantised cut", None, shown=shown):
+        facts = compare_with_cut(plan, held_out, result.document)
+    result.document["unquantised"] = facts
+    write_json(plan.out / "heal.json", result.document, overwrite=True)
+    if shown:
+        screen().print(compared_line(facts))
 
 
 def _pack(plan: HealPlan, text: TextSource, tokenizer: Any, held_out: HeldOut, start: Path | None) -> Mixed:

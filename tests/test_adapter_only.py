@@ -215,7 +215,7 @@ def test_distilled_adapters_merge_and_ship_alike(targets, tiny_llama, tmp_path, 
     document = merge(adapter, tmp_path / "merged", base="auto", held_out_tokens=256, shown=False)
     assert document["method"] == "distill"
     assert set(document["merge"]["chosen"]["losses"]) == {"dequantised", "original"}
-    merged = merge(adapter, tmp_path / "dequantised", shown=False)["merge"]
+    merged = merge(adapter, tmp_path / "dequantised", base="dequantised", shown=False)["merge"]
     assert merged["agreement"]["kl"] < 1e-3
     wanted = PeftModel.from_pretrained(load_frozen(Source(pruned, "pruned"), bits=4, device="cpu"), adapter)
     stored = AutoModelForCausalLM.from_pretrained(tmp_path / "dequantised", dtype=torch.bfloat16)

@@ -77,7 +77,9 @@ def _ready(full, pruned, targets="all", bits=16, dropout=0.0, **settings):
     teacher, student = _pair(full, pruned, bits)
     found = find_targets(student, targets, cut=4)
     prefix = shared_prefix(found, 4, student, teacher)
-    attach_distillation(student, teacher, kept=KEPT, prefix=prefix, cut=4, settings=DistillSettings(**settings))
+    attach_distillation(
+        student, teacher, kept=KEPT, prefix=prefix, cut=4, settings=DistillSettings(**{"plain_loss": 0.0, **settings})
+    )
     torch.manual_seed(0)
     return teacher, add_adapter(student, found, rank=4, alpha=8, dropout=dropout, base="x"), prefix
 

@@ -60,11 +60,12 @@ def test_json_is_the_only_thing_on_stdout(tiny_llama, options, tmp_path):
     document = json.loads(done.stdout)
     assert document == json.loads((tmp_path / "a" / "heal.json").read_text())
     assert document["settings"]["rank"] == 4
-    assert document["settings"]["learning_rate"] == 3e-4  # the paper's
+    assert document["settings"]["learning_rate"] == 1e-3
+    assert document["from_budget"] == ["learning_rate", "warmup"]
     assert document["settings"]["dropout"] == 0.05
     done = runner.invoke(app, ["merge", str(tmp_path / "a"), "--out", str(tmp_path / "m"), "--json"])
     assert done.exit_code == 0
-    assert json.loads(done.stdout)["merge"]["base"] == "dequantised"
+    assert json.loads(done.stdout)["merge"]["chosen"]["by"] == "measured"  # auto, though nothing asks for it
 
 
 def test_merge_says_which_base_it_kept(adapter, tmp_path):
@@ -80,7 +81,7 @@ def test_merge_says_which_base_it_kept(adapter, tmp_path):
 def test_merge_says_what_it_did(adapter, tmp_path):
     done = runner.invoke(app, ["merge", str(adapter), "--out", str(tmp_path / "merged"), "--base", "original"])
     assert done.exit_code == 0
-    assert "24 projections carry the adapter; 0 saved as quantisation left them" in " ".join(done.stdout.split())
+    assert "56 projections carry the adapter; 0 saved as quantisation left them" in " ".join(done.stdout.split())
     assert (tmp_path / "merged" / "model.safetensors").is_file()
 
 

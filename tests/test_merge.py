@@ -75,7 +75,7 @@ def trained_model(base, adapter):
 def test_the_merged_weights_are_those_that_were_trained(base, adapter, tmp_path):
     from bitsandbytes.functional import dequantize_4bit
 
-    document = merge(adapter, tmp_path / "merged", check=False, shown=False)
+    document = merge(adapter, tmp_path / "merged", base="dequantised", check=False, shown=False)
     before, after = weights(base), weights(tmp_path / "merged")
     assert before.keys() == after.keys()
     trained = dict(trained_model(base, adapter).named_modules())
@@ -108,7 +108,7 @@ def _quantised(module):
 
 
 def test_the_merged_model_computes_what_was_trained(base, adapter, tmp_path):
-    merge(adapter, tmp_path / "trained", check=False, shown=False)
+    merge(adapter, tmp_path / "trained", base="dequantised", check=False, shown=False)
     merge(adapter, tmp_path / "original", base="original", check=False, shown=False)
     ids = torch.arange(3, 67)[None]
     with torch.no_grad():
@@ -214,7 +214,7 @@ def test_auto_keeps_the_base_that_measures_better_and_says_which(base, adapter, 
 def test_the_report_on_logits_is_true(base, adapter, tmp_path, sample_heldout):
     """Against logits taken here, by stock peft and stock transformers, whose 4-bit kernels round in another order."""
     options = {"held_out_tokens": 512, "shown": False}
-    trained = merge(adapter, tmp_path / "trained", **options)["merge"]["agreement"]
+    trained = merge(adapter, tmp_path / "trained", base="dequantised", **options)["merge"]["agreement"]
     original = merge(adapter, tmp_path / "original", base="original", **options)["merge"]["agreement"]
     document = json.loads((adapter / "heal.json").read_text())
     rows = hold_out(
@@ -278,7 +278,7 @@ def test_other_precisions(bits, tiny_llama, tmp_path, sample_text, sample_heldou
         assert changed == {f"{name}.weight" for name in healed.document["adapted"]}
     else:
         assert set(document["chosen"]["losses"]) == {"dequantised", "original"}
-        merge(healed.out, tmp_path / "int8", shown=False, check=False)
+        merge(healed.out, tmp_path / "int8", base="dequantised", shown=False, check=False)
         packed = weights(tmp_path / "int8")
         name = "model.layers.2.self_attn.q_proj.weight"  # quantised, and not adapted
         held = before[name].to(getattr(torch, healed.document["settings"]["dtype"])).half()  # as int8 is made of it
@@ -355,11 +355,11 @@ def test_writing_takes_the_memory_of_one_tensor(tiny_adapter, tiny_llama, tmp_pa
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
 
-    merge(tiny_adapter, tmp_path / "first", check=False, shown=False)  # whatever is loaded late
+    merge(tiny_adapter, tmp_path / "first", base="dequantised", check=False, shown=False)  # whatever is loaded late
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
-    merge(adapter, tmp_path / "merged", check=False, shown=False)
+    merge(adapter, tmp_path / "merged", base="dequantised", check=False, shown=False)
     size = sum(path.stat().st_size for path in big.glob("*.safetensors"))
     assert size > 190 << 20
     assert status("VmHWM") - before < 40 << 20

@@ -1,15 +1,18 @@
 """The text that a merge measures on: the very rows of the run, or other text by name."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from heal import Settings, TextSource, merge, qlora
-from prune.errors import UsageError
+from heal.tables import merged
+from prune.errors import TextError, UsageError
 
 
-def test_text_that_is_gone_names_the_option(tiny_llama, tmp_path, sample_text, sample_heldout):
+def test_text_that_is_gone(tiny_llama, tmp_path, sample_text, sample_heldout):
+    """`auto` goes by what healing measured, else it keeps what was trained; the others name the option."""
     gone = tmp_path / "heldout.jsonl"
     shutil.copy(sample_heldout, gone)
     text = TextSource(str(sample_text), held_out=str(gone), held_out_tokens=128)
@@ -17,13 +20,32 @@ def test_text_that_is_gone_names_the_option(tiny_llama, tmp_path, sample_text, s
     adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
     gone.unlink()
     out = tmp_path / "out"
-    for options in ({}, {"base": "auto"}, {"base": "auto", "check": False}):
+    for base in ("dequantised", "original"):
         with pytest.raises(UsageError, match="--held-out FILE"):
-            merge(adapter.out, out, shown=False, **options)
+            merge(adapter.out, out, base=base, shown=False)
     assert not out.exists()
-    assert "agreement" not in merge(adapter.out, tmp_path / "unchecked", check=False, shown=False)["merge"]
-    found = merge(adapter.out, out, base="auto", held_out=str(sample_heldout), held_out_tokens=256, shown=False)
+    assert "agreement" not in merge(adapter.out, out, base="original", check=False, shown=False)["merge"]
+    document = adapter.document
+    for number, (original, kept) in enumerate([(99.0, "dequantised"), (0.1, "original"), (None, "dequantised")]):
+        document["unquantised"] = {"not_compared": "no room"} if original is None else {"original": original}
+        (adapter.out / "heal.json").write_text(json.dumps(document))
+        made = merge(adapter.out, tmp_path / f"by-record-{number}", shown=False)
+        facts, chosen = made["merge"], made["merge"]["chosen"]
+        assert facts["base"] == kept
+        assert facts["dequantised"] == (56 if kept == "dequantised" else 0)
+        assert chosen["by"] == ("default" if original is None else "recorded")
+        losses = {"dequantised": document["held_out_loss"]["after"], "original": original}
+        assert chosen["losses"] == (None if original is None else losses)
+        words = merged(made, out)
+        assert f"kept the {kept} base" in words
+        assert f"{gone}, cannot be read" in words
+        assert "--held-out FILE names other text" in words
+        assert "agreement" not in facts
+    found = merge(adapter.out, tmp_path / "named", held_out=str(sample_heldout), held_out_tokens=256, shown=False)
     assert found["merge"]["held_out"]["held_out"]["source"] == str(sample_heldout)
+    assert found["merge"]["chosen"]["by"] == "measured"
+    with pytest.raises(TextError, match="nowhere.txt does not exist"):
+        merge(adapter.out, tmp_path / "nowhere", held_out="nowhere.txt", shown=False)
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -50,10 +72,12 @@ def test_the_rows_of_the_run_are_measured_and_nothing_else_is_read(
     assert facts["tokens"] > adapter.document["held_out"]["tokens"]
     used = Path(measured if named else trained)
     used.write_text("".join(reversed(used.read_text().splitlines(keepends=True))))
-    for options in ({}, more):
-        with pytest.raises(UsageError, match=f"{used.name}, has changed since; name other text with --held-out FILE"):
-            merge(adapter.out, tmp_path / "changed", **{"shown": False, **options})
+    with pytest.raises(UsageError, match=f"{used.name}, has changed since; name other text with --held-out FILE"):
+        merge(adapter.out, tmp_path / "changed", base="original", shown=False)
     assert not (tmp_path / "changed").exists()
+    chosen = merge(adapter.out, tmp_path / "by-record", check=False, shown=False)["merge"]["chosen"]
+    assert chosen["by"] == "recorded"
+    assert chosen["why"].endswith(f"{used.name}, has changed since; --held-out FILE names other text")
 
 
 def test_several_texts_are_measured_together(tiny_llama, tmp_path, sample_text, sample_heldout):
@@ -64,3 +88,20 @@ def test_several_texts_are_measured_together(tiny_llama, tmp_path, sample_text, 
     facts = merge(adapter.out, tmp_path / "merged", base="auto", held_out_tokens=128, shown=False)["merge"]
     assert facts["held_out"]["tokens"] == adapter.document["held_out"]["tokens"]
     assert [one["source"] for one in facts["held_out"]["text"]] == [str(sample_text), str(sample_heldout)]
+
+
+def test_memory_that_runs_out_leaves_the_choice_to_the_record(tiny_llama, tmp_path, sample_text, monkeypatch):
+    import torch
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
+    text = TextSource(str(sample_text), held_out_tokens=128)
+    adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
+    monkeypatch.setattr("heal.agreement.losses", full)
+    facts = merge(adapter.out, tmp_path / "merged", check=False, shown=False)["merge"]
+    losses = {name: adapter.document["unquantised"][name] for name in ("dequantised", "original")}
+    assert facts["chosen"]["losses"] == losses
+    assert facts["base"] == min(losses, key=losses.get)
+    assert facts["chosen"]["why"] == "memory ran out when both bases were to be measured"

@@ -183,6 +183,8 @@ def test_the_papers_table_is_chosen_by_family(changes, rank, rate):
     words = next(stage for stage in recipe.stages if stage.name == "heal").words()
     assert words[words.index("--rank") + 1] == rank
     assert float(words[words.index("--learning-rate") + 1]) == rate
+    said = {name: words[words.index(f"--{name}") + 1] for name in ("length", "batch-size", "accumulate", "targets")}
+    assert said == {"length": "2048", "batch-size": "4", "accumulate": "4", "targets": "feed-forward"}
 
 
 def test_a_family_that_is_in_no_table_is_refused():

@@ -1,0 +1,75 @@
+"""What follows from a token budget where it is not given: rows, their length, and the rate. Pure arithmetic.
+
+An adapter learns by steps. So a small budget goes into many small steps at a high rate: some 200 of them from 50k
+tokens on. A large budget goes into larger steps, up to those of arXiv 2403.17887: 5,000 of 16 rows of 2048 tokens at a
+rate of 3e-4, which is 164M tokens. In between, the tokens of a step double with every half decade of the budget.
+docs/healing.md has the figures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from heal.settings import Settings
+
+FROM_BUDGET = ("length", "batch_size", "accumulate", "learning_rate", "warmup")  # the last by `plan_steps`
+PASS_TOKENS = 2048  # tokens of a forward pass: what a step has more is accumulated
+
+_AnySettings = TypeVar("_AnySettings", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """The defaults of budgets from `tokens` on: steps of `rows` rows, all processes together, of `length` tokens."""
+
+    tokens: int
+    rows: int
+    length: int
+    learning_rate: float
+
+
+LADDER = (
+    Rung(0, 1, 256, 1e-3),
+    Rung(100_000, 2, 256, 1e-3),
+    Rung(300_000, 4, 256, 1e-3),
+    Rung(1_000_000, 4, 512, 5e-4),
+    Rung(3_000_000, 8, 512, 5e-4),
+    Rung(10_000_000, 8, 1024, 5e-4),
+    Rung(30_000_000, 16, 1024, 3e-4),
+    Rung(100_000_000, 16, 2048, 3e-4),
+)
+
+
+def rung(tokens: int) -> Rung:
+    """The defaults of a budget."""
+    return next(found for found in reversed(LADDER) if found.tokens <= tokens)
+
+
+def settle(settings: _AnySettings, *, tokens: int, processes: int = 1, longest: int | None = None) -> _AnySettings:
+    """Fill in what a budget of `tokens` settles; what is given stays as it is.
+
+    Rows are counted so that a step has the tokens of the budget's rung: longer rows are fewer, and one is the least.
+
+    Args:
+        processes: how many train together, and share the rows of a step.
+        longest: tokens that the model can read; no row becomes longer unless asked for.
+    """
+    found = rung(tokens)
+    length = settings.length
+    if length is None:
+        length = found.length if longest is None else min(found.length, longest)
+    rows = max(1, found.rows * found.length // (max(1, length) * processes))
+    batch, accumulate = settings.batch_size, settings.accumulate
+    if batch is None:
+        most = max(1, PASS_TOKENS // max(1, length))
+        batch = max(1, min(most, rows if accumulate is None else rows // max(1, accumulate)))
+    if accumulate is None:
+        accumulate = max(1, rows // max(1, batch))
+    rate = found.learning_rate if settings.learning_rate is None else settings.learning_rate
+    return replace(settings, length=length, batch_size=batch, accumulate=accumulate, learning_rate=rate)
+
+
+def left_open(settings: Settings) -> tuple[str, ...]:
+    """The settings that follow from the budget because they were not given."""
+    return tuple(name for name in FROM_BUDGET if getattr(settings, name) is None)
