@@ -90,7 +90,7 @@ def child(asked: argparse.Namespace, case: dict[str, Any]) -> None:
 
     import heal.loop
     from heal import DistillSettings, Settings, TextSource, distill, plan_budget, qlora
-    from prune.models import pick_device
+    from prune.models.loading import pick_device
 
     device = pick_device(asked.device)
     cuda = device.startswith("cuda")

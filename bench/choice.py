@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from prune import scan
-from prune.checking import check_candidates, greedy_removal
-from prune.choice import deepest_start, starts
-from prune.models import load_model, load_tokenizer, locate
-from prune.sampling import draw_held_out
-from prune.variants import FULL, score_variants
+from prune.choosing.check import check_candidates, greedy_removal
+from prune.common.choice import deepest_start, starts
+from prune.models.loading import load_model, load_tokenizer, locate
+from prune.models.variants import FULL, score_variants
+from prune.text.sampling import draw_held_out
 
 
 def main() -> None:

@@ -119,9 +119,9 @@ def score(asked, base, adapter=None):
     from heal.data import TextSource, hold_out
     from heal.measuring import mean_loss
     from heal.schedule import parse_tokens
-    from prune.models import load_model, load_tokenizer, locate
-    from prune.precision import pick_dtype
-    from prune.terminal import progress, quiet_libraries
+    from prune.common.terminal import progress, quiet_libraries
+    from prune.models.loading import load_model, load_tokenizer, locate
+    from prune.models.precision import pick_dtype
 
     quiet_libraries()
     source = locate(base)

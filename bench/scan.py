@@ -22,12 +22,12 @@ from pathlib import Path
 
 import torch
 
-from prune.batching import padded, plan_batches
-from prune.models import load_model, load_tokenizer, locate, pick_device
-from prune.precision import pick_dtype
-from prune.sampling import draw_samples
-from prune.scanning import measure
-from prune.states import decoder_of
+from prune.models.batches import padded, plan_batches
+from prune.models.loading import load_model, load_tokenizer, locate, pick_device
+from prune.models.precision import pick_dtype
+from prune.scanning.scan import measure
+from prune.scanning.states import decoder_of
+from prune.text.sampling import draw_samples
 
 BUDGET = 1024
 

@@ -56,9 +56,9 @@ def make(folder: Path, layers: int, width: int) -> int:
 def child(folder: str, cap: int, tokens: int) -> None:
     import torch
 
-    from prune.batching import plan_batches
-    from prune.models import Source
-    from prune.streaming import Timing, fits, measure_streamed
+    from prune.models.batches import plan_batches
+    from prune.models.loading import Source
+    from prune.scanning.streaming import Timing, fits, measure_streamed
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     assert soft == hard == cap

@@ -29,8 +29,8 @@ from eval.sweeps.bank import AnswerTask, Prompting, read
 from eval.sweeps.plan import SweepPlan, plan_sweep
 from eval.sweeps.sweeping import Measured, walk_questions
 from prune import cut, plan_cut, scan
-from prune.models import load_model, load_tokenizer, locate
-from prune.scan_artefact import Scan
+from prune.models.loading import load_model, load_tokenizer, locate
+from prune.scanning.result import Scan
 
 WAYS = ("hflm", "deepest", "best")
 TARGETS = {"deepest": 1.5, "best": 4.0}

@@ -13,8 +13,8 @@ from eval.running import RunResult, sample_rows
 from eval.task_bill import bill_tasks
 from eval.thinking.bill import bill_thinking
 from eval.unparsed import unparsed_warnings
-from prune.outputs import staged_directory, write_json, write_text
-from prune.provenance import provenance, versions
+from prune.common.outputs import staged_directory, write_json, write_text
+from prune.common.provenance import provenance, versions
 
 _PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
 

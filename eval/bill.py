@@ -22,7 +22,7 @@ from eval.statistics import (
     retained_interval,
     wilson,
 )
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 FEW = 30  # questions; below this an interval says little, and the table says so
 

@@ -10,7 +10,7 @@ import typer
 from eval.options import takes_settings
 from eval.settings import Settings
 from eval.sweeps.cli import sweep_command
-from prune.terminal import answer, make_app
+from prune.common.terminal import answer, make_app
 
 app = make_app("evaluate", "Bill what a cut costs, domain by domain.")
 
@@ -88,7 +88,7 @@ def run(
     from eval.artefacts import describe_run, write_run
     from eval.running import run as work
     from eval.tables import run_tables
-    from prune.outputs import check_free
+    from prune.common.outputs import check_free
 
     if out is not None:
         check_free(out, overwrite=overwrite)

@@ -22,12 +22,12 @@ from eval.thinking.bill import ThinkingRow, bill_thinking
 from eval.thinking.interactions import ThinkingInteraction, bill_thinking_interactions
 from eval.unparsed import unparsed_warnings
 from eval.verdict import Verdict, judge, parse_limit
-from prune.errors import RegrowthError, UsageError
-from prune.models import load_tokenizer, locate
-from prune.outputs import check_free, staged_directory, write_json, write_text
-from prune.provenance import file_sha256, provenance
-from prune.terminal import quiet_libraries
-from prune.text import text_identity
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.outputs import check_free, staged_directory, write_json, write_text
+from prune.common.provenance import file_sha256, provenance
+from prune.common.terminal import quiet_libraries
+from prune.models.loading import load_tokenizer, locate
+from prune.text.windows import text_identity
 
 FORMAT = "regrowth.comparison/2"
 _LONGEST_LABEL = 100  # bytes; it is a part of file names

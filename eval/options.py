@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from eval.settings import Settings, default_cache
-from prune.options import Options, defaults_of, panel, takes
-from prune.precision import HELP as DTYPES
+from prune.common.options import Options, defaults_of, panel, takes
+from prune.models.precision import HELP as DTYPES
 
 _Path = Path | None
 _Text = str | None

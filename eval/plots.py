@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.bill import FEW, Row, row_from
-from prune.outputs import write_bytes
+from prune.common.outputs import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prune.errors import RegrowthError
-from prune.text import draw_windows, read_documents
+from prune.common.errors import RegrowthError
+from prune.text.windows import draw_windows, read_documents
 
 WINDOWS, LENGTH = 64, 512
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from prune.fitted_table import FittedTable
+from prune.common.tables import FittedTable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -20,11 +20,11 @@ from eval.asking.vllm_options import altering
 from eval.prose import Prose, draw_prose, measure_prose
 from eval.questions.schema import Question, cluster_of
 from eval.settings import SHORTEST, Settings, named_texts
-from prune.errors import RegrowthError, UsageError
-from prune.fingerprint import content_sha256
-from prune.models import load_tokenizer, locate
-from prune.provenance import model_identity, versions
-from prune.terminal import progress, quiet_libraries
+from prune.checkpoint.identity import content_sha256
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.provenance import model_identity, versions
+from prune.common.terminal import progress, quiet_libraries
+from prune.models.loading import load_tokenizer, locate
 
 if TYPE_CHECKING:
     from eval.asking.asker import Asker

@@ -11,7 +11,7 @@ from typing import Any
 from eval.asking.tasks import SLOW_TOKENS, check_modes
 from eval.asking.vllm_options import parse_engine_options
 from eval.questions.domains import split_names
-from prune.errors import UsageError
+from prune.common.errors import UsageError
 
 SHORTEST = 64  # tokens; below that a prompt and 16 new tokens do not fit
 LONGEST = 4096  # tokens of context at most, however much a model can hold: our questions are shorter

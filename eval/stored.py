@@ -11,8 +11,8 @@ from eval.asking.tasks import TaskPlan
 from eval.prose import Prose, Window
 from eval.questions.schema import parse_question
 from eval.running import RunResult, Sample
-from prune.errors import RegrowthError
-from prune.provenance import read_artefact
+from prune.common.errors import RegrowthError
+from prune.common.provenance import read_artefact
 
 RUN = "regrowth.run/1"
 

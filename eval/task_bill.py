@@ -11,7 +11,7 @@ from eval.asking.passed import Passed
 from eval.bill import difference_of_verdicts, interval_from
 from eval.running import RunResult
 from eval.statistics import Interval, flips, mcnemar_exact, paired_mean_difference
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 
 @dataclass(frozen=True)

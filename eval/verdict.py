@@ -14,8 +14,8 @@ from eval.asking.tasks import MODES
 from eval.bill import Row
 from eval.statistics import Interval
 from eval.thinking.bill import ThinkingRow
-from prune.errors import UsageError
-from prune.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO
+from prune.common.errors import UsageError
+from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO
 
 GO, NO_GO, INCONCLUSIVE = "GO", "NO-GO", "INCONCLUSIVE"
 _TINY = 1e-9  # of accuracy: 0.30 - 0.25 is a hair less than 0.05

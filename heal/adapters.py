@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from heal.roles import ROLES, plays
-from prune.errors import RegrowthError, UsageError
-from prune.models import decoder_layers
+from prune.common.errors import RegrowthError, UsageError
+from prune.models.loading import decoder_layers
 
 if TYPE_CHECKING:
     from peft import PeftModel

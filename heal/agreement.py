@@ -19,11 +19,11 @@ from heal.data import HeldOut, TextSource, hold_out
 from heal.delta import MergePlan, Pairs, merged_tensor
 from heal.measuring import collate, mean_loss
 from heal.quantise import compute_dtype, load_frozen
-from prune.checkpoint import Checkpoint
-from prune.errors import CheckpointError, TextError, UsageError, first_line
-from prune.models import Source, load_model, load_tokenizer
-from prune.out_of_memory import is_out_of_memory
-from prune.text import text_identity
+from prune.checkpoint.headers import Checkpoint
+from prune.common.errors import CheckpointError, TextError, UsageError, first_line
+from prune.common.out_of_memory import is_out_of_memory
+from prune.models.loading import Source, load_model, load_tokenizer
+from prune.text.windows import text_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

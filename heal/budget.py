@@ -12,7 +12,7 @@ from typing import Any
 
 from heal.roles import plays
 from heal.shapes import LayerShape, Linear, ModelShape
-from prune.errors import UsageError
+from prune.common.errors import UsageError
 
 FORMAT = "regrowth.budget/1"
 METHODS = ("qlora", "distill")

@@ -10,8 +10,8 @@ from heal.budget import GPUS, METHODS, Budget, Gpu, Job, kept_layers, reckon
 from heal.defaults import settle
 from heal.settings import Settings
 from heal.shapes import read_shape
-from prune.cut_plan import PLAN_FILE, CutPlan
-from prune.errors import CheckpointError, UsageError
+from prune.common.errors import CheckpointError, UsageError
+from prune.cutting.plan import PLAN_FILE, CutPlan
 
 _MINE = Gpu("yours", 0, 312e12, 0.35)  # an A100's speed, where only a size is named
 

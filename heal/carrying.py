@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from prune.checkpoint import INDEX, inside
-from prune.companions import copy_companions
-from prune.cut_plan import PLAN_FILE
+from prune.checkpoint.companions import copy_companions
+from prune.checkpoint.headers import INDEX, inside
+from prune.cutting.plan import PLAN_FILE
 
 _CARRIED = ("config.json", INDEX, PLAN_FILE, "scan.json")  # beside what copy_companions takes
 

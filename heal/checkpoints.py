@@ -25,10 +25,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prune.errors import RegrowthError, UsageError
-from prune.outputs import write_json
-from prune.processes import is_main
-from prune.provenance import file_sha256
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.outputs import write_json
+from prune.common.processes import is_main
+from prune.common.provenance import file_sha256
 
 RUN_FORMAT = "regrowth.unfinished/2"
 _SUMS, _RUN, _HELD_OUT = "sums.json", "run.json", "held-out.json"

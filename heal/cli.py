@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heal import options
-from prune.errors import UsageError
-from prune.options import takes
-from prune.processes import is_main
-from prune.terminal import answer, make_app
+from prune.common.errors import UsageError
+from prune.common.options import takes
+from prune.common.processes import is_main
+from prune.common.terminal import answer, make_app
 
 if TYPE_CHECKING:
     from heal.data import TextSource
@@ -211,7 +211,7 @@ def budget_command(
     from heal.budget_table import tables
     from heal.budgeting import plan_budget
     from heal.schedule import parse_tokens
-    from prune.memory import parse_size
+    from prune.common.memory import parse_size
 
     memory = None if gpu_memory is None else parse_size(gpu_memory, option="--gpu-memory")
     found = plan_budget(

@@ -14,9 +14,9 @@ import numpy as np
 
 from heal.packing import Row, pack
 from heal.streams import Mixed, TextRows
-from prune.documents import Document, read_documents, source_files
-from prune.errors import TextError, UsageError
-from prune.text import SHORTEST, bos_id, encode, text_identity
+from prune.common.errors import TextError, UsageError
+from prune.text.documents import Document, read_documents, source_files
+from prune.text.windows import SHORTEST, bos_id, encode, text_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,7 +31,7 @@ class TextSource:
     """Where the text comes from.
 
     Attributes:
-        source: a SOURCE as in `prune.documents`, or several, which are mixed in equal shares.
+        source: a SOURCE as in `prune.text.documents`, or several, which are mixed in equal shares.
         held_out: text to measure on, or several; without it, one document in fifty of `source` is held out by its hash.
         held_out_tokens: how much of each such text is measured.
         domains: pairs of a name and a SOURCE that is measured besides, such as ("medical", "notes.jsonl").

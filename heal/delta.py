@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune.checkpoint import Checkpoint, Shard, Tensor, inside, read_shard
-from prune.errors import CheckpointError
+from prune.checkpoint.headers import Checkpoint, Shard, Tensor, inside, read_shard
+from prune.common.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from heal.lineage import Lineage
-from prune.checkpoint import Shard, Tensor
-from prune.errors import CheckpointError
-from prune.planning import open_subject
-from prune.provenance import read_artefact
-from prune.terminal import progress
+from prune.checkpoint.headers import Shard, Tensor
+from prune.common.errors import CheckpointError
+from prune.common.provenance import read_artefact
+from prune.common.terminal import progress
+from prune.cutting.planning import open_subject
 
 _PIECE = 1 << 22  # bytes compared at a time
 

@@ -14,17 +14,17 @@ from heal.lineage import trace
 from heal.place import first_after_cut
 from heal.settings import DistillSettings, Running
 from heal.training import HealPlan, HealResult, Student, execute, plan_healing
-from prune.errors import UsageError
-from prune.models import Source, load_tokenizer
-from prune.terminal import progress
-from prune.text import text_identity
+from prune.common.errors import UsageError
+from prune.common.terminal import progress
+from prune.models.loading import Source, load_tokenizer
+from prune.text.windows import text_identity
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
     from heal.adapters import Targets
-    from prune.checkpoint import Shard, Tensor
+    from prune.checkpoint.headers import Shard, Tensor
 
 
 def distill(
@@ -158,7 +158,7 @@ class _Run:
 
 def shared_prefix(targets: Targets, cut: int, student: PreTrainedModel, teacher: PreTrainedModel) -> int:
     """How many layers from the bottom are the same for both: not adapted, not after the cut, no tensor of their own."""
-    from prune.models import decoder_layers
+    from prune.models.loading import decoder_layers
 
     theirs = {id(parameter) for parameter in teacher.parameters()}
     if any(id(p) not in theirs for p in student.get_input_embeddings().parameters()):
@@ -193,7 +193,7 @@ def attach_distillation(
     from heal.divergence import chunked_divergence, state_distance
     from heal.head import check_head, projection
     from heal.shared import answer_parts, started_at, watching
-    from prune.models import decoder_layers, text_config
+    from prune.models.loading import decoder_layers, text_config
 
     teacher.eval()
     project, teacher_project = projection(student), projection(teacher)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 _TOLERANCE = 1e-3  # of the effect of a trial change; families round parts of a layer to float32
 _HARMLESS = (torch.nn.Dropout, torch.nn.Identity)

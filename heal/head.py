@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from heal.losses import chunked_cross_entropy
-from prune.errors import RegrowthError
-from prune.models import text_config
+from prune.common.errors import RegrowthError
+from prune.models.loading import text_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

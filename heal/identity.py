@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from heal.tensors import read_bytes
-from prune.checkpoint import read_checkpoint
-from prune.models import Source
-from prune.provenance import model_identity
+from prune.checkpoint.headers import read_checkpoint
+from prune.common.provenance import model_identity
+from prune.models.loading import Source
 
 SAMPLE = 4096  # bytes from the start of each tensor
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from heal.identity import SAMPLE
 from heal.tensors import read_bytes
-from prune.checkpoint import Checkpoint
-from prune.cut_plan import PLAN_FILE, CutPlan
-from prune.errors import CheckpointError
-from prune.inspection import inspect_cut
-from prune.models import Source, locate
-from prune.planning import Subject, open_subject
+from prune.checkpoint.headers import Checkpoint
+from prune.common.errors import CheckpointError
+from prune.cutting.inspection import inspect_cut
+from prune.cutting.plan import PLAN_FILE, CutPlan
+from prune.cutting.planning import Subject, open_subject
+from prune.models.loading import Source, locate
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from heal.shards import gather_adapter
 from heal.stopping import diverged, interrupted, stop_requests
 from heal.streams import Mixed
 from heal.training_state import prepare, save
-from prune.errors import TextError
-from prune.processes import gather, rank_and_world, sharded
-from prune.terminal import Progress
+from prune.common.errors import TextError
+from prune.common.processes import gather, rank_and_world, sharded
+from prune.common.terminal import Progress
 
 if TYPE_CHECKING:
     from peft import PeftModel

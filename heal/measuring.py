@@ -14,9 +14,9 @@ from heal.data import HeldOut, TextSource, hold_out
 from heal.head import projection
 from heal.losses import chunked_cross_entropy
 from heal.packing import IGNORED, Row
-from prune.models import load_model, load_tokenizer, locate, pick_device, text_config
-from prune.precision import pick_dtype
-from prune.processes import gather, rank_and_world
+from prune.common.processes import gather, rank_and_world
+from prune.models.loading import load_model, load_tokenizer, locate, pick_device, text_config
+from prune.models.precision import pick_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from heal.card import merged_card
 from heal.carrying import carry
 from heal.delta import ADAPTER_WEIGHTS, MergePlan, adapter_config, adapter_weights, merged_tensor, plan_merge
-from prune.checkpoint import Checkpoint, read_checkpoint
-from prune.errors import CheckpointError, RegrowthError, UsageError
-from prune.models import Source, locate, pick_device
-from prune.out_of_memory import is_out_of_memory
-from prune.outputs import check_free, staged_directory, write_json, write_text
-from prune.provenance import command_line, read_artefact, versions
-from prune.terminal import progress, quiet_libraries
+from prune.checkpoint.headers import Checkpoint, read_checkpoint
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.common.out_of_memory import is_out_of_memory
+from prune.common.outputs import check_free, staged_directory, write_json, write_text
+from prune.common.provenance import command_line, read_artefact, versions
+from prune.common.terminal import progress, quiet_libraries
+from prune.models.loading import Source, locate, pick_device
 
 if TYPE_CHECKING:
     from heal.agreement import Measure

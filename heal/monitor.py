@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from heal.curve import Losses
 from heal.stopping import diverged
-from prune.memory import peak_memory
-from prune.processes import sharded
+from prune.common.memory import peak_memory
+from prune.common.processes import sharded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from heal.checkpoints import Checkpoints
     from heal.schedule import Schedule
     from heal.training_state import TrainingState
-    from prune.terminal import Progress
+    from prune.common.terminal import Progress
 
 
 @dataclass(frozen=True)

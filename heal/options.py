@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heal.settings import DistillSettings, PatchSettings, Running, Settings
-from prune.errors import UsageError
-from prune.options import Options, defaults_of, panel
-from prune.precision import HELP as DTYPES
+from prune.common.errors import UsageError
+from prune.common.options import Options, defaults_of, panel
+from prune.models.precision import HELP as DTYPES
 
 if TYPE_CHECKING:
     from heal.data import TextSource
@@ -38,7 +38,7 @@ def _text_source(
     """
     from heal.data import TextSource
     from heal.schedule import parse_tokens
-    from prune.text import DEFAULT_SOURCE
+    from prune.text.windows import DEFAULT_SOURCE
 
     domains = [tuple(written.split("=", 1)) for written in domain_text or []]
     for written, parts in zip(domain_text or [], domains, strict=True):

@@ -15,8 +15,8 @@ from heal.lineage import Lineage
 from heal.patch_card import patch_card
 from heal.tensors import write_over
 from heal.tracks import Tracks
-from prune.errors import RegrowthError
-from prune.outputs import write_json, write_text
+from prune.common.errors import RegrowthError
+from prune.common.outputs import write_json, write_text
 
 
 def stored_names(tracks: Tracks, lineage: Lineage, place: Place) -> list[str]:

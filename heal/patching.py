@@ -19,14 +19,14 @@ from heal.record import FORMAT
 from heal.schedule import parse_tokens
 from heal.settings import PatchSettings, check_length, check_seed
 from heal.training import HealResult
-from prune.errors import RegrowthError, TextError, UsageError
-from prune.layer_ranges import runs, spell_layers
-from prune.memory import peak_memory
-from prune.models import load_model, load_tokenizer, pick_device
-from prune.outputs import check_free, staged_directory
-from prune.precision import pick_dtype
-from prune.provenance import provenance
-from prune.terminal import progress, quiet_libraries
+from prune.common.errors import RegrowthError, TextError, UsageError
+from prune.common.layers import runs, spell_layers
+from prune.common.memory import peak_memory
+from prune.common.outputs import check_free, staged_directory
+from prune.common.provenance import provenance
+from prune.common.terminal import progress, quiet_libraries
+from prune.models.loading import load_model, load_tokenizer, pick_device
+from prune.models.precision import pick_dtype
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prune.cut_plan import PLAN_FILE, CutPlan
+from prune.cutting.plan import PLAN_FILE, CutPlan
 
 
 def first_after_cut(folder: Path) -> int | None:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from prune.errors import RegrowthError, UsageError
-from prune.models import Source, load_model
-from prune.precision import pick_dtype
-from prune.processes import sharded
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.processes import sharded
+from prune.models.loading import Source, load_model
+from prune.models.precision import pick_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

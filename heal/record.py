@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from heal.data import HELD_OUT_SHARE, HeldOut
-from prune.memory import peak_memory
-from prune.processes import gather
-from prune.provenance import provenance
+from prune.common.memory import peak_memory
+from prune.common.processes import gather
+from prune.common.provenance import provenance
 
 if TYPE_CHECKING:
     from heal.loop import Trained

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from heal.data import HeldOut, TextSource, trainable
-from prune.documents import read_documents
-from prune.errors import TextError
-from prune.text import SHORTEST, bos_id, encode
+from prune.common.errors import TextError
+from prune.text.documents import read_documents
+from prune.text.windows import SHORTEST, bos_id, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

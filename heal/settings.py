@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from prune.errors import CheckpointError, UsageError
-from prune.models import Source, text_config
+from prune.common.errors import CheckpointError, UsageError
+from prune.models.loading import Source, text_config
 
 # A setting that follows from the token budget. Its type is what it has in a plan, where all are settled.
 _FROM_BUDGET: Any = None

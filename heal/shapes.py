@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from heal.roles import is_feed_forward
-from prune.checkpoint import Tensor
-from prune.errors import CheckpointError
-from prune.planning import Subject, open_subject
+from prune.checkpoint.headers import Tensor
+from prune.common.errors import CheckpointError
+from prune.cutting.planning import Subject, open_subject
 
 _TURNED = ("gpt2",)  # stored (in, out)
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prune.errors import CheckpointError
-from prune.models import decoder_layers, text_config
+from prune.common.errors import CheckpointError
+from prune.models.loading import decoder_layers, text_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

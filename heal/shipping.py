@@ -15,15 +15,15 @@ from typing import Any
 from heal.card import adapter_only_card
 from heal.delta import ADAPTER_CONFIG, ADAPTER_WEIGHTS, computed_in
 from heal.merging import base_of, open_adapter
-from prune.configs import family_of
-from prune.cut_plan import PLAN_FILE, CutPlan
-from prune.errors import CheckpointError
-from prune.layer_ranges import runs
-from prune.models import Source, locate, pick_device
-from prune.outputs import check_free, staged_directory, write_json, write_text
-from prune.provenance import command_line, versions
-from prune.terminal import progress, quiet_libraries
-from prune.verification import verify_cut
+from prune.common.errors import CheckpointError
+from prune.common.layers import runs
+from prune.common.outputs import check_free, staged_directory, write_json, write_text
+from prune.common.provenance import command_line, versions
+from prune.common.terminal import progress, quiet_libraries
+from prune.cutting.plan import PLAN_FILE, CutPlan
+from prune.cutting.verify import verify_cut
+from prune.families.config import family_of
+from prune.models.loading import Source, locate, pick_device
 
 # vLLM before 0.32 reads past `layer_replication`, and would serve the full model with the adapter on wrong layers. All
 # of its versions refuse an adapter that says it has biases; peft then only lets the model's own biases be trained.
@@ -134,7 +134,7 @@ def refuse_layout(full: Source, pruned: Source, plan: CutPlan) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from prune.models import decoder_layers, text_config
+    from prune.models.loading import decoder_layers, text_config
 
     config = AutoConfig.from_pretrained(full.folder)
     with torch.device("meta"):

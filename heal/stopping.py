@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 if TYPE_CHECKING:
     from heal.checkpoints import Checkpoints

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from heal.packing import Packer, Row
-from prune.documents import Documents
-from prune.text import SHORTEST, bos_id, encode
+from prune.text.documents import Documents
+from prune.text.windows import SHORTEST, bos_id, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +25,7 @@ class TextRows(Iterator[Row]):
     All of a source that is smaller than the buffer is shuffled, and a stream without reading it to its end.
 
     Args:
-        source: SOURCE as in `prune.documents`; `field` as there.
+        source: SOURCE as in `prune.text.documents`; `field` as there.
         length: tokens per row.
         seed: the order follows from it alone.
         wanted: whether to train on a text.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prune.fitted_table import FittedTable
+from prune.common.tables import FittedTable
 
 
 def curve(document: dict[str, Any], out: Path) -> FittedTable:

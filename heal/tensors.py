@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from prune.checkpoint import Shard, Tensor
-from prune.errors import CheckpointError
+from prune.checkpoint.headers import Shard, Tensor
+from prune.common.errors import CheckpointError
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

@@ -21,8 +21,8 @@ from heal.head import check_head, projection
 from heal.losses import chunked_cross_entropy
 from heal.measuring import collate
 from heal.packing import Row
-from prune.errors import RegrowthError
-from prune.models import decoder_layers, text_config
+from prune.common.errors import RegrowthError
+from prune.models.loading import decoder_layers, text_config
 
 _Run = Callable[[torch.Tensor], torch.Tensor]
 _Move = Callable[[int, torch.Tensor, _Run], torch.Tensor]

@@ -17,11 +17,11 @@ from heal.place import first_after_cut
 from heal.reporting import keep_logs
 from heal.schedule import Schedule, parse_tokens, plan_steps, schedule_line
 from heal.settings import Running, Settings, check, check_fit, check_running, longest_row
-from prune.errors import RegrowthError, UsageError
-from prune.models import Source, load_tokenizer, locate, pick_device
-from prune.outputs import check_free, staged_directory, write_json, write_text
-from prune.processes import gather, is_main, rank_and_world, sharded
-from prune.terminal import progress, quiet_libraries, screen
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.outputs import check_free, staged_directory, write_json, write_text
+from prune.common.processes import gather, is_main, rank_and_world, sharded
+from prune.common.terminal import progress, quiet_libraries, screen
+from prune.models.loading import Source, load_tokenizer, locate, pick_device
 
 if TYPE_CHECKING:
     from peft import PeftModel

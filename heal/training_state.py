@@ -15,8 +15,8 @@ from heal.checkpoints import Checkpoints, read_state, write_state
 from heal.curve import Curve
 from heal.shards import gather_adapter, shard_by_layer
 from heal.stopping import diverged
-from prune.errors import RegrowthError
-from prune.processes import gather, is_main, rank_and_world, sharded
+from prune.common.errors import RegrowthError
+from prune.common.processes import gather, is_main, rank_and_world, sharded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

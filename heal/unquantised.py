@@ -10,7 +10,7 @@ import gc
 import math
 from typing import TYPE_CHECKING, Any
 
-from prune.processes import sharded
+from prune.common.processes import sharded
 
 if TYPE_CHECKING:
     from heal.data import HeldOut
@@ -72,9 +72,9 @@ def _losses(plan: HealPlan, held_out: HeldOut) -> tuple[float, float] | None:
 
     from heal.measuring import mean_loss
     from heal.quantise import compute_dtype
-    from prune.checkpoint import read_checkpoint
-    from prune.memory import available
-    from prune.models import load_model
+    from prune.checkpoint.headers import read_checkpoint
+    from prune.common.memory import available
+    from prune.models.loading import load_model
 
     dtype = compute_dtype(plan.settings.dtype)
     gc.collect()  # the model that was trained

@@ -4,13 +4,13 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "Scan": "prune.scan_artefact",
-    "CutPlan": "prune.cut_plan",
-    "cut": "prune.surgery",
-    "inspect_cut": "prune.inspection",
-    "plan_cut": "prune.planning",
-    "scan": "prune.scanning",
-    "verify_cut": "prune.verification",
+    "Scan": "prune.scanning.result",
+    "CutPlan": "prune.cutting.plan",
+    "cut": "prune.cutting.cut",
+    "inspect_cut": "prune.cutting.inspection",
+    "plan_cut": "prune.cutting.planning",
+    "scan": "prune.scanning.scan",
+    "verify_cut": "prune.cutting.verify",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from prune.errors import UsageError
-from prune.precision import HELP as DTYPES
-from prune.terminal import answer, make_app, screen
+from prune.common.errors import UsageError
+from prune.common.terminal import answer, make_app, screen
+from prune.models.precision import HELP as DTYPES
 
 app = make_app("prune", "Find the layers that a language model does not need, and cut them.")
 
@@ -96,12 +96,12 @@ def cut_command(
 
     Example: prune cut HuggingFaceTB/SmolLM2-135M --n 6 --scan scan.json --out pruned
     """
-    from prune.companions import adapters_beside
-    from prune.cut_plan import PLAN_FILE
-    from prune.outputs import check_free
-    from prune.planning import plan_cut
-    from prune.publishing import check_can_publish, publish
-    from prune.surgery import cut
+    from prune.checkpoint.companions import adapters_beside
+    from prune.common.outputs import check_free
+    from prune.cutting.cut import cut
+    from prune.cutting.plan import PLAN_FILE
+    from prune.cutting.planning import plan_cut
+    from prune.cutting.publishing import check_can_publish, publish
 
     if out is None and not dry_run:
         raise UsageError("name the folder for the pruned model with --out, or look at the plan with --dry-run")
@@ -150,7 +150,7 @@ def inspect_command(
 
     Example: prune inspect pruned
     """
-    from prune.inspection import inspect_cut
+    from prune.cutting.inspection import inspect_cut
 
     plan = inspect_cut(folder)
     answer(plan.to_json(), plan.table, as_json=as_json)
@@ -176,7 +176,7 @@ def verify_command(
 
     Example: prune verify HuggingFaceTB/SmolLM2-135M pruned --logits
     """
-    from prune.verification import verify_cut
+    from prune.cutting.verify import verify_cut
 
     found = verify_cut(
         full, folder, logits=logits, tolerance=tolerance, revision=revision, trust_remote_code=trust_remote_code
@@ -240,11 +240,11 @@ def scan_command(
     """
     import sys
 
-    from prune.outputs import check_free, write_bytes
-    from prune.plots import check_figure, draw_scan
-    from prune.processes import is_main
-    from prune.scanning import parse_batch_size, scan
-    from prune.text import DEFAULT_SOURCE
+    from prune.common.outputs import check_free, write_bytes
+    from prune.common.processes import is_main
+    from prune.scanning.plots import check_figure, draw_scan
+    from prune.scanning.scan import parse_batch_size, scan
+    from prune.text.windows import DEFAULT_SOURCE
 
     if load_in_4bit and load_in_8bit:
         raise UsageError("take --load-in-4bit or --load-in-8bit, not both")
@@ -291,9 +291,9 @@ def plot_command(
 
     Example: prune plot scan.json --out figures
     """
-    from prune.figures import plot_all
-    from prune.outputs import check_free
-    from prune.scan_artefact import Scan
+    from prune.common.outputs import check_free
+    from prune.scanning.figures import plot_all
+    from prune.scanning.result import Scan
 
     check_free(out, overwrite=overwrite)
     found = Scan.read(scan)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prune.terminal import answer, make_app
+from prune.common.terminal import answer, make_app
 
 app = make_app("recipe", "Run scan, cut, heal and compare as one reproducible whole.")
 
@@ -112,7 +112,7 @@ def _page(path: Path) -> Any:
     if path.suffix == ".json":
         from eval.comparison import FORMAT
         from eval.tables import comparison_table
-        from prune.provenance import read_artefact
+        from prune.common.provenance import read_artefact
 
         return comparison_table(read_artefact(path, FORMAT))
     from rich.markdown import Markdown

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune.errors import RegrowthError, UsageError
-from prune.provenance import versions
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.provenance import versions
 from recipes.identity import digest, identity
 from recipes.schema import Recipe, Stage
 

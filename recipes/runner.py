@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune.errors import RegrowthError
-from prune.outputs import write_json
-from prune.provenance import provenance, read_artefact
-from prune.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
+from prune.common.errors import RegrowthError
+from prune.common.outputs import write_json
+from prune.common.provenance import provenance, read_artefact
+from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
 from recipes.identity import identity
 from recipes.planning import RecipePlan, StagePlan, plan_recipe
 from recipes.schema import Recipe, RecipeError

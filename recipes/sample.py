@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune.errors import RegrowthError
-from prune.models import Source, load_model, load_tokenizer
-from prune.outputs import staged_directory, write_json, write_text
-from prune.provenance import file_sha256
-from prune.terminal import quiet_libraries, screen
+from prune.common.errors import RegrowthError
+from prune.common.outputs import staged_directory, write_json, write_text
+from prune.common.provenance import file_sha256
+from prune.common.terminal import quiet_libraries, screen
+from prune.models.loading import Source, load_model, load_tokenizer
 
 
 @dataclass(frozen=True)

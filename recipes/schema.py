@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from prune.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 
 Value = str | int | float | bool | None | list[str | int | float]
 SHIPPED = Path(__file__).parent

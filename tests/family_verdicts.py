@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from prune.configs import family_of
-from prune.errors import CheckpointError
-from prune.families import FAMILIES, PLAIN
-from prune.planning import plan_cut
-from prune.surgery import cut
+from prune.common.errors import CheckpointError
+from prune.cutting.cut import cut
+from prune.cutting.planning import plan_cut
+from prune.families.config import family_of
+from prune.families.table import FAMILIES, PLAIN
 from tests.small_models import LAYERS, LENGTH, NOT_BUILT, own_name, save_small_model, small_config_without, vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]

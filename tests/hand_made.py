@@ -1,7 +1,7 @@
 """A scan made by hand, so that tests of the choice need no model's pass."""
 
-from prune.provenance import model_identity
-from prune.scan_artefact import Scan
+from prune.common.provenance import model_identity
+from prune.scanning.result import Scan
 
 
 def hand_made_scan(folder=None, *, layers=8, **identity) -> Scan:

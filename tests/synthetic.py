@@ -5,8 +5,8 @@ import json
 import random
 from pathlib import Path
 
-from prune.byteranges import encode_header
-from prune.checkpoint import Tensor
+from prune.checkpoint.headers import Tensor
+from prune.checkpoint.layout import encode_header
 
 LAYERS = 8
 

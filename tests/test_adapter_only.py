@@ -16,8 +16,8 @@ from heal.cli import app
 from heal.quantise import load_frozen
 from heal.shipping import ranges
 from prune import cut, plan_cut
-from prune.errors import CheckpointError
-from prune.models import Source
+from prune.common.errors import CheckpointError
+from prune.models.loading import Source
 
 IDS = torch.arange(5, 45)[None]
 

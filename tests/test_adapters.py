@@ -7,7 +7,7 @@ from healing_models import FAMILIES, tiny
 from heal.adapters import add_adapter, find_targets
 from heal.head import attach_loss
 from heal.losses import chunked_cross_entropy
-from prune.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 
 GATED = {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
 ATTENTION = {f"self_attn.{name}_proj" for name in "qkvo"}

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from prune.angles import MeanSums, angular_distances, pairs, rows
-from prune.choice import best_start, deepest_start, lowest_influence
-from prune.errors import UsageError
+from prune.common.choice import best_start, deepest_start, lowest_influence
+from prune.common.errors import UsageError
+from prune.scanning.angles import MeanSums, angular_distances, pairs, rows
 
 STATES = arrays.arrays(
     np.float64, (4, 5), elements=st.floats(-1e3, 1e3, allow_nan=False).map(lambda v: v if abs(v) > 1e-3 else 1.0)

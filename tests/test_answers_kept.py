@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 from eval.asking.cache import Answers, format_line, parse_line, request_key
 from eval.comparison import compare
 from eval.running import run
-from prune.errors import RegrowthError
-from prune.fingerprint import content_sha256
+from prune.checkpoint.identity import content_sha256
+from prune.common.errors import RegrowthError
 
 FEW = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "chat_template": "off", "shown": False}
 REQUESTS = 5 * 4 + 5 * 4 + 5 * 2

@@ -16,7 +16,7 @@ from eval.running import RunResult, Sample
 from eval.statistics import Interval, mcnemar_exact, paired_mean_difference
 from eval.tables import shown_interactions
 from eval.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions, parse_limit
-from prune.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 
 
 def _sample(name, *, domain="d", correct=True, nll=4.0, cluster=""):

@@ -24,8 +24,8 @@ from heal.head import attach_loss
 from heal.quantise import load_frozen
 from heal.shapes import LayerShape, Linear, ModelShape, read_shape
 from prune import cut, plan_cut
-from prune.errors import CheckpointError, UsageError
-from prune.models import Source, decoder_layers
+from prune.common.errors import CheckpointError, UsageError
+from prune.models.loading import Source, decoder_layers
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune.byteranges import coalesce, encode_header, lay_out
-from prune.checkpoint import BITS, INDEX, WEIGHTS, Shard, Tensor, read_checkpoint, read_shard
-from prune.copying import write_layout
-from prune.errors import CheckpointError
-from prune.naming import LayerNames, find_layer_names
+from prune.checkpoint.copying import write_layout
+from prune.checkpoint.headers import BITS, INDEX, WEIGHTS, Shard, Tensor, read_checkpoint, read_shard
+from prune.checkpoint.layout import coalesce, encode_header, lay_out
+from prune.checkpoint.names import LayerNames, find_layer_names
+from prune.common.errors import CheckpointError
 
 
 def entry(start, end, dtype="F32", shape=None):

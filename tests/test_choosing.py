@@ -8,17 +8,17 @@ from hand_made import hand_made_scan
 from test_states import silence, tiny, windows
 from typer.testing import CliRunner
 
-from prune.candidates import Prices, affordable, rung_tokens, spread_starts, survivors
-from prune.checking import check_candidates, greedy_removal
+from prune.choosing.cascade import Prices, affordable, rung_tokens, spread_starts, survivors
+from prune.choosing.check import check_candidates, greedy_removal
+from prune.choosing.costs import Costs, parse_weights
+from prune.choosing.criteria import CRITERIA
 from prune.cli import Criterion, app
-from prune.costs import Costs, parse_weights
-from prune.criteria import CRITERIA
-from prune.cut_plan import CutPlan
-from prune.errors import CheckpointError, RegrowthError, TextError, UsageError
-from prune.planning import plan_cut
-from prune.sampling import draw_held_out, draw_samples, shares
-from prune.scanning import sample_notes
-from prune.variants import FULL, score_variants
+from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
+from prune.cutting.plan import CutPlan
+from prune.cutting.planning import plan_cut
+from prune.models.variants import FULL, score_variants
+from prune.scanning.scan import sample_notes
+from prune.text.sampling import draw_held_out, draw_samples, shares
 
 
 def loud(family="llama"):

@@ -14,7 +14,7 @@ from eval.bill import bill, pair
 from eval.comparison import compare, unique_labels
 from eval.running import Sample, run
 from eval.statistics import mcnemar_exact
-from prune.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 
 SMALL = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "shown": False}
 

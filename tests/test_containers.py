@@ -8,11 +8,11 @@ from safetensors.torch import load_file, save_file
 from synthetic import write_shard
 from typer.testing import CliRunner
 
-from prune.checkpoint import BITS, read_shard
+from prune.checkpoint.headers import BITS, read_shard
 from prune.cli import app
-from prune.planning import plan_cut
-from prune.surgery import cut
-from prune.verification import verify_cut
+from prune.cutting.cut import cut
+from prune.cutting.planning import plan_cut
+from prune.cutting.verify import verify_cut
 
 
 def run(*arguments):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from synthetic import hashes, synthetic_checkpoint
 
-from prune.inspection import inspect_cut
-from prune.verification import verify_cut
+from prune.cutting.inspection import inspect_cut
+from prune.cutting.verify import verify_cut
 
 KILLS, OVERWRITES = 50, 20
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -21,7 +21,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 # A request is seconds until the kill (0: none) and the command's arguments; the answer its status.
 DRIVER = """
 import os, signal, sys, time
-import prune.card, prune.planning, prune.publishing, prune.surgery, rich.progress, rich.console
+import prune.cutting.card, prune.cutting.planning, prune.cutting.publishing, prune.cutting.cut, rich.progress
+import rich.console
 from prune.cli import app
 for line in sys.stdin:
     delay, *arguments = line.rstrip("\\n").split("\\t")
@@ -174,7 +175,7 @@ def test_a_full_disk_gives_one_line_and_leaves_nothing(source, tmp_path, room):
     try:
         drop = "4-5"
         if room != "none":  # fill the disk but for what the weights take
-            from prune.planning import open_subject
+            from prune.cutting.planning import open_subject
 
             kept = [layer for layer in range(8) if layer not in (4, 5)]
             wanted = sum(-(-layout.size // 4096) for _, layout in open_subject(source).layouts(kept))

@@ -8,9 +8,9 @@ import torch
 from accelerate.state import AcceleratorState
 from typer.testing import CliRunner
 
-from prune.errors import RegrowthError, UsageError
-from prune.memory import peak_memory
-from prune.models import pick_device
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.memory import peak_memory
+from prune.models.loading import pick_device
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from heal.quantise import load_frozen
 from heal.shared import Given, answer_parts, build_student, started_at, watching
 from heal.tensors import read, write_over
 from prune import cut, plan_cut
-from prune.checkpoint import read_checkpoint
-from prune.errors import CheckpointError, RegrowthError, UsageError
-from prune.models import Source, decoder_layers
+from prune.checkpoint.headers import read_checkpoint
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.models.loading import Source, decoder_layers
 
 TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rate": 1e-2}
 KEPT = (0, 1, 2, 3, 6, 7)

@@ -12,7 +12,7 @@ from eval.questions.domains import question_files
 from eval.questions.listing import list_domains
 from eval.questions.schema import cluster_of, parse_question, question_id, read_questions
 from eval.running import run
-from prune.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 runner = CliRunner()

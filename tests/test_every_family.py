@@ -3,7 +3,7 @@
 import pytest
 import transformers
 
-from prune.families import FAMILIES, PLAIN
+from prune.families.table import FAMILIES, PLAIN
 from tests.family_verdicts import EXACT, PAGE, Verdict, families, judge, page, page_version, quiet
 from tests.small_models import NOT_BUILT, own_name, small_config_without
 

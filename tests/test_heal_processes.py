@@ -120,7 +120,7 @@ def test_the_configs_are_what_accelerate_reads():
 def test_what_fsdp_shards_is_of_one_dtype(tiny_llama, monkeypatch):
     from heal.head import projection
     from heal.quantise import load_frozen
-    from prune.models import Source
+    from prune.models.loading import Source
 
     ids = torch.arange(5, 25)[None]
     states = []

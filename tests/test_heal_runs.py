@@ -16,7 +16,7 @@ from heal.cli import app
 from heal.curve import Curve, Losses
 from heal.schedule import plan_steps
 from heal.settings import Running
-from prune.errors import TextError, UsageError
+from prune.common.errors import TextError, UsageError
 
 SETTINGS = {"length": 32, "batch_size": 1, "accumulate": 2, "rank": 4, "learning_rate": 1e-2, "targets": "all"}
 
@@ -70,7 +70,7 @@ def test_patience_ends_the_run_and_keeps_the_best_adapter(tiny_llama, texts, tmp
     from heal.data import hold_out
     from heal.measuring import held_out_losses
     from heal.quantise import load_frozen
-    from prune.models import Source, load_tokenizer
+    from prune.models.loading import Source, load_tokenizer
 
     text = TextSource(texts["news"], held_out=texts["notes"], held_out_tokens=256)
     changes = {"learning_rate": 0.3, "eval_every": 1, "patience": 2, "dropout": 0.0}

@@ -101,8 +101,8 @@ def fuzz(folder: str, seed: int, count: int) -> None:
     """Mutate a checkpoint `count` times, and read and plan it each time; prints how the attempts ended."""
     import logging
 
-    from prune.errors import CheckpointError, UsageError
-    from prune.planning import open_subject
+    from prune.common.errors import CheckpointError, UsageError
+    from prune.cutting.planning import open_subject
 
     logging.disable()
     place, draw = Path(folder), random.Random(seed)

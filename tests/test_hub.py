@@ -9,10 +9,10 @@ import pytest
 from stub_hub import COMMIT, StubHub, serve
 from synthetic import hashes, synthetic_checkpoint
 
-from prune.cut_plan import CutPlan
-from prune.planning import plan_cut
-from prune.surgery import cut
-from prune.verification import verify_cut
+from prune.cutting.cut import cut
+from prune.cutting.plan import CutPlan
+from prune.cutting.planning import plan_cut
+from prune.cutting.verify import verify_cut
 
 REPO = "someone/model"
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prune.configs import cut_config
-from prune.errors import CheckpointError
-from prune.families import FAMILIES
-from prune.nearest import nearest_block
-from prune.planning import plan_cut
-from prune.surgery import cut
+from prune.common.errors import CheckpointError
+from prune.cutting.cut import cut
+from prune.cutting.planning import plan_cut
+from prune.families.config import cut_config
+from prune.families.nearest import nearest_block
+from prune.families.table import FAMILIES
 from tests.small_models import LAYERS, save_small_model
 
 

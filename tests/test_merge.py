@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from heal import Settings, TextSource, held_out_loss, merge, qlora
 from heal.agreement import agreement
 from heal.data import hold_out
-from prune.errors import CheckpointError, RegrowthError, UsageError
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
 
 
 def name_of(dtype):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import heal.agreement
 from heal import Settings, TextSource, merge, qlora
 from heal.cli import app
-from prune.errors import CheckpointError
+from prune.common.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from heal import Settings, TextSource, merge, qlora
 from heal.tables import merged
-from prune.errors import TextError, UsageError
+from prune.common.errors import TextError, UsageError
 
 
 def test_text_that_is_gone(tiny_llama, tmp_path, sample_text, sample_heldout):

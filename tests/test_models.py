@@ -10,10 +10,10 @@ from healing_models import tiny
 from transformers import BitsAndBytesConfig
 
 from heal.quantise import compute_dtype
-from prune import precision
-from prune.errors import CheckpointError, RegrowthError, UsageError
-from prune.models import decoder_layers, load_model, load_tokenizer, locate, pick_device
-from prune.precision import multiplies_bfloat16, pick_dtype
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.models import precision
+from prune.models.loading import decoder_layers, load_model, load_tokenizer, locate, pick_device
+from prune.models.precision import multiplies_bfloat16, pick_dtype
 
 
 def test_a_folder_is_located_and_loaded(tiny_llama):

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from synthetic import hashes, synthetic_checkpoint, write_shard
 from typer.testing import CliRunner
 
-from prune.byteranges import Range, lay_out, split_range
-from prune.checkpoint import read_shard
+from prune.checkpoint.copying import shared_block
+from prune.checkpoint.headers import read_shard
+from prune.checkpoint.layout import Range, lay_out, split_range
 from prune.cli import app
-from prune.copying import shared_block
-from prune.planning import plan_cut
-from prune.surgery import cut
-from prune.verification import verify_cut
+from prune.cutting.cut import cut
+from prune.cutting.planning import plan_cut
+from prune.cutting.verify import verify_cut
 
 BLOCK = 4096
 

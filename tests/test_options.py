@@ -10,8 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from prune.options import Options, defaults_of, panel, takes
-from prune.terminal import make_app
+from prune.common.options import Options, defaults_of, panel, takes
+from prune.common.terminal import make_app
 
 if TYPE_CHECKING:
     from nowhere import Place

@@ -13,7 +13,7 @@ from eval.questions.preparation import prepare
 from eval.questions.schema import Question, question_id, read_questions
 from eval.questions.set_rows import split_mathqa
 from eval.questions.sources import drop_wrong_options
-from prune.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 
 REAL = os.environ.get("REGROWTH_ORIGINALS")  # a folder with mmlu/, gsm8k/, pubmedqa/ and math_qa.jsonl
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from eval.cli import app as evaluate
 from heal.cli import app as heal
 from prune.cli import app as prune
-from prune.models import load_model, locate
-from prune.out_of_memory import describe_out_of_memory, is_out_of_memory
+from prune.common.out_of_memory import describe_out_of_memory, is_out_of_memory
+from prune.models.loading import load_model, locate
 
 CUDA = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.64 GiB of which 1.12 GiB is free."
@@ -60,8 +60,20 @@ def test_only_what_is_not_done_already_is_advised():
         (heal, ["qlora", "M", "--out", "o", "--bits", "16"], "heal.training.qlora", ["--bits 4"], ["--max-length"]),
         (heal, ["qlora", "M", "--out", "o", "--no-checkpointing"], "heal.training.qlora", ["--checkpointing"], []),
         (heal, ["merge", "A", "--out", "o"], "heal.merging.merge", ["--no-check", "--device cpu"], ["--batch-size"]),
-        (prune, ["scan", "M", "--out", "o"], "prune.scanning.scan", ["--max-memory", "--load-in-4bit"], ["--bits"]),
-        (prune, ["cut", "M", "--n", "2", "--out", "o"], "prune.planning.plan_cut", ["--verify 0"], ["--max-memory"]),
+        (
+            prune,
+            ["scan", "M", "--out", "o"],
+            "prune.scanning.scan.scan",
+            ["--max-memory", "--load-in-4bit"],
+            ["--bits"],
+        ),
+        (
+            prune,
+            ["cut", "M", "--n", "2", "--out", "o"],
+            "prune.cutting.planning.plan_cut",
+            ["--verify 0"],
+            ["--max-memory"],
+        ),
         (evaluate, ["sweep", *SWEEP], "eval.sweeps.sweeping.sweep", ["--batch-tokens"], ["--batch-size"]),
     ],
 )

@@ -21,8 +21,8 @@ from heal.least_squares import Sums, aim, massive, solve, solve_map
 from heal.packing import pack
 from heal.tracks import Tracks
 from prune import cut, plan_cut
-from prune.errors import RegrowthError
-from prune.models import decoder_layers
+from prune.common.errors import RegrowthError
+from prune.models.loading import decoder_layers
 
 runner = CliRunner()
 

@@ -7,12 +7,12 @@ from hand_made import hand_made_scan
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prune.configs import changes, cut_config, family_of
-from prune.cut_plan import CutPlan
-from prune.errors import CheckpointError, UsageError
-from prune.families import FAMILIES
-from prune.layer_ranges import parse_layers, runs, spell_layers
-from prune.planning import plan_cut
+from prune.common.errors import CheckpointError, UsageError
+from prune.common.layers import parse_layers, runs, spell_layers
+from prune.cutting.plan import CutPlan
+from prune.cutting.planning import plan_cut
+from prune.families.config import changes, cut_config, family_of
+from prune.families.table import FAMILIES
 
 # --- layer sets in words -------------------------------------------------------------------------------------------
 

@@ -10,10 +10,10 @@ from report_documents import sweep_document
 from rich.console import Console
 
 from eval.sweeps.figures import curves_figure, map_figure
-from prune.errors import RegrowthError, UsageError
-from prune.plots import cells, heat_map, plot_scan
-from prune.scan_artefact import Scan
-from prune.strip import heat_strip
+from prune.common.errors import RegrowthError, UsageError
+from prune.scanning.plots import cells, heat_map, plot_scan
+from prune.scanning.result import Scan
+from prune.scanning.table import heat_strip
 
 LAYERS = 6
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from heal import Settings, TextSource, held_out_loss, merge, qlora
 from heal.data import hold_out, is_held_out, training_rows
 from heal.schedule import parse_tokens, plan_steps
-from prune.errors import RegrowthError, TextError, UsageError
-from prune.models import Source, load_tokenizer
+from prune.common.errors import RegrowthError, TextError, UsageError
+from prune.models.loading import Source, load_tokenizer
 
 TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rate": 1e-2}
 

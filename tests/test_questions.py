@@ -16,7 +16,7 @@ from eval.questions.schema import (
     question_id,
     read_questions,
 )
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 ROW = {
     "id": "a",

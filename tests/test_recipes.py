@@ -6,7 +6,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from prune.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 from recipes.cli import app
 from recipes.identity import identity
 from recipes.planning import plan_recipe

@@ -16,7 +16,7 @@ from eval.cli import app
 from eval.reports.interactions import in_words, thinking_in_words
 from eval.reports.reporting import read_results, render, report
 from eval.reports.text import bounds, p_value, plain, signed
-from prune.errors import CheckpointError, RegrowthError, UsageError
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
 
 
 @pytest.fixture(scope="module")

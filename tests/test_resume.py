@@ -22,7 +22,7 @@ from heal.checkpoints import Checkpoints
 from heal.curve import Curve, Losses
 from heal.settings import Running
 from heal.stopping import Interrupted
-from prune.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 
 HERE = Path(__file__).parent
 STEPS = 10

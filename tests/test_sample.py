@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from prune.outputs import write_json
+from prune.common.outputs import write_json
 from recipes import sample
 from recipes.sample import (
     ANSWER,

@@ -8,11 +8,11 @@ import torch
 from typer.testing import CliRunner
 
 from prune.cli import app
-from prune.errors import CheckpointError, RegrowthError, UsageError
-from prune.models import load_model, load_tokenizer, locate
-from prune.scan_artefact import Scan
-from prune.scanning import scan
-from prune.text import draw_windows, read_documents
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.models.loading import load_model, load_tokenizer, locate
+from prune.scanning.result import Scan
+from prune.scanning.scan import scan
+from prune.text.windows import draw_windows, read_documents
 
 SMALL = ["--samples", "6", "--length", "24"]
 

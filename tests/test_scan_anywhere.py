@@ -11,15 +11,15 @@ import torch
 from test_states import CONFIGS, plain_states, tiny, windows
 from typer.testing import CliRunner
 
-from prune.batching import plan_batches
 from prune.cli import app
-from prune.errors import RegrowthError, UsageError
-from prune.memory import parse_size
-from prune.models import Source
-from prune.scan_artefact import Scan
-from prune.scanning import measure, scan
-from prune.similarity import linear_cka
-from prune.streaming import Timing, fits, measure_streamed
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.memory import parse_size
+from prune.models.batches import plan_batches
+from prune.models.loading import Source
+from prune.scanning.cka import linear_cka
+from prune.scanning.result import Scan
+from prune.scanning.scan import measure, scan
+from prune.scanning.streaming import Timing, fits, measure_streamed
 
 SMALL = {"samples": 10, "length": 40, "show_progress": False}
 

@@ -8,13 +8,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
-from prune.angles import rows
 from prune.cli import app
-from prune.models import load_model, load_tokenizer, locate
-from prune.scan_artefact import Scan
-from prune.scanning import measure, scan
-from prune.states import BatchStates, decoder_of, watching
-from prune.text import draw_windows, read_documents
+from prune.models.loading import load_model, load_tokenizer, locate
+from prune.scanning.angles import rows
+from prune.scanning.result import Scan
+from prune.scanning.scan import measure, scan
+from prune.scanning.states import BatchStates, decoder_of, watching
+from prune.text.windows import draw_windows, read_documents
 
 LENGTHS = (11, 26, 17, 22)
 

@@ -19,8 +19,8 @@ from heal.self_data import _up_to_end, asked_prompts, read_prompts, write_respon
 from heal.settings import Running
 from heal.stopping import Interrupted
 from prune import cut, plan_cut
-from prune.errors import RegrowthError, TextError, UsageError
-from prune.models import Source, load_tokenizer
+from prune.common.errors import RegrowthError, TextError, UsageError
+from prune.models.loading import Source, load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from eval.comparison import compare, same_chat
 from eval.options import _OPTIONS
 from eval.running import plans_of, run, wants_chat
 from eval.settings import Settings, default_cache, named_texts
-from prune.errors import CheckpointError, RegrowthError, UsageError
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
 
 SMALL = {"domains": "math", "limit": 4, "sets": ["mmlu"], "chat_template": "off"}
 runner = CliRunner()

@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 import pytest
 from transformers import AutoConfig, PreTrainedConfig
 
-from prune import layer_rules
-from prune.configs import cut_config
-from prune.errors import CheckpointError
-from prune.families import FAMILIES, NOT_OF_LAYERS
+from prune.common.errors import CheckpointError
+from prune.families import rules as layer_rules
+from prune.families.config import cut_config
+from prune.families.table import FAMILIES, NOT_OF_LAYERS
 from tests.family_verdicts import DROPS, families, quiet
 from tests.small_models import LAYERS, own_name, small_config
 
@@ -230,8 +230,8 @@ def test_a_config_that_states_its_lists_is_cut_without_transformers():
     }
     code = (
         "import json, sys\n"
-        "from prune.configs import cut_config\n"
-        "from prune.families import FAMILIES\n"
+        "from prune.families.config import cut_config\n"
+        "from prune.families.table import FAMILIES\n"
         "for name, config in json.loads(sys.argv[1]).items():\n"
         f"    cut_config(config, FAMILIES[name], {LAYERS}, (0, 2, 3, 5, 7), 'm')\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"

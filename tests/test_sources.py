@@ -19,7 +19,7 @@ from eval.questions.preparation import prepare
 from eval.questions.schema import read_questions
 from eval.questions.shelf import Shelf
 from eval.questions.sources import load_local, mmlu_subjects, parse_options
-from prune.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 
 TWO = "A. one\nB. two"
 CHOICES = {"text": ["a marsh", "a desert"], "label": ["A", "B"]}

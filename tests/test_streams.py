@@ -11,9 +11,9 @@ import pytest
 
 from heal.data import HeldOut, TextSource, check_enough, hold_out, row_stream
 from heal.packing import Packer, pack
-from prune.documents import Documents
-from prune.errors import TextError, UsageError
-from prune.models import Source, load_tokenizer
+from prune.common.errors import TextError, UsageError
+from prune.models.loading import Source, load_tokenizer
+from prune.text.documents import Documents
 
 WORDS = ["the", "cut", "takes", "layers", "and", "healing", "gives", "back", "what", "was", "lost", "in", "them"]
 

@@ -11,16 +11,16 @@ from hand_made import hand_made_scan
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-import prune.surgery
+import prune.cutting.cut
 from prune.cli import app
-from prune.cut_plan import CutPlan
-from prune.errors import CheckpointError, RegrowthError
-from prune.inspection import inspect_cut
-from prune.models import decoder_layers
-from prune.planning import plan_cut
-from prune.provenance import file_sha256
-from prune.scan_artefact import Scan
-from prune.surgery import cut
+from prune.common.errors import CheckpointError, RegrowthError
+from prune.common.provenance import file_sha256
+from prune.cutting.cut import cut
+from prune.cutting.inspection import inspect_cut
+from prune.cutting.plan import CutPlan
+from prune.cutting.planning import plan_cut
+from prune.models.loading import decoder_layers
+from prune.scanning.result import Scan
 
 
 def run(*arguments):
@@ -360,7 +360,7 @@ def test_a_failure_half_way_leaves_nothing(tiny_llama, tmp_path, monkeypatch):
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prune.surgery, "model_card", full_disk)  # the last file to be written
+    monkeypatch.setattr(prune.cutting.cut, "model_card", full_disk)  # the last file to be written
     result = run("cut", tiny_llama, "--layers", "3", "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert "No space left on device" in result.stderr

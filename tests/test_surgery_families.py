@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
-from prune.errors import CheckpointError
-from prune.models import decoder_layers
-from prune.planning import plan_cut
-from prune.provenance import file_sha256
-from prune.surgery import cut
+from prune.common.errors import CheckpointError
+from prune.common.provenance import file_sha256
+from prune.cutting.cut import cut
+from prune.cutting.planning import plan_cut
+from prune.models.loading import decoder_layers
 
 LAYERS, WINDOW, LENGTH = 8, 6, 20  # sequences are longer than the window, so that a wrong layer type shows
 DROPS = [(2, 3, 4), (1, 4), (0, 5, 6)]

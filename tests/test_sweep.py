@@ -22,9 +22,9 @@ from eval.sweeps.plan import plan_sweep
 from eval.sweeps.resume import Kept
 from eval.sweeps.sweeping import walk_questions
 from prune import cut, plan_cut
-from prune.errors import CheckpointError, RegrowthError, UsageError
-from prune.provenance import model_identity
-from prune.walking import Route, count_passes
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.common.provenance import model_identity
+from prune.models.walking import Route, count_passes
 
 FEW = {"domains": "medical,math", "limit": 4, "sets": ["mmlu", "asdiv"], "shown": False}
 runner = CliRunner()

@@ -14,8 +14,8 @@ from eval.asking.harness import PlannedTask, Scorer
 from eval.asking.tasks import TaskPlan, plan_tasks, template
 from eval.questions.schema import parse_question
 from eval.running import hash_prompt, run
-from prune.errors import RegrowthError, UsageError
-from prune.terminal import Progress
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.terminal import Progress
 
 FEW = {"limit": 3, "sets": ["mmlu", "asdiv"], "chat_template": "off"}
 

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from eval.running import run
-from prune import terminal
-from prune.errors import RegrowthError, UsageError
-from prune.terminal import answer, make_app, progress, screen
+from prune.common import terminal
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.terminal import answer, make_app, progress, screen
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_help_imports_nothing_heavy(room):
 
 
 def test_a_full_disk_is_that_of_the_copy_not_of_its_source():
-    from prune.terminal import _describe_os_error
+    from prune.common.terminal import _describe_os_error
 
     full = OSError(errno.ENOSPC, "No space left on device", "source", None, "copy")
     assert _describe_os_error(full) == "copy: No space left on device"

@@ -19,7 +19,7 @@ from eval.unparsed import unparsed_warnings
 from heal.budget_table import tables as budget_tables
 from heal.budgeting import plan_budget
 from heal.tables import curve, patched
-from prune.fitted_table import FittedTable
+from prune.common.tables import FittedTable
 from recipes.cli import app as recipes
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from prune.errors import TextError
-from prune.text import (
+from prune.common.errors import TextError
+from prune.text.windows import (
     Document,
     bos_id,
     draw_windows,

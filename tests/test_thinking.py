@@ -18,7 +18,7 @@ from eval.thinking.bill import bill_thinking
 from eval.thinking.counts import Counts, count_pairs, gains
 from eval.thinking.interactions import bill_thinking_interactions
 from eval.verdict import judge
-from prune.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 
 COUNTS = st.builds(Counts, *[st.integers(0, 300)] * 4).filter(lambda c: c.n > 0)
 ROW = {

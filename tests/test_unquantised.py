@@ -10,7 +10,7 @@ from heal.cli import app
 from heal.measuring import held_out_loss
 from heal.training import plan_healing
 from heal.unquantised import compare_with_cut, compared_line
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_comparison_that_fails_leaves_the_adapter(tiny_llama, text, tmp_path, 
     [
         ("heal.unquantised._losses", raises(MemoryError()), "MemoryError"),
         ("heal.unquantised._losses", lambda *_: (float("nan"), 1.0), "a loss is not finite"),
-        ("prune.memory.available", lambda *_: 1000, "the unquantised cut does not fit in memory"),
+        ("prune.common.memory.available", lambda *_: 1000, "the unquantised cut does not fit in memory"),
         ("heal.unquantised.sharded", lambda: True, "the base stood in shards"),
     ],
 )

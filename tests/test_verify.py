@@ -7,11 +7,11 @@ import torch
 from synthetic import hashes, synthetic_checkpoint
 from typer.testing import CliRunner
 
-from prune.checkpoint import read_shard
+from prune.checkpoint.headers import read_shard
 from prune.cli import app
-from prune.planning import plan_cut
-from prune.surgery import cut
-from prune.verification import tensor_sha256, verify_cut
+from prune.cutting.cut import cut
+from prune.cutting.planning import plan_cut
+from prune.cutting.verify import tensor_sha256, verify_cut
 from tests.small_models import save_small_model
 
 

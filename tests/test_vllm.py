@@ -16,8 +16,8 @@ from eval.running import run
 from heal import Settings, TextSource, adapter_only, merge, qlora
 from heal.delta import ADAPTER_CONFIG
 from prune import cut, plan_cut
-from prune.errors import CheckpointError
-from prune.precision import multiplies_bfloat16
+from prune.common.errors import CheckpointError
+from prune.models.precision import multiplies_bfloat16
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; see `make test-vllm`")
 

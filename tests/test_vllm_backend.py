@@ -19,7 +19,7 @@ from eval.cli import app
 from eval.comparison import compare
 from eval.running import run
 from eval.settings import Settings
-from prune.errors import CheckpointError, RegrowthError, UsageError
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
 
 STUB = Path(__file__).parent / "stub_vllm"
 SMALL = {"domains": "math", "limit": 4, "sets": ["mmlu"], "chat_template": "off", "shown": False}
@@ -97,7 +97,7 @@ import sys, types
 from pathlib import Path
 import eval.asking.vllm_process as vllm_process
 from eval.settings import Settings
-from prune.models import Source
+from prune.models.loading import Source
 vllm_process._CHILD = (
     "import sys; sys.path = {path!r}; import os, time, pathlib; import eval.asking.vllm_child as child\\n"
     "def make(options): pathlib.Path(options['pretrained']).write_text(str(os.getpid())); time.sleep(600)\\n"

@@ -11,7 +11,7 @@ def files(machine: Machine) -> None:
     from heal import DistillSettings, PatchSettings, TextSource, distill, merge, patch
     from heal.settings import Running
     from prune import cut, plan_cut
-    from prune.errors import RegrowthError
+    from prune.common.errors import RegrowthError
 
     folder, text = checkpoint_on_disk(machine)
     start, n = CUTS[small(machine)]

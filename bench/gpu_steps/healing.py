@@ -155,7 +155,7 @@ def _train(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> floa
     from heal.loop import run
     from heal.schedule import plan_steps
     from heal.shared import build_student
-    from prune.terminal import Progress
+    from prune.common.terminal import Progress
 
     kept, start = kept_layers(shape), CUTS[shape][0]
     kind = DistillSettings if way.method == "distill" else Settings

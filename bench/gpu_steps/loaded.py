@@ -13,7 +13,7 @@ from bench.gpu_steps.shapes import CUTS, SHAPES, forward_flops, model_shape, sma
 
 
 def loaded(machine: Machine) -> None:
-    from prune.models import Source, load_model, load_tokenizer
+    from prune.models.loading import Source, load_model, load_tokenizer
 
     folder, _ = checkpoint_on_disk(machine)
     source = Source(folder, "random")
@@ -33,10 +33,10 @@ def loaded(machine: Machine) -> None:
 
 
 def _scans(machine: Machine, model: Any) -> None:
-    from prune import states
-    from prune.batching import padded
-    from prune.scanning import measure
-    from prune.states import decoder_of
+    from prune.models.batches import padded
+    from prune.scanning import states
+    from prune.scanning.scan import measure
+    from prune.scanning.states import decoder_of
 
     count, length = machine.pick((4, 64), (64, 1024))
     windows = random_windows(machine, count, length)
@@ -64,7 +64,7 @@ def _scans(machine: Machine, model: Any) -> None:
 
 
 def _check(machine: Machine, model: Any) -> None:
-    from prune.checking import check_candidates
+    from prune.choosing.check import check_candidates
 
     start, n = CUTS[small(machine)]
     candidates = [tuple(range(at, at + n)) for at in range(SHAPES[small(machine)]["num_hidden_layers"] - n)]
@@ -97,7 +97,7 @@ def _generation(machine: Machine, model: Any, tokenizer: Any) -> None:
     from lm_eval.api.instance import Instance
 
     from eval.asking.harness import Scorer
-    from prune.terminal import Progress
+    from prune.common.terminal import Progress
 
     draw, new = random.Random(4), machine.pick(4, 64)
     prompts = [random_words(draw, 100, 101) for _ in range(machine.pick(2, 64))]
@@ -111,8 +111,8 @@ def _generation(machine: Machine, model: Any, tokenizer: Any) -> None:
 
 
 def streamed(machine: Machine) -> None:
-    from prune.models import Source
-    from prune.streaming import Timing, measure_streamed
+    from prune.models.loading import Source
+    from prune.scanning.streaming import Timing, measure_streamed
 
     folder, _ = checkpoint_on_disk(machine)
     count, length, size = machine.pick((4, 64, 2), (64, 1024, 16))

@@ -67,7 +67,7 @@ def _random_parameter(machine: Machine, module: Any, empty: torch.nn.Parameter) 
     size = (module.out_features, module.in_features) if quantised else empty.shape
     values = torch.randn(size, device=machine.device, dtype=torch.bfloat16).mul_(0.02)
     if isinstance(empty, Params4bit):
-        module.support_avx512bf16_for_cpu = False  # see prune.models
+        module.support_avx512bf16_for_cpu = False  # see prune.models.loading
         options = {"blocksize": 64, "compress_statistics": True, "quant_type": "nf4", "module": module}
         return Params4bit(values, requires_grad=False, **options).to(machine.device)
     if isinstance(empty, Int8Params):

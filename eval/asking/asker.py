@@ -14,7 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from eval.asking.cache import Answers, request_key
-from prune.terminal import Progress
+from prune.common.terminal import Progress
 
 _FACTS = "facts"  # key of what is known of the model only once it is loaded
 

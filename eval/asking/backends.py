@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from eval.asking.vllm_options import engine_device
 from eval.settings import LONGEST, Settings
-from prune.errors import CheckpointError
-from prune.models import Source, load_model, pick_device, text_config
-from prune.precision import pick_dtype
-from prune.terminal import Progress
+from prune.common.errors import CheckpointError
+from prune.common.terminal import Progress
+from prune.models.loading import Source, load_model, pick_device, text_config
+from prune.models.precision import pick_dtype
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

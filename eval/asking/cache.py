@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prune.errors import RegrowthError
-from prune.outputs import write_json
+from prune.common.errors import RegrowthError
+from prune.common.outputs import write_json
 
 LAYOUT = 1  # of the lines below; another number, another folder
 

@@ -25,10 +25,10 @@ from eval.answers.values import parse_gold
 from eval.asking.tasks import TaskPlan
 from eval.asking.trees import Asked, plain_tokens
 from eval.asking.walk import Way, choose_way, score
-from prune.errors import RegrowthError
-from prune.out_of_memory import is_out_of_memory
-from prune.terminal import Progress
-from prune.walking import Route
+from prune.common.errors import RegrowthError
+from prune.common.out_of_memory import is_out_of_memory
+from prune.common.terminal import Progress
+from prune.models.walking import Route
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 

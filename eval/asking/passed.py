@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.asking.cache import digest
 from eval.settings import Settings
-from prune.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

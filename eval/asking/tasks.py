@@ -12,7 +12,7 @@ from typing import Any
 
 from eval.questions.domains import question_files
 from eval.questions.schema import PROTOCOLS, Question, cluster_of, draw, read_questions
-from prune.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 
 MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
 SLOW_TOKENS = 256  # of a chain of thought, its answer included

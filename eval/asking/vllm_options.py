@@ -8,7 +8,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
-from prune.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 
 OLDEST = (0, 32)  # the oldest vLLM that this was run with
 MEMORY_SHARE = 0.75  # vLLM's 0.92 leaves no room for the logits of whole prompts, which its own plan leaves out

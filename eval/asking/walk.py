@@ -1,7 +1,7 @@
 """Log-likelihoods of many requests under many variants of one loaded model, in one walk through its layers.
 
 Each batch of rows (`eval.asking.trees`) is read once by each layer for all variants that are still one there
-(`prune.walking`), and the head sees the positions that predict answers and no others.
+(`prune.models.walking`), and the head sees the positions that predict answers and no others.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from eval.asking.trees import Asked, Row, pack_chains, pack_trees
-from prune.batching import plan_batches
-from prune.errors import RegrowthError
-from prune.out_of_memory import is_out_of_memory
-from prune.walking import Route, Walk, walking
+from prune.common.errors import RegrowthError
+from prune.common.out_of_memory import is_out_of_memory
+from prune.models.batches import plan_batches
+from prune.models.walking import Route, Walk, walking
 
 BATCH_TOKENS = 1024  # of one batch, padding included
 ROW_TOKENS = 384  # of one row of trees: longer rows share more, but attention grows with their square
@@ -82,7 +82,7 @@ def score(
         way: as `choose_way` found it.
         batch_tokens: tokens of one batch, padding included; halved where memory runs out.
         row_tokens: tokens of one row of trees.
-        switch: turns an adapter on and off; see `prune.walking.walking`.
+        switch: turns an adapter on and off; see `prune.models.walking.walking`.
         answers: those of an earlier run, to go on from.
         keep: called with all answers after each batch.
         advance: called with the number of requests just answered.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 _FIELDS = ("description", "source", "subject", "licence")
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from prune.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 
 
 @dataclass(frozen=True)

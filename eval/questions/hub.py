@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.questions.set_rows import read_row
 from eval.questions.sources import Loaded
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 # set -> repository, config, split
 PLACES: dict[str, tuple[str, str | None, str]] = {

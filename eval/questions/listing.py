@@ -10,7 +10,7 @@ from eval.questions.declaration import read_declaration
 from eval.questions.domains import Part, declared, files_of
 from eval.questions.schema import PROTOCOLS, Question, cluster_of, read_questions
 from eval.questions.sources import LICENCES
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

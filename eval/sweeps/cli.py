@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from eval.options import takes_questions
-from prune.terminal import answer
+from prune.common.terminal import answer
 
 _CUTS = "Cuts"
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prune.outputs import staged_directory, write_json, write_text
+from prune.common.outputs import staged_directory, write_json, write_text
 
 if TYPE_CHECKING:
     from eval.sweeps.sweeping import Sweep

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from prune.choice import deepest_start, starts
-from prune.errors import UsageError
-from prune.layer_ranges import parse_layers
+from prune.common.choice import deepest_start, starts
+from prune.common.errors import UsageError
+from prune.common.layers import parse_layers
 
 RULES = ("best", "deepest", "all")
 
@@ -73,7 +73,7 @@ class SweepPlan:
 
     def passes(self) -> int:
         """Layers that one walk through all variants runs; one model alone runs L."""
-        from prune.walking import Route, count_passes
+        from prune.models.walking import Route, count_passes
 
         return count_passes(
             self.layers, [Route(frozenset(v.dropped), v.adapter, v.adapted_from) for v in self.variants]

@@ -13,8 +13,8 @@ import numpy as np
 
 from eval.asking.cache import digest
 from eval.asking.walk import Answers
-from prune.errors import RegrowthError
-from prune.outputs import write_bytes
+from prune.common.errors import RegrowthError
+from prune.common.outputs import write_bytes
 
 _EVERY = 20.0  # seconds between two writings
 

@@ -21,7 +21,7 @@ from eval.statistics import (
     retained_above_chance,
 )
 from eval.sweeps.plan import SweepPlan, Variant
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 _METRICS: tuple[str, ...] = ("answer_nll_bits", "acc", "acc_norm", "answer_greedy")
 COST = "rise of answer NLL over the full model, bits per byte of the right answers, mean over the domain's protocols"

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from eval.settings import Settings, named_texts
 from eval.sweeps.plan import SweepPlan, plan_sweep
-from prune.errors import CheckpointError, UsageError
-from prune.fingerprint import content_sha256
-from prune.memory import peak_memory
-from prune.models import load_model, load_tokenizer, locate, pick_device
-from prune.outputs import check_free
-from prune.planning import Subject, new_config, open_subject, scan_of
-from prune.precision import pick_dtype
-from prune.provenance import file_sha256, model_identity, provenance
-from prune.terminal import progress, quiet_libraries, screen
+from prune.checkpoint.identity import content_sha256
+from prune.common.errors import CheckpointError, UsageError
+from prune.common.memory import peak_memory
+from prune.common.outputs import check_free
+from prune.common.provenance import file_sha256, model_identity, provenance
+from prune.common.terminal import progress, quiet_libraries, screen
+from prune.cutting.planning import Subject, new_config, open_subject, scan_of
+from prune.models.loading import load_model, load_tokenizer, locate, pick_device
+from prune.models.precision import pick_dtype
 
 if TYPE_CHECKING:
     from eval.asking.tasks import TaskPlan
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from eval.sweeps.healed import Healed
     from eval.sweeps.resume import Kept
     from eval.sweeps.scores import TaskScores
-    from prune.walking import Route
+    from prune.models.walking import Route
 
 FORMAT = "regrowth.sweep/1"
 BATCH_TOKENS = 1024
@@ -325,7 +325,7 @@ def assemble(
 ) -> Sweep:
     """The documents of sweep.json and costs.json from what was measured."""
     from eval.sweeps import scores
-    from prune.costs import Costs
+    from prune.choosing.costs import Costs
 
     tasks = [
         scores.task_scores(one, [found[one.name] for found in measured.logged], measured.prompts[one.name])
@@ -368,7 +368,7 @@ def assemble(
 
 
 def _routes(plan: SweepPlan) -> list[Route]:
-    from prune.walking import Route
+    from prune.models.walking import Route
 
     return [Route(frozenset(v.dropped), v.adapter, v.adapted_from) for v in plan.variants]
 
@@ -378,7 +378,7 @@ def _prose(
 ) -> list[dict[str, Any]]:
     from eval.bill import bill_prose
     from eval.prose import measure_prose
-    from prune.variants import score_variants
+    from prune.models.variants import score_variants
 
     plain = [variant for variant in plan.variants if variant.adapter is None]
     found: list[dict[str, Any]] = []

@@ -11,7 +11,7 @@ from eval.bill import difference_of_verdicts
 from eval.running import RunResult, Sample
 from eval.statistics import Interval, paired_gain_difference
 from eval.thinking.counts import Counts, Gains, count_pairs, gains
-from prune.errors import RegrowthError
+from prune.common.errors import RegrowthError
 
 
 @dataclass(frozen=True)

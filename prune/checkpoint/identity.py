@@ -1,0 +1,74 @@
+"""What a model folder holds, by content: models of one shape differ, and a model under two names does not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from prune.common.provenance import file_sha256
+
+# Files that settle what a model answers: weights, config, generation config, tokenizer, chat template, adapter.
+_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken")
+# Our own records and indices, which change nothing that the model answers.
+_RECORDS = ("prune_plan.json", "heal.json", "model.safetensors.index.json")
+_SETTLED = 2.0  # seconds; a file younger than this may change again within the clock's grain, so it is hashed anew
+
+
+def content_sha256(folder: str | Path, *, memo: str | Path | None = None) -> str:
+    """Hex SHA-256 over the names and whole contents of the files that settle what a model answers.
+
+    Every byte of the weights counts: two checkpoints that differ in one weight differ here.
+
+    Args:
+        folder: a model folder.
+        memo: a JSON file to remember hashes in, so that a file is read once: a hash counts for a file as long as its
+            path, size, inode, time of modification and time of change (which no copy or `touch` can set) stay.
+    """
+    folder = Path(folder)
+    known = _load(memo)
+    fresh = {}
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in _SUFFIXES and p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name in _RECORDS or any(part.startswith(".") for part in Path(name).parts):
+            continue
+        key = _state(path)
+        found = known.get(key)
+        if found is None:
+            began = time.time()
+            found = file_sha256(path)
+            if _state(path) == key and began - max(path.stat().st_mtime, path.stat().st_ctime) > _SETTLED:
+                fresh[key] = found
+        total.update(f"{name}\0{found}\n".encode())
+    if memo is not None and fresh:
+        _save(Path(memo), {**_load(memo), **fresh})
+    return total.hexdigest()
+
+
+def _state(path: Path) -> str:
+    found = path.stat()
+    parts = (os.path.realpath(path), found.st_size, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
+    return "|".join(map(str, parts))
+
+
+def _load(memo: str | Path | None) -> dict[str, str]:
+    if memo is None:
+        return {}
+    try:
+        document = json.loads(Path(memo).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}  # a memo spares time and holds nothing else: without it files are read again
+    if not isinstance(document, dict):
+        return {}
+    return {key: value for key, value in document.items() if isinstance(value, str) and len(value) == 64}
+
+
+def _save(memo: Path, document: dict[str, str]) -> None:
+    from prune.common.outputs import write_json
+
+    with suppress(OSError):  # without a memo files are read again, and nothing else
+        write_json(memo, document, overwrite=True)

@@ -1,0 +1,81 @@
+"""From a tensor's name to its layer and back: `model.layers.19.mlp.up_proj.weight` is layer 19."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from prune.common.errors import CheckpointError
+
+_NUMBER = re.compile(r"(0|[1-9][0-9]{0,5})(?=\.|$)")
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """The prefix under which a checkpoint numbers its decoder layers, such as `model.layers.`.
+
+    A few families keep parts of a layer in lists beside it: `beside` gives their prefixes, and the layer to which
+    number 0 belongs.
+    """
+
+    prefix: str
+    beside: tuple[tuple[str, int], ...] = ()
+
+    def layer(self, name: str) -> int | None:
+        """The layer a tensor belongs to, 0-based; None for what stands outside the layers (embeddings, norm, head)."""
+        found = self._place(name)
+        return found[2] if found else None
+
+    def renamed(self, name: str, places: Mapping[int, int]) -> str | None:
+        """The name after the cut; None if its layer is dropped.
+
+        Args:
+            places: kept layer in the source -> layer in the pruned model.
+        """
+        found = self._place(name)
+        if found is None:
+            return name
+        prefix, first, layer = found
+        if layer not in places:
+            return None
+        return f"{prefix}{places[layer] - first}{name[len(prefix) + len(str(layer - first)) :]}"
+
+    def _place(self, name: str) -> tuple[str, int, int] | None:
+        """Prefix, the layer to which number 0 belongs, and the layer."""
+        for prefix, first in ((self.prefix, 0), *self.beside):
+            if name.startswith(prefix) and (match := _NUMBER.match(name, len(prefix))):
+                return prefix, first, int(match[0]) + first
+        return None
+
+
+def find_layer_names(
+    names: Iterable[str], prefixes: Iterable[str], where: str, beside: Iterable[tuple[str, int]] = ()
+) -> tuple[LayerNames, int]:
+    """Which of a family's prefixes a checkpoint uses (with or without the base model's), and how many layers it holds.
+
+    Args:
+        names: all tensor names.
+        prefixes: what the family may use.
+        where: what to name in an error.
+        beside: lists that hold parts of layers; see `LayerNames`.
+
+    Raises:
+        CheckpointError: no layer found, two numberings at once, or numbers that skip.
+    """
+    names = list(names)
+    found: dict[str, set[int]] = {}
+    for prefix in prefixes:
+        rule = LayerNames(prefix)
+        layers = {layer for name in names if (layer := rule.layer(name)) is not None}
+        if layers:
+            found[prefix] = layers
+    if not found:
+        raise CheckpointError(f"{where}: no tensor is named {' or '.join(p + '0' for p in prefixes)}")
+    if len(found) > 1:
+        raise CheckpointError(f"{where}: layers are numbered under {' and under '.join(sorted(found))} at once")
+    ((prefix, layers),) = found.items()
+    missing = set(range(len(layers))) - layers
+    if missing:
+        raise CheckpointError(f"{where}: tensors of layer {prefix}{min(missing)} are missing, so layer numbers skip")
+    return LayerNames(prefix, tuple(beside)), len(layers)

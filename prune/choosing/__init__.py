@@ -1,0 +1,1 @@
+"""Which layers go, and the check of that choice on text."""

@@ -1,0 +1,208 @@
+"""The check before a cut: candidate blocks are run on held-out text and compared with the full model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from prune.choosing.cascade import SHARES, Prices, affordable, rung_tokens, survivors
+from prune.models.batches import plan_batches
+from prune.models.loading import decoder_layers
+from prune.models.variants import BATCH_TOKENS, FULL, Scores, score_variants
+from prune.text.windows import SHORTEST
+
+Layers = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A candidate that was run on all the text of the check: layers dropped (0-based), and means over its tokens.
+
+    loss: nats a token. kl: KL(full model || cut model), nats a token. kl_stderr: its standard error over windows.
+    """
+
+    dropped: Layers
+    loss: float
+    kl: float
+    kl_stderr: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the check found.
+
+    own: what the criterion had chosen; chosen: the finalist of least KL, which may be the same.
+    gain, gain_stderr: KL of `own` less KL of `chosen`, and its standard error over windows (paired); 0 if the same.
+    screened: how many candidates were tried. full_loss: the full model's loss on the finalists' text.
+    tokens: predicted tokens that the finalists were measured on. text_tokens: tokens of the held-out text.
+    passes: what all of it cost, in plain passes of the full model over that text.
+    """
+
+    own: Layers
+    chosen: Layers
+    gain: float
+    gain_stderr: float
+    finalists: tuple[Finalist, ...]
+    screened: int
+    full_loss: float
+    tokens: int
+    text_tokens: int
+    passes: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The check as it stands in a plan's evidence."""
+        found = asdict(self)
+        found["own"], found["chosen"] = list(self.own), list(self.chosen)
+        found["finalists"] = [{**asdict(f), "dropped": list(f.dropped)} for f in self.finalists]
+        return found
+
+
+def check_candidates(
+    model: Any,
+    windows: Sequence[Sequence[int]],
+    candidates: Sequence[Layers],
+    own: Layers,
+    *,
+    finalists: int = 4,
+    passes: float = 1.5,
+    advance: Callable[[float], None] = lambda share: None,
+) -> Check:
+    """Try `candidates` on ever more text, dropping the worse by KL, and take the finalist of least KL.
+
+    It never costs more than `passes`: where a window is too long for what is left of them, its end is cut off.
+
+    Args:
+        model: a loaded causal language model.
+        windows: lists of token ids that the choice has not seen, of 8 tokens or more.
+        candidates: sets of layers, the more promising first: where text is short, only so many are tried.
+        own: the criterion's own choice; always a finalist.
+        finalists: how many end up measured on all text that the bound leaves, at least one.
+        passes: most cost of the whole, in plain passes of the full model over `windows`.
+        advance: called with the share of the budget spent, in [0, 1], in steps.
+    """
+    layers = len(decoder_layers(model))
+    prices = Prices(layers, _head_price(model), sum(map(len, windows)), passes)
+    left = [own, *(layers_ for layers_ in candidates if layers_ != own)]
+    left = left[: max(affordable(prices, left, SHARES[0]), finalists)]
+    left = left[: affordable(prices, left, 1.0, SHORTEST)]  # tiny text cannot bear so many finalists
+    screened, used, spent = len(left), 0, 0.0
+    scores: Scores | None = None
+    for keep, share in zip((2 * finalists, finalists, finalists), SHARES, strict=True):
+        left_over = 1.0 - spent / prices.budget
+        most = rung_tokens(prices, left, left_over)
+        wanted = most if share == SHARES[-1] else min(most, rung_tokens(prices, left, share))
+        text = _take(windows[used:], wanted, most)
+        used += len(text)
+        if text:
+            fresh = score_variants(model, text, [FULL, *map(frozenset, left)])
+            spent += fresh.layer_tokens + prices.head * fresh.head_tokens
+            scores = fresh if scores is None else scores.joined(fresh)
+        assert scores is not None
+        kept = survivors(scores.kl.sum(1)[1:].tolist(), keep, left.index(own))
+        left = [left[place] for place in kept]
+        scores = _only(scores, [0, *(place + 1 for place in kept)])
+        advance(share)
+    assert scores is not None
+    return _result(scores, left, own, screened=screened, text=prices, spent=spent)
+
+
+def _result(scores: Scores, left: list[Layers], own: Layers, *, screened: int, text: Prices, spent: float) -> Check:
+    total = float(scores.tokens.sum())
+    order = sorted(range(len(left)), key=lambda place: (scores.kl[place + 1].sum(), place))
+    kl = scores.kl[1:]
+    paired = kl[left.index(own)] - kl[order[0]]
+    return Check(
+        own=own,
+        chosen=left[order[0]],
+        gain=float(paired.sum() / total),
+        gain_stderr=_stderr(paired, scores.tokens),
+        finalists=tuple(
+            Finalist(
+                left[place],
+                float(scores.loss[place + 1].sum() / total),
+                float(kl[place].sum() / total),
+                _stderr(kl[place], scores.tokens),
+            )
+            for place in order
+        ),
+        screened=screened,
+        full_loss=float(scores.loss[0].sum() / total),
+        tokens=int(total),
+        text_tokens=text.tokens,
+        passes=spent / text.plain,
+    )
+
+
+def _take(windows: Sequence[Sequence[int]], wanted: int, most: int) -> list[Sequence[int]]:
+    """The first windows that make no more than `wanted` tokens, padding included.
+
+    One at least, if there is one; what it has beyond `most` tokens is cut off, and of fewer than 2 nothing is left.
+    """
+    if not windows or most < 2:
+        return []
+    count = 1
+    while count < len(windows) and _padded_tokens(windows[: count + 1]) <= wanted:
+        count += 1
+    return list(windows[:count]) if count > 1 else [windows[0][:most]]
+
+
+def _padded_tokens(windows: Sequence[Sequence[int]]) -> int:
+    lengths = [len(window) for window in windows]
+    batches = plan_batches(lengths, batch_size="auto", budget=BATCH_TOKENS)
+    return sum(len(batch) * max(lengths[place] for place in batch) for batch in batches)
+
+
+def _only(scores: Scores, rows: list[int]) -> Scores:
+    return Scores(scores.loss[rows], scores.kl[rows], scores.tokens, scores.layer_tokens, scores.head_tokens)
+
+
+def _stderr(sums: np.ndarray, tokens: np.ndarray) -> float:
+    """Standard error of sum(sums) / sum(tokens) over windows; 0 for fewer than two, which tell nothing."""
+    count = len(sums)
+    if count < 2:
+        return 0.0
+    apart = sums - tokens * sums.sum() / tokens.sum()
+    return float(np.sqrt((apart**2).sum() * count / (count - 1)) / tokens.sum())
+
+
+def _head_price(model: Any) -> float:
+    """The LM head's weights over those of a layer."""
+    sizes = [sum(p.numel() for p in layer.parameters()) for layer in decoder_layers(model)]
+    return float(model.get_output_embeddings().weight.numel() * len(sizes) / sum(sizes))
+
+
+def greedy_removal(
+    model: Any,
+    windows: Sequence[Sequence[int]],
+    n: int,
+    *,
+    allow_last: bool = False,
+    advance: Callable[[float], None] = lambda steps: None,
+) -> tuple[list[int], list[float]]:
+    """Remove layers one at a time, each the one whose loss costs least with the earlier ones gone.
+
+    Every step measures all layers that are left in one shared walk.
+
+    Args:
+        n: how many layers to remove.
+        allow_last: whether the last layer may be among them.
+        advance: called with 1 after each removal.
+
+    Returns:
+        Layers (0-based) in the order of their removal, and the loss in nats a token after each.
+    """
+    layers = len(decoder_layers(model))
+    gone: list[int] = []
+    losses: list[float] = []
+    for _ in range(n):
+        left = [layer for layer in range(layers if allow_last else layers - 1) if layer not in gone]
+        scores = score_variants(model, windows, [frozenset([*gone, layer]) for layer in left], kl=False)
+        totals = scores.loss.sum(1)
+        best = int(totals.argmin())
+        gone.append(left[best])
+        losses.append(float(totals[best] / scores.tokens.sum()))
+        advance(1)
+    return gone, losses

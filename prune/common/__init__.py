@@ -1,0 +1,1 @@
+"""What knows nothing of models: errors, the terminal, options, files, processes, memory."""

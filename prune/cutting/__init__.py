@@ -1,0 +1,1 @@
+"""A cut: planned, written byte by byte, and proved."""

@@ -1,0 +1,153 @@
+"""The cut: a plan's shards, config and companions into a new folder, whole or not at all. The source is only read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prune.checkpoint.companions import adapters_beside, copy_companions
+from prune.checkpoint.copying import link_file, shared_block, write_layout
+from prune.checkpoint.headers import INDEX, WEIGHTS, Checkpoint, Shard, read_shard
+from prune.checkpoint.hub import fetch
+from prune.checkpoint.layout import Layout
+from prune.common.errors import CheckpointError, RegrowthError
+from prune.common.outputs import check_free, staged_directory
+from prune.common.terminal import progress
+from prune.cutting.card import model_card
+from prune.cutting.plan import PLAN_FILE, CutPlan
+from prune.cutting.planning import Subject, new_config, open_subject
+
+
+def cut(
+    plan: CutPlan,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    link: bool = False,
+    show_progress: bool = True,
+) -> Path:
+    """Write the pruned checkpoint that `plan` describes, and return its folder.
+
+    Stock `AutoModelForCausalLM.from_pretrained` loads it. Beside weights, config, tokenizer, generation config and
+    chat template it holds prune_plan.json, a README.md, and scan.json where the plan made its own scan.
+
+    Args:
+        plan: from `prune.cutting.planning.plan_cut`, or read from a prune_plan.json.
+        out: the new folder.
+        overwrite: replace `out` if it exists.
+        link: hard-link the shards that do not change. Such a shard is then one file with the source's (or with the
+            blob of the hub's cache): who edits one edits both.
+        show_progress: on stderr.
+
+    Raises:
+        CheckpointError: the source is no longer the model that was planned on.
+        RegrowthError: `out` exists, or stands in the source; there is no room; or it cannot be linked.
+    """
+    out = check_free(out, overwrite=overwrite)
+    subject = open_subject(plan.model, revision=plan.commit, carry_code=plan.carry_code)
+    _check_same(plan, subject)
+    _check_apart(out, subject.source.folder)
+    needed = subject.layouts(plan.kept)
+    if subject.source.commit:
+        fetch(subject.source, [shard.name for shard, _ in needed])
+        _check_fetched(plan, [shard for shard, _ in needed])
+    with staged_directory(out, overwrite=overwrite) as stage:
+        block = shared_block(needed[0][0].path, stage)
+        layouts = subject.layouts(plan.kept, block=block or 8)
+        if block is None:
+            _check_room(stage, layouts, link)
+        total = sum(layout.size for _, layout in layouts)
+        with progress("Writing the pruned model (MB)", total / 1e6, shown=show_progress) as bar:
+            weights = _Weights(stage, subject, plan, block, link, lambda count: bar.advance(count / 1e6))
+            weights.write(layouts)
+        _write_json(stage / "config.json", new_config(subject, plan.kept, carry_code=plan.carry_code))
+        copy_companions(subject.source.folder, stage, code=plan.carry_code)
+        _write_json(stage / PLAN_FILE, plan.to_json())
+        if plan.scan is not None:
+            _write_json(stage / "scan.json", plan.scan.to_json())
+        card = model_card(plan, out.name, left=adapters_beside(subject.source.folder))
+        (stage / "README.md").write_text(card, encoding="utf-8")
+    return out
+
+
+def _check_same(plan: CutPlan, subject: Subject) -> None:
+    found = subject.identity()
+    for key in ("config_sha256", "shards"):
+        if found.get(key) != plan.identity.get(key):
+            raise CheckpointError(f"{plan.model} has changed since the plan was made (its {key}); plan the cut again")
+
+
+def _check_fetched(plan: CutPlan, shards: list[Shard]) -> None:
+    for shard in shards:
+        if read_shard(shard.path).header_sha256 != plan.identity["shards"][shard.name]:
+            raise CheckpointError(f"{shard.path} is not the file whose header the hub gave; plan the cut again")
+
+
+def _check_apart(out: Path, source: Path) -> None:
+    target, source = out.resolve(), source.resolve()
+    if target.is_relative_to(source) or source.is_relative_to(target):
+        raise RegrowthError(f"--out {out} and the source {source} lie in one another; name a folder elsewhere")
+
+
+def _check_room(stage: Path, layouts: list[tuple[Shard, Layout]], link: bool) -> None:
+    """A disk that is too small shows before an hour of writing."""
+    wanted = sum(layout.size for _, layout in layouts if not (link and layout.whole))
+    free = shutil.disk_usage(stage).free
+    if wanted > free:
+        raise RegrowthError(
+            f"{stage.parent}: the pruned model takes {wanted / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free; "
+            "make room or name an --out elsewhere"
+        )
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """How the shards of a cut come into the stage."""
+
+    stage: Path
+    subject: Subject
+    plan: CutPlan
+    block: int | None
+    link: bool
+    advance: Callable[[int], None]
+
+    def write(self, layouts: list[tuple[Shard, Layout]]) -> None:
+        names = shard_names(len(layouts))
+        jobs = list(zip(names, layouts, strict=True))
+        for name, (shard, layout) in sorted(jobs, key=lambda job: not job[1][1].whole):  # what can be linked goes first
+            self._write_one(shard, layout, self.stage / name)
+        if len(names) > 1:
+            _write_index(self.stage / INDEX, self.subject.checkpoint, layouts, names)
+
+    def _write_one(self, shard: Shard, layout: Layout, target: Path) -> None:
+        if self.link and layout.whole:
+            link_file(shard.path, target)
+            self.advance(layout.size)
+        else:
+            write_layout(shard.path, target, layout, self.advance, block=self.block)
+
+
+def _write_index(path: Path, checkpoint: Checkpoint, layouts: list[tuple[Shard, Layout]], names: list[str]) -> None:
+    tensors = {t.name: name for name, (_, layout) in zip(names, layouts, strict=True) for t in layout.tensors}
+    kept = [t for _, layout in layouts for t in layout.tensors]
+    metadata: dict[str, Any] = {**checkpoint.index_metadata, "total_size": sum(t.size for t in kept)}
+    if type(metadata.get("total_parameters")) is int:
+        gone = sum(t.elements for t in checkpoint.tensors()) - sum(t.elements for t in kept)
+        metadata["total_parameters"] -= gone
+    _write_json(path, {"metadata": metadata, "weight_map": dict(sorted(tensors.items()))})
+
+
+def shard_names(count: int) -> list[str]:
+    """File names for `count` shards, as transformers expects them."""
+    if count == 1:
+        return [WEIGHTS]
+    return [f"model-{place:05d}-of-{count:05d}.safetensors" for place in range(1, count + 1)]
+
+
+def _write_json(path: Path, document: Any) -> None:
+    # Infinity is no JSON, but some families' configs hold it (time-step limits), and transformers reads it back.
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,311 @@
+"""From MODEL and what the user asked for to a plan of the cut. Reads headers and JSON; loads no tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune.checkpoint.headers import Checkpoint, Shard, read_checkpoint
+from prune.checkpoint.hub import open_on_hub
+from prune.checkpoint.layout import Layout, lay_out
+from prune.checkpoint.names import LayerNames, find_layer_names
+from prune.choosing.choose import Wanted, check_wanted, choose
+from prune.choosing.criteria import CRITERIA
+from prune.common.choice import starts
+from prune.common.errors import CheckpointError, UsageError
+from prune.common.layers import parse_layers
+from prune.common.provenance import file_sha256, provenance
+from prune.cutting.plan import PLAN_FILE, CutPlan, Size
+from prune.families.config import changes, cut_config, extra_layers, family_of, layer_count, refuse_family
+from prune.models.loading import Source, locate
+
+if TYPE_CHECKING:
+    from prune.families.table import Family
+    from prune.scanning.result import Scan
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model on the table: its headers, its family, and how its layers are named and counted."""
+
+    source: Source
+    checkpoint: Checkpoint
+    family: Family
+    names: LayerNames
+    layers: int
+    beyond: int = 0  # layers stored behind the decoder's, for multi-token prediction; they follow the kept ones
+
+    def layouts(self, kept: Sequence[int], *, block: int = 8) -> list[tuple[Shard, Layout]]:
+        """The shards that hold anything after the cut, each with its new layout.
+
+        Args:
+            kept: layers that stay.
+            block: see `prune.checkpoint.layout.lay_out`.
+
+        Raises:
+            CheckpointError: the tensors of a kept layer are stored under a dropped one.
+        """
+        rename = self.renaming(kept)
+        found = []
+        for shard in self.checkpoint.shards:
+            try:
+                layout = lay_out(shard, rename, block=block)
+            except ValueError as error:
+                raise CheckpointError(f"{shard.path}: {error}") from None
+            if layout.tensors:
+                found.append((shard, layout))
+        return found
+
+    def renaming(self, kept: Sequence[int]) -> Callable[[str], str | None]:
+        """From a tensor's name to its name after the cut, None for those that go."""
+        places = {layer: place for place, layer in enumerate(kept)}
+        places |= {self.layers + more: len(kept) + more for more in range(self.beyond)}
+        return lambda name: self.names.renamed(name, places)
+
+    def identity(self) -> dict[str, Any]:
+        """`{"config_sha256", "shards": {file: header sha256}}`"""
+        shards = {shard.name: shard.header_sha256 for shard in self.checkpoint.shards}
+        return {"config_sha256": file_sha256(self.source.folder / "config.json"), "shards": shards}
+
+
+def open_subject(model: str | Path, *, revision: str | None = None, carry_code: bool = False) -> Subject:
+    """Locate a model, read its headers, and find its layers. Of a hub model no weights are downloaded.
+
+    Args:
+        model: a model folder or a hub id.
+        revision: branch, tag or commit of a hub id.
+        carry_code: fetch a hub model's Python files too.
+
+    Raises:
+        CheckpointError: not a model, damaged, or of a family that is not known.
+    """
+    if Path(model).expanduser().is_dir() or Path(model).is_file():
+        source, absent = locate(model), None
+    else:
+        source, absent = open_on_hub(model, revision=revision, carry_code=carry_code)
+    checkpoint = read_checkpoint(source.folder, absent=absent)
+    family = family_of(checkpoint.config, source.name)
+    refuse_family(checkpoint.config, family, source.name, (t.name for t in checkpoint.tensors()))
+    names, found = find_layer_names((t.name for t in checkpoint.tensors()), family.prefixes, source.name, family.beside)
+    stated = layer_count(checkpoint.config, family, source.name)
+    beyond = max(found - (stated or found), 0)
+    if stated is not None and stated != found and not 0 < beyond <= extra_layers(checkpoint.config, family):
+        raise CheckpointError(f"{source.name}: config.json counts {stated} layers, but the weights hold {found}")
+    return Subject(source, checkpoint, family, names, found - beyond, beyond)
+
+
+def plan_cut(
+    model: str | Path,
+    *,
+    n: int | None = None,
+    scan: Scan | str | Path | None = None,
+    start: int | None = None,
+    layers: str | Sequence[int] | None = None,
+    criterion: str | None = None,
+    allow_last: bool = False,
+    text: str | Sequence[str] | None = None,
+    field: str = "text",
+    samples: int = 256,
+    length: int = 1024,
+    seed: int = 0,
+    costs: str | Path | None = None,
+    weigh: str | None = None,
+    verify: int | None = None,
+    verify_tokens: int = 8192,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    show_progress: bool = True,
+) -> CutPlan:
+    """Decide which layers to drop. Nothing is written.
+
+    The place is `layers`, or the block `start .. start+n-1`, or the `n` layers that `criterion` finds.
+
+    Args:
+        model: a model folder or a hub id. Layer numbers are 0-based throughout.
+        n: how many layers to drop.
+        scan: a Scan of this model, or the path of its scan.json; where a criterion needs one and none is given,
+            the model is scanned first.
+        start: first layer of the block.
+        layers: layers to drop, in any pattern: `"3,7,20-24"` or numbers.
+        criterion: "angular" (the default: arXiv 2403.17887, section 3.2) or another of
+            `prune.choosing.criteria.CRITERIA`.
+        allow_last: whether the last layer may go, which the paper says never to drop.
+        text, field, samples, length, seed: what to scan on, if it comes to that; see `prune.scanning.scan.scan`. The
+            choice is checked on other documents of the same text, or of the scan's own where no text is named.
+        costs, weigh: for "domain": costs.json (`prune.choosing.costs`), and weights such as "medical=1,math=2".
+        verify: how many candidates to check on held-out text, 0 for none; None for the criterion's default
+            (4 for "angular"). Of those, the one of least KL to the full model is taken.
+        verify_tokens: held-out tokens drawn for the check, which costs at most 1.5 passes over them.
+        revision: branch, tag or commit of a hub id.
+        trust_remote_code: run the model's own Python to scan it, and carry it along.
+        show_progress: of the scan.
+
+    Raises:
+        UsageError: contradicting options, or layers that do not fit the model.
+        CheckpointError: the model, or the scan, cannot be used; or the cut cannot be exact for this family.
+    """
+    named = _check_request(n=n, scan=scan, start=start, layers=layers, criterion=criterion)
+    subject = open_subject(model, revision=revision, carry_code=trust_remote_code)
+    total = subject.layers
+    made: Scan | None = None
+    evidence: dict[str, Any] = {}
+    if named is not None:
+        _check_fit(named, total, allow_last)
+        dropped, criterion = tuple(named), "named"
+    else:
+        assert n is not None
+        starts(total, n, allow_last=allow_last)
+        if n == total:
+            raise UsageError(f"--n {n}: at least one of the {total} layers has to stay")
+        criterion = criterion or "angular"
+        wanted = Wanted(
+            model=model,
+            layers=total,
+            n=n,
+            criterion=criterion,
+            allow_last=allow_last,
+            verify=verify,
+            verify_tokens=verify_tokens,
+            text=(text,) if isinstance(text, str) else tuple(text or ()),
+            field=field,
+            samples=samples,
+            length=length,
+            seed=seed,
+            costs=costs,
+            weigh=weigh,
+            revision=subject.source.commit or revision,
+            trust_remote_code=trust_remote_code,
+            show_progress=show_progress,
+        )
+        check_wanted(wanted)
+        found = scan_of(scan, subject)
+        if wanted.needs_model or (found is None and CRITERIA[criterion].needs == "scan"):
+            new_config(subject, range(total), carry_code=False)  # what cannot be cut anywhere shows before a long scan
+        choice = choose(wanted, found)
+        dropped, evidence, made = choice.dropped, choice.evidence, choice.made
+    return _assemble(subject, dropped, criterion, evidence, carry_code=trust_remote_code, made=made)
+
+
+def _check_request(
+    *,
+    n: int | None,
+    scan: Any,
+    start: int | None,
+    layers: str | Sequence[int] | None,
+    criterion: str | None,
+) -> Sequence[int] | None:
+    """The layers that were named outright, or None where a criterion has to find them."""
+    if criterion is not None and criterion not in CRITERIA:
+        raise UsageError(f"--criterion {criterion} is unknown; take {', '.join(CRITERIA)}")
+    place = "--layers" if layers is not None else "--start" if start is not None else None
+    if layers is not None and (start is not None or n is not None):
+        raise UsageError(f"--layers names the layers by itself; leave {'--start' if start is not None else '--n'} out")
+    if place and (scan is not None or criterion is not None):
+        raise UsageError(f"{place} names the place, so {'--scan' if scan is not None else '--criterion'} has no say")
+    if layers is not None:
+        return parse_layers(layers if isinstance(layers, str) else ",".join(map(str, layers)))
+    if n is None:
+        raise UsageError("say what to drop: --n 6, or --n 6 --start 13, or --layers 3,7,20-24")
+    if n < 1:
+        raise UsageError(f"--n {n}: at least one layer has to be dropped")
+    if start is not None and start < 0:
+        raise UsageError(f"--start {start}: layers are numbered from 0")
+    return None if start is None else range(start, start + n)
+
+
+def _check_fit(dropped: Sequence[int], layers: int, allow_last: bool) -> None:
+    if dropped[-1] >= layers:
+        raise UsageError(f"layers {dropped[0]} to {dropped[-1]} do not fit: the model has layers 0-{layers - 1}")
+    if len(dropped) >= layers:
+        raise UsageError(f"at least one of the {layers} layers has to stay")
+    if dropped[-1] == layers - 1 and not allow_last:
+        raise UsageError(
+            f"layer {layers - 1} is the last, and a model without it is of little use; add --allow-last to drop it"
+        )
+
+
+def scan_of(scan: Scan | str | Path | None, subject: Subject) -> Scan | None:
+    """The scan, read where a path is given; None for None.
+
+    Raises:
+        CheckpointError: it is damaged, or of another model.
+    """
+    if scan is None:
+        return None
+    where = "the scan"
+    if isinstance(scan, str | Path):
+        from prune.scanning.result import Scan
+
+        where, scan = str(scan), Scan.read(scan)
+    name = subject.source.name
+    if scan.layers != subject.layers:
+        raise CheckpointError(f"{where} is of a model of {scan.layers} layers, but {name} has {subject.layers}")
+    made_of = scan.provenance.get("model")
+    if isinstance(made_of, dict):
+        ours = subject.identity()
+        theirs = made_of.get("shards")
+        other = None
+        if made_of.get("config_sha256", ours["config_sha256"]) != ours["config_sha256"]:
+            other = "another config.json"
+        elif isinstance(theirs, dict) and any(theirs.get(shard) != sha for shard, sha in ours["shards"].items()):
+            other = "other weights"  # a scan also lists safetensors files beside the model's own; those have no say
+        if other:
+            raise CheckpointError(f"{where} was made on {made_of.get('model')}, with {other} than {name}; scan again")
+    return scan
+
+
+def _assemble(
+    subject: Subject,
+    dropped: tuple[int, ...],
+    criterion: str,
+    evidence: dict[str, Any],
+    *,
+    carry_code: bool,
+    made: Scan | None,
+) -> CutPlan:
+    source, checkpoint = subject.source, subject.checkpoint
+    kept = [layer for layer in range(subject.layers) if layer not in set(dropped)]
+    new = new_config(subject, kept, carry_code=carry_code)
+    packed = "quantization_config" in checkpoint.config
+    tensors = [list(checkpoint.tensors()), [t for _, layout in subject.layouts(kept) for t in layout.tensors]]
+    before, after = (
+        Size(len(some), sum(t.size for t in some), None if packed else sum(t.elements for t in some))
+        for some in tensors
+    )
+    return CutPlan(
+        model=source.name,
+        commit=source.commit,
+        identity=subject.identity(),
+        model_type=checkpoint.config["model_type"],
+        layers=subject.layers,
+        dropped=dropped,
+        criterion=criterion,
+        evidence=evidence,
+        config=changes(checkpoint.config, new),
+        before=before,
+        after=after,
+        carry_code=carry_code,
+        history=_history(source.folder, subject.layers),
+        provenance=provenance(),
+        scan=made,
+    )
+
+
+def new_config(subject: Subject, kept: Sequence[int], *, carry_code: bool) -> dict[str, Any]:
+    """The pruned model's config.json. Without its code, a model's `auto_map` would name files that are not there."""
+    new = cut_config(subject.checkpoint.config, subject.family, subject.layers, kept, subject.source.name)
+    if not carry_code:
+        new.pop("auto_map", None)
+    return new
+
+
+def _history(folder: Path, layers: int) -> tuple[dict[str, Any], ...]:
+    """Earlier cuts, where the source is itself the result of one."""
+    if not (folder / PLAN_FILE).is_file():
+        return ()
+    earlier = CutPlan.read(folder / PLAN_FILE)
+    if len(earlier.kept) != layers:
+        raise CheckpointError(f"{folder / PLAN_FILE} keeps {len(earlier.kept)} layers, but the model has {layers}")
+    return (*earlier.history, {"model": earlier.model, "layers": earlier.layers, "dropped": list(earlier.dropped)})

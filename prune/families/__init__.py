@@ -1,0 +1,1 @@
+"""What each architecture's config means with fewer layers."""

@@ -1,0 +1,214 @@
+"""From MODEL (a local folder or a hub id) to a folder, a tokenizer, a loaded model and its decoder layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune.common.errors import CheckpointError, RegrowthError, first_line
+from prune.common.out_of_memory import is_out_of_memory
+from prune.common.processes import local_device
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's folder on this machine, with the name the user gave and the hub commit, if any."""
+
+    folder: Path
+    name: str
+    commit: str | None = None
+
+
+def locate(model: str | Path, *, revision: str | None = None, patterns: list[str] | None = None) -> Source:
+    """Resolve a local folder or a hub id to a folder; a hub id is downloaded to (or found in) the hub's cache.
+
+    Args:
+        model: a folder that holds config.json, or `owner/name`.
+        revision: branch, tag or commit on the hub.
+        patterns: file patterns to fetch; everything but other frameworks' weights and pickles if None.
+
+    Raises:
+        CheckpointError: neither a model folder nor a hub model that can be reached.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise CheckpointError(f"{model} holds no config.json, so it is not a model folder")
+        return Source(path, str(model))
+    if path.is_file():
+        raise CheckpointError(f"{model} is a file; name the model's folder")
+    name = str(model)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise CheckpointError(f"{model} does not exist; name a model folder or a hub id such as owner/name")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=patterns or ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
+        )
+    except HFValidationError:
+        raise CheckpointError(f"{model} does not exist and is no hub id either") from None
+    except LocalEntryNotFoundError:
+        raise CheckpointError(
+            f"{model} is not a folder here, and the hub cannot be reached to look for it; name a local model folder"
+        ) from None
+    except HfHubHTTPError as error:
+        code = getattr(error.response, "status_code", "no answer")
+        raise CheckpointError(
+            f"the hub does not give {model} (HTTP {code}); check the name, --revision and your login"
+        ) from None
+    folder = Path(found)
+    return Source(folder, name, commit=folder.name)
+
+
+# One of these holds a tokenizer's words, whatever its kind.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+
+def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer, or a clear error where its folder has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not any((source.folder / name).is_file() for name in TOKENIZER_FILES):
+            raise CheckpointError(
+                f"{source.name} has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is in its folder"
+            ) from error
+        raise CheckpointError(
+            f"{source.name} has no tokenizer that transformers can load ({first_line(error)})"
+        ) from error
+
+
+def pick_device(device: str = "auto") -> str:
+    """`auto` is the first CUDA device, then Apple's, then the CPU; anything else is checked and returned.
+
+    Where several processes share a machine, each has a CUDA device of its own. A CUDA device that is picked by its
+    number becomes torch's current one: libraries that say `cuda` mean that.
+
+    Raises:
+        RegrowthError: torch has no such device here.
+        UsageError: one CUDA device for several processes.
+    """
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = local_device(device)
+    if device.partition(":")[0] == "cuda":
+        _check_cuda(device)
+        if ":" in device:
+            torch.cuda.set_device(device)
+        return device
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RegrowthError(
+            f"--device {device} cannot be used here ({first_line(error)}); use auto, cpu, or cuda for a GPU"
+        ) from error
+    return device
+
+
+def _check_cuda(device: str) -> None:
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise RegrowthError(f"--device {device}: torch {torch.__version__} has no GPU here; use --device cpu or auto")
+    number = device.partition(":")[2]
+    if number and not (number.isdigit() and int(number) < count):
+        have = "is cuda:0 alone" if count == 1 else f"are cuda:0 to cuda:{count - 1}"
+        raise RegrowthError(f"--device {device} is not on this machine: there {have}; use --device cuda or one of them")
+
+
+def load_model(
+    source: Source,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> PreTrainedModel:
+    """Load a causal language model in eval mode; `options` go to `from_pretrained`.
+
+    On a CUDA device every tensor is read straight to it: a model that fits there needs no room in memory beside it.
+
+    Raises:
+        CheckpointError: transformers cannot load the folder as a causal language model.
+        torch.OutOfMemoryError: it does not fit.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    from prune.common.terminal import quiet_libraries
+
+    quiet_libraries()
+    if device.startswith("cuda"):
+        options.setdefault("device_map", {"": device})
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if is_out_of_memory(error):  # no fault of the checkpoint
+            raise
+        raise CheckpointError(
+            f"{source.name} cannot be loaded as a causal language model ({first_line(error)})"
+        ) from error
+    if "device_map" not in options and "quantization_config" not in options:
+        model = model.to(device)
+    _multiply_as_asked(model)
+    return model.eval()
+
+
+def _multiply_as_asked(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit layers, as it does on CPUs with AVX512-bf16.
+
+    It would repack each layer for good at its first forward pass in eval mode. A repacked layer multiplies in bf16 with
+    scales in bf16, even where float32 was asked for. It passes no gradient on, so a held-out loss that is measured
+    before training would silently end all learning.
+    """
+    if getattr(model, "is_loaded_in_4bit", False):
+        from bitsandbytes.nn import Linear4bit
+
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
+
+
+def text_config(config: Any) -> Any:
+    """The part of a config that describes the text decoder (a multimodal wrapper nests it)."""
+    return config.get_text_config(decoder=True)
+
+
+def decoder_layers(model: Any) -> torch.nn.ModuleList:
+    """The decoder's list of layers: the one ModuleList as long as the config's number of layers.
+
+    Raises:
+        RegrowthError: there is none, or more than one at the same depth.
+    """
+    import torch
+
+    wanted = text_config(model.config).num_hidden_layers
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    for root in (decoder, model):
+        lists = [
+            (name.count("."), module)
+            for name, module in root.named_modules()
+            if isinstance(module, torch.nn.ModuleList) and len(module) == wanted
+        ]
+        if lists:
+            top = min(depth for depth, _ in lists)
+            found = [module for depth, module in lists if depth == top]
+            if len(found) == 1:
+                return found[0]
+    raise RegrowthError(f"{type(model).__name__}: cannot tell which of its modules are the {wanted} decoder layers")

@@ -1,0 +1,129 @@
+"""Loss, and KL to the full model, of many variants of one loaded model, with what they share computed once.
+
+A variant is the set of layers it drops; variants that differ from layer s on share the walk up to s
+(`prune.models.walking`), and the full model is one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from prune.common.errors import RegrowthError
+from prune.models.batches import padded, plan_batches
+from prune.models.walking import Route, Walk, walking
+
+Variant = frozenset[int]
+FULL: Variant = frozenset()
+BATCH_TOKENS = 1024  # of one batch, padding included
+_HEAD_BYTES = 1 << 27  # logits of one chunk, in float32, stay below this
+
+
+@dataclass
+class Scores:
+    """Sums over each window's predicted tokens, in nats; V variants, W windows.
+
+    loss: (V, W), -log p(next token). kl: (V, W), KL(full model || variant). tokens: (W,), predicted tokens.
+    layer_tokens: tokens times layers run, padding included. head_tokens: tokens times runs of the LM head.
+    """
+
+    loss: np.ndarray
+    kl: np.ndarray
+    tokens: np.ndarray
+    layer_tokens: int = 0
+    head_tokens: int = 0
+
+    def joined(self, other: Scores) -> Scores:
+        """The scores over the windows of both, of the same variants."""
+        return Scores(
+            np.concatenate([self.loss, other.loss], 1),
+            np.concatenate([self.kl, other.kl], 1),
+            np.concatenate([self.tokens, other.tokens]),
+            self.layer_tokens + other.layer_tokens,
+            self.head_tokens + other.head_tokens,
+        )
+
+
+def score_variants(
+    model: Any,
+    windows: Sequence[Sequence[int]],
+    variants: Sequence[Variant],
+    *,
+    kl: bool = True,
+    batch_tokens: int = BATCH_TOKENS,
+    advance: Callable[[float], None] = lambda tokens: None,
+) -> Scores:
+    """Run all variants of a loaded causal language model over `windows` (lists of token ids).
+
+    Args:
+        variants: layers to drop, 0-based, one set a variant; FULL (the empty set) for the model as it is.
+        kl: also compare with the full model, which is then run whether it is among the variants or not.
+        batch_tokens: tokens of one batch, padding included.
+        advance: called with each batch's tokens.
+
+    Raises:
+        RegrowthError: a loss is not finite (the message names the dropped layers).
+    """
+    shape = (len(variants), len(windows))
+    scores = Scores(np.zeros(shape), np.zeros(shape), np.zeros(len(windows)))
+    device = model.get_input_embeddings().weight.device
+    wanted = dict.fromkeys([FULL, *variants] if kl else variants)
+    with torch.no_grad(), walking(model, map(Route, wanted)) as walk:
+        for batch in plan_batches([len(w) for w in windows], batch_size="auto", budget=batch_tokens):
+            ids, mask = (t.to(device) for t in padded([windows[i] for i in batch]))
+            states = {route.dropped: state for route, state in walk.states(input_ids=ids, attention_mask=mask)}
+            scores.layer_tokens += walk.passes * ids.numel()
+            scores.tokens[batch] = mask[:, 1:].sum(1).cpu().numpy()
+            loss, apart, head_tokens = _heads(walk, ids, mask, states, variants, kl)
+            scores.loss[:, batch], scores.kl[:, batch] = loss, apart
+            scores.head_tokens += head_tokens
+            advance(float(mask.sum()))
+    bad = ~(np.isfinite(scores.loss) & np.isfinite(scores.kl)).all(1)
+    if bad.any():
+        worst = sorted(variants[int(bad.argmax())])
+        raise RegrowthError(f"the loss without layers {worst} is not finite; try --dtype float32 or bfloat16")
+    return scores
+
+
+def _heads(
+    walk: Walk,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    states: dict[Variant, torch.Tensor],
+    variants: Sequence[Variant],
+    kl: bool,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Summed loss and KL, (V, B) each, by chunks of positions whose logits fit; and how many tokens met the head."""
+    length = ids.shape[1]
+    found = np.zeros((2, len(variants), len(ids)))
+    step = length
+    if walk.takes_positions:
+        step = max(1, min(length, _HEAD_BYTES // (4 * len(ids) * walk.vocabulary)))
+    met = 0
+    for begin in range(0, length - 1, step):
+        places = torch.arange(begin, min(begin + step, length - 1), device=ids.device)
+        real = mask[:, places + 1].double()
+        truth = ids[:, places + 1].unsqueeze(-1)
+        chance, entropy = None, None
+        if kl:
+            ours = walk.logits(states[FULL], places, input_ids=ids, attention_mask=mask).log_softmax(-1)
+            chance = ours.exp()
+            entropy = -torch.linalg.vecdot(chance, ours)
+            met += ids.shape[0] * len(places)
+        for row, variant in enumerate(variants):
+            if variant == FULL and kl:
+                found[0, row] += (-(ours.gather(-1, truth).squeeze(-1)).double() * real).sum(1).cpu().numpy()
+                continue
+            logits = walk.logits(states[variant], places, input_ids=ids, attention_mask=mask)
+            total = logits.logsumexp(-1)
+            loss = (total - logits.gather(-1, truth).squeeze(-1)).double()
+            found[0, row] += (loss * real).sum(1).cpu().numpy()
+            if chance is not None and entropy is not None:
+                apart = (total - torch.linalg.vecdot(chance, logits) - entropy).double()
+                found[1, row] += (apart * real).sum(1).cpu().numpy()
+            met += ids.shape[0] * len(places)
+    return found[0], found[1], met

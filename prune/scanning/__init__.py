@@ -1,0 +1,1 @@
+"""How alike the inputs of a model's layers are."""

@@ -1,0 +1,140 @@
+"""Figures of a scan, in the layout of arXiv 2403.17887: start l along x, block size n along y."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prune.common.errors import UsageError
+from prune.common.outputs import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from prune.scanning.result import Scan
+
+FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
+SCALES = ("row", "raw")
+_DISTANCE = "Angular distance between layer inputs"
+_MARK: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 4.2,
+    "markerfacecolor": "white",
+    "markeredgecolor": "black",
+    "markeredgewidth": 0.9,
+}
+
+
+def check_figure(path: str | Path, scale: str = "row") -> Path:
+    """Return `path`, or raise where no figure of that kind can be written."""
+    path = Path(path)
+    if path.suffix.lower() not in FIGURE_SUFFIXES:
+        raise UsageError(f"--plot {path}: name a file that ends in {', '.join(FIGURE_SUFFIXES)}")
+    if scale not in SCALES:
+        raise UsageError(f"--scale {scale}: take {' or '.join(SCALES)}")
+    return path
+
+
+def plot_scan(scan: Scan, path: str | Path, *, scale: str = "row", overwrite: bool = False) -> None:
+    """Write the heat map of `scan` as .png, .pdf or .svg.
+
+    Args:
+        scan: what to draw.
+        path: the file; refused if it exists, without `overwrite`.
+        scale: "row" shifts and rescales each block size to [0, 1], as in the paper; "raw" shows d itself.
+    """
+    write_bytes(path, draw_scan(scan, path, scale=scale), overwrite=overwrite)
+
+
+def draw_scan(scan: Scan, path: str | Path, *, scale: str = "row") -> bytes:
+    """The heat map as the content of a file of `path`'s kind; nothing is written."""
+    path = check_figure(path, scale)
+    content = io.BytesIO()
+    heat_map(scan, scale=scale).savefig(content, format=path.suffix[1:].lower(), dpi=200)
+    return content.getvalue()
+
+
+def cells(scan: Scan, *, scale: str) -> np.ndarray:
+    """The coloured cells, shape (L-1, L): row n-1, column l; NaN where a block would drop the last layer or not fit.
+
+    With "row" each size is rescaled to [0, 1] over the blocks that keep the last layer: the others are far off,
+    and would leave the rest one colour.
+    """
+    grid = np.full((scan.layers - 1, scan.layers), np.nan)
+    for n in range(1, scan.layers):
+        row = np.array(scan.distance[n - 1][:-1])
+        if scale == "row":
+            spread = np.ptp(row)
+            row = (row - row.min()) / spread if spread > 0 else np.zeros_like(row)
+        grid[n - 1, : len(row)] = row
+    return grid
+
+
+def heat_map(scan: Scan, *, scale: str = "row") -> Figure:
+    """The heat map as a matplotlib figure, minima marked, blocks that would drop the last layer hatched."""
+    from matplotlib.figure import Figure
+
+    if scan.layers < 2:
+        raise UsageError("a model of one layer has no block to draw")
+    figure = Figure(figsize=(7.2, 6.0), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(
+        cells(scan, scale=scale),
+        origin="lower",
+        aspect="auto",
+        cmap="viridis_r",
+        interpolation="nearest",
+        extent=(-0.5, scan.layers - 0.5, 0.5, scan.layers - 0.5),
+    )
+    hatched = _hatch_last(axes, scan.layers)
+    best = scan.best
+    (minima,) = axes.plot([b.start for b in best], [b.n for b in best], label="best start l*(n)", **_MARK)
+    axes.set_xlabel("start layer l (0-based)")
+    axes.set_ylabel("block size n (layers dropped: l … l+n−1)")
+    axes.locator_params(integer=True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(handles=[minima, hatched], loc="upper right", frameon=False, fontsize=9)
+
+    def percent(n: Any) -> Any:
+        return 100 * n / scan.layers
+
+    def size(share: Any) -> Any:
+        return share * scan.layers / 100
+
+    share = axes.secondary_yaxis("right", functions=(percent, size))
+    share.set_ylabel("layers dropped (%)")
+    share.spines["right"].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, pad=0.03, fraction=0.05)
+    bar.outline.set_visible(False)
+    bar.set_label(
+        "angular distance, each row rescaled to [0, 1] (compare within a row only)"
+        if scale == "row"
+        else "angular distance d(l, n), in units of π rad"
+    )
+    axes.set_title(title(scan), loc="left", fontsize=10.5)
+    return figure
+
+
+def _hatch_last(axes: Any, layers: int) -> Any:
+    """Hatch the block of each size that would drop the last layer; returns what stands for it in the legend."""
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Patch, Rectangle
+
+    boxes = [Rectangle((layers - n - 0.5, n - 0.5), 1, 1) for n in range(1, layers)]
+    style: dict[str, Any] = {"facecolor": "#e6e6e6", "edgecolor": "#8a8a8a", "linewidth": 0.0, "hatch": "//////"}
+    axes.add_collection(PatchCollection(boxes, **style))
+    return Patch(**style, label="would drop the last layer")
+
+
+def title(scan: Scan, what: str = _DISTANCE) -> str:
+    """Two lines: what is shown of which model, and on what it was measured."""
+    model = scan.provenance.get("model")
+    name = str(model.get("model", "")) if isinstance(model, dict) else ""
+    name = "/".join(Path(name).parts[-2:]) or "model"  # a hub id whole, a long path by its end
+    where = "" if what != _DISTANCE else "last token, " if scan.tokens == "last" else "all tokens, "
+    return f"{what}: {name}\n{where}{scan.samples} samples of at most {scan.length} tokens"

@@ -1,0 +1,1 @@
+"""Documents, and the windows of tokens that are drawn from them."""

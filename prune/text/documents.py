@@ -1,0 +1,220 @@
+"""Documents from SOURCE, one after another, from its start or from a place where an earlier reader stopped.
+
+SOURCE is a `.txt`, `.jsonl`, `.jsonl.gz` or `.parquet` file, a folder of such, or `hub:repo[:config[:split]]`.
+"""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prune.common.errors import TextError
+
+SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+_USEFUL_CHARACTERS = 1200  # paragraphs of a .txt file are joined until a document has about this many
+_LONGEST_PARAGRAPH = 20_000  # characters; what has more between two blank lines is split at its lines
+_Found = tuple[str, int, Any]  # a text, its row (0-based), and the place in the file after it
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document and where it stands: `file:row` (0-based)."""
+
+    text: str
+    place: str
+
+
+class Documents(Iterator[Document]):
+    """The documents of SOURCE in their order, without holding the source in memory; blank ones are passed over.
+
+    Args:
+        source: see the module docstring.
+        field: the field of .jsonl and .parquet rows, and of hub rows, that holds the text.
+        state: what `state()` of another reader of the same source gave: goes on after the document it gave last.
+            A file is entered where that stands (a .gz file is unpacked up to there, unread); of a parquet file the row
+            group is read again; for the hub, `datasets` decides (the shard that was open, in general).
+
+    Raises:
+        TextError: nothing there, unreadable, no such field, or not a single document.
+    """
+
+    def __init__(self, source: str, field: str = "text", *, state: dict[str, Any] | None = None) -> None:
+        self.source, self.field = source, field
+        self._state: dict[str, Any] = {"count": 0, "file": 0, "row": 0, "at": None} | (state or {})
+        self._hub: Any = None
+        self._rows = self._hub_rows() if source.startswith("hub:") else self._local_rows()
+
+    def __next__(self) -> Document:
+        for document in self._rows:
+            if document.text.strip():
+                self._state["count"] += 1
+                return document
+        if not self._state["count"]:
+            raise TextError(f"{self.source} holds no text; name a --text with documents in it")
+        raise StopIteration
+
+    def state(self) -> dict[str, Any]:
+        """The place after the document given last, as JSON; to be handed to another reader of the same source."""
+        hub = {} if self._hub is None else {"hub": copy.deepcopy(self._hub.state_dict())}
+        return {**self._state, **hub}
+
+    def _local_rows(self) -> Iterator[Document]:
+        files = source_files(self.source)
+        for index in range(self._state["file"], len(files)):
+            path = files[index]
+            for text, row, after in _file_rows(path, self.field, self._state["row"], self._state["at"]):
+                self._state |= {"row": row + 1, "at": after}
+                yield Document(text, f"{path.name}:{row}")
+            self._state |= {"file": index + 1, "row": 0, "at": None}
+
+    def _hub_rows(self) -> Iterator[Document]:
+        parts = self.source.split(":")[1:]
+        if not 1 <= len(parts) <= 3 or not parts[0]:
+            raise TextError(f"{self.source} is not of the form hub:repo[:config[:split]]")
+        repo, config, split = [*parts, "", ""][:3]
+        from datasets import load_dataset
+
+        try:
+            rows = load_dataset(repo, config or None, split=split or "train", streaming=True)
+            if "hub" in self._state:
+                rows.load_state_dict(self._state["hub"])
+            self._hub = rows
+            for row, value in enumerate(rows, self._state["row"]):
+                self._state["row"] = row + 1
+                yield Document(_field_of(value, self.field, Path(repo), row), f"{repo}:{row}")
+        except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise, network included
+            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise TextError(f"{self.source} cannot be read ({line[:160]}); name local text with --text FILE") from None
+
+
+def read_documents(source: str, *, field: str = "text") -> Iterator[Document]:
+    """The documents of SOURCE from its start; see `Documents`."""
+    return Documents(source, field)
+
+
+def source_files(source: str) -> list[Path]:
+    """The files of a local SOURCE, sorted by name."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        if not path.name.endswith(SUFFIXES):
+            raise TextError(f"{source} is none of {', '.join(SUFFIXES)}")
+        return [path]
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
+        if not found:
+            raise TextError(f"{source} holds no {', '.join(SUFFIXES)} file")
+        return found
+    raise TextError(f"{source} does not exist; --text and its like take a file, a folder or hub:repo[:config[:split]]")
+
+
+def _file_rows(path: Path, field: str, row: int, at: Any) -> Iterator[_Found]:
+    """The texts of a file from the place `at` on (None for its start), which is where row `row` stands."""
+    try:
+        if path.suffix == ".parquet":
+            yield from _parquet_rows(path, field, at or [0, 0])
+            return
+        opener: Any = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rb") as file:
+            if path.suffix == ".txt":
+                begin, split = at or [0, False]
+                file.seek(begin)
+                for number, (text, end) in enumerate(_paragraph_documents(_lines(file, begin), split), row):
+                    yield text, number, end
+                return
+            file.seek(at or 0)
+            for line, after in _lines(file, at or 0):
+                if line.strip():
+                    yield _field_of(json.loads(line), field, path, row), row, after
+                row += 1
+    except UnicodeDecodeError:
+        raise TextError(f"{path} is not UTF-8 text") from None
+    except (json.JSONDecodeError, RecursionError):
+        raise TextError(f"{path} line {row + 1} is not JSON") from None
+    except (gzip.BadGzipFile, EOFError):
+        raise TextError(f"{path} is not a whole gzip file") from None
+
+
+def _lines(file: Iterable[bytes], at: int) -> Iterator[tuple[str, int]]:
+    """Lines of a file that is read from byte `at` on, each with the byte after it."""
+    for line in file:
+        at += len(line)
+        yield line.decode("utf-8"), at
+
+
+def _field_of(value: Any, field: str, path: Path, row: int) -> str:
+    text = value.get(field) if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        fields = ", ".join(sorted(value)) if isinstance(value, dict) else type(value).__name__
+        raise TextError(f"{path} line {row + 1} has no text field {field!r} (it has: {fields}); name one with --field")
+    return text
+
+
+def _paragraph_documents(lines: Iterable[tuple[str, int]], split: bool) -> Iterator[tuple[str, list[Any]]]:
+    """Split at blank lines, then join neighbours until a document is long enough to be useful.
+
+    What is too long to be a paragraph is split at its lines, and these are joined in the same way.
+
+    Args:
+        split: the first line stands in a piece that is split at its lines.
+
+    Yields:
+        Each document, and its end: the byte after it, and whether that stands in such a piece.
+    """
+    document = ""
+    piece: list[tuple[str, int]] = []  # lines since the last blank one, while they may be a paragraph
+    size = length = at = 0
+    for line, after in lines:
+        at = after
+        if line.strip():
+            piece.append((line.rstrip("\r\n"), after))
+            length += len(piece[-1][0])
+            if not split and length <= _LONGEST_PARAGRAPH:
+                continue
+            for words, end in piece:
+                document += ("\n" if split else "\n\n") * bool(document) + words
+                size += len(words)
+                split = True
+                if size >= _USEFUL_CHARACTERS:
+                    yield document, [end, True]
+                    document, size = "", 0
+            piece, length = [], 0
+            continue
+        if piece:
+            paragraph = "\n".join(words for words, _ in piece)
+            document += "\n\n" * bool(document) + paragraph
+            size += len(paragraph)
+        piece, length, split = [], 0, False
+        if size >= _USEFUL_CHARACTERS:
+            yield document, [at, False]
+            document, size = "", 0
+    document += "\n\n" * bool(document and piece) + "\n".join(words for words, _ in piece)
+    if document:
+        yield document, [at, split]
+
+
+def _parquet_rows(path: Path, field: str, at: list[int]) -> Iterator[_Found]:
+    """`at` is a row group, and a row in it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path)
+        if field not in table.schema_arrow.names:
+            fields = ", ".join(table.schema_arrow.names)
+            raise TextError(f"{path} has no column {field!r} (it has: {fields}); name one with --field")
+        first = sum(table.metadata.row_group(group).num_rows for group in range(at[0]))
+        for group in range(at[0], table.num_row_groups):
+            row = 0
+            for batch in table.iter_batches(row_groups=[group], columns=[field]):
+                for value in batch.column(0).to_pylist():
+                    if isinstance(value, str) and (group > at[0] or row >= at[1]):
+                        yield value, first + row, [group, row + 1]
+                    row += 1
+            first += row
+    except pa.ArrowInvalid as error:
+        raise TextError(f"{path} is not a parquet file ({str(error).splitlines()[0]})") from None
