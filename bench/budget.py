@@ -88,7 +88,7 @@ def child(asked: argparse.Namespace, case: dict[str, Any]) -> None:
 
     import torch
 
-    import heal.loop
+    import heal.training.loop
     from heal import DistillSettings, Settings, TextSource, distill, plan_budget, qlora
     from prune.models.loading import pick_device
 
@@ -99,7 +99,7 @@ def child(asked: argparse.Namespace, case: dict[str, Any]) -> None:
     options["dtype"] = "bfloat16"  # what is reckoned; a CPU without bf16 products would take float32
     steps = 2 * case["length"] * case["batch_size"]
     peaks: dict[str, int] = {}
-    inner = heal.loop.run
+    inner = heal.training.loop.run
 
     def watched(*arguments: Any, **named: Any) -> Any:
         gc.collect()
@@ -116,7 +116,7 @@ def child(asked: argparse.Namespace, case: dict[str, Any]) -> None:
         if cuda:
             torch.cuda.empty_cache()
         start = 0 if cuda else status("VmRSS")
-        heal.loop.run = watched
+        heal.training.loop.run = watched
         reset(cuda)
         out = Path(work) / "adapter"
         common = {"tokens": steps, "device": device, "shown": False}

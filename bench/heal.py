@@ -116,9 +116,9 @@ def score(asked, base, adapter=None):
 
     from eval.asking.harness import PlannedTask, Scorer, to_bits
     from eval.asking.tasks import plan_tasks
-    from heal.data import TextSource, hold_out
-    from heal.measuring import mean_loss
-    from heal.schedule import parse_tokens
+    from heal.models.held_out import mean_loss
+    from heal.text.sources import TextSource, hold_out
+    from heal.training.schedule import parse_tokens
     from prune.common.terminal import progress, quiet_libraries
     from prune.models.loading import load_model, load_tokenizer, locate
     from prune.models.precision import pick_dtype

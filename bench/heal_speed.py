@@ -134,7 +134,7 @@ def usual(asked, *, distil):
         TrainingArguments,
     )
 
-    from heal.quantise import compute_dtype
+    from heal.models.quantise import compute_dtype
 
     cuda = torch.cuda.is_available()
     device = "cuda:0" if cuda else "cpu"

@@ -5,18 +5,18 @@ from typing import Any
 
 _PUBLIC = {
     "DistillSettings": "heal.settings",
-    "adapter_only": "heal.shipping",
-    "HealResult": "heal.training",
+    "adapter_only": "heal.merging.adapter_only",
+    "HealResult": "heal.training.run",
     "Settings": "heal.settings",
-    "PatchResult": "heal.patching",
+    "PatchResult": "heal.patching.patch",
     "PatchSettings": "heal.settings",
-    "TextSource": "heal.data",
-    "distill": "heal.distilling",
-    "held_out_loss": "heal.measuring",
-    "merge": "heal.merging",
-    "patch": "heal.patching",
-    "plan_budget": "heal.budgeting",
-    "qlora": "heal.training",
+    "TextSource": "heal.text.sources",
+    "distill": "heal.training.distill",
+    "held_out_loss": "heal.models.held_out",
+    "merge": "heal.merging.merge",
+    "patch": "heal.patching.patch",
+    "plan_budget": "heal.budget.plan",
+    "qlora": "heal.training.run",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -14,8 +14,8 @@ from prune.common.processes import is_main
 from prune.common.terminal import answer, make_app
 
 if TYPE_CHECKING:
-    from heal.data import TextSource
     from heal.settings import DistillSettings, PatchSettings, Running, Settings
+    from heal.text.sources import TextSource
 
 app = make_app("heal", "Train back what a cut took.")
 
@@ -40,7 +40,7 @@ def qlora_command(
     Example: [bold]heal qlora runs/pruned --text prose.jsonl --tokens 2M --out runs/adapter[/bold]
     """
     from heal.tables import curve
-    from heal.training import qlora
+    from heal.training.run import qlora
 
     result = qlora(model, text, out, settings=settings, running=running, **run)
     if is_main():
@@ -69,8 +69,8 @@ def distill_command(
 
     Example: [bold]heal distill runs/pruned --teacher owner/model --text prose.jsonl --out runs/adapter[/bold]
     """
-    from heal.distilling import distill
     from heal.tables import curve
+    from heal.training.distill import distill
 
     result = distill(model, teacher, text, out, settings=settings, running=running, **run)
     if is_main():
@@ -99,7 +99,7 @@ def patch_command(
 
     Example: [bold]heal patch runs/pruned --teacher full --text prose.jsonl --out runs/patched[/bold]
     """
-    from heal.patching import patch
+    from heal.patching.patch import patch
     from heal.tables import patched
 
     result = patch(model, teacher, text, out, settings=settings, **run)
@@ -160,7 +160,7 @@ def merge_command(
     from heal.tables import merged, shipped
 
     if only:
-        from heal.shipping import adapter_only
+        from heal.merging.adapter_only import adapter_only
 
         document = adapter_only(
             adapter, out, full=full, model=model, check=check, held_out=held_out, field=field, device=device,
@@ -168,8 +168,8 @@ def merge_command(
         )  # fmt: skip
         answer(document, lambda: shipped(document, out), as_json=as_json)
         return
-    from heal.merging import merge
-    from heal.schedule import parse_tokens
+    from heal.merging.merge import merge
+    from heal.training.schedule import parse_tokens
 
     document = merge(
         adapter, out, base=base or "auto", model=model, check=check, held_out=held_out, field=field,
@@ -208,9 +208,9 @@ def budget_command(
 
     Example: [bold]heal budget meta-llama/Llama-3.1-70B --n 32 --gpu-memory 40GiB --tokens 30M[/bold]
     """
-    from heal.budget_table import tables
-    from heal.budgeting import plan_budget
-    from heal.schedule import parse_tokens
+    from heal.budget.plan import plan_budget
+    from heal.budget.table import tables
+    from heal.training.schedule import parse_tokens
     from prune.common.memory import parse_size
 
     memory = None if gpu_memory is None else parse_size(gpu_memory, option="--gpu-memory")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from heal.identity import SAMPLE
-from heal.tensors import read_bytes
+from prune.checkpoint.base_identity import SAMPLE
 from prune.checkpoint.headers import Checkpoint
+from prune.checkpoint.tensors import read_bytes
 from prune.common.errors import CheckpointError
 from prune.cutting.inspection import inspect_cut
 from prune.cutting.plan import PLAN_FILE, CutPlan

@@ -13,7 +13,7 @@ from prune.common.options import Options, defaults_of, panel
 from prune.models.precision import HELP as DTYPES
 
 if TYPE_CHECKING:
-    from heal.data import TextSource
+    from heal.text.sources import TextSource
 
 Pruned = Annotated[str, typer.Argument(help="The pruned model: a folder or a hub id.")]
 AdapterOut = Annotated[Path, typer.Option(help="Folder for the adapter; must not exist.")]
@@ -36,8 +36,8 @@ def _text_source(
     Raises:
         UsageError: a --domain-text that is not NAME=FILE, or names one twice.
     """
-    from heal.data import TextSource
-    from heal.schedule import parse_tokens
+    from heal.text.sources import TextSource
+    from heal.training.schedule import parse_tokens
     from prune.text.windows import DEFAULT_SOURCE
 
     domains = [tuple(written.split("=", 1)) for written in domain_text or []]

@@ -28,14 +28,14 @@ class Settings:
         learning_rate: the peak rate, reached after the warm-up.
         alpha: LoRA's alpha; the rank if None, so that the scale is 1.
         targets: `all` or `feed-forward` (the paper's), and where: `feed-forward:after-cut`, `all:after-cut` or, for
-            short, `after-cut`. See `heal.adapters.find_targets`.
+            short, `after-cut`. See `heal.models.adapters.find_targets`.
         bits: 4 (NF4 + double quantisation), 8 (LLM.int8()) or 16 (not quantised).
         dtype: of the products and of what is not quantised: `bfloat16`, `float32`, or `auto`: bfloat16 where the device
             multiplies it. In the settings of a plan it is one of the first two.
         eval_every: optimiser steps between two measurements of held-out loss; a tenth of all steps if None.
         checkpointing: keep one activation per layer and compute the rest anew.
         schedule: how the rate falls after the warm-up: `cosine` as in the paper, `linear`, or `constant`.
-        warmup: see `heal.schedule.plan_steps`.
+        warmup: see `heal.training.schedule.plan_steps`.
         patience: end after so many measurements without a better held-out loss, and keep the best adapter, not the
             last; None: neither.
     """
@@ -91,7 +91,7 @@ class PatchSettings:
     """How to patch.
 
     Attributes:
-        objective: what counts as near, one of `heal.least_squares.OBJECTIVES`, or `auto`: the best of them.
+        objective: what counts as near, one of `heal.patching.least_squares.OBJECTIVES`, or `auto`: the best of them.
         kind: `matrix` (the projection's weights, freely), `map` (a linear map of its output), or `auto`: the better.
         ridge: pull towards the weights as they are, as a share of the mean squared feature; the best of a ladder if
             None.
@@ -153,7 +153,7 @@ def check(settings: Settings) -> None:
     Raises:
         UsageError: one is out of its range.
     """
-    from heal.quantise import BITS
+    from heal.models.quantise import BITS
 
     if settings.bits not in BITS:
         raise UsageError(f"--bits {settings.bits} is unknown; take {', '.join(map(str, BITS))}")
@@ -180,7 +180,7 @@ def check_fit(source: Source, settings: Settings) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from heal.adapters import check_rank, find_targets
+    from heal.models.adapters import check_rank, find_targets
     from heal.place import first_after_cut
 
     config = _read_config(source)

@@ -18,14 +18,14 @@ import pytest
 import torch  # noqa: F401
 from healing_steps import in_step
 
-import heal.streams
-import heal.training_state
+import heal.text.streams
+import heal.training.state
 
-heal.streams.BUFFER = 8  # so that a small text has a place in it that matters
+heal.text.streams.BUFFER = 8  # so that a small text has a place in it that matters
 
 
 def arm(at, number, where):
-    write = heal.training_state.write_state
+    write = heal.training.state.write_state
 
     def halved(folder, *parts):
         if folder.name == f"checkpoint-{at}":
@@ -35,7 +35,7 @@ def arm(at, number, where):
     if where == "step":
         in_step(at, lambda: os.kill(os.getpid(), number), pytest.MonkeyPatch())
     else:
-        heal.training_state.write_state = halved
+        heal.training.state.write_state = halved
 
 
 for job in json.loads(sys.argv[1]):

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from heal import DistillSettings, Settings, TextSource, adapter_only, distill, merge, qlora
 from heal.cli import app
-from heal.quantise import load_frozen
-from heal.shipping import ranges
+from heal.merging.adapter_only import ranges
+from heal.models.quantise import load_frozen
 from prune import cut, plan_cut
 from prune.common.errors import CheckpointError
 from prune.models.loading import Source

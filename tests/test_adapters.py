@@ -4,9 +4,9 @@ import pytest
 import torch
 from healing_models import FAMILIES, tiny
 
-from heal.adapters import add_adapter, find_targets
-from heal.head import attach_loss
-from heal.losses import chunked_cross_entropy
+from heal.models.adapters import add_adapter, find_targets
+from heal.models.lm_head import attach_loss
+from heal.models.losses import chunked_cross_entropy
 from prune.common.errors import RegrowthError, UsageError
 
 GATED = {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}

@@ -15,14 +15,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from typer.testing import CliRunner
 
-import heal.chunks
+import heal.models.chunks
 from heal import plan_budget
-from heal.adapters import add_adapter, find_targets
-from heal.budget import FLOATS_ON_CPU, GIB, GPUS, LOGITS_AT_ONCE, Job, flops_per_token, kept_layers, memory_of, usable
+from heal.budget.cost import (
+    FLOATS_ON_CPU,
+    GIB,
+    GPUS,
+    LOGITS_AT_ONCE,
+    Job,
+    flops_per_token,
+    kept_layers,
+    memory_of,
+    usable,
+)
+from heal.budget.shapes import LayerShape, Linear, ModelShape, read_shape
 from heal.cli import app
-from heal.head import attach_loss
-from heal.quantise import load_frozen
-from heal.shapes import LayerShape, Linear, ModelShape, read_shape
+from heal.models.adapters import add_adapter, find_targets
+from heal.models.lm_head import attach_loss
+from heal.models.quantise import load_frozen
 from prune import cut, plan_cut
 from prune.common.errors import CheckpointError, UsageError
 from prune.models.loading import Source, decoder_layers
@@ -117,8 +127,8 @@ def test_what_autograd_keeps_of_a_layer(saved, bits, role, dropout, length):
 
 
 def test_chunks_of_logits_are_those_that_training_takes():
-    assert heal.chunks.LOGITS_AT_ONCE == LOGITS_AT_ONCE
-    assert heal.chunks.FLOATS_AT_ONCE["cpu"] == FLOATS_ON_CPU
+    assert heal.models.chunks.LOGITS_AT_ONCE == LOGITS_AT_ONCE
+    assert heal.models.chunks.FLOATS_AT_ONCE["cpu"] == FLOATS_ON_CPU
 
 
 class Counter(TorchDispatchMode):
@@ -228,7 +238,7 @@ def test_a_cut_model_tells_its_own_cut(tiny_llama, tmp_path):
 
 def test_it_is_reckoned_without_torch(tiny_llama):
     code = (
-        "import sys; from heal.budgeting import plan_budget; "
+        "import sys; from heal.budget.plan import plan_budget; "
         f"plan_budget({str(tiny_llama)!r}, n=2, rank=4); print('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from heal.defaults import LADDER, left_open, settle
-from heal.schedule import parse_tokens, plan_steps, schedule_line
 from heal.settings import DistillSettings, Settings
+from heal.training.schedule import parse_tokens, plan_steps, schedule_line
 
 PAPER = 5000 * 16 * 2048
 BUDGETS = [int(1000 * 1.17**power) for power in range(100)]  # 1k to 5.6G

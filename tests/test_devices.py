@@ -89,7 +89,7 @@ def test_a_peak_is_that_of_the_device_that_worked(two_gpus, monkeypatch):
 
 def test_a_model_is_trained_where_it_was_loaded(two_gpus, tmp_path):
     """On one of two GPUs: it is neither moved to the first one nor copied to both."""
-    from heal.loop import _accelerator
+    from heal.training.loop import _accelerator
 
     accelerator = _accelerator(torch.device("cuda:1"), tmp_path, "none")
     model = torch.nn.Linear(2, 2, device="meta")  # cannot be moved
@@ -102,7 +102,7 @@ def test_a_model_is_trained_where_it_was_loaded(two_gpus, tmp_path):
 
 def test_processes_wait_for_one_that_writes_for_hours(fresh_state, monkeypatch):
     """The group of processes is not given up after NCCL's ten minutes, while one lets the full model write."""
-    from heal.training import _join
+    from heal.training.run import _join
 
     given = {}
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda **named: given.update(named))
@@ -118,7 +118,7 @@ def test_processes_wait_for_one_that_writes_for_hours(fresh_state, monkeypatch):
 
 def test_activations_are_checkpointed_by_old_and_new_names():
     """transformers has called it `activation_checkpointing_enable` since 5.23."""
-    from heal.adapters import checkpoint_activations
+    from heal.models.adapters import checkpoint_activations
 
     for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
         asked = []

@@ -14,17 +14,17 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from typer.testing import CliRunner
 
 from heal import DistillSettings, Settings, TextSource, distill, merge, qlora
-from heal.adapters import add_adapter, find_targets
 from heal.cli import app
 from heal.differences import healed_tensors, own_tensors
-from heal.distilling import attach_distillation, shared_prefix
 from heal.lineage import trace
+from heal.models.adapters import add_adapter, find_targets
+from heal.models.quantise import load_frozen
+from heal.models.student import Given, answer_parts, build_student, started_at, watching
 from heal.place import first_after_cut
-from heal.quantise import load_frozen
-from heal.shared import Given, answer_parts, build_student, started_at, watching
-from heal.tensors import read, write_over
+from heal.training.distill import attach_distillation, shared_prefix
 from prune import cut, plan_cut
 from prune.checkpoint.headers import read_checkpoint
+from prune.checkpoint.tensors import read, write_over
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.loading import Source, decoder_layers
 

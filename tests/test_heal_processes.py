@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from test_streams import sentences
 
-from heal.checkpoints import Checkpoints
+from heal.training.checkpoints import Checkpoints
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "recipes" / "accelerate"
@@ -118,8 +118,8 @@ def test_the_configs_are_what_accelerate_reads():
 
 
 def test_what_fsdp_shards_is_of_one_dtype(tiny_llama, monkeypatch):
-    from heal.head import projection
-    from heal.quantise import load_frozen
+    from heal.models.lm_head import projection
+    from heal.models.quantise import load_frozen
     from prune.models.loading import Source
 
     ids = torch.arange(5, 25)[None]

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from heal import Settings, TextSource, qlora
 from heal.cli import app
-from heal.curve import Curve, Losses
-from heal.schedule import plan_steps
 from heal.settings import Running
+from heal.training.curve import Curve, Losses
+from heal.training.schedule import plan_steps
 from prune.common.errors import TextError, UsageError
 
 SETTINGS = {"length": 32, "batch_size": 1, "accumulate": 2, "rank": 4, "learning_rate": 1e-2, "targets": "all"}
@@ -66,10 +66,10 @@ def test_a_stream_without_one_step_is_an_error(tiny_llama, texts, tmp_path):
 
 def test_patience_ends_the_run_and_keeps_the_best_adapter(tiny_llama, texts, tmp_path):
     """Trained on one kind of text at a rate that is too high, the loss on another soon rises."""
-    from heal.adapters import add_adapter, find_targets, load_adapter
-    from heal.data import hold_out
-    from heal.measuring import held_out_losses
-    from heal.quantise import load_frozen
+    from heal.models.adapters import add_adapter, find_targets, load_adapter
+    from heal.models.held_out import held_out_losses
+    from heal.models.quantise import load_frozen
+    from heal.text.sources import hold_out
     from prune.models.loading import Source, load_tokenizer
 
     text = TextSource(texts["news"], held_out=texts["notes"], held_out_tokens=256)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from heal import Settings, TextSource, held_out_loss, merge, qlora
-from heal.agreement import agreement
-from heal.data import hold_out
+from heal.merging.agreement import agreement
+from heal.text.sources import hold_out
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 
 

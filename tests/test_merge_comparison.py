@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-import heal.agreement
+import heal.merging.agreement
 from heal import Settings, TextSource, merge, qlora
 from heal.cli import app
 from prune.common.errors import CheckpointError
@@ -40,7 +40,7 @@ def test_a_comparison_that_does_not_fit_keeps_the_model_and_says_so(adapter, tmp
     for name in ("trained_logits", "merged_logits"):
         out = tmp_path / name
         with monkeypatch.context() as patch:
-            patch.setattr(heal.agreement, name, fail)
+            patch.setattr(heal.merging.agreement, name, fail)
             result = CliRunner().invoke(app, ["merge", str(adapter), "--base", "dequantised", "--out", str(out)])
         assert result.exit_code == 0, result.output
         assert "were not compared with those of the adapter as trained (out of memory)" in flat(result.stdout)
@@ -57,7 +57,7 @@ def test_any_other_failure_of_the_comparison_keeps_the_model_too(adapter, tmp_pa
     def fail(*_, **__):
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
 
-    monkeypatch.setattr(heal.agreement, "merged_logits", fail)
+    monkeypatch.setattr(heal.merging.agreement, "merged_logits", fail)
     document = merge(adapter, tmp_path / "out", base="dequantised", shown=False)
     assert document["merge"]["not_compared"] == "CUDA error: an illegal memory access was encountered"
     assert document == json.loads((tmp_path / "out" / "heal.json").read_text())
@@ -65,14 +65,14 @@ def test_any_other_failure_of_the_comparison_keeps_the_model_too(adapter, tmp_pa
 
 @pytest.mark.parametrize(("change", "says"), [(30.0, r"beyond the bound of 0\.\d+"), (float("nan"), "are not finite")])
 def test_logits_that_are_too_far_apart_are_an_error_and_the_model_stays(change, says, adapter, tmp_path, monkeypatch):
-    real = heal.agreement.merged_logits
+    real = heal.merging.agreement.merged_logits
 
     def apart(*arguments, **named):
         logits = real(*arguments, **named)
         logits[:, 7] += change
         return logits
 
-    monkeypatch.setattr(heal.agreement, "merged_logits", apart)
+    monkeypatch.setattr(heal.merging.agreement, "merged_logits", apart)
     out = tmp_path / "out"
     with pytest.raises(CheckpointError, match=f"out is written, but its logits .*{says}.*do not use it"):
         merge(adapter, out, base="dequantised", shown=False)
@@ -92,7 +92,7 @@ def test_the_model_is_in_place_before_it_is_run(adapter, tmp_path, monkeypatch):
         stood.append((folder, sorted(path.name for path in out.iterdir())))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(heal.agreement, "merged_logits", look)
+    monkeypatch.setattr(heal.merging.agreement, "merged_logits", look)
     with pytest.raises(KeyboardInterrupt):
         merge(adapter, out, base="dequantised", shown=False)
     assert stood == [(out, sorted(path.name for path in out.iterdir()))]

@@ -53,7 +53,7 @@ def test_the_rows_of_the_run_are_measured_and_nothing_else_is_read(
     named, tiny_llama, tmp_path, sample_text, sample_heldout, monkeypatch
 ):
     """As many as the run measured, without the text that was trained on, or a hash of all of it."""
-    import heal.data
+    import heal.text.sources
 
     trained, measured = (shutil.copy(path, tmp_path) for path in (sample_text, sample_heldout))
     text = TextSource(str(trained), held_out=str(measured) if named else None, held_out_tokens=128)
@@ -62,7 +62,7 @@ def test_the_rows_of_the_run_are_measured_and_nothing_else_is_read(
     if named:
         Path(trained).unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(heal.data, "text_identity", lambda *_: pytest.fail("a whole text was hashed"))
+        patch.setattr(heal.text.sources, "text_identity", lambda *_: pytest.fail("a whole text was hashed"))
         facts = merge(adapter.out, tmp_path / "merged", base="auto", check=False, shown=False)["merge"]["held_out"]
     name, provenance = "held_out" if named else "text", adapter.document["provenance"]
     assert facts == {"tokens": adapter.document["held_out"]["tokens"], name: provenance[name]}
@@ -99,7 +99,7 @@ def test_memory_that_runs_out_leaves_the_choice_to_the_record(tiny_llama, tmp_pa
     settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
     text = TextSource(str(sample_text), held_out_tokens=128)
     adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
-    monkeypatch.setattr("heal.agreement.losses", full)
+    monkeypatch.setattr("heal.merging.agreement.losses", full)
     facts = merge(adapter.out, tmp_path / "merged", check=False, shown=False)["merge"]
     losses = {name: adapter.document["unquantised"][name] for name in ("dequantised", "original")}
     assert facts["chosen"]["losses"] == losses

@@ -9,7 +9,7 @@ from bitsandbytes.nn import Linear4bit
 from healing_models import tiny
 from transformers import BitsAndBytesConfig
 
-from heal.quantise import compute_dtype
+from heal.models.quantise import compute_dtype
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models import precision
 from prune.models.loading import decoder_layers, load_model, load_tokenizer, locate, pick_device

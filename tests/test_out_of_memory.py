@@ -56,10 +56,16 @@ def test_only_what_is_not_done_already_is_advised():
 @pytest.mark.parametrize(
     ("app", "words", "function", "advised", "not_advised"),
     [
-        (heal, ["qlora", "M", "--out", "o"], "heal.training.qlora", ["--batch-size", "--length"], ["--bits"]),
-        (heal, ["qlora", "M", "--out", "o", "--bits", "16"], "heal.training.qlora", ["--bits 4"], ["--max-length"]),
-        (heal, ["qlora", "M", "--out", "o", "--no-checkpointing"], "heal.training.qlora", ["--checkpointing"], []),
-        (heal, ["merge", "A", "--out", "o"], "heal.merging.merge", ["--no-check", "--device cpu"], ["--batch-size"]),
+        (heal, ["qlora", "M", "--out", "o"], "heal.training.run.qlora", ["--batch-size", "--length"], ["--bits"]),
+        (heal, ["qlora", "M", "--out", "o", "--bits", "16"], "heal.training.run.qlora", ["--bits 4"], ["--max-length"]),
+        (heal, ["qlora", "M", "--out", "o", "--no-checkpointing"], "heal.training.run.qlora", ["--checkpointing"], []),
+        (
+            heal,
+            ["merge", "A", "--out", "o"],
+            "heal.merging.merge.merge",
+            ["--no-check", "--device cpu"],
+            ["--batch-size"],
+        ),
         (
             prune,
             ["scan", "M", "--out", "o"],

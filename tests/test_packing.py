@@ -6,8 +6,8 @@ from healing_models import FAMILIES, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heal.measuring import collate, mean_loss
-from heal.packing import IGNORED, pack
+from heal.models.held_out import collate, mean_loss
+from heal.text.packing import IGNORED, pack
 
 
 @given(

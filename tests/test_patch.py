@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from heal import PatchSettings, TextSource, held_out_loss, patch
-from heal.candidates import Parts
 from heal.cli import app
-from heal.fold import find_place
-from heal.least_squares import Sums, aim, massive, solve, solve_map
-from heal.packing import pack
-from heal.tracks import Tracks
+from heal.patching.candidates import Parts
+from heal.patching.least_squares import Sums, aim, massive, solve, solve_map
+from heal.patching.places import find_place
+from heal.patching.side_by_side import Tracks
+from heal.text.packing import pack
 from prune import cut, plan_cut
 from prune.common.errors import RegrowthError
 from prune.models.loading import decoder_layers
@@ -373,7 +373,7 @@ def test_wrong_usage(full, pruned, options, tmp_path, more, line):
 
 
 def test_the_tokens_that_are_advised_are_there(tmp_path):
-    from heal.patching import _check_enough, _spare
+    from heal.patching.patch import _check_enough, _spare
 
     for found in range(2, 120):
         with pytest.raises(RegrowthError, match="ends after") as caught:

@@ -10,8 +10,8 @@ from healing_steps import in_step
 from safetensors.torch import load_file
 
 from heal import Settings, TextSource, held_out_loss, merge, qlora
-from heal.data import hold_out, is_held_out, training_rows
-from heal.schedule import parse_tokens, plan_steps
+from heal.text.sources import hold_out, is_held_out, training_rows
+from heal.training.schedule import parse_tokens, plan_steps
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.models.loading import Source, load_tokenizer
 
@@ -108,7 +108,7 @@ def test_checkpointing_runs_each_layer_twice(tiny_llama, text, tmp_path, monkeyp
 
 def test_a_step_is_one_mean_over_its_tokens_however_it_is_cut(tiny_llama, text, tmp_path, monkeypatch):
     """Rows of unequal counts of labels: a mean of the means of forward passes would be another one."""
-    import heal.loop
+    import heal.training.loop
 
     def uneven(rows):
         batch = collate(rows)
@@ -116,8 +116,8 @@ def test_a_step_is_one_mean_over_its_tokens_however_it_is_cut(tiny_llama, text, 
             labels[: int(tokens.sum()) % 60] = -100
         return batch
 
-    collate = heal.loop.collate
-    monkeypatch.setattr(heal.loop, "collate", uneven)
+    collate = heal.training.loop.collate
+    monkeypatch.setattr(heal.training.loop, "collate", uneven)
     how = {"bits": 16, "dtype": "float32", "dropout": 0.0, "tokens": 512}
     whole = heal_tiny(tiny_llama, text, tmp_path / "whole", batch_size=4, accumulate=1, **how)
     parts = heal_tiny(tiny_llama, text, tmp_path / "parts", batch_size=1, accumulate=4, **how)
@@ -129,9 +129,9 @@ def test_a_step_is_one_mean_over_its_tokens_however_it_is_cut(tiny_llama, text, 
 
 def test_gradients_reach_the_first_layer_after_an_evaluation(tiny_llama):
     """bitsandbytes repacks a layer for inference when it first runs in eval mode, and then passes no gradient."""
-    from heal.adapters import add_adapter, checkpoint_activations, find_targets
-    from heal.head import attach_loss
-    from heal.quantise import load_frozen
+    from heal.models.adapters import add_adapter, checkpoint_activations, find_targets
+    from heal.models.lm_head import attach_loss
+    from heal.models.quantise import load_frozen
 
     model = load_frozen(Source(tiny_llama, "tiny"), bits=4, device="cpu", dtype="bfloat16")
     attach_loss(model)

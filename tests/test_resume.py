@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from test_streams import sentences
 
 from heal import Settings, TextSource, qlora
-from heal.checkpoints import Checkpoints
-from heal.curve import Curve, Losses
 from heal.settings import Running
-from heal.stopping import Interrupted
+from heal.training.checkpoints import Checkpoints
+from heal.training.curve import Curve, Losses
+from heal.training.stopping import Interrupted
 from prune.common.errors import RegrowthError, UsageError
 
 HERE = Path(__file__).parent
@@ -224,11 +224,11 @@ def test_the_time_of_training_is_that_of_steps_alone(tiny_llama, text, tmp_path,
 
     What the first step takes to start up is no part of the speed.
     """
-    import heal.loop
-    import heal.training_state
+    import heal.training.loop
+    import heal.training.state
 
     now = [0.0]
-    backward, write = Accelerator.backward, heal.training_state.write_state
+    backward, write = Accelerator.backward, heal.training.state.write_state
 
     def passed(self, loss, **named):
         now[0] += 1 if now[0] else 51
@@ -238,9 +238,9 @@ def test_the_time_of_training_is_that_of_steps_alone(tiny_llama, text, tmp_path,
         now[0] += 100
         write(*arguments)
 
-    monkeypatch.setattr(heal.loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(heal.training.loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Accelerator, "backward", passed)
-    monkeypatch.setattr(heal.training_state, "write_state", write_state)
+    monkeypatch.setattr(heal.training.state, "write_state", write_state)
     document = heal_tiny(tiny_llama, text, tmp_path / "adapter", save_every=3).document
     assert now[0] == 2 * STEPS + 50 + 300
     assert document["training_seconds"] == 2 * STEPS + 50
@@ -248,12 +248,12 @@ def test_the_time_of_training_is_that_of_steps_alone(tiny_llama, text, tmp_path,
 
 
 def test_a_disk_that_is_full_at_a_checkpoint_is_one_line(tiny_llama, text, tmp_path, monkeypatch):
-    import heal.adapters
+    import heal.models.adapters
 
     def full(*_):
         raise SafetensorError("I/O error: File too large")
 
-    monkeypatch.setattr(heal.adapters, "_save", full)
+    monkeypatch.setattr(heal.models.adapters, "_save", full)
     with pytest.raises(RegrowthError, match=r"adapter cannot be written to .*File too large.*is there room"):
         heal_tiny(tiny_llama, text, tmp_path / "adapter")
 

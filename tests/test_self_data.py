@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from test_distill import PATCHED, TINY, _patch, distil_tiny
 
 from heal import DistillSettings, TextSource, distill
-from heal.data import hold_out
-from heal.quantise import load_frozen
-from heal.self_data import _up_to_end, asked_prompts, read_prompts, write_responses
+from heal.models.quantise import load_frozen
 from heal.settings import Running
-from heal.stopping import Interrupted
+from heal.text.responses import _up_to_end, asked_prompts, read_prompts, write_responses
+from heal.text.sources import hold_out
+from heal.training.stopping import Interrupted
 from prune import cut, plan_cut
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.models.loading import Source, load_tokenizer
@@ -156,7 +156,7 @@ def _settings(**changes):
 
 def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, passages, tmp_path, monkeypatch):
     """A run that fails in the third batch, a file that breaks off, and a run that fails before its first checkpoint."""
-    import heal.self_data
+    import heal.text.responses
 
     lines = passages.read_text().splitlines(keepends=True)
     held, few = tmp_path / "held.jsonl", tmp_path / "few.jsonl"
@@ -177,7 +177,7 @@ def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, passages
     openings = tuple(json.loads(line)["text"][:40] for line in held.read_text().splitlines())
     assert not any(row["prompt"].startswith(openings) for row in rows)
 
-    answer, asked = heal.self_data._answer, []
+    answer, asked = heal.text.responses._answer, []
 
     def answering(*arguments):
         if len(asked) == fails_at:
@@ -185,7 +185,7 @@ def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, passages
         asked.append(arguments)
         return answer(*arguments)
 
-    monkeypatch.setattr(heal.self_data, "_answer", answering)
+    monkeypatch.setattr(heal.text.responses, "_answer", answering)
     fails_at = 2
     with pytest.raises(RegrowthError, match="out of memory"):
         run("stopped")
@@ -214,7 +214,7 @@ def test_a_run_goes_on_with_the_same_teacher_and_prompts_wherever_they_stand(
     tiny_llama, pruned, text, tmp_path, monkeypatch
 ):
     """Another teacher or other prompts are refused before any model is loaded."""
-    import heal.quantise
+    import heal.models.quantise
 
     patched = _patch(pruned, tmp_path / "patched")
     prompts = tmp_path / "prompts.jsonl"
@@ -235,7 +235,7 @@ def test_a_run_goes_on_with_the_same_teacher_and_prompts_wherever_they_stand(
     changed.parent.mkdir()
     changed.write_text(prompts.read_text() * 2)
     with monkeypatch.context() as patch:
-        patch.setattr(heal.quantise, "load_frozen", lambda *_, **__: pytest.fail("a model was loaded"))
+        patch.setattr(heal.models.quantise, "load_frozen", lambda *_, **__: pytest.fail("a model was loaded"))
         with pytest.raises(UsageError, match=r"--resume: teacher\.weights_sha256 was"):
             run(other, prompts, resume=True)
         with pytest.raises(UsageError, match=r"--resume: prompts\.sha256 was"):

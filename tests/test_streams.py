@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from heal.data import HeldOut, TextSource, check_enough, hold_out, row_stream
-from heal.packing import Packer, pack
+from heal.text.packing import Packer, pack
+from heal.text.sources import HeldOut, TextSource, check_enough, hold_out, row_stream
 from prune.common.errors import TextError, UsageError
 from prune.models.loading import Source, load_tokenizer
 from prune.text.documents import Documents
@@ -132,7 +132,7 @@ def test_a_packer_goes_on_in_the_middle_of_a_document():
 
 @pytest.fixture
 def small_buffer(monkeypatch):
-    monkeypatch.setattr("heal.streams.BUFFER", 16)
+    monkeypatch.setattr("heal.text.streams.BUFFER", 16)
 
 
 def tokens(rows):
@@ -141,7 +141,7 @@ def tokens(rows):
 
 @pytest.mark.parametrize("buffer", [16, 10_000])
 def test_rows_go_on_where_they_stopped(tokenizer, tmp_path, monkeypatch, buffer):
-    monkeypatch.setattr("heal.streams.BUFFER", buffer)
+    monkeypatch.setattr("heal.text.streams.BUFFER", buffer)
     path = write("jsonl", tmp_path, sentences(120))
     text, held_out = TextSource(str(path)), HeldOut((), frozenset())
     how = {"length": 32, "seed": 3}
@@ -168,7 +168,7 @@ def test_a_stream_is_shuffled_without_being_read_to_its_end(tokenizer, tmp_path,
 
 
 def test_long_documents_fill_the_buffer_sooner(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("heal.streams._CHARACTERS", 2000)
+    monkeypatch.setattr("heal.text.streams._CHARACTERS", 2000)
     path = write("jsonl", tmp_path, ["word " * 200] * 30)
     stream = row_stream(TextSource(str(path)), tokenizer, HeldOut((), frozenset()), length=32, seed=0)
     stream.take(3)

@@ -16,8 +16,8 @@ from eval.tables import comparison_table, run_tables, smallest_losses
 from eval.thinking.bill import bill_thinking
 from eval.thinking.tables import change_cells, thinking_cells, thinking_tables
 from eval.unparsed import unparsed_warnings
-from heal.budget_table import tables as budget_tables
-from heal.budgeting import plan_budget
+from heal.budget.plan import plan_budget
+from heal.budget.table import tables as budget_tables
 from heal.tables import curve, patched
 from prune.common.tables import FittedTable
 from recipes.cli import app as recipes

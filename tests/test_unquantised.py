@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 from heal import Settings, TextSource, merge, qlora
 from heal.cli import app
-from heal.measuring import held_out_loss
-from heal.training import plan_healing
-from heal.unquantised import compare_with_cut, compared_line
+from heal.models.held_out import held_out_loss
+from heal.training.run import plan_healing
+from heal.training.unquantised import compare_with_cut, compared_line
 from prune.common.errors import RegrowthError
 
 
@@ -38,7 +38,7 @@ def test_the_losses_are_those_of_the_cut_and_of_what_merges(tiny_llama, text, tm
 
 
 def test_without_quantisation_nothing_is_measured_again(tiny_llama, text, tmp_path, monkeypatch):
-    monkeypatch.setattr("heal.unquantised._losses", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("heal.training.unquantised._losses", lambda *_: pytest.fail("a model was loaded"))
     document = healed(tiny_llama, text, tmp_path / "adapter", bits=16).document
     facts, loss = document["unquantised"], document["held_out_loss"]
     assert (facts["cut"], facts["original"]) == (loss["before"], loss["after"])
@@ -53,7 +53,7 @@ def raises(error):
 
 
 def test_a_comparison_that_fails_leaves_the_adapter(tiny_llama, text, tmp_path, monkeypatch):
-    monkeypatch.setattr("heal.unquantised._losses", raises(RegrowthError("no room\nat all")))
+    monkeypatch.setattr("heal.training.unquantised._losses", raises(RegrowthError("no room\nat all")))
     run = healed(tiny_llama, text, tmp_path / "adapter")
     assert json.loads((run.out / "heal.json").read_text())["unquantised"] == {"not_compared": "no room"}
     assert (run.out / "adapter_model.safetensors").is_file()
@@ -64,10 +64,10 @@ def test_a_comparison_that_fails_leaves_the_adapter(tiny_llama, text, tmp_path, 
 @pytest.mark.parametrize(
     ("place", "stand_in", "why"),
     [
-        ("heal.unquantised._losses", raises(MemoryError()), "MemoryError"),
-        ("heal.unquantised._losses", lambda *_: (float("nan"), 1.0), "a loss is not finite"),
+        ("heal.training.unquantised._losses", raises(MemoryError()), "MemoryError"),
+        ("heal.training.unquantised._losses", lambda *_: (float("nan"), 1.0), "a loss is not finite"),
         ("prune.common.memory.available", lambda *_: 1000, "the unquantised cut does not fit in memory"),
-        ("heal.unquantised.sharded", lambda: True, "the base stood in shards"),
+        ("heal.training.unquantised.sharded", lambda: True, "the base stood in shards"),
     ],
 )
 def test_what_keeps_the_comparison_from_running_is_said(tiny_llama, text, tmp_path, monkeypatch, place, stand_in, why):

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from eval.comparison import compare
 from eval.running import run
 from heal import Settings, TextSource, adapter_only, merge, qlora
-from heal.delta import ADAPTER_CONFIG
+from heal.merging.tensors import ADAPTER_CONFIG
 from prune import cut, plan_cut
 from prune.common.errors import CheckpointError
 from prune.models.precision import multiplies_bfloat16

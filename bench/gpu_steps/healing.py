@@ -18,7 +18,7 @@ import torch
 from bench.gpu_steps.measuring import GIB, PEAK_FLOPS, Machine, failure_note, measured, row
 from bench.gpu_steps.random_models import random_model
 from bench.gpu_steps.shapes import CUTS, SHAPES, config_of, kept_layers, large, model_shape, small
-from heal import chunks
+from heal.models import chunks
 from heal.settings import DistillSettings, Running, Settings
 
 _WARM_UP = 2  # steps whose time and memory are not counted
@@ -93,7 +93,7 @@ def heal_all(machine: Machine, shape: str, bits: int, ways: list[Way]) -> None:
 
 
 class RandomRows:
-    """Packed rows of random documents in place of `heal.streams.Mixed`; notes when each step begins."""
+    """Packed rows of random documents in place of `heal.text.streams.Mixed`; notes when each step begins."""
 
     ended: tuple[str, ...] = ()
 
@@ -103,7 +103,7 @@ class RandomRows:
         self.begun: list[float] = []
 
     def take(self, count: int) -> list[Any]:
-        from heal.packing import pack
+        from heal.text.packing import pack
 
         self.machine.wait()
         self.begun.append(time.monotonic())
@@ -128,7 +128,7 @@ class RandomRows:
 
 def _heal(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> None:
     """A few training steps of a student over the tensors of `full`, and their row."""
-    from heal.budget import flops_per_token
+    from heal.budget.cost import flops_per_token
 
     budget = _budget(machine, shape, bits, way)
     what = f"{way.what} ({bits} bits, {way.rows} x {way.length})"
@@ -147,14 +147,14 @@ def _heal(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> None:
 
 def _train(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> float:
     """Seconds of a step."""
-    from heal.adapters import add_adapter, find_targets
-    from heal.checkpoints import Checkpoints
-    from heal.curve import Losses
-    from heal.distilling import attach_distillation, shared_prefix
-    from heal.head import attach_loss
-    from heal.loop import run
-    from heal.schedule import plan_steps
-    from heal.shared import build_student
+    from heal.models.adapters import add_adapter, find_targets
+    from heal.models.lm_head import attach_loss
+    from heal.models.student import build_student
+    from heal.training.checkpoints import Checkpoints
+    from heal.training.curve import Losses
+    from heal.training.distill import attach_distillation, shared_prefix
+    from heal.training.loop import run
+    from heal.training.schedule import plan_steps
     from prune.common.terminal import Progress
 
     kept, start = kept_layers(shape), CUTS[shape][0]
@@ -210,7 +210,7 @@ def _rank(machine: Machine) -> int:
 
 
 def _job(machine: Machine, shape: str, bits: int, way: Way) -> Any:
-    from heal.budget import Job
+    from heal.budget.cost import Job
 
     role, _, after_cut = ("all:after-cut" if way.targets == "after-cut" else way.targets).partition(":")
     return Job(
@@ -222,7 +222,7 @@ def _job(machine: Machine, shape: str, bits: int, way: Way) -> Any:
 
 def _budget(machine: Machine, shape: str, bits: int, way: Way) -> float:
     """What `heal budget` expects of a step, in GiB. Here qlora's student stands on the whole model too."""
-    from heal.budget import memory_of
+    from heal.budget.cost import memory_of
 
     job = _job(machine, shape, bits, way)
     step, held = memory_of(model_shape(shape), job), memory_of(model_shape(shape), replace(job, method="distill"))

@@ -16,7 +16,7 @@ _WORDS = 886  # of the tokenizer: with digits and special tokens fewer than any 
 
 
 def random_model(machine: Machine, shape: str, bits: int) -> Any:
-    """A frozen model on the device, as `heal.quantise.load_frozen` leaves one, without any file.
+    """A frozen model on the device, as `heal.models.quantise.load_frozen` leaves one, without any file.
 
     Weights are made and quantised one by one: 70B in NF4 never takes more than that and one matrix.
     """

@@ -1,0 +1,1 @@
+"""What a healing run will take, worked out beforehand."""

@@ -1,0 +1,364 @@
+"""What healing costs in memory and time, reckoned before anything is loaded: pure arithmetic, in bytes and FLOPs.
+
+Memory is counted as the run allocates it: frozen weights (quantised or bf16), an fp32 adapter with its gradient and
+Adam's two moments, what autograd keeps of each layer, and one chunk of logits. Time is FLOPs over an assumed share of
+a GPU's peak: an expectation, no measurement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from heal.budget.shapes import LayerShape, Linear, ModelShape
+from heal.models.roles import plays
+from prune.common.errors import UsageError
+
+FORMAT = "regrowth.budget/1"
+METHODS = ("qlora", "distill")
+GIB = 1 << 30
+LOGITS_AT_ONCE = 1 << 24  # numbers per chunk, as heal.models.chunks takes
+FLOATS_ON_CPU = 1 << 19  # of a chunk, so many at a time are in fp32 on a CPU, and all on a GPU
+_BLOCK, _DOUBLE = 64, 256  # weights per NF4 scale; scales per scale of the double quantisation
+_QUANTISED_EXTRAS = 1024 + 64  # bytes a tensor: two code books in fp32
+_ADAPTER = 4  # bytes: adapters, their gradients and both of Adam's moments are fp32
+_ALLOCATOR = 0.04  # of a GPU's memory, lost to fragments and rounding
+_CONTEXT = 0.75 * GIB  # of a GPU's memory, taken by CUDA, its kernels and cuBLAS' workspace
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A card: bytes that a program sees, dense bf16 FLOP/s, and the share of them that healing is taken to reach.
+
+    The share on an A100 is what published QLoRA runs come to when counted as here (7B to 72B: 0.32 to 0.38); on an
+    H100 it is set lower, because its memory is not faster in proportion.
+    """
+
+    name: str
+    memory: int
+    peak: float
+    share: float
+
+
+GPUS = (
+    Gpu("A100-40GB", round(39.4 * GIB), 312e12, 0.35),
+    Gpu("A100-80GB", round(79.1 * GIB), 312e12, 0.35),
+    Gpu("H100-80GB", round(79.1 * GIB), 989e12, 0.30),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked for. `kept`: layers of the full model that stay; adapters sit on those from `kept[first]` on.
+
+    Attributes:
+        method: `qlora`, or `distill`, for which the full model stays loaded.
+        bits: 4, 8 or 16.
+        role: `feed-forward` or `all`.
+        cuda: whether memory is that of a GPU; on a CPU, dropout keeps its mask in fp32.
+    """
+
+    method: str
+    kept: tuple[int, ...]
+    first: int
+    bits: int
+    role: str
+    rank: int
+    dropout: float
+    length: int
+    batch_size: int
+    checkpointing: bool
+    cuda: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """Of one forward pass."""
+        return self.length * self.batch_size
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak of a training step, by what they hold.
+
+    Attributes:
+        weights: frozen values; `quantisation`: scales and code books of the quantised ones.
+        optimiser: gradients and Adam's moments.
+        activations: what autograd keeps from the forward pass, across layers.
+        working: what one layer takes at once beyond that, or one chunk of logits: the larger of the two.
+        layer, logits: the two.
+        loading: the peak before the first step: the weights, and on a GPU one tensor as it was stored, on a CPU the
+            files as well, which are mapped while they are read.
+    """
+
+    weights: int
+    quantisation: int
+    adapter: int
+    optimiser: int
+    activations: int
+    layer: int
+    logits: int
+    loading: int
+
+    @property
+    def working(self) -> int:
+        return max(self.layer, self.logits)
+
+    @property
+    def step(self) -> int:
+        """The peak of a training step."""
+        return self.weights + self.quantisation + self.adapter + self.optimiser + self.activations + self.working
+
+    @property
+    def total(self) -> int:
+        """The peak of the run."""
+        return max(self.step, self.loading)
+
+    def to_json(self) -> dict[str, int]:
+        return {**asdict(self), "step": self.step, "total": self.total}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one card holds: `rows` is the largest batch at the asked length (0: none); times are expected ones."""
+
+    gpu: Gpu
+    memory: Memory
+    holds: bool
+    rows: int
+    longest: int
+    tokens_per_second: float
+    hours: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "memory": self.memory.total}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The answer of `heal budget`."""
+
+    shape: ModelShape
+    job: Job
+    tokens: int
+    memory: Memory
+    other: Memory  # with checkpointing the other way round
+    flops: float  # per token
+    verdicts: tuple[Verdict, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        job = asdict(self.job)
+        return {
+            "format": FORMAT,
+            "model": self.shape.name,
+            "layers": len(self.shape.layers),
+            "parameters": self.shape.values,
+            "kept": job.pop("kept"),
+            "settings": {name: value for name, value in job.items() if name != "cuda"},
+            "tokens": self.tokens,
+            "memory": self.memory.to_json(),
+            "memory_without_checkpointing" if self.job.checkpointing else "memory_with_checkpointing": (
+                self.other.to_json()
+            ),
+            "flops_per_token": self.flops,
+            "gpus": [verdict.to_json() for verdict in self.verdicts],
+        }
+
+
+def kept_layers(layers: int, n: int, start: int | None = None) -> tuple[int, ...]:
+    """Layers (0-based) that a cut of `n` leaves: the block at `start`, or the deepest that keeps the last layer.
+
+    Raises:
+        UsageError: no such block.
+    """
+    start = max(0, layers - 1 - n) if start is None else start
+    if n < 0 or start < 0 or start + n > layers or n >= layers:
+        raise UsageError(f"--n {n}: no block of so many layers from layer {start} in a model of {layers}")
+    return tuple(layer for layer in range(layers) if not start <= layer < start + n)
+
+
+def memory_of(shape: ModelShape, job: Job) -> Memory:
+    """Bytes at the peak of a step."""
+    loaded = shape.layers if job.method == "distill" else tuple(shape.layers[i] for i in job.kept)
+    kept = [shape.layers[i] for i in job.kept]
+    linear = sum(one.values for layer in loaded for one in layer.linears)
+    rest = shape.outside + sum(layer.experts + layer.other for layer in loaded)
+    weights = {4: linear // 2, 8: linear, 16: 2 * linear}[job.bits] + 2 * rest
+    adapter = sum(_adapter_values(layer, job) for layer in kept[job.first :]) * _ADAPTER
+    trained = kept[job.first :]
+    saved = [_saved(shape, layer, job) for layer in trained]
+    quantisation = sum(_scales(one, job.bits) for layer in loaded for one in layer.linears)
+    stored = shape.stored_bytes * (sum(one.values for one in loaded) + shape.outside) // shape.values
+    state = 2 * shape.hidden * job.tokens  # one state of a batch, in bf16
+    ends = 3 * state  # the last states, their normalised copy and its gradient
+    if job.method == "distill":
+        ends += 2 * state  # the teacher's, and where it and the student part
+    if job.checkpointing:
+        activations = state * len(trained) + ends
+        layer = max(saved, default=0) + max((_passing(shape, one, job) for one in trained), default=0)
+    else:
+        activations = sum(saved) + ends
+        layer = max((_passing(shape, one, job) for one in trained), default=0)
+    return Memory(
+        weights=weights,
+        quantisation=quantisation,
+        adapter=adapter,
+        optimiser=3 * adapter,
+        activations=activations + _mask(shape, job),
+        layer=layer,
+        logits=_logits(shape, job),
+        loading=weights + quantisation + (4 * shape.largest if job.cuda else stored),
+    )
+
+
+def flops_per_token(shape: ModelShape, job: Job) -> float:
+    """Of a training step, adapters, attention scores, head, recomputation and teacher included."""
+    kept = [shape.layers[i] for i in job.kept]
+    scores = 4.0 * job.length * shape.heads * shape.head_width  # of one layer's forward pass; masked ones are computed
+    head = 2.0 * shape.vocabulary * shape.hidden
+
+    def forward(layers: list[LayerShape]) -> float:
+        active = sum(sum(one.values for one in layer.linears) + layer.active_experts for layer in layers)
+        return 2.0 * active + scores * len(layers)
+
+    trained = kept[job.first :]
+    adapters = float(sum(_adapter_values(layer, job) for layer in trained))
+    backward = forward(trained) + scores * len(trained)  # by the inputs alone: the weights are frozen
+    again = forward(trained) + 2 * adapters if job.checkpointing else 0.0
+    total = forward(kept) + backward + again + 6 * adapters + 2 * head
+    if job.method == "distill":
+        shared = next((i for i, layer in enumerate(job.kept) if i != layer or i >= job.first), len(kept))
+        total += forward(list(shape.layers)) - forward(kept[:shared]) + head
+    return total
+
+
+def reckon(shape: ModelShape, job: Job, *, tokens: int, gpus: tuple[Gpu, ...] = GPUS) -> Budget:
+    """The whole budget.
+
+    Args:
+        tokens: to heal on.
+        gpus: cards to answer for.
+
+    Raises:
+        UsageError: a method, bits, a rank or a length that cannot be.
+    """
+    _check(shape, job)
+    flops = flops_per_token(shape, job)
+    verdicts = tuple(_judge(shape, job, gpu, tokens, flops) for gpu in gpus)
+    other = memory_of(shape, replace(job, checkpointing=not job.checkpointing))
+    return Budget(shape, job, tokens, memory_of(shape, job), other, flops, verdicts)
+
+
+def _judge(shape: ModelShape, job: Job, gpu: Gpu, tokens: int, flops: float) -> Verdict:
+    room, rate = usable(gpu.memory), gpu.peak * gpu.share / flops
+
+    def fits(rows: int, length: int) -> bool:
+        return memory_of(shape, replace(job, batch_size=rows, length=length)).total <= room
+
+    longest = 128 * _most(lambda pieces: fits(1, 128 * pieces))
+    return Verdict(
+        gpu=gpu,
+        memory=memory_of(shape, job),
+        holds=fits(job.batch_size, job.length),
+        rows=_most(lambda rows: fits(rows, job.length)),
+        longest=min(longest, shape.context or longest),
+        tokens_per_second=rate,
+        hours=tokens / rate / 3600,
+    )
+
+
+def usable(memory: int) -> int:
+    """What a card of so many bytes leaves for tensors."""
+    return int(memory * (1 - _ALLOCATOR) - _CONTEXT)
+
+
+def _most(fits: Any) -> int:
+    """The largest whole number that fits, up to 65536; 0 if 1 does not."""
+    low, high = 0, 1
+    while high <= 65536 and fits(high):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _adapted(linear: Linear, job: Job) -> bool:
+    return plays(job.role, linear.path)
+
+
+def _adapter_values(layer: LayerShape, job: Job) -> int:
+    return sum(job.rank * (one.inputs + one.outputs) for one in layer.linears if _adapted(one, job))
+
+
+def _scales(linear: Linear, bits: int) -> int:
+    if bits == 16:
+        return 0
+    if bits == 8:
+        return 4 * linear.outputs
+    blocks = -(-linear.values // _BLOCK)
+    return blocks + 4 * -(-blocks // _DOUBLE) + _QUANTISED_EXTRAS
+
+
+def _saved(shape: ModelShape, layer: LayerShape, job: Job) -> int:
+    """Bytes that autograd keeps of one layer's forward pass until its backward pass."""
+    width, attended = _inner(layer), shape.heads * shape.head_width
+    token = layer.norms + 8 * attended + 4 * shape.heads  # norms; queries, keys, values (one per head) and result
+    token += 4 * shape.head_width + 2 * job.length  # rotation; which tokens are seen, as bf16
+    token += shape.scores * shape.heads * job.length
+    if shape.gated:
+        token += 6 * width  # both factors and the activation's input, in bf16
+    else:
+        token += (8 if shape.written_out else 2) * width
+    if job.bits == 8:
+        token += 2 * (2 * shape.hidden + attended + width)  # int8 products keep their inputs
+    if layer.active_experts:
+        token += 14 * layer.active_experts // max(1, shape.hidden)
+    mask = 0 if job.dropout == 0 else 1 if job.cuda else 4
+    for one in layer.linears:
+        if _adapted(one, job):
+            token += (4 + mask) * one.inputs + 4 * job.rank  # its input in fp32, after dropout; the mask; what A gives
+    return token * job.tokens
+
+
+def _passing(shape: ModelShape, layer: LayerShape, job: Job) -> int:
+    """Bytes that come and go within one layer's backward pass: gradients, and one weight as bf16."""
+    width = max(_inner(layer), shape.hidden)
+    largest = max((one.values for one in layer.linears), default=0)
+    return 12 * width * job.tokens + (2 * largest if job.bits < 16 else 0)
+
+
+def _inner(layer: LayerShape) -> int:
+    """Width of the feed-forward part inside."""
+    return max((one.inputs for one in layer.linears if one.feed_forward), default=0)
+
+
+def _mask(shape: ModelShape, job: Job) -> int:
+    """Which token of a packed row sees which: a truth value each, made once for all layers."""
+    return job.batch_size * job.length**2
+
+
+def _logits(shape: ModelShape, job: Job) -> int:
+    numbers = min(max(64, LOGITS_AT_ONCE // shape.vocabulary), job.tokens) * shape.vocabulary
+    wide = numbers if job.cuda else min(numbers, FLOATS_ON_CPU)
+    if job.method == "qlora":
+        return numbers * 4 + wide * 4  # logits and their slope; chances in fp32
+    return numbers * 8 + wide * 16  # both logits, the slope; fp32
+
+
+def _check(shape: ModelShape, job: Job) -> None:
+    if job.method not in METHODS:
+        raise UsageError(f"--method {job.method} is unknown; take {' or '.join(METHODS)}")
+    if job.bits not in (4, 8, 16):
+        raise UsageError(f"--bits {job.bits} is unknown; take 4, 8 or 16")
+    if shape.context and job.length > shape.context:
+        raise UsageError(f"--length {job.length} is beyond the {shape.context} tokens that the model can read")
+    for name, value in (("length", job.length), ("batch-size", job.batch_size), ("rank", job.rank)):
+        if value < 1:
+            raise UsageError(f"--{name} {value} is not at least 1")
+    if not 0 <= job.dropout < 1:
+        raise UsageError(f"--dropout {job.dropout} is not in [0, 1)")
+    sides = [min(one.inputs, one.outputs) for layer in shape.layers for one in layer.linears if _adapted(one, job)]
+    if not sides:
+        raise UsageError(f"{shape.name} has no linear projection for --targets {job.role}")
+    if job.rank > min(sides):
+        raise UsageError(f"--rank {job.rank} does not fit: the smallest adapted matrix has a side of {min(sides)}")

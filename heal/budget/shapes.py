@@ -1,0 +1,190 @@
+"""What a budget needs to know of a model, read from config.json and the headers of its shards: no tensor is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heal.models.roles import is_feed_forward
+from prune.checkpoint.headers import Tensor
+from prune.common.errors import CheckpointError
+from prune.cutting.planning import Subject, open_subject
+
+_TURNED = ("gpt2",)  # stored (in, out)
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+_EXPERT = ".experts."
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A projection of a layer: `path` in the layer, widths, and whether it is of the feed-forward part."""
+
+    path: str
+    inputs: int
+    outputs: int
+    feed_forward: bool
+
+    @property
+    def values(self) -> int:
+        return self.inputs * self.outputs
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """One layer: its projections, the values of experts (which stay in bf16), and of norms and biases.
+
+    Attributes:
+        norms: bytes that its norms keep of one token for the backward pass: of a norm without bias (RMS) the state in
+            fp32, else in bf16.
+        active_experts: the values of the experts that one token runs through.
+    """
+
+    linears: tuple[Linear, ...]
+    experts: int
+    active_experts: int
+    other: int
+    norms: int
+
+    @property
+    def values(self) -> int:
+        return sum(linear.values for linear in self.linears) + self.experts + self.other
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A decoder: its layers in order, and what stands outside them.
+
+    Attributes:
+        outside: values of embeddings, final norm and an untied head.
+        vocabulary, hidden: V and d.
+        heads, key_value_heads, head_width: of the attention.
+        gated: the feed-forward part multiplies two projections (Llama, Gemma, Qwen).
+        written_out: the activation is a formula of several operations, each of which keeps its input (gelu_new).
+        scores: bytes kept of one attention score; 0 where a fused kernel keeps none.
+        context: positions that it was made for; None where the config sets no bound.
+        stored_bytes: of all tensors in the files.
+        largest: values of the largest tensor.
+    """
+
+    name: str
+    layers: tuple[LayerShape, ...]
+    outside: int
+    vocabulary: int
+    hidden: int
+    heads: int
+    key_value_heads: int
+    head_width: int
+    gated: bool
+    written_out: bool
+    scores: int
+    context: int | None
+    stored_bytes: int
+    largest: int
+
+    @property
+    def values(self) -> int:
+        return self.outside + sum(layer.values for layer in self.layers)
+
+
+def read_shape(model: str | Path, *, revision: str | None = None) -> ModelShape:
+    """The shape of a model in a folder, or of a hub model, whose weights are not fetched.
+
+    Raises:
+        CheckpointError: no model, one of a family that is not known, or one whose weights are packed.
+    """
+    return shape_of(open_subject(model, revision=revision))
+
+
+def shape_of(subject: Subject) -> ModelShape:
+    """The same from an open checkpoint."""
+    config = subject.checkpoint.config
+    section = config.get(subject.family.section or "", config)
+    found = {"inside": [[] for _ in range(subject.layers)], "outside": []}  # type: dict[str, Any]
+    for tensor in subject.checkpoint.tensors():
+        if tensor.dtype not in ("F64", "F32", "F16", "BF16"):
+            raise CheckpointError(
+                f"{subject.source.name}: {tensor.name} is of type {tensor.dtype}: healing needs a model whose weights "
+                "are floating-point numbers, and quantises it by itself"
+            )
+        layer = subject.names.layer(tensor.name)
+        if layer is None:
+            found["outside"].append(tensor)
+        elif layer < subject.layers:
+            found["inside"][layer].append(tensor)
+    outside: list[Tensor] = found["outside"]
+    table = max((t for t in outside if len(t.shape) == 2), key=lambda t: t.elements, default=None)
+    if table is None:
+        raise CheckpointError(f"{subject.source.name}: no tensor outside the layers is an embedding")
+    hidden = _number(section, "hidden_size", "n_embd", "d_model") or min(table.shape)
+    heads = _number(section, "num_attention_heads", "n_head", "n_heads") or 1
+    tied = config.get("tie_word_embeddings", section.get("tie_word_embeddings", True))
+    head = [t for t in outside if t.name.endswith(_HEADS)]
+    active = _number(section, "num_experts_per_tok", "top_k_experts", "moe_topk") or 1
+    experts = _number(section, "num_local_experts", "num_experts", "n_routed_experts") or 1
+    layers = tuple(
+        _layer(tensors, min(1.0, active / experts), config.get("model_type") in _TURNED) for tensors in found["inside"]
+    )
+    text = sum(t.elements for t in outside if not any(part in t.name for part in ("vision", "visual", "audio")))
+    return ModelShape(
+        name=subject.source.name,
+        layers=layers,
+        outside=text - (sum(t.elements for t in head) if tied and len(head) and _both(outside) else 0),
+        vocabulary=max(table.shape),
+        hidden=hidden,
+        heads=heads,
+        key_value_heads=_number(section, "num_key_value_heads") or heads,
+        head_width=_number(section, "head_dim") or hidden // heads,
+        gated=any("gate" in linear.path and linear.feed_forward for linear in layers[0].linears)
+        or any(linear.path.endswith("w3") for linear in layers[0].linears),
+        written_out=section.get("hidden_act", section.get("activation_function", "silu")) == "gelu_new",
+        scores=_scores(section),
+        context=_number(section, "max_position_embeddings", "n_positions"),
+        stored_bytes=subject.checkpoint.size,
+        largest=max(t.elements for t in subject.checkpoint.tensors()),
+    )
+
+
+def _layer(tensors: Sequence[Tensor], share: float, turned: bool) -> LayerShape:
+    linears, experts, other, norms = [], 0, 0, 0
+    for tensor in tensors:
+        path = _path(tensor.name)
+        if _EXPERT in f".{path}" or len(tensor.shape) == 3:
+            experts += tensor.elements
+        elif len(tensor.shape) == 2 and path.endswith(".weight"):
+            outputs, inputs = reversed(tensor.shape) if turned else tensor.shape
+            path = path.removesuffix(".weight")
+            linears.append(Linear(path, inputs, outputs, is_feed_forward(path)))
+        else:
+            other += math.prod(tensor.shape)
+    names = {_path(tensor.name): tensor.shape for tensor in tensors}
+    for path, shape in names.items():
+        if len(shape) == 1 and path.endswith(".weight"):
+            norms += 2 * shape[0] + 8 if path.removesuffix("weight") + "bias" in names else 4 * shape[0] + 4
+    return LayerShape(tuple(linears), experts, round(experts * share), other, norms)
+
+
+def _path(name: str) -> str:
+    """`model.layers.3.mlp.up_proj.weight` -> `mlp.up_proj.weight`."""
+    parts = name.split(".")
+    place = next(i for i, part in enumerate(parts) if part.isdecimal())
+    return ".".join(parts[place + 1 :])
+
+
+def _both(outside: Sequence[Tensor]) -> bool:
+    """Whether a table as large as the head stands beside it: then a tied head is stored twice."""
+    return any(count > 1 for count in Counter(t.shape for t in outside if len(t.shape) == 2).values())
+
+
+def _scores(section: Mapping[str, Any]) -> int:
+    """A soft cap, and on a CPU dropout of scores, keep attention from the fused kernels."""
+    if section.get("attn_logit_softcapping"):
+        return 8
+    return 12 if any(section.get(name) for name in ("attn_pdrop", "attention_dropout")) else 0
+
+
+def _number(section: Mapping[str, Any], *names: str) -> int | None:
+    return next((value for name in names if type(value := section.get(name)) is int), None)

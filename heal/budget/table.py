@@ -1,0 +1,72 @@
+"""A budget as tables for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heal.budget.cost import GIB, Budget
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+_ROWS = (
+    ("weights", "frozen weights"),
+    ("quantisation", "scales of the quantised ones"),
+    ("adapter", "adapter"),
+    ("optimiser", "gradients and Adam"),
+    ("activations", "activations kept for backward"),
+    ("layer", "one layer at work"),
+    ("logits", "one chunk of logits"),
+    ("step", "peak of a step"),
+    ("loading", "peak of loading"),
+)
+
+
+def tables(budget: Budget) -> Group:
+    """What a step holds, with and without checkpointing; and what each card makes of it."""
+    from rich.console import Group
+    from rich.table import Table
+
+    job, shape = budget.job, budget.shape
+    unit, name = (GIB, "GiB") if budget.memory.total >= 4 * GIB else (GIB >> 10, "MiB")
+    held = Table(
+        title=f"{job.method} on {len(job.kept)} of {len(shape.layers)} layers of {shape.name}: {name}",
+        caption=(
+            f"{job.batch_size} row{'' if job.batch_size == 1 else 's'} of {job.length} tokens, rank {job.rank} on "
+            f"{job.role}, {job.bits} bits; of one layer at work and one chunk of logits, the larger counts"
+        ),
+    )
+    held.add_column("what")
+    pair = (budget.memory, budget.other) if job.checkpointing else (budget.other, budget.memory)
+    for words in ("checkpointing", "no checkpointing"):
+        held.add_column(
+            words + (" (asked)" if (words == "checkpointing") == job.checkpointing else ""), justify="right"
+        )
+    for part, words in _ROWS:
+        style = "bold" if part == "step" else None
+        held.add_row(words, *(_in(unit, getattr(memory, part)) for memory in pair), style=style)
+    cards = Table(
+        title=f"One card, {budget.tokens:,} tokens (expected, not measured)",
+        caption=(
+            f"{budget.flops / 1e9:.1f} GFLOP a token; a card is taken to reach this share of its bf16 peak, which a "
+            "small model or a small batch does not. Of its memory, 4 % and 0.75 GiB are left to the allocator and CUDA."
+        ),
+    )
+    for head in ("card", "GiB", "share", "holds it", "most rows", "longest row", "tokens/s", "hours"):
+        cards.add_column(head, justify="left" if head == "card" else "right")
+    for one in budget.verdicts:
+        cards.add_row(
+            one.gpu.name,
+            f"{one.gpu.memory / GIB:.0f}",
+            f"{one.gpu.share:.0%}",
+            "yes" if one.holds else "no",
+            str(one.rows) if one.rows else "none",
+            str(one.longest) if one.longest else "none",
+            f"{one.tokens_per_second:,.0f}",
+            f"{one.hours:,.1f}",
+        )
+    return Group(held, cards)
+
+
+def _in(unit: int, size: int) -> str:
+    return f"{size / unit:,.2f}" if unit == GIB else f"{size / unit:,.0f}"

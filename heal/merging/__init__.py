@@ -1,0 +1,1 @@
+"""An adapter and its base made one."""

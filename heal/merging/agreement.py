@@ -1,0 +1,265 @@
+"""Merged models against what was trained: held-out loss of each base, and logits on a few held-out rows.
+
+One model is in memory at a time. What an adapter was trained to do is told by the adapter on the base in the precision
+of its training (4, 8 or 16 bits); candidates are the base's own model with the merged tensors written over its own.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from heal.merging.tensors import MergePlan, Pairs, merged_tensor
+from heal.models.held_out import collate, mean_loss
+from heal.models.quantise import compute_dtype, load_frozen
+from heal.text.sources import HeldOut, TextSource, hold_out
+from prune.checkpoint.headers import Checkpoint
+from prune.common.errors import CheckpointError, TextError, UsageError, first_line
+from prune.common.out_of_memory import is_out_of_memory
+from prune.models.loading import Source, load_model, load_tokenizer
+from prune.text.windows import text_identity
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_ROWS, _TOKENS = 4, 64  # on which logits are compared: with a vocabulary of 128k, 131 MB in fp32
+# Mean KL in nats that rounding explains: in float32, in 16 bits, and in int8, which rounds the inputs of products too.
+# About ten times what was measured on SmolLM2-135M: less than 1e-6, 0.011 and 0.023.
+FLOAT32_BOUND, _SHORT_BOUND, _INT8_BOUND = 1e-3, 0.1, 0.2
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Text to measure on, as tokens, and what says which text that was."""
+
+    held_out: HeldOut
+    batch_size: int
+    identity: dict[str, Any]
+
+    @property
+    def targets(self) -> int:
+        return sum(row.targets for row in self.held_out.rows)
+
+
+class TextGoneError(UsageError):
+    """The text that an adapter was measured on cannot be had any more. `why`: what became of it."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; name other text with --held-out FILE, or leave measuring out with --no-check")
+        self.why = why
+
+
+def measuring_text(
+    document: dict[str, Any], source: Source, *, held_out: str | None, field: str, tokens: int | None
+) -> Measure:
+    """The rows that an adapter was measured on while it was trained, or rows of other text.
+
+    Of text that the run held out of its own, only the part that was measured is read.
+
+    Args:
+        document: the adapter's heal.json, which tells the text, its field, and the length of a row.
+        source: the base, whose tokenizer reads the text.
+        held_out: SOURCE to measure on instead; `field` is then its field.
+        tokens: how many; as many of each text as the adapter was measured on if None.
+
+    Raises:
+        TextGoneError: the text that heal.json names cannot be read, or has changed; the message names the options.
+        TextError: `held_out` cannot be read.
+    """
+    settings, facts = document["settings"], document["held_out"]
+    own = facts.get("limit", TextSource.held_out_tokens)  # the first adapters did not say
+    tokenizer, length = load_tokenizer(source), settings["length"]
+    if held_out:
+        rows = hold_out(TextSource(held_out, field, held_out, tokens or own), tokenizer, length=length)
+        return Measure(rows, settings["batch_size"], {"held_out": text_identity(held_out, field)})
+    text, identity = _recorded(document, own)
+    why = "has changed since"
+    try:
+        rows = hold_out(text, tokenizer, length=length)
+        if facts.get("sha256") in (None, rows.sha256):
+            if tokens:
+                rows = hold_out(replace(text, held_out_tokens=tokens), tokenizer, length=length)
+            return Measure(rows, settings["batch_size"], identity)
+    except TextError as error:
+        why = f"cannot be read ({error})"
+    raise TextGoneError(f"the text that the adapter was measured on, {' and '.join(text.measured)}, {why}")
+
+
+def losses(
+    source: Source,
+    checkpoint: Checkpoint,
+    plans: dict[str, MergePlan],
+    weights: Pairs,
+    measure: Measure,
+    *,
+    device: str,
+) -> dict[str, float]:
+    """Held-out loss in nats per token of every plan's merged model, run in the dtype of the training."""
+    found = {}
+    compute = compute_dtype(next(iter(plans.values())).compute)
+    with _loaded(lambda: load_model(source, dtype=compute, device=device)) as model:
+        written: dict[str, str] = {}  # by one plan, and so to be written anew by the next
+        for plan in plans.values():
+            written |= plan.changed
+        for name, plan in plans.items():
+            _swap(model, checkpoint, plan, weights, written)
+            found[name] = mean_loss(model, measure.held_out.rows, batch_size=measure.batch_size)
+    return found
+
+
+def trained_logits(
+    source: Source, adapter: Path, measure: Measure, *, bits: int, compute: str, device: str
+) -> torch.Tensor:
+    """(rows * tokens, V) logits in fp32 of the adapter on the base in the precision of its training."""
+    from peft import PeftModel
+
+    with _loaded(lambda: load_frozen(source, bits=bits, device=device, dtype=compute)) as base:
+        try:
+            adapted = PeftModel.from_pretrained(base, str(adapter)).eval()
+        except (RuntimeError, ValueError, KeyError, OSError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise CheckpointError(f"peft cannot load {adapter} on {source.name} ({first_line(error)})") from None
+        return _logits(adapted, measure)
+
+
+def merged_logits(folder: Path, measure: Measure, *, compute: str, device: str) -> torch.Tensor:
+    """(rows * tokens, V) logits in fp32 of the checkpoint in `folder`, run in the dtype of the training."""
+    source, dtype = Source(folder, "the merged model"), compute_dtype(compute)
+    with _loaded(lambda: load_model(source, dtype=dtype, device=device)) as model:
+        return _logits(model, measure)
+
+
+def kl_bound(plan: MergePlan, checkpoint: Checkpoint) -> float | None:
+    """The mean KL in nats that rounding explains between a merged model and the adapter as trained.
+
+    None where the base is not the one that was trained on: that is another function.
+    """
+    if plan.base == "original" and plan.bits != 16:
+        return None
+    if plan.bits == 8:
+        return _INT8_BOUND
+    stored = {tensor.dtype for tensor in checkpoint.tensors() if tensor.name in plan.changed}
+    return FLOAT32_BOUND if plan.compute == "float32" and stored == {"F32"} else _SHORT_BOUND
+
+
+def logits_that_fit(run: Callable[[], torch.Tensor]) -> torch.Tensor | None:
+    """What `run` gives, or None where memory runs out."""
+    try:
+        return run()
+    except Exception as error:
+        if is_out_of_memory(error):
+            return None
+        raise
+
+
+def compare(
+    wanted: torch.Tensor | None, run: Callable[[], torch.Tensor], *, bound: float | None
+) -> tuple[dict[str, Any], str]:
+    """Compare what was written with what was trained. No failure is raised: what was written is whole.
+
+    Args:
+        wanted: logits as trained, or None where memory ran out for them.
+        run: gives the logits of what was written.
+        bound: the largest mean KL in nats that is no error; None: any.
+
+    Returns:
+        Facts for heal.json: `agreement`, or `not_compared` and why. And what is wrong, in words; empty if nothing is.
+    """
+    if wanted is None:
+        return {"not_compared": "out of memory"}, ""
+    try:
+        found = run()
+    except CheckpointError as error:
+        return {"not_compared": first_line(error)}, str(error)
+    except Exception as error:
+        return {"not_compared": "out of memory" if is_out_of_memory(error) else first_line(error)}, ""
+    if not found.isfinite().all():
+        return {"not_compared": "its logits are not finite"}, "its logits are not finite"
+    facts = agreement(wanted, found)
+    if bound is None:
+        return {"agreement": facts}, ""
+    apart = (
+        f"its logits are KL {facts['kl']:.2g} nats from those of the adapter as trained, beyond the bound of {bound:g}"
+    )
+    return {"agreement": {**facts, "bound": bound}}, apart if facts["kl"] > bound else ""
+
+
+def agreement(wanted: torch.Tensor, found: torch.Tensor) -> dict[str, Any]:
+    """How far two sets of logits are apart.
+
+    Args:
+        wanted, found: (N, V), fp32.
+
+    Returns:
+        `tokens` N; `max_abs` and `mean_abs` of the logits' differences; `kl`, the mean over tokens of
+        KL(wanted || found) in nats; `same_first`, the share of tokens whose likeliest next token is the same.
+    """
+    largest = total = divergence = 0.0
+    same = 0
+    for ours, theirs in zip(wanted.split(_TOKENS), found.split(_TOKENS), strict=True):  # float64 takes twice the room
+        apart = (ours.double() - theirs.double()).abs()
+        p, q = ours.double().log_softmax(-1), theirs.double().log_softmax(-1)
+        largest = max(largest, apart.max().item())
+        total += apart.mean(-1).sum().item()
+        divergence += (p.exp() * (p - q)).sum().item()
+        same += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
+    count = len(wanted)
+    return {
+        "tokens": count,
+        "max_abs": largest,
+        "mean_abs": total / count,
+        "kl": max(0.0, divergence / count),
+        "same_first": same / count,
+    }
+
+
+def _recorded(document: dict[str, Any], tokens: int) -> tuple[TextSource, dict[str, Any]]:
+    """The text of heal.json that was measured, and its identity there: one entry a source, or a list of several."""
+    facts = document["provenance"]
+    name = "held_out" if "held_out" in facts else "text"
+    found = facts[name] if isinstance(facts[name], list) else [facts[name]]
+    sources = tuple(one["source"] for one in found)
+    text = TextSource(sources, found[0]["field"], sources if name == "held_out" else None, tokens)
+    return text, {name: facts[name]}
+
+
+def _swap(
+    model: PreTrainedModel, checkpoint: Checkpoint, plan: MergePlan, weights: Pairs, names: dict[str, str]
+) -> None:
+    """Write the plan's values of the tensors in `names` (tensor -> module) into the model."""
+    with torch.no_grad():
+        for shard in checkpoint.shards:
+            for tensor in shard.tensors:
+                if tensor.name in names:
+                    weight = model.get_submodule(names[tensor.name]).weight
+                    weight.copy_(merged_tensor(shard, tensor, plan, weights))
+
+
+@torch.no_grad()
+def _logits(model: Any, measure: Measure) -> torch.Tensor:
+    device = next(model.parameters()).device
+    found = []
+    for row in measure.held_out.rows[:_ROWS]:
+        batch = {name: tensor[:, :_TOKENS].to(device) for name, tensor in collate([row]).items() if name != "labels"}
+        found.append(model(**batch, use_cache=False).logits[0].float().cpu())
+    return torch.cat(found)
+
+
+@contextmanager
+def _loaded(load: Any) -> Iterator[Any]:
+    """A model for the time of a block; its memory is given back at the end, before the next one comes."""
+    held = [load()]
+    try:
+        yield held[0]
+    finally:
+        held.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""The frozen model, its adapters and its loss."""

@@ -1,0 +1,112 @@
+"""Loss on held-out rows, in nats per token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from heal.models.lm_head import projection
+from heal.models.losses import chunked_cross_entropy
+from heal.text.packing import IGNORED, Row
+from heal.text.sources import HeldOut, TextSource, hold_out
+from heal.training.curve import Losses
+from prune.common.processes import gather, rank_and_world
+from prune.models.loading import load_model, load_tokenizer, locate, pick_device, text_config
+from prune.models.precision import pick_dtype
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """B rows of T tokens -> `input_ids`, `position_ids`, `labels`, each (B, T); no mask: positions tell documents."""
+    return {
+        "input_ids": torch.from_numpy(np.stack([row.tokens for row in rows])).long(),
+        "position_ids": torch.from_numpy(np.stack([row.positions for row in rows])).long(),
+        "labels": torch.from_numpy(np.stack([row.labels for row in rows])).long(),
+    }
+
+
+def mean_loss(model: PreTrainedModel, rows: Sequence[Row], *, batch_size: int = 4) -> float:
+    """Mean -log p in nats per predicted token over all rows; the model keeps the mode (train or eval) it was in."""
+    return summed_loss(model, rows, batch_size=batch_size) / sum(row.targets for row in rows)
+
+
+@torch.no_grad()
+def summed_loss(model: PreTrainedModel, rows: Sequence[Row], *, batch_size: int = 4, wrapper: Any = None) -> float:
+    """Sum of -log p in nats over all rows; the model keeps the mode (train or eval) it was in.
+
+    Args:
+        wrapper: what must be called in the model's place because it gathers weights first (FSDP); the loss is then
+            the one that the model was given for training (`heal.models.lm_head`).
+    """
+    training = model.training
+    model.eval()
+    total = 0.0
+    try:
+        for start in range(0, len(rows), batch_size):
+            batch = {
+                name: tensor.to(model.device) for name, tensor in collate(rows[start : start + batch_size]).items()
+            }
+            if wrapper is not None:
+                total += wrapper(**batch, num_items_in_batch=1)["loss"].item()
+                continue
+            hidden = model.get_decoder()(
+                input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
+            ).last_hidden_state
+            vocabulary = text_config(model.config).vocab_size
+            total += chunked_cross_entropy(hidden, batch["labels"], projection(model), vocabulary=vocabulary).item()
+    finally:
+        model.train(training)
+    return total
+
+
+def held_out_losses(model: PreTrainedModel, held_out: HeldOut, *, batch_size: int = 4, wrapper: Any = None) -> Losses:
+    """The loss on every held-out text. Where several processes run, each takes a share of the rows, and all call this.
+
+    Args:
+        wrapper: see `summed_loss`.
+    """
+    rank, world = rank_and_world()
+    sums = []
+    for text in held_out.texts:
+        share = text.rows[rank::world]
+        if wrapper is not None and len(share) < -(-len(text.rows) // world):  # all must call a wrapper equally often
+            share = [*share, _unlabelled(text.rows[0])]
+        sums.append(summed_loss(model, share, batch_size=batch_size, wrapper=wrapper))
+    totals = [sum(parts) for parts in zip(*gather(sums), strict=True)]
+    counts = [text.targets for text in held_out.texts]
+    main = [index for index, text in enumerate(held_out.texts) if not text.domain]
+    loss = sum(totals[index] for index in main) / sum(counts[index] for index in main)
+    return Losses(loss, {text.name: totals[i] / counts[i] for i, text in enumerate(held_out.texts)})
+
+
+def _unlabelled(row: Row) -> Row:
+    return Row(row.tokens, row.positions, np.full_like(row.labels, IGNORED))
+
+
+def held_out_loss(
+    model: str | Path,
+    text: TextSource,
+    *,
+    length: int = 512,
+    batch_size: int = 4,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> dict[str, Any]:
+    """Held-out loss of any checkpoint on the rows that `qlora` measures on: `{"loss", "tokens", "text"}`.
+
+    Args:
+        model: a model folder or hub id.
+        length: tokens per row; a loss is comparable only with one of the same length, text and tokenizer.
+    """
+    source = locate(model)
+    rows = hold_out(text, load_tokenizer(source), length=length).rows
+    device = pick_device(device)
+    loaded = load_model(source, dtype=pick_dtype(dtype, device=device), device=device)
+    loss = mean_loss(loaded, rows, batch_size=batch_size)
+    return {"loss": loss, "tokens": sum(row.targets for row in rows), "text": text.identity()}

@@ -1,0 +1,78 @@
+"""A causal language model whose forward pass returns the loss and no logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from heal.models.losses import chunked_cross_entropy
+from prune.common.errors import RegrowthError
+from prune.models.loading import text_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def projection(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """(N, d) states after the final norm -> (N, V) logits, as the model's own forward pass makes them.
+
+    Beside the head itself: Gemma's soft cap, Cohere's factor and Granite's divisor.
+    """
+    head, config = model.get_output_embeddings(), text_config(model.config)
+    cap = getattr(config, "final_logit_softcapping", None)
+    factor = getattr(config, "logit_scale", None) or 1.0
+    divisor = getattr(config, "logits_scaling", None) or 1.0
+
+    def project(states: torch.Tensor) -> torch.Tensor:
+        logits = head(states.to(head.weight.dtype))
+        if factor != 1.0 or divisor != 1.0:
+            logits = logits * (factor / divisor)
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    return project
+
+
+def attach_loss(model: PreTrainedModel) -> None:
+    """Replace the model's forward pass: `forward(input_ids, position_ids, labels, num_items_in_batch)` -> {"loss"}.
+
+    The loss is the sum over labelled tokens divided by `num_items_in_batch` (their own number if None). It stays a
+    forward pass of the model itself, so that what wraps a model (peft, DDP) goes on working.
+
+    Raises:
+        RegrowthError: the model makes its logits in another way than `projection` does; found by trying.
+    """
+    project, vocabulary = projection(model), text_config(model.config).vocab_size
+    check_head(model, project)
+    decoder = model.get_decoder()
+
+    def forward(
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **_: Any,
+    ) -> dict[str, torch.Tensor]:
+        hidden = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+        if labels is None:
+            raise ValueError("a model made ready for healing returns a loss, and needs labels for it")
+        total = chunked_cross_entropy(hidden, labels, project, vocabulary=vocabulary)
+        count = (labels[:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        return {"loss": total / count}
+
+    model.forward = forward
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel, project: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Raise RegrowthError where `project` does not give the logits that the model gives; see `attach_loss`."""
+    probe = torch.arange(8, device=model.device)[None] % text_config(model.config).vocab_size
+    own = model(input_ids=probe, use_cache=False).logits.float()
+    hidden = model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state
+    difference = (project(hidden).float() - own).abs().max().item()
+    if not difference <= 1e-2 * max(1.0, own.abs().max().item()):
+        raise RegrowthError(
+            f"{type(model).__name__} does not make its logits from the final states by its head alone, "
+            "so its loss cannot be taken in pieces; healing does not support it yet"
+        )

@@ -1,0 +1,1 @@
+"""The closed form: a patch that is solved for and not trained."""

@@ -1,0 +1,214 @@
+"""The full and the pruned model side by side, in one set of weights: what a fold is solved from and judged by.
+
+The pruned model is the full one with some layers passed over. The model's own forward pass supplies masks and
+positions; at each layer a stand-in moves two states on, the full model's and the pruned one's, which are one and the
+same up to the cut and are then computed once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from heal.models.held_out import collate
+from heal.models.lm_head import check_head, projection
+from heal.models.losses import chunked_cross_entropy
+from heal.patching.places import Place
+from heal.text.packing import Row
+from prune.common.errors import RegrowthError
+from prune.models.loading import decoder_layers, text_config
+
+_Run = Callable[[torch.Tensor], torch.Tensor]
+_Move = Callable[[int, torch.Tensor, _Run], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one batch shows at a place of the pruned model, N tokens.
+
+    features: (N, F), as `Place.featured` gives them. state: (N, D), the layer's output.
+    target: (N, D), the state that the full model has where it should be.
+    """
+
+    features: torch.Tensor
+    state: torch.Tensor
+    target: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Held:
+    """A batch of held-out rows, run up to a place: enough to judge any change there without running it anew."""
+
+    batch: dict[str, torch.Tensor]
+    features: torch.Tensor  # (B, T, F)
+    state: torch.Tensor  # (B, T, D)
+
+
+class Tracks:
+    """A loaded full model and the layers (0-based) that the pruned one lacks."""
+
+    def __init__(self, model: Any, dropped: Sequence[int]) -> None:
+        """
+        Raises:
+            RegrowthError: a model whose documents cannot be packed, or whose logits are not its head's alone.
+        """
+        self.model, self.dropped = model, frozenset(dropped)
+        self.layers = decoder_layers(model)
+        self.decoder = model.get_decoder()
+        self.changes: dict[int, tuple[Place, torch.Tensor]] = {}  # of the pruned model, by layer
+        self._boxed = False  # a model's own code may hand states on in tuples
+        if "position_ids" not in inspect.signature(self.decoder.forward).parameters:
+            raise RegrowthError(
+                f"{type(model).__name__} takes no positions, by which packed documents are told apart; "
+                "heal patch does not support it yet"
+            )
+        self.project, self.vocabulary = projection(model), text_config(model.config).vocab_size
+        check_head(model, self.project)
+
+    @torch.no_grad()
+    def take(self, rows: Sequence[Row], place: Place, target: int) -> Taken:
+        """Run rows through the pruned model up to `place`, and through the full one up to x[target]."""
+        features, state, goal = self._both(self._batch(rows), place, target)
+        return Taken(features.flatten(0, -2), state.flatten(0, 1), goal.flatten(0, 1))
+
+    @torch.no_grad()
+    def hold(self, rows: Sequence[Row], place: Place, batch_size: int) -> Iterator[Held]:
+        """Run held-out rows through the pruned model up to `place`."""
+        for start in range(0, len(rows), batch_size):
+            batch = self._batch(rows[start : start + batch_size])
+            features, state, _ = self._both(batch, place, 0)
+            yield Held(batch, features, state)
+
+    @torch.no_grad()
+    def loss(self, held: Sequence[Held], place: Place, change: torch.Tensor | None) -> float:
+        """Mean held-out loss of the pruned model with `change` at `place`, nats per token."""
+        total, count = 0.0, 0
+        for part in held:
+            state = part.state if change is None else part.state + place.effect(change, part.features)
+
+            def move(index: int, hidden: torch.Tensor, run: _Run, state: torch.Tensor = state) -> torch.Tensor:
+                if index <= place.layer:
+                    return state
+                return self._pruned(index, hidden, run)
+
+            total += self._summed(part.batch, move)
+            count += int((part.batch["labels"][:, 1:] != -100).sum())
+        return _finite(total / count)
+
+    @torch.no_grad()
+    def mean_loss(self, rows: Sequence[Row], batch_size: int, *, pruned: bool = True) -> float:
+        """Mean loss of the pruned model as it stands, or of the full one; nats per token."""
+        total, count = 0.0, 0
+        for start in range(0, len(rows), batch_size):
+            batch = self._batch(rows[start : start + batch_size])
+            total += self._summed(batch, self._pruned if pruned else lambda _index, hidden, run: run(hidden))
+            count += int((batch["labels"][:, 1:] != -100).sum())
+        return _finite(total / count)
+
+    def _both(
+        self, batch: dict[str, torch.Tensor], place: Place, target: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The pruned model's features and output, (B, T, F) and (B, T, D), at `place`, and the full one's x[target]."""
+        full = pruned = features = torch.empty(0)
+        last = max(place.layer, target - 1)
+
+        def move(index: int, hidden: torch.Tensor, run: _Run) -> torch.Tensor:
+            nonlocal full, pruned, features
+            if index == 0:
+                full = pruned = hidden
+            together = full is pruned and index <= place.layer and index not in self.dropped | self.changes.keys()
+            if index <= place.layer:
+                pruned = self._pruned(index, pruned, run)
+                if index == place.layer:
+                    features = place.featured(seen[-1]).view(*pruned.shape[:-1], -1)
+            if together:
+                full = pruned
+            elif index < target:
+                full = run(full)
+            if index == last:
+                raise _EnoughError
+            return hidden
+
+        with _watching(place.module(self.layers)) as seen, suppress(_EnoughError):
+            self._forward(batch, move)
+        return features, pruned, full
+
+    def _pruned(self, index: int, hidden: torch.Tensor, run: _Run) -> torch.Tensor:
+        if index in self.dropped:
+            return hidden
+        if index not in self.changes:
+            return run(hidden)
+        place, change = self.changes[index]
+        with _watching(place.module(self.layers)) as seen:
+            out = run(hidden)
+        return out + place.effect(change, place.featured(seen[-1]).view(*out.shape[:-1], -1))
+
+    def _summed(self, batch: dict[str, torch.Tensor], move: _Move) -> float:
+        hidden = self._forward(batch, move).last_hidden_state
+        return chunked_cross_entropy(hidden, batch["labels"], self.project, vocabulary=self.vocabulary).item()
+
+    def _forward(self, batch: dict[str, torch.Tensor], move: _Move) -> Any:
+        with self._standing_in(move):
+            return self.decoder(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
+
+    @contextmanager
+    def _standing_in(self, move: _Move) -> Iterator[None]:
+        """Let `move(index, hidden, run)` answer in each layer's place; `run` is the layer itself on a state."""
+        forwards = [layer.forward for layer in self.layers]
+        own = ["forward" in vars(layer) for layer in self.layers]  # accelerate, too, sets a forward on the instance
+
+        def stand_in(index: int) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                hidden = args[0] if args else kwargs.pop("hidden_states")
+
+                def run(state: torch.Tensor) -> torch.Tensor:
+                    out = forwards[index](state, *args[1:], **kwargs)
+                    self._boxed = isinstance(out, tuple)
+                    found: torch.Tensor = out[0] if self._boxed else out
+                    return found
+
+                moved = move(index, hidden, run)
+                return (moved,) if self._boxed else moved
+
+            return forward
+
+        for index, layer in enumerate(self.layers):
+            layer.forward = stand_in(index)
+        try:
+            yield
+        finally:
+            for layer, forward, kept in zip(self.layers, forwards, own, strict=True):
+                if kept:
+                    layer.forward = forward
+                else:
+                    del layer.forward
+
+    def _batch(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(self.model.device) for name, tensor in collate(rows).items()}
+
+
+def _finite(loss: float) -> float:
+    if not math.isfinite(loss):
+        raise RegrowthError(f"the held-out loss is {loss}; try --dtype float32 or bfloat16")
+    return loss
+
+
+class _EnoughError(Exception):
+    """The pass has gone as far as it has to."""
+
+
+@contextmanager
+def _watching(module: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    """While the block runs, every input of `module` is appended to the list, batch and places in one dimension."""
+    seen: list[torch.Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0].flatten(0, -2)))
+    try:
+        yield seen
+    finally:
+        handle.remove()

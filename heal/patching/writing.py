@@ -1,0 +1,62 @@
+"""A patched model on the disk: the cut's checkpoint, with other values in the tensors that took a fold."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from heal.carrying import carry
+from heal.lineage import Lineage
+from heal.patch_card import patch_card
+from heal.patching.places import Place
+from heal.patching.side_by_side import Tracks
+from prune.checkpoint.tensors import write_over
+from prune.common.errors import RegrowthError
+from prune.common.outputs import write_json, write_text
+
+
+def stored_names(tracks: Tracks, lineage: Lineage, place: Place) -> list[str]:
+    """Names of the place's weight, and of its bias where it has one, in the pruned checkpoint.
+
+    Raises:
+        RegrowthError: it stores them under other names than the model gives them.
+    """
+    prefix = next(name for name, module in tracks.model.named_modules() if module is tracks.layers)
+    module = f"{prefix}.{lineage.plan.kept.index(place.layer)}.{place.path}"
+    stored = {tensor.name for tensor in lineage.checkpoint.tensors()}
+    found = []
+    for part in ("weight", "bias") if place.bias else ("weight",):
+        names = [name for name in (f"{module}.{part}", f"{module.partition('.')[2]}.{part}") if name in stored]
+        if not names:
+            raise RegrowthError(f"{lineage.pruned.name} stores no tensor {module}.{part}; this layout takes no fold")
+        found.append(names[0])
+    return found
+
+
+def tensors_of(place: Place, matrix: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
+    """A changed matrix, (D, F), as the checkpoint's tensors: its weight as it is stored, and its bias."""
+    weight = matrix[:, :-1] if place.bias else matrix
+    values = [weight.T if place.transposed else weight, *([matrix[:, -1]] if place.bias else [])]
+    return dict(zip(names, values, strict=True))
+
+
+def write_patched(lineage: Lineage, stage: Path, values: Mapping[str, torch.Tensor], document: dict[str, Any]) -> None:
+    """Copy the pruned checkpoint into `stage` shard by shard, and write `values` over their places in the copy.
+
+    Args:
+        values: tensor -> what it becomes, cast to the dtype in which it is stored.
+        document: heal.json.
+    """
+    for shard in lineage.checkpoint.shards:
+        copy = stage / shard.name
+        shutil.copyfile(shard.path, copy)
+        for tensor in shard.tensors:
+            if tensor.name in values:
+                write_over(copy, shard, tensor, values[tensor.name].cpu())
+    carry(lineage.pruned.folder, stage)
+    write_json(stage / "heal.json", document)
+    write_text(stage / "README.md", patch_card(document))

@@ -1,0 +1,1 @@
+"""Rows of tokens to train and to measure on."""

@@ -1,0 +1,259 @@
+"""Text for healing that the full model writes itself: responses to prompts, as in Self-Data Distillation.
+
+A model fine-tuned on what it would have said loses less of what it can do than one tuned on other people's text
+(arXiv 2410.09982, where it is the remedy for generative tasks after a cut).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from heal.text.sources import HeldOut, TextSource, trainable
+from prune.common.errors import TextError
+from prune.text.documents import read_documents
+from prune.text.windows import SHORTEST, bos_id, encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+OPENING = 32  # tokens of a document that the model goes on from, where no prompts are named
+_AT_ONCE = 16  # prompts a batch
+_BUFFER = 10_000  # prompts shuffled at a time
+_CANDIDATES = 0.95  # top-p: without a bound, one token in many is noise that the student would learn
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model answers: its token ids, BOS included, and the text they come from."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """One line of responses.jsonl. `text` is what healing reads: prompt and response, without BOS and EOS.
+
+    Attributes:
+        tokens: of the response.
+        ended: whether the model ended it itself.
+        prompt_tokens: of the prompt, BOS included.
+        batch: which batch it was written in, 0-based; the batch's random numbers follow from the seed and this.
+    """
+
+    text: str
+    prompt: str
+    response: str
+    tokens: int
+    ended: bool
+    prompt_tokens: int
+    batch: int
+
+
+def read_prompts(
+    tokenizer: PreTrainedTokenizerBase, text: TextSource, prompts: str | None, held_out: HeldOut, *, seed: int
+) -> Iterator[Prompt]:
+    """What the full model is to answer, in an order given by `seed`, through a buffer that holds 10,000 of them.
+
+    Args:
+        text: without `prompts`, its documents' openings, of several sources in turns.
+        prompts: a SOURCE whose rows have a field `prompt`.
+        held_out: what is measured, and so never a prompt.
+    """
+    if prompts is not None:
+        asked = (d.text for d in read_documents(prompts, field="prompt") if not held_out.holds(d.text))
+        return asked_prompts(tokenizer, _shuffled(asked, seed))
+    wanted = trainable(text, held_out)
+
+    def documents(source: str) -> Iterator[str]:
+        return (d.text for d in read_documents(source, field=text.field) if wanted(d.text))
+
+    shuffled = [_shuffled(documents(s), [seed, i] if i else seed) for i, s in enumerate(text.sources)]
+    return opening_prompts(tokenizer, _in_turns(shuffled))
+
+
+def opening_prompts(tokenizer: PreTrainedTokenizerBase, documents: Iterator[str]) -> Iterator[Prompt]:
+    """The first tokens of each document, for the model to go on from; no template."""
+    head = [] if (bos := bos_id(tokenizer)) is None else [bos]
+    for document in documents:
+        ids = encode(tokenizer, document)
+        if len(ids) >= SHORTEST:
+            ids = ids[:OPENING]
+            yield Prompt((*head, *ids), tokenizer.decode(ids))
+
+
+def asked_prompts(tokenizer: PreTrainedTokenizerBase, questions: Iterator[str]) -> Iterator[Prompt]:
+    """Each question as a user's message in the tokenizer's chat template, or as it stands where there is none."""
+    bos = bos_id(tokenizer)
+    opening = "" if bos is None else str(tokenizer.bos_token)
+    for question in questions:
+        text = question
+        if tokenizer.chat_template:
+            text = tokenizer.apply_chat_template(
+                [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+            )
+        text = text.removeprefix(opening)  # some templates begin with BOS; packing opens each document with one
+        ids = encode(tokenizer, text)
+        yield Prompt((*ids,) if bos is None else (bos, *ids), text)
+
+
+def write_responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Iterator[Prompt],
+    path: Path,
+    *,
+    tokens: int,
+    response_tokens: int,
+    seed: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Let the full model answer prompts until there are `tokens` tokens, and write them to `path`.
+
+    Batch by batch they go into a file beside it, `partial(path)`, which becomes `path` when all are there. A run that
+    was stopped goes on after the batches that it finds there (of the same prompts and settings); the last one, which
+    may not be whole, is written anew.
+
+    Args:
+        prompts: from the first on, read until the budget is met.
+        tokens: prompts, responses, a BOS and an EOS each.
+        response_tokens: at most so many a response; sampled at temperature 1 from the likeliest 95 %.
+        advance: called with the tokens that each batch gave.
+
+    Raises:
+        TextError: the prompts end before.
+    """
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    number, total = _go_on(partial(path))
+    advance(total)
+    prompts = islice(prompts, number * _AT_ONCE, None)
+    with partial(path).open("ab") as file:
+        while total < tokens:
+            batch = list(islice(prompts, _AT_ONCE))
+            if not batch:
+                raise TextError(
+                    f"the prompts gave {total} of the {tokens} tokens asked for; name more with --prompts, raise "
+                    "--response-tokens, or ask for fewer --tokens"
+                )
+            longest = max(len(prompt.ids) for prompt in batch)
+            room = response_tokens if limit is None else min(response_tokens, limit - longest)
+            if room < 1:
+                raise TextError(f"a prompt of {longest} tokens leaves no room in the {limit} that the model can read")
+            answers = _answer(model, tokenizer, [prompt.ids for prompt in batch], room, seed + number)
+            ends = _ends(model, tokenizer)
+            found = [_response(tokenizer, *pair, ends, number) for pair in zip(batch, answers, strict=True)]
+            found = [response for response in found if response.response.strip()]
+            file.write("".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            count = sum(one.prompt_tokens + one.tokens + 1 for one in found)
+            total, number = total + count, number + 1
+            advance(count)
+    partial(path).replace(path)
+
+
+def partial(path: Path) -> Path:
+    """Where responses stand until all are written."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def _go_on(path: Path) -> tuple[int, int]:
+    """Cut the last batch, and a line that breaks off, off an unfinished file: the batch to write, the tokens before."""
+    if not path.exists():
+        return 0, 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    last = found[-1]["batch"] if found else 0
+    whole = [one for one in found if one["batch"] < last]
+    os.truncate(path, sum(map(len, lines[: len(whole)])))
+    return last, sum(one["prompt_tokens"] + one["tokens"] + 1 for one in whole)
+
+
+def _response(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: list[int], ends: list[int], batch: int
+) -> Response:
+    ended = bool(ids) and ids[-1] in ends
+    words = tokenizer.decode(ids, skip_special_tokens=True)
+    return Response(prompt.text + words, prompt.text, words, len(ids) - ended, ended, len(prompt.ids), batch)
+
+
+def tally(path: Path) -> dict[str, int]:
+    """What a responses.jsonl holds: how many responses, their tokens, and how many the model ended itself."""
+    with path.open(encoding="utf-8") as file:
+        found = [json.loads(line) for line in file]
+    return {
+        "responses": len(found),
+        "tokens": sum(response["tokens"] for response in found),
+        "ended": sum(response["ended"] for response in found),
+    }
+
+
+def _in_turns(streams: Sequence[Iterator[str]]) -> Iterator[str]:
+    """One of each; where one has ended, the others go on."""
+    for together in zip_longest(*streams):
+        yield from (one for one in together if one is not None)
+
+
+def _shuffled(texts: Iterator[str], seed: int | list[int]) -> Iterator[str]:
+    rng = np.random.default_rng(seed)
+    while buffer := list(islice(texts, _BUFFER)):
+        for place in rng.permutation(len(buffer)):
+            yield buffer[place]
+
+
+@torch.no_grad()
+def _answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[int, ...]],
+    most: int,
+    seed: int,
+) -> list[list[int]]:
+    """What the model writes after each prompt, up to and with the token that ends it."""
+    from transformers import GenerationConfig
+
+    ends = _ends(model, tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    how = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=_CANDIDATES,
+        max_new_tokens=most,
+        eos_token_id=ends or None,
+        pad_token_id=pad,
+        use_cache=True,
+    )
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        written = model.generate(input_ids=ids, attention_mask=mask, generation_config=how)[:, width:].tolist()
+    return [_up_to_end(answer, ends) for answer in written]
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a response: the generation config's, or the tokenizer's EOS."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    named = tokenizer.eos_token_id if named is None else named
+    return [] if named is None else named if isinstance(named, list) else [named]
+
+
+def _up_to_end(ids: list[int], ends: list[int]) -> list[int]:
+    stop = next((place for place, token in enumerate(ids) if token in ends), None)
+    return ids if stop is None else ids[: stop + 1]

@@ -1,0 +1,270 @@
+"""Text for healing: a held-out part that never moves, and packed rows to train on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from heal.text.packing import Row, pack
+from heal.text.streams import Mixed, TextRows
+from prune.common.errors import TextError, UsageError
+from prune.text.documents import Document, read_documents, source_files
+from prune.text.windows import SHORTEST, bos_id, encode, text_identity
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+HELD_OUT_SHARE = 50  # one document in so many is held out
+_COUNTED = 128 << 20  # bytes of local text that are counted before training, if they may be too few
+_PLENTY = 8  # bytes of text per token asked for: twice what English has
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Where the text comes from.
+
+    Attributes:
+        source: a SOURCE as in `prune.text.documents`, or several, which are mixed in equal shares.
+        held_out: text to measure on, or several; without it, one document in fifty of `source` is held out by its hash.
+        held_out_tokens: how much of each such text is measured.
+        domains: pairs of a name and a SOURCE that is measured besides, such as ("medical", "notes.jsonl").
+    """
+
+    source: str | tuple[str, ...]
+    field: str = "text"
+    held_out: str | tuple[str, ...] | None = None
+    held_out_tokens: int = 16_000
+    domains: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The sources that held-out loss is measured on."""
+        if self.held_out is None:
+            return self.sources
+        return (self.held_out,) if isinstance(self.held_out, str) else self.held_out
+
+    def identity(self) -> dict[str, Any]:
+        """What provenance records: `text`, and where they were named `held_out` and `domain_texts`."""
+        found: dict[str, Any] = {"text": self._identities(self.sources)}
+        if self.held_out is not None:
+            found["held_out"] = self._identities(self.measured)
+        if self.domains:
+            found["domain_texts"] = {name: text_identity(source, self.field) for name, source in self.domains}
+        return found
+
+    def _identities(self, sources: tuple[str, ...]) -> Any:
+        found = [text_identity(source, self.field) for source in sources]
+        return found[0] if len(found) == 1 else found
+
+
+@dataclass(frozen=True)
+class HeldOutText:
+    """Packed rows of one text to measure on. `domain`: measured besides, and no part of the held-out loss."""
+
+    name: str
+    source: str
+    domain: bool
+    rows: list[Row]
+
+    @property
+    def targets(self) -> int:
+        """How many tokens are predicted."""
+        return sum(row.targets for row in self.rows)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Texts to measure on, and the hashes of the documents in them, which are never trained on."""
+
+    texts: tuple[HeldOutText, ...]
+    digests: frozenset[bytes]
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows that the held-out loss is measured on."""
+        return [row for text in self.texts if not text.domain for row in text.rows]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of those rows: what tells a later reader of the text whether it has the same."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            for part in (row.tokens, row.positions, row.labels):
+                digest.update(np.asarray(part, dtype=np.int32).tobytes() + b"\0")
+        return digest.hexdigest()
+
+    def holds(self, document: str) -> bool:
+        """Whether a document is measured."""
+        return _digest(document) in self.digests
+
+    def to_json(self) -> dict[str, Any]:
+        texts = [
+            {
+                "name": text.name,
+                "source": text.source,
+                "domain": text.domain,
+                "rows": [[part.tolist() for part in (row.tokens, row.positions, row.labels)] for row in text.rows],
+            }
+            for text in self.texts
+        ]
+        return {"texts": texts, "digests": sorted(digest.hex() for digest in self.digests)}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> HeldOut:
+        texts = tuple(
+            HeldOutText(
+                text["name"],
+                text["source"],
+                text["domain"],
+                [Row(*(np.asarray(part, dtype=np.int32) for part in row)) for row in text["rows"]],
+            )
+            for text in document["texts"]
+        )
+        return cls(texts, frozenset(bytes.fromhex(digest) for digest in document["digests"]))
+
+
+def hold_out(text: TextSource, tokenizer: PreTrainedTokenizerBase, *, length: int) -> HeldOut:
+    """Rows to measure on: the first held-out documents in source order, whatever the budget and the seed.
+
+    Only text is predicted: documents get a BOS (where the tokenizer has one) and no EOS, so that the loss tells
+    nothing about learning to end. It depends on `length`, which bounds what a prediction sees.
+
+    Raises:
+        TextError: under 64 tokens of a held-out text.
+        UsageError: two of the texts have one name.
+    """
+    names = _names(text.measured)
+    plans = [(name, source, False) for name, source in zip(names, text.measured, strict=True)]
+    plans += [(name, source, True) for name, source in text.domains]
+    called = [name for name, _, _ in plans]
+    twice = next((name for name in called if called.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two texts would be measured as {twice!r}; give the --domain-text another name")
+    texts, digests = [], set()
+    for name, source, domain in plans:
+        documents: Iterable[Document] = read_documents(source, field=text.field)
+        if text.held_out is None and not domain:
+            documents = (document for document in documents if is_held_out(document.text))
+        ids: list[list[int]] = []
+        count = 0
+        for document in documents:
+            found = encode(tokenizer, document.text)[: text.held_out_tokens - count]
+            if len(found) >= SHORTEST:
+                ids.append(found)
+                digests.add(_digest(document.text))
+                count += len(found)
+            if count >= text.held_out_tokens:
+                break
+        if count < 64:
+            share = text.held_out is None and not domain
+            where = f"the held-out part of {source} (one document in {HELD_OUT_SHARE})" if share else source
+            raise TextError(f"{where} has only {count} tokens; name other text with --held-out")
+        rows = list(pack(ids, length, bos=bos_id(tokenizer), eos=None, keep_last=True))
+        texts.append(HeldOutText(name, source, domain, rows))
+    return HeldOut(tuple(texts), frozenset(digests))
+
+
+def trainable(text: TextSource, held_out: HeldOut) -> Callable[[str], bool]:
+    """Whether a document of `text` may be trained on: it is not measured, nor one of the part that is held out."""
+    share = text.held_out is None  # then the whole share is kept apart, measured or not: a larger one stays clean
+
+    def wanted(document: str) -> bool:
+        return not (share and is_held_out(document)) and not held_out.holds(document)
+
+    return wanted
+
+
+def row_stream(
+    text: TextSource,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: HeldOut,
+    *,
+    length: int,
+    seed: int,
+    state: dict[str, Any] | None = None,
+) -> Mixed:
+    """Packed rows of the documents that are not held out, shuffled by `seed`, from the start or from a `state`."""
+    wanted = trainable(text, held_out)
+    streams = [
+        TextRows(
+            source,
+            text.field,
+            tokenizer,
+            length=length,
+            seed=[seed, index] if index else seed,
+            wanted=wanted,
+            state=state["streams"][index] if state else None,
+        )
+        for index, source in enumerate(text.sources)
+    ]
+    return Mixed(streams, turn=state["turn"] if state else 0)
+
+
+def training_rows(
+    text: TextSource, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, *, rows: int, length: int, seed: int
+) -> list[Row]:
+    """The first `rows` rows of `row_stream`, all in memory.
+
+    Raises:
+        TextError: the text ends before.
+    """
+    found = row_stream(text, tokenizer, held_out, length=length, seed=seed).take(rows)
+    _check_enough(text, len(found), rows, length)
+    return found
+
+
+def check_enough(
+    text: TextSource, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, *, rows: int, length: int, seed: int
+) -> None:
+    """Refuse text that is too short where that is cheap to know: local files small for the budget are counted.
+
+    Raises:
+        TextError: the text ends before `rows` rows.
+    """
+    if any(source.startswith("hub:") for source in text.sources):
+        return
+    size = sum(path.stat().st_size for source in text.sources for path in source_files(source))
+    if size > _COUNTED or (size > _PLENTY * rows * length and not _packed_files(text)):
+        return
+    stream = row_stream(text, tokenizer, held_out, length=length, seed=seed)
+    _check_enough(text, sum(1 for _ in islice(stream, rows)), rows, length)
+
+
+def _packed_files(text: TextSource) -> bool:
+    """Whether a file's size says nothing about its text: compressed, or with other columns."""
+    paths = [path for source in text.sources for path in source_files(source)]
+    return any(path.suffix in (".gz", ".parquet") for path in paths)
+
+
+def _check_enough(text: TextSource, found: int, rows: int, length: int) -> None:
+    if found < rows:
+        raise TextError(
+            f"{' and '.join(text.sources)} ends after {found * length} of the {rows * length} tokens asked for; "
+            f"add text, or ask for --tokens {found * length} or fewer"
+        )
+
+
+def _names(sources: tuple[str, ...]) -> list[str]:
+    """A short name for each source: a file's without its suffix, a hub repository's."""
+    short = [s.split(":")[1] if s.startswith("hub:") else Path(s).name.split(".")[0] or s for s in sources]
+    return [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]
+
+
+def is_held_out(text: str) -> bool:
+    """Whether a document belongs to the held-out part: a matter of its text alone, so it never moves."""
+    return int.from_bytes(_digest(text)[:8]) % HELD_OUT_SHARE == 0
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.strip().encode("utf-8", "replace")).digest()

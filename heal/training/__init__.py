@@ -1,0 +1,1 @@
+"""One healing run, whatever its loss."""

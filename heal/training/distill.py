@@ -1,0 +1,255 @@
+"""Distillation: the pruned model learns what the full one predicts, both on one copy of the weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heal.differences import own_tensors
+from heal.lineage import trace
+from heal.place import first_after_cut
+from heal.settings import DistillSettings, Running
+from heal.text.sources import HeldOut, TextSource
+from heal.training.run import HealPlan, HealResult, Student, execute, plan_healing
+from prune.checkpoint.base_identity import base_identity
+from prune.common.errors import UsageError
+from prune.common.terminal import progress
+from prune.models.loading import Source, load_tokenizer
+from prune.text.windows import text_identity
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from heal.models.adapters import Targets
+    from prune.checkpoint.headers import Shard, Tensor
+
+
+def distill(
+    model: str | Path,
+    teacher: str | Path,
+    text: TextSource | str,
+    out: str | Path,
+    *,
+    tokens: int | str = "2M",
+    settings: DistillSettings | None = None,
+    device: str = "auto",
+    revision: str | None = None,
+    overwrite: bool = False,
+    running: Running | None = None,
+    shown: bool = True,
+) -> HealResult:
+    """Train an adapter for a pruned model on the full model's predictions, and write it to `out` as `qlora` does.
+
+    The full model is loaded once, and is both: the teacher with all its layers, the student with the cut ones left out
+    and adapters on. Where no adapter sits before the cut (`targets="after-cut"`), what comes before is the same for
+    both, and is run once.
+
+    Args:
+        model: the pruned model, patched or not: a folder with its prune_plan.json.
+        teacher: the full model that it was cut from.
+        text, out, tokens, device, revision, overwrite, running, shown: see `qlora`.
+
+    Raises:
+        CheckpointError: the teacher is not the source of the cut.
+        UsageError, TextError, RegrowthError: see `qlora`.
+    """
+    settings = settings or DistillSettings()
+    _check(settings)
+    plan = plan_healing(
+        "distill",
+        model,
+        text,
+        out,
+        tokens=tokens,
+        settings=settings,
+        device=device,
+        revision=revision,
+        overwrite=overwrite,
+        running=running,
+    )
+    lineage = trace(model, teacher, revision=revision, untouched=False)
+    kept, cut = lineage.plan.kept, first_after_cut(plan.model.folder)
+    if settings.match_hidden and cut == len(kept):
+        raise UsageError("--match-hidden needs a layer after the cut, and the cut took the last ones")
+    own = own_tensors(lineage, shown=shown)
+    also: dict[str, Any] = {"teacher": base_identity(lineage.full)}
+    if settings.prompts:
+        also["prompts"] = text_identity(settings.prompts, "prompt")
+    run = _Run(lineage.full, kept, own, settings, {**also, "own_tensors": list(own)}, shown)
+    plan = replace(plan, also=also)
+    return execute(plan, run.student, write=run.responses if settings.teacher_data == "self" else None, shown=shown)
+
+
+class _Run:
+    """The steps of one run that need the full model, which is loaded once.
+
+    Args:
+        kept: layer i of the pruned model is layer kept[i] of the full one.
+        own: the tensors of the pruned model that are not the full model's.
+        facts: what heal.json says of all this; more comes to it.
+    """
+
+    def __init__(
+        self,
+        full: Source,
+        kept: tuple[int, ...],
+        own: dict[str, tuple[Shard, Tensor]],
+        settings: DistillSettings,
+        facts: dict[str, Any],
+        shown: bool,
+    ) -> None:
+        self.full, self.kept, self.own, self.settings, self.shown = full, kept, own, settings, shown
+        self.facts = dict(facts)
+        self._loaded: PreTrainedModel | None = None
+
+    def teacher(self, plan: HealPlan) -> PreTrainedModel:
+        from heal.models.quantise import load_frozen
+
+        if self._loaded is None:
+            settings = plan.settings
+            self._loaded = load_frozen(self.full, bits=settings.bits, device=plan.device, dtype=settings.dtype)
+        return self._loaded
+
+    def responses(self, plan: HealPlan, folder: Path, held_out: HeldOut) -> TextSource:
+        """Let the full model write the text to train on, into responses.jsonl, if it is not there yet."""
+        from heal.text.responses import read_prompts, tally, write_responses
+        from heal.training.checkpoints import RESPONSES
+
+        path = folder / RESPONSES
+        if not path.exists():
+            tokenizer = load_tokenizer(plan.model)
+            prompts = read_prompts(tokenizer, plan.text, self.settings.prompts, held_out, seed=self.settings.seed)
+            with progress("Writing responses (tokens)", plan.schedule.tokens, shown=self.shown) as bar:
+                write_responses(
+                    self.teacher(plan),
+                    tokenizer,
+                    prompts,
+                    path,
+                    tokens=plan.schedule.tokens + plan.schedule.length,  # the last document may not fill its row
+                    response_tokens=self.settings.response_tokens,
+                    seed=self.settings.seed,
+                    advance=bar.advance,
+                )
+        self.facts["responses"] = tally(path)
+        return replace(plan.text, source=str(path), field="text", held_out=plan.text.held_out or plan.text.source)
+
+    def student(self, plan: HealPlan) -> Student:
+        """The pruned model over the full one's tensors; its forward pass is the loss."""
+        from transformers import AutoConfig
+
+        from heal.models.adapters import find_targets
+        from heal.models.quantise import quantised_modules
+        from heal.models.student import build_student
+        from prune.checkpoint.tensors import read
+
+        teacher = self.teacher(plan)
+        self._loaded = None  # from here on the student holds it, and frees it
+        values = {name: read(*place) for name, place in self.own.items()}
+        student = build_student(teacher, AutoConfig.from_pretrained(plan.model.folder), self.kept, values)
+        cut = first_after_cut(plan.model.folder)
+        targets = find_targets(student, self.settings.targets, cut=cut)
+        prefix = shared_prefix(targets, cut or 0, student, teacher)
+        attach_distillation(student, teacher, kept=self.kept, prefix=prefix, cut=cut or 0, settings=self.settings)
+        return Student(student, targets, quantised_modules(student), {**self.facts, "shared_prefix": prefix})
+
+
+def shared_prefix(targets: Targets, cut: int, student: PreTrainedModel, teacher: PreTrainedModel) -> int:
+    """How many layers from the bottom are the same for both: not adapted, not after the cut, no tensor of their own."""
+    from prune.models.loading import decoder_layers
+
+    theirs = {id(parameter) for parameter in teacher.parameters()}
+    if any(id(p) not in theirs for p in student.get_input_embeddings().parameters()):
+        return 0
+    for place, layer in enumerate(decoder_layers(student)):
+        if place >= min(targets.first, cut) or any(id(p) not in theirs for p in layer.parameters()):
+            return place
+    return 0
+
+
+def attach_distillation(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    *,
+    kept: tuple[int, ...],
+    prefix: int,
+    cut: int,
+    settings: DistillSettings,
+) -> None:
+    """Replace the student's forward pass by one that returns how far it is from the teacher; see `heal.models.lm_head`.
+
+    `forward(input_ids, position_ids, labels, num_items_in_batch)` -> {"loss"}, the sum over labelled tokens divided by
+    `num_items_in_batch` (their own number if None). The teacher runs first and without a graph, always in eval mode.
+
+    Args:
+        kept: layer i of the student is layer kept[i] of the teacher.
+        prefix: how many layers from the bottom are the same for both, and are run once, by the teacher.
+        cut: the student's first layer after the cut, for `match_hidden`.
+    """
+    import torch
+
+    from heal.models.divergence import chunked_divergence, state_distance
+    from heal.models.lm_head import check_head, projection
+    from heal.models.student import answer_parts, started_at, watching
+    from prune.models.loading import decoder_layers, text_config
+
+    teacher.eval()
+    project, teacher_project = projection(student), projection(teacher)
+    check_head(student, project)
+    vocabulary, parts = text_config(student.config).vocab_size, answer_parts(teacher)
+    theirs = decoder_layers(teacher)
+    match = settings.match_hidden
+
+    def forward(
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **_: Any,
+    ) -> dict[str, torch.Tensor]:
+        if labels is None:
+            raise ValueError("a model made ready for healing returns a loss, and needs labels for it")
+        batch = {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}
+        given: dict[int, Any] = {prefix: None} if prefix else {}
+        wanted: dict[int, Any] = {kept[cut]: None} if match else {}
+        reached: dict[int, Any] = {cut: None} if match else {}
+        with torch.no_grad(), watching(theirs, given, wanted):
+            goal = teacher.get_decoder()(**batch).last_hidden_state
+        decoder, ours = student.get_decoder(), decoder_layers(student)
+        if prefix:
+            decoder = started_at(decoder, ours, given[prefix], prefix, parts)
+        with watching(ours, {}, reached):
+            hidden = decoder(**batch).last_hidden_state
+        total = chunked_divergence(
+            hidden,
+            goal,
+            labels,
+            project,
+            teacher_project=teacher_project,
+            vocabulary=vocabulary,
+            temperature=settings.temperature,
+            plain=settings.plain_loss,
+        )
+        if match:
+            total = total + match * state_distance(reached[cut], wanted[kept[cut]], labels)
+        count = (labels[:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        return {"loss": total / count}
+
+    student.forward = forward
+
+
+def _check(settings: DistillSettings) -> None:
+    if not 0 < settings.temperature < math.inf:
+        raise UsageError(f"--temperature {settings.temperature} is not above 0")
+    if not 0 <= settings.plain_loss <= 1:
+        raise UsageError(f"--plain-loss {settings.plain_loss} is a share, between 0 and 1")
+    if not 0 <= settings.match_hidden < math.inf:
+        raise UsageError(f"--match-hidden {settings.match_hidden} is not 0 or above")
+    if settings.teacher_data not in ("text", "self"):
+        raise UsageError(f"--teacher-data {settings.teacher_data} is unknown; take text or self")
+    if settings.prompts and settings.teacher_data != "self":
+        raise UsageError("--prompts is for --teacher-data self alone")
+    if settings.response_tokens < 1:
+        raise UsageError(f"--response-tokens {settings.response_tokens} is not at least 1")

@@ -1,0 +1,166 @@
+"""The loop of healing, top down: rows, forward, loss, backward, step; then what is measured and saved."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import is_initialized
+from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, set_seed
+
+from heal.models.held_out import collate
+from heal.text.packing import IGNORED
+from heal.text.streams import Mixed
+from heal.training.checkpoints import Checkpoints
+from heal.training.curve import Curve, Losses
+from heal.training.monitor import Monitor
+from heal.training.reporting import log_folder, tracking
+from heal.training.schedule import Schedule
+from heal.training.shards import gather_adapter
+from heal.training.state import prepare, save
+from heal.training.stopping import diverged, interrupted, stop_requests
+from prune.common.errors import TextError
+from prune.common.processes import gather, rank_and_world, sharded
+from prune.common.terminal import Progress
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from heal.settings import Running, Settings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run leaves beside the adapter. `ended`: by its `budget`, by its `patience`, or because its `text` did."""
+
+    curve: Curve
+    steps: int
+    ended: str
+    kept_step: int  # the adapter is that of this step
+    weights: dict[str, torch.Tensor] | None = None  # of the adapter, where the model itself holds only a shard
+
+
+def run(
+    model: PeftModel,
+    rows: Mixed,
+    schedule: Schedule,
+    *,
+    measure: Callable[[Any], Losses],
+    settings: Settings,
+    running: Running,
+    checkpoints: Checkpoints,
+    start: Path | None,
+    bar: Progress,
+) -> Trained:
+    """Train the adapter in place: AdamW, gradient norm at most 1, no weight decay.
+
+    A step's loss is one mean over all its labelled tokens, whichever batch or process they are in.
+
+    Args:
+        model: with its adapter, on the device that it is trained on.
+        rows: where they stand, if `start` is a checkpoint.
+        measure: held-out losses of the model as it stands; given FSDP's wrapper where there is one, else None.
+        checkpoints: opened.
+        start: the checkpoint to go on from, or None.
+
+    Raises:
+        RegrowthError: the loss or its gradient is not finite; the message names the step and the last checkpoint.
+        Interrupted: a signal has asked to stop; a checkpoint is saved.
+        TextError: the text gives not even one step.
+    """
+    device, processes = model.device, rank_and_world()[1]
+    set_seed(settings.seed)  # so that dropout does not hang on how the first weights were drawn
+    accelerator = _accelerator(device, checkpoints.folder, running.report_to)
+    state = prepare(accelerator, model, rows, schedule, settings, start)
+    wrapped, optimizer, scheduler, curve = state.wrapped, state.optimizer, state.scheduler, state.curve
+    every = settings.eval_every or max(1, schedule.steps // 10)
+    monitor = Monitor(accelerator, measure, schedule, every, settings.patience, checkpoints, bar)
+    first_step, ended = state.step + 1, "budget"
+    config = {**asdict(settings), **schedule.to_json()}
+    with stop_requests() as request, tracking(accelerator, checkpoints.folder, running.report_to, config):
+        if not curve.points:
+            monitor.measure(state)
+        while state.step < schedule.steps:
+            began = time.monotonic()
+            batches = _batches(rows, schedule)
+            if not batches:
+                ended = "text"
+                break
+            labelled = accelerator.reduce(_count_labelled(batches).to(device), "sum")
+            wrapped.train()
+            total = torch.zeros((), device=device)
+            for number, batch in enumerate(batches, 1):
+                with nullcontext() if number == len(batches) else accelerator.no_sync(wrapped):
+                    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+                    loss = wrapped(**inputs, num_items_in_batch=labelled)["loss"]
+                    accelerator.backward(loss * processes)  # gradients are averaged over the processes
+                    total += loss.detach()
+            gradient = float(accelerator.clip_grad_norm_(wrapped.parameters(), 1.0))
+            step_loss = sum(gather(float(total)))
+            for what, value in (("loss", step_loss), ("gradient", gradient)):
+                if not math.isfinite(value):  # the weights have not changed yet
+                    raise diverged(f"the {what} is {value}", state.step + 1, curve, checkpoints)
+            rate = scheduler.get_last_lr()[0]
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            state.step += 1
+            curve.add_step(step_loss, time.monotonic() - began, first=state.step == first_step)
+
+            monitor.after_step(state, loss=step_loss, gradient=gradient, rate=rate)
+            if state.step == schedule.steps:
+                break
+            if monitor.out_of_patience(state):
+                ended = "patience"
+                break
+            signal = max(gather(request.number))
+            if signal or state.step % running.save_every == 0:
+                save(state, accelerator, checkpoints)
+            if signal:
+                raise interrupted(signal, state.step, checkpoints.place(state.step))
+        if state.step == 0:
+            raise TextError(f"the text ends before the first step of {schedule.tokens_per_step} tokens; add text")
+        if curve.points[-1].step != state.step:
+            monitor.measure(state)
+    if state.best and curve.stale():
+        state.restore_best()
+    kept = curve.best.step if settings.patience is not None else state.step
+    return Trained(curve, state.step, ended, kept, gather_adapter(wrapped) if sharded() else None)
+
+
+def _batches(rows: Mixed, schedule: Schedule) -> list[dict[str, torch.Tensor]]:
+    """This process's share of a step's rows, a batch for each forward pass; none where the text has ended."""
+    found = rows.take(schedule.rows_per_step)
+    if len(found) < schedule.rows_per_step:
+        return []
+    (rank, world), size = rank_and_world(), schedule.batch_size
+    starts = [(number * world + rank) * size for number in range(schedule.accumulate)]
+    return [collate(found[start : start + size]) for start in starts]
+
+
+def _count_labelled(batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """How many tokens a step predicts, in this process; a 0-dimensional tensor."""
+    return torch.stack([(batch["labels"][:, 1:] != IGNORED).sum() for batch in batches]).sum()
+
+
+def _accelerator(device: torch.device, folder: Path, reporter: str) -> Accelerator:
+    """Model and batches are put on their device by us: accelerate would take the first GPU, whatever was asked for.
+
+    Its own device is that of the first Accelerator in a process, and asking for another one is an error.
+    """
+    return Accelerator(
+        device_placement=False,
+        cpu=device.type == "cpu" and not is_initialized(),
+        mixed_precision="no",  # the base computes in its own dtype, and the adapter is fp32
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loss is divided by us
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
+        log_with=None if reporter == "none" else reporter,
+        project_config=ProjectConfiguration(logging_dir=str(log_folder(folder, reporter).parent)),
+    )

@@ -1,0 +1,89 @@
+"""What a run tells of itself as it goes: held-out losses for its curve, numbers for a tracker, words for the bar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from heal.training.curve import Losses
+from heal.training.stopping import diverged
+from prune.common.memory import peak_memory
+from prune.common.processes import sharded
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from heal.training.checkpoints import Checkpoints
+    from heal.training.schedule import Schedule
+    from heal.training.state import TrainingState
+    from prune.common.terminal import Progress
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Watches one run.
+
+    Attributes:
+        held_out: losses of the model as it stands; given FSDP's wrapper where there is one, else None.
+        every: steps between two measurements.
+        patience: measurements without a better loss that end a run; None: no number does.
+    """
+
+    accelerator: Accelerator
+    held_out: Callable[[Any], Losses]
+    schedule: Schedule
+    every: int
+    patience: int | None
+    checkpoints: Checkpoints
+    bar: Progress
+
+    def measure(self, state: TrainingState) -> None:
+        """Add a point to the curve, and keep the adapter if it is the best so far.
+
+        Raises:
+            RegrowthError: the loss is not finite.
+        """
+        curve = state.curve
+        losses = self.held_out(state.wrapped if sharded() else None)
+        if not math.isfinite(losses.loss):
+            raise diverged(f"the held-out loss is {losses.loss}", state.step, curve, self.checkpoints)
+        curve.add(state.step, state.step * self.schedule.tokens_per_step, losses)
+        if self.patience is not None and curve.stale() == 0:
+            state.keep_best()
+        texts = losses.texts if len(losses.texts) > 1 else {}
+        named = {f"eval/loss_{name}": loss for name, loss in texts.items()}
+        self.accelerator.log({"eval/loss": losses.loss, **named}, step=state.step)
+
+    def after_step(self, state: TrainingState, *, loss: float, gradient: float, rate: float) -> None:
+        """Measure where it is time to, and tell of the step that was done.
+
+        Args:
+            gradient: its norm before it was clipped.
+            rate: that the step was taken at.
+        """
+        steps, curve = self.schedule.steps, state.curve
+        if state.step % self.every == 0 or state.step == steps:
+            self.measure(state)
+        self.accelerator.log(
+            {
+                "train/loss": loss,
+                "train/grad_norm": gradient,
+                "train/learning_rate": rate,
+                "train/epoch": state.step / steps,
+            },
+            step=state.step,
+        )
+        peak = peak_memory(str(state.model.device))
+        memory = peak.get("cuda_bytes", peak["resident_bytes"])
+        speed = curve.steps_per_second(state.step) * self.schedule.tokens_per_step
+        self.bar.advance()
+        self.bar.note(
+            f"loss {loss:.3f}  held-out {curve.points[-1].held_out_loss:.3f}  {speed:.0f} tokens/s  "
+            f"{memory / 2**30:.1f} GiB"
+        )
+
+    def out_of_patience(self, state: TrainingState) -> bool:
+        """Whether the held-out loss has not improved for as long as the run was to wait."""
+        return self.patience is not None and state.curve.stale() >= self.patience
