@@ -25,9 +25,9 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from eval.asking.tasks import TaskPlan, plan_tasks
-from eval.sweeps.bank import AnswerTask, Prompting, read
+from eval.sweeps.lookup import AnswerTask, Prompting, read
 from eval.sweeps.plan import SweepPlan, plan_sweep
-from eval.sweeps.sweeping import Measured, walk_questions
+from eval.sweeps.run import Measured, walk_questions
 from prune import cut, plan_cut, scan
 from prune.models.loading import load_model, load_tokenizer, locate
 from prune.scanning.result import Scan

@@ -11,9 +11,9 @@ from typing import Any
 _PUBLIC = {  # no room may have one of these names: once imported, it would stand where the function should
     "compare": "eval.comparison",
     "prepare": "eval.questions.preparation",
-    "report": "eval.reports.reporting",
-    "run": "eval.running",
-    "sweep": "eval.sweeps.sweeping",
+    "report": "eval.reports.page",
+    "run": "eval.runs.run",
+    "sweep": "eval.sweeps.run",
 }
 
 __all__ = sorted(_PUBLIC)

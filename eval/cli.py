@@ -85,9 +85,9 @@ def run(
 
     Example: evaluate run pruned/ --data questions --domains medical,math --limit 100
     """
-    from eval.artefacts import describe_run, write_run
-    from eval.running import run as work
-    from eval.tables import run_tables
+    from eval.billing.document import describe_run, write_run
+    from eval.reports.terminal import run_tables
+    from eval.runs.run import run as work
     from prune.common.outputs import check_free
 
     if out is not None:
@@ -126,9 +126,9 @@ def compare(
 
     Example: evaluate compare full/ pruned/ healed/ --data questions --domains medical,math --limit 100 --out bill
     """
+    from eval.billing.verdict import exit_code
     from eval.comparison import compare as work
-    from eval.tables import comparison_table
-    from eval.verdict import exit_code
+    from eval.reports.terminal import comparison_table
 
     names = None if labels is None else labels.split(",")
     document = work(full, others, settings, out=out, labels=names, max_loss=max_loss, sweep=sweep, overwrite=overwrite)
@@ -152,7 +152,7 @@ def report_command(
 
     Example: evaluate report bill/ --sweep sweep/ --out report.html
     """
-    from eval.reports.reporting import report as work
+    from eval.reports.page import report as work
 
     path = work(results, sweep=sweep, out=out, overwrite=overwrite)
     answer({"report": str(path), "bytes": path.stat().st_size}, lambda: f"Wrote {path}", as_json=as_json)

@@ -8,20 +8,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.artefacts import harness_results, measured, warn, write_samples
 from eval.asking.backends import check_backend
 from eval.asking.tasks import TaskPlan
-from eval.bill import ProseRow, Row, bill, bill_prose, corrected
-from eval.interactions import Interaction, bill_interactions
-from eval.reports.reporting import read_sweep, report
-from eval.running import RunResult, name_of, plans_of, quiet_bars, run, wants_chat
+from eval.billing.bill import ProseRow, Row, bill, bill_prose, corrected
+from eval.billing.document import harness_results, measured, warn, write_samples
+from eval.billing.interactions import Interaction, bill_interactions
+from eval.billing.tasks import TaskRow, bill_tasks
+from eval.billing.thinking import ThinkingRow, bill_thinking
+from eval.billing.thinking_interactions import ThinkingInteraction, bill_thinking_interactions
+from eval.billing.unparsed import unparsed_warnings
+from eval.billing.verdict import Verdict, judge, parse_limit
+from eval.reports.page import read_sweep, report
+from eval.runs.files import is_stored, read_run
+from eval.runs.run import RunResult, name_of, plans_of, quiet_bars, run, wants_chat
 from eval.settings import Settings, named_texts
-from eval.stored import is_stored, read_run
-from eval.task_bill import TaskRow, bill_tasks
-from eval.thinking.bill import ThinkingRow, bill_thinking
-from eval.thinking.interactions import ThinkingInteraction, bill_thinking_interactions
-from eval.unparsed import unparsed_warnings
-from eval.verdict import Verdict, judge, parse_limit
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
 from prune.common.provenance import file_sha256, provenance
@@ -93,8 +93,9 @@ def compare(
 
     `out` appears whole or not at all: results.json, samples_<model>_<task>.jsonl, comparison.json, comparison.md,
     report.html, and figures as .png and .svg. `settings` as in `run` (or `options`, its fields); `labels` name the
-    models, full first (their folder names if None). `max_loss`, such as `5%`, asks for a verdict: see `eval.verdict`.
-    `sweep` is the folder of a sweep of the full model, for the report to show its curves and block map too.
+    models, full first (their folder names if None). `max_loss`, such as `5%`, asks for a verdict: see
+    `eval.billing.verdict`. `sweep` is the folder of a sweep of the full model, for the report to show its curves and
+    block map too.
 
     A model may also be a folder that `evaluate run --out` made: its answers are taken from there.
 
@@ -267,8 +268,8 @@ def write_comparison(
     overwrite: bool = False,
 ) -> None:
     """Write all files of a comparison into a staged folder, which then becomes `out`; `sweep` as in `compare`."""
-    from eval.plots import plot_comparison
-    from eval.tables import markdown
+    from eval.reports.figures import plot_comparison
+    from eval.reports.terminal import markdown
 
     with staged_directory(out, overwrite=overwrite) as stage:
         write_json(stage / "results.json", harness_results(found.runs))

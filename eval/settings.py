@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking.tasks import SLOW_TOKENS, check_modes
-from eval.asking.vllm_options import parse_engine_options
 from eval.questions.domains import split_names
 from prune.common.errors import UsageError
+from prune.models.vllm_options import parse_engine_options
 
 SHORTEST = 64  # tokens; below that a prompt and 16 new tokens do not fit
 LONGEST = 4096  # tokens of context at most, however much a model can hold: our questions are shorter

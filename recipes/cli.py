@@ -111,7 +111,7 @@ def _ending(done: Any) -> Any:
 def _page(path: Path) -> Any:
     if path.suffix == ".json":
         from eval.comparison import FORMAT
-        from eval.tables import comparison_table
+        from eval.reports.terminal import comparison_table
         from prune.common.provenance import read_artefact
 
         return comparison_table(read_artefact(path, FORMAT))

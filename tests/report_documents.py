@@ -8,9 +8,9 @@ import numpy as np
 
 from eval.asking.tasks import TaskPlan
 from eval.comparison import bill_runs, write_comparison
-from eval.prose import Prose, Window
 from eval.questions.schema import Question
-from eval.running import RunResult, Sample
+from eval.runs.prose import Prose, Window
+from eval.runs.run import RunResult, Sample
 from eval.sweeps.plan import plan_sweep
 from eval.sweeps.scores import TaskScores, curves, healed, maps, rows, warnings
 

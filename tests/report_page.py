@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 from report_documents import write_bill, write_sweep_folder
 
-from eval.reports.reporting import report
+from eval.reports.page import report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 VOID = {"meta", "link", "br", "img", "hr", "input"}

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from eval.asking.cache import Answers, format_line, parse_line, request_key
 from eval.comparison import compare
-from eval.running import run
+from eval.runs.run import run
 from prune.checkpoint.identity import content_sha256
 from prune.common.errors import RegrowthError
 
@@ -142,7 +142,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_llama, sample_questions, tmp
             if count == 40:  # a request for death in the middle of the questions
                 os.kill(os.getpid(), signal.SIGKILL)
         Answers.add = counted
-        from eval.running import run
+        from eval.runs.run import run
         run({str(tiny_llama)!r}, cache={str(kept)!r}, **{ask!r})
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from eval.asking.tasks import TaskPlan
-from eval.bill import bill, corrected, pair, row_from
+from eval.billing.bill import bill, corrected, pair, row_from
+from eval.billing.interactions import bill_interactions, interaction_from
+from eval.billing.statistics import Interval, mcnemar_exact, paired_mean_difference
+from eval.billing.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions, parse_limit
 from eval.comparison import bill_runs
-from eval.interactions import bill_interactions, interaction_from
 from eval.questions.schema import parse_question
 from eval.reports import text as words
-from eval.running import RunResult, Sample
-from eval.statistics import Interval, mcnemar_exact, paired_mean_difference
-from eval.tables import shown_interactions
-from eval.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions, parse_limit
+from eval.reports.terminal import shown_interactions
+from eval.runs.run import RunResult, Sample
 from prune.common.errors import RegrowthError, UsageError
 
 

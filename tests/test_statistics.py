@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from eval.statistics import (
+from eval.billing.statistics import (
     Interval,
     correlation_of_means,
     design_effect,

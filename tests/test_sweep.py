@@ -17,10 +17,10 @@ from eval import run, sweep
 from eval.asking.tasks import plan_tasks
 from eval.asking.walk import choose_way, score
 from eval.cli import app
-from eval.sweeps.bank import AnswerTask, Bank, Prompting, collect, collector, read
+from eval.sweeps.lookup import AnswerTask, Bank, Prompting, collect, collector, read
 from eval.sweeps.plan import plan_sweep
 from eval.sweeps.resume import Kept
-from eval.sweeps.sweeping import walk_questions
+from eval.sweeps.run import walk_questions
 from prune import cut, plan_cut
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.common.provenance import model_identity
@@ -288,7 +288,7 @@ def test_a_resumed_sweep_never_crosses_models(tiny, sample_questions, tmp_path, 
         patched.setattr(Kept, "clear", lambda self: None)  # as if it had been interrupted
         first = sweep(folder, **ask)
     with monkeypatch.context() as patched:
-        patched.setattr("eval.sweeps.sweeping.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+        patched.setattr("eval.sweeps.run.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
         with pytest.raises(RegrowthError, match="of another sweep"):
             sweep(twin, **ask)
         with pytest.raises(RegrowthError, match="of another sweep"):

@@ -8,7 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from eval.running import run
+from eval.runs.run import run
 from prune.common import terminal
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.terminal import answer, make_app, progress, screen

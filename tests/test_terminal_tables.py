@@ -9,13 +9,13 @@ import pytest
 from report_documents import plan, run_result, sweep_document, write_bill
 from rich.console import Console
 
-from eval.bill import row_from
+from eval.billing.bill import row_from
+from eval.billing.thinking import bill_thinking
+from eval.billing.unparsed import unparsed_warnings
 from eval.questions.listing import domains_table, list_domains, manifest_table
-from eval.sweeps.tables import sweep_tables
-from eval.tables import comparison_table, run_tables, smallest_losses
-from eval.thinking.bill import bill_thinking
-from eval.thinking.tables import change_cells, thinking_cells, thinking_tables
-from eval.unparsed import unparsed_warnings
+from eval.reports.sweep_terminal import sweep_tables
+from eval.reports.terminal import comparison_table, run_tables, smallest_losses
+from eval.reports.thinking_terminal import change_cells, thinking_cells, thinking_tables
 from heal.budget.plan import plan_budget
 from heal.budget.table import tables as budget_tables
 from heal.tables import curve, patched

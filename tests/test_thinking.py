@@ -10,14 +10,14 @@ from typer.testing import CliRunner
 
 from eval.asking.harness import PlannedTask
 from eval.asking.tasks import MODES, TaskPlan, check_modes, plan_tasks, template
+from eval.billing.counts import Counts, count_pairs, gains
+from eval.billing.thinking import bill_thinking
+from eval.billing.thinking_interactions import bill_thinking_interactions
+from eval.billing.verdict import judge
 from eval.cli import app
 from eval.comparison import bill_runs
 from eval.questions.schema import format_questions, parse_question
-from eval.running import RunResult, Sample, run
-from eval.thinking.bill import bill_thinking
-from eval.thinking.counts import Counts, count_pairs, gains
-from eval.thinking.interactions import bill_thinking_interactions
-from eval.verdict import judge
+from eval.runs.run import RunResult, Sample, run
 from prune.common.errors import RegrowthError, UsageError
 
 COUNTS = st.builds(Counts, *[st.integers(0, 300)] * 4).filter(lambda c: c.n > 0)

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval.comparison import compare
-from eval.running import run
+from eval.runs.run import run
 from heal import Settings, TextSource, adapter_only, merge, qlora
 from heal.merging.tensors import ADAPTER_CONFIG
 from prune import cut, plan_cut

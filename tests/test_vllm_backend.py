@@ -13,13 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 import eval.asking.vllm_process as vllm_process
-from eval.asking.vllm_options import altering, engine_device, parse_engine_options, visible_devices
 from eval.asking.vllm_process import reason
 from eval.cli import app
 from eval.comparison import compare
-from eval.running import run
+from eval.runs.run import run
 from eval.settings import Settings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.models.vllm_options import altering, engine_device, parse_engine_options, visible_devices
 
 STUB = Path(__file__).parent / "stub_vllm"
 SMALL = {"domains": "math", "limit": 4, "sets": ["mmlu"], "chat_template": "off", "shown": False}
@@ -178,10 +178,10 @@ def test_options_of_the_engine_need_the_engine(tiny_llama):
 
 
 def test_a_vllm_that_is_missing_or_too_old_is_named(monkeypatch, stub):
-    monkeypatch.setattr("eval.asking.vllm_options.find_spec", lambda name: None)
+    monkeypatch.setattr("prune.models.vllm_options.find_spec", lambda name: None)
     with pytest.raises(RegrowthError, match="vLLM is not installed here"):
         engine_device("auto")
-    monkeypatch.setattr("eval.asking.vllm_options.find_spec", lambda name: name)
+    monkeypatch.setattr("prune.models.vllm_options.find_spec", lambda name: name)
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.8.0")
     with pytest.raises(RegrowthError, match=r"needs vLLM 0.32 or newer, and 0.8.0 is installed; update it"):
         engine_device("auto")

@@ -76,9 +76,9 @@ def _check(machine: Machine, model: Any) -> None:
 
 def _sweeps(machine: Machine, model: Any, tokenizer: Any) -> None:
     from eval.asking.tasks import plan_tasks
-    from eval.sweeps.bank import AnswerTask, Prompting
+    from eval.sweeps.lookup import AnswerTask, Prompting
     from eval.sweeps.plan import plan_sweep
-    from eval.sweeps.sweeping import walk_questions
+    from eval.sweeps.run import walk_questions
 
     folder = machine.work / "questions"
     write_questions(folder, machine.pick(2, 100))

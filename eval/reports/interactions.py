@@ -7,10 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from eval.reports.parts import Part
+from eval.billing.unparsed import unread_pair
+from eval.reports.model import Part
 from eval.reports.tables import A_FAST, A_SLOW, Cell, Column, Table, words
 from eval.reports.text import bounds, counted, listed, signed
-from eval.unparsed import unread_pair
 
 SAID = 4  # findings in sentences; the table has all
 UNSURE = "cannot tell"

@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from eval.billing.unparsed import unparsed_mark, unread
 from eval.reports.text import FEW, NONE, bounds, p_value, plain, signed, task_name
-from eval.unparsed import unparsed_mark, unread
 
 # Symbols of fast and slow thinking, as arXiv 2507.18178 writes them.
 A_FAST, A_SLOW = Markup("A<sub>fast</sub>"), Markup("A<sub>slow</sub>")

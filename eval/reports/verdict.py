@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.reports.parts import Tile, Verdict
+from eval.reports.model import Tile, Verdict
 from eval.reports.sweep import sweep_sentence
 from eval.reports.text import (
     FEW,

@@ -1,1 +1,1 @@
-"""The sweep: many cuts of one model on the same questions, in one walk through its layers."""
+"""Every cut of a model scored in one walk."""

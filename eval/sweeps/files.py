@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from prune.common.outputs import staged_directory, write_json, write_text
 
 if TYPE_CHECKING:
-    from eval.sweeps.sweeping import Sweep
+    from eval.sweeps.run import Sweep
 
 
 def write_sweep(found: Sweep, out: str | Path, *, overwrite: bool = False) -> None:
     """Write all files of a sweep into a staged folder, which then becomes `out`."""
-    from eval.plots import save_figure
-    from eval.reports.reporting import report
-    from eval.sweeps.figures import curves_figure, map_figure
+    from eval.reports.figures import save_figure
+    from eval.reports.page import report
+    from eval.reports.sweep_figures import curves_figure, map_figure
     from eval.sweeps.scores import sample_rows
 
     with staged_directory(out, overwrite=overwrite) as stage:

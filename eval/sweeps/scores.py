@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from eval.asking.tasks import TaskPlan
-from eval.bill import FEW, accuracy_of, difference_of_verdicts
-from eval.questions.schema import cluster_of
-from eval.statistics import (
+from eval.billing.bill import FEW, accuracy_of, difference_of_verdicts
+from eval.billing.statistics import (
     Interval,
     flips,
     mcnemar_exact,
@@ -20,6 +19,7 @@ from eval.statistics import (
     paired_ratio_difference,
     retained_above_chance,
 )
+from eval.questions.schema import cluster_of
 from eval.sweeps.plan import SweepPlan, Variant
 from prune.common.errors import RegrowthError
 

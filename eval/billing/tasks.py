@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.asking.passed import Passed
-from eval.bill import difference_of_verdicts, interval_from
-from eval.running import RunResult
-from eval.statistics import Interval, flips, mcnemar_exact, paired_mean_difference
+from eval.asking.lm_eval_tasks import Passed
+from eval.billing.bill import difference_of_verdicts, interval_from
+from eval.billing.statistics import Interval, flips, mcnemar_exact, paired_mean_difference
+from eval.runs.run import RunResult
 from prune.common.errors import RegrowthError
 
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval.asking.tasks import MODES, TaskPlan
-from eval.bill import difference_of_verdicts
-from eval.running import RunResult, Sample
-from eval.statistics import Interval, paired_gain_difference
-from eval.thinking.counts import Counts, Gains, count_pairs, gains
+from eval.billing.bill import difference_of_verdicts
+from eval.billing.counts import Counts, Gains, count_pairs, gains
+from eval.billing.statistics import Interval, paired_gain_difference
+from eval.runs.run import RunResult, Sample
 from prune.common.errors import RegrowthError
 
 

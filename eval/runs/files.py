@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eval.asking.passed import Passed
+from eval.asking.lm_eval_tasks import Passed
 from eval.asking.tasks import TaskPlan
-from eval.prose import Prose, Window
+from eval.runs.prose import Prose, Window
 from eval.questions.schema import parse_question
-from eval.running import RunResult, Sample
+from eval.runs.run import RunResult, Sample
 from prune.common.errors import RegrowthError
 from prune.common.provenance import read_artefact
 

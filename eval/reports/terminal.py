@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from eval.bill import ProseRow, Row, Versus, prose_row_from, row_from
-from eval.interactions import Interaction, interaction_from
-from eval.markdown import markdown_table
+from eval.billing.bill import ProseRow, Row, Versus, prose_row_from, row_from
+from eval.billing.interactions import Interaction, interaction_from
+from eval.billing.statistics import Interval
+from eval.billing.tasks import TaskRow, task_row_from
+from eval.billing.verdict import GO, NO_GO
+from eval.reports.markdown import markdown_table
+from eval.reports.rich_tables import legend, rich_table
 from eval.reports.text import p_value, worst_loss
-from eval.rich_tables import legend, rich_table
-from eval.statistics import Interval
-from eval.task_bill import TaskRow, task_row_from
-from eval.verdict import GO, NO_GO
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -156,7 +156,7 @@ def _signed(found: Interval, scale: float, digits: int, *, bounds: int | None = 
 
 def markdown(document: dict[str, Any]) -> str:
     """comparison.md: verdict, table, thinking, prose, tasks, and at its end the interactions and how to read it all."""
-    from eval.thinking.tables import thinking_markdown
+    from eval.reports.thinking_terminal import thinking_markdown
 
     labels = [model["label"] for model in document["models"]]
     lines = [f"## What the cut costs: {', '.join(labels[1:])} against {labels[0]}", ""]
@@ -184,7 +184,7 @@ def markdown(document: dict[str, Any]) -> str:
 
 def _parts(document: dict[str, Any]) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
     """Tables that look alike everywhere: title, head, cells."""
-    from eval.thinking.tables import INTERACTIONS_HEAD, thinking_interaction_cells
+    from eval.reports.thinking_terminal import INTERACTIONS_HEAD, thinking_interaction_cells
 
     parts: list[tuple[str, tuple[str, ...], list[list[str]]]] = []
     if cells := thinking_interaction_cells(document, shown=SHOWN):
@@ -220,7 +220,7 @@ def comparison_table(document: dict[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from eval.thinking.tables import thinking_tables
+    from eval.reports.thinking_terminal import thinking_tables
 
     parts: list[Any] = []
     rows = [row_from(raw) for raw in document["rows"]]
@@ -279,7 +279,7 @@ def run_tables(document: dict[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from eval.thinking.tables import thinking_tables
+    from eval.reports.thinking_terminal import thinking_tables
 
     rows = [row_from(raw) for raw in document["rows"]]
     parts: list[Any] = [rich_table("Scores", SCORES, [score_cells(row) for row in rows])] if rows else []

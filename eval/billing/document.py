@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.bill import FEW, Row, bill, bill_prose
-from eval.running import RunResult, sample_rows
-from eval.task_bill import bill_tasks
-from eval.thinking.bill import bill_thinking
-from eval.unparsed import unparsed_warnings
+from eval.billing.bill import FEW, Row, bill, bill_prose
+from eval.billing.tasks import bill_tasks
+from eval.billing.thinking import bill_thinking
+from eval.billing.unparsed import unparsed_warnings
+from eval.runs.run import RunResult, sample_rows
 from prune.common.outputs import staged_directory, write_json, write_text
 from prune.common.provenance import provenance, versions
 

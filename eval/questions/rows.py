@@ -1,6 +1,7 @@
 """Rows of the known question sets, by the fields that their publishers gave them: which set, and what it asks.
 
-A row is the JSON object of a hub set, of a line, or of what `eval.questions.originals` makes of a CSV or XML file.
+A row is the JSON object of a hub set, of a line, or of what `eval.questions.readers.originals` makes of a CSV or XML
+file.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from eval.rich_tables import legend
+from eval.reports.rich_tables import legend
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

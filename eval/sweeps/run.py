@@ -25,8 +25,8 @@ from prune.models.precision import pick_dtype
 if TYPE_CHECKING:
     from eval.asking.tasks import TaskPlan
     from eval.asking.walk import Answers, Way
-    from eval.sweeps.bank import AnswerTask, Pair, Prompting
     from eval.sweeps.healed import Healed
+    from eval.sweeps.lookup import AnswerTask, Pair, Prompting
     from eval.sweeps.resume import Kept
     from eval.sweeps.scores import TaskScores
     from prune.models.walking import Route
@@ -116,7 +116,7 @@ def sweep(
         raise UsageError(f"--batch-tokens {batch_tokens} is too few; take 64 or more")
     if out is not None:
         check_free(out, overwrite=overwrite)
-    from eval.running import plans_of
+    from eval.runs.run import plans_of
 
     tasks = plans_of(settings)
     subject = open_subject(model, revision=revision)
@@ -167,9 +167,9 @@ def _measure(
     shown: bool,
 ) -> Sweep:
     from eval.asking.backends import context_length
-    from eval.prose import draw_prose
-    from eval.running import wants_chat
-    from eval.sweeps.bank import AnswerTask, Prompting
+    from eval.runs.prose import draw_prose
+    from eval.runs.run import wants_chat
+    from eval.sweeps.lookup import AnswerTask, Prompting
     from eval.sweeps.resume import Kept
 
     source, device = subject.source, pick_device(settings.device)
@@ -268,8 +268,8 @@ def walk_questions(
     """
     from eval.asking.trees import plain_tokens
     from eval.asking.walk import choose_way, score
-    from eval.running import hash_prompt
-    from eval.sweeps.bank import Bank, collect, collector, read
+    from eval.runs.run import hash_prompt
+    from eval.sweeps.lookup import Bank, collect, collector, read
     from eval.sweeps.resume import Kept
     from eval.sweeps.scores import slim
 
@@ -376,8 +376,8 @@ def _routes(plan: SweepPlan) -> list[Route]:
 def _prose(
     model: Any, tokenizer: Any, plan: SweepPlan, drawn: dict[str, list[list[int]]], *, shown: bool
 ) -> list[dict[str, Any]]:
-    from eval.bill import bill_prose
-    from eval.prose import measure_prose
+    from eval.billing.bill import bill_prose
+    from eval.runs.prose import measure_prose
     from prune.models.variants import score_variants
 
     plain = [variant for variant in plan.variants if variant.adapter is None]

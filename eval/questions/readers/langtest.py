@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.answers.values import parse_gold
+from eval.questions.archive import Shelf
+from eval.questions.rows import SUBJECTS, recognise
 from eval.questions.schema import Question, question_id
-from eval.questions.set_rows import SUBJECTS, recognise
-from eval.questions.shelf import Shelf
 from prune.common.errors import RegrowthError
 
 LICENCES = {

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eval.prose import Prose
-from eval.running import Sample
-from eval.statistics import (
+from eval.billing.statistics import (
     Interval,
     design_of,
     flips,
@@ -22,6 +20,8 @@ from eval.statistics import (
     retained_interval,
     wilson,
 )
+from eval.runs.prose import Prose
+from eval.runs.run import Sample
 from prune.common.errors import RegrowthError
 
 FEW = 30  # questions; below this an interval says little, and the table says so

