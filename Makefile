@@ -47,15 +47,15 @@ test-avx2: sample ## run the tests of `test` as a CPU without AVX-512 runs them
 test-floor: .venv-floor/.installed sample ## run the tests, but for the slow ones, on the oldest versions allowed
 	$(PYTEST:.venv/%=.venv-floor/%) -m 'not slow'
 
-.venv-vllm/.installed: tests/vllm_venv.py tests/vllm_requirements.txt pyproject.toml
-	$(PYTHON) tests/vllm_venv.py
+.venv-vllm/.installed: tests/support/vllm_venv.py tests/support/vllm_requirements.txt pyproject.toml
+	$(PYTHON) tests/support/vllm_venv.py
 	@touch $@
 
 test-vllm: .venv-vllm/.installed sample ## make .venv-vllm/ with vLLM for the CPU, and test the models it serves
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/test_vllm.py
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/eval/asking/test_vllm.py
 
 families: install ## judge every family of transformers anew and write docs/families.md
-	$(BIN)/python -m tests.family_verdicts --write
+	$(BIN)/python -m tests.support.family_verdicts --write
 
 lint: install ## check style, formatting and types
 	$(BIN)/ruff check $(PATHS)

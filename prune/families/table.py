@@ -1,7 +1,7 @@
 """The table of families: where each keeps its layers, and which config fields speak of layers.
 
 A family is a `model_type` of transformers. To add one, add a row; `prune/families/config.py` applies it,
-`tests/test_every_family.py` proves it, and `make families` writes it into docs/families.md.
+`tests/prune/families/test_every_family.py` proves it, and `make families` writes it into docs/families.md.
 """
 
 from __future__ import annotations

@@ -1,0 +1,329 @@
+"""The answer parser: forms that models write, texts that say nothing or two things, and real generations."""
+
+import json
+import string
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.answers.parsing import parse_letter, parse_value
+from eval.asking.tasks import show_options
+
+DRUGS = ["aspirin", "ibuprofen", "a fever", "heparin"]
+REAL = [
+    json.loads(line) for line in (Path(__file__).parents[2] / "data" / "generations.jsonl").read_text().splitlines()
+]
+
+
+def _parsed(row):
+    if row["choices"] is None:
+        return parse_value(row["response"])
+    return parse_letter(row["response"], row["choices"])
+
+
+def _said(row):
+    return row["says"] if row["says"] is None or row["choices"] else Fraction(row["says"])
+
+
+def test_real_generations_are_never_read_as_what_they_do_not_say():
+    wrong = [(row["response"][-80:], _parsed(row)) for row in REAL if _parsed(row) not in (None, _said(row))]
+    assert wrong == []
+
+
+def test_real_generations_that_say_something_are_read():
+    said = [row for row in REAL if row["says"] is not None]
+    refused = [row for row in said if _parsed(row) is None]
+    assert len(REAL) >= 360
+    assert len(said) >= 230
+    assert len(refused) <= 5, [row["response"][:80] for row in refused]
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("(B)", 1),
+        (" B", 1),
+        ("B.", 1),
+        (" b)", 1),
+        ("b", 1),
+        ("**B**", 1),
+        ("B. ibuprofen", 1),
+        ("ibuprofen", 1),
+        ("Ibuprofen.", 1),
+        ("The answer is B", 1),
+        ("The answer is: (B)", 1),
+        ("The correct answer is **(D) heparin**.", 3),
+        ("The final answer to the question is therefore D.", 3),
+        ("Answer: A because it thins the blood", 0),
+        ("Answer:\nB", 1),
+        ("The answer is\n\n**C**", 2),
+        ("\\boxed{B}", 1),
+        ("$\\boxed{\\text{C}}$", 2),
+        ("#### D", 3),
+        ("Option C is correct", 2),
+        ("(C) is the right one, so the best choice is C.", 2),
+        ("The answer is aspirin.", 0),
+        ("The answer is most likely heparin, which is given first.", 3),
+        ("The answer is a fever.", 2),
+        ("Neither helps. So it is D.", 3),
+        ("First A seems right. The answer is A. No wait, the answer is C.", 2),
+        ("Answer: B\n\nAnswer: C", 2),
+        ("A fever is common.\nSo the correct option is (D).", 3),
+        ("Aspirin, ibuprofen and heparin all act.\nheparin", 3),
+        ("Option A is incorrect. Option C is correct.", 2),
+        ("D\nQuestion: what else?\nAnswer: A", 3),
+    ],
+)
+def test_options_that_are_named(text, index):
+    assert parse_letter(text, DRUGS) == index
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "B is the correct answer.",
+        "Therefore, B is correct.",
+        "So B is the answer.",
+        "I would choose B",
+        "I'd pick option B.",
+        "I would go with (B) because it thins the blood.",
+        "The best answer choice is B",
+        "the answer is probably B",
+        "Final answer - B",
+        "It's B",
+        "It\u2019s B.",
+        "It is B!",
+        "B!",
+        "Answer: <B>",
+        "Let me think. Aspirin is old. Therefore, B is correct.",
+    ],
+)
+def test_clear_answers_are_read(text):
+    assert parse_letter(text, DRUGS) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Answer: B or maybe C",
+        "Answer: B, or C",
+        "B or perhaps option C",
+        "I would choose B or C",
+        "I would choose a drug",
+        "B is the correct answer to something else",
+        "Therefore, B is correct. Therefore, C is correct.",
+        "It's A man with a headache",
+        "So B is right-handed",
+        "Final answer - a guess",
+        "Answer: <E>",
+    ],
+)
+def test_what_is_no_clear_answer_is_refused(text):
+    assert parse_letter(text, DRUGS) is None
+
+
+def test_an_option_that_says_none_can_be_chosen():
+    choices = ["aspirin", "heparin", "None of the above", "both"]
+    for text in ("Answer: none of the above", "None of the above.", "The answer is none of the above!", "C"):
+        assert parse_letter(text, choices) == 2
+    assert parse_letter("Answer: none of these", choices) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   \n",
+        "I do not know.",
+        "E",
+        "The answer is E.",
+        "A or B",
+        "The answer is either A or B",
+        "The answer is A and B",
+        "Answer: A/B",
+        "Both A and C are right",
+        "The answer is not B",
+        "None of the above",
+        "B. aspirin",  # the letter of one, the text of another
+        "The answer is B. heparin",
+        "A. aspirin: no\nB. ibuprofen: yes",
+        "C.D.D.A.D.B.",
+        "(A) is correct. (B) is correct.",
+        "A man with a headache takes a drug, and then",
+        "Because the blood is thin",
+        "One option is surgery",
+        "D.ism, which is based on",
+    ],
+)
+def test_what_names_no_option_or_two_is_refused(text):
+    assert parse_letter(text, DRUGS) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [("-3", 0), ("3", 1), ("The answer is -3.", 0), ("$-3$", 0), ("\\boxed{3}", 1), ("13", 3), ("30", None)],
+)
+def test_options_that_are_numbers_keep_their_sign(text, index):
+    assert parse_letter(text, ["-3", "3", "0", "13"]) == index
+
+
+def test_options_that_begin_like_a_letter():
+    cells = ["T cells", "plasma", "B cells", "I and II"]
+    assert parse_letter("B cells", cells) == 2
+    assert parse_letter("The answer is I and II.", cells) == 3
+    assert parse_letter("B", cells) == 1
+    assert parse_letter("The answer is B cells because they", cells) is None  # the letter says plasma, the words do not
+
+
+def test_the_longer_of_two_options_that_overlap():
+    places = ["the heart", "the left heart", "the liver", "none"]
+    assert parse_letter("The answer is the left heart.", places) == 1
+    assert parse_letter("The answer is the heart.", places) == 0
+
+
+@given(st.integers(0, 25), st.sampled_from(["{}", "({})", "{}.", "**{}**", "The answer is {}.", "\\boxed{{{}}}"]))
+def test_every_letter_in_every_form(index, form):
+    choices = [f"option number {i}" for i in range(26)]
+    assert parse_letter(form.format(string.ascii_uppercase[index]), choices) == index
+
+
+@given(
+    st.lists(st.text(string.ascii_lowercase, min_size=4, max_size=9), min_size=2, max_size=6, unique=True), st.data()
+)
+def test_an_option_line_as_it_was_shown(choices, data):
+    index = data.draw(st.integers(0, len(choices) - 1))
+    shown = show_options(choices).split("\n")
+    assert parse_letter(f"Answer: {shown[index]}", choices) == index
+    assert parse_letter("\n".join(shown), choices) is None
+
+
+@given(st.text(max_size=80))
+def test_any_text_gives_an_option_a_number_or_nothing(text):
+    assert parse_letter(text, DRUGS) in (None, 0, 1, 2, 3)
+    assert parse_value(text) is None or isinstance(parse_value(text), Fraction)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("#### 18", "18"),
+        ("- 5", "-5"),
+        ("1 1/2", "3/2"),
+        ("$-5", "-5"),
+        ("2 x 10^3", "2000"),
+        ("It's 12 pens.", "12"),
+        ("2^3 = 8", "8"),
+        ("5 minutes 30 seconds = 330 seconds", "330"),
+        ("9 m in 2 s", "9"),
+        ("####18", "18"),
+        (" 19 pens", "19"),
+        ("$18", "18"),
+        ("-$7.25", "-29/4"),
+        ("$-4", "-4"),
+        ("\u22125", "-5"),
+        ("-3 degrees", "-3"),
+        ("25%", "25"),
+        ("25 percent", "25"),
+        ("9 apples in 2 baskets", "9"),
+        ("4 + 5 = 9 apples", "9"),
+        ("10-5=5", "5"),
+        ("2 1/2 hours", "5/2"),
+        ("1.5e3", "1500"),
+        ("3 \\times 10^{2}", "300"),
+        ("The answer is 1,200.", "1200"),
+        ("The answer is 3.50 dollars.", "7/2"),
+        ("Answer: 18.00", "18"),
+        ("Answer: 1/3", "1/3"),
+        ("Answer: x = 5", "5"),
+        ("Answer: 10 - 5 = 5", "5"),
+        ("The answer is that he has 18 pens", "18"),
+        ("\\boxed{\\frac{1}{2}}", "1/2"),
+        ("\\boxed{1{,}234}", "1234"),
+        ("The final answer is: $\\boxed{12}$.", "12"),
+        ("So he has 24 - 5 = 19 pens.\nAnswer: 19", "19"),
+        ("Answer: 12\nWait, that is wrong.\nAnswer: 15", "15"),
+        ("He has 3 boxes of 4. So there are 12.", "12"),
+        ("## Step 2: add\n#### 7", "7"),
+        ("12\nQuestion: and then?\nAnswer: 13", "12"),
+    ],
+)
+def test_numbers_that_are_given(text, number):
+    assert parse_value(text) == Fraction(number)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "none",
+        "5 or 6",
+        "12 or 13",
+        "Answer: 3 and 4",
+        "10^3",
+        "2^3",
+        "Answer: 2^3",
+        "Answer: 10\u00b3",
+        "Answer: 1 000 000",
+        "1 000 000",
+        "3\u221a2",
+        "Answer: 3\\sqrt{2}",
+        "Answer: 16\u03c0",
+        "5 minutes 30 seconds",
+        "Answer: 5 feet, 6 inches",
+        "Answer: 9 dollars and 50 cents",
+        "Answer: 5-6",
+        "between 5 and 6",
+        "Answer: 1, 5",
+        "Answer: 1,5",
+        "Answer: 2 * 3",
+        "3:15",
+        "1/0",
+        "He has 3 pens and 4 caps.",
+        "20% of 50 is 10% of 50, so 20% of 50 is 10% of 50.",
+        "The answer is found by adding 5 and 6.",
+        "The answer is to the 10 in the end.",
+        "Answer:\n\nStep 1: add 2 and 3",
+        "So 512 legs is 512 * 2 = 1024 legs. So 1024 legs is 1024",  # it breaks off
+        "So it is 2 * 4 = 8. So it is 2 * 4 = 8.",  # it goes round in a circle
+    ],
+)
+def test_what_gives_no_number_or_two_is_refused(text):
+    assert parse_value(text) is None
+
+
+@given(
+    st.integers(-(10**9), 10**9),
+    st.sampled_from(["{}", "Answer: {}", "#### {}", "So the answer is {}.", "\\boxed{{{}}}"]),
+)
+def test_every_integer_in_every_form(value, form):
+    assert parse_value(form.format(value)) == value
+    assert parse_value(form.format(f"{value:,}")) == value
+
+
+@given(st.integers(-999, 999), st.integers(1, 99))
+def test_fractions_are_exact(top, bottom):
+    wanted = Fraction(top, bottom)
+    sign = "-" if top < 0 else ""
+    assert parse_value(f"Answer: {top}/{bottom}") == wanted
+    assert parse_value(f"Answer: {sign}\\frac{{{abs(top)}}}{{{bottom}}}") == wanted
+    assert parse_value(f"Answer: {top / 8}") == Fraction(top, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (" Ben has 20 cards.", 20),
+        (" She is 3.5 m tall.", Fraction(7, 2)),
+        (" He will have 12 trays of 20 trays of food.", None),
+        (" Ben has 20 cards. He buys 3 more.", None),
+        (" Ben has not 20 cards.", None),
+        (" Ben has 20 cards", None),
+        (" by using of a pen and a 2-pint to his.", None),
+    ],
+)
+def test_one_short_sentence_with_one_number_is_an_answer(text, value):
+    """As small models write them in place of a number alone."""
+    assert parse_value(text) == value

@@ -1,0 +1,368 @@
+"""The report: its structure, its numbers, what it may load (nothing), hostile text, and a browser that opens it."""
+
+import base64
+import hashlib
+import itertools
+import json
+import re
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from eval.cli import app
+from eval.reports.interactions import in_words, thinking_in_words
+from eval.reports.page import read_results, render, report
+from eval.reports.text import bounds, p_value, plain, signed
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from tests.support.report_page import Page, cells, plant
+from tests.support.reports import HOSTILE, write_bill, write_sweep_folder
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    return plant(tmp_path_factory.mktemp("planted"))
+
+
+@pytest.fixture(scope="module")
+def page(planted):
+    return Page(planted[1])
+
+
+def test_landmarks_headings_and_names(page):
+    assert page.one("html")["lang"] == "en"
+    assert [len(page.all(tag)) for tag in ("header", "nav", "main", "h1")] == [1, 1, 1, 1]
+    assert page.one("nav")["aria-label"]
+    sections = [e["id"] for e in page.all("section")]
+    wanted = ["verdict", "domains", "interactions", "prose", "curves", "map", "thinking", "flips", "method"]
+    assert sections == wanted
+    assert [a["href"] for a in page.within(page.one("nav"), "a")] == [f"#{name}" for name in wanted]
+    ids = [e["id"] for e in page.elements if "id" in e]
+    assert len(ids) == len(set(ids))
+    named = " ".join(e["aria-labelledby"] for e in page.elements if "aria-labelledby" in e).split()
+    targets = [e["href"][1:] for e in page.all("a")]
+    assert set(named) | set(targets) <= set(ids)
+    levels = [int(e["tag"][1]) for e in page.elements if re.fullmatch("h[1-6]", e["tag"])]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_every_table_and_drawing_says_what_it_is(page):
+    for table in page.all("table"):
+        (caption,) = page.within(table, "caption")
+        assert caption["text"].strip()
+        head, *body = page.within(table, "tr")
+        assert {th["scope"] for th in page.within(head, "th")} == {"col"}
+        for row in body:
+            assert [th["scope"] for th in page.within(row, "th")] == ["row"]
+            assert len(page.within(row, "td")) + 1 == len(page.within(head, "th"))
+        (box,) = [e for e in table["inside"] if e.get("class") == "scroll"]
+        assert box["tabindex"] == "0"  # so that a keyboard can scroll it
+    drawings = page.all("svg", class_="chart")
+    assert len(drawings) == 2 + 3 + 3 + 9
+    for svg in drawings:
+        assert svg["role"] == "img"
+        assert all(page.within(svg, tag)[0]["text"].strip() for tag in ("title", "desc"))
+    assert all(svg.get("aria-hidden") == "true" for svg in page.all("svg", class_="key"))
+
+
+def test_nothing_is_loaded_and_only_its_own_code_may_run(planted, page):
+    text = planted[1]
+    assert "http" not in re.sub(r'http-equiv="[^"]*"', "", text)
+    assert not re.search(r"url\(|@import|\ssrc=\"|javascript:", text.replace("src=x", ""))
+    for element in page.elements:
+        assert "style" not in element
+        assert not [key for key in element if key.startswith("on")]
+        assert element["tag"] not in ("link", "iframe", "object", "embed", "form", "base", "img")
+        assert element.get("href", "#").startswith("#")
+    policy = page.one("meta", **{"http-equiv": "Content-Security-Policy"})["content"]
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+    for tag in ("style", "script"):
+        content = page.one(tag)["text"]
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert len(text) < 1_000_000
+
+
+def test_hostile_questions_and_answers_are_only_text(page):
+    assert len(page.all("script")) == 1
+    shown = [e["text"] for e in page.all("p", class_="question")] + [e["text"] for e in page.all("dd")]
+    assert any(HOSTILE in text for text in shown)
+    assert any(HOSTILE in e["text"] for e in page.all("span", class_="text"))
+    assert not any("49" in e["text"] for e in page.all("p", class_="question"))  # a template within a question
+
+
+def test_the_domain_table_holds_the_bill(planted, page):
+    document = json.loads((planted[0] / "bill" / "comparison.json").read_text())
+    head = [e["text"] for e in page.within(page.within(page.one("table", id="domains-table"), "tr")[0], "th")]
+    names = ("n", "Plain %", "Change points", "Change bits", "p (Holm)", "Lost", "Gained", "Kept %")
+    place = {name: head.index(name) for name in names}
+    own = [row for row in document["rows"] if row["versus"]]
+    shown = cells(page, "domains-table")
+    assert len(shown) == len(own) == 6
+    for row, line in zip(own, shown, strict=True):
+        versus = row["versus"]
+        assert line[0][0] == f"{row['domain']}, {row['protocol']}"
+        assert line[place["n"]] == ("120", "")
+        points, bits = versus["accuracy_difference"], versus["answer_nll_bits_difference"]
+        assert line[place["Change points"]] == (signed(100 * points["estimate"], 1), bounds(points, 100, 1))
+        assert line[place["Change bits"]] == (signed(bits["estimate"], 2), bounds(bits, 1, 2))
+        assert line[place["p (Holm)"]][0] == p_value(versus["mcnemar_p_holm"])
+        kept = versus["retained_interval"]
+        assert kept["low"] < kept["estimate"] < kept["high"]
+        assert line[place["Kept %"]] == (plain(100 * kept["estimate"], 0), bounds(kept, 100, 0, sign=False))
+        assert line[place["Plain %"]] == (plain(100 * row["accuracy_raw"], 0), "")
+        assert [line[place[name]][0] for name in ("Lost", "Gained")] == [str(versus["lost"]), str(versus["gained"])]
+
+
+def test_thinking_squares_and_table_agree_with_the_counts(planted, page):
+    rows = json.loads((planted[0] / "bill" / "comparison.json").read_text())["thinking"]
+    shown = cells(page, "thinking-counts-table")
+    for place, (row, line) in enumerate(zip(rows, shown, strict=True)):
+        counts = [row["counts"][key] for key in ("both_right", "fast_only", "slow_only", "both_wrong")]
+        assert [int(text) for text, _ in line[3:7]] == counts
+        svg = page.one("svg", id=f"mosaic-{place}")
+        areas = {
+            e["data-series"]: float(e["width"]) * float(e["height"])
+            for e in page.within(svg, "rect")
+            if "data-series" in e
+        }
+        names = ("both-right", "fast-only", "slow-only", "both-wrong")
+        for name, count in zip(names, counts, strict=True):
+            assert areas.get(name, 0) == pytest.approx(147 * 147 * count / sum(counts), abs=30)
+
+
+def test_examples_mark_right_before_and_after(page):
+    groups = page.within(page.one("section", id="flips"), "details")
+    assert len(groups) == 2 * (3 + 3)  # two models, three tasks at once and three after a chain of thought
+    first = page.within(groups[0], "article")
+    assert 1 <= len(first) <= 8
+    lost = first[0]
+    marks = {tag["text"]: tag["inside"][-1] for tag in page.within(lost, "b")}
+    assert marks["right answer"] is marks["before"]
+    assert marks["after"] is not marks["before"]
+    assert "lost" in page.within(groups[0], "summary")[0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("models", "limit", "state", "words"),
+    [
+        (("full", "pruned"), 0.05, "no-go", "NO-GO"),
+        (("full", "healed"), 0.3, "go", "GO"),
+        (("full", "healed"), None, "open", "Verdict"),
+    ],
+)
+def test_the_verdict_says_whether_the_limit_holds(tmp_path, models, limit, state, words):
+    write_bill(tmp_path / "bill", n=200, models=models, limit=limit, thinking=False, tasks=[("math", "generation")])
+    page = Page((tmp_path / "bill" / "report.html").read_text("utf-8"))
+    section = page.one("section", id="verdict")
+    assert section["class"] == f"verdict {state}"
+    assert words in page.within(section, "h2")[0]["text"]
+    assert "math" in page.within(section, "p")[0]["text"]
+    left = {e["id"] for e in page.all("section")}
+    assert not left & {"curves", "map", "thinking", "interactions"}  # what was not measured is not there
+
+
+def test_the_verdict_begins_as_sentences_do(planted):
+    comparison, _ = read_results(planted[0] / "bill")
+    headline = Page(render(comparison)).one("p", class_="headline")["text"]
+    assert headline.startswith("On math generation (slow thinking), pruned loses ")
+    sentence = "INCONCLUSIVE: the full model is above chance in no domain"
+    comparison = {**comparison, "verdict": {**comparison["verdict"], "decision": "INCONCLUSIVE", "sentence": sentence}}
+    assert (
+        Page(render(comparison)).one("p", class_="headline")["text"] == "The full model is above chance in no domain."
+    )
+
+
+def tiles(comparison):
+    """Label, value and note of each tile of the first model."""
+    page = Page(render(comparison))
+    first = page.within(page.all("dl", class_="tiles")[0], "div")
+    return [
+        (page.within(e, "dt")[0]["text"], page.within(e, "strong")[0]["text"], page.within(e, "small")[0]["text"])
+        for e in first
+    ]
+
+
+def test_tiles_show_the_worst_of_what_can_be_lost(planted):
+    comparison, _ = read_results(planted[0] / "bill")
+    comparison = json.loads(json.dumps(comparison))
+    rows = [row for row in comparison["rows"] if row["model"] == "pruned"]
+    assert tiles(comparison)[0][2] == "math, generation"
+    rows[2]["versus"]["full_above_chance"] = False
+    assert tiles(comparison)[0][2] == "math, choice"
+    for row in rows:
+        row["versus"]["full_above_chance"] = False
+    assert tiles(comparison)[0][1:] == ("–", "the full model is at chance")
+    (prose,) = [row for row in comparison["prose"] if row["model"] == "pruned"]
+    worse = {end: value + 1 for end, value in prose["difference"].items()}
+    comparison["prose"].append({**prose, "text": "news", "difference": worse})
+    assert tiles(comparison)[2] == ("Prose loss, worst text, nats per token", signed(worse["estimate"], 3), "news")
+
+
+def test_few_questions_are_warned_of(tmp_path):
+    write_bill(tmp_path / "bill", n=20, models=("full", "pruned"), thinking=False)
+    page = Page((tmp_path / "bill" / "report.html").read_text("utf-8"))
+    assert "20 questions" in page.one("ul", class_="warnings")["text"]
+
+
+def test_a_sweep_of_few_questions_says_so_at_the_top_and_in_its_table(tmp_path):
+    document = write_sweep_folder(tmp_path / "sweep", layers=8, sizes="0-3", n=20, tasks=[("math", "choice")])
+    page = Page(render(None, document))
+    assert "20 questions; below 30" in page.one("ul", class_="warnings")["text"]
+    assert [line[1] for line in cells(page, "sizes-table")] == [("20", "few")] * 4
+
+
+@pytest.mark.parametrize(("low", "words"), [(0.1, "math, choice suffers most"), (-0.1, "beyond doubt in no domain")])
+def test_a_sweep_names_no_victim_that_it_cannot_tell(tmp_path, low, words):
+    document = write_sweep_folder(tmp_path / "sweep", layers=8, sizes="0-3", n=20, tasks=[("math", "choice")])
+    document["curves"][0]["points"][-1]["answer_nll_bits_difference"] = {"estimate": 0.2, "low": low, "high": 0.5}
+    assert words in Page(render(None, document)).one("p", class_="headline")["text"]
+
+
+def test_a_run_whose_answers_were_known_says_so(page):
+    time = next(e["text"] for e in page.all("div") if e["text"].startswith("time"))
+    assert "full 85 s for 0 requests (0 tokens), 1200 known from before" in time
+    assert "pruned 85 s for 1200 requests (58108 tokens);" in time
+    assert "pruned: the start of 2 requests was cut" in page.one("ul", class_="warnings")["text"]
+
+
+def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(planted):
+    comparison = json.loads((planted[0] / "bill" / "comparison.json").read_text())
+    for key in ("rows", "interactions", "thinking", "thinking_interactions", "prose"):
+        comparison[key] = []
+    label = '<b>cut & "sewn"</b>'
+    comparison["models"] = [comparison["models"][0], {**comparison["models"][1], "label": label}]
+    base = {"task": "arc", "metric": "acc", "filter": "none", "n": 8, "higher_is_better": True, "group": False}
+    none = {"difference": None, "lost": None, "gained": None, "mcnemar_p": None}
+    change = {"difference": {"estimate": -0.25, "low": -0.4, "high": -0.1}, "lost": 2, "gained": 0, "mcnemar_p": 0.5}
+    comparison["tasks"] = [
+        {**base, "model": "full", "value": 0.75, **none},
+        {**base, "model": label, "value": 0.5, **change},
+    ]
+    comparison["verdict"] = None
+    page = Page(render(comparison))
+    assert [e["id"] for e in page.all("section")] == ["verdict", "tasks", "method"]
+    shown = cells(page, "tasks-table")
+    assert shown[1][2] == (label, "")
+    assert shown[1][5] == ("−0.2500", "[−0.4000, −0.1000]")
+    assert [e["text"] for e in page.all("td", class_="worse")] == ["−0.2500 [−0.4000, −0.1000]"]
+    assert label in page.one("h1")["text"]
+
+
+def test_the_curves_show_the_change_of_nll_with_its_paired_band(planted, page):
+    svg = page.one("svg", id="answer-nll-bits-difference-0")
+    document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
+    last = document["curves"][1]["points"][-1]["answer_nll_bits_difference"]
+    marks = page.within(svg, "rect")  # of the second series
+    zero = float(next(e for e in page.within(svg, "line") if e.get("class") == "zero")["y1"])
+    first, *_, end = (float(e["y"]) + float(e["height"]) / 2 for e in marks)
+    assert first == pytest.approx(zero, abs=0.2)  # the full model has no change, and is sure of it
+    band = next(e for e in page.within(svg, "path") if e.get("class") == "band s1")
+    upper = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", band["d"])][6]  # at the largest size
+    per_bit = (zero - end) / last["estimate"]
+    assert zero - upper == pytest.approx(per_bit * last["high"], abs=0.3)
+    assert "chance" in page.within(page.one("section", id="curves"), "ul")[-1]["text"]
+    assert not any("chance" in e["text"] for e in page.within(page.one("svg", id="accuracy-0"), "text"))
+
+
+def test_adapters_after_a_cut_are_ringed(planted):
+    document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
+    cut = document["curves"][0]["points"][4]
+    document["healed"] = [{"domain": "medical", "protocol": "choice", **cut, "variant": "4@3+lora"}]
+    page = Page(render(None, document))
+    rings = page.all("circle", class_="ring s0")
+    assert len(rings) == 2  # in accuracy and in answer NLL
+    assert sum(below == "healed" for line in cells(page, "sizes-table") for _, below in line) == 1
+
+
+def test_a_sweep_of_another_model_is_named_as_such(planted, tmp_path):
+    document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
+    document["provenance"]["model"]["config_sha256"] = "cc" * 32
+    comparison, _ = read_results(planted[0] / "bill")
+    assert "whose weights are not" in render(comparison, document)
+    assert "whose weights are not" not in planted[1]
+
+
+def test_no_knowledge_is_said_to_be_lost_where_answers_were_not_parsed(planted):
+    comparison = json.loads((planted[0] / "bill" / "comparison.json").read_text())
+    clear = {"estimate": -0.3, "low": -0.5, "high": -0.1}
+    for row in comparison["thinking_interactions"]:
+        row["a_fast"] = clear
+    claim = "math lost more knowledge"
+    assert claim in Page(render(comparison)).one("section", id="thinking")["text"]
+    for row in comparison["thinking"]:
+        if (row["domain"], row["label"]) == ("math", "pruned"):
+            row["unparseable_fast"] = 0.94
+            row["versus"]["a_fast"] = clear
+    page = Page(render(comparison))
+    told = {line[1][0]: line[-1][0] for line in cells(page, "thinking-interactions-table")}
+    assert "lost more knowledge" not in told["pruned"]
+    assert "many answers not parsed in math" in told["pruned"]
+    assert claim in told["healed"]
+    assert not any("pruned" in e["text"] and claim in e["text"] for e in page.all("li"))
+    lines = [line for line in cells(page, "thinking-table") if line[1][0] == "pruned"]
+    assert [bool(line[1][1]) for line in lines] == [False, True, True]  # the rows of math are marked
+    assert lines[1][1][1].startswith("unparsed 94 / ")
+    marked = [e["text"] for e in page.within(page.one("table", id="thinking-table"), "td") if e.get("class") == "worse"]
+    assert not any(bounds(clear, 100, 1) in text for text in marked)
+
+
+def test_the_same_results_give_the_same_bytes(planted, tmp_path):
+    again = report(planted[0] / "bill", sweep=planted[0] / "sweep", out=tmp_path / "again.html")
+    assert again.read_text("utf-8") == planted[1]
+
+
+def test_the_command_writes_a_report_of_a_sweep_alone(planted, tmp_path):
+    folder = tmp_path / "sweep"
+    shutil.copytree(planted[0] / "sweep", folder)
+    runner = CliRunner()
+    done = runner.invoke(app, ["report", str(folder), "--json"])
+    assert done.exit_code == 0, done.output
+    path = folder / "report.html"
+    assert json.loads(done.stdout) == {"report": str(path), "bytes": path.stat().st_size}
+    page = Page(path.read_text("utf-8"))
+    assert [e["id"] for e in page.all("section")] == ["verdict", "curves", "map", "method"]
+    assert runner.invoke(app, ["report", str(folder)]).exit_code == 1
+    assert runner.invoke(app, ["report", str(folder), "--overwrite"]).exit_code == 0
+
+
+def test_wrong_folders_are_named(planted, tmp_path):
+    with pytest.raises(RegrowthError, match=r"no comparison\.json and no sweep\.json"):
+        report(tmp_path)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        report(planted[0] / "bill", sweep=tmp_path, out=tmp_path / "r.html")
+    with pytest.raises(UsageError, match="--sweep"):
+        report(planted[0] / "sweep", sweep=planted[0] / "sweep", out=tmp_path / "r.html")
+    broken = tmp_path / "broken"
+    shutil.copytree(planted[0] / "bill", broken)
+    lines = (broken / "samples_pruned_regrowth_math_choice.jsonl").read_text("utf-8").split("\n")
+    (broken / "samples_pruned_regrowth_math_choice.jsonl").write_text("\n".join(lines[:-2]), "utf-8")
+    with pytest.raises(CheckpointError, match="other questions"):
+        report(broken, out=tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "nll", "at_chance", "words"),
+    [
+        ((1, 2, 3), (1, 2, 3), [], "a lost more, by both measures"),
+        ((1, 2, 3), (-1, 0, 1), [], "a lost more, by accuracy"),
+        ((-1, 0, 1), (-3, -2, -1), [], "b lost more, by answer NLL"),
+        ((1, 2, 3), (-3, -2, -1), [], "by accuracy a lost more, by answer NLL b"),
+        ((1, 2, 3), (-1, 0, 1), ["b"], "cannot tell; b at chance before the cut"),
+    ],
+)
+def test_interactions_in_words(accuracy, nll, at_chance, words):
+    intervals = [dict(zip(("low", "estimate", "high"), each, strict=True)) for each in (accuracy, nll)]
+    row = {"domains": ["a", "b"], "accuracy": intervals[0], "answer_nll_bits": intervals[1], "at_chance": at_chance}
+    assert in_words(row) == words
+
+
+def test_knowledge_and_reasoning_in_words():
+    clear, open_ = ({"low": low, "estimate": 0.1, "high": 0.2} for low in (0.05, -0.1))
+    assert thinking_in_words({"domains": ["a", "b"], "a_fast": open_, "delta": clear}) == "a lost more reasoning gain"
+    both = {"domains": ["a", "b"], "a_fast": clear, "delta": clear}
+    assert thinking_in_words(both) == "a lost more knowledge and more reasoning gain"
+    assert thinking_in_words({**both, "a_fast": open_, "delta": open_}) == "cannot tell"

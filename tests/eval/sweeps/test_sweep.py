@@ -1,0 +1,462 @@
+"""Sweeps: every log-likelihood is that of lm-eval's HFLM on the written checkpoint, and no variant is made up."""
+
+import json
+import os
+import shutil
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from eval import run, sweep
+from eval.asking.tasks import plan_tasks
+from eval.asking.walk import choose_way, score
+from eval.cli import app
+from eval.sweeps.lookup import AnswerTask, Bank, Prompting, collect, collector, read
+from eval.sweeps.plan import plan_sweep
+from eval.sweeps.resume import Kept
+from eval.sweeps.run import walk_questions
+from prune import cut, plan_cut
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.common.provenance import model_identity
+from prune.models.walking import Route, count_passes
+from tests.support.hand_made import hand_made_scan
+from tests.support.small_models import save_small_model
+
+FEW = {"domains": "medical,math", "limit": 4, "sets": ["mmlu", "asdiv"], "shown": False}
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def tiny(sample_model, tmp_path_factory):
+    """Makes random models of a family with the sample's tokenizer, 8 layers."""
+    made = {}
+
+    def make(family, **more):
+        if family not in made:
+            folder = tmp_path_factory.mktemp("tiny") / family
+            tokenizer = AutoTokenizer.from_pretrained(sample_model)
+            save_small_model(family, folder, vocab_size=len(tokenizer), max_position_embeddings=1024, **more)
+            tokenizer.save_pretrained(folder)
+            made[family] = folder
+        return made[family]
+
+    return make
+
+
+def _tasks(data, limit=4):
+    return [AnswerTask(plan) for plan in plan_tasks(data, "medical,math", limit=limit, sets=["mmlu", "asdiv"])]
+
+
+def _by_hflm(folder, data, *, limit=4, chat=False, model=None):
+    """lm-eval's samples of the same tasks, by its own HFLM on a checkpoint."""
+    from lm_eval.models.huggingface import HFLM
+
+    os.environ["TQDM_DISABLE"] = "1"
+    model = model or AutoModelForCausalLM.from_pretrained(folder)
+    lm = HFLM(pretrained=model.eval(), tokenizer=AutoTokenizer.from_pretrained(folder), batch_size=4, max_length=1024)
+    return read(_tasks(data, limit), lm, Prompting(chat))["samples"]
+
+
+def _agree(found, place, samples):
+    """Whether a sweep's variant scored as lm-eval did, question by question."""
+    for task in found.tasks:
+        for question, entry in enumerate(samples[task.plan.name]):
+            assert task.nll[place, question] == pytest.approx(entry["answer_nll_bits"], abs=1.4e-4)  # 1e-4 nats
+            if task.correct is None:
+                assert task.greedy[place, question] == entry["answer_greedy"]
+            else:
+                assert task.correct[place, question] == entry["acc_norm"]
+                assert task.raw[place, question] == entry["acc"]
+
+
+_WINDOW = {"qwen3": {"use_sliding_window": False, "sliding_window": None, "layer_types": None}}
+FAMILIES = {"llama": "tree", "qwen3": "tree", "gpt2": "tree", "gpt_neox": "tree", "gemma2": "plain", "bloom": "plain"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sweep_scores_as_hflm_on_the_written_checkpoints(family, tiny, sample_questions, tmp_path):
+    folder = tiny(family, **_WINDOW.get(family, {}))
+    found = sweep(folder, data=sample_questions, sizes="0,2,3", starts="2,4", chat_template="off", **FEW)
+    assert found.document["how"]["path"] == FAMILIES[family]
+    assert (found.document["how"]["why"] is None) == (FAMILIES[family] == "tree")
+    assert [v.label for v in found.plan.variants] == ["full", "2@2", "2@4", "3@2", "3@4"]
+    _agree(found, 0, _by_hflm(folder, sample_questions))
+    for place in (2, 3):
+        variant = found.plan.variants[place]
+        cut(plan_cut(folder, layers=list(variant.dropped)), tmp_path / str(place))
+        _agree(found, place, _by_hflm(tmp_path / str(place), sample_questions))
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_every_choice_scores_as_by_hflm_not_the_right_one_alone(family, tiny, sample_questions, tmp_path):
+    folder = tiny(family)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    plan = plan_sweep(8, sizes="0,3", rule="2")
+    how = {"max_length": 1024, "shown": False}
+    found = walk_questions(model, tokenizer, plan, _tasks(sample_questions), Prompting(), **how)
+    number = dict(zip(found.pairs, found.owners, strict=True))
+    cut(plan_cut(folder, n=3, start=2), tmp_path / "cut")
+    seen = set()
+    for place, checkpoint in enumerate((folder, tmp_path / "cut")):
+        for entries in _by_hflm(checkpoint, sample_questions).values():
+            for entry in entries:
+                for pair, ((logprob, greedy),) in zip(entry["arguments"], entry["resps"], strict=True):
+                    at = number[tuple(pair)]
+                    assert float(found.answers.logprob[place, at]) == pytest.approx(logprob, abs=1e-4)
+                    assert bool(found.answers.greedy[place, at]) == bool(greedy)
+                    seen.add((place, at))
+    assert len(seen) == 2 * len(set(number.values())) > 2 * 4 * 4
+
+
+def test_a_sweep_asks_what_run_asks(tiny, sample_questions):
+    folder = tiny("llama")
+    found = sweep(folder, data=sample_questions, sizes="1", **FEW)
+    assert found.document["settings"]["chat_template"] is True
+    asked = run(folder, data=sample_questions, **FEW)
+    for task in found.tasks:
+        samples = asked.of(next(plan for plan in asked.tasks if plan.name == task.plan.name))
+        assert [s.answer_nll_bits for s in samples] == pytest.approx(task.nll[0].tolist(), abs=1.4e-4)
+        if task.correct is not None:
+            assert [s.correct for s in samples] == task.correct[0].tolist()
+            assert [s.response for s in samples] == task.response[0].tolist()
+            assert [s.prompt_hash for s in samples] == list(task.prompts)
+
+
+def test_the_real_model_scores_as_hflm(sample_model, sample_questions, tmp_path):
+    few = {**FEW, "limit": 2}
+    found = sweep(sample_model, data=sample_questions, sizes="6", starts="13", dtype="float32", **few)
+    assert found.document["how"]["path"] == "tree"
+    cut(plan_cut(sample_model, n=6, start=13), tmp_path / "cut")
+    _agree(found, 1, _by_hflm(tmp_path / "cut", sample_questions, limit=2, chat=True))
+
+
+@pytest.fixture(scope="module")
+def planted(tiny, tmp_path_factory):
+    """A model whose layers 2 to 4 do nothing."""
+    folder = tmp_path_factory.mktemp("planted") / "llama"
+    shutil.copytree(tiny("llama"), folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for layer in model.model.layers[2:5]:
+            layer.mlp.down_proj.weight.zero_()
+            layer.self_attn.o_proj.weight.zero_()
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def swept(planted, sample_questions, sample_heldout, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    out, prose = folder / "out", folder / "prose.jsonl"
+    prose.write_text("".join(sample_heldout.read_text().splitlines(keepends=True)[:2]))
+    options = {**FEW, "text": str(prose)}
+    return out, sweep(planted, data=sample_questions, sizes="0-4", starts="all", out=out, **options)
+
+
+def test_layers_that_do_nothing_cost_nothing_and_are_found(swept, planted):
+    out, found = swept
+    for answers in found.document["maps"]:
+        grid = np.array(answers["answer_nll_bits_difference"], dtype=float)
+        idle = {(1, 2), (1, 3), (1, 4), (2, 2), (2, 3), (3, 2)}
+        for row, size in zip(grid, answers["sizes"], strict=True):
+            for start, value in zip(answers["starts"], row, strict=True):
+                if (size, start) in idle:
+                    assert value == pytest.approx(0, abs=1e-4)
+                elif not np.isnan(value):
+                    assert abs(value) > 1e-3
+    own = [task for task in found.tasks if task.plan.domain == "math"]
+    right = [[q.choices[q.answer] if q.choices else q.answer for q in task.plan.questions] for task in own]
+    sizes = [sum(len(text.encode()) for text in texts) for texts in right]
+    rises = [(task.nll.sum(1) - task.nll[0].sum()) / size for task, size in zip(own, sizes, strict=True)]
+    for place, variant in enumerate(found.plan.variants[1:], start=1):
+        cost = found.costs["domains"]["math"][str(variant.n)][str(variant.start)]
+        assert cost == pytest.approx(np.mean([rise[place] for rise in rises]))
+    assert "bits per byte" in found.costs["measure"]
+    for n in (2, 3):
+        chosen = plan_cut(planted, n=n, criterion="domain", costs=out / "costs.json", verify=0)
+        costs = found.costs["domains"]
+        cheapest = min(range(8 - n), key=lambda s: sum(costs[d][str(n)][str(s)] for d in costs))
+        assert chosen.dropped == tuple(range(cheapest, cheapest + n))
+        assert chosen.evidence["domain_cost"] <= 1e-4
+
+
+def test_all_files_are_there_and_agree(swept):
+    out, found = swept
+    document = json.loads((out / "sweep.json").read_text())
+    assert document == found.document
+    samples = {f"samples_regrowth_{name}.jsonl" for name in ("medical_choice", "math_choice", "math_generation")}
+    figures = {f"{name}.{suffix}" for name in ("curves", "map") for suffix in ("png", "svg")}
+    assert {p.name for p in out.iterdir()} == {"sweep.json", "costs.json", "report.html", *samples, *figures}
+    labels = [variant["label"] for variant in document["variants"]]
+    for row in document["rows"]:
+        path = out / f"samples_regrowth_{row['domain']}_{row['protocol']}.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        place = labels.index(row["variant"])
+        bits = [line["answer_nll_bits"][place] for line in lines]
+        assert len(bits) == row["n"] == 4
+        assert row["answer_nll_bits"]["estimate"] == pytest.approx(np.mean(bits))
+        if row["protocol"] == "choice":
+            assert row["accuracy"]["estimate"] == np.mean([line["correct"][place] for line in lines])
+            assert row["answer_greedy"] is None
+        else:
+            assert row["accuracy"] is None
+            assert row["chance"] is None
+            assert row["answer_greedy"] == np.mean([line["answer_greedy"][place] for line in lines])
+        if row["variant"] == "full":
+            assert row["versus"] is None
+        else:
+            change = row["versus"]["answer_nll_bits_difference"]
+            assert change["estimate"] == pytest.approx(
+                np.mean(bits) - np.mean([b["answer_nll_bits"][0] for b in lines])
+            )
+    for curve in document["curves"]:
+        assert [point["size"] for point in curve["points"]] == [0, 1, 2, 3, 4]
+    for name in ("curves", "map"):
+        picture = matplotlib.image.imread(out / f"{name}.png")
+        assert picture.shape[1] >= 1200
+        assert picture[..., :3].std() > 0.02
+    prose = {row["variant"]: row for row in document["prose"]}
+    assert prose["full"]["difference"] is None
+    assert prose["3@2"]["nats_per_token"] == pytest.approx(prose["full"]["nats_per_token"], abs=1e-4)
+    assert prose["2@0"]["nats_per_token"] != pytest.approx(prose["full"]["nats_per_token"], abs=1e-2)
+
+
+def test_starts_of_a_scan(tiny, sample_questions, tmp_path):
+    folder = tiny("llama")
+    scan = hand_made_scan(folder)
+    scan.write(tmp_path / "scan.json")
+    found = sweep(folder, data=sample_questions, scan=tmp_path / "scan.json", sizes="1-3", **{**FEW, "limit": 2})
+    assert [v.start for v in found.plan.variants] == [None, *(b.start for b in scan.best[:3])]
+    hand_made_scan(folder, config_sha256="0").write(tmp_path / "other.json")
+    with pytest.raises(CheckpointError, match=r"other\.json was made on"):
+        sweep(folder, data=sample_questions, scan=tmp_path / "other.json", sizes="1-3", **FEW)
+
+
+def _asked(folder, data, limit=4):
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    scorer = collector(model, AutoTokenizer.from_pretrained(folder), 1024)
+    pairs, requests, owners, _ = collect(_tasks(data, limit), scorer, Prompting())
+    return model, pairs, requests, owners
+
+
+ROUTES = [Route(), Route(frozenset({3, 4})), Route(frozenset({4, 5, 6}))]
+
+
+def test_an_interrupted_sweep_goes_on(tiny, sample_questions, tmp_path):
+    model, _, requests, _ = _asked(tiny("llama"), sample_questions)
+    way = choose_way(model, requests)
+    whole = score(model, requests, ROUTES, way=way, batch_tokens=256)
+    kept, passes = Kept(tmp_path / "r.npz", ["a sweep"]), []
+
+    def stop(answers):
+        kept.keep(answers)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(model, requests, ROUTES, way=way, batch_tokens=256, keep=stop)
+    half = kept.restore()
+    assert 0 < half.done.sum() < len(requests)
+    again = score(model, requests, ROUTES, way=way, batch_tokens=256, answers=half, advance=passes.append)
+    assert sum(passes) == len(requests)
+    assert again.logprob == pytest.approx(whole.logprob, abs=1e-4)
+    assert (again.greedy == whole.greedy).all()
+    with pytest.raises(RegrowthError, match="of another sweep"):
+        Kept(tmp_path / "r.npz", ["another"]).restore()
+    (tmp_path / "r.npz").write_text("not that")
+    with pytest.raises(RegrowthError, match="remove it"):
+        kept.restore()
+    kept.clear()
+    assert kept.restore() is None
+
+
+def test_a_resumed_sweep_never_crosses_models(tiny, sample_questions, tmp_path, monkeypatch):
+    """A twin of the same shapes has the same headers; its file is refused, and before the model is loaded."""
+    folder, twin = tiny("llama"), tmp_path / "twin"
+    shutil.copytree(folder, twin)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.model.layers[7].mlp.down_proj.weight[-1] += 1.0
+    model.save_pretrained(twin)
+    assert model_identity(twin)["shards"] == model_identity(folder)["shards"]
+    resume = tmp_path / "kept.npz"
+    ask = {"data": sample_questions, "sizes": "1", "resume": resume, **FEW, "domains": "math", "limit": 2}
+    with monkeypatch.context() as patched:
+        patched.setattr(Kept, "clear", lambda self: None)  # as if it had been interrupted
+        first = sweep(folder, **ask)
+    with monkeypatch.context() as patched:
+        patched.setattr("eval.sweeps.run.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+        with pytest.raises(RegrowthError, match="of another sweep"):
+            sweep(twin, **ask)
+        with pytest.raises(RegrowthError, match="of another sweep"):
+            sweep(folder, **{**ask, "sizes": "2"})
+        (tmp_path / "text").write_text("not that")
+        with pytest.raises(RegrowthError, match="is not a file that an interrupted sweep"):
+            sweep(folder, **{**ask, "resume": tmp_path / "text"})
+    again = sweep(folder, **ask)
+    assert [t.nll.tolist() for t in again.tasks] == [t.nll.tolist() for t in first.tasks]
+    assert not resume.exists()
+    other = sweep(twin, **ask)
+    contents = [one.document["provenance"]["model"]["content_sha256"] for one in (first, again, other)]
+    assert contents[0] == contents[1] != contents[2]
+    assert (other.tasks[0].nll != first.tasks[0].nll).any()
+
+
+def test_less_memory_means_smaller_batches_and_the_same_answers(tiny, sample_questions):
+    model, _, requests, _ = _asked(tiny("llama"), sample_questions)
+    way = choose_way(model, requests)
+    whole = score(model, requests, ROUTES, way=way)
+
+    def full(_, args, kwargs):
+        if args[0].numel() > 32 * 200:
+            raise torch.OutOfMemoryError("out of memory")
+
+    handle = model.model.layers[3].self_attn.register_forward_pre_hook(
+        lambda module, args, kwargs: full(module, (kwargs["hidden_states"],), kwargs), with_kwargs=True
+    )
+    less = score(model, requests, ROUTES, way=way)
+    handle.remove()
+    assert less.notes[0] == "out of memory at 1024 tokens a batch: went on with 512"
+    assert less.logprob == pytest.approx(whole.logprob, abs=1e-4)
+    handle = model.model.layers[3].register_forward_pre_hook(
+        lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory"))
+    )
+    model.model.layers[3].self_attn.register_forward_pre_hook(
+        lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory"))
+    )
+    with pytest.raises(RegrowthError, match="one question at a time"):
+        score(model, requests, ROUTES, way=way)
+
+
+def test_a_bank_never_makes_up_an_answer(tiny, sample_questions):
+    tasks = _tasks(sample_questions)
+    _, pairs, _, _ = _asked(tiny("llama"), sample_questions)
+    known = dict.fromkeys(pairs, (-1.0, False))
+    assert read(tasks, Bank(known), Prompting())["results"]["regrowth_math_generation"]["answer_nll_bits,none"] > 1
+    del known[pairs[3]]
+    with pytest.raises(RegrowthError, match="the bank holds no answer to"):
+        read(tasks, Bank(known), Prompting())
+    with pytest.raises(RegrowthError, match="no generated text"):
+        Bank(known).generate_until([])
+
+
+@pytest.fixture(scope="module")
+def healed(tiny, tmp_path_factory):
+    """Makes adapters on layers of a cut of the tiny llama (layers 3 and 4 dropped), as `heal` writes them."""
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path_factory.mktemp("healed")
+    cut(plan_cut(tiny("llama"), layers="3,4"), folder / "cut")
+
+    def make(name, layers):
+        torch.manual_seed(1)
+        model = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(folder / "cut"),
+            LoraConfig(r=2, lora_alpha=8, target_modules=["down_proj", "q_proj"], layers_to_transform=layers),
+        )
+        model.peft_config["default"].base_model_name_or_path = str(folder / "cut")
+        with torch.no_grad():
+            for module, weight in model.named_parameters():
+                if "lora_B" in module:
+                    weight.normal_(0, 0.3)
+        model.save_pretrained(folder / name)
+        document = {
+            "format": "regrowth.heal/1",
+            "adapted": [f"model.layers.{layer}.mlp.down_proj" for layer in layers],
+            "quantised": [],
+            "base": model_identity(folder / "cut"),
+        }
+        (folder / name / "heal.json").write_text(json.dumps(document))
+        return folder / name, model
+
+    return make
+
+
+def test_an_adapter_after_the_cut_is_swept_too(healed, tiny, sample_questions):
+    folder, model = healed("after", [3, 5])
+    other, _ = healed("later", [4])
+    found = sweep(
+        tiny("llama"),
+        data=sample_questions,
+        sizes="2",
+        starts="3",
+        adapters=[folder, other],
+        chat_template="off",
+        **FEW,
+    )
+    assert [v.label for v in found.plan.variants] == ["full", "2@3", "2@3+after", "2@3+later"]
+    _agree(found, 2, _by_hflm(folder.parent / "cut", sample_questions, model=model))
+    _agree(found, 1, _by_hflm(folder.parent / "cut", sample_questions))
+    assert abs(found.tasks[0].nll[2] - found.tasks[0].nll[1]).max() > 0.1
+    assert abs(found.tasks[0].nll[3] - found.tasks[0].nll[1]).max() > 0.01
+    assert len(found.document["healed"]) == 2 * len(found.tasks)
+    assert found.costs["domains"]["math"].keys() == {"2"}
+
+
+def test_an_adapter_that_cannot_be_swept_is_refused(healed, tiny, sample_questions, tmp_path):
+    before, _ = healed("before", [1, 4])
+    with pytest.raises(UsageError, match=r"layers before the cut \(1 to 1, cut at 3\)"):
+        sweep(tiny("llama"), data=sample_questions, sizes="2", adapters=[before], **FEW)
+    after, _ = healed("fits", [3])
+    with pytest.raises(CheckpointError, match="which is not"):
+        sweep(tiny("gpt2"), data=sample_questions, sizes="2", adapters=[after], **FEW)
+    with pytest.raises(CheckpointError, match=r"heal\.json does not exist"):
+        sweep(tiny("llama"), data=sample_questions, sizes="2", adapters=[tmp_path], **FEW)
+    patched = tmp_path / "patched"
+    shutil.copytree(after.parent / "cut", patched)
+    (patched / "heal.json").write_text("{}")
+    config = json.loads((after / "adapter_config.json").read_text())
+    (after / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(patched)}))
+    with pytest.raises(UsageError, match="patched or merged after its cut"):
+        sweep(tiny("llama"), data=sample_questions, sizes="2", adapters=[after], **FEW)
+
+
+def test_the_plan_counts_what_the_walk_runs():
+    deepest = plan_sweep(30, sizes="0-15", rule="deepest")
+    assert deepest.passes() == 29 + 16
+    assert [v.start for v in deepest.variants[1:3]] == [28, 27]
+    every = plan_sweep(30, sizes="1-15", rule="all")
+    assert len(every.variants) == 1 + sum(30 - n for n in range(1, 16))
+    assert every.passes() < sum(30 - v.n for v in every.variants)
+    assert count_passes(4, [Route(), Route(frozenset({1})), Route(frozenset({1}), "a", 2)]) == 4 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--sizes", "0-8"], "of 8 layers at most 7 can be dropped"),
+        (["--sizes", "4-1"], "--sizes '4-1': the range 4-1 runs backwards"),
+        (["--sizes", "0"], "drops nothing"),
+        (["--sizes", "2", "--starts", "6"], "no block of the sizes 2 can start at layer 6"),
+        (["--sizes", "2", "--starts", "best"], "add --scan scan.json"),
+        (["--sizes", "2", "--domains", "cooking"], "no domain is called 'cooking'"),
+        (["--sizes", "2", "--batch-tokens", "3"], "--batch-tokens 3 is too few"),
+        (["--sizes", "2", "--adapter", "nowhere"], "heal.json does not exist"),
+        (["--sizes", "2", "--scan", "nowhere.json"], "nowhere.json does not exist"),
+    ],
+)
+def test_bad_input_is_one_clear_line(options, words, tiny_llama, sample_questions, tmp_path):
+    given = ["sweep", tiny_llama, "--data", sample_questions, "--domains", "math", "--out", tmp_path / "out", *options]
+    found = runner.invoke(app, [str(word) for word in given])
+    assert found.exit_code in (1, 2)
+    (line,) = [line for line in found.stderr.splitlines() if line.startswith("error:")]
+    assert words in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_prints_json_or_tables(tiny_llama, sample_questions, tmp_path):
+    common = ["--data", sample_questions, "--domains", "math", "--limit", "3", "--sizes", "0-2"]
+    given = ["sweep", tiny_llama, *common, "--out", tmp_path / "one", "--json"]
+    found = runner.invoke(app, [str(word) for word in given])
+    assert found.exit_code == 0, found.stderr
+    assert json.loads(found.stdout)["format"] == "regrowth.sweep/1"
+    assert "3 variants in one walk of 10 layer passes: 1.2 times one model" in found.stderr
+    given = ["sweep", tiny_llama, *common, "--out", tmp_path / "two"]
+    found = runner.invoke(app, [str(word) for word in given])
+    assert "math, choice: 3 questions, chance 25 %" in found.stdout
+    again = runner.invoke(app, [str(word) for word in given])
+    assert again.exit_code == 1
+    assert "already exists" in again.stderr

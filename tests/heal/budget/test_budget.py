@@ -1,0 +1,327 @@
+"""The budget's arithmetic against what is really held: bytes of weights, what autograd keeps, FLOPs; the command."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+from typer.testing import CliRunner
+
+import heal.models.chunks
+from heal import plan_budget
+from heal.budget.cost import (
+    FLOATS_ON_CPU,
+    GIB,
+    GPUS,
+    LOGITS_AT_ONCE,
+    Job,
+    flops_per_token,
+    kept_layers,
+    memory_of,
+    usable,
+)
+from heal.budget.shapes import LayerShape, Linear, ModelShape, read_shape
+from heal.cli import app
+from heal.models.adapters import add_adapter, find_targets
+from heal.models.lm_head import attach_loss
+from heal.models.quantise import load_frozen
+from prune import cut, plan_cut
+from prune.common.errors import CheckpointError, UsageError
+from prune.models.loading import Source, decoder_layers
+from tests.support.checkpoints import synthetic_checkpoint, write_shard
+from tests.support.healing_models import FAMILIES, tiny
+from tests.support.hub import StubHub, serve
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def saved(request, tmp_path_factory):
+    """A random model of a family, in a folder."""
+    folder = tmp_path_factory.mktemp("budget") / request.param
+    tiny(request.param).save_pretrained(folder)
+    return folder
+
+
+def job_of(shape, **changes):
+    settings = {"method": "qlora", "kept": tuple(range(len(shape.layers))), "first": 0, "bits": 16, "role": "all"}
+    settings |= {"rank": 8, "dropout": 0.05, "length": 64, "batch_size": 2, "checkpointing": False, "cuda": False}
+    return Job(**(settings | changes))
+
+
+def held(model):
+    """Bytes of a model's frozen values, and of what quantisation adds to them."""
+    values, extra, seen = 0, 0, set()
+    for module in model.modules():
+        for tensor in module._parameters.values():
+            if tensor is None or id(tensor) in seen:
+                continue
+            seen.add(id(tensor))
+            values += tensor.nbytes
+            state = getattr(tensor, "quant_state", None)
+            if state is not None:
+                inner = state.state2
+                extra += sum(t.nbytes for t in (state.absmax, state.code, inner.absmax, inner.code))
+            if getattr(tensor, "SCB", None) is not None:
+                extra += tensor.SCB.nbytes
+    return values, extra
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_weights_are_counted_to_the_byte(saved, bits):
+    model = load_frozen(Source(saved, "tiny"), bits=bits, device="cpu", dtype="bfloat16")
+    values, extra = held(model)
+    shape = read_shape(saved)
+    found = memory_of(shape, job_of(shape, bits=bits))
+    assert found.weights == values
+    assert found.quantisation == pytest.approx(extra, rel=0.02, abs=64)
+    assert shape.values == sum(p.numel() for p in tiny(saved.name).parameters())
+
+
+@pytest.mark.parametrize("role", ["feed-forward", "all"])
+def test_adapters_are_counted_to_the_byte(saved, role):
+    model = load_frozen(Source(saved, "tiny"), bits=16, device="cpu", dtype="bfloat16")
+    adapted = add_adapter(model, find_targets(model, role), rank=8, alpha=8, dropout=0.0, base="x")
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    shape = read_shape(saved)
+    found = memory_of(shape, job_of(shape, role=role))
+    assert found.adapter == sum(p.nbytes for p in trained)
+    assert found.optimiser == 3 * found.adapter  # a gradient and two moments, all fp32
+    assert all(p.dtype == torch.float32 for p in trained)
+
+
+@pytest.mark.parametrize(
+    ("bits", "role", "dropout", "length"), [(16, "feed-forward", 0.05, 64), (16, "all", 0.0, 96), (4, "all", 0.05, 32)]
+)
+def test_what_autograd_keeps_of_a_layer(saved, bits, role, dropout, length):
+    """Counted by torch's own hooks on saved tensors, weights aside, in packed rows."""
+    rows = 2
+    model = load_frozen(Source(saved, "tiny"), bits=bits, device="cpu", dtype="bfloat16")
+    attach_loss(model)
+    adapted = add_adapter(model, find_targets(model, role), rank=8, alpha=8, dropout=dropout, base="x").train()
+    own = {t.untyped_storage().data_ptr() for t in (*adapted.parameters(), *adapted.buffers())}
+    layer, inside, kept, alive = decoder_layers(model)[1], [False], {}, []
+    layer.register_forward_pre_hook(lambda *_: inside.__setitem__(0, True))
+    layer.register_forward_hook(lambda *_: inside.__setitem__(0, False))
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if inside[0] and storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)  # so that no address comes twice
+        return tensor
+
+    ids = torch.arange(rows * length).reshape(rows, length) % 290 + 5
+    positions = torch.arange(length // 2).repeat(2)[None].expand(rows, -1)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        adapted(input_ids=ids, position_ids=positions, labels=ids)
+    shape = read_shape(saved)
+    job = job_of(shape, bits=bits, role=role, dropout=dropout, length=length)
+    one = replace(shape, layers=shape.layers[:1])
+    two = replace(shape, layers=shape.layers[:2])
+    difference = [memory_of(s, replace(job, kept=tuple(range(len(s.layers))))).activations for s in (one, two)]
+    assert difference[1] - difference[0] == pytest.approx(sum(kept.values()), rel=0.05)
+
+
+def test_chunks_of_logits_are_those_that_training_takes():
+    assert heal.models.chunks.LOGITS_AT_ONCE == LOGITS_AT_ONCE
+    assert heal.models.chunks.FLOATS_AT_ONCE["cpu"] == FLOATS_ON_CPU
+
+
+class Counter(TorchDispatchMode):
+    """Adds up what torch's own formulas say of every operation that runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        self.total += formula(*args, **(kwargs or {}), out_val=found) if formula else 0
+        return found
+
+
+@pytest.mark.parametrize("family", ["llama", "phi"])
+def test_operations_are_those_that_torch_counts(family, tmp_path):
+    tiny(family, attention="eager").save_pretrained(tmp_path / family)
+    model = load_frozen(Source(tmp_path / family, "tiny"), bits=16, device="cpu", dtype="bfloat16")
+    model.set_attn_implementation("eager")
+    attach_loss(model)
+    adapted = add_adapter(model, find_targets(model, "all"), rank=8, alpha=8, dropout=0.0, base="x").train()
+    adapted.enable_input_require_grads()
+    ids = torch.arange(128).reshape(2, 64) + 5
+    with Counter() as counter:
+        adapted(input_ids=ids, labels=ids)["loss"].backward()
+    shape = read_shape(tmp_path / family)
+    assert flops_per_token(shape, job_of(shape, dropout=0.0)) == pytest.approx(counter.total / 128, rel=0.03)
+
+
+def large(layers, hidden, inner, vocabulary=32000, key_value=8, heads=64):
+    """A Llama of some size, as its headers would tell."""
+    width = hidden // heads * key_value
+    linears = (
+        Linear("self_attn.q_proj", hidden, hidden, False), Linear("self_attn.k_proj", hidden, width, False),
+        Linear("self_attn.v_proj", hidden, width, False), Linear("self_attn.o_proj", hidden, hidden, False),
+        Linear("mlp.gate_proj", hidden, inner, True), Linear("mlp.up_proj", hidden, inner, True),
+        Linear("mlp.down_proj", inner, hidden, True),
+    )  # fmt: skip
+    layer = LayerShape(linears, 0, 0, 2 * hidden, 8 * hidden + 8)
+    return ModelShape(
+        name="large", layers=(layer,) * layers, outside=2 * vocabulary * hidden + hidden, vocabulary=vocabulary,
+        hidden=hidden, heads=heads, key_value_heads=key_value, head_width=hidden // heads, gated=True,
+        written_out=False, scores=0, context=4096, stored_bytes=0, largest=vocabulary * hidden,
+    )  # fmt: skip
+
+
+def test_published_sizes():
+    """Llama-2-70B in NF4: 35 GB whole; 22 GB without 40 % of its layers, which a 40 GB card holds, as published."""
+    whole = large(80, 8192, 28672)
+    assert whole.values == pytest.approx(69e9, rel=0.01)
+    job = job_of(whole, bits=4, role="feed-forward", dropout=0.05, length=2048, batch_size=1, cuda=True)
+    job = replace(job, checkpointing=True)
+    full, pruned = memory_of(whole, job), memory_of(whole, replace(job, kept=kept_layers(80, 32)))
+    assert (full.weights + full.quantisation) / 1e9 == pytest.approx(35.9, abs=0.5)
+    assert (pruned.weights + pruned.quantisation) / 1e9 == pytest.approx(21.8, abs=0.5)
+    room = {gpu.name: usable(gpu.memory) for gpu in GPUS}
+    assert pruned.total < room["A100-40GB"] < full.total < room["A100-80GB"]
+    seven = large(32, 4096, 11008, heads=32, key_value=32)
+    rate = GPUS[1].peak * GPUS[1].share / flops_per_token(seven, replace(job, kept=tuple(range(32))))
+    assert rate == pytest.approx(2341, rel=0.2)  # Qwen-7B, Q-LoRA on one A100-80GB, as its README tells
+
+
+def test_less_is_less():
+    shape = large(80, 8192, 28672)
+    job = replace(job_of(shape, bits=4, role="feed-forward", cuda=True), checkpointing=True)
+    base = memory_of(shape, job)
+    assert memory_of(shape, replace(job, checkpointing=False)).total > base.total
+    assert memory_of(shape, replace(job, rank=16)).total > base.total
+    assert memory_of(shape, replace(job, role="all")).adapter > base.adapter
+    assert memory_of(shape, replace(job, bits=8)).weights == pytest.approx(2 * base.weights, rel=0.05)
+    fewer = replace(job, kept=kept_layers(80, 32))
+    assert memory_of(shape, fewer).weights < base.weights
+    assert memory_of(shape, replace(fewer, method="distill")).weights == base.weights  # the teacher is all there
+    assert flops_per_token(shape, replace(fewer, method="distill")) > flops_per_token(shape, fewer)
+    after = replace(fewer, first=40)
+    assert flops_per_token(shape, after) < flops_per_token(shape, fewer)
+    assert memory_of(shape, after).adapter == base.adapter // 80 * 8
+
+
+def test_the_largest_batch_fits_and_one_more_does_not(tiny_llama):
+    found = plan_budget(tiny_llama, n=2, gpu_memory=2 * GIB, rank=4, length=128)
+    mine, *rest = found.verdicts
+    assert (mine.gpu.name, mine.gpu.memory) == ("yours", 2 * GIB)
+    assert [one.gpu.name for one in rest] == ["A100-40GB", "A100-80GB", "H100-80GB"]
+    for rows, fits in ((mine.rows, True), (mine.rows + 1, False)):
+        held = memory_of(found.shape, replace(found.job, batch_size=rows)).total
+        assert (held <= usable(2 * GIB)) is fits
+    assert mine.holds == (mine.rows >= found.job.batch_size)
+    assert mine.longest == 512  # the model reads no more
+    assert mine.hours == pytest.approx(found.tokens / mine.tokens_per_second / 3600)
+    assert plan_budget(tiny_llama, n=2, gpu_memory=GIB // 2, rank=4).verdicts[0].rows == 0
+
+
+def test_a_cut_model_tells_its_own_cut(tiny_llama, tmp_path):
+    pruned = cut(plan_cut(tiny_llama, n=3, start=2), tmp_path / "pruned", show_progress=False)
+    planned, there = plan_budget(tiny_llama, n=3, start=2, rank=4), plan_budget(pruned, rank=4)
+    assert replace(there.memory, loading=0) == replace(planned.memory, loading=0)
+    assert there.job.kept == (0, 1, 2, 3, 4)
+    after = plan_budget(pruned, rank=4, targets="after-cut")
+    assert (after.job.first, after.job.role) == (2, "all")
+    distilled = plan_budget(pruned, rank=4, method="distill")
+    assert distilled.job.kept == (0, 1, 5, 6, 7)
+    assert distilled.memory.weights == plan_budget(tiny_llama, rank=4).memory.weights
+
+
+def test_it_is_reckoned_without_torch(tiny_llama):
+    code = (
+        "import sys; from heal.budget.plan import plan_budget; "
+        f"plan_budget({str(tiny_llama)!r}, n=2, rank=4); print('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_of_a_hub_model_the_headers_are_enough(tmp_path):
+    source = synthetic_checkpoint(tmp_path / "source", rows=4_000)  # four shards of two MB
+    with serve(StubHub("someone/model", source)) as hub:
+        done = subprocess.run(
+            [sys.executable, "-m", "heal", "budget", "someone/model", "--n", "2", "--rank", "4", "--json"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
+                "HF_ENDPOINT": hub.address,
+                "HF_HOME": str(tmp_path / "cache"),
+                "HF_HUB_DISABLE_XET": "1",
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+            },
+        )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["model"], document["layers"], len(document["kept"])) == ("someone/model", 8, 6)
+    assert document["parameters"] == plan_budget(source, n=2, rank=4).shape.values
+    assert sum(size for name, size in hub.fetched.items() if name.endswith(".safetensors")) <= 4 << 17
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["budget", *map(str, arguments)])
+
+
+def test_the_command(sample_model):
+    done = run(sample_model, "--n", "8", "--gpu-memory", "4GiB", "--tokens", "2M", "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["format"] == "regrowth.budget/1"
+    assert document["layers"] == 30
+    assert len(document["kept"]) == 22
+    assert document["tokens"] == 2_000_000
+    memory = document["memory"]
+    parts = ("weights", "quantisation", "adapter", "optimiser", "activations")
+    assert memory["step"] == sum(memory[name] for name in parts) + max(memory["layer"], memory["logits"])
+    assert document["memory_without_checkpointing"]["step"] > memory["step"]
+    assert [card["gpu"]["name"] for card in document["gpus"]] == ["yours", "A100-40GB", "A100-80GB", "H100-80GB"]
+    shown = run(sample_model, "--n", "8", "--bits", "16", "--no-checkpointing")
+    assert shown.exit_code == 0, shown.output
+    assert "expected, not measured" in shown.stdout
+    assert "A100-40GB" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--n", "8"], 2, "--n 8: no block"),
+        (["--n", "2", "--start", "7"], 2, "from layer 7"),
+        (["--rank", "33"], 2, "--rank 33 does not fit"),
+        (["--bits", "3"], 2, "--bits 3"),
+        (["--dropout", "7"], 2, "--dropout 7.0 is not in [0, 1)"),
+        (["--dropout", "nan"], 2, "--dropout nan is not in [0, 1)"),
+        (["--length", "1000"], 2, "beyond the 512 tokens"),
+        (["--method", "sft"], 2, "--method sft"),
+        (["--targets", "heads"], 2, "--targets heads"),
+        (["--targets", "after-cut"], 2, "no layer stands after a cut"),
+        (["--gpu-memory", "lots"], 2, "--gpu-memory lots"),
+        (["--tokens", "many"], 2, "many"),
+        (["--batch-size", "0"], 2, "--batch-size 0"),
+    ],
+)
+def test_wrong_options_are_one_line(tiny_llama, options, code, words):
+    done = run(tiny_llama, "--rank", "4", *options)
+    assert done.exit_code == code, done.output
+    assert words in " ".join(done.stderr.split())
+    assert done.stderr.count("error:") == 1
+
+
+def test_weights_that_are_packed_are_refused(tiny_llama, tmp_path):
+    (tmp_path / "config.json").write_text((tiny_llama / "config.json").read_text())
+    tensors = [("model.embed_tokens.weight", "F32", (8, 4), bytes(128))]
+    tensors += [(f"model.layers.{i}.mlp.up_proj.weight", "U8", (8, 2), bytes(16)) for i in range(8)]
+    write_shard(tmp_path / "model.safetensors", tensors)
+    with pytest.raises(CheckpointError, match="is of type U8"):
+        read_shape(tmp_path)
+    with pytest.raises(UsageError):
+        kept_layers(8, 8)

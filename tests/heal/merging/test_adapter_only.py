@@ -1,0 +1,243 @@
+"""The cut and the healing as one adapter on the full model: the same function, reloaded by stock peft."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from heal import DistillSettings, Settings, TextSource, adapter_only, distill, merge, qlora
+from heal.cli import app
+from heal.merging.adapter_only import ranges
+from heal.models.quantise import load_frozen
+from prune import cut, plan_cut
+from prune.common.errors import CheckpointError
+from prune.models.loading import Source
+from tests.support.healing_models import tiny
+
+IDS = torch.arange(5, 45)[None]
+
+
+def healed(full, folder, sample_text, sample_heldout, dropped, bits=16, **changes):
+    """A cut and an adapter for it; the learning rate is high, so that the adapter matters."""
+    pruned = cut(plan_cut(full, layers=dropped), folder / "pruned", show_progress=False)
+    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=256)
+    settings = Settings(
+        **{"length": 64, "batch_size": 2, "accumulate": 1, "rank": 4, "learning_rate": 3e-2, "bits": bits, **changes}
+    )
+    found = qlora(pruned, text, folder / "adapter", tokens=384, settings=settings, device="cpu", shown=False)
+    return pruned, found.out
+
+
+def plain(folder):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def logits(model, ids=IDS):
+    with torch.no_grad():
+        return model.eval()(input_ids=ids).logits.float()
+
+
+def written(model, ids, **options):
+    return (
+        model.eval()
+        .generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, **options)[0]
+        .tolist()
+    )
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_llama, tmp_path_factory, sample_text, sample_heldout):
+    folder = tmp_path_factory.mktemp("parts")
+    return healed(tiny_llama, folder, sample_text, sample_heldout, "1-2,5")
+
+
+def test_the_full_model_with_the_adapter_is_the_healed_one(parts, tiny_llama, tmp_path):
+    pruned, adapter = parts
+    document = adapter_only(adapter, tmp_path / "only", shown=False)
+    wanted = PeftModel.from_pretrained(plain(pruned), adapter)
+    found = PeftModel.from_pretrained(plain(tiny_llama), tmp_path / "only")
+    assert (logits(found) - logits(wanted)).abs().max() < 1e-5
+    assert (logits(wanted) - logits(plain(pruned))).abs().max() > 1e-2  # the adapter matters
+    assert found.config.num_hidden_layers == len(found.base_model.model.model.layers) == 5
+    with found.disable_adapter():
+        assert (logits(found) - logits(plain(pruned))).abs().max() < 1e-5
+    assert document["adapter_only"]["layer_replication"] == [[0, 1], [3, 5], [6, 8]]
+    assert document["adapter_only"]["agreement"]["max_abs"] < 1e-5
+    assert {path.name for path in (tmp_path / "only").iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "prune_plan.json", "heal.json", "README.md",
+    }  # fmt: skip
+    config = json.loads((tmp_path / "only" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_llama)
+    assert config["bias"] == "lora_only"  # what every vLLM refuses; peft computes the same (above)
+    assert not any("bias" in name for name in load_file(tmp_path / "only" / "adapter_model.safetensors"))
+    assert "vLLM" in (tmp_path / "only" / "README.md").read_text()
+    assert "layers: 1-2 and 5" in (tmp_path / "only" / "README.md").read_text()
+
+
+def test_it_generates_with_and_without_a_cache(parts, tiny_llama, tmp_path):
+    pruned, adapter = parts
+    adapter_only(adapter, tmp_path / "only", check=False, shown=False)
+    wanted = PeftModel.from_pretrained(plain(pruned), adapter)
+    found = PeftModel.from_pretrained(plain(tiny_llama), tmp_path / "only")
+    assert written(found, IDS) == written(wanted, IDS) == written(found, IDS, use_cache=False)
+    indices = [layer.self_attn.layer_idx for layer in found.base_model.model.model.layers]
+    assert indices == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_on_the_quantised_full_model_it_is_the_trained_function(
+    bits, tiny_llama, tmp_path, sample_text, sample_heldout
+):
+    pruned, adapter = healed(tiny_llama, tmp_path, sample_text, sample_heldout, "2-4", bits=bits)
+    document = adapter_only(adapter, tmp_path / "only", shown=False)
+    wanted = PeftModel.from_pretrained(load_frozen(Source(pruned, "pruned"), bits=bits, device="cpu"), adapter)
+    found = PeftModel.from_pretrained(
+        load_frozen(Source(tiny_llama, "full"), bits=bits, device="cpu"), tmp_path / "only"
+    )
+    assert torch.equal(logits(found), logits(wanted))
+    assert document["adapter_only"]["agreement"]["max_abs"] == 0
+    assert f"weights in {bits} bits" in (tmp_path / "only" / "README.md").read_text()
+    merge(adapter, tmp_path / "merged", base="original", check=False, shown=False)
+    original = PeftModel.from_pretrained(plain(tiny_llama), tmp_path / "only")  # as `--base original` merges it
+    assert (logits(original) - logits(plain(tmp_path / "merged"))).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("qwen2", None),
+        ("phi", None),
+        ("gemma2", "changes layer_types"),
+        ("gpt_neox", "does not find the layers of GPTNeoXForCausalLM"),
+        ("gpt2", "does not find the layers of GPT2LMHeadModel"),
+    ],
+)
+def test_families(family, message, tmp_path, sample_model, sample_text, sample_heldout):
+    full = tmp_path / "full"
+    tokenizer = AutoTokenizer.from_pretrained(sample_model)
+    model = tiny(family)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(full)
+    tokenizer.save_pretrained(full)
+    pruned, adapter = healed(full, tmp_path, sample_text, sample_heldout, "1")
+    out = tmp_path / "only"
+    if message:
+        with pytest.raises(CheckpointError, match=message):
+            adapter_only(adapter, out, shown=False)
+        assert not out.exists()
+        return
+    adapter_only(adapter, out, check=False, shown=False)
+    wanted = PeftModel.from_pretrained(plain(pruned), adapter)
+    found = PeftModel.from_pretrained(plain(full), out)
+    assert (logits(found) - logits(wanted)).abs().max() < 1e-5
+    assert written(found, IDS) == written(wanted, IDS)
+
+
+def test_what_an_adapter_cannot_say_is_refused(parts, tiny_llama, tmp_path):
+    pruned, adapter = parts
+    out = tmp_path / "out"
+    other = tmp_path / "other"  # a full model that the cut is not from
+    shutil.copytree(tiny_llama, other)
+    weights = load_file(other / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][0, 0] += 1
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"is not .* with layers dropped"):
+        adapter_only(adapter, out, full=other, check=False, shown=False)
+    with pytest.raises(CheckpointError, match="the model that was cut cannot be found .*give it with --full"):
+        adapter_only(adapter, out, full=tmp_path / "gone", check=False, shown=False)
+    same = tmp_path / "same"  # the model that was cut, at another place
+    shutil.copytree(tiny_llama, same)
+    facts = adapter_only(adapter, tmp_path / "elsewhere", full=same, check=False, shown=False)["adapter_only"]
+    assert facts["full"]["model"] == str(same)
+    assert str(same) in (tmp_path / "elsewhere" / "README.md").read_text()
+    moved = tmp_path / "pruned"  # the same base, at another place, with and without its plan
+    shutil.copytree(pruned, moved)
+    adapter_only(adapter, tmp_path / "fine", model=moved, check=False, shown=False)
+    (moved / "prune_plan.json").unlink()
+    with pytest.raises(CheckpointError, match=r"holds no prune_plan\.json"):
+        adapter_only(adapter, out, model=moved, check=False, shown=False)
+    with pytest.raises(CheckpointError, match="an adapter on the full model; merge the one"):
+        merge(tmp_path / "fine", out, shown=False)
+    assert not out.exists()
+
+
+def test_a_patched_base_is_refused_with_the_reason(tiny_llama, tmp_path, sample_text, sample_heldout):
+    pruned = cut(plan_cut(tiny_llama, n=2, start=3), tmp_path / "pruned", show_progress=False)
+    weights = load_file(pruned / "model.safetensors")
+    weights["model.layers.2.mlp.down_proj.weight"] *= 1.1  # as a fold into the projection before the cut changes it
+    save_file(weights, pruned / "model.safetensors", metadata={"format": "pt"})
+    (pruned / "heal.json").write_text('{"format": "regrowth.heal/1", "method": "patch"}')
+    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=256)
+    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4, bits=16)
+    adapter = qlora(pruned, text, tmp_path / "adapter", tokens=128, settings=settings, device="cpu", shown=False).out
+    with pytest.raises(CheckpointError, match="it was patched or merged since it was cut"):
+        adapter_only(adapter, tmp_path / "out", check=False, shown=False)
+    assert not (tmp_path / "out").exists()
+    merged = merge(adapter, tmp_path / "merged", check=False, shown=False)
+    assert [one["method"] for one in merged["earlier"]] == ["patch"]
+
+
+def test_the_command(parts, tmp_path):
+    _, adapter = parts
+    out = tmp_path / "only"
+    run = CliRunner().invoke(app, ["merge", str(adapter), "--adapter-only", "--out", str(out), "--json"])
+    assert run.exit_code == 0, run.output
+    assert json.loads(run.stdout) == json.loads((out / "heal.json").read_text())
+    for option, value, words in (
+        ("--base", "auto", "--base does not go with --adapter-only"),
+        ("--held-out-tokens", "5k", "--held-out-tokens is for --base auto"),
+    ):
+        wrong = CliRunner().invoke(
+            app, ["merge", str(adapter), "--adapter-only", option, value, "--out", str(tmp_path / "x")]
+        )
+        assert wrong.exit_code == 2
+        assert words in " ".join(wrong.stderr.split())
+    wrong = CliRunner().invoke(app, ["merge", str(adapter), "--full", "x", "--out", str(tmp_path / "x")])
+    assert wrong.exit_code == 2
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("targets", ["all", "after-cut"])
+def test_distilled_adapters_merge_and_ship_alike(targets, tiny_llama, tmp_path, sample_text, sample_heldout):
+    pruned = cut(plan_cut(tiny_llama, n=2, start=3), tmp_path / "pruned", show_progress=False)
+    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=256)
+    settings = DistillSettings(length=64, batch_size=2, accumulate=1, rank=4, learning_rate=3e-2, targets=targets)
+    adapter = distill(
+        pruned, tiny_llama, text, tmp_path / "adapter", tokens=384, settings=settings, device="cpu", shown=False
+    ).out
+    facts = adapter_only(adapter, tmp_path / "only", shown=False)["adapter_only"]
+    assert facts["agreement"]["max_abs"] == 0
+    document = merge(adapter, tmp_path / "merged", base="auto", held_out_tokens=256, shown=False)
+    assert document["method"] == "distill"
+    assert set(document["merge"]["chosen"]["losses"]) == {"dequantised", "original"}
+    merged = merge(adapter, tmp_path / "dequantised", base="dequantised", shown=False)["merge"]
+    assert merged["agreement"]["kl"] < 1e-3
+    wanted = PeftModel.from_pretrained(load_frozen(Source(pruned, "pruned"), bits=4, device="cpu"), adapter)
+    stored = AutoModelForCausalLM.from_pretrained(tmp_path / "dequantised", dtype=torch.bfloat16)
+    scale = logits(wanted).std()
+    assert (logits(stored) - logits(wanted)).std() < 0.05 * scale
+
+
+def test_ranges():
+    assert ranges((0, 1, 2, 6, 7)) == [[0, 3], [6, 8]]
+    assert ranges((3,)) == [[3, 4]]
+
+
+def test_the_sample_model_heals_and_ships_as_one_adapter(sample_model, tmp_path, sample_text, sample_heldout):
+    pruned, adapter = healed(sample_model, tmp_path, sample_text, sample_heldout, "12-17", learning_rate=2e-3)
+    adapter_only(adapter, tmp_path / "only", check=False, shown=False)
+    tokenizer = AutoTokenizer.from_pretrained(sample_model)
+    ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    found = PeftModel.from_pretrained(plain(sample_model), tmp_path / "only")
+    one, text = logits(found, ids), written(found, ids)
+    del found
+    wanted = PeftModel.from_pretrained(plain(pruned), adapter)
+    assert (one - logits(wanted, ids)).abs().max() < 1e-5
+    assert text == written(wanted, ids)
+    size = sum(path.stat().st_size for path in (tmp_path / "only").iterdir())
+    assert size < 0.05 * sum(path.stat().st_size for path in pruned.glob("*.safetensors"))

@@ -1,0 +1,365 @@
+"""Merging: the trained function, in the source's dtype, and everything else bit for bit."""
+
+import gc
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+
+from heal import Settings, TextSource, held_out_loss, merge, qlora
+from heal.merging.agreement import agreement
+from heal.text.sources import hold_out
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from tests.support.healing_models import tiny
+
+
+def name_of(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def compute_in(folder):
+    """In what the adapter of a family is trained: one of them in bfloat16, which some CPUs are very slow at."""
+    return torch.bfloat16 if "gpt_neox" in str(folder) else torch.float32
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2", "gpt_neox", "gemma2"])
+def base(request, tmp_path_factory, sample_model):
+    """A random model of a family, in two shards, stored in bf16 for one of them."""
+    folder = tmp_path_factory.mktemp("base") / request.param
+    tokenizer = AutoTokenizer.from_pretrained(sample_model)
+    model = tiny(request.param)
+    model.resize_token_embeddings(len(tokenizer))
+    if request.param == "gpt_neox":
+        model = model.to(torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="6MB")
+    tokenizer.save_pretrained(folder)
+    (folder / "scan.json").write_text('{"layers": 3}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(base, tmp_path_factory, sample_text, sample_heldout):
+    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=128)
+    dtype = name_of(compute_in(base))
+    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4, alpha=8, learning_rate=3e-2, dtype=dtype)
+    out = tmp_path_factory.mktemp("adapter") / "adapter"
+    return qlora(base, text, out, tokens=1024, settings=settings, device="cpu", shown=False).out
+
+
+def weights(folder):
+    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+
+
+def trained_model(base, adapter):
+    from bitsandbytes.nn import Linear4bit
+    from peft import PeftModel
+
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_in(base),
+    )
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=compute_in(base), quantization_config=nf4)
+    for module in model.modules():  # else a CPU with AVX512-bf16 multiplies in bf16, though float32 is asked for
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    return PeftModel.from_pretrained(model, adapter).eval()
+
+
+def test_the_merged_weights_are_those_that_were_trained(base, adapter, tmp_path):
+    from bitsandbytes.functional import dequantize_4bit
+
+    document = merge(adapter, tmp_path / "merged", base="dequantised", check=False, shown=False)
+    before, after = weights(base), weights(tmp_path / "merged")
+    assert before.keys() == after.keys()
+    trained = dict(trained_model(base, adapter).named_modules())
+    conv = "gpt2" in str(base)
+    deltas = 0
+    for name in before:
+        module = trained.get("base_model.model." + name.removesuffix(".weight"))
+        module = (
+            trained.get("base_model.model.transformer." + name.removesuffix(".weight")) if module is None else module
+        )
+        assert before[name].dtype == after[name].dtype
+        if module is None or name.removesuffix(".weight").split(".")[-1] in ("bias",) or not _quantised(module):
+            assert torch.equal(before[name].view(torch.uint8), after[name].view(torch.uint8)), name
+            continue
+        weight = (module.base_layer if hasattr(module, "base_layer") else module).weight
+        expected = dequantize_4bit(weight.data, weight.quant_state).float()
+        if hasattr(module, "lora_A"):
+            deltas += 1
+            delta = 2.0 * (module.lora_B["default"].weight @ module.lora_A["default"].weight).float()
+            assert delta.abs().max() > 0
+            expected = expected + delta
+        expected = (expected.T if conv else expected).to(before[name].dtype)
+        assert torch.allclose(after[name].float(), expected.float(), atol=1e-6, rtol=1e-5), name
+        assert not torch.equal(after[name], before[name])
+    assert deltas == document["merge"]["adapted"] > 0
+
+
+def _quantised(module):
+    return type(getattr(module, "base_layer", module)).__name__ == "Linear4bit"
+
+
+def test_the_merged_model_computes_what_was_trained(base, adapter, tmp_path):
+    merge(adapter, tmp_path / "trained", base="dequantised", check=False, shown=False)
+    merge(adapter, tmp_path / "original", base="original", check=False, shown=False)
+    ids = torch.arange(3, 67)[None]
+    with torch.no_grad():
+        wanted = trained_model(base, adapter)(input_ids=ids).logits.float()
+        found = {
+            name: AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=compute_in(base))(
+                input_ids=ids
+            ).logits.float()
+            for name in ("trained", "original")
+        }
+    scale = wanted.std()
+    trained, original = ((found[name] - wanted).std() / scale for name in ("trained", "original"))
+    assert trained < (0.05 if compute_in(base) == torch.bfloat16 else 1e-5)  # rounding alone
+    assert trained < original / 2
+
+
+def test_everything_beside_the_weights_comes_along(base, adapter, tmp_path):
+    merge(adapter, tmp_path / "merged", base="original", check=False, shown=False)
+    for path in base.iterdir():
+        if path.suffix != ".safetensors":
+            assert (tmp_path / "merged" / path.name).read_bytes() == path.read_bytes()
+    assert {p.name for p in (tmp_path / "merged").iterdir()} - {p.name for p in base.iterdir()} == {
+        "heal.json",
+        "README.md",
+    }
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").encode("One") == AutoTokenizer.from_pretrained(
+        base
+    ).encode("One")
+    document = json.loads((tmp_path / "merged" / "heal.json").read_text())
+    assert document["merge"]["base"] == "original"
+    assert document["curve"] == json.loads((adapter / "heal.json").read_text())["curve"]
+
+
+@pytest.fixture
+def tiny_adapter(tiny_llama, tmp_path_factory, sample_text, sample_heldout):
+    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=128)
+    out = tmp_path_factory.mktemp("tiny-adapter") / "adapter"
+    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
+    return qlora(tiny_llama, text, out, tokens=256, settings=settings, device="cpu", shown=False).out
+
+
+def test_an_adapter_of_another_model_is_refused(tiny_adapter, tiny_llama, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_llama, other)
+    merge(tiny_adapter, tmp_path / "moved", model=other, shown=False)  # the same model elsewhere is no other model
+    changed = load_file(other / "model.safetensors")
+    layers = [name for name in changed if ".layers.3." in name]
+    for name in layers:  # the same shapes: as if another block had been cut
+        changed[name] = changed[name.replace(".layers.3.", ".layers.4.")].clone()
+    save_file(changed, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="is another model"):
+        merge(tiny_adapter, tmp_path / "merged", model=other, shown=False)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_what_cannot_be_merged_leaves_nothing(tiny_adapter, tiny_llama, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match="--base best"):
+        merge(tiny_adapter, out, base="best", shown=False)
+    with pytest.raises(CheckpointError, match="is not a folder"):
+        merge(tmp_path / "none", out, shown=False)
+    with pytest.raises(CheckpointError, match="is no adapter; name a folder that heal"):
+        merge(tiny_llama, out, shown=False)
+    with pytest.raises(CheckpointError, match="cannot be found .*does not exist.*give it with --model"):
+        merge(tiny_adapter, out, model=tmp_path / "gone", shown=False)
+    cut_short = tmp_path / "short"
+    shutil.copytree(tiny_adapter, cut_short)
+    path = cut_short / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors"):
+        merge(cut_short, out, shown=False)
+    assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    with pytest.raises(RegrowthError, match="already exists"):
+        merge(tiny_adapter, out, shown=False)
+    assert (out / "mine.txt").read_text() == "keep"
+    merge(tiny_adapter, out, overwrite=True, shown=False)
+    with pytest.raises(CheckpointError, match="is a merged model already"):
+        merge(out, tmp_path / "again", shown=False)
+
+
+def test_auto_keeps_the_base_that_measures_better_and_says_which(base, adapter, tmp_path, sample_text, sample_heldout):
+    document = merge(adapter, tmp_path / "auto", base="auto", held_out_tokens=512, check=False, shown=False)["merge"]
+    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
+    losses = {}
+    for name in ("dequantised", "original"):
+        merge(adapter, tmp_path / name, base=name, check=False, shown=False)
+        found = held_out_loss(
+            tmp_path / name, text, length=64, batch_size=2, device="cpu", dtype=name_of(compute_in(base))
+        )
+        losses[name] = found["loss"]
+        assert found["tokens"] == document["held_out"]["tokens"]
+    assert document["chosen"]["losses"] == pytest.approx(losses, abs=1e-6)
+    assert losses["dequantised"] != losses["original"]
+    assert document["base"] == min(losses, key=losses.get)
+    kept, same = weights(tmp_path / "auto"), weights(tmp_path / document["base"])
+    assert all(torch.equal(kept[name], same[name]) for name in kept)
+    card = (tmp_path / "auto" / "README.md").read_text()
+    assert all(f"{loss:.4f}" in card for loss in losses.values())
+
+
+def test_the_report_on_logits_is_true(base, adapter, tmp_path, sample_heldout):
+    """Against logits taken here, by stock peft and stock transformers, whose 4-bit kernels round in another order."""
+    options = {"held_out_tokens": 512, "shown": False}
+    trained = merge(adapter, tmp_path / "trained", base="dequantised", **options)["merge"]["agreement"]
+    original = merge(adapter, tmp_path / "original", base="original", **options)["merge"]["agreement"]
+    document = json.loads((adapter / "heal.json").read_text())
+    rows = hold_out(
+        TextSource(document["provenance"]["text"]["source"], held_out=str(sample_heldout)),
+        AutoTokenizer.from_pretrained(base),
+        length=64,
+    ).rows[:4]
+    wanted, found = [], []
+    stock, merged = (
+        trained_model(base, adapter),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "trained", dtype=compute_in(base)),
+    )
+    for row in rows:
+        batch = {
+            "input_ids": torch.from_numpy(row.tokens).long()[None],
+            "position_ids": torch.from_numpy(row.positions).long()[None],
+        }
+        with torch.no_grad():
+            wanted.append(stock(**batch).logits[0].double())
+            found.append(merged(**batch).logits[0].double())
+    wanted, found = torch.cat(wanted), torch.cat(found)
+    p, q = wanted.log_softmax(-1), found.log_softmax(-1)
+    assert trained["tokens"] == len(wanted) == 256
+    apart = (wanted - found).abs()
+    for name, value in (
+        ("max_abs", apart.max()),
+        ("mean_abs", apart.mean()),
+    ):  # rounding alone: its size, not its digits
+        assert value / 4 < trained[name] < value * 4, name
+    assert trained["kl"] == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=3, abs=1e-5)
+    assert trained["kl"] < original["kl"] / (2 if compute_in(base) == torch.float32 else 1)
+    assert 0 < trained["mean_abs"] < original["mean_abs"] / 2
+
+
+def test_agreement_is_what_it_says():
+    generator = torch.Generator().manual_seed(0)
+    wanted, found = (torch.randn(7, 11, generator=generator) for _ in range(2))
+    found[:3] = wanted[:3]
+    said = agreement(wanted, found)
+    p, q = wanted.double().softmax(-1), found.double().softmax(-1)
+    assert said["tokens"] == 7
+    assert said["max_abs"] == pytest.approx((wanted - found).abs().max().item())
+    assert said["mean_abs"] == pytest.approx((wanted - found).abs().mean().item())
+    assert said["kl"] == pytest.approx((p * (p / q).log()).sum(-1).mean().item(), rel=1e-5)
+    assert said["same_first"] == pytest.approx((wanted.argmax(-1) == found.argmax(-1)).double().mean().item())
+    assert agreement(wanted, wanted) == {"tokens": 7, "max_abs": 0, "mean_abs": 0, "kl": 0, "same_first": 1}
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_other_precisions(bits, tiny_llama, tmp_path, sample_text, sample_heldout):
+    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=128)
+    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4, learning_rate=3e-2, bits=bits)
+    healed = qlora(tiny_llama, text, tmp_path / "adapter", tokens=512, settings=settings, device="cpu", shown=False)
+    document = merge(healed.out, tmp_path / "merged", base="auto", held_out_tokens=256, shown=False)["merge"]
+    assert document["agreement"]["kl"] < 1e-3
+    before, after = weights(tiny_llama), weights(tmp_path / "merged")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    if bits == 16:
+        assert "chosen" not in document
+        assert document["dequantised"] == 0
+        assert changed == {f"{name}.weight" for name in healed.document["adapted"]}
+    else:
+        assert set(document["chosen"]["losses"]) == {"dequantised", "original"}
+        merge(healed.out, tmp_path / "int8", base="dequantised", shown=False, check=False)
+        packed = weights(tmp_path / "int8")
+        name = "model.layers.2.self_attn.q_proj.weight"  # quantised, and not adapted
+        held = before[name].to(getattr(torch, healed.document["settings"]["dtype"])).half()  # as int8 is made of it
+        scale = held.float().abs().amax(1, keepdim=True) / 127
+        steps = packed[name] / scale
+        assert torch.allclose(steps, steps.round(), atol=1e-2)
+        assert len(steps.round().unique()) > 100
+
+
+def test_a_damaged_adapter_leaves_nothing(tiny_adapter, tmp_path):
+    out = tmp_path / "out"
+
+    def damaged(change, config=None):
+        folder = tmp_path / f"damaged-{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(tiny_adapter, folder)
+        tensors = load_file(folder / "adapter_model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        if config:
+            path = folder / "adapter_config.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | config))
+        return folder
+
+    def name(tensors, part="lora_B"):
+        return next(key for key in tensors if part in key)
+
+    cases = [
+        (damaged(lambda t: t.pop(name(t))), r"lacks .*lora_B"),
+        (damaged(lambda t: [t.pop(k) for k in list(t) if ".layers.1." in k]), "other matrices than its heal.json"),
+        (damaged(lambda t: t[name(t)].fill_(float("nan"))), "no numbers after merging"),
+        (damaged(lambda t: t.update({name(t): t[name(t)][:-1].clone()})), "adapter of another model"),
+        (damaged(lambda t: t.clear()), "holds no LoRA matrices"),
+        (damaged(lambda t: None, {"use_dora": True}), r"not a plain LoRA adapter \(use_dora is set\)"),
+        (damaged(lambda t: None, {"alpha_pattern": {"up_proj": 3}}), "alpha_pattern is set"),
+        (damaged(lambda t: None, {"peft_type": "IA3"}), "not a plain LoRA adapter"),
+    ]
+    for folder, message in cases:
+        with pytest.raises(CheckpointError, match=message):
+            merge(folder, out, check=False, shown=False)
+        assert not out.exists()
+    (tiny_adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"holds no adapter_model\.safetensors"):
+        merge(tiny_adapter, out, shown=False)
+
+
+def test_a_shape_that_does_not_fit_is_told_before_anything_is_run(tiny_adapter, tiny_llama, tmp_path):
+    """With --check, peft is the first to see it: still one line, and nothing written."""
+    path = tiny_adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    key = next(key for key in tensors if "lora_B" in key)
+    tensors[key] = tensors[key][:-1].clone()
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="peft cannot load"):
+        merge(tiny_adapter, tmp_path / "out", shown=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to forget a peak of memory")
+def test_writing_takes_the_memory_of_one_tensor(tiny_adapter, tiny_llama, tmp_path, sample_text, sample_heldout):
+    """A base of 200 MB in fp32, whose largest projection has 4 MB."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=512, intermediate_size=2048, num_hidden_layers=6, num_attention_heads=8,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    big = tmp_path / "big"
+    LlamaForCausalLM(config).save_pretrained(big, max_shard_size="30MB")
+    tokenizer.save_pretrained(big)
+    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=64)
+    settings = Settings(length=16, batch_size=1, accumulate=1, rank=2)
+    adapter = qlora(big, text, tmp_path / "adapter", tokens=16, settings=settings, device="cpu", shown=False).out
+
+    def status(name):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
+
+    merge(tiny_adapter, tmp_path / "first", base="dequantised", check=False, shown=False)  # whatever is loaded late
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    merge(adapter, tmp_path / "merged", base="dequantised", check=False, shown=False)
+    size = sum(path.stat().st_size for path in big.glob("*.safetensors"))
+    assert size > 190 << 20
+    assert status("VmHWM") - before < 40 << 20

@@ -1,0 +1,247 @@
+"""Text that the full model writes for its own healing: what it is asked, what is kept, and a run that goes on."""
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from heal import DistillSettings, TextSource, distill
+from heal.models.quantise import load_frozen
+from heal.settings import Running
+from heal.text.responses import _up_to_end, asked_prompts, read_prompts, write_responses
+from heal.text.sources import hold_out
+from heal.training.stopping import Interrupted
+from prune import cut, plan_cut
+from prune.common.errors import RegrowthError, TextError, UsageError
+from prune.models.loading import Source, load_tokenizer
+from tests.heal.training.test_distill import PATCHED, TINY, _patch, distil_tiny
+from tests.support.healing_steps import in_step
+
+
+@pytest.fixture(scope="module")
+def passages(sample_text, tmp_path_factory):
+    """The first of the sample's passages: enough for all that is written here, and soon read."""
+    path = tmp_path_factory.mktemp("passages") / "text.jsonl"
+    path.write_text("".join(sample_text.read_text().splitlines(keepends=True)[:1000]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def text(passages, sample_heldout):
+    return TextSource(str(passages), held_out=str(sample_heldout), held_out_tokens=512)
+
+
+@pytest.fixture(scope="module")
+def pruned(tiny_llama, tmp_path_factory):
+    return cut(plan_cut(tiny_llama, n=2, start=4), tmp_path_factory.mktemp("cut") / "pruned", show_progress=False)
+
+
+def test_responses_of_the_full_model(tiny_llama, pruned, text, tmp_path):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps({"prompt": f"What is {i} times seven?"}) + "\n" for i in range(300)))
+    settings = {"teacher_data": "self", "response_tokens": 12, "targets": "after-cut"}
+    results = [
+        distil_tiny(tiny_llama, pruned, text, tmp_path / name, tokens=512, prompts=prompts, **settings)
+        for name, prompts in (("openings", None), ("asked", str(questions)))
+    ]
+    lines = [(result.out / "responses.jsonl").read_text() for result in results]
+    for written, result in zip(lines, results, strict=True):
+        rows = [json.loads(line) for line in written.splitlines()]
+        assert all(row["text"] == row["prompt"] + row["response"] for row in rows)
+        assert all(1 <= row["tokens"] <= 12 for row in rows)
+        assert result.document["responses"]["responses"] == len(rows)
+        assert result.document["responses"]["tokens"] == sum(row["tokens"] for row in rows)
+    asked = json.loads(lines[1].splitlines()[0])
+    assert "times seven?" in asked["prompt"]
+    assert "user" in asked["prompt"]  # the tokenizer's chat template
+    questions.write_text('{"prompt": "What is seven times seven?"}\n')
+    with pytest.raises(TextError, match=r"the prompts gave [0-9]+ of the 5\d\d tokens"):
+        distil_tiny(tiny_llama, pruned, text, tmp_path / "few", tokens=512, prompts=str(questions), **settings)
+    assert not (tmp_path / "few").exists()
+
+
+def test_what_is_measured_is_no_prompt_and_texts_take_turns(tiny_llama, tmp_path):
+    """Held-out and domain texts that are part of the text, and a longer text beside a shorter one."""
+    files = {}
+    for name, count in (("news", 40), ("notes", 8), ("asked", 30)):
+        lines = [f"{name} number {i} is about what happened on day {i} of the long year" for i in range(count)]
+        files[name] = tmp_path / f"{name}.jsonl"
+        files[name].write_text("".join(json.dumps({"text": line, "prompt": line}) + "\n" for line in lines))
+    for name, source, count in (("held", "news", 12), ("domain", "notes", 6)):
+        files[name] = tmp_path / f"{name}.jsonl"
+        files[name].write_text("".join(files[source].read_text().splitlines(keepends=True)[:count]))
+    tokenizer = load_tokenizer(Source(tiny_llama, "tiny"))
+    text = TextSource(
+        (str(files["news"]), str(files["notes"])),
+        held_out=str(files["held"]),
+        domains=(("notes", str(files["domain"])),),
+    )
+    held_out = hold_out(text, tokenizer, length=64)
+    found = [prompt.text.split()[0::2][:2] for prompt in read_prompts(tokenizer, text, None, held_out, seed=0)]
+    numbers = {name: [int(number) for source, number in found if source == name] for name in ("news", "notes")}
+    assert sorted(numbers["news"]) == list(range(12, 40))
+    assert sorted(numbers["notes"]) == [6, 7]
+    assert [source for source, _ in found] == ["news", "notes"] * 2 + ["news"] * 26
+    assert numbers["news"] != sorted(numbers["news"])
+    text = TextSource(str(files["news"]), held_out=str(files["held"]), domains=(("asked", str(files["asked"])),))
+    few = replace(text, held_out_tokens=100)  # measures some of what is asked, and not the rest
+    held_out = hold_out(few, tokenizer, length=64)
+    asked = list(read_prompts(tokenizer, few, str(files["asked"]), held_out, seed=0))
+    measured = sum(held_out.holds(json.loads(line)["prompt"]) for line in files["asked"].read_text().splitlines())
+    assert 0 < measured < 30
+    assert len(asked) == 30 - measured
+
+
+def test_responses_follow_the_seed_and_end_where_the_model_ends(tiny_llama, tmp_path):
+    source = Source(tiny_llama, "tiny")
+    teacher, tokenizer = load_frozen(source, bits=16, device="cpu"), load_tokenizer(source)
+    with torch.no_grad():  # a model that ends often
+        teacher.model.norm.weight.zero_()
+    written = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        prompts = asked_prompts(tokenizer, iter([f"Name the number {i}." for i in range(24)]))
+        write_responses(teacher, tokenizer, prompts, tmp_path / name, tokens=500, response_tokens=8, seed=seed)
+        written.append((tmp_path / name).read_text())
+    assert written[0] == written[1]
+    assert written[0] != written[2]
+    prompt = next(asked_prompts(tokenizer, iter(["Name it."])))
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Name it."}], add_generation_prompt=True, tokenize=False
+    )
+    assert tokenizer.decode(prompt.ids) == rendered  # the template's own BOS, once
+    assert _up_to_end([5, 6, 2, 7, 2], [2]) == [5, 6, 2]
+    assert _up_to_end([5, 6], [2]) == [5, 6]
+
+
+def _stop_in_step(step, monkeypatch):
+    """One real signal in that step of the next run."""
+    in_step(step, lambda: os.kill(os.getpid(), signal.SIGINT), monkeypatch)
+
+
+def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, text, tmp_path, monkeypatch):
+    """With dropout and its own text: the adapter ends as that of a run left alone."""
+    settings = _settings()
+
+    def run(name, **running):
+        return distill(
+            pruned, tiny_llama, text, tmp_path / name, tokens=512, settings=settings, device="cpu", shown=False,
+            running=Running(save_every=1, **running),
+        )  # fmt: skip
+
+    alone = run("alone")
+    _stop_in_step(2, monkeypatch)
+    with pytest.raises(Interrupted):
+        run("stopped")
+    (kept,) = tmp_path.glob(".stopped.*/responses.jsonl")
+    assert kept.read_text() == (alone.out / "responses.jsonl").read_text()
+    resumed = run("stopped", resume=True)
+    assert resumed.document["resumed"]
+    first, second = (load_file(result.out / "adapter_model.safetensors") for result in (alone, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (resumed.out / "responses.jsonl").read_text() == (alone.out / "responses.jsonl").read_text()
+    assert resumed.document["responses"] == alone.document["responses"]
+
+
+def _settings(**changes):
+    return DistillSettings(
+        **{**TINY, "accumulate": 1, "bits": 16, "targets": "after-cut", "teacher_data": "self", "response_tokens": 8}
+        | changes
+    )
+
+
+def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, passages, tmp_path, monkeypatch):
+    """A run that fails in the third batch, a file that breaks off, and a run that fails before its first checkpoint."""
+    import heal.text.responses
+
+    lines = passages.read_text().splitlines(keepends=True)
+    held, few = tmp_path / "held.jsonl", tmp_path / "few.jsonl"
+    held.write_text("".join(lines[:3]))  # all measured, and part of the text: none of it may become a prompt
+    few.write_text("".join(lines[:100]))
+    text = TextSource(str(few), held_out=str(held), held_out_tokens=512)
+
+    def run(name, *, resume=False, overwrite=False, **changes):
+        return distill(
+            pruned, tiny_llama, text, tmp_path / name, tokens=1600, settings=_settings(**changes), device="cpu",
+            shown=False, overwrite=overwrite, running=Running(resume),
+        )  # fmt: skip
+
+    alone = run("alone")
+    written = (alone.out / "responses.jsonl").read_text()
+    rows = [json.loads(line) for line in written.splitlines()]
+    assert max(row["batch"] for row in rows) >= 2
+    openings = tuple(json.loads(line)["text"][:40] for line in held.read_text().splitlines())
+    assert not any(row["prompt"].startswith(openings) for row in rows)
+
+    answer, asked = heal.text.responses._answer, []
+
+    def answering(*arguments):
+        if len(asked) == fails_at:
+            raise RegrowthError("out of memory")
+        asked.append(arguments)
+        return answer(*arguments)
+
+    monkeypatch.setattr(heal.text.responses, "_answer", answering)
+    fails_at = 2
+    with pytest.raises(RegrowthError, match="out of memory"):
+        run("stopped")
+    (left,) = tmp_path.glob(".stopped.unfinished/responses.partial.jsonl")
+    assert written.startswith(left.read_text())
+    with left.open("ab") as file:
+        file.write(written.encode()[left.stat().st_size :][:100])  # a line that breaks off
+    with pytest.raises(RegrowthError, match="stands unfinished with responses of the full model written"):
+        run("stopped")
+    asked.clear()
+    fails_at = None
+    resumed = run("stopped", resume=True)
+    assert len(asked) == max(row["batch"] for row in rows)  # all batches but the first
+    assert (resumed.out / "responses.jsonl").read_text() == written
+    first, second = (load_file(result.out / "adapter_model.safetensors") for result in (alone, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+    with pytest.raises(RegrowthError, match="training has diverged"):
+        run("diverged", learning_rate=1e30)
+    assert (tmp_path / ".diverged.unfinished" / "responses.jsonl").read_text() == written
+    run("diverged", overwrite=True)
+    assert not (tmp_path / ".diverged.unfinished").exists()
+
+
+def test_a_run_goes_on_with_the_same_teacher_and_prompts_wherever_they_stand(
+    tiny_llama, pruned, text, tmp_path, monkeypatch
+):
+    """Another teacher or other prompts are refused before any model is loaded."""
+    import heal.models.quantise
+
+    patched = _patch(pruned, tmp_path / "patched")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"What is {i} times seven?"}) + "\n" for i in range(60)))
+
+    def run(teacher, asked, **running):
+        return distill(
+            patched, teacher, text, tmp_path / "out", tokens=512, settings=_settings(prompts=str(asked)),
+            device="cpu", shown=False, running=Running(**running),
+        )  # fmt: skip
+
+    _stop_in_step(2, monkeypatch)
+    with pytest.raises(Interrupted):
+        run(tiny_llama, prompts)
+    other = _patch(tiny_llama, tmp_path / "other", PATCHED)  # the one tensor in which the teacher may differ
+    (other / "heal.json").unlink()
+    changed = tmp_path / "changed" / "prompts.jsonl"
+    changed.parent.mkdir()
+    changed.write_text(prompts.read_text() * 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(heal.models.quantise, "load_frozen", lambda *_, **__: pytest.fail("a model was loaded"))
+        with pytest.raises(UsageError, match=r"--resume: teacher\.weights_sha256 was"):
+            run(other, prompts, resume=True)
+        with pytest.raises(UsageError, match=r"--resume: prompts\.sha256 was"):
+            run(tiny_llama, changed, resume=True)
+    moved = shutil.copytree(tiny_llama, tmp_path / "moved")
+    document = run(moved, tmp_path / "changed" / ".." / prompts.name, resume=True).document
+    assert document["resumed"]
+    assert document["teacher"]["model"] == str(moved)
+    assert document["prompts"]["sha256"]

@@ -1,0 +1,281 @@
+"""Healing for real: NF4 on whatever device there is, text, seeds, and what a failed run leaves (nothing)."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from heal import Settings, TextSource, held_out_loss, merge, qlora
+from heal.text.sources import hold_out, is_held_out, training_rows
+from heal.training.schedule import parse_tokens, plan_steps
+from prune.common.errors import RegrowthError, TextError, UsageError
+from prune.models.loading import Source, load_tokenizer
+from tests.support.healing_steps import in_step
+
+TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def text(sample_text, sample_heldout):
+    return TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
+
+
+def heal_tiny(model, text, out, tokens="2k", **changes):
+    return qlora(model, text, out, tokens=tokens, settings=Settings(**{**TINY, **changes}), device="cpu", shown=False)
+
+
+@pytest.fixture(scope="module")
+def healed(tiny_llama, text, tmp_path_factory):
+    return heal_tiny(tiny_llama, text, tmp_path_factory.mktemp("healed") / "adapter")
+
+
+def test_the_adapter_folder(healed, tiny_llama):
+    names = {path.name for path in healed.out.iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "heal.json", "README.md"}
+    assert [path.name for path in healed.out.parent.iterdir()] == ["adapter"]
+    document = json.loads((healed.out / "heal.json").read_text())
+    assert document == healed.document
+    assert document["format"] == "regrowth.heal/1"
+    assert document["tokens"] == 7 * 256
+    steps = [point["step"] for point in document["curve"]]
+    assert steps == list(range(8))
+    assert [point["tokens"] for point in document["curve"]] == [256 * step for step in steps]
+    assert all(math.isfinite(point["held_out_loss"]) for point in document["curve"])
+    assert document["held_out_loss"]["before"] == document["curve"][0]["held_out_loss"]
+    assert document["held_out_loss"]["after"] == document["curve"][-1]["held_out_loss"]
+    assert document["tokens_per_second"] > 0
+    assert document["peak_memory"]["resident_bytes"] > 1 << 27
+    assert len(document["quantised"]) == 8 * 7  # attention too, but not the head
+    assert len(document["adapted"]) == 8 * 7
+    assert len({path.stat().st_mode for path in healed.out.iterdir()}) == 1  # all as the umask has it
+    config = json.loads((healed.out / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny_llama)
+    assert config["r"] == config["lora_alpha"] == 4
+    assert config["lora_dropout"] == 0.05
+    card = (healed.out / "README.md").read_text()
+    assert f"{healed.before:.4f}" in card
+    assert f"{healed.after:.4f}" in card
+
+
+def test_it_learns(healed):
+    assert healed.after < healed.before - 0.002  # a random model has little to win back; the sample model below has
+    weights = load_file(healed.out / "adapter_model.safetensors")
+    assert all(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name)
+
+
+def test_the_adapter_loads_in_stock_peft(healed):
+    from peft import AutoPeftModelForCausalLM
+
+    model = AutoPeftModelForCausalLM.from_pretrained(healed.out)
+    assert model(input_ids=torch.arange(5, 20)[None]).logits.isfinite().all()
+
+
+def test_same_seed_same_adapter(healed, tiny_llama, text, tmp_path):
+    again = heal_tiny(tiny_llama, text, tmp_path / "again")
+    other = heal_tiny(tiny_llama, text, tmp_path / "other", seed=1)
+    first, same, else_ = (load_file(r.out / "adapter_model.safetensors") for r in (healed, again, other))
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert [p["loss"] for p in again.document["curve"]] == [p["loss"] for p in healed.document["curve"]]
+    assert not all(torch.equal(first[name], else_[name]) for name in first)
+    assert other.before == healed.before  # what is held out is no matter of the seed
+
+
+def test_checkpointing_changes_memory_and_not_the_result(healed, tiny_llama, text, tmp_path):
+    without = heal_tiny(tiny_llama, text, tmp_path / "without", checkpointing=False)
+    first, second = (load_file(r.out / "adapter_model.safetensors") for r in (healed, without))
+    assert all(torch.allclose(first[name], second[name], atol=2e-3) for name in first)
+
+
+def test_checkpointing_runs_each_layer_twice(tiny_llama, text, tmp_path, monkeypatch):
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    forward, calls = LlamaMLP.forward, []
+
+    def counted(self, states):
+        calls.append(self.training)
+        return forward(self, states)
+
+    monkeypatch.setattr(LlamaMLP, "forward", counted)
+    passes = 2 * 2 * 8  # steps, of so many forward passes, through so many layers
+    for checkpointing in (True, False):
+        calls.clear()
+        heal_tiny(tiny_llama, text, tmp_path / str(checkpointing), tokens=512, checkpointing=checkpointing)
+        assert sum(calls) == passes * (2 if checkpointing else 1)
+
+
+def test_a_step_is_one_mean_over_its_tokens_however_it_is_cut(tiny_llama, text, tmp_path, monkeypatch):
+    """Rows of unequal counts of labels: a mean of the means of forward passes would be another one."""
+    import heal.training.loop
+
+    def uneven(rows):
+        batch = collate(rows)
+        for tokens, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+            labels[: int(tokens.sum()) % 60] = -100
+        return batch
+
+    collate = heal.training.loop.collate
+    monkeypatch.setattr(heal.training.loop, "collate", uneven)
+    how = {"bits": 16, "dtype": "float32", "dropout": 0.0, "tokens": 512}
+    whole = heal_tiny(tiny_llama, text, tmp_path / "whole", batch_size=4, accumulate=1, **how)
+    parts = heal_tiny(tiny_llama, text, tmp_path / "parts", batch_size=1, accumulate=4, **how)
+    losses = [[p["loss"] for p in run.document["curve"][1:]] for run in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-5)
+    first, second = (load_file(run.out / "adapter_model.safetensors") for run in (whole, parts))
+    assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
+
+
+def test_gradients_reach_the_first_layer_after_an_evaluation(tiny_llama):
+    """bitsandbytes repacks a layer for inference when it first runs in eval mode, and then passes no gradient."""
+    from heal.models.adapters import add_adapter, checkpoint_activations, find_targets
+    from heal.models.lm_head import attach_loss
+    from heal.models.quantise import load_frozen
+
+    model = load_frozen(Source(tiny_llama, "tiny"), bits=4, device="cpu", dtype="bfloat16")
+    attach_loss(model)
+    adapted = add_adapter(model, find_targets(model), rank=4, alpha=4, dropout=0.0, base="x")
+    adapted.enable_input_require_grads()
+    checkpoint_activations(adapted)
+    ids = torch.arange(5, 37)[None]
+    with torch.no_grad():
+        adapted.eval()(input_ids=ids, labels=ids)
+    adapted.train()(input_ids=ids, labels=ids)["loss"].backward()
+    gradients = {name: p.grad for name, p in adapted.named_parameters() if "lora_B" in name}
+    assert len(gradients) == 24
+    assert all(gradient is not None and gradient.abs().max() > 0 for gradient in gradients.values())
+    assert model.get_input_embeddings().weight.dtype == torch.bfloat16  # not cast up
+    assert all(p.dtype != torch.float32 for name, p in model.named_parameters() if "lora" not in name)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_sixteen_bits_and_more(tiny_llama, text, tmp_path, dtype):
+    result = heal_tiny(tiny_llama, text, tmp_path / dtype, bits=16, dtype=dtype, targets="all", tokens=1024)
+    assert result.document["settings"]["dtype"] == dtype
+    assert result.document["quantised"] == []
+    assert result.document["method"] == "lora"
+    assert len(result.document["adapted"]) == 8 * 7
+
+
+def test_held_out_text_never_moves_and_is_never_trained_on(tiny_llama, tmp_path):
+    tokenizer = load_tokenizer(Source(tiny_llama, "tiny"))
+    texts = [f"Document number {i} tells that {i} times seven is {7 * i}, and little else." for i in range(600)]
+    path = tmp_path / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    kept_apart = {text for text in texts if is_held_out(text)}
+    assert 2 <= len(kept_apart) <= 30
+    source = TextSource(str(path), held_out_tokens=128)
+    held_out = hold_out(source, tokenizer, length=32)
+    assert [row.tokens.tolist() for row in hold_out(source, tokenizer, length=32).rows] == [
+        row.tokens.tolist() for row in held_out.rows
+    ]
+    words = []
+    for seed in (0, 1):
+        rows = training_rows(source, tokenizer, held_out, rows=300, length=32, seed=seed)
+        words.append(tokenizer.decode(np.concatenate([row.tokens for row in rows])))
+        trained = {text for text in texts if f"number {text.split()[2]} tells" in words[-1]}
+        assert len(trained) > 200
+        assert not trained & kept_apart
+    assert words[0] != words[1]
+
+
+def test_documents_named_as_held_out_are_not_trained_on(tiny_llama, tmp_path):
+    tokenizer = load_tokenizer(Source(tiny_llama, "tiny"))
+    path = tmp_path / "same.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": f"The {i}th of many lines of text here. " * 5}) + "\n" for i in range(9))
+    )
+    source = TextSource(str(path), held_out=str(path))
+    with pytest.raises(TextError, match="ends after 0 of the 32 tokens"):
+        training_rows(source, tokenizer, hold_out(source, tokenizer, length=32), rows=1, length=32, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("written", "count"), [("60k", 60_000), ("2M", 2_000_000), ("1.5m", 1_500_000), ("164_000", 164_000)]
+)
+def test_budgets(written, count):
+    assert parse_tokens(written) == count
+
+
+@pytest.mark.parametrize("written", ["", "0", "-5", "2 M tokens", "many", "k", "1e6"])
+def test_bad_budgets(written):
+    with pytest.raises(UsageError, match="is not a number of tokens"):
+        parse_tokens(written)
+
+
+def test_steps_of_a_budget():
+    plan = plan_steps(164_000_000, length=2048, batch_size=4, accumulate=4)
+    assert (plan.steps, plan.warmup, plan.tokens_per_step) == (5004, 100, 32768)
+    assert plan_steps(60_000, length=256, batch_size=4, accumulate=1).warmup == 2
+    with pytest.raises(UsageError, match="less than one step of 16 rows of 512 tokens"):
+        plan_steps(2000, length=512, batch_size=4, accumulate=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens", "error", "message"),
+    [
+        ({"rank": 33}, "1k", UsageError, "--rank 33 does not fit: .* side of 16"),
+        ({"targets": "heads"}, "1k", UsageError, "--targets heads"),
+        ({"bits": 3}, "1k", UsageError, "--bits 3"),
+        ({"length": 4096}, "20k", UsageError, "beyond the 512 tokens"),
+        ({}, "100M", TextError, "ends after [0-9]+ of the 100000000 tokens asked for"),
+        ({"learning_rate": -1.0}, "1k", UsageError, "--learning-rate"),
+        ({"learning_rate": float("nan")}, "1k", UsageError, "--learning-rate nan"),
+        ({"learning_rate": 1e30}, "2k", RegrowthError, "loss is nan at step [2-7]: training has diverged"),
+    ],
+)
+def test_what_cannot_be_done_leaves_nothing(tiny_llama, text, tmp_path, changes, tokens, error, message):
+    with pytest.raises(error, match=message):
+        heal_tiny(tiny_llama, text, tmp_path / "out", tokens=tokens, **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", '{"text": "Too short."}\n'])
+def test_text_that_is_empty_or_too_short(tiny_llama, tmp_path, content):
+    path = tmp_path / "text.jsonl"
+    path.write_text(content)
+    with pytest.raises(TextError, match=r"holds no text|has only|ends after"):
+        heal_tiny(tiny_llama, TextSource(str(path), held_out=str(path)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_run_leaves_nothing(tiny_llama, text, tmp_path, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    in_step(3, interrupt, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        heal_tiny(tiny_llama, text, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_held_out_loss_of_a_checkpoint(tiny_llama, text, healed):
+    found = held_out_loss(tiny_llama, text, length=64, device="cpu")
+    assert found["tokens"] == healed.document["held_out"]["tokens"]
+    assert found["loss"] == pytest.approx(healed.before, abs=0.05)  # fp32 against NF4
+
+
+def test_the_sample_model_heals(sample_model, sample_text, sample_heldout, tmp_path):
+    """Six of thirty layers cut, two thousand tokens of prose: the adapter, and the merged checkpoint, are better."""
+    from prune import cut, plan_cut
+
+    pruned = cut(plan_cut(sample_model, n=6, start=12), tmp_path / "pruned", show_progress=False)
+    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
+    settings = Settings(
+        length=128,
+        batch_size=2,
+        accumulate=1,
+        rank=16,
+        learning_rate=2e-3,
+        targets="all",
+        eval_every=100,
+        checkpointing=False,
+    )
+    result = qlora(pruned, text, tmp_path / "adapter", tokens="2k", settings=settings, device="cpu", shown=False)
+    assert result.after < result.before - 0.2
+    merge(result.out, tmp_path / "healed", base="dequantised", shown=False)
+    assert (tmp_path / "healed" / "prune_plan.json").read_bytes() == (pruned / "prune_plan.json").read_bytes()
+    dtype = result.document["settings"]["dtype"]
+    merged = held_out_loss(tmp_path / "healed", text, length=128, device="cpu", dtype=dtype)["loss"]
+    assert merged == pytest.approx(result.after, abs=0.02)

@@ -1,0 +1,308 @@
+"""Heals that are killed, stopped, damaged and taken up again end as one that was left alone, bit for bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from heal import Settings, TextSource, qlora
+from heal.settings import Running
+from heal.training.checkpoints import Checkpoints
+from heal.training.curve import Curve, Losses
+from heal.training.stopping import Interrupted
+from prune.common.errors import RegrowthError, UsageError
+from tests.heal.text.test_streams import sentences
+from tests.support.healing_steps import in_step
+
+HERE = Path(__file__).parents[2]
+SUPPORT = HERE / "support"
+STEPS = 10
+SETTINGS = Settings(
+    length=32, batch_size=1, accumulate=2, rank=4, learning_rate=1e-2, dropout=0.2, eval_every=4, targets="all"
+)
+TOKENS = STEPS * 64
+
+
+@pytest.fixture(scope="module")
+def prose(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prose") / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(300)))
+    return path
+
+
+def kill(*jobs):
+    """Run and kill real processes; see killed_heals.py."""
+    command = [sys.executable, str(SUPPORT / "killed_heals.py"), json.dumps(jobs)]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def weights(out):
+    return load_file(out / "adapter_model.safetensors")
+
+
+def same(one, other):
+    """Whether two runs ended with the same bits, by the same way."""
+    first, second = weights(one), weights(other)
+    documents = [json.loads((out / "heal.json").read_text()) for out in (one, other)]
+    return (
+        first.keys() == second.keys()
+        and all(torch.equal(first[name], second[name]) for name in first)
+        and (documents[0]["curve"] == documents[1]["curve"])
+    )
+
+
+def test_killed_at_any_step_it_ends_as_if_left_alone(tiny_llama, prose, tmp_path):
+    options = ["--text", prose, "--tokens", TOKENS, "--length", 32, "--batch-size", 1, "--accumulate", 2, "--rank", 4]
+    options += ["--learning-rate", 0.01, "--dropout", 0.2, "--eval-every", 4, "--targets", "all", "--save-every", 3]
+    options += ["--held-out-tokens", 128, "--device", "cpu"]
+
+    def job(name, at=None, number=signal.SIGKILL, where="step", resume=True):
+        args = ["qlora", tiny_llama, "--out", tmp_path / name, *options, *(["--resume"] if resume else [])]
+        found = {"args": [str(arg) for arg in args]}
+        return found if at is None else found | {"at": at, "signal": int(number), "where": where}
+
+    done = kill(
+        job("alone", resume=False),
+        job("twice", 6, resume=False),
+        job("twice", 6),
+        job("twice"),
+        job("saving", 6, where="saving", resume=False),
+        job("saving"),
+        job("asked", 5, signal.SIGTERM, resume=False),
+        job("asked", resume=False),
+        job("asked"),
+    )
+    alone, twice, twice_again, twice_end, saving, saving_end, asked, refused, asked_end = done
+    for finished in (alone, twice_end, saving_end, asked_end):
+        assert finished["code"] == 0, finished["stderr"]
+    for killed in (twice, twice_again, saving):
+        assert killed["code"] == -signal.SIGKILL
+    for name in ("twice", "saving", "asked"):
+        assert same(tmp_path / "alone", tmp_path / name), name
+    resumed = {
+        name: json.loads((tmp_path / name / "heal.json").read_text())["resumed"] for name in os.listdir(tmp_path)
+    }
+    assert resumed == {"alone": [], "twice": [3, 6], "saving": [3], "asked": [5]}
+    assert asked["code"] == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step 5" in asked["stderr"]
+    assert "--resume" in asked["stderr"]
+    assert refused["code"] == 1
+    assert "stands unfinished at step 5" in refused["stderr"]
+    assert sorted(os.listdir(tmp_path)) == sorted(resumed)  # no checkpoint is left
+
+
+def heal_tiny(model, text, out, *, tokens=TOKENS, resume=False, save_every=2, overwrite=False, shown=False, **changes):
+    settings = Settings(**{**SETTINGS.__dict__, **changes})
+    running = Running(resume, save_every)
+    return qlora(
+        model, text, out, tokens=tokens, settings=settings, device="cpu", running=running, overwrite=overwrite,
+        shown=shown,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text(prose):
+    return TextSource(str(prose), held_out_tokens=128)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_llama, text, tmp_path_factory):
+    return heal_tiny(tiny_llama, text, tmp_path_factory.mktemp("alone") / "adapter").out
+
+
+@pytest.fixture(scope="module")
+def half_done(tiny_llama, text, tmp_path_factory):
+    """A run that was stopped by a real signal in its sixth step."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        in_step(6, lambda: os.kill(os.getpid(), signal.SIGINT), patch)
+        with pytest.raises(Interrupted, match="stopped by SIGINT after step 6") as caught:
+            heal_tiny(tiny_llama, text, folder / "adapter")
+    assert caught.value.exit_code == 130
+    assert os.listdir(folder) == [".adapter.unfinished"]
+    return folder / ".adapter.unfinished"
+
+
+@pytest.fixture
+def stopped(half_done, tmp_path):
+    """What that run has left, to be damaged and gone on with: checkpoints of steps 4 and 6."""
+    found = Checkpoints(tmp_path / "adapter")
+    shutil.copytree(half_done, found.folder)
+    assert found.steps() == [6, 4]
+    return found
+
+
+def test_only_the_adapter_is_saved(stopped):
+    files = {path.name: path.stat().st_size for path in stopped.place(6).iterdir()}
+    assert "adapter_model.safetensors" in files
+    assert not {"model.safetensors", "pytorch_model.bin"} & set(files)
+    assert files["optimizer.pt"] < 3 * files["adapter_model.safetensors"]
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "rows.json.gz", "sums.json"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(file, stopped, tiny_llama, text, alone, capsys):
+    path = stopped.place(6) / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+    said = []
+    assert stopped.newest(said.append) == stopped.place(4)
+    assert "checkpoint of step 6 is damaged" in said[0]
+    if file == "rows.json.gz":  # one of them to the end
+        out = stopped.folder.parent / "adapter"
+        result = heal_tiny(tiny_llama, text, out, resume=True)
+        assert result.document["resumed"] == [4]
+        assert same(alone, out)
+
+
+def test_with_all_checkpoints_damaged_it_begins_anew(stopped, tiny_llama, text, alone, capsys):
+    for step in (6, 4):
+        (stopped.place(step) / "optimizer.pt").unlink()
+    out = stopped.folder.parent / "adapter"
+    assert heal_tiny(tiny_llama, text, out, resume=True, shown=True).document["resumed"] == []
+    assert "no checkpoint to go on from: beginning with the first step" in capsys.readouterr().err
+    assert same(alone, out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 2e-2}, "settings.learning_rate was 0.01 and is now 0.02"),
+        ({"seed": 5}, "settings.seed was 0 and is now 5"),
+        ({"tokens": 2 * TOKENS}, "steps.steps was 10 and is now 20"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(changes, message, stopped, tiny_llama, text):
+    out = stopped.folder.parent / "adapter"
+    with pytest.raises(UsageError, match=f"--resume: {message}"):
+        heal_tiny(tiny_llama, text, out, resume=True, **changes)
+    assert stopped.steps() == [6, 4]  # and is still there
+
+
+def test_other_text_is_not_gone_on_with(stopped, tiny_llama, text, prose, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(prose.read_bytes() + b'{"text": "one more"}\n')
+    with pytest.raises(UsageError, match="--resume: text.text.sha256 was"):
+        heal_tiny(tiny_llama, TextSource(str(other), held_out_tokens=128), tmp_path / "adapter", resume=True)
+    prose_now = prose.read_bytes()
+    try:
+        prose.write_bytes(prose_now + b'{"text": "one more"}\n')
+        with pytest.raises(UsageError, match="--resume: text.text.sha256 was"):
+            heal_tiny(tiny_llama, text, tmp_path / "adapter", resume=True)
+    finally:
+        prose.write_bytes(prose_now)
+
+
+def test_what_a_run_reads_may_stand_elsewhere(stopped, tiny_llama, prose, alone, tmp_path):
+    """Text and model are known by their hashes, not by their paths."""
+    model, moved = tmp_path / "model", tmp_path / "moved" / ".." / prose.name
+    (tmp_path / "moved").mkdir()
+    shutil.copy(prose, moved)
+    shutil.copytree(tiny_llama, model)
+    measured = TextSource(str(moved), held_out_tokens=128, domains=(("more", str(prose)),))
+    with pytest.raises(UsageError, match="--resume: text.domain_texts.more.field was not there and is now"):
+        heal_tiny(model, measured, tmp_path / "adapter", resume=True)
+    heal_tiny(model, TextSource(str(moved), held_out_tokens=128), tmp_path / "adapter", resume=True)
+    assert same(alone, tmp_path / "adapter")
+
+
+def test_the_time_of_training_is_that_of_steps_alone(tiny_llama, text, tmp_path, monkeypatch):
+    """By a clock that only passes and checkpoints turn: a pass takes 1 s, the first 50 s more, a checkpoint 100 s.
+
+    What the first step takes to start up is no part of the speed.
+    """
+    import heal.training.loop
+    import heal.training.state
+
+    now = [0.0]
+    backward, write = Accelerator.backward, heal.training.state.write_state
+
+    def passed(self, loss, **named):
+        now[0] += 1 if now[0] else 51
+        backward(self, loss, **named)
+
+    def write_state(*arguments):
+        now[0] += 100
+        write(*arguments)
+
+    monkeypatch.setattr(heal.training.loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Accelerator, "backward", passed)
+    monkeypatch.setattr(heal.training.state, "write_state", write_state)
+    document = heal_tiny(tiny_llama, text, tmp_path / "adapter", save_every=3).document
+    assert now[0] == 2 * STEPS + 50 + 300
+    assert document["training_seconds"] == 2 * STEPS + 50
+    assert document["tokens_per_second"] == 64 / 2
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_is_one_line(tiny_llama, text, tmp_path, monkeypatch):
+    import heal.models.adapters
+
+    def full(*_):
+        raise SafetensorError("I/O error: File too large")
+
+    monkeypatch.setattr(heal.models.adapters, "_save", full)
+    with pytest.raises(RegrowthError, match=r"adapter cannot be written to .*File too large.*is there room"):
+        heal_tiny(tiny_llama, text, tmp_path / "adapter")
+
+    def torn(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0")
+
+    monkeypatch.undo()
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(RegrowthError, match=r"checkpoint of step 2 cannot be written to .*failed writing"):
+        heal_tiny(tiny_llama, text, tmp_path / "adapter")
+
+
+def test_a_checkpoint_is_good_where_the_loss_was():
+    curve = Curve()
+    for step, loss in ((0, 2.0), (4, 1.5), (8, 9.0)):
+        curve.add(step, step, Losses(loss, {}))
+    assert [curve.sane(step) for step in (2, 4, 7, 8, 9)] == [True, True, True, False, False]
+
+
+def test_an_unfinished_run_is_not_lost_unasked(stopped, tiny_llama, text, alone, tmp_path):
+    with pytest.raises(RegrowthError, match="stands unfinished at step 6: go on with --resume, or begin anew"):
+        heal_tiny(tiny_llama, text, tmp_path / "adapter")
+    heal_tiny(tiny_llama, text, tmp_path / "adapter", overwrite=True)
+    assert same(alone, tmp_path / "adapter")
+    assert os.listdir(tmp_path) == ["adapter"]
+
+
+def test_a_run_of_another_version_is_not_gone_on_with(stopped, tiny_llama, text):
+    run = stopped.folder / "run.json"
+    run.write_text(run.read_text().replace("regrowth.unfinished/2", "regrowth.unfinished/1"))
+    with pytest.raises(RegrowthError, match=r"begun by another version .*unfinished/1.*; begin anew with --overwrite$"):
+        heal_tiny(tiny_llama, text, stopped.folder.parent / "adapter", resume=True)
+    assert stopped.steps() == [6, 4]
+
+
+def test_two_runs_cannot_write_one_adapter(tiny_llama, text, tmp_path):
+    with Checkpoints(tmp_path / "adapter").open(), pytest.raises(RegrowthError, match="another run is healing"):
+        heal_tiny(tiny_llama, text, tmp_path / "adapter")
+
+
+def test_a_run_that_diverges_names_its_last_checkpoint(tiny_llama, text, tmp_path):
+    with pytest.raises(RegrowthError, match="training has diverged") as caught:
+        heal_tiny(tiny_llama, text, tmp_path / "adapter", learning_rate=1e30, save_every=1)
+    found = Checkpoints(tmp_path / "adapter")
+    step = found.steps()[0]
+    assert "begin anew with a lower --learning-rate (and --overwrite)" in str(caught.value)
+    assert f"the last good checkpoint, of step {step}, is kept in {found.place(step)}" in str(caught.value)
+    assert f"at step {step + 1}:" in str(caught.value)
+    kept = load_file(found.place(step) / "adapter_model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+    assert not (tmp_path / "adapter").exists()

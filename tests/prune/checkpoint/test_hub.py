@@ -1,0 +1,180 @@
+"""Reading from a hub and writing to one, against a local stub of its HTTP API, by the real command."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from prune.cutting.cut import cut
+from prune.cutting.plan import CutPlan
+from prune.cutting.planning import plan_cut
+from prune.cutting.verify import verify_cut
+from tests.support.checkpoints import hashes, synthetic_checkpoint
+from tests.support.hub import COMMIT, StubHub, serve
+
+REPO = "someone/model"
+
+
+@pytest.fixture
+def source(tmp_path):
+    return synthetic_checkpoint(tmp_path / "source", rows=4_000)  # shards of two MB, larger than what a header takes
+
+
+@pytest.fixture
+def prune(tmp_path):
+    """Runs the command with a cache of its own; gives back the finished process."""
+
+    def run(hub, *arguments, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", "prune", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
+                "HF_ENDPOINT": hub.address,
+                "HF_HOME": str(tmp_path / "cache"),
+                "HF_HUB_DISABLE_XET": "1",
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+                "OMP_NUM_THREADS": "1",
+                **environment,
+            },
+        )
+
+    return run
+
+
+def only_line(done) -> str:
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode in (1, 2), done.stderr
+    assert len(lines) == 1
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+def test_only_shards_that_hold_kept_tensors_are_downloaded(source, prune, tmp_path):
+    with serve(StubHub(REPO, source)) as hub:
+        # layers 4 and 5 fill the third shard
+        done = prune(hub, "cut", REPO, "--layers", "4-5", "--out", tmp_path / "out", "--json")
+        assert done.returncode == 0, done.stderr
+        sizes = {name: len(content) for name, content in hub.files.items()}
+        assert hub.fetched["model-00003-of-00004.safetensors"] < sizes["model-00003-of-00004.safetensors"] / 4
+        for whole in ("00001", "00002", "00004"):
+            assert hub.fetched[f"model-{whole}-of-00004.safetensors"] >= sizes[f"model-{whole}-of-00004.safetensors"]
+        plan = json.loads(done.stdout)
+        assert (plan["source"]["model"], plan["source"]["commit"]) == (REPO, COMMIT)
+
+        local = cut(plan_cut(source, layers="4-5"), tmp_path / "local", show_progress=False)
+        same = [path.name for path in local.iterdir() if path.name not in ("prune_plan.json", "README.md")]
+        assert {name: hashes(tmp_path / "out")[name] for name in same} == {name: hashes(local)[name] for name in same}
+        assert verify_cut(source, tmp_path / "out", show_progress=False).sound
+        assert f"base_model: {json.dumps(REPO)}" in (tmp_path / "out" / "README.md").read_text()
+
+        before = dict(hub.fetched)
+        assert prune(hub, "cut", REPO, "--layers", "4-5", "--out", tmp_path / "again").returncode == 0
+        again = {name for name in hub.fetched if hub.fetched[name] != before[name]}
+        assert again == {"model-00003-of-00004.safetensors"}  # its header; all else is in the cache
+        done = prune(hub, "verify", REPO, tmp_path / "again")
+        assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_a_dry_run_downloads_no_weights(source, prune):
+    with serve(StubHub(REPO, source)) as hub:
+        done = prune(hub, "cut", REPO, "--layers", "1,2", "--dry-run", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["after"] == plan_cut(source, layers="1,2").to_json()["after"]
+        for name, content in hub.files.items():
+            if name.endswith(".safetensors"):
+                assert hub.fetched[name] < len(content) / 4
+
+
+def test_a_single_file_model_and_a_long_header(prune, tmp_path):
+    from tests.support.checkpoints import write_shard
+
+    folder = tmp_path / "single"
+    folder.mkdir()
+    names = [f"model.layers.{layer}.mlp.experts.{expert}.weight" for layer in range(2) for expert in range(1500)]
+    write_shard(folder / "model.safetensors", [(name, "U8", (3,), b"abc") for name in names])
+    (folder / "config.json").write_text('{"model_type": "mixtral", "num_hidden_layers": 2}')
+    assert int.from_bytes((folder / "model.safetensors").read_bytes()[:8], "little") > 1 << 17
+    with serve(StubHub(REPO, folder)) as hub:
+        done = prune(hub, "cut", REPO, "--layers", "0", "--out", tmp_path / "out")
+        assert done.returncode == 0, done.stderr
+    assert CutPlan.read(tmp_path / "out" / "prune_plan.json").after.tensors == 1500
+
+
+@pytest.mark.parametrize("fault", ["no such model", "shard missing", "header damaged", "offline", "no weights"])
+def test_what_the_hub_does_not_give_is_one_line(source, prune, tmp_path, fault):
+    hub, environment, model = StubHub(REPO, source), {}, REPO
+    if fault == "shard missing":
+        del hub.files["model-00002-of-00004.safetensors"]
+    elif fault == "header damaged":
+        hub.files["model-00002-of-00004.safetensors"] = b"\xff" * 1000
+    elif fault == "no such model":
+        model = "someone/other"
+    elif fault == "offline":
+        environment["HF_HUB_OFFLINE"] = "1"
+    elif fault == "no weights":
+        hub.files = {name: content for name, content in hub.files.items() if not name.startswith("model")}
+    with serve(hub):
+        line = only_line(prune(hub, "cut", model, "--layers", "4", "--out", tmp_path / "out", **environment))
+    assert {"shard missing": "00002", "header damaged": "00002", "no weights": "holds no weights"}.get(
+        fault, model
+    ) in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_upload_of_the_finished_folder(source, prune, tmp_path):
+    with serve(StubHub("me/pruned")) as hub:
+        out = tmp_path / "out"
+        done = prune(
+            hub,
+            "cut",
+            source,
+            "--layers",
+            "4-5",
+            "--out",
+            out,
+            "--push-to-hub",
+            "me/pruned",
+            "--private",
+            HF_TOKEN="hf_x",
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"{hub.address}/me/pruned" in done.stderr.replace("\n", "")
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == hub.uploaded
+        assert [request["name"] for request in hub.created] == ["pruned"]
+        (request,) = hub.created
+        assert request.get("private") or request.get("visibility") == "private"  # before huggingface_hub 2, and since
+
+
+@pytest.mark.parametrize(
+    ("repo", "environment", "message"),
+    [("me/pruned", {}, "needs a login"), ("me//pruned", {"HF_TOKEN": "hf_x"}, "no hub id")],
+)
+def test_what_cannot_be_uploaded_shows_before_the_cut(source, prune, tmp_path, repo, environment, message):
+    with serve(StubHub("me/pruned")) as hub:
+        done = prune(
+            hub, "cut", source, "--layers", "4", "--out", tmp_path / "out", "--push-to-hub", repo, **environment
+        )
+    assert message in only_line(done)
+    assert done.returncode == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_upload_keeps_the_folder(source, prune, tmp_path):
+    with serve(StubHub("me/pruned", refuse=403)) as hub:
+        out = tmp_path / "out"
+        done = prune(hub, "cut", source, "--layers", "4", "--out", out, "--push-to-hub", "me/pruned", HF_TOKEN="hf_x")
+        line = only_line(done)
+    assert "is complete, but the hub did not take it" in line
+    assert "403" in line
+    assert verify_cut(source, out, show_progress=False).sound
+
+
+def test_private_alone_has_no_meaning(source, prune, tmp_path):
+    with serve(StubHub("me/pruned")) as hub:
+        done = prune(hub, "cut", source, "--layers", "4", "--out", tmp_path / "out", "--private")
+    assert "--push-to-hub" in only_line(done)

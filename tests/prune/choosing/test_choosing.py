@@ -1,0 +1,341 @@
+"""Choosing and checking: shared walks against plain passes, the cascade, each criterion, and the command."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from prune.choosing.cascade import Prices, affordable, rung_tokens, spread_starts, survivors
+from prune.choosing.check import check_candidates, greedy_removal
+from prune.choosing.costs import Costs, parse_weights
+from prune.choosing.criteria import CRITERIA
+from prune.cli import Criterion, app
+from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
+from prune.cutting.plan import CutPlan
+from prune.cutting.planning import plan_cut
+from prune.models.variants import FULL, score_variants
+from prune.scanning.scan import sample_notes
+from prune.text.sampling import draw_held_out, draw_samples, shares
+from tests.prune.scanning.test_states import silence, tiny, windows
+from tests.support.hand_made import hand_made_scan
+
+
+def loud(family="llama"):
+    """A small model whose layers matter, so that dropping them shows."""
+    model = tiny(family)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if any(part in name for part in ("o_proj", "down_proj", "lm_head", "dense", "fc2", "c_proj")):
+                parameter.mul_(10)
+    return model
+
+
+def plain_logprobs(model, window, dropped):
+    """Log-probabilities with layers made pass-throughs, one window, no sharing."""
+    layers = model.get_decoder().layers if hasattr(model.get_decoder(), "layers") else model.get_decoder().h
+    handles = [
+        layers[index].register_forward_hook(
+            lambda _m, args, kwargs, _o: args[0] if args else kwargs["hidden_states"], with_kwargs=True
+        )
+        for index in dropped
+    ]
+    with torch.no_grad():
+        found = model(torch.tensor([window])).logits[0].float().log_softmax(-1)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "gpt2", "qwen3"])
+def test_shared_walks_give_the_loss_and_kl_of_plain_passes(family):
+    model = loud(family)
+    variants = [FULL, frozenset({1, 2}), frozenset({2, 3}), frozenset({0}), frozenset({1, 4}), frozenset(range(5))]
+    scores = score_variants(model, windows(), variants, batch_tokens=64)
+    assert scores.tokens.tolist() == [len(w) - 1 for w in windows()]
+    for place, window in enumerate(windows()):
+        full = plain_logprobs(model, window, ())[:-1]
+        for row, variant in enumerate(variants):
+            cut = plain_logprobs(model, window, variant)[:-1]
+            loss = -cut.gather(1, torch.tensor(window[1:])[:, None]).sum()
+            apart = (full.exp() * (full - cut)).sum()
+            assert scores.loss[row, place] == pytest.approx(float(loss), rel=1e-4, abs=1e-4)
+            assert scores.kl[row, place] == pytest.approx(float(apart), rel=1e-3, abs=1e-3)
+
+
+def test_a_walk_runs_shared_layers_once_and_leaves_the_model_as_it_was():
+    model = loud()
+    runs = [0] * 6
+    handles = [
+        layer.self_attn.register_forward_hook(lambda *_, i=i: runs.__setitem__(i, runs[i] + 1))
+        for i, layer in enumerate(model.model.layers)
+    ]
+    given = windows()[:1]
+    scores = score_variants(model, given, [frozenset({3, 4}), frozenset({4})])
+    assert runs == [1, 1, 1, 1, 1, 3]  # full and {4} share layer 3; only the full model runs 4; three ways through 5
+    assert scores.layer_tokens == 8 * len(given[0])
+    for handle in handles:
+        handle.remove()
+    assert not any("forward" in vars(layer) for layer in model.model.layers)
+
+
+def test_a_loss_that_is_not_finite_is_an_error():
+    model = loud()
+    with torch.no_grad():
+        model.model.layers[3].mlp.down_proj.weight.fill_(float("inf"))
+    with pytest.raises(RegrowthError, match="not finite"):
+        score_variants(model, windows(), [frozenset({1})])
+
+
+def test_starts_are_spread_minima_first():
+    row = [0.5, 0.2, 0.3, 0.4, 0.45, 0.46, 0.1, 0.3, 0.9, 0.9, 0.9]
+    assert spread_starts(row, 2) == [6, 1]
+    spread = spread_starts(row, 5)
+    assert spread[:2] == [6, 1]
+    assert 10 in spread
+    assert sorted(spread_starts(row, 99)) == list(range(11))
+
+
+def test_prices_count_shared_layers_once():
+    prices = Prices(layers=30, head=8.0, tokens=1000)
+    assert prices.plain == 38_000
+    assert prices.budget == 57_000
+    assert prices.per_token([(13, 14), (20, 21)]) == 30 + (30 - 15) + (30 - 22) + 3 * 8
+    assert rung_tokens(prices, [(13, 14)], 0.5) == int(28_500 / (30 + 15 + 16))
+    blocks = [(start, start + 1) for start in range(28)]
+    few = affordable(prices, blocks, 0.3)
+    assert 2 <= few < 28
+    assert survivors([0.3, 0.1, 0.2, 0.9], 2, always=3) == [1, 3]
+    assert survivors([0.3, 0.1, 0.2, 0.9], 2, always=2) == [1, 2]
+
+
+def many(count=200):
+    generator = torch.Generator().manual_seed(1)
+    return [[1, *torch.randint(3, 64, (20,), generator=generator).tolist()] for _ in range(count)]
+
+
+@pytest.mark.parametrize("start", [0, 2, 3])
+def test_the_check_finds_a_planted_block_that_the_criterion_missed(start):
+    model = loud()
+    for layer in model.model.layers[start : start + 2]:
+        silence(layer)
+    own = (1, 2) if start != 1 else (3, 4)
+    blocks = [(s, s + 1) for s in range(4)]
+    check = check_candidates(model, many(), blocks, own, finalists=2)
+    assert check.chosen == (start, start + 1)
+    assert check.own == own
+    assert check.finalists[0].kl == pytest.approx(0.0, abs=1e-5)
+    assert {f.dropped for f in check.finalists} == {own, check.chosen}
+    assert check.gain > 0
+    assert check.full_loss == pytest.approx(check.finalists[0].loss, abs=1e-5)
+
+
+def test_the_check_keeps_to_its_bound():
+    model = loud()
+    blocks = [(s, s + 1) for s in range(4)]
+    check = check_candidates(model, many(), blocks, blocks[0])
+    assert check.passes <= 1.5
+    assert check.tokens <= check.text_tokens
+    assert json.loads(json.dumps(check.to_json()))["chosen"] == list(check.chosen)
+
+
+@pytest.mark.parametrize("finalists", [1, 2, 4, 20])
+def test_the_check_keeps_to_its_bound_on_text_of_any_size(finalists):
+    """One window or many, short or long: cost counted by what ran, and the criterion's own choice always in it."""
+    model = loud()
+    blocks = [(s, s + 1) for s in range(4)] + [(s,) for s in range(5)]
+    for length in (8, 9, 13, 40, 256):
+        for count in (1, 2, 3, 7):
+            text = [[1, *(3 + (7 * i + k) % 60 for i in range(length - 1))] for k in range(count)]
+            for own in ((4, 5), (0, 1)):
+                check = check_candidates(model, text, blocks, own, finalists=finalists)
+                assert check.passes <= 1.5, (length, count, own)
+                assert own in [finalist.dropped for finalist in check.finalists]
+                assert check.screened >= 2
+                assert 1 <= check.tokens < check.text_tokens
+
+
+def test_greedy_removal_measures_again_after_each_removal():
+    model = loud()
+    order, losses = greedy_removal(model, windows(), 3)
+    gone = []
+    for layer, loss in zip(order, losses, strict=True):
+        left = [one for one in range(5) if one not in gone]  # layer 5, the last, stays
+        each = [score_variants(model, windows(), [frozenset([*gone, one])], kl=False) for one in left]
+        means = [float(scores.loss.sum() / scores.tokens.sum()) for scores in each]
+        assert left[means.index(min(means))] == layer
+        assert loss == pytest.approx(min(means), abs=1e-5)
+        gone.append(layer)
+
+
+def test_every_criterion_of_the_registry_is_on_the_command_line():
+    assert {entry.value for entry in Criterion} == set(CRITERIA)
+
+
+def costs_of(folder, layers=8):
+    domains = {
+        "medical": {2: {1: 0.1, 3: 0.5, 5: 0.4}},
+        "math": {2: {1: 0.9, 3: 0.2, 4: 0.0}},
+    }
+    path = folder / "costs.json"
+    path.write_text(json.dumps(Costs(layers, "nats", domains, {}).to_json()))
+    return path
+
+
+def test_the_domain_criterion_weighs_what_a_sweep_measured(tiny_llama, tmp_path):
+    costs = costs_of(tmp_path)
+    assert Costs.read(costs).weighed(2) == {1: 0.5, 3: 0.35}  # only what both domains measured
+    assert plan_cut(tiny_llama, n=2, criterion="domain", costs=costs).dropped == (3, 4)
+    plan = plan_cut(tiny_llama, n=2, criterion="domain", costs=costs, weigh="medical=3,math=1")
+    assert plan.dropped == (1, 2)
+    assert plan.evidence["domain_cost"] == pytest.approx(0.3)
+    assert plan_cut(tiny_llama, n=2, criterion="domain", costs=costs, weigh="math=1").dropped == (4, 5)
+    with pytest.raises(UsageError, match="law"):
+        plan_cut(tiny_llama, n=2, criterion="domain", costs=costs, weigh="law=1")
+    with pytest.raises(UsageError, match="no block of that size"):
+        plan_cut(tiny_llama, n=3, criterion="domain", costs=costs)
+    with pytest.raises(UsageError, match="--costs"):
+        plan_cut(tiny_llama, n=2, criterion="domain")
+    with pytest.raises(UsageError, match="belongs to --criterion domain"):
+        plan_cut(tiny_llama, n=2, criterion="deepest", costs=costs)
+    with pytest.raises(CheckpointError, match="6 layers"):
+        plan_cut(tiny_llama, n=2, criterion="domain", costs=costs_of(tmp_path, layers=6))
+
+
+@pytest.mark.parametrize("text", ["medical", "medical=", "=1", "a=1,a=2", "a=-1", "a=0", "a=nan", ""])
+def test_weights_that_make_no_sense(text):
+    with pytest.raises(UsageError, match="--weigh"):
+        parse_weights(text)
+
+
+def test_damaged_costs_are_refused(tmp_path):
+    path = costs_of(tmp_path)
+    document = json.loads(path.read_text())
+    for domains in ({}, {"a": {"9": {"0": 1.0}}}, {"a": {"2": {"7": 1.0}}}, {"a": {"2": {"1": "x"}}}, {"a": [1]}):
+        path.write_text(json.dumps(document | {"domains": domains}))
+        with pytest.raises(CheckpointError, match="damaged"):
+            Costs.read(path)
+
+
+def cut(*arguments):
+    return CliRunner().invoke(app, ["cut", *map(str, arguments)])
+
+
+def test_cut_checks_its_choice_and_the_plan_tells_all(tiny_llama, sample_text, tmp_path):
+    small = ["--verify-tokens", "512", "--verify", "3", "--samples", "4", "--length", "32"]
+    out = tmp_path / "out"
+    done = cut(tiny_llama, "--n", "2", "--text", sample_text, *small, "--out", out)
+    assert done.exit_code == 0, done.output
+    plan = CutPlan.read(out / "prune_plan.json")
+    check = plan.evidence["verification"]
+    assert check["chosen"] == list(plan.dropped)
+    assert len(check["finalists"]) == 3
+    assert check["finalists"][0]["dropped"] == check["chosen"]
+    assert [f["kl"] for f in check["finalists"]] == sorted(f["kl"] for f in check["finalists"])
+    assert check["own"] in [f["dropped"] for f in check["finalists"]]
+    assert check["held_out"] is True
+    for words in ("(taken", "KL", "plain passes", "full model"):
+        assert words in done.stdout
+        assert words in (out / "README.md").read_text()
+
+
+def test_greedy_loss_by_the_command(tiny_llama, sample_text):
+    small = ["--verify-tokens", "1024", "--text", sample_text, "--dry-run", "--json"]
+    done = cut(tiny_llama, "--n", "2", "--criterion", "loss", *small)
+    assert done.exit_code == 0, done.output
+    plan = json.loads(done.stdout)
+    assert sorted(plan["evidence"]["removal"]["order"]) == plan["dropped"]
+    assert "verification" not in plan["evidence"]
+
+
+def test_text_for_the_check_that_is_missing_is_one_clear_line(tiny_llama, tmp_path):
+    hand_made_scan(tiny_llama).write(tmp_path / "scan.json")
+    done = cut(tiny_llama, "--n", "2", "--scan", tmp_path / "scan.json", "--dry-run")
+    assert done.exit_code == 2
+    assert "--text, or --verify 0" in done.stderr
+    assert cut(tiny_llama, "--n", "2", "--scan", tmp_path / "scan.json", "--dry-run", "--verify", "0").exit_code == 0
+    document = json.loads((tmp_path / "scan.json").read_text())
+    document["provenance"]["text"] = {"source": str(tmp_path / "gone.jsonl"), "field": "text", "sha256": "0"}
+    (tmp_path / "scan.json").write_text(json.dumps(document))
+    done = cut(tiny_llama, "--n", "2", "--scan", tmp_path / "scan.json", "--dry-run")
+    assert done.exit_code == 2
+    assert "gone.jsonl cannot be read" in " ".join(done.stderr.split())
+
+
+class Words:
+    """A tokenizer of whole numbers."""
+
+    bos_token_id = 1
+
+    def __call__(self, text, **_):
+        return {"input_ids": [int(word) for word in text.split()]}
+
+
+def source(folder, name, documents):
+    path = folder / name
+    path.write_text("".join(json.dumps({"text": " ".join(map(str, d))}) + "\n" for d in documents))
+    return str(path)
+
+
+def test_sources_give_equal_shares_in_turns_and_held_out_text_is_not_what_was_read(tmp_path):
+    first = source(tmp_path, "a.jsonl", [[100 + i] * 10 for i in range(20)])
+    second = source(tmp_path, "b.jsonl", [[200 + i] * 30 for i in range(20)])
+    assert shares(7, 3) == [3, 2, 2]
+    drawn = draw_samples([first, second], Words(), samples=10, length=16, seed=0)
+    assert [s.source for s in drawn] == [0, 1] * 5
+    assert all(s.whole == (s.source == 0) for s in drawn)
+    assert max(len(s.ids) for s in drawn) == 16
+    held, apart = draw_held_out([first, second], Words(), tokens=100, length=16, seed=0, skip=10)
+    assert apart
+    assert {s.ids[1] for s in held}.isdisjoint({s.ids[1] for s in drawn})
+    assert 100 <= sum(len(s.ids) for s in held) <= 132
+    again, apart = draw_held_out([first], Words(), tokens=50, length=16, seed=0, skip=20)
+    assert not apart
+    assert again
+
+
+def test_held_out_text_of_one_long_document_is_what_the_scan_left(tmp_path):
+    path = source(tmp_path, "a.jsonl", [range(10, 2010)])
+    drawn = draw_samples([path], Words(), samples=30, length=33, seed=0)
+    assert len(drawn) == 30
+    held, apart = draw_held_out([path], Words(), tokens=400, length=65, seed=0, skip=30, skip_length=33)
+    assert apart
+    assert 400 <= sum(len(sample.ids) for sample in held) <= 465
+    spent = {token for sample in drawn for token in sample.ids[1:]}
+    assert spent.isdisjoint(token for sample in held for token in sample.ids[1:])
+    held, apart = draw_held_out([path], Words(), tokens=400, length=65, seed=0, skip=60, skip_length=33)
+    assert not apart  # 80 tokens are left, which say little: the first are taken again
+    assert sum(len(sample.ids) for sample in held) >= 400
+    with pytest.raises(TextError, match="8 tokens or more"):
+        draw_held_out([source(tmp_path, "b.jsonl", [[5, 6]])], Words(), tokens=50, length=16, seed=0)
+
+
+def test_a_wiki_dump_is_many_samples_and_short_text_is_warned_of(tiny_llama, tmp_path):
+    """The file of the issue: articles are lines, and no blank line parts them."""
+    dump, tiny_text = tmp_path / "dump.txt", tmp_path / "tiny.txt"
+    dump.write_text("".join(f"Article {i}. " + f"It says this and that of number {i}. " * 30 + "\n" for i in range(60)))
+    tiny_text.write_text("A few words are all that there is to read here. " * 12)
+    small = ["--n", "2", "--length", "32", "--verify-tokens", "1024", "--dry-run", "--json"]
+    done = cut(tiny_llama, "--text", dump, "--samples", "48", *small)
+    assert done.exit_code == 0, done.output
+    evidence = json.loads(done.stdout)["evidence"]
+    assert evidence["scan"]["samples"] == 48
+    assert evidence["verification"]["text_tokens"] >= 1024
+    assert evidence["verification"]["passes"] <= 1.5
+    assert "Warning" not in done.stderr
+    done = cut(tiny_llama, "--text", tiny_text, "--samples", "48", *small)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["evidence"]["verification"]["passes"] <= 1.5
+    told = [line for line in done.stderr.splitlines() if line.startswith("Warning")]
+    assert len(told) == 2
+    assert "the scan has" in told[0]
+    assert "give more text with --text" in told[0]
+    assert "the check has" in told[1]
+    assert "give more text with --text" in told[1]
+
+
+def test_few_samples_say_what_to_do():
+    assert sample_notes(48, 48) == []
+    assert sample_notes(40, 48) == ["The text gives 40 samples, not 48: all of it is used."]
+    assert "raise --samples" in sample_notes(8, 8)[0]
+    assert "--text" in sample_notes(8, 48)[0]

@@ -1,0 +1,392 @@
+"""The cut as a whole: what the folder holds, what the commands say, and that a refused cut writes nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+import prune.cutting.cut
+from prune.cli import app
+from prune.common.errors import CheckpointError, RegrowthError
+from prune.common.provenance import file_sha256
+from prune.cutting.cut import cut
+from prune.cutting.inspection import inspect_cut
+from prune.cutting.plan import CutPlan
+from prune.cutting.planning import plan_cut
+from prune.models.loading import decoder_layers
+from prune.scanning.result import Scan
+from tests.support.hand_made import hand_made_scan
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments):
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def hashes(folder: Path) -> dict:
+    return {str(path.relative_to(folder)): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    target.mkdir()
+    for path in folder.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+# --- the real sample model -----------------------------------------------------------------------------------------
+
+
+def test_the_sample_model_cut_and_loaded_again(sample_model, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    before = hashes(sample_model)
+    result = succeed("cut", sample_model, "--n", "6", "--start", "13", "--out", tmp_path / "pruned")
+    assert "drop 6 of 30 layers: 13-18 (source numbering, 0-based)" in " ".join(result.stdout.split())
+    assert hashes(sample_model) == before
+
+    source = load_file(sample_model / "model.safetensors")
+    found = load_file(tmp_path / "pruned" / "model.safetensors")
+    kept = [*range(13), *range(19, 30)]
+    wanted = {
+        name.replace(f"layers.{layer}.", f"layers.{place}."): tensor
+        for place, layer in enumerate(kept)
+        for name, tensor in source.items()
+        if f"layers.{layer}." in name
+    }
+    wanted |= {name: tensor for name, tensor in source.items() if "layers." not in name}
+    assert set(found) == set(wanted)
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    del source, found, wanted
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "pruned")
+    assert tokenizer.chat_template
+    ids = tokenizer("The capital of France is Paris, and 12 of", return_tensors="pt").input_ids
+    full = AutoModelForCausalLM.from_pretrained(sample_model, dtype=torch.float32).eval()
+    layers = decoder_layers(full)
+    for layer in range(13, 19):
+        layers[layer].forward = lambda hidden_states, *_, **__: hidden_states
+    pruned = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned", dtype=torch.float32).eval()
+    assert pruned.config.num_hidden_layers == len(decoder_layers(pruned)) == 24
+    assert pruned.generation_config.eos_token_id == full.generation_config.eos_token_id
+    with torch.no_grad():
+        assert (full(ids, use_cache=False).logits - pruned(ids).logits).abs().max() <= 1e-5
+
+
+# --- what the folder holds -----------------------------------------------------------------------------------------
+
+
+def test_companions_are_carried_and_code_only_on_request(tiny_llama, tmp_path):
+    source = copy_of(tiny_llama, tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "modeling_x.XConfig"}}))
+    for name in (
+        "modeling_x.py",
+        "LICENSE",
+        "tokenizer.model",
+        "tekken.json",
+        "params.json",
+        "notes.txt",
+        "pytorch_model.bin",
+        "adapter_config.json",
+    ):
+        (source / name).write_text(name)
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+
+    out = cut(plan_cut(source, layers="3"), tmp_path / "plain", show_progress=False)
+    assert {path.name for path in out.iterdir()} == {
+        "LICENSE",
+        "README.md",
+        "additional_chat_templates",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "prune_plan.json",
+        "tekken.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    }
+    assert (out / "additional_chat_templates" / "tools.jinja").read_text() == "{{ tools }}"
+    assert "auto_map" not in json.loads((out / "config.json").read_text())
+
+    plan = plan_cut(source, layers="3", trust_remote_code=True)
+    out = cut(plan, tmp_path / "with-code", show_progress=False)
+    assert (out / "modeling_x.py").read_text() == "modeling_x.py"
+    assert "auto_map" in json.loads((out / "config.json").read_text())
+
+
+def test_a_companion_that_is_a_link_to_elsewhere_is_refused(tiny_llama, tmp_path):
+    source = copy_of(tiny_llama, tmp_path / "source")
+    (tmp_path / "secret").write_text("secret")
+    (source / "tokenizer.secret").symlink_to(tmp_path / "secret")
+    with pytest.raises(CheckpointError, match="leaves its folder"):
+        cut(plan_cut(source, layers="3"), tmp_path / "out", show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_config_keeps_its_other_fields_and_their_order(tiny_llama, tmp_path):
+    out = cut(plan_cut(tiny_llama, layers="1,6"), tmp_path / "out", show_progress=False)
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (tiny_llama, out))
+    assert list(after) == list(before)
+    assert after == before | {"num_hidden_layers": 6}
+
+
+def test_the_model_card_tells_the_plan(tiny_llama, tmp_path):
+    import yaml
+
+    scan = hand_made_scan(tiny_llama)
+    out = cut(plan_cut(tiny_llama, n=2, scan=scan, verify=0), tmp_path / "out", show_progress=False)
+    card = (out / "README.md").read_text()
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert head["library_name"] == "transformers"
+    assert "drop 2 of 8 layers: 2-3 (source numbering, 0-based); keep 0-1 and 4-7" in card
+    assert f"| angular distance | {scan.distance[1][2]:.4f} |" in card
+
+
+def test_a_cut_of_a_cut_knows_the_first_numbering(tiny_llama, tmp_path):
+    cut(plan_cut(tiny_llama, layers="1,2"), tmp_path / "once", show_progress=False)
+    cut(plan_cut(tmp_path / "once", layers="0,3"), tmp_path / "twice", show_progress=False)
+    plan = inspect_cut(tmp_path / "twice")
+    assert plan.kept == (1, 2, 4, 5)
+    assert plan.original == (3, 4, 6, 7)  # once: 0 3 4 5 6 7
+    assert "keep 3-4 and 6-7 of" in " ".join(run("inspect", tmp_path / "twice").stdout.split())
+    found, source = (load_file(folder / "model.safetensors") for folder in (tmp_path / "twice", tiny_llama))
+    for place, layer in enumerate(plan.original):
+        name = "model.layers.{}.mlp.up_proj.weight"
+        assert torch.equal(found[name.format(place)], source[name.format(layer)])
+
+
+def test_a_plan_read_from_its_file_gives_the_same_folder(tiny_llama, tmp_path):
+    cut(plan_cut(tiny_llama, layers="4-5"), tmp_path / "a", show_progress=False)
+    cut(CutPlan.read(tmp_path / "a" / "prune_plan.json"), tmp_path / "b", show_progress=False)
+    first, second = hashes(tmp_path / "a"), hashes(tmp_path / "b")
+    assert set(first) == set(second)
+    assert {name for name in first if first[name] != second[name]} <= {"README.md"}  # it names its folder
+
+
+def test_copying_through_the_buffer_gives_the_same_bytes(tiny_llama, tmp_path, monkeypatch):
+    plan = plan_cut(tiny_llama, layers="4-5")
+    kernel = cut(plan, tmp_path / "kernel", show_progress=False)
+    monkeypatch.setattr("os.copy_file_range", lambda *_: 0)  # as some network file systems answer
+    buffered = cut(plan, tmp_path / "buffered", show_progress=False)
+    assert file_sha256(kernel / "model.safetensors") == file_sha256(buffered / "model.safetensors")
+
+
+def test_metadata_of_shared_tensors_follows_its_layers(tiny_llama, tmp_path):
+    source = copy_of(tiny_llama, tmp_path / "source")
+    name = "model.layers.{}.x"
+    metadata = {"format": "pt", name.format(5): name.format(6), name.format(1): name.format(0)}
+    save_file(load_file(source / "model.safetensors"), source / "model.safetensors", metadata=metadata)
+    out = cut(plan_cut(source, layers="0-1"), tmp_path / "out", show_progress=False)
+    from safetensors import safe_open
+
+    with safe_open(out / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", name.format(3): name.format(4)}
+    with pytest.raises(CheckpointError, match="stored as"):
+        plan_cut(source, layers="6")  # layer 5 keeps its tensor under layer 6
+
+
+# --- the commands --------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_llama, tmp_path):
+    before = hashes(tiny_llama)
+    result = succeed("cut", tiny_llama, "--layers", "2,4-5", "--out", tmp_path / "out", "--dry-run", "--json")
+    plan = json.loads(result.stdout)
+    assert (plan["format"], plan["dropped"], plan["kept"]) == ("regrowth.plan/1", [2, 4, 5], [0, 1, 3, 6, 7])
+    assert plan["blocks"] == [{"start": 2, "n": 1}, {"start": 4, "n": 2}]
+    assert not list(tmp_path.iterdir())
+    assert hashes(tiny_llama) == before
+    assert "drop 3 of 8 layers: 2 and 4-5" in succeed("cut", tiny_llama, "--layers", "2,4-5", "--dry-run").stdout
+
+
+def test_cut_without_a_scan_scans_first(tiny_llama, sample_text, tmp_path):
+    check = ["--verify-tokens", "512", "--verify", "2"]
+    options = ["--text", sample_text, "--samples", "4", "--length", "32", "--json", *check]
+    plan = json.loads(succeed("cut", tiny_llama, "--n", "2", *options, "--out", tmp_path / "out").stdout)
+    scan = Scan.read(tmp_path / "out" / "scan.json")
+    assert scan.samples == 4
+    row = scan.distance[1][:6]  # blocks of two that keep layer 7
+    assert plan["evidence"]["verification"]["own"][0] == row.index(min(row))
+    assert plan["evidence"]["verification"]["chosen"] == plan["dropped"]
+    assert plan["evidence"]["angular_distance"] == row[plan["dropped"][0]]
+    again = ["--n", "2", "--scan", tmp_path / "out" / "scan.json", "--dry-run", "--json", *check]
+    again = json.loads(succeed("cut", tiny_llama, *again).stdout)
+    assert (again["dropped"], again["evidence"]) == (plan["dropped"], plan["evidence"])
+
+
+def test_overwrite_replaces_the_folder_whole(tiny_llama, tmp_path):
+    out = tmp_path / "out"
+    succeed("cut", tiny_llama, "--layers", "2", "--out", out)
+    (out / "stray").write_text("of the first")
+    refused = run("cut", tiny_llama, "--layers", "3", "--out", out)
+    assert refused.exit_code == 1
+    assert "already exists" in refused.stderr
+    assert inspect_cut(out).dropped == (2,)
+    succeed("cut", tiny_llama, "--layers", "3", "--out", out, "--overwrite")
+    assert inspect_cut(out).dropped == (3,)
+    assert not (out / "stray").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_inspect_prints_the_plan(tiny_llama, tmp_path):
+    made = json.loads(succeed("cut", tiny_llama, "--layers", "2", "--out", tmp_path / "out", "--json").stdout)
+    assert json.loads(succeed("inspect", tmp_path / "out", "--json").stdout) == made
+    assert "drop 1 of 8 layers: 2 (source" in succeed("inspect", tmp_path / "out").stdout
+
+
+@pytest.mark.parametrize("prepare", ["absent", "not pruned", "tampered"])
+def test_inspect_refuses_what_is_no_cut(tiny_llama, tmp_path, prepare):
+    folder = tmp_path / "out"
+    if prepare == "not pruned":
+        folder = tiny_llama
+    elif prepare == "tampered":
+        succeed("cut", tiny_llama, "--layers", "2", "--out", folder)
+        other = cut(plan_cut(tiny_llama, layers="2,3"), tmp_path / "other", show_progress=False)
+        (folder / "prune_plan.json").write_bytes((other / "prune_plan.json").read_bytes())
+    result = run("inspect", folder)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+BAD_REQUESTS = {
+    "n zero": (["--n", "0"], 2, "--n 0"),
+    "negative start": (["--n", "2", "--start", "-1"], 2, "--start -1"),
+    "block beyond the end": (["--n", "3", "--start", "6"], 2, "do not fit"),
+    "block too large": (["--n", "8", "--criterion", "deepest"], 2, "does not fit"),
+    "last layer": (["--layers", "7"], 2, "--allow-last"),
+    "start and layers": (["--start", "3", "--layers", "3"], 2, "leave --start out"),
+    "n and layers": (["--n", "3", "--layers", "3"], 2, "leave --n out"),
+    "scan and start": (["--n", "3", "--start", "3", "--scan", "scan.json"], 2, "--scan has no say"),
+    "nothing to drop": ([], 2, "say what to drop"),
+    "layers no list": (["--layers", "3;4"], 2, "--layers"),
+    "unknown criterion": (["--n", "3", "--criterion", "luck"], 2, "criterion"),
+    "no scan there": (["--n", "3", "--scan", "nowhere.json"], 1, "nowhere.json does not exist"),
+    "empty text": (["--n", "3", "--text", "/dev/null"], 1, "/dev/null"),
+}
+
+
+@pytest.mark.parametrize(("options", "code", "message"), BAD_REQUESTS.values(), ids=BAD_REQUESTS)
+def test_bad_requests_give_one_line_and_write_nothing(tiny_llama, tmp_path, options, code, message):
+    before = hashes(tiny_llama)
+    result = run("cut", tiny_llama, *options, "--out", tmp_path / "out")
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+    assert hashes(tiny_llama) == before
+
+
+def test_an_out_folder_is_needed(tiny_llama):
+    result = run("cut", tiny_llama, "--layers", "3")
+    assert result.exit_code == 2
+    assert "--out" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "case", ["no folder", "no config", "a file", "pickles", "no family", "shard gone", "layer gone"]
+)
+def test_bad_models_give_one_line_and_write_nothing(tiny_llama, tmp_path, case):
+    model, message = tmp_path / "model", {"no folder": "does not exist", "a file": "is a file"}.get(case, "")
+    if case == "no config":
+        model.mkdir()
+        message = "no config.json"
+    elif case == "a file":
+        model.write_text("x")
+    elif case != "no folder":
+        copy_of(tiny_llama, model)
+    if case == "pickles":
+        (model / "model.safetensors").rename(model / "pytorch_model.bin")
+        message = "save_pretrained"
+    elif case == "no family":
+        (model / "config.json").write_text('{"model_type": "unheard-of"}')
+        message = "'unheard-of' models"
+    elif case == "shard gone":
+        tensors = load_file(model / "model.safetensors")
+        (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+        index = dict.fromkeys(tensors, "model-00001-of-00002.safetensors") | {"x": "model-00002-of-00002.safetensors"}
+        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+        message = "model-00002-of-00002.safetensors is missing"
+    elif case == "layer gone":
+        tensors = {n: t for n, t in load_file(model / "model.safetensors").items() if ".layers.4." not in n}
+        save_file(tensors, model / "model.safetensors")
+        message = "model.layers.4 are missing"
+    before = hashes(tmp_path)
+    result = run("cut", model, "--layers", "3", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+    assert hashes(tmp_path) == before
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["", "sub", ".."])
+def test_the_source_is_never_written_to(tiny_llama, tmp_path, place):
+    source = copy_of(tiny_llama, tmp_path / "a").parent / "a"
+    before = hashes(source)
+    result = run("cut", source, "--layers", "3", "--out", source / place, "--overwrite")
+    assert result.exit_code == 1
+    assert "lie in one another" in result.stderr
+    assert hashes(source) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_source_that_changed_since_the_plan_is_refused(tiny_llama, tmp_path):
+    source = copy_of(tiny_llama, tmp_path / "source")
+    plan = plan_cut(source, layers="3")
+    tensors = load_file(source / "model.safetensors")
+    save_file({name: tensor.half() for name, tensor in tensors.items()}, source / "model.safetensors")
+    with pytest.raises(CheckpointError, match="has changed since"):
+        cut(plan, tmp_path / "out", show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_half_way_leaves_nothing(tiny_llama, tmp_path, monkeypatch):
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prune.cutting.cut, "model_card", full_disk)  # the last file to be written
+    result = run("cut", tiny_llama, "--layers", "3", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "No space left on device" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_file_is_no_place_for_a_model(tiny_llama, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(RegrowthError, match="already exists"):
+        cut(plan_cut(tiny_llama, layers="3"), tmp_path / "out", show_progress=False)
+    with pytest.raises(RegrowthError, match="is a file"):
+        cut(plan_cut(tiny_llama, layers="3"), tmp_path / "out", overwrite=True, show_progress=False)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_cut_imports_neither_torch_nor_transformers(tiny_llama, tmp_path):
+    program = (
+        "import sys\n"
+        "from prune.cli import app\n"
+        "app(['cut', sys.argv[1], '--layers', '3', '--out', sys.argv[2]], standalone_mode=False)\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tiny_llama, tmp_path / "out"], capture_output=True, text=True, check=True
+    )
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert "prune" in modules
+    assert not modules & {"torch", "transformers", "safetensors", "numpy", "huggingface_hub"}
+    assert inspect_cut(tmp_path / "out").dropped == (3,)

@@ -1,0 +1,178 @@
+"""From MODEL to a folder, a loaded model and its layers; every wrong name is one clear line."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
+from transformers import BitsAndBytesConfig
+
+from heal.models.quantise import compute_dtype
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.models import precision
+from prune.models.loading import decoder_layers, load_model, load_tokenizer, locate, pick_device
+from prune.models.precision import multiplies_bfloat16, pick_dtype
+from tests.support.healing_models import tiny
+
+
+def test_a_folder_is_located_and_loaded(tiny_llama):
+    source = locate(tiny_llama)
+    assert source.folder == tiny_llama
+    model = load_model(source, dtype=torch.bfloat16)
+    assert not model.training
+    assert model.dtype == torch.bfloat16
+    assert len(decoder_layers(model)) == 8
+    assert decoder_layers(model) is model.model.layers
+    assert load_tokenizer(source).bos_token_id == 1
+
+
+def test_what_is_no_model_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
+        locate(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match="is a file"):
+        locate(tmp_path / "file")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        locate(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        locate("no-such-model")
+
+
+def test_a_hub_id_without_a_network_is_one_line(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match="the hub cannot be reached.*local model folder"):
+        locate("regrowth/none")
+
+
+def test_a_folder_without_tokenizer_or_weights(tiny_llama, tmp_path):
+    (tmp_path / "config.json").write_text((tiny_llama / "config.json").read_text())
+    with pytest.raises(CheckpointError, match="cannot be loaded as a causal language model"):
+        load_model(locate(tmp_path))
+    with pytest.raises(CheckpointError, match=r"has no tokenizer: none of tokenizer\.json, .* is in its folder$"):
+        load_tokenizer(locate(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"has no tokenizer that transformers can load \(.+\)$"):
+        load_tokenizer(locate(tmp_path))
+
+
+def test_devices_and_dtypes():
+    assert pick_device("cpu") == "cpu"
+    assert pick_device("auto") in ("cpu", "cuda", "mps")
+    with pytest.raises(RegrowthError, match="--device nowhere"):
+        pick_device("nowhere")
+    assert pick_dtype("bf16") is torch.bfloat16
+    assert pick_dtype("float16") is torch.float16
+    with pytest.raises(RegrowthError, match="--dtype int3"):
+        pick_dtype("int3")
+
+
+def test_layers_that_cannot_be_told_apart_are_refused(tiny_llama):
+    model = load_model(locate(tiny_llama))
+    model.config.num_hidden_layers = 3
+    with pytest.raises(RegrowthError, match="cannot tell which of its modules are the 3 decoder layers"):
+        decoder_layers(model)
+
+
+@pytest.mark.parametrize(("fast", "auto"), [(True, "auto"), (False, torch.float32)])
+def test_sixteen_bits_are_taken_where_the_device_multiplies_them(monkeypatch, fast, auto):
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: fast)
+    assert pick_dtype("auto") == auto
+    assert pick_dtype("fast") == (torch.bfloat16 if fast else torch.float32)
+    assert pick_dtype("bfloat16") == torch.bfloat16  # asked for by name
+    assert compute_dtype() == pick_dtype("fast")
+    with pytest.raises(UsageError, match="--dtype float16 cannot be trained in: small gradients vanish"):
+        compute_dtype("float16")
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """Stand in for torch.cuda, with cards of the given compute capabilities (7.5: T4, 8.0: A100)."""
+
+    def install(*capabilities):
+        chosen = [0]
+
+        class Chosen:
+            def __init__(self, device):
+                self.index = torch.device(device).index or 0
+
+            def __enter__(self):
+                chosen.append(self.index)
+
+            def __exit__(self, *_):
+                chosen.pop()
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device", Chosen)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
+        monkeypatch.setattr(
+            torch.cuda, "get_device_properties", lambda index: SimpleNamespace(major=int(capabilities[index]))
+        )
+
+    return install
+
+
+def test_a_gpu_is_asked_whether_it_multiplies_bfloat16(card):
+    card(7.5, 8.0)
+    assert not multiplies_bfloat16("cuda")
+    assert not multiplies_bfloat16("cuda:0")
+    assert multiplies_bfloat16("cuda:1")
+    assert pick_dtype("auto", device="cuda") == pick_dtype("fast", device="cuda") == torch.float32
+    assert compute_dtype(device="cuda") == torch.float32
+    assert compute_dtype(device="cuda:1") == torch.bfloat16
+
+
+def test_a_gpu_that_is_not_here_is_taken_for_a_newer_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert multiplies_bfloat16("cuda:1")
+
+
+def test_weights_go_straight_to_a_gpu_and_by_way_of_memory_to_nothing_else(monkeypatch, tiny_llama):
+    asked = []
+
+    class Loaded:
+        def to(self, device):
+            asked.append(device)
+            return self
+
+        def eval(self):
+            return self
+
+    def from_pretrained(folder, **options):
+        asked.append(options.get("device_map"))
+        return Loaded()
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", from_pretrained)
+    load_model(locate(tiny_llama), device="cuda:1")
+    load_model(locate(tiny_llama), device="cpu")
+    assert asked == [{"": "cuda:1"}, None, "cpu"]
+
+
+def test_four_bit_layers_multiply_in_float32_where_it_is_asked_for(monkeypatch, tmp_path):
+    """bitsandbytes believes here that any CPU has AVX512-bf16, and would repack its layers for it."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    tiny("llama").save_pretrained(tmp_path)
+    model = load_model(locate(tmp_path), dtype=torch.float32, quantization_config=nf4)
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+    assert len(layers) == 3 * 7
+    plain = load_model(locate(tmp_path), dtype=torch.float32)
+    for name, layer in layers.items():
+        plain.get_submodule(name).weight.data = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    ids = torch.arange(3, 67)[None]
+    with torch.no_grad():
+        wanted, found = (one(input_ids=ids).logits for one in (plain, model))
+    assert (wanted - found).abs().max() < 1e-5 * wanted.std()
+
+
+def test_the_tests_run_as_the_cpu_that_was_asked_for(pytestconfig):
+    if not pytestconfig.getoption("avx2"):
+        pytest.skip("only with --avx2")
+    assert torch.backends.cpu.get_cpu_capability() == "AVX2"
+    assert not multiplies_bfloat16("cpu")
+    assert not Linear4bit(64, 64).support_avx512bf16_for_cpu

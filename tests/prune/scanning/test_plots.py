@@ -1,0 +1,150 @@
+"""Figures and the terminal's picture of a scan: what they say, and what they colour."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from matplotlib.collections import PatchCollection
+from rich.console import Console
+
+from eval.reports.sweep_figures import curves_figure, map_figure
+from prune.common.errors import RegrowthError, UsageError
+from prune.scanning.plots import cells, heat_map, plot_scan
+from prune.scanning.result import Scan
+from prune.scanning.table import heat_strip
+from tests.support.reports import sweep_document
+
+LAYERS = 6
+
+
+@pytest.fixture
+def made_scan():
+    """Layers 2 and 3 do nothing; the last layer turns everything far."""
+    generator = np.random.default_rng(0)
+    distance = []
+    for n in range(1, LAYERS + 1):
+        row = generator.uniform(0.2, 0.4, size=LAYERS - n + 1)
+        row[-1] = 0.9
+        if n <= 2:
+            row[2] = 0.01 * n
+        distance.append(tuple(row.tolist()))
+    stderr = tuple(tuple(0.01 for _ in row) for row in distance)
+    model = {"model": "owner/name"}
+    return Scan(LAYERS, "last", 12, 64, tuple(distance), stderr, (0.1,) * LAYERS, {"model": model})
+
+
+def texts(figure):
+    found = []
+    for axes in figure.axes:
+        found += [axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()]
+        found += [child.get_ylabel() for child in axes.child_axes]
+        if axes.get_legend():
+            found += [text.get_text() for text in axes.get_legend().get_texts()]
+    return "\n".join(found)
+
+
+def test_row_scale_is_said_on_the_figure(made_scan):
+    said = texts(heat_map(made_scan, scale="row"))
+    for words in ("start layer l (0-based)", "block size n", "each row rescaled to [0, 1]", "layers dropped (%)"):
+        assert words in said
+    for words in (
+        "owner/name",
+        "last token, 12 samples of at most 64 tokens",
+        "would drop the last layer",
+        "best start",
+    ):
+        assert words in said
+    raw = texts(heat_map(made_scan, scale="raw"))
+    assert "rescaled" not in raw
+    assert "units of π" in raw
+
+
+def test_cells_are_rescaled_within_rows_and_leave_the_last_layer_out(made_scan):
+    grid = cells(made_scan, scale="row")
+    assert grid.shape == (LAYERS - 1, LAYERS)
+    for n in range(1, LAYERS):
+        assert np.isnan(grid[n - 1, LAYERS - n :]).all()
+        assert np.nanmin(grid[n - 1]) == 0.0
+        assert np.nanmax(grid[n - 1]) == (1.0 if n < LAYERS - 1 else 0.0)
+    raw = cells(made_scan, scale="raw")
+    assert raw[1, 2] == pytest.approx(0.02)
+    assert raw[0, :5].tolist() == list(made_scan.distance[0][:5])
+
+
+def test_minima_are_marked_and_last_layer_blocks_hatched(made_scan):
+    axes = heat_map(made_scan).axes[0]
+    marks = next(line for line in axes.lines if line.get_label().startswith("best start"))
+    assert list(zip(marks.get_xdata(), marks.get_ydata(), strict=True)) == [(b.start, b.n) for b in made_scan.best]
+    hatched = next(c for c in axes.collections if isinstance(c, PatchCollection))
+    centres = [tuple(path.get_extents().get_points().mean(0)) for path in hatched.get_paths()]
+    assert centres == [(LAYERS - n, n) for n in range(1, LAYERS)]
+    assert hatched.get_hatch()
+
+
+@pytest.mark.parametrize(("suffix", "head"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
+def test_figure_files(made_scan, tmp_path, suffix, head):
+    path = tmp_path / f"map{suffix}"
+    plot_scan(made_scan, path, scale="raw")
+    assert path.read_bytes().startswith(head)
+    assert path.stat().st_size > 5000
+    with pytest.raises(RegrowthError, match="already exists"):
+        plot_scan(made_scan, path)
+    plot_scan(made_scan, path, overwrite=True)
+
+
+def test_wrong_suffix_scale_or_model_is_wrong_usage(made_scan, tmp_path):
+    with pytest.raises(UsageError, match="--plot"):
+        plot_scan(made_scan, tmp_path / "map.jpeg2")
+    with pytest.raises(UsageError, match="--scale"):
+        plot_scan(made_scan, tmp_path / "map.png", scale="log")
+    one = dataclasses.replace(made_scan, layers=1, distance=((0.1,),), stderr=((0.1,),), influence=(0.1,))
+    with pytest.raises(UsageError, match="one layer"):
+        plot_scan(one, tmp_path / "map.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_strip_is_lowest_at_the_least_and_stays_narrow():
+    line = heat_strip([0.3, 0.1, 0.5, 0.2])
+    assert line.plain[1] == "▁"
+    assert line.plain[2] == "█"
+    wide = heat_strip([0.5] * 70 + [0.1] + [0.6] * 9)
+    assert len(wide.plain) == 40
+    assert wide.plain[35] == "▁"
+    assert heat_strip([0.2, 0.2]).plain == "▁▁"
+
+
+def test_table_names_blocks_by_their_layers(made_scan):
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(made_scan.table(sizes=5, strip=True))
+    shown = console.export_text()
+    assert "2-3" in shown
+    assert "0.0200 ± 0.0100" in shown
+    assert "33%" in shown
+    assert "12 samples" in shown
+
+
+def test_a_sweep_is_drawn_by_its_changes_with_the_legend_off_the_lines():
+    document = sweep_document(layers=12, sizes="0-4", n=40, tasks=(("medical", "choice"), ("math", "generation")))
+    figure = curves_figure(document)
+    left, right = figure.axes[:2]
+    line = next(line for line in right.lines if line.get_label() == "math, generation")
+    changes = [point["answer_nll_bits_difference"] for point in document["curves"][1]["points"]]
+    assert line.get_ydata().tolist() == [0.0, *(change["estimate"] for change in changes[1:])]
+    assert left.get_legend() is right.get_legend() is None
+    (legend,) = figure.legends
+    assert "chance" in legend.get_texts()[-1].get_text()
+
+
+@pytest.mark.parametrize("least", [True, False])
+def test_a_map_names_its_dearest_block(least):
+    document = sweep_document(layers=12, sizes="0-3", n=40, tasks=(("math", "choice"),))
+    (found,), key = document["maps"], "answer_nll_bits_difference"
+    if least:
+        found[key] = [[cost and min(cost, 0.04) for cost in row] for row in found[key]]
+    dearest = max(cost for row in found[key] for cost in row if cost is not None)
+    figure = map_figure(document)
+    words = [label.get_text() for axes in figure.axes[1:] for label in axes.get_yticklabels()]
+    said = figure.axes[0].get_title(loc="left")
+    assert words == [] if least else (words[0], words[-1]) == ("≤ 0.05", f"{dearest:.3g}")
+    assert ("no block costs more" in said) == least

@@ -1,0 +1,240 @@
+"""The same numbers wherever a scan runs: layer by layer, in two processes, interrupted, in 4 bits; and its extras."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from prune.cli import app
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.memory import parse_size
+from prune.models.batches import plan_batches
+from prune.models.loading import Source
+from prune.scanning.cka import linear_cka
+from prune.scanning.result import Scan
+from prune.scanning.scan import measure, scan
+from prune.scanning.streaming import Timing, fits, measure_streamed
+from tests.prune.scanning.test_states import CONFIGS, plain_states, tiny, windows
+
+SMALL = {"samples": 10, "length": 40, "show_progress": False}
+
+
+def apart(one, other):
+    """Greatest difference of any number of two scans."""
+    pairs = [*zip(one.distance, other.distance, strict=True), *zip(one.stderr, other.stderr, strict=True)]
+    pairs += [*zip(one.cka, other.cka, strict=True), (one.influence, other.influence), (one.magnitude, other.magnitude)]
+    return max(np.abs(np.array(a) - np.array(b)).max() for a, b in pairs)
+
+
+@pytest.mark.parametrize("tokens", ["last", "all"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_layer_by_layer_is_the_scan_in_memory(family, tokens, tmp_path):
+    model = tiny(family)
+    model.save_pretrained(tmp_path)
+    share = list(enumerate(plan_batches([len(w) for w in windows()], batch_size=2, budget=0)))
+    whole = measure(model, windows(), tokens=tokens, share=share)
+    timing = Timing()
+    parts, kind = measure_streamed(Source(tmp_path, family), windows(), share, tokens=tokens, timing=timing)
+    assert kind == torch.float32
+    assert parts.sums.mean() == pytest.approx(whole.sums.mean(), abs=1e-6)
+    assert parts.sums.stderr() == pytest.approx(whole.sums.stderr(), abs=1e-6)
+    assert parts.influence == pytest.approx(whole.influence, abs=1e-4)
+    assert parts.token_count == whole.token_count
+    assert 0 < timing.compute < timing.wall
+
+
+def test_states_that_do_not_fit_are_spilled_with_the_same_numbers(tmp_path, monkeypatch):
+    model = tiny()
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    share = [(0, [0, 1]), (1, [2, 3, 4])]
+    source = Source(tmp_path / "model", "model")
+    kept, _ = measure_streamed(source, windows(), share)
+    spilled, _ = measure_streamed(source, windows(), share, max_memory=1000)
+    assert (spilled.sums.mean() == kept.sums.mean()).all()
+    assert not list((tmp_path / "tmp").iterdir())
+    with pytest.raises(UsageError, match="--samples"):
+        measure_streamed(source, windows(), share, tokens="all", max_memory=1000)
+
+
+def test_a_cap_makes_the_sample_model_run_layer_by_layer_to_the_same_numbers(sample_model, sample_text):
+    options = {"samples": 3, "length": 24, "show_progress": False}
+    whole = scan(sample_model, str(sample_text), **options)
+    parts = scan(sample_model, str(sample_text), max_memory="300MiB", **options)
+    assert parts.provenance["streamed"] is True
+    assert "streamed" not in whole.provenance
+    assert apart(whole, parts) < 1e-6
+
+
+def test_what_fits_is_reckoned_from_the_headers(tiny_llama):
+    size = sum(p.stat().st_size for p in tiny_llama.glob("*.safetensors"))
+    source = Source(tiny_llama, "tiny")
+    assert fits(source, "auto", "cpu", 2 * size)
+    assert not fits(source, "auto", "cpu", size)
+    assert fits(source, torch.bfloat16, "cpu", size)
+    assert fits(source, "auto", "cpu", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4GiB", 4 << 30), ("800MB", 800_000_000), ("1.5 gib", 3 << 29), ("2", 2 << 30)]
+)
+def test_sizes(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "4GX", "0", "four"])
+def test_sizes_that_make_no_sense(text):
+    with pytest.raises(UsageError, match="--max-memory"):
+        parse_size(text)
+
+
+def run(*arguments, processes=1, check=True):
+    command = [sys.executable, "-m", "prune", "scan", *map(str, arguments)]
+    if processes > 1:
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+        command = [sys.executable, *launch, "prune", "scan", *map(str, arguments)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one(tiny_llama, sample_text, tmp_path):
+    options = [tiny_llama, "--text", sample_text, "--samples", "11", "--length", "48", "--batch-size", "2"]
+    run(*options, "--out", tmp_path / "one.json")
+    done = run(*options, "--out", tmp_path / "two.json", processes=2)
+    one, two = Scan.read(tmp_path / "one.json"), Scan.read(tmp_path / "two.json")
+    assert apart(one, two) < 1e-6
+    assert two.samples == 11
+    assert [g.starts for g in one.groups] == [g.starts for g in two.groups]
+    assert done.stdout.count("Best block of each size") == 1
+
+
+def test_an_interrupted_scan_goes_on_where_it_was(tiny_llama, sample_text, tmp_path):
+    kept = tmp_path / "kept"
+    options = {**SMALL, "batch_size": 2}
+    whole = scan(tiny_llama, str(sample_text), **options)
+    ran = []
+
+    def stop(module, args, kwargs):
+        ran.append(1)
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, _: stop(module, (), {}) if type(module).__name__ == "LlamaModel" else None
+    )
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            scan(tiny_llama, str(sample_text), resume=kept, **options)
+        assert kept.is_file()
+        with pytest.raises(RegrowthError, match="of another scan"):
+            scan(tiny_llama, str(sample_text), resume=kept, **options | {"seed": 1})
+        again = scan(tiny_llama, str(sample_text), resume=kept, **options)
+    finally:
+        handle.remove()
+    assert len(ran) == 3 + 4  # of five batches, the first was kept
+    assert (again.distance, again.stderr, again.influence) == (whole.distance, whole.stderr, whole.influence)
+    assert (again.cka, again.groups) == (whole.cka, whole.groups)
+    assert not kept.exists()
+    kept.write_text("something else")
+    with pytest.raises(RegrowthError, match="--resume"):
+        scan(tiny_llama, str(sample_text), resume=kept, **options)
+    assert kept.read_text() == "something else"
+
+
+def test_two_texts_give_equal_shares_and_the_table_tells_them_apart(tiny_llama, sample_text, sample_heldout, tmp_path):
+    out = tmp_path / "scan.json"
+    texts = ["--text", str(sample_text), "--text", str(sample_heldout)]
+    done = CliRunner().invoke(
+        app, ["scan", str(tiny_llama), *texts, "--samples", "8", "--length", "64", "--out", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    found = Scan.read(out)
+    sources = {g.name: g.samples for g in found.groups if g.kind == "source"}
+    assert sources == {str(sample_text): 4, str(sample_heldout): 4}
+    assert {g.name: g.samples for g in found.groups if g.kind == "half"} == {"first": 4, "second": 4}
+    assert [t["source"] for t in found.provenance["text"]] == [str(sample_text), str(sample_heldout)]
+    assert "halves" in done.stdout
+    assert "sources" in done.stdout
+
+
+def test_halves_are_scans_of_their_own_samples(tiny_llama, sample_text):
+    found = scan(tiny_llama, str(sample_text), **SMALL)
+    first = scan(tiny_llama, str(sample_text), **SMALL | {"samples": 5})
+    half = next(g for g in found.groups if (g.kind, g.name) == ("half", "first"))
+    assert half.samples == 5
+    assert half.starts == tuple(b.start for b in first.best)
+
+
+def test_magnitude_and_cka_match_plain_numpy():
+    model = tiny()
+    states = [plain_states(model, window) for window in windows()]
+    got = measure(model, windows(), batch_size=2)
+    for layer in range(6):
+        change = [
+            np.linalg.norm(x[layer + 1] - x[layer], axis=1) / np.linalg.norm(x[layer + 1], axis=1) for x in states
+        ]
+        assert got.magnitude[layer] / got.token_count == pytest.approx(np.concatenate(change).mean(), abs=1e-5)
+    last = np.stack([x[:, -1] for x in states])
+    assert np.stack([got.vectors[i] for i in range(5)]) == pytest.approx(last, abs=1e-5)
+
+
+def test_cka_is_one_for_turned_states_and_near_zero_for_strangers():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 16)) + 3.0
+    turn, _ = np.linalg.qr(rng.normal(size=(16, 16)))
+    strangers = rng.normal(size=(40, 16))
+    cka = linear_cka(np.stack([x, 2.5 * x @ turn, strangers], axis=1))
+    assert cka[0, 1] == pytest.approx(1.0, abs=1e-9)
+    assert abs(cka[0, 2]) < 0.2
+    assert np.isnan(linear_cka(rng.normal(size=(3, 2, 4)))).all()
+
+    def plain(a, b):
+        """Song et al., equation 5, term by term."""
+        n = len(a)
+        k, m = (c @ c.T * (1 - np.eye(n)) for c in (a, b))
+        one = np.ones(n)
+        whole = (
+            np.trace(k @ m) + one @ k @ one * (one @ m @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) * one @ k @ m @ one
+        )
+        return whole / (n * (n - 3))
+
+    expected = plain(x, strangers) / np.sqrt(plain(x, x) * plain(strangers, strangers))
+    assert cka[0, 2] == pytest.approx(expected, abs=1e-9)
+
+
+def test_four_bits_stay_near_the_whole_model(sample_model, sample_text):
+    options = {"samples": 2, "length": 24, "dtype": "bfloat16", "show_progress": False}
+    whole = scan(sample_model, str(sample_text), **options)
+    packed = scan(sample_model, str(sample_text), bits=4, **options)
+    assert packed.provenance["bits"] == 4
+    assert 0 < apart_in_distance(whole, packed) < 0.1
+
+
+def apart_in_distance(one, other):
+    return max(np.abs(np.array(a) - np.array(b)).max() for a, b in zip(one.distance, other.distance, strict=True))
+
+
+def test_all_figures_are_written_or_none(tiny_llama, sample_text, tmp_path):
+    scan(tiny_llama, str(sample_text), **SMALL).write(tmp_path / "scan.json")
+    out = tmp_path / "figures"
+    done = CliRunner().invoke(app, ["plot", str(tmp_path / "scan.json"), "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    names = ["heat_map.png", "heat_map_raw.png", "distance_by_start.png", "layers.png"]
+    assert json.loads(done.stdout)["figures"] == [str(out / name) for name in names]
+    assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in names)
+    again = CliRunner().invoke(app, ["plot", str(tmp_path / "scan.json"), "--out", str(out)])
+    assert again.exit_code == 1
+    assert "already exists" in again.stderr
+    wrong = CliRunner().invoke(app, ["plot", str(tmp_path / "none.json"), "--out", str(tmp_path / "x")])
+    assert wrong.exit_code == 1
+    assert not (tmp_path / "x").exists()

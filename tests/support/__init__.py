@@ -1,0 +1,1 @@
+"""Helpers and tiny models that the tests share."""
