@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 
 from prune import scan
+from prune.checkpoint.source import locate
 from prune.choosing.check import check_candidates, greedy_removal
-from prune.common.choice import deepest_start, starts
-from prune.models.loading import load_model, load_tokenizer, locate
+from prune.common.layers import deepest_start, starts
+from prune.models.loading import load_model, load_tokenizer
 from prune.models.variants import FULL, score_variants
-from prune.text.sampling import draw_held_out
+from prune.text.windows import draw_held_out
 
 
 def main() -> None:

@@ -22,12 +22,13 @@ from pathlib import Path
 
 import torch
 
+from prune.checkpoint.source import locate
 from prune.models.batches import padded, plan_batches
-from prune.models.loading import load_model, load_tokenizer, locate, pick_device
+from prune.models.hooks import decoder_of
+from prune.models.loading import load_model, load_tokenizer, pick_device
 from prune.models.precision import pick_dtype
 from prune.scanning.scan import measure
-from prune.scanning.states import decoder_of
-from prune.text.sampling import draw_samples
+from prune.text.windows import draw_samples
 
 BUDGET = 1024
 

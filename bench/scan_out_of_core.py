@@ -56,8 +56,8 @@ def make(folder: Path, layers: int, width: int) -> int:
 def child(folder: str, cap: int, tokens: int) -> None:
     import torch
 
+    from prune.checkpoint.source import Source
     from prune.models.batches import plan_batches
-    from prune.models.loading import Source
     from prune.scanning.streaming import Timing, fits, measure_streamed
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)

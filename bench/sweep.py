@@ -29,7 +29,8 @@ from eval.sweeps.lookup import AnswerTask, Prompting, read
 from eval.sweeps.plan import SweepPlan, plan_sweep
 from eval.sweeps.run import Measured, walk_questions
 from prune import cut, plan_cut, scan
-from prune.models.loading import load_model, load_tokenizer, locate
+from prune.checkpoint.source import locate
+from prune.models.loading import load_model, load_tokenizer
 from prune.scanning.result import Scan
 
 WAYS = ("hflm", "deepest", "best")

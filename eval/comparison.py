@@ -22,11 +22,12 @@ from eval.reports.page import read_sweep, report
 from eval.runs.files import is_stored, read_run
 from eval.runs.run import RunResult, name_of, plans_of, quiet_bars, run, wants_chat
 from eval.settings import Settings, named_texts
+from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
 from prune.common.provenance import file_sha256, provenance
 from prune.common.terminal import quiet_libraries
-from prune.models.loading import load_tokenizer, locate
+from prune.models.loading import load_tokenizer
 from prune.text.windows import text_identity
 
 FORMAT = "regrowth.comparison/2"

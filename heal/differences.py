@@ -10,7 +10,7 @@ from prune.checkpoint.headers import Shard, Tensor
 from prune.common.errors import CheckpointError
 from prune.common.provenance import read_artefact
 from prune.common.terminal import progress
-from prune.cutting.planning import open_subject
+from prune.families.subject import open_subject
 
 _PIECE = 1 << 22  # bytes compared at a time
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from prune.checkpoint.base_identity import SAMPLE
 from prune.checkpoint.headers import Checkpoint
+from prune.checkpoint.source import Source, locate
 from prune.checkpoint.tensors import read_bytes
 from prune.common.errors import CheckpointError
-from prune.cutting.inspection import inspect_cut
 from prune.cutting.plan import PLAN_FILE, CutPlan
-from prune.cutting.planning import Subject, open_subject
-from prune.models.loading import Source, locate
+from prune.cutting.verify import inspect_cut
+from prune.families.subject import Subject, open_subject
 
 
 @dataclass(frozen=True)

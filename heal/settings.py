@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, UsageError
-from prune.models.loading import Source, text_config
+from prune.models.loading import text_config
 
 # A setting that follows from the token budget. Its type is what it has in a plan, where all are settled.
 _FROM_BUDGET: Any = None

@@ -7,7 +7,7 @@ _PUBLIC = {
     "Scan": "prune.scanning.result",
     "CutPlan": "prune.cutting.plan",
     "cut": "prune.cutting.cut",
-    "inspect_cut": "prune.cutting.inspection",
+    "inspect_cut": "prune.cutting.verify",
     "plan_cut": "prune.cutting.planning",
     "scan": "prune.scanning.scan",
     "verify_cut": "prune.cutting.verify",

@@ -150,7 +150,7 @@ def inspect_command(
 
     Example: prune inspect pruned
     """
-    from prune.cutting.inspection import inspect_cut
+    from prune.cutting.verify import inspect_cut
 
     plan = inspect_cut(folder)
     answer(plan.to_json(), plan.table, as_json=as_json)
@@ -244,6 +244,7 @@ def scan_command(
     from prune.common.processes import is_main
     from prune.scanning.plots import check_figure, draw_scan
     from prune.scanning.scan import parse_batch_size, scan
+    from prune.scanning.table import best_table
     from prune.text.windows import DEFAULT_SOURCE
 
     if load_in_4bit and load_in_8bit:
@@ -275,7 +276,7 @@ def scan_command(
     found.write(out, overwrite=overwrite)
     if plot is not None:
         write_bytes(plot, figure, overwrite=overwrite)
-    answer(found.to_json(), lambda: found.table(strip=sys.stdout.isatty()), as_json=as_json)
+    answer(found.to_json(), lambda: best_table(found, strip=sys.stdout.isatty()), as_json=as_json)
     screen().print(f"Wrote {out}" + (f" and {plot}" if plot is not None else ""))
 
 
@@ -292,7 +293,7 @@ def plot_command(
     Example: prune plot scan.json --out figures
     """
     from prune.common.outputs import check_free
-    from prune.scanning.figures import plot_all
+    from prune.scanning.plots import plot_all
     from prune.scanning.result import Scan
 
     check_free(out, overwrite=overwrite)

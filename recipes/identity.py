@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prune.common.provenance import file_sha256, header_sha256
+from prune.checkpoint.identity import header_sha256
+from prune.common.provenance import file_sha256
 
 _HASHED_WHOLE = 64 * 2**20  # bytes; reading a 140 GB model to learn that it is unchanged would cost minutes
 

@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError
 from prune.common.outputs import staged_directory, write_json, write_text
 from prune.common.provenance import file_sha256
 from prune.common.terminal import quiet_libraries, screen
-from prune.models.loading import Source, load_model, load_tokenizer
+from prune.models.loading import load_model, load_tokenizer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from bench.gpu_steps.shapes import CUTS, SHAPES, forward_flops, model_shape, sma
 
 
 def loaded(machine: Machine) -> None:
-    from prune.models.loading import Source, load_model, load_tokenizer
+    from prune.checkpoint.source import Source
+    from prune.models.loading import load_model, load_tokenizer
 
     folder, _ = checkpoint_on_disk(machine)
     source = Source(folder, "random")
@@ -34,9 +35,9 @@ def loaded(machine: Machine) -> None:
 
 def _scans(machine: Machine, model: Any) -> None:
     from prune.models.batches import padded
+    from prune.models.hooks import decoder_of
     from prune.scanning import states
     from prune.scanning.scan import measure
-    from prune.scanning.states import decoder_of
 
     count, length = machine.pick((4, 64), (64, 1024))
     windows = random_windows(machine, count, length)
@@ -111,7 +112,7 @@ def _generation(machine: Machine, model: Any, tokenizer: Any) -> None:
 
 
 def streamed(machine: Machine) -> None:
-    from prune.models.loading import Source
+    from prune.checkpoint.source import Source
     from prune.scanning.streaming import Timing, measure_streamed
 
     folder, _ = checkpoint_on_disk(machine)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from eval.settings import LONGEST, Settings
+from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
 from prune.common.terminal import Progress
-from prune.models.loading import Source, load_model, pick_device, text_config
+from prune.models.loading import load_model, pick_device, text_config
 from prune.models.precision import pick_dtype
 from prune.models.vllm_options import engine_device
 

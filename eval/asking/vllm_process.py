@@ -16,9 +16,9 @@ from typing import Any
 
 from eval.asking.vllm_child import STOP
 from eval.settings import Settings
+from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.terminal import Progress
-from prune.models.loading import Source
 from prune.models.precision import pick_dtype
 from prune.models.vllm_options import MEMORY_SHARE, engine_device, visible_devices, vllm_version
 

@@ -22,9 +22,11 @@ from eval.questions.schema import Question, cluster_of
 from eval.settings import SHORTEST, Settings, named_texts
 from prune.checkpoint.identity import content_sha256
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.provenance import model_identity, versions
+from prune.checkpoint.identity import model_identity
+from prune.common.provenance import versions
 from prune.common.terminal import progress, quiet_libraries
-from prune.models.loading import load_tokenizer, locate
+from prune.models.loading import load_tokenizer
+from prune.checkpoint.source import locate
 
 if TYPE_CHECKING:
     from eval.asking.asker import Asker

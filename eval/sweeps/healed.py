@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from eval.sweeps.plan import Variant
+from prune.checkpoint.identity import model_identity
+from prune.checkpoint.source import locate
 from prune.common.errors import CheckpointError, UsageError
-from prune.common.provenance import model_identity, read_artefact
+from prune.common.provenance import read_artefact
 from prune.cutting.plan import PLAN_FILE, CutPlan
-from prune.cutting.planning import Subject
-from prune.models.loading import decoder_layers, locate
+from prune.families.subject import Subject
+from prune.models.loading import decoder_layers
 
 _HEAL_FILE, _CONFIG, _WEIGHTS = "heal.json", "adapter_config.json", "adapter_model.safetensors"
 

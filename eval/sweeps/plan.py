@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from prune.common.choice import deepest_start, starts
 from prune.common.errors import UsageError
-from prune.common.layers import parse_layers
+from prune.common.layers import deepest_start, parse_layers, starts
 
 RULES = ("best", "deepest", "all")
 

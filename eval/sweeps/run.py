@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from eval.settings import Settings, named_texts
 from eval.sweeps.plan import SweepPlan, plan_sweep
-from prune.checkpoint.identity import content_sha256
+from prune.checkpoint.identity import content_sha256, model_identity
+from prune.checkpoint.source import locate
 from prune.common.errors import CheckpointError, UsageError
 from prune.common.memory import peak_memory
 from prune.common.outputs import check_free
-from prune.common.provenance import file_sha256, model_identity, provenance
+from prune.common.provenance import file_sha256, provenance
 from prune.common.terminal import progress, quiet_libraries, screen
-from prune.cutting.planning import Subject, new_config, open_subject, scan_of
-from prune.models.loading import load_model, load_tokenizer, locate, pick_device
+from prune.cutting.planning import scan_of
+from prune.families.subject import Subject, new_config, open_subject
+from prune.models.loading import load_model, load_tokenizer, pick_device
 from prune.models.precision import pick_dtype
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 from heal.models.roles import is_feed_forward
 from prune.checkpoint.headers import Tensor
 from prune.common.errors import CheckpointError
-from prune.cutting.planning import Subject, open_subject
+from prune.families.subject import Subject, open_subject
 
 _TURNED = ("gpt2",)  # stored (in, out)
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")

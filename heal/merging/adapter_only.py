@@ -15,6 +15,7 @@ from typing import Any
 from heal.cards import adapter_only_card
 from heal.merging.merge import base_of, open_adapter
 from heal.merging.tensors import ADAPTER_CONFIG, ADAPTER_WEIGHTS, computed_in
+from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
 from prune.common.layers import runs
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
@@ -23,7 +24,7 @@ from prune.common.terminal import progress, quiet_libraries
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.cutting.verify import verify_cut
 from prune.families.config import family_of
-from prune.models.loading import Source, locate, pick_device
+from prune.models.loading import pick_device
 
 # vLLM before 0.32 reads past `layer_replication`, and would serve the full model with the adapter on wrong layers. All
 # of its versions refuse an adapter that says it has biases; peft then only lets the model's own biases be trained.

@@ -20,9 +20,10 @@ from heal.models.held_out import collate, mean_loss
 from heal.models.quantise import compute_dtype, load_frozen
 from heal.text.sources import HeldOut, TextSource, hold_out
 from prune.checkpoint.headers import Checkpoint
+from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, TextError, UsageError, first_line
 from prune.common.out_of_memory import is_out_of_memory
-from prune.models.loading import Source, load_model, load_tokenizer
+from prune.models.loading import load_model, load_tokenizer
 from prune.text.windows import text_identity
 
 if TYPE_CHECKING:

@@ -18,12 +18,13 @@ from heal.cards import merged_card
 from heal.carrying import carry
 from heal.merging.tensors import ADAPTER_WEIGHTS, MergePlan, adapter_config, adapter_weights, merged_tensor, plan_merge
 from prune.checkpoint.headers import Checkpoint, read_checkpoint
+from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.common.out_of_memory import is_out_of_memory
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
 from prune.common.provenance import command_line, read_artefact, versions
 from prune.common.terminal import progress, quiet_libraries
-from prune.models.loading import Source, locate, pick_device
+from prune.models.loading import pick_device
 
 if TYPE_CHECKING:
     from heal.merging.agreement import Measure

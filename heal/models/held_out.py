@@ -14,8 +14,9 @@ from heal.models.losses import chunked_cross_entropy
 from heal.text.packing import IGNORED, Row
 from heal.text.sources import HeldOut, TextSource, hold_out
 from heal.training.curve import Losses
+from prune.checkpoint.source import locate
 from prune.common.processes import gather, rank_and_world
-from prune.models.loading import load_model, load_tokenizer, locate, pick_device, text_config
+from prune.models.loading import load_model, load_tokenizer, pick_device, text_config
 from prune.models.precision import pick_dtype
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.processes import sharded
-from prune.models.loading import Source, load_model
+from prune.models.loading import load_model
 from prune.models.precision import pick_dtype
 
 if TYPE_CHECKING:

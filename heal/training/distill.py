@@ -14,9 +14,10 @@ from heal.settings import DistillSettings, Running
 from heal.text.sources import HeldOut, TextSource
 from heal.training.run import HealPlan, HealResult, Student, execute, plan_healing
 from prune.checkpoint.base_identity import base_identity
+from prune.checkpoint.source import Source
 from prune.common.errors import UsageError
 from prune.common.terminal import progress
-from prune.models.loading import Source, load_tokenizer
+from prune.models.loading import load_tokenizer
 from prune.text.windows import text_identity
 
 if TYPE_CHECKING:

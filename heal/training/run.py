@@ -17,11 +17,12 @@ from heal.text.sources import HeldOut, TextSource, check_enough, hold_out, row_s
 from heal.training.checkpoints import Checkpoints, read_state
 from heal.training.reporting import keep_logs
 from heal.training.schedule import Schedule, parse_tokens, plan_steps, schedule_line
+from prune.checkpoint.source import Source, locate
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
 from prune.common.processes import gather, is_main, rank_and_world, sharded
 from prune.common.terminal import progress, quiet_libraries, screen
-from prune.models.loading import Source, load_tokenizer, locate, pick_device
+from prune.models.loading import load_tokenizer, pick_device
 
 if TYPE_CHECKING:
     from peft import PeftModel

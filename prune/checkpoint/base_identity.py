@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from prune.checkpoint.headers import read_checkpoint
+from prune.checkpoint.identity import model_identity
+from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import read_bytes
-from prune.common.provenance import model_identity
-from prune.models.loading import Source
 
 SAMPLE = 4096  # bytes from the start of each tensor
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from prune.checkpoint.companions import COMPANIONS
 from prune.checkpoint.headers import Shard, parse_shard
+from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
-from prune.models.loading import Source, locate
 
 _FIRST = 1 << 17  # bytes asked for at once: nearly every header fits, and a second request costs more than they do
 

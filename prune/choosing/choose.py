@@ -8,14 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune.checkpoint.source import locate
 from prune.choosing.cascade import spread_starts
 from prune.choosing.costs import Costs, parse_weights
 from prune.choosing.criteria import CRITERIA, Given
 from prune.choosing.trial import CHECKED, Measured, Trial, trial_text
-from prune.common.choice import starts
 from prune.common.errors import CheckpointError, UsageError
-from prune.common.layers import runs
-from prune.models.loading import locate
+from prune.common.layers import runs, starts
 
 if TYPE_CHECKING:
     from prune.scanning.result import Scan

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from prune.common.choice import best_start, deepest_start, lowest_influence, starts
 from prune.common.errors import UsageError
+from prune.common.layers import best_start, deepest_start, lowest_influence, starts
 
 if TYPE_CHECKING:
     from prune.scanning.result import Scan

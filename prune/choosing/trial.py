@@ -10,8 +10,8 @@ from prune.common.errors import TextError, UsageError
 from prune.common.terminal import progress, screen
 
 if TYPE_CHECKING:
+    from prune.checkpoint.source import Source
     from prune.choosing.check import Check
-    from prune.models.loading import Source
     from prune.scanning.result import Scan
 
 LENGTH = 256  # most tokens of a window of the check: many short windows say more than a few long ones
@@ -80,7 +80,7 @@ class Measured:
     def __init__(self, trial: Trial) -> None:
         from prune.models.loading import load_model, load_tokenizer, pick_device
         from prune.models.precision import pick_dtype
-        from prune.text.sampling import draw_held_out
+        from prune.text.windows import draw_held_out
 
         self.trial = trial
         device = pick_device("auto")
@@ -108,7 +108,7 @@ class Measured:
 
     def warning(self) -> str:
         """One line where the held-out text is short, that says what to do; else empty."""
-        from prune.text.sampling import FEW_TOKENS
+        from prune.text.windows import FEW_TOKENS
 
         tokens = sum(map(len, self.windows))
         if tokens >= FEW_TOKENS:

@@ -19,7 +19,7 @@ from prune.common.outputs import check_free, staged_directory
 from prune.common.terminal import progress
 from prune.cutting.card import model_card
 from prune.cutting.plan import PLAN_FILE, CutPlan
-from prune.cutting.planning import Subject, new_config, open_subject
+from prune.families.subject import Subject, new_config, open_subject
 
 
 def cut(

@@ -16,10 +16,9 @@ from prune.checkpoint.headers import Shard, Tensor, read_checkpoint
 from prune.checkpoint.hub import fetch
 from prune.common.errors import CheckpointError
 from prune.common.terminal import progress
-from prune.cutting.inspection import inspect_cut
-from prune.cutting.plan import CutPlan
-from prune.cutting.planning import Subject, new_config, open_subject
+from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.config import changes
+from prune.families.subject import Subject, new_config, open_subject
 
 if TYPE_CHECKING:
     import torch
@@ -200,7 +199,8 @@ def logits_difference(
     """
     import torch
 
-    from prune.models.loading import decoder_layers, load_model, locate, text_config
+    from prune.checkpoint.source import locate
+    from prune.models.loading import decoder_layers, load_model, text_config
 
     found: list[torch.Tensor] = []
     for place in (full, folder):
@@ -245,3 +245,21 @@ def _passed_through(layers: Any, dropped: tuple[int, ...]) -> Iterator[None]:
     finally:
         for layer, module in kept.items():
             layers[layer] = module
+
+
+def inspect_cut(folder: str | Path) -> CutPlan:
+    """The plan by which a checkpoint was cut: what was dropped, from what, by which numbers.
+
+    Raises:
+        CheckpointError: not a model, not made by `prune cut`, or its weights do not have the plan's layers.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; name one that prune cut has written")
+    if not (folder / PLAN_FILE).is_file():
+        raise CheckpointError(f"{folder} holds no {PLAN_FILE}, so it was not written by prune cut")
+    plan = CutPlan.read(folder / PLAN_FILE)
+    subject = open_subject(folder)
+    if subject.layers != len(plan.kept):
+        raise CheckpointError(f"{folder} has {subject.layers} layers, but its {PLAN_FILE} keeps {len(plan.kept)}")
+    return plan

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune.common.choice import best_start
 from prune.common.errors import CheckpointError
+from prune.common.layers import best_start
 from prune.common.outputs import write_json
 from prune.common.provenance import read_artefact
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 FORMAT = "regrowth.scan/1"
 Rows = tuple[tuple[float, ...], ...]
@@ -112,17 +112,6 @@ class Scan:
             return _checked(document)
         except _DamageError as damage:
             raise CheckpointError(f"{path} is damaged ({damage}); scan again") from None
-
-    def table(self, *, sizes: int | None = None, strip: bool = False) -> Table:
-        """The best block of each size, up to `sizes` (half of the layers if None), for a terminal.
-
-        Args:
-            sizes: largest block size to show.
-            strip: also draw d(l, n) against l in one line a row.
-        """
-        from prune.scanning.table import best_table
-
-        return best_table(self, sizes=sizes, strip=strip)
 
 
 class _DamageError(ValueError):

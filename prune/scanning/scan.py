@@ -9,26 +9,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune.checkpoint.identity import model_identity
 from prune.common.errors import CheckpointError, UsageError
 from prune.common.memory import parse_size
 from prune.common.processes import gather, is_main, rank_and_world
-from prune.common.provenance import model_identity, provenance
+from prune.common.provenance import provenance
 from prune.common.terminal import progress, screen
 from prune.models.batches import padded, plan_batches
 from prune.scanning.result import Group, Scan
-from prune.text.windows import SHORTEST, read_documents, text_identity
+from prune.scanning.states import Labels
+from prune.text.documents import read_documents
+from prune.text.windows import SHORTEST, text_identity
 
 if TYPE_CHECKING:
-    from prune.models.loading import Source
+    from prune.checkpoint.source import Source
     from prune.scanning.sums import Measured
-    from prune.text.sampling import Sample
+    from prune.text.windows import Sample
 
 # Tokens of one `auto` batch, padding included. A processor is busy with few tokens, and short batches pad less.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 _KEPT_BYTES = 1 << 30  # and with --tokens all, a batch's states x[0] .. x[L] stay below this
 _FEW_SAMPLES = 32  # a scan on fewer says little
 _KEEP_SECONDS = 20.0  # between two writings of --resume
-Labels = Sequence[Sequence[tuple[str, str]]]
 
 
 def scan(
@@ -93,10 +95,11 @@ def scan(
         if not one.startswith("hub:"):
             next(iter(read_documents(one, field=field)))  # a bad source shows before a model is fetched
 
-    from prune.models.loading import load_tokenizer, locate, pick_device
+    from prune.checkpoint.source import locate
+    from prune.models.loading import load_tokenizer, pick_device
     from prune.models.precision import pick_dtype
     from prune.scanning.streaming import fits, measure_streamed
-    from prune.text.sampling import draw_samples
+    from prune.text.windows import draw_samples
 
     place = pick_device(device)
     kind = pick_dtype(dtype, device=place)
@@ -229,8 +232,9 @@ def measure(
     """
     import torch
 
+    from prune.models.hooks import decoder_of, watching
     from prune.models.loading import decoder_layers
-    from prune.scanning.states import BatchStates, decoder_of, watching
+    from prune.scanning.states import BatchStates
     from prune.scanning.sums import Measured
 
     layers = len(decoder_layers(model))
@@ -248,10 +252,11 @@ def measure(
                 continue
             ids, mask = padded([windows[i] for i in batch])
             ids, mask = ids.to(device), mask.to(device)
-            watch.batch = BatchStates(mask.bool(), batch, layers=layers, tokens=tokens)
+            states = BatchStates(mask.bool(), batch, layers=layers, tokens=tokens)
+            watch.receive = states.take
             decoder(input_ids=ids, attention_mask=mask, use_cache=False)
-            result = watch.batch.result()
-            watch.batch = None
+            result = states.result()
+            watch.receive = None
             measured.add(number, batch, result, labels)
             advance(result.token_count)
             if keep and (time.monotonic() - kept_at > _KEEP_SECONDS or len(measured.done) == 1):
@@ -264,7 +269,7 @@ def assemble(measured: Measured, *, tokens: str, length: int, origin: dict[str, 
     """The scan that the sums amount to."""
     import numpy as np
 
-    from prune.common.choice import best_start
+    from prune.common.layers import best_start
     from prune.scanning.angles import rows
     from prune.scanning.cka import linear_cka
 

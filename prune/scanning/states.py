@@ -6,19 +6,19 @@ x[l] is the input of layer l; x[L] is the output of the last layer before the fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from prune.common.errors import RegrowthError
-from prune.models.loading import decoder_layers
 from prune.scanning.angles import angular_distances
 
 _BLOCK_VALUES = 1 << 19  # values of one block of the all-token reduction: 4 MiB in float64 stay in the cache
+
+
+Labels = Sequence[Sequence[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -154,41 +154,3 @@ def _side_by_side(states: list[torch.Tensor]) -> torch.Tensor:
     """x[0] .. x[L], each (N, D) and maybe on several devices, as (N, L+1, D) where the device has float64."""
     device = states[0].device if states[0].device.type in ("cpu", "cuda") else torch.device("cpu")
     return torch.stack([state.to(device) for state in states], dim=1)
-
-
-class Watch:
-    """Where hooked states go: to the batch that is being run."""
-
-    def __init__(self) -> None:
-        self.batch: BatchStates | None = None
-
-    def take(self, index: int, hidden: Any) -> None:
-        if self.batch is not None:
-            self.batch.take(index, hidden[0] if isinstance(hidden, (tuple, list)) else hidden)
-
-
-@contextmanager
-def watching(model: Any) -> Iterator[Watch]:
-    """While the block runs, every forward pass of `model`'s decoder hands x[0] .. x[L] to `Watch.batch`."""
-    layers = decoder_layers(model)
-    watch = Watch()
-
-    def on_input(index: int) -> Any:
-        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            watch.take(index, args[0] if args else kwargs["hidden_states"])
-
-        return hook
-
-    handles = [layer.register_forward_pre_hook(on_input(i), with_kwargs=True) for i, layer in enumerate(layers)]
-    handles.append(layers[-1].register_forward_hook(lambda _module, _args, output: watch.take(len(layers), output)))
-    try:
-        yield watch
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def decoder_of(model: Any) -> Any:
-    """The part of a causal language model that holds the layers but not the LM head."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-    return model.base_model if decoder is None else decoder

@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prune.checkpoint.headers import Checkpoint, Shard, Tensor, read_checkpoint
+from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.common.memory import available
 from prune.models.batches import padded
-from prune.models.loading import Source, decoder_layers, text_config
-from prune.scanning.states import BatchStates, decoder_of
+from prune.models.hooks import decoder_of
+from prune.models.loading import decoder_layers, text_config
+from prune.scanning.states import BatchStates
 from prune.scanning.sums import Measured
 
 if TYPE_CHECKING:
-    from prune.scanning.scan import Labels
+    from prune.scanning.states import Labels
 
 _TYPES = {
     "F64": torch.float64,

@@ -1,6 +1,6 @@
 """A scan made by hand, so that tests of the choice need no model's pass."""
 
-from prune.common.provenance import model_identity
+from prune.checkpoint.identity import model_identity
 from prune.scanning.result import Scan
 
 

@@ -97,7 +97,7 @@ import sys, types
 from pathlib import Path
 import eval.asking.vllm_process as vllm_process
 from eval.settings import Settings
-from prune.models.loading import Source
+from prune.checkpoint.source import Source
 vllm_process._CHILD = (
     "import sys; sys.path = {path!r}; import os, time, pathlib; import eval.asking.vllm_child as child\\n"
     "def make(options): pathlib.Path(options['pretrained']).write_text(str(os.getpid())); time.sleep(600)\\n"

@@ -20,8 +20,8 @@ from eval.sweeps.plan import plan_sweep
 from eval.sweeps.resume import Kept
 from eval.sweeps.run import walk_questions
 from prune import cut, plan_cut
+from prune.checkpoint.identity import model_identity
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
-from prune.common.provenance import model_identity
 from prune.models.walking import Route, count_passes
 from tests.support.hand_made import hand_made_scan
 from tests.support.small_models import save_small_model

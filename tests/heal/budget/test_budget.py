@@ -31,8 +31,9 @@ from heal.models.adapters import add_adapter, find_targets
 from heal.models.lm_head import attach_loss
 from heal.models.quantise import load_frozen
 from prune import cut, plan_cut
+from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, UsageError
-from prune.models.loading import Source, decoder_layers
+from prune.models.loading import decoder_layers
 from tests.support.checkpoints import synthetic_checkpoint, write_shard
 from tests.support.healing_models import FAMILIES, tiny
 from tests.support.hub import StubHub, serve

@@ -15,8 +15,8 @@ from heal.cli import app
 from heal.merging.adapter_only import ranges
 from heal.models.quantise import load_frozen
 from prune import cut, plan_cut
+from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
-from prune.models.loading import Source
 from tests.support.healing_models import tiny
 
 IDS = torch.arange(5, 45)[None]

@@ -17,8 +17,9 @@ from heal.text.responses import _up_to_end, asked_prompts, read_prompts, write_r
 from heal.text.sources import hold_out
 from heal.training.stopping import Interrupted
 from prune import cut, plan_cut
+from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
-from prune.models.loading import Source, load_tokenizer
+from prune.models.loading import load_tokenizer
 from tests.heal.training.test_distill import PATCHED, TINY, _patch, distil_tiny
 from tests.support.healing_steps import in_step
 

@@ -11,8 +11,9 @@ import pytest
 
 from heal.text.packing import Packer, pack
 from heal.text.sources import HeldOut, TextSource, check_enough, hold_out, row_stream
+from prune.checkpoint.source import Source
 from prune.common.errors import TextError, UsageError
-from prune.models.loading import Source, load_tokenizer
+from prune.models.loading import load_tokenizer
 from prune.text.documents import Documents
 
 WORDS = ["the", "cut", "takes", "layers", "and", "healing", "gives", "back", "what", "was", "lost", "in", "them"]

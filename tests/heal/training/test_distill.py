@@ -23,9 +23,10 @@ from heal.place import first_after_cut
 from heal.training.distill import attach_distillation, shared_prefix
 from prune import cut, plan_cut
 from prune.checkpoint.headers import read_checkpoint
+from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import read, write_over
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
-from prune.models.loading import Source, decoder_layers
+from prune.models.loading import decoder_layers
 from tests.support.healing_models import FAMILIES, tiny
 
 TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rate": 1e-2}

@@ -121,7 +121,7 @@ def test_the_configs_are_what_accelerate_reads():
 def test_what_fsdp_shards_is_of_one_dtype(tiny_llama, monkeypatch):
     from heal.models.lm_head import projection
     from heal.models.quantise import load_frozen
-    from prune.models.loading import Source
+    from prune.checkpoint.source import Source
 
     ids = torch.arange(5, 25)[None]
     states = []

@@ -70,7 +70,8 @@ def test_patience_ends_the_run_and_keeps_the_best_adapter(tiny_llama, texts, tmp
     from heal.models.held_out import held_out_losses
     from heal.models.quantise import load_frozen
     from heal.text.sources import hold_out
-    from prune.models.loading import Source, load_tokenizer
+    from prune.checkpoint.source import Source
+    from prune.models.loading import load_tokenizer
 
     text = TextSource(texts["news"], held_out=texts["notes"], held_out_tokens=256)
     changes = {"learning_rate": 0.3, "eval_every": 1, "patience": 2, "dropout": 0.0}

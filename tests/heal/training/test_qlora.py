@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from heal import Settings, TextSource, held_out_loss, merge, qlora
 from heal.text.sources import hold_out, is_held_out, training_rows
 from heal.training.schedule import parse_tokens, plan_steps
+from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
-from prune.models.loading import Source, load_tokenizer
+from prune.models.loading import load_tokenizer
 from tests.support.healing_steps import in_step
 
 TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rate": 1e-2}

@@ -102,7 +102,7 @@ def fuzz(folder: str, seed: int, count: int) -> None:
     import logging
 
     from prune.common.errors import CheckpointError, UsageError
-    from prune.cutting.planning import open_subject
+    from prune.families.subject import open_subject
 
     logging.disable()
     place, draw = Path(folder), random.Random(seed)

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from eval.cli import app as evaluate
 from heal.cli import app as heal
+from prune.checkpoint.source import locate
 from prune.cli import app as prune
 from prune.common.out_of_memory import describe_out_of_memory, is_out_of_memory
-from prune.models.loading import load_model, locate
+from prune.models.loading import load_model
 
 CUDA = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.64 GiB of which 1.12 GiB is free."

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
+from prune.checkpoint.identity import header_sha256, model_identity
 from prune.common.errors import CheckpointError
-from prune.common.provenance import command_line, file_sha256, header_sha256, model_identity, read_artefact, versions
+from prune.common.provenance import command_line, file_sha256, read_artefact, versions
 
 
 def test_identity_names_shards_and_follows_shapes_and_config(tiny_llama, tmp_path):

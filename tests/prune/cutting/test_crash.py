@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prune.cutting.inspection import inspect_cut
-from prune.cutting.verify import verify_cut
+from prune.cutting.verify import inspect_cut, verify_cut
 from tests.support.checkpoints import hashes, synthetic_checkpoint
 
 KILLS, OVERWRITES = 50, 20
@@ -175,7 +174,7 @@ def test_a_full_disk_gives_one_line_and_leaves_nothing(source, tmp_path, room):
     try:
         drop = "4-5"
         if room != "none":  # fill the disk but for what the weights take
-            from prune.cutting.planning import open_subject
+            from prune.families.subject import open_subject
 
             kept = [layer for layer in range(8) if layer not in (4, 5)]
             wanted = sum(-(-layout.size // 4096) for _, layout in open_subject(source).layouts(kept))

@@ -15,9 +15,9 @@ from prune.cli import app
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.provenance import file_sha256
 from prune.cutting.cut import cut
-from prune.cutting.inspection import inspect_cut
 from prune.cutting.plan import CutPlan
 from prune.cutting.planning import plan_cut
+from prune.cutting.verify import inspect_cut
 from prune.models.loading import decoder_layers
 from prune.scanning.result import Scan
 from tests.support.hand_made import hand_made_scan

@@ -9,9 +9,10 @@ from bitsandbytes.nn import Linear4bit
 from transformers import BitsAndBytesConfig
 
 from heal.models.quantise import compute_dtype
+from prune.checkpoint.source import locate
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models import precision
-from prune.models.loading import decoder_layers, load_model, load_tokenizer, locate, pick_device
+from prune.models.loading import decoder_layers, load_model, load_tokenizer, pick_device
 from prune.models.precision import multiplies_bfloat16, pick_dtype
 from tests.support.healing_models import tiny
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from prune.common.choice import best_start, deepest_start, lowest_influence
 from prune.common.errors import UsageError
+from prune.common.layers import best_start, deepest_start, lowest_influence
 from prune.scanning.angles import MeanSums, angular_distances, pairs, rows
 
 STATES = arrays.arrays(

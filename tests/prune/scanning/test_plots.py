@@ -12,7 +12,7 @@ from eval.reports.sweep_figures import curves_figure, map_figure
 from prune.common.errors import RegrowthError, UsageError
 from prune.scanning.plots import cells, heat_map, plot_scan
 from prune.scanning.result import Scan
-from prune.scanning.table import heat_strip
+from prune.scanning.table import best_table, heat_strip
 from tests.support.reports import sweep_document
 
 LAYERS = 6
@@ -116,7 +116,7 @@ def test_strip_is_lowest_at_the_least_and_stays_narrow():
 
 def test_table_names_blocks_by_their_layers(made_scan):
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(made_scan.table(sizes=5, strip=True))
+    console.print(best_table(made_scan, sizes=5, strip=True))
     shown = console.export_text()
     assert "2-3" in shown
     assert "0.0200 ± 0.0100" in shown

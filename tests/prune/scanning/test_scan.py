@@ -7,12 +7,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from prune.checkpoint.source import locate
 from prune.cli import app
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
-from prune.models.loading import load_model, load_tokenizer, locate
+from prune.models.loading import load_model, load_tokenizer
 from prune.scanning.result import Scan
 from prune.scanning.scan import scan
-from prune.text.windows import draw_windows, read_documents
+from prune.text.documents import read_documents
+from prune.text.windows import draw_windows
 
 SMALL = ["--samples", "6", "--length", "24"]
 

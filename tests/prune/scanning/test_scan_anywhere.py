@@ -10,11 +10,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from prune.checkpoint.source import Source
 from prune.cli import app
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.memory import parse_size
 from prune.models.batches import plan_batches
-from prune.models.loading import Source
 from prune.scanning.cka import linear_cka
 from prune.scanning.result import Scan
 from prune.scanning.scan import measure, scan

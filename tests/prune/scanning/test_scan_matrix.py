@@ -8,13 +8,16 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
+from prune.checkpoint.source import locate
 from prune.cli import app
-from prune.models.loading import load_model, load_tokenizer, locate
+from prune.models.hooks import decoder_of, watching
+from prune.models.loading import load_model, load_tokenizer
 from prune.scanning.angles import rows
 from prune.scanning.result import Scan
 from prune.scanning.scan import measure, scan
-from prune.scanning.states import BatchStates, decoder_of, watching
-from prune.text.windows import draw_windows, read_documents
+from prune.scanning.states import BatchStates
+from prune.text.documents import read_documents
+from prune.text.windows import draw_windows
 
 LENGTHS = (11, 26, 17, 22)
 
@@ -84,9 +87,10 @@ def test_every_batch_and_padding_gives_the_angles_of_its_states(sample, side, si
         states += collected(model, ids, mask)
         for tokens, kept in totals.items():
             with torch.no_grad(), watching(model) as watch:
-                watch.batch = BatchStates(mask.bool(), range(first, first + len(ids)), layers=30, tokens=tokens)
+                states = BatchStates(mask.bool(), range(first, first + len(ids)), layers=30, tokens=tokens)
+                watch.receive = states.take
                 decoder_of(model)(ids, attention_mask=mask, use_cache=False)
-                result = watch.batch.result()
+                result = states.result()
             kept.append((result.totals.sum(0), result.weights.sum()))
     for tokens, kept in totals.items():
         mean = sum(total for total, _ in kept) / sum(weight for _, weight in kept)

@@ -18,11 +18,12 @@ from transformers import (
     Qwen3Config,
 )
 
-from prune.common.choice import best_start
 from prune.common.errors import RegrowthError
+from prune.common.layers import best_start
+from prune.models.hooks import decoder_of, watching
 from prune.scanning.angles import rows
 from prune.scanning.scan import measure, plan_batches
-from prune.scanning.states import BatchStates, decoder_of, watching
+from prune.scanning.states import BatchStates
 
 SHAPE = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 32}
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from prune.common.errors import TextError
-from prune.text.windows import (
-    Document,
-    bos_id,
-    draw_windows,
-    encode,
-    iter_windows,
-    read_documents,
-    source_sha256,
-    text_identity,
-)
+from prune.text.documents import Document, read_documents
+from prune.text.windows import bos_id, draw_windows, encode, iter_windows, source_sha256, text_identity
 
 ROWS = ["The first document.", "The second one, longer.", "Third."]
 

@@ -1,0 +1,62 @@
+"""From MODEL, a local folder or a hub id, to the folder that holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prune.common.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's folder on this machine, with the name the user gave and the hub commit, if any."""
+
+    folder: Path
+    name: str
+    commit: str | None = None
+
+
+def locate(model: str | Path, *, revision: str | None = None, patterns: list[str] | None = None) -> Source:
+    """Resolve a local folder or a hub id to a folder; a hub id is downloaded to (or found in) the hub's cache.
+
+    Args:
+        model: a folder that holds config.json, or `owner/name`.
+        revision: branch, tag or commit on the hub.
+        patterns: file patterns to fetch; everything but other frameworks' weights and pickles if None.
+
+    Raises:
+        CheckpointError: neither a model folder nor a hub model that can be reached.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise CheckpointError(f"{model} holds no config.json, so it is not a model folder")
+        return Source(path, str(model))
+    if path.is_file():
+        raise CheckpointError(f"{model} is a file; name the model's folder")
+    name = str(model)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise CheckpointError(f"{model} does not exist; name a model folder or a hub id such as owner/name")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=patterns or ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
+        )
+    except HFValidationError:
+        raise CheckpointError(f"{model} does not exist and is no hub id either") from None
+    except LocalEntryNotFoundError:
+        raise CheckpointError(
+            f"{model} is not a folder here, and the hub cannot be reached to look for it; name a local model folder"
+        ) from None
+    except HfHubHTTPError as error:
+        code = getattr(error.response, "status_code", "no answer")
+        raise CheckpointError(
+            f"the hub does not give {model} (HTTP {code}); check the name, --revision and your login"
+        ) from None
+    folder = Path(found)
+    return Source(folder, name, commit=folder.name)

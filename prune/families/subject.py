@@ -1,0 +1,98 @@
+"""A model that is to be cut: its headers, its family, and how its layers are named and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune.checkpoint.headers import Checkpoint, Shard, read_checkpoint
+from prune.checkpoint.hub import open_on_hub
+from prune.checkpoint.layout import Layout, lay_out
+from prune.checkpoint.names import LayerNames, find_layer_names
+from prune.checkpoint.source import Source, locate
+from prune.common.errors import CheckpointError
+from prune.common.provenance import file_sha256
+from prune.families.config import cut_config, extra_layers, family_of, layer_count, refuse_family
+
+if TYPE_CHECKING:
+    from prune.families.table import Family
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model on the table: its headers, its family, and how its layers are named and counted."""
+
+    source: Source
+    checkpoint: Checkpoint
+    family: Family
+    names: LayerNames
+    layers: int
+    beyond: int = 0  # layers stored behind the decoder's, for multi-token prediction; they follow the kept ones
+
+    def layouts(self, kept: Sequence[int], *, block: int = 8) -> list[tuple[Shard, Layout]]:
+        """The shards that hold anything after the cut, each with its new layout.
+
+        Args:
+            kept: layers that stay.
+            block: see `prune.checkpoint.layout.lay_out`.
+
+        Raises:
+            CheckpointError: the tensors of a kept layer are stored under a dropped one.
+        """
+        rename = self.renaming(kept)
+        found = []
+        for shard in self.checkpoint.shards:
+            try:
+                layout = lay_out(shard, rename, block=block)
+            except ValueError as error:
+                raise CheckpointError(f"{shard.path}: {error}") from None
+            if layout.tensors:
+                found.append((shard, layout))
+        return found
+
+    def renaming(self, kept: Sequence[int]) -> Callable[[str], str | None]:
+        """From a tensor's name to its name after the cut, None for those that go."""
+        places = {layer: place for place, layer in enumerate(kept)}
+        places |= {self.layers + more: len(kept) + more for more in range(self.beyond)}
+        return lambda name: self.names.renamed(name, places)
+
+    def identity(self) -> dict[str, Any]:
+        """`{"config_sha256", "shards": {file: header sha256}}`"""
+        shards = {shard.name: shard.header_sha256 for shard in self.checkpoint.shards}
+        return {"config_sha256": file_sha256(self.source.folder / "config.json"), "shards": shards}
+
+
+def open_subject(model: str | Path, *, revision: str | None = None, carry_code: bool = False) -> Subject:
+    """Locate a model, read its headers, and find its layers. Of a hub model no weights are downloaded.
+
+    Args:
+        model: a model folder or a hub id.
+        revision: branch, tag or commit of a hub id.
+        carry_code: fetch a hub model's Python files too.
+
+    Raises:
+        CheckpointError: not a model, damaged, or of a family that is not known.
+    """
+    if Path(model).expanduser().is_dir() or Path(model).is_file():
+        source, absent = locate(model), None
+    else:
+        source, absent = open_on_hub(model, revision=revision, carry_code=carry_code)
+    checkpoint = read_checkpoint(source.folder, absent=absent)
+    family = family_of(checkpoint.config, source.name)
+    refuse_family(checkpoint.config, family, source.name, (t.name for t in checkpoint.tensors()))
+    names, found = find_layer_names((t.name for t in checkpoint.tensors()), family.prefixes, source.name, family.beside)
+    stated = layer_count(checkpoint.config, family, source.name)
+    beyond = max(found - (stated or found), 0)
+    if stated is not None and stated != found and not 0 < beyond <= extra_layers(checkpoint.config, family):
+        raise CheckpointError(f"{source.name}: config.json counts {stated} layers, but the weights hold {found}")
+    return Subject(source, checkpoint, family, names, found - beyond, beyond)
+
+
+def new_config(subject: Subject, kept: Sequence[int], *, carry_code: bool) -> dict[str, Any]:
+    """The pruned model's config.json. Without its code, a model's `auto_map` would name files that are not there."""
+    new = cut_config(subject.checkpoint.config, subject.family, subject.layers, kept, subject.source.name)
+    if not carry_code:
+        new.pop("auto_map", None)
+    return new
