@@ -6,7 +6,7 @@ from typing import Any
 _PUBLIC = {
     "DistillSettings": "heal.settings",
     "adapter_only": "heal.merging.adapter_only",
-    "HealResult": "heal.training.run",
+    "HealResult": "heal.result",
     "Settings": "heal.settings",
     "PatchResult": "heal.patching.patch",
     "PatchSettings": "heal.settings",
@@ -16,7 +16,7 @@ _PUBLIC = {
     "merge": "heal.merging.merge",
     "patch": "heal.patching.patch",
     "plan_budget": "heal.budget.plan",
-    "qlora": "heal.training.run",
+    "qlora": "heal.training.qlora",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -40,7 +40,7 @@ def qlora_command(
     Example: [bold]heal qlora runs/pruned --text prose.jsonl --tokens 2M --out runs/adapter[/bold]
     """
     from heal.tables import curve
-    from heal.training.run import qlora
+    from heal.training.qlora import qlora
 
     result = qlora(model, text, out, settings=settings, running=running, **run)
     if is_main():
@@ -169,7 +169,7 @@ def merge_command(
         answer(document, lambda: shipped(document, out), as_json=as_json)
         return
     from heal.merging.merge import merge
-    from heal.training.schedule import parse_tokens
+    from prune.common.sizes import parse_tokens
 
     document = merge(
         adapter, out, base=base or "auto", model=model, check=check, held_out=held_out, field=field,
@@ -210,8 +210,7 @@ def budget_command(
     """
     from heal.budget.plan import plan_budget
     from heal.budget.table import tables
-    from heal.training.schedule import parse_tokens
-    from prune.common.memory import parse_size
+    from prune.common.sizes import parse_size, parse_tokens
 
     memory = None if gpu_memory is None else parse_size(gpu_memory, option="--gpu-memory")
     found = plan_budget(

@@ -37,7 +37,7 @@ def _text_source(
         UsageError: a --domain-text that is not NAME=FILE, or names one twice.
     """
     from heal.text.sources import TextSource
-    from heal.training.schedule import parse_tokens
+    from prune.common.sizes import parse_tokens
     from prune.text.windows import DEFAULT_SOURCE
 
     domains = [tuple(written.split("=", 1)) for written in domain_text or []]

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from prune.checkpoint.source import Source
-from prune.common.errors import CheckpointError, UsageError
+from prune.common.errors import UsageError
 from prune.models.loading import text_config
 
 # A setting that follows from the token budget. Its type is what it has in a plan, where all are settled.
 _FROM_BUDGET: Any = None
+
+
+BITS = (4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Settings:
         learning_rate: the peak rate, reached after the warm-up.
         alpha: LoRA's alpha; the rank if None, so that the scale is 1.
         targets: `all` or `feed-forward` (the paper's), and where: `feed-forward:after-cut`, `all:after-cut` or, for
-            short, `after-cut`. See `heal.models.adapters.find_targets`.
+            short, `after-cut`. See `heal.models.targets.find_targets`.
         bits: 4 (NF4 + double quantisation), 8 (LLM.int8()) or 16 (not quantised).
         dtype: of the products and of what is not quantised: `bfloat16`, `float32`, or `auto`: bfloat16 where the device
             multiplies it. In the settings of a plan it is one of the first two.
@@ -154,7 +156,6 @@ def check(settings: Settings) -> None:
     Raises:
         UsageError: one is out of its range.
     """
-    from heal.models.quantise import BITS
 
     if settings.bits not in BITS:
         raise UsageError(f"--bits {settings.bits} is unknown; take {', '.join(map(str, BITS))}")
@@ -169,53 +170,6 @@ def check(settings: Settings) -> None:
         raise UsageError(f"--schedule {settings.schedule} is unknown; take {', '.join(SCHEDULES)}")
     if settings.patience is not None and settings.patience < 1:
         raise UsageError(f"--patience {settings.patience} is not at least 1")
-
-
-def check_fit(source: Source, settings: Settings) -> None:
-    """Refuse settings that do not fit the model, told from its config (and its prune_plan.json) alone.
-
-    Raises:
-        CheckpointError: no causal language model that transformers knows.
-        UsageError: rows, targets or a rank that it does not take.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from heal.models.adapters import check_rank, find_targets
-    from heal.place import first_after_cut
-
-    config = _read_config(source)
-    try:
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
-        raise _unknown(source, error) from error
-    check_length(config, settings.length)
-    check_rank(
-        find_targets(skeleton, settings.targets, cut=first_after_cut(source.folder)), settings.rank, settings.dropout
-    )
-
-
-def longest_row(source: Source) -> int | None:
-    """How many tokens the model can read; None where its config sets no bound.
-
-    Raises:
-        CheckpointError: no causal language model that transformers knows.
-    """
-    return _positions(_read_config(source))
-
-
-def _read_config(source: Source) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(source.folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise _unknown(source, error) from error
-
-
-def _unknown(source: Source, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{source.name} is no causal language model that transformers knows ({error})")
 
 
 def _positions(config: Any) -> int | None:

@@ -18,7 +18,7 @@ import torch
 from bench.gpu_steps.measuring import GIB, PEAK_FLOPS, Machine, failure_note, measured, row
 from bench.gpu_steps.random_models import random_model
 from bench.gpu_steps.shapes import CUTS, SHAPES, config_of, kept_layers, large, model_shape, small
-from heal.models import chunks
+from heal.models import losses as chunks
 from heal.settings import DistillSettings, Running, Settings
 
 _WARM_UP = 2  # steps whose time and memory are not counted
@@ -147,11 +147,12 @@ def _heal(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> None:
 
 def _train(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> float:
     """Seconds of a step."""
-    from heal.models.adapters import add_adapter, find_targets
+    from heal.models.adapters import add_adapter
+    from heal.models.held_out import Losses
     from heal.models.lm_head import attach_loss
     from heal.models.student import build_student
+    from heal.models.targets import find_targets
     from heal.training.checkpoints import Checkpoints
-    from heal.training.curve import Losses
     from heal.training.distill import attach_distillation, shared_prefix
     from heal.training.loop import run
     from heal.training.schedule import plan_steps

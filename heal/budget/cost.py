@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from heal.budget.shapes import LayerShape, Linear, ModelShape
-from heal.models.roles import plays
+from heal.models.targets import plays
 from prune.common.errors import UsageError
+from prune.models.shapes import LayerShape, Linear, ModelShape
 
 FORMAT = "regrowth.budget/1"
 METHODS = ("qlora", "distill")
 GIB = 1 << 30
-LOGITS_AT_ONCE = 1 << 24  # numbers per chunk, as heal.models.chunks takes
+LOGITS_AT_ONCE = 1 << 24  # numbers per chunk, as heal.models.losses takes
 FLOATS_ON_CPU = 1 << 19  # of a chunk, so many at a time are in fp32 on a CPU, and all on a GPU
 _BLOCK, _DOUBLE = 64, 256  # weights per NF4 scale; scales per scale of the double quantisation
 _QUANTISED_EXTRAS = 1024 + 64  # bytes a tensor: two code books in fp32

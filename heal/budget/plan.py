@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from heal.budget.cost import GPUS, METHODS, Budget, Gpu, Job, kept_layers, reckon
-from heal.budget.shapes import read_shape
 from heal.defaults import settle
 from heal.settings import Settings
 from prune.common.errors import CheckpointError, UsageError
 from prune.cutting.plan import PLAN_FILE, CutPlan
+from prune.families.subject import read_shape
 
 _MINE = Gpu("yours", 0, 312e12, 0.35)  # an A100's speed, where only a size is named
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from heal.cards import adapter_only_card
 from heal.merging.merge import base_of, open_adapter
-from heal.merging.tensors import ADAPTER_CONFIG, ADAPTER_WEIGHTS, computed_in
+from heal.merging.tensors import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from heal.result import computed_in
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
 from prune.common.layers import runs

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from heal.merging.tensors import MergePlan, Pairs, merged_tensor
-from heal.models.held_out import collate, mean_loss
+from heal.models.held_out import mean_loss
 from heal.models.quantise import compute_dtype, load_frozen
+from heal.text.packing import collate
 from heal.text.sources import HeldOut, TextSource, hold_out
 from prune.checkpoint.headers import Checkpoint
 from prune.checkpoint.source import Source

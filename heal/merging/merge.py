@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.cards import merged_card
-from heal.carrying import carry
+from heal.lineage import carry
 from heal.merging.tensors import ADAPTER_WEIGHTS, MergePlan, adapter_config, adapter_weights, merged_tensor, plan_merge
 from prune.checkpoint.headers import Checkpoint, read_checkpoint
 from prune.checkpoint.source import Source, locate
@@ -161,7 +161,7 @@ def base_of(adapter: str | Path, document: dict[str, Any], config: dict[str, Any
     Raises:
         CheckpointError: it cannot be found, or is another model.
     """
-    from prune.checkpoint.base_identity import weights_sha256
+    from prune.checkpoint.identity import weights_sha256
 
     commit = document["base"].get("commit") if model is None else None
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heal.result import computed_in
 from prune.checkpoint.headers import Checkpoint, Shard, Tensor, inside, read_shard
 from prune.common.errors import CheckpointError
 
@@ -74,11 +75,6 @@ def plan_merge(base: str, document: dict[str, Any], config: dict[str, Any], chec
     kept = {tensor(module): module for module in sorted(document["quantised"])} if base == "dequantised" else {}
     bits, compute = document["settings"]["bits"], computed_in(document)
     return MergePlan(base, bits, compute, config["lora_alpha"] / config["r"], deltas, kept, transposed=turned)
-
-
-def computed_in(document: dict[str, Any]) -> str:
-    """The dtype of an adapter's training, by its heal.json; the first adapters knew none but bfloat16."""
-    return str(document["settings"].get("dtype", "bfloat16"))
 
 
 def merged_tensor(shard: Shard, tensor: Tensor, plan: MergePlan, weights: Pairs) -> torch.Tensor:

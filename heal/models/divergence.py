@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from heal.models.chunks import PieceLoss, Project, chunked_loss, labelled
-from heal.models.losses import plain_piece
+from heal.models.losses import PieceLoss, Project, chunked_loss, labelled, plain_piece
 
 
 def chunked_divergence(
@@ -25,7 +24,7 @@ def chunked_divergence(
 ) -> torch.Tensor:
     """Sum of (1 - plain) * T^2 * KL(teacher || student) + plain * -log p(label) over the labelled positions, in nats.
 
-    Differentiable by the student's states alone; arithmetic on logits is fp32; see `heal.models.chunks`.
+    Differentiable by the student's states alone; arithmetic on logits is fp32; see `heal.models.losses`.
 
     Args:
         student: (B, T, d) states that the head projects; gets the gradient.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,8 @@ import torch
 
 from heal.models.lm_head import projection
 from heal.models.losses import chunked_cross_entropy
-from heal.text.packing import IGNORED, Row
+from heal.text.packing import IGNORED, Row, collate
 from heal.text.sources import HeldOut, TextSource, hold_out
-from heal.training.curve import Losses
 from prune.checkpoint.source import locate
 from prune.common.processes import gather, rank_and_world
 from prune.models.loading import load_model, load_tokenizer, pick_device, text_config
@@ -21,15 +21,6 @@ from prune.models.precision import pick_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    """B rows of T tokens -> `input_ids`, `position_ids`, `labels`, each (B, T); no mask: positions tell documents."""
-    return {
-        "input_ids": torch.from_numpy(np.stack([row.tokens for row in rows])).long(),
-        "position_ids": torch.from_numpy(np.stack([row.positions for row in rows])).long(),
-        "labels": torch.from_numpy(np.stack([row.labels for row in rows])).long(),
-    }
 
 
 def mean_loss(model: PreTrainedModel, rows: Sequence[Row], *, batch_size: int = 4) -> float:
@@ -111,3 +102,11 @@ def held_out_loss(
     loaded = load_model(source, dtype=pick_dtype(dtype, device=device), device=device)
     loss = mean_loss(loaded, rows, batch_size=batch_size)
     return {"loss": loss, "tokens": sum(row.targets for row in rows), "text": text.identity()}
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Held-out losses in nats per token: `loss` over all texts but domains', `texts` of each by its name."""
+
+    loss: float
+    texts: dict[str, float]

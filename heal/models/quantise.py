@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from heal.settings import BITS
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.processes import sharded
@@ -22,7 +23,6 @@ from prune.models.precision import pick_dtype
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BITS = (4, 8, 16)
 BLOCK = 64  # weights per scale: bitsandbytes' default, and that of QLoRA
 
 

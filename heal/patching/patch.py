@@ -13,17 +13,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heal.patch_card import candidate_words
+from heal.cards import candidate_words
+from heal.result import FORMAT, HealResult
 from heal.settings import PatchSettings, check_length, check_seed
 from heal.text.sources import HELD_OUT_SHARE, HeldOut, TextSource, hold_out, row_stream
-from heal.training.record import FORMAT
-from heal.training.run import HealResult
-from heal.training.schedule import parse_tokens
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.common.layers import runs, spell_layers
 from prune.common.memory import peak_memory
 from prune.common.outputs import check_free, staged_directory
 from prune.common.provenance import provenance
+from prune.common.sizes import parse_tokens
 from prune.common.terminal import progress, quiet_libraries
 from prune.models.loading import load_model, load_tokenizer, pick_device
 from prune.models.precision import pick_dtype
@@ -217,9 +216,8 @@ def _solve(
     Returns:
         Held-out losses `full`, `before` and `after`; what was tried at each fold; the tensors that change, by name.
     """
-    from heal.patching.candidates import Search
     from heal.patching.least_squares import OBJECTIVES
-    from heal.patching.solve import solve_fold
+    from heal.patching.solve import Search, solve_fold
     from heal.patching.writing import tensors_of
 
     size = settings.batch_size
@@ -269,7 +267,7 @@ def _won_back(full: float, before: float, after: float) -> float | None:
 
 
 def _origin(lineage: Lineage) -> dict[str, Any]:
-    from prune.checkpoint.base_identity import base_identity
+    from prune.checkpoint.identity import base_identity
 
     plan = lineage.plan
     return {

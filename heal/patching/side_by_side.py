@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 
-from heal.models.held_out import collate
 from heal.models.lm_head import check_head, projection
 from heal.models.losses import chunked_cross_entropy
 from heal.patching.places import Place
-from heal.text.packing import Row
+from heal.text.packing import Row, collate
 from prune.common.errors import RegrowthError
 from prune.models.loading import decoder_layers, text_config
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from heal.carrying import carry
-from heal.lineage import Lineage
-from heal.patch_card import patch_card
+from heal.cards import patch_card
+from heal.lineage import Lineage, carry
 from heal.patching.places import Place
 from heal.patching.side_by_side import Tracks
 from prune.checkpoint.tensors import write_over

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
 
 IGNORED = -100  # the label that cross-entropy passes over, in torch and transformers alike
 
@@ -115,3 +119,14 @@ def _row(pieces: list[list[int]], length: int) -> Row:
         positions = np.concatenate([positions, positions[-1] + 1 + np.arange(short, dtype=np.int32)])
         labels = np.concatenate([labels, np.full(short, IGNORED, dtype=np.int32)])
     return Row(tokens, positions, labels)
+
+
+def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """B rows of T tokens -> `input_ids`, `position_ids`, `labels`, each (B, T); no mask: positions tell documents."""
+    import torch
+
+    return {
+        "input_ids": torch.from_numpy(np.stack([row.tokens for row in rows])).long(),
+        "position_ids": torch.from_numpy(np.stack([row.positions for row in rows])).long(),
+        "labels": torch.from_numpy(np.stack([row.labels for row in rows])).long(),
+    }

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from heal.text.sources import HeldOut, TextSource, trainable
 from prune.common.errors import TextError
+from prune.models.generation import end_tokens as _ends
+from prune.models.generation import write_answers as _answer
 from prune.text.documents import read_documents
 from prune.text.windows import SHORTEST, bos_id, encode
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 OPENING = 32  # tokens of a document that the model goes on from, where no prompts are named
 _AT_ONCE = 16  # prompts a batch
 _BUFFER = 10_000  # prompts shuffled at a time
-_CANDIDATES = 0.95  # top-p: without a bound, one token in many is noise that the student would learn
 
 
 @dataclass(frozen=True)
@@ -213,47 +213,3 @@ def _shuffled(texts: Iterator[str], seed: int | list[int]) -> Iterator[str]:
     while buffer := list(islice(texts, _BUFFER)):
         for place in rng.permutation(len(buffer)):
             yield buffer[place]
-
-
-@torch.no_grad()
-def _answer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[tuple[int, ...]],
-    most: int,
-    seed: int,
-) -> list[list[int]]:
-    """What the model writes after each prompt, up to and with the token that ends it."""
-    from transformers import GenerationConfig
-
-    ends = _ends(model, tokenizer)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    how = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=_CANDIDATES,
-        max_new_tokens=most,
-        eos_token_id=ends or None,
-        pad_token_id=pad,
-        use_cache=True,
-    )
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        written = model.generate(input_ids=ids, attention_mask=mask, generation_config=how)[:, width:].tolist()
-    return [_up_to_end(answer, ends) for answer in written]
-
-
-def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a response: the generation config's, or the tokenizer's EOS."""
-    named = getattr(model.generation_config, "eos_token_id", None)
-    named = tokenizer.eos_token_id if named is None else named
-    return [] if named is None else named if isinstance(named, list) else [named]
-
-
-def _up_to_end(ids: list[int], ends: list[int]) -> list[int]:
-    stop = next((place for place, token in enumerate(ids) if token in ends), None)
-    return ids if stop is None else ids[: stop + 1]

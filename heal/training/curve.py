@@ -5,13 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Losses:
-    """Held-out losses in nats per token: `loss` over all texts but domains', `texts` of each by its name."""
-
-    loss: float
-    texts: dict[str, float]
+from heal.models.held_out import Losses
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heal.differences import own_tensors
-from heal.lineage import trace
-from heal.place import first_after_cut
+from heal.lineage import first_after_cut, own_tensors, trace
+from heal.result import HealResult
 from heal.settings import DistillSettings, Running
 from heal.text.sources import HeldOut, TextSource
-from heal.training.run import HealPlan, HealResult, Student, execute, plan_healing
-from prune.checkpoint.base_identity import base_identity
+from heal.training.plan import HealPlan, Student, plan_healing
+from heal.training.run import execute
+from prune.checkpoint.identity import base_identity
 from prune.checkpoint.source import Source
 from prune.common.errors import UsageError
 from prune.common.terminal import progress
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from heal.models.adapters import Targets
+    from heal.models.targets import Targets
     from prune.checkpoint.headers import Shard, Tensor
 
 
@@ -141,9 +141,9 @@ class _Run:
         """The pruned model over the full one's tensors; its forward pass is the loss."""
         from transformers import AutoConfig
 
-        from heal.models.adapters import find_targets
         from heal.models.quantise import quantised_modules
         from heal.models.student import build_student
+        from heal.models.targets import find_targets
         from prune.checkpoint.tensors import read
 
         teacher = self.teacher(plan)

@@ -15,11 +15,11 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import is_initialized
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, set_seed
 
-from heal.models.held_out import collate
-from heal.text.packing import IGNORED
+from heal.models.held_out import Losses
+from heal.text.packing import IGNORED, collate
 from heal.text.streams import Mixed
 from heal.training.checkpoints import Checkpoints
-from heal.training.curve import Curve, Losses
+from heal.training.curve import Curve
 from heal.training.monitor import Monitor
 from heal.training.reporting import log_folder, tracking
 from heal.training.schedule import Schedule

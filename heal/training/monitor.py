@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from heal.training.curve import Losses
+from heal.models.held_out import Losses
 from heal.training.stopping import diverged
 from prune.common.memory import peak_memory
 from prune.common.processes import sharded

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from heal.result import FORMAT
 from heal.text.sources import HELD_OUT_SHARE, HeldOut
 from prune.common.memory import peak_memory
 from prune.common.processes import gather
@@ -13,9 +14,7 @@ from prune.common.provenance import provenance
 
 if TYPE_CHECKING:
     from heal.training.loop import Trained
-    from heal.training.run import HealPlan, Student
-
-FORMAT = "regrowth.heal/1"
+    from heal.training.plan import HealPlan, Student
 
 
 def heal_document(

@@ -1,194 +1,35 @@
-"""A healing run: plan it, then execute it. And QLoRA: a frozen base in 4 bits, an adapter, plain text."""
+"""Execute a healing run: read the text, train an adapter, save it."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heal.defaults import left_open, settle
-from heal.place import first_after_cut
-from heal.settings import Running, Settings, check, check_fit, check_running, longest_row
+from heal.result import HealResult
+from heal.settings import Running
 from heal.text.sources import HeldOut, TextSource, check_enough, hold_out, row_stream
 from heal.training.checkpoints import Checkpoints, read_state
+from heal.training.plan import HealPlan, Student
 from heal.training.reporting import keep_logs
-from heal.training.schedule import Schedule, parse_tokens, plan_steps, schedule_line
-from prune.checkpoint.source import Source, locate
-from prune.common.errors import RegrowthError, UsageError
-from prune.common.outputs import check_free, staged_directory, write_json, write_text
-from prune.common.processes import gather, is_main, rank_and_world, sharded
-from prune.common.terminal import progress, quiet_libraries, screen
-from prune.models.loading import load_tokenizer, pick_device
+from heal.training.schedule import schedule_line
+from prune.common.outputs import staged_directory, write_json, write_text
+from prune.common.processes import gather, is_main, rank_and_world
+from prune.common.terminal import progress, screen
+from prune.models.loading import load_tokenizer
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel
 
-    from heal.models.adapters import Targets
     from heal.text.streams import Mixed
 
 
 # How long a process waits for the others: while one writes responses (`--teacher-data self`), it is hours.
 _PATIENCE = timedelta(days=7)
-
-
-@dataclass(frozen=True)
-class HealPlan:
-    """What a run will do; nothing is loaded yet. `model` is what heals: the adapter will fit it, and no other.
-
-    Attributes:
-        also: what else a run that goes on must have in common with the one that was begun, such as the teacher.
-        from_budget: names of the settings that were not given, and so follow from the token budget.
-    """
-
-    method: str
-    model: Source
-    text: TextSource
-    out: Path
-    settings: Settings
-    schedule: Schedule
-    device: str
-    overwrite: bool
-    running: Running
-    also: dict[str, Any] = field(default_factory=dict)
-    from_budget: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Student:
-    """A model made ready to be trained: frozen, its forward pass gives the loss (`heal.models.lm_head`,
-    `heal.models.student`).
-
-    Attributes:
-        facts: what the method adds to heal.json.
-    """
-
-    model: PreTrainedModel
-    targets: Targets
-    quantised: list[str]
-    facts: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class HealResult:
-    """What a run did. `document` is its heal.json."""
-
-    out: Path
-    document: dict[str, Any]
-
-    @property
-    def before(self) -> float:
-        """Held-out loss of the base in the training precision, in nats per token."""
-        return float(self.document["held_out_loss"]["before"])
-
-    @property
-    def after(self) -> float:
-        """Held-out loss with the adapter that was kept, in nats per token."""
-        return float(self.document["held_out_loss"]["after"])
-
-
-def qlora(
-    model: str | Path,
-    text: TextSource | str,
-    out: str | Path,
-    *,
-    tokens: int | str = "2M",
-    settings: Settings | None = None,
-    device: str = "auto",
-    revision: str | None = None,
-    overwrite: bool = False,
-    running: Running | None = None,
-    shown: bool = True,
-) -> HealResult:
-    """Train a LoRA adapter on plain text and write it to `out` in peft's format, with heal.json and a model card.
-
-    Args:
-        model: the pruned model: a folder or hub id.
-        text: what to heal on; a string is a SOURCE with the field `text`.
-        out: folder for the adapter; appears whole or not at all.
-        tokens: budget, BOS and EOS included; spent in whole steps. Text that cannot be counted beforehand and ends
-            sooner ends the run there; heal.json says so.
-        running: checkpoints, going on from them, reports; see `heal.settings.Running`.
-        shown: show progress on stderr.
-
-    Raises:
-        UsageError: settings that do not fit the model or one another.
-        TextError: text that is missing, too short for the budget, or leaves nothing held out.
-        RegrowthError: `out` exists, the model cannot be healed, or training diverged.
-        heal.training.stopping.Interrupted: SIGTERM or SIGINT; a checkpoint is saved.
-    """
-    plan = plan_healing(
-        "qlora",
-        model,
-        text,
-        out,
-        tokens=tokens,
-        settings=settings or Settings(),
-        device=device,
-        revision=revision,
-        overwrite=overwrite,
-        running=running,
-    )
-    return execute(plan, _frozen, shown=shown)
-
-
-def plan_healing(
-    method: str,
-    model: str | Path,
-    text: TextSource | str,
-    out: str | Path,
-    *,
-    tokens: int | str,
-    settings: Settings,
-    device: str,
-    revision: str | None,
-    overwrite: bool,
-    running: Running | None = None,
-) -> HealPlan:
-    """Settle what a run will do, and refuse what cannot be done before anything that takes long. See `qlora`."""
-    asked, budget = settings, parse_tokens(tokens)
-    settings, schedule = _settled(asked, budget)
-    running = running or Running()
-    check(settings)
-    check_running(running)
-    _check_sharding(method, settings)
-    check_free(out, overwrite=overwrite)
-    left = Checkpoints(Path(out)).left()
-    if left and not (running.resume or overwrite):
-        raise RegrowthError(
-            f"a run into {out} stands unfinished {left}: go on with --resume, or begin anew, --overwrite"
-        )
-    quiet_libraries()
-    device = pick_device(device)
-    from heal.models.quantise import compute_dtype
-
-    source = locate(model, revision=revision)
-    settings, schedule = _settled(asked, budget, longest=longest_row(source))
-    settings = replace(settings, dtype=str(compute_dtype(settings.dtype, device=device)).removeprefix("torch."))
-    check_fit(source, settings)
-    text = TextSource(text) if isinstance(text, str) else text
-    return HealPlan(
-        method, source, text, Path(out), settings, schedule, device, overwrite, running, from_budget=left_open(asked)
-    )
-
-
-def _settled(settings: Settings, tokens: int, longest: int | None = None) -> tuple[Settings, Schedule]:
-    """The settings with what follows from the budget, and its steps; `longest`: tokens that the model can read."""
-    processes = rank_and_world()[1]
-    settings = settle(settings, tokens=tokens, processes=processes, longest=longest)
-    schedule = plan_steps(
-        tokens,
-        length=settings.length,
-        batch_size=settings.batch_size,
-        accumulate=settings.accumulate,
-        processes=processes,
-        warmup=settings.warmup,
-    )
-    return settings, schedule
 
 
 def execute(
@@ -228,7 +69,7 @@ def _execute(
     from heal.models.held_out import held_out_losses
     from heal.training.loop import run
     from heal.training.record import heal_document
-    from prune.checkpoint.base_identity import base_identity
+    from prune.checkpoint.identity import base_identity
 
     def say(words: str) -> None:
         if shown:
@@ -321,17 +162,6 @@ def _adapt(plan: HealPlan, student: Student) -> PeftModel:
     return adapted
 
 
-def _check_sharding(method: str, settings: Settings) -> None:
-    if not sharded():
-        return
-    if method == "distill":
-        raise UsageError("heal distill shares weights between two models, which FSDP cannot; take DDP (ddp.yaml)")
-    if settings.bits == 8:
-        raise UsageError("--bits 8 cannot be put in shards by FSDP; take --bits 4 or 16")
-    if settings.patience is not None:
-        raise UsageError("--patience keeps a copy of the best adapter, which FSDP has in shards; leave it out")
-
-
 def _join(plan: HealPlan) -> None:
     """Let the processes that a launcher has started find one another."""
     if rank_and_world()[1] > 1:
@@ -374,18 +204,6 @@ def _in_turn(function: Callable[[], TextSource]) -> TextSource:
     found = function() if is_main() else None
     gather(None)
     return function() if found is None else found
-
-
-def _frozen(plan: HealPlan) -> Student:
-    """The pruned model itself, for the plain loss."""
-    from heal.models.adapters import find_targets
-    from heal.models.lm_head import attach_loss
-    from heal.models.quantise import load_frozen, quantised_modules
-
-    base = load_frozen(plan.model, bits=plan.settings.bits, device=plan.device, dtype=plan.settings.dtype)
-    targets = find_targets(base, plan.settings.targets, cut=first_after_cut(plan.model.folder))
-    attach_loss(base)
-    return Student(base, targets, quantised_modules(base), {})
 
 
 def _save(adapted: PeftModel, stage: Path, document: dict[str, Any], weights: dict[str, Any] | None) -> None:

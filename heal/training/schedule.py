@@ -8,8 +8,6 @@ from typing import Any
 
 from prune.common.errors import UsageError
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-
 
 @dataclass(frozen=True)
 class Schedule:
@@ -43,19 +41,6 @@ class Schedule:
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "tokens_per_step": self.tokens_per_step, "tokens": self.tokens}
-
-
-def parse_tokens(text: str | int) -> int:
-    """Read a number of tokens such as `60k`, `2M`, `1.5M`, `164000000`.
-
-    Raises:
-        UsageError: not such a number, or not above 0.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)([kmb]?)", str(text).strip().lower().replace("_", ""))
-    count = round(float(found.group(1)) * _UNITS[found.group(2)]) if found else 0
-    if count < 1:
-        raise UsageError(f"{text!r} is not a number of tokens; write it as 60k, 2M or 164000000")
-    return count
 
 
 def plan_steps(

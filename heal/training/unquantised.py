@@ -14,7 +14,7 @@ from prune.common.processes import sharded
 
 if TYPE_CHECKING:
     from heal.text.sources import HeldOut
-    from heal.training.run import HealPlan
+    from heal.training.plan import HealPlan
 
 _ROOM = 1.3  # times the weights, for loading and for states
 

@@ -11,7 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from prune.checkpoint.headers import HEADER_LIMIT
+from prune.checkpoint.headers import HEADER_LIMIT, read_checkpoint
+from prune.checkpoint.source import Source
+from prune.checkpoint.tensors import read_bytes
 from prune.common.errors import CheckpointError
 from prune.common.provenance import file_sha256
 
@@ -20,6 +22,9 @@ _SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken")
 # Our own records and indices, which change nothing that the model answers.
 _RECORDS = ("prune_plan.json", "heal.json", "model.safetensors.index.json")
 _SETTLED = 2.0  # seconds; a file younger than this may change again within the clock's grain, so it is hashed anew
+
+
+SAMPLE = 4096  # bytes from the start of each tensor
 
 
 def content_sha256(folder: str | Path, *, memo: str | Path | None = None) -> str:
@@ -108,3 +113,23 @@ def model_identity(folder: str | Path, *, name: str | None = None, commit: str |
         identity["config_sha256"] = file_sha256(config)
     identity["shards"] = {p.name: header_sha256(p) for p in sorted(folder.glob("*.safetensors"))}
     return identity
+
+
+def base_identity(source: Source) -> dict[str, Any]:
+    """`model_identity` of the base, and `weights_sha256`: over every tensor's name, dtype, shape and first 4 KiB.
+
+    Sampling keeps it instantaneous on a model of any size, and still tells two checkpoints apart whose layers differ.
+    """
+    identity = model_identity(source.folder, name=source.name, commit=source.commit)
+    return {**identity, "weights_sha256": weights_sha256(source.folder)}
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hex SHA-256 over the tensors of a checkpoint, in the order of their names; see above."""
+    found = {tensor.name: (shard, tensor) for shard in read_checkpoint(folder).shards for tensor in shard.tensors}
+    digest = hashlib.sha256()
+    for name in sorted(found):
+        shard, tensor = found[name]
+        digest.update(f"{name}\0{tensor.dtype}\0{tensor.shape}\0".encode())
+        digest.update(read_bytes(shard, tensor, SAMPLE))
+    return digest.hexdigest()

@@ -1,30 +1,9 @@
-"""How much memory there is, and sizes as people write them."""
+"""How much memory there is, and how much was used."""
 
 from __future__ import annotations
 
-import re
 import resource
 from pathlib import Path
-
-from prune.common.errors import UsageError
-
-_UNITS = {"": 1 << 30, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
-_UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
-
-
-def parse_size(text: str, *, option: str = "--max-memory") -> int:
-    """`4GiB`, `800MB` or `4` (GiB) in bytes.
-
-    Raises:
-        UsageError: not of that form, or nothing at all.
-    """
-    match = _SIZE.fullmatch(text)
-    unit = match[2].upper() if match else None
-    size = int(float(match[1]) * _UNITS[unit]) if match and unit in _UNITS else 0
-    if size <= 0:
-        raise UsageError(f"{option} {text}: write a size such as 4GiB or 800MB")
-    return size
 
 
 def available(device: str = "cpu") -> int:

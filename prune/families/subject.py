@@ -15,6 +15,7 @@ from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
 from prune.common.provenance import file_sha256
 from prune.families.config import cut_config, extra_layers, family_of, layer_count, refuse_family
+from prune.models.shapes import ModelShape, shape_of
 
 if TYPE_CHECKING:
     from prune.families.table import Family
@@ -96,3 +97,16 @@ def new_config(subject: Subject, kept: Sequence[int], *, carry_code: bool) -> di
     if not carry_code:
         new.pop("auto_map", None)
     return new
+
+
+def read_shape(model: str | Path, *, revision: str | None = None) -> ModelShape:
+    """The shape of a model in a folder, or of a hub model, whose weights are not fetched.
+
+    Raises:
+        CheckpointError: no model, one of a family that is not known, or one whose weights are packed.
+    """
+    subject = open_subject(model, revision=revision)
+    section = subject.family.section or ""
+    return shape_of(
+        subject.checkpoint, subject.names.layer, name=subject.source.name, layers=subject.layers, section=section
+    )

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.identity import model_identity
 from prune.common.errors import CheckpointError, UsageError
-from prune.common.memory import parse_size
 from prune.common.processes import gather, is_main, rank_and_world
 from prune.common.provenance import provenance
+from prune.common.sizes import parse_size
 from prune.common.terminal import progress, screen
 from prune.models.batches import padded, plan_batches
 from prune.scanning.result import Group, Scan

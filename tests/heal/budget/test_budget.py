@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from typer.testing import CliRunner
 
-import heal.models.chunks
+import heal.models.losses
 from heal import plan_budget
 from heal.budget.cost import (
     FLOATS_ON_CPU,
@@ -25,15 +25,17 @@ from heal.budget.cost import (
     memory_of,
     usable,
 )
-from heal.budget.shapes import LayerShape, Linear, ModelShape, read_shape
 from heal.cli import app
-from heal.models.adapters import add_adapter, find_targets
+from heal.models.adapters import add_adapter
 from heal.models.lm_head import attach_loss
 from heal.models.quantise import load_frozen
+from heal.models.targets import find_targets
 from prune import cut, plan_cut
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, UsageError
+from prune.families.subject import read_shape
 from prune.models.loading import decoder_layers
+from prune.models.shapes import LayerShape, Linear, ModelShape
 from tests.support.checkpoints import synthetic_checkpoint, write_shard
 from tests.support.healing_models import FAMILIES, tiny
 from tests.support.hub import StubHub, serve
@@ -128,8 +130,8 @@ def test_what_autograd_keeps_of_a_layer(saved, bits, role, dropout, length):
 
 
 def test_chunks_of_logits_are_those_that_training_takes():
-    assert heal.models.chunks.LOGITS_AT_ONCE == LOGITS_AT_ONCE
-    assert heal.models.chunks.FLOATS_AT_ONCE["cpu"] == FLOATS_ON_CPU
+    assert heal.models.losses.LOGITS_AT_ONCE == LOGITS_AT_ONCE
+    assert heal.models.losses.FLOATS_AT_ONCE["cpu"] == FLOATS_ON_CPU
 
 
 class Counter(TorchDispatchMode):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from heal.models.adapters import add_adapter, find_targets
+from heal.models.adapters import add_adapter
 from heal.models.lm_head import attach_loss
 from heal.models.losses import chunked_cross_entropy
+from heal.models.targets import find_targets
 from prune.common.errors import RegrowthError, UsageError
 from tests.support.healing_models import FAMILIES, tiny
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, kl_div
 
-from heal.models import chunks
+from heal.models import losses as chunks
 from heal.models.divergence import chunked_divergence, state_distance
 
 WIDTH, VOCABULARY = 6, 11

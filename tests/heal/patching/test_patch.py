@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from heal import PatchSettings, TextSource, held_out_loss, patch
 from heal.cli import app
-from heal.patching.candidates import Parts
 from heal.patching.least_squares import Sums, aim, massive, solve, solve_map
 from heal.patching.places import find_place
 from heal.patching.side_by_side import Tracks
+from heal.patching.solve import Parts
 from heal.text.packing import pack
 from prune import cut, plan_cut
 from prune.common.errors import RegrowthError

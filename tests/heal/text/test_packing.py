@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heal.models.held_out import collate, mean_loss
-from heal.text.packing import IGNORED, pack
+from heal.models.held_out import mean_loss
+from heal.text.packing import IGNORED, collate, pack
 from tests.support.healing_models import FAMILIES, tiny
 
 

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from heal import DistillSettings, TextSource, distill
 from heal.models.quantise import load_frozen
 from heal.settings import Running
-from heal.text.responses import _up_to_end, asked_prompts, read_prompts, write_responses
+from heal.text.responses import asked_prompts, read_prompts, write_responses
 from heal.text.sources import hold_out
 from heal.training.stopping import Interrupted
 from prune import cut, plan_cut
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
+from prune.models.generation import _up_to_end
 from prune.models.loading import load_tokenizer
 from tests.heal.training.test_distill import PATCHED, TINY, _patch, distil_tiny
 from tests.support.healing_steps import in_step
@@ -178,7 +179,7 @@ def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, passages
     openings = tuple(json.loads(line)["text"][:40] for line in held.read_text().splitlines())
     assert not any(row["prompt"].startswith(openings) for row in rows)
 
-    answer, asked = heal.text.responses._answer, []
+    answer, asked = heal.text.responses.write_answers, []
 
     def answering(*arguments):
         if len(asked) == fails_at:
@@ -186,7 +187,7 @@ def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, passages
         asked.append(arguments)
         return answer(*arguments)
 
-    monkeypatch.setattr(heal.text.responses, "_answer", answering)
+    monkeypatch.setattr(heal.text.responses, "write_answers", answering)
     fails_at = 2
     with pytest.raises(RegrowthError, match="out of memory"):
         run("stopped")

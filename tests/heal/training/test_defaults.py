@@ -8,7 +8,8 @@ import pytest
 
 from heal.defaults import LADDER, left_open, settle
 from heal.settings import DistillSettings, Settings
-from heal.training.schedule import parse_tokens, plan_steps, schedule_line
+from heal.training.schedule import plan_steps, schedule_line
+from prune.common.sizes import parse_tokens
 
 PAPER = 5000 * 16 * 2048
 BUDGETS = [int(1000 * 1.17**power) for power in range(100)]  # 1k to 5.6G

@@ -14,12 +14,11 @@ from typer.testing import CliRunner
 
 from heal import DistillSettings, Settings, TextSource, distill, merge, qlora
 from heal.cli import app
-from heal.differences import healed_tensors, own_tensors
-from heal.lineage import trace
-from heal.models.adapters import add_adapter, find_targets
+from heal.lineage import first_after_cut, healed_tensors, own_tensors, trace
+from heal.models.adapters import add_adapter
 from heal.models.quantise import load_frozen
 from heal.models.student import Given, answer_parts, build_student, started_at, watching
-from heal.place import first_after_cut
+from heal.models.targets import find_targets
 from heal.training.distill import attach_distillation, shared_prefix
 from prune import cut, plan_cut
 from prune.checkpoint.headers import read_checkpoint

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from heal import Settings, TextSource, qlora
 from heal.cli import app
+from heal.models.held_out import Losses
 from heal.settings import Running
-from heal.training.curve import Curve, Losses
+from heal.training.curve import Curve
 from heal.training.schedule import plan_steps
 from prune.common.errors import TextError, UsageError
 from tests.heal.text.test_streams import sentences
@@ -66,9 +67,10 @@ def test_a_stream_without_one_step_is_an_error(tiny_llama, texts, tmp_path):
 
 def test_patience_ends_the_run_and_keeps_the_best_adapter(tiny_llama, texts, tmp_path):
     """Trained on one kind of text at a rate that is too high, the loss on another soon rises."""
-    from heal.models.adapters import add_adapter, find_targets, load_adapter
+    from heal.models.adapters import add_adapter, load_adapter
     from heal.models.held_out import held_out_losses
     from heal.models.quantise import load_frozen
+    from heal.models.targets import find_targets
     from heal.text.sources import hold_out
     from prune.checkpoint.source import Source
     from prune.models.loading import load_tokenizer

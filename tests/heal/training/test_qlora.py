@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from heal import Settings, TextSource, held_out_loss, merge, qlora
 from heal.text.sources import hold_out, is_held_out, training_rows
-from heal.training.schedule import parse_tokens, plan_steps
+from heal.training.schedule import plan_steps
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
+from prune.common.sizes import parse_tokens
 from prune.models.loading import load_tokenizer
 from tests.support.healing_steps import in_step
 
@@ -130,9 +131,10 @@ def test_a_step_is_one_mean_over_its_tokens_however_it_is_cut(tiny_llama, text, 
 
 def test_gradients_reach_the_first_layer_after_an_evaluation(tiny_llama):
     """bitsandbytes repacks a layer for inference when it first runs in eval mode, and then passes no gradient."""
-    from heal.models.adapters import add_adapter, checkpoint_activations, find_targets
+    from heal.models.adapters import add_adapter, checkpoint_activations
     from heal.models.lm_head import attach_loss
     from heal.models.quantise import load_frozen
+    from heal.models.targets import find_targets
 
     model = load_frozen(Source(tiny_llama, "tiny"), bits=4, device="cpu", dtype="bfloat16")
     attach_loss(model)

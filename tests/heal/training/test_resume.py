@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from heal import Settings, TextSource, qlora
+from heal.models.held_out import Losses
 from heal.settings import Running
 from heal.training.checkpoints import Checkpoints
-from heal.training.curve import Curve, Losses
+from heal.training.curve import Curve
 from heal.training.stopping import Interrupted
 from prune.common.errors import RegrowthError, UsageError
 from tests.heal.text.test_streams import sentences

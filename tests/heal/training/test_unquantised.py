@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from heal import Settings, TextSource, merge, qlora
 from heal.cli import app
 from heal.models.held_out import held_out_loss
-from heal.training.run import plan_healing
+from heal.training.plan import plan_healing
 from heal.training.unquantised import compare_with_cut, compared_line
 from prune.common.errors import RegrowthError
 

@@ -57,9 +57,21 @@ def test_only_what_is_not_done_already_is_advised():
 @pytest.mark.parametrize(
     ("app", "words", "function", "advised", "not_advised"),
     [
-        (heal, ["qlora", "M", "--out", "o"], "heal.training.run.qlora", ["--batch-size", "--length"], ["--bits"]),
-        (heal, ["qlora", "M", "--out", "o", "--bits", "16"], "heal.training.run.qlora", ["--bits 4"], ["--max-length"]),
-        (heal, ["qlora", "M", "--out", "o", "--no-checkpointing"], "heal.training.run.qlora", ["--checkpointing"], []),
+        (heal, ["qlora", "M", "--out", "o"], "heal.training.qlora.qlora", ["--batch-size", "--length"], ["--bits"]),
+        (
+            heal,
+            ["qlora", "M", "--out", "o", "--bits", "16"],
+            "heal.training.qlora.qlora",
+            ["--bits 4"],
+            ["--max-length"],
+        ),
+        (
+            heal,
+            ["qlora", "M", "--out", "o", "--no-checkpointing"],
+            "heal.training.qlora.qlora",
+            ["--checkpointing"],
+            [],
+        ),
         (
             heal,
             ["merge", "A", "--out", "o"],

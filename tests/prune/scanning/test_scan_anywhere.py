@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from prune.checkpoint.source import Source
 from prune.cli import app
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.memory import parse_size
+from prune.common.sizes import parse_size
 from prune.models.batches import plan_batches
 from prune.scanning.cka import linear_cka
 from prune.scanning.result import Scan

@@ -1,22 +1,25 @@
-"""What a budget needs to know of a model, read from config.json and the headers of its shards: no tensor is loaded."""
+"""How large a model's parts are, read from config.json and the headers of its shards: no tensor is loaded."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from heal.models.roles import is_feed_forward
-from prune.checkpoint.headers import Tensor
+from prune.checkpoint.headers import Checkpoint, Tensor
 from prune.common.errors import CheckpointError
-from prune.families.subject import Subject, open_subject
 
 _TURNED = ("gpt2",)  # stored (in, out)
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _EXPERT = ".experts."
+
+
+_ATTENTION = re.compile(r"attn|attention|mixer|mamba")
+_FEED_FORWARD = re.compile(r"(mlp|ffn?|feed_?forward|block_sparse_moe|moe|experts?|shared_experts?)(\.|$)")
+_BARE = {"fc1", "fc2", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}  # directly under the layer, as in OPT
 
 
 @dataclass(frozen=True)
@@ -90,61 +93,61 @@ class ModelShape:
         return self.outside + sum(layer.values for layer in self.layers)
 
 
-def read_shape(model: str | Path, *, revision: str | None = None) -> ModelShape:
-    """The shape of a model in a folder, or of a hub model, whose weights are not fetched.
+def shape_of(
+    checkpoint: Checkpoint, layer_of: Callable[[str], int | None], *, name: str, layers: int, section: str
+) -> ModelShape:
+    """The same from an open checkpoint.
 
-    Raises:
-        CheckpointError: no model, one of a family that is not known, or one whose weights are packed.
+    Args:
+        layer_of: from a tensor's name to its layer, None outside the layers.
+        name: the model's, for messages.
+        layers: L.
+        section: the part of config.json that describes the decoder; "" for the whole.
     """
-    return shape_of(open_subject(model, revision=revision))
-
-
-def shape_of(subject: Subject) -> ModelShape:
-    """The same from an open checkpoint."""
-    config = subject.checkpoint.config
-    section = config.get(subject.family.section or "", config)
-    found = {"inside": [[] for _ in range(subject.layers)], "outside": []}  # type: dict[str, Any]
-    for tensor in subject.checkpoint.tensors():
+    config = checkpoint.config
+    settings = config.get(section, config)
+    found = {"inside": [[] for _ in range(layers)], "outside": []}  # type: dict[str, Any]
+    for tensor in checkpoint.tensors():
         if tensor.dtype not in ("F64", "F32", "F16", "BF16"):
             raise CheckpointError(
-                f"{subject.source.name}: {tensor.name} is of type {tensor.dtype}: healing needs a model whose weights "
+                f"{name}: {tensor.name} is of type {tensor.dtype}: healing needs a model whose weights "
                 "are floating-point numbers, and quantises it by itself"
             )
-        layer = subject.names.layer(tensor.name)
+        layer = layer_of(tensor.name)
         if layer is None:
             found["outside"].append(tensor)
-        elif layer < subject.layers:
+        elif layer < layers:
             found["inside"][layer].append(tensor)
     outside: list[Tensor] = found["outside"]
     table = max((t for t in outside if len(t.shape) == 2), key=lambda t: t.elements, default=None)
     if table is None:
-        raise CheckpointError(f"{subject.source.name}: no tensor outside the layers is an embedding")
-    hidden = _number(section, "hidden_size", "n_embd", "d_model") or min(table.shape)
-    heads = _number(section, "num_attention_heads", "n_head", "n_heads") or 1
-    tied = config.get("tie_word_embeddings", section.get("tie_word_embeddings", True))
+        raise CheckpointError(f"{name}: no tensor outside the layers is an embedding")
+    hidden = _number(settings, "hidden_size", "n_embd", "d_model") or min(table.shape)
+    heads = _number(settings, "num_attention_heads", "n_head", "n_heads") or 1
+    tied = config.get("tie_word_embeddings", settings.get("tie_word_embeddings", True))
     head = [t for t in outside if t.name.endswith(_HEADS)]
-    active = _number(section, "num_experts_per_tok", "top_k_experts", "moe_topk") or 1
-    experts = _number(section, "num_local_experts", "num_experts", "n_routed_experts") or 1
-    layers = tuple(
+    active = _number(settings, "num_experts_per_tok", "top_k_experts", "moe_topk") or 1
+    experts = _number(settings, "num_local_experts", "num_experts", "n_routed_experts") or 1
+    shapes = tuple(
         _layer(tensors, min(1.0, active / experts), config.get("model_type") in _TURNED) for tensors in found["inside"]
     )
     text = sum(t.elements for t in outside if not any(part in t.name for part in ("vision", "visual", "audio")))
     return ModelShape(
-        name=subject.source.name,
-        layers=layers,
+        name=name,
+        layers=shapes,
         outside=text - (sum(t.elements for t in head) if tied and len(head) and _both(outside) else 0),
         vocabulary=max(table.shape),
         hidden=hidden,
         heads=heads,
-        key_value_heads=_number(section, "num_key_value_heads") or heads,
-        head_width=_number(section, "head_dim") or hidden // heads,
-        gated=any("gate" in linear.path and linear.feed_forward for linear in layers[0].linears)
-        or any(linear.path.endswith("w3") for linear in layers[0].linears),
-        written_out=section.get("hidden_act", section.get("activation_function", "silu")) == "gelu_new",
-        scores=_scores(section),
-        context=_number(section, "max_position_embeddings", "n_positions"),
-        stored_bytes=subject.checkpoint.size,
-        largest=max(t.elements for t in subject.checkpoint.tensors()),
+        key_value_heads=_number(settings, "num_key_value_heads") or heads,
+        head_width=_number(settings, "head_dim") or hidden // heads,
+        gated=any("gate" in linear.path and linear.feed_forward for linear in shapes[0].linears)
+        or any(linear.path.endswith("w3") for linear in shapes[0].linears),
+        written_out=settings.get("hidden_act", settings.get("activation_function", "silu")) == "gelu_new",
+        scores=_scores(settings),
+        context=_number(settings, "max_position_embeddings", "n_positions"),
+        stored_bytes=checkpoint.size,
+        largest=max(t.elements for t in checkpoint.tensors()),
     )
 
 
@@ -188,3 +191,8 @@ def _scores(section: Mapping[str, Any]) -> int:
 
 def _number(section: Mapping[str, Any], *names: str) -> int | None:
     return next((value for name in names if type(value := section.get(name)) is int), None)
+
+
+def is_feed_forward(path: str) -> bool:
+    """Whether a module, named by its path in the layer, belongs to the feed-forward part."""
+    return not _ATTENTION.search(path) and (bool(_FEED_FORWARD.match(path)) or path in _BARE)

@@ -1,0 +1,175 @@
+"""What a healing run will do, settled and checked before anything that takes long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heal.defaults import left_open, settle
+from heal.settings import Running, Settings, _positions, check, check_length, check_running
+from heal.text.sources import TextSource
+from heal.training.checkpoints import Checkpoints
+from heal.training.schedule import Schedule, plan_steps
+from prune.checkpoint.source import Source, locate
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.common.outputs import check_free
+from prune.common.processes import rank_and_world, sharded
+from prune.common.sizes import parse_tokens
+from prune.common.terminal import quiet_libraries
+from prune.models.loading import pick_device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from heal.models.targets import Targets
+
+
+@dataclass(frozen=True)
+class HealPlan:
+    """What a run will do; nothing is loaded yet. `model` is what heals: the adapter will fit it, and no other.
+
+    Attributes:
+        also: what else a run that goes on must have in common with the one that was begun, such as the teacher.
+        from_budget: names of the settings that were not given, and so follow from the token budget.
+    """
+
+    method: str
+    model: Source
+    text: TextSource
+    out: Path
+    settings: Settings
+    schedule: Schedule
+    device: str
+    overwrite: bool
+    running: Running
+    also: dict[str, Any] = field(default_factory=dict)
+    from_budget: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Student:
+    """A model made ready to be trained: frozen, its forward pass gives the loss (`heal.models.lm_head`,
+    `heal.models.student`).
+
+    Attributes:
+        facts: what the method adds to heal.json.
+    """
+
+    model: PreTrainedModel
+    targets: Targets
+    quantised: list[str]
+    facts: dict[str, Any]
+
+
+def plan_healing(
+    method: str,
+    model: str | Path,
+    text: TextSource | str,
+    out: str | Path,
+    *,
+    tokens: int | str,
+    settings: Settings,
+    device: str,
+    revision: str | None,
+    overwrite: bool,
+    running: Running | None = None,
+) -> HealPlan:
+    """Settle what a run will do, and refuse what cannot be done before anything that takes long. See `qlora`."""
+    asked, budget = settings, parse_tokens(tokens)
+    settings, schedule = _settled(asked, budget)
+    running = running or Running()
+    check(settings)
+    check_running(running)
+    _check_sharding(method, settings)
+    check_free(out, overwrite=overwrite)
+    left = Checkpoints(Path(out)).left()
+    if left and not (running.resume or overwrite):
+        raise RegrowthError(
+            f"a run into {out} stands unfinished {left}: go on with --resume, or begin anew, --overwrite"
+        )
+    quiet_libraries()
+    device = pick_device(device)
+    from heal.models.quantise import compute_dtype
+
+    source = locate(model, revision=revision)
+    settings, schedule = _settled(asked, budget, longest=longest_row(source))
+    settings = replace(settings, dtype=str(compute_dtype(settings.dtype, device=device)).removeprefix("torch."))
+    check_fit(source, settings)
+    text = TextSource(text) if isinstance(text, str) else text
+    return HealPlan(
+        method, source, text, Path(out), settings, schedule, device, overwrite, running, from_budget=left_open(asked)
+    )
+
+
+def _settled(settings: Settings, tokens: int, longest: int | None = None) -> tuple[Settings, Schedule]:
+    """The settings with what follows from the budget, and its steps; `longest`: tokens that the model can read."""
+    processes = rank_and_world()[1]
+    settings = settle(settings, tokens=tokens, processes=processes, longest=longest)
+    schedule = plan_steps(
+        tokens,
+        length=settings.length,
+        batch_size=settings.batch_size,
+        accumulate=settings.accumulate,
+        processes=processes,
+        warmup=settings.warmup,
+    )
+    return settings, schedule
+
+
+def _check_sharding(method: str, settings: Settings) -> None:
+    if not sharded():
+        return
+    if method == "distill":
+        raise UsageError("heal distill shares weights between two models, which FSDP cannot; take DDP (ddp.yaml)")
+    if settings.bits == 8:
+        raise UsageError("--bits 8 cannot be put in shards by FSDP; take --bits 4 or 16")
+    if settings.patience is not None:
+        raise UsageError("--patience keeps a copy of the best adapter, which FSDP has in shards; leave it out")
+
+
+def check_fit(source: Source, settings: Settings) -> None:
+    """Refuse settings that do not fit the model, told from its config (and its prune_plan.json) alone.
+
+    Raises:
+        CheckpointError: no causal language model that transformers knows.
+        UsageError: rows, targets or a rank that it does not take.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from heal.lineage import first_after_cut
+    from heal.models.targets import check_rank, find_targets
+
+    config = _read_config(source)
+    try:
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unknown(source, error) from error
+    check_length(config, settings.length)
+    check_rank(
+        find_targets(skeleton, settings.targets, cut=first_after_cut(source.folder)), settings.rank, settings.dropout
+    )
+
+
+def longest_row(source: Source) -> int | None:
+    """How many tokens the model can read; None where its config sets no bound.
+
+    Raises:
+        CheckpointError: no causal language model that transformers knows.
+    """
+    return _positions(_read_config(source))
+
+
+def _read_config(source: Source) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source.folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unknown(source, error) from error
+
+
+def _unknown(source: Source, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{source.name} is no causal language model that transformers knows ({error})")

@@ -1,0 +1,69 @@
+"""QLoRA: a frozen base in 4 bits, an adapter, plain text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from heal.lineage import first_after_cut
+from heal.result import HealResult
+from heal.settings import Running, Settings
+from heal.text.sources import TextSource
+from heal.training.plan import HealPlan, Student, plan_healing
+from heal.training.run import execute
+
+
+def qlora(
+    model: str | Path,
+    text: TextSource | str,
+    out: str | Path,
+    *,
+    tokens: int | str = "2M",
+    settings: Settings | None = None,
+    device: str = "auto",
+    revision: str | None = None,
+    overwrite: bool = False,
+    running: Running | None = None,
+    shown: bool = True,
+) -> HealResult:
+    """Train a LoRA adapter on plain text and write it to `out` in peft's format, with heal.json and a model card.
+
+    Args:
+        model: the pruned model: a folder or hub id.
+        text: what to heal on; a string is a SOURCE with the field `text`.
+        out: folder for the adapter; appears whole or not at all.
+        tokens: budget, BOS and EOS included; spent in whole steps. Text that cannot be counted beforehand and ends
+            sooner ends the run there; heal.json says so.
+        running: checkpoints, going on from them, reports; see `heal.settings.Running`.
+        shown: show progress on stderr.
+
+    Raises:
+        UsageError: settings that do not fit the model or one another.
+        TextError: text that is missing, too short for the budget, or leaves nothing held out.
+        RegrowthError: `out` exists, the model cannot be healed, or training diverged.
+        heal.training.stopping.Interrupted: SIGTERM or SIGINT; a checkpoint is saved.
+    """
+    plan = plan_healing(
+        "qlora",
+        model,
+        text,
+        out,
+        tokens=tokens,
+        settings=settings or Settings(),
+        device=device,
+        revision=revision,
+        overwrite=overwrite,
+        running=running,
+    )
+    return execute(plan, _frozen, shown=shown)
+
+
+def _frozen(plan: HealPlan) -> Student:
+    """The pruned model itself, for the plain loss."""
+    from heal.models.lm_head import attach_loss
+    from heal.models.quantise import load_frozen, quantised_modules
+    from heal.models.targets import find_targets
+
+    base = load_frozen(plan.model, bits=plan.settings.bits, device=plan.device, dtype=plan.settings.dtype)
+    targets = find_targets(base, plan.settings.targets, cut=first_after_cut(plan.model.folder))
+    attach_loss(base)
+    return Student(base, targets, quantised_modules(base), {})

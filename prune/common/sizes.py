@@ -1,0 +1,41 @@
+"""Sizes and token counts as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from prune.common.errors import UsageError
+
+_UNITS = {"": 1 << 30, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+_UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+
+
+_COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+def parse_size(text: str, *, option: str = "--max-memory") -> int:
+    """`4GiB`, `800MB` or `4` (GiB) in bytes.
+
+    Raises:
+        UsageError: not of that form, or nothing at all.
+    """
+    match = _SIZE.fullmatch(text)
+    unit = match[2].upper() if match else None
+    size = int(float(match[1]) * _UNITS[unit]) if match and unit in _UNITS else 0
+    if size <= 0:
+        raise UsageError(f"{option} {text}: write a size such as 4GiB or 800MB")
+    return size
+
+
+def parse_tokens(text: str | int) -> int:
+    """Read a number of tokens such as `60k`, `2M`, `1.5M`, `164000000`.
+
+    Raises:
+        UsageError: not such a number, or not above 0.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)([kmb]?)", str(text).strip().lower().replace("_", ""))
+    count = round(float(found.group(1)) * _COUNTS[found.group(2)]) if found else 0
+    if count < 1:
+        raise UsageError(f"{text!r} is not a number of tokens; write it as 60k, 2M or 164000000")
+    return count
