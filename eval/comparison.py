@@ -11,7 +11,7 @@ from typing import Any
 from eval.asking.backends import check_backend
 from eval.asking.tasks import TaskPlan
 from eval.billing.bill import ProseRow, Row, bill, bill_prose, corrected
-from eval.billing.document import harness_results, measured, warn, write_samples
+from eval.billing.document import warn
 from eval.billing.interactions import Interaction, bill_interactions
 from eval.billing.tasks import TaskRow, bill_tasks
 from eval.billing.thinking import ThinkingRow, bill_thinking
@@ -19,8 +19,9 @@ from eval.billing.thinking_interactions import ThinkingInteraction, bill_thinkin
 from eval.billing.unparsed import unparsed_warnings
 from eval.billing.verdict import Verdict, judge, parse_limit
 from eval.reports.page import read_sweep, report
-from eval.runs.files import is_stored, read_run
-from eval.runs.run import RunResult, name_of, plans_of, quiet_bars, run, wants_chat
+from eval.runs.files import harness_results, is_stored, measured, read_run, write_samples
+from eval.runs.run import name_of, plans_of, quiet_bars, run, wants_chat
+from eval.runs.samples import RunResult
 from eval.settings import Settings, named_texts
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError

@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from eval.asking.tasks import SLOW_TOKENS, check_modes
-from eval.questions.domains import split_names
 from prune.common.errors import UsageError
 from prune.models.vllm_options import parse_engine_options
 
@@ -17,6 +15,10 @@ SHORTEST = 64  # tokens; below that a prompt and 16 new tokens do not fit
 LONGEST = 4096  # tokens of context at most, however much a model can hold: our questions are shorter
 BACKENDS = ("hf", "vllm")
 CHAT = ("auto", "on", "off")
+
+
+MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
+SLOW_TOKENS = 256  # of a chain of thought, its answer included
 
 
 @dataclass(frozen=True)
@@ -147,4 +149,26 @@ def named_texts(texts: Iterable[str]) -> dict[str, str]:
         if name in found:
             raise UsageError(f"--text gives {name} twice; name them apart, as --text medical=FILE --text math=FILE")
         found[name] = source
+    return found
+
+
+def check_modes(thinking: str | Iterable[str] | None) -> tuple[str, ...]:
+    """`fast,slow` or a list of modes as a tuple in the order of `MODES`, without repeats; () for none.
+
+    Raises:
+        UsageError: a mode that there is not.
+    """
+    words = thinking.split(",") if isinstance(thinking, str) else (thinking or ())
+    given = {word.strip() for word in words} - {""}
+    if unknown := sorted(given - set(MODES)):
+        raise UsageError(f"--thinking {unknown[0]} is no mode; it takes {' or '.join(MODES)}, or both: fast,slow")
+    return tuple(mode for mode in MODES if mode in given)
+
+
+def split_names(names: str | Iterable[str]) -> list[str]:
+    """`medical,math` or a list of names, without repeats, in order."""
+    parts = names.split(",") if isinstance(names, str) else list(names)
+    found = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    if not found:
+        raise UsageError("no domain is named; --domains takes names such as medical,math")
     return found

@@ -12,10 +12,9 @@ from typing import Any
 
 from eval.questions.domains import question_files
 from eval.questions.schema import PROTOCOLS, Question, cluster_of, draw, read_questions
+from eval.settings import SLOW_TOKENS, check_modes
 from prune.common.errors import RegrowthError, UsageError
 
-MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
-SLOW_TOKENS = 256  # of a chain of thought, its answer included
 _FEWEST_SLOW = 16
 
 
@@ -180,16 +179,3 @@ def _check_drawn(path: Path, protocol: str, drawn: Sequence[Question], modes: Se
             f"{path}: question {long.id} has {len(long.choices or ())} choices, and --thinking shows them by letter, "
             f"{len(LETTERS)} at most"
         )
-
-
-def check_modes(thinking: str | Iterable[str] | None) -> tuple[str, ...]:
-    """`fast,slow` or a list of modes as a tuple in the order of `MODES`, without repeats; () for none.
-
-    Raises:
-        UsageError: a mode that there is not.
-    """
-    words = thinking.split(",") if isinstance(thinking, str) else (thinking or ())
-    given = {word.strip() for word in words} - {""}
-    if unknown := sorted(given - set(MODES)):
-        raise UsageError(f"--thinking {unknown[0]} is no mode; it takes {' or '.join(MODES)}, or both: fast,slow")
-    return tuple(mode for mode in MODES if mode in given)

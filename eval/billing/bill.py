@@ -21,7 +21,7 @@ from eval.billing.statistics import (
     wilson,
 )
 from eval.runs.prose import Prose
-from eval.runs.run import Sample
+from eval.runs.samples import Sample
 from prune.common.errors import RegrowthError
 
 FEW = 30  # questions; below this an interval says little, and the table says so

@@ -1,8 +1,7 @@
-"""Files of a run or comparison in lm-eval's shape: results.json and one JSONL of samples per model and task."""
+"""run.json: one model's scores, and what a reader must see before them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,72 +11,10 @@ from eval.billing.bill import FEW, Row, bill, bill_prose
 from eval.billing.tasks import bill_tasks
 from eval.billing.thinking import bill_thinking
 from eval.billing.unparsed import unparsed_warnings
-from eval.runs.run import RunResult, sample_rows
-from prune.common.outputs import staged_directory, write_json, write_text
-from prune.common.provenance import provenance, versions
-
-_PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
-
-
-def harness_results(runs: Sequence[RunResult]) -> dict[str, Any]:
-    """One document with lm-eval's keys; with more than one model each task is named `<model>/<task>`.
-
-    What we add stands under `regrowth`. What tells about the machine and not about the models is left out.
-    """
-    document: dict[str, Any] = {**{key: {} for key in _PER_TASK}, "group_subtasks": {}}
-    for result in runs:
-        prefix = f"{result.label}/" if len(runs) > 1 else ""
-        for key in _PER_TASK:
-            for task, value in result.harness.get(key, {}).items():
-                document[key][prefix + task] = value
-        for task in result.harness.get("results", {}):
-            document["results"][prefix + task] = {**document["results"][prefix + task], "alias": prefix + task}
-        for group, value in result.harness.get("groups", {}).items():
-            document.setdefault("groups", {})[prefix + group] = {**value, "alias": prefix + group}
-        for group, tasks in result.harness.get("group_subtasks", {}).items():
-            if tasks:
-                document["group_subtasks"][prefix + group] = [prefix + task for task in tasks]
-    document["config"] = {
-        r.label: {"model": r.settings["backend"], "model_args": r.identity["model"], **r.settings} for r in runs
-    }
-    document["lm_eval_version"] = versions().get("lm-eval", "")
-    document["transformers_version"] = versions().get("transformers", "")
-    document["regrowth"] = {"prose": {r.label: _prose(r) for r in runs if r.prose}}
-    plain: dict[str, Any] = json.loads(json.dumps(document, default=str))
-    return plain
-
-
-def _prose(result: RunResult) -> dict[str, dict[str, float]]:
-    return {
-        name: {"nats_per_token": prose.nats_per_token, "bits_per_byte": prose.bits_per_byte}
-        for name, prose in result.prose.items()
-    }
-
-
-def write_samples(runs: Sequence[RunResult], folder: Path) -> None:
-    """Write `samples_<model>_<task>.jsonl`: one line per question, in the drawn order, the question under `doc`."""
-    for result in runs:
-        for task in result.tasks:
-            rows = zip(sample_rows(result.of(task)), task.questions, strict=True)
-            _write_lines(folder, result, task.name, [{**row, "doc": q.as_row()} for row, q in rows])
-        for name in passed_names(result):
-            _write_lines(folder, result, name, [asdict(one) for one in result.passed if one.task == name])
-
-
-def _write_lines(folder: Path, result: RunResult, task: str, rows: Sequence[dict[str, Any]]) -> None:
-    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    write_text(folder / f"samples_{result.label}_{task}.jsonl", lines)
-
-
-def passed_names(result: RunResult) -> list[str]:
-    """The tasks of lm-eval that were asked, in order."""
-    return list(dict.fromkeys(one.task for one in result.passed))
-
-
-def measured(result: RunResult) -> dict[str, Any]:
-    """What a run took: seconds and tokens now, requests answered now and known from before."""
-    seconds = round(result.seconds, 1)
-    return {"seconds": seconds, "tokens": result.tokens, "asked": result.asked, "known": result.known}
+from eval.runs.files import harness_results, measured, passed_names, write_samples
+from eval.runs.samples import RunResult
+from prune.common.outputs import staged_directory, write_json
+from prune.common.provenance import provenance
 
 
 def warn(rows: Sequence[Row], runs: Sequence[RunResult]) -> list[str]:

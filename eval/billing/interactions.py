@@ -10,7 +10,7 @@ from typing import Any
 from eval.asking.tasks import TaskPlan
 from eval.billing.bill import Row, interval_from, pair
 from eval.billing.statistics import Interval, correlation_of_means, difference_of_intervals
-from eval.runs.run import RunResult, Sample
+from eval.runs.samples import RunResult, Sample
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from eval.asking.lm_eval_tasks import Passed
 from eval.billing.bill import difference_of_verdicts, interval_from
 from eval.billing.statistics import Interval, flips, mcnemar_exact, paired_mean_difference
-from eval.runs.run import RunResult
+from eval.runs.samples import RunResult
 from prune.common.errors import RegrowthError
 
 

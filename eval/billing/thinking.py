@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eval.asking.tasks import MODES, TaskPlan
+from eval.asking.tasks import TaskPlan
 from eval.billing.bill import difference_of_verdicts
 from eval.billing.counts import Counts, Gains, count_pairs, gains
 from eval.billing.statistics import Interval, paired_gain_difference
-from eval.runs.run import RunResult, Sample
+from eval.runs.samples import RunResult, Sample
+from eval.settings import MODES
 from prune.common.errors import RegrowthError
 
 

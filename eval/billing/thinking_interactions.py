@@ -9,7 +9,7 @@ from itertools import combinations
 from eval.asking.tasks import TaskPlan
 from eval.billing.statistics import Interval, correlation_of_means, difference_of_intervals
 from eval.billing.thinking import ThinkingRow, thinking_pairs
-from eval.runs.run import RunResult, Sample
+from eval.runs.samples import RunResult, Sample
 
 
 @dataclass(frozen=True)

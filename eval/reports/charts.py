@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from eval.reports.svg import (
+from prune.common.svg import (
     WIDTH,
     Element,
     Scale,

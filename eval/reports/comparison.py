@@ -13,9 +13,9 @@ from eval.reports.flips import Flip, FlipGroup
 from eval.reports.interactions import thinking_interactions
 from eval.reports.maps import TILES, Counts, mosaic, tile_key
 from eval.reports.model import Example, Figure, Flips, Key, Part
-from eval.reports.svg import key
 from eval.reports.tables import A_FAST, A_SLOW, R_C, R_O, domain_table, prose_table, tasks_table, thinking_tables
 from eval.reports.text import bits, clipped, plain, points, signed, task_name
+from prune.common.svg import key
 
 SHOWN = 4  # examples of each kind, for each task and model; fewer where they are many, so that the page stays light
 _IN_ALL = 100

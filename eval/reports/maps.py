@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from eval.reports.svg import WIDTH, Element, Scale, add, axis_below, drawing, markup, number, ticks
+from prune.common.svg import WIDTH, Element, Scale, add, axis_below, drawing, markup, number, ticks
 
 SHADES = 24  # steps of colour; cells of one step are one path, so that a map of thousands of blocks stays small
 LEAST = 0.05  # bits; costs below it are noise, and all of the brightest colour

@@ -9,9 +9,9 @@ from typing import Any
 from eval.reports.charts import Curve, Point, curves
 from eval.reports.maps import block_map
 from eval.reports.model import Figure, Key, Part
-from eval.reports.svg import chance_key, key
 from eval.reports.tables import Cell, Column, Table, change, count, many, prose_table, score, words
 from eval.reports.text import NONE, bits, counted, first_losses, listed, nll_change, onset, plain, task_name
+from prune.common.svg import chance_key, key
 
 TOGETHER = 5  # lines that one chart holds legibly; more stand in a chart of their own each
 

@@ -10,9 +10,9 @@ from eval.billing.interactions import Interaction, interaction_from
 from eval.billing.statistics import Interval
 from eval.billing.tasks import TaskRow, task_row_from
 from eval.billing.verdict import GO, NO_GO
-from eval.reports.markdown import markdown_table
 from eval.reports.rich_tables import legend, rich_table
 from eval.reports.text import p_value, worst_loss
+from prune.common.tables import markdown_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

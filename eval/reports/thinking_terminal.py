@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from eval.billing.unparsed import unread, unread_pair
-from eval.reports.markdown import markdown_table
 from eval.reports.rich_tables import legend, rich_table
+from prune.common.tables import markdown_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

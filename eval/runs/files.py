@@ -1,6 +1,12 @@
-"""A finished run as its folder holds it: what `evaluate run --out` wrote, read back as if it had just been asked."""
+"""The files of a run in lm-eval's shape, written, and read back as if the model had just been asked."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from eval.runs.samples import sample_rows
+from prune.common.outputs import write_text
+from prune.common.provenance import versions
 
 import json
 from pathlib import Path
@@ -10,11 +16,15 @@ from eval.asking.lm_eval_tasks import Passed
 from eval.asking.tasks import TaskPlan
 from eval.runs.prose import Prose, Window
 from eval.questions.schema import parse_question
-from eval.runs.run import RunResult, Sample
+from eval.runs.samples import RunResult, Sample
 from prune.common.errors import RegrowthError
 from prune.common.provenance import read_artefact
 
 RUN = "regrowth.run/1"
+
+
+
+_PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
 
 
 def is_stored(model: str | Path) -> bool:
@@ -72,3 +82,64 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _prose(raw: dict[str, Any]) -> Prose:
     return Prose(tuple(Window(*window) for window in raw["windows"]), raw["sha256"])
+
+
+def harness_results(runs: Sequence[RunResult]) -> dict[str, Any]:
+    """One document with lm-eval's keys; with more than one model each task is named `<model>/<task>`.
+
+    What we add stands under `regrowth`. What tells about the machine and not about the models is left out.
+    """
+    document: dict[str, Any] = {**{key: {} for key in _PER_TASK}, "group_subtasks": {}}
+    for result in runs:
+        prefix = f"{result.label}/" if len(runs) > 1 else ""
+        for key in _PER_TASK:
+            for task, value in result.harness.get(key, {}).items():
+                document[key][prefix + task] = value
+        for task in result.harness.get("results", {}):
+            document["results"][prefix + task] = {**document["results"][prefix + task], "alias": prefix + task}
+        for group, value in result.harness.get("groups", {}).items():
+            document.setdefault("groups", {})[prefix + group] = {**value, "alias": prefix + group}
+        for group, tasks in result.harness.get("group_subtasks", {}).items():
+            if tasks:
+                document["group_subtasks"][prefix + group] = [prefix + task for task in tasks]
+    document["config"] = {
+        r.label: {"model": r.settings["backend"], "model_args": r.identity["model"], **r.settings} for r in runs
+    }
+    document["lm_eval_version"] = versions().get("lm-eval", "")
+    document["transformers_version"] = versions().get("transformers", "")
+    document["regrowth"] = {"prose": {r.label: _prose_losses(r) for r in runs if r.prose}}
+    plain: dict[str, Any] = json.loads(json.dumps(document, default=str))
+    return plain
+
+
+def _prose_losses(result: RunResult) -> dict[str, dict[str, float]]:
+    return {
+        name: {"nats_per_token": prose.nats_per_token, "bits_per_byte": prose.bits_per_byte}
+        for name, prose in result.prose.items()
+    }
+
+
+def write_samples(runs: Sequence[RunResult], folder: Path) -> None:
+    """Write `samples_<model>_<task>.jsonl`: one line per question, in the drawn order, the question under `doc`."""
+    for result in runs:
+        for task in result.tasks:
+            rows = zip(sample_rows(result.of(task)), task.questions, strict=True)
+            _write_lines(folder, result, task.name, [{**row, "doc": q.as_row()} for row, q in rows])
+        for name in passed_names(result):
+            _write_lines(folder, result, name, [asdict(one) for one in result.passed if one.task == name])
+
+
+def _write_lines(folder: Path, result: RunResult, task: str, rows: Sequence[dict[str, Any]]) -> None:
+    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    write_text(folder / f"samples_{result.label}_{task}.jsonl", lines)
+
+
+def passed_names(result: RunResult) -> list[str]:
+    """The tasks of lm-eval that were asked, in order."""
+    return list(dict.fromkeys(one.task for one in result.passed))
+
+
+def measured(result: RunResult) -> dict[str, Any]:
+    """What a run took: seconds and tokens now, requests answered now and known from before."""
+    seconds = round(result.seconds, 1)
+    return {"seconds": seconds, "tokens": result.tokens, "asked": result.asked, "known": result.known}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.settings import Settings, named_texts
 from eval.sweeps.plan import SweepPlan, plan_sweep
+from eval.sweeps.result import FORMAT, Sweep
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import CheckpointError, UsageError
@@ -27,24 +28,12 @@ from prune.models.precision import pick_dtype
 if TYPE_CHECKING:
     from eval.asking.tasks import TaskPlan
     from eval.asking.walk import Answers, Way
+    from eval.sweeps.files import Kept
     from eval.sweeps.healed import Healed
     from eval.sweeps.lookup import AnswerTask, Pair, Prompting
-    from eval.sweeps.resume import Kept
-    from eval.sweeps.scores import TaskScores
     from prune.models.walking import Route
 
-FORMAT = "regrowth.sweep/1"
 BATCH_TOKENS = 1024
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a sweep measured: the document of sweep.json, and each task's scores by variant and question."""
-
-    plan: SweepPlan
-    document: dict[str, Any]
-    tasks: tuple[TaskScores, ...]
-    costs: dict[str, Any]
 
 
 @dataclass
@@ -171,8 +160,8 @@ def _measure(
     from eval.asking.backends import context_length
     from eval.runs.prose import draw_prose
     from eval.runs.run import wants_chat
+    from eval.sweeps.files import Kept
     from eval.sweeps.lookup import AnswerTask, Prompting
-    from eval.sweeps.resume import Kept
 
     source, device = subject.source, pick_device(settings.device)
     began = time.monotonic()
@@ -270,9 +259,9 @@ def walk_questions(
     """
     from eval.asking.trees import plain_tokens
     from eval.asking.walk import choose_way, score
-    from eval.runs.run import hash_prompt
+    from eval.runs.samples import hash_prompt
+    from eval.sweeps.files import Kept
     from eval.sweeps.lookup import Bank, collect, collector, read
-    from eval.sweeps.resume import Kept
     from eval.sweeps.scores import slim
 
     began = time.monotonic()

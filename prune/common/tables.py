@@ -1,4 +1,4 @@
-"""A table for a terminal of any width: words may break over lines, between words; numbers never do."""
+"""Tables: for a terminal of any width, where numbers never break, and in Markdown."""
 
 from __future__ import annotations
 
@@ -96,3 +96,12 @@ def _width(text: str) -> int:
     from rich.cells import cell_len
 
     return cell_len(text)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table; a `|` in a cell is escaped."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(head), "|" + "---|" * len(head), *map(line, rows)]

@@ -13,7 +13,8 @@ from eval.billing.bill import bill, pair
 from eval.billing.document import write_run
 from eval.billing.statistics import mcnemar_exact
 from eval.comparison import compare, unique_labels
-from eval.runs.run import Sample, run
+from eval.runs.run import run
+from eval.runs.samples import Sample
 from prune.common.errors import RegrowthError, UsageError
 
 SMALL = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "shown": False}

@@ -10,7 +10,7 @@ from eval.asking.tasks import TaskPlan
 from eval.comparison import bill_runs, write_comparison
 from eval.questions.schema import Question
 from eval.runs.prose import Prose, Window
-from eval.runs.run import RunResult, Sample
+from eval.runs.samples import RunResult, Sample
 from eval.sweeps.plan import plan_sweep
 from eval.sweeps.scores import TaskScores, curves, healed, maps, rows, warnings
 

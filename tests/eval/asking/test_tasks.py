@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from eval.asking.harness import PlannedTask, Scorer
 from eval.asking.tasks import TaskPlan, plan_tasks, template
 from eval.questions.schema import parse_question
-from eval.runs.run import hash_prompt, run
+from eval.runs.run import run
+from eval.runs.samples import hash_prompt
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.terminal import Progress
 

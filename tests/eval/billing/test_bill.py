@@ -15,7 +15,7 @@ from eval.comparison import bill_runs
 from eval.questions.schema import parse_question
 from eval.reports import text as words
 from eval.reports.terminal import shown_interactions
-from eval.runs.run import RunResult, Sample
+from eval.runs.samples import RunResult, Sample
 from prune.common.errors import RegrowthError, UsageError
 
 

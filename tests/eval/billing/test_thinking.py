@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from eval.asking.harness import PlannedTask
-from eval.asking.tasks import MODES, TaskPlan, check_modes, plan_tasks, template
+from eval.asking.tasks import TaskPlan, plan_tasks, template
 from eval.billing.counts import Counts, count_pairs, gains
 from eval.billing.thinking import bill_thinking
 from eval.billing.thinking_interactions import bill_thinking_interactions
@@ -17,7 +17,9 @@ from eval.billing.verdict import judge
 from eval.cli import app
 from eval.comparison import bill_runs
 from eval.questions.schema import format_questions, parse_question
-from eval.runs.run import RunResult, Sample, run
+from eval.runs.run import run
+from eval.runs.samples import RunResult, Sample
+from eval.settings import MODES, check_modes
 from prune.common.errors import RegrowthError, UsageError
 
 COUNTS = st.builds(Counts, *[st.integers(0, 300)] * 4).filter(lambda c: c.n > 0)

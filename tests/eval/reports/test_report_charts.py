@@ -4,8 +4,8 @@ import pytest
 
 from eval.reports.charts import Curve, Dot, Group, Point, curves, forest
 from eval.reports.maps import LEAST, SHADES, Counts, block_map, mosaic, shade
-from eval.reports.svg import Scale, tick_words, ticks
 from eval.reports.text import p_value, plain, signed
+from prune.common.svg import Scale, tick_words, ticks
 from tests.support.report_page import Page
 
 

@@ -15,9 +15,9 @@ from eval import run, sweep
 from eval.asking.tasks import plan_tasks
 from eval.asking.walk import choose_way, score
 from eval.cli import app
+from eval.sweeps.files import Kept
 from eval.sweeps.lookup import AnswerTask, Bank, Prompting, collect, collector, read
 from eval.sweeps.plan import plan_sweep
-from eval.sweeps.resume import Kept
 from eval.sweeps.run import walk_questions
 from prune import cut, plan_cut
 from prune.checkpoint.identity import model_identity
