@@ -23,7 +23,7 @@ from prune import cut, plan_cut
 from prune.checkpoint.identity import model_identity
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.walking import Route, count_passes
-from tests.support.hand_made import hand_made_scan
+from tests.support.checkpoints import hand_made_scan
 from tests.support.small_models import save_small_model
 
 FEW = {"domains": "medical,math", "limit": 4, "sets": ["mmlu", "asdiv"], "shown": False}

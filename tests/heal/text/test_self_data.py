@@ -21,7 +21,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.models.generation import _up_to_end
 from prune.models.loading import load_tokenizer
-from tests.heal.training.test_distill import PATCHED, TINY, _patch, distil_tiny
+from tests.support.distilling import PATCHED, TINY, distil_tiny, patched_copy
 from tests.support.healing_steps import in_step
 
 
@@ -218,7 +218,7 @@ def test_a_run_goes_on_with_the_same_teacher_and_prompts_wherever_they_stand(
     """Another teacher or other prompts are refused before any model is loaded."""
     import heal.models.quantise
 
-    patched = _patch(pruned, tmp_path / "patched")
+    patched = patched_copy(pruned, tmp_path / "patched")
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"What is {i} times seven?"}) + "\n" for i in range(60)))
 
@@ -231,7 +231,7 @@ def test_a_run_goes_on_with_the_same_teacher_and_prompts_wherever_they_stand(
     _stop_in_step(2, monkeypatch)
     with pytest.raises(Interrupted):
         run(tiny_llama, prompts)
-    other = _patch(tiny_llama, tmp_path / "other", PATCHED)  # the one tensor in which the teacher may differ
+    other = patched_copy(tiny_llama, tmp_path / "other", PATCHED)  # the one tensor in which the teacher may differ
     (other / "heal.json").unlink()
     changed = tmp_path / "changed" / "prompts.jsonl"
     changed.parent.mkdir()

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import random
 from itertools import islice
 
 import pyarrow as pa
@@ -15,13 +14,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import TextError, UsageError
 from prune.models.loading import load_tokenizer
 from prune.text.documents import Documents
-
-WORDS = ["the", "cut", "takes", "layers", "and", "healing", "gives", "back", "what", "was", "lost", "in", "them"]
-
-
-def sentences(count, seed=0):
-    rng = random.Random(seed)
-    return [f"Text {i}: " + " ".join(rng.choices(WORDS, k=rng.randint(4, 60))) for i in range(count)]
+from tests.support.texts import sentences
 
 
 def write(kind, folder, texts):

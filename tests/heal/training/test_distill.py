@@ -26,12 +26,11 @@ from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import read, write_over
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.loading import decoder_layers
+from tests.support.distilling import PATCHED, TINY, distil_tiny
+from tests.support.distilling import patched_copy as _patch
 from tests.support.healing_models import FAMILIES, tiny
 
-TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rate": 1e-2}
 KEPT = (0, 1, 2, 3, 6, 7)
-RENAMED = "embed_out.weight"  # GPT-NeoX's head, which transformers names otherwise; no healing changes a head
-PATCHED = "model.layers.3.mlp.down_proj.weight"
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +47,6 @@ def pruned(tiny_llama, tmp_path_factory):
 def patched(pruned, tmp_path_factory):
     """The pruned model with the projection before the cut changed, as `heal patch` leaves it."""
     return _patch(pruned, tmp_path_factory.mktemp("patch") / "patched")
-
-
-def _patch(pruned, out, name=PATCHED):
-    """A copy whose tensor `name`, or each one if None, has other values."""
-    shutil.copytree(pruned, out)
-    changed = []
-    for shard in read_checkpoint(out).shards:
-        for tensor in shard.tensors:
-            if name in (None, tensor.name) and tensor.name != RENAMED:
-                write_over(shard.path, shard, tensor, 1.5 * read(shard, tensor))
-                changed.append(tensor.name)
-    document = {"format": "regrowth.heal/1", "method": "patch", "folds": [{"tensors": changed}]}
-    (out / "heal.json").write_text(json.dumps(document))
-    return out
 
 
 def _pair(full, pruned, bits=16):
@@ -301,11 +286,6 @@ def test_documents_of_a_row_do_not_see_one_another(tiny_llama, pruned, targets):
             for part in (slice(0, 8), slice(8, 24))
         ]
     assert whole == pytest.approx(sum(parts), rel=0.02)
-
-
-def distil_tiny(full, pruned, text, out, tokens="2k", **changes):
-    settings = DistillSettings(**{**TINY, **changes})
-    return distill(pruned, full, text, out, tokens=tokens, settings=settings, device="cpu", shown=False)
 
 
 @pytest.mark.parametrize(("bits", "targets", "adapted"), [(16, "after-cut", 14), (4, "all", 42)])

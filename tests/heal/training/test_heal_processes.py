@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from heal.training.checkpoints import Checkpoints
-from tests.heal.text.test_streams import sentences
+from tests.support.texts import sentences
 
 HERE = Path(__file__).parents[2]
 SUPPORT = HERE / "support"

@@ -22,8 +22,8 @@ from heal.training.checkpoints import Checkpoints
 from heal.training.curve import Curve
 from heal.training.stopping import Interrupted
 from prune.common.errors import RegrowthError, UsageError
-from tests.heal.text.test_streams import sentences
 from tests.support.healing_steps import in_step
+from tests.support.texts import sentences
 
 HERE = Path(__file__).parents[2]
 SUPPORT = HERE / "support"

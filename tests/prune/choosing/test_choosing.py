@@ -17,8 +17,8 @@ from prune.cutting.planning import plan_cut
 from prune.models.variants import FULL, score_variants
 from prune.scanning.scan import sample_notes
 from prune.text.windows import draw_held_out, draw_samples, shares
-from tests.prune.scanning.test_states import silence, tiny, windows
-from tests.support.hand_made import hand_made_scan
+from tests.support.checkpoints import hand_made_scan
+from tests.support.states import silence, tiny, windows
 
 
 def loud(family="llama"):

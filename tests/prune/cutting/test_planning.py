@@ -12,7 +12,7 @@ from prune.cutting.plan import CutPlan
 from prune.cutting.planning import plan_cut
 from prune.families.config import changes, cut_config, family_of
 from prune.families.table import FAMILIES
-from tests.support.hand_made import hand_made_scan
+from tests.support.checkpoints import hand_made_scan
 
 # --- layer sets in words -------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from prune.cutting.planning import plan_cut
 from prune.cutting.verify import inspect_cut
 from prune.models.loading import decoder_layers
 from prune.scanning.result import Scan
-from tests.support.hand_made import hand_made_scan
+from tests.support.checkpoints import hand_made_scan
 
 
 def run(*arguments):

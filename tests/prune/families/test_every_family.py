@@ -4,8 +4,8 @@ import pytest
 import transformers
 
 from prune.families.table import FAMILIES, PLAIN
-from tests.support.family_verdicts import EXACT, PAGE, Verdict, families, judge, page, page_version, quiet
 from tests.support.small_models import NOT_BUILT, own_name, small_config_without
+from tests.support.verdicts import EXACT, PAGE, Verdict, families, judge, page, page_version, quiet
 
 # One of each sort of config field, for the runs that leave the slow tests out.
 SOME = {

@@ -90,7 +90,7 @@ def test_a_donor_of_keys_stays(dropped):
 
 
 def test_shared_keys_stay_shared(tmp_path):
-    from tests.support.family_verdicts import check_exact, loaded, quiet
+    from tests.support.verdicts import check_exact, loaded, quiet
 
     quiet()
     types = ["sliding_attention", "full_attention"] * 4

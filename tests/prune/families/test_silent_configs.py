@@ -19,8 +19,8 @@ from prune.common.errors import CheckpointError
 from prune.families import rules as layer_rules
 from prune.families.config import cut_config
 from prune.families.table import FAMILIES, NOT_OF_LAYERS
-from tests.support.family_verdicts import DROPS, families, quiet
 from tests.support.small_models import LAYERS, own_name, small_config
+from tests.support.verdicts import DROPS, families, quiet
 
 BARE_DEPTH = 11
 # Families whose class fills in a list of one length whatever the depth, so that a model of another cannot leave it out.

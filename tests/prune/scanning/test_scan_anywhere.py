@@ -19,7 +19,7 @@ from prune.scanning.cka import linear_cka
 from prune.scanning.result import Scan
 from prune.scanning.scan import measure, scan
 from prune.scanning.streaming import Timing, fits, measure_streamed
-from tests.prune.scanning.test_states import CONFIGS, plain_states, tiny, windows
+from tests.support.states import CONFIGS, plain_states, tiny, windows
 
 SMALL = {"samples": 10, "length": 40, "show_progress": False}
 
