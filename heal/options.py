@@ -28,7 +28,7 @@ def _text_source(
     text: _Texts = None,
     field: str = "text",
     held_out: _Texts = None,
-    held_out_tokens: str = "16k",
+    held_out_tokens: str | None = None,
     domain_text: _Texts = None,
 ) -> TextSource:
     """What the options on text say together.
@@ -52,7 +52,7 @@ def _text_source(
         one or DEFAULT_SOURCE,
         field,
         measured or None,
-        parse_tokens(held_out_tokens),
+        None if held_out_tokens is None else parse_tokens(held_out_tokens),
         tuple((parts[0], parts[1]) for parts in domains),
     )
 
@@ -74,7 +74,12 @@ _TEXT = panel(
                 help="Text to measure on, several times for several; one document in 50 of --text if not named."
             ),
         ],
-        "held_out_tokens": Annotated[str, typer.Option(help="How much of it to measure on.")],
+        "held_out_tokens": Annotated[
+            str | None,
+            typer.Option(
+                help="How much of it to measure on; if not given, 16k, or a tenth of --tokens where a run has few."
+            ),
+        ],
         "domain_text": Annotated[
             _Texts, typer.Option(help="Text measured besides, as NAME=FILE: medical=notes.jsonl; may be repeated.")
         ],

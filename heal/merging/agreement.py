@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from heal.defaults import HELD_OUT_TOKENS
 from heal.merging.tensors import MergePlan, Pairs, merged_tensor
 from heal.models.held_out import mean_loss
 from heal.models.quantise import compute_dtype, load_frozen
@@ -75,7 +76,7 @@ def measuring_text(
         TextError: `held_out` cannot be read.
     """
     settings, facts = document["settings"], document["held_out"]
-    own = facts.get("limit", TextSource.held_out_tokens)  # the first adapters did not say
+    own = facts.get("limit", HELD_OUT_TOKENS)  # the first adapters did not say
     tokenizer, length = load_tokenizer(source), settings["length"]
     if held_out:
         rows = hold_out(TextSource(held_out, field, held_out, tokens or own), tokenizer, length=length)

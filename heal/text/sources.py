@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from heal.defaults import HELD_OUT_TOKENS
 from heal.text.packing import Row, pack
 from heal.text.streams import Mixed, TextRows
 from prune.common.errors import TextError, UsageError
@@ -33,15 +34,20 @@ class TextSource:
     Attributes:
         source: a SOURCE as in `prune.text.documents`, or several, which are mixed in equal shares.
         held_out: text to measure on, or several; without it, one document in fifty of `source` is held out by its hash.
-        held_out_tokens: how much of each such text is measured.
+        held_out_tokens: how much of each such text is measured; `limit` is that number settled.
         domains: pairs of a name and a SOURCE that is measured besides, such as ("medical", "notes.jsonl").
     """
 
     source: str | tuple[str, ...]
     field: str = "text"
     held_out: str | tuple[str, ...] | None = None
-    held_out_tokens: int = 16_000
+    held_out_tokens: int | None = None
     domains: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def limit(self) -> int:
+        """Tokens of each held-out text that are measured at most."""
+        return HELD_OUT_TOKENS if self.held_out_tokens is None else self.held_out_tokens
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -159,12 +165,12 @@ def hold_out(text: TextSource, tokenizer: PreTrainedTokenizerBase, *, length: in
         ids: list[list[int]] = []
         count = 0
         for document in documents:
-            found = encode(tokenizer, document.text)[: text.held_out_tokens - count]
+            found = encode(tokenizer, document.text)[: text.limit - count]
             if len(found) >= SHORTEST:
                 ids.append(found)
                 digests.add(_digest(document.text))
                 count += len(found)
-            if count >= text.held_out_tokens:
+            if count >= text.limit:
                 break
         if count < 64:
             share = text.held_out is None and not domain

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heal.defaults import left_open, settle
+from heal.defaults import left_open, measured_tokens, settle
 from heal.settings import Running, Settings, _positions, check, check_length, check_running
 from heal.text.sources import TextSource
 from heal.training.checkpoints import Checkpoints
@@ -97,6 +97,8 @@ def plan_healing(
     settings = replace(settings, dtype=str(compute_dtype(settings.dtype, device=device)).removeprefix("torch."))
     check_fit(source, settings)
     text = TextSource(text) if isinstance(text, str) else text
+    if text.held_out_tokens is None:
+        text = replace(text, held_out_tokens=measured_tokens(budget))
     return HealPlan(
         method, source, text, Path(out), settings, schedule, device, overwrite, running, from_budget=left_open(asked)
     )

@@ -39,7 +39,7 @@ def heal_document(
         "base": facts["base"],
         "held_out": {
             "tokens": sum(row.targets for row in held_out.rows),
-            "limit": plan.text.held_out_tokens,
+            "limit": plan.text.limit,
             "sha256": held_out.sha256,
             "share": None if plan.text.held_out else 1 / HELD_OUT_SHARE,
             "texts": [

@@ -177,7 +177,7 @@ def _begun(plan: HealPlan, identity: dict[str, Any], base: dict[str, Any]) -> di
         "model": base,
         "settings": {name: value for name, value in asdict(plan.settings).items() if name != "prompts"},  # see `also`
         "steps": plan.schedule.to_json(),
-        "text": {**identity, "held_out_tokens": plan.text.held_out_tokens},
+        "text": {**identity, "held_out_tokens": plan.text.limit},
         "device": plan.device.partition(":")[0],
         **plan.also,
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from heal.defaults import LADDER, left_open, settle
+from heal.defaults import LADDER, left_open, measured_tokens, settle
 from heal.settings import DistillSettings, Settings
 from heal.training.schedule import plan_steps, schedule_line
 from prune.common.sizes import parse_tokens
@@ -45,6 +45,12 @@ def test_the_papers_budget_has_the_papers_steps():
     assert (schedule.steps, schedule.rows_per_step, schedule.length, schedule.warmup) == (5000, 16, 2048, 100)
     assert settings.learning_rate == 3e-4
     assert settings.batch_size * settings.length == 2048  # a pass takes no more memory than one of small rows
+
+
+def test_a_small_budget_measures_fewer_held_out_tokens():
+    assert [measured_tokens(tokens) for tokens in (1000, 20_000, 60_000, 160_000, PAPER)] == [
+        2000, 2000, 6000, 16_000, 16_000,
+    ]  # fmt: skip
 
 
 def test_sixty_thousand_tokens_are_many_small_steps():
