@@ -1,0 +1,1 @@
+"""One model asked, and the files of that."""
