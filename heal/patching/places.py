@@ -17,7 +17,7 @@ import torch
 
 from prune.common.errors import RegrowthError
 
-_TOLERANCE = 1e-3  # of the effect of a trial change; families round parts of a layer to float32
+_TOLERANCE = 1e-3  # of the effect of a trial change, in float32
 _HARMLESS = (torch.nn.Dropout, torch.nn.Identity)
 
 
@@ -72,7 +72,7 @@ def find_place(model: Any, layers: Any, layer: int, ids: torch.Tensor) -> Place:
         RegrowthError: there is none; the message says what stands in the way.
     """
     arguments, order = _observed(model, layers[layer], ids)
-    trial = copy.deepcopy(layers[layer]).double()  # a GPU may round float32 products to TF32, which misses 1e-3
+    trial = copy.deepcopy(layers[layer]).float()
     arguments = _widened(arguments)
     names = [name for name, _ in order]
     found = None
@@ -80,7 +80,8 @@ def find_place(model: Any, layers: Any, layer: int, ids: torch.Tensor) -> Place:
         path, module = order[place]
         if not _is_projection(module, _width(arguments)) or path in names[place + 1 :]:
             continue
-        scale = _scale(trial, path, arguments)
+        with _whole_float32():
+            scale = _scale(trial, path, arguments)
         if scale is not None:
             found = Place(layer, path, scale, module.bias is not None, not isinstance(module, torch.nn.Linear))
             break
@@ -142,6 +143,17 @@ def _scale(layer: Any, path: str, arguments: Any) -> float | None:
 
 
 @contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Keep a GPU from rounding float32 products to TF32, which misses the tolerance."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
 def _added(weight: torch.Tensor, trial: torch.Tensor) -> Iterator[None]:
     weight.data += trial
     try:
@@ -158,9 +170,9 @@ def _output(layer: Any, arguments: Any) -> torch.Tensor:
 
 
 def _widened(value: Any) -> Any:
-    """Tensors of any floating-point type as float64, wherever in arguments they stand."""
+    """Tensors of any floating-point type as float32, wherever in arguments they stand."""
     if isinstance(value, torch.Tensor):
-        return value.double() if value.is_floating_point() else value
+        return value.float() if value.is_floating_point() else value
     if isinstance(value, tuple | list):
         return type(value)(_widened(entry) for entry in value)
     if isinstance(value, dict):

@@ -125,16 +125,27 @@ def place_in(model, layer=0, vocabulary=90):
     return find_place(model, decoder_layers(model), layer, ids)
 
 
-def test_a_place_is_found_by_products_in_float64(monkeypatch):
+def test_a_place_is_found_by_whole_float32_products(monkeypatch):
     """A GPU rounds float32 products to TF32 where its environment says so; 1e-3 would then be too fine."""
-    widths = []
+    precisions = []
     real = torch.nn.functional.linear
-    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, *rest: widths.append(x.dtype) or real(x, *rest))
-    place = place_in(tiny("llama"))
-    ran, tried = widths[: 3 * 7], widths[3 * 7 :]
-    assert place.path == "mlp.down_proj"
-    assert set(ran) == {torch.float32}
-    assert set(tried) == {torch.float64}
+
+    def linear(x, *rest):
+        precisions.append((x.dtype, torch.get_float32_matmul_precision()))
+        return real(x, *rest)
+
+    model = tiny("llama").bfloat16()
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert place_in(model).path == "mlp.down_proj"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    ran, tried = precisions[: 3 * 7], precisions[3 * 7 :]
+    assert set(ran) == {(torch.bfloat16, "high")}
+    assert set(tried) == {(torch.float32, "highest")}
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt_neox", "phi", "gpt2"])
