@@ -57,7 +57,7 @@ def main() -> None:
     print(f"{'setting':62} {'reckoned':>9} {'measured':>9}  ratio   loading: reckoned, measured (MB)")
     with tempfile.TemporaryDirectory() as work:
         cut = Path(work) / "cut"
-        place = ["--n", str(asked.n), "--start", str(asked.start), "--verify", "0"]
+        place = ["--n", str(asked.n), "--start", str(asked.start), "--check", "0"]
         command = [sys.executable, "-m", "prune", "cut", asked.model, *place, "--out", str(cut)]
         subprocess.run(command, check=True, capture_output=True)
         for number in asked.cases:

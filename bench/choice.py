@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048, help="held-out tokens that every block is measured on")
     parser.add_argument("--samples", type=int, default=128, help="documents of each scan")
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--verify-tokens", type=int, default=8192)
+    parser.add_argument("--check-tokens", type=int, default=8192)
     parser.add_argument(
         "--greedy", type=int, default=4, help="windows of that text for the greedy removal; 0 leaves it out"
     )
@@ -53,7 +53,7 @@ def main() -> None:
         [asked.heldout], tokenizer, tokens=asked.tokens, length=asked.length, seed=1, field=asked.field
     )
     fresh, apart = draw_held_out(
-        [asked.text], tokenizer, tokens=asked.verify_tokens, length=asked.length, seed=0, skip=scans["last"].samples
+        [asked.text], tokenizer, tokens=asked.check_tokens, length=asked.length, seed=0, skip=scans["last"].samples
     )
     assert apart
     found: dict[str, object] = {}

@@ -124,7 +124,7 @@ def merge_command(
     full: Annotated[
         str | None, typer.Option(help="With --adapter-only: the full model, where it has moved since the cut.")
     ] = None,
-    check: Annotated[
+    compare_logits: Annotated[
         bool, typer.Option(help="Compare logits with those of the adapter as trained, on a few held-out rows.")
     ] = True,
     held_out: Annotated[
@@ -163,8 +163,8 @@ def merge_command(
         from heal.merging.adapter_only import adapter_only
 
         document = adapter_only(
-            adapter, out, full=full, model=model, check=check, held_out=held_out, field=field, device=device,
-            overwrite=overwrite,
+            adapter, out, full=full, model=model, compare_logits=compare_logits, held_out=held_out, field=field,
+            device=device, overwrite=overwrite,
         )  # fmt: skip
         answer(document, lambda: shipped(document, out), as_json=as_json)
         return
@@ -172,7 +172,7 @@ def merge_command(
     from prune.common.sizes import parse_tokens
 
     document = merge(
-        adapter, out, base=base or "auto", model=model, check=check, held_out=held_out, field=field,
+        adapter, out, base=base or "auto", model=model, compare_logits=compare_logits, held_out=held_out, field=field,
         held_out_tokens=None if held_out_tokens is None else parse_tokens(held_out_tokens), device=device,
         overwrite=overwrite,
     )  # fmt: skip

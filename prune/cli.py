@@ -53,16 +53,16 @@ def cut_command(
     samples: Annotated[int, typer.Option("--samples", help="Samples to scan, each a window of one document.")] = 256,
     length: Annotated[int, typer.Option("--length", help="Most tokens of a sample, BOS included.")] = 1024,
     seed: Annotated[int, typer.Option("--seed", help="Draws the samples to scan.")] = 0,
-    verify: Annotated[
+    check: Annotated[
         int | None,
         typer.Option(
-            "--verify",
+            "--check",
             help="Candidates to check on held-out text, the one of least KL to the full model being taken; 0: none.",
             show_default="4 for angular, else 0",
         ),
     ] = None,
-    verify_tokens: Annotated[
-        int, typer.Option("--verify-tokens", help="Held-out text of the check; it costs at most 1.5 passes over it.")
+    check_tokens: Annotated[
+        int, typer.Option("--check-tokens", help="Held-out text of the check; it costs at most 1.5 passes over it.")
     ] = 8192,
     costs: Annotated[
         Path | None, typer.Option("--costs", help="costs.json with what blocks cost each domain, for domain.")
@@ -92,7 +92,7 @@ def cut_command(
     """Drop layers and write an ordinary checkpoint that transformers loads.
 
     The layers are named (--layers, or --n with --start), or --n of them are found by --criterion from a scan; then
-    the best candidates are run on held-out text, and the one nearest to the full model is taken (--verify 0: not).
+    the best candidates are run on held-out text, and the one nearest to the full model is taken (--check 0: not).
 
     Example: prune cut HuggingFaceTB/SmolLM2-135M --n 6 --scan scan.json --out pruned
     """
@@ -124,8 +124,8 @@ def cut_command(
         samples=samples,
         length=length,
         seed=seed,
-        verify=verify,
-        verify_tokens=verify_tokens,
+        check=check,
+        check_tokens=check_tokens,
         costs=costs,
         weigh=weigh,
         revision=revision,

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from eval.runs.samples import sample_rows
-from prune.common.outputs import write_text
-from prune.common.provenance import versions
-
-import json
 from pathlib import Path
 from typing import Any
 
 from eval.asking.lm_eval_tasks import Passed
 from eval.asking.tasks import TaskPlan
-from eval.runs.prose import Prose, Window
 from eval.questions.schema import parse_question
-from eval.runs.samples import RunResult, Sample
+from eval.runs.prose import Prose, Window
+from eval.runs.samples import RunResult, Sample, sample_rows
 from prune.common.errors import RegrowthError
-from prune.common.provenance import read_artefact
+from prune.common.outputs import write_text
+from prune.common.provenance import read_artefact, versions
 
 RUN = "regrowth.run/1"
-
 
 
 _PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples")

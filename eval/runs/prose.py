@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from prune.common.errors import RegrowthError
-from prune.text.windows import draw_windows
 from prune.text.documents import read_documents
+from prune.text.windows import draw_windows
 
 WINDOWS, LENGTH = 64, 512
 

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-from eval.runs.samples import RunResult
-from eval.runs.samples import Sample
-from eval.runs.samples import hash_prompt
-
 import gc
-import hashlib
-import json
 import os
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.asking.backends import check_backend, context_length, device_of, longest_scored, open_model
 from eval.asking.cache import Answers
-from eval.asking.lm_eval_tasks import Passed, pick_passed
+from eval.asking.lm_eval_tasks import pick_passed
 from eval.asking.tasks import TaskPlan, plan_tasks
-from prune.models.vllm_options import altering
-from eval.runs.prose import Prose, draw_prose, measure_prose
 from eval.questions.schema import Question, cluster_of
+from eval.runs.prose import draw_prose, measure_prose
+from eval.runs.samples import RunResult, Sample, hash_prompt
 from eval.settings import SHORTEST, Settings, named_texts
-from prune.checkpoint.identity import content_sha256
+from prune.checkpoint.identity import content_sha256, model_identity
+from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
-from prune.checkpoint.identity import model_identity
 from prune.common.provenance import versions
 from prune.common.terminal import progress, quiet_libraries
 from prune.models.loading import load_tokenizer
-from prune.checkpoint.source import locate
+from prune.models.vllm_options import altering
 
 if TYPE_CHECKING:
     from eval.asking.asker import Asker
-
-
-
-
 
 
 def run(
@@ -285,10 +273,6 @@ def _sample(plan: TaskPlan, question: Question, entry: dict[str, Any], tokenizer
 def _reached(limit: int, response: str, tokenizer: Any) -> bool:
     """Whether a text fills a limit of new tokens (decoding may lose a space, so a token less is full as well)."""
     return len(tokenizer.encode(response, add_special_tokens=False)) >= limit - 1
-
-
-
-
 
 
 def _free() -> None:

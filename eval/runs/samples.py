@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
-from dataclasses import asdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
 from eval.asking.lm_eval_tasks import Passed
 from eval.asking.tasks import TaskPlan
 from eval.runs.prose import Prose
-from typing import Any
-import hashlib
-import json
 
 
 @dataclass(frozen=True)

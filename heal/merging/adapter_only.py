@@ -38,7 +38,7 @@ def adapter_only(
     *,
     full: str | Path | None = None,
     model: str | Path | None = None,
-    check: bool = True,
+    compare_logits: bool = True,
     held_out: str | None = None,
     field: str = "text",
     device: str = "auto",
@@ -54,7 +54,7 @@ def adapter_only(
         adapter: folder that `heal qlora` or `heal distill` wrote.
         full: the model that was cut, where it is no longer at the place that the plan of the cut names.
         model: the pruned model that the adapter was trained on, where it has moved.
-        check: run both, one at a time, and report how far their logits are apart.
+        compare_logits: run both, one at a time, and report how far their logits are apart.
         held_out: SOURCE to take the check's few rows from; what the adapter was measured on if None.
         field: field of its rows.
         device: what checks.
@@ -87,7 +87,7 @@ def adapter_only(
     }
     measure = None
     how: dict[str, Any] = {"bits": document["settings"]["bits"], "compute": computed_in(document)}
-    if check:
+    if compare_logits:
         from heal.merging.agreement import FLOAT32_BOUND, compare, logits_that_fit, measuring_text, trained_logits
 
         device = pick_device(device)

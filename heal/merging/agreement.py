@@ -54,7 +54,9 @@ class TextGoneError(UsageError):
     """The text that an adapter was measured on cannot be had any more. `why`: what became of it."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"{why}; name other text with --held-out FILE, or leave measuring out with --no-check")
+        super().__init__(
+            f"{why}; name other text with --held-out FILE, or leave measuring out with --no-compare-logits"
+        )
         self.why = why
 
 

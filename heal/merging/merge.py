@@ -39,7 +39,7 @@ def merge(
     *,
     base: str = "auto",
     model: str | Path | None = None,
-    check: bool = True,
+    compare_logits: bool = True,
     held_out: str | None = None,
     field: str = "text",
     held_out_tokens: int | None = None,
@@ -58,7 +58,8 @@ def merge(
             of the two whose merged model has the lower loss on held-out text. Where the text that the adapter was
             measured on is gone, by the losses of its heal.json; without those, `dequantised`. `merge.chosen` says so.
         model: the base, where it is no longer at the place that the adapter names.
-        check: run the written checkpoint, and report how far its logits are from those of the adapter as trained.
+        compare_logits: run the written checkpoint, and report how far its logits are from those of the adapter as
+            trained.
             Where that cannot run, out of memory say, the checkpoint stays and `merge.not_compared` says why.
         held_out: SOURCE to measure on; what the adapter itself was measured on if None.
         field: field of its rows.
@@ -85,7 +86,7 @@ def merge(
     weights = adapter_weights(folder)
     plans = _plans(adapter, document, config, checkpoint, weights)
     measure, chosen, why = None, None, ""
-    if check or (base == "auto" and plans["dequantised"].dequantised):
+    if compare_logits or (base == "auto" and plans["dequantised"].dequantised):
         from heal.merging.agreement import TextGoneError, measuring_text
 
         device = pick_device(device)
@@ -99,7 +100,7 @@ def merge(
         base, chosen = _choose(plans, source, checkpoint, weights, document, measure, why, device, shown)
     plan = plans[base]
     facts = _facts(plan, chosen, measure)
-    if check and measure is not None:
+    if compare_logits and measure is not None:
         from heal.merging.agreement import compare, kl_bound, logits_that_fit, merged_logits, trained_logits
 
         with progress("Running the adapter as trained", None, shown=shown):
@@ -111,7 +112,7 @@ def merge(
         _write(stage, checkpoint, plan, weights, shown)
         carry(source.folder, stage)
         _describe(stage, document)
-    if check and measure is not None:  # the model stands: nothing from here on takes it away
+    if compare_logits and measure is not None:  # the model stands: nothing from here on takes it away
         with progress("Running the merged model", None, shown=shown):
             found, wrong = compare(
                 wanted,

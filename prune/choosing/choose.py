@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Wanted:
     """What is asked: `n` of `layers` layers of `model`, found by `criterion`.
 
-    verify: candidates to check on text; None for the criterion's default. verify_tokens: held-out text for it.
+    check: candidates to check on text; None for the criterion's default. check_tokens: held-out text for it.
     text, field, samples, length, seed: what to scan on and to check on; no text: the scan's own.
     costs, weigh: for "domain".
     """
@@ -34,8 +34,8 @@ class Wanted:
     n: int
     criterion: str = "angular"
     allow_last: bool = False
-    verify: int | None = None
-    verify_tokens: int = 8192
+    check: int | None = None
+    check_tokens: int = 8192
     text: tuple[str, ...] = ()
     field: str = "text"
     samples: int = 256
@@ -50,8 +50,8 @@ class Wanted:
     @property
     def finalists(self) -> int:
         """How many candidates are checked; 0 for none."""
-        if self.verify is not None:
-            return self.verify
+        if self.check is not None:
+            return self.check
         return CHECKED if CRITERIA[self.criterion].checked else 0
 
     @property
@@ -75,10 +75,10 @@ def check_wanted(wanted: Wanted) -> None:
     Raises:
         UsageError: which option, and what to do.
     """
-    if wanted.verify is not None and wanted.verify < 0:
-        raise UsageError(f"--verify {wanted.verify}: take 0 (off) or how many candidates to check")
-    if wanted.verify_tokens < 512:
-        raise UsageError(f"--verify-tokens {wanted.verify_tokens}: fewer than 512 tell nothing")
+    if wanted.check is not None and wanted.check < 0:
+        raise UsageError(f"--check {wanted.check}: use 0 for none, or how many candidates to check")
+    if wanted.check_tokens < 512:
+        raise UsageError(f"--check-tokens {wanted.check_tokens}: fewer than 512 tell nothing")
     needs_costs = CRITERIA[wanted.criterion].needs == "costs"
     if needs_costs and wanted.costs is None:
         raise UsageError(f"--criterion {wanted.criterion} goes by measured costs: name them with --costs costs.json")
@@ -118,7 +118,7 @@ def choose(wanted: Wanted, scan: Scan | None) -> Choice:
     if wanted.finalists:
         check = bench.measured.check(own, _candidates(wanted, scan), wanted.finalists)
         dropped = check.chosen
-        evidence["verification"] = {**check.to_json(), **bench.measured.facts()}
+        evidence["check"] = {**check.to_json(), **bench.measured.facts()}
     return Choice(dropped, {**_scan_evidence(wanted.criterion, dropped, scan), **evidence}, made)
 
 
@@ -140,7 +140,7 @@ class _Bench:
             seed=seed,
             skip=skip,
             skip_length=None if self.scan is None else self.scan.length,
-            tokens=wanted.verify_tokens,
+            tokens=wanted.check_tokens,
             dtype=dtype if dtype in ("float32", "bfloat16", "float16") else "auto",
             trust_remote_code=wanted.trust_remote_code,
             show_progress=wanted.show_progress,

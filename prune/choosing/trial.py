@@ -58,7 +58,7 @@ def trial_text(scan: Scan | None, text: Sequence[str], field: str, seed: int) ->
         same = [entry["source"] for entry in known] == list(text) and scan_seed == seed
         return list(text), field, seed, spent if same else 0
     if not known:
-        raise UsageError("the choice is checked on text, and the scan names none: add --text, or --verify 0")
+        raise UsageError("the choice is checked on text, and the scan names none: add --text, or --check 0")
     sources = [entry["source"] for entry in known]
     field = str(known[0].get("field") or field)
     for entry in known:
@@ -67,7 +67,7 @@ def trial_text(scan: Scan | None, text: Sequence[str], field: str, seed: int) ->
         except (TextError, OSError):
             raise UsageError(
                 f"the choice is checked on the text of the scan, but {entry['source']} cannot be read here: "
-                "add --text, or --verify 0"
+                "add --text, or --check 0"
             ) from None
         if now["sha256"] != entry.get("sha256"):
             spent = 0  # it has changed since: other documents come first now
@@ -113,7 +113,7 @@ class Measured:
         tokens = sum(map(len, self.windows))
         if tokens >= FEW_TOKENS:
             return ""
-        remedy = "raise --verify-tokens" if tokens >= self.trial.tokens else "give more text with --text"
+        remedy = "raise --check-tokens" if tokens >= self.trial.tokens else "give more text with --text"
         return f"Warning: the check has {tokens} tokens of text, and fewer than {FEW_TOKENS:,} say little; {remedy}."
 
     def check(self, own: tuple[int, ...], candidates: Sequence[tuple[int, ...]], finalists: int) -> Check:

@@ -22,9 +22,9 @@ _REMEDIES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "--bits": ("--bits 4", (4,)),
     "--load-in-4bit": ("--load-in-4bit", (True,)),
     "--max-memory": ("a --max-memory below what is free, which runs layer by layer", ()),
-    "--verify": ("--verify 0", (0,)),
+    "--check": ("--check 0", (0,)),
     "--logits": ("no --logits", (False,)),
-    "--no-check": ("--base original with --no-check", ()),
+    "--no-compare-logits": ("--base original with --no-compare-logits", ()),
     "--device": ("--device cpu", ("cpu",)),
 }
 

@@ -168,7 +168,7 @@ class CutPlan:
             ("keep", f"{spell_layers(self.kept)} ({len(self.kept)}), the last layer {self._last()}"),
             ("criterion", _criterion_words(self.criterion)),
         ]
-        told = ("scan", "verification", "removal")
+        told = ("scan", "check", "removal")
         shown += [(name.replace("_", " "), _number(value)) for name, value in self.evidence.items() if name not in told]
         shown += evidence_rows(self.evidence)
         shown.append(("weights", f"{_bytes(self.before.bytes)} -> {_bytes(self.after.bytes)}"))
@@ -239,7 +239,7 @@ def evidence_rows(evidence: dict[str, Any]) -> list[tuple[str, str]]:
     if removal:
         steps = [f"{layer} ({loss:.3f})" for layer, loss in zip(removal["order"], removal["loss"], strict=True)]
         rows.append((f"removed in turn (loss after, nats, {removal['tokens']} tokens)", ", ".join(steps)))
-    check = evidence.get("verification")
+    check = evidence.get("check")
     if check:
         rows += _check_rows(check)
     return rows

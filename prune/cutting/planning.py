@@ -35,8 +35,8 @@ def plan_cut(
     seed: int = 0,
     costs: str | Path | None = None,
     weigh: str | None = None,
-    verify: int | None = None,
-    verify_tokens: int = 8192,
+    check: int | None = None,
+    check_tokens: int = 8192,
     revision: str | None = None,
     trust_remote_code: bool = False,
     show_progress: bool = True,
@@ -58,9 +58,9 @@ def plan_cut(
         text, field, samples, length, seed: what to scan on, if it comes to that; see `prune.scanning.scan.scan`. The
             choice is checked on other documents of the same text, or of the scan's own where no text is named.
         costs, weigh: for "domain": costs.json (`prune.choosing.costs`), and weights such as "medical=1,math=2".
-        verify: how many candidates to check on held-out text, 0 for none; None for the criterion's default
+        check: how many candidates to check on held-out text, 0 for none; None for the criterion's default
             (4 for "angular"). Of those, the one of least KL to the full model is taken.
-        verify_tokens: held-out tokens drawn for the check, which costs at most 1.5 passes over them.
+        check_tokens: held-out tokens drawn for the check, which costs at most 1.5 passes over them.
         revision: branch, tag or commit of a hub id.
         trust_remote_code: run the model's own Python to scan it, and carry it along.
         show_progress: of the scan.
@@ -89,8 +89,8 @@ def plan_cut(
             n=n,
             criterion=criterion,
             allow_last=allow_last,
-            verify=verify,
-            verify_tokens=verify_tokens,
+            check=check,
+            check_tokens=check_tokens,
             text=(text,) if isinstance(text, str) else tuple(text or ()),
             field=field,
             samples=samples,

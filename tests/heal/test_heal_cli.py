@@ -69,7 +69,7 @@ def test_json_is_the_only_thing_on_stdout(tiny_llama, options, tmp_path):
 
 
 def test_merge_says_which_base_it_kept(adapter, tmp_path):
-    options = ["--base", "auto", "--held-out-tokens", "256", "--no-check"]
+    options = ["--base", "auto", "--held-out-tokens", "256", "--no-compare-logits"]
     done = runner.invoke(app, ["merge", str(adapter), "--out", str(tmp_path / "merged"), *options])
     assert done.exit_code == 0, done.output
     facts = json.loads((tmp_path / "merged" / "heal.json").read_text())["merge"]

@@ -56,7 +56,7 @@ def sample_models(sample_model, sample_text, sample_heldout, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample")
     pruned = cut(plan_cut(sample_model, layers="9-16"), folder / "pruned", show_progress=False)
     adapter = _adapter(pruned, folder / "adapter", sample_text, sample_heldout, tokens=512, learning_rate=1e-3)
-    merge(adapter, folder / "healed", base="original", check=False, shown=False)
+    merge(adapter, folder / "healed", base="original", compare_logits=False, shown=False)
     return {"full": sample_model, "pruned": pruned, "healed": folder / "healed"}
 
 
@@ -142,7 +142,7 @@ def test_an_adapter_is_served_and_an_adapter_with_its_cut_is_refused(
     full = _small("llama", tmp_path / "full", sample_model)
     pruned = cut(plan_cut(full, layers="1-2"), tmp_path / "pruned", show_progress=False)
     adapter = _adapter(pruned, tmp_path / "adapter", sample_text, sample_heldout, tokens=512, learning_rate=3e-2)
-    adapter_only(adapter, tmp_path / "only", check=False, shown=False)
+    adapter_only(adapter, tmp_path / "only", compare_logits=False, shown=False)
 
     ids = list(range(300, 340))
     base = AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32)

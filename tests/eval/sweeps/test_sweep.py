@@ -177,7 +177,7 @@ def test_layers_that_do_nothing_cost_nothing_and_are_found(swept, planted):
         assert cost == pytest.approx(np.mean([rise[place] for rise in rises]))
     assert "bits per byte" in found.costs["measure"]
     for n in (2, 3):
-        chosen = plan_cut(planted, n=n, criterion="domain", costs=out / "costs.json", verify=0)
+        chosen = plan_cut(planted, n=n, criterion="domain", costs=out / "costs.json", check=0)
         costs = found.costs["domains"]
         cheapest = min(range(8 - n), key=lambda s: sum(costs[d][str(n)][str(s)] for d in costs))
         assert chosen.dropped == tuple(range(cheapest, cheapest + n))

@@ -81,7 +81,7 @@ def test_the_full_model_with_the_adapter_is_the_healed_one(parts, tiny_llama, tm
 
 def test_it_generates_with_and_without_a_cache(parts, tiny_llama, tmp_path):
     pruned, adapter = parts
-    adapter_only(adapter, tmp_path / "only", check=False, shown=False)
+    adapter_only(adapter, tmp_path / "only", compare_logits=False, shown=False)
     wanted = PeftModel.from_pretrained(plain(pruned), adapter)
     found = PeftModel.from_pretrained(plain(tiny_llama), tmp_path / "only")
     assert written(found, IDS) == written(wanted, IDS) == written(found, IDS, use_cache=False)
@@ -102,7 +102,7 @@ def test_on_the_quantised_full_model_it_is_the_trained_function(
     assert torch.equal(logits(found), logits(wanted))
     assert document["adapter_only"]["agreement"]["max_abs"] == 0
     assert f"weights in {bits} bits" in (tmp_path / "only" / "README.md").read_text()
-    merge(adapter, tmp_path / "merged", base="original", check=False, shown=False)
+    merge(adapter, tmp_path / "merged", base="original", compare_logits=False, shown=False)
     original = PeftModel.from_pretrained(plain(tiny_llama), tmp_path / "only")  # as `--base original` merges it
     assert (logits(original) - logits(plain(tmp_path / "merged"))).abs().max() < 1e-4
 
@@ -131,7 +131,7 @@ def test_families(family, message, tmp_path, sample_model, sample_text, sample_h
             adapter_only(adapter, out, shown=False)
         assert not out.exists()
         return
-    adapter_only(adapter, out, check=False, shown=False)
+    adapter_only(adapter, out, compare_logits=False, shown=False)
     wanted = PeftModel.from_pretrained(plain(pruned), adapter)
     found = PeftModel.from_pretrained(plain(full), out)
     assert (logits(found) - logits(wanted)).abs().max() < 1e-5
@@ -147,20 +147,20 @@ def test_what_an_adapter_cannot_say_is_refused(parts, tiny_llama, tmp_path):
     weights["model.layers.0.mlp.up_proj.weight"][0, 0] += 1
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"is not .* with layers dropped"):
-        adapter_only(adapter, out, full=other, check=False, shown=False)
+        adapter_only(adapter, out, full=other, compare_logits=False, shown=False)
     with pytest.raises(CheckpointError, match="the model that was cut cannot be found .*give it with --full"):
-        adapter_only(adapter, out, full=tmp_path / "gone", check=False, shown=False)
+        adapter_only(adapter, out, full=tmp_path / "gone", compare_logits=False, shown=False)
     same = tmp_path / "same"  # the model that was cut, at another place
     shutil.copytree(tiny_llama, same)
-    facts = adapter_only(adapter, tmp_path / "elsewhere", full=same, check=False, shown=False)["adapter_only"]
+    facts = adapter_only(adapter, tmp_path / "elsewhere", full=same, compare_logits=False, shown=False)["adapter_only"]
     assert facts["full"]["model"] == str(same)
     assert str(same) in (tmp_path / "elsewhere" / "README.md").read_text()
     moved = tmp_path / "pruned"  # the same base, at another place, with and without its plan
     shutil.copytree(pruned, moved)
-    adapter_only(adapter, tmp_path / "fine", model=moved, check=False, shown=False)
+    adapter_only(adapter, tmp_path / "fine", model=moved, compare_logits=False, shown=False)
     (moved / "prune_plan.json").unlink()
     with pytest.raises(CheckpointError, match=r"holds no prune_plan\.json"):
-        adapter_only(adapter, out, model=moved, check=False, shown=False)
+        adapter_only(adapter, out, model=moved, compare_logits=False, shown=False)
     with pytest.raises(CheckpointError, match="an adapter on the full model; merge the one"):
         merge(tmp_path / "fine", out, shown=False)
     assert not out.exists()
@@ -176,9 +176,9 @@ def test_a_patched_base_is_refused_with_the_reason(tiny_llama, tmp_path, sample_
     settings = Settings(length=64, batch_size=2, accumulate=1, rank=4, bits=16)
     adapter = qlora(pruned, text, tmp_path / "adapter", tokens=128, settings=settings, device="cpu", shown=False).out
     with pytest.raises(CheckpointError, match="it was patched or merged since it was cut"):
-        adapter_only(adapter, tmp_path / "out", check=False, shown=False)
+        adapter_only(adapter, tmp_path / "out", compare_logits=False, shown=False)
     assert not (tmp_path / "out").exists()
-    merged = merge(adapter, tmp_path / "merged", check=False, shown=False)
+    merged = merge(adapter, tmp_path / "merged", compare_logits=False, shown=False)
     assert [one["method"] for one in merged["earlier"]] == ["patch"]
 
 
@@ -230,7 +230,7 @@ def test_ranges():
 
 def test_the_sample_model_heals_and_ships_as_one_adapter(sample_model, tmp_path, sample_text, sample_heldout):
     pruned, adapter = healed(sample_model, tmp_path, sample_text, sample_heldout, "12-17", learning_rate=2e-3)
-    adapter_only(adapter, tmp_path / "only", check=False, shown=False)
+    adapter_only(adapter, tmp_path / "only", compare_logits=False, shown=False)
     tokenizer = AutoTokenizer.from_pretrained(sample_model)
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     found = PeftModel.from_pretrained(plain(sample_model), tmp_path / "only")

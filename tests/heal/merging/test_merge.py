@@ -75,7 +75,7 @@ def trained_model(base, adapter):
 def test_the_merged_weights_are_those_that_were_trained(base, adapter, tmp_path):
     from bitsandbytes.functional import dequantize_4bit
 
-    document = merge(adapter, tmp_path / "merged", base="dequantised", check=False, shown=False)
+    document = merge(adapter, tmp_path / "merged", base="dequantised", compare_logits=False, shown=False)
     before, after = weights(base), weights(tmp_path / "merged")
     assert before.keys() == after.keys()
     trained = dict(trained_model(base, adapter).named_modules())
@@ -108,8 +108,8 @@ def _quantised(module):
 
 
 def test_the_merged_model_computes_what_was_trained(base, adapter, tmp_path):
-    merge(adapter, tmp_path / "trained", base="dequantised", check=False, shown=False)
-    merge(adapter, tmp_path / "original", base="original", check=False, shown=False)
+    merge(adapter, tmp_path / "trained", base="dequantised", compare_logits=False, shown=False)
+    merge(adapter, tmp_path / "original", base="original", compare_logits=False, shown=False)
     ids = torch.arange(3, 67)[None]
     with torch.no_grad():
         wanted = trained_model(base, adapter)(input_ids=ids).logits.float()
@@ -126,7 +126,7 @@ def test_the_merged_model_computes_what_was_trained(base, adapter, tmp_path):
 
 
 def test_everything_beside_the_weights_comes_along(base, adapter, tmp_path):
-    merge(adapter, tmp_path / "merged", base="original", check=False, shown=False)
+    merge(adapter, tmp_path / "merged", base="original", compare_logits=False, shown=False)
     for path in base.iterdir():
         if path.suffix != ".safetensors":
             assert (tmp_path / "merged" / path.name).read_bytes() == path.read_bytes()
@@ -192,11 +192,13 @@ def test_what_cannot_be_merged_leaves_nothing(tiny_adapter, tiny_llama, tmp_path
 
 
 def test_auto_keeps_the_base_that_measures_better_and_says_which(base, adapter, tmp_path, sample_text, sample_heldout):
-    document = merge(adapter, tmp_path / "auto", base="auto", held_out_tokens=512, check=False, shown=False)["merge"]
+    document = merge(adapter, tmp_path / "auto", base="auto", held_out_tokens=512, compare_logits=False, shown=False)[
+        "merge"
+    ]
     text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
     losses = {}
     for name in ("dequantised", "original"):
-        merge(adapter, tmp_path / name, base=name, check=False, shown=False)
+        merge(adapter, tmp_path / name, base=name, compare_logits=False, shown=False)
         found = held_out_loss(
             tmp_path / name, text, length=64, batch_size=2, device="cpu", dtype=name_of(compute_in(base))
         )
@@ -278,7 +280,7 @@ def test_other_precisions(bits, tiny_llama, tmp_path, sample_text, sample_heldou
         assert changed == {f"{name}.weight" for name in healed.document["adapted"]}
     else:
         assert set(document["chosen"]["losses"]) == {"dequantised", "original"}
-        merge(healed.out, tmp_path / "int8", base="dequantised", shown=False, check=False)
+        merge(healed.out, tmp_path / "int8", base="dequantised", shown=False, compare_logits=False)
         packed = weights(tmp_path / "int8")
         name = "model.layers.2.self_attn.q_proj.weight"  # quantised, and not adapted
         held = before[name].to(getattr(torch, healed.document["settings"]["dtype"])).half()  # as int8 is made of it
@@ -317,7 +319,7 @@ def test_a_damaged_adapter_leaves_nothing(tiny_adapter, tmp_path):
     ]
     for folder, message in cases:
         with pytest.raises(CheckpointError, match=message):
-            merge(folder, out, check=False, shown=False)
+            merge(folder, out, compare_logits=False, shown=False)
         assert not out.exists()
     (tiny_adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"holds no adapter_model\.safetensors"):
@@ -325,7 +327,7 @@ def test_a_damaged_adapter_leaves_nothing(tiny_adapter, tmp_path):
 
 
 def test_a_shape_that_does_not_fit_is_told_before_anything_is_run(tiny_adapter, tiny_llama, tmp_path):
-    """With --check, peft is the first to see it: still one line, and nothing written."""
+    """With --compare-logits, peft is the first to see it: still one line, and nothing written."""
     path = tiny_adapter / "adapter_model.safetensors"
     tensors = load_file(path)
     key = next(key for key in tensors if "lora_B" in key)
@@ -355,11 +357,13 @@ def test_writing_takes_the_memory_of_one_tensor(tiny_adapter, tiny_llama, tmp_pa
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
 
-    merge(tiny_adapter, tmp_path / "first", base="dequantised", check=False, shown=False)  # whatever is loaded late
+    merge(
+        tiny_adapter, tmp_path / "first", base="dequantised", compare_logits=False, shown=False
+    )  # whatever is loaded late
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
-    merge(adapter, tmp_path / "merged", base="dequantised", check=False, shown=False)
+    merge(adapter, tmp_path / "merged", base="dequantised", compare_logits=False, shown=False)
     size = sum(path.stat().st_size for path in big.glob("*.safetensors"))
     assert size > 190 << 20
     assert status("VmHWM") - before < 40 << 20

@@ -36,7 +36,7 @@ def test_a_comparison_that_does_not_fit_keeps_the_model_and_says_so(adapter, tmp
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    plain = merge(adapter, tmp_path / "plain", base="dequantised", check=False, shown=False)
+    plain = merge(adapter, tmp_path / "plain", base="dequantised", compare_logits=False, shown=False)
     for name in ("trained_logits", "merged_logits"):
         out = tmp_path / name
         with monkeypatch.context() as patch:

@@ -24,7 +24,7 @@ def test_text_that_is_gone(tiny_llama, tmp_path, sample_text, sample_heldout):
         with pytest.raises(UsageError, match="--held-out FILE"):
             merge(adapter.out, out, base=base, shown=False)
     assert not out.exists()
-    assert "agreement" not in merge(adapter.out, out, base="original", check=False, shown=False)["merge"]
+    assert "agreement" not in merge(adapter.out, out, base="original", compare_logits=False, shown=False)["merge"]
     document = adapter.document
     for number, (original, kept) in enumerate([(99.0, "dequantised"), (0.1, "original"), (None, "dequantised")]):
         document["unquantised"] = {"not_compared": "no room"} if original is None else {"original": original}
@@ -63,11 +63,13 @@ def test_the_rows_of_the_run_are_measured_and_nothing_else_is_read(
         Path(trained).unlink()
     with monkeypatch.context() as patch:
         patch.setattr(heal.text.sources, "text_identity", lambda *_: pytest.fail("a whole text was hashed"))
-        facts = merge(adapter.out, tmp_path / "merged", base="auto", check=False, shown=False)["merge"]["held_out"]
+        facts = merge(adapter.out, tmp_path / "merged", base="auto", compare_logits=False, shown=False)["merge"][
+            "held_out"
+        ]
     name, provenance = "held_out" if named else "text", adapter.document["provenance"]
     assert facts == {"tokens": adapter.document["held_out"]["tokens"], name: provenance[name]}
     assert adapter.document["held_out"]["limit"] == 128
-    more = {"base": "auto", "check": False, "shown": False, "held_out_tokens": 256}
+    more = {"base": "auto", "compare_logits": False, "shown": False, "held_out_tokens": 256}
     facts = merge(adapter.out, tmp_path / "more", **more)["merge"]["held_out"]
     assert facts["tokens"] > adapter.document["held_out"]["tokens"]
     used = Path(measured if named else trained)
@@ -75,7 +77,7 @@ def test_the_rows_of_the_run_are_measured_and_nothing_else_is_read(
     with pytest.raises(UsageError, match=f"{used.name}, has changed since; name other text with --held-out FILE"):
         merge(adapter.out, tmp_path / "changed", base="original", shown=False)
     assert not (tmp_path / "changed").exists()
-    chosen = merge(adapter.out, tmp_path / "by-record", check=False, shown=False)["merge"]["chosen"]
+    chosen = merge(adapter.out, tmp_path / "by-record", compare_logits=False, shown=False)["merge"]["chosen"]
     assert chosen["by"] == "recorded"
     assert chosen["why"].endswith(f"{used.name}, has changed since; --held-out FILE names other text")
 
@@ -100,7 +102,7 @@ def test_memory_that_runs_out_leaves_the_choice_to_the_record(tiny_llama, tmp_pa
     text = TextSource(str(sample_text), held_out_tokens=128)
     adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
     monkeypatch.setattr("heal.merging.agreement.losses", full)
-    facts = merge(adapter.out, tmp_path / "merged", check=False, shown=False)["merge"]
+    facts = merge(adapter.out, tmp_path / "merged", compare_logits=False, shown=False)["merge"]
     losses = {name: adapter.document["unquantised"][name] for name in ("dequantised", "original")}
     assert facts["chosen"]["losses"] == losses
     assert facts["base"] == min(losses, key=losses.get)

@@ -383,7 +383,7 @@ def test_what_healing_has_changed_is_told_by_heal_json(tiny_llama, patched, text
     adapter = distil_tiny(tiny_llama, patched, text, tmp_path / "adapter", bits=4, targets="after-cut")
     for base, changed in (("dequantised", 42), ("original", 15)):  # 7 projections a layer; 14 adapted, 1 patched
         merged = tmp_path / base
-        merge(adapter.out, merged, base=base, check=False, shown=False)
+        merge(adapter.out, merged, base=base, compare_logits=False, shown=False)
         own = own_tensors(trace(merged, tiny_llama, untouched=False), shown=False)
         assert len(own) == changed
         assert own.keys() <= healed_tensors(merged)

@@ -28,7 +28,7 @@ def test_the_losses_are_those_of_the_cut_and_of_what_merges(tiny_llama, text, tm
     facts = run.document["unquantised"]
     assert json.loads((run.out / "heal.json").read_text()) == run.document
     for base in ("original", "dequantised"):
-        merge(run.out, tmp_path / base, base=base, check=False, shown=False)
+        merge(run.out, tmp_path / base, base=base, compare_logits=False, shown=False)
     places = {"cut": tiny_llama, "original": tmp_path / "original", "dequantised": tmp_path / "dequantised"}
     how = {"length": 64, "batch_size": 2, "device": "cpu", "dtype": "float32"}
     losses = {name: held_out_loss(place, text, **how)["loss"] for name, place in places.items()}
@@ -58,7 +58,7 @@ def test_a_comparison_that_fails_leaves_the_adapter(tiny_llama, text, tmp_path, 
     assert json.loads((run.out / "heal.json").read_text())["unquantised"] == {"not_compared": "no room"}
     assert (run.out / "adapter_model.safetensors").is_file()
     assert compared_line({"not_compared": "no room"}) == "not compared with the unquantised cut: no room"
-    assert merge(run.out, tmp_path / "merged", check=False, shown=False)["merge"]["chosen"]["by"] == "measured"
+    assert merge(run.out, tmp_path / "merged", compare_logits=False, shown=False)["merge"]["chosen"]["by"] == "measured"
 
 
 @pytest.mark.parametrize(

@@ -222,12 +222,12 @@ def cut(*arguments):
 
 
 def test_cut_checks_its_choice_and_the_plan_tells_all(tiny_llama, sample_text, tmp_path):
-    small = ["--verify-tokens", "512", "--verify", "3", "--samples", "4", "--length", "32"]
+    small = ["--check-tokens", "512", "--check", "3", "--samples", "4", "--length", "32"]
     out = tmp_path / "out"
     done = cut(tiny_llama, "--n", "2", "--text", sample_text, *small, "--out", out)
     assert done.exit_code == 0, done.output
     plan = CutPlan.read(out / "prune_plan.json")
-    check = plan.evidence["verification"]
+    check = plan.evidence["check"]
     assert check["chosen"] == list(plan.dropped)
     assert len(check["finalists"]) == 3
     assert check["finalists"][0]["dropped"] == check["chosen"]
@@ -240,20 +240,20 @@ def test_cut_checks_its_choice_and_the_plan_tells_all(tiny_llama, sample_text, t
 
 
 def test_greedy_loss_by_the_command(tiny_llama, sample_text):
-    small = ["--verify-tokens", "1024", "--text", sample_text, "--dry-run", "--json"]
+    small = ["--check-tokens", "1024", "--text", sample_text, "--dry-run", "--json"]
     done = cut(tiny_llama, "--n", "2", "--criterion", "loss", *small)
     assert done.exit_code == 0, done.output
     plan = json.loads(done.stdout)
     assert sorted(plan["evidence"]["removal"]["order"]) == plan["dropped"]
-    assert "verification" not in plan["evidence"]
+    assert "check" not in plan["evidence"]
 
 
 def test_text_for_the_check_that_is_missing_is_one_clear_line(tiny_llama, tmp_path):
     hand_made_scan(tiny_llama).write(tmp_path / "scan.json")
     done = cut(tiny_llama, "--n", "2", "--scan", tmp_path / "scan.json", "--dry-run")
     assert done.exit_code == 2
-    assert "--text, or --verify 0" in done.stderr
-    assert cut(tiny_llama, "--n", "2", "--scan", tmp_path / "scan.json", "--dry-run", "--verify", "0").exit_code == 0
+    assert "--text, or --check 0" in done.stderr
+    assert cut(tiny_llama, "--n", "2", "--scan", tmp_path / "scan.json", "--dry-run", "--check", "0").exit_code == 0
     document = json.loads((tmp_path / "scan.json").read_text())
     document["provenance"]["text"] = {"source": str(tmp_path / "gone.jsonl"), "field": "text", "sha256": "0"}
     (tmp_path / "scan.json").write_text(json.dumps(document))
@@ -315,17 +315,17 @@ def test_a_wiki_dump_is_many_samples_and_short_text_is_warned_of(tiny_llama, tmp
     dump, tiny_text = tmp_path / "dump.txt", tmp_path / "tiny.txt"
     dump.write_text("".join(f"Article {i}. " + f"It says this and that of number {i}. " * 30 + "\n" for i in range(60)))
     tiny_text.write_text("A few words are all that there is to read here. " * 12)
-    small = ["--n", "2", "--length", "32", "--verify-tokens", "1024", "--dry-run", "--json"]
+    small = ["--n", "2", "--length", "32", "--check-tokens", "1024", "--dry-run", "--json"]
     done = cut(tiny_llama, "--text", dump, "--samples", "48", *small)
     assert done.exit_code == 0, done.output
     evidence = json.loads(done.stdout)["evidence"]
     assert evidence["scan"]["samples"] == 48
-    assert evidence["verification"]["text_tokens"] >= 1024
-    assert evidence["verification"]["passes"] <= 1.5
+    assert evidence["check"]["text_tokens"] >= 1024
+    assert evidence["check"]["passes"] <= 1.5
     assert "Warning" not in done.stderr
     done = cut(tiny_llama, "--text", tiny_text, "--samples", "48", *small)
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["evidence"]["verification"]["passes"] <= 1.5
+    assert json.loads(done.stdout)["evidence"]["check"]["passes"] <= 1.5
     told = [line for line in done.stderr.splitlines() if line.startswith("Warning")]
     assert len(told) == 2
     assert "the scan has" in told[0]

@@ -76,7 +76,7 @@ def test_only_what_is_not_done_already_is_advised():
             heal,
             ["merge", "A", "--out", "o"],
             "heal.merging.merge.merge",
-            ["--no-check", "--device cpu"],
+            ["--no-compare-logits", "--device cpu"],
             ["--batch-size"],
         ),
         (
@@ -90,7 +90,7 @@ def test_only_what_is_not_done_already_is_advised():
             prune,
             ["cut", "M", "--n", "2", "--out", "o"],
             "prune.cutting.planning.plan_cut",
-            ["--verify 0"],
+            ["--check 0"],
             ["--max-memory"],
         ),
         (evaluate, ["sweep", *SWEEP], "eval.sweeps.run.sweep", ["--batch-tokens"], ["--batch-size"]),

@@ -81,7 +81,7 @@ def test_a_plan_says_itself_in_source_numbering(sample_model):
 )
 def test_each_criterion_finds_its_layers(tiny_llama, request_, dropped):
     scan = hand_made_scan(tiny_llama)
-    plan = plan_cut(tiny_llama, scan=scan, verify=0, **request_)
+    plan = plan_cut(tiny_llama, scan=scan, check=0, **request_)
     assert plan.dropped == dropped
     assert plan.criterion == request_.get("criterion", "angular")
     if len(runs(dropped)) == 1:
@@ -99,7 +99,7 @@ def test_deepest_needs_no_scan(tiny_llama):
 
 def test_a_scan_is_read_from_its_file(tiny_llama, tmp_path):
     hand_made_scan(tiny_llama).write(tmp_path / "scan.json")
-    assert plan_cut(tiny_llama, n=2, scan=tmp_path / "scan.json", verify=0).dropped == (2, 3)
+    assert plan_cut(tiny_llama, n=2, scan=tmp_path / "scan.json", check=0).dropped == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_requests_that_make_no_sense(tiny_llama, request_, message):
 
 
 def test_a_plan_survives_its_file(tiny_llama, tmp_path):
-    plan = plan_cut(tiny_llama, n=3, scan=hand_made_scan(tiny_llama), verify=0)
+    plan = plan_cut(tiny_llama, n=3, scan=hand_made_scan(tiny_llama), check=0)
     (tmp_path / "plan.json").write_text(json.dumps(plan.to_json()))
     assert CutPlan.read(tmp_path / "plan.json") == plan
 

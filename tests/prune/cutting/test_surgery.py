@@ -148,7 +148,7 @@ def test_the_model_card_tells_the_plan(tiny_llama, tmp_path):
     import yaml
 
     scan = hand_made_scan(tiny_llama)
-    out = cut(plan_cut(tiny_llama, n=2, scan=scan, verify=0), tmp_path / "out", show_progress=False)
+    out = cut(plan_cut(tiny_llama, n=2, scan=scan, check=0), tmp_path / "out", show_progress=False)
     card = (out / "README.md").read_text()
     head = yaml.safe_load(card.split("---\n")[1])
     assert head["library_name"] == "transformers"
@@ -214,14 +214,14 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_llama, tmp_path):
 
 
 def test_cut_without_a_scan_scans_first(tiny_llama, sample_text, tmp_path):
-    check = ["--verify-tokens", "512", "--verify", "2"]
+    check = ["--check-tokens", "512", "--check", "2"]
     options = ["--text", sample_text, "--samples", "4", "--length", "32", "--json", *check]
     plan = json.loads(succeed("cut", tiny_llama, "--n", "2", *options, "--out", tmp_path / "out").stdout)
     scan = Scan.read(tmp_path / "out" / "scan.json")
     assert scan.samples == 4
     row = scan.distance[1][:6]  # blocks of two that keep layer 7
-    assert plan["evidence"]["verification"]["own"][0] == row.index(min(row))
-    assert plan["evidence"]["verification"]["chosen"] == plan["dropped"]
+    assert plan["evidence"]["check"]["own"][0] == row.index(min(row))
+    assert plan["evidence"]["check"]["chosen"] == plan["dropped"]
     assert plan["evidence"]["angular_distance"] == row[plan["dropped"][0]]
     again = ["--n", "2", "--scan", tmp_path / "out" / "scan.json", "--dry-run", "--json", *check]
     again = json.loads(succeed("cut", tiny_llama, *again).stdout)
