@@ -6,13 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from prune.common.errors import UsageError
 from prune.models.loading import decoder_layers
 from prune.models.shapes import is_feed_forward
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 
@@ -104,12 +103,15 @@ def check_rank(targets: Targets, rank: int, dropout: float) -> None:
 
 
 def _is_linear(module: torch.nn.Module) -> bool:
+    import torch
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, torch.nn.Linear | Conv1D)  # bitsandbytes' 4-bit layers are nn.Linear too
 
 
 def _widths(module: Any) -> tuple[int, int]:
+    import torch
+
     if isinstance(module, torch.nn.Linear):
         return module.in_features, module.out_features
     rows, columns = module.weight.shape  # Conv1D

@@ -268,7 +268,8 @@ def test_agreement_is_what_it_says():
 @pytest.mark.parametrize("bits", [8, 16])
 def test_other_precisions(bits, tiny_llama, tmp_path, sample_text, sample_heldout):
     text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=128)
-    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4, learning_rate=3e-2, bits=bits)
+    shape = {"length": 64, "batch_size": 2, "accumulate": 1, "rank": 4, "targets": "feed-forward"}
+    settings = Settings(**shape, learning_rate=3e-2, bits=bits)
     healed = qlora(tiny_llama, text, tmp_path / "adapter", tokens=512, settings=settings, device="cpu", shown=False)
     document = merge(healed.out, tmp_path / "merged", base="auto", held_out_tokens=256, shown=False)["merge"]
     assert document["agreement"]["kl"] < 1e-3
@@ -334,7 +335,7 @@ def test_a_shape_that_does_not_fit_is_told_before_anything_is_run(tiny_adapter, 
     tensors[key] = tensors[key][:-1].clone()
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="peft cannot load"):
-        merge(tiny_adapter, tmp_path / "out", shown=False)
+        merge(tiny_adapter, tmp_path / "out", base="dequantised", shown=False)
     assert not (tmp_path / "out").exists()
 
 

@@ -87,10 +87,10 @@ def test_every_batch_and_padding_gives_the_angles_of_its_states(sample, side, si
         states += collected(model, ids, mask)
         for tokens, kept in totals.items():
             with torch.no_grad(), watching(model) as watch:
-                states = BatchStates(mask.bool(), range(first, first + len(ids)), layers=30, tokens=tokens)
-                watch.receive = states.take
+                batch = BatchStates(mask.bool(), range(first, first + len(ids)), layers=30, tokens=tokens)
+                watch.receive = batch.take
                 decoder_of(model)(ids, attention_mask=mask, use_cache=False)
-                result = states.result()
+                result = batch.result()
             kept.append((result.totals.sum(0), result.weights.sum()))
     for tokens, kept in totals.items():
         mean = sum(total for total, _ in kept) / sum(weight for _, weight in kept)
