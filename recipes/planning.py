@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+UNFINISHED = "was not finished"
+
+
 @dataclass(frozen=True)
 class StagePlan:
     """One stage with its key, and why it runs (None where it is unchanged)."""
@@ -110,7 +113,7 @@ def _why(record: dict[str, Any] | None, key: str, outputs: tuple[str, ...]) -> s
     if record is None:
         return "never run"
     if record["state"] != "done":
-        return "was not finished"
+        return UNFINISHED
     if record["key"] != key:
         return "inputs changed"
     for output in outputs:

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,12 @@ from prune.common.outputs import write_json
 from prune.common.provenance import provenance, read_artefact
 from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
 from recipes.identity import identity
-from recipes.planning import RecipePlan, StagePlan, plan_recipe
+from recipes.planning import UNFINISHED, RecipePlan, StagePlan, plan_recipe
 from recipes.schema import Recipe, RecipeError
 
 FORMAT = "regrowth.recipe/1"
 _VERDICTS = {EXIT_NO_GO: "NO-GO", EXIT_INCONCLUSIVE: "INCONCLUSIVE"}
+_TRAININGS = ("heal qlora", "heal distill")  # what they did is kept when they are stopped
 _MODULES = {"prune": "prune", "heal": "heal", "evaluate": "eval"}
 
 
@@ -79,17 +80,28 @@ def run_recipe(recipe: Recipe, *, start: str | None = None, quiet: bool = False)
                 continue
             say.print(f"{one.stage.name} ({todo.index(one) + 1}/{len(todo)}, {one.why})", style="bold")
             say.print(f"  {one.line}")
+            before = record["stages"].get(one.stage.name, {})
             record["stages"][one.stage.name] = {"state": "started", "key": one.key, "command": one.line}
             write_json(path, record, overwrite=True)
-            record["stages"][one.stage.name] = _run_stage(one, quiet=quiet)
+            record["stages"][one.stage.name] = _run_stage(one, _unfinished(one, before), quiet=quiet)
             write_json(path, record, overwrite=True)
     return RecipeRun(plan, record)
 
 
-def _run_stage(one: StagePlan, *, quiet: bool) -> dict[str, Any]:
+def _unfinished(one: StagePlan, before: Mapping[str, Any]) -> list[str]:
+    """What to do with the training that a stopped run of this stage left.
+
+    It goes on where its inputs are the same. It begins anew where they changed, or where --from asks for it.
+    """
+    if one.stage.command not in _TRAININGS or before.get("state") != "started":
+        return []
+    return ["--resume"] if before.get("key") == one.key and one.why == UNFINISHED else ["--overwrite"]
+
+
+def _run_stage(one: StagePlan, more: list[str], *, quiet: bool) -> dict[str, Any]:
     program, *_ = one.stage.command.split()
-    words = [sys.executable, "-m", _MODULES[program], *one.stage.words()]
-    if any(Path(output).exists() for output in one.outputs):
+    words = [sys.executable, "-m", _MODULES[program], *one.stage.words(), *more]
+    if "--overwrite" not in more and any(Path(output).exists() for output in one.outputs):
         words.append("--overwrite")
     started = time.monotonic()
     child = subprocess.Popen(words, stdout=subprocess.DEVNULL if quiet else None)

@@ -93,6 +93,30 @@ def test_a_failed_stage_is_named_and_the_next_run_goes_on_from_there(small, tmp_
     assert _states(small) == {"scan": None, "cut": "was not finished"}
 
 
+def test_a_stopped_training_goes_on_and_a_changed_one_begins_anew(small, tmp_path, monkeypatch):
+    recipe = {**SMALL, "stages": [{
+        "name": "heal", "command": "heal qlora", "arguments": ["{model}"],
+        "options": {"text": "{text}", "tokens": "{n}k", "out": "{out}/adapter"},
+    }], "files": {}}  # fmt: skip
+    recipe["settings"] = yaml.safe_load(small.read_text())["settings"]
+    path = tmp_path / "heal.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    program, said = tmp_path / "program", tmp_path / "said"  # stands for a training that is stopped
+    program.write_text(f'#!/bin/sh\necho "$@" > {said}\nexit 143\n')
+    program.chmod(0o755)
+    monkeypatch.setattr("recipes.runner.sys.executable", str(program))
+
+    def ending(*more):
+        assert _run(path, *more).exit_code == 1
+        return said.read_text().split()[-1]
+
+    assert ending().endswith("adapter")  # there is nothing to go on with
+    assert ending() == "--resume"
+    assert ending("--from", "heal") == "--overwrite"
+    assert ending("--set", "n=3") == "--overwrite"
+    assert ending("--set", "n=3") == "--resume"
+
+
 def test_what_the_recipe_did_not_make_is_never_replaced(small, tmp_path):
     (tmp_path / "out/pruned").mkdir(parents=True)
     (tmp_path / "out/pruned/mine.txt").write_text("mine")
