@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from heal import DistillSettings, Settings, TextSource, distill, merge, qlora
 from heal.cli import app
 from heal.lineage import first_after_cut, healed_tensors, own_tensors, trace
-from heal.models.adapters import add_adapter
+from heal.models.adapters import add_adapter, checkpoint_activations
 from heal.models.quantise import load_frozen
 from heal.models.student import Given, answer_parts, build_student, started_at, watching
 from heal.models.targets import find_targets
@@ -164,7 +164,7 @@ def test_loss_and_gradients_are_those_of_two_models(tiny_llama, pruned, targets,
     _, adapted, _ = _ready(tiny_llama, pruned, targets, temperature=temperature, plain_loss=plain, match_hidden=match)
     _randomised(adapted)
     if checkpointing:
-        adapted.base_model.model.activation_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(adapted)
     batch = _batch()
     labels = batch["labels"]
     adapted.train()(**batch)["loss"].backward()

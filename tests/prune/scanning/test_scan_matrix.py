@@ -18,6 +18,7 @@ from prune.scanning.scan import measure, scan
 from prune.scanning.states import BatchStates
 from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
+from tests.support.versions import needs_newer_transformers
 
 LENGTHS = (11, 26, 17, 22)
 
@@ -130,6 +131,8 @@ def places(where, layers=8):
 @pytest.mark.parametrize("tokens", ["last", "all"])
 def test_a_model_in_several_places_gives_the_same_numbers(tiny_llama, sample_text, device_map, tokens):
     """accelerate's own dispatch, as for several GPUs: weights on two kinds of device, states moved along."""
+    if device_map.get("model.embed_tokens") == "disk":
+        needs_newer_transformers("mixes up weights where the embedding lies on the disk")
     options = {"samples": 6, "length": 24, "tokens": tokens, "show_progress": False}
     whole = scan(tiny_llama, str(sample_text), **options)
     parts = scan(tiny_llama, str(sample_text), device_map=device_map, **options)
