@@ -50,10 +50,8 @@ def staged_directory(out: str | Path, *, overwrite: bool = False) -> Iterator[Pa
         raise RegrowthError(f"{out} is a file, not a folder; name another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     _clear_debris(out)
-    stage = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
-    lock = os.open(stage, os.O_RDONLY | os.O_DIRECTORY)
+    stage, lock = _make_stage(out)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         stage.chmod(0o777 & ~_umask())
         yield stage
         _sync_tree(stage)
@@ -101,6 +99,23 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _make_stage(out: Path) -> tuple[Path, int]:
+    """A fresh hidden sibling of `out`, and the descriptor that holds its lock.
+
+    Until it is locked, a rival that clears debris may take it for a dead run's and remove it. Then another is made.
+    """
+    while True:
+        stage = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
+        try:
+            lock = os.open(stage, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if stage.exists():
+            return stage, lock
+        os.close(lock)
 
 
 def _clear_debris(out: Path) -> None:

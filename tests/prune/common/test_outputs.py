@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from prune.common import outputs
 from prune.common.errors import RegrowthError
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
 
@@ -116,3 +117,36 @@ def test_a_file_where_a_folder_is_wanted(tmp_path):
     ):
         pass
     assert (tmp_path / "out").read_text() == "x"
+
+
+@pytest.mark.parametrize("moment", ["before it is opened", "before it is locked"])
+def test_a_stage_that_a_rival_takes_for_debris_is_made_again(tmp_path, monkeypatch, moment):
+    """A run that clears debris removes folders that nobody holds, and a new one is held a moment after it is made."""
+    taken = []
+
+    def take(folder):
+        if not taken:
+            taken.append(folder)
+            os.rmdir(folder)
+
+    make, lock = outputs.tempfile.mkdtemp, outputs.fcntl.flock
+    if moment == "before it is opened":
+
+        def made(**options):
+            folder = make(**options)
+            take(folder)
+            return folder
+
+        monkeypatch.setattr(outputs.tempfile, "mkdtemp", made)
+    else:
+
+        def locked(handle, flags):
+            take(os.readlink(f"/proc/self/fd/{handle}"))
+            lock(handle, flags)
+
+        monkeypatch.setattr(outputs.fcntl, "flock", locked)
+    with staged_directory(tmp_path / "out") as stage:
+        (stage / "content").write_text("whole")
+    assert (tmp_path / "out" / "content").read_text() == "whole"
+    assert len(taken) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
