@@ -160,9 +160,10 @@ def _train(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> floa
 
     kept, start = kept_layers(shape), CUTS[shape][0]
     kind = DistillSettings if way.method == "distill" else Settings
+    alone = {"plain_loss": 0.0} if way.method == "distill" else {}  # as the predictions reckon
     settings = kind(
         length=way.length, batch_size=way.rows, accumulate=1, rank=_rank(machine), targets=way.targets, bits=bits,
-        dtype="bfloat16", checkpointing=way.checkpointing, eval_every=10**6,
+        dtype="bfloat16", learning_rate=3e-4, checkpointing=way.checkpointing, eval_every=10**6, **alone,
     )  # fmt: skip
     student = build_student(full, config_of(shape, len(kept)), kept, {})
     targets = find_targets(student, way.targets, cut=start)
