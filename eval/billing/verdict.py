@@ -203,5 +203,5 @@ def _points(share: float) -> str:
 
 
 def exit_code(decision: str) -> int:
-    """0 for GO, 3 for NO-GO, 4 for INCONCLUSIVE: a gate must not open for want of data."""
+    """0 for GO, 3 for NO-GO, 4 for INCONCLUSIVE: too few questions must not open a gate."""
     return {GO: 0, NO_GO: EXIT_NO_GO, INCONCLUSIVE: EXIT_INCONCLUSIVE}[decision]

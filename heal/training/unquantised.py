@@ -10,6 +10,7 @@ import gc
 import math
 from typing import TYPE_CHECKING, Any
 
+from prune.common.errors import first_line
 from prune.common.processes import sharded
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def compare_with_cut(plan: HealPlan, held_out: HeldOut, document: dict[str, Any]
     try:
         losses = _losses(plan, held_out)
     except Exception as error:
-        return {"not_compared": (str(error).strip() or type(error).__name__).splitlines()[0][:200]}
+        return {"not_compared": first_line(error)}
     if losses is None:
         return {"not_compared": "the unquantised cut does not fit in memory"}
     if not all(map(math.isfinite, losses)):
