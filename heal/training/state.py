@@ -15,7 +15,7 @@ from heal.training.checkpoints import Checkpoints, read_state, write_state
 from heal.training.curve import Curve
 from heal.training.shards import gather_adapter, shard_by_layer
 from heal.training.stopping import diverged
-from prune.common.errors import RegrowthError
+from prune.common.errors import RegrowthError, first_line
 from prune.common.processes import gather, is_main, rank_and_world, sharded
 
 if TYPE_CHECKING:
@@ -111,9 +111,9 @@ def save(state: TrainingState, accelerator: Accelerator, checkpoints: Checkpoint
         with checkpoints.writing(state.step, accelerator.wait_for_everyone) as stage:
             _write(state, accelerator, stage / checkpoints.place(state.step).name)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch tells of a full disk by a RuntimeError
-        why = str(error).splitlines()[0]
         raise RegrowthError(
-            f"the checkpoint of step {state.step} cannot be written to {checkpoints.folder} ({why}); is there room?"
+            f"the checkpoint of step {state.step} cannot be written to {checkpoints.folder} ({first_line(error)}); "
+            "is there room?"
         ) from error
 
 
