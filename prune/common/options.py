@@ -1,13 +1,91 @@
-"""Options that commands share, each written once: a command's signature, put together from tables."""
+"""Options of the command line, each written once: on the field of the settings that it sets.
+
+A field says its help text and, where they differ, its flag and what a user types:
+
+    @dataclass(frozen=True)
+    class ScanSettings:
+        samples: Annotated[int, Option("Samples to draw, each a window of one document.")] = 256
+        max_memory: Annotated[int | None, Option("A larger model is streamed.", typed=str, parse=parse_size)] = None
+
+`takes(settings=settings_options(ScanSettings))` gives a command all of these options and hands it the settings whole.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the command line says of a field of settings.
+
+    Attributes:
+        help: one short sentence. The default is shown behind it.
+        flag: how the option is written, such as `--no-cache`; the field's name with hyphens if None. A field of type
+            bool has also `--no-<name>`, unless a flag is given.
+        panel: the box of `--help` that it stands in.
+        typed: the type that a user types, if it is not the field's.
+        parse: makes the field's value of what was typed. It is not called for None.
+        shown: words in the place of the default, or False to show none.
+    """
+
+    help: str
+    flag: str | None = None
+    panel: str | None = None
+    typed: Any = None
+    parse: Callable[[Any], Any] | None = None
+    shown: str | bool = True
+
+
+def settings_options(
+    make: type, *, only: Iterable[str] | None = None, defaults: Mapping[str, Any] | None = None
+) -> Options:
+    """The options that the fields of a settings dataclass declare.
+
+    Args:
+        make: the dataclass. Fields without an `Option` are left out.
+        only: fields to take; all if None. The command is then handed a dict of these, not the dataclass.
+        defaults: defaults as typed, where they are not those of the fields. A field whose `parse` turns text into
+            something else needs one here, unless its default is None.
+
+    Raises:
+        KeyError: a name in `only` that is no field with an option.
+    """
+    import typer
+
+    hints = get_type_hints(make, include_extras=True)
+    declared = {
+        field.name: (get_args(hints[field.name])[0], option)
+        for field in dataclasses.fields(make)
+        if get_origin(hints[field.name]) is Annotated
+        for option in get_args(hints[field.name])[1:]
+        if isinstance(option, Option)
+    }
+    names = list(declared) if only is None else list(only)
+    kinds, parsers = {}, {}
+    for name in names:
+        kind, option = declared[name]
+        flags = [option.flag] if option.flag else []
+        info = typer.Option(*flags, help=option.help, rich_help_panel=option.panel, show_default=option.shown)
+        kinds[name] = Annotated[option.typed or kind, info]
+        if option.parse is not None:
+            parsers[name] = option.parse
+
+    def made(**given: Any) -> Any:
+        values = {
+            name: parsers[name](value) if name in parsers and value is not None else value
+            for name, value in given.items()
+        }
+        return make(**values) if only is None else values
+
+    known = defaults_of(make)
+    return Options(made, kinds, {name: (defaults or {}).get(name, known[name]) for name in names})
 
 
 @dataclass(frozen=True)

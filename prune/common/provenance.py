@@ -47,11 +47,14 @@ def provenance(**facts: Any) -> dict[str, Any]:
     return {**facts, "versions": versions(), "command": command_line()}
 
 
-def read_artefact(path: str | Path, kind: str) -> dict[str, Any]:
-    """Read one of our JSON artefacts and check its `format` (`kind` such as "regrowth.scan/1").
+def read_artefact(path: str | Path, kind: str, *, again: str = "make it again") -> dict[str, Any]:
+    """Read one of our JSON artefacts and check its `format` (`kind` such as "regrowth.scan/2").
+
+    Args:
+        again: what to do about a file of another version, for the message.
 
     Raises:
-        CheckpointError: missing, not JSON, or another format.
+        CheckpointError: missing, not JSON, or of another format or version.
     """
     path = Path(path)
     try:
@@ -60,7 +63,12 @@ def read_artefact(path: str | Path, kind: str) -> dict[str, Any]:
         raise CheckpointError(f"{path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error})") from error
-    found = document.get("format") if isinstance(document, dict) else None
-    if found != kind:
-        raise CheckpointError(f"{path} is not a {kind} file (its format is {found!r})")
-    return document
+    written = document.get("format") if isinstance(document, dict) else None
+    if written == kind:
+        return document
+    if isinstance(written, str) and written.partition("/")[0] == kind.partition("/")[0]:
+        provenance = document.get("provenance")
+        version = provenance.get("versions", {}).get("regrowth") if isinstance(provenance, dict) else None
+        by = f" (by regrowth {version})" if isinstance(version, str) else ""
+        raise CheckpointError(f"{path} was written as {written}{by}; this version reads {kind}: {again}")
+    raise CheckpointError(f"{path} is not a {kind} file (its format is {written!r})")

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from prune.common.options import Options, defaults_of, panel, takes
+from prune.common.options import Option, Options, defaults_of, panel, settings_options, takes
 from prune.common.terminal import make_app
 
 if TYPE_CHECKING:
@@ -126,3 +126,36 @@ def test_tables_that_do_not_fit_are_refused_at_once():
 
     with pytest.raises(ValueError, match="seed"):
         takes(rest=REST)(draw)
+
+
+@dataclass(frozen=True)
+class Brewing:
+    """How to brew."""
+
+    leaves: Annotated[int, Option("Grams of tea.", panel="Pot")] = 5
+    minutes: Annotated[float | None, Option("How long it draws.", typed=str, parse=lambda text: float(text))] = None
+    milk: Annotated[bool, Option("Add milk.", flag="--milk", shown=False)] = False
+    secret: int = 3
+
+
+def test_options_are_declared_on_the_fields_of_settings():
+    app = make_app("kitchen", "Brew.")
+
+    @app.command()
+    @takes(settings=settings_options(Brewing), some=settings_options(Baking, only=()))
+    def brew(settings: Brewing, some: dict) -> None:
+        """Brew tea."""
+        print(json.dumps([asdict(settings), some]))
+
+    def run(*words):
+        return CliRunner().invoke(app, ["brew", *words], env={"COLUMNS": "100"})
+
+    assert json.loads(run().stdout) == [{"leaves": 5, "minutes": None, "milk": False, "secret": 3}, {}]
+    given = run("--leaves", "7", "--minutes", "2.5", "--milk")
+    assert json.loads(given.stdout)[0] == {"leaves": 7, "minutes": 2.5, "milk": True, "secret": 3}
+    shown = run("--help").stdout
+    assert "Grams of tea." in shown
+    assert "[default: 5]" in shown
+    assert "Pot" in shown
+    assert "--no-milk" not in shown
+    assert "--secret" not in shown
