@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Shard:
     tensors: tuple[Tensor, ...]
     metadata: dict[str, str]
     header_sha256: str = ""  # of the length prefix and the JSON
+    stamp: tuple[int, ...] | None = field(default=None, compare=False)  # see `stamp_of`; None if read from elsewhere
 
     @property
     def name(self) -> str:
@@ -178,7 +179,20 @@ def read_shard(path: Path) -> Shard:
             file.seek(start)
             return file.read(length)
 
-        return parse_shard(path, os.fstat(file.fileno()).st_size, read)
+        state = os.fstat(file.fileno())
+        return replace(parse_shard(path, state.st_size, read), stamp=_stamp(state))
+
+
+def stamp_of(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is written anew: its inode, size, and times; None where there is no file."""
+    try:
+        return _stamp(path.stat())
+    except OSError:
+        return None
+
+
+def _stamp(state: os.stat_result) -> tuple[int, ...]:
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def parse_shard(path: Path, size: int, read: Callable[[int, int], bytes]) -> Shard:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prune.checkpoint.headers import Shard, Tensor
 
@@ -43,14 +43,12 @@ class Layout:
         return len(self.header) + sum(part.length for part in self.ranges)
 
 
-def lay_out(shard: Shard, rename: Callable[[str], str | None], *, block: int = _ALIGNMENT) -> Layout:
+def lay_out(shard: Shard, rename: Callable[[str], str | None]) -> Layout:
     """The new shard for a source shard.
 
     Args:
         shard: the source.
         rename: a tensor's new name; None drops it. It sees the metadata's strings too, and leaves other words be.
-        block: bytes of a file system's block, a power of two: the header is padded so that as many bytes as can be
-            stand as far into a block as they do in the source, and blocks can be shared instead of copied.
 
     Raises:
         ValueError: two kept tensors would get one name, or one is stored under a dropped name.
@@ -72,29 +70,32 @@ def lay_out(shard: Shard, rename: Callable[[str], str | None], *, block: int = _
         size = shard.data_start + shard.size
         return Layout(b"", (Range(0, 0, size),), tuple(kept), whole=True)
     header = encode_header(kept, metadata)
-    pieces = coalesce(sources)
-    header = pad_header(header, _padding(len(header), [(shard.data_start + a, n) for a, n in pieces], block))
     ranges = []
     target = len(header)
-    for start, length in pieces:
+    for start, length in coalesce(sources):
         ranges.append(Range(shard.data_start + start, target, length))
         target += length
     return Layout(header, tuple(ranges), tuple(kept))
 
 
-def _padding(header: int, pieces: list[tuple[int, int]], block: int) -> int:
-    """Spaces after a header of `header` bytes so that most bytes of `pieces` (source offset, length) keep their place
-    modulo `block`; 0 where no multiple of 8 does it, or blocks are no larger than that."""
-    if block > _LONGEST_PADDING:
-        return 0
+def aligned(layout: Layout, block: int) -> Layout:
+    """The same shard with a longer header, so that blocks of a file system can be shared instead of copied.
+
+    Args:
+        layout: from `lay_out`.
+        block: bytes of a block, a power of two. As many bytes as possible then stand as far into a block as they do
+            in the source.
+    """
     shared: dict[int, int] = {}
-    place = header
-    for source, length in pieces:
-        padding = (source - place) % block
+    for part in layout.ranges:
+        padding = (part.source - part.target) % block
         if padding % _ALIGNMENT == 0:
-            shared[padding] = shared.get(padding, 0) + length
-        place += length
-    return max(shared, key=lambda padding: (shared[padding], -padding), default=0)
+            shared[padding] = shared.get(padding, 0) + part.length
+    padding = max(shared, key=lambda padding: (shared[padding], -padding), default=0)
+    if layout.whole or block > _LONGEST_PADDING or not padding:
+        return layout
+    ranges = tuple(replace(part, target=part.target + padding) for part in layout.ranges)
+    return replace(layout, header=pad_header(layout.header, padding), ranges=ranges)
 
 
 def pad_header(header: bytes, padding: int) -> bytes:

@@ -49,6 +49,12 @@ def runs(layers: Iterable[int]) -> list[tuple[int, int]]:
     return found
 
 
+def layers_without(dropped: Iterable[int], layers: int) -> tuple[int, ...]:
+    """Those of `layers` layers that are not dropped, rising."""
+    gone = set(dropped)
+    return tuple(layer for layer in range(layers) if layer not in gone)
+
+
 def spell_layers(layers: Iterable[int]) -> str:
     """`0-12 and 19-29`: the runs of a set of layer numbers in words; `none` for an empty set."""
     parts = [str(start) if size == 1 else f"{start}-{start + size - 1}" for start, size in runs(layers)]

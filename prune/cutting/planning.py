@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from prune.choosing.choose import Wanted, check_wanted, choose
 from prune.choosing.criteria import CRITERIA
 from prune.common.errors import CheckpointError, UsageError
-from prune.common.layers import parse_layers, starts
+from prune.common.layers import layers_without, parse_layers, starts
 from prune.common.provenance import provenance
-from prune.cutting.plan import PLAN_FILE, CutPlan, Size
+from prune.cutting.plan import PLAN_FILE, CutPlan, EarlierCut, PlannedSource, Size
 from prune.families.config import changes
-from prune.families.subject import Subject, new_config, open_subject
+from prune.families.subject import Subject, new_config, open_subject, remainder
 
 if TYPE_CHECKING:
     from prune.scanning.result import Scan
@@ -189,38 +189,39 @@ def _assemble(
     made: Scan | None,
 ) -> CutPlan:
     source, checkpoint = subject.source, subject.checkpoint
-    kept = [layer for layer in range(subject.layers) if layer not in set(dropped)]
-    new = new_config(subject, kept, carry_code=carry_code)
+    left = remainder(subject, layers_without(dropped, subject.layers), carry_code=carry_code)
     packed = "quantization_config" in checkpoint.config
-    tensors = [list(checkpoint.tensors()), [t for _, layout in subject.layouts(kept) for t in layout.tensors]]
+    tensors = [list(checkpoint.tensors()), [t for _, layout in left.shards for t in layout.tensors]]
     before, after = (
-        Size(len(some), sum(t.size for t in some), None if packed else sum(t.elements for t in some))
+        Size(
+            tensors=len(some),
+            bytes=sum(t.size for t in some),
+            parameters=None if packed else sum(t.elements for t in some),
+        )
         for some in tensors
     )
-    return CutPlan(
-        model=source.name,
-        commit=source.commit,
-        identity=subject.identity(),
+    plan = CutPlan(
+        source=PlannedSource(model=source.name, commit=source.commit, **subject.identity()),
         model_type=checkpoint.config["model_type"],
         layers=subject.layers,
         dropped=dropped,
         criterion=criterion,
         evidence=evidence,
-        config=changes(checkpoint.config, new),
+        config=changes(checkpoint.config, left.config),
         before=before,
         after=after,
         carry_code=carry_code,
         history=_history(source.folder, subject.layers),
         provenance=provenance(),
-        scan=made,
     )
+    return plan.handing_on(left, made)
 
 
-def _history(folder: Path, layers: int) -> tuple[dict[str, Any], ...]:
+def _history(folder: Path, layers: int) -> tuple[EarlierCut, ...]:
     """Earlier cuts, where the source is itself the result of one."""
     if not (folder / PLAN_FILE).is_file():
         return ()
     earlier = CutPlan.read(folder / PLAN_FILE)
     if len(earlier.kept) != layers:
         raise CheckpointError(f"{folder / PLAN_FILE} keeps {len(earlier.kept)} layers, but the model has {layers}")
-    return (*earlier.history, {"model": earlier.model, "layers": earlier.layers, "dropped": list(earlier.dropped)})
+    return (*earlier.history, EarlierCut(model=earlier.model, layers=earlier.layers, dropped=earlier.dropped))

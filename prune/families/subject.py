@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune.checkpoint.headers import Checkpoint, Shard, read_checkpoint
+from prune.checkpoint.headers import Checkpoint, Shard, Tensor, read_checkpoint, stamp_of
 from prune.checkpoint.hub import open_on_hub
 from prune.checkpoint.layout import Layout, lay_out
 from prune.checkpoint.names import LayerNames, find_layer_names
@@ -22,6 +22,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A tensor of the source that a cut keeps, its name after the cut, and the pruned model's tensor of that name."""
+
+    name: str
+    source: tuple[Shard, Tensor]
+    pruned: tuple[Shard, Tensor] | None
+
+    @property
+    def alike(self) -> bool:
+        """Whether both are there, of one dtype and shape."""
+        if self.pruned is None:
+            return False
+        ours, theirs = self.source[1], self.pruned[1]
+        return (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """What a cut leaves of a model: its new config, and each shard that holds anything, with its new layout."""
+
+    subject: Subject
+    config: dict[str, Any]
+    shards: list[tuple[Shard, Layout]]
+
+
+@dataclass(frozen=True)
 class Subject:
     """A model on the table: its headers, its family, and how its layers are named and counted."""
 
@@ -32,32 +58,46 @@ class Subject:
     layers: int
     beyond: int = 0  # layers stored behind the decoder's, for multi-token prediction; they follow the kept ones
 
-    def layouts(self, kept: Sequence[int], *, block: int = 8) -> list[tuple[Shard, Layout]]:
+    def layouts(self, kept: Sequence[int]) -> list[tuple[Shard, Layout]]:
         """The shards that hold anything after the cut, each with its new layout.
 
         Args:
             kept: layers that stay.
-            block: see `prune.checkpoint.layout.lay_out`.
 
         Raises:
             CheckpointError: the tensors of a kept layer are stored under a dropped one.
         """
         rename = self.renaming(kept)
-        found = []
+        layouts = []
         for shard in self.checkpoint.shards:
             try:
-                layout = lay_out(shard, rename, block=block)
+                layout = lay_out(shard, rename)
             except ValueError as error:
                 raise CheckpointError(f"{shard.path}: {error}") from None
             if layout.tensors:
-                found.append((shard, layout))
-        return found
+                layouts.append((shard, layout))
+        return layouts
 
     def renaming(self, kept: Sequence[int]) -> Callable[[str], str | None]:
         """From a tensor's name to its name after the cut, None for those that go."""
         places = {layer: place for place, layer in enumerate(kept)}
         places |= {self.layers + more: len(kept) + more for more in range(self.beyond)}
         return lambda name: self.names.renamed(name, places)
+
+    def pairs(self, kept: Sequence[int], pruned: Checkpoint) -> Iterator[Pair]:
+        """Each tensor that a cut keeps, with its counterpart in the pruned model."""
+        rename = self.renaming(kept)
+        stored = {tensor.name: (shard, tensor) for shard in pruned.shards for tensor in shard.tensors}
+        for shard in self.checkpoint.shards:
+            for tensor in shard.tensors:
+                name = rename(tensor.name)
+                if name is not None:
+                    yield Pair(name, (shard, tensor), stored.get(name))
+
+    def unchanged(self) -> bool:
+        """Whether the shards that were read here are still the same files."""
+        shards = [shard for shard in self.checkpoint.shards if shard.stamp is not None]
+        return all(shard.stamp == stamp_of(shard.path) for shard in shards)
 
     def identity(self) -> dict[str, Any]:
         """`{"config_sha256", "shards": {file: header sha256}}`"""
@@ -97,6 +137,11 @@ def new_config(subject: Subject, kept: Sequence[int], *, carry_code: bool) -> di
     if not carry_code:
         new.pop("auto_map", None)
     return new
+
+
+def remainder(subject: Subject, kept: Sequence[int], *, carry_code: bool) -> Remainder:
+    """What is left of a model of which the layers `kept` stay."""
+    return Remainder(subject, new_config(subject, kept, carry_code=carry_code), subject.layouts(kept))
 
 
 def read_shape(model: str | Path, *, revision: str | None = None) -> ModelShape:
