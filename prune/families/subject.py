@@ -151,7 +151,11 @@ def read_shape(model: str | Path, *, revision: str | None = None) -> ModelShape:
         CheckpointError: no model, one of a family that is not known, or one whose weights are packed.
     """
     subject = open_subject(model, revision=revision)
-    section = subject.family.section or ""
     return shape_of(
-        subject.checkpoint, subject.names.layer, name=subject.source.name, layers=subject.layers, section=section
+        subject.checkpoint,
+        subject.names.layer,
+        name=subject.source.name,
+        layers=subject.layers,
+        section=subject.family.section or "",
+        transposed=subject.family.transposed,
     )

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from prune.checkpoint.headers import Checkpoint, Tensor
+from prune.checkpoint.tensors import FLOATS
 from prune.common.errors import CheckpointError
 
-_TURNED = ("gpt2",)  # stored (in, out)
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _EXPERT = ".experts."
 
@@ -94,7 +94,13 @@ class ModelShape:
 
 
 def shape_of(
-    checkpoint: Checkpoint, layer_of: Callable[[str], int | None], *, name: str, layers: int, section: str
+    checkpoint: Checkpoint,
+    layer_of: Callable[[str], int | None],
+    *,
+    name: str,
+    layers: int,
+    section: str,
+    transposed: bool,
 ) -> ModelShape:
     """The same from an open checkpoint.
 
@@ -103,12 +109,13 @@ def shape_of(
         name: the model's, for messages.
         layers: L.
         section: the part of config.json that describes the decoder; "" for the whole.
+        transposed: projections are stored (in, out).
     """
     config = checkpoint.config
     settings = config.get(section, config)
     found = {"inside": [[] for _ in range(layers)], "outside": []}  # type: dict[str, Any]
     for tensor in checkpoint.tensors():
-        if tensor.dtype not in ("F64", "F32", "F16", "BF16"):
+        if tensor.dtype not in FLOATS:
             raise CheckpointError(
                 f"{name}: {tensor.name} is of type {tensor.dtype}: healing needs a model whose weights "
                 "are floating-point numbers, and quantises it by itself"
@@ -128,9 +135,7 @@ def shape_of(
     head = [t for t in outside if t.name.endswith(_HEADS)]
     active = _number(settings, "num_experts_per_tok", "top_k_experts", "moe_topk") or 1
     experts = _number(settings, "num_local_experts", "num_experts", "n_routed_experts") or 1
-    shapes = tuple(
-        _layer(tensors, min(1.0, active / experts), config.get("model_type") in _TURNED) for tensors in found["inside"]
-    )
+    shapes = tuple(_layer(tensors, min(1.0, active / experts), transposed) for tensors in found["inside"])
     text = sum(t.elements for t in outside if not any(part in t.name for part in ("vision", "visual", "audio")))
     return ModelShape(
         name=name,
@@ -151,14 +156,14 @@ def shape_of(
     )
 
 
-def _layer(tensors: Sequence[Tensor], share: float, turned: bool) -> LayerShape:
+def _layer(tensors: Sequence[Tensor], share: float, transposed: bool) -> LayerShape:
     linears, experts, other, norms = [], 0, 0, 0
     for tensor in tensors:
         path = _path(tensor.name)
         if _EXPERT in f".{path}" or len(tensor.shape) == 3:
             experts += tensor.elements
         elif len(tensor.shape) == 2 and path.endswith(".weight"):
-            outputs, inputs = reversed(tensor.shape) if turned else tensor.shape
+            outputs, inputs = reversed(tensor.shape) if transposed else tensor.shape
             path = path.removesuffix(".weight")
             linears.append(Linear(path, inputs, outputs, is_feed_forward(path)))
         else:

@@ -21,23 +21,19 @@ import torch
 
 from prune.checkpoint.headers import Checkpoint, Shard, Tensor, read_checkpoint
 from prune.checkpoint.source import Source
+from prune.checkpoint.tensors import FLOATS, read_into, torch_dtype
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.common.memory import available
 from prune.models.batches import padded
-from prune.models.hooks import decoder_of
+from prune.models.hooks import decoder_of, state_of
 from prune.models.loading import decoder_layers, text_config
+from prune.models.walking import Call, standing_in
 from prune.scanning.states import BatchStates
 from prune.scanning.sums import Measured
 
 if TYPE_CHECKING:
     from prune.scanning.states import Labels
 
-_TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
 _ALIGN = 64
 _ROOM = 0.9  # of the memory there is, for weights; the rest is for a batch
 _STATES_SHARE = 0.25  # of the memory there is, for hidden states; beyond, they go to a file
@@ -56,7 +52,7 @@ def fits(source: Source, dtype: Any, device: str, cap: int | None) -> bool:
     """Whether the weights, in the type they are loaded in, fit in the memory of `device` or under `cap` (bytes)."""
     checkpoint = read_checkpoint(source.folder)
     width = None if dtype == "auto" else dtype.itemsize
-    size = sum(t.size if width is None or t.dtype not in _TYPES else t.elements * width for t in checkpoint.tensors())
+    size = sum(t.size if width is None or t.dtype not in FLOATS else t.elements * width for t in checkpoint.tensors())
     return size <= _ROOM * (available(device) if cap is None else cap)
 
 
@@ -103,7 +99,8 @@ def measure_streamed(
         most = int(len(windows) * memory * _STATES_SHARE / (bytes_of_states * (len(layers) + 1)))
         raise UsageError(f"--tokens all keeps every layer's states: here only {most} samples fit; try --samples {most}")
     with torch.no_grad(), ExitStack() as stack:
-        shell = stack.enter_context(_passed_over(layers))
+        shell = _Shell()
+        stack.enter_context(standing_in(layers, shell.answer))
         store = stack.enter_context(
             _states(
                 [(*ids.shape, config.hidden_size) for ids, _ in batches], kind, bytes_of_states > memory * _STATES_SHARE
@@ -151,8 +148,7 @@ def measure_streamed(
 class _Shell:
     """Stands for the layers: one of them runs, on a state of ours; the others hand on what they are given."""
 
-    def __init__(self, layers: Sequence[Any]) -> None:
-        self.forwards = [layer.forward for layer in layers]
+    def __init__(self) -> None:
         self.index, self.state, self.seen = -1, torch.empty(0), torch.empty(0)
 
     def begin(self, state: torch.Tensor | None, index: int) -> None:
@@ -160,30 +156,12 @@ class _Shell:
         self.index = index
         self.state = state if state is not None else torch.empty(0)
 
-    def run(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        hidden = args[0] if args else kwargs.pop("hidden_states")
-        if self.index == -1 and index == 0:
-            self.seen = hidden
-        if index == self.index:
-            out = self.forwards[index](self.state, *args[1:], **kwargs)
-            self.seen = out[0] if isinstance(out, tuple) else out
-        return hidden
-
-
-@contextmanager
-def _passed_over(layers: Sequence[Any]) -> Iterator[_Shell]:
-    shell = _Shell(layers)
-
-    def stand_in(index: int) -> Callable[..., Any]:
-        return lambda *args, **kwargs: shell.run(index, args, kwargs)
-
-    for index, layer in enumerate(layers):
-        layer.forward = stand_in(index)
-    try:
-        yield shell
-    finally:
-        for layer in layers:
-            del layer.forward
+    def answer(self, call: Call, state: torch.Tensor) -> torch.Tensor:
+        if self.index == -1 and call.layer == 0:
+            self.seen = state
+        if call.layer == self.index:
+            self.seen = state_of(call.run(self.state))
+        return state
 
 
 @contextmanager
@@ -218,17 +196,10 @@ class _Files:
     def read(self, name: str, into: torch.Tensor) -> torch.Tensor:
         """One tensor in its stored type, its bytes in `into` (uint8, of its size)."""
         shard, tensor = self.places[name]
-        if tensor.dtype not in _TYPES:
+        if tensor.dtype not in FLOATS:
             raise CheckpointError(f"{shard.path}: {name} is of type {tensor.dtype}, which is not run layer by layer")
-        with shard.path.open("rb", buffering=0) as file:
-            file.seek(shard.data_start + tensor.start)
-            left = memoryview(into.numpy())  # type: ignore[arg-type]
-            while left:
-                count = file.readinto(left)
-                if not count:
-                    raise CheckpointError(f"{shard.path} ended while {name} was read")
-                left = left[count:]
-        return into.view(_TYPES[tensor.dtype]).view(tensor.shape)
+        read_into(shard, tensor, memoryview(into.numpy()))  # type: ignore[arg-type]
+        return into.view(torch_dtype(tensor)).view(tensor.shape)
 
     def load(self, name: str) -> torch.Tensor:
         return self.read(name, torch.empty(self.places[name][1].size, dtype=torch.uint8))

@@ -17,7 +17,7 @@ from heal.cli import app
 from heal.lineage import first_after_cut, healed_tensors, own_tensors, trace
 from heal.models.adapters import add_adapter, checkpoint_activations
 from heal.models.quantise import load_frozen
-from heal.models.student import Given, answer_parts, build_student, started_at, watching
+from heal.models.student import answer_parts, build_student, started_at, watching
 from heal.models.targets import find_targets
 from heal.training.distill import attach_distillation, shared_prefix
 from prune import cut, plan_cut
@@ -26,6 +26,7 @@ from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import read, write_over
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.loading import decoder_layers
+from prune.models.walking import PassThrough
 from tests.support.distilling import PATCHED, TINY, distil_tiny
 from tests.support.distilling import patched_copy as _patch
 from tests.support.healing_models import FAMILIES, tiny
@@ -258,7 +259,7 @@ def test_a_decoder_goes_on_from_a_state_it_is_given():
             layers[1].register_forward_hook(lambda *_: pytest.fail("a layer below was run"))
             assert torch.equal(shell(**inputs).last_hidden_state, whole)
         assert decoder_layers(model) is layers
-        first = Given(layers[0], seen[2], 2)
+        first = PassThrough(layers[0], lambda seen=seen: (seen[2], None))
         assert first.kind == "one of its own"
         assert first()[0] is seen[2]
         assert first()[1:] == (None,)

@@ -7,10 +7,11 @@ import torch
 from typer.testing import CliRunner
 
 from prune.checkpoint.headers import read_shard
+from prune.checkpoint.tensors import tensor_sha256
 from prune.cli import app
 from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
-from prune.cutting.verify import tensor_sha256, verify_cut
+from prune.cutting.verify import verify_cut
 from tests.support.checkpoints import hashes, synthetic_checkpoint
 from tests.support.small_models import save_small_model
 
@@ -33,7 +34,7 @@ def test_a_sound_cut_passes_and_nothing_is_written(pair):
     assert result.exit_code == 0
     assert "sound" in result.stdout
     document = json.loads(verify(*pair, "--json").stdout)
-    assert document["format"] == "regrowth.verification/1"
+    assert document["format"] == "regrowth.verification/2"
     assert (document["sound"], document["faults"], document["logits"]) == (True, [], None)
     tensors = [tensor for path in out.glob("*.safetensors") for tensor in read_shard(path).tensors]
     assert (document["tensors"], document["bytes"]) == (len(tensors), sum(tensor.size for tensor in tensors))
