@@ -184,7 +184,10 @@ def read_shard(path: Path) -> Shard:
 
 
 def stamp_of(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file is written anew: its inode, size, and times; None where there is no file."""
+    """Facts of a file that change when it is written anew; None where there is no file.
+
+    The last is the time of change, which no copy or `touch` can set.
+    """
     try:
         return _stamp(path.stat())
     except OSError:
@@ -192,7 +195,7 @@ def stamp_of(path: Path) -> tuple[int, ...] | None:
 
 
 def _stamp(state: os.stat_result) -> tuple[int, ...]:
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+    return state.st_size, state.st_dev, state.st_ino, state.st_mtime_ns, state.st_ctime_ns
 
 
 def parse_shard(path: Path, size: int, read: Callable[[int, int], bytes]) -> Shard:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prune.common.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError, first_line
 
 
 def check_can_publish(repo_id: str) -> None:
@@ -49,4 +49,4 @@ def _why(error: BaseException) -> str:
     code = getattr(getattr(error, "response", None), "status_code", None)
     if code is not None:
         return f"HTTP {code}" + ("; check your login and its rights" if code in (401, 403) else "")
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return first_line(error)

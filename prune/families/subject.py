@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.headers import Checkpoint, Shard, Tensor, read_checkpoint, stamp_of
 from prune.checkpoint.hub import open_on_hub
+from prune.checkpoint.identity import checkpoint_identity
 from prune.checkpoint.layout import Layout, lay_out
 from prune.checkpoint.names import LayerNames, find_layer_names
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
-from prune.common.provenance import file_sha256
 from prune.families.config import cut_config, extra_layers, family_of, layer_count, refuse_family
 from prune.models.shapes import ModelShape, shape_of
 
@@ -101,8 +101,7 @@ class Subject:
 
     def identity(self) -> dict[str, Any]:
         """`{"config_sha256", "shards": {file: header sha256}}`"""
-        shards = {shard.name: shard.header_sha256 for shard in self.checkpoint.shards}
-        return {"config_sha256": file_sha256(self.source.folder / "config.json"), "shards": shards}
+        return checkpoint_identity(self.checkpoint)
 
 
 def open_subject(model: str | Path, *, revision: str | None = None, carry_code: bool = False) -> Subject:
