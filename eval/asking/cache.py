@@ -7,6 +7,7 @@ by the content of the model's files, never by its name.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zlib
@@ -16,9 +17,13 @@ from typing import Any
 
 from prune.common.errors import RegrowthError
 from prune.common.outputs import write_json
-from prune.common.provenance import digest
 
 LAYOUT = 1  # of the lines below; another number, another folder
+
+
+def digest(content: Any) -> str:
+    """Hex SHA-256 of JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def request_key(kind: str, arguments: Any) -> str:

@@ -13,7 +13,7 @@ from eval.asking.tasks import TaskPlan
 from eval.questions.schema import parse_question
 from eval.runs.prose import Prose, Window
 from eval.runs.samples import RunResult, Sample, sample_rows
-from prune.common.errors import RegrowthError, first_line
+from prune.common.errors import RegrowthError
 from prune.common.outputs import write_text
 from prune.common.provenance import read_artefact, versions
 
@@ -66,7 +66,9 @@ def read_run(folder: str | Path, *, label: str | None = None) -> RunResult:
             passed=tuple(passed),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f"no field {error}" if isinstance(error, KeyError) else first_line(error)
+        why = (
+            f"no field {error}" if isinstance(error, KeyError) else (str(error) or type(error).__name__).splitlines()[0]
+        )
         raise RegrowthError(f"{folder} is not a whole run ({why}); run `evaluate run` again") from error
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from eval.asking.cache import digest
 from eval.asking.walk import Answers
 from prune.common.errors import RegrowthError
 from prune.common.outputs import staged_directory, write_bytes, write_json, write_text
-from prune.common.provenance import digest
 
 if TYPE_CHECKING:
     from eval.sweeps.result import Sweep

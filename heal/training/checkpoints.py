@@ -25,8 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prune.common.errors import RegrowthError, UsageError, first_line
-from prune.common.outputs import sync, write_json
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.outputs import write_json
 from prune.common.processes import is_main
 from prune.common.provenance import file_sha256
 
@@ -162,10 +162,10 @@ class Checkpoints:
             files = sorted(path for path in made.rglob("*") if path.is_file())
             write_json(made / _SUMS, {path.relative_to(made).as_posix(): file_sha256(path) for path in files})
             for path in [*files, made]:
-                sync(path)
+                _sync(path)
             shutil.rmtree(place, ignore_errors=True)
             os.rename(made, place)
-            sync(self.folder)
+            _sync(self.folder)
             shutil.rmtree(stage, ignore_errors=True)
             for old in self.steps()[_KEPT:]:
                 shutil.rmtree(self.place(old), ignore_errors=True)
@@ -204,7 +204,7 @@ def _damage(place: Path) -> str | None:
             if file_sha256(place / name) != wanted:
                 return f"{name} is not what was written"
     except (OSError, ValueError, AttributeError) as error:
-        return first_line(error)
+        return str(error).splitlines()[0]
     return None
 
 
@@ -223,3 +223,11 @@ def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _shown(value: Any) -> str:
     text = "not there" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) < 100 else text[:96] + " ..."
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

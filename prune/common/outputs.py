@@ -179,7 +179,7 @@ def _swap(stage: Path, out: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the kernel write a file, or a folder's list of names, to the disk."""
+    """Wait until a file, or a folder's list of files, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

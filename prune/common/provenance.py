@@ -42,9 +42,9 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest(facts: Any) -> str:
-    """Hex SHA-256 of anything that JSON can hold, keys sorted."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+def digest(content: Any) -> str:
+    """Hex SHA-256 of JSON with sorted keys; what JSON does not know counts as its text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
