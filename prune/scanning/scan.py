@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.identity import model_identity
-from prune.common.errors import CheckpointError, UsageError, first_line
+from prune.common.errors import CheckpointError, UsageError
 from prune.common.processes import gather, is_main, rank_and_world
 from prune.common.provenance import provenance
 from prune.common.sizes import parse_size
@@ -378,8 +378,8 @@ def _context(source: Source, trust_remote_code: bool) -> int | None:
     try:
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = first_line(error)
-        raise CheckpointError(f"{source.name}: transformers cannot read its config.json ({reason})") from error
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{source.name}: transformers cannot read its config.json ({line})") from error
     return getattr(text_config(config), "max_position_embeddings", None)
 
 

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import prune.cutting.cut
-from prune.checkpoint import headers
 from prune.cli import app
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.provenance import file_sha256
@@ -21,7 +20,7 @@ from prune.cutting.planning import plan_cut
 from prune.cutting.verify import inspect_cut
 from prune.models.loading import decoder_layers
 from prune.scanning.result import Scan
-from tests.support.checkpoints import hand_made_scan, hashes, synthetic_checkpoint
+from tests.support.checkpoints import hand_made_scan
 
 
 def run(*arguments):
@@ -32,6 +31,10 @@ def succeed(*arguments):
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     return result
+
+
+def hashes(folder: Path) -> dict:
+    return {str(path.relative_to(folder)): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 
 def copy_of(folder: Path, target: Path) -> Path:
@@ -387,20 +390,3 @@ def test_a_cut_imports_neither_torch_nor_transformers(tiny_llama, tmp_path):
     assert "prune" in modules
     assert not modules & {"torch", "transformers", "safetensors", "numpy", "huggingface_hub"}
     assert inspect_cut(tmp_path / "out").dropped == (3,)
-
-
-def test_headers_are_read_once_in_a_cut(tmp_path, monkeypatch):
-    source = synthetic_checkpoint(tmp_path / "source")
-    read, parse = [], headers.parse_shard
-    monkeypatch.setattr(headers, "parse_shard", lambda path, *rest: read.append(path.name) or parse(path, *rest))
-    succeed("cut", source, "--layers", "3", "--out", tmp_path / "out")
-    assert sorted(read) == sorted(path.name for path in source.glob("*.safetensors"))
-
-
-def test_a_source_that_was_only_touched_is_read_again(tmp_path):
-    source = synthetic_checkpoint(tmp_path / "source")
-    plan = plan_cut(source, layers="3")
-    (source / "model-00001-of-00004.safetensors").touch()
-    assert not plan.remainder.subject.unchanged()
-    cut(plan, tmp_path / "out", show_progress=False)
-    assert inspect_cut(tmp_path / "out") == plan

@@ -7,11 +7,10 @@ import torch
 from typer.testing import CliRunner
 
 from prune.checkpoint.headers import read_shard
-from prune.checkpoint.tensors import tensor_sha256
 from prune.cli import app
 from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
-from prune.cutting.verify import verify_cut
+from prune.cutting.verify import tensor_sha256, verify_cut
 from tests.support.checkpoints import hashes, synthetic_checkpoint
 from tests.support.small_models import save_small_model
 
