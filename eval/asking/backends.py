@@ -66,7 +66,7 @@ def open_model(source: Source, tokenizer: Any, settings: Settings, *, max_length
         CheckpointError: transformers or vLLM cannot load it.
     """
     if settings.backend == "vllm":
-        from eval.asking.vllm_process import VllmModel
+        from eval.asking.vllm_model import VllmModel
 
         return VllmModel(source, settings, max_length=max_length, bar=bar)
     return _open_hf(source, tokenizer, settings, max_length, bar)

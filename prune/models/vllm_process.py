@@ -8,78 +8,69 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
 
-from eval.asking.vllm_child import STOP
-from eval.settings import Settings
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError
-from prune.common.terminal import Progress
 from prune.models.precision import pick_dtype
-from prune.models.vllm_options import MEMORY_SHARE, engine_device, visible_devices, vllm_version
+from prune.models.vllm_child import STOP
+from prune.models.vllm_options import MEMORY_SHARE, visible_devices, vllm_version
 
-PIECE = 512  # requests handed over at a time, whose answers are kept before the next go; vLLM makes its own batches
 _PATIENCE = 30  # seconds for the engine to end by itself
-_CHILD = "import sys; sys.path = {path!r}; from eval.asking.vllm_child import main; main({descriptor})"
+_CHILD = "import sys; sys.path = {path!r}; from prune.models.vllm_child import main; main({descriptor})"
 
 
-class VllmModel:
-    """A model behind vLLM that answers as `eval.asking.harness.Scorer` does.
+class VllmProcess:
+    """A model behind vLLM, served by an object of ours that lives in the engine's process.
 
     Args:
+        serve: module and name of that object's class. It is made from `options`, has `facts`, and `answer`s orders.
         source: the model.
-        settings: precision, seed, device and the engine's options.
-        max_length: tokens of context.
-        bar: advanced by one for each answer.
+        options: what the class takes.
+        device: from `prune.models.vllm_options.engine_device`.
+
+    Attributes:
+        facts: what loading settled.
 
     Raises:
         CheckpointError: vLLM cannot load the model.
     """
 
-    def __init__(self, source: Source, settings: Settings, *, max_length: int, bar: Progress) -> None:
-        device = engine_device(settings.device)
-        options = {
-            "pretrained": str(source.folder),
-            "dtype": str(pick_dtype(settings.dtype, device=device)).removeprefix("torch."),
-            "max_model_len": max_length,
-            "seed": settings.seed,
-            "gpu_memory_utilization": MEMORY_SHARE,
-            **dict(settings.backend_args),
-        }
-        self.bar = bar
-        self.tokens = 0
-        self.notes: list[str] = []
-        self._hook: Any = None
+    def __init__(self, serve: tuple[str, str], source: Source, options: Mapping[str, Any], *, device: str) -> None:
         self._waiting = self._closed = False
         self._start(_environment(device))
         try:
-            self.facts: dict[str, Any] = self._exchange(options)
+            self.facts: dict[str, Any] = self.ask(*serve, dict(options))
         except RegrowthError as error:
             raise CheckpointError(f"{source.name} cannot be loaded by vLLM {vllm_version()} ({error})") from error
 
-    def set_cache_hook(self, hook: Any) -> None:
-        """Where each answer goes as soon as it is there."""
-        self._hook = hook
+    def ask(self, *order: Any) -> Any:
+        """What the object answers to an order, which must be of values that can be pickled.
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
-        """As lm-eval's."""
-        return self._ask("loglikelihood", [request.args for request in requests])
-
-    def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[Any]:
-        """As lm-eval's."""
-        return self._ask("loglikelihood_rolling", [request.args for request in requests])
-
-    def generate_until(self, requests: Sequence[Any]) -> list[Any]:
-        """As lm-eval's."""
-        return self._ask("generate_until", [request.args for request in requests])
-
-    def window_nats(self, windows: Sequence[list[int]]) -> list[float]:
-        """Summed NLL in nats of each window's tokens after the first, each given those before it."""
-        return self._ask("window", list(windows))
+        Raises:
+            RegrowthError: vLLM failed; the process has ended, and the message names its log.
+        """
+        self._waiting = True
+        try:
+            self._pipe.send(order)
+            kind, content = self._pipe.recv()
+        except (EOFError, OSError):
+            kind, content = "error", "its process ended without a word"
+        except BaseException:
+            self.close()
+            raise
+        self._waiting = False
+        if kind == "error":
+            why = reason(content, self._log.read_text(errors="replace"))
+            kept = self._log.rename(self._log.with_suffix(".failed.log"))
+            self._waiting = True  # whatever state it is in, it is not worth waiting for
+            self.close()
+            raise RegrowthError(f"vLLM failed: {why}; its log is {kept}")
+        return content
 
     def close(self) -> None:
         """End the process: in order where it is idle, at once where it is at work."""
@@ -113,36 +104,18 @@ class VllmModel:
                 start_new_session=True,  # Ctrl-C is ours to hand on
             )
 
-    def _ask(self, kind: str, requests: list[Any]) -> list[Any]:
-        found: list[Any] = []
-        for start in range(0, len(requests), PIECE):
-            piece = requests[start : start + PIECE]
-            answers, tokens = self._exchange((kind, piece))
-            self.tokens += tokens
-            for arguments, answer in zip(piece, answers, strict=True):
-                self._hook.add_partial(kind, arguments, answer)
-            self.bar.advance(len(piece))
-            found += answers
-        return found
 
-    def _exchange(self, message: Any) -> Any:
-        self._waiting = True
-        try:
-            self._pipe.send(message)
-            kind, content = self._pipe.recv()
-        except (EOFError, OSError):
-            kind, content = "error", "its process ended without a word"
-        except BaseException:
-            self.close()
-            raise
-        self._waiting = False
-        if kind == "error":
-            why = reason(content, self._log.read_text(errors="replace"))
-            kept = self._log.rename(self._log.with_suffix(".failed.log"))
-            self._waiting = True  # whatever state it is in, it is not worth waiting for
-            self.close()
-            raise RegrowthError(f"vLLM failed: {why}; its log is {kept}")
-        return content
+def engine_options(
+    device: str, *, dtype: str, max_length: int, seed: int, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Options of the engine as we start it; `more`, which the user named, go before ours."""
+    return {
+        "dtype": str(pick_dtype(dtype, device=device)).removeprefix("torch."),
+        "max_model_len": max_length,
+        "seed": seed,
+        "gpu_memory_utilization": MEMORY_SHARE,
+        **(more or {}),
+    }
 
 
 def _environment(device: str) -> dict[str, str]:
