@@ -53,29 +53,29 @@ def lay_out(shard: Shard, rename: Callable[[str], str | None]) -> Layout:
     Raises:
         ValueError: two kept tensors would get one name, or one is stored under a dropped name.
     """
-    kept: list[Tensor] = []
+    tensors: list[Tensor] = []
     sources: list[tuple[int, int]] = []
-    place = 0
+    end = 0
     for tensor in shard.tensors:
         name = rename(tensor.name)
         if name is None:
             continue
-        kept.append(Tensor(name, tensor.dtype, tensor.shape, place, place + tensor.size))
+        tensors.append(Tensor(name, tensor.dtype, tensor.shape, end, end + tensor.size))
         sources.append((tensor.start, tensor.size))
-        place += tensor.size
-    if len({tensor.name for tensor in kept}) != len(kept):
+        end += tensor.size
+    if len({tensor.name for tensor in tensors}) != len(tensors):
         raise ValueError(f"{shard.name}: two tensors would get one name")
     metadata = _rename_metadata(shard, rename)
-    if metadata == shard.metadata and kept == list(shard.tensors):
+    if metadata == shard.metadata and tensors == list(shard.tensors):
         size = shard.data_start + shard.size
-        return Layout(b"", (Range(0, 0, size),), tuple(kept), whole=True)
-    header = encode_header(kept, metadata)
+        return Layout(b"", (Range(0, 0, size),), tuple(tensors), whole=True)
+    header = encode_header(tensors, metadata)
     ranges = []
     target = len(header)
     for start, length in coalesce(sources):
         ranges.append(Range(shard.data_start + start, target, length))
         target += length
-    return Layout(header, tuple(ranges), tuple(kept))
+    return Layout(header, tuple(ranges), tuple(tensors))
 
 
 def aligned(layout: Layout, block: int) -> Layout:
@@ -111,9 +111,9 @@ def split_range(part: Range, block: int) -> tuple[Range, Range, Range] | None:
     if (part.source - part.target) % block or middle <= 0:
         return None
     sizes = (head, middle, part.length - head - middle)
-    places = (0, head, head + middle)
+    starts = (0, head, head + middle)
     first, second, third = (
-        Range(part.source + place, part.target + place, size) for place, size in zip(places, sizes, strict=True)
+        Range(part.source + start, part.target + start, size) for start, size in zip(starts, sizes, strict=True)
     )
     return first, second, third
 

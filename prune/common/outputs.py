@@ -29,9 +29,9 @@ def check_free(out: str | Path, *, overwrite: bool = False) -> Path:
     if out.exists() and not overwrite:
         if out.is_dir() and not any(out.iterdir()):
             return out
-        raise RegrowthError(f"{out} already exists; name another --out or add --overwrite")
+        raise RegrowthError(f"{out} already exists; use another --out or add --overwrite")
     if out.is_symlink() and not out.exists():
-        raise RegrowthError(f"{out} is a dangling link; remove it or name another --out")
+        raise RegrowthError(f"{out} is a dangling link; remove it or use another --out")
     return out
 
 
@@ -46,7 +46,7 @@ def staged_directory(out: str | Path, *, overwrite: bool = False) -> Iterator[Pa
     """
     out = check_free(out, overwrite=overwrite)
     if overwrite and out.exists() and not out.is_dir():
-        raise RegrowthError(f"{out} is a file, not a folder; name another --out")
+        raise RegrowthError(f"{out} is a file, not a folder; use another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     _clear_debris(out)
     stage, lock = _make_stage(out)
@@ -70,7 +70,7 @@ def write_bytes(path: str | Path, content: bytes, *, overwrite: bool = False) ->
     """Write a file whole or not at all; refuses to replace one without `overwrite`."""
     path = check_free(path, overwrite=overwrite)
     if path.is_dir():
-        raise RegrowthError(f"{path} is a folder; name a file")
+        raise RegrowthError(f"{path} is a folder; give a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
     try:

@@ -40,12 +40,12 @@ def cut(
         out: the new folder.
         overwrite: replace `out` if it exists.
         link: hard-link the shards that do not change. Such a shard is then one file with the source's (or with the
-            blob of the hub's cache): who edits one edits both.
+            blob of the hub's cache): an edit to one changes both.
         show_progress: on stderr.
 
     Raises:
         CheckpointError: the source is no longer the model that was planned on.
-        RegrowthError: `out` exists, or stands in the source; there is no room; or it cannot be linked.
+        RegrowthError: `out` exists, or lies in the source; there is no room; or it cannot be linked.
     """
     out = check_free(out, overwrite=overwrite)
     left = _remainder(plan)
@@ -100,7 +100,7 @@ def _check_fetched(plan: CutPlan, shards: list[Shard]) -> None:
 def _check_apart(out: Path, source: Path) -> None:
     target, source = out.resolve(), source.resolve()
     if target.is_relative_to(source) or source.is_relative_to(target):
-        raise RegrowthError(f"--out {out} and the source {source} lie in one another; name a folder elsewhere")
+        raise RegrowthError(f"--out {out} and the source {source} lie in one another; use a folder elsewhere")
 
 
 def _check_room(stage: Path, layouts: list[tuple[Shard, Layout]], link: bool) -> None:
@@ -110,7 +110,7 @@ def _check_room(stage: Path, layouts: list[tuple[Shard, Layout]], link: bool) ->
     if wanted > free:
         raise RegrowthError(
             f"{stage.parent}: the pruned model takes {wanted / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free; "
-            "make room or name an --out elsewhere"
+            "make room or use an --out elsewhere"
         )
 
 
@@ -141,10 +141,10 @@ class _Weights:
 
 def _write_index(path: Path, source: Checkpoint, layouts: list[tuple[Shard, Layout]], names: list[str]) -> None:
     tensors = {t.name: name for name, (_, layout) in zip(names, layouts, strict=True) for t in layout.tensors}
-    kept = [t for _, layout in layouts for t in layout.tensors]
-    metadata: dict[str, Any] = {**source.index_metadata, "total_size": sum(t.size for t in kept)}
+    kept_tensors = [t for _, layout in layouts for t in layout.tensors]
+    metadata: dict[str, Any] = {**source.index_metadata, "total_size": sum(t.size for t in kept_tensors)}
     if type(metadata.get("total_parameters")) is int:
-        gone = sum(t.elements for t in source.tensors()) - sum(t.elements for t in kept)
+        gone = sum(t.elements for t in source.tensors()) - sum(t.elements for t in kept_tensors)
         metadata["total_parameters"] -= gone
     _write_json(path, {"metadata": metadata, "weight_map": dict(sorted(tensors.items()))})
 
@@ -153,7 +153,7 @@ def shard_names(count: int) -> list[str]:
     """File names for `count` shards, as transformers expects them."""
     if count == 1:
         return [WEIGHTS]
-    return [f"model-{place:05d}-of-{count:05d}.safetensors" for place in range(1, count + 1)]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
 def _write_json(path: Path, document: Any) -> None:

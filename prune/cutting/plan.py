@@ -256,21 +256,21 @@ def _check_rows(check: dict[str, Any]) -> list[tuple[str, str]]:
     where = "held-out text" if check["held_out"] else "text of the scan itself (it has no other documents)"
     cost = f"{check['passes']:.2f} plain passes over {check['text_tokens']} tokens"
     rows = [("checked on", f"{where}: {check['screened']} candidates tried, {cost}")]
-    own, chosen = check["own"], check["chosen"]
+    first_choice, chosen = check["own"], check["chosen"]
     for finalist in check["finalists"]:
         layers = finalist["dropped"]
-        mark = " (taken)" if layers == chosen else " (the criterion's own)" if layers == own else ""
-        if layers == own == chosen:
+        mark = " (taken)" if layers == chosen else " (the criterion's own)" if layers == first_choice else ""
+        if layers == first_choice == chosen:
             mark = " (taken, the criterion's own)"
         value = f"loss {finalist['loss']:.3f}, KL {finalist['kl']:.3f} ± {finalist['kl_stderr']:.3f}{mark}"
         rows.append((f"without {spell_layers(layers)}", value))
     rows.append(("full model", f"loss {check['full_loss']:.3f} (nats a token, {check['tokens']} tokens)"))
-    if own != chosen:
+    if first_choice != chosen:
         gain = f"{check['gain']:.3f} ± {check['gain_stderr']:.3f} nats less KL"
         rows.append(
             (
                 "the check overrules",
-                f"{spell_layers(own)} was the criterion's choice; {spell_layers(chosen)} has {gain}",
+                f"{spell_layers(first_choice)} was the criterion's choice; {spell_layers(chosen)} has {gain}",
             )
         )
     return rows

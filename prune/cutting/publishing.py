@@ -20,7 +20,7 @@ def check_can_publish(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError:
-        raise UsageError(f"--push-to-hub {repo_id} is no hub id; take one such as owner/name") from None
+        raise UsageError(f"--push-to-hub {repo_id} is no hub id; use one such as owner/name") from None
     if get_token() is None:
         raise UsageError("--push-to-hub needs a login: run `hf auth login`, or set HF_TOKEN")
 

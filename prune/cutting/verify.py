@@ -205,7 +205,7 @@ def open_cut(folder: str | Path) -> tuple[CutPlan, Subject]:
     """The same, with the pruned model's own headers."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder; name one that prune cut has written")
+        raise CheckpointError(f"{folder} is not a folder; give one that prune cut has written")
     if not (folder / PLAN_FILE).is_file():
         raise CheckpointError(f"{folder} holds no {PLAN_FILE}, so it was not written by prune cut")
     plan = CutPlan.read(folder / PLAN_FILE)

@@ -80,9 +80,9 @@ class Subject:
 
     def renaming(self, kept: Sequence[int]) -> Callable[[str], str | None]:
         """From a tensor's name to its name after the cut, None for those that go."""
-        places = {layer: place for place, layer in enumerate(kept)}
-        places |= {self.layers + more: len(kept) + more for more in range(self.beyond)}
-        return lambda name: self.names.renamed(name, places)
+        numbers = {layer: number for number, layer in enumerate(kept)}
+        numbers |= {self.layers + more: len(kept) + more for more in range(self.beyond)}
+        return lambda name: self.names.renamed(name, numbers)
 
     def pairs(self, kept: Sequence[int], pruned: Checkpoint) -> Iterator[Pair]:
         """Each tensor that a cut keeps, with its counterpart in the pruned model."""
@@ -121,13 +121,14 @@ def open_subject(model: str | Path, *, revision: str | None = None, carry_code: 
         source, absent = open_on_hub(model, revision=revision, carry_code=carry_code)
     checkpoint = read_checkpoint(source.folder, absent=absent)
     family = family_of(checkpoint.config, source.name)
-    refuse_family(checkpoint.config, family, source.name, (t.name for t in checkpoint.tensors()))
-    names, found = find_layer_names((t.name for t in checkpoint.tensors()), family.prefixes, source.name, family.beside)
+    tensors = [tensor.name for tensor in checkpoint.tensors()]
+    refuse_family(checkpoint.config, family, source.name, tensors)
+    names, stored = find_layer_names(tensors, family.prefixes, source.name, family.beside)
     stated = layer_count(checkpoint.config, family, source.name)
-    beyond = max(found - (stated or found), 0)
-    if stated is not None and stated != found and not 0 < beyond <= extra_layers(checkpoint.config, family):
-        raise CheckpointError(f"{source.name}: config.json counts {stated} layers, but the weights hold {found}")
-    return Subject(source, checkpoint, family, names, found - beyond, beyond)
+    beyond = max(stored - (stated or stored), 0)
+    if stated is not None and stated != stored and not 0 < beyond <= extra_layers(checkpoint.config, family):
+        raise CheckpointError(f"{source.name}: config.json counts {stated} layers, but the weights hold {stored}")
+    return Subject(source, checkpoint, family, names, stored - beyond, beyond)
 
 
 def new_config(subject: Subject, kept: Sequence[int], *, carry_code: bool) -> dict[str, Any]:

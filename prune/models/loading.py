@@ -153,7 +153,7 @@ def decoder_layers(model: Any) -> torch.nn.ModuleList:
         ]
         if lists:
             top = min(depth for depth, _ in lists)
-            found = [module for depth, module in lists if depth == top]
-            if len(found) == 1:
-                return found[0]
+            highest = [module for depth, module in lists if depth == top]
+            if len(highest) == 1:
+                return highest[0]
     raise RegrowthError(f"{type(model).__name__}: cannot tell which of its modules are the {wanted} decoder layers")

@@ -102,7 +102,7 @@ def shape_of(
     section: str,
     transposed: bool,
 ) -> ModelShape:
-    """The same from an open checkpoint.
+    """The shape of an open checkpoint.
 
     Args:
         layer_of: from a tensor's name to its layer, None outside the layers.
@@ -113,7 +113,8 @@ def shape_of(
     """
     config = checkpoint.config
     settings = config.get(section, config)
-    found = {"inside": [[] for _ in range(layers)], "outside": []}  # type: dict[str, Any]
+    inside: list[list[Tensor]] = [[] for _ in range(layers)]
+    outside: list[Tensor] = []
     for tensor in checkpoint.tensors():
         if tensor.dtype not in FLOATS:
             raise CheckpointError(
@@ -122,10 +123,9 @@ def shape_of(
             )
         layer = layer_of(tensor.name)
         if layer is None:
-            found["outside"].append(tensor)
+            outside.append(tensor)
         elif layer < layers:
-            found["inside"][layer].append(tensor)
-    outside: list[Tensor] = found["outside"]
+            inside[layer].append(tensor)
     table = max((t for t in outside if len(t.shape) == 2), key=lambda t: t.elements, default=None)
     if table is None:
         raise CheckpointError(f"{name}: no tensor outside the layers is an embedding")
@@ -135,7 +135,7 @@ def shape_of(
     head = [t for t in outside if t.name.endswith(_HEADS)]
     active = _number(settings, "num_experts_per_tok", "top_k_experts", "moe_topk") or 1
     experts = _number(settings, "num_local_experts", "num_experts", "n_routed_experts") or 1
-    shapes = tuple(_layer(tensors, min(1.0, active / experts), transposed) for tensors in found["inside"])
+    shapes = tuple(_layer(tensors, min(1.0, active / experts), transposed) for tensors in inside)
     text = sum(t.elements for t in outside if not any(part in t.name for part in ("vision", "visual", "audio")))
     return ModelShape(
         name=name,
@@ -178,8 +178,8 @@ def _layer(tensors: Sequence[Tensor], share: float, transposed: bool) -> LayerSh
 def _path(name: str) -> str:
     """`model.layers.3.mlp.up_proj.weight` -> `mlp.up_proj.weight`."""
     parts = name.split(".")
-    place = next(i for i, part in enumerate(parts) if part.isdecimal())
-    return ".".join(parts[place + 1 :])
+    number = next(i for i, part in enumerate(parts) if part.isdecimal())
+    return ".".join(parts[number + 1 :])
 
 
 def _both(outside: Sequence[Tensor]) -> bool:

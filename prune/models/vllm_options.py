@@ -71,20 +71,20 @@ def parse_engine_options(given: str | Mapping[str, Any] | None) -> tuple[tuple[s
         pairs = [(str(name), str(value)) for name, value in given.items()]
     else:
         pairs = [_split(part.strip()) for part in (given or "").split(",") if part.strip()]
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for name, text in pairs:
         if name in _OURS:
             raise UsageError(f"--backend-args {name}: use {_OURS[name]} for it")
         if name not in _KNOWN:
             raise UsageError(f"--backend-args {name} is unknown; use {', '.join(_KNOWN)}")
-        if name in found:
+        if name in options:
             raise UsageError(f"--backend-args gives {name} twice")
         read, words, _ = _KNOWN[name]
         try:
-            found[name] = read(text)
+            options[name] = read(text)
         except (ValueError, KeyError):
             raise UsageError(f"--backend-args {name}={text} must be {words}") from None
-    return tuple(sorted(found.items()))
+    return tuple(sorted(options.items()))
 
 
 def _split(part: str) -> tuple[str, str]:

@@ -138,9 +138,9 @@ def reason(error: str, log: str) -> str:
     """
     if "ngine core" in error or "EngineDead" in error or "process ended" in error or "WorkerProc" in error:
         causes = re.findall(r"\b(\w*(?:Error|Exception): .+)", log)
-        own = [cause for cause in causes if "ngine core" not in cause and "WorkerProc" not in cause]
-        error = own[-1] if own else error
+        named = [cause for cause in causes if "ngine core" not in cause and "WorkerProc" not in cause]
+        error = named[-1] if named else error
     lines = [line.strip() for line in error.splitlines() if line.strip()] or [error]
-    line = next((one for one in lines[1:] if one.startswith("Value error, ")), lines[0])
+    line = next((line for line in lines[1:] if line.startswith("Value error, ")), lines[0])
     line = re.sub(r"^Value error, ", "", line).split(" [type=")[0].rstrip(".")
     return line if len(line) <= 300 else line[:297] + "..."

@@ -104,10 +104,10 @@ class Route:
 
 def branches(routes: Iterable[Route], layer: int) -> dict[tuple[str, str | None], list[Route]]:
     """Routes by what happens to them at `layer`: those that drop it first, the plain run last."""
-    found: dict[tuple[str, str | None], list[Route]] = {}
+    groups: dict[tuple[str, str | None], list[Route]] = {}
     for route in routes:
-        found.setdefault(route.at(layer), []).append(route)
-    return dict(sorted(found.items(), key=lambda item: (item[0][0] != _DROP, item[0][1] is None, item[0][1] or "")))
+        groups.setdefault(route.at(layer), []).append(route)
+    return dict(sorted(groups.items(), key=lambda item: (item[0][0] != _DROP, item[0][1] is None, item[0][1] or "")))
 
 
 def count_passes(layers: int, routes: Iterable[Route]) -> int:
@@ -154,21 +154,21 @@ class Walk:
         yield from self._below(0, self.routes, first)
         self._calls = []
 
-    def logits(self, state: torch.Tensor, places: torch.Tensor | None = None, **inputs: Any) -> torch.Tensor:
+    def logits(self, state: torch.Tensor, positions: torch.Tensor | None = None, **inputs: Any) -> torch.Tensor:
         """float32 logits of a last layer's output, by the model's own norm, head and caps.
 
         Args:
             state: (B, T, D), for the inputs that it was made from.
-            places: positions to score, (P,); all if None.
+            positions: positions to score, (P,); all if None.
 
         Returns:
             (B, P, vocabulary).
         """
         self._replayed = state
-        keep = {"logits_to_keep": places} if self.takes_positions and places is not None else {}
+        keep = {"logits_to_keep": positions} if self.takes_positions and positions is not None else {}
         logits = self.model(**inputs, use_cache=False, **keep).logits
         self._replayed = None
-        return (logits if keep or places is None else logits[:, places]).float()
+        return (logits if keep or positions is None else logits[:, positions]).float()
 
     def head(self, state: torch.Tensor) -> torch.Tensor:
         """float32 logits, (P, vocabulary), of vectors (P, D) picked from anywhere in a last layer's output.
