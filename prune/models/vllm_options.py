@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from prune.common.errors import RegrowthError, UsageError
+from prune.models.loading import check_cuda
 
 OLDEST = (0, 32)  # the oldest vLLM that this was run with
 MEMORY_SHARE = 0.75  # vLLM's 0.92 leaves no room for the logits of whole prompts, which its own plan leaves out
@@ -147,10 +148,7 @@ def engine_device(device: str) -> str:
             f"pass --device {built_for}, or use --backend hf"
         )
     if number and kind == "cuda":
-        import torch
-
-        if int(number) >= (count := torch.cuda.device_count()):
-            raise RegrowthError(f"--device {device} is not here: there are {count} CUDA devices, counted from 0")
+        check_cuda(device)
     return device
 
 

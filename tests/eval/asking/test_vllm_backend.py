@@ -193,8 +193,9 @@ def test_a_vllm_that_is_missing_or_too_old_is_named(monkeypatch, stub):
 
 
 def test_the_device_is_respected_or_refused(monkeypatch, stub):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert [engine_device(device) for device in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
-    with pytest.raises(RegrowthError, match="--device cuda:2 is not here: there are 2 CUDA devices, counted from 0"):
+    with pytest.raises(RegrowthError, match="--device cuda:2 is not on this machine: there are cuda:0 to cuda:1"):
         engine_device("cuda:2")
     for device in ("cpu", "mps", "cuda:x"):
         with pytest.raises(UsageError, match=f"--device {device} cannot be used with --backend vllm: .* on cuda"):
