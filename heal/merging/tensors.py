@@ -63,6 +63,7 @@ def plan_merge(base: str, document: dict[str, Any], config: dict[str, Any], chec
         CheckpointError: one has none: the checkpoint stores it under another name than the model gives it.
     """
     names = {tensor.name for tensor in checkpoint.tensors()}
+    turned = is_transposed(checkpoint.config.get("model_type"))
 
     def tensor(module: str) -> str:
         for name in (f"{module}.weight", f"{module.partition('.')[2]}.weight"):  # older ones lack the first part
@@ -73,8 +74,7 @@ def plan_merge(base: str, document: dict[str, Any], config: dict[str, Any], chec
     deltas = {tensor(module): module for module in document["adapted"]}
     kept = {tensor(module): module for module in sorted(document["quantised"])} if base == "dequantised" else {}
     bits, compute = document["settings"]["bits"], computed_in(document)
-    transposed = is_transposed(checkpoint.config.get("model_type"))
-    return MergePlan(base, bits, compute, config["lora_alpha"] / config["r"], deltas, kept, transposed)
+    return MergePlan(base, bits, compute, config["lora_alpha"] / config["r"], deltas, kept, transposed=turned)
 
 
 def merged_tensor(shard: Shard, tensor: Tensor, plan: MergePlan, weights: Pairs) -> torch.Tensor:

@@ -18,7 +18,8 @@ import numpy as np
 
 from heal.text.sources import HeldOut, TextSource, trainable
 from prune.common.errors import TextError
-from prune.models.generation import end_tokens, write_answers
+from prune.models.generation import end_tokens as _ends
+from prune.models.generation import write_answers
 from prune.text.documents import read_documents
 from prune.text.windows import SHORTEST, bos_id, encode
 
@@ -148,7 +149,7 @@ def write_responses(
             if room < 1:
                 raise TextError(f"a prompt of {longest} tokens leaves no room in the {limit} that the model can read")
             answers = write_answers(model, tokenizer, [prompt.ids for prompt in batch], room, seed + number)
-            ends = end_tokens(model.generation_config, tokenizer)
+            ends = _ends(model, tokenizer)
             found = [_response(tokenizer, *pair, ends, number) for pair in zip(batch, answers, strict=True)]
             found = [response for response in found if response.response.strip()]
             file.write("".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found).encode())

@@ -35,7 +35,7 @@ def write_answers(
     """
     from transformers import GenerationConfig
 
-    ends = end_tokens(model.generation_config, tokenizer)
+    ends = end_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
@@ -84,7 +84,7 @@ class VllmWriter:
 
         device = engine_device(device)
         stated = (source.folder / "generation_config.json").is_file()
-        self._ends = end_tokens(GenerationConfig.from_pretrained(source.folder) if stated else None, tokenizer)
+        self._ends = _ends(GenerationConfig.from_pretrained(source.folder) if stated else None, tokenizer)
         options = engine_options(device, dtype=dtype, max_length=max_length, seed=0, more=engine)
         self._engine = VllmProcess(_SERVE, source, {"model": str(source.folder), **options}, device=device)
         self.close = self._engine.close
@@ -96,8 +96,12 @@ class VllmWriter:
         return [_up_to_end(answer, self._ends) for answer in answers]
 
 
-def end_tokens(config: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end an answer: those of a generation config, or the tokenizer's EOS."""
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end an answer: the generation config's, or the tokenizer's EOS."""
+    return _ends(model.generation_config, tokenizer)
+
+
+def _ends(config: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     named = getattr(config, "eos_token_id", None)
     named = tokenizer.eos_token_id if named is None else named
     return [] if named is None else named if isinstance(named, list) else [named]
