@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -24,15 +24,16 @@ from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import FLOATS, read_into, torch_dtype
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.common.memory import available
+from prune.common.terminal import progress, screen
 from prune.models.batches import padded
 from prune.models.hooks import decoder_of, state_of
 from prune.models.loading import decoder_layers, text_config
+from prune.models.precision import pick_dtype
 from prune.models.walking import Call, standing_in
+from prune.scanning.samples import Samples, batch_budget, own_batches
+from prune.scanning.settings import ScanSettings
 from prune.scanning.states import BatchStates
-from prune.scanning.sums import Measured
-
-if TYPE_CHECKING:
-    from prune.scanning.states import Labels
+from prune.scanning.sums import ScanSums
 
 _ALIGN = 64
 _ROOM = 0.9  # of the memory there is, for weights; the rest is for a batch
@@ -58,68 +59,60 @@ def fits(source: Source, dtype: Any, device: str, cap: int | None) -> bool:
 
 def measure_streamed(
     source: Source,
-    windows: Sequence[Sequence[int]],
-    share: Sequence[tuple[int, list[int]]],
+    samples: Samples,
+    settings: ScanSettings,
     *,
-    tokens: str = "last",
-    labels: Labels = (),
-    device: str = "cpu",
-    dtype: Any = "auto",
-    max_memory: int | None = None,
     trust_remote_code: bool = False,
+    show_progress: bool = False,
     timing: Timing | None = None,
-    advance: Callable[[float], None] = lambda layers: None,
-) -> tuple[Measured, torch.dtype]:
-    """As `prune.scanning.scan.measure`, for a model in `source`'s files; equal to it but for rounding.
+) -> ScanSums:
+    """As `prune.scanning.scan.measure_in_memory`, layer by layer from the model's files; equal to it but for rounding.
 
     Args:
-        share: numbered batches, as lists of window numbers.
-        max_memory: bytes that weights and states should stay below, beside what the libraries take; None: what
-            the machine has.
         timing: filled in, where given.
-        advance: called with 1 after each layer.
-
-    Returns:
-        The sums, and the type that the model ran in.
 
     Raises:
         UsageError: with `tokens` "all", states of all layers that do not fit.
         CheckpointError: weights stored in a form other than the model's own.
     """
+    if show_progress:
+        screen().print(
+            "The weights do not fit in memory: running the model layer by layer from its files. "
+            "If such a scan is interrupted, it begins anew."
+        )
     began = time.monotonic()
     timing = timing if timing is not None else Timing()
+    device = settings.device
     files = _Files(read_checkpoint(source.folder))
-    model, kind = _without_weights(source, files, dtype, trust_remote_code)
+    model, dtype = _without_weights(source, files, settings, trust_remote_code)
     decoder, layers = decoder_of(model), list(decoder_layers(model))
-    memory = available(device) if max_memory is None else max_memory
-    config = text_config(model.config)
-    batches = [padded([windows[i] for i in batch]) for _, batch in share]
-    bytes_of_states = sum(ids.numel() for ids, _ in batches) * config.hidden_size * kind.itemsize
-    if tokens == "all" and bytes_of_states * (len(layers) + 1) > memory * _STATES_SHARE:
-        most = int(len(windows) * memory * _STATES_SHARE / (bytes_of_states * (len(layers) + 1)))
+    memory = available(device) if settings.max_memory is None else settings.max_memory
+    width = text_config(model.config).hidden_size
+    share = own_batches(samples.windows, settings.batch_size, batch_budget(device))
+    batches = [padded([samples.windows[i] for i in batch]) for _, batch in share]
+    bytes_of_states = sum(ids.numel() for ids, _ in batches) * width * dtype.itemsize
+    if settings.tokens == "all" and bytes_of_states * (len(layers) + 1) > memory * _STATES_SHARE:
+        most = int(len(samples.windows) * memory * _STATES_SHARE / (bytes_of_states * (len(layers) + 1)))
         raise UsageError(f"--tokens all keeps every layer's states: here only {most} samples fit; try --samples {most}")
     with torch.no_grad(), ExitStack() as stack:
+        bar = stack.enter_context(progress("Scanning (layers)", len(layers), shown=show_progress))
         shell = _Shell()
         stack.enter_context(standing_in(layers, shell.answer))
-        store = stack.enter_context(
-            _states(
-                [(*ids.shape, config.hidden_size) for ids, _ in batches], kind, bytes_of_states > memory * _STATES_SHARE
-            )
-        )
+        shapes = [(*ids.shape, width) for ids, _ in batches]
+        store = stack.enter_context(_states(shapes, dtype, bytes_of_states > memory * _STATES_SHARE))
         taken = [
-            BatchStates(mask.bool(), batch, layers=len(layers), tokens=tokens)
+            BatchStates(mask.bool(), batch, layers=len(layers), tokens=settings.tokens)
             for (_, mask), (_, batch) in zip(batches, share, strict=True)
         ]
-        _embed(model, files, kind, device)
+        _embed(model, files, dtype, device)
         for number, (ids, mask) in enumerate(batches):
             shell.begin(None, -1)
             decoder(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
             store[number].copy_(shell.seen)
-            taken[number].take(0, store[number])
-            taken[number].forget()
+            taken[number].take(0, store[number], None)
         model.get_input_embeddings().to("meta")
         reader = stack.enter_context(ThreadPoolExecutor(1))
-        slots = _Slots(files, model, kind, device)
+        slots = _Slots(files, model, dtype, device)
         coming = reader.submit(slots.read, 0)
         for index, layer in enumerate(layers):
             timing.read += coming.result()
@@ -130,19 +123,18 @@ def measure_streamed(
             for number, (_, mask) in enumerate(batches):
                 before = store[number].to(device)
                 shell.begin(before, index)
-                blank = torch.zeros(1, dtype=kind, device=device).expand(before.shape)
+                blank = torch.zeros(1, dtype=dtype, device=device).expand(before.shape)
                 decoder(inputs_embeds=blank, attention_mask=mask.to(device), use_cache=False)
-                taken[number].take(index + 1, shell.seen, before=before)
-                taken[number].forget()
+                taken[number].take(index + 1, shell.seen, taken[number].real(before))
                 store[number].copy_(shell.seen)
             timing.compute += time.monotonic() - started
             layer.to("meta")
-            advance(1)
-        measured = Measured.empty(len(layers))
+            bar.advance(1)
+        sums = ScanSums.empty(len(layers), dtype)
         for (number, batch), states in zip(share, taken, strict=True):
-            measured.add(number, batch, states.result(), labels)
+            sums.add(number, batch, states.result(), samples.labels)
     timing.wall = time.monotonic() - began
-    return measured, kind
+    return sums
 
 
 class _Shell:
@@ -249,18 +241,22 @@ class _Slots:
         layer.load_state_dict(weights, strict=True, assign=True)
 
 
-def _without_weights(source: Source, files: _Files, dtype: Any, trust_remote_code: bool) -> tuple[Any, torch.dtype]:
+def _without_weights(
+    source: Source, files: _Files, settings: ScanSettings, trust_remote_code: bool
+) -> tuple[Any, torch.dtype]:
     """The model on the meta device, but for buffers that are computed and not stored; and the type it runs in."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
-    kind = dtype if dtype != "auto" else (text_config(config).dtype or config.dtype or torch.float32)
+    asked = pick_dtype(settings.dtype, device=settings.device)
+    stored = text_config(config).dtype or config.dtype or torch.float32
+    dtype = asked if isinstance(asked, torch.dtype) else stored
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     model.eval()
     files.base = getattr(model, "base_model_prefix", "")
-    return model, kind
+    return model, dtype
 
 
 def _embed(model: Any, files: _Files, kind: torch.dtype, device: str) -> None:

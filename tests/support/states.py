@@ -63,6 +63,22 @@ def plain_states(model, window):
     return np.stack([state[0].double().numpy() for state in out.hidden_states])
 
 
+def plain_distances(states, tokens):
+    """Rows of d(l, n), the mean angle of every pair, by loops in float64 over `plain_states` of each window."""
+    layers, part = len(states[0]) - 1, slice(None) if tokens == "all" else slice(-1, None)
+
+    def mean(lower, upper):
+        cosines = [cosine(x[lower][part], x[upper][part]) for x in states]
+        return np.arccos(np.concatenate(cosines)).mean() / np.pi
+
+    return [[mean(start, start + n) for start in range(layers - n + 1)] for n in range(1, layers + 1)]
+
+
+def cosine(u, v):
+    """Of every two rows."""
+    return np.clip((u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1), -1, 1)
+
+
 def silence(layer):
     torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
     torch.nn.init.zeros_(layer.mlp.down_proj.weight)

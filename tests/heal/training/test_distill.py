@@ -24,6 +24,7 @@ from prune import cut, plan_cut
 from prune.checkpoint.headers import read_checkpoint
 from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import read, write_over
+from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.loading import decoder_layers
 from prune.models.walking import PassThrough
@@ -412,7 +413,11 @@ def test_where_the_cut_is(tiny_llama, pruned, tmp_path):
     assert first_after_cut(pruned) == 4
     twice = cut(plan_cut(pruned, layers=(1,)), tmp_path / "twice", show_progress=False)
     assert first_after_cut(twice) == 1
-    last = cut(plan_cut(tiny_llama, layers=(6, 7), allow_last=True), tmp_path / "last", show_progress=False)
+    last = cut(
+        plan_cut(tiny_llama, layers=(6, 7), settings=CutSettings(allow_last=True)),
+        tmp_path / "last",
+        show_progress=False,
+    )
     assert first_after_cut(last) == 6
     model = AutoModelForCausalLM.from_pretrained(last)
     with pytest.raises(UsageError, match="the cut took the last layers"):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import prune.cutting.cut
+from prune.choosing.settings import CutSettings
 from prune.cli import app
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.provenance import file_sha256
@@ -20,7 +21,7 @@ from prune.cutting.planning import plan_cut
 from prune.cutting.verify import inspect_cut
 from prune.models.loading import decoder_layers
 from prune.scanning.result import Scan
-from tests.support.checkpoints import hand_made_scan
+from tests.support.checkpoints import UNCHECKED, hand_made_scan
 
 
 def run(*arguments):
@@ -122,7 +123,7 @@ def test_companions_are_carried_and_code_only_on_request(tiny_llama, tmp_path):
     assert (out / "additional_chat_templates" / "tools.jinja").read_text() == "{{ tools }}"
     assert "auto_map" not in json.loads((out / "config.json").read_text())
 
-    plan = plan_cut(source, layers="3", trust_remote_code=True)
+    plan = plan_cut(source, layers="3", settings=CutSettings(trust_remote_code=True))
     out = cut(plan, tmp_path / "with-code", show_progress=False)
     assert (out / "modeling_x.py").read_text() == "modeling_x.py"
     assert "auto_map" in json.loads((out / "config.json").read_text())
@@ -148,7 +149,7 @@ def test_the_model_card_tells_the_plan(tiny_llama, tmp_path):
     import yaml
 
     scan = hand_made_scan(tiny_llama)
-    out = cut(plan_cut(tiny_llama, n=2, scan=scan, check=0), tmp_path / "out", show_progress=False)
+    out = cut(plan_cut(tiny_llama, n=2, scan=scan, settings=UNCHECKED), tmp_path / "out", show_progress=False)
     card = (out / "README.md").read_text()
     head = yaml.safe_load(card.split("---\n")[1])
     assert head["library_name"] == "transformers"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
+from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError
 from prune.common.provenance import file_sha256
 from prune.cutting.cut import cut
@@ -298,5 +299,5 @@ def test_layers_that_compute_with_their_own_number_may_not_move(saved, tmp_path)
     edit_config(full, lambda config: config.update(scale_attn_by_inverse_layer_idx=True))
     with pytest.raises(CheckpointError, match=r"own number.*--layers 6-7 --allow-last"):
         plan_cut(full, layers="3-4")
-    cut(plan_cut(full, layers="3-7", allow_last=True), tmp_path / "out", show_progress=False)
+    cut(plan_cut(full, layers="3-7", settings=CutSettings(allow_last=True)), tmp_path / "out", show_progress=False)
     assert_same_function(full, tmp_path / "out", (3, 4, 5, 6, 7))

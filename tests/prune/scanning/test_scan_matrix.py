@@ -1,6 +1,7 @@
 """The scan of the real sample: dtypes, paddings, batches, orders against plain float64; models in several places."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from prune.models.loading import load_model, load_tokenizer
 from prune.scanning.angles import rows
 from prune.scanning.result import Scan
 from prune.scanning.scan import measure, scan
+from prune.scanning.settings import ScanSettings
 from prune.scanning.states import BatchStates
 from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
+from tests.support.states import plain_distances
 from tests.support.versions import needs_newer_transformers
 
 LENGTHS = (11, 26, 17, 22)
@@ -56,23 +59,6 @@ def collected(model, ids, mask):
     return [whole[:, row, mask[row].bool().numpy()] for row in range(len(ids))]
 
 
-def naive(states, tokens):
-    """Mean angle of every pair in plain float64, as rows of d(l, n)."""
-    layers = len(states[0]) - 1
-    found = []
-    for n in range(1, layers + 1):
-        row = []
-        for start in range(layers - n + 1):
-            angles = []
-            for x in states:
-                u, v = (x[i] if tokens == "all" else x[i][-1:] for i in (start, start + n))
-                cosine = (u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1)
-                angles.append(np.arccos(np.clip(cosine, -1, 1)) / np.pi)
-            row.append(np.concatenate(angles).mean())
-        found.append(row)
-    return found
-
-
 def apart(got, wanted):
     return max(np.abs(np.array(a) - np.array(b)).max() for a, b in zip(got, wanted, strict=True))
 
@@ -89,28 +75,28 @@ def test_every_batch_and_padding_gives_the_angles_of_its_states(sample, side, si
         for tokens, kept in totals.items():
             with torch.no_grad(), watching(model) as watch:
                 batch = BatchStates(mask.bool(), range(first, first + len(ids)), layers=30, tokens=tokens)
-                watch.receive = batch.take
+                watch.receive = batch.receive
                 decoder_of(model)(ids, attention_mask=mask, use_cache=False)
                 result = batch.result()
             kept.append((result.totals.sum(0), result.weights.sum()))
     for tokens, kept in totals.items():
         mean = sum(total for total, _ in kept) / sum(weight for _, weight in kept)
-        assert apart(rows(mean, 30), naive(states, tokens)) < 1e-7, (dtype, tokens)
+        assert apart(rows(mean, 30), plain_distances(states, tokens)) < 1e-7, (dtype, tokens)
     if dtype == "float32":  # and the padding leaves the states what they are, so far as fp32 goes
         alone = [collected(model, *padded([window], side))[0] for window in windows]
-        assert apart(naive(states, "last"), naive(alone, "last")) < 1e-5
+        assert apart(plain_distances(states, "last"), plain_distances(alone, "last")) < 1e-5
 
 
 @pytest.mark.parametrize("tokens", ["last", "all"])
 def test_neither_batches_nor_the_order_of_samples_matter(sample, tokens):
     dtype, model, windows = sample
-    wanted = naive([collected(model, *padded([window], "right"))[0] for window in windows], tokens)
+    wanted = plain_distances([collected(model, *padded([window], "right"))[0] for window in windows], tokens)
     close = 1e-5 if dtype == "float32" else 5e-3  # bf16 states are other states in another batch
     for batch_size, order in ((1, (0, 1, 2, 3)), (4, (0, 1, 2, 3)), (2, (3, 1, 0, 2))):
         got = measure(model, [windows[i] for i in order], tokens=tokens, batch_size=batch_size)
-        assert apart(rows(got.sums.mean(), 30), wanted) < close
+        assert apart(rows(got.distances.mean(), 30), wanted) < close
         if batch_size == 1:
-            assert apart(rows(got.sums.mean(), 30), wanted) < 1e-7
+            assert apart(rows(got.distances.mean(), 30), wanted) < 1e-7
 
 
 def places(where, layers=8):
@@ -133,9 +119,11 @@ def test_a_model_in_several_places_gives_the_same_numbers(tiny_llama, sample_tex
     """accelerate's own dispatch, as for several GPUs: weights on two kinds of device, states moved along."""
     if device_map.get("model.embed_tokens") == "disk":
         needs_newer_transformers("mixes up weights where the embedding lies on the disk")
-    options = {"samples": 6, "length": 24, "tokens": tokens, "show_progress": False}
-    whole = scan(tiny_llama, str(sample_text), **options)
-    parts = scan(tiny_llama, str(sample_text), device_map=device_map, **options)
+    settings = ScanSettings(samples=6, length=24, tokens=tokens)
+    whole, parts = (
+        scan(tiny_llama, str(sample_text), settings=how, show_progress=False)
+        for how in (settings, replace(settings, device_map=device_map))
+    )
     assert apart(parts.distance, whole.distance) < 1e-6
     assert apart([parts.influence], [whole.influence]) < 1e-6
     assert parts.provenance["token_count"] == whole.provenance["token_count"]
@@ -143,11 +131,12 @@ def test_a_model_in_several_places_gives_the_same_numbers(tiny_llama, sample_tex
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_a_model_on_two_gpus_gives_the_numbers_of_one(sample_model, sample_text):
-    options = {"samples": 6, "length": 48, "dtype": "float32", "show_progress": False}
+    settings = ScanSettings(samples=6, length=48, dtype="float32", device="cuda:0")
     split = places(lambda name: int(name[-1].isdecimal() and int(name.rpartition(".")[2]) >= 15), layers=30)
-    whole = scan(sample_model, str(sample_text), device="cuda:0", **options)
+    whole = scan(sample_model, str(sample_text), settings=settings, show_progress=False)
     for device_map in (split, "balanced"):
-        parts = scan(sample_model, str(sample_text), device_map=device_map, **options)
+        settings = replace(settings, device="auto", device_map=device_map)
+        parts = scan(sample_model, str(sample_text), settings=settings, show_progress=False)
         assert apart(parts.distance, whole.distance) < 1e-5
 
 
