@@ -24,7 +24,7 @@ from prune.checkpoint.identity import model_identity
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.walking import Route, count_passes
 from tests.support.checkpoints import hand_made_scan
-from tests.support.small_models import save_small_model
+from tests.support.models import save_tiny
 
 FEW = {"domains": "medical,math", "limit": 4, "sets": ["mmlu", "asdiv"], "shown": False}
 runner = CliRunner()
@@ -35,13 +35,10 @@ def tiny(sample_model, tmp_path_factory):
     """Makes random models of a family with the sample's tokenizer, 8 layers."""
     made = {}
 
-    def make(family, **more):
+    def make(family):
         if family not in made:
             folder = tmp_path_factory.mktemp("tiny") / family
-            tokenizer = AutoTokenizer.from_pretrained(sample_model)
-            save_small_model(family, folder, vocab_size=len(tokenizer), max_position_embeddings=1024, **more)
-            tokenizer.save_pretrained(folder)
-            made[family] = folder
+            made[family] = save_tiny(folder, sample_model, family, layers=8, max_position_embeddings=1024)
         return made[family]
 
     return make
@@ -73,13 +70,12 @@ def _agree(found, place, samples):
                 assert task.raw[place, question] == entry["acc"]
 
 
-_WINDOW = {"qwen3": {"use_sliding_window": False, "sliding_window": None, "layer_types": None}}
 FAMILIES = {"llama": "tree", "qwen3": "tree", "gpt2": "tree", "gpt_neox": "tree", "gemma2": "plain", "bloom": "plain"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_sweep_scores_as_hflm_on_the_written_checkpoints(family, tiny, sample_questions, tmp_path):
-    folder = tiny(family, **_WINDOW.get(family, {}))
+    folder = tiny(family)
     found = sweep(folder, data=sample_questions, sizes="0,2,3", starts="2,4", chat_template="off", **FEW)
     assert found.document["how"]["path"] == FAMILIES[family]
     assert (found.document["how"]["why"] is None) == (FAMILIES[family] == "tree")

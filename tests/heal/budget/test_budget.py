@@ -37,8 +37,8 @@ from prune.families.subject import read_shape
 from prune.models.loading import decoder_layers
 from prune.models.shapes import LayerShape, Linear, ModelShape
 from tests.support.checkpoints import synthetic_checkpoint, write_shard
-from tests.support.healing_models import FAMILIES, tiny
 from tests.support.hub import StubHub, serve
+from tests.support.models import FAMILIES, tiny
 from tests.support.versions import needs_newer_transformers
 
 

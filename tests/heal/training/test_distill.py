@@ -26,9 +26,9 @@ from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import read, write_over
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.loading import decoder_layers
-from tests.support.distilling import PATCHED, TINY, distil_tiny
-from tests.support.distilling import patched_copy as _patch
-from tests.support.healing_models import FAMILIES, tiny
+from tests.support.healing import PATCHED, TINY, distil_tiny
+from tests.support.healing import patched_copy as _patch
+from tests.support.models import FAMILIES, tiny
 
 KEPT = (0, 1, 2, 3, 6, 7)
 

@@ -13,6 +13,7 @@ from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
 from prune.cutting.verify import verify_cut
 from tests.support.checkpoints import write_shard
+from tests.support.models import tiny
 
 
 def run(*arguments):
@@ -30,18 +31,9 @@ def error_of(result) -> str:
 
 
 def test_a_bitsandbytes_model_is_cut_as_it_is(tmp_path):
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=128,
-        hidden_size=64,  # rows are quantised in blocks of 64
-        intermediate_size=128,
-        num_hidden_layers=8,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-    )
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "plain")
+    tiny(layers=8).save_pretrained(tmp_path / "plain")  # its rows are quantised in blocks of 64, the width
     kind = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", quantization_config=kind, dtype=torch.float32)
     model.save_pretrained(tmp_path / "nf4")

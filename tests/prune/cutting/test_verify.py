@@ -12,7 +12,7 @@ from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
 from prune.cutting.verify import tensor_sha256, verify_cut
 from tests.support.checkpoints import hashes, synthetic_checkpoint
-from tests.support.small_models import save_small_model
+from tests.support.every_family import save_small_model
 
 
 def verify(*arguments):

@@ -4,7 +4,7 @@ import pytest
 import transformers
 
 from prune.families.table import FAMILIES, PLAIN
-from tests.support.small_models import NOT_BUILT, own_name, small_config_without
+from tests.support.every_family import NOT_BUILT, own_name, small_config_without
 from tests.support.verdicts import EXACT, PAGE, Verdict, families, judge, page, page_version, quiet
 
 # One of each sort of config field, for the runs that leave the slow tests out.

@@ -19,7 +19,8 @@ from prune.scanning.cka import linear_cka
 from prune.scanning.result import Scan
 from prune.scanning.scan import measure, scan
 from prune.scanning.streaming import Timing, fits, measure_streamed
-from tests.support.states import CONFIGS, plain_states, tiny, windows
+from tests.support.models import tiny
+from tests.support.states import SCANNED, plain_states, windows
 
 SMALL = {"samples": 10, "length": 40, "show_progress": False}
 
@@ -32,9 +33,9 @@ def apart(one, other):
 
 
 @pytest.mark.parametrize("tokens", ["last", "all"])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", SCANNED)
 def test_layer_by_layer_is_the_scan_in_memory(family, tokens, tmp_path):
-    model = tiny(family)
+    model = tiny(family, layers=6)
     model.save_pretrained(tmp_path)
     share = list(enumerate(plan_batches([len(w) for w in windows()], batch_size=2, budget=0)))
     whole = measure(model, windows(), tokens=tokens, share=share)
@@ -49,7 +50,7 @@ def test_layer_by_layer_is_the_scan_in_memory(family, tokens, tmp_path):
 
 
 def test_states_that_do_not_fit_are_spilled_with_the_same_numbers(tmp_path, monkeypatch):
-    model = tiny()
+    model = tiny(layers=6)
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
@@ -176,7 +177,7 @@ def test_halves_are_scans_of_their_own_samples(tiny_llama, sample_text):
 
 
 def test_magnitude_and_cka_match_plain_numpy():
-    model = tiny()
+    model = tiny(layers=6)
     states = [plain_states(model, window) for window in windows()]
     got = measure(model, windows(), batch_size=2)
     for layer in range(6):

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from prune.checkpoint.source import locate
@@ -18,6 +17,7 @@ from prune.scanning.scan import measure, scan
 from prune.scanning.states import BatchStates
 from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
+from tests.support.models import save_tiny
 from tests.support.versions import needs_newer_transformers
 
 LENGTHS = (11, 26, 17, 22)
@@ -182,11 +182,7 @@ def test_a_length_beyond_the_context_is_said_and_not_only_lowered(tiny_llama, sa
 
 def test_a_figure_that_cannot_be_drawn_leaves_no_scan_behind(tiny_llama, sample_text, tmp_path):
     """A model of one layer has no block; scanned alone it is fine."""
-    model = tmp_path / "one"
-    config = LlamaConfig.from_pretrained(tiny_llama)
-    config.num_hidden_layers = 1
-    LlamaForCausalLM(config).save_pretrained(model)
-    load_tokenizer(locate(tiny_llama)).save_pretrained(model)
+    model = save_tiny(tmp_path / "one", tiny_llama, layers=1)
     out, plot = tmp_path / "out" / "scan.json", tmp_path / "out" / "scan.png"
     options = [str(model), "--text", str(sample_text), "--samples", "3", "--length", "24", "--out", str(out)]
     run = CliRunner().invoke(app, ["scan", *options, "--plot", str(plot)])
