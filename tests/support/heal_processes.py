@@ -19,20 +19,7 @@ import tempfile
 from contextlib import nullcontext
 
 import pytest
-from accelerate import Accelerator
-
-
-def in_step(number, act, patch):
-    """Call `act` in the `number`-th step (1-based) of this process: after its passes, before any weight changes."""
-    clip, steps = Accelerator.clip_grad_norm_, []
-
-    def clipped(self, *arguments, **named):
-        steps.append(number)
-        if len(steps) == number:
-            act()
-        return clip(self, *arguments, **named)
-
-    patch.setattr(Accelerator, "clip_grad_norm_", clipped)
+from healing_steps import in_step
 
 
 def signal_in_step(step, number):

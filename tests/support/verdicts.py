@@ -23,10 +23,10 @@ from tests.support.every_family import (
     LAYERS,
     LENGTH,
     NOT_BUILT,
+    PROMPTED,
     own_name,
     save_small_model,
     small_config_without,
-    vocabulary,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,11 +175,6 @@ def skipping(model, prefixes, dropped, family):
     return undo
 
 
-def prompt(model_type):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(2, vocabulary(model_type), (1, LENGTH), generator=generator)
-
-
 def generated(model, ids, *, cached):
     options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
     with torch.no_grad():
@@ -203,7 +198,7 @@ def check_generation(reference, pruned, ids, cache_differs):
 
 def check_exact(model_type, full, prefixes, folder, dropped, *, generate):
     """Raise AssertionError where the pruned model does not compute what the full one does without those layers."""
-    ids = prompt(model_type)
+    ids = torch.randint(2, PROMPTED, (1, LENGTH), generator=torch.Generator().manual_seed(1))
     unchanged = logits(full, ids)
     pruned = loaded(folder, model_type)
     before, after = len(layers_of(full, prefixes)), len(layers_of(pruned, prefixes))

@@ -223,6 +223,7 @@ def test_ranges():
     assert ranges((3,)) == [[3, 4]]
 
 
+@pytest.mark.slow  # a tiny model does so in test_the_full_model_with_the_adapter_is_the_healed_one
 def test_the_sample_model_heals_and_ships_as_one_adapter(sample_model, tmp_path, sample_text, sample_heldout):
     pruned, adapter = healed(sample_model, tmp_path, sample_text, sample_heldout, "12-17", learning_rate=2e-3)
     adapter_only(adapter, tmp_path / "only", compare_logits=False, shown=False)

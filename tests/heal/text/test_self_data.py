@@ -21,8 +21,8 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.models.generation import _up_to_end
 from prune.models.loading import load_tokenizer
-from tests.support.heal_processes import in_step
-from tests.support.healing import PATCHED, TINY, distil_tiny, patched_copy
+from tests.support.distilling import PATCHED, TINY, distil_tiny, patched_copy
+from tests.support.healing_steps import in_step
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import TextError, UsageError
 from prune.models.loading import load_tokenizer
 from prune.text.documents import Documents
-from tests.support.healing import sentences
+from tests.support.texts import sentences
 
 
 def write(kind, folder, texts):

@@ -17,7 +17,7 @@ from heal.settings import Running
 from heal.training.curve import Curve
 from heal.training.schedule import plan_steps
 from prune.common.errors import TextError, UsageError
-from tests.support.healing import sentences
+from tests.support.texts import sentences
 
 SETTINGS = {"length": 32, "batch_size": 1, "accumulate": 2, "rank": 4, "learning_rate": 1e-2, "targets": "all"}
 

@@ -15,7 +15,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.common.sizes import parse_tokens
 from prune.models.loading import load_tokenizer
-from tests.support.heal_processes import in_step
+from tests.support.healing_steps import in_step
 
 TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rate": 1e-2}
 

@@ -22,7 +22,7 @@ from heal.training.checkpoints import Checkpoints
 from heal.training.curve import Curve
 from heal.training.stopping import Interrupted
 from prune.common.errors import RegrowthError, UsageError
-from tests.support.heal_processes import in_step
+from tests.support.healing_steps import in_step
 
 PROGRAM = Path(__file__).parents[2] / "support" / "heal_processes.py"
 STEPS = 10

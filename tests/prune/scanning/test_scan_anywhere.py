@@ -8,10 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from prune.checkpoint.source import Source
-from prune.cli import app
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.sizes import parse_size
 from prune.models.batches import plan_batches
@@ -19,6 +17,7 @@ from prune.scanning.cka import linear_cka
 from prune.scanning.result import Scan
 from prune.scanning.scan import measure, scan
 from prune.scanning.streaming import Timing, fits, measure_streamed
+from tests.support.commands import check_refused, run, succeed
 from tests.support.models import tiny
 from tests.support.states import SCANNED, plain_states, windows
 
@@ -95,23 +94,15 @@ def test_sizes_that_make_no_sense(text):
         parse_size(text)
 
 
-def run(*arguments, processes=1, check=True):
-    command = [sys.executable, "-m", "prune", "scan", *map(str, arguments)]
-    if processes > 1:
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-        command = [sys.executable, *launch, "prune", "scan", *map(str, arguments)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
-
-
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(tiny_llama, sample_text, tmp_path):
     options = [tiny_llama, "--text", sample_text, "--samples", "11", "--length", "48", "--batch-size", "2"]
-    run(*options, "--out", tmp_path / "one.json")
-    done = run(*options, "--out", tmp_path / "two.json", processes=2)
+    succeed("prune", "scan", *options, "--out", tmp_path / "one.json")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "prune", "scan"]
+    command = [sys.executable, *launch, *map(str, options), "--out", str(tmp_path / "two.json")]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     one, two = Scan.read(tmp_path / "one.json"), Scan.read(tmp_path / "two.json")
     assert apart(one, two) < 1e-6
     assert two.samples == 11
@@ -155,10 +146,7 @@ def test_an_interrupted_scan_goes_on_where_it_was(tiny_llama, sample_text, tmp_p
 def test_two_texts_give_equal_shares_and_the_table_tells_them_apart(tiny_llama, sample_text, sample_heldout, tmp_path):
     out = tmp_path / "scan.json"
     texts = ["--text", str(sample_text), "--text", str(sample_heldout)]
-    done = CliRunner().invoke(
-        app, ["scan", str(tiny_llama), *texts, "--samples", "8", "--length", "64", "--out", str(out)]
-    )
-    assert done.exit_code == 0, done.output
+    done = succeed("prune", "scan", tiny_llama, *texts, "--samples", "8", "--length", "64", "--out", out)
     found = Scan.read(out)
     sources = {g.name: g.samples for g in found.groups if g.kind == "source"}
     assert sources == {str(sample_text): 4, str(sample_heldout): 4}
@@ -228,14 +216,10 @@ def apart_in_distance(one, other):
 def test_all_figures_are_written_or_none(tiny_llama, sample_text, tmp_path):
     scan(tiny_llama, str(sample_text), **SMALL).write(tmp_path / "scan.json")
     out = tmp_path / "figures"
-    done = CliRunner().invoke(app, ["plot", str(tmp_path / "scan.json"), "--out", str(out), "--json"])
-    assert done.exit_code == 0, done.output
+    done = succeed("prune", "plot", tmp_path / "scan.json", "--out", out, "--json")
     names = ["heat_map.png", "heat_map_raw.png", "distance_by_start.png", "layers.png"]
     assert json.loads(done.stdout)["figures"] == [str(out / name) for name in names]
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in names)
-    again = CliRunner().invoke(app, ["plot", str(tmp_path / "scan.json"), "--out", str(out)])
-    assert again.exit_code == 1
-    assert "already exists" in again.stderr
-    wrong = CliRunner().invoke(app, ["plot", str(tmp_path / "none.json"), "--out", str(tmp_path / "x")])
-    assert wrong.exit_code == 1
+    check_refused(run("prune", "plot", tmp_path / "scan.json", "--out", out), 1, "already exists")
+    check_refused(run("prune", "plot", tmp_path / "none.json", "--out", tmp_path / "x"), 1, "does not exist")
     assert not (tmp_path / "x").exists()

@@ -1,7 +1,6 @@
-"""What tests of healing share: text of a few words, a tiny distillation, a copy in which tensors are changed."""
+"""A tiny distillation, and a copy of a model in which tensors are changed."""
 
 import json
-import random
 import shutil
 
 from heal import DistillSettings, distill
@@ -11,20 +10,6 @@ from prune.checkpoint.tensors import read, write_over
 TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rate": 1e-2}
 RENAMED = "embed_out.weight"  # GPT-NeoX's head, which transformers names otherwise; no healing changes a head
 PATCHED = "model.layers.3.mlp.down_proj.weight"
-
-
-_WORDS = ["the", "cut", "takes", "layers", "and", "healing", "gives", "back", "what", "was", "lost", "in", "them"]
-
-
-def sentences(count, seed=0):
-    rng = random.Random(seed)
-    return [f"Text {i}: " + " ".join(rng.choices(_WORDS, k=rng.randint(4, 60))) for i in range(count)]
-
-
-def write_texts(path, texts):
-    """A JSONL file with a text a line."""
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path
 
 
 def patched_copy(pruned, out, name=PATCHED):
