@@ -14,8 +14,8 @@ from eval.billing.document import write_run
 from eval.billing.statistics import mcnemar_exact
 from eval.comparison import compare, unique_labels
 from eval.runs.run import run
-from eval.runs.samples import Sample
 from prune.common.errors import RegrowthError, UsageError
+from tests.support.questions import sample_of
 
 SMALL = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "shown": False}
 
@@ -151,24 +151,20 @@ def test_a_failing_model_leaves_nothing(tiny_llama, sample_questions, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken"]
 
 
-def _sample(name, *, correct=True, prompt="h"):
-    return Sample(name, "d", "choice", "s", "x", correct, correct, 1.0, True, 0, prompt)
-
-
 def test_what_is_no_pair_is_refused():
-    full = [_sample("a"), _sample("b")]
+    full = [sample_of("a"), sample_of("b")]
     assert pair(full, list(reversed(full))) == (full, full)
     with pytest.raises(RegrowthError, match="different prompts"):
-        pair(full, [_sample("a"), _sample("b", prompt="other words")])
+        pair(full, [sample_of("a"), sample_of("b", prompt_hash="other words")])
     with pytest.raises(RegrowthError, match="2 questions were asked of only one"):
-        pair(full, [_sample("a"), _sample("c")])
+        pair(full, [sample_of("a"), sample_of("c")])
     with pytest.raises(RegrowthError, match="needs 2 at least"):
         bill("d", "choice", "m", 0.25, full[:1], None)
 
 
 def test_the_bill_pairs_by_question_not_by_place():
-    full = [_sample("a", correct=True), _sample("b", correct=False), _sample("c", correct=True)]
-    other = [_sample("c", correct=True), _sample("b", correct=False), _sample("a", correct=False)]
+    full = [sample_of("a", correct=True), sample_of("b", correct=False), sample_of("c", correct=True)]
+    other = [sample_of("c", correct=True), sample_of("b", correct=False), sample_of("a", correct=False)]
     row = bill("d", "choice", "m", 0.25, other, full)
     assert (row.versus.lost, row.versus.gained) == (1, 0)
     assert row.versus.retained_above_chance == pytest.approx((1 / 3 - 0.25) / (2 / 3 - 0.25))
@@ -229,27 +225,3 @@ def test_a_model_that_lost_its_digits_is_billed_for_mathematics(sample_model, sa
         lost[key]["answer_nll_bits_per_byte_difference"] for key in (("medical", "choice"), ("math", "generation"))
     )
     assert math["low"] > 1 > medical["high"]
-
-
-@pytest.mark.slow
-def test_a_broken_model_pays_more_bits_than_the_real_one(sample_model, sample_questions, tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(sample_model)
-    with torch.no_grad():
-        for layer in model.model.layers[10:20]:
-            layer.mlp.down_proj.weight.zero_()
-    model.save_pretrained(tmp_path / "broken")
-    AutoTokenizer.from_pretrained(sample_model).save_pretrained(tmp_path / "broken")
-    document = compare(
-        sample_model,
-        [tmp_path / "broken"],
-        data=sample_questions,
-        domains="medical,math",
-        limit=12,
-        sets=["mmlu", "asdiv"],
-        dtype="bfloat16",
-        out=tmp_path / "out",
-        shown=False,
-    )
-    for row in document["rows"]:
-        if row["versus"] is not None:
-            assert row["versus"]["answer_nll_bits_difference"]["low"] > 0

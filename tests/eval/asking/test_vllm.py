@@ -20,6 +20,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
 from prune.models.generation import VllmWriter, write_answers
 from prune.models.precision import multiplies_bfloat16
+from tests.support.models import save_tiny
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; see `make test-vllm`")
 
@@ -90,19 +91,9 @@ def test_the_sample_models_answer_as_in_transformers(name, sample_models, sample
 
 def _small(family, folder, tokenizer_of):
     """A random model of six layers with the sample model's tokenizer; every layer matters."""
-    from transformers import CONFIG_MAPPING
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
-    config = CONFIG_MAPPING[family](
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, max_position_embeddings=1024, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=None, tie_word_embeddings=True, initializer_range=0.15,
-        **FAMILIES[family],
-    )  # fmt: skip
-    torch.manual_seed(1)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    shape = {"layers": 6, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "pad_token_id": None}
+    shape |= {"max_position_embeddings": 1024, "tie_word_embeddings": True, "initializer_range": 0.15}
+    return save_tiny(folder, tokenizer_of, family, **shape, **FAMILIES[family])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

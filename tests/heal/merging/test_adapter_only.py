@@ -17,7 +17,7 @@ from heal.models.quantise import load_frozen
 from prune import cut, plan_cut
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
-from tests.support.healing_models import tiny
+from tests.support.models import save_tiny
 
 IDS = torch.arange(5, 45)[None]
 
@@ -118,12 +118,7 @@ def test_on_the_quantised_full_model_it_is_the_trained_function(
     ],
 )
 def test_families(family, message, tmp_path, sample_model, sample_text, sample_heldout):
-    full = tmp_path / "full"
-    tokenizer = AutoTokenizer.from_pretrained(sample_model)
-    model = tiny(family)
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.save_pretrained(full)
-    tokenizer.save_pretrained(full)
+    full = save_tiny(tmp_path / "full", sample_model, family)
     pruned, adapter = healed(full, tmp_path, sample_text, sample_heldout, "1")
     out = tmp_path / "only"
     if message:
@@ -228,6 +223,7 @@ def test_ranges():
     assert ranges((3,)) == [[3, 4]]
 
 
+@pytest.mark.slow  # a tiny model does so in test_the_full_model_with_the_adapter_is_the_healed_one
 def test_the_sample_model_heals_and_ships_as_one_adapter(sample_model, tmp_path, sample_text, sample_heldout):
     pruned, adapter = healed(sample_model, tmp_path, sample_text, sample_heldout, "12-17", learning_rate=2e-3)
     adapter_only(adapter, tmp_path / "only", compare_logits=False, shown=False)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from heal.models.held_out import mean_loss
 from heal.text.packing import IGNORED, collate, pack
-from tests.support.healing_models import FAMILIES, tiny
+from tests.support.models import FAMILIES, tiny
 
 
 @given(

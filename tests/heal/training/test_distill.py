@@ -30,7 +30,7 @@ from prune.models.loading import decoder_layers
 from prune.models.walking import PassThrough
 from tests.support.distilling import PATCHED, TINY, distil_tiny
 from tests.support.distilling import patched_copy as _patch
-from tests.support.healing_models import FAMILIES, tiny
+from tests.support.models import FAMILIES, tiny
 
 KEPT = (0, 1, 2, 3, 6, 7)
 
@@ -432,6 +432,7 @@ def test_a_diverging_run_leaves_nothing(tiny_llama, pruned, text, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow  # test_qlora.py heals the sample model in every run
 def test_the_sample_model_heals(sample_model, sample_text, sample_heldout, tmp_path):
     """Six of thirty layers cut, two thousand tokens of prose, adapters after the cut alone."""
     pruned = cut(plan_cut(sample_model, n=6, start=12), tmp_path / "pruned", show_progress=False)

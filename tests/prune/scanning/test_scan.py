@@ -5,10 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from prune.checkpoint.source import locate
-from prune.cli import app
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.loading import load_model, load_tokenizer
 from prune.scanning.result import Scan
@@ -16,13 +14,11 @@ from prune.scanning.scan import scan
 from prune.scanning.settings import ScanSettings
 from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
+from tests.support.commands import check_refused, run, succeed
 from tests.support.states import plain_distances
+from tests.support.texts import write_jsonl
 
 SMALL = ["--samples", "6", "--length", "24"]
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, ["scan", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +63,9 @@ def test_every_window_opens_with_bos_and_the_scan_is_reproducible(tiny_llama, sa
 
 
 def test_fewer_documents_than_samples_are_all_used(tiny_llama, tmp_path):
-    text = tmp_path / "three.jsonl"
     line = "The quick brown fox jumps over the lazy dog and the dog does not mind at all."
-    text.write_text("".join(json.dumps({"text": f"{i} {line}"}) + "\n" for i in range(3)) + '{"text": "short"}\n')
+    texts = [*(f"{i} {line}" for i in range(3)), "short"]
+    text = write_jsonl(tmp_path / "three.jsonl", ({"text": text} for text in texts))
     assert scan(tiny_llama, str(text), settings=ScanSettings(samples=9, length=64), show_progress=False).samples == 3
 
 
@@ -152,8 +148,8 @@ def test_another_format_or_no_json_is_refused(tmp_path):
 
 def test_command_writes_the_scan_and_the_figure(tiny_llama, sample_text, tmp_path):
     out, plot = tmp_path / "deep" / "scan.json", tmp_path / "scan.png"
-    done = run(tiny_llama, "--text", sample_text, *SMALL, "--tokens", "all", "--out", out, "--plot", plot)
-    assert done.exit_code == 0, done.output
+    options = ["--tokens", "all", "--out", out, "--plot", plot]
+    done = succeed("prune", "scan", tiny_llama, "--text", sample_text, *SMALL, *options)
     found = Scan.read(out)
     assert (found.layers, found.samples, found.tokens, found.length) == (8, 6, "all", 24)
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -166,20 +162,19 @@ def test_command_writes_the_scan_and_the_figure(tiny_llama, sample_text, tmp_pat
 
 def test_json_is_the_scan_and_nothing_else(tiny_llama, sample_text, tmp_path):
     out = tmp_path / "scan.json"
-    done = run(tiny_llama, "--text", sample_text, *SMALL, "--batch-size", "2", "--out", out, "--json")
-    assert done.exit_code == 0, done.output
+    options = ["--batch-size", "2", "--out", out, "--json"]
+    done = succeed("prune", "scan", tiny_llama, "--text", sample_text, *SMALL, *options)
     assert json.loads(done.stdout) == json.loads(out.read_text())
 
 
 def test_an_existing_out_is_refused_before_any_work_and_replaced_on_request(tiny_llama, sample_text, tmp_path):
     out = tmp_path / "scan.json"
     out.write_text("mine")
-    refused = run("no/such-model-anywhere", "--text", sample_text, "--out", out)
-    assert refused.exit_code == 1
-    assert "already exists" in refused.stderr
+    check_refused(
+        run("prune", "scan", "no/such-model-anywhere", "--text", sample_text, "--out", out), 1, "already exists"
+    )
     assert out.read_text() == "mine"
-    done = run(tiny_llama, "--text", sample_text, *SMALL, "--out", out, "--overwrite")
-    assert done.exit_code == 0, done.output
+    succeed("prune", "scan", tiny_llama, "--text", sample_text, *SMALL, "--out", out, "--overwrite")
     assert Scan.read(out).layers == 8
 
 
@@ -199,10 +194,8 @@ def test_an_existing_out_is_refused_before_any_work_and_replaced_on_request(tiny
     ],
 )
 def test_wrong_options_are_one_line_and_write_nothing(tiny_llama, sample_text, tmp_path, options, code, words):
-    done = run(tiny_llama, "--text", sample_text, *options, "--out", tmp_path / "scan.json")
-    assert done.exit_code == code, done.output
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+    done = run("prune", "scan", tiny_llama, "--text", sample_text, *options, "--out", tmp_path / "scan.json")
+    check_refused(done, code, words)
     assert not list(tmp_path.iterdir())
 
 
@@ -221,10 +214,7 @@ def test_bad_text_and_bad_models_are_one_line(tiny_llama, sample_text, tmp_path)
         (tmp_path / "nothing", sample_text, "config.json"),
     ]
     for model, text, words in cases:
-        done = run(model, "--text", text, "--out", out)
-        assert done.exit_code == 1, done.output
-        assert words in " ".join(done.stderr.split())
-        assert done.stderr.count("error:") == 1
+        check_refused(run("prune", "scan", model, "--text", text, "--out", out), 1, words)
         assert not out.exists()
 
 

@@ -9,10 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from prune.checkpoint.source import Source
-from prune.cli import app
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.resume import Unfinished
 from prune.common.sizes import parse_size
@@ -22,7 +20,9 @@ from prune.scanning.samples import Samples
 from prune.scanning.scan import measure, scan
 from prune.scanning.settings import ScanSettings
 from prune.scanning.streaming import Timing, fits, measure_streamed
-from tests.support.states import CONFIGS, plain_states, tiny, windows
+from tests.support.commands import check_refused, run, succeed
+from tests.support.models import tiny
+from tests.support.states import SCANNED, plain_states, windows
 
 SMALL = ScanSettings(samples=10, length=40)
 
@@ -35,9 +35,9 @@ def apart(one, other):
 
 
 @pytest.mark.parametrize("tokens", ["last", "all"])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", SCANNED)
 def test_layer_by_layer_is_the_scan_in_memory(family, tokens, tmp_path):
-    model = tiny(family)
+    model = tiny(family, layers=6)
     model.save_pretrained(tmp_path)
     whole = measure(model, windows(), tokens=tokens, batch_size=2)
     timing, settings = Timing(), ScanSettings(tokens=tokens, batch_size=2, device="cpu")
@@ -51,7 +51,7 @@ def test_layer_by_layer_is_the_scan_in_memory(family, tokens, tmp_path):
 
 
 def test_states_that_do_not_fit_are_spilled_with_the_same_numbers(tmp_path, monkeypatch):
-    model = tiny()
+    model = tiny(layers=6)
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
@@ -98,23 +98,15 @@ def test_sizes_that_make_no_sense(text):
         parse_size(text)
 
 
-def run(*arguments, processes=1, check=True):
-    command = [sys.executable, "-m", "prune", "scan", *map(str, arguments)]
-    if processes > 1:
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-        command = [sys.executable, *launch, "prune", "scan", *map(str, arguments)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
-
-
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(tiny_llama, sample_text, tmp_path):
     options = [tiny_llama, "--text", sample_text, "--samples", "11", "--length", "48", "--batch-size", "2"]
-    run(*options, "--out", tmp_path / "one.json")
-    done = run(*options, "--out", tmp_path / "two.json", processes=2)
+    succeed("prune", "scan", *options, "--out", tmp_path / "one.json")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "prune", "scan"]
+    command = [sys.executable, *launch, *map(str, options), "--out", str(tmp_path / "two.json")]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     one, two = Scan.read(tmp_path / "one.json"), Scan.read(tmp_path / "two.json")
     assert apart(one, two) < 1e-6
     assert two.samples == 11
@@ -161,10 +153,7 @@ def test_an_interrupted_scan_goes_on_where_it_was(tiny_llama, sample_text, tmp_p
 def test_two_texts_give_equal_shares_and_the_table_tells_them_apart(tiny_llama, sample_text, sample_heldout, tmp_path):
     out = tmp_path / "scan.json"
     texts = ["--text", str(sample_text), "--text", str(sample_heldout)]
-    done = CliRunner().invoke(
-        app, ["scan", str(tiny_llama), *texts, "--samples", "8", "--length", "64", "--out", str(out)]
-    )
-    assert done.exit_code == 0, done.output
+    done = succeed("prune", "scan", tiny_llama, *texts, "--samples", "8", "--length", "64", "--out", out)
     found = Scan.read(out)
     sources = {g.name: g.samples for g in found.groups if g.kind == "source"}
     assert sources == {str(sample_text): 4, str(sample_heldout): 4}
@@ -185,7 +174,7 @@ def test_halves_are_scans_of_their_own_samples(tiny_llama, sample_text):
 
 
 def test_magnitude_and_cka_match_plain_numpy():
-    model = tiny()
+    model = tiny(layers=6)
     states = [plain_states(model, window) for window in windows()]
     got = measure(model, windows(), batch_size=2)
     for layer in range(6):
@@ -238,14 +227,10 @@ def apart_in_distance(one, other):
 def test_all_figures_are_written_or_none(tiny_llama, sample_text, tmp_path):
     scan(tiny_llama, str(sample_text), settings=SMALL, show_progress=False).write(tmp_path / "scan.json")
     out = tmp_path / "figures"
-    done = CliRunner().invoke(app, ["plot", str(tmp_path / "scan.json"), "--out", str(out), "--json"])
-    assert done.exit_code == 0, done.output
+    done = succeed("prune", "plot", tmp_path / "scan.json", "--out", out, "--json")
     names = ["heat_map.png", "heat_map_raw.png", "distance_by_start.png", "layers.png"]
     assert json.loads(done.stdout)["figures"] == [str(out / name) for name in names]
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in names)
-    again = CliRunner().invoke(app, ["plot", str(tmp_path / "scan.json"), "--out", str(out)])
-    assert again.exit_code == 1
-    assert "already exists" in again.stderr
-    wrong = CliRunner().invoke(app, ["plot", str(tmp_path / "none.json"), "--out", str(tmp_path / "x")])
-    assert wrong.exit_code == 1
+    check_refused(run("prune", "plot", tmp_path / "scan.json", "--out", out), 1, "already exists")
+    check_refused(run("prune", "plot", tmp_path / "none.json", "--out", tmp_path / "x"), 1, "does not exist")
     assert not (tmp_path / "x").exists()

@@ -11,13 +11,14 @@ from prune.models.hooks import decoder_of, watching
 from prune.scanning.angles import angular_distance, rows
 from prune.scanning.scan import measure
 from prune.scanning.states import BatchStates
-from tests.support.states import CONFIGS, LENGTHS, cosine, plain_distances, plain_states, silence, tiny, windows
+from tests.support.models import tiny
+from tests.support.states import LENGTHS, SCANNED, cosine, plain_distances, plain_states, silence, windows
 
 
 @pytest.mark.parametrize("tokens", ["last", "all"])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", SCANNED)
 def test_every_family_matches_plain_loops(family, tokens):
-    model = tiny(family)
+    model = tiny(family, layers=6)
     states = [plain_states(model, window) for window in windows()]
     influence = [1 - np.concatenate([cosine(x[layer], x[layer + 1]) for x in states]).mean() for layer in range(6)]
     got = measure(model, windows(), tokens=tokens, batch_size=2)
@@ -29,7 +30,7 @@ def test_every_family_matches_plain_loops(family, tokens):
 
 @pytest.mark.parametrize("tokens", ["last", "all"])
 def test_batch_size_and_sample_order_change_nothing(tokens):
-    model = tiny()
+    model = tiny(layers=6)
     alone = measure(model, windows(), tokens=tokens, batch_size=1)
     for size in (2, 5, 100, "auto"):
         got = measure(model, windows(), tokens=tokens, batch_size=size)
@@ -58,7 +59,7 @@ def test_left_padding_gives_the_numbers_of_right_padding(tokens):
 
 
 def test_the_last_state_is_taken_before_the_final_norm():
-    model = tiny()
+    model = tiny(layers=6)
     torch.nn.init.uniform_(model.model.norm.weight, -2.0, 2.0)  # so that the norm turns vectors
     x = plain_states(model, windows()[0])
     with torch.no_grad():
@@ -70,7 +71,7 @@ def test_the_last_state_is_taken_before_the_final_norm():
 
 @pytest.mark.parametrize("loud", range(6))
 def test_only_blocks_that_hold_the_one_loud_layer_are_apart(loud):
-    model = tiny()
+    model = tiny(layers=6)
     for index, layer in enumerate(model.model.layers):
         if index != loud:
             silence(layer)
@@ -83,7 +84,7 @@ def test_only_blocks_that_hold_the_one_loud_layer_are_apart(loud):
 
 @pytest.mark.parametrize(("start", "n"), [(0, 1), (1, 3), (2, 2), (3, 2), (0, 5)])
 def test_a_planted_block_is_found(start, n):
-    model = tiny()
+    model = tiny(layers=6)
     with torch.no_grad():
         for layer in model.model.layers:
             layer.mlp.down_proj.weight.mul_(20)
@@ -96,7 +97,7 @@ def test_a_planted_block_is_found(start, n):
 
 
 def test_bf16_states_are_compared_in_float64():
-    model = tiny().to(torch.bfloat16)
+    model = tiny(layers=6).to(torch.bfloat16)
     x = plain_states(model, windows()[0])
     expected = angular_distance(*torch.tensor(x[2:4, -1]))
     assert rows(measure(model, windows()[:1]).distances.mean(), 6)[0][2] == pytest.approx(expected, abs=1e-9)
@@ -116,7 +117,7 @@ def test_large_fp16_states_do_not_overflow():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize(("layer", "where"), [(2, "input of layer 3"), (5, "output of layer 5")])
 def test_a_state_that_is_not_finite_names_layer_and_sample(bad, layer, where):
-    model = tiny()
+    model = tiny(layers=6)
     given = windows()
     given[2][5] = 63
     marked = torch.zeros(64, dtype=torch.bool)
@@ -145,7 +146,7 @@ def test_a_zero_state_has_no_angle():
 
 
 def test_hooks_are_removed_and_the_head_is_not_run():
-    model = tiny()
+    model = tiny(layers=6)
     ran = []
     model.lm_head.register_forward_hook(lambda *_: ran.append(1))
     measure(model, windows())
