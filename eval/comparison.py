@@ -71,7 +71,7 @@ class Comparison:
             "verdict": None if self.verdict is None else asdict(self.verdict),
             "warnings": self.warnings,
             "truncated": {r.label: r.truncated for r in self.runs},
-            "measured": [{"label": r.label, **measured(r)} for r in self.runs],
+            "measured": [{"model": r.label, **measured(r)} for r in self.runs],
             "provenance": provenance(**facts),
         }
         plain: dict[str, Any] = json.loads(json.dumps(document))  # as it is read back: lists, not tuples

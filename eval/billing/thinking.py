@@ -34,7 +34,7 @@ class ThinkingRow:
 
     domain: str
     protocol: str
-    label: str
+    model: str
     n: int
     chance: float
     counts: Counts
@@ -95,7 +95,7 @@ def _row(fast: TaskPlan, slow: TaskPlan, result: RunResult, full: RunResult | No
     return ThinkingRow(
         domain=fast.domain,
         protocol=fast.protocol,
-        label=result.label,
+        model=result.label,
         n=n,
         chance=fast.chance,
         counts=count_pairs(*verdicts),

@@ -19,7 +19,7 @@ class ThinkingInteraction:
     `a_fast`: knowledge lost, `a_slow`: accuracy after thinking lost, `delta`: reasoning gain lost; shares of questions.
     """
 
-    label: str
+    model: str
     protocol: str
     domains: tuple[str, str]
     a_fast: Interval
@@ -29,7 +29,7 @@ class ThinkingInteraction:
 
 def bill_thinking_interactions(rows: Sequence[ThinkingRow], runs: Sequence[RunResult]) -> list[ThinkingInteraction]:
     """One for each model but the first, protocol and pair of domains that were asked fast and slow."""
-    found = {(row.label, row.domain, row.protocol): row for row in rows}
+    found = {(row.model, row.domain, row.protocol): row for row in rows}
     return [
         _interaction(result, runs[0], (first, second), found)
         for result in runs[1:]
@@ -59,7 +59,7 @@ def _interaction(
         return difference_of_intervals(first.negated, second.negated, correlation)
 
     return ThinkingInteraction(
-        label=result.label,
+        model=result.label,
         protocol=protocol,
         domains=(sides[0][0].domain, sides[1][0].domain),
         a_fast=difference(one.a_fast, other.a_fast, lambda fast, slow: float(fast.correct)),

@@ -163,7 +163,7 @@ def _thinking_losses(rows: Sequence[ThinkingRow]) -> Iterator[Loss]:
             for mode in MODES:
                 change, before = (getattr(side, f"a_{mode}") for side in (row.versus, gains))
                 blind, room = before.low <= row.chance, before.estimate - row.chance
-                yield Loss(row.label, row.domain, row.protocol, change.negated, row.n, blind, room, mode)
+                yield Loss(row.model, row.domain, row.protocol, change.negated, row.n, blind, room, mode)
 
 
 def _questions_short(loss: Loss) -> float:

@@ -115,7 +115,7 @@ def _measured(main: Document) -> list[tuple[str, str]]:
     measured = main.get("measured")
     if isinstance(measured, list):
         told = [
-            f"{one['label']} {plain(one['seconds'], 0)} s for {_answered(one)}"
+            f"{one['model']} {plain(one['seconds'], 0)} s for {_answered(one)}"
             for one in measured
             if one.get("seconds") is not None and one.get("tokens") is not None
         ]

@@ -90,7 +90,7 @@ def thinking_part(comparison: Mapping[str, Any]) -> Part | None:
     figures = []
     for place, row in enumerate(rows):
         counts = Counts(**{k: row["counts"][k] for k in ("both_right", "fast_only", "slow_only", "both_wrong")})
-        title = f"{task_name(row)}: {row['label']}"
+        title = f"{task_name(row)}: {row['model']}"
         described = (
             f"{title}, {counts.n} questions: right in both modes {counts.both_right}, only at once {counts.fast_only}, "
             f"only after thinking {counts.slow_only}, wrong in both {counts.both_wrong}."
@@ -104,7 +104,7 @@ def thinking_part(comparison: Mapping[str, Any]) -> Part | None:
         if unread(row, "delta"):
             facts = (*facts, unparsed_mark(row))
         drawn = mosaic(f"mosaic-{place}", title, described, counts)
-        figures.append(Figure(task_name(row), drawn, "", facts, row["label"]))
+        figures.append(Figure(task_name(row), drawn, "", facts, row["model"]))
     lead = Markup(
         "The same questions, answered at once (fast) and after a chain of thought (slow). Each square holds all "
         "questions of one domain: its left column those right at once (its width is {0}, knowledge), its right "

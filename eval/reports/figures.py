@@ -112,14 +112,14 @@ def thinking_figure(document: Mapping[str, Any]) -> Figure:
     from matplotlib.patches import Patch
 
     rows = document["thinking"]
-    models = len({row["label"] for row in rows})
+    models = len({row["model"] for row in rows})
     columns = min(max(1, _PER_ROW // models) * models, len(rows))  # a task's squares stay side by side
     lines = -(-len(rows) // columns)
     figure = Figure(figsize=(max(6.5, 2.05 * columns), 0.9 + 2.75 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, row in zip(panels, rows, strict=False):
         _square(axes, row["counts"])
-        axes.set_title(f"{row['domain']}, {row['protocol']}\n{row['label']}", fontsize=9, loc="left")
+        axes.set_title(f"{row['domain']}, {row['protocol']}\n{row['model']}", fontsize=9, loc="left")
         shares = [_share(row[key]) for key in ("a_fast", "r_c", "r_o")]
         gain = 100 * row["delta"]["estimate"]
         axes.set_xlabel(

@@ -116,7 +116,7 @@ def thinking_interactions(comparison: Mapping[str, Any]) -> tuple[tuple[str, ...
     body = tuple(
         (
             words(f"{row['domains'][0]} against {row['domains'][1]}, {row['protocol']}"),
-            words(row["label"]),
+            words(row["model"]),
             *(_difference(row[key], 100, 1, doubtful=key in doubtful) for key in ("a_fast", "delta", "a_slow")),
             words(text),
         )
@@ -124,7 +124,7 @@ def thinking_interactions(comparison: Mapping[str, Any]) -> tuple[tuple[str, ...
     )
     caption = "Knowledge and reasoning lost, one domain against another, 95 % intervals"
     said = [
-        f"{row['label']}, {row['domains'][0]} against {row['domains'][1]}, {row['protocol']}: {text}."
+        f"{row['model']}, {row['domains'][0]} against {row['domains'][1]}, {row['protocol']}: {text}."
         for row, text in zip(found, told, strict=True)
         if not text.startswith(UNSURE)
     ]

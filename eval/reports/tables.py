@@ -250,8 +250,8 @@ def thinking_tables(rows: Rows, full: str) -> tuple[Table, Table]:
     first, second = [], []
     for row in rows:
         found, versus = row["counts"], row.get("versus") or {}
-        start = (words(task_name(row)), words(row["label"]), many(row["n"]))
-        marked = Cell(row["label"], unparsed_mark(row) if unread(row, "delta") else "")
+        start = (words(task_name(row)), words(row["model"]), many(row["n"]))
+        marked = Cell(row["model"], unparsed_mark(row) if unread(row, "delta") else "")
         moved = {key: change(versus.get(key), 100, 1, worse_above=False) for key in ("a_fast", "delta")}
         moved = {key: replace(cell, look="") if unread(row, key) else cell for key, cell in moved.items()}
         first.append(

@@ -32,7 +32,7 @@ HOW_TO_READ = (
 def thinking_cells(row: dict[str, Any]) -> list[str]:
     """What one model scored in both modes, in the columns of `HEAD`; `?` where too many answers were not parsed."""
     return [
-        str(row["label"]),
+        str(row["model"]),
         _percent(row["a_fast"]),
         _percent(row["a_slow"]),
         _points(row["delta"]),
@@ -59,7 +59,7 @@ def thinking_interaction_cells(document: dict[str, Any], *, shown: int) -> list[
         full = document["models"][0]["label"]
         blind = {key: bool(unread_pair(document["thinking"], one, full, key)) for key in _MEASURES}
         points = [_doubt(_points(one[key]), blind[key]) for key in _MEASURES]
-        cells.append([f"{' - '.join(one['domains'])} {one['protocol']}", one["label"], *points])
+        cells.append([f"{' - '.join(one['domains'])} {one['protocol']}", one["model"], *points])
     return cells
 
 
@@ -81,7 +81,7 @@ def thinking_tables(rows: Sequence[dict[str, Any]]) -> list[RenderableType]:
         return []
     scores, rates, changes = [], [], []
     for row in rows:
-        questions, name = f"{row['domain']} {row['protocol']}", f"  {row['label']}"
+        questions, name = f"{row['domain']} {row['protocol']}", f"  {row['model']}"
         _, fast, slow, gain, *rest = thinking_cells(row)
         if row["versus"] is None:
             scores.append([questions, str(row["n"]), f"{100 * row['chance']:.0f} %", "", "", ""])

@@ -65,7 +65,7 @@ def test_a_second_compare_runs_only_the_new_model(tiny_llama, twin, sample_quest
     ask = {"data": sample_questions, "cache": tmp_path / "kept", **FEW}
     run(tiny_llama, **ask)
     found = compare(tiny_llama, [twin], out=tmp_path / "bill", labels=["full", "twin"], **ask)
-    assert [(m["label"], m["asked"], m["known"]) for m in found["measured"]] == [
+    assert [(m["model"], m["asked"], m["known"]) for m in found["measured"]] == [
         ("full", 0, REQUESTS),
         ("twin", REQUESTS, 0),
     ]

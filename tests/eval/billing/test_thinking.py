@@ -228,7 +228,7 @@ def test_the_bill_of_two_models():
     full = _run("full", [True] * 30 + [False] * 70, [True] * 20 + [False] * 10 + [True] * 40 + [False] * 30)
     cut = _run("cut", [True] * 30 + [False] * 70, [False] * 100, parsed=False, cut=True)
     first, second = bill_thinking([full, cut])
-    assert (first.label, second.label) == ("full", "cut")
+    assert (first.model, second.model) == ("full", "cut")
     assert first.counts == Counts(20, 10, 40, 30)
     assert first.versus is None
     assert (second.unparseable_fast, second.unparseable_slow, second.cut_slow) == (0.0, 1.0, 1.0)
@@ -260,7 +260,7 @@ def test_what_reasoning_lost_in_one_domain_against_another():
     full = _two_domains("full", (known, thought), (known, thought))
     cut = _two_domains("cut", (known, known), ([False] * 100, thought))
     (found,) = bill_thinking_interactions(bill_thinking([full, cut]), [full, cut])
-    assert (found.label, found.protocol, found.domains) == ("cut", "choice", ("d", "e"))
+    assert (found.model, found.protocol, found.domains) == ("cut", "choice", ("d", "e"))
     assert found.a_fast.estimate == pytest.approx(0.0 - 0.4)  # knowledge: lost in e alone
     assert found.a_slow.estimate == pytest.approx(0.4 - 0.0)  # after thinking: lost in d alone
     assert found.delta.estimate == pytest.approx(0.4 - -0.4)
@@ -315,7 +315,7 @@ def test_compare_shows_thinking_in_every_form(tiny_llama, tmp_path):
     assert found.exit_code == 0, found.output
     assert "Fast and slow thinking" in found.stdout
     document = json.loads((tmp_path / "bill" / "comparison.json").read_text())
-    assert [(r["domain"], r["label"]) for r in document["thinking"]] == [(d, m) for d in "de" for m in ("full", "same")]
+    assert [(r["domain"], r["model"]) for r in document["thinking"]] == [(d, m) for d in "de" for m in ("full", "same")]
     same = document["thinking"][1]
     assert same["versus"]["delta"]["estimate"] == 0.0
     (interaction,) = document["thinking_interactions"]

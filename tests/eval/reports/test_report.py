@@ -293,7 +293,7 @@ def test_no_knowledge_is_said_to_be_lost_where_answers_were_not_parsed(planted):
     claim = "math lost more knowledge"
     assert claim in Page(render(comparison)).one("section", id="thinking")["text"]
     for row in comparison["thinking"]:
-        if (row["domain"], row["label"]) == ("math", "pruned"):
+        if (row["domain"], row["model"]) == ("math", "pruned"):
             row["unparseable_fast"] = 0.94
             row["versus"]["a_fast"] = clear
     page = Page(render(comparison))
