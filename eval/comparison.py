@@ -94,7 +94,7 @@ def compare(
     """Run each model on the same questions, one after the other, and write the bill to the folder `out`.
 
     `out` appears whole or not at all: results.json, samples_<model>_<task>.jsonl, comparison.json, comparison.md,
-    report.html, and figures as .png and .svg. `settings` as in `run` (or `options`, its fields); `labels` name the
+    report.html, and figures as .svg. `settings` as in `run` (or `options`, its fields); `labels` name the
     models, full first (their folder names if None). `max_loss`, such as `5%`, asks for a verdict: see
     `eval.billing.verdict`. `sweep` is the folder of a sweep of the full model, for the report to show its curves and
     block map too.
@@ -270,7 +270,7 @@ def write_comparison(
     overwrite: bool = False,
 ) -> None:
     """Write all files of a comparison into a staged folder, which then becomes `out`; `sweep` as in `compare`."""
-    from eval.reports.figures import plot_comparison
+    from eval.reports.figures import write_comparison_figures
     from eval.reports.terminal import markdown
 
     with staged_directory(out, overwrite=overwrite) as stage:
@@ -278,5 +278,5 @@ def write_comparison(
         write_samples(found.runs, stage)
         write_json(stage / "comparison.json", document)
         write_text(stage / "comparison.md", markdown(document))
-        plot_comparison(document, stage)
+        write_comparison_figures(document, stage)
         report(stage, sweep=sweep)

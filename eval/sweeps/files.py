@@ -25,9 +25,8 @@ _EVERY = 20.0  # seconds between two writings
 
 def write_sweep(found: Sweep, out: str | Path, *, overwrite: bool = False) -> None:
     """Write all files of a sweep into a staged folder, which then becomes `out`."""
-    from eval.reports.figures import save_figure
+    from eval.reports.figures import write_sweep_figures
     from eval.reports.page import report
-    from eval.reports.sweep_figures import curves_figure, map_figure
     from eval.sweeps.scores import sample_rows
 
     with staged_directory(out, overwrite=overwrite) as stage:
@@ -36,11 +35,7 @@ def write_sweep(found: Sweep, out: str | Path, *, overwrite: bool = False) -> No
         for task in found.tasks:
             lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in sample_rows(task))
             write_text(stage / f"samples_{task.plan.name}.jsonl", "".join(lines))
-        figures = {"curves": curves_figure(found.document)}
-        if found.document["maps"]:
-            figures["map"] = map_figure(found.document)
-        for name, figure in figures.items():
-            save_figure(figure, stage / name)
+        write_sweep_figures(found.document, stage)
         report(stage)
 
 
