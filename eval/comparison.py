@@ -10,12 +10,16 @@ from typing import Any
 
 from eval.asking.backends import check_backend
 from eval.asking.tasks import TaskPlan
-from eval.billing.bill import ProseRow, Row, bill, bill_prose, corrected
+from eval.billing.bill import DomainRow, ProseRow, bill, bill_prose, corrected
 from eval.billing.document import warn
-from eval.billing.interactions import Interaction, bill_interactions
+from eval.billing.interactions import (
+    Interaction,
+    ThinkingInteraction,
+    bill_interactions,
+    bill_thinking_interactions,
+)
 from eval.billing.tasks import TaskRow, bill_tasks
 from eval.billing.thinking import ThinkingRow, bill_thinking
-from eval.billing.thinking_interactions import ThinkingInteraction, bill_thinking_interactions
 from eval.billing.unparsed import unparsed_warnings
 from eval.billing.verdict import Verdict, judge, parse_limit
 from eval.reports.page import read_sweep, report
@@ -40,7 +44,7 @@ class Comparison:
     """The whole bill: one row per domain, protocol and model, the full model first in each group."""
 
     labels: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[DomainRow, ...]
     prose: tuple[ProseRow, ...]
     runs: tuple[RunResult, ...]
     thinking: tuple[ThinkingRow, ...] = ()
@@ -207,7 +211,7 @@ def bill_runs(runs: Sequence[RunResult], limit: float | None = None) -> Comparis
     first = runs[0]
     rows = corrected(
         [
-            bill(t.domain, t.protocol, r.label, t.chance, r.of(t), None if r is first else first.of(t), t.answer_bytes)
+            bill(t, r.label, r.of(t), None if r is first else first.of(t))
             for t in first.tasks
             if t.thinking is None
             for r in runs

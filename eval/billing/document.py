@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.billing.bill import FEW, Row, bill, bill_prose
+from eval.billing.bill import FEW, DomainRow, bill, bill_prose
 from eval.billing.tasks import bill_tasks
 from eval.billing.thinking import bill_thinking
 from eval.billing.unparsed import unparsed_warnings
@@ -17,7 +17,7 @@ from prune.common.outputs import staged_directory, write_json
 from prune.common.provenance import provenance
 
 
-def warn(rows: Sequence[Row], runs: Sequence[RunResult]) -> list[str]:
+def warn(rows: Sequence[DomainRow], runs: Sequence[RunResult]) -> list[str]:
     """What a reader must see before the numbers: few questions, prompts that lost their start, memory that ran out."""
     found = [
         f"{row.domain} {row.protocol} has {row.n} questions; below {FEW} an interval says little"
@@ -51,11 +51,7 @@ def _cut(requests: int) -> str:
 
 def describe_run(result: RunResult) -> dict[str, Any]:
     """What `evaluate run --json` prints: scores per domain and protocol, without comparing to anything."""
-    rows = [
-        bill(t.domain, t.protocol, result.label, t.chance, result.of(t), None, t.answer_bytes)
-        for t in result.tasks
-        if t.thinking is None
-    ]
+    rows = [bill(t, result.label, result.of(t), None) for t in result.tasks if t.thinking is None]
     return {
         "format": "regrowth.run/1",
         "model": {"label": result.label, **result.identity},

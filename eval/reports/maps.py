@@ -12,10 +12,11 @@ from prune.common.svg import WIDTH, Element, Scale, add, axis_below, drawing, ma
 
 # Viridis from the least cost (bright) to the greatest (dark). Cells of one colour are one path, so that a map of
 # thousands of blocks stays small.
-COLOURS = """
-    #fde725 #e2e418 #c5e021 #a8db34 #8bd646 #70cf57 #58c765 #42be71 #2fb47c #24aa83 #1fa088 #1f958b
-    #228b8d #26818e #2a768e #2f6c8e #34608d #3a548c #3f4889 #443b84 #472e7c #482071 #471164 #440154
-""".split()
+_VIRIDIS = (
+    "fde725e2e418c5e021a8db348bd64670cf5758c76542be712fb47c24aa831fa0881f958b"
+    "228b8d26818e2a768e2f6c8e34608d3a548c3f4889443b84472e7c482071471164440154"
+)
+COLOURS = [f"#{_VIRIDIS[place : place + 6]}" for place in range(0, len(_VIRIDIS), 6)]
 LEAST = 0.05  # bits; costs below it are noise, and all of the brightest colour
 
 

@@ -223,8 +223,9 @@ def map_section(sweep: Record) -> Section | None:
     return Section(
         key="map",
         title="What each block is for",
-        lead=f"Each cell is {_name(sweep)} without one block of layers: where it starts along the bottom, how many layers it "
-        "takes upwards. Dark blocks are the ones these questions need; a dot marks the cheapest start of each size.",
+        lead=f"Each cell is {_name(sweep)} without one block of layers: where it starts along the bottom, how many "
+        "layers it takes upwards. Dark blocks are the ones these questions need; a dot marks the cheapest start of "
+        "each size.",
         figures=tuple(figures),
         tables=(_blocks_table(costs),),
         short="Block map",

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from eval.billing.bill import FEW
 from eval.billing.unparsed import unread, unread_pair
 from eval.reports.interactions import in_words, larger, thinking_in_words
-from eval.reports.text import FEW, NONE, bounds, p_value, plain, signed, task_name
+from eval.reports.text import NONE, bounds, p_value, plain, signed, task_name
 from eval.settings import MODES
 from prune.common.tables import Cell, Column, Field, Table
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 NONE = "–"
-FEW = 30  # questions; below this an interval says little
 
 
 def minus(text: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.reports.model import Tile, PageTop
+from eval.billing.bill import FEW
+from eval.reports.model import PageTop, Tile
 from eval.reports.sweep import sweep_sentence
 from eval.reports.text import (
-    FEW,
     NONE,
     bounds,
     nll_change,

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from eval.asking.tasks import TaskPlan
-from eval.billing.bill import FEW, accuracy_of, difference_of_verdicts
+from eval.billing.bill import FEW
 from eval.billing.statistics import (
     Interval,
+    accuracy_difference,
+    accuracy_of,
     flips,
     mcnemar_exact,
     paired_mean_difference,
@@ -158,7 +160,7 @@ def _versus(task: TaskScores, place: int, chance: float | None) -> dict[str, Any
     lost, gained = flips(full, own)
     retained = retained_above_chance(sum(own) / task.n, sum(full) / task.n, chance)
     values = (
-        asdict(difference_of_verdicts(full, own, task.units)),
+        asdict(accuracy_difference(full, own, task.units)),
         mcnemar_exact(lost, gained),
         lost,
         gained,

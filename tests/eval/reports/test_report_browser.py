@@ -28,10 +28,10 @@ def test_a_browser_opens_it_without_a_complaint_and_finds_all_series(planted, tm
         series[svg["id"]] = [e["data-series"] for e in page.within(svg, "g") if "data-series" in e]
     others = [label for label in MODELS if label != "full"]
     assert series["accuracy-difference"] == series["answer-nll-bits-difference"] == others * 3
-    assert series["accuracy-0"] == ["medical, choice", "math, choice"]
-    assert series["answer-greedy-0"] == ["math, generation"]
-    assert series["answer-nll-bits-difference-0"] == ["medical, choice", "math, choice", "math, generation"]
-    assert [series[f"map-{i}"] for i in range(3)] == [["medical, choice"], ["math, choice"], ["math, generation"]]
+    assert series["accuracy-0"] == ["medical choice", "math choice"]
+    assert series["answer-greedy-0"] == ["math generation"]
+    assert series["answer-nll-bits-difference-0"] == ["medical choice", "math choice", "math generation"]
+    assert [series[f"map-{i}"] for i in range(3)] == [["medical choice"], ["math choice"], ["math generation"]]
     assert (
         len(page.within(page.one("svg", id="answer-nll-bits-difference-0"), "circle")) == 7
     )  # the first line's marks, sizes 0-6
@@ -43,7 +43,7 @@ def test_a_browser_opens_it_without_a_complaint_and_finds_all_series(planted, tm
 def test_tables_sort_by_a_click_both_ways_and_back(planted, tmp_path):
     clicks = """<script>
       const head = [...document.querySelectorAll("#domains-table thead th")];
-      const place = head.findIndex((th) => th.textContent.startsWith("Change points"));
+      const place = head.findIndex((th) => th.textContent.startsWith("Δ accuracy, points"));
       const column = () => [...document.querySelectorAll("#domains-table tbody tr")]
         .map((row) => row.cells[place].dataset.sort);
       const found = [column()], states = [], spoken = [];
@@ -69,7 +69,7 @@ def test_tables_sort_by_a_click_both_ways_and_back(planted, tmp_path):
     assert down == sorted(first, reverse=True)
     assert back == first != up
     assert found["states"] == ["ascending", "descending", "none"]
-    assert found["spoken"][0] == "Sorted by Change points, ascending"
+    assert found["spoken"][0] == "Sorted by Δ accuracy, points, ascending"
 
 
 @pytest.mark.skipif(shutil.which("pdftotext") is None, reason="no pdftotext here")

@@ -8,17 +8,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from eval.billing.bill import row_from
 from eval.billing.thinking import bill_thinking
 from eval.billing.unparsed import unparsed_warnings
 from eval.questions.listing import domains_table, list_domains, manifest_table
-from eval.reports.sweep_terminal import sweep_tables
-from eval.reports.terminal import comparison_table, run_tables, smallest_losses
-from eval.reports.thinking_terminal import change_cells, thinking_cells, thinking_tables
+from eval.reports.tables import SHIFTS, thinking_table
+from eval.reports.terminal import comparison_table, run_tables, smallest_losses, sweep_tables
 from heal.budget.plan import plan_budget
 from heal.budget.table import tables as budget_tables
 from heal.tables import curve, patched
-from prune.common.tables import FittedTable
+from prune.common.tables import Table
 from recipes.cli import app as recipes
 from tests.support.reports import plan, run_result, sweep_document, write_bill
 
@@ -39,17 +37,16 @@ def thinking_rows():
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_thinking_tables_keep_intervals_and_headings_in_one_line(width):
-    rows = thinking_rows()
-    shown = printed(thinking_tables(rows), width)
-    tables, legend = shown.split("A_fast, A_slow: right")
-    lines = tables.splitlines()
-    for row in rows:
-        for cell in [*thinking_cells(row), *change_cells(row)]:
-            assert any(cell in line for line in lines), cell
-    assert sum("math generation" in line for line in lines) == 3  # of each table
+def test_a_table_keeps_intervals_and_headings_in_one_line(width):
+    table = thinking_table(thinking_rows())
+    lines = printed([table], width).splitlines()
+    for row in table.rows:
+        for cell in row[table.shared :]:
+            assert any(str(cell) in line for line in lines), cell
+    tables = sum("Fast and slow thinking" in line for line in lines)
+    assert tables == (3 if width == 80 else 2)
+    assert sum("math generation" in line for line in lines) == tables  # what all models share stands on its own line
     assert max(map(len, lines)) <= width
-    assert legend.endswith("\n\n")  # the next table does not stick to the legend
 
 
 @pytest.mark.parametrize(("rule", "words"), [("all", "chosen on these very questions"), ("deepest", "deepest start")])
@@ -63,11 +60,12 @@ def test_a_sweep_says_how_its_starts_were_chosen(rule, words):
 
 def test_changes_of_answers_that_were_not_parsed_are_marked():
     rows = [{**row, "unparseable_fast": 0.1, "unparseable_slow": 0.0} for row in thinking_rows()]
-    assert not any(cell.endswith("?") for row in rows for cell in [*thinking_cells(row), *change_cells(row)])
+    assert not any(str(cell).endswith("?") for row in thinking_table(rows).rows for cell in row)
     assert unparsed_warnings([], rows) == []
     pruned = rows[1]
     pruned["unparseable_slow"] = 0.5
-    assert [cell.endswith("?") for cell in change_cells(pruned)] == [False, True, True]  # A_fast can still be read
+    shifts = thinking_table(rows).pick("", SHIFTS).rows[-1][2:]
+    assert [str(cell).endswith("?") for cell in shifts] == [False, True, True]  # A_fast can still be read
     (line,) = unparsed_warnings([], rows)
     assert line.startswith("pruned: many answers could not be parsed (math generation: 10 % fast, 50 % slow)")
 
@@ -124,7 +122,7 @@ def sweep_tables_of_three_tasks(_bill, _sample):
 def one_run(bill, _sample):
     document = bill_document(bill)
     rows = [row for row in document["rows"] if row["versus"] is None]
-    return run_tables({**document, "rows": rows, "settings": document["models"][0]["settings"]})
+    return run_tables({**document, "model": document["models"][0], "rows": rows})
 
 
 ALL_TABLES = {
@@ -164,7 +162,7 @@ def test_recipes_break_no_word_at_80_columns(words, monkeypatch):
 def test_a_table_that_does_not_fit_is_split_and_repeats_its_first_column():
     head = ("model", *(f"a long heading {i}" for i in range(8)))
     rows = [["  a model of a long name", *(f"{i}.00 [{i}.00, {i}.00]" for i in range(8))]]
-    shown = printed([FittedTable("Many", head, rows, words=frozenset({"model"}))], 80)
+    shown = printed([Table.of("Many", head, rows, words=["model"])], 80)
     assert all(cell in shown for cell in rows[0][1:])
     assert shown.count("name") == shown.count("Many") > 1
     assert shown.count("(continued)") == shown.count("Many") - 1
@@ -172,7 +170,7 @@ def test_a_table_that_does_not_fit_is_split_and_repeats_its_first_column():
 
 def test_the_smallest_loss_that_could_have_shown_is_said(bill):
     document = bill_document(bill)
-    told = smallest_losses([row_from(raw) for raw in document["rows"]])
+    told = smallest_losses(document["rows"])
     found = re.search(r"math generation (\d+)", told)
     widths = [
         100 * (raw["versus"]["accuracy_difference"]["high"] - raw["versus"]["accuracy_difference"]["estimate"])
@@ -183,3 +181,12 @@ def test_the_smallest_loss_that_could_have_shown_is_said(bill):
     assert told in (bill / "comparison.md").read_text()
     assert told in " ".join(printed([comparison_table(document)], 80).split())
     assert smallest_losses([]) == ""
+
+
+def test_one_table_holds_the_same_in_markdown_and_on_a_page():
+    table = Table.of("Title", ("name", "A_fast, %"), [("a | b", "1"), ("<i>", "2")], words=["name"])
+    assert table.markdown()[2:] == ["| a \\| b | 1 |", "| <i> | 2 |"]
+    page = table.html()
+    assert "A<sub>fast</sub>, %" in page
+    assert "&lt;i&gt;" in page
+    assert 'class="sortable"' in page
