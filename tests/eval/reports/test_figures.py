@@ -3,18 +3,11 @@
 import re
 from xml.etree import ElementTree
 
-import pytest
-
 from eval.reports.comparison import domains_section, thinking_section
 from eval.reports.figures import sheet, write_comparison_figures, write_sweep_figures
-from tests.support.reports import sweep_document, write_bill
+from tests.support.reports import sweep_document
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-@pytest.fixture(scope="module")
-def comparison(tmp_path_factory):
-    return write_bill(tmp_path_factory.mktemp("bill") / "bill", n=60)
 
 
 def test_a_figure_stands_alone_and_shows_all_series(comparison):

@@ -12,21 +12,11 @@ from typer.testing import CliRunner
 
 from eval.cli import app
 from eval.reports.interactions import in_words, thinking_in_words
-from eval.reports.page import read_results, render, report
+from eval.reports.page import render, report
 from eval.reports.text import bounds, p_value, plain, signed
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
-from tests.support.report_page import Page, cells, plant
+from tests.support.report_page import Page, cells
 from tests.support.reports import HOSTILE, write_bill, write_sweep_folder
-
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory):
-    return plant(tmp_path_factory.mktemp("planted"))
-
-
-@pytest.fixture(scope="module")
-def page(planted):
-    return Page(planted[1])
 
 
 def test_landmarks_headings_and_names(page):
@@ -67,7 +57,7 @@ def test_every_table_and_drawing_says_what_it_is(page):
 
 
 def test_nothing_is_loaded_and_only_its_own_code_may_run(planted, page):
-    text = planted[1]
+    text = (planted / "all.html").read_text("utf-8")
     assert "http" not in re.sub(r'http-equiv="[^"]*"', "", text)
     assert not re.search(r"url\(|@import|\ssrc=\"|javascript:", text.replace("src=x", ""))
     for element in page.elements:
@@ -93,12 +83,11 @@ def test_hostile_questions_and_answers_are_only_text(page):
     assert not any("49" in e["text"] for e in page.all("p", class_="question"))  # a template within a question
 
 
-def test_the_domain_table_holds_the_bill(planted, page):
-    document = json.loads((planted[0] / "bill" / "comparison.json").read_text())
+def test_the_domain_table_holds_the_bill(comparison, page):
     head = [e["text"] for e in page.within(page.within(page.one("table", id="domains-table"), "tr")[0], "th")]
     shown = cells(page, "domains-table")
-    assert len(shown) == len(document["rows"]) == 9
-    for row, line in zip(document["rows"], shown, strict=True):
+    assert len(shown) == len(comparison["rows"]) == 9
+    for row, line in zip(comparison["rows"], shown, strict=True):
         named, versus = dict(zip(head, line, strict=True)), row["versus"]
         assert named["Questions"][0] == f"{row['domain']} {row['protocol']}"
         assert (named["Model"], named["n"]) == ((row["model"], ""), ("120", ""))
@@ -117,8 +106,8 @@ def test_the_domain_table_holds_the_bill(planted, page):
         assert [named[name][0] for name in ("Lost", "Gained")] == [str(versus["lost"]), str(versus["gained"])]
 
 
-def test_thinking_squares_and_table_agree_with_the_counts(planted, page):
-    rows = json.loads((planted[0] / "bill" / "comparison.json").read_text())["thinking"]
+def test_thinking_squares_and_table_agree_with_the_counts(comparison, page):
+    rows = comparison["thinking"]
     shown = cells(page, "thinking-counts-table")
     for place, (row, line) in enumerate(zip(rows, shown, strict=True)):
         counts = [row["counts"][key] for key in ("both_right", "fast_only", "slow_only", "both_wrong")]
@@ -165,15 +154,13 @@ def test_the_verdict_says_whether_the_limit_holds(tmp_path, models, limit, state
     assert not left & {"curves", "map", "thinking", "interactions"}  # what was not measured is not there
 
 
-def test_the_verdict_begins_as_sentences_do(planted):
-    comparison, _ = read_results(planted[0] / "bill")
+def test_the_verdict_begins_as_sentences_do(comparison):
     headline = Page(render(comparison)).one("p", class_="headline")["text"]
     assert headline.startswith("On math generation (slow thinking), pruned loses ")
     sentence = "INCONCLUSIVE: the full model is above chance in no domain"
-    comparison = {**comparison, "verdict": {**comparison["verdict"], "decision": "INCONCLUSIVE", "sentence": sentence}}
-    assert (
-        Page(render(comparison)).one("p", class_="headline")["text"] == "The full model is above chance in no domain."
-    )
+    comparison["verdict"] |= {"decision": "INCONCLUSIVE", "sentence": sentence}
+    headline = Page(render(comparison)).one("p", class_="headline")["text"]
+    assert headline == "The full model is above chance in no domain."
 
 
 def tiles(comparison):
@@ -186,9 +173,7 @@ def tiles(comparison):
     ]
 
 
-def test_tiles_show_the_worst_of_what_can_be_lost(planted):
-    comparison, _ = read_results(planted[0] / "bill")
-    comparison = json.loads(json.dumps(comparison))
+def test_tiles_show_the_worst_of_what_can_be_lost(comparison):
     rows = [row for row in comparison["rows"] if row["model"] == "pruned"]
     assert tiles(comparison)[0][2] == "math generation"
     rows[2]["versus"]["full_above_chance"] = False
@@ -229,8 +214,7 @@ def test_a_run_whose_answers_were_known_says_so(page):
     assert "pruned: the start of 2 requests was cut" in page.one("ul", class_="warnings")["text"]
 
 
-def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(planted):
-    comparison = json.loads((planted[0] / "bill" / "comparison.json").read_text())
+def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(comparison):
     for key in ("rows", "interactions", "thinking", "thinking_interactions", "prose"):
         comparison[key] = []
     label = '<b>cut & "sewn"</b>'
@@ -252,10 +236,9 @@ def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(planted):
     assert label in page.one("h1")["text"]
 
 
-def test_the_curves_show_the_change_of_nll_with_its_paired_band(planted, page):
+def test_the_curves_show_the_change_of_nll_with_its_paired_band(swept, page):
     svg = page.one("svg", id="answer-nll-bits-difference-0")
-    document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
-    last = document["curves"][1]["points"][-1]["answer_nll_bits_difference"]
+    last = swept["curves"][1]["points"][-1]["answer_nll_bits_difference"]
     marks = page.within(svg, "rect")  # of the second series
     zero = float(next(e for e in page.within(svg, "line") if e.get("class") == "zero")["y1"])
     first, *_, end = (float(e["y"]) + float(e["height"]) / 2 for e in marks)
@@ -268,26 +251,22 @@ def test_the_curves_show_the_change_of_nll_with_its_paired_band(planted, page):
     assert not any("chance" in e["text"] for e in page.within(page.one("svg", id="accuracy-0"), "text"))
 
 
-def test_adapters_after_a_cut_are_ringed(planted):
-    document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
-    cut = document["curves"][0]["points"][4]
-    document["healed"] = [{"domain": "medical", "protocol": "choice", **cut, "variant": "4@3+lora"}]
-    page = Page(render(None, document))
+def test_adapters_after_a_cut_are_ringed(swept):
+    cut = swept["curves"][0]["points"][4]
+    swept["healed"] = [{"domain": "medical", "protocol": "choice", **cut, "variant": "4@3+lora"}]
+    page = Page(render(None, swept))
     rings = page.all("circle", class_="ring s0")
     assert len(rings) == 2  # in accuracy and in answer NLL
     assert sum(below == "healed" for line in cells(page, "sizes-table") for _, below in line) == 1
 
 
-def test_a_sweep_of_another_model_is_named_as_such(planted, tmp_path):
-    document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
-    document["provenance"]["model"]["config_sha256"] = "cc" * 32
-    comparison, _ = read_results(planted[0] / "bill")
-    assert "whose weights are not" in render(comparison, document)
-    assert "whose weights are not" not in planted[1]
+def test_a_sweep_of_another_model_is_named_as_such(comparison, swept):
+    assert "whose weights are not" not in render(comparison, swept)
+    swept["provenance"]["model"]["config_sha256"] = "cc" * 32
+    assert "whose weights are not" in render(comparison, swept)
 
 
-def test_no_knowledge_is_said_to_be_lost_where_answers_were_not_parsed(planted):
-    comparison = json.loads((planted[0] / "bill" / "comparison.json").read_text())
+def test_no_knowledge_is_said_to_be_lost_where_answers_were_not_parsed(comparison):
     clear = {"estimate": -0.3, "low": -0.5, "high": -0.1}
     for row in comparison["thinking_interactions"]:
         row["a_fast"] = clear
@@ -310,13 +289,13 @@ def test_no_knowledge_is_said_to_be_lost_where_answers_were_not_parsed(planted):
 
 
 def test_the_same_results_give_the_same_bytes(planted, tmp_path):
-    again = report(planted[0] / "bill", sweep=planted[0] / "sweep", out=tmp_path / "again.html")
-    assert again.read_text("utf-8") == planted[1]
+    again = report(planted / "bill", sweep=planted / "sweep", out=tmp_path / "again.html")
+    assert again.read_text("utf-8") == (planted / "all.html").read_text("utf-8")
 
 
 def test_the_command_writes_a_report_of_a_sweep_alone(planted, tmp_path):
     folder = tmp_path / "sweep"
-    shutil.copytree(planted[0] / "sweep", folder)
+    shutil.copytree(planted / "sweep", folder)
     runner = CliRunner()
     done = runner.invoke(app, ["report", str(folder), "--json"])
     assert done.exit_code == 0, done.output
@@ -332,11 +311,11 @@ def test_wrong_folders_are_named(planted, tmp_path):
     with pytest.raises(RegrowthError, match=r"no comparison\.json and no sweep\.json"):
         report(tmp_path)
     with pytest.raises(CheckpointError, match="does not exist"):
-        report(planted[0] / "bill", sweep=tmp_path, out=tmp_path / "r.html")
+        report(planted / "bill", sweep=tmp_path, out=tmp_path / "r.html")
     with pytest.raises(UsageError, match="--sweep"):
-        report(planted[0] / "sweep", sweep=planted[0] / "sweep", out=tmp_path / "r.html")
+        report(planted / "sweep", sweep=planted / "sweep", out=tmp_path / "r.html")
     broken = tmp_path / "broken"
-    shutil.copytree(planted[0] / "bill", broken)
+    shutil.copytree(planted / "bill", broken)
     lines = (broken / "samples_pruned_regrowth_math_choice.jsonl").read_text("utf-8").split("\n")
     (broken / "samples_pruned_regrowth_math_choice.jsonl").write_text("\n".join(lines[:-2]), "utf-8")
     with pytest.raises(CheckpointError, match="other questions"):

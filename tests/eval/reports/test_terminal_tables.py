@@ -18,7 +18,7 @@ from heal.budget.table import tables as budget_tables
 from heal.tables import curve, patched
 from prune.common.tables import Table
 from recipes.cli import app as recipes
-from tests.support.reports import plan, run_result, sweep_document, write_bill
+from tests.support.reports import plan, run_result, sweep_document
 
 
 def printed(tables, width):
@@ -52,7 +52,6 @@ def test_a_table_keeps_intervals_and_headings_in_one_line(width):
 @pytest.mark.parametrize(("rule", "words"), [("all", "chosen on these very questions"), ("deepest", "deepest start")])
 def test_a_sweep_says_how_its_starts_were_chosen(rule, words):
     document = sweep_document(layers=8, sizes="0-3", rule=rule, n=20, tasks=[("math", "choice")])
-    document["how"] |= {"tokens": 10, "tokens_one_by_one": 20}
     shown = printed([sweep_tables(document)], 80)
     assert words in " ".join(shown.split())
     assert "below 30 an interval says little" in shown
@@ -72,18 +71,6 @@ def test_changes_of_answers_that_were_not_parsed_are_marked():
 
 def words_in(text):
     return re.findall(r"[^\W_]{2,}", text)
-
-
-@pytest.fixture(scope="module")
-def bill(tmp_path_factory):
-    """A folder with a bill of three models."""
-    folder = tmp_path_factory.mktemp("bill") / "bill"
-    write_bill(folder, n=60)
-    return folder
-
-
-def bill_document(folder):
-    return json.loads((folder / "comparison.json").read_text())
 
 
 def healed_document():
@@ -113,35 +100,28 @@ TRIED = {"layer": 13, "kind": "matrix", "objective": "magnitudes", "ridge": 1e-4
 TRIED["left_over"] = 0.4
 
 
-def sweep_tables_of_three_tasks(_bill, _sample):
-    document = sweep_document(layers=8, sizes="0-3", n=40)
-    document["how"] |= {"tokens": 10, "tokens_one_by_one": 20}
-    return sweep_tables(document)
-
-
-def one_run(bill, _sample):
-    document = bill_document(bill)
-    rows = [row for row in document["rows"] if row["versus"] is None]
-    return run_tables({**document, "model": document["models"][0], "rows": rows})
+def one_run(comparison):
+    rows = [row for row in comparison["rows"] if row["versus"] is None]
+    return run_tables({**comparison, "model": comparison["models"][0], "rows": rows})
 
 
 ALL_TABLES = {
-    "compare": lambda bill, _: comparison_table(bill_document(bill)),
-    "run": one_run,
-    "sweep": sweep_tables_of_three_tasks,
+    "compare": lambda comparison, *_: comparison_table(comparison),
+    "run": lambda comparison, *_: one_run(comparison),
+    "sweep": lambda _, swept, __: sweep_tables(swept),
     "domains": lambda *_: domains_table(list_domains()),
-    "domains of a folder": lambda _, sample: domains_table(list_domains(sample / "questions")),
-    "prepare": lambda _, sample: manifest_table(json.loads((sample / "questions" / "manifest.json").read_text())),
+    "domains of a folder": lambda _, __, sample: domains_table(list_domains(sample / "questions")),
+    "prepare": lambda _, __, sample: manifest_table(json.loads((sample / "questions" / "manifest.json").read_text())),
     "healing": lambda *_: curve(healed_document(), Path("out")),
     "patch": lambda *_: patched(healed_document(), Path("out")),
-    "budget": lambda _, sample: budget_tables(plan_budget(str(sample / "model"), n=6, method="distill")),
+    "budget": lambda _, __, sample: budget_tables(plan_budget(str(sample / "model"), n=6, method="distill")),
 }
 
 
 @pytest.mark.parametrize("name", ALL_TABLES)
-def test_no_word_is_broken_at_80_columns(name, bill, sample_model):
+def test_no_word_is_broken_at_80_columns(name, comparison, swept, sample_model):
     """What a wide terminal shows in words and numbers, a narrow one shows in the same words and numbers."""
-    table = ALL_TABLES[name](bill, sample_model.parent)
+    table = ALL_TABLES[name](comparison, swept, sample_model.parent)
     wide, narrow = (printed([table], width) for width in (400, 80))
     assert max(map(len, narrow.splitlines())) <= 80
     assert "…" not in narrow
@@ -168,18 +148,17 @@ def test_a_table_that_does_not_fit_is_split_and_repeats_its_first_column():
     assert shown.count("(continued)") == shown.count("Many") - 1
 
 
-def test_the_smallest_loss_that_could_have_shown_is_said(bill):
-    document = bill_document(bill)
-    told = smallest_losses(document["rows"])
+def test_the_smallest_loss_that_could_have_shown_is_said(comparison, planted):
+    told = smallest_losses(comparison["rows"])
     found = re.search(r"math generation (\d+)", told)
     widths = [
         100 * (raw["versus"]["accuracy_difference"]["high"] - raw["versus"]["accuracy_difference"]["estimate"])
-        for raw in document["rows"]
+        for raw in comparison["rows"]
         if raw["versus"] and (raw["domain"], raw["protocol"]) == ("math", "generation")
     ]
     assert int(found[1]) == round(max(widths))
-    assert told in (bill / "comparison.md").read_text()
-    assert told in " ".join(printed([comparison_table(document)], 80).split())
+    assert told in (planted / "bill" / "comparison.md").read_text()
+    assert told in " ".join(printed([comparison_table(comparison)], 80).split())
     assert smallest_losses([]) == ""
 
 
