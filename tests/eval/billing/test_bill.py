@@ -14,7 +14,7 @@ from eval.billing.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, jud
 from eval.comparison import bill_runs
 from eval.questions.schema import parse_question
 from eval.reports import text as words
-from eval.reports.interactions import clearest, larger
+from eval.reports.interactions import clearest
 from eval.runs.samples import RunResult, Sample
 from prune.common.errors import RegrowthError, UsageError
 
@@ -297,7 +297,7 @@ def test_what_could_not_lose_as_much_cannot_pass():
 
 
 def _clear(row):
-    return bool(larger(vars(row.accuracy)) or larger(vars(row.answer_nll_bits_per_byte)))
+    return bool(words.larger(vars(row.accuracy)) or words.larger(vars(row.answer_nll_bits_per_byte)))
 
 
 def test_of_many_pairs_only_the_clear_ones_are_shown():
