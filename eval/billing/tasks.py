@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.asking.lm_eval_tasks import Passed
+from eval.asking.lm_eval_tasks import LoggedAnswer
 from eval.billing.bill import difference_of_verdicts, interval_from
 from eval.billing.statistics import Interval, flips, mcnemar_exact, paired_mean_difference
 from eval.runs.samples import RunResult
@@ -95,12 +95,12 @@ def _against(row: TaskRow, full: RunResult, result: RunResult) -> TaskRow:
     return TaskRow(**{**values, "difference": difference})
 
 
-def _scores(result: RunResult, row: TaskRow) -> dict[tuple[str, int], Passed]:
+def _scores(result: RunResult, row: TaskRow) -> dict[tuple[str, int], LoggedAnswer]:
     """Scores by task and question; of a group, of all its tasks."""
     tasks = set(_leaves(result.harness.get("group_subtasks", {}), row.task))
     return {
         (one.task, one.doc_id): one
-        for one in result.passed
+        for one in result.logged
         if one.task in tasks and one.filter == row.filter and row.metric in one.scores
     }
 

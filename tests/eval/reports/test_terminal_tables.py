@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from eval.billing.bill import row_from
 from eval.billing.thinking import bill_thinking
 from eval.billing.unparsed import unparsed_warnings
 from eval.questions.listing import domains_table, list_domains, manifest_table
+from eval.questions.preparation import Manifest
 from eval.reports.sweep_terminal import sweep_tables
 from eval.reports.terminal import comparison_table, run_tables, smallest_losses
 from eval.reports.thinking_terminal import change_cells, thinking_cells, thinking_tables
@@ -35,7 +37,7 @@ def printed(tables, width):
 def thinking_rows():
     plans = [plan("math", "generation", 40, mode) for mode in ("fast", "slow")]
     runs = [run_result(label, damage, plans) for label, damage in (("full", 0.0), ("pruned", 1.0))]
-    return [row.as_document() for row in bill_thinking(runs)]
+    return [asdict(row) for row in bill_thinking(runs)]
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -133,7 +135,7 @@ ALL_TABLES = {
     "sweep": sweep_tables_of_three_tasks,
     "domains": lambda *_: domains_table(list_domains()),
     "domains of a folder": lambda _, sample: domains_table(list_domains(sample / "questions")),
-    "prepare": lambda _, sample: manifest_table(json.loads((sample / "questions" / "manifest.json").read_text())),
+    "prepare": lambda _, sample: manifest_table(Manifest.read(sample / "questions" / "manifest.json")),
     "healing": lambda *_: curve(healed_document(), Path("out")),
     "patch": lambda *_: patched(healed_document(), Path("out")),
     "budget": lambda _, sample: budget_tables(plan_budget(str(sample / "model"), n=6, method="distill")),
