@@ -143,7 +143,7 @@ def sweep_command(
 
     Example: evaluate sweep model/ --scan scan.json --sizes 0-15 --data questions --domains medical,math --out sweep
     """
-    from eval.reports.sweep_terminal import sweep_tables
+    from eval.reports.terminal import sweep_tables
     from eval.sweeps.run import sweep
 
     document = sweep(model, settings, out=out, revision=revision, resume=resume, overwrite=overwrite).to_json()

@@ -11,12 +11,11 @@ from eval.asking.tasks import TaskPlan, plan_tasks
 from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
 from eval.billing.bill import bill, bill_prose, corrected
 from eval.billing.document import is_stored, read_run, warn
-from eval.billing.interactions import bill_interactions
+from eval.billing.interactions import bill_interactions, bill_thinking_interactions
 from eval.billing.tasks import bill_tasks
 from eval.billing.thinking import bill_thinking
-from eval.billing.thinking_interactions import bill_thinking_interactions
 from eval.billing.verdict import judge, parse_limit
-from eval.reports.figures import plot_comparison
+from eval.reports.figures import write_comparison_figures
 from eval.reports.page import read_sweep, report
 from eval.reports.terminal import markdown
 from eval.runs.files import harness_results, write_samples
@@ -47,7 +46,7 @@ def compare(
     """Run each model on the same questions, one after the other, and write the bill to the folder `out`.
 
     `out` appears whole or not at all: results.json, samples_<model>_<task>.jsonl, comparison.json, comparison.md,
-    report.html, and figures as .png and .svg. `settings` may be given by their fields, as `options`. A model may also
+    report.html, and figures as .svg. `settings` may be given by their fields, as `options`. A model may also
     be a folder that `evaluate run --out` made: its answers are taken from there.
 
     Raises:
@@ -155,9 +154,7 @@ def bill_runs(runs: Sequence[RunResult], max_loss: float | None = None, **facts:
     rows = tuple(
         corrected(
             [
-                bill(
-                    t.domain, t.protocol, r.label, t.chance, r.of(t), None if r is full else full.of(t), t.answer_bytes
-                )
+                bill(t, r.label, r.of(t), None if r is full else full.of(t))
                 for t in full.tasks
                 if t.thinking is None
                 for r in runs
@@ -229,5 +226,5 @@ def write_comparison(
         write_samples(runs, stage)
         comparison.write(stage / "comparison.json")
         write_text(stage / "comparison.md", markdown(document))
-        plot_comparison(document, stage)
+        write_comparison_figures(document, stage)
         report(stage, sweep=sweep)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prune.common.tables import FittedTable
+from prune.common.tables import Table
 
 
-def curve(document: dict[str, Any], out: Path) -> FittedTable:
+def curve(document: dict[str, Any], out: Path) -> Table:
     """Losses over the steps, and what the run cost."""
     loss, peak = document["held_out_loss"], document["peak_memory"]
     caption = (
@@ -31,10 +31,10 @@ def curve(document: dict[str, Any], out: Path) -> FittedTable:
         losses = (f"{loss:.4f}" for loss in (point["held_out_loss"], *(point["texts"][name] for name in several)))
         rows.append([str(point["step"]), f"{point['tokens']:,}", trained, *losses])
     head = ("step", "tokens", "training loss", "held-out loss", *several)
-    return FittedTable("Healing: loss in nats per token", head, rows, words=frozenset(), caption=caption)
+    return Table.of("Healing: loss in nats per token", head, rows, caption=caption)
 
 
-def patched(document: dict[str, Any], out: Path) -> FittedTable:
+def patched(document: dict[str, Any], out: Path) -> Table:
     """The candidates of a patch, and which of them were kept."""
     loss, won = document["held_out_loss"], document["won_back"]
     share = "" if won is None else f", {won:.0%} of the loss won back"
@@ -52,7 +52,7 @@ def patched(document: dict[str, Any], out: Path) -> FittedTable:
             kept = "kept" if tried == fold["chosen"] else ""
             rows.append([*named, f"{tried['loss']:.4f}", f"{tried['left_over']:.1%}", kept])
     title = "Patch: candidates, loss on text apart in nats per token"
-    return FittedTable(title, head, rows, words=frozenset({"kind", "objective", ""}), caption=caption)
+    return Table.of(title, head, rows, words=("kind", "objective", ""), caption=caption)
 
 
 def merged(document: dict[str, Any], out: Path) -> str:

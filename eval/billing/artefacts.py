@@ -6,11 +6,10 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from eval.billing.bill import ProseRow, Row
-from eval.billing.interactions import Interaction
+from eval.billing.bill import DomainRow, ProseRow
+from eval.billing.interactions import Interaction, ThinkingInteraction
 from eval.billing.tasks import TaskRow
 from eval.billing.thinking import ThinkingRow
-from eval.billing.thinking_interactions import ThinkingInteraction
 from eval.billing.verdict import Verdict
 from eval.runs.prose import Prose
 from eval.runs.samples import RunResult
@@ -73,7 +72,7 @@ class Comparison(Artefact):
 
     format: Literal["regrowth.comparison/2"] = "regrowth.comparison/2"
     models: tuple[ComparedModel, ...] = Field(description="all models, the full one first")
-    rows: tuple[Row, ...] = Field(description="accuracy and answer NLL by domain, protocol and model")
+    rows: tuple[DomainRow, ...] = Field(description="accuracy and answer NLL by domain, protocol and model")
     prose: tuple[ProseRow, ...] = Field(description=_PROSE)
     thinking: tuple[ThinkingRow, ...] = Field(description=_THINKING)
     thinking_interactions: tuple[ThinkingInteraction, ...] = Field(
@@ -111,7 +110,7 @@ class Run(Artefact):
     settings: dict[str, Any] = Field(description=_SETTINGS)
     asked: tuple[AskedTask, ...] = Field(description="our tasks")
     logged: tuple[str, ...] = Field(description="names of lm-eval's own tasks")
-    rows: tuple[Row, ...] = Field(description="as in comparison.json; `versus` is null")
+    rows: tuple[DomainRow, ...] = Field(description="as in comparison.json; `versus` is null")
     thinking: tuple[ThinkingRow, ...] = Field(description=_THINKING)
     prose: tuple[ProseRow, ...] = Field(description=_PROSE)
     tasks: tuple[TaskRow, ...] = Field(description=_TASKS)

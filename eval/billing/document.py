@@ -10,7 +10,7 @@ from pathlib import Path
 from eval.asking.lm_eval_tasks import LoggedAnswer
 from eval.asking.tasks import TaskPlan
 from eval.billing.artefacts import AskedModel, AskedTask, Effort, Run
-from eval.billing.bill import FEW, Row, bill, bill_prose
+from eval.billing.bill import FEW, DomainRow, bill, bill_prose
 from eval.billing.tasks import bill_tasks
 from eval.billing.thinking import ThinkingRow, bill_thinking
 from eval.billing.unparsed import unparsed_warnings
@@ -23,7 +23,7 @@ from prune.common.provenance import provenance
 _RUN = "run.json"
 
 
-def warn(rows: Sequence[Row], thinking: Sequence[ThinkingRow], runs: Sequence[RunResult]) -> tuple[str, ...]:
+def warn(rows: Sequence[DomainRow], thinking: Sequence[ThinkingRow], runs: Sequence[RunResult]) -> tuple[str, ...]:
     """What a reader must see before the numbers: few questions, prompts that lost their start, unparsed answers."""
     lines = [
         f"{row.domain} {row.protocol} has {row.n} questions; below {FEW} an interval says little"
@@ -58,11 +58,7 @@ def _cut(requests: int) -> str:
 
 def describe_run(result: RunResult) -> Run:
     """Scores per domain and protocol, without comparing to anything."""
-    rows = tuple(
-        bill(t.domain, t.protocol, result.label, t.chance, result.of(t), None, t.answer_bytes)
-        for t in result.tasks
-        if t.thinking is None
-    )
+    rows = tuple(bill(t, result.label, result.of(t), None) for t in result.tasks if t.thinking is None)
     thinking = tuple(bill_thinking([result]))
     return Run(
         model=AskedModel(label=result.label, **result.identity),

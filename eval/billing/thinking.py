@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eval.asking.tasks import TaskPlan
-from eval.billing.bill import difference_of_verdicts
 from eval.billing.counts import Counts, Gains, count_pairs, gains
-from eval.billing.statistics import Interval, paired_gain_difference
+from eval.billing.statistics import Interval, accuracy_difference, paired_gain_difference
 from eval.runs.samples import RunResult, Sample
 from eval.settings import MODES
 from prune.common.errors import RegrowthError
@@ -58,10 +57,10 @@ def bill_thinking(runs: Sequence[RunResult]) -> list[ThinkingRow]:
 
 def thinking_pairs(tasks: Sequence[TaskPlan]) -> list[tuple[TaskPlan, TaskPlan]]:
     """The tasks that ask the same questions fast and slow, one pair for each domain and protocol."""
-    found = {(t.domain, t.protocol, t.thinking): t for t in tasks if t.thinking is not None}
-    groups = dict.fromkeys((domain, protocol) for domain, protocol, _ in found)
+    asked = {(t.domain, t.protocol, t.thinking): t for t in tasks if t.thinking is not None}
+    groups = dict.fromkeys((domain, protocol) for domain, protocol, _ in asked)
     keys = [[(domain, protocol, mode) for mode in MODES] for domain, protocol in groups]
-    return [(found[fast], found[slow]) for fast, slow in keys if fast in found and slow in found]
+    return [(asked[fast], asked[slow]) for fast, slow in keys if fast in asked and slow in asked]
 
 
 def _row(fast: TaskPlan, slow: TaskPlan, result: RunResult, full: RunResult | None) -> ThinkingRow:
@@ -107,7 +106,7 @@ def _same(before: Sequence[Sample], after: Sequence[Sample], where: str) -> Sequ
 
 def _difference(before: Sequence[Sample], after: Sequence[Sample]) -> Interval:
     units = [s.unit for s in before]
-    return difference_of_verdicts([s.correct for s in before], [s.correct for s in after], units)
+    return accuracy_difference([s.correct for s in before], [s.correct for s in after], units)
 
 
 def _gained(fast: Sequence[Sample], slow: Sequence[Sample]) -> list[float]:

@@ -1,4 +1,4 @@
-"""From documents of results to the whole report: which parts there are, and how it was all measured. Pure."""
+"""From documents of results to the whole report: which sections there are, and how it was all measured. Pure."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eval.reports.comparison import domains_part, flips_parts, prose_part, tasks_part, thinking_part
+from eval.reports.comparison import (
+    domains_section,
+    flips,
+    interactions_section,
+    prose_section,
+    tasks_section,
+    thinking_section,
+)
 from eval.reports.flips import FlipGroup
-from eval.reports.interactions import interactions_part
-from eval.reports.model import Part, Report
-from eval.reports.sweep import curves_part, map_part, sweep_prose_part
-from eval.reports.text import GLOSSARY, counted, listed, plain
-from eval.reports.verdict import sweep_verdict, verdict
+from eval.reports.model import Report, Section
+from eval.reports.sweep import curves_section, map_section, sweep_prose_section
+from eval.reports.text import counted, listed, plain
+from eval.reports.verdict import comparison_top, sweep_top
 
 Document = Mapping[str, Any]
 _IDENTITY = ("config_sha256", "shards", "content_sha256")  # two models of one shape differ in the last alone
 
 
-def build(comparison: Document | None, sweep: Document | None = None, flips: Sequence[FlipGroup] = ()) -> Report:
-    """The report of a comparison, of a sweep, or of both; a part without data is left out.
+def build(comparison: Document | None, sweep: Document | None = None, flipped: Sequence[FlipGroup] = ()) -> Report:
+    """The report of a comparison, of a sweep, or of both; a section without data is left out.
 
     Args:
         comparison: the document of comparison.json, or None.
         sweep: the document of sweep.json, or None.
-        flips: of the comparison, as `read_flips` gives them.
+        flipped: of the comparison, as `read_flips` gives them.
 
     Raises:
         ValueError: neither a comparison nor a sweep.
@@ -32,34 +38,40 @@ def build(comparison: Document | None, sweep: Document | None = None, flips: Seq
     main = comparison or sweep
     if main is None:
         raise ValueError("a report needs a comparison or a sweep")
-    parts: list[Part | None] = []
+    sections: list[Section | None] = []
     if comparison is not None:
-        full = comparison["models"][0]["label"]
-        parts += [domains_part(comparison), interactions_part(comparison), prose_part(comparison, full)]
-        others = [model["label"] for model in comparison["models"][1:]]
+        full, *others = [model["label"] for model in comparison["models"]]
+        sections += [domains_section(comparison), interactions_section(comparison), prose_section(comparison)]
         title = f"What the cut costs: {listed(others)} against {full}" if others else f"What {full} scores"
-        told = verdict(comparison)
+        top = comparison_top(comparison)
     if sweep is not None:
-        parts += [curves_part(sweep), map_part(sweep), sweep_prose_part(sweep)]
+        sections += [curves_section(sweep), map_section(sweep), sweep_prose_section(sweep)]
     if comparison is None and sweep is not None:
-        title, told = "What each size of cut costs", sweep_verdict(sweep)
+        title, top = "What each size of cut costs", sweep_top(sweep)
     if comparison is not None:
-        parts += [thinking_part(comparison), tasks_part(comparison)]
+        sections += [thinking_section(comparison), tasks_section(comparison)]
     if comparison is not None and sweep is not None and _unlike(comparison, sweep):
         name = (sweep["provenance"].get("model") or {}).get("model", "a model")
-        told = replace(told, warnings=(*told.warnings, f"the sweep below is of {name}, whose weights are not {full}'s"))
+        top = replace(top, warnings=(*top.warnings, f"the sweep below is of {name}, whose weights are not {full}'s"))
+    shown = tuple(section for section in sections if section is not None)
     return Report(
         title=title,
         subtitle=_subtitle(main),
-        verdict=told,
-        parts=tuple(part for part in parts if part is not None),
-        flips=flips_parts(flips),
+        top=top,
+        sections=shown,
+        flips=flips(flipped),
         settings=tuple(_settings(main)),
         facts=tuple(_facts(main)),
         hashes=tuple(_hashes(main)),
         notes=tuple(_notes(main)),
-        glossary=GLOSSARY,
+        glossary=tuple(_glossary(shown)),
     )
+
+
+def _glossary(sections: Sequence[Section]) -> list[tuple[str, str]]:
+    """What the columns of the first table mean."""
+    tables = [table for section in sections for table in section.tables if table.key in ("domains", "sizes")]
+    return [(column.name, f"{column.hint}.") for table in tables[:1] for column in table.columns if column.hint]
 
 
 def _unlike(comparison: Document, sweep: Document) -> bool:

@@ -87,9 +87,11 @@ def render(comparison: Document | None, sweep: Document | None = None, flips: Se
 
     from eval.reports.build import build
     from eval.reports.model import STATES
+    from prune.common.tables import subscripts
 
     environment = Environment(loader=PackageLoader("eval.reports"), autoescape=True, undefined=StrictUndefined)
-    style, script = (_own(name) for name in ("report.css", "report.js"))
+    environment.filters["subscripts"] = subscripts
+    style, script = "\n".join(map(template, ("figures.css", "report.css"))), template("report.js")
     return environment.get_template("report.html.j2").render(
         states=STATES,
         report=build(comparison, sweep, flips),
@@ -100,7 +102,8 @@ def render(comparison: Document | None, sweep: Document | None = None, flips: Se
     )
 
 
-def _own(name: str) -> str:
+def template(name: str) -> str:
+    """A file that the page is made of."""
     return (files("eval.reports") / "templates" / name).read_text("utf-8").strip()
 
 

@@ -6,19 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 NONE = "–"
-FEW = 30  # questions; below this an interval says little
-
-GLOSSARY = (
-    ("Accuracy", "the choice of highest log-likelihood per character, or the exact number that was asked for."),
-    ("Plain", "accuracy by the highest log-likelihood as it is, not per character."),
-    ("Chance", "the accuracy of blind guesses."),
-    ("Answer NLL", "−log₂ p(right answer | question), the mean per answer in bits. It moves where accuracy cannot."),
-    ("Change", "this model − the full model on the same questions, with its 95 % paired interval."),
-    ("p", "exact McNemar test of the flips; with Holm's correction over all rows of a model where it says so."),
-    ("Lost / gained", "questions that the full model had right and this one has wrong, and the other way round."),
-    ("Kept", "accuracy above chance as a share of the full model's; ? where that is itself too near to chance."),
-    ("Unparsed", "answers in which no answer could be found. They count as wrong."),
-)
 
 
 def minus(text: str) -> str:
@@ -58,20 +45,9 @@ def bits(found: Mapping[str, float], unit: str = "bits") -> str:
 
 
 def nll_change(versus: Mapping[str, Any]) -> Mapping[str, float]:
-    """The change of answer NLL by which domains are compared: per byte of the right answers, whose lengths differ.
-
-    Per answer in a file of an earlier version, which has no other.
-    """
-    found: Mapping[str, float] = versus.get(_PER_BYTE) or versus["answer_nll_bits_difference"]
-    return found
-
-
-def nll_unit(versus: Mapping[str, Any]) -> str:
-    """The unit of `nll_change`."""
-    return "bits per byte" if versus.get(_PER_BYTE) else "bits"
-
-
-_PER_BYTE = "answer_nll_bits_per_byte_difference"
+    """The change of answer NLL by which domains are compared: per byte of the right answers, whose lengths differ."""
+    change: Mapping[str, float] = versus["answer_nll_bits_per_byte_difference"]
+    return change
 
 
 def p_value(p: float) -> str:
@@ -80,8 +56,8 @@ def p_value(p: float) -> str:
 
 
 def task_name(row: Mapping[str, Any]) -> str:
-    """`math, generation`: what a row was measured on."""
-    return f"{row['domain']}, {row['protocol']}"
+    """`math generation`: what a row was measured on."""
+    return f"{row['domain']} {row['protocol']}"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -129,7 +105,7 @@ def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
     if change["high"] >= 0 and rise["low"] > 0:
         return (
             "No loss of accuracy is beyond doubt, but right answers became less likely: "
-            f"most by {nll['model']} in {task_name(nll)}, {bits(rise, nll_unit(nll['versus']))}."
+            f"most by {nll['model']} in {task_name(nll)}, {bits(rise, 'bits per byte')}."
         )
     if change["estimate"] >= 0:
         return "No accuracy was lost in any domain, by the estimates."

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.reports.model import Tile, Verdict
+from eval.billing.bill import FEW
+from eval.reports.model import PageTop, Tile
 from eval.reports.sweep import sweep_sentence
 from eval.reports.text import (
-    FEW,
     NONE,
     bounds,
     nll_change,
-    nll_unit,
     signed,
     summary,
     task_name,
@@ -22,7 +21,7 @@ from eval.reports.text import (
 )
 
 
-def verdict(comparison: Mapping[str, Any]) -> Verdict:
+def comparison_top(comparison: Mapping[str, Any]) -> PageTop:
     """What a reader in a hurry needs, in plain words and three numbers a model."""
     rows = comparison.get("rows") or []
     others = [model["label"] for model in comparison["models"][1:]]
@@ -30,9 +29,9 @@ def verdict(comparison: Mapping[str, Any]) -> Verdict:
     tiles = tuple((label, tuple(_tiles(comparison, label))) for label in others)
     limit = comparison.get("verdict")
     if limit is not None:
-        return Verdict(limit["decision"].lower(), _judged(limit), sentences, tiles, _warnings(comparison))
+        return PageTop(limit["decision"].lower(), _judged(limit), sentences, tiles, _warnings(comparison))
     headline = worst_loss(rows) or "No domain was compared; the tables below have all that was measured."
-    return Verdict("open", headline, sentences, tiles, _warnings(comparison))
+    return PageTop("open", headline, sentences, tiles, _warnings(comparison))
 
 
 def _judged(told: Mapping[str, Any]) -> str:
@@ -51,9 +50,9 @@ def _tiles(comparison: Mapping[str, Any], label: str) -> list[Tile]:
     if own:
         found.append(_accuracy_tile([row for row in own if row["versus"]["full_above_chance"]]))
         worst = worst_nll(own)
-        change, unit = nll_change(worst["versus"]), nll_unit(worst["versus"])
+        change = nll_change(worst["versus"])
         note = (task_name(worst), bounds(change, 1, 3))
-        name = f"Answer NLL, worst domain, {unit}"
+        name = "Answer NLL, worst domain, bits per byte"
         found.append(Tile(name, signed(change["estimate"], 3), *note, _look(change, True)))
     texts = [row for row in comparison.get("prose") or [] if row["model"] == label and row["difference"]]
     if texts:
@@ -93,7 +92,7 @@ def _warnings(comparison: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(told or few)
 
 
-def sweep_verdict(sweep: Mapping[str, Any]) -> Verdict:
+def sweep_top(sweep: Mapping[str, Any]) -> PageTop:
     """The top of a sweep's own report."""
     headline = sweep_sentence(sweep) or "Every cut of the model on the same questions."
-    return Verdict("open", headline, warnings=tuple(map(str, sweep.get("notes") or [])))
+    return PageTop("open", headline, warnings=tuple(map(str, sweep.get("notes") or [])))

@@ -10,9 +10,8 @@ from typing import Any
 from eval.asking.tasks import TaskPlan
 from eval.asking.trees import plain_tokens
 from eval.billing.sweep import Cost, SweepRecord, TaskRecord, VariantProse, WalkRecord
-from eval.reports.figures import save_figure
+from eval.reports.figures import write_sweep_figures
 from eval.reports.page import report
-from eval.reports.sweep_figures import curves_figure, map_figure
 from eval.sweeps import scores
 from eval.sweeps.measure import Walked
 from eval.sweeps.plan import SweepPlan
@@ -83,9 +82,5 @@ def write_sweep(swept: Sweep, out: str | Path, *, overwrite: bool = False) -> No
         for task in swept.tasks:
             lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in scores.sample_rows(task))
             write_text(stage / f"samples_{task.plan.name}.jsonl", "".join(lines))
-        figures = {"curves": curves_figure(document)}
-        if document["maps"]:
-            figures["map"] = map_figure(document)
-        for name, figure in figures.items():
-            save_figure(figure, stage / name)
+        write_sweep_figures(document, stage)
         report(stage)

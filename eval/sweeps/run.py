@@ -48,7 +48,7 @@ def sweep(
     """Ask all variants of a model the same questions, computing once what they share, and write the folder `out`.
 
     `out` appears whole or not at all: sweep.json, costs.json, samples_<task>.jsonl, curves and (of several starts a
-    size) map as .png and .svg; nothing is written if None.
+    size) map as .svg; nothing is written if None.
 
     Args:
         model: a model folder or hub id.

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from eval.asking.tasks import TaskPlan
-from eval.billing.bill import FEW, accuracy_of, difference_of_verdicts
+from eval.billing.bill import FEW
 from eval.billing.statistics import (
     Interval,
+    accuracy_difference,
+    accuracy_of,
     flips,
     mcnemar_exact,
     paired_mean_difference,
@@ -146,7 +148,7 @@ def _versus(task: TaskScores, index: int) -> VariantVersus:
         full, cut = task.correct[0].tolist(), task.correct[index].tolist()
         lost, gained = flips(full, cut)
         verdicts = {
-            "accuracy_difference": difference_of_verdicts(full, cut, task.units),
+            "accuracy_difference": accuracy_difference(full, cut, task.units),
             "mcnemar_p": mcnemar_exact(lost, gained),
             "lost": lost,
             "gained": gained,

@@ -173,7 +173,7 @@ def sweep_document(*, layers=30, sizes="0-15", rule="all", tasks=tuple(TASKS), n
         healed=healed(chosen, scored),
         maps=maps(chosen, scored),
         prose=(),
-        how=WalkRecord(path="tree", why=None, **passes, requests=9, tokens=99, tokens_one_by_one=999, head_positions=9),
+        how=WalkRecord(path="tree", why=None, **passes, requests=9, tokens=10, tokens_one_by_one=20, head_positions=9),
         settings={"batch_tokens": 1024, "dtype": "bfloat16", "device": "cpu", "seed": 0, "limit": None},
         truncated=0,
         notes=tuple(warnings(scored)),

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from eval.asking.harness import PlannedTask
 from eval.asking.tasks import TaskPlan, plan_tasks, template
 from eval.billing.counts import Counts, count_pairs, gains
+from eval.billing.interactions import bill_thinking_interactions
 from eval.billing.thinking import bill_thinking
-from eval.billing.thinking_interactions import bill_thinking_interactions
 from eval.billing.verdict import judge
 from eval.cli import app
 from eval.comparison import bill_runs
@@ -319,7 +319,7 @@ def test_compare_shows_thinking_in_every_form(tiny_llama, tmp_path):
     assert interaction["domains"] == ["d", "e"]
     assert interaction["delta"]["estimate"] == 0.0
     text = (tmp_path / "bill" / "comparison.md").read_text()
-    assert "| d choice | 3 | 50 % | same |" in text
-    assert "Fast and slow: loss in one domain minus that in another" in text
+    assert "| d choice | 3 (few) | 50 | same |" in text
+    assert "Knowledge and reasoning lost, one domain against another" in text
     names = {path.name for path in (tmp_path / "bill").iterdir()}
     assert {"samples_full_regrowth_d_choice-fast.jsonl", "samples_same_regrowth_e_choice-slow.jsonl"} <= names

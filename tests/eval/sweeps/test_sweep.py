@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 
-import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -193,7 +192,7 @@ def test_all_files_are_there_and_agree(swept):
     document = json.loads((out / "sweep.json").read_text())
     assert document == found.to_json()
     samples = {f"samples_regrowth_{name}.jsonl" for name in ("medical_choice", "math_choice", "math_generation")}
-    figures = {f"{name}.{suffix}" for name in ("curves", "map") for suffix in ("png", "svg")}
+    figures = {"curves.svg", "map.svg"}
     assert {p.name for p in out.iterdir()} == {"sweep.json", "costs.json", "report.html", *samples, *figures}
     labels = [variant["label"] for variant in document["variants"]]
     for row in document["rows"]:
@@ -219,10 +218,6 @@ def test_all_files_are_there_and_agree(swept):
             )
     for curve in document["curves"]:
         assert [point["size"] for point in curve["points"]] == [0, 1, 2, 3, 4]
-    for name in ("curves", "map"):
-        picture = matplotlib.image.imread(out / f"{name}.png")
-        assert picture.shape[1] >= 1200
-        assert picture[..., :3].std() > 0.02
     prose = {row["variant"]: row for row in document["prose"]}
     assert prose["full"]["difference"] is None
     assert prose["3@2"]["nats_per_token"] == pytest.approx(prose["full"]["nats_per_token"], abs=1e-4)
