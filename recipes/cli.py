@@ -110,11 +110,10 @@ def _ending(done: Any) -> Any:
 
 def _page(path: Path) -> Any:
     if path.suffix == ".json":
-        from eval.comparison import FORMAT
+        from eval.billing.artefacts import Comparison
         from eval.reports.terminal import comparison_table
-        from prune.common.provenance import read_artefact
 
-        return comparison_table(read_artefact(path, FORMAT))
+        return comparison_table(Comparison.read(path).to_json())
     from rich.markdown import Markdown
 
     return Markdown(path.read_text(encoding="utf-8"))

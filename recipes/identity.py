@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from prune.checkpoint.identity import header_sha256
-from prune.common.provenance import file_sha256
+from prune.common.provenance import digest, file_sha256
 
 _HASHED_WHOLE = 64 * 2**20  # bytes; reading a 140 GB model to learn that it is unchanged would cost minutes
 
@@ -38,8 +37,3 @@ def _file_identity(path: Path) -> str:
     if path.suffix == ".safetensors":
         facts.append(header_sha256(path))
     return digest(facts)
-
-
-def digest(facts: Any) -> str:
-    """Hex SHA-256 of anything that JSON can hold."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

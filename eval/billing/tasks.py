@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eval.asking.lm_eval_tasks import Passed
+from eval.asking.lm_eval_tasks import LoggedAnswer
 from eval.billing.statistics import Interval, accuracy_difference, flips, mcnemar_exact, paired_mean_difference
 from eval.runs.samples import RunResult
 from prune.common.errors import RegrowthError
@@ -91,12 +91,12 @@ def _against(row: TaskRow, full: RunResult, result: RunResult) -> TaskRow:
     return replace(row, difference=difference, lost=lost, gained=gained, mcnemar_p=mcnemar_exact(lost, gained))
 
 
-def _scores(result: RunResult, row: TaskRow) -> dict[tuple[str, int], Passed]:
+def _scores(result: RunResult, row: TaskRow) -> dict[tuple[str, int], LoggedAnswer]:
     """Scores by task and question; of a group, of all its tasks."""
     tasks = set(_leaves(result.harness.get("group_subtasks", {}), row.task))
     return {
         (answer.task, answer.doc_id): answer
-        for answer in result.passed
+        for answer in result.logged
         if answer.task in tasks and answer.filter == row.filter and row.metric in answer.scores
     }
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from eval.asking.tasks import TaskPlan
 from eval.billing.counts import Counts, Gains, count_pairs, gains
@@ -23,8 +22,8 @@ class ThinkingVersus:
     delta: Interval
 
 
-@dataclass(frozen=True)
-class ThinkingRow:
+@dataclass(frozen=True, kw_only=True)
+class ThinkingRow(Gains):
     """One model on one domain under one protocol, in both modes.
 
     `unparseable_fast`, `unparseable_slow`: share of answers that could not be parsed; they count as wrong.
@@ -37,17 +36,10 @@ class ThinkingRow:
     n: int
     chance: float
     counts: Counts
-    gains: Gains
     unparseable_fast: float
     unparseable_slow: float
     cut_slow: float
     versus: ThinkingVersus | None
-
-    def as_document(self) -> dict[str, Any]:
-        """The row as it stands in comparison.json: the gains side by side with the counts."""
-        row = asdict(self)
-        gains = row.pop("gains")
-        return {**row, **gains}
 
 
 def bill_thinking(runs: Sequence[RunResult]) -> list[ThinkingRow]:
@@ -98,7 +90,7 @@ def _row(fast: TaskPlan, slow: TaskPlan, result: RunResult, full: RunResult | No
         n=n,
         chance=fast.chance,
         counts=count_pairs(*verdicts),
-        gains=gains(*verdicts, [s.unit for s in quick]),
+        **vars(gains(*verdicts, [s.unit for s in quick])),
         unparseable_fast=sum(not s.parsed for s in quick) / n,
         unparseable_slow=sum(not s.parsed for s in thought) / n,
         cut_slow=sum(s.cut for s in thought) / n,

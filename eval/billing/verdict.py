@@ -156,12 +156,11 @@ def _losses(rows: Sequence[DomainRow]) -> Iterator[Loss]:
 
 def _thinking_losses(rows: Sequence[ThinkingRow]) -> Iterator[Loss]:
     """Accuracy at once and after a chain of thought, each against the full model's in the same mode."""
-    full = {(row.domain, row.protocol): row.gains for row in rows if row.versus is None}
+    full = {(row.domain, row.protocol): row for row in rows if row.versus is None}
     for row in rows:
         if row.versus is not None:
-            gains = full[row.domain, row.protocol]
             for mode in MODES:
-                change, before = (getattr(side, f"a_{mode}") for side in (row.versus, gains))
+                change, before = (getattr(side, f"a_{mode}") for side in (row.versus, full[row.domain, row.protocol]))
                 blind, room = before.low <= row.chance, before.estimate - row.chance
                 yield Loss(row.model, row.domain, row.protocol, change.negated, row.n, blind, room, mode)
 

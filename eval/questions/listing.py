@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.questions.declaration import read_declaration
-from eval.questions.domains import Part, declared, files_of
+from eval.questions.domains import DomainPart, declared, files_of
 from eval.questions.loaded import LICENCES
 from eval.questions.schema import PROTOCOLS, Question, cluster_of, read_questions
 from prune.common.errors import RegrowthError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from eval.questions.preparation import Manifest
 
 FORMAT = "regrowth.domains/1"
 
@@ -43,7 +45,7 @@ def list_domains(data: str | Path | None = None) -> dict[str, Any]:
     }
 
 
-def _declared(name: str, parts: tuple[Part, ...]) -> dict[str, Any]:
+def _declared(name: str, parts: tuple[DomainPart, ...]) -> dict[str, Any]:
     return {
         "domain": name,
         "there": False,
@@ -112,7 +114,7 @@ def domains_table(document: dict[str, Any]) -> RenderableType:
     return Group(table, Text(words.strip(), style="dim"))
 
 
-def manifest_table(manifest: dict[str, Any]) -> RenderableType:
+def manifest_table(manifest: Manifest) -> RenderableType:
     """What `evaluate prepare` made, for a terminal: per domain its questions, per set what was read and left out."""
     from rich import box
     from rich.console import Group
@@ -122,17 +124,17 @@ def manifest_table(manifest: dict[str, Any]) -> RenderableType:
     for head in ("domain", *PROTOCOLS, "repeats dropped"):
         domains.add_column(head, justify="left" if head == "domain" else "right", no_wrap=head == "domain")
     domains.add_column("sets", overflow="fold")
-    for name, entry in manifest["domains"].items():
-        counts = [f"{entry['protocols'][protocol]:,}" for protocol in PROTOCOLS]
-        there = ", ".join(f"{key} {count:,}" for key, count in entry["sets"].items())
-        without = f" (without {', '.join(entry['sets_absent'])})" if entry["sets_absent"] else ""
-        domains.add_row(name, *counts, f"{entry['repeats_dropped']:,}", there + without)
+    for name, entry in manifest.domains.items():
+        counts = [f"{entry.protocols[protocol]:,}" for protocol in PROTOCOLS]
+        there = ", ".join(f"{key} {count:,}" for key, count in entry.sets.items())
+        without = f" (without {', '.join(entry.sets_absent)})" if entry.sets_absent else ""
+        domains.add_row(name, *counts, f"{entry.repeats_dropped:,}", there + without)
     sets = Table(title="Sets", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for head in ("set", "rows", "questions", "licence"):
         sets.add_column(head, justify="right" if head in ("rows", "questions") else "left", no_wrap=True)
     sets.add_column("left out, and why", overflow="fold")
-    for name, entry in manifest["sets"].items():
-        reasons = [f"{why}: {count:,}" for why, count in entry["left_out"].items()]
-        reasons += [f"other splits: {', '.join(entry['passed_over'])}"] if entry["passed_over"] else []
-        sets.add_row(name, f"{entry['rows']:,}", f"{entry['questions']:,}", entry["licence"], "; ".join(reasons))
+    for name, read in manifest.sets.items():
+        reasons = [f"{why}: {count:,}" for why, count in read.left_out.items()]
+        reasons += [f"other splits: {', '.join(read.passed_over)}"] if read.passed_over else []
+        sets.add_row(name, f"{read.rows:,}", f"{read.questions:,}", read.licence, "; ".join(reasons))
     return Group(domains, sets)

@@ -42,6 +42,11 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest(content: Any) -> str:
+    """Hex SHA-256 of JSON with sorted keys; what JSON does not know counts as its text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def provenance(**facts: Any) -> dict[str, Any]:
     """The provenance block of an artefact: the caller's facts (model, text, seed, ...), versions and command."""
     return {**facts, "versions": versions(), "command": command_line()}

@@ -14,7 +14,7 @@ from eval.reports.text import bounds, signed
 from eval.runs.run import run
 from prune.common.errors import RegrowthError, UsageError
 
-SMALL = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "shown": False}
+SMALL = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "show_progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def other(tiny_llama, tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(tiny_llama, other, sample_questions, sample_heldout, tmp_path_factory):
     out = tmp_path_factory.mktemp("bill") / "out"
-    document = compare(tiny_llama, [other], data=sample_questions, text=str(sample_heldout), out=out, **SMALL)
+    document = compare(tiny_llama, [other], data=sample_questions, text=str(sample_heldout), out=out, **SMALL).to_json()
     return out, document
 
 
@@ -120,7 +120,7 @@ def test_the_same_inputs_give_the_same_numbers(made, tiny_llama, other, sample_q
     out, document = made
     again = compare(
         tiny_llama, [other], data=sample_questions, text=str(sample_heldout), out=tmp_path / "again", **SMALL
-    )
+    ).to_json()
     for key in ("rows", "prose", "models"):
         assert again[key] == document[key]
     for path in out.glob("samples_*"):
@@ -129,7 +129,9 @@ def test_the_same_inputs_give_the_same_numbers(made, tiny_llama, other, sample_q
 
 
 def test_a_model_against_itself_costs_nothing(tiny_llama, sample_questions, tmp_path):
-    document = compare(tiny_llama, [tiny_llama], data=sample_questions, out=tmp_path / "o", labels=["a", "b"], **SMALL)
+    document = compare(
+        tiny_llama, [tiny_llama], data=sample_questions, out=tmp_path / "o", labels=["a", "b"], **SMALL
+    ).to_json()
     for row in document["rows"]:
         if versus := row["versus"]:
             assert (versus["lost"], versus["gained"], versus["mcnemar_p"]) == (0, 0, 1.0)
@@ -159,20 +161,20 @@ def test_prose_of_two_tokenizers_is_not_paired(tiny_llama, sample_questions, sam
     from eval.billing.bill import bill_prose
 
     few = {"data": sample_questions, "domains": "math", "limit": 2, "sets": ["mmlu"], "text": str(sample_heldout)}
-    first = run(tiny_llama, shown=False, **few)
-    second = run(tiny_llama, seed=1, shown=False, **few)
+    first = run(tiny_llama, show_progress=False, **few)
+    second = run(tiny_llama, seed=1, show_progress=False, **few)
     with pytest.raises(RegrowthError, match="not paired"):
         bill_prose("m", "held-out", second.prose["held-out"], first.prose["held-out"])
 
 
 def test_stored_runs_that_were_not_asked_alike(tiny_llama, sample_questions, tmp_path):
-    few = {"data": sample_questions, "limit": 2, "sets": ["mmlu"], "shown": False}
+    few = {"data": sample_questions, "limit": 2, "sets": ["mmlu"], "show_progress": False}
     write_run(run(tiny_llama, domains="medical,math", **few), tmp_path / "both")
     write_run(run(tiny_llama, domains="math", dtype="bfloat16", **few), tmp_path / "half")
     with pytest.raises(RegrowthError, match="not paired: half was not asked medical_choice, and both was"):
-        compare(tmp_path / "both", [tmp_path / "half"], out=tmp_path / "out", shown=False)
+        compare(tmp_path / "both", [tmp_path / "half"], out=tmp_path / "out", show_progress=False)
     assert not (tmp_path / "out").exists()
-    document = compare(tmp_path / "half", [tmp_path / "both"], out=tmp_path / "out", shown=False)
+    document = compare(tmp_path / "half", [tmp_path / "both"], out=tmp_path / "out", show_progress=False).to_json()
     assert any("both was asked medical_choice too, and half was not: left out" in line for line in document["warnings"])
     assert any(
         "not the same dtype for all models: bfloat16 (half), float32 (both)" in line for line in document["warnings"]
@@ -188,10 +190,10 @@ def test_a_model_that_lost_its_digits_is_billed_for_mathematics(sample_model, sa
         table[digits] = table.mean(0)
     model.save_pretrained(tmp_path / "planted")
     tokenizer.save_pretrained(tmp_path / "planted")
-    asked = {"domains": "medical,math", "limit": 8, "sets": ["mmlu", "asdiv"], "shown": False}
+    asked = {"domains": "medical,math", "limit": 8, "sets": ["mmlu", "asdiv"], "show_progress": False}
     document = compare(
         sample_model, [tmp_path / "planted"], data=sample_questions, out=tmp_path / "out", dtype="float32", **asked
-    )
+    ).to_json()
     lost = {(r["domain"], r["protocol"]): r["versus"] for r in document["rows"] if r["versus"] is not None}
     medical, math = (
         lost[key]["answer_nll_bits_per_byte_difference"] for key in (("medical", "choice"), ("math", "generation"))
@@ -216,8 +218,8 @@ def test_a_broken_model_pays_more_bits_than_the_real_one(sample_model, sample_qu
         sets=["mmlu", "asdiv"],
         dtype="bfloat16",
         out=tmp_path / "out",
-        shown=False,
-    )
+        show_progress=False,
+    ).to_json()
     for row in document["rows"]:
         if row["versus"] is not None:
             assert row["versus"]["answer_nll_bits_difference"]["low"] > 0

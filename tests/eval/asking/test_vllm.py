@@ -22,7 +22,7 @@ from prune.models.precision import multiplies_bfloat16
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; see `make test-vllm`")
 
 ENGINE = {"enforce_eager": True, "max_num_seqs": 8, "max_num_batched_tokens": 1024}
-ASKED = {"domains": "math", "sets": ["mmlu", "asdiv"], "limit": 4, "chat_template": "off", "shown": False}
+ASKED = {"domains": "math", "sets": ["mmlu", "asdiv"], "limit": 4, "chat_template": "off", "show_progress": False}
 # Small models' families: what their configs need beside the sizes.
 FAMILIES = {
     "llama": {},
@@ -115,7 +115,7 @@ def test_one_model_after_the_other_and_their_precision(sample_model, sample_ques
     full = _small("llama", tmp_path / "full", sample_model)
     pruned = cut(plan_cut(full, layers="1-2"), tmp_path / "pruned", show_progress=False)
     ask = {**ASKED, "data": sample_questions, "sets": ["mmlu"], "backend": "vllm", "backend_args": ENGINE}
-    document = compare(full, [pruned], out=tmp_path / "bill", **ask)
+    document = compare(full, [pruned], out=tmp_path / "bill", **ask).to_json()
     dtype = "bfloat16" if multiplies_bfloat16() else "float32"
     assert [model["settings"]["dtype"] for model in document["models"]] == [dtype, dtype]
     assert document["provenance"]["versions"]["vllm"].startswith("0.")

@@ -54,7 +54,7 @@ def _planted(loses):
 
 
 def test_a_model_that_lost_only_math_is_billed_for_math():
-    found = bill_runs(_planted({"medical": (2, 0.0), "math": (30, 3.0), "law": (3, 0.0)}), limit=0.05)
+    found = bill_runs(_planted({"medical": (2, 0.0), "math": (30, 3.0), "law": (3, 0.0)}), max_loss=0.05)
     rows = {row.domain: row for row in found.rows if row.versus}
     assert {domain for domain, row in rows.items() if row.versus.mcnemar_p_holm < 0.05} == {"math"}
     assert rows["math"].versus.accuracy_difference.high < 0 < rows["math"].versus.answer_nll_bits_difference.low
@@ -206,8 +206,8 @@ def test_the_bill_pairs_by_question_not_by_place():
 def test_few_questions_are_a_warning():
     full, cut = _planted({"medical": (5, 0.5)})
     short = [_run(r.label, {"medical": list(r.samples[50:75])}) for r in (full, cut)]
-    assert bill_runs((full, cut)).warnings == []
-    assert bill_runs(short).warnings == ["medical choice has 25 questions; below 30 an interval says little"]
+    assert bill_runs((full, cut)).warnings == ()
+    assert bill_runs(short).warnings == ("medical choice has 25 questions; below 30 an interval says little",)
 
 
 def test_a_limit_is_a_percentage():

@@ -1,7 +1,7 @@
 """Fast and slow thinking: the paper's identities, prompts that differ in the thinking alone, and the bill of both."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,7 @@ from eval.comparison import bill_runs
 from eval.questions.schema import format_questions, parse_question
 from eval.runs.run import run
 from eval.runs.samples import RunResult, Sample
-from eval.settings import MODES, check_modes
+from eval.settings import MODES, Settings, check_modes
 from prune.common.errors import RegrowthError, UsageError
 
 COUNTS = st.builds(Counts, *[st.integers(0, 300)] * 4).filter(lambda c: c.n > 0)
@@ -182,18 +182,17 @@ def test_shots_asked_for_leave_the_worked_examples_alone():
 def test_the_plan_adds_a_task_for_each_mode(tmp_path):
     rows = [parse_question({**ROW, "id": f"q{i}"}) for i in range(4)]
     (tmp_path / "d.jsonl").write_text(format_questions(rows))
-    plans = plan_tasks(tmp_path, "d", limit=3, thinking=("slow", "fast"), slow_tokens=99)
+    plans = plan_tasks(Settings.of(data=tmp_path, domains="d", limit=3, thinking=("slow", "fast"), slow_tokens=99))
     assert [p.name for p in plans] == ["regrowth_d_choice", "regrowth_d_choice-fast", "regrowth_d_choice-slow"]
     assert len({p.questions for p in plans}) == 1
     assert [p.requests for p in plans] == [6, 3, 3]
     assert plans[2].config()["generation_kwargs"]["max_gen_toks"] == 99
     assert plans[1].config()["generation_kwargs"]["max_gen_toks"] == 16
-    with pytest.raises(UsageError, match="--thinking quick is no mode; it takes fast or slow"):
-        plan_tasks(tmp_path, "d", thinking=("quick",))
+    with pytest.raises(UsageError, match="--thinking quick is unknown; use fast or slow"):
+        plan_tasks(Settings.of(data=tmp_path, domains="d", thinking=("quick",)))
     with pytest.raises(UsageError, match="--slow-tokens 3 leaves no room"):
-        plan_tasks(tmp_path, "d", thinking=("slow",), slow_tokens=3)
+        plan_tasks(Settings.of(data=tmp_path, domains="d", thinking=("slow",), slow_tokens=3))
     assert check_modes(" slow,fast,") == MODES
-    assert check_modes(None) == ()
 
 
 def _sample(plan, question, correct, **change):
@@ -232,12 +231,12 @@ def test_the_bill_of_two_models():
     assert first.counts == Counts(20, 10, 40, 30)
     assert first.versus is None
     assert (second.unparseable_fast, second.unparseable_slow, second.cut_slow) == (0.0, 1.0, 1.0)
-    assert second.gains.r_o.estimate == 1.0
+    assert second.r_o.estimate == 1.0
     assert second.versus.a_fast.estimate == 0.0
     assert second.versus.a_slow.estimate == pytest.approx(-0.6)
     assert second.versus.delta.estimate == pytest.approx(-0.6)  # what was lost is the gain of reasoning alone
     assert second.versus.delta.high < 0 < second.versus.a_fast.high
-    row = json.loads(json.dumps(second.as_document()))
+    row = json.loads(json.dumps(asdict(second)))
     assert row["delta"]["estimate"] == pytest.approx(-0.3)
     assert row["counts"] == {"both_right": 0, "fast_only": 30, "slow_only": 0, "both_wrong": 70}
     assert {"a_fast", "a_slow", "delta_c", "delta_o", "r_c", "r_o", "n", "chance", "versus"} <= set(row)
@@ -289,11 +288,9 @@ def test_a_model_thinks_fast_and_slow_end_to_end(tiny_llama, tmp_path):
     rows = [parse_question({**ROW, "id": f"q{i}", "question": f"Which {i}?"}) for i in range(3)]
     rows += [parse_question({**ROW, "id": f"n{i}", "choices": None, "answer": f"{i}"}) for i in range(3)]
     (tmp_path / "d.jsonl").write_text(format_questions(rows))
-    with pytest.raises(
-        UsageError, match=r"--slow-tokens 500 leaves no room .* context of 512 tokens; take 448 at most"
-    ):
-        run(tiny_llama, data=tmp_path, domains="d", thinking="slow", slow_tokens=500, shown=False)
-    found = run(tiny_llama, data=tmp_path, domains="d", thinking="fast,slow", slow_tokens=24, shown=False)
+    with pytest.raises(UsageError, match=r"--slow-tokens 500 leaves no room .* context of 512 tokens; use 448 at most"):
+        run(tiny_llama, data=tmp_path, domains="d", thinking="slow", slow_tokens=500, show_progress=False)
+    found = run(tiny_llama, data=tmp_path, domains="d", thinking="fast,slow", slow_tokens=24, show_progress=False)
     tasks = [t.name for t in found.tasks]
     assert tasks == [f"regrowth_d_{p}{m}" for p in ("choice", "generation") for m in ("", "-fast", "-slow")]
     for row in bill_thinking([found]):

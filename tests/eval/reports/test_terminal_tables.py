@@ -1,8 +1,8 @@
 """Tables on a terminal: what a reader needs in one line stays in one line, at 80 columns as at 120."""
 
 import io
-import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from rich.console import Console
 from eval.billing.thinking import bill_thinking
 from eval.billing.unparsed import unparsed_warnings
 from eval.questions.listing import domains_table, list_domains, manifest_table
+from eval.questions.preparation import Manifest
 from eval.reports.tables import SHIFTS, thinking_table
 from eval.reports.terminal import comparison_table, run_tables, smallest_losses, sweep_tables
 from heal.budget.plan import plan_budget
@@ -33,7 +34,7 @@ def printed(tables, width):
 def thinking_rows():
     plans = [plan("math", "generation", 40, mode) for mode in ("fast", "slow")]
     runs = [run_result(label, damage, plans) for label, damage in (("full", 0.0), ("pruned", 1.0))]
-    return [row.as_document() for row in bill_thinking(runs)]
+    return [asdict(row) for row in bill_thinking(runs)]
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -111,7 +112,7 @@ ALL_TABLES = {
     "sweep": lambda _, swept, __: sweep_tables(swept),
     "domains": lambda *_: domains_table(list_domains()),
     "domains of a folder": lambda _, __, sample: domains_table(list_domains(sample / "questions")),
-    "prepare": lambda _, __, sample: manifest_table(json.loads((sample / "questions" / "manifest.json").read_text())),
+    "prepare": lambda _, __, sample: manifest_table(Manifest.read(sample / "questions" / "manifest.json")),
     "healing": lambda *_: curve(healed_document(), Path("out")),
     "patch": lambda *_: patched(healed_document(), Path("out")),
     "budget": lambda _, __, sample: budget_tables(plan_budget(str(sample / "model"), n=6, method="distill")),

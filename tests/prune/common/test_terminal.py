@@ -113,7 +113,7 @@ def test_git_does_not_complain_outside_a_checkout(tiny_llama, tmp_path, monkeypa
     asked = [{**question, "id": f"q{i}", "question": f"Which {i}?", "choices": ["left", "right"]} for i in range(2)]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
     monkeypatch.chdir(tmp_path)
-    run(tiny_llama, data=tmp_path, domains="d", cache=None, shown=False)
+    run(tiny_llama, data=tmp_path, domains="d", cache=None, show_progress=False)
     assert "fatal" not in capfd.readouterr().err
 
 
