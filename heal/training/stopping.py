@@ -78,7 +78,7 @@ def diverged(what: str, step: int, curve: Curve, checkpoints: Checkpoints) -> Re
         good = [saved for saved in steps if curve.sane(saved)]
         kept = (good or steps)[0]
         line += (
-            f"; the last {'good ' if good else ''}checkpoint, of step {kept}, is kept in {checkpoints.place(kept)}, "
+            f"; the last {'good ' if good else ''}checkpoint, of step {kept}, is kept in {checkpoints.path(kept)}, "
             "an adapter that peft loads"
         )
     return RegrowthError(line)
