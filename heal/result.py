@@ -16,7 +16,7 @@ NATS = "nats per token"
 Base = Literal["dequantised", "original"]
 
 
-class _Stated(Part):
+class Stated(Part):
     """A part that is written without those of its fields that are None."""
 
     @model_serializer(mode="wrap")
@@ -34,7 +34,7 @@ class Point(Part):
     texts: dict[str, float] = Field(description="the loss on each held-out and domain text by its name")
 
 
-class HeldOutLoss(_Stated):
+class HeldOutLoss(Stated):
     """Held-out losses of a run or a patch."""
 
     full: float | None = Field(default=None, description="of `patch`: the full model")
@@ -43,7 +43,7 @@ class HeldOutLoss(_Stated):
     unit: str = Field(default=NATS, description="of the losses")
 
 
-class Unquantised(_Stated):
+class Unquantised(Stated):
     """Held-out losses at the end of a run, or why there are none."""
 
     cut: float | None = Field(default=None, description="the unquantised cut")
@@ -65,7 +65,7 @@ class MeasuredText(Part):
     tokens: int = Field(description="measured")
 
 
-class HeldOutText(_Stated):
+class HeldOutText(Stated):
     """What was measured."""
 
     tokens: int = Field(description="measured; those of domain texts do not count")
@@ -124,7 +124,7 @@ class Responses(Part):
     ended: int = Field(description="responses that the model ended by itself")
 
 
-class Agreement(_Stated):
+class Agreement(Stated):
     """Logits against those of the adapter as trained."""
 
     tokens: int = Field(description="held-out tokens compared")
@@ -137,7 +137,7 @@ class Agreement(_Stated):
     )
 
 
-class Chosen(_Stated):
+class Chosen(Stated):
     """How `--base auto` chose."""
 
     by: Literal["measured", "recorded", "default", "only"] = Field(
@@ -148,7 +148,7 @@ class Chosen(_Stated):
     why: str | None = Field(default=None, description="they were not measured")
 
 
-class _Compared(_Stated):
+class _Compared(Stated):
     versions: dict[str, str] = Field(description="of the libraries")
     command: str = Field(description="that wrote it")
     agreement: Agreement | None = Field(default=None, description="absent if not compared")
@@ -178,7 +178,7 @@ class ShipFacts(_Compared):
     layer_replication: tuple[tuple[int, int], ...] = Field(description="the ranges that stay, the end not included")
 
 
-class HealRecord(_Stated, Artefact):
+class HealRecord(Stated, Artefact):
     """heal.json. Parts that a method does not have are absent."""
 
     AGAIN: ClassVar[str] = "heal again"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.provenance import versions
 from recipes.identity import digest, identity
+from recipes.record import StageRecord
 from recipes.schema import Recipe, Stage
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class RecipePlan:
         }
 
 
-def plan_recipe(recipe: Recipe, records: dict[str, Any], *, start: str | None = None) -> RecipePlan:
+def plan_recipe(recipe: Recipe, records: dict[str, StageRecord], *, start: str | None = None) -> RecipePlan:
     """Decide for each stage of a resolved recipe whether it runs.
 
     Args:
@@ -109,17 +110,17 @@ def _outside(word: str) -> str | None:
     return identity(word) if "\0" not in word and len(word) < 4096 else None
 
 
-def _why(record: dict[str, Any] | None, key: str, outputs: tuple[str, ...]) -> str | None:
+def _why(record: StageRecord | None, key: str, outputs: tuple[str, ...]) -> str | None:
     if record is None:
         return "never run"
-    if record["state"] != "done":
+    if record.state != "done":
         return UNFINISHED
-    if record["key"] != key:
+    if record.key != key:
         return "inputs changed"
     for output in outputs:
-        found = identity(output)
-        if found is None:
+        now = identity(output)
+        if now is None:
             return f"{Path(output).name} is gone"
-        if found != record["outputs"].get(output):
+        if now != record.outputs.get(output):
             return f"{Path(output).name} was changed"
     return None

@@ -211,7 +211,7 @@ def load_recipe(name_or_file: str) -> Recipe:
     if path.suffix not in (".yaml", ".yml"):
         if name_or_file not in shipped_recipes():
             known = ", ".join(shipped_recipes())
-            raise RecipeError(f"no recipe {name_or_file!r}; there are {known}, or name a .yaml file")
+            raise RecipeError(f"no recipe {name_or_file!r}; use {known}, or give a .yaml file")
         path = SHIPPED / f"{name_or_file}.yaml"
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))

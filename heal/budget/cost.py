@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from heal.budget.document import BudgetDocument
 from heal.models.targets import plays
 from prune.common.errors import UsageError
 from prune.models.shapes import LayerShape, Linear, ModelShape
 
-FORMAT = "regrowth.budget/1"
 METHODS = ("qlora", "distill")
 GIB = 1 << 30
 LOGITS_AT_ONCE = 1 << 24  # numbers per chunk, as heal.models.losses takes
@@ -147,8 +147,8 @@ class Budget:
 
     def to_json(self) -> dict[str, Any]:
         job = asdict(self.job)
-        return {
-            "format": FORMAT,
+        document = {
+            "format": BudgetDocument.kind(),
             "model": self.shape.name,
             "layers": len(self.shape.layers),
             "parameters": self.shape.values,
@@ -162,6 +162,7 @@ class Budget:
             "flops_per_token": self.flops,
             "gpus": [verdict.to_json() for verdict in self.verdicts],
         }
+        return BudgetDocument.parse(document, "the budget").to_json()
 
 
 def kept_layers(layers: int, n: int, start: int | None = None) -> tuple[int, ...]:
