@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from prune.common.artefact import Artefact, Part
 from prune.common.formats import HEAL
@@ -14,6 +14,11 @@ from prune.common.formats import HEAL
 RECORD_FILE = "heal.json"
 NATS = "nats per token"
 Base = Literal["dequantised", "original"]
+
+
+def optional(description: str) -> Any:
+    """A field that is None, and not written, where there is nothing to say."""
+    return Field(default=None, description=description)
 
 
 class Stated(Part):
@@ -37,7 +42,7 @@ class Point(Part):
 class HeldOutLoss(Stated):
     """Held-out losses of a run or a patch."""
 
-    full: float | None = Field(default=None, description="of `patch`: the full model")
+    full: float | None = optional("of `patch`: the full model")
     before: float = Field(description="of the base in the training precision; of `patch`: the cut")
     after: float = Field(description="with the adapter that was kept; of `patch`: the patched model")
     unit: str = Field(default=NATS, description="of the losses")
@@ -46,14 +51,12 @@ class HeldOutLoss(Stated):
 class Unquantised(Stated):
     """Held-out losses at the end of a run, or why there are none."""
 
-    cut: float | None = Field(default=None, description="the unquantised cut")
-    original: float | None = Field(default=None, description="the adapter on the cut's own weights")
-    dequantised: float | None = Field(
-        default=None, description="the adapter on the quantised weights; absent for 16 bits"
-    )
-    better: bool | None = Field(default=None, description="whether `original` or `dequantised` is below `cut`")
-    unit: str | None = Field(default=None, description="of the losses")
-    not_compared: str | None = Field(default=None, description="in place of the losses: why there are none")
+    cut: float | None = optional("the unquantised cut")
+    original: float | None = optional("the adapter on the cut's own weights")
+    dequantised: float | None = optional("the adapter on the quantised weights; absent for 16 bits")
+    better: bool | None = optional("whether `original` or `dequantised` is below `cut`")
+    unit: str | None = optional("of the losses")
+    not_compared: str | None = optional("in place of the losses: why there are none")
 
 
 class MeasuredText(Part):
@@ -69,14 +72,10 @@ class HeldOutText(Stated):
     """What was measured."""
 
     tokens: int = Field(description="measured; those of domain texts do not count")
-    limit: int | None = Field(
-        default=None, description="of runs that train: tokens of each text that are measured at most"
-    )
-    sha256: str | None = Field(default=None, description="of runs that train: hash of the rows")
-    share: float | None = Field(
-        default=None, description="of the text that is held out; absent if other text was named"
-    )
-    texts: tuple[MeasuredText, ...] | None = Field(default=None, description="of runs that train: each text")
+    limit: int | None = optional("of runs that train: tokens of each text that are measured at most")
+    sha256: str | None = optional("of runs that train: hash of the rows")
+    share: float | None = optional("of the text that is held out; absent if other text was named")
+    texts: tuple[MeasuredText, ...] | None = optional("of runs that train: each text")
 
 
 class Ended(Part):
@@ -132,9 +131,7 @@ class Agreement(Stated):
     mean_abs: float = Field(description="mean difference of logits")
     kl: float = Field(description="mean KL in nats")
     same_first: float = Field(description="share of equal first choices")
-    bound: float | None = Field(
-        default=None, description="the largest `kl` that rounding explains; absent if there is none"
-    )
+    bound: float | None = optional("the largest `kl` that rounding explains; absent if there is none")
 
 
 class Chosen(Stated):
@@ -143,18 +140,16 @@ class Chosen(Stated):
     by: Literal["measured", "recorded", "default", "only"] = Field(
         description="`measured` now; `recorded` by `unquantised`; `default`: neither is known; `only`: one base"
     )
-    losses: dict[Base, float] | None = Field(default=None, description="of both bases; absent if they are not known")
-    unit: str | None = Field(default=None, description="of the losses")
-    why: str | None = Field(default=None, description="they were not measured")
+    losses: dict[Base, float] | None = optional("of both bases; absent if they are not known")
+    unit: str | None = optional("of the losses")
+    why: str | None = optional("they were not measured")
 
 
 class _Compared(Stated):
     versions: dict[str, str] = Field(description="of the libraries")
     command: str = Field(description="that wrote it")
-    agreement: Agreement | None = Field(default=None, description="absent if not compared")
-    not_compared: str | None = Field(
-        default=None, description="in place of `agreement`: why the logits could not be compared"
-    )
+    agreement: Agreement | None = optional("absent if not compared")
+    not_compared: str | None = optional("in place of `agreement`: why the logits could not be compared")
 
 
 class MergeFacts(_Compared):
@@ -164,10 +159,8 @@ class MergeFacts(_Compared):
     adapted: int = Field(description="tensors that the adapter was added to")
     dequantised: int = Field(description="tensors saved as quantisation left them")
     scaling: float = Field(description="alpha / rank")
-    chosen: Chosen | None = Field(default=None, description="of `--base auto`, where there was a choice")
-    held_out: dict[str, Any] | None = Field(
-        default=None, description="`tokens` measured on, and the identity of their source"
-    )
+    chosen: Chosen | None = optional("of `--base auto`, where there was a choice")
+    held_out: dict[str, Any] | None = optional("`tokens` measured on, and the identity of their source")
 
 
 class ShipFacts(_Compared):
@@ -197,55 +190,49 @@ class HealRecord(Stated, Artefact):
         description="besides what all have: `text` and `held_out` (lists where there were several), `domain_texts` by "
         "their names"
     )
-    from_budget: tuple[str, ...] | None = Field(
-        default=None, description="of runs that train: settings that were not given and followed from the budget"
+    from_budget: tuple[str, ...] | None = optional(
+        "of runs that train: settings that were not given and followed from the budget"
     )
-    curve: tuple[Point, ...] | None = Field(default=None, description="of runs that train")
-    unquantised: Unquantised | None = Field(
-        default=None, description="of runs that train, once they are compared with the cut"
+    curve: tuple[Point, ...] | None = optional("of runs that train")
+    unquantised: Unquantised | None = optional("of runs that train, once they are compared with the cut")
+    ended: Ended | None = optional("of runs that train")
+    resumed: tuple[int, ...] | None = optional(
+        "of runs that train: the steps at which the run was taken up from a checkpoint"
     )
-    ended: Ended | None = Field(default=None, description="of runs that train")
-    resumed: tuple[int, ...] | None = Field(
-        default=None, description="of runs that train: the steps at which the run was taken up from a checkpoint"
+    tokens_per_second: float | None = optional("of runs that train: without the first step after each start")
+    training_seconds: float | None = optional("of runs that train: of all steps, without measuring and saving")
+    adapted: tuple[str, ...] | None = optional("of runs that train: modules that carry the adapter")
+    quantised: tuple[str, ...] | None = optional("of runs that train: modules held in 4 or 8 bits")
+    teacher: dict[str, Any] | None = optional("of `distill` and `patch`: identity of the full model")
+    own_tensors: tuple[str, ...] | None = optional(
+        "of `distill`: tensors of the healed model that are not the full one's"
     )
-    tokens_per_second: float | None = Field(
-        default=None, description="of runs that train: without the first step after each start"
+    shared_prefix: int | None = optional("of `distill`: layers from the bottom that both ran as one")
+    responses: Responses | None = optional("of `distill --teacher-data self`")
+    prompts: dict[str, Any] | None = optional("of `distill --prompts`: the identity of their source")
+    folds: tuple[FoldRecord, ...] | None = optional("of `patch`: one for each dropped block")
+    choice_tokens: int | None = optional("of `patch`: the text that chose")
+    won_back: float | None = optional(
+        "of `patch`: (before - after) / (before - full) of `held_out_loss`; absent if the cut lost nothing"
     )
-    training_seconds: float | None = Field(
-        default=None, description="of runs that train: of all steps, without measuring and saving"
+    cut: str | None = optional("of `patch`: the cut in words")
+    seconds: float | None = optional("of `patch`")
+    merge: MergeFacts | None = optional("in a merged model only")
+    adapter_only: ShipFacts | None = optional("of `--adapter-only` only")
+    earlier: tuple[HealRecord, ...] | None = optional(
+        "heal.json of the base where that was itself patched or merged, oldest first"
     )
-    adapted: tuple[str, ...] | None = Field(
-        default=None, description="of runs that train: modules that carry the adapter"
-    )
-    quantised: tuple[str, ...] | None = Field(
-        default=None, description="of runs that train: modules held in 4 or 8 bits"
-    )
-    teacher: dict[str, Any] | None = Field(
-        default=None, description="of `distill` and `patch`: identity of the full model"
-    )
-    own_tensors: tuple[str, ...] | None = Field(
-        default=None, description="of `distill`: tensors of the healed model that are not the full one's"
-    )
-    shared_prefix: int | None = Field(
-        default=None, description="of `distill`: layers from the bottom that both ran as one"
-    )
-    responses: Responses | None = Field(default=None, description="of `distill --teacher-data self`")
-    prompts: dict[str, Any] | None = Field(
-        default=None, description="of `distill --prompts`: the identity of their source"
-    )
-    folds: tuple[FoldRecord, ...] | None = Field(default=None, description="of `patch`: one for each dropped block")
-    choice_tokens: int | None = Field(default=None, description="of `patch`: the text that chose")
-    won_back: float | None = Field(
-        default=None,
-        description="of `patch`: (before - after) / (before - full) of `held_out_loss`; absent if the cut lost nothing",
-    )
-    cut: str | None = Field(default=None, description="of `patch`: the cut in words")
-    seconds: float | None = Field(default=None, description="of `patch`")
-    merge: MergeFacts | None = Field(default=None, description="in a merged model only")
-    adapter_only: ShipFacts | None = Field(default=None, description="of `--adapter-only` only")
-    earlier: tuple[HealRecord, ...] | None = Field(
-        default=None, description="heal.json of the base where that was itself patched or merged, oldest first"
-    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        trained = self.method != "patch"
+        parts = ("curve", "adapted", "quantised") if trained else ("folds",)
+        settings = ("bits", "dtype", "length", "batch_size", "rank", "alpha", "targets") if trained else ()
+        lacking = [name for name in parts if getattr(self, name) is None]
+        lacking += [f"settings.{name}" for name in settings if name not in self.settings]
+        if lacking:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        return self
 
     def with_part(self, **parts: Any) -> Self:
         """The same record with another part, by its name; what it is made of is not checked."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Annotated, Any
 
@@ -16,7 +17,9 @@ from prune.models.precision import HELP as DTYPES
 BITS = (4, 8, 16)
 SCHEDULES = ("cosine", "linear", "constant")
 REPORTERS = ("wandb", "trackio", "tensorboard", "none")
-_TRAINING, _ADAPTER, _DISTILLATION, _PATCH, _RUNNING = "Training", "Adapter", "Distillation", "Patch", "Running"
+_training, _adapter, _distillation, _patch, _running = (
+    partial(Option, panel=title) for title in ("Training", "Adapter", "Distillation", "Patch", "Running")
+)
 _FOLLOWS = "Follows from --tokens if not given."
 _ROW = "Tokens per row; documents are packed, and do not see one another."
 
@@ -30,44 +33,34 @@ class Settings:
     Mistral-7B (3e-6) and Phi-2 (2e-4). Its projections are the feed-forward ones.
     """
 
-    length: Annotated[int | None, Option(f"{_ROW} {_FOLLOWS}", panel=_TRAINING)] = None
-    batch_size: Annotated[int | None, Option(f"Rows per forward pass. {_FOLLOWS}", panel=_TRAINING)] = None
-    accumulate: Annotated[int | None, Option(f"Forward passes per step. {_FOLLOWS}", panel=_TRAINING)] = None
-    learning_rate: Annotated[
-        float | None, Option(f"Peak rate, reached after the warm-up. {_FOLLOWS}", panel=_TRAINING)
-    ] = None
-    schedule: Annotated[str, Option("How the rate falls: cosine, linear or constant.", panel=_TRAINING)] = "cosine"
+    length: Annotated[int | None, _training(f"{_ROW} {_FOLLOWS}")] = None
+    batch_size: Annotated[int | None, _training(f"Rows per forward pass. {_FOLLOWS}")] = None
+    accumulate: Annotated[int | None, _training(f"Forward passes per step. {_FOLLOWS}")] = None
+    learning_rate: Annotated[float | None, _training(f"Peak rate, reached after the warm-up. {_FOLLOWS}")] = None
+    schedule: Annotated[str, _training("How the rate falls: cosine, linear or constant.")] = "cosine"
     warmup: Annotated[
-        str | None,
-        Option("Steps in which the rate rises, such as 100 or 3%; the fewer of both if not given.", panel=_TRAINING),
+        str | None, _training("Steps in which the rate rises, such as 100 or 3%; the fewer of both if not given.")
     ] = None
-    seed: Annotated[int, Option("Order of the text, first weights, dropout.", panel=_TRAINING)] = 0
-    eval_every: Annotated[
-        int | None, Option("Steps between measurements; a tenth of all if not given.", panel=_TRAINING)
-    ] = None
+    seed: Annotated[int, _training("Order of the text, first weights, dropout.")] = 0
+    eval_every: Annotated[int | None, _training("Steps between measurements; a tenth of all if not given.")] = None
     patience: Annotated[
         int | None,
-        Option(
-            "End after so many measurements without a better loss, and keep the best adapter, not the last.",
-            panel=_TRAINING,
-        ),
+        _training("End after so many measurements without a better loss, and keep the best adapter, not the last."),
     ] = None
-    checkpointing: Annotated[bool, Option("Trade time for memory: compute activations anew.", panel=_TRAINING)] = True
-    rank: Annotated[int, Option("LoRA rank; the paper's is 64 for most models, 2 to 8 for some.", panel=_ADAPTER)] = 64
-    alpha: Annotated[float | None, Option("LoRA alpha; the rank if not given.", panel=_ADAPTER)] = None
-    dropout: Annotated[float, Option("Dropout before the adapter.", panel=_ADAPTER)] = 0.05
+    checkpointing: Annotated[bool, _training("Trade time for memory: compute activations anew.")] = True
+    rank: Annotated[int, _adapter("LoRA rank; the paper's is 64 for most models, 2 to 8 for some.")] = 64
+    alpha: Annotated[float | None, _adapter("LoRA alpha; the rank if not given.")] = None
+    dropout: Annotated[float, _adapter("Dropout before the adapter.")] = 0.05
     targets: Annotated[
         str,
-        Option(
+        _adapter(
             "Which projections to adapt: all or feed-forward; all of the layers after the cut: after-cut; both: "
-            "feed-forward:after-cut.",
-            panel=_ADAPTER,
+            "feed-forward:after-cut."
         ),
     ] = "all"
-    bits: Annotated[int, Option("4: NF4, double quantised; 8: LLM.int8(); 16: not quantised.", panel=_ADAPTER)] = 4
+    bits: Annotated[int, _adapter("4: NF4, double quantised; 8: LLM.int8(); 16: not quantised.")] = 4
     dtype: Annotated[
-        str,
-        Option("Of the products: bfloat16, float32, or auto: bfloat16 where the device has it.", panel=_ADAPTER),
+        str, _adapter("Of the products: bfloat16, float32, or auto: bfloat16 where the device has it.")
     ] = "auto"
 
     @property
@@ -84,41 +77,34 @@ class DistillSettings(Settings):
     layer after the cut in the student, and the same layer in the teacher.
     """
 
-    temperature: Annotated[
-        float, Option("Softens both sides; the loss is multiplied by its square.", panel=_DISTILLATION)
-    ] = 1.0
+    temperature: Annotated[float, _distillation("Softens both sides; the loss is multiplied by its square.")] = 1.0
     plain_loss: Annotated[
-        float,
-        Option("Share of the plain loss on the text itself, 0 to 1; the rest is divergence.", panel=_DISTILLATION),
+        float, _distillation("Share of the plain loss on the text itself, 0 to 1; the rest is divergence.")
     ] = 0.5
     match_hidden: Annotated[
-        float,
-        Option("Weight of the distance of hidden states behind the cut's first layer; 0: none.", panel=_DISTILLATION),
+        float, _distillation("Weight of the distance of hidden states behind the cut's first layer; 0: none.")
     ] = 0.0
     teacher_data: Annotated[
-        str,
-        Option("text: train on the text; self: on responses that the full model first writes.", panel=_DISTILLATION),
+        str, _distillation("text: train on the text; self: on responses that the full model first writes.")
     ] = "text"
     prompts: Annotated[
-        str | None,
-        Option("Source whose field `prompt` it answers; openings of --text if not named.", panel=_DISTILLATION),
+        str | None, _distillation("Source whose field `prompt` it answers; openings of --text if not named.")
     ] = None
-    response_tokens: Annotated[int, Option("Longest response that it writes.", panel=_DISTILLATION)] = 256
+    response_tokens: Annotated[int, _distillation("Longest response that it writes.")] = 256
 
 
 @dataclass(frozen=True)
 class PatchSettings:
     """How to patch. A ridge pulls towards the weights as they are, as a share of the mean squared feature."""
 
-    objective: Annotated[str, Option("What counts as near: auto, normalised, capped or cosine.", panel=_PATCH)] = "auto"
-    kind: Annotated[str, Option("auto; matrix: all weights; map: a linear map of the output.", panel=_PATCH)] = "auto"
+    objective: Annotated[str, _patch("What counts as near: auto, normalised, capped or cosine.")] = "auto"
+    kind: Annotated[str, _patch("auto; matrix: all weights; map: a linear map of the output.")] = "auto"
     ridge: Annotated[
-        float | None,
-        Option("Pull to the old weights, 0 for none; the best of a ladder if not given.", panel=_PATCH),
+        float | None, _patch("Pull to the old weights, 0 for none; the best of a ladder if not given.")
     ] = None
-    length: Annotated[int, Option(_ROW, panel=_PATCH)] = 512
-    batch_size: Annotated[int, Option("Rows per forward pass.", panel=_PATCH)] = 4
-    seed: Annotated[int, Option("Order of the text.", panel=_PATCH)] = 0
+    length: Annotated[int, _patch(_ROW)] = 512
+    batch_size: Annotated[int, _patch("Rows per forward pass.")] = 4
+    seed: Annotated[int, _patch("Order of the text.")] = 0
 
 
 @dataclass(frozen=True)
@@ -138,29 +124,21 @@ class TrainingRun(Run):
     Text that cannot be counted beforehand and ends sooner ends the run there; heal.json says so.
     """
 
-    tokens: Annotated[int | str, Option("Budget, such as 60k, 2M or 164M.", panel=_TRAINING, typed=str)] = "2M"
+    tokens: Annotated[int | str, _training("Budget, such as 60k, 2M or 164M.", typed=str)] = "2M"
     resume: Annotated[
-        bool,
-        Option(
-            "Go on from the last checkpoint of a run into --out; begin if there is none.",
-            flag="--resume",
-            panel=_RUNNING,
-        ),
+        bool, _running("Go on from the last checkpoint of a run into --out; begin if there is none.", flag="--resume")
     ] = False
-    save_every: Annotated[
-        int, Option("Steps between checkpoints, which stand hidden beside --out meanwhile.", panel=_RUNNING)
-    ] = 50
-    report_to: Annotated[str, Option("wandb, trackio, tensorboard or none.", panel=_RUNNING)] = "none"
+    save_every: Annotated[int, _running("Steps between checkpoints, which stand hidden beside --out meanwhile.")] = 50
+    report_to: Annotated[str, _running("wandb, trackio, tensorboard or none.")] = "none"
 
 
 @dataclass(frozen=True)
 class PatchRun(Run):
     """A run that solves. The text to fit is taken in whole rows; sums are float64 whatever the dtype is."""
 
-    tokens: Annotated[
-        int | str,
-        Option("How much text to fit; a quarter more, 4096 at most, chooses.", panel=_PATCH, typed=str),
-    ] = "20k"
+    tokens: Annotated[int | str, _patch("How much text to fit; a quarter more, 4096 at most, chooses.", typed=str)] = (
+        "20k"
+    )
     dtype: Annotated[str, Option(f"To compute in: {DTYPES}")] = "auto"
 
 

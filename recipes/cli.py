@@ -28,11 +28,11 @@ def list_(as_json: AsJson = False) -> None:
         from rich.table import Table
 
         shown = Table("recipe", "stages", "about")
-        for one in recipes:
-            shown.add_row(one.name, ", ".join(stage.name for stage in one.stages), one.about.strip())
+        for recipe in recipes:
+            shown.add_row(recipe.name, ", ".join(stage.name for stage in recipe.stages), recipe.about.strip())
         return shown
 
-    answer([{"name": one.name, "about": one.about.strip()} for one in recipes], table, as_json=as_json)
+    answer([{"name": recipe.name, "about": recipe.about.strip()} for recipe in recipes], table, as_json=as_json)
 
 
 @app.command()

@@ -50,8 +50,8 @@ class RecipePlan:
         table.add_column("stage", style="bold")
         table.add_column("does")
         table.add_column("command", overflow="fold")
-        for one in self.stages:
-            table.add_row(one.stage.name, f"runs: {one.why}" if one.why else "unchanged", one.line)
+        for planned in self.stages:
+            table.add_row(planned.stage.name, f"runs: {planned.why}" if planned.why else "unchanged", planned.line)
         return table
 
     def to_json(self) -> dict[str, Any]:
@@ -100,9 +100,9 @@ def _key(stage: Stage, made: dict[str, str]) -> str:
     for name, value in [*enumerate(stage.arguments), *stage.options.items()]:
         if name in stage.writes:
             continue
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str):
-                read[one] = made.get(one) or _outside(one)
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str):
+                read[word] = made.get(word) or _outside(word)
     return digest([stage.command, stage.words(), read, versions().get("regrowth")])
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from heal.result import Stated
+from heal.result import Stated, optional
 from prune.common.artefact import Artefact, Part
 
 
@@ -75,9 +75,7 @@ class BudgetDocument(Stated, Artefact):
     settings: SettingsPart = Field(description="what the estimate is for")
     tokens: int = Field(description="to heal on")
     memory: MemoryPart = Field(description="as asked")
-    memory_without_checkpointing: MemoryPart | None = Field(
-        default=None, description="absent if that is what was asked"
-    )
-    memory_with_checkpointing: MemoryPart | None = Field(default=None, description="absent if that is what was asked")
+    memory_without_checkpointing: MemoryPart | None = optional("absent if that is what was asked")
+    memory_with_checkpointing: MemoryPart | None = optional("absent if that is what was asked")
     flops_per_token: float = Field(description="of a training step")
     gpus: tuple[VerdictPart, ...] = Field(description="one for each card")

@@ -26,12 +26,12 @@ def parse_targets(targets: str) -> tuple[str, bool]:
     Raises:
         UsageError: another role or place.
     """
-    role, _, place = (f"all:{AFTER_CUT}" if targets == AFTER_CUT else targets).partition(":")
-    if role not in ROLES or place not in ("", AFTER_CUT):
+    role, _, where = (f"all:{AFTER_CUT}" if targets == AFTER_CUT else targets).partition(":")
+    if role not in ROLES or where not in ("", AFTER_CUT):
         raise UsageError(
             f"--targets {targets} is unknown; use {', '.join(ROLES)}, after-cut, or both, as in feed-forward:after-cut"
         )
-    return role, bool(place)
+    return role, bool(where)
 
 
 def plays(role: str, path: str) -> bool:

@@ -227,14 +227,14 @@ def _spare(wanted: int, length: int) -> int:
     return max(1, min(CHOICE_TOKENS // length, wanted // 4))
 
 
-def _check_enough(text: TextSource, found: int, wanted: int, length: int) -> None:
+def _check_enough(text: TextSource, rows: int, wanted: int, length: int) -> None:
     """Refuse text that ends early, and name what --tokens it does suffice for: the choice takes some of it."""
     spare = _spare(wanted, length)
-    if found >= wanted + spare:
+    if rows >= wanted + spare:
         return
-    fits = next((rows for rows in range(found, 0, -1) if rows + _spare(rows, length) <= found), 0)
+    fits = next((fewer for fewer in range(rows, 0, -1) if fewer + _spare(fewer, length) <= rows), 0)
     raise TextError(
-        f"{' and '.join(text.sources)} ends after {found * length} of {(wanted + spare) * length} tokens "
+        f"{' and '.join(text.sources)} ends after {rows * length} of {(wanted + spare) * length} tokens "
         f"({spare * length} of them to choose by); add text, or "
         + (f"ask for --tokens {fits * length} or fewer" if fits else "lower --length")
     )

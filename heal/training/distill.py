@@ -137,9 +137,9 @@ def shared_prefix(targets: Targets, cut: int, student: PreTrainedModel, teacher:
     theirs = {id(parameter) for parameter in teacher.parameters()}
     if any(id(p) not in theirs for p in student.get_input_embeddings().parameters()):
         return 0
-    for place, layer in enumerate(decoder_layers(student)):
-        if place >= min(targets.first, cut) or any(id(p) not in theirs for p in layer.parameters()):
-            return place
+    for index, layer in enumerate(decoder_layers(student)):
+        if index >= min(targets.first, cut) or any(id(p) not in theirs for p in layer.parameters()):
+            return index
     return 0
 
 

@@ -116,14 +116,14 @@ def tracking(accelerator: Accelerator, folder: Path, reporter: str, config: dict
     if reporter == "none":
         yield
         return
-    place, name = log_folder(folder, reporter), folder.name.strip(".").removesuffix(".unfinished")
+    logs, name = log_folder(folder, reporter), folder.name.strip(".").removesuffix(".unfinished")
     if reporter in _VARIABLES:
-        place.mkdir(parents=True, exist_ok=True)
+        logs.mkdir(parents=True, exist_ok=True)
     project = os.environ.get("WANDB_PROJECT", PROJECT) if reporter == "wandb" else PROJECT
-    options = {"wandb": {"name": name, "dir": str(place)}, "trackio": {"name": name}, "tensorboard": {}}
+    options = {"wandb": {"name": name, "dir": str(logs)}, "trackio": {"name": name}, "tensorboard": {}}
     # tensorboard knows no projects; accelerate puts its files into a folder of the project's name
     accelerator.init_trackers(
-        place.name if reporter == "tensorboard" else project,
+        logs.name if reporter == "tensorboard" else project,
         {key: value for key, value in config.items() if value is not None},
         {reporter: options[reporter]},
     )

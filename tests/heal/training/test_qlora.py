@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from heal import TextSource, held_out_loss
 from heal.defaults import Step
-from heal.text.sources import hold_out, is_held_out, training_rows
+from heal.text.sources import check_enough, hold_out, is_held_out, row_stream
 from heal.training.schedule import plan_steps
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
@@ -166,7 +166,7 @@ def test_held_out_text_never_moves_and_is_never_trained_on(tiny_llama, tmp_path)
     ]
     words = []
     for seed in (0, 1):
-        rows = training_rows(source, tokenizer, held_out, rows=300, length=32, seed=seed)
+        rows = row_stream(source, tokenizer, held_out, length=32, seed=seed).take(300)
         words.append(tokenizer.decode(np.concatenate([row.tokens for row in rows])))
         trained = {text for text in texts if f"number {text.split()[2]} tells" in words[-1]}
         assert len(trained) > 200
@@ -182,7 +182,7 @@ def test_documents_named_as_held_out_are_not_trained_on(tiny_llama, tmp_path):
     )
     source = TextSource(str(path), held_out=str(path))
     with pytest.raises(TextError, match="ends after 0 of the 32 tokens"):
-        training_rows(source, tokenizer, hold_out(source, tokenizer, length=32), rows=1, length=32, seed=0)
+        check_enough(source, tokenizer, hold_out(source, tokenizer, length=32), rows=1, length=32, seed=0)
 
 
 @pytest.mark.parametrize(
