@@ -128,7 +128,7 @@ def child(asked: argparse.Namespace, case: dict[str, Any]) -> None:
         else:
             qlora(asked.cut, text, out, settings=Settings(**options), run=run)
     budget = plan_budget(asked.cut, method=case["method"], settings=Settings(**options))
-    reckoned = memory_of(budget.shape, replace(budget.job, cuda=cuda)).to_json()
+    reckoned = memory_of(budget.shape, replace(budget.job, cuda=cuda)).model_dump()
     measured = {name: value - start for name, value in peaks.items()}
     print(json.dumps({"case": case, "device": device, "baseline": start, "reckoned": reckoned, "measured": measured}))
 

@@ -1,11 +1,12 @@
-"""`heal budget`: read a model's shape, settle what is asked, and reckon."""
+"""`heal budget`: read a model's shape, settle what is asked, and estimate."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from heal.budget.cost import GPUS, METHODS, Budget, Gpu, Job, kept_layers, reckon
+from heal.budget.cost import GPUS, METHODS, Budget, Job, estimate, kept_layers
+from heal.budget.document import Gpu
 from heal.defaults import settle
 from heal.models.targets import parse_targets
 from heal.settings import Settings
@@ -13,7 +14,7 @@ from prune.common.errors import CheckpointError, UsageError
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.subject import read_shape
 
-_MINE = Gpu("yours", 0, 312e12, 0.35)  # an A100's speed, where only a size is named
+_MINE = Gpu(name="yours", memory=0, peak=312e12, share=0.35)  # an A100's speed, where only a size is named
 
 
 def plan_budget(
@@ -76,5 +77,5 @@ def plan_budget(
         batch_size=step.batch_size,
         checkpointing=settings.checkpointing,
     )
-    gpus = GPUS if gpu_memory is None else (replace(_MINE, memory=gpu_memory), *GPUS)
-    return reckon(shape, job, tokens=tokens, gpus=gpus)
+    gpus = GPUS if gpu_memory is None else (_MINE.model_copy(update={"memory": gpu_memory}), *GPUS)
+    return estimate(shape, job, tokens=tokens, gpus=gpus)
