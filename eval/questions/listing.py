@@ -88,7 +88,7 @@ def _shared(questions: list[Question]) -> int:
 
 def domains_table(document: dict[str, Any]) -> Table:
     """The document for a terminal."""
-    rows = []
+    rows: list[tuple[str | Cell, ...]] = []
     for row in document["domains"]:
         counts = [f"{row['protocols'][name]:,}" if row["there"] else "–" for name in PROTOCOLS]
         sets = ", ".join(f"{name} {count:,}" if row["there"] else name for name, count in row["sets"].items())

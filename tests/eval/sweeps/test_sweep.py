@@ -376,7 +376,7 @@ def healed(tiny, tmp_path_factory):
                     weight.normal_(0, 0.3)
         model.save_pretrained(folder / name)
         document = {
-            "format": "regrowth.heal/1",
+            "format": "regrowth.heal/2",
             "adapted": [f"model.layers.{layer}.mlp.down_proj" for layer in layers],
             "quantised": [],
             "base": model_identity(folder / "cut"),
