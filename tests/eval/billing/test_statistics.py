@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from eval.billing.statistics import (
+    Design,
     Interval,
     correlation_of_means,
     design_effect,
@@ -224,9 +225,9 @@ def test_clustered_accuracy_covers_the_truth():
         before, after = hard > 0.2, hard > 1.4
         lost, gained = flips(before, after)
         design = design_effect(after.astype(float) - before, names)
-        found = paired_accuracy_difference(lost, gained, len(hard), design=design, clusters=80)
+        found = paired_accuracy_difference(lost, gained, len(hard), Design(design, 80))
         hits += found.low <= -truth <= found.high
-        found = wilson(int(before.sum()), len(hard), design=design_effect(before, names), clusters=80)
+        found = wilson(int(before.sum()), len(hard), Design(design_effect(before, names), 80))
         shares += found.low <= stats.norm.cdf(-0.2 / math.sqrt(2)) <= found.high
     assert 0.93 <= hits / 2000 <= 0.97
     assert 0.93 <= shares / 2000 <= 0.97
@@ -234,7 +235,7 @@ def test_clustered_accuracy_covers_the_truth():
 
 def test_the_design_effect_without_variation_is_the_worst_case():
     assert design_effect([0.0] * 6, ["a", "a", "a", "b", "b", "c"]) == pytest.approx((9 + 4 + 1) / 6)
-    wide, narrow = (paired_accuracy_difference(0, 0, 60, design=d) for d in (2.0, 1.0))
+    wide, narrow = (paired_accuracy_difference(0, 0, 60, Design(d)) for d in (2.0, 1.0))
     assert wide.high > narrow.high > 0
 
 
