@@ -78,11 +78,16 @@ def iter_windows(
     pool: int = POOL,
     read: Sequence[Window] = (),
 ) -> Iterator[Window]:
-    """Samples in the order that the seed gives, until the text runs out; see `draw_windows`.
+    """Samples in the order that the seed gives, until the text runs out: each at most `length` tokens of one document.
 
-    Which document comes when follows from the seed and the number of documents alone, whatever the length.
+    A shorter document is taken whole; a longer one gives a window placed by the seed. Documents come without repeats
+    and are never joined; those under 8 tokens are passed over. Where they run out, the longer ones give further
+    windows, which overlap with none. Which document comes when follows from the seed and the number of documents
+    alone, whatever the length.
 
     Args:
+        documents: only the first `pool` are considered, so that a stream ends.
+        length: tokens per window, at least 8, BOS included where the tokenizer has one.
         read: windows of the same documents that are not to be read again: their documents come last, and of these
             only what no window has read.
     """
@@ -133,20 +138,10 @@ def draw_windows(
     seed: int,
     pool: int = POOL,
 ) -> list[list[int]]:
-    """Draw samples: each at most `length` tokens of one document, BOS included where the tokenizer has one.
+    """The token ids of the first `samples` of `iter_windows`; fewer where the text is shorter.
 
-    A shorter document is taken whole; a longer one gives a window placed by the seed. Documents are drawn
-    without repeats and never joined; those under 8 tokens are passed over. Where they run out, the longer ones give
-    further windows, which overlap with none.
-
-    Args:
-        documents: the source; only its first `pool` documents are considered, so that a stream ends.
-        samples: how many windows are wanted; fewer come back where the text is shorter.
-        length: tokens per window, BOS included; at least 8.
-        seed: places and order follow from it alone.
-
-    Returns:
-        Up to `samples` lists of token ids, in drawn order.
+    Raises:
+        TextError: there is none.
     """
     drawn = iter_windows(documents, tokenizer, length=length, seed=seed, pool=pool)
     windows = [window.ids for window in islice(drawn, samples)]
@@ -178,7 +173,7 @@ def draw_samples(
     seed: int,
     field: str = "text",
 ) -> list[Sample]:
-    """Draw `samples` from all sources in equal shares, each as `prune.text.windows.draw_windows` would, taken in turns.
+    """Draw `samples` from all sources in equal shares, each as `iter_windows` gives them, taken in turns.
 
     Raises:
         TextError: a source is missing, empty or too short.
