@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
@@ -54,12 +54,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Window:
-    """One sample.
+    """One sample, of one document.
 
     ids: token ids, BOS first where the tokenizer has one.
     document: the document that it is of, by its number in the pool (0-based).
     start, stop: its tokens in that document (0-based, end excluded); BOS is not counted.
     whole: it is all of the document, not a stretch of a longer one.
+    source: of several, which the document is from (0-based).
     """
 
     ids: list[int]
@@ -67,6 +68,7 @@ class Window:
     start: int
     stop: int
     whole: bool
+    source: int = 0
 
 
 def iter_windows(
@@ -150,15 +152,6 @@ def draw_windows(
     return windows
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One sample: its token ids, the source it is from (0-based), and whether it is a whole document."""
-
-    ids: list[int]
-    source: int
-    whole: bool
-
-
 def shares(samples: int, sources: int) -> list[int]:
     """`samples` split as evenly as can be, the first sources taking what is left over; one each at least."""
     return [max(1, samples // sources + (index < samples % sources)) for index in range(sources)]
@@ -172,7 +165,7 @@ def draw_samples(
     length: int,
     seed: int,
     field: str = "text",
-) -> list[Sample]:
+) -> list[Window]:
     """Draw `samples` from all sources in equal shares, each as `iter_windows` gives them, taken in turns.
 
     Raises:
@@ -196,7 +189,7 @@ def draw_held_out(
     field: str = "text",
     skip: int = 0,
     skip_length: int | None = None,
-) -> tuple[list[Sample], bool]:
+) -> tuple[list[Window], bool]:
     """About `tokens` tokens of text that the first `skip` samples of the same seed have not read.
 
     Args:
@@ -234,11 +227,11 @@ def _seed(seed: int, source: int) -> int | list[int]:
     return [seed, source] if source else seed
 
 
-def _samples(windows: Sequence[Window], source: int, sources: Sequence[str]) -> list[Sample]:
+def _samples(windows: Sequence[Window], source: int, sources: Sequence[str]) -> list[Window]:
     if not windows:
         where = "" if len(sources) == 1 else f" of {sources[source]}"
         raise TextError(f"no document{where} has {SHORTEST} tokens or more; give longer text with --text")
-    return [Sample(window.ids, source, window.whole) for window in windows]
+    return [replace(window, source=source) for window in windows]
 
 
 def _first(windows: Iterable[Window], tokens: int) -> Iterator[Window]:
@@ -249,6 +242,6 @@ def _first(windows: Iterable[Window], tokens: int) -> Iterator[Window]:
         tokens -= len(window.ids)
 
 
-def _turns(drawn: list[list[Sample]]) -> list[list[Sample]]:
+def _turns(drawn: list[list[Window]]) -> list[list[Window]]:
     """One sample of each source after another, so that any stretch of the list is a fair share of all."""
     return [[part[turn] for part in drawn if turn < len(part)] for turn in range(max(map(len, drawn)))]
