@@ -45,6 +45,11 @@ def plain_distances(states, tokens):
     return [[mean(start, start + n) for start in range(layers - n + 1)] for n in range(1, layers + 1)]
 
 
+def apart(rows, others):
+    """The greatest difference of a number in rows of the same lengths."""
+    return max(np.abs(np.array(row) - np.array(other)).max() for row, other in zip(rows, others, strict=True))
+
+
 def cosine(u, v):
     """Of every two rows."""
     return np.clip((u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1), -1, 1)

@@ -146,7 +146,8 @@ def test_another_format_or_no_json_is_refused(tmp_path):
         Scan.read(path)
 
 
-def test_command_writes_the_scan_and_the_figure(tiny_llama, sample_text, tmp_path):
+def test_command_writes_the_scan_and_the_figure(tiny_llama, sample_text, tmp_path, monkeypatch):
+    monkeypatch.setattr("prune.common.resume.EVERY", 0.0)
     out, plot = tmp_path / "deep" / "scan.json", tmp_path / "scan.png"
     options = ["--tokens", "all", "--out", out, "--plot", plot]
     done = succeed("prune", "scan", tiny_llama, "--text", sample_text, *SMALL, *options)
@@ -158,6 +159,7 @@ def test_command_writes_the_scan_and_the_figure(tiny_llama, sample_text, tmp_pat
     assert f"{best.distance:.4f} ±" in done.stdout
     assert str(out) in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "scan.png"]
+    assert [path.name for path in out.parent.iterdir()] == ["scan.json"]
 
 
 def test_json_is_the_scan_and_nothing_else(tiny_llama, sample_text, tmp_path):
