@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking.backends import check_backend
-from eval.asking.tasks import TaskPlan, plan_tasks
+from eval.asking.tasks import TaskPlan, hash_questions, plan_tasks
 from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
 from eval.billing.bill import bill, bill_prose, corrected
 from eval.billing.document import is_stored, read_run, warn
@@ -25,7 +25,7 @@ from eval.settings import ComparisonSettings, Settings, named_texts
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
-from prune.common.provenance import file_sha256, provenance
+from prune.common.provenance import provenance
 from prune.common.terminal import quiet_libraries
 from prune.models.loading import load_tokenizer
 from prune.text.windows import text_identity
@@ -76,11 +76,10 @@ def compare(
     ]
     texts = named_texts(settings.texts)
     identities = {name: text_identity(source, settings.field) for name, source in texts.items()} if new else {}
-    files = sorted({f"{plan.domain}.jsonl" for plan in plans})
     comparison = bill_runs(
         runs,
         limit,
-        questions={file: file_sha256(Path(settings.data or "") / file) for file in files},
+        questions=hash_questions(settings) if new else {},
         text=next(iter(identities.values())) if len(identities) == 1 else identities or None,
         limit=settings.limit,
         seed=settings.seed,

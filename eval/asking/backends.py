@@ -55,8 +55,8 @@ def context_length(source: Source, max_length: int | None) -> int:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{source.name} cannot be loaded as a causal language model ({why})") from error
-    own = getattr(text_config(config), "max_position_embeddings", None) or LONGEST
-    return min(max_length or LONGEST, LONGEST, own)
+    longest = getattr(text_config(config), "max_position_embeddings", None) or LONGEST
+    return min(max_length or LONGEST, LONGEST, longest)
 
 
 def open_model(source: Source, tokenizer: Any, settings: Settings, *, max_length: int, bar: Progress) -> Any:

@@ -79,8 +79,8 @@ class PlannedTask(ConfigurableTask):
         if self.OUTPUT_TYPE == "multiple_choice":
             for logprob, _ in results:
                 check_finite(logprob, doc)
-            found = super().process_results(doc, results)
-            return {**found, "answer_nll_bits": to_bits(results[doc["answer"]][0])}
+            scores = super().process_results(doc, results)
+            return {**scores, "answer_nll_bits": to_bits(results[doc["answer"]][0])}
         if self.plan.thinking is not None:
             return self._judge(doc, results[0])
         response, (logprob, _) = results
@@ -160,12 +160,12 @@ class Scorer(HFLM):
 
     def window_nats(self, windows: Sequence[list[int]]) -> list[float]:
         """Summed NLL in nats of each window's tokens after the first; one at a time, so that no padding changes it."""
-        found = []
+        losses = []
         for ids in windows:
-            found.append(self._nats(ids))
-            self.cache_hook.add_partial("window", ids, found[-1])
+            losses.append(self._nats(ids))
+            self.cache_hook.add_partial("window", ids, losses[-1])
             self.bar.advance()
-        return found
+        return losses
 
     def _nats(self, ids: list[int]) -> float:
         tokens = torch.tensor([ids], device=self.device)
@@ -196,11 +196,13 @@ class Scorer(HFLM):
     def _in_trees(self, requests: Any) -> list[tuple[float, bool]] | None:
         """The answers by `eval.asking.walk`, or None where there is little to share or the model reads no tree."""
         asked = [Asked(tuple([*ctx, *cont][-(self.max_length + 1) :][:-1]), tuple(cont)) for _, ctx, cont in requests]
-        once = {one.context: len(one.context) for one in asked}
-        branches = sum(len(one.answer) - 1 for one in asked)
+        once = {request.context: len(request.context) for request in asked}
+        branches = sum(len(request.answer) - 1 for request in asked)
         if not asked or sum(once.values()) + branches > _WORTH * plain_tokens(asked):
             return None
-        if any(not one.answer or len(one.answer) > len(one.tokens) for one in asked):  # HFLM's own business
+        if any(
+            not request.answer or len(request.answer) > len(request.tokens) for request in asked
+        ):  # HFLM's own business
             return None
         try:
             if choose_way(self.model, asked).name != "tree":
@@ -253,7 +255,7 @@ class Scorer(HFLM):
         return logits
 
     def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        found: torch.Tensor = super()._model_generate(context, *args, **kwargs)
-        self.tokens += found.numel()
+        tokens: torch.Tensor = super()._model_generate(context, *args, **kwargs)
+        self.tokens += tokens.numel()
         self.bar.advance(context.shape[0])
-        return found
+        return tokens

@@ -114,7 +114,7 @@ class VllmModel:
             )
 
     def _ask(self, kind: str, requests: list[Any]) -> list[Any]:
-        found: list[Any] = []
+        collected: list[Any] = []
         for start in range(0, len(requests), PIECE):
             piece = requests[start : start + PIECE]
             answers, tokens = self._exchange((kind, piece))
@@ -122,8 +122,8 @@ class VllmModel:
             for arguments, answer in zip(piece, answers, strict=True):
                 self._hook.add_partial(kind, arguments, answer)
             self.bar.advance(len(piece))
-            found += answers
-        return found
+            collected += answers
+        return collected
 
     def _exchange(self, message: Any) -> Any:
         self._waiting = True
@@ -165,9 +165,9 @@ def reason(error: str, log: str) -> str:
     """
     if "ngine core" in error or "EngineDead" in error or "process ended" in error or "WorkerProc" in error:
         causes = re.findall(r"\b(\w*(?:Error|Exception): .+)", log)
-        own = [cause for cause in causes if "ngine core" not in cause and "WorkerProc" not in cause]
-        error = own[-1] if own else error
+        ours = [cause for cause in causes if "ngine core" not in cause and "WorkerProc" not in cause]
+        error = ours[-1] if ours else error
     lines = [line.strip() for line in error.splitlines() if line.strip()] or [error]
-    line = next((one for one in lines[1:] if one.startswith("Value error, ")), lines[0])
+    line = next((later for later in lines[1:] if later.startswith("Value error, ")), lines[0])
     line = re.sub(r"^Value error, ", "", line).split(" [type=")[0].rstrip(".")
     return line if len(line) <= 300 else line[:297] + "..."

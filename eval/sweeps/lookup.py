@@ -60,14 +60,14 @@ class _AsAnswers(TaskPlan):
     """A plan whose open questions are scored, not generated."""
 
     def config(self) -> dict[str, Any]:
-        found = super().config()
-        if found["output_type"] == "multiple_choice":
-            return found
+        config = super().config()
+        if config["output_type"] == "multiple_choice":
+            return config
         for key in ("generation_kwargs", "filter_list"):
-            found.pop(key, None)
+            config.pop(key, None)
         metrics = [{"metric": "answer_nll_bits", "aggregation": "mean", "higher_is_better": False}]
         metrics.append({"metric": "answer_greedy", "aggregation": "mean", "higher_is_better": True})
-        return {**found, "output_type": "loglikelihood", "metric_list": metrics}
+        return {**config, "output_type": "loglikelihood", "metric_list": metrics}
 
 
 @dataclass(frozen=True)
@@ -183,14 +183,14 @@ def read(tasks: Sequence[AnswerTask], answers: LM, prompting: Prompting) -> dict
     """What lm-eval makes of stored answers (or of a real LM): its results, with the samples."""
     for task in tasks:
         _prepare(task, prompting)
-    found: dict[str, Any] = evaluate(
+    results: dict[str, Any] = evaluate(
         lm=answers,
         task_dict={task.plan.name: task for task in tasks},
         bootstrap_iters=1,  # all our metrics are means, whose standard error is in closed form
         log_samples=True,
         apply_chat_template=prompting.chat,
     )
-    return found
+    return results
 
 
 def _prepare(task: AnswerTask, prompting: Prompting) -> None:

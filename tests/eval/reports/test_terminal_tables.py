@@ -10,7 +10,7 @@ from rich.console import Console
 
 from eval.billing.thinking import bill_thinking
 from eval.billing.unparsed import unparsed_warnings
-from eval.questions.listing import domains_table, list_domains, manifest_table
+from eval.questions.listing import domains_table, list_domains, manifest_tables
 from eval.questions.preparation import Manifest
 from eval.reports.tables import SHIFTS, thinking_table
 from eval.reports.terminal import comparison_table, run_tables, smallest_losses, sweep_tables
@@ -112,7 +112,7 @@ ALL_TABLES = {
     "sweep": lambda _, swept, __: sweep_tables(swept),
     "domains": lambda *_: domains_table(list_domains()),
     "domains of a folder": lambda _, __, sample: domains_table(list_domains(sample / "questions")),
-    "prepare": lambda _, __, sample: manifest_table(Manifest.read(sample / "questions" / "manifest.json")),
+    "prepare": lambda _, __, sample: manifest_tables(Manifest.read(sample / "questions" / "manifest.json")),
     "healing": lambda *_: curve(healed_document(), Path("out")),
     "patch": lambda *_: patched(healed_document(), Path("out")),
     "budget": lambda _, __, sample: budget_tables(plan_budget(str(sample / "model"), n=6, method="distill")),
