@@ -46,13 +46,13 @@ def prepare(
 
     Example: evaluate prepare --data questions --from mmlu/data.tar --from gsm8k/test.jsonl --from ori_pqal.json
     """
-    from eval.questions.listing import manifest_tables
+    from eval.questions.listing import manifest_table
     from eval.questions.preparation import prepare as work
 
     manifest = work(
         data, source=source or None, domains=domains, mathqa_options=mathqa_options, seed=seed, overwrite=overwrite
     )
-    answer(manifest.to_json(), lambda: manifest_tables(manifest), as_json=as_json)
+    answer(manifest.to_json(), lambda: manifest_table(manifest), as_json=as_json)
 
 
 @app.command()

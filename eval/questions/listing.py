@@ -32,17 +32,17 @@ def list_domains(data: str | Path | None = None) -> dict[str, Any]:
     Raises:
         RegrowthError: the folder does not exist, or a file breaks the schema (file and line are named).
     """
-    rows = {name: _declared(name, parts) for name, parts in declared().items()}
+    found = {name: _declared(name, parts) for name, parts in declared().items()}
     if data is not None:
         folder = Path(data)
         if not folder.is_dir():
             raise RegrowthError(f"--data {folder} does not exist; make it with `evaluate prepare --data {folder}`")
         for name, path in files_of(folder).items():
-            rows[name] = _there(name, path)
+            found[name] = _there(name, path)
     return {
         "format": FORMAT,
         "data": None if data is None else str(data),
-        "domains": list(rows.values()),
+        "domains": list(found.values()),
     }
 
 
@@ -88,27 +88,26 @@ def _shared(questions: list[Question]) -> int:
 
 def domains_table(document: dict[str, Any]) -> Table:
     """The document for a terminal."""
-    rows: list[list[str | Cell]] = []
+    rows: list[tuple[str | Cell, ...]] = []
     for row in document["domains"]:
-        there = row["there"]
-        counts = [f"{row['protocols'][name]:,}" if there else "–" for name in PROTOCOLS]
-        sets = ", ".join(f"{name} {count:,}" if there else name for name, count in row["sets"].items())
-        name = Cell(row["domain"] + (" (own)" if row["own"] else ""), look="" if there else "faint")
-        rows.append([name, *counts, sets, ", ".join(row["licences"])])
-    how = (
+        counts = [f"{row['protocols'][name]:,}" if row["there"] else "–" for name in PROTOCOLS]
+        sets = ", ".join(f"{name} {count:,}" if row["there"] else name for name, count in row["sets"].items())
+        name = Cell(row["domain"] + " (own)" * row["own"], look="" if row["there"] else "faint")
+        rows.append((name, *counts, sets, ", ".join(row["licences"])))
+    caption = (
         "Choice: the option whose text is likeliest. Generation: a number, written and compared exactly. "
         "--thinking fast,slow asks the questions of both by generation, with the options shown."
     )
     if document["data"] is None:
-        how += " Counts: evaluate domains --data DIR."
+        caption += " Counts: evaluate domains --data DIR."
     elif any(not row["there"] for row in document["domains"]):
-        how += " –: not there; `evaluate prepare` makes it."
+        caption += " –: not there; `evaluate prepare` makes it."
     title = "Domains" if document["data"] is None else f"Domains in {document['data']}"
-    texts = ("domain", "sets", "licences")
-    return Table.of(title, ("domain", *PROTOCOLS, "sets", "licences"), rows, words=texts, caption=how)
+    head = ("domain", *PROTOCOLS, "sets", "licences")
+    return Table.of(title, head, rows, words=("domain", "sets", "licences"), caption=caption)
 
 
-def manifest_tables(manifest: Manifest) -> RenderableType:
+def manifest_table(manifest: Manifest) -> RenderableType:
     """What `evaluate prepare` made, for a terminal: per domain its questions, per set what was read and left out."""
     from rich.console import Group
 
@@ -117,11 +116,11 @@ def manifest_tables(manifest: Manifest) -> RenderableType:
         counts = [f"{entry.protocols[protocol]:,}" for protocol in PROTOCOLS]
         there = ", ".join(f"{key} {count:,}" for key, count in entry.sets.items())
         without = f" (without {', '.join(entry.sets_absent)})" if entry.sets_absent else ""
-        domains.append([name, *counts, f"{entry.repeats_dropped:,}", there + without])
+        domains.append((name, *counts, f"{entry.repeats_dropped:,}", there + without))
     for name, read in manifest.sets.items():
         reasons = [f"{why}: {count:,}" for why, count in read.left_out.items()]
         reasons += [f"other splits: {', '.join(read.passed_over)}"] if read.passed_over else []
-        sets.append([name, f"{read.rows:,}", f"{read.questions:,}", read.licence, "; ".join(reasons)])
+        sets.append((name, f"{read.rows:,}", f"{read.questions:,}", read.licence, "; ".join(reasons)))
     why = "left out, and why"
     return Group(
         Table.of("Domains", ("domain", *PROTOCOLS, "repeats dropped", "sets"), domains, words=("domain", "sets")),

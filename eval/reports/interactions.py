@@ -6,18 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.billing.unparsed import unread_pair
-from eval.reports.text import counted, listed
+from eval.reports.text import counted, larger, listed
 
 Record = Mapping[str, Any]
 
 SENTENCES = 4  # findings in sentences; the table has all
 SHOWN = 12  # rows on a terminal and in comparison.md; the page has all
 UNSURE = "cannot tell"
-
-
-def larger(interval: Mapping[str, float]) -> int:
-    """1 where a difference is above 0 beyond doubt, -1 where it is below, 0 where none can tell."""
-    return int(interval["low"] > 0) - int(interval["high"] < 0)
 
 
 def in_words(row: Record) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from markupsafe import Markup
 
 from eval.billing.counts import Counts
-from prune.common.svg import WIDTH, Element, Scale, add, axis_below, drawing, markup, number, ticks
+from prune.common.svg import WIDTH, Element, Scale, add, axis_below, drawing, markup, number, sample, ticks
 
 # Viridis from the least cost (bright) to the greatest (dark). Cells of one colour are one path, so that a map of
 # thousands of blocks stays small.
@@ -153,7 +153,7 @@ def mosaic(name: str, title: str, description: str, counts: Counts) -> Markup:
 
 def tile_key(look: str) -> Markup:
     """A legend's sample of a tile."""
-    root = Element("svg", {"viewBox": "0 0 28 14", "class": "key", "aria-hidden": "true"})
+    root = sample()
     add(root, "rect", x=7, y=0, width=14, height=14, class_=f"tile {look}")
     return markup(root)
 

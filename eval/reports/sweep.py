@@ -70,8 +70,7 @@ def _lead(sweep: Record) -> str:
 
 def _name(sweep: Record) -> str:
     """The model: a hub id whole, a long path by its end."""
-    name = (sweep["provenance"].get("model") or {}).get("model", "the model")
-    return "/".join(Path(str(name)).parts[-2:])
+    return "/".join(Path(sweep["provenance"]["model"]["model"]).parts[-2:])
 
 
 def _figures(sweep: Record, drawn: Sequence[Record], measure: str, up: str, title: str) -> list[Figure]:

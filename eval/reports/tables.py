@@ -8,8 +8,8 @@ from typing import Any
 
 from eval.billing.bill import FEW
 from eval.billing.unparsed import unread, unread_pair
-from eval.reports.interactions import in_words, larger, thinking_in_words
-from eval.reports.text import NONE, bounds, p_value, plain, signed, task_name
+from eval.reports.interactions import in_words, thinking_in_words
+from eval.reports.text import NONE, bounds, larger, p_value, plain, signed, task_name
 from eval.settings import MODES
 from prune.common.tables import Cell, Column, Field, Table
 

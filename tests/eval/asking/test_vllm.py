@@ -13,11 +13,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval.comparison import compare
 from eval.runs.run import run
-from heal import Settings, TextSource, adapter_only, merge, qlora
+from heal import TextSource
 from heal.merging.tensors import ADAPTER_CONFIG
 from prune import cut, plan_cut
+from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
+from prune.models.generation import VllmWriter, write_answers
 from prune.models.precision import multiplies_bfloat16
+from tests.support.healing import heal_small, merge_quietly, ship_quietly
+from tests.support.models import save_tiny
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; see `make test-vllm`")
 
@@ -56,14 +60,13 @@ def sample_models(sample_model, sample_text, sample_heldout, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample")
     pruned = cut(plan_cut(sample_model, layers="9-16"), folder / "pruned", show_progress=False)
     adapter = _adapter(pruned, folder / "adapter", sample_text, sample_heldout, tokens=512, learning_rate=1e-3)
-    merge(adapter, folder / "healed", base="original", compare_logits=False, shown=False)
+    merge_quietly(adapter, folder / "healed", base="original", compare_logits=False)
     return {"full": sample_model, "pruned": pruned, "healed": folder / "healed"}
 
 
 def _adapter(pruned, out, text, held_out, *, tokens, **settings):
     source = TextSource(str(text), held_out=str(held_out), held_out_tokens=128)
-    chosen = Settings(length=64, batch_size=2, accumulate=1, rank=8, bits=16, **settings)
-    return qlora(pruned, source, out, tokens=tokens, settings=chosen, device="cpu", shown=False).out
+    return heal_small(pruned, source, out, tokens=tokens, rank=8, bits=16, **settings).out
 
 
 def _answers_alike(model, questions, prose):
@@ -88,19 +91,9 @@ def test_the_sample_models_answer_as_in_transformers(name, sample_models, sample
 
 def _small(family, folder, tokenizer_of):
     """A random model of six layers with the sample model's tokenizer; every layer matters."""
-    from transformers import CONFIG_MAPPING
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
-    config = CONFIG_MAPPING[family](
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, max_position_embeddings=1024, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=None, tie_word_embeddings=True, initializer_range=0.15,
-        **FAMILIES[family],
-    )  # fmt: skip
-    torch.manual_seed(1)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    shape = {"layers": 6, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "pad_token_id": None}
+    shape |= {"max_position_embeddings": 1024, "tie_word_embeddings": True, "initializer_range": 0.15}
+    return save_tiny(folder, tokenizer_of, family, **shape, **FAMILIES[family])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -142,7 +135,7 @@ def test_an_adapter_is_served_and_an_adapter_with_its_cut_is_refused(
     full = _small("llama", tmp_path / "full", sample_model)
     pruned = cut(plan_cut(full, layers="1-2"), tmp_path / "pruned", show_progress=False)
     adapter = _adapter(pruned, tmp_path / "adapter", sample_text, sample_heldout, tokens=512, learning_rate=3e-2)
-    adapter_only(adapter, tmp_path / "only", compare_logits=False, shown=False)
+    ship_quietly(adapter, tmp_path / "only", compare_logits=False)
 
     ids = list(range(300, 340))
     base = AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32)
@@ -174,3 +167,17 @@ def _logprobs(model, ids):
     with torch.no_grad():
         logits = model.eval()(input_ids=torch.tensor([ids])).logits[0].float()
     return logits.log_softmax(-1)[:-1].gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+
+
+def test_a_model_writes_as_in_transformers(sample_model):
+    model = AutoModelForCausalLM.from_pretrained(sample_model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(sample_model)
+    texts = ("The capital of France is", "Two and two are", "Once upon a time")
+    prompts = [tuple(tokenizer(text).input_ids) for text in texts]
+    writer = VllmWriter(Source(sample_model, "sample"), tokenizer, max_length=64, dtype="float32", engine=ENGINE)
+    try:
+        assert writer.write(prompts, 8, None) == write_answers(model, tokenizer, prompts, 8, None)
+        drawn = writer.write(prompts, 8, 3)
+        assert drawn == writer.write(prompts, 8, 3) != writer.write(prompts, 8, 4)
+    finally:
+        writer.close()

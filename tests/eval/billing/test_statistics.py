@@ -12,8 +12,6 @@ from scipy import stats
 from eval.billing.statistics import (
     Design,
     Interval,
-    accuracy_difference,
-    accuracy_of,
     correlation_of_means,
     design_effect,
     difference_of_intervals,
@@ -30,13 +28,10 @@ from eval.billing.statistics import (
 )
 
 
-def covers(truth, intervals):
-    """Whether 95 % intervals hold the truth as often as they say."""
-    return 0.93 <= coverage(truth, intervals) <= 0.97
-
-
-def coverage(truth, intervals):
-    return np.mean([found.low <= truth <= found.high for found in intervals])
+def coverage(truth, interval):
+    """The share of 2000 intervals that hold the truth; `interval()` draws numbers and gives one, or None."""
+    found = [interval() for _ in range(2000)]
+    return np.mean([one is not None and one.low <= truth <= one.high for one in found])
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
@@ -89,25 +84,27 @@ def test_the_ratio_difference_is_the_difference_of_the_ratios():
 
 def test_the_ratio_interval_covers_the_truth():
     rng = np.random.default_rng(0)
-    intervals = []
-    for _ in range(2000):
+
+    def interval():
         size = rng.integers(20, 200, 64).astype(float)
         change = 0.3 * size + rng.normal(0, 0.2, 64) * size + rng.normal(0, 5, 64)
-        intervals.append(paired_ratio_difference(np.zeros(64), change, size))
-    assert covers(0.3, intervals)
+        return paired_ratio_difference(np.zeros(64), change, size)
+
+    assert 0.93 <= coverage(0.3, interval) <= 0.97
 
 
 def test_the_mean_interval_covers_the_truth():
     rng = np.random.default_rng(1)
-    assert covers(0.3, [paired_mean_difference(np.zeros(25), rng.normal(0.3, 1.5, 25)) for _ in range(2000)])
+    share = coverage(0.3, lambda: paired_mean_difference(np.zeros(25), rng.normal(0.3, 1.5, 25)))
+    assert 0.93 <= share <= 0.97
 
 
 @pytest.mark.parametrize(("p_lost", "p_gained", "n"), [(0.15, 0.05, 100), (0.3, 0.2, 60), (0.1, 0.1, 200)])
 def test_the_accuracy_interval_covers_the_truth(p_lost, p_gained, n):
     rng = np.random.default_rng(2)
-    draws = rng.multinomial(n, [p_lost, p_gained, 1 - p_lost - p_gained], size=2000)
-    intervals = [paired_accuracy_difference(int(lost), int(gained), n) for lost, gained, _ in draws]
-    assert covers(p_gained - p_lost, intervals)
+    draws = iter(rng.multinomial(n, [p_lost, p_gained, 1 - p_lost - p_gained], size=2000).tolist())
+    share = coverage(p_gained - p_lost, lambda: paired_accuracy_difference(*next(draws)[:2], n))
+    assert 0.93 <= share <= 0.97
 
 
 def test_the_accuracy_interval_in_closed_form_and_at_no_flips():
@@ -134,7 +131,8 @@ def test_the_interval_of_a_gain_covers_the_truth(rates, n):
     )
     truth = (slow_gained - slow_lost) - (fast_gained - fast_lost)
     units = [str(i) for i in range(n)]
-    assert covers(truth, [paired_gain_difference(change.tolist(), units) for change in slow - fast])
+    changes = iter((slow - fast).tolist())
+    assert 0.93 <= coverage(truth, lambda: paired_gain_difference(next(changes), units)) <= 0.97
 
 
 def test_the_interval_of_a_gain_is_never_too_narrow_where_little_changes():
@@ -142,7 +140,8 @@ def test_the_interval_of_a_gain_is_never_too_narrow_where_little_changes():
     for n in (16, 60):
         units = [str(i) for i in range(n)]
         fast, slow = (rng.choice([-1.0, 1.0, 0.0], p=[0.01, 0.02, 0.97], size=(2000, n)) for _ in range(2))
-        assert coverage(0, [paired_gain_difference(change.tolist(), units) for change in slow - fast]) >= 0.95
+        changes = iter((slow - fast).tolist())
+        assert coverage(0, lambda: paired_gain_difference(next(changes), units)) >= 0.95  # noqa: B023
     still = paired_gain_difference([0.0] * 16, [str(i) for i in range(16)])
     assert (still.low, still.high) == pytest.approx((-0.1540, 0.1540), abs=1e-3)  # as of accuracies without a flip
     assert still == paired_accuracy_difference(0, 0, 16)
@@ -206,22 +205,32 @@ def test_the_clustered_error_is_that_of_cluster_sums_by_hand():
 
 def test_clustered_intervals_cover_the_truth_where_plain_ones_do_not():
     rng = np.random.default_rng(4)
-    draws = [_clustered(rng, 60, shared=1.0) for _ in range(2000)]
-    assert covers(0.3, [paired_mean_difference(np.zeros(len(c)), c + 0.3, names) for names, c in draws])
-    assert coverage(0.3, [paired_mean_difference(np.zeros(len(c)), c + 0.3) for _, c in draws]) < 0.88
+    hits = plain = 0
+    for _ in range(2000):
+        names, change = _clustered(rng, 60, shared=1.0)
+        found = paired_mean_difference(np.zeros(len(change)), change + 0.3, names)
+        hits += found.low <= 0.3 <= found.high
+        found = paired_mean_difference(np.zeros(len(change)), change + 0.3)
+        plain += found.low <= 0.3 <= found.high
+    assert 0.93 <= hits / 2000 <= 0.97
+    assert plain / 2000 < 0.88
 
 
 def test_clustered_accuracy_covers_the_truth():
     rng = np.random.default_rng(5)
     truth = stats.norm.cdf(-0.2 / math.sqrt(2)) - stats.norm.cdf(-1.4 / math.sqrt(2))  # of what follows
-    changes, shares = [], []
+    hits = shares = 0
     for _ in range(2000):
         names, hard = _clustered(rng, 80, shared=1.0)  # how hard each question is; its variance is 2
         before, after = hard > 0.2, hard > 1.4
-        changes.append(accuracy_difference(before, after, names))
-        shares.append(accuracy_of(before, names))
-    assert covers(-truth, changes)
-    assert covers(stats.norm.cdf(-0.2 / math.sqrt(2)), shares)
+        lost, gained = flips(before, after)
+        design = design_effect(after.astype(float) - before, names)
+        found = paired_accuracy_difference(lost, gained, len(hard), Design(design, 80))
+        hits += found.low <= -truth <= found.high
+        found = wilson(int(before.sum()), len(hard), Design(design_effect(before, names), 80))
+        shares += found.low <= stats.norm.cdf(-0.2 / math.sqrt(2)) <= found.high
+    assert 0.93 <= hits / 2000 <= 0.97
+    assert 0.93 <= shares / 2000 <= 0.97
 
 
 def test_the_design_effect_without_variation_is_the_worst_case():
@@ -247,12 +256,13 @@ def test_the_retained_interval_is_fiellers():
 
 def test_the_retained_interval_covers_the_truth():
     rng = np.random.default_rng(7)
-    intervals = []
-    for _ in range(2000):
+
+    def interval():
         before = rng.random(200) < 0.6
         after = np.where(before, rng.random(200) > 0.35, rng.random(200) < 0.2)
-        intervals.append(retained_interval(before, after, 0.25))
-    assert covers((0.6 * 0.65 + 0.4 * 0.2 - 0.25) / 0.35, intervals)
+        return retained_interval(before, after, 0.25)
+
+    assert 0.93 <= coverage((0.6 * 0.65 + 0.4 * 0.2 - 0.25) / 0.35, interval) <= 0.97
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
@@ -280,29 +290,37 @@ def test_interactions_of_accuracy_cover_the_truth(lost):
     gained = (0.05, 0.03)
     truth = (lost[0] - gained[0]) - (lost[1] - gained[1])
     sizes = (150, 200)
-    draws = [rng.multinomial(n, [a, b, 1 - a - b], 2000) for n, a, b in zip(sizes, lost, gained, strict=True)]
-    losses = [  # the other way round: a loss is positive
-        [paired_accuracy_difference(int(right), int(wrong), n) for wrong, right, _ in domain]
-        for domain, n in zip(draws, sizes, strict=True)
+    draws = [
+        iter(rng.multinomial(n, [a, b, 1 - a - b], 2000).tolist()) for n, a, b in zip(sizes, lost, gained, strict=True)
     ]
-    assert covers(truth, [difference_of_intervals(*pair) for pair in zip(*losses, strict=True)])
+
+    def interval():
+        flips = [next(draw)[1::-1] for draw in draws]  # the other way round: a loss is positive
+        return difference_of_intervals(
+            *(paired_accuracy_difference(*pair, n) for pair, n in zip(flips, sizes, strict=True))
+        )
+
+    assert 0.93 <= coverage(truth, interval) <= 0.97
 
 
 def test_interactions_of_nll_cover_the_truth_with_and_without_shared_questions():
     rng = np.random.default_rng(9)
-    names = [f"q{i}" for i in range(160)]
-    apart, shared, ignored = [], [], []
+    apart = shared = ignored = 0
     for _ in range(2000):
         change = rng.normal(0, 1, 160) + 0.5
         first, second = change[:100], change[60:] - 0.2  # 40 questions stand in both domains
+        names = [f"q{i}" for i in range(160)]
         one, other = (paired_mean_difference(np.zeros(100), values) for values in (first, second))
         correlation = correlation_of_means(first, names[:100], second, names[60:])
-        shared.append(difference_of_intervals(one, other, correlation))
-        ignored.append(difference_of_intervals(one, other))
+        found = difference_of_intervals(one, other, correlation)
+        shared += found.low <= 0.2 <= found.high
+        found = difference_of_intervals(one, other)
+        ignored += found.low <= 0.2 <= found.high
         alone = paired_mean_difference(np.zeros(60), rng.normal(0.3, 1, 60))
-        apart.append(difference_of_intervals(one, alone))
-    assert covers(0.2, shared)
-    assert covers(0.2, apart)
-    assert coverage(0.2, ignored) > 0.975
+        found = difference_of_intervals(one, alone)
+        apart += found.low <= 0.2 <= found.high
+    assert 0.93 <= shared / 2000 <= 0.97
+    assert 0.93 <= apart / 2000 <= 0.97
+    assert ignored / 2000 > 0.975
     assert correlation_of_means([1.0, 2.0], ["a", "b"], [1.0, 3.0], ["c", "d"]) == 0
     assert correlation_of_means([1.0, 2.0], ["a", "b"], [1.0, 2.0], ["a", "b"]) == pytest.approx(1)

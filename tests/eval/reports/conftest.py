@@ -10,7 +10,7 @@ from tests.support.report_page import Page, plant
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory):
     """A folder with `bill/`, `sweep/` and the report of both, `all.html`."""
-    return plant(tmp_path_factory.mktemp("planted"))
+    return plant(tmp_path_factory.mktemp("planted"))[0]
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,13 @@ from rich.console import Console
 
 from eval.billing.thinking import bill_thinking
 from eval.billing.unparsed import unparsed_warnings
-from eval.questions.listing import domains_table, list_domains, manifest_tables
+from eval.questions.listing import domains_table, list_domains, manifest_table
 from eval.questions.preparation import Manifest
 from eval.reports.tables import SHIFTS, thinking_table
 from eval.reports.terminal import comparison_table, run_tables, smallest_losses, sweep_tables
 from heal.budget.plan import plan_budget
 from heal.budget.table import tables as budget_tables
+from heal.result import HealRecord, HealResult
 from heal.tables import curve, patched
 from prune.common.tables import Table
 from recipes.cli import app as recipes
@@ -74,31 +75,40 @@ def words_in(text):
     return re.findall(r"[^\W_]{2,}", text)
 
 
-def healed_document():
-    return {
+def healed():
+    texts = ("encyclopedia", "medical", "mathematics", "jurisprudence")
+    measured = [{"name": name, "source": name, "domain": False, "tokens": 9} for name in texts]
+    document = {
+        "format": "regrowth.heal/2",
+        "method": "patch",
+        "settings": {},
+        "base": {},
+        "provenance": {},
         "held_out_loss": {"before": 4.1, "after": 3.2, "full": 3.0},
         "won_back": 0.5,
         "seconds": 33.0,
         "peak_memory": {"resident_bytes": 3 << 30, "cuda_bytes": 8 << 30},
         "tokens": 164_000_000,
         "tokens_per_second": 1234.5,
-        "ended": {"by": "text", "step": 1200, "kept_step": 1100},
-        "held_out": {"texts": [{"name": name} for name in ("encyclopedia", "medical", "mathematics", "jurisprudence")]},
+        "ended": {"by": "text", "step": 1200, "kept_step": 1100, "texts": []},
+        "held_out": {"tokens": 36, "texts": measured},
         "curve": [
             {
                 "step": 1200,
                 "tokens": 164_000_000,
                 "loss": 3.1,
                 "held_out_loss": 3.2,
-                "texts": dict.fromkeys(("encyclopedia", "medical", "mathematics", "jurisprudence"), 3.1),
+                "texts": dict.fromkeys(texts, 3.1),
             }
         ],
-        "folds": [{"layer": 13, "loss_without": 4.1, "candidates": [TRIED], "chosen": TRIED}],
+        "folds": [{**FOLD, "loss_without": 4.1, "candidates": [TRIED], "chosen": TRIED}],
     }
+    return HealResult(Path("out"), HealRecord.parse(document, "heal.json"))
 
 
 TRIED = {"layer": 13, "kind": "matrix", "objective": "magnitudes", "ridge": 1e-4, "share": 1e-3, "loss": 3.2}
 TRIED["left_over"] = 0.4
+FOLD = {"layer": 13, "target": 20, "module": "mlp.down_proj", "scale": 1.0, "bias": False, "tensors": []}
 
 
 def one_run(comparison):
@@ -112,9 +122,9 @@ ALL_TABLES = {
     "sweep": lambda _, swept, __: sweep_tables(swept),
     "domains": lambda *_: domains_table(list_domains()),
     "domains of a folder": lambda _, __, sample: domains_table(list_domains(sample / "questions")),
-    "prepare": lambda _, __, sample: manifest_tables(Manifest.read(sample / "questions" / "manifest.json")),
-    "healing": lambda *_: curve(healed_document(), Path("out")),
-    "patch": lambda *_: patched(healed_document(), Path("out")),
+    "prepare": lambda _, __, sample: manifest_table(Manifest.read(sample / "questions" / "manifest.json")),
+    "healing": lambda *_: curve(healed()),
+    "patch": lambda *_: patched(healed()),
     "budget": lambda _, __, sample: budget_tables(plan_budget(str(sample / "model"), n=6, method="distill")),
 }
 
