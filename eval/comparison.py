@@ -103,11 +103,7 @@ def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iter
 
 
 def check_asked(asked: Mapping[str, Sequence[TaskPlan]]) -> None:
-    """Refuse models of which one was not asked what the first was; `asked`: label -> its tasks, the full model first.
-
-    Raises:
-        RegrowthError: the model and the task.
-    """
+    """Refuse models that were not asked what the first, the full one, was; `asked`: label -> its tasks."""
     (first, wanted), *others = asked.items()
     for label, tasks in others:
         if missing := {task.name: task for task in wanted}.keys() - {task.name for task in tasks}:
@@ -118,11 +114,7 @@ def check_asked(asked: Mapping[str, Sequence[TaskPlan]]) -> None:
 
 
 def same_chat(models: Sequence[str | Path], tokenizers: Sequence[Any], settings: Settings) -> bool:
-    """Whether all models are asked through a chat template, as the first one's tokenizer decides where it is `auto`.
-
-    Raises:
-        RegrowthError: the template of one writes another prompt than the first one's, so nothing would be paired.
-    """
+    """Whether all models are asked through a chat template, as the first one's tokenizer decides where it is `auto`."""
     if not wants_chat(settings, tokenizers[0], str(models[0])):
         return False
     prompts = [_probe(tokenizer) for tokenizer in tokenizers]
@@ -184,11 +176,7 @@ def bill_runs(runs: Sequence[RunResult], max_loss: float | None = None, **facts:
 
 
 def unique_labels(models: Sequence[str | Path], labels: Sequence[str] | None = None) -> list[str]:
-    """Names for the models: as given, else their folders' names, numbered where two are alike.
-
-    Raises:
-        UsageError: labels that are not one each, not unique, or that a file name cannot hold.
-    """
+    """Names for the models: as given, else their folders' names, numbered where two are alike."""
     if labels is not None:
         labels = [label.strip() for label in labels]
         if len(labels) != len(models):

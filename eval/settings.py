@@ -28,11 +28,7 @@ _Text = str | None
 
 
 def split_names(names: str | Iterable[str], option: str = "--domains") -> tuple[str, ...]:
-    """`medical,math` or a list of names, without repeats, in order.
-
-    Raises:
-        UsageError: no name in it.
-    """
+    """`medical,math` or a list of names, without repeats, in order."""
     parts = names.split(",") if isinstance(names, str) else list(names)
     chosen = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
     if not chosen:
@@ -42,11 +38,7 @@ def split_names(names: str | Iterable[str], option: str = "--domains") -> tuple[
 
 
 def check_modes(thinking: str | Iterable[str]) -> tuple[str, ...]:
-    """`fast,slow` or a list of modes as a tuple in the order of `MODES`, without repeats.
-
-    Raises:
-        UsageError: an unknown mode.
-    """
+    """`fast,slow` or a list of modes as a tuple in the order of `MODES`, without repeats."""
     words = thinking.split(",") if isinstance(thinking, str) else thinking
     modes = {word.strip() for word in words} - {""}
     if unknown := sorted(modes - set(MODES)):
@@ -253,11 +245,7 @@ def default_cache() -> Path:
 
 
 def named_texts(texts: Iterable[str]) -> dict[str, str]:
-    """`NAME=SOURCE` or `SOURCE` (named `held-out`) as name to source, in order.
-
-    Raises:
-        UsageError: two sources of one name.
-    """
+    """`NAME=SOURCE` or `SOURCE` (named `held-out`) as name to source, in order."""
     sources: dict[str, str] = {}
     for text in texts:
         name, mark, source = text.partition("=")

@@ -34,14 +34,12 @@ from prune.models.walking import Route
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
-@register_metric(metric="answer_nll_bits", higher_is_better=False, output_type="loglikelihood", aggregation="mean")
-def _answer_nll_bits(items: Any) -> Any:  # known to lm-eval by name; PlannedTask computes it
-    return items
-
-
-@register_metric(metric="unparseable", higher_is_better=False, output_type="generate_until", aggregation="mean")
-def _unparseable(items: Any) -> Any:
-    return items
+for _name, _better, _kind in (  # known to lm-eval by name; our tasks compute them
+    ("answer_nll_bits", False, "loglikelihood"),
+    ("answer_greedy", True, "loglikelihood"),
+    ("unparseable", False, "generate_until"),
+):
+    register_metric(metric=_name, higher_is_better=_better, output_type=_kind, aggregation="mean")(lambda items: items)
 
 
 class PlannedTask(ConfigurableTask):

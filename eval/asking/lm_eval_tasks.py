@@ -42,12 +42,7 @@ def task_manager(settings: Settings) -> TaskManager:
 
 
 def load_logged(settings: Settings, manager: TaskManager) -> list[Any]:
-    """The tasks and groups as objects, with their data.
-
-    Raises:
-        UsageError: a name that lm-eval does not know.
-        RegrowthError: a task that cannot be loaded, such as one whose data is not there.
-    """
+    """The tasks and groups as objects, with their data."""
     tasks: list[Any] = []
     for name in settings.tasks:
         if name not in manager.all_tasks:

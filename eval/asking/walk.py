@@ -113,9 +113,6 @@ def choose_way(model: Any, requests: Sequence[Asked]) -> Way:
     Tried on the first question and on the one of the longest context, where a window of attention would show, among
     others that fill a row.
     In float32 answers have to agree within 1e-4 nats; in 16 bits within what rounding does to them.
-
-    Raises:
-        RegrowthError: none does, so the model cannot be swept.
     """
     tried, fillers = _probe(requests)
     truth = _plain_answers(model, tried)

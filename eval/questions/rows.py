@@ -142,11 +142,7 @@ def _mathqa(row: Row) -> Parts:
 
 
 def split_mathqa(options: str) -> list[str]:
-    """`a ) 38 , b ) 1 , 000 , c ) ...` as its five texts; an older form stands in brackets and quotes.
-
-    Raises:
-        ValueError: the labels are not a to e, once each and in order.
-    """
+    """`a ) 38 , b ) 1 , 000 , c ) ...` as its five texts; an older form stands in brackets and quotes."""
     plain = options.strip().strip("[]").replace("', '", " , ").replace('", "', " , ").strip("'\"")
     parts = re.split(r"(?:^|\s?,\s)\s*([a-e])\s\)\s?", plain)  # "a ) 38 , b ) 27.675 , ..."
     labels, texts = parts[1::2], [text.strip() for text in parts[2::2]]

@@ -57,11 +57,7 @@ def draw_prose(settings: Questions, tokenizer: Any, context: int) -> dict[str, l
 
 
 def measure_prose(losses: Sequence[float], tokenizer: Any, windows: list[list[int]]) -> Prose:
-    """Windows with the summed NLL in nats of each, its first token not scored.
-
-    Raises:
-        RegrowthError: a loss that is not a finite number.
-    """
+    """Windows with the summed NLL in nats of each, its first token not scored."""
     measured = []
     for ids, nats in zip(windows, losses, strict=True):
         if not math.isfinite(nats):

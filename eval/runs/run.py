@@ -135,11 +135,7 @@ def _asked_how(settings: Settings, **settled: Any) -> dict[str, Any]:
 
 
 def wants_chat(settings: Questions, tokenizer: Any, name: str) -> bool:
-    """Whether prompts go through the tokenizer's chat template: as told, or by `auto` where it has one.
-
-    Raises:
-        RegrowthError: it is told `on`, and the tokenizer has none.
-    """
+    """Whether prompts go through the tokenizer's chat template: as told, or by `auto` where it has one."""
     there = bool(getattr(tokenizer, "chat_template", None))
     if settings.chat_template == "on" and not there:
         raise RegrowthError(f"--chat-template on: the tokenizer of {name} has no chat template; use off")

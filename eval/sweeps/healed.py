@@ -117,9 +117,6 @@ def attach(model: Any, healed: Sequence[Healed]) -> Callable[[str | None], None]
 
     Returns:
         What switches one on (by its variant's adapter name) and all off (None).
-
-    Raises:
-        CheckpointError: tensors that do not fit the model.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from lm_eval.api.registry import register_metric
 from lm_eval.evaluator import evaluate
 
 from eval.asking.harness import PlannedTask, Scorer, check_finite, to_bits
@@ -23,11 +22,6 @@ from prune.common.terminal import Progress
 
 Pair = tuple[str, str]  # context, continuation
 Answer = tuple[float, bool]  # log p(continuation | context) in nats, whether it is what greedy decoding says
-
-
-@register_metric(metric="answer_greedy", higher_is_better=True, output_type="loglikelihood", aggregation="mean")
-def _answer_greedy(items: Any) -> Any:  # known to lm-eval by name; AnswerTask computes it
-    return items
 
 
 class AnswerTask(PlannedTask):
@@ -91,11 +85,7 @@ class StoredAnswers(LM):
         self._answers, self._scorer = answers, scorer
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[Answer]:
-        """Look each (context, continuation) up.
-
-        Raises:
-            RegrowthError: one that is not stored.
-        """
+        """Look each (context, continuation) up."""
         return [self._known(request.args) for request in requests]
 
     def _known(self, pair: Any) -> Answer:
@@ -149,11 +139,7 @@ class Collected:
 
 
 def collect(tasks: Sequence[AnswerTask], scorer: Scorer, prompting: Prompting) -> Collected:
-    """All requests of some tasks, in tokens as HFLM reads them.
-
-    Raises:
-        RegrowthError: an answer without a token, or one longer than the context.
-    """
+    """All requests of some tasks, in tokens as HFLM reads them."""
     pairs: dict[Pair, None] = {}
     for task in tasks:
         _prepare(task, prompting)

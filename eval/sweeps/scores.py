@@ -76,9 +76,6 @@ def task_scores(plan: TaskPlan, logged: Sequence[Sequence[dict[str, Any]]], prom
     Args:
         logged: V lists of `slim` samples, each in the order of the questions.
         prompts: the questions' prompt hashes.
-
-    Raises:
-        RegrowthError: a question that was not answered.
     """
     wanted = [question.id for question in plan.questions]
     if any([entry["id"] for entry in entries] != wanted for entries in logged):

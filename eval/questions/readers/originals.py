@@ -107,9 +107,6 @@ def recognise_file(path: str, content: bytes, *, named: bool) -> Original | None
         path: where it stands; its suffix says the format, and words in it the split.
         content: its bytes.
         named: the user named this very file, so that one of no known set is an error.
-
-    Raises:
-        RegrowthError: it is `named` and of no known set, or of a known set and broken.
     """
     try:
         rows = _READ[PurePosixPath(path).suffix.lower()](path, content)
