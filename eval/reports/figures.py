@@ -19,7 +19,7 @@ from prune.common.svg import Element, add, drawing, markup
 _MARGIN, _GAP = 24.0, 28.0
 _LINE = 18.0  # from one line of words to the next
 _LETTER = 6.4  # about the width of a letter of the size of a lead
-_DARK = "@media (prefers-color-scheme: dark) {"
+_DARK = "@media screen and (prefers-color-scheme: dark) {"
 
 
 def write_comparison_figures(comparison: Mapping[str, Any], folder: Path) -> None:

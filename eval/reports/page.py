@@ -11,7 +11,8 @@ from typing import Any
 
 from eval.billing.artefacts import Comparison
 from eval.billing.sweep import SweepRecord
-from eval.reports.flips import FlipGroup, read_flips
+from eval.reports.flips import read_flips
+from eval.reports.model import Flips
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import write_text
 
@@ -47,7 +48,7 @@ def report(
             raise UsageError(f"{folder} holds a sweep itself; --sweep adds one to a comparison")
         own_sweep = read_sweep(sweep)
     target = folder / "report.html" if out is None else Path(out)
-    flips = [] if comparison is None else read_flips(folder, comparison)
+    flips = () if comparison is None else read_flips(folder, comparison)
     write_text(target, render(comparison, own_sweep, flips), overwrite=overwrite)
     return target
 
@@ -77,7 +78,7 @@ def read_results(folder: Path) -> tuple[Document | None, Document | None]:
     return found[0], found[1]
 
 
-def render(comparison: Document | None, sweep: Document | None = None, flips: Sequence[FlipGroup] = ()) -> str:
+def render(comparison: Document | None, sweep: Document | None = None, flips: Sequence[Flips] = ()) -> str:
     """The page. The same documents give the same bytes.
 
     Its style and its script stand inside it and are allowed by their hashes; the page may load nothing.
