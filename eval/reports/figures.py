@@ -56,7 +56,7 @@ def sheet(section: Section) -> str:
     for first in range(0, len(section.figures), columns):
         row = section.figures[first : first + columns]
         top = y + _LINE * (1 + any(figure.under for figure in row))
-        y = max(_figure(root, figure, _MARGIN + place * step, y, top) for place, figure in enumerate(row)) + _GAP
+        y = max(_figure(root, figure, _MARGIN + column * step, y, top) for column, figure in enumerate(row)) + _GAP
     root.set("xmlns", "http://www.w3.org/2000/svg")
     for name, value in (("width", f"{width:.0f}"), ("height", f"{y:.0f}"), ("viewBox", f"0 0 {width:.0f} {y:.0f}")):
         root.set(name, value)

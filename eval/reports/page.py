@@ -69,13 +69,13 @@ def read_results(folder: Path) -> tuple[Document | None, Document | None]:
         RegrowthError: neither a comparison nor a sweep.
         CheckpointError: a file that is broken or of another format.
     """
-    found = [
+    comparison, sweep = [
         kind.read(folder / name).to_json() if (folder / name).is_file() else None
         for name, kind in (("comparison.json", Comparison), ("sweep.json", SweepRecord))
     ]
-    if found[0] is None and found[1] is None:
+    if comparison is None and sweep is None:
         raise RegrowthError(f"{folder} holds no comparison.json and no sweep.json; name a folder of results")
-    return found[0], found[1]
+    return comparison, sweep
 
 
 def render(comparison: Document | None, sweep: Document | None = None, flips: Sequence[Flips] = ()) -> str:
