@@ -80,24 +80,8 @@ def sample_questions() -> Path:
 @pytest.fixture(scope="session")
 def tiny_llama(sample_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 8 layers, width 32, with the sample model's tokenizer; seconds become milliseconds."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from tests.support.models import save_tiny
 
+    shape = {"layers": 8, "hidden_size": 32, "intermediate_size": 64, "head_dim": 8, "max_position_embeddings": 512}
     folder = tmp_path_factory.mktemp("tiny") / "llama"
-    tokenizer = AutoTokenizer.from_pretrained(sample_model)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=8,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny(folder, sample_model, **shape, initializer_range=0.02, tie_word_embeddings=True)

@@ -15,13 +15,13 @@ from prune.common.errors import CheckpointError
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on, read without importing any of it."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    installed = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in ("regrowth", "torch", "transformers", "peft", "bitsandbytes", "lm-eval", "safetensors", "vllm"):
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 _COMMANDS = {"eval": "evaluate", "recipes": "recipe"}  # rooms whose command has another name

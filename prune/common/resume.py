@@ -5,6 +5,7 @@ The file is written whole or not at all, and goes when the run is done.
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import time
@@ -98,7 +99,7 @@ class Unfinished:
             path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
-        return [path for path in self._path.parent.glob(f"{self._path.name}*") if path.is_file()]
+        return [path for path in self._path.parent.glob(f"{glob.escape(self._path.name)}*") if path.is_file()]
 
 
 def _shown(value: Any) -> str:

@@ -5,21 +5,17 @@ import shutil
 from dataclasses import fields, replace
 
 import pytest
-from typer.testing import CliRunner
 
 from eval.asking.tasks import plan_tasks, template
-from eval.cli import app
 from eval.comparison import compare, same_chat
 from eval.runs.run import run, wants_chat
 from eval.settings import ComparisonSettings, Settings, SweepSettings, default_cache, named_texts
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from tests.support.commands import check_refused, succeed
+from tests.support.commands import run as run_command
+from tests.support.texts import write_jsonl
 
 SMALL = {"domains": "math", "limit": 4, "sets": ["mmlu"], "chat_template": "off"}
-runner = CliRunner()
-
-
-def _run(*arguments):
-    return runner.invoke(app, [str(a) for a in arguments])
 
 
 @pytest.fixture
@@ -28,7 +24,7 @@ def own_tasks(tmp_path):
     folder = tmp_path / "tasks"
     folder.mkdir()
     rows = [{"question": f"What is {i} + 1?", "choices": [str(i + 1), str(i + 2)], "answer": i % 2} for i in range(6)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(folder / "rows.jsonl", rows)
     for name in ("sums_a", "sums_b"):
         task = {
             "task": name,
@@ -52,7 +48,7 @@ def own_tasks(tmp_path):
 def test_every_setting_has_its_option():
     flags = {"texts": "text", "adapters": "adapter"}
     for command, make in (("run", Settings), ("compare", ComparisonSettings), ("sweep", SweepSettings)):
-        shown = _run(command, "--help").stdout.split()
+        shown = succeed("evaluate", command, "--help").stdout.split()
         for field in fields(make):
             assert f"--{flags.get(field.name, field.name).replace('_', '-')}" in shown
         assert ("--no-cache" in shown) == (command != "sweep")
@@ -164,25 +160,21 @@ def test_tasks_of_lm_eval_and_finished_runs(tiny_llama, sample_questions, own_ta
     common = ["--tasks", "sums", "--include-path", own_tasks, "--data", sample_questions, "--domains", "math"]
     common += ["--limit", "4", "--sets", "mmlu", "--chat-template", "off", "--cache", tmp_path / "kept"]
     for name in ("one", "two"):
-        found = _run("run", tiny_llama, *common, "--out", tmp_path / name, "--json")
-        assert found.exit_code == 0, found.stderr
-    document = json.loads(found.stdout)
+        answered = succeed("evaluate", "run", tiny_llama, *common, "--out", tmp_path / name, "--json")
+    document = json.loads(answered.stdout)
     rows = {(row["task"], row["metric"]): row for row in document["tasks"]}
     assert set(rows) == {("sums", "acc"), ("sums_a", "acc"), ("sums_b", "acc")}
     assert rows["sums", "acc"]["group"]
     assert (rows["sums_a", "acc"]["n"], rows["sums", "acc"]["n"]) == (4, 8)
     assert document["measured"]["asked"] == 0  # the first run's answers were kept
 
-    bill = _run("compare", tmp_path / "one", tmp_path / "two", "--out", tmp_path / "bill", "--json")
-    assert bill.exit_code == 0, bill.stderr
-    stored = json.loads(bill.stdout)
+    compare_runs = ["evaluate", "compare", tmp_path / "one", tmp_path / "two"]
+    stored = json.loads(succeed(*compare_runs, "--out", tmp_path / "bill", "--json").stdout)
     assert [m["label"] for m in stored["models"]] == ["one", "two"]
-    asked = _run(
-        "compare", tmp_path / "one", tiny_llama, *common, "--labels", "one,two", "--out", tmp_path / "b", "--json"
-    )
-    assert asked.exit_code == 0, asked.stderr
+    labels = ["--labels", "one,two", "--out", tmp_path / "b", "--json"]
+    asked = json.loads(succeed("evaluate", "compare", tmp_path / "one", tiny_llama, *common, *labels).stdout)
     for key in ("rows", "tasks", "interactions"):
-        assert json.loads(asked.stdout)[key] == stored[key]
+        assert asked[key] == stored[key]
     versus = [row for row in stored["tasks"] if row["model"] == "two"]
     assert all((row["lost"], row["gained"], row["mcnemar_p"]) == (0, 0, 1.0) for row in versus)
     assert all(row["difference"]["low"] < 0 < row["difference"]["high"] for row in versus)
@@ -191,27 +183,22 @@ def test_tasks_of_lm_eval_and_finished_runs(tiny_llama, sample_questions, own_ta
     sample = json.loads((tmp_path / "one" / "samples_llama_regrowth_math_choice.jsonl").read_text().splitlines()[0])
     assert sample["doc"]["id"] == sample["id"]
 
-    other = _run("run", tiny_llama, *common, "--seed", 1, "--few-shot", 1, "--out", tmp_path / "three")
-    assert other.exit_code == 0, other.stderr
-    refused = _run("compare", tmp_path / "one", tmp_path / "three", "--out", tmp_path / "no")
-    assert refused.exit_code == 1
-    assert "not paired" in refused.stderr
+    succeed("evaluate", "run", tiny_llama, *common, "--seed", 1, "--few-shot", 1, "--out", tmp_path / "three")
+    refused = run_command("evaluate", "compare", tmp_path / "one", tmp_path / "three", "--out", tmp_path / "no")
+    check_refused(refused, 1, "not paired")
     assert not (tmp_path / "no").exists()
     (tmp_path / "two" / "samples_llama_sums_a.jsonl").unlink()
-    broken = _run("compare", tmp_path / "one", tmp_path / "two", "--out", tmp_path / "no")
-    assert broken.exit_code == 1
-    assert "is not a whole run" in broken.stderr
+    check_refused(run_command(*compare_runs, "--out", tmp_path / "no"), 1, "is not a whole run")
 
 
 def test_a_verdict_ends_with_its_exit_code(tiny_llama, sample_questions, tmp_path):
+    compare_models = ["evaluate", "compare", tiny_llama, tiny_llama]
     ask = ["--data", sample_questions, "--domains", "math", "--limit", 4, "--sets", "mmlu", "--chat-template", "off"]
-    found = _run("compare", tiny_llama, tiny_llama, *ask, "--max-loss", "5%", "--out", tmp_path / "bill", "--json")
+    found = run_command(*compare_models, *ask, "--max-loss", "5%", "--out", tmp_path / "bill", "--json")
     verdict = json.loads(found.stdout)["verdict"]  # a random model is above chance nowhere
     assert (verdict["decision"], found.exit_code) == ("INCONCLUSIVE", 4)
     assert json.loads((tmp_path / "bill" / "comparison.json").read_text())["verdict"] == verdict
     assert "**Verdict: INCONCLUSIVE" in (tmp_path / "bill" / "comparison.md").read_text()
-    assert _run("compare", tiny_llama, tiny_llama, *ask, "--max-loss", "5", "--out", tmp_path / "x").exit_code == 2
-    tasks = ["--tasks", "arc_easy", "--max-loss", "5%", "--out", tmp_path / "x"]
-    refused = _run("compare", tiny_llama, tiny_llama, *tasks)
-    assert refused.exit_code == 2
-    assert "--max-loss judges the accuracy in our domains" in refused.stderr
+    check_refused(run_command(*compare_models, *ask, "--max-loss", "5", "--out", tmp_path / "x"), 2, "--max-loss")
+    refused = run_command(*compare_models, "--tasks", "arc_easy", "--max-loss", "5%", "--out", tmp_path / "x")
+    check_refused(refused, 2, "--max-loss judges the accuracy in our domains")

@@ -4,13 +4,12 @@ import json
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 from prune.common.errors import RegrowthError, UsageError
-from recipes.cli import app
 from recipes.identity import identity
 from recipes.planning import plan_recipe
 from recipes.schema import Recipe, RecipeError, Stage, load_recipe, parse_changes, shipped_recipes
+from tests.support.commands import check_refused, run, succeed
 
 SMALL = {
     "name": "small",
@@ -45,12 +44,11 @@ def small(tmp_path, tiny_llama, sample_text):
 
 
 def _run(*words):
-    return CliRunner().invoke(app, ["run", *map(str, words)])
+    return run("recipe", "run", *words)
 
 
 def _states(path, *words):
-    result = CliRunner().invoke(app, ["run", str(path), "--dry-run", "--json", *words])
-    assert result.exit_code == 0, result.stderr
+    result = succeed("recipe", "run", path, "--dry-run", "--json", *words)
     return {stage["name"]: stage["runs"] for stage in json.loads(result.stdout)["stages"]}
 
 
@@ -58,9 +56,7 @@ def test_stages_run_once_and_again_only_where_inputs_changed(small, tmp_path):
     assert _states(small) == {"scan": "never run", "cut": "never run"}
     assert not (tmp_path / "out").exists()
 
-    result = _run(small, "--json")
-    assert result.exit_code == 0, result.stderr
-    record = json.loads(result.stdout)
+    record = json.loads(succeed("recipe", "run", small, "--json").stdout)
     assert record["stages"]["scan"]["peak_memory_bytes"] > 2**20
     assert json.loads((tmp_path / "out/pruned/config.json").read_text())["num_hidden_layers"] == 6
     assert json.loads((tmp_path / "out/recipe.json").read_text()) == record
@@ -70,8 +66,7 @@ def test_stages_run_once_and_again_only_where_inputs_changed(small, tmp_path):
     assert _states(small, "--set", "n=3") == {"scan": None, "cut": "inputs changed"}
 
     before = (tmp_path / "out/scan.json").stat().st_mtime_ns
-    again = _run(small, "--set", "n=3")
-    assert again.exit_code == 0, again.stderr
+    succeed("recipe", "run", small, "--set", "n=3")
     assert (tmp_path / "out/scan.json").stat().st_mtime_ns == before
     assert json.loads((tmp_path / "out/pruned/config.json").read_text())["num_hidden_layers"] == 5
 
@@ -120,9 +115,7 @@ def test_a_stopped_training_goes_on_and_a_changed_one_begins_anew(small, tmp_pat
 def test_what_the_recipe_did_not_make_is_never_replaced(small, tmp_path):
     (tmp_path / "out/pruned").mkdir(parents=True)
     (tmp_path / "out/pruned/mine.txt").write_text("mine")
-    result = _run(small)
-    assert result.exit_code == 1
-    assert "was not made by this recipe" in result.stderr
+    check_refused(_run(small), 1, "was not made by this recipe")
     assert (tmp_path / "out/pruned/mine.txt").read_text() == "mine"
     assert not (tmp_path / "out/scan.json").exists()
 
@@ -130,11 +123,8 @@ def test_what_the_recipe_did_not_make_is_never_replaced(small, tmp_path):
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_are_valid_and_shown(name):
     assert load_recipe(name).name == name
-    shown = CliRunner().invoke(app, ["show", name])
-    assert shown.exit_code == 0, shown.stderr
-    assert "prune scan" in shown.stdout
-    listed = CliRunner().invoke(app, ["list", "--json"])
-    assert name in [one["name"] for one in json.loads(listed.stdout)]
+    assert "prune scan" in succeed("recipe", "show", name).stdout
+    assert name in [recipe["name"] for recipe in json.loads(succeed("recipe", "list", "--json").stdout)]
 
 
 def _changed(**update):
@@ -245,7 +235,7 @@ def test_two_runs_in_one_folder_do_not_mix(tmp_path):
 
 @pytest.mark.parametrize(("code", "verdict"), [(3, "NO-GO"), (4, "INCONCLUSIVE")])
 def test_a_verdict_is_a_result_and_the_recipes_exit_code(small, tmp_path, monkeypatch, code, verdict):
-    assert _run(small, "--json").exit_code == 0
+    succeed("recipe", "run", small)
     program = tmp_path / "program"  # stands for a command that writes its results and gives a verdict on them
     program.write_text(f"#!/bin/sh\nexit {code}\n")
     program.chmod(0o755)

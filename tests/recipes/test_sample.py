@@ -11,16 +11,7 @@ from transformers import AutoTokenizer
 
 from prune.common.outputs import write_json
 from recipes import sample
-from recipes.sample import (
-    ANSWER,
-    DATA_WHEEL,
-    MODEL_WHEEL,
-    VERSIONS,
-    make_sample,
-    outdated,
-    speak,
-    split_passages,
-)
+from recipes.sample import ANSWER, DATA_WHEEL, MODEL_WHEEL, VERSIONS, make_sample, outdated, speak, split_passages
 
 
 def test_the_model_speaks_and_its_tokenizer_splits_digits(sample_model):

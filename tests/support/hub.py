@@ -3,7 +3,10 @@
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +26,15 @@ class StubHub:
         self.objects: dict[str, bytes] = {}
         self.created: list[dict] = []
         self.address = ""
+
+
+def call(hub: StubHub, cache: Path, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command, such as "prune" and its words, in a process that knows no hub but this one."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    given = {"HF_ENDPOINT": hub.address, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+    given |= {"HF_HUB_DISABLE_TELEMETRY": "1", **environment}
+    command = [sys.executable, "-m", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=kept | given)
 
 
 @contextmanager

@@ -1,44 +1,15 @@
-"""Tiny models of several families, windows of tokens, and the inputs of layers taken without hooks."""
+"""Windows of tokens for tiny models, and the inputs of their layers taken without hooks."""
 
 import copy
 
 import numpy as np
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    MistralConfig,
-    PhiConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
 
 from prune.models.hooks import decoder_of
+from tests.support.models import FAMILIES
 
-SHAPE = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 32}
-TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-GROUPED = SHAPE | TOKENS | {"num_key_value_heads": 1}
-CONFIGS = {
-    "llama": LlamaConfig(**GROUPED),
-    "mistral": MistralConfig(**GROUPED),
-    "qwen2": Qwen2Config(**GROUPED),
-    "qwen3": Qwen3Config(**GROUPED, head_dim=8),
-    "gemma2": Gemma2Config(**GROUPED, head_dim=8),
-    "gemma3": Gemma3TextConfig(**GROUPED, head_dim=8),
-    "phi": PhiConfig(**SHAPE, **TOKENS),
-    "gpt_neox": GPTNeoXConfig(**SHAPE, **TOKENS),
-    "gpt2": GPT2Config(vocab_size=64, n_embd=16, n_layer=6, n_head=2, n_positions=64, **TOKENS),
-}
+SCANNED = [*FAMILIES, "mistral", "qwen3", "gemma3_text"]
 LENGTHS = (9, 23, 14, 23, 31)
-
-
-def tiny(family="llama"):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(CONFIGS[family]).eval()
 
 
 def windows(lengths=LENGTHS):
@@ -61,6 +32,22 @@ def plain_states(model, window):
     with torch.no_grad():
         out = decoder_of(bare)(torch.tensor([window]), output_hidden_states=True)
     return np.stack([state[0].double().numpy() for state in out.hidden_states])
+
+
+def plain_distances(states, tokens):
+    """Rows of d(l, n), the mean angle of every pair, by loops in float64 over `plain_states` of each window."""
+    layers, part = len(states[0]) - 1, slice(None) if tokens == "all" else slice(-1, None)
+
+    def mean(lower, upper):
+        cosines = [cosine(x[lower][part], x[upper][part]) for x in states]
+        return np.arccos(np.concatenate(cosines)).mean() / np.pi
+
+    return [[mean(start, start + n) for start in range(layers - n + 1)] for n in range(1, layers + 1)]
+
+
+def cosine(u, v):
+    """Of every two rows."""
+    return np.clip((u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1), -1, 1)
 
 
 def silence(layer):

@@ -14,19 +14,20 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError
 from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
 from prune.families.config import family_of
 from prune.families.table import FAMILIES, PLAIN
-from tests.support.small_models import (
+from tests.support.every_family import (
     LAYERS,
     LENGTH,
     NOT_BUILT,
+    PROMPTED,
     own_name,
     save_small_model,
     small_config_without,
-    vocabulary,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,11 +176,6 @@ def skipping(model, prefixes, dropped, family):
     return undo
 
 
-def prompt(model_type):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(2, vocabulary(model_type), (1, LENGTH), generator=generator)
-
-
 def generated(model, ids, *, cached):
     options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
     with torch.no_grad():
@@ -203,7 +199,7 @@ def check_generation(reference, pruned, ids, cache_differs):
 
 def check_exact(model_type, full, prefixes, folder, dropped, *, generate):
     """Raise AssertionError where the pruned model does not compute what the full one does without those layers."""
-    ids = prompt(model_type)
+    ids = torch.randint(2, PROMPTED, (1, LENGTH), generator=torch.Generator().manual_seed(1))
     unchanged = logits(full, ids)
     pruned = loaded(folder, model_type)
     before, after = len(layers_of(full, prefixes)), len(layers_of(pruned, prefixes))
@@ -251,7 +247,7 @@ def judge(model_type, folder, *, silent=None):
             condition = re.sub(r" \(layer .*\)", "", reason.partition("; the nearest")[0])
             if condition not in conditions:
                 conditions.append(condition)
-            plan = plan_cut(source, layers=nearest[1], allow_last="--allow-last" in reason)
+            plan = plan_cut(source, layers=nearest[1], settings=CutSettings(allow_last="--allow-last" in reason))
         assert plan.model_type == own_name(model_type), f"saved as {plan.model_type}"
         cut(plan, out, show_progress=False)
         if full is None:

@@ -75,34 +75,25 @@ def test_real_generations_that_say_something_are_read():
         ("Aspirin, ibuprofen and heparin all act.\nheparin", 3),
         ("Option A is incorrect. Option C is correct.", 2),
         ("D\nQuestion: what else?\nAnswer: A", 3),
+        ("B is the correct answer.", 1),
+        ("Therefore, B is correct.", 1),
+        ("So B is the answer.", 1),
+        ("I would choose B", 1),
+        ("I'd pick option B.", 1),
+        ("I would go with (B) because it thins the blood.", 1),
+        ("The best answer choice is B", 1),
+        ("the answer is probably B", 1),
+        ("Final answer - B", 1),
+        ("It's B", 1),
+        ("It\u2019s B.", 1),
+        ("It is B!", 1),
+        ("B!", 1),
+        ("Answer: <B>", 1),
+        ("Let me think. Aspirin is old. Therefore, B is correct.", 1),
     ],
 )
 def test_options_that_are_named(text, index):
     assert parse_letter(text, DRUGS) == index
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "B is the correct answer.",
-        "Therefore, B is correct.",
-        "So B is the answer.",
-        "I would choose B",
-        "I'd pick option B.",
-        "I would go with (B) because it thins the blood.",
-        "The best answer choice is B",
-        "the answer is probably B",
-        "Final answer - B",
-        "It's B",
-        "It\u2019s B.",
-        "It is B!",
-        "B!",
-        "Answer: <B>",
-        "Let me think. Aspirin is old. Therefore, B is correct.",
-    ],
-)
-def test_clear_answers_are_read(text):
-    assert parse_letter(text, DRUGS) == 1
 
 
 @pytest.mark.parametrize(
@@ -119,22 +110,6 @@ def test_clear_answers_are_read(text):
         "So B is right-handed",
         "Final answer - a guess",
         "Answer: <E>",
-    ],
-)
-def test_what_is_no_clear_answer_is_refused(text):
-    assert parse_letter(text, DRUGS) is None
-
-
-def test_an_option_that_says_none_can_be_chosen():
-    choices = ["aspirin", "heparin", "None of the above", "both"]
-    for text in ("Answer: none of the above", "None of the above.", "The answer is none of the above!", "C"):
-        assert parse_letter(text, choices) == 2
-    assert parse_letter("Answer: none of these", choices) is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
         "",
         "   \n",
         "I do not know.",
@@ -160,6 +135,13 @@ def test_an_option_that_says_none_can_be_chosen():
 )
 def test_what_names_no_option_or_two_is_refused(text):
     assert parse_letter(text, DRUGS) is None
+
+
+def test_an_option_that_says_none_can_be_chosen():
+    choices = ["aspirin", "heparin", "None of the above", "both"]
+    for text in ("Answer: none of the above", "None of the above.", "The answer is none of the above!", "C"):
+        assert parse_letter(text, choices) == 2
+    assert parse_letter("Answer: none of these", choices) is None
 
 
 @pytest.mark.parametrize(
@@ -227,7 +209,11 @@ def test_any_text_gives_an_option_a_number_or_nothing(text):
         ("-3 degrees", "-3"),
         ("25%", "25"),
         ("25 percent", "25"),
-        ("9 apples in 2 baskets", "9"),
+        (" 9 apples in 2 baskets", "9"),
+        ("It is $1,200.50.", "2401/2"),
+        ("The answer is 7.", "7"),
+        ("1/2 of it", "1/2"),
+        ("3.5kg", "7/2"),
         ("4 + 5 = 9 apples", "9"),
         ("10-5=5", "5"),
         ("2 1/2 hours", "5/2"),
@@ -259,6 +245,8 @@ def test_numbers_that_are_given(text, number):
     [
         "",
         "none",
+        "nine",
+        "x =",
         "5 or 6",
         "12 or 13",
         "Answer: 3 and 4",

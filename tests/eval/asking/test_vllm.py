@@ -16,9 +16,12 @@ from eval.runs.run import run
 from heal import TextSource
 from heal.merging.tensors import ADAPTER_CONFIG
 from prune import cut, plan_cut
+from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
+from prune.models.generation import VllmWriter, write_answers
 from prune.models.precision import multiplies_bfloat16
 from tests.support.healing import heal_small, merge_quietly, ship_quietly
+from tests.support.models import save_tiny
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; see `make test-vllm`")
 
@@ -88,19 +91,9 @@ def test_the_sample_models_answer_as_in_transformers(name, sample_models, sample
 
 def _small(family, folder, tokenizer_of):
     """A random model of six layers with the sample model's tokenizer; every layer matters."""
-    from transformers import CONFIG_MAPPING
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
-    config = CONFIG_MAPPING[family](
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, max_position_embeddings=1024, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=None, tie_word_embeddings=True, initializer_range=0.15,
-        **FAMILIES[family],
-    )  # fmt: skip
-    torch.manual_seed(1)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    shape = {"layers": 6, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "pad_token_id": None}
+    shape |= {"max_position_embeddings": 1024, "tie_word_embeddings": True, "initializer_range": 0.15}
+    return save_tiny(folder, tokenizer_of, family, **shape, **FAMILIES[family])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -174,3 +167,17 @@ def _logprobs(model, ids):
     with torch.no_grad():
         logits = model.eval()(input_ids=torch.tensor([ids])).logits[0].float()
     return logits.log_softmax(-1)[:-1].gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+
+
+def test_a_model_writes_as_in_transformers(sample_model):
+    model = AutoModelForCausalLM.from_pretrained(sample_model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(sample_model)
+    texts = ("The capital of France is", "Two and two are", "Once upon a time")
+    prompts = [tuple(tokenizer(text).input_ids) for text in texts]
+    writer = VllmWriter(Source(sample_model, "sample"), tokenizer, max_length=64, dtype="float32", engine=ENGINE)
+    try:
+        assert writer.write(prompts, 8, None) == write_answers(model, tokenizer, prompts, 8, None)
+        drawn = writer.write(prompts, 8, 3)
+        assert drawn == writer.write(prompts, 8, 3) != writer.write(prompts, 8, 4)
+    finally:
+        writer.close()

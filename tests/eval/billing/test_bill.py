@@ -6,33 +6,27 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from eval.asking.tasks import TaskPlan
 from eval.billing.bill import bill, corrected, pair
 from eval.billing.interactions import bill_interactions
 from eval.billing.statistics import Interval, mcnemar_exact, paired_mean_difference
 from eval.billing.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions, parse_limit
 from eval.comparison import bill_runs
-from eval.questions.schema import parse_question
 from eval.reports import text as words
 from eval.reports.interactions import clearest
-from eval.runs.samples import RunResult, Sample
+from eval.runs.samples import RunResult
 from prune.common.errors import RegrowthError, UsageError
-
-
-def _sample(name, *, domain="d", correct=True, nll=4.0, cluster="", prompt="h"):
-    return Sample(name, domain, "choice", "s", "x", correct, correct, nll, True, 0, prompt, cluster=cluster)
+from tests.support.questions import plan_of, sample_of
 
 
 def _plan(domain, ids, *, choices=("a", "b", "c", "d")):
-    row = {"domain": domain, "subject": "s", "question": "?", "source": "x", "licence": "MIT"}
-    row |= {"choices": list(choices), "answer": 0} if choices else {"choices": None, "answer": "1"}
-    questions = tuple(parse_question({**row, "id": name}) for name in ids)
-    return TaskPlan(domain, "choice" if choices else "generation", questions)
+    answer = {"choices": list(choices), "answer": 0} if choices else {"choices": None, "answer": "1"}
+    return plan_of(ids, domain=domain, **answer)
 
 
 def _run(label, domains):
     """A run of made-up answers: domain -> samples."""
-    plans = tuple(_plan(domain, [s.id for s in samples]) for domain, samples in domains.items())
+    options = {"choices": ["a", "b", "c", "d"], "answer": 0}
+    plans = tuple(plan_of([s.id for s in samples], domain=domain, **options) for domain, samples in domains.items())
     samples = tuple(sample for own in domains.values() for sample in own)
     settings = {"dtype": "float32", "device": "cpu", "batch_size": 8, "seed": 0}
     return RunResult(label, {"model": label}, plans, samples, {"results": {}}, {}, settings, 1.0, 1, 0)
@@ -46,10 +40,10 @@ def _planted(loses):
         nll = rng.gamma(4, 2, 100)
         change = bits + rng.normal(0, 1, 100)
         names = [f"{domain}{i}" for i in range(100)]
-        full[domain] = [_sample(names[i], domain=domain, correct=i < 60, nll=nll[i]) for i in range(100)]
+        full[domain] = [sample_of(names[i], i < 60, domain=domain, answer_nll_bits=nll[i]) for i in range(100)]
         right = [i < 60 - questions or 60 <= i < 62 for i in range(100)]  # and two gained by luck
         after = nll + change
-        other[domain] = [_sample(names[i], domain=domain, correct=right[i], nll=after[i]) for i in range(100)]
+        other[domain] = [sample_of(names[i], right[i], domain=domain, answer_nll_bits=after[i]) for i in range(100)]
     return _run("full", full), _run("cut", other)
 
 
@@ -161,7 +155,7 @@ def test_holm_is_over_the_domains_of_each_model():
 
 
 def test_questions_of_one_passage_widen_the_interval():
-    full = [_sample(f"q{i}", correct=True, nll=1.0, cluster=f"p{i // 5}") for i in range(100)]
+    full = [sample_of(f"q{i}", answer_nll_bits=1.0, cluster=f"p{i // 5}") for i in range(100)]
     moved = [replace(s, correct=i // 5 >= 6, answer_nll_bits=1.0 + (i // 5 < 6)) for i, s in enumerate(full)]
     plan = _plan("d", [s.id for s in full])
     clustered = bill(plan, "m", moved, full)
@@ -179,21 +173,21 @@ def test_questions_of_one_passage_widen_the_interval():
 
 
 def test_what_is_no_pair_is_refused():
-    full = [_sample("a"), _sample("b")]
+    full = [sample_of("a"), sample_of("b")]
     assert pair(full, list(reversed(full))) == (full, full)
     with pytest.raises(RegrowthError, match="different prompts"):
-        pair(full, [_sample("a"), _sample("b", prompt="other words")])
+        pair(full, [sample_of("a"), sample_of("b", prompt_hash="other words")])
     with pytest.raises(RegrowthError, match="2 questions were asked of only one"):
-        pair(full, [_sample("a"), _sample("c")])
+        pair(full, [sample_of("a"), sample_of("c")])
     with pytest.raises(RegrowthError, match="no question in common"):
-        pair(full, [_sample("c"), _sample("d")])
+        pair(full, [sample_of("c"), sample_of("d")])
     with pytest.raises(RegrowthError, match="needs 2 at least"):
         bill(_plan("d", ["a"]), "m", full[:1], None)
 
 
 def test_the_bill_pairs_by_question_not_by_place():
-    full = [_sample("a"), _sample("b", correct=False), _sample("c")]
-    other = [_sample("c"), _sample("b", correct=False), _sample("a", correct=False)]
+    full = [sample_of("a"), sample_of("b", correct=False), sample_of("c")]
+    other = [sample_of("c"), sample_of("b", correct=False), sample_of("a", correct=False)]
     plan = _plan("d", ["a", "b", "c"])
     versus = bill(plan, "m", other, full).versus
     assert (versus.lost, versus.gained) == (1, 0)
@@ -262,7 +256,7 @@ def test_a_loss_beyond_doubt_decides_before_an_open_one():
 
 
 def test_a_domain_at_chance_is_not_judged():
-    full = [_sample(f"q{i}", correct=i < 25) for i in range(100)]
+    full = [sample_of(f"q{i}", correct=i < 25) for i in range(100)]
     other = [replace(s, correct=False) for s in full]
     rows = bill_runs((_run("full", {"d": full}), _run("cut", {"d": other}))).rows
     found = judge(rows, 0.05)
@@ -272,7 +266,7 @@ def test_a_domain_at_chance_is_not_judged():
 
 def _open_rows(right, kept, domain="d"):
     """The rows of a generation task of 100 questions: the full model has `right`, the cut one `kept` of them."""
-    full = [_sample(f"q{i}", correct=i < right) for i in range(100)]
+    full = [sample_of(f"q{i}", correct=i < right) for i in range(100)]
     cut = [replace(s, correct=i < kept) for i, s in enumerate(full)]
     plan = _plan(domain, [s.id for s in full], choices=())
     return [bill(plan, "full", full, None), bill(plan, "cut", cut, full)]

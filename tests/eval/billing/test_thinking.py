@@ -6,33 +6,23 @@ from dataclasses import asdict, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from eval.asking.harness import PlannedTask
-from eval.asking.tasks import TaskPlan, plan_tasks, template
+from eval.asking.tasks import plan_tasks, template
 from eval.billing.counts import Counts, count_pairs, gains
 from eval.billing.interactions import bill_thinking_interactions
 from eval.billing.thinking import bill_thinking
 from eval.billing.verdict import judge
-from eval.cli import app
 from eval.comparison import bill_runs
-from eval.questions.schema import format_questions, parse_question
+from eval.questions.schema import format_questions
 from eval.runs.run import run
-from eval.runs.samples import RunResult, Sample
+from eval.runs.samples import RunResult
 from eval.settings import MODES, Settings, check_modes
 from prune.common.errors import RegrowthError, UsageError
+from tests.support.commands import succeed
+from tests.support.questions import plan_of, question_of, sample_of
 
 COUNTS = st.builds(Counts, *[st.integers(0, 300)] * 4).filter(lambda c: c.n > 0)
-ROW = {
-    "id": "q",
-    "domain": "d",
-    "subject": "s",
-    "question": "Which {{one}}?",
-    "choices": ["left", "right"],
-    "answer": 1,
-    "source": "own",
-    "licence": "MIT",
-}
 
 
 def _gains(counts, units=None):
@@ -103,9 +93,8 @@ def test_no_question_and_impossible_counts():
         Counts(1, -1, 0, 0)
 
 
-def _plan(mode, *, slow_tokens=64, n=3, **change):
-    questions = tuple(parse_question({**ROW, "id": f"q{i}", **change}) for i in range(n))
-    return TaskPlan("d", questions[0].protocol, questions, mode, slow_tokens)
+def _plan(mode, n=3, **changes):
+    return plan_of([f"q{i}" for i in range(n)], mode, **changes)
 
 
 def _prompt(plan, **chat):
@@ -174,14 +163,13 @@ def test_shots_asked_for_leave_the_worked_examples_alone():
     task = PlannedTask(_plan("fast"))
     task.set_config(key="num_fewshot", value=5)
     assert task.config.num_fewshot == 2
-    plain = PlannedTask(replace(_plan(None), questions=_plan(None).questions))
+    plain = PlannedTask(_plan(None))
     plain.set_config(key="num_fewshot", value=5)
     assert plain.config.num_fewshot == 5
 
 
 def test_the_plan_adds_a_task_for_each_mode(tmp_path):
-    rows = [parse_question({**ROW, "id": f"q{i}"}) for i in range(4)]
-    (tmp_path / "d.jsonl").write_text(format_questions(rows))
+    (tmp_path / "d.jsonl").write_text(format_questions(_plan(None, 4).questions))
     plans = plan_tasks(Settings.of(data=tmp_path, domains="d", limit=3, thinking=("slow", "fast"), slow_tokens=99))
     assert [p.name for p in plans] == ["regrowth_d_choice", "regrowth_d_choice-fast", "regrowth_d_choice-slow"]
     assert len({p.questions for p in plans}) == 1
@@ -195,31 +183,15 @@ def test_the_plan_adds_a_task_for_each_mode(tmp_path):
     assert check_modes(" slow,fast,") == MODES
 
 
-def _sample(plan, question, correct, **change):
-    base = Sample(
-        id=question.id,
-        domain="d",
-        protocol=plan.protocol,
-        subject="s",
-        source="own",
-        correct=correct,
-        correct_raw=correct,
-        answer_nll_bits=None,
-        parsed=True,
-        response="B",
-        prompt_hash=f"{plan.name}:{question.id}",
-        thinking=plan.thinking,
-    )
-    return replace(base, **change)
-
-
-def _run(label, fast, slow, **change):
-    plans = tuple(_plan(mode, n=len(fast)) for mode in MODES)
-    samples = [
-        _sample(plan, q, right, **(change if plan.thinking == "slow" else {}))
-        for plan, verdicts in zip(plans, (fast, slow), strict=True)
-        for q, right in zip(plan.questions, verdicts, strict=True)
-    ]
+def _run(label, fast, slow, **changes):
+    """A run with these verdicts; `changes` hold for the answers after slow thinking."""
+    plans = tuple(_plan(mode, len(fast)) for mode in MODES)
+    samples = []
+    for plan, verdicts in zip(plans, (fast, slow), strict=True):
+        fields = {"answer_nll_bits": None, "response": "B", "thinking": plan.thinking}
+        fields |= changes if plan.thinking == "slow" else {}
+        for question, right in zip(plan.questions, verdicts, strict=True):
+            samples.append(sample_of(question.id, right, **{"prompt_hash": f"{plan.name}:{question.id}", **fields}))
     return RunResult(label, {"model": label}, plans, tuple(samples), {}, {}, {}, 0.0, 0, 0)
 
 
@@ -285,8 +257,8 @@ def test_what_is_not_paired_is_refused():
 
 def test_a_model_thinks_fast_and_slow_end_to_end(tiny_llama, tmp_path):
     """A random model writes noise: little of it parses, chains reach their limit, and all of it is counted."""
-    rows = [parse_question({**ROW, "id": f"q{i}", "question": f"Which {i}?"}) for i in range(3)]
-    rows += [parse_question({**ROW, "id": f"n{i}", "choices": None, "answer": f"{i}"}) for i in range(3)]
+    rows = [question_of(id=f"q{i}", question=f"Which {i}?") for i in range(3)]
+    rows += [question_of(id=f"n{i}", choices=None, answer=f"{i}") for i in range(3)]
     (tmp_path / "d.jsonl").write_text(format_questions(rows))
     with pytest.raises(UsageError, match=r"--slow-tokens 500 leaves no room .* context of 512 tokens; use 448 at most"):
         run(tiny_llama, data=tmp_path, domains="d", thinking="slow", slow_tokens=500, show_progress=False)
@@ -304,13 +276,11 @@ def test_a_model_thinks_fast_and_slow_end_to_end(tiny_llama, tmp_path):
 
 def test_compare_shows_thinking_in_every_form(tiny_llama, tmp_path):
     for domain in ("d", "e"):
-        rows = [parse_question({**ROW, "id": f"{domain}{i}", "question": f"Which {domain} {i}?"}) for i in range(3)]
+        rows = [question_of(id=f"{domain}{i}", question=f"Which {domain} {i}?") for i in range(3)]
         (tmp_path / f"{domain}.jsonl").write_text(format_questions(rows))
     words = ["compare", tiny_llama, tiny_llama, "--data", tmp_path, "--domains", "d,e", "--thinking", "fast,slow"]
     words += ["--slow-tokens", 16, "--labels", "full,same", "--out", tmp_path / "bill", "--no-cache"]
-    found = CliRunner().invoke(app, [str(word) for word in words])
-    assert found.exit_code == 0, found.output
-    assert "Fast and slow thinking" in found.stdout
+    assert "Fast and slow thinking" in succeed("evaluate", *words).stdout
     document = json.loads((tmp_path / "bill" / "comparison.json").read_text())
     assert [(r["domain"], r["model"]) for r in document["thinking"]] == [(d, m) for d in "de" for m in ("full", "same")]
     same = document["thinking"][1]

@@ -4,23 +4,24 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from eval.cli import app
 from eval.questions.declaration import read_declaration
 from eval.questions.domains import question_files
 from eval.questions.listing import list_domains
-from eval.questions.schema import cluster_of, parse_question, question_id, read_questions
+from eval.questions.schema import cluster_of, question_id, read_questions
 from eval.runs.run import run
 from prune.common.errors import RegrowthError, UsageError
+from tests.support.commands import check_refused, succeed
+from tests.support.commands import run as run_command
+from tests.support.questions import question_of
+from tests.support.texts import write_jsonl
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
-runner = CliRunner()
 
 
 def _own(folder, yaml="licence: CC0-1.0\n", *lines):
     (folder / "mine.yaml").write_text(yaml)
-    (folder / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_jsonl(folder / "mine.jsonl", lines)
     return folder
 
 
@@ -89,12 +90,9 @@ def test_a_yaml_without_its_questions(tmp_path):
 
 
 def test_questions_that_share_a_passage_are_one_cluster():
-    row = {"id": "a", "domain": "d", "subject": "s", "source": "x", "licence": "MIT", **CHOICE}
     passage = "A long text about bones that several questions are asked on, with more than eighty characters in it.\n"
-    first, second = (
-        parse_question({**row, "id": i, "question": passage + q}) for i, q in (("a", "Is it?"), ("b", "?"))
-    )
-    alone = parse_question({**row, "id": "c", "question": passage.strip()})
+    first, second = (question_of(id=name, question=passage + asked) for name, asked in (("a", "Is it?"), ("b", "?")))
+    alone = question_of(id="c", question=passage.strip())
     assert cluster_of(first) == cluster_of(second) != cluster_of(alone) == "c"
 
 
@@ -123,20 +121,14 @@ def test_the_listing_of_a_prepared_folder(sample_questions):
 
 
 def test_the_command(tmp_path):
-    found = runner.invoke(app, ["domains", "--data", str(EXAMPLES)])
-    assert found.exit_code == 0
-    assert "music (own)" in found.stdout
-    assert "CC0-1.0" in found.stdout
-    found = runner.invoke(app, ["domains", "--json"])
-    document = json.loads(found.stdout)
+    shown = succeed("evaluate", "domains", "--data", EXAMPLES).stdout
+    assert "music (own)" in shown
+    assert "CC0-1.0" in shown
+    document = json.loads(succeed("evaluate", "domains", "--json").stdout)
     assert document["format"] == "regrowth.domains/1"
     assert [row["domain"] for row in document["domains"]][-3:] == ["math", "science", "commonsense"]
     assert not any(row["there"] for row in document["domains"])
-    found = runner.invoke(app, ["domains", "--data", str(tmp_path / "gone")])
-    assert found.exit_code == 1
-    assert "evaluate prepare --data" in " ".join(found.stderr.split())
+    check_refused(run_command("evaluate", "domains", "--data", tmp_path / "gone"), 1, "evaluate prepare --data")
     (tmp_path / "mine.jsonl").write_text("{}\n")
-    found = runner.invoke(app, ["domains", "--data", str(tmp_path)])
-    assert found.exit_code == 1
-    assert "mine.jsonl:1: id: Field required" in " ".join(found.stderr.split())
-    assert "Example: evaluate domains" in runner.invoke(app, ["domains", "--help"]).stdout
+    check_refused(run_command("evaluate", "domains", "--data", tmp_path), 1, "mine.jsonl:1: id: Field required")
+    assert "Example: evaluate domains" in succeed("evaluate", "domains", "--help").stdout

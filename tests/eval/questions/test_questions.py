@@ -17,17 +17,9 @@ from eval.questions.schema import (
     read_questions,
 )
 from prune.common.errors import RegrowthError
+from tests.support.questions import ROW
 
-ROW = {
-    "id": "a",
-    "domain": "d",
-    "subject": "s",
-    "question": "Which?",
-    "choices": ["one", "two"],
-    "answer": 1,
-    "source": "mmlu",
-    "licence": "MIT",
-}
+ROW = {**ROW, "id": "a", "question": "Which?", "choices": ["one", "two"]}
 
 
 def test_a_question_survives_writing_and_reading(tmp_path):

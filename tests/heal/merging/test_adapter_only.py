@@ -17,7 +17,7 @@ from prune import cut, plan_cut
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
 from tests.support.healing import SMALL, distil_tiny, heal_small, merge_quietly, patch_record, ship_quietly
-from tests.support.healing_models import tiny
+from tests.support.models import save_tiny
 
 IDS = torch.arange(5, 45)[None]
 
@@ -111,12 +111,7 @@ def test_on_the_quantised_full_model_it_is_the_trained_function(bits, tiny_llama
     ],
 )
 def test_families(family, message, tmp_path, sample_model, small_text):
-    full = tmp_path / "full"
-    tokenizer = AutoTokenizer.from_pretrained(sample_model)
-    model = tiny(family)
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.save_pretrained(full)
-    tokenizer.save_pretrained(full)
+    full = save_tiny(tmp_path / "full", sample_model, family)
     pruned, adapter = healed(full, tmp_path, small_text, "1")
     out = tmp_path / "only"
     if message:
@@ -216,6 +211,7 @@ def test_ranges():
     assert ranges((3,)) == ((3, 4),)
 
 
+@pytest.mark.slow  # a tiny model does so in test_the_full_model_with_the_adapter_is_the_healed_one
 def test_the_sample_model_heals_and_ships_as_one_adapter(sample_model, tmp_path, small_text):
     pruned, adapter = healed(sample_model, tmp_path, small_text, "12-17", learning_rate=2e-3)
     ship_quietly(adapter, tmp_path / "only", compare_logits=False)

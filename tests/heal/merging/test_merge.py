@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from heal import TextSource, held_out_loss
 from heal.merging.agreement import agreement
@@ -17,7 +17,7 @@ from heal.result import Agreement
 from heal.text.sources import hold_out
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from tests.support.healing import heal_small, merge_quietly
-from tests.support.healing_models import tiny
+from tests.support.models import save_tiny
 
 
 def name_of(dtype):
@@ -33,13 +33,7 @@ def compute_in(folder):
 def base(request, tmp_path_factory, sample_model):
     """A random model of a family, in two shards, stored in bf16 for one of them."""
     folder = tmp_path_factory.mktemp("base") / request.param
-    tokenizer = AutoTokenizer.from_pretrained(sample_model)
-    model = tiny(request.param)
-    model.resize_token_embeddings(len(tokenizer))
-    if request.param == "gpt_neox":
-        model = model.to(torch.bfloat16)
-    model.save_pretrained(folder, max_shard_size="6MB")
-    tokenizer.save_pretrained(folder)
+    save_tiny(folder, sample_model, request.param, dtype=compute_in(folder), shards="6MB")
     (folder / "scan.json").write_text('{"layers": 3}')
     return folder
 
@@ -337,14 +331,9 @@ def test_a_shape_that_does_not_fit_is_told_before_anything_is_run(tiny_adapter, 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to forget a peak of memory")
 def test_writing_takes_the_memory_of_one_tensor(tiny_adapter, tiny_llama, tmp_path, sample_text, sample_heldout):
     """A base of 200 MB in fp32, whose largest projection has 4 MB."""
-    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=512, intermediate_size=2048, num_hidden_layers=6, num_attention_heads=8,
-        tie_word_embeddings=True,
-    )  # fmt: skip
-    big = tmp_path / "big"
-    LlamaForCausalLM(config).save_pretrained(big, max_shard_size="30MB")
-    tokenizer.save_pretrained(big)
+    shape = {"layers": 6, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "head_dim": 64}
+    shape |= {"num_key_value_heads": 8, "tie_word_embeddings": True}
+    big = save_tiny(tmp_path / "big", tiny_llama, shards="30MB", **shape)
     text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=64)
     adapter = heal_small(big, text, tmp_path / "adapter", tokens=16, length=16, batch_size=1, rank=2).out
 

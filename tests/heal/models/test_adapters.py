@@ -8,7 +8,7 @@ from heal.models.lm_head import attach_loss
 from heal.models.losses import chunked_cross_entropy
 from heal.models.targets import find_targets
 from prune.common.errors import RegrowthError, UsageError
-from tests.support.healing_models import FAMILIES, tiny
+from tests.support.models import FAMILIES, tiny
 
 GATED = {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
 ATTENTION = {f"self_attn.{name}_proj" for name in "qkvo"}

@@ -22,8 +22,8 @@ from heal.text.packing import pack
 from prune import cut, plan_cut
 from prune.common.errors import RegrowthError
 from prune.models.loading import decoder_layers
-from tests.support.healing_models import tiny
-from tests.support.small_models import small_config
+from tests.support.every_family import small_config
+from tests.support.models import build, save_tiny, tiny
 
 runner = CliRunner()
 
@@ -205,10 +205,8 @@ def test_a_block_that_is_a_linear_map_of_the_feed_forward_output_is_recovered(fa
     ],
 )
 def test_families_whose_path_forbids_a_fold_say_why(family, reason):
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(small_config(family)).eval()
     with pytest.raises(RegrowthError, match=reason):
-        place_in(model, layer=1)
+        place_in(build(small_config(family)), layer=1)
 
 
 @pytest.mark.parametrize(
@@ -223,9 +221,8 @@ def test_families_whose_path_forbids_a_fold_say_why(family, reason):
     ],
 )
 def test_where_families_take_a_fold(family, path, scale):
-    torch.manual_seed(0)
     more = {"residual_multiplier": 0.25} if family == "granite" else {}
-    place = place_in(AutoModelForCausalLM.from_config(small_config(family, **more)).eval(), layer=1)
+    place = place_in(build(small_config(family, **more)), layer=1)
     assert (place.path, place.scale) == (path, pytest.approx(scale))
 
 
@@ -238,27 +235,16 @@ def test_a_projection_that_two_layers_share_is_refused():
 
 
 def test_a_model_without_positions_is_refused():
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(small_config("bloom")).eval()
     with pytest.raises(RegrowthError, match="takes no positions"):
-        Tracks(model, [1])
+        Tracks(tiny("bloom"), [1])
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory, sample_model):
     """A random Llama in float32 whose layers matter, with the sample's tokenizer."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
+    shape = {"layers": 8, "hidden_size": 32, "intermediate_size": 64, "head_dim": 8, "max_position_embeddings": 512}
     folder = tmp_path_factory.mktemp("full") / "full"
-    tokenizer = AutoTokenizer.from_pretrained(sample_model)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=8, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.2, tie_word_embeddings=True,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder, max_shard_size="3MB")
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny(folder, sample_model, shards="3MB", **shape, initializer_range=0.2, tie_word_embeddings=True)
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from heal.training.checkpoints import Checkpoints
-from tests.support.texts import sentences
 
 HERE = Path(__file__).parents[2]
-SUPPORT = HERE / "support"
+TOGETHER = HERE / "support" / "heal_processes.py"
 CONFIGS = HERE.parent / "recipes" / "accelerate"
-
-
-@pytest.fixture(scope="module")
-def prose(tmp_path_factory):
-    path = tmp_path_factory.mktemp("prose") / "text.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(300)))
-    return path
 
 
 def heal(model, prose, out, *launcher, accumulate, check=True, tokens=512, more=()):
@@ -74,7 +66,7 @@ def test_two_processes_give_the_losses_of_one(tiny_llama, prose, alone, tmp_path
 def test_two_processes_stop_and_go_on(tiny_llama, prose, alone, tmp_path):
     """DDP, stopped by a SIGTERM to one of them and taken up by both: the losses and the adapter of one process."""
     out = tmp_path / "adapter"
-    done = heal(tiny_llama, prose, out, *two(SUPPORT / "stopped_heal.py", "3"), accumulate=2, check=False)
+    done = heal(tiny_llama, prose, out, *two(TOGETHER, "together", "--stop-at", "3"), accumulate=2, check=False)
     stopped_at_three(done, out)
     heal(tiny_llama, prose, out, *two("-m", "heal"), accumulate=2, more=["--resume"])
     assert json.loads((out / "heal.json").read_text())["resumed"] == [3]
@@ -90,15 +82,13 @@ def stopped_at_three(done, out):
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 16])
 def test_shards_give_the_losses_of_one(bits, tiny_llama, prose, tmp_path):
-    """FSDP, through accelerate; see sharded_heal.py. Stopped and taken up on the way."""
+    """FSDP, through accelerate; see heal_processes.py. Stopped and taken up on the way."""
     heal(tiny_llama, prose, tmp_path / "one", "-m", "heal", accumulate=4, more=["--bits", bits])
-    program = two(SUPPORT / "sharded_heal.py")
+    program = two(TOGETHER, "together", "--sharded")
     heal(tiny_llama, prose, tmp_path / "two", *program, accumulate=2, more=["--bits", bits])
     compare(tmp_path / "one", tmp_path / "two")
-    done = heal(
-        tiny_llama, prose, tmp_path / "three", *two(SUPPORT / "sharded_heal.py", "--stop-at", "3"), accumulate=2,
-        more=["--bits", bits], check=False,
-    )  # fmt: skip
+    stopped = [*program, "--stop-at", "3"]
+    done = heal(tiny_llama, prose, tmp_path / "three", *stopped, accumulate=2, more=["--bits", bits], check=False)
     stopped_at_three(done, tmp_path / "three")
     heal(tiny_llama, prose, tmp_path / "three", *program, accumulate=2, more=["--bits", bits, "--resume"])
     assert json.loads((tmp_path / "three" / "heal.json").read_text())["resumed"] == [3]

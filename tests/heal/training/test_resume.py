@@ -23,25 +23,16 @@ from heal.training.stopping import Interrupted
 from prune.common.errors import RegrowthError, UsageError
 from tests.support.healing import heal_tiny
 from tests.support.healing_steps import in_step
-from tests.support.texts import sentences
 
-HERE = Path(__file__).parents[2]
-SUPPORT = HERE / "support"
+PROGRAM = Path(__file__).parents[2] / "support" / "heal_processes.py"
 STEPS = 10
 SETTINGS = {"length": 32, "batch_size": 1, "dropout": 0.2, "eval_every": 4}
 TOKENS = STEPS * 64
 
 
-@pytest.fixture(scope="module")
-def prose(tmp_path_factory):
-    path = tmp_path_factory.mktemp("prose") / "text.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(300)))
-    return path
-
-
 def kill(*jobs):
-    """Run and kill real processes; see killed_heals.py."""
-    command = [sys.executable, str(SUPPORT / "killed_heals.py"), json.dumps(jobs)]
+    """Run and kill real processes; see heal_processes.py."""
+    command = [sys.executable, str(PROGRAM), "children", json.dumps(jobs)]
     done = subprocess.run(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
     )

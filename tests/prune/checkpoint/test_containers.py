@@ -1,47 +1,27 @@
 """Tensors of any kind are bytes: quantised containers, 8-bit floats and sub-byte types, and pickles are refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from prune.checkpoint.headers import BITS, read_shard
-from prune.cli import app
 from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
 from prune.cutting.verify import verify_cut
 from tests.support.checkpoints import write_shard
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def error_of(result) -> str:
-    assert result.exit_code == 1, result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    return lines[0]
-
+from tests.support.commands import check_refused, run, succeed
+from tests.support.models import tiny
 
 # --- quantised -----------------------------------------------------------------------------------------------------
 
 
 def test_a_bitsandbytes_model_is_cut_as_it_is(tmp_path):
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=128,
-        hidden_size=64,  # rows are quantised in blocks of 64
-        intermediate_size=128,
-        num_hidden_layers=8,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-    )
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "plain")
+    tiny(layers=8).save_pretrained(tmp_path / "plain")  # its rows are quantised in blocks of 64, the width
     kind = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", quantization_config=kind, dtype=torch.float32)
     model.save_pretrained(tmp_path / "nf4")
@@ -52,7 +32,7 @@ def test_a_bitsandbytes_model_is_cut_as_it_is(tmp_path):
     found = verify_cut(tmp_path / "nf4", out, logits=True, show_progress=False)
     assert found.faults == ()
     assert found.logits <= 1e-5
-    assert run("inspect", out).exit_code == 0
+    succeed("prune", "inspect", out)
 
 
 def packed(kind: str, layer: int, generator) -> list:
@@ -106,19 +86,15 @@ def test_packed_tensors_keep_their_bits_under_new_names(kind, tmp_path):
 
 
 def test_an_adapter_beside_the_weights_stays_behind_and_the_card_says_so(tiny_llama, tmp_path):
-    source = tmp_path / "source"
-    source.mkdir()
-    for path in tiny_llama.iterdir():
-        (source / path.name).write_bytes(path.read_bytes())
+    source = shutil.copytree(tiny_llama, tmp_path / "source")
     (source / "adapter_config.json").write_text("{}")
     save_file({"x": torch.zeros(1)}, source / "adapter_model.safetensors")
-    result = run("cut", source, "--layers", "3", "--out", tmp_path / "out")
-    assert result.exit_code == 0, result.output
+    result = succeed("prune", "cut", source, "--layers", "3", "--out", tmp_path / "out")
     assert "Left behind: the adapter" in result.stderr
     assert "Left behind: adapter_config.json, adapter_model.safetensors" in (tmp_path / "out" / "README.md").read_text()
     assert not list((tmp_path / "out").glob("adapter*"))
     assert verify_cut(source, tmp_path / "out", show_progress=False).sound
-    assert run("cut", tiny_llama, "--layers", "3", "--out", tmp_path / "plain").exit_code == 0
+    succeed("prune", "cut", tiny_llama, "--layers", "3", "--out", tmp_path / "plain")
     assert "Left behind" not in (tmp_path / "plain" / "README.md").read_text()
 
 
@@ -126,14 +102,10 @@ def test_an_adapter_beside_the_weights_stays_behind_and_the_card_says_so(tiny_ll
 
 
 def test_pickles_are_refused_with_the_line_that_converts_them(tiny_llama, tmp_path):
-    source = tmp_path / "bin"
-    source.mkdir()
-    for path in tiny_llama.iterdir():
-        if not path.name.startswith("model"):
-            (source / path.name).write_bytes(path.read_bytes())
+    source = shutil.copytree(tiny_llama, tmp_path / "bin", ignore=shutil.ignore_patterns("model*"))
     torch.save(load_file(tiny_llama / "model.safetensors"), source / "pytorch_model.bin")
-    for command in (["cut", source, "--layers", "2,5", "--out", tmp_path / "out"], ["cut", source, "--n", "2"]):
-        line = error_of(run(*command, *([] if "--out" in command else ["--out", tmp_path / "out"])))
-        assert "holds its weights as pickles" in line
-        assert "save_pretrained" in line
+    for drop in (["--layers", "2,5"], ["--n", "2"]):
+        result = run("prune", "cut", source, *drop, "--out", tmp_path / "out")
+        check_refused(result, 1, "holds its weights as pickles")
+        assert "save_pretrained" in result.stderr
     assert not (tmp_path / "out").exists()

@@ -1,9 +1,6 @@
 """Reading from a hub and writing to one, against a local stub of its HTTP API, by the real command."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -11,8 +8,9 @@ from prune.cutting.cut import cut
 from prune.cutting.plan import CutPlan
 from prune.cutting.planning import plan_cut
 from prune.cutting.verify import verify_cut
-from tests.support.checkpoints import hashes, synthetic_checkpoint
-from tests.support.hub import COMMIT, StubHub, serve
+from tests.support.checkpoints import hashes, synthetic_checkpoint, write_shard
+from tests.support.commands import error_line
+from tests.support.hub import COMMIT, StubHub, call, serve
 
 REPO = "someone/model"
 
@@ -25,33 +23,12 @@ def source(tmp_path):
 @pytest.fixture
 def prune(tmp_path):
     """Runs the command with a cache of its own; gives back the finished process."""
-
-    def run(hub, *arguments, **environment):
-        return subprocess.run(
-            [sys.executable, "-m", "prune", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env={
-                **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))},
-                "HF_ENDPOINT": hub.address,
-                "HF_HOME": str(tmp_path / "cache"),
-                "HF_HUB_DISABLE_XET": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "OMP_NUM_THREADS": "1",
-                **environment,
-            },
-        )
-
-    return run
+    return lambda hub, *words, **environment: call(hub, tmp_path / "cache", "prune", *words, **environment)
 
 
 def only_line(done) -> str:
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode in (1, 2), done.stderr
-    assert len(lines) == 1
-    assert "Traceback" not in done.stderr
-    return lines[0]
+    return error_line(done.stderr)
 
 
 def test_only_shards_that_hold_kept_tensors_are_downloaded(source, prune, tmp_path):
@@ -91,8 +68,6 @@ def test_a_dry_run_downloads_no_weights(source, prune):
 
 
 def test_a_single_file_model_and_a_long_header(prune, tmp_path):
-    from tests.support.checkpoints import write_shard
-
     folder = tmp_path / "single"
     folder.mkdir()
     names = [f"model.layers.{layer}.mlp.experts.{expert}.weight" for layer in range(2) for expert in range(1500)]
@@ -129,19 +104,8 @@ def test_what_the_hub_does_not_give_is_one_line(source, prune, tmp_path, fault):
 def test_upload_of_the_finished_folder(source, prune, tmp_path):
     with serve(StubHub("me/pruned")) as hub:
         out = tmp_path / "out"
-        done = prune(
-            hub,
-            "cut",
-            source,
-            "--layers",
-            "4-5",
-            "--out",
-            out,
-            "--push-to-hub",
-            "me/pruned",
-            "--private",
-            HF_TOKEN="hf_x",
-        )
+        push = ["--push-to-hub", "me/pruned", "--private"]
+        done = prune(hub, "cut", source, "--layers", "4-5", "--out", out, *push, HF_TOKEN="hf_x")
         assert done.returncode == 0, done.stderr
         assert f"{hub.address}/me/pruned" in done.stderr.replace("\n", "")
         assert {path.name: path.read_bytes() for path in out.iterdir()} == hub.uploaded
@@ -151,14 +115,16 @@ def test_upload_of_the_finished_folder(source, prune, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("repo", "environment", "message"),
-    [("me/pruned", {}, "needs a login"), ("me//pruned", {"HF_TOKEN": "hf_x"}, "no hub id")],
+    ("push", "environment", "message"),
+    [
+        (["--push-to-hub", "me/pruned"], {}, "needs a login"),
+        (["--push-to-hub", "me//pruned"], {"HF_TOKEN": "hf_x"}, "no hub id"),
+        (["--private"], {}, "--push-to-hub"),
+    ],
 )
-def test_what_cannot_be_uploaded_shows_before_the_cut(source, prune, tmp_path, repo, environment, message):
+def test_what_cannot_be_uploaded_shows_before_the_cut(source, prune, tmp_path, push, environment, message):
     with serve(StubHub("me/pruned")) as hub:
-        done = prune(
-            hub, "cut", source, "--layers", "4", "--out", tmp_path / "out", "--push-to-hub", repo, **environment
-        )
+        done = prune(hub, "cut", source, "--layers", "4", "--out", tmp_path / "out", *push, **environment)
     assert message in only_line(done)
     assert done.returncode == 2
     assert not (tmp_path / "out").exists()
@@ -172,9 +138,3 @@ def test_a_refused_upload_keeps_the_folder(source, prune, tmp_path):
     assert "is complete, but the hub did not take it" in line
     assert "403" in line
     assert verify_cut(source, out, show_progress=False).sound
-
-
-def test_private_alone_has_no_meaning(source, prune, tmp_path):
-    with serve(StubHub("me/pruned")) as hub:
-        done = prune(hub, "cut", source, "--layers", "4", "--out", tmp_path / "out", "--private")
-    assert "--push-to-hub" in only_line(done)

@@ -8,22 +8,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from prune.checkpoint.copying import shared_block
 from prune.checkpoint.headers import read_shard
-from prune.checkpoint.layout import Range, lay_out, split_range
-from prune.cli import app
+from prune.checkpoint.layout import Range, aligned, lay_out, split_range
 from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
 from prune.cutting.verify import verify_cut
 from tests.support.checkpoints import hashes, synthetic_checkpoint, write_shard
+from tests.support.commands import check_refused, run, succeed
 
 BLOCK = 4096
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -46,16 +41,17 @@ def test_a_padded_header_aligns_the_most_bytes(tmp_path_factory, sizes, data):
     def rename(name):
         return names.get(name, name)
 
-    plain, padded = lay_out(shard, rename), lay_out(shard, rename, block=BLOCK)
+    plain = lay_out(shard, rename)
+    padded = aligned(plain, BLOCK)
     assert padded.tensors == plain.tensors
     assert len(padded.header) % 8 == 0
     assert 0 <= len(padded.header) - len(plain.header) < BLOCK
     assert padded.header[8:].rstrip(b" ") == plain.header[8:].rstrip(b" ")
 
-    def aligned(shift):
+    def bytes_aligned(shift):
         return sum(part.length for part in plain.ranges if (part.source - part.target - shift) % BLOCK == 0)
 
-    best = max((aligned(shift) for shift in range(0, BLOCK, 8)), default=0)
+    best = max((bytes_aligned(shift) for shift in range(0, BLOCK, 8)), default=0)
     assert sum(part.length for part in padded.ranges if (part.source - part.target) % BLOCK == 0) == best
 
 
@@ -87,7 +83,7 @@ def test_unchanged_shards_are_linked_on_request_only(source, tmp_path):
     before = hashes(source)
     for number, options in enumerate(((), ("--link",))):
         out = tmp_path / f"out{number}"
-        assert run("cut", source, "--layers", "4", "--out", out, *options).exit_code == 0
+        succeed("prune", "cut", source, "--layers", "4", "--out", out, *options)
         same = [
             name.name
             for name in sorted(out.glob("*.safetensors"))
@@ -96,7 +92,7 @@ def test_unchanged_shards_are_linked_on_request_only(source, tmp_path):
         unchanged = ["model-00001-of-00004.safetensors", "model-00002-of-00004.safetensors"]
         assert same == (unchanged if options else [])
         assert verify_cut(source, out, show_progress=False).sound
-    assert run("cut", source, "--layers", "5", "--out", out, "--overwrite").exit_code == 0  # links go, the source stays
+    succeed("prune", "cut", source, "--layers", "5", "--out", out, "--overwrite")  # links go, the source stays
     assert hashes(source) == before
 
 
@@ -120,12 +116,11 @@ def test_links_across_file_systems_are_refused(source, tmp_path):
         pytest.skip("there is no second file system")
     out = elsewhere / f"regrowth-test-{os.getpid()}" / "out"
     try:
-        result = run("cut", source, "--layers", "4", "--out", out, "--link")
-        assert result.exit_code == 1
-        assert "on two file systems" in result.stderr
+        result = run("prune", "cut", source, "--layers", "4", "--out", out, "--link")
+        check_refused(result, 1, "on two file systems")
         assert "leave --link out" in result.stderr
         assert not list(out.parent.iterdir())
-        assert run("cut", source, "--layers", "4", "--out", out).exit_code == 0
+        succeed("prune", "cut", source, "--layers", "4", "--out", out)
         assert verify_cut(source, out, show_progress=False).sound
     finally:
         shutil.rmtree(out.parent, ignore_errors=True)
@@ -163,9 +158,7 @@ def test_blocks_are_shared_where_the_file_system_can(xfs):
     assert verify_cut(source, out, show_progress=False).sound
     shutil.rmtree(source)  # what is shared is not lost with one of its owners
     assert all(read_shard(path).tensors for path in out.glob("*.safetensors"))
-    assert {name: hashes(out)[name] for name in ("model-00001-of-00004.safetensors",)} == {
-        "model-00001-of-00004.safetensors": before["model-00001-of-00004.safetensors"]
-    }
+    assert hashes(out)["model-00001-of-00004.safetensors"] == before["model-00001-of-00004.safetensors"]
 
 
 def test_a_file_system_that_cannot_share_says_so(source):

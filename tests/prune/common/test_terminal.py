@@ -12,6 +12,8 @@ from eval.runs.run import run
 from prune.common import terminal
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.terminal import answer, make_app, progress, screen
+from tests.support.questions import ROW
+from tests.support.texts import write_jsonl
 
 
 @pytest.fixture
@@ -109,9 +111,7 @@ def test_a_log_promises_no_end_before_the_first_step(monkeypatch, capsys):
 
 
 def test_git_does_not_complain_outside_a_checkout(tiny_llama, tmp_path, monkeypatch, capfd):
-    question = {"id": "q", "domain": "d", "subject": "s", "source": "own", "licence": "MIT", "answer": 1}
-    asked = [{**question, "id": f"q{i}", "question": f"Which {i}?", "choices": ["left", "right"]} for i in range(2)]
-    (tmp_path / "d.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    write_jsonl(tmp_path / "d.jsonl", [{**ROW, "id": f"q{i}"} for i in range(2)])
     monkeypatch.chdir(tmp_path)
     run(tiny_llama, data=tmp_path, domains="d", cache=None, show_progress=False)
     assert "fatal" not in capfd.readouterr().err

@@ -12,6 +12,7 @@ import pytest
 
 from prune.cutting.verify import inspect_cut, verify_cut
 from tests.support.checkpoints import hashes, synthetic_checkpoint
+from tests.support.commands import error_line
 
 KILLS, OVERWRITES = 50, 20
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -144,12 +145,8 @@ def prune(*arguments, **options) -> subprocess.Popen:
     )
 
 
-def error_line(child: subprocess.Popen) -> str:
-    _, words = child.communicate(timeout=60)
-    assert "Traceback" not in words
-    lines = [line for line in words.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    return lines[0]
+def error_of(child: subprocess.Popen) -> str:
+    return error_line(child.communicate(timeout=60)[1])
 
 
 def test_a_limit_on_file_sizes_gives_one_line_and_leaves_nothing(source, tmp_path):
@@ -157,7 +154,7 @@ def test_a_limit_on_file_sizes_gives_one_line_and_leaves_nothing(source, tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
 
     child = prune(*cut_arguments(source, tmp_path / "out", "4-5"), preexec_fn=limit)
-    assert "File too large" in error_line(child)
+    assert "File too large" in error_of(child)
     assert child.returncode == 1
     assert not list(tmp_path.iterdir())
 
@@ -181,7 +178,7 @@ def test_a_full_disk_gives_one_line_and_leaves_nothing(source, tmp_path, room):
             wanted = sum(-(-layout.size // 4096) for _, layout in open_subject(source).layouts(kept))
             (disk / "filler").write_bytes(bytes((pages - wanted - 1) * 4096))
         child = prune(*cut_arguments(source, disk / "out", drop))
-        assert ("are free" if room == "none" else "No space left on device") in error_line(child)
+        assert ("are free" if room == "none" else "No space left on device") in error_of(child)
         assert child.returncode == 1
         assert [path.name for path in disk.iterdir()] == ([] if room == "none" else ["filler"])
     finally:

@@ -12,7 +12,7 @@ from prune.cutting.planning import plan_cut
 from prune.families.config import cut_config
 from prune.families.nearest import nearest_block
 from prune.families.table import FAMILIES
-from tests.support.small_models import LAYERS, save_small_model
+from tests.support.every_family import LAYERS, save_small_model
 
 
 def after(kind, config, dropped, layers=8):

@@ -19,7 +19,7 @@ from prune.common.errors import CheckpointError
 from prune.families import rules as layer_rules
 from prune.families.config import cut_config
 from prune.families.table import FAMILIES, NOT_OF_LAYERS
-from tests.support.small_models import LAYERS, own_name, small_config
+from tests.support.every_family import LAYERS, own_name, small_config
 from tests.support.verdicts import DROPS, families, quiet
 
 BARE_DEPTH = 11

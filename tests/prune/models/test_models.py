@@ -14,7 +14,7 @@ from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models import precision
 from prune.models.loading import decoder_layers, load_model, load_tokenizer, pick_device
 from prune.models.precision import multiplies_bfloat16, pick_dtype
-from tests.support.healing_models import tiny
+from tests.support.models import tiny
 
 
 def test_a_folder_is_located_and_loaded(tiny_llama):

@@ -5,27 +5,25 @@ import json
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from prune.checkpoint.source import locate
-from prune.cli import app
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.loading import load_model, load_tokenizer
 from prune.scanning.result import Scan
 from prune.scanning.scan import scan
+from prune.scanning.settings import ScanSettings
 from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
+from tests.support.commands import check_refused, run, succeed
+from tests.support.states import plain_distances
+from tests.support.texts import write_jsonl
 
 SMALL = ["--samples", "6", "--length", "24"]
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, ["scan", *map(str, arguments)])
-
-
 @pytest.fixture(scope="module")
 def tiny_scan(tiny_llama, sample_text):
-    return scan(tiny_llama, str(sample_text), samples=6, length=24, show_progress=False)
+    return scan(tiny_llama, str(sample_text), settings=ScanSettings(samples=6, length=24), show_progress=False)
 
 
 def test_sample_model_matches_plain_numpy(sample_model, sample_text):
@@ -42,25 +40,21 @@ def test_sample_model_matches_plain_numpy(sample_model, sample_text):
             states.append(np.stack([x[0].double().numpy() for x in out.hidden_states]))
     assert all(len(x) == 31 for x in states)
     for tokens in ("last", "all"):
-        found = scan(sample_model, str(sample_text), samples=4, length=40, seed=3, tokens=tokens, show_progress=False)
-        for n in range(1, 31):
-            for start in range(31 - n):
-                angles = []
-                for x in states:
-                    u, v = x[start], x[start + n]
-                    if tokens == "last":
-                        u, v = u[-1:], v[-1:]
-                    cosine = (u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1)
-                    angles.append(np.arccos(np.clip(cosine, -1, 1)) / np.pi)
-                expected = np.concatenate(angles).mean()
-                assert found.distance[n - 1][start] == pytest.approx(expected, abs=1e-5)
+        found = scan(
+            sample_model,
+            str(sample_text),
+            settings=ScanSettings(samples=4, length=40, seed=3, tokens=tokens),
+            show_progress=False,
+        )
+        for row, expected in zip(found.distance, plain_distances(states, tokens), strict=True):
+            assert row == pytest.approx(expected, abs=1e-5)
 
 
 def test_every_window_opens_with_bos_and_the_scan_is_reproducible(tiny_llama, sample_text, tiny_scan):
-    again = scan(tiny_llama, str(sample_text), samples=6, length=24, show_progress=False)
+    again = scan(tiny_llama, str(sample_text), settings=ScanSettings(samples=6, length=24), show_progress=False)
     assert again.distance == tiny_scan.distance
     assert again.influence == tiny_scan.influence
-    other = scan(tiny_llama, str(sample_text), samples=6, length=24, seed=1, show_progress=False)
+    other = scan(tiny_llama, str(sample_text), settings=ScanSettings(samples=6, length=24, seed=1), show_progress=False)
     assert other.distance != tiny_scan.distance
     tokenizer = load_tokenizer(locate(tiny_llama))
     windows = draw_windows(read_documents(str(sample_text)), tokenizer, samples=6, length=24, seed=0)
@@ -69,14 +63,14 @@ def test_every_window_opens_with_bos_and_the_scan_is_reproducible(tiny_llama, sa
 
 
 def test_fewer_documents_than_samples_are_all_used(tiny_llama, tmp_path):
-    text = tmp_path / "three.jsonl"
     line = "The quick brown fox jumps over the lazy dog and the dog does not mind at all."
-    text.write_text("".join(json.dumps({"text": f"{i} {line}"}) + "\n" for i in range(3)) + '{"text": "short"}\n')
-    assert scan(tiny_llama, str(text), samples=9, length=64, show_progress=False).samples == 3
+    texts = [*(f"{i} {line}" for i in range(3)), "short"]
+    text = write_jsonl(tmp_path / "three.jsonl", ({"text": text} for text in texts))
+    assert scan(tiny_llama, str(text), settings=ScanSettings(samples=9, length=64), show_progress=False).samples == 3
 
 
 def test_length_is_bounded_by_the_context_of_the_model(tiny_llama, sample_text):
-    found = scan(tiny_llama, str(sample_text), samples=2, length=100_000, show_progress=False)
+    found = scan(tiny_llama, str(sample_text), settings=ScanSettings(samples=2, length=100_000), show_progress=False)
     assert found.length == 512
 
 
@@ -85,7 +79,7 @@ def test_round_trip(tiny_scan, tmp_path):
     tiny_scan.write(path)
     assert Scan.read(path) == tiny_scan
     document = json.loads(path.read_text())
-    assert document["format"] == "regrowth.scan/1"
+    assert document["format"] == "regrowth.scan/2"
     assert [len(row) for row in document["distance"]] == [8, 7, 6, 5, 4, 3, 2, 1]
     assert [len(row) for row in document["stderr"]] == [8, 7, 6, 5, 4, 3, 2, 1]
     assert len(document["influence"]) == 8
@@ -100,7 +94,7 @@ def test_round_trip(tiny_scan, tmp_path):
 
 
 def test_one_sample_has_null_errors_and_comes_back(tiny_llama, sample_text, tmp_path):
-    found = scan(tiny_llama, str(sample_text), samples=1, length=24, show_progress=False)
+    found = scan(tiny_llama, str(sample_text), settings=ScanSettings(samples=1, length=24), show_progress=False)
     found.write(tmp_path / "one.json")
     assert json.loads((tmp_path / "one.json").read_text())["stderr"][0] == [None] * 8
     back = Scan.read(tmp_path / "one.json")
@@ -109,19 +103,23 @@ def test_one_sample_has_null_errors_and_comes_back(tiny_llama, sample_text, tmp_
 
 
 DAMAGE = {
-    "layers is": lambda d: d.update(layers=0),
-    "samples is": lambda d: d.update(samples=2.5),
-    "tokens is": lambda d: d.update(tokens="first"),
+    "layers: Input should be": lambda d: d.update(layers=0),
+    "samples: Input should be": lambda d: d.update(samples=2.5),
+    "tokens: Input should be": lambda d: d.update(tokens="first"),
     "distance has 7 rows": lambda d: d["distance"].pop(),
     "distance of size 2 has 6 values": lambda d: d["distance"][1].pop(),
     "distance of size 1, value 3": lambda d: d["distance"][0].__setitem__(3, 1.5),
-    "distance of size 1, value 0 is None": lambda d: d["distance"][0].__setitem__(0, None),
+    "distance.0.0: Input should be": lambda d: d["distance"][0].__setitem__(0, None),
     "distance of size 1, value 1 is nan": lambda d: d["distance"][0].__setitem__(1, float("nan")),
     "stderr of size 8": lambda d: d["stderr"][7].append(0.1),
-    "influence has no values": lambda d: d.pop("influence"),
-    "influence, value 0 is '0'": lambda d: d["influence"].__setitem__(0, "0"),
+    "influence: Field required": lambda d: d.pop("influence"),
+    "influence.0: Input should be": lambda d: d["influence"].__setitem__(0, "0"),
     "best does not follow": lambda d: d["best"][0].update(start=0 if d["best"][0]["start"] else 1),
-    "provenance is missing": lambda d: d.pop("provenance"),
+    "provenance: Field required": lambda d: d.pop("provenance"),
+    "groups.0.starts.0: Input should be": lambda d: d["groups"][0]["starts"].__setitem__(0, 0.5),
+    "starts of group first do not fit": lambda d: d["groups"][0]["starts"].__setitem__(0, 7),
+    "cka of size 1, value 0 is 1.1": lambda d: d["cka"][0].__setitem__(0, 1.1),
+    "magnitude, value 2 is -1": lambda d: d["magnitude"].__setitem__(2, -1),
 }
 
 
@@ -140,8 +138,8 @@ def test_another_format_or_no_json_is_refused(tmp_path):
     path = tmp_path / "scan.json"
     with pytest.raises(CheckpointError, match="does not exist"):
         Scan.read(path)
-    path.write_text('{"format": "regrowth.scan/2"}')
-    with pytest.raises(CheckpointError, match="not a regrowth.scan/1 file"):
+    path.write_text('{"format": "regrowth.scan/1", "provenance": {"versions": {"regrowth": "0.0.9"}}}')
+    with pytest.raises(CheckpointError, match="regrowth.scan/1 .by regrowth 0.0.9.*scan again with `prune scan`"):
         Scan.read(path)
     path.write_text('{"format": "regrowth')
     with pytest.raises(CheckpointError, match="cannot be read as JSON"):
@@ -150,8 +148,8 @@ def test_another_format_or_no_json_is_refused(tmp_path):
 
 def test_command_writes_the_scan_and_the_figure(tiny_llama, sample_text, tmp_path):
     out, plot = tmp_path / "deep" / "scan.json", tmp_path / "scan.png"
-    done = run(tiny_llama, "--text", sample_text, *SMALL, "--tokens", "all", "--out", out, "--plot", plot)
-    assert done.exit_code == 0, done.output
+    options = ["--tokens", "all", "--out", out, "--plot", plot]
+    done = succeed("prune", "scan", tiny_llama, "--text", sample_text, *SMALL, *options)
     found = Scan.read(out)
     assert (found.layers, found.samples, found.tokens, found.length) == (8, 6, "all", 24)
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -164,20 +162,19 @@ def test_command_writes_the_scan_and_the_figure(tiny_llama, sample_text, tmp_pat
 
 def test_json_is_the_scan_and_nothing_else(tiny_llama, sample_text, tmp_path):
     out = tmp_path / "scan.json"
-    done = run(tiny_llama, "--text", sample_text, *SMALL, "--batch-size", "2", "--out", out, "--json")
-    assert done.exit_code == 0, done.output
+    options = ["--batch-size", "2", "--out", out, "--json"]
+    done = succeed("prune", "scan", tiny_llama, "--text", sample_text, *SMALL, *options)
     assert json.loads(done.stdout) == json.loads(out.read_text())
 
 
 def test_an_existing_out_is_refused_before_any_work_and_replaced_on_request(tiny_llama, sample_text, tmp_path):
     out = tmp_path / "scan.json"
     out.write_text("mine")
-    refused = run("no/such-model-anywhere", "--text", sample_text, "--out", out)
-    assert refused.exit_code == 1
-    assert "already exists" in refused.stderr
+    check_refused(
+        run("prune", "scan", "no/such-model-anywhere", "--text", sample_text, "--out", out), 1, "already exists"
+    )
     assert out.read_text() == "mine"
-    done = run(tiny_llama, "--text", sample_text, *SMALL, "--out", out, "--overwrite")
-    assert done.exit_code == 0, done.output
+    succeed("prune", "scan", tiny_llama, "--text", sample_text, *SMALL, "--out", out, "--overwrite")
     assert Scan.read(out).layers == 8
 
 
@@ -197,10 +194,8 @@ def test_an_existing_out_is_refused_before_any_work_and_replaced_on_request(tiny
     ],
 )
 def test_wrong_options_are_one_line_and_write_nothing(tiny_llama, sample_text, tmp_path, options, code, words):
-    done = run(tiny_llama, "--text", sample_text, *options, "--out", tmp_path / "scan.json")
-    assert done.exit_code == code, done.output
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+    done = run("prune", "scan", tiny_llama, "--text", sample_text, *options, "--out", tmp_path / "scan.json")
+    check_refused(done, code, words)
     assert not list(tmp_path.iterdir())
 
 
@@ -219,14 +214,11 @@ def test_bad_text_and_bad_models_are_one_line(tiny_llama, sample_text, tmp_path)
         (tmp_path / "nothing", sample_text, "config.json"),
     ]
     for model, text, words in cases:
-        done = run(model, "--text", text, "--out", out)
-        assert done.exit_code == 1, done.output
-        assert words in " ".join(done.stderr.split())
-        assert done.stderr.count("error:") == 1
+        check_refused(run("prune", "scan", model, "--text", text, "--out", out), 1, words)
         assert not out.exists()
 
 
-def test_options_are_checked_in_the_library_too(tiny_llama, sample_text):
-    for wrong in ({"samples": 0}, {"length": 3}, {"tokens": "first"}, {"batch_size": 0}):
+def test_options_are_checked_in_the_library_too():
+    for wrong in ({"samples": 0}, {"length": 3}, {"tokens": "first"}, {"batch_size": 0}, {"seed": -1}):
         with pytest.raises(UsageError):
-            scan(tiny_llama, str(sample_text), show_progress=False, **wrong)
+            ScanSettings(**wrong)

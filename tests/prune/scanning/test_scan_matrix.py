@@ -1,38 +1,39 @@
-"""The scan of the real sample: dtypes, paddings, batches, orders against plain float64; models in several places."""
+"""The scan of the real sample: paddings and batches against plain float64; models in several places."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-from typer.testing import CliRunner
 
 from prune.checkpoint.source import locate
-from prune.cli import app
 from prune.models.hooks import decoder_of, watching
 from prune.models.loading import load_model, load_tokenizer
 from prune.scanning.angles import rows
 from prune.scanning.result import Scan
-from prune.scanning.scan import measure, scan
+from prune.scanning.scan import scan
+from prune.scanning.settings import ScanSettings
 from prune.scanning.states import BatchStates
 from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
+from tests.support.commands import check_refused, run, succeed
+from tests.support.models import save_tiny
+from tests.support.states import plain_distances
 from tests.support.versions import needs_newer_transformers
 
 LENGTHS = (11, 26, 17, 22)
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def sample(request, sample_model, sample_text):
-    """The real model in one dtype, and windows of unlike lengths."""
+@pytest.fixture(scope="module")
+def sample(sample_model, sample_text):
+    """The real model in float32, and windows of unlike lengths."""
     source = locate(sample_model)
     drawn = draw_windows(
         read_documents(str(sample_text)), load_tokenizer(source), samples=len(LENGTHS), length=max(LENGTHS), seed=5
     )
     windows = [window[:length] for window, length in zip(drawn, LENGTHS, strict=True)]
-    model = load_model(source, dtype=getattr(torch, request.param))
-    return request.param, model, windows
+    return load_model(source, dtype=torch.float32), windows
 
 
 def padded(windows, side):
@@ -56,61 +57,31 @@ def collected(model, ids, mask):
     return [whole[:, row, mask[row].bool().numpy()] for row in range(len(ids))]
 
 
-def naive(states, tokens):
-    """Mean angle of every pair in plain float64, as rows of d(l, n)."""
-    layers = len(states[0]) - 1
-    found = []
-    for n in range(1, layers + 1):
-        row = []
-        for start in range(layers - n + 1):
-            angles = []
-            for x in states:
-                u, v = (x[i] if tokens == "all" else x[i][-1:] for i in (start, start + n))
-                cosine = (u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1)
-                angles.append(np.arccos(np.clip(cosine, -1, 1)) / np.pi)
-            row.append(np.concatenate(angles).mean())
-        found.append(row)
-    return found
-
-
 def apart(got, wanted):
     return max(np.abs(np.array(a) - np.array(b)).max() for a, b in zip(got, wanted, strict=True))
 
 
-@pytest.mark.parametrize("size", [1, 3, 4])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_every_batch_and_padding_gives_the_angles_of_its_states(sample, side, size):
-    """The same padded batches once through the hooks and once without: equal to rounding in both dtypes."""
-    dtype, model, windows = sample
+def test_every_padding_gives_the_angles_of_its_states(sample, side):
+    """The same padded batches once through the hooks and once without: equal to rounding."""
+    model, windows = sample
     states, totals = [], {"last": [], "all": []}
-    for first in range(0, len(windows), size):
-        ids, mask = padded(windows[first : first + size], side)
+    for first, last in ((0, 3), (3, 4)):
+        ids, mask = padded(windows[first:last], side)
         states += collected(model, ids, mask)
         for tokens, kept in totals.items():
             with torch.no_grad(), watching(model) as watch:
-                batch = BatchStates(mask.bool(), range(first, first + len(ids)), layers=30, tokens=tokens)
-                watch.receive = batch.take
+                batch = BatchStates(mask.bool(), range(first, last), layers=30, tokens=tokens)
+                watch.receive = batch.receive
                 decoder_of(model)(ids, attention_mask=mask, use_cache=False)
                 result = batch.result()
             kept.append((result.totals.sum(0), result.weights.sum()))
     for tokens, kept in totals.items():
         mean = sum(total for total, _ in kept) / sum(weight for _, weight in kept)
-        assert apart(rows(mean, 30), naive(states, tokens)) < 1e-7, (dtype, tokens)
-    if dtype == "float32":  # and the padding leaves the states what they are, so far as fp32 goes
-        alone = [collected(model, *padded([window], side))[0] for window in windows]
-        assert apart(naive(states, "last"), naive(alone, "last")) < 1e-5
-
-
-@pytest.mark.parametrize("tokens", ["last", "all"])
-def test_neither_batches_nor_the_order_of_samples_matter(sample, tokens):
-    dtype, model, windows = sample
-    wanted = naive([collected(model, *padded([window], "right"))[0] for window in windows], tokens)
-    close = 1e-5 if dtype == "float32" else 5e-3  # bf16 states are other states in another batch
-    for batch_size, order in ((1, (0, 1, 2, 3)), (4, (0, 1, 2, 3)), (2, (3, 1, 0, 2))):
-        got = measure(model, [windows[i] for i in order], tokens=tokens, batch_size=batch_size)
-        assert apart(rows(got.sums.mean(), 30), wanted) < close
-        if batch_size == 1:
-            assert apart(rows(got.sums.mean(), 30), wanted) < 1e-7
+        assert apart(rows(mean, 30), plain_distances(states, tokens)) < 1e-7, tokens
+    alone = [collected(model, *padded([window], side))[0] for window in windows]
+    # The padding leaves the states what they are.
+    assert apart(plain_distances(states, "last"), plain_distances(alone, "last")) < 1e-5
 
 
 def places(where, layers=8):
@@ -133,9 +104,11 @@ def test_a_model_in_several_places_gives_the_same_numbers(tiny_llama, sample_tex
     """accelerate's own dispatch, as for several GPUs: weights on two kinds of device, states moved along."""
     if device_map.get("model.embed_tokens") == "disk":
         needs_newer_transformers("mixes up weights where the embedding lies on the disk")
-    options = {"samples": 6, "length": 24, "tokens": tokens, "show_progress": False}
-    whole = scan(tiny_llama, str(sample_text), **options)
-    parts = scan(tiny_llama, str(sample_text), device_map=device_map, **options)
+    settings = ScanSettings(samples=6, length=24, tokens=tokens)
+    whole, parts = (
+        scan(tiny_llama, str(sample_text), settings=how, show_progress=False)
+        for how in (settings, replace(settings, device_map=device_map))
+    )
     assert apart(parts.distance, whole.distance) < 1e-6
     assert apart([parts.influence], [whole.influence]) < 1e-6
     assert parts.provenance["token_count"] == whole.provenance["token_count"]
@@ -143,56 +116,41 @@ def test_a_model_in_several_places_gives_the_same_numbers(tiny_llama, sample_tex
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_a_model_on_two_gpus_gives_the_numbers_of_one(sample_model, sample_text):
-    options = {"samples": 6, "length": 48, "dtype": "float32", "show_progress": False}
+    settings = ScanSettings(samples=6, length=48, dtype="float32", device="cuda:0")
     split = places(lambda name: int(name[-1].isdecimal() and int(name.rpartition(".")[2]) >= 15), layers=30)
-    whole = scan(sample_model, str(sample_text), device="cuda:0", **options)
+    whole = scan(sample_model, str(sample_text), settings=settings, show_progress=False)
     for device_map in (split, "balanced"):
-        parts = scan(sample_model, str(sample_text), device_map=device_map, **options)
+        settings = replace(settings, device="auto", device_map=device_map)
+        parts = scan(sample_model, str(sample_text), settings=settings, show_progress=False)
         assert apart(parts.distance, whole.distance) < 1e-5
 
 
 def test_the_command_takes_a_device_map(tiny_llama, sample_text, tmp_path):
-    options = ["--text", str(sample_text), "--samples", "4", "--length", "24"]
-    run = CliRunner().invoke(app, ["scan", str(tiny_llama), *options, "--out", str(tmp_path / "one.json")])
-    assert run.exit_code == 0, run.output
-    run = CliRunner().invoke(
-        app, ["scan", str(tiny_llama), *options, "--device-map", "auto", "--out", str(tmp_path / "two.json")]
-    )
-    assert run.exit_code == 0, run.output
-    one, two = Scan.read(tmp_path / "one.json"), Scan.read(tmp_path / "two.json")
-    assert apart(one.distance, two.distance) < 1e-6
-    wrong = CliRunner().invoke(
-        app, ["scan", str(tiny_llama), *options, "--device-map", "nowhere", "--out", str(tmp_path / "three.json")]
-    )
-    assert wrong.exit_code == 1
-    assert wrong.stderr.count("error:") == 1
-    assert not (tmp_path / "three.json").exists()
+    command = ["prune", "scan", tiny_llama, "--text", sample_text, "--samples", "4", "--length", "24"]
+    succeed(*command, "--out", tmp_path / "alone.json")
+    succeed(*command, "--device-map", "auto", "--out", tmp_path / "mapped.json")
+    alone, mapped = Scan.read(tmp_path / "alone.json"), Scan.read(tmp_path / "mapped.json")
+    assert apart(alone.distance, mapped.distance) < 1e-6
+    wrong = run(*command, "--device-map", "nowhere", "--out", tmp_path / "wrong.json")
+    check_refused(wrong, 1, "nowhere")
+    assert not (tmp_path / "wrong.json").exists()
 
 
 def test_a_length_beyond_the_context_is_said_and_not_only_lowered(tiny_llama, sample_text, tmp_path):
-    options = [str(tiny_llama), "--text", str(sample_text), "--samples", "3"]
-    run = CliRunner().invoke(app, ["scan", *options, "--length", "600", "--out", str(tmp_path / "long.json")])
-    assert run.exit_code == 0, run.output
-    assert "The model reads 512 tokens at most" in " ".join(run.stderr.split())
-    assert "--length 600" in " ".join(run.stderr.split())
+    command = ["prune", "scan", tiny_llama, "--text", sample_text, "--samples", "3"]
+    said = " ".join(succeed(*command, "--length", "600", "--out", tmp_path / "long.json").stderr.split())
+    assert "The model reads 512 tokens at most" in said
+    assert "--length 600" in said
     assert Scan.read(tmp_path / "long.json").length == 512
-    run = CliRunner().invoke(app, ["scan", *options, "--length", "64", "--out", str(tmp_path / "short.json")])
-    assert "tokens at most" not in run.stderr
+    assert "tokens at most" not in succeed(*command, "--length", "64", "--out", tmp_path / "short.json").stderr
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_no_scan_behind(tiny_llama, sample_text, tmp_path):
     """A model of one layer has no block; scanned alone it is fine."""
-    model = tmp_path / "one"
-    config = LlamaConfig.from_pretrained(tiny_llama)
-    config.num_hidden_layers = 1
-    LlamaForCausalLM(config).save_pretrained(model)
-    load_tokenizer(locate(tiny_llama)).save_pretrained(model)
-    out, plot = tmp_path / "out" / "scan.json", tmp_path / "out" / "scan.png"
-    options = [str(model), "--text", str(sample_text), "--samples", "3", "--length", "24", "--out", str(out)]
-    run = CliRunner().invoke(app, ["scan", *options, "--plot", str(plot)])
-    assert run.exit_code == 2
-    assert "a model of one layer has no block to draw" in " ".join(run.stderr.split())
+    model = save_tiny(tmp_path / "one", tiny_llama, layers=1)
+    out = tmp_path / "out" / "scan.json"
+    command = ["prune", "scan", model, "--text", sample_text, "--samples", "3", "--length", "24", "--out", out]
+    refused = run(*command, "--plot", tmp_path / "out" / "scan.png")
+    check_refused(refused, 2, "a model of one layer has no block to draw")
     assert not out.parent.exists()
-    run = CliRunner().invoke(app, ["scan", *options, "--json"])
-    assert run.exit_code == 0, run.output
-    assert json.loads(run.stdout)["layers"] == 1
+    assert json.loads(succeed(*command, "--json").stdout)["layers"] == 1

@@ -6,40 +6,23 @@ import torch
 
 from prune.common.errors import RegrowthError
 from prune.common.layers import best_start
+from prune.models.batches import plan_batches
 from prune.models.hooks import decoder_of, watching
-from prune.scanning.angles import rows
-from prune.scanning.scan import measure, plan_batches
+from prune.scanning.angles import angular_distance, rows
+from prune.scanning.scan import measure
 from prune.scanning.states import BatchStates
-from tests.support.states import CONFIGS, LENGTHS, plain_states, silence, tiny, windows
-
-
-def plain_scan(model, every):
-    """Rows of d(l, n) and the influence, by loops over unpadded windows in float64."""
-    states = [plain_states(model, window) for window in windows()]
-    layers = len(states[0]) - 1
-
-    def cosine(start, n, tokens):
-        found = []
-        for x in states:
-            u, v = x[start][tokens], x[start + n][tokens]
-            found.append((u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1))
-        return np.clip(np.concatenate(found), -1, 1)
-
-    part = slice(None) if every else slice(-1, None)
-    distance = [
-        [np.arccos(cosine(start, n, part)).mean() / np.pi for start in range(layers - n + 1)]
-        for n in range(1, layers + 1)
-    ]
-    return distance, [1 - cosine(start, 1, slice(None)).mean() for start in range(layers)]
+from tests.support.models import tiny
+from tests.support.states import LENGTHS, SCANNED, cosine, plain_distances, plain_states, silence, windows
 
 
 @pytest.mark.parametrize("tokens", ["last", "all"])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", SCANNED)
 def test_every_family_matches_plain_loops(family, tokens):
-    model = tiny(family)
-    distance, influence = plain_scan(model, tokens == "all")
+    model = tiny(family, layers=6)
+    states = [plain_states(model, window) for window in windows()]
+    influence = [1 - np.concatenate([cosine(x[layer], x[layer + 1]) for x in states]).mean() for layer in range(6)]
     got = measure(model, windows(), tokens=tokens, batch_size=2)
-    for row, expected in zip(rows(got.sums.mean(), 6), distance, strict=True):
+    for row, expected in zip(rows(got.distances.mean(), 6), plain_distances(states, tokens), strict=True):
         assert row == pytest.approx(expected, abs=1e-5)
     assert got.influence / got.token_count == pytest.approx(influence, abs=1e-5)
     assert got.token_count == sum(LENGTHS)
@@ -47,15 +30,15 @@ def test_every_family_matches_plain_loops(family, tokens):
 
 @pytest.mark.parametrize("tokens", ["last", "all"])
 def test_batch_size_and_sample_order_change_nothing(tokens):
-    model = tiny()
+    model = tiny(layers=6)
     alone = measure(model, windows(), tokens=tokens, batch_size=1)
     for size in (2, 5, 100, "auto"):
         got = measure(model, windows(), tokens=tokens, batch_size=size)
-        assert got.sums.mean() == pytest.approx(alone.sums.mean(), abs=1e-6)
-        assert got.sums.stderr() == pytest.approx(alone.sums.stderr(), abs=1e-6)
+        assert got.distances.mean() == pytest.approx(alone.distances.mean(), abs=1e-6)
+        assert got.distances.stderr() == pytest.approx(alone.distances.stderr(), abs=1e-6)
         assert got.influence == pytest.approx(alone.influence, abs=1e-4)
     turned = measure(model, windows()[::-1], tokens=tokens, batch_size=2)
-    assert turned.sums.mean() == pytest.approx(alone.sums.mean(), abs=1e-6)
+    assert turned.distances.mean() == pytest.approx(alone.distances.mean(), abs=1e-6)
 
 
 @pytest.mark.parametrize("tokens", ["last", "all"])
@@ -68,7 +51,7 @@ def test_left_padding_gives_the_numbers_of_right_padding(tokens):
         for index in range(7):
             moved = states[index].clone()
             moved[0] = moved[0].roll(shift, 0)
-            batch.take(index, moved)
+            batch.receive(index, moved)
         results.append(batch.result())
     assert results[0].totals == pytest.approx(results[1].totals, abs=1e-12)
     assert results[0].influence == pytest.approx(results[1].influence, abs=1e-9)
@@ -76,28 +59,24 @@ def test_left_padding_gives_the_numbers_of_right_padding(tokens):
 
 
 def test_the_last_state_is_taken_before_the_final_norm():
-    model = tiny()
+    model = tiny(layers=6)
     torch.nn.init.uniform_(model.model.norm.weight, -2.0, 2.0)  # so that the norm turns vectors
     x = plain_states(model, windows()[0])
     with torch.no_grad():
         normed = model.model(torch.tensor([windows()[0]]), output_hidden_states=True).hidden_states[-1][0, -1].numpy()
-
-    def apart(u, v):
-        return np.arccos(np.clip(u @ v / np.linalg.norm(u) / np.linalg.norm(v), -1, 1)) / np.pi
-
-    got = rows(measure(model, windows()[:1]).sums.mean(), 6)[0][-1]
-    assert got == pytest.approx(apart(x[5, -1], x[6, -1]), abs=1e-5)
-    assert abs(got - apart(x[5, -1], normed)) > 1e-2
+    got = rows(measure(model, windows()[:1]).distances.mean(), 6)[0][-1]
+    assert got == pytest.approx(angular_distance(*torch.tensor(x[5:7, -1])), abs=1e-5)
+    assert abs(got - angular_distance(*torch.tensor(np.stack([x[5, -1], normed])))) > 1e-2
 
 
 @pytest.mark.parametrize("loud", range(6))
 def test_only_blocks_that_hold_the_one_loud_layer_are_apart(loud):
-    model = tiny()
+    model = tiny(layers=6)
     for index, layer in enumerate(model.model.layers):
         if index != loud:
             silence(layer)
     got = measure(model, windows())
-    for n, row in enumerate(rows(got.sums.mean(), 6), start=1):
+    for n, row in enumerate(rows(got.distances.mean(), 6), start=1):
         for start, value in enumerate(row):
             assert (value > 1e-4) == (start <= loud < start + n), (n, start)
     assert (got.influence > 1e-4).tolist() == [index == loud for index in range(6)]
@@ -105,32 +84,31 @@ def test_only_blocks_that_hold_the_one_loud_layer_are_apart(loud):
 
 @pytest.mark.parametrize(("start", "n"), [(0, 1), (1, 3), (2, 2), (3, 2), (0, 5)])
 def test_a_planted_block_is_found(start, n):
-    model = tiny()
+    model = tiny(layers=6)
     with torch.no_grad():
         for layer in model.model.layers:
             layer.mlp.down_proj.weight.mul_(20)
             layer.self_attn.o_proj.weight.mul_(20)
     for layer in model.model.layers[start : start + n]:
         silence(layer)
-    row = rows(measure(model, windows()).sums.mean(), 6)[n - 1]
+    row = rows(measure(model, windows()).distances.mean(), 6)[n - 1]
     assert row[start] == 0.0
     assert best_start(row.tolist(), 6, n) == start
 
 
 def test_bf16_states_are_compared_in_float64():
-    model = tiny().to(torch.bfloat16)
+    model = tiny(layers=6).to(torch.bfloat16)
     x = plain_states(model, windows()[0])
-    u, v = x[2, -1], x[3, -1]
-    expected = np.arccos(u @ v / np.linalg.norm(u) / np.linalg.norm(v)) / np.pi
-    assert rows(measure(model, windows()[:1]).sums.mean(), 6)[0][2] == pytest.approx(expected, abs=1e-9)
+    expected = angular_distance(*torch.tensor(x[2:4, -1]))
+    assert rows(measure(model, windows()[:1]).distances.mean(), 6)[0][2] == pytest.approx(expected, abs=1e-9)
 
 
 def test_large_fp16_states_do_not_overflow():
     batch = BatchStates(torch.ones(1, 3).bool(), [0], layers=1, tokens="last")
     state = torch.full((1, 3, 4096), 1500.0, dtype=torch.float16)
-    batch.take(0, state)
+    batch.receive(0, state)
     state[..., :2048] *= -1
-    batch.take(1, state)
+    batch.receive(1, state)
     result = batch.result()
     assert result.totals[0, 0] == pytest.approx(0.5, abs=1e-9)
     assert result.influence[0] == pytest.approx(3.0, abs=1e-6)
@@ -139,7 +117,7 @@ def test_large_fp16_states_do_not_overflow():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize(("layer", "where"), [(2, "input of layer 3"), (5, "output of layer 5")])
 def test_a_state_that_is_not_finite_names_layer_and_sample(bad, layer, where):
-    model = tiny()
+    model = tiny(layers=6)
     given = windows()
     given[2][5] = 63
     marked = torch.zeros(64, dtype=torch.bool)
@@ -161,14 +139,14 @@ def test_a_state_that_is_not_finite_names_layer_and_sample(bad, layer, where):
 
 def test_a_zero_state_has_no_angle():
     batch = BatchStates(torch.ones(2, 1).bool(), [4, 7], layers=1, tokens="last")
-    batch.take(0, torch.ones(2, 1, 3))
-    batch.take(1, torch.tensor([[[1.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]]]))
+    batch.receive(0, torch.ones(2, 1, 3))
+    batch.receive(1, torch.tensor([[[1.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]]]))
     with pytest.raises(RegrowthError, match=r"output of layer 0 is all zeros.* sample 7 "):
         batch.result()
 
 
 def test_hooks_are_removed_and_the_head_is_not_run():
-    model = tiny()
+    model = tiny(layers=6)
     ran = []
     model.lm_head.register_forward_hook(lambda *_: ran.append(1))
     measure(model, windows())
@@ -180,9 +158,9 @@ def test_hooks_are_removed_and_the_head_is_not_run():
 
 def test_a_missing_layer_is_an_error():
     batch = BatchStates(torch.ones(1, 1).bool(), [0], layers=2, tokens="last")
-    batch.take(0, torch.ones(1, 1, 3))
+    batch.receive(0, torch.ones(1, 1, 3))
     with pytest.raises(RegrowthError, match="out of order"):
-        batch.take(2, torch.ones(1, 1, 3))
+        batch.receive(2, torch.ones(1, 1, 3))
     with pytest.raises(RegrowthError, match="0 of its 2 layers"):
         batch.result()
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 LAYERS, WINDOW, LENGTH, VOCABULARY = 8, 6, 20, 97
+PROMPTED = 90  # token ids below this may stand in a prompt
 
 # Field of a config class -> its value in a small model. Sequences are longer than every window and chunk.
 SIZES: dict[str, Any] = {
@@ -200,11 +201,6 @@ NOT_BUILT: dict[str, str] = {
 }
 
 
-def vocabulary(model_type: str) -> int:
-    """Token ids below this may stand in a prompt."""
-    return 90
-
-
 def small_fields(config_class: type, special: dict[str, Any] | None = None) -> dict[str, Any]:
     """Values for the fields that a config class declares itself."""
     names = {field.name for field in dataclasses.fields(config_class)}
@@ -270,7 +266,7 @@ def small_config_without(model_type: str, section: str | None, key: str) -> Any:
             return None
 
 
-def save_small_model(model_type: str, folder: Any, config: Any = None, **more: Any) -> None:
+def save_small_model(model_type: str, folder: Any, config: Any = None, shard: str = "50GB", **more: Any) -> None:
     """Save a random model of a family; of a multimodal wrapper the whole, towers included."""
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
@@ -280,4 +276,4 @@ def save_small_model(model_type: str, folder: Any, config: Any = None, **more: A
     if model.config.model_type != own_name(model_type):  # the causal model is but the wrapper's text decoder
         torch.manual_seed(0)
         model = AutoModelForMultimodalLM.from_config(config)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size=shard)

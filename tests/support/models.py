@@ -1,0 +1,48 @@
+"""Small random models of any family whose config uses the usual names, alone or with a tokenizer."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+FAMILIES = ["llama", "qwen2", "gemma2", "gpt_neox", "phi", "gpt2"]  # families whose feed-forward parts differ
+
+_SIZES = {"vocab_size": 300, "max_position_embeddings": 128, "hidden_size": 64, "intermediate_size": 128}
+_GROUPED = {"num_key_value_heads": 2, "head_dim": 16}
+_OF_FAMILY = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma3_text"), _GROUPED),
+    "gemma2": {**_GROUPED, "final_logit_softcapping": 0.5, "sliding_window": 64},
+}
+
+
+def build(config: Any) -> PreTrainedModel:
+    """A random model in fp32 and eval mode, the same one for the same config."""
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def tiny(family: str = "llama", *, layers: int = 3, attention: str | None = None, **changes: Any) -> PreTrainedModel:
+    """A random model of a family, with weights large enough that attention matters, and biases that are not zero.
+
+    Args:
+        attention: None picks what transformers picks: SDPA, and eager for Gemma 2.
+        changes: fields of the config, by the names that most families use.
+    """
+    fields = {**_SIZES, "num_hidden_layers": layers, "num_attention_heads": 4, "initializer_range": 0.08}
+    fields |= {"bos_token_id": 1, "eos_token_id": 2, **_OF_FAMILY.get(family, {}), **changes}
+    model = build(AutoConfig.for_model(family, **fields, attn_implementation=attention))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.1)
+    return model
+
+
+def save_tiny(folder: Path, tokenizer_of: Path, family: str = "llama", *, dtype=None, shards="1GB", **changes) -> Path:
+    """Save a tiny model together with the tokenizer of another model; `shards`: how large each file may be."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
+    model = tiny(family, vocab_size=len(tokenizer), **changes)
+    model.to(dtype or model.dtype).save_pretrained(folder, max_shard_size=shards)
+    tokenizer.save_pretrained(folder)
+    return folder
