@@ -79,9 +79,9 @@ def _runs(costs: Mapping[tuple[int, int], float], step: Callable[[float], int]) 
         return size, start - number, step(cost)  # the second is the same as long as each start follows the last
 
     boxes: dict[int, list[str]] = {}
-    for (size, _, shade_), blocks in groupby(enumerate(sorted(costs.items())), key=run):
+    for (size, _, colour), blocks in groupby(enumerate(sorted(costs.items())), key=run):
         starts = [start for _, ((_, start), _) in blocks]
-        boxes.setdefault(shade_, []).append(f"M{starts[0]} {size - 1}h{len(starts)}v1h-{len(starts)}z")
+        boxes.setdefault(colour, []).append(f"M{starts[0]} {size - 1}h{len(starts)}v1h-{len(starts)}z")
     return boxes
 
 
@@ -100,8 +100,8 @@ def _colour_bar(root: Element, y: float, dearest: float, unit: str) -> None:
         add(bar, "text", f"no block costs more than {LEAST:g} bits", x=middle, y=y + 10, text_anchor="middle")
         return
     step = (WIDTH - 48) / len(COLOURS)
-    for number_, colour in enumerate(COLOURS):
-        add(root, "rect", x=40 + number_ * step, y=y, width=step + 0.5, height=9, fill=colour)
+    for index, colour in enumerate(COLOURS):
+        add(root, "rect", x=40 + index * step, y=y, width=step + 0.5, height=9, fill=colour)
     along = Scale(math.log(LEAST), math.log(max(2 * LEAST, dearest)), 40, WIDTH - 8)
     values, words = colour_ticks(dearest)
     last = -math.inf
