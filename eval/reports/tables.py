@@ -243,8 +243,8 @@ _SHIFTS = (
     field("Δ A_slow, points", "the same after thinking", _shift("a_slow")),
     field(
         "Δ δ, points",
-        "the same for the reasoning gain; all with 95 % intervals (Wilson, and paired for δ and Δ). ? where more than a "
-        "fifth of the answers could not be parsed: a loss there is one of form too, and proves none of knowledge",
+        "the same for the reasoning gain; all with 95 % intervals (Wilson, and paired for δ and Δ). ? where more than "
+        "a fifth of the answers could not be parsed: a loss there is one of form too, and proves none of knowledge",
         _shift("delta"),
     ),
 )
