@@ -6,22 +6,32 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from eval.asking.tasks import TaskPlan
 from eval.billing.bill import bill, corrected, pair, row_from
 from eval.billing.interactions import bill_interactions, interaction_from
 from eval.billing.statistics import Interval, mcnemar_exact, paired_mean_difference
 from eval.billing.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions, parse_limit
 from eval.comparison import bill_runs
+from eval.questions.schema import parse_question
 from eval.reports import text as words
 from eval.reports.terminal import shown_interactions
-from eval.runs.samples import RunResult
+from eval.runs.samples import RunResult, Sample
 from prune.common.errors import RegrowthError, UsageError
-from tests.support.questions import plan_of, sample_of
+
+
+def _sample(name, *, domain="d", correct=True, nll=4.0, cluster=""):
+    return Sample(name, domain, "choice", "s", "x", correct, correct, nll, True, 0, "h", cluster=cluster)
+
+
+def _plan(domain, ids):
+    row = {"domain": domain, "subject": "s", "question": "?", "choices": ["a", "b", "c", "d"], "answer": 0}
+    questions = [parse_question({**row, "id": name, "source": "x", "licence": "MIT"}) for name in ids]
+    return TaskPlan(domain, "choice", tuple(questions))
 
 
 def _run(label, domains):
     """A run of made-up answers: domain -> samples."""
-    options = {"choices": ["a", "b", "c", "d"], "answer": 0}
-    plans = tuple(plan_of([s.id for s in samples], domain=domain, **options) for domain, samples in domains.items())
+    plans = tuple(_plan(domain, [s.id for s in samples]) for domain, samples in domains.items())
     samples = tuple(sample for own in domains.values() for sample in own)
     settings = {"dtype": "float32", "device": "cpu", "batch_size": 8, "seed": 0}
     return RunResult(label, {"model": label}, plans, samples, {"results": {}}, {}, settings, 1.0, 1, 0)
@@ -35,10 +45,10 @@ def _planted(loses):
         nll = rng.gamma(4, 2, 100)
         change = bits + rng.normal(0, 1, 100)
         names = [f"{domain}{i}" for i in range(100)]
-        full[domain] = [sample_of(names[i], i < 60, domain=domain, answer_nll_bits=nll[i]) for i in range(100)]
+        full[domain] = [_sample(names[i], domain=domain, correct=i < 60, nll=nll[i]) for i in range(100)]
         right = [i < 60 - questions or 60 <= i < 62 for i in range(100)]  # and two gained by luck
         after = nll + change
-        other[domain] = [sample_of(names[i], right[i], domain=domain, answer_nll_bits=after[i]) for i in range(100)]
+        other[domain] = [_sample(names[i], domain=domain, correct=right[i], nll=after[i]) for i in range(100)]
     return _run("full", full), _run("cut", other)
 
 
@@ -157,7 +167,7 @@ def test_holm_is_over_the_domains_of_each_model():
 
 
 def test_questions_of_one_passage_widen_the_interval():
-    full = [sample_of(f"q{i}", answer_nll_bits=1.0, cluster=f"p{i // 5}") for i in range(100)]
+    full = [_sample(f"q{i}", correct=True, nll=1.0, cluster=f"p{i // 5}") for i in range(100)]
     moved = [replace(s, correct=i // 5 >= 6, answer_nll_bits=1.0 + (i // 5 < 6)) for i, s in enumerate(full)]
     clustered = bill("d", "choice", "m", 0.25, moved, full)
     plain = bill("d", "choice", "m", 0.25, *[[replace(s, cluster="") for s in side] for side in (moved, full)])
@@ -175,7 +185,7 @@ def test_questions_of_one_passage_widen_the_interval():
 
 def test_two_result_sets_without_a_common_question_are_refused():
     with pytest.raises(RegrowthError, match="no question in common"):
-        pair([sample_of("a"), sample_of("b")], [sample_of("c"), sample_of("d")])
+        pair([_sample("a"), _sample("b")], [_sample("c"), _sample("d")])
 
 
 def test_few_questions_are_a_warning():
@@ -237,7 +247,7 @@ def test_a_loss_beyond_doubt_decides_before_an_open_one():
 
 
 def test_a_domain_at_chance_is_not_judged():
-    full = [sample_of(f"q{i}", correct=i < 25) for i in range(100)]
+    full = [_sample(f"q{i}", correct=i < 25) for i in range(100)]
     other = [replace(s, correct=False) for s in full]
     rows = bill_runs((_run("full", {"d": full}), _run("cut", {"d": other}))).rows
     found = judge(rows, 0.05)
@@ -247,7 +257,7 @@ def test_a_domain_at_chance_is_not_judged():
 
 def _open_rows(right, kept, domain="d"):
     """The rows of a generation task of 100 questions: the full model has `right`, the cut one `kept` of them."""
-    full = [sample_of(f"q{i}", correct=i < right) for i in range(100)]
+    full = [_sample(f"q{i}", correct=i < right) for i in range(100)]
     cut = [replace(s, correct=i < kept) for i, s in enumerate(full)]
     return [bill(domain, "generation", "full", 0.0, full, None), bill(domain, "generation", "cut", 0.0, cut, full)]
 

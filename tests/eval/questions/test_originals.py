@@ -14,9 +14,12 @@ from eval.questions.readers.originals import load_places, recognise_file
 from eval.questions.rows import split_mathqa
 from eval.questions.schema import Question, question_id, read_questions
 from prune.common.errors import RegrowthError, UsageError
-from tests.support.texts import jsonl
 
 REAL = os.environ.get("REGROWTH_ORIGINALS")  # a folder with mmlu/, gsm8k/, pubmedqa/ and math_qa.jsonl
+
+
+def _lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 MMLU = {"subject": "anatomy", "question": "Which bone?", "choices": ["femur", "tibia", "ulna", "rib"], "answer": "C"}
@@ -47,31 +50,35 @@ ASDIV = """<?xml version="1.0"?><Machine-Reading-Corpus-File><ProblemSet>
 </ProblemSet></Machine-Reading-Corpus-File>"""
 
 ORIGINALS = {
-    "mmlu": ("a.jsonl", jsonl(MMLU), ("anatomy", "Which bone?", ("femur", "tibia", "ulna", "rib"), 2)),
-    "medqa": ("b.jsonl", jsonl(MEDQA), ("usmle", "Which drug?", ("x", "y"), 1)),
+    "mmlu": ("a.jsonl", _lines(MMLU), ("anatomy", "Which bone?", ("femur", "tibia", "ulna", "rib"), 2)),
+    "medqa": ("b.jsonl", _lines(MEDQA), ("usmle", "Which drug?", ("x", "y"), 1)),
     "medmcqa": (
         "c.json",
-        jsonl({**MEDMCQA, "cop": 4}, {**MEDMCQA, "question": "no key"}),
+        _lines({**MEDMCQA, "cop": 4}, {**MEDMCQA, "question": "no key"}),
         ("anatomy", "Which nerve?", ("a", "b", "c", "d"), 3),
     ),
     "pubmedqa": ("d.json", json.dumps(PUBMEDQA), ("abstracts", "One.\nTwo.\nDoes it?", ("yes", "no", "maybe"), 1)),
-    "gsm8k": ("e.jsonl", jsonl(GSM8K), ("word-problems", "How many?", None, "1,200")),
+    "gsm8k": ("e.jsonl", _lines(GSM8K), ("word-problems", "How many?", None, "1,200")),
     "mathqa": ("f.json", json.dumps([MATHQA]), ("mathqa", "how far ?", ("38", "27", "1 , 000", "2", "none"), 2)),
     "svamp": ("g.json", json.dumps(SVAMP), ("word-problems", "Seven and two. How many?", None, "9")),
     "asdiv": ("h.xml", ASDIV, ("word-problems", "Seven red and two green apples. How many?", None, "9 apples")),
-    "openbookqa": ("j.jsonl", jsonl(OPENBOOK), ("elementary-science", "Fog is around", ("a marsh", "a desert"), 0)),
+    "openbookqa": (
+        "j.jsonl",
+        _lines(OPENBOOK),
+        ("elementary-science", "Fog is around", ("a marsh", "a desert"), 0),
+    ),
     "commonsenseqa": (
         "k.jsonl",
-        jsonl(COMMONSENSE, {key: value for key, value in COMMONSENSE.items() if key != "answerKey"}),
+        _lines(COMMONSENSE, {key: value for key, value in COMMONSENSE.items() if key != "answerKey"}),
         ("commonsense-concepts", "Where is fog?", ("a marsh", "a desert"), 1),
     ),
-    "piqa": ("piqa.jsonl", jsonl(PIQA), ("physical-interaction", "open a jar", ("pull it", "twist it"), 1)),
+    "piqa": ("piqa.jsonl", _lines(PIQA), ("physical-interaction", "open a jar", ("pull it", "twist it"), 1)),
     "hellaswag": (
         "l.jsonl",
-        jsonl({**HELLASWAG, "endings": ["pours.", "waits."], "label": 1}),
+        _lines({**HELLASWAG, "endings": ["pours.", "waits."], "label": 1}),
         ("everyday-situations", "Tea: Boil it. She", ("pours.", "waits."), 1),
     ),
-    "arc": ("i.jsonl", jsonl(ARC), ("grade-school-science", "Which planet?", ("Mars", "Sun"), 0)),
+    "arc": ("i.jsonl", _lines(ARC), ("grade-school-science", "Which planet?", ("Mars", "Sun"), 0)),
 }
 
 
@@ -99,18 +106,18 @@ def test_a_folder_of_all_of_them(tmp_path):
 
 
 def test_arc_easy_is_told_from_arc_by_its_name_and_piqa_by_its_own(tmp_path):
-    (tmp_path / "ARC-Easy-Test.jsonl").write_text(jsonl(ARC))
-    (tmp_path / "ARC-Challenge-Test.jsonl").write_text(jsonl({**ARC, "id": "y"}))
+    (tmp_path / "ARC-Easy-Test.jsonl").write_text(_lines(ARC))
+    (tmp_path / "ARC-Challenge-Test.jsonl").write_text(_lines({**ARC, "id": "y"}))
     assert set(load_places([tmp_path])) == {"arc", "arc_easy"}
     assert prepare(tmp_path / "out", source=tmp_path, domains="science", shown=False)["domains"]["science"]["sets"] == {
         "arc": 1
     }  # the same question twice is asked once
     path = tmp_path / "other.jsonl"
-    path.write_text(jsonl(PIQA))
+    path.write_text(_lines(PIQA))
     with pytest.raises(RegrowthError, match="is no known question set"):
         load_places([path])
     path = tmp_path / "valid.jsonl"
-    path.write_text(jsonl({"goal": "open a jar", "sol1": "pull it", "sol2": "twist it"}))  # its labels stand elsewhere
+    path.write_text(_lines({"goal": "open a jar", "sol1": "pull it", "sol2": "twist it"}))  # its labels stand elsewhere
     assert load_places([path])["piqa"].left_out == {"no answer": 1}
 
 
@@ -172,13 +179,13 @@ def test_mmlu_whose_name_tells_no_subject(tmp_path):
 
 def test_splits_that_are_not_measured_are_passed_over_unless_named(tmp_path):
     for split in ("train", "test"):
-        (tmp_path / f"{split}.jsonl").write_text(jsonl({**GSM8K, "question": f"{split}?"}))
+        (tmp_path / f"{split}.jsonl").write_text(_lines({**GSM8K, "question": f"{split}?"}))
     loaded = load_places([tmp_path])["gsm8k"]
     assert [q.question for q in loaded.questions] == ["test?"]
     assert loaded.passed_over == ["train.jsonl"]
     deeper = tmp_path / "dev" / "mine"
     deeper.mkdir(parents=True)
-    (deeper / "gsm8k_test.jsonl").write_text(jsonl({**GSM8K, "question": "deeper?"}))
+    (deeper / "gsm8k_test.jsonl").write_text(_lines({**GSM8K, "question": "deeper?"}))
     assert [q.question for q in load_places([tmp_path])["gsm8k"].questions] == ["deeper?", "test?"]
     named = load_places([tmp_path / "train.jsonl"])["gsm8k"]
     assert [q.question for q in named.questions] == ["train?"]
@@ -196,8 +203,8 @@ def test_splits_that_are_not_measured_are_passed_over_unless_named(tmp_path):
         ("x.xml", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "it declares entities"),
         ("x.txt", "How many?", r"x\.txt is no file of a known question set"),
         ("x.jsonl", b"\xff\xfe", "it is not UTF-8 text"),
-        ("x.jsonl", jsonl(GSM8K) + "{oops\n", r"x\.jsonl:2 is not a JSON object"),
-        ("x.json", jsonl({**MEDMCQA, "cop": 2}), r"its answers \(cop\) are \[2\], so whether they count from 0 or"),
+        ("x.jsonl", _lines(GSM8K) + "{oops\n", r"x\.jsonl:2 is not a JSON object"),
+        ("x.json", _lines({**MEDMCQA, "cop": 2}), r"its answers \(cop\) are \[2\], so whether they count from 0 or"),
     ],
 )
 def test_a_file_that_is_none_is_named_with_the_reason(tmp_path, file, text, why):
@@ -262,7 +269,7 @@ def test_prepare_from_several_places(mmlu_folder, tmp_path):
         (tmp_path / ORIGINALS[name][0]).write_text(ORIGINALS[name][1])
     files = [tmp_path / ORIGINALS[name][0] for name in ("gsm8k", "mathqa", "arc")]
     again = tmp_path / "again.jsonl"
-    again.write_text(jsonl(GSM8K))
+    again.write_text(_lines(GSM8K))
     manifest = prepare(tmp_path / "q", source=[mmlu_folder, *files, again], shown=False)
     assert set(manifest["domains"]) == {"mathematics", "biology-medicine", "medical", "math", "science"}
     assert "law" in manifest["domains_absent"]

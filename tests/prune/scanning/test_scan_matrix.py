@@ -17,6 +17,7 @@ from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
 from tests.support.commands import check_refused, run, succeed
 from tests.support.models import save_tiny
+from tests.support.states import plain_distances
 from tests.support.versions import needs_newer_transformers
 
 LENGTHS = (11, 26, 17, 22)
@@ -54,23 +55,6 @@ def collected(model, ids, mask):
     return [whole[:, row, mask[row].bool().numpy()] for row in range(len(ids))]
 
 
-def naive(states, tokens):
-    """Mean angle of every pair in plain float64, as rows of d(l, n)."""
-    layers = len(states[0]) - 1
-    found = []
-    for n in range(1, layers + 1):
-        row = []
-        for start in range(layers - n + 1):
-            angles = []
-            for x in states:
-                u, v = (x[i] if tokens == "all" else x[i][-1:] for i in (start, start + n))
-                cosine = (u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1)
-                angles.append(np.arccos(np.clip(cosine, -1, 1)) / np.pi)
-            row.append(np.concatenate(angles).mean())
-        found.append(row)
-    return found
-
-
 def apart(got, wanted):
     return max(np.abs(np.array(a) - np.array(b)).max() for a, b in zip(got, wanted, strict=True))
 
@@ -92,9 +76,10 @@ def test_every_padding_gives_the_angles_of_its_states(sample, side):
             kept.append((result.totals.sum(0), result.weights.sum()))
     for tokens, kept in totals.items():
         mean = sum(total for total, _ in kept) / sum(weight for _, weight in kept)
-        assert apart(rows(mean, 30), naive(states, tokens)) < 1e-7, tokens
+        assert apart(rows(mean, 30), plain_distances(states, tokens)) < 1e-7, tokens
     alone = [collected(model, *padded([window], side))[0] for window in windows]
-    assert apart(naive(states, "last"), naive(alone, "last")) < 1e-5  # the padding leaves the states what they are
+    # The padding leaves the states what they are.
+    assert apart(plain_distances(states, "last"), plain_distances(alone, "last")) < 1e-5
 
 
 def places(where, layers=8):

@@ -1,5 +1,7 @@
 """Hooks and batches: which states are compared, in which family, with padding on which side."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -11,38 +13,25 @@ from prune.scanning.angles import rows
 from prune.scanning.scan import measure, plan_batches
 from prune.scanning.states import BatchStates
 from tests.support.models import tiny
-from tests.support.states import LENGTHS, SCANNED, plain_states, silence, windows
+from tests.support.states import LENGTHS, SCANNED, plain_distances, plain_states, silence, windows
 
 
-def plain_scan(model, every):
-    """Rows of d(l, n) and the influence, by loops over unpadded windows in float64."""
-    states = [plain_states(model, window) for window in windows()]
-    layers = len(states[0]) - 1
-
-    def cosine(start, n, tokens):
-        found = []
-        for x in states:
-            u, v = x[start][tokens], x[start + n][tokens]
-            found.append((u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1))
-        return np.clip(np.concatenate(found), -1, 1)
-
-    part = slice(None) if every else slice(-1, None)
-    distance = [
-        [np.arccos(cosine(start, n, part)).mean() / np.pi for start in range(layers - n + 1)]
-        for n in range(1, layers + 1)
-    ]
-    return distance, [1 - cosine(start, 1, slice(None)).mean() for start in range(layers)]
+def plain_influence(states):
+    """1 - the mean cosine between the input and the output of each layer, over all tokens."""
+    tokens = np.concatenate(states, axis=1)
+    tokens /= np.linalg.norm(tokens, axis=2, keepdims=True)
+    return [1 - (before * after).sum(1).mean() for before, after in pairwise(tokens)]
 
 
 @pytest.mark.parametrize("tokens", ["last", "all"])
 @pytest.mark.parametrize("family", SCANNED)
 def test_every_family_matches_plain_loops(family, tokens):
     model = tiny(family, layers=6)
-    distance, influence = plain_scan(model, tokens == "all")
+    states = [plain_states(model, window) for window in windows()]
     got = measure(model, windows(), tokens=tokens, batch_size=2)
-    for row, expected in zip(rows(got.sums.mean(), 6), distance, strict=True):
+    for row, expected in zip(rows(got.sums.mean(), 6), plain_distances(states, tokens), strict=True):
         assert row == pytest.approx(expected, abs=1e-5)
-    assert got.influence / got.token_count == pytest.approx(influence, abs=1e-5)
+    assert got.influence / got.token_count == pytest.approx(plain_influence(states), abs=1e-5)
     assert got.token_count == sum(LENGTHS)
 
 
