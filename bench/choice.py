@@ -20,6 +20,7 @@ from prune.choosing.check import check_candidates, greedy_removal
 from prune.common.layers import deepest_start, starts
 from prune.models.loading import load_model, load_tokenizer
 from prune.models.variants import FULL, score_variants
+from prune.scanning.settings import ScanSettings
 from prune.text.windows import draw_held_out
 
 
@@ -45,7 +46,10 @@ def main() -> None:
     layers = model.config.num_hidden_layers
     scans = {
         tokens: scan(
-            asked.model, asked.text, tokens=tokens, samples=asked.samples, dtype="bfloat16", show_progress=False
+            asked.model,
+            asked.text,
+            settings=ScanSettings(tokens=tokens, samples=asked.samples, dtype="bfloat16"),
+            show_progress=False,
         )
         for tokens in ("last", "all")
     }
@@ -85,8 +89,9 @@ def main() -> None:
         print(json.dumps({k: v for k, v in row.items() if k not in ("losses", "check")}), flush=True)
     if asked.greedy:
         began = time.monotonic()
-        order, losses = greedy_removal(model, [w.ids for w in fresh[: asked.greedy]], max(asked.sizes))
-        found["greedy"] = {"order": order, "loss": losses, "seconds": time.monotonic() - began}
+        removal = greedy_removal(model, [w.ids for w in fresh[: asked.greedy]], max(asked.sizes))
+        order = removal.order
+        found["greedy"] = {**removal.to_json(), "seconds": time.monotonic() - began}
         removed = [frozenset(order[:n]) for n in asked.sizes]
         scores = score_variants(model, [w.ids for w in held], removed, kl=False)
         for row, loss in zip(rows, (scores.loss.sum(1) / scores.tokens.sum()).tolist(), strict=True):

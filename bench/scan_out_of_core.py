@@ -57,17 +57,17 @@ def child(folder: str, cap: int, tokens: int) -> None:
     import torch
 
     from prune.checkpoint.source import Source
-    from prune.models.batches import plan_batches
+    from prune.scanning.samples import Samples
+    from prune.scanning.settings import ScanSettings
     from prune.scanning.streaming import Timing, fits, measure_streamed
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     assert soft == hard == cap
     generator = torch.Generator().manual_seed(0)
     windows = [torch.randint(3, 512, (128,), generator=generator).tolist() for _ in range(tokens // 128)]
-    share = list(enumerate(plan_batches([128] * len(windows), batch_size="auto", budget=1024)))
     source, timing = Source(Path(folder), "synthetic"), Timing()
     assert not fits(source, "auto", "cpu", None)  # it finds out by itself
-    measured, _ = measure_streamed(source, windows, share, timing=timing)
+    measured = measure_streamed(source, Samples(windows), ScanSettings(device="cpu"), timing=timing)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({**vars(timing), "peak_rss_mib": peak, "token_count": measured.token_count}))
 

@@ -32,6 +32,7 @@ from prune import cut, plan_cut, scan
 from prune.checkpoint.source import locate
 from prune.models.loading import load_model, load_tokenizer
 from prune.scanning.result import Scan
+from prune.scanning.settings import ScanSettings
 
 WAYS = ("hflm", "deepest", "best")
 TARGETS = {"deepest": 1.5, "best": 4.0}
@@ -196,7 +197,8 @@ def main() -> None:
     asked = parser.parse_args()
     if not asked.scan.exists():
         print("scanning for the best starts ...", flush=True)
-        scan(asked.model, ".sample/text.jsonl", samples=64, length=256, show_progress=False).write(asked.scan)
+        settings = ScanSettings(samples=64, length=256)
+        scan(asked.model, ".sample/text.jsonl", settings=settings, show_progress=False).write(asked.scan)
     bench = Bench(asked)
     if asked.only:
         print(json.dumps({"peak": peak(bench, asked.only)}))

@@ -11,18 +11,15 @@ from prune.checkpoint.companions import copy_companions
 from prune.checkpoint.headers import INDEX, Checkpoint, Shard, Tensor, inside
 from prune.checkpoint.identity import SAMPLE
 from prune.checkpoint.source import Source, locate
-from prune.checkpoint.tensors import read_bytes
+from prune.checkpoint.tensors import read_bytes, same_bytes
 from prune.common.errors import CheckpointError
 from prune.common.provenance import read_artefact
 from prune.common.terminal import progress
 from prune.cutting.plan import PLAN_FILE, CutPlan
-from prune.cutting.verify import inspect_cut
+from prune.cutting.verify import open_cut
 from prune.families.subject import Subject, open_subject
 
 _CARRIED = ("config.json", INDEX, PLAN_FILE, "scan.json")  # beside what copy_companions takes
-
-
-_PIECE = 1 << 22  # bytes compared at a time
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,7 @@ class Lineage:
     pruned: Source
     full: Source
     checkpoint: Checkpoint  # of the pruned model
+    subject: Subject  # the full model's headers
 
 
 def trace(
@@ -51,7 +49,7 @@ def trace(
         CheckpointError: no plan, a teacher that is not the source of the cut, or a model that was healed since.
     """
     pruned = locate(model, revision=revision)
-    plan = inspect_cut(pruned.folder)
+    plan, cut = open_cut(pruned.folder)
     try:
         full = locate(teacher or plan.model, revision=plan.commit if str(teacher or plan.model) == plan.model else None)
     except CheckpointError as error:
@@ -61,32 +59,25 @@ def trace(
             f"the source that {PLAN_FILE} names is not there ({error}); name it with --teacher"
         ) from None
     subject = open_subject(full.folder)
-    found = subject.identity()
-    for key in ("config_sha256", "shards"):
-        if found[key] != plan.identity.get(key):
+    for key, value in subject.identity().items():
+        if value != plan.identity[key]:
             raise CheckpointError(
                 f"{full.name} is not the model that {pruned.name} was cut from (its {key} differs from the one in "
                 f"{PLAN_FILE}, which names {plan.model}); name that one with --teacher"
             )
-    checkpoint = open_subject(pruned.folder).checkpoint
+    lineage = Lineage(plan, pruned, full, cut.checkpoint, subject)
     if untouched:
-        _check_untouched(subject, plan, checkpoint, full.name, pruned.name)
-    return Lineage(plan, pruned, full, checkpoint)
+        _check_untouched(lineage)
+    return lineage
 
 
-def _check_untouched(subject: Subject, plan: CutPlan, pruned: Checkpoint, full_name: str, pruned_name: str) -> None:
-    stored = {tensor.name: (shard, tensor) for shard in pruned.shards for tensor in shard.tensors}
-    rename = subject.renaming(plan.kept)
-    for shard in subject.checkpoint.shards:
-        for tensor in shard.tensors:
-            name = rename(tensor.name)
-            if name is None:
-                continue
-            if name not in stored or read_bytes(shard, tensor, SAMPLE) != read_bytes(*stored[name], SAMPLE):
-                raise CheckpointError(
-                    f"{pruned_name}: {name} is not {tensor.name} of {full_name}: it was healed since the cut, or cut "
-                    "from other weights; a patch is solved for a cut as prune cut left it"
-                )
+def _check_untouched(lineage: Lineage) -> None:
+    for pair in lineage.subject.pairs(lineage.plan.kept, lineage.checkpoint):
+        if pair.pruned is None or read_bytes(*pair.source, SAMPLE) != read_bytes(*pair.pruned, SAMPLE):
+            raise CheckpointError(
+                f"{lineage.pruned.name}: {pair.name} is not {pair.source[1].name} of {lineage.full.name}: it was "
+                "healed since the cut, or cut from other weights; a patch is solved for a cut as prune cut left it"
+            )
 
 
 def first_after_cut(folder: Path) -> int | None:
@@ -117,28 +108,20 @@ def own_tensors(lineage: Lineage, *, shown: bool = True) -> dict[str, tuple[Shar
             full model is not the source of the cut.
     """
     pruned, full = lineage.pruned, lineage.full
-    subject = open_subject(full.folder)
-    stored = {tensor.name: (shard, tensor) for shard in lineage.checkpoint.shards for tensor in shard.tensors}
-    rename = subject.renaming(lineage.plan.kept)
     own = {}
-    size = sum(tensor.size for _, tensor in stored.values())
-    with progress("Comparing with the full model (MB)", size / 1e6, shown=shown) as bar:
-        for shard in subject.checkpoint.shards:
-            for tensor in shard.tensors:
-                name = rename(tensor.name)
-                if name is None:
-                    continue
-                if name not in stored:
-                    raise CheckpointError(f"{pruned.name} lacks the tensor {name}")
-                other = stored[name][1]
-                if (other.dtype, other.shape) != (tensor.dtype, tensor.shape):
-                    raise CheckpointError(
-                        f"{pruned.name}: {name} is {other.dtype} {other.shape}, and {tensor.dtype} {tensor.shape} "
-                        f"in {full.name}"
-                    )
-                if not _alike((shard, tensor), stored[name]):
-                    own[name] = stored[name]
-                bar.advance(tensor.size / 1e6)
+    with progress("Comparing with the full model (MB)", lineage.checkpoint.size / 1e6, shown=shown) as bar:
+        for pair in lineage.subject.pairs(lineage.plan.kept, lineage.checkpoint):
+            if pair.pruned is None:
+                raise CheckpointError(f"{pruned.name} lacks the tensor {pair.name}")
+            ours, theirs = pair.source[1], pair.pruned[1]
+            if not pair.alike:
+                raise CheckpointError(
+                    f"{pruned.name}: {pair.name} is {theirs.dtype} {theirs.shape}, and {ours.dtype} {ours.shape} "
+                    f"in {full.name}"
+                )
+            if not same_bytes(pair.source, pair.pruned):
+                own[pair.name] = pair.pruned
+            bar.advance(ours.size / 1e6)
     strange = own.keys() - healed_tensors(pruned.folder) if own else ()
     if strange:
         raise CheckpointError(
@@ -173,16 +156,3 @@ def _changed(document: dict[str, Any]) -> set[str]:
     kept = document["quantised"] if document["merge"]["base"] == "dequantised" else []
     modules = [*document["adapted"], *kept]
     return {f"{name}.weight" for module in modules for name in (module, module.partition(".")[2])}  # see `plan_merge`
-
-
-def _alike(one: tuple[Shard, Tensor], other: tuple[Shard, Tensor]) -> bool:
-    with one[0].path.open("rb") as first, other[0].path.open("rb") as second:
-        for file, (shard, tensor) in ((first, one), (second, other)):
-            file.seek(shard.data_start + tensor.start)
-        left = one[1].size
-        while left:
-            piece = first.read(min(_PIECE, left))
-            if not piece or piece != second.read(min(_PIECE, left)):
-                return False
-            left -= len(piece)
-    return True

@@ -4,8 +4,11 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "Scan": "prune.scanning.result",
+    "CheckSettings": "prune.choosing.settings",
     "CutPlan": "prune.cutting.plan",
+    "CutSettings": "prune.choosing.settings",
+    "Scan": "prune.scanning.result",
+    "ScanSettings": "prune.scanning.settings",
     "cut": "prune.cutting.cut",
     "inspect_cut": "prune.cutting.verify",
     "plan_cut": "prune.cutting.planning",

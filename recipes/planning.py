@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.provenance import versions
-from recipes.identity import digest, identity
+from prune.common.provenance import digest, versions
+from recipes.identity import identity
 from recipes.schema import Recipe, Stage
 
 if TYPE_CHECKING:

@@ -113,13 +113,15 @@ def _generation(machine: Machine, model: Any, tokenizer: Any) -> None:
 
 def streamed(machine: Machine) -> None:
     from prune.checkpoint.source import Source
+    from prune.scanning.samples import Samples
+    from prune.scanning.settings import ScanSettings
     from prune.scanning.streaming import Timing, measure_streamed
 
     folder, _ = checkpoint_on_disk(machine)
     count, length, size = machine.pick((4, 64, 2), (64, 1024, 16))
     windows = random_windows(machine, count, length)
-    share = [(number, list(range(first, first + size))) for number, first in enumerate(range(0, count, size))]
+    settings = ScanSettings(batch_size=size, device=machine.device)
     timing, tokens = Timing(), count * length
     with measured(machine, "scan layer by layer", tokens, tokens * forward_flops(small(machine), length)) as facts:
-        measure_streamed(Source(folder, "random"), windows, share, device=machine.device, timing=timing)
+        measure_streamed(Source(folder, "random"), Samples(windows), settings, timing=timing)
         facts["note"] = f"read {timing.read:.1f} s, compute {timing.compute:.1f} s, wall {timing.wall:.1f} s"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.settings import LONGEST, Settings
 from prune.checkpoint.source import Source
-from prune.common.errors import CheckpointError
+from prune.common.errors import CheckpointError, first_line
 from prune.common.terminal import Progress
 from prune.models.loading import load_model, pick_device, text_config
 from prune.models.precision import pick_dtype
@@ -53,8 +53,8 @@ def context_length(source: Source, max_length: int | None) -> int:
     try:
         config = AutoConfig.from_pretrained(source.folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{source.name} cannot be loaded as a causal language model ({why})") from error
+        reason = first_line(error)
+        raise CheckpointError(f"{source.name} cannot be loaded as a causal language model ({reason})") from error
     own = getattr(text_config(config), "max_position_embeddings", None) or LONGEST
     return min(max_length or LONGEST, LONGEST, own)
 
@@ -66,7 +66,7 @@ def open_model(source: Source, tokenizer: Any, settings: Settings, *, max_length
         CheckpointError: transformers or vLLM cannot load it.
     """
     if settings.backend == "vllm":
-        from eval.asking.vllm_process import VllmModel
+        from eval.asking.vllm_model import VllmModel
 
         return VllmModel(source, settings, max_length=max_length, bar=bar)
     return _open_hf(source, tokenizer, settings, max_length, bar)

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eval.asking.cache import digest
 from eval.settings import Settings
-from prune.common.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError, first_line
+from prune.common.provenance import digest
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -55,8 +55,7 @@ def load_passed(settings: Settings, manager: TaskManager) -> list[Any]:
         try:
             loaded = manager.load([name])
         except Exception as error:  # lm-eval and datasets raise whatever their loaders raise
-            why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise RegrowthError(f"--tasks {name}: lm-eval cannot load it ({why})") from error
+            raise RegrowthError(f"--tasks {name}: lm-eval cannot load it ({first_line(error)})") from error
         found += [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
     return found
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune.common.errors import RegrowthError
+from prune.common.errors import RegrowthError, first_line
 
 _FIELDS = ("description", "source", "subject", "licence")
 
@@ -49,7 +49,7 @@ def read_declaration(path: Path) -> Declaration:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RegrowthError(f"{path}:{line}: not YAML ({error.problem})") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RegrowthError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+        raise RegrowthError(f"{path}: not YAML ({first_line(error)})") from None
     if not isinstance(tree, yaml.MappingNode):
         raise RegrowthError(f"{path}:1: expected fields such as licence: CC0-1.0")
     given: dict[str, str] = {}

@@ -354,7 +354,9 @@ def assemble(
         "measured": {"seconds": {key: round(value, 1) for key, value in seconds.items()}, "peak_memory": peak},
         "provenance": provenance(**facts),
     }
-    costs = Costs(plan.layers, scores.COST, scores.costs(plan, tasks), provenance(**facts))
+    costs = Costs(
+        layers=plan.layers, measure=scores.COST, domains=scores.costs(plan, tasks), provenance=provenance(**facts)
+    )
     return Sweep(plan, document, tuple(tasks), costs.to_json())
 
 

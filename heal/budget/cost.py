@@ -12,15 +12,13 @@ from typing import Any
 
 from heal.models.targets import plays
 from prune.common.errors import UsageError
+from prune.models.footprint import GIB, passing_bytes, saved_bytes, scale_bytes, state_bytes, weight_bytes
 from prune.models.shapes import LayerShape, Linear, ModelShape
 
 FORMAT = "regrowth.budget/1"
 METHODS = ("qlora", "distill")
-GIB = 1 << 30
 LOGITS_AT_ONCE = 1 << 24  # numbers per chunk, as heal.models.losses takes
 FLOATS_ON_CPU = 1 << 19  # of a chunk, so many at a time are in fp32 on a CPU, and all on a GPU
-_BLOCK, _DOUBLE = 64, 256  # weights per NF4 scale; scales per scale of the double quantisation
-_QUANTISED_EXTRAS = 1024 + 64  # bytes a tensor: two code books in fp32
 _ADAPTER = 4  # bytes: adapters, their gradients and both of Adam's moments are fp32
 _ALLOCATOR = 0.04  # of a GPU's memory, lost to fragments and rounding
 _CONTEXT = 0.75 * GIB  # of a GPU's memory, taken by CUDA, its kernels and cuBLAS' workspace
@@ -180,31 +178,30 @@ def memory_of(shape: ModelShape, job: Job) -> Memory:
     """Bytes at the peak of a step."""
     loaded = shape.layers if job.method == "distill" else tuple(shape.layers[i] for i in job.kept)
     kept = [shape.layers[i] for i in job.kept]
-    linear = sum(one.values for layer in loaded for one in layer.linears)
-    rest = shape.outside + sum(layer.experts + layer.other for layer in loaded)
-    weights = {4: linear // 2, 8: linear, 16: 2 * linear}[job.bits] + 2 * rest
+    weights = weight_bytes(loaded, shape.outside, job.bits)
     adapter = sum(_adapter_values(layer, job) for layer in kept[job.first :]) * _ADAPTER
     trained = kept[job.first :]
     saved = [_saved(shape, layer, job) for layer in trained]
-    quantisation = sum(_scales(one, job.bits) for layer in loaded for one in layer.linears)
-    stored = shape.stored_bytes * (sum(one.values for one in loaded) + shape.outside) // shape.values
-    state = 2 * shape.hidden * job.tokens  # one state of a batch, in bf16
+    passing = max((passing_bytes(shape, layer, job.bits, job.tokens) for layer in trained), default=0)
+    quantisation = sum(scale_bytes(linear, job.bits) for layer in loaded for linear in layer.linears)
+    stored = shape.stored_bytes * (sum(layer.values for layer in loaded) + shape.outside) // shape.values
+    state = state_bytes(shape, job.tokens)
     ends = 3 * state  # the last states, their normalised copy and its gradient
     if job.method == "distill":
         ends += 2 * state  # the teacher's, and where it and the student part
     if job.checkpointing:
         activations = state * len(trained) + ends
-        layer = max(saved, default=0) + max((_passing(shape, one, job) for one in trained), default=0)
+        at_once = max(saved, default=0) + passing
     else:
         activations = sum(saved) + ends
-        layer = max((_passing(shape, one, job) for one in trained), default=0)
+        at_once = passing
     return Memory(
         weights=weights,
         quantisation=quantisation,
         adapter=adapter,
         optimiser=3 * adapter,
         activations=activations + _mask(shape, job),
-        layer=layer,
+        layer=at_once,
         logits=_logits(shape, job),
         loading=weights + quantisation + (4 * shape.largest if job.cuda else stored),
     )
@@ -217,7 +214,7 @@ def flops_per_token(shape: ModelShape, job: Job) -> float:
     head = 2.0 * shape.vocabulary * shape.hidden
 
     def forward(layers: list[LayerShape]) -> float:
-        active = sum(sum(one.values for one in layer.linears) + layer.active_experts for layer in layers)
+        active = sum(sum(linear.values for linear in layer.linears) + layer.active_experts for layer in layers)
         return 2.0 * active + scores * len(layers)
 
     trained = kept[job.first :]
@@ -287,49 +284,17 @@ def _adapted(linear: Linear, job: Job) -> bool:
 
 
 def _adapter_values(layer: LayerShape, job: Job) -> int:
-    return sum(job.rank * (one.inputs + one.outputs) for one in layer.linears if _adapted(one, job))
-
-
-def _scales(linear: Linear, bits: int) -> int:
-    if bits == 16:
-        return 0
-    if bits == 8:
-        return 4 * linear.outputs
-    blocks = -(-linear.values // _BLOCK)
-    return blocks + 4 * -(-blocks // _DOUBLE) + _QUANTISED_EXTRAS
+    return sum(job.rank * (linear.inputs + linear.outputs) for linear in layer.linears if _adapted(linear, job))
 
 
 def _saved(shape: ModelShape, layer: LayerShape, job: Job) -> int:
     """Bytes that autograd keeps of one layer's forward pass until its backward pass."""
-    width, attended = _inner(layer), shape.heads * shape.head_width
-    token = layer.norms + 8 * attended + 4 * shape.heads  # norms; queries, keys, values (one per head) and result
-    token += 4 * shape.head_width + 2 * job.length  # rotation; which tokens are seen, as bf16
-    token += shape.scores * shape.heads * job.length
-    if shape.gated:
-        token += 6 * width  # both factors and the activation's input, in bf16
-    else:
-        token += (8 if shape.written_out else 2) * width
-    if job.bits == 8:
-        token += 2 * (2 * shape.hidden + attended + width)  # int8 products keep their inputs
-    if layer.active_experts:
-        token += 14 * layer.active_experts // max(1, shape.hidden)
+    token = saved_bytes(shape, layer, job.bits, job.length)
     mask = 0 if job.dropout == 0 else 1 if job.cuda else 4
-    for one in layer.linears:
-        if _adapted(one, job):
-            token += (4 + mask) * one.inputs + 4 * job.rank  # its input in fp32, after dropout; the mask; what A gives
+    for linear in layer.linears:
+        if _adapted(linear, job):  # its input in fp32, after dropout; the mask; what A gives
+            token += (4 + mask) * linear.inputs + 4 * job.rank
     return token * job.tokens
-
-
-def _passing(shape: ModelShape, layer: LayerShape, job: Job) -> int:
-    """Bytes that come and go within one layer's backward pass: gradients, and one weight as bf16."""
-    width = max(_inner(layer), shape.hidden)
-    largest = max((one.values for one in layer.linears), default=0)
-    return 12 * width * job.tokens + (2 * largest if job.bits < 16 else 0)
-
-
-def _inner(layer: LayerShape) -> int:
-    """Width of the feed-forward part inside."""
-    return max((one.inputs for one in layer.linears if one.feed_forward), default=0)
 
 
 def _mask(shape: ModelShape, job: Job) -> int:
@@ -357,7 +322,12 @@ def _check(shape: ModelShape, job: Job) -> None:
             raise UsageError(f"--{name} {value} is not at least 1")
     if not 0 <= job.dropout < 1:
         raise UsageError(f"--dropout {job.dropout} is not in [0, 1)")
-    sides = [min(one.inputs, one.outputs) for layer in shape.layers for one in layer.linears if _adapted(one, job)]
+    sides = [
+        min(linear.inputs, linear.outputs)
+        for layer in shape.layers
+        for linear in layer.linears
+        if _adapted(linear, job)
+    ]
     if not sides:
         raise UsageError(f"{shape.name} has no linear projection for --targets {job.role}")
     if job.rank > min(sides):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heal.budget.cost import GIB, Budget
+from heal.budget.cost import Budget
+from prune.models.footprint import GIB
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from heal.result import computed_in
 from prune.checkpoint.headers import Checkpoint, Shard, Tensor, inside, read_shard
 from prune.common.errors import CheckpointError
+from prune.families.table import is_transposed
 
 if TYPE_CHECKING:
     import torch
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Pairs = dict[str, "tuple[torch.Tensor, torch.Tensor]"]  # module -> A of shape (r, in), B of shape (out, r)
-_CONV1D = ("gpt2",)  # model types whose projections are stored (in, out)
 _BEYOND = (  # fields of a LoRA config that change what it computes, or the shape of the model
     "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "lora_bias",
     "megatron_config", "trainable_token_indices",
@@ -63,7 +63,7 @@ def plan_merge(base: str, document: dict[str, Any], config: dict[str, Any], chec
         CheckpointError: one has none: the checkpoint stores it under another name than the model gives it.
     """
     names = {tensor.name for tensor in checkpoint.tensors()}
-    turned = checkpoint.config.get("model_type") in _CONV1D
+    turned = is_transposed(checkpoint.config.get("model_type"))
 
     def tensor(module: str) -> str:
         for name in (f"{module}.weight", f"{module.partition('.')[2]}.weight"):  # older ones lack the first part

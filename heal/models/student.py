@@ -8,14 +8,17 @@ it was loaded. Modes, hooks and adapters of one tree do not reach the other.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from prune.common.errors import CheckpointError
+from prune.families.table import is_transposed
+from prune.models.hooks import hooked
 from prune.models.loading import decoder_layers, text_config
+from prune.models.walking import PassThrough
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -98,15 +101,14 @@ def _put(student: PreTrainedModel, name: str, values: torch.Tensor) -> None:
         raise CheckpointError(
             f"the checkpoint's tensor {name} was changed since the cut, and the model has none so named"
         )
-    old = named[found]
-    turned = student.config.model_type == "gpt2" and found.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+    old, transposed = named[found], is_transposed(student.config.model_type)
     for module in list(student.modules()):
         for own_name, parameter in module._parameters.items():
             if parameter is old:
-                module._parameters[own_name] = _like(module, old, values.to(student.dtype), turned)
+                module._parameters[own_name] = _like(module, old, values.to(student.dtype), transposed)
 
 
-def _like(module: Any, old: Any, values: torch.Tensor, turned: bool) -> torch.nn.Parameter:
+def _like(module: Any, old: Any, values: torch.Tensor, transposed: bool) -> torch.nn.Parameter:
     """`values`, in the dtype the model computes in, as the parameter `old` would hold them: quantised as it is."""
     kind = type(old).__name__
     if kind not in ("Params4bit", "Int8Params"):
@@ -114,7 +116,7 @@ def _like(module: Any, old: Any, values: torch.Tensor, turned: bool) -> torch.nn
     from bitsandbytes import MatmulLtState
     from bitsandbytes.nn import Int8Params, Params4bit
 
-    matrix = (values.T if turned else values).contiguous()
+    matrix = (values.T if transposed else values).contiguous()
     if kind == "Params4bit":
         return Params4bit(
             matrix,
@@ -135,27 +137,6 @@ def _like(module: Any, old: Any, values: torch.Tensor, turned: bool) -> torch.nn
     return Int8Params(matrix, requires_grad=False, has_fp16_weights=False).to(old.device)
 
 
-class Given(torch.nn.Module):
-    """Stands for a layer that was run already: answers with the state that is known, in the form the layers answer in.
-
-    For the rest it is that layer: a few decoders ask one for its kind before they run it.
-    """
-
-    def __init__(self, layer: torch.nn.Module, state: torch.Tensor, parts: int) -> None:
-        super().__init__()
-        self.state, self.parts = state, parts
-        self.stands_for = (layer,)  # in a tuple, so that it is no part of this module
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(vars(self)["stands_for"][0], name)
-
-    def forward(self, *_: Any, **__: Any) -> Any:
-        return (self.state, *[None] * (self.parts - 1)) if self.parts else self.state
-
-
 def started_at(
     decoder: torch.nn.Module, layers: torch.nn.ModuleList, given: torch.Tensor, first: int, parts: int
 ) -> Any:
@@ -164,10 +145,11 @@ def started_at(
     Args:
         parts: see `answer_parts`.
     """
+    answer = (given, *[None] * (parts - 1)) if parts else given
     rest = torch.nn.ModuleList()
     rest._modules = {
-        name: Given(layer, given, parts) if place < first else layer
-        for place, (name, layer) in enumerate(layers._modules.items())
+        name: PassThrough(layer, lambda *_, **__: answer) if index < first else layer
+        for index, (name, layer) in enumerate(layers._modules.items())
         if layer is not None
     }
     return _shell(decoder, layers, rest)
@@ -187,32 +169,13 @@ def _shell(root: torch.nn.Module, old: torch.nn.Module, new: torch.nn.Module) ->
     raise ValueError("the list of layers is no part of the decoder")
 
 
-@contextmanager
-def watching(layers: torch.nn.ModuleList, inputs: dict[int, Any], outputs: dict[int, Any]) -> Iterator[None]:
+def watching(layers: torch.nn.ModuleList, inputs: dict[int, Any], outputs: dict[int, Any]) -> Any:
     """While it lasts, keep the hidden state that enters the layers named in `inputs`, and leaves those in `outputs`.
 
     The dictionaries' values are replaced by (B, T, d) states.
     """
-
-    def entering(place: int) -> Any:
-        def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            inputs[place] = args[0] if args else kwargs["hidden_states"]
-
-        return hook
-
-    def leaving(place: int) -> Any:
-        def hook(_: Any, __: Any, answer: Any) -> None:
-            outputs[place] = answer[0] if isinstance(answer, tuple) else answer
-
-        return hook
-
-    handles = [layers[place].register_forward_pre_hook(entering(place), with_kwargs=True) for place in inputs]
-    handles += [layers[place].register_forward_hook(leaving(place)) for place in outputs]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    kept = [{layers[layer]: partial(states.__setitem__, layer) for layer in states} for states in (inputs, outputs)]
+    return hooked(*kept)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from prune.common.errors import RegrowthError
+from prune.models.hooks import hooked, state_of
 
 _TOLERANCE = 1e-3  # of the effect of a trial change, in float32
 _HARMLESS = (torch.nn.Dropout, torch.nn.Identity)
@@ -127,9 +128,8 @@ def _scale(layer: Any, path: str, arguments: Any) -> float | None:
     trial = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0), dtype=weight.dtype)
     trial = trial.to(weight.device) * weight.std()
     inputs: list[torch.Tensor] = []
-    handle = projection.register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
-    plain = _output(layer, arguments)
-    handle.remove()
+    with hooked({projection: inputs.append}, {}):
+        plain = _output(layer, arguments)
     with _added(weight, trial):
         difference = (_output(layer, arguments) - plain).flatten()
     effect = (inputs[0] @ (trial.T if isinstance(projection, torch.nn.Linear) else trial)).flatten()
@@ -164,9 +164,7 @@ def _added(weight: torch.Tensor, trial: torch.Tensor) -> Iterator[None]:
 
 def _output(layer: Any, arguments: Any) -> torch.Tensor:
     args, kwargs = arguments
-    out = layer(*args, **kwargs)
-    found: torch.Tensor = out[0] if isinstance(out, tuple) else out
-    return found
+    return state_of(layer(*args, **kwargs))
 
 
 def _widened(value: Any) -> Any:

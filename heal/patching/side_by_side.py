@@ -21,7 +21,9 @@ from heal.models.losses import chunked_cross_entropy
 from heal.patching.places import Place
 from heal.text.packing import Row, collate
 from prune.common.errors import RegrowthError
+from prune.models.hooks import hooked, state_of
 from prune.models.loading import decoder_layers, text_config
+from prune.models.walking import Call, standing_in
 
 _Run = Callable[[torch.Tensor], torch.Tensor]
 _Move = Callable[[int, torch.Tensor, _Run], torch.Tensor]
@@ -156,37 +158,19 @@ class Tracks:
         with self._standing_in(move):
             return self.decoder(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
 
-    @contextmanager
-    def _standing_in(self, move: _Move) -> Iterator[None]:
+    def _standing_in(self, move: _Move) -> Any:
         """Let `move(index, hidden, run)` answer in each layer's place; `run` is the layer itself on a state."""
-        forwards = [layer.forward for layer in self.layers]
-        own = ["forward" in vars(layer) for layer in self.layers]  # accelerate, too, sets a forward on the instance
 
-        def stand_in(index: int) -> Callable[..., Any]:
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                hidden = args[0] if args else kwargs.pop("hidden_states")
+        def answer(call: Call, hidden: torch.Tensor) -> Any:
+            def run(state: torch.Tensor) -> torch.Tensor:
+                out = call.run(state)
+                self._boxed = isinstance(out, tuple)
+                return state_of(out)
 
-                def run(state: torch.Tensor) -> torch.Tensor:
-                    out = forwards[index](state, *args[1:], **kwargs)
-                    self._boxed = isinstance(out, tuple)
-                    found: torch.Tensor = out[0] if self._boxed else out
-                    return found
+            moved = move(call.layer, hidden, run)
+            return (moved,) if self._boxed else moved
 
-                moved = move(index, hidden, run)
-                return (moved,) if self._boxed else moved
-
-            return forward
-
-        for index, layer in enumerate(self.layers):
-            layer.forward = stand_in(index)
-        try:
-            yield
-        finally:
-            for layer, forward, kept in zip(self.layers, forwards, own, strict=True):
-                if kept:
-                    layer.forward = forward
-                else:
-                    del layer.forward
+        return standing_in(self.layers, answer)
 
     def _batch(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.model.device) for name, tensor in collate(rows).items()}
@@ -206,8 +190,5 @@ class _EnoughError(Exception):
 def _watching(module: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
     """While the block runs, every input of `module` is appended to the list, batch and places in one dimension."""
     seen: list[torch.Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0].flatten(0, -2)))
-    try:
+    with hooked({module: lambda state: seen.append(state.flatten(0, -2))}, {}):
         yield seen
-    finally:
-        handle.remove()

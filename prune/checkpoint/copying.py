@@ -148,12 +148,12 @@ def _move(read: int, write: int, part: Range, source: Path, target: Path, advanc
         advance(count)
 
 
-def write_all(write: int, content: bytes | memoryview, place: int, target: Path) -> None:
+def write_all(write: int, content: bytes | memoryview, offset: int, target: Path) -> None:
     """Write all of `content` at byte `place`; an error names `target`."""
     content = memoryview(content)
     while content:
         try:
-            count = os.pwrite(write, content, place)
+            count = os.pwrite(write, content, offset)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(target)) from None
-        content, place = content[count:], place + count
+        content, offset = content[count:], offset + count

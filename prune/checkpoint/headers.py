@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Shard:
     tensors: tuple[Tensor, ...]
     metadata: dict[str, str]
     header_sha256: str = ""  # of the length prefix and the JSON
+    stamp: tuple[int, ...] | None = field(default=None, compare=False)  # see `stamp_of`; None if read from elsewhere
 
     @property
     def name(self) -> str:
@@ -126,13 +127,13 @@ def read_checkpoint(folder: str | Path, *, absent: Callable[[str], Shard | None]
     shards = [single] if single else []
     for name in sorted(set(index["weight_map"].values())) if index else ():
         try:
-            found = header(name)
+            shard = header(name)
         except CheckpointError as error:
             named = "" if (folder / name).exists() else f" (named in {INDEX})"
             raise CheckpointError(f"{error}{named}") from None
-        if found is None:
+        if shard is None:
             raise CheckpointError(f"{folder / name} is missing (named in {INDEX})")
-        shards.append(found)
+        shards.append(shard)
     _check_names(folder / INDEX, tuple(shards), index)
     return Checkpoint(folder, config, tuple(shards), dict((index or {}).get("metadata") or {}))
 
@@ -178,7 +179,23 @@ def read_shard(path: Path) -> Shard:
             file.seek(start)
             return file.read(length)
 
-        return parse_shard(path, os.fstat(file.fileno()).st_size, read)
+        state = os.fstat(file.fileno())
+        return replace(parse_shard(path, state.st_size, read), stamp=_stamp(state))
+
+
+def stamp_of(path: Path) -> tuple[int, ...] | None:
+    """Facts of a file that change when it is written anew; None where there is no file.
+
+    The last is the time of change, which no copy or `touch` can set.
+    """
+    try:
+        return _stamp(path.stat())
+    except OSError:
+        return None
+
+
+def _stamp(state: os.stat_result) -> tuple[int, ...]:
+    return state.st_size, state.st_dev, state.st_ino, state.st_mtime_ns, state.st_ctime_ns
 
 
 def parse_shard(path: Path, size: int, read: Callable[[int, int], bytes]) -> Shard:
@@ -199,14 +216,14 @@ def parse_shard(path: Path, size: int, read: Callable[[int, int], bytes]) -> Sha
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"{path}: __metadata__ is not a table of strings")
     tensors = sorted((_tensor(name, entry, path) for name, entry in header.items()), key=lambda t: (t.start, t.end))
-    place = 0
+    end = 0
     for tensor in tensors:
-        if tensor.start != place:
-            fault = "overlaps the one before it" if tensor.start < place else "leaves a hole before it"
+        if tensor.start != end:
+            fault = "overlaps the one before it" if tensor.start < end else "leaves a hole before it"
             raise CheckpointError(f"{path}: tensor {_short(tensor.name)} {fault}")
-        place = tensor.end
-    if place != size - 8 - length:
-        raise CheckpointError(f"{path}: holds {size - 8 - length} bytes of data where its header describes {place}")
+        end = tensor.end
+    if end != size - 8 - length:
+        raise CheckpointError(f"{path}: holds {size - 8 - length} bytes of data where its header describes {end}")
     return Shard(path, 8 + length, tuple(tensors), metadata, hashlib.sha256(prefix + raw).hexdigest())
 
 
@@ -258,16 +275,16 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 def _check_names(path: Path, shards: tuple[Shard, ...], index: dict[str, Any] | None) -> None:
     """No tensor twice, and each one in the shard that the index at `path` says; a shard may hold more than it lists."""
-    place: dict[str, str] = {}
+    holder: dict[str, str] = {}
     for shard in shards:
         for tensor in shard.tensors:
-            if tensor.name in place:
+            if tensor.name in holder:
                 raise CheckpointError(
-                    f"{shard.path}: tensor {_short(tensor.name)} stands in {place[tensor.name]} as well"
+                    f"{shard.path}: tensor {_short(tensor.name)} stands in {holder[tensor.name]} as well"
                 )
-            place[tensor.name] = shard.name
+            holder[tensor.name] = shard.name
     for name, wanted in (index or {}).get("weight_map", {}).items():
-        if place.get(name) != wanted:
+        if holder.get(name) != wanted:
             raise CheckpointError(f"{path}: tensor {_short(name)} is not in {wanted}, where it should be")
 
 
@@ -289,12 +306,12 @@ def read_json_object(path: Path, *, unique: bool = False) -> dict[str, Any]:
 
 def _parse(raw: bytes, path: Path, *, unique: bool) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        table = dict(pairs)
+        if len(table) != len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
             raise CheckpointError(f"{path}: {_short(twice)} stands twice in one JSON object")
-        return found
+        return table
 
     try:
         document = json.loads(raw.decode("utf-8"), object_pairs_hook=once if unique else None)

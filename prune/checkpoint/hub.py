@@ -11,7 +11,7 @@ from typing import Any
 from prune.checkpoint.companions import COMPANIONS
 from prune.checkpoint.headers import Shard, parse_shard
 from prune.checkpoint.source import Source, locate
-from prune.common.errors import CheckpointError
+from prune.common.errors import CheckpointError, first_line
 
 _FIRST = 1 << 17  # bytes asked for at once: nearly every header fits, and a second request costs more than they do
 
@@ -109,8 +109,7 @@ def _asked(source: Source, name: str, work: Callable[[], Any]) -> Any:
     except CheckpointError:
         raise
     except (OSError, ValueError, transport_errors()) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CheckpointError(f"{source.name}/{name} cannot be fetched from the hub ({reason})") from None
+        raise CheckpointError(f"{source.name}/{name} cannot be fetched from the hub ({first_line(error)})") from None
 
 
 def transport_errors() -> type[Exception]:

@@ -1,29 +1,34 @@
-"""Which model a folder holds: told by its headers, or by the whole content of its files."""
+"""Which model a folder holds. Four ways to tell, each reads no more than its purpose needs:
+
+| function | reads | used for |
+|---|---|---|
+| `model_identity` | config.json, and the shards' headers | provenance; whether a scan, plan or costs fit a model |
+| `base_identity` | also the first 4 KiB of each tensor | whether an adapter was trained on this base |
+| `content_sha256` | every byte | answers that are kept; comparisons and sweeps |
+| `file_identity` | small files; of large ones size, time and header | whether a recipe's stage runs again |
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import struct
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from prune.checkpoint.headers import HEADER_LIMIT, read_checkpoint
+from prune.checkpoint.headers import Checkpoint, read_checkpoint, read_shard, stamp_of
 from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import read_bytes
-from prune.common.errors import CheckpointError
-from prune.common.provenance import file_sha256
+from prune.common.provenance import digest, file_sha256
 
 # Files that settle what a model answers: weights, config, generation config, tokenizer, chat template, adapter.
 _SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken")
 # Our own records and indices, which change nothing that the model answers.
 _RECORDS = ("prune_plan.json", "heal.json", "model.safetensors.index.json")
 _SETTLED = 2.0  # seconds; a file younger than this may change again within the clock's grain, so it is hashed anew
-
-
+_HASHED_WHOLE = 64 << 20  # bytes of a file; reading a 140 GB model to learn that it is unchanged would cost minutes
 SAMPLE = 4096  # bytes from the start of each tensor
 
 
@@ -46,22 +51,20 @@ def content_sha256(folder: str | Path, *, memo: str | Path | None = None) -> str
         if name in _RECORDS or any(part.startswith(".") for part in Path(name).parts):
             continue
         key = _state(path)
-        found = known.get(key)
-        if found is None:
+        content = known.get(key)
+        if content is None:
             began = time.time()
-            found = file_sha256(path)
+            content = file_sha256(path)
             if _state(path) == key and began - max(path.stat().st_mtime, path.stat().st_ctime) > _SETTLED:
-                fresh[key] = found
-        total.update(f"{name}\0{found}\n".encode())
+                fresh[key] = content
+        total.update(f"{name}\0{content}\n".encode())
     if memo is not None and fresh:
         _save(Path(memo), {**_load(memo), **fresh})
     return total.hexdigest()
 
 
 def _state(path: Path) -> str:
-    found = path.stat()
-    parts = (os.path.realpath(path), found.st_size, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
-    return "|".join(map(str, parts))
+    return "|".join(map(str, (os.path.realpath(path), *(stamp_of(path) or ()))))
 
 
 def _load(memo: str | Path | None) -> dict[str, str]:
@@ -83,19 +86,6 @@ def _save(memo: Path, document: dict[str, str]) -> None:
         write_json(memo, document, overwrite=True)
 
 
-def header_sha256(shard: str | Path) -> str:
-    """Hex SHA-256 of a safetensors file's header (length prefix and JSON): shapes, names and places, no data."""
-    with open(shard, "rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-        if not 0 < length <= HEADER_LIMIT:
-            raise CheckpointError(f"{shard} is not a safetensors file (its header length is impossible)")
-        header = file.read(length)
-    if len(header) != length:
-        raise CheckpointError(f"{shard} is cut short: its header ends beyond the file")
-    return hashlib.sha256(prefix + header).hexdigest()
-
-
 def model_identity(folder: str | Path, *, name: str | None = None, commit: str | None = None) -> dict[str, Any]:
     """Identity of a local checkpoint: `{"model", "commit"?, "config_sha256", "shards": {file: header sha256}}`.
 
@@ -111,8 +101,14 @@ def model_identity(folder: str | Path, *, name: str | None = None, commit: str |
     config = folder / "config.json"
     if config.is_file():
         identity["config_sha256"] = file_sha256(config)
-    identity["shards"] = {p.name: header_sha256(p) for p in sorted(folder.glob("*.safetensors"))}
+    identity["shards"] = {path.name: read_shard(path).header_sha256 for path in sorted(folder.glob("*.safetensors"))}
     return identity
+
+
+def checkpoint_identity(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The hashes of `model_identity` for headers that were read already, of the model's own shards alone."""
+    shards = {shard.name: shard.header_sha256 for shard in checkpoint.shards}
+    return {"config_sha256": file_sha256(checkpoint.folder / "config.json"), "shards": shards}
 
 
 def base_identity(source: Source) -> dict[str, Any]:
@@ -126,10 +122,21 @@ def base_identity(source: Source) -> dict[str, Any]:
 
 def weights_sha256(folder: Path) -> str:
     """Hex SHA-256 over the tensors of a checkpoint, in the order of their names; see above."""
-    found = {tensor.name: (shard, tensor) for shard in read_checkpoint(folder).shards for tensor in shard.tensors}
-    digest = hashlib.sha256()
-    for name in sorted(found):
-        shard, tensor = found[name]
-        digest.update(f"{name}\0{tensor.dtype}\0{tensor.shape}\0".encode())
-        digest.update(read_bytes(shard, tensor, SAMPLE))
-    return digest.hexdigest()
+    tensors = {tensor.name: (shard, tensor) for shard in read_checkpoint(folder).shards for tensor in shard.tensors}
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        shard, tensor = tensors[name]
+        total.update(f"{name}\0{tensor.dtype}\0{tensor.shape}\0".encode())
+        total.update(read_bytes(shard, tensor, SAMPLE))
+    return total.hexdigest()
+
+
+def file_identity(path: Path) -> str:
+    """The hash of a file's content up to 64 MiB; of a larger file size, time, and header if it is safetensors."""
+    state = path.stat()
+    if state.st_size <= _HASHED_WHOLE:
+        return file_sha256(path)
+    facts: list[Any] = [state.st_size, state.st_mtime_ns]
+    if path.suffix == ".safetensors":
+        facts.append(read_shard(path).header_sha256)
+    return digest(facts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prune.checkpoint.headers import Shard, Tensor
 
@@ -43,58 +43,59 @@ class Layout:
         return len(self.header) + sum(part.length for part in self.ranges)
 
 
-def lay_out(shard: Shard, rename: Callable[[str], str | None], *, block: int = _ALIGNMENT) -> Layout:
+def lay_out(shard: Shard, rename: Callable[[str], str | None]) -> Layout:
     """The new shard for a source shard.
 
     Args:
         shard: the source.
         rename: a tensor's new name; None drops it. It sees the metadata's strings too, and leaves other words be.
-        block: bytes of a file system's block, a power of two: the header is padded so that as many bytes as can be
-            stand as far into a block as they do in the source, and blocks can be shared instead of copied.
 
     Raises:
         ValueError: two kept tensors would get one name, or one is stored under a dropped name.
     """
-    kept: list[Tensor] = []
+    tensors: list[Tensor] = []
     sources: list[tuple[int, int]] = []
-    place = 0
+    end = 0
     for tensor in shard.tensors:
         name = rename(tensor.name)
         if name is None:
             continue
-        kept.append(Tensor(name, tensor.dtype, tensor.shape, place, place + tensor.size))
+        tensors.append(Tensor(name, tensor.dtype, tensor.shape, end, end + tensor.size))
         sources.append((tensor.start, tensor.size))
-        place += tensor.size
-    if len({tensor.name for tensor in kept}) != len(kept):
+        end += tensor.size
+    if len({tensor.name for tensor in tensors}) != len(tensors):
         raise ValueError(f"{shard.name}: two tensors would get one name")
     metadata = _rename_metadata(shard, rename)
-    if metadata == shard.metadata and kept == list(shard.tensors):
+    if metadata == shard.metadata and tensors == list(shard.tensors):
         size = shard.data_start + shard.size
-        return Layout(b"", (Range(0, 0, size),), tuple(kept), whole=True)
-    header = encode_header(kept, metadata)
-    pieces = coalesce(sources)
-    header = pad_header(header, _padding(len(header), [(shard.data_start + a, n) for a, n in pieces], block))
+        return Layout(b"", (Range(0, 0, size),), tuple(tensors), whole=True)
+    header = encode_header(tensors, metadata)
     ranges = []
     target = len(header)
-    for start, length in pieces:
+    for start, length in coalesce(sources):
         ranges.append(Range(shard.data_start + start, target, length))
         target += length
-    return Layout(header, tuple(ranges), tuple(kept))
+    return Layout(header, tuple(ranges), tuple(tensors))
 
 
-def _padding(header: int, pieces: list[tuple[int, int]], block: int) -> int:
-    """Spaces after a header of `header` bytes so that most bytes of `pieces` (source offset, length) keep their place
-    modulo `block`; 0 where no multiple of 8 does it, or blocks are no larger than that."""
-    if block > _LONGEST_PADDING:
-        return 0
+def aligned(layout: Layout, block: int) -> Layout:
+    """The same shard with a longer header, so that blocks of a file system can be shared instead of copied.
+
+    Args:
+        layout: from `lay_out`.
+        block: bytes of a block, a power of two. As many bytes as possible then stand as far into a block as they do
+            in the source.
+    """
     shared: dict[int, int] = {}
-    place = header
-    for source, length in pieces:
-        padding = (source - place) % block
+    for part in layout.ranges:
+        padding = (part.source - part.target) % block
         if padding % _ALIGNMENT == 0:
-            shared[padding] = shared.get(padding, 0) + length
-        place += length
-    return max(shared, key=lambda padding: (shared[padding], -padding), default=0)
+            shared[padding] = shared.get(padding, 0) + part.length
+    padding = max(shared, key=lambda padding: (shared[padding], -padding), default=0)
+    if layout.whole or block > _LONGEST_PADDING or not padding:
+        return layout
+    ranges = tuple(replace(part, target=part.target + padding) for part in layout.ranges)
+    return replace(layout, header=pad_header(layout.header, padding), ranges=ranges)
 
 
 def pad_header(header: bytes, padding: int) -> bytes:
@@ -110,9 +111,9 @@ def split_range(part: Range, block: int) -> tuple[Range, Range, Range] | None:
     if (part.source - part.target) % block or middle <= 0:
         return None
     sizes = (head, middle, part.length - head - middle)
-    places = (0, head, head + middle)
+    starts = (0, head, head + middle)
     first, second, third = (
-        Range(part.source + place, part.target + place, size) for place, size in zip(places, sizes, strict=True)
+        Range(part.source + start, part.target + start, size) for start, size in zip(starts, sizes, strict=True)
     )
     return first, second, third
 

@@ -24,24 +24,24 @@ class LayerNames:
 
     def layer(self, name: str) -> int | None:
         """The layer a tensor belongs to, 0-based; None for what stands outside the layers (embeddings, norm, head)."""
-        found = self._place(name)
-        return found[2] if found else None
+        parsed = self._parsed(name)
+        return parsed[2] if parsed else None
 
-    def renamed(self, name: str, places: Mapping[int, int]) -> str | None:
+    def renamed(self, name: str, numbers: Mapping[int, int]) -> str | None:
         """The name after the cut; None if its layer is dropped.
 
         Args:
-            places: kept layer in the source -> layer in the pruned model.
+            numbers: kept layer in the source -> layer in the pruned model.
         """
-        found = self._place(name)
-        if found is None:
+        parsed = self._parsed(name)
+        if parsed is None:
             return name
-        prefix, first, layer = found
-        if layer not in places:
+        prefix, first, layer = parsed
+        if layer not in numbers:
             return None
-        return f"{prefix}{places[layer] - first}{name[len(prefix) + len(str(layer - first)) :]}"
+        return f"{prefix}{numbers[layer] - first}{name[len(prefix) + len(str(layer - first)) :]}"
 
-    def _place(self, name: str) -> tuple[str, int, int] | None:
+    def _parsed(self, name: str) -> tuple[str, int, int] | None:
         """Prefix, the layer to which number 0 belongs, and the layer."""
         for prefix, first in ((self.prefix, 0), *self.beside):
             if name.startswith(prefix) and (match := _NUMBER.match(name, len(prefix))):
@@ -64,17 +64,17 @@ def find_layer_names(
         CheckpointError: no layer found, two numberings at once, or numbers that skip.
     """
     names = list(names)
-    found: dict[str, set[int]] = {}
+    numbered: dict[str, set[int]] = {}
     for prefix in prefixes:
         rule = LayerNames(prefix)
         layers = {layer for name in names if (layer := rule.layer(name)) is not None}
         if layers:
-            found[prefix] = layers
-    if not found:
+            numbered[prefix] = layers
+    if not numbered:
         raise CheckpointError(f"{where}: no tensor is named {' or '.join(p + '0' for p in prefixes)}")
-    if len(found) > 1:
-        raise CheckpointError(f"{where}: layers are numbered under {' and under '.join(sorted(found))} at once")
-    ((prefix, layers),) = found.items()
+    if len(numbered) > 1:
+        raise CheckpointError(f"{where}: layers are numbered under {' and under '.join(sorted(numbered))} at once")
+    ((prefix, layers),) = numbered.items()
     missing = set(range(len(layers))) - layers
     if missing:
         raise CheckpointError(f"{where}: tensors of layer {prefix}{min(missing)} are missing, so layer numbers skip")

@@ -34,15 +34,15 @@ def locate(model: str | Path, *, revision: str | None = None, patterns: list[str
             raise CheckpointError(f"{model} holds no config.json, so it is not a model folder")
         return Source(path, str(model))
     if path.is_file():
-        raise CheckpointError(f"{model} is a file; name the model's folder")
+        raise CheckpointError(f"{model} is a file; give the model's folder")
     name = str(model)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError(f"{model} does not exist; name a model folder or a hub id such as owner/name")
+        raise CheckpointError(f"{model} does not exist; give a model folder or a hub id such as owner/name")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(
+        snapshot = snapshot_download(
             name,
             revision=revision,
             allow_patterns=patterns or ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
@@ -51,12 +51,12 @@ def locate(model: str | Path, *, revision: str | None = None, patterns: list[str
         raise CheckpointError(f"{model} does not exist and is no hub id either") from None
     except LocalEntryNotFoundError:
         raise CheckpointError(
-            f"{model} is not a folder here, and the hub cannot be reached to look for it; name a local model folder"
+            f"{model} is not a folder here, and the hub cannot be reached to look for it; give a local model folder"
         ) from None
     except HfHubHTTPError as error:
         code = getattr(error.response, "status_code", "no answer")
         raise CheckpointError(
             f"the hub does not give {model} (HTTP {code}); check the name, --revision and your login"
         ) from None
-    folder = Path(found)
+    folder = Path(snapshot)
     return Source(folder, name, commit=folder.name)

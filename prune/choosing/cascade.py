@@ -27,11 +27,11 @@ def spread_starts(distances: Sequence[float], count: int) -> list[int]:
     last = len(distances) - 1
     order = sorted(range(last + 1), key=lambda start: (distances[start], start))
     around = [distances[max(start - 1, 0) : start + 2] for start in range(last + 1)]
-    found = [start for start in order if distances[start] == min(around[start])][:count]
-    while len(found) < min(count, last + 1):
-        taken = set(found)
-        found.append(max((s for s in order if s not in taken), key=lambda s: min(abs(s - other) for other in found)))
-    return found
+    spread = [start for start in order if distances[start] == min(around[start])][:count]
+    while len(spread) < min(count, last + 1):
+        left = [start for start in order if start not in spread]
+        spread.append(max(left, key=lambda start: min(abs(start - other) for other in spread)))
+    return spread
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ def affordable(prices: Prices, ranked: Sequence[Sequence[int]], share: float, le
 
 
 def survivors(kl: Sequence[float], keep: int, always: int) -> list[int]:
-    """Places of the `keep` least of `kl`, the one at `always` among them, in rising order of kl."""
-    order = sorted(range(len(kl)), key=lambda place: (kl[place], place))
-    kept = order[:keep]
-    if always not in kept:
-        kept = [*kept[: max(keep - 1, 0)], always]
-    return kept
+    """Indices of the `keep` least of `kl`, `always` among them, in rising order of kl."""
+    order = sorted(range(len(kl)), key=lambda index: (kl[index], index))
+    best = order[:keep]
+    return best if always in best else [*best[: max(keep - 1, 0)], always]

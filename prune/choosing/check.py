@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from prune.choosing.cascade import SHARES, Prices, affordable, rung_tokens, survivors
+from prune.common.ratios import ratio_stderr
 from prune.models.batches import plan_batches
 from prune.models.loading import decoder_layers
 from prune.models.variants import BATCH_TOKENS, FULL, Scores, score_variants
@@ -54,10 +55,21 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         """The check as it stands in a plan's evidence."""
-        found = asdict(self)
-        found["own"], found["chosen"] = list(self.own), list(self.chosen)
-        found["finalists"] = [{**asdict(f), "dropped": list(f.dropped)} for f in self.finalists]
-        return found
+        finalists = [{**asdict(finalist), "dropped": list(finalist.dropped)} for finalist in self.finalists]
+        return {**asdict(self), "own": list(self.own), "chosen": list(self.chosen), "finalists": finalists}
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Layers (0-based) in the order of their removal, the loss after each (nats a token), and the tokens measured."""
+
+    order: tuple[int, ...]
+    loss: tuple[float, ...]
+    tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The removal as it stands in a plan's evidence."""
+        return {"order": list(self.order), "loss": list(self.loss), "tokens": self.tokens}
 
 
 def check_candidates(
@@ -85,7 +97,7 @@ def check_candidates(
     """
     layers = len(decoder_layers(model))
     prices = Prices(layers, _head_price(model), sum(map(len, windows)), passes)
-    left = [own, *(layers_ for layers_ in candidates if layers_ != own)]
+    left = [own, *(candidate for candidate in candidates if candidate != own)]
     left = left[: max(affordable(prices, left, SHARES[0]), finalists)]
     left = left[: affordable(prices, left, 1.0, SHORTEST)]  # tiny text cannot bear so many finalists
     screened, used, spent = len(left), 0, 0.0
@@ -101,9 +113,9 @@ def check_candidates(
             spent += fresh.layer_tokens + prices.head * fresh.head_tokens
             scores = fresh if scores is None else scores.joined(fresh)
         assert scores is not None
-        kept = survivors(scores.kl.sum(1)[1:].tolist(), keep, left.index(own))
-        left = [left[place] for place in kept]
-        scores = _only(scores, [0, *(place + 1 for place in kept)])
+        best = survivors(scores.kl.sum(1)[1:].tolist(), keep, left.index(own))
+        left = [left[index] for index in best]
+        scores = _only(scores, [0, *(index + 1 for index in best)])
         advance(share)
     assert scores is not None
     return _result(scores, left, own, screened=screened, text=prices, spent=spent)
@@ -111,7 +123,7 @@ def check_candidates(
 
 def _result(scores: Scores, left: list[Layers], own: Layers, *, screened: int, text: Prices, spent: float) -> Check:
     total = float(scores.tokens.sum())
-    order = sorted(range(len(left)), key=lambda place: (scores.kl[place + 1].sum(), place))
+    order = sorted(range(len(left)), key=lambda index: (scores.kl[index + 1].sum(), index))
     kl = scores.kl[1:]
     paired = kl[left.index(own)] - kl[order[0]]
     return Check(
@@ -121,12 +133,12 @@ def _result(scores: Scores, left: list[Layers], own: Layers, *, screened: int, t
         gain_stderr=_stderr(paired, scores.tokens),
         finalists=tuple(
             Finalist(
-                left[place],
-                float(scores.loss[place + 1].sum() / total),
-                float(kl[place].sum() / total),
-                _stderr(kl[place], scores.tokens),
+                left[index],
+                float(scores.loss[index + 1].sum() / total),
+                float(kl[index].sum() / total),
+                _stderr(kl[index], scores.tokens),
             )
-            for place in order
+            for index in order
         ),
         screened=screened,
         full_loss=float(scores.loss[0].sum() / total),
@@ -152,7 +164,7 @@ def _take(windows: Sequence[Sequence[int]], wanted: int, most: int) -> list[Sequ
 def _padded_tokens(windows: Sequence[Sequence[int]]) -> int:
     lengths = [len(window) for window in windows]
     batches = plan_batches(lengths, batch_size="auto", budget=BATCH_TOKENS)
-    return sum(len(batch) * max(lengths[place] for place in batch) for batch in batches)
+    return sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
 
 
 def _only(scores: Scores, rows: list[int]) -> Scores:
@@ -161,11 +173,10 @@ def _only(scores: Scores, rows: list[int]) -> Scores:
 
 def _stderr(sums: np.ndarray, tokens: np.ndarray) -> float:
     """Standard error of sum(sums) / sum(tokens) over windows; 0 for fewer than two, which tell nothing."""
-    count = len(sums)
-    if count < 2:
+    if len(sums) < 2:
         return 0.0
-    apart = sums - tokens * sums.sum() / tokens.sum()
-    return float(np.sqrt((apart**2).sum() * count / (count - 1)) / tokens.sum())
+    residuals = sums - tokens * sums.sum() / tokens.sum()
+    return float(ratio_stderr(float((residuals**2).sum()), len(sums), float(tokens.sum())))
 
 
 def _head_price(model: Any) -> float:
@@ -181,7 +192,7 @@ def greedy_removal(
     *,
     allow_last: bool = False,
     advance: Callable[[float], None] = lambda steps: None,
-) -> tuple[list[int], list[float]]:
+) -> Removal:
     """Remove layers one at a time, each the one whose loss costs least with the earlier ones gone.
 
     Every step measures all layers that are left in one shared walk.
@@ -190,9 +201,6 @@ def greedy_removal(
         n: how many layers to remove.
         allow_last: whether the last layer may be among them.
         advance: called with 1 after each removal.
-
-    Returns:
-        Layers (0-based) in the order of their removal, and the loss in nats a token after each.
     """
     layers = len(decoder_layers(model))
     gone: list[int] = []
@@ -205,4 +213,4 @@ def greedy_removal(
         gone.append(left[best])
         losses.append(float(totals[best] / scores.tokens.sum()))
         advance(1)
-    return gone, losses
+    return Removal(tuple(gone), tuple(losses), sum(map(len, windows)))

@@ -1,8 +1,8 @@
-"""How the layers to drop are found: one registry, an entry a criterion. Light: what needs a model is handed in."""
+"""How the layers to drop are found: one registry, an entry a criterion. What needs a model is handed in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,15 +12,16 @@ from prune.common.layers import best_start, deepest_start, lowest_influence, sta
 if TYPE_CHECKING:
     from prune.scanning.result import Scan
 
+CriterionName = Literal["angular", "deepest", "influence", "loss", "domain"]
 Need = Literal["nothing", "scan", "costs", "model"]
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a criterion may go by.
+    """What a criterion may go by; of `scan`, `costs` and `removed` the one that it needs is there.
 
-    n: how many layers to drop. layers: L. scan: where it needs one. costs: {start: cost} of the blocks of size n,
-    where it needs them. removal: greedy removal on a loaded model, which gives n layers; where it needs one.
+    n: how many layers to drop. layers: L. costs: {start: cost} of the blocks of size n. removed: the n layers that
+    greedy removal takes away.
     """
 
     n: int
@@ -28,7 +29,7 @@ class Given:
     allow_last: bool = False
     scan: Scan | None = None
     costs: Mapping[int, float] | None = None
-    removal: Callable[[int], list[int]] | None = None
+    removed: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,19 @@ def _influence(given: Given) -> tuple[int, ...]:
 
 
 def _loss(given: Given) -> tuple[int, ...]:
-    assert given.removal is not None
-    return tuple(sorted(given.removal(given.n)))
+    assert given.removed is not None
+    return tuple(sorted(given.removed))
 
 
 def _domain(given: Given) -> tuple[int, ...]:
-    assert given.costs is not None
-    allowed = [start for start in starts(given.layers, given.n, allow_last=given.allow_last) if start in given.costs]
+    costs = given.costs
+    assert costs is not None
+    allowed = [start for start in starts(given.layers, given.n, allow_last=given.allow_last) if start in costs]
     if not allowed:
         raise UsageError(
             f"--costs measured no block of {given.n} layers that may be dropped and that all weighed domains share"
         )
-    return _block(min(allowed, key=lambda start: (given.costs[start], start)), given.n)  # type: ignore[index]
+    return _block(min(allowed, key=lambda start: (costs[start], start)), given.n)
 
 
 CRITERIA = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from prune.common.errors import UsageError
 
@@ -21,7 +22,7 @@ def parse_layers(text: str, option: str = "--layers") -> tuple[int, ...]:
     Raises:
         UsageError: empty, not numbers, a range that runs backwards, or a layer named twice.
     """
-    found: list[int] = []
+    numbers: list[int] = []
     for part in text.split(","):
         match = _PART.fullmatch(part.strip())
         if match is None:
@@ -31,22 +32,29 @@ def parse_layers(text: str, option: str = "--layers") -> tuple[int, ...]:
             raise UsageError(f"{option} {text!r}: the range {part.strip()} runs backwards")
         if last >= _MOST:
             raise UsageError(f"{option} {text!r}: no model has a layer {last}")
-        found.extend(range(first, last + 1))
-    twice = sorted({layer for layer in found if found.count(layer) > 1}) if len(found) != len(set(found)) else []
-    if twice:
-        raise UsageError(f"{option} {text!r} names layer {twice[0]} twice")
-    return tuple(sorted(found))
+        numbers.extend(range(first, last + 1))
+    layers = sorted(numbers)
+    for layer, next_layer in pairwise(layers):
+        if layer == next_layer:
+            raise UsageError(f"{option} {text!r} names layer {layer} twice")
+    return tuple(layers)
 
 
 def runs(layers: Iterable[int]) -> list[tuple[int, int]]:
     """Group layer numbers into runs: `[(start, size), ...]`, rising."""
-    found: list[tuple[int, int]] = []
+    blocks: list[tuple[int, int]] = []
     for layer in sorted(layers):
-        if found and layer == sum(found[-1]):
-            found[-1] = (found[-1][0], found[-1][1] + 1)
+        if blocks and layer == sum(blocks[-1]):
+            blocks[-1] = (blocks[-1][0], blocks[-1][1] + 1)
         else:
-            found.append((layer, 1))
-    return found
+            blocks.append((layer, 1))
+    return blocks
+
+
+def layers_without(dropped: Iterable[int], layers: int) -> tuple[int, ...]:
+    """Those of `layers` layers that are not dropped, rising."""
+    gone = set(dropped)
+    return tuple(layer for layer in range(layers) if layer not in gone)
 
 
 def spell_layers(layers: Iterable[int]) -> str:
@@ -82,10 +90,10 @@ def best_start(distance_row: Sequence[float], layers: int, n: int, allow_last: b
     Raises:
         UsageError: no block of that size fits.
     """
-    found = starts(layers, n, allow_last=allow_last)
+    allowed = starts(layers, n, allow_last=allow_last)
     if len(distance_row) != layers - n + 1:
         raise ValueError(f"row of block size {n} holds {len(distance_row)} values, not {layers - n + 1}")
-    return min(found, key=lambda start: (distance_row[start], start))
+    return min(allowed, key=lambda start: (distance_row[start], start))
 
 
 def deepest_start(layers: int, n: int) -> int:

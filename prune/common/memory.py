@@ -13,7 +13,8 @@ def available(device: str = "cpu") -> int:
 
         return int(torch.cuda.mem_get_info(torch.device(device))[0])
     bounds = [_free()]
-    for kind, used in ((resource.RLIMIT_AS, _own("VmSize")), (resource.RLIMIT_DATA, _own("VmData"))):
+    for kind, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        used = _kilobytes(Path("/proc/self/status"), name, missing=0)
         soft = resource.getrlimit(kind)[0]
         if soft != resource.RLIM_INFINITY:
             bounds.append(max(0, soft - used))
@@ -21,18 +22,14 @@ def available(device: str = "cpu") -> int:
 
 
 def _free() -> int:
-    found = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    free = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
     cgroup = Path("/sys/fs/cgroup/memory.max")
     try:
         most = cgroup.read_text().strip()
         now = int((cgroup.parent / "memory.current").read_text())
     except (OSError, ValueError):
-        return found
-    return found if most == "max" else min(found, max(0, int(most) - now))
-
-
-def _own(name: str) -> int:
-    return _kilobytes(Path("/proc/self/status"), name, missing=0)
+        return free
+    return free if most == "max" else min(free, max(0, int(most) - now))
 
 
 def _kilobytes(path: Path, name: str, missing: int = 1 << 62) -> int:

@@ -108,27 +108,27 @@ class Options:
         Raises:
             KeyError: an option that nothing says the default of.
         """
-        found = defaults_of(self.make) if self.defaults is None else self.defaults
+        defaults = defaults_of(self.make) if self.defaults is None else self.defaults
         return [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=found[name], annotation=kind)
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=kind)
             for name, kind in self.kinds.items()
         ]
 
 
 def defaults_of(make: Callable[..., Any]) -> dict[str, Any]:
     """The defaults of a dataclass's fields or of a function's parameters; `inspect.Parameter.empty` for no default."""
-    return {name: one.default for name, one in inspect.signature(make).parameters.items()}
+    return {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
 
 
 def panel(title: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
     """The same options, which `--help` shows in a box of their own."""
-    found = {}
+    boxed = {}
     for name, kind in kinds.items():
         plain, option = get_args(kind)
         option = copy(option)
         option.rich_help_panel = title
-        found[name] = Annotated[plain, option]
-    return found
+        boxed[name] = Annotated[plain, option]
+    return boxed
 
 
 def takes(**groups: Options) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -147,17 +147,20 @@ def takes(**groups: Options) -> Callable[[Callable[..., None]], Callable[..., No
             del command.__annotations__[name]
         signature = inspect.signature(command, eval_str=True)
         parameters: list[inspect.Parameter] = []
-        for name, one in signature.parameters.items():
-            own = one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            parameters += groups[name].parameters() if name in groups else [own]
+        for name, parameter in signature.parameters.items():
+            by_name = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            parameters += groups[name].parameters() if name in groups else [by_name]
 
         @functools.wraps(command)
         def called(**given: Any) -> None:
-            made = {name: group.make(**{one: given.pop(one) for one in group.kinds}) for name, group in groups.items()}
+            made = {
+                name: group.make(**{option: given.pop(option) for option in group.kinds})
+                for name, group in groups.items()
+            }
             command(**given, **made)
 
         called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        called.__annotations__ = {one.name: one.annotation for one in parameters}
+        called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return called
 
     return decorate

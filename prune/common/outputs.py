@@ -20,8 +20,7 @@ from typing import Any
 
 from prune.common.errors import RegrowthError
 
-_AT_FDCWD = -100
-_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
 def check_free(out: str | Path, *, overwrite: bool = False) -> Path:
@@ -30,9 +29,9 @@ def check_free(out: str | Path, *, overwrite: bool = False) -> Path:
     if out.exists() and not overwrite:
         if out.is_dir() and not any(out.iterdir()):
             return out
-        raise RegrowthError(f"{out} already exists; name another --out or add --overwrite")
+        raise RegrowthError(f"{out} already exists; use another --out or add --overwrite")
     if out.is_symlink() and not out.exists():
-        raise RegrowthError(f"{out} is a dangling link; remove it or name another --out")
+        raise RegrowthError(f"{out} is a dangling link; remove it or use another --out")
     return out
 
 
@@ -47,7 +46,7 @@ def staged_directory(out: str | Path, *, overwrite: bool = False) -> Iterator[Pa
     """
     out = check_free(out, overwrite=overwrite)
     if overwrite and out.exists() and not out.is_dir():
-        raise RegrowthError(f"{out} is a file, not a folder; name another --out")
+        raise RegrowthError(f"{out} is a file, not a folder; use another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     _clear_debris(out)
     stage, lock = _make_stage(out)
@@ -56,7 +55,7 @@ def staged_directory(out: str | Path, *, overwrite: bool = False) -> Iterator[Pa
         yield stage
         _sync_tree(stage)
         _publish(stage, out, overwrite=overwrite)
-        _sync(out.parent)
+        sync(out.parent)
     finally:
         os.close(lock)
         shutil.rmtree(stage, ignore_errors=True)
@@ -71,7 +70,7 @@ def write_bytes(path: str | Path, content: bytes, *, overwrite: bool = False) ->
     """Write a file whole or not at all; refuses to replace one without `overwrite`."""
     path = check_free(path, overwrite=overwrite)
     if path.is_dir():
-        raise RegrowthError(f"{path} is a folder; name a file")
+        raise RegrowthError(f"{path} is a folder; give a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
     try:
@@ -80,8 +79,11 @@ def write_bytes(path: str | Path, content: bytes, *, overwrite: bool = False) ->
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
-        _rename(name, path, 0 if overwrite else _RENAME_NOREPLACE)
-        _sync(path.parent)
+        if overwrite:
+            os.replace(name, path)
+        else:
+            _put_new(name, path)
+        sync(path.parent)
     finally:
         Path(name).unlink(missing_ok=True)
 
@@ -137,42 +139,47 @@ def _clear_debris(out: Path) -> None:
 
 
 def _publish(stage: Path, out: Path, *, overwrite: bool) -> None:
-    if out.is_dir() and not any(out.iterdir()):
-        out.rmdir()
     try:
         if overwrite and out.exists():
-            _rename(stage, out, _RENAME_EXCHANGE)  # `stage` now holds what is replaced, and is removed
+            _swap(stage, out)  # `stage` now holds what is replaced, and is removed
         else:
-            _rename(stage, out, _RENAME_NOREPLACE)
+            os.rename(stage, out)  # this replaces an empty folder, and nothing else
     except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise RegrowthError(f"{out} was made by another run meanwhile; that one is kept") from error
         raise
 
 
-def _rename(source: str | Path, target: str | Path, flags: int) -> None:
-    """renameat2(2): never silently replaces, and can swap. Falls back where the file system lacks it."""
+def _put_new(temporary: str, path: Path) -> None:
+    """Give a file its name, unless something has that name already."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.rename(temporary, path)
+
+
+def _swap(stage: Path, out: Path) -> None:
+    """Exchange two folders in one step, by renameat2(2); in two where the file system lacks it."""
     libc = ctypes.CDLL(None, use_errno=True)
-    function = getattr(libc, "renameat2", None)
-    if flags and function is not None:
-        done = function(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(flags))
-        if done == 0:
+    if hasattr(libc, "renameat2"):
+        names = (_AT_FDCWD, os.fsencode(stage), _AT_FDCWD, os.fsencode(out))
+        if libc.renameat2(*names, ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
             return
         code = ctypes.get_errno()
         if code not in (errno.ENOSYS, errno.EINVAL):
-            raise OSError(code, os.strerror(code), str(target))
-    if flags == _RENAME_NOREPLACE and os.path.lexists(target):
-        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    if flags == _RENAME_EXCHANGE:
-        aside = Path(tempfile.mkdtemp(prefix=_prefix(Path(target)), dir=Path(target).parent)) / "replaced"
-        os.rename(target, aside)
-        os.rename(source, target)
-        shutil.rmtree(aside.parent, ignore_errors=True)
-        return
-    os.rename(source, target)
+            raise OSError(code, os.strerror(code), str(out))
+    aside = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent)) / "replaced"
+    os.rename(out, aside)
+    os.rename(stage, out)
+    shutil.rmtree(aside.parent, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -181,7 +188,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
-    for place, _, files in os.walk(folder):
+    for below, _, files in os.walk(folder):
         for name in files:
-            _sync(Path(place) / name)
-        _sync(Path(place))
+            sync(Path(below) / name)
+        sync(Path(below))

@@ -15,13 +15,13 @@ from prune.common.errors import CheckpointError
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on, read without importing any of it."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    installed = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in ("regrowth", "torch", "transformers", "peft", "bitsandbytes", "lm-eval", "safetensors", "vllm"):
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 _COMMANDS = {"eval": "evaluate", "recipes": "recipe"}  # rooms whose command has another name
@@ -40,6 +40,11 @@ def file_sha256(path: str | Path) -> str:
     """Hex SHA-256 of a whole file, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(content: Any) -> str:
+    """Hex SHA-256 of JSON with sorted keys; what JSON does not know counts as its text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def provenance(**facts: Any) -> dict[str, Any]:

@@ -42,8 +42,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except _ClickError as error:  # an option that does not exist, a value of the wrong kind
-            place = getattr(error, "ctx", None) or ctx
-            line = f"{error.format_message().rstrip('.')} (see: {place.command_path} --help)"
+            command = getattr(error, "ctx", None) or ctx
+            line = f"{error.format_message().rstrip('.')} (see: {command.command_path} --help)"
             raise self._stop(error, line, error.exit_code) from error
         except (typer.Exit, typer.Abort):
             raise

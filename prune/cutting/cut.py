@@ -13,13 +13,13 @@ from prune.checkpoint.companions import adapters_beside, copy_companions
 from prune.checkpoint.copying import link_file, shared_block, write_layout
 from prune.checkpoint.headers import INDEX, WEIGHTS, Checkpoint, Shard, read_shard
 from prune.checkpoint.hub import fetch
-from prune.checkpoint.layout import Layout
+from prune.checkpoint.layout import Layout, aligned
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.outputs import check_free, staged_directory
 from prune.common.terminal import progress
 from prune.cutting.card import model_card
 from prune.cutting.plan import PLAN_FILE, CutPlan
-from prune.families.subject import Subject, new_config, open_subject
+from prune.families.subject import Remainder, Subject, open_subject, remainder
 
 
 def cut(
@@ -40,44 +40,54 @@ def cut(
         out: the new folder.
         overwrite: replace `out` if it exists.
         link: hard-link the shards that do not change. Such a shard is then one file with the source's (or with the
-            blob of the hub's cache): who edits one edits both.
+            blob of the hub's cache): an edit to one changes both.
         show_progress: on stderr.
 
     Raises:
         CheckpointError: the source is no longer the model that was planned on.
-        RegrowthError: `out` exists, or stands in the source; there is no room; or it cannot be linked.
+        RegrowthError: `out` exists, or lies in the source; there is no room; or it cannot be linked.
     """
     out = check_free(out, overwrite=overwrite)
-    subject = open_subject(plan.model, revision=plan.commit, carry_code=plan.carry_code)
-    _check_same(plan, subject)
-    _check_apart(out, subject.source.folder)
-    needed = subject.layouts(plan.kept)
-    if subject.source.commit:
-        fetch(subject.source, [shard.name for shard, _ in needed])
-        _check_fetched(plan, [shard for shard, _ in needed])
+    left = _remainder(plan)
+    source, layouts = left.subject.source, left.shards
+    _check_apart(out, source.folder)
+    if source.commit:
+        fetch(source, [shard.name for shard, _ in layouts])
+        _check_fetched(plan, [shard for shard, _ in layouts])
     with staged_directory(out, overwrite=overwrite) as stage:
-        block = shared_block(needed[0][0].path, stage)
-        layouts = subject.layouts(plan.kept, block=block or 8)
+        block = shared_block(layouts[0][0].path, stage)
         if block is None:
             _check_room(stage, layouts, link)
+        else:
+            layouts = [(shard, aligned(layout, block)) for shard, layout in layouts]
         total = sum(layout.size for _, layout in layouts)
         with progress("Writing the pruned model (MB)", total / 1e6, shown=show_progress) as bar:
-            weights = _Weights(stage, subject, plan, block, link, lambda count: bar.advance(count / 1e6))
-            weights.write(layouts)
-        _write_json(stage / "config.json", new_config(subject, plan.kept, carry_code=plan.carry_code))
-        copy_companions(subject.source.folder, stage, code=plan.carry_code)
+            weights = _Weights(stage, block, link, lambda count: bar.advance(count / 1e6))
+            weights.write(layouts, left.subject.checkpoint)
+        _write_json(stage / "config.json", left.config)
+        copy_companions(source.folder, stage, code=plan.carry_code)
         _write_json(stage / PLAN_FILE, plan.to_json())
         if plan.scan is not None:
             _write_json(stage / "scan.json", plan.scan.to_json())
-        card = model_card(plan, out.name, left=adapters_beside(subject.source.folder))
+        card = model_card(plan, out.name, left=adapters_beside(source.folder))
         (stage / "README.md").write_text(card, encoding="utf-8")
     return out
 
 
+def _remainder(plan: CutPlan) -> Remainder:
+    """What the plan handed on; read anew where it came from a file, or where a shard was touched since."""
+    left = plan.remainder
+    if left is not None and left.subject.unchanged():
+        _check_same(plan, left.subject)
+        return left
+    subject = open_subject(plan.model, revision=plan.commit, carry_code=plan.carry_code)
+    _check_same(plan, subject)
+    return remainder(subject, plan.kept, carry_code=plan.carry_code)
+
+
 def _check_same(plan: CutPlan, subject: Subject) -> None:
-    found = subject.identity()
-    for key in ("config_sha256", "shards"):
-        if found.get(key) != plan.identity.get(key):
+    for key, value in subject.identity().items():
+        if value != plan.identity[key]:
             raise CheckpointError(f"{plan.model} has changed since the plan was made (its {key}); plan the cut again")
 
 
@@ -90,7 +100,7 @@ def _check_fetched(plan: CutPlan, shards: list[Shard]) -> None:
 def _check_apart(out: Path, source: Path) -> None:
     target, source = out.resolve(), source.resolve()
     if target.is_relative_to(source) or source.is_relative_to(target):
-        raise RegrowthError(f"--out {out} and the source {source} lie in one another; name a folder elsewhere")
+        raise RegrowthError(f"--out {out} and the source {source} lie in one another; use a folder elsewhere")
 
 
 def _check_room(stage: Path, layouts: list[tuple[Shard, Layout]], link: bool) -> None:
@@ -100,7 +110,7 @@ def _check_room(stage: Path, layouts: list[tuple[Shard, Layout]], link: bool) ->
     if wanted > free:
         raise RegrowthError(
             f"{stage.parent}: the pruned model takes {wanted / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free; "
-            "make room or name an --out elsewhere"
+            "make room or use an --out elsewhere"
         )
 
 
@@ -109,19 +119,17 @@ class _Weights:
     """How the shards of a cut come into the stage."""
 
     stage: Path
-    subject: Subject
-    plan: CutPlan
     block: int | None
     link: bool
     advance: Callable[[int], None]
 
-    def write(self, layouts: list[tuple[Shard, Layout]]) -> None:
+    def write(self, layouts: list[tuple[Shard, Layout]], source: Checkpoint) -> None:
         names = shard_names(len(layouts))
         jobs = list(zip(names, layouts, strict=True))
         for name, (shard, layout) in sorted(jobs, key=lambda job: not job[1][1].whole):  # what can be linked goes first
             self._write_one(shard, layout, self.stage / name)
         if len(names) > 1:
-            _write_index(self.stage / INDEX, self.subject.checkpoint, layouts, names)
+            _write_index(self.stage / INDEX, source, layouts, names)
 
     def _write_one(self, shard: Shard, layout: Layout, target: Path) -> None:
         if self.link and layout.whole:
@@ -131,12 +139,12 @@ class _Weights:
             write_layout(shard.path, target, layout, self.advance, block=self.block)
 
 
-def _write_index(path: Path, checkpoint: Checkpoint, layouts: list[tuple[Shard, Layout]], names: list[str]) -> None:
+def _write_index(path: Path, source: Checkpoint, layouts: list[tuple[Shard, Layout]], names: list[str]) -> None:
     tensors = {t.name: name for name, (_, layout) in zip(names, layouts, strict=True) for t in layout.tensors}
-    kept = [t for _, layout in layouts for t in layout.tensors]
-    metadata: dict[str, Any] = {**checkpoint.index_metadata, "total_size": sum(t.size for t in kept)}
+    kept_tensors = [t for _, layout in layouts for t in layout.tensors]
+    metadata: dict[str, Any] = {**source.index_metadata, "total_size": sum(t.size for t in kept_tensors)}
     if type(metadata.get("total_parameters")) is int:
-        gone = sum(t.elements for t in checkpoint.tensors()) - sum(t.elements for t in kept)
+        gone = sum(t.elements for t in source.tensors()) - sum(t.elements for t in kept_tensors)
         metadata["total_parameters"] -= gone
     _write_json(path, {"metadata": metadata, "weight_map": dict(sorted(tensors.items()))})
 
@@ -145,7 +153,7 @@ def shard_names(count: int) -> list[str]:
     """File names for `count` shards, as transformers expects them."""
     if count == 1:
         return [WEIGHTS]
-    return [f"model-{place:05d}-of-{count:05d}.safetensors" for place in range(1, count + 1)]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
 def _write_json(path: Path, document: Any) -> None:

@@ -1,151 +1,166 @@
-"""The plan of a cut ("regrowth.plan/1"): which layers go, why, and what changes in the config."""
+"""The plan of a cut (prune_plan.json): which layers go, why, and what changes in the config."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, PrivateAttr, computed_field, model_validator
 
 from prune.choosing.criteria import CRITERIA
-from prune.common.errors import CheckpointError
-from prune.common.layers import runs, spell_layers
-from prune.common.provenance import read_artefact
+from prune.common.artefact import Artefact, Part
+from prune.common.layers import layers_without, runs, spell_layers
 
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from prune.families.subject import Remainder
     from prune.scanning.result import Scan
 
-FORMAT = "regrowth.plan/1"
 PLAN_FILE = "prune_plan.json"
-_MOST_LAYERS = 100_000  # in a plan that was read; a larger number would fill memory before it is found wrong
+# A larger number in a damaged file would fill memory.
+_LAYERS = Field(ge=1, le=100_000, description="L, how many layers the model has")
+_DROPPED = Field(min_length=1, description="layers that go, 0-based and rising")
 
 
-@dataclass(frozen=True)
-class Size:
-    """Tensors and bytes of a checkpoint's weights; `parameters` is None where tensors are packed (quantised)."""
+class PlannedSource(Part):
+    """The model that is cut."""
 
-    tensors: int
-    bytes: int
-    parameters: int | None
+    model: str = Field(description="folder or hub id, as the user named it")
+    commit: str | None = Field(description="commit of a hub model")
+    config_sha256: str = Field(description="SHA-256 of its config.json")
+    shards: dict[str, str] = Field(description="shard -> SHA-256 of its header")
 
 
-@dataclass(frozen=True)
-class CutPlan:
-    """What a cut will do. All layer numbers are 0-based and those of the source.
+class Size(Part):
+    """How large the weights are."""
 
-    Args:
-        model: the source as the user named it (folder or hub id); `commit` its hub commit, if any.
-        identity: hashes of the source's config and shard headers (`prune.checkpoint.identity.model_identity`).
-        model_type: family, as in config.json.
-        layers: L, how many layers the source has.
-        dropped: layers that go, rising.
-        criterion: one of `prune.choosing.criteria.CRITERIA`, or "named" where the user named the place.
-        evidence: the numbers behind the choice, from a scan; empty without one.
-        config: fields of config.json that change: `{"field": {"before": ..., "after": ...}}`.
-        before, after: size of the weights.
-        carry_code: whether the model's own Python files are carried along.
-        history: earlier cuts of the same model, oldest first: `{"model", "layers", "dropped"}` each.
-        provenance: versions and command.
-        scan: the scan that this plan itself made; written beside the weights, no part of the plan's document.
-    """
+    tensors: int = Field(description="how many tensors")
+    bytes: int = Field(description="bytes of all tensors")
+    parameters: int | None = Field(description="values in all tensors; null where tensors are packed (quantised)")
 
-    model: str
-    commit: str | None
-    identity: dict[str, Any]
-    model_type: str
-    layers: int
-    dropped: tuple[int, ...]
-    criterion: str
-    evidence: dict[str, Any]
-    config: dict[str, dict[str, Any]]
-    before: Size
-    after: Size
-    carry_code: bool
-    history: tuple[dict[str, Any], ...]
-    provenance: dict[str, Any]
-    scan: Scan | None = field(default=None, compare=False, repr=False)
+
+class EarlierCut(Part):
+    """A cut that the source had gone through before."""
+
+    model: str = Field(description="what was cut then")
+    layers: Annotated[int, _LAYERS]
+    dropped: Annotated[tuple[int, ...], _DROPPED]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_layers(self.dropped, self.layers)
+        return self
 
     @property
     def kept(self) -> tuple[int, ...]:
-        """Layers that stay, rising: layer i of the result is layer kept[i] of the source."""
-        gone = set(self.dropped)
-        return tuple(layer for layer in range(self.layers) if layer not in gone)
+        """Layers that stayed, rising."""
+        return layers_without(self.dropped, self.layers)
 
+
+class CutPlan(Artefact):
+    """What a cut will do, or has done. All layer numbers are those of the source.
+
+    A plan that was just made hands on what was read for it, so that `cut` reads nothing twice: `remainder`, and `scan`
+    where it made one. Neither is part of the document.
+    """
+
+    AGAIN: ClassVar[str] = "cut again with `prune cut`"
+
+    format: Literal["regrowth.plan/2"] = "regrowth.plan/2"
+    source: PlannedSource = Field(description="the model that is cut")
+    model_type: str = Field(description="family, as in config.json")
+    layers: Annotated[int, _LAYERS]
+    dropped: Annotated[tuple[int, ...], _DROPPED]
+    criterion: str = Field(description='what chose the layers; "named" where the user did')
+    evidence: dict[str, Any] = Field(
+        description="the numbers it chose by: `angular_distance` of a single block, `influence`, `domain_cost` and "
+        "`costs`, `scan` (what it was measured on), `removal` of `--criterion loss` (layers in the `order` of their "
+        "removal, and the `loss` after each), and `check` on held-out text: `own` (the criterion's choice), `chosen`, "
+        "`gain` in KL and its standard error (paired), `finalists` (`dropped`, `loss`, `kl`, `kl_stderr`, nats a "
+        "token), `full_loss`, `tokens` they were measured on, `screened` candidates, `passes` it cost over "
+        "`text_tokens`, `held_out`"
+    )
+    config: dict[str, dict[str, Any]] = Field(description="fields of config.json that change: `before` and `after`")
+    before: Size = Field(description="the weights of the source")
+    after: Size = Field(description="the weights that stay")
+    carry_code: bool = Field(description="whether the model's own Python files are carried along")
+    history: tuple[EarlierCut, ...] = Field(description="earlier cuts, where the source was cut itself; oldest first")
+    provenance: dict[str, Any] = Field(description="versions and command")
+    _remainder: Remainder | None = PrivateAttr(default=None)
+    _scan: Scan | None = PrivateAttr(default=None)
+
+    @computed_field(description="layers that stay, rising: layer i of the pruned model is layer kept[i] of the source")  # type: ignore[prop-decorator]
+    @property
+    def kept(self) -> tuple[int, ...]:
+        return layers_without(self.dropped, self.layers)
+
+    @computed_field(description="the dropped layers as blocks: the first layer of each, and its size")  # type: ignore[prop-decorator]
+    @property
+    def blocks(self) -> tuple[dict[str, int], ...]:
+        return tuple({"start": start, "n": n} for start, n in runs(self.dropped))
+
+    @computed_field(description="the plan in one sentence")  # type: ignore[prop-decorator]
     @property
     def words(self) -> str:
-        """`drop 6 of 30 layers: 13-18 (source numbering, 0-based); keep 0-12 and 19-29`."""
         return (
             f"drop {len(self.dropped)} of {self.layers} layers: {spell_layers(self.dropped)} "
             f"(source numbering, 0-based); keep {spell_layers(self.kept)}"
         )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_layers(self.dropped, self.layers)
+        left = [earlier.layers - len(earlier.dropped) for earlier in self.history]
+        if left != [*(earlier.layers for earlier in self.history), self.layers][1:]:
+            raise ValueError("history: a cut does not start from what the one before it left")
+        try:
+            self.rows()
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CutPlan) and self.to_json() == other.to_json()
+
+    def handing_on(self, remainder: Remainder, scan: Scan | None) -> Self:
+        """This plan with what was read and measured for it."""
+        self._remainder, self._scan = remainder, scan
+        return self
+
+    @property
+    def remainder(self) -> Remainder | None:
+        """What stays of the opened source; None for a plan that was read from a file."""
+        return self._remainder
+
+    @property
+    def scan(self) -> Scan | None:
+        """The scan that this plan made for itself; it is written beside the weights."""
+        return self._scan
+
+    @property
+    def model(self) -> str:
+        """The source, as the user named it."""
+        return self.source.model
+
+    @property
+    def commit(self) -> str | None:
+        """The source's commit on the hub, if any."""
+        return self.source.commit
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The source's hashes, as `prune.families.subject.Subject.identity` gives them."""
+        return {"config_sha256": self.source.config_sha256, "shards": self.source.shards}
 
     @property
     def original(self) -> tuple[int, ...]:
         """Kept layers in the numbering of the model before its first cut; `kept` itself without a history."""
         numbers = self.kept
         for earlier in reversed(self.history):
-            gone = set(earlier["dropped"])
-            stayed = [layer for layer in range(earlier["layers"]) if layer not in gone]
-            numbers = tuple(stayed[layer] for layer in numbers)
+            numbers = tuple(earlier.kept[layer] for layer in numbers)
         return numbers
-
-    def to_json(self) -> dict[str, Any]:
-        """The document that prune_plan.json holds."""
-        return {
-            "format": FORMAT,
-            "words": self.words,
-            "source": {"model": self.model, "commit": self.commit, **self.identity},
-            "model_type": self.model_type,
-            "layers": self.layers,
-            "dropped": list(self.dropped),
-            "kept": list(self.kept),
-            "blocks": [{"start": start, "n": n} for start, n in runs(self.dropped)],
-            "criterion": self.criterion,
-            "evidence": self.evidence,
-            "config": self.config,
-            "before": vars(self.before),
-            "after": vars(self.after),
-            "carry_code": self.carry_code,
-            "history": list(self.history),
-            "provenance": self.provenance,
-        }
-
-    @classmethod
-    def read(cls, path: str | Path) -> CutPlan:
-        """Read prune_plan.json.
-
-        Raises:
-            CheckpointError: missing, of another format, or contradicting itself.
-        """
-        document = read_artefact(path, FORMAT)
-        try:
-            source = dict(document["source"])
-            plan = cls(
-                model=source.pop("model"),
-                commit=source.pop("commit"),
-                identity=source,
-                model_type=document["model_type"],
-                layers=document["layers"],
-                dropped=tuple(document["dropped"]),
-                criterion=document["criterion"],
-                evidence=dict(document["evidence"]),
-                config=dict(document["config"]),
-                before=Size(**document["before"]),
-                after=Size(**document["after"]),
-                carry_code=document["carry_code"],
-                history=tuple(document["history"]),
-                provenance=dict(document["provenance"]),
-            )
-            sound = _rising(plan.dropped, plan.layers) and _history_fits(plan) and plan.to_json() == document
-            if sound:
-                plan.rows()  # names and numbers of the wrong kind show here
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error})") from None
-        if not sound:
-            raise CheckpointError(f"{path} is damaged: its fields contradict each other")
-        return plan
 
     def table(self) -> Group:
         """The plan for a terminal, the words first."""
@@ -179,7 +194,7 @@ class CutPlan:
         shown += [(f"config {name}", _change(change)) for name, change in self.config.items()]
         if self.history:
             first = self.history[0]
-            shown.append(("in the first source", f"keep {spell_layers(self.original)} of {first['model']}"))
+            shown.append(("in the first source", f"keep {spell_layers(self.original)} of {first.model}"))
         return shown
 
     def _last(self) -> str:
@@ -192,17 +207,9 @@ def _criterion_words(criterion: str) -> str:
     return f"{criterion}: {CRITERIA[criterion].words}"
 
 
-def _rising(dropped: tuple[int, ...], layers: int) -> bool:
-    sane = type(layers) is int and layers <= _MOST_LAYERS
-    inside = sane and all(type(layer) is int and 0 <= layer < layers for layer in dropped)
-    return inside and 0 < len(dropped) < layers and list(dropped) == sorted(set(dropped))
-
-
-def _history_fits(plan: CutPlan) -> bool:
-    if not all(_rising(tuple(earlier["dropped"]), earlier["layers"]) for earlier in plan.history):
-        return False
-    counts = [earlier["layers"] - len(earlier["dropped"]) for earlier in plan.history]
-    return counts == [*(earlier["layers"] for earlier in plan.history[1:]), plan.layers][: len(counts)]
+def _check_layers(dropped: tuple[int, ...], layers: int) -> None:
+    if not all(a < b for a, b in pairwise((-1, *dropped, layers))) or len(dropped) == layers:
+        raise ValueError(f"dropped is no rising list of some of the layers 0 to {layers - 1}")
 
 
 def _bytes(size: int) -> str:
@@ -249,21 +256,21 @@ def _check_rows(check: dict[str, Any]) -> list[tuple[str, str]]:
     where = "held-out text" if check["held_out"] else "text of the scan itself (it has no other documents)"
     cost = f"{check['passes']:.2f} plain passes over {check['text_tokens']} tokens"
     rows = [("checked on", f"{where}: {check['screened']} candidates tried, {cost}")]
-    own, chosen = check["own"], check["chosen"]
+    first_choice, chosen = check["own"], check["chosen"]
     for finalist in check["finalists"]:
         layers = finalist["dropped"]
-        mark = " (taken)" if layers == chosen else " (the criterion's own)" if layers == own else ""
-        if layers == own == chosen:
+        mark = " (taken)" if layers == chosen else " (the criterion's own)" if layers == first_choice else ""
+        if layers == first_choice == chosen:
             mark = " (taken, the criterion's own)"
         value = f"loss {finalist['loss']:.3f}, KL {finalist['kl']:.3f} ± {finalist['kl_stderr']:.3f}{mark}"
         rows.append((f"without {spell_layers(layers)}", value))
     rows.append(("full model", f"loss {check['full_loss']:.3f} (nats a token, {check['tokens']} tokens)"))
-    if own != chosen:
+    if first_choice != chosen:
         gain = f"{check['gain']:.3f} ± {check['gain_stderr']:.3f} nats less KL"
         rows.append(
             (
                 "the check overrules",
-                f"{spell_layers(own)} was the criterion's choice; {spell_layers(chosen)} has {gain}",
+                f"{spell_layers(first_choice)} was the criterion's choice; {spell_layers(chosen)} has {gain}",
             )
         )
     return rows

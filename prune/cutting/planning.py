@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune.choosing.choose import Wanted, check_wanted, choose
+from prune.choosing.choose import choose
 from prune.choosing.criteria import CRITERIA
+from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, UsageError
-from prune.common.layers import parse_layers, starts
+from prune.common.layers import layers_without, parse_layers, starts
 from prune.common.provenance import provenance
-from prune.cutting.plan import PLAN_FILE, CutPlan, Size
+from prune.cutting.plan import PLAN_FILE, CutPlan, EarlierCut, PlannedSource, Size
 from prune.families.config import changes
-from prune.families.subject import Subject, new_config, open_subject
+from prune.families.subject import Subject, new_config, open_subject, remainder
 
 if TYPE_CHECKING:
     from prune.scanning.result import Scan
@@ -23,111 +24,76 @@ def plan_cut(
     model: str | Path,
     *,
     n: int | None = None,
-    scan: Scan | str | Path | None = None,
     start: int | None = None,
     layers: str | Sequence[int] | None = None,
-    criterion: str | None = None,
-    allow_last: bool = False,
-    text: str | Sequence[str] | None = None,
-    field: str = "text",
-    samples: int = 256,
-    length: int = 1024,
-    seed: int = 0,
-    costs: str | Path | None = None,
-    weigh: str | None = None,
-    check: int | None = None,
-    check_tokens: int = 8192,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
+    scan: Scan | str | Path | None = None,
+    text: str | Sequence[str] = (),
+    settings: CutSettings | None = None,
     show_progress: bool = True,
 ) -> CutPlan:
     """Decide which layers to drop. Nothing is written.
 
-    The place is `layers`, or the block `start .. start+n-1`, or the `n` layers that `criterion` finds.
+    They are `layers`, or the block `start .. start+n-1`, or the `n` layers that the settings' criterion finds.
 
     Args:
         model: a model folder or a hub id. Layer numbers are 0-based throughout.
         n: how many layers to drop.
-        scan: a Scan of this model, or the path of its scan.json; where a criterion needs one and none is given,
-            the model is scanned first.
         start: first layer of the block.
         layers: layers to drop, in any pattern: `"3,7,20-24"` or numbers.
-        criterion: "angular" (the default: arXiv 2403.17887, section 3.2) or another of
-            `prune.choosing.criteria.CRITERIA`.
-        allow_last: whether the last layer may go, which the paper says never to drop.
-        text, field, samples, length, seed: what to scan on, if it comes to that; see `prune.scanning.scan.scan`. The
-            choice is checked on other documents of the same text, or of the scan's own where no text is named.
-        costs, weigh: for "domain": costs.json (`prune.choosing.costs`), and weights such as "medical=1,math=2".
-        check: how many candidates to check on held-out text, 0 for none; None for the criterion's default
-            (4 for "angular"). Of those, the one of least KL to the full model is taken.
-        check_tokens: held-out tokens drawn for the check, which costs at most 1.5 passes over them.
-        revision: branch, tag or commit of a hub id.
-        trust_remote_code: run the model's own Python to scan it, and carry it along.
-        show_progress: of the scan.
+        scan: a Scan of this model, or the path of its scan.json; where the criterion needs one and none is given,
+            the model is scanned first.
+        text: what to scan on, if it comes to that. The choice is checked on other documents of it, or of the scan's
+            own text where none is given.
+        settings: how the layers are found, checked and scanned for; the defaults if None.
+        show_progress: of the scan and of the check.
 
     Raises:
         UsageError: contradicting options, or layers that do not fit the model.
         CheckpointError: the model, or the scan, cannot be used; or the cut cannot be exact for this family.
     """
-    named = _check_request(n=n, scan=scan, start=start, layers=layers, criterion=criterion)
-    subject = open_subject(model, revision=revision, carry_code=trust_remote_code)
-    total = subject.layers
-    made: Scan | None = None
-    evidence: dict[str, Any] = {}
-    if named is not None:
-        _check_fit(named, total, allow_last)
-        dropped, criterion = tuple(named), "named"
-    else:
-        assert n is not None
-        starts(total, n, allow_last=allow_last)
-        if n == total:
-            raise UsageError(f"--n {n}: at least one of the {total} layers has to stay")
-        criterion = criterion or "angular"
-        wanted = Wanted(
-            model=model,
-            layers=total,
-            n=n,
-            criterion=criterion,
-            allow_last=allow_last,
-            check=check,
-            check_tokens=check_tokens,
-            text=(text,) if isinstance(text, str) else tuple(text or ()),
-            field=field,
-            samples=samples,
-            length=length,
-            seed=seed,
-            costs=costs,
-            weigh=weigh,
-            revision=subject.source.commit or revision,
-            trust_remote_code=trust_remote_code,
-            show_progress=show_progress,
+    settings = settings or CutSettings()
+    named = _named_layers(n, start, layers)
+    if named is not None and (scan is not None or settings.criterion is not None):
+        raise UsageError(
+            f"{'--start' if layers is None else '--layers'} says which layers, so "
+            f"{'--scan' if scan is not None else '--criterion'} has no say; leave one out"
         )
-        check_wanted(wanted)
-        found = scan_of(scan, subject)
-        if wanted.needs_model or (found is None and CRITERIA[criterion].needs == "scan"):
-            new_config(subject, range(total), carry_code=False)  # what cannot be cut anywhere shows before a long scan
-        choice = choose(wanted, found)
-        dropped, evidence, made = choice.dropped, choice.evidence, choice.made
-    return _assemble(subject, dropped, criterion, evidence, carry_code=trust_remote_code, made=made)
+    subject = open_subject(model, revision=settings.revision, carry_code=settings.trust_remote_code)
+    if named is not None:
+        _check_fit(named, subject.layers, settings.allow_last)
+        return _assemble(subject, tuple(named), "named", {}, carry_code=settings.trust_remote_code)
+    assert n is not None
+    starts(subject.layers, n, allow_last=settings.allow_last)
+    if n == subject.layers:
+        raise UsageError(f"--n {n}: at least one of the {n} layers has to stay")
+    known = scan_of(scan, subject)
+    criterion = CRITERIA[settings.criterion_name]
+    if settings.runs_model or (known is None and criterion.needs == "scan"):
+        new_config(subject, range(subject.layers), carry_code=False)  # what cannot be cut shows before a long scan
+    choice = choose(
+        subject.source,
+        subject.layers,
+        n,
+        settings,
+        scan=known,
+        text=(text,) if isinstance(text, str) else tuple(text),
+        show_progress=show_progress,
+    )
+    return _assemble(
+        subject,
+        choice.dropped,
+        criterion.name,
+        choice.evidence,
+        carry_code=settings.trust_remote_code,
+        made=choice.made,
+    )
 
 
-def _check_request(
-    *,
-    n: int | None,
-    scan: Any,
-    start: int | None,
-    layers: str | Sequence[int] | None,
-    criterion: str | None,
-) -> Sequence[int] | None:
+def _named_layers(n: int | None, start: int | None, layers: str | Sequence[int] | None) -> Sequence[int] | None:
     """The layers that were named outright, or None where a criterion has to find them."""
-    if criterion is not None and criterion not in CRITERIA:
-        raise UsageError(f"--criterion {criterion} is unknown; take {', '.join(CRITERIA)}")
-    place = "--layers" if layers is not None else "--start" if start is not None else None
-    if layers is not None and (start is not None or n is not None):
-        raise UsageError(f"--layers names the layers by itself; leave {'--start' if start is not None else '--n'} out")
-    if place and (scan is not None or criterion is not None):
-        raise UsageError(f"{place} names the place, so {'--scan' if scan is not None else '--criterion'} has no say")
     if layers is not None:
+        if start is not None or n is not None:
+            raise UsageError(f"--layers says by itself which; leave {'--start' if start is not None else '--n'} out")
         return parse_layers(layers if isinstance(layers, str) else ",".join(map(str, layers)))
     if n is None:
         raise UsageError("say what to drop: --n 6, or --n 6 --start 13, or --layers 3,7,20-24")
@@ -186,41 +152,42 @@ def _assemble(
     evidence: dict[str, Any],
     *,
     carry_code: bool,
-    made: Scan | None,
+    made: Scan | None = None,
 ) -> CutPlan:
     source, checkpoint = subject.source, subject.checkpoint
-    kept = [layer for layer in range(subject.layers) if layer not in set(dropped)]
-    new = new_config(subject, kept, carry_code=carry_code)
+    left = remainder(subject, layers_without(dropped, subject.layers), carry_code=carry_code)
     packed = "quantization_config" in checkpoint.config
-    tensors = [list(checkpoint.tensors()), [t for _, layout in subject.layouts(kept) for t in layout.tensors]]
+    tensors = [list(checkpoint.tensors()), [t for _, layout in left.shards for t in layout.tensors]]
     before, after = (
-        Size(len(some), sum(t.size for t in some), None if packed else sum(t.elements for t in some))
+        Size(
+            tensors=len(some),
+            bytes=sum(t.size for t in some),
+            parameters=None if packed else sum(t.elements for t in some),
+        )
         for some in tensors
     )
-    return CutPlan(
-        model=source.name,
-        commit=source.commit,
-        identity=subject.identity(),
+    plan = CutPlan(
+        source=PlannedSource(model=source.name, commit=source.commit, **subject.identity()),
         model_type=checkpoint.config["model_type"],
         layers=subject.layers,
         dropped=dropped,
         criterion=criterion,
         evidence=evidence,
-        config=changes(checkpoint.config, new),
+        config=changes(checkpoint.config, left.config),
         before=before,
         after=after,
         carry_code=carry_code,
         history=_history(source.folder, subject.layers),
         provenance=provenance(),
-        scan=made,
     )
+    return plan.handing_on(left, made)
 
 
-def _history(folder: Path, layers: int) -> tuple[dict[str, Any], ...]:
+def _history(folder: Path, layers: int) -> tuple[EarlierCut, ...]:
     """Earlier cuts, where the source is itself the result of one."""
     if not (folder / PLAN_FILE).is_file():
         return ()
     earlier = CutPlan.read(folder / PLAN_FILE)
     if len(earlier.kept) != layers:
         raise CheckpointError(f"{folder / PLAN_FILE} keeps {len(earlier.kept)} layers, but the model has {layers}")
-    return (*earlier.history, {"model": earlier.model, "layers": earlier.layers, "dropped": list(earlier.dropped)})
+    return (*earlier.history, EarlierCut(model=earlier.model, layers=earlier.layers, dropped=earlier.dropped))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prune.common.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError, first_line
 
 
 def check_can_publish(repo_id: str) -> None:
@@ -20,7 +20,7 @@ def check_can_publish(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError:
-        raise UsageError(f"--push-to-hub {repo_id} is no hub id; take one such as owner/name") from None
+        raise UsageError(f"--push-to-hub {repo_id} is no hub id; use one such as owner/name") from None
     if get_token() is None:
         raise UsageError("--push-to-hub needs a login: run `hf auth login`, or set HF_TOKEN")
 
@@ -49,4 +49,4 @@ def _why(error: BaseException) -> str:
     code = getattr(getattr(error, "response", None), "status_code", None)
     if code is not None:
         return f"HTTP {code}" + ("; check your login and its rights" if code in (401, 403) else "")
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return first_line(error)

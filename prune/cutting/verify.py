@@ -2,60 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Literal
 
-from prune.checkpoint.headers import Shard, Tensor, read_checkpoint
+from pydantic import Field, computed_field
+
+from prune.checkpoint.headers import Checkpoint, read_json_object
 from prune.checkpoint.hub import fetch
+from prune.checkpoint.source import locate
+from prune.checkpoint.tensors import tensor_sha256
+from prune.common.artefact import Artefact
 from prune.common.errors import CheckpointError
 from prune.common.terminal import progress
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.config import changes
-from prune.families.subject import Subject, new_config, open_subject
+from prune.families.subject import Pair, Subject, new_config, open_subject
 
-if TYPE_CHECKING:
-    import torch
-
-FORMAT = "regrowth.verification/1"
 TOLERANCE = 1e-5  # of logits, in float32
-_BUFFER = 1 << 20
 _SHOWN = 20  # faults that the table names
 
 
-@dataclass(frozen=True)
-class Verification:
-    """What was compared, and what was found to differ.
+class Verification(Artefact):
+    """What was compared, and what differs."""
 
-    Args:
-        model, folder: the full model and the pruned one.
-        tensors, bytes: how many were hashed on both sides.
-        faults: one sentence each; none if the pruned model is what its plan says.
-        logits: largest absolute difference of the logits; None if they were not asked for.
-        tolerance: what that difference may be.
-    """
+    AGAIN: ClassVar[str] = "verify again with `prune verify`"
 
-    model: str
-    folder: str
-    tensors: int
-    bytes: int
-    faults: tuple[str, ...]
-    logits: float | None = None
-    tolerance: float | None = None
+    format: Literal["regrowth.verification/2"] = "regrowth.verification/2"
+    model: str = Field(description="the full model")
+    folder: str = Field(description="the pruned one")
+    tensors: int = Field(description="how many tensors were hashed on both sides")
+    bytes: int = Field(description="their bytes")
+    faults: tuple[str, ...] = Field(description="one sentence each; none if the pruned model is what its plan says")
+    logits: float | None = Field(description="largest absolute difference of the logits; null without --logits")
+    tolerance: float | None = Field(description="what that difference may be")
 
+    @computed_field(description="whether nothing differs")  # type: ignore[prop-decorator]
     @property
     def sound(self) -> bool:
-        """Whether nothing differs."""
         return not self.faults
-
-    def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, "sound": self.sound, **vars(self), "faults": list(self.faults)}
 
     def words(self) -> str:
         """The finding in a few lines."""
@@ -95,96 +83,71 @@ def verify_cut(
     Raises:
         CheckpointError: one of the two cannot be read at all, or was not written by prune cut.
     """
-    plan = inspect_cut(folder)
+    plan, cut = open_cut(folder)
     subject = open_subject(full, revision=revision or (plan.commit if str(full) == plan.model else None))
     if subject.layers != plan.layers:
         raise CheckpointError(f"{full} has {subject.layers} layers, but {folder} was cut from {plan.layers}")
-    pruned = read_checkpoint(folder)
     faults = []
     for key, value in subject.identity().items():
-        if value != plan.identity.get(key):
+        if value != plan.identity[key]:
             faults.append(f"{full} is not the source that the plan names (its {key} differs)")
-    wanted = new_config(subject, plan.kept, carry_code=plan.carry_code)
+    planned = new_config(subject, plan.kept, carry_code=plan.carry_code)
     faults += [
         f"config.json: {field} is {json.dumps(change['after'])}, where the plan gives {json.dumps(change['before'])}"
-        for field, change in changes(wanted, pruned.config).items()
+        for field, change in changes(planned, cut.checkpoint.config).items()
     ]
-    pairs, missing = _pair(subject, plan, {t.name: (shard, t) for shard in pruned.shards for t in shard.tensors})
-    faults += missing
+    pairs = list(subject.pairs(plan.kept, cut.checkpoint))
+    faults += _unlike(pairs, cut.checkpoint)
+    alike = [pair for pair in pairs if pair.alike]
     if subject.source.commit:
-        fetch(subject.source, sorted({shard.name for shard, _, _, _ in pairs}))
-    size = sum(tensor.size for _, tensor, _, _ in pairs)
+        fetch(subject.source, sorted({pair.source[0].name for pair in alike}))
+    size = sum(pair.source[1].size for pair in alike)
     with progress("Hashing (MB)", size / 1e6, shown=show_progress) as bar:
-        faults += _hash_all(pairs, lambda count: bar.advance(count / 1e6))
+        faults += _hash_all(alike, lambda count: bar.advance(count / 1e6))
     difference = None
     if logits:
         difference = logits_difference(full, folder, plan, tokens=tokens, trust_remote_code=trust_remote_code)
         if not difference <= tolerance:  # NaN is a fault too
             faults.append(f"the logits differ by up to {difference:.3g}, more than {tolerance:g}")
     return Verification(
-        str(full), str(folder), len(pairs), size, tuple(faults), difference, tolerance if logits else None
+        model=str(full),
+        folder=str(folder),
+        tensors=len(alike),
+        bytes=size,
+        faults=tuple(faults),
+        logits=difference,
+        tolerance=tolerance if logits else None,
     )
 
 
-_Pair = tuple[Shard, Tensor, Shard, Tensor]
+def _unlike(pairs: list[Pair], pruned: Checkpoint) -> list[str]:
+    """What has no counterpart, or one of another type or shape."""
+    faults = []
+    for pair in pairs:
+        if pair.pruned is None:
+            faults.append(f"tensor {pair.name} is missing")
+        elif not pair.alike:
+            ours, theirs = pair.source[1], pair.pruned[1]
+            faults.append(f"tensor {pair.name} is {theirs.dtype} {theirs.shape}, not {ours.dtype} {ours.shape}")
+    strange = {tensor.name for tensor in pruned.tensors()} - {pair.name for pair in pairs}
+    return faults + [f"tensor {name} is not in the source" for name in sorted(strange)]
 
 
-def _pair(subject: Subject, plan: CutPlan, found: dict[str, tuple[Shard, Tensor]]) -> tuple[list[_Pair], list[str]]:
-    """Each kept tensor of the source with its counterpart, and what has none or is of another type or shape."""
-    rename = subject.renaming(plan.kept)
-    pairs, faults, left = [], [], set(found)
-    for shard in subject.checkpoint.shards:
-        for tensor in shard.tensors:
-            name = rename(tensor.name)
-            if name is None:
-                continue
-            if name not in found:
-                faults.append(f"tensor {name} is missing")
-                continue
-            left.discard(name)
-            other_shard, other = found[name]
-            if (other.dtype, other.shape) != (tensor.dtype, tensor.shape):
-                faults.append(f"tensor {name} is {other.dtype} {other.shape}, not {tensor.dtype} {tensor.shape}")
-                continue
-            pairs.append((shard, tensor, other_shard, other))
-    return pairs, faults + [f"tensor {name} is not in the source" for name in sorted(left)]
+def _hash_all(pairs: list[Pair], advance: Callable[[int], None]) -> list[str]:
+    """Names of tensors whose SHA-256 differ, as sentences. Some files are read at a time, one buffer each."""
 
-
-def _hash_all(pairs: list[_Pair], advance: Callable[[int], None]) -> list[str]:
-    """Names of tensors whose SHA-256 differ, as sentences. Two files are read at a time, one buffer each."""
-
-    def differs(pair: _Pair) -> bool:
-        shard, tensor, other_shard, other = pair
-        return tensor_sha256(shard, tensor) != tensor_sha256(other_shard, other)
+    def differs(pair: Pair) -> bool:
+        assert pair.pruned is not None
+        return tensor_sha256(*pair.source) != tensor_sha256(*pair.pruned)
 
     faults = []
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for pair, different in zip(pairs, pool.map(differs, pairs), strict=True):
-            advance(pair[1].size)
+            tensor = pair.source[1]
+            advance(tensor.size)
             if different:
-                faults.append(f"tensor {pair[3].name} has other values than {pair[1].name} of the source")
+                faults.append(f"tensor {pair.name} has other values than {tensor.name} of the source")
     return faults
-
-
-def tensor_sha256(shard: Shard, tensor: Tensor) -> str:
-    """Hex SHA-256 of a tensor's bytes, read in pieces.
-
-    Raises:
-        CheckpointError: the file ends within them.
-    """
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(min(_BUFFER, tensor.size)))
-    handle = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        place, left = shard.data_start + tensor.start, tensor.size
-        while left:
-            count = os.preadv(handle, [buffer[:left]], place)
-            if not count:
-                raise CheckpointError(f"{shard.path} became shorter while it was read")
-            digest.update(buffer[:count])
-            place, left = place + count, left - count
-    finally:
-        os.close(handle)
-    return digest.hexdigest()
 
 
 def logits_difference(
@@ -199,52 +162,34 @@ def logits_difference(
     """
     import torch
 
-    from prune.checkpoint.source import locate
     from prune.models.loading import decoder_layers, load_model, text_config
 
-    found: list[torch.Tensor] = []
-    for place in (full, folder):
-        source = locate(place, revision=plan.commit if str(place) == plan.model else None)
-        packed = "quantization_config" in read_checkpoint(source.folder).config
+    logits: list[torch.Tensor] = []
+    for model_name, dropped in ((full, plan.dropped), (folder, ())):
+        source = locate(model_name, revision=plan.commit if str(model_name) == plan.model else None)
+        packed = "quantization_config" in read_json_object(source.folder / "config.json")
         model = load_model(source, dtype="auto" if packed else torch.float32, trust_remote_code=trust_remote_code)
         ids = torch.randint(
             0, text_config(model.config).vocab_size, (1, tokens), generator=torch.Generator().manual_seed(0)
         )
         layers = decoder_layers(model)
-        with torch.no_grad(), _passed_through(layers, plan.dropped if place is full else ()):
-            found.append(model(input_ids=ids, use_cache=False).logits.float())
+        for layer in dropped:
+            layers[layer] = _passed_through(layers[layer])
+        with torch.no_grad():
+            logits.append(model(input_ids=ids, use_cache=False).logits.float())
         del model, layers
-    return float((found[0] - found[1]).abs().max())
+    return float((logits[0] - logits[1]).abs().max())
 
 
-@contextmanager
-def _passed_through(layers: Any, dropped: tuple[int, ...]) -> Iterator[None]:
-    """Replace layers by modules that hand their input on, in the form in which the layer itself answers."""
-    import torch
+def _passed_through(layer: Any) -> Any:
+    """A module that hands its input on, in the form in which the layer itself answers."""
+    from prune.models.walking import PassThrough
 
-    class PassThrough(torch.nn.Module):
-        def __init__(self, layer: Any) -> None:
-            super().__init__()
-            self.layer = [layer]  # not a submodule
+    def answer(hidden_states: Any, *rest: Any, **more: Any) -> Any:
+        form = layer(hidden_states, *rest, **more)  # run for its form alone
+        return (hidden_states, *form[1:]) if isinstance(form, tuple) else hidden_states
 
-        def __getattr__(self, name: str) -> Any:  # a decoder may ask a layer for its type
-            try:
-                return super().__getattr__(name)
-            except AttributeError:
-                return getattr(self.layer[0], name)
-
-        def forward(self, hidden_states: Any, *rest: Any, **more: Any) -> Any:
-            answer = self.layer[0](hidden_states, *rest, **more)  # run for its form alone
-            return (hidden_states, *answer[1:]) if isinstance(answer, tuple) else hidden_states
-
-    kept = {layer: layers[layer] for layer in dropped}
-    for layer, module in kept.items():
-        layers[layer] = PassThrough(module)
-    try:
-        yield
-    finally:
-        for layer, module in kept.items():
-            layers[layer] = module
+    return PassThrough(layer, answer)
 
 
 def inspect_cut(folder: str | Path) -> CutPlan:
@@ -253,13 +198,18 @@ def inspect_cut(folder: str | Path) -> CutPlan:
     Raises:
         CheckpointError: not a model, not made by `prune cut`, or its weights do not have the plan's layers.
     """
+    return open_cut(folder)[0]
+
+
+def open_cut(folder: str | Path) -> tuple[CutPlan, Subject]:
+    """The same, with the pruned model's own headers."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder; name one that prune cut has written")
+        raise CheckpointError(f"{folder} is not a folder; give one that prune cut has written")
     if not (folder / PLAN_FILE).is_file():
         raise CheckpointError(f"{folder} holds no {PLAN_FILE}, so it was not written by prune cut")
     plan = CutPlan.read(folder / PLAN_FILE)
     subject = open_subject(folder)
     if subject.layers != len(plan.kept):
         raise CheckpointError(f"{folder} has {subject.layers} layers, but its {PLAN_FILE} keeps {len(plan.kept)}")
-    return plan
+    return plan, subject

@@ -14,7 +14,7 @@ from typing import Any
 
 from prune.common.errors import CheckpointError
 from prune.families.config_class import UnansweredError, ask_class
-from prune.families.fields import InexpressibleError, LengthError, Places, check_lengths, fill, silent_keys, spell
+from prune.families.fields import InexpressibleError, LengthError, Renumbering, check_lengths, fill, silent_keys, spell
 from prune.families.nearest import advice
 from prune.families.table import COMMON_LISTS, FAMILIES, NOT_OF_LAYERS, Family
 
@@ -59,15 +59,15 @@ def cut_config(
         CheckpointError: the cut cannot be spelled, and the message names the nearest block that can; or a field may
             speak of layers in a way we do not know; or it is left to a class that cannot be asked.
     """
-    places = Places(layers, tuple(kept))
+    renumbering = Renumbering(layers, tuple(kept))
     whole, read = _whole(config, family, layers, where)
     try:
-        return _cut(whole, family, places, read, where)
+        return _cut(whole, family, renumbering, read, where)
     except InexpressibleError as reason:
 
         def works(other: Sequence[int]) -> bool:
             try:
-                _cut(whole, family, Places(layers, tuple(other)), read, where)
+                _cut(whole, family, Renumbering(layers, tuple(other)), read, where)
             except (InexpressibleError, CheckpointError):
                 return False
             return True
@@ -141,15 +141,15 @@ def _sense(path: str, where: str) -> Iterator[None]:
 
 
 def _cut(
-    config: Mapping[str, Any], family: Family, places: Places, read: Mapping[str, Any], where: str
+    config: Mapping[str, Any], family: Family, renumbering: Renumbering, read: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
     new = copy.deepcopy(dict(config))
     section = _section(new, family, where)
-    _refuse_unknown_lists(new, places.layers, _known(family), family.section, where)
+    _refuse_unknown_lists(new, renumbering.layers, _known(family), family.section, where)
     with _sense(f"{family.section}." if section is not new else "", where):
-        spell(section, family, places, read)
+        spell(section, family, renumbering, read)
     if "quantization_config" in new:
-        new["quantization_config"] = _renumber_mentions(new["quantization_config"], family, places, where)
+        new["quantization_config"] = _renumber_mentions(new["quantization_config"], family, renumbering, where)
     return new
 
 
@@ -163,16 +163,16 @@ def _known(family: Family) -> set[str]:
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any]]:
     """What differs between two configs: `{"text_config.layer_types": {"before": ..., "after": ...}}`, or None."""
-    found: dict[str, dict[str, Any]] = {}
+    changed: dict[str, dict[str, Any]] = {}
     for key in [*before, *(key for key in after if key not in before)]:
         old, new = before.get(key), after.get(key)
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
-            found |= changes(old, new, f"{path}{key}.")
+            changed |= changes(old, new, f"{path}{key}.")
         else:
-            found[path + key] = {"before": old, "after": new}
-    return found
+            changed[path + key] = {"before": old, "after": new}
+    return changed
 
 
 def _section(config: Mapping[str, Any], family: Family, where: str) -> Any:
@@ -202,7 +202,7 @@ def _refuse_unknown_lists(
             _refuse_unknown_lists(value, layers, known, section, where)
 
 
-def _renumber_mentions(value: Any, family: Family, kept: Places, where: str) -> Any:
+def _renumber_mentions(value: Any, family: Family, renumbering: Renumbering, where: str) -> Any:
     """Module names in a quantisation config (`model.layers.19.mlp` must stay unquantised) follow their layers.
 
     Layers stored behind the decoder's own follow the kept ones.
@@ -220,8 +220,11 @@ def _renumber_mentions(value: Any, family: Family, kept: Places, where: str) -> 
         if match is None:
             return name
         layer = int(match[2])
-        place = len(kept.kept) + layer - kept.layers if layer >= kept.layers else kept.new.get(layer)
-        return None if place is None else f"{name[: match.start()]}{match[1]}{place}{name[match.end() :]}"
+        if layer >= renumbering.layers:
+            number: int | None = len(renumbering.kept) + layer - renumbering.layers
+        else:
+            number = renumbering.new.get(layer)
+        return None if number is None else f"{name[: match.start()]}{match[1]}{number}{name[match.end() :]}"
 
     def walk(part: Any) -> Any:
         if isinstance(part, dict):

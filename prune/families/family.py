@@ -39,6 +39,7 @@ class Family:
         flat: whether the section may be missing and its fields stand at the top.
         beside: prefixes of lists that hold parts of layers, each with the layer to which its number 0 belongs.
         stored: ends of tensor names that the file must hold, because without them a layer computes with its number.
+        transposed: its projections are stored (in, out): the Conv1D of GPT-2.
         refused: why no cut of this family can be exact.
     """
 
@@ -65,6 +66,7 @@ class Family:
     flat: bool = False
     beside: tuple[tuple[str, int], ...] = ()
     stored: tuple[str, ...] = ()
+    transposed: bool = False
     refused: str | None = None
 
     @property

@@ -32,8 +32,8 @@ class LengthError(ValueError):
 
 
 @dataclass(frozen=True)
-class Places:
-    """`kept` of `layers` layers, 0-based and rising."""
+class Renumbering:
+    """The layers `kept` of `layers` layers stay, 0-based and rising."""
 
     layers: int
     kept: tuple[int, ...]
@@ -41,7 +41,7 @@ class Places:
     @property
     def new(self) -> dict[int, int]:
         """Kept layer -> its number in the pruned model."""
-        return {layer: place for place, layer in enumerate(self.kept)}
+        return {layer: number for number, layer in enumerate(self.kept)}
 
 
 def check_lengths(section: Mapping[str, Any], family: Family, layers: int) -> None:
@@ -67,7 +67,7 @@ def fill(section: dict[str, Any], values: Mapping[str, Any]) -> None:
             _set(section, key, value)
 
 
-def spell(section: dict[str, Any], family: Family, places: Places, read: Mapping[str, Any]) -> None:
+def spell(section: dict[str, Any], family: Family, renumbering: Renumbering, read: Mapping[str, Any]) -> None:
     """Change the section in place so that it describes the kept layers, each as it was.
 
     Args:
@@ -83,29 +83,29 @@ def spell(section: dict[str, Any], family: Family, places: Places, read: Mapping
     def seen() -> dict[str, Any]:
         return {**read, **{key: value for key, value in section.items() if value is not None}}
 
-    entries = {key: _entries(section, key, family, places.layers) for key in _list_keys(family)}
+    entries = {key: _entries(section, key, family, renumbering.layers) for key in _list_keys(family)}
     if family.steps and _number(seen()["decoder_sparse_step"]) > 1:
-        experts = family.steps(seen(), places.layers)
-        section["mlp_only_layers"] = [layer for layer in range(places.layers) if not experts[layer]]
+        experts = family.steps(seen(), renumbering.layers)
+        section["mlp_only_layers"] = [layer for layer in range(renumbering.layers) if not experts[layer]]
         section["decoder_sparse_step"] = 1
-    facts = {words: rule(seen(), places.layers) for words, rule in family.fixed.items()}
-    links = {words: rule(seen(), places.layers) for words, rule in family.links.items()}
+    facts = {words: rule(seen(), renumbering.layers) for words, rule in family.fixed.items()}
+    links = {words: rule(seen(), renumbering.layers) for words, rule in family.links.items()}
 
     for key, value in entries.items():
         if value is not None:
-            _set(section, key, _kept(value, places))
-            _check_kinds(key, value, places)
-    _shift_numbers(section, family, places)
+            _set(section, key, _kept(value, renumbering))
+            _check_kinds(key, value, renumbering)
+    _shift_numbers(section, family, renumbering)
     for key in family.periods:
         section.pop(key, None)
     for key in [key for key in family.count if key in section] or family.count[:1]:
-        section[key] = len(places.kept)
+        section[key] = len(renumbering.kept)
 
     for words, rule in family.fixed.items():
-        if rule(seen(), len(places.kept)) != [facts[words][layer] for layer in places.kept]:
+        if rule(seen(), len(renumbering.kept)) != [facts[words][layer] for layer in renumbering.kept]:
             raise InexpressibleError(words)
     for words, rule in family.links.items():
-        _check_links(words, links[words], rule(seen(), len(places.kept)), places)
+        _check_links(words, links[words], rule(seen(), len(renumbering.kept)), renumbering)
 
 
 def _list_keys(family: Family) -> tuple[str, ...]:
@@ -133,20 +133,20 @@ def _spelled_out(types: list[Any]) -> list[Any]:
     return [kind for group, times in types for kind in group * times]
 
 
-def _kept(value: Any, places: Places) -> Any:
+def _kept(value: Any, renumbering: Renumbering) -> Any:
     if isinstance(value, str):
-        return "".join(value[layer] for layer in places.kept) + value[places.layers :]
-    return [value[layer] for layer in places.kept] + value[places.layers :]
+        return "".join(value[layer] for layer in renumbering.kept) + value[renumbering.layers :]
+    return [value[layer] for layer in renumbering.kept] + value[renumbering.layers :]
 
 
-def _check_kinds(key: str, value: Any, places: Places) -> None:
-    kinds, stay = set(value), {value[layer] for layer in places.kept}
+def _check_kinds(key: str, value: Any, renumbering: Renumbering) -> None:
+    kinds, stay = set(value), {value[layer] for layer in renumbering.kept}
     if all(isinstance(kind, str) for kind in kinds) and kinds & _RECUR and kinds & _ATTEND and not stay & _ATTEND:
         raise InexpressibleError(f"{key}: no layer with attention would stay, by which transformers counts its cache")
 
 
-def _shift_numbers(section: dict[str, Any], family: Family, places: Places) -> None:
-    new = places.new
+def _shift_numbers(section: dict[str, Any], family: Family, renumbering: Renumbering) -> None:
+    new = renumbering.new
     for key, base in family.indices.items():
         numbers = _get(section, key)
         if numbers:
@@ -163,31 +163,31 @@ def _shift_numbers(section: dict[str, Any], family: Family, places: Places) -> N
     for key in family.cycles:
         cycle = section.get(key)
         if cycle:
-            section[key] = [cycle[layer % len(cycle)] for layer in places.kept]
-            _check_kinds(key, [cycle[layer % len(cycle)] for layer in range(places.layers)], places)
+            section[key] = [cycle[layer % len(cycle)] for layer in renumbering.kept]
+            _check_kinds(key, [cycle[layer % len(cycle)] for layer in range(renumbering.layers)], renumbering)
     for key in family.counts:
         if type(section.get(key)) is int:
-            section[key] = sum(layer < section[key] for layer in places.kept)
+            section[key] = sum(layer < section[key] for layer in renumbering.kept)
     for key in family.ends:
         if type(section.get(key)) is int and section[key] >= 0:
-            section[key] = max(sum(layer <= section[key] for layer in places.kept) - 1, 0)
+            section[key] = max(sum(layer <= section[key] for layer in renumbering.kept) - 1, 0)
     for key in family.tails:
         if type(section.get(key)) is int:
-            section[key] = sum(layer >= places.layers - section[key] for layer in places.kept)
+            section[key] = sum(layer >= renumbering.layers - section[key] for layer in renumbering.kept)
     for key in family.root_depth:
         if section.get(key) is not None:
-            section[key] = section[key] * math.sqrt(len(places.kept) / places.layers)
+            section[key] = section[key] * math.sqrt(len(renumbering.kept) / renumbering.layers)
     for key in family.runs:
         kinds = _spelled_out(section.get(key) or [])
         if kinds:
-            section[key] = [[[kinds[layer] for layer in places.kept], 1]]
+            section[key] = [[[kinds[layer] for layer in renumbering.kept], 1]]
 
 
-def _check_links(words: str, before: list[Any], after: list[Any], places: Places) -> None:
-    new = places.new
-    for place, layer in enumerate(places.kept):
+def _check_links(words: str, before: list[Any], after: list[Any], renumbering: Renumbering) -> None:
+    new = renumbering.new
+    for number, layer in enumerate(renumbering.kept):
         source = before[layer]
-        if after[place] != (None if source is None else new.get(source, -1)) or after[place] == -1:
+        if after[number] != (None if source is None else new.get(source, -1)) or after[number] == -1:
             raise InexpressibleError(f"{words} (layer {layer} reads from layer {source})")
 
 

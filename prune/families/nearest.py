@@ -9,20 +9,20 @@ from prune.common.layers import spell_layers
 _WIDER = 16  # how many layers more or fewer a block may have that is still near
 
 
-def advice(works: Callable[[Sequence[int]], bool], layers: int, kept: Sequence[int]) -> str:
+def advice(works: Callable[[Sequence[int]], bool], layers: int, kept_layers: Sequence[int]) -> str:
     """A phrase that names the nearest block.
 
     Args:
         works: whether a model can keep these layers (0-based, rising).
         layers: L.
-        kept: what was asked for.
+        kept_layers: what was asked for.
     """
-    dropped = sorted(set(range(layers)) - set(kept))
-    found = nearest_block(works, layers, dropped)
-    if found is None:
+    dropped = sorted(set(range(layers)) - set(kept_layers))
+    block = nearest_block(works, layers, dropped)
+    if block is None:
         return "no block of about that size would be exact"
-    last = " --allow-last" if found[-1] == layers - 1 else ""
-    return f"the nearest block that is exact is --layers {spell_layers(found)}{last}"
+    last = " --allow-last" if block[-1] == layers - 1 else ""
+    return f"the nearest block that is exact is --layers {spell_layers(block)}{last}"
 
 
 def nearest_block(

@@ -91,12 +91,12 @@ def shared_keys(config: Section, layers: int) -> list[int | None]:
 
 def shared_picks(config: Section, layers: int) -> list[int | None]:
     """Sparse attention: the layer whose pick of tokens a layer takes over."""
-    found: list[int | None] = []
+    picks: list[int | None] = []
     donor = -1
     for layer, kind in enumerate(config["indexer_types"]):
         donor = layer if kind == "full" else donor
-        found.append(None if kind == "full" else donor)
-    return found
+        picks.append(None if kind == "full" else donor)
+    return picks
 
 
 def zamba_owner(config: Section, layers: int) -> list[int | None]:

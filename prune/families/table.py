@@ -177,7 +177,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "got_ocr2": _under("text_config", _WINDOWED),
     "gpt-sw3": Family(_GPT2, count=_GPT2_COUNT),
-    "gpt2": Family(_GPT2, count=_GPT2_COUNT, fixed={
+    "gpt2": Family(_GPT2, count=_GPT2_COUNT, transposed=True, fixed={
         "scale_attn_by_inverse_layer_idx: " + _OWN: rules.own_number_if("scale_attn_by_inverse_layer_idx"),
     }, reads=("scale_attn_by_inverse_layer_idx",)),
     "gpt_bigcode": Family(_GPT2, count=_GPT2_COUNT),
@@ -283,7 +283,7 @@ FAMILIES: dict[str, Family] = {
     "olmo3": _typed(),
     "olmo_hybrid": _typed(),
     "olmoe": PLAIN,
-    "openai-gpt": Family(_GPT2, count=_GPT2_COUNT),
+    "openai-gpt": Family(_GPT2, count=_GPT2_COUNT, transposed=True),
     "opt": Family(_DECODER),
     "pegasus": _SEQ2SEQ,
     "persimmon": PLAIN,
@@ -377,3 +377,8 @@ NOT_OF_LAYERS = frozenset(
         "time_step_limit",
     }
 )
+
+
+def is_transposed(model_type: object) -> bool:
+    """Whether models of a family store their projections (in, out); not so where the family is unknown."""
+    return isinstance(model_type, str) and model_type in FAMILIES and FAMILIES[model_type].transposed

@@ -50,7 +50,7 @@ def pick_device(device: str = "auto") -> str:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = local_device(device)
     if device.partition(":")[0] == "cuda":
-        _check_cuda(device)
+        check_cuda(device)
         if ":" in device:
             torch.cuda.set_device(device)
         return device
@@ -63,7 +63,12 @@ def pick_device(device: str = "auto") -> str:
     return device
 
 
-def _check_cuda(device: str) -> None:
+def check_cuda(device: str) -> None:
+    """Refuse `cuda`, or `cuda:N`, where torch has no such GPU.
+
+    Raises:
+        RegrowthError: it has none, or not so many.
+    """
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -153,7 +158,7 @@ def decoder_layers(model: Any) -> torch.nn.ModuleList:
         ]
         if lists:
             top = min(depth for depth, _ in lists)
-            found = [module for depth, module in lists if depth == top]
-            if len(found) == 1:
-                return found[0]
+            highest = [module for depth, module in lists if depth == top]
+            if len(highest) == 1:
+                return highest[0]
     raise RegrowthError(f"{type(model).__name__}: cannot tell which of its modules are the {wanted} decoder layers")

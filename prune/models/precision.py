@@ -55,5 +55,5 @@ def pick_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype | str
         return "auto" if dtype == "auto" else torch.bfloat16
     if dtype not in _NAMES:
         raise RegrowthError(f"--dtype {dtype} is unknown; use auto, fast, float32, bfloat16 or float16")
-    found: torch.dtype = getattr(torch, _NAMES[dtype])
-    return found
+    named: torch.dtype = getattr(torch, _NAMES[dtype])
+    return named

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from prune.checkpoint.headers import Checkpoint, Tensor
+from prune.checkpoint.tensors import FLOATS
 from prune.common.errors import CheckpointError
 
-_TURNED = ("gpt2",)  # stored (in, out)
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _EXPERT = ".experts."
 
@@ -94,31 +94,38 @@ class ModelShape:
 
 
 def shape_of(
-    checkpoint: Checkpoint, layer_of: Callable[[str], int | None], *, name: str, layers: int, section: str
+    checkpoint: Checkpoint,
+    layer_of: Callable[[str], int | None],
+    *,
+    name: str,
+    layers: int,
+    section: str,
+    transposed: bool,
 ) -> ModelShape:
-    """The same from an open checkpoint.
+    """The shape of an open checkpoint.
 
     Args:
         layer_of: from a tensor's name to its layer, None outside the layers.
         name: the model's, for messages.
         layers: L.
         section: the part of config.json that describes the decoder; "" for the whole.
+        transposed: projections are stored (in, out).
     """
     config = checkpoint.config
     settings = config.get(section, config)
-    found = {"inside": [[] for _ in range(layers)], "outside": []}  # type: dict[str, Any]
+    inside: list[list[Tensor]] = [[] for _ in range(layers)]
+    outside: list[Tensor] = []
     for tensor in checkpoint.tensors():
-        if tensor.dtype not in ("F64", "F32", "F16", "BF16"):
+        if tensor.dtype not in FLOATS:
             raise CheckpointError(
                 f"{name}: {tensor.name} is of type {tensor.dtype}: healing needs a model whose weights "
                 "are floating-point numbers, and quantises it by itself"
             )
         layer = layer_of(tensor.name)
         if layer is None:
-            found["outside"].append(tensor)
+            outside.append(tensor)
         elif layer < layers:
-            found["inside"][layer].append(tensor)
-    outside: list[Tensor] = found["outside"]
+            inside[layer].append(tensor)
     table = max((t for t in outside if len(t.shape) == 2), key=lambda t: t.elements, default=None)
     if table is None:
         raise CheckpointError(f"{name}: no tensor outside the layers is an embedding")
@@ -128,9 +135,7 @@ def shape_of(
     head = [t for t in outside if t.name.endswith(_HEADS)]
     active = _number(settings, "num_experts_per_tok", "top_k_experts", "moe_topk") or 1
     experts = _number(settings, "num_local_experts", "num_experts", "n_routed_experts") or 1
-    shapes = tuple(
-        _layer(tensors, min(1.0, active / experts), config.get("model_type") in _TURNED) for tensors in found["inside"]
-    )
+    shapes = tuple(_layer(tensors, min(1.0, active / experts), transposed) for tensors in inside)
     text = sum(t.elements for t in outside if not any(part in t.name for part in ("vision", "visual", "audio")))
     return ModelShape(
         name=name,
@@ -151,14 +156,14 @@ def shape_of(
     )
 
 
-def _layer(tensors: Sequence[Tensor], share: float, turned: bool) -> LayerShape:
+def _layer(tensors: Sequence[Tensor], share: float, transposed: bool) -> LayerShape:
     linears, experts, other, norms = [], 0, 0, 0
     for tensor in tensors:
         path = _path(tensor.name)
         if _EXPERT in f".{path}" or len(tensor.shape) == 3:
             experts += tensor.elements
         elif len(tensor.shape) == 2 and path.endswith(".weight"):
-            outputs, inputs = reversed(tensor.shape) if turned else tensor.shape
+            outputs, inputs = reversed(tensor.shape) if transposed else tensor.shape
             path = path.removesuffix(".weight")
             linears.append(Linear(path, inputs, outputs, is_feed_forward(path)))
         else:
@@ -173,8 +178,8 @@ def _layer(tensors: Sequence[Tensor], share: float, turned: bool) -> LayerShape:
 def _path(name: str) -> str:
     """`model.layers.3.mlp.up_proj.weight` -> `mlp.up_proj.weight`."""
     parts = name.split(".")
-    place = next(i for i, part in enumerate(parts) if part.isdecimal())
-    return ".".join(parts[place + 1 :])
+    number = next(i for i, part in enumerate(parts) if part.isdecimal())
+    return ".".join(parts[number + 1 :])
 
 
 def _both(outside: Sequence[Tensor]) -> bool:

@@ -97,33 +97,33 @@ def _heads(
     variants: Sequence[Variant],
     kl: bool,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Summed loss and KL, (V, B) each, by chunks of positions whose logits fit; and how many tokens met the head."""
+    """Summed loss and KL, (V, B) each, by chunks of positions whose logits fit; and tokens that met the head."""
     length = ids.shape[1]
-    found = np.zeros((2, len(variants), len(ids)))
+    sums = np.zeros((2, len(variants), len(ids)))
     step = length
     if walk.takes_positions:
         step = max(1, min(length, _HEAD_BYTES // (4 * len(ids) * walk.vocabulary)))
-    met = 0
+    head_tokens = 0
     for begin in range(0, length - 1, step):
-        places = torch.arange(begin, min(begin + step, length - 1), device=ids.device)
-        real = mask[:, places + 1].double()
-        truth = ids[:, places + 1].unsqueeze(-1)
+        positions = torch.arange(begin, min(begin + step, length - 1), device=ids.device)
+        real = mask[:, positions + 1].double()
+        truth = ids[:, positions + 1].unsqueeze(-1)
         chance, entropy = None, None
         if kl:
-            ours = walk.logits(states[FULL], places, input_ids=ids, attention_mask=mask).log_softmax(-1)
+            ours = walk.logits(states[FULL], positions, input_ids=ids, attention_mask=mask).log_softmax(-1)
             chance = ours.exp()
             entropy = -torch.linalg.vecdot(chance, ours)
-            met += ids.shape[0] * len(places)
+            head_tokens += ids.shape[0] * len(positions)
         for row, variant in enumerate(variants):
             if variant == FULL and kl:
-                found[0, row] += (-(ours.gather(-1, truth).squeeze(-1)).double() * real).sum(1).cpu().numpy()
+                sums[0, row] += (-(ours.gather(-1, truth).squeeze(-1)).double() * real).sum(1).cpu().numpy()
                 continue
-            logits = walk.logits(states[variant], places, input_ids=ids, attention_mask=mask)
+            logits = walk.logits(states[variant], positions, input_ids=ids, attention_mask=mask)
             total = logits.logsumexp(-1)
             loss = (total - logits.gather(-1, truth).squeeze(-1)).double()
-            found[0, row] += (loss * real).sum(1).cpu().numpy()
+            sums[0, row] += (loss * real).sum(1).cpu().numpy()
             if chance is not None and entropy is not None:
                 apart = (total - torch.linalg.vecdot(chance, logits) - entropy).double()
-                found[1, row] += (apart * real).sum(1).cpu().numpy()
-            met += ids.shape[0] * len(places)
-    return found[0], found[1], met
+                sums[1, row] += (apart * real).sum(1).cpu().numpy()
+            head_tokens += ids.shape[0] * len(positions)
+    return sums[0], sums[1], head_tokens

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from prune.common.errors import RegrowthError, UsageError
+from prune.models.loading import check_cuda
 
 OLDEST = (0, 32)  # the oldest vLLM that this was run with
 MEMORY_SHARE = 0.75  # vLLM's 0.92 leaves no room for the logits of whole prompts, which its own plan leaves out
@@ -71,20 +72,20 @@ def parse_engine_options(given: str | Mapping[str, Any] | None) -> tuple[tuple[s
         pairs = [(str(name), str(value)) for name, value in given.items()]
     else:
         pairs = [_split(part.strip()) for part in (given or "").split(",") if part.strip()]
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for name, text in pairs:
         if name in _OURS:
             raise UsageError(f"--backend-args {name}: use {_OURS[name]} for it")
         if name not in _KNOWN:
             raise UsageError(f"--backend-args {name} is unknown; use {', '.join(_KNOWN)}")
-        if name in found:
+        if name in options:
             raise UsageError(f"--backend-args gives {name} twice")
         read, words, _ = _KNOWN[name]
         try:
-            found[name] = read(text)
+            options[name] = read(text)
         except (ValueError, KeyError):
             raise UsageError(f"--backend-args {name}={text} must be {words}") from None
-    return tuple(sorted(found.items()))
+    return tuple(sorted(options.items()))
 
 
 def _split(part: str) -> tuple[str, str]:
@@ -147,10 +148,7 @@ def engine_device(device: str) -> str:
             f"pass --device {built_for}, or use --backend hf"
         )
     if number and kind == "cuda":
-        import torch
-
-        if int(number) >= (count := torch.cuda.device_count()):
-            raise RegrowthError(f"--device {device} is not here: there are {count} CUDA devices, counted from 0")
+        check_cuda(device)
     return device
 
 

@@ -17,9 +17,71 @@ from typing import Any
 import torch
 
 from prune.common.errors import RegrowthError
+from prune.models.hooks import state_of
 from prune.models.loading import decoder_layers
 
 _DROP = "drop"
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the model's own forward pass called a layer, but for the state that it gave."""
+
+    layer: int
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    forward: Callable[..., Any]
+
+    def run(self, state: torch.Tensor) -> Any:
+        """What the layer itself answers to `state`."""
+        return self.forward(state, *self.args, **self.kwargs)
+
+
+@contextmanager
+def standing_in(layers: Iterable[Any], answer: Callable[[Call, torch.Tensor], Any]) -> Iterator[None]:
+    """While the block runs, `answer(call, state)` replies in each layer's place, in the layers' own form."""
+    layers = list(layers)
+    forwards = [layer.forward for layer in layers]
+    set_before = ["forward" in vars(layer) for layer in layers]  # accelerate, too, sets a forward on the instance
+
+    def stand_in(index: int) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            state = args[0] if args else kwargs.pop("hidden_states")
+            return answer(Call(index, args[1:], kwargs, forwards[index]), state)
+
+        return forward
+
+    for index, layer in enumerate(layers):
+        layer.forward = stand_in(index)
+    try:
+        yield
+    finally:
+        for layer, forward, was_set in zip(layers, forwards, set_before, strict=True):
+            if was_set:
+                layer.forward = forward
+            else:
+                del layer.forward
+
+
+class PassThrough(torch.nn.Module):
+    """Stands for a layer that is not run: `answer` replies to its calls.
+
+    For the rest it is that layer: a few decoders ask one for its kind before they run it.
+    """
+
+    def __init__(self, layer: torch.nn.Module, answer: Callable[..., Any]) -> None:
+        super().__init__()
+        self.answer = answer
+        self.stands_for = (layer,)  # in a tuple, so that it is no part of this module
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(vars(self)["stands_for"][0], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.answer(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -42,10 +104,10 @@ class Route:
 
 def branches(routes: Iterable[Route], layer: int) -> dict[tuple[str, str | None], list[Route]]:
     """Routes by what happens to them at `layer`: those that drop it first, the plain run last."""
-    found: dict[tuple[str, str | None], list[Route]] = {}
+    groups: dict[tuple[str, str | None], list[Route]] = {}
     for route in routes:
-        found.setdefault(route.at(layer), []).append(route)
-    return dict(sorted(found.items(), key=lambda item: (item[0][0] != _DROP, item[0][1] is None, item[0][1] or "")))
+        groups.setdefault(route.at(layer), []).append(route)
+    return dict(sorted(groups.items(), key=lambda item: (item[0][0] != _DROP, item[0][1] is None, item[0][1] or "")))
 
 
 def count_passes(layers: int, routes: Iterable[Route]) -> int:
@@ -66,7 +128,6 @@ class Walk:
     def __init__(self, model: Any, routes: Iterable[Route], switch: Callable[[str | None], None] | None) -> None:
         self.model, self.routes = model, list(dict.fromkeys(routes))
         self.layers = list(decoder_layers(model))
-        self.forwards = [layer.forward for layer in self.layers]
         self.takes_positions = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
         self.passes = count_passes(len(self.layers), self.routes)
@@ -74,7 +135,7 @@ class Walk:
         self._replayed: torch.Tensor | None = None
         self._first: torch.Tensor | None = None
         self._second: torch.Tensor | None = None  # layer 0's output, where it is known already
-        self._given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []  # what each layer was called with, states apart
+        self._calls: list[Call] = []  # of each layer, in the model's own pass
         self._rest: tuple[Any, ...] | None = None  # what a layer returns behind its state, if it returns a tuple
         self._known = False  # whether that is known
 
@@ -84,32 +145,30 @@ class Walk:
         Raises:
             RegrowthError: the model does not call its layers one after the other, each once.
         """
-        self._replayed, self._first, self._given = None, None, []
+        self._replayed, self._first, self._calls = None, None, []
         keep = {"logits_to_keep": 1} if self.takes_positions else {}
         self.model(**inputs, use_cache=False, **keep)
-        if len(self._given) != len(self.layers) or self._first is None:
-            raise RegrowthError(
-                f"{type(self.model).__name__} does not run its layers in turn, so they cannot be walked"
-            )
+        if len(self._calls) != len(self.layers) or self._first is None:
+            raise self._not_in_turn()
         first, self._first = self._first, None
         yield from self._below(0, self.routes, first)
-        self._given = []
+        self._calls = []
 
-    def logits(self, state: torch.Tensor, places: torch.Tensor | None = None, **inputs: Any) -> torch.Tensor:
+    def logits(self, state: torch.Tensor, positions: torch.Tensor | None = None, **inputs: Any) -> torch.Tensor:
         """float32 logits of a last layer's output, by the model's own norm, head and caps.
 
         Args:
             state: (B, T, D), for the inputs that it was made from.
-            places: positions to score, (P,); all if None.
+            positions: positions to score, (P,); all if None.
 
         Returns:
             (B, P, vocabulary).
         """
         self._replayed = state
-        keep = {"logits_to_keep": places} if self.takes_positions and places is not None else {}
+        keep = {"logits_to_keep": positions} if self.takes_positions and positions is not None else {}
         logits = self.model(**inputs, use_cache=False, **keep).logits
         self._replayed = None
-        return (logits if keep or places is None else logits[:, places]).float()
+        return (logits if keep or positions is None else logits[:, positions]).float()
 
     def head(self, state: torch.Tensor) -> torch.Tensor:
         """float32 logits, (P, vocabulary), of vectors (P, D) picked from anywhere in a last layer's output.
@@ -138,31 +197,28 @@ class Walk:
             return known
         if self._switch is not None:
             self._switch(what[1])
-        args, kwargs = self._given[layer]
-        out = self.forwards[layer](state, *args, **kwargs)
-        moved: torch.Tensor = out[0] if isinstance(out, tuple | list) else out
-        return moved
+        return state_of(self._calls[layer].run(state))
 
-    def stand_in(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What layer `index` does in the model's own pass: take note of its inputs, or hand back what is replayed."""
-        hidden = args[0] if args else kwargs.pop("hidden_states")
+    def answer(self, call: Call, state: torch.Tensor) -> Any:
+        """What a layer does in the model's own pass: take note of its call, or hand back what is replayed."""
         if self._replayed is not None:
-            return self._hand_on(self._replayed if index == len(self.layers) - 1 else hidden)
-        if index != len(self._given):
-            raise RegrowthError(
-                f"{type(self.model).__name__} does not run its layers in turn, so they cannot be walked"
-            )
-        self._given.append((args[1:], kwargs))
-        if index == 0:
-            self._first = hidden
+            return self._hand_on(self._replayed if call.layer == len(self.layers) - 1 else state)
+        if call.layer != len(self._calls):
+            raise self._not_in_turn()
+        self._calls.append(call)
+        if call.layer == 0:
+            self._first = state
             if not self._known:  # the first time it is run here, to see what it returns
-                out = self.forwards[0](hidden, *args[1:], **kwargs)
+                out = call.run(state)
                 self._known, self._rest = True, tuple(out[1:]) if isinstance(out, tuple | list) else None
-                self._second = out[0] if isinstance(out, tuple | list) else out
-        return self._hand_on(hidden)
+                self._second = state_of(out)
+        return self._hand_on(state)
 
     def _hand_on(self, state: torch.Tensor) -> Any:
         return state if self._rest is None else (state, *self._rest)
+
+    def _not_in_turn(self) -> RegrowthError:
+        return RegrowthError(f"{type(self.model).__name__} does not run its layers in turn, so they cannot be walked")
 
 
 @contextmanager
@@ -177,20 +233,9 @@ def walking(
         switch: called before each layer with the name of the adapter to be at work, None for none.
     """
     walk = Walk(model, routes, switch)
-
-    def stand_in(index: int) -> Callable[..., Any]:
-        return lambda *args, **kwargs: walk.stand_in(index, args, kwargs)
-
-    own = ["forward" in vars(layer) for layer in walk.layers]  # accelerate, too, sets a forward on the instance
-    for index, layer in enumerate(walk.layers):
-        layer.forward = stand_in(index)
     try:
-        yield walk
+        with standing_in(walk.layers, walk.answer):
+            yield walk
     finally:
-        for layer, forward, kept in zip(walk.layers, walk.forwards, own, strict=True):
-            if kept:
-                layer.forward = forward
-            else:
-                del layer.forward
         if switch is not None:
             switch(None)

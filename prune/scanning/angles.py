@@ -16,6 +16,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from prune.common.ratios import ratio_stderr
+
 # 1 - cos at or below this is an angle of 0. The sums of a float64 Gram matrix round by about this much, and it is an
 # angle of 1.7e-7 rad, which fp32 states cannot express: so vectors that are equal have a distance of exactly 0.
 _SAME = 2.0**-46
@@ -34,8 +36,18 @@ def rows(flat: np.ndarray, layers: int) -> list[np.ndarray]:
     return np.split(np.asarray(flat), np.cumsum(np.arange(layers, 1, -1)))
 
 
+def angular_distance(first: torch.Tensor, second: torch.Tensor) -> float:
+    """arccos(cos(x, y)) / pi of two vectors (arXiv 2403.17887, equation 7), as the paper writes it.
+
+    `angular_distances` is the same for many pairs at once, and fast.
+    """
+    first, second = first.double(), second.double()
+    cosine = (first @ second) / (first.norm() * second.norm())
+    return float(cosine.clamp(-1.0, 1.0).arccos() / math.pi)
+
+
 def angular_distances(states: torch.Tensor) -> torch.Tensor:
-    """d(l, n) = arccos(cos(x[l], x[l+n])) / pi for every pair (arXiv 2403.17887, equation 7).
+    """d(l, n) = `angular_distance(x[l], x[l+n])` for every pair.
 
     Args:
         states: x[0] .. x[L] of some tokens, shape (..., L+1, D), of any float dtype; cast up before any product.
@@ -59,9 +71,8 @@ def angular_distances(states: torch.Tensor) -> torch.Tensor:
 class MeanSums:
     """Sums over samples from which a mean over tokens and its standard error follow; two of them add up.
 
-    Sample i brings a total S_i (shape (P,)) over w_i tokens. The mean is sum S_i / sum w_i. Tokens of one sample
-    are not independent, samples are: the standard error is that of a ratio over clusters,
-    sqrt(k / (k-1) * sum (S_i - mean w_i)^2) / sum w_i for k samples. With one token a sample it is sd / sqrt(k).
+    Sample i brings a total S_i (shape (P,)) over w_i tokens. The mean is sum S_i / sum w_i, and its standard error
+    that of a ratio over clusters.
     """
 
     size: int
@@ -105,5 +116,4 @@ class MeanSums:
             return np.full(self.size, np.nan)
         mean = self.mean()
         squares = self.total_square - 2.0 * mean * self.total_weight + mean**2 * self.weight_square
-        variance = np.maximum(squares, 0.0) * self.samples / (self.samples - 1)  # rounding may leave -1e-18
-        return np.sqrt(variance) / self.weight
+        return ratio_stderr(squares, self.samples, self.weight)

@@ -13,24 +13,24 @@ def linear_cka(states: np.ndarray) -> np.ndarray:
     plain one tends to 1 for anything.
 
     Args:
-        states: (N, M, D): N samples, one token each, at M places in the model.
+        states: (N, M, D): N samples, one token each, at M depths of the model.
 
     Returns:
         (M, M) float64, at most 1, symmetric; NaN for fewer than 4 samples, or where states do not vary.
     """
-    count, places, _ = states.shape
+    count, depths, _ = states.shape
     if count < 4:
-        return np.full((places, places), np.nan)
-    rows = np.empty((places, count * count))
-    for place in range(places):
-        wide = states[:, place].astype(np.float64)
+        return np.full((depths, depths), np.nan)
+    rows = np.empty((depths, count * count))
+    for depth in range(depths):
+        wide = states[:, depth].astype(np.float64)
         wide -= wide.mean(0)  # centring twice changes nothing, and keeps large common parts out of the differences
         kernel = wide @ wide.T
         np.fill_diagonal(kernel, 0.0)
         sums = kernel.sum(0) / (count - 2)
         kernel += kernel.sum() / ((count - 1) * (count - 2)) - sums[:, None] - sums[None, :]
         np.fill_diagonal(kernel, 0.0)
-        rows[place] = kernel.ravel()
+        rows[depth] = kernel.ravel()
     hsic = rows @ rows.T
     scale = np.sqrt(hsic.diagonal())
     with np.errstate(divide="ignore", invalid="ignore"):

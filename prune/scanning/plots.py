@@ -1,4 +1,4 @@
-"""Figures of a scan, in the layout of arXiv 2403.17887: start l along x, block size n along y."""
+"""Figures of a scan: heat maps in the layout of arXiv 2403.17887, d against start, and what each layer changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prune.common.errors import UsageError
-from prune.common.outputs import staged_directory, write_bytes
+from prune.common.outputs import staged_directory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,8 +27,6 @@ _MARK: dict[str, Any] = {
     "markeredgecolor": "black",
     "markeredgewidth": 0.9,
 }
-
-
 # Okabe and Ito's colours, which stay apart for colour-blind eyes; line styles keep them apart in grey.
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 
@@ -37,28 +35,25 @@ def check_figure(path: str | Path, scale: str = "row") -> Path:
     """Return `path`, or raise where no figure of that kind can be written."""
     path = Path(path)
     if path.suffix.lower() not in FIGURE_SUFFIXES:
-        raise UsageError(f"--plot {path}: name a file that ends in {', '.join(FIGURE_SUFFIXES)}")
+        raise UsageError(f"--plot {path}: give a file that ends in {', '.join(FIGURE_SUFFIXES)}")
     if scale not in SCALES:
-        raise UsageError(f"--scale {scale}: take {' or '.join(SCALES)}")
+        raise UsageError(f"--scale {scale}: use {' or '.join(SCALES)}")
     return path
 
 
-def plot_scan(scan: Scan, path: str | Path, *, scale: str = "row", overwrite: bool = False) -> None:
-    """Write the heat map of `scan` as .png, .pdf or .svg.
+def draw_scan(scan: Scan, path: str | Path, *, scale: str = "row") -> bytes:
+    """The heat map as the content of a file of `path`'s kind (.png, .pdf or .svg); nothing is written.
 
     Args:
-        scan: what to draw.
-        path: the file; refused if it exists, without `overwrite`.
         scale: "row" shifts and rescales each block size to [0, 1], as in the paper; "raw" shows d itself.
     """
-    write_bytes(path, draw_scan(scan, path, scale=scale), overwrite=overwrite)
-
-
-def draw_scan(scan: Scan, path: str | Path, *, scale: str = "row") -> bytes:
-    """The heat map as the content of a file of `path`'s kind; nothing is written."""
     path = check_figure(path, scale)
+    return _content(heat_map(scan, scale=scale), path.suffix[1:].lower())
+
+
+def _content(figure: Figure, kind: str) -> bytes:
     content = io.BytesIO()
-    heat_map(scan, scale=scale).savefig(content, format=path.suffix[1:].lower(), dpi=200)
+    figure.savefig(content, format=kind, dpi=200)
     return content.getvalue()
 
 
@@ -79,7 +74,7 @@ def cells(scan: Scan, *, scale: str) -> np.ndarray:
 
 
 def heat_map(scan: Scan, *, scale: str = "row") -> Figure:
-    """The heat map as a matplotlib figure, minima marked, blocks that would drop the last layer hatched."""
+    """Start l along x, block size n along y; minima marked, blocks that would drop the last layer hatched."""
     from matplotlib.figure import Figure
 
     if scan.layers < 2:
@@ -100,8 +95,7 @@ def heat_map(scan: Scan, *, scale: str = "row") -> Figure:
     axes.set_xlabel("start layer l (0-based)")
     axes.set_ylabel("block size n (layers dropped: l … l+n−1)")
     axes.locator_params(integer=True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    _bare(axes)
     axes.legend(handles=[minima, hatched], loc="upper right", frameon=False, fontsize=9)
 
     def percent(n: Any) -> Any:
@@ -161,9 +155,7 @@ def plot_all(scan: Scan, out: str | Path, *, suffix: str = "png", overwrite: boo
     out = Path(out)
     with staged_directory(out, overwrite=overwrite) as stage:
         for name, figure in figures.items():
-            content = io.BytesIO()
-            figure.savefig(content, format=suffix, dpi=200)
-            (stage / f"{name}.{suffix}").write_bytes(content.getvalue())
+            (stage / f"{name}.{suffix}").write_bytes(_content(figure, suffix))
     return [out / f"{name}.{suffix}" for name in figures]
 
 
@@ -215,9 +207,8 @@ def layer_measures(scan: Scan) -> Figure:
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
     layers = np.arange(scan.layers)
-    where = "all tokens"
     axes.plot(
-        layers, scan.influence, color=_BLUE, marker="o", markersize=3.5, label=f"block influence, 1 − cos ({where})"
+        layers, scan.influence, color=_BLUE, marker="o", markersize=3.5, label="block influence, 1 − cos (all tokens)"
     )
     if scan.magnitude:
         axes.plot(
@@ -227,7 +218,7 @@ def layer_measures(scan: Scan) -> Figure:
             marker="s",
             markersize=3.2,
             linestyle="--",
-            label=f"relative magnitude, |Δx| / |x + Δx| ({where})",
+            label="relative magnitude, |Δx| / |x + Δx| (all tokens)",
         )
     if scan.cka and not np.isnan(scan.cka[0]).all():
         axes.plot(

@@ -18,9 +18,6 @@ from prune.scanning.angles import angular_distances
 _BLOCK_VALUES = 1 << 19  # values of one block of the all-token reduction: 4 MiB in float64 stay in the cache
 
 
-Labels = Sequence[Sequence[tuple[str, str]]]
-
-
 @dataclass(frozen=True)
 class BatchResult:
     """What a batch leaves behind.
@@ -44,8 +41,8 @@ class BatchResult:
 class BatchStates:
     """Takes x[0] .. x[L] of one batch in turn and keeps what the answer needs.
 
-    In `last` mode that is each sample's last non-padding vector and one previous state; in `all` mode the
-    non-padding states of this batch. Padding may stand on either side.
+    In `last` mode that is each sample's last non-padding vector; in `all` mode the non-padding states of this batch.
+    Padding may stand on either side.
     """
 
     def __init__(self, mask: torch.Tensor, samples: Sequence[int], *, layers: int, tokens: str) -> None:
@@ -67,33 +64,35 @@ class BatchStates:
         self._dots: list[torch.Tensor] = []
         self._previous: torch.Tensor | None = None
 
-    def forget(self) -> None:
-        """Let go of the state that `take` keeps for the next one; `take` is then told it as `before`."""
-        self._previous = None
+    def receive(self, index: int, hidden: torch.Tensor) -> None:
+        """Take x[index], shape (B, T, D), where they come in the order 0 .. L."""
+        self._previous = self.take(index, hidden, self._previous)
 
-    def take(self, index: int, hidden: torch.Tensor, before: torch.Tensor | None = None) -> None:
-        """Take x[index], shape (B, T, D); they must come in the order 0 .. L, each once.
+    def take(self, index: int, hidden: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
+        """Take x[index], shape (B, T, D), and x[index - 1] as `real` gives it (None for x[0]).
 
-        Args:
-            index: which.
-            hidden: x[index].
-            before: x[index - 1], where it was forgotten.
+        Returns:
+            `real` of x[index].
         """
         if index != len(self._squares):
             raise RegrowthError(f"layer states came out of order (x[{index}] after x[{len(self._squares) - 1}])")
         if hidden.shape[:2] != self._shape or hidden.dim() != 3:
             expected = f"({self._shape[0]}, {self._shape[1]}, width)"
             raise RegrowthError(f"x[{index}] has shape {tuple(hidden.shape)}, not {expected}: no plain decoder layer")
-        device = hidden.device
-        if before is not None:
-            self._previous = before.flatten(0, 1).index_select(0, self._real.to(before.device)).float()
-        state = hidden.flatten(0, 1).index_select(0, self._real.to(device))  # a copy: layers may write in place
-        self._kept.append(state if self._every else state.index_select(0, self._last.to(device)))
-        wide = state.float()  # before any product: bf16 products are noise, fp16 ones overflow
+        state = self._real_tokens(hidden)
+        self._kept.append(state if self._every else state.index_select(0, self._last.to(state.device)))
+        wide = state.float()
         self._squares.append(torch.linalg.vecdot(wide, wide))
-        if self._previous is not None:
-            self._dots.append(torch.linalg.vecdot(self._previous.to(device), wide))
-        self._previous = wide
+        if before is not None:
+            self._dots.append(torch.linalg.vecdot(before.to(wide.device), wide))
+        return wide
+
+    def real(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The states of non-padding tokens, (N, D) in float32: products of bf16 are noise, those of fp16 overflow."""
+        return self._real_tokens(hidden).float()
+
+    def _real_tokens(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.flatten(0, 1).index_select(0, self._real.to(hidden.device))  # a copy: layers may write in place
 
     def result(self) -> BatchResult:
         """Reduce what was taken.

@@ -10,34 +10,31 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from prune.checkpoint.headers import Checkpoint, Shard, Tensor, read_checkpoint
 from prune.checkpoint.source import Source
+from prune.checkpoint.tensors import FLOATS, read_into, torch_dtype
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.common.memory import available
+from prune.common.terminal import progress, screen
 from prune.models.batches import padded
-from prune.models.hooks import decoder_of
+from prune.models.hooks import decoder_of, state_of
 from prune.models.loading import decoder_layers, text_config
+from prune.models.precision import pick_dtype
+from prune.models.walking import Call, standing_in
+from prune.scanning.samples import Samples, batch_budget, own_batches
+from prune.scanning.settings import ScanSettings
 from prune.scanning.states import BatchStates
-from prune.scanning.sums import Measured
+from prune.scanning.sums import ScanSums
 
-if TYPE_CHECKING:
-    from prune.scanning.states import Labels
-
-_TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
 _ALIGN = 64
 _ROOM = 0.9  # of the memory there is, for weights; the rest is for a batch
 _STATES_SHARE = 0.25  # of the memory there is, for hidden states; beyond, they go to a file
@@ -56,73 +53,66 @@ def fits(source: Source, dtype: Any, device: str, cap: int | None) -> bool:
     """Whether the weights, in the type they are loaded in, fit in the memory of `device` or under `cap` (bytes)."""
     checkpoint = read_checkpoint(source.folder)
     width = None if dtype == "auto" else dtype.itemsize
-    size = sum(t.size if width is None or t.dtype not in _TYPES else t.elements * width for t in checkpoint.tensors())
+    size = sum(t.size if width is None or t.dtype not in FLOATS else t.elements * width for t in checkpoint.tensors())
     return size <= _ROOM * (available(device) if cap is None else cap)
 
 
 def measure_streamed(
     source: Source,
-    windows: Sequence[Sequence[int]],
-    share: Sequence[tuple[int, list[int]]],
+    samples: Samples,
+    settings: ScanSettings,
     *,
-    tokens: str = "last",
-    labels: Labels = (),
-    device: str = "cpu",
-    dtype: Any = "auto",
-    max_memory: int | None = None,
     trust_remote_code: bool = False,
+    show_progress: bool = False,
     timing: Timing | None = None,
-    advance: Callable[[float], None] = lambda layers: None,
-) -> tuple[Measured, torch.dtype]:
-    """As `prune.scanning.scan.measure`, for a model in `source`'s files; equal to it but for rounding.
+) -> ScanSums:
+    """As `prune.scanning.scan.measure_in_memory`, layer by layer from the model's files; equal to it but for rounding.
 
     Args:
-        share: numbered batches, as lists of window numbers.
-        max_memory: bytes that weights and states should stay below, beside what the libraries take; None: what
-            the machine has.
         timing: filled in, where given.
-        advance: called with 1 after each layer.
-
-    Returns:
-        The sums, and the type that the model ran in.
 
     Raises:
         UsageError: with `tokens` "all", states of all layers that do not fit.
         CheckpointError: weights stored in a form other than the model's own.
     """
+    if show_progress:
+        screen().print(
+            "The weights do not fit in memory: running the model layer by layer from its files. "
+            "If such a scan is interrupted, it begins anew."
+        )
     began = time.monotonic()
     timing = timing if timing is not None else Timing()
+    device = settings.device
     files = _Files(read_checkpoint(source.folder))
-    model, kind = _without_weights(source, files, dtype, trust_remote_code)
+    model, dtype = _without_weights(source, files, settings, trust_remote_code)
     decoder, layers = decoder_of(model), list(decoder_layers(model))
-    memory = available(device) if max_memory is None else max_memory
-    config = text_config(model.config)
-    batches = [padded([windows[i] for i in batch]) for _, batch in share]
-    bytes_of_states = sum(ids.numel() for ids, _ in batches) * config.hidden_size * kind.itemsize
-    if tokens == "all" and bytes_of_states * (len(layers) + 1) > memory * _STATES_SHARE:
-        most = int(len(windows) * memory * _STATES_SHARE / (bytes_of_states * (len(layers) + 1)))
+    memory = available(device) if settings.max_memory is None else settings.max_memory
+    width = text_config(model.config).hidden_size
+    share = own_batches(samples.windows, settings.batch_size, batch_budget(device))
+    batches = [padded([samples.windows[i] for i in batch]) for _, batch in share]
+    bytes_of_states = sum(ids.numel() for ids, _ in batches) * width * dtype.itemsize
+    if settings.tokens == "all" and bytes_of_states * (len(layers) + 1) > memory * _STATES_SHARE:
+        most = int(len(samples.windows) * memory * _STATES_SHARE / (bytes_of_states * (len(layers) + 1)))
         raise UsageError(f"--tokens all keeps every layer's states: here only {most} samples fit; try --samples {most}")
     with torch.no_grad(), ExitStack() as stack:
-        shell = stack.enter_context(_passed_over(layers))
-        store = stack.enter_context(
-            _states(
-                [(*ids.shape, config.hidden_size) for ids, _ in batches], kind, bytes_of_states > memory * _STATES_SHARE
-            )
-        )
+        bar = stack.enter_context(progress("Scanning (layers)", len(layers), shown=show_progress))
+        shell = _Shell()
+        stack.enter_context(standing_in(layers, shell.answer))
+        shapes = [(*ids.shape, width) for ids, _ in batches]
+        store = stack.enter_context(_states(shapes, dtype, bytes_of_states > memory * _STATES_SHARE))
         taken = [
-            BatchStates(mask.bool(), batch, layers=len(layers), tokens=tokens)
+            BatchStates(mask.bool(), batch, layers=len(layers), tokens=settings.tokens)
             for (_, mask), (_, batch) in zip(batches, share, strict=True)
         ]
-        _embed(model, files, kind, device)
+        _embed(model, files, dtype, device)
         for number, (ids, mask) in enumerate(batches):
             shell.begin(None, -1)
             decoder(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
             store[number].copy_(shell.seen)
-            taken[number].take(0, store[number])
-            taken[number].forget()
+            taken[number].take(0, store[number], None)
         model.get_input_embeddings().to("meta")
         reader = stack.enter_context(ThreadPoolExecutor(1))
-        slots = _Slots(files, model, kind, device)
+        slots = _Slots(files, model, dtype, device)
         coming = reader.submit(slots.read, 0)
         for index, layer in enumerate(layers):
             timing.read += coming.result()
@@ -133,26 +123,24 @@ def measure_streamed(
             for number, (_, mask) in enumerate(batches):
                 before = store[number].to(device)
                 shell.begin(before, index)
-                blank = torch.zeros(1, dtype=kind, device=device).expand(before.shape)
+                blank = torch.zeros(1, dtype=dtype, device=device).expand(before.shape)
                 decoder(inputs_embeds=blank, attention_mask=mask.to(device), use_cache=False)
-                taken[number].take(index + 1, shell.seen, before=before)
-                taken[number].forget()
+                taken[number].take(index + 1, shell.seen, taken[number].real(before))
                 store[number].copy_(shell.seen)
             timing.compute += time.monotonic() - started
             layer.to("meta")
-            advance(1)
-        measured = Measured.empty(len(layers))
+            bar.advance(1)
+        sums = ScanSums.empty(len(layers), dtype)
         for (number, batch), states in zip(share, taken, strict=True):
-            measured.add(number, batch, states.result(), labels)
+            sums.add(number, batch, states.result(), samples.labels)
     timing.wall = time.monotonic() - began
-    return measured, kind
+    return sums
 
 
 class _Shell:
     """Stands for the layers: one of them runs, on a state of ours; the others hand on what they are given."""
 
-    def __init__(self, layers: Sequence[Any]) -> None:
-        self.forwards = [layer.forward for layer in layers]
+    def __init__(self) -> None:
         self.index, self.state, self.seen = -1, torch.empty(0), torch.empty(0)
 
     def begin(self, state: torch.Tensor | None, index: int) -> None:
@@ -160,30 +148,12 @@ class _Shell:
         self.index = index
         self.state = state if state is not None else torch.empty(0)
 
-    def run(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        hidden = args[0] if args else kwargs.pop("hidden_states")
-        if self.index == -1 and index == 0:
-            self.seen = hidden
-        if index == self.index:
-            out = self.forwards[index](self.state, *args[1:], **kwargs)
-            self.seen = out[0] if isinstance(out, tuple) else out
-        return hidden
-
-
-@contextmanager
-def _passed_over(layers: Sequence[Any]) -> Iterator[_Shell]:
-    shell = _Shell(layers)
-
-    def stand_in(index: int) -> Callable[..., Any]:
-        return lambda *args, **kwargs: shell.run(index, args, kwargs)
-
-    for index, layer in enumerate(layers):
-        layer.forward = stand_in(index)
-    try:
-        yield shell
-    finally:
-        for layer in layers:
-            del layer.forward
+    def answer(self, call: Call, state: torch.Tensor) -> torch.Tensor:
+        if self.index == -1 and call.layer == 0:
+            self.seen = state
+        if call.layer == self.index:
+            self.seen = state_of(call.run(self.state))
+        return state
 
 
 @contextmanager
@@ -218,17 +188,10 @@ class _Files:
     def read(self, name: str, into: torch.Tensor) -> torch.Tensor:
         """One tensor in its stored type, its bytes in `into` (uint8, of its size)."""
         shard, tensor = self.places[name]
-        if tensor.dtype not in _TYPES:
+        if tensor.dtype not in FLOATS:
             raise CheckpointError(f"{shard.path}: {name} is of type {tensor.dtype}, which is not run layer by layer")
-        with shard.path.open("rb", buffering=0) as file:
-            file.seek(shard.data_start + tensor.start)
-            left = memoryview(into.numpy())  # type: ignore[arg-type]
-            while left:
-                count = file.readinto(left)
-                if not count:
-                    raise CheckpointError(f"{shard.path} ended while {name} was read")
-                left = left[count:]
-        return into.view(_TYPES[tensor.dtype]).view(tensor.shape)
+        read_into(shard, tensor, memoryview(into.numpy()))  # type: ignore[arg-type]
+        return into.view(torch_dtype(tensor)).view(tensor.shape)
 
     def load(self, name: str) -> torch.Tensor:
         return self.read(name, torch.empty(self.places[name][1].size, dtype=torch.uint8))
@@ -278,18 +241,22 @@ class _Slots:
         layer.load_state_dict(weights, strict=True, assign=True)
 
 
-def _without_weights(source: Source, files: _Files, dtype: Any, trust_remote_code: bool) -> tuple[Any, torch.dtype]:
+def _without_weights(
+    source: Source, files: _Files, settings: ScanSettings, trust_remote_code: bool
+) -> tuple[Any, torch.dtype]:
     """The model on the meta device, but for buffers that are computed and not stored; and the type it runs in."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
-    kind = dtype if dtype != "auto" else (text_config(config).dtype or config.dtype or torch.float32)
+    asked = pick_dtype(settings.dtype, device=settings.device)
+    stored = text_config(config).dtype or config.dtype or torch.float32
+    dtype = asked if isinstance(asked, torch.dtype) else stored
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     model.eval()
     files.base = getattr(model, "base_model_prefix", "")
-    return model, kind
+    return model, dtype
 
 
 def _embed(model: Any, files: _Files, kind: torch.dtype, device: str) -> None:

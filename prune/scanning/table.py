@@ -61,8 +61,8 @@ def best_table(scan: Scan, *, sizes: int | None = None, strip: bool = False) -> 
         if strip:
             cells.append(heat_strip(scan.distance[best.n - 1][:-1]))
         for kind in dict.fromkeys(group.kind for group in scan.groups):
-            found = [group.starts[best.n - 1] for group in scan.groups if group.kind == kind]
-            cells.append(" / ".join(map(str, found)) + (" !" if len(set(found)) > 1 else ""))
+            starts = [group.starts[best.n - 1] for group in scan.groups if group.kind == kind]
+            cells.append(" / ".join(map(str, starts)) + (" !" if len(set(starts)) > 1 else ""))
         table.add_row(*cells)
     return table
 

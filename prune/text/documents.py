@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune.common.errors import TextError
+from prune.common.errors import TextError, first_line
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 _USEFUL_CHARACTERS = 1200  # paragraphs of a .txt file are joined until a document has about this many
@@ -88,8 +88,8 @@ class Documents(Iterator[Document]):
                 self._state["row"] = row + 1
                 yield Document(_field_of(value, self.field, Path(repo), row), f"{repo}:{row}")
         except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise, network included
-            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise TextError(f"{self.source} cannot be read ({line[:160]}); name local text with --text FILE") from None
+            reason = first_line(error)
+            raise TextError(f"{self.source} cannot be read ({reason}); use local text with --text FILE") from None
 
 
 def read_documents(source: str, *, field: str = "text") -> Iterator[Document]:
@@ -217,4 +217,4 @@ def _parquet_rows(path: Path, field: str, at: list[int]) -> Iterator[_Found]:
                     row += 1
             first += row
     except pa.ArrowInvalid as error:
-        raise TextError(f"{path} is not a parquet file ({str(error).splitlines()[0]})") from None
+        raise TextError(f"{path} is not a parquet file ({first_line(error)})") from None

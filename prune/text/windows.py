@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 DEFAULT_SOURCE = "hub:allenai/c4:en:validation"
 SHORTEST = 8  # tokens; a shorter document says nothing about depth
 POOL = 20_000  # documents that samples are drawn from at most, so that a stream ends
-
-
 FEW_TOKENS = 1024  # of held-out text; fewer say little
 
 
@@ -45,8 +43,8 @@ def text_identity(source: str, field: str = "text") -> dict[str, Any]:
 
 def bos_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that opens every window: without it some models' losses and angles are noise (Gemma: x 180,000)."""
-    found = tokenizer.bos_token_id
-    return None if found is None else int(found)
+    bos = tokenizer.bos_token_id
+    return None if bos is None else int(bos)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -111,7 +109,7 @@ def iter_windows(
     rest = []
     for index, document in longer.items():
         spans = _free_spans(taken[index], len(document), room)
-        rest.append([(index, *spans[place]) for place in rng.permutation(len(spans))])
+        rest.append([(index, *spans[span]) for span in rng.permutation(len(spans))])
     for turn in zip_longest(*rest):  # one window of each document, then a second of each
         for index, start, stop in filter(None, turn):
             yield Window(head + longer[index][start:stop].tolist(), index, start, stop, whole=False)
@@ -119,11 +117,11 @@ def iter_windows(
 
 def _free_spans(taken: Iterable[tuple[int, int]], length: int, room: int) -> list[tuple[int, int]]:
     """What is free of `length` tokens, as spans of at most `room` tokens and at least 8."""
-    found, begin = [], 0
+    spans, begin = [], 0
     for first, last in [*sorted(taken), (length, length)]:
-        found += [(place, min(place + room, first)) for place in range(begin, first, room)]
+        spans += [(start, min(start + room, first)) for start in range(begin, first, room)]
         begin = max(begin, last)
-    return [(first, last) for first, last in found if last - first >= SHORTEST]
+    return [(first, last) for first, last in spans if last - first >= SHORTEST]
 
 
 def draw_windows(
@@ -153,7 +151,7 @@ def draw_windows(
     drawn = iter_windows(documents, tokenizer, length=length, seed=seed, pool=pool)
     windows = [window.ids for window in islice(drawn, samples)]
     if not windows:
-        raise TextError(f"no document has {SHORTEST} tokens or more; name longer text with --text")
+        raise TextError(f"no document has {SHORTEST} tokens or more; give longer text with --text")
     return windows
 
 
@@ -224,12 +222,12 @@ def draw_held_out(
         documents = list(islice(read_documents(sources[index], field=field), POOL))
         windows = partial(iter_windows, documents, tokenizer, seed=_seed(seed, index))
         read = list(islice(windows(length=skip_length or length), share))
-        found = list(_first(windows(length=length, read=read), wanted))
-        if read and _tokens(found) < min(wanted, FEW_TOKENS):
+        unread = list(_first(windows(length=length, read=read), wanted))
+        if read and _tokens(unread) < min(wanted, FEW_TOKENS):
             again = list(_first(windows(length=length), wanted))
-            if _tokens(again) > _tokens(found):
-                found, apart = again, False
-        drawn.append(_samples(found, index, sources))
+            if _tokens(again) > _tokens(unread):
+                unread, apart = again, False
+        drawn.append(_samples(unread, index, sources))
     return [sample for row in _turns(drawn) for sample in row], apart
 
 
@@ -244,7 +242,7 @@ def _seed(seed: int, source: int) -> int | list[int]:
 def _samples(windows: Sequence[Window], source: int, sources: Sequence[str]) -> list[Sample]:
     if not windows:
         where = "" if len(sources) == 1 else f" of {sources[source]}"
-        raise TextError(f"no document{where} has {SHORTEST} tokens or more; name longer text with --text")
+        raise TextError(f"no document{where} has {SHORTEST} tokens or more; give longer text with --text")
     return [Sample(window.ids, source, window.whole) for window in windows]
 
 
@@ -258,4 +256,4 @@ def _first(windows: Iterable[Window], tokens: int) -> Iterator[Window]:
 
 def _turns(drawn: list[list[Sample]]) -> list[list[Sample]]:
     """One sample of each source after another, so that any stretch of the list is a fair share of all."""
-    return [[part[place] for part in drawn if place < len(part)] for place in range(max(map(len, drawn)))]
+    return [[part[turn] for part in drawn if turn < len(part)] for turn in range(max(map(len, drawn)))]

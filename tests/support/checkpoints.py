@@ -8,9 +8,11 @@ from pathlib import Path
 from prune.checkpoint.headers import Tensor
 from prune.checkpoint.identity import model_identity
 from prune.checkpoint.layout import encode_header
+from prune.choosing.settings import CheckSettings, CutSettings
 from prune.scanning.result import Scan
 
 LAYERS = 8
+UNCHECKED = CutSettings(check=CheckSettings(candidates=0))
 
 
 def write_shard(path: Path, tensors: list[tuple[str, str, tuple, bytes]]) -> None:

@@ -7,22 +7,9 @@ from pathlib import Path
 
 NUMBERS = (0, 1, 2, 7, 8, 9, 255, 4096, 10**8, 2**31, 2**32, 2**63 - 1, 2**63, 2**64, 10**30, -1, -8, 1.5, 1e308)
 WORDS = (
-    "",
-    ".",
-    "..",
-    "/",
-    "../x.safetensors",
-    "/etc/passwd",
-    "F32",
-    "BF16",
-    "F4",
-    "I64",
-    "F33",
-    "a\0b",
-    "\ud800",
-    "é",
-)
-WORDS += ("model.layers.0.w", "model.layers.-1.w", "model.layers.99999999999.w", "__metadata__", "one.safetensors")
+    "", ".", "..", "/", "../x.safetensors", "/etc/passwd", "one.safetensors", "F32", "BF16", "F4", "I64", "F33", "a\0b",
+    "\ud800", "é", "model.layers.0.w", "model.layers.-1.w", "model.layers.99999999999.w", "__metadata__",
+)  # fmt: skip
 
 
 def mutate_value(value, draw):
@@ -90,11 +77,8 @@ def fuzz(folder: str, seed: int, count: int) -> None:
 
     logging.disable()
     place, draw = Path(folder), random.Random(seed)
-    names = [
-        "config.json",
-        "model.safetensors.index.json",
-        *(f"model-0000{n}-of-00004.safetensors" for n in (1, 2, 3, 4)),
-    ]
+    shards = [f"model-0000{number}-of-00004.safetensors" for number in (1, 2, 3, 4)]
+    names = ["config.json", "model.safetensors.index.json", *shards]
     sound = {name: (place / name).read_bytes() for name in names}
     ended, longest = {"read": 0, "refused": 0}, 0
     for _ in range(count):

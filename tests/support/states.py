@@ -37,19 +37,19 @@ def plain_states(model, window):
 
 
 def plain_distances(states, tokens):
-    """Rows of d(l, n), by loops in float64 over the states of each sample, (L+1, T, D)."""
-    part = slice(None) if tokens == "all" else slice(-1, None)
-    layers = len(states[0]) - 1
+    """Rows of d(l, n), the mean angle of every pair, by loops in float64 over `plain_states` of each window."""
+    layers, part = len(states[0]) - 1, slice(None) if tokens == "all" else slice(-1, None)
 
-    def distance(start, n):
-        angles = []
-        for x in states:
-            u, v = x[start][part], x[start + n][part]
-            cosine = (u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1)
-            angles.append(np.arccos(np.clip(cosine, -1, 1)) / np.pi)
-        return np.concatenate(angles).mean()
+    def mean(lower, upper):
+        cosines = [cosine(x[lower][part], x[upper][part]) for x in states]
+        return np.arccos(np.concatenate(cosines)).mean() / np.pi
 
-    return [[distance(start, n) for start in range(layers - n + 1)] for n in range(1, layers + 1)]
+    return [[mean(start, start + n) for start in range(layers - n + 1)] for n in range(1, layers + 1)]
+
+
+def cosine(u, v):
+    """Of every two rows."""
+    return np.clip((u * v).sum(1) / np.linalg.norm(u, axis=1) / np.linalg.norm(v, axis=1), -1, 1)
 
 
 def silence(layer):

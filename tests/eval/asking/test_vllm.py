@@ -9,14 +9,16 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval.comparison import compare
 from eval.runs.run import run
 from heal import Settings, TextSource, adapter_only, merge, qlora
 from heal.merging.tensors import ADAPTER_CONFIG
 from prune import cut, plan_cut
+from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
+from prune.models.generation import VllmWriter, write_answers
 from prune.models.precision import multiplies_bfloat16
 from tests.support.models import save_tiny
 
@@ -165,3 +167,17 @@ def _logprobs(model, ids):
     with torch.no_grad():
         logits = model.eval()(input_ids=torch.tensor([ids])).logits[0].float()
     return logits.log_softmax(-1)[:-1].gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+
+
+def test_a_model_writes_as_in_transformers(sample_model):
+    model = AutoModelForCausalLM.from_pretrained(sample_model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(sample_model)
+    texts = ("The capital of France is", "Two and two are", "Once upon a time")
+    prompts = [tuple(tokenizer(text).input_ids) for text in texts]
+    writer = VllmWriter(Source(sample_model, "sample"), tokenizer, max_length=64, dtype="float32", engine=ENGINE)
+    try:
+        assert writer.write(prompts, 8, None) == write_answers(model, tokenizer, prompts, 8, None)
+        drawn = writer.write(prompts, 8, 3)
+        assert drawn == writer.write(prompts, 8, 3) != writer.write(prompts, 8, 4)
+    finally:
+        writer.close()

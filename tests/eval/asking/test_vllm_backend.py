@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import eval.asking.vllm_process as vllm_process
-from eval.asking.vllm_process import reason
+import eval.asking.vllm_model as vllm_model
+import prune.models.vllm_process as vllm_process
 from eval.cli import app
 from eval.comparison import compare
 from eval.runs.run import run
 from eval.settings import Settings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.vllm_options import altering, engine_device, parse_engine_options, visible_devices
+from prune.models.vllm_process import reason
 
 STUB = Path(__file__).parents[2] / "support" / "stub_vllm"
 SMALL = {"domains": "math", "limit": 4, "sets": ["mmlu"], "chat_template": "off", "shown": False}
@@ -45,7 +46,7 @@ def test_the_vllm_backend_answers_as_transformers_does(
     ask |= {"max_length": 256, "dtype": "float32"}
     there = run(tiny_llama, **ask)
     ask |= {"backend": "vllm", "cache": tmp_path / "kept"}
-    monkeypatch.setattr(vllm_process, "PIECE", 2)
+    monkeypatch.setattr(vllm_model, "PIECE", 2)
     monkeypatch.setenv("STUB_VLLM_CALLS", "1")
     with pytest.raises(RegrowthError, match="vLLM failed: its process ended without a word; its log is"):
         run(tiny_llama, **{**ask, "sets": ["asdiv"], "text": None})  # it dies while it generates
@@ -77,13 +78,13 @@ def test_the_precision_is_the_one_that_ran(tiny_llama, sample_questions, stub, t
 
 def light(monkeypatch, make):
     """An engine process that imports nothing heavy; `make` is the source of what makes its model."""
-    start = "import sys; sys.path = {path!r}; import eval.asking.vllm_child as child"
+    start = "import sys; sys.path = {path!r}; import prune.models.vllm_child as child"
     lines = (start, make, "child._make = make", "child.main({descriptor})")
     monkeypatch.setattr(vllm_process, "_CHILD", "\n".join(lines))
 
 
 def test_what_vllm_refuses_comes_as_one_line(tiny_llama, sample_questions, stub, monkeypatch, tmp_path):
-    light(monkeypatch, "def make(options): raise ValueError(options['dtype'] + ' is none\\nand more')")
+    light(monkeypatch, "def make(module, name, options): raise ValueError(options['dtype'] + ' is none\\nand more')")
     with pytest.raises(CheckpointError) as refused:
         compare(tiny_llama, [tiny_llama], out=tmp_path / "bill", data=sample_questions, backend="vllm", **SMALL)
     line, _, log = str(refused.value).partition("; its log is ")
@@ -95,15 +96,16 @@ def test_what_vllm_refuses_comes_as_one_line(tiny_llama, sample_questions, stub,
 PARENT = """
 import sys, types
 from pathlib import Path
-import eval.asking.vllm_process as vllm_process
+import prune.models.vllm_process as vllm_process
+from eval.asking.vllm_model import VllmModel
 from eval.settings import Settings
 from prune.checkpoint.source import Source
 vllm_process._CHILD = (
-    "import sys; sys.path = {path!r}; import os, time, pathlib; import eval.asking.vllm_child as child\\n"
-    "def make(options): pathlib.Path(options['pretrained']).write_text(str(os.getpid())); time.sleep(600)\\n"
+    "import sys; sys.path = {path!r}; import os, time, pathlib; import prune.models.vllm_child as child\\n"
+    "def make(module, name, how): pathlib.Path(how['pretrained']).write_text(str(os.getpid())); time.sleep(600)\\n"
     "child._make = make; child.main({descriptor})"
 )
-vllm_process.VllmModel(Source(Path(sys.argv[1]), "model"), Settings(backend="vllm"), max_length=64, bar=None)
+VllmModel(Source(Path(sys.argv[1]), "model"), Settings(backend="vllm"), max_length=64, bar=None)
 """
 
 
@@ -191,8 +193,9 @@ def test_a_vllm_that_is_missing_or_too_old_is_named(monkeypatch, stub):
 
 
 def test_the_device_is_respected_or_refused(monkeypatch, stub):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert [engine_device(device) for device in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
-    with pytest.raises(RegrowthError, match="--device cuda:2 is not here: there are 2 CUDA devices, counted from 0"):
+    with pytest.raises(RegrowthError, match="--device cuda:2 is not on this machine: there are cuda:0 to cuda:1"):
         engine_device("cuda:2")
     for device in ("cpu", "mps", "cuda:x"):
         with pytest.raises(UsageError, match=f"--device {device} cannot be used with --backend vllm: .* on cuda"):

@@ -19,6 +19,7 @@ from eval.sweeps.plan import plan_sweep
 from eval.sweeps.run import walk_questions
 from prune import cut, plan_cut
 from prune.checkpoint.identity import model_identity
+from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.walking import Route, count_passes
 from tests.support.checkpoints import hand_made_scan
@@ -177,7 +178,7 @@ def test_layers_that_do_nothing_cost_nothing_and_are_found(swept, planted):
         assert cost == pytest.approx(np.mean([rise[place] for rise in rises]))
     assert "bits per byte" in found.costs["measure"]
     for n in (2, 3):
-        chosen = plan_cut(planted, n=n, criterion="domain", costs=out / "costs.json", check=0)
+        chosen = plan_cut(planted, n=n, settings=CutSettings(criterion="domain", costs=out / "costs.json"))
         costs = found.costs["domains"]
         cheapest = min(range(8 - n), key=lambda s: sum(costs[d][str(n)][str(s)] for d in costs))
         assert chosen.dropped == tuple(range(cheapest, cheapest + n))

@@ -17,15 +17,17 @@ from heal.cli import app
 from heal.lineage import first_after_cut, healed_tensors, own_tensors, trace
 from heal.models.adapters import add_adapter, checkpoint_activations
 from heal.models.quantise import load_frozen
-from heal.models.student import Given, answer_parts, build_student, started_at, watching
+from heal.models.student import answer_parts, build_student, started_at, watching
 from heal.models.targets import find_targets
 from heal.training.distill import attach_distillation, shared_prefix
 from prune import cut, plan_cut
 from prune.checkpoint.headers import read_checkpoint
 from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import read, write_over
+from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.loading import decoder_layers
+from prune.models.walking import PassThrough
 from tests.support.distilling import PATCHED, TINY, distil_tiny
 from tests.support.distilling import patched_copy as _patch
 from tests.support.models import FAMILIES, tiny
@@ -258,7 +260,7 @@ def test_a_decoder_goes_on_from_a_state_it_is_given():
             layers[1].register_forward_hook(lambda *_: pytest.fail("a layer below was run"))
             assert torch.equal(shell(**inputs).last_hidden_state, whole)
         assert decoder_layers(model) is layers
-        first = Given(layers[0], seen[2], 2)
+        first = PassThrough(layers[0], lambda seen=seen: (seen[2], None))
         assert first.kind == "one of its own"
         assert first()[0] is seen[2]
         assert first()[1:] == (None,)
@@ -411,7 +413,11 @@ def test_where_the_cut_is(tiny_llama, pruned, tmp_path):
     assert first_after_cut(pruned) == 4
     twice = cut(plan_cut(pruned, layers=(1,)), tmp_path / "twice", show_progress=False)
     assert first_after_cut(twice) == 1
-    last = cut(plan_cut(tiny_llama, layers=(6, 7), allow_last=True), tmp_path / "last", show_progress=False)
+    last = cut(
+        plan_cut(tiny_llama, layers=(6, 7), settings=CutSettings(allow_last=True)),
+        tmp_path / "last",
+        show_progress=False,
+    )
     assert first_after_cut(last) == 6
     model = AutoModelForCausalLM.from_pretrained(last)
     with pytest.raises(UsageError, match="the cut took the last layers"):

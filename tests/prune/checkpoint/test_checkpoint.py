@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prune.checkpoint.copying import write_layout
@@ -181,22 +181,6 @@ def test_pickles_and_other_kinds_say_what_to_do(tmp_path):
     write(tmp_path / "bare", b"", "notes.txt")
     with pytest.raises(CheckpointError, match="holds no weights"):
         read_checkpoint(tmp_path / "bare")
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_mutated_files_are_refused_or_read_and_nothing_else(tmp_path_factory, data):
-    folder = write(tmp_path_factory.mktemp("fuzz"), b"")
-    content = bytearray(safetensors({"__metadata__": {"format": "pt"}, **SOUND}, bytes(16)))
-    for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, len(content) - 1))
-        content[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    (folder / WEIGHTS).write_bytes(content)
-    try:
-        checkpoint = read_checkpoint(folder)
-    except CheckpointError:
-        return
-    assert sum(tensor.size for tensor in checkpoint.tensors()) == checkpoint.size <= len(content)
 
 
 # --- byte ranges ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ The mutants are drawn from fixed seeds in a process of its own, whose memory and
 
 import json
 import os
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -16,13 +15,15 @@ from typer.testing import CliRunner
 from prune.cli import app
 from tests.support.checkpoints import hashes, synthetic_checkpoint
 
-SEEDS = (1, 2)
-MUTANTS = 10_500  # a seed
+MUTANTS = 2_000  # in every run; the slow tests draw more
 MEMORY = 1 << 30  # bytes of address space; the interpreter alone takes about a third
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_mutated_checkpoints_are_refused_or_read_and_nothing_else(tmp_path, seed):
+@pytest.mark.parametrize(
+    ("seed", "mutants"),
+    [(1, MUTANTS), *(pytest.param(seed, 5 * MUTANTS, marks=pytest.mark.slow) for seed in (2, 3))],
+)
+def test_mutated_checkpoints_are_refused_or_read_and_nothing_else(tmp_path, seed, mutants):
     folder = synthetic_checkpoint(tmp_path / "model", rows=1)
     program = (
         "import resource, sys\n"
@@ -31,7 +32,7 @@ def test_mutated_checkpoints_are_refused_or_read_and_nothing_else(tmp_path, seed
         "fuzz(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, folder, str(seed), str(MUTANTS)],
+        [sys.executable, "-c", program, folder, str(seed), str(mutants)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -45,13 +46,12 @@ def test_mutated_checkpoints_are_refused_or_read_and_nothing_else(tmp_path, seed
     assert done.returncode == 0, done.stderr[-3000:]
     ended = json.loads(done.stdout)
     assert ended.pop("longest") < 10_000  # characters; some messages list all families
-    assert sum(ended.values()) == MUTANTS
-    assert min(ended.values()) > MUTANTS // 50  # both ends are reached, or the mutants are all alike
+    assert sum(ended.values()) == mutants
+    assert min(ended.values()) > mutants // 50  # both ends are reached, or the mutants are all alike
 
 
 # --- by hand -------------------------------------------------------------------------------------------------------
 
-FIRST = "model-00001-of-00004.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
@@ -66,32 +66,12 @@ def rename_layer(folder: Path, old: bytes, new: bytes) -> None:
         path.write_bytes(path.read_bytes().replace(old, new))
 
 
-def link_elsewhere(folder: Path) -> None:
-    target = folder.parent / "elsewhere.safetensors"
-    (folder / FIRST).rename(target)
-    (folder / FIRST).symlink_to(target)
-
-
+# Through the command; test_checkpoint.py has the headers and indexes that are refused.
 HOSTILE = {
-    "header of 2 GB claimed": (lambda f: (f / FIRST).write_bytes(struct.pack("<Q", 1 << 31)), FIRST),
-    "header beyond the file": (lambda f: (f / FIRST).write_bytes(struct.pack("<Q", 5000) + b"{}"), FIRST),
+    "shard missing": (lambda f: (f / "model-00001-of-00004.safetensors").unlink(), "model-00001-of-00004"),
     "deep index": (lambda f: (f / INDEX).write_text('{"weight_map":' + "[" * 10**6), INDEX),
     "deep config": (lambda f: (f / "config.json").write_text('{"a":' * 10**6), "config.json"),
     "config of 101 MB": (lambda f: (f / "config.json").write_bytes(b" " * 101_000_000), "config.json"),
-    "parent in the index": (
-        lambda f: edit(f / INDEX, lambda d: d["weight_map"].update({"lm_head.weight": "../x.safetensors"})),
-        INDEX,
-    ),
-    "absolute path in the index": (
-        lambda f: edit(f / INDEX, lambda d: d["weight_map"].update({"lm_head.weight": "/x.safetensors"})),
-        INDEX,
-    ),
-    "shard missing": (lambda f: (f / FIRST).unlink(), FIRST),
-    "shard linked from elsewhere": (link_elsewhere, FIRST),
-    "a tensor in two shards": (
-        lambda f: (f / FIRST).write_bytes((f / FIRST.replace("1-", "2-")).read_bytes()),
-        "00002",
-    ),
     "layer numbers skip": (lambda f: rename_layer(f, b"layers.3.", b"layers.9."), "model.layers.3"),
     "more layers than counted": (
         lambda f: edit(f / "config.json", lambda d: d.update(num_hidden_layers=6)),

@@ -1,20 +1,21 @@
 """Choosing and checking: shared walks against plain passes, the cascade, each criterion, and the command."""
 
 import json
+from typing import get_args
 
 import pytest
 import torch
 
 from prune.choosing.cascade import Prices, affordable, rung_tokens, spread_starts, survivors
 from prune.choosing.check import check_candidates, greedy_removal
-from prune.choosing.costs import Costs, parse_weights
-from prune.choosing.criteria import CRITERIA
-from prune.cli import Criterion
+from prune.choosing.costs import Costs
+from prune.choosing.criteria import CRITERIA, CriterionName
+from prune.choosing.settings import CutSettings, parse_weights
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
 from prune.cutting.plan import CutPlan
 from prune.cutting.planning import plan_cut
 from prune.models.variants import FULL, score_variants
-from prune.scanning.scan import sample_notes
+from prune.scanning.samples import few_samples_note
 from prune.text.windows import draw_held_out, draw_samples, shares
 from tests.support.checkpoints import hand_made_scan
 from tests.support.commands import check_refused, run, succeed
@@ -142,9 +143,9 @@ def test_the_check_keeps_to_its_bound_on_text_of_any_size(finalists):
 
 def test_greedy_removal_measures_again_after_each_removal():
     model = tiny(layers=6)
-    order, losses = greedy_removal(model, windows(), 3)
+    removal = greedy_removal(model, windows(), 3)
     gone = []
-    for layer, loss in zip(order, losses, strict=True):
+    for layer, loss in zip(removal.order, removal.loss, strict=True):
         left = [one for one in range(5) if one not in gone]  # layer 5, the last, stays
         each = [score_variants(model, windows(), [frozenset([*gone, one])], kl=False) for one in left]
         means = [float(scores.loss.sum() / scores.tokens.sum()) for scores in each]
@@ -154,34 +155,38 @@ def test_greedy_removal_measures_again_after_each_removal():
 
 
 def test_every_criterion_of_the_registry_is_on_the_command_line():
-    assert {entry.value for entry in Criterion} == set(CRITERIA)
+    assert set(get_args(CriterionName)) == set(CRITERIA)
 
 
 def costs_of(folder, layers=8):
     domains = {"medical": {2: {1: 0.1, 3: 0.5, 5: 0.4}}, "math": {2: {1: 0.9, 3: 0.2, 4: 0.0}}}
     path = folder / "costs.json"
-    path.write_text(json.dumps(Costs(layers, "nats", domains, {}).to_json()))
+    path.write_text(json.dumps(Costs(layers=layers, measure="nats", domains=domains, provenance={}).to_json()))
     return path
 
 
 def test_the_domain_criterion_weighs_what_a_sweep_measured(tiny_llama, tmp_path):
     costs = costs_of(tmp_path)
     assert Costs.read(costs).weighed(2) == {1: 0.5, 3: 0.35}  # only what both domains measured
-    assert plan_cut(tiny_llama, n=2, criterion="domain", costs=costs).dropped == (3, 4)
-    plan = plan_cut(tiny_llama, n=2, criterion="domain", costs=costs, weigh="medical=3,math=1")
+
+    def planned(n=2, **settings):
+        return plan_cut(tiny_llama, n=n, settings=CutSettings(**{"criterion": "domain", "costs": costs} | settings))
+
+    assert planned().dropped == (3, 4)
+    plan = planned(weigh={"medical": 3, "math": 1})
     assert plan.dropped == (1, 2)
     assert plan.evidence["domain_cost"] == pytest.approx(0.3)
-    assert plan_cut(tiny_llama, n=2, criterion="domain", costs=costs, weigh="math=1").dropped == (4, 5)
+    assert planned(weigh={"math": 1}).dropped == (4, 5)
     with pytest.raises(UsageError, match="law"):
-        plan_cut(tiny_llama, n=2, criterion="domain", costs=costs, weigh="law=1")
+        planned(weigh={"law": 1})
     with pytest.raises(UsageError, match="no block of that size"):
-        plan_cut(tiny_llama, n=3, criterion="domain", costs=costs)
+        planned(n=3)
     with pytest.raises(UsageError, match="--costs"):
-        plan_cut(tiny_llama, n=2, criterion="domain")
+        planned(costs=None)
     with pytest.raises(UsageError, match="belongs to --criterion domain"):
-        plan_cut(tiny_llama, n=2, criterion="deepest", costs=costs)
-    with pytest.raises(CheckpointError, match="6 layers"):
-        plan_cut(tiny_llama, n=2, criterion="domain", costs=costs_of(tmp_path, layers=6))
+        planned(criterion="deepest")
+    with pytest.raises(CheckpointError, match="7 layers"):
+        planned(costs=costs_of(tmp_path, layers=7))
 
 
 @pytest.mark.parametrize("text", ["medical", "medical=", "=1", "a=1,a=2", "a=-1", "a=0", "a=nan", ""])
@@ -301,7 +306,7 @@ def test_a_wiki_dump_is_many_samples_and_short_text_is_warned_of(tiny_llama, tmp
 
 
 def test_few_samples_say_what_to_do():
-    assert sample_notes(48, 48) == []
-    assert sample_notes(40, 48) == ["The text gives 40 samples, not 48: all of it is used."]
-    assert "raise --samples" in sample_notes(8, 8)[0]
-    assert "--text" in sample_notes(8, 48)[0]
+    assert few_samples_note(48, 48) == ""
+    assert few_samples_note(40, 48) == "The text gives 40 samples, not 48: all of it is used."
+    assert "raise --samples" in few_samples_note(8, 8)
+    assert "--text" in few_samples_note(8, 48)

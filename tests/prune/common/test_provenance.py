@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from prune.checkpoint.identity import header_sha256, model_identity
+from prune.checkpoint.identity import model_identity
 from prune.common.errors import CheckpointError
 from prune.common.provenance import command_line, file_sha256, read_artefact, versions
 
@@ -28,7 +28,7 @@ def test_what_is_not_safetensors_is_refused(tmp_path, content):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"a\.safetensors"):
-        header_sha256(path)
+        model_identity(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,20 @@
 """What a request comes to: which layers, by which numbers, and which requests are refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, UsageError
 from prune.common.layers import parse_layers, runs, spell_layers
 from prune.cutting.plan import CutPlan
 from prune.cutting.planning import plan_cut
 from prune.families.config import changes, cut_config, family_of
 from prune.families.table import FAMILIES
-from tests.support.checkpoints import hand_made_scan
+from tests.support.checkpoints import UNCHECKED, hand_made_scan
 
 # --- layer sets in words -------------------------------------------------------------------------------------------
 
@@ -81,7 +83,8 @@ def test_a_plan_says_itself_in_source_numbering(sample_model):
 )
 def test_each_criterion_finds_its_layers(tiny_llama, request_, dropped):
     scan = hand_made_scan(tiny_llama)
-    plan = plan_cut(tiny_llama, scan=scan, check=0, **request_)
+    how = {key: request_[key] for key in ("criterion", "allow_last") if key in request_}
+    plan = plan_cut(tiny_llama, n=request_["n"], scan=scan, settings=replace(UNCHECKED, **how))
     assert plan.dropped == dropped
     assert plan.criterion == request_.get("criterion", "angular")
     if len(runs(dropped)) == 1:
@@ -92,14 +95,14 @@ def test_each_criterion_finds_its_layers(tiny_llama, request_, dropped):
 
 
 def test_deepest_needs_no_scan(tiny_llama):
-    plan = plan_cut(tiny_llama, n=3, criterion="deepest")
+    plan = plan_cut(tiny_llama, n=3, settings=CutSettings(criterion="deepest"))
     assert plan.dropped == (4, 5, 6)
     assert plan.evidence == {}
 
 
 def test_a_scan_is_read_from_its_file(tiny_llama, tmp_path):
     hand_made_scan(tiny_llama).write(tmp_path / "scan.json")
-    assert plan_cut(tiny_llama, n=2, scan=tmp_path / "scan.json", check=0).dropped == (2, 3)
+    assert plan_cut(tiny_llama, n=2, scan=tmp_path / "scan.json", settings=UNCHECKED).dropped == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -142,11 +145,13 @@ def test_a_scan_of_another_model_is_refused(tiny_llama, scan, message):
 )
 def test_requests_that_make_no_sense(tiny_llama, request_, message):
     with pytest.raises(UsageError, match=message):
-        plan_cut(tiny_llama, **request_)
+        how = {key: request_[key] for key in ("criterion", "allow_last") if key in request_}
+        which = {key: value for key, value in request_.items() if key not in how}
+        plan_cut(tiny_llama, **which, settings=CutSettings(**how))
 
 
 def test_a_plan_survives_its_file(tiny_llama, tmp_path):
-    plan = plan_cut(tiny_llama, n=3, scan=hand_made_scan(tiny_llama), check=0)
+    plan = plan_cut(tiny_llama, n=3, scan=hand_made_scan(tiny_llama), settings=UNCHECKED)
     (tmp_path / "plan.json").write_text(json.dumps(plan.to_json()))
     assert CutPlan.read(tmp_path / "plan.json") == plan
 

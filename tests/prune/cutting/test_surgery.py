@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import prune.cutting.cut
+from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.provenance import file_sha256
 from prune.cutting.cut import cut
@@ -18,7 +19,7 @@ from prune.cutting.planning import plan_cut
 from prune.cutting.verify import inspect_cut
 from prune.models.loading import decoder_layers
 from prune.scanning.result import Scan
-from tests.support.checkpoints import hand_made_scan, hashes
+from tests.support.checkpoints import UNCHECKED, hand_made_scan, hashes
 from tests.support.commands import check_refused, error_line, run, succeed
 
 # --- the real sample model -----------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ def test_companions_are_carried_and_code_only_on_request(tiny_llama, tmp_path):
     assert (out / "additional_chat_templates" / "tools.jinja").read_text() == "{{ tools }}"
     assert "auto_map" not in json.loads((out / "config.json").read_text())
 
-    plan = plan_cut(source, layers="3", trust_remote_code=True)
+    plan = plan_cut(source, layers="3", settings=CutSettings(trust_remote_code=True))
     out = cut(plan, tmp_path / "with-code", show_progress=False)
     assert (out / "modeling_x.py").read_text() == "modeling_x.py"
     assert "auto_map" in json.loads((out / "config.json").read_text())
@@ -125,7 +126,7 @@ def test_the_model_card_tells_the_plan(tiny_llama, tmp_path):
     import yaml
 
     scan = hand_made_scan(tiny_llama)
-    out = cut(plan_cut(tiny_llama, n=2, scan=scan, check=0), tmp_path / "out", show_progress=False)
+    out = cut(plan_cut(tiny_llama, n=2, scan=scan, settings=UNCHECKED), tmp_path / "out", show_progress=False)
     card = (out / "README.md").read_text()
     head = yaml.safe_load(card.split("---\n")[1])
     assert head["library_name"] == "transformers"
@@ -183,7 +184,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_llama, tmp_path):
     before = hashes(tiny_llama)
     result = succeed("prune", "cut", tiny_llama, "--layers", "2,4-5", "--out", tmp_path / "out", "--dry-run", "--json")
     plan = json.loads(result.stdout)
-    assert (plan["format"], plan["dropped"], plan["kept"]) == ("regrowth.plan/1", [2, 4, 5], [0, 1, 3, 6, 7])
+    assert (plan["format"], plan["dropped"], plan["kept"]) == ("regrowth.plan/2", [2, 4, 5], [0, 1, 3, 6, 7])
     assert plan["blocks"] == [{"start": 2, "n": 1}, {"start": 4, "n": 2}]
     assert not list(tmp_path.iterdir())
     assert hashes(tiny_llama) == before

@@ -31,7 +31,7 @@ def test_a_sound_cut_passes_and_nothing_is_written(pair):
     assert result.exit_code == 0
     assert "sound" in result.stdout
     document = json.loads(verify(*pair, "--json").stdout)
-    assert document["format"] == "regrowth.verification/1"
+    assert document["format"] == "regrowth.verification/2"
     assert (document["sound"], document["faults"], document["logits"]) == (True, [], None)
     tensors = [tensor for path in out.glob("*.safetensors") for tensor in read_shard(path).tensors]
     assert (document["tensors"], document["bytes"]) == (len(tensors), sum(tensor.size for tensor in tensors))

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError
 from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
@@ -154,4 +155,4 @@ def test_layers_that_compute_with_their_own_number_may_not_move(saved, tmp_path)
     edit_config(full, lambda config: config.update(scale_attn_by_inverse_layer_idx=True))
     with pytest.raises(CheckpointError, match=r"own number.*--layers 6-7 --allow-last"):
         plan_cut(full, layers="3-4")
-    check_cut(full, tmp_path / "out", "3-7", allow_last=True)
+    check_cut(full, tmp_path / "out", "3-7", settings=CutSettings(allow_last=True))

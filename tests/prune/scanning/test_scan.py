@@ -10,6 +10,7 @@ from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.loading import load_model, load_tokenizer
 from prune.scanning.result import Scan
 from prune.scanning.scan import scan
+from prune.scanning.settings import ScanSettings
 from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
 from tests.support.commands import check_refused, run, succeed
@@ -21,7 +22,7 @@ SMALL = ["--samples", "6", "--length", "24"]
 
 @pytest.fixture(scope="module")
 def tiny_scan(tiny_llama, sample_text):
-    return scan(tiny_llama, str(sample_text), samples=6, length=24, show_progress=False)
+    return scan(tiny_llama, str(sample_text), settings=ScanSettings(samples=6, length=24), show_progress=False)
 
 
 def test_sample_model_matches_plain_numpy(sample_model, sample_text):
@@ -32,16 +33,17 @@ def test_sample_model_matches_plain_numpy(sample_model, sample_text):
     model = load_model(source)
     states = [plain_states(model, window) for window in windows]
     for tokens in ("last", "all"):
-        found = scan(sample_model, str(sample_text), samples=4, length=40, seed=3, tokens=tokens, show_progress=False)
+        settings = ScanSettings(samples=4, length=40, seed=3, tokens=tokens)
+        found = scan(sample_model, str(sample_text), settings=settings, show_progress=False)
         for row, expected in zip(found.distance, plain_distances(states, tokens), strict=True):
             assert row == pytest.approx(tuple(expected), abs=1e-5)
 
 
 def test_every_window_opens_with_bos_and_the_scan_is_reproducible(tiny_llama, sample_text, tiny_scan):
-    again = scan(tiny_llama, str(sample_text), samples=6, length=24, show_progress=False)
+    again = scan(tiny_llama, str(sample_text), settings=ScanSettings(samples=6, length=24), show_progress=False)
     assert again.distance == tiny_scan.distance
     assert again.influence == tiny_scan.influence
-    other = scan(tiny_llama, str(sample_text), samples=6, length=24, seed=1, show_progress=False)
+    other = scan(tiny_llama, str(sample_text), settings=ScanSettings(samples=6, length=24, seed=1), show_progress=False)
     assert other.distance != tiny_scan.distance
     tokenizer = load_tokenizer(locate(tiny_llama))
     windows = draw_windows(read_documents(str(sample_text)), tokenizer, samples=6, length=24, seed=0)
@@ -53,11 +55,11 @@ def test_fewer_documents_than_samples_are_all_used(tiny_llama, tmp_path):
     line = "The quick brown fox jumps over the lazy dog and the dog does not mind at all."
     texts = [*(f"{i} {line}" for i in range(3)), "short"]
     text = write_jsonl(tmp_path / "three.jsonl", ({"text": text} for text in texts))
-    assert scan(tiny_llama, str(text), samples=9, length=64, show_progress=False).samples == 3
+    assert scan(tiny_llama, str(text), settings=ScanSettings(samples=9, length=64), show_progress=False).samples == 3
 
 
 def test_length_is_bounded_by_the_context_of_the_model(tiny_llama, sample_text):
-    found = scan(tiny_llama, str(sample_text), samples=2, length=100_000, show_progress=False)
+    found = scan(tiny_llama, str(sample_text), settings=ScanSettings(samples=2, length=100_000), show_progress=False)
     assert found.length == 512
 
 
@@ -66,7 +68,7 @@ def test_round_trip(tiny_scan, tmp_path):
     tiny_scan.write(path)
     assert Scan.read(path) == tiny_scan
     document = json.loads(path.read_text())
-    assert document["format"] == "regrowth.scan/1"
+    assert document["format"] == "regrowth.scan/2"
     assert [len(row) for row in document["distance"]] == [8, 7, 6, 5, 4, 3, 2, 1]
     assert [len(row) for row in document["stderr"]] == [8, 7, 6, 5, 4, 3, 2, 1]
     assert len(document["influence"]) == 8
@@ -81,7 +83,7 @@ def test_round_trip(tiny_scan, tmp_path):
 
 
 def test_one_sample_has_null_errors_and_comes_back(tiny_llama, sample_text, tmp_path):
-    found = scan(tiny_llama, str(sample_text), samples=1, length=24, show_progress=False)
+    found = scan(tiny_llama, str(sample_text), settings=ScanSettings(samples=1, length=24), show_progress=False)
     found.write(tmp_path / "one.json")
     assert json.loads((tmp_path / "one.json").read_text())["stderr"][0] == [None] * 8
     back = Scan.read(tmp_path / "one.json")
@@ -90,19 +92,23 @@ def test_one_sample_has_null_errors_and_comes_back(tiny_llama, sample_text, tmp_
 
 
 DAMAGE = {
-    "layers is": lambda d: d.update(layers=0),
-    "samples is": lambda d: d.update(samples=2.5),
-    "tokens is": lambda d: d.update(tokens="first"),
+    "layers: Input should be": lambda d: d.update(layers=0),
+    "samples: Input should be": lambda d: d.update(samples=2.5),
+    "tokens: Input should be": lambda d: d.update(tokens="first"),
     "distance has 7 rows": lambda d: d["distance"].pop(),
     "distance of size 2 has 6 values": lambda d: d["distance"][1].pop(),
     "distance of size 1, value 3": lambda d: d["distance"][0].__setitem__(3, 1.5),
-    "distance of size 1, value 0 is None": lambda d: d["distance"][0].__setitem__(0, None),
+    "distance.0.0: Input should be": lambda d: d["distance"][0].__setitem__(0, None),
     "distance of size 1, value 1 is nan": lambda d: d["distance"][0].__setitem__(1, float("nan")),
     "stderr of size 8": lambda d: d["stderr"][7].append(0.1),
-    "influence has no values": lambda d: d.pop("influence"),
-    "influence, value 0 is '0'": lambda d: d["influence"].__setitem__(0, "0"),
+    "influence: Field required": lambda d: d.pop("influence"),
+    "influence.0: Input should be": lambda d: d["influence"].__setitem__(0, "0"),
     "best does not follow": lambda d: d["best"][0].update(start=0 if d["best"][0]["start"] else 1),
-    "provenance is missing": lambda d: d.pop("provenance"),
+    "provenance: Field required": lambda d: d.pop("provenance"),
+    "groups.0.starts.0: Input should be": lambda d: d["groups"][0]["starts"].__setitem__(0, 0.5),
+    "starts of group first do not fit": lambda d: d["groups"][0]["starts"].__setitem__(0, 7),
+    "cka of size 1, value 0 is 1.1": lambda d: d["cka"][0].__setitem__(0, 1.1),
+    "magnitude, value 2 is -1": lambda d: d["magnitude"].__setitem__(2, -1),
 }
 
 
@@ -121,8 +127,8 @@ def test_another_format_or_no_json_is_refused(tmp_path):
     path = tmp_path / "scan.json"
     with pytest.raises(CheckpointError, match="does not exist"):
         Scan.read(path)
-    path.write_text('{"format": "regrowth.scan/2"}')
-    with pytest.raises(CheckpointError, match="not a regrowth.scan/1 file"):
+    path.write_text('{"format": "regrowth.scan/1", "provenance": {"versions": {"regrowth": "0.0.9"}}}')
+    with pytest.raises(CheckpointError, match="regrowth.scan/1 .by regrowth 0.0.9.*scan again with `prune scan`"):
         Scan.read(path)
     path.write_text('{"format": "regrowth')
     with pytest.raises(CheckpointError, match="cannot be read as JSON"):
@@ -201,7 +207,7 @@ def test_bad_text_and_bad_models_are_one_line(tiny_llama, sample_text, tmp_path)
         assert not out.exists()
 
 
-def test_options_are_checked_in_the_library_too(tiny_llama, sample_text):
-    for wrong in ({"samples": 0}, {"length": 3}, {"tokens": "first"}, {"batch_size": 0}):
+def test_options_are_checked_in_the_library_too():
+    for wrong in ({"samples": 0}, {"length": 3}, {"tokens": "first"}, {"batch_size": 0}, {"seed": -1}):
         with pytest.raises(UsageError):
-            scan(tiny_llama, str(sample_text), show_progress=False, **wrong)
+            ScanSettings(**wrong)

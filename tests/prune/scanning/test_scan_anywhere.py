@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,17 +12,19 @@ import torch
 
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
+from prune.common.resume import Unfinished
 from prune.common.sizes import parse_size
-from prune.models.batches import plan_batches
 from prune.scanning.cka import linear_cka
 from prune.scanning.result import Scan
+from prune.scanning.samples import Samples
 from prune.scanning.scan import measure, scan
+from prune.scanning.settings import ScanSettings
 from prune.scanning.streaming import Timing, fits, measure_streamed
 from tests.support.commands import check_refused, run, succeed
 from tests.support.models import save_tiny, tiny
 from tests.support.states import SCANNED, plain_states, windows
 
-SMALL = {"samples": 10, "length": 40, "show_progress": False}
+SMALL = ScanSettings(samples=10, length=40)
 
 
 def apart(one, other):
@@ -36,13 +39,12 @@ def apart(one, other):
 def test_layer_by_layer_is_the_scan_in_memory(family, tokens, tmp_path):
     model = tiny(family, layers=6)
     model.save_pretrained(tmp_path)
-    share = list(enumerate(plan_batches([len(w) for w in windows()], batch_size=2, budget=0)))
-    whole = measure(model, windows(), tokens=tokens, share=share)
-    timing = Timing()
-    parts, kind = measure_streamed(Source(tmp_path, family), windows(), share, tokens=tokens, timing=timing)
-    assert kind == torch.float32
-    assert parts.sums.mean() == pytest.approx(whole.sums.mean(), abs=1e-6)
-    assert parts.sums.stderr() == pytest.approx(whole.sums.stderr(), abs=1e-6)
+    whole = measure(model, windows(), tokens=tokens, batch_size=2)
+    timing, settings = Timing(), ScanSettings(tokens=tokens, batch_size=2, device="cpu")
+    parts = measure_streamed(Source(tmp_path, family), Samples(windows()), settings, timing=timing)
+    assert parts.dtype == whole.dtype == "float32"
+    assert parts.distances.mean() == pytest.approx(whole.distances.mean(), abs=1e-6)
+    assert parts.distances.stderr() == pytest.approx(whole.distances.stderr(), abs=1e-6)
     assert parts.influence == pytest.approx(whole.influence, abs=1e-4)
     assert parts.token_count == whole.token_count
     assert 0 < timing.compute < timing.wall
@@ -53,20 +55,22 @@ def test_states_that_do_not_fit_are_spilled_with_the_same_numbers(tmp_path, monk
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    share = [(0, [0, 1]), (1, [2, 3, 4])]
-    source = Source(tmp_path / "model", "model")
-    kept, _ = measure_streamed(source, windows(), share)
-    spilled, _ = measure_streamed(source, windows(), share, max_memory=1000)
-    assert (spilled.sums.mean() == kept.sums.mean()).all()
+    settings = ScanSettings(batch_size=3, device="cpu")
+    source, samples = Source(tmp_path / "model", "model"), Samples(windows())
+    held = measure_streamed(source, samples, settings)
+    spilled = measure_streamed(source, samples, replace(settings, max_memory=1000))
+    assert (spilled.distances.mean() == held.distances.mean()).all()
     assert not list((tmp_path / "tmp").iterdir())
     with pytest.raises(UsageError, match="--samples"):
-        measure_streamed(source, windows(), share, tokens="all", max_memory=1000)
+        measure_streamed(source, samples, replace(settings, tokens="all", max_memory=1000))
 
 
 def test_a_cap_makes_the_sample_model_run_layer_by_layer_to_the_same_numbers(sample_model, sample_text):
-    options = {"samples": 3, "length": 24, "show_progress": False}
-    whole = scan(sample_model, str(sample_text), **options)
-    parts = scan(sample_model, str(sample_text), max_memory="300MiB", **options)
+    settings = ScanSettings(samples=3, length=24)
+    whole, parts = (
+        scan(sample_model, str(sample_text), settings=how, show_progress=False)
+        for how in (settings, replace(settings, max_memory=300 << 20))
+    )
     assert parts.provenance["streamed"] is True
     assert "streamed" not in whole.provenance
     assert apart(whole, parts) < 1e-6
@@ -110,11 +114,14 @@ def test_two_processes_give_the_numbers_of_one(tiny_llama, sample_text, tmp_path
     assert done.stdout.count("Best block of each size") == 1
 
 
-def test_an_interrupted_scan_goes_on_where_it_was(tiny_llama, sample_text, tmp_path):
-    kept = tmp_path / "kept"
-    options = {**SMALL, "batch_size": 2}
-    whole = scan(tiny_llama, str(sample_text), **options)
+def test_an_interrupted_scan_goes_on_where_it_was(tiny_llama, sample_text, tmp_path, monkeypatch):
+    out, settings = tmp_path / "scan.json", replace(SMALL, batch_size=2)
+    whole = scan(tiny_llama, str(sample_text), settings=settings, show_progress=False)
     ran = []
+
+    def run(how=settings, **begun):
+        unfinished = Unfinished.beside(out, **{"resume": False, "overwrite": False} | begun)
+        return scan(tiny_llama, str(sample_text), settings=how, unfinished=unfinished, show_progress=False), unfinished
 
     def stop(module, args, kwargs):
         ran.append(1)
@@ -124,23 +131,23 @@ def test_an_interrupted_scan_goes_on_where_it_was(tiny_llama, sample_text, tmp_p
     handle = torch.nn.modules.module.register_module_forward_pre_hook(
         lambda module, _: stop(module, (), {}) if type(module).__name__ == "LlamaModel" else None
     )
+    monkeypatch.setattr("prune.common.resume.EVERY", 0.0)
     try:
         with pytest.raises(KeyboardInterrupt):
-            scan(tiny_llama, str(sample_text), resume=kept, **options)
-        assert kept.is_file()
-        with pytest.raises(RegrowthError, match="of another scan"):
-            scan(tiny_llama, str(sample_text), resume=kept, **options | {"seed": 1})
-        again = scan(tiny_llama, str(sample_text), resume=kept, **options)
+            run()
+        assert [path.name for path in tmp_path.iterdir()] == [".scan.json.unfinished"]
+        with pytest.raises(RegrowthError, match="--resume, or begin anew with --overwrite"):
+            run()
+        with pytest.raises(UsageError, match="--resume: seed was 0 and is now 1"):
+            run(replace(settings, seed=1), resume=True)
+        again, unfinished = run(resume=True)
     finally:
         handle.remove()
-    assert len(ran) == 3 + 4  # of five batches, the first was kept
+    assert len(ran) == 3 + 3  # of five batches, two were kept
     assert (again.distance, again.stderr, again.influence) == (whole.distance, whole.stderr, whole.influence)
     assert (again.cka, again.groups) == (whole.cka, whole.groups)
-    assert not kept.exists()
-    kept.write_text("something else")
-    with pytest.raises(RegrowthError, match="--resume"):
-        scan(tiny_llama, str(sample_text), resume=kept, **options)
-    assert kept.read_text() == "something else"
+    unfinished.clear()
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_texts_give_equal_shares_and_the_table_tells_them_apart(tiny_llama, sample_text, sample_heldout, tmp_path):
@@ -157,8 +164,10 @@ def test_two_texts_give_equal_shares_and_the_table_tells_them_apart(tiny_llama, 
 
 
 def test_halves_are_scans_of_their_own_samples(tiny_llama, sample_text):
-    found = scan(tiny_llama, str(sample_text), **SMALL)
-    first = scan(tiny_llama, str(sample_text), **SMALL | {"samples": 5})
+    found, first = (
+        scan(tiny_llama, str(sample_text), settings=how, show_progress=False)
+        for how in (SMALL, replace(SMALL, samples=5))
+    )
     half = next(g for g in found.groups if (g.kind, g.name) == ("half", "first"))
     assert half.samples == 5
     assert half.starts == tuple(b.start for b in first.best)
@@ -203,9 +212,11 @@ def test_cka_is_one_for_turned_states_and_near_zero_for_strangers():
 
 def test_four_bits_stay_near_the_whole_model(tiny_llama, sample_text, tmp_path):
     model = save_tiny(tmp_path / "model", tiny_llama, layers=6)
-    options = {"samples": 2, "length": 24, "dtype": "bfloat16", "show_progress": False}
-    whole = scan(model, str(sample_text), **options)
-    packed = scan(model, str(sample_text), bits=4, **options)
+    settings = ScanSettings(samples=2, length=24, dtype="bfloat16")
+    whole, packed = (
+        scan(model, str(sample_text), settings=how, show_progress=False)
+        for how in (settings, replace(settings, load_in_4bit=True))
+    )
     assert packed.provenance["bits"] == 4
     assert 0 < apart_in_distance(whole, packed) < 0.1 < max(whole.distance[0])
 
@@ -215,7 +226,7 @@ def apart_in_distance(one, other):
 
 
 def test_all_figures_are_written_or_none(tiny_llama, sample_text, tmp_path):
-    scan(tiny_llama, str(sample_text), **SMALL).write(tmp_path / "scan.json")
+    scan(tiny_llama, str(sample_text), settings=SMALL, show_progress=False).write(tmp_path / "scan.json")
     out = tmp_path / "figures"
     done = succeed("prune", "plot", tmp_path / "scan.json", "--out", out, "--json")
     names = ["heat_map.png", "heat_map_raw.png", "distance_by_start.png", "layers.png"]

@@ -1,6 +1,7 @@
 """The scan of the real sample: paddings and batches against plain float64; models in several places."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from prune.models.loading import load_model, load_tokenizer
 from prune.scanning.angles import rows
 from prune.scanning.result import Scan
 from prune.scanning.scan import scan
+from prune.scanning.settings import ScanSettings
 from prune.scanning.states import BatchStates
 from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
@@ -70,7 +72,7 @@ def test_every_padding_gives_the_angles_of_its_states(sample, side):
         for tokens, kept in totals.items():
             with torch.no_grad(), watching(model) as watch:
                 batch = BatchStates(mask.bool(), range(first, last), layers=30, tokens=tokens)
-                watch.receive = batch.take
+                watch.receive = batch.receive
                 decoder_of(model)(ids, attention_mask=mask, use_cache=False)
                 result = batch.result()
             kept.append((result.totals.sum(0), result.weights.sum()))
@@ -102,9 +104,11 @@ def test_a_model_in_several_places_gives_the_same_numbers(tiny_llama, sample_tex
     """accelerate's own dispatch, as for several GPUs: weights on two kinds of device, states moved along."""
     if device_map.get("model.embed_tokens") == "disk":
         needs_newer_transformers("mixes up weights where the embedding lies on the disk")
-    options = {"samples": 6, "length": 24, "tokens": tokens, "show_progress": False}
-    whole = scan(tiny_llama, str(sample_text), **options)
-    parts = scan(tiny_llama, str(sample_text), device_map=device_map, **options)
+    settings = ScanSettings(samples=6, length=24, tokens=tokens)
+    whole, parts = (
+        scan(tiny_llama, str(sample_text), settings=how, show_progress=False)
+        for how in (settings, replace(settings, device_map=device_map))
+    )
     assert apart(parts.distance, whole.distance) < 1e-6
     assert apart([parts.influence], [whole.influence]) < 1e-6
     assert parts.provenance["token_count"] == whole.provenance["token_count"]
@@ -112,11 +116,12 @@ def test_a_model_in_several_places_gives_the_same_numbers(tiny_llama, sample_tex
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_a_model_on_two_gpus_gives_the_numbers_of_one(sample_model, sample_text):
-    options = {"samples": 6, "length": 48, "dtype": "float32", "show_progress": False}
+    settings = ScanSettings(samples=6, length=48, dtype="float32", device="cuda:0")
     split = places(lambda name: int(name[-1].isdecimal() and int(name.rpartition(".")[2]) >= 15), layers=30)
-    whole = scan(sample_model, str(sample_text), device="cuda:0", **options)
+    whole = scan(sample_model, str(sample_text), settings=settings, show_progress=False)
     for device_map in (split, "balanced"):
-        parts = scan(sample_model, str(sample_text), device_map=device_map, **options)
+        settings = replace(settings, device="auto", device_map=device_map)
+        parts = scan(sample_model, str(sample_text), settings=settings, show_progress=False)
         assert apart(parts.distance, whole.distance) < 1e-5
 
 

@@ -1,26 +1,18 @@
 """Hooks and batches: which states are compared, in which family, with padding on which side."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
 
 from prune.common.errors import RegrowthError
 from prune.common.layers import best_start
+from prune.models.batches import plan_batches
 from prune.models.hooks import decoder_of, watching
-from prune.scanning.angles import rows
-from prune.scanning.scan import measure, plan_batches
+from prune.scanning.angles import angular_distance, rows
+from prune.scanning.scan import measure
 from prune.scanning.states import BatchStates
 from tests.support.models import tiny
-from tests.support.states import LENGTHS, SCANNED, plain_distances, plain_states, silence, windows
-
-
-def plain_influence(states):
-    """1 - the mean cosine between the input and the output of each layer, over all tokens."""
-    tokens = np.concatenate(states, axis=1)
-    tokens /= np.linalg.norm(tokens, axis=2, keepdims=True)
-    return [1 - (before * after).sum(1).mean() for before, after in pairwise(tokens)]
+from tests.support.states import LENGTHS, SCANNED, cosine, plain_distances, plain_states, silence, windows
 
 
 @pytest.mark.parametrize("tokens", ["last", "all"])
@@ -28,10 +20,11 @@ def plain_influence(states):
 def test_every_family_matches_plain_loops(family, tokens):
     model = tiny(family, layers=6)
     states = [plain_states(model, window) for window in windows()]
+    influence = [1 - np.concatenate([cosine(x[layer], x[layer + 1]) for x in states]).mean() for layer in range(6)]
     got = measure(model, windows(), tokens=tokens, batch_size=2)
-    for row, expected in zip(rows(got.sums.mean(), 6), plain_distances(states, tokens), strict=True):
+    for row, expected in zip(rows(got.distances.mean(), 6), plain_distances(states, tokens), strict=True):
         assert row == pytest.approx(expected, abs=1e-5)
-    assert got.influence / got.token_count == pytest.approx(plain_influence(states), abs=1e-5)
+    assert got.influence / got.token_count == pytest.approx(influence, abs=1e-5)
     assert got.token_count == sum(LENGTHS)
 
 
@@ -41,11 +34,11 @@ def test_batch_size_and_sample_order_change_nothing(tokens):
     alone = measure(model, windows(), tokens=tokens, batch_size=1)
     for size in (2, 5, 100, "auto"):
         got = measure(model, windows(), tokens=tokens, batch_size=size)
-        assert got.sums.mean() == pytest.approx(alone.sums.mean(), abs=1e-6)
-        assert got.sums.stderr() == pytest.approx(alone.sums.stderr(), abs=1e-6)
+        assert got.distances.mean() == pytest.approx(alone.distances.mean(), abs=1e-6)
+        assert got.distances.stderr() == pytest.approx(alone.distances.stderr(), abs=1e-6)
         assert got.influence == pytest.approx(alone.influence, abs=1e-4)
     turned = measure(model, windows()[::-1], tokens=tokens, batch_size=2)
-    assert turned.sums.mean() == pytest.approx(alone.sums.mean(), abs=1e-6)
+    assert turned.distances.mean() == pytest.approx(alone.distances.mean(), abs=1e-6)
 
 
 @pytest.mark.parametrize("tokens", ["last", "all"])
@@ -58,7 +51,7 @@ def test_left_padding_gives_the_numbers_of_right_padding(tokens):
         for index in range(7):
             moved = states[index].clone()
             moved[0] = moved[0].roll(shift, 0)
-            batch.take(index, moved)
+            batch.receive(index, moved)
         results.append(batch.result())
     assert results[0].totals == pytest.approx(results[1].totals, abs=1e-12)
     assert results[0].influence == pytest.approx(results[1].influence, abs=1e-9)
@@ -71,13 +64,9 @@ def test_the_last_state_is_taken_before_the_final_norm():
     x = plain_states(model, windows()[0])
     with torch.no_grad():
         normed = model.model(torch.tensor([windows()[0]]), output_hidden_states=True).hidden_states[-1][0, -1].numpy()
-
-    def apart(u, v):
-        return np.arccos(np.clip(u @ v / np.linalg.norm(u) / np.linalg.norm(v), -1, 1)) / np.pi
-
-    got = rows(measure(model, windows()[:1]).sums.mean(), 6)[0][-1]
-    assert got == pytest.approx(apart(x[5, -1], x[6, -1]), abs=1e-5)
-    assert abs(got - apart(x[5, -1], normed)) > 1e-2
+    got = rows(measure(model, windows()[:1]).distances.mean(), 6)[0][-1]
+    assert got == pytest.approx(angular_distance(*torch.tensor(x[5:7, -1])), abs=1e-5)
+    assert abs(got - angular_distance(*torch.tensor(np.stack([x[5, -1], normed])))) > 1e-2
 
 
 @pytest.mark.parametrize("loud", range(6))
@@ -87,7 +76,7 @@ def test_only_blocks_that_hold_the_one_loud_layer_are_apart(loud):
         if index != loud:
             silence(layer)
     got = measure(model, windows())
-    for n, row in enumerate(rows(got.sums.mean(), 6), start=1):
+    for n, row in enumerate(rows(got.distances.mean(), 6), start=1):
         for start, value in enumerate(row):
             assert (value > 1e-4) == (start <= loud < start + n), (n, start)
     assert (got.influence > 1e-4).tolist() == [index == loud for index in range(6)]
@@ -102,7 +91,7 @@ def test_a_planted_block_is_found(start, n):
             layer.self_attn.o_proj.weight.mul_(20)
     for layer in model.model.layers[start : start + n]:
         silence(layer)
-    row = rows(measure(model, windows()).sums.mean(), 6)[n - 1]
+    row = rows(measure(model, windows()).distances.mean(), 6)[n - 1]
     assert row[start] == 0.0
     assert best_start(row.tolist(), 6, n) == start
 
@@ -110,17 +99,16 @@ def test_a_planted_block_is_found(start, n):
 def test_bf16_states_are_compared_in_float64():
     model = tiny(layers=6).to(torch.bfloat16)
     x = plain_states(model, windows()[0])
-    u, v = x[2, -1], x[3, -1]
-    expected = np.arccos(u @ v / np.linalg.norm(u) / np.linalg.norm(v)) / np.pi
-    assert rows(measure(model, windows()[:1]).sums.mean(), 6)[0][2] == pytest.approx(expected, abs=1e-9)
+    expected = angular_distance(*torch.tensor(x[2:4, -1]))
+    assert rows(measure(model, windows()[:1]).distances.mean(), 6)[0][2] == pytest.approx(expected, abs=1e-9)
 
 
 def test_large_fp16_states_do_not_overflow():
     batch = BatchStates(torch.ones(1, 3).bool(), [0], layers=1, tokens="last")
     state = torch.full((1, 3, 4096), 1500.0, dtype=torch.float16)
-    batch.take(0, state)
+    batch.receive(0, state)
     state[..., :2048] *= -1
-    batch.take(1, state)
+    batch.receive(1, state)
     result = batch.result()
     assert result.totals[0, 0] == pytest.approx(0.5, abs=1e-9)
     assert result.influence[0] == pytest.approx(3.0, abs=1e-6)
@@ -151,8 +139,8 @@ def test_a_state_that_is_not_finite_names_layer_and_sample(bad, layer, where):
 
 def test_a_zero_state_has_no_angle():
     batch = BatchStates(torch.ones(2, 1).bool(), [4, 7], layers=1, tokens="last")
-    batch.take(0, torch.ones(2, 1, 3))
-    batch.take(1, torch.tensor([[[1.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]]]))
+    batch.receive(0, torch.ones(2, 1, 3))
+    batch.receive(1, torch.tensor([[[1.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]]]))
     with pytest.raises(RegrowthError, match=r"output of layer 0 is all zeros.* sample 7 "):
         batch.result()
 
@@ -170,9 +158,9 @@ def test_hooks_are_removed_and_the_head_is_not_run():
 
 def test_a_missing_layer_is_an_error():
     batch = BatchStates(torch.ones(1, 1).bool(), [0], layers=2, tokens="last")
-    batch.take(0, torch.ones(1, 1, 3))
+    batch.receive(0, torch.ones(1, 1, 3))
     with pytest.raises(RegrowthError, match="out of order"):
-        batch.take(2, torch.ones(1, 1, 3))
+        batch.receive(2, torch.ones(1, 1, 3))
     with pytest.raises(RegrowthError, match="0 of its 2 layers"):
         batch.result()
 

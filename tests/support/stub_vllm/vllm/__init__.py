@@ -12,8 +12,21 @@ TokensPrompt = dict
 
 
 class SamplingParams:
-    def __init__(self, temperature=0, prompt_logprobs=None, max_tokens=16, stop=None, detokenize=True, **_):
+    def __init__(
+        self,
+        temperature=0,
+        prompt_logprobs=None,
+        max_tokens=16,
+        stop=None,
+        top_p=1,
+        seed=None,
+        stop_token_ids=None,
+        **_,
+    ):
         self.prompt_logprobs, self.max_tokens, self.stop = prompt_logprobs, max_tokens, stop or []
+        drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
+        self.how = {**(drawn if temperature else {"do_sample": False}), "eos_token_id": stop_token_ids}
+        self.seed = seed
 
 
 class LLM:
@@ -49,8 +62,9 @@ class LLM:
             for place, (token, best) in enumerate(zip(ids[1:], logprobs.argmax(-1).tolist(), strict=False)):
                 told.append({t: float(logprobs[place, t]) for t in (best, token)})
             return types.SimpleNamespace(prompt_logprobs=told)
-        made = self.model.generate(prompt, max_new_tokens=settings.max_tokens, do_sample=False)[0, len(ids) :]
+        torch.manual_seed(settings.seed or 0)
+        made = self.model.generate(prompt, max_new_tokens=settings.max_tokens, **settings.how)[0, len(ids) :]
         text = self.tokenizer.decode(made, skip_special_tokens=False)
         for stop in settings.stop:
             text = text.split(stop)[0]
-        return types.SimpleNamespace(outputs=[types.SimpleNamespace(text=text)])
+        return types.SimpleNamespace(outputs=[types.SimpleNamespace(text=text, token_ids=made.tolist())])

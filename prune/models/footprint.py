@@ -1,0 +1,71 @@
+"""Bytes that a model takes: of its weights in so many bits, and of what autograd keeps. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prune.models.shapes import LayerShape, Linear, ModelShape
+
+GIB = 1 << 30
+_BLOCK, _DOUBLE = 64, 256  # weights per NF4 scale; scales per scale of the double quantisation
+_QUANTISED_EXTRAS = 1024 + 64  # bytes a tensor: two code books in fp32
+
+
+def weight_bytes(layers: Iterable[LayerShape], outside: int, bits: int) -> int:
+    """Bytes of layers whose projections stand in 4, 8 or 16 bits, and of `outside` values beside them.
+
+    Whatever is no projection stands in bf16. Scales and code books come on top, see `scale_bytes`.
+    """
+    layers = list(layers)
+    linear = sum(linear.values for layer in layers for linear in layer.linears)
+    rest = outside + sum(layer.experts + layer.other for layer in layers)
+    return {4: linear // 2, 8: linear, 16: 2 * linear}[bits] + 2 * rest
+
+
+def scale_bytes(linear: Linear, bits: int) -> int:
+    """Bytes of a quantised projection's scales and code books; 0 for 16 bits."""
+    if bits == 16:
+        return 0
+    if bits == 8:
+        return 4 * linear.outputs
+    blocks = -(-linear.values // _BLOCK)
+    return blocks + 4 * -(-blocks // _DOUBLE) + _QUANTISED_EXTRAS
+
+
+def state_bytes(shape: ModelShape, tokens: int) -> int:
+    """Bytes of one hidden state of so many tokens, in bf16."""
+    return 2 * shape.hidden * tokens
+
+
+def saved_bytes(shape: ModelShape, layer: LayerShape, bits: int, length: int) -> int:
+    """Bytes that autograd keeps of one token's way through a frozen layer, until the backward pass.
+
+    Args:
+        bits: of the projections.
+        length: tokens of the row.
+    """
+    width, attended = feed_forward_width(layer), shape.heads * shape.head_width
+    saved = layer.norms + 8 * attended + 4 * shape.heads  # norms; queries, keys, values (one per head) and result
+    saved += 4 * shape.head_width + 2 * length  # rotation; which tokens are seen, as bf16
+    saved += shape.scores * shape.heads * length
+    if shape.gated:
+        saved += 6 * width  # both factors and the activation's input, in bf16
+    else:
+        saved += (8 if shape.written_out else 2) * width
+    if bits == 8:
+        saved += 2 * (2 * shape.hidden + attended + width)  # int8 products keep their inputs
+    if layer.active_experts:
+        saved += 14 * layer.active_experts // max(1, shape.hidden)
+    return saved
+
+
+def passing_bytes(shape: ModelShape, layer: LayerShape, bits: int, tokens: int) -> int:
+    """Bytes that come and go within one layer's backward pass: gradients, and one weight as bf16."""
+    width = max(feed_forward_width(layer), shape.hidden)
+    largest = max((linear.values for linear in layer.linears), default=0)
+    return 12 * width * tokens + (2 * largest if bits < 16 else 0)
+
+
+def feed_forward_width(layer: LayerShape) -> int:
+    """Width of the feed-forward part inside."""
+    return max((linear.inputs for linear in layer.linears if linear.feed_forward), default=0)

@@ -1,0 +1,146 @@
+"""A model on vLLM, in a process of its own: the engine's memory comes back when it ends, and so the next can start."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing.connection import Pipe
+from pathlib import Path
+from typing import Any
+
+from prune.checkpoint.source import Source
+from prune.common.errors import CheckpointError, RegrowthError
+from prune.models.precision import pick_dtype
+from prune.models.vllm_child import STOP
+from prune.models.vllm_options import MEMORY_SHARE, visible_devices, vllm_version
+
+_PATIENCE = 30  # seconds for the engine to end by itself
+_CHILD = "import sys; sys.path = {path!r}; from prune.models.vllm_child import main; main({descriptor})"
+
+
+class VllmProcess:
+    """A model behind vLLM, served by an object of ours that lives in the engine's process.
+
+    Args:
+        serve: module and name of that object's class. It is made from `options`, has `facts`, and `answer`s orders.
+        source: the model.
+        options: what the class takes.
+        device: from `prune.models.vllm_options.engine_device`.
+
+    Attributes:
+        facts: what loading settled.
+
+    Raises:
+        CheckpointError: vLLM cannot load the model.
+    """
+
+    def __init__(self, serve: tuple[str, str], source: Source, options: Mapping[str, Any], *, device: str) -> None:
+        self._waiting = self._closed = False
+        self._start(_environment(device))
+        try:
+            self.facts: dict[str, Any] = self.ask(*serve, dict(options))
+        except RegrowthError as error:
+            raise CheckpointError(f"{source.name} cannot be loaded by vLLM {vllm_version()} ({error})") from error
+
+    def ask(self, *order: Any) -> Any:
+        """What the object answers to an order, which must be of values that can be pickled.
+
+        Raises:
+            RegrowthError: vLLM failed; the process has ended, and the message names its log.
+        """
+        self._waiting = True
+        try:
+            self._pipe.send(order)
+            kind, content = self._pipe.recv()
+        except (EOFError, OSError):
+            kind, content = "error", "its process ended without a word"
+        except BaseException:
+            self.close()
+            raise
+        self._waiting = False
+        if kind == "error":
+            why = reason(content, self._log.read_text(errors="replace"))
+            kept = self._log.rename(self._log.with_suffix(".failed.log"))
+            self._waiting = True  # whatever state it is in, it is not worth waiting for
+            self.close()
+            raise RegrowthError(f"vLLM failed: {why}; its log is {kept}")
+        return content
+
+    def close(self) -> None:
+        """End the process: in order where it is idle, at once where it is at work."""
+        if self._closed:
+            return
+        self._closed = True
+        if not self._waiting:
+            with suppress(OSError):
+                self._pipe.send(STOP)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_PATIENCE)
+        with suppress(ProcessLookupError):  # workers too: the group has the number of its first process
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._pipe.close()
+        self._log.unlink(missing_ok=True)
+
+    def _start(self, environment: dict[str, str]) -> None:
+        descriptor, name = tempfile.mkstemp(prefix="regrowth-vllm-", suffix=".log")
+        self._log = Path(name)
+        self._pipe, theirs = Pipe()
+        code = _CHILD.format(path=sys.path, descriptor=theirs.fileno())
+        with open(descriptor, "wb") as log, theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is ours to hand on
+            )
+
+
+def engine_options(
+    device: str, *, dtype: str, max_length: int, seed: int, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Options of the engine as we start it; `more`, which the user named, go before ours."""
+    return {
+        "dtype": str(pick_dtype(dtype, device=device)).removeprefix("torch."),
+        "max_model_len": max_length,
+        "seed": seed,
+        "gpu_memory_utilization": MEMORY_SHARE,
+        **(more or {}),
+    }
+
+
+def _environment(device: str) -> dict[str, str]:
+    """The engine's environment: ours, but for what would break it, and by default in one reproducible process."""
+    environment = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        **os.environ,
+    }
+    environment.pop("TQDM_DISABLE", None)  # vLLM divides by the time that its progress bar took
+    visible = visible_devices(device, environment.get("CUDA_VISIBLE_DEVICES"))
+    return environment if visible is None else {**environment, "CUDA_VISIBLE_DEVICES": visible}
+
+
+def reason(error: str, log: str) -> str:
+    """One line on why vLLM failed, from the error that came back and the log of its process.
+
+    Where a worker failed the error says only that; the cause is the last one in the log. Of an option that vLLM
+    refuses, the line after the first says what is wrong.
+    """
+    if "ngine core" in error or "EngineDead" in error or "process ended" in error or "WorkerProc" in error:
+        causes = re.findall(r"\b(\w*(?:Error|Exception): .+)", log)
+        named = [cause for cause in causes if "ngine core" not in cause and "WorkerProc" not in cause]
+        error = named[-1] if named else error
+    lines = [line.strip() for line in error.splitlines() if line.strip()] or [error]
+    line = next((line for line in lines[1:] if line.startswith("Value error, ")), lines[0])
+    line = re.sub(r"^Value error, ", "", line).split(" [type=")[0].rstrip(".")
+    return line if len(line) <= 300 else line[:297] + "..."

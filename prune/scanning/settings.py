@@ -1,0 +1,86 @@
+"""How a scan is made: its settings, which are also the options of `prune scan`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from prune.common.errors import UsageError
+from prune.common.options import Option
+from prune.common.sizes import parse_size
+from prune.models.precision import HELP as DTYPES
+
+
+def parse_batch_size(text: str) -> int | str:
+    """`auto`, or a whole number of at least 1, as a command line gives it."""
+    if text != "auto" and not (text.isdecimal() and int(text) >= 1):
+        raise UsageError(f"--batch-size {text}: use auto or a whole number of at least 1")
+    return text if text == "auto" else int(text)
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """How a scan is made.
+
+    One sample is drawn of each document while there are documents, then further windows of the longer ones; fewer
+    where the text is shorter. A sample is never longer than the model's context. Angles are float64 in any `dtype`.
+
+    Attributes:
+        max_memory: in bytes.
+        device_map: as transformers takes it; a table names the place of each module ("disk" too).
+
+    Raises:
+        UsageError: a setting is out of range, or two contradict each other.
+    """
+
+    field: Annotated[str, Option("Field of .jsonl and .parquet rows that holds the text.")] = "text"
+    samples: Annotated[int, Option("Samples to scan, each a window of one document.")] = 256
+    length: Annotated[int, Option("Most tokens of a sample, BOS included.")] = 1024
+    tokens: Annotated[Literal["last", "all"], Option("Average over samples at the last token, or over all tokens.")] = (
+        "last"
+    )
+    batch_size: Annotated[
+        int | str,
+        Option("Samples a batch; auto fills 1024 tokens (16384 on CUDA).", typed=str, parse=parse_batch_size),
+    ] = "auto"
+    device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    dtype: Annotated[str, Option(DTYPES)] = "auto"
+    max_memory: Annotated[
+        int | None,
+        Option(
+            "A model larger than this (4GiB, 800MB) is run layer by layer from its files.",
+            typed=str | None,
+            parse=parse_size,
+            shown="what the machine has",
+        ),
+    ] = None
+    load_in_4bit: Annotated[bool, Option("Load the weights in NF4.", flag="--load-in-4bit")] = False
+    load_in_8bit: Annotated[bool, Option("Load the weights in int8.", flag="--load-in-8bit")] = False
+    device_map: Annotated[
+        str | dict[str, Any] | None,
+        Option(
+            "auto spreads the layers over all GPUs; balanced and sequential as transformers takes them.",
+            typed=str | None,
+        ),
+    ] = None
+    seed: Annotated[int, Option("Draws the documents and places the windows.")] = 0
+
+    def __post_init__(self) -> None:
+        from prune.text.windows import SHORTEST
+
+        if self.samples < 1:
+            raise UsageError(f"--samples {self.samples}: at least one sample is needed")
+        if self.length < SHORTEST:
+            raise UsageError(f"--length {self.length}: a sample needs at least {SHORTEST} tokens")
+        if self.tokens not in ("last", "all"):
+            raise UsageError(f"--tokens {self.tokens}: use last or all")
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed}: use 0 or more")
+        parse_batch_size(str(self.batch_size))
+        if self.load_in_4bit and self.load_in_8bit:
+            raise UsageError("use --load-in-4bit or --load-in-8bit, not both")
+
+    @property
+    def bits(self) -> int | None:
+        """Bits of a weight as it is loaded; None for those of the dtype."""
+        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None

@@ -1,0 +1,76 @@
+"""The work of an unfinished run: kept whole, given back to the same run alone, and gone when it is done."""
+
+import numpy as np
+import pytest
+
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.resume import Unfinished
+
+FACTS = {"model": "a", "sizes": (1, 2)}
+
+
+def begin(out, *, resume=False, overwrite=False):
+    return Unfinished.beside(out, resume=resume, overwrite=overwrite)
+
+
+def restored(state, arrays):
+    return state["step"], arrays["values"].tolist()
+
+
+@pytest.fixture
+def out(tmp_path):
+    """Of a run that was interrupted."""
+    unfinished = begin(tmp_path / "out")
+    assert unfinished.read(FACTS, restored) is None
+    unfinished.write({"step": 3}, {"values": np.array([0.5, np.nan])})
+    return tmp_path / "out"
+
+
+def test_what_was_written_comes_back_in_a_hidden_sibling_until_it_is_cleared(out):
+    assert [path.name for path in out.parent.iterdir()] == [".out.unfinished"]
+    unfinished = begin(out, resume=True)
+    step, values = unfinished.read(FACTS, restored)
+    assert (step, values[0], np.isnan(values[1])) == (3, 0.5, True)
+    assert not unfinished.due()
+    unfinished.clear()
+    assert not list(out.parent.iterdir())
+
+
+def test_it_is_not_touched_without_a_word_and_goes_with_overwrite(out):
+    with pytest.raises(RegrowthError, match="go on with --resume, or begin anew with --overwrite"):
+        begin(out)
+    assert begin(out, overwrite=True).read(FACTS, restored) is None
+    assert begin(out, resume=True).read(FACTS, restored) is None
+
+
+def test_other_facts_are_refused_by_name_and_facts_not_yet_known_are_not_asked(out):
+    unfinished = begin(out, resume=True)
+    with pytest.raises(UsageError, match=r"--resume: sizes was \[1, 2\] and is now \[1\]; .*--overwrite"):
+        unfinished.read(FACTS | {"sizes": (1,)}, restored)
+    with pytest.raises(UsageError, match="--resume: seed was not there and is now 0"):
+        unfinished.read(FACTS | {"seed": 0}, restored)
+    assert unfinished.read({"model": "a"}, restored)[0] == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"something else", None])
+def test_a_damaged_file_is_refused_and_left(out, content):
+    path = out.with_name(".out.unfinished")
+    path.write_bytes(path.read_bytes()[:-40] if content is None else content)
+    with pytest.raises(RegrowthError, match="not what an interrupted run has left; begin anew with --overwrite"):
+        begin(out, resume=True).read(FACTS, restored)
+    with pytest.raises(RegrowthError, match="not what an interrupted run has left"):
+        begin(out, resume=True).read(FACTS, lambda state, arrays: state["gone"])
+    assert path.exists()
+
+
+def test_each_process_keeps_its_own_and_one_clears_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        unfinished = begin(tmp_path / "out", resume=True)
+        unfinished.read(FACTS, restored)
+        unfinished.write({"step": int(rank)}, {"values": np.zeros(1)})
+        assert unfinished.read(FACTS, restored)[0] == int(rank)
+    assert len(list(tmp_path.iterdir())) == 2
+    unfinished.clear()
+    assert not list(tmp_path.iterdir())

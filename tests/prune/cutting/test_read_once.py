@@ -1,0 +1,56 @@
+"""A cut reads its source's headers once, and again where a shard was touched after the plan."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from prune.checkpoint import headers
+from prune.cli import app
+from prune.common.errors import CheckpointError
+from prune.cutting.cut import cut
+from prune.cutting.plan import CutPlan
+from prune.cutting.planning import plan_cut
+from tests.support.checkpoints import synthetic_checkpoint
+
+
+@pytest.fixture
+def source(tmp_path):
+    return synthetic_checkpoint(tmp_path / "source")
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Names of the shards whose headers are read, as they are."""
+    names, parse = [], headers.parse_shard
+    monkeypatch.setattr(headers, "parse_shard", lambda path, *rest: names.append(path.name) or parse(path, *rest))
+    return names
+
+
+def test_headers_are_read_once_in_a_cut(source, read, tmp_path):
+    result = CliRunner().invoke(app, ["cut", str(source), "--layers", "3", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert sorted(read) == sorted(path.name for path in source.glob("*.safetensors"))
+
+
+def test_a_shard_that_was_touched_is_read_again(source, read, tmp_path):
+    plan = plan_cut(source, layers="3")
+    read.clear()
+    (source / "model-00001-of-00004.safetensors").touch()
+    cut(plan, tmp_path / "out", show_progress=False)
+    assert len(read) == 4
+
+
+def test_a_config_that_changed_is_noticed(source, tmp_path):
+    plan = plan_cut(source, layers="3")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"rope_theta": 1.0}))
+    with pytest.raises(CheckpointError, match="has changed since the plan was made"):
+        cut(plan, tmp_path / "out", show_progress=False)
+
+
+def test_an_old_plan_says_what_to_do(source, tmp_path):
+    document = plan_cut(source, layers="3").to_json() | {"format": "regrowth.plan/1"}
+    (tmp_path / "plan.json").write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=r"written as regrowth.plan/1.*reads regrowth.plan/2: cut again with"):
+        CutPlan.read(tmp_path / "plan.json")
