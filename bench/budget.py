@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,8 @@ def child(asked: argparse.Namespace, case: dict[str, Any]) -> None:
 
     import heal.training.loop
     from heal import DistillSettings, Settings, TextSource, distill, plan_budget, qlora
+    from heal.budget.cost import memory_of
+    from heal.settings import TrainingRun
     from prune.models.loading import pick_device
 
     device = pick_device(asked.device)
@@ -119,12 +122,13 @@ def child(asked: argparse.Namespace, case: dict[str, Any]) -> None:
         heal.training.loop.run = watched
         reset(cuda)
         out = Path(work) / "adapter"
-        common = {"tokens": steps, "device": device, "shown": False}
+        run = TrainingRun(tokens=steps, device=device, show_progress=False)
         if case["method"] == "distill":
-            distill(asked.cut, asked.model, text, out, settings=DistillSettings(**options), **common)
+            distill(asked.cut, asked.model, text, out, settings=DistillSettings(**options), run=run)
         else:
-            qlora(asked.cut, text, out, settings=Settings(**options), **common)
-    reckoned = plan_budget(asked.cut, cuda=cuda, **case).memory.to_json()
+            qlora(asked.cut, text, out, settings=Settings(**options), run=run)
+    budget = plan_budget(asked.cut, method=case["method"], settings=Settings(**options))
+    reckoned = memory_of(budget.shape, replace(budget.job, cuda=cuda)).model_dump()
     measured = {name: value - start for name, value in peaks.items()}
     print(json.dumps({"case": case, "device": device, "baseline": start, "reckoned": reckoned, "measured": measured}))
 
@@ -134,13 +138,15 @@ def warm_up(work: Path, text: Any, tokenizer: str, bits: int, device: str) -> No
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from heal import Settings, qlora
+    from heal.settings import TrainingRun
 
     found = AutoTokenizer.from_pretrained(tokenizer)
     found.save_pretrained(work / "tiny")
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(found), num_hidden_layers=2, **shape)).save_pretrained(work / "tiny")
     settings = Settings(length=32, batch_size=1, accumulate=1, rank=2, bits=bits)
-    qlora(work / "tiny", text, work / "first", tokens=64, settings=settings, device=device, shown=False)
+    run = TrainingRun(tokens=64, device=device, show_progress=False)
+    qlora(work / "tiny", text, work / "first", settings=settings, run=run)
 
 
 def peak(cuda: bool) -> int:

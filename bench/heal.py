@@ -116,6 +116,7 @@ def score(asked, base, adapter=None):
 
     from eval.asking.harness import PlannedTask, Scorer, to_bits
     from eval.asking.tasks import plan_tasks
+    from eval.settings import Questions
     from heal.models.held_out import mean_loss
     from heal.text.sources import TextSource, hold_out
     from prune.checkpoint.source import locate
@@ -141,7 +142,9 @@ def score(asked, base, adapter=None):
     with progress("scoring", None, shown=False) as bar:
         scorer = Scorer(model, tokenizer, batch_size=8, max_length=512, bar=bar)
         for domain, sets in QUESTIONS.items() if asked.questions else ():
-            for plan in plan_tasks(asked.data, [domain], limit=asked.questions, seed=0, sets=sets):
+            for plan in plan_tasks(
+                Questions.of(data=asked.data, domains=[domain], limit=asked.questions, seed=0, sets=sets)
+            ):
                 task, asks = PlannedTask(plan), []
                 for doc in task.eval_docs:
                     gold = doc["answer"] if doc["choices"] is None else doc["choices"][doc["answer"]]

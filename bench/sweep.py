@@ -25,9 +25,11 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from eval.asking.tasks import TaskPlan, plan_tasks
-from eval.sweeps.lookup import AnswerTask, Prompting, read
+from eval.asking.trees import plain_tokens
+from eval.settings import Questions
+from eval.sweeps.lookup import AnswerTask, Prompting, collector, read
+from eval.sweeps.measure import Walked, walk_questions
 from eval.sweeps.plan import SweepPlan, plan_sweep
-from eval.sweeps.run import Measured, walk_questions
 from prune import cut, plan_cut, scan
 from prune.checkpoint.source import locate
 from prune.models.loading import load_model, load_tokenizer
@@ -48,7 +50,7 @@ class Bench:
         self.tokenizer = load_tokenizer(self.source)
         self.model = load_model(self.source, dtype=torch.float32)
         self.layers = int(self.model.config.num_hidden_layers)
-        every = plan_tasks(asked.data, asked.domains, limit=asked.limit)
+        every = plan_tasks(Questions.of(data=asked.data, domains=asked.domains, limit=asked.limit))
         self.tasks = [task for task in every if task.protocol in asked.protocols.split(",")]
 
     def plan(self, way: str) -> SweepPlan:
@@ -61,9 +63,8 @@ class Bench:
         made = [AnswerTask(task) for task in tasks]
         if way == "hflm":
             return hflm(self.model, self.tokenizer, made, self.asked.batch_size)
-        return walk_questions(
-            self.model, self.tokenizer, self.plan(way), made, Prompting(), max_length=CONTEXT, shown=False
-        )
+        scorer = collector(self.model, self.tokenizer, CONTEXT)
+        return walk_questions(scorer, self.plan(way), made, Prompting(), show_progress=False)
 
 
 def hflm(model: Any, tokenizer: Any, tasks: list[AnswerTask], batch_size: int) -> dict[str, list[dict[str, Any]]]:
@@ -73,9 +74,9 @@ def hflm(model: Any, tokenizer: Any, tasks: list[AnswerTask], batch_size: int) -
     return samples
 
 
-def compare(samples: dict[str, list[dict[str, Any]]], found: Measured, place: int) -> dict[str, Any]:
+def compare(samples: dict[str, list[dict[str, Any]]], found: Walked, place: int) -> dict[str, Any]:
     """How far a variant's log-likelihoods are from HFLM's, and how many verdicts differ."""
-    number = dict(zip(found.pairs, found.owners, strict=True))
+    number = dict(zip(found.collected.pairs, found.collected.owners, strict=True))
     furthest, flags, verdicts, answers = 0.0, 0, 0, 0
     for name, entries in samples.items():
         own = {entry["id"]: entry for entry in found.logged[place][name]}
@@ -116,7 +117,7 @@ def timed(bench: Bench) -> dict[str, Any]:
             one["passes"] = bench.plan(way).passes()
             one["path"] = found.way.name
             one["tokens"] += found.answers.read
-            one["tokens_one_by_one"] += found.one_by_one
+            one["tokens_one_by_one"] += plain_tokens(found.collected.requests)
             one["heads"] += found.answers.heads
             one["read_seconds"] += found.seconds["read"]
         print(

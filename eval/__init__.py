@@ -1,8 +1,7 @@
 """Domains, questions, scores, statistics and reports.
 
-`questions` -> `asking` (with `answers`) gives samples; the files beside this one turn them into the bill; `thinking`,
-`sweeps` and `reports` each know one more thing. A room's imports of other rooms run one way:
-`sweeps -> reports -> asking -> questions -> answers`, and `thinking -> asking`.
+`questions` are asked of a model by `asking`, which reads written answers with `answers`. `runs` keeps what one model
+answered, `billing` makes numbers with intervals of it, and `reports` shows them. `sweeps` asks many cuts in one walk.
 """
 
 from importlib import import_module

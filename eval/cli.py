@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from eval.options import takes_questions, takes_settings
-from eval.settings import Settings
+from eval.options import asked_options, caching_options
+from eval.settings import ComparisonSettings, Settings, SweepSettings
+from prune.common.options import takes
 from prune.common.terminal import answer, make_app
 
 app = make_app("evaluate", "Bill what a cut costs, domain by domain.")
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands at the output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
-
-
-_CUTS = "Cuts"
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 
 
 @app.command()
@@ -53,7 +52,7 @@ def prepare(
     manifest = work(
         data, source=source or None, domains=domains, mathqa_options=mathqa_options, seed=seed, overwrite=overwrite
     )
-    answer(manifest, lambda: manifest_table(manifest), as_json=as_json)
+    answer(manifest.to_json(), lambda: manifest_table(manifest), as_json=as_json)
 
 
 @app.command()
@@ -72,14 +71,14 @@ def domains(
 
 
 @app.command()
-@takes_settings
+@takes(settings=caching_options(Settings))
 def run(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.")],
     settings: Settings,
     out: Annotated[
         Path | None, typer.Option(help="Folder for results.json and the samples; none if not given.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    revision: Revision = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -94,30 +93,20 @@ def run(
 
     if out is not None:
         check_free(out, overwrite=overwrite)
-    found = work(model, settings, revision=revision)
+    result = work(model, settings, revision=revision)
     if out is not None:
-        write_run(found, out, overwrite=overwrite)
-    document = describe_run(found)
+        write_run(result, out, overwrite=overwrite)
+    document = describe_run(result).to_json()
     answer(document, lambda: run_tables(document), as_json=as_json)
 
 
 @app.command()
-@takes_settings
+@takes(settings=caching_options(ComparisonSettings))
 def compare(
     full: Annotated[str, typer.Argument(metavar="FULL", help="The model before the cut.")],
     others: Annotated[list[str], typer.Argument(metavar="OTHER...", help="Cut, healed and other versions of it.")],
     out: Annotated[Path, typer.Option(help="Folder for the bill: tables, figure, results and samples.")],
-    settings: Settings,
-    labels: Annotated[str | None, typer.Option(help="Names for the models in order, as full,pruned,healed.")] = None,
-    max_loss: Annotated[
-        str | None,
-        typer.Option(
-            help="Most points of accuracy that a domain may lose, as 5%. Exit code 0 GO, 3 NO-GO, 4 INCONCLUSIVE."
-        ),
-    ] = None,
-    sweep: Annotated[
-        Path | None, typer.Option(help="Folder of a sweep of FULL, to be shown in the report too.")
-    ] = None,
+    settings: ComparisonSettings,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -132,69 +121,33 @@ def compare(
     from eval.comparison import compare as work
     from eval.reports.terminal import comparison_table
 
-    names = None if labels is None else labels.split(",")
-    document = work(full, others, settings, out=out, labels=names, max_loss=max_loss, sweep=sweep, overwrite=overwrite)
+    comparison = work(full, others, settings, out=out, overwrite=overwrite)
+    document = comparison.to_json()
     answer(document, lambda: comparison_table(document), as_json=as_json)
-    if max_loss is not None and (code := exit_code(document["verdict"]["decision"])):
+    if comparison.verdict is not None and (code := exit_code(comparison.verdict.decision)):
         raise typer.Exit(code)
 
 
 @app.command("sweep")
-@takes_questions
+@takes(settings=asked_options(SweepSettings))
 def sweep_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id: the one to be cut.")],
-    asked: dict[str, Any],
+    settings: SweepSettings,
     out: Annotated[Path, typer.Option(help="Folder for sweep.json, costs.json, the samples and the figures.")],
-    scan: Annotated[
-        Path | None, typer.Option(help="scan.json of this model, for --starts best.", rich_help_panel=_CUTS)
-    ] = None,
-    sizes: Annotated[
-        str, typer.Option(help="How many layers to drop, as 0-15 or 4,8,12.", rich_help_panel=_CUTS)
-    ] = "0-15",
-    starts: Annotated[
-        str | None,
-        typer.Option(
-            help="best (of the scan), deepest, all, or start layers as 3,7,10-12; best where there is a scan.",
-            rich_help_panel=_CUTS,
-        ),
-    ] = None,
-    adapter: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Healing adapter that sits after its cut alone: one variant more; repeatable.", rich_help_panel=_CUTS
-        ),
-    ] = None,
-    batch_tokens: Annotated[int, typer.Option(help="Tokens of one batch; halved where memory runs out.")] = 1024,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="File that keeps the answers, so that an interrupted sweep goes on.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what stands at --out.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")
-    ] = False,
+    revision: Revision = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted sweep into --out.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Put the same questions to many cuts of a model at once, computing once what they share.
 
     Example: evaluate sweep model/ --scan scan.json --sizes 0-15 --data questions --domains medical,math --out sweep
     """
-    from eval.reports.sweep_terminal import sweep_tables
+    from eval.reports.terminal import sweep_tables
     from eval.sweeps.run import sweep
 
-    found = sweep(
-        model,
-        out=out,
-        sizes=sizes,
-        starts=starts,
-        scan=scan,
-        adapters=adapter or (),
-        batch_tokens=batch_tokens,
-        revision=revision,
-        resume=resume,
-        overwrite=overwrite,
-        **asked,
-    )
-    answer(found.document, lambda: sweep_tables(found.document), as_json=as_json)
+    document = sweep(model, settings, out=out, revision=revision, resume=resume, overwrite=overwrite).to_json()
+    answer(document, lambda: sweep_tables(document), as_json=as_json)
 
 
 @app.command("report")

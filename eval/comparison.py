@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from eval.asking.backends import check_backend
-from eval.asking.tasks import TaskPlan
-from eval.billing.bill import ProseRow, Row, bill, bill_prose, corrected
-from eval.billing.document import warn
-from eval.billing.interactions import Interaction, bill_interactions
-from eval.billing.tasks import TaskRow, bill_tasks
-from eval.billing.thinking import ThinkingRow, bill_thinking
-from eval.billing.thinking_interactions import ThinkingInteraction, bill_thinking_interactions
-from eval.billing.unparsed import unparsed_warnings
-from eval.billing.verdict import Verdict, judge, parse_limit
+from eval.asking.tasks import TaskPlan, plan_tasks
+from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
+from eval.billing.bill import bill, bill_prose, corrected
+from eval.billing.document import is_stored, read_run, warn
+from eval.billing.interactions import bill_interactions, bill_thinking_interactions
+from eval.billing.tasks import bill_tasks
+from eval.billing.thinking import bill_thinking
+from eval.billing.verdict import judge, parse_limit
+from eval.reports.figures import write_comparison_figures
 from eval.reports.page import read_sweep, report
-from eval.runs.files import harness_results, is_stored, measured, read_run, write_samples
-from eval.runs.run import name_of, plans_of, quiet_bars, run, wants_chat
+from eval.reports.terminal import markdown
+from eval.runs.files import harness_results, write_samples
+from eval.runs.run import name_of, run, wants_chat
 from eval.runs.samples import RunResult
-from eval.settings import Settings, named_texts
+from eval.settings import ComparisonSettings, Settings, named_texts
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
@@ -31,120 +30,64 @@ from prune.common.terminal import quiet_libraries
 from prune.models.loading import load_tokenizer
 from prune.text.windows import text_identity
 
-FORMAT = "regrowth.comparison/2"
 _LONGEST_LABEL = 100  # bytes; it is a part of file names
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The whole bill: one row per domain, protocol and model, the full model first in each group."""
-
-    labels: tuple[str, ...]
-    rows: tuple[Row, ...]
-    prose: tuple[ProseRow, ...]
-    runs: tuple[RunResult, ...]
-    thinking: tuple[ThinkingRow, ...] = ()
-    interactions: tuple[Interaction, ...] = ()
-    tasks: tuple[TaskRow, ...] = ()
-    verdict: Verdict | None = None
-    thinking_interactions: tuple[ThinkingInteraction, ...] = ()
-
-    @property
-    def warnings(self) -> list[str]:
-        """What a reader must see before the numbers."""
-        rows, thinking = [asdict(row) for row in self.rows], [row.as_document() for row in self.thinking]
-        return [*warn(self.rows, self.runs), *unparsed_warnings(rows, thinking)]
-
-    def as_document(self, **facts: Any) -> dict[str, Any]:
-        """The JSON of comparison.json; everything but `measured` and `provenance` hangs on the inputs alone."""
-        document = {
-            "format": FORMAT,
-            "models": [
-                {"label": r.label, **r.identity, "settings": r.settings, "notes": list(r.notes)} for r in self.runs
-            ],
-            "rows": [asdict(row) for row in self.rows],
-            "prose": [asdict(row) for row in self.prose],
-            "thinking": [row.as_document() for row in self.thinking],
-            "thinking_interactions": [asdict(one) for one in self.thinking_interactions],
-            "interactions": [asdict(one) for one in self.interactions],
-            "tasks": [asdict(row) for row in self.tasks],
-            "verdict": None if self.verdict is None else asdict(self.verdict),
-            "warnings": self.warnings,
-            "truncated": {r.label: r.truncated for r in self.runs},
-            "measured": [{"label": r.label, **measured(r)} for r in self.runs],
-            "provenance": provenance(**facts),
-        }
-        plain: dict[str, Any] = json.loads(json.dumps(document))  # as it is read back: lists, not tuples
-        return plain
 
 
 def compare(
     full: str | Path,
     others: Sequence[str | Path],
-    settings: Settings | None = None,
+    settings: ComparisonSettings | None = None,
     *,
     out: str | Path,
-    labels: Sequence[str] | None = None,
-    max_loss: str | None = None,
-    sweep: str | Path | None = None,
     overwrite: bool = False,
-    shown: bool = True,
+    show_progress: bool = True,
     **options: Any,
-) -> dict[str, Any]:
+) -> Comparison:
     """Run each model on the same questions, one after the other, and write the bill to the folder `out`.
 
     `out` appears whole or not at all: results.json, samples_<model>_<task>.jsonl, comparison.json, comparison.md,
-    report.html, and figures as .png and .svg. `settings` as in `run` (or `options`, its fields); `labels` name the
-    models, full first (their folder names if None). `max_loss`, such as `5%`, asks for a verdict: see
-    `eval.billing.verdict`. `sweep` is the folder of a sweep of the full model, for the report to show its curves and
-    block map too.
-
-    A model may also be a folder that `evaluate run --out` made: its answers are taken from there.
-
-    Returns:
-        The document of comparison.json.
+    report.html, and figures as .svg. `settings` may be given by their fields, as `options`. A model may also
+    be a folder that `evaluate run --out` made: its answers are taken from there.
 
     Raises:
         UsageError: no other model, labels that do not fit, an unknown domain.
         RegrowthError: anything that `run` raises; models that were not asked the same questions in the same words.
     """
-    quiet_bars()
+    settings = ComparisonSettings.of(**options) if settings is None else settings
     models = [full, *others]
     if len(models) < 2:
         raise UsageError("compare needs the full model and one other at least")
-    names = unique_labels(models, labels)
-    limit = None if max_loss is None else parse_limit(max_loss)
-    settings = Settings.of(**options) if settings is None else settings
+    names = unique_labels(models, settings.labels)
+    limit = None if settings.max_loss is None else parse_limit(settings.max_loss)
     out = check_free(out, overwrite=overwrite)
-    if sweep is not None:
-        read_sweep(sweep)
+    if settings.sweep is not None:
+        read_sweep(settings.sweep)
     stored = {name: read_run(m, label=name) for m, name in zip(models, names, strict=True) if is_stored(m)}
     new = [model for model, name in zip(models, names, strict=True) if name not in stored]
     if limit is not None and not (stored[names[0]].tasks if names[0] in stored else settings.domains):
         raise UsageError("--max-loss judges the accuracy in our domains, and none is asked; add --domains and --data")
-    plans = plans_of(settings) if new else []
-    asked = {name: stored[name].tasks if name in stored else plans for name in names}
-    check_asked(asked)
+    plans = plan_tasks(settings) if new else []
+    check_asked({name: stored[name].tasks if name in stored else plans for name in names})
     if new:  # all inputs are checked before the first run
         settings = settings.with_chat(_check_models(new, settings, stored.values()))
     runs = [
-        stored[name] if name in stored else run(model, settings, label=name, shown=shown)
+        stored[name] if name in stored else run(model, settings, label=name, show_progress=show_progress)
         for model, name in zip(models, names, strict=True)
     ]
-    found = bill_runs(runs, limit)
     texts = named_texts(settings.texts)
     identities = {name: text_identity(source, settings.field) for name, source in texts.items()} if new else {}
-    document = found.as_document(
-        questions={
-            path: file_sha256(Path(settings.data or "") / path) for path in sorted({f"{p.domain}.jsonl" for p in plans})
-        },
+    files = sorted({f"{plan.domain}.jsonl" for plan in plans})
+    comparison = bill_runs(
+        runs,
+        limit,
+        questions={file: file_sha256(Path(settings.data or "") / file) for file in files},
         text=next(iter(identities.values())) if len(identities) == 1 else identities or None,
         limit=settings.limit,
         seed=settings.seed,
         sets=None if settings.sets is None else list(settings.sets),
     )
-    write_comparison(found, document, out, sweep=sweep, overwrite=overwrite)
-    return document
+    write_comparison(comparison, runs, out, sweep=settings.sweep, overwrite=overwrite)
+    return comparison
 
 
 def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iterable[RunResult]) -> bool:
@@ -202,35 +145,42 @@ def _probe(tokenizer: Any) -> str | None:
     return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
 
-def bill_runs(runs: Sequence[RunResult], limit: float | None = None) -> Comparison:
-    """Pair every run with the first (the full model) and sum up; `limit` is the share of --max-loss."""
-    first = runs[0]
-    rows = corrected(
-        [
-            bill(t.domain, t.protocol, r.label, t.chance, r.of(t), None if r is first else first.of(t), t.answer_bytes)
-            for t in first.tasks
-            if t.thinking is None
-            for r in runs
-        ]
+def bill_runs(runs: Sequence[RunResult], max_loss: float | None = None, **facts: Any) -> Comparison:
+    """Pair every run with the first (the full model) and sum up; `max_loss` is a share, `facts` go to the provenance.
+
+    Everything but `measured` and `provenance` follows from the answers alone.
+    """
+    full = runs[0]
+    rows = tuple(
+        corrected(
+            [
+                bill(t, r.label, r.of(t), None if r is full else full.of(t))
+                for t in full.tasks
+                if t.thinking is None
+                for r in runs
+            ]
+        )
     )
-    if missing := [r.label for r in runs if set(r.prose) != set(first.prose)]:
-        raise RegrowthError(f"not paired: {missing[0]} was not measured on the prose that {first.label} was")
-    prose = [
-        bill_prose(r.label, name, r.prose[name], None if r is first else first.prose[name])
-        for name in first.prose
-        for r in runs
-    ]
-    thinking = bill_thinking(runs)
+    if missing := [r.label for r in runs if set(r.prose) != set(full.prose)]:
+        raise RegrowthError(f"not paired: {missing[0]} was not measured on the prose that {full.label} was")
+    thinking = tuple(bill_thinking(runs))
     return Comparison(
-        labels=tuple(r.label for r in runs),
-        rows=tuple(rows),
-        prose=tuple(prose),
-        runs=tuple(runs),
-        thinking=tuple(thinking),
+        models=tuple(ComparedModel(label=r.label, **r.identity, settings=r.settings, notes=r.notes) for r in runs),
+        rows=rows,
+        prose=tuple(
+            bill_prose(r.label, name, r.prose[name], None if r is full else full.prose[name])
+            for name in full.prose
+            for r in runs
+        ),
+        thinking=thinking,
         thinking_interactions=tuple(bill_thinking_interactions(thinking, runs)),
         interactions=tuple(bill_interactions(rows, runs)),
         tasks=tuple(bill_tasks(runs)),
-        verdict=None if limit is None else judge(rows, limit, thinking),
+        verdict=None if max_loss is None else judge(rows, max_loss, thinking),
+        warnings=warn(rows, thinking, runs),
+        truncated={r.label: r.truncated for r in runs},
+        measured=tuple(ModelEffort.of(r, model=r.label) for r in runs),
+        provenance=provenance(**facts),
     )
 
 
@@ -262,21 +212,19 @@ def unique_labels(models: Sequence[str | Path], labels: Sequence[str] | None = N
 
 
 def write_comparison(
-    found: Comparison,
-    document: dict[str, Any],
+    comparison: Comparison,
+    runs: Sequence[RunResult],
     out: str | Path,
     *,
     sweep: str | Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write all files of a comparison into a staged folder, which then becomes `out`; `sweep` as in `compare`."""
-    from eval.reports.figures import plot_comparison
-    from eval.reports.terminal import markdown
-
+    """Write all files of a comparison into a staged folder, which then becomes `out`; `sweep`: a folder to show too."""
+    document = comparison.to_json()
     with staged_directory(out, overwrite=overwrite) as stage:
-        write_json(stage / "results.json", harness_results(found.runs))
-        write_samples(found.runs, stage)
-        write_json(stage / "comparison.json", document)
+        write_json(stage / "results.json", harness_results(runs))
+        write_samples(runs, stage)
+        comparison.write(stage / "comparison.json")
         write_text(stage / "comparison.md", markdown(document))
-        plot_comparison(document, stage)
+        write_comparison_figures(document, stage)
         report(stage, sweep=sweep)

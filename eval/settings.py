@@ -1,132 +1,268 @@
-"""What is asked, and how: the settings that `evaluate run` and `evaluate compare` share, checked once."""
+"""What is asked, and how: the settings of the commands, each with its option, checked when they are made."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self, get_args, get_type_hints
 
 from prune.common.errors import UsageError
+from prune.common.options import Option
+from prune.models.precision import HELP as DTYPES
 from prune.models.vllm_options import parse_engine_options
 
 SHORTEST = 64  # tokens; below that a prompt and 16 new tokens do not fit
 LONGEST = 4096  # tokens of context at most, however much a model can hold: our questions are shorter
 BACKENDS = ("hf", "vllm")
 CHAT = ("auto", "on", "off")
-
-
 MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
-SLOW_TOKENS = 256  # of a chain of thought, its answer included
+FEWEST_SLOW = 16  # tokens of a chain of thought
+
+_ASK, _MODEL, _ANSWERS, _CUTS = "Questions", "Model and memory", "Kept answers", "Cuts"
+_Text = str | None
+
+
+def split_names(names: str | Iterable[str], option: str = "--domains") -> tuple[str, ...]:
+    """`medical,math` or a list of names, without repeats, in order.
+
+    Raises:
+        UsageError: no name in it.
+    """
+    parts = names.split(",") if isinstance(names, str) else list(names)
+    chosen = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    if not chosen:
+        what = "no domain is named" if option == "--domains" else f"{option} names nothing"
+        raise UsageError(f"{what}; give names with commas between them, such as --domains medical,math")
+    return chosen
+
+
+def check_modes(thinking: str | Iterable[str]) -> tuple[str, ...]:
+    """`fast,slow` or a list of modes as a tuple in the order of `MODES`, without repeats.
+
+    Raises:
+        UsageError: an unknown mode.
+    """
+    words = thinking.split(",") if isinstance(thinking, str) else thinking
+    modes = {word.strip() for word in words} - {""}
+    if unknown := sorted(modes - set(MODES)):
+        raise UsageError(f"--thinking {unknown[0]} is unknown; use {' or '.join(MODES)}, or both: fast,slow")
+    return tuple(mode for mode in MODES if mode in modes)
+
+
+def _texts(texts: str | Iterable[str]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
+def _names(option: str) -> Callable[[str | Iterable[str]], tuple[str, ...]]:
+    return lambda names: split_names(names, option)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Which questions are put to a model, and how; the same for all models of a comparison.
+class Questions:
+    """Which questions are put to a model, in which words, and where it computes."""
 
-    data, domains: the prepared folder, and the domains of it that are asked.
-    tasks, include_path: lm-eval tasks and groups to run as well, and a folder of YAML files to look for them in.
-    limit, seed, sets: how many questions per domain and protocol (per task, too), drawn by which seed, of which sets.
-    thinking, slow_tokens: modes to ask in as well (`fast`, `slow`, both or none), and the longest chain of thought.
-    few_shot: worked examples before each question; None leaves it to the tasks (0 in our domains).
-    chat_template: `on`, `off`, or `auto`: on where the (full) model's tokenizer has one.
-    texts: held-out prose to measure the loss on: `SOURCE` or `NAME=SOURCE`, `field` its rows' field.
-    backend_args: options of vLLM's engine, as pairs of name and value; as `name=value,...` or a mapping in `of`.
-    max_length: tokens of context; the model's own, 4096 at most, if None.
-    cache: where answers are kept, so that none is asked twice and an interrupted run goes on; nowhere if None.
-    """
-
-    data: Path | None = None
-    domains: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ()
-    include_path: Path | None = None
-    limit: int | None = None
-    seed: int = 0
-    sets: tuple[str, ...] | None = None
-    thinking: tuple[str, ...] = ()
-    slow_tokens: int = SLOW_TOKENS
-    few_shot: int | None = None
-    chat_template: str = "auto"
-    texts: tuple[str, ...] = ()
-    field: str = "text"
-    backend: str = "hf"
-    backend_args: tuple[tuple[str, Any], ...] = ()
-    batch_size: int = 8
-    max_length: int | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    cache: Path | None = None
+    data: Annotated[
+        Path | None, Option("Folder of prepared questions: one <domain>.jsonl each.", panel=_ASK, parse=Path)
+    ] = None
+    domains: Annotated[
+        tuple[str, ...], Option("Domains, as medical,math.", panel=_ASK, typed=_Text, parse=_names("--domains"))
+    ] = ()
+    limit: Annotated[
+        int | None, Option("Questions per domain and protocol (or task), at most; all if none.", panel=_ASK)
+    ] = None
+    seed: Annotated[int, Option("Which questions and which prose are drawn.", panel=_ASK)] = 0
+    sets: Annotated[
+        tuple[str, ...] | None,
+        Option("Only questions of these sets, as mmlu,medmcqa,asdiv.", panel=_ASK, typed=_Text, parse=_names("--sets")),
+    ] = None
+    few_shot: Annotated[
+        int | None, Option("Worked examples before each question, of its domain and protocol.", panel=_ASK)
+    ] = None
+    chat_template: Annotated[
+        str, Option("on, off, or auto: on where the (full) model's tokenizer has a chat template.", panel=_ASK)
+    ] = "auto"
+    texts: Annotated[
+        tuple[str, ...],
+        Option(
+            "Held-out prose to measure the loss on too: SOURCE, or NAME=SOURCE for several; repeatable.",
+            flag="--text",
+            panel=_ASK,
+            typed=list[str] | None,
+            parse=_texts,
+        ),
+    ] = ()
+    field: Annotated[str, Option("Field of that prose's rows that holds the text.", panel=_ASK)] = "text"
+    max_length: Annotated[
+        int | None, Option("Context in tokens; never more than the model's own, or 4096.", panel=_MODEL)
+    ] = None
+    device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.", panel=_MODEL)] = "auto"
+    dtype: Annotated[str, Option(DTYPES, panel=_MODEL)] = "auto"
 
     @classmethod
-    def of(cls, **given: Any) -> Settings:
-        """Settings from options as a user writes them: names as `medical,math` or as a list, paths as text.
+    def of(cls, **given: Any) -> Self:
+        """Settings from what a user writes: names as `medical,math` or as a list, paths as text, `text` for `texts`.
 
         Raises:
             UsageError: an option that is wrong in itself.
         """
-        if (text := given.pop("text", None)) is not None:  # one source, by the name of its option
-            given["texts"] = [text] if isinstance(text, str) else text
-        unknown = sorted(set(given) - {one.name for one in fields(cls)})
-        if unknown:
+        if (text := given.pop("text", None)) is not None:
+            given["texts"] = text
+        hints = get_type_hints(cls, include_extras=True)
+        if unknown := sorted(set(given) - {field.name for field in fields(cls)}):
             raise UsageError(f"no setting is called {unknown[0]!r}")
-        for name in ("data", "include_path", "cache"):
-            if given.get(name) is not None:
-                given[name] = Path(given[name])
-        given["thinking"] = check_modes(given.get("thinking"))
-        for name in ("domains", "tasks"):
-            given[name] = _names(given.get(name), name)
-        given["backend_args"] = parse_engine_options(given.get("backend_args"))
-        given["texts"] = tuple(given.get("texts") or ())
-        if given.get("sets") is not None:
-            given["sets"] = _names(given["sets"], "sets")
-        found = cls(**given)
-        found._check()
-        return found
+        parsers = {name: get_args(hints[name])[1].parse for name in given}
+        return cls(
+            **{
+                name: parsers[name](value) if parsers[name] else value
+                for name, value in given.items()
+                if value is not None
+            }
+        )
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 2:
+            raise UsageError(f"--limit {self.limit} is too few questions; an interval needs 2 at least")
+        if self.max_length is not None and self.max_length < SHORTEST:
+            raise UsageError(f"--max-length {self.max_length} leaves no room for a question; use {SHORTEST} or more")
+        if self.few_shot is not None and self.few_shot < 0:
+            raise UsageError(f"--few-shot {self.few_shot} must be 0 or more")
+        _check_known("--chat-template", self.chat_template, CHAT)
 
     def check_asks(self) -> None:
         """Refuse settings that ask nothing; a comparison of finished runs needs none of this.
 
         Raises:
-            UsageError: neither domains nor tasks, or domains without their folder.
+            UsageError: no domains, or domains without their folder.
         """
-        if not self.domains and not self.tasks:
+        if not self.domains:
             raise UsageError("nothing to ask: name --domains such as medical,math, or --tasks of lm-eval")
-        if self.domains and self.data is None:
+        if self.data is None:
             raise UsageError("--domains needs --data, the folder that `evaluate prepare` makes")
 
-    def _check(self) -> None:
-        if self.limit is not None and self.limit < 2:
-            raise UsageError(f"--limit {self.limit} is too few questions; an interval needs 2 at least")
-        if self.batch_size < 1:
-            raise UsageError(f"--batch-size {self.batch_size} must be 1 or more")
-        if self.max_length is not None and self.max_length < SHORTEST:
-            raise UsageError(f"--max-length {self.max_length} leaves no room for a question; take {SHORTEST} or more")
-        if self.few_shot is not None and self.few_shot < 0:
-            raise UsageError(f"--few-shot {self.few_shot} must be 0 or more")
-        _check_one("--backend", self.backend, BACKENDS)
-        if self.backend_args and self.backend != "vllm":
-            raise UsageError("--backend-args are for vLLM's engine; add --backend vllm")
-        _check_one("--chat-template", self.chat_template, CHAT)
-
-    def with_chat(self, on: bool) -> Settings:
+    def with_chat(self, on: bool) -> Self:
         """The same with the chat template decided."""
         return replace(self, chat_template="on" if on else "off")
 
 
-def _names(given: str | Iterable[str] | None, option: str) -> tuple[str, ...]:
-    if given is None or given == ():
-        return ()
-    try:
-        return tuple(split_names(given))
-    except UsageError:
-        what = "no domain is named" if option == "domains" else f"--{option} names nothing"
-        raise UsageError(f"{what}; it takes names with commas between them, such as --domains medical,math") from None
+@dataclass(frozen=True)
+class Settings(Questions):
+    """What `evaluate run` and `evaluate compare` ask, the same of all models of a comparison."""
+
+    tasks: Annotated[
+        tuple[str, ...],
+        Option(
+            "Tasks or groups of lm-eval to run as well, as arc_easy,mathqa.",
+            panel=_ASK,
+            typed=_Text,
+            parse=_names("--tasks"),
+        ),
+    ] = ()
+    include_path: Annotated[
+        Path | None, Option("Folder of lm-eval task YAML files for --tasks.", panel=_ASK, parse=Path)
+    ] = None
+    thinking: Annotated[
+        tuple[str, ...],
+        Option(
+            "Ask in these modes as well: fast (at once), slow (after a chain of thought) or both.",
+            panel=_ASK,
+            typed=_Text,
+            parse=check_modes,
+        ),
+    ] = ()
+    slow_tokens: Annotated[int, Option("New tokens of a chain of thought, at most.", panel=_ASK)] = 256
+    backend: Annotated[str, Option("hf (transformers) or vllm, of lm-eval.", panel=_MODEL)] = "hf"
+    backend_args: Annotated[
+        tuple[tuple[str, Any], ...],
+        Option(
+            "Options of vLLM's engine, as gpu_memory_utilization=0.6,tensor_parallel_size=2.",
+            panel=_MODEL,
+            typed=_Text,
+            parse=parse_engine_options,
+        ),
+    ] = ()
+    batch_size: Annotated[int, Option("Requests at a time; halved where memory runs out.", panel=_MODEL)] = 8
+    cache: Annotated[
+        Path | None,
+        Option(
+            "Where answers are kept: none is asked twice, and an interrupted run goes on.", panel=_ANSWERS, parse=Path
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size {self.batch_size} must be 1 or more")
+        if self.slow_tokens < FEWEST_SLOW:
+            raise UsageError(
+                f"--slow-tokens {self.slow_tokens} leaves no room for a thought; use {FEWEST_SLOW} or more"
+            )
+        _check_known("--backend", self.backend, BACKENDS)
+        if self.backend_args and self.backend != "vllm":
+            raise UsageError("--backend-args are for vLLM's engine; add --backend vllm")
+
+    def check_asks(self) -> None:
+        """As in `Questions`; tasks of lm-eval will do."""
+        if self.domains or not self.tasks:
+            super().check_asks()
 
 
-def _check_one(option: str, given: str, known: Iterable[str]) -> None:
+@dataclass(frozen=True)
+class ComparisonSettings(Settings):
+    """What `evaluate compare` asks, and how it bills the answers."""
+
+    labels: Annotated[
+        tuple[str, ...] | None,
+        Option(
+            "Names for the models in order, as full,pruned,healed.",
+            typed=_Text,
+            parse=lambda labels: tuple(labels.split(",") if isinstance(labels, str) else labels),
+        ),
+    ] = None
+    max_loss: Annotated[
+        str | None,
+        Option("Most points of accuracy that a domain may lose, as 5%. Exit code 0 GO, 3 NO-GO, 4 INCONCLUSIVE."),
+    ] = None
+    sweep: Annotated[Path | None, Option("Folder of a sweep of FULL, to be shown in the report too.", parse=Path)] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class SweepSettings(Questions):
+    """Which cuts of a model `evaluate sweep` asks, and which questions."""
+
+    scan: Annotated[Path | None, Option("scan.json of this model, for --starts best.", panel=_CUTS, parse=Path)] = None
+    sizes: Annotated[str, Option("How many layers to drop, as 0-15 or 4,8,12.", panel=_CUTS)] = "0-15"
+    starts: Annotated[
+        str | None,
+        Option(
+            "best (of the scan), deepest, all, or start layers as 3,7,10-12; best where there is a scan.", panel=_CUTS
+        ),
+    ] = None
+    adapters: Annotated[
+        tuple[Path, ...],
+        Option(
+            "Healing adapter that sits after its cut alone: one variant more; repeatable.",
+            flag="--adapter",
+            panel=_CUTS,
+            typed=list[Path] | None,
+            parse=lambda adapters: tuple(map(Path, adapters)),
+        ),
+    ] = ()
+    batch_tokens: Annotated[int, Option("Tokens of one batch; halved where memory runs out.")] = 1024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_asks()
+        if self.batch_tokens < SHORTEST:
+            raise UsageError(f"--batch-tokens {self.batch_tokens} is too few; use {SHORTEST} or more")
+
+
+def _check_known(option: str, given: str, known: Iterable[str]) -> None:
     if given not in known:
-        raise UsageError(f"{option} {given} is unknown; take {', '.join(known)}")
+        raise UsageError(f"{option} {given} is unknown; use {', '.join(known)}")
 
 
 def default_cache() -> Path:
@@ -141,34 +277,12 @@ def named_texts(texts: Iterable[str]) -> dict[str, str]:
     Raises:
         UsageError: two sources of one name.
     """
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for text in texts:
         name, mark, source = text.partition("=")
         if not mark or not name or any(sign in name for sign in "/\\:. "):  # a path may hold `=` too
             name, source = "held-out", text
-        if name in found:
+        if name in sources:
             raise UsageError(f"--text gives {name} twice; name them apart, as --text medical=FILE --text math=FILE")
-        found[name] = source
-    return found
-
-
-def check_modes(thinking: str | Iterable[str] | None) -> tuple[str, ...]:
-    """`fast,slow` or a list of modes as a tuple in the order of `MODES`, without repeats; () for none.
-
-    Raises:
-        UsageError: a mode that there is not.
-    """
-    words = thinking.split(",") if isinstance(thinking, str) else (thinking or ())
-    given = {word.strip() for word in words} - {""}
-    if unknown := sorted(given - set(MODES)):
-        raise UsageError(f"--thinking {unknown[0]} is no mode; it takes {' or '.join(MODES)}, or both: fast,slow")
-    return tuple(mode for mode in MODES if mode in given)
-
-
-def split_names(names: str | Iterable[str]) -> list[str]:
-    """`medical,math` or a list of names, without repeats, in order."""
-    parts = names.split(",") if isinstance(names, str) else list(names)
-    found = list(dict.fromkeys(part.strip() for part in parts if part.strip()))
-    if not found:
-        raise UsageError("no domain is named; --domains takes names such as medical,math")
-    return found
+        sources[name] = source
+    return sources

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from heal.result import computed_in
+from heal.result import Candidate, HealRecord
 
 ADAPTER = """---
 library_name: peft
@@ -114,99 +114,92 @@ All other tensors are those of `{base}`, bit for bit. `heal.json` tells the rest
 """
 
 
-def adapter_card(document: dict[str, Any]) -> str:
-    """README.md of an adapter, from its heal.json."""
-    settings = document["settings"]
+def adapter_card(record: HealRecord) -> str:
+    """README.md of an adapter."""
+    settings = record.settings
     return ADAPTER.format(
-        **_common(document),
+        **_common(record),
         rank=settings["rank"],
         alpha=settings["alpha"],
         targets=settings["targets"],
-        taught=_taught(document),
-        fit="" if settings["bits"] == 16 else _FIT.format(bits=_precision(document)),
+        taught=_taught(record),
+        fit="" if settings["bits"] == 16 else _FIT.format(bits=_precision(record)),
     )
 
 
-def _precision(document: dict[str, Any]) -> str:
-    """In what the base was held while training."""
-    return _PRECISION.get(document["settings"]["bits"], computed_in(document))
-
-
-def _taught(document: dict[str, Any]) -> str:
-    """How a distilled adapter came by what it knows; nothing for one trained on plain text."""
-    if "teacher" not in document:
-        return ""
-    wrote = ", on responses that it wrote to prompts" if "responses" in document else ""
-    return f", taught by the predictions of `{document['teacher']['model']}`{wrote} (`heal distill`)"
-
-
-def merged_card(document: dict[str, Any]) -> str:
-    """README.md of a merged model, from its heal.json."""
-    merged = document["merge"]
-    how = (DEQUANTISED if merged["base"] == "dequantised" else ORIGINAL).format(
-        quantised=merged["dequantised"], adapted=merged["adapted"], bits=document["settings"]["bits"]
+def merged_card(record: HealRecord) -> str:
+    """README.md of a merged model."""
+    merged = record.merge
+    assert merged is not None
+    how = (DEQUANTISED if merged.base == "dequantised" else ORIGINAL).format(
+        quantised=merged.dequantised, adapted=merged.adapted, bits=record.settings["bits"]
     )
     measured = ""
-    losses = merged.get("chosen", {}).get("losses")
-    if losses:
-        measured += CHOSEN.format(dtype=computed_in(document), **losses)
-    if "not_compared" in merged:
-        measured += NOT_COMPARED.format(why=merged["not_compared"])
-    if "agreement" in merged:
-        measured += AGREEMENT.format(**merged["agreement"])
-    return MERGED.format(**_common(document), how=how, measured=measured)
+    if merged.chosen is not None and merged.chosen.losses:
+        measured += CHOSEN.format(dtype=record.computed_in, **merged.chosen.losses)
+    if merged.not_compared is not None:
+        measured += NOT_COMPARED.format(why=merged.not_compared)
+    if merged.agreement is not None:
+        measured += AGREEMENT.format(**merged.agreement.model_dump())
+    return MERGED.format(**_common(record), how=how, measured=measured)
 
 
-def adapter_only_card(document: dict[str, Any]) -> str:
-    """README.md of an adapter on the full model, from its heal.json."""
-    full, bits = document["adapter_only"]["full"], document["settings"]["bits"]
+def adapter_only_card(record: HealRecord) -> str:
+    """README.md of an adapter on the full model."""
+    shipped = record.adapter_only
+    assert shipped is not None
+    full = shipped.full
     return ADAPTER_ONLY.format(
-        **{**_common(document), "named": f"base_model: {full['model']}\n" if full["commit"] else ""},
+        **{**_common(record), "named": f"base_model: {full['model']}\n" if full["commit"] else ""},
         full=full["model"],
-        layers=document["adapter_only"]["words"],
-        fit="" if bits == 16 else _FIT_ONLY.format(bits=_precision(document)),
+        layers=shipped.words,
+        fit="" if record.settings["bits"] == 16 else _FIT_ONLY.format(bits=_precision(record)),
     )
 
 
-def _common(document: dict[str, Any]) -> dict[str, Any]:
-    read = document["provenance"]["text"]
+def patch_card(record: HealRecord) -> str:
+    """README.md of a patched model."""
+    return PATCHED.format(
+        **_common(record),
+        cut=record.cut,
+        full=record.held_out_loss.full,
+        folds="\n".join(
+            f"- {', '.join(f'`{name}`' for name in fold.tensors)}: {candidate_words(fold.chosen)}"
+            for fold in record.folds or ()
+            if fold.chosen is not None
+        ),
+    )
+
+
+def _common(record: HealRecord) -> dict[str, Any]:
+    name = record.base["model"]
     return {
-        "base": document["base"]["model"],
-        # the hub takes only its own ids there
-        "named": f"base_model: {document['base']['model']}\n" if "commit" in document["base"] else "",
-        "tokens": document["tokens"],
-        "text": "`, `".join(text["source"] for text in (read if isinstance(read, list) else [read])),
-        "bits": _precision(document),
-        "before": document["held_out_loss"]["before"],
-        "after": document["held_out_loss"]["after"],
+        "base": name,
+        "named": f"base_model: {json.dumps(name)}\n"
+        if "commit" in record.base
+        else "",  # the hub takes only its own ids
+        "tokens": record.tokens,
+        "text": "`, `".join(record.texts),
+        "bits": _precision(record),
+        "before": record.held_out_loss.before,
+        "after": record.held_out_loss.after,
     }
 
 
-def patch_card(document: dict[str, Any]) -> str:
-    """README.md of a patched model, from its heal.json."""
-    base, loss, read = document["base"], document["held_out_loss"], document["provenance"]["text"]
-    return PATCHED.format(
-        named=f"base_model: {json.dumps(base['model'])}\n" if "commit" in base else "",
-        base=base["model"],
-        cut=document["cut"],
-        tokens=document["tokens"],
-        text="`, `".join(text["source"] for text in (read if isinstance(read, list) else [read])),
-        full=loss["full"],
-        before=loss["before"],
-        after=loss["after"],
-        folds="\n".join(_line(fold) for fold in document["folds"] if fold["chosen"]),
-    )
+def _precision(record: HealRecord) -> str:
+    """In what the base was held while training."""
+    return _PRECISION.get(record.settings.get("bits", 16), record.settings.get("dtype", ""))
 
 
-def candidate_words(candidate: dict[str, Any]) -> str:
-    """`matrix, capped, ridge 0.3, massive tokens 0.3`: a candidate of heal.json in words."""
-    found = f"{candidate['kind']}, {candidate['objective']}"
-    if candidate["ridge"] is not None:
-        found += f", ridge {candidate['ridge']:g}"
-    if candidate["share"] is not None:
-        found += f", massive tokens {candidate['share']:g}"
-    return found
+def _taught(record: HealRecord) -> str:
+    """How a distilled adapter came by what it knows; nothing for one trained on plain text."""
+    if record.teacher is None:
+        return ""
+    wrote = ", on responses that it wrote to prompts" if record.responses is not None else ""
+    return f", taught by the predictions of `{record.teacher['model']}`{wrote} (`heal distill`)"
 
 
-def _line(fold: dict[str, Any]) -> str:
-    return f"- {', '.join(f'`{name}`' for name in fold['tensors'])}: {candidate_words(fold['chosen'])}"
+def candidate_words(candidate: Candidate) -> str:
+    """`matrix, capped, ridge 0.3, massive tokens 0.3`: a candidate in words."""
+    words = f"{candidate.kind}, {candidate.objective}, ridge {candidate.ridge:g}"
+    return words if candidate.share is None else f"{words}, massive tokens {candidate.share:g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,21 +14,20 @@ from prune.common.processes import is_main
 from prune.common.terminal import answer, make_app
 
 if TYPE_CHECKING:
-    from heal.settings import DistillSettings, PatchSettings, Running, Settings
+    from heal.settings import DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
     from heal.text.sources import TextSource
 
 app = make_app("heal", "Train back what a cut took.")
 
 
 @app.command("qlora")
-@takes(text=options.TEXT, run=options.RUN, settings=options.SETTINGS, running=options.RUNNING)
+@takes(text=options.TEXT, run=options.RUN, settings=options.SETTINGS)
 def qlora_command(
     model: options.Pruned,
     out: options.AdapterOut,
     text: TextSource,
-    run: dict[str, Any],
+    run: TrainingRun,
     settings: Settings,
-    running: Running,
     as_json: options.AsJson = False,
 ) -> None:
     """Heal a pruned model: a LoRA adapter on the model in 4 bits, trained on plain text.
@@ -42,21 +41,20 @@ def qlora_command(
     from heal.tables import curve
     from heal.training.qlora import qlora
 
-    result = qlora(model, text, out, settings=settings, running=running, **run)
+    result = qlora(model, text, out, settings=settings, run=run)
     if is_main():
-        answer(result.document, lambda: curve(result.document, out), as_json=as_json)
+        answer(result.to_json(), lambda: curve(result), as_json=as_json)
 
 
 @app.command("distill")
-@takes(text=options.TEXT, run=options.RUN, settings=options.DISTILL_SETTINGS, running=options.RUNNING)
+@takes(text=options.TEXT, run=options.RUN, settings=options.DISTILL_SETTINGS)
 def distill_command(
     model: options.Pruned,
     teacher: Annotated[str, typer.Option(help="The full model that it was cut from: a folder or a hub id.")],
     out: options.AdapterOut,
     text: TextSource,
-    run: dict[str, Any],
+    run: TrainingRun,
     settings: DistillSettings,
-    running: Running,
     as_json: options.AsJson = False,
 ) -> None:
     """Heal a pruned model by what the full one predicts: forward KL, both models on one copy of the weights.
@@ -72,9 +70,9 @@ def distill_command(
     from heal.tables import curve
     from heal.training.distill import distill
 
-    result = distill(model, teacher, text, out, settings=settings, running=running, **run)
+    result = distill(model, teacher, text, out, settings=settings, run=run)
     if is_main():
-        answer(result.document, lambda: curve(result.document, out), as_json=as_json)
+        answer(result.to_json(), lambda: curve(result), as_json=as_json)
 
 
 @app.command("patch")
@@ -87,7 +85,7 @@ def patch_command(
         str | None, typer.Option(help="The full model; where prune_plan.json says it was, if not named.")
     ] = None,
     text: TextSource,
-    run: dict[str, Any],
+    run: PatchRun,
     settings: PatchSettings,
     as_json: options.AsJson = False,
 ) -> None:
@@ -102,13 +100,15 @@ def patch_command(
     from heal.patching.patch import patch
     from heal.tables import patched
 
-    result = patch(model, teacher, text, out, settings=settings, **run)
-    answer(result.document, lambda: patched(result.document, out), as_json=as_json)
+    result = patch(model, teacher, text, out, settings=settings, run=run)
+    answer(result.to_json(), lambda: patched(result), as_json=as_json)
 
 
 @app.command("merge")
+@takes(measuring=options.MEASURING)
 def merge_command(
     adapter: Annotated[Path, typer.Argument(help="Folder that heal qlora or heal distill wrote.")],
+    *,
     out: Annotated[Path, typer.Option(help="Folder for the merged model; must not exist.")],
     base: Annotated[
         str | None,
@@ -124,17 +124,7 @@ def merge_command(
     full: Annotated[
         str | None, typer.Option(help="With --adapter-only: the full model, where it has moved since the cut.")
     ] = None,
-    compare_logits: Annotated[
-        bool, typer.Option(help="Compare logits with those of the adapter as trained, on a few held-out rows.")
-    ] = True,
-    held_out: Annotated[
-        str | None, typer.Option(help="Text to measure on; what the adapter was measured on if not named.")
-    ] = None,
-    field: Annotated[str, typer.Option(help="Field of each row of --held-out that holds the text.")] = "text",
-    held_out_tokens: Annotated[
-        str | None, typer.Option(help="How much of it; as much as the adapter was measured on if not named.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="What measures: auto, cpu, cuda, cuda:1, ...")] = "auto",
+    measuring: Measuring,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -153,30 +143,19 @@ def merge_command(
     """
     if only and base is not None:
         raise UsageError("--base does not go with --adapter-only, which merges nothing")
-    if only and held_out_tokens is not None:
+    if only and measuring.held_out_tokens is not None:
         raise UsageError("--held-out-tokens is for --base auto; --adapter-only is checked on a few rows")
     if full is not None and not only:
-        raise UsageError("--full goes with --adapter-only; the base of a merge is named by --model")
+        raise UsageError("--full goes with --adapter-only; for the base of a merge use --model")
+    from heal.merging.adapter_only import adapter_only
+    from heal.merging.merge import merge
     from heal.tables import merged, shipped
 
     if only:
-        from heal.merging.adapter_only import adapter_only
-
-        document = adapter_only(
-            adapter, out, full=full, model=model, compare_logits=compare_logits, held_out=held_out, field=field,
-            device=device, overwrite=overwrite,
-        )  # fmt: skip
-        answer(document, lambda: shipped(document, out), as_json=as_json)
-        return
-    from heal.merging.merge import merge
-    from prune.common.sizes import parse_tokens
-
-    document = merge(
-        adapter, out, base=base or "auto", model=model, compare_logits=compare_logits, held_out=held_out, field=field,
-        held_out_tokens=None if held_out_tokens is None else parse_tokens(held_out_tokens), device=device,
-        overwrite=overwrite,
-    )  # fmt: skip
-    answer(document, lambda: merged(document, out), as_json=as_json)
+        result = adapter_only(adapter, out, full=full, model=model, measuring=measuring, overwrite=overwrite)
+    else:
+        result = merge(adapter, out, base=base or "auto", model=model, measuring=measuring, overwrite=overwrite)
+    answer(result.to_json(), lambda: (shipped if only else merged)(result), as_json=as_json)
 
 
 @app.command("budget")
@@ -189,7 +168,7 @@ def budget_command(
         int | None, typer.Option(help="Where the cut begins, 0-based; the deepest block that keeps the last layer.")
     ] = None,
     gpu_memory: Annotated[
-        str | None, typer.Option(help="A card of your own, such as 40GiB, reckoned at the speed of an A100.")
+        str | None, typer.Option(help="A card of your own, such as 40GiB, at the speed of an A100.")
     ] = None,
     tokens: Annotated[
         str, typer.Option(help="Tokens to heal on; the paper's budget is 164M.", rich_help_panel="Healing")
@@ -197,11 +176,11 @@ def budget_command(
     method: Annotated[
         str, typer.Option(help="qlora, or distill, which keeps the full model loaded.", rich_help_panel="Healing")
     ] = "qlora",
-    settings: dict[str, Any],
+    settings: Settings,
     revision: options.Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the budget as JSON, and nothing else there.")] = False,
 ) -> None:
-    """Reckon what healing takes, before anything is loaded: memory, the largest batch, tokens per second, hours.
+    """Estimate what healing takes, before anything is loaded: memory, the largest batch, tokens per second, hours.
 
     Reads config.json and the headers of the weights; of a hub model no weights are fetched. Memory is counted tensor by
     tensor. Speed is an expectation: FLOPs over an assumed share of a card's peak.
@@ -213,11 +192,17 @@ def budget_command(
     from prune.common.sizes import parse_size, parse_tokens
 
     memory = None if gpu_memory is None else parse_size(gpu_memory, option="--gpu-memory")
-    found = plan_budget(
-        model, n=n, start=start, tokens=parse_tokens(tokens), method=method, gpu_memory=memory, revision=revision,
-        **settings,
-    )  # fmt: skip
-    answer(found.to_json(), lambda: tables(found), as_json=as_json)
+    budget = plan_budget(
+        model,
+        n=n,
+        start=start,
+        tokens=parse_tokens(tokens),
+        method=method,
+        settings=settings,
+        gpu_memory=memory,
+        revision=revision,
+    )
+    answer(budget.to_json(), lambda: tables(budget), as_json=as_json)
 
 
 def main() -> None:

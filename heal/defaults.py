@@ -8,8 +8,7 @@ docs/healing.md has the figures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
 from heal.settings import Settings
 
@@ -17,7 +16,15 @@ FROM_BUDGET = ("length", "batch_size", "accumulate", "learning_rate", "warmup") 
 HELD_OUT_TOKENS = 16_000  # measured of each held-out text; fewer where the budget is small
 PASS_TOKENS = 2048  # tokens of a forward pass: what a step has more is accumulated
 
-_AnySettings = TypeVar("_AnySettings", bound=Settings)
+
+@dataclass(frozen=True)
+class Step:
+    """What a process does for one optimiser step: `accumulate` passes of `batch_size` rows of `length` tokens."""
+
+    length: int
+    batch_size: int
+    accumulate: int
+    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,11 @@ LADDER = (
 
 def rung(tokens: int) -> Rung:
     """The defaults of a budget."""
-    return next(found for found in reversed(LADDER) if found.tokens <= tokens)
+    return next(rung for rung in reversed(LADDER) if rung.tokens <= tokens)
 
 
-def settle(settings: _AnySettings, *, tokens: int, processes: int = 1, longest: int | None = None) -> _AnySettings:
-    """Fill in what a budget of `tokens` settles; what is given stays as it is.
+def settle(settings: Settings, *, tokens: int, processes: int = 1, longest: int | None = None) -> Step:
+    """The step that a budget of `tokens` settles; what the settings give stays as it is.
 
     Rows are counted so that a step has the tokens of the budget's rung: longer rows are fewer, and one is the least.
 
@@ -56,19 +63,19 @@ def settle(settings: _AnySettings, *, tokens: int, processes: int = 1, longest: 
         processes: how many train together, and share the rows of a step.
         longest: tokens that the model can read; no row becomes longer unless asked for.
     """
-    found = rung(tokens)
+    usual = rung(tokens)
     length = settings.length
     if length is None:
-        length = found.length if longest is None else min(found.length, longest)
-    rows = max(1, found.rows * found.length // (max(1, length) * processes))
+        length = usual.length if longest is None else min(usual.length, longest)
+    rows = max(1, usual.rows * usual.length // (max(1, length) * processes))
     batch, accumulate = settings.batch_size, settings.accumulate
     if batch is None:
         most = max(1, PASS_TOKENS // max(1, length))
         batch = max(1, min(most, rows if accumulate is None else rows // max(1, accumulate)))
     if accumulate is None:
         accumulate = max(1, rows // max(1, batch))
-    rate = found.learning_rate if settings.learning_rate is None else settings.learning_rate
-    return replace(settings, length=length, batch_size=batch, accumulate=accumulate, learning_rate=rate)
+    rate = usual.learning_rate if settings.learning_rate is None else settings.learning_rate
+    return Step(length, batch, accumulate, rate)
 
 
 def measured_tokens(tokens: int) -> int:

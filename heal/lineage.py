@@ -5,15 +5,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from heal.result import RECORD_FILE, HealRecord
 from prune.checkpoint.companions import copy_companions
 from prune.checkpoint.headers import INDEX, Checkpoint, Shard, Tensor, inside
 from prune.checkpoint.identity import SAMPLE
 from prune.checkpoint.source import Source, locate
 from prune.checkpoint.tensors import read_bytes, same_bytes
 from prune.common.errors import CheckpointError
-from prune.common.provenance import read_artefact
 from prune.common.terminal import progress
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.cutting.verify import open_cut
@@ -56,14 +55,14 @@ def trace(
         if teacher is not None:
             raise
         raise CheckpointError(
-            f"the source that {PLAN_FILE} names is not there ({error}); name it with --teacher"
+            f"the source that {PLAN_FILE} names is not there ({error}); give it with --teacher"
         ) from None
     subject = open_subject(full.folder)
     for key, value in subject.identity().items():
         if value != plan.identity[key]:
             raise CheckpointError(
                 f"{full.name} is not the model that {pruned.name} was cut from (its {key} differs from the one in "
-                f"{PLAN_FILE}, which names {plan.model}); name that one with --teacher"
+                f"{PLAN_FILE}, which names {plan.model}); give that one with --teacher"
             )
     lineage = Lineage(plan, pruned, full, cut.checkpoint, subject)
     if untouched:
@@ -140,19 +139,21 @@ def healed_tensors(folder: Path) -> set[str]:
     Raises:
         CheckpointError: there is a heal.json, and it cannot be read.
     """
-    path = folder / "heal.json"
+    path = folder / RECORD_FILE
     if not path.is_file():
         return set()
-    document = read_artefact(path, "regrowth.heal/1")
-    try:
-        return set().union(*map(_changed, [*document.get("earlier", []), document]))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} does not say which tensors healing changed ({error!r})") from None
+    record = HealRecord.read(path)
+    changed: set[str] = set()
+    for healed in (*(record.earlier or ()), record):
+        if healed.method != "patch" and healed.merge is None:
+            raise CheckpointError(f"{path} is of an adapter, and does not say which tensors healing changed")
+        changed |= _changed(healed)
+    return changed
 
 
-def _changed(document: dict[str, Any]) -> set[str]:
-    if document["method"] == "patch":
-        return {name for fold in document["folds"] for name in fold["tensors"]}
-    kept = document["quantised"] if document["merge"]["base"] == "dequantised" else []
-    modules = [*document["adapted"], *kept]
+def _changed(record: HealRecord) -> set[str]:
+    if record.method == "patch":
+        return {name for fold in record.folds or () for name in fold.tensors}
+    dequantised = record.merge is not None and record.merge.base == "dequantised"
+    modules = [*(record.adapted or ()), *((record.quantised or ()) if dequantised else ())]
     return {f"{name}.weight" for module in modules for name in (module, module.partition(".")[2])}  # see `plan_merge`

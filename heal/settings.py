@@ -1,64 +1,67 @@
-"""How to heal: the settings of each method, and whether they fit one another and the model."""
+"""How to heal: the settings of each method and of a run, each with its option, and whether they fit the model."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Annotated, Any
 
 from prune.common.errors import UsageError
+from prune.common.options import Option
+from prune.common.sizes import parse_tokens
 from prune.models.loading import text_config
-
-# A setting that follows from the token budget. Its type is what it has in a plan, where all are settled.
-_FROM_BUDGET: Any = None
-
+from prune.models.precision import HELP as DTYPES
 
 BITS = (4, 8, 16)
+SCHEDULES = ("cosine", "linear", "constant")
+REPORTERS = ("wandb", "trackio", "tensorboard", "none")
+_training, _adapter, _distillation, _patch, _running = (
+    partial(Option, panel=title) for title in ("Training", "Adapter", "Distillation", "Patch", "Running")
+)
+_FOLLOWS = "Follows from --tokens if not given."
+_ROW = "Tokens per row; documents are packed, and do not see one another."
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to heal. What is None follows from the token budget (`heal.defaults`), up to that of arXiv 2403.17887.
+    """How to heal. What follows from the token budget is None; a plan's `schedule` has it settled.
 
-    The paper's budget is 5000 steps of 16 rows of 2048 or 4096 tokens. Its rank is 64 but for Llama-2-7B (2),
-    Llama-2-70B (8) and Mistral-7B (4). Its rate is 3e-4 but for Llama-2-70B (3e-5), Mistral-7B (3e-6) and Phi-2 (2e-4).
-
-    Attributes:
-        length: tokens per row.
-        batch_size: rows per forward pass.
-        accumulate: forward passes per step.
-        learning_rate: the peak rate, reached after the warm-up.
-        alpha: LoRA's alpha; the rank if None, so that the scale is 1.
-        targets: `all` or `feed-forward` (the paper's), and where: `feed-forward:after-cut`, `all:after-cut` or, for
-            short, `after-cut`. See `heal.models.targets.find_targets`.
-        bits: 4 (NF4 + double quantisation), 8 (LLM.int8()) or 16 (not quantised).
-        dtype: of the products and of what is not quantised: `bfloat16`, `float32`, or `auto`: bfloat16 where the device
-            multiplies it. In the settings of a plan it is one of the first two.
-        eval_every: optimiser steps between two measurements of held-out loss; a tenth of all steps if None.
-        checkpointing: keep one activation per layer and compute the rest anew.
-        schedule: how the rate falls after the warm-up: `cosine` as in the paper, `linear`, or `constant`.
-        warmup: see `heal.training.schedule.plan_steps`.
-        patience: end after so many measurements without a better held-out loss, and keep the best adapter, not the
-            last; None: neither.
+    The defaults lead up to arXiv 2403.17887, whose budget is 5000 steps of 16 rows of 2048 or 4096 tokens. Its rank is
+    64 but for Llama-2-7B (2), Llama-2-70B (8) and Mistral-7B (4). Its rate is 3e-4 but for Llama-2-70B (3e-5),
+    Mistral-7B (3e-6) and Phi-2 (2e-4). Its projections are the feed-forward ones.
     """
 
-    length: int = _FROM_BUDGET
-    batch_size: int = _FROM_BUDGET
-    accumulate: int = _FROM_BUDGET
-    rank: int = 64
-    alpha: float | None = None
-    dropout: float = 0.05
-    learning_rate: float = _FROM_BUDGET
-    targets: str = "all"
-    bits: int = 4
-    dtype: str = "auto"
-    seed: int = 0
-    eval_every: int | None = None
-    checkpointing: bool = True
-    schedule: str = "cosine"
-    warmup: str | None = None
-    patience: int | None = None
+    length: Annotated[int | None, _training(f"{_ROW} {_FOLLOWS}")] = None
+    batch_size: Annotated[int | None, _training(f"Rows per forward pass. {_FOLLOWS}")] = None
+    accumulate: Annotated[int | None, _training(f"Forward passes per step. {_FOLLOWS}")] = None
+    learning_rate: Annotated[float | None, _training(f"Peak rate, reached after the warm-up. {_FOLLOWS}")] = None
+    schedule: Annotated[str, _training("How the rate falls: cosine, linear or constant.")] = "cosine"
+    warmup: Annotated[
+        str | None, _training("Steps in which the rate rises, such as 100 or 3%; the fewer of both if not given.")
+    ] = None
+    seed: Annotated[int, _training("Order of the text, first weights, dropout.")] = 0
+    eval_every: Annotated[int | None, _training("Steps between measurements; a tenth of all if not given.")] = None
+    patience: Annotated[
+        int | None,
+        _training("End after so many measurements without a better loss, and keep the best adapter, not the last."),
+    ] = None
+    checkpointing: Annotated[bool, _training("Trade time for memory: compute activations anew.")] = True
+    rank: Annotated[int, _adapter("LoRA rank; the paper's is 64 for most models, 2 to 8 for some.")] = 64
+    alpha: Annotated[float | None, _adapter("LoRA alpha; the rank if not given.")] = None
+    dropout: Annotated[float, _adapter("Dropout before the adapter.")] = 0.05
+    targets: Annotated[
+        str,
+        _adapter(
+            "Which projections to adapt: all or feed-forward; all of the layers after the cut: after-cut; both: "
+            "feed-forward:after-cut."
+        ),
+    ] = "all"
+    bits: Annotated[int, _adapter("4: NF4, double quantised; 8: LLM.int8(); 16: not quantised.")] = 4
+    dtype: Annotated[
+        str, _adapter("Of the products: bfloat16, float32, or auto: bfloat16 where the device has it.")
+    ] = "auto"
 
     @property
     def lora_alpha(self) -> float:
@@ -70,76 +73,102 @@ class Settings:
 class DistillSettings(Settings):
     """How to distil, beside what all healing takes.
 
-    Attributes:
-        temperature: softens both sides of the divergence; the loss is multiplied by its square.
-        plain_loss: share of the plain loss (of the text's own next tokens), in [0, 1]; the rest is divergence.
-        match_hidden: weight of the distance between the states that leave the first layer after the cut in the student,
-            and the same layer in the teacher: |s - t|^2 / |t|^2, the mean over predicted tokens. 0: not taken.
-        teacher_data: `text`, to train on the text itself, or `self`: on what the full model first writes.
-        prompts: a SOURCE whose field `prompt` holds what the full model answers, in its chat template if it has one;
-            None: it goes on from the first 32 tokens of the text's documents. For `self` alone.
-        response_tokens: at most so many a response. Prompt and response are both trained on.
+    What `match_hidden` weighs is |s - t|^2 / |t|^2, the mean over predicted tokens of the states that leave the first
+    layer after the cut in the student, and the same layer in the teacher.
     """
 
-    temperature: float = 1.0
-    plain_loss: float = 0.5
-    match_hidden: float = 0.0
-    teacher_data: str = "text"
-    prompts: str | None = None
-    response_tokens: int = 256
+    temperature: Annotated[float, _distillation("Softens both sides; the loss is multiplied by its square.")] = 1.0
+    plain_loss: Annotated[
+        float, _distillation("Share of the plain loss on the text itself, 0 to 1; the rest is divergence.")
+    ] = 0.5
+    match_hidden: Annotated[
+        float, _distillation("Weight of the distance of hidden states behind the cut's first layer; 0: none.")
+    ] = 0.0
+    teacher_data: Annotated[
+        str, _distillation("text: train on the text; self: on responses that the full model first writes.")
+    ] = "text"
+    prompts: Annotated[
+        str | None, _distillation("Source whose field `prompt` it answers; openings of --text if not named.")
+    ] = None
+    response_tokens: Annotated[int, _distillation("Longest response that it writes.")] = 256
 
 
 @dataclass(frozen=True)
 class PatchSettings:
-    """How to patch.
+    """How to patch. A ridge pulls towards the weights as they are, as a share of the mean squared feature."""
 
-    Attributes:
-        objective: what counts as near, one of `heal.patching.least_squares.OBJECTIVES`, or `auto`: the best of them.
-        kind: `matrix` (the projection's weights, freely), `map` (a linear map of its output), or `auto`: the better.
-        ridge: pull towards the weights as they are, as a share of the mean squared feature; the best of a ladder if
-            None.
-        length: tokens per row.
-        batch_size: rows per forward pass.
-    """
-
-    objective: str = "auto"
-    kind: str = "auto"
-    ridge: float | None = None
-    length: int = 512
-    batch_size: int = 4
-    seed: int = 0
+    objective: Annotated[str, _patch("What counts as near: auto, normalised, capped or cosine.")] = "auto"
+    kind: Annotated[str, _patch("auto; matrix: all weights; map: a linear map of the output.")] = "auto"
+    ridge: Annotated[
+        float | None, _patch("Pull to the old weights, 0 for none; the best of a ladder if not given.")
+    ] = None
+    length: Annotated[int, _patch(_ROW)] = 512
+    batch_size: Annotated[int, _patch("Rows per forward pass.")] = 4
+    seed: Annotated[int, _patch("Order of the text.")] = 0
 
 
 @dataclass(frozen=True)
-class Running:
-    """How a run goes, with no bearing on what comes out of it.
+class Run:
+    """Where a run goes and what it may replace. `show_progress`: on stderr."""
 
-    Attributes:
-        resume: go on from the last checkpoint of a run with the same `out`, or begin if there is none.
-        save_every: optimiser steps between two checkpoints.
-        report_to: `wandb`, `trackio`, `tensorboard` or `none`.
+    device: Annotated[str, Option("auto, cpu, cuda, cuda:1, ...")] = "auto"
+    revision: Annotated[str | None, Option("Branch, tag or commit on the hub.")] = None
+    overwrite: Annotated[bool, Option("Replace --out where it exists.", flag="--overwrite")] = False
+    show_progress: bool = True
+
+
+@dataclass(frozen=True)
+class TrainingRun(Run):
+    """A run that trains. Tokens are spent in whole steps, BOS and EOS included.
+
+    Text that cannot be counted beforehand and ends sooner ends the run there; heal.json says so.
     """
 
-    resume: bool = False
-    save_every: int = 50
-    report_to: str = "none"
+    tokens: Annotated[int | str, _training("Budget, such as 60k, 2M or 164M.", typed=str)] = "2M"
+    resume: Annotated[
+        bool, _running("Go on from the last checkpoint of a run into --out; begin if there is none.", flag="--resume")
+    ] = False
+    save_every: Annotated[int, _running("Steps between checkpoints, which stand hidden beside --out meanwhile.")] = 50
+    report_to: Annotated[str, _running("wandb, trackio, tensorboard or none.")] = "none"
 
 
-SCHEDULES = ("cosine", "linear", "constant")
-REPORTERS = ("wandb", "trackio", "tensorboard", "none")
+@dataclass(frozen=True)
+class PatchRun(Run):
+    """A run that solves. The text to fit is taken in whole rows; sums are float64 whatever the dtype is."""
+
+    tokens: Annotated[int | str, _patch("How much text to fit; a quarter more, 4096 at most, chooses.", typed=str)] = (
+        "20k"
+    )
+    dtype: Annotated[str, Option(f"To compute in: {DTYPES}")] = "auto"
 
 
-def check_running(running: Running) -> None:
+@dataclass(frozen=True)
+class Measuring:
+    """What a merge is measured on, and compared with."""
+
+    compare_logits: Annotated[
+        bool, Option("Compare logits with those of the adapter as trained, on a few held-out rows.")
+    ] = True
+    held_out: Annotated[str | None, Option("Text to measure on; what the adapter was measured on if not named.")] = None
+    field: Annotated[str, Option("Field of each row of --held-out that holds the text.")] = "text"
+    held_out_tokens: Annotated[
+        int | None,
+        Option("How much of it; as much as the adapter was measured on if not named.", typed=str, parse=parse_tokens),
+    ] = None
+    device: Annotated[str, Option("What measures: auto, cpu, cuda, cuda:1, ...")] = "auto"
+
+
+def check_running(run: TrainingRun) -> None:
     """Refuse a run that cannot go as asked.
 
     Raises:
         UsageError: one is out of its range, or needs a package that is not installed.
     """
-    if running.save_every < 1:
-        raise UsageError(f"--save-every {running.save_every} is not at least 1")
-    name = running.report_to
+    if run.save_every < 1:
+        raise UsageError(f"--save-every {run.save_every} is not at least 1")
+    name = run.report_to
     if name not in REPORTERS:
-        raise UsageError(f"--report-to {name} is unknown; take {', '.join(REPORTERS)}")
+        raise UsageError(f"--report-to {name} is unknown; use {', '.join(REPORTERS)}")
     if name != "none" and find_spec(name) is None:
         raise UsageError(f"--report-to {name} needs a package that is not installed: pip install {name}")
 
@@ -156,10 +185,9 @@ def check(settings: Settings) -> None:
     Raises:
         UsageError: one is out of its range.
     """
-
     if settings.bits not in BITS:
-        raise UsageError(f"--bits {settings.bits} is unknown; take {', '.join(map(str, BITS))}")
-    if not 0 < settings.learning_rate < math.inf:
+        raise UsageError(f"--bits {settings.bits} is unknown; use {', '.join(map(str, BITS))}")
+    if settings.learning_rate is not None and not 0 < settings.learning_rate < math.inf:
         raise UsageError(f"--learning-rate {settings.learning_rate} is not above 0")
     if not 0 < settings.lora_alpha < math.inf:
         raise UsageError(f"--alpha {settings.alpha} is not above 0")
@@ -167,12 +195,13 @@ def check(settings: Settings) -> None:
     if settings.eval_every is not None and settings.eval_every < 1:
         raise UsageError(f"--eval-every {settings.eval_every} is not at least 1")
     if settings.schedule not in SCHEDULES:
-        raise UsageError(f"--schedule {settings.schedule} is unknown; take {', '.join(SCHEDULES)}")
+        raise UsageError(f"--schedule {settings.schedule} is unknown; use {', '.join(SCHEDULES)}")
     if settings.patience is not None and settings.patience < 1:
         raise UsageError(f"--patience {settings.patience} is not at least 1")
 
 
-def _positions(config: Any) -> int | None:
+def longest_row(config: Any) -> int | None:
+    """How many tokens the model of this config can read; None where the config sets no bound."""
     return getattr(text_config(config), "max_position_embeddings", None)
 
 
@@ -182,6 +211,6 @@ def check_length(config: Any, length: int) -> None:
     Raises:
         UsageError: they are.
     """
-    limit = _positions(config)
+    limit = longest_row(config)
     if limit is not None and length > limit:
         raise UsageError(f"--length {length} is beyond the {limit} tokens that the model can read")

@@ -28,11 +28,11 @@ def list_(as_json: AsJson = False) -> None:
         from rich.table import Table
 
         shown = Table("recipe", "stages", "about")
-        for one in recipes:
-            shown.add_row(one.name, ", ".join(stage.name for stage in one.stages), one.about.strip())
+        for recipe in recipes:
+            shown.add_row(recipe.name, ", ".join(stage.name for stage in recipe.stages), recipe.about.strip())
         return shown
 
-    answer([{"name": one.name, "about": one.about.strip()} for one in recipes], table, as_json=as_json)
+    answer([{"name": recipe.name, "about": recipe.about.strip()} for recipe in recipes], table, as_json=as_json)
 
 
 @app.command()
@@ -81,7 +81,7 @@ def run(
         answer(plan.to_json(), plan.table, as_json=as_json)
         return
     done = run_recipe(recipe, start=start, quiet=as_json)
-    answer(done.record, lambda: _ending(done), as_json=as_json)
+    answer(done.to_json(), lambda: _ending(done), as_json=as_json)
     if done.exit_code:
         raise typer.Exit(done.exit_code)
 
@@ -96,9 +96,10 @@ def _ending(done: Any) -> Any:
     if recipe.show and not _just_printed(done, recipe.show):
         parts.append(_page(Path(recipe.show)))
     cost = Table("stage", "this time", "seconds", "peak memory, GiB", title="What it cost", title_justify="left")
-    for name, record in done.record["stages"].items():
+    for name in (planned.stage.name for planned in done.plan.stages):
+        stage = done.record.stages[name]
         state = "ran" if name in done.just_made else "unchanged"
-        cost.add_row(name, state, f"{record['seconds']:.0f}", f"{record['peak_memory_bytes'] / 2**30:.2f}")
+        cost.add_row(name, state, f"{stage.seconds:.0f}", f"{stage.peak_memory_bytes / 2**30:.2f}")
     parts.append(cost)
     if recipe.files:
         places = Table("what", "where", title="Where things are", title_justify="left")
@@ -110,19 +111,22 @@ def _ending(done: Any) -> Any:
 
 def _page(path: Path) -> Any:
     if path.suffix == ".json":
-        from eval.comparison import FORMAT
+        from eval.billing.artefacts import Comparison
         from eval.reports.terminal import comparison_table
-        from prune.common.provenance import read_artefact
 
-        return comparison_table(read_artefact(path, FORMAT))
+        return comparison_table(Comparison.read(path).to_json())
     from rich.markdown import Markdown
 
     return Markdown(path.read_text(encoding="utf-8"))
 
 
 def _just_printed(done: Any, shown: str) -> bool:
-    makers = [one for one in done.plan.stages if any(Path(shown).is_relative_to(output) for output in one.outputs)]
-    return any(one.stage.name in done.just_made for one in makers)
+    makers = [
+        planned.stage.name
+        for planned in done.plan.stages
+        if any(Path(shown).is_relative_to(output) for output in planned.outputs)
+    ]
+    return any(name in done.just_made for name in makers)
 
 
 def main() -> None:

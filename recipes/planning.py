@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.provenance import digest, versions
 from recipes.identity import identity
+from recipes.record import StageRecord
 from recipes.schema import Recipe, Stage
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class RecipePlan:
         table.add_column("stage", style="bold")
         table.add_column("does")
         table.add_column("command", overflow="fold")
-        for one in self.stages:
-            table.add_row(one.stage.name, f"runs: {one.why}" if one.why else "unchanged", one.line)
+        for planned in self.stages:
+            table.add_row(planned.stage.name, f"runs: {planned.why}" if planned.why else "unchanged", planned.line)
         return table
 
     def to_json(self) -> dict[str, Any]:
@@ -62,7 +63,7 @@ class RecipePlan:
         }
 
 
-def plan_recipe(recipe: Recipe, records: dict[str, Any], *, start: str | None = None) -> RecipePlan:
+def plan_recipe(recipe: Recipe, records: dict[str, StageRecord], *, start: str | None = None) -> RecipePlan:
     """Decide for each stage of a resolved recipe whether it runs.
 
     Args:
@@ -99,9 +100,9 @@ def _key(stage: Stage, made: dict[str, str]) -> str:
     for name, value in [*enumerate(stage.arguments), *stage.options.items()]:
         if name in stage.writes:
             continue
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str):
-                read[one] = made.get(one) or _outside(one)
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str):
+                read[word] = made.get(word) or _outside(word)
     return digest([stage.command, stage.words(), read, versions().get("regrowth")])
 
 
@@ -109,17 +110,17 @@ def _outside(word: str) -> str | None:
     return identity(word) if "\0" not in word and len(word) < 4096 else None
 
 
-def _why(record: dict[str, Any] | None, key: str, outputs: tuple[str, ...]) -> str | None:
+def _why(record: StageRecord | None, key: str, outputs: tuple[str, ...]) -> str | None:
     if record is None:
         return "never run"
-    if record["state"] != "done":
+    if record.state != "done":
         return UNFINISHED
-    if record["key"] != key:
+    if record.key != key:
         return "inputs changed"
     for output in outputs:
-        found = identity(output)
-        if found is None:
+        now = identity(output)
+        if now is None:
             return f"{Path(output).name} is gone"
-        if found != record["outputs"].get(output):
+        if now != record.outputs.get(output):
             return f"{Path(output).name} was changed"
     return None

@@ -11,21 +11,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prune.common.errors import RegrowthError
-from prune.common.outputs import write_json
-from prune.common.provenance import provenance, read_artefact
+from prune.common.provenance import provenance
 from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
 from recipes.identity import identity
 from recipes.planning import UNFINISHED, RecipePlan, StagePlan, plan_recipe
-from recipes.schema import Recipe, RecipeError
+from recipes.record import RecipeRecord, StageRecord, read_stages
+from recipes.schema import Recipe
 
-FORMAT = "regrowth.recipe/1"
 _VERDICTS = {EXIT_NO_GO: "NO-GO", EXIT_INCONCLUSIVE: "INCONCLUSIVE"}
 _TRAININGS = ("heal qlora", "heal distill")  # what they did is kept when they are stopped
 _MODULES = {"prune": "prune", "heal": "heal", "evaluate": "eval"}
@@ -36,23 +35,26 @@ class RecipeRun:
     """What a run did: its plan, and for each stage its state, seconds and peak memory."""
 
     plan: RecipePlan
-    record: dict[str, Any]
+    record: RecipeRecord
+
+    def to_json(self) -> dict[str, Any]:
+        return self.record.to_json()
 
     @property
     def just_made(self) -> set[str]:
         """Names of the stages that this run did run."""
-        return {one.stage.name for one in self.plan.stages if one.why}
+        return {planned.stage.name for planned in self.plan.stages if planned.why}
 
     @property
     def exit_code(self) -> int:
         """That of the stages' verdicts, now or in the run that made their results: NO-GO before INCONCLUSIVE."""
-        verdicts = {self.record["stages"][one.stage.name].get("verdict") for one in self.plan.stages}
+        verdicts = {self.record.stages[planned.stage.name].verdict for planned in self.plan.stages}
         return min((code for code, verdict in _VERDICTS.items() if verdict in verdicts), default=0)
 
 
 def plan_run(recipe: Recipe, *, start: str | None = None) -> RecipePlan:
     """Plan a resolved recipe against what its folder holds; nothing is written."""
-    return plan_recipe(recipe, _read_record(_record_path(recipe))["stages"], start=start)
+    return plan_recipe(recipe, read_stages(_record_path(recipe)), start=start)
 
 
 def run_recipe(recipe: Recipe, *, start: str | None = None, quiet: bool = False) -> RecipeRun:
@@ -70,38 +72,40 @@ def run_recipe(recipe: Recipe, *, start: str | None = None, quiet: bool = False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(path.parent):
         plan = plan_run(recipe, start=start)
-        record = _read_record(path)
-        record |= {"recipe": recipe.name, "settings": recipe.settings, "provenance": provenance()}
+        record = RecipeRecord(
+            recipe=recipe.name, settings=recipe.settings, provenance=provenance(), stages=read_stages(path)
+        )
         say = screen()
-        todo = [one for one in plan.stages if one.why]
-        for one in plan.stages:
-            if not one.why:
-                say.print(f"{one.stage.name}: unchanged", style="dim")
+        todo = [planned for planned in plan.stages if planned.why]
+        for planned in plan.stages:
+            name = planned.stage.name
+            if not planned.why:
+                say.print(f"{name}: unchanged", style="dim")
                 continue
-            say.print(f"{one.stage.name} ({todo.index(one) + 1}/{len(todo)}, {one.why})", style="bold")
-            say.print(f"  {one.line}")
-            before = record["stages"].get(one.stage.name, {})
-            record["stages"][one.stage.name] = {"state": "started", "key": one.key, "command": one.line}
-            write_json(path, record, overwrite=True)
-            record["stages"][one.stage.name] = _run_stage(one, _unfinished(one, before), quiet=quiet)
-            write_json(path, record, overwrite=True)
+            say.print(f"{name} ({todo.index(planned) + 1}/{len(todo)}, {planned.why})", style="bold")
+            say.print(f"  {planned.line}")
+            more = _unfinished(planned, record.stages.get(name))
+            record = record.with_stage(name, StageRecord(state="started", key=planned.key, command=planned.line))
+            record.write(path, overwrite=True)
+            record = record.with_stage(name, _run_stage(planned, more, quiet=quiet))
+            record.write(path, overwrite=True)
     return RecipeRun(plan, record)
 
 
-def _unfinished(one: StagePlan, before: Mapping[str, Any]) -> list[str]:
+def _unfinished(planned: StagePlan, before: StageRecord | None) -> list[str]:
     """What to do with the training that a stopped run of this stage left.
 
     It goes on where its inputs are the same. It begins anew where they changed, or where --from asks for it.
     """
-    if one.stage.command not in _TRAININGS or before.get("state") != "started":
+    if planned.stage.command not in _TRAININGS or before is None or before.state != "started":
         return []
-    return ["--resume"] if before.get("key") == one.key and one.why == UNFINISHED else ["--overwrite"]
+    return ["--resume"] if before.key == planned.key and planned.why == UNFINISHED else ["--overwrite"]
 
 
-def _run_stage(one: StagePlan, more: list[str], *, quiet: bool) -> dict[str, Any]:
-    program, *_ = one.stage.command.split()
-    words = [sys.executable, "-m", _MODULES[program], *one.stage.words(), *more]
-    if "--overwrite" not in more and any(Path(output).exists() for output in one.outputs):
+def _run_stage(planned: StagePlan, more: list[str], *, quiet: bool) -> StageRecord:
+    program, *_ = planned.stage.command.split()
+    words = [sys.executable, "-m", _MODULES[program], *planned.stage.words(), *more]
+    if "--overwrite" not in more and any(Path(output).exists() for output in planned.outputs):
         words.append("--overwrite")
     started = time.monotonic()
     child = subprocess.Popen(words, stdout=subprocess.DEVNULL if quiet else None)
@@ -114,29 +118,20 @@ def _run_stage(one: StagePlan, more: list[str], *, quiet: bool) -> dict[str, Any
     child.returncode = code = os.waitstatus_to_exitcode(status)
     if code and code not in _VERDICTS:  # a verdict is a result like others
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        raise RegrowthError(f"stage {one.stage.name} failed ({how}); its command was: {one.line}")
-    return {
-        "state": "done",
-        "key": one.key,
-        "command": one.line,
-        "seconds": round(time.monotonic() - started, 1),
-        "peak_memory_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        "outputs": {output: identity(output) for output in one.outputs},
-        **({"verdict": _VERDICTS[code]} if code else {}),
-    }
+        raise RegrowthError(f"stage {planned.stage.name} failed ({how}); its command was: {planned.line}")
+    return StageRecord(
+        state="done",
+        key=planned.key,
+        command=planned.line,
+        seconds=round(time.monotonic() - started, 1),
+        peak_memory_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        outputs={output: identity(output) for output in planned.outputs},
+        verdict=_VERDICTS.get(code),
+    )
 
 
 def _record_path(recipe: Recipe) -> Path:
     return Path(str(recipe.settings["out"])) / "recipe.json"
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {"format": FORMAT, "stages": {}}
-    record = read_artefact(path, FORMAT)
-    if not isinstance(record.get("stages"), dict):
-        raise RecipeError(f"{path} has no stages; remove it to start afresh")
-    return record
 
 
 @contextmanager

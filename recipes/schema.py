@@ -65,8 +65,8 @@ class Stage(BaseModel):
                 continue
             if value is None:
                 continue
-            for one in value if isinstance(value, list) else [value]:
-                line += [f"--{name}", str(one)]
+            for entry in value if isinstance(value, list) else [value]:
+                line += [f"--{name}", str(entry)]
         return line
 
 
@@ -102,8 +102,8 @@ class Recipe(BaseModel):
     def _placeholders(self) -> Iterator[str]:
         for stage in self.stages:
             for text in [*stage.arguments, *stage.options.values()]:
-                for one in text if isinstance(text, list) else [text]:
-                    yield from _PLACEHOLDER.findall(str(one))
+                for part in text if isinstance(text, list) else [text]:
+                    yield from _PLACEHOLDER.findall(str(part))
         for text in [self.show or "", *self.files.values()]:
             yield from _PLACEHOLDER.findall(text)
 
@@ -160,7 +160,7 @@ class Recipe(BaseModel):
 
 def _fill(value: Any, settings: dict[str, Value]) -> Any:
     if isinstance(value, list):
-        return [_fill(one, settings) for one in value]
+        return [_fill(entry, settings) for entry in value]
     if not isinstance(value, str):
         return value
     whole = _PLACEHOLDER.fullmatch(value)
@@ -189,11 +189,11 @@ def options_of(command: str) -> dict[str, str | None]:
     group: Any = typer.main.get_command(apps[words[0]])
     if words[1] not in group.commands:
         raise ValueError(f"there is no command {command!r}; {words[0]} has {', '.join(sorted(group.commands))}")
-    found: dict[str, str | None] = {}
+    negations: dict[str, str | None] = {}
     for parameter in group.commands[words[1]].params:
         negation = next((name[2:] for name in parameter.secondary_opts if name.startswith("--")), None)
-        found |= {name[2:]: negation for name in parameter.opts if name.startswith("--") and name != "--help"}
-    return found
+        negations |= {name[2:]: negation for name in parameter.opts if name.startswith("--") and name != "--help"}
+    return negations
 
 
 def shipped_recipes() -> list[str]:
@@ -211,7 +211,7 @@ def load_recipe(name_or_file: str) -> Recipe:
     if path.suffix not in (".yaml", ".yml"):
         if name_or_file not in shipped_recipes():
             known = ", ".join(shipped_recipes())
-            raise RecipeError(f"no recipe {name_or_file!r}; there are {known}, or name a .yaml file")
+            raise RecipeError(f"no recipe {name_or_file!r}; use {known}, or give a .yaml file")
         path = SHIPPED / f"{name_or_file}.yaml"
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))

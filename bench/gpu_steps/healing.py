@@ -18,8 +18,9 @@ import torch
 from bench.gpu_steps.measuring import GIB, PEAK_FLOPS, Machine, failure_note, measured, row
 from bench.gpu_steps.random_models import random_model
 from bench.gpu_steps.shapes import CUTS, SHAPES, config_of, kept_layers, large, model_shape, small
+from heal.defaults import Step
 from heal.models import losses as chunks
-from heal.settings import DistillSettings, Running, Settings
+from heal.settings import DistillSettings, Settings, TrainingRun
 
 _WARM_UP = 2  # steps whose time and memory are not counted
 
@@ -152,10 +153,13 @@ def _train(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> floa
     from heal.models.lm_head import attach_loss
     from heal.models.student import build_student
     from heal.models.targets import find_targets
+    from heal.text.sources import TextSource
     from heal.training.checkpoints import Checkpoints
     from heal.training.distill import attach_distillation, shared_prefix
     from heal.training.loop import run
+    from heal.training.plan import HealPlan
     from heal.training.schedule import plan_steps
+    from prune.checkpoint.source import Source
     from prune.common.terminal import Progress
 
     kept, start = kept_layers(shape), CUTS[shape][0]
@@ -176,14 +180,17 @@ def _train(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> floa
     adapted = add_adapter(student, targets, rank=settings.rank, alpha=settings.rank, dropout=0.05, base="random")
     if way.checkpointing and targets.first == 0:
         adapted.enable_input_require_grads()
-    schedule = plan_steps(way.steps * way.rows * way.length, length=way.length, batch_size=way.rows, accumulate=1)
+    schedule = plan_steps(way.steps * way.rows * way.length, Step(way.length, way.rows, 1, 3e-4))
     rows = RandomRows(machine, way.length, SHAPES[shape]["vocab_size"])
     with tempfile.TemporaryDirectory(dir=machine.work) as folder, _changed(machine, student, way):
         checkpoints = Checkpoints(Path(folder) / "adapter")
         with checkpoints.open():
+            source, place = Source(Path(folder), "random"), Path(folder) / "adapter"
+            training = TrainingRun(device=machine.device, save_every=10**6)
+            plan = HealPlan(way.method, source, TextSource(""), place, settings, schedule, training)
             run(
-                adapted, rows, schedule, measure=lambda wrapper: Losses(1.0, {"none": 1.0}), settings=settings,
-                running=Running(save_every=10**6), checkpoints=checkpoints, start=None, bar=Progress(),
+                adapted, rows, plan, measure=lambda wrapper: Losses(1.0, {"none": 1.0}), checkpoints=checkpoints,
+                start=None, bar=Progress(),
             )  # fmt: skip
     return rows.step_seconds
 

@@ -77,20 +77,21 @@ def _check(machine: Machine, model: Any) -> None:
 
 def _sweeps(machine: Machine, model: Any, tokenizer: Any) -> None:
     from eval.asking.tasks import plan_tasks
-    from eval.sweeps.lookup import AnswerTask, Prompting
+    from eval.settings import Questions
+    from eval.sweeps.lookup import AnswerTask, Prompting, collector
+    from eval.sweeps.measure import walk_questions
     from eval.sweeps.plan import plan_sweep
-    from eval.sweeps.run import walk_questions
 
     folder = machine.work / "questions"
     write_questions(folder, machine.pick(2, 100))
-    tasks = [AnswerTask(task) for task in plan_tasks(folder, "medical,math") if task.protocol == "choice"]
+    asked = Questions.of(data=folder, domains="medical,math")
+    tasks = [AnswerTask(task) for task in plan_tasks(asked) if task.protocol == "choice"]
     layers = SHAPES[small(machine)]["num_hidden_layers"]
     for sizes, batch in machine.pick([("0-2", 1024)], [("0-15", 1024), ("0-15", 8192), ("0", 1024)]):
         plan = plan_sweep(layers, sizes=sizes, rule="deepest", best=None)
         with measured(machine, f"sweep of sizes {sizes}, batches of {batch} tokens") as facts:
-            walked = walk_questions(
-                model, tokenizer, plan, tasks, Prompting(), max_length=2048, batch_tokens=batch, shown=False
-            )
+            scorer = collector(model, tokenizer, 2048)
+            walked = walk_questions(scorer, plan, tasks, Prompting(), batch_tokens=batch, show_progress=False)
             facts["note"] = f"way {walked.way.name}, {walked.answers.read} tokens read"
 
 

@@ -13,7 +13,7 @@ from jinja2.exceptions import TemplateError
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from eval.asking.cache import Answers, request_key
+from eval.asking.cache import AnswerStore, request_key
 from prune.common.terminal import Progress
 
 _FACTS = "facts"  # key of what is known of the model only once it is loaded
@@ -31,7 +31,7 @@ class Asker(LM):
         self,
         open_model: Callable[[], Any],
         tokenizer: Any,
-        answers: Answers,
+        answers: AnswerStore,
         *,
         max_length: int,
         scored: int,

@@ -7,7 +7,6 @@ by the content of the model's files, never by its name.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import zlib
@@ -17,13 +16,9 @@ from typing import Any
 
 from prune.common.errors import RegrowthError
 from prune.common.outputs import write_json
+from prune.common.provenance import digest
 
 LAYOUT = 1  # of the lines below; another number, another folder
-
-
-def digest(content: Any) -> str:
-    """Hex SHA-256 of JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def request_key(kind: str, arguments: Any) -> str:
@@ -31,7 +26,7 @@ def request_key(kind: str, arguments: Any) -> str:
     return digest([kind, arguments])[:32]
 
 
-class Answers:
+class AnswerStore:
     """Answers by request, in memory; in `<folder>/<scope>/answers.jsonl` as well, where a folder is given.
 
     `scope` is all that an answer depends on besides its request: the model's content, precision, backend, versions.
@@ -42,12 +37,12 @@ class Answers:
         self._file: int | None = None
         if folder is None:
             return
-        place = folder / digest([LAYOUT, scope])[:32]
+        scoped = folder / digest([LAYOUT, scope])[:32]
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            if not (place / "scope.json").exists():
-                write_json(place / "scope.json", dict(scope or {}), overwrite=True)
-            self._file = os.open(place / "answers.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            scoped.mkdir(parents=True, exist_ok=True)
+            if not (scoped / "scope.json").exists():
+                write_json(scoped / "scope.json", dict(scope or {}), overwrite=True)
+            self._file = os.open(scoped / "answers.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             self._read()
         except OSError as error:
             raise RegrowthError(

@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import register_metric
@@ -24,7 +25,7 @@ from eval.answers.parsing import parse_letter, parse_value
 from eval.answers.values import parse_gold
 from eval.asking.tasks import TaskPlan
 from eval.asking.trees import Asked, plain_tokens
-from eval.asking.walk import Way, choose_way, score
+from eval.asking.walk import RouteAnswers, Way, choose_way, score
 from prune.common.errors import RegrowthError
 from prune.common.out_of_memory import is_out_of_memory
 from prune.common.terminal import Progress
@@ -196,8 +197,8 @@ class Scorer(HFLM):
         """The answers by `eval.asking.walk`, or None where there is little to share or the model reads no tree."""
         asked = [Asked(tuple([*ctx, *cont][-(self.max_length + 1) :][:-1]), tuple(cont)) for _, ctx, cont in requests]
         once = {one.context: len(one.context) for one in asked}
-        answers = sum(len(one.answer) - 1 for one in asked)
-        if not asked or sum(once.values()) + answers > _WORTH * plain_tokens(asked):
+        branches = sum(len(one.answer) - 1 for one in asked)
+        if not asked or sum(once.values()) + branches > _WORTH * plain_tokens(asked):
             return None
         if any(not one.answer or len(one.answer) > len(one.tokens) for one in asked):  # HFLM's own business
             return None
@@ -208,27 +209,25 @@ class Scorer(HFLM):
             if isinstance(error, RegrowthError) or is_out_of_memory(error):
                 return None  # HFLM will tell, or do with smaller batches
             raise
-        told = [False] * len(asked)
+        told = np.zeros(len(asked), dtype=bool)
 
-        def keep(found: Any) -> None:  # so that a killed run keeps what it got
-            for number in range(len(asked)):
-                if found.done[number] and not told[number]:
-                    told[number] = True
-                    answer = (float(found.logprob[0, number]), bool(found.greedy[0, number]))
-                    self.cache_hook.add_partial("loglikelihood", requests[number][0], answer)
+        def watch(answers: RouteAnswers, new: int) -> None:  # so that a killed run keeps what it got
+            for number in np.flatnonzero(answers.done & ~told).tolist():
+                self.cache_hook.add_partial("loglikelihood", requests[number][0], answers.of(0, number))
+            told[:] = answers.done
+            self.bar.advance(new)
 
-        found = score(
+        answers = score(
             self.model,
             asked,
             [Route()],
             way=Way(),
             batch_tokens=max(_LEAST_TOKENS, int(self.batch_size) * _ROW_TOKENS),
-            keep=keep,
-            advance=self.bar.advance,
+            watch=watch,
         )
-        self.tokens += found.read
-        self.notes += found.notes
-        return [(float(value), bool(greedy)) for value, greedy in zip(found.logprob[0], found.greedy[0], strict=True)]
+        self.tokens += answers.read
+        self.notes += answers.notes
+        return [answers.of(0, number) for number in range(len(asked))]
 
     def _shrinking(self, work: Callable[[], Any]) -> Any:
         while True:

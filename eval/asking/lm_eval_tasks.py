@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Passed:
+class LoggedAnswer:
     """One question of a task of lm-eval, under one of the task's filters; `scores` by metric, plain numbers only."""
 
     task: str
@@ -41,7 +41,7 @@ def task_manager(settings: Settings) -> TaskManager:
     return TaskManager(include_path=None if folder is None else str(folder))
 
 
-def load_passed(settings: Settings, manager: TaskManager) -> list[Any]:
+def load_logged(settings: Settings, manager: TaskManager) -> list[Any]:
     """The tasks and groups as objects, with their data.
 
     Raises:
@@ -60,11 +60,11 @@ def load_passed(settings: Settings, manager: TaskManager) -> list[Any]:
     return found
 
 
-def pick_passed(logged: dict[str, list[dict[str, Any]]], own: Iterable[str]) -> tuple[Passed, ...]:
+def pick_logged(logged: dict[str, list[dict[str, Any]]], own: Iterable[str]) -> tuple[LoggedAnswer, ...]:
     """What lm-eval logged of all tasks but our `own`, one entry per question and filter."""
     own = set(own)
     return tuple(
-        Passed(
+        LoggedAnswer(
             task=task,
             filter=entry["filter"],
             doc_id=int(entry["doc_id"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -12,10 +12,8 @@ from typing import Any
 
 from eval.questions.domains import question_files
 from eval.questions.schema import PROTOCOLS, Question, cluster_of, draw, read_questions
-from eval.settings import SLOW_TOKENS, check_modes
+from eval.settings import Questions, Settings
 from prune.common.errors import RegrowthError, UsageError
-
-_FEWEST_SLOW = 16
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class TaskPlan:
     protocol: str
     questions: tuple[Question, ...]
     thinking: str | None = None
-    slow_tokens: int = SLOW_TOKENS
+    slow_tokens: int = Settings.slow_tokens
     examples: tuple[Question, ...] = ()
 
     @property
@@ -112,54 +110,33 @@ def _template_text(protocol: str) -> str:
     return (files("eval.asking") / "protocols" / f"{protocol}.yaml").read_text("utf-8")
 
 
-def plan_tasks(
-    data: str | Path,
-    domains: str | Iterable[str],
-    *,
-    limit: int | None = None,
-    seed: int = 0,
-    sets: Iterable[str] | None = None,
-    thinking: Sequence[str] = (),
-    slow_tokens: int = SLOW_TOKENS,
-    few_shot: int = 0,
-) -> list[TaskPlan]:
+def plan_tasks(asked: Questions) -> list[TaskPlan]:
     """Read the domains' files and draw the questions: one task for each protocol that a domain has questions of.
 
-    Thinking adds tasks on the same questions, one for each mode, after the plain ones of the protocol.
-
-    Args:
-        data: a folder made by `evaluate prepare`, or of the user's own `<domain>.jsonl` files.
-        domains: names, as a list or `medical,math`.
-        limit: at most so many questions per domain and protocol; all if None.
-        seed: which ones; the same for every model.
-        sets: take only questions whose `source` is one of these.
-        thinking: `fast`, `slow` or both; none for the plain protocols alone.
-        slow_tokens: new tokens of a chain of thought at most, its answer included.
-        few_shot: so many questions of the protocol are shown with their answers before each question, and not asked.
+    Every model gets the same questions. Thinking adds tasks on the same ones, one for each mode, after the plain ones
+    of the protocol. Examples for few-shot prompts are of the same domain and protocol, and are not asked.
 
     Raises:
-        UsageError: an unknown domain or mode, a bad limit, or sets or examples that leave a domain without questions.
+        UsageError: nothing to ask, an unknown domain, or sets or examples that leave a domain without questions.
         RegrowthError: a missing or broken file, too few questions for an interval, too many choices to show by letter.
     """
-    if limit is not None and limit < 2:
-        raise UsageError(f"--limit {limit} is too few questions; an interval needs 2 at least")
-    modes = check_modes(thinking)
-    if slow_tokens < _FEWEST_SLOW:
-        raise UsageError(f"--slow-tokens {slow_tokens} leaves no room for a thought; take {_FEWEST_SLOW} or more")
+    asked.check_asks()
+    if asked.data is None or not asked.domains:
+        return []
+    modes, slow_tokens = (asked.thinking, asked.slow_tokens) if isinstance(asked, Settings) else ((), 0)
     plans = []
-    wanted = None if sets is None else set(sets)
-    for domain, path in question_files(data, domains).items():
+    for domain, path in question_files(asked.data, asked.domains).items():
         questions = read_questions(path)
-        kept = [item for item in questions if wanted is None or item.source in wanted]
-        if not kept:
+        usable = [item for item in questions if asked.sets is None or item.source in asked.sets]
+        if not usable:
             sources = ", ".join(sorted({item.source for item in questions}))
             raise UsageError(f"--sets leaves no question in domain {domain}; its sets: {sources}")
         for protocol in PROTOCOLS:
-            there = [item for item in kept if item.protocol == protocol]
-            examples = draw(there, limit=few_shot, seed=f"examples:{seed}")
-            drawn = draw((item for item in there if item not in examples), limit=limit, seed=seed)
+            there = [item for item in usable if item.protocol == protocol]
+            examples = draw(there, limit=asked.few_shot or 0, seed=f"examples:{asked.seed}")
+            drawn = draw((item for item in there if item not in examples), limit=asked.limit, seed=asked.seed)
             if there and not drawn:
-                raise UsageError(f"--few-shot {few_shot} leaves no {protocol} question to ask in domain {domain}")
+                raise UsageError(f"--few-shot {asked.few_shot} leaves no {protocol} question to ask in domain {domain}")
             if drawn:
                 _check_drawn(path, protocol, drawn, modes)
                 plain = TaskPlan(domain, protocol, tuple(drawn), examples=tuple(examples))

@@ -27,7 +27,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenRow:
     """T tokens to read at once.
 
     tokens, depth, parent: (T,) int64. depth: 0-based place in its own sequence; parent: its place in the row, -1 for a
@@ -87,9 +87,9 @@ class _Forest:
             place = found
         self.paths[number] = path
 
-    def row(self, requests: Sequence[Asked]) -> Row:
+    def row(self, requests: Sequence[Asked]) -> TokenRow:
         """The row as it stands."""
-        return Row(
+        return TokenRow(
             np.array(self.tokens, dtype=np.int64),
             np.array(self.depth, dtype=np.int64),
             np.array(self.parent, dtype=np.int64),
@@ -98,7 +98,7 @@ class _Forest:
         )
 
 
-def pack_trees(requests: Sequence[Asked], numbers: Iterable[int], capacity: int) -> list[Row]:
+def pack_trees(requests: Sequence[Asked], numbers: Iterable[int], capacity: int) -> list[TokenRow]:
     """Rows of at most `capacity` tokens, where no single context with its answers is longer; contexts are never split.
 
     Args:
@@ -109,7 +109,7 @@ def pack_trees(requests: Sequence[Asked], numbers: Iterable[int], capacity: int)
     groups: dict[tuple[int, ...], list[int]] = {}
     for number in numbers:
         groups.setdefault(requests[number].context, []).append(number)
-    rows: list[Row] = []
+    rows: list[TokenRow] = []
     forest = _Forest()
     for context in sorted(groups):  # so that those with a common beginning are neighbours
         own = _Forest()
@@ -124,9 +124,9 @@ def pack_trees(requests: Sequence[Asked], numbers: Iterable[int], capacity: int)
     return [*rows, forest.row(requests)] if forest.tokens else rows
 
 
-def pack_chains(requests: Sequence[Asked], numbers: Iterable[int]) -> list[Row]:
+def pack_chains(requests: Sequence[Asked], numbers: Iterable[int]) -> list[TokenRow]:
     """Ordinary sequences: a row for each request, but none for one that is the beginning of another's."""
-    rows: list[Row] = []
+    rows: list[TokenRow] = []
     forest = _Forest()
     last: tuple[int, ...] = ()
     for number in sorted(numbers, key=lambda n: requests[n].tokens, reverse=True):

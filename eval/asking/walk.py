@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.asking.trees import Asked, Row, pack_chains, pack_trees
+from eval.asking.trees import Asked, TokenRow, pack_chains, pack_trees
 from prune.common.errors import RegrowthError
 from prune.common.out_of_memory import is_out_of_memory
 from prune.models.batches import plan_batches
@@ -39,7 +39,7 @@ class Way:
 
 
 @dataclass
-class Answers:
+class RouteAnswers:
     """What R routes answered to N requests; `done` says to which.
 
     logprob: (R, N) float64, log p(answer | context) in nats. greedy: (R, N) bool, whether each answer token was the
@@ -54,10 +54,14 @@ class Answers:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, routes: int, requests: int) -> Answers:
+    def empty(cls, routes: int, requests: int) -> RouteAnswers:
         """Nothing answered yet."""
         shape = (routes, requests)
         return cls(np.zeros(shape), np.zeros(shape, dtype=bool), np.zeros(requests, dtype=bool))
+
+    def of(self, route: int, request: int) -> tuple[float, bool]:
+        """One answer, as lm-eval has it: log p, and whether greedy decoding says it."""
+        return float(self.logprob[route, request]), bool(self.greedy[route, request])
 
 
 def score(
@@ -67,12 +71,10 @@ def score(
     *,
     way: Way,
     batch_tokens: int = BATCH_TOKENS,
-    row_tokens: int = ROW_TOKENS,
     switch: Callable[[str | None], None] | None = None,
-    answers: Answers | None = None,
-    keep: Callable[[Answers], None] = lambda answers: None,
-    advance: Callable[[float], None] = lambda requests: None,
-) -> Answers:
+    answers: RouteAnswers | None = None,
+    watch: Callable[[RouteAnswers, int], None] = lambda answers, new: None,
+) -> RouteAnswers:
     """Answer all requests on all routes.
 
     Args:
@@ -81,26 +83,23 @@ def score(
         routes: variants of the model, all unlike each other.
         way: as `choose_way` found it.
         batch_tokens: tokens of one batch, padding included; halved where memory runs out.
-        row_tokens: tokens of one row of trees.
         switch: turns an adapter on and off; see `prune.models.walking.walking`.
         answers: those of an earlier run, to go on from.
-        keep: called with all answers after each batch.
-        advance: called with the number of requests just answered.
+        watch: called after each batch, with all answers and how many of them are new; first with those given.
 
     Raises:
         RegrowthError: out of memory with a single row, or a model whose layers cannot be walked.
     """
-    answers = answers or Answers.empty(len(routes), len(requests))
-    advance(int(answers.done.sum()))
+    answers = answers or RouteAnswers.empty(len(routes), len(requests))
+    watch(answers, int(answers.done.sum()))
     with torch.no_grad(), walking(model, routes, switch=switch) as walk:
         while not answers.done.all():
-            rows = _pack(requests, np.flatnonzero(~answers.done).tolist(), way, min(row_tokens, batch_tokens))
+            rows = _pack(requests, np.flatnonzero(~answers.done).tolist(), way, min(ROW_TOKENS, batch_tokens))
             try:
                 for batch in plan_batches([len(row) for row in rows], batch_size="auto", budget=batch_tokens):
                     some = [rows[number] for number in batch]
                     _answer(walk, requests, routes, some, way, answers)
-                    keep(answers)
-                    advance(sum(len(row.asked) for row in some))
+                    watch(answers, sum(len(row.asked) for row in some))
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -131,7 +130,7 @@ def choose_way(model: Any, requests: Sequence[Asked]) -> Way:
     )
 
 
-def _halved(batch_tokens: int, longest: int, answers: Answers) -> int:
+def _halved(batch_tokens: int, longest: int, answers: RouteAnswers) -> int:
     if batch_tokens // 2 < longest // 2 or batch_tokens < 64:
         raise RegrowthError("out of memory with one question at a time; a smaller --max-length needs less")
     if torch.cuda.is_available():
@@ -140,12 +139,17 @@ def _halved(batch_tokens: int, longest: int, answers: Answers) -> int:
     return batch_tokens // 2
 
 
-def _pack(requests: Sequence[Asked], numbers: Sequence[int], way: Way, capacity: int) -> list[Row]:
+def _pack(requests: Sequence[Asked], numbers: Sequence[int], way: Way, capacity: int) -> list[TokenRow]:
     return pack_trees(requests, numbers, capacity) if way.name == "tree" else pack_chains(requests, numbers)
 
 
 def _answer(
-    walk: Walk, requests: Sequence[Asked], routes: Sequence[Route], rows: list[Row], way: Way, answers: Answers
+    walk: Walk,
+    requests: Sequence[Asked],
+    routes: Sequence[Route],
+    rows: list[TokenRow],
+    way: Way,
+    answers: RouteAnswers,
 ) -> None:
     device = walk.model.get_input_embeddings().weight.device
     inputs = {name: tensor.to(device) for name, tensor in _inputs(rows, way, walk.model.dtype).items()}
@@ -173,7 +177,7 @@ class _Scored:
     asked, the requests' numbers.
     """
 
-    def __init__(self, requests: Sequence[Asked], rows: Sequence[Row], width: int, device: Any) -> None:
+    def __init__(self, requests: Sequence[Asked], rows: Sequence[TokenRow], width: int, device: Any) -> None:
         self.asked = [number for row in rows for number in row.asked]
         flat = np.concatenate([places + index * width for index, row in enumerate(rows) for places in row.places])
         lengths = [len(requests[number].answer) for number in self.asked]
@@ -209,7 +213,7 @@ class _Scored:
         return logprob, missed == 0
 
 
-def _inputs(rows: Sequence[Row], way: Way, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def _inputs(rows: Sequence[TokenRow], way: Way, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.int64)
     for index, row in enumerate(rows):

@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from eval.asking.tasks import TaskPlan
 from eval.billing.statistics import (
     Interval,
-    design_of,
+    accuracy_difference,
+    accuracy_of,
     flips,
     holm,
     mcnemar_exact,
-    paired_accuracy_difference,
     paired_mean_difference,
     paired_ratio_difference,
     retained_above_chance,
     retained_interval,
-    wilson,
 )
 from eval.runs.prose import Prose
 from eval.runs.samples import Sample
@@ -34,7 +33,7 @@ class Versus:
     `mcnemar_p_holm` is corrected over all rows of the model. `retained_above_chance` is None where the full model is
     not above chance, and `retained_interval` where it is so little that the ratio has no bound; `full_above_chance`
     says whether it is so beyond doubt (the lower end of its 95 % Wilson interval). The answer NLL's difference per byte
-    of the right answers is for comparing domains, whose answers differ in length; None where it was not measured.
+    of the right answers is for comparing domains, whose answers differ in length.
     """
 
     accuracy_difference: Interval
@@ -47,11 +46,11 @@ class Versus:
     retained_above_chance: float | None
     retained_interval: Interval | None
     full_above_chance: bool
-    answer_nll_bits_per_byte_difference: Interval | None = None
+    answer_nll_bits_per_byte_difference: Interval
 
 
 @dataclass(frozen=True)
-class Row:
+class DomainRow:
     """The bill of one model on one domain under one protocol.
 
     `accuracy` is of the reported verdict (acc_norm for choices, exact match for numbers), with Wilson's interval;
@@ -72,7 +71,7 @@ class Row:
     answer_nll_bits: float
     unparseable: float
     versus: Versus | None
-    answer_bytes: float | None = None
+    answer_bytes: float
 
 
 @dataclass(frozen=True)
@@ -91,20 +90,13 @@ class ProseRow:
     difference_bits_per_byte: Interval | None
 
 
-def bill(
-    domain: str,
-    protocol: str,
-    model: str,
-    chance: float,
-    samples: Sequence[Sample],
-    full: Sequence[Sample] | None,
-    sizes: Mapping[str, int] | None = None,
-) -> Row:
-    """Sum up one model's samples; with `full`, against the full model's. `sizes`: bytes of the right answers, by id.
+def bill(plan: TaskPlan, model: str, samples: Sequence[Sample], full: Sequence[Sample] | None) -> DomainRow:
+    """Sum up one model's samples of a task; with `full`, against the full model's.
 
     Raises:
         RegrowthError: the two are not answers to the same questions under the same prompts.
     """
+    domain, protocol, sizes = plan.domain, plan.protocol, plan.answer_bytes
     full, samples = (None, samples) if full is None else pair(full, samples, f" ({model}, {domain} {protocol})")
     n, clusters = len(samples), len({s.unit for s in samples})
     if n < 2:
@@ -113,36 +105,33 @@ def bill(
         raise RegrowthError(
             f"all {n} {protocol} questions of domain {domain} share one passage; that is one observation"
         )
-    return Row(
+    return DomainRow(
         domain=domain,
         protocol=protocol,
         model=model,
         n=n,
         clusters=clusters,
         few=n < FEW,
-        chance=chance,
+        chance=plan.chance,
         accuracy=_accuracy(samples),
         accuracy_raw=sum(s.correct_raw for s in samples) / n,
-        answer_nll_bits=sum(_nll(s) for s in samples) / n,
+        answer_nll_bits=sum(map(answer_nll, samples)) / n,
         unparseable=sum(not s.parsed for s in samples) / n,
-        versus=None if full is None else _versus(full, samples, chance, sizes),
-        answer_bytes=None if sizes is None else sum(sizes[s.id] for s in samples) / n,
+        versus=None if full is None else _versus(full, samples, plan.chance, sizes),
+        answer_bytes=sum(sizes[s.id] for s in samples) / n,
     )
 
 
-def _versus(
-    full: Sequence[Sample], samples: Sequence[Sample], chance: float, sizes: Mapping[str, int] | None
-) -> Versus:
+def _versus(full: Sequence[Sample], samples: Sequence[Sample], chance: float, sizes: Mapping[str, int]) -> Versus:
     units = [s.unit for s in full]
     before, after = [s.correct for s in full], [s.correct for s in samples]
+    raw = [s.correct_raw for s in full], [s.correct_raw for s in samples]
+    nll = [answer_nll(s) for s in full], [answer_nll(s) for s in samples]
     lost, gained = flips(before, after)
     p = mcnemar_exact(lost, gained)
-    nll = [_nll(s) for s in full], [_nll(s) for s in samples]
     return Versus(
-        accuracy_difference=difference_of_verdicts(before, after, units),
-        accuracy_raw_difference=difference_of_verdicts(
-            [s.correct_raw for s in full], [s.correct_raw for s in samples], units
-        ),
+        accuracy_difference=accuracy_difference(before, after, units),
+        accuracy_raw_difference=accuracy_difference(*raw, units),
         answer_nll_bits_difference=paired_mean_difference(*nll, units),
         mcnemar_p=p,
         mcnemar_p_holm=p,
@@ -151,9 +140,7 @@ def _versus(
         retained_above_chance=retained_above_chance(sum(after) / len(after), sum(before) / len(before), chance),
         retained_interval=retained_interval(before, after, chance, units),
         full_above_chance=_accuracy(full).low > chance,
-        answer_nll_bits_per_byte_difference=None
-        if sizes is None
-        else paired_ratio_difference(*nll, [sizes[s.id] for s in full], units),
+        answer_nll_bits_per_byte_difference=paired_ratio_difference(*nll, [sizes[s.id] for s in full], units),
     )
 
 
@@ -161,34 +148,25 @@ def _accuracy(samples: Sequence[Sample]) -> Interval:
     return accuracy_of([s.correct for s in samples], [s.unit for s in samples])
 
 
-def accuracy_of(verdicts: Sequence[bool], units: Sequence[str]) -> Interval:
-    """Share of right verdicts with its interval; `units` names what is independent."""
-    design, clusters = design_of([float(verdict) for verdict in verdicts], units)
-    return wilson(sum(verdicts), len(verdicts), design=design, clusters=clusters)
-
-
-def difference_of_verdicts(before: Sequence[bool], after: Sequence[bool], units: Sequence[str]) -> Interval:
-    """Accuracy after - before on the same questions, with its interval; `units` names what is independent."""
-    lost, gained = flips(before, after)
-    design, clusters = design_of([float(a) - float(b) for b, a in zip(before, after, strict=True)], units)
-    return paired_accuracy_difference(lost, gained, len(before), design=design, clusters=clusters)
-
-
-def corrected(rows: Sequence[Row]) -> list[Row]:
+def corrected(rows: Sequence[DomainRow]) -> list[DomainRow]:
     """The rows with `mcnemar_p_holm` corrected over the domains and protocols of each model."""
-    places = {
-        model: [i for i, r in enumerate(rows) if r.model == model and r.versus] for model in {r.model for r in rows}
-    }
-    found = list(rows)
-    for own in places.values():
-        for place, p in zip(own, holm([v.mcnemar_p for i in own if (v := rows[i].versus)]), strict=True):
-            versus = rows[place].versus
-            assert versus is not None
-            found[place] = replace(rows[place], versus=replace(versus, mcnemar_p_holm=p))
-    return found
+    compared: dict[str, list[Versus]] = {}
+    for row in rows:
+        if row.versus is not None:
+            compared.setdefault(row.model, []).append(row.versus)
+    values = {model: iter(holm([versus.mcnemar_p for versus in own])) for model, own in compared.items()}
+    return [
+        row if row.versus is None else replace(row, versus=replace(row.versus, mcnemar_p_holm=next(values[row.model])))
+        for row in rows
+    ]
 
 
-def _nll(sample: Sample) -> float:
+def answer_nll(sample: Sample) -> float:
+    """A sample's answer NLL in bits.
+
+    Raises:
+        RegrowthError: its answer was generated, not scored.
+    """
     if sample.answer_nll_bits is None:
         raise RegrowthError(f"question {sample.id}: its answer was generated, not scored; it has no answer NLL")
     return sample.answer_nll_bits
@@ -230,24 +208,3 @@ def bill_prose(model: str, text: str, prose: Prose, full: Prose | None) -> Prose
             per_token = paired_ratio_difference(before, after, [w.tokens for w in prose.windows])
             per_byte = paired_ratio_difference(bits_before, bits_after, [w.bytes for w in prose.windows])
     return ProseRow(text, model, prose.nats_per_token, prose.bits_per_byte, len(prose.windows), per_token, per_byte)
-
-
-def row_from(raw: dict[str, Any]) -> Row:
-    """A row of comparison.json as the dataclass it was made from."""
-    versus = raw["versus"]
-    if versus is not None:
-        keys = ["accuracy_difference", "accuracy_raw_difference", "answer_nll_bits_difference", "retained_interval"]
-        keys += ["answer_nll_bits_per_byte_difference"]
-        versus = Versus(**{**versus, **{key: interval_from(versus.get(key)) for key in keys}})
-    return Row(**{**raw, "accuracy": Interval(**raw["accuracy"]), "versus": versus})
-
-
-def prose_row_from(raw: dict[str, Any]) -> ProseRow:
-    """A prose row of comparison.json as the dataclass it was made from."""
-    keys = ("difference", "difference_bits_per_byte")
-    return ProseRow(**{**raw, **{key: interval_from(raw[key]) for key in keys}})
-
-
-def interval_from(raw: dict[str, float] | None) -> Interval | None:
-    """An interval of comparison.json; None stays None."""
-    return None if raw is None else Interval(**raw)

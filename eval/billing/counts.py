@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.billing.statistics import Interval, design_of, paired_accuracy_difference, wilson
+from eval.billing.statistics import Interval, accuracy_difference, accuracy_of
 
 
 @dataclass(frozen=True)
@@ -84,25 +84,20 @@ def gains(fast: Sequence[bool], slow: Sequence[bool], units: Sequence[str] | Non
     Raises:
         ValueError: no question at all.
     """
-    names = [str(place) for place in range(len(fast))] if units is None else list(units)
-    pairs = list(zip(fast, slow, names, strict=True))
+    names = [str(number) for number in range(len(fast))] if units is None else list(units)
+    answers = list(zip(fast, slow, names, strict=True))
 
-    def share(kept: list[tuple[bool, str]]) -> Interval:
-        design, clusters = design_of([float(hit) for hit, _ in kept], [unit for _, unit in kept])
-        return wilson(sum(hit for hit, _ in kept), len(kept), design=design, clusters=clusters)
+    def share(hits: list[tuple[bool, str]]) -> Interval:
+        return accuracy_of([hit for hit, _ in hits], [unit for _, unit in hits])
 
-    corrected = [(s, unit) for f, s, unit in pairs if not f]
-    spoiled = [(not s, unit) for f, s, unit in pairs if f]
-    counts = count_pairs(fast, slow)
-    design, clusters = design_of([float(s) - float(f) for f, s, _ in pairs], names)
+    corrected = [(s, unit) for f, s, unit in answers if not f]
+    spoiled = [(not s, unit) for f, s, unit in answers if f]
     return Gains(
-        a_fast=share([(f, unit) for f, _, unit in pairs]),
-        a_slow=share([(s, unit) for _, s, unit in pairs]),
-        delta=paired_accuracy_difference(
-            counts.fast_only, counts.slow_only, counts.n, design=design, clusters=clusters
-        ),
-        delta_c=share([(s and not f, unit) for f, s, unit in pairs]),
-        delta_o=share([(f and not s, unit) for f, s, unit in pairs]),
+        a_fast=accuracy_of(fast, names),
+        a_slow=accuracy_of(slow, names),
+        delta=accuracy_difference(fast, slow, names),
+        delta_c=share([(s and not f, unit) for f, s, unit in answers]),
+        delta_o=share([(f and not s, unit) for f, s, unit in answers]),
         r_c=share(corrected) if corrected else None,
         r_o=share(spoiled) if spoiled else None,
     )

@@ -1,47 +1,54 @@
-"""run.json: one model's scores, and what a reader must see before them."""
+"""The folder of one run: run.json, samples and results.json, written, and read back as if just asked."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from eval.billing.bill import FEW, Row, bill, bill_prose
+from eval.asking.lm_eval_tasks import LoggedAnswer
+from eval.asking.tasks import TaskPlan
+from eval.billing.artefacts import AskedModel, AskedTask, Effort, Run
+from eval.billing.bill import FEW, DomainRow, bill, bill_prose
 from eval.billing.tasks import bill_tasks
-from eval.billing.thinking import bill_thinking
+from eval.billing.thinking import ThinkingRow, bill_thinking
 from eval.billing.unparsed import unparsed_warnings
-from eval.runs.files import harness_results, measured, passed_names, write_samples
+from eval.runs.files import harness_results, logged_names, read_lines, read_samples, write_samples
 from eval.runs.samples import RunResult
+from prune.common.errors import RegrowthError, first_line
 from prune.common.outputs import staged_directory, write_json
 from prune.common.provenance import provenance
 
+_RUN = "run.json"
 
-def warn(rows: Sequence[Row], runs: Sequence[RunResult]) -> list[str]:
-    """What a reader must see before the numbers: few questions, prompts that lost their start, memory that ran out."""
-    found = [
+
+def warn(rows: Sequence[DomainRow], thinking: Sequence[ThinkingRow], runs: Sequence[RunResult]) -> tuple[str, ...]:
+    """What a reader must see before the numbers: few questions, prompts that lost their start, unparsed answers."""
+    lines = [
         f"{row.domain} {row.protocol} has {row.n} questions; below {FEW} an interval says little"
         for row in rows
         if row.few and row.versus is None
     ]
-    found += _unlike(runs)
-    found += [f"{r.label}: the start of {_cut(r.truncated)} was cut to fit the context" for r in runs if r.truncated]
-    return found + [f"{r.label}: {note}" for r in runs for note in r.notes]
+    lines += _differences(runs)
+    lines += [f"{r.label}: the start of {_cut(r.truncated)} was cut to fit the context" for r in runs if r.truncated]
+    lines += [f"{r.label}: {note}" for r in runs for note in r.notes]
+    return (*lines, *unparsed_warnings([asdict(row) for row in rows], [asdict(row) for row in thinking]))
 
 
-def _unlike(runs: Sequence[RunResult]) -> list[str]:
+def _differences(runs: Sequence[RunResult]) -> list[str]:
     """What was not the same for all models, and so may be a part of their differences; what only some were asked."""
-    found = []
+    lines = []
     for name in ("dtype", "backend", "max_length"):
         values = {r.label: str(r.settings.get(name)) for r in runs}
         if len(set(values.values())) > 1:
             each = ", ".join(f"{value} ({label})" for label, value in values.items())
-            found.append(f"not the same {name} for all models: {each}; a part of the differences may be its")
-    own = {task.name for task in runs[0].tasks}
-    for result in runs[1:]:
-        if more := [task.name.removeprefix("regrowth_") for task in result.tasks if task.name not in own]:
-            found.append(f"{result.label} was asked {', '.join(more)} too, and {runs[0].label} was not: left out")
-    return found
+            lines.append(f"not the same {name} for all models: {each}; a part of the differences may be its")
+    asked = {task.name for task in runs[0].tasks}
+    for run in runs[1:]:
+        if more := [task.name.removeprefix("regrowth_") for task in run.tasks if task.name not in asked]:
+            lines.append(f"{run.label} was asked {', '.join(more)} too, and {runs[0].label} was not: left out")
+    return lines
 
 
 def _cut(requests: int) -> str:
@@ -49,47 +56,78 @@ def _cut(requests: int) -> str:
     return f"{requests} {'request' if requests == 1 else 'requests'}"
 
 
-def describe_run(result: RunResult) -> dict[str, Any]:
-    """What `evaluate run --json` prints: scores per domain and protocol, without comparing to anything."""
-    rows = [
-        bill(t.domain, t.protocol, result.label, t.chance, result.of(t), None, t.answer_bytes)
-        for t in result.tasks
-        if t.thinking is None
-    ]
-    return {
-        "format": "regrowth.run/1",
-        "model": {"label": result.label, **result.identity},
-        "settings": result.settings,
-        "asked": [
-            {
-                "task": t.name,
-                "domain": t.domain,
-                "protocol": t.protocol,
-                "thinking": t.thinking,
-                "slow_tokens": t.slow_tokens,
-            }
+def describe_run(result: RunResult) -> Run:
+    """Scores per domain and protocol, without comparing to anything."""
+    rows = tuple(bill(t, result.label, result.of(t), None) for t in result.tasks if t.thinking is None)
+    thinking = tuple(bill_thinking([result]))
+    return Run(
+        model=AskedModel(label=result.label, **result.identity),
+        settings=result.settings,
+        asked=tuple(
+            AskedTask(task=t.name, domain=t.domain, protocol=t.protocol, thinking=t.thinking, slow_tokens=t.slow_tokens)
             for t in result.tasks
-        ],
-        "passed": passed_names(result),
-        "rows": (shown := [asdict(row) for row in rows]),
-        "thinking": (thinking := [row.as_document() for row in bill_thinking([result])]),
-        "prose": [asdict(bill_prose(result.label, name, prose, None)) for name, prose in result.prose.items()],
-        "tasks": [asdict(row) for row in bill_tasks([result])],
-        "windows": {
-            name: {"sha256": prose.sha256, "windows": [[w.nats, w.tokens, w.bytes] for w in prose.windows]}
-            for name, prose in result.prose.items()
-        },
-        "warnings": [*warn(rows, [result]), *unparsed_warnings(shown, thinking)],
-        "truncated": result.truncated,
-        "notes": list(result.notes),
-        "measured": measured(result),
-        "provenance": provenance(),
-    }
+        ),
+        logged=tuple(logged_names(result)),
+        rows=rows,
+        thinking=thinking,
+        prose=tuple(bill_prose(result.label, name, prose, None) for name, prose in result.prose.items()),
+        tasks=tuple(bill_tasks([result])),
+        windows=result.prose,
+        warnings=warn(rows, thinking, [result]),
+        truncated=result.truncated,
+        notes=result.notes,
+        measured=Effort.of(result),
+        provenance=provenance(),
+    )
 
 
 def write_run(result: RunResult, out: str | Path, *, overwrite: bool = False) -> None:
-    """Write results.json, run.json and the samples of one model to the folder `out`, whole or not at all."""
+    """Write the folder `out`, whole or not at all."""
     with staged_directory(out, overwrite=overwrite) as stage:
         write_json(stage / "results.json", harness_results([result]))
-        write_json(stage / "run.json", describe_run(result))
+        describe_run(result).write(stage / _RUN)
         write_samples([result], stage)
+
+
+def is_stored(model: str | Path) -> bool:
+    """Whether a path is the folder of a finished run (and not a model)."""
+    return (Path(model) / _RUN).is_file() and not (Path(model) / "config.json").exists()
+
+
+def read_run(folder: str | Path, *, label: str | None = None) -> RunResult:
+    """The run of a folder; `label` renames it.
+
+    Raises:
+        CheckpointError: run.json is damaged or of another version.
+        RegrowthError: a file of the folder is missing, or does not hold what run.json says.
+    """
+    folder = Path(folder)
+    run = Run.read(folder / _RUN)
+    files = f"samples_{run.model.label}_"
+    try:
+        plans, samples = [], []
+        for task in run.asked:
+            questions, answers = read_samples(folder / f"{files}{task.task}.jsonl")
+            plans.append(TaskPlan(task.domain, task.protocol, questions, task.thinking, task.slow_tokens))
+            samples += answers
+        logged = [LoggedAnswer(**row) for task in run.logged for row in read_lines(folder / f"{files}{task}.jsonl")]
+        harness = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"no field {error}" if isinstance(error, KeyError) else first_line(error)
+        raise RegrowthError(f"{folder} is not a whole run ({why}); {Run.AGAIN}") from error
+    return RunResult(
+        label=label or run.model.label,
+        identity=run.model.model_dump(exclude={"label"}, exclude_none=True),
+        tasks=tuple(plans),
+        samples=tuple(samples),
+        harness=harness,
+        prose=run.windows,
+        settings=run.settings,
+        seconds=run.measured.seconds,
+        tokens=run.measured.tokens,
+        truncated=run.truncated,
+        notes=run.notes,
+        asked=run.measured.asked,
+        known=run.measured.known,
+        logged=tuple(logged),
+    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 from eval.asking.tasks import TaskPlan
-from eval.billing.bill import Row, interval_from, pair
+from eval.billing.bill import DomainRow, answer_nll, pair
 from eval.billing.statistics import Interval, correlation_of_means, difference_of_intervals
+from eval.billing.thinking import ThinkingRow, thinking_pairs
 from eval.runs.samples import RunResult, Sample
 
 
@@ -30,25 +30,30 @@ class Interaction:
     answer_nll_bits: Interval
     at_chance: tuple[str, ...]
     shared: int
-    answer_nll_bits_per_byte: Interval | None = None
-
-    @property
-    def nll(self) -> Interval:
-        """The difference by answer NLL: per byte, or per answer in a file of an earlier version, which has no other."""
-        return self.answer_nll_bits_per_byte or self.answer_nll_bits
-
-    @property
-    def clear(self) -> bool:
-        """Whether an interval excludes 0."""
-        return any(i.low > 0 or i.high < 0 for i in (self.accuracy, self.nll))
+    answer_nll_bits_per_byte: Interval
 
 
-def bill_interactions(rows: Sequence[Row], runs: Sequence[RunResult]) -> list[Interaction]:
+@dataclass(frozen=True)
+class ThinkingInteraction:
+    """Loss of one model in the first domain minus its loss in the second, under one protocol; a loss is positive.
+
+    `a_fast`: knowledge lost, `a_slow`: accuracy after thinking lost, `delta`: reasoning gain lost; shares of questions.
+    """
+
+    model: str
+    protocol: str
+    domains: tuple[str, str]
+    a_fast: Interval
+    a_slow: Interval
+    delta: Interval
+
+
+def bill_interactions(rows: Sequence[DomainRow], runs: Sequence[RunResult]) -> list[Interaction]:
     """One for each model but the first, protocol and pair of domains that have it, in the order of the rows."""
-    found = {(row.model, row.domain, row.protocol): row for row in rows}
+    by_task = {(row.model, row.domain, row.protocol): row for row in rows}
     plans = [plan for plan in runs[0].tasks if plan.thinking is None]
     return [
-        _interaction(result, runs[0], (first, second), found)
+        _interaction(result, runs[0], (first, second), by_task)
         for result in runs[1:]
         for first, second in combinations(plans, 2)
         if first.protocol == second.protocol
@@ -56,66 +61,84 @@ def bill_interactions(rows: Sequence[Row], runs: Sequence[RunResult]) -> list[In
 
 
 def _interaction(
-    result: RunResult, full: RunResult, plans: tuple[TaskPlan, TaskPlan], rows: dict[tuple[str, str, str], Row]
+    result: RunResult, full: RunResult, plans: tuple[TaskPlan, TaskPlan], rows: dict[tuple[str, str, str], DomainRow]
 ) -> Interaction:
+    versus = [v for plan in plans if (v := rows[result.label, plan.domain, plan.protocol].versus)]
     sides = [pair(full.of(plan), result.of(plan)) for plan in plans]
-    one, other = (rows[result.label, plan.domain, plan.protocol].versus for plan in plans)
-    assert one is not None
-    assert other is not None
-    accuracy = difference_of_intervals(
-        one.accuracy_difference.negated, other.accuracy_difference.negated, _correlation(sides, _verdict)
-    )
-    nll = difference_of_intervals(
-        one.answer_nll_bits_difference, other.answer_nll_bits_difference, _correlation(sides, _bits)
-    )
-    per_byte = None
-    rates = [side.answer_nll_bits_per_byte_difference for side in (one, other)]
-    if rates[0] is not None and rates[1] is not None:
-        per_byte = difference_of_intervals(rates[0], rates[1], _correlation_per_byte(sides, plans, rates))
+    pairs = [list(zip(*side, strict=True)) for side in sides]
+    units = [[sample.unit for sample in before] for before, _ in sides]
+    verdicts = [[float(a.correct) - float(b.correct) for b, a in answers] for answers in pairs]
+    bits = [[answer_nll(a) - answer_nll(b) for b, a in answers] for answers in pairs]
+    rates = [side.answer_nll_bits_per_byte_difference for side in versus]
+    beyond = [  # what is left of each question's change beyond its bytes times the rate
+        [change - rate.estimate * plan.answer_bytes[b.id] for change, (b, _) in zip(changes, answers, strict=True)]
+        for plan, rate, changes, answers in zip(plans, rates, bits, pairs, strict=True)
+    ]
     ids = [{sample.id for sample in before} for before, _ in sides]
     domains = (plans[0].domain, plans[1].domain)
     return Interaction(
         model=result.label,
         protocol=plans[0].protocol,
         domains=domains,
-        accuracy=accuracy,
-        answer_nll_bits=nll,
-        at_chance=tuple(d for d, v in zip(domains, (one, other), strict=True) if not v.full_above_chance),
+        accuracy=_difference([side.accuracy_difference.negated for side in versus], verdicts, units),
+        answer_nll_bits=_difference([side.answer_nll_bits_difference for side in versus], bits, units),
+        at_chance=tuple(d for d, side in zip(domains, versus, strict=True) if not side.full_above_chance),
         shared=len(ids[0] & ids[1]),
-        answer_nll_bits_per_byte=per_byte,
+        answer_nll_bits_per_byte=_difference(rates, beyond, units),
     )
 
 
-def _verdict(sample: Sample) -> float:
-    return float(sample.correct)
+def _difference(
+    losses: Sequence[Interval], changes: Sequence[Sequence[float]], units: Sequence[Sequence[str]]
+) -> Interval:
+    """Of the losses in two domains. The questions' `changes`, and their `units` in both, say how both go together."""
+    correlation = correlation_of_means(changes[0], units[0], changes[1], units[1])
+    return difference_of_intervals(losses[0], losses[1], correlation)
 
 
-def _bits(sample: Sample) -> float:
-    return float(sample.answer_nll_bits or 0.0)
+_Pair = tuple[TaskPlan, TaskPlan]  # fast, slow
+_Answers = tuple[Sequence[Sample], Sequence[Sample]]
 
 
-def _correlation(sides: list[tuple[list[Sample], list[Sample]]], value: Any) -> float:
-    return _of_changes(sides, [[value(a) - value(b) for b, a in zip(*side, strict=True)] for side in sides])
+def bill_thinking_interactions(rows: Sequence[ThinkingRow], runs: Sequence[RunResult]) -> list[ThinkingInteraction]:
+    """One for each model but the first, protocol and pair of domains that were asked fast and slow."""
+    by_task = {(row.model, row.domain, row.protocol): row for row in rows}
+    return [
+        _thinking_interaction(result, runs[0], (first, second), by_task)
+        for result in runs[1:]
+        for first, second in combinations(thinking_pairs(runs[0].tasks), 2)
+        if first[0].protocol == second[0].protocol
+    ]
 
 
-def _correlation_per_byte(
-    sides: list[tuple[list[Sample], list[Sample]]], plans: tuple[TaskPlan, TaskPlan], rates: list[Interval | None]
-) -> float:
-    """Of two ratios: that of what is left of each question's change beyond its bytes times the ratio."""
-    left = []
-    for side, plan, rate in zip(sides, plans, rates, strict=True):
-        sizes, ratio = plan.answer_bytes, rate.estimate if rate else 0.0
-        left.append([_bits(a) - _bits(b) - ratio * sizes[b.id] for b, a in zip(*side, strict=True)])
-    return _of_changes(sides, left)
+def _thinking_interaction(
+    result: RunResult, full: RunResult, sides: tuple[_Pair, _Pair], rows: dict[tuple[str, str, str], ThinkingRow]
+) -> ThinkingInteraction:
+    protocol = sides[0][0].protocol
+    versus = [v for fast, _ in sides if (v := rows[result.label, fast.domain, protocol].versus)]
+    before, after = ([(run.of(fast), run.of(slow)) for fast, slow in sides] for run in (full, result))
+    units = [[sample.unit for sample in fast] for fast, _ in before]
+
+    def difference(measure: str) -> Interval:
+        changes = [
+            [a - b for b, a in zip(_values(old, measure), _values(new, measure), strict=True)]
+            for old, new in zip(before, after, strict=True)
+        ]
+        return _difference([getattr(side, measure).negated for side in versus], changes, units)
+
+    return ThinkingInteraction(
+        model=result.label,
+        protocol=protocol,
+        domains=(sides[0][0].domain, sides[1][0].domain),
+        a_fast=difference("a_fast"),
+        a_slow=difference("a_slow"),
+        delta=difference("delta"),
+    )
 
 
-def _of_changes(sides: list[tuple[list[Sample], list[Sample]]], changes: list[list[float]]) -> float:
-    units = [[sample.unit for sample in before] for before, _ in sides]
-    return correlation_of_means(changes[0], units[0], changes[1], units[1])
-
-
-def interaction_from(raw: dict[str, Any]) -> Interaction:
-    """An interaction of comparison.json as the dataclass it was made from."""
-    keys = ("accuracy", "answer_nll_bits", "answer_nll_bits_per_byte")
-    intervals = {key: interval_from(raw.get(key)) for key in keys}
-    return Interaction(**{**raw, **intervals, "domains": tuple(raw["domains"]), "at_chance": tuple(raw["at_chance"])})
+def _values(answers: _Answers, measure: str) -> list[float]:
+    """What a measure counts of each question: right at once, right after thinking, or what thinking changed."""
+    fast, slow = ([float(sample.correct) for sample in samples] for samples in answers)
+    if measure == "delta":
+        return [s - f for f, s in zip(fast, slow, strict=True)]
+    return fast if measure == "a_fast" else slow

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+_UPPER = (1 + 0.95) / 2  # all intervals are of 95 %
+_MOST_GAIN = 2.0  # what thinking gains on a question is -1, 0 or 1, so between two models it changes by 2 at most
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -23,6 +26,25 @@ class Interval:
     def negated(self) -> Interval:
         """The interval of the loss, where this is that of the change; never a negative zero."""
         return Interval(0.0 - self.estimate, 0.0 - self.high, 0.0 - self.low)
+
+
+@dataclass(frozen=True)
+class Design:
+    """How far the questions are from independent ones, where some share a passage.
+
+    `effect`: by how much that widens the variance of a mean, 1 or more (see `design_effect`). `clusters`: how many
+    passages there are; None where no two questions share one.
+    """
+
+    effect: float = 1.0
+    clusters: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.effect < 1:
+            raise ValueError("a design effect is 1 or more")
+
+
+INDEPENDENT = Design()
 
 
 def mcnemar_exact(lost: int, gained: int) -> float:
@@ -46,8 +68,6 @@ def paired_mean_difference(
     before: Sequence[float],
     after: Sequence[float],
     clusters: Sequence[str] | None = None,
-    *,
-    level: float = 0.95,
 ) -> Interval:
     """Mean of after - before over the same n questions, with Student's t interval on G - 1 degrees of freedom.
 
@@ -59,7 +79,6 @@ def paired_mean_difference(
     Args:
         before, after: shape (n,), in the same order of questions.
         clusters: shape (n,), a name each; every question its own if None. G >= 2 of them.
-        level: coverage of the interval.
     """
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1:
@@ -69,9 +88,21 @@ def paired_mean_difference(
     influence = cluster_influence(change, clusters)
     if influence.size < 2:
         raise ValueError("an interval needs two questions or more, of two passages at least")
-    error = math.sqrt(influence.size / (influence.size - 1) * float(influence @ influence))
-    margin = float(stats.t.ppf((1 + level) / 2, influence.size - 1)) * error
+    margin = _t_quantile(influence.size - 1) * _error(influence)
     return Interval(mean, mean - margin, mean + margin)
+
+
+def _error(influence: NDArray[np.float64]) -> float:
+    """The standard error of a mean, or of a ratio, from what each of G clusters adds to it; G >= 2."""
+    return math.sqrt(influence.size / (influence.size - 1) * float(influence @ influence))
+
+
+def _sums(values: NDArray[np.float64], clusters: Sequence[str] | None) -> NDArray[np.float64]:
+    """The sum of each cluster, shape (G,), by rising name; the values themselves where each is a cluster of its own."""
+    if clusters is None:
+        return values
+    _, numbers = np.unique(np.asarray(clusters), return_inverse=True)
+    return np.bincount(numbers, weights=values).astype(np.float64)
 
 
 def cluster_influence(values: ArrayLike, clusters: Sequence[str] | None = None) -> NDArray[np.float64]:
@@ -79,12 +110,8 @@ def cluster_influence(values: ArrayLike, clusters: Sequence[str] | None = None) 
 
     The sum of squares, times G / (G - 1), is the cluster-robust variance of the mean.
     """
-    found = np.asarray(values, dtype=np.float64)
-    deviations = (found - found.mean()) / found.size if found.size else found
-    if clusters is None:
-        return deviations
-    _, places = np.unique(np.asarray(clusters), return_inverse=True)
-    return np.bincount(places, weights=deviations).astype(np.float64)
+    numbers = np.asarray(values, dtype=np.float64)
+    return _sums((numbers - numbers.mean()) / numbers.size if numbers.size else numbers, clusters)
 
 
 def design_effect(values: ArrayLike, clusters: Sequence[str]) -> float:
@@ -93,22 +120,22 @@ def design_effect(values: ArrayLike, clusters: Sequence[str]) -> float:
     Where the values do not vary, nothing can be estimated from them: the most that clusters of these sizes can do is
     taken, as if all of a cluster always agreed (sum of squared sizes over n).
     """
-    found = np.asarray(values, dtype=np.float64)
+    numbers = np.asarray(values, dtype=np.float64)
     _, sizes = np.unique(np.asarray(clusters), return_counts=True)
-    if sizes.size == found.size:
+    if sizes.size == numbers.size:
         return 1.0
-    plain = cluster_influence(found)
-    spread = float(plain @ plain) * found.size / (found.size - 1)
+    plain = cluster_influence(numbers)
+    spread = float(plain @ plain) * numbers.size / (numbers.size - 1)
     if spread <= 0 or sizes.size < 2:
-        return float((sizes**2).sum() / found.size)
-    grouped = cluster_influence(found, clusters)
+        return float((sizes**2).sum() / numbers.size)
+    grouped = cluster_influence(numbers, clusters)
     return max(1.0, float(grouped @ grouped) * sizes.size / (sizes.size - 1) / spread)
 
 
-def design_of(values: Sequence[float], units: Sequence[str]) -> tuple[float, int | None]:
-    """Design effect and number of clusters; 1 and None where each unit, what is independent, has one question alone."""
+def design_of(values: Sequence[float], units: Sequence[str]) -> Design:
+    """The design of questions with these values; `units` names what is independent."""
     clusters = len(set(units))
-    return (1.0, None) if clusters == len(units) else (design_effect(values, units), clusters)
+    return INDEPENDENT if clusters == len(units) else Design(design_effect(values, units), clusters)
 
 
 def paired_ratio_difference(
@@ -116,8 +143,6 @@ def paired_ratio_difference(
     after: Sequence[float],
     weights: Sequence[float],
     clusters: Sequence[str] | None = None,
-    *,
-    level: float = 0.95,
 ) -> Interval:
     """Difference of two ratios over the same n items: (sum after - sum before) / sum weights.
 
@@ -129,29 +154,22 @@ def paired_ratio_difference(
         before, after: shape (n,), n >= 2: each item's total, such as its summed NLL.
         weights: shape (n,), positive: each item's size, such as its tokens.
         clusters: shape (n,), a name each, of what may move together; every item its own if None. Two of them at least.
-        level: coverage of the interval.
     """
     first, second, size = (np.asarray(values, dtype=np.float64) for values in (before, after, weights))
     if not first.shape == second.shape == size.shape or first.ndim != 1:
         raise ValueError("before, after and weights must be of the same length")
-    if first.size < 2 or (size <= 0).any():
+    if (size <= 0).any():
         raise ValueError("an interval needs two clusters or more, each of positive size")
-    if clusters is not None:
-        _, places = np.unique(np.asarray(clusters), return_inverse=True)
-        first, second, size = (np.bincount(places, weights=v).astype(np.float64) for v in (first, second, size))
-        if size.size < 2:
-            raise ValueError("an interval needs two clusters or more, each of positive size")
-    n, total = first.size, float(size.sum())
+    first, second, size = (_sums(values, clusters) for values in (first, second, size))
+    if size.size < 2:
+        raise ValueError("an interval needs two clusters or more, each of positive size")
+    total = float(size.sum())
     change = float((second - first).sum()) / total
-    residuals = second - first - change * size
-    error = math.sqrt(n / (n - 1) * float(residuals @ residuals)) / total
-    margin = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    margin = _t_quantile(size.size - 1) * (_error(second - first - change * size) / total)
     return Interval(change, change - margin, change + margin)
 
 
-def paired_accuracy_difference(
-    lost: int, gained: int, n: int, *, design: float = 1.0, clusters: int | None = None, level: float = 0.95
-) -> Interval:
+def paired_accuracy_difference(lost: int, gained: int, n: int, design: Design = INDEPENDENT) -> Interval:
     """Accuracy after - before, from flips among n paired questions, with Bonett and Price's adjusted Wald interval.
 
     The t interval on 0/1 verdicts is too narrow at few flips and has no width at none, though n questions
@@ -164,16 +182,14 @@ def paired_accuracy_difference(
 
     Args:
         lost, gained, n: flips in each direction, and questions.
-        design: see `design_effect`; 1 for independent questions.
-        clusters: how many passages; None for independent questions.
-        level: coverage of the interval.
+        design: how far the questions are from independent ones.
     """
-    if n < 1 or lost < 0 or gained < 0 or lost + gained > n or design < 1:
+    if n < 1 or lost < 0 or gained < 0 or lost + gained > n:
         raise ValueError("flips must be counts within n")
-    return _adjusted_wald(gained - lost, lost + gained, n, 1.0, design=design, clusters=clusters, level=level)
+    return _adjusted_wald(gained - lost, lost + gained, n, 1.0, design)
 
 
-def paired_gain_difference(changes: Sequence[float], units: Sequence[str], *, level: float = 0.95) -> Interval:
+def paired_gain_difference(changes: Sequence[float], units: Sequence[str]) -> Interval:
     """Mean change of what thinking gains on a question, from the first model to the second.
 
     Such a change is -2, -1, 0, 1 or 2. The interval is that of `paired_accuracy_difference`, to which it comes down
@@ -183,43 +199,49 @@ def paired_gain_difference(changes: Sequence[float], units: Sequence[str], *, le
     Args:
         changes: shape (n,), n >= 1.
         units: shape (n,): what is independent, the same for questions of one passage.
-        level: coverage of the interval.
     """
     if not changes or max(map(abs, changes)) > _MOST_GAIN:
         raise ValueError("a gain changes by 2 at most")
-    design, clusters = design_of(changes, units)
     squares = math.fsum(change * change for change in changes)
-    return _adjusted_wald(
-        math.fsum(changes), squares, len(changes), _MOST_GAIN, design=design, clusters=clusters, level=level
-    )
+    return _adjusted_wald(math.fsum(changes), squares, len(changes), _MOST_GAIN, design_of(changes, units))
 
 
-_MOST_GAIN = 2.0
-
-
-def _adjusted_wald(
-    total: float, squares: float, n: int, most: float, *, design: float, clusters: int | None, level: float
-) -> Interval:
+def _adjusted_wald(total: float, squares: float, n: int, most: float, design: Design) -> Interval:
     """The mean of n changes within `most` from their sum and sum of squares, +1 and -1 added for the bounds."""
-    size = n / design + 2
-    centre = total / design / size
-    margin = _quantile(level, clusters) * math.sqrt(((squares / design + 2) / size - centre**2) / size)
+    size = n / design.effect + 2
+    centre = total / design.effect / size
+    margin = _quantile(design) * math.sqrt(((squares / design.effect + 2) / size - centre**2) / size)
     return Interval(total / n, max(-most, centre - margin), min(most, centre + margin))
 
 
-def _quantile(level: float, clusters: int | None) -> float:
-    upper = (1 + level) / 2
-    return float(stats.norm.ppf(upper) if clusters is None else stats.t.ppf(upper, max(1, clusters - 1)))
+def _quantile(design: Design) -> float:
+    return float(stats.norm.ppf(_UPPER)) if design.clusters is None else _t_quantile(max(1, design.clusters - 1))
 
 
-def wilson(right: int, n: int, *, design: float = 1.0, clusters: int | None = None, level: float = 0.95) -> Interval:
-    """Accuracy right / n with Wilson's score interval; `design` and `clusters` as in `paired_accuracy_difference`."""
-    if n < 1 or not 0 <= right <= n or design < 1:
+def _t_quantile(degrees: int) -> float:
+    return float(stats.t.ppf(_UPPER, degrees))
+
+
+def wilson(right: int, n: int, design: Design = INDEPENDENT) -> Interval:
+    """Accuracy right / n with Wilson's score interval; `design` as in `paired_accuracy_difference`."""
+    if n < 1 or not 0 <= right <= n:
         raise ValueError("right answers must be a count within n")
-    share, size, z = right / n, n / design, _quantile(level, clusters)
+    share, size, z = right / n, n / design.effect, _quantile(design)
     centre = (share + z * z / (2 * size)) / (1 + z * z / size)
     margin = z / (1 + z * z / size) * math.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
     return Interval(share, max(0.0, centre - margin), min(1.0, centre + margin))
+
+
+def accuracy_of(verdicts: Sequence[bool], units: Sequence[str]) -> Interval:
+    """Share of right verdicts with its interval; `units` names what is independent."""
+    return wilson(sum(verdicts), len(verdicts), design_of([float(verdict) for verdict in verdicts], units))
+
+
+def accuracy_difference(before: Sequence[bool], after: Sequence[bool], units: Sequence[str]) -> Interval:
+    """Accuracy after - before on the same questions, with its interval; `units` names what is independent."""
+    lost, gained = flips(before, after)
+    changes = [float(a) - float(b) for b, a in zip(before, after, strict=True)]
+    return paired_accuracy_difference(lost, gained, len(before), design_of(changes, units))
 
 
 def flips(before: Sequence[bool], after: Sequence[bool]) -> tuple[int, int]:
@@ -238,8 +260,6 @@ def retained_interval(
     after: Sequence[bool],
     chance: float,
     clusters: Sequence[str] | None = None,
-    *,
-    level: float = 0.95,
 ) -> Interval | None:
     """Retained above chance with Fieller's interval for the ratio of two paired means.
 
@@ -252,7 +272,6 @@ def retained_interval(
         before, after: shape (n,): whether each question was right in the full model, and in the other.
         chance: mean accuracy of a blind guess.
         clusters: shape (n,); every question its own if None.
-        level: coverage of the interval.
 
     Returns:
         None where the full model is not above chance, or so little that the interval has no end.
@@ -261,12 +280,12 @@ def retained_interval(
     estimate = retained_above_chance(float(other.mean()), float(full.mean()), chance)
     if estimate is None:
         return None
-    names = [str(place) for place in range(full.size)] if clusters is None else [f"={name}" for name in clusters]
-    names += ["lost", "gained"]
+    # The two added questions are clusters of their own: no name of a passage begins without "=", so none is theirs.
+    names = [f"={name}" for name in (range(full.size) if clusters is None else clusters)] + ["lost", "gained"]
     y, x = (np.append(values, extra) - chance for values, extra in ((full, (1.0, 0.0)), (other, (0.0, 1.0))))
     from_x, from_y = cluster_influence(x, names), cluster_influence(y, names)
     groups = from_x.size
-    scale = groups / (groups - 1) * float(stats.t.ppf((1 + level) / 2, groups - 1)) ** 2
+    scale = groups / (groups - 1) * _t_quantile(groups - 1) ** 2
     a = y.mean() ** 2 - scale * float(from_y @ from_y)
     b = x.mean() * y.mean() - scale * float(from_x @ from_y)
     c = x.mean() ** 2 - scale * float(from_x @ from_x)
@@ -280,9 +299,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction for several hypotheses (Scand. J. Stat. 6(2), 1979), in the order given."""
     corrected = [0.0] * len(p_values)
     highest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = highest
+    for rank, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        corrected[number] = highest
     return corrected
 
 
@@ -312,9 +331,11 @@ def correlation_of_means(
         first, second: shapes (n,) and (m,).
         first_clusters, second_clusters: names, shapes (n,) and (m,); the same name in both is the same cluster.
     """
-    own, others = sorted(set(first_clusters)), sorted(set(second_clusters))
-    one, other = cluster_influence(first, first_clusters), cluster_influence(second, second_clusters)
-    places = {name: place for place, name in enumerate(others)}
-    shared = sum(float(one[place] * other[places[name]]) for place, name in enumerate(own) if name in places)
+    sides = [
+        dict(zip(sorted(set(clusters)), cluster_influence(values, clusters), strict=True))
+        for values, clusters in ((first, first_clusters), (second, second_clusters))
+    ]
+    shared = sum(float(value * sides[1][name]) for name, value in sides[0].items() if name in sides[1])
+    one, other = (np.array(list(side.values())) for side in sides)
     spread = math.sqrt(float(one @ one) * float(other @ other))
     return shared / spread if spread > 0 else 0.0

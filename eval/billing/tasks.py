@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from eval.asking.lm_eval_tasks import Passed
-from eval.billing.bill import difference_of_verdicts, interval_from
-from eval.billing.statistics import Interval, flips, mcnemar_exact, paired_mean_difference
+from eval.asking.lm_eval_tasks import LoggedAnswer
+from eval.billing.statistics import Interval, accuracy_difference, flips, mcnemar_exact, paired_mean_difference
 from eval.runs.samples import RunResult
 from prune.common.errors import RegrowthError
 
@@ -42,33 +41,33 @@ def bill_tasks(runs: Sequence[RunResult]) -> list[TaskRow]:
     Raises:
         RegrowthError: a task that one model was not asked, or not in the same words.
     """
-    found = []
-    for task, metric, name in _metrics(runs[0]):
-        for result in runs:
-            scores = result.harness["results"].get(task, {})
-            if f"{metric},{name}" not in scores:
-                raise RegrowthError(f"not paired: {result.label} has no {metric} of task {task}")
-            row = TaskRow(
-                task=task,
-                metric=metric,
-                filter=name,
-                model=result.label,
-                n=int(scores.get("sample_len", 0)),
-                value=float(scores[f"{metric},{name}"]),
-                higher_is_better=result.harness.get("higher_is_better", {}).get(task, {}).get(metric),
-                group=task in result.harness.get("groups", {}),
-            )
-            found.append(row if result is runs[0] else _against(row, runs[0], result))
-    return found
+    return [_row(runs[0], result, *metric) for metric in _metrics(runs[0]) for result in runs]
+
+
+def _row(full: RunResult, result: RunResult, task: str, metric: str, filter_: str) -> TaskRow:
+    scores = result.harness["results"].get(task, {})
+    if f"{metric},{filter_}" not in scores:
+        raise RegrowthError(f"not paired: {result.label} has no {metric} of task {task}")
+    row = TaskRow(
+        task=task,
+        metric=metric,
+        filter=filter_,
+        model=result.label,
+        n=int(scores.get("sample_len", 0)),
+        value=float(scores[f"{metric},{filter_}"]),
+        higher_is_better=result.harness.get("higher_is_better", {}).get(task, {}).get(metric),
+        group=task in result.harness.get("groups", {}),
+    )
+    return row if result is full else _against(row, full, result)
 
 
 def _metrics(result: RunResult) -> Iterator[tuple[str, str, str]]:
-    own = {plan.name for plan in result.tasks}
+    planned = {plan.name for plan in result.tasks}
     for task, scores in result.harness.get("results", {}).items():
         for key, value in scores.items():
-            metric, comma, name = key.partition(",")
-            if task not in own and comma and not metric.endswith("_stderr") and _number(value):
-                yield task, metric, name
+            metric, comma, filter_ = key.partition(",")
+            if task not in planned and comma and not metric.endswith("_stderr") and _number(value):
+                yield task, metric, filter_
 
 
 def _number(value: Any) -> bool:
@@ -82,26 +81,23 @@ def _against(row: TaskRow, full: RunResult, result: RunResult) -> TaskRow:
     if unlike := [key for key in before if before[key].prompt_hash != after[key].prompt_hash]:
         raise RegrowthError(f"not paired: question {unlike[0][1]} of task {unlike[0][0]} was put in different prompts")
     first, second = ([side[key].scores[row.metric] for key in before] for side in (before, after))
-    values = dict(vars(row))
     if len(first) < 2 or not _makes_up(second, row.value):
         return row
-    if set(first) | set(second) <= {0.0, 1.0}:
-        was, became = ([score == 1.0 for score in side] for side in (first, second))
-        lost, gained = flips(was, became)
-        difference = difference_of_verdicts(was, became, [str(key) for key in before])
-        values |= {"lost": lost, "gained": gained, "mcnemar_p": mcnemar_exact(lost, gained)}
-    else:
-        difference = paired_mean_difference(first, second)
-    return TaskRow(**{**values, "difference": difference})
+    if not set(first) | set(second) <= {0.0, 1.0}:
+        return replace(row, difference=paired_mean_difference(first, second))
+    was, became = ([score == 1.0 for score in side] for side in (first, second))
+    lost, gained = flips(was, became)
+    difference = accuracy_difference(was, became, [str(key) for key in before])
+    return replace(row, difference=difference, lost=lost, gained=gained, mcnemar_p=mcnemar_exact(lost, gained))
 
 
-def _scores(result: RunResult, row: TaskRow) -> dict[tuple[str, int], Passed]:
+def _scores(result: RunResult, row: TaskRow) -> dict[tuple[str, int], LoggedAnswer]:
     """Scores by task and question; of a group, of all its tasks."""
     tasks = set(_leaves(result.harness.get("group_subtasks", {}), row.task))
     return {
-        (one.task, one.doc_id): one
-        for one in result.passed
-        if one.task in tasks and one.filter == row.filter and row.metric in one.scores
+        (answer.task, answer.doc_id): answer
+        for answer in result.logged
+        if answer.task in tasks and answer.filter == row.filter and row.metric in answer.scores
     }
 
 
@@ -116,8 +112,3 @@ def _leaves(groups: dict[str, list[str]], task: str) -> Iterator[str]:
 def _makes_up(scores: Sequence[float], value: float) -> bool:
     """Whether a metric is the mean of its scores per question (perplexities and the like are not)."""
     return math.isclose(sum(scores) / len(scores), value, rel_tol=1e-9, abs_tol=1e-12)
-
-
-def task_row_from(raw: dict[str, Any]) -> TaskRow:
-    """A row of comparison.json as the dataclass it was made from."""
-    return TaskRow(**{**raw, "difference": interval_from(raw["difference"])})

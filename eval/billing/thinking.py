@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from eval.asking.tasks import TaskPlan
-from eval.billing.bill import difference_of_verdicts
 from eval.billing.counts import Counts, Gains, count_pairs, gains
-from eval.billing.statistics import Interval, paired_gain_difference
+from eval.billing.statistics import Interval, accuracy_difference, paired_gain_difference
 from eval.runs.samples import RunResult, Sample
 from eval.settings import MODES
 from prune.common.errors import RegrowthError
@@ -24,8 +22,8 @@ class ThinkingVersus:
     delta: Interval
 
 
-@dataclass(frozen=True)
-class ThinkingRow:
+@dataclass(frozen=True, kw_only=True)
+class ThinkingRow(Gains):
     """One model on one domain under one protocol, in both modes.
 
     `unparseable_fast`, `unparseable_slow`: share of answers that could not be parsed; they count as wrong.
@@ -34,21 +32,14 @@ class ThinkingRow:
 
     domain: str
     protocol: str
-    label: str
+    model: str
     n: int
     chance: float
     counts: Counts
-    gains: Gains
     unparseable_fast: float
     unparseable_slow: float
     cut_slow: float
     versus: ThinkingVersus | None
-
-    def as_document(self) -> dict[str, Any]:
-        """The row as it stands in comparison.json: the gains side by side with the counts."""
-        row = asdict(self)
-        found = row.pop("gains")
-        return {**row, **found}
 
 
 def bill_thinking(runs: Sequence[RunResult]) -> list[ThinkingRow]:
@@ -66,10 +57,10 @@ def bill_thinking(runs: Sequence[RunResult]) -> list[ThinkingRow]:
 
 def thinking_pairs(tasks: Sequence[TaskPlan]) -> list[tuple[TaskPlan, TaskPlan]]:
     """The tasks that ask the same questions fast and slow, one pair for each domain and protocol."""
-    found = {(t.domain, t.protocol, t.thinking): t for t in tasks if t.thinking is not None}
-    groups = dict.fromkeys((domain, protocol) for domain, protocol, _ in found)
+    asked = {(t.domain, t.protocol, t.thinking): t for t in tasks if t.thinking is not None}
+    groups = dict.fromkeys((domain, protocol) for domain, protocol, _ in asked)
     keys = [[(domain, protocol, mode) for mode in MODES] for domain, protocol in groups]
-    return [(found[fast], found[slow]) for fast, slow in keys if fast in found and slow in found]
+    return [(asked[fast], asked[slow]) for fast, slow in keys if fast in asked and slow in asked]
 
 
 def _row(fast: TaskPlan, slow: TaskPlan, result: RunResult, full: RunResult | None) -> ThinkingRow:
@@ -95,11 +86,11 @@ def _row(fast: TaskPlan, slow: TaskPlan, result: RunResult, full: RunResult | No
     return ThinkingRow(
         domain=fast.domain,
         protocol=fast.protocol,
-        label=result.label,
+        model=result.label,
         n=n,
         chance=fast.chance,
         counts=count_pairs(*verdicts),
-        gains=gains(*verdicts, [s.unit for s in quick]),
+        **vars(gains(*verdicts, [s.unit for s in quick])),
         unparseable_fast=sum(not s.parsed for s in quick) / n,
         unparseable_slow=sum(not s.parsed for s in thought) / n,
         cut_slow=sum(s.cut for s in thought) / n,
@@ -115,7 +106,7 @@ def _same(before: Sequence[Sample], after: Sequence[Sample], where: str) -> Sequ
 
 def _difference(before: Sequence[Sample], after: Sequence[Sample]) -> Interval:
     units = [s.unit for s in before]
-    return difference_of_verdicts([s.correct for s in before], [s.correct for s in after], units)
+    return accuracy_difference([s.correct for s in before], [s.correct for s in after], units)
 
 
 def _gained(fast: Sequence[Sample], slow: Sequence[Sample]) -> list[float]:

@@ -21,10 +21,10 @@ def unread_pair(rows: Iterable[Mapping[str, Any]], one: Mapping[str, Any], full:
     Args:
         rows: all rows of thinking.
         one: a model's loss in one domain against that in another.
-        full: label of the full model.
+        full: name of the full model.
         measure: as in `unread`.
     """
-    own = [row for row in rows if row["label"] in (one["label"], full) and row["protocol"] == one["protocol"]]
+    own = [row for row in rows if row["model"] in (one["model"], full) and row["protocol"] == one["protocol"]]
     found = {row["domain"] for row in own if unread(row, measure)}
     return [domain for domain in one["domains"] if domain in found]
 
@@ -43,11 +43,11 @@ def unparsed_warnings(rows: Sequence[Mapping[str, Any]], thinking: Sequence[Mapp
     for row in thinking:
         if unread(row, "delta"):
             where = f"{row['domain']} {row['protocol']}: {unparsed_shares(row)}"
-            places.setdefault(row["label"], []).append(where)
+            places.setdefault(row["model"], []).append(where)
     return [
-        f"{label}: many answers could not be parsed ({'; '.join(found)}); they count as wrong, so that a loss there is "
+        f"{model}: many answers could not be parsed ({'; '.join(found)}); they count as wrong, so that a loss there is "
         "one of form too, and no proof of lost knowledge"
-        for label, found in places.items()
+        for model, found in places.items()
     ]
 
 

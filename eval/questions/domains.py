@@ -14,7 +14,7 @@ from prune.common.errors import RegrowthError, UsageError
 
 
 @dataclass(frozen=True)
-class Part:
+class DomainPart:
     """One set in a domain; `subjects` empty means all of it."""
 
     set: str
@@ -26,13 +26,14 @@ class Part:
 
 
 @cache
-def declared() -> dict[str, tuple[Part, ...]]:
+def declared() -> dict[str, tuple[DomainPart, ...]]:
     """The domains we ship: name to parts, in the file's order."""
     import yaml
 
     raw: dict[str, list[dict[str, Any]]] = yaml.safe_load((files("eval.questions") / "domains.yaml").read_text("utf-8"))
     return {
-        name: tuple(Part(part["set"], tuple(part.get("subjects", ()))) for part in parts) for name, parts in raw.items()
+        name: tuple(DomainPart(part["set"], tuple(part.get("subjects", ()))) for part in parts)
+        for name, parts in raw.items()
     }
 
 
@@ -43,7 +44,7 @@ def mmlu_subjects_known() -> frozenset[str]:
     return frozenset(subjects | {"miscellaneous"})
 
 
-def choose_declared(names: str | Iterable[str] | None) -> dict[str, tuple[Part, ...]]:
+def choose_declared(names: str | Iterable[str] | None) -> dict[str, tuple[DomainPart, ...]]:
     """The declared domains of these names, or all of them for None."""
     known = declared()
     if names is None:

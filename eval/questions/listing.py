@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.questions.declaration import read_declaration
-from eval.questions.domains import Part, declared, files_of
+from eval.questions.domains import DomainPart, declared, files_of
 from eval.questions.loaded import LICENCES
 from eval.questions.schema import PROTOCOLS, Question, cluster_of, read_questions
 from prune.common.errors import RegrowthError
+from prune.common.tables import Cell, Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from eval.questions.preparation import Manifest
 
 FORMAT = "regrowth.domains/1"
 
@@ -43,7 +46,7 @@ def list_domains(data: str | Path | None = None) -> dict[str, Any]:
     }
 
 
-def _declared(name: str, parts: tuple[Part, ...]) -> dict[str, Any]:
+def _declared(name: str, parts: tuple[DomainPart, ...]) -> dict[str, Any]:
     return {
         "domain": name,
         "there": False,
@@ -83,56 +86,43 @@ def _shared(questions: list[Question]) -> int:
     return sum(count > 1 for count in Counter(map(cluster_of, questions)).values())
 
 
-def domains_table(document: dict[str, Any]) -> RenderableType:
+def domains_table(document: dict[str, Any]) -> Table:
     """The document for a terminal."""
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    title = "Domains" if document["data"] is None else f"Domains in {document['data']}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for head, side in (("domain", "left"), ("choice", "right"), ("generation", "right")):
-        table.add_column(head, justify=side, no_wrap=True)  # type: ignore[arg-type]
-    for head in ("sets", "licences"):
-        table.add_column(head, overflow="fold")
+    rows: list[tuple[str | Cell, ...]] = []
     for row in document["domains"]:
         counts = [f"{row['protocols'][name]:,}" if row["there"] else "–" for name in PROTOCOLS]
         sets = ", ".join(f"{name} {count:,}" if row["there"] else name for name, count in row["sets"].items())
-        name = row["domain"] + (" (own)" if row["own"] else "")
-        table.add_row(name, *counts, sets, ", ".join(row["licences"]), style="" if row["there"] else "dim")
-    words = (
+        name = Cell(row["domain"] + " (own)" * row["own"], look="" if row["there"] else "faint")
+        rows.append((name, *counts, sets, ", ".join(row["licences"])))
+    caption = (
         "Choice: the option whose text is likeliest. Generation: a number, written and compared exactly. "
-        "--thinking fast,slow asks the questions of both by generation, with the options shown. "
+        "--thinking fast,slow asks the questions of both by generation, with the options shown."
     )
     if document["data"] is None:
-        words += "Counts: evaluate domains --data DIR. "
+        caption += " Counts: evaluate domains --data DIR."
     elif any(not row["there"] for row in document["domains"]):
-        words += "–: not there; `evaluate prepare` makes it."
-    return Group(table, Text(words.strip(), style="dim"))
+        caption += " –: not there; `evaluate prepare` makes it."
+    title = "Domains" if document["data"] is None else f"Domains in {document['data']}"
+    head = ("domain", *PROTOCOLS, "sets", "licences")
+    return Table.of(title, head, rows, words=("domain", "sets", "licences"), caption=caption)
 
 
-def manifest_table(manifest: dict[str, Any]) -> RenderableType:
+def manifest_table(manifest: Manifest) -> RenderableType:
     """What `evaluate prepare` made, for a terminal: per domain its questions, per set what was read and left out."""
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
 
-    domains = Table(title="Domains", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for head in ("domain", *PROTOCOLS, "repeats dropped"):
-        domains.add_column(head, justify="left" if head == "domain" else "right", no_wrap=head == "domain")
-    domains.add_column("sets", overflow="fold")
-    for name, entry in manifest["domains"].items():
-        counts = [f"{entry['protocols'][protocol]:,}" for protocol in PROTOCOLS]
-        there = ", ".join(f"{key} {count:,}" for key, count in entry["sets"].items())
-        without = f" (without {', '.join(entry['sets_absent'])})" if entry["sets_absent"] else ""
-        domains.add_row(name, *counts, f"{entry['repeats_dropped']:,}", there + without)
-    sets = Table(title="Sets", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for head in ("set", "rows", "questions", "licence"):
-        sets.add_column(head, justify="right" if head in ("rows", "questions") else "left", no_wrap=True)
-    sets.add_column("left out, and why", overflow="fold")
-    for name, entry in manifest["sets"].items():
-        reasons = [f"{why}: {count:,}" for why, count in entry["left_out"].items()]
-        reasons += [f"other splits: {', '.join(entry['passed_over'])}"] if entry["passed_over"] else []
-        sets.add_row(name, f"{entry['rows']:,}", f"{entry['questions']:,}", entry["licence"], "; ".join(reasons))
-    return Group(domains, sets)
+    domains, sets = [], []
+    for name, entry in manifest.domains.items():
+        counts = [f"{entry.protocols[protocol]:,}" for protocol in PROTOCOLS]
+        there = ", ".join(f"{key} {count:,}" for key, count in entry.sets.items())
+        without = f" (without {', '.join(entry.sets_absent)})" if entry.sets_absent else ""
+        domains.append((name, *counts, f"{entry.repeats_dropped:,}", there + without))
+    for name, read in manifest.sets.items():
+        reasons = [f"{why}: {count:,}" for why, count in read.left_out.items()]
+        reasons += [f"other splits: {', '.join(read.passed_over)}"] if read.passed_over else []
+        sets.append((name, f"{read.rows:,}", f"{read.questions:,}", read.licence, "; ".join(reasons)))
+    why = "left out, and why"
+    return Group(
+        Table.of("Domains", ("domain", *PROTOCOLS, "repeats dropped", "sets"), domains, words=("domain", "sets")),
+        Table.of("Sets", ("set", "rows", "questions", "licence", why), sets, words=("set", "licence", why)),
+    )

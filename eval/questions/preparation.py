@@ -7,16 +7,54 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from eval.questions.domains import Part, choose_declared
+from pydantic import Field
+
+from eval.questions.domains import DomainPart, choose_declared
 from eval.questions.loaded import LICENCES, Loaded, drop_wrong_options
 from eval.questions.schema import PROTOCOLS, Question, drop_repeats, format_questions
+from prune.common.artefact import Artefact, Part
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.outputs import check_free, staged_directory, write_json, write_text
+from prune.common.outputs import check_free, staged_directory, write_text
 from prune.common.provenance import provenance
 
-FORMAT = "regrowth.questions/1"
+
+class PreparedDomain(Part):
+    """A file of questions."""
+
+    file_sha256: str = Field(description="SHA-256 of the file")
+    questions: int = Field(description="how many")
+    protocols: dict[str, int] = Field(description="choice and generation: how many")
+    sets: dict[str, int] = Field(description="how many of each set")
+    licences: dict[str, int] = Field(description="how many under each licence")
+    repeats_dropped: int = Field(description="questions that stood there already")
+    sets_absent: tuple[str, ...] = Field(description="sets of the domain that no source held")
+
+
+class PreparedSet(Part):
+    """A question set that was read."""
+
+    licence: str = Field(description="its licence")
+    rows: int = Field(description="rows read")
+    questions: int = Field(description="questions made of them")
+    left_out: dict[str, int] = Field(description="why rows were left out -> how many")
+    origin: dict[str, str] = Field(description="file or hub split -> hash of what was read")
+    passed_over: tuple[str, ...] = Field(description="files of the set's other splits")
+
+
+class Manifest(Artefact):
+    """manifest.json, beside the question files."""
+
+    AGAIN: ClassVar[str] = "make it again with `evaluate prepare`"
+
+    format: Literal["regrowth.questions/1"] = "regrowth.questions/1"
+    domains: dict[str, PreparedDomain] = Field(description="domain -> its file")
+    domains_absent: tuple[str, ...] = Field(description="domains that no source held questions of")
+    mathqa_options: int = Field(description="options of MathQA's questions, 4 or 5")
+    seed: int = Field(description="which wrong option of MathQA was removed")
+    sets: dict[str, PreparedSet] = Field(description="set -> what was read")
+    provenance: dict[str, Any] = Field(description="names of the sources, versions, command")
 
 
 def prepare(
@@ -27,8 +65,8 @@ def prepare(
     mathqa_options: int = 4,
     seed: int = 0,
     overwrite: bool = False,
-    shown: bool = True,
-) -> dict[str, Any]:
+    show_progress: bool = True,
+) -> Manifest:
     """Fill the folder `data` with `<domain>.jsonl` files and `manifest.json`, whole or not at all.
 
     Args:
@@ -39,10 +77,7 @@ def prepare(
         mathqa_options: 4, as in the fast/slow study: one wrong option of MathQA's five is removed at random; or 5.
         seed: which one.
         overwrite: replace what stands at `data`.
-        shown: show progress on stderr.
-
-    Returns:
-        The manifest: per domain its counts, protocols, licences and file hash; per set what was left out and why.
+        show_progress: on stderr.
 
     Raises:
         UsageError: an unknown domain, or a number of options that MathQA cannot have.
@@ -52,17 +87,17 @@ def prepare(
     if mathqa_options not in (4, 5):
         raise UsageError(f"--mathqa-options {mathqa_options}: the set has 5, and the study asks 4 of them")
     check_free(data, overwrite=overwrite)
-    places = [] if source is None else [source] if isinstance(source, str | Path) else list(source)
-    sets = _load_sets(chosen, places, shown=shown)
+    sources = [] if source is None else [source] if isinstance(source, str | Path) else list(source)
+    sets = _load_sets(chosen, sources, show_progress=show_progress)
     if mathqa_options == 4 and "mathqa" in sets:
         sets["mathqa"].questions = drop_wrong_options(sets["mathqa"].questions, keep=4, seed=seed)
     gathered = {domain: gather(domain, parts, sets) for domain, parts in chosen.items()}
     empty = [domain for domain, (questions, _) in gathered.items() if not questions]
     if empty and (domains is not None or len(empty) == len(gathered)):
-        where = ", ".join(map(str, places)) or "the hub"
+        where = ", ".join(map(str, sources)) or "the hub"
         wanted = ", ".join(dict.fromkeys(part.set for part in chosen[empty[0]]))
         raise RegrowthError(f"{where} holds no question of domain {empty[0]} (it is made of {wanted})")
-    gathered = {domain: found for domain, found in gathered.items() if domain not in empty}
+    gathered = {domain: questions for domain, questions in gathered.items() if domain not in empty}
     with staged_directory(data, overwrite=overwrite) as stage:
         entries = {}
         for domain, (questions, repeats) in gathered.items():
@@ -70,32 +105,33 @@ def prepare(
             write_text(stage / f"{domain}.jsonl", text)
             absent = [part.set for part in chosen[domain] if part.set not in sets]
             entries[domain] = _entry(questions, repeats, text, absent)
-        manifest = {
-            "format": FORMAT,
-            "domains": entries,
-            "domains_absent": empty,
-            "mathqa_options": mathqa_options,
-            "seed": seed,
-            "sets": {name: _describe(loaded) for name, loaded in sets.items()},
-            "provenance": provenance(source=[Path(place).name for place in places] or "hub"),
-        }
-        write_json(stage / "manifest.json", manifest)
+        manifest = Manifest(
+            domains=entries,
+            domains_absent=tuple(empty),
+            mathqa_options=mathqa_options,
+            seed=seed,
+            sets={name: _describe(loaded) for name, loaded in sets.items()},
+            provenance=provenance(source=[Path(source).name for source in sources] or "hub"),
+        )
+        manifest.write(stage / "manifest.json")
     return manifest
 
 
-def _load_sets(chosen: Mapping[str, Iterable[Part]], places: Sequence[str | Path], *, shown: bool) -> dict[str, Loaded]:
+def _load_sets(
+    chosen: Mapping[str, Iterable[DomainPart]], sources: Sequence[str | Path], *, show_progress: bool
+) -> dict[str, Loaded]:
     from prune.common.terminal import progress
 
     names = [name for name in LICENCES if any(part.set == name for parts in chosen.values() for part in parts)]
     sets: dict[str, Loaded] = {}
-    with progress("reading question sets", len(places or names), shown=shown) as bar:
-        for place in places:
-            from eval.questions.readers.originals import load_places
+    with progress("reading question sets", len(sources or names), shown=show_progress) as bar:
+        for source in sources:
+            from eval.questions.readers.originals import load_sources
 
-            bar.note(Path(place).name)
-            load_places([place], into=sets)
+            bar.note(Path(source).name)
+            load_sources([source], into=sets)
             bar.advance()
-        for name in [] if places else names:
+        for name in [] if sources else names:
             from eval.questions.readers.hub import load_hub
 
             bar.note(name)
@@ -104,37 +140,36 @@ def _load_sets(chosen: Mapping[str, Iterable[Part]], places: Sequence[str | Path
     return {name: sets[name] for name in names if name in sets}
 
 
-def gather(domain: str, parts: Iterable[Part], sets: Mapping[str, Loaded]) -> tuple[list[Question], int]:
+def gather(domain: str, parts: Iterable[DomainPart], sets: Mapping[str, Loaded]) -> tuple[list[Question], int]:
     """The questions of one domain, set after set, without repeats; and how many repeats were dropped."""
-    found = [
+    return drop_repeats(
         replace(question, domain=domain)
         for part in parts
         if part.set in sets
         for question in sets[part.set].questions
         if part.takes(question.subject)
-    ]
-    return drop_repeats(found)
+    )
 
 
-def _entry(questions: list[Question], repeats: int, text: str, absent: list[str]) -> dict[str, Any]:
+def _entry(questions: list[Question], repeats: int, text: str, absent: list[str]) -> PreparedDomain:
     protocols = Counter(question.protocol for question in questions)
-    return {
-        "file_sha256": sha256(text.encode()).hexdigest(),
-        "questions": len(questions),
-        "protocols": {name: protocols[name] for name in PROTOCOLS},
-        "sets": dict(sorted(Counter(question.source for question in questions).items())),
-        "licences": dict(sorted(Counter(question.licence for question in questions).items())),
-        "repeats_dropped": repeats,
-        "sets_absent": absent,
-    }
+    return PreparedDomain(
+        file_sha256=sha256(text.encode()).hexdigest(),
+        questions=len(questions),
+        protocols={name: protocols[name] for name in PROTOCOLS},
+        sets=dict(sorted(Counter(question.source for question in questions).items())),
+        licences=dict(sorted(Counter(question.licence for question in questions).items())),
+        repeats_dropped=repeats,
+        sets_absent=tuple(absent),
+    )
 
 
-def _describe(loaded: Loaded) -> dict[str, Any]:
-    return {
-        "licence": LICENCES[loaded.name],
-        "rows": loaded.rows,
-        "questions": len(loaded.questions),
-        "left_out": dict(sorted(loaded.left_out.items())),
-        "origin": loaded.origin,
-        "passed_over": loaded.passed_over,
-    }
+def _describe(loaded: Loaded) -> PreparedSet:
+    return PreparedSet(
+        licence=LICENCES[loaded.name],
+        rows=loaded.rows,
+        questions=len(loaded.questions),
+        left_out=dict(sorted(loaded.left_out.items())),
+        origin=loaded.origin,
+        passed_over=tuple(loaded.passed_over),
+    )

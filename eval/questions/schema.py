@@ -5,28 +5,65 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, model_validator
 
 from eval.answers.values import parse_gold
 from eval.questions.declaration import read_declaration
+from prune.common.artefact import Part, first_fault
 from prune.common.errors import RegrowthError
 
 PROTOCOLS = ("choice", "generation")
-_TEXTS = ("id", "domain", "subject", "question", "source", "licence")
-_FIELDS = (*_TEXTS, "choices", "answer")
 _PASSAGE = 80  # characters; a shorter line before the question is no passage
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must be text that is not empty")
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_filled)]
+
+
+class QuestionLine(Part):
+    """One line of a question file."""
+
+    id: _Text = Field(description="the same for the same question; made of its content where a declaration is beside")
+    domain: _Text = Field(description="the domain, as the file is called")
+    subject: _Text = Field(description="the set's own subject")
+    question: _Text = Field(description="what is asked, with the passage before it if there is one")
+    choices: list[_Text] | None = Field(description="two or more, all unlike; null for an open question")
+    answer: int | str = Field(
+        description="0-based index of the right choice; of an open question one number, with or without a unit"
+    )
+    source: _Text = Field(description="short name of the set, such as mmlu")
+    licence: _Text = Field(description="under which the question may be used")
+    cluster: str | None = Field(
+        None, description="the same text for questions that are not independent; by their passage if not there"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.choices is None:
+            if not isinstance(self.answer, str) or parse_gold(self.answer) is None:
+                raise ValueError("answer must be one number as text, such as 9 apples, where choices is null")
+            return self
+        if len(self.choices) < 2:
+            raise ValueError("choices must be two or more")
+        if len({" ".join(choice.split()) for choice in self.choices}) < len(self.choices):
+            raise ValueError("two choices are the same")
+        if not isinstance(self.answer, int) or not 0 <= self.answer < len(self.choices):
+            raise ValueError(f"answer must be the 0-based index of a choice, 0 to {len(self.choices) - 1}")
+        return self
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question.
-
-    `choices` is None for an open question; `answer` is the 0-based index of the right choice, or the open
-    question's answer as text. `source` is the short name of the set it came from (`mmlu`, `medmcqa`, ...).
-    `cluster` may name what a question shares with others, such as its passage; see `cluster_of`.
-    """
+    """One question, with the fields of its line."""
 
     id: str
     domain: str
@@ -56,11 +93,8 @@ class Question:
 
     def as_row(self) -> dict[str, Any]:
         """The question as the JSON object of its line."""
-        row = asdict(self)
-        row["choices"] = None if self.choices is None else list(self.choices)
-        if self.cluster is None:
-            del row["cluster"]
-        return row
+        row = {**vars(self), "choices": None if self.choices is None else list(self.choices)}
+        return {name: value for name, value in row.items() if name != "cluster" or value is not None}
 
 
 def question_id(question: str, choices: Iterable[str] | None, answer: int | str) -> str:
@@ -135,23 +169,19 @@ def read_questions(path: str | Path) -> list[Question]:
             continue
         try:
             row = json.loads(line)
-            found = parse_question(row if declaration is None else _identified(declaration.complete(row)))
+            question = parse_question(row if declaration is None else declaration.complete(row))
         except (ValueError, RecursionError) as error:
-            why = "not JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else str(error)
+            why = "not JSON" if isinstance(error, json.JSONDecodeError | RecursionError) else first_fault(error)
             raise RegrowthError(f"{path}:{number}: {why}") from None
-        if found.id in seen:
-            raise RegrowthError(f"{path}:{number}: the id {found.id!r} already stands on line {seen[found.id]}")
-        seen[found.id] = number
-        questions.append(found)
+        if declaration is not None and "id" not in row:
+            question = replace(question, id=question_id(question.question, question.choices, question.answer))
+        if question.id in seen:
+            raise RegrowthError(f"{path}:{number}: the id {question.id!r} already stands on line {seen[question.id]}")
+        seen[question.id] = number
+        questions.append(question)
     if not questions:
         raise RegrowthError(f"{path} holds no questions")
     return questions
-
-
-def _identified(row: Any) -> Any:
-    if isinstance(row, dict) and "id" not in row and "question" in row and "answer" in row:
-        return {**row, "id": question_id(row["question"], row.get("choices"), row["answer"])}
-    return row
 
 
 def parse_question(row: Any) -> Question:
@@ -160,37 +190,9 @@ def parse_question(row: Any) -> Question:
     Raises:
         ValueError: which field is wrong and how.
     """
-    if not isinstance(row, dict):
-        raise ValueError(f"expected an object, found {type(row).__name__}")
-    if missing := [name for name in _FIELDS if name not in row]:
-        raise ValueError(f"no field {', '.join(missing)}")
-    if unknown := sorted(set(row) - {*_FIELDS, "cluster"}):
-        raise ValueError(f"unknown field {', '.join(unknown)}")
-    for name in _TEXTS:
-        if not isinstance(row[name], str) or not row[name].strip():
-            raise ValueError(f"{name} must be text that is not empty")
-    if not isinstance(row.get("cluster", ""), str | None):
-        raise ValueError("cluster must be text, or not there")
-    choices, answer = row["choices"], row["answer"]
-    if choices is None:
-        if not isinstance(answer, str) or not answer.strip():
-            raise ValueError("answer must be text where choices is null")
-        if parse_gold(answer) is None:
-            raise ValueError("answer must be one number, with or without a unit, where choices is null (as 9 apples)")
-    else:
-        _check_choices(choices, answer)
-    return Question(**{**row, "choices": None if choices is None else tuple(choices)})
-
-
-def _check_choices(choices: Any, answer: Any) -> None:
-    if not isinstance(choices, list) or not all(isinstance(c, str) and c.strip() for c in choices):
-        raise ValueError("choices must be null or a list of texts, none empty")
-    if len(choices) < 2:
-        raise ValueError("choices must be two or more")
-    if len({" ".join(c.split()) for c in choices}) < len(choices):
-        raise ValueError("two choices are the same")
-    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
-        raise ValueError(f"answer must be the 0-based index of a choice, 0 to {len(choices) - 1}")
+    line = QuestionLine.model_validate(row)
+    choices = None if line.choices is None else tuple(line.choices)
+    return Question(**{**dict(line), "choices": choices})
 
 
 def format_questions(questions: Iterable[Question]) -> str:

@@ -36,7 +36,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Group:
+class DotGroup:
     """Dots that belong to one domain and protocol; `title` and `note` stand over them."""
 
     title: str
@@ -45,8 +45,8 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Point:
-    """One place of a curve; `low` and `high` bound its band, both None where there is none."""
+class CurvePoint:
+    """One point of a curve; `low` and `high` bound its band, both None where there is none."""
 
     x: float
     y: float
@@ -55,20 +55,20 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Curve:
+class PlottedCurve:
     """One series: its points by growing x, the level of blind guesses if there is one, and single marks beside it."""
 
     series: int
     label: str
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
     chance: float | None = None
-    marks: tuple[Point, ...] = ()
+    marks: tuple[CurvePoint, ...] = ()
 
 
 _HEAD, _ROW, _GAP, _FOOT = 18.0, 19.0, 9.0, 42.0
 
 
-def forest(name: str, title: str, description: str, axis: str, groups: Sequence[Group]) -> Markup:
+def forest(name: str, title: str, description: str, axis: str, groups: Sequence[DotGroup]) -> Markup:
     """Estimates with intervals, one row each under the heading of its group; a line marks no change (zero).
 
     Args:
@@ -82,7 +82,7 @@ def forest(name: str, title: str, description: str, axis: str, groups: Sequence[
     bottom = sum(_HEAD + _ROW * len(group.dots) + _GAP for group in groups) + 4
     root = drawing(name, title, description, bottom + _FOOT)
     scale = Scale(low, high, 10, WIDTH - 10)
-    tops = [sum(_HEAD + _ROW * len(g.dots) + _GAP for g in groups[:place]) for place in range(len(groups))]
+    tops = [sum(_HEAD + _ROW * len(g.dots) + _GAP for g in groups[:number]) for number in range(len(groups))]
     spans = [(y + _HEAD, y + _HEAD + _ROW * len(g.dots)) for y, g in zip(tops, groups, strict=True)]
     axis_below(root, scale, bottom, axis, up_to=[end for span in spans for end in span])
     for y, (first, last), group in zip(tops, spans, groups, strict=True):
@@ -91,7 +91,7 @@ def forest(name: str, title: str, description: str, axis: str, groups: Sequence[
             add(root, "line", x1=0, x2=WIDTH, y1=y - 3, y2=y - 3, class_="parting")
         heading = add(root, "text", group.title, x=0, y=y + 13, class_="heading")
         if group.note:
-            add(heading, "tspan", f"  {group.note}", class_="note")
+            add(heading, "tspan", group.note, dx=8, class_="note")
         for row, dot in enumerate(group.dots):
             _interval(root, scale, first + _ROW * (row + 0.5), dot)
     return markup(root)
@@ -114,7 +114,7 @@ def curves(
     *,
     across: str,
     up: str,
-    lines: Sequence[Curve],
+    lines: Sequence[PlottedCurve],
     include: Sequence[float] = (),
     height: float = 290.0,
 ) -> Markup:
@@ -135,8 +135,8 @@ def curves(
     if include and min(every) >= 0 <= min(include):
         low = max(low, 0.0)
     down = Scale(low, high, bottom, top)
-    places = [p.x for c in lines for p in (*c.points, *c.marks)]
-    along = Scale(min(places), max(places), left + 6, right - 4)
+    sizes = [p.x for c in lines for p in (*c.points, *c.marks)]
+    along = Scale(min(sizes), max(sizes), left + 6, right - 4)
     axis_left(root, down, left, right, up)
     axis_below(root, along, bottom, across, up_to=[top, bottom], whole=True)
     if low <= 0 < high:

@@ -1,30 +1,39 @@
-"""The parts of the report that stand on comparison.json and on the samples beside it."""
+"""The sections of the report that stand on comparison.json and on the samples beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
+from eval.billing.counts import Counts
 from eval.billing.unparsed import unparsed_mark, unread
-from eval.reports.charts import Dot, Group, forest
+from eval.reports.charts import Dot, DotGroup, forest
 from eval.reports.flips import Flip, FlipGroup
-from eval.reports.interactions import thinking_interactions
-from eval.reports.maps import TILES, Counts, mosaic, tile_key
-from eval.reports.model import Example, Figure, Flips, Key, Part
-from eval.reports.tables import A_FAST, A_SLOW, R_C, R_O, domain_table, prose_table, tasks_table, thinking_tables
+from eval.reports.interactions import SENTENCES, findings, interaction_findings, thinking_in_words
+from eval.reports.maps import TILES, mosaic, tile_key
+from eval.reports.model import Example, Figure, Flips, Key, Section
+from eval.reports.tables import (
+    counts_table,
+    domain_table,
+    interactions_table,
+    prose_table,
+    tasks_table,
+    thinking_interactions_table,
+    thinking_table,
+)
 from eval.reports.text import bits, clipped, plain, points, signed, task_name
 from prune.common.svg import key
+
+Record = Mapping[str, Any]
 
 SHOWN = 4  # examples of each kind, for each task and model; fewer where they are many, so that the page stays light
 _IN_ALL = 100
 LONGEST = 700  # characters of an answer or question that are shown
 
 
-def domains_part(comparison: Mapping[str, Any]) -> Part | None:
+def domains_section(comparison: Record) -> Section | None:
     """Changes of accuracy and answer NLL as charts, and the table of everything."""
-    rows = comparison.get("rows") or []
+    rows = comparison["rows"]
     full, *others = [model["label"] for model in comparison["models"]]
     if not any(row["versus"] for row in rows):
         return None
@@ -37,106 +46,127 @@ def domains_part(comparison: Mapping[str, Any]) -> Part | None:
         groups = [_group(rows, row, others, what, scale) for row in rows if row["versus"] is None]
         told = [f"{task_name(r)}, {r['model']}: {say(r['versus'][what])}" for r in rows if r["versus"]]
         described = f"{title} against {full}, {axis}. " + "; ".join(told) + "."
-        drawn = forest(what.replace("_", "-"), title, described, axis, groups)
-        figures.append(Figure(title, drawn, ""))
-    legend = tuple(Key(label, key(i)) for i, label in enumerate(others))
-    lead = f"Every model answered the same questions as {full}. Marks are estimates, bars their 95 % paired intervals."
-    table = domain_table(rows, full)
-    return Part("domains", "Domain by domain", lead, (), legend, tuple(figures), (table,), short="Domains")
+        figures.append(Figure(title, forest(what.replace("_", "-"), title, described, axis, groups)))
+    return Section(
+        key="domains",
+        title="Domain by domain",
+        lead=f"Every model answered the same questions as {full}. Marks are estimates, bars their 95 % paired "
+        "intervals.",
+        legend=tuple(Key(label, key(i)) for i, label in enumerate(others)),
+        figures=tuple(figures),
+        tables=(domain_table(rows),),
+        short="Domains",
+    )
 
 
-def _group(
-    rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any], others: list[str], what: str, scale: float
-) -> Group:
-    own = [row for row in rows if task_name(row) == task_name(first) and row["versus"]]
+def _group(rows: Sequence[Record], first: Record, others: list[str], what: str, scale: float) -> DotGroup:
+    compared = [row for row in rows if task_name(row) == task_name(first) and row["versus"]]
     dots = [
-        Dot(others.index(row["model"]), row["model"], *(scale * row["versus"][what][k] for k in _INTERVAL))
-        for row in own
+        Dot(
+            others.index(row["model"]),
+            row["model"],
+            *(scale * row["versus"][what][end] for end in ("estimate", "low", "high")),
+        )
+        for row in compared
     ]
     if what == "accuracy_difference":
         before = f"{100 * first['accuracy']['estimate']:.0f} %, chance {100 * first['chance']:.0f} %"
     else:
         before = f"{plain(first['answer_nll_bits'], 1)} bits"
-    return Group(task_name(first), f"n = {first['n']}, before {before}", tuple(dots))
+    return DotGroup(task_name(first), f"n = {first['n']}, before {before}", tuple(dots))
 
 
-_INTERVAL = ("estimate", "low", "high")
+def interactions_section(comparison: Record) -> Section | None:
+    """Differences between the losses of two domains, with their intervals; None where there are none."""
+    rows = comparison["interactions"]
+    if not rows:
+        return None
+    return Section(
+        key="interactions",
+        title="One domain against another",
+        lead="Whether a model lost more in one domain than in another, asked the same way: the loss in A minus the "
+        "loss in B, with its 95 % interval. Where the full model is not above chance, accuracy has nothing to lose and "
+        "says nothing; the answer NLL does.",
+        findings=interaction_findings(rows),
+        tables=(interactions_table(rows),),
+        short="Differences",
+    )
 
 
-def prose_part(found: Mapping[str, Any], full: str) -> Part | None:
+def prose_section(comparison: Record) -> Section | None:
     """Loss on held-out prose; None where none was measured."""
-    rows = found.get("prose") or []
+    rows = comparison["prose"]
     if not rows:
         return None
     lead = "How well each model still predicts text that none of the questions stands in."
-    return Part("prose", "Held-out prose", lead, tables=(prose_table(rows, full),), short="Prose")
+    return Section("prose", "Held-out prose", lead, tables=(prose_table(rows),), short="Prose")
 
 
-def tasks_part(comparison: Mapping[str, Any]) -> Part | None:
+def tasks_section(comparison: Record) -> Section | None:
     """The tasks that were named with --tasks; None where there were none."""
-    rows = comparison.get("tasks") or []
+    rows = comparison["tasks"]
     if not rows:
         return None
     lead = "Benchmarks that lm-eval carries, as it asks and scores them."
-    table = tasks_table(rows, comparison["models"][0]["label"])
-    return Part("tasks", "Tasks of lm-eval", lead, tables=(table,), short="lm-eval tasks")
+    return Section("tasks", "Tasks of lm-eval", lead, tables=(tasks_table(rows),), short="lm-eval tasks")
 
 
-def thinking_part(comparison: Mapping[str, Any]) -> Part | None:
+def thinking_section(comparison: Record) -> Section | None:
     """One mosaic of the 2x2 counts for each domain, protocol and model, and all that follows from the counts."""
-    rows = comparison.get("thinking") or []
+    rows, pairs = comparison["thinking"], comparison["thinking_interactions"]
     if not rows:
         return None
-    figures = []
-    for place, row in enumerate(rows):
-        counts = Counts(**{k: row["counts"][k] for k in ("both_right", "fast_only", "slow_only", "both_wrong")})
-        title = f"{task_name(row)}: {row['label']}"
-        described = (
-            f"{title}, {counts.n} questions: right in both modes {counts.both_right}, only at once {counts.fast_only}, "
-            f"only after thinking {counts.slow_only}, wrong in both {counts.both_wrong}."
-        )
-        facts: tuple[str, ...] = (
-            Markup("{} {}").format(A_FAST, _percent(row["a_fast"])),
-            f"δ {signed(100 * _estimate(row['delta']), 1)}",
-            Markup("{} {}").format(R_C, _percent(row["r_c"])),
-            Markup("{} {}").format(R_O, _percent(row["r_o"])),
-        )
-        if unread(row, "delta"):
-            facts = (*facts, unparsed_mark(row))
-        drawn = mosaic(f"mosaic-{place}", title, described, counts)
-        figures.append(Figure(task_name(row), drawn, "", facts, row["label"]))
-    lead = Markup(
-        "The same questions, answered at once (fast) and after a chain of thought (slow). Each square holds all "
-        "questions of one domain: its left column those right at once (its width is {0}, knowledge), its right "
-        "column those wrong at once. How high the right column is filled is the correction rate {2}; how much of the "
-        "left column is lost is the overthinking rate {3}. The reasoning gain δ is {1} − {0}, in points."
-    ).format(A_FAST, A_SLOW, R_C, R_O)
-    legend = tuple(Key(name, tile_key(look)) for name, look in TILES)
-    said, more = thinking_interactions(comparison)
-    tables = (*thinking_tables(rows, comparison["models"][0]["label"]), *more)
-    title = "Fast and slow thinking"
-    return Part("thinking", title, lead, said, legend, tuple(figures), tables, small=True, short="Fast and slow")
+    full = comparison["models"][0]["label"]
+    tables = [thinking_table(rows), counts_table(rows)]
+    tables += [thinking_interactions_table(pairs, rows, full)] if pairs else []
+    return Section(
+        key="thinking",
+        title="Fast and slow thinking",
+        lead="The same questions, answered at once (fast) and after a chain of thought (slow). Each square holds all "
+        "questions of one domain: its left column those right at once (its width is A_fast, knowledge), its right "
+        "column those wrong at once. How high the right column is filled is the correction rate r_c; how much of the "
+        "left column is lost is the overthinking rate r_o. The reasoning gain δ is A_slow − A_fast, in points.",
+        findings=tuple(findings(pairs, [thinking_in_words(row, rows, full) for row in pairs])[:SENTENCES]),
+        legend=tuple(Key(name, tile_key(look)) for name, look in TILES),
+        figures=tuple(_square(number, row) for number, row in enumerate(rows)),
+        tables=tuple(tables),
+        small=True,
+        short="Fast and slow",
+    )
 
 
-def _estimate(found: Any) -> float:
-    return float(found["estimate"] if isinstance(found, Mapping) else found)
+def _square(number: int, row: Record) -> Figure:
+    counts = Counts(**row["counts"])
+    title = f"{task_name(row)}: {row['model']}"
+    described = (
+        f"{title}, {counts.n} questions: right in both modes {counts.both_right}, only at once {counts.fast_only}, "
+        f"only after thinking {counts.slow_only}, wrong in both {counts.both_wrong}."
+    )
+    facts = (
+        f"A_fast {_percent(row['a_fast'])}",
+        f"δ {signed(100 * row['delta']['estimate'], 1)}",
+        f"r_c {_percent(row['r_c'])}",
+        f"r_o {_percent(row['r_o'])}",
+        *([unparsed_mark(row)] if unread(row, "delta") else []),
+    )
+    return Figure(task_name(row), mosaic(f"mosaic-{number}", title, described, counts), facts, row["model"])
 
 
-def _percent(found: Any) -> str:
-    return "–" if found is None else f"{plain(100 * _estimate(found), 0)} %"
+def _percent(interval: Mapping[str, float] | None) -> str:
+    return "–" if interval is None else f"{plain(100 * interval['estimate'], 0)} %"
 
 
-def flips_parts(groups: Sequence[FlipGroup]) -> tuple[Flips, ...]:
+def flips(groups: Sequence[FlipGroup]) -> tuple[Flips, ...]:
     """Examples of what was lost and gained, the first of each group in its drawn order."""
-    found = []
-    kept = [group for group in groups if group.lost or group.gained]
-    shown = max(1, min(SHOWN, _IN_ALL // max(1, len(kept))))
-    for group in kept:
+    flipped = [group for group in groups if group.lost or group.gained]
+    shown = max(1, min(SHOWN, _IN_ALL // max(1, len(flipped))))
+    shown_flips = []
+    for group in flipped:
         mode = f", {group.thinking} thinking" if group.thinking else ""
         lost, gained = (tuple(_example(flip) for flip in kind[:shown]) for kind in (group.lost, group.gained))
-        title = f"{group.domain}, {group.protocol}{mode}: {group.model}"
-        found.append(Flips(title, group.n, len(group.lost), len(group.gained), lost, gained))
-    return tuple(found)
+        title = f"{group.domain} {group.protocol}{mode}: {group.model}"
+        shown_flips.append(Flips(title, group.n, len(group.lost), len(group.gained), lost, gained))
+    return tuple(shown_flips)
 
 
 def _example(flip: Flip) -> Example:

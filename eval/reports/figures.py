@@ -1,157 +1,114 @@
-"""The bill as figures, PNG and SVG each: changes by domain with their intervals, and fast against slow thinking."""
+"""Figures as SVG files that stand alone: the drawings of the page's sections, on paper of their own."""
 
 from __future__ import annotations
 
-import io
+import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from xml.etree import ElementTree
 
-from eval.billing.bill import FEW, Row, row_from
-from prune.common.outputs import write_bytes
+from eval.reports.comparison import domains_section, thinking_section
+from eval.reports.model import Figure, Section
+from eval.reports.page import template
+from eval.reports.sweep import curves_section, map_section
+from prune.common.outputs import write_text
+from prune.common.svg import Element, add, drawing, markup
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from eval.billing.statistics import Interval
-
-MARKERS = "osD^vP*X"  # a shape as well as a colour for each line or model, so that the figure reads without colour
-_TILES = {  # count -> colour and name; light and dark enough to be told apart in grey
-    "both_right": ("#0a5fa8", "right in both"),
-    "fast_only": ("#e8b98f", "right at once only"),
-    "slow_only": ("#7fc3a8", "right after thinking only"),
-    "both_wrong": ("#d9dcd8", "wrong in both"),
-}
-_PER_ROW = 6  # squares, or as many as there are models
+_MARGIN, _GAP = 24.0, 28.0
+_LINE = 18.0  # from one line of words to the next
+_LETTER = 6.4  # about the width of a letter of the size of a lead
+_DARK = "@media (prefers-color-scheme: dark) {"
 
 
-def plot_comparison(document: Mapping[str, Any], folder: str | Path) -> None:
-    """Write comparison.png and .svg, and with fast and slow thinking thinking.png and .svg, into a folder.
-
-    Args:
-        document: that of comparison.json; a figure that it has no rows for is not written.
-        folder: where to.
-    """
-    if any(row["versus"] for row in document["rows"]):
-        save_figure(changes_figure(document), Path(folder) / "comparison")
-    if document["thinking"]:
-        save_figure(thinking_figure(document), Path(folder) / "thinking")
+def write_comparison_figures(comparison: Mapping[str, Any], folder: Path) -> None:
+    """Write comparison.svg, and thinking.svg where models thought fast and slow."""
+    _write({"comparison": domains_section(comparison), "thinking": thinking_section(comparison)}, folder)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as `path`.png and `path`.svg; the same figure gives the same bytes."""
-    import matplotlib
-
-    for suffix, metadata in (("png", None), ("svg", {"Date": None})):
-        content = io.BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": "regrowth"}):
-            figure.savefig(content, format=suffix, dpi=150, metadata=metadata)
-        write_bytes(path.with_name(f"{path.name}.{suffix}"), content.getvalue())
+def write_sweep_figures(sweep: Mapping[str, Any], folder: Path) -> None:
+    """Write curves.svg where there are several sizes, and map.svg where there are several starts."""
+    _write({"curves": curves_section(sweep), "map": map_section(sweep)}, folder)
 
 
-def changes_figure(document: Mapping[str, Any]) -> Figure:
-    """Left the change of accuracy in percentage points, right the change of answer NLL in bits."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
-    full, *others = [model["label"] for model in document["models"]]
-    every = [row_from(raw) for raw in document["rows"]]
-    groups = [row for row in every if row.versus is None]
-    figure = Figure(figsize=(11, 2.2 + 0.42 * len(groups) * (len(others) + 0.8)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    shades = [colormaps["viridis"](0.1 + 0.65 * i / max(1, len(others) - 1)) for i in range(len(others))]
-    step = 0.7 / max(1, len(others))
-    for index, label in enumerate(others):
-        rows = [row for row in every if row.model == label]
-        heights = [place + (index - (len(others) - 1) / 2) * step for place in range(len(rows))]
-        style = {"color": shades[index], "marker": MARKERS[index % len(MARKERS)], "label": label}
-        _dots(left, rows, heights, "accuracy_difference", 100, style)
-        _dots(right, rows, heights, "answer_nll_bits_difference", 1, style)
-    left.set_yticks(range(len(groups)), [_name(row) for row in groups])
-    left.set_ylim(len(groups) - 0.5, -0.5)
-    left.set_xlabel("accuracy, percentage points (left is worse)")
-    right.set_xlabel("answer NLL, bits per answer (right is worse)")
-    for axes in (left, right):
-        axes.axvline(0, color="0.35", linewidth=1)
-        axes.grid(axis="x", color="0.9")
-        axes.set_axisbelow(True)
-        axes.tick_params(axis="y", length=0)
-        for place in range(len(groups) - 1):
-            axes.axhline(place + 0.5, color="0.85", linewidth=0.8)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-    figure.suptitle(f"Change against {full} on the same questions, with 95 % paired intervals")
-    figure.legend(
-        *left.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(others)), frameon=False
-    )
-    return figure
+def _write(sections: Mapping[str, Section | None], folder: Path) -> None:
+    for name, section in sections.items():
+        if section is not None and section.figures:
+            write_text(folder / f"{name}.svg", sheet(section))
 
 
-def _name(row: Row) -> str:
-    few = " (few)" if row.n < FEW else ""
-    return (
-        f"{row.domain}, {row.protocol}\n{row.model}: {100 * row.accuracy.estimate:.0f} %, "
-        f"{row.answer_nll_bits:.1f} bits\nchance {100 * row.chance:.0f} %, n = {row.n}{few}"
-    )
+def sheet(section: Section) -> str:
+    """A section's title, lead, legend and drawings as one SVG file; it is light or dark as the reader's system is."""
+    most = 5 if section.small else 2  # side by side
+    columns = min(most, len(section.figures))
+    step = _size(section.figures[0])[0] + _GAP
+    width = max(2 * _MARGIN + columns * step - _GAP, 480.0)
+    root = drawing("sheet", section.title, section.lead, 0.0, width=width)
+    ElementTree.SubElement(root, "style").text = _style()
+    add(root, "rect", width="100%", height="100%", class_="paper")
+    y = _MARGIN + 16
+    add(root, "text", section.title, x=_MARGIN, y=y, class_="title")
+    for line in textwrap.wrap(section.lead, int((width - 2 * _MARGIN) / _LETTER)):
+        y += _LINE
+        add(root, "text", line, x=_MARGIN, y=y)
+    y = _legend(root, section, y + _LINE + 6, width) + 1.5 * _LINE
+    for first in range(0, len(section.figures), columns):
+        row = section.figures[first : first + columns]
+        top = y + _LINE * (1 + any(figure.under for figure in row))
+        y = max(_figure(root, figure, _MARGIN + place * step, y, top) for place, figure in enumerate(row)) + _GAP
+    root.set("xmlns", "http://www.w3.org/2000/svg")
+    for name, value in (("width", f"{width:.0f}"), ("height", f"{y:.0f}"), ("viewBox", f"0 0 {width:.0f} {y:.0f}")):
+        root.set(name, value)
+    return f"{markup(root)}\n"
 
 
-def _dots(axes: Any, rows: list[Row], heights: list[float], what: str, scale: float, style: dict[str, Any]) -> None:
-    found: list[Interval] = [getattr(row.versus, what) for row in rows]
-    centres = [scale * i.estimate for i in found]
-    # the interval of an accuracy is not centred on its estimate, which may even lie on its edge
-    below = [max(0.0, scale * (i.estimate - i.low)) for i in found]
-    above = [max(0.0, scale * (i.high - i.estimate)) for i in found]
-    axes.errorbar(centres, heights, xerr=[below, above], linestyle="none", capsize=3, markersize=6, **style)
+def _legend(root: Element, section: Section, y: float, width: float) -> float:
+    """The samples and names of all series from the left, in as many lines as they take; the last line's height."""
+    x = _MARGIN
+    for entry in section.legend:
+        needed = 34 + _LETTER * len(entry.label) + 22
+        if x > _MARGIN and x + needed > width - _MARGIN:
+            x, y = _MARGIN, y + _LINE
+        _inset(root, entry.sample, (x, y - 11), (28, 14))
+        add(root, "text", entry.label, x=x + 34, y=y, class_="label")
+        x += needed
+    return y
 
 
-def thinking_figure(document: Mapping[str, Any]) -> Figure:
-    """The 2x2 counts as areas: columns fast right and fast wrong by their share, each split into slow right and wrong.
-
-    The upper part of the left column is the overthinking rate, the lower part of the right one the correction rate.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
-    rows = document["thinking"]
-    models = len({row["label"] for row in rows})
-    columns = min(max(1, _PER_ROW // models) * models, len(rows))  # a task's squares stay side by side
-    lines = -(-len(rows) // columns)
-    figure = Figure(figsize=(max(6.5, 2.05 * columns), 0.9 + 2.75 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flatten()
-    for axes, row in zip(panels, rows, strict=False):
-        _square(axes, row["counts"])
-        axes.set_title(f"{row['domain']}, {row['protocol']}\n{row['label']}", fontsize=9, loc="left")
-        shares = [_share(row[key]) for key in ("a_fast", "r_c", "r_o")]
-        gain = 100 * row["delta"]["estimate"]
-        axes.set_xlabel(
-            f"$A_{{fast}}$ {shares[0]}, $\\delta$ {gain:+.1f}\n$r_c$ {shares[1]}, $r_o$ {shares[2]}", fontsize=8.5
-        )
-    for axes in panels[len(rows) :]:
-        axes.set_visible(False)
-    figure.suptitle("The same questions at once (fast) and after a chain of thought (slow)", fontsize=11)
-    handles = [Patch(facecolor=colour, label=name) for colour, name in _TILES.values()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, 2 * columns), frameon=False, fontsize=9)
-    return figure
+def _figure(root: Element, figure: Figure, x: float, y: float, top: float) -> float:
+    """A drawing at `top`, its heading at y, its facts below; where it ends."""
+    for line, (words, look) in enumerate(((figure.heading, "heading"), (figure.under, "small"))):
+        if words:
+            add(root, "text", words, x=x, y=y + line * _LINE, class_=look)
+    size = _size(figure)
+    _inset(root, figure.drawing, (x, top - 8), size)
+    y = top + size[1] + 4
+    for first in range(0, len(figure.facts), 2):
+        add(root, "text", ", ".join(figure.facts[first : first + 2]), x=x, y=y, class_="small")
+        y += _LINE
+    return y
 
 
-def _square(axes: Any, counts: Mapping[str, int]) -> None:
-    n = sum(counts[key] for key in _TILES)
-    x = 0.0
-    for right, wrong in (("both_right", "fast_only"), ("slow_only", "both_wrong")):
-        total = counts[right] + counts[wrong]
-        width, y = total / n, 0.0
-        for key in (right, wrong):
-            height = counts[key] / total if total else 0.0
-            style = {"edgecolor": "white", "linewidth": 1.5}
-            axes.bar(x, height, width, y, align="edge", color=_TILES[key][0], **style)
-            if width > 0.16 and height > 0.1:
-                colour = "white" if key == "both_right" else "black"
-                place = (x + width / 2, y + height / 2)
-                axes.text(*place, f"{counts[key]}", ha="center", va="center", fontsize=9, color=colour)
-            y += height
-        x += width
-    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], aspect="equal")
-    axes.spines[:].set_visible(False)
+def _inset(root: Element, drawn: str, corner: tuple[float, float], size: tuple[float, float]) -> None:
+    child = ElementTree.fromstring(drawn)
+    for name, value in zip(("x", "y", "width", "height"), (*corner, *size), strict=True):
+        child.set(name, f"{value:g}")
+    root.append(child)
 
 
-def _share(found: Mapping[str, float] | None) -> str:
-    return "–" if found is None else f"{100 * found['estimate']:.0f} %"
+def _size(figure: Figure) -> tuple[float, float]:
+    _, _, width, height = ElementTree.fromstring(figure.drawing).attrib["viewBox"].split()
+    return float(width), float(height)
+
+
+def _style() -> str:
+    """The page's rules for drawings, with colours in the place of variables, which not every viewer knows."""
+    light, rest = template("figures.css").split(_DARK)
+    dark, rules = rest.split("\n}\n", 1)
+
+    def coloured(variables: str) -> str:
+        colours = dict(re.findall(r"(--[\w-]+): ([^;]+);", variables))
+        return re.sub(r"var\((--[\w-]+)\)", lambda match: colours[match[1]], rules)
+
+    return f"{coloured(light)}\n{_DARK}\n{coloured(dark)}\n}}"

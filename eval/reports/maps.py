@@ -4,44 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from prune.common.svg import WIDTH, Element, Scale, add, axis_below, drawing, markup, number, ticks
+from eval.billing.counts import Counts
+from prune.common.svg import WIDTH, Element, Scale, add, axis_below, drawing, markup, number, sample, ticks
 
-SHADES = 24  # steps of colour; cells of one step are one path, so that a map of thousands of blocks stays small
+# Viridis from the least cost (bright) to the greatest (dark). Cells of one colour are one path, so that a map of
+# thousands of blocks stays small.
+_VIRIDIS = (
+    "fde725e2e418c5e021a8db348bd64670cf5758c76542be712fb47c24aa831fa0881f958b"
+    "228b8d26818e2a768e2f6c8e34608d3a548c3f4889443b84472e7c482071471164440154"
+)
+COLOURS = [f"#{_VIRIDIS[place : place + 6]}" for place in range(0, len(_VIRIDIS), 6)]
 LEAST = 0.05  # bits; costs below it are noise, and all of the brightest colour
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The same questions answered at once (fast) and after a chain of thought (slow)."""
-
-    both_right: int
-    fast_only: int
-    slow_only: int
-    both_wrong: int
-
-    @property
-    def n(self) -> int:
-        """All questions."""
-        return self.both_right + self.fast_only + self.slow_only + self.both_wrong
-
-
-def colours() -> list[str]:
-    """Viridis from the least cost (bright) to the greatest (dark), as hex."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return [to_hex(colormaps["viridis_r"](i / (SHADES - 1))) for i in range(SHADES)]
 
 
 def shade(cost: float, most: float) -> int:
     """The step of colour of a cost: logarithmic from `LEAST` to `most`, for the first layers cost beyond all others."""
     if cost <= LEAST or most <= LEAST:
         return 0
-    return round(min(1.0, math.log(cost / LEAST) / math.log(most / LEAST)) * (SHADES - 1))
+    return round(min(1.0, math.log(cost / LEAST) / math.log(most / LEAST)) * (len(COLOURS) - 1))
 
 
 def block_map(
@@ -67,7 +50,6 @@ def block_map(
     bottom = 30.0 + tall * sizes
     root = drawing(name, title, description, bottom + 102)
     most = max(2 * LEAST, *costs.values())
-    shades = colours()
     across = Scale(-0.5, layers - 0.5, 40, 40 + side * layers)
     axis_below(root, across, bottom, "start layer l (0-based)", whole=True)
     axis = add(root, "g", class_="axis")
@@ -77,14 +59,14 @@ def block_map(
     # Cells are drawn in units of their own, start by size, which keeps thousands of them short.
     place = f"translate({across(-0.5):.2f} {bottom:.2f}) scale({side:.4f} {-tall:.4f})"
     cells = add(root, "g", data_series=title, shape_rendering="crispEdges", transform=place)
-    add(cells, "path", d="".join(_runs(costs, lambda cost: 0)[0]), class_="edge")
+    add(cells, "path", d="".join(_runs(costs, lambda cost: 0)[0]), class_="edge", stroke_width=f"{2 / side:.3f}")
     for step, pieces in sorted(_runs(costs, lambda cost: shade(cost, most)).items()):
-        add(cells, "path", d="".join(pieces), fill=shades[step])
+        add(cells, "path", d="".join(pieces), fill=COLOURS[step])
     for n in sorted({n for n, _ in costs}):
         start = min((s for size, s in costs if size == n), key=lambda s, n=n: costs[n, s])  # type: ignore[misc]
         radius = max(1.5, min(side, tall) * 0.28)
         add(root, "circle", cx=across(start), cy=bottom - (n - 0.5) * tall, r=radius, class_="best")
-    _colour_bar(root, bottom + 52, max(costs.values()), unit, shades)
+    _colour_bar(root, bottom + 52, max(costs.values()), unit)
     return markup(root)
 
 
@@ -112,14 +94,14 @@ def colour_ticks(dearest: float) -> tuple[list[float], list[str]]:
     return values, [f"≤ {LEAST:g}", *(f"{mark:g}" for mark in between), f"{dearest:.3g}"]
 
 
-def _colour_bar(root: Element, y: float, dearest: float, unit: str, shades: list[str]) -> None:
+def _colour_bar(root: Element, y: float, dearest: float, unit: str) -> None:
     bar = add(root, "g", class_="axis")
     middle = 40 + (WIDTH - 48) / 2
     if dearest <= LEAST:  # all of one colour
         add(bar, "text", f"no block costs more than {LEAST:g} bits", x=middle, y=y + 10, text_anchor="middle")
         return
-    step = (WIDTH - 48) / len(shades)
-    for place, colour in enumerate(shades):
+    step = (WIDTH - 48) / len(COLOURS)
+    for place, colour in enumerate(COLOURS):
         add(root, "rect", x=40 + place * step, y=y, width=step + 0.5, height=9, fill=colour)
     along = Scale(math.log(LEAST), math.log(max(2 * LEAST, dearest)), 40, WIDTH - 8)
     values, words = colour_ticks(dearest)
@@ -171,7 +153,7 @@ def mosaic(name: str, title: str, description: str, counts: Counts) -> Markup:
 
 def tile_key(look: str) -> Markup:
     """A legend's sample of a tile."""
-    root = Element("svg", {"viewBox": "0 0 28 14", "class": "key", "aria-hidden": "true"})
+    root = sample()
     add(root, "rect", x=7, y=0, width=14, height=14, class_=f"tile {look}")
     return markup(root)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from eval.reports.tables import Table
+from prune.common.tables import Table
 
 
 @dataclass(frozen=True)
@@ -19,18 +19,17 @@ class Key:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its heading (`under` in small letters) and a note below it; `facts` are short lines there."""
+    """A drawing with its heading (`under` in small letters); `facts` are short lines below it."""
 
     heading: str
     drawing: Markup
-    note: str = ""
     facts: tuple[str, ...] = ()
     under: str = ""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A section: what it shows, findings in sentences, a legend, figures, and the tables behind them.
+class Section:
+    """What it shows, findings in sentences, a legend, figures, and the tables behind them.
 
     `short` is its name in the navigation, `small` says that its figures stand many to a row.
     """
@@ -66,7 +65,7 @@ STATES = {
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PageTop:
     """The top of the page: `state` is one of `STATES`; `tiles` are numbers under a model's name."""
 
     state: str
@@ -106,8 +105,8 @@ class Report:
 
     title: str
     subtitle: str
-    verdict: Verdict
-    parts: tuple[Part, ...]
+    top: PageTop
+    sections: tuple[Section, ...]
     flips: tuple[Flips, ...]
     settings: tuple[tuple[str, str], ...]
     facts: tuple[tuple[str, str], ...]

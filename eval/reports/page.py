@@ -9,12 +9,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from eval.billing.artefacts import Comparison
+from eval.billing.sweep import SweepRecord
 from eval.reports.flips import FlipGroup, read_flips
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import write_text
-from prune.common.provenance import read_artefact
 
-COMPARISON, SWEEP = "regrowth.comparison/2", "regrowth.sweep/1"
 Document = Mapping[str, Any]
 
 
@@ -58,7 +58,7 @@ def read_sweep(folder: str | Path) -> Document:
     Raises:
         CheckpointError: there is none, or it is broken or of another format.
     """
-    return read_artefact(Path(folder) / "sweep.json", SWEEP)
+    return SweepRecord.read(Path(folder) / "sweep.json").to_json()
 
 
 def read_results(folder: Path) -> tuple[Document | None, Document | None]:
@@ -69,8 +69,8 @@ def read_results(folder: Path) -> tuple[Document | None, Document | None]:
         CheckpointError: a file that is broken or of another format.
     """
     found = [
-        read_artefact(folder / name, kind) if (folder / name).is_file() else None
-        for name, kind in (("comparison.json", COMPARISON), ("sweep.json", SWEEP))
+        kind.read(folder / name).to_json() if (folder / name).is_file() else None
+        for name, kind in (("comparison.json", Comparison), ("sweep.json", SweepRecord))
     ]
     if found[0] is None and found[1] is None:
         raise RegrowthError(f"{folder} holds no comparison.json and no sweep.json; name a folder of results")
@@ -87,9 +87,11 @@ def render(comparison: Document | None, sweep: Document | None = None, flips: Se
 
     from eval.reports.build import build
     from eval.reports.model import STATES
+    from prune.common.tables import subscripts
 
     environment = Environment(loader=PackageLoader("eval.reports"), autoescape=True, undefined=StrictUndefined)
-    style, script = (_own(name) for name in ("report.css", "report.js"))
+    environment.filters["subscripts"] = subscripts
+    style, script = "\n".join(map(template, ("figures.css", "report.css"))), template("report.js")
     return environment.get_template("report.html.j2").render(
         states=STATES,
         report=build(comparison, sweep, flips),
@@ -100,7 +102,8 @@ def render(comparison: Document | None, sweep: Document | None = None, flips: Se
     )
 
 
-def _own(name: str) -> str:
+def template(name: str) -> str:
+    """A file that the page is made of."""
     return (files("eval.reports") / "templates" / name).read_text("utf-8").strip()
 
 

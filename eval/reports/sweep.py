@@ -1,136 +1,153 @@
-"""The parts of the report that stand on sweep.json: curves, block maps, their tables, and what they say."""
+"""The sections of the report that stand on sweep.json: curves, block maps, their tables, and what they say."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from eval.reports.charts import Curve, Point, curves
+from eval.reports.charts import CurvePoint, PlottedCurve, curves
 from eval.reports.maps import block_map
-from eval.reports.model import Figure, Key, Part
-from eval.reports.tables import Cell, Column, Table, change, count, many, prose_table, score, words
-from eval.reports.text import NONE, bits, counted, first_losses, listed, nll_change, onset, plain, task_name
+from eval.reports.model import Figure, Key, Section
+from eval.reports.tables import QUESTIONS, N, change, count, field, headings, number, prose_table, score
+from eval.reports.text import bits, counted, first_losses, listed, nll_change, onset, task_name
 from prune.common.svg import chance_key, key
+from prune.common.tables import Cell, Column, Table
+
+Record = Mapping[str, Any]
 
 TOGETHER = 5  # lines that one chart holds legibly; more stand in a chart of their own each
+_ACCURACY, _NLL = "accuracy_difference", "answer_nll_bits_difference"
+_MEASURES = (
+    ("accuracy", "accuracy, % of questions", "Accuracy"),
+    ("answer_greedy", "answers that greedy decoding would give, %", "Right first choices"),
+    (_NLL, "change of answer NLL, bits per answer (higher is worse)", "Change of answer NLL"),
+)
 
 
-def curves_part(sweep: Mapping[str, Any]) -> Part | None:
+def curves_section(sweep: Record) -> Section | None:
     """Accuracy and answer NLL against layers dropped; None where the sweep has fewer than two sizes."""
-    found = [c for c in sweep.get("curves") or [] if len(c["points"]) > 1]
-    if not found:
+    drawn = [curve for curve in sweep["curves"] if len(curve["points"]) > 1]
+    if not drawn:
         return None
-    full = sweep["layers"]
-    across = f"layers dropped, of {full}"
-    measures = (
-        ("accuracy", "accuracy, % of questions", "Accuracy"),
-        ("answer_greedy", "answers that greedy decoding would give, %", "Right first choices"),
-        (_NLL, "change of answer NLL, bits per answer (higher is worse)", "Change of answer NLL"),
+    together = len(drawn) <= TOGETHER
+    legend = [Key(task_name(curve), key(i, dashed=True)) for i, curve in enumerate(drawn)] if together else []
+    if any(curve["chance"] for curve in drawn):
+        legend.append(Key("chance", chance_key()))
+    told = [
+        f"{task_name(curve)}: "
+        + "; ".join(filter(None, (first_losses(curve, what=w) for w in (_ACCURACY, _NLL))))
+        + "."
+        for curve in drawn
+    ]
+    return Section(
+        key="curves",
+        title="As layers are dropped",
+        lead=_lead(sweep),
+        findings=tuple(told) if together else (),
+        legend=tuple(legend),
+        figures=tuple(figure for measure in _MEASURES for figure in _figures(sweep, drawn, *measure)),
+        tables=(*([] if together else [_onset_table(drawn)]), sizes_table(sweep)),
+        short="Layers dropped",
     )
-    figures: list[Figure] = []
-    for measure, up, title in measures:
-        lines = [
-            _curve(c, i, measure, sweep.get("healed") or [])
-            for i, c in enumerate(found)
-            if measure != "answer_greedy" or all(p.get("accuracy") is None for p in c["points"])
-        ]
-        lines = [line for line in lines if line.points]
-        if lines and (measure == "answer_greedy" and not any(p.y > 0 for line in lines for p in line.points)):
-            continue  # nothing but zeros; the table has them
-        groups = _grouped(lines)
-        reach = _reach(lines) if len(groups) > 1 else []  # charts beside each other are of one scale
-        for place, group in enumerate(groups):
-            what = listed([line.label for line in group])
-            described = f"{title} as layers are dropped: {what}. {_course(group)}{_guessing(group)}"
-            name = f"{measure.replace('_', '-')}-{place}"
-            include = [0.0, *reach]
-            drawn = curves(name, title, described, across=across, up=up, lines=group, include=include)
-            if len(groups) > 1:
-                figures.append(Figure(what, drawn))
-            else:
-                figures.append(Figure(title, drawn, under=what if len(group) == 1 and len(found) > 1 else ""))
-    keys = [Key(task_name(c), key(i, dashed=True)) for i, c in enumerate(found)] if len(found) <= TOGETHER else []
-    if any(c.get("chance") for c in found):
-        keys.append(Key("chance", chance_key()))
-    said = []
-    if len(found) <= TOGETHER:
-        said = [
-            f"{task_name(c)}: " + "; ".join(t for t in (first_losses(c, what=w) for w in _CHANGES) if t) + "."
-            for c in found
-        ]
-    starts = sweep.get("starts")
-    chosen = f"Each size is cut at its {starts} start." if starts in ("best", "deepest") else ""
-    if starts == "all" or isinstance(starts, list):
-        chosen = (
-            "Each size stands at the start that costs least over all domains, one start for all, chosen on these very "
+
+
+def _lead(sweep: Record) -> str:
+    starts = sweep["starts"]
+    lead = (
+        f"One block of the {counted(sweep['layers'], 'layer')} of {_name(sweep)} is dropped, all else is left as it is."
+    )
+    if starts in ("best", "deepest"):
+        lead += f" Each size is cut at its {starts} start."
+    else:
+        lead += (
+            " Each size stands at the start that costs least over all domains, one start for all, chosen on these very "
             "questions: a fresh set would show a little more loss."
         )
-    lead = f"One block of layers is dropped from {counted(full, 'layer')}, and all else is left as it is. {chosen}"
-    if sweep.get("healed"):
-        lead += " Ringed marks are cuts with their healing adapter."
-    asked = {task_name(task): task["n"] for task in sweep.get("tasks") or []}
-    tables = (*([_onset(found)] if not said else []), _table(found, sweep.get("healed") or [], asked))
-    title = "As layers are dropped"
-    return Part("curves", title, lead.strip(), tuple(said), tuple(keys), tuple(figures), tables, short="Layers dropped")
+    return lead + " Ringed marks are cuts with their healing adapter." * bool(sweep["healed"])
 
 
-_NLL = "answer_nll_bits_difference"
-_CHANGES = ("accuracy_difference", _NLL)
+def _name(sweep: Record) -> str:
+    """The model: a hub id whole, a long path by its end."""
+    return "/".join(Path(sweep["provenance"]["model"]["model"]).parts[-2:])
 
 
-def _onset(found: Sequence[Mapping[str, Any]]) -> Table:
+def _figures(sweep: Record, drawn: Sequence[Record], measure: str, up: str, title: str) -> list[Figure]:
+    """One chart of a measure, or of many tasks one chart each, all of one scale."""
+    lines = [_plotted(curve, i, measure, sweep["healed"]) for i, curve in enumerate(drawn)]
+    lines = [line for line in lines if line.points]
+    if measure == "answer_greedy" and not any(point.y > 0 for line in lines for point in line.points):
+        return []  # nothing but zeros; the table has them
+    apart = len(lines) > TOGETHER
+    groups = [[replace(line, series=0)] for line in lines] if apart else [lines] if lines else []
+    figures = []
+    for number_, group in enumerate(groups):
+        what = listed([line.label for line in group])
+        described = f"{title} as layers are dropped: {what}. {_course(group)}{_guessing(group)}"
+        chart = curves(
+            f"{measure.replace('_', '-')}-{number_}",
+            title,
+            described,
+            across=f"layers dropped, of {sweep['layers']}",
+            up=up,
+            lines=group,
+            include=[0.0, *(_reach(lines) if apart else [])],
+        )
+        under = what if len(group) == 1 and len(drawn) > 1 else ""
+        figures.append(Figure(what, chart) if apart else Figure(title, chart, under=under))
+    return figures
+
+
+def _onset_table(drawn: Sequence[Record]) -> Table:
     """From which size on each task loses beyond doubt, in the place of as many sentences."""
-    columns = (
-        Column("Questions", "domain and protocol", words=True),
-        Column("Accuracy falls from", "layers dropped at which the whole 95 % interval is a loss for the first time"),
-        Column("Right answers less likely from", "the same by answer NLL"),
+    fields = (
+        QUESTIONS,
+        field(
+            "Accuracy falls from",
+            "layers dropped at which the whole 95 % interval is a loss for the first time",
+            lambda curve: count(onset(curve, what=_ACCURACY)),
+        ),
+        field("Right answers less likely from", "the same by answer NLL", lambda curve: count(onset(curve, what=_NLL))),
     )
-    body = tuple((words(task_name(c)), *(_begins(onset(c, what=w)) for w in _CHANGES)) for c in found)
-    return Table("onset", "Where a loss begins, in layers dropped", columns, body, shown=True)
+    return Table.from_records("Where a loss begins, in layers dropped", drawn, fields, key="onset", open=True)
 
 
-def _begins(size: int | None) -> Cell:
-    return Cell(NONE) if size is None else count(size)
+def _reach(lines: Sequence[PlottedCurve]) -> list[float]:
+    points = [point for line in lines for point in (*line.points, *line.marks)]
+    values = [value for point in points for value in (point.y, point.low, point.high) if value is not None]
+    return [min(values), max(values)]
 
 
-def _reach(lines: Sequence[Curve]) -> list[float]:
-    every = [v for line in lines for p in (*line.points, *line.marks) for v in (p.y, p.low, p.high) if v is not None]
-    return [min(every), max(every)]
+def _plotted(curve: Record, series: int, measure: str, healed: Sequence[Record]) -> PlottedCurve:
+    """A task's line. Shares are in per cent; of the NLL it is the change, whose paired band shows what a cut does.
 
-
-def _curve(curve: Mapping[str, Any], index: int, measure: str, healed: Sequence[Mapping[str, Any]]) -> Curve:
-    """A task's line. Shares are in per cent; of the NLL it is the change, whose paired band shows what a cut does."""
+    What greedy decoding would give is shown only of tasks that have no accuracy.
+    """
+    if measure == "answer_greedy" and any(point["accuracy"] is not None for point in curve["points"]):
+        return PlottedCurve(series, task_name(curve), ())
     scale = 1.0 if measure == _NLL else 100.0
-    points = [_point(p["size"], p[measure], scale) for p in curve["points"] if p.get(measure) is not None]
+    points = [_point(p["size"], p[measure], scale) for p in curve["points"] if p[measure] is not None]
     if measure == _NLL and points:
-        points = [*(Point(0, 0.0, 0.0, 0.0) for p in curve["points"] if p["size"] == 0), *points]
-    chance = curve.get("chance") if measure == "accuracy" else None
-    own = [p for p in healed if task_name(p) == task_name(curve) and p.get(measure) is not None]
-    marks = tuple(_point(p["size"], p[measure], scale) for p in own)
-    return Curve(index, task_name(curve), tuple(points), 100 * chance if chance else None, marks)
+        points = [*(CurvePoint(0, 0.0, 0.0, 0.0) for p in curve["points"] if p["size"] == 0), *points]
+    chance = curve["chance"] if measure == "accuracy" else None
+    marks = [_point(p["size"], p[measure], scale) for p in _of_task(healed, curve) if p[measure] is not None]
+    return PlottedCurve(series, task_name(curve), tuple(points), 100 * chance if chance else None, tuple(marks))
 
 
-def _point(size: int, value: Any, scale: float) -> Point:
+def _point(size: int, value: Any, scale: float) -> CurvePoint:
     if isinstance(value, Mapping):
-        return Point(size, *(scale * value[end] for end in ("estimate", "low", "high")))
-    return Point(size, scale * value)
+        return CurvePoint(size, *(scale * value[end] for end in ("estimate", "low", "high")))
+    return CurvePoint(size, scale * value)
 
 
-def _guessing(lines: Sequence[Curve]) -> str:
+def _guessing(lines: Sequence[PlottedCurve]) -> str:
     """The level of blind guesses in words."""
     levels = sorted({f"{line.chance:.3g}" for line in lines if line.chance is not None})
     return f" Blind guesses are right in {listed(levels)} %." if levels else ""
 
 
-def _grouped(lines: Sequence[Curve]) -> list[list[Curve]]:
-    """All lines in one chart, or where they are many one chart each, all in the first series' look."""
-    if len(lines) <= TOGETHER:
-        return [list(lines)] if lines else []
-    return [[replace(line, series=0)] for line in lines]
-
-
-def _course(lines: Sequence[Curve]) -> str:
+def _course(lines: Sequence[PlottedCurve]) -> str:
     ends = [
         f"{line.label} from {line.points[0].y:.3g} at {line.points[0].x:g} to {line.points[-1].y:.3g} at "
         f"{line.points[-1].x:g} layers dropped"
@@ -139,144 +156,154 @@ def _course(lines: Sequence[Curve]) -> str:
     return "; ".join(ends) + "."
 
 
-def _table(found: Sequence[Mapping[str, Any]], healed: Sequence[Mapping[str, Any]], asked: Mapping[str, int]) -> Table:
-    """Every point of the curves and every healed cut; `asked` is the number of questions of each task."""
-    greedy = any(p.get("answer_greedy") is not None for c in found for p in c["points"])
-    columns = (
-        Column("Questions", "domain and protocol", words=True),
-        Column("n", "questions asked"),
-        Column("Size", "layers dropped"),
-        Column("Start", "first layer dropped, from 0"),
-        Column("Accuracy %", "with its 95 % interval"),
-        *([Column("First choice %", "answers that greedy decoding would give word for word")] if greedy else []),
-        Column("NLL bits", "answer NLL, with its 95 % interval"),
-        Column("Change bits", "change of answer NLL against the full model, 95 % paired interval"),
-    )
-    body = []
-    for curve in found:
-        own = [p for p in healed if task_name(p) == task_name(curve)]
-        for p in [*curve["points"], *own]:
-            accuracy, start = p.get("accuracy"), p.get("start")
-            body.append(
-                (
-                    words(task_name(curve)),
-                    many(asked[task_name(curve)]) if task_name(curve) in asked else Cell(NONE),
-                    Cell(f"{p['size']}", "healed" if p in own else "", p["size"]),
-                    Cell(NONE) if start is None else count(start),
-                    Cell(NONE) if accuracy is None else score(accuracy, 100, 0),
-                    *([_share(p.get("answer_greedy"))] if greedy else []),
-                    score(p["answer_nll_bits"], 1, 2),
-                    change(p.get("answer_nll_bits_difference"), 1, 2, worse_above=True),
-                )
-            )
-    return Table("sizes", "Each size of cut, as measured", columns, tuple(body))
+_SIZES = (
+    field(
+        "Dropped",
+        "how many layers, one block at a time; nothing is healed but where it says so",
+        lambda row: Cell(f"{row['size']}", "healed" if "+" in row["variant"] else "", row["size"]),
+    ),
+    field("Start", "first layer dropped, from 0", lambda row: Cell() if row["start"] is None else count(row["start"])),
+    field(
+        "Accuracy, %",
+        "the choice of highest log-likelihood per character, with its 95 % interval",
+        lambda row: Cell() if row["accuracy"] is None else score(row["accuracy"]),
+    ),
+    field(
+        "Greedy, %",
+        "open questions whose answer's tokens each are the model's first choice; it is no accuracy, since nothing is "
+        "generated",
+        lambda row: Cell() if row["answer_greedy"] is None else number(100 * row["answer_greedy"], 1),
+    ),
+    field(
+        "NLL, bits",
+        "−log₂ p(right answer | question), mean per answer, with its 95 % interval",
+        lambda row: score(row["answer_nll_bits"], 1, 2),
+    ),
+    field(
+        "Δ NLL, bits",
+        "its change against the full model on the same questions, with its 95 % paired interval",
+        lambda row: change(row[_NLL], 1, 2, worse_above=True),
+    ),
+)
+SIZES = headings(*_SIZES)
 
 
-def _share(value: Any) -> Cell:
-    if value is None:
-        return Cell(NONE)
-    if isinstance(value, Mapping):
-        return score(value, 100, 0)
-    return Cell(plain(100 * value, 0), sort=value)
+def sizes_table(sweep: Record) -> Table:
+    """Every size of cut as it was measured, task by task, with the healed cuts at the end of each."""
+    asked = {task_name(task): task["n"] for task in sweep["tasks"]}
+    records = [
+        {"domain": curve["domain"], "protocol": curve["protocol"], "n": asked[task_name(curve)], **point}
+        for curve in sweep["curves"]
+        for point in (*curve["points"], *_of_task(sweep["healed"], curve))
+    ]
+    return Table.from_records("Each size of cut, as measured", records, (QUESTIONS, N, *_SIZES), shared=2, key="sizes")
 
 
-def map_part(sweep: Mapping[str, Any]) -> Part | None:
+def _of_task(healed: Sequence[Record], curve: Record) -> list[Record]:
+    return [point for point in healed if task_name(point) == task_name(curve)]
+
+
+def map_section(sweep: Record) -> Section | None:
     """What dropping each block costs, start by size, one map for each task; None where few blocks were measured."""
-    figures, tables = [], []
-    for place, found in enumerate(sweep.get("maps") or []):
-        costs = {
-            (size, start): value
-            for size, row in zip(found["sizes"], found["answer_nll_bits_difference"], strict=True)
-            for start, value in zip(found["starts"], row, strict=True)
-            if value is not None and size > 0
-        }
-        if len(costs) < 2:
-            continue
-        title = task_name(found)
-        cheap, dear = min(costs, key=lambda c: costs[c]), max(costs, key=lambda c: costs[c])
+    costs = {task_name(task): _costs(task) for task in sweep["maps"]}
+    costs = {task: blocks for task, blocks in costs.items() if len(blocks) > 1}
+    if not costs:
+        return None
+    figures = []
+    for number_, (task, blocks) in enumerate(costs.items()):
+        cheap, dear = min(blocks, key=blocks.__getitem__), max(blocks, key=blocks.__getitem__)
         described = (
-            f"What dropping each of {len(costs)} blocks costs in {title}, as the rise of answer NLL in bits: least for "
-            f"{_block(cheap)} ({costs[cheap]:.2f} bits), most for {_block(dear)} ({costs[dear]:.2f} bits)."
+            f"What dropping each of {len(blocks)} blocks costs in {task}, as the rise of answer NLL in bits: least for "
+            f"{_block(cheap)} ({blocks[cheap]:.2f} bits), most for {_block(dear)} ({blocks[dear]:.2f} bits)."
         )
         unit = "rise of answer NLL, bits (log scale)"
-        drawn = block_map(f"map-{place}", title, described, layers=sweep["layers"], costs=costs, unit=unit)
-        figures.append(Figure(title, drawn, ""))
-        tables += _map_rows(title, costs)
-    if not figures:
-        return None
-    lead = (
-        "Each cell is the model without one block of layers: where it starts along the bottom, how many layers it "
-        "takes upwards. Dark blocks are the ones these questions need; a dot marks the cheapest start of each size."
+        drawing = block_map(f"map-{number_}", task, described, layers=sweep["layers"], costs=blocks, unit=unit)
+        figures.append(Figure(task, drawing))
+    return Section(
+        key="map",
+        title="What each block is for",
+        lead=f"Each cell is {_name(sweep)} without one block of layers: where it starts along the bottom, how many "
+        "layers it takes upwards. Dark blocks are the ones these questions need; a dot marks the cheapest start of "
+        "each size.",
+        figures=tuple(figures),
+        tables=(_blocks_table(costs),),
+        short="Block map",
     )
-    columns = (
-        Column("Questions", words=True),
-        Column("Size", "layers dropped"),
-        Column("Cheapest start", "first layer dropped, from 0"),
-        Column("Costs bits", "rise of answer NLL over the full model"),
-        Column("Dearest start", "first layer dropped, from 0"),
-        Column("Costs bits", "rise of answer NLL over the full model"),
-        Column("Starts", "how many were measured"),
-    )
-    table = Table("map-table", "The cheapest and the dearest block of each size", columns, tuple(tables))
-    return Part("map", "What each block is for", lead, (), (), tuple(figures), (table,), short="Block map")
 
 
-def sweep_prose_part(sweep: Mapping[str, Any]) -> Part | None:
-    """Loss on held-out prose against layers dropped, at the starts of the curves; None where none was measured."""
-    found = sweep.get("curves") or []
-    shown = {p["variant"] for p in found[0]["points"]} if found else set()
-    rows = [row for row in sweep.get("prose") or [] if not shown or row["variant"] in shown]
-    texts = list(dict.fromkeys(row.get("text") or "prose" for row in rows))
-    lines = [
-        Curve(i, text, tuple(Point(r["size"], r["bits_per_byte"]) for r in rows if (r.get("text") or "prose") == text))
-        for i, text in enumerate(texts)
-    ]
-    if not rows or max(len(line.points) for line in lines) < 2:
-        return None
-    title = "Prose loss as layers are dropped"
-    across = f"layers dropped, of {sweep['layers']}"
-    up = "bits per byte (higher is worse)"
-    drawn = curves("prose-curve", title, f"{title}. {_course(lines)}", across=across, up=up, lines=lines)
-    legend = tuple(Key(line.label, key(line.series, dashed=True)) for line in lines) if len(lines) > 1 else ()
-    named = [{**row, "model": f"{row['size']} layers dropped" if row["size"] else "the full model"} for row in rows]
-    lead = "How well each cut still predicts text that none of the questions stands in."
-    table = prose_table(named, "the full model")
-    return Part("prose", "Held-out prose", lead, (), legend, (Figure("", drawn, ""),), (table,), short="Prose")
+Costs = Mapping[tuple[int, int], float]  # (size, start) -> bits
 
 
-def _block(place: tuple[int, int]) -> str:
-    size, start = place
+def _costs(task: Record) -> Costs:
+    return {
+        (size, start): value
+        for size, row in zip(task["sizes"], task[_NLL], strict=True)
+        for start, value in zip(task["starts"], row, strict=True)
+        if value is not None and size > 0
+    }
+
+
+def _block(block: tuple[int, int]) -> str:
+    size, start = block
     return f"layer {start}" if size == 1 else f"layers {start} to {start + size - 1}"
 
 
-def _map_rows(title: str, costs: Mapping[tuple[int, int], float]) -> list[tuple[Cell, ...]]:
-    rows: list[tuple[Cell, ...]] = []
-    for size in sorted({n for n, _ in costs}):
-        own = {start: cost for (n, start), cost in costs.items() if n == size}
-        cheap, dear = min(own, key=lambda s: own[s]), max(own, key=lambda s: own[s])
-        rows.append(
-            (
-                words(title),
-                count(size),
-                count(cheap),
-                Cell(plain(own[cheap], 2), sort=own[cheap]),
-                count(dear),
-                Cell(plain(own[dear], 2), sort=own[dear]),
-                count(len(own)),
-            )
-        )
-    return rows
+def _blocks_table(costs: Mapping[str, Costs]) -> Table:
+    """The cheapest and the dearest start of each size, task by task."""
+    rows = []
+    for task, blocks in costs.items():
+        for size in sorted({n for n, _ in blocks}):
+            starts = {start: cost for (n, start), cost in blocks.items() if n == size}
+            ends = min(starts, key=starts.__getitem__), max(starts, key=starts.__getitem__)
+            cells = [cell for start in ends for cell in (count(start), number(starts[start], 2))]
+            rows.append((Cell(task), count(size), *cells, count(len(starts))))
+    first, bits_ = "first layer dropped, from 0", Column("Costs bits", "rise of answer NLL over the full model")
+    columns = (
+        QUESTIONS[0],
+        Column("Size", "layers dropped"),
+        Column("Cheapest start", first),
+        bits_,
+        Column("Dearest start", first),
+        bits_,
+        Column("Starts", "how many were measured"),
+    )
+    return Table("The cheapest and the dearest block of each size", columns, tuple(rows), key="map-table")
 
 
-def sweep_sentence(sweep: Mapping[str, Any]) -> str:
+def sweep_prose_section(sweep: Record) -> Section | None:
+    """Loss on held-out prose against layers dropped, at the starts of the curves; None where none was measured."""
+    shown = {point["variant"] for curve in sweep["curves"][:1] for point in curve["points"]}
+    rows = [row for row in sweep["prose"] if not shown or row["variant"] in shown]
+    texts: dict[str, list[CurvePoint]] = {}
+    for row in rows:
+        texts.setdefault(row["text"], []).append(CurvePoint(row["size"], row["bits_per_byte"]))
+    lines = [PlottedCurve(series, text, tuple(points)) for series, (text, points) in enumerate(texts.items())]
+    if max((len(line.points) for line in lines), default=0) < 2:
+        return None
+    title, up = "Prose loss as layers are dropped", "bits per byte (higher is worse)"
+    across = f"layers dropped, of {sweep['layers']}"
+    drawing = curves("prose-curve", title, f"{title}. {_course(lines)}", across=across, up=up, lines=lines)
+    named = [{**row, "model": f"{row['size']} layers dropped" if row["size"] else "the full model"} for row in rows]
+    return Section(
+        key="prose",
+        title="Held-out prose",
+        lead="How well each cut still predicts text that none of the questions stands in.",
+        legend=tuple(Key(line.label, key(line.series, dashed=True)) for line in lines) if len(lines) > 1 else (),
+        figures=(Figure("", drawing),),
+        tables=(prose_table(named),),
+        short="Prose",
+    )
+
+
+def sweep_sentence(sweep: Record) -> str:
     """Which task suffers most at the largest cut, for the top of a report of its own; "" where nothing tells."""
-    found = [c for c in sweep.get("curves") or [] if len(c["points"]) > 1]
-    last = [(c, c["points"][-1]) for c in found if c["points"][-1].get("answer_nll_bits_difference")]
+    curves_ = [curve for curve in sweep["curves"] if len(curve["points"]) > 1]
+    last = [(curve, curve["points"][-1]) for curve in curves_ if curve["points"][-1][_NLL]]
     if not last:
         return ""
-    sure = [pair for pair in last if pair[1]["answer_nll_bits_difference"]["low"] > 0]
+    sure = [pair for pair in last if pair[1][_NLL]["low"] > 0]
     worst, point = max(sure or last, key=lambda pair: nll_change(pair[1])["estimate"])
-    size, change = counted(point["size"], "layer"), point["answer_nll_bits_difference"]
+    size, change = counted(point["size"], "layer"), point[_NLL]
     if not sure:
         return (
             f"At {size} dropped, right answers become less likely beyond doubt in no domain; the largest change is "

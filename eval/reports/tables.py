@@ -1,87 +1,60 @@
-"""The report's tables: documents of results as columns and cells, each with what it is sorted by."""
+"""The tables of a comparison, each built once for the terminal, for comparison.md and for the page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from markupsafe import Markup
+from eval.billing.bill import FEW
+from eval.billing.unparsed import unread, unread_pair
+from eval.reports.interactions import in_words, thinking_in_words
+from eval.reports.text import NONE, bounds, larger, p_value, plain, signed, task_name
+from eval.settings import MODES
+from prune.common.tables import Cell, Column, Field, Table
 
-from eval.billing.unparsed import unparsed_mark, unread
-from eval.reports.text import FEW, NONE, bounds, p_value, plain, signed, task_name
-
-# Symbols of fast and slow thinking, as arXiv 2507.18178 writes them.
-A_FAST, A_SLOW = Markup("A<sub>fast</sub>"), Markup("A<sub>slow</sub>")
-R_C, R_O = Markup("r<sub>c</sub>"), Markup("r<sub>o</sub>")
-DELTA_C, DELTA_O = Markup("δ<sub>c</sub>"), Markup("δ<sub>o</sub>")
-
-Rows = Sequence[Mapping[str, Any]]
+Record = Mapping[str, Any]
+Shown = Callable[[Any], Cell]
 
 
-@dataclass(frozen=True)
-class Column:
-    """A heading; `words` columns are set to the left, numbers to the right. `hint` is said in full on hover."""
-
-    name: str
-    hint: str = ""
-    words: bool = False
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a cell shows, in small letters below it its interval, and the value it is sorted by (its text if None)."""
-
-    text: str
-    below: str = ""
-    sort: float | None = None
-    look: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with its caption; `key` is its name on the page. The first column heads the rows.
-
-    A long table is folded away unless it is to be `shown`.
-    """
-
-    key: str
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    shown: bool = False
-
-
-def words(text: str) -> Cell:
-    """A cell of text."""
-    return Cell(text)
-
-
-def count(value: int) -> Cell:
+def count(value: int | None) -> Cell:
     """A cell with a whole number."""
-    return Cell(f"{value}", sort=value)
+    return Cell(NONE) if value is None else Cell(f"{value}", sort=value)
 
 
-def share(value: float, digits: int = 0) -> Cell:
+def number(value: float, digits: int) -> Cell:
+    """A cell with so many digits after the point."""
+    return Cell(plain(value, digits), sort=value)
+
+
+def share(value: float) -> Cell:
     """A share of 1 in per cent."""
-    return Cell(plain(100 * value, digits), sort=value)
+    return number(100 * value, 0)
 
 
-def score(found: Mapping[str, float], scale: float, digits: int) -> Cell:
-    """An estimate with its interval below."""
-    low_and_high = bounds(found, scale, digits, sign=False)
-    return Cell(plain(scale * found["estimate"], digits), low_and_high, found["estimate"])
-
-
-def change(found: Mapping[str, float] | None, scale: float, digits: int, *, worse_above: bool) -> Cell:
-    """A change with its interval below; marked where the whole interval is a loss or a gain."""
-    if found is None:
+def score(interval: Mapping[str, float] | None, scale: float = 100, digits: int = 1) -> Cell:
+    """An estimate with its interval; a rate over no answers is none."""
+    if interval is None:
         return Cell(NONE)
-    above, below = found["low"] > 0, found["high"] < 0
-    worse, better = (above, below) if worse_above else (below, above)
-    look = "worse" if worse else "better" if better else ""
-    text = signed(scale * found["estimate"], digits)
-    return Cell(text, bounds(found, scale, digits), found["estimate"], look)
+    rounded = bounds(interval, scale, 0 if scale == 100 else digits, sign=False)
+    return Cell(plain(scale * interval["estimate"], digits), rounded, interval["estimate"])
+
+
+def change(
+    interval: Mapping[str, float] | None, scale: float, digits: int, *, worse_above: bool, doubtful: bool = False
+) -> Cell:
+    """A change with its interval; marked where the whole interval is a loss or a gain, or where it proves nothing."""
+    if interval is None:
+        return Cell()
+    side = larger(interval) if worse_above else -larger(interval)
+    doubt = " ?" if doubtful else ""
+    return Cell(
+        signed(scale * interval["estimate"], digits),
+        bounds(interval, scale, digits) + doubt,
+        sort=interval["estimate"],
+        look="" if doubtful else {1: "worse", 0: "", -1: "better"}[side],
+        brief=bounds(interval, scale, 0) + doubt if scale == 100 else "",
+    )
 
 
 def many(n: int) -> Cell:
@@ -89,207 +62,281 @@ def many(n: int) -> Cell:
     return Cell(f"{n}", "few" if n < FEW else "", n)
 
 
-def _p(versus: Mapping[str, Any]) -> Cell:
-    p = versus.get("mcnemar_p_holm")
-    p = versus["mcnemar_p"] if p is None else p
-    return Cell(p_value(p), sort=p)
+def field(heading: str, hint: str, shown: Shown, *, words: bool = False) -> Field:
+    """A column, what it means, and how a record gives its cell."""
+    return Column(heading, hint, words), shown
 
 
-def _kept(versus: Mapping[str, Any]) -> Cell:
-    kept = versus["retained_above_chance"]
-    if kept is None:
+def headings(*fields: Field) -> tuple[str, ...]:
+    """The headings of some columns."""
+    return tuple(column.heading for column, _ in fields)
+
+
+def _optional(key: str, shown: Shown) -> Shown:
+    """The cell of a value that some records do not have."""
+    return lambda row: Cell() if row[key] is None else shown(row[key])
+
+
+QUESTIONS = field("Questions", "", lambda row: Cell(task_name(row)), words=True)
+N = field("n", "number of questions", lambda row: many(row["n"]))
+_MODEL = field("Model", "", lambda row: Cell(row["model"]), words=True)
+_CHANCE = field("Chance, %", "accuracy of blind guesses", lambda row: share(row["chance"]))
+_ASKED = (QUESTIONS, N, _CHANCE, _MODEL)
+_SHARED = 3  # columns of them in which all models agree
+_LOST = "questions that the full model had right and this one has wrong"
+_GAINED = "questions that the full model had wrong and this one has right"
+
+
+def _versus(key: str, scale: float, digits: int, *, worse_above: bool) -> Shown:
+    return _optional("versus", lambda versus: change(versus[key], scale, digits, worse_above=worse_above))
+
+
+def _kept(versus: Record) -> Cell:
+    if versus["retained_above_chance"] is None:
         return Cell(NONE)
     if not versus["full_above_chance"]:
         return Cell("?")
-    interval = versus.get("retained_interval")
-    return Cell(plain(100 * kept, 0), bounds(interval, 100, 0, sign=False) if interval else "", kept)
+    interval = versus["retained_interval"]
+    return share(versus["retained_above_chance"]) if interval is None else score(interval, digits=0)
 
 
-def domain_table(rows: Rows, full: str) -> Table:
-    """One row for each domain, protocol and other model, beside what the full model scored."""
-    before = {task_name(row): row for row in rows if row["versus"] is None}
-    own = [row for row in rows if row["versus"] is not None]
-    holm = any(row["versus"].get("mcnemar_p_holm") is not None for row in own)
-    several = len({row["model"] for row in own}) > 1
-    columns = (
-        Column("Questions", "domain and protocol", words=True),
-        *([Column("Model", words=True)] if several else []),
-        Column("n", "questions asked"),
-        Column("Chance %", "accuracy of blind guesses"),
-        Column(f"{full} %", "accuracy of the full model, with its 95 % interval"),
-        Column("Accuracy %", "accuracy of this model, with its 95 % interval"),
-        Column("Plain %", "accuracy of this model by plain log-likelihood, not per character"),
-        Column("Change points", "change of accuracy in percentage points, 95 % paired interval"),
-        Column("p (Holm)" if holm else "p", "exact McNemar" + (", Holm's correction over the domains" if holm else "")),
-        Column("Lost", "right in the full model, wrong in this one"),
-        Column("Gained", "wrong in the full model, right in this one"),
-        Column("Kept %", "accuracy above chance as a share of the full model's, with its 95 % interval"),
-        Column(f"{full} NLL", "answer NLL of the full model, bits"),
-        Column("NLL bits", "answer NLL of this model, bits per answer"),
-        Column("Change bits", "change of answer NLL in bits, 95 % paired interval"),
-        Column("Unparsed %", "answers in which none could be found"),
-    )
-    body = []
-    for row in own:
-        base, versus = before[task_name(row)], row["versus"]
-        body.append(
-            (
-                words(task_name(row)),
-                *([words(row["model"])] if several else []),
-                many(row["n"]),
-                share(row["chance"]),
-                score(base["accuracy"], 100, 0),
-                score(row["accuracy"], 100, 0),
-                share(row["accuracy_raw"]),
-                change(versus["accuracy_difference"], 100, 1, worse_above=False),
-                _p(versus),
-                count(versus["lost"]),
-                count(versus["gained"]),
-                _kept(versus),
-                Cell(plain(base["answer_nll_bits"], 2), sort=base["answer_nll_bits"]),
-                Cell(plain(row["answer_nll_bits"], 2), sort=row["answer_nll_bits"]),
-                change(versus["answer_nll_bits_difference"], 1, 2, worse_above=True),
-                share(row["unparseable"]),
-            )
-        )
-    return Table("domains", f"Scores and changes against {full}, with 95 % intervals", columns, tuple(body), shown=True)
+def _p(value: float) -> Cell:
+    return Cell(p_value(value), sort=value)
 
 
-def tasks_table(rows: Rows, full: str) -> Table:
+_SCORES = (
+    field(
+        "Accuracy, %",
+        "share of right answers: the choice of highest log-likelihood per character, or the exact number that was "
+        "asked for",
+        lambda row: score(row["accuracy"]),
+    ),
+    field("Plain, %", "the same by the highest log-likelihood as it is", lambda row: share(row["accuracy_raw"])),
+    field(
+        "NLL, bits",
+        "−log₂ p(right answer | question), mean per answer; longer answers have more, so rows of two domains do not "
+        "compare; it moves where accuracy sits at chance",
+        lambda row: number(row["answer_nll_bits"], 2),
+    ),
+    field(
+        "Unparsed, %",
+        "answers in which no answer could be found; they count as wrong",
+        lambda row: share(row["unparseable"]),
+    ),
+)
+_CHANGES = (
+    field(
+        "Δ accuracy, points",
+        "change against the full model on the same questions, with its 95 % paired interval, clustered where questions "
+        "share a passage",
+        _versus("accuracy_difference", 100, 1, worse_above=False),
+    ),
+    field("Δ NLL, bits", "the same of the NLL", _versus("answer_nll_bits_difference", 1, 2, worse_above=True)),
+    field(
+        "p",
+        "exact McNemar test, with Holm's correction over all rows of a model",
+        _optional("versus", lambda versus: _p(versus["mcnemar_p_holm"])),
+    ),
+    field(
+        "Kept, %",
+        "accuracy above chance as a share of the full model's; – where that is not above chance, ? where its 95 % "
+        "interval reaches down to chance, so that a share would be noise",
+        _optional("versus", _kept),
+    ),
+    field("Lost", _LOST, _optional("versus", lambda versus: count(versus["lost"]))),
+    field("Gained", _GAINED, _optional("versus", lambda versus: count(versus["gained"]))),
+)
+SCORES, CHANGES = headings(*_ASKED, *_SCORES), headings(QUESTIONS, _MODEL, *_CHANGES)
+
+
+def domain_table(rows: Sequence[Record]) -> Table:
+    """One row for each domain, protocol and model: what it scored, and how that differs from the full model."""
+    fields = (*_ASKED, *_SCORES, *_CHANGES)
+    title = "Scores and changes, with 95 % intervals"
+    return Table.from_records(title, rows, fields, shared=_SHARED, key="domains", open=True)
+
+
+def _task(row: Record) -> Cell:
+    metric = row["metric"] if row["filter"] == "none" else f"{row['metric']}, {row['filter']}"
+    return Cell(f"{row['task']}{' (group)' if row['group'] else ''}, {metric}")
+
+
+_TASKS = (
+    field("Task and metric", "", _task, words=True),
+    _MODEL,
+    field("n", "number of questions", lambda row: many(row["n"]) if row["n"] else Cell(NONE)),
+    field("Value", "in the metric's own unit", lambda row: number(row["value"], 4)),
+    field(
+        "Δ",
+        "change, with its 95 % paired interval, where a score per question makes the value up",
+        lambda row: change(row["difference"], 1, 4, worse_above=row["higher_is_better"] is False),
+    ),
+    field("p", "exact McNemar test, not corrected", _optional("mcnemar_p", _p)),
+    field("Lost", _LOST, _optional("lost", count)),
+    field("Gained", _GAINED, _optional("gained", count)),
+)
+
+
+def tasks_table(rows: Sequence[Record]) -> Table:
     """Tasks and groups of lm-eval by their own metrics."""
-    columns = (
-        Column("Task", words=True),
-        Column("Metric", words=True),
-        Column("Model", words=True),
-        Column("n", "questions asked"),
-        Column("Value", "in the metric's own unit"),
-        Column("Change", f"against {full}, 95 % paired interval where a score per question makes the value up"),
-        Column("p", "exact McNemar, not corrected"),
-        Column("Lost", "right in the full model, wrong in this one"),
-        Column("Gained", "wrong in the full model, right in this one"),
-    )
-    body = []
-    for row in rows:
-        p, lost, gained = row["mcnemar_p"], row["lost"], row["gained"]
-        moved = change(row["difference"], 1, 4, worse_above=row["higher_is_better"] is False)
-        body.append(
-            (
-                words(row["task"] + (" (group)" if row["group"] else "")),
-                words(row["metric"] if row["filter"] == "none" else f"{row['metric']}, {row['filter']}"),
-                words(row["model"]),
-                many(row["n"]) if row["n"] else Cell(NONE),
-                Cell(plain(row["value"], 4), sort=row["value"]),
-                moved,
-                Cell(NONE) if p is None else Cell(p_value(p), sort=p),
-                Cell(NONE) if lost is None else count(lost),
-                Cell(NONE) if gained is None else count(gained),
-            )
-        )
-    return Table("tasks", "Tasks of lm-eval, by their own metrics", columns, tuple(body))
+    return Table.from_records("Tasks of lm-eval, by their own metrics", rows, _TASKS, shared=1, key="tasks")
 
 
-def prose_table(rows: Rows, full: str) -> Table:
-    """Held-out loss of each model, and of each text where there are several."""
-    several = len({row.get("text") for row in rows}) > 1
-    per_byte = any(row.get("difference_bits_per_byte") for row in rows)
-    columns = (
-        Column("Model", words=True),
-        *([Column("Text", words=True)] if several else []),
-        Column("Bits / byte", "mean loss per byte of text, whatever the tokenizer"),
-        *([Column("Change bits / byte", f"against {full}, 95 % paired interval over windows")] if per_byte else []),
-        Column("Nats / token", "mean loss per token"),
-        Column("Change nats / token", f"against {full}, 95 % paired interval over windows"),
-        Column("Windows", "stretches of text that were measured"),
-    )
-    body = tuple(
-        (
-            words(row["model"]),
-            *([words(str(row.get("text")))] if several else []),
-            Cell(plain(row["bits_per_byte"], 3), sort=row["bits_per_byte"]),
-            *([change(row.get("difference_bits_per_byte"), 1, 3, worse_above=True)] if per_byte else []),
-            Cell(plain(row["nats_per_token"], 3), sort=row["nats_per_token"]),
-            change(row["difference"], 1, 3, worse_above=True),
-            count(row["windows"]) if "windows" in row else Cell(NONE),
-        )
-        for row in rows
-    )
-    return Table("prose", "Loss on held-out prose", columns, body)
+_OVER_WINDOWS = "change against the full model, with its 95 % paired interval over windows"
+_PROSE = (
+    field("Text", "", lambda row: Cell(row["text"]), words=True),
+    _MODEL,
+    field(
+        "Bits / byte",
+        "mean loss per byte of text, whatever the tokenizer",
+        lambda row: number(row["bits_per_byte"], 3),
+    ),
+    field(
+        "Δ bits / byte",
+        _OVER_WINDOWS,
+        lambda row: change(row["difference_bits_per_byte"], 1, 3, worse_above=True),
+    ),
+    field("Nats / token", "mean loss per token", lambda row: number(row["nats_per_token"], 3)),
+    field("Δ nats / token", _OVER_WINDOWS, lambda row: change(row["difference"], 1, 3, worse_above=True)),
+    field("Windows", "stretches of text that were measured", lambda row: count(row["windows"])),
+)
+PROSE = headings(*_PROSE[:5])  # what fits a terminal
 
 
-def thinking_tables(rows: Rows, full: str) -> tuple[Table, Table]:
-    """What fast and slow thinking score and how a cut changed it, and the 2x2 counts that all of it follows from."""
-    head = (
-        Column("Questions", "domain and protocol", words=True),
-        Column("Model", "below it the answers that were not parsed, fast / slow, where they are many", words=True),
-        Column("n", "questions asked"),
-    )
-    rates = (
-        *head,
-        Column(A_FAST + " %", "accuracy at once: what the model knows"),
-        Column("Change of " + A_FAST, f"against {full}, in points, 95 % paired interval"),
-        Column(A_SLOW + " %", "accuracy after a chain of thought"),
-        Column("δ points", "reasoning gain: accuracy after thinking − at once"),
-        Column("Change of δ", f"against {full}, in points, 95 % paired interval"),
-        Column(R_C + " %", "correction rate: of the answers wrong at once, those that thinking put right"),
-        Column(R_O + " %", "overthinking rate: of the answers right at once, those that thinking put wrong"),
-    )
-    counts = (
-        *head,
-        Column("Both right", "questions right in both modes"),
-        Column("Fast only", "right at once, wrong after thinking"),
-        Column("Slow only", "wrong at once, right after thinking"),
-        Column("Both wrong", "questions wrong in both modes"),
-        Column(DELTA_C + " points", "correction: share of all questions that thinking put right"),
-        Column(
-            DELTA_O + " points", "overthinking: share of all questions that thinking put wrong; δ is the difference"
-        ),
-        Column("Unparsed fast %", "fast answers in which none could be found; they count as wrong"),
-        Column("Unparsed slow %", "slow answers in which none could be found; they count as wrong"),
-        Column("Cut slow %", "chains of thought that reached the limit of tokens"),
-    )
-    first, second = [], []
-    for row in rows:
-        found, versus = row["counts"], row.get("versus") or {}
-        start = (words(task_name(row)), words(row["label"]), many(row["n"]))
-        marked = Cell(row["label"], unparsed_mark(row) if unread(row, "delta") else "")
-        moved = {key: change(versus.get(key), 100, 1, worse_above=False) for key in ("a_fast", "delta")}
-        moved = {key: replace(cell, look="") if unread(row, key) else cell for key, cell in moved.items()}
-        first.append(
-            (
-                start[0],
-                marked,
-                start[2],
-                _number(row["a_fast"], sign=False),
-                moved["a_fast"],
-                _number(row["a_slow"], sign=False),
-                _number(row["delta"], sign=True),
-                moved["delta"],
-                _number(row["r_c"], sign=False),
-                _number(row["r_o"], sign=False),
-            )
-        )
-        second.append(
-            (
-                *start,
-                *(count(found[key]) for key in ("both_right", "fast_only", "slow_only", "both_wrong")),
-                _number(row["delta_c"], sign=False),
-                _number(row["delta_o"], sign=False),
-                share(row["unparseable_fast"]),
-                share(row["unparseable_slow"]),
-                share(row.get("cut_slow") or 0.0),
-            )
-        )
-    return (
-        Table("thinking", "Fast and slow thinking on the same questions, 95 % intervals", rates, tuple(first)),
-        Table("thinking-counts", "The counts behind it", counts, tuple(second)),
-    )
+def prose_table(rows: Sequence[Record]) -> Table:
+    """Held-out loss of each model on each text."""
+    return Table.from_records("Loss on held-out prose", rows, _PROSE, shared=1, key="prose")
 
 
-def _number(found: Any, *, sign: bool) -> Cell:
-    """An interval or a bare number in per cent; a rate over no answers is none."""
-    if found is None:
-        return Cell(NONE)
-    show = signed if sign else plain
-    if not isinstance(found, Mapping):
-        return Cell(show(100 * found, 1), sort=found)
-    return Cell(show(100 * found["estimate"], 1), bounds(found, 100, 0, sign=sign), found["estimate"])
+def _rate(key: str) -> Shown:
+    return lambda row: score(row[key])
+
+
+def _shift(key: str) -> Shown:
+    """A change of fast or slow thinking, marked where too many answers were not parsed."""
+    return lambda row: change((row["versus"] or {}).get(key), 100, 1, worse_above=False, doubtful=unread(row, key))
+
+
+def _unparsed(row: Record) -> Cell:
+    shares = [row[f"unparseable_{mode}"] for mode in MODES]
+    mark = " ?" if unread(row, "delta") else ""
+    return Cell(" / ".join(plain(100 * value, 0) for value in shares) + mark, sort=max(shares))
+
+
+_GAINS = (
+    field("A_fast, %", "accuracy at once: what the model knows", _rate("a_fast")),
+    field("A_slow, %", "accuracy on the same questions after a chain of thought", _rate("a_slow")),
+    field(
+        "δ, points",
+        "A_slow − A_fast: what reasoning adds",
+        lambda row: change(row["delta"], 100, 1, worse_above=False),
+    ),
+)
+_RATES = (
+    field("r_c, %", "correction rate: share of the answers wrong at once that thinking put right", _rate("r_c")),
+    field("r_o, %", "overthinking rate: share of the answers right at once that thinking put wrong", _rate("r_o")),
+    field("Unparsed, %", "answers that name no option or number, fast / slow; they count as wrong", _unparsed),
+    field("Cut, %", "chains of thought that reached the limit of tokens", lambda row: share(row["cut_slow"])),
+)
+_SHIFTS = (
+    field("Δ A_fast, points", "change against the full model", _shift("a_fast")),
+    field("Δ A_slow, points", "the same after thinking", _shift("a_slow")),
+    field(
+        "Δ δ, points",
+        "the same of the reasoning gain; all with 95 % intervals (Wilson, and paired for δ and Δ). ? where more than a "
+        "fifth of the answers could not be parsed: a loss there is one of form too, and proves none of knowledge",
+        _shift("delta"),
+    ),
+)
+GAINS, RATES, SHIFTS = (
+    headings(*_ASKED, *_GAINS),
+    headings(QUESTIONS, _MODEL, *_RATES),
+    headings(QUESTIONS, _MODEL, *_SHIFTS),
+)
+
+
+def thinking_table(rows: Sequence[Record]) -> Table:
+    """What fast and slow thinking score, and how a cut changed it."""
+    fields = (*_ASKED, *_GAINS, *_RATES, *_SHIFTS)
+    return Table.from_records("Fast and slow thinking", rows, fields, shared=_SHARED, key="thinking")
+
+
+def _counted(key: str) -> Shown:
+    return lambda row: count(row["counts"][key])
+
+
+_COUNTS = (
+    field("Both right", "questions right in both modes", _counted("both_right")),
+    field("Fast only", "right at once, wrong after thinking", _counted("fast_only")),
+    field("Slow only", "wrong at once, right after thinking", _counted("slow_only")),
+    field("Both wrong", "questions wrong in both modes", _counted("both_wrong")),
+    field("δ_c, points", "correction: share of all questions that thinking put right", _rate("delta_c")),
+    field("δ_o, points", "overthinking: share of all questions that thinking put wrong", _rate("delta_o")),
+)
+
+
+def counts_table(rows: Sequence[Record]) -> Table:
+    """The 2x2 counts that all of fast and slow thinking follows from."""
+    fields = (*_ASKED, *_COUNTS)
+    return Table.from_records("The counts behind it", rows, fields, shared=_SHARED, key="thinking-counts")
+
+
+def _difference(interval: Mapping[str, float], scale: float, digits: int, *, doubtful: bool = False) -> Cell:
+    cell = change(interval, scale, digits, worse_above=True, doubtful=doubtful)
+    return replace(cell, look="clear" if cell.look else "")
+
+
+_PAIR = (
+    field(
+        "A against B",
+        "loss in domain A minus loss in domain B of the same model, with its 95 % interval; above 0, A lost more",
+        lambda row: Cell(f"{row['domains'][0]} against {row['domains'][1]}, {row['protocol']}"),
+        words=True,
+    ),
+    _MODEL,
+)
+_INTERACTIONS = (
+    *_PAIR,
+    field(
+        "Accuracy, points",
+        "? where the full model is at chance in one of the two, so that its accuracy has nothing to lose",
+        lambda row: _difference(row["accuracy"], 100, 1, doubtful=bool(row["at_chance"])),
+    ),
+    field(
+        "NLL, bits per byte",
+        "bits of answer NLL gained per byte of the right answers, whose lengths differ from domain to domain; "
+        "intervals are not corrected for the number of pairs",
+        lambda row: _difference(row["answer_nll_bits_per_byte"], 1, 3),
+    ),
+    field("In words", "", lambda row: Cell(in_words(row)), words=True),
+)
+INTERACTIONS = headings(*_INTERACTIONS[:-1])
+
+
+def interactions_table(rows: Sequence[Record]) -> Table:
+    """How much more one domain lost than another."""
+    title = "Does one domain lose more than another?"
+    return Table.from_records(title, rows, _INTERACTIONS, shared=1, key="interaction")
+
+
+def thinking_interactions_table(rows: Sequence[Record], thinking: Sequence[Record], full: str) -> Table:
+    """How much more knowledge, or reasoning, one domain lost than another.
+
+    Args:
+        rows: the differences.
+        thinking: what each model scored, with the share of its answers that could not be parsed.
+        full: name of the full model.
+    """
+
+    def lost(key: str) -> Shown:
+        return lambda row: _difference(row[key], 100, 1, doubtful=bool(unread_pair(thinking, row, full, key)))
+
+    fields = (
+        *_PAIR,
+        field("A_fast, points", "knowledge", lost("a_fast")),
+        field("A_slow, points", "accuracy after thinking", lost("a_slow")),
+        field("δ, points", "reasoning gain", lost("delta")),
+        field("In words", "", lambda row: Cell(thinking_in_words(row, thinking, full)), words=True),
+    )
+    title = "Knowledge and reasoning lost, one domain against another"
+    return Table.from_records(title, rows, fields, shared=1, key="thinking-interactions")

@@ -6,72 +6,39 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 NONE = "–"
-FEW = 30  # questions; below this an interval says little
-
-GLOSSARY = (
-    ("Accuracy", "the choice of highest log-likelihood per character, or the exact number that was asked for."),
-    ("Plain", "accuracy by the highest log-likelihood as it is, not per character."),
-    ("Chance", "the accuracy of blind guesses."),
-    ("Answer NLL", "−log₂ p(right answer | question), the mean per answer in bits. It moves where accuracy cannot."),
-    ("Change", "this model − the full model on the same questions, with its 95 % paired interval."),
-    ("p", "exact McNemar test of the flips; with Holm's correction over all rows of a model where it says so."),
-    ("Lost / gained", "questions that the full model had right and this one has wrong, and the other way round."),
-    ("Kept", "accuracy above chance as a share of the full model's; ? where that is itself too near to chance."),
-    ("Unparsed", "answers in which no answer could be found. They count as wrong."),
-)
 
 
-def minus(text: str) -> str:
-    """A hyphen before a digit becomes a true minus sign."""
-    return text.replace("-", "−")
+def plain(value: float, digits: int, sign: str = "") -> str:
+    """A number with so many digits after the point and a true minus sign; nothing that rounds to zero is negative."""
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")
 
 
 def signed(value: float, digits: int) -> str:
-    """A change with its sign; nothing that rounds to zero is called negative."""
-    return minus(f"{_tidy(value, digits):+.{digits}f}")
+    """A change with its sign."""
+    return plain(value, digits, "+")
 
 
-def plain(value: float, digits: int) -> str:
-    """A number with so many digits after the point."""
-    return minus(f"{_tidy(value, digits):.{digits}f}")
-
-
-def _tidy(value: float, digits: int) -> float:
-    return round(value, digits) + 0.0
-
-
-def bounds(found: Mapping[str, float], scale: float, digits: int, *, sign: bool = True) -> str:
+def bounds(interval: Mapping[str, float], scale: float, digits: int, *, sign: bool = True) -> str:
     """`[low, high]` of an interval."""
     show = signed if sign else plain
-    return f"[{show(scale * found['low'], digits)}, {show(scale * found['high'], digits)}]"
+    return f"[{show(scale * interval['low'], digits)}, {show(scale * interval['high'], digits)}]"
 
 
-def points(found: Mapping[str, float]) -> str:
+def points(interval: Mapping[str, float]) -> str:
     """A change of accuracy: `−12.0 points [−15, −9]`."""
-    return f"{signed(100 * found['estimate'], 1)} points {bounds(found, 100, 1)}"
+    return f"{signed(100 * interval['estimate'], 1)} points {bounds(interval, 100, 1)}"
 
 
-def bits(found: Mapping[str, float], unit: str = "bits") -> str:
+def bits(interval: Mapping[str, float], unit: str = "bits") -> str:
     """A change of NLL: `+5.27 bits [+4.70, +5.84]`."""
     digits = 2 if unit == "bits" else 3
-    return f"{signed(found['estimate'], digits)} {unit} {bounds(found, 1, digits)}"
+    return f"{signed(interval['estimate'], digits)} {unit} {bounds(interval, 1, digits)}"
 
 
 def nll_change(versus: Mapping[str, Any]) -> Mapping[str, float]:
-    """The change of answer NLL by which domains are compared: per byte of the right answers, whose lengths differ.
-
-    Per answer in a file of an earlier version, which has no other.
-    """
-    found: Mapping[str, float] = versus.get(_PER_BYTE) or versus["answer_nll_bits_difference"]
-    return found
-
-
-def nll_unit(versus: Mapping[str, Any]) -> str:
-    """The unit of `nll_change`."""
-    return "bits per byte" if versus.get(_PER_BYTE) else "bits"
-
-
-_PER_BYTE = "answer_nll_bits_per_byte_difference"
+    """The change of answer NLL by which domains are compared: per byte of the right answers, whose lengths differ."""
+    change: Mapping[str, float] = versus["answer_nll_bits_per_byte_difference"]
+    return change
 
 
 def p_value(p: float) -> str:
@@ -80,8 +47,8 @@ def p_value(p: float) -> str:
 
 
 def task_name(row: Mapping[str, Any]) -> str:
-    """`math, generation`: what a row was measured on."""
-    return f"{row['domain']}, {row['protocol']}"
+    """`math generation`: what a row was measured on."""
+    return f"{row['domain']} {row['protocol']}"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -94,24 +61,20 @@ def counted(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def sureness(found: Mapping[str, float], *, worse_above: bool) -> str:
-    """How sure a change for the worse is, by its 95 % interval."""
-    low, high = found["low"], found["high"]
-    worse, better = (low > 0, high < 0) if worse_above else (high < 0, low > 0)
-    if worse:
-        return "its whole 95 % interval is a loss"
-    return "its whole 95 % interval is a gain" if better else "its 95 % interval includes no change"
+def larger(interval: Mapping[str, float]) -> int:
+    """1 where a difference is above 0 beyond doubt, -1 where it is below, 0 where none can tell."""
+    return int(interval["low"] > 0) - int(interval["high"] < 0)
 
 
 def worst_nll(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The row whose answer NLL rose most, of those where it rose beyond doubt if there is one, else of all."""
-    sure = [row for row in rows if nll_change(row["versus"])["low"] > 0]
+    sure = [row for row in rows if larger(nll_change(row["versus"])) > 0]
     return max(sure or rows, key=lambda row: nll_change(row["versus"])["estimate"])
 
 
 def worst_accuracy(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The row whose accuracy fell most, of those where it fell beyond doubt if there is one, else of all."""
-    sure = [row for row in rows if row["versus"]["accuracy_difference"]["high"] < 0]
+    sure = [row for row in rows if larger(row["versus"]["accuracy_difference"]) < 0]
     return min(sure or rows, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
 
 
@@ -121,30 +84,30 @@ def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
     By accuracy, unless no loss of accuracy is beyond doubt while one of answer NLL is: so it is where a model is at
     chance, and has no accuracy to lose.
     """
-    own = [row for row in rows if row["versus"] is not None]
-    if not own:
+    compared = [row for row in rows if row["versus"]]
+    if not compared:
         return ""
-    row, nll = worst_accuracy(own), worst_nll(own)
+    row, nll = worst_accuracy(compared), worst_nll(compared)
     change, rise = row["versus"]["accuracy_difference"], nll_change(nll["versus"])
-    if change["high"] >= 0 and rise["low"] > 0:
+    if larger(change) >= 0 and larger(rise) > 0:
         return (
             "No loss of accuracy is beyond doubt, but right answers became less likely: "
-            f"most by {nll['model']} in {task_name(nll)}, {bits(rise, nll_unit(nll['versus']))}."
+            f"most by {nll['model']} in {task_name(nll)}, {bits(rise, 'bits per byte')}."
         )
     if change["estimate"] >= 0:
         return "No accuracy was lost in any domain, by the estimates."
     return (
-        f"{row['model']} loses most accuracy in {task_name(row)}: {points(change)}; "
-        f"{sureness(change, worse_above=False)}."
+        f"{row['model']} loses most accuracy in {task_name(row)}: {points(change)}; its "
+        f"{'whole 95 % interval is a loss' if larger(change) < 0 else '95 % interval includes no change'}."
     )
 
 
 def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
     """Where one model lost most, by accuracy and by answer NLL, and in how many rows that is beyond doubt; or ""."""
-    own = [row for row in rows if row["model"] == model and row["versus"] is not None]
-    if not own:
+    compared = [row for row in rows if row["model"] == model and row["versus"]]
+    if not compared:
         return ""
-    accuracy, nll = worst_accuracy(own), worst_nll(own)
+    accuracy, nll = worst_accuracy(compared), worst_nll(compared)
     fell = accuracy["versus"]["accuracy_difference"]["estimate"] < 0
     rose = nll["versus"]["answer_nll_bits_difference"]["estimate"] > 0
     if fell and rose and accuracy is nll:
@@ -157,12 +120,10 @@ def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
         told = f"{model} loses most accuracy in {task_name(accuracy)}, but right answers become no less likely."
     else:
         told = f"{model} loses nothing by the estimates."
-    sure = (
-        sum(row["versus"]["accuracy_difference"]["high"] < 0 for row in own),
-        sum(row["versus"]["answer_nll_bits_difference"]["low"] > 0 for row in own),
-    )
-    of = counted(len(own), "row")
-    return f"{told} A loss of accuracy is beyond doubt in {sure[0]} of {of}, a loss by answer NLL in {sure[1]}."
+    falls = sum(larger(row["versus"]["accuracy_difference"]) < 0 for row in compared)
+    rises = sum(larger(row["versus"]["answer_nll_bits_difference"]) > 0 for row in compared)
+    of = counted(len(compared), "row")
+    return f"{told} A loss of accuracy is beyond doubt in {falls} of {of}, a loss by answer NLL in {rises}."
 
 
 def first_losses(curve: Mapping[str, Any], *, what: str) -> str:
@@ -172,26 +133,23 @@ def first_losses(curve: Mapping[str, Any], *, what: str) -> str:
         curve: one of sweep.json's `curves`.
         what: `accuracy_difference` or `answer_nll_bits_difference`, intervals of its points.
     """
-    worse_above = what == "answer_nll_bits_difference"
-    cut = [p for p in curve["points"] if p["size"] > 0 and p.get(what)]
-    if not cut:
+    cuts = {point["size"]: point[what] for point in curve["points"] if point["size"] > 0 and point[what]}
+    if not cuts:
         return ""
-    noun = "right answers become less likely" if worse_above else "accuracy falls"
-    words = bits if worse_above else points
+    rises = what == "answer_nll_bits_difference"
+    noun = "right answers become less likely" if rises else "accuracy falls"
     first = onset(curve, what=what)
     if first is None:
-        return f"{noun} beyond doubt at no size up to {cut[-1]['size']}"
-    point = next(p for p in cut if p["size"] == first)
-    return f"{noun} beyond doubt from {counted(first, 'layer')} on ({words(point[what])})"
+        return f"{noun} beyond doubt at no size up to {max(cuts)}"
+    change = bits(cuts[first]) if rises else points(cuts[first])
+    return f"{noun} beyond doubt from {counted(first, 'layer')} on ({change})"
 
 
 def onset(curve: Mapping[str, Any], *, what: str) -> int | None:
     """The smallest size whose whole interval is a loss, None where there is none; arguments as of `first_losses`."""
-    for point in curve["points"]:
-        found = point.get(what) if point["size"] > 0 else None
-        if found and (found["low"] > 0 if what == "answer_nll_bits_difference" else found["high"] < 0):
-            return int(point["size"])
-    return None
+    loss = 1 if what == "answer_nll_bits_difference" else -1
+    sizes = (p["size"] for p in curve["points"] if p["size"] > 0 and p[what] and larger(p[what]) == loss)
+    return next(sizes, None)
 
 
 def clipped(text: str, length: int) -> str:

@@ -1,4 +1,4 @@
-"""The files of a run in lm-eval's shape, written, and read back as if the model had just been asked."""
+"""The files of a run that have lm-eval's shape: results.json, and one file of samples for each task."""
 
 from __future__ import annotations
 
@@ -8,76 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.asking.lm_eval_tasks import Passed
-from eval.asking.tasks import TaskPlan
-from eval.questions.schema import parse_question
-from eval.runs.prose import Prose, Window
-from eval.runs.samples import RunResult, Sample, sample_rows
-from prune.common.errors import RegrowthError
+from eval.questions.schema import Question, parse_question
+from eval.runs.samples import RunResult, Sample
 from prune.common.outputs import write_text
-from prune.common.provenance import read_artefact, versions
-
-RUN = "regrowth.run/1"
-
+from prune.common.provenance import versions
 
 _PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
-
-
-def is_stored(model: str | Path) -> bool:
-    """Whether a path is the folder of a finished run (and not a model)."""
-    return (Path(model) / "run.json").is_file() and not (Path(model) / "config.json").exists()
-
-
-def read_run(folder: str | Path, *, label: str | None = None) -> RunResult:
-    """The run of a folder; `label` renames it.
-
-    Raises:
-        CheckpointError: run.json is not of this format.
-        RegrowthError: a file of the folder is missing, or does not hold what run.json says.
-    """
-    folder = Path(folder)
-    document = read_artefact(folder / "run.json", RUN)
-    try:
-        name = document["model"]["label"]
-        plans, samples = [], []
-        for one in document["asked"]:
-            rows = _lines(folder / f"samples_{name}_{one['task']}.jsonl")
-            questions = tuple(parse_question(row.pop("doc")) for row in rows)
-            plans.append(TaskPlan(one["domain"], one["protocol"], questions, one["thinking"], one["slow_tokens"]))
-            samples += [Sample(**row) for row in rows]
-        harness = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        passed = [
-            Passed(**row) for task in document["passed"] for row in _lines(folder / f"samples_{name}_{task}.jsonl")
-        ]
-        return RunResult(
-            label=label or name,
-            identity={key: value for key, value in document["model"].items() if key != "label"},
-            tasks=tuple(plans),
-            samples=tuple(samples),
-            harness=harness,
-            prose={key: _prose(value) for key, value in document["windows"].items()},
-            settings=document["settings"],
-            seconds=document["measured"]["seconds"],
-            tokens=document["measured"]["tokens"],
-            truncated=document["truncated"],
-            notes=tuple(document["notes"]),
-            asked=document["measured"]["asked"],
-            known=document["measured"]["known"],
-            passed=tuple(passed),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = (
-            f"no field {error}" if isinstance(error, KeyError) else (str(error) or type(error).__name__).splitlines()[0]
-        )
-        raise RegrowthError(f"{folder} is not a whole run ({why}); run `evaluate run` again") from error
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
-def _prose(raw: dict[str, Any]) -> Prose:
-    return Prose(tuple(Window(*window) for window in raw["windows"]), raw["sha256"])
 
 
 def harness_results(runs: Sequence[RunResult]) -> dict[str, Any]:
@@ -119,10 +55,11 @@ def write_samples(runs: Sequence[RunResult], folder: Path) -> None:
     """Write `samples_<model>_<task>.jsonl`: one line per question, in the drawn order, the question under `doc`."""
     for result in runs:
         for task in result.tasks:
-            rows = zip(sample_rows(result.of(task)), task.questions, strict=True)
-            _write_lines(folder, result, task.name, [{**row, "doc": q.as_row()} for row, q in rows])
-        for name in passed_names(result):
-            _write_lines(folder, result, name, [asdict(one) for one in result.passed if one.task == name])
+            pairs = zip(result.of(task), task.questions, strict=True)
+            rows = [{**asdict(sample), "doc": question.as_row()} for sample, question in pairs]
+            _write_lines(folder, result, task.name, rows)
+        for name in logged_names(result):
+            _write_lines(folder, result, name, [asdict(answer) for answer in result.logged if answer.task == name])
 
 
 def _write_lines(folder: Path, result: RunResult, task: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -130,12 +67,22 @@ def _write_lines(folder: Path, result: RunResult, task: str, rows: Sequence[dict
     write_text(folder / f"samples_{result.label}_{task}.jsonl", lines)
 
 
-def passed_names(result: RunResult) -> list[str]:
+def logged_names(result: RunResult) -> list[str]:
     """The tasks of lm-eval that were asked, in order."""
-    return list(dict.fromkeys(one.task for one in result.passed))
+    return list(dict.fromkeys(answer.task for answer in result.logged))
 
 
-def measured(result: RunResult) -> dict[str, Any]:
-    """What a run took: seconds and tokens now, requests answered now and known from before."""
-    seconds = round(result.seconds, 1)
-    return {"seconds": seconds, "tokens": result.tokens, "asked": result.asked, "known": result.known}
+def read_samples(path: Path) -> tuple[tuple[Question, ...], list[Sample]]:
+    """The questions and answers of a file that `write_samples` wrote.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: it is missing, or a line is not one of those.
+    """
+    rows = read_lines(path)
+    questions = tuple(parse_question(row.pop("doc")) for row in rows)
+    return questions, [Sample(**row) for row in rows]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -17,7 +17,7 @@ WINDOWS, LENGTH = 64, 512
 
 
 @dataclass(frozen=True)
-class Window:
+class ScoredWindow:
     """One window: summed NLL in nats over its scored tokens, their number, and the UTF-8 bytes they stand for."""
 
     nats: float
@@ -29,7 +29,7 @@ class Window:
 class Prose:
     """Held-out loss of one model; every token of a window is scored but the first, which has nothing before it."""
 
-    windows: tuple[Window, ...]
+    windows: tuple[ScoredWindow, ...]
     sha256: str  # of the windows' token ids: two models are paired where it is the same
 
     @property
@@ -64,7 +64,7 @@ def measure_prose(losses: Sequence[float], tokenizer: Any, windows: list[list[in
     for ids, nats in zip(windows, losses, strict=True):
         if not math.isfinite(nats):
             raise RegrowthError(f"the model gives no finite loss ({nats}) on the held-out prose; try --dtype float32")
-        measured.append(Window(nats, len(ids) - 1, _text_bytes(ids, tokenizer) - _text_bytes(ids[:1], tokenizer)))
+        measured.append(ScoredWindow(nats, len(ids) - 1, _text_bytes(ids, tokenizer) - _text_bytes(ids[:1], tokenizer)))
     return Prose(tuple(measured), hashlib.sha256(json.dumps(windows).encode()).hexdigest())
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import gc
-import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.asking.backends import check_backend, context_length, device_of, longest_scored, open_model
-from eval.asking.cache import Answers
-from eval.asking.lm_eval_tasks import pick_passed
+from eval.asking.cache import AnswerStore
+from eval.asking.lm_eval_tasks import pick_logged
 from eval.asking.tasks import TaskPlan, plan_tasks
 from eval.questions.schema import Question, cluster_of
 from eval.runs.prose import draw_prose, measure_prose
-from eval.runs.samples import RunResult, Sample, hash_prompt
-from eval.settings import SHORTEST, Settings, named_texts
+from eval.runs.samples import RunResult, Sample, chosen_index, hash_prompt
+from eval.settings import SHORTEST, Questions, Settings, named_texts
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
@@ -34,7 +35,7 @@ def run(
     *,
     revision: str | None = None,
     label: str | None = None,
-    shown: bool = True,
+    show_progress: bool = True,
     **options: Any,
 ) -> RunResult:
     """Ask one model the drawn questions of each domain and protocol, and the lm-eval tasks that are named.
@@ -44,15 +45,14 @@ def run(
         settings: what is asked and how; if None, made of `options`, which are the fields of `Settings`.
         revision: branch, tag or commit on the hub.
         label: what to call the model; its folder's or hub name if None.
-        shown: show progress on stderr.
+        show_progress: on stderr.
 
     Raises:
         UsageError: settings that are wrong in themselves.
         RegrowthError: the questions, the model or its tokenizer cannot be read, or a score is not a number.
     """
-    quiet_bars()
     settings = Settings.of(**options) if settings is None else settings
-    plans = plans_of(settings)
+    plans = plan_tasks(settings)
     check_backend(settings)
     label = label or name_of(model)
     source = locate(model, revision=revision)
@@ -67,13 +67,13 @@ def run(
     }
     started = time.monotonic()
     total = sum(p.requests for p in plans) + sum(map(len, drawn.values()))
-    from eval.asking.asker import Asker  # lm-eval is imported here, once its bars are off
+    from eval.asking.asker import Asker  # imports lm-eval, after what can be wrong was checked
 
-    with progress(f"asking {label}", total, shown=shown) as bar:
+    with progress(f"asking {label}", total, shown=show_progress) as bar:
         bar.note("reading the weights' hash")
         content = content_sha256(source.folder, memo=settings.cache and settings.cache / "hashes.json")
         bar.note("")
-        answers = Answers() if settings.cache is None else _stored(settings, content, context)
+        answers = AnswerStore() if settings.cache is None else _stored(settings, content, context)
         asker = Asker(
             lambda: open_model(source, tokenizer, settings, max_length=context, bar=bar),
             tokenizer,
@@ -108,7 +108,7 @@ def run(
         notes=tuple(asker.notes),
         asked=asker.asked,
         known=asker.known,
-        passed=pick_passed(logged, [plan.name for plan in plans]),
+        logged=pick_logged(logged, [plan.name for plan in plans]),
     )
     del asker
     _free()
@@ -119,7 +119,7 @@ def _check_room(settings: Settings, context: int) -> None:
     if "slow" in settings.thinking and context < settings.slow_tokens + SHORTEST:
         raise UsageError(
             f"--slow-tokens {settings.slow_tokens} leaves no room for a question in a context of {context} tokens; "
-            f"take {max(0, context - SHORTEST)} at most, or a longer --max-length"
+            f"use {max(0, context - SHORTEST)} at most, or a longer --max-length"
         )
 
 
@@ -140,34 +140,7 @@ def _asked_how(settings: Settings, **found: Any) -> dict[str, Any]:
     }
 
 
-def quiet_bars() -> None:
-    """Switch lm-eval's progress bars off, for ours say it in one; it counts only before tqdm is first imported."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
-
-
-def plans_of(settings: Settings) -> list[TaskPlan]:
-    """Our own tasks of these settings; none where only tasks of lm-eval are asked.
-
-    Raises:
-        UsageError: settings that ask nothing, and whatever `plan_tasks` raises.
-    """
-    settings.check_asks()
-    if not settings.domains:
-        return []
-    assert settings.data is not None
-    return plan_tasks(
-        settings.data,
-        settings.domains,
-        limit=settings.limit,
-        seed=settings.seed,
-        sets=settings.sets,
-        thinking=settings.thinking,
-        slow_tokens=settings.slow_tokens,
-        few_shot=settings.few_shot or 0,
-    )
-
-
-def wants_chat(settings: Settings, tokenizer: Any, name: str) -> bool:
+def wants_chat(settings: Questions, tokenizer: Any, name: str) -> bool:
     """Whether prompts go through the tokenizer's chat template: as told, or by `auto` where it has one.
 
     Raises:
@@ -175,11 +148,11 @@ def wants_chat(settings: Settings, tokenizer: Any, name: str) -> bool:
     """
     there = bool(getattr(tokenizer, "chat_template", None))
     if settings.chat_template == "on" and not there:
-        raise RegrowthError(f"--chat-template on: the tokenizer of {name} has no chat template; take off")
+        raise RegrowthError(f"--chat-template on: the tokenizer of {name} has no chat template; use off")
     return there and settings.chat_template != "off"
 
 
-def _stored(settings: Settings, content: str, context: int) -> Answers:
+def _stored(settings: Settings, content: str, context: int) -> AnswerStore:
     """The answers that this model gave before, under all that a raw answer depends on besides its prompt.
 
     `content` is the hash of the model's folder, see `content_sha256`.
@@ -197,7 +170,7 @@ def _stored(settings: Settings, content: str, context: int) -> Answers:
     }
     if vllm:
         scope["backend_args"] = altering(settings.backend_args)
-    return Answers(settings.cache, scope)
+    return AnswerStore(settings.cache, scope)
 
 
 def name_of(model: str | Path) -> str:
@@ -210,26 +183,36 @@ def _ask(asker: Asker, plans: list[TaskPlan], settings: Settings, *, chat: bool)
     from lm_eval import evaluator
 
     from eval.asking.harness import PlannedTask
-    from eval.asking.lm_eval_tasks import load_passed, task_manager
+    from eval.asking.lm_eval_tasks import load_logged, task_manager
 
     manager = task_manager(settings)
-    # lm-eval asks git for the commit of the folder one stands in, and git complains aloud where it is no checkout
-    vars(evaluator)["get_git_commit_hash"] = lambda: None
-    found: dict[str, Any] = evaluator.simple_evaluate(
-        model=asker,
-        tasks=[*(PlannedTask(plan) for plan in plans), *load_passed(settings, manager)],
-        task_manager=manager,
-        num_fewshot=settings.few_shot,
-        limit=settings.limit,
-        apply_chat_template=chat,
-        random_seed=settings.seed,
-        fewshot_random_seed=settings.seed,
-        log_samples=True,
-        bootstrap_iters=1,  # all our metrics are means, whose standard error is in closed form
-        use_cache=None,
-        cache_requests=False,
-    )
-    return found
+    with _no_git(evaluator):
+        results: dict[str, Any] = evaluator.simple_evaluate(
+            model=asker,
+            tasks=[*(PlannedTask(plan) for plan in plans), *load_logged(settings, manager)],
+            task_manager=manager,
+            num_fewshot=settings.few_shot,
+            limit=settings.limit,
+            apply_chat_template=chat,
+            random_seed=settings.seed,
+            fewshot_random_seed=settings.seed,
+            log_samples=True,
+            bootstrap_iters=1,  # all our metrics are means, whose standard error is in closed form
+            use_cache=None,
+            cache_requests=False,
+        )
+    return results
+
+
+@contextmanager
+def _no_git(evaluator: Any) -> Iterator[None]:
+    """lm-eval asks git for the commit of the current folder, and git complains on stderr where it is no checkout."""
+    ask_git = evaluator.get_git_commit_hash
+    evaluator.get_git_commit_hash = lambda: None
+    try:
+        yield
+    finally:
+        evaluator.get_git_commit_hash = ask_git
 
 
 def _samples(plans: list[TaskPlan], logged: dict[str, list[dict[str, Any]]], tokenizer: Any) -> list[Sample]:
@@ -243,21 +226,15 @@ def _samples(plans: list[TaskPlan], logged: dict[str, list[dict[str, Any]]], tok
 
 
 def _sample(plan: TaskPlan, question: Question, entry: dict[str, Any], tokenizer: Any) -> Sample:
-    doc = entry["doc"]
     chosen = plan.protocol == "choice" and plan.thinking is None
     correct = entry["acc_norm"] if chosen else entry["exact_match"]
-    response = entry["filtered_resps"][0]
-    if chosen:
-        scores = [
-            logprob / len(text) for (logprob, _), text in zip(entry["filtered_resps"], doc["choices"], strict=True)
-        ]
-        response = scores.index(max(scores))
+    response = chosen_index(entry) if chosen else entry["filtered_resps"][0]
     return Sample(
-        id=doc["id"],
+        id=question.id,
         domain=plan.domain,
         protocol=plan.protocol,
-        subject=doc["subject"],
-        source=doc["source"],
+        subject=question.subject,
+        source=question.source,
         correct=bool(correct),
         correct_raw=bool(entry["acc"] if chosen else correct),
         answer_nll_bits=None if plan.thinking else entry["answer_nll_bits"],
@@ -265,7 +242,7 @@ def _sample(plan: TaskPlan, question: Question, entry: dict[str, Any], tokenizer
         response=response,
         prompt_hash=hash_prompt(entry["arguments"]),
         thinking=plan.thinking,
-        cut=plan.thinking == "slow" and _reached(plan.slow_tokens, response, tokenizer),
+        cut=plan.thinking == "slow" and _reached(plan.slow_tokens, str(response), tokenizer),
         cluster=cluster_of(question),
     )
 

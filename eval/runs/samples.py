@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from eval.asking.lm_eval_tasks import Passed
+from eval.asking.lm_eval_tasks import LoggedAnswer
 from eval.asking.tasks import TaskPlan
 from eval.runs.prose import Prose
 
@@ -49,8 +49,8 @@ class Sample:
 class RunResult:
     """What one model answered: samples per question, lm-eval's own results, and how it was measured.
 
-    `prose` by the name of the text; `passed`: the tasks of lm-eval that were named; `asked` and `known`: requests that
-    the model answered in this run, and that an earlier run had answered.
+    `prose` by the name of the text; `logged`: answers to the tasks of lm-eval that were named; `asked` and `known`:
+    requests that the model answered in this run, and that an earlier run had answered.
     """
 
     label: str
@@ -66,7 +66,7 @@ class RunResult:
     notes: tuple[str, ...] = ()
     asked: int = 0
     known: int = 0
-    passed: tuple[Passed, ...] = ()
+    logged: tuple[LoggedAnswer, ...] = ()
 
     def of(self, task: TaskPlan) -> list[Sample]:
         """The samples of one task, in its order."""
@@ -74,11 +74,14 @@ class RunResult:
         return [s for s in self.samples if (s.domain, s.protocol, s.thinking) == wanted]
 
 
+def chosen_index(entry: Mapping[str, Any]) -> int:
+    """The choice of highest log-likelihood per character, of one of lm-eval's samples."""
+    scores = [
+        logprob / len(text) for (logprob, _), text in zip(entry["filtered_resps"], entry["doc"]["choices"], strict=True)
+    ]
+    return scores.index(max(scores))
+
+
 def hash_prompt(arguments: Any) -> str:
     """SHA-256 of all that was asked for one question: prompts, continuations, generation settings."""
     return hashlib.sha256(json.dumps(arguments, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
-
-
-def sample_rows(samples: Iterable[Sample]) -> list[dict[str, Any]]:
-    """Samples as JSON objects."""
-    return [asdict(sample) for sample in samples]

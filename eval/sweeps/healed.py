@@ -17,6 +17,7 @@ from eval.sweeps.plan import Variant
 from prune.checkpoint.identity import model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import CheckpointError, UsageError
+from prune.common.formats import HEAL
 from prune.common.provenance import read_artefact
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.subject import Subject
@@ -51,7 +52,7 @@ def read_healed(adapter: str | Path, subject: Subject) -> Healed:
         UsageError: the adapter also changes layers before the cut, or its base was healed before.
     """
     folder = Path(adapter)
-    document = read_artefact(folder / _HEAL_FILE, "regrowth.heal/1")
+    document = read_artefact(folder / _HEAL_FILE, HEAL, again="heal again")
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
             raise CheckpointError(f"--adapter {adapter} holds no {name}; name the folder that `heal` wrote")

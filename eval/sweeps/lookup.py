@@ -1,7 +1,7 @@
-"""A bank of answers in the shape of an lm-eval LM: lm-eval asks it, it looks up, and every metric stays lm-eval's own.
+"""Stored answers in the shape of an lm-eval LM: lm-eval asks, they are looked up, and every metric stays lm-eval's own.
 
 `AnswerTask` is a domain's questions as tasks of log-likelihoods alone. `collect` puts their requests into tokens with
-lm-eval's HFLM itself; `Bank` gives one variant's answers back to lm-eval, by context and continuation.
+lm-eval's HFLM itself; `StoredAnswers` gives one variant's answers back to lm-eval, by context and continuation.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Prompting:
     seed: int = 0
 
 
-class Bank(LM):
+class StoredAnswers(LM):
     """An lm-eval LM that never computes: it knows the answers of one model to a set of requests.
 
     Args:
@@ -94,15 +94,13 @@ class Bank(LM):
         """Look each (context, continuation) up.
 
         Raises:
-            RegrowthError: one that is not in the bank.
+            RegrowthError: one that is not stored.
         """
         return [self._known(request.args) for request in requests]
 
     def _known(self, pair: Any) -> Answer:
         if tuple(pair) not in self._answers:
-            raise RegrowthError(
-                f"the bank holds no answer to {pair[1]!r} after a prompt that ends in {pair[0][-40:]!r}"
-            )
+            raise RegrowthError(f"no answer is stored to {pair[1]!r} after a prompt that ends in {pair[0][-40:]!r}")
         return self._answers[tuple(pair)]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
@@ -110,7 +108,7 @@ class Bank(LM):
         raise RegrowthError("a sweep holds log-likelihoods of answers, not of whole texts")
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """Raises RegrowthError: nothing can be generated from a bank."""
+        """Raises RegrowthError: nothing can be generated from them."""
         raise RegrowthError("a sweep holds log-likelihoods of answers, and no generated text")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -136,14 +134,22 @@ def collector(model: Any, tokenizer: Any, max_length: int) -> Scorer:
     return _Collector(model, tokenizer, batch_size=1, max_length=max_length, bar=Progress())
 
 
-def collect(
-    tasks: Sequence[AnswerTask], scorer: Scorer, prompting: Prompting
-) -> tuple[list[Pair], list[Asked], list[int], int]:
-    """All requests of some tasks, in tokens as HFLM reads them.
+@dataclass(frozen=True)
+class Collected:
+    """All requests of some tasks.
 
-    Returns:
-        The unlike pairs of context and continuation; the unlike requests in tokens; for each pair its request's
-        number; and how many pairs were longer than the context, so that their start was cut.
+    pairs: the unlike ones of context and continuation. requests: the unlike ones in tokens. owners: for each pair its
+    request's number. truncated: pairs longer than the context, so that their start was cut.
+    """
+
+    pairs: list[Pair]
+    requests: list[Asked]
+    owners: list[int]
+    truncated: int
+
+
+def collect(tasks: Sequence[AnswerTask], scorer: Scorer, prompting: Prompting) -> Collected:
+    """All requests of some tasks, in tokens as HFLM reads them.
 
     Raises:
         RegrowthError: an answer without a token, or one longer than the context.
@@ -162,23 +168,23 @@ def collect(
             pairs.setdefault(request.args)
     instances = [Instance("loglikelihood", doc={}, arguments=pair, idx=0) for pair in pairs]
     numbers: dict[Asked, int] = {}
-    owners, cut = [], 0
+    owners, truncated = [], 0
     for (_, continuation), before, answer in scorer.loglikelihood(instances):
         if not 0 < len(answer) <= scorer.max_length:
             raise RegrowthError(f"the answer {continuation!r} takes {len(answer)} tokens of {scorer.max_length}")
         whole = [*before, *answer]
-        cut += len(whole) > scorer.max_length + 1
+        truncated += len(whole) > scorer.max_length + 1
         asked = Asked(tuple(whole[-(scorer.max_length + 1) :][:-1]), tuple(answer))
         owners.append(numbers.setdefault(asked, len(numbers)))
-    return list(pairs), list(numbers), owners, cut
+    return Collected(list(pairs), list(numbers), owners, truncated)
 
 
-def read(tasks: Sequence[AnswerTask], bank: LM, prompting: Prompting) -> dict[str, Any]:
-    """What lm-eval makes of a bank's answers (or of a real LM's): its results, with the samples."""
+def read(tasks: Sequence[AnswerTask], answers: LM, prompting: Prompting) -> dict[str, Any]:
+    """What lm-eval makes of stored answers (or of a real LM): its results, with the samples."""
     for task in tasks:
         _prepare(task, prompting)
     found: dict[str, Any] = evaluate(
-        lm=bank,
+        lm=answers,
         task_dict={task.plan.name: task for task in tasks},
         bootstrap_iters=1,  # all our metrics are means, whose standard error is in closed form
         log_samples=True,

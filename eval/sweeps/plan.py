@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
+from eval.billing.sweep import VariantRecord
 from prune.common.errors import UsageError
 from prune.common.layers import deepest_start, parse_layers, starts
+from prune.models.walking import Route, count_passes
 
 RULES = ("best", "deepest", "all")
 
@@ -31,12 +32,6 @@ class Variant:
         """`full`, `4@12` for four layers from layer 12 on, `4@12+name` with an adapter."""
         plain = "full" if not self.dropped else f"{self.n}@{self.start}"
         return plain if self.adapter is None else f"{plain}+{self.adapter}"
-
-    def to_json(self) -> dict[str, Any]:
-        """As it stands in sweep.json."""
-        found = {"label": self.label, **asdict(self), "dropped": list(self.dropped)}
-        del found["adapted_from"]
-        return found
 
 
 FULL = Variant(0, None, ())
@@ -70,13 +65,22 @@ class SweepPlan:
             raise UsageError(f"--adapter gives {twice[0]} twice; name the adapters' folders apart")
         return replace(self, variants=(*self.variants, *more))
 
+    @property
+    def routes(self) -> list[Route]:
+        """The ways of the variants through the layers."""
+        return [Route(frozenset(v.dropped), v.adapter, v.adapted_from) for v in self.variants]
+
+    @property
+    def records(self) -> tuple[VariantRecord, ...]:
+        """The variants as sweep.json holds them."""
+        return tuple(
+            VariantRecord(label=v.label, n=v.n, start=v.start, dropped=v.dropped, adapter=v.adapter)
+            for v in self.variants
+        )
+
     def passes(self) -> int:
         """Layers that one walk through all variants runs; one model alone runs L."""
-        from prune.models.walking import Route, count_passes
-
-        return count_passes(
-            self.layers, [Route(frozenset(v.dropped), v.adapter, v.adapted_from) for v in self.variants]
-        )
+        return count_passes(self.layers, self.routes)
 
     def words(self) -> str:
         """In one line: how many variants, and what they cost."""
@@ -86,15 +90,6 @@ class SweepPlan:
             f"{len(self.variants)} variants in one walk of {self.passes()} layer passes: {ratio:.1f} times one model "
             f"({apart / self.layers:.1f} times one by one)"
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """The plan's part of sweep.json."""
-        return {
-            "layers": self.layers,
-            "sizes": list(self.sizes),
-            "starts": self.starts if isinstance(self.starts, str) else list(self.starts),
-            "variants": [variant.to_json() for variant in self.variants],
-        }
 
 
 def block(n: int, start: int | None) -> Variant:
@@ -107,8 +102,8 @@ def block(n: int, start: int | None) -> Variant:
 def plan_sweep(
     layers: int,
     *,
-    sizes: str = "0-15",
-    rule: str = "deepest",
+    sizes: str,
+    rule: str,
     best: Mapping[int, int] | None = None,
 ) -> SweepPlan:
     """The variants of a sweep over a model of `layers` layers. The last layer is always kept.
@@ -128,7 +123,7 @@ def plan_sweep(
     if max(asked) > layers - 1:
         raise UsageError(f"--sizes {sizes}: of {layers} layers at most {layers - 1} can be dropped (the last is kept)")
     if rule == "best" and best is None:
-        raise UsageError("--starts best goes by a scan: add --scan scan.json, or take deepest or all")
+        raise UsageError("--starts best goes by a scan: add --scan scan.json, or use deepest or all")
     listed = None if rule in RULES else parse_layers(rule, "--starts")
     variants = [FULL]
     for n in asked[1:]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from eval.billing.sweep import SweepRecord
 from eval.sweeps.plan import SweepPlan
-
-if TYPE_CHECKING:
-    from eval.sweeps.scores import TaskScores
-
-
-FORMAT = "regrowth.sweep/1"
+from eval.sweeps.scores import TaskScores
+from prune.choosing.costs import Costs
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep measured: the document of sweep.json, and each task's scores by variant and question."""
+    """What a sweep measured: what sweep.json and costs.json hold, and each task's scores by variant and question."""
 
     plan: SweepPlan
-    document: dict[str, Any]
+    document: SweepRecord
     tasks: tuple[TaskScores, ...]
-    costs: dict[str, Any]
+    costs: Costs
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that sweep.json holds."""
+        return self.document.to_json()

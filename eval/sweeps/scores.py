@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from eval.asking.tasks import TaskPlan
-from eval.billing.bill import FEW, accuracy_of, difference_of_verdicts
+from eval.billing.bill import FEW
 from eval.billing.statistics import (
     Interval,
+    accuracy_difference,
+    accuracy_of,
     flips,
     mcnemar_exact,
     paired_mean_difference,
     paired_ratio_difference,
     retained_above_chance,
 )
+from eval.billing.sweep import BlockMap, CurvePoint, HealedPoint, Scores, TaskCurve, VariantRow, VariantVersus
 from eval.questions.schema import cluster_of
+from eval.runs.samples import chosen_index
 from eval.sweeps.plan import SweepPlan, Variant
 from prune.common.errors import RegrowthError
 
@@ -61,14 +65,9 @@ class TaskScores:
 
 def slim(entry: dict[str, Any]) -> dict[str, Any]:
     """What is kept of one of lm-eval's samples: the question's id, its metrics and the chosen index."""
-    kept: dict[str, Any] = {key: entry[key] for key in _METRICS if key in entry}
-    choices = entry["doc"]["choices"]
-    return {"id": entry["doc"]["id"], **kept, "chosen": None if choices is None else _chosen(entry, choices)}
-
-
-def _chosen(entry: dict[str, Any], choices: Sequence[str]) -> int:
-    scores = [logprob / len(text) for (logprob, _), text in zip(entry["filtered_resps"], choices, strict=True)]
-    return scores.index(max(scores))
+    metrics: dict[str, Any] = {key: entry[key] for key in _METRICS if key in entry}
+    chosen = None if entry["doc"]["choices"] is None else chosen_index(entry)
+    return {"id": entry["doc"]["id"], **metrics, "chosen": chosen}
 
 
 def task_scores(plan: TaskPlan, logged: Sequence[Sequence[dict[str, Any]]], prompts: Sequence[str]) -> TaskScores:
@@ -114,29 +113,27 @@ def chance_of(task: TaskScores) -> float | None:
     return None if task.correct is None else task.plan.chance
 
 
-def rows(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[dict[str, Any]]:
+def rows(plan: SweepPlan, tasks: Sequence[TaskScores]) -> tuple[VariantRow, ...]:
     """One row per task and variant; the full model's come first in each task."""
-    return [_row(variant, place, task) for task in tasks for place, variant in enumerate(plan.variants)]
+    return tuple(_row(variant, index, task) for task in tasks for index, variant in enumerate(plan.variants))
 
 
-def _row(variant: Variant, place: int, task: TaskScores) -> dict[str, Any]:
-    chance = chance_of(task)
-    accuracy = None if task.correct is None else accuracy_of(task.correct[place].tolist(), task.units)
-    return {
-        "variant": variant.label,
-        "size": variant.n,
-        "start": variant.start,
-        "adapter": variant.adapter,
-        "domain": task.plan.domain,
-        "protocol": task.plan.protocol,
-        "n": task.n,
-        "chance": chance,
-        "accuracy": None if accuracy is None else asdict(accuracy),
-        "accuracy_raw": None if task.raw is None else float(task.raw[place].mean()),
-        "answer_greedy": None if task.greedy is None else float(task.greedy[place].mean()),
-        "answer_nll_bits": asdict(_mean(task.nll[place], task.units)),
-        "versus": None if place == 0 else _versus(task, place, chance),
-    }
+def _row(variant: Variant, index: int, task: TaskScores) -> VariantRow:
+    return VariantRow(
+        variant=variant.label,
+        size=variant.n,
+        start=variant.start,
+        adapter=variant.adapter,
+        domain=task.plan.domain,
+        protocol=task.plan.protocol,
+        n=task.n,
+        chance=chance_of(task),
+        accuracy=None if task.correct is None else accuracy_of(task.correct[index].tolist(), task.units),
+        accuracy_raw=None if task.raw is None else float(task.raw[index].mean()),
+        answer_greedy=None if task.greedy is None else float(task.greedy[index].mean()),
+        answer_nll_bits=_mean(task.nll[index], task.units),
+        versus=None if index == 0 else _versus(task, index),
+    )
 
 
 def _mean(values: np.ndarray, units: Sequence[str]) -> Interval:
@@ -144,28 +141,25 @@ def _mean(values: np.ndarray, units: Sequence[str]) -> Interval:
     return paired_mean_difference(np.zeros_like(values).tolist(), values.tolist(), units)
 
 
-def _versus(task: TaskScores, place: int, chance: float | None) -> dict[str, Any]:
-    change = paired_mean_difference(task.nll[0].tolist(), task.nll[place].tolist(), task.units)
-    per_byte = paired_ratio_difference(task.nll[0].tolist(), task.nll[place].tolist(), task.sizes.tolist(), task.units)
-    found: dict[str, Any] = {
-        "answer_nll_bits_difference": asdict(change),
-        "answer_nll_bits_per_byte_difference": asdict(per_byte),
-    }
-    names = ("accuracy_difference", "mcnemar_p", "lost", "gained", "retained_above_chance", "full_above_chance")
-    if task.correct is None or chance is None:
-        return {**found, **dict.fromkeys(names)}
-    full, own = task.correct[0].tolist(), task.correct[place].tolist()
-    lost, gained = flips(full, own)
-    retained = retained_above_chance(sum(own) / task.n, sum(full) / task.n, chance)
-    values = (
-        asdict(difference_of_verdicts(full, own, task.units)),
-        mcnemar_exact(lost, gained),
-        lost,
-        gained,
-        retained,
-        accuracy_of(full, task.units).low > chance,
+def _versus(task: TaskScores, index: int) -> VariantVersus:
+    full_nll, nll = task.nll[0].tolist(), task.nll[index].tolist()
+    verdicts: dict[str, Any] = {"accuracy_difference": None}
+    if task.correct is not None:
+        full, cut = task.correct[0].tolist(), task.correct[index].tolist()
+        lost, gained = flips(full, cut)
+        verdicts = {
+            "accuracy_difference": accuracy_difference(full, cut, task.units),
+            "mcnemar_p": mcnemar_exact(lost, gained),
+            "lost": lost,
+            "gained": gained,
+            "retained_above_chance": retained_above_chance(sum(cut) / task.n, sum(full) / task.n, task.plan.chance),
+            "full_above_chance": accuracy_of(full, task.units).low > task.plan.chance,
+        }
+    return VariantVersus(
+        answer_nll_bits_difference=paired_mean_difference(full_nll, nll, task.units),
+        answer_nll_bits_per_byte_difference=paired_ratio_difference(full_nll, nll, task.sizes.tolist(), task.units),
+        **verdicts,
     )
-    return {**found, **dict(zip(names, values, strict=True))}
 
 
 def costs(plan: SweepPlan, tasks: Sequence[TaskScores]) -> dict[str, dict[int, dict[int, float]]]:
@@ -184,7 +178,7 @@ def costs(plan: SweepPlan, tasks: Sequence[TaskScores]) -> dict[str, dict[int, d
     return found
 
 
-def curve_places(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[int]:
+def curve_indices(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[int]:
     """The variant of each size that stands in the curves, one for all domains.
 
     Where there are several starts, the one of least cost, all domains alike: a cut is one model, whatever it is asked.
@@ -202,69 +196,64 @@ def curve_places(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[int]:
     return [min((p for p in plain if plan.variants[p].n == n), key=lambda p: (cost(p), p)) for n in sizes]
 
 
-def point(row: dict[str, Any]) -> dict[str, Any]:
+def point(row: VariantRow) -> dict[str, Any]:
     """What a curve shows of a row."""
-    versus = row["versus"] or {}
-    shown = ("size", "start", "variant", "accuracy", "answer_greedy", "answer_nll_bits")
     return {
-        **{key: row[key] for key in shown},
-        "answer_nll_bits_difference": versus.get("answer_nll_bits_difference"),
-        "answer_nll_bits_per_byte_difference": versus.get("answer_nll_bits_per_byte_difference"),
-        "accuracy_difference": versus.get("accuracy_difference"),
+        key: getattr(row if key in Scores.model_fields else row.versus, key, None) for key in CurvePoint.model_fields
     }
 
 
-def curves(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[dict[str, Any]]:
+def curves(plan: SweepPlan, tasks: Sequence[TaskScores]) -> tuple[TaskCurve, ...]:
     """Per task its points, by size."""
-    places = curve_places(plan, tasks)
-    return [
-        {
-            "domain": task.plan.domain,
-            "protocol": task.plan.protocol,
-            "chance": chance_of(task),
-            "points": [point(_row(plan.variants[place], place, task)) for place in places],
-        }
+    indices = curve_indices(plan, tasks)
+    return tuple(
+        TaskCurve(
+            domain=task.plan.domain,
+            protocol=task.plan.protocol,
+            chance=chance_of(task),
+            points=tuple(CurvePoint(**point(_row(plan.variants[index], index, task))) for index in indices),
+        )
         for task in tasks
-    ]
+    )
 
 
-def healed(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[dict[str, Any]]:
+def healed(plan: SweepPlan, tasks: Sequence[TaskScores]) -> tuple[HealedPoint, ...]:
     """The points of adapters, task by task."""
-    return [
-        {"domain": task.plan.domain, "protocol": task.plan.protocol, **point(_row(variant, place, task))}
+    return tuple(
+        HealedPoint(domain=task.plan.domain, protocol=task.plan.protocol, **point(_row(variant, index, task)))
         for task in tasks
-        for place, variant in enumerate(plan.variants)
+        for index, variant in enumerate(plan.variants)
         if variant.adapter is not None
-    ]
+    )
 
 
-def maps(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[dict[str, Any]]:
+def maps(plan: SweepPlan, tasks: Sequence[TaskScores]) -> tuple[BlockMap, ...]:
     """Per task the change against the full model by size (rows) and start (columns); none where starts are single."""
     if not plan.mapped:
-        return []
+        return ()
     blocks = {
         (v.n, v.start): place
         for place, v in enumerate(plan.variants)
         if v.n > 0 and v.start is not None and not v.adapter
     }
-    sizes = sorted({n for n, _ in blocks})
-    starts = sorted({start for _, start in blocks})
+    sizes = tuple(sorted({n for n, _ in blocks}))
+    starts = tuple(sorted({start for _, start in blocks}))
 
-    def grid(values: np.ndarray) -> list[list[float | None]]:
+    def grid(values: np.ndarray) -> tuple[tuple[float | None, ...], ...]:
         change = values.mean(1) - values[0].mean()
-        return [[float(change[blocks[n, s]]) if (n, s) in blocks else None for s in starts] for n in sizes]
+        return tuple(tuple(float(change[blocks[n, s]]) if (n, s) in blocks else None for s in starts) for n in sizes)
 
-    return [
-        {
-            "domain": task.plan.domain,
-            "protocol": task.plan.protocol,
-            "sizes": sizes,
-            "starts": starts,
-            "answer_nll_bits_difference": grid(task.nll),
-            "accuracy_difference": None if task.correct is None else grid(task.correct),
-        }
+    return tuple(
+        BlockMap(
+            domain=task.plan.domain,
+            protocol=task.plan.protocol,
+            sizes=sizes,
+            starts=starts,
+            answer_nll_bits_difference=grid(task.nll),
+            accuracy_difference=None if task.correct is None else grid(task.correct),
+        )
         for task in tasks
-    ]
+    )
 
 
 def sample_rows(task: TaskScores) -> list[dict[str, Any]]:

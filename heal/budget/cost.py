@@ -1,4 +1,4 @@
-"""What healing costs in memory and time, reckoned before anything is loaded: pure arithmetic, in bytes and FLOPs.
+"""What healing costs in memory and time, estimated before anything is loaded: pure arithmetic, in bytes and FLOPs.
 
 Memory is counted as the run allocates it: frozen weights (quantised or bf16), an fp32 adapter with its gradient and
 Adam's two moments, what autograd keeps of each layer, and one chunk of logits. Time is FLOPs over an assumed share of
@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from heal.budget.document import BudgetDocument, BudgetSettings, Gpu, Memory, Verdict
 from heal.models.targets import plays
 from prune.common.errors import UsageError
 from prune.models.footprint import GIB, passing_bytes, saved_bytes, scale_bytes, state_bytes, weight_bytes
 from prune.models.shapes import LayerShape, Linear, ModelShape
 
-FORMAT = "regrowth.budget/1"
 METHODS = ("qlora", "distill")
 LOGITS_AT_ONCE = 1 << 24  # numbers per chunk, as heal.models.losses takes
 FLOATS_ON_CPU = 1 << 19  # of a chunk, so many at a time are in fp32 on a CPU, and all on a GPU
@@ -24,24 +24,10 @@ _ALLOCATOR = 0.04  # of a GPU's memory, lost to fragments and rounding
 _CONTEXT = 0.75 * GIB  # of a GPU's memory, taken by CUDA, its kernels and cuBLAS' workspace
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A card: bytes that a program sees, dense bf16 FLOP/s, and the share of them that healing is taken to reach.
-
-    The share on an A100 is what published QLoRA runs come to when counted as here (7B to 72B: 0.32 to 0.38); on an
-    H100 it is set lower, because its memory is not faster in proportion.
-    """
-
-    name: str
-    memory: int
-    peak: float
-    share: float
-
-
 GPUS = (
-    Gpu("A100-40GB", round(39.4 * GIB), 312e12, 0.35),
-    Gpu("A100-80GB", round(79.1 * GIB), 312e12, 0.35),
-    Gpu("H100-80GB", round(79.1 * GIB), 989e12, 0.30),
+    Gpu(name="A100-40GB", memory=round(39.4 * GIB), peak=312e12, share=0.35),
+    Gpu(name="A100-80GB", memory=round(79.1 * GIB), peak=312e12, share=0.35),
+    Gpu(name="H100-80GB", memory=round(79.1 * GIB), peak=989e12, share=0.30),
 )
 
 
@@ -75,63 +61,6 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes at the peak of a training step, by what they hold.
-
-    Attributes:
-        weights: frozen values; `quantisation`: scales and code books of the quantised ones.
-        optimiser: gradients and Adam's moments.
-        activations: what autograd keeps from the forward pass, across layers.
-        working: what one layer takes at once beyond that, or one chunk of logits: the larger of the two.
-        layer, logits: the two.
-        loading: the peak before the first step: the weights, and on a GPU one tensor as it was stored, on a CPU the
-            files as well, which are mapped while they are read.
-    """
-
-    weights: int
-    quantisation: int
-    adapter: int
-    optimiser: int
-    activations: int
-    layer: int
-    logits: int
-    loading: int
-
-    @property
-    def working(self) -> int:
-        return max(self.layer, self.logits)
-
-    @property
-    def step(self) -> int:
-        """The peak of a training step."""
-        return self.weights + self.quantisation + self.adapter + self.optimiser + self.activations + self.working
-
-    @property
-    def total(self) -> int:
-        """The peak of the run."""
-        return max(self.step, self.loading)
-
-    def to_json(self) -> dict[str, int]:
-        return {**asdict(self), "step": self.step, "total": self.total}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one card holds: `rows` is the largest batch at the asked length (0: none); times are expected ones."""
-
-    gpu: Gpu
-    memory: Memory
-    holds: bool
-    rows: int
-    longest: int
-    tokens_per_second: float
-    hours: float
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "memory": self.memory.total}
-
-
-@dataclass(frozen=True)
 class Budget:
     """The answer of `heal budget`."""
 
@@ -144,22 +73,20 @@ class Budget:
     verdicts: tuple[Verdict, ...]
 
     def to_json(self) -> dict[str, Any]:
-        job = asdict(self.job)
-        return {
-            "format": FORMAT,
-            "model": self.shape.name,
-            "layers": len(self.shape.layers),
-            "parameters": self.shape.values,
-            "kept": job.pop("kept"),
-            "settings": {name: value for name, value in job.items() if name != "cuda"},
-            "tokens": self.tokens,
-            "memory": self.memory.to_json(),
-            "memory_without_checkpointing" if self.job.checkpointing else "memory_with_checkpointing": (
-                self.other.to_json()
-            ),
-            "flops_per_token": self.flops,
-            "gpus": [verdict.to_json() for verdict in self.verdicts],
-        }
+        job, checkpointed = asdict(self.job), self.job.checkpointing
+        return BudgetDocument(
+            model=self.shape.name,
+            layers=len(self.shape.layers),
+            parameters=self.shape.values,
+            kept=job.pop("kept"),
+            settings=BudgetSettings(**{name: value for name, value in job.items() if name != "cuda"}),
+            tokens=self.tokens,
+            memory=self.memory,
+            memory_without_checkpointing=self.other if checkpointed else None,
+            memory_with_checkpointing=None if checkpointed else self.other,
+            flops_per_token=self.flops,
+            gpus=self.verdicts,
+        ).to_json()
 
 
 def kept_layers(layers: int, n: int, start: int | None = None) -> tuple[int, ...]:
@@ -228,7 +155,7 @@ def flops_per_token(shape: ModelShape, job: Job) -> float:
     return total
 
 
-def reckon(shape: ModelShape, job: Job, *, tokens: int, gpus: tuple[Gpu, ...] = GPUS) -> Budget:
+def estimate(shape: ModelShape, job: Job, *, tokens: int, gpus: tuple[Gpu, ...] = GPUS) -> Budget:
     """The whole budget.
 
     Args:
@@ -254,7 +181,7 @@ def _judge(shape: ModelShape, job: Job, gpu: Gpu, tokens: int, flops: float) -> 
     longest = 128 * _most(lambda pieces: fits(1, 128 * pieces))
     return Verdict(
         gpu=gpu,
-        memory=memory_of(shape, job),
+        memory=memory_of(shape, job).total,
         holds=fits(job.batch_size, job.length),
         rows=_most(lambda rows: fits(rows, job.length)),
         longest=min(longest, shape.context or longest),
@@ -312,9 +239,9 @@ def _logits(shape: ModelShape, job: Job) -> int:
 
 def _check(shape: ModelShape, job: Job) -> None:
     if job.method not in METHODS:
-        raise UsageError(f"--method {job.method} is unknown; take {' or '.join(METHODS)}")
+        raise UsageError(f"--method {job.method} is unknown; use {' or '.join(METHODS)}")
     if job.bits not in (4, 8, 16):
-        raise UsageError(f"--bits {job.bits} is unknown; take 4, 8 or 16")
+        raise UsageError(f"--bits {job.bits} is unknown; use 4, 8 or 16")
     if shape.context and job.length > shape.context:
         raise UsageError(f"--length {job.length} is beyond the {shape.context} tokens that the model can read")
     for name, value in (("length", job.length), ("batch-size", job.batch_size), ("rank", job.rank)):

@@ -55,16 +55,16 @@ def tables(budget: Budget) -> Group:
     )
     for head in ("card", "GiB", "share", "holds it", "most rows", "longest row", "tokens/s", "hours"):
         cards.add_column(head, justify="left" if head == "card" else "right")
-    for one in budget.verdicts:
+    for verdict in budget.verdicts:
         cards.add_row(
-            one.gpu.name,
-            f"{one.gpu.memory / GIB:.0f}",
-            f"{one.gpu.share:.0%}",
-            "yes" if one.holds else "no",
-            str(one.rows) if one.rows else "none",
-            str(one.longest) if one.longest else "none",
-            f"{one.tokens_per_second:,.0f}",
-            f"{one.hours:,.1f}",
+            verdict.gpu.name,
+            f"{verdict.gpu.memory / GIB:.0f}",
+            f"{verdict.gpu.share:.0%}",
+            "yes" if verdict.holds else "no",
+            str(verdict.rows) if verdict.rows else "none",
+            str(verdict.longest) if verdict.longest else "none",
+            f"{verdict.tokens_per_second:,.0f}",
+            f"{verdict.hours:,.1f}",
         )
     return Group(held, cards)
 

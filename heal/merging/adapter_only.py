@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from heal.cards import adapter_only_card
-from heal.merging.merge import base_of, open_adapter
+from heal.merging.merge import Adapter, base_of, open_adapter
 from heal.merging.tensors import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from heal.result import computed_in
+from heal.result import RECORD_FILE, HealResult, ShipFacts
+from heal.settings import Measuring
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
 from prune.common.layers import runs
@@ -38,13 +39,10 @@ def adapter_only(
     *,
     full: str | Path | None = None,
     model: str | Path | None = None,
-    compare_logits: bool = True,
-    held_out: str | None = None,
-    field: str = "text",
-    device: str = "auto",
+    measuring: Measuring | None = None,
     overwrite: bool = False,
-    shown: bool = True,
-) -> dict[str, Any]:
+    show_progress: bool = True,
+) -> HealResult:
     """Write an adapter that `PeftModel.from_pretrained(full model, folder)` makes the healed pruned model of.
 
     On the full model in the precision of the training (NF4 or int8) that is the trained function; on its original
@@ -54,78 +52,71 @@ def adapter_only(
         adapter: folder that `heal qlora` or `heal distill` wrote.
         full: the model that was cut, where it is no longer at the place that the plan of the cut names.
         model: the pruned model that the adapter was trained on, where it has moved.
-        compare_logits: run both, one at a time, and report how far their logits are apart.
-        held_out: SOURCE to take the check's few rows from; what the adapter was measured on if None.
-        field: field of its rows.
-        device: what checks.
+        measuring: whether and on what both are run, one at a time, to report how far their logits are apart.
 
     Returns:
-        heal.json of the folder: the adapter's, with a part `adapter_only`.
+        Its record is the adapter's, with a part `adapter_only`.
 
     Raises:
         CheckpointError: the base was not cut by `prune cut`, was changed since, or is of a family that peft's
             `layer_replication` does not give exactly; the message says which.
         UsageError: text to check on cannot be read.
     """
-    folder, document, config = open_adapter(adapter)
+    measuring = measuring or Measuring()
+    opened = open_adapter(adapter)
     out = check_free(out, overwrite=overwrite)
     quiet_libraries()
-    pruned = base_of(adapter, document, config, model)
+    pruned = base_of(opened, model)
     plan = _plan(pruned)
     try:
         whole = locate(full or plan.model, revision=None if full else plan.commit)
     except CheckpointError as error:
         raise CheckpointError(f"the model that was cut cannot be found ({error}); give it with --full") from None
-    _refuse_changed(whole, pruned, shown)
+    _refuse_changed(whole, pruned, show_progress)
     refuse_layout(whole, pruned, plan)
-    facts = {
-        "full": {"model": whole.name, "commit": whole.commit, **plan.identity},
-        "words": plan.words,
-        "layer_replication": ranges(plan.kept),
-        "versions": versions(),
-        "command": command_line(),
-    }
-    measure = None
-    how: dict[str, Any] = {"bits": document["settings"]["bits"], "compute": computed_in(document)}
-    if compare_logits:
+    facts = ShipFacts(
+        full={"model": whole.name, "commit": whole.commit, **plan.identity},
+        words=plan.words,
+        layer_replication=ranges(plan.kept),
+        versions=versions(),
+        command=command_line(),
+    )
+    measure, record = None, opened.record
+    if measuring.compare_logits:
         from heal.merging.agreement import FLOAT32_BOUND, compare, logits_that_fit, measuring_text, trained_logits
 
-        device = pick_device(device)
-        measure = measuring_text(document, pruned, held_out=held_out, field=field, tokens=None)
-        with progress("Running the pruned model with the adapter", None, shown=shown):
-            wanted = logits_that_fit(lambda: trained_logits(pruned, folder, measure, **how, device=device))
-    document = {**document, "adapter_only": facts}
+        device = pick_device(measuring.device)
+        measure = measuring_text(record, pruned, measuring)
+        with progress("Running the pruned model with the adapter", None, shown=show_progress):
+            wanted = logits_that_fit(lambda: trained_logits(pruned, opened.folder, measure, record, device=device))
+    shipped = record.with_part(adapter_only=facts)
     with staged_directory(out, overwrite=overwrite) as stage:
-        _write_adapter(stage, folder, config, whole, pruned, plan)
-        write_json(stage / "heal.json", document)
-        write_text(stage / "README.md", adapter_only_card(document))
+        _write_adapter(stage, opened, whole, pruned, plan)
+        shipped.write(stage / RECORD_FILE)
+        write_text(stage / "README.md", adapter_only_card(shipped))
     if measure is not None:
-        with progress("Running the full model with the new adapter", None, shown=shown):
-            found, wrong = compare(
-                wanted, lambda: trained_logits(whole, out, measure, **how, device=device), bound=FLOAT32_BOUND
+        with progress("Running the full model with the new adapter", None, shown=show_progress):
+            comparison = compare(
+                wanted, lambda: trained_logits(whole, out, measure, record, device=device), bound=FLOAT32_BOUND
             )
-        facts |= found
-        write_json(out / "heal.json", document, overwrite=True)
-        if wrong:
-            raise CheckpointError(f"{out} is written, but {wrong}: do not use it before you know why")
-    return document
+        shipped = shipped.with_part(adapter_only=facts.model_copy(update=comparison.facts()))
+        shipped.write(out / RECORD_FILE, overwrite=True)
+        comparison.refuse(out)
+    return HealResult(out, shipped)
 
 
-def _write_adapter(
-    stage: Path, adapter: Path, config: dict[str, Any], whole: Source, pruned: Source, plan: CutPlan
-) -> None:
+def _write_adapter(stage: Path, adapter: Adapter, whole: Source, pruned: Source, plan: CutPlan) -> None:
     """The adapter's weights as they are, and a config that puts them on the full model's kept layers."""
-    place = whole.name if whole.commit else str(whole.folder.resolve())
-    base = {"base_model_name_or_path": place, "revision": whole.commit, "layer_replication": ranges(plan.kept)}
-    base["bias"] = REFUSED_BIAS
-    write_json(stage / ADAPTER_CONFIG, {**config, **base})
-    shutil.copyfile(adapter / ADAPTER_WEIGHTS, stage / ADAPTER_WEIGHTS)
+    name = whole.name if whole.commit else str(whole.folder.resolve())
+    base = {"base_model_name_or_path": name, "revision": whole.commit, "layer_replication": ranges(plan.kept)}
+    write_json(stage / ADAPTER_CONFIG, {**adapter.config, **base, "bias": REFUSED_BIAS})
+    shutil.copyfile(adapter.folder / ADAPTER_WEIGHTS, stage / ADAPTER_WEIGHTS)
     shutil.copyfile(pruned.folder / PLAN_FILE, stage / PLAN_FILE)
 
 
-def ranges(kept: tuple[int, ...]) -> list[list[int]]:
-    """Kept layers as peft's ranges, first included, last not: (0, 1, 2, 6, 7) -> [[0, 3], [6, 8]]."""
-    return [[start, start + count] for start, count in runs(kept)]
+def ranges(kept: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Kept layers as peft's ranges, first included, last not: (0, 1, 2, 6, 7) -> ((0, 3), (6, 8))."""
+    return tuple((start, start + count) for start, count in runs(kept))
 
 
 def refuse_layout(full: Source, pruned: Source, plan: CutPlan) -> None:
@@ -141,10 +132,10 @@ def refuse_layout(full: Source, pruned: Source, plan: CutPlan) -> None:
     config = AutoConfig.from_pretrained(full.folder)
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config)
-    found: Any = skeleton
-    while hasattr(found, "model"):  # the way that peft takes
-        found = found.model
-    if getattr(found, "layers", None) is not decoder_layers(skeleton):
+    decoder: Any = skeleton
+    while hasattr(decoder, "model"):  # the way that peft takes
+        decoder = decoder.model
+    if getattr(decoder, "layers", None) is not decoder_layers(skeleton):
         raise CheckpointError(
             f"peft's layer_replication does not find the layers of {type(skeleton).__name__} "
             "(it looks for model.layers); merge the adapter instead, without --adapter-only"
@@ -179,14 +170,14 @@ def _plan(pruned: Source) -> CutPlan:
     return CutPlan.read(pruned.folder / PLAN_FILE)
 
 
-def _refuse_changed(whole: Source, pruned: Source, shown: bool) -> None:
+def _refuse_changed(whole: Source, pruned: Source, show_progress: bool) -> None:
     """An adapter can carry a cut, but no other change of the weights, such as a patch's: that is no low rank."""
-    found = verify_cut(
-        whole.name if whole.commit else whole.folder, pruned.folder, revision=whole.commit, show_progress=shown
+    verdict = verify_cut(
+        whole.name if whole.commit else whole.folder, pruned.folder, revision=whole.commit, show_progress=show_progress
     )
-    if not found.sound:
-        healed = (pruned.folder / "heal.json").is_file()
-        why = "it was patched or merged since it was cut" if healed else found.faults[0]
+    if not verdict.sound:
+        healed = (pruned.folder / RECORD_FILE).is_file()
+        why = "it was patched or merged since it was cut" if healed else verdict.faults[0]
         raise CheckpointError(
             f"{pruned.name} is not {whole.name} with layers dropped ({why}), and an adapter on the full model cannot "
             "say the rest; merge the adapter instead, without --adapter-only"

@@ -19,6 +19,8 @@ from heal.defaults import HELD_OUT_TOKENS
 from heal.merging.tensors import MergePlan, Pairs, merged_tensor
 from heal.models.held_out import mean_loss
 from heal.models.quantise import compute_dtype, load_frozen
+from heal.result import Agreement, Base, HealRecord
+from heal.settings import Measuring
 from heal.text.packing import collate
 from heal.text.sources import HeldOut, TextSource, hold_out
 from prune.checkpoint.headers import Checkpoint
@@ -38,6 +40,24 @@ FLOAT32_BOUND, _SHORT_BOUND, _INT8_BOUND = 1e-3, 0.1, 0.2
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What was written beside what was trained, or why they could not be compared; and what is wrong, in words."""
+
+    agreement: Agreement | None = None
+    not_compared: str | None = None
+    wrong: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """The two parts of heal.json."""
+        return {"agreement": self.agreement, "not_compared": self.not_compared}
+
+    def refuse(self, out: Path) -> None:
+        """Raise CheckpointError where something is wrong with what was written to `out`."""
+        if self.wrong:
+            raise CheckpointError(f"{out} is written, but {self.wrong}: do not use it before you know why")
+
+
+@dataclass(frozen=True)
 class Measure:
     """Text to measure on, as tokens, and what says which text that was."""
 
@@ -51,62 +71,58 @@ class Measure:
 
 
 class TextGoneError(UsageError):
-    """The text that an adapter was measured on cannot be had any more. `why`: what became of it."""
+    """The text that an adapter was measured on is gone or changed. `why`: what became of it."""
 
     def __init__(self, why: str) -> None:
         super().__init__(
-            f"{why}; name other text with --held-out FILE, or leave measuring out with --no-compare-logits"
+            f"{why}; give other text with --held-out FILE, or leave measuring out with --no-compare-logits"
         )
         self.why = why
 
 
-def measuring_text(
-    document: dict[str, Any], source: Source, *, held_out: str | None, field: str, tokens: int | None
-) -> Measure:
+def measuring_text(record: HealRecord, source: Source, measuring: Measuring) -> Measure:
     """The rows that an adapter was measured on while it was trained, or rows of other text.
 
     Of text that the run held out of its own, only the part that was measured is read.
 
     Args:
-        document: the adapter's heal.json, which tells the text, its field, and the length of a row.
+        record: the adapter's heal.json, which tells the text, its field, and the length of a row.
         source: the base, whose tokenizer reads the text.
-        held_out: SOURCE to measure on instead; `field` is then its field.
-        tokens: how many; as many of each text as the adapter was measured on if None.
 
     Raises:
         TextGoneError: the text that heal.json names cannot be read, or has changed; the message names the options.
-        TextError: `held_out` cannot be read.
+        TextError: the text of `measuring` cannot be read.
     """
-    settings, facts = document["settings"], document["held_out"]
-    own = facts.get("limit", HELD_OUT_TOKENS)  # the first adapters did not say
-    tokenizer, length = load_tokenizer(source), settings["length"]
+    held_out, tokens = measuring.held_out, measuring.held_out_tokens
+    tokenizer, length, batch = load_tokenizer(source), record.settings["length"], record.settings["batch_size"]
+    limit = record.held_out.limit or HELD_OUT_TOKENS
     if held_out:
-        rows = hold_out(TextSource(held_out, field, held_out, tokens or own), tokenizer, length=length)
-        return Measure(rows, settings["batch_size"], {"held_out": text_identity(held_out, field)})
-    text, identity = _recorded(document, own)
+        rows = hold_out(TextSource(held_out, measuring.field, held_out, tokens or limit), tokenizer, length=length)
+        return Measure(rows, batch, {"held_out": text_identity(held_out, measuring.field)})
+    text, identity = _recorded(record, limit)
     why = "has changed since"
     try:
         rows = hold_out(text, tokenizer, length=length)
-        if facts.get("sha256") in (None, rows.sha256):
+        if record.held_out.sha256 == rows.sha256:
             if tokens:
                 rows = hold_out(replace(text, held_out_tokens=tokens), tokenizer, length=length)
-            return Measure(rows, settings["batch_size"], identity)
+            return Measure(rows, batch, identity)
     except TextError as error:
         why = f"cannot be read ({error})"
     raise TextGoneError(f"the text that the adapter was measured on, {' and '.join(text.measured)}, {why}")
 
 
-def losses(
+def measure_bases(
     source: Source,
     checkpoint: Checkpoint,
-    plans: dict[str, MergePlan],
+    plans: dict[Base, MergePlan],
     weights: Pairs,
     measure: Measure,
     *,
     device: str,
-) -> dict[str, float]:
+) -> dict[Base, float]:
     """Held-out loss in nats per token of every plan's merged model, run in the dtype of the training."""
-    found = {}
+    losses: dict[Base, float] = {}
     compute = compute_dtype(next(iter(plans.values())).compute)
     with _loaded(lambda: load_model(source, dtype=compute, device=device)) as model:
         written: dict[str, str] = {}  # by one plan, and so to be written anew by the next
@@ -114,16 +130,15 @@ def losses(
             written |= plan.changed
         for name, plan in plans.items():
             _swap(model, checkpoint, plan, weights, written)
-            found[name] = mean_loss(model, measure.held_out.rows, batch_size=measure.batch_size)
-    return found
+            losses[name] = mean_loss(model, measure.held_out.rows, batch_size=measure.batch_size)
+    return losses
 
 
-def trained_logits(
-    source: Source, adapter: Path, measure: Measure, *, bits: int, compute: str, device: str
-) -> torch.Tensor:
+def trained_logits(source: Source, adapter: Path, measure: Measure, record: HealRecord, *, device: str) -> torch.Tensor:
     """(rows * tokens, V) logits in fp32 of the adapter on the base in the precision of its training."""
     from peft import PeftModel
 
+    bits, compute = record.settings["bits"], record.computed_in
     with _loaded(lambda: load_frozen(source, bits=bits, device=device, dtype=compute)) as base:
         try:
             adapted = PeftModel.from_pretrained(base, str(adapter)).eval()
@@ -164,51 +179,38 @@ def logits_that_fit(run: Callable[[], torch.Tensor]) -> torch.Tensor | None:
         raise
 
 
-def compare(
-    wanted: torch.Tensor | None, run: Callable[[], torch.Tensor], *, bound: float | None
-) -> tuple[dict[str, Any], str]:
+def compare(wanted: torch.Tensor | None, run: Callable[[], torch.Tensor], *, bound: float | None) -> Comparison:
     """Compare what was written with what was trained. No failure is raised: what was written is whole.
 
     Args:
         wanted: logits as trained, or None where memory ran out for them.
         run: gives the logits of what was written.
         bound: the largest mean KL in nats that is no error; None: any.
-
-    Returns:
-        Facts for heal.json: `agreement`, or `not_compared` and why. And what is wrong, in words; empty if nothing is.
     """
     if wanted is None:
-        return {"not_compared": "out of memory"}, ""
+        return Comparison(not_compared="out of memory")
     try:
-        found = run()
+        written = run()
     except CheckpointError as error:
-        return {"not_compared": first_line(error)}, str(error)
+        return Comparison(not_compared=first_line(error), wrong=str(error))
     except Exception as error:
-        return {"not_compared": "out of memory" if is_out_of_memory(error) else first_line(error)}, ""
-    if not found.isfinite().all():
-        return {"not_compared": "its logits are not finite"}, "its logits are not finite"
-    facts = agreement(wanted, found)
-    if bound is None:
-        return {"agreement": facts}, ""
-    apart = (
-        f"its logits are KL {facts['kl']:.2g} nats from those of the adapter as trained, beyond the bound of {bound:g}"
+        return Comparison(not_compared="out of memory" if is_out_of_memory(error) else first_line(error))
+    if not written.isfinite().all():
+        return Comparison(not_compared="its logits are not finite", wrong="its logits are not finite")
+    facts = agreement(wanted, written, bound)
+    if bound is None or facts.kl <= bound:
+        return Comparison(facts)
+    kl = f"KL {facts.kl:.2g} nats"
+    return Comparison(
+        facts, wrong=f"its logits are {kl} from those of the adapter as trained, beyond the bound of {bound:g}"
     )
-    return {"agreement": {**facts, "bound": bound}}, apart if facts["kl"] > bound else ""
 
 
-def agreement(wanted: torch.Tensor, found: torch.Tensor) -> dict[str, Any]:
-    """How far two sets of logits are apart.
-
-    Args:
-        wanted, found: (N, V), fp32.
-
-    Returns:
-        `tokens` N; `max_abs` and `mean_abs` of the logits' differences; `kl`, the mean over tokens of
-        KL(wanted || found) in nats; `same_first`, the share of tokens whose likeliest next token is the same.
-    """
+def agreement(wanted: torch.Tensor, written: torch.Tensor, bound: float | None = None) -> Agreement:
+    """How far two sets of logits are apart: (N, V) each, fp32. Its KL is KL(wanted || written)."""
     largest = total = divergence = 0.0
     same = 0
-    for ours, theirs in zip(wanted.split(_TOKENS), found.split(_TOKENS), strict=True):  # float64 takes twice the room
+    for ours, theirs in zip(wanted.split(_TOKENS), written.split(_TOKENS), strict=True):  # float64 takes twice the room
         apart = (ours.double() - theirs.double()).abs()
         p, q = ours.double().log_softmax(-1), theirs.double().log_softmax(-1)
         largest = max(largest, apart.max().item())
@@ -216,23 +218,24 @@ def agreement(wanted: torch.Tensor, found: torch.Tensor) -> dict[str, Any]:
         divergence += (p.exp() * (p - q)).sum().item()
         same += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
     count = len(wanted)
-    return {
-        "tokens": count,
-        "max_abs": largest,
-        "mean_abs": total / count,
-        "kl": max(0.0, divergence / count),
-        "same_first": same / count,
-    }
+    return Agreement(
+        tokens=count,
+        max_abs=largest,
+        mean_abs=total / count,
+        kl=max(0.0, divergence / count),
+        same_first=same / count,
+        bound=bound,
+    )
 
 
-def _recorded(document: dict[str, Any], tokens: int) -> tuple[TextSource, dict[str, Any]]:
+def _recorded(record: HealRecord, tokens: int) -> tuple[TextSource, dict[str, Any]]:
     """The text of heal.json that was measured, and its identity there: one entry a source, or a list of several."""
-    facts = document["provenance"]
-    name = "held_out" if "held_out" in facts else "text"
-    found = facts[name] if isinstance(facts[name], list) else [facts[name]]
-    sources = tuple(one["source"] for one in found)
-    text = TextSource(sources, found[0]["field"], sources if name == "held_out" else None, tokens)
-    return text, {name: facts[name]}
+    name = "held_out" if "held_out" in record.provenance else "text"
+    identity = record.provenance[name]
+    texts = identity if isinstance(identity, list) else [identity]
+    sources = tuple(text["source"] for text in texts)
+    text = TextSource(sources, texts[0]["field"], sources if name == "held_out" else None, tokens)
+    return text, {name: identity}
 
 
 def _swap(
@@ -250,11 +253,11 @@ def _swap(
 @torch.no_grad()
 def _logits(model: Any, measure: Measure) -> torch.Tensor:
     device = next(model.parameters()).device
-    found = []
+    logits = []
     for row in measure.held_out.rows[:_ROWS]:
         batch = {name: tensor[:, :_TOKENS].to(device) for name, tensor in collate([row]).items() if name != "labels"}
-        found.append(model(**batch, use_cache=False).logits[0].float().cpu())
-    return torch.cat(found)
+        logits.append(model(**batch, use_cache=False).logits[0].float().cpu())
+    return torch.cat(logits)
 
 
 @contextmanager

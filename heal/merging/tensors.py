@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heal.result import computed_in
+from heal.result import Base, HealRecord
 from prune.checkpoint.headers import Checkpoint, Shard, Tensor, inside, read_shard
 from prune.common.errors import CheckpointError
 from prune.families.table import is_transposed
@@ -37,7 +37,7 @@ class MergePlan:
         transposed: projections are stored (in, out): the Conv1D of GPT-2.
     """
 
-    base: str
+    base: Base
     bits: int
     compute: str
     scaling: float
@@ -51,12 +51,12 @@ class MergePlan:
         return {**self.dequantised, **self.deltas}
 
 
-def plan_merge(base: str, document: dict[str, Any], config: dict[str, Any], checkpoint: Checkpoint) -> MergePlan:
+def plan_merge(base: Base, record: HealRecord, config: dict[str, Any], checkpoint: Checkpoint) -> MergePlan:
     """Find the tensor of every adapted and every quantised module in the checkpoint.
 
     Args:
         base: `dequantised` or `original`.
-        document: the adapter's heal.json.
+        record: the adapter's heal.json.
         config: `r` and `lora_alpha` of its adapter_config.json.
 
     Raises:
@@ -71,10 +71,11 @@ def plan_merge(base: str, document: dict[str, Any], config: dict[str, Any], chec
                 return name
         raise CheckpointError(f"{checkpoint.folder} stores no tensor {module}.weight; this layout cannot be merged")
 
-    deltas = {tensor(module): module for module in document["adapted"]}
-    kept = {tensor(module): module for module in sorted(document["quantised"])} if base == "dequantised" else {}
-    bits, compute = document["settings"]["bits"], computed_in(document)
-    return MergePlan(base, bits, compute, config["lora_alpha"] / config["r"], deltas, kept, transposed=turned)
+    deltas = {tensor(module): module for module in record.adapted or ()}
+    quantised = sorted(record.quantised or ()) if base == "dequantised" else ()
+    dequantised = {tensor(module): module for module in quantised}
+    scaling = config["lora_alpha"] / config["r"]
+    return MergePlan(base, record.settings["bits"], record.computed_in, scaling, deltas, dequantised, transposed=turned)
 
 
 def merged_tensor(shard: Shard, tensor: Tensor, plan: MergePlan, weights: Pairs) -> torch.Tensor:
@@ -134,13 +135,14 @@ def adapter_weights(folder: Path) -> Pairs:
     from prune.checkpoint.tensors import read
 
     shard = read_shard(inside(folder, ADAPTER_WEIGHTS))
-    found = {tensor.name.removeprefix("base_model.model."): tensor for tensor in shard.tensors}
-    modules = [name.removesuffix(".lora_A.weight") for name in found if name.endswith(".lora_A.weight")]
+    tensors = {tensor.name.removeprefix("base_model.model."): tensor for tensor in shard.tensors}
+    modules = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
     if not modules:
         raise CheckpointError(f"{shard.path} holds no LoRA matrices")
     try:
         return {
-            m: (read(shard, found[f"{m}.lora_A.weight"]), read(shard, found[f"{m}.lora_B.weight"])) for m in modules
+            name: (read(shard, tensors[f"{name}.lora_A.weight"]), read(shard, tensors[f"{name}.lora_B.weight"]))
+            for name in modules
         }
     except KeyError as error:
         raise CheckpointError(f"{shard.path} lacks {error.args[0]}") from None

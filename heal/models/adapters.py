@@ -74,10 +74,8 @@ def save_adapter(adapted: PeftModel, folder: Path, weights: dict[str, torch.Tens
         _save(adapted, folder, weights)
     except SafetensorError as error:  # a full disk, in other words than the system's
         raise RegrowthError(f"the adapter cannot be written to {folder} ({error}); is there room?") from error
-    weights_file = folder / "adapter_model.safetensors"  # which safetensors lets its owner alone read
-    weights_file.chmod(
-        (folder / "adapter_config.json").stat().st_mode & 0o777
-    )  # safetensors writes for its owner alone
+    mode = (folder / "adapter_config.json").stat().st_mode & 0o777
+    (folder / "adapter_model.safetensors").chmod(mode)  # safetensors writes for its owner alone
 
 
 def _save(adapted: PeftModel, folder: Path, weights: dict[str, torch.Tensor] | None) -> None:
@@ -87,11 +85,11 @@ def _save(adapted: PeftModel, folder: Path, weights: dict[str, torch.Tensor] | N
         return
     from safetensors.torch import save_file
 
-    found = {name.replace(".default.", "."): w.cpu().contiguous() for name, w in weights.items() if ".lora_" in name}
-    if not found:
+    adapter = {name.replace(".default.", "."): w.cpu().contiguous() for name, w in weights.items() if ".lora_" in name}
+    if not adapter:
         raise RegrowthError("the gathered weights hold no adapter; nothing was saved")
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(found, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(adapter, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     replace(adapted.peft_config["default"], inference_mode=True).save_pretrained(str(folder))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +89,8 @@ def held_out_loss(
     batch_size: int = 4,
     device: str = "auto",
     dtype: str = "auto",
-) -> dict[str, Any]:
-    """Held-out loss of any checkpoint on the rows that `qlora` measures on: `{"loss", "tokens", "text"}`.
+) -> CheckpointLoss:
+    """Held-out loss of any checkpoint on the rows that `qlora` measures on.
 
     Args:
         model: a model folder or hub id.
@@ -101,7 +101,19 @@ def held_out_loss(
     device = pick_device(device)
     loaded = load_model(source, dtype=pick_dtype(dtype, device=device), device=device)
     loss = mean_loss(loaded, rows, batch_size=batch_size)
-    return {"loss": loss, "tokens": sum(row.targets for row in rows), "text": text.identity()}
+    return CheckpointLoss(loss, sum(row.targets for row in rows), text.identity())
+
+
+@dataclass(frozen=True)
+class CheckpointLoss:
+    """Held-out loss of a checkpoint, in nats per token, over how many tokens, and the identity of the text."""
+
+    loss: float
+    tokens: int
+    text: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,10 @@ def attach_loss(model: PreTrainedModel) -> None:
 def check_head(model: PreTrainedModel, project: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Raise RegrowthError where `project` does not give the logits that the model gives; see `attach_loss`."""
     probe = torch.arange(8, device=model.device)[None] % text_config(model.config).vocab_size
-    own = model(input_ids=probe, use_cache=False).logits.float()
+    logits = model(input_ids=probe, use_cache=False).logits.float()
     hidden = model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state
-    difference = (project(hidden).float() - own).abs().max().item()
-    if not difference <= 1e-2 * max(1.0, own.abs().max().item()):
+    difference = (project(hidden).float() - logits).abs().max().item()
+    if not difference <= 1e-2 * max(1.0, logits.abs().max().item()):
         raise RegrowthError(
             f"{type(model).__name__} does not make its logits from the final states by its head alone, "
             "so its loss cannot be taken in pieces; healing does not support it yet"

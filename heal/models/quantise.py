@@ -32,13 +32,13 @@ def compute_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype:
     Raises:
         UsageError: another name.
     """
-    found = pick_dtype("fast" if dtype == "auto" else dtype, device=device)
-    if found == torch.float16:
+    compute = pick_dtype("fast" if dtype == "auto" else dtype, device=device)
+    if compute == torch.float16:
         raise UsageError(
             f"--dtype {dtype} cannot be trained in: small gradients vanish in it; use auto, bfloat16 or float32"
         )
-    assert isinstance(found, torch.dtype)
-    return found
+    assert isinstance(compute, torch.dtype)
+    return compute
 
 
 def load_frozen(source: Source, *, bits: int, device: str, dtype: str = "auto") -> PreTrainedModel:
@@ -52,13 +52,13 @@ def load_frozen(source: Source, *, bits: int, device: str, dtype: str = "auto") 
         RegrowthError: bitsandbytes has no kernels for the device.
     """
     if bits not in BITS:
-        raise UsageError(f"--bits {bits} is unknown; take {' or '.join(map(str, BITS))}")
+        raise UsageError(f"--bits {bits} is unknown; use {' or '.join(map(str, BITS))}")
     compute = compute_dtype(dtype, device=device)
     if bits == 16:
         model = load_model(source, dtype=compute, device=device)
     else:
         if device == "mps":
-            raise RegrowthError(f"{bits}-bit training does not run on this device; take --device cpu or --bits 16")
+            raise RegrowthError(f"{bits}-bit training does not run on this device; use --device cpu or --bits 16")
         from transformers import BitsAndBytesConfig
 
         config = BitsAndBytesConfig(

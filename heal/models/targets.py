@@ -17,9 +17,21 @@ if TYPE_CHECKING:
 
 ROLES = ("feed-forward", "all")
 ROUTERS = {"gate", "router", "shared_expert_gate"}  # they choose experts, and are never adapted
-
-
 AFTER_CUT = "after-cut"
+
+
+def parse_targets(targets: str) -> tuple[str, bool]:
+    """Role, and whether only layers after the cut are adapted: `ROLE`, `ROLE:after-cut`, or `after-cut` for all there.
+
+    Raises:
+        UsageError: another role or place.
+    """
+    role, _, where = (f"all:{AFTER_CUT}" if targets == AFTER_CUT else targets).partition(":")
+    if role not in ROLES or where not in ("", AFTER_CUT):
+        raise UsageError(
+            f"--targets {targets} is unknown; use {', '.join(ROLES)}, after-cut, or both, as in feed-forward:after-cut"
+        )
+    return role, bool(where)
 
 
 def plays(role: str, path: str) -> bool:
@@ -64,34 +76,34 @@ def find_targets(model: PreTrainedModel, targets: str = "feed-forward", *, cut: 
     Raises:
         UsageError: another role or place, the model has no such projection, or no layer stands after the cut.
     """
-    role, _, place = ("all:" + targets if targets == AFTER_CUT else targets).partition(":")
-    if role not in ROLES or place not in ("", AFTER_CUT):
+    role, after_cut = parse_targets(targets)
+    if after_cut and cut is None:
         raise UsageError(
-            f"--targets {targets} is unknown; take {', '.join(ROLES)}, after-cut, or both, as in feed-forward:after-cut"
+            f"--targets {targets}: the model has no prune_plan.json to tell where it was cut; use {' or '.join(ROLES)}"
         )
-    if place and cut is None:
-        raise UsageError(f"--targets {targets}: the model has no prune_plan.json to tell where it was cut; name a role")
-    first = (cut or 0) if place else 0
+    first = (cut or 0) if after_cut else 0
     layers = decoder_layers(model)
     prefix = next(name for name, module in model.named_modules() if module is layers)
-    found: dict[str, Any] = {}
+    adapted: dict[str, Any] = {}
     if first >= len(layers):
-        raise UsageError(f"--targets {targets}: the cut took the last layers, so none stands after it; name a role")
+        raise UsageError(
+            f"--targets {targets}: the cut took the last layers, so none stands after it; use {' or '.join(ROLES)}"
+        )
     used: list[int] = []
     for index, layer in enumerate(layers):
         if index < first:
             continue
         for path, module in layer.named_modules():
             if _is_linear(module) and plays(role, path):
-                found[f"{prefix}.{index}.{path}"] = module
+                adapted[f"{prefix}.{index}.{path}"] = module
                 used.append(index)
-    if not found:
+    if not adapted:
         raise UsageError(
             f"{type(model).__name__} has no linear projection for --targets {targets}; its layers may keep them fused"
         )
-    paths = tuple(dict.fromkeys(re.sub(rf"^{re.escape(prefix)}\.\d+\.", "", name) for name in found))
-    smallest = min(min(_widths(module)) for module in found.values())
-    return Targets(targets, paths, tuple(found), tuple(dict.fromkeys(used)), prefix.rpartition(".")[2], smallest)
+    paths = tuple(dict.fromkeys(re.sub(rf"^{re.escape(prefix)}\.\d+\.", "", name) for name in adapted))
+    smallest = min(min(_widths(module)) for module in adapted.values())
+    return Targets(targets, paths, tuple(adapted), tuple(dict.fromkeys(used)), prefix.rpartition(".")[2], smallest)
 
 
 def check_rank(targets: Targets, rank: int, dropout: float) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from heal.patching.least_squares import Sums, aim, massive, solve, solve_map
+from heal.patching.least_squares import OBJECTIVES, Sums, aim, massive, solve, solve_map
 from heal.patching.places import Place, find_place
+from heal.result import Candidate, FoldRecord
+from heal.settings import PatchSettings
 
 if TYPE_CHECKING:
     from heal.patching.side_by_side import Tracks
@@ -29,34 +31,42 @@ class Fold:
     place: Place
     target: int
 
-    def to_json(self) -> dict[str, Any]:
-        place = self.place
-        return {
-            "layer": place.layer,
-            "target": self.target,
-            "module": place.path,
-            "scale": place.scale,
-            "bias": place.bias,
-        }
-
 
 @dataclass(frozen=True)
-class Folded:
-    """What was tried at one place. `chosen` is None where nothing was better than no change.
+class Solved:
+    """What was tried at one place, and the change of (D, F) that was chosen; None if none was better than none.
 
     Losses are on the text that is apart from what was fitted, nats per token.
     """
 
     loss_without: float
     candidates: tuple[Candidate, ...]
-    chosen: Candidate | None
+    best: Candidate
+    change: torch.Tensor | None
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "loss_without": self.loss_without,
-            "chosen": None if self.chosen is None else self.chosen.to_json(),
-            "candidates": [candidate.to_json() for candidate in self.candidates],
-        }
+    def record(self, fold: Fold, tensors: Sequence[str]) -> FoldRecord:
+        """What heal.json says of it; `tensors`: names in the checkpoint."""
+        place = fold.place
+        return FoldRecord(
+            layer=place.layer,
+            target=fold.target,
+            module=place.path,
+            scale=place.scale,
+            bias=place.bias,
+            tensors=tuple(tensors),
+            loss_without=self.loss_without,
+            chosen=None if self.change is None else self.best,
+            candidates=self.candidates,
+        )
+
+
+@dataclass(frozen=True)
+class PatchText:
+    """Packed rows of text: to fit, to choose a candidate by, and held out from both."""
+
+    fit: Sequence[Row]
+    choose: Sequence[Row]
+    held_out: Sequence[Row]
 
 
 def find_folds(tracks: Tracks, blocks: Sequence[tuple[int, int]], row: Row) -> list[Fold]:
@@ -72,73 +82,58 @@ def find_folds(tracks: Tracks, blocks: Sequence[tuple[int, int]], row: Row) -> l
 def solve_fold(
     tracks: Tracks,
     fold: Fold,
-    rows: Sequence[Row],
-    spare: Sequence[Row],
-    *,
-    objectives: Sequence[str],
-    kind: str,
-    ridge: float | None,
-    batch_size: int,
+    text: PatchText,
+    settings: PatchSettings,
     advance: Callable[[int, str], None] = lambda rows, words: None,
-) -> Folded:
-    """Find the best change at one place. Where it is better than none, it stays in `tracks`.
+) -> Solved:
+    """Find the best change at one place.
 
     Args:
-        rows: text to fit.
-        spare: other text, to choose by.
-        objectives: see `aim`.
-        kind, ridge: see `Search.run`.
+        tracks: with the changes at the places below.
         advance: told how many rows were run, and a few words.
     """
+    objectives, rows, size = objectives_of(settings), text.fit, settings.batch_size
     place, layer = fold.place, fold.place.layer
     matrix = place.matrix(tracks.layers)
     outputs, features = matrix.shape
     parts = {name: Parts(*(Sums.empty(features, outputs, device=matrix.device) for _ in "12")) for name in objectives}
     typical = 0.0
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
         taken = tracks.take(part, place, fold.target)
         typical = typical or float(taken.target.float().norm(dim=1).median())
         apart = massive(taken.target, typical)
-        for name, found in parts.items():
+        for name, sums in parts.items():
             errors, counts = aim(taken.state, taken.target, name, typical)
-            found.ordinary.add(taken.features, errors / place.scale, counts * ~apart)
-            found.massive.add(taken.features, errors / place.scale, counts * apart)
+            sums.ordinary.add(taken.features, errors / place.scale, counts * ~apart)
+            sums.massive.add(taken.features, errors / place.scale, counts * apart)
         advance(len(part), f"layer {layer}: reading")
-    held = list(tracks.hold(spare, place, batch_size))
+    held = list(tracks.hold(text.choose, place, size))
     plain = tracks.loss(held, place, None)
-    advance(2 * len(spare), f"layer {layer}: loss {plain:.3f} without a patch")
+    advance(2 * len(text.choose), f"layer {layer}: loss {plain:.3f} without a patch")
 
     def measure(change: torch.Tensor) -> float:
         loss = tracks.loss(held, place, change)
-        advance(len(spare), f"layer {layer}: candidate {len(search.tried) + 1}, loss {loss:.3f} ({plain:.3f} without)")
+        advance(
+            len(text.choose), f"layer {layer}: candidate {len(search.tried) + 1}, loss {loss:.3f} ({plain:.3f} without)"
+        )
         return loss
 
     search = Search(layer, parts, matrix, measure)
-    best, change = search.run(kind, ridge)
-    if best.loss < plain:
-        tracks.changes[layer] = (place, change)
-    return Folded(plain, tuple(search.tried), best if best.loss < plain else None)
+    best, change = search.run(settings.kind, settings.ridge)
+    return Solved(plain, tuple(search.tried), best, change if best.loss < plain else None)
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One patch that was tried. `share` is None where the objective sets none.
+def objectives_of(settings: PatchSettings) -> tuple[str, ...]:
+    """The objectives to try."""
+    return OBJECTIVES if settings.objective == "auto" else (settings.objective,)
 
-    ridge: share of the mean of gram's diagonal. share: what the massive tokens count together, all others being 1.
-    loss: on the text set apart for the choice, nats per token. left_over: share of the weighted squares that stays.
-    """
 
-    layer: int
-    kind: str
-    objective: str
-    ridge: float
-    share: float | None
-    loss: float = float("inf")
-    left_over: float = 1.0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+def most_rows(settings: PatchSettings, folds: int, text: PatchText) -> int:
+    """The most rows that solving so many folds runs, and measuring before and after."""
+    ladder = len(RIDGES) - 1 if settings.ridge is None else 0
+    candidates = len(objectives_of(settings)) + len(SHARES) - 1 + ladder + (settings.kind == "auto")
+    return folds * (len(text.fit) + (2 + candidates) * len(text.choose)) + 3 * len(text.held_out)
 
 
 @dataclass(frozen=True)
@@ -178,43 +173,38 @@ class Search:
         at = _MIDDLE if ridge is None else ridge
         for objective, parts in self.parts.items():
             shared = objective in _SHARED and parts.massive.tokens > 0
-            self._try(Candidate(self.layer, first, objective, at, _MIDDLE if shared else None))
+            share = _MIDDLE if shared else None
+            self._try(Candidate(layer=self.layer, kind=first, objective=objective, ridge=at, share=share))
         assert self.best is not None
         assert self.change is not None
         if self.best.share is not None:
-            self._climb(SHARES, lambda begin, value: replace(begin, share=value))
+            self._climb(SHARES, lambda begin, value: begin.model_copy(update={"share": value}))
         if ridge is None:
-            self._climb(RIDGES, lambda begin, value: replace(begin, ridge=value))
+            self._climb(RIDGES, lambda begin, value: begin.model_copy(update={"ridge": value}))
         if kind == "auto":
-            self._try(replace(self.best, kind="map"))
+            self._try(self.best.model_copy(update={"kind": "map"}))
         return self.best, self.change
-
-    @staticmethod
-    def most(objectives: int, kind: str, ridge: float | None) -> int:
-        """The most candidates that a run can try."""
-        ladder = len(RIDGES) - 1 if ridge is None else 0
-        return objectives + len(SHARES) - 1 + ladder + (kind == "auto")
 
     def _climb(self, ladder: tuple[float, ...], at: Callable[[Candidate, float], Candidate]) -> None:
         """Up and down a ladder of settings for as long as the loss falls."""
         assert self.best is not None
         begin = self.best
         for step in (1, -1):
-            place = ladder.index(_MIDDLE)
-            while 0 <= place + step < len(ladder):
-                place += step
-                if not self._try(at(begin, ladder[place])):
+            rung = ladder.index(_MIDDLE)
+            while 0 <= rung + step < len(ladder):
+                rung += step
+                if not self._try(at(begin, ladder[rung])):
                     break
 
     def _try(self, wanted: Candidate) -> bool:
         """Whether it is the best so far."""
         sums = self.parts[wanted.objective].whole(wanted.share)
         change = solved(sums, self.weight, wanted.kind, wanted.ridge)
-        found = replace(wanted, loss=self.measure(change), left_over=sums.left_over(change))
-        self.tried.append(found)
-        better = self.best is None or found.loss < self.best.loss
+        tried = wanted.model_copy(update={"loss": self.measure(change), "left_over": sums.left_over(change)})
+        self.tried.append(tried)
+        better = self.best is None or tried.loss < self.best.loss
         if better:
-            self.best, self.change = found, change
+            self.best, self.change = tried, change
         return better
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,9 +12,10 @@ from heal.cards import patch_card
 from heal.lineage import Lineage, carry
 from heal.patching.places import Place
 from heal.patching.side_by_side import Tracks
+from heal.result import RECORD_FILE, HealRecord
 from prune.checkpoint.tensors import write_over
 from prune.common.errors import RegrowthError
-from prune.common.outputs import write_json, write_text
+from prune.common.outputs import write_text
 
 
 def stored_names(tracks: Tracks, lineage: Lineage, place: Place) -> list[str]:
@@ -27,13 +27,13 @@ def stored_names(tracks: Tracks, lineage: Lineage, place: Place) -> list[str]:
     prefix = next(name for name, module in tracks.model.named_modules() if module is tracks.layers)
     module = f"{prefix}.{lineage.plan.kept.index(place.layer)}.{place.path}"
     stored = {tensor.name for tensor in lineage.checkpoint.tensors()}
-    found = []
+    stored_as = []
     for part in ("weight", "bias") if place.bias else ("weight",):
         names = [name for name in (f"{module}.{part}", f"{module.partition('.')[2]}.{part}") if name in stored]
         if not names:
             raise RegrowthError(f"{lineage.pruned.name} stores no tensor {module}.{part}; this layout takes no fold")
-        found.append(names[0])
-    return found
+        stored_as.append(names[0])
+    return stored_as
 
 
 def tensors_of(place: Place, matrix: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
@@ -43,12 +43,12 @@ def tensors_of(place: Place, matrix: torch.Tensor, names: list[str]) -> dict[str
     return dict(zip(names, values, strict=True))
 
 
-def write_patched(lineage: Lineage, stage: Path, values: Mapping[str, torch.Tensor], document: dict[str, Any]) -> None:
+def write_patched(lineage: Lineage, stage: Path, values: Mapping[str, torch.Tensor], record: HealRecord) -> None:
     """Copy the pruned checkpoint into `stage` shard by shard, and write `values` over their places in the copy.
 
     Args:
         values: tensor -> what it becomes, cast to the dtype in which it is stored.
-        document: heal.json.
+        record: heal.json.
     """
     for shard in lineage.checkpoint.shards:
         copy = stage / shard.name
@@ -57,5 +57,5 @@ def write_patched(lineage: Lineage, stage: Path, values: Mapping[str, torch.Tens
             if tensor.name in values:
                 write_over(copy, shard, tensor, values[tensor.name].cpu())
     carry(lineage.pruned.folder, stage)
-    write_json(stage / "heal.json", document)
-    write_text(stage / "README.md", patch_card(document))
+    record.write(stage / RECORD_FILE)
+    write_text(stage / "README.md", patch_card(record))

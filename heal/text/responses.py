@@ -141,7 +141,7 @@ def write_responses(
             batch = list(islice(prompts, _AT_ONCE))
             if not batch:
                 raise TextError(
-                    f"the prompts gave {total} of the {tokens} tokens asked for; name more with --prompts, raise "
+                    f"the prompts gave {total} of the {tokens} tokens asked for; give more with --prompts, raise "
                     "--response-tokens, or ask for fewer --tokens"
                 )
             longest = max(len(prompt.ids) for prompt in batch)
@@ -150,12 +150,13 @@ def write_responses(
                 raise TextError(f"a prompt of {longest} tokens leaves no room in the {limit} that the model can read")
             answers = write_answers(model, tokenizer, [prompt.ids for prompt in batch], room, seed + number)
             ends = _ends(model, tokenizer)
-            found = [_response(tokenizer, *pair, ends, number) for pair in zip(batch, answers, strict=True)]
-            found = [response for response in found if response.response.strip()]
-            file.write("".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in found).encode())
+            responses = [_response(tokenizer, *pair, ends, number) for pair in zip(batch, answers, strict=True)]
+            responses = [response for response in responses if response.response.strip()]
+            lines = [json.dumps(asdict(response), ensure_ascii=False) + "\n" for response in responses]
+            file.write("".join(lines).encode())
             file.flush()
             os.fsync(file.fileno())
-            count = sum(one.prompt_tokens + one.tokens + 1 for one in found)
+            count = sum(response.prompt_tokens + response.tokens + 1 for response in responses)
             total, number = total + count, number + 1
             advance(count)
     partial(path).replace(path)
@@ -171,16 +172,16 @@ def _go_on(path: Path) -> tuple[int, int]:
     if not path.exists():
         return 0, 0
     lines = path.read_bytes().splitlines(keepends=True)
-    found = []
+    responses = []
     for line in lines:
         try:
-            found.append(json.loads(line))
+            responses.append(json.loads(line))
         except ValueError:
             break
-    last = found[-1]["batch"] if found else 0
-    whole = [one for one in found if one["batch"] < last]
+    last = responses[-1]["batch"] if responses else 0
+    whole = [response for response in responses if response["batch"] < last]
     os.truncate(path, sum(map(len, lines[: len(whole)])))
-    return last, sum(one["prompt_tokens"] + one["tokens"] + 1 for one in whole)
+    return last, sum(response["prompt_tokens"] + response["tokens"] + 1 for response in whole)
 
 
 def _response(
@@ -194,22 +195,22 @@ def _response(
 def tally(path: Path) -> dict[str, int]:
     """What a responses.jsonl holds: how many responses, their tokens, and how many the model ended itself."""
     with path.open(encoding="utf-8") as file:
-        found = [json.loads(line) for line in file]
+        responses = [json.loads(line) for line in file]
     return {
-        "responses": len(found),
-        "tokens": sum(response["tokens"] for response in found),
-        "ended": sum(response["ended"] for response in found),
+        "responses": len(responses),
+        "tokens": sum(response["tokens"] for response in responses),
+        "ended": sum(response["ended"] for response in responses),
     }
 
 
 def _in_turns(streams: Sequence[Iterator[str]]) -> Iterator[str]:
     """One of each; where one has ended, the others go on."""
     for together in zip_longest(*streams):
-        yield from (one for one in together if one is not None)
+        yield from (text for text in together if text is not None)
 
 
 def _shuffled(texts: Iterator[str], seed: int | list[int]) -> Iterator[str]:
     rng = np.random.default_rng(seed)
     while buffer := list(islice(texts, _BUFFER)):
-        for place in rng.permutation(len(buffer)):
-            yield buffer[place]
+        for index in rng.permutation(len(buffer)):
+            yield buffer[index]

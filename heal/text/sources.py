@@ -62,16 +62,16 @@ class TextSource:
 
     def identity(self) -> dict[str, Any]:
         """What provenance records: `text`, and where they were named `held_out` and `domain_texts`."""
-        found: dict[str, Any] = {"text": self._identities(self.sources)}
+        identity: dict[str, Any] = {"text": self._identities(self.sources)}
         if self.held_out is not None:
-            found["held_out"] = self._identities(self.measured)
+            identity["held_out"] = self._identities(self.measured)
         if self.domains:
-            found["domain_texts"] = {name: text_identity(source, self.field) for name, source in self.domains}
-        return found
+            identity["domain_texts"] = {name: text_identity(source, self.field) for name, source in self.domains}
+        return identity
 
     def _identities(self, sources: tuple[str, ...]) -> Any:
-        found = [text_identity(source, self.field) for source in sources]
-        return found[0] if len(found) == 1 else found
+        identities = [text_identity(source, self.field) for source in sources]
+        return identities[0] if len(identities) == 1 else identities
 
 
 @dataclass(frozen=True)
@@ -165,17 +165,17 @@ def hold_out(text: TextSource, tokenizer: PreTrainedTokenizerBase, *, length: in
         ids: list[list[int]] = []
         count = 0
         for document in documents:
-            found = encode(tokenizer, document.text)[: text.limit - count]
-            if len(found) >= SHORTEST:
-                ids.append(found)
+            tokens = encode(tokenizer, document.text)[: text.limit - count]
+            if len(tokens) >= SHORTEST:
+                ids.append(tokens)
                 digests.add(_digest(document.text))
-                count += len(found)
+                count += len(tokens)
             if count >= text.limit:
                 break
         if count < 64:
             share = text.held_out is None and not domain
             where = f"the held-out part of {source} (one document in {HELD_OUT_SHARE})" if share else source
-            raise TextError(f"{where} has only {count} tokens; name other text with --held-out")
+            raise TextError(f"{where} has only {count} tokens; give other text with --held-out")
         rows = list(pack(ids, length, bos=bos_id(tokenizer), eos=None, keep_last=True))
         texts.append(HeldOutText(name, source, domain, rows))
     return HeldOut(tuple(texts), frozenset(digests))
@@ -217,19 +217,6 @@ def row_stream(
     return Mixed(streams, turn=state["turn"] if state else 0)
 
 
-def training_rows(
-    text: TextSource, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, *, rows: int, length: int, seed: int
-) -> list[Row]:
-    """The first `rows` rows of `row_stream`, all in memory.
-
-    Raises:
-        TextError: the text ends before.
-    """
-    found = row_stream(text, tokenizer, held_out, length=length, seed=seed).take(rows)
-    _check_enough(text, len(found), rows, length)
-    return found
-
-
 def check_enough(
     text: TextSource, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, *, rows: int, length: int, seed: int
 ) -> None:
@@ -244,21 +231,18 @@ def check_enough(
     if size > _COUNTED or (size > _PLENTY * rows * length and not _packed_files(text)):
         return
     stream = row_stream(text, tokenizer, held_out, length=length, seed=seed)
-    _check_enough(text, sum(1 for _ in islice(stream, rows)), rows, length)
+    count = sum(1 for _ in islice(stream, rows))
+    if count < rows:
+        raise TextError(
+            f"{' and '.join(text.sources)} ends after {count * length} of the {rows * length} tokens asked for; "
+            f"add text, or ask for --tokens {count * length} or fewer"
+        )
 
 
 def _packed_files(text: TextSource) -> bool:
     """Whether a file's size says nothing about its text: compressed, or with other columns."""
     paths = [path for source in text.sources for path in source_files(source)]
     return any(path.suffix in (".gz", ".parquet") for path in paths)
-
-
-def _check_enough(text: TextSource, found: int, rows: int, length: int) -> None:
-    if found < rows:
-        raise TextError(
-            f"{' and '.join(text.sources)} ends after {found * length} of the {rows * length} tokens asked for; "
-            f"add text, or ask for --tokens {found * length} or fewer"
-        )
 
 
 def _names(sources: tuple[str, ...]) -> list[str]:

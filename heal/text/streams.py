@@ -94,8 +94,8 @@ class TextRows(Iterator[Row]):
         text = self._next_wanted()
         if text is None:
             return self._buffer.pop() if self._buffer else None
-        place = int(self._rng.integers(len(self._buffer)))
-        self._buffer[place], drawn = text, self._buffer[place]
+        index = int(self._rng.integers(len(self._buffer)))
+        self._buffer[index], drawn = text, self._buffer[index]
         self._characters += len(text) - len(drawn)
         return drawn
 
@@ -106,7 +106,7 @@ class TextRows(Iterator[Row]):
             if self._wanted(document.text):
                 return document.text
         self._ended = True
-        self._buffer = [self._buffer[place] for place in self._rng.permutation(len(self._buffer))]
+        self._buffer = [self._buffer[index] for index in self._rng.permutation(len(self._buffer))]
         return None
 
 

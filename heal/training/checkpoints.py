@@ -32,7 +32,7 @@ from prune.common.provenance import file_sha256
 
 RUN_FORMAT = "regrowth.unfinished/2"
 _SUMS, _RUN, _HELD_OUT = "sums.json", "run.json", "held-out.json"
-_KEPT = 2
+_MOST = 2  # checkpoints that are kept
 RESPONSES = "responses.jsonl"
 
 
@@ -45,8 +45,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints that are there, the latest first; their content is not looked at."""
-        found = (path.name.removeprefix("checkpoint-") for path in self.folder.glob("checkpoint-*"))
-        return sorted((int(step) for step in found if step.isdigit()), reverse=True)
+        steps = (path.name.removeprefix("checkpoint-") for path in self.folder.glob("checkpoint-*"))
+        return sorted((int(step) for step in steps if step.isdigit()), reverse=True)
 
     def left(self) -> str:
         """What there is to go on from, in words; empty if nothing."""
@@ -56,7 +56,7 @@ class Checkpoints:
         written = any(path.stat().st_size for path in self.folder.glob(pattern))
         return "with responses of the full model written, before its first checkpoint" if written else ""
 
-    def place(self, step: int) -> Path:
+    def path(self, step: int) -> Path:
         """Where the checkpoint of a step stands."""
         return self.folder / f"checkpoint-{step}"
 
@@ -90,11 +90,11 @@ class Checkpoints:
         for left in self.folder.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
-    def begun(self) -> bool:
-        """Whether a run was begun here."""
+    def has_run(self) -> bool:
+        """Whether it is written down what the run is."""
         return (self.folder / _RUN).is_file()
 
-    def begin(self, run: dict[str, Any], held_out: dict[str, Any]) -> None:
+    def write_run(self, run: dict[str, Any], held_out: dict[str, Any]) -> None:
         """Write down what the run is, and what it is measured on."""
         write_json(self.folder / _HELD_OUT, held_out, overwrite=True)
         run = {"format": RUN_FORMAT, **run, "held_out_sha256": file_sha256(self.folder / _HELD_OUT)}
@@ -102,7 +102,7 @@ class Checkpoints:
 
     def settle(self, facts: dict[str, Any]) -> None:
         """Write down what is known of the run only when its model is loaded, or check it, if it is written."""
-        known = self._begun()
+        known = self._read_run()
         if facts.keys() <= known.keys():
             self.check(facts)
         else:
@@ -115,8 +115,8 @@ class Checkpoints:
             UsageError: something is different; the message names it.
             RegrowthError: run.json cannot be read.
         """
-        begun = self._begun()
-        before, now = dict(_flat({key: begun.get(key) for key in run})), dict(_flat(run))
+        known = self._read_run()
+        before, now = dict(_flat({key: known.get(key) for key in run})), dict(_flat(run))
         for name in before | now:
             was, is_now = before.get(name), now.get(name)
             if was != is_now:
@@ -128,19 +128,19 @@ class Checkpoints:
     def held_out(self) -> dict[str, Any] | None:
         """The measured rows that the run was begun with; None if the file is damaged."""
         path = self.folder / _HELD_OUT
-        if not path.is_file() or file_sha256(path) != self._begun().get("held_out_sha256"):
+        if not path.is_file() or file_sha256(path) != self._read_run().get("held_out_sha256"):
             return None
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return rows
 
     def newest(self, say: Callable[[str], None]) -> Path | None:
         """The latest checkpoint that is whole; `say` is told of each that is not, and it is removed. None: no such."""
         for step in self.steps():
-            damage = _damage(self.place(step))
+            damage = _damage(self.path(step))
             if damage is None:
-                return self.place(step)
+                return self.path(step)
             say(f"The checkpoint of step {step} is damaged ({damage}): going back to the one before")
-            shutil.rmtree(self.place(step), ignore_errors=True)
+            shutil.rmtree(self.path(step), ignore_errors=True)
         return None
 
     @contextmanager
@@ -158,23 +158,23 @@ class Checkpoints:
         yield stage
         barrier()
         if is_main():
-            made, place = stage / f"checkpoint-{step}", self.place(step)
+            made, final = stage / f"checkpoint-{step}", self.path(step)
             files = sorted(path for path in made.rglob("*") if path.is_file())
             write_json(made / _SUMS, {path.relative_to(made).as_posix(): file_sha256(path) for path in files})
             for path in [*files, made]:
                 _sync(path)
-            shutil.rmtree(place, ignore_errors=True)
-            os.rename(made, place)
+            shutil.rmtree(final, ignore_errors=True)
+            os.rename(made, final)
             _sync(self.folder)
             shutil.rmtree(stage, ignore_errors=True)
-            for old in self.steps()[_KEPT:]:
-                shutil.rmtree(self.place(old), ignore_errors=True)
+            for old in self.steps()[_MOST:]:
+                shutil.rmtree(self.path(old), ignore_errors=True)
         barrier()
 
-    def _begun(self) -> dict[str, Any]:
+    def _read_run(self) -> dict[str, Any]:
         try:
-            found = dict(json.loads((self.folder / _RUN).read_text(encoding="utf-8")))
-            written_as = found["format"]
+            run = dict(json.loads((self.folder / _RUN).read_text(encoding="utf-8")))
+            written_as = run["format"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RegrowthError(f"{self.folder / _RUN} cannot be read ({error}); begin anew with --overwrite") from None
         if written_as != RUN_FORMAT:
@@ -182,7 +182,7 @@ class Checkpoints:
                 f"the unfinished run in {self.folder} was begun by another version of this program, which this one "
                 f"cannot go on with ({written_as}, not {RUN_FORMAT}); begin anew with --overwrite"
             )
-        return found
+        return run
 
 
 def write_state(folder: Path, curve: dict[str, Any], rows: dict[str, Any]) -> None:
@@ -197,11 +197,11 @@ def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return json.loads((folder / "curve.json").read_text(encoding="utf-8")), rows
 
 
-def _damage(place: Path) -> str | None:
+def _damage(checkpoint: Path) -> str | None:
     try:
-        sums = json.loads((place / _SUMS).read_text(encoding="utf-8"))
+        sums = json.loads((checkpoint / _SUMS).read_text(encoding="utf-8"))
         for name, wanted in sums.items():
-            if file_sha256(place / name) != wanted:
+            if file_sha256(checkpoint / name) != wanted:
                 return f"{name} is not what was written"
     except (OSError, ValueError, AttributeError) as error:
         return str(error).splitlines()[0]
@@ -211,13 +211,13 @@ def _damage(place: Path) -> str | None:
 def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested names with dots, each with its value; without the place of what has a hash."""
     hashed = {name for name, by in (("source", "sha256"), ("model", "weights_sha256")) if value.get(by)}
-    for key, one in value.items():
-        if isinstance(one, list) and one and isinstance(one[0], dict):
-            one = {str(number): part for number, part in enumerate(one, 1)}
-        if isinstance(one, dict) and one:
-            yield from _flat(one, f"{prefix}{key}.")
+    for key, entry in value.items():
+        if isinstance(entry, list) and entry and isinstance(entry[0], dict):
+            entry = {str(number): part for number, part in enumerate(entry, 1)}
+        if isinstance(entry, dict) and entry:
+            yield from _flat(entry, f"{prefix}{key}.")
         elif key not in hashed:
-            yield prefix + key, one
+            yield prefix + key, entry
 
 
 def _shown(value: Any) -> str:

@@ -6,17 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from heal.models.held_out import Losses
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point of the curve: after `step` optimiser steps on `tokens` tokens. Losses in nats per token."""
-
-    step: int
-    tokens: int
-    loss: float | None  # mean over the steps since the point before
-    held_out_loss: float
-    texts: dict[str, float]
+from heal.result import Point
 
 
 @dataclass
@@ -51,7 +41,7 @@ class Curve:
     def add(self, step: int, tokens: int, losses: Losses) -> Point:
         """Close the stretch since the last point."""
         mean = sum(self.since) / len(self.since) if self.since else None
-        self.points.append(Point(step, tokens, mean, losses.loss, losses.texts))
+        self.points.append(Point(step=step, tokens=tokens, loss=mean, held_out_loss=losses.loss, texts=losses.texts))
         self.since = []
         return self.points[-1]
 
@@ -69,7 +59,7 @@ class Curve:
         return len(self.points) - 1 - self.points.index(self.best)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "points": [point.model_dump() for point in self.points]}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Curve:

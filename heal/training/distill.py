@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heal.lineage import first_after_cut, own_tensors, trace
+from heal.lineage import Lineage, first_after_cut, own_tensors, trace
 from heal.result import HealResult
-from heal.settings import DistillSettings, Running
+from heal.settings import DistillSettings, TrainingRun
 from heal.text.sources import HeldOut, TextSource
 from heal.training.plan import HealPlan, Student, plan_healing
-from heal.training.run import execute
+from heal.training.run import Written, execute
 from prune.checkpoint.identity import base_identity
-from prune.checkpoint.source import Source
 from prune.common.errors import UsageError
 from prune.common.terminal import progress
 from prune.models.loading import load_tokenizer
@@ -34,13 +33,8 @@ def distill(
     text: TextSource | str,
     out: str | Path,
     *,
-    tokens: int | str = "2M",
     settings: DistillSettings | None = None,
-    device: str = "auto",
-    revision: str | None = None,
-    overwrite: bool = False,
-    running: Running | None = None,
-    shown: bool = True,
+    run: TrainingRun | None = None,
 ) -> HealResult:
     """Train an adapter for a pruned model on the full model's predictions, and write it to `out` as `qlora` does.
 
@@ -51,70 +45,48 @@ def distill(
     Args:
         model: the pruned model, patched or not: a folder with its prune_plan.json.
         teacher: the full model that it was cut from.
-        text, out, tokens, device, revision, overwrite, running, shown: see `qlora`.
+        text, out: see `qlora`.
 
     Raises:
         CheckpointError: the teacher is not the source of the cut.
         UsageError, TextError, RegrowthError: see `qlora`.
     """
-    settings = settings or DistillSettings()
+    settings, run = settings or DistillSettings(), run or TrainingRun()
     _check(settings)
-    plan = plan_healing(
-        "distill",
-        model,
-        text,
-        out,
-        tokens=tokens,
-        settings=settings,
-        device=device,
-        revision=revision,
-        overwrite=overwrite,
-        running=running,
-    )
-    lineage = trace(model, teacher, revision=revision, untouched=False)
-    kept, cut = lineage.plan.kept, first_after_cut(plan.model.folder)
-    if settings.match_hidden and cut == len(kept):
+    plan = plan_healing("distill", model, text, out, settings, run)
+    lineage = trace(model, teacher, revision=run.revision, untouched=False)
+    if settings.match_hidden and first_after_cut(plan.model.folder) == len(lineage.plan.kept):
         raise UsageError("--match-hidden needs a layer after the cut, and the cut took the last ones")
-    own = own_tensors(lineage, shown=shown)
     also: dict[str, Any] = {"teacher": base_identity(lineage.full)}
     if settings.prompts:
         also["prompts"] = text_identity(settings.prompts, "prompt")
-    run = _Run(lineage.full, kept, own, settings, {**also, "own_tensors": list(own)}, shown)
-    plan = replace(plan, also=also)
-    return execute(plan, run.student, write=run.responses if settings.teacher_data == "self" else None, shown=shown)
+    full = _Full(lineage, own_tensors(lineage, shown=run.show_progress), settings)
+    write = full.responses if settings.teacher_data == "self" else None
+    return execute(replace(plan, also=also), full.student, write=write)
 
 
-class _Run:
-    """The steps of one run that need the full model, which is loaded once.
+class _Full:
+    """The full model of one run: it may write text first, and then teaches. It is loaded once, where it is needed.
 
     Args:
-        kept: layer i of the pruned model is layer kept[i] of the full one.
-        own: the tensors of the pruned model that are not the full model's.
-        facts: what heal.json says of all this; more comes to it.
+        changed: the tensors of the pruned model that are not the full model's.
     """
 
-    def __init__(
-        self,
-        full: Source,
-        kept: tuple[int, ...],
-        own: dict[str, tuple[Shard, Tensor]],
-        settings: DistillSettings,
-        facts: dict[str, Any],
-        shown: bool,
-    ) -> None:
-        self.full, self.kept, self.own, self.settings, self.shown = full, kept, own, settings, shown
-        self.facts = dict(facts)
+    def __init__(self, lineage: Lineage, changed: dict[str, tuple[Shard, Tensor]], settings: DistillSettings) -> None:
+        self.lineage, self.changed, self.settings = lineage, changed, settings
         self._loaded: PreTrainedModel | None = None
 
-    def teacher(self, plan: HealPlan) -> PreTrainedModel:
+    def load(self, plan: HealPlan) -> PreTrainedModel:
         from heal.models.quantise import load_frozen
 
         if self._loaded is None:
             settings = plan.settings
-            self._loaded = load_frozen(self.full, bits=settings.bits, device=plan.device, dtype=settings.dtype)
+            self._loaded = load_frozen(
+                self.lineage.full, bits=settings.bits, device=plan.run.device, dtype=settings.dtype
+            )
         return self._loaded
 
-    def responses(self, plan: HealPlan, folder: Path, held_out: HeldOut) -> TextSource:
+    def responses(self, plan: HealPlan, folder: Path, held_out: HeldOut) -> Written:
         """Let the full model write the text to train on, into responses.jsonl, if it is not there yet."""
         from heal.text.responses import read_prompts, tally, write_responses
         from heal.training.checkpoints import RESPONSES
@@ -123,9 +95,9 @@ class _Run:
         if not path.exists():
             tokenizer = load_tokenizer(plan.model)
             prompts = read_prompts(tokenizer, plan.text, self.settings.prompts, held_out, seed=self.settings.seed)
-            with progress("Writing responses (tokens)", plan.schedule.tokens, shown=self.shown) as bar:
+            with progress("Writing responses (tokens)", plan.schedule.tokens, shown=plan.run.show_progress) as bar:
                 write_responses(
-                    self.teacher(plan),
+                    self.load(plan),
                     tokenizer,
                     prompts,
                     path,
@@ -134,8 +106,8 @@ class _Run:
                     seed=self.settings.seed,
                     advance=bar.advance,
                 )
-        self.facts["responses"] = tally(path)
-        return replace(plan.text, source=str(path), field="text", held_out=plan.text.held_out or plan.text.source)
+        text = replace(plan.text, source=str(path), field="text", held_out=plan.text.held_out or plan.text.source)
+        return Written(text, {"responses": tally(path)})
 
     def student(self, plan: HealPlan) -> Student:
         """The pruned model over the full one's tensors; its forward pass is the loss."""
@@ -146,15 +118,16 @@ class _Run:
         from heal.models.targets import find_targets
         from prune.checkpoint.tensors import read
 
-        teacher = self.teacher(plan)
+        teacher, kept = self.load(plan), self.lineage.plan.kept
         self._loaded = None  # from here on the student holds it, and frees it
-        values = {name: read(*place) for name, place in self.own.items()}
-        student = build_student(teacher, AutoConfig.from_pretrained(plan.model.folder), self.kept, values)
+        values = {name: read(*stored) for name, stored in self.changed.items()}
+        student = build_student(teacher, AutoConfig.from_pretrained(plan.model.folder), kept, values)
         cut = first_after_cut(plan.model.folder)
         targets = find_targets(student, self.settings.targets, cut=cut)
         prefix = shared_prefix(targets, cut or 0, student, teacher)
-        attach_distillation(student, teacher, kept=self.kept, prefix=prefix, cut=cut or 0, settings=self.settings)
-        return Student(student, targets, quantised_modules(student), {**self.facts, "shared_prefix": prefix})
+        attach_distillation(student, teacher, kept=kept, prefix=prefix, cut=cut or 0, settings=self.settings)
+        facts = {**plan.also, "own_tensors": list(self.changed), "shared_prefix": prefix}
+        return Student(student, targets, quantised_modules(student), facts)
 
 
 def shared_prefix(targets: Targets, cut: int, student: PreTrainedModel, teacher: PreTrainedModel) -> int:
@@ -164,9 +137,9 @@ def shared_prefix(targets: Targets, cut: int, student: PreTrainedModel, teacher:
     theirs = {id(parameter) for parameter in teacher.parameters()}
     if any(id(p) not in theirs for p in student.get_input_embeddings().parameters()):
         return 0
-    for place, layer in enumerate(decoder_layers(student)):
-        if place >= min(targets.first, cut) or any(id(p) not in theirs for p in layer.parameters()):
-            return place
+    for index, layer in enumerate(decoder_layers(student)):
+        if index >= min(targets.first, cut) or any(id(p) not in theirs for p in layer.parameters()):
+            return index
     return 0
 
 
@@ -249,7 +222,7 @@ def _check(settings: DistillSettings) -> None:
     if not 0 <= settings.match_hidden < math.inf:
         raise UsageError(f"--match-hidden {settings.match_hidden} is not 0 or above")
     if settings.teacher_data not in ("text", "self"):
-        raise UsageError(f"--teacher-data {settings.teacher_data} is unknown; take text or self")
+        raise UsageError(f"--teacher-data {settings.teacher_data} is unknown; use text or self")
     if settings.prompts and settings.teacher_data != "self":
         raise UsageError("--prompts is for --teacher-data self alone")
     if settings.response_tokens < 1:

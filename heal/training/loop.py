@@ -20,8 +20,7 @@ from heal.text.packing import IGNORED, collate
 from heal.text.streams import Mixed
 from heal.training.checkpoints import Checkpoints
 from heal.training.curve import Curve
-from heal.training.monitor import Monitor
-from heal.training.reporting import log_folder, tracking
+from heal.training.monitor import Monitor, log_folder, tracking
 from heal.training.schedule import Schedule
 from heal.training.shards import gather_adapter
 from heal.training.state import prepare, save
@@ -33,7 +32,7 @@ from prune.common.terminal import Progress
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from heal.settings import Running, Settings
+    from heal.training.plan import HealPlan
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,9 @@ class Trained:
 def run(
     model: PeftModel,
     rows: Mixed,
-    schedule: Schedule,
+    plan: HealPlan,
     *,
     measure: Callable[[Any], Losses],
-    settings: Settings,
-    running: Running,
     checkpoints: Checkpoints,
     start: Path | None,
     bar: Progress,
@@ -76,15 +73,16 @@ def run(
         TextError: the text gives not even one step.
     """
     device, processes = model.device, rank_and_world()[1]
+    settings, schedule, reporter = plan.settings, plan.schedule, plan.run.report_to
     set_seed(settings.seed)  # so that dropout does not hang on how the first weights were drawn
-    accelerator = _accelerator(device, checkpoints.folder, running.report_to)
-    state = prepare(accelerator, model, rows, schedule, settings, start)
+    accelerator = _accelerator(device, checkpoints.folder, reporter)
+    state = prepare(accelerator, model, rows, plan, start)
     wrapped, optimizer, scheduler, curve = state.wrapped, state.optimizer, state.scheduler, state.curve
     every = settings.eval_every or max(1, schedule.steps // 10)
     monitor = Monitor(accelerator, measure, schedule, every, settings.patience, checkpoints, bar)
     first_step, ended = state.step + 1, "budget"
     config = {**asdict(settings), **schedule.to_json()}
-    with stop_requests() as request, tracking(accelerator, checkpoints.folder, running.report_to, config):
+    with stop_requests() as request, tracking(accelerator, checkpoints.folder, reporter, config):
         if not curve.points:
             monitor.measure(state)
         while state.step < schedule.steps:
@@ -121,10 +119,10 @@ def run(
                 ended = "patience"
                 break
             signal = max(gather(request.number))
-            if signal or state.step % running.save_every == 0:
+            if signal or state.step % plan.run.save_every == 0:
                 save(state, accelerator, checkpoints)
             if signal:
-                raise interrupted(signal, state.step, checkpoints.place(state.step))
+                raise interrupted(signal, state.step, checkpoints.path(state.step))
         if state.step == 0:
             raise TextError(f"the text ends before the first step of {schedule.tokens_per_step} tokens; add text")
         if curve.points[-1].step != state.step:
@@ -137,12 +135,12 @@ def run(
 
 def _batches(rows: Mixed, schedule: Schedule) -> list[dict[str, torch.Tensor]]:
     """This process's share of a step's rows, a batch for each forward pass; none where the text has ended."""
-    found = rows.take(schedule.rows_per_step)
-    if len(found) < schedule.rows_per_step:
+    taken = rows.take(schedule.rows_per_step)
+    if len(taken) < schedule.rows_per_step:
         return []
     (rank, world), size = rank_and_world(), schedule.batch_size
     starts = [(number * world + rank) * size for number in range(schedule.accumulate)]
-    return [collate(found[start : start + size]) for start in starts]
+    return [collate(taken[start : start + size]) for start in starts]
 
 
 def _count_labelled(batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:

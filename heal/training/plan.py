@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.defaults import left_open, measured_tokens, settle
-from heal.settings import Running, Settings, _positions, check, check_length, check_running
+from heal.settings import Settings, TrainingRun, check, check_length, check_running, longest_row
 from heal.text.sources import TextSource
 from heal.training.checkpoints import Checkpoints
 from heal.training.schedule import Schedule, plan_steps
@@ -30,6 +30,8 @@ class HealPlan:
     """What a run will do; nothing is loaded yet. `model` is what heals: the adapter will fit it, and no other.
 
     Attributes:
+        settings: with what follows from the token budget filled in; `schedule` has the same numbers, none of them None.
+        run: its device settled.
         also: what else a run that goes on must have in common with the one that was begun, such as the teacher.
         from_budget: names of the settings that were not given, and so follow from the token budget.
     """
@@ -40,9 +42,7 @@ class HealPlan:
     out: Path
     settings: Settings
     schedule: Schedule
-    device: str
-    overwrite: bool
-    running: Running
+    run: TrainingRun
     also: dict[str, Any] = field(default_factory=dict)
     from_budget: tuple[str, ...] = ()
 
@@ -63,74 +63,64 @@ class Student:
 
 
 def plan_healing(
-    method: str,
-    model: str | Path,
-    text: TextSource | str,
-    out: str | Path,
-    *,
-    tokens: int | str,
-    settings: Settings,
-    device: str,
-    revision: str | None,
-    overwrite: bool,
-    running: Running | None = None,
+    method: str, model: str | Path, text: TextSource | str, out: str | Path, settings: Settings, run: TrainingRun
 ) -> HealPlan:
     """Settle what a run will do, and refuse what cannot be done before anything that takes long. See `qlora`."""
-    asked, budget = settings, parse_tokens(tokens)
-    settings, schedule = _settled(asked, budget)
-    running = running or Running()
+    budget = parse_tokens(run.tokens)
+    _schedule(settings, budget)
     check(settings)
-    check_running(running)
+    check_running(run)
     _check_sharding(method, settings)
-    check_free(out, overwrite=overwrite)
+    check_free(out, overwrite=run.overwrite)
     left = Checkpoints(Path(out)).left()
-    if left and not (running.resume or overwrite):
+    if left and not (run.resume or run.overwrite):
         raise RegrowthError(
             f"a run into {out} stands unfinished {left}: go on with --resume, or begin anew, --overwrite"
         )
     quiet_libraries()
-    device = pick_device(device)
+    run = replace(run, device=pick_device(run.device))
     from heal.models.quantise import compute_dtype
 
-    source = locate(model, revision=revision)
-    settings, schedule = _settled(asked, budget, longest=longest_row(source))
-    settings = replace(settings, dtype=str(compute_dtype(settings.dtype, device=device)).removeprefix("torch."))
-    check_fit(source, settings)
+    source = locate(model, revision=run.revision)
+    config = _read_config(source)
+    schedule = _schedule(settings, budget, longest=longest_row(config))
+    asked, settings = (
+        settings,
+        replace(
+            settings,
+            length=schedule.length,
+            batch_size=schedule.batch_size,
+            accumulate=schedule.accumulate,
+            learning_rate=schedule.learning_rate,
+            dtype=str(compute_dtype(settings.dtype, device=run.device)).removeprefix("torch."),
+        ),
+    )
+    _check_fit(source, config, settings, schedule.length)
     text = TextSource(text) if isinstance(text, str) else text
     if text.held_out_tokens is None:
         text = replace(text, held_out_tokens=measured_tokens(budget))
-    return HealPlan(
-        method, source, text, Path(out), settings, schedule, device, overwrite, running, from_budget=left_open(asked)
-    )
+    return HealPlan(method, source, text, Path(out), settings, schedule, run, from_budget=left_open(asked))
 
 
-def _settled(settings: Settings, tokens: int, longest: int | None = None) -> tuple[Settings, Schedule]:
-    """The settings with what follows from the budget, and its steps; `longest`: tokens that the model can read."""
+def _schedule(settings: Settings, tokens: int, longest: int | None = None) -> Schedule:
+    """The steps of a budget; `longest`: tokens that the model can read."""
     processes = rank_and_world()[1]
-    settings = settle(settings, tokens=tokens, processes=processes, longest=longest)
-    schedule = plan_steps(
-        tokens,
-        length=settings.length,
-        batch_size=settings.batch_size,
-        accumulate=settings.accumulate,
-        processes=processes,
-        warmup=settings.warmup,
-    )
-    return settings, schedule
+    step = settle(settings, tokens=tokens, processes=processes, longest=longest)
+    return plan_steps(tokens, step, processes=processes, warmup=settings.warmup)
 
 
 def _check_sharding(method: str, settings: Settings) -> None:
     if not sharded():
         return
     if method == "distill":
-        raise UsageError("heal distill shares weights between two models, which FSDP cannot; take DDP (ddp.yaml)")
+        raise UsageError("heal distill shares weights between two models, which FSDP cannot; use DDP (ddp.yaml)")
     if settings.bits == 8:
-        raise UsageError("--bits 8 cannot be put in shards by FSDP; take --bits 4 or 16")
+        raise UsageError("--bits 8 cannot be put in shards by FSDP; use --bits 4 or 16")
     if settings.patience is not None:
         raise UsageError("--patience keeps a copy of the best adapter, which FSDP has in shards; leave it out")
 
 
-def check_fit(source: Source, settings: Settings) -> None:
+def _check_fit(source: Source, config: Any, settings: Settings, length: int) -> None:
     """Refuse settings that do not fit the model, told from its config (and its prune_plan.json) alone.
 
     Raises:
@@ -143,28 +133,21 @@ def check_fit(source: Source, settings: Settings) -> None:
     from heal.lineage import first_after_cut
     from heal.models.targets import check_rank, find_targets
 
-    config = _read_config(source)
     try:
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
         raise _unknown(source, error) from error
-    check_length(config, settings.length)
-    check_rank(
-        find_targets(skeleton, settings.targets, cut=first_after_cut(source.folder)), settings.rank, settings.dropout
-    )
-
-
-def longest_row(source: Source) -> int | None:
-    """How many tokens the model can read; None where its config sets no bound.
-
-    Raises:
-        CheckpointError: no causal language model that transformers knows.
-    """
-    return _positions(_read_config(source))
+    check_length(config, length)
+    targets = find_targets(skeleton, settings.targets, cut=first_after_cut(source.folder))
+    check_rank(targets, settings.rank, settings.dropout)
 
 
 def _read_config(source: Source) -> Any:
+    """
+    Raises:
+        CheckpointError: no causal language model that transformers knows.
+    """
     from transformers import AutoConfig
 
     try:

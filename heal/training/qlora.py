@@ -6,7 +6,7 @@ from pathlib import Path
 
 from heal.lineage import first_after_cut
 from heal.result import HealResult
-from heal.settings import Running, Settings
+from heal.settings import Settings, TrainingRun
 from heal.text.sources import TextSource
 from heal.training.plan import HealPlan, Student, plan_healing
 from heal.training.run import execute
@@ -17,13 +17,8 @@ def qlora(
     text: TextSource | str,
     out: str | Path,
     *,
-    tokens: int | str = "2M",
     settings: Settings | None = None,
-    device: str = "auto",
-    revision: str | None = None,
-    overwrite: bool = False,
-    running: Running | None = None,
-    shown: bool = True,
+    run: TrainingRun | None = None,
 ) -> HealResult:
     """Train a LoRA adapter on plain text and write it to `out` in peft's format, with heal.json and a model card.
 
@@ -31,10 +26,6 @@ def qlora(
         model: the pruned model: a folder or hub id.
         text: what to heal on; a string is a SOURCE with the field `text`.
         out: folder for the adapter; appears whole or not at all.
-        tokens: budget, BOS and EOS included; spent in whole steps. Text that cannot be counted beforehand and ends
-            sooner ends the run there; heal.json says so.
-        running: checkpoints, going on from them, reports; see `heal.settings.Running`.
-        shown: show progress on stderr.
 
     Raises:
         UsageError: settings that do not fit the model or one another.
@@ -42,19 +33,8 @@ def qlora(
         RegrowthError: `out` exists, the model cannot be healed, or training diverged.
         heal.training.stopping.Interrupted: SIGTERM or SIGINT; a checkpoint is saved.
     """
-    plan = plan_healing(
-        "qlora",
-        model,
-        text,
-        out,
-        tokens=tokens,
-        settings=settings or Settings(),
-        device=device,
-        revision=revision,
-        overwrite=overwrite,
-        running=running,
-    )
-    return execute(plan, _frozen, shown=shown)
+    plan = plan_healing("qlora", model, text, out, settings or Settings(), run or TrainingRun())
+    return execute(plan, _frozen)
 
 
 def _frozen(plan: HealPlan) -> Student:
@@ -63,7 +43,8 @@ def _frozen(plan: HealPlan) -> Student:
     from heal.models.quantise import load_frozen, quantised_modules
     from heal.models.targets import find_targets
 
-    base = load_frozen(plan.model, bits=plan.settings.bits, device=plan.device, dtype=plan.settings.dtype)
-    targets = find_targets(base, plan.settings.targets, cut=first_after_cut(plan.model.folder))
+    settings = plan.settings
+    base = load_frozen(plan.model, bits=settings.bits, device=plan.run.device, dtype=settings.dtype)
+    targets = find_targets(base, settings.targets, cut=first_after_cut(plan.model.folder))
     attach_loss(base)
     return Student(base, targets, quantised_modules(base), {})

@@ -6,21 +6,16 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from heal.defaults import Step
 from prune.common.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How a budget is spent: `steps` optimiser steps of `batch_size * accumulate * processes` rows of `length` tokens.
-
-    `warmup` are the steps in which the rate rises; `batch_size` rows go through a process at once.
-    """
+class Schedule(Step):
+    """How a budget is spent: `steps` optimiser steps of `processes` processes. In `warmup` steps the rate rises."""
 
     steps: int
     warmup: int
-    length: int
-    batch_size: int
-    accumulate: int
     processes: int = 1
 
     @property
@@ -40,43 +35,43 @@ class Schedule:
         return self.steps * self.tokens_per_step
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "tokens_per_step": self.tokens_per_step, "tokens": self.tokens}
+        """Without the rate, which stands among the settings."""
+        facts = {**asdict(self), "tokens_per_step": self.tokens_per_step, "tokens": self.tokens}
+        del facts["learning_rate"]
+        return facts
 
 
-def plan_steps(
-    tokens: int, *, length: int, batch_size: int, accumulate: int, processes: int = 1, warmup: str | None = None
-) -> Schedule:
+def plan_steps(tokens: int, step: Step, *, processes: int = 1, warmup: str | None = None) -> Schedule:
     """Spend at most `tokens` in whole steps.
 
     Args:
-        processes: how many train together; each takes `batch_size * accumulate` rows of a step.
+        processes: how many train together; each does `step`.
         warmup: a number of steps, or a share of them such as `3%`; 100 as in arXiv 2403.17887, or 3 % where that is
             fewer, if None.
 
     Raises:
         UsageError: a size under 1, a budget smaller than one step, or a warm-up that is neither.
     """
-    for name, value, least in (("length", length, 8), ("batch-size", batch_size, 1), ("accumulate", accumulate, 1)):
-        if value < least:
-            raise UsageError(f"--{name} {value} is too small; it is at least {least}")
-    rows = batch_size * accumulate * processes
-    step = length * rows
-    steps = tokens // step
+    for name, least in (("length", 8), ("batch_size", 1), ("accumulate", 1)):
+        if (value := getattr(step, name)) < least:
+            raise UsageError(f"--{name.replace('_', '-')} {value} is too small; it is at least {least}")
+    rows = step.batch_size * step.accumulate * processes
+    steps = tokens // (step.length * rows)
     if steps < 1:
         raise UsageError(
-            f"--tokens {tokens} is less than one step of {rows} rows of {length} tokens ({step}); "
+            f"--tokens {tokens} is less than one step of {rows} rows of {step.length} tokens ({step.length * rows}); "
             "ask for more tokens, or lower --length, --batch-size or --accumulate"
         )
-    return Schedule(steps, _warmup(warmup, steps), length, batch_size, accumulate, processes)
+    return Schedule(**asdict(step), steps=steps, warmup=_warmup(warmup, steps), processes=processes)
 
 
-def schedule_line(schedule: Schedule, rate: float, from_budget: tuple[str, ...]) -> str:
+def schedule_line(schedule: Schedule, from_budget: tuple[str, ...]) -> str:
     """What a run does, in one line. `from_budget`: names of the settings that follow from the token budget."""
     rows, processes = schedule.rows_per_step, schedule.processes
     words = (
         f"{schedule.steps:,} steps of {rows} row{'' if rows == 1 else 's'} of {schedule.length} tokens"
-        f"{f', {processes} processes together' if processes > 1 else ''}; rate {rate:g}, reached after "
-        f"{schedule.warmup} step{'' if schedule.warmup == 1 else 's'}"
+        f"{f', {processes} processes together' if processes > 1 else ''}; rate {schedule.learning_rate:g}, "
+        f"reached after {schedule.warmup} step{'' if schedule.warmup == 1 else 's'}"
     )
     if not from_budget:
         return words
@@ -88,9 +83,9 @@ def schedule_line(schedule: Schedule, rate: float, from_budget: tuple[str, ...])
 def _warmup(written: str | None, steps: int) -> int:
     if written is None:
         return min(100, max(1, round(0.03 * steps))) if steps > 1 else 0
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)( ?%)?", written.strip())
-    count = float(found.group(1)) * (steps / 100 if found.group(2) else 1) if found else -1.0
-    if not 0 <= count < steps or (found and not found.group(2) and "." in found.group(1)):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)( ?%)?", written.strip())
+    count = float(match.group(1)) * (steps / 100 if match.group(2) else 1) if match else -1.0
+    if not 0 <= count < steps or (match and not match.group(2) and "." in match.group(1)):
         raise UsageError(
             f"--warmup {written} is not a number of steps below all {steps}, or a share of them such as 3%"
         )

@@ -26,7 +26,7 @@ def gather_adapter(wrapped: Any) -> dict[str, torch.Tensor]:
     """
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    found: dict[str, torch.Tensor] = {}
+    weights: dict[str, torch.Tensor] = {}
     for name, unit in wrapped.named_modules():
         parameters = list(unit.parameters()) if isinstance(unit, FullyShardedDataParallel) else []
         if not parameters or not all(parameter.requires_grad for parameter in parameters):
@@ -35,7 +35,7 @@ def gather_adapter(wrapped: Any) -> dict[str, torch.Tensor]:
             unit, recurse=False, writeback=False, rank0_only=True, offload_to_cpu=True
         ):
             if torch.distributed.get_rank() == 0:
-                place = name.replace("_fsdp_wrapped_module.", "")
+                module = name.replace("_fsdp_wrapped_module.", "")
                 for part, weight in unit.module.named_parameters():
-                    found[f"{place}.{part}"] = weight.detach().clone()
-    return found
+                    weights[f"{module}.{part}"] = weight.detach().clone()
+    return weights

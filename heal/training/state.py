@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from peft import PeftModel
 
-    from heal.settings import Settings
     from heal.text.streams import Mixed
-    from heal.training.schedule import Schedule
+    from heal.training.plan import HealPlan
 
 # transformers' names; `constant` warms up too.
 _DECAYS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
@@ -71,8 +70,7 @@ def prepare(
     accelerator: Accelerator,
     model: PeftModel,
     rows: Mixed,
-    schedule: Schedule,
-    settings: Settings,
+    plan: HealPlan,
     start: Path | None,
 ) -> TrainingState:
     """The state before the first step, or that of the checkpoint `start`.
@@ -81,6 +79,7 @@ def prepare(
     """
     from transformers import get_scheduler
 
+    schedule = plan.schedule
     if start is not None:
         load_adapter(model, start)
     if sharded():
@@ -88,10 +87,10 @@ def prepare(
     wrapped = accelerator.prepare(model)
     parameters = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
     optimizer = accelerator.prepare(
-        torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+        torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.0, fused=True)
     )
     scheduler = get_scheduler(
-        _DECAYS[settings.schedule], optimizer, num_warmup_steps=schedule.warmup, num_training_steps=schedule.steps
+        _DECAYS[plan.settings.schedule], optimizer, num_warmup_steps=schedule.warmup, num_training_steps=schedule.steps
     )
     state = TrainingState(model, wrapped, optimizer, scheduler, rows)
     if start is not None:
@@ -109,7 +108,7 @@ def save(state: TrainingState, accelerator: Accelerator, checkpoints: Checkpoint
         raise diverged("an adapter's weight is not finite", state.step, state.curve, checkpoints)
     try:
         with checkpoints.writing(state.step, accelerator.wait_for_everyone) as stage:
-            _write(state, accelerator, stage / checkpoints.place(state.step).name)
+            _write(state, accelerator, stage / checkpoints.path(state.step).name)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch tells of a full disk by a RuntimeError
         raise RegrowthError(
             f"the checkpoint of step {state.step} cannot be written to {checkpoints.folder} ({first_line(error)}); "

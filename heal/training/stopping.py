@@ -41,25 +41,26 @@ def stop_requests() -> Iterator[Request]:
 
     def note(number: int, _: Any) -> None:
         request.number = number
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for known, handler in before.items():
+            signal.signal(known, handler)
         os.write(2, b"\nStopping: the running step is finished and a checkpoint saved; once more to stop at once.\n")
 
-    before = {one: signal.signal(one, note) for one in (signal.SIGTERM, signal.SIGINT)}
+    before = {known: signal.signal(known, note) for known in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield request
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for known, handler in before.items():
+            signal.signal(known, handler)
 
 
-def interrupted(number: int, step: int, place: Path) -> Interrupted:
-    """What ends a run that a signal has asked to stop, after `step`, whose checkpoint stands at `place`."""
+def interrupted(number: int, step: int, checkpoint: Path) -> Interrupted:
+    """What ends a run that a signal has asked to stop, after `step`, whose checkpoint is `checkpoint`."""
     name = str(number)
     with suppress(ValueError):
         name = signal.Signals(number).name
     return Interrupted(
-        f"stopped by {name} after step {step}; its checkpoint is {place}: the same command with --resume goes on there",
+        f"stopped by {name} after step {step}; its checkpoint is {checkpoint}: the same command with --resume goes on "
+        "there",
         number,
     )
 
@@ -78,7 +79,7 @@ def diverged(what: str, step: int, curve: Curve, checkpoints: Checkpoints) -> Re
         good = [saved for saved in steps if curve.sane(saved)]
         kept = (good or steps)[0]
         line += (
-            f"; the last {'good ' if good else ''}checkpoint, of step {kept}, is kept in {checkpoints.place(kept)}, "
+            f"; the last {'good ' if good else ''}checkpoint, of step {kept}, is kept in {checkpoints.path(kept)}, "
             "an adapter that peft loads"
         )
     return RegrowthError(line)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import gc
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from heal.result import NATS, HeldOutLoss, Unquantised
 from prune.common.errors import first_line
 from prune.common.processes import sharded
 
@@ -20,51 +21,46 @@ if TYPE_CHECKING:
 _ROOM = 1.3  # times the weights, for loading and for states
 
 
-def compare_with_cut(plan: HealPlan, held_out: HeldOut, document: dict[str, Any]) -> dict[str, Any]:
-    """Held-out losses for heal.json, in nats per token: of the unquantised cut, and of what can be merged from it.
+def compare_with_cut(plan: HealPlan, held_out: HeldOut, trained: HeldOutLoss) -> Unquantised:
+    """Held-out losses of the unquantised cut, and of what can be merged from it.
 
     No failure is raised: the adapter in `plan.out` is finished.
 
     Args:
         held_out: the rows that the adapter was measured on.
-        document: its heal.json.
-
-    Returns:
-        `cut`; `original` and `dequantised`: the adapter on the cut's own weights and on the quantised ones (the latter
-        as measured at the end of training; absent for 16 bits); `better`: whether one of them is below `cut`. Or
-        `not_compared` and why.
+        trained: its losses on the base in the training precision.
     """
-    after = document["held_out_loss"]["after"]
     if plan.settings.bits == 16:
-        return _facts(document["held_out_loss"]["before"], original=after)
+        return _unquantised(trained.before, trained.after)
     if sharded():
-        return {"not_compared": "the base stood in shards"}
+        return Unquantised(not_compared="the base stood in shards")
     try:
         losses = _losses(plan, held_out)
     except Exception as error:
-        return {"not_compared": first_line(error)}
+        return Unquantised(not_compared=first_line(error))
     if losses is None:
-        return {"not_compared": "the unquantised cut does not fit in memory"}
+        return Unquantised(not_compared="the unquantised cut does not fit in memory")
     if not all(map(math.isfinite, losses)):
-        return {"not_compared": "a loss is not finite"}
-    return _facts(losses[0], original=losses[1], dequantised=after)
+        return Unquantised(not_compared="a loss is not finite")
+    return _unquantised(*losses, trained.after)
 
 
-def compared_line(facts: dict[str, Any]) -> str:
+def compared_line(losses: Unquantised) -> str:
     """The comparison in words, with a warning where healing was no better than the cut."""
-    if "not_compared" in facts:
-        return f"not compared with the unquantised cut: {facts['not_compared']}"
-    losses = f"healed {facts['original']:.4f}"
-    if "dequantised" in facts:
-        losses += f" on the cut's own weights, {facts['dequantised']:.4f} on the quantised ones"
-    words = f"held-out loss: unquantised cut {facts['cut']:.4f}, {losses} (nats per token)"
-    if facts["better"]:
+    if losses.not_compared is not None:
+        return f"not compared with the unquantised cut: {losses.not_compared}"
+    healed = f"healed {losses.original:.4f}"
+    if losses.dequantised is not None:
+        healed += f" on the cut's own weights, {losses.dequantised:.4f} on the quantised ones"
+    words = f"held-out loss: unquantised cut {losses.cut:.4f}, {healed} (nats per token)"
+    if losses.better:
         return words
     return f"{words}\nwarning: the healed model is no better than the cut; use more --tokens, or other --text"
 
 
-def _facts(cut: float, **healed: float) -> dict[str, Any]:
-    return {"cut": cut, **healed, "better": min(healed.values()) < cut, "unit": "nats per token"}
+def _unquantised(cut: float, original: float, dequantised: float | None = None) -> Unquantised:
+    best = original if dequantised is None else min(original, dequantised)
+    return Unquantised(cut=cut, original=original, dequantised=dequantised, better=best < cut, unit=NATS)
 
 
 def _losses(plan: HealPlan, held_out: HeldOut) -> tuple[float, float] | None:
@@ -79,12 +75,12 @@ def _losses(plan: HealPlan, held_out: HeldOut) -> tuple[float, float] | None:
 
     dtype = compute_dtype(plan.settings.dtype)
     gc.collect()  # the model that was trained
-    _empty_cache(plan.device)
+    _empty_cache(plan.run.device)
     values = sum(math.prod(tensor.shape) for tensor in read_checkpoint(plan.model.folder).tensors())
-    if values * dtype.itemsize * _ROOM > available(plan.device):
+    if values * dtype.itemsize * _ROOM > available(plan.run.device):
         return None
-    rows, batch = held_out.rows, plan.settings.batch_size
-    base = load_model(plan.model, dtype=dtype, device=plan.device).eval()
+    rows, batch = held_out.rows, plan.schedule.batch_size
+    base = load_model(plan.model, dtype=dtype, device=plan.run.device).eval()
     cut = mean_loss(base, rows, batch_size=batch)
     PeftModel.from_pretrained(base, str(plan.out)).eval()  # puts the adapter into `base`
     return cut, mean_loss(base, rows, batch_size=batch)

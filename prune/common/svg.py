@@ -24,16 +24,8 @@ Element = ElementTree.Element
 
 def drawing(name: str, title: str, description: str, height: float, *, width: float = WIDTH) -> Element:
     """An empty drawing that a screen reader reads as one image; `name` is unique on the page."""
-    root = Element(
-        "svg",
-        {
-            "viewBox": f"0 0 {number(width)} {number(height)}",
-            "class": "chart",
-            "role": "img",
-            "aria-labelledby": f"{name}-title {name}-desc",
-            "id": name,
-        },
-    )
+    root = Element("svg", {"viewBox": f"0 0 {number(width)} {number(height)}", "class": "chart", "role": "img"})
+    root.attrib |= {"aria-labelledby": f"{name}-title {name}-desc", "id": name}
     add(root, "title", title, id=f"{name}-title")
     add(root, "desc", description, id=f"{name}-desc")
     return root
@@ -74,11 +66,11 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
 
-def padded(values: Sequence[float], *, include: Sequence[float] = (), share: float = 0.05) -> tuple[float, float]:
+def padded(values: Sequence[float], *, include: Sequence[float] = ()) -> tuple[float, float]:
     """Least and greatest of the values and of what must be in sight, with some air at both ends."""
     every = [*values, *include]
     low, high = min(every), max(every)
-    air = (high - low) * share or abs(high) * share or 1.0
+    air = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
     return low - air, high + air
 
 
@@ -108,13 +100,13 @@ def series_class(index: int) -> str:
     return f"s{index % SERIES}"
 
 
-def line(parent: Element, points: Sequence[tuple[float, float]], index: int, *, class_: str = "line") -> Element:
+def line(parent: Element, points: Sequence[tuple[float, float]], index: int) -> Element:
     """A line through points in the colour and the dashes of a series."""
     path = "M" + "L".join(f"{number(x)} {number(y)}" for x, y in points)
-    found = add(parent, "path", d=path, class_=f"{class_} {series_class(index)}")
+    drawn = add(parent, "path", d=path, class_=f"line {series_class(index)}")
     if dash := _DASHES[index % SERIES]:
-        found.set("stroke-dasharray", dash)
-    return found
+        drawn.set("stroke-dasharray", dash)
+    return drawn
 
 
 def band(
@@ -146,11 +138,10 @@ def _star(tips: int, inner: float) -> list[tuple[float, float]]:
 
 
 def _cross(arm: float, half: float) -> list[tuple[float, float]]:
-    quarter = [(half, -half), (arm, -half), (arm, half)]
-    turned = [quarter, *([] for _ in range(3))]
-    for k in range(1, 4):
-        turned[k] = [(-b, a) for a, b in turned[k - 1]]
-    return [corner for part in turned for corner in part]
+    quarters = [[(half, -half), (arm, -half), (arm, half)]]
+    while len(quarters) < 4:
+        quarters.append([(-b, a) for a, b in quarters[-1]])
+    return [corner for quarter in quarters for corner in quarter]
 
 
 _SHAPES = {
@@ -163,9 +154,14 @@ _SHAPES = {
 }
 
 
+def sample() -> Element:
+    """An empty drawing of 28 x 14 for a legend's sample, which a screen reader passes over."""
+    return Element("svg", {"viewBox": "0 0 28 14", "class": "key", "aria-hidden": "true"})
+
+
 def key(index: int, *, dashed: bool = False) -> Markup:
     """A legend's sample of a series: its marker, on a piece of its line where `dashed`."""
-    root = Element("svg", {"viewBox": "0 0 28 14", "class": "key", "aria-hidden": "true"})
+    root = sample()
     if dashed:
         line(root, [(1, 7), (27, 7)], index)
     marker(root, 14, 7, index)
@@ -174,7 +170,7 @@ def key(index: int, *, dashed: bool = False) -> Markup:
 
 def chance_key() -> Markup:
     """A legend's sample of the level of blind guesses."""
-    root = Element("svg", {"viewBox": "0 0 28 14", "class": "key", "aria-hidden": "true"})
+    root = sample()
     add(root, "line", x1=1, x2=27, y1=7, y2=7, class_="chance")
     return markup(root)
 

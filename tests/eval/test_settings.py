@@ -8,9 +8,8 @@ import pytest
 
 from eval.asking.tasks import plan_tasks, template
 from eval.comparison import compare, same_chat
-from eval.options import _OPTIONS
-from eval.runs.run import plans_of, run, wants_chat
-from eval.settings import Settings, default_cache, named_texts
+from eval.runs.run import run, wants_chat
+from eval.settings import ComparisonSettings, Settings, SweepSettings, default_cache, named_texts
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from tests.support.commands import check_refused, succeed
 from tests.support.commands import run as run_command
@@ -47,11 +46,12 @@ def own_tasks(tmp_path):
 
 
 def test_every_setting_has_its_option():
-    assert [*(one.name for one in fields(Settings)), "no_cache"] == list(_OPTIONS)
-    for command in ("run", "compare"):
-        shown = " ".join(succeed("evaluate", command, "--help").stdout.split())
-        for name in ("few-shot", "chat-template", "backend", "tasks", "thinking", "cache", "no-cache", "include-path"):
-            assert f"--{name}" in shown
+    flags = {"texts": "text", "adapters": "adapter"}
+    for command, make in (("run", Settings), ("compare", ComparisonSettings), ("sweep", SweepSettings)):
+        shown = succeed("evaluate", command, "--help").stdout.split()
+        for field in fields(make):
+            assert f"--{flags.get(field.name, field.name).replace('_', '-')}" in shown
+        assert ("--no-cache" in shown) == (command != "sweep")
 
 
 def test_settings_from_what_a_user_writes(monkeypatch, tmp_path):
@@ -72,9 +72,9 @@ def test_settings_from_what_a_user_writes(monkeypatch, tmp_path):
         with pytest.raises(UsageError, match=words):
             Settings.of(data="q", domains="math", **wrong)
     with pytest.raises(UsageError, match="nothing to ask"):
-        plans_of(Settings.of())
+        plan_tasks(Settings.of())
     with pytest.raises(UsageError, match="--data"):
-        plans_of(Settings.of(domains="math"))
+        plan_tasks(Settings.of(domains="math"))
     assert named_texts(["medical=a.jsonl", "b=c/d.txt"]) == {"medical": "a.jsonl", "b": "c/d.txt"}
     assert named_texts(["folder/x=1.txt"]) == {"held-out": "folder/x=1.txt"}
     with pytest.raises(UsageError, match="twice"):
@@ -84,8 +84,8 @@ def test_settings_from_what_a_user_writes(monkeypatch, tmp_path):
 
 
 def test_few_shot_shows_other_questions_of_the_domain(sample_questions):
-    plain = plan_tasks(sample_questions, "math", limit=5)
-    shot = plan_tasks(sample_questions, "math", limit=5, few_shot=3)
+    plain = plan_tasks(Settings.of(data=sample_questions, domains="math", limit=5))
+    shot = plan_tasks(Settings.of(data=sample_questions, domains="math", limit=5, few_shot=3))
     for task in shot:
         assert len(task.examples) == 3
         assert not set(task.examples) & set(task.questions)
@@ -94,16 +94,16 @@ def test_few_shot_shows_other_questions_of_the_domain(sample_questions):
     assert [t.config()["num_fewshot"] for t in plain] == [0, 0]
     assert "Mia has" in template("generation")["doc_to_text"]  # our own examples, which those of the set replace
     assert "Mia has" not in shot[1].config()["doc_to_text"]
-    more = plan_tasks(sample_questions, "math", limit=9, few_shot=3)
+    more = plan_tasks(Settings.of(data=sample_questions, domains="math", limit=9, few_shot=3))
     assert [t.examples for t in more] == [t.examples for t in shot]
     with pytest.raises(UsageError, match="--few-shot"):
-        plan_tasks(sample_questions, "math", few_shot=10**6)
+        plan_tasks(Settings.of(data=sample_questions, domains="math", few_shot=10**6))
 
 
 def test_few_shot_prompts_hold_examples_with_their_answers(sample_questions):
     from eval.asking.harness import PlannedTask
 
-    for plan in plan_tasks(sample_questions, "math", limit=2, few_shot=2):
+    for plan in plan_tasks(Settings.of(data=sample_questions, domains="math", limit=2, few_shot=2)):
         task = PlannedTask(plan)
         doc = task.eval_docs[0]
         prompt = task.fewshot_context(doc, 2, gen_prefix=task.doc_to_prefix(doc))

@@ -7,9 +7,9 @@ from dataclasses import fields
 import pytest
 from typer.testing import CliRunner
 
-from heal import options as tables
 from heal.cli import app
-from heal.settings import DistillSettings, PatchSettings, Running, Settings
+from heal.settings import DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
+from prune.common.options import settings_options
 
 runner = CliRunner()
 SHAPE = ["--length", "64", "--batch-size", "2", "--accumulate", "1", "--rank", "4"]
@@ -41,17 +41,13 @@ def test_help_has_an_example(command):
 
 
 @pytest.mark.parametrize(
-    ("table", "settings"),
-    [
-        (tables.SETTINGS, Settings),
-        (tables.DISTILL_SETTINGS, DistillSettings),
-        (tables.PATCH_SETTINGS, PatchSettings),
-        (tables.RUNNING, Running),
-    ],
+    "settings",
+    [Settings, DistillSettings, PatchSettings, TrainingRun, PatchRun, Measuring],
+    ids=lambda kind: kind.__name__,
 )
-def test_every_setting_has_its_option(table, settings):
-    assert table.make is settings
-    assert set(table.kinds) == {one.name for one in fields(settings)}
+def test_every_setting_has_its_option(settings):
+    names = {field.name for field in fields(settings)} - {"show_progress"}
+    assert set(settings_options(settings).kinds) == names
 
 
 def test_json_is_the_only_thing_on_stdout(tiny_llama, options, tmp_path):
@@ -120,7 +116,7 @@ def test_an_adapter_whose_record_lacks_fields_is_refused(adapter, tmp_path):
     (torn / "heal.json").write_text(json.dumps(document))
     done = runner.invoke(app, ["merge", str(torn), "--out", str(tmp_path / "out")])
     assert done.exit_code == 1
-    assert "heal.json lacks base" in done.stderr
+    assert "heal.json is damaged (base: Field required)" in done.stderr
 
 
 def test_what_is_no_model_and_what_exists(tiny_llama, options, adapter, tmp_path):

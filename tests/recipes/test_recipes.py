@@ -159,7 +159,7 @@ def test_invalid_recipes_are_refused_with_the_field(tmp_path, document, words):
 def test_missing_files_and_settings(tmp_path):
     with pytest.raises(RecipeError, match="does not exist"):
         load_recipe(str(tmp_path / "none.yaml"))
-    with pytest.raises(RecipeError, match="no recipe 'none'; there are .*demo"):
+    with pytest.raises(RecipeError, match="no recipe 'none'; use .*demo"):
         load_recipe("none")
     (tmp_path / "torn.yaml").write_text("a: [")
     with pytest.raises(RecipeError, match="is not YAML"):

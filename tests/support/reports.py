@@ -7,9 +7,10 @@ import random
 import numpy as np
 
 from eval.asking.tasks import TaskPlan
+from eval.billing.sweep import Cost, SweepRecord, TaskRecord, WalkRecord
 from eval.comparison import bill_runs, write_comparison
 from eval.questions.schema import Question
-from eval.runs.prose import Prose, Window
+from eval.runs.prose import Prose, ScoredWindow
 from eval.runs.samples import RunResult, Sample
 from eval.sweeps.plan import plan_sweep
 from eval.sweeps.scores import TaskScores, curves, healed, maps, rows, warnings
@@ -80,7 +81,7 @@ def run_result(label, damage, tasks):
         gain = 0.1 * (1 - damage) if task.thinking == "slow" and task.domain == "math" else 0.0
         samples += answers(task, label, damage, gain)
     noise = random.Random(label)
-    windows = tuple(Window(500 * (3.2 + 0.7 * damage) + noise.gauss(0, 20), 500, 2300) for _ in range(64))
+    windows = tuple(ScoredWindow(500 * (3.2 + 0.7 * damage) + noise.gauss(0, 20), 500, 2300) for _ in range(64))
     harness = {"results": {task.name: {"alias": task.name} for task in tasks}}
     return RunResult(
         label=label,
@@ -114,13 +115,15 @@ def write_bill(out, *, n=500, models=("full", "pruned", "healed"), limit=0.05, t
     plans = [plan(*task, n) for task in tasks]
     if thinking:
         plans += [plan(*task, n, mode) for task in tasks for mode in ("fast", "slow")]
-    found = bill_runs([run_result(label, MODELS[label], plans) for label in models], limit)
-    document = found.as_document(
+    runs = [run_result(label, MODELS[label], plans) for label in models]
+    comparison = bill_runs(
+        runs,
+        limit,
         questions={"math.jsonl": "93c4" * 16, "medical.jsonl": "8113" * 16},
         text={"source": "heldout.jsonl", "field": "text", "sha256": "991a" * 16},
     )
-    write_comparison(found, document, out)
-    return document
+    write_comparison(comparison, runs, out)
+    return comparison.to_json()
 
 
 def cost(domain, block, layers):
@@ -155,30 +158,34 @@ def sweep_document(*, layers=30, sizes="0-15", rule="all", tasks=tuple(TASKS), n
                 tuple(f"p{place}" for place in range(n)),
             )
         )
-    return {
-        "format": "regrowth.sweep/1",
-        **chosen.to_json(),
-        "tasks": [
-            {"domain": t.plan.domain, "protocol": t.plan.protocol, "n": n, "chance": t.plan.chance or None}
+    passes = {"layer_passes": 140, "relative_passes": 4.7}
+    record = SweepRecord(
+        layers=chosen.layers,
+        sizes=chosen.sizes,
+        starts=chosen.starts,
+        variants=chosen.records,
+        tasks=tuple(
+            TaskRecord(domain=t.plan.domain, protocol=t.plan.protocol, n=n, chance=t.plan.chance or None)
             for t in scored
-        ],
-        "rows": rows(chosen, scored),
-        "curves": curves(chosen, scored),
-        "healed": healed(chosen, scored),
-        "maps": maps(chosen, scored),
-        "prose": [],
-        "how": {"path": "tree", "why": "", "layer_passes": 140, "relative_passes": 4.7},
-        "settings": {"batch_tokens": 1024, "dtype": "bfloat16", "device": "cpu", "seed": 0, "limit": None},
-        "truncated": 0,
-        "notes": warnings(scored),
-        "measured": {"seconds": {"load": 1.0, "walk": 120.0}, "peak_memory": {"resident_bytes": 2_000_000_000}},
-        "provenance": {
+        ),
+        rows=rows(chosen, scored),
+        curves=curves(chosen, scored),
+        healed=healed(chosen, scored),
+        maps=maps(chosen, scored),
+        prose=(),
+        how=WalkRecord(path="tree", why=None, **passes, requests=9, tokens=10, tokens_one_by_one=20, head_positions=9),
+        settings={"batch_tokens": 1024, "dtype": "bfloat16", "device": "cpu", "seed": 0, "limit": None},
+        truncated=0,
+        notes=tuple(warnings(scored)),
+        measured=Cost(seconds={"load": 1.0, "walk": 120.0}, peak_memory={"resident_bytes": 2_000_000_000}),
+        provenance={
             "model": {"model": "models/full", "config_sha256": "bb" * 32, "shards": {"model.safetensors": "ac" * 32}},
             "questions": {"math.jsonl": "93c4" * 16},
             "versions": {"torch": "2.13.0"},
             "command": "evaluate sweep models/full --starts all --out sweep",
         },
-    }
+    )
+    return record.to_json()
 
 
 def write_sweep_folder(out, **planted):

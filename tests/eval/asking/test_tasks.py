@@ -15,6 +15,7 @@ from eval.asking.tasks import TaskPlan, plan_tasks, template
 from eval.questions.schema import parse_question
 from eval.runs.run import run
 from eval.runs.samples import hash_prompt
+from eval.settings import Settings
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.terminal import Progress
 
@@ -24,7 +25,7 @@ FEW = {"limit": 3, "sets": ["mmlu", "asdiv"], "chat_template": "off"}
 @pytest.fixture(scope="module")
 def answered(sample_model, sample_questions, sample_heldout):
     """The sample model on three questions of each kind, through lm-eval."""
-    return run(sample_model, data=sample_questions, domains="medical,math", shown=False, **FEW)
+    return run(sample_model, data=sample_questions, domains="medical,math", show_progress=False, **FEW)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_generation_equals_plain_greedy_decoding(answered, loaded):
 
 
 def test_every_question_is_scored_once_and_all_models_get_the_same(answered, tiny_llama, sample_questions):
-    other = run(tiny_llama, data=sample_questions, domains="medical,math", shown=False, **FEW)
+    other = run(tiny_llama, data=sample_questions, domains="medical,math", show_progress=False, **FEW)
     assert [(s.id, s.prompt_hash) for s in other.samples] == [(s.id, s.prompt_hash) for s in answered.samples]
     assert len({s.id for s in answered.samples}) == 9
     assert other.samples != answered.samples
@@ -90,7 +91,7 @@ def test_every_question_is_scored_once_and_all_models_get_the_same(answered, tin
 
 def test_batch_size_changes_no_verdict(tiny_llama, sample_questions):
     runs = [
-        run(tiny_llama, data=sample_questions, domains="math", batch_size=size, shown=False, **FEW).samples
+        run(tiny_llama, data=sample_questions, domains="math", batch_size=size, show_progress=False, **FEW).samples
         for size in (1, 5)
     ]
     for one, five in zip(*runs, strict=True):
@@ -167,7 +168,7 @@ def test_a_model_of_nans_is_an_error(tiny_llama, sample_questions, tmp_path):
     model.save_pretrained(tmp_path / "nan")
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "nan")
     with pytest.raises(RegrowthError, match="no finite log-likelihood"):
-        run(tmp_path / "nan", data=sample_questions, domains="medical", shown=False, **FEW)
+        run(tmp_path / "nan", data=sample_questions, domains="medical", show_progress=False, **FEW)
 
 
 def test_out_of_memory_halves_the_batch_and_says_so(tiny_llama):
@@ -236,7 +237,7 @@ def test_out_of_memory_while_trees_are_tried_halves_the_batch_too(tiny_llama, mo
 
 def test_choices_share_one_reading_and_score_as_in_hflm(tiny_llama, sample_questions):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), AutoTokenizer.from_pretrained(tiny_llama)
-    plans = plan_tasks(sample_questions, "medical", limit=12, seed=0, sets=["mmlu"])
+    plans = plan_tasks(Settings.of(data=sample_questions, domains="medical", limit=12, seed=0, sets=["mmlu"]))
     prompts = [f"Question: {question.question}\nAnswer:" for question in plans[0].questions]
     requests = [
         ((prompt, choice), tokenizer(prompt)["input_ids"], tokenizer(" " + choice)["input_ids"])
@@ -256,12 +257,15 @@ def test_choices_share_one_reading_and_score_as_in_hflm(tiny_llama, sample_quest
 
 
 def test_prompts_that_lose_their_start_are_counted(tiny_llama, sample_questions):
-    found = run(tiny_llama, data=sample_questions, domains="math", limit=2, sets=["asdiv"], max_length=64, shown=False)
+    found = run(
+        tiny_llama, data=sample_questions, domains="math", limit=2, sets=["asdiv"], max_length=64, show_progress=False
+    )
     assert found.truncated == 4
 
 
 def test_the_plan_draws_per_protocol_and_by_set(sample_questions):
-    plans = plan_tasks(sample_questions, "math,medical", limit=7, seed=5, sets=["mmlu", "asdiv"])
+    asked = Settings.of(data=sample_questions, domains="math,medical", limit=7, seed=5, sets=["mmlu", "asdiv"])
+    plans = plan_tasks(asked)
     assert [(p.domain, p.protocol, len(p.questions)) for p in plans] == [
         ("math", "choice", 7),
         ("math", "generation", 7),
@@ -270,11 +274,11 @@ def test_the_plan_draws_per_protocol_and_by_set(sample_questions):
     assert {q.source for q in plans[2].questions} == {"mmlu"}
     assert plans[0].chance == 0.25
     assert plans[1].requests == 14
-    assert plan_tasks(sample_questions, "math,medical", limit=7, seed=5, sets=["mmlu", "asdiv"]) == plans
+    assert plan_tasks(asked) == plans
     with pytest.raises(UsageError, match="leaves no question in domain math; its sets: asdiv, mmlu"):
-        plan_tasks(sample_questions, "math", sets=["medqa"])
+        plan_tasks(Settings.of(data=sample_questions, domains="math", sets=["medqa"]))
     with pytest.raises(UsageError, match="too few"):
-        plan_tasks(sample_questions, "math", limit=1)
+        Settings.of(data=sample_questions, domains="math", limit=1)
 
 
 def test_what_would_fail_after_all_is_asked_is_refused_before(tmp_path):
@@ -290,20 +294,20 @@ def test_what_would_fail_after_all_is_asked_is_refused_before(tmp_path):
     many = {"choices": [str(n) for n in range(30)], "answer": 29}
     fill({"question": "one?", **two})
     with pytest.raises(RegrowthError, match=r"own\.jsonl: one choice question .* an interval needs two"):
-        plan_tasks(tmp_path, "own")
+        plan_tasks(Settings.of(data=tmp_path, domains="own"))
     fill({"question": passage + "one?", **two}, {"question": passage + "two?", **two})
     with pytest.raises(RegrowthError, match="several on one passage"):
-        plan_tasks(tmp_path, "own")
+        plan_tasks(Settings.of(data=tmp_path, domains="own"))
     fill({"question": "one?", **two}, {"question": "many?", **many})
-    assert len(plan_tasks(tmp_path, "own")) == 1
+    assert len(plan_tasks(Settings.of(data=tmp_path, domains="own"))) == 1
     with pytest.raises(RegrowthError, match=r"own\.jsonl: question 1 has 30 choices, .* 26 at most"):
-        plan_tasks(tmp_path, "own", thinking=("fast",))
+        plan_tasks(Settings.of(data=tmp_path, domains="own", thinking=("fast",)))
 
 
 def test_a_users_own_domain_is_a_file(tmp_path, tiny_llama):
     rows = [replace(_plan().questions[0], id=f"q{i}", domain="mine") for i in range(3)]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(q.as_row()) + "\n" for q in rows))
-    found = run(tiny_llama, data=tmp_path, domains=["mine"], shown=False)
+    found = run(tiny_llama, data=tmp_path, domains=["mine"], show_progress=False)
     assert [s.domain for s in found.samples] == ["mine"] * 3
 
 
@@ -325,7 +329,7 @@ def test_prose_loss_equals_plain_torch(loaded, sample_model, sample_questions, t
         sets=["mmlu"],
         text=str(source),
         field="body",
-        shown=False,
+        show_progress=False,
     )
     model, tokenizer = loaded
     ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]])

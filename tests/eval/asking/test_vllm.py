@@ -13,19 +13,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval.comparison import compare
 from eval.runs.run import run
-from heal import Settings, TextSource, adapter_only, merge, qlora
+from heal import TextSource
 from heal.merging.tensors import ADAPTER_CONFIG
 from prune import cut, plan_cut
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
 from prune.models.generation import VllmWriter, write_answers
 from prune.models.precision import multiplies_bfloat16
+from tests.support.healing import heal_small, merge_quietly, ship_quietly
 from tests.support.models import save_tiny
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; see `make test-vllm`")
 
 ENGINE = {"enforce_eager": True, "max_num_seqs": 8, "max_num_batched_tokens": 1024}
-ASKED = {"domains": "math", "sets": ["mmlu", "asdiv"], "limit": 4, "chat_template": "off", "shown": False}
+ASKED = {"domains": "math", "sets": ["mmlu", "asdiv"], "limit": 4, "chat_template": "off", "show_progress": False}
 # Small models' families: what their configs need beside the sizes.
 FAMILIES = {
     "llama": {},
@@ -59,14 +60,13 @@ def sample_models(sample_model, sample_text, sample_heldout, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample")
     pruned = cut(plan_cut(sample_model, layers="9-16"), folder / "pruned", show_progress=False)
     adapter = _adapter(pruned, folder / "adapter", sample_text, sample_heldout, tokens=512, learning_rate=1e-3)
-    merge(adapter, folder / "healed", base="original", compare_logits=False, shown=False)
+    merge_quietly(adapter, folder / "healed", base="original", compare_logits=False)
     return {"full": sample_model, "pruned": pruned, "healed": folder / "healed"}
 
 
 def _adapter(pruned, out, text, held_out, *, tokens, **settings):
     source = TextSource(str(text), held_out=str(held_out), held_out_tokens=128)
-    chosen = Settings(length=64, batch_size=2, accumulate=1, rank=8, bits=16, **settings)
-    return qlora(pruned, source, out, tokens=tokens, settings=chosen, device="cpu", shown=False).out
+    return heal_small(pruned, source, out, tokens=tokens, rank=8, bits=16, **settings).out
 
 
 def _answers_alike(model, questions, prose):
@@ -108,7 +108,7 @@ def test_one_model_after_the_other_and_their_precision(sample_model, sample_ques
     full = _small("llama", tmp_path / "full", sample_model)
     pruned = cut(plan_cut(full, layers="1-2"), tmp_path / "pruned", show_progress=False)
     ask = {**ASKED, "data": sample_questions, "sets": ["mmlu"], "backend": "vllm", "backend_args": ENGINE}
-    document = compare(full, [pruned], out=tmp_path / "bill", **ask)
+    document = compare(full, [pruned], out=tmp_path / "bill", **ask).to_json()
     dtype = "bfloat16" if multiplies_bfloat16() else "float32"
     assert [model["settings"]["dtype"] for model in document["models"]] == [dtype, dtype]
     assert document["provenance"]["versions"]["vllm"].startswith("0.")
@@ -135,7 +135,7 @@ def test_an_adapter_is_served_and_an_adapter_with_its_cut_is_refused(
     full = _small("llama", tmp_path / "full", sample_model)
     pruned = cut(plan_cut(full, layers="1-2"), tmp_path / "pruned", show_progress=False)
     adapter = _adapter(pruned, tmp_path / "adapter", sample_text, sample_heldout, tokens=512, learning_rate=3e-2)
-    adapter_only(adapter, tmp_path / "only", compare_logits=False, shown=False)
+    ship_quietly(adapter, tmp_path / "only", compare_logits=False)
 
     ids = list(range(300, 340))
     base = AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32)

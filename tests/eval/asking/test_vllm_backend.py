@@ -23,7 +23,7 @@ from prune.models.vllm_options import altering, engine_device, parse_engine_opti
 from prune.models.vllm_process import reason
 
 STUB = Path(__file__).parents[2] / "support" / "stub_vllm"
-SMALL = {"domains": "math", "limit": 4, "sets": ["mmlu"], "chat_template": "off", "shown": False}
+SMALL = {"domains": "math", "limit": 4, "sets": ["mmlu"], "chat_template": "off", "show_progress": False}
 runner = CliRunner()
 
 
@@ -72,7 +72,7 @@ def test_the_vllm_backend_answers_as_transformers_does(
 def test_the_precision_is_the_one_that_ran(tiny_llama, sample_questions, stub, tmp_path):
     """vLLM runs a float32 checkpoint in 16 bits where it is not told; each model of a comparison has a process."""
     ask = {"data": sample_questions, **SMALL, "limit": 2, "backend": "vllm", "out": tmp_path / "bill"}
-    document = compare(tiny_llama, [tiny_llama], labels=["full", "other"], **ask)
+    document = compare(tiny_llama, [tiny_llama], labels=["full", "other"], **ask).to_json()
     assert [model["settings"]["dtype"] for model in document["models"]] == ["bfloat16", "bfloat16"]
 
 

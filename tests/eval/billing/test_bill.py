@@ -6,32 +6,27 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from eval.asking.tasks import TaskPlan
-from eval.billing.bill import bill, corrected, pair, row_from
-from eval.billing.interactions import bill_interactions, interaction_from
+from eval.billing.bill import bill, corrected, pair
+from eval.billing.interactions import bill_interactions
 from eval.billing.statistics import Interval, mcnemar_exact, paired_mean_difference
 from eval.billing.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions, parse_limit
 from eval.comparison import bill_runs
-from eval.questions.schema import parse_question
 from eval.reports import text as words
-from eval.reports.terminal import shown_interactions
-from eval.runs.samples import RunResult, Sample
+from eval.reports.interactions import clearest
+from eval.runs.samples import RunResult
 from prune.common.errors import RegrowthError, UsageError
+from tests.support.questions import plan_of, sample_of
 
 
-def _sample(name, *, domain="d", correct=True, nll=4.0, cluster=""):
-    return Sample(name, domain, "choice", "s", "x", correct, correct, nll, True, 0, "h", cluster=cluster)
-
-
-def _plan(domain, ids):
-    row = {"domain": domain, "subject": "s", "question": "?", "choices": ["a", "b", "c", "d"], "answer": 0}
-    questions = [parse_question({**row, "id": name, "source": "x", "licence": "MIT"}) for name in ids]
-    return TaskPlan(domain, "choice", tuple(questions))
+def _plan(domain, ids, *, choices=("a", "b", "c", "d")):
+    answer = {"choices": list(choices), "answer": 0} if choices else {"choices": None, "answer": "1"}
+    return plan_of(ids, domain=domain, **answer)
 
 
 def _run(label, domains):
     """A run of made-up answers: domain -> samples."""
-    plans = tuple(_plan(domain, [s.id for s in samples]) for domain, samples in domains.items())
+    options = {"choices": ["a", "b", "c", "d"], "answer": 0}
+    plans = tuple(plan_of([s.id for s in samples], domain=domain, **options) for domain, samples in domains.items())
     samples = tuple(sample for own in domains.values() for sample in own)
     settings = {"dtype": "float32", "device": "cpu", "batch_size": 8, "seed": 0}
     return RunResult(label, {"model": label}, plans, samples, {"results": {}}, {}, settings, 1.0, 1, 0)
@@ -45,15 +40,15 @@ def _planted(loses):
         nll = rng.gamma(4, 2, 100)
         change = bits + rng.normal(0, 1, 100)
         names = [f"{domain}{i}" for i in range(100)]
-        full[domain] = [_sample(names[i], domain=domain, correct=i < 60, nll=nll[i]) for i in range(100)]
+        full[domain] = [sample_of(names[i], i < 60, domain=domain, answer_nll_bits=nll[i]) for i in range(100)]
         right = [i < 60 - questions or 60 <= i < 62 for i in range(100)]  # and two gained by luck
         after = nll + change
-        other[domain] = [_sample(names[i], domain=domain, correct=right[i], nll=after[i]) for i in range(100)]
+        other[domain] = [sample_of(names[i], right[i], domain=domain, answer_nll_bits=after[i]) for i in range(100)]
     return _run("full", full), _run("cut", other)
 
 
 def test_a_model_that_lost_only_math_is_billed_for_math():
-    found = bill_runs(_planted({"medical": (2, 0.0), "math": (30, 3.0), "law": (3, 0.0)}), limit=0.05)
+    found = bill_runs(_planted({"medical": (2, 0.0), "math": (30, 3.0), "law": (3, 0.0)}), max_loss=0.05)
     rows = {row.domain: row for row in found.rows if row.versus}
     assert {domain for domain, row in rows.items() if row.versus.mcnemar_p_holm < 0.05} == {"math"}
     assert rows["math"].versus.accuracy_difference.high < 0 < rows["math"].versus.answer_nll_bits_difference.low
@@ -66,7 +61,7 @@ def test_a_model_that_lost_only_math_is_billed_for_math():
     assert pairs["medical", "math"].accuracy.high < 0  # medicine loses less than math
     assert pairs["medical", "math"].answer_nll_bits.high < 0
     assert pairs["math", "law"].accuracy.low > 0
-    assert not pairs["medical", "law"].clear
+    assert not _clear(pairs["medical", "law"])
     assert (found.verdict.decision, found.verdict.worst.domain) == (NO_GO, "math")
     assert exit_code(found.verdict.decision) == 3
 
@@ -82,7 +77,6 @@ def test_an_interaction_is_the_difference_of_the_losses():
     assert one.answer_nll_bits.high - one.answer_nll_bits.estimate == pytest.approx(math.hypot(*margins))
     assert one.shared == 0
     assert one.at_chance == ()
-    assert interaction_from(asdict(one)) == one
 
 
 def _longer(result, domain, choices):
@@ -102,7 +96,6 @@ def test_domains_are_compared_by_bits_per_byte_of_the_answer():
     (one,) = found.interactions
     assert one.answer_nll_bits.low > 0
     assert one.answer_nll_bits_per_byte.high < 0
-    assert one.clear
     rows = {row.domain: row for row in found.rows if row.versus}
     assert (rows["medical"].answer_bytes, rows["math"].answer_bytes) == (40, 1)
     own = rows["medical"].versus
@@ -110,37 +103,32 @@ def test_domains_are_compared_by_bits_per_byte_of_the_answer():
         per_answer = getattr(own.answer_nll_bits_difference, bound)
         assert getattr(own.answer_nll_bits_per_byte_difference, bound) == pytest.approx(per_answer / 40)
     per_byte = rows["math"].versus.answer_nll_bits_per_byte_difference
-    assert one.nll.estimate == pytest.approx(own.answer_nll_bits_per_byte_difference.estimate - per_byte.estimate)
+    assert one.answer_nll_bits_per_byte.estimate == pytest.approx(
+        own.answer_nll_bits_per_byte_difference.estimate - per_byte.estimate
+    )
     told = [asdict(row) for row in found.rows]
     assert words.worst_loss(told).endswith(
-        "most by cut in math, choice, " + words.bits(asdict(per_byte), "bits per byte") + "."
+        "most by cut in math choice, " + words.bits(asdict(per_byte), "bits per byte") + "."
     )
-    for row in told:  # of an earlier version
-        if row["versus"]:
-            del row["versus"]["answer_nll_bits_per_byte_difference"]
-        del row["answer_bytes"]
-    assert "most by cut in medical, choice" in words.worst_loss(told)
-    assert row_from(told[-1]).answer_bytes is None
-    old = {key: value for key, value in asdict(one).items() if key != "answer_nll_bits_per_byte"}
-    assert interaction_from(old).nll == one.answer_nll_bits
 
 
 def test_a_loss_beyond_doubt_is_named_before_a_larger_one_that_may_be_none():
     def row(domain, nll, accuracy):
         change = {"accuracy_difference": accuracy, "answer_nll_bits_difference": nll}
+        change["answer_nll_bits_per_byte_difference"] = nll
         return {"domain": domain, "protocol": "choice", "model": "cut", "versus": change}
 
     sure, unsure = {"estimate": 1.0, "low": 0.5, "high": 1.5}, {"estimate": 2.0, "low": -1.0, "high": 5.0}
     level = {"estimate": 0.0, "low": -0.1, "high": 0.1}
     rows = [row("math", unsure, level), row("medical", sure, level)]
-    assert "most by cut in medical, choice" in words.worst_loss(rows)
-    assert "most in medical, choice" in words.summary(rows, "cut")
+    assert "most by cut in medical choice" in words.worst_loss(rows)
+    assert "most in medical choice" in words.summary(rows, "cut")
     assert words.worst_loss(rows[:1]) == "No accuracy was lost in any domain, by the estimates."
     falls = [{key: -value for key, value in one.items()} for one in (unsure, sure)]
     falls = [{"estimate": one["estimate"], "low": one["high"], "high": one["low"]} for one in falls]
     lost = [row("math", level, falls[0]), row("medical", level, falls[1])]
-    assert words.worst_loss(lost).startswith("cut loses most accuracy in medical, choice")
-    assert "most accuracy in medical, choice" in words.summary(lost, "cut")
+    assert words.worst_loss(lost).startswith("cut loses most accuracy in medical choice")
+    assert "most accuracy in medical choice" in words.summary(lost, "cut")
 
 
 def test_the_same_questions_in_two_domains_differ_by_nothing():
@@ -167,10 +155,11 @@ def test_holm_is_over_the_domains_of_each_model():
 
 
 def test_questions_of_one_passage_widen_the_interval():
-    full = [_sample(f"q{i}", correct=True, nll=1.0, cluster=f"p{i // 5}") for i in range(100)]
+    full = [sample_of(f"q{i}", answer_nll_bits=1.0, cluster=f"p{i // 5}") for i in range(100)]
     moved = [replace(s, correct=i // 5 >= 6, answer_nll_bits=1.0 + (i // 5 < 6)) for i, s in enumerate(full)]
-    clustered = bill("d", "choice", "m", 0.25, moved, full)
-    plain = bill("d", "choice", "m", 0.25, *[[replace(s, cluster="") for s in side] for side in (moved, full)])
+    plan = _plan("d", [s.id for s in full])
+    clustered = bill(plan, "m", moved, full)
+    plain = bill(plan, "m", *[[replace(s, cluster="") for s in side] for side in (moved, full)])
     assert (clustered.clusters, plain.clusters) == (20, 100)
     for key in ("accuracy_difference", "answer_nll_bits_difference"):
         wide, narrow = getattr(clustered.versus, key), getattr(plain.versus, key)
@@ -180,19 +169,39 @@ def test_questions_of_one_passage_widen_the_interval():
     wanted = paired_mean_difference([1.0] * 100, [s.answer_nll_bits for s in moved], units)
     assert clustered.versus.answer_nll_bits_difference == wanted
     with pytest.raises(RegrowthError, match="share one passage"):
-        bill("d", "choice", "m", 0.25, [replace(s, cluster="p") for s in full], None)
+        bill(plan, "m", [replace(s, cluster="p") for s in full], None)
 
 
-def test_two_result_sets_without_a_common_question_are_refused():
+def test_what_is_no_pair_is_refused():
+    full = [sample_of("a"), sample_of("b")]
+    assert pair(full, list(reversed(full))) == (full, full)
+    with pytest.raises(RegrowthError, match="different prompts"):
+        pair(full, [sample_of("a"), sample_of("b", prompt_hash="other words")])
+    with pytest.raises(RegrowthError, match="2 questions were asked of only one"):
+        pair(full, [sample_of("a"), sample_of("c")])
     with pytest.raises(RegrowthError, match="no question in common"):
-        pair([_sample("a"), _sample("b")], [_sample("c"), _sample("d")])
+        pair(full, [sample_of("c"), sample_of("d")])
+    with pytest.raises(RegrowthError, match="needs 2 at least"):
+        bill(_plan("d", ["a"]), "m", full[:1], None)
+
+
+def test_the_bill_pairs_by_question_not_by_place():
+    full = [sample_of("a"), sample_of("b", correct=False), sample_of("c")]
+    other = [sample_of("c"), sample_of("b", correct=False), sample_of("a", correct=False)]
+    plan = _plan("d", ["a", "b", "c"])
+    versus = bill(plan, "m", other, full).versus
+    assert (versus.lost, versus.gained) == (1, 0)
+    assert versus.retained_above_chance == pytest.approx((1 / 3 - 0.25) / (2 / 3 - 0.25))
+    assert versus.full_above_chance is False
+    unparsed = replace(full[0], parsed=False)
+    assert bill(plan, "m", [unparsed, *full[1:]], None).unparseable == pytest.approx(1 / 3)
 
 
 def test_few_questions_are_a_warning():
     full, cut = _planted({"medical": (5, 0.5)})
     short = [_run(r.label, {"medical": list(r.samples[50:75])}) for r in (full, cut)]
-    assert bill_runs((full, cut)).warnings == []
-    assert bill_runs(short).warnings == ["medical choice has 25 questions; below 30 an interval says little"]
+    assert bill_runs((full, cut)).warnings == ()
+    assert bill_runs(short).warnings == ("medical choice has 25 questions; below 30 an interval says little",)
 
 
 def test_a_limit_is_a_percentage():
@@ -247,7 +256,7 @@ def test_a_loss_beyond_doubt_decides_before_an_open_one():
 
 
 def test_a_domain_at_chance_is_not_judged():
-    full = [_sample(f"q{i}", correct=i < 25) for i in range(100)]
+    full = [sample_of(f"q{i}", correct=i < 25) for i in range(100)]
     other = [replace(s, correct=False) for s in full]
     rows = bill_runs((_run("full", {"d": full}), _run("cut", {"d": other}))).rows
     found = judge(rows, 0.05)
@@ -257,9 +266,10 @@ def test_a_domain_at_chance_is_not_judged():
 
 def _open_rows(right, kept, domain="d"):
     """The rows of a generation task of 100 questions: the full model has `right`, the cut one `kept` of them."""
-    full = [_sample(f"q{i}", correct=i < right) for i in range(100)]
+    full = [sample_of(f"q{i}", correct=i < right) for i in range(100)]
     cut = [replace(s, correct=i < kept) for i, s in enumerate(full)]
-    return [bill(domain, "generation", "full", 0.0, full, None), bill(domain, "generation", "cut", 0.0, cut, full)]
+    plan = _plan(domain, [s.id for s in full], choices=())
+    return [bill(plan, "full", full, None), bill(plan, "cut", cut, full)]
 
 
 def test_what_could_not_lose_as_much_cannot_pass():
@@ -280,18 +290,16 @@ def test_what_could_not_lose_as_much_cannot_pass():
     assert "no domain was asked" in judge([], 0.05).sentence
 
 
+def _clear(row):
+    return bool(words.larger(vars(row.accuracy)) or words.larger(vars(row.answer_nll_bits_per_byte)))
+
+
 def test_of_many_pairs_only_the_clear_ones_are_shown():
     loses = {f"d{i}": (30 if i == 0 else 3, 3.0 if i == 0 else 0.0) for i in range(7)}
-    found = bill_runs(_planted(loses)).interactions
-    shown, rest = shown_interactions(found)
-    assert len(found) == 21
-    assert all(one.clear for one in shown)
-    assert {one.domains for one in shown} >= {("d0", f"d{i}") for i in range(1, 7)}
-    assert "of 21 pairs" in rest
-    assert shown_interactions(found[:3]) == (list(found[:3]), "")
-
-
-def test_intervals_of_a_row_survive_json():
-    for row in bill_runs(_planted({"math": (9, 1.0)})).rows:
-        assert row_from(asdict(row)) == row
-    assert isinstance(row.versus.retained_interval, Interval)
+    rows = bill_runs(_planted(loses)).interactions
+    told = [asdict(row) for row in rows]
+    shown = clearest(told, ("accuracy", "answer_nll_bits_per_byte"))
+    assert len(told) == 21 > len(shown)
+    assert all(row["domains"] in [r.domains for r in rows if _clear(r)] for row in shown)
+    assert {row["domains"] for row in shown} >= {("d0", f"d{i}") for i in range(1, 7)}
+    assert clearest(told[:3], ("accuracy",)) == told[:3]

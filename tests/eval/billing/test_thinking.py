@@ -1,7 +1,7 @@
 """Fast and slow thinking: the paper's identities, prompts that differ in the thinking alone, and the bill of both."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from eval.asking.harness import PlannedTask
 from eval.asking.tasks import plan_tasks, template
 from eval.billing.counts import Counts, count_pairs, gains
+from eval.billing.interactions import bill_thinking_interactions
 from eval.billing.thinking import bill_thinking
-from eval.billing.thinking_interactions import bill_thinking_interactions
 from eval.billing.verdict import judge
 from eval.comparison import bill_runs
 from eval.questions.schema import format_questions
 from eval.runs.run import run
 from eval.runs.samples import RunResult
-from eval.settings import MODES, check_modes
+from eval.settings import MODES, Settings, check_modes
 from prune.common.errors import RegrowthError, UsageError
 from tests.support.commands import succeed
 from tests.support.questions import plan_of, question_of, sample_of
@@ -170,18 +170,17 @@ def test_shots_asked_for_leave_the_worked_examples_alone():
 
 def test_the_plan_adds_a_task_for_each_mode(tmp_path):
     (tmp_path / "d.jsonl").write_text(format_questions(_plan(None, 4).questions))
-    plans = plan_tasks(tmp_path, "d", limit=3, thinking=("slow", "fast"), slow_tokens=99)
+    plans = plan_tasks(Settings.of(data=tmp_path, domains="d", limit=3, thinking=("slow", "fast"), slow_tokens=99))
     assert [p.name for p in plans] == ["regrowth_d_choice", "regrowth_d_choice-fast", "regrowth_d_choice-slow"]
     assert len({p.questions for p in plans}) == 1
     assert [p.requests for p in plans] == [6, 3, 3]
     assert plans[2].config()["generation_kwargs"]["max_gen_toks"] == 99
     assert plans[1].config()["generation_kwargs"]["max_gen_toks"] == 16
-    with pytest.raises(UsageError, match="--thinking quick is no mode; it takes fast or slow"):
-        plan_tasks(tmp_path, "d", thinking=("quick",))
+    with pytest.raises(UsageError, match="--thinking quick is unknown; use fast or slow"):
+        plan_tasks(Settings.of(data=tmp_path, domains="d", thinking=("quick",)))
     with pytest.raises(UsageError, match="--slow-tokens 3 leaves no room"):
-        plan_tasks(tmp_path, "d", thinking=("slow",), slow_tokens=3)
+        plan_tasks(Settings.of(data=tmp_path, domains="d", thinking=("slow",), slow_tokens=3))
     assert check_modes(" slow,fast,") == MODES
-    assert check_modes(None) == ()
 
 
 def _run(label, fast, slow, **changes):
@@ -200,16 +199,16 @@ def test_the_bill_of_two_models():
     full = _run("full", [True] * 30 + [False] * 70, [True] * 20 + [False] * 10 + [True] * 40 + [False] * 30)
     cut = _run("cut", [True] * 30 + [False] * 70, [False] * 100, parsed=False, cut=True)
     first, second = bill_thinking([full, cut])
-    assert (first.label, second.label) == ("full", "cut")
+    assert (first.model, second.model) == ("full", "cut")
     assert first.counts == Counts(20, 10, 40, 30)
     assert first.versus is None
     assert (second.unparseable_fast, second.unparseable_slow, second.cut_slow) == (0.0, 1.0, 1.0)
-    assert second.gains.r_o.estimate == 1.0
+    assert second.r_o.estimate == 1.0
     assert second.versus.a_fast.estimate == 0.0
     assert second.versus.a_slow.estimate == pytest.approx(-0.6)
     assert second.versus.delta.estimate == pytest.approx(-0.6)  # what was lost is the gain of reasoning alone
     assert second.versus.delta.high < 0 < second.versus.a_fast.high
-    row = json.loads(json.dumps(second.as_document()))
+    row = json.loads(json.dumps(asdict(second)))
     assert row["delta"]["estimate"] == pytest.approx(-0.3)
     assert row["counts"] == {"both_right": 0, "fast_only": 30, "slow_only": 0, "both_wrong": 70}
     assert {"a_fast", "a_slow", "delta_c", "delta_o", "r_c", "r_o", "n", "chance", "versus"} <= set(row)
@@ -232,7 +231,7 @@ def test_what_reasoning_lost_in_one_domain_against_another():
     full = _two_domains("full", (known, thought), (known, thought))
     cut = _two_domains("cut", (known, known), ([False] * 100, thought))
     (found,) = bill_thinking_interactions(bill_thinking([full, cut]), [full, cut])
-    assert (found.label, found.protocol, found.domains) == ("cut", "choice", ("d", "e"))
+    assert (found.model, found.protocol, found.domains) == ("cut", "choice", ("d", "e"))
     assert found.a_fast.estimate == pytest.approx(0.0 - 0.4)  # knowledge: lost in e alone
     assert found.a_slow.estimate == pytest.approx(0.4 - 0.0)  # after thinking: lost in d alone
     assert found.delta.estimate == pytest.approx(0.4 - -0.4)
@@ -261,11 +260,9 @@ def test_a_model_thinks_fast_and_slow_end_to_end(tiny_llama, tmp_path):
     rows = [question_of(id=f"q{i}", question=f"Which {i}?") for i in range(3)]
     rows += [question_of(id=f"n{i}", choices=None, answer=f"{i}") for i in range(3)]
     (tmp_path / "d.jsonl").write_text(format_questions(rows))
-    with pytest.raises(
-        UsageError, match=r"--slow-tokens 500 leaves no room .* context of 512 tokens; take 448 at most"
-    ):
-        run(tiny_llama, data=tmp_path, domains="d", thinking="slow", slow_tokens=500, shown=False)
-    found = run(tiny_llama, data=tmp_path, domains="d", thinking="fast,slow", slow_tokens=24, shown=False)
+    with pytest.raises(UsageError, match=r"--slow-tokens 500 leaves no room .* context of 512 tokens; use 448 at most"):
+        run(tiny_llama, data=tmp_path, domains="d", thinking="slow", slow_tokens=500, show_progress=False)
+    found = run(tiny_llama, data=tmp_path, domains="d", thinking="fast,slow", slow_tokens=24, show_progress=False)
     tasks = [t.name for t in found.tasks]
     assert tasks == [f"regrowth_d_{p}{m}" for p in ("choice", "generation") for m in ("", "-fast", "-slow")]
     for row in bill_thinking([found]):
@@ -285,14 +282,14 @@ def test_compare_shows_thinking_in_every_form(tiny_llama, tmp_path):
     words += ["--slow-tokens", 16, "--labels", "full,same", "--out", tmp_path / "bill", "--no-cache"]
     assert "Fast and slow thinking" in succeed("evaluate", *words).stdout
     document = json.loads((tmp_path / "bill" / "comparison.json").read_text())
-    assert [(r["domain"], r["label"]) for r in document["thinking"]] == [(d, m) for d in "de" for m in ("full", "same")]
+    assert [(r["domain"], r["model"]) for r in document["thinking"]] == [(d, m) for d in "de" for m in ("full", "same")]
     same = document["thinking"][1]
     assert same["versus"]["delta"]["estimate"] == 0.0
     (interaction,) = document["thinking_interactions"]
     assert interaction["domains"] == ["d", "e"]
     assert interaction["delta"]["estimate"] == 0.0
     text = (tmp_path / "bill" / "comparison.md").read_text()
-    assert "| d choice | 3 | 50 % | same |" in text
-    assert "Fast and slow: loss in one domain minus that in another" in text
+    assert "| d choice | 3 (few) | 50 | same |" in text
+    assert "Knowledge and reasoning lost, one domain against another" in text
     names = {path.name for path in (tmp_path / "bill").iterdir()}
     assert {"samples_full_regrowth_d_choice-fast.jsonl", "samples_same_regrowth_e_choice-slow.jsonl"} <= names

@@ -10,16 +10,13 @@ import pytest
 
 from eval.questions.loaded import drop_wrong_options
 from eval.questions.preparation import prepare
-from eval.questions.readers.originals import load_places, recognise_file
+from eval.questions.readers.originals import load_sources, recognise_file
 from eval.questions.rows import split_mathqa
 from eval.questions.schema import Question, question_id, read_questions
 from prune.common.errors import RegrowthError, UsageError
+from tests.support.texts import jsonl
 
 REAL = os.environ.get("REGROWTH_ORIGINALS")  # a folder with mmlu/, gsm8k/, pubmedqa/ and math_qa.jsonl
-
-
-def _lines(*rows):
-    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 MMLU = {"subject": "anatomy", "question": "Which bone?", "choices": ["femur", "tibia", "ulna", "rib"], "answer": "C"}
@@ -50,35 +47,31 @@ ASDIV = """<?xml version="1.0"?><Machine-Reading-Corpus-File><ProblemSet>
 </ProblemSet></Machine-Reading-Corpus-File>"""
 
 ORIGINALS = {
-    "mmlu": ("a.jsonl", _lines(MMLU), ("anatomy", "Which bone?", ("femur", "tibia", "ulna", "rib"), 2)),
-    "medqa": ("b.jsonl", _lines(MEDQA), ("usmle", "Which drug?", ("x", "y"), 1)),
+    "mmlu": ("a.jsonl", jsonl(MMLU), ("anatomy", "Which bone?", ("femur", "tibia", "ulna", "rib"), 2)),
+    "medqa": ("b.jsonl", jsonl(MEDQA), ("usmle", "Which drug?", ("x", "y"), 1)),
     "medmcqa": (
         "c.json",
-        _lines({**MEDMCQA, "cop": 4}, {**MEDMCQA, "question": "no key"}),
+        jsonl({**MEDMCQA, "cop": 4}, {**MEDMCQA, "question": "no key"}),
         ("anatomy", "Which nerve?", ("a", "b", "c", "d"), 3),
     ),
     "pubmedqa": ("d.json", json.dumps(PUBMEDQA), ("abstracts", "One.\nTwo.\nDoes it?", ("yes", "no", "maybe"), 1)),
-    "gsm8k": ("e.jsonl", _lines(GSM8K), ("word-problems", "How many?", None, "1,200")),
+    "gsm8k": ("e.jsonl", jsonl(GSM8K), ("word-problems", "How many?", None, "1,200")),
     "mathqa": ("f.json", json.dumps([MATHQA]), ("mathqa", "how far ?", ("38", "27", "1 , 000", "2", "none"), 2)),
     "svamp": ("g.json", json.dumps(SVAMP), ("word-problems", "Seven and two. How many?", None, "9")),
     "asdiv": ("h.xml", ASDIV, ("word-problems", "Seven red and two green apples. How many?", None, "9 apples")),
-    "openbookqa": (
-        "j.jsonl",
-        _lines(OPENBOOK),
-        ("elementary-science", "Fog is around", ("a marsh", "a desert"), 0),
-    ),
+    "openbookqa": ("j.jsonl", jsonl(OPENBOOK), ("elementary-science", "Fog is around", ("a marsh", "a desert"), 0)),
     "commonsenseqa": (
         "k.jsonl",
-        _lines(COMMONSENSE, {key: value for key, value in COMMONSENSE.items() if key != "answerKey"}),
+        jsonl(COMMONSENSE, {key: value for key, value in COMMONSENSE.items() if key != "answerKey"}),
         ("commonsense-concepts", "Where is fog?", ("a marsh", "a desert"), 1),
     ),
-    "piqa": ("piqa.jsonl", _lines(PIQA), ("physical-interaction", "open a jar", ("pull it", "twist it"), 1)),
+    "piqa": ("piqa.jsonl", jsonl(PIQA), ("physical-interaction", "open a jar", ("pull it", "twist it"), 1)),
     "hellaswag": (
         "l.jsonl",
-        _lines({**HELLASWAG, "endings": ["pours.", "waits."], "label": 1}),
+        jsonl({**HELLASWAG, "endings": ["pours.", "waits."], "label": 1}),
         ("everyday-situations", "Tea: Boil it. She", ("pours.", "waits."), 1),
     ),
-    "arc": ("i.jsonl", _lines(ARC), ("grade-school-science", "Which planet?", ("Mars", "Sun"), 0)),
+    "arc": ("i.jsonl", jsonl(ARC), ("grade-school-science", "Which planet?", ("Mars", "Sun"), 0)),
 }
 
 
@@ -87,7 +80,7 @@ def test_a_file_is_known_by_its_content_whatever_its_name(name, tmp_path):
     file, text, wanted = ORIGINALS[name]
     path = tmp_path / f"x-{file}"
     path.write_text(text)
-    (loaded,) = load_places([path]).values()
+    (loaded,) = load_sources([path]).values()
     assert loaded.name == name
     (found,) = loaded.questions
     assert (found.subject, found.question, found.choices, found.answer) == wanted
@@ -102,23 +95,22 @@ def test_a_folder_of_all_of_them(tmp_path):
     (tmp_path / "README.md").write_text("# not a question")
     (tmp_path / "other.json").write_text('{"some": "thing"}')
     (tmp_path / "broken.jsonl").write_text("{oops")
-    assert set(load_places([tmp_path])) == set(ORIGINALS)
+    assert set(load_sources([tmp_path])) == set(ORIGINALS)
 
 
 def test_arc_easy_is_told_from_arc_by_its_name_and_piqa_by_its_own(tmp_path):
-    (tmp_path / "ARC-Easy-Test.jsonl").write_text(_lines(ARC))
-    (tmp_path / "ARC-Challenge-Test.jsonl").write_text(_lines({**ARC, "id": "y"}))
-    assert set(load_places([tmp_path])) == {"arc", "arc_easy"}
-    assert prepare(tmp_path / "out", source=tmp_path, domains="science", shown=False)["domains"]["science"]["sets"] == {
-        "arc": 1
-    }  # the same question twice is asked once
+    (tmp_path / "ARC-Easy-Test.jsonl").write_text(jsonl(ARC))
+    (tmp_path / "ARC-Challenge-Test.jsonl").write_text(jsonl({**ARC, "id": "y"}))
+    assert set(load_sources([tmp_path])) == {"arc", "arc_easy"}
+    manifest = prepare(tmp_path / "out", source=tmp_path, domains="science", show_progress=False)
+    assert manifest.domains["science"].sets == {"arc": 1}  # the same question twice is asked once
     path = tmp_path / "other.jsonl"
-    path.write_text(_lines(PIQA))
+    path.write_text(jsonl(PIQA))
     with pytest.raises(RegrowthError, match="is no known question set"):
-        load_places([path])
+        load_sources([path])
     path = tmp_path / "valid.jsonl"
-    path.write_text(_lines({"goal": "open a jar", "sol1": "pull it", "sol2": "twist it"}))  # its labels stand elsewhere
-    assert load_places([path])["piqa"].left_out == {"no answer": 1}
+    path.write_text(jsonl({"goal": "open a jar", "sol1": "pull it", "sol2": "twist it"}))  # its labels stand elsewhere
+    assert load_sources([path])["piqa"].left_out == {"no answer": 1}
 
 
 def test_parquet_of_the_hub(tmp_path):
@@ -127,10 +119,10 @@ def test_parquet_of_the_hub(tmp_path):
 
     rows = [{**MEDMCQA, "cop": cop, "question": f"q{cop}"} for cop in (0, 2)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "m.parquet")
-    assert [q.answer for q in load_places([tmp_path / "m.parquet"])["medmcqa"].questions] == [0, 2]
+    assert [q.answer for q in load_sources([tmp_path / "m.parquet"])["medmcqa"].questions] == [0, 2]
     (tmp_path / "n.parquet").write_text("PAR1 no")
     with pytest.raises(RegrowthError, match=r"n\.parquet is no known question set: it is not Parquet"):
-        load_places([tmp_path / "n.parquet"])
+        load_sources([tmp_path / "n.parquet"])
 
 
 @pytest.fixture
@@ -156,7 +148,7 @@ def test_mmlu_as_in_its_archive_gives_the_test_split(mmlu_folder, tmp_path, form
         with zipfile.ZipFile(place, "w") as archive:
             for path in mmlu_folder.rglob("*.csv"):
                 archive.write(path, f"data/{path.relative_to(mmlu_folder)}")
-    loaded = load_places([place])["mmlu"]
+    loaded = load_sources([place])["mmlu"]
     assert [q.question for q in loaded.questions if q.subject == "anatomy"] == [
         "Which, of anatomy in test?",
         "Second anatomy test?",
@@ -170,24 +162,24 @@ def test_mmlu_whose_name_tells_no_subject(tmp_path):
     path = tmp_path / "cooking_test.csv"
     path.write_text("Which?,a,b,c,d,C\n")
     with pytest.raises(RegrowthError, match=r"'cooking', from its name, is no subject of MMLU"):
-        load_places([path])
+        load_sources([path])
     path = tmp_path / "anatomy_test.csv"
     path.write_text("Which?,a,b,c,d,C\nWhich?,a,b,c\n")
     with pytest.raises(RegrowthError, match=r"anatomy_test\.csv: row 2 is not question, four options and a letter"):
-        load_places([path])
+        load_sources([path])
 
 
 def test_splits_that_are_not_measured_are_passed_over_unless_named(tmp_path):
     for split in ("train", "test"):
-        (tmp_path / f"{split}.jsonl").write_text(_lines({**GSM8K, "question": f"{split}?"}))
-    loaded = load_places([tmp_path])["gsm8k"]
+        (tmp_path / f"{split}.jsonl").write_text(jsonl({**GSM8K, "question": f"{split}?"}))
+    loaded = load_sources([tmp_path])["gsm8k"]
     assert [q.question for q in loaded.questions] == ["test?"]
     assert loaded.passed_over == ["train.jsonl"]
     deeper = tmp_path / "dev" / "mine"
     deeper.mkdir(parents=True)
-    (deeper / "gsm8k_test.jsonl").write_text(_lines({**GSM8K, "question": "deeper?"}))
-    assert [q.question for q in load_places([tmp_path])["gsm8k"].questions] == ["deeper?", "test?"]
-    named = load_places([tmp_path / "train.jsonl"])["gsm8k"]
+    (deeper / "gsm8k_test.jsonl").write_text(jsonl({**GSM8K, "question": "deeper?"}))
+    assert [q.question for q in load_sources([tmp_path])["gsm8k"].questions] == ["deeper?", "test?"]
+    named = load_sources([tmp_path / "train.jsonl"])["gsm8k"]
     assert [q.question for q in named.questions] == ["train?"]
 
 
@@ -203,28 +195,28 @@ def test_splits_that_are_not_measured_are_passed_over_unless_named(tmp_path):
         ("x.xml", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "it declares entities"),
         ("x.txt", "How many?", r"x\.txt is no file of a known question set"),
         ("x.jsonl", b"\xff\xfe", "it is not UTF-8 text"),
-        ("x.jsonl", _lines(GSM8K) + "{oops\n", r"x\.jsonl:2 is not a JSON object"),
-        ("x.json", _lines({**MEDMCQA, "cop": 2}), r"its answers \(cop\) are \[2\], so whether they count from 0 or"),
+        ("x.jsonl", jsonl(GSM8K) + "{oops\n", r"x\.jsonl:2 is not a JSON object"),
+        ("x.json", jsonl({**MEDMCQA, "cop": 2}), r"its answers \(cop\) are \[2\], so whether they count from 0 or"),
     ],
 )
 def test_a_file_that_is_none_is_named_with_the_reason(tmp_path, file, text, why):
     path = tmp_path / file
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(RegrowthError, match=why):
-        load_places([path])
+        load_sources([path])
 
 
 def test_places_that_hold_nothing(tmp_path):
     with pytest.raises(RegrowthError, match="holds no known question set; known: MMLU"):
-        load_places([tmp_path])
+        load_sources([tmp_path])
     with pytest.raises(RegrowthError, match="does not exist"):
-        load_places([tmp_path / "gone"])
+        load_sources([tmp_path / "gone"])
 
 
 def test_rows_that_are_not_like_their_set_are_left_out_and_counted(tmp_path):
     path = tmp_path / "x.json"
     path.write_text(json.dumps([MATHQA, {**MATHQA, "options": "a ) 1 , c ) 2"}, {**MATHQA, "correct": "z"}]))
-    loaded = load_places([path])["mathqa"]
+    loaded = load_sources([path])["mathqa"]
     assert len(loaded.questions) == 1
     assert loaded.left_out == {"unreadable row (ValueError)": 2}
 
@@ -269,24 +261,24 @@ def test_prepare_from_several_places(mmlu_folder, tmp_path):
         (tmp_path / ORIGINALS[name][0]).write_text(ORIGINALS[name][1])
     files = [tmp_path / ORIGINALS[name][0] for name in ("gsm8k", "mathqa", "arc")]
     again = tmp_path / "again.jsonl"
-    again.write_text(_lines(GSM8K))
-    manifest = prepare(tmp_path / "q", source=[mmlu_folder, *files, again], shown=False)
-    assert set(manifest["domains"]) == {"mathematics", "biology-medicine", "medical", "math", "science"}
-    assert "law" in manifest["domains_absent"]
-    math = manifest["domains"]["math"]
-    assert math["sets"] == {"gsm8k": 1, "mathqa": 1, "mmlu": 2}
-    assert math["repeats_dropped"] == 1  # the same problem came from two files
-    assert set(manifest["sets"]["gsm8k"]["origin"]) == {"e.jsonl", "again.jsonl"}
+    again.write_text(jsonl(GSM8K))
+    manifest = prepare(tmp_path / "q", source=[mmlu_folder, *files, again], show_progress=False)
+    assert set(manifest.domains) == {"mathematics", "biology-medicine", "medical", "math", "science"}
+    assert "law" in manifest.domains_absent
+    math = manifest.domains["math"]
+    assert math.sets == {"gsm8k": 1, "mathqa": 1, "mmlu": 2}
+    assert math.repeats_dropped == 1  # the same problem came from two files
+    assert set(manifest.sets["gsm8k"].origin) == {"e.jsonl", "again.jsonl"}
     (mathqa,) = [q for q in read_questions(tmp_path / "q" / "math.jsonl") if q.source == "mathqa"]
     assert len(mathqa.choices) == 4
-    whole = prepare(tmp_path / "five", source=files, mathqa_options=5, shown=False)
-    assert whole["mathqa_options"] == 5
+    whole = prepare(tmp_path / "five", source=files, mathqa_options=5, show_progress=False)
+    assert whole.mathqa_options == 5
     (mathqa,) = [q for q in read_questions(tmp_path / "five" / "math.jsonl") if q.source == "mathqa"]
     assert len(mathqa.choices) == 5
     with pytest.raises(RegrowthError, match="holds no question of domain law"):
-        prepare(tmp_path / "none", source=files, domains="math,law", shown=False)
+        prepare(tmp_path / "none", source=files, domains="math,law", show_progress=False)
     with pytest.raises(UsageError, match="--mathqa-options 3"):
-        prepare(tmp_path / "none", source=files, mathqa_options=3, shown=False)
+        prepare(tmp_path / "none", source=files, mathqa_options=3, show_progress=False)
     assert not (tmp_path / "none").exists()
 
 
@@ -299,14 +291,14 @@ def test_a_prepared_file_is_not_taken_for_an_original(tmp_path, sample_questions
 @pytest.mark.skipif(not REAL, reason="REGROWTH_ORIGINALS names no folder of real originals")
 def test_the_real_originals(tmp_path):
     places = [Path(REAL) / name for name in ("mmlu", "gsm8k", "math_qa.jsonl", "pubmedqa/ori_pqal.json")]
-    manifest = prepare(tmp_path / "q", source=places, shown=False)
-    counts = {name: entry["questions"] for name, entry in manifest["domains"].items()}
+    manifest = prepare(tmp_path / "q", source=places, show_progress=False)
+    counts = {name: entry.questions for name, entry in manifest.domains.items()}
     assert len(counts) == 15
     assert counts["mathematics"] == 1062
-    assert (manifest["sets"]["mmlu"]["rows"], manifest["sets"]["mmlu"]["questions"]) == (14042, 14033)
-    assert manifest["sets"]["gsm8k"]["questions"] == 1319
-    assert manifest["sets"]["pubmedqa"]["questions"] == 1000
-    assert sorted(manifest["sets"]["mmlu"]["passed_over"] + manifest["sets"]["gsm8k"]["passed_over"]) == [
+    assert (manifest.sets["mmlu"].rows, manifest.sets["mmlu"].questions) == (14042, 14033)
+    assert manifest.sets["gsm8k"].questions == 1319
+    assert manifest.sets["pubmedqa"].questions == 1000
+    assert sorted(manifest.sets["mmlu"].passed_over + manifest.sets["gsm8k"].passed_over) == [
         "mmlu_dev.jsonl",
         "train.jsonl",
     ]

@@ -38,15 +38,15 @@ def test_a_question_survives_writing_and_reading(tmp_path):
     ("change", "why"),
     [
         ({"answer": 2}, "0-based index"),
-        ({"answer": True}, "0-based index"),
+        ({"answer": True}, "answer.int: Input should be a valid integer"),
         ({"answer": "two"}, "0-based index"),
         ({"choices": ["one"]}, "two or more"),
         ({"choices": ["one", "one "]}, "the same"),
-        ({"choices": ["one", ""]}, "none empty"),
-        ({"choices": None}, "must be text"),
-        ({"question": "  "}, "question must be text"),
-        ({"licence": None}, "licence must be text"),
-        ({"extra": 1}, "unknown field extra"),
+        ({"choices": ["one", ""]}, "choices.1: must be text that is not empty"),
+        ({"choices": None}, "answer must be one number as text"),
+        ({"question": "  "}, "question: must be text"),
+        ({"licence": None}, "licence: Input should be a valid string"),
+        ({"extra": 1}, "extra: Extra inputs"),
     ],
 )
 def test_a_broken_row_is_named_by_file_and_line(tmp_path, change, why):
@@ -62,8 +62,8 @@ def test_a_broken_row_is_named_by_file_and_line(tmp_path, change, why):
     [
         ("", "holds no questions"),
         ("{", ":1: not JSON"),
-        ("[]", ":1: expected an object"),
-        (json.dumps({k: v for k, v in ROW.items() if k != "source"}), ":1: no field source"),
+        ("[]", ":1: Input should be a valid dictionary"),
+        (json.dumps({k: v for k, v in ROW.items() if k != "source"}), ":1: source: Field required"),
         (json.dumps(ROW) + "\n" + json.dumps(ROW), ":2: the id 'a' already stands on line 1"),
     ],
 )

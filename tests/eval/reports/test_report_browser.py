@@ -7,19 +7,14 @@ import subprocess
 
 import pytest
 
-from tests.support.report_page import BROWSER, Page, browse, browser, plant
+from tests.support.report_page import BROWSER, Page, browse, browser
 from tests.support.reports import MODELS
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 
 
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory):
-    return plant(tmp_path_factory.mktemp("planted"))
-
-
 def test_a_browser_opens_it_without_a_complaint_and_finds_all_series(planted, tmp_path):
-    dom, console = browse(planted[0] / "all.html", tmp_path)
+    dom, console = browse(planted / "all.html", tmp_path)
     assert console == []
     page = Page(dom)
     assert page.all("title")[0]["text"].startswith("What the cut costs")  # no hostile script ran
@@ -28,22 +23,22 @@ def test_a_browser_opens_it_without_a_complaint_and_finds_all_series(planted, tm
         series[svg["id"]] = [e["data-series"] for e in page.within(svg, "g") if "data-series" in e]
     others = [label for label in MODELS if label != "full"]
     assert series["accuracy-difference"] == series["answer-nll-bits-difference"] == others * 3
-    assert series["accuracy-0"] == ["medical, choice", "math, choice"]
-    assert series["answer-greedy-0"] == ["math, generation"]
-    assert series["answer-nll-bits-difference-0"] == ["medical, choice", "math, choice", "math, generation"]
-    assert [series[f"map-{i}"] for i in range(3)] == [["medical, choice"], ["math, choice"], ["math, generation"]]
+    assert series["accuracy-0"] == ["medical choice", "math choice"]
+    assert series["answer-greedy-0"] == ["math generation"]
+    assert series["answer-nll-bits-difference-0"] == ["medical choice", "math choice", "math generation"]
+    assert [series[f"map-{i}"] for i in range(3)] == [["medical choice"], ["math choice"], ["math generation"]]
     assert (
         len(page.within(page.one("svg", id="answer-nll-bits-difference-0"), "circle")) == 7
     )  # the first line's marks, sizes 0-6
     spoilt = tmp_path / "spoilt.html"
-    spoilt.write_text(planted[1].replace('"use strict";', '"use strict"; '), "utf-8")
+    spoilt.write_text((planted / "all.html").read_text("utf-8").replace('"use strict";', '"use strict"; '), "utf-8")
     assert "script-src" in "".join(browse(spoilt, tmp_path)[1])  # so complaints would be seen, and the policy holds
 
 
 def test_tables_sort_by_a_click_both_ways_and_back(planted, tmp_path):
     clicks = """<script>
       const head = [...document.querySelectorAll("#domains-table thead th")];
-      const place = head.findIndex((th) => th.textContent.startsWith("Change points"));
+      const place = head.findIndex((th) => th.textContent.startsWith("Δ accuracy, points"));
       const column = () => [...document.querySelectorAll("#domains-table tbody tr")]
         .map((row) => row.cells[place].dataset.sort);
       const found = [column()], states = [], spoken = [];
@@ -59,7 +54,7 @@ def test_tables_sort_by_a_click_both_ways_and_back(planted, tmp_path):
       document.body.append(made);
     </script></body>"""
     copy = tmp_path / "copy.html"
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", planted[1])
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", (planted / "all.html").read_text("utf-8"))
     copy.write_text(text.replace("</body>", clicks), "utf-8")
     dom, console = browse(copy, tmp_path)
     assert console == []
@@ -69,13 +64,13 @@ def test_tables_sort_by_a_click_both_ways_and_back(planted, tmp_path):
     assert down == sorted(first, reverse=True)
     assert back == first != up
     assert found["states"] == ["ascending", "descending", "none"]
-    assert found["spoken"][0] == "Sorted by Change points, ascending"
+    assert found["spoken"][0] == "Sorted by Δ accuracy, points, ascending"
 
 
 @pytest.mark.skipif(shutil.which("pdftotext") is None, reason="no pdftotext here")
-def test_all_that_is_folded_away_is_printed(planted, tmp_path):
-    path = planted[0] / "all.html"
-    page, paper = Page(planted[1]), tmp_path / "paper.pdf"
+def test_all_that_is_folded_away_is_printed(planted, page, tmp_path):
+    path = planted / "all.html"
+    paper = tmp_path / "paper.pdf"
     browser("--no-pdf-header-footer", f"--print-to-pdf={paper}", path=path, tmp_path=tmp_path)
     done = subprocess.run(["pdftotext", "-layout", paper, "-"], capture_output=True, timeout=60, check=True)
     words = done.stdout.decode().split()

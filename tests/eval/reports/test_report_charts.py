@@ -2,8 +2,9 @@
 
 import pytest
 
-from eval.reports.charts import Curve, Dot, Group, Point, curves, forest
-from eval.reports.maps import LEAST, SHADES, Counts, block_map, mosaic, shade
+from eval.billing.counts import Counts
+from eval.reports.charts import CurvePoint, Dot, DotGroup, PlottedCurve, curves, forest
+from eval.reports.maps import COLOURS, LEAST, block_map, mosaic, shade
 from eval.reports.text import p_value, plain, signed
 from prune.common.svg import Scale, tick_words, ticks
 from tests.support.report_page import Page
@@ -11,7 +12,7 @@ from tests.support.report_page import Page
 
 def test_dots_stand_where_their_numbers_say():
     dots = (Dot(0, "a", -10.0, -12.0, -8.0), Dot(1, "b", 5.0, 0.0, 10.0))
-    page = Page(str(forest("f", "t", "d", "points", [Group("g", "", dots)])))
+    page = Page(str(forest("f", "t", "d", "points", [DotGroup("g", "", dots)])))
     found = {
         e["data-series"]: [float(x["x1"]) for x in page.within(e, "line")] for e in page.all("g") if "data-series" in e
     }
@@ -25,7 +26,9 @@ def test_dots_stand_where_their_numbers_say():
 
 
 def test_curves_fall_where_values_fall_and_show_chance_and_healed():
-    falling = Curve(0, "a", (Point(0, 0.6, 0.5, 0.7), Point(4, 0.3, 0.2, 0.4)), 0.25, (Point(4, 0.5),))
+    falling = PlottedCurve(
+        0, "a", (CurvePoint(0, 0.6, 0.5, 0.7), CurvePoint(4, 0.3, 0.2, 0.4)), 0.25, (CurvePoint(4, 0.5),)
+    )
     page = Page(str(curves("c", "t", "d", across="layers", up="accuracy", lines=[falling], include=[0.0])))
     first, last, healed = (float(e["cy"]) for e in page.all("circle") if e["class"].startswith("mark"))
     assert first < healed < last  # y grows downwards
@@ -45,8 +48,8 @@ def test_a_block_map_has_a_cell_for_each_block_and_marks_the_cheapest():
     assert best[0][0] == best[1][0]  # start 1 for both sizes
     assert best[0][1] > best[1][1]  # larger blocks stand higher
     assert shade(LEAST / 2, 9.0) == shade(-1.0, 9.0) == 0
-    assert shade(9.0, 9.0) == SHADES - 1
-    assert 0 < shade(0.4, 9.0) < shade(4.0, 9.0) < SHADES - 1
+    assert shade(9.0, 9.0) == len(COLOURS) - 1
+    assert 0 < shade(0.4, 9.0) < shade(4.0, 9.0) < len(COLOURS) - 1
 
 
 def test_a_mosaic_without_one_column_is_whole():

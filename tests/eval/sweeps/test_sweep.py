@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 
-import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -13,21 +12,23 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from eval import run, sweep
 from eval.asking.tasks import plan_tasks
 from eval.asking.walk import choose_way, score
-from eval.sweeps.files import Kept
-from eval.sweeps.lookup import AnswerTask, Bank, Prompting, collect, collector, read
+from eval.settings import Settings
+from eval.sweeps.lookup import AnswerTask, Prompting, StoredAnswers, collect, collector, read
+from eval.sweeps.measure import walk_questions
 from eval.sweeps.plan import plan_sweep
-from eval.sweeps.run import walk_questions
+from eval.sweeps.unfinished import KeptAnswers
 from prune import cut, plan_cut
 from prune.checkpoint.identity import model_identity
 from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.common.resume import Unfinished
 from prune.models.walking import Route, count_passes
 from tests.support.checkpoints import hand_made_scan
 from tests.support.commands import check_refused, error_line, succeed
 from tests.support.commands import run as run_command
 from tests.support.models import save_tiny
 
-FEW = {"domains": "medical,math", "limit": 4, "sets": ["mmlu", "asdiv"], "shown": False}
+FEW = {"domains": "medical,math", "limit": 4, "sets": ["mmlu", "asdiv"], "show_progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,10 @@ def tiny(sample_model, tmp_path_factory):
 
 
 def _tasks(data, limit=4):
-    return [AnswerTask(plan) for plan in plan_tasks(data, "medical,math", limit=limit, sets=["mmlu", "asdiv"])]
+    return [
+        AnswerTask(plan)
+        for plan in plan_tasks(Settings.of(data=data, domains="medical,math", limit=limit, sets=["mmlu", "asdiv"]))
+    ]
 
 
 def _by_hflm(folder, data, *, limit=4, chat=False, model=None):
@@ -82,8 +86,8 @@ FAMILIES = {"llama": "tree", "qwen3": "tree", "gpt2": "tree", "gpt_neox": "tree"
 def test_a_sweep_scores_as_hflm_on_the_written_checkpoints(family, tiny, sample_questions, tmp_path):
     folder = tiny(family)
     found = sweep(folder, data=sample_questions, sizes="0,2,3", starts="2,4", chat_template="off", **FEW)
-    assert found.document["how"]["path"] == FAMILIES[family]
-    assert (found.document["how"]["why"] is None) == (FAMILIES[family] == "tree")
+    assert found.document.how.path == FAMILIES[family]
+    assert (found.document.how.why is None) == (FAMILIES[family] == "tree")
     assert [v.label for v in found.plan.variants] == ["full", "2@2", "2@4", "3@2", "3@4"]
     _agree(found, 0, _by_hflm(folder, sample_questions))
     for place in (2, 3):
@@ -97,9 +101,9 @@ def test_every_choice_scores_as_by_hflm_not_the_right_one_alone(family, tiny, sa
     folder = tiny(family)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     plan = plan_sweep(8, sizes="0,3", rule="2")
-    how = {"max_length": 1024, "shown": False}
-    found = walk_questions(model, tokenizer, plan, _tasks(sample_questions), Prompting(), **how)
-    number = dict(zip(found.pairs, found.owners, strict=True))
+    scorer = collector(model, tokenizer, 1024)
+    found = walk_questions(scorer, plan, _tasks(sample_questions), Prompting(), show_progress=False)
+    number = dict(zip(found.collected.pairs, found.collected.owners, strict=True))
     cut(plan_cut(folder, n=3, start=2), tmp_path / "cut")
     seen = set()
     for place, checkpoint in enumerate((folder, tmp_path / "cut")):
@@ -107,8 +111,7 @@ def test_every_choice_scores_as_by_hflm_not_the_right_one_alone(family, tiny, sa
             for entry in entries:
                 for pair, ((logprob, greedy),) in zip(entry["arguments"], entry["resps"], strict=True):
                     at = number[tuple(pair)]
-                    assert float(found.answers.logprob[place, at]) == pytest.approx(logprob, abs=1e-4)
-                    assert bool(found.answers.greedy[place, at]) == bool(greedy)
+                    assert found.answers.of(place, at) == (pytest.approx(logprob, abs=1e-4), bool(greedy))
                     seen.add((place, at))
     assert len(seen) == 2 * len(set(number.values())) > 2 * 4 * 4
 
@@ -116,7 +119,7 @@ def test_every_choice_scores_as_by_hflm_not_the_right_one_alone(family, tiny, sa
 def test_a_sweep_asks_what_run_asks(tiny, sample_questions):
     folder = tiny("llama")
     found = sweep(folder, data=sample_questions, sizes="1", **FEW)
-    assert found.document["settings"]["chat_template"] is True
+    assert found.document.settings["chat_template"] is True
     asked = run(folder, data=sample_questions, **FEW)
     for task in found.tasks:
         samples = asked.of(next(plan for plan in asked.tasks if plan.name == task.plan.name))
@@ -130,7 +133,7 @@ def test_a_sweep_asks_what_run_asks(tiny, sample_questions):
 def test_the_real_model_scores_as_hflm(sample_model, sample_questions, tmp_path):
     few = {**FEW, "limit": 2}
     found = sweep(sample_model, data=sample_questions, sizes="6", starts="13", dtype="float32", **few)
-    assert found.document["how"]["path"] == "tree"
+    assert found.document.how.path == "tree"
     cut(plan_cut(sample_model, n=6, start=13), tmp_path / "cut")
     _agree(found, 1, _by_hflm(tmp_path / "cut", sample_questions, limit=2, chat=True))
 
@@ -160,11 +163,11 @@ def swept(planted, sample_questions, sample_heldout, tmp_path_factory):
 
 def test_layers_that_do_nothing_cost_nothing_and_are_found(swept, planted):
     out, found = swept
-    for answers in found.document["maps"]:
-        grid = np.array(answers["answer_nll_bits_difference"], dtype=float)
+    for answers in found.document.maps:
+        grid = np.array(answers.answer_nll_bits_difference, dtype=float)
         idle = {(1, 2), (1, 3), (1, 4), (2, 2), (2, 3), (3, 2)}
-        for row, size in zip(grid, answers["sizes"], strict=True):
-            for start, value in zip(answers["starts"], row, strict=True):
+        for row, size in zip(grid, answers.sizes, strict=True):
+            for start, value in zip(answers.starts, row, strict=True):
                 if (size, start) in idle:
                     assert value == pytest.approx(0, abs=1e-4)
                 elif not np.isnan(value):
@@ -174,13 +177,13 @@ def test_layers_that_do_nothing_cost_nothing_and_are_found(swept, planted):
     sizes = [sum(len(text.encode()) for text in texts) for texts in right]
     rises = [(task.nll.sum(1) - task.nll[0].sum()) / size for task, size in zip(own, sizes, strict=True)]
     for place, variant in enumerate(found.plan.variants[1:], start=1):
-        cost = found.costs["domains"]["math"][str(variant.n)][str(variant.start)]
+        cost = found.costs.domains["math"][variant.n][variant.start]
         assert cost == pytest.approx(np.mean([rise[place] for rise in rises]))
-    assert "bits per byte" in found.costs["measure"]
+    assert "bits per byte" in found.costs.measure
     for n in (2, 3):
         chosen = plan_cut(planted, n=n, settings=CutSettings(criterion="domain", costs=out / "costs.json"))
-        costs = found.costs["domains"]
-        cheapest = min(range(8 - n), key=lambda s: sum(costs[d][str(n)][str(s)] for d in costs))
+        costs = found.costs.domains
+        cheapest = min(range(8 - n), key=lambda s: sum(costs[d][n][s] for d in costs))
         assert chosen.dropped == tuple(range(cheapest, cheapest + n))
         assert chosen.evidence["domain_cost"] <= 1e-4
 
@@ -188,9 +191,9 @@ def test_layers_that_do_nothing_cost_nothing_and_are_found(swept, planted):
 def test_all_files_are_there_and_agree(swept):
     out, found = swept
     document = json.loads((out / "sweep.json").read_text())
-    assert document == found.document
+    assert document == found.to_json()
     samples = {f"samples_regrowth_{name}.jsonl" for name in ("medical_choice", "math_choice", "math_generation")}
-    figures = {f"{name}.{suffix}" for name in ("curves", "map") for suffix in ("png", "svg")}
+    figures = {"curves.svg", "map.svg"}
     assert {p.name for p in out.iterdir()} == {"sweep.json", "costs.json", "report.html", *samples, *figures}
     labels = [variant["label"] for variant in document["variants"]]
     for row in document["rows"]:
@@ -216,10 +219,6 @@ def test_all_files_are_there_and_agree(swept):
             )
     for curve in document["curves"]:
         assert [point["size"] for point in curve["points"]] == [0, 1, 2, 3, 4]
-    for name in ("curves", "map"):
-        picture = matplotlib.image.imread(out / f"{name}.png")
-        assert picture.shape[1] >= 1200
-        assert picture[..., :3].std() > 0.02
     prose = {row["variant"]: row for row in document["prose"]}
     assert prose["full"]["difference"] is None
     assert prose["3@2"]["nats_per_token"] == pytest.approx(prose["full"]["nats_per_token"], abs=1e-4)
@@ -240,38 +239,41 @@ def test_starts_of_a_scan(tiny, sample_questions, tmp_path):
 def _asked(folder, data, limit=4):
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     scorer = collector(model, AutoTokenizer.from_pretrained(folder), 1024)
-    pairs, requests, owners, _ = collect(_tasks(data, limit), scorer, Prompting())
-    return model, pairs, requests, owners
+    return model, collect(_tasks(data, limit), scorer, Prompting())
 
 
 ROUTES = [Route(), Route(frozenset({3, 4})), Route(frozenset({4, 5, 6}))]
 
 
-def test_an_interrupted_sweep_goes_on(tiny, sample_questions, tmp_path):
-    model, _, requests, _ = _asked(tiny("llama"), sample_questions)
+def test_an_interrupted_sweep_goes_on(tiny, sample_questions, tmp_path, monkeypatch):
+    model, collected = _asked(tiny("llama"), sample_questions)
+    requests = collected.requests
     way = choose_way(model, requests)
     whole = score(model, requests, ROUTES, way=way, batch_tokens=256)
-    kept, passes = Kept(tmp_path / "r.npz", ["a sweep"]), []
+    monkeypatch.setattr("prune.common.resume.EVERY", 0)
+    file, passes = tmp_path / "kept", []
+    kept = KeptAnswers(Unfinished(file), {"model": "a"})
 
-    def stop(answers):
+    def stop(answers, new):
         kept.keep(answers)
-        raise KeyboardInterrupt
+        if new:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score(model, requests, ROUTES, way=way, batch_tokens=256, keep=stop)
+        score(model, requests, ROUTES, way=way, batch_tokens=256, watch=stop)
     half = kept.restore()
     assert 0 < half.done.sum() < len(requests)
-    again = score(model, requests, ROUTES, way=way, batch_tokens=256, answers=half, advance=passes.append)
+    again = score(
+        model, requests, ROUTES, way=way, batch_tokens=256, answers=half, watch=lambda _, new: passes.append(new)
+    )
     assert sum(passes) == len(requests)
     assert again.logprob == pytest.approx(whole.logprob, abs=1e-4)
     assert (again.greedy == whole.greedy).all()
-    with pytest.raises(RegrowthError, match="of another sweep"):
-        Kept(tmp_path / "r.npz", ["another"]).restore()
-    (tmp_path / "r.npz").write_text("not that")
-    with pytest.raises(RegrowthError, match="remove it"):
+    with pytest.raises(UsageError, match='--resume: model was "a" and is now "b"'):
+        KeptAnswers(Unfinished(file), {"model": "b"})
+    file.write_text("not that")
+    with pytest.raises(RegrowthError, match="is not what an interrupted run has left"):
         kept.restore()
-    kept.clear()
-    assert kept.restore() is None
 
 
 def test_a_resumed_sweep_never_crosses_models(tiny, sample_questions, tmp_path, monkeypatch):
@@ -283,32 +285,38 @@ def test_a_resumed_sweep_never_crosses_models(tiny, sample_questions, tmp_path, 
         model.model.layers[7].mlp.down_proj.weight[-1] += 1.0
     model.save_pretrained(twin)
     assert model_identity(twin)["shards"] == model_identity(folder)["shards"]
-    resume = tmp_path / "kept.npz"
-    ask = {**FEW, "data": sample_questions, "sizes": "1", "starts": "3", "domains": "math", "limit": 2}
-    ask["resume"] = resume
+    out, kept = tmp_path / "out", tmp_path / ".out.unfinished"
+    ask = {"data": sample_questions, "sizes": "1", "out": out, **FEW, "domains": "math", "limit": 2}
+    monkeypatch.setattr("prune.common.resume.EVERY", 0)
     with monkeypatch.context() as patched:
-        patched.setattr(Kept, "clear", lambda self: None)  # as if it had been interrupted
-        first = sweep(folder, **ask)
+        patched.setattr("eval.sweeps.document.write_sweep", lambda *_, **__: pytest.fail("as if it was interrupted"))
+        with pytest.raises(pytest.fail.Exception):
+            sweep(folder, **ask)
+    first = sweep(folder, **{**ask, "out": None})
+    with pytest.raises(RegrowthError, match="go on with --resume, or begin anew with --overwrite"):
+        sweep(folder, **ask)
+    ask["resume"] = True
     with monkeypatch.context() as patched:
         patched.setattr("eval.sweeps.run.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
-        with pytest.raises(RegrowthError, match="of another sweep"):
+        with pytest.raises(UsageError, match="--resume: model was"):
             sweep(twin, **ask)
-        with pytest.raises(RegrowthError, match="of another sweep"):
+        with pytest.raises(UsageError, match="--resume: cuts was"):
             sweep(folder, **{**ask, "sizes": "2"})
-        (tmp_path / "text").write_text("not that")
-        with pytest.raises(RegrowthError, match="is not a file that an interrupted sweep"):
-            sweep(folder, **{**ask, "resume": tmp_path / "text"})
+        (tmp_path / ".other.unfinished").write_text("not that")
+        with pytest.raises(RegrowthError, match="is not what an interrupted run has left"):
+            sweep(folder, **{**ask, "out": tmp_path / "other"})
     again = sweep(folder, **ask)
     assert [t.nll.tolist() for t in again.tasks] == [t.nll.tolist() for t in first.tasks]
-    assert not resume.exists()
-    other = sweep(twin, **ask)
-    contents = [one.document["provenance"]["model"]["content_sha256"] for one in (first, again, other)]
+    assert not kept.exists()
+    other = sweep(twin, **ask, overwrite=True)
+    contents = [one.document.provenance["model"]["content_sha256"] for one in (first, again, other)]
     assert contents[0] == contents[1] != contents[2]
     assert (other.tasks[0].nll != first.tasks[0].nll).any()
 
 
 def test_less_memory_means_smaller_batches_and_the_same_answers(tiny, sample_questions):
-    model, _, requests, _ = _asked(tiny("llama"), sample_questions)
+    model, collected = _asked(tiny("llama"), sample_questions)
+    requests = collected.requests
     way = choose_way(model, requests)
     whole = score(model, requests, ROUTES, way=way)
 
@@ -327,16 +335,19 @@ def test_less_memory_means_smaller_batches_and_the_same_answers(tiny, sample_que
         score(model, requests, ROUTES, way=way)
 
 
-def test_a_bank_never_makes_up_an_answer(tiny, sample_questions):
+def test_no_answer_is_made_up(tiny, sample_questions):
     tasks = _tasks(sample_questions)
-    _, pairs, _, _ = _asked(tiny("llama"), sample_questions)
+    pairs = _asked(tiny("llama"), sample_questions)[1].pairs
     known = dict.fromkeys(pairs, (-1.0, False))
-    assert read(tasks, Bank(known), Prompting())["results"]["regrowth_math_generation"]["answer_nll_bits,none"] > 1
+    assert (
+        read(tasks, StoredAnswers(known), Prompting())["results"]["regrowth_math_generation"]["answer_nll_bits,none"]
+        > 1
+    )
     del known[pairs[3]]
-    with pytest.raises(RegrowthError, match="the bank holds no answer to"):
-        read(tasks, Bank(known), Prompting())
+    with pytest.raises(RegrowthError, match="no answer is stored to"):
+        read(tasks, StoredAnswers(known), Prompting())
     with pytest.raises(RegrowthError, match="no generated text"):
-        Bank(known).generate_until([])
+        StoredAnswers(known).generate_until([])
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +371,7 @@ def healed(tiny, tmp_path_factory):
                     weight.normal_(0, 0.3)
         model.save_pretrained(folder / name)
         document = {
-            "format": "regrowth.heal/1",
+            "format": "regrowth.heal/2",
             "adapted": [f"model.layers.{layer}.mlp.down_proj" for layer in layers],
             "quantised": [],
             "base": model_identity(folder / "cut"),
@@ -381,8 +392,8 @@ def test_an_adapter_after_the_cut_is_swept_too(healed, tiny, sample_questions):
     _agree(found, 1, _by_hflm(folder.parent / "cut", sample_questions))
     assert abs(found.tasks[0].nll[2] - found.tasks[0].nll[1]).max() > 0.1
     assert abs(found.tasks[0].nll[3] - found.tasks[0].nll[1]).max() > 0.01
-    assert len(found.document["healed"]) == 2 * len(found.tasks)
-    assert found.costs["domains"]["math"].keys() == {"2"}
+    assert len(found.document.healed) == 2 * len(found.tasks)
+    assert found.costs.domains["math"].keys() == {2}
 
 
 def test_an_adapter_that_cannot_be_swept_is_refused(healed, tiny, sample_questions, tmp_path):
@@ -438,7 +449,7 @@ def test_bad_input_is_one_clear_line(options, words, tiny_llama, sample_question
 def test_the_command_prints_json_or_tables(tiny_llama, sample_questions, tmp_path):
     asked = ["--data", sample_questions, "--domains", "math", "--limit", "3", "--sizes", "0-2"]
     found = succeed("evaluate", "sweep", tiny_llama, *asked, "--out", tmp_path / "one", "--json")
-    assert json.loads(found.stdout)["format"] == "regrowth.sweep/1"
+    assert json.loads(found.stdout)["format"] == "regrowth.sweep/2"
     assert "3 variants in one walk of 10 layer passes: 1.2 times one model" in found.stderr
     command = ["evaluate", "sweep", tiny_llama, *asked, "--out", tmp_path / "two"]
     assert "math, choice: 3 questions, chance 25 %" in succeed(*command).stdout

@@ -10,27 +10,23 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from heal import DistillSettings, Settings, TextSource, adapter_only, distill, merge, qlora
 from heal.cli import app
 from heal.merging.adapter_only import ranges
 from heal.models.quantise import load_frozen
 from prune import cut, plan_cut
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
+from tests.support.healing import SMALL, distil_tiny, heal_small, merge_quietly, patch_record, ship_quietly
 from tests.support.models import save_tiny
 
 IDS = torch.arange(5, 45)[None]
 
 
-def healed(full, folder, sample_text, sample_heldout, dropped, bits=16, **changes):
+def healed(full, folder, text, dropped, bits=16, learning_rate=3e-2):
     """A cut and an adapter for it; the learning rate is high, so that the adapter matters."""
     pruned = cut(plan_cut(full, layers=dropped), folder / "pruned", show_progress=False)
-    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=256)
-    settings = Settings(
-        **{"length": 64, "batch_size": 2, "accumulate": 1, "rank": 4, "learning_rate": 3e-2, "bits": bits, **changes}
-    )
-    found = qlora(pruned, text, folder / "adapter", tokens=384, settings=settings, device="cpu", shown=False)
-    return pruned, found.out
+    settings = {"tokens": 384, "learning_rate": learning_rate, "bits": bits}
+    return pruned, heal_small(pruned, text, folder / "adapter", **settings).out
 
 
 def plain(folder):
@@ -51,14 +47,13 @@ def written(model, ids, **options):
 
 
 @pytest.fixture(scope="module")
-def parts(tiny_llama, tmp_path_factory, sample_text, sample_heldout):
-    folder = tmp_path_factory.mktemp("parts")
-    return healed(tiny_llama, folder, sample_text, sample_heldout, "1-2,5")
+def parts(tiny_llama, tmp_path_factory, small_text):
+    return healed(tiny_llama, tmp_path_factory.mktemp("parts"), small_text, "1-2,5")
 
 
 def test_the_full_model_with_the_adapter_is_the_healed_one(parts, tiny_llama, tmp_path):
     pruned, adapter = parts
-    document = adapter_only(adapter, tmp_path / "only", shown=False)
+    document = ship_quietly(adapter, tmp_path / "only")
     wanted = PeftModel.from_pretrained(plain(pruned), adapter)
     found = PeftModel.from_pretrained(plain(tiny_llama), tmp_path / "only")
     assert (logits(found) - logits(wanted)).abs().max() < 1e-5
@@ -81,7 +76,7 @@ def test_the_full_model_with_the_adapter_is_the_healed_one(parts, tiny_llama, tm
 
 def test_it_generates_with_and_without_a_cache(parts, tiny_llama, tmp_path):
     pruned, adapter = parts
-    adapter_only(adapter, tmp_path / "only", compare_logits=False, shown=False)
+    ship_quietly(adapter, tmp_path / "only", compare_logits=False)
     wanted = PeftModel.from_pretrained(plain(pruned), adapter)
     found = PeftModel.from_pretrained(plain(tiny_llama), tmp_path / "only")
     assert written(found, IDS) == written(wanted, IDS) == written(found, IDS, use_cache=False)
@@ -90,11 +85,9 @@ def test_it_generates_with_and_without_a_cache(parts, tiny_llama, tmp_path):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_on_the_quantised_full_model_it_is_the_trained_function(
-    bits, tiny_llama, tmp_path, sample_text, sample_heldout
-):
-    pruned, adapter = healed(tiny_llama, tmp_path, sample_text, sample_heldout, "2-4", bits=bits)
-    document = adapter_only(adapter, tmp_path / "only", shown=False)
+def test_on_the_quantised_full_model_it_is_the_trained_function(bits, tiny_llama, tmp_path, small_text):
+    pruned, adapter = healed(tiny_llama, tmp_path, small_text, "2-4", bits=bits)
+    document = ship_quietly(adapter, tmp_path / "only")
     wanted = PeftModel.from_pretrained(load_frozen(Source(pruned, "pruned"), bits=bits, device="cpu"), adapter)
     found = PeftModel.from_pretrained(
         load_frozen(Source(tiny_llama, "full"), bits=bits, device="cpu"), tmp_path / "only"
@@ -102,7 +95,7 @@ def test_on_the_quantised_full_model_it_is_the_trained_function(
     assert torch.equal(logits(found), logits(wanted))
     assert document["adapter_only"]["agreement"]["max_abs"] == 0
     assert f"weights in {bits} bits" in (tmp_path / "only" / "README.md").read_text()
-    merge(adapter, tmp_path / "merged", base="original", compare_logits=False, shown=False)
+    merge_quietly(adapter, tmp_path / "merged", base="original", compare_logits=False)
     original = PeftModel.from_pretrained(plain(tiny_llama), tmp_path / "only")  # as `--base original` merges it
     assert (logits(original) - logits(plain(tmp_path / "merged"))).abs().max() < 1e-4
 
@@ -117,16 +110,16 @@ def test_on_the_quantised_full_model_it_is_the_trained_function(
         ("gpt2", "does not find the layers of GPT2LMHeadModel"),
     ],
 )
-def test_families(family, message, tmp_path, sample_model, sample_text, sample_heldout):
+def test_families(family, message, tmp_path, sample_model, small_text):
     full = save_tiny(tmp_path / "full", sample_model, family)
-    pruned, adapter = healed(full, tmp_path, sample_text, sample_heldout, "1")
+    pruned, adapter = healed(full, tmp_path, small_text, "1")
     out = tmp_path / "only"
     if message:
         with pytest.raises(CheckpointError, match=message):
-            adapter_only(adapter, out, shown=False)
+            ship_quietly(adapter, out)
         assert not out.exists()
         return
-    adapter_only(adapter, out, compare_logits=False, shown=False)
+    ship_quietly(adapter, out, compare_logits=False)
     wanted = PeftModel.from_pretrained(plain(pruned), adapter)
     found = PeftModel.from_pretrained(plain(full), out)
     assert (logits(found) - logits(wanted)).abs().max() < 1e-5
@@ -142,38 +135,36 @@ def test_what_an_adapter_cannot_say_is_refused(parts, tiny_llama, tmp_path):
     weights["model.layers.0.mlp.up_proj.weight"][0, 0] += 1
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"is not .* with layers dropped"):
-        adapter_only(adapter, out, full=other, compare_logits=False, shown=False)
+        ship_quietly(adapter, out, full=other, compare_logits=False)
     with pytest.raises(CheckpointError, match="the model that was cut cannot be found .*give it with --full"):
-        adapter_only(adapter, out, full=tmp_path / "gone", compare_logits=False, shown=False)
+        ship_quietly(adapter, out, full=tmp_path / "gone", compare_logits=False)
     same = tmp_path / "same"  # the model that was cut, at another place
     shutil.copytree(tiny_llama, same)
-    facts = adapter_only(adapter, tmp_path / "elsewhere", full=same, compare_logits=False, shown=False)["adapter_only"]
+    facts = ship_quietly(adapter, tmp_path / "elsewhere", full=same, compare_logits=False)["adapter_only"]
     assert facts["full"]["model"] == str(same)
     assert str(same) in (tmp_path / "elsewhere" / "README.md").read_text()
     moved = tmp_path / "pruned"  # the same base, at another place, with and without its plan
     shutil.copytree(pruned, moved)
-    adapter_only(adapter, tmp_path / "fine", model=moved, compare_logits=False, shown=False)
+    ship_quietly(adapter, tmp_path / "fine", model=moved, compare_logits=False)
     (moved / "prune_plan.json").unlink()
     with pytest.raises(CheckpointError, match=r"holds no prune_plan\.json"):
-        adapter_only(adapter, out, model=moved, compare_logits=False, shown=False)
+        ship_quietly(adapter, out, model=moved, compare_logits=False)
     with pytest.raises(CheckpointError, match="an adapter on the full model; merge the one"):
-        merge(tmp_path / "fine", out, shown=False)
+        merge_quietly(tmp_path / "fine", out)
     assert not out.exists()
 
 
-def test_a_patched_base_is_refused_with_the_reason(tiny_llama, tmp_path, sample_text, sample_heldout):
+def test_a_patched_base_is_refused_with_the_reason(tiny_llama, tmp_path, small_text):
     pruned = cut(plan_cut(tiny_llama, n=2, start=3), tmp_path / "pruned", show_progress=False)
     weights = load_file(pruned / "model.safetensors")
     weights["model.layers.2.mlp.down_proj.weight"] *= 1.1  # as a fold into the projection before the cut changes it
     save_file(weights, pruned / "model.safetensors", metadata={"format": "pt"})
-    (pruned / "heal.json").write_text('{"format": "regrowth.heal/1", "method": "patch"}')
-    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=256)
-    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4, bits=16)
-    adapter = qlora(pruned, text, tmp_path / "adapter", tokens=128, settings=settings, device="cpu", shown=False).out
+    patch_record(["model.layers.2.mlp.down_proj.weight"]).write(pruned / "heal.json")
+    adapter = heal_small(pruned, small_text, tmp_path / "adapter", tokens=128, bits=16).out
     with pytest.raises(CheckpointError, match="it was patched or merged since it was cut"):
-        adapter_only(adapter, tmp_path / "out", compare_logits=False, shown=False)
+        ship_quietly(adapter, tmp_path / "out", compare_logits=False)
     assert not (tmp_path / "out").exists()
-    merged = merge(adapter, tmp_path / "merged", compare_logits=False, shown=False)
+    merged = merge_quietly(adapter, tmp_path / "merged", compare_logits=False)
     assert [one["method"] for one in merged["earlier"]] == ["patch"]
 
 
@@ -198,19 +189,16 @@ def test_the_command(parts, tmp_path):
 
 
 @pytest.mark.parametrize("targets", ["all", "after-cut"])
-def test_distilled_adapters_merge_and_ship_alike(targets, tiny_llama, tmp_path, sample_text, sample_heldout):
+def test_distilled_adapters_merge_and_ship_alike(targets, tiny_llama, tmp_path, small_text):
     pruned = cut(plan_cut(tiny_llama, n=2, start=3), tmp_path / "pruned", show_progress=False)
-    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=256)
-    settings = DistillSettings(length=64, batch_size=2, accumulate=1, rank=4, learning_rate=3e-2, targets=targets)
-    adapter = distill(
-        pruned, tiny_llama, text, tmp_path / "adapter", tokens=384, settings=settings, device="cpu", shown=False
-    ).out
-    facts = adapter_only(adapter, tmp_path / "only", shown=False)["adapter_only"]
+    settings = {**SMALL, "learning_rate": 3e-2, "targets": targets}
+    adapter = distil_tiny(tiny_llama, pruned, small_text, tmp_path / "adapter", tokens=384, **settings).out
+    facts = ship_quietly(adapter, tmp_path / "only")["adapter_only"]
     assert facts["agreement"]["max_abs"] == 0
-    document = merge(adapter, tmp_path / "merged", base="auto", held_out_tokens=256, shown=False)
+    document = merge_quietly(adapter, tmp_path / "merged", base="auto", held_out_tokens=256)
     assert document["method"] == "distill"
     assert set(document["merge"]["chosen"]["losses"]) == {"dequantised", "original"}
-    merged = merge(adapter, tmp_path / "dequantised", base="dequantised", shown=False)["merge"]
+    merged = merge_quietly(adapter, tmp_path / "dequantised", base="dequantised")["merge"]
     assert merged["agreement"]["kl"] < 1e-3
     wanted = PeftModel.from_pretrained(load_frozen(Source(pruned, "pruned"), bits=4, device="cpu"), adapter)
     stored = AutoModelForCausalLM.from_pretrained(tmp_path / "dequantised", dtype=torch.bfloat16)
@@ -219,14 +207,14 @@ def test_distilled_adapters_merge_and_ship_alike(targets, tiny_llama, tmp_path, 
 
 
 def test_ranges():
-    assert ranges((0, 1, 2, 6, 7)) == [[0, 3], [6, 8]]
-    assert ranges((3,)) == [[3, 4]]
+    assert ranges((0, 1, 2, 6, 7)) == ((0, 3), (6, 8))
+    assert ranges((3,)) == ((3, 4),)
 
 
 @pytest.mark.slow  # a tiny model does so in test_the_full_model_with_the_adapter_is_the_healed_one
-def test_the_sample_model_heals_and_ships_as_one_adapter(sample_model, tmp_path, sample_text, sample_heldout):
-    pruned, adapter = healed(sample_model, tmp_path, sample_text, sample_heldout, "12-17", learning_rate=2e-3)
-    adapter_only(adapter, tmp_path / "only", compare_logits=False, shown=False)
+def test_the_sample_model_heals_and_ships_as_one_adapter(sample_model, tmp_path, small_text):
+    pruned, adapter = healed(sample_model, tmp_path, small_text, "12-17", learning_rate=2e-3)
+    ship_quietly(adapter, tmp_path / "only", compare_logits=False)
     tokenizer = AutoTokenizer.from_pretrained(sample_model)
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     found = PeftModel.from_pretrained(plain(sample_model), tmp_path / "only")

@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from heal import Settings, TextSource, held_out_loss, merge, qlora
+from heal import TextSource, held_out_loss
 from heal.merging.agreement import agreement
+from heal.result import Agreement
 from heal.text.sources import hold_out
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from tests.support.healing import heal_small, merge_quietly
 from tests.support.models import save_tiny
 
 
@@ -37,12 +39,9 @@ def base(request, tmp_path_factory, sample_model):
 
 
 @pytest.fixture(scope="module")
-def adapter(base, tmp_path_factory, sample_text, sample_heldout):
-    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=128)
-    dtype = name_of(compute_in(base))
-    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4, alpha=8, learning_rate=3e-2, dtype=dtype)
-    out = tmp_path_factory.mktemp("adapter") / "adapter"
-    return qlora(base, text, out, tokens=1024, settings=settings, device="cpu", shown=False).out
+def adapter(base, tmp_path_factory, small_text):
+    settings = {"alpha": 8, "learning_rate": 3e-2, "dtype": name_of(compute_in(base))}
+    return heal_small(base, small_text, tmp_path_factory.mktemp("adapter") / "adapter", tokens=1024, **settings).out
 
 
 def weights(folder):
@@ -69,7 +68,7 @@ def trained_model(base, adapter):
 def test_the_merged_weights_are_those_that_were_trained(base, adapter, tmp_path):
     from bitsandbytes.functional import dequantize_4bit
 
-    document = merge(adapter, tmp_path / "merged", base="dequantised", compare_logits=False, shown=False)
+    document = merge_quietly(adapter, tmp_path / "merged", base="dequantised", compare_logits=False)
     before, after = weights(base), weights(tmp_path / "merged")
     assert before.keys() == after.keys()
     trained = dict(trained_model(base, adapter).named_modules())
@@ -102,8 +101,8 @@ def _quantised(module):
 
 
 def test_the_merged_model_computes_what_was_trained(base, adapter, tmp_path):
-    merge(adapter, tmp_path / "trained", base="dequantised", compare_logits=False, shown=False)
-    merge(adapter, tmp_path / "original", base="original", compare_logits=False, shown=False)
+    merge_quietly(adapter, tmp_path / "trained", base="dequantised", compare_logits=False)
+    merge_quietly(adapter, tmp_path / "original", base="original", compare_logits=False)
     ids = torch.arange(3, 67)[None]
     with torch.no_grad():
         wanted = trained_model(base, adapter)(input_ids=ids).logits.float()
@@ -120,7 +119,7 @@ def test_the_merged_model_computes_what_was_trained(base, adapter, tmp_path):
 
 
 def test_everything_beside_the_weights_comes_along(base, adapter, tmp_path):
-    merge(adapter, tmp_path / "merged", base="original", compare_logits=False, shown=False)
+    merge_quietly(adapter, tmp_path / "merged", base="original", compare_logits=False)
     for path in base.iterdir():
         if path.suffix != ".safetensors":
             assert (tmp_path / "merged" / path.name).read_bytes() == path.read_bytes()
@@ -137,67 +136,63 @@ def test_everything_beside_the_weights_comes_along(base, adapter, tmp_path):
 
 
 @pytest.fixture
-def tiny_adapter(tiny_llama, tmp_path_factory, sample_text, sample_heldout):
-    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=128)
-    out = tmp_path_factory.mktemp("tiny-adapter") / "adapter"
-    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
-    return qlora(tiny_llama, text, out, tokens=256, settings=settings, device="cpu", shown=False).out
+def tiny_adapter(plain_adapter, tmp_path_factory):
+    """A copy, to be damaged."""
+    return shutil.copytree(plain_adapter, tmp_path_factory.mktemp("tiny-adapter") / "adapter")
 
 
 def test_an_adapter_of_another_model_is_refused(tiny_adapter, tiny_llama, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(tiny_llama, other)
-    merge(tiny_adapter, tmp_path / "moved", model=other, shown=False)  # the same model elsewhere is no other model
+    merge_quietly(tiny_adapter, tmp_path / "moved", model=other)  # the same model elsewhere is no other model
     changed = load_file(other / "model.safetensors")
     layers = [name for name in changed if ".layers.3." in name]
     for name in layers:  # the same shapes: as if another block had been cut
         changed[name] = changed[name.replace(".layers.3.", ".layers.4.")].clone()
     save_file(changed, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="is another model"):
-        merge(tiny_adapter, tmp_path / "merged", model=other, shown=False)
+        merge_quietly(tiny_adapter, tmp_path / "merged", model=other)
     assert not (tmp_path / "merged").exists()
 
 
 def test_what_cannot_be_merged_leaves_nothing(tiny_adapter, tiny_llama, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UsageError, match="--base best"):
-        merge(tiny_adapter, out, base="best", shown=False)
+        merge_quietly(tiny_adapter, out, base="best")
     with pytest.raises(CheckpointError, match="is not a folder"):
-        merge(tmp_path / "none", out, shown=False)
-    with pytest.raises(CheckpointError, match="is no adapter; name a folder that heal"):
-        merge(tiny_llama, out, shown=False)
+        merge_quietly(tmp_path / "none", out)
+    with pytest.raises(CheckpointError, match="is no adapter; give a folder that heal"):
+        merge_quietly(tiny_llama, out)
     with pytest.raises(CheckpointError, match="cannot be found .*does not exist.*give it with --model"):
-        merge(tiny_adapter, out, model=tmp_path / "gone", shown=False)
+        merge_quietly(tiny_adapter, out, model=tmp_path / "gone")
     cut_short = tmp_path / "short"
     shutil.copytree(tiny_adapter, cut_short)
     path = cut_short / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors"):
-        merge(cut_short, out, shown=False)
+        merge_quietly(cut_short, out)
     assert not out.exists()
     out.mkdir()
     (out / "mine.txt").write_text("keep")
     with pytest.raises(RegrowthError, match="already exists"):
-        merge(tiny_adapter, out, shown=False)
+        merge_quietly(tiny_adapter, out)
     assert (out / "mine.txt").read_text() == "keep"
-    merge(tiny_adapter, out, overwrite=True, shown=False)
+    merge_quietly(tiny_adapter, out, overwrite=True)
     with pytest.raises(CheckpointError, match="is a merged model already"):
-        merge(out, tmp_path / "again", shown=False)
+        merge_quietly(out, tmp_path / "again")
 
 
 def test_auto_keeps_the_base_that_measures_better_and_says_which(base, adapter, tmp_path, sample_text, sample_heldout):
-    document = merge(adapter, tmp_path / "auto", base="auto", held_out_tokens=512, compare_logits=False, shown=False)[
-        "merge"
-    ]
+    document = merge_quietly(adapter, tmp_path / "auto", held_out_tokens=512, compare_logits=False)["merge"]
     text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
     losses = {}
     for name in ("dequantised", "original"):
-        merge(adapter, tmp_path / name, base=name, compare_logits=False, shown=False)
-        found = held_out_loss(
+        merge_quietly(adapter, tmp_path / name, base=name, compare_logits=False)
+        measured = held_out_loss(
             tmp_path / name, text, length=64, batch_size=2, device="cpu", dtype=name_of(compute_in(base))
         )
-        losses[name] = found["loss"]
-        assert found["tokens"] == document["held_out"]["tokens"]
+        losses[name] = measured.loss
+        assert measured.tokens == document["held_out"]["tokens"]
     assert document["chosen"]["losses"] == pytest.approx(losses, abs=1e-6)
     assert losses["dequantised"] != losses["original"]
     assert document["base"] == min(losses, key=losses.get)
@@ -209,9 +204,10 @@ def test_auto_keeps_the_base_that_measures_better_and_says_which(base, adapter, 
 
 def test_the_report_on_logits_is_true(base, adapter, tmp_path, sample_heldout):
     """Against logits taken here, by stock peft and stock transformers, whose 4-bit kernels round in another order."""
-    options = {"held_out_tokens": 512, "shown": False}
-    trained = merge(adapter, tmp_path / "trained", base="dequantised", **options)["merge"]["agreement"]
-    original = merge(adapter, tmp_path / "original", base="original", **options)["merge"]["agreement"]
+    trained = merge_quietly(adapter, tmp_path / "trained", base="dequantised", held_out_tokens=512)["merge"][
+        "agreement"
+    ]
+    original = merge_quietly(adapter, tmp_path / "original", base="original", held_out_tokens=512)["merge"]["agreement"]
     document = json.loads((adapter / "heal.json").read_text())
     rows = hold_out(
         TextSource(document["provenance"]["text"]["source"], held_out=str(sample_heldout)),
@@ -249,36 +245,35 @@ def test_agreement_is_what_it_says():
     generator = torch.Generator().manual_seed(0)
     wanted, found = (torch.randn(7, 11, generator=generator) for _ in range(2))
     found[:3] = wanted[:3]
-    said = agreement(wanted, found)
+    said = agreement(wanted, found).model_dump()
     p, q = wanted.double().softmax(-1), found.double().softmax(-1)
     assert said["tokens"] == 7
     assert said["max_abs"] == pytest.approx((wanted - found).abs().max().item())
     assert said["mean_abs"] == pytest.approx((wanted - found).abs().mean().item())
     assert said["kl"] == pytest.approx((p * (p / q).log()).sum(-1).mean().item(), rel=1e-5)
     assert said["same_first"] == pytest.approx((wanted.argmax(-1) == found.argmax(-1)).double().mean().item())
-    assert agreement(wanted, wanted) == {"tokens": 7, "max_abs": 0, "mean_abs": 0, "kl": 0, "same_first": 1}
+    same = Agreement(tokens=7, max_abs=0, mean_abs=0, kl=0, same_first=1)
+    assert agreement(wanted, wanted) == same
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_other_precisions(bits, tiny_llama, tmp_path, sample_text, sample_heldout):
-    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=128)
-    shape = {"length": 64, "batch_size": 2, "accumulate": 1, "rank": 4, "targets": "feed-forward"}
-    settings = Settings(**shape, learning_rate=3e-2, bits=bits)
-    healed = qlora(tiny_llama, text, tmp_path / "adapter", tokens=512, settings=settings, device="cpu", shown=False)
-    document = merge(healed.out, tmp_path / "merged", base="auto", held_out_tokens=256, shown=False)["merge"]
+def test_other_precisions(bits, tiny_llama, tmp_path, small_text):
+    settings = {"targets": "feed-forward", "learning_rate": 3e-2, "bits": bits}
+    healed = heal_small(tiny_llama, small_text, tmp_path / "adapter", tokens=512, **settings)
+    document = merge_quietly(healed.out, tmp_path / "merged", base="auto", held_out_tokens=256)["merge"]
     assert document["agreement"]["kl"] < 1e-3
     before, after = weights(tiny_llama), weights(tmp_path / "merged")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     if bits == 16:
         assert "chosen" not in document
         assert document["dequantised"] == 0
-        assert changed == {f"{name}.weight" for name in healed.document["adapted"]}
+        assert changed == {f"{name}.weight" for name in healed.to_json()["adapted"]}
     else:
         assert set(document["chosen"]["losses"]) == {"dequantised", "original"}
-        merge(healed.out, tmp_path / "int8", base="dequantised", shown=False, compare_logits=False)
+        merge_quietly(healed.out, tmp_path / "int8", base="dequantised", compare_logits=False)
         packed = weights(tmp_path / "int8")
         name = "model.layers.2.self_attn.q_proj.weight"  # quantised, and not adapted
-        held = before[name].to(getattr(torch, healed.document["settings"]["dtype"])).half()  # as int8 is made of it
+        held = before[name].to(getattr(torch, healed.to_json()["settings"]["dtype"])).half()  # as int8 is made of it
         scale = held.float().abs().amax(1, keepdim=True) / 127
         steps = packed[name] / scale
         assert torch.allclose(steps, steps.round(), atol=1e-2)
@@ -314,11 +309,11 @@ def test_a_damaged_adapter_leaves_nothing(tiny_adapter, tmp_path):
     ]
     for folder, message in cases:
         with pytest.raises(CheckpointError, match=message):
-            merge(folder, out, compare_logits=False, shown=False)
+            merge_quietly(folder, out, compare_logits=False)
         assert not out.exists()
     (tiny_adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"holds no adapter_model\.safetensors"):
-        merge(tiny_adapter, out, shown=False)
+        merge_quietly(tiny_adapter, out)
 
 
 def test_a_shape_that_does_not_fit_is_told_before_anything_is_run(tiny_adapter, tiny_llama, tmp_path):
@@ -329,7 +324,7 @@ def test_a_shape_that_does_not_fit_is_told_before_anything_is_run(tiny_adapter, 
     tensors[key] = tensors[key][:-1].clone()
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="peft cannot load"):
-        merge(tiny_adapter, tmp_path / "out", base="dequantised", shown=False)
+        merge_quietly(tiny_adapter, tmp_path / "out", base="dequantised")
     assert not (tmp_path / "out").exists()
 
 
@@ -340,20 +335,17 @@ def test_writing_takes_the_memory_of_one_tensor(tiny_adapter, tiny_llama, tmp_pa
     shape |= {"num_key_value_heads": 8, "tie_word_embeddings": True}
     big = save_tiny(tmp_path / "big", tiny_llama, shards="30MB", **shape)
     text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=64)
-    settings = Settings(length=16, batch_size=1, accumulate=1, rank=2)
-    adapter = qlora(big, text, tmp_path / "adapter", tokens=16, settings=settings, device="cpu", shown=False).out
+    adapter = heal_small(big, text, tmp_path / "adapter", tokens=16, length=16, batch_size=1, rank=2).out
 
     def status(name):
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
 
-    merge(
-        tiny_adapter, tmp_path / "first", base="dequantised", compare_logits=False, shown=False
-    )  # whatever is loaded late
+    merge_quietly(tiny_adapter, tmp_path / "first", base="dequantised", compare_logits=False)  # whatever is loaded late
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
-    merge(adapter, tmp_path / "merged", base="dequantised", compare_logits=False, shown=False)
+    merge_quietly(adapter, tmp_path / "merged", base="dequantised", compare_logits=False)
     size = sum(path.stat().st_size for path in big.glob("*.safetensors"))
     assert size > 190 << 20
     assert status("VmHWM") - before < 40 << 20

@@ -9,17 +9,9 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import heal.merging.agreement
-from heal import Settings, TextSource, merge, qlora
 from heal.cli import app
 from prune.common.errors import CheckpointError
-
-
-@pytest.fixture(scope="module")
-def adapter(tiny_llama, tmp_path_factory, sample_text, sample_heldout):
-    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=128)
-    out = tmp_path_factory.mktemp("adapter") / "adapter"
-    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
-    return qlora(tiny_llama, text, out, tokens=256, settings=settings, device="cpu", shown=False).out
+from tests.support.healing import merge_quietly
 
 
 def weights(folder):
@@ -30,18 +22,18 @@ def flat(text):
     return " ".join(text.split())
 
 
-def test_a_comparison_that_does_not_fit_keeps_the_model_and_says_so(adapter, tmp_path, monkeypatch):
+def test_a_comparison_that_does_not_fit_keeps_the_model_and_says_so(plain_adapter, tmp_path, monkeypatch):
     """Out of memory for the adapter as trained, or for the merged model."""
 
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    plain = merge(adapter, tmp_path / "plain", base="dequantised", compare_logits=False, shown=False)
+    plain = merge_quietly(plain_adapter, tmp_path / "plain", base="dequantised", compare_logits=False)
     for name in ("trained_logits", "merged_logits"):
         out = tmp_path / name
         with monkeypatch.context() as patch:
             patch.setattr(heal.merging.agreement, name, fail)
-            result = CliRunner().invoke(app, ["merge", str(adapter), "--base", "dequantised", "--out", str(out)])
+            result = CliRunner().invoke(app, ["merge", str(plain_adapter), "--base", "dequantised", "--out", str(out)])
         assert result.exit_code == 0, result.output
         assert "were not compared with those of the adapter as trained (out of memory)" in flat(result.stdout)
         document = json.loads((out / "heal.json").read_text())
@@ -53,18 +45,20 @@ def test_a_comparison_that_does_not_fit_keeps_the_model_and_says_so(adapter, tmp
     assert "not_compared" not in plain["merge"]
 
 
-def test_any_other_failure_of_the_comparison_keeps_the_model_too(adapter, tmp_path, monkeypatch):
+def test_any_other_failure_of_the_comparison_keeps_the_model_too(plain_adapter, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
 
     monkeypatch.setattr(heal.merging.agreement, "merged_logits", fail)
-    document = merge(adapter, tmp_path / "out", base="dequantised", shown=False)
+    document = merge_quietly(plain_adapter, tmp_path / "out", base="dequantised")
     assert document["merge"]["not_compared"] == "CUDA error: an illegal memory access was encountered"
     assert document == json.loads((tmp_path / "out" / "heal.json").read_text())
 
 
 @pytest.mark.parametrize(("change", "says"), [(30.0, r"beyond the bound of 0\.\d+"), (float("nan"), "are not finite")])
-def test_logits_that_are_too_far_apart_are_an_error_and_the_model_stays(change, says, adapter, tmp_path, monkeypatch):
+def test_logits_that_are_too_far_apart_are_an_error_and_the_model_stays(
+    change, says, plain_adapter, tmp_path, monkeypatch
+):
     real = heal.merging.agreement.merged_logits
 
     def apart(*arguments, **named):
@@ -75,7 +69,7 @@ def test_logits_that_are_too_far_apart_are_an_error_and_the_model_stays(change, 
     monkeypatch.setattr(heal.merging.agreement, "merged_logits", apart)
     out = tmp_path / "out"
     with pytest.raises(CheckpointError, match=f"out is written, but its logits .*{says}.*do not use it"):
-        merge(adapter, out, base="dequantised", shown=False)
+        merge_quietly(plain_adapter, out, base="dequantised")
     facts = json.loads((out / "heal.json").read_text())["merge"]
     if says == "are not finite":
         assert facts["not_compared"] == "its logits are not finite"
@@ -84,7 +78,7 @@ def test_logits_that_are_too_far_apart_are_an_error_and_the_model_stays(change, 
     AutoModelForCausalLM.from_pretrained(out)
 
 
-def test_the_model_is_in_place_before_it_is_run(adapter, tmp_path, monkeypatch):
+def test_the_model_is_in_place_before_it_is_run(plain_adapter, tmp_path, monkeypatch):
     out = tmp_path / "out"
     stood = []
 
@@ -94,6 +88,6 @@ def test_the_model_is_in_place_before_it_is_run(adapter, tmp_path, monkeypatch):
 
     monkeypatch.setattr(heal.merging.agreement, "merged_logits", look)
     with pytest.raises(KeyboardInterrupt):
-        merge(adapter, out, base="dequantised", shown=False)
+        merge_quietly(plain_adapter, out, base="dequantised")
     assert stood == [(out, sorted(path.name for path in out.iterdir()))]
     assert {"heal.json", "README.md", "config.json", "model.safetensors"} <= set(stood[0][1])

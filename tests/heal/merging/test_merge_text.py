@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from heal import Settings, TextSource, merge, qlora
+from heal import HealResult, TextSource
+from heal.result import HealRecord
 from heal.tables import merged
 from prune.common.errors import TextError, UsageError
+from tests.support.healing import heal_small, merge_quietly
 
 
 def test_text_that_is_gone(tiny_llama, tmp_path, sample_text, sample_heldout):
@@ -16,36 +18,35 @@ def test_text_that_is_gone(tiny_llama, tmp_path, sample_text, sample_heldout):
     gone = tmp_path / "heldout.jsonl"
     shutil.copy(sample_heldout, gone)
     text = TextSource(str(sample_text), held_out=str(gone), held_out_tokens=128)
-    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
-    adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
+    adapter = heal_small(tiny_llama, text, tmp_path / "adapter")
     gone.unlink()
     out = tmp_path / "out"
     for base in ("dequantised", "original"):
         with pytest.raises(UsageError, match="--held-out FILE"):
-            merge(adapter.out, out, base=base, shown=False)
+            merge_quietly(adapter.out, out, base=base)
     assert not out.exists()
-    assert "agreement" not in merge(adapter.out, out, base="original", compare_logits=False, shown=False)["merge"]
-    document = adapter.document
+    assert "agreement" not in merge_quietly(adapter.out, out, base="original", compare_logits=False)["merge"]
+    document = adapter.to_json()
     for number, (original, kept) in enumerate([(99.0, "dequantised"), (0.1, "original"), (None, "dequantised")]):
         document["unquantised"] = {"not_compared": "no room"} if original is None else {"original": original}
         (adapter.out / "heal.json").write_text(json.dumps(document))
-        made = merge(adapter.out, tmp_path / f"by-record-{number}", shown=False)
+        made = merge_quietly(adapter.out, tmp_path / f"by-record-{number}")
         facts, chosen = made["merge"], made["merge"]["chosen"]
         assert facts["base"] == kept
         assert facts["dequantised"] == (56 if kept == "dequantised" else 0)
         assert chosen["by"] == ("default" if original is None else "recorded")
         losses = {"dequantised": document["held_out_loss"]["after"], "original": original}
-        assert chosen["losses"] == (None if original is None else losses)
-        words = merged(made, out)
+        assert chosen.get("losses") == (None if original is None else losses)
+        words = merged(HealResult(out, HealRecord.parse(made, "heal.json")))
         assert f"kept the {kept} base" in words
         assert f"{gone}, cannot be read" in words
-        assert "--held-out FILE names other text" in words
+        assert "--held-out FILE gives other text" in words
         assert "agreement" not in facts
-    found = merge(adapter.out, tmp_path / "named", held_out=str(sample_heldout), held_out_tokens=256, shown=False)
+    found = merge_quietly(adapter.out, tmp_path / "named", held_out=str(sample_heldout), held_out_tokens=256)
     assert found["merge"]["held_out"]["held_out"]["source"] == str(sample_heldout)
     assert found["merge"]["chosen"]["by"] == "measured"
     with pytest.raises(TextError, match="nowhere.txt does not exist"):
-        merge(adapter.out, tmp_path / "nowhere", held_out="nowhere.txt", shown=False)
+        merge_quietly(adapter.out, tmp_path / "nowhere", held_out="nowhere.txt")
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -57,38 +58,34 @@ def test_the_rows_of_the_run_are_measured_and_nothing_else_is_read(
 
     trained, measured = (shutil.copy(path, tmp_path) for path in (sample_text, sample_heldout))
     text = TextSource(str(trained), held_out=str(measured) if named else None, held_out_tokens=128)
-    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
-    adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
+    adapter = heal_small(tiny_llama, text, tmp_path / "adapter")
     if named:
         Path(trained).unlink()
     with monkeypatch.context() as patch:
         patch.setattr(heal.text.sources, "text_identity", lambda *_: pytest.fail("a whole text was hashed"))
-        facts = merge(adapter.out, tmp_path / "merged", base="auto", compare_logits=False, shown=False)["merge"][
-            "held_out"
-        ]
-    name, provenance = "held_out" if named else "text", adapter.document["provenance"]
-    assert facts == {"tokens": adapter.document["held_out"]["tokens"], name: provenance[name]}
-    assert adapter.document["held_out"]["limit"] == 128
-    more = {"base": "auto", "compare_logits": False, "shown": False, "held_out_tokens": 256}
-    facts = merge(adapter.out, tmp_path / "more", **more)["merge"]["held_out"]
-    assert facts["tokens"] > adapter.document["held_out"]["tokens"]
+        facts = merge_quietly(adapter.out, tmp_path / "merged", compare_logits=False)["merge"]["held_out"]
+    name, provenance = "held_out" if named else "text", adapter.to_json()["provenance"]
+    assert facts == {"tokens": adapter.to_json()["held_out"]["tokens"], name: provenance[name]}
+    assert adapter.to_json()["held_out"]["limit"] == 128
+    more = {"compare_logits": False, "held_out_tokens": 256}
+    facts = merge_quietly(adapter.out, tmp_path / "more", **more)["merge"]["held_out"]
+    assert facts["tokens"] > adapter.to_json()["held_out"]["tokens"]
     used = Path(measured if named else trained)
     used.write_text("".join(reversed(used.read_text().splitlines(keepends=True))))
-    with pytest.raises(UsageError, match=f"{used.name}, has changed since; name other text with --held-out FILE"):
-        merge(adapter.out, tmp_path / "changed", base="original", shown=False)
+    with pytest.raises(UsageError, match=f"{used.name}, has changed since; give other text with --held-out FILE"):
+        merge_quietly(adapter.out, tmp_path / "changed", base="original")
     assert not (tmp_path / "changed").exists()
-    chosen = merge(adapter.out, tmp_path / "by-record", compare_logits=False, shown=False)["merge"]["chosen"]
+    chosen = merge_quietly(adapter.out, tmp_path / "by-record", compare_logits=False)["merge"]["chosen"]
     assert chosen["by"] == "recorded"
-    assert chosen["why"].endswith(f"{used.name}, has changed since; --held-out FILE names other text")
+    assert chosen["why"].endswith(f"{used.name}, has changed since; --held-out FILE gives other text")
 
 
 def test_several_texts_are_measured_together(tiny_llama, tmp_path, sample_text, sample_heldout):
     """As heal.json records them: a list of sources, of each of which a share is held out."""
     text = TextSource((str(sample_text), str(sample_heldout)), held_out_tokens=128)
-    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
-    adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
-    facts = merge(adapter.out, tmp_path / "merged", base="auto", held_out_tokens=128, shown=False)["merge"]
-    assert facts["held_out"]["tokens"] == adapter.document["held_out"]["tokens"]
+    adapter = heal_small(tiny_llama, text, tmp_path / "adapter")
+    facts = merge_quietly(adapter.out, tmp_path / "merged", base="auto", held_out_tokens=128)["merge"]
+    assert facts["held_out"]["tokens"] == adapter.to_json()["held_out"]["tokens"]
     assert [one["source"] for one in facts["held_out"]["text"]] == [str(sample_text), str(sample_heldout)]
 
 
@@ -98,12 +95,11 @@ def test_memory_that_runs_out_leaves_the_choice_to_the_record(tiny_llama, tmp_pa
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    settings = Settings(length=64, batch_size=2, accumulate=1, rank=4)
     text = TextSource(str(sample_text), held_out_tokens=128)
-    adapter = qlora(tiny_llama, text, tmp_path / "adapter", tokens=256, settings=settings, device="cpu", shown=False)
-    monkeypatch.setattr("heal.merging.agreement.losses", full)
-    facts = merge(adapter.out, tmp_path / "merged", compare_logits=False, shown=False)["merge"]
-    losses = {name: adapter.document["unquantised"][name] for name in ("dequantised", "original")}
+    adapter = heal_small(tiny_llama, text, tmp_path / "adapter")
+    monkeypatch.setattr("heal.merging.agreement.measure_bases", full)
+    facts = merge_quietly(adapter.out, tmp_path / "merged", compare_logits=False)["merge"]
+    losses = {name: adapter.to_json()["unquantised"][name] for name in ("dequantised", "original")}
     assert facts["chosen"]["losses"] == losses
     assert facts["base"] == min(losses, key=losses.get)
     assert facts["chosen"]["why"] == "memory ran out when both bases were to be measured"

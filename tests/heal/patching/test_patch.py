@@ -17,6 +17,7 @@ from heal.patching.least_squares import Sums, aim, massive, solve, solve_map
 from heal.patching.places import find_place
 from heal.patching.side_by_side import Tracks
 from heal.patching.solve import Parts
+from heal.settings import PatchRun
 from heal.text.packing import pack
 from prune import cut, plan_cut
 from prune.common.errors import RegrowthError
@@ -255,7 +256,7 @@ def pruned(full, tmp_path_factory):
 @pytest.fixture(scope="module")
 def options(sample_text, sample_heldout):
     return [
-        "--text", str(sample_text), "--held-out", str(sample_heldout), "--held-out-tokens", "500", "--tokens", "2k",
+        "--text", str(sample_text), "--held-out", str(sample_heldout), "--held-out-tokens", "512", "--tokens", "2k",
         "--length", "64", "--device", "cpu",
     ]  # fmt: skip
 
@@ -286,17 +287,16 @@ def test_only_the_folded_tensors_differ_and_stock_transformers_loads_it(pruned, 
     assert "Nothing was trained" in (patched / "README.md").read_text()
 
 
-def test_the_losses_it_tells_are_those_of_the_checkpoints(full, pruned, patched, sample_text, sample_heldout):
+def test_the_losses_it_tells_are_those_of_the_checkpoints(full, pruned, patched, text):
     told = json.loads((patched / "heal.json").read_text())["held_out_loss"]
-    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=500)
     for name, folder in (("full", full), ("before", pruned), ("after", patched)):
-        assert told[name] == pytest.approx(held_out_loss(folder, text, length=64, device="cpu")["loss"], abs=1e-4)
+        assert told[name] == pytest.approx(held_out_loss(folder, text, length=64, device="cpu").loss, abs=1e-4)
     assert told["after"] < told["before"]
 
 
-def test_the_same_seed_gives_the_same_patch(full, pruned, patched, sample_text, sample_heldout, tmp_path):
-    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=500)
-    patch(pruned, None, text, tmp_path / "b", tokens="2k", settings=PatchSettings(length=64), device="cpu", shown=False)
+def test_the_same_seed_gives_the_same_patch(full, pruned, patched, text, tmp_path):
+    run = PatchRun(tokens="2k", device="cpu", show_progress=False)
+    patch(pruned, None, text, tmp_path / "b", settings=PatchSettings(length=64), run=run)
     assert weights(tmp_path / "b").keys() == weights(patched).keys()
     assert all(torch.equal(tensor, weights(tmp_path / "b")[name]) for name, tensor in weights(patched).items())
 
@@ -407,19 +407,17 @@ def test_an_existing_folder_is_kept(full, pruned, options, tmp_path):
     assert (tmp_path / "out" / "mine").read_text() == "mine"
 
 
-def test_a_real_cut_is_won_back_in_part(sample_model, sample_text, sample_heldout, tmp_path):
+def test_a_real_cut_is_won_back_in_part(sample_model, text, tmp_path):
     """Block of 8 of 30 at layer 9, which makes the massive state of the first token. A fit without a ridge to fewer
     tokens than features makes it worse."""
     model = cut(plan_cut(sample_model, n=8, start=9, show_progress=False), tmp_path / "cut", show_progress=False)
-    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
 
     def solve_for(ridge, tokens, out):
         settings = PatchSettings(objective="capped", kind="matrix", ridge=ridge, length=256)
-        return patch(
-            model, sample_model, text, out, tokens=tokens, settings=settings, device="cpu", dtype="fast", shown=False
-        )
+        run = PatchRun(tokens=tokens, device="cpu", dtype="fast", show_progress=False)
+        return patch(model, sample_model, text, out, settings=settings, run=run)
 
-    assert solve_for(0.3, "2k", tmp_path / "patched").document["won_back"] > 0.25
+    assert solve_for(0.3, "2k", tmp_path / "patched").record.won_back > 0.25
     with pytest.raises(RegrowthError, match="no patch is better than none"):
         solve_for(0.0, "512", tmp_path / "none")
     assert not (tmp_path / "none").exists()

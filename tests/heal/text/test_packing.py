@@ -56,7 +56,7 @@ def test_a_row_too_short_for_a_document_is_refused():
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", [None, "eager"])
 def test_a_packed_row_gives_the_logits_of_its_documents_alone(family, attention):
-    model = tiny(family, attention)
+    model = tiny(family, attention=attention)
     documents = [[7, 8, 9, 10, 11], [20, 21, 22], [30, 31, 32, 33, 34, 35]]
     (row,) = pack(documents, 20, bos=1, eos=2)
     batch = collate([row])

@@ -10,19 +10,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from heal import DistillSettings, TextSource, distill
+from heal import TextSource
 from heal.models.quantise import load_frozen
-from heal.settings import Running
 from heal.text.responses import asked_prompts, read_prompts, write_responses
 from heal.text.sources import hold_out
 from heal.training.stopping import Interrupted
-from prune import cut, plan_cut
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.models.generation import _up_to_end
 from prune.models.loading import load_tokenizer
-from tests.support.distilling import PATCHED, TINY, distil_tiny, patched_copy
+from tests.support.healing import PATCHED, distil_tiny, patched_copy
 from tests.support.healing_steps import in_step
+
+_SELF = {"accumulate": 1, "bits": 16, "targets": "after-cut", "teacher_data": "self", "response_tokens": 8}
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,6 @@ def text(passages, sample_heldout):
     return TextSource(str(passages), held_out=str(sample_heldout), held_out_tokens=512)
 
 
-@pytest.fixture(scope="module")
-def pruned(tiny_llama, tmp_path_factory):
-    return cut(plan_cut(tiny_llama, n=2, start=4), tmp_path_factory.mktemp("cut") / "pruned", show_progress=False)
-
-
 def test_responses_of_the_full_model(tiny_llama, pruned, text, tmp_path):
     questions = tmp_path / "questions.jsonl"
     questions.write_text("".join(json.dumps({"prompt": f"What is {i} times seven?"}) + "\n" for i in range(300)))
@@ -56,8 +51,8 @@ def test_responses_of_the_full_model(tiny_llama, pruned, text, tmp_path):
         rows = [json.loads(line) for line in written.splitlines()]
         assert all(row["text"] == row["prompt"] + row["response"] for row in rows)
         assert all(1 <= row["tokens"] <= 12 for row in rows)
-        assert result.document["responses"]["responses"] == len(rows)
-        assert result.document["responses"]["tokens"] == sum(row["tokens"] for row in rows)
+        assert result.to_json()["responses"]["responses"] == len(rows)
+        assert result.to_json()["responses"]["tokens"] == sum(row["tokens"] for row in rows)
     asked = json.loads(lines[1].splitlines()[0])
     assert "times seven?" in asked["prompt"]
     assert "user" in asked["prompt"]  # the tokenizer's chat template
@@ -127,13 +122,10 @@ def _stop_in_step(step, monkeypatch):
 
 def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, text, tmp_path, monkeypatch):
     """With dropout and its own text: the adapter ends as that of a run left alone."""
-    settings = _settings()
 
     def run(name, **running):
-        return distill(
-            pruned, tiny_llama, text, tmp_path / name, tokens=512, settings=settings, device="cpu", shown=False,
-            running=Running(save_every=1, **running),
-        )  # fmt: skip
+        run = {"save_every": 1, **running}
+        return distil_tiny(tiny_llama, pruned, text, tmp_path / name, tokens=512, run=run, **_SELF)
 
     alone = run("alone")
     _stop_in_step(2, monkeypatch)
@@ -142,18 +134,11 @@ def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, tex
     (kept,) = tmp_path.glob(".stopped.*/responses.jsonl")
     assert kept.read_text() == (alone.out / "responses.jsonl").read_text()
     resumed = run("stopped", resume=True)
-    assert resumed.document["resumed"]
+    assert resumed.to_json()["resumed"]
     first, second = (load_file(result.out / "adapter_model.safetensors") for result in (alone, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert (resumed.out / "responses.jsonl").read_text() == (alone.out / "responses.jsonl").read_text()
-    assert resumed.document["responses"] == alone.document["responses"]
-
-
-def _settings(**changes):
-    return DistillSettings(
-        **{**TINY, "accumulate": 1, "bits": 16, "targets": "after-cut", "teacher_data": "self", "response_tokens": 8}
-        | changes
-    )
+    assert resumed.to_json()["responses"] == alone.to_json()["responses"]
 
 
 def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, passages, tmp_path, monkeypatch):
@@ -167,10 +152,8 @@ def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, passages
     text = TextSource(str(few), held_out=str(held), held_out_tokens=512)
 
     def run(name, *, resume=False, overwrite=False, **changes):
-        return distill(
-            pruned, tiny_llama, text, tmp_path / name, tokens=1600, settings=_settings(**changes), device="cpu",
-            shown=False, overwrite=overwrite, running=Running(resume),
-        )  # fmt: skip
+        run, out = {"resume": resume, "overwrite": overwrite}, tmp_path / name
+        return distil_tiny(tiny_llama, pruned, text, out, tokens=1600, run=run, **_SELF, **changes)
 
     alone = run("alone")
     written = (alone.out / "responses.jsonl").read_text()
@@ -223,10 +206,8 @@ def test_a_run_goes_on_with_the_same_teacher_and_prompts_wherever_they_stand(
     prompts.write_text("".join(json.dumps({"prompt": f"What is {i} times seven?"}) + "\n" for i in range(60)))
 
     def run(teacher, asked, **running):
-        return distill(
-            patched, teacher, text, tmp_path / "out", tokens=512, settings=_settings(prompts=str(asked)),
-            device="cpu", shown=False, running=Running(**running),
-        )  # fmt: skip
+        settings = {**_SELF, "prompts": str(asked)}
+        return distil_tiny(teacher, patched, text, tmp_path / "out", tokens=512, run=running, **settings)
 
     _stop_in_step(2, monkeypatch)
     with pytest.raises(Interrupted):
@@ -243,7 +224,7 @@ def test_a_run_goes_on_with_the_same_teacher_and_prompts_wherever_they_stand(
         with pytest.raises(UsageError, match=r"--resume: prompts\.sha256 was"):
             run(tiny_llama, changed, resume=True)
     moved = shutil.copytree(tiny_llama, tmp_path / "moved")
-    document = run(moved, tmp_path / "changed" / ".." / prompts.name, resume=True).document
+    document = run(moved, tmp_path / "changed" / ".." / prompts.name, resume=True).to_json()
     assert document["resumed"]
     assert document["teacher"]["model"] == str(moved)
     assert document["prompts"]["sha256"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from heal.defaults import LADDER, left_open, measured_tokens, settle
+from heal.defaults import LADDER, Step, left_open, measured_tokens, settle
 from heal.settings import DistillSettings, Settings
 from heal.training.schedule import plan_steps, schedule_line
 from prune.common.sizes import parse_tokens
@@ -16,35 +16,31 @@ BUDGETS = [int(1000 * 1.17**power) for power in range(100)]  # 1k to 5.6G
 
 
 def steps_of(settings, tokens, processes=1):
-    found = settle(settings, tokens=tokens, processes=processes)
-    return found, plan_steps(
-        tokens, length=found.length, batch_size=found.batch_size, accumulate=found.accumulate, processes=processes
-    )
+    return plan_steps(tokens, settle(settings, tokens=tokens, processes=processes), processes=processes)
 
 
 def test_larger_budgets_take_no_smaller_steps_and_no_higher_rates():
     assert [one.tokens for one in LADDER] == sorted(one.tokens for one in LADDER)
-    found = [steps_of(Settings(), tokens) for tokens in BUDGETS]
-    for (smaller, few), (larger, many) in pairwise(found):
-        assert smaller.length <= larger.length
+    for few, many in pairwise(steps_of(Settings(), tokens) for tokens in BUDGETS):
+        assert few.length <= many.length
         assert few.rows_per_step <= many.rows_per_step
-        assert smaller.learning_rate >= larger.learning_rate
+        assert few.learning_rate >= many.learning_rate
         assert few.tokens <= many.tokens
 
 
 def test_some_two_hundred_steps_where_the_budget_allows():
     for tokens in BUDGETS:
-        schedule = steps_of(Settings(), tokens)[1]
+        schedule = steps_of(Settings(), tokens)
         assert schedule.steps >= min(195, tokens // 256)
         assert schedule.steps <= 6200 or tokens > PAPER
         assert tokens - schedule.tokens < schedule.tokens_per_step
 
 
 def test_the_papers_budget_has_the_papers_steps():
-    settings, schedule = steps_of(Settings(), PAPER)
+    schedule = steps_of(Settings(), PAPER)
     assert (schedule.steps, schedule.rows_per_step, schedule.length, schedule.warmup) == (5000, 16, 2048, 100)
-    assert settings.learning_rate == 3e-4
-    assert settings.batch_size * settings.length == 2048  # a pass takes no more memory than one of small rows
+    assert schedule.learning_rate == 3e-4
+    assert schedule.batch_size * schedule.length == 2048  # a pass takes no more memory than one of small rows
 
 
 def test_a_small_budget_measures_fewer_held_out_tokens():
@@ -54,9 +50,9 @@ def test_a_small_budget_measures_fewer_held_out_tokens():
 
 
 def test_sixty_thousand_tokens_are_many_small_steps():
-    settings, schedule = steps_of(DistillSettings(), 60_000)
+    schedule = steps_of(DistillSettings(), 60_000)
     assert (schedule.steps, schedule.rows_per_step, schedule.length, schedule.warmup) == (234, 1, 256, 7)
-    assert (settings.learning_rate, settings.targets, settings.plain_loss) == (1e-3, "all", 0.5)
+    assert schedule.learning_rate == 1e-3
 
 
 @pytest.mark.parametrize("tokens", [1000, 60_000, 2_000_000, PAPER])
@@ -64,9 +60,9 @@ def test_what_is_given_stays(tokens):
     given = {"length": 96, "batch_size": 3, "accumulate": 5, "learning_rate": 7e-3}
     for name, value in given.items():
         assert getattr(settle(Settings(**{name: value}), tokens=tokens), name) == value
-    found = settle(Settings(**given, rank=3, warmup="2"), tokens=tokens)
-    assert found == Settings(**given, rank=3, warmup="2")
-    assert left_open(found) == ()
+    settings = Settings(**given, rank=3, warmup="2")
+    assert settle(settings, tokens=tokens) == Step(**given)
+    assert left_open(settings) == ()
     assert left_open(Settings(length=96)) == ("batch_size", "accumulate", "learning_rate", "warmup")
 
 
@@ -83,15 +79,15 @@ def test_the_rest_goes_with_what_is_given():
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 8, 64])
 def test_processes_share_the_rows_of_a_step(processes):
     for tokens in (one for one in BUDGETS if one > processes * 256):
-        alone, together = (steps_of(Settings(), tokens, one)[1].rows_per_step for one in (1, processes))
+        alone, together = (steps_of(Settings(), tokens, one).rows_per_step for one in (1, processes))
         assert together <= max(alone, processes)
-    assert steps_of(Settings(), PAPER, 4)[1].rows_per_step == 16
+    assert steps_of(Settings(), PAPER, 4).rows_per_step == 16
 
 
 def test_no_row_is_longer_than_what_the_model_reads():
     found = settle(Settings(), tokens=PAPER, longest=1024)
     assert (found.length, found.batch_size * found.accumulate) == (1024, 32)  # the tokens of a step stay
-    assert settle(Settings(length=4096), tokens=PAPER, longest=1024).length == 4096  # refused by `check_fit`
+    assert settle(Settings(length=4096), tokens=PAPER, longest=1024).length == 4096  # refused by `check_length`
 
 
 def test_the_table_of_the_docs_is_the_rule():
@@ -123,11 +119,11 @@ def test_the_cells_of_the_bench_are_settings():
 
 
 def test_the_schedule_in_one_line():
-    settings, schedule = steps_of(Settings(), 60_000)
+    schedule = steps_of(Settings(), 60_000)
     line = "234 steps of 1 row of 256 tokens; rate 0.001, reached after 7 steps"
-    assert schedule_line(schedule, settings.learning_rate, ()) == line
-    assert schedule_line(schedule, 1e-3, ("warmup",)) == f"{line} (--warmup follows from --tokens)"
-    named = schedule_line(schedule, 1e-3, ("length", "batch_size", "warmup"))
+    assert schedule_line(schedule, ()) == line
+    assert schedule_line(schedule, ("warmup",)) == f"{line} (--warmup follows from --tokens)"
+    named = schedule_line(schedule, ("length", "batch_size", "warmup"))
     assert named == f"{line} (--length, --batch-size and --warmup follow from --tokens)"
-    together = plan_steps(2048, length=64, batch_size=2, accumulate=1, processes=2)
-    assert schedule_line(together, 1e-3, ()).startswith("8 steps of 4 rows of 64 tokens, 2 processes together; rate")
+    together = plan_steps(2048, Step(64, 2, 1, 1e-3), processes=2)
+    assert schedule_line(together, ()).startswith("8 steps of 4 rows of 64 tokens, 2 processes together; rate")

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from typer.testing import CliRunner
 
-from heal import DistillSettings, Settings, TextSource, distill, merge, qlora
+from heal import DistillSettings
 from heal.cli import app
 from heal.lineage import first_after_cut, healed_tensors, own_tensors, trace
 from heal.models.adapters import add_adapter, checkpoint_activations
@@ -28,27 +28,16 @@ from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.loading import decoder_layers
 from prune.models.walking import PassThrough
-from tests.support.distilling import PATCHED, TINY, distil_tiny
-from tests.support.distilling import patched_copy as _patch
+from tests.support.healing import PATCHED, distil_tiny, heal_tiny, merge_quietly, patched_copy
 from tests.support.models import FAMILIES, tiny
 
 KEPT = (0, 1, 2, 3, 6, 7)
 
 
 @pytest.fixture(scope="module")
-def text(sample_text, sample_heldout):
-    return TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
-
-
-@pytest.fixture(scope="module")
-def pruned(tiny_llama, tmp_path_factory):
-    return cut(plan_cut(tiny_llama, n=2, start=4), tmp_path_factory.mktemp("cut") / "pruned", show_progress=False)
-
-
-@pytest.fixture(scope="module")
 def patched(pruned, tmp_path_factory):
     """The pruned model with the projection before the cut changed, as `heal patch` leaves it."""
-    return _patch(pruned, tmp_path_factory.mktemp("patch") / "patched")
+    return patched_copy(pruned, tmp_path_factory.mktemp("patch") / "patched")
 
 
 def _pair(full, pruned, bits=16):
@@ -95,7 +84,7 @@ def test_the_student_is_the_pruned_model_to_the_bit(family, bits, changed, tmp_p
     tiny(family).save_pretrained(tmp_path / "full")
     pruned = cut(plan_cut(tmp_path / "full", n=1, start=1), tmp_path / "pruned", show_progress=False)
     if changed:
-        pruned = _patch(pruned, tmp_path / "changed", name=None)
+        pruned = patched_copy(pruned, tmp_path / "changed", name=None)
     _, student = _pair(tmp_path / "full", pruned, bits)
     alone = load_frozen(Source(pruned, "pruned"), bits=bits, device="cpu")
     batch = _batch()
@@ -235,8 +224,8 @@ def test_plain_healing_after_the_cut_has_no_graph_before_it(tiny_llama, pruned, 
 
     handle = register_module_forward_hook(hook)
     try:
-        settings = Settings(**TINY, bits=16, targets="after-cut", checkpointing=checkpointing)
-        result = qlora(pruned, text, tmp_path / "a", tokens=512, settings=settings, device="cpu", shown=False)
+        settings = {"bits": 16, "targets": "after-cut", "checkpointing": checkpointing}
+        result = heal_tiny(pruned, text, tmp_path / "a", tokens=512, **settings)
     finally:
         handle.remove()
     assert graphs == {place: {place >= 4} for place in range(6)}
@@ -294,7 +283,7 @@ def test_documents_of_a_row_do_not_see_one_another(tiny_llama, pruned, targets):
 def test_the_adapter_is_one_for_the_pruned_model(tiny_llama, patched, text, tmp_path, bits, targets, adapted):
     """Reloaded by stock peft on the pruned checkpoint, it gives the student's logits exactly; and it merges."""
     result = distil_tiny(tiny_llama, patched, text, tmp_path / "adapter", bits=bits, targets=targets)
-    document = result.document
+    document = result.to_json()
     assert document["method"] == "distill"
     assert document["own_tensors"] == [PATCHED]
     assert document["shared_prefix"] == (3 if targets == "after-cut" else 0)
@@ -309,7 +298,7 @@ def test_the_adapter_is_one_for_the_pruned_model(tiny_llama, patched, text, tmp_
         theirs = PeftModel.from_pretrained(alone, result.out)(ids, use_cache=False).logits
     assert torch.equal(ours, theirs)
     assert not torch.equal(theirs, bare)
-    merge(result.out, tmp_path / "merged", base="original", shown=False)
+    merge_quietly(result.out, tmp_path / "merged", base="original")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").config.num_hidden_layers == 6
 
 
@@ -385,7 +374,7 @@ def test_what_healing_has_changed_is_told_by_heal_json(tiny_llama, patched, text
     adapter = distil_tiny(tiny_llama, patched, text, tmp_path / "adapter", bits=4, targets="after-cut")
     for base, changed in (("dequantised", 42), ("original", 15)):  # 7 projections a layer; 14 adapted, 1 patched
         merged = tmp_path / base
-        merge(adapter.out, merged, base=base, compare_logits=False, shown=False)
+        merge_quietly(adapter.out, merged, base=base, compare_logits=False)
         own = own_tensors(trace(merged, tiny_llama, untouched=False), shown=False)
         assert len(own) == changed
         assert own.keys() <= healed_tensors(merged)
@@ -396,7 +385,7 @@ def test_what_healing_has_changed_is_told_by_heal_json(tiny_llama, patched, text
             other = _other_values(tiny_llama, tmp_path / f"{base}-{name}", only=name)
             with pytest.raises(CheckpointError, match=f"differ .such as .*{name}.* and no heal.json"):
                 own_tensors(trace(tmp_path / base, other, untouched=False), shown=False)
-    (tmp_path / "original" / "heal.json").write_text('{"format": "regrowth.heal/1", "method": "qlora"}')
+    shutil.copy(adapter.out / "heal.json", tmp_path / "original")
     with pytest.raises(CheckpointError, match="does not say which tensors healing changed"):
         own_tensors(trace(tmp_path / "original", tiny_llama, untouched=False), shown=False)
 
@@ -432,26 +421,14 @@ def test_a_diverging_run_leaves_nothing(tiny_llama, pruned, text, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow  # test_qlora.py heals the sample model in every run
-def test_the_sample_model_heals(sample_model, sample_text, sample_heldout, tmp_path):
+@pytest.mark.slow  # test_qlora heals the sample model in each run of the tests
+def test_the_sample_model_heals(sample_model, text, tmp_path):
     """Six of thirty layers cut, two thousand tokens of prose, adapters after the cut alone."""
     pruned = cut(plan_cut(sample_model, n=6, start=12), tmp_path / "pruned", show_progress=False)
-    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
-    settings = DistillSettings(
-        length=128,
-        batch_size=2,
-        accumulate=1,
-        rank=16,
-        learning_rate=2e-3,
-        targets="after-cut",
-        bits=16,
-        eval_every=100,
-        checkpointing=False,
-    )
-    result = distill(
-        pruned, sample_model, text, tmp_path / "adapter", tokens="2k", settings=settings, device="cpu", shown=False
-    )
-    assert result.document["shared_prefix"] == 12
+    shape = {"length": 128, "accumulate": 1, "rank": 16, "learning_rate": 2e-3, "eval_every": 100}
+    shape |= {"targets": "after-cut", "bits": 16, "checkpointing": False}
+    result = distil_tiny(sample_model, pruned, text, tmp_path / "adapter", **shape)
+    assert result.record.shared_prefix == 12
     assert result.after < result.before - 0.1
     _, student = _pair(sample_model, pruned)
     ids = torch.arange(100, 132)[None]

@@ -10,16 +10,15 @@ from accelerate.utils import LoggerType
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from heal import Settings, TextSource, qlora
+from heal import TextSource
 from heal.cli import app
+from heal.defaults import Step
 from heal.models.held_out import Losses
-from heal.settings import Running
 from heal.training.curve import Curve
 from heal.training.schedule import plan_steps
 from prune.common.errors import TextError, UsageError
+from tests.support.healing import heal_tiny
 from tests.support.texts import sentences
-
-SETTINGS = {"length": 32, "batch_size": 1, "accumulate": 2, "rank": 4, "learning_rate": 1e-2, "targets": "all"}
 
 
 def write(folder, name, count, seed=0):
@@ -34,9 +33,8 @@ def texts(tmp_path_factory):
     return {name: str(write(folder, name, 400, seed)) for seed, name in enumerate(["news", "notes", "medicine"])}
 
 
-def heal(model, text, out, tokens=640, running=None, **changes):
-    settings = Settings(**{**SETTINGS, **changes})
-    return qlora(model, text, out, tokens=tokens, settings=settings, device="cpu", running=running, shown=False)
+def heal(model, text, out, tokens=640, run=None, **settings):
+    return heal_tiny(model, text, out, tokens, run, **{"length": 32, "batch_size": 1, **settings})
 
 
 def test_a_stream_that_ends_leaves_what_was_learnt(tiny_llama, texts, tmp_path):
@@ -44,7 +42,7 @@ def test_a_stream_that_ends_leaves_what_was_learnt(tiny_llama, texts, tmp_path):
     write(tmp_path / "short", "part", 40)
     text = TextSource(f"hub:{tmp_path / 'short'}", held_out=texts["news"], held_out_tokens=128)
     result = heal(tiny_llama, text, tmp_path / "adapter", tokens=64_000)
-    document = result.document
+    document = result.to_json()
     assert document["ended"]["by"] == "text"
     assert document["ended"]["texts"] == [text.source]
     steps = document["ended"]["step"]
@@ -77,7 +75,7 @@ def test_patience_ends_the_run_and_keeps_the_best_adapter(tiny_llama, texts, tmp
 
     text = TextSource(texts["news"], held_out=texts["notes"], held_out_tokens=256)
     changes = {"learning_rate": 0.3, "eval_every": 1, "patience": 2, "dropout": 0.0}
-    document = heal(tiny_llama, text, tmp_path / "adapter", tokens=64 * 60, **changes).document
+    document = heal(tiny_llama, text, tmp_path / "adapter", tokens=64 * 60, **changes).to_json()
     ended, losses = document["ended"], [point["held_out_loss"] for point in document["curve"]]
     assert ended["by"] == "patience"
     assert ended["step"] == ended["kept_step"] + 2 < 60
@@ -120,12 +118,12 @@ def test_every_text_is_measured_by_its_name(tiny_llama, texts, tmp_path):
     [
         (["--domain-text", "medical"], "--domain-text medical: write it as NAME=FILE"),
         (["--domain-text", "a=x", "--domain-text", "a=y"], "two texts have one name"),
-        (["--schedule", "stairs"], "--schedule stairs is unknown; take cosine, linear, constant"),
+        (["--schedule", "stairs"], "--schedule stairs is unknown; use cosine, linear, constant"),
         (["--warmup", "150%"], "--warmup 150% is not a number of steps below"),
         (["--warmup", "soon"], "--warmup soon is not"),
         (["--patience", "0"], "--patience 0 is not at least 1"),
         (["--save-every", "0"], "--save-every 0 is not at least 1"),
-        (["--report-to", "paper"], "--report-to paper is unknown; take wandb, trackio, tensorboard, none"),
+        (["--report-to", "paper"], "--report-to paper is unknown; use wandb, trackio, tensorboard, none"),
     ],
 )
 def test_options_that_make_no_sense(options, message, tiny_llama, texts, tmp_path):
@@ -141,7 +139,7 @@ def test_a_reporter_that_is_not_installed(tiny_llama, texts, tmp_path, monkeypat
     with pytest.raises(
         UsageError, match="--report-to trackio needs a package that is not installed: pip install trackio"
     ):
-        heal(tiny_llama, texts["news"], tmp_path / "adapter", running=Running(report_to="trackio"))
+        heal(tiny_llama, texts["news"], tmp_path / "adapter", run={"report_to": "trackio"})
 
 
 def test_tensorboard_gets_the_curve(tiny_llama, texts, tmp_path):
@@ -149,7 +147,7 @@ def test_tensorboard_gets_the_curve(tiny_llama, texts, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     text = TextSource(texts["news"], held_out_tokens=128)
-    document = heal(tiny_llama, text, tmp_path / "adapter", running=Running(report_to="tensorboard")).document
+    document = heal(tiny_llama, text, tmp_path / "adapter", run={"report_to": "tensorboard"}).to_json()
     events = EventAccumulator(str(tmp_path / "adapter" / "tensorboard"))
     events.Reload()
     told = [event.value for event in events.Scalars("eval/loss")]
@@ -197,8 +195,8 @@ def test_wandb_gets_every_step(tiny_llama, texts, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.WANDB])  # looked up at its import
     text = TextSource(texts["news"], held_out=(texts["news"], texts["notes"]), held_out_tokens=128)
-    running = Running(report_to="wandb", save_every=100)
-    document = heal(tiny_llama, text, tmp_path / "adapter", tokens=4 * 64, running=running, eval_every=2).document
+    run = {"report_to": "wandb", "save_every": 100}
+    document = heal(tiny_llama, text, tmp_path / "adapter", tokens=4 * 64, run=run, eval_every=2).to_json()
     told = [json.loads(line) for line in noted.read_text().splitlines()]
     assert told[0] == {"project": "regrowth", "name": "adapter"}
     assert told[1]["config"]["learning_rate"] == 1e-2
@@ -219,11 +217,11 @@ def test_wandb_gets_every_step(tiny_llama, texts, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("warmup", "steps"), [(None, 9), ("12", 12), ("0", 0), ("10%", 30), ("2.5 %", 8)])
 def test_warm_up(warmup, steps):
-    assert plan_steps(300 * 64, length=64, batch_size=1, accumulate=1, warmup=warmup).warmup == steps
+    assert plan_steps(300 * 64, Step(64, 1, 1, 1e-3), warmup=warmup).warmup == steps
 
 
 def test_a_step_is_shared_by_processes():
-    plan = plan_steps(64_000, length=64, batch_size=2, accumulate=5, processes=4)
+    plan = plan_steps(64_000, Step(64, 2, 5, 1e-3), processes=4)
     assert (plan.rows_per_step, plan.tokens_per_step, plan.steps) == (40, 2560, 25)
 
 

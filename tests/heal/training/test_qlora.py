@@ -8,25 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from heal import Settings, TextSource, held_out_loss, merge, qlora
-from heal.text.sources import hold_out, is_held_out, training_rows
+from heal import TextSource, held_out_loss
+from heal.defaults import Step
+from heal.text.sources import check_enough, hold_out, is_held_out, row_stream
 from heal.training.schedule import plan_steps
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.common.sizes import parse_tokens
 from prune.models.loading import load_tokenizer
+from tests.support.healing import heal_tiny, merge_quietly
 from tests.support.healing_steps import in_step
-
-TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rate": 1e-2}
-
-
-@pytest.fixture(scope="module")
-def text(sample_text, sample_heldout):
-    return TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
-
-
-def heal_tiny(model, text, out, tokens="2k", **changes):
-    return qlora(model, text, out, tokens=tokens, settings=Settings(**{**TINY, **changes}), device="cpu", shown=False)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +30,8 @@ def test_the_adapter_folder(healed, tiny_llama):
     assert names == {"adapter_config.json", "adapter_model.safetensors", "heal.json", "README.md"}
     assert [path.name for path in healed.out.parent.iterdir()] == ["adapter"]
     document = json.loads((healed.out / "heal.json").read_text())
-    assert document == healed.document
-    assert document["format"] == "regrowth.heal/1"
+    assert document == healed.to_json()
+    assert document["format"] == "regrowth.heal/2"
     assert document["tokens"] == 7 * 256
     steps = [point["step"] for point in document["curve"]]
     assert steps == list(range(8))
@@ -80,7 +71,7 @@ def test_same_seed_same_adapter(healed, tiny_llama, text, tmp_path):
     other = heal_tiny(tiny_llama, text, tmp_path / "other", seed=1)
     first, same, else_ = (load_file(r.out / "adapter_model.safetensors") for r in (healed, again, other))
     assert all(torch.equal(first[name], same[name]) for name in first)
-    assert [p["loss"] for p in again.document["curve"]] == [p["loss"] for p in healed.document["curve"]]
+    assert [p["loss"] for p in again.to_json()["curve"]] == [p["loss"] for p in healed.to_json()["curve"]]
     assert not all(torch.equal(first[name], else_[name]) for name in first)
     assert other.before == healed.before  # what is held out is no matter of the seed
 
@@ -123,7 +114,7 @@ def test_a_step_is_one_mean_over_its_tokens_however_it_is_cut(tiny_llama, text, 
     how = {"bits": 16, "dtype": "float32", "dropout": 0.0, "tokens": 512}
     whole = heal_tiny(tiny_llama, text, tmp_path / "whole", batch_size=4, accumulate=1, **how)
     parts = heal_tiny(tiny_llama, text, tmp_path / "parts", batch_size=1, accumulate=4, **how)
-    losses = [[p["loss"] for p in run.document["curve"][1:]] for run in (whole, parts)]
+    losses = [[p["loss"] for p in run.to_json()["curve"][1:]] for run in (whole, parts)]
     assert losses[0] == pytest.approx(losses[1], abs=2e-5)
     first, second = (load_file(run.out / "adapter_model.safetensors") for run in (whole, parts))
     assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
@@ -155,10 +146,10 @@ def test_gradients_reach_the_first_layer_after_an_evaluation(tiny_llama):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_sixteen_bits_and_more(tiny_llama, text, tmp_path, dtype):
     result = heal_tiny(tiny_llama, text, tmp_path / dtype, bits=16, dtype=dtype, targets="all", tokens=1024)
-    assert result.document["settings"]["dtype"] == dtype
-    assert result.document["quantised"] == []
-    assert result.document["method"] == "lora"
-    assert len(result.document["adapted"]) == 8 * 7
+    assert result.to_json()["settings"]["dtype"] == dtype
+    assert result.to_json()["quantised"] == []
+    assert result.to_json()["method"] == "lora"
+    assert len(result.to_json()["adapted"]) == 8 * 7
 
 
 def test_held_out_text_never_moves_and_is_never_trained_on(tiny_llama, tmp_path):
@@ -175,7 +166,7 @@ def test_held_out_text_never_moves_and_is_never_trained_on(tiny_llama, tmp_path)
     ]
     words = []
     for seed in (0, 1):
-        rows = training_rows(source, tokenizer, held_out, rows=300, length=32, seed=seed)
+        rows = row_stream(source, tokenizer, held_out, length=32, seed=seed).take(300)
         words.append(tokenizer.decode(np.concatenate([row.tokens for row in rows])))
         trained = {text for text in texts if f"number {text.split()[2]} tells" in words[-1]}
         assert len(trained) > 200
@@ -191,7 +182,7 @@ def test_documents_named_as_held_out_are_not_trained_on(tiny_llama, tmp_path):
     )
     source = TextSource(str(path), held_out=str(path))
     with pytest.raises(TextError, match="ends after 0 of the 32 tokens"):
-        training_rows(source, tokenizer, hold_out(source, tokenizer, length=32), rows=1, length=32, seed=0)
+        check_enough(source, tokenizer, hold_out(source, tokenizer, length=32), rows=1, length=32, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -208,11 +199,11 @@ def test_bad_budgets(written):
 
 
 def test_steps_of_a_budget():
-    plan = plan_steps(164_000_000, length=2048, batch_size=4, accumulate=4)
+    plan = plan_steps(164_000_000, Step(2048, 4, 4, 3e-4))
     assert (plan.steps, plan.warmup, plan.tokens_per_step) == (5004, 100, 32768)
-    assert plan_steps(60_000, length=256, batch_size=4, accumulate=1).warmup == 2
+    assert plan_steps(60_000, Step(256, 4, 1, 1e-3)).warmup == 2
     with pytest.raises(UsageError, match="less than one step of 16 rows of 512 tokens"):
-        plan_steps(2000, length=512, batch_size=4, accumulate=4)
+        plan_steps(2000, Step(512, 4, 4, 1e-3))
 
 
 @pytest.mark.parametrize(
@@ -255,30 +246,19 @@ def test_an_interrupted_run_leaves_nothing(tiny_llama, text, tmp_path, monkeypat
 
 def test_held_out_loss_of_a_checkpoint(tiny_llama, text, healed):
     found = held_out_loss(tiny_llama, text, length=64, device="cpu")
-    assert found["tokens"] == healed.document["held_out"]["tokens"]
-    assert found["loss"] == pytest.approx(healed.before, abs=0.05)  # fp32 against NF4
+    assert found.tokens == healed.record.held_out.tokens
+    assert found.loss == pytest.approx(healed.before, abs=0.05)  # fp32 against NF4
 
 
-def test_the_sample_model_heals(sample_model, sample_text, sample_heldout, tmp_path):
+def test_the_sample_model_heals(sample_model, text, tmp_path):
     """Six of thirty layers cut, two thousand tokens of prose: the adapter, and the merged checkpoint, are better."""
     from prune import cut, plan_cut
 
     pruned = cut(plan_cut(sample_model, n=6, start=12), tmp_path / "pruned", show_progress=False)
-    text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
-    settings = Settings(
-        length=128,
-        batch_size=2,
-        accumulate=1,
-        rank=16,
-        learning_rate=2e-3,
-        targets="all",
-        eval_every=100,
-        checkpointing=False,
-    )
-    result = qlora(pruned, text, tmp_path / "adapter", tokens="2k", settings=settings, device="cpu", shown=False)
+    shape = {"length": 128, "accumulate": 1, "rank": 16, "learning_rate": 2e-3, "eval_every": 100}
+    result = heal_tiny(pruned, text, tmp_path / "adapter", checkpointing=False, **shape)
     assert result.after < result.before - 0.2
-    merge(result.out, tmp_path / "healed", base="dequantised", shown=False)
+    merge_quietly(result.out, tmp_path / "healed", base="dequantised")
     assert (tmp_path / "healed" / "prune_plan.json").read_bytes() == (pruned / "prune_plan.json").read_bytes()
-    dtype = result.document["settings"]["dtype"]
-    merged = held_out_loss(tmp_path / "healed", text, length=128, device="cpu", dtype=dtype)["loss"]
-    assert merged == pytest.approx(result.after, abs=0.02)
+    merged = held_out_loss(tmp_path / "healed", text, length=128, device="cpu", dtype=result.record.computed_in)
+    assert merged.loss == pytest.approx(result.after, abs=0.02)

@@ -15,20 +15,18 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from heal import Settings, TextSource, qlora
+from heal import TextSource
 from heal.models.held_out import Losses
-from heal.settings import Running
 from heal.training.checkpoints import Checkpoints
 from heal.training.curve import Curve
 from heal.training.stopping import Interrupted
 from prune.common.errors import RegrowthError, UsageError
+from tests.support.healing import heal_tiny
 from tests.support.healing_steps import in_step
 
 PROGRAM = Path(__file__).parents[2] / "support" / "heal_processes.py"
 STEPS = 10
-SETTINGS = Settings(
-    length=32, batch_size=1, accumulate=2, rank=4, learning_rate=1e-2, dropout=0.2, eval_every=4, targets="all"
-)
+SETTINGS = {"length": 32, "batch_size": 1, "dropout": 0.2, "eval_every": 4}
 TOKENS = STEPS * 64
 
 
@@ -97,13 +95,8 @@ def test_killed_at_any_step_it_ends_as_if_left_alone(tiny_llama, prose, tmp_path
     assert sorted(os.listdir(tmp_path)) == sorted(resumed)  # no checkpoint is left
 
 
-def heal_tiny(model, text, out, *, tokens=TOKENS, resume=False, save_every=2, overwrite=False, shown=False, **changes):
-    settings = Settings(**{**SETTINGS.__dict__, **changes})
-    running = Running(resume, save_every)
-    return qlora(
-        model, text, out, tokens=tokens, settings=settings, device="cpu", running=running, overwrite=overwrite,
-        shown=shown,
-    )  # fmt: skip
+def heal(model, text, out, *, tokens=TOKENS, changes=None, **run):
+    return heal_tiny(model, text, out, tokens, {"save_every": 2, **run}, **{**SETTINGS, **(changes or {})})
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +106,7 @@ def text(prose):
 
 @pytest.fixture(scope="module")
 def alone(tiny_llama, text, tmp_path_factory):
-    return heal_tiny(tiny_llama, text, tmp_path_factory.mktemp("alone") / "adapter").out
+    return heal(tiny_llama, text, tmp_path_factory.mktemp("alone") / "adapter").out
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +116,7 @@ def half_done(tiny_llama, text, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         in_step(6, lambda: os.kill(os.getpid(), signal.SIGINT), patch)
         with pytest.raises(Interrupted, match="stopped by SIGINT after step 6") as caught:
-            heal_tiny(tiny_llama, text, folder / "adapter")
+            heal(tiny_llama, text, folder / "adapter")
     assert caught.value.exit_code == 130
     assert os.listdir(folder) == [".adapter.unfinished"]
     return folder / ".adapter.unfinished"
@@ -132,14 +125,14 @@ def half_done(tiny_llama, text, tmp_path_factory):
 @pytest.fixture
 def stopped(half_done, tmp_path):
     """What that run has left, to be damaged and gone on with: checkpoints of steps 4 and 6."""
-    found = Checkpoints(tmp_path / "adapter")
-    shutil.copytree(half_done, found.folder)
-    assert found.steps() == [6, 4]
-    return found
+    checkpoints = Checkpoints(tmp_path / "adapter")
+    shutil.copytree(half_done, checkpoints.folder)
+    assert checkpoints.steps() == [6, 4]
+    return checkpoints
 
 
 def test_only_the_adapter_is_saved(stopped):
-    files = {path.name: path.stat().st_size for path in stopped.place(6).iterdir()}
+    files = {path.name: path.stat().st_size for path in stopped.path(6).iterdir()}
     assert "adapter_model.safetensors" in files
     assert not {"model.safetensors", "pytorch_model.bin"} & set(files)
     assert files["optimizer.pt"] < 3 * files["adapter_model.safetensors"]
@@ -147,41 +140,41 @@ def test_only_the_adapter_is_saved(stopped):
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "rows.json.gz", "sums.json"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(file, stopped, tiny_llama, text, alone, capsys):
-    path = stopped.place(6) / file
+    path = stopped.path(6) / file
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
     path.write_bytes(content)
     said = []
-    assert stopped.newest(said.append) == stopped.place(4)
+    assert stopped.newest(said.append) == stopped.path(4)
     assert "checkpoint of step 6 is damaged" in said[0]
     if file == "rows.json.gz":  # one of them to the end
         out = stopped.folder.parent / "adapter"
-        result = heal_tiny(tiny_llama, text, out, resume=True)
-        assert result.document["resumed"] == [4]
+        result = heal(tiny_llama, text, out, resume=True)
+        assert result.to_json()["resumed"] == [4]
         assert same(alone, out)
 
 
 def test_with_all_checkpoints_damaged_it_begins_anew(stopped, tiny_llama, text, alone, capsys):
     for step in (6, 4):
-        (stopped.place(step) / "optimizer.pt").unlink()
+        (stopped.path(step) / "optimizer.pt").unlink()
     out = stopped.folder.parent / "adapter"
-    assert heal_tiny(tiny_llama, text, out, resume=True, shown=True).document["resumed"] == []
+    assert heal(tiny_llama, text, out, resume=True, show_progress=True).to_json()["resumed"] == []
     assert "no checkpoint to go on from: beginning with the first step" in capsys.readouterr().err
     assert same(alone, out)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "tokens", "message"),
     [
-        ({"learning_rate": 2e-2}, "settings.learning_rate was 0.01 and is now 0.02"),
-        ({"seed": 5}, "settings.seed was 0 and is now 5"),
-        ({"tokens": 2 * TOKENS}, "steps.steps was 10 and is now 20"),
+        ({"learning_rate": 2e-2}, TOKENS, "settings.learning_rate was 0.01 and is now 0.02"),
+        ({"seed": 5}, TOKENS, "settings.seed was 0 and is now 5"),
+        ({}, 2 * TOKENS, "steps.steps was 10 and is now 20"),
     ],
 )
-def test_another_run_is_not_gone_on_with(changes, message, stopped, tiny_llama, text):
+def test_another_run_is_not_gone_on_with(changes, tokens, message, stopped, tiny_llama, text):
     out = stopped.folder.parent / "adapter"
     with pytest.raises(UsageError, match=f"--resume: {message}"):
-        heal_tiny(tiny_llama, text, out, resume=True, **changes)
+        heal(tiny_llama, text, out, resume=True, tokens=tokens, changes=changes)
     assert stopped.steps() == [6, 4]  # and is still there
 
 
@@ -189,12 +182,12 @@ def test_other_text_is_not_gone_on_with(stopped, tiny_llama, text, prose, tmp_pa
     other = tmp_path / "other.jsonl"
     other.write_bytes(prose.read_bytes() + b'{"text": "one more"}\n')
     with pytest.raises(UsageError, match="--resume: text.text.sha256 was"):
-        heal_tiny(tiny_llama, TextSource(str(other), held_out_tokens=128), tmp_path / "adapter", resume=True)
+        heal(tiny_llama, TextSource(str(other), held_out_tokens=128), tmp_path / "adapter", resume=True)
     prose_now = prose.read_bytes()
     try:
         prose.write_bytes(prose_now + b'{"text": "one more"}\n')
         with pytest.raises(UsageError, match="--resume: text.text.sha256 was"):
-            heal_tiny(tiny_llama, text, tmp_path / "adapter", resume=True)
+            heal(tiny_llama, text, tmp_path / "adapter", resume=True)
     finally:
         prose.write_bytes(prose_now)
 
@@ -207,8 +200,8 @@ def test_what_a_run_reads_may_stand_elsewhere(stopped, tiny_llama, prose, alone,
     shutil.copytree(tiny_llama, model)
     measured = TextSource(str(moved), held_out_tokens=128, domains=(("more", str(prose)),))
     with pytest.raises(UsageError, match="--resume: text.domain_texts.more.field was not there and is now"):
-        heal_tiny(model, measured, tmp_path / "adapter", resume=True)
-    heal_tiny(model, TextSource(str(moved), held_out_tokens=128), tmp_path / "adapter", resume=True)
+        heal(model, measured, tmp_path / "adapter", resume=True)
+    heal(model, TextSource(str(moved), held_out_tokens=128), tmp_path / "adapter", resume=True)
     assert same(alone, tmp_path / "adapter")
 
 
@@ -234,7 +227,7 @@ def test_the_time_of_training_is_that_of_steps_alone(tiny_llama, text, tmp_path,
     monkeypatch.setattr(heal.training.loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Accelerator, "backward", passed)
     monkeypatch.setattr(heal.training.state, "write_state", write_state)
-    document = heal_tiny(tiny_llama, text, tmp_path / "adapter", save_every=3).document
+    document = heal(tiny_llama, text, tmp_path / "adapter", save_every=3).to_json()
     assert now[0] == 2 * STEPS + 50 + 300
     assert document["training_seconds"] == 2 * STEPS + 50
     assert document["tokens_per_second"] == 64 / 2
@@ -248,7 +241,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_is_one_line(tiny_llama, text, tmp_p
 
     monkeypatch.setattr(heal.models.adapters, "_save", full)
     with pytest.raises(RegrowthError, match=r"adapter cannot be written to .*File too large.*is there room"):
-        heal_tiny(tiny_llama, text, tmp_path / "adapter")
+        heal(tiny_llama, text, tmp_path / "adapter")
 
     def torn(*_):
         raise RuntimeError("PytorchStreamWriter failed writing file data/0")
@@ -256,7 +249,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_is_one_line(tiny_llama, text, tmp_p
     monkeypatch.undo()
     monkeypatch.setattr(torch, "save", torn)
     with pytest.raises(RegrowthError, match=r"checkpoint of step 2 cannot be written to .*failed writing"):
-        heal_tiny(tiny_llama, text, tmp_path / "adapter")
+        heal(tiny_llama, text, tmp_path / "adapter")
 
 
 def test_a_checkpoint_is_good_where_the_loss_was():
@@ -268,8 +261,8 @@ def test_a_checkpoint_is_good_where_the_loss_was():
 
 def test_an_unfinished_run_is_not_lost_unasked(stopped, tiny_llama, text, alone, tmp_path):
     with pytest.raises(RegrowthError, match="stands unfinished at step 6: go on with --resume, or begin anew"):
-        heal_tiny(tiny_llama, text, tmp_path / "adapter")
-    heal_tiny(tiny_llama, text, tmp_path / "adapter", overwrite=True)
+        heal(tiny_llama, text, tmp_path / "adapter")
+    heal(tiny_llama, text, tmp_path / "adapter", overwrite=True)
     assert same(alone, tmp_path / "adapter")
     assert os.listdir(tmp_path) == ["adapter"]
 
@@ -278,23 +271,23 @@ def test_a_run_of_another_version_is_not_gone_on_with(stopped, tiny_llama, text)
     run = stopped.folder / "run.json"
     run.write_text(run.read_text().replace("regrowth.unfinished/2", "regrowth.unfinished/1"))
     with pytest.raises(RegrowthError, match=r"begun by another version .*unfinished/1.*; begin anew with --overwrite$"):
-        heal_tiny(tiny_llama, text, stopped.folder.parent / "adapter", resume=True)
+        heal(tiny_llama, text, stopped.folder.parent / "adapter", resume=True)
     assert stopped.steps() == [6, 4]
 
 
 def test_two_runs_cannot_write_one_adapter(tiny_llama, text, tmp_path):
     with Checkpoints(tmp_path / "adapter").open(), pytest.raises(RegrowthError, match="another run is healing"):
-        heal_tiny(tiny_llama, text, tmp_path / "adapter")
+        heal(tiny_llama, text, tmp_path / "adapter")
 
 
 def test_a_run_that_diverges_names_its_last_checkpoint(tiny_llama, text, tmp_path):
     with pytest.raises(RegrowthError, match="training has diverged") as caught:
-        heal_tiny(tiny_llama, text, tmp_path / "adapter", learning_rate=1e30, save_every=1)
+        heal(tiny_llama, text, tmp_path / "adapter", changes={"learning_rate": 1e30}, save_every=1)
     found = Checkpoints(tmp_path / "adapter")
     step = found.steps()[0]
     assert "begin anew with a lower --learning-rate (and --overwrite)" in str(caught.value)
-    assert f"the last good checkpoint, of step {step}, is kept in {found.place(step)}" in str(caught.value)
+    assert f"the last good checkpoint, of step {step}, is kept in {found.path(step)}" in str(caught.value)
     assert f"at step {step + 1}:" in str(caught.value)
-    kept = load_file(found.place(step) / "adapter_model.safetensors")
+    kept = load_file(found.path(step) / "adapter_model.safetensors")
     assert all(tensor.isfinite().all() for tensor in kept.values())
     assert not (tmp_path / "adapter").exists()

@@ -113,7 +113,7 @@ def test_a_log_promises_no_end_before_the_first_step(monkeypatch, capsys):
 def test_git_does_not_complain_outside_a_checkout(tiny_llama, tmp_path, monkeypatch, capfd):
     write_jsonl(tmp_path / "d.jsonl", [{**ROW, "id": f"q{i}"} for i in range(2)])
     monkeypatch.chdir(tmp_path)
-    run(tiny_llama, data=tmp_path, domains="d", cache=None, shown=False)
+    run(tiny_llama, data=tmp_path, domains="d", cache=None, show_progress=False)
     assert "fatal" not in capfd.readouterr().err
 
 

@@ -7,12 +7,10 @@ import pytest
 from matplotlib.collections import PatchCollection
 from rich.console import Console
 
-from eval.reports.sweep_figures import curves_figure, map_figure
 from prune.common.errors import UsageError
 from prune.scanning.plots import cells, draw_scan, heat_map
 from prune.scanning.result import Scan
 from prune.scanning.table import best_table, heat_strip
-from tests.support.reports import sweep_document
 
 LAYERS = 6
 
@@ -125,29 +123,3 @@ def test_table_names_blocks_by_their_layers(made_scan):
     assert "0.0200 ± 0.0100" in shown
     assert "33%" in shown
     assert "12 samples" in shown
-
-
-def test_a_sweep_is_drawn_by_its_changes_with_the_legend_off_the_lines():
-    document = sweep_document(layers=12, sizes="0-4", n=40, tasks=(("medical", "choice"), ("math", "generation")))
-    figure = curves_figure(document)
-    left, right = figure.axes[:2]
-    line = next(line for line in right.lines if line.get_label() == "math, generation")
-    changes = [point["answer_nll_bits_difference"] for point in document["curves"][1]["points"]]
-    assert line.get_ydata().tolist() == [0.0, *(change["estimate"] for change in changes[1:])]
-    assert left.get_legend() is right.get_legend() is None
-    (legend,) = figure.legends
-    assert "chance" in legend.get_texts()[-1].get_text()
-
-
-@pytest.mark.parametrize("least", [True, False])
-def test_a_map_names_its_dearest_block(least):
-    document = sweep_document(layers=12, sizes="0-3", n=40, tasks=(("math", "choice"),))
-    (found,), key = document["maps"], "answer_nll_bits_difference"
-    if least:
-        found[key] = [[cost and min(cost, 0.04) for cost in row] for row in found[key]]
-    dearest = max(cost for row in found[key] for cost in row if cost is not None)
-    figure = map_figure(document)
-    words = [label.get_text() for axes in figure.axes[1:] for label in axes.get_yticklabels()]
-    said = figure.axes[0].get_title(loc="left")
-    assert words == [] if least else (words[0], words[-1]) == ("≤ 0.05", f"{dearest:.3g}")
-    assert ("no block costs more" in said) == least

@@ -1,0 +1,124 @@
+"""comparison.json and run.json. Intervals are `{estimate, low, high}` at 95 %; a difference is other - full, paired."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from eval.billing.bill import DomainRow, ProseRow
+from eval.billing.interactions import Interaction, ThinkingInteraction
+from eval.billing.tasks import TaskRow
+from eval.billing.thinking import ThinkingRow
+from eval.billing.verdict import Verdict
+from eval.runs.prose import Prose
+from eval.runs.samples import RunResult
+from prune.common.artefact import Artefact, Part
+
+_SETTINGS = "how it was asked: precision, context, chat template, backend, shots, limit, seed, sets, thinking"
+_WARNINGS = "what a reader must see first: few questions, cut prompts, memory that ran out"
+_PROSE = "held-out loss by text and model: bits per byte, nats per token, and the differences to the full model"
+_THINKING = (
+    "with --thinking fast,slow, by domain, protocol and model: counts of both modes, accuracies, gains and rates, "
+    "shares of answers that could not be parsed and of chains cut, and `versus` the full model"
+)
+_TASKS = "tasks and groups of lm-eval by task, metric, filter and model; `difference` to the full model, null for it"
+
+
+class AskedModel(Part):
+    """A model that was asked."""
+
+    label: str = Field(description="its name in this file")
+    model: str = Field(description="the folder or hub id that the user gave")
+    commit: str | None = Field(None, description="the hub's commit, where it came from there")
+    config_sha256: str | None = Field(None, description="SHA-256 of config.json")
+    shards: dict[str, str] = Field({}, description="file of weights -> SHA-256 of its header")
+    content_sha256: str | None = Field(
+        None, description="over the names and every byte of the files that settle what a model answers"
+    )
+
+
+class ComparedModel(AskedModel):
+    """A model of a comparison."""
+
+    settings: dict[str, Any] = Field(description=_SETTINGS)
+    notes: tuple[str, ...] = Field(description="what happened on the way, such as batches halved")
+
+
+class Effort(Part):
+    """What asking took."""
+
+    seconds: float = Field(description="wall time")
+    tokens: int = Field(description="tokens that went through the model now")
+    asked: int = Field(description="requests answered now; one for each choice of a question")
+    known: int = Field(description="requests that an earlier run had answered")
+
+    @classmethod
+    def of(cls, run: RunResult, **more: str) -> Self:
+        """That of a run."""
+        return cls(seconds=round(run.seconds, 1), tokens=run.tokens, asked=run.asked, known=run.known, **more)
+
+
+class ModelEffort(Effort):
+    """What asking one model took."""
+
+    model: str = Field(description="its label")
+
+
+class Comparison(Artefact):
+    """comparison.json: the whole bill. In each group of rows the full model comes first."""
+
+    AGAIN: ClassVar[str] = "compare again with `evaluate compare`"
+
+    format: Literal["regrowth.comparison/2"] = "regrowth.comparison/2"
+    models: tuple[ComparedModel, ...] = Field(description="all models, the full one first")
+    rows: tuple[DomainRow, ...] = Field(description="accuracy and answer NLL by domain, protocol and model")
+    prose: tuple[ProseRow, ...] = Field(description=_PROSE)
+    thinking: tuple[ThinkingRow, ...] = Field(description=_THINKING)
+    thinking_interactions: tuple[ThinkingInteraction, ...] = Field(
+        description="by model, protocol and pair of domains: loss of `a_fast`, `a_slow` and `delta` in the first "
+        "domain minus that in the second"
+    )
+    interactions: tuple[Interaction, ...] = Field(
+        description="by model, protocol and pair of domains: loss in the first domain minus that in the second"
+    )
+    tasks: tuple[TaskRow, ...] = Field(description=_TASKS)
+    verdict: Verdict | None = Field(description="null without --max-loss; `losses` are judged one by one")
+    warnings: tuple[str, ...] = Field(description=_WARNINGS)
+    truncated: dict[str, int] = Field(description="by model: requests whose start was cut to fit the context")
+    measured: tuple[ModelEffort, ...] = Field(description="what asking took, model by model")
+    provenance: dict[str, Any] = Field(description="hashes of questions and texts, limit, seed, versions, command")
+
+
+class AskedTask(Part):
+    """One of our tasks."""
+
+    task: str = Field(description="its name in lm-eval and in the samples' file")
+    domain: str = Field(description="its domain")
+    protocol: str = Field(description="choice or generation")
+    thinking: str | None = Field(description="fast, slow or null")
+    slow_tokens: int = Field(description="the longest chain of thought")
+
+
+class Run(Artefact):
+    """run.json: one model's scores; with its samples and results.json it can stand for the model in a comparison."""
+
+    AGAIN: ClassVar[str] = "run `evaluate run` again"
+
+    format: Literal["regrowth.run/2"] = "regrowth.run/2"
+    model: AskedModel = Field(description="who was asked")
+    settings: dict[str, Any] = Field(description=_SETTINGS)
+    asked: tuple[AskedTask, ...] = Field(description="our tasks")
+    logged: tuple[str, ...] = Field(description="names of lm-eval's own tasks")
+    rows: tuple[DomainRow, ...] = Field(description="as in comparison.json; `versus` is null")
+    thinking: tuple[ThinkingRow, ...] = Field(description=_THINKING)
+    prose: tuple[ProseRow, ...] = Field(description=_PROSE)
+    tasks: tuple[TaskRow, ...] = Field(description=_TASKS)
+    windows: dict[str, Prose] = Field(
+        description="by text: SHA-256 of the token windows, by which a comparison pairs them, and the loss of each"
+    )
+    warnings: tuple[str, ...] = Field(description=_WARNINGS)
+    truncated: int = Field(description="requests whose start was cut to fit the context")
+    notes: tuple[str, ...] = Field(description="what happened on the way, such as batches halved")
+    measured: Effort = Field(description="what asking took")
+    provenance: dict[str, Any] = Field(description="versions and command")

@@ -1,0 +1,86 @@
+"""From what a walk gave to sweep.json and costs.json, and their folder, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.asking.tasks import TaskPlan
+from eval.asking.trees import plain_tokens
+from eval.billing.sweep import Cost, SweepRecord, TaskRecord, VariantProse, WalkRecord
+from eval.reports.figures import write_sweep_figures
+from eval.reports.page import report
+from eval.sweeps import scores
+from eval.sweeps.measure import Walked
+from eval.sweeps.plan import SweepPlan
+from eval.sweeps.result import Sweep
+from prune.choosing.costs import Costs
+from prune.common.outputs import staged_directory, write_json, write_text
+from prune.common.provenance import provenance
+
+
+def assemble(
+    plan: SweepPlan,
+    plans: Sequence[TaskPlan],
+    walked: Walked,
+    prose: Sequence[VariantProse],
+    *,
+    settings: dict[str, Any],
+    notes: Sequence[str],
+    cost: Cost,
+    facts: dict[str, Any],
+) -> Sweep:
+    """What was measured, as sweep.json and costs.json hold it; `facts` go to the provenance."""
+    tasks = [
+        scores.task_scores(task, [logged[task.name] for logged in walked.logged], walked.prompts[task.name])
+        for task in plans
+    ]
+    truncated = walked.collected.truncated
+    cut = [f"the start of {truncated} requests was cut to fit the context"] if truncated else []
+    where = provenance(**facts)
+    record = SweepRecord(
+        layers=plan.layers,
+        sizes=plan.sizes,
+        starts=plan.starts,
+        variants=plan.records,
+        tasks=tuple(
+            TaskRecord(domain=t.plan.domain, protocol=t.plan.protocol, n=t.n, chance=scores.chance_of(t)) for t in tasks
+        ),
+        rows=scores.rows(plan, tasks),
+        curves=scores.curves(plan, tasks),
+        healed=scores.healed(plan, tasks),
+        maps=scores.maps(plan, tasks),
+        prose=tuple(prose),
+        how=WalkRecord(
+            path=walked.way.name,
+            why=walked.way.why,
+            layer_passes=plan.passes(),
+            relative_passes=plan.passes() / plan.layers,
+            requests=len(walked.collected.requests),
+            tokens=walked.answers.read,
+            tokens_one_by_one=plain_tokens(walked.collected.requests),
+            head_positions=walked.answers.heads,
+        ),
+        settings=settings,
+        truncated=truncated,
+        notes=(*walked.answers.notes, *notes, *scores.warnings(tasks), *cut),
+        measured=cost,
+        provenance=where,
+    )
+    costs = Costs(layers=plan.layers, measure=scores.COST, domains=scores.costs(plan, tasks), provenance=where)
+    return Sweep(plan, record, tuple(tasks), costs)
+
+
+def write_sweep(swept: Sweep, out: str | Path, *, overwrite: bool = False) -> None:
+    """Write all files of a sweep into a staged folder, which then becomes `out`."""
+    document = swept.to_json()
+    with staged_directory(out, overwrite=overwrite) as stage:
+        write_json(stage / "sweep.json", document)
+        write_json(stage / "costs.json", swept.costs.to_json())
+        for task in swept.tasks:
+            lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in scores.sample_rows(task))
+            write_text(stage / f"samples_{task.plan.name}.jsonl", "".join(lines))
+        write_sweep_figures(document, stage)
+        report(stage)

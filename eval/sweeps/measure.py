@@ -1,0 +1,118 @@
+"""One walk through the layers: all variants' answers to all questions, and what lm-eval makes of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from eval.asking.harness import Scorer
+from eval.asking.walk import BATCH_TOKENS, RouteAnswers, Way, choose_way, score
+from eval.billing.bill import bill_prose
+from eval.billing.sweep import VariantProse
+from eval.runs.prose import measure_prose
+from eval.runs.samples import hash_prompt
+from eval.sweeps.lookup import AnswerTask, Collected, Prompting, StoredAnswers, collect, read
+from eval.sweeps.plan import SweepPlan
+from eval.sweeps.scores import slim
+from eval.sweeps.unfinished import KeptAnswers
+from prune.common.provenance import digest
+from prune.common.terminal import progress
+from prune.models.variants import score_variants
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What a walk gave.
+
+    logged: per variant what lm-eval found on each question, by task name (`eval.sweeps.scores.slim`). prompts: the
+    questions' prompt hashes, by task name. answers: every log-likelihood, by the numbers of the collected requests.
+    seconds: by stage.
+    """
+
+    collected: Collected
+    answers: RouteAnswers
+    way: Way
+    logged: list[dict[str, list[dict[str, Any]]]]
+    prompts: dict[str, list[str]]
+    seconds: dict[str, float]
+
+
+def walk_questions(
+    scorer: Scorer,
+    plan: SweepPlan,
+    tasks: Sequence[AnswerTask],
+    prompting: Prompting,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    switch: Callable[[str | None], None] | None = None,
+    kept: KeptAnswers | None = None,
+    show_progress: bool = True,
+) -> Walked:
+    """Answer the tasks' questions on all variants of a loaded model, and let lm-eval read them variant by variant.
+
+    Args:
+        scorer: the model, as `eval.sweeps.lookup.collector` makes it.
+        prompting: how the questions are put.
+        switch: what `eval.sweeps.healed.attach` gave, where the plan has an adapter.
+        kept: where the answers so far are kept, if anywhere.
+    """
+    began = time.monotonic()
+    collected = collect(tasks, scorer, prompting)
+    way = choose_way(scorer.model, collected.requests)
+    earlier = None
+    if kept is not None:
+        requests = digest([asdict(request) for request in collected.requests])
+        earlier = kept.restore(requests=requests, way=asdict(way), dtype=str(scorer.model.dtype))
+    with progress(f"Asking {len(plan.variants)} variants", len(collected.requests), shown=show_progress) as bar:
+        if way.why:
+            bar.note(f"contexts are not shared: {way.why}")
+
+        def watch(answers: RouteAnswers, new: int) -> None:
+            bar.advance(new)
+            if kept is not None:
+                kept.keep(answers)
+
+        answers = score(
+            scorer.model,
+            collected.requests,
+            plan.routes,
+            way=way,
+            batch_tokens=batch_tokens,
+            switch=switch,
+            answers=earlier,
+            watch=watch,
+        )
+    walked = time.monotonic()
+    logged = []
+    with progress("Reading the answers", len(plan.variants), shown=show_progress) as bar:
+        for route in range(len(plan.variants)):
+            pairs = zip(collected.pairs, collected.owners, strict=True)
+            stored = StoredAnswers({pair: answers.of(route, number) for pair, number in pairs}, scorer)
+            samples = read(tasks, stored, prompting)["samples"]
+            logged.append({name: [slim(entry) for entry in entries] for name, entries in samples.items()})
+            bar.advance()
+    prompts = {name: [hash_prompt(entry["arguments"]) for entry in entries] for name, entries in samples.items()}
+    return Walked(collected, answers, way, logged, prompts, {"walk": walked - began, "read": time.monotonic() - walked})
+
+
+def walk_prose(
+    model: Any, tokenizer: Any, plan: SweepPlan, drawn: dict[str, list[list[int]]], *, show_progress: bool
+) -> list[VariantProse]:
+    """Loss on held-out prose of all variants but those with an adapter.
+
+    Args:
+        drawn: windows of token ids, by the text's name.
+    """
+    plain = [variant for variant in plan.variants if variant.adapter is None]
+    rows: list[VariantProse] = []
+    for text, windows in drawn.items():
+        with progress(f"Prose {text}", sum(map(len, windows)), shown=show_progress) as bar:
+            variants = [frozenset(variant.dropped) for variant in plain]
+            losses = score_variants(model, windows, variants, kl=False, advance=bar.advance).loss
+        full, *_ = measured = [measure_prose(loss.tolist(), tokenizer, windows) for loss in losses]
+        for variant, prose in zip(plain, measured, strict=True):
+            row = asdict(bill_prose(variant.label, text, prose, None if prose is full else full))
+            rows.append(VariantProse(variant=row.pop("model"), size=variant.n, start=variant.start, **row))
+    return rows

@@ -1,0 +1,23 @@
+"""What the tests of healing heal, and on which text."""
+
+import pytest
+
+from heal import TextSource
+from prune import cut, plan_cut
+
+
+@pytest.fixture(scope="session")
+def text(sample_text, sample_heldout):
+    return TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=512)
+
+
+@pytest.fixture(scope="session")
+def small_text(sample_text, sample_heldout):
+    """The same text, of which little is measured."""
+    return TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=128)
+
+
+@pytest.fixture(scope="session")
+def pruned(tiny_llama, tmp_path_factory):
+    """The tiny Llama without layers 4 and 5."""
+    return cut(plan_cut(tiny_llama, n=2, start=4), tmp_path_factory.mktemp("cut") / "pruned", show_progress=False)

@@ -1,0 +1,69 @@
+"""Tiny heals on the CPU without a word, and a copy of a model in which tensors are changed."""
+
+import shutil
+
+from heal import DistillSettings, Settings, adapter_only, distill, merge, qlora
+from heal.result import Candidate, FoldRecord, HealRecord, HeldOutLoss, HeldOutText
+from heal.settings import Measuring, TrainingRun
+from prune.checkpoint.headers import read_checkpoint
+from prune.checkpoint.tensors import read, write_over
+
+TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rate": 1e-2}
+SMALL = {"length": 64, "batch_size": 2, "accumulate": 1, "rank": 4}  # for what needs any adapter
+RENAMED = "embed_out.weight"  # GPT-NeoX's head, which transformers names otherwise; no healing changes a head
+PATCHED = "model.layers.3.mlp.down_proj.weight"
+
+
+def quiet(tokens="2k", **run):
+    return TrainingRun(tokens=tokens, device="cpu", show_progress=False, **run)
+
+
+def heal_tiny(model, text, out, tokens="2k", run=None, **settings):
+    return qlora(model, text, out, settings=Settings(**{**TINY, **settings}), run=quiet(tokens, **(run or {})))
+
+
+def heal_small(model, text, out, tokens=256, **settings):
+    return qlora(model, text, out, settings=Settings(**{**SMALL, **settings}), run=quiet(tokens))
+
+
+def distil_tiny(full, pruned, text, out, tokens="2k", run=None, **settings):
+    settings = DistillSettings(**{**TINY, **settings})
+    return distill(pruned, full, text, out, settings=settings, run=quiet(tokens, **(run or {})))
+
+
+def merge_quietly(adapter, out, base="auto", model=None, overwrite=False, **measuring):
+    """The merged model's heal.json."""
+    options = {"base": base, "model": model, "overwrite": overwrite, "measuring": Measuring(**measuring)}
+    return merge(adapter, out, **options, show_progress=False).to_json()
+
+
+def ship_quietly(adapter, out, full=None, model=None, **measuring):
+    """heal.json of the adapter on the full model."""
+    options = {"full": full, "model": model, "measuring": Measuring(**measuring)}
+    return adapter_only(adapter, out, **options, show_progress=False).to_json()
+
+
+def patch_record(tensors):
+    """The heal.json of a patch that changed these tensors."""
+    candidate = Candidate(layer=3, kind="matrix", objective="capped", ridge=0.3, share=None, loss=1.0)
+    fold = FoldRecord(
+        layer=3, target=6, module="mlp.down_proj", scale=1.0, bias=False, tensors=tuple(tensors), loss_without=2.0,
+        chosen=candidate, candidates=(candidate,),
+    )  # fmt: skip
+    return HealRecord(
+        method="patch", tokens=64, settings={}, held_out_loss=HeldOutLoss(full=1.0, before=2.0, after=1.5),
+        held_out=HeldOutText(tokens=64), peak_memory={}, base={}, provenance={}, folds=(fold,),
+    )  # fmt: skip
+
+
+def patched_copy(pruned, out, name=PATCHED):
+    """A copy whose tensor `name`, or each one if None, has other values."""
+    shutil.copytree(pruned, out)
+    changed = []
+    for shard in read_checkpoint(out).shards:
+        for tensor in shard.tensors:
+            if name in (None, tensor.name) and tensor.name != RENAMED:
+                write_over(shard.path, shard, tensor, 1.5 * read(shard, tensor))
+                changed.append(tensor.name)
+    patch_record(changed).write(out / "heal.json")
+    return out
