@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from heal.training.checkpoints import Checkpoints
+from tests.support.commands import check_refused, run
 
 HERE = Path(__file__).parents[2]
 TOGETHER = HERE / "support" / "heal_processes.py"
@@ -128,14 +129,6 @@ def test_what_fsdp_shards_is_of_one_dtype(tiny_llama, monkeypatch):
     [(["--bits", "8"], "--bits 8 cannot be put in shards"), (["--patience", "2"], "--patience keeps a copy")],
 )
 def test_what_fsdp_cannot_do_is_refused(options, message, tiny_llama, prose, tmp_path, monkeypatch):
-    from typer.testing import CliRunner
-
-    from heal.cli import app
-
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    done = CliRunner().invoke(
-        app, ["qlora", str(tiny_llama), "--text", str(prose), "--out", str(tmp_path / "a"), *options]
-    )
-    assert done.exit_code == 2
-    assert message in done.stderr
+    check_refused(run("heal", "qlora", tiny_llama, "--text", prose, "--out", tmp_path / "a", *options), 2, message)
