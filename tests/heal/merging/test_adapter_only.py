@@ -182,7 +182,7 @@ def test_the_command(parts, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("targets", ["all", "after-cut"])
+@pytest.mark.parametrize("targets", [pytest.param("all", marks=pytest.mark.slow), "after-cut"])
 def test_distilled_adapters_merge_and_ship_alike(targets, tiny_llama, tmp_path, small_text):
     pruned = cut(plan_cut(tiny_llama, n=2, start=3), tmp_path / "pruned", show_progress=False)
     settings = {**SMALL, "learning_rate": 3e-2, "targets": targets}
