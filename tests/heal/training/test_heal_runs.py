@@ -17,12 +17,12 @@ from heal.training.schedule import plan_steps
 from prune.common.errors import TextError, UsageError
 from tests.support.commands import check_refused, run, succeed
 from tests.support.healing import heal_tiny
-from tests.support.texts import sentences
+from tests.support.texts import sentences, write_jsonl
 
 
 def write(folder, name, count, seed=0):
     path = folder / f"{name}.jsonl"
-    path.write_text("".join(json.dumps({"text": f"{name} {text}"}) + "\n" for text in sentences(count, seed)))
+    write_jsonl(path, ({"text": f"{name} {text}"} for text in sentences(count, seed)))
     return path
 
 
