@@ -55,7 +55,7 @@ test-vllm: .venv-vllm/.installed sample ## make .venv-vllm/ with vLLM for the CP
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/eval/asking/test_vllm.py
 
 families: install ## judge every family of transformers anew and write docs/families.md
-	$(BIN)/python -m tests.support.verdicts --write
+	$(BIN)/python -m tests.support.verdicts
 
 lint: install ## check style, formatting and types
 	$(BIN)/ruff check $(PATHS)
