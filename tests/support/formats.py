@@ -27,13 +27,13 @@ HEAD = """# What the commands write
 
 This page is made of the code: `make formats` writes it.
 
-Every JSON file names its format and version in `format`. A file of an older version is refused, with what to run again.
-Layers are numbered from 0. A block `(start l, n)` drops layers `l .. l+n-1`. `x[l]` is the input of layer l, and `x[L]` the
-output of the last layer before the final norm. `provenance` says where numbers came from: `model` (name, hub `commit` or
-the SHA-256 of config.json and of each shard's header), `text` (source, field, SHA-256), `seed`, `versions`, `command`.
-An interval is `{estimate, low, high}` at 95 %. Shares are of 1. A difference is other - full, paired by question and
-clustered where questions share a passage; [evaluating.md](evaluating.md) has every formula. NaN and infinity never occur:
-a score that could not be computed is an error."""
+Every JSON file names its format and version in `format`. A file of an older version is refused, with what to run
+again. Layers are numbered from 0. A block `(start l, n)` drops layers `l .. l+n-1`. `x[l]` is the input of layer l,
+and `x[L]` the output of the last layer before the final norm. `provenance` says where numbers came from: `model`
+(name, hub `commit` or the SHA-256 of config.json and of each shard's header), `text` (source, field, SHA-256),
+`seed`, `versions`, `command`. An interval is `{estimate, low, high}` at 95 %. Shares are of 1. A difference is other
+- full, paired by question and clustered where questions share a passage; [evaluating.md](evaluating.md) has every
+formula. NaN and infinity never occur: a score that could not be computed is an error."""
 
 # File, its class, and what stands beside it or needs more words than a field has.
 SECTIONS = (
@@ -44,20 +44,20 @@ SECTIONS = (
     (
         "heal.json",
         HealRecord,
-        """A run that is not done leaves `.NAME.unfinished/` beside its `--out`. `run.json` there (`regrowth.unfinished/2`) has
-`method`, `model`, `settings`, `steps`, `text`, `device`, of `distill` `teacher` and `prompts`, `facts` of the method, and the
-hash of held-out.json, the measured rows. `checkpoint-STEP/` has the adapter as peft writes it, `optimizer.pt` (under FSDP
-`optimizer.bin`), `scheduler.pt`, `generators-RANK.pt`, `curve.json`, `rows.json.gz` (the place in the text, the shuffled
-documents, the row being packed), `best.safetensors` with `--patience`, and `sums.json` with the SHA-256 of every other
-file.""",
+        """A run that is not done leaves `.NAME.unfinished/` beside its `--out`. `run.json` there (`regrowth.unfinished/2`)
+has `method`, `model`, `settings`, `steps`, `text`, `device`, of `distill` `teacher` and `prompts`, `facts` of
+the method, and the hash of held-out.json, the measured rows. `checkpoint-STEP/` has the adapter as peft writes
+it, `optimizer.pt` (under FSDP `optimizer.bin`), `scheduler.pt`, `generators-RANK.pt`, `curve.json`,
+`rows.json.gz` (the place in the text, the shuffled documents, the row being packed), `best.safetensors` with
+`--patience`, and `sums.json` with the SHA-256 of every other file.""",
     ),
     ("`heal budget --json`", BudgetDocument, ""),
     (
         "comparison.json",
         Comparison,
-        """Beside it: `results.json` in lm-eval's shape (its `make_table` reads it), `samples_<model>_<task>.jsonl` with one
-question a line (verdicts, and the question itself under `doc`), `comparison.md`, `report.html` (see [report.md](report.md)),
-and the figures `comparison.svg` and, with fast and slow thinking, `thinking.svg`.""",
+        """Beside it: `results.json` in lm-eval's shape (its `make_table` reads it), `samples_<model>_<task>.jsonl` with
+one question a line (verdicts, and the question itself under `doc`), `comparison.md`, `report.html` (see
+[report.md](report.md)), and the figures `comparison.svg` and, with fast and slow thinking, `thinking.svg`.""",
     ),
     (
         "run.json",
@@ -67,14 +67,14 @@ and the figures `comparison.svg` and, with fast and slow thinking, `thinking.svg
     (
         "sweep.json",
         SweepRecord,
-        """A walk that all variants share cannot generate. So questions of the `generation` protocol have no `accuracy`: their
-`answer_nll_bits` is that of the key's answer, and `answer_greedy` the share of questions where each token of the key's
-answer is the model's first choice after the ones before it.
+        """A walk that all variants share cannot generate. So questions of the `generation` protocol have no `accuracy`:
+their `answer_nll_bits` is that of the key's answer, and `answer_greedy` the share of questions where each token
+of the key's answer is the model's first choice after the ones before it.
 
-Beside it: `costs.json`, whose costs are the rise of answer NLL over the full model in bits per byte of the right answers
-(the mean over a domain's protocols); `samples_<task>.jsonl`, one question a line: `id`, `subject`, `source`, `prompt_hash`,
-and `correct`, `correct_raw`, `answer_greedy`, `answer_nll_bits`, `response` as lists over `variants` in their order (null
-where the protocol has none); the figures `curves.svg` and `map.svg`; `report.html`.""",
+Beside it: `costs.json`, whose costs are the rise of answer NLL over the full model in bits per byte of the right
+answers (the mean over a domain's protocols); `samples_<task>.jsonl`, one question a line: `id`, `subject`, `source`,
+`prompt_hash`, and `correct`, `correct_raw`, `answer_greedy`, `answer_nll_bits`, `response` as lists over `variants`
+in their order (null where the protocol has none); the figures `curves.svg` and `map.svg`; `report.html`.""",
     ),
     ("manifest.json", Manifest, ""),
     ("recipe.json", RecipeRecord, ""),
@@ -88,8 +88,9 @@ One JSON object a line. A file of your own with these fields, put into the folde
 
 DOMAINS = """## `evaluate domains --json`, `regrowth.domains/1`
 
-`domains`: one object each with `domain`, `there` (its questions are in the folder), `own` (declared by you), `questions`,
-`protocols` and `sets` (name -> count), `subjects` (set -> how many), `passages` that several questions share, `licences`."""
+`domains`: one object each with `domain`, `there` (its questions are in the folder), `own` (declared by you),
+`questions`, `protocols` and `sets` (name -> count), `subjects` (set -> how many), `passages` that several questions
+share, `licences`."""
 
 
 def page():
