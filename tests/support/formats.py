@@ -31,8 +31,8 @@ Every JSON file names its format and version in `format`. A file of an older ver
 again. Layers are numbered from 0. A block `(start l, n)` drops layers `l .. l+n-1`. `x[l]` is the input of layer l,
 and `x[L]` the output of the last layer before the final norm. `provenance` says where numbers came from: `model`
 (name, hub `commit` or the SHA-256 of config.json and of each shard's header), `text` (source, field, SHA-256),
-`seed`, `versions`, `command`. An interval is `{estimate, low, high}` at 95 %. Shares are of 1. A difference is other
-- full, paired by question and clustered where questions share a passage; [evaluating.md](evaluating.md) has every
+`seed`, `versions`, `command`. An interval is `{estimate, low, high}` at 95 %. Shares are of 1. A difference is
+the other model's minus the full model's, paired by question and clustered where questions share a passage; [evaluating.md](evaluating.md) has every
 formula. NaN and infinity never occur: a score that could not be computed is an error."""
 
 # File, its class, and what stands beside it or needs more words than a field has.
