@@ -2,6 +2,9 @@
 
 import shutil
 
+import torch
+from safetensors.torch import load_file
+
 from heal import DistillSettings, Settings, adapter_only, distill, merge, qlora
 from heal.result import Candidate, FoldRecord, HealRecord, HeldOutLoss, HeldOutText
 from heal.settings import Measuring, TrainingRun
@@ -41,6 +44,17 @@ def ship_quietly(adapter, out, full=None, model=None, **measuring):
     """heal.json of the adapter on the full model."""
     options = {"full": full, "model": model, "measuring": Measuring(**measuring)}
     return adapter_only(adapter, out, **options, show_progress=False).to_json()
+
+
+def weights(folder):
+    """All tensors of a checkpoint or an adapter."""
+    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+
+
+def same_weights(one, other):
+    """Whether two checkpoints or adapters have the same bits."""
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def patch_record(tensors):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -22,6 +21,7 @@ from heal.text.packing import pack
 from prune import cut, plan_cut
 from prune.common.errors import RegrowthError
 from prune.models.loading import decoder_layers
+from tests.support.healing import same_weights, weights
 from tests.support.healing_models import tiny
 from tests.support.small_models import small_config
 
@@ -284,10 +284,6 @@ def patched(full, pruned, options, tmp_path_factory):
     return out
 
 
-def weights(folder):
-    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
-
-
 def test_only_the_folded_tensors_differ_and_stock_transformers_loads_it(pruned, patched):
     before, after = weights(pruned), weights(patched)
     changed = [name for name in before if not torch.equal(before[name], after[name])]
@@ -311,8 +307,7 @@ def test_the_losses_it_tells_are_those_of_the_checkpoints(full, pruned, patched,
 def test_the_same_seed_gives_the_same_patch(full, pruned, patched, text, tmp_path):
     run = PatchRun(tokens="2k", device="cpu", show_progress=False)
     patch(pruned, None, text, tmp_path / "b", settings=PatchSettings(length=64), run=run)
-    assert weights(tmp_path / "b").keys() == weights(patched).keys()
-    assert all(torch.equal(tensor, weights(tmp_path / "b")[name]) for name, tensor in weights(patched).items())
+    assert same_weights(tmp_path / "b", patched)
 
 
 def test_people_get_a_table(full, pruned, options, tmp_path):

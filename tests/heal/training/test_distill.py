@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -26,7 +25,7 @@ from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import read, write_over
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.loading import decoder_layers
-from tests.support.healing import PATCHED, distil_tiny, heal_tiny, merge_quietly, patched_copy
+from tests.support.healing import PATCHED, distil_tiny, heal_tiny, merge_quietly, patched_copy, weights
 from tests.support.healing_models import FAMILIES, tiny
 
 KEPT = (0, 1, 2, 3, 6, 7)
@@ -227,9 +226,9 @@ def test_plain_healing_after_the_cut_has_no_graph_before_it(tiny_llama, pruned, 
     finally:
         handle.remove()
     assert graphs == {place: {place >= 4} for place in range(6)}
-    weights = load_file(result.out / "adapter_model.safetensors")
-    assert all(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name)
-    assert {int(name.split(".layers.")[1].split(".")[0]) for name in weights} == {4, 5}
+    adapter = weights(result.out)
+    assert all(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
+    assert {int(name.split(".layers.")[1].split(".")[0]) for name in adapter} == {4, 5}
 
 
 def test_a_decoder_goes_on_from_a_state_it_is_given():

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from heal import TextSource, held_out_loss
 from heal.defaults import Step
@@ -16,7 +15,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.common.sizes import parse_tokens
 from prune.models.loading import load_tokenizer
-from tests.support.healing import heal_tiny, merge_quietly
+from tests.support.healing import heal_tiny, merge_quietly, same_weights, weights
 from tests.support.healing_steps import in_step
 
 
@@ -55,8 +54,7 @@ def test_the_adapter_folder(healed, tiny_llama):
 
 def test_it_learns(healed):
     assert healed.after < healed.before - 0.002  # a random model has little to win back; the sample model below has
-    weights = load_file(healed.out / "adapter_model.safetensors")
-    assert all(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name)
+    assert all(tensor.abs().max() > 0 for name, tensor in weights(healed.out).items() if "lora_B" in name)
 
 
 def test_the_adapter_loads_in_stock_peft(healed):
@@ -69,16 +67,15 @@ def test_the_adapter_loads_in_stock_peft(healed):
 def test_same_seed_same_adapter(healed, tiny_llama, text, tmp_path):
     again = heal_tiny(tiny_llama, text, tmp_path / "again")
     other = heal_tiny(tiny_llama, text, tmp_path / "other", seed=1)
-    first, same, else_ = (load_file(r.out / "adapter_model.safetensors") for r in (healed, again, other))
-    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert same_weights(healed.out, again.out)
     assert [p["loss"] for p in again.to_json()["curve"]] == [p["loss"] for p in healed.to_json()["curve"]]
-    assert not all(torch.equal(first[name], else_[name]) for name in first)
+    assert not same_weights(healed.out, other.out)
     assert other.before == healed.before  # what is held out is no matter of the seed
 
 
 def test_checkpointing_changes_memory_and_not_the_result(healed, tiny_llama, text, tmp_path):
     without = heal_tiny(tiny_llama, text, tmp_path / "without", checkpointing=False)
-    first, second = (load_file(r.out / "adapter_model.safetensors") for r in (healed, without))
+    first, second = weights(healed.out), weights(without.out)
     assert all(torch.allclose(first[name], second[name], atol=2e-3) for name in first)
 
 
@@ -116,7 +113,7 @@ def test_a_step_is_one_mean_over_its_tokens_however_it_is_cut(tiny_llama, text, 
     parts = heal_tiny(tiny_llama, text, tmp_path / "parts", batch_size=1, accumulate=4, **how)
     losses = [[p["loss"] for p in run.to_json()["curve"][1:]] for run in (whole, parts)]
     assert losses[0] == pytest.approx(losses[1], abs=2e-5)
-    first, second = (load_file(run.out / "adapter_model.safetensors") for run in (whole, parts))
+    first, second = weights(whole.out), weights(parts.out)
     assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
 
 
