@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heal.settings import DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
+from heal.settings import BudgetQuery, DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
 from prune.common.errors import UsageError
 from prune.common.options import Options, panel, settings_options
 
@@ -95,4 +95,5 @@ SETTINGS = settings_options(Settings)
 DISTILL_SETTINGS = settings_options(DistillSettings)
 PATCH_SETTINGS = settings_options(PatchSettings)
 MEASURING = settings_options(Measuring)
+BUDGET = settings_options(BudgetQuery)
 BUDGET_SETTINGS = replace(settings_options(Settings, only=_BUDGETED), make=Settings)

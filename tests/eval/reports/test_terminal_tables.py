@@ -15,7 +15,7 @@ from eval.questions.listing import domains_table, list_domains, manifest_table
 from eval.reports.sweep_terminal import sweep_tables
 from eval.reports.terminal import comparison_table, run_tables, smallest_losses
 from eval.reports.thinking_terminal import change_cells, thinking_cells, thinking_tables
-from heal.budget.plan import plan_budget
+from heal import BudgetQuery, plan_budget
 from heal.budget.table import tables as budget_tables
 from heal.result import HealRecord, HealResult
 from heal.tables import curve, patched
@@ -146,7 +146,7 @@ ALL_TABLES = {
     "prepare": lambda _, sample: manifest_table(json.loads((sample / "questions" / "manifest.json").read_text())),
     "healing": lambda *_: curve(healed()),
     "patch": lambda *_: patched(healed()),
-    "budget": lambda _, sample: budget_tables(plan_budget(str(sample / "model"), n=6, method="distill")),
+    "budget": lambda _, sample: budget_tables(plan_budget(str(sample / "model"), BudgetQuery(n=6, method="distill"))),
 }
 
 
