@@ -4,8 +4,10 @@ import shutil
 
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from heal import DistillSettings, Settings, adapter_only, distill, merge, qlora
+from heal.cli import app
 from heal.result import Candidate, FoldRecord, HealRecord, HeldOutLoss, HeldOutText
 from heal.settings import Measuring, TrainingRun
 from prune.checkpoint.headers import read_checkpoint
@@ -15,6 +17,11 @@ TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rat
 SMALL = {"length": 64, "batch_size": 2, "accumulate": 1, "rank": 4}  # for what needs any adapter
 RENAMED = "embed_out.weight"  # GPT-NeoX's head, which transformers names otherwise; no healing changes a head
 PATCHED = "model.layers.3.mlp.down_proj.weight"
+
+
+def heal_command(*words):
+    """What `heal` prints and its exit code."""
+    return CliRunner().invoke(app, [*map(str, words)])
 
 
 def quiet(tokens="2k", **run):

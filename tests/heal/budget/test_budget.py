@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from typer.testing import CliRunner
 
 import heal.models.losses
 from heal import BudgetQuery, Settings, plan_budget
@@ -25,7 +24,6 @@ from heal.budget.cost import (
     memory_of,
     usable,
 )
-from heal.cli import app
 from heal.models.adapters import add_adapter
 from heal.models.lm_head import attach_loss
 from heal.models.quantise import load_frozen
@@ -37,6 +35,7 @@ from prune.families.subject import read_shape
 from prune.models.loading import decoder_layers
 from prune.models.shapes import LayerShape, Linear, ModelShape
 from tests.support.checkpoints import synthetic_checkpoint, write_shard
+from tests.support.healing import heal_command
 from tests.support.healing_models import FAMILIES, tiny
 from tests.support.hub import StubHub, serve
 from tests.support.versions import needs_newer_transformers
@@ -279,12 +278,8 @@ def test_of_a_hub_model_the_headers_are_enough(tmp_path):
     assert sum(size for name, size in hub.fetched.items() if name.endswith(".safetensors")) <= 4 << 17
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, ["budget", *map(str, arguments)])
-
-
 def test_the_command(sample_model):
-    done = run(sample_model, "--n", "8", "--gpu-memory", "4GiB", "--tokens", "2M", "--json")
+    done = heal_command("budget", sample_model, "--n", "8", "--gpu-memory", "4GiB", "--tokens", "2M", "--json")
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     assert document["format"] == "regrowth.budget/2"
@@ -296,7 +291,7 @@ def test_the_command(sample_model):
     assert memory["step"] == sum(memory[name] for name in parts) + max(memory["layer"], memory["logits"])
     assert document["memory_without_checkpointing"]["step"] > memory["step"]
     assert [card["gpu"]["name"] for card in document["gpus"]] == ["yours", "A100-40GB", "A100-80GB", "H100-80GB"]
-    shown = run(sample_model, "--n", "8", "--bits", "16", "--no-checkpointing")
+    shown = heal_command("budget", sample_model, "--n", "8", "--bits", "16", "--no-checkpointing")
     assert shown.exit_code == 0, shown.output
     assert "expected, not measured" in shown.stdout
     assert "A100-40GB" in shown.stdout
@@ -321,7 +316,7 @@ def test_the_command(sample_model):
     ],
 )
 def test_wrong_options_are_one_line(tiny_llama, options, code, words):
-    done = run(tiny_llama, "--rank", "4", *options)
+    done = heal_command("budget", tiny_llama, "--rank", "4", *options)
     assert done.exit_code == code, done.output
     assert words in " ".join(done.stderr.split())
     assert done.stderr.count("error:") == 1

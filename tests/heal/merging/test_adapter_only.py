@@ -8,15 +8,21 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
-from heal.cli import app
 from heal.merging.adapter_only import ranges
 from heal.models.quantise import load_frozen
 from prune import cut, plan_cut
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
-from tests.support.healing import SMALL, distil_tiny, heal_small, merge_quietly, patch_record, ship_quietly
+from tests.support.healing import (
+    SMALL,
+    distil_tiny,
+    heal_command,
+    heal_small,
+    merge_quietly,
+    patch_record,
+    ship_quietly,
+)
 from tests.support.healing_models import tiny
 
 IDS = torch.arange(5, 45)[None]
@@ -176,19 +182,17 @@ def test_a_patched_base_is_refused_with_the_reason(tiny_llama, tmp_path, small_t
 def test_the_command(parts, tmp_path):
     _, adapter = parts
     out = tmp_path / "only"
-    run = CliRunner().invoke(app, ["merge", str(adapter), "--adapter-only", "--out", str(out), "--json"])
+    run = heal_command("merge", adapter, "--adapter-only", "--out", out, "--json")
     assert run.exit_code == 0, run.output
     assert json.loads(run.stdout) == json.loads((out / "heal.json").read_text())
     for option, value, words in (
         ("--base", "auto", "--base does not go with --adapter-only"),
         ("--held-out-tokens", "5k", "--held-out-tokens is for --base auto"),
     ):
-        wrong = CliRunner().invoke(
-            app, ["merge", str(adapter), "--adapter-only", option, value, "--out", str(tmp_path / "x")]
-        )
+        wrong = heal_command("merge", adapter, "--adapter-only", option, value, "--out", tmp_path / "x")
         assert wrong.exit_code == 2
         assert words in " ".join(wrong.stderr.split())
-    wrong = CliRunner().invoke(app, ["merge", str(adapter), "--full", "x", "--out", str(tmp_path / "x")])
+    wrong = heal_command("merge", adapter, "--full", "x", "--out", tmp_path / "x")
     assert wrong.exit_code == 2
     assert not (tmp_path / "x").exists()
 

@@ -5,12 +5,10 @@ import json
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
 
 import heal.merging.agreement
-from heal.cli import app
 from prune.common.errors import CheckpointError
-from tests.support.healing import merge_quietly, same_weights
+from tests.support.healing import heal_command, merge_quietly, same_weights
 
 
 def flat(text):
@@ -28,7 +26,7 @@ def test_a_comparison_that_does_not_fit_keeps_the_model_and_says_so(plain_adapte
         out = tmp_path / name
         with monkeypatch.context() as patch:
             patch.setattr(heal.merging.agreement, name, fail)
-            result = CliRunner().invoke(app, ["merge", str(plain_adapter), "--base", "dequantised", "--out", str(out)])
+            result = heal_command("merge", plain_adapter, "--base", "dequantised", "--out", out)
         assert result.exit_code == 0, result.output
         assert "were not compared with those of the adapter as trained (out of memory)" in flat(result.stdout)
         document = json.loads((out / "heal.json").read_text())

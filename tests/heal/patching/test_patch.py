@@ -8,10 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
 from heal import PatchSettings, TextSource, held_out_loss, patch
-from heal.cli import app
 from heal.patching.least_squares import Sums, aim, massive, solve, solve_map
 from heal.patching.places import find_place
 from heal.patching.side_by_side import Tracks
@@ -21,11 +19,9 @@ from heal.text.packing import pack
 from prune import cut, plan_cut
 from prune.common.errors import RegrowthError
 from prune.models.loading import decoder_layers
-from tests.support.healing import same_weights, weights
+from tests.support.healing import heal_command, same_weights, weights
 from tests.support.healing_models import tiny
 from tests.support.small_models import small_config
-
-runner = CliRunner()
 
 
 def sums_of(features, errors, weights, step=7):
@@ -278,7 +274,7 @@ def options(sample_text, sample_heldout):
 @pytest.fixture(scope="module")
 def patched(full, pruned, options, tmp_path_factory):
     out = tmp_path_factory.mktemp("patched") / "patched"
-    done = runner.invoke(app, ["patch", str(pruned), "--teacher", str(full), "--out", str(out), "--json", *options])
+    done = heal_command("patch", pruned, "--teacher", full, "--out", out, "--json", *options)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == json.loads((out / "heal.json").read_text())
     return out
@@ -313,7 +309,7 @@ def test_the_same_seed_gives_the_same_patch(full, pruned, patched, text, tmp_pat
 def test_people_get_a_table(full, pruned, options, tmp_path):
     out = tmp_path / "p"
     chosen = ["--ridge", "0.3"]
-    done = runner.invoke(app, ["patch", str(pruned), "--teacher", str(full), "--out", str(out), *options, *chosen])
+    done = heal_command("patch", pruned, "--teacher", full, "--out", out, *options, *chosen)
     assert done.exit_code == 0, done.output
     assert "candidates, loss on text apart in nats per token" in done.stdout
     assert "won back" in done.stdout
@@ -325,7 +321,7 @@ def test_people_get_a_table(full, pruned, options, tmp_path):
 def refused(model, teacher, options, tmp_path, *more):
     out = tmp_path / "out"
     named = ["--teacher", str(teacher)] if teacher else []
-    done = runner.invoke(app, ["patch", str(model), *named, "--out", str(out), *options, *more])
+    done = heal_command("patch", model, *named, "--out", out, *options, *more)
     assert done.exit_code in (1, 2), done.output
     assert list(tmp_path.iterdir()) == []
     return done.exit_code, " ".join(done.stderr.split())
@@ -410,7 +406,7 @@ def test_a_patch_that_is_no_better_than_none_is_refused_with_the_figures(full, o
 def test_an_existing_folder_is_kept(full, pruned, options, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
-    done = runner.invoke(app, ["patch", str(pruned), "--teacher", str(full), "--out", str(tmp_path / "out"), *options])
+    done = heal_command("patch", pruned, "--teacher", full, "--out", tmp_path / "out", *options)
     assert done.exit_code == 1
     assert "already exists" in done.stderr
     assert (tmp_path / "out" / "mine").read_text() == "mine"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from heal.training.checkpoints import Checkpoints
-from tests.support.healing import weights
+from tests.support.healing import heal_command, weights
 from tests.support.texts import sentences
 
 HERE = Path(__file__).parents[2]
@@ -140,14 +140,9 @@ def test_what_fsdp_shards_is_of_one_dtype(tiny_llama, monkeypatch):
     [(["--bits", "8"], "--bits 8 cannot be put in shards"), (["--patience", "2"], "--patience keeps a copy")],
 )
 def test_what_fsdp_cannot_do_is_refused(options, message, tiny_llama, prose, tmp_path, monkeypatch):
-    from typer.testing import CliRunner
-
-    from heal.cli import app
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    done = CliRunner().invoke(
-        app, ["qlora", str(tiny_llama), "--text", str(prose), "--out", str(tmp_path / "a"), *options]
-    )
+    done = heal_command("qlora", tiny_llama, "--text", prose, "--out", tmp_path / "a", *options)
     assert done.exit_code == 2
     assert message in done.stderr

@@ -3,16 +3,14 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from heal import Settings
-from heal.cli import app
 from heal.models.held_out import held_out_loss
 from heal.result import HeldOutLoss, Unquantised
 from heal.training.plan import plan_healing
 from heal.training.unquantised import compare_with_cut, compared_line
 from prune.common.errors import RegrowthError
-from tests.support.healing import heal_small, merge_quietly, quiet
+from tests.support.healing import heal_command, heal_small, merge_quietly, quiet
 
 
 def healed(model, text, out, **settings):
@@ -101,7 +99,7 @@ def test_the_command_says_what_it_chose_and_how_it_ended(tiny_llama, small_text,
         "--eval-every",
         "100",
     ]
-    done = CliRunner().invoke(app, ["qlora", str(tiny_llama), *where, *out])
+    done = heal_command("qlora", tiny_llama, *where, *out)
     assert done.exit_code == 0, done.output
     assert "5 steps of 1 row of 256 tokens; rate 0.001, reached after 1 step (--length, " in done.stderr
     assert "held-out loss: unquantised cut " in done.stderr
