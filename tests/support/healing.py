@@ -25,7 +25,7 @@ def heal_command(*words):
 
 
 def quiet(tokens="2k", **run):
-    return TrainingRun(tokens=tokens, device="cpu", show_progress=False, **run)
+    return TrainingRun(**{"tokens": tokens, "device": "cpu", "show_progress": False, **run})
 
 
 def heal_tiny(model, text, out, tokens="2k", run=None, **settings):
