@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking.backends import check_backend
-from eval.asking.tasks import TaskPlan, plan_tasks
+from eval.asking.tasks import TaskPlan, hash_questions, plan_tasks
 from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
 from eval.billing.bill import bill, bill_prose, corrected
 from eval.billing.document import is_stored, read_run, warn
@@ -25,7 +25,7 @@ from eval.settings import ComparisonSettings, Settings, named_texts
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
-from prune.common.provenance import file_sha256, provenance
+from prune.common.provenance import provenance
 from prune.common.terminal import quiet_libraries
 from prune.models.loading import load_tokenizer
 from prune.text.windows import text_identity
@@ -76,11 +76,10 @@ def compare(
     ]
     texts = named_texts(settings.texts)
     identities = {name: text_identity(source, settings.field) for name, source in texts.items()} if new else {}
-    files = sorted({f"{plan.domain}.jsonl" for plan in plans})
     comparison = bill_runs(
         runs,
         limit,
-        questions={file: file_sha256(Path(settings.data or "") / file) for file in files},
+        questions=hash_questions(settings) if new else {},
         text=next(iter(identities.values())) if len(identities) == 1 else identities or None,
         limit=settings.limit,
         seed=settings.seed,
@@ -104,11 +103,7 @@ def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iter
 
 
 def check_asked(asked: Mapping[str, Sequence[TaskPlan]]) -> None:
-    """Refuse models of which one was not asked what the first was; `asked`: label -> its tasks, the full model first.
-
-    Raises:
-        RegrowthError: the model and the task.
-    """
+    """Refuse models that were not asked what the first, the full one, was; `asked`: label -> its tasks."""
     (first, wanted), *others = asked.items()
     for label, tasks in others:
         if missing := {task.name: task for task in wanted}.keys() - {task.name for task in tasks}:
@@ -119,11 +114,7 @@ def check_asked(asked: Mapping[str, Sequence[TaskPlan]]) -> None:
 
 
 def same_chat(models: Sequence[str | Path], tokenizers: Sequence[Any], settings: Settings) -> bool:
-    """Whether all models are asked through a chat template, as the first one's tokenizer decides where it is `auto`.
-
-    Raises:
-        RegrowthError: the template of one writes another prompt than the first one's, so nothing would be paired.
-    """
+    """Whether all models are asked through a chat template, as the first one's tokenizer decides where it is `auto`."""
     if not wants_chat(settings, tokenizers[0], str(models[0])):
         return False
     prompts = [_probe(tokenizer) for tokenizer in tokenizers]
@@ -185,11 +176,7 @@ def bill_runs(runs: Sequence[RunResult], max_loss: float | None = None, **facts:
 
 
 def unique_labels(models: Sequence[str | Path], labels: Sequence[str] | None = None) -> list[str]:
-    """Names for the models: as given, else their folders' names, numbered where two are alike.
-
-    Raises:
-        UsageError: labels that are not one each, not unique, or that a file name cannot hold.
-    """
+    """Names for the models: as given, else their folders' names, numbered where two are alike."""
     if labels is not None:
         labels = [label.strip() for label in labels]
         if len(labels) != len(models):

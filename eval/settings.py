@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args, get_type_hints
 
@@ -20,16 +21,14 @@ CHAT = ("auto", "on", "off")
 MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
 FEWEST_SLOW = 16  # tokens of a chain of thought
 
-_ASK, _MODEL, _ANSWERS, _CUTS = "Questions", "Model and memory", "Kept answers", "Cuts"
+_asks = partial(Option, panel="Questions")
+_computes = partial(Option, panel="Model and memory")
+_cuts = partial(Option, panel="Cuts")
 _Text = str | None
 
 
 def split_names(names: str | Iterable[str], option: str = "--domains") -> tuple[str, ...]:
-    """`medical,math` or a list of names, without repeats, in order.
-
-    Raises:
-        UsageError: no name in it.
-    """
+    """`medical,math` or a list of names, without repeats, in order."""
     parts = names.split(",") if isinstance(names, str) else list(names)
     chosen = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
     if not chosen:
@@ -39,11 +38,7 @@ def split_names(names: str | Iterable[str], option: str = "--domains") -> tuple[
 
 
 def check_modes(thinking: str | Iterable[str]) -> tuple[str, ...]:
-    """`fast,slow` or a list of modes as a tuple in the order of `MODES`, without repeats.
-
-    Raises:
-        UsageError: an unknown mode.
-    """
+    """`fast,slow` or a list of modes as a tuple in the order of `MODES`, without repeats."""
     words = thinking.split(",") if isinstance(thinking, str) else thinking
     modes = {word.strip() for word in words} - {""}
     if unknown := sorted(modes - set(MODES)):
@@ -55,50 +50,38 @@ def _texts(texts: str | Iterable[str]) -> tuple[str, ...]:
     return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
-def _names(option: str) -> Callable[[str | Iterable[str]], tuple[str, ...]]:
-    return lambda names: split_names(names, option)
+def _names(help: str, option: str) -> Option:
+    return _asks(help, typed=_Text, parse=lambda names: split_names(names, option))
 
 
 @dataclass(frozen=True)
 class Questions:
     """Which questions are put to a model, in which words, and where it computes."""
 
-    data: Annotated[
-        Path | None, Option("Folder of prepared questions: one <domain>.jsonl each.", panel=_ASK, parse=Path)
-    ] = None
-    domains: Annotated[
-        tuple[str, ...], Option("Domains, as medical,math.", panel=_ASK, typed=_Text, parse=_names("--domains"))
-    ] = ()
-    limit: Annotated[
-        int | None, Option("Questions per domain and protocol (or task), at most; all if none.", panel=_ASK)
-    ] = None
-    seed: Annotated[int, Option("Which questions and which prose are drawn.", panel=_ASK)] = 0
+    data: Annotated[Path | None, _asks("Folder of prepared questions: one <domain>.jsonl each.", parse=Path)] = None
+    domains: Annotated[tuple[str, ...], _names("Domains, as medical,math.", "--domains")] = ()
+    limit: Annotated[int | None, _asks("Questions per domain and protocol (or task), at most; all if none.")] = None
+    seed: Annotated[int, _asks("Which questions and which prose are drawn.")] = 0
     sets: Annotated[
-        tuple[str, ...] | None,
-        Option("Only questions of these sets, as mmlu,medmcqa,asdiv.", panel=_ASK, typed=_Text, parse=_names("--sets")),
+        tuple[str, ...] | None, _names("Only questions of these sets, as mmlu,medmcqa,asdiv.", "--sets")
     ] = None
-    few_shot: Annotated[
-        int | None, Option("Worked examples before each question, of its domain and protocol.", panel=_ASK)
-    ] = None
+    few_shot: Annotated[int | None, _asks("Worked examples before each question, of its domain and protocol.")] = None
     chat_template: Annotated[
-        str, Option("on, off, or auto: on where the (full) model's tokenizer has a chat template.", panel=_ASK)
+        str, _asks("on, off, or auto: on where the (full) model's tokenizer has a chat template.")
     ] = "auto"
     texts: Annotated[
         tuple[str, ...],
-        Option(
+        _asks(
             "Held-out prose to measure the loss on too: SOURCE, or NAME=SOURCE for several; repeatable.",
             flag="--text",
-            panel=_ASK,
             typed=list[str] | None,
             parse=_texts,
         ),
     ] = ()
-    field: Annotated[str, Option("Field of that prose's rows that holds the text.", panel=_ASK)] = "text"
-    max_length: Annotated[
-        int | None, Option("Context in tokens; never more than the model's own, or 4096.", panel=_MODEL)
-    ] = None
-    device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.", panel=_MODEL)] = "auto"
-    dtype: Annotated[str, Option(DTYPES, panel=_MODEL)] = "auto"
+    field: Annotated[str, _asks("Field of that prose's rows that holds the text.")] = "text"
+    max_length: Annotated[int | None, _computes("Context in tokens; never more than the model's own, or 4096.")] = None
+    device: Annotated[str, _computes("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    dtype: Annotated[str, _computes(DTYPES)] = "auto"
 
     @classmethod
     def of(cls, **given: Any) -> Self:
@@ -107,19 +90,14 @@ class Questions:
         Raises:
             UsageError: an option that is wrong in itself.
         """
-        if (text := given.pop("text", None)) is not None:
-            given["texts"] = text
+        if "text" in given:
+            given["texts"] = given.pop("text")
         hints = get_type_hints(cls, include_extras=True)
-        if unknown := sorted(set(given) - {field.name for field in fields(cls)}):
+        if unknown := sorted(set(given) - set(hints)):
             raise UsageError(f"no setting is called {unknown[0]!r}")
-        parsers = {name: get_args(hints[name])[1].parse for name in given}
-        return cls(
-            **{
-                name: parsers[name](value) if parsers[name] else value
-                for name, value in given.items()
-                if value is not None
-            }
-        )
+        given = {name: value for name, value in given.items() if value is not None}
+        parsers = {name: get_args(hints[name])[1].parse or (lambda value: value) for name in given}
+        return cls(**{name: parsers[name](value) for name, value in given.items()})
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 2:
@@ -141,6 +119,12 @@ class Questions:
         if self.data is None:
             raise UsageError("--domains needs --data, the folder that `evaluate prepare` makes")
 
+    @property
+    def draw(self) -> dict[str, Any]:
+        """Which questions are drawn, for the record of a run."""
+        sets = None if self.sets is None else sorted(self.sets)
+        return {"few_shot": self.few_shot, "limit": self.limit, "seed": self.seed, "sets": sets}
+
     def with_chat(self, on: bool) -> Self:
         """The same with the chat template decided."""
         return replace(self, chat_template="on" if on else "off")
@@ -151,42 +135,34 @@ class Settings(Questions):
     """What `evaluate run` and `evaluate compare` ask, the same of all models of a comparison."""
 
     tasks: Annotated[
-        tuple[str, ...],
-        Option(
-            "Tasks or groups of lm-eval to run as well, as arc_easy,mathqa.",
-            panel=_ASK,
-            typed=_Text,
-            parse=_names("--tasks"),
-        ),
+        tuple[str, ...], _names("Tasks or groups of lm-eval to run as well, as arc_easy,mathqa.", "--tasks")
     ] = ()
-    include_path: Annotated[
-        Path | None, Option("Folder of lm-eval task YAML files for --tasks.", panel=_ASK, parse=Path)
-    ] = None
+    include_path: Annotated[Path | None, _asks("Folder of lm-eval task YAML files for --tasks.", parse=Path)] = None
     thinking: Annotated[
         tuple[str, ...],
-        Option(
+        _asks(
             "Ask in these modes as well: fast (at once), slow (after a chain of thought) or both.",
-            panel=_ASK,
             typed=_Text,
             parse=check_modes,
         ),
     ] = ()
-    slow_tokens: Annotated[int, Option("New tokens of a chain of thought, at most.", panel=_ASK)] = 256
-    backend: Annotated[str, Option("hf (transformers) or vllm, of lm-eval.", panel=_MODEL)] = "hf"
+    slow_tokens: Annotated[int, _asks("New tokens of a chain of thought, at most.")] = 256
+    backend: Annotated[str, _computes("hf (transformers) or vllm, of lm-eval.")] = "hf"
     backend_args: Annotated[
         tuple[tuple[str, Any], ...],
-        Option(
+        _computes(
             "Options of vLLM's engine, as gpu_memory_utilization=0.6,tensor_parallel_size=2.",
-            panel=_MODEL,
             typed=_Text,
             parse=parse_engine_options,
         ),
     ] = ()
-    batch_size: Annotated[int, Option("Requests at a time; halved where memory runs out.", panel=_MODEL)] = 8
+    batch_size: Annotated[int, _computes("Requests at a time; halved where memory runs out.")] = 8
     cache: Annotated[
         Path | None,
         Option(
-            "Where answers are kept: none is asked twice, and an interrupted run goes on.", panel=_ANSWERS, parse=Path
+            "Where answers are kept: none is asked twice, and an interrupted run goes on.",
+            panel="Kept answers",
+            parse=Path,
         ),
     ] = None
 
@@ -233,20 +209,17 @@ class ComparisonSettings(Settings):
 class SweepSettings(Questions):
     """Which cuts of a model `evaluate sweep` asks, and which questions."""
 
-    scan: Annotated[Path | None, Option("scan.json of this model, for --starts best.", panel=_CUTS, parse=Path)] = None
-    sizes: Annotated[str, Option("How many layers to drop, as 0-15 or 4,8,12.", panel=_CUTS)] = "0-15"
+    scan: Annotated[Path | None, _cuts("scan.json of this model, for --starts best.", parse=Path)] = None
+    sizes: Annotated[str, _cuts("How many layers to drop, as 0-15 or 4,8,12.")] = "0-15"
     starts: Annotated[
         str | None,
-        Option(
-            "best (of the scan), deepest, all, or start layers as 3,7,10-12; best where there is a scan.", panel=_CUTS
-        ),
+        _cuts("best (of the scan), deepest, all, or start layers as 3,7,10-12; best where there is a scan."),
     ] = None
     adapters: Annotated[
         tuple[Path, ...],
-        Option(
+        _cuts(
             "Healing adapter that sits after its cut alone: one variant more; repeatable.",
             flag="--adapter",
-            panel=_CUTS,
             typed=list[Path] | None,
             parse=lambda adapters: tuple(map(Path, adapters)),
         ),
@@ -272,11 +245,7 @@ def default_cache() -> Path:
 
 
 def named_texts(texts: Iterable[str]) -> dict[str, str]:
-    """`NAME=SOURCE` or `SOURCE` (named `held-out`) as name to source, in order.
-
-    Raises:
-        UsageError: two sources of one name.
-    """
+    """`NAME=SOURCE` or `SOURCE` (named `held-out`) as name to source, in order."""
     sources: dict[str, str] = {}
     for text in texts:
         name, mark, source = text.partition("=")

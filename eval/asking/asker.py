@@ -62,8 +62,8 @@ class Asker(LM):
     @property
     def facts(self) -> dict[str, Any]:
         """What loading settled (the precision that `auto` took), now or in the run that asked."""
-        found: dict[str, Any] = (self._answers if _FACTS in self._answers else {_FACTS: self.model.facts})[_FACTS]
-        return found
+        facts: dict[str, Any] = (self._answers if _FACTS in self._answers else {_FACTS: self.model.facts})[_FACTS]
+        return facts
 
     @property
     def tokens(self) -> int:
@@ -135,9 +135,9 @@ class Asker(LM):
             answers = getattr(self.model, kind)(list(new.values()))
             for (key, request), answer in zip(new.items(), answers, strict=True):
                 self._put(key, kind, request.args, answer)  # what the backend did not hand over while it worked
-        found = [self._answers[key] for key in keys]
-        self.truncated += sum(value[-1] for value in found)
-        return found
+        known = [self._answers[key] for key in keys]
+        self.truncated += sum(value[-1] for value in known)
+        return known
 
     def _keep(self, kind: str, arguments: Any, answer: Any) -> None:
         self._put(request_key(kind, arguments), kind, arguments, answer)

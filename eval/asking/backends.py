@@ -26,11 +26,7 @@ def check_backend(settings: Settings) -> None:
 
 
 def device_of(settings: Settings) -> str:
-    """The device that computes, by the name that torch has for it.
-
-    Raises:
-        RegrowthError: it cannot be used by this backend.
-    """
+    """The device that computes, by the name that torch has for it."""
     return engine_device(settings.device) if settings.backend == "vllm" else pick_device(settings.device)
 
 
@@ -43,11 +39,7 @@ def longest_scored(settings: Settings, context: int) -> int:
 
 
 def context_length(source: Source, max_length: int | None) -> int:
-    """Tokens of context: `max_length`, but never more than the model's own or 4096.
-
-    Raises:
-        CheckpointError: the model's config cannot be read.
-    """
+    """Tokens of context: `max_length`, but never more than the model's own or 4096."""
     from transformers import AutoConfig
 
     try:
@@ -55,16 +47,12 @@ def context_length(source: Source, max_length: int | None) -> int:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = first_line(error)
         raise CheckpointError(f"{source.name} cannot be loaded as a causal language model ({reason})") from error
-    own = getattr(text_config(config), "max_position_embeddings", None) or LONGEST
-    return min(max_length or LONGEST, LONGEST, own)
+    longest = getattr(text_config(config), "max_position_embeddings", None) or LONGEST
+    return min(max_length or LONGEST, LONGEST, longest)
 
 
 def open_model(source: Source, tokenizer: Any, settings: Settings, *, max_length: int, bar: Progress) -> Any:
-    """Load the model behind the backend that `settings` names: an LM of lm-eval, and `window_nats`.
-
-    Raises:
-        CheckpointError: transformers or vLLM cannot load it.
-    """
+    """Load the model behind the backend that `settings` names: an LM of lm-eval, and `window_nats`."""
     if settings.backend == "vllm":
         from eval.asking.vllm_model import VllmModel
 

@@ -80,8 +80,8 @@ class AnswerStore:
         with os.fdopen(os.dup(self._file), "rb") as file:
             content = file.read()
         for line in content.split(b"\n"):
-            if (found := parse_line(line)) is not None:
-                self._known.setdefault(*found)
+            if (entry := parse_line(line)) is not None:
+                self._known.setdefault(*entry)
         if content and not content.endswith(b"\n"):  # a run was killed in the middle of a line
             os.write(self._file, b"\n")
 

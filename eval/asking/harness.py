@@ -34,14 +34,12 @@ from prune.models.walking import Route
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
-@register_metric(metric="answer_nll_bits", higher_is_better=False, output_type="loglikelihood", aggregation="mean")
-def _answer_nll_bits(items: Any) -> Any:  # known to lm-eval by name; PlannedTask computes it
-    return items
-
-
-@register_metric(metric="unparseable", higher_is_better=False, output_type="generate_until", aggregation="mean")
-def _unparseable(items: Any) -> Any:
-    return items
+for _name, _better, _kind in (  # known to lm-eval by name; our tasks compute them
+    ("answer_nll_bits", False, "loglikelihood"),
+    ("answer_greedy", True, "loglikelihood"),
+    ("unparseable", False, "generate_until"),
+):
+    register_metric(metric=_name, higher_is_better=_better, output_type=_kind, aggregation="mean")(lambda items: items)
 
 
 class PlannedTask(ConfigurableTask):
@@ -79,8 +77,8 @@ class PlannedTask(ConfigurableTask):
         if self.OUTPUT_TYPE == "multiple_choice":
             for logprob, _ in results:
                 check_finite(logprob, doc)
-            found = super().process_results(doc, results)
-            return {**found, "answer_nll_bits": to_bits(results[doc["answer"]][0])}
+            scores = super().process_results(doc, results)
+            return {**scores, "answer_nll_bits": to_bits(results[doc["answer"]][0])}
         if self.plan.thinking is not None:
             return self._judge(doc, results[0])
         response, (logprob, _) = results
@@ -160,12 +158,12 @@ class Scorer(HFLM):
 
     def window_nats(self, windows: Sequence[list[int]]) -> list[float]:
         """Summed NLL in nats of each window's tokens after the first; one at a time, so that no padding changes it."""
-        found = []
+        losses = []
         for ids in windows:
-            found.append(self._nats(ids))
-            self.cache_hook.add_partial("window", ids, found[-1])
+            losses.append(self._nats(ids))
+            self.cache_hook.add_partial("window", ids, losses[-1])
             self.bar.advance()
-        return found
+        return losses
 
     def _nats(self, ids: list[int]) -> float:
         tokens = torch.tensor([ids], device=self.device)
@@ -196,11 +194,13 @@ class Scorer(HFLM):
     def _in_trees(self, requests: Any) -> list[tuple[float, bool]] | None:
         """The answers by `eval.asking.walk`, or None where there is little to share or the model reads no tree."""
         asked = [Asked(tuple([*ctx, *cont][-(self.max_length + 1) :][:-1]), tuple(cont)) for _, ctx, cont in requests]
-        once = {one.context: len(one.context) for one in asked}
-        branches = sum(len(one.answer) - 1 for one in asked)
+        once = {request.context: len(request.context) for request in asked}
+        branches = sum(len(request.answer) - 1 for request in asked)
         if not asked or sum(once.values()) + branches > _WORTH * plain_tokens(asked):
             return None
-        if any(not one.answer or len(one.answer) > len(one.tokens) for one in asked):  # HFLM's own business
+        if any(
+            not request.answer or len(request.answer) > len(request.tokens) for request in asked
+        ):  # HFLM's own business
             return None
         try:
             if choose_way(self.model, asked).name != "tree":
@@ -253,7 +253,7 @@ class Scorer(HFLM):
         return logits
 
     def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        found: torch.Tensor = super()._model_generate(context, *args, **kwargs)
-        self.tokens += found.numel()
+        tokens: torch.Tensor = super()._model_generate(context, *args, **kwargs)
+        self.tokens += tokens.numel()
         self.bar.advance(context.shape[0])
-        return found
+        return tokens

@@ -35,20 +35,15 @@ def task_manager(settings: Settings) -> TaskManager:
     folder = settings.include_path
     if folder is not None and not folder.is_dir():
         raise UsageError(f"--include-path {folder} is not a folder")
-    own = TaskManager(include_path=None if folder is None else str(folder), include_defaults=False)
-    if set(settings.tasks) <= set(own.all_tasks):
-        return own
+    users = TaskManager(include_path=None if folder is None else str(folder), include_defaults=False)
+    if set(settings.tasks) <= set(users.all_tasks):
+        return users
     return TaskManager(include_path=None if folder is None else str(folder))
 
 
 def load_logged(settings: Settings, manager: TaskManager) -> list[Any]:
-    """The tasks and groups as objects, with their data.
-
-    Raises:
-        UsageError: a name that lm-eval does not know.
-        RegrowthError: a task that cannot be loaded, such as for want of its data.
-    """
-    found: list[Any] = []
+    """The tasks and groups as objects, with their data."""
+    tasks: list[Any] = []
     for name in settings.tasks:
         if name not in manager.all_tasks:
             raise UsageError(f"--tasks {name} is no task or group of lm-eval; `lm-eval ls tasks` lists them")
@@ -56,13 +51,13 @@ def load_logged(settings: Settings, manager: TaskManager) -> list[Any]:
             loaded = manager.load([name])
         except Exception as error:  # lm-eval and datasets raise whatever their loaders raise
             raise RegrowthError(f"--tasks {name}: lm-eval cannot load it ({first_line(error)})") from error
-        found += [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
-    return found
+        tasks += [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
+    return tasks
 
 
-def pick_logged(logged: dict[str, list[dict[str, Any]]], own: Iterable[str]) -> tuple[LoggedAnswer, ...]:
-    """What lm-eval logged of all tasks but our `own`, one entry per question and filter."""
-    own = set(own)
+def pick_logged(logged: dict[str, list[dict[str, Any]]], ours: Iterable[str]) -> tuple[LoggedAnswer, ...]:
+    """What lm-eval logged of all tasks but our `ours`, one entry per question and filter."""
+    ours = set(ours)
     return tuple(
         LoggedAnswer(
             task=task,
@@ -74,7 +69,7 @@ def pick_logged(logged: dict[str, list[dict[str, Any]]], own: Iterable[str]) -> 
             scores={name: float(entry[name]) for name in entry["metrics"] if _plain(entry[name])},
         )
         for task, entries in logged.items()
-        if task not in own
+        if task not in ours
         for entry in entries
     )
 

@@ -14,6 +14,7 @@ from eval.questions.domains import question_files
 from eval.questions.schema import PROTOCOLS, Question, cluster_of, draw, read_questions
 from eval.settings import Questions, Settings
 from prune.common.errors import RegrowthError, UsageError
+from prune.common.provenance import file_sha256
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,14 @@ class TaskPlan:
 
     def config(self) -> dict[str, Any]:
         """The task's lm-eval configuration: the protocol's template under this task's name."""
-        found = {**template(self.template), "task": self.name}
+        config = {**template(self.template), "task": self.name}
         if self.thinking == "slow":
-            found["generation_kwargs"] = {**found["generation_kwargs"], "max_gen_toks": self.slow_tokens}
+            config["generation_kwargs"] = {**config["generation_kwargs"], "max_gen_toks": self.slow_tokens}
         if self.examples:
-            found["doc_to_text"] = found["metadata"].get("few_shot_text", found["doc_to_text"])
-            found |= {"num_fewshot": len(self.examples), "fewshot_split": "examples"}
-            found["fewshot_config"] = {"sampler": "first_n"}
-        return found
+            config["doc_to_text"] = config["metadata"].get("few_shot_text", config["doc_to_text"])
+            config |= {"num_fewshot": len(self.examples), "fewshot_split": "examples"}
+            config["fewshot_config"] = {"sampler": "first_n"}
+        return config
 
     def example_rows(self) -> list[dict[str, Any]]:
         """The documents shown before each question."""
@@ -142,6 +143,12 @@ def plan_tasks(asked: Questions) -> list[TaskPlan]:
                 plain = TaskPlan(domain, protocol, tuple(drawn), examples=tuple(examples))
                 plans += [plain, *(replace(plain, thinking=m, slow_tokens=slow_tokens, examples=()) for m in modes)]
     return plans
+
+
+def hash_questions(asked: Questions) -> dict[str, str]:
+    """File of questions -> its SHA-256, by name."""
+    paths = question_files(asked.data, asked.domains).values() if asked.data and asked.domains else ()
+    return {path.name: file_sha256(path) for path in sorted(paths)}
 
 
 def _check_drawn(path: Path, protocol: str, drawn: Sequence[Question], modes: Sequence[str]) -> None:

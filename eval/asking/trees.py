@@ -46,11 +46,11 @@ class TokenRow:
 
     def sees(self) -> np.ndarray:
         """(T, T) bool: whether the token of a row reads that of a column, itself included."""
-        found = np.eye(len(self), dtype=bool)
-        for place, parent in enumerate(self.parent):
+        sees = np.eye(len(self), dtype=bool)
+        for index, parent in enumerate(self.parent):
             if parent >= 0:
-                found[place] |= found[parent]
-        return found
+                sees[index] |= sees[parent]
+        return sees
 
 
 class _Forest:
@@ -65,26 +65,26 @@ class _Forest:
 
     def missing(self, tokens: Sequence[int]) -> int:
         """How many tokens a sequence would add."""
-        place = -1
+        parent = -1
         for index, token in enumerate(tokens):
-            if (found := self.children.get((place, token))) is None:
+            if (child := self.children.get((parent, token))) is None:
                 return len(tokens) - index
-            place = found
+            parent = child
         return 0
 
     def add(self, number: int, tokens: Sequence[int]) -> None:
         """Add a request's tokens."""
-        place = -1
+        parent = -1
         path: list[int] = []
         for token in tokens:
-            found = self.children.get((place, token))
-            if found is None:
-                found = self.children[(place, token)] = len(self.tokens)
+            child = self.children.get((parent, token))
+            if child is None:
+                child = self.children[(parent, token)] = len(self.tokens)
                 self.tokens.append(token)
-                self.parent.append(place)
+                self.parent.append(parent)
                 self.depth.append(len(path))
-            path.append(found)
-            place = found
+            path.append(child)
+            parent = child
         self.paths[number] = path
 
     def row(self, requests: Sequence[Asked]) -> TokenRow:
@@ -112,10 +112,10 @@ def pack_trees(requests: Sequence[Asked], numbers: Iterable[int], capacity: int)
     rows: list[TokenRow] = []
     forest = _Forest()
     for context in sorted(groups):  # so that those with a common beginning are neighbours
-        own = _Forest()
+        alone = _Forest()
         for number in groups[context]:
-            own.add(number, requests[number].tokens)
-        new = forest.missing(context) + len(own.tokens) - len(context)
+            alone.add(number, requests[number].tokens)
+        new = forest.missing(context) + len(alone.tokens) - len(context)
         if forest.tokens and len(forest.tokens) + new > capacity:
             rows.append(forest.row(requests))
             forest = _Forest()

@@ -113,9 +113,6 @@ def choose_way(model: Any, requests: Sequence[Asked]) -> Way:
     Tried on the first question and on the one of the longest context, where a window of attention would show, among
     others that fill a row.
     In float32 answers have to agree within 1e-4 nats; in 16 bits within what rounding does to them.
-
-    Raises:
-        RegrowthError: none does, so the model cannot be swept.
     """
     tried, fillers = _probe(requests)
     truth = _plain_answers(model, tried)
@@ -154,7 +151,7 @@ def _answer(
     device = walk.model.get_input_embeddings().weight.device
     inputs = {name: tensor.to(device) for name, tensor in _inputs(rows, way, walk.model.dtype).items()}
     scored = _Scored(requests, rows, inputs["input_ids"].shape[1], device)
-    place = {route: number for number, route in enumerate(routes)}
+    numbers = {route: number for number, route in enumerate(routes)}
     for route, state in walk.states(**inputs):
         if way.name == "whole":
             chunks: Iterator[torch.Tensor] = iter([walk.logits(state, **inputs).flatten(0, 1)[scored.places]])
@@ -163,8 +160,8 @@ def _answer(
             step = max(16, _HEAD_BYTES // (4 * walk.vocabulary))
             chunks = (walk.head(part) for part in picked.split(step))
         logprob, greedy = scored.sums(chunks)
-        answers.logprob[place[route], scored.asked] = logprob
-        answers.greedy[place[route], scored.asked] = greedy
+        answers.logprob[numbers[route], scored.asked] = logprob
+        answers.greedy[numbers[route], scored.asked] = greedy
         answers.heads += len(scored.places)
     answers.done[scored.asked] = True
     answers.read += sum(map(len, rows))
@@ -197,14 +194,14 @@ class _Scored:
         """
         values, hits, begin = [], [], 0
         for logits in chunks:
-            own = (self._source >= begin) & (self._source < begin + len(logits))
-            at, target = self._source[own] - begin, self._target[own]
+            chunk = (self._source >= begin) & (self._source < begin + len(logits))
+            at, target = self._source[chunk] - begin, self._target[chunk]
             # by torch's own log_softmax, as HFLM: its sum over a vocabulary is off by up to 1e-5 a token, always alike
             chances = logits.log_softmax(-1)
-            found = chances[at, target]
-            hit = found >= chances.amax(-1)[at]
+            logprobs = chances[at, target]
+            hit = logprobs >= chances.amax(-1)[at]
             hit[hit.clone()] = chances[at[hit]].argmax(-1) == target[hit]  # of equal chances the first one counts
-            values.append(found)
+            values.append(logprobs)
             hits.append(hit)
             begin += len(logits)
         count = len(self.asked)
@@ -252,7 +249,7 @@ def _plain_answers(model: Any, requests: Sequence[Asked]) -> list[float]:
     """One request at a time through the model's own forward pass."""
     device = model.get_input_embeddings().weight.device
     keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
-    found = []
+    logprobs = []
     with torch.no_grad():
         for request in requests:
             ids = torch.tensor([request.tokens], device=device)
@@ -260,21 +257,21 @@ def _plain_answers(model: Any, requests: Sequence[Asked]) -> list[float]:
             logits = model(input_ids=ids, use_cache=False, **keep).logits[0]
             chances = logits[-len(request.answer) :].float().log_softmax(-1)
             answer = torch.tensor(request.answer, device=device)
-            found.append(float(chances.gather(1, answer[:, None]).sum()))
-    return found
+            logprobs.append(float(chances.gather(1, answer[:, None]).sum()))
+    return logprobs
 
 
 def _misses(model: Any, requests: Sequence[Asked], way: Way, truth: Sequence[float]) -> str:
     """How the answers to the first of the requests fall short of their truth, in words; empty if they do not."""
     try:
-        found = score(model, requests, [Route()], way=way).logprob[0, : len(truth)]
+        answers = score(model, requests, [Route()], way=way).logprob[0, : len(truth)]
     except (RegrowthError, TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError) as error:
         if is_out_of_memory(error):
             raise
         lines = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {lines[0][:120]}"
     exact = model.dtype == torch.float32
-    apart = np.abs(found - np.array(truth))
+    apart = np.abs(answers - np.array(truth))
     lengths = np.array([len(request.answer) for request in requests[: len(truth)]])
     if np.isfinite(apart).all() and (apart <= (1e-4 if exact else 0.1 * lengths)).all():
         return ""

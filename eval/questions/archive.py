@@ -62,7 +62,7 @@ class Archive:
         if self._zip is not None:
             return self._zip.read(inner)
         if self._tar is not None:
-            found = self._tar.extractfile(inner)
-            assert found is not None
-            return found.read()
+            file = self._tar.extractfile(inner)
+            assert file is not None
+            return file.read()
         return (self.source if self.single else self.source / inner).read_bytes()

@@ -71,17 +71,17 @@ def drop_wrong_options(questions: Iterable[Question], *, keep: int, seed: int) -
 
     The fast/slow study brings MathQA from five options to four so, the number that its other sets have.
     """
-    found = []
+    reduced = []
     for item in questions:
         choices, answer = item.choices, item.answer
         if choices is None or len(choices) <= keep or not isinstance(answer, int):
-            found.append(item)
+            reduced.append(item)
             continue
         wrong = [index for index in range(len(choices)) if index != answer]
         rank = {index: sha256(f"{seed}:{item.id}:{index}".encode()).digest() for index in wrong}
         wrong.sort(key=rank.__getitem__)
         kept = sorted([answer, *wrong[: keep - 1]])
         texts = tuple(choices[index] for index in kept)
-        place = kept.index(answer)
-        found.append(replace(item, id=question_id(item.question, texts, place), choices=texts, answer=place))
-    return found
+        right = kept.index(answer)
+        reduced.append(replace(item, id=question_id(item.question, texts, right), choices=texts, answer=right))
+    return reduced

@@ -21,7 +21,7 @@ def recognise(row: Row) -> str | None:
     """The set that a row's fields belong to; None for none that is known."""
     fields = set(row)
     for name, wanted in _FIELDS.items():
-        if any(one <= fields for one in wanted) and _CHECKS.get(name, lambda _: True)(row):
+        if any(form <= fields for form in wanted) and _CHECKS.get(name, lambda _: True)(row):
             return name
     return None
 
@@ -132,25 +132,21 @@ def _gsm8k(row: Row) -> Parts:
 def _mathqa(row: Row) -> Parts:
     if "query" in row:  # a form of the test set with four options, as lines of one text
         first, *lines = row["query"].removeprefix("Question: ").removesuffix("Answer: ").strip().split("\n")
-        found = [re.fullmatch(r"([A-E])\. ?(.*)", line) for line in lines]
-        if [match and match[1] for match in found] != row["choices"]:
+        options = [re.fullmatch(r"([A-E])\. ?(.*)", line) for line in lines]
+        if [match and match[1] for match in options] != row["choices"]:
             raise ValueError("options are not labelled as its choices are")
-        yield "mathqa", first.strip(), [match[2].strip() for match in found if match], int(row["gold"])
+        yield "mathqa", first.strip(), [match[2].strip() for match in options if match], int(row["gold"])
         return
     texts = split_mathqa(row["options"])
     yield str(row.get("category") or "mathqa"), row["Problem"], texts, "abcde".index(row["correct"])
 
 
 def split_mathqa(options: str) -> list[str]:
-    """`a ) 38 , b ) 1 , 000 , c ) ...` as its five texts; an older form stands in brackets and quotes.
-
-    Raises:
-        ValueError: the labels are not a to e, once each and in order.
-    """
+    """`a ) 38 , b ) 1 , 000 , c ) ...` as its five texts; an older form stands in brackets and quotes."""
     plain = options.strip().strip("[]").replace("', '", " , ").replace('", "', " , ").strip("'\"")
-    found = re.split(r"(?:^|\s?,\s)\s*([a-e])\s\)\s?", plain)  # "a ) 38 , b ) 27.675 , ..."
-    labels, texts = found[1::2], [text.strip() for text in found[2::2]]
-    if found[0].strip() or labels != list("abcde"):
+    parts = re.split(r"(?:^|\s?,\s)\s*([a-e])\s\)\s?", plain)  # "a ) 38 , b ) 27.675 , ..."
+    labels, texts = parts[1::2], [text.strip() for text in parts[2::2]]
+    if parts[0].strip() or labels != list("abcde"):
         raise ValueError("options are not labelled a to e")
     return texts
 
@@ -165,7 +161,7 @@ def _school(name: str) -> Callable[[Row], Parts]:
         if isinstance(options, dict):  # the hub: {text: [...], label: [...]}
             labels, texts = list(options["label"]), list(options["text"])
         else:  # the original: [{text, label}, ...]
-            labels, texts = [one["label"] for one in options], [one["text"] for one in options]
+            labels, texts = [option["label"] for option in options], [option["text"] for option in options]
         key = (row.get("answerKey") or "").strip()  # test questions of CommonsenseQA have none
         yield SUBJECTS[name], question, texts, labels.index(key) if key else None
 

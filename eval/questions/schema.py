@@ -185,11 +185,7 @@ def read_questions(path: str | Path) -> list[Question]:
 
 
 def parse_question(row: Any) -> Question:
-    """Check one decoded line against the schema.
-
-    Raises:
-        ValueError: which field is wrong and how.
-    """
+    """Check one decoded line against the schema."""
     line = QuestionLine.model_validate(row)
     choices = None if line.choices is None else tuple(line.choices)
     return Question(**{**dict(line), "choices": choices})

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.settings import Questions, named_texts
 from prune.common.errors import RegrowthError
 from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
@@ -43,23 +44,20 @@ class Prose:
         return sum(w.nats for w in self.windows) / math.log(2) / sum(w.bytes for w in self.windows)
 
 
-def draw_prose(
-    source: str, tokenizer: Any, *, field: str = "text", seed: int = 0, context: int = LENGTH + 1
-) -> list[list[int]]:
-    """The windows to score: at most 64 of at most 512 tokens, drawn by the seed.
+def draw_prose(settings: Questions, tokenizer: Any, context: int) -> dict[str, list[list[int]]]:
+    """The windows to score, by the text's name: at most 64 of at most 512 tokens each.
 
     They are shorter than the context by one token at least: vLLM always generates one.
     """
-    length = min(LENGTH, context - 1)
-    return draw_windows(read_documents(source, field=field), tokenizer, samples=WINDOWS, length=length, seed=seed)
+    how = {"samples": WINDOWS, "length": min(LENGTH, context - 1), "seed": settings.seed}
+    return {
+        name: draw_windows(read_documents(source, field=settings.field), tokenizer, **how)
+        for name, source in named_texts(settings.texts).items()
+    }
 
 
 def measure_prose(losses: Sequence[float], tokenizer: Any, windows: list[list[int]]) -> Prose:
-    """Windows with the summed NLL in nats of each, its first token not scored.
-
-    Raises:
-        RegrowthError: a loss that is not a finite number.
-    """
+    """Windows with the summed NLL in nats of each, its first token not scored."""
     measured = []
     for ids, nats in zip(windows, losses, strict=True):
         if not math.isfinite(nats):

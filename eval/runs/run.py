@@ -16,7 +16,7 @@ from eval.asking.tasks import TaskPlan, plan_tasks
 from eval.questions.schema import Question, cluster_of
 from eval.runs.prose import draw_prose, measure_prose
 from eval.runs.samples import RunResult, Sample, chosen_index, hash_prompt
-from eval.settings import SHORTEST, Questions, Settings, named_texts
+from eval.settings import SHORTEST, Questions, Settings
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
@@ -61,10 +61,7 @@ def run(
     chat = wants_chat(settings, tokenizer, source.name)
     context = context_length(source, settings.max_length)
     _check_room(settings, context)
-    drawn = {
-        name: draw_prose(text, tokenizer, field=settings.field, seed=settings.seed, context=context)
-        for name, text in named_texts(settings.texts).items()
-    }
+    drawn = draw_prose(settings, tokenizer, context)
     started = time.monotonic()
     total = sum(p.requests for p in plans) + sum(map(len, drawn.values()))
     from eval.asking.asker import Asker  # imports lm-eval, after what can be wrong was checked
@@ -123,29 +120,22 @@ def _check_room(settings: Settings, context: int) -> None:
         )
 
 
-def _asked_how(settings: Settings, **found: Any) -> dict[str, Any]:
-    """How a model was asked, for its record: the settings, and what was settled when it was read (`found`)."""
+def _asked_how(settings: Settings, **settled: Any) -> dict[str, Any]:
+    """How a model was asked, for its record: the settings, and what was settled when it was read (`settled`)."""
     return {
         "batch_size": settings.batch_size,
-        **found,
+        **settled,
         "device": device_of(settings),
         "backend": settings.backend,
         "backend_args": dict(settings.backend_args),
-        "few_shot": settings.few_shot,
-        "limit": settings.limit,
-        "seed": settings.seed,
-        "sets": None if settings.sets is None else sorted(settings.sets),
+        **settings.draw,
         "thinking": list(settings.thinking),
         "slow_tokens": settings.slow_tokens,
     }
 
 
 def wants_chat(settings: Questions, tokenizer: Any, name: str) -> bool:
-    """Whether prompts go through the tokenizer's chat template: as told, or by `auto` where it has one.
-
-    Raises:
-        RegrowthError: it is told `on`, and the tokenizer has none.
-    """
+    """Whether prompts go through the tokenizer's chat template: as told, or by `auto` where it has one."""
     there = bool(getattr(tokenizer, "chat_template", None))
     if settings.chat_template == "on" and not there:
         raise RegrowthError(f"--chat-template on: the tokenizer of {name} has no chat template; use off")

@@ -17,7 +17,7 @@ from eval.sweeps.measure import Walked
 from eval.sweeps.plan import SweepPlan
 from eval.sweeps.result import Sweep
 from prune.choosing.costs import Costs
-from prune.common.outputs import staged_directory, write_json, write_text
+from prune.common.outputs import staged_directory, write_text
 from prune.common.provenance import provenance
 
 
@@ -75,12 +75,11 @@ def assemble(
 
 def write_sweep(swept: Sweep, out: str | Path, *, overwrite: bool = False) -> None:
     """Write all files of a sweep into a staged folder, which then becomes `out`."""
-    document = swept.to_json()
     with staged_directory(out, overwrite=overwrite) as stage:
-        write_json(stage / "sweep.json", document)
-        write_json(stage / "costs.json", swept.costs.to_json())
+        swept.document.write(stage / "sweep.json")
+        swept.costs.write(stage / "costs.json")
         for task in swept.tasks:
             lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in scores.sample_rows(task))
             write_text(stage / f"samples_{task.plan.name}.jsonl", "".join(lines))
-        write_sweep_figures(document, stage)
+        write_sweep_figures(swept.to_json(), stage)
         report(stage)

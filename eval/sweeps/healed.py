@@ -57,8 +57,8 @@ def read_healed(adapter: str | Path, subject: Subject) -> Healed:
         if not (folder / name).is_file():
             raise CheckpointError(f"--adapter {adapter} holds no {name}; name the folder that `heal` wrote")
     plan = _plan_of(document, folder, adapter)
-    own = subject.identity()
-    if any(plan.identity.get(key) != own[key] for key in ("config_sha256", "shards")):
+    full = subject.identity()
+    if any(plan.identity.get(key) != full[key] for key in ("config_sha256", "shards")):
         raise CheckpointError(f"--adapter {adapter} heals a cut of {plan.model}, which is not {subject.source.name}")
     first = min(plan.dropped)
     layers = sorted({_layer_of(name, adapter) for name in document["adapted"]})
@@ -117,9 +117,6 @@ def attach(model: Any, healed: Sequence[Healed]) -> Callable[[str | None], None]
 
     Returns:
         What switches one on (by its variant's adapter name) and all off (None).
-
-    Raises:
-        CheckpointError: tensors that do not fit the model.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -135,9 +132,9 @@ def attach(model: Any, healed: Sequence[Healed]) -> Callable[[str | None], None]
         if adapter == now[0]:
             return
         for module in tuned:
-            own = adapter is not None and keys[adapter] in module.lora_A
-            module.enable_adapters(own)
-            if own:
+            works = adapter is not None and keys[adapter] in module.lora_A
+            module.enable_adapters(works)
+            if works:
                 module.set_adapter(keys[adapter])
         now[0] = adapter
 
@@ -168,6 +165,6 @@ def _inject(model: Any, healed: Healed, key: str) -> None:
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are meant
         inject_adapter_in_model(config, model, adapter_name=key)
     loaded = set_peft_model_state_dict(model, state, adapter_name=key)
-    absent = [one for one in loaded.missing_keys if f".{key}." in one]
+    absent = [name for name in loaded.missing_keys if f".{key}." in name]
     if loaded.unexpected_keys or absent:
         raise CheckpointError(f"{healed.folder}: {[*loaded.unexpected_keys, *absent][0]} does not fit the model")

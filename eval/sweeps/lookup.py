@@ -12,7 +12,6 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from lm_eval.api.registry import register_metric
 from lm_eval.evaluator import evaluate
 
 from eval.asking.harness import PlannedTask, Scorer, check_finite, to_bits
@@ -23,11 +22,6 @@ from prune.common.terminal import Progress
 
 Pair = tuple[str, str]  # context, continuation
 Answer = tuple[float, bool]  # log p(continuation | context) in nats, whether it is what greedy decoding says
-
-
-@register_metric(metric="answer_greedy", higher_is_better=True, output_type="loglikelihood", aggregation="mean")
-def _answer_greedy(items: Any) -> Any:  # known to lm-eval by name; AnswerTask computes it
-    return items
 
 
 class AnswerTask(PlannedTask):
@@ -60,14 +54,14 @@ class _AsAnswers(TaskPlan):
     """A plan whose open questions are scored, not generated."""
 
     def config(self) -> dict[str, Any]:
-        found = super().config()
-        if found["output_type"] == "multiple_choice":
-            return found
+        config = super().config()
+        if config["output_type"] == "multiple_choice":
+            return config
         for key in ("generation_kwargs", "filter_list"):
-            found.pop(key, None)
+            config.pop(key, None)
         metrics = [{"metric": "answer_nll_bits", "aggregation": "mean", "higher_is_better": False}]
         metrics.append({"metric": "answer_greedy", "aggregation": "mean", "higher_is_better": True})
-        return {**found, "output_type": "loglikelihood", "metric_list": metrics}
+        return {**config, "output_type": "loglikelihood", "metric_list": metrics}
 
 
 @dataclass(frozen=True)
@@ -91,11 +85,7 @@ class StoredAnswers(LM):
         self._answers, self._scorer = answers, scorer
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[Answer]:
-        """Look each (context, continuation) up.
-
-        Raises:
-            RegrowthError: one that is not stored.
-        """
+        """Look each (context, continuation) up."""
         return [self._known(request.args) for request in requests]
 
     def _known(self, pair: Any) -> Answer:
@@ -149,11 +139,7 @@ class Collected:
 
 
 def collect(tasks: Sequence[AnswerTask], scorer: Scorer, prompting: Prompting) -> Collected:
-    """All requests of some tasks, in tokens as HFLM reads them.
-
-    Raises:
-        RegrowthError: an answer without a token, or one longer than the context.
-    """
+    """All requests of some tasks, in tokens as HFLM reads them."""
     pairs: dict[Pair, None] = {}
     for task in tasks:
         _prepare(task, prompting)
@@ -183,14 +169,14 @@ def read(tasks: Sequence[AnswerTask], answers: LM, prompting: Prompting) -> dict
     """What lm-eval makes of stored answers (or of a real LM): its results, with the samples."""
     for task in tasks:
         _prepare(task, prompting)
-    found: dict[str, Any] = evaluate(
+    results: dict[str, Any] = evaluate(
         lm=answers,
         task_dict={task.plan.name: task for task in tasks},
         bootstrap_iters=1,  # all our metrics are means, whose standard error is in closed form
         log_samples=True,
         apply_chat_template=prompting.chat,
     )
-    return found
+    return results
 
 
 def _prepare(task: AnswerTask, prompting: Prompting) -> None:

@@ -55,11 +55,7 @@ class SweepPlan:
         return not isinstance(self.starts, str) or self.starts == "all"
 
     def with_variants(self, more: Sequence[Variant]) -> SweepPlan:
-        """The same with more variants at the end.
-
-        Raises:
-            UsageError: two of one name.
-        """
+        """The same with more variants at the end."""
         labels = [variant.label for variant in (*self.variants, *more)]
         if twice := [label for label in labels if labels.count(label) > 1]:
             raise UsageError(f"--adapter gives {twice[0]} twice; name the adapters' folders apart")
@@ -113,9 +109,6 @@ def plan_sweep(
         sizes: how many layers to drop, as `0-15` or `0,4,8`; the full model is measured with or without the 0.
         rule: `best` (a scan's start for each size), `deepest`, `all`, or start layers such as `3,7,10-12`.
         best: the scan's start of each size.
-
-    Raises:
-        UsageError: sizes or starts that the model does not have, or `best` without a scan.
     """
     asked = tuple(dict.fromkeys((0, *parse_layers(sizes, "--sizes"))))
     if len(asked) < 2:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.asking.backends import context_length
-from eval.asking.tasks import TaskPlan, plan_tasks
+from eval.asking.tasks import TaskPlan, hash_questions, plan_tasks
 from eval.billing.sweep import Cost, VariantProse
 from eval.runs.prose import draw_prose
 from eval.runs.run import wants_chat
-from eval.settings import SweepSettings, named_texts
+from eval.settings import SweepSettings
 from eval.sweeps.healed import Healed, attach, read_healed
 from eval.sweeps.plan import SweepPlan, plan_sweep
 from prune.checkpoint.identity import content_sha256, model_identity
@@ -22,7 +22,7 @@ from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
 from prune.common.memory import peak_memory
 from prune.common.outputs import check_free
-from prune.common.provenance import digest, file_sha256
+from prune.common.provenance import digest
 from prune.common.resume import Unfinished
 from prune.common.terminal import progress, quiet_libraries, screen
 from prune.cutting.planning import scan_of
@@ -133,10 +133,7 @@ def _measure(
         tokenizer = load_tokenizer(source)
         chat = wants_chat(settings, tokenizer, source.name)
         context = context_length(source, settings.max_length)
-        drawn = {
-            name: draw_prose(text, tokenizer, field=settings.field, seed=settings.seed, context=context)
-            for name, text in named_texts(settings.texts).items()
-        }
+        drawn = draw_prose(settings, tokenizer, context)
         model = load_model(source, dtype=pick_dtype(settings.dtype, device=device), device=device)
         switch = attach(model, healed) if healed else None
     loading = time.monotonic() - began
@@ -162,15 +159,11 @@ def _measure(
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": device,
         "chat_template": chat,
-        "few_shot": settings.few_shot,
-        "limit": settings.limit,
-        "seed": settings.seed,
-        "sets": None if settings.sets is None else sorted(settings.sets),
+        **settings.draw,
     }
     cost = Cost(seconds={key: round(value, 1) for key, value in seconds.items()}, peak_memory=peak_memory(device))
     del model, switch
     gc.collect()
-    files = {f"{domain}.jsonl": Path(settings.data or "") / f"{domain}.jsonl" for domain in settings.domains}
     return assemble(
         plan,
         tasks,
@@ -179,11 +172,7 @@ def _measure(
         settings=asked_how,
         notes=[note for adapter in healed for note in adapter.notes],
         cost=cost,
-        facts={
-            "model": identity,
-            "questions": {name: file_sha256(path) for name, path in files.items()},
-            "seed": settings.seed,
-        },
+        facts={"model": identity, "questions": hash_questions(settings), "seed": settings.seed},
     )
 
 

@@ -76,9 +76,6 @@ def task_scores(plan: TaskPlan, logged: Sequence[Sequence[dict[str, Any]]], prom
     Args:
         logged: V lists of `slim` samples, each in the order of the questions.
         prompts: the questions' prompt hashes.
-
-    Raises:
-        RegrowthError: a question that was not answered.
     """
     wanted = [question.id for question in plan.questions]
     if any([entry["id"] for entry in entries] != wanted for entries in logged):
@@ -167,15 +164,15 @@ def costs(plan: SweepPlan, tasks: Sequence[TaskScores]) -> dict[str, dict[int, d
 
     Per byte, so that domains and protocols of long answers do not outweigh those of short ones.
     """
-    found: dict[str, dict[int, dict[int, float]]] = {}
+    by_domain: dict[str, dict[int, dict[int, float]]] = {}
     for domain in dict.fromkeys(task.plan.domain for task in tasks):
-        own = [task for task in tasks if task.plan.domain == domain]
-        rise = np.mean([(task.nll.sum(1) - task.nll[0].sum()) / task.sizes.sum() for task in own], axis=0)
-        sizes = found.setdefault(domain, {})
-        for place, variant in enumerate(plan.variants):
+        asked = [task for task in tasks if task.plan.domain == domain]
+        rise = np.mean([(task.nll.sum(1) - task.nll[0].sum()) / task.sizes.sum() for task in asked], axis=0)
+        sizes = by_domain.setdefault(domain, {})
+        for index, variant in enumerate(plan.variants):
             if variant.n > 0 and variant.start is not None and variant.adapter is None:
-                sizes.setdefault(variant.n, {})[variant.start] = float(rise[place])
-    return found
+                sizes.setdefault(variant.n, {})[variant.start] = float(rise[index])
+    return by_domain
 
 
 def curve_indices(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[int]:
@@ -185,14 +182,14 @@ def curve_indices(plan: SweepPlan, tasks: Sequence[TaskScores]) -> list[int]:
     """
     by_domain = costs(plan, tasks)
 
-    def cost(place: int) -> float:
-        variant = plan.variants[place]
+    def cost(index: int) -> float:
+        variant = plan.variants[index]
         if variant.n == 0 or variant.start is None:
             return 0.0
         return sum(sizes[variant.n][variant.start] for sizes in by_domain.values())
 
-    plain = [place for place, variant in enumerate(plan.variants) if variant.adapter is None]
-    sizes = sorted({plan.variants[place].n for place in plain})
+    plain = [index for index, variant in enumerate(plan.variants) if variant.adapter is None]
+    sizes = sorted({plan.variants[index].n for index in plain})
     return [min((p for p in plain if plan.variants[p].n == n), key=lambda p: (cost(p), p)) for n in sizes]
 
 
@@ -232,8 +229,8 @@ def maps(plan: SweepPlan, tasks: Sequence[TaskScores]) -> tuple[BlockMap, ...]:
     if not plan.mapped:
         return ()
     blocks = {
-        (v.n, v.start): place
-        for place, v in enumerate(plan.variants)
+        (v.n, v.start): index
+        for index, v in enumerate(plan.variants)
         if v.n > 0 and v.start is not None and not v.adapter
     }
     sizes = tuple(sorted({n for n, _ in blocks}))
@@ -259,20 +256,20 @@ def maps(plan: SweepPlan, tasks: Sequence[TaskScores]) -> tuple[BlockMap, ...]:
 def sample_rows(task: TaskScores) -> list[dict[str, Any]]:
     """One JSON object a question, with lists over the variants."""
 
-    def column(values: np.ndarray | None, place: int) -> list[Any] | None:
-        return None if values is None else values[:, place].tolist()
+    def column(values: np.ndarray | None, index: int) -> list[Any] | None:
+        return None if values is None else values[:, index].tolist()
 
     return [
         {
             "id": question.id,
             "subject": question.subject,
             "source": question.source,
-            "prompt_hash": task.prompts[place],
-            "correct": column(task.correct, place),
-            "correct_raw": column(task.raw, place),
-            "answer_greedy": column(task.greedy, place),
-            "answer_nll_bits": column(task.nll, place),
-            "response": column(task.response, place),
+            "prompt_hash": task.prompts[index],
+            "correct": column(task.correct, index),
+            "correct_raw": column(task.raw, index),
+            "answer_greedy": column(task.greedy, index),
+            "answer_nll_bits": column(task.nll, index),
+            "response": column(task.response, index),
         }
-        for place, question in enumerate(task.plan.questions)
+        for index, question in enumerate(task.plan.questions)
     ]

@@ -28,11 +28,7 @@ class KeptAnswers:
         self.restore()
 
     def restore(self, **more: Any) -> RouteAnswers | None:
-        """The answers so far, None if there are none; `more` are the facts that only the loaded model tells.
-
-        Raises:
-            RegrowthError, UsageError: as above.
-        """
+        """The answers so far, None if there are none; `more` are the facts that only the loaded model tells."""
         return self._unfinished.read({**self._facts, **more}, _restored)
 
     def keep(self, answers: RouteAnswers) -> None:

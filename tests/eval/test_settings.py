@@ -179,7 +179,7 @@ def test_tasks_of_lm_eval_and_finished_runs(tiny_llama, sample_questions, own_ta
     assert all((row["lost"], row["gained"], row["mcnemar_p"]) == (0, 0, 1.0) for row in versus)
     assert all(row["difference"]["low"] < 0 < row["difference"]["high"] for row in versus)
     shown = (tmp_path / "bill" / "comparison.md").read_text()
-    assert "| sums (group) | acc | two | 8 |" in shown
+    assert "| sums (group), acc | two | 8" in shown
     sample = json.loads((tmp_path / "one" / "samples_llama_regrowth_math_choice.jsonl").read_text().splitlines()[0])
     assert sample["doc"]["id"] == sample["id"]
 

@@ -29,11 +29,7 @@ PLACES: dict[str, tuple[str, str | None, str]] = {
 
 
 def load_hub(name: str) -> Loaded:
-    """Fetch the set `name`.
-
-    Raises:
-        RegrowthError: the hub cannot be reached or has it no more; the line names `--from`.
-    """
+    """Fetch the set `name`."""
     from datasets import load_dataset
 
     repo, config, split = PLACES[name]

