@@ -310,7 +310,6 @@ _INTERACTIONS = (
     ),
     field("In words", "", lambda row: Cell(in_words(row)), words=True),
 )
-INTERACTIONS = headings(*_INTERACTIONS[:-1])
 
 
 def interactions_table(rows: Sequence[Record]) -> Table:
