@@ -6,7 +6,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PATHS := prune heal eval recipes tests bench
 
-.PHONY: help install sample demo test test-all test-avx2 test-floor test-vllm families lint bench bench-all clean
+.PHONY: help install sample demo test test-all test-avx2 test-floor test-vllm families formats lint bench bench-all clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -55,7 +55,10 @@ test-vllm: .venv-vllm/.installed sample ## make .venv-vllm/ with vLLM for the CP
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/eval/asking/test_vllm.py
 
 families: install ## judge every family of transformers anew and write docs/families.md
-	$(BIN)/python -m tests.support.verdicts --write
+	$(BIN)/python -m tests.support.verdicts
+
+formats: install ## write docs/formats.md, made of the artefacts' classes
+	$(BIN)/python -m tests.support.formats
 
 lint: install ## check style, formatting and types
 	$(BIN)/ruff check $(PATHS)

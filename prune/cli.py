@@ -174,7 +174,8 @@ def scan_command(
 ) -> None:
     """Measure how alike the inputs of a model's layers are, for every block of layers in one pass.
 
-    torchrun and `accelerate launch -m prune scan ...` share the samples among processes.
+    torchrun and `accelerate launch -m prune scan ...` share the samples among processes. A scan that was interrupted
+    goes on with --resume.
 
     Example: prune scan Qwen/Qwen3-8B --text prose.jsonl --out scan.json --plot scan.png
     """

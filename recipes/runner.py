@@ -26,7 +26,7 @@ from recipes.record import RecipeRecord, StageRecord, read_stages
 from recipes.schema import Recipe
 
 _VERDICTS = {EXIT_NO_GO: "NO-GO", EXIT_INCONCLUSIVE: "INCONCLUSIVE"}
-_TRAININGS = ("heal qlora", "heal distill")  # what they did is kept when they are stopped
+_KEEP_WORK = ("prune scan", "heal qlora", "heal distill", "evaluate sweep")  # when they are stopped
 _MODULES = {"prune": "prune", "heal": "heal", "evaluate": "eval"}
 
 
@@ -93,11 +93,11 @@ def run_recipe(recipe: Recipe, *, start: str | None = None, quiet: bool = False)
 
 
 def _unfinished(planned: StagePlan, before: StageRecord | None) -> list[str]:
-    """What to do with the training that a stopped run of this stage left.
+    """What to do with the work that a stopped run of this stage left.
 
     It goes on where its inputs are the same. It begins anew where they changed, or where --from asks for it.
     """
-    if planned.stage.command not in _TRAININGS or before is None or before.state != "started":
+    if planned.stage.command not in _KEEP_WORK or before is None or before.state != "started":
         return []
     return ["--resume"] if before.key == planned.key and planned.why == UNFINISHED else ["--overwrite"]
 

@@ -46,7 +46,7 @@ def _sample(name: str) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Answers that commands keep go to a folder of the tests, never to the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

@@ -154,7 +154,7 @@ def corrected(rows: Sequence[DomainRow]) -> list[DomainRow]:
     for row in rows:
         if row.versus is not None:
             compared.setdefault(row.model, []).append(row.versus)
-    values = {model: iter(holm([versus.mcnemar_p for versus in own])) for model, own in compared.items()}
+    values = {model: iter(holm([versus.mcnemar_p for versus in losses])) for model, losses in compared.items()}
     return [
         row if row.versus is None else replace(row, versus=replace(row.versus, mcnemar_p_holm=next(values[row.model])))
         for row in rows

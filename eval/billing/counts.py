@@ -30,16 +30,6 @@ class Counts:
         """Questions."""
         return self.both_right + self.fast_only + self.slow_only + self.both_wrong
 
-    @property
-    def fast_right(self) -> int:
-        """Right at once, |D_fast_true|."""
-        return self.both_right + self.fast_only
-
-    @property
-    def slow_right(self) -> int:
-        """Right after a chain of thought."""
-        return self.both_right + self.slow_only
-
 
 @dataclass(frozen=True)
 class Gains:

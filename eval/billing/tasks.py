@@ -44,17 +44,17 @@ def bill_tasks(runs: Sequence[RunResult]) -> list[TaskRow]:
     return [_row(runs[0], result, *metric) for metric in _metrics(runs[0]) for result in runs]
 
 
-def _row(full: RunResult, result: RunResult, task: str, metric: str, filter_: str) -> TaskRow:
+def _row(full: RunResult, result: RunResult, task: str, metric: str, filter_name: str) -> TaskRow:
     scores = result.harness["results"].get(task, {})
-    if f"{metric},{filter_}" not in scores:
+    if f"{metric},{filter_name}" not in scores:
         raise RegrowthError(f"not paired: {result.label} has no {metric} of task {task}")
     row = TaskRow(
         task=task,
         metric=metric,
-        filter=filter_,
+        filter=filter_name,
         model=result.label,
         n=int(scores.get("sample_len", 0)),
-        value=float(scores[f"{metric},{filter_}"]),
+        value=float(scores[f"{metric},{filter_name}"]),
         higher_is_better=result.harness.get("higher_is_better", {}).get(task, {}).get(metric),
         group=task in result.harness.get("groups", {}),
     )
@@ -65,9 +65,9 @@ def _metrics(result: RunResult) -> Iterator[tuple[str, str, str]]:
     planned = {plan.name for plan in result.tasks}
     for task, scores in result.harness.get("results", {}).items():
         for key, value in scores.items():
-            metric, comma, filter_ = key.partition(",")
+            metric, comma, filter_name = key.partition(",")
             if task not in planned and comma and not metric.endswith("_stderr") and _number(value):
-                yield task, metric, filter_
+                yield task, metric, filter_name
 
 
 def _number(value: Any) -> bool:

@@ -15,18 +15,21 @@ def unread(row: Mapping[str, Any], measure: str) -> bool:
     return any(row[f"unparseable_{mode}"] > MANY for mode in _MODES[measure])
 
 
-def unread_pair(rows: Iterable[Mapping[str, Any]], one: Mapping[str, Any], full: str, measure: str) -> list[str]:
-    """Domains of an interaction `one` in which too many answers, of its model or of the full one, were not parsed.
+def unread_pair(
+    rows: Iterable[Mapping[str, Any]], interaction: Mapping[str, Any], full: str, measure: str
+) -> list[str]:
+    """Domains of an interaction in which too many answers, of its model or of the full one, were not parsed.
 
     Args:
         rows: all rows of thinking.
-        one: a model's loss in one domain against that in another.
-        full: name of the full model.
+        interaction: a model's loss in one domain against that in another.
+        full: label of the full model.
         measure: as in `unread`.
     """
-    own = [row for row in rows if row["model"] in (one["model"], full) and row["protocol"] == one["protocol"]]
-    found = {row["domain"] for row in own if unread(row, measure)}
-    return [domain for domain in one["domains"] if domain in found]
+    models, protocol = (interaction["model"], full), interaction["protocol"]
+    asked = [row for row in rows if row["model"] in models and row["protocol"] == protocol]
+    domains = {row["domain"] for row in asked if unread(row, measure)}
+    return [domain for domain in interaction["domains"] if domain in domains]
 
 
 def unparsed_warnings(rows: Sequence[Mapping[str, Any]], thinking: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -35,19 +38,15 @@ def unparsed_warnings(rows: Sequence[Mapping[str, Any]], thinking: Sequence[Mapp
     Args:
         rows, thinking: those of comparison.json, or of run.json.
     """
-    places: dict[str, list[str]] = {}
-    for row in rows:
-        if row["unparseable"] > MANY:
-            where = f"{row['domain']} {row['protocol']}: {_percent(row['unparseable'])}"
-            places.setdefault(row["model"], []).append(where)
-    for row in thinking:
-        if unread(row, "delta"):
-            where = f"{row['domain']} {row['protocol']}: {unparsed_shares(row)}"
-            places.setdefault(row["model"], []).append(where)
+    shares = [(row, _percent(row["unparseable"])) for row in rows if row["unparseable"] > MANY]
+    shares += [(row, unparsed_shares(row)) for row in thinking if unread(row, "delta")]
+    tasks: dict[str, list[str]] = {}
+    for row, share in shares:
+        tasks.setdefault(row["model"], []).append(f"{row['domain']} {row['protocol']}: {share}")
     return [
-        f"{model}: many answers could not be parsed ({'; '.join(found)}); they count as wrong, so that a loss there is "
-        "one of form too, and no proof of lost knowledge"
-        for model, found in places.items()
+        f"{model}: many answers could not be parsed ({'; '.join(where)}); they count as wrong, so a loss there is one "
+        "of form too, and no proof of lost knowledge"
+        for model, where in tasks.items()
     ]
 
 

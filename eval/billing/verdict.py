@@ -114,14 +114,14 @@ def judge(rows: Sequence[DomainRow], limit: float, thinking: Sequence[ThinkingRo
     losses = tuple(sorted(measured, key=lambda loss: (loss.at_chance, -loss.loss.estimate)))
     judged = [loss for loss in losses if loss.decision]
     beyond = [loss for loss in judged if loss.decision == NO_GO]
-    open_ = [loss for loss in judged if loss.decision == INCONCLUSIVE]
+    undecided = [loss for loss in judged if loss.decision == INCONCLUSIVE]
     if not judged:
         return Verdict(limit, INCONCLUSIVE, f"{INCONCLUSIVE}: {_no_room(losses, limit)}", None, losses)
     if beyond:
         worst, decision = beyond[0], NO_GO
         words = f"{_lost(worst)}, more than the {_points(limit)} allowed"
-    elif open_:
-        worst, decision = max(open_, key=_questions_short), INCONCLUSIVE
+    elif undecided:
+        worst, decision = max(undecided, key=_questions_short), INCONCLUSIVE
         words = f"{_lost(worst)}, and {_points(limit)} are allowed; {_how_many(worst)}"
     else:
         worst, decision = judged[0], GO

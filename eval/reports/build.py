@@ -8,14 +8,12 @@ from typing import Any
 
 from eval.reports.comparison import (
     domains_section,
-    flips,
     interactions_section,
     prose_section,
     tasks_section,
     thinking_section,
 )
-from eval.reports.flips import FlipGroup
-from eval.reports.model import Report, Section
+from eval.reports.model import Flips, Report, Section
 from eval.reports.sweep import curves_section, map_section, sweep_prose_section
 from eval.reports.text import counted, listed, plain
 from eval.reports.verdict import comparison_top, sweep_top
@@ -24,13 +22,13 @@ Document = Mapping[str, Any]
 _IDENTITY = ("config_sha256", "shards", "content_sha256")  # two models of one shape differ in the last alone
 
 
-def build(comparison: Document | None, sweep: Document | None = None, flipped: Sequence[FlipGroup] = ()) -> Report:
+def build(comparison: Document | None, sweep: Document | None = None, flips: Sequence[Flips] = ()) -> Report:
     """The report of a comparison, of a sweep, or of both; a section without data is left out.
 
     Args:
         comparison: the document of comparison.json, or None.
         sweep: the document of sweep.json, or None.
-        flipped: of the comparison, as `read_flips` gives them.
+        flips: of the comparison, as `read_flips` gives them.
 
     Raises:
         ValueError: neither a comparison nor a sweep.
@@ -59,7 +57,7 @@ def build(comparison: Document | None, sweep: Document | None = None, flipped: S
         subtitle=_subtitle(main),
         top=top,
         sections=shown,
-        flips=flips(flipped),
+        flips=tuple(flips),
         settings=tuple(_settings(main)),
         facts=tuple(_facts(main)),
         hashes=tuple(_hashes(main)),

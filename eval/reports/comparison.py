@@ -1,4 +1,4 @@
-"""The sections of the report that stand on comparison.json and on the samples beside it."""
+"""The sections of the report that stand on comparison.json."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 from eval.billing.counts import Counts
 from eval.billing.unparsed import unparsed_mark, unread
 from eval.reports.charts import Dot, DotGroup, forest
-from eval.reports.flips import Flip, FlipGroup
 from eval.reports.interactions import SENTENCES, findings, interaction_findings, thinking_in_words
 from eval.reports.maps import TILES, mosaic, tile_key
-from eval.reports.model import Example, Figure, Flips, Key, Section
+from eval.reports.model import Figure, Key, Section
 from eval.reports.tables import (
     counts_table,
     domain_table,
@@ -21,14 +20,10 @@ from eval.reports.tables import (
     thinking_interactions_table,
     thinking_table,
 )
-from eval.reports.text import bits, clipped, plain, points, signed, task_name
+from eval.reports.text import bits, plain, points, signed, task_name
 from prune.common.svg import key
 
 Record = Mapping[str, Any]
-
-SHOWN = 4  # examples of each kind, for each task and model; fewer where they are many, so that the page stays light
-_IN_ALL = 100
-LONGEST = 700  # characters of an answer or question that are shown
 
 
 def domains_section(comparison: Record) -> Section | None:
@@ -154,37 +149,3 @@ def _square(number: int, row: Record) -> Figure:
 
 def _percent(interval: Mapping[str, float] | None) -> str:
     return "–" if interval is None else f"{plain(100 * interval['estimate'], 0)} %"
-
-
-def flips(groups: Sequence[FlipGroup]) -> tuple[Flips, ...]:
-    """Examples of what was lost and gained, the first of each group in its drawn order."""
-    flipped = [group for group in groups if group.lost or group.gained]
-    shown = max(1, min(SHOWN, _IN_ALL // max(1, len(flipped))))
-    shown_flips = []
-    for group in flipped:
-        mode = f", {group.thinking} thinking" if group.thinking else ""
-        lost, gained = (tuple(_example(flip) for flip in kind[:shown]) for kind in (group.lost, group.gained))
-        title = f"{group.domain} {group.protocol}{mode}: {group.model}"
-        shown_flips.append(Flips(title, group.n, len(group.lost), len(group.gained), lost, gained))
-    return tuple(shown_flips)
-
-
-def _example(flip: Flip) -> Example:
-    """A choice that was taken is marked where it stands; an answer that was written is shown below."""
-    answers = {"right": flip.answer, "before": flip.before, "after": flip.after}
-    choices = tuple(
-        (clipped(text, LONGEST), tuple(word for word, answer in answers.items() if answer == place))
-        for place, text in enumerate(flip.choices or ())
-    )
-    written = {
-        word: "" if flip.choices and isinstance(answer, int) else _said(answer) for word, answer in answers.items()
-    }
-    where = ", ".join(part for part in (flip.subject, flip.source) if part)
-    return Example(
-        clipped(flip.question, LONGEST), where, choices, written["right"], written["before"], written["after"]
-    )
-
-
-def _said(answer: Any) -> str:
-    text = str(answer).strip()
-    return clipped(text, LONGEST) if text else "(nothing)"

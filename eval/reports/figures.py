@@ -19,7 +19,7 @@ from prune.common.svg import Element, add, drawing, markup
 _MARGIN, _GAP = 24.0, 28.0
 _LINE = 18.0  # from one line of words to the next
 _LETTER = 6.4  # about the width of a letter of the size of a lead
-_DARK = "@media (prefers-color-scheme: dark) {"
+_DARK = "@media screen and (prefers-color-scheme: dark) {"
 
 
 def write_comparison_figures(comparison: Mapping[str, Any], folder: Path) -> None:
@@ -56,7 +56,7 @@ def sheet(section: Section) -> str:
     for first in range(0, len(section.figures), columns):
         row = section.figures[first : first + columns]
         top = y + _LINE * (1 + any(figure.under for figure in row))
-        y = max(_figure(root, figure, _MARGIN + place * step, y, top) for place, figure in enumerate(row)) + _GAP
+        y = max(_figure(root, figure, _MARGIN + column * step, y, top) for column, figure in enumerate(row)) + _GAP
     root.set("xmlns", "http://www.w3.org/2000/svg")
     for name, value in (("width", f"{width:.0f}"), ("height", f"{y:.0f}"), ("viewBox", f"0 0 {width:.0f} {y:.0f}")):
         root.set(name, value)

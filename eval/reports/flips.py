@@ -1,104 +1,96 @@
-"""Questions whose verdict changed between the full model and another, read from the samples that a comparison wrote."""
+"""Questions whose verdict changed between the full model and another, from the samples that a comparison wrote."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from eval.asking.tasks import TaskPlan
+from eval.reports.model import Example, Flips
+from eval.reports.text import clipped
+from eval.runs.files import read_lines
 from prune.common.errors import CheckpointError
 
 Line = Mapping[str, Any]
+Pair = tuple[Line, Line]  # the same question, before and after
+
+SHOWN = 4  # examples of each kind, for each task and model; fewer where they are many, so that the page stays light
+_IN_ALL = 100
+LONGEST = 700  # characters of an answer or question that are shown
 
 
-@dataclass(frozen=True)
-class Flip:
-    """One question and its two answers. `before`, `after`: the index of the choice taken, or the text written."""
+def read_flips(folder: Path, comparison: Mapping[str, Any]) -> tuple[Flips, ...]:
+    """What each task and model lost and gained, with the first of each kind in the order in which they were drawn.
 
-    question: str
-    subject: str
-    source: str
-    choices: tuple[str, ...] | None
-    answer: int | str
-    before: int | str
-    after: int | str
-
-
-@dataclass(frozen=True)
-class FlipGroup:
-    """All questions of one task that one model lost or gained against the full one, in their drawn order."""
-
-    domain: str
-    protocol: str
-    thinking: str | None
-    model: str
-    n: int
-    lost: tuple[Flip, ...]
-    gained: tuple[Flip, ...]
-
-
-def read_flips(folder: Path, comparison: Mapping[str, Any]) -> list[FlipGroup]:
-    """The flips of every task and model of a comparison; a task whose samples are not there is left out.
-
-    The drawn order hangs on the seed alone, and so do the first of a group.
+    A task whose samples are not there is left out.
 
     Raises:
         CheckpointError: samples that are no JSON lines, or not of the same questions.
     """
     full, *others = [model["label"] for model in comparison["models"]]
-    found = []
-    for domain, protocol, mode in _tasks(comparison):
-        first = _lines(folder, full, _name(domain, protocol, mode))
-        for label in others:
-            own = _lines(folder, label, _name(domain, protocol, mode))
-            if first is None or own is None or not all("doc" in line for line in first):
-                continue
-            answers = {line["id"]: line for line in own}
-            if len(answers) != len(first) or any(line["id"] not in answers for line in first):
-                raise CheckpointError(
-                    f"{folder}: the samples of {label} on {domain} are of other questions than {full}'s"
-                )
-            both = [(line, answers[line["id"]]) for line in first]
-            lost = tuple(_flip(b, a) for b, a in both if b["correct"] and not a["correct"])
-            gained = tuple(_flip(b, a) for b, a in both if a["correct"] and not b["correct"])
-            found.append(FlipGroup(domain, protocol, mode, label, len(both), lost, gained))
-    return found
+    flipped = []
+    for task, words in _tasks(comparison):
+        before = _lines(folder, full, task)
+        for label in others if before else ():
+            pairs = _pairs(folder, before, _lines(folder, label, task), f"{label} on {words}", full)
+            lost = [(b, a) for b, a in pairs if b["correct"] and not a["correct"]]
+            gained = [(b, a) for b, a in pairs if a["correct"] and not b["correct"]]
+            if lost or gained:
+                flipped.append((f"{words}: {label}", len(pairs), lost, gained))
+    shown = max(1, min(SHOWN, _IN_ALL // max(1, len(flipped))))
+    return tuple(
+        Flips(title, n, len(lost), len(gained), _examples(lost[:shown]), _examples(gained[:shown]))
+        for title, n, lost, gained in flipped
+    )
 
 
-def _tasks(comparison: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
-    plain = dict.fromkeys((row["domain"], row["protocol"]) for row in comparison["rows"])
-    thinking = dict.fromkeys((row["domain"], row["protocol"]) for row in comparison.get("thinking") or [])
-    for task in plain:
-        yield *task, None
-    for task in thinking:  # at once the answers are much as without; after a chain of thought they are others
-        yield *task, "slow"
+def _tasks(comparison: Mapping[str, Any]) -> Iterator[tuple[TaskPlan, str]]:
+    """Each task, and what it is called. At once the answers are much as without thinking, so those are left out."""
+    for rows, mode in ((comparison["rows"], None), (comparison["thinking"], "slow")):
+        for domain, protocol in dict.fromkeys((row["domain"], row["protocol"]) for row in rows):
+            yield TaskPlan(domain, protocol, (), mode), f"{domain} {protocol}{', slow thinking' if mode else ''}"
 
 
-def _name(domain: str, protocol: str, mode: str | None) -> str:
-    return TaskPlan(domain, protocol, (), mode).name
-
-
-def _lines(folder: Path, label: str, task: str) -> list[Line] | None:
-    path = folder / f"samples_{label}_{task}.jsonl"
+def _lines(folder: Path, label: str, task: TaskPlan) -> list[Line]:
+    path = folder / f"samples_{label}_{task.name}.jsonl"
     if not path.is_file():
-        return None
+        return []
     try:
-        return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+        return list(read_lines(path))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON lines ({error})") from error
 
 
-def _flip(before: Line, after: Line) -> Flip:
-    doc = before["doc"]
-    return Flip(
-        question=doc["question"],
-        subject=doc.get("subject") or "",
-        source=doc.get("source") or "",
-        choices=None if doc.get("choices") is None else tuple(doc["choices"]),
-        answer=doc["answer"],
-        before=before["response"],
-        after=after["response"],
+def _pairs(folder: Path, before: Sequence[Line], after: Sequence[Line], what: str, full: str) -> list[Pair]:
+    answers = {line["id"]: line for line in after}
+    if not answers or not all("doc" in line for line in before):
+        return []
+    if len(answers) != len(before) or any(line["id"] not in answers for line in before):
+        raise CheckpointError(f"{folder}: the samples of {what} are of other questions than {full}'s")
+    return [(line, answers[line["id"]]) for line in before]
+
+
+def _examples(pairs: Sequence[Pair]) -> tuple[Example, ...]:
+    return tuple(_example(before, after) for before, after in pairs)
+
+
+def _example(before: Line, after: Line) -> Example:
+    """A choice that was taken is marked where it stands; an answer that was written is shown below."""
+    question = before["doc"]
+    options = question.get("choices") or ()
+    answers = {"right": question["answer"], "before": before["response"], "after": after["response"]}
+    choices = tuple(
+        (clipped(text, LONGEST), tuple(word for word, answer in answers.items() if answer == number))
+        for number, text in enumerate(options)
     )
+    right, was, became = (
+        "" if options and isinstance(answer, int) else _written(answer) for answer in answers.values()
+    )
+    where = ", ".join(filter(None, (question.get("subject"), question.get("source"))))
+    return Example(clipped(question["question"], LONGEST), where, choices, right, was, became)
+
+
+def _written(answer: Any) -> str:
+    text = str(answer).strip()
+    return clipped(text, LONGEST) if text else "(nothing)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import groupby
 
 from markupsafe import Markup
 
@@ -16,7 +17,7 @@ _VIRIDIS = (
     "fde725e2e418c5e021a8db348bd64670cf5758c76542be712fb47c24aa831fa0881f958b"
     "228b8d26818e2a768e2f6c8e34608d3a548c3f4889443b84472e7c482071471164440154"
 )
-COLOURS = [f"#{_VIRIDIS[place : place + 6]}" for place in range(0, len(_VIRIDIS), 6)]
+COLOURS = [f"#{_VIRIDIS[start : start + 6]}" for start in range(0, len(_VIRIDIS), 6)]
 LEAST = 0.05  # bits; costs below it are noise, and all of the brightest colour
 
 
@@ -57,8 +58,8 @@ def block_map(
     for size in ticks(1, sizes, most=6, whole=True):
         add(axis, "text", number(size), x=34, y=bottom - (size - 0.5) * tall + 4, text_anchor="end")
     # Cells are drawn in units of their own, start by size, which keeps thousands of them short.
-    place = f"translate({across(-0.5):.2f} {bottom:.2f}) scale({side:.4f} {-tall:.4f})"
-    cells = add(root, "g", data_series=title, shape_rendering="crispEdges", transform=place)
+    grid = f"translate({across(-0.5):.2f} {bottom:.2f}) scale({side:.4f} {-tall:.4f})"
+    cells = add(root, "g", data_series=title, shape_rendering="crispEdges", transform=grid)
     add(cells, "path", d="".join(_runs(costs, lambda cost: 0)[0]), class_="edge", stroke_width=f"{2 / side:.3f}")
     for step, pieces in sorted(_runs(costs, lambda cost: shade(cost, most)).items()):
         add(cells, "path", d="".join(pieces), fill=COLOURS[step])
@@ -72,18 +73,16 @@ def block_map(
 
 def _runs(costs: Mapping[tuple[int, int], float], step: Callable[[float], int]) -> dict[int, list[str]]:
     """Boxes of neighbouring starts that are of one step, by step."""
-    found: dict[int, list[str]] = {}
-    open_: tuple[int, int, int, int] | None = None  # size, first start, one past the last, step
-    for (n, start), cost in [*sorted(costs.items()), ((0, 0), 0.0)]:
-        now = step(cost)
-        if open_ and open_[0] == n and open_[2] == start and open_[3] == now:
-            open_ = (n, open_[1], start + 1, now)
-            continue
-        if open_:
-            size, first, last, own = open_
-            found.setdefault(own, []).append(f"M{first} {size - 1}h{last - first}v1h-{last - first}z")
-        open_ = (n, start, start + 1, now)
-    return found
+
+    def run(item: tuple[int, tuple[tuple[int, int], float]]) -> tuple[int, int, int]:
+        number, ((size, start), cost) = item
+        return size, start - number, step(cost)  # the second is the same as long as each start follows the last
+
+    boxes: dict[int, list[str]] = {}
+    for (size, _, colour), blocks in groupby(enumerate(sorted(costs.items())), key=run):
+        starts = [start for _, ((_, start), _) in blocks]
+        boxes.setdefault(colour, []).append(f"M{starts[0]} {size - 1}h{len(starts)}v1h-{len(starts)}z")
+    return boxes
 
 
 def colour_ticks(dearest: float) -> tuple[list[float], list[str]]:
@@ -101,8 +100,8 @@ def _colour_bar(root: Element, y: float, dearest: float, unit: str) -> None:
         add(bar, "text", f"no block costs more than {LEAST:g} bits", x=middle, y=y + 10, text_anchor="middle")
         return
     step = (WIDTH - 48) / len(COLOURS)
-    for place, colour in enumerate(COLOURS):
-        add(root, "rect", x=40 + place * step, y=y, width=step + 0.5, height=9, fill=colour)
+    for index, colour in enumerate(COLOURS):
+        add(root, "rect", x=40 + index * step, y=y, width=step + 0.5, height=9, fill=colour)
     along = Scale(math.log(LEAST), math.log(max(2 * LEAST, dearest)), 40, WIDTH - 8)
     values, words = colour_ticks(dearest)
     last = -math.inf

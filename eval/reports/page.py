@@ -11,7 +11,8 @@ from typing import Any
 
 from eval.billing.artefacts import Comparison
 from eval.billing.sweep import SweepRecord
-from eval.reports.flips import FlipGroup, read_flips
+from eval.reports.flips import read_flips
+from eval.reports.model import Flips
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import write_text
 
@@ -47,7 +48,7 @@ def report(
             raise UsageError(f"{folder} holds a sweep itself; --sweep adds one to a comparison")
         own_sweep = read_sweep(sweep)
     target = folder / "report.html" if out is None else Path(out)
-    flips = [] if comparison is None else read_flips(folder, comparison)
+    flips = () if comparison is None else read_flips(folder, comparison)
     write_text(target, render(comparison, own_sweep, flips), overwrite=overwrite)
     return target
 
@@ -68,16 +69,16 @@ def read_results(folder: Path) -> tuple[Document | None, Document | None]:
         RegrowthError: neither a comparison nor a sweep.
         CheckpointError: a file that is broken or of another format.
     """
-    found = [
+    comparison, sweep = [
         kind.read(folder / name).to_json() if (folder / name).is_file() else None
         for name, kind in (("comparison.json", Comparison), ("sweep.json", SweepRecord))
     ]
-    if found[0] is None and found[1] is None:
+    if comparison is None and sweep is None:
         raise RegrowthError(f"{folder} holds no comparison.json and no sweep.json; name a folder of results")
-    return found[0], found[1]
+    return comparison, sweep
 
 
-def render(comparison: Document | None, sweep: Document | None = None, flips: Sequence[FlipGroup] = ()) -> str:
+def render(comparison: Document | None, sweep: Document | None = None, flips: Sequence[Flips] = ()) -> str:
     """The page. The same documents give the same bytes.
 
     Its style and its script stand inside it and are allowed by their hashes; the page may load nothing.

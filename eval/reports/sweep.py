@@ -82,11 +82,11 @@ def _figures(sweep: Record, drawn: Sequence[Record], measure: str, up: str, titl
     apart = len(lines) > TOGETHER
     groups = [[replace(line, series=0)] for line in lines] if apart else [lines] if lines else []
     figures = []
-    for number_, group in enumerate(groups):
+    for index, group in enumerate(groups):
         what = listed([line.label for line in group])
         described = f"{title} as layers are dropped: {what}. {_course(group)}{_guessing(group)}"
         chart = curves(
-            f"{measure.replace('_', '-')}-{number_}",
+            f"{measure.replace('_', '-')}-{index}",
             title,
             described,
             across=f"layers dropped, of {sweep['layers']}",
@@ -210,14 +210,14 @@ def map_section(sweep: Record) -> Section | None:
     if not costs:
         return None
     figures = []
-    for number_, (task, blocks) in enumerate(costs.items()):
+    for index, (task, blocks) in enumerate(costs.items()):
         cheap, dear = min(blocks, key=blocks.__getitem__), max(blocks, key=blocks.__getitem__)
         described = (
             f"What dropping each of {len(blocks)} blocks costs in {task}, as the rise of answer NLL in bits: least for "
             f"{_block(cheap)} ({blocks[cheap]:.2f} bits), most for {_block(dear)} ({blocks[dear]:.2f} bits)."
         )
         unit = "rise of answer NLL, bits (log scale)"
-        drawing = block_map(f"map-{number_}", task, described, layers=sweep["layers"], costs=blocks, unit=unit)
+        drawing = block_map(f"map-{index}", task, described, layers=sweep["layers"], costs=blocks, unit=unit)
         figures.append(Figure(task, drawing))
     return Section(
         key="map",
@@ -257,14 +257,14 @@ def _blocks_table(costs: Mapping[str, Costs]) -> Table:
             ends = min(starts, key=starts.__getitem__), max(starts, key=starts.__getitem__)
             cells = [cell for start in ends for cell in (count(start), number(starts[start], 2))]
             rows.append((Cell(task), count(size), *cells, count(len(starts))))
-    first, bits_ = "first layer dropped, from 0", Column("Costs bits", "rise of answer NLL over the full model")
+    first, cost = "first layer dropped, from 0", Column("Costs bits", "rise of answer NLL over the full model")
     columns = (
         QUESTIONS[0],
         Column("Size", "layers dropped"),
         Column("Cheapest start", first),
-        bits_,
+        cost,
         Column("Dearest start", first),
-        bits_,
+        cost,
         Column("Starts", "how many were measured"),
     )
     return Table("The cheapest and the dearest block of each size", columns, tuple(rows), key="map-table")
@@ -297,8 +297,8 @@ def sweep_prose_section(sweep: Record) -> Section | None:
 
 def sweep_sentence(sweep: Record) -> str:
     """Which task suffers most at the largest cut, for the top of a report of its own; "" where nothing tells."""
-    curves_ = [curve for curve in sweep["curves"] if len(curve["points"]) > 1]
-    last = [(curve, curve["points"][-1]) for curve in curves_ if curve["points"][-1][_NLL]]
+    drawn = [curve for curve in sweep["curves"] if len(curve["points"]) > 1]
+    last = [(curve, curve["points"][-1]) for curve in drawn if curve["points"][-1][_NLL]]
     if not last:
         return ""
     sure = [pair for pair in last if pair[1][_NLL]["low"] > 0]

@@ -111,7 +111,7 @@ _SCORES = (
         "asked for",
         lambda row: score(row["accuracy"]),
     ),
-    field("Plain, %", "the same by the highest log-likelihood as it is", lambda row: share(row["accuracy_raw"])),
+    field("Plain, %", "the same, but by the highest log-likelihood as it is", lambda row: share(row["accuracy_raw"])),
     field(
         "NLL, bits",
         "−log₂ p(right answer | question), mean per answer; longer answers have more, so rows of two domains do not "
@@ -131,7 +131,7 @@ _CHANGES = (
         "share a passage",
         _versus("accuracy_difference", 100, 1, worse_above=False),
     ),
-    field("Δ NLL, bits", "the same of the NLL", _versus("answer_nll_bits_difference", 1, 2, worse_above=True)),
+    field("Δ NLL, bits", "the same for the NLL", _versus("answer_nll_bits_difference", 1, 2, worse_above=True)),
     field(
         "p",
         "exact McNemar test, with Holm's correction over all rows of a model",
@@ -243,8 +243,8 @@ _SHIFTS = (
     field("Δ A_slow, points", "the same after thinking", _shift("a_slow")),
     field(
         "Δ δ, points",
-        "the same of the reasoning gain; all with 95 % intervals (Wilson, and paired for δ and Δ). ? where more than a "
-        "fifth of the answers could not be parsed: a loss there is one of form too, and proves none of knowledge",
+        "the same for the reasoning gain; all with 95 % intervals (Wilson, and paired for δ and Δ). ? where more than "
+        "a fifth of the answers could not be parsed: a loss there is one of form too, and proves none of knowledge",
         _shift("delta"),
     ),
 )

@@ -72,8 +72,8 @@ def _tables(document: Document, full: str) -> Iterator[RenderableType]:
 
 def _parts(table: Table, *parts: tuple[str, Sequence[str]]) -> Iterator[Table]:
     """Some columns at a time; the title names the model where there is one alone."""
-    place = [column.heading for column in table.columns].index("Model")
-    single = len({str(row[place]) for row in table.rows}) == 1
+    column = [column.heading for column in table.columns].index("Model")
+    single = len({str(row[column]) for row in table.rows}) == 1
     for title, headings in parts:
         part = table.pick(title, [heading for heading in headings if not single or heading != "Model"])
         if part.rows:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SHARES = (0.3, 0.25, 0.45)  # of the budget, for all starts, for twice as many as the finalists, for the finalists
+PASSES = 1.5  # of the full model over the text: the budget
 LEAST = 128  # tokens; on fewer, the first rung would tell noise from noise
 
 
@@ -36,12 +37,11 @@ def spread_starts(distances: Sequence[float], count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Prices:
-    """layers: L. head: what the LM head costs a token, in layers. tokens: text of the budget. passes: its bound."""
+    """layers: L. head: what the LM head costs a token, in layers. tokens: text of the budget."""
 
     layers: int
     head: float
     tokens: int
-    passes: float = 1.5
 
     @property
     def plain(self) -> float:
@@ -50,7 +50,7 @@ class Prices:
 
     @property
     def budget(self) -> float:
-        return self.passes * self.plain
+        return PASSES * self.plain
 
     def per_token(self, dropped: Sequence[Sequence[int]]) -> float:
         """What one token costs with the full model and these variants, the part below their first drop shared."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from prune.choosing.cascade import SHARES, Prices, affordable, rung_tokens, survivors
+from prune.choosing.settings import CHECKED
 from prune.common.ratios import ratio_stderr
 from prune.models.batches import plan_batches
 from prune.models.loading import decoder_layers
@@ -78,13 +79,13 @@ def check_candidates(
     candidates: Sequence[Layers],
     own: Layers,
     *,
-    finalists: int = 4,
-    passes: float = 1.5,
+    finalists: int = CHECKED,
     advance: Callable[[float], None] = lambda share: None,
 ) -> Check:
     """Try `candidates` on ever more text, dropping the worse by KL, and take the finalist of least KL.
 
-    It never costs more than `passes`: where a window is too long for what is left of them, its end is cut off.
+    It never costs more than 1.5 plain passes of the full model over `windows`: where a window is too long for what
+    is left of them, its end is cut off.
 
     Args:
         model: a loaded causal language model.
@@ -92,11 +93,10 @@ def check_candidates(
         candidates: sets of layers, the more promising first: where text is short, only so many are tried.
         own: the criterion's own choice; always a finalist.
         finalists: how many end up measured on all text that the bound leaves, at least one.
-        passes: most cost of the whole, in plain passes of the full model over `windows`.
         advance: called with the share of the budget spent, in [0, 1], in steps.
     """
     layers = len(decoder_layers(model))
-    prices = Prices(layers, _head_price(model), sum(map(len, windows)), passes)
+    prices = Prices(layers, _head_price(model), sum(map(len, windows)))
     left = [own, *(candidate for candidate in candidates if candidate != own)]
     left = left[: max(affordable(prices, left, SHARES[0]), finalists)]
     left = left[: affordable(prices, left, 1.0, SHORTEST)]  # tiny text cannot bear so many finalists

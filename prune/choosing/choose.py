@@ -60,7 +60,7 @@ def choose(
     evidence: dict[str, Any] = {}
     removed = None
     if trial and criterion.needs == "model":
-        removal = trial.removal(n, allow_last=settings.allow_last)
+        removal = trial.removal(n)
         removed = removal.order
         evidence["removal"] = {**removal.to_json(), **trial.text_facts()}
     dropped = criterion.choose(Given(n, layers, settings.allow_last, scan, block_costs, removed))
@@ -68,8 +68,7 @@ def choose(
         evidence["domain_cost"] = block_costs[dropped[0]]
         evidence["costs"] = {"measure": costs.measure, "weigh": settings.weigh or dict.fromkeys(costs.domains, 1.0)}
     if trial and settings.candidates:
-        blocks = _candidates(layers, n, settings.allow_last, scan)
-        check = trial.check(dropped, blocks, settings.candidates)
+        check = trial.check(dropped, _candidates(layers, n, settings.allow_last, scan))
         dropped = check.chosen
         evidence["check"] = {**check.to_json(), **trial.text_facts()}
     return Choice(dropped, {**_scan_evidence(criterion.name, dropped, scan), **evidence}, made)
@@ -81,9 +80,8 @@ def _trial(source: Source, settings: CutSettings, scan: Scan | None, text: Seque
     return Trial(
         locate(source.name, revision=source.commit),
         trial_text(scan, text, settings.scanning.field, settings.scanning.seed),
-        tokens=settings.check.tokens,
+        settings,
         dtype=dtype if dtype in ("float32", "bfloat16", "float16") else "auto",
-        trust_remote_code=settings.trust_remote_code,
         show_progress=show_progress,
     )
 

@@ -13,6 +13,7 @@ from prune.common.terminal import progress, screen
 if TYPE_CHECKING:
     from prune.checkpoint.source import Source
     from prune.choosing.check import Check, Removal
+    from prune.choosing.settings import CutSettings
     from prune.scanning.result import Scan
 
 LENGTH = 256  # most tokens of a window of the check: many short windows say more than a few long ones
@@ -68,16 +69,12 @@ def trial_text(scan: Scan | None, sources: Sequence[str], field: str, seed: int)
 
 @dataclass(frozen=True)
 class Trial:
-    """Measures choices on a model and on text.
-
-    tokens: of held-out text to take. dtype: as `prune.models.precision.pick_dtype` takes it.
-    """
+    """Measures choices on a model and on text; `dtype` is as `prune.models.precision.pick_dtype` takes it."""
 
     source: Source
     text: TrialText
-    tokens: int
+    settings: CutSettings
     dtype: str = "auto"
-    trust_remote_code: bool = False
     show_progress: bool = True
 
     @cached_property
@@ -87,31 +84,28 @@ class Trial:
         from prune.models.precision import pick_dtype
         from prune.text.windows import draw_held_out
 
-        text, device = self.text, pick_device("auto")
+        text, device, trusted = self.text, pick_device("auto"), self.settings.trust_remote_code
+        asked = self.settings.check.tokens
         with progress("Loading the model and held-out text", None, shown=self.show_progress):
-            tokenizer = load_tokenizer(self.source, trust_remote_code=self.trust_remote_code)
+            tokenizer = load_tokenizer(self.source, trust_remote_code=trusted)
             samples, held_out = draw_held_out(
                 text.sources,
                 tokenizer,
-                tokens=self.tokens,
+                tokens=asked,
                 length=LENGTH,
                 seed=text.seed,
                 field=text.field,
                 skip=text.skip,
                 skip_length=text.skip_length,
             )
-            model = load_model(
-                self.source,
-                dtype=pick_dtype(self.dtype, device=device),
-                device=device,
-                trust_remote_code=self.trust_remote_code,
-            )
+            dtype = pick_dtype(self.dtype, device=device)
+            model = load_model(self.source, dtype=dtype, device=device, trust_remote_code=trusted)
         windows = [sample.ids for sample in samples]
-        if self.show_progress and (line := short_text_warning(sum(map(len, windows)), self.tokens)):
+        if self.show_progress and (line := short_text_warning(sum(map(len, windows)), asked)):
             screen().print(line)
         return model, windows, held_out
 
-    def check(self, own: tuple[int, ...], candidates: Sequence[tuple[int, ...]], finalists: int) -> Check:
+    def check(self, own: tuple[int, ...], candidates: Sequence[tuple[int, ...]]) -> Check:
         """Check the choice `own` against `candidates`; see `prune.choosing.check`."""
         from prune.choosing.check import check_candidates
 
@@ -122,21 +116,20 @@ class Trial:
                 windows,
                 candidates,
                 own,
-                finalists=finalists,
+                finalists=self.settings.candidates,
                 advance=lambda share: bar.advance(100 * share),
             )
 
-    def removal(self, n: int, *, allow_last: bool) -> Removal:
+    def removal(self, n: int) -> Removal:
         """Greedy removal of `n` layers on a part of the text."""
         from prune.choosing.check import greedy_removal
 
         model, windows, _ = self.loaded
-        count, tokens = 0, 0
-        while count < len(windows) and tokens < self.tokens // REMOVAL_SHARE:
-            tokens += len(windows[count])
-            count += 1
+        part: list[list[int]] = []
+        while len(part) < len(windows) and sum(map(len, part)) < self.settings.check.tokens // REMOVAL_SHARE:
+            part.append(windows[len(part)])
         with progress("Removing layers one at a time", n, shown=self.show_progress) as bar:
-            return greedy_removal(model, windows[:count], n, allow_last=allow_last, advance=bar.advance)
+            return greedy_removal(model, part, n, allow_last=self.settings.allow_last, advance=bar.advance)
 
     def text_facts(self) -> dict[str, Any]:
         """What a plan's evidence says of the text."""

@@ -95,19 +95,19 @@ class Table:
     ) -> Table:
         """One row for each record. A column in which no record has anything is left out."""
         cells = [[cell(record) for _, cell in fields] for record in records]
-        used = [place for place in range(len(fields)) if any(row[place].text for row in cells)]
-        rows = tuple(tuple(row[place] for place in used) for row in cells)
-        return cls(title, tuple(fields[place][0] for place in used), rows, shared=shared, key=key, **more)
+        used = [number for number in range(len(fields)) if any(row[number].text for row in cells)]
+        rows = tuple(tuple(row[number] for number in used) for row in cells)
+        return cls(title, tuple(fields[number][0] for number in used), rows, shared=shared, key=key, **more)
 
     def pick(self, title: str, headings: Iterable[str]) -> Table:
         """These columns alone, and the rows that have more in them than words."""
         wanted = frozenset(headings)
-        picked = [place for place, column in enumerate(self.columns) if column.heading in wanted]
-        numbers = [place for place in picked if not self.columns[place].words and place >= self.shared]
+        picked = [number for number, column in enumerate(self.columns) if column.heading in wanted]
+        values = [number for number in picked if not self.columns[number].words and number >= self.shared]
         rows = tuple(
-            tuple(row[place] for place in picked) for row in self.rows if any(row[place].text for place in numbers)
+            tuple(row[number] for number in picked) for row in self.rows if any(row[number].text for number in values)
         )
-        shared = sum(place < self.shared for place in picked)
+        shared = sum(number < self.shared for number in picked)
         return replace(self, title=title, columns=tuple(self.columns[i] for i in picked), rows=rows, shared=shared)
 
     def legend(self) -> str:
@@ -142,12 +142,12 @@ class Table:
         )
 
     def _html_cells(self, row: Sequence[Cell]) -> Iterator[Markup]:
-        for place, (cell, column) in enumerate(zip(row, self.columns, strict=True)):
+        for number, (cell, column) in enumerate(zip(row, self.columns, strict=True)):
             yield _element(
-                "td" if place else "th",
+                "td" if number else "th",
                 cell.text,
                 Markup(" ") + _element("small", cell.note) if cell.note else "",
-                scope="" if place else "row",
+                scope="" if number else "row",
                 class_=f"{'words ' * column.words}{cell.look}".strip(),
                 data_sort="" if cell.sort is None else f"{cell.sort:.7g}",
             )
@@ -189,7 +189,7 @@ class Table:
 
     def _broken(self, headings: Sequence[str]) -> list[str]:
         """The headings in lines that are no wider than the cells below, if their words are not."""
-        cells = [max((_width(str(row[place])) for row in self.rows), default=1) for place in range(len(headings))]
+        cells = [max((_width(str(row[number])) for row in self.rows), default=1) for number in range(len(headings))]
         return [
             "\n".join(textwrap.wrap(heading, max(width, *map(_width, heading.split()), 1)))
             for heading, width in zip(headings, cells, strict=True)

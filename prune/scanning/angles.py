@@ -10,7 +10,6 @@ turns a rounding error e of the cosine into an angle of sqrt(2e): 5e-4 rad in fp
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -67,53 +66,43 @@ def angular_distances(states: torch.Tensor) -> torch.Tensor:
     return angle.masked_fill_(1.0 - cosine <= _SAME, 0.0)
 
 
-@dataclass
 class MeanSums:
     """Sums over samples from which a mean over tokens and its standard error follow; two of them add up.
 
     Sample i brings a total S_i (shape (P,)) over w_i tokens. The mean is sum S_i / sum w_i, and its standard error
     that of a ratio over clusters.
+
+    Attributes:
+        samples: how many there were.
+        sums: (3, P + 1), of z, z^2 and z w over the samples, where z is S_i with w_i behind it.
     """
 
-    size: int
-    samples: int = 0
-    weight: float = 0.0
-    weight_square: float = 0.0
-    total: np.ndarray = field(init=False)
-    total_square: np.ndarray = field(init=False)
-    total_weight: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.total = np.zeros(self.size)
-        self.total_square = np.zeros(self.size)
-        self.total_weight = np.zeros(self.size)
+    def __init__(self, size: int) -> None:
+        self.size, self.samples = size, 0
+        self.sums = np.zeros((3, size + 1))
 
     def add(self, totals: np.ndarray, weights: np.ndarray) -> None:
         """Take in samples: `totals` (samples, P) summed over each one's tokens, `weights` (samples,) tokens."""
-        self.samples += len(weights)
-        self.weight += float(weights.sum())
-        self.weight_square += float((weights**2).sum())
-        self.total += totals.sum(0)
-        self.total_square += (totals**2).sum(0)
-        self.total_weight += (totals * weights[:, None]).sum(0)
+        weights = weights[:, None]
+        both = np.hstack([totals, weights])
+        self.samples += len(both)
+        self.sums += np.stack([both.sum(0), (both**2).sum(0), (both * weights).sum(0)])
 
     def merge(self, other: MeanSums) -> None:
         """Add the sums of other samples, as another process or an earlier run has them."""
         self.samples += other.samples
-        self.weight += other.weight
-        self.weight_square += other.weight_square
-        self.total += other.total
-        self.total_square += other.total_square
-        self.total_weight += other.total_weight
+        self.sums += other.sums
 
     def mean(self) -> np.ndarray:
         """Mean over all tokens, shape (P,)."""
-        return self.total / self.weight
+        return self.sums[0, :-1] / self.sums[0, -1]
 
     def stderr(self) -> np.ndarray:
         """Standard error of the mean over samples, shape (P,); NaN for fewer than two samples."""
         if self.samples < 2:
             return np.full(self.size, np.nan)
         mean = self.mean()
-        squares = self.total_square - 2.0 * mean * self.total_weight + mean**2 * self.weight_square
-        return ratio_stderr(squares, self.samples, self.weight)
+        _, total_square, total_weight = self.sums[:, :-1]
+        weight, weight_square, _ = self.sums[:, -1]
+        squares = total_square - 2.0 * mean * total_weight + mean**2 * weight_square
+        return ratio_stderr(squares, self.samples, weight)

@@ -16,7 +16,7 @@ from prune.text.windows import draw_samples
 if TYPE_CHECKING:
     from prune.checkpoint.source import Source
     from prune.scanning.settings import ScanSettings
-    from prune.text.windows import Sample
+    from prune.text.windows import Window
 
 Label = tuple[str, str]
 _FEW = 32  # a scan on fewer samples says little
@@ -75,7 +75,7 @@ def few_samples_note(drawn: int, asked: int) -> str:
     return f"The text gives {drawn} samples, not {asked}: all of it is used." if drawn < asked else ""
 
 
-def label_samples(samples: Sequence[Sample], texts: Sequence[str]) -> list[list[Label]]:
+def label_samples(samples: Sequence[Window], texts: Sequence[str]) -> list[list[Label]]:
     """The labels of each sample: its half of the scan, its text where there are several, and how it ends.
 
     A document that is taken whole ends in its own last token; a window of a longer one ends wherever it was cut.

@@ -73,13 +73,13 @@ def scan(
     settings = replace(settings, device=pick_device(settings.device))
     dtype = pick_dtype(settings.dtype, device=settings.device)
     source = locate(model, revision=revision)
-    shown = show_progress and is_main()
-    settings = _within_context(settings, source, trust_remote_code, shown)
-    samples = prepare_samples(source, texts, settings, trust_remote_code=trust_remote_code, show_progress=shown)
+    show_progress = show_progress and is_main()
+    settings = _within_context(settings, source, trust_remote_code, show_progress)
+    samples = prepare_samples(source, texts, settings, trust_remote_code=trust_remote_code, show_progress=show_progress)
     placed = settings.bits is not None or settings.device_map is not None
     streamed = not placed and not fits(source, dtype, settings.device, settings.max_memory)
     measured_by = measure_streamed if streamed else partial(measure_in_memory, unfinished=unfinished)
-    sums = measured_by(source, samples, settings, trust_remote_code=trust_remote_code, show_progress=shown)
+    sums = measured_by(source, samples, settings, trust_remote_code=trust_remote_code, show_progress=show_progress)
     first, *others = gather(sums)
     for other in others:
         first.merge(other)
@@ -101,14 +101,16 @@ def scan(
     )
 
 
-def _within_context(settings: ScanSettings, source: Source, trust_remote_code: bool, shown: bool) -> ScanSettings:
+def _within_context(
+    settings: ScanSettings, source: Source, trust_remote_code: bool, show_progress: bool
+) -> ScanSettings:
     """The settings with a length that the model reads; a line says so where that is less than was asked."""
     from prune.scanning.samples import context_length
 
     context = context_length(source, trust_remote_code=trust_remote_code)
     if context is None or settings.length <= context:
         return settings
-    if shown:
+    if show_progress:
         screen().print(
             f"The model reads {context} tokens at most: samples are cut to that length, not to --length "
             f"{settings.length}."

@@ -157,14 +157,14 @@ class _Shell:
 
 
 @contextmanager
-def _states(shapes: Sequence[tuple[int, ...]], kind: torch.dtype, spilled: bool) -> Iterator[list[torch.Tensor]]:
+def _states(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, spilled: bool) -> Iterator[list[torch.Tensor]]:
     """A tensor of each shape, in memory, or in the map of a temporary file that goes with the block."""
     if not spilled:
-        yield [torch.empty(shape, dtype=kind) for shape in shapes]
+        yield [torch.empty(shape, dtype=dtype) for shape in shapes]
         return
     sizes = [torch.Size(shape).numel() for shape in shapes]
     with tempfile.TemporaryDirectory(prefix="regrowth-states-") as folder:
-        whole = torch.from_file(str(Path(folder) / "states"), shared=True, size=sum(sizes), dtype=kind)
+        whole = torch.from_file(str(Path(folder) / "states"), shared=True, size=sum(sizes), dtype=dtype)
         yield [part.view(shape) for part, shape in zip(whole.split(sizes), shapes, strict=True)]
         del whole
 
@@ -200,20 +200,20 @@ class _Files:
 class _Slots:
     """Room for two layers, and what stands in which. `read` runs in a thread of its own."""
 
-    def __init__(self, files: _Files, model: Any, kind: torch.dtype, device: str) -> None:
-        self.files, self.kind, self.device = files, kind, device
-        places = {id(module): name for name, module in model.named_modules()}
+    def __init__(self, files: _Files, model: Any, dtype: torch.dtype, device: str) -> None:
+        self.files, self.dtype, self.device = files, dtype, device
+        prefixes = {id(module): name for name, module in model.named_modules()}
         layers = list(decoder_layers(model))
-        self.names = [self._names_of(layer, places[id(layer)]) for layer in layers]
+        self.names = [self._names_of(layer, prefixes[id(layer)]) for layer in layers]
         size = max(sum(self._room(stored) for stored in names.values()) for names in self.names)
         self.slots = [torch.empty(size, dtype=torch.uint8) for _ in range(min(2, len(layers)))]
-        self.found: dict[int, dict[str, torch.Tensor]] = {}
+        self.weights: dict[int, dict[str, torch.Tensor]] = {}
 
     def _room(self, stored: str) -> int:
         return -(-self.files.places[stored][1].size // _ALIGN) * _ALIGN
 
     def _names_of(self, layer: Any, prefix: str) -> dict[str, str]:
-        found = {}
+        names = {}
         for name in layer.state_dict():
             stored = self.files.find(f"{prefix}.{name}")
             if stored is None:
@@ -221,23 +221,23 @@ class _Slots:
                     f"{prefix}.{name} is not stored under its own name, so this family is not run layer by layer; "
                     "scan it where its weights fit, or with --load-in-4bit"
                 )
-            found[name] = stored
-        return found
+            names[name] = stored
+        return names
 
     def read(self, index: int) -> float:
         """Bring a layer into its slot; returns the seconds that it took."""
         began = time.monotonic()
-        slot, place, found = self.slots[index % len(self.slots)], 0, {}
+        slot, offset, weights = self.slots[index % len(self.slots)], 0, {}
         for name, stored in self.names[index].items():
             size = self.files.places[stored][1].size
-            found[name] = self.files.read(stored, slot[place : place + size])
-            place += self._room(stored)
-        self.found[index] = found
+            weights[name] = self.files.read(stored, slot[offset : offset + size])
+            offset += self._room(stored)
+        self.weights[index] = weights
         return time.monotonic() - began
 
     def place(self, index: int, layer: Any) -> None:
         """Give the layer its weights, in the type and on the device that it runs in."""
-        weights = {name: tensor.to(self.device, self.kind) for name, tensor in self.found.pop(index).items()}
+        weights = {name: tensor.to(self.device, self.dtype) for name, tensor in self.weights.pop(index).items()}
         layer.load_state_dict(weights, strict=True, assign=True)
 
 
@@ -259,7 +259,7 @@ def _without_weights(
     return model, dtype
 
 
-def _embed(model: Any, files: _Files, kind: torch.dtype, device: str) -> None:
+def _embed(model: Any, files: _Files, dtype: torch.dtype, device: str) -> None:
     """Load what stands outside the layers and is run before or after them: embeddings and norms, not the head."""
     decoder = decoder_of(model)
     inside = {id(p) for layer in decoder_layers(model) for p in layer.parameters()}
@@ -272,7 +272,7 @@ def _embed(model: Any, files: _Files, kind: torch.dtype, device: str) -> None:
         if stored is None:
             raise RegrowthError(f"{name} is not among the stored tensors, so this family is not run layer by layer")
         owner = decoder.get_submodule(name.rpartition(".")[0])
-        loaded = files.load(stored).to(device, kind)
+        loaded = files.load(stored).to(device, dtype)
         setattr(owner, name.rpartition(".")[2], torch.nn.Parameter(loaded, requires_grad=False))
     for module in decoder.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):

@@ -80,37 +80,23 @@ class ScanSums:
 
     def parts(self) -> tuple[Any, dict[str, np.ndarray]]:
         """All of it as JSON and arrays, to be kept in a file."""
+        sums = [self.distances, *self.groups.values()]
         arrays = {"influence": self.influence, "magnitude": self.magnitude, "done": np.array(self.done, dtype=np.int64)}
-        for number, sums in enumerate([self.distances, *self.groups.values()]):
-            scalars = [sums.samples, sums.weight, sums.weight_square]
-            arrays[f"sums{number}"] = np.stack([sums.total, sums.total_square, sums.total_weight])
-            arrays[f"scalars{number}"] = np.array(scalars, dtype=np.float64)
+        arrays["sums"] = np.stack([part.sums for part in sums])
         if self.vectors:
             arrays["vectors"] = np.stack(list(self.vectors.values()))
-        state = {
-            "dtype": self.dtype,
-            "tokens": self.token_count,
-            "groups": list(self.groups),
-            "vectors": list(self.vectors),
-        }
-        return state, arrays
+        state = {"dtype": self.dtype, "tokens": self.token_count, "samples": [part.samples for part in sums]}
+        return state | {"groups": list(self.groups), "vectors": list(self.vectors)}, arrays
 
     @classmethod
     def restore(cls, state: Any, arrays: Mapping[str, np.ndarray]) -> ScanSums:
         """What `parts` gave; KeyError, TypeError or IndexError where something is missing."""
-        sums = cls(
-            _restored(arrays, 0), arrays["influence"], arrays["magnitude"], str(state["dtype"]), int(state["tokens"])
-        )
+        sums = cls.empty(len(arrays["influence"]), state["dtype"])
+        sums.influence, sums.magnitude, sums.token_count = arrays["influence"], arrays["magnitude"], state["tokens"]
         sums.done = arrays["done"].tolist()
-        for number, (kind, name) in enumerate(state["groups"], start=1):
-            sums.groups[kind, name] = _restored(arrays, number)
+        parts = [sums.distances, *(sums._group((kind, name)) for kind, name in state["groups"])]
+        for part, values, samples in zip(parts, arrays["sums"], state["samples"], strict=True):
+            part.sums, part.samples = values, samples
         for row, sample in enumerate(state["vectors"]):
             sums.vectors[sample] = arrays["vectors"][row]
         return sums
-
-
-def _restored(arrays: Mapping[str, np.ndarray], number: int) -> MeanSums:
-    rows, scalars = arrays[f"sums{number}"], arrays[f"scalars{number}"]
-    sums = MeanSums(rows.shape[1], int(scalars[0]), float(scalars[1]), float(scalars[2]))
-    sums.total, sums.total_square, sums.total_weight = rows
-    return sums

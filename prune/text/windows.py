@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
@@ -54,12 +54,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Window:
-    """One sample.
+    """One sample, of one document.
 
     ids: token ids, BOS first where the tokenizer has one.
     document: the document that it is of, by its number in the pool (0-based).
     start, stop: its tokens in that document (0-based, end excluded); BOS is not counted.
     whole: it is all of the document, not a stretch of a longer one.
+    source: of several, which the document is from (0-based).
     """
 
     ids: list[int]
@@ -67,6 +68,7 @@ class Window:
     start: int
     stop: int
     whole: bool
+    source: int = 0
 
 
 def iter_windows(
@@ -78,11 +80,16 @@ def iter_windows(
     pool: int = POOL,
     read: Sequence[Window] = (),
 ) -> Iterator[Window]:
-    """Samples in the order that the seed gives, until the text runs out; see `draw_windows`.
+    """Samples in the order that the seed gives, until the text runs out: each at most `length` tokens of one document.
 
-    Which document comes when follows from the seed and the number of documents alone, whatever the length.
+    A shorter document is taken whole; a longer one gives a window placed by the seed. Documents come without repeats
+    and are never joined; those under 8 tokens are passed over. Where they run out, the longer ones give further
+    windows, which overlap with none. Which document comes when follows from the seed and the number of documents
+    alone, whatever the length.
 
     Args:
+        documents: only the first `pool` are considered, so that a stream ends.
+        length: tokens per window, at least 8, BOS included where the tokenizer has one.
         read: windows of the same documents that are not to be read again: their documents come last, and of these
             only what no window has read.
     """
@@ -133,35 +140,16 @@ def draw_windows(
     seed: int,
     pool: int = POOL,
 ) -> list[list[int]]:
-    """Draw samples: each at most `length` tokens of one document, BOS included where the tokenizer has one.
+    """The token ids of the first `samples` of `iter_windows`; fewer where the text is shorter.
 
-    A shorter document is taken whole; a longer one gives a window placed by the seed. Documents are drawn
-    without repeats and never joined; those under 8 tokens are passed over. Where they run out, the longer ones give
-    further windows, which overlap with none.
-
-    Args:
-        documents: the source; only its first `pool` documents are considered, so that a stream ends.
-        samples: how many windows are wanted; fewer come back where the text is shorter.
-        length: tokens per window, BOS included; at least 8.
-        seed: places and order follow from it alone.
-
-    Returns:
-        Up to `samples` lists of token ids, in drawn order.
+    Raises:
+        TextError: there is none.
     """
     drawn = iter_windows(documents, tokenizer, length=length, seed=seed, pool=pool)
     windows = [window.ids for window in islice(drawn, samples)]
     if not windows:
         raise TextError(f"no document has {SHORTEST} tokens or more; give longer text with --text")
     return windows
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample: its token ids, the source it is from (0-based), and whether it is a whole document."""
-
-    ids: list[int]
-    source: int
-    whole: bool
 
 
 def shares(samples: int, sources: int) -> list[int]:
@@ -177,8 +165,8 @@ def draw_samples(
     length: int,
     seed: int,
     field: str = "text",
-) -> list[Sample]:
-    """Draw `samples` from all sources in equal shares, each as `prune.text.windows.draw_windows` would, taken in turns.
+) -> list[Window]:
+    """Draw `samples` from all sources in equal shares, each as `iter_windows` gives them, taken in turns.
 
     Raises:
         TextError: a source is missing, empty or too short.
@@ -201,7 +189,7 @@ def draw_held_out(
     field: str = "text",
     skip: int = 0,
     skip_length: int | None = None,
-) -> tuple[list[Sample], bool]:
+) -> tuple[list[Window], bool]:
     """About `tokens` tokens of text that the first `skip` samples of the same seed have not read.
 
     Args:
@@ -239,11 +227,11 @@ def _seed(seed: int, source: int) -> int | list[int]:
     return [seed, source] if source else seed
 
 
-def _samples(windows: Sequence[Window], source: int, sources: Sequence[str]) -> list[Sample]:
+def _samples(windows: Sequence[Window], source: int, sources: Sequence[str]) -> list[Window]:
     if not windows:
         where = "" if len(sources) == 1 else f" of {sources[source]}"
         raise TextError(f"no document{where} has {SHORTEST} tokens or more; give longer text with --text")
-    return [Sample(window.ids, source, window.whole) for window in windows]
+    return [replace(window, source=source) for window in windows]
 
 
 def _first(windows: Iterable[Window], tokens: int) -> Iterator[Window]:
@@ -254,6 +242,6 @@ def _first(windows: Iterable[Window], tokens: int) -> Iterator[Window]:
         tokens -= len(window.ids)
 
 
-def _turns(drawn: list[list[Sample]]) -> list[list[Sample]]:
+def _turns(drawn: list[list[Window]]) -> list[list[Window]]:
     """One sample of each source after another, so that any stretch of the list is a fair share of all."""
     return [[part[turn] for part in drawn if turn < len(part)] for turn in range(max(map(len, drawn)))]

@@ -5,13 +5,11 @@ import shutil
 from dataclasses import fields
 
 import pytest
-from typer.testing import CliRunner
 
-from heal.cli import app
 from heal.settings import DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
 from prune.common.options import settings_options
+from tests.support.commands import check_refused, run, succeed
 
-runner = CliRunner()
 SHAPE = ["--length", "64", "--batch-size", "2", "--accumulate", "1", "--rank", "4"]
 SMALL = ["--tokens", "600", *SHAPE, "--device", "cpu"]
 
@@ -24,8 +22,7 @@ def options(sample_text, sample_heldout):
 @pytest.fixture(scope="module")
 def adapter(tiny_llama, options, tmp_path_factory):
     out = tmp_path_factory.mktemp("cli") / "adapter"
-    done = runner.invoke(app, ["qlora", str(tiny_llama), "--out", str(out), *options])
-    assert done.exit_code == 0, done.output
+    done = succeed("heal", "qlora", tiny_llama, "--out", out, *options)
     assert "Healing: loss in nats per token" in done.stdout
     assert "held-out loss" in done.stdout
     assert "Healing ..." in done.stderr
@@ -34,10 +31,9 @@ def adapter(tiny_llama, options, tmp_path_factory):
 
 @pytest.mark.parametrize("command", ["qlora", "merge"])
 def test_help_has_an_example(command):
-    done = runner.invoke(app, [command, "--help"])
-    assert done.exit_code == 0
-    assert "Example:" in done.output
-    assert "--json" in done.output
+    shown = succeed("heal", command, "--help").output
+    assert "Example:" in shown
+    assert "--json" in shown
 
 
 @pytest.mark.parametrize(
@@ -51,23 +47,19 @@ def test_every_setting_has_its_option(settings):
 
 
 def test_json_is_the_only_thing_on_stdout(tiny_llama, options, tmp_path):
-    done = runner.invoke(app, ["qlora", str(tiny_llama), "--out", str(tmp_path / "a"), "--json", *options])
-    assert done.exit_code == 0
-    document = json.loads(done.stdout)
+    document = json.loads(succeed("heal", "qlora", tiny_llama, "--out", tmp_path / "a", "--json", *options).stdout)
     assert document == json.loads((tmp_path / "a" / "heal.json").read_text())
     assert document["settings"]["rank"] == 4
     assert document["settings"]["learning_rate"] == 1e-3
     assert document["from_budget"] == ["learning_rate", "warmup"]
     assert document["settings"]["dropout"] == 0.05
-    done = runner.invoke(app, ["merge", str(tmp_path / "a"), "--out", str(tmp_path / "m"), "--json"])
-    assert done.exit_code == 0
+    done = succeed("heal", "merge", tmp_path / "a", "--out", tmp_path / "m", "--json")
     assert json.loads(done.stdout)["merge"]["chosen"]["by"] == "measured"  # auto, though nothing asks for it
 
 
 def test_merge_says_which_base_it_kept(adapter, tmp_path):
     options = ["--base", "auto", "--held-out-tokens", "256", "--no-compare-logits"]
-    done = runner.invoke(app, ["merge", str(adapter), "--out", str(tmp_path / "merged"), *options])
-    assert done.exit_code == 0, done.output
+    done = succeed("heal", "merge", adapter, "--out", tmp_path / "merged", *options)
     facts = json.loads((tmp_path / "merged" / "heal.json").read_text())["merge"]
     words = " ".join(done.stdout.split())
     assert f"kept the {facts['base']} base: held-out loss" in words
@@ -75,8 +67,7 @@ def test_merge_says_which_base_it_kept(adapter, tmp_path):
 
 
 def test_merge_says_what_it_did(adapter, tmp_path):
-    done = runner.invoke(app, ["merge", str(adapter), "--out", str(tmp_path / "merged"), "--base", "original"])
-    assert done.exit_code == 0
+    done = succeed("heal", "merge", adapter, "--out", tmp_path / "merged", "--base", "original")
     assert "56 projections carry the adapter; 0 saved as quantisation left them" in " ".join(done.stdout.split())
     assert (tmp_path / "merged" / "model.safetensors").is_file()
 
@@ -101,11 +92,7 @@ def test_merge_says_what_it_did(adapter, tmp_path):
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(tiny_llama, options, tmp_path, arguments, code, line):
-    done = runner.invoke(app, ["qlora", str(tiny_llama), "--out", str(tmp_path / "out"), *options, *arguments])
-    assert done.exit_code == code, done.output
-    assert line in done.stderr
-    assert "Traceback" not in done.output
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+    check_refused(run("heal", "qlora", tiny_llama, "--out", tmp_path / "out", *options, *arguments), code, line)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,19 +101,13 @@ def test_an_adapter_whose_record_lacks_fields_is_refused(adapter, tmp_path):
     document = json.loads((torn / "heal.json").read_text())
     del document["base"]
     (torn / "heal.json").write_text(json.dumps(document))
-    done = runner.invoke(app, ["merge", str(torn), "--out", str(tmp_path / "out")])
-    assert done.exit_code == 1
-    assert "heal.json is damaged (base: Field required)" in done.stderr
+    refused = run("heal", "merge", torn, "--out", tmp_path / "out")
+    check_refused(refused, 1, "heal.json is damaged (base: Field required)")
 
 
 def test_what_is_no_model_and_what_exists(tiny_llama, options, adapter, tmp_path):
-    done = runner.invoke(app, ["qlora", str(tmp_path), "--out", str(tmp_path / "out"), *options])
-    assert done.exit_code == 1
-    assert "holds no config.json" in done.stderr
-    for command in (["qlora", str(tiny_llama), *options], ["merge", str(adapter)]):
-        done = runner.invoke(app, [*command, "--out", str(adapter)])
-        assert done.exit_code == 1
-        assert "already exists" in done.stderr
-    done = runner.invoke(app, ["merge", str(adapter), "--out", str(tmp_path / "out"), "--base", "other"])
-    assert done.exit_code == 2
+    check_refused(run("heal", "qlora", tmp_path, "--out", tmp_path / "out", *options), 1, "holds no config.json")
+    for command in (["qlora", tiny_llama, *options], ["merge", adapter]):
+        check_refused(run("heal", *command, "--out", adapter), 1, "already exists")
+    assert run("heal", "merge", adapter, "--out", tmp_path / "out", "--base", "other").exit_code == 2
     assert list(tmp_path.iterdir()) == []

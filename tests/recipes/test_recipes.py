@@ -88,15 +88,16 @@ def test_a_failed_stage_is_named_and_the_next_run_goes_on_from_there(small, tmp_
     assert _states(small) == {"scan": None, "cut": "was not finished"}
 
 
-def test_a_stopped_training_goes_on_and_a_changed_one_begins_anew(small, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("command", "size"), [("heal qlora", {"tokens": "{n}k"}), ("prune scan", {"samples": "{n}"})])
+def test_what_was_stopped_goes_on_and_what_changed_begins_anew(small, tmp_path, monkeypatch, command, size):
     recipe = {**SMALL, "stages": [{
-        "name": "heal", "command": "heal qlora", "arguments": ["{model}"],
-        "options": {"text": "{text}", "tokens": "{n}k", "out": "{out}/adapter"},
+        "name": "stage", "command": command, "arguments": ["{model}"],
+        "options": {"text": "{text}", **size, "out": "{out}/adapter"},
     }], "files": {}}  # fmt: skip
     recipe["settings"] = yaml.safe_load(small.read_text())["settings"]
-    path = tmp_path / "heal.yaml"
+    path = tmp_path / "stage.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
-    program, said = tmp_path / "program", tmp_path / "said"  # stands for a training that is stopped
+    program, said = tmp_path / "program", tmp_path / "said"  # stands for one that is stopped
     program.write_text(f'#!/bin/sh\necho "$@" > {said}\nexit 143\n')
     program.chmod(0o755)
     monkeypatch.setattr("recipes.runner.sys.executable", str(program))
@@ -107,7 +108,7 @@ def test_a_stopped_training_goes_on_and_a_changed_one_begins_anew(small, tmp_pat
 
     assert ending().endswith("adapter")  # there is nothing to go on with
     assert ending() == "--resume"
-    assert ending("--from", "heal") == "--overwrite"
+    assert ending("--from", "stage") == "--overwrite"
     assert ending("--set", "n=3") == "--overwrite"
     assert ending("--set", "n=3") == "--resume"
 

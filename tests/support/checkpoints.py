@@ -5,6 +5,8 @@ import json
 import random
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 from prune.checkpoint.headers import Tensor
 from prune.checkpoint.identity import model_identity
 from prune.checkpoint.layout import encode_header
@@ -59,6 +61,11 @@ def hashes(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def weights(folder: Path) -> dict:
+    """Every tensor of a checkpoint by its name."""
+    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
 
 
 def hand_made_scan(folder=None, *, layers=8, **identity) -> Scan:

@@ -68,10 +68,10 @@ def serve(hub: StubHub):
             if path.startswith(f"/api/models/{hub.repo}"):
                 siblings = [{"rfilename": name} for name in hub.files]
                 return self.answer({"id": hub.repo, "sha": COMMIT, "siblings": siblings, "private": False})
-            found = re.fullmatch(rf"/{hub.repo}/resolve/[^/]+/(.+)", path)
-            if found and found[1] in hub.files:
-                return self.give_file(found[1])
-            code = "EntryNotFound" if found else "RepoNotFound"
+            asked = re.fullmatch(rf"/{hub.repo}/resolve/[^/]+/(.+)", path)
+            if asked and asked[1] in hub.files:
+                return self.give_file(asked[1])
+            code = "EntryNotFound" if asked else "RepoNotFound"
             return self.give(b"{}", 404, {"X-Error-Code": code, "X-Repo-Commit": COMMIT})
 
         do_HEAD = do_GET  # noqa: N815

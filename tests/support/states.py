@@ -1,7 +1,5 @@
 """Windows of tokens for tiny models, and the inputs of their layers taken without hooks."""
 
-import copy
-
 import numpy as np
 import torch
 
@@ -26,11 +24,15 @@ def norm_of(model):
 
 
 def plain_states(model, window):
-    """x[0] .. x[L] of one unpadded window, (L+1, T, D): hidden_states of a copy whose final norm is the identity."""
-    bare = copy.deepcopy(model)
-    setattr(*norm_of(bare), torch.nn.Identity())
-    with torch.no_grad():
-        out = decoder_of(bare)(torch.tensor([window]), output_hidden_states=True)
+    """x[0] .. x[L] of one unpadded window, (L+1, T, D): hidden_states of the model without its final norm."""
+    owner, name = norm_of(model)
+    norm = getattr(owner, name)
+    setattr(owner, name, torch.nn.Identity())
+    try:
+        with torch.no_grad():
+            out = decoder_of(model)(torch.tensor([window]), output_hidden_states=True)
+    finally:
+        setattr(owner, name, norm)
     return np.stack([state[0].double().numpy() for state in out.hidden_states])
 
 
@@ -43,6 +45,11 @@ def plain_distances(states, tokens):
         return np.arccos(np.concatenate(cosines)).mean() / np.pi
 
     return [[mean(start, start + n) for start in range(layers - n + 1)] for n in range(1, layers + 1)]
+
+
+def apart(rows, others):
+    """The greatest difference of a number in rows of the same lengths."""
+    return max(np.abs(np.array(row) - np.array(other)).max() for row, other in zip(rows, others, strict=True))
 
 
 def cosine(u, v):

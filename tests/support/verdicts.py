@@ -4,7 +4,6 @@ For each family: a small random model is saved, cut by `prune`, loaded again by 
 the full model whose dropped layers are replaced by pass-throughs, their indices untouched.
 """
 
-import argparse
 import json
 import re
 import tempfile
@@ -109,11 +108,11 @@ def layers_of(model, prefixes):
     """The list of decoder layers, found by the names of the family's tensors."""
     for prefix in prefixes:
         try:
-            found = model.get_submodule(prefix.removesuffix("."))
+            layers = model.get_submodule(prefix.removesuffix("."))
         except AttributeError:
             continue
-        if isinstance(found, torch.nn.ModuleList):
-            return found
+        if isinstance(layers, torch.nn.ModuleList):
+            return layers
     raise AssertionError(f"no list of layers under {prefixes}")
 
 
@@ -186,8 +185,8 @@ def check_generation(reference, pruned, ids, cache_differs):
     uncached = generated(reference, ids, cached=False)
     assert uncached.shape == (1, LENGTH + NEW_TOKENS)
     if not cache_differs:
-        found = generated(pruned, ids, cached=True)
-        assert torch.equal(uncached, found), f"generation differs: {uncached} {found}"
+        cached = generated(pruned, ids, cached=True)
+        assert torch.equal(uncached, cached), f"generation differs: {uncached} {cached}"
         return
     assert torch.equal(uncached, generated(pruned, ids, cached=False)), "generation without a cache differs"
     try:
@@ -306,14 +305,14 @@ def judge_all():
     Raises:
         AssertionError: for a family, which the message names.
     """
-    found = []
+    verdicts = []
     for name in families():
         with tempfile.TemporaryDirectory() as folder:
             try:
-                found.append(judge(name, folder))
+                verdicts.append(judge(name, folder))
             except Exception as error:
                 raise AssertionError(f"{name}: {type(error).__name__}: {error}") from error
-    return found
+    return verdicts
 
 
 def page(verdicts):
@@ -362,24 +361,6 @@ def table(verdicts, words):
     return [f"| Family | Verdict | {words} |", "| --- | --- | --- |", *rows]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
-    parser.add_argument("names", nargs="*", help="judge these alone")
-    options = parser.parse_args()
-    quiet()
-    if options.names:
-        for name in options.names:
-            with tempfile.TemporaryDirectory() as folder:
-                print(judge(name, folder), flush=True)
-        return
-    text = page(judge_all())
-    if options.write:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
-
-
 if __name__ == "__main__":
-    main()
+    quiet()
+    PAGE.write_text(page(judge_all()), encoding="utf-8")

@@ -18,6 +18,7 @@ from eval.runs.samples import hash_prompt
 from eval.settings import Settings
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.terminal import Progress
+from tests.support.texts import write_jsonl
 
 FEW = {"limit": 3, "sets": ["mmlu", "asdiv"], "chat_template": "off"}
 
@@ -287,7 +288,7 @@ def test_what_would_fail_after_all_is_asked_is_refused_before(tmp_path):
             {"id": str(i), "domain": "own", "subject": "s", "source": "mine", "licence": "none", **question}
             for i, question in enumerate(questions)
         ]
-        (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(tmp_path / "own.jsonl", rows)
 
     passage = "A passage that is long enough to be one, for it has more than eighty characters in it.\n"
     two = {"choices": ["yes", "no"], "answer": 0}
@@ -306,7 +307,7 @@ def test_what_would_fail_after_all_is_asked_is_refused_before(tmp_path):
 
 def test_a_users_own_domain_is_a_file(tmp_path, tiny_llama):
     rows = [replace(_plan().questions[0], id=f"q{i}", domain="mine") for i in range(3)]
-    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(q.as_row()) + "\n" for q in rows))
+    write_jsonl(tmp_path / "mine.jsonl", (q.as_row() for q in rows))
     found = run(tiny_llama, data=tmp_path, domains=["mine"], show_progress=False)
     assert [s.domain for s in found.samples] == ["mine"] * 3
 

@@ -21,6 +21,7 @@ from eval.settings import Settings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.vllm_options import altering, engine_device, parse_engine_options, visible_devices
 from prune.models.vllm_process import reason
+from tests.support.texts import write_jsonl
 
 STUB = Path(__file__).parents[2] / "support" / "stub_vllm"
 SMALL = {"domains": "math", "limit": 4, "sets": ["mmlu"], "chat_template": "off", "show_progress": False}
@@ -41,7 +42,7 @@ def test_the_vllm_backend_answers_as_transformers_does(
 ):
     prose = tmp_path / "few.jsonl"
     texts = [json.loads(line)["text"] for line in sample_heldout.read_text().splitlines()[:8]]
-    prose.write_text("".join(json.dumps({"text": " ".join(texts[i:] + texts[:i])}) + "\n" for i in (0, 4)))
+    write_jsonl(prose, ({"text": " ".join(texts[i:] + texts[:i])} for i in (0, 4)))
     ask = {"data": sample_questions, **SMALL, "limit": 3, "sets": ["mmlu", "asdiv"], "text": str(prose)}
     ask |= {"max_length": 256, "dtype": "float32"}
     there = run(tiny_llama, **ask)

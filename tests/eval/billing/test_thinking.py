@@ -36,7 +36,7 @@ def _gains(counts, units=None):
 @given(COUNTS)
 def test_the_identities_of_the_paper(counts):
     found = _gains(counts)
-    n, right, wrong = counts.n, counts.fast_right, counts.n - counts.fast_right
+    n, right, wrong = counts.n, counts.both_right + counts.fast_only, counts.slow_only + counts.both_wrong
     assert found.delta.estimate == pytest.approx(found.a_slow.estimate - found.a_fast.estimate)  # eq. 5
     assert found.delta.estimate == pytest.approx(found.delta_c.estimate - found.delta_o.estimate)  # eq. 8
     corrected = found.r_c.estimate * wrong if found.r_c else 0.0
@@ -61,8 +61,8 @@ def test_every_interval_holds_its_estimate_and_stays_in_range(counts):
 def test_counts_are_those_of_the_verdicts(pairs):
     counts = count_pairs([f for f, _ in pairs], [s for _, s in pairs])
     assert counts.n == len(pairs)
-    assert counts.fast_right == sum(f for f, _ in pairs)
-    assert counts.slow_right == sum(s for _, s in pairs)
+    assert counts.both_right + counts.fast_only == sum(f for f, _ in pairs)
+    assert counts.both_right + counts.slow_only == sum(s for _, s in pairs)
     assert counts.both_wrong == sum(not f and not s for f, s in pairs)
 
 

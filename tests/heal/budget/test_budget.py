@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from typer.testing import CliRunner
 
 import heal.models.losses
 from heal import Settings, plan_budget
@@ -24,7 +23,6 @@ from heal.budget.cost import (
     memory_of,
     usable,
 )
-from heal.cli import app
 from heal.models.adapters import add_adapter
 from heal.models.lm_head import attach_loss
 from heal.models.quantise import load_frozen
@@ -36,6 +34,7 @@ from prune.families.subject import read_shape
 from prune.models.loading import decoder_layers
 from prune.models.shapes import LayerShape, Linear, ModelShape
 from tests.support.checkpoints import synthetic_checkpoint, write_shard
+from tests.support.commands import check_refused, run, succeed
 from tests.support.hub import StubHub, call, serve
 from tests.support.models import FAMILIES, tiny
 from tests.support.versions import needs_newer_transformers
@@ -267,14 +266,9 @@ def test_of_a_hub_model_the_headers_are_enough(tmp_path):
     assert sum(size for name, size in hub.fetched.items() if name.endswith(".safetensors")) <= 4 << 17
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, ["budget", *map(str, arguments)])
-
-
 def test_the_command(sample_model):
-    done = run(sample_model, "--n", "8", "--gpu-memory", "4GiB", "--tokens", "2M", "--json")
-    assert done.exit_code == 0, done.output
-    document = json.loads(done.stdout)
+    command = ["heal", "budget", sample_model, "--n", "8"]
+    document = json.loads(succeed(*command, "--gpu-memory", "4GiB", "--tokens", "2M", "--json").stdout)
     assert document["format"] == "regrowth.budget/2"
     assert document["layers"] == 30
     assert len(document["kept"]) == 22
@@ -284,10 +278,9 @@ def test_the_command(sample_model):
     assert memory["step"] == sum(memory[name] for name in parts) + max(memory["layer"], memory["logits"])
     assert document["memory_without_checkpointing"]["step"] > memory["step"]
     assert [card["gpu"]["name"] for card in document["gpus"]] == ["yours", "A100-40GB", "A100-80GB", "H100-80GB"]
-    shown = run(sample_model, "--n", "8", "--bits", "16", "--no-checkpointing")
-    assert shown.exit_code == 0, shown.output
-    assert "expected, not measured" in shown.stdout
-    assert "A100-40GB" in shown.stdout
+    shown = succeed(*command, "--bits", "16", "--no-checkpointing").stdout
+    assert "expected, not measured" in shown
+    assert "A100-40GB" in shown
 
 
 @pytest.mark.parametrize(
@@ -309,10 +302,7 @@ def test_the_command(sample_model):
     ],
 )
 def test_wrong_options_are_one_line(tiny_llama, options, code, words):
-    done = run(tiny_llama, "--rank", "4", *options)
-    assert done.exit_code == code, done.output
-    assert words in " ".join(done.stderr.split())
-    assert done.stderr.count("error:") == 1
+    check_refused(run("heal", "budget", tiny_llama, "--rank", "4", *options), code, words)
 
 
 def test_weights_that_are_packed_are_refused(tiny_llama, tmp_path):

@@ -8,14 +8,13 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
-from heal.cli import app
 from heal.merging.adapter_only import ranges
 from heal.models.quantise import load_frozen
 from prune import cut, plan_cut
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
+from tests.support.commands import check_refused, run, succeed
 from tests.support.healing import SMALL, distil_tiny, heal_small, merge_quietly, patch_record, ship_quietly
 from tests.support.models import save_tiny
 
@@ -171,24 +170,19 @@ def test_a_patched_base_is_refused_with_the_reason(tiny_llama, tmp_path, small_t
 def test_the_command(parts, tmp_path):
     _, adapter = parts
     out = tmp_path / "only"
-    run = CliRunner().invoke(app, ["merge", str(adapter), "--adapter-only", "--out", str(out), "--json"])
-    assert run.exit_code == 0, run.output
-    assert json.loads(run.stdout) == json.loads((out / "heal.json").read_text())
-    for option, value, words in (
-        ("--base", "auto", "--base does not go with --adapter-only"),
-        ("--held-out-tokens", "5k", "--held-out-tokens is for --base auto"),
+    done = succeed("heal", "merge", adapter, "--adapter-only", "--out", out, "--json")
+    assert json.loads(done.stdout) == json.loads((out / "heal.json").read_text())
+    command = ["heal", "merge", adapter, "--out", tmp_path / "x"]
+    for options, message in (
+        (["--adapter-only", "--base", "auto"], "--base does not go with --adapter-only"),
+        (["--adapter-only", "--held-out-tokens", "5k"], "--held-out-tokens is for --base auto"),
+        (["--full", "x"], "--full"),
     ):
-        wrong = CliRunner().invoke(
-            app, ["merge", str(adapter), "--adapter-only", option, value, "--out", str(tmp_path / "x")]
-        )
-        assert wrong.exit_code == 2
-        assert words in " ".join(wrong.stderr.split())
-    wrong = CliRunner().invoke(app, ["merge", str(adapter), "--full", "x", "--out", str(tmp_path / "x")])
-    assert wrong.exit_code == 2
+        check_refused(run(*command, *options), 2, message)
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("targets", ["all", "after-cut"])
+@pytest.mark.parametrize("targets", [pytest.param("all", marks=pytest.mark.slow), "after-cut"])
 def test_distilled_adapters_merge_and_ship_alike(targets, tiny_llama, tmp_path, small_text):
     pruned = cut(plan_cut(tiny_llama, n=2, start=3), tmp_path / "pruned", show_progress=False)
     settings = {**SMALL, "learning_rate": 3e-2, "targets": targets}

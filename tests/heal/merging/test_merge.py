@@ -16,6 +16,7 @@ from heal.merging.agreement import agreement
 from heal.result import Agreement
 from heal.text.sources import hold_out
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from tests.support.checkpoints import weights
 from tests.support.healing import heal_small, merge_quietly
 from tests.support.models import save_tiny
 
@@ -42,10 +43,6 @@ def base(request, tmp_path_factory, sample_model):
 def adapter(base, tmp_path_factory, small_text):
     settings = {"alpha": 8, "learning_rate": 3e-2, "dtype": name_of(compute_in(base))}
     return heal_small(base, small_text, tmp_path_factory.mktemp("adapter") / "adapter", tokens=1024, **settings).out
-
-
-def weights(folder):
-    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
 
 
 def trained_model(base, adapter):

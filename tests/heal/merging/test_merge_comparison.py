@@ -4,18 +4,13 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
 
 import heal.merging.agreement
-from heal.cli import app
 from prune.common.errors import CheckpointError
+from tests.support.checkpoints import weights
+from tests.support.commands import succeed
 from tests.support.healing import merge_quietly
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
 
 
 def flat(text):
@@ -33,8 +28,7 @@ def test_a_comparison_that_does_not_fit_keeps_the_model_and_says_so(plain_adapte
         out = tmp_path / name
         with monkeypatch.context() as patch:
             patch.setattr(heal.merging.agreement, name, fail)
-            result = CliRunner().invoke(app, ["merge", str(plain_adapter), "--base", "dequantised", "--out", str(out)])
-        assert result.exit_code == 0, result.output
+            result = succeed("heal", "merge", plain_adapter, "--base", "dequantised", "--out", out)
         assert "were not compared with those of the adapter as trained (out of memory)" in flat(result.stdout)
         document = json.loads((out / "heal.json").read_text())
         assert document["merge"]["not_compared"] == "out of memory"

@@ -7,12 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
 from heal import PatchSettings, TextSource, held_out_loss, patch
-from heal.cli import app
 from heal.patching.least_squares import Sums, aim, massive, solve, solve_map
 from heal.patching.places import find_place
 from heal.patching.side_by_side import Tracks
@@ -22,10 +19,11 @@ from heal.text.packing import pack
 from prune import cut, plan_cut
 from prune.common.errors import RegrowthError
 from prune.models.loading import decoder_layers
+from tests.support.checkpoints import weights
+from tests.support.commands import check_refused, succeed
+from tests.support.commands import run as run_command
 from tests.support.every_family import small_config
 from tests.support.models import build, save_tiny, tiny
-
-runner = CliRunner()
 
 
 def sums_of(features, errors, weights, step=7):
@@ -264,14 +262,9 @@ def options(sample_text, sample_heldout):
 @pytest.fixture(scope="module")
 def patched(full, pruned, options, tmp_path_factory):
     out = tmp_path_factory.mktemp("patched") / "patched"
-    done = runner.invoke(app, ["patch", str(pruned), "--teacher", str(full), "--out", str(out), "--json", *options])
-    assert done.exit_code == 0, done.output
+    done = succeed("heal", "patch", pruned, "--teacher", full, "--out", out, "--json", *options)
     assert json.loads(done.stdout) == json.loads((out / "heal.json").read_text())
     return out
-
-
-def weights(folder):
-    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
 
 
 def test_only_the_folded_tensors_differ_and_stock_transformers_loads_it(pruned, patched):
@@ -303,9 +296,7 @@ def test_the_same_seed_gives_the_same_patch(full, pruned, patched, text, tmp_pat
 
 def test_people_get_a_table(full, pruned, options, tmp_path):
     out = tmp_path / "p"
-    chosen = ["--ridge", "0.3"]
-    done = runner.invoke(app, ["patch", str(pruned), "--teacher", str(full), "--out", str(out), *options, *chosen])
-    assert done.exit_code == 0, done.output
+    done = succeed("heal", "patch", pruned, "--teacher", full, "--out", out, *options, "--ridge", "0.3")
     assert "candidates, loss on text apart in nats per token" in done.stdout
     assert "won back" in done.stdout
     tried = [found for fold in json.loads((out / "heal.json").read_text())["folds"] for found in fold["candidates"]]
@@ -314,9 +305,7 @@ def test_people_get_a_table(full, pruned, options, tmp_path):
 
 
 def refused(model, teacher, options, tmp_path, *more):
-    out = tmp_path / "out"
-    named = ["--teacher", str(teacher)] if teacher else []
-    done = runner.invoke(app, ["patch", str(model), *named, "--out", str(out), *options, *more])
+    done = run_command("heal", "patch", model, "--teacher", teacher, "--out", tmp_path / "out", *options, *more)
     assert done.exit_code in (1, 2), done.output
     assert list(tmp_path.iterdir()) == []
     return done.exit_code, " ".join(done.stderr.split())
@@ -401,9 +390,8 @@ def test_a_patch_that_is_no_better_than_none_is_refused_with_the_figures(full, o
 def test_an_existing_folder_is_kept(full, pruned, options, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
-    done = runner.invoke(app, ["patch", str(pruned), "--teacher", str(full), "--out", str(tmp_path / "out"), *options])
-    assert done.exit_code == 1
-    assert "already exists" in done.stderr
+    done = run_command("heal", "patch", pruned, "--teacher", full, "--out", tmp_path / "out", *options)
+    check_refused(done, 1, "already exists")
     assert (tmp_path / "out" / "mine").read_text() == "mine"
 
 

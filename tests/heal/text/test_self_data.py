@@ -21,6 +21,7 @@ from prune.models.generation import _up_to_end
 from prune.models.loading import load_tokenizer
 from tests.support.healing import PATCHED, distil_tiny, patched_copy
 from tests.support.healing_steps import in_step
+from tests.support.texts import write_jsonl
 
 _SELF = {"accumulate": 1, "bits": 16, "targets": "after-cut", "teacher_data": "self", "response_tokens": 8}
 
@@ -40,7 +41,7 @@ def text(passages, sample_heldout):
 
 def test_responses_of_the_full_model(tiny_llama, pruned, text, tmp_path):
     questions = tmp_path / "questions.jsonl"
-    questions.write_text("".join(json.dumps({"prompt": f"What is {i} times seven?"}) + "\n" for i in range(300)))
+    write_jsonl(questions, ({"prompt": f"What is {i} times seven?"} for i in range(300)))
     settings = {"teacher_data": "self", "response_tokens": 12, "targets": "after-cut"}
     results = [
         distil_tiny(tiny_llama, pruned, text, tmp_path / name, tokens=512, prompts=prompts, **settings)
@@ -68,7 +69,7 @@ def test_what_is_measured_is_no_prompt_and_texts_take_turns(tiny_llama, tmp_path
     for name, count in (("news", 40), ("notes", 8), ("asked", 30)):
         lines = [f"{name} number {i} is about what happened on day {i} of the long year" for i in range(count)]
         files[name] = tmp_path / f"{name}.jsonl"
-        files[name].write_text("".join(json.dumps({"text": line, "prompt": line}) + "\n" for line in lines))
+        write_jsonl(files[name], ({"text": line, "prompt": line} for line in lines))
     for name, source, count in (("held", "news", 12), ("domain", "notes", 6)):
         files[name] = tmp_path / f"{name}.jsonl"
         files[name].write_text("".join(files[source].read_text().splitlines(keepends=True)[:count]))
@@ -203,7 +204,7 @@ def test_a_run_goes_on_with_the_same_teacher_and_prompts_wherever_they_stand(
 
     patched = patched_copy(pruned, tmp_path / "patched")
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"What is {i} times seven?"}) + "\n" for i in range(60)))
+    write_jsonl(prompts, ({"prompt": f"What is {i} times seven?"} for i in range(60)))
 
     def run(teacher, asked, **running):
         settings = {**_SELF, "prompts": str(asked)}

@@ -14,7 +14,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import TextError, UsageError
 from prune.models.loading import load_tokenizer
 from prune.text.documents import Documents
-from tests.support.texts import sentences
+from tests.support.texts import sentences, write_jsonl
 
 
 def write(kind, folder, texts):
@@ -188,9 +188,7 @@ def test_sources_are_mixed_in_equal_shares(tokenizer, tmp_path):
 
 def test_each_text_is_held_out_under_its_name(tokenizer, tmp_path):
     for name in ("news", "notes", "medicine"):
-        (tmp_path / f"{name}.jsonl").write_text(
-            "".join(json.dumps({"text": f"{name} {text}"}) + "\n" for text in sentences(300))
-        )
+        write_jsonl(tmp_path / f"{name}.jsonl", ({"text": f"{name} {text}"} for text in sentences(300)))
     news, notes, medicine = (str(tmp_path / f"{name}.jsonl") for name in ("news", "notes", "medicine"))
     text = TextSource((news, notes), held_out_tokens=128, domains=(("medical", medicine),))
     held_out = hold_out(text, tokenizer, length=32)

@@ -10,10 +10,8 @@ from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-from typer.testing import CliRunner
 
 from heal import DistillSettings
-from heal.cli import app
 from heal.lineage import first_after_cut, healed_tensors, own_tensors, trace
 from heal.models.adapters import add_adapter, checkpoint_activations
 from heal.models.quantise import load_frozen
@@ -28,6 +26,7 @@ from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.loading import decoder_layers
 from prune.models.walking import PassThrough
+from tests.support.commands import check_refused, run, succeed
 from tests.support.healing import PATCHED, distil_tiny, heal_tiny, merge_quietly, patched_copy
 from tests.support.models import FAMILIES, tiny
 
@@ -303,27 +302,21 @@ def test_the_adapter_is_one_for_the_pruned_model(tiny_llama, patched, text, tmp_
 
 
 def test_the_command(tiny_llama, pruned, sample_text, sample_heldout, tmp_path):
-    runner = CliRunner()
     options = ["--text", str(sample_text), "--held-out", str(sample_heldout), "--held-out-tokens", "128"]
     options += ["--length", "64", "--batch-size", "2", "--accumulate", "1", "--rank", "4", "--tokens", "256"]
     options += ["--device", "cpu", "--targets", "feed-forward:after-cut", "--teacher", str(tiny_llama)]
-    done = runner.invoke(app, ["distill", str(pruned), "--out", str(tmp_path / "a"), "--json", *options])
-    assert done.exit_code == 0, done.output
-    document = json.loads(done.stdout)
+    document = json.loads(succeed("heal", "distill", pruned, "--out", tmp_path / "a", "--json", *options).stdout)
     assert document == json.loads((tmp_path / "a" / "heal.json").read_text())
     assert document["settings"]["temperature"] == 1.0
     assert len(document["adapted"]) == 6
     assert "distill" in (tmp_path / "a" / "README.md").read_text()
-    done = runner.invoke(app, ["distill", "--help"])
-    assert "Example:" in done.output
+    assert "Example:" in succeed("heal", "distill", "--help").output
     for wrong, code, line in (
         (["--temperature", "0"], 2, "error: --temperature 0.0 is not above 0"),
         (["--teacher", str(pruned)], 1, "error: "),
         (["--out", str(tmp_path / "a")], 1, "already exists"),
     ):
-        done = runner.invoke(app, ["distill", str(pruned), "--out", str(tmp_path / "b"), *options, *wrong])
-        assert done.exit_code == code
-        assert line in done.stderr
+        check_refused(run("heal", "distill", pruned, "--out", tmp_path / "b", *options, *wrong), code, line)
         assert not (tmp_path / "b").exists()
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from heal.training.checkpoints import Checkpoints
+from tests.support.commands import check_refused, run
 
 HERE = Path(__file__).parents[2]
 TOGETHER = HERE / "support" / "heal_processes.py"
@@ -54,22 +55,20 @@ def compare(one, other):
     assert any(weights[1][name].abs().max() > 0.01 for name in weights[1] if "lora_B" in name)
 
 
-def test_two_processes_give_the_losses_of_one(tiny_llama, prose, alone, tmp_path):
-    """By `accelerate launch` with the config for a CPU; only one of them writes and prints."""
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", CONFIGS / "cpu-2.yaml", "-m", "heal"]
-    done = heal(tiny_llama, prose, tmp_path / "adapter", *launcher, accumulate=2, more=["--json"])
-    compare(alone, tmp_path / "adapter")
-    assert json.loads(done.stdout)["settings"]["processes"] == 2
-    assert os.listdir(tmp_path) == ["adapter"]
+def test_two_processes_stop_go_on_and_give_the_losses_of_one(tiny_llama, prose, alone, tmp_path):
+    """Stopped by a SIGTERM to one of them; taken up by `accelerate launch` with the config for a CPU.
 
-
-def test_two_processes_stop_and_go_on(tiny_llama, prose, alone, tmp_path):
-    """DDP, stopped by a SIGTERM to one of them and taken up by both: the losses and the adapter of one process."""
+    Only one of them writes and prints.
+    """
     out = tmp_path / "adapter"
     done = heal(tiny_llama, prose, out, *two(TOGETHER, "together", "--stop-at", "3"), accumulate=2, check=False)
     stopped_at_three(done, out)
-    heal(tiny_llama, prose, out, *two("-m", "heal"), accumulate=2, more=["--resume"])
-    assert json.loads((out / "heal.json").read_text())["resumed"] == [3]
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", CONFIGS / "cpu-2.yaml", "-m", "heal"]
+    done = heal(tiny_llama, prose, out, *launcher, accumulate=2, more=["--resume", "--json"])
+    document = json.loads(done.stdout)
+    assert document["settings"]["processes"] == 2
+    assert document["resumed"] == [3]
+    assert os.listdir(tmp_path) == ["adapter"]
     compare(alone, out)
 
 
@@ -130,14 +129,6 @@ def test_what_fsdp_shards_is_of_one_dtype(tiny_llama, monkeypatch):
     [(["--bits", "8"], "--bits 8 cannot be put in shards"), (["--patience", "2"], "--patience keeps a copy")],
 )
 def test_what_fsdp_cannot_do_is_refused(options, message, tiny_llama, prose, tmp_path, monkeypatch):
-    from typer.testing import CliRunner
-
-    from heal.cli import app
-
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    done = CliRunner().invoke(
-        app, ["qlora", str(tiny_llama), "--text", str(prose), "--out", str(tmp_path / "a"), *options]
-    )
-    assert done.exit_code == 2
-    assert message in done.stderr
+    check_refused(run("heal", "qlora", tiny_llama, "--text", prose, "--out", tmp_path / "a", *options), 2, message)

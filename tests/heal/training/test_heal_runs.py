@@ -8,22 +8,21 @@ import pytest
 import torch
 from accelerate.utils import LoggerType
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from heal import TextSource
-from heal.cli import app
 from heal.defaults import Step
 from heal.models.held_out import Losses
 from heal.training.curve import Curve
 from heal.training.schedule import plan_steps
 from prune.common.errors import TextError, UsageError
+from tests.support.commands import check_refused, run, succeed
 from tests.support.healing import heal_tiny
-from tests.support.texts import sentences
+from tests.support.texts import sentences, write_jsonl
 
 
 def write(folder, name, count, seed=0):
     path = folder / f"{name}.jsonl"
-    path.write_text("".join(json.dumps({"text": f"{name} {text}"}) + "\n" for text in sentences(count, seed)))
+    write_jsonl(path, ({"text": f"{name} {text}"} for text in sentences(count, seed)))
     return path
 
 
@@ -92,8 +91,7 @@ def test_every_text_is_measured_by_its_name(tiny_llama, texts, tmp_path):
     options = ["--text", texts["news"], "--text", texts["notes"], "--domain-text", f"medical={texts['medicine']}"]
     options += ["--held-out-tokens", "200", "--tokens", "320", "--length", "32", "--batch-size", "1", "--rank", "4"]
     options += ["--accumulate", "2", "--schedule", "linear", "--warmup", "20%", "--eval-every", "2", "--device", "cpu"]
-    done = CliRunner().invoke(app, ["qlora", str(tiny_llama), *options, "--out", str(tmp_path / "adapter"), "--json"])
-    assert done.exit_code == 0, done.stderr
+    done = succeed("heal", "qlora", tiny_llama, *options, "--out", tmp_path / "adapter", "--json")
     document = json.loads(done.stdout)
     assert [point["step"] for point in document["curve"]] == [0, 2, 4, 5]
     texts_told = document["held_out"]["texts"]
@@ -127,10 +125,8 @@ def test_every_text_is_measured_by_its_name(tiny_llama, texts, tmp_path):
     ],
 )
 def test_options_that_make_no_sense(options, message, tiny_llama, texts, tmp_path):
-    words = ["qlora", str(tiny_llama), "--text", texts["news"], "--out", str(tmp_path / "adapter"), *options]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 2
-    assert message in done.stderr
+    words = ["heal", "qlora", tiny_llama, "--text", texts["news"], "--out", tmp_path / "adapter", *options]
+    check_refused(run(*words), 2, message)
     assert list(tmp_path.iterdir()) == []
 
 

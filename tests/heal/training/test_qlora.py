@@ -18,6 +18,7 @@ from prune.common.sizes import parse_tokens
 from prune.models.loading import load_tokenizer
 from tests.support.healing import heal_tiny, merge_quietly
 from tests.support.healing_steps import in_step
+from tests.support.texts import write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ def test_held_out_text_never_moves_and_is_never_trained_on(tiny_llama, tmp_path)
     tokenizer = load_tokenizer(Source(tiny_llama, "tiny"))
     texts = [f"Document number {i} tells that {i} times seven is {7 * i}, and little else." for i in range(600)]
     path = tmp_path / "text.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    write_jsonl(path, ({"text": text} for text in texts))
     kept_apart = {text for text in texts if is_held_out(text)}
     assert 2 <= len(kept_apart) <= 30
     source = TextSource(str(path), held_out_tokens=128)
@@ -177,9 +178,7 @@ def test_held_out_text_never_moves_and_is_never_trained_on(tiny_llama, tmp_path)
 def test_documents_named_as_held_out_are_not_trained_on(tiny_llama, tmp_path):
     tokenizer = load_tokenizer(Source(tiny_llama, "tiny"))
     path = tmp_path / "same.jsonl"
-    path.write_text(
-        "".join(json.dumps({"text": f"The {i}th of many lines of text here. " * 5}) + "\n" for i in range(9))
-    )
+    write_jsonl(path, ({"text": f"The {i}th of many lines of text here. " * 5} for i in range(9)))
     source = TextSource(str(path), held_out=str(path))
     with pytest.raises(TextError, match="ends after 0 of the 32 tokens"):
         check_enough(source, tokenizer, hold_out(source, tokenizer, length=32), rows=1, length=32, seed=0)

@@ -21,6 +21,7 @@ from heal.training.checkpoints import Checkpoints
 from heal.training.curve import Curve
 from heal.training.stopping import Interrupted
 from prune.common.errors import RegrowthError, UsageError
+from tests.support.checkpoints import weights
 from tests.support.healing import heal_tiny
 from tests.support.healing_steps import in_step
 
@@ -38,10 +39,6 @@ def kill(*jobs):
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def weights(out):
-    return load_file(out / "adapter_model.safetensors")
 
 
 def same(one, other):

@@ -3,15 +3,14 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from heal import Settings
-from heal.cli import app
 from heal.models.held_out import held_out_loss
 from heal.result import HeldOutLoss, Unquantised
 from heal.training.plan import plan_healing
 from heal.training.unquantised import compare_with_cut, compared_line
 from prune.common.errors import RegrowthError
+from tests.support.commands import succeed
 from tests.support.healing import heal_small, merge_quietly, quiet
 
 
@@ -89,20 +88,8 @@ def test_healing_that_does_not_pay_is_a_warning():
 def test_the_command_says_what_it_chose_and_how_it_ended(tiny_llama, small_text, tmp_path):
     """With no option but a budget, and what names texts and places."""
     where = ["--text", small_text.source, "--held-out", small_text.held_out, "--held-out-tokens", "128"]
-    out = [
-        "--device",
-        "cpu",
-        "--tokens",
-        "1500",
-        "--out",
-        str(tmp_path / "adapter"),
-        "--rank",
-        "4",
-        "--eval-every",
-        "100",
-    ]
-    done = CliRunner().invoke(app, ["qlora", str(tiny_llama), *where, *out])
-    assert done.exit_code == 0, done.output
+    cheap = ["--device", "cpu", "--tokens", "1500", "--rank", "4", "--eval-every", "100"]
+    done = succeed("heal", "qlora", tiny_llama, *where, *cheap, "--out", tmp_path / "adapter")
     assert "5 steps of 1 row of 256 tokens; rate 0.001, reached after 1 step (--length, " in done.stderr
     assert "held-out loss: unquantised cut " in done.stderr
     document = json.loads((tmp_path / "adapter" / "heal.json").read_text())

@@ -14,7 +14,7 @@ from prune.cutting.verify import inspect_cut, verify_cut
 from tests.support.checkpoints import hashes, synthetic_checkpoint
 from tests.support.commands import error_line
 
-KILLS, OVERWRITES = 50, 20
+KILLS, OVERWRITES = 30, 12
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 # Forks a child per request, so that the real command runs without its start-up and kills spread over its work.

@@ -34,7 +34,7 @@ def test_the_sample_model_cut_and_loaded_again(sample_model, tmp_path):
     assert hashes(sample_model) == before
 
     source = load_file(sample_model / "model.safetensors")
-    found = load_file(tmp_path / "pruned" / "model.safetensors")
+    written = load_file(tmp_path / "pruned" / "model.safetensors")
     kept = [*range(13), *range(19, 30)]
     wanted = {
         name.replace(f"layers.{layer}.", f"layers.{place}."): tensor
@@ -43,9 +43,9 @@ def test_the_sample_model_cut_and_loaded_again(sample_model, tmp_path):
         if f"layers.{layer}." in name
     }
     wanted |= {name: tensor for name, tensor in source.items() if "layers." not in name}
-    assert set(found) == set(wanted)
-    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
-    del source, found, wanted
+    assert set(written) == set(wanted)
+    assert all(torch.equal(written[name], tensor) for name, tensor in wanted.items())
+    del source, written, wanted
 
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "pruned")
     assert tokenizer.chat_template

@@ -45,14 +45,9 @@ def damage_a_byte(source, out):
     path.write_bytes(content)
 
 
-def damage_the_config(source, out):
-    config = json.loads((out / "config.json").read_text())
-    (out / "config.json").write_text(json.dumps(config | {"rope_theta": 1.0}))
-
-
-def damage_the_source(source, out):
-    config = json.loads((source / "config.json").read_text())
-    (source / "config.json").write_text(json.dumps(config | {"rope_theta": 1.0}))
+def change_the_config(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rope_theta": 1.0}))
 
 
 def swap_two_layers(source, out):
@@ -65,8 +60,8 @@ def swap_two_layers(source, out):
 
 DAMAGE = {
     "one bit": (damage_a_byte, "lm_head.weight has other values than lm_head.weight"),
-    "config": (damage_the_config, "rope_theta"),
-    "another source": (damage_the_source, "not the source that the plan names"),
+    "config": (lambda source, out: change_the_config(out), "rope_theta"),
+    "another source": (lambda source, out: change_the_config(source), "not the source that the plan names"),
     "two layers swapped": (swap_two_layers, "model.layers.1.mlp.up_proj.weight has other values"),
 }
 

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from prune.checkpoint.source import locate
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
@@ -15,7 +14,7 @@ from prune.scanning.settings import ScanSettings
 from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
 from tests.support.commands import check_refused, run, succeed
-from tests.support.states import plain_distances
+from tests.support.states import plain_distances, plain_states
 from tests.support.texts import write_jsonl
 
 SMALL = ["--samples", "6", "--length", "24"]
@@ -32,22 +31,12 @@ def test_sample_model_matches_plain_numpy(sample_model, sample_text):
     documents = read_documents(str(sample_text))
     windows = draw_windows(documents, load_tokenizer(source), samples=4, length=40, seed=3)
     model = load_model(source)
-    model.model.norm = torch.nn.Identity()
-    states = []
-    with torch.no_grad():
-        for window in windows:
-            out = model.model(torch.tensor([window]), output_hidden_states=True)
-            states.append(np.stack([x[0].double().numpy() for x in out.hidden_states]))
-    assert all(len(x) == 31 for x in states)
+    states = [plain_states(model, window) for window in windows]
     for tokens in ("last", "all"):
-        found = scan(
-            sample_model,
-            str(sample_text),
-            settings=ScanSettings(samples=4, length=40, seed=3, tokens=tokens),
-            show_progress=False,
-        )
+        settings = ScanSettings(samples=4, length=40, seed=3, tokens=tokens)
+        found = scan(sample_model, str(sample_text), settings=settings, show_progress=False)
         for row, expected in zip(found.distance, plain_distances(states, tokens), strict=True):
-            assert row == pytest.approx(expected, abs=1e-5)
+            assert row == pytest.approx(tuple(expected), abs=1e-5)
 
 
 def test_every_window_opens_with_bos_and_the_scan_is_reproducible(tiny_llama, sample_text, tiny_scan):
@@ -146,7 +135,8 @@ def test_another_format_or_no_json_is_refused(tmp_path):
         Scan.read(path)
 
 
-def test_command_writes_the_scan_and_the_figure(tiny_llama, sample_text, tmp_path):
+def test_command_writes_the_scan_and_the_figure(tiny_llama, sample_text, tmp_path, monkeypatch):
+    monkeypatch.setattr("prune.common.resume.EVERY", 0.0)
     out, plot = tmp_path / "deep" / "scan.json", tmp_path / "scan.png"
     options = ["--tokens", "all", "--out", out, "--plot", plot]
     done = succeed("prune", "scan", tiny_llama, "--text", sample_text, *SMALL, *options)
@@ -158,6 +148,7 @@ def test_command_writes_the_scan_and_the_figure(tiny_llama, sample_text, tmp_pat
     assert f"{best.distance:.4f} ±" in done.stdout
     assert str(out) in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "scan.png"]
+    assert [path.name for path in out.parent.iterdir()] == ["scan.json"]
 
 
 def test_json_is_the_scan_and_nothing_else(tiny_llama, sample_text, tmp_path):

@@ -19,7 +19,7 @@ from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
 from tests.support.commands import check_refused, run, succeed
 from tests.support.models import save_tiny
-from tests.support.states import plain_distances
+from tests.support.states import apart, plain_distances
 from tests.support.versions import needs_newer_transformers
 
 LENGTHS = (11, 26, 17, 22)
@@ -55,10 +55,6 @@ def collected(model, ids, mask):
         model.model.norm = norm
     whole = np.stack([state.double().numpy() for state in out.hidden_states])  # (L+1, B, T, D)
     return [whole[:, row, mask[row].bool().numpy()] for row in range(len(ids))]
-
-
-def apart(got, wanted):
-    return max(np.abs(np.array(a) - np.array(b)).max() for a, b in zip(got, wanted, strict=True))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
