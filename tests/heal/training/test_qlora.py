@@ -177,8 +177,8 @@ def test_documents_named_as_held_out_are_not_trained_on(tiny_llama, tmp_path):
     path = tmp_path / "same.jsonl"
     write_jsonl(path, ({"text": f"The {i}th of many lines of text here. " * 5} for i in range(9)))
     source = TextSource(str(path), held_out=str(path))
-    held_out = hold_out(source, tokenizer, length=32)
-    assert row_stream(source, tokenizer, held_out, length=32, seed=0).take(1) == []
+    with pytest.raises(TextError, match="ends after 0 of the 3200 tokens"):
+        check_enough(source, tokenizer, hold_out(source, tokenizer, length=32), rows=100, length=32, seed=0)
 
 
 @pytest.mark.parametrize(
