@@ -17,6 +17,7 @@ from eval.reports.terminal import comparison_table, run_tables, smallest_losses,
 from heal.budget.plan import plan_budget
 from heal.budget.table import tables as budget_tables
 from heal.result import HealRecord, HealResult
+from heal.settings import BudgetQuery
 from heal.tables import curve, patched
 from prune.common.tables import Table
 from recipes.cli import app as recipes
@@ -125,7 +126,7 @@ ALL_TABLES = {
     "prepare": lambda _, __, sample: manifest_table(Manifest.read(sample / "questions" / "manifest.json")),
     "healing": lambda *_: curve(healed()),
     "patch": lambda *_: patched(healed()),
-    "budget": lambda _, __, sample: budget_tables(plan_budget(str(sample / "model"), n=6, method="distill")),
+    "budget": lambda _, __, sample: budget_tables(plan_budget(sample / "model", BudgetQuery(n=6, method="distill"))),
 }
 
 

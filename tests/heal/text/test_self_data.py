@@ -18,7 +18,8 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.models.generation import _up_to_end
 from prune.models.loading import load_tokenizer
-from tests.support.healing import PATCHED, distil_tiny, patched_copy, same_weights
+from tests.support.checkpoints import same_weights
+from tests.support.healing import PATCHED, distil_tiny, patched_copy
 from tests.support.healing_steps import in_step
 from tests.support.texts import write_jsonl
 
