@@ -50,6 +50,14 @@ def _texts(texts: str | Iterable[str]) -> tuple[str, ...]:
     return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
+def _labels(labels: str | Iterable[str]) -> tuple[str, ...]:
+    return tuple(labels.split(",") if isinstance(labels, str) else labels)
+
+
+def _paths(paths: Iterable[str | Path]) -> tuple[Path, ...]:
+    return tuple(map(Path, paths))
+
+
 def _names(help: str, option: str) -> Option:
     return _asks(help, typed=_Text, parse=lambda names: split_names(names, option))
 
@@ -193,7 +201,7 @@ class ComparisonSettings(Settings):
         Option(
             "Names for the models in order, as full,pruned,healed.",
             typed=_Text,
-            parse=lambda labels: tuple(labels.split(",") if isinstance(labels, str) else labels),
+            parse=_labels,
         ),
     ] = None
     max_loss: Annotated[
@@ -221,7 +229,7 @@ class SweepSettings(Questions):
             "Healing adapter that sits after its cut alone: one variant more; repeatable.",
             flag="--adapter",
             typed=list[Path] | None,
-            parse=lambda adapters: tuple(map(Path, adapters)),
+            parse=_paths,
         ),
     ] = ()
     batch_tokens: Annotated[int, Option("Tokens of one batch; halved where memory runs out.")] = 1024

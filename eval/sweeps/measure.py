@@ -113,6 +113,6 @@ def walk_prose(
             losses = score_variants(model, windows, variants, kl=False, advance=bar.advance).loss
         full, *_ = measured = [measure_prose(loss.tolist(), tokenizer, windows) for loss in losses]
         for variant, prose in zip(plain, measured, strict=True):
-            row = asdict(bill_prose(variant.label, text, prose, None if prose is full else full))
-            rows.append(VariantProse(variant=row.pop("model"), size=variant.n, start=variant.start, **row))
+            billed = dict(vars(bill_prose(variant.label, text, prose, None if prose is full else full)))
+            rows.append(VariantProse(variant=billed.pop("model"), size=variant.n, start=variant.start, **billed))
     return rows

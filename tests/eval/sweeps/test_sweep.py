@@ -452,5 +452,5 @@ def test_the_command_prints_json_or_tables(tiny_llama, sample_questions, tmp_pat
     assert json.loads(found.stdout)["format"] == "regrowth.sweep/2"
     assert "3 variants in one walk of 10 layer passes: 1.2 times one model" in found.stderr
     command = ["evaluate", "sweep", tiny_llama, *asked, "--out", tmp_path / "two"]
-    assert "math, choice: 3 questions, chance 25 %" in succeed(*command).stdout
+    assert "math choice: 3 questions, chance 25 %" in succeed(*command).stdout
     check_refused(run_command(*command), 1, "already exists")
