@@ -90,7 +90,7 @@ def child(asked: argparse.Namespace, case: dict[str, Any]) -> None:
     import torch
 
     import heal.training.loop
-    from heal import DistillSettings, Settings, TextSource, distill, plan_budget, qlora
+    from heal import BudgetQuery, DistillSettings, Settings, TextSource, distill, plan_budget, qlora
     from heal.budget.cost import memory_of
     from heal.settings import TrainingRun
     from prune.models.loading import pick_device
@@ -127,7 +127,7 @@ def child(asked: argparse.Namespace, case: dict[str, Any]) -> None:
             distill(asked.cut, asked.model, text, out, settings=DistillSettings(**options), run=run)
         else:
             qlora(asked.cut, text, out, settings=Settings(**options), run=run)
-    budget = plan_budget(asked.cut, method=case["method"], settings=Settings(**options))
+    budget = plan_budget(asked.cut, BudgetQuery(method=case["method"]), Settings(**options))
     reckoned = memory_of(budget.shape, replace(budget.job, cuda=cuda)).model_dump()
     measured = {name: value - start for name, value in peaks.items()}
     print(json.dumps({"case": case, "device": device, "baseline": start, "reckoned": reckoned, "measured": measured}))

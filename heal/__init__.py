@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "BudgetQuery": "heal.settings",
     "DistillSettings": "heal.settings",
     "adapter_only": "heal.merging.adapter_only",
     "HealResult": "heal.result",

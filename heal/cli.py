@@ -14,7 +14,7 @@ from prune.common.processes import is_main
 from prune.common.terminal import answer, make_app
 
 if TYPE_CHECKING:
-    from heal.settings import DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
+    from heal.settings import BudgetQuery, DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
     from heal.text.sources import TextSource
 
 app = make_app("heal", "Train back what a cut took.")
@@ -159,23 +159,11 @@ def merge_command(
 
 
 @app.command("budget")
-@takes(settings=options.BUDGET_SETTINGS)
+@takes(query=options.BUDGET, settings=options.BUDGET_SETTINGS)
 def budget_command(
     model: Annotated[str, typer.Argument(help="The model before its cut, or one that is cut: a folder or a hub id.")],
     *,
-    n: Annotated[int, typer.Option("--n", help="Layers that the cut will drop; 0 for a model that is cut.")] = 0,
-    start: Annotated[
-        int | None, typer.Option(help="Where the cut begins, 0-based; the deepest block that keeps the last layer.")
-    ] = None,
-    gpu_memory: Annotated[
-        str | None, typer.Option(help="A card of your own, such as 40GiB, at the speed of an A100.")
-    ] = None,
-    tokens: Annotated[
-        str, typer.Option(help="Tokens to heal on; the paper's budget is 164M.", rich_help_panel="Healing")
-    ] = "164M",
-    method: Annotated[
-        str, typer.Option(help="qlora, or distill, which keeps the full model loaded.", rich_help_panel="Healing")
-    ] = "qlora",
+    query: BudgetQuery,
     settings: Settings,
     revision: options.Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the budget as JSON, and nothing else there.")] = False,
@@ -189,19 +177,8 @@ def budget_command(
     """
     from heal.budget.plan import plan_budget
     from heal.budget.table import tables
-    from prune.common.sizes import parse_size, parse_tokens
 
-    memory = None if gpu_memory is None else parse_size(gpu_memory, option="--gpu-memory")
-    budget = plan_budget(
-        model,
-        n=n,
-        start=start,
-        tokens=parse_tokens(tokens),
-        method=method,
-        settings=settings,
-        gpu_memory=memory,
-        revision=revision,
-    )
+    budget = plan_budget(model, query, settings, revision=revision)
     answer(budget.to_json(), lambda: tables(budget), as_json=as_json)
 
 

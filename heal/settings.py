@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from prune.common.errors import UsageError
 from prune.common.options import Option
-from prune.common.sizes import parse_tokens
+from prune.common.sizes import parse_size, parse_tokens
 from prune.models.loading import text_config
 from prune.models.precision import HELP as DTYPES
 
@@ -140,6 +140,28 @@ class PatchRun(Run):
         "20k"
     )
     dtype: Annotated[str, Option(f"To compute in: {DTYPES}")] = "auto"
+
+
+@dataclass(frozen=True)
+class BudgetQuery:
+    """What `heal budget` is asked, beside the settings of healing. The paper's budget is 164M tokens."""
+
+    n: Annotated[int, Option("Layers that the cut will drop; 0 for a model that is cut.", flag="--n")] = 0
+    start: Annotated[
+        int | None, Option("Where the cut begins, 0-based; the deepest block that keeps the last layer.")
+    ] = None
+    gpu_memory: Annotated[
+        int | None,
+        Option(
+            "A card of your own, such as 40GiB, at the speed of an A100.",
+            typed=str,
+            parse=partial(parse_size, option="--gpu-memory"),
+        ),
+    ] = None
+    tokens: Annotated[
+        int | str, Option("Tokens to heal on; the paper's budget is 164M.", panel="Healing", typed=str)
+    ] = "164M"
+    method: Annotated[str, Option("qlora, or distill, which keeps the full model loaded.", panel="Healing")] = "qlora"
 
 
 @dataclass(frozen=True)

@@ -220,8 +220,9 @@ def _rank(machine: Machine) -> int:
 
 def _job(machine: Machine, shape: str, bits: int, way: Way) -> Any:
     from heal.budget.cost import Job
+    from heal.models.targets import parse_targets
 
-    role, _, after_cut = ("all:after-cut" if way.targets == "after-cut" else way.targets).partition(":")
+    role, after_cut = parse_targets(way.targets)
     return Job(
         method=way.method, kept=kept_layers(shape), first=CUTS[shape][0] if after_cut else 0, bits=bits, role=role,
         rank=_rank(machine), dropout=0.05, length=way.length, batch_size=way.rows, checkpointing=way.checkpointing,

@@ -9,8 +9,9 @@ from heal.budget.cost import GPUS, METHODS, Budget, Job, estimate, kept_layers
 from heal.budget.document import Gpu
 from heal.defaults import settle
 from heal.models.targets import parse_targets
-from heal.settings import Settings
+from heal.settings import BudgetQuery, Settings
 from prune.common.errors import CheckpointError, UsageError
+from prune.common.sizes import parse_tokens
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.subject import read_shape
 
@@ -19,30 +20,23 @@ _MINE = Gpu(name="yours", memory=0, peak=312e12, share=0.35)  # an A100's speed,
 
 def plan_budget(
     model: str | Path,
-    *,
-    n: int = 0,
-    start: int | None = None,
-    tokens: int = 164_000_000,
-    method: str = "qlora",
+    query: BudgetQuery | None = None,
     settings: Settings | None = None,
-    gpu_memory: int | None = None,
+    *,
     revision: str | None = None,
 ) -> Budget:
     """Memory and time of healing a model, from its config and the headers of its weights alone.
 
     Args:
-        model: the full model, from which `n` layers are to be cut; or, with n = 0, a model that is cut already.
-        n: how many layers go: a block from `start` on, or the deepest that keeps the last layer.
-        tokens: to heal on; the paper's budget is 164M.
-        method: `qlora`, or `distill`, which keeps the full model loaded.
+        model: the full model, from which `query.n` layers are to be cut; or, with n = 0, a model that is cut already.
         settings: of healing. The rate, the schedule and the like are of no matter.
-        gpu_memory: bytes of a card of one's own, at the speed of an A100.
 
     Raises:
         UsageError: options out of range.
         CheckpointError: no model, or of a family that is not known.
     """
-    settings = settings or Settings()
+    query, settings = query or BudgetQuery(), settings or Settings()
+    n, method, tokens = query.n, query.method, parse_tokens(query.tokens)
     if method not in METHODS:
         raise UsageError(f"--method {method} is unknown; use {' or '.join(METHODS)}")
     role, after_cut = parse_targets(settings.targets)
@@ -50,7 +44,7 @@ def plan_budget(
     if n == 0 and (Path(model) / PLAN_FILE).is_file():
         plan = CutPlan.read(Path(model) / PLAN_FILE)
     shape = read_shape(model, revision=revision)
-    kept = kept_layers(len(shape.layers), n, start)
+    kept = kept_layers(len(shape.layers), n, query.start)
     if plan is not None and method == "distill":
         try:
             full = read_shape(plan.model, revision=plan.commit)
@@ -77,5 +71,5 @@ def plan_budget(
         batch_size=step.batch_size,
         checkpointing=settings.checkpointing,
     )
-    gpus = GPUS if gpu_memory is None else (_MINE.model_copy(update={"memory": gpu_memory}), *GPUS)
+    gpus = GPUS if query.gpu_memory is None else (_MINE.model_copy(update={"memory": query.gpu_memory}), *GPUS)
     return estimate(shape, job, tokens=tokens, gpus=gpus)

@@ -9,6 +9,7 @@ from prune.common.errors import UsageError
 from prune.common.options import Option
 from prune.common.sizes import parse_size
 from prune.models.precision import HELP as DTYPES
+from prune.text.documents import SHORTEST
 
 
 def parse_batch_size(text: str) -> int | str:
@@ -66,8 +67,6 @@ class ScanSettings:
     seed: Annotated[int, Option("Draws the documents and places the windows.")] = 0
 
     def __post_init__(self) -> None:
-        from prune.text.windows import SHORTEST
-
         if self.samples < 1:
             raise UsageError(f"--samples {self.samples}: at least one sample is needed")
         if self.length < SHORTEST:

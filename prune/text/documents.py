@@ -16,6 +16,7 @@ from typing import Any
 from prune.common.errors import TextError, first_line
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+SHORTEST = 8  # tokens; a shorter document says nothing about depth
 _USEFUL_CHARACTERS = 1200  # paragraphs of a .txt file are joined until a document has about this many
 _LONGEST_PARAGRAPH = 20_000  # characters; what has more between two blank lines is split at its lines
 _Found = tuple[str, int, Any]  # a text, its row (0-based), and the place in the file after it

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prune.common.errors import TextError
-from prune.text.documents import Document, read_documents, source_files
+from prune.text.documents import SHORTEST, Document, read_documents, source_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DEFAULT_SOURCE = "hub:allenai/c4:en:validation"
-SHORTEST = 8  # tokens; a shorter document says nothing about depth
 POOL = 20_000  # documents that samples are drawn from at most, so that a stream ends
 FEW_TOKENS = 1024  # of held-out text; fewer say little
 

@@ -5,6 +5,7 @@ import json
 import random
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
 from prune.checkpoint.headers import Tensor
@@ -66,6 +67,12 @@ def hashes(folder: Path) -> dict[str, str]:
 def weights(folder: Path) -> dict:
     """Every tensor of a checkpoint by its name."""
     return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether two checkpoints or adapters have the same bits."""
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def hand_made_scan(folder=None, *, layers=8, **identity) -> Scan:

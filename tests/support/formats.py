@@ -33,7 +33,8 @@ and `x[L]` the output of the last layer before the final norm. `provenance` says
 (name, hub `commit` or the SHA-256 of config.json and of each shard's header), `text` (source, field, SHA-256),
 `seed`, `versions`, `command`. An interval is `{estimate, low, high}` at 95 %. Shares are of 1. A difference is
 the other model's minus the full model's, paired by question and clustered where questions share a passage;
-[evaluating.md](evaluating.md) has every formula. NaN and infinity never occur: a score that could not be computed is an error."""
+[evaluating.md](evaluating.md) has every formula. NaN and infinity never occur: a score that could not be computed is
+an error."""
 
 # File, its class, and what stands beside it or needs more words than a field has.
 SECTIONS = (
@@ -45,11 +46,11 @@ SECTIONS = (
         "heal.json",
         HealRecord,
         """A run that is not done leaves `.NAME.unfinished/` beside its `--out`. `run.json` there
-(`regrowth.unfinished/2`) has `method`, `model`, `settings`, `steps`, `text`, `device`, of `distill` `teacher` and `prompts`, `facts` of
-the method, and the hash of held-out.json, the measured rows. `checkpoint-STEP/` has the adapter as peft writes
-it, `optimizer.pt` (under FSDP `optimizer.bin`), `scheduler.pt`, `generators-RANK.pt`, `curve.json`,
-`rows.json.gz` (the place in the text, the shuffled documents, the row being packed), `best.safetensors` with
-`--patience`, and `sums.json` with the SHA-256 of every other file.""",
+(`regrowth.unfinished/2`) has `method`, `model`, `settings`, `steps`, `text`, `device`, of `distill` `teacher` and
+`prompts`, `facts` of the method, and the hash of held-out.json, the measured rows. `checkpoint-STEP/` has the
+adapter as peft writes it, `optimizer.pt` (under FSDP `optimizer.bin`), `scheduler.pt`, `generators-RANK.pt`,
+`curve.json`, `rows.json.gz` (the place in the text, the shuffled documents, the row being packed),
+`best.safetensors` with `--patience`, and `sums.json` with the SHA-256 of every other file.""",
     ),
     ("`heal budget --json`", BudgetDocument, ""),
     (

@@ -15,7 +15,7 @@ PATCHED = "model.layers.3.mlp.down_proj.weight"
 
 
 def quiet(tokens="2k", **run):
-    return TrainingRun(tokens=tokens, device="cpu", show_progress=False, **run)
+    return TrainingRun(**{"tokens": tokens, "device": "cpu", "show_progress": False, **run})
 
 
 def heal_tiny(model, text, out, tokens="2k", run=None, **settings):

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import heal.models.losses
-from heal import Settings, plan_budget
+from heal import BudgetQuery, Settings, plan_budget
 from heal.budget.cost import (
     FLOATS_ON_CPU,
     GIB,
@@ -218,7 +218,7 @@ def test_less_is_less():
 
 
 def test_the_largest_batch_fits_and_one_more_does_not(tiny_llama):
-    found = plan_budget(tiny_llama, n=2, gpu_memory=2 * GIB, settings=Settings(rank=4, length=128))
+    found = plan_budget(tiny_llama, BudgetQuery(n=2, gpu_memory=2 * GIB), Settings(rank=4, length=128))
     mine, *rest = found.verdicts
     assert (mine.gpu.name, mine.gpu.memory) == ("yours", 2 * GIB)
     assert [one.gpu.name for one in rest] == ["A100-40GB", "A100-80GB", "H100-80GB"]
@@ -228,26 +228,26 @@ def test_the_largest_batch_fits_and_one_more_does_not(tiny_llama):
     assert mine.holds == (mine.rows >= found.job.batch_size)
     assert mine.longest == 512  # the model reads no more
     assert mine.hours == pytest.approx(found.tokens / mine.tokens_per_second / 3600)
-    assert plan_budget(tiny_llama, n=2, gpu_memory=GIB // 2, settings=RANK_4).verdicts[0].rows == 0
+    assert plan_budget(tiny_llama, BudgetQuery(n=2, gpu_memory=GIB // 2), RANK_4).verdicts[0].rows == 0
 
 
 def test_a_cut_model_tells_its_own_cut(tiny_llama, tmp_path):
     pruned = cut(plan_cut(tiny_llama, n=3, start=2), tmp_path / "pruned", show_progress=False)
-    planned, there = plan_budget(tiny_llama, n=3, start=2, settings=RANK_4), plan_budget(pruned, settings=RANK_4)
+    planned, there = plan_budget(tiny_llama, BudgetQuery(n=3, start=2), RANK_4), plan_budget(pruned, settings=RANK_4)
     first, second = (budget.memory.model_copy(update={"loading": 0}) for budget in (there, planned))
     assert first == second
     assert there.job.kept == (0, 1, 2, 3, 4)
     after = plan_budget(pruned, settings=Settings(rank=4, targets="after-cut"))
     assert (after.job.first, after.job.role) == (2, "all")
-    distilled = plan_budget(pruned, settings=RANK_4, method="distill")
+    distilled = plan_budget(pruned, BudgetQuery(method="distill"), RANK_4)
     assert distilled.job.kept == (0, 1, 5, 6, 7)
     assert distilled.memory.weights == plan_budget(tiny_llama, settings=RANK_4).memory.weights
 
 
 def test_it_is_estimated_without_torch(tiny_llama):
     code = (
-        "import sys; from heal.budget.plan import plan_budget; from heal.settings import Settings; "
-        f"plan_budget({str(tiny_llama)!r}, n=2, settings=Settings(rank=4)); "
+        "import sys; from heal import BudgetQuery, Settings, plan_budget; "
+        f"plan_budget({str(tiny_llama)!r}, BudgetQuery(n=2), Settings(rank=4)); "
         "print('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -262,7 +262,7 @@ def test_of_a_hub_model_the_headers_are_enough(tmp_path):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert (document["model"], document["layers"], len(document["kept"])) == ("someone/model", 8, 6)
-    assert document["parameters"] == plan_budget(source, n=2, settings=RANK_4).shape.values
+    assert document["parameters"] == plan_budget(source, BudgetQuery(n=2), RANK_4).shape.values
     assert sum(size for name, size in hub.fetched.items() if name.endswith(".safetensors")) <= 4 << 17
 
 

@@ -16,7 +16,7 @@ from heal.merging.agreement import agreement
 from heal.result import Agreement
 from heal.text.sources import hold_out
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
-from tests.support.checkpoints import weights
+from tests.support.checkpoints import same_weights, weights
 from tests.support.healing import heal_small, merge_quietly
 from tests.support.models import save_tiny
 
@@ -97,22 +97,25 @@ def _quantised(module):
     return type(getattr(module, "base_layer", module)).__name__ == "Linear4bit"
 
 
+def plain_logits(folder, base, ids):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=compute_in(base))(input_ids=ids).logits.float()
+
+
 def test_the_merged_model_computes_what_was_trained(base, adapter, tmp_path):
     merge_quietly(adapter, tmp_path / "trained", base="dequantised", compare_logits=False)
     merge_quietly(adapter, tmp_path / "original", base="original", compare_logits=False)
     ids = torch.arange(3, 67)[None]
     with torch.no_grad():
         wanted = trained_model(base, adapter)(input_ids=ids).logits.float()
-        found = {
-            name: AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=compute_in(base))(
-                input_ids=ids
-            ).logits.float()
-            for name in ("trained", "original")
-        }
-    scale = wanted.std()
-    trained, original = ((found[name] - wanted).std() / scale for name in ("trained", "original"))
+        trained, original = (
+            (plain_logits(tmp_path / name, base, ids) - wanted).std() / wanted.std() for name in ("trained", "original")
+        )
     assert trained < (0.05 if compute_in(base) == torch.bfloat16 else 1e-5)  # rounding alone
     assert trained < original / 2
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
 
 
 def test_everything_beside_the_weights_comes_along(base, adapter, tmp_path):
@@ -120,13 +123,9 @@ def test_everything_beside_the_weights_comes_along(base, adapter, tmp_path):
     for path in base.iterdir():
         if path.suffix != ".safetensors":
             assert (tmp_path / "merged" / path.name).read_bytes() == path.read_bytes()
-    assert {p.name for p in (tmp_path / "merged").iterdir()} - {p.name for p in base.iterdir()} == {
-        "heal.json",
-        "README.md",
-    }
-    assert AutoTokenizer.from_pretrained(tmp_path / "merged").encode("One") == AutoTokenizer.from_pretrained(
-        base
-    ).encode("One")
+    assert names(tmp_path / "merged") - names(base) == {"heal.json", "README.md"}
+    ours, theirs = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "merged", base))
+    assert ours.encode("One") == theirs.encode("One")
     document = json.loads((tmp_path / "merged" / "heal.json").read_text())
     assert document["merge"]["base"] == "original"
     assert document["curve"] == json.loads((adapter / "heal.json").read_text())["curve"]
@@ -193,18 +192,17 @@ def test_auto_keeps_the_base_that_measures_better_and_says_which(base, adapter, 
     assert document["chosen"]["losses"] == pytest.approx(losses, abs=1e-6)
     assert losses["dequantised"] != losses["original"]
     assert document["base"] == min(losses, key=losses.get)
-    kept, same = weights(tmp_path / "auto"), weights(tmp_path / document["base"])
-    assert all(torch.equal(kept[name], same[name]) for name in kept)
+    assert same_weights(tmp_path / "auto", tmp_path / document["base"])
     card = (tmp_path / "auto" / "README.md").read_text()
     assert all(f"{loss:.4f}" in card for loss in losses.values())
 
 
 def test_the_report_on_logits_is_true(base, adapter, tmp_path, sample_heldout):
     """Against logits taken here, by stock peft and stock transformers, whose 4-bit kernels round in another order."""
-    trained = merge_quietly(adapter, tmp_path / "trained", base="dequantised", held_out_tokens=512)["merge"][
-        "agreement"
-    ]
-    original = merge_quietly(adapter, tmp_path / "original", base="original", held_out_tokens=512)["merge"]["agreement"]
+    trained, original = (
+        merge_quietly(adapter, tmp_path / base_of, base=base_of, held_out_tokens=512)["merge"]["agreement"]
+        for base_of in ("dequantised", "original")
+    )
     document = json.loads((adapter / "heal.json").read_text())
     rows = hold_out(
         TextSource(document["provenance"]["text"]["source"], held_out=str(sample_heldout)),
@@ -212,10 +210,8 @@ def test_the_report_on_logits_is_true(base, adapter, tmp_path, sample_heldout):
         length=64,
     ).rows[:4]
     wanted, found = [], []
-    stock, merged = (
-        trained_model(base, adapter),
-        AutoModelForCausalLM.from_pretrained(tmp_path / "trained", dtype=compute_in(base)),
-    )
+    stock = trained_model(base, adapter)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "dequantised", dtype=compute_in(base))
     for row in rows:
         batch = {
             "input_ids": torch.from_numpy(row.tokens).long()[None],
@@ -228,11 +224,8 @@ def test_the_report_on_logits_is_true(base, adapter, tmp_path, sample_heldout):
     p, q = wanted.log_softmax(-1), found.log_softmax(-1)
     assert trained["tokens"] == len(wanted) == 256
     apart = (wanted - found).abs()
-    for name, value in (
-        ("max_abs", apart.max()),
-        ("mean_abs", apart.mean()),
-    ):  # rounding alone: its size, not its digits
-        assert value / 4 < trained[name] < value * 4, name
+    for name, value in (("max_abs", apart.max()), ("mean_abs", apart.mean())):
+        assert value / 4 < trained[name] < value * 4, name  # rounding alone: its size, not its digits
     assert trained["kl"] == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=3, abs=1e-5)
     assert trained["kl"] < original["kl"] / (2 if compute_in(base) == torch.float32 else 1)
     assert 0 < trained["mean_abs"] < original["mean_abs"] / 2

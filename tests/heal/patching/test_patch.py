@@ -19,7 +19,7 @@ from heal.text.packing import pack
 from prune import cut, plan_cut
 from prune.common.errors import RegrowthError
 from prune.models.loading import decoder_layers
-from tests.support.checkpoints import weights
+from tests.support.checkpoints import same_weights, weights
 from tests.support.commands import check_refused, succeed
 from tests.support.commands import run as run_command
 from tests.support.every_family import small_config
@@ -290,8 +290,7 @@ def test_the_losses_it_tells_are_those_of_the_checkpoints(full, pruned, patched,
 def test_the_same_seed_gives_the_same_patch(full, pruned, patched, text, tmp_path):
     run = PatchRun(tokens="2k", device="cpu", show_progress=False)
     patch(pruned, None, text, tmp_path / "b", settings=PatchSettings(length=64), run=run)
-    assert weights(tmp_path / "b").keys() == weights(patched).keys()
-    assert all(torch.equal(tensor, weights(tmp_path / "b")[name]) for name, tensor in weights(patched).items())
+    assert same_weights(tmp_path / "b", patched)
 
 
 def test_people_get_a_table(full, pruned, options, tmp_path):

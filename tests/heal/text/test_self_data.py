@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from heal import TextSource
 from heal.models.quantise import load_frozen
@@ -19,7 +18,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.models.generation import _up_to_end
 from prune.models.loading import load_tokenizer
-from tests.support.healing import PATCHED, distil_tiny, patched_copy
+from tests.support.healing import PATCHED, distil_tiny, patched_copy, same_weights
 from tests.support.healing_steps import in_step
 from tests.support.texts import write_jsonl
 
@@ -136,8 +135,7 @@ def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, tex
     assert kept.read_text() == (alone.out / "responses.jsonl").read_text()
     resumed = run("stopped", resume=True)
     assert resumed.to_json()["resumed"]
-    first, second = (load_file(result.out / "adapter_model.safetensors") for result in (alone, resumed))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert same_weights(alone.out, resumed.out)
     assert (resumed.out / "responses.jsonl").read_text() == (alone.out / "responses.jsonl").read_text()
     assert resumed.to_json()["responses"] == alone.to_json()["responses"]
 
@@ -186,8 +184,7 @@ def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, passages
     resumed = run("stopped", resume=True)
     assert len(asked) == max(row["batch"] for row in rows)  # all batches but the first
     assert (resumed.out / "responses.jsonl").read_text() == written
-    first, second = (load_file(result.out / "adapter_model.safetensors") for result in (alone, resumed))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert same_weights(alone.out, resumed.out)
 
     with pytest.raises(RegrowthError, match="training has diverged"):
         run("diverged", learning_rate=1e30)

@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -26,6 +25,7 @@ from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.loading import decoder_layers
 from prune.models.walking import PassThrough
+from tests.support.checkpoints import weights
 from tests.support.commands import check_refused, run, succeed
 from tests.support.healing import PATCHED, distil_tiny, heal_tiny, merge_quietly, patched_copy
 from tests.support.models import FAMILIES, tiny
@@ -228,9 +228,9 @@ def test_plain_healing_after_the_cut_has_no_graph_before_it(tiny_llama, pruned, 
     finally:
         handle.remove()
     assert graphs == {place: {place >= 4} for place in range(6)}
-    weights = load_file(result.out / "adapter_model.safetensors")
-    assert all(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name)
-    assert {int(name.split(".layers.")[1].split(".")[0]) for name in weights} == {4, 5}
+    adapter = weights(result.out)
+    assert all(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
+    assert {int(name.split(".layers.")[1].split(".")[0]) for name in adapter} == {4, 5}
 
 
 def test_a_decoder_goes_on_from_a_state_it_is_given():

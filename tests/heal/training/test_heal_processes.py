@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from heal.training.checkpoints import Checkpoints
+from tests.support.checkpoints import weights
 from tests.support.commands import check_refused, run
 
 HERE = Path(__file__).parents[2]
@@ -49,10 +49,10 @@ def compare(one, other):
     for first, second in zip(*(document["curve"] for document in documents), strict=True):
         assert second["held_out_loss"] == pytest.approx(first["held_out_loss"], abs=1e-4)
         assert second["loss"] == pytest.approx(first["loss"], abs=1e-4)
-    weights = [load_file(out / "adapter_model.safetensors") for out in (one, other)]
-    assert weights[0].keys() == weights[1].keys()
-    assert max((weights[0][name] - weights[1][name]).abs().max().item() for name in weights[0]) < 5e-3
-    assert any(weights[1][name].abs().max() > 0.01 for name in weights[1] if "lora_B" in name)
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    assert max((ours[name] - theirs[name]).abs().max().item() for name in ours) < 5e-3
+    assert any(theirs[name].abs().max() > 0.01 for name in theirs if "lora_B" in name)
 
 
 def test_two_processes_stop_go_on_and_give_the_losses_of_one(tiny_llama, prose, alone, tmp_path):

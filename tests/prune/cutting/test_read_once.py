@@ -3,15 +3,14 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from prune.checkpoint import headers
-from prune.cli import app
 from prune.common.errors import CheckpointError
 from prune.cutting.cut import cut
 from prune.cutting.plan import CutPlan
 from prune.cutting.planning import plan_cut
 from tests.support.checkpoints import synthetic_checkpoint
+from tests.support.commands import succeed
 
 
 @pytest.fixture
@@ -28,8 +27,7 @@ def read(monkeypatch):
 
 
 def test_headers_are_read_once_in_a_cut(source, read, tmp_path):
-    result = CliRunner().invoke(app, ["cut", str(source), "--layers", "3", "--out", str(tmp_path / "out")])
-    assert result.exit_code == 0, result.output
+    succeed("prune", "cut", source, "--layers", "3", "--out", tmp_path / "out")
     assert sorted(read) == sorted(path.name for path in source.glob("*.safetensors"))
 
 

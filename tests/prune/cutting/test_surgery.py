@@ -19,7 +19,7 @@ from prune.cutting.planning import plan_cut
 from prune.cutting.verify import inspect_cut
 from prune.models.loading import decoder_layers
 from prune.scanning.result import Scan
-from tests.support.checkpoints import UNCHECKED, hand_made_scan, hashes
+from tests.support.checkpoints import UNCHECKED, hand_made_scan, hashes, synthetic_checkpoint
 from tests.support.commands import check_refused, error_line, run, succeed
 
 # --- the real sample model -----------------------------------------------------------------------------------------
@@ -260,34 +260,21 @@ def test_an_out_folder_is_needed(tiny_llama):
     check_refused(run("prune", "cut", tiny_llama, "--layers", "3"), 2, "--out")
 
 
-@pytest.mark.parametrize(
-    "case", ["no folder", "no config", "a file", "pickles", "no family", "shard gone", "layer gone"]
-)
-def test_bad_models_give_one_line_and_write_nothing(tiny_llama, tmp_path, case):
-    model, message = tmp_path / "model", {"no folder": "does not exist", "a file": "is a file"}.get(case, "")
-    if case == "no config":
-        model.mkdir()
-        message = "no config.json"
-    elif case == "a file":
-        model.write_text("x")
-    elif case != "no folder":
-        shutil.copytree(tiny_llama, model)
-    if case == "pickles":
-        (model / "model.safetensors").rename(model / "pytorch_model.bin")
-        message = "save_pretrained"
-    elif case == "no family":
-        (model / "config.json").write_text('{"model_type": "unheard-of"}')
-        message = "'unheard-of' models"
-    elif case == "shard gone":
-        tensors = load_file(model / "model.safetensors")
-        (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
-        index = dict.fromkeys(tensors, "model-00001-of-00002.safetensors") | {"x": "model-00002-of-00002.safetensors"}
-        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-        message = "model-00002-of-00002.safetensors is missing"
-    elif case == "layer gone":
-        tensors = {n: t for n, t in load_file(model / "model.safetensors").items() if ".layers.4." not in n}
-        save_file(tensors, model / "model.safetensors")
-        message = "model.layers.4 are missing"
+NO_MODELS = {  # damaged ones, and pickles, stand in the tests of prune/checkpoint
+    "no folder": (lambda model: None, "does not exist"),
+    "a file": (lambda model: model.write_text("x"), "is a file"),
+    "no config": (lambda model: model.mkdir(), "no config.json"),
+    "no family": (
+        lambda model: (synthetic_checkpoint(model) / "config.json").write_text('{"model_type": "unheard-of"}'),
+        "'unheard-of' models",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), NO_MODELS.values(), ids=NO_MODELS)
+def test_what_is_no_model_gives_one_line_and_writes_nothing(tmp_path, make, message):
+    model = tmp_path / "model"
+    make(model)
     before = hashes(tmp_path)
     check_refused(run("prune", "cut", model, "--layers", "3", "--out", tmp_path / "out"), 1, message)
     assert hashes(tmp_path) == before
