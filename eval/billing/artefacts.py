@@ -17,12 +17,47 @@ from prune.common.artefact import Artefact, Part
 
 _SETTINGS = "how it was asked: precision, context, chat template, backend, shots, limit, seed, sets, thinking"
 _WARNINGS = "what a reader must see first: few questions, cut prompts, memory that ran out"
-_PROSE = "held-out loss by text and model: bits per byte, nats per token, and the differences to the full model"
-_THINKING = (
-    "with --thinking fast,slow, by domain, protocol and model: counts of both modes, accuracies, gains and rates, "
-    "shares of answers that could not be parsed and of chains cut, and `versus` the full model"
+_ROWS = (
+    "one per domain, protocol and model: `n`, `clusters` (questions that share no passage count one each), `few` "
+    "(n < 30), `chance`, `accuracy` (interval), `accuracy_raw`, `answer_nll_bits`, `unparseable`, `answer_bytes` (mean "
+    "UTF-8 bytes of the right answers), and `versus` the full model (null for it): `accuracy_difference`, "
+    "`accuracy_raw_difference`, `answer_nll_bits_difference` (per answer), `answer_nll_bits_per_byte_difference` (of "
+    "the "
+    "right answers, for comparing domains), `mcnemar_p`, `mcnemar_p_holm` (corrected over the rows of one model), "
+    "`lost`, `gained`, `retained_above_chance` (or null), `retained_interval` (null where it has no end), "
+    "`full_above_chance`"
 )
-_TASKS = "tasks and groups of lm-eval by task, metric, filter and model; `difference` to the full model, null for it"
+_PROSE = (
+    "one per text (`text`) and model: `bits_per_byte`, `nats_per_token`, `windows`, `difference_bits_per_byte` and "
+    "`difference` (nats per token), null for the full model"
+)
+_THINKING = (
+    "with --thinking fast,slow, one per domain, protocol and model: `n`, `chance`, `counts` (`both_right`, "
+    "`fast_only`, "
+    "`slow_only`, `both_wrong`), `a_fast`, `a_slow`, `delta`, `delta_c`, `delta_o`, `r_c`, `r_o` (intervals; a rate "
+    "without a denominator is null), `unparseable_fast`, `unparseable_slow`, `cut_slow` (chains that reached "
+    "`slow_tokens`), and `versus` the full model (null for it): what `a_fast`, `a_slow` and `delta` changed by"
+)
+_INTERACTIONS = (
+    "one per model other than the full, protocol and pair of domains: `domains` `[A, B]`, `accuracy` and "
+    "`answer_nll_bits` (the loss in A minus the loss in B; a loss is positive; bits per answer), "
+    "`answer_nll_bits_per_byte` (of the right answers, which the tables show), `at_chance` (domains of the two where "
+    "the "
+    "full model is not above chance, so that accuracy cannot fall), `shared` (questions that are in both)"
+)
+_TASKS = (
+    "tasks and groups of lm-eval, one per `task`, `metric`, `filter` and model: `n`, `value`, `higher_is_better`, "
+    "`group` (whether it is one), `difference` (null for the full model and where no score per question makes up the "
+    "value), and for 0/1 metrics `lost`, `gained`, `mcnemar_p` (else null)"
+)
+_VERDICT = (
+    "null without --max-loss, else `limit` (share of questions), `decision` (`GO`, `NO-GO`, `INCONCLUSIVE`), "
+    "`sentence`, "
+    "`worst` and `losses`, each with `loss` (interval), `n`, `at_chance`, `room` (the full model's accuracy - chance), "
+    "`thinking` (`fast`, `slow` or null), `decision` (null where it is not judged), and `more_questions` (about how "
+    "many "
+    "would decide an `INCONCLUSIVE` loss)"
+)
 
 
 class AskedModel(Part):
@@ -72,18 +107,16 @@ class Comparison(Artefact):
 
     format: Literal["regrowth.comparison/2"] = "regrowth.comparison/2"
     models: tuple[ComparedModel, ...] = Field(description="all models, the full one first")
-    rows: tuple[DomainRow, ...] = Field(description="accuracy and answer NLL by domain, protocol and model")
+    rows: tuple[DomainRow, ...] = Field(description=_ROWS)
     prose: tuple[ProseRow, ...] = Field(description=_PROSE)
     thinking: tuple[ThinkingRow, ...] = Field(description=_THINKING)
     thinking_interactions: tuple[ThinkingInteraction, ...] = Field(
         description="by model, protocol and pair of domains: loss of `a_fast`, `a_slow` and `delta` in the first "
         "domain minus that in the second"
     )
-    interactions: tuple[Interaction, ...] = Field(
-        description="by model, protocol and pair of domains: loss in the first domain minus that in the second"
-    )
+    interactions: tuple[Interaction, ...] = Field(description=_INTERACTIONS)
     tasks: tuple[TaskRow, ...] = Field(description=_TASKS)
-    verdict: Verdict | None = Field(description="null without --max-loss; `losses` are judged one by one")
+    verdict: Verdict | None = Field(description=_VERDICT)
     warnings: tuple[str, ...] = Field(description=_WARNINGS)
     truncated: dict[str, int] = Field(description="by model: requests whose start was cut to fit the context")
     measured: tuple[ModelEffort, ...] = Field(description="what asking took, model by model")
