@@ -111,7 +111,7 @@ def test_processes_wait_for_one_that_writes_for_hours(fresh_state, monkeypatch):
     launched = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": "29500"}
     for name, value in {**launched, "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
-    _join(SimpleNamespace(device="cpu"))
+    _join(SimpleNamespace(run=SimpleNamespace(device="cpu")))
     assert given["backend"] == "gloo"
     assert given["timeout"] >= timedelta(hours=24)
 
