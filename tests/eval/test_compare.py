@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from eval.billing.document import write_run
 from eval.billing.statistics import mcnemar_exact
@@ -13,6 +13,7 @@ from eval.comparison import compare, unique_labels
 from eval.reports.text import bounds, signed
 from eval.runs.run import run
 from prune.common.errors import RegrowthError, UsageError
+from tests.support.models import changed
 
 SMALL = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "show_progress": False}
 
@@ -22,12 +23,10 @@ def other(tiny_llama, tmp_path_factory):
     """The tiny model with its last layers' weights changed."""
     folder = tmp_path_factory.mktemp("other") / "llama"
     shutil.copytree(tiny_llama, folder)
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
     torch.manual_seed(1)
-    with torch.no_grad():
+    with changed(folder) as model:
         for layer in model.model.layers[4:]:
             layer.mlp.down_proj.weight.normal_(0, 0.5)
-    model.save_pretrained(folder)
     return folder
 
 
@@ -165,13 +164,11 @@ def test_stored_runs_that_were_not_asked_alike(tiny_llama, sample_questions, tmp
 
 def test_a_model_that_lost_its_digits_is_billed_for_mathematics(sample_model, sample_questions, tmp_path):
     """Planted: of the real model, the ten digits become a word like any other, to read and to write."""
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(sample_model), AutoTokenizer.from_pretrained(sample_model)
-    digits = tokenizer.convert_tokens_to_ids(list("0123456789"))
-    with torch.no_grad():
+    shutil.copytree(sample_model, tmp_path / "planted")
+    digits = AutoTokenizer.from_pretrained(sample_model).convert_tokens_to_ids(list("0123456789"))
+    with changed(tmp_path / "planted") as model:
         table = model.get_input_embeddings().weight
         table[digits] = table.mean(0)
-    model.save_pretrained(tmp_path / "planted")
-    tokenizer.save_pretrained(tmp_path / "planted")
     asked = {**SMALL, "limit": 8, "data": sample_questions, "dtype": "float32"}
     bill = compare(sample_model, [tmp_path / "planted"], out=tmp_path / "out", **asked)
     lost = {(r.domain, r.protocol): r.versus.answer_nll_bits_per_byte_difference for r in bill.rows if r.versus}

@@ -10,14 +10,13 @@ import textwrap
 import time
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from eval.asking.cache import AnswerStore, format_line, parse_line, request_key
 from eval.comparison import compare
 from eval.runs.run import run
 from prune.checkpoint.identity import content_sha256
 from prune.common.errors import RegrowthError
+from tests.support.models import changed
 
 FEW = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "chat_template": "off", "show_progress": False}
 REQUESTS = 5 * 4 + 5 * 4 + 5 * 2
@@ -28,11 +27,9 @@ def twin(tiny_llama, tmp_path_factory):
     """The tiny model with one weight changed, far from the start of its tensor: the same shapes, names and header."""
     folder = tmp_path_factory.mktemp("twin") / "llama"
     shutil.copytree(tiny_llama, folder)
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    with torch.no_grad():
+    with changed(folder) as model:
         model.model.embed_tokens.weight[30000] += 1.0
         model.model.layers[7].mlp.down_proj.weight[-1] += 1.0
-    model.save_pretrained(folder)
     return folder
 
 
@@ -65,10 +62,8 @@ def test_a_second_compare_runs_only_the_new_model(tiny_llama, twin, sample_quest
     ask = {"data": sample_questions, "cache": tmp_path / "kept", **FEW}
     run(tiny_llama, **ask)
     found = compare(tiny_llama, [twin], out=tmp_path / "bill", labels=["full", "twin"], **ask).to_json()
-    assert [(m["model"], m["asked"], m["known"]) for m in found["measured"]] == [
-        ("full", 0, REQUESTS),
-        ("twin", REQUESTS, 0),
-    ]
+    measured = [(m["model"], m["asked"], m["known"]) for m in found["measured"]]
+    assert measured == [("full", 0, REQUESTS), ("twin", REQUESTS, 0)]
     one, other = found["models"]
     assert one["shards"] == other["shards"]
     assert one["content_sha256"] == content_sha256(tiny_llama) != other["content_sha256"] == content_sha256(twin)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from eval.runs.samples import hash_prompt
 from eval.settings import Settings
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.terminal import Progress
+from tests.support.models import changed
 from tests.support.questions import plan_of
 from tests.support.texts import write_jsonl
 
@@ -28,9 +30,13 @@ def answered(sample_model, sample_questions):
     return run(sample_model, data=sample_questions, domains="medical,math", show_progress=False, **FEW)
 
 
+def _loaded(folder):
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def loaded(sample_model):
-    return AutoModelForCausalLM.from_pretrained(sample_model).eval(), AutoTokenizer.from_pretrained(sample_model)
+    return _loaded(sample_model)
 
 
 def _log_likelihood(loaded, prompt, continuation):
@@ -136,17 +142,15 @@ def test_a_score_that_is_no_number_is_an_error(bad):
 
 
 def test_a_model_of_nans_is_an_error(tiny_llama, sample_questions, tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    with torch.no_grad():
+    shutil.copytree(tiny_llama, tmp_path / "nan")
+    with changed(tmp_path / "nan") as model:
         model.model.norm.weight.fill_(float("nan"))
-    model.save_pretrained(tmp_path / "nan")
-    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "nan")
     with pytest.raises(RegrowthError, match="no finite log-likelihood"):
         run(tmp_path / "nan", data=sample_questions, domains="medical", show_progress=False, **FEW)
 
 
 def test_out_of_memory_halves_the_batch_and_says_so(tiny_llama):
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), AutoTokenizer.from_pretrained(tiny_llama)
+    model, tokenizer = _loaded(tiny_llama)
     room = 2
 
     def full(module, arguments, options):
@@ -182,7 +186,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny_llama):
 )
 def test_out_of_memory_while_trees_are_tried_halves_the_batch_too(tiny_llama, monkeypatch, error):
     """The choices of these questions share a context, so trees are tried; that probe is what does not fit."""
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), AutoTokenizer.from_pretrained(tiny_llama)
+    model, tokenizer = _loaded(tiny_llama)
     contexts = [tokenizer(f"a question of many words, number {i}, is put here")["input_ids"] for i in range(3)]
     words = ("yes it is", "no it is not", "maybe it is", "never was it")
     choices = [tokenizer(f" {word}")["input_ids"] for word in words]
@@ -209,7 +213,7 @@ def test_out_of_memory_while_trees_are_tried_halves_the_batch_too(tiny_llama, mo
 
 
 def test_choices_share_one_reading_and_score_as_in_hflm(tiny_llama, sample_questions):
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), AutoTokenizer.from_pretrained(tiny_llama)
+    model, tokenizer = _loaded(tiny_llama)
     plans = plan_tasks(Settings.of(data=sample_questions, domains="medical", limit=12, seed=0, sets=["mmlu"]))
     prompts = [f"Question: {question.question}\nAnswer:" for question in plans[0].questions]
     requests = [

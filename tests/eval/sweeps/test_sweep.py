@@ -26,7 +26,7 @@ from prune.models.walking import Route, count_passes
 from tests.support.checkpoints import hand_made_scan
 from tests.support.commands import check_refused, error_line, succeed
 from tests.support.commands import run as run_command
-from tests.support.models import save_tiny
+from tests.support.models import changed, save_tiny
 
 FEW = {"domains": "medical,math", "limit": 4, "sets": ["mmlu", "asdiv"], "show_progress": False}
 
@@ -141,12 +141,10 @@ def planted(tiny, tmp_path_factory):
     """A model whose layers 2 to 4 do nothing."""
     folder = tmp_path_factory.mktemp("planted") / "llama"
     shutil.copytree(tiny("llama"), folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    with torch.no_grad():
+    with changed(folder) as model:
         for layer in model.model.layers[2:5]:
             layer.mlp.down_proj.weight.zero_()
             layer.self_attn.o_proj.weight.zero_()
-    model.save_pretrained(folder)
     return folder
 
 
@@ -267,10 +265,8 @@ def test_a_resumed_sweep_never_crosses_models(tiny, sample_questions, tmp_path, 
     """A twin of the same shapes has the same headers; its file is refused, and before the model is loaded."""
     folder, twin = tiny("llama"), tmp_path / "twin"
     shutil.copytree(folder, twin)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    with torch.no_grad():
+    with changed(twin) as model:
         model.model.layers[7].mlp.down_proj.weight[-1] += 1.0
-    model.save_pretrained(twin)
     assert model_identity(twin)["shards"] == model_identity(folder)["shards"]
     out, kept = tmp_path / "out", tmp_path / ".out.unfinished"
     ask = {"data": sample_questions, "sizes": "1", "out": out, **FEW, "domains": "math", "limit": 2}
