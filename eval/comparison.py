@@ -142,16 +142,9 @@ def bill_runs(runs: Sequence[RunResult], max_loss: float | None = None, **facts:
     Everything but `measured` and `provenance` follows from the answers alone.
     """
     full = runs[0]
-    rows = tuple(
-        corrected(
-            [
-                bill(t, r.label, r.of(t), None if r is full else full.of(t))
-                for t in full.tasks
-                if t.thinking is None
-                for r in runs
-            ]
-        )
-    )
+    plain = [task for task in full.tasks if task.thinking is None]
+    billed = [bill(t, r.label, r.of(t), None if r is full else full.of(t)) for t in plain for r in runs]
+    rows = tuple(corrected(billed))
     if missing := [r.label for r in runs if set(r.prose) != set(full.prose)]:
         raise RegrowthError(f"not paired: {missing[0]} was not measured on the prose that {full.label} was")
     thinking = tuple(bill_thinking(runs))

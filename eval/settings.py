@@ -198,11 +198,7 @@ class ComparisonSettings(Settings):
 
     labels: Annotated[
         tuple[str, ...] | None,
-        Option(
-            "Names for the models in order, as full,pruned,healed.",
-            typed=_Text,
-            parse=_labels,
-        ),
+        Option("Names for the models in order, as full,pruned,healed.", typed=_Text, parse=_labels),
     ] = None
     max_loss: Annotated[
         str | None,
@@ -220,8 +216,7 @@ class SweepSettings(Questions):
     scan: Annotated[Path | None, _cuts("scan.json of this model, for --starts best.", parse=Path)] = None
     sizes: Annotated[str, _cuts("How many layers to drop, as 0-15 or 4,8,12.")] = "0-15"
     starts: Annotated[
-        str | None,
-        _cuts("best (of the scan), deepest, all, or start layers as 3,7,10-12; best where there is a scan."),
+        str | None, _cuts("best (of the scan), deepest, all, or start layers as 3,7,10-12; best where there is a scan.")
     ] = None
     adapters: Annotated[
         tuple[Path, ...],

@@ -198,9 +198,7 @@ class Scorer(HFLM):
         branches = sum(len(request.answer) - 1 for request in asked)
         if not asked or sum(once.values()) + branches > _WORTH * plain_tokens(asked):
             return None
-        if any(
-            not request.answer or len(request.answer) > len(request.tokens) for request in asked
-        ):  # HFLM's own business
+        if any(not 0 < len(request.answer) <= len(request.tokens) for request in asked):  # HFLM's own business
             return None
         try:
             if choose_way(self.model, asked).name != "tree":

@@ -78,8 +78,6 @@ def score(
     """Answer all requests on all routes.
 
     Args:
-        model: a loaded causal language model.
-        requests: what is asked, in tokens.
         routes: variants of the model, all unlike each other.
         way: as `choose_way` found it.
         batch_tokens: tokens of one batch, padding included; halved where memory runs out.

@@ -15,11 +15,7 @@ from prune.common.errors import RegrowthError
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One model on one task or group of lm-eval, under one metric and filter.
-
-    `difference` (model - full, in the metric's own unit) is None for the full model, and where the metric is not the
-    mean of a score per question. `lost`, `gained` and `mcnemar_p` are of 0/1 scores only.
-    """
+    """One model on one task or group of lm-eval; `difference` is model - full, in the metric's own unit."""
 
     task: str
     metric: str

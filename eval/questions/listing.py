@@ -39,11 +39,7 @@ def list_domains(data: str | Path | None = None) -> dict[str, Any]:
             raise RegrowthError(f"--data {folder} does not exist; make it with `evaluate prepare --data {folder}`")
         for name, path in files_of(folder).items():
             found[name] = _there(name, path)
-    return {
-        "format": FORMAT,
-        "data": None if data is None else str(data),
-        "domains": list(found.values()),
-    }
+    return {"format": FORMAT, "data": None if data is None else str(data), "domains": list(found.values())}
 
 
 def _declared(name: str, parts: tuple[DomainPart, ...]) -> dict[str, Any]:

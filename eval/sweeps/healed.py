@@ -41,11 +41,7 @@ class Healed:
 
 
 def read_healed(adapter: str | Path, subject: Subject) -> Healed:
-    """Check that an adapter belongs to a cut of this model and sits after the cut alone.
-
-    Args:
-        adapter: the folder that `heal` wrote.
-        subject: the full model.
+    """Check that the adapter that `heal` wrote belongs to a cut of this model and sits after the cut alone.
 
     Raises:
         CheckpointError: no adapter of a healing run, its cut model is not there, or is one of another model.

@@ -7,14 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.questions.schema import (
-    draw,
-    drop_repeats,
-    format_questions,
-    parse_question,
-    question_id,
-    read_questions,
-)
+from eval.questions.schema import draw, drop_repeats, format_questions, parse_question, question_id, read_questions
 from prune.common.errors import RegrowthError
 from tests.support.questions import ROW
 
