@@ -69,11 +69,7 @@ class PlannedTask(ConfigurableTask):
         return Instance("loglikelihood", doc=doc, arguments=(ctx, f" {doc['answer']}"), idx=idx, **kwargs)
 
     def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
-        """Per-question metrics.
-
-        Raises:
-            RegrowthError: a log-likelihood is not a finite number; no score is made up from it.
-        """
+        """Per-question metrics; a RegrowthError where a log-likelihood is no finite number: no score is made up."""
         if self.OUTPUT_TYPE == "multiple_choice":
             for logprob, _ in results:
                 check_finite(logprob, doc)

@@ -249,7 +249,6 @@ def retained_interval(
 
     Args:
         before, after: shape (n,): whether each question was right in the full model, and in the other.
-        chance: mean accuracy of a blind guess.
         clusters: shape (n,); every question its own if None.
 
     Returns:

@@ -32,11 +32,7 @@ class TaskRow:
 
 
 def bill_tasks(runs: Sequence[RunResult]) -> list[TaskRow]:
-    """The rows of all models, the full model (the first) first in each group.
-
-    Raises:
-        RegrowthError: a task that one model was not asked, or not in the same words.
-    """
+    """All models' rows, the full one's first; a RegrowthError where one was not asked a task in the same words."""
     return [_row(runs[0], result, *metric) for metric in _metrics(runs[0]) for result in runs]
 
 

@@ -41,8 +41,7 @@ class ThinkingRow(Gains):
 def bill_thinking(runs: Sequence[RunResult]) -> list[ThinkingRow]:
     """The rows of all models, the full model (the first) first in each group; [] where no run thinks in both modes.
 
-    Raises:
-        RegrowthError: two models, or the two modes, were not asked the same questions in the same words.
+    Raises RegrowthError where two models, or the two modes, were not asked the same questions in the same words.
     """
     return [
         _row(fast, slow, result, None if result is runs[0] else runs[0])

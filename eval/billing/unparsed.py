@@ -28,7 +28,8 @@ def unread_pair(
 def unparsed_warnings(rows: Sequence[Mapping[str, Any]], thinking: Sequence[Mapping[str, Any]]) -> list[str]:
     """One line for each model that gave too many answers without an option or number in them."""
     shares = [(row, _percent(row["unparseable"])) for row in rows if row["unparseable"] > MANY]
-    shares += [(row, unparsed_shares(row)) for row in thinking if unread(row, "delta")]
+    modes = [(row, _percent(row["unparseable_fast"]), _percent(row["unparseable_slow"])) for row in thinking]
+    shares += [(row, f"{fast} fast, {slow} slow") for row, fast, slow in modes if unread(row, "delta")]
     tasks: dict[str, list[str]] = {}
     for row, share in shares:
         tasks.setdefault(row["model"], []).append(f"{row['domain']} {row['protocol']}: {share}")
@@ -39,13 +40,8 @@ def unparsed_warnings(rows: Sequence[Mapping[str, Any]], thinking: Sequence[Mapp
     ]
 
 
-def unparsed_shares(row: Mapping[str, Any]) -> str:
-    """`94 % fast, 88 % slow` of a row of thinking."""
-    return f"{_percent(row['unparseable_fast'])} fast, {_percent(row['unparseable_slow'])} slow"
-
-
 def unparsed_mark(row: Mapping[str, Any]) -> str:
-    """The same where there is little room, fast before slow: `unparsed 94 / 88 %`."""
+    """Where there is little room, fast before slow: `unparsed 94 / 88 %`."""
     return f"unparsed {100 * row['unparseable_fast']:.0f} / {100 * row['unparseable_slow']:.0f} %"
 
 

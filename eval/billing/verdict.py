@@ -106,7 +106,8 @@ def judge(rows: Sequence[DomainRow], limit: float, thinking: Sequence[ThinkingRo
         worst, decision = beyond[0], NO_GO
         words = f"{_lost(worst)}, more than the {_points(limit)} allowed"
     elif undecided:
-        worst, decision = max(undecided, key=_questions_short), INCONCLUSIVE
+        worst = max(undecided, key=lambda loss: math.inf if loss.more_questions is None else loss.more_questions)
+        decision = INCONCLUSIVE
         words = f"{_lost(worst)}, and {_points(limit)} are allowed; {_how_many(worst)}"
     else:
         worst, decision = judged[0], GO
@@ -148,10 +149,6 @@ def _thinking_losses(rows: Sequence[ThinkingRow]) -> Iterator[Loss]:
                 change, before = (getattr(side, f"a_{mode}") for side in (row.versus, full[row.domain, row.protocol]))
                 blind, room = before.low <= row.chance, before.estimate - row.chance
                 yield Loss(row.model, row.domain, row.protocol, change.negated, row.n, blind, room, mode)
-
-
-def _questions_short(loss: Loss) -> float:
-    return math.inf if loss.more_questions is None else loss.more_questions
 
 
 def _how_many(loss: Loss) -> str:

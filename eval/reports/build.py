@@ -96,11 +96,8 @@ def _facts(main: Document) -> list[tuple[str, str]]:
 def _settings(main: Document) -> list[tuple[str, str]]:
     """What was set, as names and values; what was left unset is left out."""
     settings = main["settings"] if "settings" in main else main["models"][0]["settings"]
-    return [(name.replace("_", " "), _plain_value(value)) for name, value in settings.items() if _is_set(value)]
-
-
-def _is_set(value: Any) -> bool:
-    return value is not None and value != [] and value != {}
+    unset: tuple[Any, ...] = (None, [], {})
+    return [(name.replace("_", " "), _plain_value(value)) for name, value in settings.items() if value not in unset]
 
 
 def _texts(main: Document) -> list[tuple[str, Document]]:

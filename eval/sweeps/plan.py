@@ -122,11 +122,9 @@ def plan_sweep(layers: int, *, sizes: str, rule: str, best: Mapping[int, int] | 
         else:
             chosen = [start for start in allowed if listed is None or start in listed]
         variants += [block(n, start) for start in chosen]
-    if listed is not None:
-        unused = [start for start in listed if start not in {v.start for v in variants}]
-        if unused:
-            raise UsageError(
-                f"--starts {rule}: no block of the sizes {sizes} can start at layer {unused[0]} of {layers} "
-                "(the last layer is kept)"
-            )
+    if unused := [start for start in listed or () if start not in {v.start for v in variants}]:
+        raise UsageError(
+            f"--starts {rule}: no block of the sizes {sizes} can start at layer {unused[0]} of {layers} "
+            "(the last layer is kept)"
+        )
     return SweepPlan(layers, asked, rule if listed is None else listed, tuple(variants))

@@ -11,6 +11,7 @@ from eval.billing.document import write_run
 from eval.billing.statistics import mcnemar_exact
 from eval.comparison import compare, unique_labels
 from eval.reports.text import bounds, signed
+from eval.runs.files import read_lines
 from eval.runs.run import run
 from prune.common.errors import RegrowthError, UsageError
 from tests.support.models import changed
@@ -21,8 +22,7 @@ SMALL = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "show
 @pytest.fixture(scope="module")
 def other(tiny_llama, tmp_path_factory):
     """The tiny model with its last layers' weights changed."""
-    folder = tmp_path_factory.mktemp("other") / "llama"
-    shutil.copytree(tiny_llama, folder)
+    folder = shutil.copytree(tiny_llama, tmp_path_factory.mktemp("other") / "llama")
     torch.manual_seed(1)
     with changed(folder) as model:
         for layer in model.model.layers[4:]:
@@ -35,6 +35,10 @@ def made(tiny_llama, other, sample_questions, sample_heldout, tmp_path_factory):
     out = tmp_path_factory.mktemp("bill") / "out"
     document = compare(tiny_llama, [other], data=sample_questions, text=str(sample_heldout), out=out, **SMALL).to_json()
     return out, document
+
+
+def samples_of(out, row):
+    return read_lines(out / f"samples_{row['model']}_regrowth_{row['domain']}_{row['protocol']}.jsonl")
 
 
 def test_all_files_are_there_and_agree(made):
@@ -51,8 +55,7 @@ def test_all_files_are_there_and_agree(made):
     results = json.loads((out / "results.json").read_text())
     for row in document["rows"]:
         task = f"regrowth_{row['domain']}_{row['protocol']}"
-        lines = (out / f"samples_{row['model']}_{task}.jsonl").read_text().splitlines()
-        verdicts = [json.loads(line) for line in lines]
+        verdicts = samples_of(out, row)
         assert len(verdicts) == row["n"] == 5
         assert row["accuracy"]["estimate"] == sum(v["correct"] for v in verdicts) / 5
         assert row["answer_nll_bits"] == pytest.approx(sum(v["answer_nll_bits"] for v in verdicts) / 5)
@@ -67,11 +70,7 @@ def test_all_files_are_there_and_agree(made):
 def test_differences_are_of_the_pairs(made):
     out, document = made
     for row in document["rows"]:
-        task = f"regrowth_{row['domain']}_{row['protocol']}"
-        full, own = (
-            [json.loads(line) for line in (out / f"samples_{m}_{task}.jsonl").read_text().splitlines()]
-            for m in ("llama", row["model"])
-        )
+        full, own = samples_of(out, {**row, "model": "llama"}), samples_of(out, row)
         assert [(s["id"], s["prompt_hash"]) for s in full] == [(s["id"], s["prompt_hash"]) for s in own]
         if row["model"] == "llama":
             assert row["versus"] is None
@@ -122,8 +121,7 @@ def test_the_same_inputs_give_the_same_numbers(made, tiny_llama, other, sample_q
 
 
 def test_a_failing_model_leaves_nothing(tiny_llama, sample_questions, tmp_path):
-    broken = tmp_path / "broken"
-    shutil.copytree(tiny_llama, broken)
+    broken = shutil.copytree(tiny_llama, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(RegrowthError):
         compare(tiny_llama, [broken], data=sample_questions, out=tmp_path / "out", **SMALL)
@@ -164,12 +162,12 @@ def test_stored_runs_that_were_not_asked_alike(tiny_llama, sample_questions, tmp
 
 def test_a_model_that_lost_its_digits_is_billed_for_mathematics(sample_model, sample_questions, tmp_path):
     """Planted: of the real model, the ten digits become a word like any other, to read and to write."""
-    shutil.copytree(sample_model, tmp_path / "planted")
+    planted = shutil.copytree(sample_model, tmp_path / "planted")
     digits = AutoTokenizer.from_pretrained(sample_model).convert_tokens_to_ids(list("0123456789"))
-    with changed(tmp_path / "planted") as model:
+    with changed(planted) as model:
         table = model.get_input_embeddings().weight
         table[digits] = table.mean(0)
     asked = {**SMALL, "limit": 8, "data": sample_questions, "dtype": "float32"}
-    bill = compare(sample_model, [tmp_path / "planted"], out=tmp_path / "out", **asked)
+    bill = compare(sample_model, [planted], out=tmp_path / "out", **asked)
     lost = {(r.domain, r.protocol): r.versus.answer_nll_bits_per_byte_difference for r in bill.rows if r.versus}
     assert lost["math", "generation"].low > 1 > lost["medical", "choice"].high

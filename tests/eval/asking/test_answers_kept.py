@@ -25,8 +25,7 @@ REQUESTS = 5 * 4 + 5 * 4 + 5 * 2
 @pytest.fixture(scope="module")
 def twin(tiny_llama, tmp_path_factory):
     """The tiny model with one weight changed, far from the start of its tensor: the same shapes, names and header."""
-    folder = tmp_path_factory.mktemp("twin") / "llama"
-    shutil.copytree(tiny_llama, folder)
+    folder = shutil.copytree(tiny_llama, tmp_path_factory.mktemp("twin") / "llama")
     with changed(folder) as model:
         model.model.embed_tokens.weight[30000] += 1.0
         model.model.layers[7].mlp.down_proj.weight[-1] += 1.0
@@ -77,9 +76,8 @@ def test_answers_never_cross_models(tiny_llama, twin, sample_questions, tmp_path
     kept, plain = run(twin, cache=tmp_path, **ask), run(twin, **ask)
     assert kept.known == 0
     assert _scores(kept) == _scores(plain) != _scores(full)
-    moved = tmp_path / "moved"
-    shutil.copytree(tiny_llama, moved / "other-name")
-    assert run(moved / "other-name", cache=tmp_path, **ask).asked == 0  # the content counts, not the name
+    moved = shutil.copytree(tiny_llama, tmp_path / "moved" / "other-name")
+    assert run(moved, cache=tmp_path, **ask).asked == 0  # the content counts, not the name
 
 
 @pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"max_length": 96}, {"few_shot": 2}], ids=str)
@@ -91,8 +89,7 @@ def test_answers_never_cross_settings(tiny_llama, sample_questions, tmp_path, ch
 
 
 def test_a_changed_tokenizer_is_another_model(tiny_llama, sample_questions, tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_llama, folder)
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
     before = content_sha256(folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "add_prefix_space": True}))
@@ -105,8 +102,7 @@ def test_a_changed_tokenizer_is_another_model(tiny_llama, sample_questions, tmp_
 
 
 def test_the_memo_of_hashes_is_never_stale(tiny_llama, tmp_path):
-    folder, memo = tmp_path / "model", tmp_path / "hashes.json"
-    shutil.copytree(tiny_llama, folder)
+    folder, memo = shutil.copytree(tiny_llama, tmp_path / "model"), tmp_path / "hashes.json"
     path = folder / "model.safetensors"
     time.sleep(2.1)
     first = content_sha256(folder, memo=memo)

@@ -142,11 +142,11 @@ def test_a_score_that_is_no_number_is_an_error(bad):
 
 
 def test_a_model_of_nans_is_an_error(tiny_llama, sample_questions, tmp_path):
-    shutil.copytree(tiny_llama, tmp_path / "nan")
-    with changed(tmp_path / "nan") as model:
+    folder = shutil.copytree(tiny_llama, tmp_path / "nan")
+    with changed(folder) as model:
         model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(RegrowthError, match="no finite log-likelihood"):
-        run(tmp_path / "nan", data=sample_questions, domains="medical", show_progress=False, **FEW)
+        run(folder, data=sample_questions, domains="medical", show_progress=False, **FEW)
 
 
 def test_out_of_memory_halves_the_batch_and_says_so(tiny_llama):

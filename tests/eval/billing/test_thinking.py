@@ -81,13 +81,6 @@ def test_questions_of_one_passage_widen_every_interval():
     assert _gains(counts, each) == _gains(counts)
 
 
-def test_no_question_and_impossible_counts():
-    with pytest.raises(ValueError, match="within n"):
-        gains([], [])
-    with pytest.raises(ValueError, match="negative"):
-        Counts(1, -1, 0, 0)
-
-
 def _plan(mode, n=3, **changes):
     return plan_of([f"q{i}" for i in range(n)], mode, **changes)
 

@@ -126,4 +126,3 @@ def test_the_command(tmp_path):
     check_refused(run_command("evaluate", "domains", "--data", tmp_path / "gone"), 1, "evaluate prepare --data")
     (tmp_path / "mine.jsonl").write_text("{}\n")
     check_refused(run_command("evaluate", "domains", "--data", tmp_path), 1, "mine.jsonl:1: id: Field required")
-    assert "Example: evaluate domains" in succeed("evaluate", "domains", "--help").stdout

@@ -26,16 +26,14 @@ PUBMEDQA = {"123": {"QUESTION": "Does it?", "CONTEXTS": ["One.", "Two."], "final
 GSM8K = {"question": "How many?", "answer": "2 + 2 = <<2+2=4>>4\n#### 1,200"}
 MATHQA = {"Problem": "how far ?", "options": "a ) 38 , b ) 27 , c ) 1 , 000 , d ) 2 , e ) none", "correct": "c"}
 SVAMP = [{"ID": "1", "Body": "Seven and two.", "Question": "How many?", "Equation": "( 7 + 2 )", "Answer": 9.0}]
-ARC = {
-    "id": "x",
-    "question": {"stem": "Which planet?", "choices": [{"text": "Mars", "label": "A"}, {"text": "Sun", "label": "B"}]},
-    "answerKey": "A",
-}
 LABELLED = [{"text": "a marsh", "label": "A"}, {"text": "a desert", "label": "B"}]
+OPTIONS = ("a marsh", "a desert")
+ARC = {"id": "x", "question": {"stem": "Which is wet?", "choices": LABELLED}, "answerKey": "A"}
 OPENBOOK = {"id": "8-343", "question": {"stem": "Fog is around", "choices": LABELLED}, "answerKey": "A"}
-NO_KEY = {"id": "1afa02df", "question": {"question_concept": "fog", "stem": "Where is fog?", "choices": LABELLED}}
+NO_KEY = {"id": "1afa02df", "question": {"question_concept": "fog", "stem": "Where?", "choices": LABELLED}}
 PIQA = {"query": "Question: open a jar\n", "choices": ["pull it", "twist it"], "gold": 1}
 HELLASWAG = {"ind": 1, "activity_label": "Tea", "ctx_a": "Boil it.", "ctx_b": "she", "ctx": "Boil it. she"}
+HELLASWAG |= {"endings": ["pours.", "waits."], "label": 1}
 ASDIV = """<?xml version="1.0"?><Machine-Reading-Corpus-File><ProblemSet>
 <Problem ID="1" Grade="1"><Body>Seven red and two green apples.</Body><Question>How many?</Question>
 <Solution-Type>Addition</Solution-Type><Answer>9 (apples)</Answer><Formula>7+2=9</Formula></Problem>
@@ -45,29 +43,21 @@ ASDIV = """<?xml version="1.0"?><Machine-Reading-Corpus-File><ProblemSet>
 ORIGINALS = {
     "mmlu": ("a.jsonl", jsonl(MMLU), ("anatomy", "Which bone?", ("femur", "tibia", "ulna", "rib"), 2)),
     "medqa": ("b.jsonl", jsonl(MEDQA), ("usmle", "Which drug?", ("x", "y"), 1)),
-    "medmcqa": (
-        "c.json",
-        jsonl({**MEDMCQA, "cop": 4}, {**MEDMCQA, "question": "no key"}),
-        ("anatomy", "Which nerve?", ("a", "b", "c", "d"), 3),
-    ),
+    "medmcqa": ("c.json", jsonl({**MEDMCQA, "cop": 4}, MEDMCQA), ("anatomy", "Which nerve?", tuple("abcd"), 3)),
     "pubmedqa": ("d.json", json.dumps(PUBMEDQA), ("abstracts", "One.\nTwo.\nDoes it?", ("yes", "no", "maybe"), 1)),
     "gsm8k": ("e.jsonl", jsonl(GSM8K), ("word-problems", "How many?", None, "1,200")),
     "mathqa": ("f.json", json.dumps([MATHQA]), ("mathqa", "how far ?", ("38", "27", "1 , 000", "2", "none"), 2)),
     "svamp": ("g.json", json.dumps(SVAMP), ("word-problems", "Seven and two. How many?", None, "9")),
     "asdiv": ("h.xml", ASDIV, ("word-problems", "Seven red and two green apples. How many?", None, "9 apples")),
-    "openbookqa": ("j.jsonl", jsonl(OPENBOOK), ("elementary-science", "Fog is around", ("a marsh", "a desert"), 0)),
+    "openbookqa": ("j.jsonl", jsonl(OPENBOOK), ("elementary-science", "Fog is around", OPTIONS, 0)),
     "commonsenseqa": (
         "k.jsonl",
         jsonl({**NO_KEY, "answerKey": "B"}, NO_KEY),
-        ("commonsense-concepts", "Where is fog?", ("a marsh", "a desert"), 1),
+        ("commonsense-concepts", "Where?", OPTIONS, 1),
     ),
     "piqa": ("piqa.jsonl", jsonl(PIQA), ("physical-interaction", "open a jar", ("pull it", "twist it"), 1)),
-    "hellaswag": (
-        "l.jsonl",
-        jsonl({**HELLASWAG, "endings": ["pours.", "waits."], "label": 1}),
-        ("everyday-situations", "Tea: Boil it. She", ("pours.", "waits."), 1),
-    ),
-    "arc": ("i.jsonl", jsonl(ARC), ("grade-school-science", "Which planet?", ("Mars", "Sun"), 0)),
+    "hellaswag": ("l.jsonl", jsonl(HELLASWAG), ("everyday-situations", "Tea: Boil it. She", ("pours.", "waits."), 1)),
+    "arc": ("i.jsonl", jsonl(ARC), ("grade-school-science", "Which is wet?", OPTIONS, 0)),
 }
 
 

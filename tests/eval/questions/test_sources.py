@@ -23,25 +23,22 @@ from prune.common.errors import RegrowthError, UsageError
 from tests.support.texts import jsonl
 
 TWO = "A. one\nB. two"
-MEDMCQA = {
-    "subject_name": "Social & Preventive",
-    "question": "q",
-    "opa": "a",
-    "opb": "b",
-    "opc": "c",
-    "opd": "d",
-    "cop": 3,
-}
+MEDMCQA = {"subject_name": "Social & Preventive", "question": "q", "cop": 3, **{f"op{a}": a for a in "abcd"}}
+PUBMEDQA = {"question": "Does it?", "context": {"contexts": ["One.", "Two."]}, "final_decision": "maybe"}
+ASDIV = {"body": "Seven and two.", "question": "How many?", "answer": "9 (apples)"}
+SVAMP = {"Body": "Seven and two.", "Question": "How many?", "Answer": "9.0"}
+MATHQA = {"Problem": "q", "options": "a ) 3 , b ) 2 , c ) 1 , d ) 0 , e ) none", "correct": "c", "category": "gain"}
 CHOICES = {"text": ["a marsh", "a desert"], "label": ["A", "B"]}
 PIQA = {"goal": "open a jar", "sol1": "pull it", "sol2": "twist it", "label": 1}
 OPENBOOKQA = {"id": "8-1", "question_stem": "Fog is around", "choices": CHOICES, "answerKey": " B"}
 ARC_EASY = {"id": "Mercury_1", "question": "Where is fog?", "choices": CHOICES, "answerKey": "A"}
+COMMONSENSE = {"question": "Where?", "question_concept": "fog", "choices": CHOICES, "answerKey": "B"}
 HELLASWAG = {
     "activity_label": "Tea",
-    "ctx_a": "[header] How to make tea [title] Boil water.",
+    "ctx_a": "[header] How to [title] Boil.",
     "ctx_b": "then you",
     "ctx": "not read",
-    "endings": ["pour  it [substeps] over leaves.", "leave it."],
+    "endings": ["pour  it [substeps] over.", "wait."],
     "label": "0",
 }
 
@@ -180,44 +177,15 @@ def test_the_13_domains_of_the_study_hold_56_subjects_once_each():
     [
         ("mmlu", {"subject": "law", "question": "q", "choices": ["a", "b"], "answer": 1}, ("law", "q", ("a", "b"), 1)),
         ("medmcqa", MEDMCQA, ("social_preventive", "q", ("a", "b", "c", "d"), 3)),
-        (
-            "pubmedqa",
-            {"question": "Does it?", "context": {"contexts": ["One.", "Two."]}, "final_decision": "maybe"},
-            ("abstracts", "One.\nTwo.\nDoes it?", ("yes", "no", "maybe"), 2),
-        ),
-        (
-            "asdiv",
-            {"body": "Seven and two.", "question": "How many?", "answer": "9 (apples)"},
-            ("word-problems", "Seven and two. How many?", None, "9 apples"),
-        ),
-        (
-            "svamp",
-            {"Body": "Seven and two.", "Question": "How many?", "Answer": "9.0"},
-            ("word-problems", "Seven and two. How many?", None, "9"),
-        ),
-        (
-            "mathqa",
-            {"Problem": "q", "options": "a ) 3 , b ) 2 , c ) 1 , d ) 0 , e ) none", "correct": "c", "category": "gain"},
-            ("gain", "q", ("3", "2", "1", "0", "none"), 2),
-        ),
+        ("pubmedqa", PUBMEDQA, ("abstracts", "One.\nTwo.\nDoes it?", ("yes", "no", "maybe"), 2)),
+        ("asdiv", ASDIV, ("word-problems", "Seven and two. How many?", None, "9 apples")),
+        ("svamp", SVAMP, ("word-problems", "Seven and two. How many?", None, "9")),
+        ("mathqa", MATHQA, ("gain", "q", ("3", "2", "1", "0", "none"), 2)),
         ("openbookqa", OPENBOOKQA, ("elementary-science", "Fog is around", ("a marsh", "a desert"), 1)),
         ("arc_easy", ARC_EASY, ("grade-school-science", "Where is fog?", ("a marsh", "a desert"), 0)),
         ("piqa", PIQA, ("physical-interaction", "open a jar", ("pull it", "twist it"), 1)),
-        (
-            "commonsenseqa",
-            {"question": "Where?", "question_concept": "fog", "choices": CHOICES, "answerKey": "B"},
-            ("commonsense-concepts", "Where?", ("a marsh", "a desert"), 1),
-        ),
-        (
-            "hellaswag",
-            HELLASWAG,
-            (
-                "everyday-situations",
-                "Tea: How to make tea. Boil water. Then you",
-                ("pour it over leaves.", "leave it."),
-                0,
-            ),
-        ),
+        ("commonsenseqa", COMMONSENSE, ("commonsense-concepts", "Where?", ("a marsh", "a desert"), 1)),
+        ("hellaswag", HELLASWAG, ("everyday-situations", "Tea: How to. Boil. Then you", ("pour it over.", "wait."), 0)),
     ],
 )
 def test_hub_rows(name, row, wanted):
@@ -265,10 +233,9 @@ _Plain.add_multi_constructor("!function", lambda *_: None)
 
 def test_the_prepared_sample_has_domains_in_which_a_small_model_is_above_chance(sample_questions):
     manifest = Manifest.read(sample_questions / "manifest.json")
-    assert manifest.domains["commonsense"].sets == {"commonsenseqa": 1191, "piqa": 1500}
-    assert manifest.domains["commonsense"].sets_absent == ("hellaswag",)
-    assert manifest.domains["science"].sets == {"openbookqa": 500}
-    assert manifest.domains["science"].sets_absent == ("arc", "arc_easy")
+    commonsense, science = manifest.domains["commonsense"], manifest.domains["science"]
+    assert (commonsense.sets, commonsense.sets_absent) == ({"commonsenseqa": 1191, "piqa": 1500}, ("hellaswag",))
+    assert (science.sets, science.sets_absent) == ({"openbookqa": 500}, ("arc", "arc_easy"))
     piqa = [q for q in read_questions(sample_questions / "commonsense.jsonl") if q.source == "piqa"]
     assert {len(q.choices) for q in piqa} == {2}
     assert 0.45 < sum(q.answer for q in piqa) / len(piqa) < 0.55

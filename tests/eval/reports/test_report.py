@@ -280,8 +280,7 @@ def test_the_same_results_give_the_same_bytes(planted, tmp_path):
 
 
 def test_the_command_writes_a_report_of_a_sweep_alone(planted, tmp_path):
-    folder = tmp_path / "sweep"
-    shutil.copytree(planted / "sweep", folder)
+    folder = shutil.copytree(planted / "sweep", tmp_path / "sweep")
     path = folder / "report.html"
     assert json.loads(succeed("evaluate", "report", folder, "--json").stdout) == {
         "report": str(path),
@@ -300,8 +299,7 @@ def test_wrong_folders_are_named(planted, tmp_path):
         report(planted / "bill", sweep=tmp_path, out=tmp_path / "r.html")
     with pytest.raises(UsageError, match="--sweep"):
         report(planted / "sweep", sweep=planted / "sweep", out=tmp_path / "r.html")
-    broken = tmp_path / "broken"
-    shutil.copytree(planted / "bill", broken)
+    broken = shutil.copytree(planted / "bill", tmp_path / "broken")
     samples = broken / "samples_pruned_regrowth_math_choice.jsonl"
     samples.write_text("\n".join(samples.read_text("utf-8").split("\n")[:-2]), "utf-8")
     with pytest.raises(CheckpointError, match="other questions"):

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from eval import run, sweep
 from eval.asking.tasks import plan_tasks
 from eval.asking.walk import choose_way, score
+from eval.runs.files import read_lines
 from eval.settings import Settings
 from eval.sweeps.lookup import AnswerTask, Prompting, StoredAnswers, collect, collector, read
 from eval.sweeps.measure import walk_questions
@@ -139,8 +140,7 @@ def test_the_real_model_scores_as_hflm(sample_model, sample_questions, tmp_path)
 @pytest.fixture(scope="module")
 def planted(tiny, tmp_path_factory):
     """A model whose layers 2 to 4 do nothing."""
-    folder = tmp_path_factory.mktemp("planted") / "llama"
-    shutil.copytree(tiny("llama"), folder)
+    folder = shutil.copytree(tiny("llama"), tmp_path_factory.mktemp("planted") / "llama")
     with changed(folder) as model:
         for layer in model.model.layers[2:5]:
             layer.mlp.down_proj.weight.zero_()
@@ -193,8 +193,7 @@ def test_all_files_are_there_and_agree(swept):
     assert {p.name for p in out.iterdir()} == {"sweep.json", "costs.json", "report.html", *samples, *figures}
     labels = [variant["label"] for variant in document["variants"]]
     for row in document["rows"]:
-        path = out / f"samples_regrowth_{row['domain']}_{row['protocol']}.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = read_lines(out / f"samples_regrowth_{row['domain']}_{row['protocol']}.jsonl")
         place = labels.index(row["variant"])
         bits = [line["answer_nll_bits"][place] for line in lines]
         assert len(bits) == row["n"] == 4
@@ -263,8 +262,7 @@ def test_an_interrupted_sweep_goes_on(tiny, sample_questions, tmp_path, monkeypa
 
 def test_a_resumed_sweep_never_crosses_models(tiny, sample_questions, tmp_path, monkeypatch):
     """A twin of the same shapes has the same headers; its file is refused, and before the model is loaded."""
-    folder, twin = tiny("llama"), tmp_path / "twin"
-    shutil.copytree(folder, twin)
+    folder, twin = tiny("llama"), shutil.copytree(tiny("llama"), tmp_path / "twin")
     with changed(twin) as model:
         model.model.layers[7].mlp.down_proj.weight[-1] += 1.0
     assert model_identity(twin)["shards"] == model_identity(folder)["shards"]
@@ -386,8 +384,7 @@ def test_an_adapter_that_cannot_be_swept_is_refused(healed, tiny, sample_questio
         sweep(tiny("gpt2"), data=sample_questions, sizes="2", adapters=[after], **FEW)
     with pytest.raises(CheckpointError, match=r"heal\.json does not exist"):
         sweep(tiny("llama"), data=sample_questions, sizes="2", adapters=[tmp_path], **FEW)
-    patched = tmp_path / "patched"
-    shutil.copytree(after.parent / "cut", patched)
+    patched = shutil.copytree(after.parent / "cut", tmp_path / "patched")
     (patched / "heal.json").write_text("{}")
     config = json.loads((after / "adapter_config.json").read_text())
     (after / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(patched)}))
