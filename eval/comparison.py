@@ -178,7 +178,7 @@ def unique_labels(models: Sequence[str | Path], labels: Sequence[str] | None = N
             raise UsageError("--labels must be unlike each other, not empty and without a slash")
         if long := [label for label in labels if len(label.encode()) > _LONGEST_LABEL]:
             raise UsageError(
-                f"--labels: {long[0][:20]}... is too long for the name of a file; {_LONGEST_LABEL} bytes at most"
+                f"--labels: {long[0][:20]}... is too long for a file's name; {_LONGEST_LABEL} bytes at most"
             )
         return labels
     names: list[str] = []

@@ -94,9 +94,7 @@ def bill(plan: TaskPlan, model: str, samples: Sequence[Sample], full: Sequence[S
     if n < 2:
         raise RegrowthError(f"domain {domain} has {n} {protocol} question; an interval needs 2 at least")
     if clusters < 2:
-        raise RegrowthError(
-            f"all {n} {protocol} questions of domain {domain} share one passage; that is one observation"
-        )
+        raise RegrowthError(f"all {n} {protocol} questions of domain {domain} share one passage: one observation")
     return DomainRow(
         domain=domain,
         protocol=protocol,
@@ -173,9 +171,7 @@ def pair(full: Sequence[Sample], other: Sequence[Sample], where: str = "") -> tu
         raise RegrowthError(f"not paired{where}: {len(unlike)} questions were asked of only one of the two models")
     for sample in full:
         if answers[sample.id].prompt_hash != sample.prompt_hash:
-            raise RegrowthError(
-                f"not paired{where}: question {sample.id} was put to the two models in different prompts"
-            )
+            raise RegrowthError(f"not paired{where}: question {sample.id} was put in different prompts")
     return list(full), [answers[sample.id] for sample in full]
 
 

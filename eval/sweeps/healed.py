@@ -97,9 +97,7 @@ def _plan_of(document: dict[str, Any], folder: Path, adapter: str | Path) -> Cut
 def _layer_of(name: str, adapter: str | Path) -> int:
     match = re.search(r"\.(\d+)\.", name)
     if match is None:
-        raise UsageError(
-            f"--adapter {adapter} changes {name}, which is in no layer; merge it and use `evaluate compare`"
-        )
+        raise UsageError(f"--adapter {adapter} changes {name} outside the layers; merge it, use `evaluate compare`")
     return int(match[1])
 
 

@@ -1,6 +1,5 @@
 """The answer parser: forms that models write, texts that say nothing or two things, and real generations."""
 
-import json
 import string
 from fractions import Fraction
 from pathlib import Path
@@ -11,11 +10,10 @@ from hypothesis import strategies as st
 
 from eval.answers.parsing import parse_letter, parse_value
 from eval.asking.tasks import show_options
+from eval.runs.files import read_lines
 
 DRUGS = ["aspirin", "ibuprofen", "a fever", "heparin"]
-REAL = [
-    json.loads(line) for line in (Path(__file__).parents[2] / "data" / "generations.jsonl").read_text().splitlines()
-]
+REAL = read_lines(Path(__file__).parents[2] / "data" / "generations.jsonl")
 
 
 def _parsed(row):
@@ -84,33 +82,24 @@ def test_what_names_no_option_or_two_is_refused(texts):
     assert [text for text in texts if parse_letter(text, DRUGS) is not None] == []
 
 
-def test_an_option_that_says_none_can_be_chosen():
-    choices = ["aspirin", "heparin", "None of the above", "both"]
-    for text in ("Answer: none of the above", "None of the above.", "The answer is none of the above!", "C"):
-        assert parse_letter(text, choices) == 2
-    assert parse_letter("Answer: none of these", choices) is None
-
-
 @pytest.mark.parametrize(
-    ("text", "index"),
-    [("-3", 0), ("3", 1), ("The answer is -3.", 0), ("$-3$", 0), ("\\boxed{3}", 1), ("13", 3), ("30", None)],
+    ("choices", "read"),
+    [
+        (
+            ["aspirin", "heparin", "None of the above", "both"],
+            {"Answer: none of the above": 2, "None of the above.": 2, "The answer is none of the above!": 2, "C": 2},
+        ),
+        (["aspirin", "heparin", "None of the above", "both"], {"Answer: none of these": None}),
+        (["-3", "3", "0", "13"], {"-3": 0, "3": 1, "The answer is -3.": 0, "$-3$": 0, "13": 3, "30": None}),
+        (["-3", "3", "0", "13"], {"\\boxed{3}": 1}),
+        (["T cells", "plasma", "B cells", "I and II"], {"B cells": 2, "The answer is I and II.": 3, "B": 1}),
+        (["T cells", "plasma", "B cells", "I and II"], {"The answer is B cells because they": None}),  # B says plasma
+        (["the heart", "the left heart", "the liver"], {"The answer is the left heart.": 1}),
+        (["the heart", "the left heart", "the liver"], {"The answer is the heart.": 0}),
+    ],
 )
-def test_options_that_are_numbers_keep_their_sign(text, index):
-    assert parse_letter(text, ["-3", "3", "0", "13"]) == index
-
-
-def test_options_that_begin_like_a_letter():
-    cells = ["T cells", "plasma", "B cells", "I and II"]
-    assert parse_letter("B cells", cells) == 2
-    assert parse_letter("The answer is I and II.", cells) == 3
-    assert parse_letter("B", cells) == 1
-    assert parse_letter("The answer is B cells because they", cells) is None  # the letter says plasma, the words do not
-
-
-def test_the_longer_of_two_options_that_overlap():
-    places = ["the heart", "the left heart", "the liver", "none"]
-    assert parse_letter("The answer is the left heart.", places) == 1
-    assert parse_letter("The answer is the heart.", places) == 0
+def test_options_that_say_none_are_numbers_begin_like_a_letter_or_overlap(choices, read):
+    assert {text: parse_letter(text, choices) for text in read} == read
 
 
 @given(st.integers(0, 25), st.sampled_from(["{}", "({})", "{}.", "**{}**", "The answer is {}.", "\\boxed{{{}}}"]))

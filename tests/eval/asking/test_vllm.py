@@ -22,6 +22,7 @@ from prune.models.generation import VllmWriter, write_answers
 from prune.models.precision import multiplies_bfloat16
 from tests.support.healing import heal_small, merge_quietly, ship_quietly
 from tests.support.models import save_tiny
+from tests.support.texts import write_jsonl
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; see `make test-vllm`")
 
@@ -49,9 +50,8 @@ def small_engine(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def prose(sample_heldout, tmp_path_factory):
     """A few passages of the held-out text."""
-    place = tmp_path_factory.mktemp("prose") / "few.jsonl"
-    place.write_text("".join(line + "\n" for line in sample_heldout.read_text().splitlines()[:6]))
-    return place
+    rows = map(json.loads, sample_heldout.read_text().splitlines()[:6])
+    return write_jsonl(tmp_path_factory.mktemp("prose") / "few.jsonl", rows)
 
 
 @pytest.fixture(scope="module")

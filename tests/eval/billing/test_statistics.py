@@ -273,15 +273,12 @@ def test_interactions_of_accuracy_cover_the_truth(lost):
     gained = (0.05, 0.03)
     truth = (lost[0] - gained[0]) - (lost[1] - gained[1])
     sizes = (150, 200)
-    draws = [
-        iter(rng.multinomial(n, [a, b, 1 - a - b], 2000).tolist()) for n, a, b in zip(sizes, lost, gained, strict=True)
-    ]
+    chances = [[a, b, 1 - a - b] for a, b in zip(lost, gained, strict=True)]
+    draws = [iter(rng.multinomial(*each, 2000).tolist()) for each in zip(sizes, chances, strict=True)]
 
     def interval():
         flips = [next(draw)[1::-1] for draw in draws]  # the other way round: a loss is positive
-        return difference_of_intervals(
-            *(paired_accuracy_difference(*pair, n) for pair, n in zip(flips, sizes, strict=True))
-        )
+        return difference_of_intervals(*(paired_accuracy_difference(*f, n) for f, n in zip(flips, sizes, strict=True)))
 
     assert 0.93 <= coverage(truth, interval) <= 0.97
 

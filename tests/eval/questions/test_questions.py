@@ -15,10 +15,8 @@ ROW = {**ROW, "id": "a", "question": "Which?", "choices": ["one", "two"]}
 
 
 def test_a_question_survives_writing_and_reading(tmp_path):
-    items = [
-        parse_question(ROW),
-        parse_question({**ROW, "id": "b", "choices": None, "answer": "9 äpfel\u2028 x", "question": "line\nline"}),
-    ]
+    open_ = {**ROW, "id": "b", "choices": None, "answer": "9 äpfel\u2028 x", "question": "line\nline"}
+    items = [parse_question(ROW), parse_question(open_)]
     path = tmp_path / "d.jsonl"
     path.write_text(format_questions(items), encoding="utf-8")
     assert read_questions(path) == items
