@@ -142,16 +142,9 @@ def bill_runs(runs: Sequence[RunResult], max_loss: float | None = None, **facts:
     Everything but `measured` and `provenance` follows from the answers alone.
     """
     full = runs[0]
-    rows = tuple(
-        corrected(
-            [
-                bill(t, r.label, r.of(t), None if r is full else full.of(t))
-                for t in full.tasks
-                if t.thinking is None
-                for r in runs
-            ]
-        )
-    )
+    plain = [task for task in full.tasks if task.thinking is None]
+    billed = [bill(t, r.label, r.of(t), None if r is full else full.of(t)) for t in plain for r in runs]
+    rows = tuple(corrected(billed))
     if missing := [r.label for r in runs if set(r.prose) != set(full.prose)]:
         raise RegrowthError(f"not paired: {missing[0]} was not measured on the prose that {full.label} was")
     thinking = tuple(bill_thinking(runs))
@@ -185,7 +178,7 @@ def unique_labels(models: Sequence[str | Path], labels: Sequence[str] | None = N
             raise UsageError("--labels must be unlike each other, not empty and without a slash")
         if long := [label for label in labels if len(label.encode()) > _LONGEST_LABEL]:
             raise UsageError(
-                f"--labels: {long[0][:20]}... is too long for the name of a file; {_LONGEST_LABEL} bytes at most"
+                f"--labels: {long[0][:20]}... is too long for a file's name; {_LONGEST_LABEL} bytes at most"
             )
         return labels
     names: list[str] = []

@@ -93,11 +93,7 @@ class Questions:
 
     @classmethod
     def of(cls, **given: Any) -> Self:
-        """Settings from what a user writes: names as `medical,math` or as a list, paths as text, `text` for `texts`.
-
-        Raises:
-            UsageError: an option that is wrong in itself.
-        """
+        """Settings from what a user writes: names as `medical,math` or as a list, paths as text, `text` for `texts`."""
         if "text" in given:
             given["texts"] = given.pop("text")
         hints = get_type_hints(cls, include_extras=True)
@@ -117,11 +113,7 @@ class Questions:
         _check_known("--chat-template", self.chat_template, CHAT)
 
     def check_asks(self) -> None:
-        """Refuse settings that ask nothing; a comparison of finished runs needs none of this.
-
-        Raises:
-            UsageError: no domains, or domains without their folder.
-        """
+        """Refuse settings without domains or their folder; a comparison of finished runs needs none of this."""
         if not self.domains:
             raise UsageError("nothing to ask: name --domains such as medical,math, or --tasks of lm-eval")
         if self.data is None:
@@ -179,9 +171,8 @@ class Settings(Questions):
         if self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size} must be 1 or more")
         if self.slow_tokens < FEWEST_SLOW:
-            raise UsageError(
-                f"--slow-tokens {self.slow_tokens} leaves no room for a thought; use {FEWEST_SLOW} or more"
-            )
+            least = f"use {FEWEST_SLOW} or more"
+            raise UsageError(f"--slow-tokens {self.slow_tokens} leaves no room for a thought; {least}")
         _check_known("--backend", self.backend, BACKENDS)
         if self.backend_args and self.backend != "vllm":
             raise UsageError("--backend-args are for vLLM's engine; add --backend vllm")
@@ -198,11 +189,7 @@ class ComparisonSettings(Settings):
 
     labels: Annotated[
         tuple[str, ...] | None,
-        Option(
-            "Names for the models in order, as full,pruned,healed.",
-            typed=_Text,
-            parse=_labels,
-        ),
+        Option("Names for the models in order, as full,pruned,healed.", typed=_Text, parse=_labels),
     ] = None
     max_loss: Annotated[
         str | None,
@@ -220,8 +207,7 @@ class SweepSettings(Questions):
     scan: Annotated[Path | None, _cuts("scan.json of this model, for --starts best.", parse=Path)] = None
     sizes: Annotated[str, _cuts("How many layers to drop, as 0-15 or 4,8,12.")] = "0-15"
     starts: Annotated[
-        str | None,
-        _cuts("best (of the scan), deepest, all, or start layers as 3,7,10-12; best where there is a scan."),
+        str | None, _cuts("best (of the scan), deepest, all, or start layers as 3,7,10-12; best where there is a scan.")
     ] = None
     adapters: Annotated[
         tuple[Path, ...],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eval.settings import LONGEST, Settings
 from prune.checkpoint.source import Source
@@ -12,16 +12,9 @@ from prune.models.loading import load_model, pick_device, text_config
 from prune.models.precision import pick_dtype
 from prune.models.vllm_options import engine_device
 
-if TYPE_CHECKING:
-    from lm_eval.api.model import LM
-
 
 def check_backend(settings: Settings) -> None:
-    """Refuse a backend or device that is not there, before anything is read.
-
-    Raises:
-        RegrowthError: vLLM is not installed or too old, the device cannot be used, the dtype is unknown.
-    """
+    """Refuse vLLM that is not there or too old, a device that cannot be used, an unknown dtype: a RegrowthError."""
     pick_dtype(settings.dtype, device=device_of(settings))
 
 
@@ -57,10 +50,6 @@ def open_model(source: Source, tokenizer: Any, settings: Settings, *, max_length
         from eval.asking.vllm_model import VllmModel
 
         return VllmModel(source, settings, max_length=max_length, bar=bar)
-    return _open_hf(source, tokenizer, settings, max_length, bar)
-
-
-def _open_hf(source: Source, tokenizer: Any, settings: Settings, max_length: int, bar: Progress) -> LM:
     from eval.asking.harness import Scorer
 
     device = pick_device(settings.device)

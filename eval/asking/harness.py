@@ -69,11 +69,7 @@ class PlannedTask(ConfigurableTask):
         return Instance("loglikelihood", doc=doc, arguments=(ctx, f" {doc['answer']}"), idx=idx, **kwargs)
 
     def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
-        """Per-question metrics.
-
-        Raises:
-            RegrowthError: a log-likelihood is not a finite number; no score is made up from it.
-        """
+        """Per-question metrics; a RegrowthError where a log-likelihood is no finite number: no score is made up."""
         if self.OUTPUT_TYPE == "multiple_choice":
             for logprob, _ in results:
                 check_finite(logprob, doc)
@@ -198,9 +194,7 @@ class Scorer(HFLM):
         branches = sum(len(request.answer) - 1 for request in asked)
         if not asked or sum(once.values()) + branches > _WORTH * plain_tokens(asked):
             return None
-        if any(
-            not request.answer or len(request.answer) > len(request.tokens) for request in asked
-        ):  # HFLM's own business
+        if any(not 0 < len(request.answer) <= len(request.tokens) for request in asked):  # HFLM's own business
             return None
         try:
             if choose_way(self.model, asked).name != "tree":

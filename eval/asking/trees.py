@@ -101,10 +101,7 @@ class _Forest:
 def pack_trees(requests: Sequence[Asked], numbers: Iterable[int], capacity: int) -> list[TokenRow]:
     """Rows of at most `capacity` tokens, where no single context with its answers is longer; contexts are never split.
 
-    Args:
-        requests: all of them.
-        numbers: which of them to pack.
-        capacity: tokens of a row.
+    `numbers` says which of the requests to pack.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for number in numbers:

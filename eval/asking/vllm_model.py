@@ -16,17 +16,7 @@ _SERVE = ("eval.asking.vllm_scorer", "VllmScorer")
 
 
 class VllmModel:
-    """A model behind vLLM.
-
-    Args:
-        source: the model.
-        settings: precision, seed, device and the engine's options.
-        max_length: tokens of context.
-        bar: advanced by one for each answer.
-
-    Raises:
-        CheckpointError: vLLM cannot load the model.
-    """
+    """A model behind vLLM, with `max_length` tokens of context; a CheckpointError where vLLM cannot load it."""
 
     def __init__(self, source: Source, settings: Settings, *, max_length: int, bar: Progress) -> None:
         device, more = engine_device(settings.device), dict(settings.backend_args)

@@ -78,8 +78,6 @@ def score(
     """Answer all requests on all routes.
 
     Args:
-        model: a loaded causal language model.
-        requests: what is asked, in tokens.
         routes: variants of the model, all unlike each other.
         way: as `choose_way` found it.
         batch_tokens: tokens of one batch, padding included; halved where memory runs out.
@@ -94,7 +92,9 @@ def score(
     watch(answers, int(answers.done.sum()))
     with torch.no_grad(), walking(model, routes, switch=switch) as walk:
         while not answers.done.all():
-            rows = _pack(requests, np.flatnonzero(~answers.done).tolist(), way, min(ROW_TOKENS, batch_tokens))
+            open_ = np.flatnonzero(~answers.done).tolist()
+            trees = way.name == "tree"
+            rows = pack_trees(requests, open_, min(ROW_TOKENS, batch_tokens)) if trees else pack_chains(requests, open_)
             try:
                 for batch in plan_batches([len(row) for row in rows], batch_size="auto", budget=batch_tokens):
                     some = [rows[number] for number in batch]
@@ -134,10 +134,6 @@ def _halved(batch_tokens: int, longest: int, answers: RouteAnswers) -> int:
         torch.cuda.empty_cache()
     answers.notes.append(f"out of memory at {batch_tokens} tokens a batch: went on with {batch_tokens // 2}")
     return batch_tokens // 2
-
-
-def _pack(requests: Sequence[Asked], numbers: Sequence[int], way: Way, capacity: int) -> list[TokenRow]:
-    return pack_trees(requests, numbers, capacity) if way.name == "tree" else pack_chains(requests, numbers)
 
 
 def _answer(

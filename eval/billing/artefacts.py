@@ -22,8 +22,7 @@ _ROWS = (
     "(n < 30), `chance`, `accuracy` (interval), `accuracy_raw`, `answer_nll_bits`, `unparseable`, `answer_bytes` (mean "
     "UTF-8 bytes of the right answers), and `versus` the full model (null for it): `accuracy_difference`, "
     "`accuracy_raw_difference`, `answer_nll_bits_difference` (per answer), `answer_nll_bits_per_byte_difference` (of "
-    "the "
-    "right answers, for comparing domains), `mcnemar_p`, `mcnemar_p_holm` (corrected over the rows of one model), "
+    "the right answers, for comparing domains), `mcnemar_p`, `mcnemar_p_holm` (corrected over the rows of one model), "
     "`lost`, `gained`, `retained_above_chance` (or null), `retained_interval` (null where it has no end), "
     "`full_above_chance`"
 )
@@ -33,17 +32,16 @@ _PROSE = (
 )
 _THINKING = (
     "with --thinking fast,slow, one per domain, protocol and model: `n`, `chance`, `counts` (`both_right`, "
-    "`fast_only`, "
-    "`slow_only`, `both_wrong`), `a_fast`, `a_slow`, `delta`, `delta_c`, `delta_o`, `r_c`, `r_o` (intervals; a rate "
-    "without a denominator is null), `unparseable_fast`, `unparseable_slow`, `cut_slow` (chains that reached "
-    "`slow_tokens`), and `versus` the full model (null for it): what `a_fast`, `a_slow` and `delta` changed by"
+    "`fast_only`, `slow_only`, `both_wrong`), `a_fast`, `a_slow`, `delta`, `delta_c`, `delta_o`, `r_c`, `r_o` "
+    "(intervals; a rate without a denominator is null), `unparseable_fast`, `unparseable_slow`, `cut_slow` (chains "
+    "that reached `slow_tokens`), and `versus` the full model (null for it): what `a_fast`, `a_slow` and `delta` "
+    "changed by"
 )
 _INTERACTIONS = (
     "one per model other than the full, protocol and pair of domains: `domains` `[A, B]`, `accuracy` and "
     "`answer_nll_bits` (the loss in A minus the loss in B; a loss is positive; bits per answer), "
     "`answer_nll_bits_per_byte` (of the right answers, which the tables show), `at_chance` (domains of the two where "
-    "the "
-    "full model is not above chance, so that accuracy cannot fall), `shared` (questions that are in both)"
+    "the full model is not above chance, so that accuracy cannot fall), `shared` (questions that are in both)"
 )
 _TASKS = (
     "tasks and groups of lm-eval, one per `task`, `metric`, `filter` and model: `n`, `value`, `higher_is_better`, "
@@ -52,11 +50,9 @@ _TASKS = (
 )
 _VERDICT = (
     "null without --max-loss, else `limit` (share of questions), `decision` (`GO`, `NO-GO`, `INCONCLUSIVE`), "
-    "`sentence`, "
-    "`worst` and `losses`, each with `loss` (interval), `n`, `at_chance`, `room` (the full model's accuracy - chance), "
-    "`thinking` (`fast`, `slow` or null), `decision` (null where it is not judged), and `more_questions` (about how "
-    "many "
-    "would decide an `INCONCLUSIVE` loss)"
+    "`sentence`, `worst` and `losses`, each with `loss` (interval), `n`, `at_chance`, `room` (the full model's "
+    "accuracy - chance), `thinking` (`fast`, `slow` or null), `decision` (null where it is not judged), and "
+    "`more_questions` (about how many would decide an `INCONCLUSIVE` loss)"
 )
 
 

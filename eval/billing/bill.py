@@ -30,10 +30,7 @@ FEW = 30  # questions; below this an interval says little, and the table says so
 class Versus:
     """One model against the full one, on the same n questions; differences are this model - full.
 
-    `mcnemar_p_holm` is corrected over all rows of the model. `retained_above_chance` is None where the full model is
-    not above chance, and `retained_interval` where it is so little that the ratio has no bound; `full_above_chance`
-    says whether it is so beyond doubt (the lower end of its 95 % Wilson interval). The answer NLL's difference per byte
-    of the right answers is for comparing domains, whose answers differ in length.
+    `docs/formats.md` tells the fields. `full_above_chance`: the lower end of the full model's 95 % Wilson interval is.
     """
 
     accuracy_difference: Interval
@@ -51,12 +48,10 @@ class Versus:
 
 @dataclass(frozen=True)
 class DomainRow:
-    """The bill of one model on one domain under one protocol.
+    """The bill of one model on one domain under one protocol; `docs/formats.md` tells the fields.
 
     `accuracy` is of the reported verdict (acc_norm for choices, exact match for numbers), with Wilson's interval;
-    `accuracy_raw` of the choice by plain log-likelihood. NLL in bits per answer. `clusters` counts passages, each
-    question without one for itself; `few` warns of less than 30 questions. `versus` is None for the full model.
-    `answer_bytes`: mean UTF-8 bytes of the right answers.
+    `accuracy_raw` of the choice by plain log-likelihood.
     """
 
     domain: str
@@ -76,10 +71,7 @@ class DomainRow:
 
 @dataclass(frozen=True)
 class ProseRow:
-    """Held-out prose loss of one model; the differences (model - full) are None for the full model.
-
-    `difference` is in nats per token, `difference_bits_per_byte` in bits per UTF-8 byte.
-    """
+    """Held-out prose loss of one model; the differences (model - full) are None for the full model."""
 
     text: str
     model: str
@@ -102,9 +94,7 @@ def bill(plan: TaskPlan, model: str, samples: Sequence[Sample], full: Sequence[S
     if n < 2:
         raise RegrowthError(f"domain {domain} has {n} {protocol} question; an interval needs 2 at least")
     if clusters < 2:
-        raise RegrowthError(
-            f"all {n} {protocol} questions of domain {domain} share one passage; that is one observation"
-        )
+        raise RegrowthError(f"all {n} {protocol} questions of domain {domain} share one passage: one observation")
     return DomainRow(
         domain=domain,
         protocol=protocol,
@@ -162,11 +152,7 @@ def corrected(rows: Sequence[DomainRow]) -> list[DomainRow]:
 
 
 def answer_nll(sample: Sample) -> float:
-    """A sample's answer NLL in bits.
-
-    Raises:
-        RegrowthError: its answer was generated, not scored.
-    """
+    """A sample's answer NLL in bits; a RegrowthError where its answer was generated, not scored."""
     if sample.answer_nll_bits is None:
         raise RegrowthError(f"question {sample.id}: its answer was generated, not scored; it has no answer NLL")
     return sample.answer_nll_bits
@@ -181,14 +167,11 @@ def pair(full: Sequence[Sample], other: Sequence[Sample], where: str = "") -> tu
     answers = {sample.id: sample for sample in other}
     if full and not {sample.id for sample in full} & set(answers):
         raise RegrowthError(f"not paired{where}: the two models have no question in common")
-    unlike = {sample.id for sample in full} ^ set(answers)
-    if unlike:
+    if unlike := {sample.id for sample in full} ^ set(answers):
         raise RegrowthError(f"not paired{where}: {len(unlike)} questions were asked of only one of the two models")
     for sample in full:
         if answers[sample.id].prompt_hash != sample.prompt_hash:
-            raise RegrowthError(
-                f"not paired{where}: question {sample.id} was put to the two models in different prompts"
-            )
+            raise RegrowthError(f"not paired{where}: question {sample.id} was put in different prompts")
     return list(full), [answers[sample.id] for sample in full]
 
 

@@ -50,11 +50,7 @@ class Gains:
 
 
 def count_pairs(fast: Sequence[bool], slow: Sequence[bool]) -> Counts:
-    """The 2x2 table of verdicts on the same questions.
-
-    Args:
-        fast, slow: shape (n,), in the same order of questions.
-    """
+    """The 2x2 table of verdicts on the same questions; `fast` and `slow` have shape (n,), in the same order."""
     pairs = list(zip(fast, slow, strict=True))
     both, only_fast = sum(f and s for f, s in pairs), sum(f and not s for f, s in pairs)
     only_slow = sum(s and not f for f, s in pairs)

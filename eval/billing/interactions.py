@@ -17,10 +17,7 @@ from eval.runs.samples import RunResult, Sample
 class Interaction:
     """Loss of one model in domain A minus its loss in domain B, under one protocol. A loss is positive.
 
-    `accuracy`: share of questions lost; `answer_nll_bits`: bits gained per answer, which is more where answers are
-    longer; `answer_nll_bits_per_byte`: the same per byte of the right answers, which compares. `at_chance` names those
-    of the two where the full model is not above chance beyond doubt, so that accuracy has nothing to lose. `shared`:
-    questions that stand in both domains; the interval takes account of them.
+    `docs/formats.md` tells the fields. The intervals take account of the `shared` questions.
     """
 
     model: str

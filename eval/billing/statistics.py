@@ -48,15 +48,7 @@ INDEPENDENT = Design()
 
 
 def mcnemar_exact(lost: int, gained: int) -> float:
-    """Two-sided exact McNemar p-value from the discordant counts: a binomial test of lost against gained, p = 1/2.
-
-    Args:
-        lost: questions right in the first model and wrong in the second.
-        gained: wrong in the first and right in the second.
-
-    Returns:
-        The p-value; 1 where no question changed.
-    """
+    """Two-sided exact McNemar p-value from the discordant counts: a binomial test of lost against gained, p = 1/2."""
     if lost < 0 or gained < 0:
         raise ValueError("counts cannot be negative")
     if lost + gained == 0:
@@ -65,9 +57,7 @@ def mcnemar_exact(lost: int, gained: int) -> float:
 
 
 def paired_mean_difference(
-    before: Sequence[float],
-    after: Sequence[float],
-    clusters: Sequence[str] | None = None,
+    before: Sequence[float], after: Sequence[float], clusters: Sequence[str] | None = None
 ) -> Interval:
     """Mean of after - before over the same n questions, with Student's t interval on G - 1 degrees of freedom.
 
@@ -139,10 +129,7 @@ def design_of(values: Sequence[float], units: Sequence[str]) -> Design:
 
 
 def paired_ratio_difference(
-    before: Sequence[float],
-    after: Sequence[float],
-    weights: Sequence[float],
-    clusters: Sequence[str] | None = None,
+    before: Sequence[float], after: Sequence[float], weights: Sequence[float], clusters: Sequence[str] | None = None
 ) -> Interval:
     """Difference of two ratios over the same n items: (sum after - sum before) / sum weights.
 
@@ -158,10 +145,9 @@ def paired_ratio_difference(
     first, second, size = (np.asarray(values, dtype=np.float64) for values in (before, after, weights))
     if not first.shape == second.shape == size.shape or first.ndim != 1:
         raise ValueError("before, after and weights must be of the same length")
-    if (size <= 0).any():
-        raise ValueError("an interval needs two clusters or more, each of positive size")
+    positive = (size > 0).all()
     first, second, size = (_sums(values, clusters) for values in (first, second, size))
-    if size.size < 2:
+    if not positive or size.size < 2:
         raise ValueError("an interval needs two clusters or more, each of positive size")
     total = float(size.sum())
     change = float((second - first).sum()) / total
@@ -179,10 +165,6 @@ def paired_accuracy_difference(lost: int, gained: int, n: int, design: Design = 
 
     Where questions share passages, counts are divided by the design effect first (n / design is the effective sample
     size, after Korn and Graubard, Survey Methodology 24(2), 1998), and t on clusters - 1 degrees of freedom is taken.
-
-    Args:
-        lost, gained, n: flips in each direction, and questions.
-        design: how far the questions are from independent ones.
     """
     if n < 1 or lost < 0 or gained < 0 or lost + gained > n:
         raise ValueError("flips must be counts within n")
@@ -256,10 +238,7 @@ def retained_above_chance(accuracy: float, full: float, chance: float) -> float 
 
 
 def retained_interval(
-    before: Sequence[bool],
-    after: Sequence[bool],
-    chance: float,
-    clusters: Sequence[str] | None = None,
+    before: Sequence[bool], after: Sequence[bool], chance: float, clusters: Sequence[str] | None = None
 ) -> Interval | None:
     """Retained above chance with Fieller's interval for the ratio of two paired means.
 
@@ -270,7 +249,6 @@ def retained_interval(
 
     Args:
         before, after: shape (n,): whether each question was right in the full model, and in the other.
-        chance: mean accuracy of a blind guess.
         clusters: shape (n,); every question its own if None.
 
     Returns:

@@ -15,11 +15,7 @@ from prune.common.errors import RegrowthError
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One model on one task or group of lm-eval, under one metric and filter.
-
-    `difference` (model - full, in the metric's own unit) is None for the full model, and where the metric is not the
-    mean of a score per question. `lost`, `gained` and `mcnemar_p` are of 0/1 scores only.
-    """
+    """One model on one task or group of lm-eval; `difference` is model - full, in the metric's own unit."""
 
     task: str
     metric: str
@@ -36,11 +32,7 @@ class TaskRow:
 
 
 def bill_tasks(runs: Sequence[RunResult]) -> list[TaskRow]:
-    """The rows of all models, the full model (the first) first in each group.
-
-    Raises:
-        RegrowthError: a task that one model was not asked, or not in the same words.
-    """
+    """All models' rows, the full one's first; a RegrowthError where one was not asked a task in the same words."""
     return [_row(runs[0], result, *metric) for metric in _metrics(runs[0]) for result in runs]
 
 

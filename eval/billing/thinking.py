@@ -24,11 +24,7 @@ class ThinkingVersus:
 
 @dataclass(frozen=True, kw_only=True)
 class ThinkingRow(Gains):
-    """One model on one domain under one protocol, in both modes.
-
-    `unparseable_fast`, `unparseable_slow`: share of answers that could not be parsed; they count as wrong.
-    `cut_slow`: share of chains that reached the token limit. `versus` is None for the full model.
-    """
+    """One model on one domain under one protocol, in both modes; what could not be parsed counts as wrong."""
 
     domain: str
     protocol: str
@@ -45,8 +41,7 @@ class ThinkingRow(Gains):
 def bill_thinking(runs: Sequence[RunResult]) -> list[ThinkingRow]:
     """The rows of all models, the full model (the first) first in each group; [] where no run thinks in both modes.
 
-    Raises:
-        RegrowthError: two models, or the two modes, were not asked the same questions in the same words.
+    Raises RegrowthError where two models, or the two modes, were not asked the same questions in the same words.
     """
     return [
         _row(fast, slow, result, None if result is runs[0] else runs[0])
@@ -72,16 +67,12 @@ def _row(fast: TaskPlan, slow: TaskPlan, result: RunResult, full: RunResult | No
     versus = None
     if full is not None:
         before_fast, before_slow = _same(full.of(fast), quick, where), _same(full.of(slow), thought, where)
+        gained = zip(_gained(before_fast, before_slow), _gained(quick, thought), strict=True)
+        changes = [after - before for before, after in gained]
         versus = ThinkingVersus(
             a_fast=_difference(before_fast, quick),
             a_slow=_difference(before_slow, thought),
-            delta=paired_gain_difference(
-                [
-                    after - before
-                    for before, after in zip(_gained(before_fast, before_slow), _gained(quick, thought), strict=True)
-                ],
-                [s.unit for s in quick],
-            ),
+            delta=paired_gain_difference(changes, [s.unit for s in quick]),
         )
     return ThinkingRow(
         domain=fast.domain,

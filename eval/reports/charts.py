@@ -75,7 +75,6 @@ def forest(name: str, title: str, description: str, axis: str, groups: Sequence[
         name: id of the drawing on the page.
         title, description: what a screen reader reads; the numbers stand in a table beside it.
         axis: what is measured, in which unit, and which side is worse.
-        groups: from top to bottom.
     """
     ends = [v for g in groups for d in g.dots for v in (d.low, d.high, d.estimate)]
     low, high = padded(ends, include=[0.0])
@@ -120,12 +119,7 @@ def curves(
 ) -> Markup:
     """Lines over whole numbers, each with its band and its markers, and a dotted level for each kind of blind guess.
 
-    Args:
-        name, title, description: as for `forest`.
-        across, up: labels of the two axes.
-        lines: the series.
-        include: values that the vertical axis must hold, such as 0.
-        height: of the drawing.
+    `across` and `up` name the axes; `include` are values that the vertical one must hold, such as 0.
     """
     every = [v for c in lines for p in (*c.points, *c.marks) for v in (p.y, p.low, p.high) if v is not None]
     chances = sorted({round(c.chance, 6) for c in lines if c.chance is not None})

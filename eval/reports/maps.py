@@ -29,21 +29,11 @@ def shade(cost: float, most: float) -> int:
 
 
 def block_map(
-    name: str,
-    title: str,
-    description: str,
-    *,
-    layers: int,
-    costs: Mapping[tuple[int, int], float],
-    unit: str,
+    name: str, title: str, description: str, *, layers: int, costs: Mapping[tuple[int, int], float], unit: str
 ) -> Markup:
     """One cell for each block: start along x, size upwards, as in a scan's map; the cheapest start of a size is marked.
 
-    Args:
-        name, title, description: as for a chart.
-        layers: L of the model.
-        costs: (size, start) -> what dropping the block costs.
-        unit: what a cost is.
+    `costs`: (size, start) -> what dropping the block costs, in `unit`.
     """
     sizes = max(n for n, _ in costs)
     side = (WIDTH - 40 - 8) / layers

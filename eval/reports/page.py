@@ -20,22 +20,14 @@ Document = Mapping[str, Any]
 
 
 def report(
-    results: str | Path,
-    *,
-    sweep: str | Path | None = None,
-    out: str | Path | None = None,
-    overwrite: bool = False,
+    results: str | Path, *, sweep: str | Path | None = None, out: str | Path | None = None, overwrite: bool = False
 ) -> Path:
     """Write the report of stored results: of a comparison, of a sweep, or of both in one page.
 
     Args:
         results: a folder with comparison.json or sweep.json, as `evaluate compare` and `evaluate sweep` make it.
         sweep: the folder of a sweep whose curves and block map the comparison's report shall show too.
-        out: the file to write; report.html in `results` if None.
-        overwrite: replace it.
-
-    Returns:
-        The file that was written.
+        out: the file to write, and what is returned; report.html in `results` if None.
 
     Raises:
         CheckpointError: no results there, or files of another format.
@@ -54,11 +46,7 @@ def report(
 
 
 def read_sweep(folder: str | Path) -> Document:
-    """The sweep of a folder.
-
-    Raises:
-        CheckpointError: there is none, or it is broken or of another format.
-    """
+    """The sweep of a folder; a CheckpointError where there is none, or it is broken or of another format."""
     return SweepRecord.read(Path(folder) / "sweep.json").to_json()
 
 

@@ -35,12 +35,8 @@ def curves_section(sweep: Record) -> Section | None:
     legend = [Key(task_name(curve), key(i, dashed=True)) for i, curve in enumerate(drawn)] if together else []
     if any(curve["chance"] for curve in drawn):
         legend.append(Key("chance", chance_key()))
-    told = [
-        f"{task_name(curve)}: "
-        + "; ".join(filter(None, (first_losses(curve, what=w) for w in (_ACCURACY, _NLL))))
-        + "."
-        for curve in drawn
-    ]
+    losses = [filter(None, (first_losses(curve, what=w) for w in (_ACCURACY, _NLL))) for curve in drawn]
+    told = [f"{task_name(curve)}: {'; '.join(each)}." for curve, each in zip(drawn, losses, strict=True)]
     return Section(
         key="curves",
         title="As layers are dropped",
@@ -54,10 +50,8 @@ def curves_section(sweep: Record) -> Section | None:
 
 
 def _lead(sweep: Record) -> str:
-    starts = sweep["starts"]
-    lead = (
-        f"One block of the {counted(sweep['layers'], 'layer')} of {_name(sweep)} is dropped, all else is left as it is."
-    )
+    starts, layers = sweep["starts"], counted(sweep["layers"], "layer")
+    lead = f"One block of the {layers} of {_name(sweep)} is dropped, all else is left as it is."
     if starts in ("best", "deepest"):
         lead += f" Each size is cut at its {starts} start."
     else:
@@ -148,12 +142,9 @@ def _guessing(lines: Sequence[PlottedCurve]) -> str:
 
 
 def _course(lines: Sequence[PlottedCurve]) -> str:
-    ends = [
-        f"{line.label} from {line.points[0].y:.3g} at {line.points[0].x:g} to {line.points[-1].y:.3g} at "
-        f"{line.points[-1].x:g} layers dropped"
-        for line in lines
-    ]
-    return "; ".join(ends) + "."
+    ends = [(line.label, line.points[0], line.points[-1]) for line in lines]
+    told = [f"{label} from {a.y:.3g} at {a.x:g} to {z.y:.3g} at {z.x:g} layers dropped" for label, a, z in ends]
+    return "; ".join(told) + "."
 
 
 _SIZES = (

@@ -187,15 +187,9 @@ _PROSE = (
     field("Text", "", lambda row: Cell(row["text"]), words=True),
     _MODEL,
     field(
-        "Bits / byte",
-        "mean loss per byte of text, whatever the tokenizer",
-        lambda row: number(row["bits_per_byte"], 3),
+        "Bits / byte", "mean loss per byte of text, whatever the tokenizer", lambda row: number(row["bits_per_byte"], 3)
     ),
-    field(
-        "Δ bits / byte",
-        _OVER_WINDOWS,
-        lambda row: change(row["difference_bits_per_byte"], 1, 3, worse_above=True),
-    ),
+    field("Δ bits / byte", _OVER_WINDOWS, lambda row: change(row["difference_bits_per_byte"], 1, 3, worse_above=True)),
     field("Nats / token", "mean loss per token", lambda row: number(row["nats_per_token"], 3)),
     field("Δ nats / token", _OVER_WINDOWS, lambda row: change(row["difference"], 1, 3, worse_above=True)),
     field("Windows", "stretches of text that were measured", lambda row: count(row["windows"])),
@@ -227,9 +221,7 @@ _GAINS = (
     field("A_fast, %", "accuracy at once: what the model knows", _rate("a_fast")),
     field("A_slow, %", "accuracy on the same questions after a chain of thought", _rate("a_slow")),
     field(
-        "δ, points",
-        "A_slow − A_fast: what reasoning adds",
-        lambda row: change(row["delta"], 100, 1, worse_above=False),
+        "δ, points", "A_slow − A_fast: what reasoning adds", lambda row: change(row["delta"], 100, 1, worse_above=False)
     ),
 )
 _RATES = (
@@ -248,11 +240,8 @@ _SHIFTS = (
         _shift("delta"),
     ),
 )
-GAINS, RATES, SHIFTS = (
-    headings(*_ASKED, *_GAINS),
-    headings(QUESTIONS, _MODEL, *_RATES),
-    headings(QUESTIONS, _MODEL, *_SHIFTS),
-)
+GAINS = headings(*_ASKED, *_GAINS)
+RATES, SHIFTS = (headings(QUESTIONS, _MODEL, *fields) for fields in (_RATES, _SHIFTS))
 
 
 def thinking_table(rows: Sequence[Record]) -> Table:
@@ -319,13 +308,7 @@ def interactions_table(rows: Sequence[Record]) -> Table:
 
 
 def thinking_interactions_table(rows: Sequence[Record], thinking: Sequence[Record], full: str) -> Table:
-    """How much more knowledge, or reasoning, one domain lost than another.
-
-    Args:
-        rows: the differences.
-        thinking: what each model scored, with the share of its answers that could not be parsed.
-        full: name of the full model.
-    """
+    """How much more knowledge, or reasoning, one domain lost than another; `thinking` says what could not be parsed."""
 
     def lost(key: str) -> Shown:
         return lambda row: _difference(row[key], 100, 1, doubtful=bool(unread_pair(thinking, row, full, key)))

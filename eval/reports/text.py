@@ -129,9 +129,7 @@ def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
 def first_losses(curve: Mapping[str, Any], *, what: str) -> str:
     """At which size a sweep's task loses beyond doubt for the first time, in one sentence.
 
-    Args:
-        curve: one of sweep.json's `curves`.
-        what: `accuracy_difference` or `answer_nll_bits_difference`, intervals of its points.
+    `what`: `accuracy_difference` or `answer_nll_bits_difference`, the interval of each point of the curve.
     """
     cuts = {point["size"]: point[what] for point in curve["points"] if point["size"] > 0 and point[what]}
     if not cuts:

@@ -39,16 +39,11 @@ def harness_results(runs: Sequence[RunResult]) -> dict[str, Any]:
     }
     document["lm_eval_version"] = versions().get("lm-eval", "")
     document["transformers_version"] = versions().get("transformers", "")
-    document["regrowth"] = {"prose": {r.label: _prose_losses(r) for r in runs if r.prose}}
+    losses = ("nats_per_token", "bits_per_byte")
+    prose = {r.label: {text: {key: getattr(p, key) for key in losses} for text, p in r.prose.items()} for r in runs}
+    document["regrowth"] = {"prose": {label: texts for label, texts in prose.items() if texts}}
     plain: dict[str, Any] = json.loads(json.dumps(document, default=str))
     return plain
-
-
-def _prose_losses(result: RunResult) -> dict[str, dict[str, float]]:
-    return {
-        name: {"nats_per_token": prose.nats_per_token, "bits_per_byte": prose.bits_per_byte}
-        for name, prose in result.prose.items()
-    }
 
 
 def write_samples(runs: Sequence[RunResult], folder: Path) -> None:
@@ -73,11 +68,7 @@ def logged_names(result: RunResult) -> list[str]:
 
 
 def read_samples(path: Path) -> tuple[tuple[Question, ...], list[Sample]]:
-    """The questions and answers of a file that `write_samples` wrote.
-
-    Raises:
-        OSError, ValueError, KeyError, TypeError: it is missing, or a line is not one of those.
-    """
+    """The questions and answers of a file that `write_samples` wrote; raises what reading any other file does."""
     rows = read_lines(path)
     questions = tuple(parse_question(row.pop("doc")) for row in rows)
     return questions, [Sample(**row) for row in rows]

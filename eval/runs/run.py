@@ -43,9 +43,7 @@ def run(
     Args:
         model: a model folder or hub id.
         settings: what is asked and how; if None, made of `options`, which are the fields of `Settings`.
-        revision: branch, tag or commit on the hub.
         label: what to call the model; its folder's or hub name if None.
-        show_progress: on stderr.
 
     Raises:
         UsageError: settings that are wrong in themselves.
@@ -90,10 +88,7 @@ def run(
     logged = harness.pop("samples")
     result = RunResult(
         label=label,
-        identity={
-            **model_identity(source.folder, name=source.name, commit=source.commit),
-            "content_sha256": content,
-        },
+        identity={**model_identity(source.folder, name=source.name, commit=source.commit), "content_sha256": content},
         tasks=tuple(plans),
         samples=tuple(_samples(plans, logged, tokenizer)),
         harness=harness,
@@ -143,10 +138,7 @@ def wants_chat(settings: Questions, tokenizer: Any, name: str) -> bool:
 
 
 def _stored(settings: Settings, content: str, context: int) -> AnswerStore:
-    """The answers that this model gave before, under all that a raw answer depends on besides its prompt.
-
-    `content` is the hash of the model's folder, see `content_sha256`.
-    """
+    """The answers that the model of this `content_sha256` gave, under all that an answer depends on but its prompt."""
     vllm = settings.backend == "vllm"
     apart = ("python", "regrowth", "peft") if vllm else ("python", "regrowth", "peft", "vllm")
     scope = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,23 @@ from eval.reports.page import report
 from eval.sweeps import scores
 from eval.sweeps.measure import Walked
 from eval.sweeps.plan import SweepPlan
-from eval.sweeps.result import Sweep
 from prune.choosing.costs import Costs
 from prune.common.outputs import staged_directory, write_text
 from prune.common.provenance import provenance
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep measured: what sweep.json and costs.json hold, and each task's scores by variant and question."""
+
+    plan: SweepPlan
+    document: SweepRecord
+    tasks: tuple[scores.TaskScores, ...]
+    costs: Costs
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that sweep.json holds."""
+        return self.document.to_json()
 
 
 def assemble(

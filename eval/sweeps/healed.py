@@ -41,11 +41,7 @@ class Healed:
 
 
 def read_healed(adapter: str | Path, subject: Subject) -> Healed:
-    """Check that an adapter belongs to a cut of this model and sits after the cut alone.
-
-    Args:
-        adapter: the folder that `heal` wrote.
-        subject: the full model.
+    """Check that the adapter that `heal` wrote belongs to a cut of this model and sits after the cut alone.
 
     Raises:
         CheckpointError: no adapter of a healing run, its cut model is not there, or is one of another model.
@@ -65,20 +61,15 @@ def read_healed(adapter: str | Path, subject: Subject) -> Healed:
     numbers = [plan.kept[layer] for layer in layers if layer < len(plan.kept)]
     if len(numbers) < len(layers):
         raise CheckpointError(f"--adapter {adapter} changes a layer {layers[-1]}, but its model has {len(plan.kept)}")
-    before = [number for number in numbers if number < first]
-    if before:
+    if before := [number for number in numbers if number < first]:
         raise UsageError(
             f"--adapter {adapter} also changes layers before the cut ({before[0]} to {before[-1]}, cut at {first}), so "
             "that it shares nothing with the other variants; heal with --targets after-cut, or merge it and use "
             "`evaluate compare`"
         )
     variant = Variant(len(plan.dropped), first, plan.dropped, folder.resolve().name, min(numbers))
-    notes = []
-    if document.get("quantised"):
-        notes.append(
-            f"{variant.label}: the adapter was trained on a base in fewer bits, and stands here on the original weights"
-        )
-    return Healed(folder, variant, plan.kept, tuple(notes))
+    fewer = f"{variant.label}: the adapter was trained on a base in fewer bits, and stands here on the original weights"
+    return Healed(folder, variant, plan.kept, (fewer,) if document.get("quantised") else ())
 
 
 def _plan_of(document: dict[str, Any], folder: Path, adapter: str | Path) -> CutPlan:
@@ -106,9 +97,7 @@ def _plan_of(document: dict[str, Any], folder: Path, adapter: str | Path) -> Cut
 def _layer_of(name: str, adapter: str | Path) -> int:
     match = re.search(r"\.(\d+)\.", name)
     if match is None:
-        raise UsageError(
-            f"--adapter {adapter} changes {name}, which is in no layer; merge it and use `evaluate compare`"
-        )
+        raise UsageError(f"--adapter {adapter} changes {name} outside the layers; merge it, use `evaluate compare`")
     return int(match[1])
 
 

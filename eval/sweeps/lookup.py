@@ -75,9 +75,7 @@ class Prompting:
 class StoredAnswers(LM):
     """An lm-eval LM that never computes: it knows the answers of one model to a set of requests.
 
-    Args:
-        answers: what is known.
-        scorer: whose chat template and tokenizer lm-eval should use to write the prompts.
+    `scorer`: whose chat template and tokenizer lm-eval should use to write the prompts.
     """
 
     def __init__(self, answers: Mapping[Pair, Answer], scorer: Any = None) -> None:

@@ -52,11 +52,8 @@ def walk_questions(
 ) -> Walked:
     """Answer the tasks' questions on all variants of a loaded model, and let lm-eval read them variant by variant.
 
-    Args:
-        scorer: the model, as `eval.sweeps.lookup.collector` makes it.
-        prompting: how the questions are put.
-        switch: what `eval.sweeps.healed.attach` gave, where the plan has an adapter.
-        kept: where the answers so far are kept, if anywhere.
+    `scorer` is what `eval.sweeps.lookup.collector` makes; `switch`, where the plan has an adapter, what
+    `eval.sweeps.healed.attach` does.
     """
     began = time.monotonic()
     collected = collect(tasks, scorer, prompting)
@@ -100,11 +97,7 @@ def walk_questions(
 def walk_prose(
     model: Any, tokenizer: Any, plan: SweepPlan, drawn: dict[str, list[list[int]]], *, show_progress: bool
 ) -> list[VariantProse]:
-    """Loss on held-out prose of all variants but those with an adapter.
-
-    Args:
-        drawn: windows of token ids, by the text's name.
-    """
+    """Loss on held-out prose of all variants but those with an adapter; `drawn`: windows of token ids by text."""
     plain = [variant for variant in plan.variants if variant.adapter is None]
     rows: list[VariantProse] = []
     for text, windows in drawn.items():

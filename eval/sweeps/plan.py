@@ -95,17 +95,10 @@ def block(n: int, start: int | None) -> Variant:
     return Variant(n, start, tuple(range(start, start + n)))
 
 
-def plan_sweep(
-    layers: int,
-    *,
-    sizes: str,
-    rule: str,
-    best: Mapping[int, int] | None = None,
-) -> SweepPlan:
+def plan_sweep(layers: int, *, sizes: str, rule: str, best: Mapping[int, int] | None = None) -> SweepPlan:
     """The variants of a sweep over a model of `layers` layers. The last layer is always kept.
 
     Args:
-        layers: L.
         sizes: how many layers to drop, as `0-15` or `0,4,8`; the full model is measured with or without the 0.
         rule: `best` (a scan's start for each size), `deepest`, `all`, or start layers such as `3,7,10-12`.
         best: the scan's start of each size.
@@ -129,11 +122,9 @@ def plan_sweep(
         else:
             chosen = [start for start in allowed if listed is None or start in listed]
         variants += [block(n, start) for start in chosen]
-    if listed is not None:
-        unused = [start for start in listed if start not in {v.start for v in variants}]
-        if unused:
-            raise UsageError(
-                f"--starts {rule}: no block of the sizes {sizes} can start at layer {unused[0]} of {layers} "
-                "(the last layer is kept)"
-            )
+    if unused := [start for start in listed or () if start not in {v.start for v in variants}]:
+        raise UsageError(
+            f"--starts {rule}: no block of the sizes {sizes} can start at layer {unused[0]} of {layers} "
+            "(the last layer is kept)"
+        )
     return SweepPlan(layers, asked, rule if listed is None else listed, tuple(variants))

@@ -31,7 +31,7 @@ from prune.models.loading import load_model, load_tokenizer, pick_device
 from prune.models.precision import pick_dtype
 
 if TYPE_CHECKING:
-    from eval.sweeps.result import Sweep
+    from eval.sweeps.document import Sweep
 
 
 def sweep(
@@ -54,10 +54,7 @@ def sweep(
         model: a model folder or hub id.
         settings: which cuts and which questions; if None, made of `options`, which are the fields of `SweepSettings`.
         out: the folder. While the sweep runs its answers are kept in a hidden file beside it.
-        revision: branch, tag or commit on the hub.
-        resume: go on with what an interrupted sweep has left there.
-        overwrite: replace `out`, and what an interrupted sweep has left.
-        show_progress: on stderr.
+        resume: go on with what an interrupted sweep has left there; `overwrite` replaces that too.
 
     Raises:
         UsageError: options that do not fit each other or the model.

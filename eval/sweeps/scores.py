@@ -71,12 +71,7 @@ def slim(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def task_scores(plan: TaskPlan, logged: Sequence[Sequence[dict[str, Any]]], prompts: Sequence[str]) -> TaskScores:
-    """Gather what lm-eval found on one task, variant by variant.
-
-    Args:
-        logged: V lists of `slim` samples, each in the order of the questions.
-        prompts: the questions' prompt hashes.
-    """
+    """Gather what lm-eval found on one task: V lists of `slim` samples, each in the order of the questions."""
     wanted = [question.id for question in plan.questions]
     if any([entry["id"] for entry in entries] != wanted for entries in logged):
         raise RegrowthError(f"{plan.name}: lm-eval did not give back the questions that were asked")

@@ -12,11 +12,7 @@ from prune.common.resume import Unfinished
 
 
 class KeptAnswers:
-    """Answers that an interrupted sweep has left.
-
-    Args:
-        unfinished: the file.
-        facts: what the answers depend on, as far as it is known before the model is loaded.
+    """Answers that an interrupted sweep has left; `facts` are what they depend on, as far as no model tells it.
 
     Raises:
         RegrowthError: not such a file.

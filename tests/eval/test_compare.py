@@ -5,14 +5,16 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from eval.billing.document import write_run
 from eval.billing.statistics import mcnemar_exact
 from eval.comparison import compare, unique_labels
 from eval.reports.text import bounds, signed
+from eval.runs.files import read_lines
 from eval.runs.run import run
 from prune.common.errors import RegrowthError, UsageError
+from tests.support.models import changed
 
 SMALL = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "show_progress": False}
 
@@ -20,14 +22,11 @@ SMALL = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "show
 @pytest.fixture(scope="module")
 def other(tiny_llama, tmp_path_factory):
     """The tiny model with its last layers' weights changed."""
-    folder = tmp_path_factory.mktemp("other") / "llama"
-    shutil.copytree(tiny_llama, folder)
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    folder = shutil.copytree(tiny_llama, tmp_path_factory.mktemp("other") / "llama")
     torch.manual_seed(1)
-    with torch.no_grad():
+    with changed(folder) as model:
         for layer in model.model.layers[4:]:
             layer.mlp.down_proj.weight.normal_(0, 0.5)
-    model.save_pretrained(folder)
     return folder
 
 
@@ -38,17 +37,16 @@ def made(tiny_llama, other, sample_questions, sample_heldout, tmp_path_factory):
     return out, document
 
 
+def samples_of(out, row):
+    return read_lines(out / f"samples_{row['model']}_regrowth_{row['domain']}_{row['protocol']}.jsonl")
+
+
 def test_all_files_are_there_and_agree(made):
     out, document = made
     tasks = ["regrowth_medical_choice", "regrowth_math_choice", "regrowth_math_generation"]
     samples = {f"samples_{m}_{t}.jsonl" for m in ("llama", "llama-2") for t in tasks}
-    assert {p.name for p in out.iterdir()} == samples | {
-        "results.json",
-        "comparison.json",
-        "comparison.md",
-        "comparison.svg",
-        "report.html",
-    }
+    whole = {"results.json", "comparison.json", "comparison.md", "comparison.svg", "report.html"}
+    assert {p.name for p in out.iterdir()} == samples | whole
     assert json.loads((out / "comparison.json").read_text()) == document
     assert document["format"] == "regrowth.comparison/2"
     assert [m["label"] for m in document["models"]] == ["llama", "llama-2"]
@@ -57,8 +55,7 @@ def test_all_files_are_there_and_agree(made):
     results = json.loads((out / "results.json").read_text())
     for row in document["rows"]:
         task = f"regrowth_{row['domain']}_{row['protocol']}"
-        lines = (out / f"samples_{row['model']}_{task}.jsonl").read_text().splitlines()
-        verdicts = [json.loads(line) for line in lines]
+        verdicts = samples_of(out, row)
         assert len(verdicts) == row["n"] == 5
         assert row["accuracy"]["estimate"] == sum(v["correct"] for v in verdicts) / 5
         assert row["answer_nll_bits"] == pytest.approx(sum(v["answer_nll_bits"] for v in verdicts) / 5)
@@ -73,11 +70,7 @@ def test_all_files_are_there_and_agree(made):
 def test_differences_are_of_the_pairs(made):
     out, document = made
     for row in document["rows"]:
-        task = f"regrowth_{row['domain']}_{row['protocol']}"
-        full, own = (
-            [json.loads(line) for line in (out / f"samples_{m}_{task}.jsonl").read_text().splitlines()]
-            for m in ("llama", row["model"])
-        )
+        full, own = samples_of(out, {**row, "model": "llama"}), samples_of(out, row)
         assert [(s["id"], s["prompt_hash"]) for s in full] == [(s["id"], s["prompt_hash"]) for s in own]
         if row["model"] == "llama":
             assert row["versus"] is None
@@ -118,9 +111,8 @@ def test_the_table_and_the_figure(made):
 
 def test_the_same_inputs_give_the_same_numbers(made, tiny_llama, other, sample_questions, sample_heldout, tmp_path):
     out, document = made
-    again = compare(
-        tiny_llama, [other], data=sample_questions, text=str(sample_heldout), out=tmp_path / "again", **SMALL
-    ).to_json()
+    ask = {"data": sample_questions, "text": str(sample_heldout), **SMALL}
+    again = compare(tiny_llama, [other], out=tmp_path / "again", **ask).to_json()
     for key in ("rows", "prose", "models"):
         assert again[key] == document[key]
     for path in out.glob("samples_*"):
@@ -128,19 +120,8 @@ def test_the_same_inputs_give_the_same_numbers(made, tiny_llama, other, sample_q
     assert (out / "results.json").read_bytes() == (tmp_path / "again" / "results.json").read_bytes()
 
 
-def test_a_model_against_itself_costs_nothing(tiny_llama, sample_questions, tmp_path):
-    document = compare(
-        tiny_llama, [tiny_llama], data=sample_questions, out=tmp_path / "o", labels=["a", "b"], **SMALL
-    ).to_json()
-    for row in document["rows"]:
-        if versus := row["versus"]:
-            assert (versus["lost"], versus["gained"], versus["mcnemar_p"]) == (0, 0, 1.0)
-            assert set(versus["answer_nll_bits_difference"].values()) == {0.0}
-
-
 def test_a_failing_model_leaves_nothing(tiny_llama, sample_questions, tmp_path):
-    broken = tmp_path / "broken"
-    shutil.copytree(tiny_llama, broken)
+    broken = shutil.copytree(tiny_llama, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(RegrowthError):
         compare(tiny_llama, [broken], data=sample_questions, out=tmp_path / "out", **SMALL)
@@ -160,42 +141,33 @@ def test_labels():
 def test_prose_of_two_tokenizers_is_not_paired(tiny_llama, sample_questions, sample_heldout):
     from eval.billing.bill import bill_prose
 
-    few = {"data": sample_questions, "domains": "math", "limit": 2, "sets": ["mmlu"], "text": str(sample_heldout)}
-    first = run(tiny_llama, show_progress=False, **few)
-    second = run(tiny_llama, seed=1, show_progress=False, **few)
+    few = {**SMALL, "data": sample_questions, "domains": "math", "limit": 2, "text": str(sample_heldout)}
+    first, second = run(tiny_llama, **few), run(tiny_llama, seed=1, **few)
     with pytest.raises(RegrowthError, match="not paired"):
         bill_prose("m", "held-out", second.prose["held-out"], first.prose["held-out"])
 
 
 def test_stored_runs_that_were_not_asked_alike(tiny_llama, sample_questions, tmp_path):
-    few = {"data": sample_questions, "limit": 2, "sets": ["mmlu"], "show_progress": False}
-    write_run(run(tiny_llama, domains="medical,math", **few), tmp_path / "both")
-    write_run(run(tiny_llama, domains="math", dtype="bfloat16", **few), tmp_path / "half")
+    few = {**SMALL, "data": sample_questions, "limit": 2, "sets": ["mmlu"]}
+    write_run(run(tiny_llama, **few), tmp_path / "both")
+    write_run(run(tiny_llama, **{**few, "domains": "math", "dtype": "bfloat16"}), tmp_path / "half")
     with pytest.raises(RegrowthError, match="not paired: half was not asked medical_choice, and both was"):
         compare(tmp_path / "both", [tmp_path / "half"], out=tmp_path / "out", show_progress=False)
     assert not (tmp_path / "out").exists()
     document = compare(tmp_path / "half", [tmp_path / "both"], out=tmp_path / "out", show_progress=False).to_json()
-    assert any("both was asked medical_choice too, and half was not: left out" in line for line in document["warnings"])
-    assert any(
-        "not the same dtype for all models: bfloat16 (half), float32 (both)" in line for line in document["warnings"]
-    )
+    warnings = "\n".join(document["warnings"])
+    assert "both was asked medical_choice too, and half was not: left out" in warnings
+    assert "not the same dtype for all models: bfloat16 (half), float32 (both)" in warnings
 
 
 def test_a_model_that_lost_its_digits_is_billed_for_mathematics(sample_model, sample_questions, tmp_path):
     """Planted: of the real model, the ten digits become a word like any other, to read and to write."""
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(sample_model), AutoTokenizer.from_pretrained(sample_model)
-    digits = tokenizer.convert_tokens_to_ids(list("0123456789"))
-    with torch.no_grad():
+    planted = shutil.copytree(sample_model, tmp_path / "planted")
+    digits = AutoTokenizer.from_pretrained(sample_model).convert_tokens_to_ids(list("0123456789"))
+    with changed(planted) as model:
         table = model.get_input_embeddings().weight
         table[digits] = table.mean(0)
-    model.save_pretrained(tmp_path / "planted")
-    tokenizer.save_pretrained(tmp_path / "planted")
-    asked = {"domains": "medical,math", "limit": 8, "sets": ["mmlu", "asdiv"], "show_progress": False}
-    document = compare(
-        sample_model, [tmp_path / "planted"], data=sample_questions, out=tmp_path / "out", dtype="float32", **asked
-    ).to_json()
-    lost = {(r["domain"], r["protocol"]): r["versus"] for r in document["rows"] if r["versus"] is not None}
-    medical, math = (
-        lost[key]["answer_nll_bits_per_byte_difference"] for key in (("medical", "choice"), ("math", "generation"))
-    )
-    assert math["low"] > 1 > medical["high"]
+    asked = {**SMALL, "limit": 8, "data": sample_questions, "dtype": "float32"}
+    bill = compare(sample_model, [planted], out=tmp_path / "out", **asked)
+    lost = {(r.domain, r.protocol): r.versus.answer_nll_bits_per_byte_difference for r in bill.rows if r.versus}
+    assert lost["math", "generation"].low > 1 > lost["medical", "choice"].high

@@ -18,7 +18,7 @@ def originals(tmp_path):
     return folder.parent
 
 
-@pytest.mark.parametrize("command", ["prepare", "run", "compare", "sweep"])
+@pytest.mark.parametrize("command", ["prepare", "domains", "run", "compare", "sweep", "report"])
 def test_help_has_an_example(command):
     shown = succeed("evaluate", command, "--help").stdout
     assert f"Example: evaluate {command} " in " ".join(shown.split())

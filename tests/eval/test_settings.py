@@ -65,7 +65,8 @@ def test_settings_from_what_a_user_writes(monkeypatch, tmp_path):
         ({"few_shot": -1}, "--few-shot -1"),
         ({"chat_template": "maybe"}, "--chat-template maybe"),
         ({"backend": "gpt"}, "--backend gpt"),
-        ({"thinking": "medium"}, "medium"),
+        ({"thinking": "medium"}, "--thinking medium is unknown; use fast or slow"),
+        ({"slow_tokens": 3}, "--slow-tokens 3 leaves no room"),
         ({"tasks": " , "}, "--tasks"),
         ({"colour": 1}, "colour"),
     ]:
@@ -195,7 +196,10 @@ def test_a_verdict_ends_with_its_exit_code(tiny_llama, sample_questions, tmp_pat
     compare_models = ["evaluate", "compare", tiny_llama, tiny_llama]
     ask = ["--data", sample_questions, "--domains", "math", "--limit", 4, "--sets", "mmlu", "--chat-template", "off"]
     found = run_command(*compare_models, *ask, "--max-loss", "5%", "--out", tmp_path / "bill", "--json")
-    verdict = json.loads(found.stdout)["verdict"]  # a random model is above chance nowhere
+    document = json.loads(found.stdout)
+    (versus,) = [row["versus"] for row in document["rows"] if row["versus"]]
+    assert set(versus["answer_nll_bits_difference"].values()) == {0.0}  # a model against itself
+    verdict = document["verdict"]  # a random model is above chance nowhere
     assert (verdict["decision"], found.exit_code) == ("INCONCLUSIVE", 4)
     assert json.loads((tmp_path / "bill" / "comparison.json").read_text())["verdict"] == verdict
     assert "**Verdict: INCONCLUSIVE" in (tmp_path / "bill" / "comparison.md").read_text()

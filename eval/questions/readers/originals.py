@@ -101,12 +101,9 @@ def _load_set(name: str, originals: Iterable[Original]) -> Loaded:
 
 
 def recognise_file(path: str, content: bytes, *, named: bool) -> Original | None:
-    """What set a file is of, and its rows; None for a file of no known set.
+    """What set a file is of, and its rows; None for a file of no known set, an error where the user `named` it.
 
-    Args:
-        path: where it stands; its suffix says the format, and words in it the split.
-        content: its bytes.
-        named: the user named this very file, so that one of no known set is an error.
+    The suffix of its path says the format, and words in the path the split.
     """
     try:
         rows = _READ[PurePosixPath(path).suffix.lower()](path, content)

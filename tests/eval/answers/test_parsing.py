@@ -1,6 +1,5 @@
 """The answer parser: forms that models write, texts that say nothing or two things, and real generations."""
 
-import json
 import string
 from fractions import Fraction
 from pathlib import Path
@@ -11,11 +10,10 @@ from hypothesis import strategies as st
 
 from eval.answers.parsing import parse_letter, parse_value
 from eval.asking.tasks import show_options
+from eval.runs.files import read_lines
 
 DRUGS = ["aspirin", "ibuprofen", "a fever", "heparin"]
-REAL = [
-    json.loads(line) for line in (Path(__file__).parents[2] / "data" / "generations.jsonl").read_text().splitlines()
-]
+REAL = read_lines(Path(__file__).parents[2] / "data" / "generations.jsonl")
 
 
 def _parsed(row):
@@ -42,128 +40,66 @@ def test_real_generations_that_say_something_are_read():
 
 
 @pytest.mark.parametrize(
-    ("text", "index"),
+    ("index", "texts"),
     [
-        ("(B)", 1),
-        (" B", 1),
-        ("B.", 1),
-        (" b)", 1),
-        ("b", 1),
-        ("**B**", 1),
-        ("B. ibuprofen", 1),
-        ("ibuprofen", 1),
-        ("Ibuprofen.", 1),
-        ("The answer is B", 1),
-        ("The answer is: (B)", 1),
-        ("The correct answer is **(D) heparin**.", 3),
-        ("The final answer to the question is therefore D.", 3),
-        ("Answer: A because it thins the blood", 0),
-        ("Answer:\nB", 1),
-        ("The answer is\n\n**C**", 2),
-        ("\\boxed{B}", 1),
-        ("$\\boxed{\\text{C}}$", 2),
-        ("#### D", 3),
-        ("Option C is correct", 2),
-        ("(C) is the right one, so the best choice is C.", 2),
-        ("The answer is aspirin.", 0),
-        ("The answer is most likely heparin, which is given first.", 3),
-        ("The answer is a fever.", 2),
-        ("Neither helps. So it is D.", 3),
-        ("First A seems right. The answer is A. No wait, the answer is C.", 2),
-        ("Answer: B\n\nAnswer: C", 2),
-        ("A fever is common.\nSo the correct option is (D).", 3),
-        ("Aspirin, ibuprofen and heparin all act.\nheparin", 3),
-        ("Option A is incorrect. Option C is correct.", 2),
-        ("D\nQuestion: what else?\nAnswer: A", 3),
-        ("B is the correct answer.", 1),
-        ("Therefore, B is correct.", 1),
-        ("So B is the answer.", 1),
-        ("I would choose B", 1),
-        ("I'd pick option B.", 1),
-        ("I would go with (B) because it thins the blood.", 1),
-        ("The best answer choice is B", 1),
-        ("the answer is probably B", 1),
-        ("Final answer - B", 1),
-        ("It's B", 1),
-        ("It\u2019s B.", 1),
-        ("It is B!", 1),
-        ("B!", 1),
-        ("Answer: <B>", 1),
-        ("Let me think. Aspirin is old. Therefore, B is correct.", 1),
+        (0, ("Answer: A because it thins the blood", "The answer is aspirin.")),
+        (1, ("(B)", " B", "B.", " b)", "b", "**B**", "B. ibuprofen", "ibuprofen", "Ibuprofen.")),
+        (1, ("The answer is B", "The answer is: (B)", "Answer:\nB", "\\boxed{B}")),
+        (1, ("B is the correct answer.", "Therefore, B is correct.", "So B is the answer.")),
+        (1, ("I would choose B", "I'd pick option B.", "I would go with (B) because it thins the blood.")),
+        (1, ("The best answer choice is B", "the answer is probably B", "Final answer - B", "It's B")),
+        (1, ("It\u2019s B.", "It is B!", "B!", "Answer: <B>")),
+        (1, ("Let me think. Aspirin is old. Therefore, B is correct.",)),
+        (2, ("The answer is\n\n**C**", "$\\boxed{\\text{C}}$", "Option C is correct")),
+        (2, ("(C) is the right one, so the best choice is C.", "The answer is a fever.")),
+        (2, ("First A seems right. The answer is A. No wait, the answer is C.", "Answer: B\n\nAnswer: C")),
+        (2, ("Option A is incorrect. Option C is correct.",)),
+        (3, ("The correct answer is **(D) heparin**.", "The final answer to the question is therefore D.")),
+        (3, ("#### D", "The answer is most likely heparin, which is given first.")),
+        (3, ("Neither helps. So it is D.", "A fever is common.\nSo the correct option is (D).")),
+        (3, ("Aspirin, ibuprofen and heparin all act.\nheparin", "D\nQuestion: what else?\nAnswer: A")),
     ],
 )
-def test_options_that_are_named(text, index):
-    assert parse_letter(text, DRUGS) == index
+def test_options_that_are_named(index, texts):
+    assert {text: parse_letter(text, DRUGS) for text in texts} == dict.fromkeys(texts, index)
 
 
 @pytest.mark.parametrize(
-    "text",
+    "texts",
     [
-        "Answer: B or maybe C",
-        "Answer: B, or C",
-        "B or perhaps option C",
-        "I would choose B or C",
-        "I would choose a drug",
-        "B is the correct answer to something else",
-        "Therefore, B is correct. Therefore, C is correct.",
-        "It's A man with a headache",
-        "So B is right-handed",
-        "Final answer - a guess",
-        "Answer: <E>",
-        "",
-        "   \n",
-        "I do not know.",
-        "E",
-        "The answer is E.",
-        "A or B",
-        "The answer is either A or B",
-        "The answer is A and B",
-        "Answer: A/B",
-        "Both A and C are right",
-        "The answer is not B",
-        "None of the above",
-        "B. aspirin",  # the letter of one, the text of another
-        "The answer is B. heparin",
-        "A. aspirin: no\nB. ibuprofen: yes",
-        "C.D.D.A.D.B.",
-        "(A) is correct. (B) is correct.",
-        "A man with a headache takes a drug, and then",
-        "Because the blood is thin",
-        "One option is surgery",
-        "D.ism, which is based on",
+        ("Answer: B or maybe C", "Answer: B, or C", "B or perhaps option C", "I would choose B or C"),
+        ("I would choose a drug", "B is the correct answer to something else"),
+        ("Therefore, B is correct. Therefore, C is correct.", "It's A man with a headache"),
+        ("So B is right-handed", "Final answer - a guess", "Answer: <E>", "", "   \n", "I do not know.", "E"),
+        ("The answer is E.", "A or B", "The answer is either A or B", "The answer is A and B", "Answer: A/B"),
+        ("Both A and C are right", "The answer is not B", "None of the above", "B. aspirin"),
+        ("The answer is B. heparin", "A. aspirin: no\nB. ibuprofen: yes", "C.D.D.A.D.B."),
+        ("(A) is correct. (B) is correct.", "A man with a headache takes a drug, and then"),
+        ("Because the blood is thin", "One option is surgery", "D.ism, which is based on"),
     ],
 )
-def test_what_names_no_option_or_two_is_refused(text):
-    assert parse_letter(text, DRUGS) is None
-
-
-def test_an_option_that_says_none_can_be_chosen():
-    choices = ["aspirin", "heparin", "None of the above", "both"]
-    for text in ("Answer: none of the above", "None of the above.", "The answer is none of the above!", "C"):
-        assert parse_letter(text, choices) == 2
-    assert parse_letter("Answer: none of these", choices) is None
+def test_what_names_no_option_or_two_is_refused(texts):
+    assert [text for text in texts if parse_letter(text, DRUGS) is not None] == []
 
 
 @pytest.mark.parametrize(
-    ("text", "index"),
-    [("-3", 0), ("3", 1), ("The answer is -3.", 0), ("$-3$", 0), ("\\boxed{3}", 1), ("13", 3), ("30", None)],
+    ("choices", "read"),
+    [
+        (
+            ["aspirin", "heparin", "None of the above", "both"],
+            {"Answer: none of the above": 2, "None of the above.": 2, "The answer is none of the above!": 2, "C": 2},
+        ),
+        (["aspirin", "heparin", "None of the above", "both"], {"Answer: none of these": None}),
+        (["-3", "3", "0", "13"], {"-3": 0, "3": 1, "The answer is -3.": 0, "$-3$": 0, "13": 3, "30": None}),
+        (["-3", "3", "0", "13"], {"\\boxed{3}": 1}),
+        (["T cells", "plasma", "B cells", "I and II"], {"B cells": 2, "The answer is I and II.": 3, "B": 1}),
+        (["T cells", "plasma", "B cells", "I and II"], {"The answer is B cells because they": None}),  # B says plasma
+        (["the heart", "the left heart", "the liver"], {"The answer is the left heart.": 1}),
+        (["the heart", "the left heart", "the liver"], {"The answer is the heart.": 0}),
+    ],
 )
-def test_options_that_are_numbers_keep_their_sign(text, index):
-    assert parse_letter(text, ["-3", "3", "0", "13"]) == index
-
-
-def test_options_that_begin_like_a_letter():
-    cells = ["T cells", "plasma", "B cells", "I and II"]
-    assert parse_letter("B cells", cells) == 2
-    assert parse_letter("The answer is I and II.", cells) == 3
-    assert parse_letter("B", cells) == 1
-    assert parse_letter("The answer is B cells because they", cells) is None  # the letter says plasma, the words do not
-
-
-def test_the_longer_of_two_options_that_overlap():
-    places = ["the heart", "the left heart", "the liver", "none"]
-    assert parse_letter("The answer is the left heart.", places) == 1
-    assert parse_letter("The answer is the heart.", places) == 0
+def test_options_that_say_none_are_numbers_begin_like_a_letter_or_overlap(choices, read):
+    assert {text: parse_letter(text, choices) for text in read} == read
 
 
 @given(st.integers(0, 25), st.sampled_from(["{}", "({})", "{}.", "**{}**", "The answer is {}.", "\\boxed{{{}}}"]))
@@ -189,97 +125,41 @@ def test_any_text_gives_an_option_a_number_or_nothing(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "number"),
+    "read",
     [
-        ("#### 18", "18"),
-        ("- 5", "-5"),
-        ("1 1/2", "3/2"),
-        ("$-5", "-5"),
-        ("2 x 10^3", "2000"),
-        ("It's 12 pens.", "12"),
-        ("2^3 = 8", "8"),
-        ("5 minutes 30 seconds = 330 seconds", "330"),
-        ("9 m in 2 s", "9"),
-        ("####18", "18"),
-        (" 19 pens", "19"),
-        ("$18", "18"),
-        ("-$7.25", "-29/4"),
-        ("$-4", "-4"),
-        ("\u22125", "-5"),
-        ("-3 degrees", "-3"),
-        ("25%", "25"),
-        ("25 percent", "25"),
-        (" 9 apples in 2 baskets", "9"),
-        ("It is $1,200.50.", "2401/2"),
-        ("The answer is 7.", "7"),
-        ("1/2 of it", "1/2"),
-        ("3.5kg", "7/2"),
-        ("4 + 5 = 9 apples", "9"),
-        ("10-5=5", "5"),
-        ("2 1/2 hours", "5/2"),
-        ("1.5e3", "1500"),
-        ("3 \\times 10^{2}", "300"),
-        ("The answer is 1,200.", "1200"),
-        ("The answer is 3.50 dollars.", "7/2"),
-        ("Answer: 18.00", "18"),
-        ("Answer: 1/3", "1/3"),
-        ("Answer: x = 5", "5"),
-        ("Answer: 10 - 5 = 5", "5"),
-        ("The answer is that he has 18 pens", "18"),
-        ("\\boxed{\\frac{1}{2}}", "1/2"),
-        ("\\boxed{1{,}234}", "1234"),
-        ("The final answer is: $\\boxed{12}$.", "12"),
-        ("So he has 24 - 5 = 19 pens.\nAnswer: 19", "19"),
-        ("Answer: 12\nWait, that is wrong.\nAnswer: 15", "15"),
-        ("He has 3 boxes of 4. So there are 12.", "12"),
-        ("## Step 2: add\n#### 7", "7"),
-        ("12\nQuestion: and then?\nAnswer: 13", "12"),
+        {"#### 18": "18", "- 5": "-5", "1 1/2": "3/2", "$-5": "-5", "2 x 10^3": "2000", "It's 12 pens.": "12"},
+        {"2^3 = 8": "8", "5 minutes 30 seconds = 330 seconds": "330", "9 m in 2 s": "9", "####18": "18"},
+        {" 19 pens": "19", "$18": "18", "-$7.25": "-29/4", "$-4": "-4", "\u22125": "-5", "-3 degrees": "-3"},
+        {"25%": "25", "25 percent": "25", " 9 apples in 2 baskets": "9", "It is $1,200.50.": "2401/2"},
+        {"The answer is 7.": "7", "1/2 of it": "1/2", "3.5kg": "7/2", "4 + 5 = 9 apples": "9", "10-5=5": "5"},
+        {"2 1/2 hours": "5/2", "1.5e3": "1500", "3 \\times 10^{2}": "300", "The answer is 1,200.": "1200"},
+        {"The answer is 3.50 dollars.": "7/2", "Answer: 18.00": "18", "Answer: 1/3": "1/3", "Answer: x = 5": "5"},
+        {"Answer: 10 - 5 = 5": "5", "The answer is that he has 18 pens": "18", "\\boxed{\\frac{1}{2}}": "1/2"},
+        {"\\boxed{1{,}234}": "1234", "The final answer is: $\\boxed{12}$.": "12"},
+        {"So he has 24 - 5 = 19 pens.\nAnswer: 19": "19", "Answer: 12\nWait, that is wrong.\nAnswer: 15": "15"},
+        {"He has 3 boxes of 4. So there are 12.": "12", "## Step 2: add\n#### 7": "7"},
+        {"12\nQuestion: and then?\nAnswer: 13": "12"},
     ],
 )
-def test_numbers_that_are_given(text, number):
-    assert parse_value(text) == Fraction(number)
+def test_numbers_that_are_given(read):
+    assert {text: parse_value(text) for text in read} == {text: Fraction(number) for text, number in read.items()}
 
 
 @pytest.mark.parametrize(
-    "text",
+    "texts",
     [
-        "",
-        "none",
-        "nine",
-        "x =",
-        "5 or 6",
-        "12 or 13",
-        "Answer: 3 and 4",
-        "10^3",
-        "2^3",
-        "Answer: 2^3",
-        "Answer: 10\u00b3",
-        "Answer: 1 000 000",
-        "1 000 000",
-        "3\u221a2",
-        "Answer: 3\\sqrt{2}",
-        "Answer: 16\u03c0",
-        "5 minutes 30 seconds",
-        "Answer: 5 feet, 6 inches",
-        "Answer: 9 dollars and 50 cents",
-        "Answer: 5-6",
-        "between 5 and 6",
-        "Answer: 1, 5",
-        "Answer: 1,5",
-        "Answer: 2 * 3",
-        "3:15",
-        "1/0",
-        "He has 3 pens and 4 caps.",
-        "20% of 50 is 10% of 50, so 20% of 50 is 10% of 50.",
-        "The answer is found by adding 5 and 6.",
-        "The answer is to the 10 in the end.",
-        "Answer:\n\nStep 1: add 2 and 3",
-        "So 512 legs is 512 * 2 = 1024 legs. So 1024 legs is 1024",  # it breaks off
-        "So it is 2 * 4 = 8. So it is 2 * 4 = 8.",  # it goes round in a circle
+        ("", "none", "nine", "x =", "5 or 6", "12 or 13", "Answer: 3 and 4", "10^3", "2^3", "Answer: 2^3"),
+        ("Answer: 10\u00b3", "Answer: 1 000 000", "1 000 000", "3\u221a2", "Answer: 3\\sqrt{2}"),
+        ("Answer: 16\u03c0", "5 minutes 30 seconds", "Answer: 5 feet, 6 inches", "Answer: 9 dollars and 50 cents"),
+        ("Answer: 5-6", "between 5 and 6", "Answer: 1, 5", "Answer: 1,5", "Answer: 2 * 3", "3:15", "1/0"),
+        ("He has 3 pens and 4 caps.", "20% of 50 is 10% of 50, so 20% of 50 is 10% of 50."),
+        ("The answer is found by adding 5 and 6.", "The answer is to the 10 in the end."),
+        ("Answer:\n\nStep 1: add 2 and 3", "So 512 legs is 512 * 2 = 1024 legs. So 1024 legs is 1024"),
+        ("So it is 2 * 4 = 8. So it is 2 * 4 = 8.",),
     ],
 )
-def test_what_gives_no_number_or_two_is_refused(text):
-    assert parse_value(text) is None
+def test_what_gives_no_number_or_two_is_refused(texts):
+    assert [text for text in texts if parse_value(text) is not None] == []
 
 
 @given(

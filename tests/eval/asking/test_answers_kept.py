@@ -10,14 +10,13 @@ import textwrap
 import time
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from eval.asking.cache import AnswerStore, format_line, parse_line, request_key
 from eval.comparison import compare
 from eval.runs.run import run
 from prune.checkpoint.identity import content_sha256
 from prune.common.errors import RegrowthError
+from tests.support.models import changed
 
 FEW = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "chat_template": "off", "show_progress": False}
 REQUESTS = 5 * 4 + 5 * 4 + 5 * 2
@@ -26,13 +25,10 @@ REQUESTS = 5 * 4 + 5 * 4 + 5 * 2
 @pytest.fixture(scope="module")
 def twin(tiny_llama, tmp_path_factory):
     """The tiny model with one weight changed, far from the start of its tensor: the same shapes, names and header."""
-    folder = tmp_path_factory.mktemp("twin") / "llama"
-    shutil.copytree(tiny_llama, folder)
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    with torch.no_grad():
+    folder = shutil.copytree(tiny_llama, tmp_path_factory.mktemp("twin") / "llama")
+    with changed(folder) as model:
         model.model.embed_tokens.weight[30000] += 1.0
         model.model.layers[7].mlp.down_proj.weight[-1] += 1.0
-    model.save_pretrained(folder)
     return folder
 
 
@@ -65,10 +61,8 @@ def test_a_second_compare_runs_only_the_new_model(tiny_llama, twin, sample_quest
     ask = {"data": sample_questions, "cache": tmp_path / "kept", **FEW}
     run(tiny_llama, **ask)
     found = compare(tiny_llama, [twin], out=tmp_path / "bill", labels=["full", "twin"], **ask).to_json()
-    assert [(m["model"], m["asked"], m["known"]) for m in found["measured"]] == [
-        ("full", 0, REQUESTS),
-        ("twin", REQUESTS, 0),
-    ]
+    measured = [(m["model"], m["asked"], m["known"]) for m in found["measured"]]
+    assert measured == [("full", 0, REQUESTS), ("twin", REQUESTS, 0)]
     one, other = found["models"]
     assert one["shards"] == other["shards"]
     assert one["content_sha256"] == content_sha256(tiny_llama) != other["content_sha256"] == content_sha256(twin)
@@ -82,9 +76,8 @@ def test_answers_never_cross_models(tiny_llama, twin, sample_questions, tmp_path
     kept, plain = run(twin, cache=tmp_path, **ask), run(twin, **ask)
     assert kept.known == 0
     assert _scores(kept) == _scores(plain) != _scores(full)
-    moved = tmp_path / "moved"
-    shutil.copytree(tiny_llama, moved / "other-name")
-    assert run(moved / "other-name", cache=tmp_path, **ask).asked == 0  # the content counts, not the name
+    moved = shutil.copytree(tiny_llama, tmp_path / "moved" / "other-name")
+    assert run(moved, cache=tmp_path, **ask).asked == 0  # the content counts, not the name
 
 
 @pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"max_length": 96}, {"few_shot": 2}], ids=str)
@@ -96,8 +89,7 @@ def test_answers_never_cross_settings(tiny_llama, sample_questions, tmp_path, ch
 
 
 def test_a_changed_tokenizer_is_another_model(tiny_llama, sample_questions, tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_llama, folder)
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
     before = content_sha256(folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "add_prefix_space": True}))
@@ -110,8 +102,7 @@ def test_a_changed_tokenizer_is_another_model(tiny_llama, sample_questions, tmp_
 
 
 def test_the_memo_of_hashes_is_never_stale(tiny_llama, tmp_path):
-    folder, memo = tmp_path / "model", tmp_path / "hashes.json"
-    shutil.copytree(tiny_llama, folder)
+    folder, memo = shutil.copytree(tiny_llama, tmp_path / "model"), tmp_path / "hashes.json"
     path = folder / "model.safetensors"
     time.sleep(2.1)
     first = content_sha256(folder, memo=memo)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -11,27 +11,32 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval.asking.harness import PlannedTask, Scorer
-from eval.asking.tasks import TaskPlan, plan_tasks, template
-from eval.questions.schema import parse_question
+from eval.asking.tasks import plan_tasks, template
 from eval.runs.run import run
 from eval.runs.samples import hash_prompt
 from eval.settings import Settings
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.terminal import Progress
+from tests.support.models import changed
+from tests.support.questions import plan_of
 from tests.support.texts import write_jsonl
 
 FEW = {"limit": 3, "sets": ["mmlu", "asdiv"], "chat_template": "off"}
 
 
 @pytest.fixture(scope="module")
-def answered(sample_model, sample_questions, sample_heldout):
+def answered(sample_model, sample_questions):
     """The sample model on three questions of each kind, through lm-eval."""
     return run(sample_model, data=sample_questions, domains="medical,math", show_progress=False, **FEW)
 
 
+def _loaded(folder):
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def loaded(sample_model):
-    return AutoModelForCausalLM.from_pretrained(sample_model).eval(), AutoTokenizer.from_pretrained(sample_model)
+    return _loaded(sample_model)
 
 
 def _log_likelihood(loaded, prompt, continuation):
@@ -90,39 +95,14 @@ def test_every_question_is_scored_once_and_all_models_get_the_same(answered, tin
     assert other.settings["max_length"] == 512
 
 
-def test_batch_size_changes_no_verdict(tiny_llama, sample_questions):
-    runs = [
-        run(tiny_llama, data=sample_questions, domains="math", batch_size=size, show_progress=False, **FEW).samples
-        for size in (1, 5)
-    ]
-    for one, five in zip(*runs, strict=True):
-        assert one.answer_nll_bits == pytest.approx(five.answer_nll_bits, abs=1e-3)
-        assert one.correct == five.correct
-
-
-def _plan(**change):
-    row = {
-        "id": "q",
-        "domain": "d",
-        "subject": "s",
-        "question": "What {{is}} it?",
-        "choices": ["a", "bb"],
-        "answer": 1,
-        "source": "x",
-        "licence": "MIT",
-    }
-    question = parse_question({**row, **change})
-    return TaskPlan("d", question.protocol, (question,))
-
-
 def test_braces_in_a_question_are_text_not_a_template():
-    task = PlannedTask(_plan())
-    assert task.doc_to_text(task.eval_docs[0]) == "Question: What {{is}} it?\nAnswer:"
+    task = PlannedTask(plan_of(["q"]))
+    assert task.doc_to_text(task.eval_docs[0]) == "Question: Which {{one}}?\nAnswer:"
 
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_an_open_question_opens_its_answer_and_in_a_chat_the_turn(chat):
-    task = PlannedTask(_plan(choices=None, answer="9"))
+    task = PlannedTask(plan_of(["q"], choices=None, answer="9"))
     doc = task.eval_docs[0]
     turns = []
 
@@ -130,23 +110,22 @@ def test_an_open_question_opens_its_answer_and_in_a_chat_the_turn(chat):
         turns.extend(messages)
         return f"<{messages[-1]['content']}>{add_generation_prompt}"
 
-    prompt = task.fewshot_context(
-        doc, 0, gen_prefix=task.doc_to_prefix(doc), apply_chat_template=chat, chat_template=template
-    )
+    how = {"apply_chat_template": chat, "chat_template": template}
+    prompt = task.fewshot_context(doc, 0, gen_prefix=task.doc_to_prefix(doc), **how)
     if chat:
         assert [turn["role"] for turn in turns] == ["user", "assistant"]
-        assert turns[0]["content"].endswith("Problem: What {{is}} it?")
+        assert turns[0]["content"].endswith("Problem: Which {{one}}?")
         assert prompt == "<Answer:>False"  # the turn is the assistant's, and stays open
     else:
-        assert prompt.endswith("Problem: What {{is}} it?\nAnswer:")
+        assert prompt.endswith("Problem: Which {{one}}?\nAnswer:")
         assert not turns
-    asked = task.construct_requests(doc, prompt, apply_chat_template=chat, chat_template=template)
+    asked = task.construct_requests(doc, prompt, **how)
     assert [one.arguments[1] for one in asked[1:]] == [" 9"]
     assert {one.arguments[0] for one in asked} == {prompt}
 
 
 def test_unparseable_and_right_answers_are_told_apart():
-    task = PlannedTask(_plan(choices=None, answer="1,200 apples"))
+    task = PlannedTask(plan_of(["q"], choices=None, answer="1,200 apples"))
     doc = task.eval_docs[0]
     scores = {text: task.process_results(doc, [text, (-2.0, False)]) for text in ("none at all", " $1200.", " 12")}
     assert [(s["exact_match"], s["unparseable"]) for s in scores.values()] == [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0)]
@@ -155,7 +134,7 @@ def test_unparseable_and_right_answers_are_told_apart():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
 def test_a_score_that_is_no_number_is_an_error(bad):
-    choice, generation = PlannedTask(_plan()), PlannedTask(_plan(choices=None, answer="9"))
+    choice, generation = PlannedTask(plan_of(["q"])), PlannedTask(plan_of(["q"], choices=None, answer="9"))
     with pytest.raises(RegrowthError, match="no finite log-likelihood"):
         choice.process_results(choice.eval_docs[0], [(bad, False), (-1.0, False)])
     with pytest.raises(RegrowthError, match="no finite log-likelihood"):
@@ -163,17 +142,15 @@ def test_a_score_that_is_no_number_is_an_error(bad):
 
 
 def test_a_model_of_nans_is_an_error(tiny_llama, sample_questions, tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    with torch.no_grad():
+    folder = shutil.copytree(tiny_llama, tmp_path / "nan")
+    with changed(folder) as model:
         model.model.norm.weight.fill_(float("nan"))
-    model.save_pretrained(tmp_path / "nan")
-    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "nan")
     with pytest.raises(RegrowthError, match="no finite log-likelihood"):
-        run(tmp_path / "nan", data=sample_questions, domains="medical", show_progress=False, **FEW)
+        run(folder, data=sample_questions, domains="medical", show_progress=False, **FEW)
 
 
 def test_out_of_memory_halves_the_batch_and_says_so(tiny_llama):
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), AutoTokenizer.from_pretrained(tiny_llama)
+    model, tokenizer = _loaded(tiny_llama)
     room = 2
 
     def full(module, arguments, options):
@@ -209,11 +186,10 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny_llama):
 )
 def test_out_of_memory_while_trees_are_tried_halves_the_batch_too(tiny_llama, monkeypatch, error):
     """The choices of these questions share a context, so trees are tried; that probe is what does not fit."""
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), AutoTokenizer.from_pretrained(tiny_llama)
+    model, tokenizer = _loaded(tiny_llama)
     contexts = [tokenizer(f"a question of many words, number {i}, is put here")["input_ids"] for i in range(3)]
-    choices = [
-        tokenizer(f" {word}")["input_ids"] for word in ("yes it is", "no it is not", "maybe it is", "never was it")
-    ]
+    words = ("yes it is", "no it is not", "maybe it is", "never was it")
+    choices = [tokenizer(f" {word}")["input_ids"] for word in words]
     requests = [(("q", "a"), context, choice) for context in contexts for choice in choices]
     scorer = Scorer(model, tokenizer, batch_size=8, max_length=128, bar=Progress())
     wanted = scorer._loglikelihood_tokens(requests)
@@ -237,7 +213,7 @@ def test_out_of_memory_while_trees_are_tried_halves_the_batch_too(tiny_llama, mo
 
 
 def test_choices_share_one_reading_and_score_as_in_hflm(tiny_llama, sample_questions):
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), AutoTokenizer.from_pretrained(tiny_llama)
+    model, tokenizer = _loaded(tiny_llama)
     plans = plan_tasks(Settings.of(data=sample_questions, domains="medical", limit=12, seed=0, sets=["mmlu"]))
     prompts = [f"Question: {question.question}\nAnswer:" for question in plans[0].questions]
     requests = [
@@ -258,20 +234,15 @@ def test_choices_share_one_reading_and_score_as_in_hflm(tiny_llama, sample_quest
 
 
 def test_prompts_that_lose_their_start_are_counted(tiny_llama, sample_questions):
-    found = run(
-        tiny_llama, data=sample_questions, domains="math", limit=2, sets=["asdiv"], max_length=64, show_progress=False
-    )
-    assert found.truncated == 4
+    ask = {"domains": "math", "limit": 2, "sets": ["asdiv"], "max_length": 64, "show_progress": False}
+    assert run(tiny_llama, data=sample_questions, **ask).truncated == 4
 
 
 def test_the_plan_draws_per_protocol_and_by_set(sample_questions):
     asked = Settings.of(data=sample_questions, domains="math,medical", limit=7, seed=5, sets=["mmlu", "asdiv"])
     plans = plan_tasks(asked)
-    assert [(p.domain, p.protocol, len(p.questions)) for p in plans] == [
-        ("math", "choice", 7),
-        ("math", "generation", 7),
-        ("medical", "choice", 7),
-    ]
+    wanted = [("math", "choice", 7), ("math", "generation", 7), ("medical", "choice", 7)]
+    assert [(p.domain, p.protocol, len(p.questions)) for p in plans] == wanted
     assert {q.source for q in plans[2].questions} == {"mmlu"}
     assert plans[0].chance == 0.25
     assert plans[1].requests == 14
@@ -305,13 +276,6 @@ def test_what_would_fail_after_all_is_asked_is_refused_before(tmp_path):
         plan_tasks(Settings.of(data=tmp_path, domains="own", thinking=("fast",)))
 
 
-def test_a_users_own_domain_is_a_file(tmp_path, tiny_llama):
-    rows = [replace(_plan().questions[0], id=f"q{i}", domain="mine") for i in range(3)]
-    write_jsonl(tmp_path / "mine.jsonl", (q.as_row() for q in rows))
-    found = run(tiny_llama, data=tmp_path, domains=["mine"], show_progress=False)
-    assert [s.domain for s in found.samples] == ["mine"] * 3
-
-
 def test_the_prompt_hash_covers_all_that_is_asked():
     asked = [("prompt", " a"), ("prompt", " b")]
     assert hash_prompt(asked) == hash_prompt(list(asked))
@@ -322,16 +286,8 @@ def test_prose_loss_equals_plain_torch(loaded, sample_model, sample_questions, t
     text = "The heart pumps blood through the vessels of the body, and the lungs give it oxygen – all day long."
     source = tmp_path / "prose.jsonl"
     source.write_text(json.dumps({"body": text}))
-    found = run(
-        sample_model,
-        data=sample_questions,
-        domains="math",
-        limit=2,
-        sets=["mmlu"],
-        text=str(source),
-        field="body",
-        show_progress=False,
-    )
+    ask = {"data": sample_questions, "domains": "math", "limit": 2, "sets": ["mmlu"], "show_progress": False}
+    found = run(sample_model, text=str(source), field="body", **ask)
     model, tokenizer = loaded
     ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
     with torch.inference_mode():

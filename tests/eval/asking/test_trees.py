@@ -1,9 +1,8 @@
-"""Requests in rows: nothing is lost, what is shared stands once, and each token reads its own past alone."""
+"""Requests in rows: what is shared stands once. That each token reads its own past is shown by `test_sweep.py`."""
 
 import random
 
 import numpy as np
-import pytest
 
 from eval.asking.trees import Asked, pack_chains, pack_trees, plain_tokens
 
@@ -21,35 +20,6 @@ def _requests(seed=0, questions=12):
         for answer in dict.fromkeys(some(1, 6) for _ in range(4)):
             found.append(Asked((*context, *answer)[:-1], answer))
     return found
-
-
-def _past(row, place):
-    found = []
-    while place >= 0:
-        found.append(int(row.tokens[place]))
-        place = int(row.parent[place])
-    return tuple(reversed(found))
-
-
-@pytest.mark.parametrize("pack", [lambda r: pack_trees(r, range(len(r)), 100), lambda r: pack_chains(r, range(len(r)))])
-def test_each_answer_is_predicted_from_its_own_past(pack):
-    requests = _requests()
-    seen = []
-    for row in pack(requests):
-        for number, places in zip(row.asked, row.places, strict=True):
-            tokens, answer = requests[number].tokens, requests[number].answer
-            pasts = [_past(row, place) for place in places]
-            assert pasts == [tokens[: len(tokens) - len(answer) + 1 + step] for step in range(len(answer))]
-            seen.append(number)
-        sees = row.sees()
-        for place in range(len(row)):
-            past, at = {place}, place
-            while (at := int(row.parent[at])) >= 0:
-                past.add(at)
-            assert set(np.flatnonzero(sees[place])) == past
-            assert row.depth[place] == len(past) - 1
-            assert row.parent[place] < place
-    assert sorted(seen) == list(range(len(requests)))
 
 
 def test_trees_share_and_fill_and_never_split_a_context():

@@ -22,6 +22,7 @@ from prune.models.generation import VllmWriter, write_answers
 from prune.models.precision import multiplies_bfloat16
 from tests.support.healing import heal_small, merge_quietly, ship_quietly
 from tests.support.models import save_tiny
+from tests.support.texts import write_jsonl
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; see `make test-vllm`")
 
@@ -49,9 +50,8 @@ def small_engine(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def prose(sample_heldout, tmp_path_factory):
     """A few passages of the held-out text."""
-    place = tmp_path_factory.mktemp("prose") / "few.jsonl"
-    place.write_text("".join(line + "\n" for line in sample_heldout.read_text().splitlines()[:6]))
-    return place
+    rows = map(json.loads, sample_heldout.read_text().splitlines()[:6])
+    return write_jsonl(tmp_path_factory.mktemp("prose") / "few.jsonl", rows)
 
 
 @pytest.fixture(scope="module")
@@ -90,23 +90,22 @@ def test_the_sample_models_answer_as_in_transformers(name, sample_models, sample
 
 
 def _small(family, folder, tokenizer_of):
-    """A random model of six layers with the sample model's tokenizer; every layer matters."""
+    """A random model of six layers with the sample model's tokenizer; every layer matters. Whole, and cut by two."""
     shape = {"layers": 6, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "pad_token_id": None}
     shape |= {"max_position_embeddings": 1024, "tie_word_embeddings": True, "initializer_range": 0.15}
-    return save_tiny(folder, tokenizer_of, family, **shape, **FAMILIES[family])
+    full = save_tiny(folder / "full", tokenizer_of, family, **shape, **FAMILIES[family])
+    return full, cut(plan_cut(full, layers="1-2"), folder / "pruned", show_progress=False)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cut_families_answer_as_in_transformers(family, sample_model, sample_questions, prose, tmp_path):
-    full = _small(family, tmp_path / "full", sample_model)
-    pruned = cut(plan_cut(full, layers="1-2"), tmp_path / "pruned", show_progress=False)
+    _, pruned = _small(family, tmp_path, sample_model)
     _answers_alike(pruned, sample_questions, prose)
 
 
 def test_one_model_after_the_other_and_their_precision(sample_model, sample_questions, tmp_path):
     """`auto` on a float32 checkpoint is 16 bits in vLLM where the CPU has them, and the record says so."""
-    full = _small("llama", tmp_path / "full", sample_model)
-    pruned = cut(plan_cut(full, layers="1-2"), tmp_path / "pruned", show_progress=False)
+    full, pruned = _small("llama", tmp_path, sample_model)
     ask = {**ASKED, "data": sample_questions, "sets": ["mmlu"], "backend": "vllm", "backend_args": ENGINE}
     document = compare(full, [pruned], out=tmp_path / "bill", **ask).to_json()
     dtype = "bfloat16" if multiplies_bfloat16() else "float32"
@@ -115,7 +114,7 @@ def test_one_model_after_the_other_and_their_precision(sample_model, sample_ques
 
 
 def test_what_vllm_refuses_comes_as_one_line(sample_model, sample_questions, tmp_path):
-    full = _small("llama", tmp_path / "full", sample_model)
+    full, _ = _small("llama", tmp_path, sample_model)
     with pytest.raises(CheckpointError) as refused:
         run(full, **ASKED, data=sample_questions, backend="vllm", backend_args={"quantization": "none-such"})
     assert "cannot be loaded by vLLM" in str(refused.value)
@@ -132,8 +131,7 @@ def test_an_adapter_is_served_and_an_adapter_with_its_cut_is_refused(
     from vllm.lora.peft_helper import PEFTHelper
     from vllm.lora.request import LoRARequest
 
-    full = _small("llama", tmp_path / "full", sample_model)
-    pruned = cut(plan_cut(full, layers="1-2"), tmp_path / "pruned", show_progress=False)
+    _, pruned = _small("llama", tmp_path, sample_model)
     adapter = _adapter(pruned, tmp_path / "adapter", sample_text, sample_heldout, tokens=512, learning_rate=3e-2)
     ship_quietly(adapter, tmp_path / "only", compare_logits=False)
 

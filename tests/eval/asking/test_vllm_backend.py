@@ -10,22 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import eval.asking.vllm_model as vllm_model
 import prune.models.vllm_process as vllm_process
-from eval.cli import app
 from eval.comparison import compare
 from eval.runs.run import run
 from eval.settings import Settings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models.vllm_options import altering, engine_device, parse_engine_options, visible_devices
 from prune.models.vllm_process import reason
+from tests.support.commands import check_refused
+from tests.support.commands import run as run_command
 from tests.support.texts import write_jsonl
 
 STUB = Path(__file__).parents[2] / "support" / "stub_vllm"
 SMALL = {"domains": "math", "limit": 4, "sets": ["mmlu"], "chat_template": "off", "show_progress": False}
-runner = CliRunner()
 
 
 @pytest.fixture
@@ -148,9 +147,8 @@ def test_options_of_the_engine_are_typed():
     found = parse_engine_options("tensor_parallel_size=2, gpu_memory_utilization=0.6,enforce_eager=True")
     assert found == (("enforce_eager", True), ("gpu_memory_utilization", 0.6), ("tensor_parallel_size", 2))
     assert altering(found) == {"enforce_eager": True, "tensor_parallel_size": 2}
-    assert parse_engine_options({"enforce_eager": False, "kv_cache_dtype": "fp8"}) == (
-        ("enforce_eager", False), ("kv_cache_dtype", "fp8"),
-    )  # fmt: skip
+    typed = {"enforce_eager": False, "kv_cache_dtype": "fp8"}
+    assert parse_engine_options(typed) == tuple(typed.items())
     assert parse_engine_options(None) == parse_engine_options("") == ()
 
 
@@ -173,11 +171,9 @@ def test_a_wrong_option_of_the_engine_is_named(given, message):
 
 
 def test_options_of_the_engine_need_the_engine(tiny_llama):
-    found = runner.invoke(
-        app, ["run", str(tiny_llama), "--tasks", "x", "--backend-args", "enforce_eager=true", "--out", "x"]
-    )
-    assert found.exit_code == 2
-    assert found.stderr == "error: --backend-args are for vLLM's engine; add --backend vllm\n"
+    asked = ["--tasks", "x", "--backend-args", "enforce_eager=true", "--out", "x"]
+    refused = run_command("evaluate", "run", tiny_llama, *asked)
+    check_refused(refused, 2, "--backend-args are for vLLM's engine; add --backend vllm")
 
 
 def test_a_vllm_that_is_missing_or_too_old_is_named(monkeypatch, stub):

@@ -18,15 +18,14 @@ from prune.common.errors import RegrowthError, UsageError
 from tests.support.questions import plan_of, sample_of
 
 
-def _plan(domain, ids, *, choices=("a", "b", "c", "d")):
+def _plan(domain, samples, *, choices=("a", "b", "c", "d")):
     answer = {"choices": list(choices), "answer": 0} if choices else {"choices": None, "answer": "1"}
-    return plan_of(ids, domain=domain, **answer)
+    return plan_of([s.id for s in samples], domain=domain, **answer)
 
 
 def _run(label, domains):
     """A run of made-up answers: domain -> samples."""
-    options = {"choices": ["a", "b", "c", "d"], "answer": 0}
-    plans = tuple(plan_of([s.id for s in samples], domain=domain, **options) for domain, samples in domains.items())
+    plans = tuple(_plan(*each) for each in domains.items())
     samples = tuple(sample for own in domains.values() for sample in own)
     settings = {"dtype": "float32", "device": "cpu", "batch_size": 8, "seed": 0}
     return RunResult(label, {"model": label}, plans, samples, {"results": {}}, {}, settings, 1.0, 1, 0)
@@ -52,8 +51,7 @@ def test_a_model_that_lost_only_math_is_billed_for_math():
     rows = {row.domain: row for row in found.rows if row.versus}
     assert {domain for domain, row in rows.items() if row.versus.mcnemar_p_holm < 0.05} == {"math"}
     assert rows["math"].versus.accuracy_difference.high < 0 < rows["math"].versus.answer_nll_bits_difference.low
-    for domain in ("medical", "law"):
-        change = rows[domain].versus.accuracy_difference
+    for change in (rows[domain].versus.accuracy_difference for domain in ("medical", "law")):
         assert change.low < 0 < change.high
     assert rows["math"].versus.retained_interval.high < 0.5 < rows["law"].versus.retained_interval.low
     pairs = {one.domains: one for one in found.interactions}
@@ -107,9 +105,8 @@ def test_domains_are_compared_by_bits_per_byte_of_the_answer():
         own.answer_nll_bits_per_byte_difference.estimate - per_byte.estimate
     )
     told = [asdict(row) for row in found.rows]
-    assert words.worst_loss(told).endswith(
-        "most by cut in math choice, " + words.bits(asdict(per_byte), "bits per byte") + "."
-    )
+    worst = words.bits(asdict(per_byte), "bits per byte")
+    assert words.worst_loss(told).endswith(f"most by cut in math choice, {worst}.")
 
 
 def test_a_loss_beyond_doubt_is_named_before_a_larger_one_that_may_be_none():
@@ -124,8 +121,7 @@ def test_a_loss_beyond_doubt_is_named_before_a_larger_one_that_may_be_none():
     assert "most by cut in medical choice" in words.worst_loss(rows)
     assert "most in medical choice" in words.summary(rows, "cut")
     assert words.worst_loss(rows[:1]) == "No accuracy was lost in any domain, by the estimates."
-    falls = [{key: -value for key, value in one.items()} for one in (unsure, sure)]
-    falls = [{"estimate": one["estimate"], "low": one["high"], "high": one["low"]} for one in falls]
+    falls = [{"estimate": -one["estimate"], "low": -one["high"], "high": -one["low"]} for one in (unsure, sure)]
     lost = [row("math", level, falls[0]), row("medical", level, falls[1])]
     assert words.worst_loss(lost).startswith("cut loses most accuracy in medical choice")
     assert "most accuracy in medical choice" in words.summary(lost, "cut")
@@ -140,9 +136,8 @@ def test_the_same_questions_in_two_domains_differ_by_nothing():
         doubled.append(_run(result.label, {"mathematics": own, "math": again}))
     (one,) = bill_runs(doubled).interactions
     assert one.shared == 100
-    assert vars(one.accuracy) == pytest.approx({"estimate": 0, "low": 0, "high": 0}, abs=0.01)
-    assert vars(one.answer_nll_bits) == pytest.approx({"estimate": 0, "low": 0, "high": 0}, abs=1e-6)
-    assert vars(one.answer_nll_bits_per_byte) == pytest.approx({"estimate": 0, "low": 0, "high": 0}, abs=1e-6)
+    for interval, within in ((one.accuracy, 0.01), (one.answer_nll_bits, 1e-6), (one.answer_nll_bits_per_byte, 1e-6)):
+        assert list(vars(interval).values()) == pytest.approx([0, 0, 0], abs=within)
 
 
 def test_holm_is_over_the_domains_of_each_model():
@@ -157,7 +152,7 @@ def test_holm_is_over_the_domains_of_each_model():
 def test_questions_of_one_passage_widen_the_interval():
     full = [sample_of(f"q{i}", answer_nll_bits=1.0, cluster=f"p{i // 5}") for i in range(100)]
     moved = [replace(s, correct=i // 5 >= 6, answer_nll_bits=1.0 + (i // 5 < 6)) for i, s in enumerate(full)]
-    plan = _plan("d", [s.id for s in full])
+    plan = _plan("d", full)
     clustered = bill(plan, "m", moved, full)
     plain = bill(plan, "m", *[[replace(s, cluster="") for s in side] for side in (moved, full)])
     assert (clustered.clusters, plain.clusters) == (20, 100)
@@ -175,20 +170,21 @@ def test_questions_of_one_passage_widen_the_interval():
 def test_what_is_no_pair_is_refused():
     full = [sample_of("a"), sample_of("b")]
     assert pair(full, list(reversed(full))) == (full, full)
-    with pytest.raises(RegrowthError, match="different prompts"):
-        pair(full, [sample_of("a"), sample_of("b", prompt_hash="other words")])
-    with pytest.raises(RegrowthError, match="2 questions were asked of only one"):
-        pair(full, [sample_of("a"), sample_of("c")])
-    with pytest.raises(RegrowthError, match="no question in common"):
-        pair(full, [sample_of("c"), sample_of("d")])
+    for other, why in (
+        ([sample_of("a"), sample_of("b", prompt_hash="other words")], "different prompts"),
+        ([sample_of("a"), sample_of("c")], "2 questions were asked of only one"),
+        ([sample_of("c"), sample_of("d")], "no question in common"),
+    ):
+        with pytest.raises(RegrowthError, match=why):
+            pair(full, other)
     with pytest.raises(RegrowthError, match="needs 2 at least"):
-        bill(_plan("d", ["a"]), "m", full[:1], None)
+        bill(_plan("d", full[:1]), "m", full[:1], None)
 
 
 def test_the_bill_pairs_by_question_not_by_place():
     full = [sample_of("a"), sample_of("b", correct=False), sample_of("c")]
     other = [sample_of("c"), sample_of("b", correct=False), sample_of("a", correct=False)]
-    plan = _plan("d", ["a", "b", "c"])
+    plan = _plan("d", full)
     versus = bill(plan, "m", other, full).versus
     assert (versus.lost, versus.gained) == (1, 0)
     assert versus.retained_above_chance == pytest.approx((1 / 3 - 0.25) / (2 / 3 - 0.25))
@@ -268,7 +264,7 @@ def _open_rows(right, kept, domain="d"):
     """The rows of a generation task of 100 questions: the full model has `right`, the cut one `kept` of them."""
     full = [sample_of(f"q{i}", correct=i < right) for i in range(100)]
     cut = [replace(s, correct=i < kept) for i, s in enumerate(full)]
-    plan = _plan(domain, [s.id for s in full], choices=())
+    plan = _plan(domain, full, choices=())
     return [bill(plan, "full", full, None), bill(plan, "cut", cut, full)]
 
 

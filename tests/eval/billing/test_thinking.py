@@ -1,7 +1,7 @@
 """Fast and slow thinking: the paper's identities, prompts that differ in the thinking alone, and the bill of both."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -59,19 +59,14 @@ def test_every_interval_holds_its_estimate_and_stays_in_range(counts):
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_counts_are_those_of_the_verdicts(pairs):
-    counts = count_pairs([f for f, _ in pairs], [s for _, s in pairs])
-    assert counts.n == len(pairs)
-    assert counts.both_right + counts.fast_only == sum(f for f, _ in pairs)
-    assert counts.both_right + counts.slow_only == sum(s for _, s in pairs)
-    assert counts.both_wrong == sum(not f and not s for f, s in pairs)
+    kinds = ((True, True), (True, False), (False, True), (False, False))
+    assert count_pairs(*zip(*pairs, strict=True)) == Counts(*(pairs.count(kind) for kind in kinds))
 
 
 def test_a_table_by_hand():
     found = _gains(Counts(both_right=30, fast_only=10, slow_only=24, both_wrong=36))
-    assert [getattr(found, name).estimate for name in ("a_fast", "a_slow", "delta")] == pytest.approx([0.4, 0.54, 0.14])
-    assert [getattr(found, name).estimate for name in ("delta_c", "delta_o", "r_c", "r_o")] == pytest.approx(
-        [0.24, 0.10, 0.4, 0.25]
-    )
+    estimates = [interval.estimate for interval in vars(found).values()]
+    assert estimates == pytest.approx([0.4, 0.54, 0.14, 0.24, 0.10, 0.4, 0.25])
     assert found.delta.low > 0  # 24 corrections against 10 spoils: the gain is beyond doubt
 
 
@@ -84,13 +79,6 @@ def test_questions_of_one_passage_widen_every_interval():
         assert shared.high - shared.low > 1.5 * (alone.high - alone.low)
     each = [str(place) for place in range(counts.n)]
     assert _gains(counts, each) == _gains(counts)
-
-
-def test_no_question_and_impossible_counts():
-    with pytest.raises(ValueError, match="within n"):
-        gains([], [])
-    with pytest.raises(ValueError, match="negative"):
-        Counts(1, -1, 0, 0)
 
 
 def _plan(mode, n=3, **changes):
@@ -111,10 +99,8 @@ def test_both_modes_ask_the_same_and_differ_in_the_thinking(change):
     for text in (fast, slow):
         assert text.count("Question:") == 3  # two worked examples, then the question
         assert "Which {{one}}?" in text
-    kept = [
-        [line for line in text.split("\n") if line.startswith(("Question:", "A. ", "B. "))] for text in (fast, slow)
-    ]
-    assert kept[0] == kept[1]
+    first, second = ([line for line in text.split("\n") if line[:3] in ("Que", "A. ", "B. ")] for text in (fast, slow))
+    assert first == second
     if not change:
         assert "A. left\nB. right\n" in fast
 
@@ -154,9 +140,8 @@ def test_answers_are_judged_by_letter_text_and_number():
     choice = PlannedTask(_plan("slow"))
     number = PlannedTask(_plan("fast", choices=None, answer="1,200 apples"))
     judged = [choice.process_results(choice.eval_docs[0], [text]) for text in ("So it is right.\nAnswer: B", "A", "?")]
-    assert [(s["exact_match"], s["unparseable"]) for s in judged] == [(1.0, 0.0), (0.0, 0.0), (0.0, 1.0)]
-    judged = [number.process_results(number.eval_docs[0], [text]) for text in (" 1200", " 12", " many")]
-    assert [(s["exact_match"], s["unparseable"]) for s in judged] == [(1.0, 0.0), (0.0, 0.0), (0.0, 1.0)]
+    judged += [number.process_results(number.eval_docs[0], [text]) for text in (" 1200", " 12", " many")]
+    assert [(s["exact_match"], s["unparseable"]) for s in judged] == [(1.0, 0.0), (0.0, 0.0), (0.0, 1.0)] * 2
 
 
 def test_shots_asked_for_leave_the_worked_examples_alone():
@@ -176,10 +161,6 @@ def test_the_plan_adds_a_task_for_each_mode(tmp_path):
     assert [p.requests for p in plans] == [6, 3, 3]
     assert plans[2].config()["generation_kwargs"]["max_gen_toks"] == 99
     assert plans[1].config()["generation_kwargs"]["max_gen_toks"] == 16
-    with pytest.raises(UsageError, match="--thinking quick is unknown; use fast or slow"):
-        plan_tasks(Settings.of(data=tmp_path, domains="d", thinking=("quick",)))
-    with pytest.raises(UsageError, match="--slow-tokens 3 leaves no room"):
-        plan_tasks(Settings.of(data=tmp_path, domains="d", thinking=("slow",), slow_tokens=3))
     assert check_modes(" slow,fast,") == MODES
 
 
@@ -208,10 +189,8 @@ def test_the_bill_of_two_models():
     assert second.versus.a_slow.estimate == pytest.approx(-0.6)
     assert second.versus.delta.estimate == pytest.approx(-0.6)  # what was lost is the gain of reasoning alone
     assert second.versus.delta.high < 0 < second.versus.a_fast.high
-    row = json.loads(json.dumps(asdict(second)))
-    assert row["delta"]["estimate"] == pytest.approx(-0.3)
-    assert row["counts"] == {"both_right": 0, "fast_only": 30, "slow_only": 0, "both_wrong": 70}
-    assert {"a_fast", "a_slow", "delta_c", "delta_o", "r_c", "r_o", "n", "chance", "versus"} <= set(row)
+    assert second.delta.estimate == pytest.approx(-0.3)
+    assert second.counts == Counts(0, 30, 0, 70)
     assert bill_runs([full, cut]).rows == ()  # without plain tasks there is no plain bill
 
 

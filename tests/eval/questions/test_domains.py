@@ -66,10 +66,8 @@ def test_a_broken_yaml_is_named_by_file_and_line(tmp_path, yaml, why):
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ({**CHOICE, "answer": 2}, "answer must be the 0-based index of a choice, 0 to 1"),
         ({"question": "How many?"}, "answer: Field required"),
         ({**NUMBER, "answer": "Paris"}, "answer must be one number"),
-        ({**NUMBER, "chioces": ["a", "b"]}, "chioces: Extra inputs"),
         ({**CHOICE, "cluster": 3}, "cluster: Input should be a valid string"),
         ([1], "Input should be a valid dictionary"),
         (CHOICE, r"already stands on line 1"),
@@ -112,12 +110,9 @@ def test_the_listing_of_a_prepared_folder(sample_questions):
     manifest = json.loads((sample_questions / "manifest.json").read_text())
     rows = {row["domain"]: row for row in list_domains(sample_questions)["domains"]}
     for name, entry in manifest["domains"].items():
-        assert rows[name]["there"]
-        assert not rows[name]["own"]
-        assert rows[name]["questions"] == entry["questions"]
-        assert rows[name]["protocols"] == entry["protocols"]
-        assert rows[name]["sets"] == entry["sets"]
-        assert rows[name]["licences"] == sorted(entry["licences"])
+        wanted = {key: entry[key] for key in ("questions", "protocols", "sets")}
+        wanted |= {"licences": sorted(entry["licences"]), "there": True, "own": False}
+        assert {key: rows[name][key] for key in wanted} == wanted
 
 
 def test_the_command(tmp_path):
@@ -131,4 +126,3 @@ def test_the_command(tmp_path):
     check_refused(run_command("evaluate", "domains", "--data", tmp_path / "gone"), 1, "evaluate prepare --data")
     (tmp_path / "mine.jsonl").write_text("{}\n")
     check_refused(run_command("evaluate", "domains", "--data", tmp_path), 1, "mine.jsonl:1: id: Field required")
-    assert "Example: evaluate domains" in succeed("evaluate", "domains", "--help").stdout

@@ -26,20 +26,14 @@ PUBMEDQA = {"123": {"QUESTION": "Does it?", "CONTEXTS": ["One.", "Two."], "final
 GSM8K = {"question": "How many?", "answer": "2 + 2 = <<2+2=4>>4\n#### 1,200"}
 MATHQA = {"Problem": "how far ?", "options": "a ) 38 , b ) 27 , c ) 1 , 000 , d ) 2 , e ) none", "correct": "c"}
 SVAMP = [{"ID": "1", "Body": "Seven and two.", "Question": "How many?", "Equation": "( 7 + 2 )", "Answer": 9.0}]
-ARC = {
-    "id": "x",
-    "question": {"stem": "Which planet?", "choices": [{"text": "Mars", "label": "A"}, {"text": "Sun", "label": "B"}]},
-    "answerKey": "A",
-}
 LABELLED = [{"text": "a marsh", "label": "A"}, {"text": "a desert", "label": "B"}]
+OPTIONS = ("a marsh", "a desert")
+ARC = {"id": "x", "question": {"stem": "Which is wet?", "choices": LABELLED}, "answerKey": "A"}
 OPENBOOK = {"id": "8-343", "question": {"stem": "Fog is around", "choices": LABELLED}, "answerKey": "A"}
-COMMONSENSE = {
-    "id": "1afa02df02c908a558b4036e80242fac",
-    "question": {"question_concept": "fog", "stem": "Where is fog?", "choices": LABELLED},
-    "answerKey": "B",
-}
+NO_KEY = {"id": "1afa02df", "question": {"question_concept": "fog", "stem": "Where?", "choices": LABELLED}}
 PIQA = {"query": "Question: open a jar\n", "choices": ["pull it", "twist it"], "gold": 1}
 HELLASWAG = {"ind": 1, "activity_label": "Tea", "ctx_a": "Boil it.", "ctx_b": "she", "ctx": "Boil it. she"}
+HELLASWAG |= {"endings": ["pours.", "waits."], "label": 1}
 ASDIV = """<?xml version="1.0"?><Machine-Reading-Corpus-File><ProblemSet>
 <Problem ID="1" Grade="1"><Body>Seven red and two green apples.</Body><Question>How many?</Question>
 <Solution-Type>Addition</Solution-Type><Answer>9 (apples)</Answer><Formula>7+2=9</Formula></Problem>
@@ -49,29 +43,21 @@ ASDIV = """<?xml version="1.0"?><Machine-Reading-Corpus-File><ProblemSet>
 ORIGINALS = {
     "mmlu": ("a.jsonl", jsonl(MMLU), ("anatomy", "Which bone?", ("femur", "tibia", "ulna", "rib"), 2)),
     "medqa": ("b.jsonl", jsonl(MEDQA), ("usmle", "Which drug?", ("x", "y"), 1)),
-    "medmcqa": (
-        "c.json",
-        jsonl({**MEDMCQA, "cop": 4}, {**MEDMCQA, "question": "no key"}),
-        ("anatomy", "Which nerve?", ("a", "b", "c", "d"), 3),
-    ),
+    "medmcqa": ("c.json", jsonl({**MEDMCQA, "cop": 4}, MEDMCQA), ("anatomy", "Which nerve?", tuple("abcd"), 3)),
     "pubmedqa": ("d.json", json.dumps(PUBMEDQA), ("abstracts", "One.\nTwo.\nDoes it?", ("yes", "no", "maybe"), 1)),
     "gsm8k": ("e.jsonl", jsonl(GSM8K), ("word-problems", "How many?", None, "1,200")),
     "mathqa": ("f.json", json.dumps([MATHQA]), ("mathqa", "how far ?", ("38", "27", "1 , 000", "2", "none"), 2)),
     "svamp": ("g.json", json.dumps(SVAMP), ("word-problems", "Seven and two. How many?", None, "9")),
     "asdiv": ("h.xml", ASDIV, ("word-problems", "Seven red and two green apples. How many?", None, "9 apples")),
-    "openbookqa": ("j.jsonl", jsonl(OPENBOOK), ("elementary-science", "Fog is around", ("a marsh", "a desert"), 0)),
+    "openbookqa": ("j.jsonl", jsonl(OPENBOOK), ("elementary-science", "Fog is around", OPTIONS, 0)),
     "commonsenseqa": (
         "k.jsonl",
-        jsonl(COMMONSENSE, {key: value for key, value in COMMONSENSE.items() if key != "answerKey"}),
-        ("commonsense-concepts", "Where is fog?", ("a marsh", "a desert"), 1),
+        jsonl({**NO_KEY, "answerKey": "B"}, NO_KEY),
+        ("commonsense-concepts", "Where?", OPTIONS, 1),
     ),
     "piqa": ("piqa.jsonl", jsonl(PIQA), ("physical-interaction", "open a jar", ("pull it", "twist it"), 1)),
-    "hellaswag": (
-        "l.jsonl",
-        jsonl({**HELLASWAG, "endings": ["pours.", "waits."], "label": 1}),
-        ("everyday-situations", "Tea: Boil it. She", ("pours.", "waits."), 1),
-    ),
-    "arc": ("i.jsonl", jsonl(ARC), ("grade-school-science", "Which planet?", ("Mars", "Sun"), 0)),
+    "hellaswag": ("l.jsonl", jsonl(HELLASWAG), ("everyday-situations", "Tea: Boil it. She", ("pours.", "waits."), 1)),
+    "arc": ("i.jsonl", jsonl(ARC), ("grade-school-science", "Which is wet?", OPTIONS, 0)),
 }
 
 
@@ -149,24 +135,10 @@ def test_mmlu_as_in_its_archive_gives_the_test_split(mmlu_folder, tmp_path, form
             for path in mmlu_folder.rglob("*.csv"):
                 archive.write(path, f"data/{path.relative_to(mmlu_folder)}")
     loaded = load_sources([place])["mmlu"]
-    assert [q.question for q in loaded.questions if q.subject == "anatomy"] == [
-        "Which, of anatomy in test?",
-        "Second anatomy test?",
-    ]
-    assert loaded.questions[0].choices == ("a", "b", "c, too", "d")
-    assert loaded.questions[0].answer == 2
+    first, second = (q for q in loaded.questions if q.subject == "anatomy")
+    assert (first.question, first.choices, first.answer) == ("Which, of anatomy in test?", ("a", "b", "c, too", "d"), 2)
+    assert second.question == "Second anatomy test?"
     assert len(loaded.passed_over) == 4
-
-
-def test_mmlu_whose_name_tells_no_subject(tmp_path):
-    path = tmp_path / "cooking_test.csv"
-    path.write_text("Which?,a,b,c,d,C\n")
-    with pytest.raises(RegrowthError, match=r"'cooking', from its name, is no subject of MMLU"):
-        load_sources([path])
-    path = tmp_path / "anatomy_test.csv"
-    path.write_text("Which?,a,b,c,d,C\nWhich?,a,b,c\n")
-    with pytest.raises(RegrowthError, match=r"anatomy_test\.csv: row 2 is not question, four options and a letter"):
-        load_sources([path])
 
 
 def test_splits_that_are_not_measured_are_passed_over_unless_named(tmp_path):
@@ -190,6 +162,8 @@ def test_splits_that_are_not_measured_are_passed_over_unless_named(tmp_path):
         ("x.jsonl", "{oops\n", "line 1 is not a JSON object"),
         ("x.json", "[]", "it holds no rows"),
         ("x.csv", "a,b\n1,2\n", "no rows of question, four options and a letter"),
+        ("cooking_test.csv", "Which?,a,b,c,d,C\n", "'cooking', from its name, is no subject of MMLU"),
+        ("anatomy_test.csv", "Which?,a,b,c,d,C\nWhich?,a\n", r"csv: row 2 is not question, four options and a letter"),
         ("x.xml", "<a><b/></a>", "it holds no rows"),
         ("x.xml", "<a", "it is not XML"),
         ("x.xml", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "it declares entities"),
@@ -222,13 +196,8 @@ def test_rows_that_are_not_like_their_set_are_left_out_and_counted(tmp_path):
 
 
 def test_options_of_mathqa():
-    assert split_mathqa("a ) rs . 400 , b ) rs . 300 , c ) 1 , 5 , d ) 50 , e ) of these") == [
-        "rs . 400",
-        "rs . 300",
-        "1 , 5",
-        "50",
-        "of these",
-    ]
+    wanted = ["rs . 400", "rs . 300", "1 , 5", "50", "of these"]
+    assert split_mathqa("a ) rs . 400 , b ) rs . 300 , c ) 1 , 5 , d ) 50 , e ) of these") == wanted
     assert split_mathqa("['a ) 3', 'b ) 2 / 5', 'c ) 1', 'd ) 0', 'e ) -1']") == ["3", "2 / 5", "1", "0", "-1"]
     for bad in ("a ) 1 , b ) 2", "1 , 2 , 3", "x a ) 1 , b ) 2 , c ) 3 , d ) 4 , e ) 5"):
         with pytest.raises(ValueError, match="not labelled a to e"):
@@ -256,10 +225,14 @@ def test_one_wrong_option_is_removed_by_the_seed_and_never_the_right_one():
     assert drop_wrong_options(kept, keep=4, seed=1) == kept
 
 
+def _options_of_mathqa(folder):
+    return [len(q.choices) for q in read_questions(folder / "math.jsonl") if q.source == "mathqa"]
+
+
 def test_prepare_from_several_places(mmlu_folder, tmp_path):
-    for name in ("gsm8k", "mathqa", "arc"):
-        (tmp_path / ORIGINALS[name][0]).write_text(ORIGINALS[name][1])
     files = [tmp_path / ORIGINALS[name][0] for name in ("gsm8k", "mathqa", "arc")]
+    for path, name in zip(files, ("gsm8k", "mathqa", "arc"), strict=True):
+        path.write_text(ORIGINALS[name][1])
     again = tmp_path / "again.jsonl"
     again.write_text(jsonl(GSM8K))
     manifest = prepare(tmp_path / "q", source=[mmlu_folder, *files, again], show_progress=False)
@@ -269,12 +242,10 @@ def test_prepare_from_several_places(mmlu_folder, tmp_path):
     assert math.sets == {"gsm8k": 1, "mathqa": 1, "mmlu": 2}
     assert math.repeats_dropped == 1  # the same problem came from two files
     assert set(manifest.sets["gsm8k"].origin) == {"e.jsonl", "again.jsonl"}
-    (mathqa,) = [q for q in read_questions(tmp_path / "q" / "math.jsonl") if q.source == "mathqa"]
-    assert len(mathqa.choices) == 4
+    assert _options_of_mathqa(tmp_path / "q") == [4]
     whole = prepare(tmp_path / "five", source=files, mathqa_options=5, show_progress=False)
     assert whole.mathqa_options == 5
-    (mathqa,) = [q for q in read_questions(tmp_path / "five" / "math.jsonl") if q.source == "mathqa"]
-    assert len(mathqa.choices) == 5
+    assert _options_of_mathqa(tmp_path / "five") == [5]
     with pytest.raises(RegrowthError, match="holds no question of domain law"):
         prepare(tmp_path / "none", source=files, domains="math,law", show_progress=False)
     with pytest.raises(UsageError, match="--mathqa-options 3"):
@@ -298,7 +269,5 @@ def test_the_real_originals(tmp_path):
     assert (manifest.sets["mmlu"].rows, manifest.sets["mmlu"].questions) == (14042, 14033)
     assert manifest.sets["gsm8k"].questions == 1319
     assert manifest.sets["pubmedqa"].questions == 1000
-    assert sorted(manifest.sets["mmlu"].passed_over + manifest.sets["gsm8k"].passed_over) == [
-        "mmlu_dev.jsonl",
-        "train.jsonl",
-    ]
+    passed_over = manifest.sets["mmlu"].passed_over + manifest.sets["gsm8k"].passed_over
+    assert sorted(passed_over) == ["mmlu_dev.jsonl", "train.jsonl"]

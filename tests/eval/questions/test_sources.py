@@ -23,16 +23,22 @@ from prune.common.errors import RegrowthError, UsageError
 from tests.support.texts import jsonl
 
 TWO = "A. one\nB. two"
+MEDMCQA = {"subject_name": "Social & Preventive", "question": "q", "cop": 3, **{f"op{a}": a for a in "abcd"}}
+PUBMEDQA = {"question": "Does it?", "context": {"contexts": ["One.", "Two."]}, "final_decision": "maybe"}
+ASDIV = {"body": "Seven and two.", "question": "How many?", "answer": "9 (apples)"}
+SVAMP = {"Body": "Seven and two.", "Question": "How many?", "Answer": "9.0"}
+MATHQA = {"Problem": "q", "options": "a ) 3 , b ) 2 , c ) 1 , d ) 0 , e ) none", "correct": "c", "category": "gain"}
 CHOICES = {"text": ["a marsh", "a desert"], "label": ["A", "B"]}
 PIQA = {"goal": "open a jar", "sol1": "pull it", "sol2": "twist it", "label": 1}
-OPENBOOKQA = {"id": "8-1", "question_stem": "Fog is around", "choices": CHOICES, "answerKey": "B"}
+OPENBOOKQA = {"id": "8-1", "question_stem": "Fog is around", "choices": CHOICES, "answerKey": " B"}
 ARC_EASY = {"id": "Mercury_1", "question": "Where is fog?", "choices": CHOICES, "answerKey": "A"}
+COMMONSENSE = {"question": "Where?", "question_concept": "fog", "choices": CHOICES, "answerKey": "B"}
 HELLASWAG = {
-    "activity_label": "Making tea",
-    "ctx_a": "[header] How to make tea [title] Boil water.",
+    "activity_label": "Tea",
+    "ctx_a": "[header] How to [title] Boil.",
     "ctx_b": "then you",
     "ctx": "not read",
-    "endings": ["pour  it [substeps] over leaves.", "leave it."],
+    "endings": ["pour  it [substeps] over.", "wait."],
     "label": "0",
 }
 
@@ -63,12 +69,9 @@ def folder(tmp_path):
     return tmp_path / "originals"
 
 
-def test_options_over_several_lines():
+def test_options_over_several_lines_and_of_other_labels():
     assert parse_options("A. x = 1\n y = 2\nB. z", "B. z") == (["x = 1\n y = 2", "z"], 1)
     assert parse_options("A. x = 1\n y = 2\nB. z", "A. x = 1\n y = 2") == (["x = 1\n y = 2", "z"], 0)
-
-
-def test_an_option_that_speaks_of_another_label_within_its_line():
     assert parse_options("A. either A. or B. of these\nB. none", "A. either A. or B. of these")[1] == 0
 
 
@@ -140,16 +143,11 @@ def test_prepare_pools_drops_repeats_and_writes_a_manifest(folder, tmp_path):
         prepare(out, source=folder)
 
 
-@pytest.mark.parametrize(
-    ("domains", "kind", "why"),
-    [
-        ("medical,cooking", UsageError, "cooking.*known: mathematics"),
-        ("law", RegrowthError, "no question of domain law"),
-    ],
-)
-def test_a_prepare_that_fails_leaves_nothing(folder, tmp_path, domains, kind, why):
-    with pytest.raises(kind, match=why):
-        prepare(tmp_path / "out", source=folder, domains=domains)
+def test_a_prepare_that_fails_leaves_nothing(folder, tmp_path):
+    with pytest.raises(UsageError, match="cooking.*known: mathematics"):
+        prepare(tmp_path / "out", source=folder, domains="medical,cooking")
+    with pytest.raises(RegrowthError, match="no question of domain law"):
+        prepare(tmp_path / "out", source=folder, domains="law")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["originals"]
 
 
@@ -178,68 +176,16 @@ def test_the_13_domains_of_the_study_hold_56_subjects_once_each():
     ("name", "row", "wanted"),
     [
         ("mmlu", {"subject": "law", "question": "q", "choices": ["a", "b"], "answer": 1}, ("law", "q", ("a", "b"), 1)),
-        ("medqa", {"question": "q", "options": {"B": "y", "A": "x"}, "answer_idx": "B"}, ("usmle", "q", ("x", "y"), 1)),
-        (
-            "medmcqa",
-            {
-                "subject_name": "Social & Preventive",
-                "question": "q",
-                "opa": "a",
-                "opb": "b",
-                "opc": "c",
-                "opd": "d",
-                "cop": 3,
-            },
-            ("social_preventive", "q", ("a", "b", "c", "d"), 3),
-        ),
-        (
-            "pubmedqa",
-            {"question": "Does it?", "context": {"contexts": ["One.", "Two."]}, "final_decision": "maybe"},
-            ("abstracts", "One.\nTwo.\nDoes it?", ("yes", "no", "maybe"), 2),
-        ),
-        (
-            "asdiv",
-            {"body": "Seven and two.", "question": "How many?", "answer": "9 (apples)"},
-            ("word-problems", "Seven and two. How many?", None, "9 apples"),
-        ),
-        (
-            "svamp",
-            {"Body": "Seven and two.", "Question": "How many?", "Answer": "9.0"},
-            ("word-problems", "Seven and two. How many?", None, "9"),
-        ),
-        ("gsm8k", {"question": "q", "answer": "2+2=4\n#### 1,200"}, ("word-problems", "q", None, "1,200")),
-        (
-            "mathqa",
-            {
-                "Problem": "q",
-                "options": "a ) 38 , b ) 27 , c ) 1 , 000 , d ) 2 , e ) none",
-                "correct": "c",
-                "category": "gain",
-            },
-            ("gain", "q", ("38", "27", "1 , 000", "2", "none"), 2),
-        ),
-        (
-            "openbookqa",
-            {**OPENBOOKQA, "answerKey": " B"},
-            ("elementary-science", "Fog is around", ("a marsh", "a desert"), 1),
-        ),
+        ("medmcqa", MEDMCQA, ("social_preventive", "q", ("a", "b", "c", "d"), 3)),
+        ("pubmedqa", PUBMEDQA, ("abstracts", "One.\nTwo.\nDoes it?", ("yes", "no", "maybe"), 2)),
+        ("asdiv", ASDIV, ("word-problems", "Seven and two. How many?", None, "9 apples")),
+        ("svamp", SVAMP, ("word-problems", "Seven and two. How many?", None, "9")),
+        ("mathqa", MATHQA, ("gain", "q", ("3", "2", "1", "0", "none"), 2)),
+        ("openbookqa", OPENBOOKQA, ("elementary-science", "Fog is around", ("a marsh", "a desert"), 1)),
         ("arc_easy", ARC_EASY, ("grade-school-science", "Where is fog?", ("a marsh", "a desert"), 0)),
         ("piqa", PIQA, ("physical-interaction", "open a jar", ("pull it", "twist it"), 1)),
-        (
-            "commonsenseqa",
-            {"question": "Where?", "question_concept": "fog", "choices": CHOICES, "answerKey": "B"},
-            ("commonsense-concepts", "Where?", ("a marsh", "a desert"), 1),
-        ),
-        (
-            "hellaswag",
-            HELLASWAG,
-            (
-                "everyday-situations",
-                "Making tea: How to make tea. Boil water. Then you",
-                ("pour it over leaves.", "leave it."),
-                0,
-            ),
-        ),
+        ("commonsenseqa", COMMONSENSE, ("commonsense-concepts", "Where?", ("a marsh", "a desert"), 1)),
+        ("hellaswag", HELLASWAG, ("everyday-situations", "Tea: How to. Boil. Then you", ("pour it over.", "wait."), 0)),
     ],
 )
 def test_hub_rows(name, row, wanted):
@@ -287,10 +233,9 @@ _Plain.add_multi_constructor("!function", lambda *_: None)
 
 def test_the_prepared_sample_has_domains_in_which_a_small_model_is_above_chance(sample_questions):
     manifest = Manifest.read(sample_questions / "manifest.json")
-    assert manifest.domains["commonsense"].sets == {"commonsenseqa": 1191, "piqa": 1500}
-    assert manifest.domains["commonsense"].sets_absent == ("hellaswag",)
-    assert manifest.domains["science"].sets == {"openbookqa": 500}
-    assert manifest.domains["science"].sets_absent == ("arc", "arc_easy")
+    commonsense, science = manifest.domains["commonsense"], manifest.domains["science"]
+    assert (commonsense.sets, commonsense.sets_absent) == ({"commonsenseqa": 1191, "piqa": 1500}, ("hellaswag",))
+    assert (science.sets, science.sets_absent) == ({"openbookqa": 500}, ("arc", "arc_easy"))
     piqa = [q for q in read_questions(sample_questions / "commonsense.jsonl") if q.source == "piqa"]
     assert {len(q.choices) for q in piqa} == {2}
     assert 0.45 < sum(q.answer for q in piqa) / len(piqa) < 0.55
@@ -311,33 +256,27 @@ def test_the_prepared_sample_keeps_its_schema(sample_questions):
     assert manifest.sets["medmcqa"].left_out == {"two options are the same": 21}
 
 
-@pytest.mark.parametrize(
-    ("gold", "number"),
-    [
-        ("25%", "25"),
-        ("25 %", "25"),
-        ("1 1/2", "3/2"),
-        ("1 1/2 cups", "3/2"),
-        ("9m", "9"),
-        ("5\u20ac", "5"),
-        ("$-5", "-5"),
-        ("1.5e3", "1500"),
-        ("25/3", "25/3"),
-        ("3 one-dollar bills", "3"),
-        ("1,200 m", "1200"),
-        ("\u22125", "-5"),
-    ],
-)
-def test_keys_with_their_units(gold, number):
-    assert parse_gold(gold) == to_number(number)
+KEYS = {"25%": "25", "25 %": "25", "1 1/2": "3/2", "1 1/2 cups": "3/2", "9m": "9", "5\u20ac": "5", "$-5": "-5"}
+KEYS |= {"1.5e3": "1500", "25/3": "25/3", "3 one-dollar bills": "3", "1,200 m": "1200", "\u22125": "-5"}
+NO_KEYS = [
+    "3:15 p.m.",
+    "1st",
+    "22nd",
+    "5; 6",
+    "Tom's recipe",
+    "3 m 5 cm",
+    "",
+    "5-6",
+    "10^3",
+    "1/0",
+    "1 000",
+    "3\u221a2",
+]
 
 
-@pytest.mark.parametrize(
-    "gold",
-    ["3:15 p.m.", "1st", "22nd", "5; 6", "Tom's recipe", "3 m 5 cm", "", "5-6", "10^3", "1/0", "1 000", "3\u221a2"],
-)
-def test_keys_that_are_not_one_number(gold):
-    assert parse_gold(gold) is None
+def test_keys_with_their_units_and_what_is_not_one_number():
+    assert {gold: parse_gold(gold) for gold in KEYS} == {gold: to_number(number) for gold, number in KEYS.items()}
+    assert [gold for gold in NO_KEYS if parse_gold(gold) is not None] == []
 
 
 @given(st.integers(-(10**9), 10**9), st.sampled_from(["", " apples", " one-dollar bills"]))

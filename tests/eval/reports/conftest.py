@@ -10,7 +10,7 @@ from tests.support.report_page import Page, plant
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory):
     """A folder with `bill/`, `sweep/` and the report of both, `all.html`."""
-    return plant(tmp_path_factory.mktemp("planted"))[0]
+    return plant(tmp_path_factory.mktemp("planted"))
 
 
 @pytest.fixture(scope="session")

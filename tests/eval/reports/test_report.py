@@ -8,13 +8,12 @@ import re
 import shutil
 
 import pytest
-from typer.testing import CliRunner
 
-from eval.cli import app
 from eval.reports.interactions import in_words, thinking_in_words
 from eval.reports.page import render, report
 from eval.reports.text import bounds, p_value, plain, signed
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from tests.support.commands import check_refused, run, succeed
 from tests.support.report_page import Page, cells
 from tests.support.reports import HOSTILE, write_bill, write_sweep_folder
 
@@ -95,9 +94,8 @@ def test_the_domain_table_holds_the_bill(comparison, page):
         if versus is None:
             assert named["Δ accuracy, points"] == named["Lost"] == ("", "")
             continue
-        points, bits, kept = (
-            versus[key] for key in ("accuracy_difference", "answer_nll_bits_difference", "retained_interval")
-        )
+        points, bits = versus["accuracy_difference"], versus["answer_nll_bits_difference"]
+        kept = versus["retained_interval"]
         assert named["Δ accuracy, points"] == (signed(100 * points["estimate"], 1), bounds(points, 100, 1))
         assert named["Δ NLL, bits"] == (signed(bits["estimate"], 2), bounds(bits, 1, 2))
         assert named["p"][0] == p_value(versus["mcnemar_p_holm"])
@@ -113,11 +111,8 @@ def test_thinking_squares_and_table_agree_with_the_counts(comparison, page):
         counts = [row["counts"][key] for key in ("both_right", "fast_only", "slow_only", "both_wrong")]
         assert [int(text) for text, _ in line[4:8]] == counts
         svg = page.one("svg", id=f"mosaic-{place}")
-        areas = {
-            e["data-series"]: float(e["width"]) * float(e["height"])
-            for e in page.within(svg, "rect")
-            if "data-series" in e
-        }
+        tiles = [e for e in page.within(svg, "rect") if "data-series" in e]
+        areas = {e["data-series"]: float(e["width"]) * float(e["height"]) for e in tiles}
         names = ("both-right", "fast-only", "slow-only", "both-wrong")
         for name, count in zip(names, counts, strict=True):
             assert areas.get(name, 0) == pytest.approx(147 * 147 * count / sum(counts), abs=30)
@@ -167,10 +162,7 @@ def tiles(comparison):
     """Label, value and note of each tile of the first model."""
     page = Page(render(comparison))
     first = page.within(page.all("dl", class_="tiles")[0], "div")
-    return [
-        (page.within(e, "dt")[0]["text"], page.within(e, "strong")[0]["text"], page.within(e, "small")[0]["text"])
-        for e in first
-    ]
+    return [tuple(page.within(tile, tag)[0]["text"] for tag in ("dt", "strong", "small")) for tile in first]
 
 
 def test_tiles_show_the_worst_of_what_can_be_lost(comparison):
@@ -185,12 +177,6 @@ def test_tiles_show_the_worst_of_what_can_be_lost(comparison):
     worse = {end: value + 1 for end, value in prose["difference"].items()}
     comparison["prose"].append({**prose, "text": "news", "difference": worse})
     assert tiles(comparison)[2] == ("Prose loss, worst text, nats per token", signed(worse["estimate"], 3), "news")
-
-
-def test_few_questions_are_warned_of(tmp_path):
-    write_bill(tmp_path / "bill", n=20, models=("full", "pruned"), thinking=False)
-    page = Page((tmp_path / "bill" / "report.html").read_text("utf-8"))
-    assert "20 questions" in page.one("ul", class_="warnings")["text"]
 
 
 def test_a_sweep_of_few_questions_says_so_at_the_top_and_in_its_table(tmp_path):
@@ -294,17 +280,16 @@ def test_the_same_results_give_the_same_bytes(planted, tmp_path):
 
 
 def test_the_command_writes_a_report_of_a_sweep_alone(planted, tmp_path):
-    folder = tmp_path / "sweep"
-    shutil.copytree(planted / "sweep", folder)
-    runner = CliRunner()
-    done = runner.invoke(app, ["report", str(folder), "--json"])
-    assert done.exit_code == 0, done.output
+    folder = shutil.copytree(planted / "sweep", tmp_path / "sweep")
     path = folder / "report.html"
-    assert json.loads(done.stdout) == {"report": str(path), "bytes": path.stat().st_size}
+    assert json.loads(succeed("evaluate", "report", folder, "--json").stdout) == {
+        "report": str(path),
+        "bytes": path.stat().st_size,
+    }
     page = Page(path.read_text("utf-8"))
     assert [e["id"] for e in page.all("section")] == ["verdict", "curves", "map", "method"]
-    assert runner.invoke(app, ["report", str(folder)]).exit_code == 1
-    assert runner.invoke(app, ["report", str(folder), "--overwrite"]).exit_code == 0
+    check_refused(run("evaluate", "report", folder), 1, "already exists")
+    succeed("evaluate", "report", folder, "--overwrite")
 
 
 def test_wrong_folders_are_named(planted, tmp_path):
@@ -314,10 +299,9 @@ def test_wrong_folders_are_named(planted, tmp_path):
         report(planted / "bill", sweep=tmp_path, out=tmp_path / "r.html")
     with pytest.raises(UsageError, match="--sweep"):
         report(planted / "sweep", sweep=planted / "sweep", out=tmp_path / "r.html")
-    broken = tmp_path / "broken"
-    shutil.copytree(planted / "bill", broken)
-    lines = (broken / "samples_pruned_regrowth_math_choice.jsonl").read_text("utf-8").split("\n")
-    (broken / "samples_pruned_regrowth_math_choice.jsonl").write_text("\n".join(lines[:-2]), "utf-8")
+    broken = shutil.copytree(planted / "bill", tmp_path / "broken")
+    samples = broken / "samples_pruned_regrowth_math_choice.jsonl"
+    samples.write_text("\n".join(samples.read_text("utf-8").split("\n")[:-2]), "utf-8")
     with pytest.raises(CheckpointError, match="other questions"):
         report(broken, out=tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()

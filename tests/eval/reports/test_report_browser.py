@@ -27,9 +27,8 @@ def test_a_browser_opens_it_without_a_complaint_and_finds_all_series(planted, tm
     assert series["answer-greedy-0"] == ["math generation"]
     assert series["answer-nll-bits-difference-0"] == ["medical choice", "math choice", "math generation"]
     assert [series[f"map-{i}"] for i in range(3)] == [["medical choice"], ["math choice"], ["math generation"]]
-    assert (
-        len(page.within(page.one("svg", id="answer-nll-bits-difference-0"), "circle")) == 7
-    )  # the first line's marks, sizes 0-6
+    marks = page.within(page.one("svg", id="answer-nll-bits-difference-0"), "circle")
+    assert len(marks) == 7  # of the first line, sizes 0-6
     spoilt = tmp_path / "spoilt.html"
     spoilt.write_text((planted / "all.html").read_text("utf-8").replace('"use strict";', '"use strict"; '), "utf-8")
     assert "script-src" in "".join(browse(spoilt, tmp_path)[1])  # so complaints would be seen, and the policy holds

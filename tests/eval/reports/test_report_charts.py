@@ -13,9 +13,8 @@ from tests.support.report_page import Page
 def test_dots_stand_where_their_numbers_say():
     dots = (Dot(0, "a", -10.0, -12.0, -8.0), Dot(1, "b", 5.0, 0.0, 10.0))
     page = Page(str(forest("f", "t", "d", "points", [DotGroup("g", "", dots)])))
-    found = {
-        e["data-series"]: [float(x["x1"]) for x in page.within(e, "line")] for e in page.all("g") if "data-series" in e
-    }
+    series = [e for e in page.all("g") if "data-series" in e]
+    found = {e["data-series"]: [float(x["x1"]) for x in page.within(e, "line")] for e in series}
     zero = float(page.one("line", class_="zero")["x1"])
     centre = float(page.one("circle")["cx"])
     per_point = (centre - zero) / -10
@@ -26,9 +25,8 @@ def test_dots_stand_where_their_numbers_say():
 
 
 def test_curves_fall_where_values_fall_and_show_chance_and_healed():
-    falling = PlottedCurve(
-        0, "a", (CurvePoint(0, 0.6, 0.5, 0.7), CurvePoint(4, 0.3, 0.2, 0.4)), 0.25, (CurvePoint(4, 0.5),)
-    )
+    points = (CurvePoint(0, 0.6, 0.5, 0.7), CurvePoint(4, 0.3, 0.2, 0.4))
+    falling = PlottedCurve(0, "a", points, 0.25, (CurvePoint(4, 0.5),))
     page = Page(str(curves("c", "t", "d", across="layers", up="accuracy", lines=[falling], include=[0.0])))
     first, last, healed = (float(e["cy"]) for e in page.all("circle") if e["class"].startswith("mark"))
     assert first < healed < last  # y grows downwards
