@@ -56,10 +56,9 @@ def link_file(source: Path, target: Path) -> None:
     try:
         os.link(os.path.realpath(source), target)
     except OSError as error:
-        why = {
-            errno.EXDEV: "they are on two file systems",
-            errno.EMLINK: "it has too many names already",
-        }.get(error.errno or 0, error.strerror or "the file system cannot")
+        why = {errno.EXDEV: "they are on two file systems", errno.EMLINK: "it has too many names already"}.get(
+            error.errno or 0, error.strerror or "the file system cannot"
+        )
         raise RegrowthError(
             f"--link: {source} cannot be hard-linked to the new model's folder ({why}); "
             "leave --link out to copy it, or name an --out on the source's file system"

@@ -23,12 +23,7 @@ from prune.families.subject import Remainder, Subject, open_subject, remainder
 
 
 def cut(
-    plan: CutPlan,
-    out: str | Path,
-    *,
-    overwrite: bool = False,
-    link: bool = False,
-    show_progress: bool = True,
+    plan: CutPlan, out: str | Path, *, overwrite: bool = False, link: bool = False, show_progress: bool = True
 ) -> Path:
     """Write the pruned checkpoint that `plan` describes, and return its folder.
 

@@ -197,7 +197,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 # Families that cannot be built from their config class alone, or not small, and why.
 NOT_BUILT: dict[str, str] = {
-    "gemma3n": "its vision tower needs timm, which is not installed; its text decoder is gemma3n_text",
+    "gemma3n": "its vision tower needs timm, which is not installed; its text decoder is gemma3n_text"
 }
 
 

@@ -19,8 +19,7 @@ MEMORY = 1 << 30  # bytes of address space; the interpreter alone takes about a 
 
 
 @pytest.mark.parametrize(
-    ("seed", "mutants"),
-    [(1, MUTANTS), *(pytest.param(seed, 5 * MUTANTS, marks=pytest.mark.slow) for seed in (2, 3))],
+    ("seed", "mutants"), [(1, MUTANTS), *(pytest.param(seed, 5 * MUTANTS, marks=pytest.mark.slow) for seed in (2, 3))]
 )
 def test_mutated_checkpoints_are_refused_or_read_and_nothing_else(tmp_path, seed, mutants):
     folder = synthetic_checkpoint(tmp_path / "model", rows=1)
