@@ -47,6 +47,12 @@ def plain_distances(states, tokens):
     return [[mean(start, start + n) for start in range(layers - n + 1)] for n in range(1, layers + 1)]
 
 
+def plain_influence(states):
+    """1 - mean cos(x[l], x[l+1]) of each layer, over all tokens of `plain_states` of each window."""
+    layers = range(len(states[0]) - 1)
+    return [1 - np.concatenate([cosine(x[layer], x[layer + 1]) for x in states]).mean() for layer in layers]
+
+
 def apart(rows, others):
     """The greatest difference of a number in rows of the same lengths."""
     return max(np.abs(np.array(row) - np.array(other)).max() for row, other in zip(rows, others, strict=True))

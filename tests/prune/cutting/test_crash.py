@@ -112,14 +112,6 @@ def test_killed_at_any_moment_a_cut_leaves_all_or_nothing(source, driver, tmp_pa
     assert debris  # and some of them amid the writing
 
 
-def test_the_next_run_clears_what_a_killed_one_left(source, driver, tmp_path):
-    whole = time_of(driver, *cut_arguments(source, tmp_path / "timed", "4-5"))
-    for share in (0.3, 0.5, 0.7, 0.8, 0.9):
-        driver(share * whole, *cut_arguments(source, tmp_path / "out", "4-5", "--overwrite"))
-    assert driver(0, *cut_arguments(source, tmp_path / "out", "4-5", "--overwrite")) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "timed"]
-
-
 def test_overwriting_leaves_the_old_or_the_new(source, driver, tmp_path):
     out = tmp_path / "out"
     whole = time_of(driver, *cut_arguments(source, out, "4-5"))

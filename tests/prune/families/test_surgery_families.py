@@ -131,13 +131,6 @@ def test_names_of_other_times(saved, tmp_path, name, prefix, buffer):
     assert buffer.format(len(plan.kept)) not in stored
 
 
-def test_windows_count_follows_the_kept_layers(saved, tmp_path):
-    cut(plan_cut(saved("qwen2"), layers=(1, 4)), tmp_path / "out", show_progress=False)
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["max_window_layers"] == 2  # of layers 0, 1, 2 below the source's 3, layer 1 is gone
-    assert config["num_hidden_layers"] == 6
-
-
 def test_the_vision_tower_is_left_alone(saved, tmp_path):
     cut(plan_cut(saved("gemma3"), layers=(2, 3)), tmp_path / "out", show_progress=False)
     config = json.loads((tmp_path / "out" / "config.json").read_text())

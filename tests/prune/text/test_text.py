@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from prune.common.errors import TextError
 from prune.text.documents import Document, read_documents
-from prune.text.windows import bos_id, draw_windows, encode, iter_windows, source_sha256, text_identity
+from prune.text.windows import draw_windows, encode, iter_windows, source_sha256, text_identity
 
 ROWS = ["The first document.", "The second one, longer.", "Third."]
 
@@ -127,19 +127,6 @@ def _documents(texts):
     return [Document(text, str(i)) for i, text in enumerate(texts)]
 
 
-def test_windows_open_with_bos_and_hold_one_document_each(tokenizer):
-    texts = [" ".join(f"w{k}x{i}" for i in range(200)) for k in range(6)]
-    windows = draw_windows(_documents(texts), tokenizer, samples=6, length=64, seed=0)
-    assert len(windows) == 6
-    assert all(len(w) == 64 and w[0] == bos_id(tokenizer) == 1 for w in windows)
-    whole = [encode(tokenizer, text) for text in texts]
-    for window in windows:
-        body = window[1:]
-        hits = [ids for ids in whole if any(ids[i : i + 63] == body for i in range(len(ids) - 62))]
-        assert len(hits) == 1  # a contiguous piece of exactly one document
-    assert len({tuple(w) for w in windows}) == 6
-
-
 def test_short_documents_are_taken_whole_and_tiny_ones_passed_over(tokenizer):
     text = "Nine words are enough to make a document here."
     windows = draw_windows(_documents(["no", text, ""]), tokenizer, samples=8, length=512, seed=3)
@@ -190,16 +177,3 @@ def test_further_windows_never_overlap_and_leave_little(sizes, length, other, co
     assert sorted(firsts[: len(alone)]) == alone  # one window of every document comes before a second of any
     left = sum(sizes[k] for k in longs) - len(tokens)
     assert left <= 7 * (len(longs) + len(read) + len(rest) + 1)  # stretches under 8 tokens
-
-
-def test_one_long_document_gives_many_samples(tokenizer):
-    text = " ".join(f"w{i}" for i in range(4000))
-    windows = draw_windows(_documents([text]), tokenizer, samples=48, length=64, seed=0)
-    assert len({tuple(window) for window in windows}) == 48
-    assert draw_windows(_documents([text]), tokenizer, samples=1, length=64, seed=0) == windows[:1]
-
-
-def test_the_seed_decides(tokenizer):
-    texts = [" ".join(f"w{k}x{i}" for i in range(100)) for k in range(20)]
-    draw = [draw_windows(_documents(texts), tokenizer, samples=5, length=32, seed=s) for s in (0, 0, 1)]
-    assert draw[0] == draw[1] != draw[2]
