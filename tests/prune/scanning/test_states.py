@@ -1,13 +1,12 @@
 """Hooks and batches: which states are compared, in which family, with padding on which side."""
 
-import numpy as np
 import pytest
 import torch
 
 from prune.common.errors import RegrowthError
 from prune.models.batches import plan_batches
 from prune.models.hooks import decoder_of, watching
-from prune.scanning.angles import angular_distance, rows
+from prune.scanning.angles import rows
 from prune.scanning.scan import measure
 from prune.scanning.states import BatchStates
 from tests.support.models import tiny
@@ -46,8 +45,9 @@ def test_the_last_state_is_taken_before_the_final_norm():
     with torch.no_grad():
         normed = model.model(torch.tensor([windows()[0]]), output_hidden_states=True).hidden_states[-1][0, -1].numpy()
     got = rows(measure(model, windows()[:1]).distances.mean(), 6)[0][-1]
-    assert got == pytest.approx(angular_distance(*torch.tensor(x[5:7, -1])), abs=1e-5)
-    assert abs(got - angular_distance(*torch.tensor(np.stack([x[5, -1], normed])))) > 1e-2
+    assert got == pytest.approx(plain_distances([x], "last")[0][-1], abs=1e-5)
+    x[6, -1] = normed
+    assert abs(got - plain_distances([x], "last")[0][-1]) > 1e-2
 
 
 @pytest.mark.parametrize("loud", range(6))
@@ -66,7 +66,7 @@ def test_only_blocks_that_hold_the_one_loud_layer_are_apart(loud):
 def test_bf16_states_are_compared_in_float64():
     model = tiny(layers=6).to(torch.bfloat16)
     x = plain_states(model, windows()[0])
-    expected = angular_distance(*torch.tensor(x[2:4, -1]))
+    expected = plain_distances([x], "last")[0][2]
     assert rows(measure(model, windows()[:1]).distances.mean(), 6)[0][2] == pytest.approx(expected, abs=1e-9)
 
 
