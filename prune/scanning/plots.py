@@ -143,9 +143,10 @@ def plot_all(scan: Scan, out: str | Path, *, suffix: str = "png", overwrite: boo
 
     Returns:
         The files, in that order.
+
+    Raises:
+        UsageError: the model has one layer.
     """
-    if scan.layers < 2:
-        raise UsageError("a model of one layer has no block to draw")
     figures = {
         "heat_map": heat_map(scan, scale="row"),
         "heat_map_raw": heat_map(scan, scale="raw"),

@@ -55,6 +55,12 @@ def synthetic_checkpoint(folder: Path, *, rows: int = 64, seed: int = 0) -> Path
     return folder
 
 
+def edit_config(folder: Path, **fields) -> None:
+    """State these fields in a model's config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+
+
 def hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder."""
     return {

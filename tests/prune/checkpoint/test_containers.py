@@ -15,8 +15,6 @@ from tests.support.checkpoints import write_shard
 from tests.support.commands import succeed
 from tests.support.models import tiny
 
-# --- quantised -----------------------------------------------------------------------------------------------------
-
 
 def test_a_bitsandbytes_model_is_cut_as_it_is(tmp_path):
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -80,9 +78,6 @@ def test_packed_tensors_keep_their_bits_under_new_names(kind, tmp_path):
     assert renumbered == ["model.layers.3.mlp"]
     plan = json.loads((out / "prune_plan.json").read_text())
     assert plan["before"]["parameters"] is None  # packed values are no count of parameters
-
-
-# --- beside the weights --------------------------------------------------------------------------------------------
 
 
 def test_an_adapter_beside_the_weights_stays_behind_and_the_card_says_so(tiny_llama, tmp_path):

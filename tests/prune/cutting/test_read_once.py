@@ -1,14 +1,12 @@
 """A cut reads its source's headers once, and again where a shard was touched after the plan."""
 
-import json
-
 import pytest
 
 from prune.checkpoint import headers
 from prune.common.errors import CheckpointError
 from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
-from tests.support.checkpoints import synthetic_checkpoint
+from tests.support.checkpoints import edit_config, synthetic_checkpoint
 from tests.support.commands import succeed
 
 
@@ -38,17 +36,14 @@ def test_a_shard_that_was_touched_is_read_again(source, read, tmp_path):
     assert len(read) == 4
 
 
-def change_config(source):
-    config = json.loads((source / "config.json").read_text())
-    (source / "config.json").write_text(json.dumps(config | {"rope_theta": 1.0}))
-
-
 def change_header(source):
     path = source / "model-00001-of-00004.safetensors"
     path.write_bytes(path.read_bytes().replace(b'"pt"', b'"np"'))
 
 
-@pytest.mark.parametrize("change", [change_config, change_header])
+@pytest.mark.parametrize(
+    "change", [lambda source: edit_config(source, rope_theta=1.0), change_header], ids=["config", "header"]
+)
 def test_a_source_that_changed_since_the_plan_is_refused(source, tmp_path, change):
     plan = plan_cut(source, layers="3")
     change(source)

@@ -18,7 +18,7 @@ from prune.cutting.planning import plan_cut
 from prune.cutting.verify import inspect_cut
 from prune.models.loading import decoder_layers
 from prune.scanning.result import Scan
-from tests.support.checkpoints import UNCHECKED, hand_made_scan, hashes
+from tests.support.checkpoints import UNCHECKED, edit_config, hand_made_scan, hashes
 from tests.support.commands import check_refused, run, succeed
 
 # --- the real sample model -----------------------------------------------------------------------------------------
@@ -65,8 +65,7 @@ def test_the_sample_model_cut_and_loaded_again(sample_model, tmp_path):
 
 def test_companions_are_carried_and_code_only_on_request(tiny_llama, tmp_path):
     source = shutil.copytree(tiny_llama, tmp_path / "source")
-    config = json.loads((source / "config.json").read_text())
-    (source / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "modeling_x.XConfig"}}))
+    edit_config(source, auto_map={"AutoConfig": "modeling_x.XConfig"})
     carried = ["LICENSE", "tokenizer.model", "tekken.json"]
     left = ["modeling_x.py", "params.json", "notes.txt", "pytorch_model.bin", "adapter_config.json"]
     for name in carried + left:

@@ -12,6 +12,7 @@ from prune.cutting.planning import plan_cut
 from prune.families.config import cut_config
 from prune.families.nearest import nearest_block
 from prune.families.table import FAMILIES
+from tests.support.checkpoints import edit_config
 from tests.support.every_family import LAYERS, save_small_model
 
 
@@ -150,17 +151,14 @@ def test_multi_token_layers_and_encoder_decoders(tmp_path):
     extra = {"mlp.up_proj.weight": 1.0, "eh_proj.weight": 2.0, "mlp.experts.3.up_proj.weight": 3.0}
     more = {f"model.layers.{LAYERS}.{name}": torch.full((2,), value) for name, value in extra.items()}
     save_file({**stored, **more}, full / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((full / "config.json").read_text())
-    config["num_nextn_predict_layers"] = 0
-    (full / "config.json").write_text(json.dumps(config))
+    edit_config(full, num_nextn_predict_layers=0)
     with pytest.raises(CheckpointError, match=f"counts {LAYERS} layers, but the weights hold {LAYERS + 1}"):
         plan_cut(full, layers=(2, 5))
     skipped = {
         "quant_method": "fp8",
         "modules_to_not_convert": ["model.layers.8.eh_proj", "model.layers.5.x", "lm_head"],
     }
-    config |= {"num_nextn_predict_layers": 1, "quantization_config": skipped}
-    (full / "config.json").write_text(json.dumps(config))
+    edit_config(full, num_nextn_predict_layers=1, quantization_config=skipped)
     plan = plan_cut(full, layers=(2, 5))
     assert plan.layers == LAYERS
     cut(plan, tmp_path / "out", show_progress=False)
@@ -171,6 +169,6 @@ def test_multi_token_layers_and_encoder_decoders(tmp_path):
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written["first_k_dense_replace"] == 2
     assert written["quantization_config"]["modules_to_not_convert"] == ["model.layers.6.eh_proj", "lm_head"]
-    (full / "config.json").write_text(json.dumps(config | {"is_encoder_decoder": True}))
+    edit_config(full, is_encoder_decoder=True)
     with pytest.raises(CheckpointError, match="encoder-decoder"):
         plan_cut(full, layers=(2, 5))

@@ -16,6 +16,7 @@ from prune.common.errors import CheckpointError
 from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
 from prune.families.config import family_of
+from tests.support.checkpoints import edit_config
 from tests.support.every_family import LAYERS, LENGTH, save_small_model
 from tests.support.verdicts import DROPS, check_exact, loaded, logits, quiet
 
@@ -42,12 +43,6 @@ def saved(tmp_path_factory):
         return folders[name, shard]
 
     return make
-
-
-def edit_config(folder, edit):
-    config = json.loads((folder / "config.json").read_text())
-    edit(config)
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def check_cut(full, out, dropped, **how):
@@ -88,7 +83,11 @@ OLD = ["cohere2", "gemma2", "gemma3_text", "gemma3_text-period", "olmo3", "qwen2
 def test_configs_of_older_transformers_without_layer_types(saved, tmp_path, name, null):
     full = shutil.copytree(saved(name), tmp_path / "full")
     types = AutoConfig.from_pretrained(full).layer_types
-    edit_config(full, lambda config: config.update(layer_types=None) if null else config.pop("layer_types"))
+    edit_config(full, layer_types=None)
+    if not null:
+        path = full / "config.json"
+        path.write_text(path.read_text().replace('"layer_types": null, ', ""))
+        assert "layer_types" not in path.read_text()
     assert AutoConfig.from_pretrained(full).layer_types == types
     plan = check_cut(full, tmp_path / "out", DROPS[1])
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -145,7 +144,7 @@ def test_the_vision_tower_is_left_alone(saved, tmp_path):
 
 def test_layers_that_compute_with_their_own_number_may_not_move(saved, tmp_path):
     full = shutil.copytree(saved("gpt2"), tmp_path / "full")
-    edit_config(full, lambda config: config.update(scale_attn_by_inverse_layer_idx=True))
+    edit_config(full, scale_attn_by_inverse_layer_idx=True)
     with pytest.raises(CheckpointError, match=r"own number.*--layers 6-7 --allow-last"):
         plan_cut(full, layers="3-4")
     check_cut(full, tmp_path / "out", "3-7", settings=CutSettings(allow_last=True))

@@ -159,31 +159,13 @@ def test_an_existing_out_is_refused_before_any_work_and_replaced_on_request(tiny
         (["--seed", "-1"], 2, "--seed"),
         (["--plot", "map.txt"], 2, "--plot map.txt"),
         (["--field", "body"], 1, "--field"),
+        (["--device-map", "nowhere"], 1, "nowhere"),
     ],
 )
 def test_wrong_options_are_one_line_and_write_nothing(tiny_llama, sample_text, tmp_path, options, code, words):
     done = run("prune", "scan", tiny_llama, "--text", sample_text, *options, "--out", tmp_path / "scan.json")
     check_refused(done, code, words)
     assert not list(tmp_path.iterdir())
-
-
-def test_bad_text_and_bad_models_are_one_line(tiny_llama, sample_text, tmp_path):
-    out = tmp_path / "scan.json"
-    empty = tmp_path / "empty.txt"
-    empty.write_text("\n \n")
-    short = tmp_path / "short.txt"
-    short.write_text("too short")
-    (tmp_path / "nothing").mkdir()
-    cases = [
-        (tiny_llama, tmp_path / "none.txt", "does not exist"),
-        (tiny_llama, empty, "holds no text"),
-        (tiny_llama, short, "8 tokens or more"),
-        (tmp_path / "none", sample_text, "does not exist"),
-        (tmp_path / "nothing", sample_text, "config.json"),
-    ]
-    for model, text, words in cases:
-        check_refused(run("prune", "scan", model, "--text", text, "--out", out), 1, words)
-        assert not out.exists()
 
 
 def test_options_are_checked_in_the_library_too():

@@ -13,7 +13,17 @@ from transformers import AutoTokenizer
 
 from prune.common.errors import TextError
 from prune.text.documents import Document, read_documents
-from prune.text.windows import draw_windows, encode, iter_windows, source_sha256, text_identity
+from prune.text.windows import (
+    draw_held_out,
+    draw_samples,
+    draw_windows,
+    encode,
+    iter_windows,
+    shares,
+    source_sha256,
+    text_identity,
+)
+from tests.support.texts import write_jsonl
 
 ROWS = ["The first document.", "The second one, longer.", "Third."]
 
@@ -177,3 +187,40 @@ def test_further_windows_never_overlap_and_leave_little(sizes, length, other, co
     assert sorted(firsts[: len(alone)]) == alone  # one window of every document comes before a second of any
     left = sum(sizes[k] for k in longs) - len(tokens)
     assert left <= 7 * (len(longs) + len(read) + len(rest) + 1)  # stretches under 8 tokens
+
+
+def numbers(folder, name, documents):
+    return str(write_jsonl(folder / name, ({"text": " ".join(map(str, tokens))} for tokens in documents)))
+
+
+def test_sources_give_equal_shares_in_turns_and_held_out_text_is_not_what_was_read(tmp_path):
+    first = numbers(tmp_path, "a.jsonl", [[100 + i] * 10 for i in range(20)])
+    second = numbers(tmp_path, "b.jsonl", [[200 + i] * 30 for i in range(20)])
+    assert shares(7, 3) == [3, 2, 2]
+    drawn = draw_samples([first, second], Numbers(1), samples=10, length=16, seed=0)
+    assert [s.source for s in drawn] == [0, 1] * 5
+    assert all(s.whole == (s.source == 0) for s in drawn)
+    assert max(len(s.ids) for s in drawn) == 16
+    held, apart = draw_held_out([first, second], Numbers(1), tokens=100, length=16, seed=0, skip=10)
+    assert apart
+    assert {s.ids[1] for s in held}.isdisjoint({s.ids[1] for s in drawn})
+    assert 100 <= sum(len(s.ids) for s in held) <= 132
+    again, apart = draw_held_out([first], Numbers(1), tokens=50, length=16, seed=0, skip=20)
+    assert not apart
+    assert again
+
+
+def test_held_out_text_of_one_long_document_is_what_the_scan_left(tmp_path):
+    path = numbers(tmp_path, "a.jsonl", [range(10, 2010)])
+    drawn = draw_samples([path], Numbers(1), samples=30, length=33, seed=0)
+    assert len(drawn) == 30
+    held, apart = draw_held_out([path], Numbers(1), tokens=400, length=65, seed=0, skip=30, skip_length=33)
+    assert apart
+    assert 400 <= sum(len(sample.ids) for sample in held) <= 465
+    spent = {token for sample in drawn for token in sample.ids[1:]}
+    assert spent.isdisjoint(token for sample in held for token in sample.ids[1:])
+    held, apart = draw_held_out([path], Numbers(1), tokens=400, length=65, seed=0, skip=60, skip_length=33)
+    assert not apart  # 80 tokens are left, which say little: the first are taken again
+    assert sum(len(sample.ids) for sample in held) >= 400
+    with pytest.raises(TextError, match="8 tokens or more"):
+        draw_held_out([numbers(tmp_path, "b.jsonl", [[5, 6]])], Numbers(1), tokens=50, length=16, seed=0)
