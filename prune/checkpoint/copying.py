@@ -72,7 +72,6 @@ def write_layout(
 
     Args:
         source, target: files; the target must not exist.
-        layout: what to write.
         advance: called with bytes as they are written.
         block: share whole blocks of so many bytes with the source where they align; from `shared_block`.
 

@@ -47,7 +47,6 @@ def lay_out(shard: Shard, rename: Callable[[str], str | None]) -> Layout:
     """The new shard for a source shard.
 
     Args:
-        shard: the source.
         rename: a tensor's new name; None drops it. It sees the metadata's strings too, and leaves other words be.
 
     Raises:

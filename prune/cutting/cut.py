@@ -31,11 +31,9 @@ def cut(
 
     Args:
         plan: from `prune.cutting.planning.plan_cut`, or read from a prune_plan.json.
-        out: the new folder.
         overwrite: replace `out` if it exists.
         link: hard-link the shards that do not change. Such a shard is then one file with the source's (or with the
             blob of the hub's cache): an edit to one changes both.
-        show_progress: on stderr.
 
     Raises:
         CheckpointError: the source is no longer the model that was planned on.

@@ -29,8 +29,6 @@ class VllmProcess:
 
     Args:
         serve: module and name of that object's class. It is made from `options`, has `facts`, and `answer`s orders.
-        source: the model.
-        options: what the class takes.
         device: from `prune.models.vllm_options.engine_device`.
 
     Attributes:

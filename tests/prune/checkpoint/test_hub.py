@@ -75,24 +75,23 @@ def test_a_single_file_model_and_a_long_header(prune, tmp_path):
     assert CutPlan.read(tmp_path / "out" / "prune_plan.json").after.tensors == 1500
 
 
-@pytest.mark.parametrize("fault", ["no such model", "shard missing", "header damaged", "offline", "no weights"])
+SECOND = "model-00002-of-00004.safetensors"
+FAULTS = {  # what is at the hub, the model that is asked for, and what the line says
+    "no such model": (lambda files: files, "someone/other", "someone/other"),
+    "shard missing": (lambda files: {name: files[name] for name in files if name != SECOND}, REPO, "00002"),
+    "header damaged": (lambda files: {**files, SECOND: b"\xff" * 1000}, REPO, "00002"),
+    "no weights": (lambda files: {"config.json": files["config.json"]}, REPO, "holds no weights"),
+    "offline": (lambda files: files, REPO, REPO),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_what_the_hub_does_not_give_is_one_line(source, prune, tmp_path, fault):
-    hub, environment, model = StubHub(REPO, source), {}, REPO
-    if fault == "shard missing":
-        del hub.files["model-00002-of-00004.safetensors"]
-    elif fault == "header damaged":
-        hub.files["model-00002-of-00004.safetensors"] = b"\xff" * 1000
-    elif fault == "no such model":
-        model = "someone/other"
-    elif fault == "offline":
-        environment["HF_HUB_OFFLINE"] = "1"
-    elif fault == "no weights":
-        hub.files = {name: content for name, content in hub.files.items() if not name.startswith("model")}
+    hub, (change, model, words) = StubHub(REPO, source), FAULTS[fault]
+    hub.files = change(hub.files)
+    environment = {"HF_HUB_OFFLINE": "1"} if fault == "offline" else {}
     with serve(hub):
-        line = only_line(prune(hub, "cut", model, "--layers", "4", "--out", tmp_path / "out", **environment))
-    assert {"shard missing": "00002", "header damaged": "00002", "no weights": "holds no weights"}.get(
-        fault, model
-    ) in line
+        assert words in only_line(prune(hub, "cut", model, "--layers", "4", "--out", tmp_path / "out", **environment))
     assert not (tmp_path / "out").exists()
 
 

@@ -205,7 +205,6 @@ def test_overwrite_replaces_the_folder_whole(tiny_llama, tmp_path):
 
 
 BAD_REQUESTS = {  # more of them, given to plan_cut itself, stand in test_planning.py
-    "last layer": (["--layers", "7"], 2, "--allow-last"),
     "unknown criterion": (["--n", "3", "--criterion", "luck"], 2, "criterion"),
     "no scan there": (["--n", "3", "--scan", "nowhere.json"], 1, "nowhere.json does not exist"),
     "empty text": (["--n", "3", "--text", "/dev/null"], 1, "/dev/null"),

@@ -98,7 +98,7 @@ def test_strip_is_lowest_at_the_least_and_stays_narrow():
 
 def test_table_names_blocks_by_their_layers(made_scan):
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(best_table(made_scan, sizes=5, strip=True))
+    console.print(best_table(made_scan, strip=True))
     shown = console.export_text()
     assert "2-3" in shown
     assert "0.1200 ± 0.0000" in shown

@@ -19,7 +19,7 @@ from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
 from tests.support.commands import check_refused, run, succeed
 from tests.support.models import save_tiny
-from tests.support.states import apart, plain_distances, plain_influence
+from tests.support.states import apart, padded_states, plain_distances, plain_influence, plain_states
 from tests.support.versions import needs_newer_transformers
 
 LENGTHS = (11, 26, 17, 22)
@@ -45,18 +45,6 @@ def padded(windows, side):
     return ids, mask
 
 
-def collected(model, ids, mask):
-    """x[0] .. x[L] of each row's real tokens, in float64, by `output_hidden_states` and no hook of ours."""
-    norm, model.model.norm = model.model.norm, torch.nn.Identity()
-    try:
-        with torch.no_grad():
-            out = model.model(ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
-    finally:
-        model.model.norm = norm
-    whole = np.stack([state.double().numpy() for state in out.hidden_states])  # (L+1, B, T, D)
-    return [whole[:, row, mask[row].bool().numpy()] for row in range(len(ids))]
-
-
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_every_padding_gives_the_angles_of_its_states(sample, side):
     """The same padded batches once through the hooks and once without: equal to rounding."""
@@ -65,7 +53,7 @@ def test_every_padding_gives_the_angles_of_its_states(sample, side):
     influence = np.zeros(30)
     for first, last in ((0, 3), (3, 4)):
         ids, mask = padded(windows[first:last], side)
-        states += collected(model, ids, mask)
+        states += padded_states(model, ids, mask)
         for tokens, kept in totals.items():
             with torch.no_grad(), watching(model) as watch:
                 batch = BatchStates(mask.bool(), range(first, last), layers=30, tokens=tokens)
@@ -78,7 +66,7 @@ def test_every_padding_gives_the_angles_of_its_states(sample, side):
         mean = sum(total for total, _ in kept) / sum(weight for _, weight in kept)
         assert apart(rows(mean, 30), plain_distances(states, tokens)) < 1e-7, tokens
     assert influence / sum(LENGTHS) == pytest.approx(plain_influence(states), abs=1e-5)
-    alone = [collected(model, *padded([window], side))[0] for window in windows]
+    alone = [plain_states(model, window) for window in windows]
     # The padding leaves the states what they are.
     assert apart(plain_distances(states, "last"), plain_distances(alone, "last")) < 1e-5
 

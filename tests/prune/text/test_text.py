@@ -40,10 +40,8 @@ def _write(folder, kind, field="text"):
         path.write_text(lines)
     elif kind == "jsonl.gz":
         path.write_bytes(gzip.compress(lines.encode()))
-    elif kind == "parquet":
-        pq.write_table(pa.table({field: ROWS}), path)
     else:
-        path.write_text("\n\n".join(row * 80 for row in ROWS))
+        pq.write_table(pa.table({field: ROWS}), path)
     return path
 
 
