@@ -38,6 +38,23 @@ def test_batch_size_and_sample_order_change_nothing(tokens):
     assert turned.distances.mean() == pytest.approx(alone.distances.mean(), abs=1e-6)
 
 
+@pytest.mark.parametrize("tokens", ["last", "all"])
+def test_left_padding_gives_the_numbers_of_right_padding(tokens):
+    states = torch.randn(7, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+    right = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]).bool()
+    results = []
+    for mask, shift in ((right, 0), (right.flip(1), 2)):
+        batch = BatchStates(mask, [0, 1], layers=6, tokens=tokens)
+        for index in range(7):
+            moved = states[index].clone()
+            moved[0] = moved[0].roll(shift, 0)
+            batch.receive(index, moved)
+        results.append(batch.result())
+    assert results[0].totals == pytest.approx(results[1].totals, abs=1e-12)
+    assert results[0].influence == pytest.approx(results[1].influence, abs=1e-9)
+    assert results[0].token_count == results[1].token_count == 8
+
+
 def test_the_last_state_is_taken_before_the_final_norm():
     model = tiny(layers=6)
     torch.nn.init.uniform_(model.model.norm.weight, -2.0, 2.0)  # so that the norm turns vectors
