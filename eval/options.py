@@ -36,4 +36,4 @@ def caching_options(make: type[Settings]) -> Options:
     def made(cache: Any, no_cache: bool, **given: Any) -> Any:
         return options.make(cache=None if no_cache else cache or default_cache(), **given)
 
-    return Options(made, {**options.kinds, "no_cache": _NoCache}, {**(options.defaults or {}), "no_cache": False})
+    return Options(made, {**options.kinds, "no_cache": _NoCache}, {**options.defaults, "no_cache": False})

@@ -62,8 +62,7 @@ def cut_command(
     scanning: dict[str, Any],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the pruned model.")] = None,
     link: Annotated[
-        bool,
-        typer.Option("--link", help="Hard-link shards that do not change: they stay one file with the source's."),
+        bool, typer.Option("--link", help="Hard-link shards that do not change: they stay one file with the source's.")
     ] = False,
     push_to_hub: Annotated[
         str | None, typer.Option("--push-to-hub", metavar="ID", help="Then upload the folder to this hub id.")

@@ -56,10 +56,9 @@ def link_file(source: Path, target: Path) -> None:
     try:
         os.link(os.path.realpath(source), target)
     except OSError as error:
-        why = {
-            errno.EXDEV: "they are on two file systems",
-            errno.EMLINK: "it has too many names already",
-        }.get(error.errno or 0, error.strerror or "the file system cannot")
+        why = {errno.EXDEV: "they are on two file systems", errno.EMLINK: "it has too many names already"}.get(
+            error.errno or 0, error.strerror or "the file system cannot"
+        )
         raise RegrowthError(
             f"--link: {source} cannot be hard-linked to the new model's folder ({why}); "
             "leave --link out to copy it, or name an --out on the source's file system"
@@ -68,49 +67,42 @@ def link_file(source: Path, target: Path) -> None:
 
 def write_layout(
     source: Path, target: Path, layout: Layout, advance: Callable[[int], None], *, block: int | None = None
-) -> int:
+) -> None:
     """Write a new shard: its header, then its ranges of the source, which is opened for reading only.
 
     Args:
         source, target: files; the target must not exist.
-        layout: what to write.
         advance: called with bytes as they are written.
         block: share whole blocks of so many bytes with the source where they align; from `shared_block`.
-
-    Returns:
-        How many bytes were shared instead of copied.
 
     Raises:
         CheckpointError: the source became shorter meanwhile.
         OSError: the disk is full, or a file cannot be read or written.
     """
-    shared = 0
     read = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
         write = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             write_all(write, layout.header, 0, target)
             for part in layout.ranges:
-                shared += _share_or_move(read, write, part, source, target, advance, block)
+                _share_or_move(read, write, part, source, target, advance, block)
         finally:
             os.close(write)
     finally:
         os.close(read)
-    return shared
 
 
 def _share_or_move(
     read: int, write: int, part: Range, source: Path, target: Path, advance: Callable[[int], None], block: int | None
-) -> int:
+) -> None:
     pieces = split_range(part, block) if block else None
     if pieces is None or not _clone(read, write, pieces[1]):
         _move(read, write, part, source, target, advance)
-        return 0
+        return
     head, middle, tail = pieces
     advance(middle.length)
     _move(read, write, head, source, target, advance)
     _move(read, write, tail, source, target, advance)
-    return middle.length
 
 
 def _clone(read: int, write: int, part: Range) -> bool:

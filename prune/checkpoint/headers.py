@@ -101,7 +101,6 @@ def read_checkpoint(folder: str | Path, *, absent: Callable[[str], Shard | None]
     """Read config.json, the index if there is one, and every shard's header; transformers' own order of preference.
 
     Args:
-        folder: of the model.
         absent: gives the header of a shard that is not in the folder yet (of a hub model), None if there is none.
 
     Raises:

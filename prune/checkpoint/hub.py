@@ -86,12 +86,7 @@ def _remote_header(source: Source, name: str) -> Shard | None:
 
 
 def _asked(source: Source, name: str, work: Callable[[], Any]) -> Any:
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
         return work()

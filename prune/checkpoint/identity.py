@@ -38,7 +38,6 @@ def content_sha256(folder: str | Path, *, memo: str | Path | None = None) -> str
     Every byte of the weights counts: two checkpoints that differ in one weight differ here.
 
     Args:
-        folder: a model folder.
         memo: a JSON file to remember hashes in, so that a file is read once: a hash counts for a file as long as its
             path, size, inode, time of modification and time of change (which no copy or `touch` can set) stay.
     """

@@ -47,7 +47,6 @@ def lay_out(shard: Shard, rename: Callable[[str], str | None]) -> Layout:
     """The new shard for a source shard.
 
     Args:
-        shard: the source.
         rename: a tensor's new name; None drops it. It sees the metadata's strings too, and leaves other words be.
 
     Raises:
@@ -95,13 +94,8 @@ def aligned(layout: Layout, block: int) -> Layout:
     if layout.whole or block > _LONGEST_PADDING or not padding:
         return layout
     ranges = tuple(replace(part, target=part.target + padding) for part in layout.ranges)
-    return replace(layout, header=pad_header(layout.header, padding), ranges=ranges)
-
-
-def pad_header(header: bytes, padding: int) -> bytes:
-    """A header with `padding` more spaces at its end, which the format allows."""
-    text = header[8:] + b" " * padding
-    return len(text).to_bytes(8, "little") + text
+    text = layout.header[8:] + b" " * padding  # spaces, which the format allows
+    return replace(layout, header=len(text).to_bytes(8, "little") + text, ranges=ranges)
 
 
 def split_range(part: Range, block: int) -> tuple[Range, Range, Range] | None:

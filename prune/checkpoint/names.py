@@ -55,8 +55,6 @@ def find_layer_names(
     """Which of a family's prefixes a checkpoint uses (with or without the base model's), and how many layers it holds.
 
     Args:
-        names: all tensor names.
-        prefixes: what the family may use.
         where: what to name in an error.
         beside: lists that hold parts of layers; see `LayerNames`.
 

@@ -1,4 +1,7 @@
-"""One tensor at a time, where it lies in a safetensors shard: its bytes, its values, or others written over it."""
+"""One tensor at a time, where it lies in a safetensors shard: its bytes, its values, or others written over it.
+
+Whatever reads raises CheckpointError where the file ends within the tensor.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def read(shard: Shard, tensor: Tensor) -> torch.Tensor:
     """The tensor's values, in its own dtype.
 
     Raises:
-        CheckpointError: its dtype is not a floating-point type of 16 bits or more, or the file ends within it.
+        CheckpointError: its dtype is not a floating-point type of 16 bits or more.
     """
     import torch
 
@@ -41,33 +44,21 @@ def read(shard: Shard, tensor: Tensor) -> torch.Tensor:
 
 
 def read_bytes(shard: Shard, tensor: Tensor, limit: int | None = None) -> bytes:
-    """The tensor's bytes, or the first `limit` of them.
-
-    Raises:
-        CheckpointError: the file ends within them.
-    """
+    """The tensor's bytes, or the first `limit` of them."""
     content = bytearray(tensor.size if limit is None else min(limit, tensor.size))
     read_into(shard, tensor, memoryview(content))
     return bytes(content)
 
 
 def read_into(shard: Shard, tensor: Tensor, buffer: memoryview) -> None:
-    """Fill `buffer` with the tensor's bytes, from the first on.
-
-    Raises:
-        CheckpointError: the file ends within them.
-    """
+    """Fill `buffer` with the tensor's bytes, from the first on."""
     with shard.path.open("rb", buffering=0) as file:
         file.seek(shard.data_start + tensor.start)
         _fill(file, buffer, shard.path)
 
 
 def tensor_sha256(shard: Shard, tensor: Tensor) -> str:
-    """Hex SHA-256 of a tensor's bytes, read in pieces.
-
-    Raises:
-        CheckpointError: the file ends within them.
-    """
+    """Hex SHA-256 of a tensor's bytes, read in pieces."""
     digest = hashlib.sha256()
     for piece in _pieces(shard, tensor):
         digest.update(piece)
@@ -75,11 +66,7 @@ def tensor_sha256(shard: Shard, tensor: Tensor) -> str:
 
 
 def same_bytes(ours: tuple[Shard, Tensor], theirs: tuple[Shard, Tensor]) -> bool:
-    """Whether two tensors of one size hold the same bytes.
-
-    Raises:
-        CheckpointError: a file ends within them.
-    """
+    """Whether two tensors of one size hold the same bytes."""
     pieces = zip(_pieces(*ours), _pieces(*theirs), strict=True)
     return all(bytes(first) == bytes(second) for first, second in pieces)  # views would be compared one by one
 

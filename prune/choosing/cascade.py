@@ -23,7 +23,6 @@ def spread_starts(distances: Sequence[float], count: int) -> list[int]:
 
     Args:
         distances: d(l, n) for the starts l = 0 .. that may be taken.
-        count: how many to name.
     """
     last = len(distances) - 1
     order = sorted(range(last + 1), key=lambda start: (distances[start], start))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,6 @@ def check_candidates(
     is left of them, its end is cut off.
 
     Args:
-        model: a loaded causal language model.
         windows: lists of token ids that the choice has not seen, of 8 tokens or more.
         candidates: sets of layers, the more promising first: where text is short, only so many are tried.
         own: the criterion's own choice; always a finalist.
@@ -115,7 +114,8 @@ def check_candidates(
         assert scores is not None
         best = survivors(scores.kl.sum(1)[1:].tolist(), keep, left.index(own))
         left = [left[index] for index in best]
-        scores = _only(scores, [0, *(index + 1 for index in best)])
+        rows = [0, *(index + 1 for index in best)]
+        scores = replace(scores, loss=scores.loss[rows], kl=scores.kl[rows])
         advance(share)
     assert scores is not None
     return _result(scores, left, own, screened=screened, text=prices, spent=spent)
@@ -167,10 +167,6 @@ def _padded_tokens(windows: Sequence[Sequence[int]]) -> int:
     return sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
 
 
-def _only(scores: Scores, rows: list[int]) -> Scores:
-    return Scores(scores.loss[rows], scores.kl[rows], scores.tokens, scores.layer_tokens, scores.head_tokens)
-
-
 def _stderr(sums: np.ndarray, tokens: np.ndarray) -> float:
     """Standard error of sum(sums) / sum(tokens) over windows; 0 for fewer than two, which tell nothing."""
     if len(sums) < 2:
@@ -198,8 +194,6 @@ def greedy_removal(
     Every step measures all layers that are left in one shared walk.
 
     Args:
-        n: how many layers to remove.
-        allow_last: whether the last layer may be among them.
         advance: called with 1 after each removal.
     """
     layers = len(decoder_layers(model))

@@ -42,7 +42,6 @@ def choose(
 
     Args:
         source: the model; of one on the hub the weights are fetched if it has to be run.
-        scan: of this model.
         text: what to scan and to check on; if there is none, C4 and what the scan has read.
 
     Raises:

@@ -54,9 +54,7 @@ def _angular(given: Given) -> tuple[int, ...]:
 
 
 def _deepest(given: Given) -> tuple[int, ...]:
-    if given.allow_last:
-        return _block(starts(given.layers, given.n, allow_last=True)[-1], given.n)
-    return _block(deepest_start(given.layers, given.n), given.n)
+    return _block(deepest_start(given.layers, given.n, given.allow_last), given.n)
 
 
 def _influence(given: Given) -> tuple[int, ...]:

@@ -16,7 +16,6 @@ def parse_layers(text: str, option: str = "--layers") -> tuple[int, ...]:
     """Layer numbers, 0-based and rising, from a list such as `3,7,20-24` (both ends of a range are included).
 
     Args:
-        text: as the user wrote it.
         option: the option that they wrote it for, to name in an error.
 
     Raises:
@@ -83,8 +82,6 @@ def best_start(distance_row: Sequence[float], layers: int, n: int, allow_last: b
 
     Args:
         distance_row: d(l, n) for l = 0 .. layers - n, so layers - n + 1 values in [0, 1].
-        layers: number of layers L.
-        n: block size.
         allow_last: also consider the block that drops the last layer, which the paper says never to drop.
 
     Raises:
@@ -96,9 +93,9 @@ def best_start(distance_row: Sequence[float], layers: int, n: int, allow_last: b
     return min(allowed, key=lambda start: (distance_row[start], start))
 
 
-def deepest_start(layers: int, n: int) -> int:
+def deepest_start(layers: int, n: int, allow_last: bool = False) -> int:
     """The paper's simple rule (section 4.4): drop the deepest n layers but the last, L-1-n .. L-2."""
-    return starts(layers, n)[-1]
+    return starts(layers, n, allow_last=allow_last)[-1]
 
 
 def lowest_influence(influence: Sequence[float], n: int, allow_last: bool = False) -> list[int]:
@@ -106,8 +103,6 @@ def lowest_influence(influence: Sequence[float], n: int, allow_last: bool = Fals
 
     Args:
         influence: 1 - mean cos(x[l], x[l+1]) for l = 0 .. L-1 (ShortGPT, arXiv 2403.03853, equation 1).
-        n: how many layers to drop.
-        allow_last: whether the last layer may be among them.
 
     Raises:
         UsageError: fewer than n layers may be dropped.

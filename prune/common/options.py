@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from copy import copy
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -84,8 +83,8 @@ def settings_options(
         }
         return make(**values) if only is None else values
 
-    known = defaults_of(make)
-    return Options(made, kinds, {name: (defaults or {}).get(name, known[name]) for name in names})
+    fields = inspect.signature(make).parameters
+    return Options(made, kinds, {name: (defaults or {}).get(name, fields[name].default) for name in names})
 
 
 @dataclass(frozen=True)
@@ -95,40 +94,19 @@ class Options:
     Attributes:
         make: what makes the value of them, given each by its name: a dataclass or a function.
         kinds: name of each -> its type and option, as `Annotated[int, typer.Option(help="...")]`.
-        defaults: what each is if not given; what `make` takes for it if None.
+        defaults: what each is if not given; `inspect.Parameter.empty` where it has to be.
     """
 
     make: Callable[..., Any]
     kinds: Mapping[str, Any]
-    defaults: Mapping[str, Any] | None = None
+    defaults: Mapping[str, Any]
 
     def parameters(self) -> list[inspect.Parameter]:
-        """One for each option, as Typer reads them.
-
-        Raises:
-            KeyError: an option that nothing says the default of.
-        """
-        defaults = defaults_of(self.make) if self.defaults is None else self.defaults
+        """One for each option, as Typer reads them."""
         return [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=kind)
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=self.defaults[name], annotation=kind)
             for name, kind in self.kinds.items()
         ]
-
-
-def defaults_of(make: Callable[..., Any]) -> dict[str, Any]:
-    """The defaults of a dataclass's fields or of a function's parameters; `inspect.Parameter.empty` for no default."""
-    return {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
-
-
-def panel(title: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
-    """The same options, which `--help` shows in a box of their own."""
-    boxed = {}
-    for name, kind in kinds.items():
-        plain, option = get_args(kind)
-        option = copy(option)
-        option.rich_help_panel = title
-        boxed[name] = Annotated[plain, option]
-    return boxed
 
 
 def takes(**groups: Options) -> Callable[[Callable[..., None]], Callable[..., None]]:

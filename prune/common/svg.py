@@ -193,10 +193,10 @@ def axis_below(
     add(group, "text", label, x=(scale.start + scale.end) / 2, y=bottom + 34, text_anchor="middle", class_="label")
 
 
-def axis_left(root: Element, scale: Scale, left: float, right: float, label: str, *, whole: bool = False) -> None:
+def axis_left(root: Element, scale: Scale, left: float, right: float, label: str) -> None:
     """A vertical axis at `left` with grid lines to `right`; its label stands above it, level, easy to read."""
     group = add(root, "g", class_="axis")
-    values = ticks(scale.low, scale.high, most=6, whole=whole)
+    values = ticks(scale.low, scale.high, most=6)
     for value, words in zip(values, tick_words(values), strict=True):
         y = scale(value)
         add(group, "line", x1=left, x2=right, y1=y, y2=y, class_="grid")

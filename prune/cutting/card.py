@@ -10,13 +10,7 @@ from prune.cutting.plan import CutPlan
 
 
 def model_card(plan: CutPlan, name: str, *, left: Sequence[str] = ()) -> str:
-    """A model card for the hub, from a plan.
-
-    Args:
-        plan: the cut.
-        name: the new model's name.
-        left: adapter files that lay beside the source's weights, and were left there.
-    """
+    """A model card for the hub; `left` are adapter files beside the source's weights, which were left there."""
     head = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- regrowth", "- pruned"]
     if plan.commit:  # only a hub model has a name that others can follow
         head.insert(1, f"base_model: {json.dumps(plan.model)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,7 @@ from prune.families.subject import Remainder, Subject, open_subject, remainder
 
 
 def cut(
-    plan: CutPlan,
-    out: str | Path,
-    *,
-    overwrite: bool = False,
-    link: bool = False,
-    show_progress: bool = True,
+    plan: CutPlan, out: str | Path, *, overwrite: bool = False, link: bool = False, show_progress: bool = True
 ) -> Path:
     """Write the pruned checkpoint that `plan` describes, and return its folder.
 
@@ -37,11 +31,9 @@ def cut(
 
     Args:
         plan: from `prune.cutting.planning.plan_cut`, or read from a prune_plan.json.
-        out: the new folder.
         overwrite: replace `out` if it exists.
         link: hard-link the shards that do not change. Such a shard is then one file with the source's (or with the
             blob of the hub's cache): an edit to one changes both.
-        show_progress: on stderr.
 
     Raises:
         CheckpointError: the source is no longer the model that was planned on.
@@ -62,8 +54,11 @@ def cut(
             layouts = [(shard, aligned(layout, block)) for shard, layout in layouts]
         total = sum(layout.size for _, layout in layouts)
         with progress("Writing the pruned model (MB)", total / 1e6, shown=show_progress) as bar:
-            weights = _Weights(stage, block, link, lambda count: bar.advance(count / 1e6))
-            weights.write(layouts, left.subject.checkpoint)
+
+            def advance(count: int) -> None:
+                bar.advance(count / 1e6)
+
+            _write_weights(stage, layouts, left.subject.checkpoint, advance, block=block, link=link)
         _write_json(stage / "config.json", left.config)
         copy_companions(source.folder, stage, code=plan.carry_code)
         _write_json(stage / PLAN_FILE, plan.to_json())
@@ -114,29 +109,26 @@ def _check_room(stage: Path, layouts: list[tuple[Shard, Layout]], link: bool) ->
         )
 
 
-@dataclass(frozen=True)
-class _Weights:
-    """How the shards of a cut come into the stage."""
-
-    stage: Path
-    block: int | None
-    link: bool
-    advance: Callable[[int], None]
-
-    def write(self, layouts: list[tuple[Shard, Layout]], source: Checkpoint) -> None:
-        names = shard_names(len(layouts))
-        jobs = list(zip(names, layouts, strict=True))
-        for name, (shard, layout) in sorted(jobs, key=lambda job: not job[1][1].whole):  # what can be linked goes first
-            self._write_one(shard, layout, self.stage / name)
-        if len(names) > 1:
-            _write_index(self.stage / INDEX, source, layouts, names)
-
-    def _write_one(self, shard: Shard, layout: Layout, target: Path) -> None:
-        if self.link and layout.whole:
-            link_file(shard.path, target)
-            self.advance(layout.size)
+def _write_weights(
+    stage: Path,
+    layouts: list[tuple[Shard, Layout]],
+    source: Checkpoint,
+    advance: Callable[[int], None],
+    *,
+    block: int | None,
+    link: bool,
+) -> None:
+    """All shards, and their index where there are several."""
+    names = shard_names(len(layouts))
+    jobs = list(zip(names, layouts, strict=True))
+    for name, (shard, layout) in sorted(jobs, key=lambda job: not job[1][1].whole):  # what can be linked goes first
+        if link and layout.whole:
+            link_file(shard.path, stage / name)
+            advance(layout.size)
         else:
-            write_layout(shard.path, target, layout, self.advance, block=self.block)
+            write_layout(shard.path, stage / name, layout, advance, block=block)
+    if len(names) > 1:
+        _write_index(stage / INDEX, source, layouts, names)
 
 
 def _write_index(path: Path, source: Checkpoint, layouts: list[tuple[Shard, Layout]], names: list[str]) -> None:

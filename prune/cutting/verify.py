@@ -75,10 +75,8 @@ def verify_cut(
         folder: what `prune cut` has written.
         logits: also run `tokens` tokens through both models, the dropped layers of the full one passed through.
         tolerance: of the logits.
-        tokens: how many.
         revision: branch, tag or commit of a hub id; the plan's own if None.
         trust_remote_code: run the models' own Python, for `logits`.
-        show_progress: on stderr.
 
     Raises:
         CheckpointError: one of the two cannot be read at all, or was not written by prune cut.

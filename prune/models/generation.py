@@ -29,7 +29,6 @@ def write_answers(
     """What the model writes after each prompt, up to and with the token that ends it.
 
     Args:
-        prompts: token ids.
         most: tokens of an answer.
         seed: draws from the likeliest 95 % at temperature 1; None: always the likeliest token.
     """
@@ -59,8 +58,6 @@ class VllmWriter:
     """A model that writes by vLLM, in a process of its own; `close` ends it.
 
     Args:
-        source: the model.
-        tokenizer: its own.
         max_length: tokens of prompt and answer.
         device, dtype: as on the command line.
         engine: options of vLLM's engine, from `prune.models.vllm_options.parse_engine_options`.

@@ -29,8 +29,6 @@ class VllmProcess:
 
     Args:
         serve: module and name of that object's class. It is made from `options`, has `facts`, and `answer`s orders.
-        source: the model.
-        options: what the class takes.
         device: from `prune.models.vllm_options.engine_device`.
 
     Attributes:
@@ -120,11 +118,7 @@ def engine_options(
 
 def _environment(device: str) -> dict[str, str]:
     """The engine's environment: ours, but for what would break it, and by default in one reproducible process."""
-    environment = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        **os.environ,
-    }
+    environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", **os.environ}
     environment.pop("TQDM_DISABLE", None)  # vLLM divides by the time that its progress bar took
     visible = visible_devices(device, environment.get("CUDA_VISIBLE_DEVICES"))
     return environment if visible is None else {**environment, "CUDA_VISIBLE_DEVICES": visible}

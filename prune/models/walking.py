@@ -228,7 +228,6 @@ def walking(
     """Take over the layers of a loaded model for the length of the block.
 
     Args:
-        model: a causal language model.
         routes: ways through its layers, 0-based.
         switch: called before each layer with the name of the adapter to be at work, None for none.
     """

@@ -35,18 +35,8 @@ def rows(flat: np.ndarray, layers: int) -> list[np.ndarray]:
     return np.split(np.asarray(flat), np.cumsum(np.arange(layers, 1, -1)))
 
 
-def angular_distance(first: torch.Tensor, second: torch.Tensor) -> float:
-    """arccos(cos(x, y)) / pi of two vectors (arXiv 2403.17887, equation 7), as the paper writes it.
-
-    `angular_distances` is the same for many pairs at once, and fast.
-    """
-    first, second = first.double(), second.double()
-    cosine = (first @ second) / (first.norm() * second.norm())
-    return float(cosine.clamp(-1.0, 1.0).arccos() / math.pi)
-
-
 def angular_distances(states: torch.Tensor) -> torch.Tensor:
-    """d(l, n) = `angular_distance(x[l], x[l+n])` for every pair.
+    """d(l, n) = arccos(cos(x[l], x[l+n])) / pi for every pair (arXiv 2403.17887, equation 7).
 
     Args:
         states: x[0] .. x[L] of some tokens, shape (..., L+1, D), of any float dtype; cast up before any product.

@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 SCALES = ("row", "raw")
 _DISTANCE = "Angular distance between layer inputs"
-_MARK: dict[str, Any] = {
-    "linestyle": "none",
-    "marker": "o",
-    "markersize": 4.2,
-    "markerfacecolor": "white",
-    "markeredgecolor": "black",
-    "markeredgewidth": 0.9,
-}
 # Okabe and Ito's colours, which stay apart for colour-blind eyes; line styles keep them apart in grey.
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 
@@ -75,12 +67,9 @@ def cells(scan: Scan, *, scale: str) -> np.ndarray:
 
 def heat_map(scan: Scan, *, scale: str = "row") -> Figure:
     """Start l along x, block size n along y; minima marked, blocks that would drop the last layer hatched."""
-    from matplotlib.figure import Figure
-
     if scan.layers < 2:
         raise UsageError("a model of one layer has no block to draw")
-    figure = Figure(figsize=(7.2, 6.0), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _empty(6.0)
     image = axes.imshow(
         cells(scan, scale=scale),
         origin="lower",
@@ -91,11 +80,12 @@ def heat_map(scan: Scan, *, scale: str = "row") -> Figure:
     )
     hatched = _hatch_last(axes, scan.layers)
     best = scan.best
-    (minima,) = axes.plot([b.start for b in best], [b.n for b in best], label="best start l*(n)", **_MARK)
+    mark = {"markersize": 4.2, "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.9}
+    (minima,) = axes.plot([b.start for b in best], [b.n for b in best], "o", label="best start l*(n)", **mark)
     axes.set_xlabel("start layer l (0-based)")
     axes.set_ylabel("block size n (layers dropped: l … l+n−1)")
     axes.locator_params(integer=True)
-    _bare(axes)
+    _bare(axes, title(scan))
     axes.legend(handles=[minima, hatched], loc="upper right", frameon=False, fontsize=9)
 
     def percent(n: Any) -> Any:
@@ -114,7 +104,6 @@ def heat_map(scan: Scan, *, scale: str = "row") -> Figure:
         if scale == "row"
         else "angular distance d(l, n), in units of π rad"
     )
-    axes.set_title(title(scan), loc="left", fontsize=10.5)
     return figure
 
 
@@ -143,9 +132,10 @@ def plot_all(scan: Scan, out: str | Path, *, suffix: str = "png", overwrite: boo
 
     Returns:
         The files, in that order.
+
+    Raises:
+        UsageError: the model has one layer.
     """
-    if scan.layers < 2:
-        raise UsageError("a model of one layer has no block to draw")
     figures = {
         "heat_map": heat_map(scan, scale="row"),
         "heat_map_raw": heat_map(scan, scale="raw"),
@@ -164,83 +154,62 @@ def distance_by_start(scan: Scan) -> Figure:
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7.2, 5.0), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _empty(5.0)
     colours = matplotlib.colormaps["viridis"]
     scale = Normalize(1, scan.layers - 1)
     for n in range(1, scan.layers):
         row = scan.distance[n - 1][:-1]
         axes.plot(range(len(row)), row, color=colours(scale(n)), linewidth=1.0)
     best = scan.best
-    axes.plot(
-        [b.start for b in best],
-        [b.distance for b in best],
-        color="black",
-        linewidth=0.9,
-        marker="o",
-        markersize=3.6,
-        markerfacecolor="white",
-        label="best start l*(n), joined from n to n+1",
-    )
+    style = {"color": "black", "linewidth": 0.9, "markersize": 3.6, "markerfacecolor": "white"}
+    starts, distances = [b.start for b in best], [b.distance for b in best]
+    axes.plot(starts, distances, "o-", label="best start l*(n), joined from n to n+1", **style)
     axes.set_xlabel("start layer l (0-based)")
     axes.set_ylabel("angular distance d(l, n), in units of π rad")
     axes.set_ylim(bottom=0)
     axes.locator_params(axis="x", integer=True)
     axes.legend(frameon=False, fontsize=9)
-    _bare(axes)
+    _bare(axes, title(scan))
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, pad=0.02, fraction=0.05)
     bar.outline.set_visible(False)
     bar.set_label("block size n (layers dropped)")
     bar.locator = MaxNLocator(integer=True)
     bar.update_ticks()
-    axes.set_title(title(scan), loc="left", fontsize=10.5)
     return figure
 
 
 def layer_measures(scan: Scan) -> Figure:
     """What each layer changes by itself: influence, relative magnitude, and 1 - CKA of its input and output."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    axes = figure.add_subplot()
-    layers = np.arange(scan.layers)
-    axes.plot(
-        layers, scan.influence, color=_BLUE, marker="o", markersize=3.5, label="block influence, 1 − cos (all tokens)"
-    )
+    figure, axes = _empty(4.6)
+    lines = [(scan.influence, _BLUE, "o-", 3.5, "block influence, 1 − cos (all tokens)")]
     if scan.magnitude:
-        axes.plot(
-            layers,
-            scan.magnitude,
-            color=_ORANGE,
-            marker="s",
-            markersize=3.2,
-            linestyle="--",
-            label="relative magnitude, |Δx| / |x + Δx| (all tokens)",
-        )
+        lines.append((scan.magnitude, _ORANGE, "s--", 3.2, "relative magnitude, |Δx| / |x + Δx| (all tokens)"))
     if scan.cka and not np.isnan(scan.cka[0]).all():
-        axes.plot(
-            layers,
-            1.0 - np.array(scan.cka[0]),
-            color=_GREEN,
-            marker="^",
-            markersize=3.5,
-            linestyle=":",
-            label="1 − linear CKA, debiased (last token)",
-        )
+        change = tuple((1.0 - np.array(scan.cka[0])).tolist())
+        lines.append((change, _GREEN, "^:", 3.5, "1 − linear CKA, debiased (last token)"))
+    for values, colour, style, size, label in lines:
+        axes.plot(range(scan.layers), values, style, color=colour, markersize=size, label=label)
     axes.set_yscale("log")
     axes.set_xlabel("layer (0-based)")
     axes.set_ylabel("change from input to output (no unit, log scale)")
     axes.locator_params(axis="x", integer=True)
     axes.legend(frameon=False, fontsize=9)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    _bare(axes)
-    axes.set_title(title(scan, "What each layer changes"), loc="left", fontsize=10.5)
+    _bare(axes, title(scan, "What each layer changes"))
     return figure
 
 
-def _bare(axes: Any) -> None:
+def _empty(height: float) -> tuple[Figure, Any]:
+    """A figure of `height` inches, and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _bare(axes: Any, heading: str) -> None:
+    axes.set_title(heading, loc="left", fontsize=10.5)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -109,13 +109,7 @@ def _check_triangle(name: str, rows: Rows, layers: int, *, least: float = -_ROUN
 
 
 def _check_row(
-    name: str,
-    values: Sequence[float],
-    count: int,
-    *,
-    least: float = -_ROUNDING,
-    most: float,
-    optional: bool = False,
+    name: str, values: Sequence[float], count: int, *, least: float = -_ROUNDING, most: float, optional: bool = False
 ) -> None:
     if len(values) != count:
         raise ValueError(f"{name} has {len(values)} values, not {count}")

@@ -55,12 +55,7 @@ def prepare_samples(
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     with progress("Drawing samples", None, shown=show_progress):
         drawn = draw_samples(
-            texts,
-            tokenizer,
-            samples=settings.samples,
-            length=settings.length,
-            seed=settings.seed,
-            field=settings.field,
+            texts, tokenizer, samples=settings.samples, length=settings.length, seed=settings.seed, field=settings.field
         )
     if show_progress and (line := few_samples_note(len(drawn), settings.samples)):
         screen().print(line)

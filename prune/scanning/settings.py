@@ -41,8 +41,7 @@ class ScanSettings:
         "last"
     )
     batch_size: Annotated[
-        int | str,
-        Option("Samples a batch; auto fills 1024 tokens (16384 on CUDA).", typed=str, parse=parse_batch_size),
+        int | str, Option("Samples a batch; auto fills 1024 tokens (16384 on CUDA).", typed=str, parse=parse_batch_size)
     ] = "auto"
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.")] = "auto"
     dtype: Annotated[str, Option(DTYPES)] = "auto"

@@ -18,15 +18,13 @@ _WIDEST = 40
 _HEADS = {"half": "halves", "source": "sources", "ending": "endings"}
 
 
-def best_table(scan: Scan, *, sizes: int | None = None, strip: bool = False) -> Table:
-    """Best block of each size with its standard error and what part of the layers it drops.
+def best_table(scan: Scan, *, strip: bool = False) -> Table:
+    """Best block of each size up to half of the layers, with its standard error and what part of the layers it drops.
 
     Args:
-        scan: the scan to show.
-        sizes: largest block size shown; half of the layers if None.
         strip: add a line a size: d(l, n) for each start l from the left, height and colour rescaled in its row.
     """
-    most = min(scan.layers - 1, sizes if sizes is not None else max(1, scan.layers // 2))
+    most = min(scan.layers - 1, max(1, scan.layers // 2))
     where = "the last token" if scan.tokens == "last" else "all tokens"
     title = f"Best block of each size ({scan.samples} samples, angular distance at {where}; layers from 0)"
     table = Table(title=title, title_justify="left", caption_justify="left")

@@ -76,7 +76,6 @@ def iter_windows(
     *,
     length: int,
     seed: int | list[int],
-    pool: int = POOL,
     read: Sequence[Window] = (),
 ) -> Iterator[Window]:
     """Samples in the order that the seed gives, until the text runs out: each at most `length` tokens of one document.
@@ -87,12 +86,11 @@ def iter_windows(
     alone, whatever the length.
 
     Args:
-        documents: only the first `pool` are considered, so that a stream ends.
         length: tokens per window, at least 8, BOS included where the tokenizer has one.
         read: windows of the same documents that are not to be read again: their documents come last, and of these
             only what no window has read.
     """
-    texts = [document.text for document in islice(documents, pool)]
+    texts = [document.text for document in islice(documents, POOL)]
     rng = np.random.default_rng(seed)
     bos = bos_id(tokenizer)
     head = [] if bos is None else [bos]
@@ -131,20 +129,14 @@ def _free_spans(taken: Iterable[tuple[int, int]], length: int, room: int) -> lis
 
 
 def draw_windows(
-    documents: Iterable[Document],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    samples: int,
-    length: int,
-    seed: int,
-    pool: int = POOL,
+    documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, *, samples: int, length: int, seed: int
 ) -> list[list[int]]:
     """The token ids of the first `samples` of `iter_windows`; fewer where the text is shorter.
 
     Raises:
         TextError: there is none.
     """
-    drawn = iter_windows(documents, tokenizer, length=length, seed=seed, pool=pool)
+    drawn = iter_windows(documents, tokenizer, length=length, seed=seed)
     windows = [window.ids for window in islice(drawn, samples)]
     if not windows:
         raise TextError(f"no document has {SHORTEST} tokens or more; give longer text with --text")

@@ -27,9 +27,9 @@ def write_shard(path: Path, tensors: list[tuple[str, str, tuple, bytes]]) -> Non
     path.write_bytes(encode_header(entries, {"format": "pt"}) + b"".join(content for *_, content in tensors))
 
 
-def synthetic_checkpoint(folder: Path, *, rows: int = 64, seed: int = 0) -> Path:
+def synthetic_checkpoint(folder: Path, *, rows: int = 64) -> Path:
     """8 layers in 4 shards, each layer two tensors: (rows, 64) and (64,) of F32; embeddings, norm and head."""
-    random_bytes = random.Random(seed).randbytes
+    random_bytes = random.Random(0).randbytes
     folder.mkdir(parents=True)
     big, small = ((rows, 64), 4 * rows * 64), ((64,), 256)
 
@@ -53,6 +53,12 @@ def synthetic_checkpoint(folder: Path, *, rows: int = 64, seed: int = 0) -> Path
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer_config.json").write_text("{}")
     return folder
+
+
+def edit_config(folder: Path, *dropped: str, **fields) -> None:
+    """State these fields in a model's config.json, and drop others."""
+    config = json.loads((folder / "config.json").read_text()) | fields
+    (folder / "config.json").write_text(json.dumps({key: config[key] for key in config if key not in dropped}))
 
 
 def hashes(folder: Path) -> dict[str, str]:

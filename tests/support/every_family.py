@@ -15,40 +15,33 @@ LAYERS, WINDOW, LENGTH, VOCABULARY = 8, 6, 20, 97
 PROMPTED = 90  # token ids below this may stand in a prompt
 
 # Field of a config class -> its value in a small model. Sequences are longer than every window and chunk.
+_SIZES = [  # encoders count as well: the caches of some decoders are as deep as they
+    (VOCABULARY, "vocab_size decoder_vocab_size unpadded_vocab_size vocab_size_per_layer_input"),
+    (32, "hidden_size n_embd d_model emb_dim embedding_size embedding_dim input_embedding_size"),
+    (32, "output_embedding_size adapter_out_dim word_embed_proj_dim"),
+    (LAYERS, "num_hidden_layers n_layer n_layers num_layers decoder_layers num_decoder_layers encoder_layers"),
+    (LAYERS, "num_encoder_layers"),
+    (4, "num_attention_heads n_head n_heads num_heads attention_heads encoder_attention_heads"),
+    (4, "decoder_attention_heads mamba_n_heads n_mamba_heads num_encoder_attention_heads"),
+    (4, "num_decoder_attention_heads mamba_num_heads num_experts num_local_experts n_routed_experts"),
+    (4, "moe_num_experts"),
+    (2, "num_key_value_heads num_kv_heads linear_num_key_heads linear_num_value_heads linear_num_heads"),
+    (2, "n_groups num_experts_per_tok moe_topk moe_k num_experts_per_token top_k_experts mamba_expand expand"),
+    (48, "intermediate_size ffn_dim encoder_ffn_dim decoder_ffn_dim moe_intermediate_size n_inner dff dim_ff"),
+    (48, "d_inner shared_intermediate_size ffn_hidden_size shared_expert_intermediate_size"),
+    (48, "moe_shared_expert_intermediate_size expert_ffn_hidden_size intermediate_size_mlp"),
+    (48, "dense_intermediate_size prefix_dense_intermediate_size shared_experts_intermediate_size"),
+    (8, "head_dim linear_key_head_dim linear_value_head_dim linear_head_dim v_head_dim qk_nope_head_dim"),
+    (8, "qk_rope_head_dim kv_channels dim_head index_head_dim chunk_size mamba_chunk_size"),
+    (16, "kv_lora_rank q_lora_rank mamba_d_state state_size ssm_state_size"),
+    (1, "n_shared_experts num_shared_experts moe_num_shared_experts n_group topk_group num_expert_group"),
+    (WINDOW, "sliding_window sliding_window_size attention_window_size window_size attention_chunk_size"),
+    (WINDOW, "local_attention_window_len index_topk"),
+    (128, "max_position_embeddings n_positions context_length max_seq_len n_ctx max_source_positions"),
+    (128, "max_target_positions model_max_length"),
+]
 SIZES: dict[str, Any] = {
-    **dict.fromkeys(
-        ("vocab_size", "decoder_vocab_size", "unpadded_vocab_size", "vocab_size_per_layer_input"), VOCABULARY
-    ),
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "emb_dim", "embedding_size", "embedding_dim"), 32),
-    **dict.fromkeys(("input_embedding_size", "output_embedding_size", "adapter_out_dim", "word_embed_proj_dim"), 32),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"), LAYERS),
-    **dict.fromkeys(("num_decoder_layers",), LAYERS),
-    **dict.fromkeys(("encoder_layers", "num_encoder_layers"), LAYERS),  # their caches are as deep as the encoder
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"), 4),
-    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads", "mamba_n_heads", "n_mamba_heads"), 4),
-    **dict.fromkeys(("num_encoder_attention_heads", "num_decoder_attention_heads", "mamba_num_heads"), 4),
-    **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "linear_num_key_heads"), 2),
-    **dict.fromkeys(("linear_num_value_heads", "linear_num_heads", "n_groups"), 2),
-    **dict.fromkeys(
-        ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "moe_intermediate_size"), 48
-    ),
-    **dict.fromkeys(("n_inner", "dff", "dim_ff", "d_inner", "shared_intermediate_size", "ffn_hidden_size"), 48),
-    **dict.fromkeys(("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"), 48),
-    **dict.fromkeys(("expert_ffn_hidden_size", "intermediate_size_mlp", "dense_intermediate_size"), 48),
-    **dict.fromkeys(("prefix_dense_intermediate_size", "shared_experts_intermediate_size"), 48),
-    **dict.fromkeys(("head_dim", "linear_key_head_dim", "linear_value_head_dim", "linear_head_dim", "v_head_dim"), 8),
-    **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "kv_channels", "dim_head", "index_head_dim"), 8),
-    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "mamba_d_state", "state_size", "ssm_state_size"), 16),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
-    **dict.fromkeys(("num_experts_per_tok", "moe_topk", "moe_k", "num_experts_per_token", "top_k_experts"), 2),
-    **dict.fromkeys(("n_shared_experts", "num_shared_experts", "moe_num_shared_experts"), 1),
-    **dict.fromkeys(("n_group", "topk_group", "num_expert_group"), 1),
-    **dict.fromkeys(("sliding_window", "sliding_window_size", "attention_window_size", "window_size"), WINDOW),
-    **dict.fromkeys(("attention_chunk_size", "local_attention_window_len", "index_topk"), WINDOW),
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "context_length", "max_seq_len", "n_ctx"), 128),
-    **dict.fromkeys(("max_source_positions", "max_target_positions", "model_max_length"), 128),
-    **dict.fromkeys(("chunk_size", "mamba_chunk_size"), 8),
-    **dict.fromkeys(("mamba_expand", "expand"), 2),
+    **{name: size for size, names in _SIZES for name in names.split()},
     "index_n_heads": 16,  # so many that no two scores of the token picker are equal (to 0)
     "hidden_size_per_layer_input": 4,
     "local_attention": 2 * WINDOW,
@@ -197,7 +190,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 # Families that cannot be built from their config class alone, or not small, and why.
 NOT_BUILT: dict[str, str] = {
-    "gemma3n": "its vision tower needs timm, which is not installed; its text decoder is gemma3n_text",
+    "gemma3n": "its vision tower needs timm, which is not installed; its text decoder is gemma3n_text"
 }
 
 

@@ -24,16 +24,22 @@ def norm_of(model):
 
 
 def plain_states(model, window):
-    """x[0] .. x[L] of one unpadded window, (L+1, T, D): hidden_states of the model without its final norm."""
+    """x[0] .. x[L] of one unpadded window, (L+1, T, D), in float64."""
+    return padded_states(model, torch.tensor([window]), torch.ones(1, len(window), dtype=torch.int64))[0]
+
+
+def padded_states(model, ids, mask):
+    """The same of each row's real tokens: hidden_states of the model without its final norm, and no hook of ours."""
     owner, name = norm_of(model)
     norm = getattr(owner, name)
     setattr(owner, name, torch.nn.Identity())
     try:
         with torch.no_grad():
-            out = decoder_of(model)(torch.tensor([window]), output_hidden_states=True)
+            out = decoder_of(model)(ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
     finally:
         setattr(owner, name, norm)
-    return np.stack([state[0].double().numpy() for state in out.hidden_states])
+    whole = np.stack([state.double().numpy() for state in out.hidden_states])  # (L+1, B, T, D)
+    return [whole[:, row, mask[row].bool().numpy()] for row in range(len(ids))]
 
 
 def plain_distances(states, tokens):
@@ -45,6 +51,12 @@ def plain_distances(states, tokens):
         return np.arccos(np.concatenate(cosines)).mean() / np.pi
 
     return [[mean(start, start + n) for start in range(layers - n + 1)] for n in range(1, layers + 1)]
+
+
+def plain_influence(states):
+    """1 - mean cos(x[l], x[l+1]) of each layer, over all tokens of `plain_states` of each window."""
+    layers = range(len(states[0]) - 1)
+    return [1 - np.concatenate([cosine(x[layer], x[layer + 1]) for x in states]).mean() for layer in layers]
 
 
 def apart(rows, others):

@@ -19,6 +19,7 @@ from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
 from prune.families.config import family_of
 from prune.families.table import FAMILIES, PLAIN
+from prune.models.walking import PassThrough
 from tests.support.every_family import (
     LAYERS,
     LENGTH,
@@ -65,33 +66,25 @@ class Verdict:
     words: str = ""
 
 
-class PassThrough(torch.nn.Module):
-    """Gives back the hidden states it is given, in the form in which its layer would answer."""
+def pass_through(layer, answer, handed_on):
+    """A module that gives back the hidden states it is given, in the form in which its layer has answered."""
 
-    def __init__(self, layer, answer, handed_on):
-        super().__init__()
-        self.__dict__["layer"] = layer  # not a submodule: only its plain attributes are asked for
-        self.answer, self.handed_on = answer, handed_on
-        self.is_block_boundary = False  # a layer that is not there opens no block of residuals
-
-    def forward(self, *args, **kwargs):
+    def reply(*args, **kwargs):
         hidden = args[0] if args else kwargs["hidden_states"]
-        if hasattr(self.answer, "attn_output"):  # Reformer: two streams, each of which goes on as it came
+        if hasattr(answer, "attn_output"):  # Reformer: two streams, each of which goes on as it came
             stream = {"hidden_states": hidden, "attn_output": kwargs["prev_attn_output"]}
-            return self.answer._replace(**stream, attention_probs=None, buckets=None)
-        if not isinstance(self.answer, tuple | list):
+            return answer._replace(**stream, attention_probs=None, buckets=None)
+        if not isinstance(answer, tuple | list):
             return hidden
-        rest = [None] * (len(self.answer) - 1)
-        if self.handed_on:
-            place, name = self.handed_on
+        rest = [None] * (len(answer) - 1)
+        if handed_on:
+            place, name = handed_on
             rest[place - 1] = args[name] if isinstance(name, int) else kwargs.get(name)
         return (hidden, *rest)
 
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["layer"], name)
+    module = PassThrough(layer, reply)
+    module.is_block_boundary = False  # a layer that is not there opens no block of residuals
+    return module
 
 
 def loaded(folder, model_type=""):
@@ -166,7 +159,7 @@ def skipping(model, prefixes, dropped, family):
     for hook in hooks:
         hook.remove()
     for layer in answers:  # a layer that text alone never calls needs no replacement
-        layers[layer] = PassThrough(kept[layer], answers[layer], HANDED_ON.get(family))
+        layers[layer] = pass_through(kept[layer], answers[layer], HANDED_ON.get(family))
 
     def undo():
         for layer, module in kept.items():
@@ -300,11 +293,7 @@ def quiet():
 
 
 def judge_all():
-    """Every family's verdict, in the mapping's order by name.
-
-    Raises:
-        AssertionError: for a family, which the message names.
-    """
+    """Every family's verdict, in the mapping's order by name; an error names its family."""
     verdicts = []
     for name in families():
         with tempfile.TemporaryDirectory() as folder:

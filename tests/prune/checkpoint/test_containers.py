@@ -1,4 +1,4 @@
-"""Tensors of any kind are bytes: quantised containers, 8-bit floats and sub-byte types, and pickles are refused."""
+"""Tensors of any kind are bytes: quantised containers, 8-bit floats and sub-byte types."""
 
 import json
 import shutil
@@ -12,10 +12,8 @@ from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
 from prune.cutting.verify import verify_cut
 from tests.support.checkpoints import write_shard
-from tests.support.commands import check_refused, run, succeed
+from tests.support.commands import succeed
 from tests.support.models import tiny
-
-# --- quantised -----------------------------------------------------------------------------------------------------
 
 
 def test_a_bitsandbytes_model_is_cut_as_it_is(tmp_path):
@@ -82,9 +80,6 @@ def test_packed_tensors_keep_their_bits_under_new_names(kind, tmp_path):
     assert plan["before"]["parameters"] is None  # packed values are no count of parameters
 
 
-# --- beside the weights --------------------------------------------------------------------------------------------
-
-
 def test_an_adapter_beside_the_weights_stays_behind_and_the_card_says_so(tiny_llama, tmp_path):
     source = shutil.copytree(tiny_llama, tmp_path / "source")
     (source / "adapter_config.json").write_text("{}")
@@ -96,16 +91,3 @@ def test_an_adapter_beside_the_weights_stays_behind_and_the_card_says_so(tiny_ll
     assert verify_cut(source, tmp_path / "out", show_progress=False).sound
     succeed("prune", "cut", tiny_llama, "--layers", "3", "--out", tmp_path / "plain")
     assert "Left behind" not in (tmp_path / "plain" / "README.md").read_text()
-
-
-# --- pickles -------------------------------------------------------------------------------------------------------
-
-
-def test_pickles_are_refused_with_the_line_that_converts_them(tiny_llama, tmp_path):
-    source = shutil.copytree(tiny_llama, tmp_path / "bin", ignore=shutil.ignore_patterns("model*"))
-    torch.save(load_file(tiny_llama / "model.safetensors"), source / "pytorch_model.bin")
-    for drop in (["--layers", "2,5"], ["--n", "2"]):
-        result = run("prune", "cut", source, *drop, "--out", tmp_path / "out")
-        check_refused(result, 1, "holds its weights as pickles")
-        assert "save_pretrained" in result.stderr
-    assert not (tmp_path / "out").exists()

@@ -19,8 +19,7 @@ MEMORY = 1 << 30  # bytes of address space; the interpreter alone takes about a 
 
 
 @pytest.mark.parametrize(
-    ("seed", "mutants"),
-    [(1, MUTANTS), *(pytest.param(seed, 5 * MUTANTS, marks=pytest.mark.slow) for seed in (2, 3))],
+    ("seed", "mutants"), [(1, MUTANTS), *(pytest.param(seed, 5 * MUTANTS, marks=pytest.mark.slow) for seed in (2, 3))]
 )
 def test_mutated_checkpoints_are_refused_or_read_and_nothing_else(tmp_path, seed, mutants):
     folder = synthetic_checkpoint(tmp_path / "model", rows=1)
@@ -65,9 +64,16 @@ def rename_layer(folder: Path, old: bytes, new: bytes) -> None:
         path.write_bytes(path.read_bytes().replace(old, new))
 
 
+def pickled(folder: Path) -> None:
+    for path in folder.glob("model*"):
+        path.rename(path.with_suffix(".bin"))
+
+
 # Through the command; test_checkpoint.py has the headers and indexes that are refused.
 HOSTILE = {
     "shard missing": (lambda f: (f / "model-00001-of-00004.safetensors").unlink(), "model-00001-of-00004"),
+    "no family": (lambda f: (f / "config.json").write_text('{"model_type": "unheard-of"}'), "'unheard-of' models"),
+    "pickles": (pickled, "save_pretrained"),
     "deep index": (lambda f: (f / INDEX).write_text('{"weight_map":' + "[" * 10**6), INDEX),
     "deep config": (lambda f: (f / "config.json").write_text('{"a":' * 10**6), "config.json"),
     "config of 101 MB": (lambda f: (f / "config.json").write_bytes(b" " * 101_000_000), "config.json"),

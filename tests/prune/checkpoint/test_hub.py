@@ -31,15 +31,20 @@ def only_line(done) -> str:
     return error_line(done.stderr)
 
 
-def test_only_shards_that_hold_kept_tensors_are_downloaded(source, prune, tmp_path):
+def test_only_shards_that_hold_kept_tensors_are_downloaded_and_none_for_a_dry_run(source, prune, tmp_path):
     with serve(StubHub(REPO, source)) as hub:
+        done = prune(hub, "cut", REPO, "--layers", "1,2", "--dry-run", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["after"] == plan_cut(source, layers="1,2").to_json()["after"]
+        weights = {name: len(content) for name, content in hub.files.items() if name.endswith(".safetensors")}
+        assert all(hub.fetched[name] < size / 4 for name, size in weights.items())
+        hub.fetched.clear()
         # layers 4 and 5 fill the third shard
         done = prune(hub, "cut", REPO, "--layers", "4-5", "--out", tmp_path / "out", "--json")
         assert done.returncode == 0, done.stderr
-        sizes = {name: len(content) for name, content in hub.files.items()}
-        assert hub.fetched["model-00003-of-00004.safetensors"] < sizes["model-00003-of-00004.safetensors"] / 4
-        for whole in ("00001", "00002", "00004"):
-            assert hub.fetched[f"model-{whole}-of-00004.safetensors"] >= sizes[f"model-{whole}-of-00004.safetensors"]
+        part = "model-00003-of-00004.safetensors"
+        assert hub.fetched[part] < weights[part] / 4
+        assert all(hub.fetched[name] >= size for name, size in weights.items() if name != part)
         plan = json.loads(done.stdout)
         assert (plan["source"]["model"], plan["source"]["commit"]) == (REPO, COMMIT)
 
@@ -52,19 +57,9 @@ def test_only_shards_that_hold_kept_tensors_are_downloaded(source, prune, tmp_pa
         before = dict(hub.fetched)
         assert prune(hub, "cut", REPO, "--layers", "4-5", "--out", tmp_path / "again").returncode == 0
         again = {name for name in hub.fetched if hub.fetched[name] != before[name]}
-        assert again == {"model-00003-of-00004.safetensors"}  # its header; all else is in the cache
+        assert again == {part}  # its header; all else is in the cache
         done = prune(hub, "verify", REPO, tmp_path / "again")
         assert done.returncode == 0, done.stderr + done.stdout
-
-
-def test_a_dry_run_downloads_no_weights(source, prune):
-    with serve(StubHub(REPO, source)) as hub:
-        done = prune(hub, "cut", REPO, "--layers", "1,2", "--dry-run", "--json")
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["after"] == plan_cut(source, layers="1,2").to_json()["after"]
-        for name, content in hub.files.items():
-            if name.endswith(".safetensors"):
-                assert hub.fetched[name] < len(content) / 4
 
 
 def test_a_single_file_model_and_a_long_header(prune, tmp_path):
@@ -80,24 +75,23 @@ def test_a_single_file_model_and_a_long_header(prune, tmp_path):
     assert CutPlan.read(tmp_path / "out" / "prune_plan.json").after.tensors == 1500
 
 
-@pytest.mark.parametrize("fault", ["no such model", "shard missing", "header damaged", "offline", "no weights"])
+SECOND = "model-00002-of-00004.safetensors"
+FAULTS = {  # what is at the hub, the model that is asked for, and what the line says
+    "no such model": (lambda files: files, "someone/other", "someone/other"),
+    "shard missing": (lambda files: {name: files[name] for name in files if name != SECOND}, REPO, "00002"),
+    "header damaged": (lambda files: {**files, SECOND: b"\xff" * 1000}, REPO, "00002"),
+    "no weights": (lambda files: {"config.json": files["config.json"]}, REPO, "holds no weights"),
+    "offline": (lambda files: files, REPO, REPO),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_what_the_hub_does_not_give_is_one_line(source, prune, tmp_path, fault):
-    hub, environment, model = StubHub(REPO, source), {}, REPO
-    if fault == "shard missing":
-        del hub.files["model-00002-of-00004.safetensors"]
-    elif fault == "header damaged":
-        hub.files["model-00002-of-00004.safetensors"] = b"\xff" * 1000
-    elif fault == "no such model":
-        model = "someone/other"
-    elif fault == "offline":
-        environment["HF_HUB_OFFLINE"] = "1"
-    elif fault == "no weights":
-        hub.files = {name: content for name, content in hub.files.items() if not name.startswith("model")}
+    hub, (change, model, words) = StubHub(REPO, source), FAULTS[fault]
+    hub.files = change(hub.files)
+    environment = {"HF_HUB_OFFLINE": "1"} if fault == "offline" else {}
     with serve(hub):
-        line = only_line(prune(hub, "cut", model, "--layers", "4", "--out", tmp_path / "out", **environment))
-    assert {"shard missing": "00002", "header damaged": "00002", "no weights": "holds no weights"}.get(
-        fault, model
-    ) in line
+        assert words in only_line(prune(hub, "cut", model, "--layers", "4", "--out", tmp_path / "out", **environment))
     assert not (tmp_path / "out").exists()
 
 

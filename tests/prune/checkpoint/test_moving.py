@@ -70,12 +70,6 @@ def test_a_split_range_is_the_range(source, target, length):
     assert place == length
 
 
-def test_a_shard_without_change_stays_as_it_is(source):
-    shard = read_shard(source / "model-00001-of-00004.safetensors")
-    layout = lay_out(shard, lambda name: name)
-    assert (layout.whole, layout.header, layout.size) == (True, b"", shard.path.stat().st_size)
-
-
 # --- links ---------------------------------------------------------------------------------------------------------
 
 

@@ -11,17 +11,15 @@ from prune.choosing.check import check_candidates, greedy_removal
 from prune.choosing.costs import Costs
 from prune.choosing.criteria import CRITERIA, CriterionName
 from prune.choosing.settings import CutSettings, parse_weights
-from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.cutting.plan import CutPlan
 from prune.cutting.planning import plan_cut
 from prune.models.variants import FULL, score_variants
 from prune.scanning.samples import few_samples_note
-from prune.text.windows import draw_held_out, draw_samples, shares
 from tests.support.checkpoints import hand_made_scan
 from tests.support.commands import check_refused, run, succeed
 from tests.support.models import tiny
 from tests.support.states import silence, windows
-from tests.support.texts import write_jsonl
 
 
 def plain_logprobs(model, window, dropped):
@@ -237,52 +235,6 @@ def test_text_for_the_check_that_is_missing_is_one_clear_line(tiny_llama, tmp_pa
     document["provenance"]["text"] = {"source": str(tmp_path / "gone.jsonl"), "field": "text", "sha256": "0"}
     (tmp_path / "scan.json").write_text(json.dumps(document))
     check_refused(run(*command), 2, "gone.jsonl cannot be read")
-
-
-class Words:
-    """A tokenizer of whole numbers."""
-
-    bos_token_id = 1
-
-    def __call__(self, text, **_):
-        return {"input_ids": [int(word) for word in text.split()]}
-
-
-def source(folder, name, documents):
-    return str(write_jsonl(folder / name, ({"text": " ".join(map(str, tokens))} for tokens in documents)))
-
-
-def test_sources_give_equal_shares_in_turns_and_held_out_text_is_not_what_was_read(tmp_path):
-    first = source(tmp_path, "a.jsonl", [[100 + i] * 10 for i in range(20)])
-    second = source(tmp_path, "b.jsonl", [[200 + i] * 30 for i in range(20)])
-    assert shares(7, 3) == [3, 2, 2]
-    drawn = draw_samples([first, second], Words(), samples=10, length=16, seed=0)
-    assert [s.source for s in drawn] == [0, 1] * 5
-    assert all(s.whole == (s.source == 0) for s in drawn)
-    assert max(len(s.ids) for s in drawn) == 16
-    held, apart = draw_held_out([first, second], Words(), tokens=100, length=16, seed=0, skip=10)
-    assert apart
-    assert {s.ids[1] for s in held}.isdisjoint({s.ids[1] for s in drawn})
-    assert 100 <= sum(len(s.ids) for s in held) <= 132
-    again, apart = draw_held_out([first], Words(), tokens=50, length=16, seed=0, skip=20)
-    assert not apart
-    assert again
-
-
-def test_held_out_text_of_one_long_document_is_what_the_scan_left(tmp_path):
-    path = source(tmp_path, "a.jsonl", [range(10, 2010)])
-    drawn = draw_samples([path], Words(), samples=30, length=33, seed=0)
-    assert len(drawn) == 30
-    held, apart = draw_held_out([path], Words(), tokens=400, length=65, seed=0, skip=30, skip_length=33)
-    assert apart
-    assert 400 <= sum(len(sample.ids) for sample in held) <= 465
-    spent = {token for sample in drawn for token in sample.ids[1:]}
-    assert spent.isdisjoint(token for sample in held for token in sample.ids[1:])
-    held, apart = draw_held_out([path], Words(), tokens=400, length=65, seed=0, skip=60, skip_length=33)
-    assert not apart  # 80 tokens are left, which say little: the first are taken again
-    assert sum(len(sample.ids) for sample in held) >= 400
-    with pytest.raises(TextError, match="8 tokens or more"):
-        draw_held_out([source(tmp_path, "b.jsonl", [[5, 6]])], Words(), tokens=50, length=16, seed=0)
 
 
 def test_a_wiki_dump_is_many_samples_and_short_text_is_warned_of(tiny_llama, tmp_path):

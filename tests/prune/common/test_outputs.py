@@ -128,16 +128,11 @@ def test_a_stage_that_a_rival_takes_for_debris_is_made_again(tmp_path, monkeypat
         if not taken:
             taken.append(folder)
             os.rmdir(folder)
+        return folder
 
     make, lock = outputs.tempfile.mkdtemp, outputs.fcntl.flock
     if moment == "before it is opened":
-
-        def made(**options):
-            folder = make(**options)
-            take(folder)
-            return folder
-
-        monkeypatch.setattr(outputs.tempfile, "mkdtemp", made)
+        monkeypatch.setattr(outputs.tempfile, "mkdtemp", lambda **options: take(make(**options)))
     else:
 
         def locked(handle, flags):

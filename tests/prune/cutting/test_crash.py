@@ -112,14 +112,6 @@ def test_killed_at_any_moment_a_cut_leaves_all_or_nothing(source, driver, tmp_pa
     assert debris  # and some of them amid the writing
 
 
-def test_the_next_run_clears_what_a_killed_one_left(source, driver, tmp_path):
-    whole = time_of(driver, *cut_arguments(source, tmp_path / "timed", "4-5"))
-    for share in (0.3, 0.5, 0.7, 0.8, 0.9):
-        driver(share * whole, *cut_arguments(source, tmp_path / "out", "4-5", "--overwrite"))
-    assert driver(0, *cut_arguments(source, tmp_path / "out", "4-5", "--overwrite")) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "timed"]
-
-
 def test_overwriting_leaves_the_old_or_the_new(source, driver, tmp_path):
     out = tmp_path / "out"
     whole = time_of(driver, *cut_arguments(source, out, "4-5"))
@@ -183,16 +175,3 @@ def test_a_full_disk_gives_one_line_and_leaves_nothing(source, tmp_path, room):
         assert [path.name for path in disk.iterdir()] == ([] if room == "none" else ["filler"])
     finally:
         subprocess.run(["umount", disk], check=True)
-
-
-def test_of_two_cuts_into_one_folder_one_wins_and_the_other_says_so(source, tmp_path):
-    out = tmp_path / "out"
-    rivals = [prune(*cut_arguments(source, out, layers)) for layers in ("3", "4-5")]
-    words = [rival.communicate(timeout=60)[1] for rival in rivals]
-    assert sorted(rival.returncode for rival in rivals) == [0, 1]
-    lost = words[0 if rivals[0].returncode else 1]
-    assert "made by another run" in lost or "already exists" in lost
-    assert "Traceback" not in lost
-    assert_whole(source, out)
-    assert inspect_cut(out).dropped == ((4, 5) if rivals[0].returncode else (3,))
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]

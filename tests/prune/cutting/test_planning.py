@@ -100,11 +100,6 @@ def test_deepest_needs_no_scan(tiny_llama):
     assert plan.evidence == {}
 
 
-def test_a_scan_is_read_from_its_file(tiny_llama, tmp_path):
-    hand_made_scan(tiny_llama).write(tmp_path / "scan.json")
-    assert plan_cut(tiny_llama, n=2, scan=tmp_path / "scan.json", settings=UNCHECKED).dropped == (2, 3)
-
-
 @pytest.mark.parametrize(
     ("scan", "message"),
     [
@@ -148,12 +143,6 @@ def test_requests_that_make_no_sense(tiny_llama, request_, message):
         how = {key: request_[key] for key in ("criterion", "allow_last") if key in request_}
         which = {key: value for key, value in request_.items() if key not in how}
         plan_cut(tiny_llama, **which, settings=CutSettings(**how))
-
-
-def test_a_plan_survives_its_file(tiny_llama, tmp_path):
-    plan = plan_cut(tiny_llama, n=3, scan=hand_made_scan(tiny_llama), settings=UNCHECKED)
-    (tmp_path / "plan.json").write_text(json.dumps(plan.to_json()))
-    assert CutPlan.read(tmp_path / "plan.json") == plan
 
 
 @pytest.mark.parametrize(
@@ -215,23 +204,6 @@ def test_lists_that_do_not_speak_of_layers_stay():
     assert cut_llama(config) == {"num_hidden_layers": 2, **config}
 
 
-def test_known_lists_of_another_length_are_refused():
-    with pytest.raises(
-        CheckpointError, match=r"here: config.json's layer_types has 3 entries, but the model has 4 layers"
-    ):
-        cut_llama({"layer_types": ["full_attention"] * 3})
-
-
-@pytest.mark.parametrize(
-    ("kind", "fields"),
-    [("qwen2", {"use_sliding_window": True, "max_window_layers": "x"}), ("gemma3_text", {"sliding_window_pattern": 0})],
-)
-def test_nonsense_that_the_class_would_have_to_read_is_refused(kind, fields):
-    config = {"model_type": kind, "num_hidden_layers": 4, **fields}
-    with pytest.raises(CheckpointError, match=r"here: config.json leaves layer_types.* cannot read the rest"):
-        cut_config(config, FAMILIES[kind], 4, (0, 2), "here")
-
-
 def test_nonsense_in_a_stated_field_is_refused():
     fields = {"layer_types": ["full_attention"] * 4, "mlp_only_layers": [0], "num_experts": 4, "max_window_layers": 2}
     with pytest.raises(CheckpointError, match="do not make sense"):
@@ -271,7 +243,6 @@ def test_the_source_config_is_not_touched_and_changes_are_told():
     }
 
 
-@pytest.mark.parametrize(("config", "message"), [({}, "names no model_type"), ({"model_type": "t5"}, "'t5' models")])
-def test_a_family_outside_the_table_is_refused(config, message):
-    with pytest.raises(CheckpointError, match=message):
-        family_of(config, "here")
+def test_a_config_without_a_family_is_refused():
+    with pytest.raises(CheckpointError, match="names no model_type"):
+        family_of({}, "here")

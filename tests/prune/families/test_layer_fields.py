@@ -12,6 +12,7 @@ from prune.cutting.planning import plan_cut
 from prune.families.config import cut_config
 from prune.families.nearest import nearest_block
 from prune.families.table import FAMILIES
+from tests.support.checkpoints import edit_config
 from tests.support.every_family import LAYERS, save_small_model
 
 
@@ -20,27 +21,45 @@ def after(kind, config, dropped, layers=8):
     return cut_config({"model_type": kind, **config}, FAMILIES[kind], layers, kept, "m")
 
 
-def test_patterns_in_letters():
-    found = after("nemotron_h", {"hybrid_override_pattern": "M*-EM-*E", "num_hidden_layers": 8}, (1, 4))
-    assert found["hybrid_override_pattern"] == "M-E-*E"
-    assert found["num_hidden_layers"] == 6
-    found = after("glm_moe_dsa", {"index_topk_pattern": "FFSFFSSF", "first_k_dense_replace": 3}, (5, 6))
-    assert found["indexer_types"] == ["full", "full", "shared", "full", "full", "full"]
-    assert "index_topk_pattern" not in found
+_KINDS = ["full_attention"] * 8
+_LINEAR = {"full_attn_layers": [4, 8], "kda_layers": [1, 2, 3, 5, 6, 7], "head_dim": 8}  # numbers from 1
+_LINEAR_AFTER = {"full_attn_layers": [3, 6], "kda_layers": [1, 2, 4, 5], "head_dim": 8}
+_TABLE = {"layer_types": _KINDS, "hidden_size_per_layer_input": 0, "per_layer_config": {"1": {}, "5": {"head_dim": 9}}}
+_ENDS = {"moe_layer_start_index": 2, "moe_layer_end_index": 5, "moe_layer_interval": 1, "num_hidden_layers": 8}
+_STEP = {
+    "layer_types": _KINDS,
+    "max_window_layers": 8,
+    "decoder_sparse_step": 3,
+    "mlp_only_layers": [],
+    "num_experts": 4,
+}
+_STEP_AFTER = {"decoder_sparse_step": 1, "mlp_only_layers": [0, 2, 4, 5]}  # experts were in 2 and 5, and are in 1 and 3
+_PATTERN = {"hybrid_override_pattern": "M*-EM-*E", "num_hidden_layers": 8}
+_PICKS = {"index_topk_pattern": "FFSFFSSF", "first_k_dense_replace": 3}
+_PICKS = {"index_topk_pattern": "FFSFFSSF", "first_k_dense_replace": 3}
+_PICKED = ["full", "full", "shared", "full", "full", "full"]
 
 
-def test_numbers_that_start_at_one():
-    linear = {"full_attn_layers": [4, 8], "kda_layers": [1, 2, 3, 5, 6, 7], "head_dim": 8}
-    found = after("kimi_linear", {"linear_attn_config": linear}, (1, 4))
-    assert found["linear_attn_config"] == {"full_attn_layers": [3, 6], "kda_layers": [1, 2, 4, 5], "head_dim": 8}
-
-
-def test_tables_keyed_by_layer_follow_their_layers():
-    config = {
-        "text_config": {"layer_types": ["full_attention"] * 8, "per_layer_config": {"1": {}, "5": {"head_dim": 9}}}
-    }
-    config["text_config"]["hidden_size_per_layer_input"] = 0
-    assert after("gemma4", config, (1, 3))["text_config"]["per_layer_config"] == {"3": {"head_dim": 9}}
+@pytest.mark.parametrize(
+    ("kind", "config", "dropped", "wanted"),
+    [
+        ("nemotron_h", _PATTERN, (1, 4), {"hybrid_override_pattern": "M-E-*E", "num_hidden_layers": 6}),
+        (
+            "glm_moe_dsa",
+            _PICKS,
+            (5, 6),
+            {"indexer_types": _PICKED, "index_topk_pattern": None},
+        ),
+        ("kimi_linear", {"linear_attn_config": _LINEAR}, (1, 4), {"linear_attn_config": _LINEAR_AFTER}),
+        ("gemma4_text", _TABLE, (1, 3), {"per_layer_config": {"3": {"head_dim": 9}}}),
+        ("ernie4_5_moe", _ENDS, (1, 4), {"moe_layer_start_index": 1, "moe_layer_end_index": 3}),
+        ("minicpm3", {"scale_depth": 1.4}, (1, 4), {"scale_depth": pytest.approx(1.4 * (6 / 8) ** 0.5, rel=1e-14)}),
+        *((kind, _STEP, (1, 3), _STEP_AFTER) for kind in ("qwen3_moe", "qwen3_next", "qwen2_moe", "flint")),
+    ],
+)
+def test_each_spelling_follows_its_layers(kind, config, dropped, wanted):
+    found = after(kind, config, dropped)
+    assert {key: found.get(key) for key in wanted} == wanted
 
 
 def test_a_list_that_goes_on_for_multi_token_layers_keeps_its_tail():
@@ -52,14 +71,6 @@ def test_a_list_that_goes_on_for_multi_token_layers_keeps_its_tail():
     assert found["layer_types"] == types[2:]
 
 
-def test_ends_and_root_depth():
-    config = {"moe_layer_start_index": 2, "moe_layer_end_index": 5, "moe_layer_interval": 1, "num_hidden_layers": 8}
-    found = after("ernie4_5_moe", config, (1, 4))
-    assert (found["moe_layer_start_index"], found["moe_layer_end_index"]) == (1, 3)
-    found = after("minicpm3", {"scale_depth": 1.4}, (1, 4))
-    assert found["scale_depth"] / 6**0.5 == pytest.approx(1.4 / 8**0.5, rel=1e-14)
-
-
 def test_a_period_is_cut_by_whole_periods():
     config = {"attn_layer_period": 4, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1}
     assert after("jamba", config, (2, 3, 4, 5))["num_hidden_layers"] == 4
@@ -67,15 +78,6 @@ def test_a_period_is_cut_by_whole_periods():
         after("jamba", config | {"attn_layer_period": 8}, (2,), 8)
     with pytest.raises(CheckpointError, match=r"nearest block that is exact is --layers 1-4"):
         after("jamba", config, (1, 2, 4, 6))
-
-
-@pytest.mark.parametrize("kind", ["qwen3_moe", "qwen3_next", "qwen2_moe", "flint"])
-def test_a_step_becomes_a_list(kind):
-    """Every third layer has experts: 2 and 5; without 1 and 3 they are 1 and 3."""
-    stated = {"layer_types": ["full_attention"] * 8, "max_window_layers": 8}
-    found = after(kind, {**stated, "decoder_sparse_step": 3, "mlp_only_layers": [], "num_experts": 4}, (1, 3))
-    assert found["decoder_sparse_step"] == 1
-    assert found["mlp_only_layers"] == [0, 2, 4, 5]
 
 
 @pytest.mark.parametrize("dropped", [(4,), (5,)])
@@ -149,17 +151,14 @@ def test_multi_token_layers_and_encoder_decoders(tmp_path):
     extra = {"mlp.up_proj.weight": 1.0, "eh_proj.weight": 2.0, "mlp.experts.3.up_proj.weight": 3.0}
     more = {f"model.layers.{LAYERS}.{name}": torch.full((2,), value) for name, value in extra.items()}
     save_file({**stored, **more}, full / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((full / "config.json").read_text())
-    config["num_nextn_predict_layers"] = 0
-    (full / "config.json").write_text(json.dumps(config))
+    edit_config(full, num_nextn_predict_layers=0)
     with pytest.raises(CheckpointError, match=f"counts {LAYERS} layers, but the weights hold {LAYERS + 1}"):
         plan_cut(full, layers=(2, 5))
     skipped = {
         "quant_method": "fp8",
         "modules_to_not_convert": ["model.layers.8.eh_proj", "model.layers.5.x", "lm_head"],
     }
-    config |= {"num_nextn_predict_layers": 1, "quantization_config": skipped}
-    (full / "config.json").write_text(json.dumps(config))
+    edit_config(full, num_nextn_predict_layers=1, quantization_config=skipped)
     plan = plan_cut(full, layers=(2, 5))
     assert plan.layers == LAYERS
     cut(plan, tmp_path / "out", show_progress=False)
@@ -170,6 +169,6 @@ def test_multi_token_layers_and_encoder_decoders(tmp_path):
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written["first_k_dense_replace"] == 2
     assert written["quantization_config"]["modules_to_not_convert"] == ["model.layers.6.eh_proj", "lm_head"]
-    (full / "config.json").write_text(json.dumps(config | {"is_encoder_decoder": True}))
+    edit_config(full, is_encoder_decoder=True)
     with pytest.raises(CheckpointError, match="encoder-decoder"):
         plan_cut(full, layers=(2, 5))

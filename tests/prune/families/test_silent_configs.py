@@ -154,37 +154,41 @@ def test_each_field_about_layers_may_be_left_to_the_class(name):
                 check_refusal(check(config, dropped, LAYERS, row), name, row, null=null)
 
 
-def cut_fields(kind, fields, dropped=(1, 4), layers=LAYERS):
-    """The decoder's fields after a cut, as the config class reads them."""
-    kept = [layer for layer in range(layers) if layer not in dropped]
-    row = FAMILIES[kind]
+LLAMA4 = {"num_hidden_layers": 8, "interleave_moe_layer_step": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "dropped", "key", "value"),
+    [
+        ("llama4", LLAMA4, (1, 4), "moe_layers", [2, 3, 5]),  # 1, 3, 5 and 7 have experts
+        ("llama4_text", {**LLAMA4, "moe_layers": None}, (1, 4), "moe_layers", [2, 3, 5]),
+        ("mllama", {"num_hidden_layers": 40}, (1, 4, 8), "cross_attention_layers", [2, 10, 15, 20, 25, 30, 35]),
+        ("deepseek_v3", {"num_hidden_layers": 8}, (1, 4), "first_k_dense_replace", 2),
+    ],
+)
+def test_layers_that_are_left_to_the_class_follow_by_their_numbers(kind, fields, dropped, key, value):
+    """In plain numbers, where the tests above compute what they expect."""
+    row, layers = FAMILIES[kind], fields["num_hidden_layers"]
     config = {"model_type": kind, **({row.section: fields} if row.section else fields)}
-    return reading(cut_config(config, row, layers, kept, "m"), row)
+    kept = [layer for layer in range(layers) if layer not in dropped]
+    assert reading(cut_config(config, row, layers, kept, "m"), row)[key] == value
 
 
-@pytest.mark.skipif("flint" not in families(), reason="this transformers does not know it")
-def test_flint_keeps_its_dense_layers_where_they_are_left_to_the_class():
-    """Layers 0 and 1 are dense; without layer 1, layer 0 alone is."""
-    assert cut_fields("flint", {"num_hidden_layers": LAYERS})["mlp_only_layers"] == [0]
-    assert cut_fields("flint", {"num_hidden_layers": LAYERS, "mlp_only_layers": None}, (0, 1))["mlp_only_layers"] == []
-
-
-@pytest.mark.parametrize("kind", ["llama4", "llama4_text"])
-@pytest.mark.parametrize("silence", [{}, {"moe_layers": None}], ids=["absent", "null"])
-def test_llama4_keeps_its_experts_where_a_step_says_which(kind, silence):
-    """Layers 1, 3, 5 and 7 have experts; without 1 and 4 they are 2, 3 and 5."""
-    fields = cut_fields(kind, {"num_hidden_layers": LAYERS, "interleave_moe_layer_step": 2, **silence})
-    assert fields["moe_layers"] == [2, 3, 5]
-
-
-def test_mllama_keeps_its_cross_attention_where_it_is_left_to_the_class():
-    """Layers 3, 8, .. 38; without 1, 4 and 8 they are 2, 10, 15, ..."""
-    fields = cut_fields("mllama", {"num_hidden_layers": 40}, (1, 4, 8), 40)
-    assert fields["cross_attention_layers"] == [2, 10, 15, 20, 25, 30, 35]
-
-
-def test_deepseek_keeps_its_dense_layers_where_their_number_is_left_to_the_class():
-    assert cut_fields("deepseek_v3", {"num_hidden_layers": LAYERS})["first_k_dense_replace"] == 2
+@pytest.mark.parametrize(
+    ("kind", "fields", "named"),
+    [
+        ("qwen3", {"hidden_size": "wide"}, "hidden_size"),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": "x"}, ""),
+        ("gemma3_text", {"sliding_window_pattern": 0}, ""),
+    ],
+)
+def test_nonsense_that_the_class_cannot_read_is_refused_in_one_line(kind, fields, named):
+    config = {"model_type": kind, "num_hidden_layers": 8, **fields}
+    with pytest.raises(
+        CheckpointError, match=rf"leaves layer_types.* cannot read the rest .*{named}.*; give the values"
+    ) as caught:
+        cut_config(config, FAMILIES[kind], 8, range(6), "m")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_list_of_the_wrong_length_is_named_with_its_file(tmp_path):
@@ -215,13 +219,6 @@ def test_a_family_that_this_transformers_does_not_know_is_asked_in_vain(monkeypa
     )
     with pytest.raises(CheckpointError, match=message):
         cut_config(config, FAMILIES["flint"], 8, range(6), "m")
-
-
-def test_a_class_that_cannot_read_the_config_says_why_in_one_line():
-    config = {"model_type": "qwen3", "num_hidden_layers": 8, "hidden_size": "wide"}
-    with pytest.raises(CheckpointError, match=r"cannot read the rest .*hidden_size.*; give the values") as caught:
-        cut_config(config, FAMILIES["qwen3"], 8, range(6), "m")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_config_that_states_its_lists_is_cut_without_transformers():

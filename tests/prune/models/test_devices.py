@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from typer.testing import CliRunner
 
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.memory import peak_memory
 from prune.models.loading import pick_device
+from tests.support.commands import check_refused, error_line, run
 
 
 @pytest.fixture
@@ -57,26 +57,19 @@ def test_each_of_several_processes_has_its_own(two_gpus, monkeypatch):
 @pytest.mark.parametrize(
     "words",
     [
-        ["prune", "scan", "MODEL", "--text", "TEXT", "--out", "OUT"],
-        ["heal", "qlora", "MODEL", "--text", "TEXT", "--out", "OUT"],
-        ["heal", "patch", "MODEL", "--teacher", "MODEL", "--text", "TEXT", "--out", "OUT"],
-        ["eval", "run", "MODEL", "--data", "QUESTIONS", "--domains", "medical", "--out", "OUT"],
+        "prune scan MODEL --text TEXT --out OUT",
+        "heal qlora MODEL --text TEXT --out OUT",
+        "heal patch MODEL --teacher MODEL --text TEXT --out OUT",
+        "evaluate run MODEL --data QUESTIONS --domains medical --out OUT",
     ],
-    ids=lambda words: " ".join(words[:2]),
 )
 def test_a_gpu_that_is_not_there_is_one_line(words, tiny_llama, sample_text, sample_questions, tmp_path, monkeypatch):
-    from importlib import import_module
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    named = {"MODEL": str(tiny_llama), "TEXT": str(sample_text), "QUESTIONS": str(sample_questions)}
-    named["OUT"] = str(tmp_path / "out")
-    app = import_module(f"{words[0]}.cli").app
-    done = CliRunner().invoke(app, [named.get(word, word) for word in words[1:]] + ["--device", "cuda:7"])
-    assert done.exit_code == 1
-    lines = done.stderr.strip().splitlines()
-    assert lines[-1].startswith("error: --device cuda:7: torch ")
-    assert lines[-1].endswith("has no GPU here; use --device cpu or auto")
-    assert list(tmp_path.iterdir()) == []
+    named = {"MODEL": tiny_llama, "TEXT": sample_text, "QUESTIONS": sample_questions, "OUT": tmp_path / "out"}
+    done = run(*(named.get(word, word) for word in words.split()), "--device", "cuda:7")
+    check_refused(done, 1, "error: --device cuda:7: torch ")
+    assert error_line(done.stderr).endswith("has no GPU here; use --device cpu or auto")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_peak_is_that_of_the_device_that_worked(two_gpus, monkeypatch):

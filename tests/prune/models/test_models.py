@@ -1,6 +1,8 @@
 """From MODEL to a folder, a loaded model and its layers; every wrong name is one clear line."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -98,18 +100,14 @@ def card(monkeypatch):
     def install(*capabilities):
         chosen = [0]
 
-        class Chosen:
-            def __init__(self, device):
-                self.index = torch.device(device).index or 0
-
-            def __enter__(self):
-                chosen.append(self.index)
-
-            def __exit__(self, *_):
-                chosen.pop()
+        @contextmanager
+        def choose(device):
+            chosen.append(torch.device(device).index or 0)
+            yield
+            chosen.pop()
 
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "device", Chosen)
+        monkeypatch.setattr(torch.cuda, "device", choose)
         monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
         monkeypatch.setattr(
             torch.cuda, "get_device_properties", lambda index: SimpleNamespace(major=int(capabilities[index]))
@@ -134,24 +132,14 @@ def test_a_gpu_that_is_not_here_is_taken_for_a_newer_one(monkeypatch):
 
 
 def test_weights_go_straight_to_a_gpu_and_by_way_of_memory_to_nothing_else(monkeypatch, tiny_llama):
-    asked = []
-
-    class Loaded:
-        def to(self, device):
-            asked.append(device)
-            return self
-
-        def eval(self):
-            return self
-
-    def from_pretrained(folder, **options):
-        asked.append(options.get("device_map"))
-        return Loaded()
-
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", from_pretrained)
+    load = Mock()
+    load.return_value.to.return_value.is_loaded_in_4bit = load.return_value.is_loaded_in_4bit = False
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", load)
     load_model(locate(tiny_llama), device="cuda:1")
+    load.return_value.to.assert_not_called()
     load_model(locate(tiny_llama), device="cpu")
-    assert asked == [{"": "cuda:1"}, None, "cpu"]
+    load.return_value.to.assert_called_once_with("cpu")
+    assert [call.kwargs.get("device_map") for call in load.call_args_list] == [{"": "cuda:1"}, None]
 
 
 def test_four_bit_layers_multiply_in_float32_where_it_is_asked_for(monkeypatch, tmp_path):

@@ -9,35 +9,16 @@ from rich.console import Console
 
 from prune.common.errors import UsageError
 from prune.scanning.plots import cells, draw_scan, heat_map
-from prune.scanning.result import Scan
 from prune.scanning.table import best_table, heat_strip
+from tests.support.checkpoints import hand_made_scan
 
 LAYERS = 6
 
 
 @pytest.fixture
 def made_scan():
-    """Layers 2 and 3 do nothing; the last layer turns everything far."""
-    generator = np.random.default_rng(0)
-    distance = []
-    for n in range(1, LAYERS + 1):
-        row = generator.uniform(0.2, 0.4, size=LAYERS - n + 1)
-        row[-1] = 0.9
-        if n <= 2:
-            row[2] = 0.01 * n
-        distance.append(tuple(row.tolist()))
-    stderr = tuple(tuple(0.01 for _ in row) for row in distance)
-    model = {"model": "owner/name"}
-    return Scan(
-        layers=LAYERS,
-        tokens="last",
-        samples=12,
-        length=64,
-        distance=tuple(distance),
-        stderr=stderr,
-        influence=(0.1,) * LAYERS,
-        provenance={"model": model},
-    )
+    """The best block of every size starts at layer 2, or as near to it as it fits."""
+    return hand_made_scan(layers=LAYERS).model_copy(update={"provenance": {"model": {"model": "owner/name"}}})
 
 
 def texts(figure):
@@ -56,7 +37,7 @@ def test_row_scale_is_said_on_the_figure(made_scan):
         assert words in said
     for words in (
         "owner/name",
-        "last token, 12 samples of at most 64 tokens",
+        "last token, 3 samples of at most 64 tokens",
         "would drop the last layer",
         "best start",
     ):
@@ -74,7 +55,7 @@ def test_cells_are_rescaled_within_rows_and_leave_the_last_layer_out(made_scan):
         assert np.nanmin(grid[n - 1]) == 0.0
         assert np.nanmax(grid[n - 1]) == (1.0 if n < LAYERS - 1 else 0.0)
     raw = cells(made_scan, scale="raw")
-    assert raw[1, 2] == pytest.approx(0.02)
+    assert raw[1, 2] == pytest.approx(0.12)
     assert raw[0, :5].tolist() == list(made_scan.distance[0][:5])
 
 
@@ -117,9 +98,9 @@ def test_strip_is_lowest_at_the_least_and_stays_narrow():
 
 def test_table_names_blocks_by_their_layers(made_scan):
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(best_table(made_scan, sizes=5, strip=True))
+    console.print(best_table(made_scan, strip=True))
     shown = console.export_text()
     assert "2-3" in shown
-    assert "0.0200 ± 0.0100" in shown
+    assert "0.1200 ± 0.0000" in shown
     assert "33%" in shown
-    assert "12 samples" in shown
+    assert "3 samples" in shown

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,7 +18,7 @@ from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
 from tests.support.commands import check_refused, run, succeed
 from tests.support.models import save_tiny
-from tests.support.states import apart, plain_distances
+from tests.support.states import apart, padded_states, plain_distances, plain_states
 from tests.support.versions import needs_newer_transformers
 
 LENGTHS = (11, 26, 17, 22)
@@ -45,18 +44,6 @@ def padded(windows, side):
     return ids, mask
 
 
-def collected(model, ids, mask):
-    """x[0] .. x[L] of each row's real tokens, in float64, by `output_hidden_states` and no hook of ours."""
-    norm, model.model.norm = model.model.norm, torch.nn.Identity()
-    try:
-        with torch.no_grad():
-            out = model.model(ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
-    finally:
-        model.model.norm = norm
-    whole = np.stack([state.double().numpy() for state in out.hidden_states])  # (L+1, B, T, D)
-    return [whole[:, row, mask[row].bool().numpy()] for row in range(len(ids))]
-
-
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_every_padding_gives_the_angles_of_its_states(sample, side):
     """The same padded batches once through the hooks and once without: equal to rounding."""
@@ -64,7 +51,7 @@ def test_every_padding_gives_the_angles_of_its_states(sample, side):
     states, totals = [], {"last": [], "all": []}
     for first, last in ((0, 3), (3, 4)):
         ids, mask = padded(windows[first:last], side)
-        states += collected(model, ids, mask)
+        states += padded_states(model, ids, mask)
         for tokens, kept in totals.items():
             with torch.no_grad(), watching(model) as watch:
                 batch = BatchStates(mask.bool(), range(first, last), layers=30, tokens=tokens)
@@ -75,7 +62,7 @@ def test_every_padding_gives_the_angles_of_its_states(sample, side):
     for tokens, kept in totals.items():
         mean = sum(total for total, _ in kept) / sum(weight for _, weight in kept)
         assert apart(rows(mean, 30), plain_distances(states, tokens)) < 1e-7, tokens
-    alone = [collected(model, *padded([window], side))[0] for window in windows]
+    alone = [plain_states(model, window) for window in windows]
     # The padding leaves the states what they are.
     assert apart(plain_distances(states, "last"), plain_distances(alone, "last")) < 1e-5
 
@@ -90,15 +77,16 @@ def places(where, layers=8):
     "device_map",
     [
         {"": "cpu"},
+        "auto",
         places(lambda name: "disk" if name[-1] in "4567" else "cpu"),
         places(lambda name: "disk" if name[-1] in "0246" or "embed" in name or "head" in name else "cpu"),
     ],
-    ids=["one place", "half on disk", "embedding on disk"],
+    ids=["one place", "auto", "half on disk", "embedding on disk"],
 )
 @pytest.mark.parametrize("tokens", ["last", "all"])
 def test_a_model_in_several_places_gives_the_same_numbers(tiny_llama, sample_text, device_map, tokens):
     """accelerate's own dispatch, as for several GPUs: weights on two kinds of device, states moved along."""
-    if device_map.get("model.embed_tokens") == "disk":
+    if device_map != "auto" and device_map.get("model.embed_tokens") == "disk":
         needs_newer_transformers("mixes up weights where the embedding lies on the disk")
     settings = ScanSettings(samples=6, length=24, tokens=tokens)
     whole, parts = (
@@ -119,17 +107,6 @@ def test_a_model_on_two_gpus_gives_the_numbers_of_one(sample_model, sample_text)
         settings = replace(settings, device="auto", device_map=device_map)
         parts = scan(sample_model, str(sample_text), settings=settings, show_progress=False)
         assert apart(parts.distance, whole.distance) < 1e-5
-
-
-def test_the_command_takes_a_device_map(tiny_llama, sample_text, tmp_path):
-    command = ["prune", "scan", tiny_llama, "--text", sample_text, "--samples", "4", "--length", "24"]
-    succeed(*command, "--out", tmp_path / "alone.json")
-    succeed(*command, "--device-map", "auto", "--out", tmp_path / "mapped.json")
-    alone, mapped = Scan.read(tmp_path / "alone.json"), Scan.read(tmp_path / "mapped.json")
-    assert apart(alone.distance, mapped.distance) < 1e-6
-    wrong = run(*command, "--device-map", "nowhere", "--out", tmp_path / "wrong.json")
-    check_refused(wrong, 1, "nowhere")
-    assert not (tmp_path / "wrong.json").exists()
 
 
 def test_a_length_beyond_the_context_is_said_and_not_only_lowered(tiny_llama, sample_text, tmp_path):

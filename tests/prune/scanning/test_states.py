@@ -1,18 +1,16 @@
 """Hooks and batches: which states are compared, in which family, with padding on which side."""
 
-import numpy as np
 import pytest
 import torch
 
 from prune.common.errors import RegrowthError
-from prune.common.layers import best_start
 from prune.models.batches import plan_batches
 from prune.models.hooks import decoder_of, watching
-from prune.scanning.angles import angular_distance, rows
+from prune.scanning.angles import rows
 from prune.scanning.scan import measure
 from prune.scanning.states import BatchStates
 from tests.support.models import tiny
-from tests.support.states import LENGTHS, SCANNED, cosine, plain_distances, plain_states, silence, windows
+from tests.support.states import LENGTHS, SCANNED, plain_distances, plain_influence, plain_states, silence, windows
 
 
 @pytest.mark.parametrize("tokens", ["last", "all"])
@@ -20,11 +18,10 @@ from tests.support.states import LENGTHS, SCANNED, cosine, plain_distances, plai
 def test_every_family_matches_plain_loops(family, tokens):
     model = tiny(family, layers=6)
     states = [plain_states(model, window) for window in windows()]
-    influence = [1 - np.concatenate([cosine(x[layer], x[layer + 1]) for x in states]).mean() for layer in range(6)]
     got = measure(model, windows(), tokens=tokens, batch_size=2)
     for row, expected in zip(rows(got.distances.mean(), 6), plain_distances(states, tokens), strict=True):
         assert row == pytest.approx(expected, abs=1e-5)
-    assert got.influence / got.token_count == pytest.approx(influence, abs=1e-5)
+    assert got.influence / got.token_count == pytest.approx(plain_influence(states), abs=1e-5)
     assert got.token_count == sum(LENGTHS)
 
 
@@ -65,8 +62,9 @@ def test_the_last_state_is_taken_before_the_final_norm():
     with torch.no_grad():
         normed = model.model(torch.tensor([windows()[0]]), output_hidden_states=True).hidden_states[-1][0, -1].numpy()
     got = rows(measure(model, windows()[:1]).distances.mean(), 6)[0][-1]
-    assert got == pytest.approx(angular_distance(*torch.tensor(x[5:7, -1])), abs=1e-5)
-    assert abs(got - angular_distance(*torch.tensor(np.stack([x[5, -1], normed])))) > 1e-2
+    assert got == pytest.approx(plain_distances([x], "last")[0][-1], abs=1e-5)
+    x[6, -1] = normed
+    assert abs(got - plain_distances([x], "last")[0][-1]) > 1e-2
 
 
 @pytest.mark.parametrize("loud", range(6))
@@ -82,24 +80,10 @@ def test_only_blocks_that_hold_the_one_loud_layer_are_apart(loud):
     assert (got.influence > 1e-4).tolist() == [index == loud for index in range(6)]
 
 
-@pytest.mark.parametrize(("start", "n"), [(0, 1), (1, 3), (2, 2), (3, 2), (0, 5)])
-def test_a_planted_block_is_found(start, n):
-    model = tiny(layers=6)
-    with torch.no_grad():
-        for layer in model.model.layers:
-            layer.mlp.down_proj.weight.mul_(20)
-            layer.self_attn.o_proj.weight.mul_(20)
-    for layer in model.model.layers[start : start + n]:
-        silence(layer)
-    row = rows(measure(model, windows()).distances.mean(), 6)[n - 1]
-    assert row[start] == 0.0
-    assert best_start(row.tolist(), 6, n) == start
-
-
 def test_bf16_states_are_compared_in_float64():
     model = tiny(layers=6).to(torch.bfloat16)
     x = plain_states(model, windows()[0])
-    expected = angular_distance(*torch.tensor(x[2:4, -1]))
+    expected = plain_distances([x], "last")[0][2]
     assert rows(measure(model, windows()[:1]).distances.mean(), 6)[0][2] == pytest.approx(expected, abs=1e-9)
 
 

@@ -13,7 +13,17 @@ from transformers import AutoTokenizer
 
 from prune.common.errors import TextError
 from prune.text.documents import Document, read_documents
-from prune.text.windows import bos_id, draw_windows, encode, iter_windows, source_sha256, text_identity
+from prune.text.windows import (
+    draw_held_out,
+    draw_samples,
+    draw_windows,
+    encode,
+    iter_windows,
+    shares,
+    source_sha256,
+    text_identity,
+)
+from tests.support.texts import write_jsonl
 
 ROWS = ["The first document.", "The second one, longer.", "Third."]
 
@@ -30,10 +40,8 @@ def _write(folder, kind, field="text"):
         path.write_text(lines)
     elif kind == "jsonl.gz":
         path.write_bytes(gzip.compress(lines.encode()))
-    elif kind == "parquet":
-        pq.write_table(pa.table({field: ROWS}), path)
     else:
-        path.write_text("\n\n".join(row * 80 for row in ROWS))
+        pq.write_table(pa.table({field: ROWS}), path)
     return path
 
 
@@ -127,19 +135,6 @@ def _documents(texts):
     return [Document(text, str(i)) for i, text in enumerate(texts)]
 
 
-def test_windows_open_with_bos_and_hold_one_document_each(tokenizer):
-    texts = [" ".join(f"w{k}x{i}" for i in range(200)) for k in range(6)]
-    windows = draw_windows(_documents(texts), tokenizer, samples=6, length=64, seed=0)
-    assert len(windows) == 6
-    assert all(len(w) == 64 and w[0] == bos_id(tokenizer) == 1 for w in windows)
-    whole = [encode(tokenizer, text) for text in texts]
-    for window in windows:
-        body = window[1:]
-        hits = [ids for ids in whole if any(ids[i : i + 63] == body for i in range(len(ids) - 62))]
-        assert len(hits) == 1  # a contiguous piece of exactly one document
-    assert len({tuple(w) for w in windows}) == 6
-
-
 def test_short_documents_are_taken_whole_and_tiny_ones_passed_over(tokenizer):
     text = "Nine words are enough to make a document here."
     windows = draw_windows(_documents(["no", text, ""]), tokenizer, samples=8, length=512, seed=3)
@@ -192,14 +187,38 @@ def test_further_windows_never_overlap_and_leave_little(sizes, length, other, co
     assert left <= 7 * (len(longs) + len(read) + len(rest) + 1)  # stretches under 8 tokens
 
 
-def test_one_long_document_gives_many_samples(tokenizer):
-    text = " ".join(f"w{i}" for i in range(4000))
-    windows = draw_windows(_documents([text]), tokenizer, samples=48, length=64, seed=0)
-    assert len({tuple(window) for window in windows}) == 48
-    assert draw_windows(_documents([text]), tokenizer, samples=1, length=64, seed=0) == windows[:1]
+def numbers(folder, name, documents):
+    return str(write_jsonl(folder / name, ({"text": " ".join(map(str, tokens))} for tokens in documents)))
 
 
-def test_the_seed_decides(tokenizer):
-    texts = [" ".join(f"w{k}x{i}" for i in range(100)) for k in range(20)]
-    draw = [draw_windows(_documents(texts), tokenizer, samples=5, length=32, seed=s) for s in (0, 0, 1)]
-    assert draw[0] == draw[1] != draw[2]
+def test_sources_give_equal_shares_in_turns_and_held_out_text_is_not_what_was_read(tmp_path):
+    first = numbers(tmp_path, "a.jsonl", [[100 + i] * 10 for i in range(20)])
+    second = numbers(tmp_path, "b.jsonl", [[200 + i] * 30 for i in range(20)])
+    assert shares(7, 3) == [3, 2, 2]
+    drawn = draw_samples([first, second], Numbers(1), samples=10, length=16, seed=0)
+    assert [s.source for s in drawn] == [0, 1] * 5
+    assert all(s.whole == (s.source == 0) for s in drawn)
+    assert max(len(s.ids) for s in drawn) == 16
+    held, apart = draw_held_out([first, second], Numbers(1), tokens=100, length=16, seed=0, skip=10)
+    assert apart
+    assert {s.ids[1] for s in held}.isdisjoint({s.ids[1] for s in drawn})
+    assert 100 <= sum(len(s.ids) for s in held) <= 132
+    again, apart = draw_held_out([first], Numbers(1), tokens=50, length=16, seed=0, skip=20)
+    assert not apart
+    assert again
+
+
+def test_held_out_text_of_one_long_document_is_what_the_scan_left(tmp_path):
+    path = numbers(tmp_path, "a.jsonl", [range(10, 2010)])
+    drawn = draw_samples([path], Numbers(1), samples=30, length=33, seed=0)
+    assert len(drawn) == 30
+    held, apart = draw_held_out([path], Numbers(1), tokens=400, length=65, seed=0, skip=30, skip_length=33)
+    assert apart
+    assert 400 <= sum(len(sample.ids) for sample in held) <= 465
+    spent = {token for sample in drawn for token in sample.ids[1:]}
+    assert spent.isdisjoint(token for sample in held for token in sample.ids[1:])
+    held, apart = draw_held_out([path], Numbers(1), tokens=400, length=65, seed=0, skip=60, skip_length=33)
+    assert not apart  # 80 tokens are left, which say little: the first are taken again
+    assert sum(len(sample.ids) for sample in held) >= 400
+    with pytest.raises(TextError, match="8 tokens or more"):
+        draw_held_out([numbers(tmp_path, "b.jsonl", [[5, 6]])], Numbers(1), tokens=50, length=16, seed=0)
