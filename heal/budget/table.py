@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heal.budget.cost import Budget
+from heal.budget.document import Budget
 from prune.models.footprint import GIB
 
 if TYPE_CHECKING:
@@ -28,17 +28,17 @@ def tables(budget: Budget) -> Group:
     from rich.console import Group
     from rich.table import Table
 
-    job, shape = budget.job, budget.shape
+    job = budget.settings
     unit, name = (GIB, "GiB") if budget.memory.total >= 4 * GIB else (GIB >> 10, "MiB")
     held = Table(
-        title=f"{job.method} on {len(job.kept)} of {len(shape.layers)} layers of {shape.name}: {name}",
+        title=f"{job.method} on {len(budget.kept)} of {budget.layers} layers of {budget.model}: {name}",
         caption=(
             f"{job.batch_size} row{'' if job.batch_size == 1 else 's'} of {job.length} tokens, rank {job.rank} on "
             f"{job.role}, {job.bits} bits; of one layer at work and one chunk of logits, the larger counts"
         ),
     )
     held.add_column("what")
-    pair = (budget.memory, budget.other) if job.checkpointing else (budget.other, budget.memory)
+    pair = (budget.memory_with_checkpointing or budget.memory, budget.memory_without_checkpointing or budget.memory)
     for words in ("checkpointing", "no checkpointing"):
         held.add_column(
             words + (" (asked)" if (words == "checkpointing") == job.checkpointing else ""), justify="right"
@@ -49,13 +49,14 @@ def tables(budget: Budget) -> Group:
     cards = Table(
         title=f"One card, {budget.tokens:,} tokens (expected, not measured)",
         caption=(
-            f"{budget.flops / 1e9:.1f} GFLOP a token; a card is taken to reach this share of its bf16 peak, which a "
-            "small model or a small batch does not. Of its memory, 4 % and 0.75 GiB are left to the allocator and CUDA."
+            f"{budget.flops_per_token / 1e9:.1f} GFLOP a token; a card is taken to reach this share of its bf16 peak, "
+            "which a small model or a small batch does not. Of its memory, 4 % and 0.75 GiB are left to the allocator "
+            "and CUDA."
         ),
     )
     for head in ("card", "GiB", "share", "holds it", "most rows", "longest row", "tokens/s", "hours"):
         cards.add_column(head, justify="left" if head == "card" else "right")
-    for verdict in budget.verdicts:
+    for verdict in budget.gpus:
         cards.add_row(
             verdict.gpu.name,
             f"{verdict.gpu.memory / GIB:.0f}",

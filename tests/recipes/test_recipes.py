@@ -6,8 +6,7 @@ import pytest
 import yaml
 
 from prune.common.errors import RegrowthError, UsageError
-from recipes.identity import identity
-from recipes.planning import plan_recipe
+from recipes.planning import identity, plan_recipe
 from recipes.schema import Recipe, RecipeError, Stage, load_recipe, parse_changes, shipped_recipes
 from tests.support.commands import check_refused, run, succeed
 
