@@ -29,7 +29,7 @@ def adapter(tiny_llama, options, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("command", ["qlora", "merge"])
+@pytest.mark.parametrize("command", ["qlora", "distill", "patch", "merge", "budget"])
 def test_help_has_an_example(command):
     shown = succeed("heal", command, "--help").output
     assert "Example:" in shown
@@ -55,6 +55,22 @@ def test_json_is_the_only_thing_on_stdout(tiny_llama, options, tmp_path):
     assert document["settings"]["dropout"] == 0.05
     done = succeed("heal", "merge", tmp_path / "a", "--out", tmp_path / "m", "--json")
     assert json.loads(done.stdout)["merge"]["chosen"]["by"] == "measured"  # auto, though nothing asks for it
+
+
+def test_distill(tiny_llama, pruned, options, tmp_path):
+    command = ["heal", "distill", pruned, *options, "--targets", "feed-forward:after-cut", "--teacher", tiny_llama]
+    document = json.loads(succeed(*command, "--out", tmp_path / "a", "--json").stdout)
+    assert document == json.loads((tmp_path / "a" / "heal.json").read_text())
+    assert document["settings"]["temperature"] == 1.0
+    assert len(document["adapted"]) == 6
+    assert "distill" in (tmp_path / "a" / "README.md").read_text()
+    for wrong, code, line in (
+        (["--temperature", "0"], 2, "error: --temperature 0.0 is not above 0"),
+        (["--teacher", pruned], 1, "error: "),
+        (["--out", tmp_path / "a"], 1, "already exists"),
+    ):
+        check_refused(run(*command, "--out", tmp_path / "b", *wrong), code, line)
+        assert not (tmp_path / "b").exists()
 
 
 def test_merge_says_which_base_it_kept(adapter, tmp_path):
@@ -89,6 +105,14 @@ def test_merge_says_what_it_did(adapter, tmp_path):
         (["--text", "nowhere.txt"], 1, "nowhere.txt does not exist"),
         (["--held-out", "nowhere.txt"], 1, "nowhere.txt does not exist"),
         (["--device", "cuda:77"], 1, "--device cuda:77: torch"),
+        (["--domain-text", "medical"], 2, "--domain-text medical: write it as NAME=FILE"),
+        (["--domain-text", "a=x", "--domain-text", "a=y"], 2, "two texts have one name"),
+        (["--schedule", "stairs"], 2, "--schedule stairs is unknown; use cosine, linear, constant"),
+        (["--warmup", "150%"], 2, "--warmup 150% is not a number of steps below"),
+        (["--warmup", "soon"], 2, "--warmup soon is not"),
+        (["--patience", "0"], 2, "--patience 0 is not at least 1"),
+        (["--save-every", "0"], 2, "--save-every 0 is not at least 1"),
+        (["--report-to", "paper"], 2, "--report-to paper is unknown; use wandb, trackio, tensorboard, none"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(tiny_llama, options, tmp_path, arguments, code, line):
