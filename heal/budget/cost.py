@@ -44,7 +44,6 @@ class Job(BudgetSettings):
         return self.length * self.batch_size
 
     def but(self, **changes: Any) -> Job:
-        """The same with other values."""
         return self.model_copy(update=changes)
 
 

@@ -111,7 +111,6 @@ class HeldOut:
         return digest.hexdigest()
 
     def holds(self, document: str) -> bool:
-        """Whether a document is measured."""
         return _digest(document) in self.digests
 
     def to_json(self) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heal.defaults import left_open, measured_tokens, settle
+from heal.defaults import Step, left_open, measured_tokens, settle
 from heal.lineage import first_after_cut
 from heal.settings import Settings, TrainingRun, check, check_length, check_running, longest_row
 from heal.text.sources import TextSource
@@ -87,24 +87,17 @@ def plan_healing(
     skeleton = _skeleton(source)
     config = skeleton.config
     schedule = _schedule(settings, budget, longest=longest_row(config))
-    asked, settings = (
-        settings,
-        replace(
-            settings,
-            length=schedule.length,
-            batch_size=schedule.batch_size,
-            accumulate=schedule.accumulate,
-            learning_rate=schedule.learning_rate,
-            dtype=str(compute_dtype(settings.dtype, device=run.device)).removeprefix("torch."),
-        ),
-    )
+    from_budget = left_open(settings)
+    settled = {field.name: getattr(schedule, field.name) for field in fields(Step)}
+    dtype = str(compute_dtype(settings.dtype, device=run.device)).removeprefix("torch.")
+    settings = replace(settings, **settled, dtype=dtype)
     check_length(config, schedule.length)
     targets = find_targets(skeleton, settings.targets, cut=first_after_cut(source.folder))
     check_rank(targets, settings.rank, settings.dropout)
     text = TextSource(text) if isinstance(text, str) else text
     if text.held_out_tokens is None:
         text = replace(text, held_out_tokens=measured_tokens(budget))
-    return HealPlan(method, source, text, Path(out), settings, schedule, run, from_budget=left_open(asked))
+    return HealPlan(method, source, text, Path(out), settings, schedule, run, from_budget=from_budget)
 
 
 def _schedule(settings: Settings, tokens: int, longest: int | None = None) -> Schedule:

@@ -23,11 +23,9 @@ def test_a_comparison_that_does_not_fit_keeps_the_model_and_says_so(plain_adapte
     no_memory = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     illegal = RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
     plain = merge_quietly(plain_adapter, tmp_path / "plain", base="dequantised", compare_logits=False)
-    for number, (name, error, why) in enumerate([
-        ("trained_logits", no_memory, "out of memory"),
-        ("merged_logits", no_memory, "out of memory"),
-        ("merged_logits", illegal, "CUDA error: an illegal memory access was encountered"),
-    ]):  # fmt: skip
+    cases = [("trained_logits", no_memory, "out of memory"), ("merged_logits", no_memory, "out of memory")]
+    cases += [("merged_logits", illegal, "CUDA error: an illegal memory access was encountered")]
+    for number, (name, error, why) in enumerate(cases):
         out = tmp_path / str(number)
         with monkeypatch.context() as patch:
             patch.setattr(heal.merging.agreement, name, Mock(side_effect=error))

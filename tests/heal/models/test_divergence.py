@@ -46,16 +46,9 @@ def test_pieces_sum_to_the_whole(seed, temperature, plain, at_once):
     patched.setattr(chunks, "FLOATS_AT_ONCE", {"cpu": at_once // 3})
     try:
         leaf, goal = student.clone().requires_grad_(), teacher.clone().requires_grad_()
-        found = chunked_divergence(
-            leaf,
-            goal,
-            labels,
-            lambda states: states @ heads[0].T,
-            teacher_project=lambda states: states @ heads[1].T,
-            vocabulary=VOCABULARY,
-            temperature=temperature,
-            plain=plain,
-        )
+        how = {"vocabulary": VOCABULARY, "temperature": temperature, "plain": plain}
+        project, theirs = (lambda states, head=head: states @ head.T for head in heads)
+        found = chunked_divergence(leaf, goal, labels, project, teacher_project=theirs, **how)
     finally:
         patched.undo()
     (0.25 * found).backward()
