@@ -122,17 +122,10 @@ def theirs(way, cut):
 def usual(asked, *, distil):
     """The same steps with peft and Trainer as they come: logits of all tokens, and for a teacher a model of its own."""
     import torch
+    import transformers
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        BitsAndBytesConfig,
-        PrinterCallback,
-        Trainer,
-        TrainerCallback,
-        TrainingArguments,
-    )
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, Trainer, TrainerCallback
 
     from heal.models.quantise import compute_dtype
 
@@ -182,11 +175,11 @@ def usual(asked, *, distil):
     clock = Clock()
     with tempfile.TemporaryDirectory() as scratch:
         size = {"max_steps": asked.steps, "per_device_train_batch_size": asked.batch_size, "learning_rate": 1e-4}
-        quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True}
-        arguments = TrainingArguments(scratch, **size, **quiet, use_cpu=not cuda, gradient_checkpointing=False)
+        quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": not cuda}
+        arguments = transformers.TrainingArguments(scratch, **size, **quiet, gradient_checkpointing=False)
         data = Dataset.from_dict({"input_ids": rows, "labels": rows})
         trainer = Distilling(model=adapted, args=arguments, train_dataset=data, callbacks=[clock])
-        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if cuda:

@@ -15,7 +15,7 @@ from heal.budget.document import Budget, BudgetSettings, Gpu, Memory, Verdict
 from heal.models.targets import plays
 from prune.common.errors import UsageError
 from prune.models.footprint import GIB, passing_bytes, saved_bytes, scale_bytes, state_bytes, weight_bytes
-from prune.models.shapes import LayerShape, Linear, ModelShape
+from prune.models.shapes import LayerShape, ModelShape
 
 METHODS = ("qlora", "distill")
 LOGITS_AT_ONCE = 1 << 24  # numbers per chunk, as heal.models.losses takes
@@ -176,12 +176,8 @@ def _most(fits: Any) -> int:
     return low
 
 
-def _adapted(linear: Linear, job: Job) -> bool:
-    return plays(job.role, linear.path)
-
-
 def _adapter_values(layer: LayerShape, job: Job) -> int:
-    return sum(job.rank * (linear.inputs + linear.outputs) for linear in layer.linears if _adapted(linear, job))
+    return sum(job.rank * (linear.inputs + linear.outputs) for linear in layer.linears if plays(job.role, linear.path))
 
 
 def _saved(shape: ModelShape, layer: LayerShape, job: Job) -> int:
@@ -189,7 +185,7 @@ def _saved(shape: ModelShape, layer: LayerShape, job: Job) -> int:
     token = saved_bytes(shape, layer, job.bits, job.length)
     mask = 0 if job.dropout == 0 else 1 if job.cuda else 4
     for linear in layer.linears:
-        if _adapted(linear, job):  # its input in fp32, after dropout; the mask; what A gives
+        if plays(job.role, linear.path):  # its input in fp32, after dropout; the mask; what A gives
             token += (4 + mask) * linear.inputs + 4 * job.rank
     return token * job.tokens
 
@@ -214,7 +210,7 @@ def _check(shape: ModelShape, job: Job) -> None:
             raise UsageError(f"--{name} {value} is not at least 1")
     if not 0 <= job.dropout < 1:
         raise UsageError(f"--dropout {job.dropout} is not in [0, 1)")
-    adapted = (linear for layer in shape.layers for linear in layer.linears if _adapted(linear, job))
+    adapted = (linear for layer in shape.layers for linear in layer.linears if plays(job.role, linear.path))
     sides = [min(linear.inputs, linear.outputs) for linear in adapted]
     if not sides:
         raise UsageError(f"{shape.name} has no linear projection for --targets {job.role}")

@@ -155,15 +155,6 @@ def test_what_cannot_be_done_leaves_nothing(tiny_llama, text, tmp_path, changes,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", ["", '{"text": "Too short."}\n'])
-def test_text_that_is_empty_or_too_short(tiny_llama, tmp_path, content):
-    path = tmp_path / "text.jsonl"
-    path.write_text(content)
-    with pytest.raises(TextError, match=r"holds no text|has only|ends after"):
-        heal_tiny(tiny_llama, TextSource(str(path), held_out=str(path)), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_sample_model_heals(sample_model, text, tmp_path):
     """Six of thirty layers cut, two thousand tokens of prose: the adapter, and the merged checkpoint, are better."""
     from prune import cut, plan_cut
