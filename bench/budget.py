@@ -17,7 +17,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +92,7 @@ def child(asked: argparse.Namespace, case: dict[str, Any]) -> None:
     from heal import BudgetQuery, DistillSettings, Settings, TextSource, distill, plan_budget, qlora
     from heal.budget.cost import memory_of
     from heal.settings import TrainingRun
+    from prune.families.subject import read_shape
     from prune.models.loading import pick_device
 
     device = pick_device(asked.device)
@@ -128,7 +128,8 @@ def child(asked: argparse.Namespace, case: dict[str, Any]) -> None:
         else:
             qlora(asked.cut, text, out, settings=Settings(**options), run=run)
     budget = plan_budget(asked.cut, BudgetQuery(method=case["method"]), Settings(**options))
-    reckoned = memory_of(budget.shape, replace(budget.job, cuda=cuda)).model_dump()
+    shape = read_shape(asked.model if case["method"] == "distill" else asked.cut)
+    reckoned = memory_of(shape, budget.settings.but(cuda=cuda)).model_dump()
     measured = {name: value - start for name, value in peaks.items()}
     print(json.dumps({"case": case, "device": device, "baseline": start, "reckoned": reckoned, "measured": measured}))
 

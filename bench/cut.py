@@ -111,18 +111,9 @@ def make_model(folder: Path, size: int, shard_limit: int) -> int:
             while place:
                 place -= file.write(noise[: min(_CHUNK, place)])
             os.fsync(file.fileno())
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": WIDTH,
-        "intermediate_size": INNER,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": VOCABULARY,
-        "tie_word_embeddings": False,
-        "dtype": "bfloat16",
-    }
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16"}
+    config |= {"hidden_size": WIDTH, "intermediate_size": INNER, "vocab_size": VOCABULARY, "tie_word_embeddings": False}
+    config |= {"num_hidden_layers": layers, "num_attention_heads": 32, "num_key_value_heads": 8}
     (folder / "config.json").write_text(json.dumps(config))
     index = {"metadata": {"total_size": sum(n for shard in shards for *_, n in shard)}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))

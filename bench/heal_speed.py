@@ -122,42 +122,22 @@ def theirs(way, cut):
 def usual(asked, *, distil):
     """The same steps with peft and Trainer as they come: logits of all tokens, and for a teacher a model of its own."""
     import torch
+    import transformers
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        BitsAndBytesConfig,
-        PrinterCallback,
-        Trainer,
-        TrainerCallback,
-        TrainingArguments,
-    )
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, Trainer, TrainerCallback
 
     from heal.models.quantise import compute_dtype
 
     cuda = torch.cuda.is_available()
     device = "cuda:0" if cuda else "cpu"
     dtype = compute_dtype(device=device)  # as our commands take
-    four = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-    options = {"dtype": dtype, "quantization_config": four if asked.bits == 4 else None, "device_map": {"": device}}
+    nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    four = BitsAndBytesConfig(**nf4, bnb_4bit_compute_dtype=dtype) if asked.bits == 4 else None
+    options = {"dtype": dtype, "quantization_config": four, "device_map": {"": device}}
     student = AutoModelForCausalLM.from_pretrained(asked.cut, **options)
-    projections = "all-linear"
-    adapted = get_peft_model(
-        student,
-        LoraConfig(
-            r=asked.rank,
-            lora_alpha=asked.rank,
-            lora_dropout=0.05,
-            target_modules=projections,
-            task_type="CAUSAL_LM",
-        ),
-    )
+    adapter = {"r": asked.rank, "lora_alpha": asked.rank, "lora_dropout": 0.05, "target_modules": "all-linear"}
+    adapted = get_peft_model(student, LoraConfig(**adapter, task_type="CAUSAL_LM"))
     teacher = AutoModelForCausalLM.from_pretrained(asked.model, **options).eval() if distil else None
     tokenizer = AutoTokenizer.from_pretrained(asked.model)
     texts = [json.loads(line)["text"] for line in Path(asked.text).read_text().splitlines()[:2000]]
@@ -194,23 +174,12 @@ def usual(asked, *, distil):
 
     clock = Clock()
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Distilling(
-            model=adapted,
-            args=TrainingArguments(
-                output_dir=scratch,
-                max_steps=asked.steps,
-                per_device_train_batch_size=asked.batch_size,
-                learning_rate=1e-4,
-                report_to="none",
-                save_strategy="no",
-                disable_tqdm=True,
-                use_cpu=not cuda,
-                gradient_checkpointing=False,
-            ),
-            train_dataset=Dataset.from_dict({"input_ids": rows, "labels": rows}),
-            callbacks=[clock],
-        )
-        trainer.remove_callback(PrinterCallback)
+        size = {"max_steps": asked.steps, "per_device_train_batch_size": asked.batch_size, "learning_rate": 1e-4}
+        quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": not cuda}
+        arguments = transformers.TrainingArguments(scratch, **size, **quiet, gradient_checkpointing=False)
+        data = Dataset.from_dict({"input_ids": rows, "labels": rows})
+        trainer = Distilling(model=adapted, args=arguments, train_dataset=data, callbacks=[clock])
+        trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if cuda:

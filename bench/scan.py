@@ -91,15 +91,9 @@ def llama_3_8b(dtype):
     """Llama-3-8B's 32 layers with random weights, each shared by eight layers; a small vocabulary."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        vocab_size=1024,
-        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
-    )
+    sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 1024}
+    rope = {"rope_type": "default", "rope_theta": 500000.0}
+    config = LlamaConfig(**sizes, num_attention_heads=32, num_key_value_heads=8, rope_parameters=rope)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     layers = model.model.layers

@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 
@@ -20,17 +21,10 @@ def make(folder: Path, layers: int, width: int) -> int:
     from safetensors.torch import save_file
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        num_key_value_heads=width // 256,
-        tie_word_embeddings=True,
-        dtype="bfloat16",
-        architectures=["LlamaForCausalLM"],
-    )
+    sizes = {"vocab_size": 512, "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
+    sizes |= {"num_attention_heads": width // 64, "num_key_value_heads": width // 256}
+    named = {"dtype": "bfloat16", "architectures": ["LlamaForCausalLM"]}
+    config = LlamaConfig(**sizes, **named, tie_word_embeddings=True)
     config.save_pretrained(folder)
     with torch.device("meta"):
         shapes = {name: tuple(p.shape) for name, p in LlamaForCausalLM(config).named_parameters()}
@@ -40,12 +34,8 @@ def make(folder: Path, layers: int, width: int) -> int:
     for part in [*(f"layers.{i}." for i in range(layers)), ""]:
         some = {n: s for n, s in shapes.items() if n not in place and part in n}
         file = f"model-{len(set(place.values())):05d}.safetensors"
-        tensors = {
-            n: torch.ones(s, dtype=torch.bfloat16)
-            if len(s) == 1
-            else torch.empty(s, dtype=torch.bfloat16).normal_(0, 0.02)
-            for n, s in some.items()
-        }
+        empty = {n: torch.empty(s, dtype=torch.bfloat16) for n, s in some.items()}
+        tensors = {n: t.fill_(1) if t.dim() == 1 else t.normal_(0, 0.02) for n, t in empty.items()}
         save_file(tensors, folder / file, metadata={"format": "pt"})
         total += sum(t.nbytes for t in tensors.values())
         place |= dict.fromkeys(some, file)
@@ -88,22 +78,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="bench-scan-", dir=asked.folder) as folder:
         size = make(Path(folder), asked.layers, asked.width)
-        command = [
-            sys.executable,
-            __file__,
-            "--child",
-            folder,
-            "--cap-mib",
-            str(asked.cap_mib),
-            "--tokens",
-            str(asked.tokens),
-        ]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (cap, cap)),
-        )
+        sizes = ["--cap-mib", str(asked.cap_mib), "--tokens", str(asked.tokens)]
+        command = [sys.executable, __file__, "--child", folder, *sizes]
+        limit = partial(resource.setrlimit, resource.RLIMIT_DATA, (cap, cap))
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
     if done.returncode:
         sys.exit(done.stderr)
     found = {"weights_mib": size / 2**20, "cap_mib": asked.cap_mib, **json.loads(done.stdout.splitlines()[-1])}

@@ -115,7 +115,6 @@ All other tensors are those of `{base}`, bit for bit. `heal.json` tells the rest
 
 
 def adapter_card(record: HealRecord) -> str:
-    """README.md of an adapter."""
     settings = record.settings
     return ADAPTER.format(
         **_common(record),
@@ -128,7 +127,6 @@ def adapter_card(record: HealRecord) -> str:
 
 
 def merged_card(record: HealRecord) -> str:
-    """README.md of a merged model."""
     merged = record.merge
     assert merged is not None
     how = (DEQUANTISED if merged.base == "dequantised" else ORIGINAL).format(
@@ -145,7 +143,6 @@ def merged_card(record: HealRecord) -> str:
 
 
 def adapter_only_card(record: HealRecord) -> str:
-    """README.md of an adapter on the full model."""
     shipped = record.adapter_only
     assert shipped is not None
     full = shipped.full
@@ -158,7 +155,6 @@ def adapter_only_card(record: HealRecord) -> str:
 
 
 def patch_card(record: HealRecord) -> str:
-    """README.md of a patched model."""
     return PATCHED.format(
         **_common(record),
         cut=record.cut,
@@ -173,11 +169,10 @@ def patch_card(record: HealRecord) -> str:
 
 def _common(record: HealRecord) -> dict[str, Any]:
     name = record.base["model"]
+    named = f"base_model: {json.dumps(name)}\n" if "commit" in record.base else ""  # the hub takes only its own ids
     return {
         "base": name,
-        "named": f"base_model: {json.dumps(name)}\n"
-        if "commit" in record.base
-        else "",  # the hub takes only its own ids
+        "named": named,
         "tokens": record.tokens,
         "text": "`, `".join(record.texts),
         "bits": _precision(record),

@@ -183,5 +183,4 @@ def budget_command(
 
 
 def main() -> None:
-    """Entry point of the console command."""
     app()

@@ -49,11 +49,6 @@ LADDER = (
 )
 
 
-def rung(tokens: int) -> Rung:
-    """The defaults of a budget."""
-    return next(rung for rung in reversed(LADDER) if rung.tokens <= tokens)
-
-
 def settle(settings: Settings, *, tokens: int, processes: int = 1, longest: int | None = None) -> Step:
     """The step that a budget of `tokens` settles; what the settings give stays as it is.
 
@@ -63,7 +58,7 @@ def settle(settings: Settings, *, tokens: int, processes: int = 1, longest: int 
         processes: how many train together, and share the rows of a step.
         longest: tokens that the model can read; no row becomes longer unless asked for.
     """
-    usual = rung(tokens)
+    usual = next(rung for rung in reversed(LADDER) if rung.tokens <= tokens)
     length = settings.length
     if length is None:
         length = usual.length if longest is None else min(usual.length, longest)

@@ -7,7 +7,6 @@ from prune.common.tables import Table
 
 
 def curve(result: HealResult) -> Table:
-    """Losses over the steps, and what the run cost."""
     record, peak, ended = result.record, result.record.peak_memory, result.record.ended
     assert ended is not None
     caption = (
@@ -33,7 +32,6 @@ def curve(result: HealResult) -> Table:
 
 
 def patched(result: HealResult) -> Table:
-    """The candidates of a patch, and which of them were kept."""
     record, won = result.record, result.record.won_back
     share = "" if won is None else f", {won:.0%} of the loss won back"
     caption = (
@@ -53,7 +51,6 @@ def patched(result: HealResult) -> Table:
 
 
 def merged(result: HealResult) -> str:
-    """What a merge wrote, and which base it chose, by what losses."""
     facts = result.record.merge
     assert facts is not None
     words = (
@@ -81,7 +78,6 @@ def _choice(facts: MergeFacts, chosen: Chosen) -> str:
 
 
 def shipped(result: HealResult) -> str:
-    """What the one adapter for the full model holds."""
     facts = result.record.adapter_only
     assert facts is not None
     return f"{result.out}: one adapter for {facts.full['model']}: {facts.words}; healed" + _apart(facts)

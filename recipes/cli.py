@@ -121,14 +121,9 @@ def _page(path: Path) -> Any:
 
 
 def _just_printed(done: Any, shown: str) -> bool:
-    makers = [
-        planned.stage.name
-        for planned in done.plan.stages
-        if any(Path(shown).is_relative_to(output) for output in planned.outputs)
-    ]
-    return any(name in done.just_made for name in makers)
+    made = [output for planned in done.plan.stages if planned.why for output in planned.outputs]
+    return any(Path(shown).is_relative_to(output) for output in made)
 
 
 def main() -> None:
-    """Entry point of the console command."""
     app()

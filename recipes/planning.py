@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune.checkpoint.identity import file_identity
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.provenance import digest, versions
-from recipes.identity import identity
 from recipes.record import StageRecord
 from recipes.schema import Recipe, Stage
 
@@ -108,6 +109,19 @@ def _key(stage: Stage, made: dict[str, str]) -> str:
 
 def _outside(word: str) -> str | None:
     return identity(word) if "\0" not in word and len(word) < 4096 else None
+
+
+def identity(path: str | Path) -> str | None:
+    """A digest of a file (see `prune.checkpoint.identity`) or a folder; None where nothing is there."""
+    path = Path(path)
+    if path.is_file():
+        return file_identity(path)
+    if not path.is_dir():
+        return None
+    content = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        content.update(f"{file.relative_to(path)}\0{file_identity(file)}\0".encode())
+    return content.hexdigest()
 
 
 def _why(record: StageRecord | None, key: str, outputs: tuple[str, ...]) -> str | None:

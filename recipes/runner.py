@@ -20,8 +20,7 @@ from typing import Any
 from prune.common.errors import RegrowthError
 from prune.common.provenance import provenance
 from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
-from recipes.identity import identity
-from recipes.planning import UNFINISHED, RecipePlan, StagePlan, plan_recipe
+from recipes.planning import UNFINISHED, RecipePlan, StagePlan, identity, plan_recipe
 from recipes.record import RecipeRecord, StageRecord, read_stages
 from recipes.schema import Recipe
 

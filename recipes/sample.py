@@ -178,7 +178,6 @@ def split_passages(passages: list[str]) -> tuple[list[str], list[str]]:
 
 
 def main() -> int:
-    """Command line of this module."""
     parser = argparse.ArgumentParser(description="Make the sample model, questions and prose.")
     parser.add_argument("--out", type=Path, default=Path(".sample"))
     try:

@@ -25,11 +25,6 @@ def _lines(blocks):
                 yield words
 
 
-def _own_model_block():
-    (block,) = [b for b in BLOCKS if HUB_ID in b and "prune cut" in b]
-    return [block]
-
-
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     named = re.findall(r"`make ([a-z-]+)`", README) + [w[1] for w in _lines(BLOCKS) if w[0] == "make"]
@@ -78,7 +73,8 @@ def test_the_commands_for_a_model_of_ones_own_run_as_written(small_world, monkey
     }
     monkeypatch.chdir(small_world)
     ran = []
-    for words in _lines(_own_model_block()):
+    (block,) = [block for block in BLOCKS if HUB_ID in block and "prune cut" in block]
+    for words in _lines([block]):
         command = " ".join(words[:2])
         if words[0] not in ROOMS or command == "evaluate prepare":  # needs the hub; the sample's questions stand in
             continue

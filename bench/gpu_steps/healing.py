@@ -235,5 +235,5 @@ def _budget(machine: Machine, shape: str, bits: int, way: Way) -> float:
     from heal.budget.cost import memory_of
 
     job = _job(machine, shape, bits, way)
-    step, held = memory_of(model_shape(shape), job), memory_of(model_shape(shape), replace(job, method="distill"))
+    step, held = memory_of(model_shape(shape), job), memory_of(model_shape(shape), job.but(method="distill"))
     return (step.step + held.weights + held.quantisation - step.weights - step.quantisation) / GIB

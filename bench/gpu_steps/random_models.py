@@ -43,13 +43,8 @@ def _with_quantised_layers(model: Any, bits: int) -> Any:
     from transformers.integrations import replace_with_bnb_linear
     from transformers.utils.quantization_config import QuantizationMethod
 
-    asked = BitsAndBytesConfig(
-        load_in_4bit=bits == 4,
-        load_in_8bit=bits == 8,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
+    nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.bfloat16}
+    asked = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8, **nf4)
     model = replace_with_bnb_linear(model, modules_to_not_convert=["lm_head"], quantization_config=asked)
     setattr(model, f"is_loaded_in_{bits}bit", True)
     model.quantization_method = QuantizationMethod.BITS_AND_BYTES

@@ -54,8 +54,11 @@ def config_of(shape: str, layers: int | None = None) -> Any:
 
 
 def model_shape(shape: str) -> ModelShape:
-    """The shape as `heal budget` reads it from a checkpoint's headers."""
-    sizes = SHAPES[shape]
+    return llama_shape(shape, SHAPES[shape])
+
+
+def llama_shape(name: str, sizes: dict[str, int]) -> ModelShape:
+    """A Llama of the sizes that its config has, as `heal budget` reads it from a checkpoint's headers."""
     d, f, heads = sizes["hidden_size"], sizes["intermediate_size"], sizes["num_attention_heads"]
     keys, vocabulary, count = d // heads * sizes["num_key_value_heads"], sizes["vocab_size"], sizes["num_hidden_layers"]
     attention = {"q_proj": (d, d), "k_proj": (d, keys), "v_proj": (d, keys), "o_proj": (d, d)}
@@ -65,7 +68,7 @@ def model_shape(shape: str) -> ModelShape:
     layer = LayerShape(tuple(linears), 0, 0, 2 * d, 8 * d + 8)
     outside = 2 * vocabulary * d + d
     return ModelShape(
-        name=shape, layers=(layer,) * count, outside=outside, vocabulary=vocabulary, hidden=d, heads=heads,
+        name=name, layers=(layer,) * count, outside=outside, vocabulary=vocabulary, hidden=d, heads=heads,
         key_value_heads=sizes["num_key_value_heads"], head_width=d // heads, gated=True, written_out=False, scores=0,
         context=16384, stored_bytes=2 * (outside + count * layer.values), largest=vocabulary * d,
     )  # fmt: skip

@@ -7,14 +7,15 @@ a GPU's peak: an expectation, no measurement.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from heal.budget.document import BudgetDocument, BudgetSettings, Gpu, Memory, Verdict
+from pydantic import Field
+
+from heal.budget.document import Budget, BudgetSettings, Gpu, Memory, Verdict
 from heal.models.targets import plays
 from prune.common.errors import UsageError
 from prune.models.footprint import GIB, passing_bytes, saved_bytes, scale_bytes, state_bytes, weight_bytes
-from prune.models.shapes import LayerShape, Linear, ModelShape
+from prune.models.shapes import LayerShape, ModelShape
 
 METHODS = ("qlora", "distill")
 LOGITS_AT_ONCE = 1 << 24  # numbers per chunk, as heal.models.losses takes
@@ -31,62 +32,19 @@ GPUS = (
 )
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is asked for. `kept`: layers of the full model that stay; adapters sit on those from `kept[first]` on.
+class Job(BudgetSettings):
+    """What is asked for; adapters sit on the layers from `kept[first]` on."""
 
-    Attributes:
-        method: `qlora`, or `distill`, for which the full model stays loaded.
-        bits: 4, 8 or 16.
-        role: `feed-forward` or `all`.
-        cuda: whether memory is that of a GPU; on a CPU, dropout keeps its mask in fp32.
-    """
-
-    method: str
-    kept: tuple[int, ...]
-    first: int
-    bits: int
-    role: str
-    rank: int
-    dropout: float
-    length: int
-    batch_size: int
-    checkpointing: bool
-    cuda: bool = True
+    kept: tuple[int, ...] = Field(description="layers of the full model that stay")
+    cuda: bool = Field(default=True, description="memory is a GPU's; on a CPU, dropout keeps its mask in fp32")
 
     @property
     def tokens(self) -> int:
         """Of one forward pass."""
         return self.length * self.batch_size
 
-
-@dataclass(frozen=True)
-class Budget:
-    """The answer of `heal budget`."""
-
-    shape: ModelShape
-    job: Job
-    tokens: int
-    memory: Memory
-    other: Memory  # with checkpointing the other way round
-    flops: float  # per token
-    verdicts: tuple[Verdict, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        job, checkpointed = asdict(self.job), self.job.checkpointing
-        return BudgetDocument(
-            model=self.shape.name,
-            layers=len(self.shape.layers),
-            parameters=self.shape.values,
-            kept=job.pop("kept"),
-            settings=BudgetSettings(**{name: value for name, value in job.items() if name != "cuda"}),
-            tokens=self.tokens,
-            memory=self.memory,
-            memory_without_checkpointing=self.other if checkpointed else None,
-            memory_with_checkpointing=None if checkpointed else self.other,
-            flops_per_token=self.flops,
-            gpus=self.verdicts,
-        ).to_json()
+    def but(self, **changes: Any) -> Job:
+        return self.model_copy(update=changes)
 
 
 def kept_layers(layers: int, n: int, start: int | None = None) -> tuple[int, ...]:
@@ -127,7 +85,8 @@ def memory_of(shape: ModelShape, job: Job) -> Memory:
         quantisation=quantisation,
         adapter=adapter,
         optimiser=3 * adapter,
-        activations=activations + _mask(shape, job),
+        # and which token of a packed row sees which: a truth value each, made once for all layers
+        activations=activations + job.batch_size * job.length**2,
         layer=at_once,
         logits=_logits(shape, job),
         loading=weights + quantisation + (4 * shape.largest if job.cuda else stored),
@@ -167,16 +126,27 @@ def estimate(shape: ModelShape, job: Job, *, tokens: int, gpus: tuple[Gpu, ...] 
     """
     _check(shape, job)
     flops = flops_per_token(shape, job)
-    verdicts = tuple(_judge(shape, job, gpu, tokens, flops) for gpu in gpus)
-    other = memory_of(shape, replace(job, checkpointing=not job.checkpointing))
-    return Budget(shape, job, tokens, memory_of(shape, job), other, flops, verdicts)
+    other = memory_of(shape, job.but(checkpointing=not job.checkpointing))
+    return Budget(
+        model=shape.name,
+        layers=len(shape.layers),
+        parameters=shape.values,
+        kept=job.kept,
+        settings=job,  # written without what only a job has
+        tokens=tokens,
+        memory=memory_of(shape, job),
+        memory_without_checkpointing=other if job.checkpointing else None,
+        memory_with_checkpointing=None if job.checkpointing else other,
+        flops_per_token=flops,
+        gpus=tuple(_judge(shape, job, gpu, tokens, flops) for gpu in gpus),
+    )
 
 
 def _judge(shape: ModelShape, job: Job, gpu: Gpu, tokens: int, flops: float) -> Verdict:
     room, rate = usable(gpu.memory), gpu.peak * gpu.share / flops
 
     def fits(rows: int, length: int) -> bool:
-        return memory_of(shape, replace(job, batch_size=rows, length=length)).total <= room
+        return memory_of(shape, job.but(batch_size=rows, length=length)).total <= room
 
     longest = 128 * _most(lambda pieces: fits(1, 128 * pieces))
     return Verdict(
@@ -206,12 +176,8 @@ def _most(fits: Any) -> int:
     return low
 
 
-def _adapted(linear: Linear, job: Job) -> bool:
-    return plays(job.role, linear.path)
-
-
 def _adapter_values(layer: LayerShape, job: Job) -> int:
-    return sum(job.rank * (linear.inputs + linear.outputs) for linear in layer.linears if _adapted(linear, job))
+    return sum(job.rank * (linear.inputs + linear.outputs) for linear in layer.linears if plays(job.role, linear.path))
 
 
 def _saved(shape: ModelShape, layer: LayerShape, job: Job) -> int:
@@ -219,14 +185,9 @@ def _saved(shape: ModelShape, layer: LayerShape, job: Job) -> int:
     token = saved_bytes(shape, layer, job.bits, job.length)
     mask = 0 if job.dropout == 0 else 1 if job.cuda else 4
     for linear in layer.linears:
-        if _adapted(linear, job):  # its input in fp32, after dropout; the mask; what A gives
+        if plays(job.role, linear.path):  # its input in fp32, after dropout; the mask; what A gives
             token += (4 + mask) * linear.inputs + 4 * job.rank
     return token * job.tokens
-
-
-def _mask(shape: ModelShape, job: Job) -> int:
-    """Which token of a packed row sees which: a truth value each, made once for all layers."""
-    return job.batch_size * job.length**2
 
 
 def _logits(shape: ModelShape, job: Job) -> int:
@@ -249,12 +210,8 @@ def _check(shape: ModelShape, job: Job) -> None:
             raise UsageError(f"--{name} {value} is not at least 1")
     if not 0 <= job.dropout < 1:
         raise UsageError(f"--dropout {job.dropout} is not in [0, 1)")
-    sides = [
-        min(linear.inputs, linear.outputs)
-        for layer in shape.layers
-        for linear in layer.linears
-        if _adapted(linear, job)
-    ]
+    adapted = (linear for layer in shape.layers for linear in layer.linears if plays(job.role, linear.path))
+    sides = [min(linear.inputs, linear.outputs) for linear in adapted]
     if not sides:
         raise UsageError(f"{shape.name} has no linear projection for --targets {job.role}")
     if job.rank > min(sides):

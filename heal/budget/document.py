@@ -79,8 +79,8 @@ class Verdict(Part):
     hours: float = Field(description="expected")
 
 
-class BudgetDocument(Stated, Artefact):
-    """What healing takes. It is printed, and never read."""
+class Budget(Stated, Artefact):
+    """What healing takes, as `heal budget` answers. It is printed, and never read."""
 
     AGAIN: ClassVar[str] = "run `heal budget` again"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from heal.budget.cost import GPUS, METHODS, Budget, Job, estimate, kept_layers
-from heal.budget.document import Gpu
+from heal.budget.cost import GPUS, Job, estimate, kept_layers
+from heal.budget.document import Budget, Gpu
 from heal.defaults import settle
 from heal.models.targets import parse_targets
 from heal.settings import BudgetQuery, Settings
@@ -37,8 +37,6 @@ def plan_budget(
     """
     query, settings = query or BudgetQuery(), settings or Settings()
     n, method, tokens = query.n, query.method, parse_tokens(query.tokens)
-    if method not in METHODS:
-        raise UsageError(f"--method {method} is unknown; use {' or '.join(METHODS)}")
     role, after_cut = parse_targets(settings.targets)
     plan = None
     if n == 0 and (Path(model) / PLAN_FILE).is_file():

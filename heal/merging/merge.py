@@ -139,7 +139,6 @@ def merge(
 
 
 def _describe(folder: Path, record: HealRecord, *, overwrite: bool = False) -> None:
-    """Write heal.json and the model card."""
     record.write(folder / RECORD_FILE, overwrite=overwrite)
     write_text(folder / "README.md", merged_card(record), overwrite=overwrite)
 

@@ -68,17 +68,14 @@ def held_out_losses(model: PreTrainedModel, held_out: HeldOut, *, batch_size: in
     for text in held_out.texts:
         share = text.rows[rank::world]
         if wrapper is not None and len(share) < -(-len(text.rows) // world):  # all must call a wrapper equally often
-            share = [*share, _unlabelled(text.rows[0])]
+            first = text.rows[0]
+            share = [*share, Row(first.tokens, first.positions, np.full_like(first.labels, IGNORED))]
         sums.append(summed_loss(model, share, batch_size=batch_size, wrapper=wrapper))
     totals = [sum(parts) for parts in zip(*gather(sums), strict=True)]
     counts = [text.targets for text in held_out.texts]
     main = [index for index, text in enumerate(held_out.texts) if not text.domain]
     loss = sum(totals[index] for index in main) / sum(counts[index] for index in main)
     return Losses(loss, {text.name: totals[i] / counts[i] for i, text in enumerate(held_out.texts)})
-
-
-def _unlabelled(row: Row) -> Row:
-    return Row(row.tokens, row.positions, np.full_like(row.labels, IGNORED))
 
 
 def held_out_loss(

@@ -47,6 +47,19 @@ def attach_loss(model: PreTrainedModel) -> None:
     check_head(model, project)
     decoder = model.get_decoder()
 
+    def summed(batch: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+        return chunked_cross_entropy(decoder(**batch).last_hidden_state, labels, project, vocabulary=vocabulary)
+
+    return_loss(model, summed)
+
+
+def return_loss(model: PreTrainedModel, summed: Callable[[dict[str, Any], torch.Tensor], torch.Tensor]) -> None:
+    """Replace the model's forward pass as `attach_loss` says.
+
+    Args:
+        summed: from what a decoder takes, and labels (B, T): the sum over labelled tokens.
+    """
+
     def forward(
         input_ids: torch.Tensor,
         position_ids: torch.Tensor | None = None,
@@ -54,10 +67,9 @@ def attach_loss(model: PreTrainedModel) -> None:
         num_items_in_batch: torch.Tensor | int | None = None,
         **_: Any,
     ) -> dict[str, torch.Tensor]:
-        hidden = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
         if labels is None:
             raise ValueError("a model made ready for healing returns a loss, and needs labels for it")
-        total = chunked_cross_entropy(hidden, labels, project, vocabulary=vocabulary)
+        total = summed({"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}, labels)
         count = (labels[:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch
         return {"loss": total / count}
 

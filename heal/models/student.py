@@ -118,21 +118,12 @@ def _like(module: Any, old: Any, values: torch.Tensor, transposed: bool) -> torc
 
     matrix = (values.T if transposed else values).contiguous()
     if kind == "Params4bit":
-        return Params4bit(
-            matrix,
-            requires_grad=False,
-            blocksize=old.blocksize,
-            compress_statistics=old.compress_statistics,
-            quant_type=old.quant_type,
-            quant_storage=old.quant_storage,
-            module=module,
-        ).to(old.device)
+        same = ("blocksize", "compress_statistics", "quant_type", "quant_storage")
+        alike = {name: getattr(old, name) for name in same}
+        return Params4bit(matrix, requires_grad=False, **alike, module=module).to(old.device)
     state = MatmulLtState()
-    state.threshold, state.has_fp16_weights, state.use_pool = (
-        module.state.threshold,
-        module.state.has_fp16_weights,
-        module.state.use_pool,
-    )
+    for name in ("threshold", "has_fp16_weights", "use_pool"):
+        setattr(state, name, getattr(module.state, name))
     module.state = state
     return Int8Params(matrix, requires_grad=False, has_fp16_weights=False).to(old.device)
 

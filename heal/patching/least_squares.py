@@ -85,12 +85,9 @@ def solve_map(sums: Sums, weight: torch.Tensor, *, ridge: float) -> torch.Tensor
         weight: W, (D, F); where a bias is folded, its last column is the bias.
     """
     wide = weight.double()
-    return solve(_projected(sums, wide), ridge=ridge) @ wide
-
-
-def _projected(sums: Sums, weight: torch.Tensor) -> Sums:
-    """The sums over the projection's output m = W h in the place of h: no second pass over the text is needed."""
-    return Sums(weight @ sums.gram @ weight.T, sums.cross @ weight.T, sums.energy, sums.tokens)
+    # The sums over the output m = W h in the place of h: no second pass over the text is needed.
+    projected = Sums(wide @ sums.gram @ wide.T, sums.cross @ wide.T, sums.energy, sums.tokens)
+    return solve(projected, ridge=ridge) @ wide
 
 
 def aim(state: torch.Tensor, target: torch.Tensor, objective: str, typical: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -161,9 +161,14 @@ def _plan(
 
     lineage = trace(model, teacher, revision=run.revision)
     blocks = runs(lineage.plan.dropped)
-    _check_blocks(blocks, lineage)
+    if blocks[0][0] == 0:
+        raise RegrowthError(
+            f"{lineage.pruned.name} lacks layers {spell_layers(lineage.plan.dropped)}: no layer stands before the cut, "
+            "so nothing can take a fold; heal it with heal distill"
+        )
     check_length(AutoConfig.from_pretrained(lineage.full.folder), settings.length)
-    _check_apart(out, lineage)
+    if out.exists() and out.resolve() in (lineage.pruned.folder.resolve(), lineage.full.folder.resolve()):
+        raise RegrowthError(f"--out {out} is what the patch reads; give another folder")
     return _PatchPlan(lineage, blocks, text, out, settings, fitted, _spare(fitted, settings.length), run)
 
 
@@ -243,10 +248,7 @@ def _check_enough(text: TextSource, rows: int, wanted: int, length: int) -> None
 def _check(settings: PatchSettings) -> None:
     from heal.patching.least_squares import OBJECTIVES
 
-    for name, value, known in (
-        ("objective", settings.objective, OBJECTIVES),
-        ("kind", settings.kind, KINDS),
-    ):
+    for name, value, known in (("objective", settings.objective, OBJECTIVES), ("kind", settings.kind, KINDS)):
         if value not in ("auto", *known):
             raise UsageError(f"--{name} {value} is unknown; use auto, {', '.join(known)}")
     check_seed(settings.seed)
@@ -255,16 +257,3 @@ def _check(settings: PatchSettings) -> None:
     for name, number, least in (("length", settings.length, 8), ("batch-size", settings.batch_size, 1)):
         if number < least:
             raise UsageError(f"--{name} {number} is too small; it is at least {least}")
-
-
-def _check_blocks(blocks: Sequence[tuple[int, int]], lineage: Lineage) -> None:
-    if blocks[0][0] == 0:
-        raise RegrowthError(
-            f"{lineage.pruned.name} lacks layers {spell_layers(lineage.plan.dropped)}: no layer stands before the cut, "
-            "so nothing can take a fold; heal it with heal distill"
-        )
-
-
-def _check_apart(out: Path, lineage: Lineage) -> None:
-    if out.exists() and out.resolve() in (lineage.pruned.folder.resolve(), lineage.full.folder.resolve()):
-        raise RegrowthError(f"--out {out} is what the patch reads; give another folder")

@@ -125,7 +125,6 @@ def solve_fold(
 
 
 def objectives_of(settings: PatchSettings) -> tuple[str, ...]:
-    """The objectives to try."""
     return OBJECTIVES if settings.objective == "auto" else (settings.objective,)
 
 
@@ -197,7 +196,6 @@ class Search:
                     break
 
     def _try(self, wanted: Candidate) -> bool:
-        """Whether it is the best so far."""
         sums = self.parts[wanted.objective].whole(wanted.share)
         change = solved(sums, self.weight, wanted.kind, wanted.ridge)
         tried = wanted.model_copy(update={"loss": self.measure(change), "left_over": sums.left_over(change)})

@@ -111,7 +111,6 @@ class HeldOut:
         return digest.hexdigest()
 
     def holds(self, document: str) -> bool:
-        """Whether a document is measured."""
         return _digest(document) in self.digests
 
     def to_json(self) -> dict[str, Any]:
@@ -227,8 +226,11 @@ def check_enough(
     """
     if any(source.startswith("hub:") for source in text.sources):
         return
-    size = sum(path.stat().st_size for source in text.sources for path in source_files(source))
-    if size > _COUNTED or (size > _PLENTY * rows * length and not _packed_files(text)):
+    paths = [path for source in text.sources for path in source_files(source)]
+    size = sum(path.stat().st_size for path in paths)
+    # a file's size says nothing about its text where it is compressed, or has other columns
+    told = not any(path.suffix in (".gz", ".parquet") for path in paths)
+    if size > _COUNTED or (size > _PLENTY * rows * length and told):
         return
     stream = row_stream(text, tokenizer, held_out, length=length, seed=seed)
     count = sum(1 for _ in islice(stream, rows))
@@ -237,12 +239,6 @@ def check_enough(
             f"{' and '.join(text.sources)} ends after {count * length} of the {rows * length} tokens asked for; "
             f"add text, or ask for --tokens {count * length} or fewer"
         )
-
-
-def _packed_files(text: TextSource) -> bool:
-    """Whether a file's size says nothing about its text: compressed, or with other columns."""
-    paths = [path for source in text.sources for path in source_files(source)]
-    return any(path.suffix in (".gz", ".parquet") for path in paths)
 
 
 def _names(sources: tuple[str, ...]) -> list[str]:

@@ -57,7 +57,6 @@ class Checkpoints:
         return "with responses of the full model written, before its first checkpoint" if written else ""
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step stands."""
         return self.folder / f"checkpoint-{step}"
 
     @contextmanager
@@ -192,7 +191,6 @@ def write_state(folder: Path, curve: dict[str, Any], rows: dict[str, Any]) -> No
 
 
 def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `write_state` put there."""
     rows = json.loads(gzip.decompress((folder / "rows.json.gz").read_bytes()))
     return json.loads((folder / "curve.json").read_text(encoding="utf-8")), rows
 

@@ -154,8 +154,7 @@ def attach_distillation(
 ) -> None:
     """Replace the student's forward pass by one that returns how far it is from the teacher; see `heal.models.lm_head`.
 
-    `forward(input_ids, position_ids, labels, num_items_in_batch)` -> {"loss"}, the sum over labelled tokens divided by
-    `num_items_in_batch` (their own number if None). The teacher runs first and without a graph, always in eval mode.
+    The teacher runs first and without a graph, always in eval mode.
 
     Args:
         kept: layer i of the student is layer kept[i] of the teacher.
@@ -165,7 +164,7 @@ def attach_distillation(
     import torch
 
     from heal.models.divergence import chunked_divergence, state_distance
-    from heal.models.lm_head import check_head, projection
+    from heal.models.lm_head import check_head, projection, return_loss
     from heal.models.student import answer_parts, started_at, watching
     from prune.models.loading import decoder_layers, text_config
 
@@ -176,16 +175,7 @@ def attach_distillation(
     theirs = decoder_layers(teacher)
     match = settings.match_hidden
 
-    def forward(
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        **_: Any,
-    ) -> dict[str, torch.Tensor]:
-        if labels is None:
-            raise ValueError("a model made ready for healing returns a loss, and needs labels for it")
-        batch = {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}
+    def summed(batch: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
         given: dict[int, Any] = {prefix: None} if prefix else {}
         wanted: dict[int, Any] = {kept[cut]: None} if match else {}
         reached: dict[int, Any] = {cut: None} if match else {}
@@ -208,10 +198,9 @@ def attach_distillation(
         )
         if match:
             total = total + match * state_distance(reached[cut], wanted[kept[cut]], labels)
-        count = (labels[:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch
-        return {"loss": total / count}
+        return total
 
-    student.forward = forward
+    return_loss(student, summed)
 
 
 def _check(settings: DistillSettings) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heal.defaults import left_open, measured_tokens, settle
+from heal.defaults import Step, left_open, measured_tokens, settle
+from heal.lineage import first_after_cut
 from heal.settings import Settings, TrainingRun, check, check_length, check_running, longest_row
 from heal.text.sources import TextSource
 from heal.training.checkpoints import Checkpoints
@@ -80,26 +81,23 @@ def plan_healing(
     quiet_libraries()
     run = replace(run, device=pick_device(run.device))
     from heal.models.quantise import compute_dtype
+    from heal.models.targets import check_rank, find_targets
 
     source = locate(model, revision=run.revision)
-    config = _read_config(source)
+    skeleton = _skeleton(source)
+    config = skeleton.config
     schedule = _schedule(settings, budget, longest=longest_row(config))
-    asked, settings = (
-        settings,
-        replace(
-            settings,
-            length=schedule.length,
-            batch_size=schedule.batch_size,
-            accumulate=schedule.accumulate,
-            learning_rate=schedule.learning_rate,
-            dtype=str(compute_dtype(settings.dtype, device=run.device)).removeprefix("torch."),
-        ),
-    )
-    _check_fit(source, config, settings, schedule.length)
+    from_budget = left_open(settings)
+    settled = {field.name: getattr(schedule, field.name) for field in fields(Step)}
+    dtype = str(compute_dtype(settings.dtype, device=run.device)).removeprefix("torch.")
+    settings = replace(settings, **settled, dtype=dtype)
+    check_length(config, schedule.length)
+    targets = find_targets(skeleton, settings.targets, cut=first_after_cut(source.folder))
+    check_rank(targets, settings.rank, settings.dropout)
     text = TextSource(text) if isinstance(text, str) else text
     if text.held_out_tokens is None:
         text = replace(text, held_out_tokens=measured_tokens(budget))
-    return HealPlan(method, source, text, Path(out), settings, schedule, run, from_budget=left_open(asked))
+    return HealPlan(method, source, text, Path(out), settings, schedule, run, from_budget=from_budget)
 
 
 def _schedule(settings: Settings, tokens: int, longest: int | None = None) -> Schedule:
@@ -120,41 +118,18 @@ def _check_sharding(method: str, settings: Settings) -> None:
         raise UsageError("--patience keeps a copy of the best adapter, which FSDP has in shards; leave it out")
 
 
-def _check_fit(source: Source, config: Any, settings: Settings, length: int) -> None:
-    """Refuse settings that do not fit the model, told from its config (and its prune_plan.json) alone.
+def _skeleton(source: Source) -> PreTrainedModel:
+    """The model without its weights, made of its config alone.
 
     Raises:
         CheckpointError: no causal language model that transformers knows.
-        UsageError: rows, targets or a rank that it does not take.
     """
     import torch
-    from transformers import AutoModelForCausalLM
-
-    from heal.lineage import first_after_cut
-    from heal.models.targets import check_rank, find_targets
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
+        config = AutoConfig.from_pretrained(source.folder)
         with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
-        raise _unknown(source, error) from error
-    check_length(config, length)
-    targets = find_targets(skeleton, settings.targets, cut=first_after_cut(source.folder))
-    check_rank(targets, settings.rank, settings.dropout)
-
-
-def _read_config(source: Source) -> Any:
-    """
-    Raises:
-        CheckpointError: no causal language model that transformers knows.
-    """
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(source.folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise _unknown(source, error) from error
-
-
-def _unknown(source: Source, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{source.name} is no causal language model that transformers knows ({error})")
+        raise CheckpointError(f"{source.name} is no causal language model that transformers knows ({error})") from error

@@ -38,7 +38,6 @@ def qlora(
 
 
 def _frozen(plan: HealPlan) -> Student:
-    """The pruned model itself, for the plain loss."""
     from heal.models.lm_head import attach_loss
     from heal.models.quantise import load_frozen, quantised_modules
     from heal.models.targets import find_targets

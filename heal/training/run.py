@@ -71,6 +71,7 @@ def _execute(
 ) -> tuple[HealRecord, HeldOut]:
     from transformers import set_seed
 
+    from heal.models.adapters import save_adapter
     from heal.models.held_out import held_out_losses
     from heal.training.loop import run
     from heal.training.record import heal_record
@@ -126,7 +127,9 @@ def _execute(
             for path in map(Path, written.text.sources if write else ()):
                 shutil.copy2(path, stage / path.name)
             keep_logs(checkpoints.folder, stage, plan.run.report_to)
-            _save(adapted, stage, record, trained.weights)
+            save_adapter(adapted, stage, trained.weights)
+            write_text(stage / "README.md", adapter_card(record))
+            record.write(stage / RECORD_FILE)
         checkpoints.clear()
     return record, held_out
 
@@ -216,11 +219,3 @@ def _in_turn(write: Callable[[], Written]) -> Written:
     written = write() if is_main() else None
     gather(None)
     return write() if written is None else written
-
-
-def _save(adapted: PeftModel, stage: Path, record: HealRecord, weights: dict[str, Any] | None) -> None:
-    from heal.models.adapters import save_adapter
-
-    save_adapter(adapted, stage, weights)
-    write_text(stage / "README.md", adapter_card(record))
-    record.write(stage / RECORD_FILE)

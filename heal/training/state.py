@@ -56,7 +56,6 @@ class TrainingState:
         return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 
     def keep_best(self) -> None:
-        """Keep the adapter as it is now."""
         self.best = {name: weight.detach().cpu().clone() for name, weight in self.trained().items()}
 
     @torch.no_grad()

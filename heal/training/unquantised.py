@@ -65,6 +65,7 @@ def _unquantised(cut: float, original: float, dequantised: float | None = None) 
 
 def _losses(plan: HealPlan, held_out: HeldOut) -> tuple[float, float] | None:
     """Of the cut and of the adapter on it, in the dtype of the training; None where it does not fit in memory."""
+    import torch
     from peft import PeftModel
 
     from heal.models.held_out import mean_loss
@@ -75,7 +76,8 @@ def _losses(plan: HealPlan, held_out: HeldOut) -> tuple[float, float] | None:
 
     dtype = compute_dtype(plan.settings.dtype)
     gc.collect()  # the model that was trained
-    _empty_cache(plan.run.device)
+    if plan.run.device.startswith("cuda"):
+        torch.cuda.empty_cache()
     values = sum(math.prod(tensor.shape) for tensor in read_checkpoint(plan.model.folder).tensors())
     if values * dtype.itemsize * _ROOM > available(plan.run.device):
         return None
@@ -84,10 +86,3 @@ def _losses(plan: HealPlan, held_out: HeldOut) -> tuple[float, float] | None:
     cut = mean_loss(base, rows, batch_size=batch)
     PeftModel.from_pretrained(base, str(plan.out)).eval()  # puts the adapter into `base`
     return cut, mean_loss(base, rows, batch_size=batch)
-
-
-def _empty_cache(device: str) -> None:
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.empty_cache()

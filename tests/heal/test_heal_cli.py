@@ -29,7 +29,7 @@ def adapter(tiny_llama, options, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("command", ["qlora", "merge"])
+@pytest.mark.parametrize("command", ["qlora", "distill", "patch", "merge", "budget"])
 def test_help_has_an_example(command):
     shown = succeed("heal", command, "--help").output
     assert "Example:" in shown
@@ -57,19 +57,30 @@ def test_json_is_the_only_thing_on_stdout(tiny_llama, options, tmp_path):
     assert json.loads(done.stdout)["merge"]["chosen"]["by"] == "measured"  # auto, though nothing asks for it
 
 
-def test_merge_says_which_base_it_kept(adapter, tmp_path):
+def test_distill(tiny_llama, pruned, options, tmp_path):
+    command = ["heal", "distill", pruned, *options, "--targets", "feed-forward:after-cut", "--teacher", tiny_llama]
+    document = json.loads(succeed(*command, "--out", tmp_path / "a", "--json").stdout)
+    assert document == json.loads((tmp_path / "a" / "heal.json").read_text())
+    assert document["settings"]["temperature"] == 1.0
+    assert len(document["adapted"]) == 6
+    assert "distill" in (tmp_path / "a" / "README.md").read_text()
+    for wrong, code, line in (
+        (["--temperature", "0"], 2, "error: --temperature 0.0 is not above 0"),
+        (["--teacher", pruned], 1, "error: "),
+        (["--out", tmp_path / "a"], 1, "already exists"),
+    ):
+        check_refused(run(*command, "--out", tmp_path / "b", *wrong), code, line)
+        assert not (tmp_path / "b").exists()
+
+
+def test_merge_says_what_it_did_and_which_base_it_kept(adapter, tmp_path):
     options = ["--base", "auto", "--held-out-tokens", "256", "--no-compare-logits"]
     done = succeed("heal", "merge", adapter, "--out", tmp_path / "merged", *options)
     facts = json.loads((tmp_path / "merged" / "heal.json").read_text())["merge"]
     words = " ".join(done.stdout.split())
+    assert f"56 projections carry the adapter; {facts['dequantised']} saved as quantisation left them" in words
     assert f"kept the {facts['base']} base: held-out loss" in words
     assert all(f"{loss:.4f} {name}" in words for name, loss in facts["chosen"]["losses"].items())
-
-
-def test_merge_says_what_it_did(adapter, tmp_path):
-    done = succeed("heal", "merge", adapter, "--out", tmp_path / "merged", "--base", "original")
-    assert "56 projections carry the adapter; 0 saved as quantisation left them" in " ".join(done.stdout.split())
-    assert (tmp_path / "merged" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
@@ -89,6 +100,14 @@ def test_merge_says_what_it_did(adapter, tmp_path):
         (["--text", "nowhere.txt"], 1, "nowhere.txt does not exist"),
         (["--held-out", "nowhere.txt"], 1, "nowhere.txt does not exist"),
         (["--device", "cuda:77"], 1, "--device cuda:77: torch"),
+        (["--domain-text", "medical"], 2, "--domain-text medical: write it as NAME=FILE"),
+        (["--domain-text", "a=x", "--domain-text", "a=y"], 2, "two texts have one name"),
+        (["--schedule", "stairs"], 2, "--schedule stairs is unknown; use cosine, linear, constant"),
+        (["--warmup", "150%"], 2, "--warmup 150% is not a number of steps below"),
+        (["--warmup", "soon"], 2, "--warmup soon is not"),
+        (["--patience", "0"], 2, "--patience 0 is not at least 1"),
+        (["--save-every", "0"], 2, "--save-every 0 is not at least 1"),
+        (["--report-to", "paper"], 2, "--report-to paper is unknown; use wandb, trackio, tensorboard, none"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(tiny_llama, options, tmp_path, arguments, code, line):

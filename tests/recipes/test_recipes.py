@@ -6,8 +6,7 @@ import pytest
 import yaml
 
 from prune.common.errors import RegrowthError, UsageError
-from recipes.identity import identity
-from recipes.planning import plan_recipe
+from recipes.planning import identity, plan_recipe
 from recipes.schema import Recipe, RecipeError, Stage, load_recipe, parse_changes, shipped_recipes
 from tests.support.commands import check_refused, run, succeed
 
@@ -43,10 +42,6 @@ def small(tmp_path, tiny_llama, sample_text):
     return path
 
 
-def _run(*words):
-    return run("recipe", "run", *words)
-
-
 def _states(path, *words):
     result = succeed("recipe", "run", path, "--dry-run", "--json", *words)
     return {stage["name"]: stage["runs"] for stage in json.loads(result.stdout)["stages"]}
@@ -80,7 +75,7 @@ def test_stages_run_once_and_again_only_where_inputs_changed(small, tmp_path):
 
 
 def test_a_failed_stage_is_named_and_the_next_run_goes_on_from_there(small, tmp_path):
-    failed = _run(small, "--set", "n=99")
+    failed = run("recipe", "run", small, "--set", "n=99")
     assert failed.exit_code == 1
     assert "stage cut failed (exit code" in failed.stderr
     assert (tmp_path / "out/scan.json").exists()
@@ -103,7 +98,7 @@ def test_what_was_stopped_goes_on_and_what_changed_begins_anew(small, tmp_path, 
     monkeypatch.setattr("recipes.runner.sys.executable", str(program))
 
     def ending(*more):
-        assert _run(path, *more).exit_code == 1
+        assert run("recipe", "run", path, *more).exit_code == 1
         return said.read_text().split()[-1]
 
     assert ending().endswith("adapter")  # there is nothing to go on with
@@ -116,7 +111,7 @@ def test_what_was_stopped_goes_on_and_what_changed_begins_anew(small, tmp_path, 
 def test_what_the_recipe_did_not_make_is_never_replaced(small, tmp_path):
     (tmp_path / "out/pruned").mkdir(parents=True)
     (tmp_path / "out/pruned/mine.txt").write_text("mine")
-    check_refused(_run(small), 1, "was not made by this recipe")
+    check_refused(run("recipe", "run", small), 1, "was not made by this recipe")
     assert (tmp_path / "out/pruned/mine.txt").read_text() == "mine"
     assert not (tmp_path / "out/scan.json").exists()
 
@@ -241,15 +236,15 @@ def test_a_verdict_is_a_result_and_the_recipes_exit_code(small, tmp_path, monkey
     program.write_text(f"#!/bin/sh\nexit {code}\n")
     program.chmod(0o755)
     monkeypatch.setattr("recipes.runner.sys.executable", str(program))
-    again = _run(small, "--from", "cut", "--json")
+    again = run("recipe", "run", small, "--from", "cut", "--json")
     assert again.exit_code == code
     stage = json.loads(again.stdout)["stages"]["cut"]
     assert stage["state"] == "done"
     assert stage["verdict"] == verdict
 
-    unchanged = _run(small, "--json")  # nothing runs, and the verdict stands
+    unchanged = run("recipe", "run", small, "--json")  # nothing runs, and the verdict stands
     assert unchanged.exit_code == code
     program.write_text("#!/bin/sh\nexit 1\n")
-    failed = _run(small, "--from", "cut")
+    failed = run("recipe", "run", small, "--from", "cut")
     assert failed.exit_code == 1
     assert "stage cut failed (exit code 1)" in failed.stderr

@@ -13,7 +13,7 @@ from eval.billing.artefacts import Comparison, Run
 from eval.billing.sweep import SweepRecord
 from eval.questions.preparation import Manifest
 from eval.questions.schema import QuestionLine
-from heal.budget.document import BudgetDocument
+from heal.budget.document import Budget
 from heal.result import HealRecord
 from prune.choosing.costs import Costs
 from prune.cutting.plan import CutPlan
@@ -52,7 +52,7 @@ adapter as peft writes it, `optimizer.pt` (under FSDP `optimizer.bin`), `schedul
 `curve.json`, `rows.json.gz` (the place in the text, the shuffled documents, the row being packed),
 `best.safetensors` with `--patience`, and `sums.json` with the SHA-256 of every other file.""",
     ),
-    ("`heal budget --json`", BudgetDocument, ""),
+    ("`heal budget --json`", Budget, ""),
     (
         "comparison.json",
         Comparison,

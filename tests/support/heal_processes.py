@@ -19,14 +19,10 @@ import tempfile
 from contextlib import nullcontext
 
 import pytest
-from healing_steps import in_step
+from healing_steps import signal_in_step
 
 
-def signal_in_step(step, number):
-    in_step(step, lambda: os.kill(os.getpid(), number), pytest.MonkeyPatch())
-
-
-def signal_while_saving(step, number):
+def signal_while_saving(step, number, patch):
     import heal.training.state
 
     write = heal.training.state.write_state
@@ -36,7 +32,7 @@ def signal_while_saving(step, number):
             os.kill(os.getpid(), number)
         write(folder, *parts)
 
-    heal.training.state.write_state = halved
+    patch.setattr(heal.training.state, "write_state", halved)
 
 
 def children(jobs):
@@ -54,7 +50,7 @@ def children(jobs):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 if "at" in job:
                     arm = signal_while_saving if job.get("where") == "saving" else signal_in_step
-                    arm(job["at"], job["signal"])
+                    arm(job["at"], job["signal"], pytest.MonkeyPatch())
                 try:
                     heal_command(job["args"])
                 except SystemExit as end:
@@ -106,7 +102,7 @@ def together(words):
         words = words[1:]
     if words[0] == "--stop-at":
         if os.environ["RANK"] == "1":
-            signal_in_step(int(words[1]), signal.SIGTERM)
+            signal_in_step(int(words[1]), signal.SIGTERM, pytest.MonkeyPatch())
         words = words[2:]
     heal_command(words)
 

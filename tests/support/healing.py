@@ -37,7 +37,7 @@ def merge_quietly(adapter, out, base="auto", model=None, overwrite=False, **meas
     return merge(adapter, out, **options, show_progress=False).to_json()
 
 
-def ship_quietly(adapter, out, full=None, model=None, **measuring):
+def ship(adapter, out, full=None, model=None, **measuring):
     """heal.json of the adapter on the full model."""
     options = {"full": full, "model": model, "measuring": Measuring(**measuring)}
     return adapter_only(adapter, out, **options, show_progress=False).to_json()
@@ -56,14 +56,18 @@ def patch_record(tensors):
     )  # fmt: skip
 
 
-def patched_copy(pruned, out, name=PATCHED):
-    """A copy whose tensor `name`, or each one if None, has other values."""
-    shutil.copytree(pruned, out)
-    changed = []
+def changed_copy(model, out, only=""):
+    """A copy of the same shapes whose tensors, those with `only` in their names, have other values."""
+    shutil.copytree(model, out)
     for shard in read_checkpoint(out).shards:
         for tensor in shard.tensors:
-            if name in (None, tensor.name) and tensor.name != RENAMED:
+            if only in tensor.name and tensor.name != RENAMED:
                 write_over(shard.path, shard, tensor, 1.5 * read(shard, tensor))
-                changed.append(tensor.name)
-    patch_record(changed).write(out / "heal.json")
+    return out
+
+
+def patched_copy(pruned, out, only=PATCHED):
+    """A copy with other values whose heal.json says that a patch changed them."""
+    names = [tensor.name for tensor in read_checkpoint(changed_copy(pruned, out, only)).tensors()]
+    patch_record([name for name in names if only in name and name != RENAMED]).write(out / "heal.json")
     return out

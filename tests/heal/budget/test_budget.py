@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import heal.models.losses
+from bench.gpu_steps.shapes import llama_shape
 from heal import BudgetQuery, Settings, plan_budget
 from heal.budget.cost import (
     FLOATS_ON_CPU,
@@ -32,7 +33,6 @@ from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, UsageError
 from prune.families.subject import read_shape
 from prune.models.loading import decoder_layers
-from prune.models.shapes import LayerShape, Linear, ModelShape
 from tests.support.checkpoints import synthetic_checkpoint, write_shard
 from tests.support.commands import check_refused, run, succeed
 from tests.support.hub import StubHub, call, serve
@@ -129,7 +129,7 @@ def test_what_autograd_keeps_of_a_layer(saved, bits, role, dropout, length):
     job = job_of(shape, bits=bits, role=role, dropout=dropout, length=length)
     one = replace(shape, layers=shape.layers[:1])
     two = replace(shape, layers=shape.layers[:2])
-    difference = [memory_of(s, replace(job, kept=tuple(range(len(s.layers))))).activations for s in (one, two)]
+    difference = [memory_of(s, job.but(kept=tuple(range(len(s.layers))))).activations for s in (one, two)]
     assert difference[1] - difference[0] == pytest.approx(sum(kept.values()), rel=0.05)
 
 
@@ -167,68 +167,57 @@ def test_operations_are_those_that_torch_counts(family, tmp_path):
     assert flops_per_token(shape, job_of(shape, dropout=0.0)) == pytest.approx(counter.total / 128, rel=0.03)
 
 
-def large(layers, hidden, inner, vocabulary=32000, key_value=8, heads=64):
+def large(layers, hidden, inner, key_value=8, heads=64):
     """A Llama of some size, as its headers would tell."""
-    width = hidden // heads * key_value
-    linears = (
-        Linear("self_attn.q_proj", hidden, hidden, False), Linear("self_attn.k_proj", hidden, width, False),
-        Linear("self_attn.v_proj", hidden, width, False), Linear("self_attn.o_proj", hidden, hidden, False),
-        Linear("mlp.gate_proj", hidden, inner, True), Linear("mlp.up_proj", hidden, inner, True),
-        Linear("mlp.down_proj", inner, hidden, True),
-    )  # fmt: skip
-    layer = LayerShape(linears, 0, 0, 2 * hidden, 8 * hidden + 8)
-    return ModelShape(
-        name="large", layers=(layer,) * layers, outside=2 * vocabulary * hidden + hidden, vocabulary=vocabulary,
-        hidden=hidden, heads=heads, key_value_heads=key_value, head_width=hidden // heads, gated=True,
-        written_out=False, scores=0, context=4096, stored_bytes=0, largest=vocabulary * hidden,
-    )  # fmt: skip
+    sizes = {"num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": inner, "vocab_size": 32000}
+    return llama_shape("large", {**sizes, "num_attention_heads": heads, "num_key_value_heads": key_value})
 
 
 def test_published_sizes():
     """Llama-2-70B in NF4: 35 GB whole; 22 GB without 40 % of its layers, which a 40 GB card holds, as published."""
     whole = large(80, 8192, 28672)
     assert whole.values == pytest.approx(69e9, rel=0.01)
-    job = job_of(whole, bits=4, role="feed-forward", dropout=0.05, length=2048, batch_size=1, cuda=True)
-    job = replace(job, checkpointing=True)
-    full, pruned = memory_of(whole, job), memory_of(whole, replace(job, kept=kept_layers(80, 32)))
+    job = job_of(whole, bits=4, role="feed-forward", length=2048, batch_size=1, cuda=True, checkpointing=True)
+    full, pruned = memory_of(whole, job), memory_of(whole, job.but(kept=kept_layers(80, 32)))
     assert (full.weights + full.quantisation) / 1e9 == pytest.approx(35.9, abs=0.5)
     assert (pruned.weights + pruned.quantisation) / 1e9 == pytest.approx(21.8, abs=0.5)
     room = {gpu.name: usable(gpu.memory) for gpu in GPUS}
     assert pruned.total < room["A100-40GB"] < full.total < room["A100-80GB"]
     seven = large(32, 4096, 11008, heads=32, key_value=32)
-    rate = GPUS[1].peak * GPUS[1].share / flops_per_token(seven, replace(job, kept=tuple(range(32))))
+    rate = GPUS[1].peak * GPUS[1].share / flops_per_token(seven, job.but(kept=tuple(range(32))))
     assert rate == pytest.approx(2341, rel=0.2)  # Qwen-7B, Q-LoRA on one A100-80GB, as its README tells
 
 
 def test_less_is_less():
     shape = large(80, 8192, 28672)
-    job = replace(job_of(shape, bits=4, role="feed-forward", cuda=True), checkpointing=True)
+    job = job_of(shape, bits=4, role="feed-forward", cuda=True, checkpointing=True)
     base = memory_of(shape, job)
-    assert memory_of(shape, replace(job, checkpointing=False)).total > base.total
-    assert memory_of(shape, replace(job, rank=16)).total > base.total
-    assert memory_of(shape, replace(job, role="all")).adapter > base.adapter
-    assert memory_of(shape, replace(job, bits=8)).weights == pytest.approx(2 * base.weights, rel=0.05)
-    fewer = replace(job, kept=kept_layers(80, 32))
+    assert memory_of(shape, job.but(checkpointing=False)).total > base.total
+    assert memory_of(shape, job.but(rank=16)).total > base.total
+    assert memory_of(shape, job.but(role="all")).adapter > base.adapter
+    assert memory_of(shape, job.but(bits=8)).weights == pytest.approx(2 * base.weights, rel=0.05)
+    fewer = job.but(kept=kept_layers(80, 32))
     assert memory_of(shape, fewer).weights < base.weights
-    assert memory_of(shape, replace(fewer, method="distill")).weights == base.weights  # the teacher is all there
-    assert flops_per_token(shape, replace(fewer, method="distill")) > flops_per_token(shape, fewer)
-    after = replace(fewer, first=40)
+    assert memory_of(shape, fewer.but(method="distill")).weights == base.weights  # the teacher is all there
+    assert flops_per_token(shape, fewer.but(method="distill")) > flops_per_token(shape, fewer)
+    after = fewer.but(first=40)
     assert flops_per_token(shape, after) < flops_per_token(shape, fewer)
     assert memory_of(shape, after).adapter == base.adapter // 80 * 8
 
 
 def test_the_largest_batch_fits_and_one_more_does_not(tiny_llama):
     found = plan_budget(tiny_llama, BudgetQuery(n=2, gpu_memory=2 * GIB), Settings(rank=4, length=128))
-    mine, *rest = found.verdicts
+    mine, *rest = found.gpus
+    shape, job = read_shape(tiny_llama), found.settings
     assert (mine.gpu.name, mine.gpu.memory) == ("yours", 2 * GIB)
     assert [one.gpu.name for one in rest] == ["A100-40GB", "A100-80GB", "H100-80GB"]
     for rows, fits in ((mine.rows, True), (mine.rows + 1, False)):
-        held = memory_of(found.shape, replace(found.job, batch_size=rows)).total
+        held = memory_of(shape, job.but(batch_size=rows)).total
         assert (held <= usable(2 * GIB)) is fits
-    assert mine.holds == (mine.rows >= found.job.batch_size)
+    assert mine.holds == (mine.rows >= job.batch_size)
     assert mine.longest == 512  # the model reads no more
     assert mine.hours == pytest.approx(found.tokens / mine.tokens_per_second / 3600)
-    assert plan_budget(tiny_llama, BudgetQuery(n=2, gpu_memory=GIB // 2), RANK_4).verdicts[0].rows == 0
+    assert plan_budget(tiny_llama, BudgetQuery(n=2, gpu_memory=GIB // 2), RANK_4).gpus[0].rows == 0
 
 
 def test_a_cut_model_tells_its_own_cut(tiny_llama, tmp_path):
@@ -236,11 +225,11 @@ def test_a_cut_model_tells_its_own_cut(tiny_llama, tmp_path):
     planned, there = plan_budget(tiny_llama, BudgetQuery(n=3, start=2), RANK_4), plan_budget(pruned, settings=RANK_4)
     first, second = (budget.memory.model_copy(update={"loading": 0}) for budget in (there, planned))
     assert first == second
-    assert there.job.kept == (0, 1, 2, 3, 4)
+    assert there.kept == (0, 1, 2, 3, 4)
     after = plan_budget(pruned, settings=Settings(rank=4, targets="after-cut"))
-    assert (after.job.first, after.job.role) == (2, "all")
+    assert (after.settings.first, after.settings.role) == (2, "all")
     distilled = plan_budget(pruned, BudgetQuery(method="distill"), RANK_4)
-    assert distilled.job.kept == (0, 1, 5, 6, 7)
+    assert distilled.kept == (0, 1, 5, 6, 7)
     assert distilled.memory.weights == plan_budget(tiny_llama, settings=RANK_4).memory.weights
 
 
@@ -262,7 +251,7 @@ def test_of_a_hub_model_the_headers_are_enough(tmp_path):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert (document["model"], document["layers"], len(document["kept"])) == ("someone/model", 8, 6)
-    assert document["parameters"] == plan_budget(source, BudgetQuery(n=2), RANK_4).shape.values
+    assert document["parameters"] == plan_budget(source, BudgetQuery(n=2), RANK_4).parameters
     assert sum(size for name, size in hub.fetched.items() if name.endswith(".safetensors")) <= 4 << 17
 
 

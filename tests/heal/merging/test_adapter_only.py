@@ -6,43 +6,38 @@ import shutil
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
-from heal.merging.adapter_only import ranges
 from heal.models.quantise import load_frozen
 from prune import cut, plan_cut
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
 from tests.support.commands import check_refused, run, succeed
-from tests.support.healing import SMALL, distil_tiny, heal_small, merge_quietly, patch_record, ship_quietly
+from tests.support.healing import SMALL, changed_copy, distil_tiny, heal_small, merge_quietly, patched_copy, ship
 from tests.support.models import save_tiny
 
 IDS = torch.arange(5, 45)[None]
 
 
-def healed(full, folder, text, dropped, bits=16, learning_rate=3e-2):
+def healed(full, folder, text, dropped, bits=16):
     """A cut and an adapter for it; the learning rate is high, so that the adapter matters."""
     pruned = cut(plan_cut(full, layers=dropped), folder / "pruned", show_progress=False)
-    settings = {"tokens": 384, "learning_rate": learning_rate, "bits": bits}
-    return pruned, heal_small(pruned, text, folder / "adapter", **settings).out
+    return pruned, heal_small(pruned, text, folder / "adapter", tokens=384, learning_rate=3e-2, bits=bits).out
 
 
 def plain(folder):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def logits(model, ids=IDS):
+def logits(model):
     with torch.no_grad():
-        return model.eval()(input_ids=ids).logits.float()
+        return model.eval()(input_ids=IDS).logits.float()
 
 
-def written(model, ids, **options):
-    return (
-        model.eval()
-        .generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, **options)[0]
-        .tolist()
-    )
+def written(model, **options):
+    asked = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "max_new_tokens": 12, "do_sample": False}
+    return model.eval().generate(**asked, **options)[0].tolist()
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +47,15 @@ def parts(tiny_llama, tmp_path_factory, small_text):
 
 def test_the_full_model_with_the_adapter_is_the_healed_one(parts, tiny_llama, tmp_path):
     pruned, adapter = parts
-    document = ship_quietly(adapter, tmp_path / "only")
+    document = ship(adapter, tmp_path / "only")
     wanted = PeftModel.from_pretrained(plain(pruned), adapter)
     found = PeftModel.from_pretrained(plain(tiny_llama), tmp_path / "only")
     assert (logits(found) - logits(wanted)).abs().max() < 1e-5
     assert (logits(wanted) - logits(plain(pruned))).abs().max() > 1e-2  # the adapter matters
-    assert found.config.num_hidden_layers == len(found.base_model.model.model.layers) == 5
+    layers = found.base_model.model.model.layers
+    assert found.config.num_hidden_layers == len(layers) == 5
+    assert [layer.self_attn.layer_idx for layer in layers] == [0, 1, 2, 3, 4]
+    assert written(found) == written(wanted) == written(found, use_cache=False)
     with found.disable_adapter():
         assert (logits(found) - logits(plain(pruned))).abs().max() < 1e-5
     assert document["adapter_only"]["layer_replication"] == [[0, 1], [3, 5], [6, 8]]
@@ -73,20 +71,10 @@ def test_the_full_model_with_the_adapter_is_the_healed_one(parts, tiny_llama, tm
     assert "layers: 1-2 and 5" in (tmp_path / "only" / "README.md").read_text()
 
 
-def test_it_generates_with_and_without_a_cache(parts, tiny_llama, tmp_path):
-    pruned, adapter = parts
-    ship_quietly(adapter, tmp_path / "only", compare_logits=False)
-    wanted = PeftModel.from_pretrained(plain(pruned), adapter)
-    found = PeftModel.from_pretrained(plain(tiny_llama), tmp_path / "only")
-    assert written(found, IDS) == written(wanted, IDS) == written(found, IDS, use_cache=False)
-    indices = [layer.self_attn.layer_idx for layer in found.base_model.model.model.layers]
-    assert indices == [0, 1, 2, 3, 4]
-
-
 @pytest.mark.parametrize("bits", [4, 8])
 def test_on_the_quantised_full_model_it_is_the_trained_function(bits, tiny_llama, tmp_path, small_text):
     pruned, adapter = healed(tiny_llama, tmp_path, small_text, "2-4", bits=bits)
-    document = ship_quietly(adapter, tmp_path / "only")
+    document = ship(adapter, tmp_path / "only")
     wanted = PeftModel.from_pretrained(load_frozen(Source(pruned, "pruned"), bits=bits, device="cpu"), adapter)
     found = PeftModel.from_pretrained(
         load_frozen(Source(tiny_llama, "full"), bits=bits, device="cpu"), tmp_path / "only"
@@ -115,39 +103,33 @@ def test_families(family, message, tmp_path, sample_model, small_text):
     out = tmp_path / "only"
     if message:
         with pytest.raises(CheckpointError, match=message):
-            ship_quietly(adapter, out)
+            ship(adapter, out)
         assert not out.exists()
         return
-    ship_quietly(adapter, out, compare_logits=False)
+    ship(adapter, out, compare_logits=False)
     wanted = PeftModel.from_pretrained(plain(pruned), adapter)
     found = PeftModel.from_pretrained(plain(full), out)
     assert (logits(found) - logits(wanted)).abs().max() < 1e-5
-    assert written(found, IDS) == written(wanted, IDS)
+    assert written(found) == written(wanted)
 
 
 def test_what_an_adapter_cannot_say_is_refused(parts, tiny_llama, tmp_path):
     pruned, adapter = parts
     out = tmp_path / "out"
-    other = tmp_path / "other"  # a full model that the cut is not from
-    shutil.copytree(tiny_llama, other)
-    weights = load_file(other / "model.safetensors")
-    weights["model.layers.0.mlp.up_proj.weight"][0, 0] += 1
-    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    other = changed_copy(tiny_llama, tmp_path / "other", "model.layers.0.mlp.up_proj")  # the cut is not from it
     with pytest.raises(CheckpointError, match=r"is not .* with layers dropped"):
-        ship_quietly(adapter, out, full=other, compare_logits=False)
+        ship(adapter, out, full=other, compare_logits=False)
     with pytest.raises(CheckpointError, match="the model that was cut cannot be found .*give it with --full"):
-        ship_quietly(adapter, out, full=tmp_path / "gone", compare_logits=False)
-    same = tmp_path / "same"  # the model that was cut, at another place
-    shutil.copytree(tiny_llama, same)
-    facts = ship_quietly(adapter, tmp_path / "elsewhere", full=same, compare_logits=False)["adapter_only"]
+        ship(adapter, out, full=tmp_path / "gone", compare_logits=False)
+    same = shutil.copytree(tiny_llama, tmp_path / "same")  # the model that was cut, at another place
+    facts = ship(adapter, tmp_path / "elsewhere", full=same, compare_logits=False)["adapter_only"]
     assert facts["full"]["model"] == str(same)
     assert str(same) in (tmp_path / "elsewhere" / "README.md").read_text()
-    moved = tmp_path / "pruned"  # the same base, at another place, with and without its plan
-    shutil.copytree(pruned, moved)
-    ship_quietly(adapter, tmp_path / "fine", model=moved, compare_logits=False)
+    moved = shutil.copytree(pruned, tmp_path / "pruned")  # the same base, elsewhere, with and without its plan
+    ship(adapter, tmp_path / "fine", model=moved, compare_logits=False)
     (moved / "prune_plan.json").unlink()
     with pytest.raises(CheckpointError, match=r"holds no prune_plan\.json"):
-        ship_quietly(adapter, out, model=moved, compare_logits=False)
+        ship(adapter, out, model=moved, compare_logits=False)
     with pytest.raises(CheckpointError, match="an adapter on the full model; merge the one"):
         merge_quietly(tmp_path / "fine", out)
     assert not out.exists()
@@ -155,13 +137,10 @@ def test_what_an_adapter_cannot_say_is_refused(parts, tiny_llama, tmp_path):
 
 def test_a_patched_base_is_refused_with_the_reason(tiny_llama, tmp_path, small_text):
     pruned = cut(plan_cut(tiny_llama, n=2, start=3), tmp_path / "pruned", show_progress=False)
-    weights = load_file(pruned / "model.safetensors")
-    weights["model.layers.2.mlp.down_proj.weight"] *= 1.1  # as a fold into the projection before the cut changes it
-    save_file(weights, pruned / "model.safetensors", metadata={"format": "pt"})
-    patch_record(["model.layers.2.mlp.down_proj.weight"]).write(pruned / "heal.json")
+    pruned = patched_copy(pruned, tmp_path / "patched", "model.layers.2.mlp.down_proj.weight")
     adapter = heal_small(pruned, small_text, tmp_path / "adapter", tokens=128, bits=16).out
     with pytest.raises(CheckpointError, match="it was patched or merged since it was cut"):
-        ship_quietly(adapter, tmp_path / "out", compare_logits=False)
+        ship(adapter, tmp_path / "out", compare_logits=False)
     assert not (tmp_path / "out").exists()
     merged = merge_quietly(adapter, tmp_path / "merged", compare_logits=False)
     assert [one["method"] for one in merged["earlier"]] == ["patch"]
@@ -182,12 +161,11 @@ def test_the_command(parts, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("targets", [pytest.param("all", marks=pytest.mark.slow), "after-cut"])
-def test_distilled_adapters_merge_and_ship_alike(targets, tiny_llama, tmp_path, small_text):
+def test_distilled_adapters_merge_and_ship_alike(tiny_llama, tmp_path, small_text):
     pruned = cut(plan_cut(tiny_llama, n=2, start=3), tmp_path / "pruned", show_progress=False)
-    settings = {**SMALL, "learning_rate": 3e-2, "targets": targets}
+    settings = {**SMALL, "learning_rate": 3e-2, "targets": "after-cut"}
     adapter = distil_tiny(tiny_llama, pruned, small_text, tmp_path / "adapter", tokens=384, **settings).out
-    facts = ship_quietly(adapter, tmp_path / "only")["adapter_only"]
+    facts = ship(adapter, tmp_path / "only")["adapter_only"]
     assert facts["agreement"]["max_abs"] == 0
     document = merge_quietly(adapter, tmp_path / "merged", base="auto", held_out_tokens=256)
     assert document["method"] == "distill"
@@ -198,24 +176,3 @@ def test_distilled_adapters_merge_and_ship_alike(targets, tiny_llama, tmp_path, 
     stored = AutoModelForCausalLM.from_pretrained(tmp_path / "dequantised", dtype=torch.bfloat16)
     scale = logits(wanted).std()
     assert (logits(stored) - logits(wanted)).std() < 0.05 * scale
-
-
-def test_ranges():
-    assert ranges((0, 1, 2, 6, 7)) == ((0, 3), (6, 8))
-    assert ranges((3,)) == ((3, 4),)
-
-
-@pytest.mark.slow  # a tiny model does so in test_the_full_model_with_the_adapter_is_the_healed_one
-def test_the_sample_model_heals_and_ships_as_one_adapter(sample_model, tmp_path, small_text):
-    pruned, adapter = healed(sample_model, tmp_path, small_text, "12-17", learning_rate=2e-3)
-    ship_quietly(adapter, tmp_path / "only", compare_logits=False)
-    tokenizer = AutoTokenizer.from_pretrained(sample_model)
-    ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
-    found = PeftModel.from_pretrained(plain(sample_model), tmp_path / "only")
-    one, text = logits(found, ids), written(found, ids)
-    del found
-    wanted = PeftModel.from_pretrained(plain(pruned), adapter)
-    assert (one - logits(wanted, ids)).abs().max() < 1e-5
-    assert text == written(wanted, ids)
-    size = sum(path.stat().st_size for path in (tmp_path / "only").iterdir())
-    assert size < 0.05 * sum(path.stat().st_size for path in pruned.glob("*.safetensors"))

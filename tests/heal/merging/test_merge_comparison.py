@@ -1,6 +1,7 @@
 """What becomes of a merged model whose logits cannot be compared, or are too far from those that were trained."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -18,34 +19,24 @@ def flat(text):
 
 
 def test_a_comparison_that_does_not_fit_keeps_the_model_and_says_so(plain_adapter, tmp_path, monkeypatch):
-    """Out of memory for the adapter as trained, or for the merged model."""
-
-    def fail(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
+    """Out of memory for the adapter as trained, or for the merged model; or any other failure of that."""
+    no_memory = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    illegal = RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
     plain = merge_quietly(plain_adapter, tmp_path / "plain", base="dequantised", compare_logits=False)
-    for name in ("trained_logits", "merged_logits"):
-        out = tmp_path / name
+    cases = [("trained_logits", no_memory, "out of memory"), ("merged_logits", no_memory, "out of memory")]
+    cases += [("merged_logits", illegal, "CUDA error: an illegal memory access was encountered")]
+    for number, (name, error, why) in enumerate(cases):
+        out = tmp_path / str(number)
         with monkeypatch.context() as patch:
-            patch.setattr(heal.merging.agreement, name, fail)
+            patch.setattr(heal.merging.agreement, name, Mock(side_effect=error))
             result = succeed("heal", "merge", plain_adapter, "--base", "dequantised", "--out", out)
-        assert "were not compared with those of the adapter as trained (out of memory)" in flat(result.stdout)
+        assert f"were not compared with those of the adapter as trained ({why})" in flat(result.stdout)
         document = json.loads((out / "heal.json").read_text())
-        assert document["merge"]["not_compared"] == "out of memory"
+        assert document["merge"]["not_compared"] == why
         assert "agreement" not in document["merge"]
         assert "were not compared" in (out / "README.md").read_text()
         assert same_weights(out, tmp_path / "plain")
     assert "not_compared" not in plain["merge"]
-
-
-def test_any_other_failure_of_the_comparison_keeps_the_model_too(plain_adapter, tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
-
-    monkeypatch.setattr(heal.merging.agreement, "merged_logits", fail)
-    document = merge_quietly(plain_adapter, tmp_path / "out", base="dequantised")
-    assert document["merge"]["not_compared"] == "CUDA error: an illegal memory access was encountered"
-    assert document == json.loads((tmp_path / "out" / "heal.json").read_text())
 
 
 @pytest.mark.parametrize(("change", "says"), [(30.0, r"beyond the bound of 0\.\d+"), (float("nan"), "are not finite")])

@@ -3,8 +3,10 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 from heal import HealResult, TextSource
 from heal.result import HealRecord
@@ -90,14 +92,10 @@ def test_several_texts_are_measured_together(tiny_llama, tmp_path, sample_text, 
 
 
 def test_memory_that_runs_out_leaves_the_choice_to_the_record(tiny_llama, tmp_path, sample_text, monkeypatch):
-    import torch
-
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     text = TextSource(str(sample_text), held_out_tokens=128)
     adapter = heal_small(tiny_llama, text, tmp_path / "adapter")
-    monkeypatch.setattr("heal.merging.agreement.measure_bases", full)
+    monkeypatch.setattr("heal.merging.agreement.measure_bases", Mock(side_effect=full))
     facts = merge_quietly(adapter.out, tmp_path / "merged", compare_logits=False)["merge"]
     losses = {name: adapter.to_json()["unquantised"][name] for name in ("dequantised", "original")}
     assert facts["chosen"]["losses"] == losses

@@ -310,19 +310,15 @@ def refused(model, teacher, options, tmp_path, *more):
     return done.exit_code, " ".join(done.stderr.split())
 
 
-def test_a_teacher_that_is_not_the_source_is_refused(pruned, tiny_llama, options, tmp_path):
+def test_what_is_no_cut_of_the_teacher_is_refused(full, pruned, patched, tiny_llama, options, tmp_path):
     code, line = refused(pruned, tiny_llama, options, tmp_path)
     assert code == 1
     assert "is not the model that" in line
     assert "prune_plan.json" in line
-
-
-def test_a_model_without_a_plan_is_refused(full, options, tmp_path):
     assert "holds no prune_plan.json" in refused(full, full, options, tmp_path)[1]
-
-
-def test_a_model_that_was_healed_since_is_refused(full, patched, options, tmp_path):
     assert "it was healed since the cut" in refused(patched, full, options, tmp_path)[1]
+    done = run_command("heal", "patch", pruned, "--teacher", full, "--out", patched, *options)
+    check_refused(done, 1, "already exists")
 
 
 def test_a_cut_at_the_first_layer_takes_no_fold(full, options, tmp_path, tmp_path_factory):
@@ -384,14 +380,6 @@ def test_a_patch_that_is_no_better_than_none_is_refused_with_the_figures(full, o
     assert code == 1
     assert "no patch is better than none, so nothing is written" in line
     assert "nats per token" in line
-
-
-def test_an_existing_folder_is_kept(full, pruned, options, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("mine")
-    done = run_command("heal", "patch", pruned, "--teacher", full, "--out", tmp_path / "out", *options)
-    check_refused(done, 1, "already exists")
-    assert (tmp_path / "out" / "mine").read_text() == "mine"
 
 
 def test_a_real_cut_is_won_back_in_part(sample_model, text, tmp_path):

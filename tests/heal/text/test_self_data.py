@@ -1,7 +1,6 @@
 """Text that the full model writes for its own healing: what it is asked, what is kept, and a run that goes on."""
 
 import json
-import os
 import shutil
 import signal
 from dataclasses import replace
@@ -19,8 +18,8 @@ from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.models.generation import _up_to_end
 from prune.models.loading import load_tokenizer
 from tests.support.checkpoints import same_weights
-from tests.support.healing import PATCHED, distil_tiny, patched_copy
-from tests.support.healing_steps import in_step
+from tests.support.healing import PATCHED, changed_copy, distil_tiny, patched_copy
+from tests.support.healing_steps import signal_in_step
 from tests.support.texts import write_jsonl
 
 _SELF = {"accumulate": 1, "bits": 16, "targets": "after-cut", "teacher_data": "self", "response_tokens": 8}
@@ -116,11 +115,6 @@ def test_responses_follow_the_seed_and_end_where_the_model_ends(tiny_llama, tmp_
     assert _up_to_end([5, 6], [2]) == [5, 6]
 
 
-def _stop_in_step(step, monkeypatch):
-    """One real signal in that step of the next run."""
-    in_step(step, lambda: os.kill(os.getpid(), signal.SIGINT), monkeypatch)
-
-
 def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, text, tmp_path, monkeypatch):
     """With dropout and its own text: the adapter ends as that of a run left alone."""
 
@@ -129,7 +123,7 @@ def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, tex
         return distil_tiny(tiny_llama, pruned, text, tmp_path / name, tokens=512, run=run, **_SELF)
 
     alone = run("alone")
-    _stop_in_step(2, monkeypatch)
+    signal_in_step(2, signal.SIGINT, monkeypatch)
     with pytest.raises(Interrupted):
         run("stopped")
     (kept,) = tmp_path.glob(".stopped.*/responses.jsonl")
@@ -208,11 +202,10 @@ def test_a_run_goes_on_with_the_same_teacher_and_prompts_wherever_they_stand(
         settings = {**_SELF, "prompts": str(asked)}
         return distil_tiny(teacher, patched, text, tmp_path / "out", tokens=512, run=running, **settings)
 
-    _stop_in_step(2, monkeypatch)
+    signal_in_step(2, signal.SIGINT, monkeypatch)
     with pytest.raises(Interrupted):
         run(tiny_llama, prompts)
-    other = patched_copy(tiny_llama, tmp_path / "other", PATCHED)  # the one tensor in which the teacher may differ
-    (other / "heal.json").unlink()
+    other = changed_copy(tiny_llama, tmp_path / "other", PATCHED)  # the one tensor in which the teacher may differ
     changed = tmp_path / "changed" / "prompts.jsonl"
     changed.parent.mkdir()
     changed.write_text(prompts.read_text() * 2)

@@ -35,6 +35,18 @@ def places(reader):
     return [(document.text, document.place) for document in reader]
 
 
+def check_goes_on(source, counts, before_going_on=lambda state: None):
+    """After so many documents, what comes next is what one reading of all gives; returns how many there are."""
+    whole = places(Documents(str(source)))
+    for count in counts(len(whole)):
+        reader = Documents(str(source))
+        first = places(islice(reader, count))
+        state = json.loads(json.dumps(reader.state()))
+        before_going_on(state)
+        assert first + places(Documents(str(source), state=state)) == whole
+    return len(whole)
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_llama):
     return load_tokenizer(Source(tiny_llama, "tiny"))
@@ -43,25 +55,14 @@ def tokenizer(tiny_llama):
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "txt", "parquet"])
 def test_documents_go_on_where_they_stopped(kind, tmp_path):
     path = write(kind, tmp_path, sentences(60))
-    whole = places(Documents(str(path)))
-    assert len(whole) > (3 if kind == "txt" else 59)
-    for count in (0, 1, 2, len(whole) // 2, len(whole) - 1, len(whole)):
-        reader = Documents(str(path))
-        first = places(islice(reader, count))
-        state = json.loads(json.dumps(reader.state()))
-        assert first + places(Documents(str(path), state=state)) == whole
+    count = check_goes_on(path, lambda all_: (0, 1, 2, all_ // 2, all_ - 1, all_))
+    assert count > (3 if kind == "txt" else 59)
 
 
 def test_a_dump_without_blank_lines_goes_on_at_any_document(tmp_path):
     path = tmp_path / "dump.txt"
     path.write_text("First.\n\n" + "\n".join(sentences(150)) + "\n\nAnother one.\n\n" + "\n".join(sentences(120)))
-    whole = places(Documents(str(path)))
-    assert len(whole) > 15
-    for count in range(len(whole) + 1):
-        reader = Documents(str(path))
-        first = places(islice(reader, count))
-        state = json.loads(json.dumps(reader.state()))
-        assert first + places(Documents(str(path), state=state)) == whole
+    assert check_goes_on(path, lambda all_: range(all_ + 1)) > 15
 
 
 def test_a_dump_without_blank_lines_has_a_held_out_part_and_much_to_train_on(tmp_path, tokenizer):
@@ -77,37 +78,26 @@ def test_a_folder_goes_on_in_the_file_where_it_stopped(tmp_path):
     for index, kind in enumerate(["jsonl", "parquet", "txt"]):
         (tmp_path / str(index)).mkdir()
         write(kind, tmp_path / str(index), sentences(20, seed=index))
-    whole = places(Documents(str(tmp_path)))
-    reader = Documents(str(tmp_path))
-    first = places(islice(reader, 25))
-    for early in (tmp_path / "0").iterdir():
-        early.write_text("{broken")  # is read no more
-    assert first + places(Documents(str(tmp_path), state=reader.state())) == whole
+    early = tmp_path / "0" / "text.jsonl"
+    check_goes_on(tmp_path, lambda _: (25,), lambda _: early.write_text("{broken"))  # is read no more
 
 
 def test_what_was_read_is_not_read_again(tmp_path):
     path = write("jsonl", tmp_path, sentences(50))
-    whole = places(Documents(str(path)))
-    reader = Documents(str(path))
-    first = places(islice(reader, 30))
-    state = reader.state()
     content = path.read_bytes()
-    path.write_bytes(b"\xff" * state["at"] + content[state["at"] :])  # would be an error, were it read
-    assert first + places(Documents(str(path), state=state)) == whole
+
+    def spoil(state):
+        path.write_bytes(b"\xff" * state["at"] + content[state["at"] :])  # would be an error, were it read
+
+    check_goes_on(path, lambda _: (30,), spoil)
 
 
 def test_a_hub_stream_goes_on_where_it_stopped(tmp_path):
     for index in range(3):
         lines = "".join(json.dumps({"text": text}) + "\n" for text in sentences(20, seed=index))
         (tmp_path / f"part-{index}.jsonl").write_text(lines)
-    source = f"hub:{tmp_path}"  # `datasets` reads a folder as it would a repository
-    whole = places(Documents(source))
-    assert len(whole) == 60
-    for count in (1, 25, 59):
-        reader = Documents(source)
-        first = places(islice(reader, count))
-        state = json.loads(json.dumps(reader.state()))
-        assert first + places(Documents(source, state=state)) == whole
+    # `datasets` reads a folder as it would a repository
+    assert check_goes_on(f"hub:{tmp_path}", lambda _: (1, 25, 59)) == 60
 
 
 def test_a_packer_goes_on_in_the_middle_of_a_document():
@@ -122,11 +112,6 @@ def test_a_packer_goes_on_in_the_middle_of_a_document():
     if (row := packer.last()) is not None:
         found.append(row.tokens.tolist())
     assert found == whole
-
-
-@pytest.fixture
-def small_buffer(monkeypatch):
-    monkeypatch.setattr("heal.text.streams.BUFFER", 16)
 
 
 def tokens(rows):
@@ -150,7 +135,8 @@ def test_rows_go_on_where_they_stopped(tokenizer, tmp_path, monkeypatch, buffer)
     assert len(other) == pytest.approx(len(whole), abs=1)
 
 
-def test_a_stream_is_shuffled_without_being_read_to_its_end(tokenizer, tmp_path, small_buffer):
+def test_a_stream_is_shuffled_without_being_read_to_its_end(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("heal.text.streams.BUFFER", 16)
     texts = sentences(400)
     path = write("jsonl", tmp_path, texts)
     stream = row_stream(TextSource(str(path)), tokenizer, HeldOut((), frozenset()), length=32, seed=0)

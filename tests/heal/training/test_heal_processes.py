@@ -125,10 +125,14 @@ def test_what_fsdp_shards_is_of_one_dtype(tiny_llama, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [(["--bits", "8"], "--bits 8 cannot be put in shards"), (["--patience", "2"], "--patience keeps a copy")],
+    ("command", "options", "message"),
+    [
+        ("qlora", ["--bits", "8"], "--bits 8 cannot be put in shards"),
+        ("qlora", ["--patience", "2"], "--patience keeps a copy"),
+        ("distill", ["--teacher", "full"], "shares weights between two models, which FSDP cannot"),
+    ],
 )
-def test_what_fsdp_cannot_do_is_refused(options, message, tiny_llama, prose, tmp_path, monkeypatch):
+def test_what_fsdp_cannot_do_is_refused(command, options, message, tiny_llama, prose, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    check_refused(run("heal", "qlora", tiny_llama, "--text", prose, "--out", tmp_path / "a", *options), 2, message)
+    check_refused(run("heal", command, tiny_llama, "--text", prose, "--out", tmp_path / "a", *options), 2, message)

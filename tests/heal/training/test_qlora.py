@@ -8,16 +8,13 @@ import pytest
 import torch
 
 from heal import TextSource, held_out_loss
-from heal.defaults import Step
 from heal.text.sources import hold_out, is_held_out, row_stream
-from heal.training.schedule import plan_steps
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.common.sizes import parse_tokens
 from prune.models.loading import load_tokenizer
 from tests.support.checkpoints import same_weights, weights
 from tests.support.healing import heal_tiny, merge_quietly
-from tests.support.healing_steps import in_step
 from tests.support.texts import write_jsonl
 
 
@@ -54,14 +51,11 @@ def test_the_adapter_folder(healed, tiny_llama):
     assert f"{healed.after:.4f}" in card
 
 
-def test_it_learns(healed):
-    assert healed.after < healed.before - 0.002  # a random model has little to win back; the sample model below has
-    assert all(tensor.abs().max() > 0 for name, tensor in weights(healed.out).items() if "lora_B" in name)
-
-
-def test_the_adapter_loads_in_stock_peft(healed):
+def test_it_learns_and_loads_in_stock_peft(healed):
     from peft import AutoPeftModelForCausalLM
 
+    assert healed.after < healed.before - 0.002  # a random model has little to win back; the sample model below has
+    assert all(tensor.abs().max() > 0 for name, tensor in weights(healed.out).items() if "lora_B" in name)
     model = AutoPeftModelForCausalLM.from_pretrained(healed.out)
     assert model(input_ids=torch.arange(5, 20)[None]).logits.isfinite().all()
 
@@ -75,16 +69,10 @@ def test_same_seed_same_adapter(healed, tiny_llama, text, tmp_path):
     assert other.before == healed.before  # what is held out is no matter of the seed
 
 
-def test_checkpointing_changes_memory_and_not_the_result(healed, tiny_llama, text, tmp_path):
-    without = heal_tiny(tiny_llama, text, tmp_path / "without", checkpointing=False)
-    first, second = weights(healed.out), weights(without.out)
-    assert all(torch.allclose(first[name], second[name], atol=2e-3) for name in first)
-
-
-def test_checkpointing_runs_each_layer_twice(tiny_llama, text, tmp_path, monkeypatch):
+def test_checkpointing_runs_each_layer_twice_and_changes_no_result(tiny_llama, text, tmp_path, monkeypatch):
     from transformers.models.llama.modeling_llama import LlamaMLP
 
-    forward, calls = LlamaMLP.forward, []
+    forward, calls, adapters = LlamaMLP.forward, [], []
 
     def counted(self, states):
         calls.append(self.training)
@@ -94,8 +82,10 @@ def test_checkpointing_runs_each_layer_twice(tiny_llama, text, tmp_path, monkeyp
     passes = 2 * 2 * 8  # steps, of so many forward passes, through so many layers
     for checkpointing in (True, False):
         calls.clear()
-        heal_tiny(tiny_llama, text, tmp_path / str(checkpointing), tokens=512, checkpointing=checkpointing)
+        run = heal_tiny(tiny_llama, text, tmp_path / str(checkpointing), tokens=512, checkpointing=checkpointing)
         assert sum(calls) == passes * (2 if checkpointing else 1)
+        adapters.append(weights(run.out))
+    assert all(torch.allclose(adapters[0][name], adapters[1][name], atol=2e-3) for name in adapters[0])
 
 
 def test_a_step_is_one_mean_over_its_tokens_however_it_is_cut(tiny_llama, text, tmp_path, monkeypatch):
@@ -113,42 +103,12 @@ def test_a_step_is_one_mean_over_its_tokens_however_it_is_cut(tiny_llama, text, 
     how = {"bits": 16, "dtype": "float32", "dropout": 0.0, "tokens": 512}
     whole = heal_tiny(tiny_llama, text, tmp_path / "whole", batch_size=4, accumulate=1, **how)
     parts = heal_tiny(tiny_llama, text, tmp_path / "parts", batch_size=1, accumulate=4, **how)
+    document = whole.to_json()
+    assert (document["method"], document["settings"]["dtype"], document["quantised"]) == ("lora", "float32", [])
     losses = [[p["loss"] for p in run.to_json()["curve"][1:]] for run in (whole, parts)]
     assert losses[0] == pytest.approx(losses[1], abs=2e-5)
     first, second = weights(whole.out), weights(parts.out)
     assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
-
-
-def test_gradients_reach_the_first_layer_after_an_evaluation(tiny_llama):
-    """bitsandbytes repacks a layer for inference when it first runs in eval mode, and then passes no gradient."""
-    from heal.models.adapters import add_adapter, checkpoint_activations
-    from heal.models.lm_head import attach_loss
-    from heal.models.quantise import load_frozen
-    from heal.models.targets import find_targets
-
-    model = load_frozen(Source(tiny_llama, "tiny"), bits=4, device="cpu", dtype="bfloat16")
-    attach_loss(model)
-    adapted = add_adapter(model, find_targets(model), rank=4, alpha=4, dropout=0.0, base="x")
-    adapted.enable_input_require_grads()
-    checkpoint_activations(adapted)
-    ids = torch.arange(5, 37)[None]
-    with torch.no_grad():
-        adapted.eval()(input_ids=ids, labels=ids)
-    adapted.train()(input_ids=ids, labels=ids)["loss"].backward()
-    gradients = {name: p.grad for name, p in adapted.named_parameters() if "lora_B" in name}
-    assert len(gradients) == 24
-    assert all(gradient is not None and gradient.abs().max() > 0 for gradient in gradients.values())
-    assert model.get_input_embeddings().weight.dtype == torch.bfloat16  # not cast up
-    assert all(p.dtype != torch.float32 for name, p in model.named_parameters() if "lora" not in name)
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_sixteen_bits_and_more(tiny_llama, text, tmp_path, dtype):
-    result = heal_tiny(tiny_llama, text, tmp_path / dtype, bits=16, dtype=dtype, targets="all", tokens=1024)
-    assert result.to_json()["settings"]["dtype"] == dtype
-    assert result.to_json()["quantised"] == []
-    assert result.to_json()["method"] == "lora"
-    assert len(result.to_json()["adapted"]) == 8 * 7
 
 
 def test_held_out_text_never_moves_and_is_never_trained_on(tiny_llama, tmp_path):
@@ -173,43 +133,16 @@ def test_held_out_text_never_moves_and_is_never_trained_on(tiny_llama, tmp_path)
     assert words[0] != words[1]
 
 
-def test_documents_named_as_held_out_are_not_trained_on(tiny_llama, tmp_path):
-    tokenizer = load_tokenizer(Source(tiny_llama, "tiny"))
-    path = tmp_path / "same.jsonl"
-    write_jsonl(path, ({"text": f"The {i}th of many lines of text here. " * 5} for i in range(9)))
-    source = TextSource(str(path), held_out=str(path))
-    held_out = hold_out(source, tokenizer, length=32)
-    assert row_stream(source, tokenizer, held_out, length=32, seed=0).take(1) == []
-
-
-@pytest.mark.parametrize(
-    ("written", "count"), [("60k", 60_000), ("2M", 2_000_000), ("1.5m", 1_500_000), ("164_000", 164_000)]
-)
-def test_budgets(written, count):
-    assert parse_tokens(written) == count
-
-
-@pytest.mark.parametrize("written", ["", "0", "-5", "2 M tokens", "many", "k", "1e6"])
-def test_bad_budgets(written):
-    with pytest.raises(UsageError, match="is not a number of tokens"):
-        parse_tokens(written)
-
-
-def test_steps_of_a_budget():
-    plan = plan_steps(164_000_000, Step(2048, 4, 4, 3e-4))
-    assert (plan.steps, plan.warmup, plan.tokens_per_step) == (5004, 100, 32768)
-    assert plan_steps(60_000, Step(256, 4, 1, 1e-3)).warmup == 2
-    with pytest.raises(UsageError, match="less than one step of 16 rows of 512 tokens"):
-        plan_steps(2000, Step(512, 4, 4, 1e-3))
+def test_budgets():
+    assert [parse_tokens(written) for written in ("60k", "2M", "1.5m", "164_000")] == [60_000, 2e6, 1.5e6, 164_000]
+    for written in ("", "0", "-5", "2 M tokens", "many", "k", "1e6"):
+        with pytest.raises(UsageError, match="is not a number of tokens"):
+            parse_tokens(written)
 
 
 @pytest.mark.parametrize(
     ("changes", "tokens", "error", "message"),
     [
-        ({"rank": 33}, "1k", UsageError, "--rank 33 does not fit: .* side of 16"),
-        ({"targets": "heads"}, "1k", UsageError, "--targets heads"),
-        ({"bits": 3}, "1k", UsageError, "--bits 3"),
-        ({"length": 4096}, "20k", UsageError, "beyond the 512 tokens"),
         ({}, "100M", TextError, "ends after [0-9]+ of the 100000000 tokens asked for"),
         ({"learning_rate": -1.0}, "1k", UsageError, "--learning-rate"),
         ({"learning_rate": float("nan")}, "1k", UsageError, "--learning-rate nan"),
@@ -220,31 +153,6 @@ def test_what_cannot_be_done_leaves_nothing(tiny_llama, text, tmp_path, changes,
     with pytest.raises(error, match=message):
         heal_tiny(tiny_llama, text, tmp_path / "out", tokens=tokens, **changes)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("content", ["", '{"text": "Too short."}\n'])
-def test_text_that_is_empty_or_too_short(tiny_llama, tmp_path, content):
-    path = tmp_path / "text.jsonl"
-    path.write_text(content)
-    with pytest.raises(TextError, match=r"holds no text|has only|ends after"):
-        heal_tiny(tiny_llama, TextSource(str(path), held_out=str(path)), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_interrupted_run_leaves_nothing(tiny_llama, text, tmp_path, monkeypatch):
-    def interrupt():
-        raise KeyboardInterrupt
-
-    in_step(3, interrupt, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        heal_tiny(tiny_llama, text, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_held_out_loss_of_a_checkpoint(tiny_llama, text, healed):
-    found = held_out_loss(tiny_llama, text, length=64, device="cpu")
-    assert found.tokens == healed.record.held_out.tokens
-    assert found.loss == pytest.approx(healed.before, abs=0.05)  # fp32 against NF4
 
 
 def test_the_sample_model_heals(sample_model, text, tmp_path):

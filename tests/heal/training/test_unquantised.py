@@ -1,6 +1,7 @@
 """The comparison with the unquantised cut that ends a healing run."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 
@@ -40,15 +41,8 @@ def test_without_quantisation_nothing_is_measured_again(tiny_llama, small_text, 
     assert "dequantised" not in facts
 
 
-def raises(error):
-    def stand_in(*_):
-        raise error
-
-    return stand_in
-
-
 def test_a_comparison_that_fails_leaves_the_adapter(tiny_llama, small_text, tmp_path, monkeypatch):
-    monkeypatch.setattr("heal.training.unquantised._losses", raises(RegrowthError("no room\nat all")))
+    monkeypatch.setattr("heal.training.unquantised._losses", Mock(side_effect=RegrowthError("no room\nat all")))
     run = healed(tiny_llama, small_text, tmp_path / "adapter")
     assert json.loads((run.out / "heal.json").read_text())["unquantised"] == {"not_compared": "no room"}
     assert (run.out / "adapter_model.safetensors").is_file()
@@ -59,7 +53,7 @@ def test_a_comparison_that_fails_leaves_the_adapter(tiny_llama, small_text, tmp_
 @pytest.mark.parametrize(
     ("name", "stand_in", "why"),
     [
-        ("heal.training.unquantised._losses", raises(MemoryError()), "MemoryError"),
+        ("heal.training.unquantised._losses", Mock(side_effect=MemoryError()), "MemoryError"),
         ("heal.training.unquantised._losses", lambda *_: (float("nan"), 1.0), "a loss is not finite"),
         ("prune.common.memory.available", lambda *_: 1000, "the unquantised cut does not fit in memory"),
         ("heal.training.unquantised.sharded", lambda: True, "the base stood in shards"),
