@@ -20,7 +20,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
 from prune.models.generation import VllmWriter, write_answers
 from prune.models.precision import multiplies_bfloat16
-from tests.support.healing import heal_small, merge_quietly, ship_quietly
+from tests.support.healing import heal_small, merge_quietly, ship
 from tests.support.models import save_tiny
 from tests.support.texts import write_jsonl
 
@@ -133,7 +133,7 @@ def test_an_adapter_is_served_and_an_adapter_with_its_cut_is_refused(
 
     _, pruned = _small("llama", tmp_path, sample_model)
     adapter = _adapter(pruned, tmp_path / "adapter", sample_text, sample_heldout, tokens=512, learning_rate=3e-2)
-    ship_quietly(adapter, tmp_path / "only", compare_logits=False)
+    ship(adapter, tmp_path / "only", compare_logits=False)
 
     ids = list(range(300, 340))
     base = AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32)
