@@ -30,8 +30,7 @@ def ablated(sites: Sequence[Site], heads: Iterable[Head]) -> Iterator[None]:
         if layer not in known or max(gone) >= known[layer].heads:
             raise CheckpointError(f"this model has no head {max(gone)} in layer {layer}; measure its heads again")
     handles = [
-        known[layer].projection.register_forward_pre_hook(_zero(known[layer], gone))
-        for layer, gone in by_layer.items()
+        known[layer].projection.register_forward_pre_hook(_zero(known[layer], gone)) for layer, gone in by_layer.items()
     ]
     try:
         yield

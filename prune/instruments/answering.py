@@ -70,7 +70,7 @@ class Writer:
         thinking = self._open_thought(ids)
         with exposing(self._model) if watcher else nullcontext():
             for _ in range(self._new_tokens):
-                with torch.set_grad_enabled(watcher is not None):  # a watcher asks what the logits depend on
+                with torch.no_grad():  # a watcher turns it off for what comes behind the last layer
                     logits = self.reader.run(ids[:, -1:], mask, cache)[:, -1]
                 written = logits.argmax(-1)
                 going = going & ~torch.isin(written, self._ends)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -170,10 +171,60 @@ def _exposed_attention(
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What the model's family computes by default: its own function, with its own caps, sinks and biases."""
-    output, weights = _plain_attention(module)(module, query, key, value, attention_mask, **options)
+    plain = _plain_attention(module)
+    given = (query, key, value, attention_mask)
+    groups = key.shape[1]
+    if query.shape[2] > 1 or groups == query.shape[1] or not _can_pack(plain, module, given, options):
+        output, weights = plain(module, *given, **options)
+    else:
+        output, weights = _packed(plain, module, given, options)
     if _listen is not None and weights is not None:
         _listen(module, weights, output, value, attention_mask)
     return output, weights
+
+
+class _Ungrouped:
+    """An attention module as seen by a function that is not to repeat keys and values for each head of a group."""
+
+    num_key_value_groups = 1
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _packed(plain: Any, module: torch.nn.Module, given: Any, options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same for one query, whose heads of a group stand in the place of queries: nothing is copied."""
+    query, key, value, mask = given
+    batch, heads, _, width = query.shape
+    query = query.reshape(batch, key.shape[1], -1, width)
+    output, weights = plain(_Ungrouped(module), query, key, value, mask, **options)
+    output = output.transpose(1, 2).reshape(batch, 1, heads, -1)
+    return output, weights.reshape(batch, heads, 1, -1)
+
+
+def _can_pack(plain: Any, module: torch.nn.Module, given: Any, options: Any) -> bool:
+    """Whether the family's function gives the same when packed; tried once for each module."""
+    if (known := _packable.get(module)) is None:
+        expected = plain(module, *given, **options)
+        try:
+            packed = _packed(plain, module, given, options)
+        except (RuntimeError, AttributeError, TypeError):  # something of each head, such as sinks
+            packed = None
+        known = packed is not None and all(_agree(*pair) for pair in zip(expected, packed, strict=True))
+        _packable[module] = known
+    return known
+
+
+def _agree(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    if a is None or b is None or a.shape != b.shape:
+        return False
+    return torch.allclose(a, b, atol=1e-2 if a.dtype.itemsize < 4 else 1e-5, rtol=1e-2)
+
+
+_packable: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
 def _plain_attention(module: torch.nn.Module) -> Callable[..., tuple[torch.Tensor, torch.Tensor | None]]:

@@ -77,6 +77,7 @@ class Reader:
     """Reads prompts with a loaded model.
 
     Attributes:
+        stacks: whether layers hold keys and values alone, so that a run may begin at any of them.
         one_by_one: whether prompts must not be padded, as some layer keeps a state of all tokens before it.
     """
 
@@ -87,8 +88,8 @@ class Reader:
         self._layers = decoder_layers(model)
         kinds = {type(layer) for layer in self._new_cache().layers}
         self._shares = kinds == {DynamicLayer}  # a window forgets what rows share
-        self._stacks = kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
-        self.one_by_one = not self._stacks
+        self.stacks = kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+        self.one_by_one = not self.stacks
         self._cache_name = "cache" if takes(model, "cache") else "past_key_values"  # renamed in transformers 5.24
         self._places = takes(model, "position_ids")
         self._keeps = takes(model, "logits_to_keep")
@@ -97,8 +98,8 @@ class Reader:
     def read(self, prompts: Sequence[Prompt], keep: Iterable[int] = ()) -> Reading:
         """Read prompts; `keep` names layers from which on they will be read again."""
         rows = lay_out(prompts, share=self._shares, device=self.model.device)
-        outputs: dict[int, list[Any]] = {layer: [] for layer in keep if layer and self._stacks}
-        with self._keeping(outputs):
+        outputs: dict[int, list[Any]] = {layer: [] for layer in keep if layer and self.stacks}
+        with self.keeping(outputs):
             beginning = self._beginning(rows, again=bool(outputs))
             cache = self._spread(beginning, rows)
             self._rest(rows, cache)
@@ -115,23 +116,29 @@ class Reader:
         beginning = None
         if reading.beginning is not None:
             beginning = self._new_cache()
-            with self._standing_in(layer, outputs.pop(0)):
+            with self.standing_in(layer, outputs.pop(0)):
                 self.run(rows.ids[:1, : rows.shared], rows.mask[:1, : rows.shared], beginning)
             beginning = _stacked(reading.beginning, beginning, layer)
         cache = self._spread(beginning, rows)
-        with self._standing_in(layer, outputs.pop(0)):
+        with self.standing_in(layer, outputs.pop(0)):
             self._rest(rows, cache)
         return Reading(rows, _stacked(reading.cache, cache, layer), beginning)
 
-    def run(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Logits of the last of `ids`, (B, 1, V); their keys and values join the cache. `mask`: of all tokens so far."""
-        more: dict[str, Any] = {self._cache_name: cache}
+    def run(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any, *, last: int = 1) -> torch.Tensor:
+        """Logits of the `last` of `ids`, (B, last, V); their keys and values join the cache, unless it is None.
+
+        Args:
+            mask: of all tokens so far, those in the cache included.
+        """
+        more: dict[str, Any] = {} if cache is None else {self._cache_name: cache}
         if self._places:
             more["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         if self._keeps:
-            more["logits_to_keep"] = 1
-        logits: torch.Tensor = self.model(input_ids=ids, attention_mask=mask, use_cache=True, **more).logits
-        return logits
+            more["logits_to_keep"] = last
+        logits: torch.Tensor = self.model(
+            input_ids=ids, attention_mask=mask, use_cache=cache is not None, **more
+        ).logits
+        return logits[:, -last:]
 
     def _new_cache(self) -> Any:
         from transformers.cache_utils import DynamicCache
@@ -156,7 +163,10 @@ class Reader:
         if beginning is not None:
             for layer, known in zip(cache.layers, beginning.layers, strict=True):
                 layer.update(
-                    *(part[:, :, : rows.shared].expand(len(rows.ids), -1, -1, -1) for part in (known.keys, known.values))
+                    *(
+                        part[:, :, : rows.shared].expand(len(rows.ids), -1, -1, -1)
+                        for part in (known.keys, known.values)
+                    )
                 )
         return cache
 
@@ -165,7 +175,9 @@ class Reader:
             self.run(rows.ids[:, rows.shared : -1], rows.mask[:, :-1], cache)
 
     @contextmanager
-    def _keeping(self, outputs: dict[int, list[Any]]) -> Iterator[None]:
+    def keeping(self, outputs: dict[int, list[Any]]) -> Iterator[None]:
+        """While the block runs, what is handed to each layer of `outputs` joins its list."""
+
         def keep(kept: list[Any], _module: Any, _args: Any, output: Any) -> None:
             kept.append(output)
 
@@ -179,12 +191,12 @@ class Reader:
                 handle.remove()
 
     @contextmanager
-    def _standing_in(self, layer: int, output: Any) -> Iterator[None]:
+    def standing_in(self, layer: int, output: Any) -> Iterator[None]:
         """While the block runs, the layers below `layer` are skipped, and it is handed `output`."""
         lower = list(self._layers[:layer])
         own = [vars(module).get("forward") for module in lower]  # accelerate, too, sets a forward on the instance
         for module in lower:
-            module.forward = lambda *_args, **_options: output  # type: ignore[method-assign]
+            module.forward = lambda *_args, **_options: output
         try:
             yield
         finally:

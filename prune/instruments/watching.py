@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from prune.instruments.reading import Rows
 from prune.instruments.attention import Site, listening
+from prune.instruments.reading import Rows
 from prune.instruments.scores import CopiedTokens, Floats, WrittenLogits
 from prune.models.loading import decoder_layers
 
@@ -97,7 +97,11 @@ class HeadWatcher:
         self._written.add(_joined(needle), _joined(elsewhere), _joined(shares), counts.cpu().numpy())
 
     def _cut(self, _module: torch.nn.Module, _args: Any, output: Any) -> Any:
-        """Begin the graph at the last layer's output: its gradient tells what is added to the stream counts."""
+        """Begin the graph at the last layer's output: its gradient tells what is added to the stream counts.
+
+        The layers themselves run without a graph, which nearly halves their time on a CPU.
+        """
+        torch.set_grad_enabled(True)
         state = output[0] if isinstance(output, tuple | list) else output
         self._last = state.detach().requires_grad_()
         return (self._last, *output[1:]) if isinstance(output, tuple | list) else self._last
