@@ -64,6 +64,6 @@ def bootstrap_mean(values: ArrayLike, clusters: Sequence[int | str], *, seed: in
     runs = table.shape[0]
     weights = draw.multinomial(groups, np.full(groups, 1 / groups), size=_RESAMPLES).astype(np.float64)
     of_runs = draw.multinomial(runs, np.full(runs, 1 / runs), size=_RESAMPLES) / runs
-    means = np.einsum("br,rg,bg->b", of_runs, sums, weights) / (weights @ sizes)
+    means = (of_runs @ sums * weights).sum(1) / (weights @ sizes)
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(table.mean()), float(low), float(high))

@@ -121,9 +121,11 @@ def verdict(measure: str, runs: Runs) -> Verdict:
     """What the interval says of a claim of arXiv 2404.15574: `seen`, `not seen`, or `cannot tell`.
 
     Of needles the claim is that they fall by more than with random heads; of the shares of facts and of sums that are
-    right, that they do not, by a tenth at most. Bits have no claim of their own.
+    right, that they do not, by a tenth at most; a model that has few of them right cannot tell. Bits have no claim.
     """
     beyond = runs.beyond_random()
     if measure.startswith("needle"):
         return "seen" if beyond.low > 0 else "not seen" if beyond.high < MARGIN else "cannot tell"
+    if runs.full.mean() < 2 * MARGIN:
+        return "cannot tell"
     return "seen" if beyond.high < MARGIN else "not seen" if beyond.low > 0 else "cannot tell"

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _TASK = "Read the text below. Then answer the question that stands after it, in the words of the text.\n\n"
 _BEHIND = "\n\nQuestion: "
-_FULL = 0.9  # of a haystack's tokens: from here on it ends before the first sentence that does not fit
+_FULL, _LEAST = 0.9, 0.5  # of a haystack's tokens: it ends at a sentence that does not fit, if it is so full
+_MISFITS = 10  # sentences that do not fit, after which the smaller share will do
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -151,7 +152,7 @@ def plan_trials(
 
 def _haystack(prompter: Prompter, documents: Iterable[Sequence[str]], tokens: int) -> tuple[list[str], list[int]]:
     """Sentences of at most `tokens` tokens together and hardly fewer, and the tokens of each."""
-    sentences, sizes, total = [], [], 0
+    sentences, sizes, total, misfits = [], [], 0, 0
     for document in documents:
         for sentence in document:
             size = len(encode(prompter.tokenizer, f" {sentence}"))
@@ -159,7 +160,9 @@ def _haystack(prompter: Prompter, documents: Iterable[Sequence[str]], tokens: in
                 sentences.append(sentence)
                 sizes.append(size)
                 total += size
-            elif total >= _FULL * tokens:
+                continue
+            misfits += 1
+            if total >= (_FULL if misfits < _MISFITS else _LEAST) * tokens:
                 return sentences, sizes
     raise TextError(
         f"the text is too short for a haystack of {tokens} tokens; give more with --text or lower --lengths"

@@ -87,7 +87,7 @@ def _stability(copy: scores.Floats, write: scores.Floats, needles: Any) -> Stabi
     if halves.all() or not halves.any():
         return None
     first, second = ((score[halves].mean(0), score[~halves].mean(0)) for score in (copy, write))
-    count = min(TOP, copy.shape[1])
+    count = min(TOP, max(1, copy.shape[1] // 4))
     return Stability(
         copy_score=scores.correlation(*first),
         write_score=scores.correlation(*second),
