@@ -28,7 +28,7 @@ def layers_in(other: Heads, name: str | Path, folder: Path, layers: int) -> tupl
         shards = other.provenance.get("model", {}).get("shards")
         if plan.layers == other.layers and plan.identity.get("shards") == shards and len(plan.kept) == layers:
             return plan.kept
-        if plan.history and plan.history[0]["layers"] == other.layers and len(plan.original) == layers:
+        if plan.history and plan.history[0].layers == other.layers and len(plan.original) == layers:
             return plan.original
     if other.layers == layers:
         return tuple(range(layers))

@@ -8,8 +8,8 @@ from itertools import groupby
 
 import numpy as np
 
-from prune.common.keeping import Kept
 from prune.instruments.answering import Writer
+from prune.instruments.keeping import Kept
 from prune.instruments.needles import NEEDLES
 from prune.instruments.prompts import Prompter, Trial
 from prune.instruments.scores import ANSWERED, Floats, recall

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from prune.common.intervals import Interval, bootstrap_mean
-from prune.common.keeping import Kept
 from prune.instruments.ablation import Head, ablated
 from prune.instruments.answering import Writer
 from prune.instruments.asking import Asked, ControlRun
 from prune.instruments.attention import Site
 from prune.instruments.controls import FACTS, SUMS
 from prune.instruments.detecting import batches, recall_of
+from prune.instruments.keeping import Kept
 from prune.instruments.prompts import Prompter, Trial
 from prune.instruments.scores import ANSWERED, Floats
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 from prune.checkpoint.identity import model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import UsageError
-from prune.common.keeping import Kept
-from prune.common.provenance import provenance
+from prune.common.provenance import digest, provenance
+from prune.common.resume import Unfinished
 from prune.common.terminal import progress
+from prune.instruments.keeping import Kept
 from prune.instruments.needles import NEEDLES
 from prune.instruments.result import Ablation, Heads
 from prune.instruments.settings import HeadSettings
@@ -20,20 +22,27 @@ from prune.text.windows import text_identity
 
 def heads(
     model: str | Path,
-    settings: HeadSettings | None = None,
+    text: str | Sequence[str],
     *,
+    settings: HeadSettings | None = None,
     against: str | Path | None = None,
-    kept: Kept | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    unfinished: Unfinished | None = None,
     show_progress: bool = True,
 ) -> Heads:
     """Find a model's retrieval heads, and prove them by taking them out (arXiv 2404.15574 and 2607.01002).
 
     Args:
         model: a model folder or a hub id.
+        text: SOURCE as in `prune.text.documents`, or several: what the haystacks are made of.
+        settings: the defaults if None.
         against: heads.json of the model that this one was cut from.
-        kept: where finished parts are kept, so that an interrupted run goes on.
+        revision: branch, tag or commit of a hub id.
+        trust_remote_code: run Python code that comes with the model.
+        unfinished: where an interrupted run has left its work, and this one keeps its own. To be cleared when the
+            result is written.
+        show_progress: show progress with ETA on stderr.
 
     Raises:
         UsageError: an option does not fit the model.
@@ -51,11 +60,13 @@ def heads(
     from prune.instruments.watching import HeadWatcher
     from prune.models.loading import decoder_layers, load_model, load_tokenizer, pick_device
     from prune.models.precision import pick_dtype
+    from prune.scanning.samples import context_length
 
-    settings = settings or HeadSettings()
+    settings, sources = settings or HeadSettings(), [text] if isinstance(text, str) else list(text)
     other = None if against is None else Heads.read(against)
-    documents = read_sentences(settings.text, settings.field, settings.seed)
+    documents = read_sentences(sources, settings.field, settings.seed)
     source = locate(model, revision=revision)
+    _check_context(context_length(source, trust_remote_code=trust_remote_code), settings)
     prompter = Prompter(load_tokenizer(source, trust_remote_code=trust_remote_code), chat=settings.chat)
     device = pick_device(settings.device)
     with progress("Loading the model", None, shown=show_progress):
@@ -68,7 +79,6 @@ def heads(
     layers = len(decoder_layers(loaded))
     if against is not None and other is not None:
         layer_of = other_model.layers_in(other, against, source.folder, layers)
-    _check_context(loaded, settings)
     sites = find_sites(loaded)
     _check_top(settings, sum(site.heads for site in sites))
     writer = Writer(loaded, prompter.tokenizer, settings.new_tokens)
@@ -78,8 +88,13 @@ def heads(
     used = [pair for pair in enumerate(NEEDLES) if pair[0] not in left_out][: settings.needles]
     trials = plan_trials(prompter, used, documents, settings.lengths, settings.depth_places)
     identity = model_identity(source.folder, name=source.name, commit=source.commit)
-    kept = kept or Kept()
-    kept.begin([identity, asdict(settings), str(loaded.dtype), [trial.prompt.ids for trial in trials]])
+    facts = {
+        "model": identity["shards"],
+        "text": digest([trial.prompt.ids for trial in trials]),
+        **asdict(settings),
+        "dtype": str(loaded.dtype),
+    }
+    kept = Kept(unfinished, facts)
     with progress("Finding heads (trials)", len(trials), shown=show_progress) as bar:
         detection = detect(
             writer,
@@ -89,10 +104,11 @@ def heads(
             kept=kept,
             advance=bar.advance,
         )
-    facts = head_facts(detection, trials, sites, layers)
+    scored = head_facts(detection, trials, sites, layers)
+    identities = [text_identity(one, settings.field) for one in sources]
     comparison = None
     if against is not None and other is not None:
-        comparison = other_model.compare(facts, other, layer_of, against)
+        comparison = other_model.compare(scored, other, layer_of, against)
     found = Heads(
         model=source.name,
         left_out=tuple(left_out),
@@ -100,12 +116,12 @@ def heads(
         against=comparison,
         provenance=provenance(
             model=identity,
-            text=text_identity(settings.text, settings.field),
-            settings={**asdict(settings), "text": settings.text},
+            text=identities[0] if len(identities) == 1 else identities,
+            settings=asdict(settings),
             dtype=str(loaded.dtype).removeprefix("torch."),
             device=device,
         ),
-        **facts,
+        **scored,
     )
     chosen = [number for number, trial in enumerate(trials) if (trial.length, trial.depth) in settings.ablated_cells]
     work = len(settings.top) * (1 + settings.draws) * len(chosen)
@@ -153,10 +169,7 @@ def _check_top(settings: HeadSettings, heads: int) -> None:
             raise UsageError(f"--top {count} of {heads} heads leaves too few to draw as many random ones; use fewer")
 
 
-def _check_context(model: Any, settings: HeadSettings) -> None:
-    from prune.models.loading import text_config
-
-    limit = getattr(text_config(model.config), "max_position_embeddings", None)
+def _check_context(limit: int | None, settings: HeadSettings) -> None:
     longest = max(settings.lengths)
     if limit is not None and longest + settings.new_tokens > limit:
         raise UsageError(

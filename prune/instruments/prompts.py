@@ -105,13 +105,13 @@ class Prompter:
         return (ids, places) if head is None else ([head, *ids], [(0, 0), *places])
 
 
-def read_sentences(source: str, field: str, seed: int) -> list[list[str]]:
-    """The sentences of each document of a source, the documents in an order that the seed gives.
+def read_sentences(sources: Sequence[str], field: str, seed: int) -> list[list[str]]:
+    """The sentences of each document of the sources, the documents in an order that the seed gives.
 
     Raises:
-        TextError: the source is missing or empty.
+        TextError: a source is missing or empty.
     """
-    documents = list(islice(read_documents(source, field=field), POOL))
+    documents = [document for source in sources for document in islice(read_documents(source, field=field), POOL)]
     order = np.random.default_rng(seed).permutation(len(documents))
     return [_SENTENCE_END.split(" ".join(documents[number].text.split())) for number in order]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from prune.common.errors import UsageError
 from prune.common.options import Option
 from prune.instruments.needles import NEEDLES
-from prune.text.windows import DEFAULT_SOURCE
+from prune.models.precision import HELP as DTYPES
 
 
 def parse_numbers(text: str) -> tuple[int, ...]:
@@ -29,9 +29,6 @@ def parse_numbers(text: str) -> tuple[int, ...]:
 class HeadSettings:
     """The trials, and what is taken out."""
 
-    text: Annotated[str, Option("Text of the haystacks: a file, a folder or hub:repo.", shown="C4 from the hub")] = (
-        DEFAULT_SOURCE
-    )
     field: Annotated[str, Option("Field of a row that holds the text.")] = "text"
     lengths: Annotated[
         tuple[int, ...], Option("Tokens of a prompt: a list of lengths.", typed=str, parse=parse_numbers)
@@ -51,9 +48,7 @@ class HeadSettings:
     seed: Annotated[int, Option("Draws the haystacks and the random heads.")] = 0
     batch_tokens: Annotated[int, Option("Tokens of one batch, padding included.")] = 16384
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.")] = "auto"
-    dtype: Annotated[str, Option("auto, fast (bfloat16 where the device has it), float32, bfloat16 or float16.")] = (
-        "auto"
-    )
+    dtype: Annotated[str, Option(DTYPES)] = "auto"
 
     def __post_init__(self) -> None:
         if not self.lengths:
@@ -62,6 +57,8 @@ class HeadSettings:
             raise UsageError(f"--needles {self.needles}: use 1 to {len(NEEDLES)}")
         if self.by not in ("write", "copy"):
             raise UsageError(f"--by {self.by} is unknown; use write or copy")
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed}: use 0 or more")
         for name in ("depths", "new_tokens", "draws", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: use 1 or more")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from prune.common.tables import FittedTable
+from prune.common.tables import Table
 from prune.instruments.result import Ablation, Estimate, Heads
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _lines(heads: Heads) -> list[str]:
     return lines
 
 
-def _trial_table(heads: Heads) -> FittedTable:
+def _trial_table(heads: Heads) -> Table:
     lengths = sorted({trial.length for trial in heads.trials})
     depths = sorted({trial.depth for trial in heads.trials})
     rows = []
@@ -61,10 +61,10 @@ def _trial_table(heads: Heads) -> FittedTable:
             cells.append(f"{sum(some) / len(some):.2f}")
         rows.append([f"{length:,}", *cells])
     head = ["tokens", *(f"depth {depth:.2f}" for depth in depths)]
-    return FittedTable("Needle recall", head, rows, frozenset())
+    return Table.of("Needle recall", head, rows)
 
 
-def _first_table(heads: Heads) -> FittedTable:
+def _first_table(heads: Heads) -> Table:
     rows = [
         [
             f"{layer}.{head}",
@@ -74,12 +74,10 @@ def _first_table(heads: Heads) -> FittedTable:
         ]
         for layer, head in heads.ranked()[:_SHOWN]
     ]
-    return FittedTable(
-        "First heads (layer.head)", ["head", "write score", "copy score", "active in"], rows, frozenset()
-    )
+    return Table.of("First heads (layer.head)", ["head", "write score", "copy score", "active in"], rows)
 
 
-def _ablation_table(ablation: Ablation) -> FittedTable:
+def _ablation_table(ablation: Ablation) -> Table:
     rows = [
         [
             effect.measure,
@@ -94,12 +92,11 @@ def _ablation_table(ablation: Ablation) -> FittedTable:
     ]
     head = ["measure", "questions", "full", "without", "random", "random less without", "claim"]
     title = f"Without the first {len(ablation.heads)} heads by {ablation.by} score"
-    words = frozenset({"measure", "claim"})
     caption = (
         f"random: mean of {len(ablation.random)} draws of as many heads of the same layers; 95 % intervals. "
         "Claimed: needles fall by more than with random heads, facts and sums do not."
     )
-    return FittedTable(title, head, rows, words, caption)
+    return Table.of(title, head, rows, words=["measure", "claim"], caption=caption)
 
 
 def _estimate(value: Estimate) -> str:

@@ -11,8 +11,8 @@ from prune.instruments.answering import Writer
 from prune.instruments.attention import find_sites
 from prune.instruments.prompts import Prompt
 from prune.instruments.watching import HeadWatcher
+from tests.support.every_family import small_config
 from tests.support.head_reference import NoWords, reference_scores
-from tests.support.small_models import small_config
 
 TIED = {"tie_word_embeddings": True, "num_hidden_layers": 3}
 FAMILIES = {  # groups of heads share keys in all but gpt2; the windows are shorter than the prompts

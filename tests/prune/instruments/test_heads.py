@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
-from prune.common.keeping import Kept
+from prune.common.resume import Unfinished
 from prune.instruments import detecting
 from prune.instruments.effects import Runs, verdict
 from prune.instruments.heads import heads
@@ -26,17 +26,20 @@ def copying(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    text = tmp_path_factory.mktemp("text") / "text.txt"
-    text.write_text(f"{TEXT}\n\n{TEXT}")
-    return HeadSettings(
-        text=str(text), lengths=(100,), depths=3, needles=8, top=(1,), draws=3, new_tokens=9, device="cpu"
-    )
+def settings():
+    return HeadSettings(lengths=(100,), depths=3, needles=8, top=(1,), draws=3, new_tokens=9, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def result(copying, settings):
-    return heads(copying, settings, show_progress=False)
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(f"{TEXT}\n\n{TEXT}")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def result(copying, text, settings):
+    return heads(copying, text, settings=settings, show_progress=False)
 
 
 def test_the_planted_head_is_first_by_both_scores(result):
@@ -64,7 +67,7 @@ def test_its_removal_kills_recall_and_that_of_others_does_not(result):
     assert effects["facts right"].verdict == "cannot tell"  # the toy knows none
 
 
-def test_an_answer_is_the_one_that_transformers_writes(copying, result, settings):
+def test_an_answer_is_the_one_that_transformers_writes(copying, text, result, settings):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -73,7 +76,7 @@ def test_an_answer_is_the_one_that_transformers_writes(copying, result, settings
 
     tokenizer = AutoTokenizer.from_pretrained(copying)
     model = AutoModelForCausalLM.from_pretrained(copying)
-    documents = read_sentences(settings.text, "text", 0)
+    documents = read_sentences([text], settings.field, settings.seed)
     assert len(result.trials) == 24
     trials = plan_trials(Prompter(tokenizer), list(enumerate(NEEDLES))[:8], documents, (100,), (0.0, 0.5, 1.0))
     for trial, row in list(zip(trials, result.trials, strict=True))[::5]:
@@ -114,7 +117,7 @@ def test_the_table_tells_what_was_found(result):
     assert "seen" in shown
 
 
-def test_an_interrupted_run_goes_on(copying, settings, result, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on(copying, text, settings, result, tmp_path, monkeypatch):
     out = tmp_path / "heads.json"
     ran = []
     whole = detecting.Writer.write
@@ -126,23 +129,25 @@ def test_an_interrupted_run_goes_on(copying, settings, result, tmp_path, monkeyp
                 raise KeyboardInterrupt
         return whole(writer, prompts, watcher)
 
+    def begun(**more):
+        return Unfinished.beside(out, overwrite=False, **more)
+
     monkeypatch.setattr(detecting.Writer, "write", write)
+    monkeypatch.setattr("prune.common.resume.EVERY", -1.0)
     with pytest.raises(KeyboardInterrupt):
-        heads(copying, settings, kept=Kept(out), show_progress=False)
+        heads(copying, text, settings=settings, unfinished=begun(resume=False), show_progress=False)
     assert ran == [8, 8, 8]
-    again = heads(copying, settings, kept=Kept(out, resume=True), show_progress=False)
+    with pytest.raises(UsageError, match="draws was 3 and is now 4"):
+        other = replace(settings, draws=4)
+        heads(copying, text, settings=other, unfinished=begun(resume=True), show_progress=False)
+    again = heads(copying, text, settings=settings, unfinished=begun(resume=True), show_progress=False)
     assert ran == [8, 8, 8, 8]  # the third batch alone
     assert again.to_json() == result.to_json()
-    kept = Kept(out, resume=True)
-    kept.begin("other facts")
-    assert kept.get("detect-0") is None
-    kept.clear()
-    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cut_model_is_laid_beside_the_full_one(copying, settings, result, tmp_path):
+def test_a_cut_model_is_laid_beside_the_full_one(copying, text, settings, result, tmp_path):
     result.write(tmp_path / "full.json")
-    same = heads(copying, replace(settings, top=()), against=tmp_path / "full.json", show_progress=False)
+    same = heads(copying, text, settings=replace(settings, top=()), against=tmp_path / "full.json", show_progress=False)
     assert same.against.layer_of == (0, 1)
     assert same.against.removed_copy == same.against.removed_write == 0
     assert (same.against.retrieval_heads, same.against.still, same.against.new) == (1, 1, 0)
@@ -152,21 +157,21 @@ def test_a_cut_model_is_laid_beside_the_full_one(copying, settings, result, tmp_
         other[name] = [*other[name], [0.0] * 4]
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(CheckpointError, match="no plan that says it was cut from that"):
-        heads(copying, settings, against=tmp_path / "other.json", show_progress=False)
+        heads(copying, text, settings=settings, against=tmp_path / "other.json", show_progress=False)
 
 
-def test_bad_input_is_one_clear_line(copying, settings, tmp_path, monkeypatch):
+def test_bad_input_is_one_clear_line(copying, text, settings, tmp_path):
     with pytest.raises(UsageError, match="the model takes 512 tokens, 9 of them for the answer; use 503 at most"):
-        heads(copying, replace(settings, lengths=(510,)), show_progress=False)
+        heads(copying, text, settings=replace(settings, lengths=(510,)), show_progress=False)
     with pytest.raises(UsageError, match="--lengths 40: needle and question take"):
-        heads(copying, replace(settings, lengths=(40,)), show_progress=False)
+        heads(copying, text, settings=replace(settings, lengths=(40,)), show_progress=False)
     with pytest.raises(UsageError, match="--top 5 of 8 heads"):
-        heads(copying, replace(settings, top=(5,)), show_progress=False)
+        heads(copying, text, settings=replace(settings, top=(5,)), show_progress=False)
     with pytest.raises(TextError, match="too short for a haystack"):
         (tmp_path / "short.txt").write_text("A short text. That is all.")
-        heads(copying, replace(settings, text=str(tmp_path / "short.txt")), show_progress=False)
+        heads(copying, str(tmp_path / "short.txt"), settings=settings, show_progress=False)
     with pytest.raises(RegrowthError, match="answered none of 24 trials"):
-        heads(copying, replace(settings, new_tokens=1), show_progress=False)
+        heads(copying, text, settings=replace(settings, new_tokens=1), show_progress=False)
     with pytest.raises(UsageError, match="use write or copy"):
         replace(settings, by="size")
     with pytest.raises(UsageError, match="write 350,700,1400"):
@@ -189,10 +194,8 @@ def test_a_verdict_needs_an_interval():
 
 def test_the_sample_model(sample_model: Path, sample_heldout: Path):
     """A smoke run: the real model answers most needles at 300 tokens, knows none of them, and a head stands out."""
-    asked = HeadSettings(
-        text=str(sample_heldout), lengths=(250,), depths=1, needles=4, top=(), new_tokens=20, device="cpu"
-    )
-    found = heads(sample_model, asked, show_progress=False)
+    asked = HeadSettings(lengths=(250,), depths=1, needles=4, top=(), new_tokens=20, device="cpu")
+    found = heads(sample_model, str(sample_heldout), settings=asked, show_progress=False)
     assert found.left_out == ()
     assert found.answered >= 2
     assert (found.layers, set(found.heads)) == (30, {9})
