@@ -9,14 +9,13 @@ from typing import Any
 
 from prune.checkpoint.identity import model_identity
 from prune.checkpoint.source import locate
+from prune.choosing.heads import Ablation, Heads
 from prune.common.errors import UsageError
 from prune.common.provenance import digest, provenance
-from prune.common.resume import Unfinished
+from prune.common.resume import FinishedParts, Unfinished
 from prune.common.terminal import progress
-from prune.instruments.keeping import Kept
 from prune.instruments.needles import NEEDLES
-from prune.instruments.result import Ablation, Heads
-from prune.instruments.settings import HeadSettings
+from prune.instruments.settings import HeadsSettings
 from prune.text.windows import text_identity
 
 
@@ -24,7 +23,7 @@ def heads(
     model: str | Path,
     text: str | Sequence[str],
     *,
-    settings: HeadSettings | None = None,
+    settings: HeadsSettings | None = None,
     against: str | Path | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -50,19 +49,17 @@ def heads(
         CheckpointError: not a model that can be loaded, or `against` is of another model.
         RegrowthError: the model shows no attention weights, or answers no trial.
     """
-    from prune.instruments import against as other_model
-    from prune.instruments.answering import Writer
     from prune.instruments.attention import find_sites
-    from prune.instruments.detecting import detect, known_without_text
+    from prune.instruments.detecting import Writer, detect, known_without_text
     from prune.instruments.prompts import Prompter, plan_trials, read_sentences
     from prune.instruments.scores import ANSWERED
-    from prune.instruments.summary import head_facts
+    from prune.instruments.summary import compare, head_facts, layers_in
     from prune.instruments.watching import HeadWatcher
     from prune.models.loading import decoder_layers, load_model, load_tokenizer, pick_device
     from prune.models.precision import pick_dtype
     from prune.scanning.samples import context_length
 
-    settings, sources = settings or HeadSettings(), [text] if isinstance(text, str) else list(text)
+    settings, sources = settings or HeadsSettings(), [text] if isinstance(text, str) else list(text)
     other = None if against is None else Heads.read(against)
     documents = read_sentences(sources, settings.field, settings.seed)
     source = locate(model, revision=revision)
@@ -78,7 +75,7 @@ def heads(
         )
     layers = len(decoder_layers(loaded))
     if against is not None and other is not None:
-        layer_of = other_model.layers_in(other, against, source.folder, layers)
+        layer_of = layers_in(other, against, source.folder, layers)
     sites = find_sites(loaded)
     _check_top(settings, sum(site.heads for site in sites))
     writer = Writer(loaded, prompter.tokenizer, settings.new_tokens)
@@ -94,22 +91,22 @@ def heads(
         **asdict(settings),
         "dtype": str(loaded.dtype),
     }
-    kept = Kept(unfinished, facts)
+    parts = FinishedParts(unfinished, facts)
     with progress("Finding heads (trials)", len(trials), shown=show_progress) as bar:
         detection = detect(
             writer,
             HeadWatcher(sites),
             trials,
             batch_tokens=settings.batch_tokens,
-            kept=kept,
+            parts=parts,
             advance=bar.advance,
         )
     scored = head_facts(detection, trials, sites, layers)
-    identities = [text_identity(one, settings.field) for one in sources]
+    identities = [text_identity(each, settings.field) for each in sources]
     comparison = None
     if against is not None and other is not None:
-        comparison = other_model.compare(scored, other, layer_of, against)
-    found = Heads(
+        comparison = compare(scored, other, layer_of, against)
+    measured = Heads(
         model=source.name,
         left_out=tuple(left_out),
         ablations=(),
@@ -126,26 +123,25 @@ def heads(
     chosen = [number for number, trial in enumerate(trials) if (trial.length, trial.depth) in settings.ablated_cells]
     work = len(settings.top) * (1 + settings.draws) * len(chosen)
     with progress("Taking heads out (trials)", work, shown=show_progress and bool(work)) as bar:
-        ablations = _ablate(found, settings, (writer, prompter, sites), [trials[i] for i in chosen], kept, bar)
-    return found.model_copy(update={"ablations": ablations})
+        ablations = _ablate(measured, settings, (writer, prompter, sites), [trials[i] for i in chosen], parts, bar)
+    return measured.model_copy(update={"ablations": ablations})
 
 
 def _ablate(
-    found: Heads, settings: HeadSettings, tools: tuple[Any, Any, Any], trials: Any, kept: Kept, bar: Any
+    measured: Heads, settings: HeadsSettings, tools: tuple[Any, Any, Any], trials: Any, parts: FinishedParts, bar: Any
 ) -> tuple[Ablation, ...]:
     """Take out the first heads, K of them for each K that was asked, and as many random ones."""
     import numpy as np
 
-    from prune.instruments.ablation import draw_like
-    from prune.instruments.effects import measure_effects
+    from prune.instruments.ablation import draw_like, measure_effects
     from prune.instruments.summary import ablation_of, every_head
 
     writer, prompter, sites = tools
     every = every_head(sites)
-    full = {(row.needle, row.length, row.depth): row.recall for row in found.trials}
+    full = {(row.needle, row.length, row.depth): row.recall for row in measured.trials}
     ablations = []
     for count in settings.top:
-        top = found.ranked(settings.by)[:count]
+        top = measured.ranked(settings.by)[:count]
         random = [draw_like(top, every, settings.seed + draw) for draw in range(settings.draws)]
         runs = measure_effects(
             writer,
@@ -155,7 +151,7 @@ def _ablate(
             trials,
             np.array([full[trial.needle, trial.length, trial.depth] for trial in trials]),
             batch_tokens=settings.batch_tokens,
-            kept=kept,
+            parts=parts,
             name=f"without-{count}",
             advance=bar.advance,
         )
@@ -163,13 +159,13 @@ def _ablate(
     return tuple(ablations)
 
 
-def _check_top(settings: HeadSettings, heads: int) -> None:
+def _check_top(settings: HeadsSettings, heads: int) -> None:
     for count in settings.top:
         if 2 * count > heads:
             raise UsageError(f"--top {count} of {heads} heads leaves too few to draw as many random ones; use fewer")
 
 
-def _check_context(limit: int | None, settings: HeadSettings) -> None:
+def _check_context(limit: int | None, settings: HeadsSettings) -> None:
     longest = max(settings.lengths)
     if limit is not None and longest + settings.new_tokens > limit:
         raise UsageError(

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from prune.choosing.heads import RETRIEVAL
+
 ANSWERED = 0.5  # a trial is answered above this share of the answer's words (arXiv 2404.15574)
-RETRIEVAL = 0.1  # a retrieval head has a copy score above this (arXiv 2404.15574)
 NEARLY_EVERY = 0.9  # of the contexts
 
 Floats = NDArray[np.float64]

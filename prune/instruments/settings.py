@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 from prune.common.errors import UsageError
@@ -11,8 +12,11 @@ from prune.instruments.needles import NEEDLES
 from prune.models.precision import HELP as DTYPES
 
 
-def parse_numbers(text: str) -> tuple[int, ...]:
+def parse_numbers(text: str, option: str) -> tuple[int, ...]:
     """Whole numbers of at least 1 from a list such as `350,700,1400`, rising; `none` is the empty list.
+
+    Args:
+        option: the option that it was given for, to name in an error.
 
     Raises:
         UsageError: something else.
@@ -21,25 +25,37 @@ def parse_numbers(text: str) -> tuple[int, ...]:
         return ()
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and 1 <= int(part) < 10**9 for part in parts):
-        raise UsageError(f"{text!r} is no list of whole numbers; write 350,700,1400")
+        raise UsageError(f"{option} {text!r}: use whole numbers of at least 1, such as 5,10,20")
     return tuple(sorted({int(part) for part in parts}))
 
 
-@dataclass(frozen=True)
-class HeadSettings:
-    """The trials, and what is taken out."""
+def spell_numbers(numbers: tuple[int, ...]) -> str:
+    """The numbers as a user types them."""
+    return ",".join(map(str, numbers)) or "none"
 
-    field: Annotated[str, Option("Field of a row that holds the text.")] = "text"
+
+@dataclass(frozen=True)
+class HeadsSettings:
+    """The trials, and what is taken out.
+
+    Raises:
+        UsageError: a setting is out of range.
+    """
+
+    field: Annotated[str, Option("Field of .jsonl and .parquet rows that holds the text.")] = "text"
     lengths: Annotated[
-        tuple[int, ...], Option("Tokens of a prompt: a list of lengths.", typed=str, parse=parse_numbers)
+        tuple[int, ...],
+        Option("Tokens of a prompt: a list of lengths.", typed=str, parse=partial(parse_numbers, option="--lengths")),
     ] = (1000, 2000, 4000)
-    depths: Annotated[int, Option("Places of the needle in the text, from its begin to its end.")] = 5
+    depths: Annotated[int, Option("Places of the needle in the text, from its beginning to its end.")] = 5
     needles: Annotated[int, Option(f"Needles, {len(NEEDLES)} at most.")] = 20
     new_tokens: Annotated[int, Option("Most tokens of an answer, thinking included.")] = 32
     top: Annotated[
         tuple[int, ...],
         Option(
-            "How many of the first heads are taken out, a list; none for no ablation.", typed=str, parse=parse_numbers
+            "How many of the first heads are taken out, a list; none for no ablation.",
+            typed=str,
+            parse=partial(parse_numbers, option="--top"),
         ),
     ] = (5, 10, 20)
     by: Annotated[Literal["write", "copy"], Option("The score that says which heads are first.")] = "write"

@@ -1,21 +1,24 @@
-"""From the trials' scores to what heads.json says of the heads."""
+"""From the trials' scores to what heads.json says: of the heads, of their removal, and beside another model's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prune.common.errors import RegrowthError
+from prune.choosing.heads import RETRIEVAL, Ablation, Against, Effect, Estimate, Head, Heads, Rows, Stability, TrialRow
+from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.intervals import Interval
+from prune.common.layers import layers_without
+from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.instruments import scores
-from prune.instruments.ablation import Head
+from prune.instruments.ablation import Runs, verdict
 from prune.instruments.attention import Site
 from prune.instruments.detecting import Detection
-from prune.instruments.effects import Runs, verdict
 from prune.instruments.prompts import Trial
-from prune.instruments.result import Ablation, Effect, Estimate, Rows, Stability, TrialRow
+from prune.instruments.scores import correlation
 
 TOP = 20  # heads whose agreement between the halves is told
 
@@ -39,7 +42,7 @@ def head_facts(detection: Detection, trials: Sequence[Trial], sites: Sequence[Si
         )
     copy, write = detection.copy[answered], detection.write[answered]
     active, mean_copy, mean_write = scores.activity(copy), copy.mean(0), write.mean(0)
-    retrieval = mean_copy > scores.RETRIEVAL
+    retrieval = mean_copy > RETRIEVAL
     names = every_head(sites)
     needles = np.array([trial.needle for trial in trials])[answered]
     return {
@@ -124,3 +127,62 @@ def _effect(measure: str, runs: Runs) -> Effect:
 
 def _estimate(interval: Interval) -> Estimate:
     return Estimate(estimate=interval.estimate, low=interval.low, high=interval.high)
+
+
+def layers_in(other: Heads, name: str | Path, folder: Path, layers: int) -> tuple[int, ...]:
+    """For each layer of the model in `folder`, its number in the model that `other` is of.
+
+    Args:
+        name: of the file that `other` was read from.
+
+    Raises:
+        CheckpointError: the model was not cut from that one, and has not its depth either.
+    """
+    plan_file = folder / PLAN_FILE
+    if plan_file.is_file():
+        plan = CutPlan.read(plan_file)
+        shards = other.provenance.get("model", {}).get("shards")
+        if plan.layers == other.layers and plan.identity.get("shards") == shards and len(plan.kept) == layers:
+            return plan.kept
+        if plan.history and plan.history[0].layers == other.layers and len(plan.original) == layers:
+            return plan.original
+    if other.layers == layers:
+        return tuple(range(layers))
+    raise CheckpointError(
+        f"--against {name} is of {other.model} with {other.layers} layers, and {folder} has {layers} and no plan that "
+        "says it was cut from that; use the heads.json of the model that it was cut from"
+    )
+
+
+def compare(facts: dict[str, Any], other: Heads, layer_of: tuple[int, ...], name: str | Path) -> Against:
+    """Compare the facts of this model's heads with another's.
+
+    Raises:
+        CheckpointError: a layer has another number of heads there.
+    """
+    for layer, number in enumerate(layer_of):
+        if facts["heads"][layer] != other.heads[number]:
+            raise CheckpointError(
+                f"--against {name} has {other.heads[number]} heads in layer {number}, and this model "
+                f"{facts['heads'][layer]} there: it is of another model"
+            )
+    ours, theirs = _flat(facts["copy_score"]), _flat(other.copy_score[number] for number in layer_of)
+    were, are = theirs > RETRIEVAL, ours > RETRIEVAL
+    their_write = _flat(other.write_score[number] for number in layer_of)
+    removed = other.removed_with(layers_without(layer_of, other.layers))
+    return Against(
+        model=other.model,
+        layer_of=layer_of,
+        removed_copy=removed.copy_score,
+        removed_write=removed.write_score,
+        copy_correlation=correlation(ours, theirs),
+        write_correlation=correlation(_flat(facts["write_score"]), their_write),
+        retrieval_heads=len(other.retrieval_heads),
+        kept=int(were.sum()),
+        still=int((were & are).sum()),
+        new=int((are & ~were).sum()),
+    )
+
+
+def _flat(rows: Any) -> Any:
+    return np.array([value for row in rows for value in row], dtype=np.float64)

@@ -78,7 +78,7 @@ class HeadWatcher:
         self.copy, self.write = copied.scores(), written.scores()
 
     def look(self, written: torch.Tensor, counts: torch.Tensor, ids: torch.Tensor, logits: torch.Tensor) -> None:
-        """Score the step that has written `written`; see `prune.instruments.answering.Watcher`."""
+        """Score the step that has written `written`; see `prune.instruments.detecting.Watcher`."""
         asked = torch.zeros_like(logits).scatter_(1, written[:, None], 1)
         upward = torch.autograd.grad(logits, self._last, asked)[0][:, -1]
         hits, needle, elsewhere, shares = [], [], [], []

@@ -7,8 +7,8 @@ import torch
 
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.instruments.ablation import ablated, draw_like
-from prune.instruments.answering import Writer
 from prune.instruments.attention import find_sites
+from prune.instruments.detecting import Writer
 from prune.instruments.prompts import Prompt
 from prune.instruments.watching import HeadWatcher
 from tests.support.every_family import small_config

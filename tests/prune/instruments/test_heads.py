@@ -8,15 +8,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from prune.choosing.heads import Heads
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
 from prune.common.resume import Unfinished
 from prune.instruments import detecting
-from prune.instruments.effects import Runs, verdict
+from prune.instruments.ablation import Runs, verdict
 from prune.instruments.heads import heads
-from prune.instruments.map import draw_heads
-from prune.instruments.result import Heads
-from prune.instruments.settings import HeadSettings, parse_numbers
-from prune.instruments.table import heads_table
+from prune.instruments.settings import HeadsSettings, parse_numbers
+from prune.instruments.showing import draw_heads, heads_table
 from tests.support.copying_model import COPIES, TEXT, save_copying_model
 
 
@@ -27,7 +26,7 @@ def copying(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings():
-    return HeadSettings(lengths=(100,), depths=3, needles=8, top=(1,), draws=3, new_tokens=9, device="cpu")
+    return HeadsSettings(lengths=(100,), depths=3, needles=8, top=(1,), draws=3, new_tokens=9, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -174,10 +173,10 @@ def test_bad_input_is_one_clear_line(copying, text, settings, tmp_path):
         heads(copying, text, settings=replace(settings, new_tokens=1), show_progress=False)
     with pytest.raises(UsageError, match="use write or copy"):
         replace(settings, by="size")
-    with pytest.raises(UsageError, match="write 350,700,1400"):
-        parse_numbers("3,x")
-    assert parse_numbers("none") == ()
-    assert parse_numbers("700, 350") == (350, 700)
+    with pytest.raises(UsageError, match="--lengths '3,x': use whole numbers"):
+        parse_numbers("3,x", "--lengths")
+    assert parse_numbers("none", "--top") == ()
+    assert parse_numbers("700, 350", "--lengths") == (350, 700)
 
 
 def test_a_verdict_needs_an_interval():
@@ -194,7 +193,7 @@ def test_a_verdict_needs_an_interval():
 
 def test_the_sample_model(sample_model: Path, sample_heldout: Path):
     """A smoke run: the real model answers most needles at 300 tokens, knows none of them, and a head stands out."""
-    asked = HeadSettings(lengths=(250,), depths=1, needles=4, top=(), new_tokens=20, device="cpu")
+    asked = HeadsSettings(lengths=(250,), depths=1, needles=4, top=(), new_tokens=20, device="cpu")
     found = heads(sample_model, str(sample_heldout), settings=asked, show_progress=False)
     assert found.left_out == ()
     assert found.answered >= 2

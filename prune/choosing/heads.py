@@ -1,14 +1,18 @@
-"""The result of `prune heads` ("regrowth.heads/1")."""
+"""heads.json, the result of `prune heads`, and what of it goes with dropped layers."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from prune.common.artefact import Artefact, OptionalFloat, Part
-from prune.instruments.ablation import Head
 
+RETRIEVAL = 0.1  # a retrieval head has a copy score above this (arXiv 2404.15574)
+Head = tuple[int, int]  # layer and head, both 0-based
 Rows = tuple[tuple[float, ...], ...]  # layer by layer, a number for each head
 
 
@@ -25,7 +29,7 @@ class TrialRow(Part):
 
     needle: int = Field(description="number of the needle, 0-based")
     length: int = Field(description="most tokens of the prompt")
-    depth: float = Field(description="place of the needle: 0 at the begin of the text, 1 at its end")
+    depth: float = Field(description="place of the needle: 0 at the beginning of the text, 1 at its end")
     tokens: int = Field(description="tokens of the prompt")
     recall: float = Field(description="ROUGE-1 recall of the needle's answer; above 0.5 the trial is answered")
     written: str = Field(description="what the model wrote")
@@ -83,6 +87,21 @@ class Against(Part):
     new: int = Field(description="retrieval heads here that are none in the other model")
 
 
+@dataclass(frozen=True)
+class RemovedHeads:
+    """What goes with dropped layers.
+
+    Attributes:
+        copy_score: its share of the summed copy score of all heads.
+        write_score: its share of the sum of all write scores above 0.
+        retrieval_heads: how many of them.
+    """
+
+    copy_score: float
+    write_score: float
+    retrieval_heads: int
+
+
 class Heads(Artefact):
     """Which heads bring back what stands in the context."""
 
@@ -116,10 +135,36 @@ class Heads(Artefact):
         for name in ("copy_score", "write_score", "active"):
             if tuple(map(len, getattr(self, name))) != self.heads:
                 raise ValueError(f"{name} has another number of heads than heads says")
+            if not all(math.isfinite(score) for row in getattr(self, name) for score in row):
+                raise ValueError(f"{name} has a score that is no number")
         return self
+
+    @property
+    def retrieval_heads(self) -> tuple[Head, ...]:
+        """Heads with a copy score above 0.1."""
+        return tuple(head for head in self.ranked("copy") if self.copy_score[head[0]][head[1]] > RETRIEVAL)
+
+    def copy_by_layer(self) -> tuple[float, ...]:
+        """Copy scores of each layer's heads, summed."""
+        return tuple(map(sum, self.copy_score))
+
+    def removed_with(self, dropped: Iterable[int]) -> RemovedHeads:
+        """What goes with these layers."""
+        dropped = set(dropped)
+        write_by_layer = tuple(sum(max(0.0, score) for score in row) for row in self.write_score)
+        return RemovedHeads(
+            copy_score=_share(self.copy_by_layer(), dropped),
+            write_score=_share(write_by_layer, dropped),
+            retrieval_heads=sum(layer in dropped for layer, _ in self.retrieval_heads),
+        )
 
     def ranked(self, by: str = "write") -> list[Head]:
         """All heads as (layer, head), the highest score first."""
         rows = self.write_score if by == "write" else self.copy_score
         each = [(layer, head) for layer, row in enumerate(rows) for head in range(len(row))]
-        return sorted(each, key=lambda place: -rows[place[0]][place[1]])
+        return sorted(each, key=lambda head: -rows[head[0]][head[1]])
+
+
+def _share(by_layer: tuple[float, ...], dropped: set[int]) -> float:
+    total = sum(by_layer)
+    return sum(by_layer[layer] for layer in dropped) / total if total else 0.0
