@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prune.scanning.result import Scan
 
 PLAN_FILE = "prune_plan.json"
-HEADS_BOUND = 0.2  # a plan that takes a larger share of either score of the heads comes with a warning
+HEADS_BOUND = 0.2  # a plan that takes a larger share of the heads' scores comes with a warning
 # A larger number in a damaged file would fill memory.
 _LAYERS = Field(ge=1, le=100_000, description="L, how many layers the model has")
 _DROPPED = Field(min_length=1, description="layers that go, 0-based and rising")
@@ -179,14 +179,19 @@ class CutPlan(Artefact):
 
     @property
     def warning(self) -> str:
-        """One line where the cut takes much of what the heads do; else empty."""
+        """One line where the cut takes much of what the heads do; else empty.
+
+        Few heads copy, but all write a little. So a share of the write score counts only if it is larger than that of
+        the layers.
+        """
         heads = self.evidence.get("heads")
-        if not heads or max(heads["copy_score"], heads["write_score"]) <= HEADS_BOUND:
+        if not heads:
             return ""
-        return (
-            f"Warning: these layers hold {heads_words(heads)}; long contexts and chains of thought will suffer. "
-            "--protect-heads 0.8 keeps a choice to less."
-        )
+        write_bound = max(HEADS_BOUND, len(self.dropped) / self.layers)
+        if heads["copy_score"] <= HEADS_BOUND and heads["write_score"] <= write_bound:
+            return ""
+        remedy = f"; --protect-heads {1 - HEADS_BOUND:g} keeps a choice to less" * (heads["copy_score"] > HEADS_BOUND)
+        return f"Warning: recall of long contexts is at risk: {heads_words(heads)} go with these layers{remedy}."
 
     def rows(self) -> list[tuple[str, str]]:
         """The plan as (name, value) rows, for the table and the model card."""

@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 
 
 _SHOWN = 10  # of the first heads
+_LEFT, _TOP, _GAP, _RIGHT = 34.0, 48.0, 18.0, 8.0
+_MOST = 14.0  # side of a square
+_LEAST = 150.0  # width of a panel, so that its heading fits
+_STYLE = """
+.chart { background: #fff; font: 11px system-ui, sans-serif; }
+.chart text { fill: #333; } .chart .note { fill: #666; font-size: 10px; }
+.cell { fill: #1f5fa8; } .frame { fill: none; stroke: #ccc; stroke-width: 0.5; } .ring { fill: none; stroke: #c2410c; }
+@media (prefers-color-scheme: dark) {
+  .chart { background: #111; } .chart text { fill: #ddd; } .chart .note { fill: #aaa; }
+  .cell { fill: #6db1ff; } .frame { stroke: #444; } .ring { stroke: #fb923c; }
+}
+"""
 
 
 def heads_table(heads: Heads) -> Group:
@@ -110,29 +122,16 @@ def _number(value: float) -> str:
     return "none (one of them is constant)" if math.isnan(value) else f"{value:.2f}"
 
 
-_LEFT, _TOP, _GAP = 34.0, 40.0, 26.0
-_MOST = 14.0  # side of a square
-_STYLE = """
-.chart { background: #fff; font: 11px system-ui, sans-serif; }
-.chart text { fill: #333; } .chart .note { fill: #666; font-size: 10px; }
-.cell { fill: #1f5fa8; } .frame { fill: none; stroke: #ccc; stroke-width: 0.5; } .ring { fill: none; stroke: #c2410c; }
-@media (prefers-color-scheme: dark) {
-  .chart { background: #111; } .chart text { fill: #ddd; } .chart .note { fill: #aaa; }
-  .cell { fill: #6db1ff; } .frame { stroke: #444; } .ring { stroke: #fb923c; }
-}
-"""
-
-
 def draw_heads(heads: Heads) -> str:
     """An SVG drawing: copy scores on the left, write scores on the right, the first layer on top.
 
-    A square is as dark as its score is of the highest one; a negative write score is blank. A ring marks the retrieval
-    heads (copy score above 0.1).
+    A square has as much colour as its score is of the highest one; a negative write score is blank. A ring marks the
+    retrieval heads (copy score above 0.1).
     """
     most = max(heads.heads)
-    side = min(_MOST, (svg.WIDTH * 2 - 2 * _LEFT - _GAP) / (2 * most))
-    panel = most * side
-    width = 2 * (_LEFT + panel) + _GAP
+    side = min(_MOST, (svg.WIDTH * 2 - 2 * _LEFT - _GAP - _RIGHT) / (2 * most))
+    panel = max(_LEAST, most * side)
+    width = 2 * (_LEFT + panel) + _GAP + _RIGHT
     height = _TOP + heads.layers * side + 34
     title = f"Heads of {heads.model}"
     root = svg.drawing("heads", title, "Copy and write score of every head", height, width=width)
@@ -141,9 +140,11 @@ def draw_heads(heads: Heads) -> str:
     root.set("height", svg.number(height))
     svg.add(root, "style", _STYLE)
     for index, (name, rows) in enumerate((("copy score", heads.copy_score), ("write score", heads.write_score))):
-        left = _LEFT + index * (panel + _GAP + _LEFT)
+        left = _LEFT + index * (_LEFT + panel + _GAP)
         _panel(root, heads, rows, name, left, side)
-    svg.add(root, "text", "Ringed: copy score above 0.1", x=_LEFT, y=height - 6, class_="note")
+    svg.add(
+        root, "text", "Colour: share of the highest. Ringed: copy score above 0.1", x=_LEFT, y=height - 6, class_="note"
+    )
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
@@ -155,7 +156,7 @@ def _panel(
     group = svg.add(root, "g")
     for layer, row in enumerate(rows):
         y = _TOP + layer * side
-        if layer % 5 == 0 or layer == heads.layers - 1:
+        if layer in _numbered(heads.layers):
             svg.add(group, "text", str(layer), x=left - 5, y=y + side * 0.75, text_anchor="end")
         for head, value in enumerate(row):
             x = left + head * side
@@ -166,5 +167,12 @@ def _panel(
                 svg.add(square, "title", f"layer {layer}, head {head}: {value:.3f}")
             if heads.copy_score[layer][head] > RETRIEVAL:
                 svg.add(group, "rect", x=x + 1, y=y + 1, width=side - 2, height=side - 2, class_="ring")
-    svg.add(root, "text", "head", x=left, y=_TOP - 8, class_="note")
-    svg.add(root, "text", "layer", x=left - 5, y=_TOP - 8, class_="note", text_anchor="end")
+    for head in _numbered(max(heads.heads)):
+        svg.add(group, "text", str(head), x=left + (head + 0.5) * side, y=_TOP - 5, text_anchor="middle")
+    svg.add(root, "text", "head", x=left, y=_TOP - 18, class_="note")
+    svg.add(root, "text", "layer", x=left - 5, y=_TOP - 5, class_="note", text_anchor="end")
+
+
+def _numbered(count: int) -> set[int]:
+    """Rows or columns that have their number beside them: every fifth, and the last."""
+    return {number for number in range(0, count, 5) if number < count - 2} | {count - 1}

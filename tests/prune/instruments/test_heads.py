@@ -16,6 +16,7 @@ from prune.instruments.ablation import Runs, verdict
 from prune.instruments.heads import heads
 from prune.instruments.settings import HeadsSettings, parse_numbers
 from prune.instruments.showing import draw_heads, heads_table
+from tests.support.commands import check_refused, run, succeed
 from tests.support.copying_model import COPIES, TEXT, save_copying_model
 
 
@@ -142,6 +143,35 @@ def test_an_interrupted_run_goes_on(copying, text, settings, result, tmp_path, m
     again = heads(copying, text, settings=settings, unfinished=begun(resume=True), show_progress=False)
     assert ran == [8, 8, 8, 8]  # the third batch alone
     assert again.to_json() == result.to_json()
+
+
+def test_the_command_writes_the_file_and_the_map(copying, text, result, tmp_path):
+    out, plot = tmp_path / "heads.json", tmp_path / "heads.svg"
+    small = ["--lengths", "100", "--depths", "3", "--needles", "8", "--draws", "3", "--new-tokens", "9", "--top", "1"]
+    command = ["prune", "heads", copying, "--text", text, *small, "--device", "cpu", "--out", out]
+    done = succeed(*command, "--plot", plot, "--json")
+    assert "Finding heads" in done.stderr
+    assert Heads.read(out).to_json() == json.loads(done.stdout)
+    assert {**json.loads(done.stdout), "provenance": 0} == {**result.to_json(), "provenance": 0}
+    assert plot.read_text() == draw_heads(result)
+    assert sorted(tmp_path.iterdir()) == [out, plot]
+    check_refused(run(*command), 1, "--overwrite")
+    assert "1 of 8 heads" in succeed(*command, "--top", "none", "--depths", "1", "--overwrite").stdout
+
+
+def test_a_command_that_makes_no_sense_is_one_clear_line(copying, text, tmp_path):
+    command = ["prune", "heads", copying, "--text", text, "--out", tmp_path / "heads.json"]
+    check_refused(run(*command, "--plot", tmp_path / "map.png"), 2, "the map of heads is an .svg file")
+    check_refused(run(*command, "--lengths", "3,x"), 2, "--lengths '3,x': use whole numbers of at least 1")
+    check_refused(run(*command, "--lengths", "none"), 2, "--lengths: give one length at least")
+    check_refused(run(*command, "--top", "-1"), 2, "--top '-1': use whole numbers")
+    check_refused(run(*command, "--needles", "99"), 2, "--needles 99: use 1 to 24")
+    check_refused(run(*command, "--against", tmp_path / "gone.json"), 1, "gone.json does not exist")
+    (tmp_path / ".heads.json.unfinished").write_text("")
+    check_refused(run(*command), 1, "stands unfinished: go on with --resume")
+    check_refused(
+        run(*command, "--lengths", "100", "--top", "1", "--resume"), 1, "is not what an interrupted run has left"
+    )
 
 
 def test_a_cut_model_is_laid_beside_the_full_one(copying, text, settings, result, tmp_path):
