@@ -181,8 +181,8 @@ class CutPlan(Artefact):
     def warning(self) -> str:
         """One line where the cut takes much of what the heads do; else empty.
 
-        Few heads copy, but all write a little. So a share of the write score counts only if it is larger than that of
-        the layers.
+        A share of the write score that is no larger than that of the layers does not count: spread evenly, it would be
+        as much.
         """
         heads = self.evidence.get("heads")
         if not heads:
