@@ -93,9 +93,9 @@ def best_start(distance_row: Sequence[float], layers: int, n: int, allow_last: b
     return min(allowed, key=lambda start: (distance_row[start], start))
 
 
-def deepest_start(layers: int, n: int, allow_last: bool = False) -> int:
+def deepest_start(layers: int, n: int) -> int:
     """The paper's simple rule (section 4.4): drop the deepest n layers but the last, L-1-n .. L-2."""
-    return starts(layers, n, allow_last=allow_last)[-1]
+    return starts(layers, n)[-1]
 
 
 def lowest_influence(
