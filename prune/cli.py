@@ -12,6 +12,7 @@ from prune.choosing.settings import CheckSettings, CutSettings
 from prune.common.errors import UsageError
 from prune.common.options import Options, settings_options, takes
 from prune.common.terminal import answer, make_app, screen
+from prune.instruments.settings import HeadsSettings, spell_numbers
 from prune.scanning.settings import ScanSettings
 
 app = make_app("prune", "Find the layers that a language model does not need, and cut them.")
@@ -28,6 +29,7 @@ ORIGIN = Options(
     },
     {"revision": None, "trust_remote_code": False},
 )
+LISTS = {"lengths": spell_numbers(HeadsSettings.lengths), "top": spell_numbers(HeadsSettings.top)}  # as typed
 WHICH = Options(
     dict,
     {
@@ -103,6 +105,8 @@ def cut_command(
             screen().print(f"Left behind: the adapter beside {model}; it was trained for the uncut model")
         if push_to_hub is not None:
             screen().print(f"Uploaded to {publish(out, push_to_hub, private=private)}")
+    if plan.warning:
+        screen().print(plan.warning)
     answer(plan.to_json(), plan.table, as_json=as_json)
 
 
@@ -223,6 +227,60 @@ def plot_command(
     check_free(out, overwrite=overwrite)
     files = plot_all(Scan.read(scan), out, suffix=suffix, overwrite=overwrite)
     answer({"figures": [str(file) for file in files]}, "\n".join(map(str, files)), as_json=as_json)
+
+
+@app.command("heads")
+@takes(settings=settings_options(HeadsSettings, defaults=LISTS), origin=ORIGIN)
+def heads_command(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where heads.json goes.")],
+    settings: HeadsSettings,
+    origin: dict[str, Any],
+    text: Annotated[
+        Texts,
+        typer.Option(
+            help="What the needles are hidden in: a file, a folder or hub:repo, as `prune scan` takes it; may be "
+            "given more than once.",
+            show_default="C4 from the hub",
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="heads.json of the model that this one was cut from, to compare with.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run into --out; begin if there is none.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the map of all heads: an .svg file.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what stands at --out and --plot.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the heads that bring back what stands in the context, and prove them by taking them out.
+
+    Invented facts are hidden in a text and asked for. Every head gets two scores, and the first heads are taken out
+    beside as many random ones: recall of the text should fall, facts known by heart and sums should not.
+
+    Example: prune heads Qwen/Qwen3-8B --text prose.jsonl --out heads.json --plot heads.svg
+    """
+    from prune.common.outputs import check_free, write_text
+    from prune.common.resume import Unfinished
+    from prune.instruments.heads import heads
+    from prune.instruments.showing import draw_heads, heads_table
+    from prune.text.windows import DEFAULT_SOURCE
+
+    check_free(out, overwrite=overwrite)
+    if plot is not None:
+        if plot.suffix.lower() != ".svg":
+            raise UsageError(f"--plot {plot}: the map of heads is an .svg file; give it that ending")
+        check_free(plot, overwrite=overwrite)
+    unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
+    measured = heads(model, text or DEFAULT_SOURCE, settings=settings, against=against, unfinished=unfinished, **origin)
+    figure = draw_heads(measured) if plot is not None else ""
+    measured.write(out, overwrite=overwrite)
+    if plot is not None:
+        write_text(plot, figure, overwrite=overwrite)
+    unfinished.clear()
+    answer(measured.to_json(), lambda: heads_table(measured), as_json=as_json)
+    screen().print(f"Wrote {out}" + (f" and {plot}" if plot is not None else ""))
 
 
 def main() -> None:

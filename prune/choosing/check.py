@@ -187,6 +187,7 @@ def greedy_removal(
     n: int,
     *,
     allow_last: bool = False,
+    may_go: Callable[[Sequence[int]], bool] = lambda layers: True,
     advance: Callable[[float], None] = lambda steps: None,
 ) -> Removal:
     """Remove layers one at a time, each the one whose loss costs least with the earlier ones gone.
@@ -194,13 +195,15 @@ def greedy_removal(
     Every step measures all layers that are left in one shared walk.
 
     Args:
+        may_go: whether layers may be among the n.
         advance: called with 1 after each removal.
     """
     layers = len(decoder_layers(model))
     gone: list[int] = []
     losses: list[float] = []
     for _ in range(n):
-        left = [layer for layer in range(layers if allow_last else layers - 1) if layer not in gone]
+        candidates = range(layers if allow_last else layers - 1)
+        left = [layer for layer in candidates if layer not in gone and may_go([*gone, layer])]
         scores = score_variants(model, windows, [frozenset([*gone, layer]) for layer in left], kl=False)
         totals = scores.loss.sum(1)
         best = int(totals.argmin())

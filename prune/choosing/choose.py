@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from prune.checkpoint.source import Source, locate
 from prune.choosing.cascade import spread_starts
 from prune.choosing.criteria import CRITERIA, Given
+from prune.choosing.protecting import HeadProtection
 from prune.choosing.trial import Trial, trial_text
 from prune.common.errors import CheckpointError
 from prune.common.layers import runs, starts
 
 if TYPE_CHECKING:
     from prune.choosing.costs import Costs
+    from prune.choosing.heads import Heads
     from prune.choosing.settings import CutSettings
     from prune.scanning.result import Scan
 
@@ -35,6 +37,7 @@ def choose(
     settings: CutSettings,
     *,
     scan: Scan | None = None,
+    heads: Heads | None = None,
     text: Sequence[str] = (),
     show_progress: bool = True,
 ) -> Choice:
@@ -42,14 +45,18 @@ def choose(
 
     Args:
         source: the model; of one on the hub the weights are fetched if it has to be run.
+        heads: of this model; what the settings protect.
         text: what to scan and to check on; if there is none, C4 and what the scan has read.
 
     Raises:
-        UsageError: no text to check on, or costs that do not fit.
+        UsageError: no text to check on, costs that do not fit, or no choice that keeps the share of the copy score.
         CheckpointError: the costs are of another model, or the model cannot be loaded.
     """
     criterion = CRITERIA[settings.criterion_name]
-    costs = block_costs = made = None
+    costs = block_costs = made = protection = None
+    if heads is not None and settings.protect_heads is not None:
+        protection = HeadProtection(heads.copy_by_layer(), settings.protect_heads)
+        protection.check(n, allow_last=settings.allow_last, blocks=criterion.blocks)
     if criterion.needs == "costs":
         costs = _read_costs(source, layers, settings)
         block_costs = costs.weighed(n, settings.weigh)
@@ -59,15 +66,16 @@ def choose(
     evidence: dict[str, Any] = {}
     removed = None
     if trial and criterion.needs == "model":
-        removal = trial.removal(n)
+        removal = trial.removal(n, protection)
         removed = removal.order
         evidence["removal"] = {**removal.to_json(), **trial.text_facts()}
-    dropped = criterion.choose(Given(n, layers, settings.allow_last, scan, block_costs, removed))
+    given = Given(n, layers, settings.allow_last, scan, block_costs, removed, protection)
+    dropped = criterion.choose(given)
     if costs and block_costs:
         evidence["domain_cost"] = block_costs[dropped[0]]
         evidence["costs"] = {"measure": costs.measure, "weigh": settings.weigh or dict.fromkeys(costs.domains, 1.0)}
     if trial and settings.candidates:
-        check = trial.check(dropped, _candidates(layers, n, settings.allow_last, scan))
+        check = trial.check(dropped, _candidates(given))
         dropped = check.chosen
         evidence["check"] = {**check.to_json(), **trial.text_facts()}
     return Choice(dropped, {**_scan_evidence(criterion.name, dropped, scan), **evidence}, made)
@@ -85,14 +93,15 @@ def _trial(source: Source, settings: CutSettings, scan: Scan | None, text: Seque
     )
 
 
-def _candidates(layers: int, n: int, allow_last: bool, scan: Scan | None) -> list[tuple[int, ...]]:
+def _candidates(given: Given) -> list[tuple[int, ...]]:
     """All blocks that may be dropped, the more promising starts first."""
-    allowed = starts(layers, n, allow_last=allow_last)
-    if scan is None:
-        order: Sequence[int] = allowed[::-1]
-    else:
-        order = spread_starts(scan.distance[n - 1][: len(allowed)], len(allowed))
-    return [tuple(range(start, start + n)) for start in order]
+    allowed = given.starts()
+    order: Sequence[int] = allowed[::-1]
+    if given.scan is not None:
+        count = len(starts(given.layers, given.n, allow_last=given.allow_last))
+        spread = spread_starts(given.scan.distance[given.n - 1][:count], count)
+        order = [start for start in spread if start in allowed]
+    return [tuple(range(start, start + given.n)) for start in order]
 
 
 def _scan(source: Source, settings: CutSettings, text: Sequence[str], show_progress: bool) -> Scan:

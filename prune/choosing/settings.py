@@ -73,7 +73,7 @@ class CutSettings:
     are those of the check's text too.
 
     Raises:
-        UsageError: an unknown criterion, or costs that it needs or has no use for.
+        UsageError: an unknown criterion, costs that it needs or has no use for, or no share to protect, or of nothing.
     """
 
     criterion: Annotated[CriterionName | None, Option("What finds the layers.", shown="angular")] = None
@@ -84,6 +84,13 @@ class CutSettings:
     weigh: Annotated[
         Mapping[str, float] | None,
         Option("Weights of the domains: medical=1,math=2.", typed=str | None, parse=parse_weights, shown="all alike"),
+    ] = None
+    heads: Annotated[Path | None, Option("heads.json of this model: the plan says what of its heads' scores goes.")] = (
+        None
+    )
+    protect_heads: Annotated[
+        float | None,
+        Option("With --heads: keep at least this share of the copy score, such as 0.8.", shown=False),
     ] = None
     revision: Annotated[str | None, Option("Branch, tag or commit of a hub id.")] = None
     trust_remote_code: Annotated[
@@ -101,6 +108,13 @@ class CutSettings:
             raise UsageError(f"--criterion {name} goes by measured costs: give them with --costs costs.json")
         if not needs_costs and (self.costs is not None or self.weigh is not None):
             raise UsageError(f"{'--costs' if self.costs is not None else '--weigh'} belongs to --criterion domain")
+        if self.protect_heads is not None:
+            if self.heads is None:
+                raise UsageError("--protect-heads goes by measured heads: give them with --heads heads.json")
+            if not 0 < self.protect_heads <= 1:
+                raise UsageError(
+                    f"--protect-heads {self.protect_heads:g}: use a share above 0 and up to 1, such as 0.8"
+                )
 
     @property
     def criterion_name(self) -> str:

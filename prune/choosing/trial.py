@@ -13,6 +13,7 @@ from prune.common.terminal import progress, screen
 if TYPE_CHECKING:
     from prune.checkpoint.source import Source
     from prune.choosing.check import Check, Removal
+    from prune.choosing.protecting import HeadProtection
     from prune.choosing.settings import CutSettings
     from prune.scanning.result import Scan
 
@@ -120,16 +121,23 @@ class Trial:
                 advance=lambda share: bar.advance(100 * share),
             )
 
-    def removal(self, n: int) -> Removal:
+    def removal(self, n: int, protection: HeadProtection | None = None) -> Removal:
         """Greedy removal of `n` layers on a part of the text."""
         from prune.choosing.check import greedy_removal
 
         model, windows, _ = self.loaded
-        part: list[list[int]] = []
+        part, allow_last = list[list[int]](), self.settings.allow_last
         while len(part) < len(windows) and sum(map(len, part)) < self.settings.check.tokens // REMOVAL_SHARE:
             part.append(windows[len(part)])
         with progress("Removing layers one at a time", n, shown=self.show_progress) as bar:
-            return greedy_removal(model, part, n, allow_last=self.settings.allow_last, advance=bar.advance)
+            return greedy_removal(
+                model,
+                part,
+                n,
+                allow_last=allow_last,
+                may_go=lambda gone: protection is None or protection.leaves_room(gone, n, allow_last),
+                advance=bar.advance,
+            )
 
     def text_facts(self) -> dict[str, Any]:
         """What a plan's evidence says of the text."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from prune.common.errors import UsageError
@@ -93,21 +93,30 @@ def best_start(distance_row: Sequence[float], layers: int, n: int, allow_last: b
     return min(allowed, key=lambda start: (distance_row[start], start))
 
 
-def deepest_start(layers: int, n: int, allow_last: bool = False) -> int:
+def deepest_start(layers: int, n: int) -> int:
     """The paper's simple rule (section 4.4): drop the deepest n layers but the last, L-1-n .. L-2."""
-    return starts(layers, n, allow_last=allow_last)[-1]
+    return starts(layers, n)[-1]
 
 
-def lowest_influence(influence: Sequence[float], n: int, allow_last: bool = False) -> list[int]:
+def lowest_influence(
+    influence: Sequence[float],
+    n: int,
+    allow_last: bool = False,
+    may_go: Callable[[Sequence[int]], bool] = lambda layers: True,
+) -> list[int]:
     """The n layers of least block influence, ascending by index and not always contiguous; of equals the smaller.
 
     Args:
         influence: 1 - mean cos(x[l], x[l+1]) for l = 0 .. L-1 (ShortGPT, arXiv 2403.03853, equation 1).
+        may_go: whether layers may be among the n; a layer that may not join those before it is passed over.
 
     Raises:
         UsageError: fewer than n layers may be dropped.
     """
     layers = len(influence)
     starts(layers, n, allow_last=allow_last)  # checks that n layers can go
-    candidates = range(layers if allow_last else layers - 1)
-    return sorted(sorted(candidates, key=lambda layer: (influence[layer], layer))[:n])
+    chosen: list[int] = []
+    for layer in sorted(range(layers if allow_last else layers - 1), key=lambda layer: (influence[layer], layer)):
+        if len(chosen) < n and may_go([*chosen, layer]):
+            chosen.append(layer)
+    return sorted(chosen)

@@ -17,6 +17,7 @@ _REMEDIES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "--batch-size": ("a smaller --batch-size", (1, "1")),
     "--batch-tokens": ("a smaller --batch-tokens", ()),
     "--length": ("a smaller --length", ()),
+    "--lengths": ("shorter --lengths", ()),
     "--max-length": ("a smaller --max-length", ()),
     "--checkpointing": ("--checkpointing", (True,)),
     "--bits": ("--bits 4", (4,)),

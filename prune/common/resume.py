@@ -105,3 +105,41 @@ class Unfinished:
 def _shown(value: Any) -> str:
     text = "not there" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) < 100 else text[:96] + " ..."
+
+
+class FinishedParts:
+    """Parts by their names, in memory, and from time to time in the file of an unfinished run.
+
+    Args:
+        unfinished: that file; if None, nothing outlives the run.
+        facts: what the parts depend on. Those of an earlier run with the same facts are there again.
+
+    Raises:
+        RegrowthError: the file is not what such a run has left.
+        UsageError: it is of a run with other facts.
+    """
+
+    def __init__(self, unfinished: Unfinished | None = None, facts: Mapping[str, Any] | None = None) -> None:
+        self._unfinished = unfinished
+        self._parts: dict[str, Arrays] = {}
+        if unfinished is not None:
+            self._parts = unfinished.read(facts or {}, _restore) or {}
+
+    def get(self, name: str) -> Arrays | None:
+        """A finished part, or None."""
+        return self._parts.get(name)
+
+    def put(self, name: str, part: Arrays) -> None:
+        """Keep a finished part."""
+        self._parts[name] = part
+        if self._unfinished is not None and self._unfinished.due():
+            names = [(name, key) for name, part in self._parts.items() for key in part]
+            arrays = {f"array{number}": self._parts[name][key] for number, (name, key) in enumerate(names)}
+            self._unfinished.write(names, arrays)
+
+
+def _restore(names: Any, arrays: Arrays) -> dict[str, Arrays]:
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for number, (name, key) in enumerate(names):
+        parts.setdefault(name, {})[key] = arrays[f"array{number}"]
+    return dict(parts)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prune.scanning.result import Scan
 
 PLAN_FILE = "prune_plan.json"
+HEADS_BOUND = 0.2  # a plan that takes a larger share of the heads' scores comes with a warning
 # A larger number in a damaged file would fill memory.
 _LAYERS = Field(ge=1, le=100_000, description="L, how many layers the model has")
 _DROPPED = Field(min_length=1, description="layers that go, 0-based and rising")
@@ -80,7 +81,8 @@ class CutPlan(Artefact):
         "removal, and the `loss` after each), and `check` on held-out text: `own` (the criterion's choice), `chosen`, "
         "`gain` in KL and its standard error (paired), `finalists` (`dropped`, `loss`, `kl`, `kl_stderr`, nats a "
         "token), `full_loss`, `tokens` they were measured on, `screened` candidates, `passes` it cost over "
-        "`text_tokens`, `held_out`"
+        "`text_tokens`, `held_out`; and with `--heads` `heads`: the shares of `copy_score` and "
+        "`write_score`, and the `retrieval_heads` of `of_retrieval_heads`, that go, and the share `protected`"
     )
     config: dict[str, dict[str, Any]] = Field(description="fields of config.json that change: `before` and `after`")
     before: Size = Field(description="the weights of the source")
@@ -175,6 +177,22 @@ class CutPlan(Artefact):
             shown.add_row(Text(name), Text(value))
         return Group(Text(self.words), shown)
 
+    @property
+    def warning(self) -> str:
+        """One line where the cut takes much of what the heads do; else empty.
+
+        A share of the write score that is no larger than that of the layers does not count: spread evenly, it would be
+        as much.
+        """
+        heads = self.evidence.get("heads")
+        if not heads:
+            return ""
+        write_bound = max(HEADS_BOUND, len(self.dropped) / self.layers)
+        if heads["copy_score"] <= HEADS_BOUND and heads["write_score"] <= write_bound:
+            return ""
+        remedy = f"; --protect-heads {1 - HEADS_BOUND:g} keeps a choice to less" * (heads["copy_score"] > HEADS_BOUND)
+        return f"Warning: recall of long contexts is at risk: {heads_words(heads)} go with these layers{remedy}."
+
     def rows(self) -> list[tuple[str, str]]:
         """The plan as (name, value) rows, for the table and the model card."""
         shown = [
@@ -183,7 +201,7 @@ class CutPlan(Artefact):
             ("keep", f"{spell_layers(self.kept)} ({len(self.kept)}), the last layer {self._last()}"),
             ("criterion", _criterion_words(self.criterion)),
         ]
-        told = ("scan", "check", "removal")
+        told = ("scan", "check", "removal", "heads")
         shown += [(name.replace("_", " "), _number(value)) for name, value in self.evidence.items() if name not in told]
         shown += evidence_rows(self.evidence)
         shown.append(("weights", f"{_bytes(self.before.bytes)} -> {_bytes(self.after.bytes)}"))
@@ -240,16 +258,27 @@ def _abridged(value: Any) -> str:
 
 
 def evidence_rows(evidence: dict[str, Any]) -> list[tuple[str, str]]:
-    """Rows of what was measured on held-out text, if anything was; KeyError or TypeError where a part is missing."""
+    """Rows of what was measured, if anything was; KeyError or TypeError where a part is missing."""
     rows = []
     removal = evidence.get("removal")
     if removal:
         steps = [f"{layer} ({loss:.3f})" for layer, loss in zip(removal["order"], removal["loss"], strict=True)]
         rows.append((f"removed in turn (loss after, nats, {removal['tokens']} tokens)", ", ".join(steps)))
+    heads = evidence.get("heads")
+    if heads:
+        rows.append(("heads that go", heads_words(heads)))
     check = evidence.get("check")
     if check:
         rows += _check_rows(check)
     return rows
+
+
+def heads_words(heads: dict[str, Any]) -> str:
+    """What of the measured heads goes with the dropped layers."""
+    return (
+        f"{heads['copy_score']:.1%} of the copy score, {heads['write_score']:.1%} of the write score, "
+        f"{heads['retrieval_heads']} of {heads['of_retrieval_heads']} retrieval heads"
+    )
 
 
 def _check_rows(check: dict[str, Any]) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from prune.families.config import changes
 from prune.families.subject import Subject, new_config, open_subject, remainder
 
 if TYPE_CHECKING:
+    from prune.choosing.heads import Heads
     from prune.scanning.result import Scan
 
 
@@ -49,19 +51,21 @@ def plan_cut(
 
     Raises:
         UsageError: contradicting options, or layers that do not fit the model.
-        CheckpointError: the model, or the scan, cannot be used; or the cut cannot be exact for this family.
+        CheckpointError: the model, the scan, or the heads cannot be used; or the cut cannot be exact for this family.
     """
     settings = settings or CutSettings()
     named = _named_layers(n, start, layers)
-    if named is not None and (scan is not None or settings.criterion is not None):
+    idle = {"--scan": scan, "--criterion": settings.criterion, "--protect-heads": settings.protect_heads}
+    if named is not None and (given := [option for option, value in idle.items() if value is not None]):
         raise UsageError(
-            f"{'--start' if layers is None else '--layers'} says which layers, so "
-            f"{'--scan' if scan is not None else '--criterion'} has no say; leave one out"
+            f"{'--start' if layers is None else '--layers'} says which layers, so {given[0]} has no say; leave one out"
         )
     subject = open_subject(model, revision=settings.revision, carry_code=settings.trust_remote_code)
+    heads = heads_of(settings.heads, subject)
     if named is not None:
         _check_fit(named, subject.layers, settings.allow_last)
-        return _assemble(subject, tuple(named), "named", {}, carry_code=settings.trust_remote_code)
+        evidence = _heads_evidence(heads, tuple(named), settings)
+        return _assemble(subject, tuple(named), "named", evidence, carry_code=settings.trust_remote_code)
     assert n is not None
     starts(subject.layers, n, allow_last=settings.allow_last)
     if n == subject.layers:
@@ -76,6 +80,7 @@ def plan_cut(
         n,
         settings,
         scan=known,
+        heads=heads,
         text=(text,) if isinstance(text, str) else tuple(text),
         show_progress=show_progress,
     )
@@ -83,7 +88,7 @@ def plan_cut(
         subject,
         choice.dropped,
         criterion.name,
-        choice.evidence,
+        {**choice.evidence, **_heads_evidence(heads, choice.dropped, settings)},
         carry_code=settings.trust_remote_code,
         made=choice.made,
     )
@@ -128,10 +133,31 @@ def scan_of(scan: Scan | str | Path | None, subject: Subject) -> Scan | None:
         from prune.scanning.result import Scan
 
         where, scan = str(scan), Scan.read(scan)
+    _check_measured_on(subject, scan, where)
+    return scan
+
+
+def heads_of(path: Path | None, subject: Subject) -> Heads | None:
+    """The measured heads that a file holds; None for None.
+
+    Raises:
+        CheckpointError: it is damaged, or of another model.
+    """
+    if path is None:
+        return None
+    from prune.choosing.heads import Heads
+
+    heads = Heads.read(path)
+    _check_measured_on(subject, heads, str(path))
+    return heads
+
+
+def _check_measured_on(subject: Subject, measured: Scan | Heads, where: str) -> None:
+    """See that a scan or heads are of this model, by its layers, its config and the headers of its weights."""
     name = subject.source.name
-    if scan.layers != subject.layers:
-        raise CheckpointError(f"{where} is of a model of {scan.layers} layers, but {name} has {subject.layers}")
-    made_of = scan.provenance.get("model")
+    if measured.layers != subject.layers:
+        raise CheckpointError(f"{where} is of a model of {measured.layers} layers, but {name} has {subject.layers}")
+    made_of = measured.provenance.get("model")
     if isinstance(made_of, dict):
         ours = subject.identity()
         theirs = made_of.get("shards")
@@ -141,8 +167,18 @@ def scan_of(scan: Scan | str | Path | None, subject: Subject) -> Scan | None:
         elif isinstance(theirs, dict) and any(theirs.get(shard) != sha for shard, sha in ours["shards"].items()):
             other = "other weights"  # a scan also lists safetensors files beside the model's own; those have no say
         if other:
-            raise CheckpointError(f"{where} was made on {made_of.get('model')}, with {other} than {name}; scan again")
-    return scan
+            raise CheckpointError(
+                f"{where} was made on {made_of.get('model')}, with {other} than {name}; {measured.AGAIN}"
+            )
+
+
+def _heads_evidence(heads: Heads | None, dropped: Sequence[int], settings: CutSettings) -> dict[str, Any]:
+    """What of the heads goes with these layers."""
+    if heads is None:
+        return {}
+    removed = heads.removed_with(dropped)
+    facts = {**asdict(removed), "of_retrieval_heads": len(heads.retrieval_heads), "protected": settings.protect_heads}
+    return {"heads": facts}
 
 
 def _assemble(

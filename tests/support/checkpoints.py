@@ -1,4 +1,4 @@
-"""Checkpoints, and a scan, made by hand."""
+"""Checkpoints, a scan and heads, made by hand."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from prune.checkpoint.headers import Tensor
 from prune.checkpoint.identity import model_identity
 from prune.checkpoint.layout import encode_header
+from prune.choosing.heads import Heads
 from prune.choosing.settings import CheckSettings, CutSettings
 from prune.scanning.result import Scan
 
@@ -79,6 +80,33 @@ def same_weights(one: Path, other: Path) -> bool:
     """Whether two checkpoints or adapters have the same bits."""
     ours, theirs = weights(one), weights(other)
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def hand_made_heads(folder=None, *, layers=8, **identity) -> Heads:
+    """Four heads a layer. Head 1 of layer 3 has most of the copy score, head 0 of layer 5 some; all write alike."""
+    copy = [[0.01] * 4 for _ in range(layers)]
+    copy[3][1], copy[5][0] = 0.6, 0.2
+    write = [[0.5, 0.5, 0.0, -1.0] for _ in range(layers)]
+    model = {**model_identity(folder), **identity} if folder else None
+    return Heads(
+        model="toy",
+        layers=layers,
+        heads=(4,) * layers,
+        answered=2,
+        trials=(),
+        left_out=(),
+        copy_score=tuple(map(tuple, copy)),
+        write_score=tuple(map(tuple, write)),
+        active=tuple(map(tuple, copy)),
+        retrieval_share=2 / (4 * layers),
+        steady=((3, 1),),
+        sometimes=((5, 0),),
+        stability=None,
+        agreement=0.5,
+        ablations=(),
+        against=None,
+        provenance={"model": model},
+    )
 
 
 def hand_made_scan(folder=None, *, layers=8, **identity) -> Scan:

@@ -16,6 +16,7 @@ from eval.questions.schema import QuestionLine
 from heal.budget.document import Budget
 from heal.result import HealRecord
 from prune.choosing.costs import Costs
+from prune.choosing.heads import Heads
 from prune.cutting.plan import CutPlan
 from prune.cutting.verify import Verification
 from prune.scanning.result import Scan
@@ -40,6 +41,11 @@ an error."""
 SECTIONS = (
     ("scan.json", Scan, ""),
     ("costs.json", Costs, ""),
+    (
+        "heads.json",
+        Heads,
+        "[instruments.md](instruments.md) says how scores, intervals and verdicts come about.",
+    ),
     ("prune_plan.json", CutPlan, ""),
     ("`prune verify --json`", Verification, ""),
     (

@@ -1,0 +1,1 @@
+"""What heads and layers of a model do."""
