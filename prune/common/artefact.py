@@ -24,7 +24,13 @@ OptionalFloat = Annotated[
 class Part(BaseModel):
     """A part of an artefact: frozen, strict about types, no field that is not declared."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=True,
+        protected_namespaces=(),  # `model` and `model_type` are fields of ours; old versions of pydantic warn of them
+    )
 
 
 class Artefact(Part):

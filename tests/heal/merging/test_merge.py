@@ -4,10 +4,12 @@ import gc
 import json
 import os
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -295,6 +297,8 @@ def test_a_damaged_adapter_leaves_nothing(tiny_adapter, tmp_path):
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to forget a peak of memory")
 def test_writing_takes_the_memory_of_one_tensor(tiny_adapter, tiny_llama, tmp_path, sample_text, sample_heldout):
     """A base of 200 MB in fp32, whose largest projection has 4 MB."""
+    if Version(version("bitsandbytes")) < Version("0.50"):
+        pytest.skip("bitsandbytes before 0.50 takes some 32 times a tensor's size to quantise it on the CPU")
     shape = {"layers": 6, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "head_dim": 64}
     shape |= {"num_key_value_heads": 8, "tie_word_embeddings": True}
     big = save_tiny(tmp_path / "big", tiny_llama, shards="30MB", **shape)
