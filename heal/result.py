@@ -105,7 +105,7 @@ class FoldRecord(Part):
     """What a patch did before one dropped block."""
 
     layer: int = Field(description="of the full model, which took the fold")
-    target: int = Field(description="t: x[t] of the full model was aimed at")
+    target: int = Field(description="layer of the full model whose input the fold aims at")
     module: str = Field(description="the projection, below its layer")
     scale: float = Field(description="by which its output is multiplied on the way to the residual stream")
     bias: bool = Field(description="whether it has one")

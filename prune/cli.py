@@ -20,6 +20,10 @@ app = make_app("prune", "Find the layers that a language model does not need, an
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.")]
 Texts = list[str] | None
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")]
+OverwriteBoth = Annotated[bool, typer.Option(help="Replace what stands at --out and --plot.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with an interrupted run into --out; begin if there is none.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 ORIGIN = Options(
     dict,
@@ -165,14 +169,12 @@ def scan_command(
             show_default="C4 from the hub",
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted scan into --out; begin if there is none.")
-    ] = False,
+    resume: Resume = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the heat map: a .png, .pdf or .svg file.")] = None,
     scale: Annotated[
         Literal["row", "raw"], typer.Option(help="Colours of the heat map: each row rescaled, or d itself.")
     ] = "row",
-    overwrite: Annotated[bool, typer.Option(help="Replace what stands at --out and --plot.")] = False,
+    overwrite: OverwriteBoth = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure how alike the inputs of a model's layers are, for every block of layers in one pass.
@@ -247,11 +249,9 @@ def heads_command(
     against: Annotated[
         Path | None, typer.Option(help="heads.json of the model that this one was cut from, to compare with.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run into --out; begin if there is none.")
-    ] = False,
+    resume: Resume = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the map of all heads: an .svg file.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace what stands at --out and --plot.")] = False,
+    overwrite: OverwriteBoth = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the heads that bring back what stands in the context, and prove them by taking them out.

@@ -6,7 +6,6 @@ Each batch of rows (`eval.asking.trees`) is read once by each layer for all vari
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from eval.asking.trees import Asked, TokenRow, pack_chains, pack_trees
 from prune.common.errors import RegrowthError
 from prune.common.out_of_memory import is_out_of_memory
 from prune.models.batches import plan_batches
+from prune.models.loading import forward_takes
 from prune.models.walking import Route, Walk, walking
 
 BATCH_TOKENS = 1024  # of one batch, padding included
@@ -244,7 +244,7 @@ def _probe(requests: Sequence[Asked]) -> tuple[list[Asked], list[Asked]]:
 def _plain_answers(model: Any, requests: Sequence[Asked]) -> list[float]:
     """One request at a time through the model's own forward pass."""
     device = model.get_input_embeddings().weight.device
-    keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+    keeps = forward_takes(model, "logits_to_keep")
     logprobs = []
     with torch.no_grad():
         for request in requests:

@@ -10,22 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from prune.common.intervals import Interval
+
 _UPPER = (1 + 0.95) / 2  # all intervals are of 95 %
 _MOST_GAIN = 2.0  # what thinking gains on a question is -1, 0 or 1, so between two models it changes by 2 at most
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its lower and upper bound."""
-
-    estimate: float
-    low: float
-    high: float
-
-    @property
-    def negated(self) -> Interval:
-        """The interval of the loss, where this is that of the change; never a negative zero."""
-        return Interval(0.0 - self.estimate, 0.0 - self.high, 0.0 - self.low)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ same up to the cut and are then computed once.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ from heal.patching.places import Place
 from heal.text.packing import Row, collate
 from prune.common.errors import RegrowthError
 from prune.models.hooks import hooked, state_of
-from prune.models.loading import decoder_layers, text_config
+from prune.models.loading import decoder_layers, forward_takes, text_config
 from prune.models.walking import Call, standing_in
 
 _Run = Callable[[torch.Tensor], torch.Tensor]
@@ -64,7 +63,7 @@ class Tracks:
         self.decoder = model.get_decoder()
         self.changes: dict[int, tuple[Place, torch.Tensor]] = {}  # of the pruned model, by layer
         self._boxed = False  # a model's own code may hand states on in tuples
-        if "position_ids" not in inspect.signature(self.decoder.forward).parameters:
+        if not forward_takes(self.decoder, "position_ids"):
             raise RegrowthError(
                 f"{type(model).__name__} takes no positions, by which packed documents are told apart; "
                 "heal patch does not support it yet"

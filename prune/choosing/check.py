@@ -10,7 +10,7 @@ import numpy as np
 
 from prune.choosing.cascade import SHARES, Prices, affordable, rung_tokens, survivors
 from prune.choosing.settings import CHECKED
-from prune.common.ratios import ratio_stderr
+from prune.common.intervals import ratio_stderr
 from prune.models.batches import plan_batches
 from prune.models.loading import decoder_layers
 from prune.models.variants import BATCH_TOKENS, FULL, Scores, score_variants

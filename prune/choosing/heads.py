@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from prune.choosing.protecting import share_of
 from prune.common.artefact import Artefact, OptionalFloat, Part
 
 RETRIEVAL = 0.1  # a retrieval head has a copy score above this (arXiv 2404.15574)
@@ -153,8 +154,8 @@ class Heads(Artefact):
         dropped = set(dropped)
         write_by_layer = tuple(sum(max(0.0, score) for score in row) for row in self.write_score)
         return RemovedHeads(
-            copy_score=_share(self.copy_by_layer(), dropped),
-            write_score=_share(write_by_layer, dropped),
+            copy_score=share_of(self.copy_by_layer(), dropped),
+            write_score=share_of(write_by_layer, dropped),
             retrieval_heads=sum(layer in dropped for layer, _ in self.retrieval_heads),
         )
 
@@ -163,8 +164,3 @@ class Heads(Artefact):
         rows = self.write_score if by == "write" else self.copy_score
         each = [(layer, head) for layer, row in enumerate(rows) for head in range(len(row))]
         return sorted(each, key=lambda head: -rows[head[0]][head[1]])
-
-
-def _share(by_layer: tuple[float, ...], dropped: set[int]) -> float:
-    total = sum(by_layer)
-    return sum(by_layer[layer] for layer in dropped) / total if total else 0.0

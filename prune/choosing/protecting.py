@@ -11,6 +11,12 @@ from prune.common.layers import spell_layers, starts
 _ROUNDING = 1e-9
 
 
+def share_of(by_layer: Sequence[float], dropped: Iterable[int]) -> float:
+    """The share of a score's sum over all layers that stands in some of them; 0 if there is none at all."""
+    total = sum(by_layer)
+    return sum(by_layer[layer] for layer in dropped) / total if total else 0.0
+
+
 @dataclass(frozen=True)
 class HeadProtection:
     """Which layers may go, so that at least a share of the copy score stays.
@@ -32,7 +38,7 @@ class HeadProtection:
 
     def removed(self, dropped: Iterable[int]) -> float:
         """The share of the copy score that goes with these layers."""
-        return sum(self.by_layer[layer] for layer in dropped) / sum(self.by_layer)
+        return share_of(self.by_layer, dropped)
 
     def allows(self, dropped: Iterable[int]) -> bool:
         """Whether these layers may go."""

@@ -70,7 +70,7 @@ class Artefact(Part):
         stated = {name: value for name, value in document.items() if name not in computed}
         try:
             artefact = cls.model_validate_json(json.dumps(stated))  # as JSON, whose lists may be tuples
-        except (ValidationError, ValueError) as error:
+        except ValueError as error:  # pydantic's is one
             raise CheckpointError(f"{name} is damaged ({first_fault(error)}); {cls.AGAIN}") from None
         derived = artefact.to_json() if cls.model_computed_fields else {}
         for field in cls.model_computed_fields:

@@ -1,41 +1,31 @@
-"""Intervals for shares and means of a few dozen trials. Pure arithmetic."""
+"""How sure an estimate is: intervals and standard errors. Pure arithmetic."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-_NORMAL = 1.959964  # the 97.5 % quantile of the normal distribution
 _RESAMPLES = 4000
+
+Values = TypeVar("Values", float, NDArray[np.float64])
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % interval."""
+    """An estimate with the bounds of its 95 % interval."""
 
     estimate: float
     low: float
     high: float
 
-
-def wilson(successes: int, trials: int) -> Interval:
-    """A share and its Wilson score interval, which holds near 0 and 1 and for few trials too.
-
-    Raises:
-        ValueError: no trials, or more successes than trials.
-    """
-    if not 0 <= successes <= trials or trials < 1:
-        raise ValueError(f"{successes} of {trials} is no share")
-    share, square = successes / trials, _NORMAL**2
-    centre = (share + square / (2 * trials)) / (1 + square / trials)
-    margin = _NORMAL / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials**2))
-    low = 0.0 if successes == 0 else centre - margin
-    high = 1.0 if successes == trials else centre + margin
-    return Interval(share, low, high)
+    @property
+    def negated(self) -> Interval:
+        """The interval of the loss, where this is that of the change; never a negative zero."""
+        return Interval(0.0 - self.estimate, 0.0 - self.high, 0.0 - self.low)
 
 
 def bootstrap_mean(values: ArrayLike, clusters: Sequence[int | str], *, seed: int = 0) -> Interval:
@@ -67,3 +57,17 @@ def bootstrap_mean(values: ArrayLike, clusters: Sequence[int | str], *, seed: in
     means = (of_runs @ sums * weights).sum(1) / (weights @ sizes)
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(table.mean()), float(low), float(high))
+
+
+def ratio_stderr(squares: Values, count: int, weight: float) -> Values:
+    """Standard error of R = sum S_i / sum w_i over `count` >= 2 clusters (Cochran, Sampling Techniques, eq. 6.9).
+
+    Tokens of one cluster are not independent, clusters are. With w_i = 1 it is sd / sqrt(count).
+
+    Args:
+        squares: sum of (S_i - R w_i)^2; rounding may leave it a little below 0.
+        count: how many clusters there are.
+        weight: sum of w_i.
+    """
+    result: Values = np.sqrt(np.maximum(squares, 0.0) * count / (count - 1)) / weight
+    return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -234,8 +233,3 @@ def _plain_attention(module: torch.nn.Module) -> Callable[..., tuple[torch.Tenso
             plain: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = function
             return plain
     raise RegrowthError(f"{type(module).__name__} has no plain attention, so its weights cannot be seen")
-
-
-def takes(model: Any, name: str) -> bool:
-    """Whether the model's forward pass has a parameter of that name."""
-    return name in inspect.signature(model.forward).parameters

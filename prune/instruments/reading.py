@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from prune.instruments.attention import takes
 from prune.instruments.prompts import Prompt
-from prune.models.loading import decoder_layers
+from prune.models.loading import decoder_layers, forward_takes
 
 
 @dataclass(frozen=True)
@@ -90,9 +89,10 @@ class Reader:
         self._shares = kinds == {DynamicLayer}  # a window forgets what rows share
         self.stacks = kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
         self.one_by_one = not self.stacks
-        self._cache_name = "cache" if takes(model, "cache") else "past_key_values"  # renamed in transformers 5.24
-        self._places = takes(model, "position_ids")
-        self._keeps = takes(model, "logits_to_keep")
+        # Renamed in transformers 5.24.
+        self._cache_name = "cache" if forward_takes(model, "cache") else "past_key_values"
+        self._places = forward_takes(model, "position_ids")
+        self._keeps = forward_takes(model, "logits_to_keep")
         self._known: tuple[tuple[int, ...], Any] = ((), None)  # the beginning that was read last
 
     def read(self, prompts: Sequence[Prompt], keep: Iterable[int] = ()) -> Reading:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.source import Source
@@ -138,6 +139,11 @@ def _multiply_as_asked(model: Any) -> None:
 def text_config(config: Any) -> Any:
     """The part of a config that describes the text decoder (a multimodal wrapper nests it)."""
     return config.get_text_config(decoder=True)
+
+
+def forward_takes(module: Any, name: str) -> bool:
+    """Whether a module's forward pass has a parameter of that name."""
+    return name in inspect.signature(module.forward).parameters
 
 
 def decoder_layers(model: Any) -> torch.nn.ModuleList:

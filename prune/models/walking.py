@@ -8,7 +8,6 @@ there. Only the states at the branches being walked are kept.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 
 from prune.common.errors import RegrowthError
 from prune.models.hooks import state_of
-from prune.models.loading import decoder_layers
+from prune.models.loading import decoder_layers, forward_takes
 
 _DROP = "drop"
 
@@ -128,7 +127,7 @@ class Walk:
     def __init__(self, model: Any, routes: Iterable[Route], switch: Callable[[str | None], None] | None) -> None:
         self.model, self.routes = model, list(dict.fromkeys(routes))
         self.layers = list(decoder_layers(model))
-        self.takes_positions = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.takes_positions = forward_takes(model, "logits_to_keep")
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
         self.passes = count_passes(len(self.layers), self.routes)
         self._switch = switch

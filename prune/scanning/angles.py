@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from prune.common.ratios import ratio_stderr
+from prune.common.intervals import ratio_stderr
 
 # 1 - cos at or below this is an angle of 0. The sums of a float64 Gram matrix round by about this much, and it is an
 # angle of 1.7e-7 rad, which fp32 states cannot express: so vectors that are equal have a distance of exactly 0.

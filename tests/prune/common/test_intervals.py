@@ -1,23 +1,9 @@
-"""Intervals of shares and means."""
+"""Intervals of means."""
 
 import numpy as np
 import pytest
 
-from prune.common.intervals import bootstrap_mean, wilson
-
-
-def test_wilson_is_the_textbook_interval():
-    share = wilson(15, 18)
-    assert (share.estimate, share.low, share.high) == (
-        15 / 18,
-        pytest.approx(0.608, abs=1e-3),
-        pytest.approx(0.942, abs=1e-3),
-    )
-    assert wilson(0, 20).low == 0
-    assert wilson(0, 20).high == pytest.approx(0.161, abs=1e-3)
-    assert wilson(20, 20).high == 1
-    with pytest.raises(ValueError, match="no share"):
-        wilson(3, 2)
+from prune.common.intervals import bootstrap_mean
 
 
 def test_an_interval_covers_the_mean_of_clustered_trials_and_drawn_runs():
