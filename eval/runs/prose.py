@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from typing import Any
 
 from eval.settings import Questions, named_texts
 from prune.common.errors import RegrowthError
+from prune.common.provenance import digest
 from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
 
@@ -63,7 +62,7 @@ def measure_prose(losses: Sequence[float], tokenizer: Any, windows: list[list[in
         if not math.isfinite(nats):
             raise RegrowthError(f"the model gives no finite loss ({nats}) on the held-out prose; try --dtype float32")
         measured.append(ScoredWindow(nats, len(ids) - 1, _text_bytes(ids, tokenizer) - _text_bytes(ids[:1], tokenizer)))
-    return Prose(tuple(measured), hashlib.sha256(json.dumps(windows).encode()).hexdigest())
+    return Prose(tuple(measured), digest(windows))
 
 
 def _text_bytes(ids: list[int], tokenizer: Any) -> int:

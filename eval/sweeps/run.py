@@ -20,6 +20,7 @@ from eval.sweeps.plan import SweepPlan, plan_sweep
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
+from prune.common.layers import layers_without
 from prune.common.memory import peak_memory
 from prune.common.outputs import check_free
 from prune.common.provenance import digest
@@ -94,9 +95,8 @@ def plan_variants(subject: Subject, settings: SweepSettings) -> tuple[SweepPlan,
     healed = [read_healed(adapter, subject) for adapter in settings.adapters]
     plan = plan.with_variants([adapter.variant for adapter in healed])
     for variant in plan.variants:
-        kept = [layer for layer in range(subject.layers) if layer not in set(variant.dropped)]
         try:
-            new_config(subject, kept, carry_code=False)
+            new_config(subject, layers_without(variant.dropped, subject.layers), carry_code=False)
         except CheckpointError as error:
             raise CheckpointError(f"{variant.label} cannot be cut: {error}") from None
     return plan, healed

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.identity import model_identity
 from prune.common.processes import gather, is_main, rank_and_world
-from prune.common.provenance import provenance
+from prune.common.provenance import digest, provenance
 from prune.common.terminal import progress, screen
 from prune.models.batches import padded
 from prune.scanning.result import Group, Scan
@@ -142,7 +140,7 @@ def measure_in_memory(
             "dtype": settings.dtype,
             "bits": settings.bits,
             "samples": len(samples.windows),
-            "sampled text": hashlib.sha256(json.dumps([samples.windows, samples.labels]).encode()).hexdigest(),
+            "sampled text": digest([samples.windows, samples.labels]),
             "process": rank_and_world(),
         }
         begun = unfinished.read(facts, ScanSums.restore)
