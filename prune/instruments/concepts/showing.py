@@ -107,7 +107,8 @@ def _trend_table(concepts: Concepts) -> Table:
 
 
 def _points(value: Estimate) -> str:
-    return f"{100 * value.estimate:+.0f} [{100 * value.low:+.0f}, {100 * value.high:+.0f}]".replace("-", "−")
+    low, middle, high = (round(100 * part) for part in (value.low, value.estimate, value.high))
+    return f"{middle:+d} [{low:+d}, {high:+d}]".replace("-", "−")
 
 
 def _against_table(against: AgainstConcepts) -> Table:
@@ -148,7 +149,7 @@ def draw_concepts(concepts: Concepts) -> str:
     root.set("height", svg.number(height))
     svg.add(root, "style", _STYLE)
     svg.add(root, "text", title, x=0, y=16)
-    note = "Percent of clusters. Band: 95 % interval. Dashed: by chance"
+    note = "Percent of clusters. Band: 95 % interval. Short dashes: by chance"
     svg.add(root, "text", note, x=0, y=30, class_="note")
     across = svg.Scale(0, concepts.layers, _LEFT, svg.WIDTH - _RIGHT)
     for number, name in enumerate(names):
@@ -165,7 +166,7 @@ def _panel(root: svg.Element, concepts: Concepts, name: str, across: svg.Scale, 
         before = [(layer, 100 * change.before) for layer, change in changes if change.name == name]
     highest = max([100 * max(share.share.high, share.chance) for _, share in shares] + [value for _, value in before])
     up = svg.Scale(0, min(100.0, max(5.0, 1.05 * highest)), top + _PANEL, top)
-    words = name if concepts.against is None else f"{name} (dashes: {concepts.against.model})"
+    words = name if concepts.against is None else f"{name} (long dashes: {concepts.against.model})"
     svg.axis_left(root, up, _LEFT, svg.WIDTH - _RIGHT, words)
 
     def points(values: Iterable[tuple[int, float]]) -> list[tuple[float, float]]:

@@ -149,7 +149,7 @@ def layer_concepts(
     if samples[0].ward is not None:
         ward = Ward(
             agreement=_estimate(student_mean([one.agreement for one in samples])),
-            shares=tuple(_estimate(student_mean([(one.ward or {})[kind] for one in samples])) for kind in kinds),
+            shares=tuple(_bounded(student_mean([(one.ward or {})[kind] for one in samples])) for kind in kinds),
         )
     return LayerConcepts(
         layer=layer,
@@ -158,7 +158,7 @@ def layer_concepts(
         labels=tuple(_share(name, samples) for name in sets),
         unlabelled=_share(UNLABELLED, samples),
         several=_share(SEVERAL, samples),
-        few_words=_estimate(student_mean([one.shares[FEW_WORDS] for one in samples])),
+        few_words=_bounded(student_mean([one.shares[FEW_WORDS] for one in samples])),
         ward=ward,
         top_variance=float(np.mean([one.top_variance for one in samples])),
         unlabelled_examples=samples[0].unlabelled,
@@ -170,7 +170,7 @@ def _share(name: str, samples: Sequence[Measured]) -> Share:
     shares, chances = [one.shares[name] for one in samples], [one.chances[name] for one in samples]
     return Share(
         name=name,
-        share=_estimate(student_mean(shares)),
+        share=_bounded(student_mean(shares)),
         chance=float(np.mean(chances)),
         beyond=_estimate(student_mean(np.subtract(shares, chances))),
         samples=tuple(shares),
@@ -202,6 +202,11 @@ def _trend(name: str, slope: Interval) -> Trend:
         claimed = slope.negated if claim == "falls" else slope
         verdict = "seen" if claimed.low > 0 else "the reverse" if claimed.high < 0 else "cannot tell"
     return Trend.model_validate({"name": name, "slope": _estimate(slope), "claim": claim, "verdict": verdict})
+
+
+def _bounded(share: Interval) -> Estimate:
+    """A share, whose interval ends at 0 and 1."""
+    return Estimate(estimate=share.estimate, low=max(0.0, share.low), high=min(1.0, share.high))
 
 
 def _estimate(interval: Interval) -> Estimate:

@@ -100,6 +100,12 @@ def test_a_sample_keeps_words_that_occur_often_enough(tiny_llama, text, settings
         assert sample.read > 800
     windows = [tuple(window) for sample in (first, second) for window in sample.windows]
     assert len(set(windows)) == len(windows)  # each sample has text of its own
+    every = replace(narrow, min_occurrences=1, max_occurrences=50)
+    assert min(one.first for one in draw_word_samples([text], tokenizer, every)[0].occurrences) == 1  # behind BOS
+    tokenizer.bos_token = None
+    bare = draw_word_samples([text], tokenizer, every)[0]
+    assert bare.windows[0][0] != sample.windows[0][0]
+    assert min(one.first for one in bare.occurrences) >= 1  # the first token of a row is left out
 
 
 def test_the_result_says_what_was_measured(result):
@@ -112,7 +118,7 @@ def test_the_result_says_what_was_measured(result):
         assert lexical.share.estimate == pytest.approx(np.mean(lexical.samples))
         assert lexical.share.estimate >= shares["word"].share.estimate
         assert lexical.beyond.estimate == pytest.approx(lexical.share.estimate - lexical.chance)
-        assert all(0 <= value <= 1 for share in shares.values() for value in share.samples)
+        assert all(0 <= part <= 1 for share in shares.values() for part in (share.share.low, share.share.high))
         assert state.ward.agreement.estimate > 0.1
     first = result.states[0]
     assert first.kinds[0].share.estimate > first.kinds[0].chance  # the embedding of a word is always the same
