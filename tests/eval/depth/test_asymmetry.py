@@ -126,6 +126,9 @@ def test_a_rate_of_few_questions_is_none():
     assert found.overthinking.verdict == "cannot tell here"
     assert found.overthinking.note == "too few questions for a rate of overthinking"
     assert found.sizes[0].r_c is not None
+    passage = order_of_events(SIZES, planted(EARLY, questions=60, each=60))
+    assert {passage.overthinking.note, passage.knowledge.note} == {"all questions share one passage"}
+    assert {size.a_fast for size in passage.sizes} == {None}
 
 
 def test_a_change_counts_from_where_it_stays():
