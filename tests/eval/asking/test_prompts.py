@@ -180,6 +180,8 @@ def test_what_does_not_fit_is_refused_before_a_model_is_loaded(tmp_path):
     plan(own, "slow")
     with pytest.raises(UsageError, match="fast has no open_prompt, and domain d has open questions"):
         plan(own, "fast", "slow")
+    with pytest.raises(UsageError, match="fast has no open_prompt"):
+        _task(tmp_path, "fast", choices=None, answer="9")
     with pytest.raises(UsageError, match="add --thinking fast,slow"):
         plan(own)
     with pytest.raises(UsageError, match="has no slow, and --thinking asks it"):
