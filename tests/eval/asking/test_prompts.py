@@ -1,12 +1,13 @@
 """A user's own prompts: asked as they stand, read back, kept apart, and refused where they do not fit."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from eval.asking.harness import PlannedTask
-from eval.asking.prompts import read_prompts, shipped_prompts
+from eval.asking.prompts import Prompts, read_prompts, shipped_prompts
 from eval.asking.tasks import TaskPlan, plan_tasks
 from eval.questions.schema import format_questions
 from eval.runs.run import run
@@ -136,6 +137,14 @@ def test_the_shipped_prompts_ask_both_kinds_in_both_modes():
             assert shown.endswith("Which?\nA. left\nB. right")
             assert prompts.render(mode, "How many?", None).endswith("How many?")
             assert shown.count("\n") == 4  # an instruction, and the question
+
+
+def test_the_file_of_the_docs_is_one():
+    page = (Path(__file__).resolve().parents[3] / "docs" / "evaluating.md").read_text("utf-8")
+    document = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    prompts = Prompts.model_validate(document)
+    assert prompts.fast.stop == ("\n",)
+    assert prompts.render("slow", "Which?", ["left"]).endswith("\nWhich?\nA. left")
 
 
 @pytest.mark.parametrize(
