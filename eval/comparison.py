@@ -74,7 +74,9 @@ def compare(
         settings = settings.with_chat(_check_models(new, settings, stored.values()))
     check_needles(
         {
-            name: _hidden(model, settings) if name not in stored else (known := stored[name].needles) and known.sha256
+            name: _trials_sha256(model, settings)
+            if name not in stored
+            else (known := stored[name].needles) and known.sha256
             for model, name in zip(models, names, strict=True)
         }
     )
@@ -110,7 +112,7 @@ def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iter
     return same_chat(models, [load_tokenizer(locate(model)) for model in models], settings)
 
 
-def _hidden(model: str | Path, settings: Settings) -> str | None:
+def _trials_sha256(model: str | Path, settings: Settings) -> str | None:
     """SHA-256 of the needle trials that a model will be asked; None for none."""
     if not settings.needles:
         return None

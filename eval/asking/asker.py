@@ -99,8 +99,10 @@ class Asker(LM):
     def written(self, prompts: Sequence[tuple[int, ...]], new_tokens: int) -> list[str]:
         """What the model writes after prompts of tokens, greedily, without what it thinks before."""
         arguments = [[list(ids), new_tokens] for ids in prompts]
-        ask = self._look_up("written", arguments, lambda new: self.model.written([ids for ids, _ in new], new_tokens))
-        return [str(answer) for answer in ask]
+        answers = self._look_up(
+            "written", arguments, lambda new: self.model.written([ids for ids, _ in new], new_tokens)
+        )
+        return [str(answer) for answer in answers]
 
     def _look_up(self, kind: str, arguments: Sequence[Any], ask: Callable[[list[Any]], Any]) -> list[Any]:
         """One value for each of `arguments`; `ask` has the model answer the new ones, which are kept at once."""

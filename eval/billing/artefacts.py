@@ -19,7 +19,7 @@ from prune.common.artefact import Artefact, Part
 
 _SETTINGS = (
     "how it was asked: precision, context, chat template, backend, shots, limit, seed, sets, thinking; `needles` and "
-    "`heads_out` (what was taken out before: `heads`, each `[layer, head]`, `by`, `random`, `file`), where there are"
+    "`removed_heads` (`heads` as `[layer, head]`, `by`, `random`, `file`), where there are"
 )
 _WARNINGS = "what a reader must see first: few questions, cut prompts, memory that ran out"
 _ROWS = (
@@ -159,7 +159,7 @@ class Run(Artefact):
     windows: dict[str, Prose] = Field(
         description="by text: SHA-256 of the token windows, by which a comparison pairs them, and the loss of each"
     )
-    hidden: NeedleTrials | None = Field(
+    needle_trials: NeedleTrials | None = Field(
         None, description="with --needles, every trial, and by what a comparison pairs them; else null"
     )
     warnings: tuple[str, ...] = Field(description=_WARNINGS)

@@ -76,7 +76,7 @@ def describe_run(result: RunResult) -> Run:
         needles=tuple(bill_needles([result])),
         tasks=tuple(bill_tasks([result])),
         windows=result.prose,
-        hidden=result.needles,
+        needle_trials=result.needles,
         warnings=warn(rows, thinking, [result]),
         truncated=result.truncated,
         notes=result.notes,
@@ -134,5 +134,5 @@ def read_run(folder: str | Path, *, label: str | None = None) -> RunResult:
         asked=run.measured.asked,
         known=run.measured.known,
         logged=tuple(logged),
-        needles=run.hidden,
+        needles=run.needle_trials,
     )

@@ -64,9 +64,9 @@ def run(
     identity = model_identity(source.folder, name=source.name, commit=source.commit)
     removal = plan_removal(settings, identity) if isinstance(settings, RunSettings) else None
     drawn = draw_prose(settings, tokenizer, context)
-    hidden = draw_needles(settings, tokenizer, source, chat=chat) if settings.needles else None
+    planned = draw_needles(settings, tokenizer, source, chat=chat) if settings.needles else None
     started = time.monotonic()
-    total = sum(p.requests for p in plans) + sum(map(len, drawn.values())) + len(hidden or ())
+    total = sum(p.requests for p in plans) + sum(map(len, drawn.values())) + len(planned or ())
     from eval.asking.asker import Asker  # imports lm-eval, after what can be wrong was checked
 
     with progress(f"asking {label}", total, shown=show_progress) as bar:
@@ -87,7 +87,7 @@ def run(
             prose = {
                 name: measure_prose(asker.window_nats(windows), tokenizer, windows) for name, windows in drawn.items()
             }
-            needles = None if hidden is None else measure_needles(hidden, asker.written, settings.batch_size)
+            needles = None if planned is None else measure_needles(planned, asker.written, settings.batch_size)
         finally:
             asker.close()
             answers.close()
@@ -133,7 +133,7 @@ def _asked_how(settings: Settings, removal: Removal | None, **settled: Any) -> d
             "text": list(settings.haystacks),
         }
     if removal is not None:
-        more["heads_out"] = removal.to_json()
+        more["removed_heads"] = removal.to_json()
     return {
         "batch_size": settings.batch_size,
         **settled,
@@ -171,7 +171,7 @@ def _stored(settings: Settings, content: str, context: int, removal: Removal | N
     if vllm:
         scope["backend_args"] = altering(settings.backend_args)
     if removal is not None:
-        scope["heads_out"] = removal.heads
+        scope["removed_heads"] = removal.heads
     return AnswerStore(settings.cache, scope)
 
 

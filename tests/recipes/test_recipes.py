@@ -119,7 +119,7 @@ def test_what_the_recipe_did_not_make_is_never_replaced(small, tmp_path):
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_are_valid_and_shown(name):
     assert load_recipe(name).name == name
-    assert "prune scan" in succeed("recipe", "show", name).stdout
+    assert load_recipe(name).stages[-1].command in succeed("recipe", "show", name).stdout
     assert name in [recipe["name"] for recipe in json.loads(succeed("recipe", "list", "--json").stdout)]
 
 
@@ -195,6 +195,30 @@ def test_the_papers_table_is_chosen_by_family(changes, rank, rate):
     assert float(words[words.index("--learning-rate") + 1]) == rate
     said = {name: words[words.index(f"--{name}") + 1] for name in ("length", "batch-size", "accumulate", "targets")}
     assert said == {"length": "2048", "batch-size": "4", "accumulate": "4", "targets": "feed-forward"}
+
+
+def test_the_instruments_ask_three_models_the_same(tmp_path):
+    small = {
+        "model": "m",
+        "text": "t.jsonl",
+        "lengths": 250,
+        "depths": 1,
+        "tops": 1,
+        "top": 3,
+        "originals": "[a.whl, b]",
+    }
+    changes = [word for key, value in {**small, "out": tmp_path}.items() for word in ("--set", f"{key}={value}")]
+    plan = json.loads(succeed("recipe", "run", "instruments", *changes, "--dry-run", "--json").stdout)
+    commands = {stage["name"]: stage["command"] for stage in plan["stages"]}
+    assert commands["questions"].endswith("--from a.whl --from b")
+    assert "--lengths 250 --depths 1" in commands["heads"]
+    asked, without, random = (commands[name].split() for name in ("full", "without-top", "without-random"))
+    assert "--needles" in asked
+    out, heads = asked.index("--out"), ["--ablate-heads", f"{tmp_path}/heads.json", "--top", "3"]
+    assert without == [*asked[: out + 1], f"{tmp_path}/without-top", *heads]
+    assert random == [*asked[: out + 1], f"{tmp_path}/without-random", *heads, "--ablate-random", "0"]
+    runs = [f"{tmp_path}/{name}" for name in ("full", "without-top", "without-random")]
+    assert commands["compare"].split() == ["evaluate", "compare", *runs, "--out", f"{tmp_path}/comparison"]
 
 
 def test_a_family_that_is_in_no_table_is_refused():

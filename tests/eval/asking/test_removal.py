@@ -71,7 +71,7 @@ def test_kept_answers_are_never_those_of_another_model(tiny_llama, asked, heads_
     assert (once_more.asked, _scores(once_more)) == (0, _scores(without))
     others = run(tiny_llama, ablate_heads=heads_file, top=2, heads_by="copy", ablate_random=0, **asked)
     assert others.known == 0
-    drawn = [tuple(head) for head in others.settings["heads_out"]["heads"]]
+    drawn = [tuple(head) for head in others.settings["removed_heads"]["heads"]]
     assert [layer for layer, _ in drawn] == [3, 5]
     assert not set(drawn) & set(GONE)
 
@@ -80,10 +80,10 @@ def test_runs_say_what_was_taken_out_and_stand_side_by_side(tiny_llama, heads_fi
     write_run(full, tmp_path / "full")
     write_run(without, tmp_path / "without")
     record = {"heads": [[3, 1], [5, 0]], "by": "copy", "random": None, "file": str(heads_file)}
-    assert json.loads((tmp_path / "without/run.json").read_text())["settings"]["heads_out"] == record
-    assert json.loads((tmp_path / "without/results.json").read_text())["config"]["llama"]["heads_out"] == record
-    assert "heads_out" not in json.loads((tmp_path / "full/results.json").read_text())["config"]["llama"]
-    assert read_run(tmp_path / "without").settings["heads_out"] == record
+    assert json.loads((tmp_path / "without/run.json").read_text())["settings"]["removed_heads"] == record
+    assert json.loads((tmp_path / "without/results.json").read_text())["config"]["llama"]["removed_heads"] == record
+    assert "removed_heads" not in json.loads((tmp_path / "full/results.json").read_text())["config"]["llama"]
+    assert read_run(tmp_path / "without").settings["removed_heads"] == record
     bill = compare(tmp_path / "full", [tmp_path / "without"], out=tmp_path / "bill", show_progress=False)
     assert [model.label for model in bill.models] == ["full", "without"]
     assert any(row.versus and row.versus.answer_nll_bits_difference.estimate != 0 for row in bill.rows)
