@@ -74,9 +74,7 @@ def compare(
         settings = settings.with_chat(_check_models(new, settings, stored.values()))
     check_needles(
         {
-            name: _trials_sha256(model, settings)
-            if name not in stored
-            else (known := stored[name].needles) and known.sha256
+            name: stored[name].needles_sha256 if name in stored else _trials_sha256(model, settings)
             for model, name in zip(models, names, strict=True)
         }
     )

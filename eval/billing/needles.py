@@ -41,7 +41,7 @@ def bill_needles(runs: Sequence[RunResult]) -> list[NeedleRow]:
     Raises:
         RegrowthError: a model was not asked the trials that the full one was.
     """
-    check_needles({run.label: run.needles and run.needles.sha256 for run in runs})
+    check_needles({run.label: run.needles_sha256 for run in runs})
     counted = counted_needles(runs)
     if len(counted) < 2:
         return []

@@ -70,6 +70,11 @@ class RunResult:
     logged: tuple[LoggedAnswer, ...] = ()
     needles: NeedleTrials | None = None
 
+    @property
+    def needles_sha256(self) -> str | None:
+        """Of the needle trials that were asked; None for none."""
+        return None if self.needles is None else self.needles.sha256
+
     def of(self, task: TaskPlan) -> list[Sample]:
         """The samples of one task, in its order."""
         wanted = (task.domain, task.protocol, task.thinking)
