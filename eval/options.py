@@ -18,7 +18,7 @@ _NoCache = Annotated[
 
 def asked_options(make: type[Questions]) -> Options:
     """The options of a settings class; an option that is not given leaves the field's own default."""
-    defaults: dict[str, Any] = {field.name: None for field in fields(make) if field.default == ()}
+    defaults: dict[str, Any] = {field.name: None for field in fields(make) if isinstance(field.default, tuple)}
     if make is SweepSettings:
         defaults |= {"data": Parameter.empty, "domains": Parameter.empty}
     options = settings_options(make, defaults=defaults)
