@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 HELD_OUT_SHARE = 50  # one document in so many is held out
 _COUNTED = 128 << 20  # bytes of local text that are counted before training, if they may be too few
+_FEWEST = 64  # tokens that a held-out text has to be measured on
 _PLENTY = 8  # bytes of text per token asked for: twice what English has
 
 
@@ -195,11 +196,11 @@ def hold_out(text: TextSource, tokenizer: PreTrainedTokenizerBase, *, length: in
             rows, count = _chat_rows(documents, text, tokenizer, length, digests)
         else:
             rows, count = _prose_rows(documents, text, tokenizer, length, digests)
-        if count < 64:
+        if count < _FEWEST:
             share = text.held_out is None and not domain
             where = f"the held-out part of {source} (one document in {HELD_OUT_SHARE})" if share else source
-            what = " that bear loss" if reader.chats else ""
-            raise TextError(f"{where} has only {count} tokens{what}; give other text with --held-out")
+            what = f" that bear loss in rows of {length}: raise --length, or" if reader.chats else ";"
+            raise TextError(f"{where} has only {count} tokens{what} give other text with --held-out")
         texts.append(HeldOutText(name, source, domain, rows))
     return HeldOut(tuple(texts), frozenset(digests))
 
@@ -235,7 +236,7 @@ def _chat_rows(
     """Rows to measure on, and how many tokens bear loss; chats and their questions are added to `digests`."""
     template, packer = ChatTemplate(tokenizer, loss_on=text.loss_on), ChatPacker(length, once=True)
     rows: list[Row] = []
-    count = 0
+    count = bearing = 0
     for document in documents:
         check_answer(document, text.loss_on)
         chat = template.render(document.text)
@@ -244,7 +245,8 @@ def _chat_rows(
             rows.append(row)
         digests.update(map(_digest, (document.text, *questions(document.text))))
         count += len(chat.ids[:length])
-        if count >= text.limit:
+        bearing += sum(chat.bears[:length])
+        if count >= text.limit and bearing >= _FEWEST:
             break
     if (row := packer.last(partly=True)) is not None:
         rows.append(row)
@@ -307,8 +309,10 @@ def check_enough(
     stream = row_stream(text, tokenizer, held_out, length=length, seed=seed)
     count = sum(1 for _ in islice(stream, rows))
     if count < rows:
+        passed = stream.counts.get("passed_over", 0)
+        why = f" ({passed} chats are passed over: their answers begin behind a row of {length})" if passed else ""
         raise TextError(
-            f"{' and '.join(text.sources)} ends after {count * length} of the {rows * length} tokens asked for; "
+            f"{' and '.join(text.sources)} ends after {count * length} of the {rows * length} tokens asked for{why}; "
             f"add text, or ask for --tokens {count * length} or fewer"
         )
 
