@@ -13,8 +13,8 @@ The questions of both sets are parted by their words' hash: one half is judged, 
 answers. --pool names other question files (JSON lines with `question`) for it to answer; a question whose words are
 judged is left out. A finished part leaves a file under --work, so a second call runs only what is missing. Expected on
 two cores with nothing beside it: some 15 minutes to write the chats (90 tokens a second on one core, of which two
-thirds are kept), then some 15 minutes a healed model (healing, merging, asking), so an hour and a half for one seed. The
-first was timed on one batch; the rest is an estimate.
+thirds are kept), then some 15 minutes a healed model (healing, merging, asking), so an hour and a half for one seed.
+The first was timed on one batch; the rest is an estimate.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import sys
 from pathlib import Path
 
 sys.path[:] = [place for place in sys.path if Path(place) != Path(__file__).parent]  # bench/heal.py is not the package
+FEWEST = 5  # words of a question that the full model answers: some of PIQA's are one word
 SETS = {"math": "asdiv", "commonsense": "piqa"}
 WAYS = {"prose": ("prose",), "chats": ("chats",), "both": ("prose", "chats")}
 
@@ -85,7 +86,8 @@ def split(asked):
         write_lines(judged / f"{domain}.jsonl", ours)
     if asked.pool:
         pool = [row for path in asked.pool for row in lines(path)]
-    questions = dict.fromkeys(row["question"].strip() for row in pool if words(row["question"]) not in known)
+    pool = [row for row in pool if words(row["question"]) not in known and len(row["question"].split()) >= FEWEST]
+    questions = dict.fromkeys(row["question"].strip() for row in pool)
     write_lines(prompts, ({"messages": [{"role": "user", "content": question}]} for question in questions))
 
 
@@ -165,20 +167,20 @@ def table(asked):
     counts = ", ".join(f"{task}: {len(found['full']['answers'][task])}" for task in tasks)
     out = [
         f"{asked.n} layers from {asked.start} on dropped; {asked.tokens} tokens seen, loss on {asked.loss_on}; "
-        f"questions in chat form ({counts}); bits of the gold answer, in brackets the share right; losses in nats per token",
+        f"questions in chat form ({counts}): bits of the gold answer, in brackets the share right; losses in nats",
         "",
         "| healed on | seeds | tokens that bore loss | loss on prose | loss on chats | " + " | ".join(tasks) + " |",
         "|---" * (5 + len(tasks)) + "|",
     ]
+    healed = [each for each in found.values() if "losses" in each]
     for name, runs in rows:
         if not runs:
             continue
-        cells = [name, str(len(runs))]
         trained = [each for each in runs if "losses" in each]
+        losses = [each["losses"] for each in trained] or [each["cut_losses"] for each in healed if name == "cut"][:1]
+        cells = [name, str(len(runs))]
         cells.append(f"{mean(each['loss_tokens'] for each in trained):,.0f}" if trained else "")
-        cells += [
-            f"{mean(each['losses'][kind] for each in trained):.3f}" if trained else "" for kind in ("prose", "chats")
-        ]
+        cells += [f"{mean(each[kind] for each in losses):.3f}" if losses else "" for kind in ("prose", "chats")]
         for task in tasks:
             bits, right = (
                 [mean(pair[which] for pair in each["answers"][task].values()) for each in runs] for which in (0, 1)

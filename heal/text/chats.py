@@ -115,13 +115,21 @@ class ChatTemplate:
         for index, message in enumerate(messages):
             if message["role"] != ASSISTANT:
                 continue
-            before = self.ask(messages[:index])
-            after = self._text(messages[: index + 1])
-            if not (whole.startswith(before) and whole.startswith(after) and after.startswith(before)):
+            if not index:
                 raise TextError(
-                    f"the chat template of {self._name} writes message {index + 1} of {_shown(messages)} in another "
-                    "way once more follows (templates of thinking models take thoughts out of earlier turns): give "
-                    "chats of one answer each, or --loss-on all"
+                    f"{_shown(messages)} begins with an answer to nothing; remove it, or give --loss-on all"
+                )
+            before, after = self.ask(messages[:index]), self._text(messages[: index + 1])
+            where = f"the chat template of {self._name} writes message {index + 1} of {_shown(messages)}"
+            if not whole.startswith(after):
+                raise TextError(
+                    f"{where} in another way once more follows (templates of thinking models take thoughts out of "
+                    "earlier turns): give chats of one answer each, or --loss-on all"
+                )
+            if not after.startswith(before):
+                raise TextError(
+                    f"{where} without the words by which it asks for an answer (thinking templates may open a thought "
+                    "there): mark answers in the template by {% generation %}, or give --loss-on all"
                 )
             yield len(before), len(after)
 

@@ -71,6 +71,10 @@ def test_a_template_that_does_not_tell_answers_or_refuses_is_named(tokenizer):
     with pytest.raises(TextError, match=r"message 2 of the chat 'Why\?' in another way once more follows"):
         thinking.render(json.dumps(two))
     assert all(ChatTemplate(tokenizer, loss_on="all").render(json.dumps(two)).bears)
+    with pytest.raises(TextError, match=r"message 4 of the chat 'Why\?' without the words by which it asks"):
+        with_template(tokenizer, PLAIN.replace("assistant\n", "assistant\n<think>")).render(json.dumps(two))
+    with pytest.raises(TextError, match=r"the chat 'And\?' begins with an answer to nothing"):
+        with_template(tokenizer, PLAIN).render(json.dumps(two[1:]))
     strict = with_template(tokenizer, STRICT)
     with pytest.raises(TextError, match=r"template of .* refuses the chat 'Why\?' \(roles must alternate\)"):
         strict.render(json.dumps([*one[:1], *one]))
