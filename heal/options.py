@@ -72,7 +72,7 @@ class TextOptions:
             domains.append((name, source))
         if len(dict(domains)) < len(domains):
             raise UsageError("--domain-text: two texts have one name")
-        source = TextSource(
+        text = TextSource(
             tuple(self.text or [DEFAULT_SOURCE]),
             self.field,
             tuple(self.held_out) if self.held_out else None,
@@ -81,8 +81,8 @@ class TextOptions:
             self.loss_on,
             _shares(self.mix),
         )
-        source.check()
-        return source
+        text.check()
+        return text
 
 
 def _shares(written: str | None) -> tuple[float, ...] | None:

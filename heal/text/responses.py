@@ -204,8 +204,8 @@ def write_responses(
                 raise TextError(f"a prompt of {longest} tokens leaves no room in the {limit} that the model can read")
             answers = write_answers(model, tokenizer, [prompt.ids for prompt in batch], room, seed + number)
             ends = _ends(model, tokenizer)
-            responses = [_response(tokenizer, *pair, ends, number) for pair in zip(batch, answers, strict=True)]
-            responses = [response for response in responses if response is not None]
+            written = [_response(tokenizer, *pair, ends, number) for pair in zip(batch, answers, strict=True)]
+            responses = [response for response in written if response is not None]
             lines = [json.dumps(response.to_json(), ensure_ascii=False) + "\n" for response in responses]
             file.write("".join(lines).encode())
             file.flush()
