@@ -86,7 +86,8 @@ class TaskPlan:
 
 def _row(question: Question) -> dict[str, Any]:
     row = question.as_row()
-    row.pop("cluster", None)  # all rows of a task have the same fields
+    for name in ("cluster", "rationale"):  # all rows of a task have the same fields
+        row.pop(name, None)
     return row
 
 
