@@ -1,0 +1,1 @@
+"""Knowledge and reasoning by depth: what removing each block of layers costs, by domain."""
