@@ -13,6 +13,7 @@ from scipy import stats
 from prune.common.intervals import Interval
 
 _UPPER = (1 + 0.95) / 2  # all intervals are of 95 %
+POWERED = 1 + float(stats.norm.ppf(0.8)) / float(stats.norm.ppf(_UPPER))  # a truth of so many arms is seen in 80 %
 _MOST_GAIN = 2.0  # what thinking gains on a question is -1, 0 or 1, so between two models it changes by 2 at most
 
 
@@ -186,6 +187,18 @@ def _adjusted_wald(total: float, squares: float, n: int, most: float, design: De
 
 def _quantile(design: Design) -> float:
     return float(stats.norm.ppf(_UPPER)) if design.clusters is None else _t_quantile(max(1, design.clusters - 1))
+
+
+def questions_factor(interval: Interval) -> float | None:
+    """How many times the questions would put the interval beyond 0 in 80 % of runs, were the estimate the truth.
+
+    (`POWERED` * arm / |estimate|)^2, where the arm reaches from the estimate towards 0 and shrinks with the square root
+    of the number of questions. None where the estimate is 0.
+    """
+    if interval.estimate == 0:
+        return None
+    arm = interval.estimate - interval.low if interval.estimate > 0 else interval.high - interval.estimate
+    return (POWERED * arm / interval.estimate) ** 2
 
 
 def _t_quantile(degrees: int) -> float:

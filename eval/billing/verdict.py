@@ -154,10 +154,10 @@ def _thinking_losses(rows: Sequence[ThinkingRow]) -> Iterator[Loss]:
 def _how_many(loss: Loss) -> str:
     if loss.more_questions is None:
         return "the loss lies on the limit, so more questions would hardly decide"
-    return f"about {_rounded_up(loss.more_questions)} more questions there would decide"
+    return f"about {rounded_up(loss.more_questions)} more questions there would decide"
 
 
-def _rounded_up(count: int) -> int:
+def rounded_up(count: int) -> int:
     """Two leading digits: more would claim to know."""
     unit = 10 ** max(0, len(str(count)) - 2)
     return math.ceil(count / unit) * unit
