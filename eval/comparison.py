@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking.backends import check_backend
-from eval.asking.tasks import TaskPlan, hash_questions, plan_tasks
+from eval.asking.tasks import TaskPlan, hash_questions, plan_tasks, prompts_of
 from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
 from eval.billing.bill import bill, bill_prose, corrected
 from eval.billing.document import is_stored, read_run, warn
@@ -68,6 +68,9 @@ def compare(
         raise UsageError("--max-loss judges the accuracy in our domains, and none is asked; add --domains and --data")
     plans = plan_tasks(settings) if new else []
     check_asked({name: stored[name].tasks if name in stored else plans for name in names})
+    own = prompts_of(settings) if new else None
+    asked_now = None if own is None else own.sha256
+    check_prompts({name: stored[name].settings.get("prompts") if name in stored else asked_now for name in names})
     if new:  # all inputs are checked before the first run
         settings = settings.with_chat(_check_models(new, settings, stored.values()))
     runs = [
@@ -111,6 +114,21 @@ def check_asked(asked: Mapping[str, Sequence[TaskPlan]]) -> None:
                 f"not paired: {label} was not asked {sorted(missing)[0].removeprefix('regrowth_')}, and {first} was; "
                 "ask both the same --domains and --thinking"
             )
+
+
+def check_prompts(asked: Mapping[str, str | None]) -> None:
+    """Refuse models whose thinking was not asked for in the same prompts; `asked`: label -> their hash, if any."""
+    (first, wanted), *others = asked.items()
+    for label, prompts in others:
+        if prompts != wanted:
+            raise RegrowthError(
+                f"not paired: {label} was asked in the prompts of {_prompts(prompts)}, and {first} in those of "
+                f"{_prompts(wanted)}; ask both with the same --prompts"
+            )
+
+
+def _prompts(sha256: str | None) -> str:
+    return "Regrowth" if sha256 is None else f"a file (SHA-256 {sha256[:8]}...)"
 
 
 def same_chat(models: Sequence[str | Path], tokenizers: Sequence[Any], settings: Settings) -> bool:

@@ -28,6 +28,10 @@ _computes = partial(Option, panel="Model and memory")
 _cuts = partial(Option, panel="Cuts")
 _Text = str | None
 
+PromptsFile = Annotated[
+    Path | None, _asks("YAML file of your own fast and slow prompts, in the place of the built-in ones.", parse=Path)
+]
+
 
 def split_names(names: str | Iterable[str], option: str = "--domains") -> tuple[str, ...]:
     """`medical,math` or a list of names, without repeats, in order."""
@@ -157,6 +161,7 @@ class Settings(Questions):
         ),
     ] = ()
     slow_tokens: Annotated[int, _asks("New tokens of a chain of thought, at most.")] = 256
+    prompts: PromptsFile = None
     backend: Annotated[str, _computes("hf (transformers) or vllm, of lm-eval.")] = "hf"
     backend_args: Annotated[
         tuple[tuple[str, Any], ...],

@@ -87,10 +87,13 @@ class PlannedTask(ConfigurableTask):
         }
 
     def _judge(self, doc: dict[str, Any], response: str) -> dict[str, float]:
+        prompts, thinking = self.plan.prompts, self.plan.thinking
+        if prompts is not None and thinking is not None:
+            response = prompts.mode(thinking).answer_part(response)
         if doc["choices"] is None:
             value = parse_value(response)
             return {"exact_match": float(value == _gold(doc)), "unparseable": float(value is None)}
-        chosen = parse_letter(response, doc["choices"])
+        chosen = parse_letter(response, doc["choices"]) if prompts is None else prompts.chosen(response, doc["choices"])
         return {"exact_match": float(chosen == doc["answer"]), "unparseable": float(chosen is None)}
 
     def set_config(self, key: str, value: Any, update: bool = False) -> None:

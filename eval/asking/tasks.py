@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -10,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from eval.asking.prompts import LETTERS, FastPrompt, Prompts, read_prompts
 from eval.questions.domains import question_files
 from eval.questions.schema import PROTOCOLS, Question, cluster_of, draw, read_questions
 from eval.settings import Questions, Settings
@@ -22,7 +22,8 @@ class TaskPlan:
     """One task: which questions of a domain are asked under which protocol.
 
     With `thinking` (`fast` or `slow`) the answer is generated, choices being shown with letters, and parsed;
-    `slow_tokens` bounds the chain of thought. `examples` are shown, with their answers, before each question.
+    `slow_tokens` bounds the chain of thought. `examples` are shown, with their answers, before each question. With
+    `prompts` thinking is asked for in a user's own words.
     """
 
     domain: str
@@ -31,6 +32,7 @@ class TaskPlan:
     thinking: str | None = None
     slow_tokens: int = Settings.slow_tokens
     examples: tuple[Question, ...] = ()
+    prompts: Prompts | None = None
 
     @property
     def template(self) -> str:
@@ -64,6 +66,9 @@ class TaskPlan:
         config = {**template(self.template), "task": self.name}
         if self.thinking == "slow":
             config["generation_kwargs"] = {**config["generation_kwargs"], "max_gen_toks": self.slow_tokens}
+        if self.thinking is not None and self.prompts is not None:
+            config |= _worded(self.prompts, self.thinking, self.slow_tokens)
+            config.pop("fewshot_config")
         if self.examples:
             config["doc_to_text"] = config["metadata"].get("few_shot_text", config["doc_to_text"])
             config |= {"num_fewshot": len(self.examples), "fewshot_split": "examples"}
@@ -81,7 +86,24 @@ class TaskPlan:
             for row, item in zip(rows, self.questions, strict=True):
                 row["options"] = show_options(item.choices or ())
                 row["target"] = LETTERS[item.answer] if isinstance(item.answer, int) else item.answer
+                if self.prompts is not None:
+                    row["prompt"] = self.prompts.render(self.thinking, item.question, item.choices)
+                    row["target"] = self.prompts.label(item.answer) if isinstance(item.answer, int) else item.answer
         return rows
+
+
+def _worded(prompts: Prompts, thinking: str, slow_tokens: int) -> dict[str, Any]:
+    """What the user's own prompts change in a task's lm-eval configuration; `prompt` is a field of each document."""
+    mode = prompts.mode(thinking)
+    limit = mode.max_tokens if isinstance(mode, FastPrompt) else slow_tokens
+    return {
+        "doc_to_text": "prompt",
+        "target_delimiter": "",
+        "gen_prefix": mode.answer_prefix or None,
+        "num_fewshot": 0,
+        "generation_kwargs": {"until": list(mode.stop), "do_sample": False, "max_gen_toks": limit},
+        "metadata": {"version": 1.0, "prompts": prompts.sha256},
+    }
 
 
 def _row(question: Question) -> dict[str, Any]:
@@ -89,9 +111,6 @@ def _row(question: Question) -> dict[str, Any]:
     for name in ("cluster", "rationale"):  # all rows of a task have the same fields
         row.pop(name, None)
     return row
-
-
-LETTERS = string.ascii_uppercase
 
 
 def show_options(choices: Sequence[str]) -> str:
@@ -119,13 +138,15 @@ def plan_tasks(asked: Questions) -> list[TaskPlan]:
     of the protocol. Examples for few-shot prompts are of the same domain and protocol, and are not asked.
 
     Raises:
-        UsageError: nothing to ask, an unknown domain, or sets or examples that leave a domain without questions.
+        UsageError: nothing to ask, an unknown domain, sets or examples that leave a domain without questions, prompts
+            that do not fit what is asked.
         RegrowthError: a missing or broken file, too few questions for an interval, too many choices to show by letter.
     """
     asked.check_asks()
     if asked.data is None or not asked.domains:
         return []
     modes, slow_tokens = (asked.thinking, asked.slow_tokens) if isinstance(asked, Settings) else ((), 0)
+    prompts = prompts_of(asked)
     plans = []
     for domain, path in question_files(asked.data, asked.domains).items():
         questions = read_questions(path)
@@ -142,8 +163,36 @@ def plan_tasks(asked: Questions) -> list[TaskPlan]:
             if drawn:
                 _check_drawn(path, protocol, drawn, modes)
                 plain = TaskPlan(domain, protocol, tuple(drawn), examples=tuple(examples))
-                plans += [plain, *(replace(plain, thinking=m, slow_tokens=slow_tokens, examples=()) for m in modes)]
+                thinks = replace(plain, slow_tokens=slow_tokens, examples=(), prompts=prompts)
+                plans += [plain, *(replace(thinks, thinking=mode) for mode in modes)]
+    _check_worded(asked, plans)
     return plans
+
+
+def prompts_of(asked: Questions) -> Prompts | None:
+    """The user's own prompts, if there are any.
+
+    Raises:
+        UsageError: they lack a mode that is asked, or none is asked.
+        RegrowthError: the file cannot be read.
+    """
+    if not isinstance(asked, Settings) or asked.prompts is None:
+        return None
+    prompts = read_prompts(asked.prompts)
+    prompts.check(asked.prompts, asked.thinking)
+    return prompts
+
+
+def _check_worded(asked: Questions, plans: Sequence[TaskPlan]) -> None:
+    """Refuse questions of a kind that the user's own prompts have no words for."""
+    for plan in plans:
+        item = plan.questions[0]
+        if plan.thinking and plan.prompts and plan.prompts.render(plan.thinking, item.question, item.choices) is None:
+            name, kind = ("open_prompt", "open questions") if item.choices is None else ("prompt", "choices")
+            raise UsageError(
+                f"--prompts {asked.prompts}: {plan.thinking} has no {name}, and domain {plan.domain} has {kind}; add "
+                "it, or choose other questions with --sets"
+            )
 
 
 def hash_questions(asked: Questions) -> dict[str, str]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from eval.asking.backends import check_backend, context_length, device_of, longest_scored, open_model
 from eval.asking.cache import AnswerStore
 from eval.asking.lm_eval_tasks import pick_logged
-from eval.asking.tasks import TaskPlan, plan_tasks
+from eval.asking.prompts import Prompts
+from eval.asking.tasks import TaskPlan, plan_tasks, prompts_of
 from eval.questions.schema import Question, cluster_of
 from eval.runs.prose import draw_prose, measure_prose
 from eval.runs.samples import RunResult, Sample, chosen_index, hash_prompt
@@ -50,7 +51,7 @@ def run(
         RegrowthError: the questions, the model or its tokenizer cannot be read, or a score is not a number.
     """
     settings = Settings.of(**options) if settings is None else settings
-    plans = plan_tasks(settings)
+    plans, prompts = plan_tasks(settings), prompts_of(settings)
     check_backend(settings)
     label = label or name_of(model)
     source = locate(model, revision=revision)
@@ -68,7 +69,7 @@ def run(
         bar.note("reading the weights' hash")
         content = content_sha256(source.folder, memo=settings.cache and settings.cache / "hashes.json")
         bar.note("")
-        answers = AnswerStore() if settings.cache is None else _stored(settings, content, context)
+        answers = AnswerStore() if settings.cache is None else _stored(settings, content, context, prompts)
         asker = Asker(
             lambda: open_model(source, tokenizer, settings, max_length=context, bar=bar),
             tokenizer,
@@ -93,7 +94,7 @@ def run(
         samples=tuple(read_logged(plans, logged, tokenizer)),
         harness=harness,
         prose=prose,
-        settings=_asked_how(settings, dtype=asker.facts["dtype"], max_length=context, chat_template=chat),
+        settings=_asked_how(settings, prompts, dtype=asker.facts["dtype"], max_length=context, chat_template=chat),
         seconds=time.monotonic() - started,
         tokens=asker.tokens,
         truncated=asker.truncated,
@@ -115,7 +116,7 @@ def _check_room(settings: Settings, context: int) -> None:
         )
 
 
-def _asked_how(settings: Settings, **settled: Any) -> dict[str, Any]:
+def _asked_how(settings: Settings, prompts: Prompts | None, **settled: Any) -> dict[str, Any]:
     """How a model was asked, for its record: the settings, and what was settled when it was read (`settled`)."""
     return {
         "batch_size": settings.batch_size,
@@ -126,6 +127,7 @@ def _asked_how(settings: Settings, **settled: Any) -> dict[str, Any]:
         **settings.draw,
         "thinking": list(settings.thinking),
         "slow_tokens": settings.slow_tokens,
+        "prompts": None if prompts is None else prompts.sha256,
     }
 
 
@@ -137,7 +139,7 @@ def wants_chat(settings: Questions, tokenizer: Any, name: str) -> bool:
     return there and settings.chat_template != "off"
 
 
-def _stored(settings: Settings, content: str, context: int) -> AnswerStore:
+def _stored(settings: Settings, content: str, context: int, prompts: Prompts | None) -> AnswerStore:
     """The answers that the model of this `content_sha256` gave, under all that an answer depends on but its prompt."""
     vllm = settings.backend == "vllm"
     apart = ("python", "regrowth", "peft") if vllm else ("python", "regrowth", "peft", "vllm")
@@ -150,6 +152,8 @@ def _stored(settings: Settings, content: str, context: int) -> AnswerStore:
         "seed": settings.seed if vllm else None,
         "versions": {key: value for key, value in versions().items() if key not in apart},
     }
+    if prompts is not None:
+        scope["prompts"] = prompts.sha256
     if vllm:
         scope["backend_args"] = altering(settings.backend_args)
     return AnswerStore(settings.cache, scope)
