@@ -269,6 +269,10 @@ class DepthSettings(Questions):
         int, _asks("A question with a longer rationale is asked as if it had none; how many is said.")
     ] = 160
     batch_tokens: Annotated[int, _computes("Tokens of one batch; halved where memory runs out.")] = 1024
+    similarity: Annotated[
+        bool, _writes("Also compare the states of fast and slow prompts, layer by layer, by CKA.")
+    ] = True
+    prompts: PromptsFile = None
     generate: Annotated[
         int,
         _writes(
@@ -289,6 +293,12 @@ class DepthSettings(Questions):
                 raise UsageError(f"{option} is too few; use {fewest} or more")
         if self.starts != EVERY and not (self.starts.isdecimal() and int(self.starts) >= 1):
             raise UsageError(f"--starts {self.starts}: give every, or a number of starts such as 8")
+
+    @property
+    def in_words(self) -> Settings:
+        """The same questions, all of them, asked fast and slow, as `evaluate run` asks."""
+        same = ("data", "domains", "seed", "sets", "chat_template", "slow_tokens", "prompts", "batch_size")
+        return Settings(**{name: getattr(self, name) for name in same}, thinking=MODES)
 
     @property
     def chain_measures(self) -> tuple[str, ...]:

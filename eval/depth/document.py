@@ -8,6 +8,9 @@ from pydantic import Field
 
 from eval.billing.sweep import Cost, OfTask, WalkRecord
 from eval.billing.thinking import ThinkingRow
+from eval.depth.asymmetry import Asymmetry
+from eval.depth.contrasts import Interaction
+from eval.depth.fast_slow import FastSlowSimilarity
 from prune.common.artefact import Artefact, OptionalFloat, Part
 from prune.common.intervals import Interval
 
@@ -101,6 +104,27 @@ class RankAgreement(OfTask):
     )
 
 
+class DomainInteraction(Part):
+    """Do deep blocks cost the first domain more than the second, and shallow blocks the reverse?"""
+
+    size: int = Field(description="layers of a block")
+    measure: str = Field(description="as in `rows`")
+    protocol: str = Field(
+        description="choice or generation; both: over all questions, as the measure is of rationales alone, or as the "
+        "domains share no protocol"
+    )
+    domains: tuple[str, str] = Field(description="the first is the one to which thinking adds more")
+    found: Interaction = Field(description="the test")
+
+
+class MeasureInteraction(OfTask):
+    """Do deep blocks cost the chain more than recall, and shallow blocks the reverse, on the same questions?"""
+
+    size: int = Field(description="layers of a block")
+    measures: tuple[str, str] = Field(description="writing or using, and fast")
+    found: Interaction = Field(description="the test; costs of unlike units are compared by the relative ones alone")
+
+
 class DepthRecord(Artefact):
     """depth.json."""
 
@@ -121,6 +145,14 @@ class DepthRecord(Artefact):
     )
     disagreements: tuple[Disagreement, ...] = Field(description="with --generate: by task, mode and block")
     agreement: tuple[RankAgreement, ...] = Field(description="with --generate: by task and mode")
+    interactions: tuple[DomainInteraction, ...] = Field(description="by size, measure and pair of domains")
+    measure_interactions: tuple[MeasureInteraction, ...] = Field(description="by size and task")
+    events: tuple[Asymmetry, ...] = Field(
+        description="with --generate: what goes first as the deepest block grows; `domain` names a task"
+    )
+    similarity: FastSlowSimilarity | None = Field(
+        description="likeness of states under fast and slow prompts; null with --no-similarity"
+    )
     how: WalkRecord = Field(description="how the questions were read")
     settings: dict[str, Any] = Field(description="what was set: draw, precision, context, chat template, bounds")
     truncated: int = Field(description="requests whose start was cut to fit the context")

@@ -16,7 +16,9 @@ from eval.billing.thinking import bill_thinking
 from eval.billing.unparsed import unparsed_warnings
 from eval.depth import scores
 from eval.depth.agreement import disagreements, rank_agreement
+from eval.depth.analysis import domain_interactions, events, measure_interactions
 from eval.depth.document import DepthRecord, DepthVariant, WrittenVariant
+from eval.depth.fast_slow import FastSlowSimilarity
 from eval.depth.measures import TaskMeasures
 from eval.depth.plan import middle
 from eval.depth.showing import markdown
@@ -49,6 +51,7 @@ def assemble(
     *,
     written: Sequence[WrittenVariant],
     runs: Sequence[RunResult],
+    similarity: FastSlowSimilarity | None,
     asked_how: dict[str, Any],
     cost: Cost,
     facts: dict[str, Any],
@@ -72,6 +75,10 @@ def assemble(
         thinking=tuple(thinking),
         disagreements=apart,
         agreement=rank_agreement(apart),
+        interactions=domain_interactions(plan, walked.tasks, measures, seed=settings.seed),
+        measure_interactions=measure_interactions(plan, walked.tasks, measures, seed=settings.seed),
+        events=events(plan, runs, seed=settings.seed) if runs else (),
+        similarity=similarity,
         how=WalkRecord(
             path=walked.way.name,
             why=walked.way.why,

@@ -48,7 +48,7 @@ def plan_blocks(layers: int, *, sizes: str, spread: str) -> SweepPlan:
     Raises:
         UsageError: sizes that the model does not have.
     """
-    asked = tuple(n for n in parse_layers(sizes, "--sizes") if n > 0)
+    asked = tuple(sorted({n for n in parse_layers(sizes, "--sizes") if n > 0}))
     if not asked:
         raise UsageError(f"--sizes {sizes} drops nothing; name sizes above 0, as 1,2,4")
     if max(asked) > layers - 1:
@@ -74,7 +74,8 @@ def read_pool(settings: DepthSettings) -> list[TaskPlan]:
     Raises:
         RegrowthError: measures that need a rationale alone, and no question that has one.
     """
-    pool = plan_tasks(replace(settings, limit=None))
+    asked = settings.in_words if settings.generate or settings.similarity else replace(settings, limit=None)
+    pool = [plan for plan in plan_tasks(asked) if plan.thinking is None]
     if "fast" not in settings.measures and not any(q.rationale for plan in pool for q in plan.questions):
         raise RegrowthError(
             f"--measures {','.join(settings.measures)} need worked solutions, and no question of "

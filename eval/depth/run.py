@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.asking.backends import context_length
-from eval.asking.tasks import TaskPlan, hash_questions
+from eval.asking.tasks import TaskPlan, hash_questions, prompts_of
 from eval.billing.sweep import Cost
 from eval.depth.plan import DepthTask, draw_tasks, plan_blocks, read_pool
 from eval.runs.run import wants_chat
@@ -127,6 +127,8 @@ def _measure(
     written = choose_written(plan, walked.tasks, settings.generate)
     runs = _write(loaded, subject, plan, [row.variant for row in written], tasks, settings, kept, show_progress)
     seconds["write"] = time.monotonic() - began - sum(seconds.values())
+    similarity = _compare_states(loaded, tasks, settings, show_progress) if settings.similarity else None
+    seconds["similarity"] = time.monotonic() - began - sum(seconds.values())
     asked_how = {
         **{name: getattr(settings, name) for name in ("max_rationale_tokens", "generate", "slow_tokens")},
         "batch_tokens": settings.batch_tokens,
@@ -141,7 +143,17 @@ def _measure(
     del model, loaded
     gc.collect()
     facts = {"model": identity, "questions": hash_questions(settings), "seed": settings.seed}
-    return assemble(plan, walked, settings, written=written, runs=runs, asked_how=asked_how, cost=cost, facts=facts)
+    return assemble(
+        plan,
+        walked,
+        settings,
+        written=written,
+        runs=runs,
+        similarity=similarity,
+        asked_how=asked_how,
+        cost=cost,
+        facts=facts,
+    )
 
 
 def _check_room(settings: DepthSettings, context: int) -> None:
@@ -166,7 +178,7 @@ def _write(
         return []
     from eval.depth.writing import Writer, as_run, thinking_plans
 
-    plans = thinking_plans(tasks, settings.slow_tokens)
+    plans = thinking_plans(tasks, settings)
     writer = Writer(loaded.model, loaded.tokenizer, subject, settings, loaded.context, loaded.chat)
     by_label = {variant.label: variant for variant in plan.variants}
     total = len(labels) * sum(task.requests for task in plans)
@@ -180,6 +192,17 @@ def _write(
     return [as_run(label, plans, kept.written[label]) for label in labels]
 
 
+def _compare_states(loaded: _Loaded, tasks: Sequence[DepthTask], settings: DepthSettings, show_progress: bool) -> Any:
+    from eval.depth.fast_slow import fast_slow_similarity
+    from eval.depth.pairs import pair_prompts
+
+    questions = [question for task in tasks for question in task.plan.questions]
+    with progress("Comparing fast and slow prompts", 2 * len(questions), shown=show_progress) as bar:
+        prompts = prompts_of(settings.in_words)
+        pairs = pair_prompts(questions, loaded.tokenizer, chat=loaded.chat, prompts=prompts, max_length=loaded.context)
+        return fast_slow_similarity(loaded.model, questions, pairs, seed=settings.seed, progress=bar.advance)
+
+
 def _facts(
     identity: dict[str, Any], plan: SweepPlan, tasks: Sequence[DepthTask], settings: DepthSettings
 ) -> dict[str, Any]:
@@ -191,5 +214,6 @@ def _facts(
         "measures": settings.measures,
         "max_rationale_tokens": settings.max_rationale_tokens,
         "slow_tokens": settings.slow_tokens,
+        "prompts": None if (own := prompts_of(settings.in_words)) is None else own.sha256,
         "questions": digest(asked),
     }

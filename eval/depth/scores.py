@@ -8,13 +8,13 @@ import numpy as np
 
 from eval.billing.statistics import paired_mean_difference
 from eval.depth.document import DepthTaskRecord, MeasureRow, Third
+from eval.depth.interaction import DEEP, SHALLOW
 from eval.depth.measures import UNITS, Floats, TaskMeasures
 from eval.depth.plan import middle
 from eval.settings import DepthSettings
 from eval.sweeps.plan import SweepPlan
 from prune.common.intervals import Interval
 
-SHALLOW, DEEP = 1 / 3, 2 / 3  # of the layers: where the middle of a shallow block lies below, of a deep one above
 THIRDS = ("shallow", "middle", "deep")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from eval.depth.contrasts import Contrast, Interaction
 from eval.depth.document import DepthRecord, Disagreement, MeasureRow, Third
 from eval.reports import tables
 from eval.reports.text import NONE, plain
@@ -51,6 +52,7 @@ def shown_tables(document: DepthRecord) -> Iterator[Table]:
     """The tables, in order."""
     yield full_table(document)
     yield from thirds_tables(document)
+    yield from (t for t in (interactions_table(document), measure_interactions_table(document)) if t.rows)
     if document.thinking:
         rows = document.to_json()["thinking"]
         table = tables.thinking_table(rows)
@@ -63,6 +65,10 @@ def shown_tables(document: DepthRecord) -> Iterator[Table]:
     if document.disagreements:
         yield disagreement_table(document)
         yield agreement_table(document)
+    if document.events:
+        yield events_table(document)
+    if document.similarity is not None:
+        yield similarity_table(document)
 
 
 def full_table(document: DepthRecord) -> Table:
@@ -102,6 +108,107 @@ def thirds_tables(document: DepthRecord) -> Iterator[Table]:
         )
         layers = f"{size} layer" if size == 1 else f"{size} layers"
         yield Table(f"Loss without a block of {layers}", columns, tuple(cells), shared=1, key=f"thirds-{size}")
+
+
+_FOUND = (
+    Column("Deep − shallow", "cost of deep blocks beyond shallow ones, first less second, in costs of the mean block"),
+    Column("Seen?", "the whole interval above 0: deep blocks cost the first more, shallow blocks the second", words=True),
+    Column("By rank", "the same by the chance that a deep block costs a question more than a shallow one"),
+    Column("Would tell", "questions of the first and of the second that would show it, were the estimate true"),
+)
+
+
+def interactions_table(document: DepthRecord) -> Table:
+    """Do deep blocks cost the first domain more, and shallow blocks the second?"""
+    rows = [
+        (Cell(f"{row.domains[0]} − {row.domains[1]}"), Cell(row.measure), Cell(row.protocol), tables.count(row.size), *_found(row.found))
+        for row in document.interactions
+    ]
+    columns = (
+        Column("Domains", words=True),
+        Column("Measure", words=True),
+        Column("Questions", "choice or generation; both: over all", words=True),
+        Column("Size", "layers of a block"),
+        *_FOUND,
+    )
+    return Table("Depth and domain", columns, tuple(rows), shared=1, key="interactions")
+
+
+def measure_interactions_table(document: DepthRecord) -> Table:
+    """Do deep blocks cost chains more than recall?"""
+    rows = [
+        (Cell(f"{row.domain} {row.protocol}"), Cell(" − ".join(row.measures)), tables.count(row.size), *_found(row.found))
+        for row in document.measure_interactions
+    ]
+    columns = (
+        Column("Questions", words=True),
+        Column("Measures", words=True),
+        Column("Size", "layers of a block"),
+        *_FOUND,
+    )
+    return Table("Depth and measure, on the same questions", columns, tuple(rows), shared=1, key="measure-interactions")
+
+
+def _found(found: Interaction) -> tuple[Cell, ...]:
+    needed = found.relative.questions_needed
+    return (
+        _contrast(found.relative),
+        Cell(found.verdict),
+        _contrast(found.rank),
+        Cell(NONE if needed is None else f"{needed[0]:,} / {needed[1]:,}"),
+    )
+
+
+def _contrast(contrast: Contrast) -> Cell:
+    return Cell(NONE) if contrast.value is None else tables.change(vars(contrast.value), 1, 2, worse_above=True)
+
+
+def events_table(document: DepthRecord) -> Table:
+    """From which size of the deepest block on each measure has changed."""
+    rows = [
+        (
+            Cell(found.domain),
+            Cell(" before ".join(_EVENTS[event.measure] for event in (order.first, order.second))),
+            *(tables.count(event.reached) for event in (order.first, order.second)),
+            tables.share(order.first_earlier),
+            tables.share(order.second_earlier),
+            Cell(order.verdict, order.note),
+        )
+        for found in document.events
+        for order in (found.overthinking, found.knowledge)
+    ]
+    columns = (
+        Column("Questions", words=True),
+        Column("Order", "which is claimed to go first", words=True),
+        Column("First at", "smallest block from which on the first has changed by 5 points"),
+        Column("Second at", "the same of the second"),
+        Column("First, %", "resamples of the questions in which the first is earlier"),
+        Column("Second, %", "resamples in which the second is"),
+        Column("Verdict", words=True),
+    )
+    return Table("What goes first as the deepest block grows", columns, tuple(rows), shared=1, key="events")
+
+
+_EVENTS = {"r_o": "r_o up", "r_c": "r_c down", "a_fast": "A_fast down", "delta": "δ down"}
+
+
+def similarity_table(document: DepthRecord) -> Table:
+    """Whether the states of fast and slow prompts grow unlike with depth."""
+    found = document.similarity
+    assert found is not None
+    rows = []
+    for curve in (*found.domains, *found.over_all):
+        drop = curve.late_less_early
+        shown = Cell(NONE) if drop is None else tables.change(vars(drop), 1, 3, worse_above=False)
+        name = f"{curve.domain or 'all domains'} {curve.protocol}"
+        rows.append((Cell(name), tables.many(curve.n), shown, Cell(curve.declines)))
+    columns = (
+        Column("Questions", words=True),
+        Column("n", "number of questions"),
+        Column("Late − early", "mean CKA over the last third of the layers less that over the first third"),
+        Column("Declines?", "whether fast and slow states grow unlike with depth", words=True),
+    )
+    return Table("Likeness of fast and slow states", columns, tuple(rows), key="similarity")
 
 
 def disagreement_table(document: DepthRecord) -> Table:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from eval.asking.tasks import TaskPlan
+from eval.asking.tasks import TaskPlan, prompts_of
 from eval.depth.plan import DepthTask
 from eval.runs.samples import RunResult, Sample
-from eval.settings import MODES, DepthSettings, Settings
+from eval.settings import MODES, DepthSettings
 from eval.sweeps.plan import Variant
 from prune.common.layers import layers_without
 from prune.common.terminal import Progress
@@ -48,14 +48,7 @@ class Writer:
         asker = Asker(
             opened, self.tokenizer, AnswerStore(), max_length=self.context, scored=self.context + 1, bar=Progress()
         )
-        asked = Settings(
-            data=self.settings.data,
-            domains=self.settings.domains,
-            seed=self.settings.seed,
-            thinking=MODES,
-            slow_tokens=self.settings.slow_tokens,
-        )
-        found = ask_tasks(asker, list(plans), asked, chat=self.chat)
+        found = ask_tasks(asker, list(plans), self.settings.in_words, chat=self.chat)
         return read_logged(list(plans), found["samples"], self.tokenizer)
 
     def _without(self, variant: Variant) -> Any:
@@ -66,9 +59,14 @@ class Writer:
         return over_same_weights(self.model, config, kept)
 
 
-def thinking_plans(tasks: Iterable[DepthTask], slow_tokens: int) -> list[TaskPlan]:
+def thinking_plans(tasks: Iterable[DepthTask], settings: DepthSettings) -> list[TaskPlan]:
     """The same questions, to be answered in words, fast and slow."""
-    return [replace(task.plan, thinking=mode, slow_tokens=slow_tokens) for task in tasks for mode in MODES]
+    own = prompts_of(settings.in_words)
+    return [
+        replace(task.plan, thinking=mode, slow_tokens=settings.slow_tokens, prompts=own)
+        for task in tasks
+        for mode in MODES
+    ]
 
 
 def as_run(label: str, plans: Sequence[TaskPlan], samples: Sequence[Sample]) -> RunResult:
