@@ -10,6 +10,7 @@ from markupsafe import Markup
 from prune.common.svg import (
     WIDTH,
     Element,
+    LogLike,
     Scale,
     add,
     axis_below,
@@ -65,6 +66,30 @@ class PlottedCurve:
     marks: tuple[CurvePoint, ...] = ()
 
 
+@dataclass(frozen=True)
+class Shade:
+    """A part of the horizontal axis that stands out, with its name at the top."""
+
+    start: float
+    end: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """How curves are laid out.
+
+    `whole`: the horizontal axis has whole numbers alone; `span`: its ends, those of the points if None. `log_like`: up
+    to where from 0 the vertical axis is linear, beyond it is logarithmic; all of it linear if None.
+    """
+
+    height: float = 290.0
+    whole: bool = True
+    span: tuple[float, float] | None = None
+    log_like: float | None = None
+    shades: tuple[Shade, ...] = ()
+
+
 _HEAD, _ROW, _GAP, _FOOT = 18.0, 19.0, 9.0, 42.0
 
 
@@ -115,24 +140,32 @@ def curves(
     up: str,
     lines: Sequence[PlottedCurve],
     include: Sequence[float] = (),
-    height: float = 290.0,
+    plot: Plot | None = None,
 ) -> Markup:
-    """Lines over whole numbers, each with its band and its markers, and a dotted level for each kind of blind guess.
+    """Lines, each with its band and its markers, and a dotted level for each kind of blind guess.
 
-    `across` and `up` name the axes; `include` are values that the vertical one must hold, such as 0.
+    `across` and `up` name the axes; `include` are values that the vertical one must hold, such as 0; `plot` lays it
+    out, over whole numbers if it is None.
     """
+    plot = plot or Plot()
     every = [v for c in lines for p in (*c.points, *c.marks) for v in (p.y, p.low, p.high) if v is not None]
     chances = sorted({round(c.chance, 6) for c in lines if c.chance is not None})
-    root = drawing(name, title, description, height)
-    top, bottom, left, right = 30.0, height - _FOOT, 44.0, WIDTH - 12
+    root = drawing(name, title, description, plot.height)
+    top, bottom, left, right = 30.0, plot.height - _FOOT, 44.0, WIDTH - 12
     low, high = padded(every, include=[*include, *chances])
     if include and min(every) >= 0 <= min(include):
         low = max(low, 0.0)
     down = Scale(low, high, bottom, top)
+    if plot.log_like:
+        down = LogLike.around([*every, *include, *chances], plot.log_like, bottom, top)
     sizes = [p.x for c in lines for p in (*c.points, *c.marks)]
-    along = Scale(min(sizes), max(sizes), left + 6, right - 4)
+    along = Scale(*(plot.span or (min(sizes), max(sizes))), left + 6, right - 4)
+    for shade in plot.shades:
+        x, end = along(shade.start), along(shade.end)
+        add(root, "rect", x=x, y=top, width=end - x, height=bottom - top, class_="shade")
+        add(root, "text", shade.label, x=(x + end) / 2, y=top + 13, text_anchor="middle", class_="small")
     axis_left(root, down, left, right, up)
-    axis_below(root, along, bottom, across, up_to=[top, bottom], whole=True)
+    axis_below(root, along, bottom, across, up_to=[top, bottom], whole=plot.whole)
     if low <= 0 < high:
         add(root, "line", x1=left, x2=right, y1=down(0), y2=down(0), class_="zero")
     for level in chances:

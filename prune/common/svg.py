@@ -65,6 +65,43 @@ class Scale:
         share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
         return self.start + share * (self.end - self.start)
 
+    def marks(self, most: int) -> list[tuple[float, str]]:
+        """At most so many round values, each with its words."""
+        values = ticks(self.low, self.high, most=most)
+        return [*zip(values, tick_words(values), strict=True)]
+
+
+@dataclass(frozen=True)
+class LogLike(Scale):
+    """Linear near 0 and logarithmic beyond `linear` > 0, on both sides of 0: asinh(value / linear)."""
+
+    linear: float = 1.0
+
+    @classmethod
+    def around(cls, values: Sequence[float], linear: float, start: float, end: float) -> LogLike:
+        """From the least to the greatest of the values, with some air at both ends; none beyond 0 if they end there."""
+        bent = [math.asinh(value / linear) for value in values]
+        low, high = padded(bent)
+        low, high = (0.0 if min(bent) == 0 else low), (0.0 if max(bent) == 0 else high)
+        return cls(linear * math.sinh(low), linear * math.sinh(high), start, end, linear)
+
+    def __call__(self, value: float) -> float:
+        low, high, at = (math.asinh(v / self.linear) for v in (self.low, self.high, value))
+        return Scale(low, high, self.start, self.end)(at)
+
+    def marks(self, most: int) -> list[tuple[float, str]]:
+        """Zero and powers of ten, with halves and fifths between them where there is room."""
+        powers = range(math.floor(math.log10(self.linear)), math.ceil(math.log10(max(-self.low, self.high, 10))) + 1)
+        gap = abs(self.end - self.start) / (2 * most)
+        taken: list[float] = []
+        for factor in (0, 1, 2, 5):
+            for power in powers:
+                for value in (factor * 10.0**power, -factor * 10.0**power):
+                    apart = all(abs(self(value) - self(other)) >= gap for other in taken)
+                    if self.low <= value <= self.high and apart:
+                        taken.append(value)
+        return [(value, f"{value + 0.0:g}".replace("-", "−")) for value in sorted(taken)]
+
 
 def padded(values: Sequence[float], *, include: Sequence[float] = ()) -> tuple[float, float]:
     """Least and greatest of the values and of what must be in sight, with some air at both ends."""
@@ -196,8 +233,7 @@ def axis_below(
 def axis_left(root: Element, scale: Scale, left: float, right: float, label: str) -> None:
     """A vertical axis at `left` with grid lines to `right`; its label stands above it, level, easy to read."""
     group = add(root, "g", class_="axis")
-    values = ticks(scale.low, scale.high, most=6)
-    for value, words in zip(values, tick_words(values), strict=True):
+    for value, words in scale.marks(6):
         y = scale(value)
         add(group, "line", x1=left, x2=right, y1=y, y2=y, class_="grid")
         add(group, "text", words, x=left - 6, y=y + 4, text_anchor="end")

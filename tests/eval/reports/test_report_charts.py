@@ -1,12 +1,14 @@
 """The report's drawings: marks stand where their numbers say."""
 
+import itertools
+
 import pytest
 
 from eval.billing.counts import Counts
 from eval.reports.charts import CurvePoint, Dot, DotGroup, PlottedCurve, curves, forest
 from eval.reports.maps import COLOURS, LEAST, block_map, mosaic, shade
 from eval.reports.text import p_value, plain, signed
-from prune.common.svg import Scale, tick_words, ticks
+from prune.common.svg import LogLike, Scale, tick_words, ticks
 from tests.support.report_page import Page
 
 
@@ -61,6 +63,21 @@ def test_ticks_are_round_and_told_apart():
     assert ticks(0, 15, whole=True) == [0, 5, 10, 15]
     assert tick_words([-0.5, 0.0, 0.5]) == ["−0.5", "0.0", "0.5"]
     assert Scale(2.0, 2.0, 10, 20)(2.0) == 15
+
+
+def test_a_log_like_scale_is_linear_near_zero_and_logarithmic_beyond():
+    scale = LogLike.around([-1.0, 0.0, 1000.0], 0.01, 200, 0)
+    assert scale.low < -1
+    assert scale.high > 1000
+    assert scale(0.002) - scale(0) == pytest.approx(2 * (scale(0.001) - scale(0)), rel=0.01)
+    assert scale(1000) - scale(100) == pytest.approx(scale(100) - scale(10), rel=1e-3)
+    marks = scale.marks(6)
+    assert [words for _, words in marks][-1] == "1000"
+    assert "−1" in [words for _, words in marks]
+    heights = [scale(value) for value, _ in marks]
+    assert heights == sorted(heights, reverse=True)
+    assert min(a - b for a, b in itertools.pairwise(heights)) >= 200 / 12
+    assert LogLike.around([0.0, 5.0], 0.1, 0, 100).low == 0
 
 
 def test_numbers_are_written_as_people_write_them():
