@@ -15,7 +15,7 @@ from prune.models.precision import HELP as DTYPES
 from prune.models.vllm_options import parse_engine_options
 
 SHORTEST = 64  # tokens; below that a prompt and 16 new tokens do not fit
-LONGEST = 4096  # tokens of context at most, however much a model can hold: our questions are shorter
+LONGEST = 4096  # tokens of context if not told, however much a model can hold: our questions are shorter
 BACKENDS = ("hf", "vllm")
 CHAT = ("auto", "on", "off")
 MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
@@ -29,7 +29,8 @@ _cuts = partial(Option, panel="Cuts")
 _Text = str | None
 
 PromptsFile = Annotated[
-    Path | None, _asks("YAML file of your own fast and slow prompts, in the place of the built-in ones.", parse=Path)
+    Path | None,
+    _asks("YAML file of your own fast and slow prompts for --thinking, or one-turn (a study's form).", parse=Path),
 ]
 
 
@@ -101,7 +102,9 @@ class Questions:
         ),
     ] = ()
     field: Annotated[str, _asks("Field of that prose's rows that holds the text.")] = "text"
-    max_length: Annotated[int | None, _computes("Context in tokens; never more than the model's own, or 4096.")] = None
+    max_length: Annotated[
+        int | None, _computes("Context in tokens; 4096 if not given, and never more than the model's own.")
+    ] = None
     device: Annotated[str, _computes("auto, cpu, cuda, cuda:1, mps.")] = "auto"
     dtype: Annotated[str, _computes(DTYPES)] = "auto"
 

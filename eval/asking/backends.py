@@ -32,7 +32,7 @@ def longest_scored(settings: Settings, context: int) -> int:
 
 
 def context_length(source: Source, max_length: int | None) -> int:
-    """Tokens of context: `max_length`, but never more than the model's own or 4096."""
+    """Tokens of context: `max_length`, or 4096 if that is None, but never more than the model's own."""
     from transformers import AutoConfig
 
     try:
@@ -41,7 +41,7 @@ def context_length(source: Source, max_length: int | None) -> int:
         reason = first_line(error)
         raise CheckpointError(f"{source.name} cannot be loaded as a causal language model ({reason})") from error
     longest = getattr(text_config(config), "max_position_embeddings", None) or LONGEST
-    return min(max_length or LONGEST, LONGEST, longest)
+    return min(max_length or LONGEST, longest)
 
 
 def open_model(source: Source, tokenizer: Any, settings: Settings, *, max_length: int, bar: Progress) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from importlib.resources import files
 from pathlib import Path
 from string import Formatter, ascii_uppercase
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from prune.common.errors import RegrowthError, UsageError, first_line
 from prune.common.provenance import digest
 
 LETTERS = ascii_uppercase
+_SHIPPED, _PREFIX = files("eval.asking") / "protocols", "prompts-"
 _ALONE = re.compile(r"\W*(\d+)\s*[.:)\]]\s+(\S.*)")  # an option by its number, with its words behind
 
 
@@ -80,7 +82,7 @@ class ModePrompt(_Strict):
         if self.answer_after is None:
             return response
         _, found, behind = (self.answer_prefix + response).rpartition(self.answer_after)
-        return behind if found else ""
+        return behind.lstrip(" \t\n:*#") if found else ""  # marks of a heading
 
 
 class FastPrompt(ModePrompt):
@@ -118,7 +120,7 @@ class Prompts(_Strict):
     @property
     def sha256(self) -> str:
         """Of the content: comments and the file's layout do not count."""
-        return digest(self.model_dump())
+        return digest(self.model_dump(exclude_defaults=True))
 
     def mode(self, thinking: str) -> FastPrompt | SlowPrompt:
         """The prompts of `fast` or `slow`; a KeyError where the file has none."""
@@ -164,19 +166,29 @@ def _parse_number(response: str, choices: Sequence[str]) -> int | None:
     return int(value) - 1 if value.denominator == 1 and 1 <= value <= len(choices) else None
 
 
+def shipped_prompts() -> list[str]:
+    """Names of the prompts that come with the package."""
+    found = (entry.name for entry in _SHIPPED.iterdir() if entry.name.startswith(_PREFIX))
+    return sorted(name.removeprefix(_PREFIX).removesuffix(".yaml") for name in found)
+
+
 def read_prompts(path: str | Path) -> Prompts:
-    """Read a prompts file.
+    """Read a prompts file, or prompts that come with the package, by their name.
 
     Raises:
         RegrowthError: it is missing, no YAML, or says what it cannot; one line with the field.
     """
     import yaml
 
-    path = Path(path)
+    shipped = str(path) in shipped_prompts()
     try:
-        document = yaml.safe_load(path.read_text("utf-8"))
+        file = _SHIPPED / f"{_PREFIX}{path}.yaml" if shipped else Path(path)
+        document = yaml.safe_load(file.read_text("utf-8"))
     except OSError as error:
-        raise RegrowthError(f"--prompts {path} cannot be read ({error.strerror})") from None
+        names = ", ".join(shipped_prompts())
+        raise RegrowthError(
+            f"--prompts {path} cannot be read ({error.strerror}); it takes a YAML file, or a name: {names}"
+        ) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise RegrowthError(f"--prompts {path} is not YAML ({first_line(error)})") from None
     if not isinstance(document, dict) or not {"fast", "slow"} & document.keys():

@@ -15,7 +15,10 @@ from eval.runs.prose import Prose
 from eval.runs.samples import RunResult
 from prune.common.artefact import Artefact, Part
 
-_SETTINGS = "how it was asked: precision, context, chat template, backend, shots, limit, seed, sets, thinking"
+_SETTINGS = (
+    "how it was asked: precision, context, chat template, backend, shots, limit, seed, sets, thinking, and `prompts`, "
+    "the SHA-256 of what --prompts holds (null for the built-in ones)"
+)
 _WARNINGS = "what a reader must see first: few questions, cut prompts, memory that ran out"
 _ROWS = (
     "one per domain, protocol and model: `n`, `clusters` (questions that share no passage count one each), `few` "

@@ -40,8 +40,8 @@ class SimilarityCurve(Part):
     low: tuple[OptionalFloat, ...] = Field(description="lower ends of its 95 % intervals, each for itself")
     high: tuple[OptionalFloat, ...] = Field(description="upper ends")
     plain: tuple[OptionalFloat, ...] = Field(
-        description="plain CKA, for comparison with figures that do not say which: with fewer questions than dimensions "
-        "it is near 1 for anything"
+        description="plain CKA, for comparison with figures that do not say which it is: with fewer questions than "
+        "dimensions it is near 1 for anything"
     )
     late_less_early: Interval | None = Field(
         description="mean of `estimate` over the last third of the states less that over the first third, without nulls"
