@@ -1,4 +1,4 @@
-"""The sections of a depth run's report: the map by removal, contrasts of domains, answers in words, likeness of states."""
+"""The sections of a depth run's report: removal, contrasts of domains, answers in words, likeness of states."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def _removal(document: DepthRecord) -> Section | None:
     drawn = removal_section(curves)
     return replace(
         drawn,
-        lead=f"{drawn.lead} Another question's solution beside this question is the control: what its loss has in common "
-        "with that of the question's own is the cost of such text, and what is lost beyond it is the tie between question "
-        "and solution.",
+        lead=f"{drawn.lead} Another question's solution beside this question is the control: what its loss has in "
+        "common with that of the question's own is the cost of such text, and what is lost beyond it is the tie "
+        "between question and solution.",
         tables=(full_table(document), *thirds_tables(document), *(blocks_table(document, name) for name in shown)),
     )
 
@@ -104,9 +104,7 @@ def _contrasts(document: DepthRecord) -> list[tuple[Interaction, str]]:
     named = [
         (row.found, f"{_MEASURES[row.measure]}, {row.protocol}, {_layers(row.size)}") for row in document.interactions
     ]
-    named += [
-        (row.found, f"{row.domain} {row.protocol}, {_layers(row.size)}") for row in document.measure_interactions
-    ]
+    named += [(row.found, f"{row.domain} {row.protocol}, {_layers(row.size)}") for row in document.measure_interactions]
     return named
 
 
@@ -145,8 +143,8 @@ def _events(document: DepthRecord) -> Section | None:
     return Section(
         key="events",
         title="What goes first as layers go",
-        lead="Growing blocks at the deepest place. Larger models overthink less, and hardly correct more; read backwards, "
-        "overthinking would rise before correction falls, and knowledge fall before reasoning.",
+        lead="Growing blocks at the deepest place. Larger models overthink less, and hardly correct more; read "
+        "backwards, overthinking would rise before correction falls, and knowledge fall before reasoning.",
         tables=(events_table(document),),
         short="Order",
     )
@@ -158,8 +156,8 @@ def _likelihood(document: DepthRecord) -> Section | None:
     return Section(
         key="likelihood",
         title="Likelihood against written answers",
-        lead="Likelihood can hide what generation shows. Of each block whose model wrote answers: the change of the right "
-        "answer's NLL, and that of accuracy, on the same questions.",
+        lead="Likelihood can hide what generation shows. Of each block whose model wrote answers: the change of the "
+        "right answer's NLL, and that of accuracy, on the same questions.",
         tables=(disagreement_table(document), agreement_table(document)),
         short="Likelihood",
     )

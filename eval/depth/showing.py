@@ -112,7 +112,9 @@ def thirds_tables(document: DepthRecord) -> Iterator[Table]:
 
 _FOUND = (
     Column("Deep − shallow", "cost of deep blocks beyond shallow ones, first less second, in costs of the mean block"),
-    Column("Seen?", "the whole interval above 0: deep blocks cost the first more, shallow blocks the second", words=True),
+    Column(
+        "Seen?", "the whole interval above 0: deep blocks cost the first more, shallow blocks the second", words=True
+    ),
     Column("By rank", "the same by the chance that a deep block costs a question more than a shallow one"),
     Column("Would tell", "questions of the first and of the second that would show it, were the estimate true"),
 )
@@ -121,7 +123,13 @@ _FOUND = (
 def interactions_table(document: DepthRecord) -> Table:
     """Do deep blocks cost the first domain more, and shallow blocks the second?"""
     rows = [
-        (Cell(f"{row.domains[0]} − {row.domains[1]}"), Cell(row.measure), Cell(row.protocol), tables.count(row.size), *_found(row.found))
+        (
+            Cell(f"{row.domains[0]} − {row.domains[1]}"),
+            Cell(row.measure),
+            Cell(row.protocol),
+            tables.count(row.size),
+            *_found(row.found),
+        )
         for row in document.interactions
     ]
     columns = (
@@ -137,7 +145,12 @@ def interactions_table(document: DepthRecord) -> Table:
 def measure_interactions_table(document: DepthRecord) -> Table:
     """Do deep blocks cost chains more than recall?"""
     rows = [
-        (Cell(f"{row.domain} {row.protocol}"), Cell(" − ".join(row.measures)), tables.count(row.size), *_found(row.found))
+        (
+            Cell(f"{row.domain} {row.protocol}"),
+            Cell(" − ".join(row.measures)),
+            tables.count(row.size),
+            *_found(row.found),
+        )
         for row in document.measure_interactions
     ]
     columns = (

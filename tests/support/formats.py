@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from eval.billing.artefacts import Comparison, Run
 from eval.billing.sweep import SweepRecord
+from eval.depth.document import DepthRecord
 from eval.questions.preparation import Manifest
 from eval.questions.schema import QuestionLine
 from heal.budget.document import Budget
@@ -82,6 +83,16 @@ Beside it: `costs.json`, whose costs are the rise of answer NLL over the full mo
 answers (the mean over a domain's protocols); `samples_<task>.jsonl`, one question a line: `id`, `subject`, `source`,
 `prompt_hash`, and `correct`, `correct_raw`, `answer_greedy`, `answer_nll_bits`, `response` as lists over `variants`
 in their order (null where the protocol has none); the figures `curves.svg` and `map.svg`; `report.html`.""",
+    ),
+    (
+        "depth.json",
+        DepthRecord,
+        """[instruments.md](instruments.md) says how measures, contrasts and verdicts come about.
+
+Beside it: `depth.md`; `depth_<task>.jsonl`, one question a line: `id`, `subject`, `source`, `cluster`,
+`rationale_tokens` (0: none is used), `control_of` (the question whose rationale stands beside this one), and each
+measure as a list over `variants` in their order (null where it is not of the question; `informed` is of the question's
+own rationale); with --generate `written_<variant>_<task>-<mode>.jsonl`, the samples; figures as .svg; `report.html`.""",
     ),
     ("manifest.json", Manifest, ""),
     ("recipe.json", RecipeRecord, ""),
