@@ -80,8 +80,10 @@ class AtSize(Part):
         "the intervals of one measure hold for all sizes together with 95 %"
     )
     r_c: Interval | None = Field(description="change of the correction rate; null likewise")
-    a_fast: Interval | None = Field(description="change of accuracy at once")
-    delta: Interval | None = Field(description="change of the reasoning gain")
+    a_fast: Interval | None = Field(
+        description="change of accuracy at once; null where all questions share one passage"
+    )
+    delta: Interval | None = Field(description="change of the reasoning gain; null likewise")
 
 
 class Event(Part):
@@ -136,8 +138,7 @@ def order_of_events(
         resamples: of the bootstrap, by clusters, the same for all sizes and measures.
 
     Raises:
-        ValueError: sizes that do not begin with 0 and grow, or that are not those of the answers; fewer than two
-            clusters.
+        ValueError: sizes that do not begin with 0 and grow, or that are not those of the answers; no question.
     """
     fast, slow = (np.asarray(rows, dtype=np.bool_) for rows in (answers.fast_right, answers.slow_right))
     if len(sizes) < 2 or sizes[0] != 0 or any(b <= a for a, b in itertools.pairwise(sizes)):
@@ -152,8 +153,7 @@ def order_of_events(
         "a_fast": _changes(redraws, fast, every),
         "delta": _changes(redraws, slow.astype(float) - fast, every),
     }
-    gained = redraws.means(slow[0].astype(float) - fast[0]).intervals()[0]
-    no_gain = "" if gained.low > 0 else "the full model gains nothing from thinking for certain, so it has none to lose"
+    alone = "" if redraws.clusters > 1 else "all questions share one passage"
     counts = [count_pairs(f, s) for f, s in zip(fast.tolist(), slow.tolist(), strict=True)]
     return Asymmetry(
         domain=answers.name,
@@ -172,9 +172,15 @@ def order_of_events(
             )
             for row, size in enumerate(sizes[1:])
         ),
-        overthinking=_order("r_o", "r_c", changes, sizes[1:], margin, ""),
-        knowledge=_order("a_fast", "delta", changes, sizes[1:], margin, no_gain),
+        overthinking=_order("r_o", "r_c", changes, sizes[1:], margin, alone),
+        knowledge=_order("a_fast", "delta", changes, sizes[1:], margin, alone or _no_gain(redraws, fast[0], slow[0])),
     )
+
+
+def _no_gain(redraws: Redraws, fast: Bools, slow: Bools) -> str:
+    """Why a reasoning gain cannot be lost, from the full model's verdicts; empty where it can."""
+    gained = redraws.means(slow.astype(float) - fast).intervals()[0]
+    return "" if gained.low > 0 else "the full model gains nothing from thinking for certain, so it has none to lose"
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,7 @@ def _changes(redraws: Redraws, over: ArrayLike, under: ArrayLike) -> _Changes:
     places = np.flatnonzero(enough[1:]) + 1
     draws = np.full((len(redraws.weights), len(above) - 1), np.nan)
     intervals: list[Interval | None] = [None] * (len(above) - 1)
-    if places.size:
+    if places.size and redraws.clusters > 1:
         full = [np.broadcast_to(table[0], (places.size, table.shape[1])) for table in (above, below)]
         estimates = redraws.ratios(above[places], below[places], *full)
         draws[:, places - 1] = estimates.values

@@ -79,7 +79,7 @@ def depth_interaction(
         resamples: of the bootstrap.
 
     Raises:
-        ValueError: shapes that do not go together, costs that are no numbers, fewer than two clusters.
+        ValueError: shapes that do not go together, no question, costs that are no numbers.
     """
     return _interact(first, second, depths, False, resamples, seed)
 
@@ -175,6 +175,8 @@ def _checked(side: DomainCosts, depths: Floats) -> DomainCosts:
     costs = np.asarray(side.costs, dtype=np.float64)
     if costs.ndim != 2 or costs.shape != (depths.size, len(side.clusters)):
         raise ValueError(f"{side.name}: costs of shape {costs.shape} for {depths.size} blocks")
+    if not costs.size:
+        raise ValueError(f"{side.name}: no question, or no block")
     if not np.isfinite(costs).all():
         raise ValueError(f"{side.name}: a cost is no number")
     return replace(side, costs=costs)

@@ -120,12 +120,12 @@ class Redraws:
         """Resamples of trials of these clusters, shape (T,).
 
         Raises:
-            ValueError: fewer than two clusters.
+            ValueError: no trial.
         """
         places = np.unique(np.asarray(clusters), return_inverse=True)[1]
-        groups = int(places.max()) + 1 if places.size else 0
-        if groups < 2:
-            raise ValueError("an interval needs two clusters or more")
+        if not places.size:
+            raise ValueError("there is no trial to draw anew")
+        groups = int(places.max()) + 1
         drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples)
         return cls(places, np.vstack([np.ones(groups), drawn]))
 
@@ -147,7 +147,12 @@ class Redraws:
 
         Args:
             parts: A and B, or A, B, C and D, each of shape (K, T).
+
+        Raises:
+            ValueError: fewer than two clusters.
         """
+        if self.clusters < 2:
+            raise ValueError("an interval needs two clusters or more")
         tables = [np.atleast_2d(np.asarray(part, dtype=np.float64)) for part in parts]
         sums = [_summed(table, self.places) for table in tables]
         totals = [self.weights @ rows.T for rows in sums]

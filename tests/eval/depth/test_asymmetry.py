@@ -60,6 +60,14 @@ def test_both_at_one_size_are_not_told_apart():
     assert (still.overthinking.first_earlier, still.overthinking.second_earlier) == (0, 0)
 
 
+def test_an_order_is_not_told_of_a_change_that_is_not_certain():
+    answers = planted((0.0, *[0.12] * 5), questions=70, seed=2)
+    found = asymmetry.order_of_events(SIZES, answers, margin=0.01, resamples=500).overthinking
+    assert found.first_earlier > 0.95
+    assert found.first.certain is None
+    assert found.verdict == "cannot tell here"
+
+
 def test_knowledge_and_reasoning():
     forgets = order_of_events(SIZES, planted(known=0.6, forgets=EARLY, corrects=0.4)).knowledge
     assert (forgets.first.measure, forgets.second.measure) == ("a_fast", "delta")
@@ -74,16 +82,16 @@ def test_knowledge_and_reasoning():
 
 
 def test_equal_slopes_are_seldom_told_apart():
-    """Both change by as much at each size, in rates of unequally many questions: no order, in 100 runs."""
+    """Both change by as much at each size, in rates of unequally many questions: no order, in 60 runs."""
     slope = (0.0, 0.03, 0.06, 0.09, 0.12, 0.15)
     rng = np.random.default_rng(3)
     told = 0
-    for run in range(100):
+    for run in range(60):
         fast = np.tile(rng.random(240) < 0.3, (6, 1))
         chance = np.where(fast, 0.8 - np.array(slope)[:, None], 0.4 - np.array(slope)[:, None])
         answers = Answers("a", fast, rng.random(240) < chance, np.arange(240))
         told += order_of_events(SIZES, answers, seed=run).overthinking.verdict != "cannot tell here"
-    assert told <= 10
+    assert told <= 6
 
 
 def test_changes_are_those_of_the_rates_and_hold_together():
@@ -98,12 +106,12 @@ def test_changes_are_those_of_the_rates_and_hold_together():
     assert (found.full.n, row.counts.n, found.questions) == (300, 300, 300)
     rng = np.random.default_rng(1)
     held = 0
-    for run in range(100):
+    for run in range(60):
         fast = rng.random((6, 120)) < 0.5
         slow = rng.random((6, 120)) < 0.5
         still = order_of_events(SIZES, Answers("a", fast, slow, np.arange(120) // 2), seed=run)
         held += all(size.r_o.low <= 0 <= size.r_o.high for size in still.sizes)
-    assert held >= 89
+    assert held >= 52
 
 
 def test_passages_are_drawn_whole():
@@ -118,6 +126,9 @@ def test_a_rate_of_few_questions_is_none():
     assert found.overthinking.verdict == "cannot tell here"
     assert found.overthinking.note == "too few questions for a rate of overthinking"
     assert found.sizes[0].r_c is not None
+    passage = order_of_events(SIZES, planted(EARLY, questions=60, each=60))
+    assert {passage.overthinking.note, passage.knowledge.note} == {"all questions share one passage"}
+    assert {size.a_fast for size in passage.sizes} == {None}
 
 
 def test_a_change_counts_from_where_it_stays():

@@ -15,6 +15,7 @@ from eval.depth.interaction import (
     destroyed,
     measure_interaction,
 )
+from prune.common.intervals import Redraws
 
 BLOCKS = 12
 DEPTHS = (np.arange(BLOCKS) + 0.5) / BLOCKS
@@ -110,6 +111,12 @@ def test_the_crossover_needs_both_regions():
     assert found.bits.verdict == "seen"
     assert found.bits_crossover.deep.difference.low > 0
     assert found.bits_crossover.verdict == "cannot tell here"
+    redraws = [
+        Redraws.of(side.clusters, resamples=2000, seed=[0, number]) for number, side in enumerate((first, second))
+    ]
+    means = [each.means(side.costs[DEEP].mean(0)) for each, side in zip(redraws, (first, second), strict=True)]
+    alone, joint = (means[0] - means[1]).intervals()[0], found.bits_crossover.deep.difference
+    assert 1.05 < (joint.high - joint.low) / (alone.high - alone.low) < 1.3  # two intervals that hold together
     second.costs[SHALLOW] += 2.0
     assert depth_interaction(first, second, DEPTHS).bits_crossover.verdict == "seen"
 
@@ -172,6 +179,11 @@ def test_measures_of_the_same_questions_are_paired():
     apart = depth_interaction(chain, recall, DEPTHS)
     paired, alone = (each.relative.value.high - each.relative.value.low for each in (found, apart))
     assert paired < alone / 3
+    deep_less_shallow = [side.costs[DEEP].mean(0) - side.costs[SHALLOW].mean(0) for side in (chain, recall)]
+    parts = [rows for side, over in zip((chain, recall), deep_less_shallow, strict=True) for rows in (over, side.costs)]
+    redraws = Redraws.of(recall.clusters, resamples=2000, seed=[0, 0])
+    by_hand = redraws.ratios(parts[0], parts[1].mean(0), parts[2], parts[3].mean(0)).intervals()[0]
+    assert (found.relative.value.low, found.relative.value.high) == pytest.approx((by_hand.low, by_hand.high))
     same = measure_interaction(recall, recall, DEPTHS).relative
     assert (same.value.low, same.value.high) == pytest.approx((0, 0), abs=1e-9)
     with pytest.raises(ValueError, match="same questions"):
@@ -210,8 +222,10 @@ def test_what_cannot_be_told_says_why():
     assert (found.relative_crossover, found.profile) == (None, ())
     middle = depth_interaction(first, second, np.full(BLOCKS, 0.5))
     assert middle.rank.note == "no shallow and no deep block to compare"
-    few = depth_interaction(first, planted(rng, "few", questions=8), DEPTHS)
-    assert "fewer than 8 questions" in few.relative.note
+    for questions in (8, 2):  # of four passages, of one
+        few = depth_interaction(first, planted(rng, "few", questions=questions), DEPTHS)
+        assert "fewer than 8 questions" in few.relative.note
+        assert few.relative == few.bits == few.rank
     still = DomainCosts("still", np.ones((BLOCKS, 60)), first.clusters)
     nothing = depth_interaction(still, still, DEPTHS).relative
     assert nothing.verdict == "cannot tell here"
@@ -224,7 +238,7 @@ def test_what_cannot_be_told_says_why():
         (np.zeros((BLOCKS, 3)), np.arange(4), "shape"),
         (np.zeros((BLOCKS - 1, 3)), np.arange(3), "12 blocks"),
         (np.full((BLOCKS, 3), np.nan), np.arange(3), "no number"),
-        (np.ones((BLOCKS, 3)), np.zeros(3), "two clusters"),
+        (np.ones((BLOCKS, 0)), np.zeros(0), "no question"),
     ],
 )
 def test_what_does_not_go_together_is_refused(costs, clusters, why):

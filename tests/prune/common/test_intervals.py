@@ -74,4 +74,6 @@ def test_what_does_not_vary_has_no_width_and_resamples_without_a_ratio_do_no_har
     rare = redraws.ratios([1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 2.0]).intervals()[0]
     assert np.isfinite([rare.low, rare.high]).all()
     with pytest.raises(ValueError, match="two clusters"):
-        Redraws.of(["a", "a"], resamples=10, seed=0)
+        Redraws.of(["a", "a"], resamples=10, seed=0).means([0.5, 0.7])
+    with pytest.raises(ValueError, match="no trial"):
+        Redraws.of([], resamples=10, seed=0)
