@@ -200,6 +200,7 @@ def read_prompts(path: str | Path) -> Prompts:
         if fault["type"] != "extra_forbidden":
             raise RegrowthError(f"--prompts {path}: {first_fault(error)}") from None
         *inside, name = map(str, fault["loc"])
-        part = {(): Prompts, ("fast",): FastPrompt, ("slow",): SlowPrompt}[tuple(inside)]
-        takes = f"{'.'.join(inside) or 'the file'} takes {', '.join(part.model_fields)}"
+        parts: dict[str, type[BaseModel]] = {"": Prompts, "fast": FastPrompt, "slow": SlowPrompt}
+        where = ".".join(inside)
+        takes = f"{where or 'the file'} takes {', '.join(parts[where].model_fields)}"
         raise RegrowthError(f"--prompts {path}: unknown field {name}; {takes}") from None

@@ -87,9 +87,25 @@ class TaskPlan:
                 row["options"] = show_options(item.choices or ())
                 row["target"] = LETTERS[item.answer] if isinstance(item.answer, int) else item.answer
                 if self.prompts is not None:
-                    row["prompt"] = self.prompts.render(self.thinking, item.question, item.choices)
+                    row["prompt"] = self.words_for(item)
                     row["target"] = self.prompts.label(item.answer) if isinstance(item.answer, int) else item.answer
         return rows
+
+    def words_for(self, item: Question) -> str | None:
+        """A question in the user's own prompt; None where there are none, or where this task does not think.
+
+        Raises:
+            UsageError: they have none for questions of its kind.
+        """
+        if self.prompts is None or self.thinking is None:
+            return None
+        if (words := self.prompts.render(self.thinking, item.question, item.choices)) is None:
+            name, kind = ("open_prompt", "open questions") if item.choices is None else ("prompt", "choices")
+            raise UsageError(
+                f"--prompts: {self.thinking} has no {name}, and domain {item.domain} has {kind}; add it to the file, "
+                "or choose other questions with --sets"
+            )
+        return words
 
 
 def _worded(prompts: Prompts, thinking: str, slow_tokens: int) -> dict[str, Any]:
@@ -165,7 +181,8 @@ def plan_tasks(asked: Questions) -> list[TaskPlan]:
                 plain = TaskPlan(domain, protocol, tuple(drawn), examples=tuple(examples))
                 thinks = replace(plain, slow_tokens=slow_tokens, examples=(), prompts=prompts)
                 plans += [plain, *(replace(thinks, thinking=mode) for mode in modes)]
-    _check_worded(asked, plans)
+    for plan in plans:
+        plan.words_for(plan.questions[0])  # all are of one kind
     return plans
 
 
@@ -181,18 +198,6 @@ def prompts_of(asked: Questions) -> Prompts | None:
     prompts = read_prompts(asked.prompts)
     prompts.check(asked.prompts, asked.thinking)
     return prompts
-
-
-def _check_worded(asked: Questions, plans: Sequence[TaskPlan]) -> None:
-    """Refuse questions of a kind that the user's own prompts have no words for."""
-    for plan in plans:
-        item = plan.questions[0]
-        if plan.thinking and plan.prompts and plan.prompts.render(plan.thinking, item.question, item.choices) is None:
-            name, kind = ("open_prompt", "open questions") if item.choices is None else ("prompt", "choices")
-            raise UsageError(
-                f"--prompts {asked.prompts}: {plan.thinking} has no {name}, and domain {plan.domain} has {kind}; add "
-                "it, or choose other questions with --sets"
-            )
 
 
 def hash_questions(asked: Questions) -> dict[str, str]:

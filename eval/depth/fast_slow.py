@@ -8,7 +8,7 @@ dimensions, where the plain estimator is near 1 for anything.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import Field
@@ -22,7 +22,7 @@ from prune.models.batches import padded, plan_batches
 from prune.scanning.cka import paired_cka, plain_cka
 
 RESAMPLES = 1000
-TOKENS = ("last", "question")
+Token = Literal["last", "question"]
 _SEEN, _REVERSE, _OPEN = "seen", "the reverse", "cannot tell here"
 
 
@@ -55,12 +55,13 @@ class FastSlowSimilarity(Part):
     """How alike each layer's states are under the fast and the slow prompt of the same questions."""
 
     layers: int = Field(description="L; states are x[0] .. x[L], the last before the final norm")
-    token: Literal["last", "question"] = Field(
+    token: Token = Field(
         description="whose state: the prompt's last token, or the mean over the tokens of the question's own text"
     )
-    kernel: Literal["linear"] = Field("linear", description="of CKA")
+    kernel: Literal["linear"] = Field(default="linear", description="of CKA")
     estimator: Literal["unbiased HSIC"] = Field(
-        "unbiased HSIC", description="Song et al. (JMLR 13, 2012), equation 5, as in Nguyen et al. (arXiv 2010.15327)"
+        default="unbiased HSIC",
+        description="Song et al. (JMLR 13, 2012), equation 5, as in Nguyen et al. (arXiv 2010.15327)",
     )
     seed: int = Field(description="of the bootstrap")
     resamples: int = Field(description="of the bootstrap over questions, drawn by clusters")
@@ -77,7 +78,7 @@ def fast_slow_similarity(
     questions: Sequence[Question],
     prompts: Sequence[PromptPair],
     *,
-    token: str = "last",
+    token: Token = "last",
     batch_size: int | str = "auto",
     seed: int = 0,
     progress: Callable[[int], None] = lambda prompts: None,
@@ -103,8 +104,8 @@ def fast_slow_similarity(
         UsageError: an unknown token, or a tokenizer that does not tell where the question's tokens are.
         RegrowthError: a state is not finite.
     """
-    if token not in TOKENS:
-        raise UsageError(f"--token {token} is unknown; use {' or '.join(TOKENS)}")
+    if token not in get_args(Token):
+        raise UsageError(f"--token {token} is unknown; use {' or '.join(get_args(Token))}")
     fast, slow = (
         _states(model, [getattr(pair, mode) for pair in prompts], questions, token, batch_size, progress)
         for mode in ("fast", "slow")

@@ -118,8 +118,13 @@ def test_what_the_recipe_did_not_make_is_never_replaced(small, tmp_path):
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_are_valid_and_shown(name):
-    assert load_recipe(name).name == name
-    assert "prune scan" in succeed("recipe", "show", name).stdout
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    shown = succeed("recipe", "show", name, "--json").stdout
+    assert [line.split()[:2] for line in json.loads(shown)["commands"].values()] == [
+        stage.command.split() for stage in recipe.stages
+    ]
+    assert recipe.stages[0].command in succeed("recipe", "show", name).stdout
     assert name in [recipe["name"] for recipe in json.loads(succeed("recipe", "list", "--json").stdout)]
 
 
@@ -195,6 +200,22 @@ def test_the_papers_table_is_chosen_by_family(changes, rank, rate):
     assert float(words[words.index("--learning-rate") + 1]) == rate
     said = {name: words[words.index(f"--{name}") + 1] for name in ("length", "batch-size", "accumulate", "targets")}
     assert said == {"length": "2048", "batch-size": "4", "accumulate": "4", "targets": "feed-forward"}
+
+
+def test_the_fast_and_slow_study_asks_its_sets_in_its_way(tmp_path):
+    small = ["source=[data.tar,medqa]", "limit=4", "slow_tokens=64", "prompts=own.yaml", f"out={tmp_path}"]
+    words = [word for change in ("model=m", *small) for word in ("--set", change)]
+    plan = json.loads(succeed("recipe", "run", "decoupling", *words, "--dry-run", "--json").stdout)
+    lines = {stage["name"]: stage["command"] for stage in plan["stages"]}
+    prepared = lines.pop("questions")
+    assert "--from data.tar --from medqa " in prepared
+    assert "--mathqa-options 4" in prepared
+    assert prepared.split("--domains ")[1].split()[0].count(",") == 14  # the 13, math and medical
+    wanted = {"mmlu": 12, "mathqa": 0, "medqa": 0}
+    for name in wanted:
+        assert f"--sets {name} --thinking fast,slow --prompts own.yaml --slow-tokens 64" in lines[name]
+        assert lines[name].split("--domains ")[1].split()[0].count(",") == wanted[name]
+    assert "--limit" not in load_recipe("decoupling").resolve({"model": "m"}).stages[1].words()
 
 
 def test_a_family_that_is_in_no_table_is_refused():

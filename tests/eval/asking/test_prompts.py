@@ -1,12 +1,13 @@
 """A user's own prompts: asked as they stand, read back, kept apart, and refused where they do not fit."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from eval.asking.harness import PlannedTask
-from eval.asking.prompts import read_prompts, shipped_prompts
+from eval.asking.prompts import Prompts, read_prompts, shipped_prompts
 from eval.asking.tasks import TaskPlan, plan_tasks
 from eval.questions.schema import format_questions
 from eval.runs.run import run
@@ -138,6 +139,14 @@ def test_the_shipped_prompts_ask_both_kinds_in_both_modes():
             assert shown.count("\n") == 4  # an instruction, and the question
 
 
+def test_the_file_of_the_docs_is_one():
+    page = (Path(__file__).resolve().parents[3] / "docs" / "evaluating.md").read_text("utf-8")
+    document = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    prompts = Prompts.model_validate(document)
+    assert prompts.fast.stop == ("\n",)
+    assert prompts.render("slow", "Which?", ["left"]).endswith("\nWhich?\nA. left")
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [
@@ -180,6 +189,8 @@ def test_what_does_not_fit_is_refused_before_a_model_is_loaded(tmp_path):
     plan(own, "slow")
     with pytest.raises(UsageError, match="fast has no open_prompt, and domain d has open questions"):
         plan(own, "fast", "slow")
+    with pytest.raises(UsageError, match="fast has no open_prompt"):
+        _task(tmp_path, "fast", choices=None, answer="9")
     with pytest.raises(UsageError, match="add --thinking fast,slow"):
         plan(own)
     with pytest.raises(UsageError, match="has no slow, and --thinking asks it"):
