@@ -254,12 +254,12 @@ class DepthSettings(Questions):
     """Which blocks `evaluate depth` takes out of a model, and what it asks the rest."""
 
     limit: Annotated[int | None, _asks("Questions per domain and protocol, at most; those with a rationale first.")] = (
-        24
+        30
     )
     sizes: Annotated[str, _removes("Layers of a block, as 1,2,4.")] = "1,2,4"
     starts: Annotated[
-        str, _removes("every, or a number: so many starts of each size, spread evenly over the layers.")
-    ] = EVERY
+        str, _removes("A number: so many starts of each size, spread evenly over the layers; or every.")
+    ] = "8"
     measures: Annotated[
         tuple[str, ...],
         _asks(

@@ -118,9 +118,10 @@ def _measure(
         kept = KeptWork(unfinished, _facts(identity, plan, tasks, settings))
         context = context_length(source, settings.max_length)
         _check_room(settings, context)
+        chat = wants_chat(settings, tokenizer, source.name)
         device = pick_device(settings.device)
         model = load_model(source, dtype=pick_dtype(settings.dtype, device=device), device=device)
-        loaded = _Loaded(model, tokenizer, device, context, wants_chat(settings, tokenizer, source.name))
+        loaded = _Loaded(model, tokenizer, device, context, chat)
     seconds = {"load": time.monotonic() - began}
     walked = walk_tasks(loaded, plan, tasks, settings, kept, show_progress=show_progress)
     seconds["walk"] = time.monotonic() - began - sum(seconds.values())

@@ -91,8 +91,9 @@ in their order (null where the protocol has none); the figures `curves.svg` and 
 
 Beside it: `depth.md`; `depth_<task>.jsonl`, one question a line: `id`, `subject`, `source`, `cluster`,
 `rationale_tokens` (0: none is used), `control_of` (the question whose rationale stands beside this one), and each
-measure as a list over `variants` in their order (null where it is not of the question; `informed` is of the question's
-own rationale); with --generate `written_<variant>_<task>-<mode>.jsonl`, the samples; figures as .svg; `report.html`.""",
+measure as a list over `variants` in their order (null where it is not of the question; `informed` is of the
+question's own rationale); with --generate `written_<variant>_<task>-<mode>.jsonl`, the samples; figures as .svg;
+`report.html`.""",
     ),
     ("manifest.json", Manifest, ""),
     ("recipe.json", RecipeRecord, ""),
@@ -108,7 +109,7 @@ DOMAINS = """## `evaluate domains --json`, `regrowth.domains/1`
 
 `domains`: one object each with `domain`, `there` (its questions are in the folder), `own` (declared by you),
 `questions`, `protocols` and `sets` (name -> count), `subjects` (set -> how many), `passages` that several questions
-share, `licences`."""
+share, `rationales` (questions that have one), `licences`."""
 
 
 def page():
