@@ -72,6 +72,7 @@ bench: sample ## measure what a cut, a scan, a choice and a step of healing cost
 	$(BIN)/python bench/choice.py --sizes 4 8 --tokens 1024 --samples 64 --greedy 0
 	$(BIN)/python bench/heal_speed.py --bits 16 --batch-size 2 --steps 3 --rounds 1
 	$(BIN)/python bench/budget.py --cases 0 5
+	$(BIN)/python bench/heads.py --lengths 350 --needles 8 --depths 3 --rounds 2
 
 bench-all: sample ## run every measurement in bench/ at full size: many hours on a CPU
 	@for one in $(filter-out bench/gpu.py,$(wildcard bench/*.py)); do echo "== $$one"; $(BIN)/python $$one || exit 1; done

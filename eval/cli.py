@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from eval.depth.settings import DepthSettings
 from eval.options import asked_options, caching_options
-from eval.settings import ComparisonSettings, DepthSettings, Settings, SweepSettings
+from eval.settings import ComparisonSettings, RunSettings, SweepSettings
 from prune.common.options import takes
 from prune.common.terminal import answer, make_app
 
@@ -71,10 +72,10 @@ def domains(
 
 
 @app.command()
-@takes(settings=caching_options(Settings))
+@takes(settings=caching_options(RunSettings))
 def run(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.")],
-    settings: Settings,
+    settings: RunSettings,
     out: Annotated[
         Path | None, typer.Option(help="Folder for results.json and the samples; none if not given.")
     ] = None,
@@ -85,6 +86,8 @@ def run(
     """Score one model on the questions of some domains.
 
     Example: evaluate run pruned/ --data questions --domains medical,math --limit 100
+
+    Example: evaluate run full/ --data questions --domains math --thinking fast,slow --ablate-heads heads.json --top 20
     """
     from eval.billing.document import describe_run, write_run
     from eval.reports.terminal import run_tables

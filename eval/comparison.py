@@ -12,6 +12,7 @@ from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
 from eval.billing.bill import bill, bill_prose, corrected
 from eval.billing.document import is_stored, read_run, warn
 from eval.billing.interactions import bill_interactions, bill_thinking_interactions
+from eval.billing.needles import bill_needles, check_needles
 from eval.billing.tasks import bill_tasks
 from eval.billing.thinking import bill_thinking
 from eval.billing.verdict import judge, parse_limit
@@ -19,6 +20,7 @@ from eval.reports.figures import write_comparison_figures
 from eval.reports.page import read_sweep, report
 from eval.reports.terminal import markdown
 from eval.runs.files import harness_results, write_samples
+from eval.runs.needles import draw_needles
 from eval.runs.run import name_of, run, wants_chat
 from eval.runs.samples import RunResult
 from eval.settings import ComparisonSettings, Settings, named_texts
@@ -73,6 +75,12 @@ def compare(
     check_prompts({name: stored[name].settings.get("prompts") if name in stored else asked_now for name in names})
     if new:  # all inputs are checked before the first run
         settings = settings.with_chat(_check_models(new, settings, stored.values()))
+    check_needles(
+        {
+            name: stored[name].needles_sha256 if name in stored else _trials_sha256(model, settings)
+            for model, name in zip(models, names, strict=True)
+        }
+    )
     runs = [
         stored[name] if name in stored else run(model, settings, label=name, show_progress=show_progress)
         for model, name in zip(models, names, strict=True)
@@ -103,6 +111,14 @@ def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iter
         if settings.chat_template == "auto":
             settings = settings.with_chat(bool(result.settings["chat_template"]))
     return same_chat(models, [load_tokenizer(locate(model)) for model in models], settings)
+
+
+def _trials_sha256(model: str | Path, settings: Settings) -> str | None:
+    """SHA-256 of the needle trials that a model will be asked; None for none."""
+    if not settings.needles:
+        return None
+    source = locate(model)
+    return draw_needles(settings, load_tokenizer(source), source, chat=settings.chat_template == "on").sha256
 
 
 def check_asked(asked: Mapping[str, Sequence[TaskPlan]]) -> None:
@@ -174,6 +190,7 @@ def bill_runs(runs: Sequence[RunResult], max_loss: float | None = None, **facts:
             for name in full.prose
             for r in runs
         ),
+        needles=tuple(bill_needles(runs)),
         thinking=thinking,
         thinking_interactions=tuple(bill_thinking_interactions(thinking, runs)),
         interactions=tuple(bill_interactions(rows, runs)),

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from eval.settings import MEASURES, DepthSettings, Questions, Settings, SweepSettings, default_cache
+from eval.depth.settings import DepthSettings
+from eval.settings import Questions, Settings, SweepSettings, default_cache
 from prune.common.options import Options, settings_options
 
 _NoCache = Annotated[
@@ -20,11 +21,9 @@ _NOT_OF_DEPTH = ("few_shot", "texts", "field")  # its prompts have no examples, 
 
 def asked_options(make: type[Questions]) -> Options:
     """The options of a settings class; an option that is not given leaves the field's own default."""
-    defaults: dict[str, Any] = {field.name: None for field in fields(make) if field.default == ()}
+    defaults: dict[str, Any] = {field.name: None for field in fields(make) if isinstance(field.default, tuple)}
     if make in (SweepSettings, DepthSettings):
         defaults |= {"data": Parameter.empty, "domains": Parameter.empty}
-    if make is DepthSettings:
-        defaults |= {"measures": ",".join(MEASURES)}
     options = settings_options(make, defaults=defaults)
     left_out = _NOT_OF_DEPTH if make is DepthSettings else ()
     kinds = {name: kind for name, kind in options.kinds.items() if name not in left_out}

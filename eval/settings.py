@@ -11,6 +11,8 @@ from typing import Annotated, Any, Self, get_args, get_type_hints
 
 from prune.common.errors import UsageError
 from prune.common.options import Option
+from prune.instruments.needles import NEEDLES
+from prune.instruments.settings import HeadsSettings, parse_numbers, spell_numbers
 from prune.models.precision import HELP as DTYPES
 from prune.models.vllm_options import parse_engine_options
 
@@ -20,12 +22,14 @@ BACKENDS = ("hf", "vllm")
 CHAT = ("auto", "on", "off")
 MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
 FEWEST_SLOW = 16  # tokens of a chain of thought
-MEASURES = ("fast", "using", "writing", "control")  # of `evaluate depth`
-EVERY = "every"  # start of a block
+HEAD_SCORES = ("write", "copy")
+TOP = 20  # heads that are taken out
 
 _asks = partial(Option, panel="Questions")
 _computes = partial(Option, panel="Model and memory")
 _cuts = partial(Option, panel="Cuts")
+_hides = partial(Option, panel="Needles")
+_removes = partial(Option, panel="Heads taken out")
 _Text = str | None
 
 PromptsFile = Annotated[
@@ -53,12 +57,9 @@ def check_modes(thinking: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(mode for mode in MODES if mode in modes)
 
 
-def check_measures(measures: str | Iterable[str]) -> tuple[str, ...]:
-    """`fast,writing` or a list of measures as a tuple in the order of `MEASURES`, without repeats."""
-    named = split_names(measures, "--measures")
-    if unknown := [name for name in named if name not in MEASURES]:
-        raise UsageError(f"--measures {unknown[0]} is unknown; use {', '.join(MEASURES)}")
-    return tuple(name for name in MEASURES if name in named)
+def _lengths(lengths: str | Iterable[int]) -> tuple[int, ...]:
+    text = lengths if isinstance(lengths, str) else ",".join(map(str, lengths))
+    return parse_numbers(text, "--needle-lengths")
 
 
 def _texts(texts: str | Iterable[str]) -> tuple[str, ...]:
@@ -175,6 +176,22 @@ class Settings(Questions):
         ),
     ] = ()
     batch_size: Annotated[int, _computes("Requests at a time; halved where memory runs out.")] = 8
+    needles: Annotated[
+        bool,
+        _hides("Ask as well for invented facts that are hidden in a text: recall.", flag="--needles"),
+    ] = False
+    needle_text: Annotated[str | None, _hides("SOURCE of the text to hide them in; --text if not given.")] = None
+    needle_lengths: Annotated[
+        tuple[int, ...],
+        _hides(
+            "Tokens of a prompt: a list of lengths.",
+            typed=_Text,
+            parse=_lengths,
+            shown=spell_numbers(HeadsSettings.lengths),
+        ),
+    ] = HeadsSettings.lengths
+    needle_depths: Annotated[int, _hides("Places of the needle in the text, from its beginning to its end.")] = 5
+    needle_count: Annotated[int, _hides(f"Needles, 2 to {len(NEEDLES)}.")] = len(NEEDLES)
     cache: Annotated[
         Path | None,
         Option(
@@ -194,11 +211,67 @@ class Settings(Questions):
         _check_known("--backend", self.backend, BACKENDS)
         if self.backend_args and self.backend != "vllm":
             raise UsageError("--backend-args are for vLLM's engine; add --backend vllm")
+        if self.needles:
+            self._check_needles()
+
+    def _check_needles(self) -> None:
+        if self.backend == "vllm":
+            raise UsageError("--needles are asked through transformers; leave out --backend vllm")
+        if not self.needle_lengths:
+            raise UsageError("--needle-lengths: give one length at least")
+        if self.needle_depths < 1:
+            raise UsageError(f"--needle-depths {self.needle_depths}: use 1 or more")
+        if not 2 <= self.needle_count <= len(NEEDLES):
+            raise UsageError(f"--needle-count {self.needle_count}: use 2 to {len(NEEDLES)}")
+
+    @property
+    def haystacks(self) -> tuple[str, ...]:
+        """Sources of the text that needles are hidden in.
+
+        Raises:
+            UsageError: there is none.
+        """
+        sources = tuple(named_texts(self.texts).values()) if self.needle_text is None else (self.needle_text,)
+        if not sources:
+            raise UsageError("--needles are hidden in a text, and there is none; add --needle-text or --text")
+        return sources
 
     def check_asks(self) -> None:
         """As in `Questions`; tasks of lm-eval will do."""
         if self.domains or not self.tasks:
             super().check_asks()
+
+
+@dataclass(frozen=True)
+class RunSettings(Settings):
+    """What `evaluate run` asks, and which heads of the model are taken out before."""
+
+    ablate_heads: Annotated[
+        Path | None, _removes("heads.json of this model: take out its first heads.", parse=Path)
+    ] = None
+    top: Annotated[int | None, _removes(f"How many heads; {TOP} if not given.")] = None
+    heads_by: Annotated[str | None, _removes("The score that says which are first: write (if not given) or copy.")] = (
+        None
+    )
+    ablate_random: Annotated[
+        int | None, _removes("Take out as many random heads of the same layers in their place; drawn by this seed.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        more = {"--top": self.top, "--heads-by": self.heads_by, "--ablate-random": self.ablate_random}
+        if self.ablate_heads is None:
+            if given := [option for option, value in more.items() if value is not None]:
+                raise UsageError(f"{given[0]} goes with --ablate-heads, the heads.json of the model")
+            return
+        if self.backend == "vllm":
+            raise UsageError("--ablate-heads takes heads out of a model of transformers; leave out --backend vllm")
+        if self.top is not None and self.top < 1:
+            raise UsageError(f"--top {self.top}: use 1 or more")
+        if self.heads_by is not None:
+            _check_known("--heads-by", self.heads_by, HEAD_SCORES)
+        if self.ablate_random is not None and self.ablate_random < 0:
+            raise UsageError(f"--ablate-random {self.ablate_random}: use 0 or more")
 
 
 @dataclass(frozen=True)
@@ -243,70 +316,6 @@ class SweepSettings(Questions):
         self.check_asks()
         if self.batch_tokens < SHORTEST:
             raise UsageError(f"--batch-tokens {self.batch_tokens} is too few; use {SHORTEST} or more")
-
-
-_removes = partial(Option, panel="Blocks")
-_writes = partial(Option, panel="Answers in words")
-
-
-@dataclass(frozen=True)
-class DepthSettings(Questions):
-    """Which blocks `evaluate depth` takes out of a model, and what it asks the rest."""
-
-    limit: Annotated[int | None, _asks("Questions per domain and protocol, at most; those with a rationale first.")] = (
-        30
-    )
-    sizes: Annotated[str, _removes("Layers of a block, as 1,2,4.")] = "1,2,4"
-    starts: Annotated[
-        str, _removes("A number: so many starts of each size, spread evenly over the layers; or every.")
-    ] = "8"
-    measures: Annotated[
-        tuple[str, ...],
-        _asks(
-            "fast, using, writing, control: some of these, with commas between them.",
-            typed=str,
-            parse=check_measures,
-        ),
-    ] = MEASURES
-    max_rationale_tokens: Annotated[
-        int, _asks("A question with a longer rationale is asked as if it had none; how many is said.")
-    ] = 160
-    batch_tokens: Annotated[int, _computes("Tokens of one batch; halved where memory runs out.")] = 1024
-    similarity: Annotated[
-        bool, _writes("Also compare the states of fast and slow prompts, layer by layer, by CKA.")
-    ] = True
-    prompts: PromptsFile = None
-    generate: Annotated[
-        int,
-        _writes(
-            "So many blocks, those that tell the domains apart most, and the deepest one of each size: without each "
-            "the model also writes its answers, fast and slow. Minutes a block on a CPU; 0 for none."
-        ),
-    ] = 0
-    slow_tokens: Annotated[int, _writes("New tokens of a chain of thought, at most.")] = 256
-    batch_size: Annotated[int, _writes("Answers written at a time; halved where memory runs out.")] = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_asks()
-        least = {"batch_tokens": SHORTEST, "slow_tokens": FEWEST_SLOW, "batch_size": 1, "max_rationale_tokens": 4}
-        for name, fewest in {**least, "generate": 0}.items():
-            if getattr(self, name) < fewest:
-                option = f"--{name.replace('_', '-')} {getattr(self, name)}"
-                raise UsageError(f"{option} is too few; use {fewest} or more")
-        if self.starts != EVERY and not (self.starts.isdecimal() and int(self.starts) >= 1):
-            raise UsageError(f"--starts {self.starts}: give every, or a number of starts such as 8")
-
-    @property
-    def in_words(self) -> Settings:
-        """The same questions, all of them, asked fast and slow, as `evaluate run` asks."""
-        same = ("data", "domains", "seed", "sets", "chat_template", "slow_tokens", "prompts", "batch_size")
-        return Settings(**{name: getattr(self, name) for name in same}, thinking=MODES)
-
-    @property
-    def chain_measures(self) -> tuple[str, ...]:
-        """Those that need a rationale."""
-        return tuple(name for name in self.measures if name != "fast")
 
 
 def _check_known(option: str, given: str, known: Iterable[str]) -> None:

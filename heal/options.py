@@ -33,11 +33,17 @@ class TextOptions:
     text: Annotated[
         list[str] | None,
         _text(
-            "What to heal on: .txt, .jsonl, .parquet, a folder, or hub:repo:config:split; C4 if not named. Several "
-            "times: mixed in equal shares."
+            "What to heal on: .txt, .jsonl, .parquet, a folder, or hub:repo:config:split; C4 if not named. Rows with "
+            "`messages` are chats. Several times: mixed in equal shares."
         ),
     ] = None
     field: Annotated[str, _text("Field of each row that holds the text.")] = "text"
+    mix: Annotated[
+        str | None, _text("Share of each --text in its order, such as 0.7,0.3; they sum to 1. Equal if not given.")
+    ] = None
+    loss_on: Annotated[str, _text("Of chats, which tokens bear loss: answers (what the assistant writes), or all.")] = (
+        "answers"
+    )
     held_out: Annotated[
         list[str] | None,
         _text("Text to measure on, several times for several; one document in 50 of --text if not named."),
@@ -53,7 +59,7 @@ class TextOptions:
     def source(self) -> TextSource:
         """
         Raises:
-            UsageError: a --domain-text that is not NAME=FILE, or names one twice.
+            UsageError: a --domain-text that is not NAME=FILE, or names one twice; a --mix or --loss-on that is wrong.
         """
         from heal.text.sources import TextSource
         from prune.text.windows import DEFAULT_SOURCE
@@ -66,13 +72,26 @@ class TextOptions:
             domains.append((name, source))
         if len(dict(domains)) < len(domains):
             raise UsageError("--domain-text: two texts have one name")
-        return TextSource(
+        text = TextSource(
             tuple(self.text or [DEFAULT_SOURCE]),
             self.field,
             tuple(self.held_out) if self.held_out else None,
             None if self.held_out_tokens is None else parse_tokens(self.held_out_tokens),
             tuple(domains),
+            self.loss_on,
+            _shares(self.mix),
         )
+        text.check()
+        return text
+
+
+def _shares(written: str | None) -> tuple[float, ...] | None:
+    if written is None:
+        return None
+    try:
+        return tuple(float(share) for share in written.split(","))
+    except ValueError:
+        raise UsageError(f"--mix {written}: write a share for each --text, such as 0.7,0.3") from None
 
 
 def _source(**typed: Any) -> TextSource:
@@ -80,7 +99,7 @@ def _source(**typed: Any) -> TextSource:
 
 
 _BUDGETED = ("bits", "targets", "rank", "dropout", "length", "batch_size", "checkpointing")
-_PATCHED = ("text", "field", "held_out", "held_out_tokens")
+_PATCHED = ("text", "field", "loss_on", "held_out", "held_out_tokens")
 
 TEXT = replace(settings_options(TextOptions), make=_source)
 PATCH_TEXT = replace(settings_options(TextOptions, only=_PATCHED), make=_source)

@@ -123,6 +123,14 @@ class Responses(Part):
     ended: int = Field(description="responses that the model ended by itself")
 
 
+class Chats(Part):
+    """Counts of the chats that were packed into rows."""
+
+    read: int = Field(description="how many")
+    cut: int = Field(description="longer than a row, and cut at its end")
+    passed_over: int = Field(description="whose first tokens, as many as a row has, bear no loss")
+
+
 class Agreement(Stated):
     """Logits against those of the adapter as trained."""
 
@@ -180,7 +188,11 @@ class HealRecord(Stated, Artefact):
     method: Literal["qlora", "lora", "distill", "patch"] = Field(
         description="`qlora` (4 or 8 bits), `lora` (16), `distill` or `patch`"
     )
-    tokens: int = Field(description="the budget spent; of `patch`: fitted")
+    tokens: int = Field(description="the budget spent, as tokens seen; of `patch`: fitted")
+    loss_tokens: int | None = optional("of runs that train: how many of the tokens bore loss")
+    loss_on: str | None = optional("of runs on chats: which of their tokens bear loss, `answers` or `all`")
+    mix: tuple[float, ...] | None = optional("the share of each text in the rows; absent if equal")
+    chats: Chats | None = optional("of runs that train on chats")
     settings: dict[str, Any] = Field(description="everything that was set")
     held_out_loss: HeldOutLoss = Field(description="before and after, nats per token")
     held_out: HeldOutText = Field(description="what was measured")

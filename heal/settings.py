@@ -88,7 +88,11 @@ class DistillSettings(Settings):
         str, _distillation("text: train on the text; self: on responses that the full model first writes.")
     ] = "text"
     prompts: Annotated[
-        str | None, _distillation("Source whose field `prompt` it answers; openings of --text if not named.")
+        str | None,
+        _distillation(
+            "Source whose field `prompt` it answers, or whose chats (`messages`) up to their first answer; openings of "
+            "--text if not named."
+        ),
     ] = None
     response_tokens: Annotated[int, _distillation("Longest response that it writes.")] = 256
 

@@ -15,6 +15,8 @@ def curve(result: HealResult) -> Table:
     )
     if "cuda_bytes" in peak:
         caption += f", {peak['cuda_bytes'] / 2**30:.1f} GiB on the GPU"
+    if record.chats is not None and record.loss_tokens is not None:
+        caption += f"; {record.loss_tokens:,} of the tokens bore loss"
     if ended.by != "budget":
         why = "the text ended" if ended.by == "text" else "no better loss came"
         caption += f"; ended at step {ended.step}, for {why}"

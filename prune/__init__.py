@@ -5,12 +5,15 @@ from typing import Any
 
 _PUBLIC = {
     "CheckSettings": "prune.choosing.settings",
+    "Concepts": "prune.instruments.concepts.result",
+    "ConceptsSettings": "prune.instruments.concepts.settings",
     "CutPlan": "prune.cutting.plan",
     "CutSettings": "prune.choosing.settings",
     "Heads": "prune.choosing.heads",
     "HeadsSettings": "prune.instruments.settings",
     "Scan": "prune.scanning.result",
     "ScanSettings": "prune.scanning.settings",
+    "concepts": "prune.instruments.concepts.concepts",
     "cut": "prune.cutting.cut",
     "heads": "prune.instruments.heads",
     "inspect_cut": "prune.cutting.verify",

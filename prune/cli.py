@@ -12,6 +12,7 @@ from prune.choosing.settings import CheckSettings, CutSettings
 from prune.common.errors import UsageError
 from prune.common.options import Options, settings_options, takes
 from prune.common.terminal import answer, make_app, screen
+from prune.instruments.concepts.settings import ConceptsSettings
 from prune.instruments.settings import HeadsSettings, spell_numbers
 from prune.scanning.settings import ScanSettings
 
@@ -280,6 +281,61 @@ def heads_command(
         write_text(plot, figure, overwrite=overwrite)
     unfinished.clear()
     answer(measured.to_json(), lambda: heads_table(measured), as_json=as_json)
+    screen().print(f"Wrote {out}" + (f" and {plot}" if plot is not None else ""))
+
+
+@app.command("concepts")
+@takes(settings=settings_options(ConceptsSettings, defaults={"tokens": "30k"}), origin=ORIGIN)
+def concepts_command(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where concepts.json goes.")],
+    settings: ConceptsSettings,
+    origin: dict[str, Any],
+    text: Annotated[
+        Texts,
+        typer.Option(
+            help="Prose to read words in: a file, a folder or hub:repo, as `prune scan` takes it; may be given more "
+            "than once.",
+            show_default="C4 from the hub",
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="concepts.json of another model on the same text, such as the one before a cut or healing."),
+    ] = None,
+    resume: Resume = False,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the shares over depth: an .svg file.")] = None,
+    overwrite: OverwriteBoth = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the groups that word states fall into, layer by layer, and the labels that they line up with.
+
+    Labels are lexical (casing, place in the sentence, n-grams, the word itself) and morphological (prefix, suffix);
+    with the extra `concepts` also syntactic (part of speech, dependency) and semantic (entities, synonyms).
+
+    Example: prune concepts Qwen/Qwen3-8B --text prose.jsonl --out concepts.json --plot concepts.svg
+    """
+    from prune.common.outputs import check_free, write_text
+    from prune.common.resume import Unfinished
+    from prune.instruments.concepts.concepts import concepts
+    from prune.instruments.concepts.showing import concepts_table, draw_concepts
+    from prune.text.windows import DEFAULT_SOURCE
+
+    check_free(out, overwrite=overwrite)
+    if plot is not None:
+        if plot.suffix.lower() != ".svg":
+            raise UsageError(f"--plot {plot}: the shares over depth are an .svg file; give it that ending")
+        check_free(plot, overwrite=overwrite)
+    unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
+    measured = concepts(
+        model, text or DEFAULT_SOURCE, settings=settings, against=against, unfinished=unfinished, **origin
+    )
+    figure = draw_concepts(measured) if plot is not None else ""
+    measured.write(out, overwrite=overwrite)
+    if plot is not None:
+        write_text(plot, figure, overwrite=overwrite)
+    unfinished.clear()
+    answer(measured.to_json(), lambda: concepts_table(measured), as_json=as_json)
     screen().print(f"Wrote {out}" + (f" and {plot}" if plot is not None else ""))
 
 

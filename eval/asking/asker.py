@@ -93,14 +93,27 @@ class Asker(LM):
 
     def window_nats(self, windows: Sequence[list[int]]) -> list[float]:
         """Summed NLL in nats of each window's tokens, each given those before it; the first is not scored."""
-        keys = [request_key("window", ids) for ids in windows]
-        new = {key: ids for key, ids in zip(keys, windows, strict=True) if key not in self._answers}
-        self.known += len(windows) - len(new)
-        self.bar.advance(len(windows) - len(new))
+        answers = self._look_up("window", windows, lambda new: self.model.window_nats(new))
+        return [float(answer) for answer in answers]
+
+    def written(self, prompts: Sequence[tuple[int, ...]], new_tokens: int) -> list[str]:
+        """What the model writes after prompts of tokens, greedily, without what it thinks before."""
+        arguments = [[list(ids), new_tokens] for ids in prompts]
+        answers = self._look_up(
+            "written", arguments, lambda new: self.model.written([ids for ids, _ in new], new_tokens)
+        )
+        return [str(answer) for answer in answers]
+
+    def _look_up(self, kind: str, arguments: Sequence[Any], ask: Callable[[list[Any]], Any]) -> list[Any]:
+        """One value for each of `arguments`; `ask` has the model answer the new ones, which are kept at once."""
+        keys = [request_key(kind, given) for given in arguments]
+        new = {key: given for key, given in zip(keys, arguments, strict=True) if key not in self._answers}
+        self.known += len(arguments) - len(new)
+        self.bar.advance(len(arguments) - len(new))
         if new:
             self.asked += len(new)
-            self.model.window_nats(list(new.values()))  # each is kept as soon as it is there
-        return [float(self._answers[key][0]) for key in keys]
+            ask(list(new.values()))
+        return [self._answers[key][0] for key in keys]
 
     def close(self) -> None:
         """Let the model go, and the process it may have."""
@@ -145,7 +158,7 @@ class Asker(LM):
     def _put(self, key: str, kind: str, arguments: Any, answer: Any) -> None:
         if key in self._answers:
             return
-        if kind == "window":
+        if kind in ("window", "written"):
             self._answers.add(key, [answer])
         else:
             values = [float(answer[0]), bool(answer[1])] if kind == "loglikelihood" else [answer]

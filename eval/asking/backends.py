@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from eval.asking.removal import Removal
 from eval.settings import LONGEST, Settings
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, first_line
@@ -44,8 +45,19 @@ def context_length(source: Source, max_length: int | None) -> int:
     return min(max_length or LONGEST, longest)
 
 
-def open_model(source: Source, tokenizer: Any, settings: Settings, *, max_length: int, bar: Progress) -> Any:
-    """Load the model behind the backend that `settings` names: an LM of lm-eval, and `window_nats`."""
+def open_model(
+    source: Source,
+    tokenizer: Any,
+    settings: Settings,
+    *,
+    max_length: int,
+    bar: Progress,
+    removal: Removal | None = None,
+) -> Any:
+    """Load the model behind the backend that `settings` names: an LM of lm-eval, and `window_nats`.
+
+    On transformers it also has `written`, and `removal` says which heads are taken out.
+    """
     if settings.backend == "vllm":
         from eval.asking.vllm_model import VllmModel
 
@@ -54,4 +66,6 @@ def open_model(source: Source, tokenizer: Any, settings: Settings, *, max_length
 
     device = pick_device(settings.device)
     loaded = load_model(source, dtype=pick_dtype(settings.dtype, device=device), device=device)
+    if removal is not None:
+        removal.apply(loaded)
     return Scorer(loaded, tokenizer, batch_size=settings.batch_size, max_length=max_length, bar=bar)

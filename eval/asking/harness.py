@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import datasets
@@ -29,6 +30,8 @@ from eval.asking.walk import RouteAnswers, Way, choose_way, score
 from prune.common.errors import RegrowthError
 from prune.common.out_of_memory import is_out_of_memory
 from prune.common.terminal import Progress
+from prune.instruments.detecting import Writer
+from prune.instruments.prompts import Prompt
 from prune.models.walking import Route
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -149,6 +152,7 @@ class Scorer(HFLM):
         self.bar = bar
         self.notes: list[str] = []
         self.tokens = 0
+        self._writers: dict[int, Writer] = {}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -169,6 +173,37 @@ class Scorer(HFLM):
         with torch.inference_mode():
             logits = self.model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
         return float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
+
+    def written(self, prompts: Sequence[list[int]], new_tokens: int) -> list[str]:
+        """What the model writes after prompts of tokens, greedily, without what it thinks before.
+
+        A batch reads what its prompts begin with but once, so neighbours should have much in common.
+        """
+        answers: list[str] = []
+        writer = self._writer(new_tokens)
+        while len(answers) < len(prompts):
+            left = prompts[len(answers) :]
+            answers += self._shrinking(partial(self._write, writer, left, new_tokens))
+        return answers
+
+    def _write(self, writer: Writer, prompts: Sequence[list[int]], new_tokens: int) -> list[str]:
+        """The answers to one batch."""
+        some = prompts[: 1 if writer.reader.one_by_one else int(self.batch_size)]
+        with torch.no_grad():
+            reading = writer.reader.read([Prompt(tuple(ids)) for ids in some])
+            answers = writer.answer(reading)
+        shared = reading.rows.shared
+        self.tokens += shared + int(reading.rows.mask[:, shared:].sum())
+        for ids, answer in zip(some, answers, strict=True):
+            self.cache_hook.add_partial("written", [ids, new_tokens], answer)
+            self.bar.advance()
+        return answers
+
+    def _writer(self, new_tokens: int) -> Writer:
+        """One for all calls, as it remembers what the last prompts began with."""
+        if new_tokens not in self._writers:
+            self._writers[new_tokens] = Writer(self.model, self.tokenizer, new_tokens)
+        return self._writers[new_tokens]
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
         """As in HFLM, without its own progress bar."""

@@ -8,16 +8,19 @@ from pydantic import Field
 
 from eval.billing.bill import DomainRow, ProseRow
 from eval.billing.interactions import Interaction, ThinkingInteraction
+from eval.billing.needles import NeedleRow
 from eval.billing.tasks import TaskRow
 from eval.billing.thinking import ThinkingRow
 from eval.billing.verdict import Verdict
+from eval.runs.needles import NeedleTrials
 from eval.runs.prose import Prose
 from eval.runs.samples import RunResult
 from prune.common.artefact import Artefact, Part
 
 _SETTINGS = (
     "how it was asked: precision, context, chat template, backend, shots, limit, seed, sets, thinking, and `prompts`, "
-    "the SHA-256 of what --prompts holds (null for the built-in ones)"
+    "the SHA-256 of what --prompts holds (null for the built-in ones); `needles` and `removed_heads` (`heads` as "
+    "`[layer, head]`, `by`, `random`, `file`), where there are"
 )
 _WARNINGS = "what a reader must see first: few questions, cut prompts, memory that ran out"
 _ROWS = (
@@ -32,6 +35,12 @@ _ROWS = (
 _PROSE = (
     "one per text (`text`) and model: `bits_per_byte`, `nats_per_token`, `windows`, `difference_bits_per_byte` and "
     "`difference` (nats per token), null for the full model"
+)
+_NEEDLES = (
+    "with --needles, one for all lengths together (`length` null), and of several lengths one each, for each model: "
+    "`needles` (that no model answers without any text) and `trials` that count, `recall` (ROUGE-1, mean) and "
+    "`answered` (share of trials with a recall above 0.5), intervals by needle, and their `recall_difference` and "
+    "`answered_difference`, null for the full model"
 )
 _THINKING = (
     "with --thinking fast,slow, one per domain, protocol and model: `n`, `chance`, `counts` (`both_right`, "
@@ -108,6 +117,7 @@ class Comparison(Artefact):
     models: tuple[ComparedModel, ...] = Field(description="all models, the full one first")
     rows: tuple[DomainRow, ...] = Field(description=_ROWS)
     prose: tuple[ProseRow, ...] = Field(description=_PROSE)
+    needles: tuple[NeedleRow, ...] = Field((), description=_NEEDLES)
     thinking: tuple[ThinkingRow, ...] = Field(description=_THINKING)
     thinking_interactions: tuple[ThinkingInteraction, ...] = Field(
         description="by model, protocol and pair of domains: loss of `a_fast`, `a_slow` and `delta` in the first "
@@ -145,9 +155,13 @@ class Run(Artefact):
     rows: tuple[DomainRow, ...] = Field(description="as in comparison.json; `versus` is null")
     thinking: tuple[ThinkingRow, ...] = Field(description=_THINKING)
     prose: tuple[ProseRow, ...] = Field(description=_PROSE)
+    needles: tuple[NeedleRow, ...] = Field((), description=_NEEDLES)
     tasks: tuple[TaskRow, ...] = Field(description=_TASKS)
     windows: dict[str, Prose] = Field(
         description="by text: SHA-256 of the token windows, by which a comparison pairs them, and the loss of each"
+    )
+    needle_trials: NeedleTrials | None = Field(
+        None, description="with --needles, every trial, and by what a comparison pairs them; else null"
     )
     warnings: tuple[str, ...] = Field(description=_WARNINGS)
     truncated: int = Field(description="requests whose start was cut to fit the context")

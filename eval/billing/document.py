@@ -11,6 +11,7 @@ from eval.asking.lm_eval_tasks import LoggedAnswer
 from eval.asking.tasks import TaskPlan
 from eval.billing.artefacts import AskedModel, AskedTask, Effort, Run
 from eval.billing.bill import FEW, DomainRow, bill, bill_prose
+from eval.billing.needles import bill_needles, needle_warnings
 from eval.billing.tasks import bill_tasks
 from eval.billing.thinking import ThinkingRow, bill_thinking
 from eval.billing.unparsed import unparsed_warnings
@@ -33,6 +34,7 @@ def warn(rows: Sequence[DomainRow], thinking: Sequence[ThinkingRow], runs: Seque
     lines += _differences(runs)
     lines += [f"{r.label}: the start of {_cut(r.truncated)} was cut to fit the context" for r in runs if r.truncated]
     lines += [f"{r.label}: {note}" for r in runs for note in r.notes]
+    lines += needle_warnings(runs)
     return (*lines, *unparsed_warnings([asdict(row) for row in rows], [asdict(row) for row in thinking]))
 
 
@@ -71,8 +73,10 @@ def describe_run(result: RunResult) -> Run:
         rows=rows,
         thinking=thinking,
         prose=tuple(bill_prose(result.label, name, prose, None) for name, prose in result.prose.items()),
+        needles=tuple(bill_needles([result])),
         tasks=tuple(bill_tasks([result])),
         windows=result.prose,
+        needle_trials=result.needles,
         warnings=warn(rows, thinking, [result]),
         truncated=result.truncated,
         notes=result.notes,
@@ -130,4 +134,5 @@ def read_run(folder: str | Path, *, label: str | None = None) -> RunResult:
         asked=run.measured.asked,
         known=run.measured.known,
         logged=tuple(logged),
+        needles=run.needle_trials,
     )

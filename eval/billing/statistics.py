@@ -177,6 +177,22 @@ def paired_gain_difference(changes: Sequence[float], units: Sequence[str]) -> In
     return _adjusted_wald(math.fsum(changes), squares, len(changes), _MOST_GAIN, design_of(changes, units))
 
 
+def paired_share_difference(before: Sequence[float], after: Sequence[float], units: Sequence[str]) -> Interval:
+    """Mean of after - before of shares from 0 to 1, such as recall, over the same n trials.
+
+    The interval is that of `paired_accuracy_difference`, to which it comes down where all shares are 0 or 1.
+
+    Args:
+        before, after: shape (n,), n >= 1, in the same order of trials.
+        units: shape (n,): what is independent, the same for trials of one needle.
+    """
+    changes = [second - first for first, second in zip(before, after, strict=True)]
+    if not changes or max(map(abs, changes)) > 1:
+        raise ValueError("shares are from 0 to 1")
+    squares = math.fsum(change * change for change in changes)
+    return _adjusted_wald(math.fsum(changes), squares, len(changes), 1.0, design_of(changes, units))
+
+
 def _adjusted_wald(total: float, squares: float, n: int, most: float, design: Design) -> Interval:
     """The mean of n changes within `most` from their sum and sum of squares, +1 and -1 added for the bounds."""
     size = n / design.effect + 2
@@ -205,8 +221,11 @@ def _t_quantile(degrees: int) -> float:
     return float(stats.t.ppf(_UPPER, degrees))
 
 
-def wilson(right: int, n: int, design: Design = INDEPENDENT) -> Interval:
-    """Accuracy right / n with Wilson's score interval; `design` as in `paired_accuracy_difference`."""
+def wilson(right: float, n: int, design: Design = INDEPENDENT) -> Interval:
+    """Accuracy right / n with Wilson's score interval; `design` as in `paired_accuracy_difference`.
+
+    For shares, such as recall, `right` is their sum; the interval is then too wide, if at all.
+    """
     if n < 1 or not 0 <= right <= n:
         raise ValueError("right answers must be a count within n")
     share, size, z = right / n, n / design.effect, _quantile(design)

@@ -22,6 +22,9 @@ from prune.models.batches import padded, plan_batches
 from prune.scanning.cka import paired_cka, plain_cka
 
 RESAMPLES = 1000
+LEAST_CLUSTERS = (
+    8  # for a claim: of 5 the intervals leave out the truth in 10 to 13 % of draws, of 8 and more in 0 to 3
+)
 Token = Literal["last", "question"]
 _SEEN, _REVERSE, _OPEN = "seen", "the reverse", "cannot tell here"
 
@@ -47,7 +50,8 @@ class SimilarityCurve(Part):
         description="mean of `estimate` over the last third of the states less that over the first third, without nulls"
     )
     declines: Literal["seen", "the reverse", "cannot tell here"] = Field(
-        description="whether likeness falls with depth, by whether that interval is below 0, above 0, or holds 0"
+        description="whether likeness falls with depth, by whether that interval is below 0, above 0, or holds 0; "
+        "never told by fewer than 8 clusters, of which the intervals are too narrow"
     )
 
 
@@ -153,7 +157,7 @@ def compare_states(fast: np.ndarray, slow: np.ndarray, clusters: Sequence[str], 
         "high": tuple(high.tolist()),
         "plain": tuple(plain_cka(fast[:, x], slow[:, x]) for x in range(fast.shape[1])),
         "late_less_early": difference,
-        "declines": _claim(difference),
+        "declines": _claim(difference if groups >= LEAST_CLUSTERS else None),
     }
 
 

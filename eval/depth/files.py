@@ -21,10 +21,10 @@ from eval.depth.document import DepthRecord, DepthVariant, WrittenVariant
 from eval.depth.fast_slow import FastSlowSimilarity
 from eval.depth.measures import TaskMeasures
 from eval.depth.plan import middle
+from eval.depth.settings import DepthSettings
 from eval.depth.showing import markdown
 from eval.depth.walking import WalkedTasks
 from eval.runs.samples import RunResult
-from eval.settings import DepthSettings
 from eval.sweeps.plan import SweepPlan
 from prune.common.outputs import staged_directory, write_text
 from prune.common.provenance import provenance

@@ -10,8 +10,8 @@ import numpy as np
 
 from eval.asking.tasks import TaskPlan, plan_tasks
 from eval.depth.pairing import pair_rationales
+from eval.depth.settings import EVERY, DepthSettings
 from eval.questions.schema import cluster_of, draw
-from eval.settings import EVERY, DepthSettings
 from eval.sweeps.plan import FULL, SweepPlan, block
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.layers import parse_layers, starts

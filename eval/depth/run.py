@@ -13,8 +13,9 @@ from eval.asking.backends import context_length
 from eval.asking.tasks import TaskPlan, hash_questions, prompts_of
 from eval.billing.sweep import Cost
 from eval.depth.plan import DepthTask, draw_tasks, plan_blocks, read_pool
+from eval.depth.settings import DepthSettings
 from eval.runs.run import wants_chat
-from eval.settings import SHORTEST, DepthSettings
+from eval.settings import SHORTEST
 from eval.sweeps.plan import SweepPlan
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import locate

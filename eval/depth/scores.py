@@ -11,7 +11,7 @@ from eval.depth.document import DepthTaskRecord, MeasureRow, Third
 from eval.depth.interaction import DEEP, SHALLOW
 from eval.depth.measures import UNITS, Floats, TaskMeasures
 from eval.depth.plan import middle
-from eval.settings import DepthSettings
+from eval.depth.settings import DepthSettings
 from eval.sweeps.plan import SweepPlan
 from prune.common.intervals import Interval
 

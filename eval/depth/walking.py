@@ -10,7 +10,7 @@ from eval.asking.walk import RouteAnswers, Way, choose_way, score
 from eval.depth.measures import TaskMeasures, task_measures
 from eval.depth.plan import DepthTask
 from eval.depth.requests import collect_requests
-from eval.settings import DepthSettings
+from eval.depth.settings import DepthSettings
 from eval.sweeps.lookup import Collected, Prompting, collector
 from eval.sweeps.plan import SweepPlan
 from prune.common.provenance import digest

@@ -11,8 +11,9 @@ from typing import Any
 
 from eval.asking.tasks import TaskPlan, prompts_of
 from eval.depth.plan import DepthTask
+from eval.depth.settings import DepthSettings
 from eval.runs.samples import RunResult, Sample
-from eval.settings import MODES, DepthSettings
+from eval.settings import MODES
 from eval.sweeps.plan import Variant
 from prune.common.layers import layers_without
 from prune.common.terminal import Progress

@@ -9,6 +9,7 @@ from typing import Any
 from eval.reports.comparison import (
     domains_section,
     interactions_section,
+    needles_section,
     prose_section,
     tasks_section,
     thinking_section,
@@ -34,6 +35,7 @@ def build(comparison: Document | None, sweep: Document | None = None, flips: Seq
     if comparison is not None:
         full, *others = [model["label"] for model in comparison["models"]]
         sections += [domains_section(comparison), interactions_section(comparison), prose_section(comparison)]
+        sections += [needles_section(comparison)]
         title = f"What the cut costs: {listed(others)} against {full}" if others else f"What {full} scores"
         top = comparison_top(comparison)
     if sweep is not None:

@@ -15,6 +15,7 @@ from eval.reports.tables import (
     counts_table,
     domain_table,
     interactions_table,
+    needles_table,
     prose_table,
     tasks_table,
     thinking_interactions_table,
@@ -95,6 +96,15 @@ def prose_section(comparison: Record) -> Section | None:
         return None
     lead = "How well each model still predicts text that none of the questions stands in."
     return Section("prose", "Held-out prose", lead, tables=(prose_table(rows),), short="Prose")
+
+
+def needles_section(comparison: Record) -> Section | None:
+    """What each model brings back of its context; None where no needles were asked for."""
+    rows = comparison["needles"]
+    if not rows:
+        return None
+    lead = "Whether a model brings back what stands in its context: facts that were invented, and hidden in a text."
+    return Section("needles", "Needle recall", lead, tables=(needles_table(rows),), short="Needles")
 
 
 def tasks_section(comparison: Record) -> Section | None:

@@ -202,6 +202,33 @@ def prose_table(rows: Sequence[Record]) -> Table:
     return Table.from_records("Loss on held-out prose", rows, _PROSE, shared=1, key="prose")
 
 
+_BY_NEEDLE = "change against the full model on the same trials, with its 95 % paired interval by needle"
+_NEEDLES = (
+    field(
+        "Context",
+        "tokens of the prompt that an invented fact is hidden in, each at the same depths",
+        lambda row: Cell("all lengths" if row["length"] is None else f"{row['length']} tokens"),
+        words=True,
+    ),
+    field("Trials", "", lambda row: count(row["trials"])),
+    field("Needles", "those that no model answers without the text", lambda row: count(row["needles"])),
+    _MODEL,
+    field("Recall, %", "words of the needle's answer that come back (ROUGE-1)", lambda row: score(row["recall"])),
+    field("Answered, %", "trials in which more than half of them do", lambda row: score(row["answered"])),
+    field("Δ recall, points", _BY_NEEDLE, lambda row: change(row["recall_difference"], 100, 1, worse_above=False)),
+    field(
+        "Δ answered, points",
+        "the same for the trials answered",
+        lambda row: change(row["answered_difference"], 100, 1, worse_above=False),
+    ),
+)
+
+
+def needles_table(rows: Sequence[Record]) -> Table:
+    """What each model brings back of invented facts in a text."""
+    return Table.from_records("Needle recall", rows, _NEEDLES, shared=3, key="needles")
+
+
 def _rate(key: str) -> Shown:
     return lambda row: score(row[key])
 

@@ -62,6 +62,10 @@ def _tables(document: Document, full: str) -> Iterator[RenderableType]:
         yield Text(f"{table.legend()}\n", style="dim")
     if document["prose"]:
         yield from _parts(tables.prose_table(document["prose"]), ("Held-out prose, loss", tables.PROSE))
+    if document["needles"]:
+        table = tables.needles_table(document["needles"])
+        yield from _parts(table, (table.title, [column.heading for column in table.columns]))
+        yield Text(f"{table.legend()}\n", style="dim")
     if document["tasks"]:
         yield tables.tasks_table(document["tasks"])
     for table, rest in _interactions(document, full):
@@ -130,6 +134,7 @@ def markdown(document: Document) -> str:
             ("rows", tables.domain_table),
             ("thinking", tables.thinking_table),
             ("prose", tables.prose_table),
+            ("needles", tables.needles_table),
             ("tasks", tables.tasks_table),
         )
         if document[key]

@@ -13,11 +13,13 @@ from eval.asking.backends import check_backend, context_length, device_of, longe
 from eval.asking.cache import AnswerStore
 from eval.asking.lm_eval_tasks import pick_logged
 from eval.asking.prompts import Prompts
+from eval.asking.removal import Removal, plan_removal
 from eval.asking.tasks import TaskPlan, plan_tasks, prompts_of
 from eval.questions.schema import Question, cluster_of
+from eval.runs.needles import draw_needles, measure_needles
 from eval.runs.prose import draw_prose, measure_prose
 from eval.runs.samples import RunResult, Sample, chosen_index, hash_prompt
-from eval.settings import SHORTEST, Questions, Settings
+from eval.settings import SHORTEST, Questions, RunSettings, Settings
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
@@ -43,14 +45,14 @@ def run(
 
     Args:
         model: a model folder or hub id.
-        settings: what is asked and how; if None, made of `options`, which are the fields of `Settings`.
+        settings: what is asked and how; if None, made of `options`, which are the fields of `RunSettings`.
         label: what to call the model; its folder's or hub name if None.
 
     Raises:
         UsageError: settings that are wrong in themselves.
         RegrowthError: the questions, the model or its tokenizer cannot be read, or a score is not a number.
     """
-    settings = Settings.of(**options) if settings is None else settings
+    settings = RunSettings.of(**options) if settings is None else settings
     plans, prompts = plan_tasks(settings), prompts_of(settings)
     check_backend(settings)
     label = label or name_of(model)
@@ -60,18 +62,21 @@ def run(
     chat = wants_chat(settings, tokenizer, source.name)
     context = context_length(source, settings.max_length)
     _check_room(settings, context)
+    identity = model_identity(source.folder, name=source.name, commit=source.commit)
+    removal = plan_removal(settings, identity) if isinstance(settings, RunSettings) else None
     drawn = draw_prose(settings, tokenizer, context)
+    planned = draw_needles(settings, tokenizer, source, chat=chat) if settings.needles else None
     started = time.monotonic()
-    total = sum(p.requests for p in plans) + sum(map(len, drawn.values()))
+    total = sum(p.requests for p in plans) + sum(map(len, drawn.values())) + len(planned or ())
     from eval.asking.asker import Asker  # imports lm-eval, after what can be wrong was checked
 
     with progress(f"asking {label}", total, shown=show_progress) as bar:
         bar.note("reading the weights' hash")
         content = content_sha256(source.folder, memo=settings.cache and settings.cache / "hashes.json")
         bar.note("")
-        answers = AnswerStore() if settings.cache is None else _stored(settings, content, context, prompts)
+        answers = AnswerStore() if settings.cache is None else _stored(settings, content, context, prompts, removal)
         asker = Asker(
-            lambda: open_model(source, tokenizer, settings, max_length=context, bar=bar),
+            lambda: open_model(source, tokenizer, settings, max_length=context, bar=bar, removal=removal),
             tokenizer,
             answers,
             max_length=context,
@@ -83,25 +88,29 @@ def run(
             prose = {
                 name: measure_prose(asker.window_nats(windows), tokenizer, windows) for name, windows in drawn.items()
             }
+            needles = None if planned is None else measure_needles(planned, asker.written, settings.batch_size)
         finally:
             asker.close()
             answers.close()
     logged = harness.pop("samples")
     result = RunResult(
         label=label,
-        identity={**model_identity(source.folder, name=source.name, commit=source.commit), "content_sha256": content},
+        identity={**identity, "content_sha256": content},
         tasks=tuple(plans),
         samples=tuple(read_logged(plans, logged, tokenizer)),
         harness=harness,
         prose=prose,
-        settings=_asked_how(settings, prompts, dtype=asker.facts["dtype"], max_length=context, chat_template=chat),
+        settings=_asked_how(
+            settings, prompts, removal, dtype=asker.facts["dtype"], max_length=context, chat_template=chat
+        ),
         seconds=time.monotonic() - started,
         tokens=asker.tokens,
         truncated=asker.truncated,
-        notes=tuple(asker.notes),
+        notes=(*([removal.note] if removal else []), *asker.notes),
         asked=asker.asked,
         known=asker.known,
         logged=pick_logged(logged, [plan.name for plan in plans]),
+        needles=needles,
     )
     del asker
     _free()
@@ -116,8 +125,18 @@ def _check_room(settings: Settings, context: int) -> None:
         )
 
 
-def _asked_how(settings: Settings, prompts: Prompts | None, **settled: Any) -> dict[str, Any]:
+def _asked_how(settings: Settings, prompts: Prompts | None, removal: Removal | None, **settled: Any) -> dict[str, Any]:
     """How a model was asked, for its record: the settings, and what was settled when it was read (`settled`)."""
+    more: dict[str, Any] = {}
+    if settings.needles:
+        more["needles"] = {
+            "lengths": list(settings.needle_lengths),
+            "depths": settings.needle_depths,
+            "count": settings.needle_count,
+            "text": list(settings.haystacks),
+        }
+    if removal is not None:
+        more["removed_heads"] = removal.to_json()
     return {
         "batch_size": settings.batch_size,
         **settled,
@@ -128,6 +147,7 @@ def _asked_how(settings: Settings, prompts: Prompts | None, **settled: Any) -> d
         "thinking": list(settings.thinking),
         "slow_tokens": settings.slow_tokens,
         "prompts": None if prompts is None else prompts.sha256,
+        **more,
     }
 
 
@@ -139,7 +159,9 @@ def wants_chat(settings: Questions, tokenizer: Any, name: str) -> bool:
     return there and settings.chat_template != "off"
 
 
-def _stored(settings: Settings, content: str, context: int, prompts: Prompts | None) -> AnswerStore:
+def _stored(
+    settings: Settings, content: str, context: int, prompts: Prompts | None, removal: Removal | None
+) -> AnswerStore:
     """The answers that the model of this `content_sha256` gave, under all that an answer depends on but its prompt."""
     vllm = settings.backend == "vllm"
     apart = ("python", "regrowth", "peft") if vllm else ("python", "regrowth", "peft", "vllm")
@@ -156,6 +178,8 @@ def _stored(settings: Settings, content: str, context: int, prompts: Prompts | N
         scope["prompts"] = prompts.sha256
     if vllm:
         scope["backend_args"] = altering(settings.backend_args)
+    if removal is not None:
+        scope["removed_heads"] = removal.heads
     return AnswerStore(settings.cache, scope)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from eval.asking.lm_eval_tasks import LoggedAnswer
 from eval.asking.tasks import TaskPlan
+from eval.runs.needles import NeedleTrials
 from eval.runs.prose import Prose
 
 
@@ -50,7 +51,7 @@ class RunResult:
     """What one model answered: samples per question, lm-eval's own results, and how it was measured.
 
     `prose` by the name of the text; `logged`: answers to the tasks of lm-eval that were named; `asked` and `known`:
-    requests that the model answered in this run, and that an earlier run had answered.
+    requests that the model answered in this run, and that an earlier run had answered; `needles` None if not asked.
     """
 
     label: str
@@ -67,6 +68,12 @@ class RunResult:
     asked: int = 0
     known: int = 0
     logged: tuple[LoggedAnswer, ...] = ()
+    needles: NeedleTrials | None = None
+
+    @property
+    def needles_sha256(self) -> str | None:
+        """Of the needle trials that were asked; None for none."""
+        return None if self.needles is None else self.needles.sha256
 
     def of(self, task: TaskPlan) -> list[Sample]:
         """The samples of one task, in its order."""

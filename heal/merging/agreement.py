@@ -97,7 +97,8 @@ def measuring_text(record: HealRecord, source: Source, measuring: Measuring) -> 
     tokenizer, length, batch = load_tokenizer(source), record.settings["length"], record.settings["batch_size"]
     limit = record.held_out.limit or HELD_OUT_TOKENS
     if held_out:
-        rows = hold_out(TextSource(held_out, measuring.field, held_out, tokens or limit), tokenizer, length=length)
+        other = TextSource(held_out, measuring.field, held_out, tokens or limit, loss_on=record.loss_on or "answers")
+        rows = hold_out(other, tokenizer, length=length)
         return Measure(rows, batch, {"held_out": text_identity(held_out, measuring.field)})
     text, identity = _recorded(record, limit)
     why = "has changed since"
@@ -234,7 +235,8 @@ def _recorded(record: HealRecord, tokens: int) -> tuple[TextSource, dict[str, An
     identity = record.provenance[name]
     texts = identity if isinstance(identity, list) else [identity]
     sources = tuple(text["source"] for text in texts)
-    text = TextSource(sources, texts[0]["field"], sources if name == "held_out" else None, tokens)
+    loss_on = record.loss_on or "answers"
+    text = TextSource(sources, texts[0]["field"], sources if name == "held_out" else None, tokens, loss_on=loss_on)
     return text, {name: identity}
 
 

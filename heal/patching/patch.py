@@ -100,6 +100,7 @@ def patch(
         held_out=HeldOutText(
             tokens=sum(row.targets for row in measured.rows), share=None if plan.text.held_out else 1 / HELD_OUT_SHARE
         ),
+        loss_on=plan.text.loss_on if stream.chats else None,
         provenance=provenance(device=run.device, dtype=str(full.dtype).removeprefix("torch."), **plan.text.identity()),
     )
     with staged_directory(plan.out, overwrite=run.overwrite) as stage:
@@ -147,6 +148,7 @@ def _plan(
 ) -> _PatchPlan:
     """Settle it, and refuse what cannot be done before anything that takes long. See `patch`."""
     text = TextSource(text) if isinstance(text, str) else text
+    text.check()
     _check(settings)
     fitted = parse_tokens(run.tokens) // settings.length
     if not fitted:

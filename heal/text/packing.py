@@ -24,7 +24,8 @@ class Row:
     """One packed row of T tokens.
 
     `tokens`, `positions` and `labels` are int32 arrays of shape (T,). `labels` follow transformers' convention
-    (not shifted): a label is the token itself, or -100 where no token of the same document stands before it.
+    (not shifted): a label is the token itself, or -100 where no token of the same document stands before it, or where
+    the token bears no loss.
     """
 
     tokens: np.ndarray
@@ -96,6 +97,71 @@ class Packer:
         return _row(pieces, self._length)
 
 
+class ChatPacker:
+    """Packs chats into rows of exactly `length` tokens. A chat stands in one row, from its beginning.
+
+    So that no answer is learnt without its question, a chat that does not fit into what is left of a row is begun
+    there, and stands whole in the next one. One longer than a row is cut at the row's end. One whose first `length`
+    tokens bear no loss is passed over. Chats get no BOS or EOS: their template has written its own.
+
+    Args:
+        length: tokens per row, at least 4.
+        once: leave what is left of a row empty, so that each token is read once.
+        state: what `state()` of another such packer of the same length gave.
+
+    Attributes:
+        counts: of the chats `read`, how many were `cut`, and how many `passed_over`.
+    """
+
+    def __init__(self, length: int, *, once: bool = False, state: dict[str, Any] | None = None) -> None:
+        if length < 4:
+            raise ValueError(f"a row of {length} tokens cannot hold a chat")
+        held = state or {"pieces": [], "rest": None, "counts": {"read": 0, "cut": 0, "passed_over": 0}}
+        self._length, self._once = length, once
+        self._pieces: list[tuple[list[int], list[bool]]] = [(ids, bears) for ids, bears in held["pieces"]]
+        self._rest: tuple[list[int], list[bool]] | None = held["rest"]
+        self.counts: dict[str, int] = dict(held["counts"])
+
+    def add(self, ids: list[int], bears: list[bool]) -> None:
+        """Take in a chat: its tokens, and which of them bear loss. `take` must have given None."""
+        self.counts["read"] += 1
+        kept = bears[: self._length]
+        if not any(kept[1:]):  # the first token of a row is not predicted
+            self.counts["passed_over"] += 1
+            return
+        self.counts["cut"] += len(ids) > self._length
+        self._rest = ids[: self._length], kept
+
+    def take(self) -> Row | None:
+        """The next full row, or None when another chat is needed for it."""
+        room = self._length - sum(len(ids) for ids, _ in self._pieces)
+        if room < 2:
+            return self._row()
+        if self._rest is None:
+            return None
+        ids, bears = self._rest
+        if len(ids) <= room:
+            self._pieces.append(self._rest)
+            self._rest = None
+            return self.take()
+        if not self._once:
+            self._pieces.append((ids[:room], bears[:room]))
+        return self._row()
+
+    def last(self, *, partly: bool = False) -> Row | None:
+        """When no chat is left: see `Packer.last`."""
+        full = sum(len(ids) for ids, _ in self._pieces) == self._length
+        return self._row() if self._pieces and (full or partly) else None
+
+    def state(self) -> dict[str, Any]:
+        """The row and the chat that stand unfinished, as JSON."""
+        return {"pieces": list(self._pieces), "rest": self._rest, "counts": dict(self.counts)}
+
+    def _row(self) -> Row:
+        pieces, self._pieces = self._pieces, []
+        return _row([ids for ids, _ in pieces], self._length, [bears for _, bears in pieces])
+
+
 def pack(
     documents: Iterable[Sequence[int]], length: int, *, bos: int | None, eos: int | None, keep_last: bool = False
 ) -> Iterator[Row]:
@@ -109,10 +175,13 @@ def pack(
         yield row
 
 
-def _row(pieces: list[list[int]], length: int) -> Row:
+def _row(pieces: list[list[int]], length: int, bears: list[list[bool]] | None = None) -> Row:
+    """`bears`: which tokens of each piece bear loss; all if None."""
     tokens = np.concatenate([np.asarray(piece, dtype=np.int32) for piece in pieces])
     positions = np.concatenate([np.arange(len(piece), dtype=np.int32) for piece in pieces])
     labels = np.where(positions == 0, IGNORED, tokens).astype(np.int32)
+    if bears is not None:
+        labels[~np.concatenate([np.asarray(piece, dtype=bool) for piece in bears])] = IGNORED
     short = length - len(tokens)
     if short:  # filler goes on with the last document's positions: causal attention keeps it from all before it
         tokens = np.concatenate([tokens, np.repeat(tokens[-1:], short)])

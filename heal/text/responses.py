@@ -1,7 +1,7 @@
 """Text for healing that the full model writes itself: responses to prompts, as in Self-Data Distillation.
 
 A model fine-tuned on what it would have said loses less of what it can do than one tuned on other people's text
-(arXiv 2410.09982, where it is the remedy for generative tasks after a cut).
+(arXiv 2410.09982, where it is the remedy for generative tasks after a cut). What a chat asks is stored as a chat.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from heal.text.chats import ASSISTANT, ChatTemplate, Messages, first_question, questions
 from heal.text.sources import HeldOut, TextSource, trainable
 from prune.common.errors import TextError
 from prune.models.generation import end_tokens as _ends
 from prune.models.generation import write_answers
-from prune.text.documents import read_documents
+from prune.text.documents import Document, Documents
 from prune.text.windows import SHORTEST, bos_id, encode
 
 if TYPE_CHECKING:
@@ -33,52 +34,82 @@ _BUFFER = 10_000  # prompts shuffled at a time
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model answers: its token ids, BOS included, and the text they come from."""
+    """What the model answers: its token ids, BOS included, and the text they come from.
+
+    Attributes:
+        messages: of a chat, those before the answer; None if the prompt is no chat.
+        longest: of a chat, tokens that it may have with its answer.
+    """
 
     ids: tuple[int, ...]
     text: str
+    messages: Messages | None = None
+    longest: int = 0
 
 
 @dataclass(frozen=True)
 class Response:
-    """One line of responses.jsonl. `text` is what healing reads: prompt and response, without BOS and EOS.
+    """One line of responses.jsonl. Healing reads `text`: prompt and response, without BOS and EOS. Or it is a chat.
 
     Attributes:
+        text: None, and not written, where it is a chat.
         tokens: of the response.
         ended: whether the model ended it itself.
         prompt_tokens: of the prompt, BOS included.
         batch: which batch it was written in, 0-based; the batch's random numbers follow from the seed and this.
+        messages: of a chat, the response's the last; None, and not written, where it is none.
     """
 
-    text: str
+    text: str | None
     prompt: str
     response: str
     tokens: int
     ended: bool
     prompt_tokens: int
     batch: int
+    messages: Messages | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def read_prompts(
-    tokenizer: PreTrainedTokenizerBase, text: TextSource, prompts: str | None, held_out: HeldOut, *, seed: int
+    tokenizer: PreTrainedTokenizerBase,
+    text: TextSource,
+    prompts: str | None,
+    held_out: HeldOut,
+    *,
+    seed: int,
+    longest: int = 1 << 20,
 ) -> Iterator[Prompt]:
     """What the full model is to answer, in an order given by `seed`, through a buffer that holds 10,000 of them.
 
     Args:
-        text: without `prompts`, its documents' openings, of several sources in turns.
-        prompts: a SOURCE whose rows have a field `prompt`.
+        text: without `prompts`, its documents' openings, or what its chats ask; of several sources in turns.
+        prompts: a SOURCE whose rows have a field `prompt`, or are chats.
         held_out: what is measured, and so never a prompt.
+        longest: tokens of a row: no chat that is written becomes longer.
+
+    Raises:
+        TextError: a source cannot be read, or some of `text` are chats and others prose.
     """
     if prompts is not None:
-        asked = (d.text for d in read_documents(prompts, field="prompt") if not held_out.holds(d.text))
-        return asked_prompts(tokenizer, _shuffled(asked, seed))
+        reader = Documents(prompts, "prompt", chats=True)
+        asked = _begun(_shuffled((d.text for d in reader if not _is_measured(d, held_out)), seed))
+        return chat_prompts(tokenizer, asked, longest) if reader.chats else asked_prompts(tokenizer, asked)
     wanted = trainable(text, held_out)
+    readers = [Documents(source, text.field, chats=True) for source in text.sources]
 
-    def documents(source: str) -> Iterator[str]:
-        return (d.text for d in read_documents(source, field=text.field) if wanted(d.text))
+    def documents(reader: Documents) -> Iterator[str]:
+        return (d.text for d in reader if wanted(d.text))
 
-    shuffled = [_shuffled(documents(s), [seed, i] if i else seed) for i, s in enumerate(text.sources)]
-    return opening_prompts(tokenizer, _in_turns(shuffled))
+    shuffled = [_begun(_shuffled(documents(r), [seed, i] if i else seed)) for i, r in enumerate(readers)]
+    if len({reader.chats for reader in readers}) > 1:
+        raise TextError(
+            "--teacher-data self: of --text, some are chats and others prose; name what it answers with --prompts"
+        )
+    found = _in_turns(shuffled)
+    return chat_prompts(tokenizer, found, longest) if readers[0].chats else opening_prompts(tokenizer, found)
 
 
 def opening_prompts(tokenizer: PreTrainedTokenizerBase, documents: Iterator[str]) -> Iterator[Prompt]:
@@ -106,6 +137,28 @@ def asked_prompts(tokenizer: PreTrainedTokenizerBase, questions: Iterator[str]) 
         yield Prompt((*ids,) if bos is None else (bos, *ids), text)
 
 
+def chat_prompts(tokenizer: PreTrainedTokenizerBase, chats: Iterator[str], longest: int) -> Iterator[Prompt]:
+    """What each chat, given as JSON, asks before its first answer, in the tokenizer's chat template.
+
+    A chat that asks nothing, or whose question leaves no room for an answer in `longest` tokens, is passed over.
+
+    Raises:
+        TextError: there is no template, or it refuses a chat.
+    """
+    template = ChatTemplate(tokenizer, loss_on="all")
+    for chat in chats:
+        if messages := first_question(chat):
+            text = template.ask(messages)
+            ids = encode(tokenizer, text)
+            if len(ids) <= longest - SHORTEST:
+                yield Prompt(tuple(ids), text, messages, longest)
+
+
+def _is_measured(document: Document, held_out: HeldOut) -> bool:
+    texts = [document.text, *questions(document.text)] if document.chat else [document.text]
+    return any(map(held_out.holds, texts))
+
+
 def write_responses(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -121,7 +174,8 @@ def write_responses(
 
     Batch by batch they go into a file beside it, `partial(path)`, which becomes `path` when all are there. A run that
     was stopped goes on after the batches that it finds there (of the same prompts and settings); the last one, which
-    may not be whole, is written anew.
+    may not be whole, is written anew. Of chats, those are left out that the model does not end, or that grow too long:
+    what they would teach is to stop in the middle of a sentence.
 
     Args:
         prompts: from the first on, read until the budget is met.
@@ -150,9 +204,9 @@ def write_responses(
                 raise TextError(f"a prompt of {longest} tokens leaves no room in the {limit} that the model can read")
             answers = write_answers(model, tokenizer, [prompt.ids for prompt in batch], room, seed + number)
             ends = _ends(model, tokenizer)
-            responses = [_response(tokenizer, *pair, ends, number) for pair in zip(batch, answers, strict=True)]
-            responses = [response for response in responses if response.response.strip()]
-            lines = [json.dumps(asdict(response), ensure_ascii=False) + "\n" for response in responses]
+            written = [_response(tokenizer, *pair, ends, number) for pair in zip(batch, answers, strict=True)]
+            responses = [response for response in written if response is not None]
+            lines = [json.dumps(response.to_json(), ensure_ascii=False) + "\n" for response in responses]
             file.write("".join(lines).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -186,10 +240,17 @@ def _go_on(path: Path) -> tuple[int, int]:
 
 def _response(
     tokenizer: PreTrainedTokenizerBase, prompt: Prompt, ids: list[int], ends: list[int], batch: int
-) -> Response:
+) -> Response | None:
+    """What the model wrote, or None where there is nothing to learn from it."""
     ended = bool(ids) and ids[-1] in ends
     words = tokenizer.decode(ids, skip_special_tokens=True)
-    return Response(prompt.text + words, prompt.text, words, len(ids) - ended, ended, len(prompt.ids), batch)
+    facts = (prompt.text, words, len(ids) - ended, ended, len(prompt.ids), batch)
+    if not words.strip():
+        return None
+    if prompt.messages is None:
+        return Response(prompt.text + words, *facts)
+    whole = ended and len(prompt.ids) + len(ids) < prompt.longest
+    return Response(None, *facts, [*prompt.messages, {"role": ASSISTANT, "content": words.strip()}]) if whole else None
 
 
 def tally(path: Path) -> dict[str, int]:
@@ -207,6 +268,12 @@ def _in_turns(streams: Sequence[Iterator[str]]) -> Iterator[str]:
     """One of each; where one has ended, the others go on."""
     for together in zip_longest(*streams):
         yield from (text for text in together if text is not None)
+
+
+def _begun(texts: Iterator[str]) -> Iterator[str]:
+    """The same, the first one read, so that what kind they are is known."""
+    first = next(texts, None)
+    return chain([] if first is None else [first], texts)
 
 
 def _shuffled(texts: Iterator[str], seed: int | list[int]) -> Iterator[str]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from heal.defaults import HELD_OUT_TOKENS
-from heal.text.packing import Row, pack
+from heal.text.chats import LOSS_ON, ChatTemplate, check_answer, questions
+from heal.text.packing import ChatPacker, Row, pack
 from heal.text.streams import Mixed, TextRows
 from prune.common.errors import TextError, UsageError
-from prune.text.documents import Document, read_documents, source_files
+from prune.text.documents import Document, Documents, source_files
 from prune.text.windows import SHORTEST, bos_id, encode, text_identity
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 HELD_OUT_SHARE = 50  # one document in so many is held out
 _COUNTED = 128 << 20  # bytes of local text that are counted before training, if they may be too few
+_FEWEST = 64  # tokens that a held-out text has to be measured on
 _PLENTY = 8  # bytes of text per token asked for: twice what English has
 
 
@@ -32,10 +34,12 @@ class TextSource:
     """Where the text comes from.
 
     Attributes:
-        source: a SOURCE as in `prune.text.documents`, or several, which are mixed in equal shares.
+        source: a SOURCE as in `prune.text.documents`, or several, which are mixed in the shares of `mix`.
         held_out: text to measure on, or several; without it, one document in fifty of `source` is held out by its hash.
         held_out_tokens: how much of each such text is measured; `limit` is that number settled.
         domains: pairs of a name and a SOURCE that is measured besides, such as ("medical", "notes.jsonl").
+        loss_on: of chats, "answers" or "all"; see `heal.text.chats`.
+        mix: the share of each source in the rows that are trained on, summing to 1; equal if None.
     """
 
     source: str | tuple[str, ...]
@@ -43,6 +47,22 @@ class TextSource:
     held_out: str | tuple[str, ...] | None = None
     held_out_tokens: int | None = None
     domains: tuple[tuple[str, str], ...] = ()
+    loss_on: str = "answers"
+    mix: tuple[float, ...] | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for a `loss_on` or a `mix` that is wrong in itself."""
+        if self.loss_on not in LOSS_ON:
+            raise UsageError(f"--loss-on {self.loss_on} is unknown; use {', '.join(LOSS_ON)}")
+        if self.mix is None:
+            return
+        count, written = len(self.sources), ",".join(f"{share:g}" for share in self.mix)
+        if len(self.mix) != count:
+            raise UsageError(f"--mix {written}: shares of {len(self.mix)} texts, and there are {count}; one a --text")
+        if not all(0 < share <= 1 for share in self.mix):
+            raise UsageError(f"--mix {written}: a share is above 0, and 1 at most; leave out a --text that is not read")
+        if abs(sum(self.mix) - 1) > 1e-6:
+            raise UsageError(f"--mix {written}: the shares sum to {sum(self.mix):g}, not to 1")
 
     @property
     def limit(self) -> int:
@@ -61,12 +81,18 @@ class TextSource:
         return (self.held_out,) if isinstance(self.held_out, str) else self.held_out
 
     def identity(self) -> dict[str, Any]:
-        """What provenance records: `text`, and where they were named `held_out` and `domain_texts`."""
+        """What provenance records: `text`, and where they were named `held_out`, `domain_texts`, and what differs from
+        the usual `loss_on` and `mix`.
+        """
         identity: dict[str, Any] = {"text": self._identities(self.sources)}
         if self.held_out is not None:
             identity["held_out"] = self._identities(self.measured)
         if self.domains:
             identity["domain_texts"] = {name: text_identity(source, self.field) for name, source in self.domains}
+        if self.loss_on != "answers":
+            identity["loss_on"] = self.loss_on
+        if self.mix is not None:
+            identity["mix"] = list(self.mix)
         return identity
 
     def _identities(self, sources: tuple[str, ...]) -> Any:
@@ -143,10 +169,11 @@ def hold_out(text: TextSource, tokenizer: PreTrainedTokenizerBase, *, length: in
     """Rows to measure on: the first held-out documents in source order, whatever the budget and the seed.
 
     Only text is predicted: documents get a BOS (where the tokenizer has one) and no EOS, so that the loss tells
-    nothing about learning to end. It depends on `length`, which bounds what a prediction sees.
+    nothing about learning to end. It depends on `length`, which bounds what a prediction sees. Of chats, the
+    tokens that bear loss are predicted, the one that ends an answer too; each stands in one row, cut at its end.
 
     Raises:
-        TextError: under 64 tokens of a held-out text.
+        TextError: under 64 tokens of a held-out text; of chats, under 64 that are predicted.
         UsageError: two of the texts have one name.
     """
     names = _names(text.measured)
@@ -156,28 +183,74 @@ def hold_out(text: TextSource, tokenizer: PreTrainedTokenizerBase, *, length: in
     twice = next((name for name in called if called.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"two texts would be measured as {twice!r}; give the --domain-text another name")
-    texts, digests = [], set()
+    texts: list[HeldOutText] = []
+    digests: set[bytes] = set()
     for name, source, domain in plans:
-        documents: Iterable[Document] = read_documents(source, field=text.field)
+        reader = Documents(source, text.field, chats=True)
+        documents: Iterator[Document] = reader
         if text.held_out is None and not domain:
-            documents = (document for document in documents if is_held_out(document.text))
-        ids: list[list[int]] = []
-        count = 0
-        for document in documents:
-            tokens = encode(tokenizer, document.text)[: text.limit - count]
-            if len(tokens) >= SHORTEST:
-                ids.append(tokens)
-                digests.add(_digest(document.text))
-                count += len(tokens)
-            if count >= text.limit:
-                break
-        if count < 64:
+            documents = (document for document in reader if is_held_out(document.text))
+        first = next(documents, None)
+        documents = chain([] if first is None else [first], documents)
+        if reader.chats:
+            rows, count = _chat_rows(documents, text, tokenizer, length, digests)
+        else:
+            rows, count = _prose_rows(documents, text, tokenizer, length, digests)
+        if count < _FEWEST:
             share = text.held_out is None and not domain
             where = f"the held-out part of {source} (one document in {HELD_OUT_SHARE})" if share else source
-            raise TextError(f"{where} has only {count} tokens; give other text with --held-out")
-        rows = list(pack(ids, length, bos=bos_id(tokenizer), eos=None, keep_last=True))
+            what = f" that bear loss in rows of {length}: raise --length, or" if reader.chats else ";"
+            raise TextError(f"{where} has only {count} tokens{what} give other text with --held-out")
         texts.append(HeldOutText(name, source, domain, rows))
     return HeldOut(tuple(texts), frozenset(digests))
+
+
+def _prose_rows(
+    documents: Iterable[Document],
+    text: TextSource,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    digests: set[bytes],
+) -> tuple[list[Row], int]:
+    """Rows to measure on, and how many tokens of text they hold; what is read is added to `digests`."""
+    ids: list[list[int]] = []
+    count = 0
+    for document in documents:
+        tokens = encode(tokenizer, document.text)[: text.limit - count]
+        if len(tokens) >= SHORTEST:
+            ids.append(tokens)
+            digests.add(_digest(document.text))
+            count += len(tokens)
+        if count >= text.limit:
+            break
+    return list(pack(ids, length, bos=bos_id(tokenizer), eos=None, keep_last=True)), count
+
+
+def _chat_rows(
+    documents: Iterable[Document],
+    text: TextSource,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    digests: set[bytes],
+) -> tuple[list[Row], int]:
+    """Rows to measure on, and how many tokens bear loss; chats and their questions are added to `digests`."""
+    template, packer = ChatTemplate(tokenizer, loss_on=text.loss_on), ChatPacker(length, once=True)
+    rows: list[Row] = []
+    count = bearing = 0
+    for document in documents:
+        check_answer(document, text.loss_on)
+        chat = template.render(document.text)
+        packer.add(chat.ids, chat.bears)
+        while (row := packer.take()) is not None:
+            rows.append(row)
+        digests.update(map(_digest, (document.text, *questions(document.text))))
+        count += len(chat.ids[:length])
+        bearing += sum(chat.bears[:length])
+        if count >= text.limit and bearing >= _FEWEST:
+            break
+    if (row := packer.last(partly=True)) is not None:
+        rows.append(row)
+    return rows, sum(row.targets for row in rows)
 
 
 def trainable(text: TextSource, held_out: HeldOut) -> Callable[[str], bool]:
@@ -209,11 +282,12 @@ def row_stream(
             length=length,
             seed=[seed, index] if index else seed,
             wanted=wanted,
+            loss_on=text.loss_on,
             state=state["streams"][index] if state else None,
         )
         for index, source in enumerate(text.sources)
     ]
-    return Mixed(streams, turn=state["turn"] if state else 0)
+    return Mixed(streams, shares=text.mix, state=state)
 
 
 def check_enough(
@@ -235,8 +309,10 @@ def check_enough(
     stream = row_stream(text, tokenizer, held_out, length=length, seed=seed)
     count = sum(1 for _ in islice(stream, rows))
     if count < rows:
+        passed = stream.counts.get("passed_over", 0)
+        why = f" ({passed} chats are passed over: their answers begin behind a row of {length})" if passed else ""
         raise TextError(
-            f"{' and '.join(text.sources)} ends after {count * length} of the {rows * length} tokens asked for; "
+            f"{' and '.join(text.sources)} ends after {count * length} of the {rows * length} tokens asked for{why}; "
             f"add text, or ask for --tokens {count * length} or fewer"
         )
 

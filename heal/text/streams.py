@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from heal.text.packing import Packer, Row
+from heal.text.chats import ChatTemplate, check_answer
+from heal.text.packing import ChatPacker, Packer, Row
 from prune.text.documents import Documents
 from prune.text.windows import SHORTEST, bos_id, encode
 
@@ -29,10 +30,11 @@ class TextRows(Iterator[Row]):
         length: tokens per row.
         seed: the order follows from it alone.
         wanted: whether to train on a text.
+        loss_on: which tokens of chats bear loss; see `heal.text.chats`.
         state: what `state()` of another such stream gave, made with the same arguments.
 
     Raises:
-        TextError: when read, see `Documents`.
+        TextError: when read, see `Documents` and `ChatTemplate`.
     """
 
     def __init__(
@@ -44,32 +46,67 @@ class TextRows(Iterator[Row]):
         length: int,
         seed: int | list[int],
         wanted: Callable[[str], bool],
+        loss_on: str = "answers",
         state: dict[str, Any] | None = None,
     ) -> None:
         held = state or {"documents": None, "buffer": [], "ended": False, "packer": None}
         self.source = source
-        self._tokenizer, self._wanted = tokenizer, wanted
-        self._documents = Documents(source, field, state=held["documents"])
+        self._tokenizer, self._wanted, self._length, self._loss_on = tokenizer, wanted, length, loss_on
+        self._documents = Documents(source, field, chats=True, state=held["documents"])
         self._buffer: list[str] = list(held["buffer"])
         self._characters = sum(map(len, self._buffer))
         self._ended: bool = held["ended"]
         self._rng = np.random.default_rng(seed)
         if state is not None:
             self._rng.bit_generator.state = state["rng"]
-        self._packer = Packer(length, bos=bos_id(tokenizer), eos=tokenizer.eos_token_id, state=held["packer"])
+        self._packed = held["packer"]
+        self._packer: Packer | ChatPacker | None = None  # which one is known once a document is read
+        self._template: ChatTemplate | None = None
 
     def __next__(self) -> Row:
-        while (row := self._packer.take()) is None:
+        packer = self._ready()
+        while (row := packer.take()) is None:
             text = self._text()
             if text is None:
-                row = self._packer.last()
+                row = packer.last()
                 if row is None:
                     raise StopIteration
                 return row
-            ids = encode(self._tokenizer, text)
-            if len(ids) >= SHORTEST:
-                self._packer.add(ids)
+            self._add(packer, text)
         return row
+
+    @property
+    def chats(self) -> bool:
+        """Whether the source holds chats; known once it is filled."""
+        return self._documents.chats
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Of the chats that were packed, see `ChatPacker`; {} for prose."""
+        return self._packer.counts if isinstance(self._packer, ChatPacker) else {}
+
+    def _ready(self) -> Packer | ChatPacker:
+        if self._packer is None:
+            self.fill()
+            if self.chats:
+                self._packer = ChatPacker(self._length, state=self._packed)
+            else:
+                tokenizer = self._tokenizer
+                ends = {"bos": bos_id(tokenizer), "eos": tokenizer.eos_token_id}
+                self._packer = Packer(self._length, **ends, state=self._packed)
+        return self._packer
+
+    def _add(self, packer: Packer | ChatPacker, text: str) -> None:
+        if isinstance(packer, ChatPacker):
+            chat = self._reader().render(text)
+            packer.add(chat.ids, chat.bears)
+        elif len(ids := encode(self._tokenizer, text)) >= SHORTEST:
+            packer.add(ids)
+
+    def _reader(self) -> ChatTemplate:
+        if self._template is None:
+            self._template = ChatTemplate(self._tokenizer, loss_on=self._loss_on)
+        return self._template
 
     def state(self) -> dict[str, Any]:
         """All that is needed to give the rows that would come next, as JSON: the buffered texts are in it."""
@@ -78,7 +115,7 @@ class TextRows(Iterator[Row]):
             "buffer": list(self._buffer),
             "ended": self._ended,
             "rng": self._rng.bit_generator.state,
-            "packer": self._packer.state(),
+            "packer": self._packed if self._packer is None else self._packer.state(),
         }
 
     def fill(self) -> None:
@@ -103,6 +140,10 @@ class TextRows(Iterator[Row]):
         if self._ended:
             return None
         for document in self._documents:
+            if document.chat:
+                check_answer(document, self._loss_on)
+                if self._template is None:
+                    self._reader().render(document.text)  # a template that will not do is found at once
             if self._wanted(document.text):
                 return document.text
         self._ended = True
@@ -111,22 +152,56 @@ class TextRows(Iterator[Row]):
 
 
 class Mixed(Iterator[Row]):
-    """Rows of several streams in turns; where one has ended, the others go on."""
+    """Rows of several streams; where one has ended, the others go on.
 
-    def __init__(self, streams: Sequence[TextRows], *, turn: int = 0) -> None:
-        self._streams, self._turn = list(streams), turn
+    Args:
+        shares: of each stream, summing to 1: each row is of the stream that is furthest behind its share, the first of
+            equals. None: rows come in turns.
+        state: what `state()` of another such mix gave; its streams stand where they stood.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[TextRows],
+        *,
+        shares: Sequence[float] | None = None,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        held = state or {}
+        self._streams, self._shares = list(streams), shares
+        self._turn: int = held.get("turn", 0)
+        self._given: list[int] = list(held.get("given", [0] * len(self._streams)))  # rows of each stream
         self.ended: list[str] = []  # sources that gave all they had
 
     def __next__(self) -> Row:
-        for _ in self._streams:
-            stream = self._streams[self._turn]
-            self._turn = (self._turn + 1) % len(self._streams)
-            row = next(stream, None)
+        for index in self._order():
+            row = next(self._streams[index], None)
             if row is not None:
+                self._given[index] += 1
+                self._turn = (index + 1) % len(self._streams)
                 return row
-            if stream.source not in self.ended:
-                self.ended.append(stream.source)
+            if self._streams[index].source not in self.ended:
+                self.ended.append(self._streams[index].source)
         raise StopIteration
+
+    def _order(self) -> list[int]:
+        """The streams in the order in which the next row is asked of them."""
+        count = len(self._streams)
+        if self._shares is None:
+            return [(self._turn + number) % count for number in range(count)]
+        rows, shares = sum(self._given) + 1, self._shares
+        return sorted(range(count), key=lambda index: self._given[index] - shares[index] * rows)
+
+    @property
+    def chats(self) -> bool:
+        """Whether any source holds chats; known once they are filled."""
+        return any(stream.chats for stream in self._streams)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Of the chats that were packed, see `heal.text.packing.ChatPacker`; {} where there are none."""
+        counts = [stream.counts for stream in self._streams if stream.counts]
+        return {name: sum(each[name] for each in counts) for name in (counts[0] if counts else ())}
 
     def fill(self) -> None:
         """Read ahead as far as the shuffling does anyway, so that a source that cannot be read is found at once."""
@@ -139,4 +214,5 @@ class Mixed(Iterator[Row]):
 
     def state(self) -> dict[str, Any]:
         """Where every stream stands, as JSON."""
-        return {"turn": self._turn, "streams": [stream.state() for stream in self._streams]}
+        given = {"given": list(self._given)} if self._shares is not None else {}
+        return {"turn": self._turn, **given, "streams": [stream.state() for stream in self._streams]}

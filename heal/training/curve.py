@@ -15,6 +15,7 @@ class Curve:
 
     Attributes:
         seconds: of all steps, without measuring and saving.
+        loss_tokens: of all steps, those that bore loss; None where a run goes on that did not count them.
         steady_steps, steady_seconds: the steps but the first after each start, which loads kernels besides.
         resumed: steps that the run was taken up at.
     """
@@ -22,13 +23,16 @@ class Curve:
     points: list[Point] = field(default_factory=list)
     since: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    loss_tokens: int | None = 0
     steady_steps: int = 0
     steady_seconds: float = 0.0
     resumed: list[int] = field(default_factory=list)
 
-    def add_step(self, loss: float, seconds: float, *, first: bool) -> None:
+    def add_step(self, loss: float, seconds: float, *, loss_tokens: int, first: bool) -> None:
         """Note a step that was done; `first`: since the run was started or taken up."""
         self.since.append(loss)
+        if self.loss_tokens is not None:
+            self.loss_tokens += loss_tokens
         self.seconds += seconds
         if not first:
             self.steady_steps += 1
@@ -64,4 +68,4 @@ class Curve:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Curve:
         points = [Point(**point) for point in document["points"]]
-        return cls(**{**document, "points": points})
+        return cls(**{"loss_tokens": None, **document, "points": points})

@@ -54,6 +54,8 @@ def distill(
     settings, run = settings or DistillSettings(), run or TrainingRun()
     _check(settings)
     plan = plan_healing("distill", model, text, out, settings, run)
+    if settings.teacher_data == "self" and plan.text.mix is not None:
+        raise UsageError("--mix is of texts to train on; with --teacher-data self the full model writes that")
     lineage = trace(model, teacher, revision=run.revision, untouched=False)
     if settings.match_hidden and first_after_cut(plan.model.folder) == len(lineage.plan.kept):
         raise UsageError("--match-hidden needs a layer after the cut, and the cut took the last ones")
@@ -94,7 +96,14 @@ class _Full:
         path = folder / RESPONSES
         if not path.exists():
             tokenizer = load_tokenizer(plan.model)
-            prompts = read_prompts(tokenizer, plan.text, self.settings.prompts, held_out, seed=self.settings.seed)
+            prompts = read_prompts(
+                tokenizer,
+                plan.text,
+                self.settings.prompts,
+                held_out,
+                seed=self.settings.seed,
+                longest=plan.schedule.length,
+            )
             with progress("Writing responses (tokens)", plan.schedule.tokens, shown=plan.run.show_progress) as bar:
                 write_responses(
                     self.load(plan),
@@ -106,7 +115,8 @@ class _Full:
                     seed=self.settings.seed,
                     advance=bar.advance,
                 )
-        text = replace(plan.text, source=str(path), field="text", held_out=plan.text.held_out or plan.text.source)
+        held = plan.text.held_out or plan.text.source
+        text = replace(plan.text, source=str(path), field="text", held_out=held)
         return Written(text, {"responses": tally(path)})
 
     def student(self, plan: HealPlan) -> Student:

@@ -110,7 +110,8 @@ def run(
             scheduler.step()
             optimizer.zero_grad()
             state.step += 1
-            curve.add_step(step_loss, time.monotonic() - began, first=state.step == first_step)
+            took, first = time.monotonic() - began, state.step == first_step
+            curve.add_step(step_loss, took, loss_tokens=int(labelled), first=first)
 
             monitor.after_step(state, loss=step_loss, gradient=gradient, rate=rate)
             if state.step == schedule.steps:

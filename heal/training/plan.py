@@ -68,6 +68,8 @@ def plan_healing(
 ) -> HealPlan:
     """Settle what a run will do, and refuse what cannot be done before anything that takes long. See `qlora`."""
     budget = parse_tokens(run.tokens)
+    text = TextSource(text) if isinstance(text, str) else text
+    text.check()
     _schedule(settings, budget)
     check(settings)
     check_running(run)
@@ -94,7 +96,6 @@ def plan_healing(
     check_length(config, schedule.length)
     targets = find_targets(skeleton, settings.targets, cut=first_after_cut(source.folder))
     check_rank(targets, settings.rank, settings.dropout)
-    text = TextSource(text) if isinstance(text, str) else text
     if text.held_out_tokens is None:
         text = replace(text, held_out_tokens=measured_tokens(budget))
     return HealPlan(method, source, text, Path(out), settings, schedule, run, from_budget=from_budget)

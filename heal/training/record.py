@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +12,18 @@ from prune.common.memory import peak_memory
 from prune.common.processes import gather
 
 if TYPE_CHECKING:
+    from heal.text.streams import Mixed
     from heal.training.loop import Trained
     from heal.training.plan import HealPlan, Student
 
 
 def heal_record(
-    plan: HealPlan, student: Student, held_out: HeldOut, trained: Trained, ended: Sequence[str], facts: dict[str, Any]
+    plan: HealPlan, student: Student, held_out: HeldOut, trained: Trained, rows: Mixed, facts: dict[str, Any]
 ) -> HealRecord:
     """The record. Every process must call this: the peaks of all are in it.
 
     Args:
-        ended: the texts that ended before the budget was spent.
+        rows: what was trained on.
         facts: `base`, `provenance`, and what the method adds.
     """
     settings, schedule, curve = plan.settings, plan.schedule, trained.curve
@@ -33,6 +33,10 @@ def heal_record(
         "format": HEAL,
         "method": plan.method if plan.method != "qlora" or settings.bits < 16 else "lora",
         "tokens": trained.steps * schedule.tokens_per_step,
+        "loss_tokens": curve.loss_tokens,
+        "loss_on": plan.text.loss_on if rows.chats or plan.text.loss_on != "answers" else None,
+        "mix": plan.text.mix,
+        "chats": rows.counts or None,
         "settings": {**asdict(settings), "alpha": settings.lora_alpha, **schedule.to_json()},
         "from_budget": plan.from_budget,
         "curve": [point.model_dump() for point in curve.points],
@@ -47,7 +51,7 @@ def heal_record(
                 for text in held_out.texts
             ],
         },
-        "ended": {"by": trained.ended, "step": trained.steps, "kept_step": trained.kept_step, "texts": ended},
+        "ended": {"by": trained.ended, "step": trained.steps, "kept_step": trained.kept_step, "texts": rows.ended},
         "resumed": curve.resumed,
         "tokens_per_second": curve.steps_per_second(trained.steps) * schedule.tokens_per_step,
         "training_seconds": curve.seconds,

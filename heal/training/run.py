@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from heal.text.streams import Mixed
 
 
+PROSE_ALONE = (
+    "The model has a chat template, and no --text holds chats: how to answer, and when to end an answer, bears no loss "
+    "and may get worse. Add a --text of chats (rows with `messages`), or let the full model write them: heal distill "
+    "--teacher-data self --prompts CHATS"
+)
 # How long a process waits for the others: while one writes responses (`--teacher-data self`), it is hours.
 _PATIENCE = timedelta(days=7)
 
@@ -97,6 +102,8 @@ def _execute(
     written = _in_turn(lambda: write(plan, checkpoints.folder, held_out)) if write else Written(plan.text, {})
     with progress("Packing text", None, shown=shown):
         rows = _pack(plan, written.text, tokenizer, held_out, start)
+    if tokenizer.chat_template and not rows.chats and write is None:
+        say(PROSE_ALONE)
     student = prepare(plan)
     facts = {**student.facts, **written.facts}
     if is_main():
@@ -116,12 +123,14 @@ def _execute(
             bar=bar,
         )
     facts |= {"base": base, "provenance": provenance(device=plan.run.device, **text)}
-    record = heal_record(plan, student, held_out, trained, rows.ended, facts)
+    record = heal_record(plan, student, held_out, trained, rows, facts)
     if trained.ended == "text":
         say(
             f"The text ended after {record.tokens:,} of the {schedule.tokens:,} tokens asked for: the adapter has "
             "learnt from what there was, at rates meant for more"
         )
+    if line := chats_line(rows.counts, schedule.length):
+        say(line)
     if is_main():
         with staged_directory(plan.out, overwrite=plan.run.overwrite) as stage:
             for path in map(Path, written.text.sources if write else ()):
@@ -136,6 +145,17 @@ def _execute(
 
 def _shown(plan: HealPlan) -> bool:
     return plan.run.show_progress and is_main()
+
+
+def chats_line(counts: dict[str, int], length: int) -> str:
+    """What became of chats that were longer than a row, in one line; empty if nothing did."""
+    cut, passed = counts.get("cut", 0), counts.get("passed_over", 0)
+    if not cut and not passed:
+        return ""
+    return (
+        f"Of {counts['read']:,} chats, {cut:,} were cut at the end of a row of {length} tokens, and {passed:,} passed "
+        "over, whose answers begin behind it; a larger --length keeps more of them"
+    )
 
 
 def _compare_with_cut(plan: HealPlan, record: HealRecord, held_out: HeldOut) -> HealRecord:

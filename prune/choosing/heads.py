@@ -26,7 +26,7 @@ class Estimate(Part):
 
 
 class TrialRow(Part):
-    """One trial of the detection."""
+    """One needle at one place of a text, and what the model answered."""
 
     needle: int = Field(description="number of the needle, 0-based")
     length: int = Field(description="most tokens of the prompt")

@@ -55,6 +55,25 @@ def bootstrap_mean(values: ArrayLike, clusters: Sequence[int | str], *, seed: in
     return Interval(float(table.mean()), float(low), float(high))
 
 
+def student_mean(values: ArrayLike) -> Interval:
+    """The mean of independent values, such as those of samples drawn anew, with Student's t interval.
+
+    Args:
+        values: shape (R,), of two or more.
+
+    Raises:
+        ValueError: fewer than two.
+    """
+    from scipy.special import stdtrit
+
+    each = np.asarray(values, dtype=np.float64)
+    if each.ndim != 1 or len(each) < 2:
+        raise ValueError(f"an interval of {each.size} values")
+    mean = float(each.mean())
+    half = float(stdtrit(len(each) - 1, 0.975) * each.std(ddof=1) / np.sqrt(len(each)))
+    return Interval(mean, mean - half, mean + half)
+
+
 def _placed(values: ArrayLike, clusters: Sequence[int | str]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Values as a table (R, T), and the number of each trial's cluster by rising name, (T,)."""
     table = np.atleast_2d(np.asarray(values, dtype=np.float64))

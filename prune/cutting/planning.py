@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune.choosing.choose import choose
 from prune.choosing.criteria import CRITERIA
+from prune.choosing.measured import check_measured_on
 from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, UsageError
 from prune.common.layers import layers_without, parse_layers, starts
@@ -153,23 +154,8 @@ def heads_of(path: Path | None, subject: Subject) -> Heads | None:
 
 
 def _check_measured_on(subject: Subject, measured: Scan | Heads, where: str) -> None:
-    """See that a scan or heads are of this model, by its layers, its config and the headers of its weights."""
-    name = subject.source.name
-    if measured.layers != subject.layers:
-        raise CheckpointError(f"{where} is of a model of {measured.layers} layers, but {name} has {subject.layers}")
-    made_of = measured.provenance.get("model")
-    if isinstance(made_of, dict):
-        ours = subject.identity()
-        theirs = made_of.get("shards")
-        other = None
-        if made_of.get("config_sha256", ours["config_sha256"]) != ours["config_sha256"]:
-            other = "another config.json"
-        elif isinstance(theirs, dict) and any(theirs.get(shard) != sha for shard, sha in ours["shards"].items()):
-            other = "other weights"  # a scan also lists safetensors files beside the model's own; those have no say
-        if other:
-            raise CheckpointError(
-                f"{where} was made on {made_of.get('model')}, with {other} than {name}; {measured.AGAIN}"
-            )
+    name, identity = subject.source.name, subject.identity()
+    check_measured_on(measured, where, name=name, identity=identity, layers=subject.layers)
 
 
 def _heads_evidence(heads: Heads | None, dropped: Sequence[int], settings: CutSettings) -> dict[str, Any]:

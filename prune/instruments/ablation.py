@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from prune.choosing.heads import Head
 from prune.common.errors import CheckpointError
@@ -24,9 +25,8 @@ from prune.instruments.prompts import Prompter, Trial
 from prune.instruments.scores import ANSWERED, Floats
 
 
-@contextmanager
-def ablated(sites: Sequence[Site], heads: Iterable[Head]) -> Iterator[None]:
-    """While the block runs, what these heads hand to their layer's output projection is zero.
+def take_out(sites: Sequence[Site], heads: Iterable[Head]) -> list[RemovableHandle]:
+    """Make zero what these heads hand to their layer's output projection, until the handles are removed.
 
     Raises:
         CheckpointError: the model has no such head.
@@ -38,9 +38,15 @@ def ablated(sites: Sequence[Site], heads: Iterable[Head]) -> Iterator[None]:
     for layer, gone in by_layer.items():
         if layer not in known or max(gone) >= known[layer].heads:
             raise CheckpointError(f"this model has no head {max(gone)} in layer {layer}; measure its heads again")
-    handles = [
+    return [
         known[layer].projection.register_forward_pre_hook(_zero(known[layer], gone)) for layer, gone in by_layer.items()
     ]
+
+
+@contextmanager
+def ablated(sites: Sequence[Site], heads: Iterable[Head]) -> Iterator[None]:
+    """While the block runs, these heads are taken out; see `take_out`."""
+    handles = take_out(sites, heads)
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from prune.common.provenance import digest, provenance
 from prune.common.resume import FinishedParts, Unfinished
 from prune.common.terminal import progress
 from prune.instruments.needles import NEEDLES
-from prune.instruments.settings import HeadsSettings
+from prune.instruments.settings import HeadsSettings, check_context
 from prune.text.windows import text_identity
 
 
@@ -63,7 +63,8 @@ def heads(
     other = None if against is None else Heads.read(against)
     documents = read_sentences(sources, settings.field, settings.seed)
     source = locate(model, revision=revision)
-    _check_context(context_length(source, trust_remote_code=trust_remote_code), settings)
+    limit = context_length(source, trust_remote_code=trust_remote_code)
+    check_context(limit, settings.lengths, settings.new_tokens)
     prompter = Prompter(load_tokenizer(source, trust_remote_code=trust_remote_code), chat=settings.chat)
     device = pick_device(settings.device)
     with progress("Loading the model", None, shown=show_progress):
@@ -163,12 +164,3 @@ def _check_top(settings: HeadsSettings, heads: int) -> None:
     for count in settings.top:
         if 2 * count > heads:
             raise UsageError(f"--top {count} of {heads} heads leaves too few to draw as many random ones; use fewer")
-
-
-def _check_context(limit: int | None, settings: HeadsSettings) -> None:
-    longest = max(settings.lengths)
-    if limit is not None and longest + settings.new_tokens > limit:
-        raise UsageError(
-            f"--lengths {longest}: the model takes {limit} tokens, {settings.new_tokens} of them for the answer; "
-            f"use {limit - settings.new_tokens} at most"
-        )

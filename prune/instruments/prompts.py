@@ -122,6 +122,8 @@ def plan_trials(
     documents: Iterable[Sequence[str]],
     lengths: Sequence[int],
     depths: Sequence[float],
+    *,
+    option: str = "--lengths",
 ) -> list[Trial]:
     """A trial for each needle at each depth of each length: for each length one haystack, of documents of its own.
 
@@ -130,6 +132,7 @@ def plan_trials(
     Args:
         needles: each with its number in `NEEDLES`.
         documents: sentences of each; taken in turn.
+        option: by which the lengths were given, to name in an error.
 
     Raises:
         TextError: the documents are too short for the lengths.
@@ -140,8 +143,8 @@ def plan_trials(
     for length in lengths:
         bare = max(len(prompter.ask_about([], 0, needle).ids) for _, needle in needles)
         if length < 2 * bare:
-            raise UsageError(f"--lengths {length}: needle and question take {bare} tokens; use {2 * bare} at least")
-        sentences, sizes = _haystack(prompter, left, length - bare)
+            raise UsageError(f"{option} {length}: needle and question take {bare} tokens; use {2 * bare} at least")
+        sentences, sizes = _haystack(prompter, left, length - bare, option)
         before = np.cumsum([0, *sizes])
         for depth in depths:
             after = int(np.abs(before - depth * before[-1]).argmin())
@@ -150,7 +153,9 @@ def plan_trials(
     return trials
 
 
-def _haystack(prompter: Prompter, documents: Iterable[Sequence[str]], tokens: int) -> tuple[list[str], list[int]]:
+def _haystack(
+    prompter: Prompter, documents: Iterable[Sequence[str]], tokens: int, option: str
+) -> tuple[list[str], list[int]]:
     """Sentences of at most `tokens` tokens together and hardly fewer, and the tokens of each."""
     sentences, sizes, total, misfits = [], [], 0, 0
     for document in documents:
@@ -164,6 +169,4 @@ def _haystack(prompter: Prompter, documents: Iterable[Sequence[str]], tokens: in
             misfits += 1
             if total >= (_FULL if misfits < _MISFITS else _LEAST) * tokens:
                 return sentences, sizes
-    raise TextError(
-        f"the text is too short for a haystack of {tokens} tokens; give more with --text or lower --lengths"
-    )
+    raise TextError(f"the text is too short for a haystack of {tokens} tokens; give more text, or lower {option}")

@@ -34,6 +34,29 @@ def spell_numbers(numbers: tuple[int, ...]) -> str:
     return ",".join(map(str, numbers)) or "none"
 
 
+def spread_depths(count: int) -> tuple[float, ...]:
+    """Places of the needle, 0 at the beginning of the text and 1 at its end, evenly; the middle if there is but one."""
+    return (0.5,) if count == 1 else tuple(place / (count - 1) for place in range(count))
+
+
+def check_context(limit: int | None, lengths: tuple[int, ...], new_tokens: int, option: str = "--lengths") -> None:
+    """See that prompts with their answers fit a model.
+
+    Args:
+        limit: tokens that the model takes; None for no bound.
+        option: by which the lengths were given, to name in an error.
+
+    Raises:
+        UsageError: they do not.
+    """
+    longest = max(lengths)
+    if limit is not None and longest + new_tokens > limit:
+        raise UsageError(
+            f"{option} {longest}: the model takes {limit} tokens, {new_tokens} of them for the answer; "
+            f"use {limit - new_tokens} at most"
+        )
+
+
 @dataclass(frozen=True)
 class HeadsSettings:
     """The trials, and what is taken out.
@@ -81,10 +104,8 @@ class HeadsSettings:
 
     @property
     def depth_places(self) -> tuple[float, ...]:
-        """Depths from 0 to 1, evenly; the middle alone if there is but one."""
-        if self.depths == 1:
-            return (0.5,)
-        return tuple(place / (self.depths - 1) for place in range(self.depths))
+        """Depths from 0 to 1."""
+        return spread_depths(self.depths)
 
     @property
     def ablated_cells(self) -> tuple[tuple[int, float], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -129,7 +129,18 @@ def _estimate(interval: Interval) -> Estimate:
     return Estimate(estimate=interval.estimate, low=interval.low, high=interval.high)
 
 
-def layers_in(other: Heads, name: str | Path, folder: Path, layers: int) -> tuple[int, ...]:
+class Measured(Protocol):
+    """What an instrument wrote of a model, such as `Heads`."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def provenance(self) -> dict[str, Any]: ...
+
+
+def layers_in(other: Measured, name: str | Path, folder: Path, layers: int) -> tuple[int, ...]:
     """For each layer of the model in `folder`, its number in the model that `other` is of.
 
     Args:
@@ -148,9 +159,10 @@ def layers_in(other: Heads, name: str | Path, folder: Path, layers: int) -> tupl
             return plan.original
     if other.layers == layers:
         return tuple(range(layers))
+    kind = f"{type(other).__name__.lower()}.json"
     raise CheckpointError(
         f"--against {name} is of {other.model} with {other.layers} layers, and {folder} has {layers} and no plan that "
-        "says it was cut from that; use the heads.json of the model that it was cut from"
+        f"says it was cut from that; use the {kind} of the model that it was cut from"
     )
 
 

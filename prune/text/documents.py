@@ -1,6 +1,7 @@
 """Documents from SOURCE, one after another, from its start or from a place where an earlier reader stopped.
 
 SOURCE is a `.txt`, `.jsonl`, `.jsonl.gz` or `.parquet` file, a folder of such, or `hub:repo[:config[:split]]`.
+Its rows are prose, in a field of text, or chats, in a field `messages`: a list of objects with `role` and `content`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from prune.common.errors import TextError, first_line
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+MESSAGES = "messages"  # the field that holds a chat
 SHORTEST = 8  # tokens; a shorter document says nothing about depth
 _USEFUL_CHARACTERS = 1200  # paragraphs of a .txt file are joined until a document has about this many
 _LONGEST_PARAGRAPH = 20_000  # characters; what has more between two blank lines is split at its lines
@@ -24,10 +26,15 @@ _Found = tuple[str, int, Any]  # a text, its row (0-based), and the place in the
 
 @dataclass(frozen=True)
 class Document:
-    """One document and where it stands: `file:row` (0-based)."""
+    """One document and where it stands: `file:row` (0-based). The `text` of a `chat` is its messages as JSON."""
 
     text: str
     place: str
+    chat: bool = False
+
+
+class _Chat(str):
+    """The messages of a chat as JSON."""
 
 
 class Documents(Iterator[Document]):
@@ -35,17 +42,21 @@ class Documents(Iterator[Document]):
 
     Args:
         source: see the module docstring.
-        field: the field of .jsonl and .parquet rows, and of hub rows, that holds the text.
+        field: the field of .jsonl and .parquet rows, and of hub rows, that holds the text. A row without it that has
+            `messages` is a chat; `field="messages"` takes them where a row has both.
+        chats: whether chats are read; if not, they are an error.
         state: what `state()` of another reader of the same source gave: goes on after the document it gave last.
             A file is entered where that stands (a .gz file is unpacked up to there, unread); of a parquet file the row
             group is read again; for the hub, `datasets` decides (the shard that was open, in general).
 
     Raises:
-        TextError: nothing there, unreadable, no such field, or not a single document.
+        TextError: nothing there, unreadable, no such field, not a single document, or both prose and chats.
     """
 
-    def __init__(self, source: str, field: str = "text", *, state: dict[str, Any] | None = None) -> None:
-        self.source, self.field = source, field
+    def __init__(
+        self, source: str, field: str = "text", *, chats: bool = False, state: dict[str, Any] | None = None
+    ) -> None:
+        self.source, self.field, self._takes_chats = source, field, chats
         self._state: dict[str, Any] = {"count": 0, "file": 0, "row": 0, "at": None} | (state or {})
         self._hub: Any = None
         self._rows = self._hub_rows() if source.startswith("hub:") else self._local_rows()
@@ -53,11 +64,32 @@ class Documents(Iterator[Document]):
     def __next__(self) -> Document:
         for document in self._rows:
             if document.text.strip():
+                self._check_kind(document)
                 self._state["count"] += 1
                 return document
         if not self._state["count"]:
             raise TextError(f"{self.source} holds no text; name a --text with documents in it")
         raise StopIteration
+
+    @property
+    def chats(self) -> bool:
+        """Whether the documents that were read are chats."""
+        return bool(self._state.get("chats"))
+
+    def _check_kind(self, document: Document) -> None:
+        if document.chat and not self._takes_chats:
+            raise TextError(
+                f"{_where(document)} is a chat (`messages`), and only prose is read here; name a field of text with "
+                "--field, or give other text"
+            )
+        if not self._state["count"]:
+            self._state |= {"chats": True} if document.chat else {}
+        elif document.chat != self.chats:
+            kinds = ("a chat", "prose") if document.chat else ("prose", "a chat")
+            raise TextError(
+                f"{_where(document)} is {kinds[0]}, and what stands before it in {self.source} is {kinds[1]}; keep "
+                "chats and prose in two sources, and give each with a --text of its own"
+            )
 
     def state(self) -> dict[str, Any]:
         """The place after the document given last, as JSON; to be handed to another reader of the same source."""
@@ -70,7 +102,7 @@ class Documents(Iterator[Document]):
             path = files[index]
             for text, row, after in _file_rows(path, self.field, self._state["row"], self._state["at"]):
                 self._state |= {"row": row + 1, "at": after}
-                yield Document(text, f"{path.name}:{row}")
+                yield Document(text, f"{path.name}:{row}", isinstance(text, _Chat))
             self._state |= {"file": index + 1, "row": 0, "at": None}
 
     def _hub_rows(self) -> Iterator[Document]:
@@ -87,15 +119,21 @@ class Documents(Iterator[Document]):
             self._hub = rows
             for row, value in enumerate(rows, self._state["row"]):
                 self._state["row"] = row + 1
-                yield Document(_field_of(value, self.field, Path(repo), row), f"{repo}:{row}")
+                text = _field_of(value, self.field, Path(repo), row)
+                yield Document(text, f"{repo}:{row}", isinstance(text, _Chat))
         except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise, network included
             reason = first_line(error)
             raise TextError(f"{self.source} cannot be read ({reason}); use local text with --text FILE") from None
 
 
-def read_documents(source: str, *, field: str = "text") -> Iterator[Document]:
+def read_documents(source: str, *, field: str = "text", chats: bool = False) -> Iterator[Document]:
     """The documents of SOURCE from its start; see `Documents`."""
-    return Documents(source, field)
+    return Documents(source, field, chats=chats)
+
+
+def _where(document: Document) -> str:
+    name, _, row = document.place.rpartition(":")
+    return f"{name} row {int(row) + 1}"
 
 
 def source_files(source: str) -> list[Path]:
@@ -149,10 +187,25 @@ def _lines(file: Iterable[bytes], at: int) -> Iterator[tuple[str, int]]:
 
 def _field_of(value: Any, field: str, path: Path, row: int) -> str:
     text = value.get(field) if isinstance(value, dict) else None
+    messages = value.get(MESSAGES) if text is None and isinstance(value, dict) else text
+    if isinstance(messages, list) and (text is None or field == MESSAGES):
+        return _chat(messages, f"{path} line {row + 1}")
     if not isinstance(text, str):
         fields = ", ".join(sorted(value)) if isinstance(value, dict) else type(value).__name__
         raise TextError(f"{path} line {row + 1} has no text field {field!r} (it has: {fields}); name one with --field")
     return text
+
+
+def _chat(messages: list[Any], where: str) -> _Chat:
+    """The messages as JSON, without what is null (as a .parquet file has it of what a message lacks)."""
+    if not messages:
+        raise TextError(f"{where}: its `messages` are empty")
+    for number, message in enumerate(messages, 1):
+        for key in ("role", "content"):
+            if not isinstance(message, dict) or not isinstance(message.get(key), str):
+                raise TextError(f"{where}: message {number} of its `messages` has no text in `{key}`")
+    stated = [{key: value for key, value in message.items() if value is not None} for message in messages]
+    return _Chat(json.dumps(stated, ensure_ascii=False, default=str))
 
 
 def _paragraph_documents(lines: Iterable[tuple[str, int]], split: bool) -> Iterator[tuple[str, list[Any]]]:
@@ -205,16 +258,19 @@ def _parquet_rows(path: Path, field: str, at: list[int]) -> Iterator[_Found]:
 
     try:
         table = pq.ParquetFile(path)
-        if field not in table.schema_arrow.names:
-            fields = ", ".join(table.schema_arrow.names)
+        names = table.schema_arrow.names
+        column = MESSAGES if field not in names and MESSAGES in names else field
+        kinds = (str, list) if column == MESSAGES else str
+        if column not in names:
+            fields = ", ".join(names)
             raise TextError(f"{path} has no column {field!r} (it has: {fields}); name one with --field")
         first = sum(table.metadata.row_group(group).num_rows for group in range(at[0]))
         for group in range(at[0], table.num_row_groups):
             row = 0
-            for batch in table.iter_batches(row_groups=[group], columns=[field]):
+            for batch in table.iter_batches(row_groups=[group], columns=[column]):
                 for value in batch.column(0).to_pylist():
-                    if isinstance(value, str) and (group > at[0] or row >= at[1]):
-                        yield value, first + row, [group, row + 1]
+                    if isinstance(value, kinds) and (group > at[0] or row >= at[1]):
+                        yield _field_of({column: value}, column, path, first + row), first + row, [group, row + 1]
                     row += 1
             first += row
     except pa.ArrowInvalid as error:

@@ -9,7 +9,7 @@ import pytest
 from eval.asking.tasks import plan_tasks, template
 from eval.comparison import compare, same_chat
 from eval.runs.run import run, wants_chat
-from eval.settings import ComparisonSettings, Settings, SweepSettings, default_cache, named_texts
+from eval.settings import ComparisonSettings, RunSettings, Settings, SweepSettings, default_cache, named_texts
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from tests.support.commands import check_refused, succeed
 from tests.support.commands import run as run_command
@@ -47,7 +47,7 @@ def own_tasks(tmp_path):
 
 def test_every_setting_has_its_option():
     flags = {"texts": "text", "adapters": "adapter"}
-    for command, make in (("run", Settings), ("compare", ComparisonSettings), ("sweep", SweepSettings)):
+    for command, make in (("run", RunSettings), ("compare", ComparisonSettings), ("sweep", SweepSettings)):
         shown = succeed("evaluate", command, "--help").stdout.split()
         for field in fields(make):
             assert f"--{flags.get(field.name, field.name).replace('_', '-')}" in shown

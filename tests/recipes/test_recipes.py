@@ -218,6 +218,30 @@ def test_the_fast_and_slow_study_asks_its_sets_in_its_way(tmp_path):
     assert "--limit" not in load_recipe("decoupling").resolve({"model": "m"}).stages[1].words()
 
 
+def test_the_instruments_ask_three_models_the_same(tmp_path):
+    small = {
+        "model": "m",
+        "text": "t.jsonl",
+        "lengths": 250,
+        "depths": 1,
+        "tops": 1,
+        "top": 3,
+        "originals": "[a.whl, b]",
+    }
+    changes = [word for key, value in {**small, "out": tmp_path}.items() for word in ("--set", f"{key}={value}")]
+    plan = json.loads(succeed("recipe", "run", "instruments", *changes, "--dry-run", "--json").stdout)
+    commands = {stage["name"]: stage["command"] for stage in plan["stages"]}
+    assert commands["questions"].endswith("--from a.whl --from b")
+    assert "--lengths 250 --depths 1" in commands["heads"]
+    asked, without, random = (commands[name].split() for name in ("full", "without-top", "without-random"))
+    assert "--needles" in asked
+    out, heads = asked.index("--out"), ["--ablate-heads", f"{tmp_path}/heads.json", "--top", "3"]
+    assert without == [*asked[: out + 1], f"{tmp_path}/without-top", *heads]
+    assert random == [*asked[: out + 1], f"{tmp_path}/without-random", *heads, "--ablate-random", "0"]
+    runs = [f"{tmp_path}/{name}" for name in ("full", "without-top", "without-random")]
+    assert commands["compare"].split() == ["evaluate", "compare", *runs, "--out", f"{tmp_path}/comparison"]
+
+
 def test_a_family_that_is_in_no_table_is_refused():
     with pytest.raises(UsageError, match="--set family=gpt: there is no such row; paper has llama-2-7b, llama-2-70b"):
         load_recipe("paper").resolve({"model": "m", "family": "gpt"})

@@ -20,6 +20,7 @@ from prune.choosing.costs import Costs
 from prune.choosing.heads import Heads
 from prune.cutting.plan import CutPlan
 from prune.cutting.verify import Verification
+from prune.instruments.concepts.result import Concepts
 from prune.scanning.result import Scan
 from recipes.record import RecipeRecord
 
@@ -46,6 +47,11 @@ SECTIONS = (
         "heads.json",
         Heads,
         "[instruments.md](instruments.md) says how scores, intervals and verdicts come about.",
+    ),
+    (
+        "concepts.json",
+        Concepts,
+        "[instruments.md](instruments.md) says how clusters, labels, chance and verdicts come about.",
     ),
     ("prune_plan.json", CutPlan, ""),
     ("`prune verify --json`", Verification, ""),

@@ -13,6 +13,7 @@ from eval.billing.counts import Counts, gains
 from eval.billing.statistics import (
     Design,
     Interval,
+    accuracy_difference,
     correlation_of_means,
     design_effect,
     difference_of_intervals,
@@ -23,6 +24,7 @@ from eval.billing.statistics import (
     paired_gain_difference,
     paired_mean_difference,
     paired_ratio_difference,
+    paired_share_difference,
     retained_interval,
     wilson,
 )
@@ -65,6 +67,8 @@ def test_the_mean_difference_is_scipys_paired_t_interval():
         (lambda: Counts(1, -1, 0, 0), "negative"),
         (lambda: paired_gain_difference([], []), "by 2 at most"),
         (lambda: paired_gain_difference([3.0], ["q"]), "by 2 at most"),
+        (lambda: paired_share_difference([], [], []), "from 0 to 1"),
+        (lambda: paired_share_difference([0.0], [2.0], ["q"]), "from 0 to 1"),
     ],
 )
 def test_what_no_interval_can_be_made_of(call, why):
@@ -127,6 +131,27 @@ def test_the_interval_of_a_gain_covers_the_truth(rates, n):
     units = [str(i) for i in range(n)]
     changes = iter((slow - fast).tolist())
     assert 0.93 <= coverage(truth, lambda: paired_gain_difference(next(changes), units)) <= 0.97
+
+
+@pytest.mark.parametrize(("loss", "most"), [(0.3, 0.98), (0.03, 1.0)])
+def test_the_interval_of_recall_covers_the_truth(loss, most):
+    """24 needles in 6 trials each; a trial loses some of its words, and all trials of a needle are alike in that."""
+    rng = np.random.default_rng(12)
+    needles, trials = 24, 6
+    units = [str(needle) for needle in range(needles) for _ in range(trials)]
+
+    def interval():
+        own = rng.beta(3 * loss, 3 * (1 - loss), needles).repeat(trials)
+        lost = np.where(rng.random(len(units)) < own, rng.integers(1, 5, len(units)) / 4, 0)
+        return paired_share_difference([1.0] * len(units), (1 - lost).tolist(), units)
+
+    assert 0.94 <= coverage(-loss * 5 / 8, interval) <= most
+
+
+def test_the_interval_of_recall_is_that_of_accuracies_where_all_or_nothing_comes_back():
+    before, after, units = [1.0, 1.0, 0.0, 1.0] * 6, [1.0, 0.0, 0.0, 1.0] * 6, [str(n // 2) for n in range(24)]
+    same = accuracy_difference([b == 1 for b in before], [a == 1 for a in after], units)
+    assert vars(paired_share_difference(before, after, units)) == pytest.approx(vars(same))
 
 
 def test_the_interval_of_a_gain_is_never_too_narrow_where_little_changes():

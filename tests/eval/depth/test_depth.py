@@ -13,11 +13,11 @@ from eval import measure_depth
 from eval.depth.document import DepthRecord
 from eval.depth.page import render
 from eval.depth.plan import draw_tasks, plan_blocks, read_pool
+from eval.depth.settings import DepthSettings
 from eval.depth.unfinished import KeptWork
 from eval.depth.walking import walk_tasks
 from eval.runs.files import read_lines
 from eval.runs.run import run
-from eval.settings import DepthSettings
 from prune import cut, plan_cut
 from prune.common.errors import UsageError
 from prune.models.loading import decoder_layers

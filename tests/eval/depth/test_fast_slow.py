@@ -78,6 +78,7 @@ def test_the_intervals_hold_the_truth_and_the_claim_follows_the_depth():
         held += found["low"][2] <= 0.95**2 <= found["high"][2]
         assert found["declines"] == "the reverse"
     assert held >= 0.9 * draws
+    assert compare_states(fast[:7], slow[:7], [str(i) for i in range(7)])["declines"] == "cannot tell here"
     halves = compare_states(fast, slow, [str(i // 2) for i in range(30)])
     assert halves["clusters"] == 15
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from prune.common.intervals import Redraws, bootstrap_mean
+from prune.common.intervals import Redraws, bootstrap_mean, student_mean
 
 
 def test_an_interval_covers_the_mean_of_clustered_trials_and_drawn_runs():
@@ -25,6 +25,18 @@ def test_a_bootstrap_repeats_itself_and_one_run_is_held_fixed():
     assert (same.estimate, same.low, same.high) == (0.5, 0.5, 0.5)
     with pytest.raises(ValueError, match="trials"):
         bootstrap_mean(values, [1, 2])
+
+
+def test_the_interval_of_independent_values_is_students():
+    from scipy.stats import t
+
+    values = [0.2, 0.5, 0.4, 0.9]
+    low, high = t.interval(0.95, 3, loc=np.mean(values), scale=np.std(values, ddof=1) / 2)
+    interval = student_mean(values)
+    assert (interval.estimate, interval.low, interval.high) == pytest.approx((0.5, low, high))
+    assert student_mean([0.3, 0.3]).high == pytest.approx(0.3)
+    with pytest.raises(ValueError, match="an interval of 1 values"):
+        student_mean([1.0])
 
 
 def test_ratios_are_those_of_sums_and_their_error_is_the_linearisations():
