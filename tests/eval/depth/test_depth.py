@@ -182,7 +182,7 @@ def test_a_model_whose_deep_block_alone_does_the_sums_is_told_so_and_one_without
     verdict, measure, sample_model, data, tmp_path
 ):
     folder = _planted(sample_model, tmp_path / "model", **PLANTED[verdict])
-    found = measure_depth(folder, _settings(data, sizes="1", measures=measure), show_progress=False)
+    found = measure_depth(folder, _settings(data, sizes="1", starts="every", measures=measure), show_progress=False)
     (row,) = found.document.interactions
     assert (row.measure, row.protocol, row.domains) == (measure, "both", ("math", "medical"))  # no protocol is shared
     assert row.found.verdict == verdict
