@@ -1,7 +1,8 @@
 """Domains, questions, scores, statistics and reports.
 
 `questions` are asked of a model by `asking`, which reads written answers with `answers`. `runs` keeps what one model
-answered, `billing` makes numbers with intervals of it, and `reports` shows them. `sweeps` asks many cuts in one walk.
+answered, `billing` makes numbers with intervals of it, and `reports` shows them. `sweeps` asks many cuts in one walk,
+and `depth` finds out by removal what layers are for.
 """
 
 from importlib import import_module
@@ -9,6 +10,7 @@ from typing import Any
 
 _PUBLIC = {  # no room may have one of these names: once imported, it would stand where the function should
     "compare": "eval.comparison",
+    "measure_depth": "eval.depth.run",
     "prepare": "eval.questions.preparation",
     "report": "eval.reports.page",
     "run": "eval.runs.run",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from eval.depth.settings import DepthSettings
 from eval.options import asked_options, caching_options
 from eval.settings import ComparisonSettings, RunSettings, SweepSettings
 from prune.common.options import takes
@@ -152,9 +153,31 @@ def sweep_command(
     answer(document, lambda: sweep_tables(document), as_json=as_json)
 
 
+@app.command("depth")
+@takes(settings=asked_options(DepthSettings))
+def depth_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.")],
+    settings: DepthSettings,
+    out: Annotated[Path, typer.Option(help="Folder for depth.json, tables, figures and the questions' measures.")],
+    revision: Revision = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run into --out.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take out each block of layers, and measure what answers and worked solutions lose, domain by domain.
+
+    Example: evaluate depth model/ --data questions --domains medical,math --out depth
+    """
+    from eval.depth.run import measure_depth
+    from eval.depth.showing import depth_tables
+
+    measured = measure_depth(model, settings, out=out, revision=revision, resume=resume, overwrite=overwrite)
+    answer(measured.to_json(), lambda: depth_tables(measured.document), as_json=as_json)
+
+
 @app.command("report")
 def report_command(
-    results: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a comparison or of a sweep.")],
+    results: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a comparison, a sweep or a depth run.")],
     sweep: Annotated[Path | None, typer.Option(help="Folder of a sweep of the full model, to be shown too.")] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; report.html in DIR if not given.")] = None,
     overwrite: Overwrite = False,
@@ -164,7 +187,7 @@ def report_command(
 
     Example: evaluate report bill/ --sweep sweep/ --out report.html
     """
-    from eval.reports.page import report as work
+    from eval.depth.page import report_any as work
 
     path = work(results, sweep=sweep, out=out, overwrite=overwrite)
     answer({"report": str(path), "bytes": path.stat().st_size}, lambda: f"Wrote {path}", as_json=as_json)

@@ -1,4 +1,4 @@
-"""The options of `evaluate run`, `compare` and `sweep`: those of their settings, and what stands for one not given."""
+"""The options of the commands that ask: those of their settings, and what stands for one not given."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.depth.settings import DepthSettings
 from eval.settings import Questions, Settings, SweepSettings, default_cache
 from prune.common.options import Options, settings_options
 
@@ -15,18 +16,22 @@ _NoCache = Annotated[
     bool, typer.Option("--no-cache", help="Ask everything anew, and keep no answer.", rich_help_panel="Kept answers")
 ]
 
+_NOT_OF_DEPTH = ("few_shot", "texts", "field")  # its prompts have no examples, and it reads no prose
+
 
 def asked_options(make: type[Questions]) -> Options:
     """The options of a settings class; an option that is not given leaves the field's own default."""
     defaults: dict[str, Any] = {field.name: None for field in fields(make) if isinstance(field.default, tuple)}
-    if make is SweepSettings:
+    if make in (SweepSettings, DepthSettings):
         defaults |= {"data": Parameter.empty, "domains": Parameter.empty}
     options = settings_options(make, defaults=defaults)
+    left_out = _NOT_OF_DEPTH if make is DepthSettings else ()
+    kinds = {name: kind for name, kind in options.kinds.items() if name not in left_out}
 
     def made(**given: Any) -> Any:
         return options.make(**{name: value for name, value in given.items() if value is not None})
 
-    return Options(made, options.kinds, options.defaults)
+    return Options(made, kinds, options.defaults)
 
 
 def caching_options(make: type[Settings]) -> Options:

@@ -66,6 +66,7 @@ def test_the_commands_for_a_model_of_ones_own_run_as_written(small_world, monkey
         "prune scan": ["--samples", "8", "--length", "64"],
         "prune cut": ["--n", "2"],
         "evaluate sweep": ["--sizes", "0-2", "--limit", "3"],
+        "evaluate depth": ["--sizes", "2", "--starts", "1", "--limit", "3", "--no-similarity"],
         "heal budget": ["--n", "2", "--rank", "4", "--length", "64"],
         "heal patch": ["--tokens", "2k", "--length", "64", "--held-out-tokens", "1k"],
         "heal distill": ["--tokens", "4k", "--length", "64", "--rank", "4", "--held-out-tokens", "1k"],
@@ -96,6 +97,6 @@ def test_the_commands_for_a_model_of_ones_own_run_as_written(small_world, monkey
             assert done.exit_code == 0, f"{words}\n{done.stdout}\n{done.stderr}"
         ran.append(command)
     healing = ["heal budget", "heal patch", "heal distill", "heal merge"]
-    assert ran == ["prune scan", "evaluate sweep", "prune cut", *healing, "evaluate compare"]
+    assert ran == ["prune scan", "evaluate sweep", "evaluate depth", "prune cut", *healing, "evaluate compare"]
     assert (small_world / "scan.png").exists()
     assert "healed" in (small_world / "bill/comparison.md").read_text()

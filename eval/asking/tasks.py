@@ -124,7 +124,8 @@ def _worded(prompts: Prompts, thinking: str, slow_tokens: int) -> dict[str, Any]
 
 def _row(question: Question) -> dict[str, Any]:
     row = question.as_row()
-    row.pop("cluster", None)  # all rows of a task have the same fields
+    for name in ("cluster", "rationale"):  # all rows of a task have the same fields
+        row.pop(name, None)
     return row
 
 

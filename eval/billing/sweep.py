@@ -139,9 +139,9 @@ class WalkRecord(Part):
 
 
 class Cost(Part):
-    """What the sweep took."""
+    """What it took."""
 
-    seconds: dict[str, float] = Field(description="by stage: load, walk, read, prose")
+    seconds: dict[str, float] = Field(description="by stage, such as load and walk")
     peak_memory: dict[str, int] = Field(description="bytes")
 
 

@@ -48,6 +48,7 @@ def _declared(name: str, parts: tuple[DomainPart, ...]) -> dict[str, Any]:
         "questions": 0,
         "protocols": dict.fromkeys(PROTOCOLS, 0),
         "passages": 0,
+        "rationales": 0,
         "sets": {part.set: 0 for part in parts},
         "subjects": {part.set: len(part.subjects) for part in parts if part.subjects},
         "licences": sorted({LICENCES[part.set] for part in parts}),
@@ -67,6 +68,7 @@ def _there(name: str, path: Path) -> dict[str, Any]:
         "questions": len(questions),
         "protocols": {protocol: protocols[protocol] for protocol in PROTOCOLS},
         "passages": sum(count > 1 for count in passages.values()),  # questions on one are not independent
+        "rationales": sum(question.rationale is not None for question in questions),
         "sets": dict(sorted(Counter(question.source for question in questions).items())),
         "subjects": {
             name: len({q.subject for q in questions if q.source == name}) for name in {q.source for q in questions}

@@ -39,7 +39,14 @@ class Loaded:
     passed_over: list[str] = field(default_factory=list)  # files of the set's other splits
 
     def take(
-        self, subject: str, question: str, choices: list[str] | None, answer: int | str | None, *, why: str = ""
+        self,
+        subject: str,
+        question: str,
+        choices: list[str] | None,
+        answer: int | str | None,
+        *,
+        why: str = "",
+        rationale: str | None = None,
     ) -> None:
         """Add one row, or count it as left out: `why` or an answer of None says so."""
         self.rows += 1
@@ -55,7 +62,11 @@ class Loaded:
             return
         kept = None if choices is None else tuple(choices)
         name = question_id(question, kept, answer)
-        self.questions.append(Question(name, "", subject, question, kept, answer, self.name, LICENCES[self.name]))
+        self.questions.append(
+            Question(
+                name, "", subject, question, kept, answer, self.name, LICENCES[self.name], rationale=rationale or None
+            )
+        )
 
     def add(self, other: Loaded) -> None:
         """Take in what another place gave of the same set; repeats are dropped when domains are made."""

@@ -29,6 +29,7 @@ class PreparedDomain(Part):
     sets: dict[str, int] = Field(description="how many of each set")
     licences: dict[str, int] = Field(description="how many under each licence")
     repeats_dropped: int = Field(description="questions that stood there already")
+    rationales: int = Field(0, description="questions with a worked solution or an explanation")
     sets_absent: tuple[str, ...] = Field(description="sets of the domain that no source held")
 
 
@@ -156,6 +157,7 @@ def _entry(questions: list[Question], repeats: int, text: str, absent: list[str]
         sets=dict(sorted(Counter(question.source for question in questions).items())),
         licences=dict(sorted(Counter(question.licence for question in questions).items())),
         repeats_dropped=repeats,
+        rationales=sum(question.rationale is not None for question in questions),
         sets_absent=tuple(absent),
     )
 

@@ -35,6 +35,21 @@ def read_row(name: str, row: Row) -> Parts:
     return _READERS[name](row)
 
 
+def rationale_of(name: str, row: Row) -> str | None:
+    """The worked solution or explanation that a row of the set `name` has; None where it has none."""
+    given = next((row[field] for field in _RATIONALES.get(name, ()) if isinstance(row.get(field), str)), "")
+    if name == "gsm8k":
+        given = _CALCULATOR.sub("", given.rsplit("####", 1)[0])
+    return given.strip().strip('"').strip() or None
+
+
+_CALCULATOR = re.compile(r"<<.*?>>")  # marks of GSM8K, made for a model that has a calculator
+_RATIONALES = {
+    "gsm8k": ("answer",),
+    "medmcqa": ("exp",),
+    "pubmedqa": ("LONG_ANSWER", "long_answer"),
+    "mathqa": ("Rationale",),
+}
 _FIELDS: dict[str, tuple[set[str], ...]] = {
     "medmcqa": ({"question", "opa", "opb", "opc", "opd"},),
     "medqa": ({"question", "options", "answer_idx"},),

@@ -18,6 +18,7 @@ from prune.common.errors import RegrowthError
 
 PROTOCOLS = ("choice", "generation")
 _PASSAGE = 80  # characters; a shorter line before the question is no passage
+_OPTIONAL = ("cluster", "rationale")  # fields that a line leaves out where they are not given
 
 
 def _filled(text: str) -> str:
@@ -44,6 +45,9 @@ class QuestionLine(Part):
     licence: _Text = Field(description="under which the question may be used")
     cluster: str | None = Field(
         None, description="the same text for questions that are not independent; by their passage if not there"
+    )
+    rationale: _Text | None = Field(
+        None, description="a worked solution or an explanation, if the set has one; no part of the `id`"
     )
 
     @model_validator(mode="after")
@@ -74,6 +78,7 @@ class Question:
     source: str
     licence: str
     cluster: str | None = None
+    rationale: str | None = None
 
     @property
     def protocol(self) -> str:
@@ -94,7 +99,7 @@ class Question:
     def as_row(self) -> dict[str, Any]:
         """The question as the JSON object of its line."""
         row = {**vars(self), "choices": None if self.choices is None else list(self.choices)}
-        return {name: value for name, value in row.items() if name != "cluster" or value is not None}
+        return {name: value for name, value in row.items() if name not in _OPTIONAL or value is not None}
 
 
 def question_id(question: str, choices: Iterable[str] | None, answer: int | str) -> str:
@@ -119,6 +124,8 @@ def cluster_of(question: Question) -> str:
 def drop_repeats(questions: Iterable[Question]) -> tuple[list[Question], int]:
     """Keep the first of questions that are alike but for case, white space and the order of choices.
 
+    One without a rationale takes that of a repeat.
+
     Returns:
         The questions kept, in their order, and how many repeats were dropped.
     """
@@ -126,7 +133,10 @@ def drop_repeats(questions: Iterable[Question]) -> tuple[list[Question], int]:
     count = 0
     for item in questions:
         count += 1
-        kept.setdefault((_plain(item.question), *sorted(map(_plain, item.choices or ()))), item)
+        key = (_plain(item.question), *sorted(map(_plain, item.choices or ())))
+        first = kept.setdefault(key, item)
+        if first.rationale is None and item.rationale is not None:
+            kept[key] = replace(first, rationale=item.rationale)
     return list(kept.values()), count - len(kept)
 
 

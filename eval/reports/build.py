@@ -14,7 +14,7 @@ from eval.reports.comparison import (
     tasks_section,
     thinking_section,
 )
-from eval.reports.model import Flips, Report, Section
+from eval.reports.model import Flips, PageTop, Report, Section
 from eval.reports.sweep import curves_section, map_section, sweep_prose_section
 from eval.reports.text import counted, listed, plain
 from eval.reports.verdict import comparison_top, sweep_top
@@ -47,7 +47,14 @@ def build(comparison: Document | None, sweep: Document | None = None, flips: Seq
     if comparison is not None and sweep is not None and _unlike(comparison, sweep):
         name = sweep["provenance"]["model"]["model"]
         top = replace(top, warnings=(*top.warnings, f"the sweep below is of {name}, whose weights are not {full}'s"))
-    shown = tuple(section for section in sections if section is not None)
+    return with_facts(main, title, top, [section for section in sections if section is not None], flips)
+
+
+def with_facts(
+    main: Document, title: str, top: PageTop, sections: Sequence[Section], flips: Sequence[Flips] = ()
+) -> Report:
+    """A report of these sections, and how it was all measured, which the document `main` says."""
+    shown = tuple(sections)
     return Report(
         title=title,
         subtitle=_subtitle(main),
@@ -75,7 +82,7 @@ def _unlike(comparison: Document, sweep: Document) -> bool:
 
 
 def _subtitle(main: Document) -> str:
-    tasks = main["tasks"] if "curves" in main else [row for row in main["rows"] if not row["versus"]]
+    tasks = [row for row in main["rows"] if not row["versus"]] if "models" in main else main["tasks"]
     domains = list(dict.fromkeys(task["domain"] for task in tasks))
     if not domains:
         return ""

@@ -12,7 +12,7 @@ from typing import Any
 from eval.billing.artefacts import Comparison
 from eval.billing.sweep import SweepRecord
 from eval.reports.flips import read_flips
-from eval.reports.model import Flips
+from eval.reports.model import Flips, Report
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import write_text
 
@@ -67,14 +67,20 @@ def read_results(folder: Path) -> tuple[Document | None, Document | None]:
 
 
 def render(comparison: Document | None, sweep: Document | None = None, flips: Sequence[Flips] = ()) -> str:
-    """The page. The same documents give the same bytes.
+    """The page. The same documents give the same bytes."""
+    from eval.reports.build import build
+
+    return render_report(build(comparison, sweep, flips))
+
+
+def render_report(report: Report) -> str:
+    """A report as a page.
 
     Its style and its script stand inside it and are allowed by their hashes; the page may load nothing.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    from eval.reports.build import build
     from eval.reports.model import STATES
     from prune.common.tables import subscripts
 
@@ -83,7 +89,7 @@ def render(comparison: Document | None, sweep: Document | None = None, flips: Se
     style, script = "\n".join(map(template, ("figures.css", "report.css"))), template("report.js")
     return environment.get_template("report.html.j2").render(
         states=STATES,
-        report=build(comparison, sweep, flips),
+        report=report,
         style=Markup(style),
         script=Markup(script),
         style_hash=_hash(style),

@@ -84,7 +84,7 @@ def run(
             bar=bar,
         )
         try:
-            harness = _ask(asker, plans, settings, chat=chat)
+            harness = ask_tasks(asker, plans, settings, chat=chat)
             prose = {
                 name: measure_prose(asker.window_nats(windows), tokenizer, windows) for name, windows in drawn.items()
             }
@@ -97,7 +97,7 @@ def run(
         label=label,
         identity={**identity, "content_sha256": content},
         tasks=tuple(plans),
-        samples=tuple(_samples(plans, logged, tokenizer)),
+        samples=tuple(read_logged(plans, logged, tokenizer)),
         harness=harness,
         prose=prose,
         settings=_asked_how(
@@ -189,7 +189,8 @@ def name_of(model: str | Path) -> str:
     return path.name or path.resolve().name
 
 
-def _ask(asker: Asker, plans: list[TaskPlan], settings: Settings, *, chat: bool) -> dict[str, Any]:
+def ask_tasks(asker: Asker, plans: list[TaskPlan], settings: Settings, *, chat: bool) -> dict[str, Any]:
+    """What lm-eval finds on our tasks, and on its own that are named; with the samples."""
     from lm_eval import evaluator
 
     from eval.asking.harness import PlannedTask
@@ -225,7 +226,8 @@ def _no_git(evaluator: Any) -> Iterator[None]:
         evaluator.get_git_commit_hash = ask_git
 
 
-def _samples(plans: list[TaskPlan], logged: dict[str, list[dict[str, Any]]], tokenizer: Any) -> list[Sample]:
+def read_logged(plans: list[TaskPlan], logged: dict[str, list[dict[str, Any]]], tokenizer: Any) -> list[Sample]:
+    """Our tasks' samples, of what lm-eval logged."""
     samples = []
     for plan in plans:
         entries = {entry["doc"]["id"]: entry for entry in logged[plan.name]}

@@ -6,7 +6,7 @@ lm-eval's HFLM itself; `StoredAnswers` gives one variant's answers back to lm-ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,16 +140,27 @@ def collect(tasks: Sequence[AnswerTask], scorer: Scorer, prompting: Prompting) -
     """All requests of some tasks, in tokens as HFLM reads them."""
     pairs: dict[Pair, None] = {}
     for task in tasks:
-        _prepare(task, prompting)
-        task.build_all_requests(
-            rank=0,
-            world_size=1,
-            apply_chat_template=prompting.chat,
-            chat_template=scorer.apply_chat_template if prompting.chat else None,
-            tokenizer_name=scorer.tokenizer_name if prompting.chat else "",
-        )
-        for request in task.instances:
+        for request in requests_of(task, scorer, prompting):
             pairs.setdefault(request.args)
+    return encode(pairs, scorer)
+
+
+def requests_of(task: AnswerTask, scorer: Scorer, prompting: Prompting) -> list[Instance]:
+    """The requests of a task, in the order of its questions, whose prompts lm-eval writes."""
+    _prepare(task, prompting)
+    task.build_all_requests(
+        rank=0,
+        world_size=1,
+        apply_chat_template=prompting.chat,
+        chat_template=scorer.apply_chat_template if prompting.chat else None,
+        tokenizer_name=scorer.tokenizer_name if prompting.chat else "",
+    )
+    return list(task.instances)
+
+
+def encode(pairs: Iterable[Pair], scorer: Scorer) -> Collected:
+    """Pairs of context and continuation, all unlike, in tokens as HFLM reads them."""
+    pairs = list(pairs)
     instances = [Instance("loglikelihood", doc={}, arguments=pair, idx=0) for pair in pairs]
     numbers: dict[Asked, int] = {}
     owners, truncated = [], 0
@@ -160,7 +171,7 @@ def collect(tasks: Sequence[AnswerTask], scorer: Scorer, prompting: Prompting) -
         truncated += len(whole) > scorer.max_length + 1
         asked = Asked(tuple(whole[-(scorer.max_length + 1) :][:-1]), tuple(answer))
         owners.append(numbers.setdefault(asked, len(numbers)))
-    return Collected(list(pairs), list(numbers), owners, truncated)
+    return Collected(pairs, list(numbers), owners, truncated)
 
 
 def read(tasks: Sequence[AnswerTask], answers: LM, prompting: Prompting) -> dict[str, Any]:

@@ -25,17 +25,22 @@ class KeptAnswers:
 
     def restore(self, **more: Any) -> RouteAnswers | None:
         """The answers so far, None if there are none; `more` are the facts that only the loaded model tells."""
-        return self._unfinished.read({**self._facts, **more}, _restored)
+        return self._unfinished.read({**self._facts, **more}, restored)
 
     def keep(self, answers: RouteAnswers) -> None:
         """Write what is answered so far, not more often than every 20 seconds."""
         if self._unfinished.due():
-            state = {"read": answers.read, "heads": answers.heads, "notes": answers.notes}
-            arrays = {"logprob": answers.logprob, "greedy": answers.greedy, "done": answers.done}
-            self._unfinished.write(state, arrays)
+            self._unfinished.write(*as_kept(answers))
 
 
-def _restored(state: Any, arrays: Mapping[str, np.ndarray]) -> RouteAnswers:
+def as_kept(answers: RouteAnswers) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Answers as JSON and arrays."""
+    state = {"read": answers.read, "heads": answers.heads, "notes": answers.notes}
+    return state, {"logprob": answers.logprob, "greedy": answers.greedy, "done": answers.done}
+
+
+def restored(state: Any, arrays: Mapping[str, np.ndarray]) -> RouteAnswers:
+    """What `as_kept` was given."""
     return RouteAnswers(
         arrays["logprob"], arrays["greedy"], arrays["done"], state["read"], state["heads"], state["notes"]
     )

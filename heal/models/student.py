@@ -1,8 +1,7 @@
 """Teacher and student on one copy of the weights: the full model, and a second tree of modules over its tensors.
 
-The student is the full model's tree rebuilt from aliases: new modules, the same parameters. It has the pruned
-model's config and layers, so an adapter put into it is one for the pruned model, by its names; the teacher stays as
-it was loaded. Modes, hooks and adapters of one tree do not reach the other.
+The student stands over the full model's tensors (`prune.models.sharing`). It has the pruned model's config and layers,
+so an adapter put into it is one for the pruned model, by its names; the teacher stays as it was loaded.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from prune.common.errors import CheckpointError
 from prune.families.table import is_transposed
 from prune.models.hooks import hooked
 from prune.models.loading import decoder_layers, text_config
+from prune.models.sharing import over_same_weights
 from prune.models.walking import PassThrough
 
 if TYPE_CHECKING:
@@ -39,58 +39,10 @@ def build_student(
     Raises:
         CheckpointError: `own` names what the model does not have.
     """
-    memo: dict[int, Any] = {}
-    for part, ours in ((full.config, config), (text_config(full.config), text_config(config))):
-        ours._attn_implementation = part._attn_implementation
-        ours.dtype = part.dtype
-        memo[id(part)] = ours
-    if getattr(full, "hf_quantizer", None) is not None:
-        memo[id(full.hf_quantizer)] = full.hf_quantizer
-        config.quantization_config = full.config.quantization_config
-    for module in full.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            memo[id(tensor)] = tensor
-        if not module._modules and (module._parameters or module._buffers):
-            memo[id(module)] = _alias(module)
-    student = copy.deepcopy(full, memo)
-    layers = decoder_layers_of(student, len(decoder_layers(full)))
-    remaining = [layers[layer] for layer in kept]
-    for place, (layer, source) in enumerate(zip(remaining, kept, strict=True)):
-        _renumber(layer, source, place)
-    layers._modules = {str(place): layer for place, layer in enumerate(remaining)}
-    student.train(full.training)
+    student = over_same_weights(full, config, kept)
     for name, values in own.items():
         _put(student, name, values)
     return student
-
-
-def decoder_layers_of(model: PreTrainedModel, count: int) -> torch.nn.ModuleList:
-    """The list of `count` decoder layers, whatever the config of the model says."""
-    held = text_config(model.config)
-    stated = held.num_hidden_layers
-    held.num_hidden_layers = count
-    try:
-        return decoder_layers(model)
-    finally:
-        held.num_hidden_layers = stated
-
-
-def _alias(module: torch.nn.Module) -> torch.nn.Module:
-    """Another module over the same parameters, with a mode and hooks of its own."""
-    twin = copy.copy(module)
-    for name, value in vars(module).items():
-        if isinstance(value, dict):  # _parameters, _buffers, and every kind of hook
-            vars(twin)[name] = value.copy()
-        elif isinstance(value, set):
-            vars(twin)[name] = set(value)
-    return twin
-
-
-def _renumber(layer: torch.nn.Module, source: int, place: int) -> None:
-    """`layer_idx` is looked up in the config's lists by some families; those of the pruned config are its own."""
-    for module in layer.modules():
-        if vars(module).get("layer_idx") == source:
-            vars(module)["layer_idx"] = place
 
 
 def _put(student: PreTrainedModel, name: str, values: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from eval.billing.artefacts import Comparison, Run
 from eval.billing.sweep import SweepRecord
+from eval.depth.document import DepthRecord
 from eval.questions.preparation import Manifest
 from eval.questions.schema import QuestionLine
 from heal.budget.document import Budget
@@ -89,6 +90,17 @@ answers (the mean over a domain's protocols); `samples_<task>.jsonl`, one questi
 `prompt_hash`, and `correct`, `correct_raw`, `answer_greedy`, `answer_nll_bits`, `response` as lists over `variants`
 in their order (null where the protocol has none); the figures `curves.svg` and `map.svg`; `report.html`.""",
     ),
+    (
+        "depth.json",
+        DepthRecord,
+        """[instruments.md](instruments.md) says how measures, contrasts and verdicts come about.
+
+Beside it: `depth.md`; `depth_<task>.jsonl`, one question a line: `id`, `subject`, `source`, `cluster`,
+`rationale_tokens` (0: none is used), `control_of` (the question whose rationale stands beside this one), and each
+measure as a list over `variants` in their order (null where it is not of the question; `informed` is of the
+question's own rationale); with --generate `written_<variant>_<task>-<mode>.jsonl`, the samples; figures as .svg;
+`report.html`.""",
+    ),
     ("manifest.json", Manifest, ""),
     ("recipe.json", RecipeRecord, ""),
 )
@@ -103,7 +115,7 @@ DOMAINS = """## `evaluate domains --json`, `regrowth.domains/1`
 
 `domains`: one object each with `domain`, `there` (its questions are in the folder), `own` (declared by you),
 `questions`, `protocols` and `sets` (name -> count), `subjects` (set -> how many), `passages` that several questions
-share, `licences`."""
+share, `rationales` (questions that have one), `licences`."""
 
 
 def page():

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from eval.questions.loaded import Loaded
-from eval.questions.rows import read_row
+from eval.questions.rows import rationale_of, read_row
 from prune.common.errors import RegrowthError, first_line
 
 # set -> repository, config, split
@@ -47,7 +47,7 @@ def load_rows(name: str, rows: Iterable[dict[str, Any]], *, origin: dict[str, st
     for row in rows:
         try:
             for subject, question, choices, answer in read_row(name, row):
-                loaded.take(subject, question, choices, answer)
+                loaded.take(subject, question, choices, answer, rationale=rationale_of(name, row))
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             loaded.rows += 1
             loaded.left_out[f"unreadable row ({type(error).__name__})"] += 1

@@ -4,6 +4,7 @@ import json
 import os
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,39 @@ def test_a_file_is_known_by_its_content_whatever_its_name(name, tmp_path):
     assert list(loaded.origin) == [path.name]
     if name in ("medmcqa", "asdiv", "commonsenseqa"):
         assert sum(loaded.left_out.values()) == 1
+
+
+RATIONALES = {
+    "gsm8k": (GSM8K, "2 + 2 = 4"),
+    "medmcqa": ({**MEDMCQA, "cop": 4, "exp": " It is d. "}, "It is d."),
+    "pubmedqa": ({**PUBMEDQA["123"], "LONG_ANSWER": "It does not."}, "It does not."),
+    "mathqa": ({**MATHQA, "Rationale": '"27 + 11 = 38 , answer : a"'}, "27 + 11 = 38 , answer : a"),
+}
+
+
+@pytest.mark.parametrize("name", RATIONALES)
+def test_a_worked_solution_comes_along_and_is_no_part_of_the_id(name, tmp_path):
+    row, wanted = RATIONALES[name]
+    field = {"medmcqa": "exp", "pubmedqa": "LONG_ANSWER", "mathqa": "Rationale"}.get(name)
+    rows = [row] if field is None else [row, {**row, field: None}, {**row, field: " "}]
+    found = []
+    for number, each in enumerate(rows):
+        path = tmp_path / f"{name}{number}.json"
+        path.write_text(json.dumps([{**each, "cop": 3, "question": "x"}, each] if name == "medmcqa" else [each]))
+        found.append(load_sources([path])[name].questions[-1])
+    assert [question.rationale for question in found] == [wanted, None, None][: len(found)]
+    assert len({question.id for question in found}) == 1
+    assert "rationale" not in replace(found[0], rationale=None).as_row()
+    assert found[0].as_row()["rationale"] == wanted
+
+
+def test_a_question_of_two_sources_keeps_its_solution_and_the_manifest_counts_them(tmp_path):
+    bare, told = tmp_path / "bare.json", tmp_path / "told.json"
+    bare.write_text(json.dumps([MATHQA, {**MATHQA, "Problem": "how old ?"}]))
+    told.write_text(json.dumps([{**MATHQA, "Rationale": "so it is"}]))
+    manifest = prepare(tmp_path / "out", source=[bare, told], domains="math", mathqa_options=5)
+    assert manifest.domains["math"].rationales == 1
+    assert [q.rationale for q in read_questions(tmp_path / "out" / "math.jsonl")] == ["so it is", None]
 
 
 def test_a_folder_of_all_of_them(tmp_path):

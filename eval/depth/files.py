@@ -1,0 +1,146 @@
+"""From what was measured to depth.json, and its folder, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.asking.trees import plain_tokens
+from eval.billing.sweep import Cost, WalkRecord
+from eval.billing.thinking import bill_thinking
+from eval.billing.unparsed import unparsed_warnings
+from eval.depth import scores
+from eval.depth.agreement import disagreements, rank_agreement
+from eval.depth.analysis import domain_interactions, events, measure_interactions
+from eval.depth.document import DepthRecord, DepthVariant, WrittenVariant
+from eval.depth.fast_slow import FastSlowSimilarity
+from eval.depth.measures import TaskMeasures
+from eval.depth.plan import middle
+from eval.depth.settings import DepthSettings
+from eval.depth.showing import markdown
+from eval.depth.walking import WalkedTasks
+from eval.runs.samples import RunResult
+from eval.sweeps.plan import SweepPlan
+from prune.common.outputs import staged_directory, write_text
+from prune.common.provenance import provenance
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What was measured: what depth.json holds, each task's measures by variant and question, and written answers."""
+
+    plan: SweepPlan
+    document: DepthRecord
+    tasks: tuple[TaskMeasures, ...]
+    runs: tuple[RunResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that depth.json holds."""
+        return self.document.to_json()
+
+
+def assemble(
+    plan: SweepPlan,
+    walked: WalkedTasks,
+    settings: DepthSettings,
+    *,
+    written: Sequence[WrittenVariant],
+    runs: Sequence[RunResult],
+    similarity: FastSlowSimilarity | None,
+    asked_how: dict[str, Any],
+    cost: Cost,
+    facts: dict[str, Any],
+) -> Depth:
+    """What was measured, as depth.json holds it; `facts` go to the provenance."""
+    measures = scores.shown_measures(settings.measures)
+    rows = scores.rows(plan, walked.tasks, measures)
+    thinking = bill_thinking(runs) if runs else []
+    apart = disagreements(rows, thinking)
+    warnings = scores.warnings(walked.tasks, settings, walked.collected.truncated)
+    document = DepthRecord(
+        layers=plan.layers,
+        sizes=plan.sizes[1:],
+        starts=str(plan.starts),
+        measures=measures,
+        variants=tuple(_variant(plan, number) for number in range(len(plan.variants))),
+        tasks=tuple(map(scores.describe_task, walked.tasks)),
+        rows=rows,
+        thirds=scores.thirds(plan, walked.tasks, measures),
+        written=tuple(written),
+        thinking=tuple(thinking),
+        disagreements=apart,
+        agreement=rank_agreement(apart),
+        interactions=domain_interactions(plan, walked.tasks, measures, seed=settings.seed),
+        measure_interactions=measure_interactions(plan, walked.tasks, measures, seed=settings.seed),
+        events=events(plan, runs, seed=settings.seed) if runs else (),
+        similarity=similarity,
+        how=WalkRecord(
+            path=walked.way.name,
+            why=walked.way.why,
+            layer_passes=plan.passes(),
+            relative_passes=plan.passes() / plan.layers,
+            requests=len(walked.collected.requests),
+            tokens=walked.answers.read,
+            tokens_one_by_one=plain_tokens(walked.collected.requests),
+            head_positions=walked.answers.heads,
+        ),
+        settings=asked_how,
+        truncated=walked.collected.truncated,
+        warnings=(*warnings, *unparsed_warnings([], [vars(row) for row in thinking])),
+        notes=tuple(walked.answers.notes),
+        measured=cost,
+        provenance=provenance(**facts),
+    )
+    return Depth(plan, document, walked.tasks, tuple(runs))
+
+
+def _variant(plan: SweepPlan, number: int) -> DepthVariant:
+    variant = plan.variants[number]
+    depth = None if variant.start is None else middle(variant.start, variant.n, plan.layers)
+    return DepthVariant(label=variant.label, n=variant.n, start=variant.start, depth=depth)
+
+
+def write_depth(measured: Depth, out: str | Path, *, overwrite: bool = False) -> None:
+    """Write all files of a run into a staged folder, which then becomes `out`."""
+    from eval.depth.page import report, write_figures
+
+    with staged_directory(out, overwrite=overwrite) as stage:
+        measured.document.write(stage / "depth.json")
+        write_text(stage / "depth.md", markdown(measured.document))
+        for task in measured.tasks:
+            _write_lines(stage / f"depth_{task.task.plan.domain}_{task.task.plan.protocol}.jsonl", sample_rows(task))
+        for run in measured.runs:
+            for plan in run.tasks:
+                name = f"written_{run.label}_{plan.name.removeprefix('regrowth_')}.jsonl"
+                _write_lines(stage / name, map(vars, run.of(plan)))
+        write_figures(measured.document, stage)
+        report(stage)
+
+
+def _write_lines(path: Path, rows: Any) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def sample_rows(task: TaskMeasures) -> Iterator[dict[str, Any]]:
+    """One JSON object a question; of each measure a list over the variants, null where it is not of the question."""
+    questions = task.task.plan.questions
+    for number, question in enumerate(questions):
+        partner = int(task.task.partners[number])
+        measures = {
+            name: None if np.isnan(values[0, number]) else values[:, number].tolist()
+            for name, values in task.values.items()
+        }
+        yield {
+            "id": question.id,
+            "subject": question.subject,
+            "source": question.source,
+            "cluster": task.units[number],
+            "rationale_tokens": int(task.task.lengths[number]),
+            "control_of": questions[partner].id if partner >= 0 else None,
+            **measures,
+        }

@@ -1,0 +1,88 @@
+"""Which blocks `evaluate depth` takes out of a model, and what it asks the rest: its settings, each with its option."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+from eval.settings import FEWEST_SLOW, MODES, SHORTEST, PromptsFile, Questions, Settings, split_names
+from prune.common.errors import UsageError
+from prune.common.options import Option
+
+MEASURES = ("fast", "using", "writing", "control")
+EVERY = "every"  # start of a block
+
+_asks = partial(Option, panel="Questions")
+_computes = partial(Option, panel="Model and memory")
+_removes = partial(Option, panel="Blocks")
+_writes = partial(Option, panel="Answers in words")
+
+
+def check_measures(measures: str | Iterable[str]) -> tuple[str, ...]:
+    """`fast,writing` or a list of measures as a tuple in the order of `MEASURES`, without repeats."""
+    named = split_names(measures, "--measures")
+    if unknown := [name for name in named if name not in MEASURES]:
+        raise UsageError(f"--measures {unknown[0]} is unknown; use {', '.join(MEASURES)}")
+    return tuple(name for name in MEASURES if name in named)
+
+
+@dataclass(frozen=True)
+class DepthSettings(Questions):
+    """Which blocks `evaluate depth` takes out of a model, and what it asks the rest."""
+
+    limit: Annotated[int | None, _asks("Questions per domain and protocol, at most; those with a rationale first.")] = (
+        30
+    )
+    sizes: Annotated[str, _removes("Layers of a block, as 1,2,4.")] = "1,2,4"
+    starts: Annotated[
+        str, _removes("A number: so many starts of each size, spread evenly over the layers; or every.")
+    ] = "8"
+    measures: Annotated[
+        tuple[str, ...],
+        _asks(
+            "fast, using, writing, control: some of these, with commas between them; all if not given.",
+            typed=str | None,
+            parse=check_measures,
+        ),
+    ] = MEASURES
+    max_rationale_tokens: Annotated[
+        int, _asks("A question with a longer rationale is asked as if it had none; how many is said.")
+    ] = 160
+    batch_tokens: Annotated[int, _computes("Tokens of one batch; halved where memory runs out.")] = 1024
+    similarity: Annotated[
+        bool, _writes("Also compare the states of fast and slow prompts, layer by layer, by CKA.")
+    ] = True
+    prompts: PromptsFile = None
+    generate: Annotated[
+        int,
+        _writes(
+            "So many blocks, those that tell the domains apart most, and the deepest one of each size: without each "
+            "the model also writes its answers, fast and slow. Minutes a block on a CPU; 0 for none."
+        ),
+    ] = 0
+    slow_tokens: Annotated[int, _writes("New tokens of a chain of thought, at most.")] = 256
+    batch_size: Annotated[int, _writes("Answers written at a time; halved where memory runs out.")] = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_asks()
+        least = {"batch_tokens": SHORTEST, "slow_tokens": FEWEST_SLOW, "batch_size": 1, "max_rationale_tokens": 4}
+        for name, fewest in {**least, "generate": 0}.items():
+            if getattr(self, name) < fewest:
+                option = f"--{name.replace('_', '-')} {getattr(self, name)}"
+                raise UsageError(f"{option} is too few; use {fewest} or more")
+        if self.starts != EVERY and not (self.starts.isdecimal() and int(self.starts) >= 1):
+            raise UsageError(f"--starts {self.starts}: give every, or a number of starts such as 8")
+
+    @property
+    def in_words(self) -> Settings:
+        """The same questions, all of them, asked fast and slow, as `evaluate run` asks."""
+        same = ("data", "domains", "seed", "sets", "chat_template", "slow_tokens", "prompts", "batch_size")
+        return Settings(**{name: getattr(self, name) for name in same}, thinking=MODES)
+
+    @property
+    def chain_measures(self) -> tuple[str, ...]:
+        """Those that need a rationale."""
+        return tuple(name for name in self.measures if name != "fast")

@@ -1,0 +1,80 @@
+"""The model without a block writes its answers, fast and slow, as `evaluate run --thinking fast,slow` has it do.
+
+No checkpoint is written: the model without the block stands over the tensors of the loaded one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from eval.asking.tasks import TaskPlan, prompts_of
+from eval.depth.plan import DepthTask
+from eval.depth.settings import DepthSettings
+from eval.runs.samples import RunResult, Sample
+from eval.settings import MODES
+from eval.sweeps.plan import Variant
+from prune.common.layers import layers_without
+from prune.common.terminal import Progress
+from prune.families.subject import Subject, new_config
+from prune.models.sharing import over_same_weights
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A loaded model, and how its variants are asked.
+
+    context: tokens. chat: whether prompts go through the chat template.
+    """
+
+    model: Any
+    tokenizer: Any
+    subject: Subject
+    settings: DepthSettings
+    context: int
+    chat: bool
+
+    def write(self, variant: Variant, plans: Sequence[TaskPlan], bar: Progress) -> list[Sample]:
+        """The answers of one variant to all plans."""
+        from eval.asking.asker import Asker
+        from eval.asking.cache import AnswerStore
+        from eval.asking.harness import Scorer
+        from eval.runs.run import ask_tasks, read_logged
+
+        def opened() -> Scorer:
+            size = self.settings.batch_size
+            return Scorer(self._without(variant), self.tokenizer, batch_size=size, max_length=self.context, bar=bar)
+
+        asker = Asker(
+            opened, self.tokenizer, AnswerStore(), max_length=self.context, scored=self.context + 1, bar=Progress()
+        )
+        found = ask_tasks(asker, list(plans), self.settings.in_words, chat=self.chat)
+        return read_logged(list(plans), found["samples"], self.tokenizer)
+
+    def _without(self, variant: Variant) -> Any:
+        if not variant.dropped:
+            return self.model
+        kept = layers_without(variant.dropped, self.subject.layers)
+        config = type(self.model.config).from_dict(new_config(self.subject, kept, carry_code=False))
+        return over_same_weights(self.model, config, kept)
+
+
+def thinking_plans(tasks: Iterable[DepthTask], settings: DepthSettings) -> list[TaskPlan]:
+    """The same questions, to be answered in words, fast and slow."""
+    own = prompts_of(settings.in_words)
+    return [
+        replace(task.plan, thinking=mode, slow_tokens=settings.slow_tokens, prompts=own)
+        for task in tasks
+        for mode in MODES
+    ]
+
+
+def as_run(label: str, plans: Sequence[TaskPlan], samples: Sequence[Sample]) -> RunResult:
+    """A variant's answers in the form that `eval.billing.thinking.bill_thinking` takes."""
+    return RunResult(label, {}, tuple(plans), tuple(samples), {}, {}, {}, seconds=0.0, tokens=0, truncated=0)
+
+
+def as_kept(samples: Iterable[Sample]) -> list[dict[str, Any]]:
+    """Samples as JSON, from which `Sample(**row)` makes them again."""
+    return [asdict(sample) for sample in samples]
