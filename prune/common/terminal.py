@@ -102,7 +102,7 @@ def make_app(name: str, purpose: str) -> typer.Typer:
 
     @app.callback()
     def root() -> None:  # keeps a one-command app a group, so that its command is named on the line
-        pass
+        quiet_libraries()  # before any command imports them: tqdm asks once whether to draw bars
 
     return app
 

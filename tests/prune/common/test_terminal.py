@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -80,6 +81,12 @@ def test_json_has_stdout_to_itself(app):
     assert json.loads(result.stdout) == {"n": 3}
     assert "working" in result.stderr
     assert CliRunner().invoke(app, ["work", "3"]).stdout == "did 3\n"
+
+
+def test_other_libraries_are_silent_before_a_command_can_import_them(app, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    CliRunner().invoke(app, ["fail", "user"])
+    assert os.environ["TQDM_DISABLE"] == "1"
 
 
 def test_paths_are_neither_broken_nor_read_as_markup(capsys, monkeypatch):
