@@ -303,5 +303,7 @@ def test_the_real_originals(tmp_path):
     assert (manifest.sets["mmlu"].rows, manifest.sets["mmlu"].questions) == (14042, 14033)
     assert manifest.sets["gsm8k"].questions == 1319
     assert manifest.sets["pubmedqa"].questions == 1000
+    assert manifest.domains["math"].rationales == 1319  # GSM8K's; the file of MathQA has none
+    assert manifest.domains["medical"].rationales == 1000  # PubMedQA's
     passed_over = manifest.sets["mmlu"].passed_over + manifest.sets["gsm8k"].passed_over
     assert sorted(passed_over) == ["mmlu_dev.jsonl", "train.jsonl"]
