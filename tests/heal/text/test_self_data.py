@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import heal.models.quantise
+import heal.text.responses
 from heal import TextSource
 from heal.models.quantise import load_frozen
 from heal.text.responses import asked_prompts, read_prompts, transformers_writer, write_responses
@@ -140,8 +141,6 @@ def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, tex
 
 def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, passages, tmp_path, monkeypatch):
     """A run that fails in the third batch, a file that breaks off, and a run that fails before its first checkpoint."""
-    import heal.text.responses
-
     lines = passages.read_text().splitlines(keepends=True)
     held, few = tmp_path / "held.jsonl", tmp_path / "few.jsonl"
     held.write_text("".join(lines[:3]))  # all measured, and part of the text: none of it may become a prompt
@@ -229,6 +228,7 @@ def test_vllm_writes_the_responses(tiny_llama, pruned, text, tmp_path, monkeypat
 
     monkeypatch.syspath_prepend(str(STUB))
     monkeypatch.setenv("VLLM_TARGET_DEVICE", "cpu")
+    monkeypatch.setitem(heal.text.responses._AT_ONCE, "vllm", 8)
     events = []
 
     def note(owner, name):
