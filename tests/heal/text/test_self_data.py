@@ -240,7 +240,7 @@ def test_vllm_writes_the_responses(tiny_llama, pruned, text, tmp_path, monkeypat
     result = distil_tiny(tiny_llama, pruned, text, tmp_path / "out", tokens=256, backend="vllm", **_SELF)
     assert events[:2] == ["close", "load_frozen"]
     rows = [json.loads(line) for line in (result.out / "responses.jsonl").read_text().splitlines()]
-    assert len(rows) > 8
+    assert len(rows) >= 8
     assert all(row["text"] == row["prompt"] + row["response"] and 1 <= row["tokens"] <= 8 for row in rows)
     assert result.to_json()["settings"]["backend"] == "vllm"
 
