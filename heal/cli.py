@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -132,7 +132,7 @@ def merge_command(
     from heal.merging.merge import merge
     from heal.tables import merged, shipped
 
-    how = {"model": merging.model, "measuring": measuring, "overwrite": overwrite}
+    how: dict[str, Any] = {"model": merging.model, "measuring": measuring, "overwrite": overwrite}
     if merging.adapter_only:
         result = adapter_only(adapter, out, full=merging.full, **how)
     else:

@@ -139,7 +139,11 @@ class _Full:
         if self.settings.backend == "hf":
             yield transformers_writer(self.load(plan), tokenizer)
             return
-        how = {"response_tokens": self.settings.response_tokens, "device": self.device, "dtype": plan.settings.dtype}
+        how: dict[str, Any] = {
+            "response_tokens": self.settings.response_tokens,
+            "device": self.device,
+            "dtype": plan.settings.dtype,
+        }
         with vllm_writer(self.lineage.full, tokenizer, **how) as writer:
             yield writer
 
