@@ -69,7 +69,7 @@ def test_the_commands_for_a_model_of_ones_own_run_as_written(small_world, monkey
         "evaluate depth": ["--sizes", "2", "--starts", "1", "--limit", "3", "--no-similarity"],
         "heal budget": ["--n", "2", "--rank", "4", "--length", "64"],
         "heal patch": ["--tokens", "1k", "--length", "64", "--held-out-tokens", "256"],
-        "heal distill": "--tokens 1k --length 64 --rank 4 --held-out-tokens 256 --eval-every 99".split(),
+        "heal distill": shlex.split("--tokens 1k --length 64 --rank 4 --held-out-tokens 256 --eval-every 99"),
         "heal merge": ["--held-out-tokens", "256"],
         "evaluate compare": ["--limit", "2"],
     }
