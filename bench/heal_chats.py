@@ -94,7 +94,7 @@ def split(asked):
 def write_chats(asked):
     """Let the full model answer, as `heal distill --teacher-data self` does; some of the chats are kept apart."""
     from heal.models.quantise import load_frozen
-    from heal.text.responses import read_prompts, write_responses
+    from heal.text.responses import read_prompts, transformers_writer, write_responses
     from heal.text.sources import HeldOut, TextSource
     from prune.checkpoint.source import locate
     from prune.common.terminal import progress, quiet_libraries
@@ -110,7 +110,7 @@ def write_chats(asked):
         with progress("Writing chats (tokens)", wanted) as bar:
             model = load_frozen(source, bits=16, device="cpu")
             how = {"tokens": wanted, "response_tokens": asked.response_tokens, "seed": 0, "advance": bar.advance}
-            write_responses(model, tokenizer, prompts, path, **how)
+            write_responses(transformers_writer(model, tokenizer), tokenizer, prompts, path, **how)
     rows = list(lines(path))
     write_lines(written(asked, "apart"), rows[:: asked.apart])
     write_lines(written(asked, "chats"), (row for index, row in enumerate(rows) if index % asked.apart))

@@ -67,8 +67,8 @@ def domains(
     """
     from eval.questions.listing import domains_table, list_domains
 
-    document = list_domains(data)
-    answer(document, lambda: domains_table(document), as_json=as_json)
+    listed = list_domains(data)
+    answer(listed.to_json(), lambda: domains_table(listed), as_json=as_json)
 
 
 @app.command()

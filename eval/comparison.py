@@ -17,7 +17,8 @@ from eval.billing.tasks import bill_tasks
 from eval.billing.thinking import bill_thinking
 from eval.billing.verdict import judge, parse_limit
 from eval.reports.figures import write_comparison_figures
-from eval.reports.page import read_sweep, report
+from eval.reports.flips import read_flips
+from eval.reports.page import read_sweep, render
 from eval.reports.terminal import markdown
 from eval.runs.files import harness_results, write_samples
 from eval.runs.needles import draw_needles
@@ -242,4 +243,5 @@ def write_comparison(
         comparison.write(stage / "comparison.json")
         write_text(stage / "comparison.md", markdown(document))
         write_comparison_figures(document, stage)
-        report(stage, sweep=sweep)
+        shown = None if sweep is None else read_sweep(sweep)
+        write_text(stage / "report.html", render(document, shown, read_flips(stage, document)))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from heal import options
-from prune.common.errors import UsageError
 from prune.common.options import takes
 from prune.common.processes import is_main
 from prune.common.terminal import answer, make_app
@@ -105,25 +104,12 @@ def patch_command(
 
 
 @app.command("merge")
-@takes(measuring=options.MEASURING)
+@takes(merging=options.MERGE, measuring=options.MEASURING)
 def merge_command(
     adapter: Annotated[Path, typer.Argument(help="Folder that heal qlora or heal distill wrote.")],
     *,
     out: Annotated[Path, typer.Option(help="Folder for the merged model; must not exist.")],
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="dequantised: the weights the adapter was trained on; original: the base's own; auto: the better one.",
-            show_default="auto",
-        ),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="The base, where it has moved since.")] = None,
-    only: Annotated[
-        bool, typer.Option("--adapter-only", help="Write the cut and the healing as one adapter on the full model.")
-    ] = False,
-    full: Annotated[
-        str | None, typer.Option(help="With --adapter-only: the full model, where it has moved since the cut.")
-    ] = None,
+    merging: options.MergeOptions,
     measuring: Measuring,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
@@ -141,21 +127,17 @@ def merge_command(
 
     Example: [bold]heal merge runs/adapter --out runs/healed[/bold]
     """
-    if only and base is not None:
-        raise UsageError("--base does not go with --adapter-only, which merges nothing")
-    if only and measuring.held_out_tokens is not None:
-        raise UsageError("--held-out-tokens is for --base auto; --adapter-only is checked on a few rows")
-    if full is not None and not only:
-        raise UsageError("--full goes with --adapter-only; for the base of a merge use --model")
+    merging.check(measuring)
     from heal.merging.adapter_only import adapter_only
     from heal.merging.merge import merge
     from heal.tables import merged, shipped
 
-    if only:
-        result = adapter_only(adapter, out, full=full, model=model, measuring=measuring, overwrite=overwrite)
+    how: dict[str, Any] = {"model": merging.model, "measuring": measuring, "overwrite": overwrite}
+    if merging.adapter_only:
+        result = adapter_only(adapter, out, full=merging.full, **how)
     else:
-        result = merge(adapter, out, base=base or "auto", model=model, measuring=measuring, overwrite=overwrite)
-    answer(result.to_json(), lambda: (shipped if only else merged)(result), as_json=as_json)
+        result = merge(adapter, out, base=merging.base or "auto", **how)
+    answer(result.to_json(), lambda: (shipped if merging.adapter_only else merged)(result), as_json=as_json)
 
 
 @app.command("budget")

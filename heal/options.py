@@ -94,6 +94,36 @@ def _shares(written: str | None) -> tuple[float, ...] | None:
         raise UsageError(f"--mix {written}: write a share for each --text, such as 0.7,0.3") from None
 
 
+@dataclass(frozen=True)
+class MergeOptions:
+    """What `heal merge` writes: a merged model, or one adapter on the full model."""
+
+    base: Annotated[
+        str | None,
+        Option(
+            "dequantised: the weights the adapter was trained on; original: the base's own; auto: the better one.",
+            shown="auto",
+        ),
+    ] = None
+    model: Annotated[str | None, Option("The base, where it has moved since.")] = None
+    adapter_only: Annotated[
+        bool, Option("Write the cut and the healing as one adapter on the full model.", flag="--adapter-only")
+    ] = False
+    full: Annotated[str | None, Option("With --adapter-only: the full model, where it has moved since the cut.")] = None
+
+    def check(self, measuring: Measuring) -> None:
+        """
+        Raises:
+            UsageError: options that do not go together.
+        """
+        if self.adapter_only and self.base is not None:
+            raise UsageError("--base does not go with --adapter-only, which merges nothing")
+        if self.adapter_only and measuring.held_out_tokens is not None:
+            raise UsageError("--held-out-tokens is for --base auto; --adapter-only is checked on a few rows")
+        if self.full is not None and not self.adapter_only:
+            raise UsageError("--full goes with --adapter-only; for the base of a merge use --model")
+
+
 def _source(**typed: Any) -> TextSource:
     return TextOptions(**typed).source()
 
@@ -108,6 +138,7 @@ PATCH_RUN = settings_options(PatchRun)
 SETTINGS = settings_options(Settings)
 DISTILL_SETTINGS = settings_options(DistillSettings)
 PATCH_SETTINGS = settings_options(PatchSettings)
+MERGE = settings_options(MergeOptions)
 MEASURING = settings_options(Measuring)
 BUDGET = settings_options(BudgetQuery)
 BUDGET_SETTINGS = replace(settings_options(Settings, only=_BUDGETED), make=Settings)

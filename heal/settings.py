@@ -95,6 +95,9 @@ class DistillSettings(Settings):
         ),
     ] = None
     response_tokens: Annotated[int, _distillation("Longest response that it writes.")] = 256
+    backend: Annotated[
+        str, _distillation("What writes responses: hf (transformers, in --bits) or vllm (not quantised).")
+    ] = "hf"
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,14 @@ def sample_heldout() -> Path:
 
 
 @pytest.fixture(scope="session")
+def short_heldout(sample_heldout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 12 of those passages."""
+    path = tmp_path_factory.mktemp("heldout") / "short.jsonl"
+    path.write_text("".join(sample_heldout.read_text().splitlines(keepends=True)[:12]))
+    return path
+
+
+@pytest.fixture(scope="session")
 def sample_questions() -> Path:
     """Folder of question files, one JSON object a line."""
     return _sample("questions")
@@ -79,9 +87,7 @@ def sample_questions() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_llama(sample_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of 8 layers, width 32, with the sample model's tokenizer; seconds become milliseconds."""
-    from tests.support.models import save_tiny
+    """A random Llama of 8 layers, width 32, with a part of the sample model's tokenizer."""
+    from tests.support.models import NARROW, save_tiny
 
-    shape = {"layers": 8, "hidden_size": 32, "intermediate_size": 64, "head_dim": 8, "max_position_embeddings": 512}
-    folder = tmp_path_factory.mktemp("tiny") / "llama"
-    return save_tiny(folder, sample_model, **shape, initializer_range=0.02, tie_word_embeddings=True)
+    return save_tiny(tmp_path_factory.mktemp("tiny") / "llama", sample_model, layers=8, **NARROW)

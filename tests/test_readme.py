@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from recipes.schema import options_of
-from tests.support.checkpoints import hand_made_heads
+from tests.support.checkpoints import hand_made_heads, hand_made_scan
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -63,15 +63,15 @@ def small_world(tmp_path, tiny_llama, sample_text, sample_questions):
 def test_the_commands_for_a_model_of_ones_own_run_as_written(small_world, monkeypatch):
     """As written, but for the model (a tiny one stands for the hub id) and sizes that fit two cores."""
     smaller = {
-        "prune scan": ["--samples", "8", "--length", "64"],
-        "prune cut": ["--n", "2"],
-        "evaluate sweep": ["--sizes", "0-2", "--limit", "3"],
+        "prune scan": ["--samples", "4", "--length", "64"],
+        "prune cut": ["--n", "2", "--text", "prose.jsonl", "--check", "1", "--check-tokens", "512"],
+        "evaluate sweep": ["--sizes", "0-2", "--limit", "2"],
         "evaluate depth": ["--sizes", "2", "--starts", "1", "--limit", "3", "--no-similarity"],
         "heal budget": ["--n", "2", "--rank", "4", "--length", "64"],
-        "heal patch": ["--tokens", "2k", "--length", "64", "--held-out-tokens", "1k"],
-        "heal distill": ["--tokens", "4k", "--length", "64", "--rank", "4", "--held-out-tokens", "1k"],
-        "heal merge": ["--held-out-tokens", "1k"],
-        "evaluate compare": ["--limit", "3"],
+        "heal patch": ["--tokens", "1k", "--length", "64", "--held-out-tokens", "256"],
+        "heal distill": shlex.split("--tokens 1k --length 64 --rank 4 --held-out-tokens 256 --eval-every 99"),
+        "heal merge": ["--held-out-tokens", "256"],
+        "evaluate compare": ["--limit", "2"],
     }
     monkeypatch.chdir(small_world)
     ran = []
@@ -82,6 +82,9 @@ def test_the_commands_for_a_model_of_ones_own_run_as_written(small_world, monkey
             continue
         if command == "prune heads":  # random layers answer no question, so they have no heads to find
             hand_made_heads(small_world / "model").write("heads.json")
+            hand_made_scan(small_world / "model").write(
+                "scan.json", overwrite=True
+            )  # with a layer before the best block
             continue
         options = smaller.get(command, [])
         words = [str(small_world / "model") if w == HUB_ID else w for w in words]

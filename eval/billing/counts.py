@@ -13,7 +13,7 @@ from eval.billing.statistics import Interval, accuracy_difference, accuracy_of
 
 
 @dataclass(frozen=True)
-class Counts:
+class ThinkingCounts:
     """The 2x2 table of n questions: right in both modes, in one alone, in none."""
 
     both_right: int
@@ -49,12 +49,12 @@ class Gains:
     r_o: Interval | None
 
 
-def count_pairs(fast: Sequence[bool], slow: Sequence[bool]) -> Counts:
+def count_pairs(fast: Sequence[bool], slow: Sequence[bool]) -> ThinkingCounts:
     """The 2x2 table of verdicts on the same questions; `fast` and `slow` have shape (n,), in the same order."""
     pairs = list(zip(fast, slow, strict=True))
     both, only_fast = sum(f and s for f, s in pairs), sum(f and not s for f, s in pairs)
     only_slow = sum(s and not f for f, s in pairs)
-    return Counts(both, only_fast, only_slow, len(pairs) - both - only_fast - only_slow)
+    return ThinkingCounts(both, only_fast, only_slow, len(pairs) - both - only_fast - only_slow)
 
 
 def gains(fast: Sequence[bool], slow: Sequence[bool], units: Sequence[str] | None = None) -> Gains:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eval.asking.tasks import TaskPlan
-from eval.billing.counts import Counts, Gains, count_pairs, gains
+from eval.billing.counts import Gains, ThinkingCounts, count_pairs, gains
 from eval.billing.statistics import Interval, accuracy_difference, paired_gain_difference
 from eval.runs.samples import RunResult, Sample
 from eval.settings import MODES
@@ -31,7 +31,7 @@ class ThinkingRow(Gains):
     model: str
     n: int
     chance: float
-    counts: Counts
+    counts: ThinkingCounts
     unparseable_fast: float
     unparseable_slow: float
     cut_slow: float

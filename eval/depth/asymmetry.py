@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from eval.billing.counts import Counts, count_pairs
+from eval.billing.counts import ThinkingCounts, count_pairs
 from prune.common.artefact import Part
 from prune.common.intervals import Interval, Redraws
 
@@ -74,7 +74,7 @@ class AtSize(Part):
     """One size of the cut: its counts, and what has changed against the full model."""
 
     size: int = Field(description="layers dropped")
-    counts: Counts = Field(description="`both_right`, `fast_only`, `slow_only`, `both_wrong`")
+    counts: ThinkingCounts = Field(description="`both_right`, `fast_only`, `slow_only`, `both_wrong`")
     r_o: Interval | None = Field(
         description="change of the overthinking rate; null where it, or the full one's, is of fewer than 10 questions; "
         "the intervals of one measure hold for all sizes together with 95 %"
@@ -121,7 +121,7 @@ class Asymmetry(Part):
     questions: int = Field(description="questions, the same at each size")
     clusters: int = Field(description="of these, how many share no passage")
     margin: float = Field(description="change that counts for the order, as a share of the questions of a rate")
-    full: Counts = Field(description="the full model's counts")
+    full: ThinkingCounts = Field(description="the full model's counts")
     sizes: tuple[AtSize, ...] = Field(description="each size of the cut, growing")
     overthinking: Order = Field(description="does r_o rise before r_c falls")
     knowledge: Order = Field(description="does a_fast fall before delta falls")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
 
 from eval.questions.declaration import read_declaration
 from eval.questions.domains import DomainPart, declared, files_of
 from eval.questions.loaded import LICENCES
 from eval.questions.schema import PROTOCOLS, cluster_of, read_questions
+from prune.common.artefact import Artefact, Part
 from prune.common.errors import RegrowthError
 from prune.common.tables import Cell, Table
 
@@ -18,10 +21,34 @@ if TYPE_CHECKING:
 
     from eval.questions.preparation import Manifest
 
-FORMAT = "regrowth.domains/1"
+
+class ListedDomain(Part):
+    """A domain of the folder, or one that is declared."""
+
+    domain: str = Field(description="its name")
+    there: bool = Field(description="whether its questions are in the folder")
+    own: bool = Field(description="whether you declared it")
+    description: str = Field(description="what its YAML says of it")
+    questions: int = Field(description="how many; 0 where they are not there")
+    protocols: dict[str, int] = Field(description="protocol -> questions")
+    passages: int = Field(description="passages that several questions share; those are not independent")
+    rationales: int = Field(description="questions that have one")
+    sets: dict[str, int] = Field(description="set -> questions")
+    subjects: dict[str, int] = Field(description="set -> how many subjects")
+    licences: tuple[str, ...] = Field(description="of its questions")
 
 
-def list_domains(data: str | Path | None = None) -> dict[str, Any]:
+class Domains(Artefact):
+    """The domains of a folder, or those that are declared."""
+
+    AGAIN: ClassVar[str] = "list them again with `evaluate domains`"
+
+    format: Literal["regrowth.domains/1"] = "regrowth.domains/1"
+    data: str | None = Field(description="the folder; null for the declared domains")
+    domains: tuple[ListedDomain, ...] = Field(description="the declared ones first")
+
+
+def list_domains(data: str | Path | None = None) -> Domains:
     """The domains of a folder of questions, or those that are declared where no folder is named.
 
     Every file is read and checked. Of a domain that is not there, the sets and licences it is made of are told.
@@ -29,71 +56,71 @@ def list_domains(data: str | Path | None = None) -> dict[str, Any]:
     Raises:
         RegrowthError: the folder does not exist, or a file breaks the schema (file and line are named).
     """
-    found = {name: _declared(name, parts) for name, parts in declared().items()}
+    listed = {name: _declared(name, parts) for name, parts in declared().items()}
     if data is not None:
         folder = Path(data)
         if not folder.is_dir():
             raise RegrowthError(f"--data {folder} does not exist; make it with `evaluate prepare --data {folder}`")
         for name, path in files_of(folder).items():
-            found[name] = _there(name, path)
-    return {"format": FORMAT, "data": None if data is None else str(data), "domains": list(found.values())}
+            listed[name] = _there(name, path)
+    return Domains(data=None if data is None else str(data), domains=tuple(listed.values()))
 
 
-def _declared(name: str, parts: tuple[DomainPart, ...]) -> dict[str, Any]:
-    return {
-        "domain": name,
-        "there": False,
-        "own": False,
-        "description": "",
-        "questions": 0,
-        "protocols": dict.fromkeys(PROTOCOLS, 0),
-        "passages": 0,
-        "rationales": 0,
-        "sets": {part.set: 0 for part in parts},
-        "subjects": {part.set: len(part.subjects) for part in parts if part.subjects},
-        "licences": sorted({LICENCES[part.set] for part in parts}),
-    }
+def _declared(name: str, parts: tuple[DomainPart, ...]) -> ListedDomain:
+    return ListedDomain(
+        domain=name,
+        there=False,
+        own=False,
+        description="",
+        questions=0,
+        protocols=dict.fromkeys(PROTOCOLS, 0),
+        passages=0,
+        rationales=0,
+        sets={part.set: 0 for part in parts},
+        subjects={part.set: len(part.subjects) for part in parts if part.subjects},
+        licences=tuple(sorted({LICENCES[part.set] for part in parts})),
+    )
 
 
-def _there(name: str, path: Path) -> dict[str, Any]:
+def _there(name: str, path: Path) -> ListedDomain:
     questions = read_questions(path)
     passages = Counter(map(cluster_of, questions))
     beside = path.with_suffix(".yaml")
     protocols = Counter(question.protocol for question in questions)
-    return {
-        "domain": name,
-        "there": True,
-        "own": name not in declared(),
-        "description": read_declaration(beside).description if beside.exists() else "",
-        "questions": len(questions),
-        "protocols": {protocol: protocols[protocol] for protocol in PROTOCOLS},
-        "passages": sum(count > 1 for count in passages.values()),  # questions on one are not independent
-        "rationales": sum(question.rationale is not None for question in questions),
-        "sets": dict(sorted(Counter(question.source for question in questions).items())),
-        "subjects": {
+    return ListedDomain(
+        domain=name,
+        there=True,
+        own=name not in declared(),
+        description=read_declaration(beside).description if beside.exists() else "",
+        questions=len(questions),
+        protocols={protocol: protocols[protocol] for protocol in PROTOCOLS},
+        passages=sum(count > 1 for count in passages.values()),
+        rationales=sum(question.rationale is not None for question in questions),
+        sets=dict(sorted(Counter(question.source for question in questions).items())),
+        subjects={
             name: len({q.subject for q in questions if q.source == name}) for name in {q.source for q in questions}
         },
-        "licences": sorted({question.licence for question in questions}),
-    }
+        licences=tuple(sorted({question.licence for question in questions})),
+    )
 
 
-def domains_table(document: dict[str, Any]) -> Table:
-    """The document for a terminal."""
+def domains_table(listed: Domains) -> Table:
+    """The domains for a terminal."""
     rows: list[tuple[str | Cell, ...]] = []
-    for row in document["domains"]:
-        counts = [f"{row['protocols'][name]:,}" if row["there"] else "–" for name in PROTOCOLS]
-        sets = ", ".join(f"{name} {count:,}" if row["there"] else name for name, count in row["sets"].items())
-        name = Cell(row["domain"] + " (own)" * row["own"], look="" if row["there"] else "faint")
-        rows.append((name, *counts, sets, ", ".join(row["licences"])))
+    for row in listed.domains:
+        counts = [f"{row.protocols[name]:,}" if row.there else "–" for name in PROTOCOLS]
+        sets = ", ".join(f"{name} {count:,}" if row.there else name for name, count in row.sets.items())
+        name = Cell(row.domain + " (own)" * row.own, look="" if row.there else "faint")
+        rows.append((name, *counts, sets, ", ".join(row.licences)))
     caption = (
         "Choice: the option whose text is likeliest. Generation: a number, written and compared exactly. "
         "--thinking fast,slow asks the questions of both by generation, with the options shown."
     )
-    if document["data"] is None:
+    if listed.data is None:
         caption += " Counts: evaluate domains --data DIR."
-    elif any(not row["there"] for row in document["domains"]):
+    elif any(not row.there for row in listed.domains):
         caption += " –: not there; `evaluate prepare` makes it."
-    title = "Domains" if document["data"] is None else f"Domains in {document['data']}"
+    title = "Domains" if listed.data is None else f"Domains in {listed.data}"
     head = ("domain", *PROTOCOLS, "sets", "licences")
     return Table.of(title, head, rows, words=("domain", "sets", "licences"), caption=caption)
 

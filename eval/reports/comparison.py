@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.billing.counts import Counts
+from eval.billing.counts import ThinkingCounts
 from eval.billing.unparsed import unparsed_mark, unread
 from eval.reports.charts import Dot, DotGroup, forest
 from eval.reports.interactions import SENTENCES, findings, interaction_findings, thinking_in_words
@@ -141,7 +141,7 @@ def thinking_section(comparison: Record) -> Section | None:
 
 
 def _square(number: int, row: Record) -> Figure:
-    counts = Counts(**row["counts"])
+    counts = ThinkingCounts(**row["counts"])
     title = f"{task_name(row)}: {row['model']}"
     described = (
         f"{title}, {counts.n} questions: right in both modes {counts.both_right}, only at once {counts.fast_only}, "

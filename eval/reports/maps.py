@@ -8,7 +8,7 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from eval.billing.counts import Counts
+from eval.billing.counts import ThinkingCounts
 from prune.common.svg import WIDTH, Element, Scale, add, axis_below, drawing, markup, number, sample, ticks
 
 # Viridis from the least cost (bright) to the greatest (dark). Cells of one colour are one path, so that a map of
@@ -114,7 +114,7 @@ TILES = (
 _SIDE, _LEFT, _TOP = 150.0, 2.0, 6.0
 
 
-def mosaic(name: str, title: str, description: str, counts: Counts) -> Markup:
+def mosaic(name: str, title: str, description: str, counts: ThinkingCounts) -> Markup:
     """The four counts as areas: columns fast right and fast wrong by their share, each split into slow right and wrong.
 
     So the first column's upper part is the overthinking rate r_o, and the second column's lower part the correction

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from eval.asking.lm_eval_tasks import LoggedAnswer
@@ -79,6 +79,12 @@ class RunResult:
         """The samples of one task, in its order."""
         wanted = (task.domain, task.protocol, task.thinking)
         return [s for s in self.samples if (s.domain, s.protocol, s.thinking) == wanted]
+
+    def to_json(self) -> dict[str, Any]:
+        """The answers, without questions, scores and lm-eval's results: those are in the files of `write_run`."""
+        document = asdict(replace(self, tasks=(), harness={}))
+        del document["harness"]
+        return {**document, "tasks": [task.name for task in self.tasks]}
 
 
 def chosen_index(entry: Mapping[str, Any]) -> int:

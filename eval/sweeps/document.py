@@ -12,7 +12,7 @@ from eval.asking.tasks import TaskPlan
 from eval.asking.trees import plain_tokens
 from eval.billing.sweep import Cost, SweepRecord, TaskRecord, VariantProse, WalkRecord
 from eval.reports.figures import write_sweep_figures
-from eval.reports.page import report
+from eval.reports.page import render
 from eval.sweeps import scores
 from eval.sweeps.measure import Walked
 from eval.sweeps.plan import SweepPlan
@@ -89,11 +89,12 @@ def assemble(
 
 def write_sweep(swept: Sweep, out: str | Path, *, overwrite: bool = False) -> None:
     """Write all files of a sweep into a staged folder, which then becomes `out`."""
+    document = swept.to_json()
     with staged_directory(out, overwrite=overwrite) as stage:
         swept.document.write(stage / "sweep.json")
         swept.costs.write(stage / "costs.json")
         for task in swept.tasks:
             lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in scores.sample_rows(task))
             write_text(stage / f"samples_{task.plan.name}.jsonl", "".join(lines))
-        write_sweep_figures(swept.to_json(), stage)
-        report(stage)
+        write_sweep_figures(document, stage)
+        write_text(stage / "report.html", render(None, document))

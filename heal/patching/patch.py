@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from heal.lineage import Lineage
-    from heal.patching.side_by_side import Tracks
+    from heal.patching.side_by_side import SideBySide
     from heal.patching.solve import Fold, PatchText
 
 KINDS = ("matrix", "map")
@@ -74,15 +74,15 @@ def patch(
         _check_enough(plan.text, len(rows), plan.fitted, settings.length)
     full = load_model(lineage.full, dtype=pick_dtype(run.dtype, device=run.device), device=run.device)
 
-    from heal.patching.side_by_side import Tracks
+    from heal.patching.side_by_side import SideBySide
     from heal.patching.solve import PatchText, find_folds
     from heal.patching.writing import stored_names, write_patched
 
-    tracks = Tracks(full, lineage.plan.dropped)
-    folds = find_folds(tracks, plan.blocks, rows[0])
-    stored = [stored_names(tracks, lineage, fold.place) for fold in folds]
+    models = SideBySide(full, lineage.plan.dropped)
+    folds = find_folds(models, plan.blocks, rows[0])
+    stored = [stored_names(models, lineage, fold.place) for fold in folds]
     started = time.monotonic()
-    solved = _solve(tracks, folds, stored, PatchText(rows[: plan.fitted], rows[plan.fitted :], measured.rows), plan)
+    solved = _solve(models, folds, stored, PatchText(rows[: plan.fitted], rows[plan.fitted :], measured.rows), plan)
     _refuse_worse(solved)
     record = HealRecord(
         method="patch",
@@ -175,7 +175,7 @@ def _plan(
 
 
 def _solve(
-    tracks: Tracks, folds: Sequence[Fold], stored: Sequence[list[str]], text: PatchText, plan: _PatchPlan
+    models: SideBySide, folds: Sequence[Fold], stored: Sequence[list[str]], text: PatchText, plan: _PatchPlan
 ) -> _Solution:
     """Solve the folds from the bottom, each with those below it in place, and measure."""
     from heal.patching.solve import most_rows, solve_fold
@@ -189,7 +189,7 @@ def _solve(
             bar.note(words)
 
         def measure(name: str, *, pruned: bool) -> float:
-            loss = tracks.mean_loss(text.held_out, size, pruned=pruned)
+            loss = models.mean_loss(text.held_out, size, pruned=pruned)
             advance(len(text.held_out), f"held-out loss {name}: {loss:.3f}")
             return loss
 
@@ -197,14 +197,14 @@ def _solve(
         records: list[FoldRecord] = []
         values: dict[str, torch.Tensor] = {}
         for fold, names in zip(folds, stored, strict=True):
-            solved = solve_fold(tracks, fold, text, settings, advance)
+            solved = solve_fold(models, fold, text, settings, advance)
             records.append(solved.record(fold, names))
             if solved.change is not None:
-                tracks.changes[fold.place.layer] = (fold.place, solved.change)
+                models.changes[fold.place.layer] = (fold.place, solved.change)
         for fold, names in zip(folds, stored, strict=True):
-            if change := tracks.changes.pop(fold.place.layer, None):
-                matrix = fold.place.matrix(tracks.layers) + change[1]
-                fold.place.write(tracks.layers, matrix)  # as it will be stored, rounding included
+            if change := models.changes.pop(fold.place.layer, None):
+                matrix = fold.place.matrix(models.layers) + change[1]
+                fold.place.write(models.layers, matrix)  # as it will be stored, rounding included
                 values |= tensors_of(fold.place, matrix, names)
         after = measure("after", pruned=True)
     return _Solution(HeldOutLoss(full=full, before=before, after=after), tuple(records), values)

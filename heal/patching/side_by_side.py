@@ -50,7 +50,7 @@ class Held:
     state: torch.Tensor  # (B, T, D)
 
 
-class Tracks:
+class SideBySide:
     """A loaded full model and the layers (0-based) that the pruned one lacks."""
 
     def __init__(self, model: Any, dropped: Sequence[int]) -> None:
@@ -74,16 +74,16 @@ class Tracks:
     @torch.no_grad()
     def take(self, rows: Sequence[Row], place: Place, target: int) -> Taken:
         """Run rows through the pruned model up to `place`, and through the full one up to x[target]."""
-        features, state, goal = self._both(self._batch(rows), place, target)
-        return Taken(features.flatten(0, -2), state.flatten(0, 1), goal.flatten(0, 1))
+        both = self._both(self._batch(rows), place, target)
+        return Taken(both.features.flatten(0, -2), both.pruned.flatten(0, 1), both.full.flatten(0, 1))
 
     @torch.no_grad()
     def hold(self, rows: Sequence[Row], place: Place, batch_size: int) -> Iterator[Held]:
         """Run held-out rows through the pruned model up to `place`."""
         for start in range(0, len(rows), batch_size):
             batch = self._batch(rows[start : start + batch_size])
-            features, state, _ = self._both(batch, place, 0)
-            yield Held(batch, features, state)
+            both = self._both(batch, place, 0)
+            yield Held(batch, both.features, both.pruned)
 
     @torch.no_grad()
     def loss(self, held: Sequence[Held], place: Place, change: torch.Tensor | None) -> float:
@@ -95,7 +95,7 @@ class Tracks:
             def move(index: int, hidden: torch.Tensor, run: _Run, state: torch.Tensor = state) -> torch.Tensor:
                 if index <= place.layer:
                     return state
-                return self._pruned(index, hidden, run)
+                return self.run_pruned(index, hidden, run)
 
             total += self._summed(part.batch, move)
             count += int((part.batch["labels"][:, 1:] != -100).sum())
@@ -107,39 +107,19 @@ class Tracks:
         total, count = 0.0, 0
         for start in range(0, len(rows), batch_size):
             batch = self._batch(rows[start : start + batch_size])
-            total += self._summed(batch, self._pruned if pruned else lambda _index, hidden, run: run(hidden))
+            total += self._summed(batch, self.run_pruned if pruned else lambda _index, hidden, run: run(hidden))
             count += int((batch["labels"][:, 1:] != -100).sum())
         return _finite(total / count)
 
-    def _both(
-        self, batch: dict[str, torch.Tensor], place: Place, target: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The pruned model's features and output, (B, T, F) and (B, T, D), at `place`, and the full one's x[target]."""
-        full = pruned = features = torch.empty(0)
-        last = max(place.layer, target - 1)
-
-        def move(index: int, hidden: torch.Tensor, run: _Run) -> torch.Tensor:
-            nonlocal full, pruned, features
-            if index == 0:
-                full = pruned = hidden
-            together = full is pruned and index <= place.layer and index not in self.dropped | self.changes.keys()
-            if index <= place.layer:
-                pruned = self._pruned(index, pruned, run)
-                if index == place.layer:
-                    features = place.featured(seen[-1]).view(*pruned.shape[:-1], -1)
-            if together:
-                full = pruned
-            elif index < target:
-                full = run(full)
-            if index == last:
-                raise _EnoughError
-            return hidden
-
+    def _both(self, batch: dict[str, torch.Tensor], place: Place, target: int) -> _Both:
+        """Run both models up to `place` and x[target]."""
         with _watching(place.module(self.layers)) as seen, suppress(_EnoughError):
-            self._forward(batch, move)
-        return features, pruned, full
+            both = _Both(self, place, target, seen)
+            self._forward(batch, both.move)
+        return both
 
-    def _pruned(self, index: int, hidden: torch.Tensor, run: _Run) -> torch.Tensor:
+    def run_pruned(self, index: int, hidden: torch.Tensor, run: _Run) -> torch.Tensor:
+        """What layer `index` of the full model is in the pruned one: passed over, changed or as it is."""
         if index in self.dropped:
             return hidden
         if index not in self.changes:
@@ -173,6 +153,46 @@ class Tracks:
 
     def _batch(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.model.device) for name, tensor in collate(rows).items()}
+
+
+class _Both:
+    """The states of both models in one pass: the same tensor up to the cut, so that it is computed once.
+
+    Args:
+        seen: the inputs of the projection at `place`, as the pass gives them.
+
+    Attributes:
+        full: the full model's state, (B, T, D); x[target] at the end.
+        pruned: the pruned model's, (B, T, D); the output at `place` at the end.
+        features: of the pruned model at `place`, (B, T, F).
+    """
+
+    full: torch.Tensor
+    pruned: torch.Tensor
+    features: torch.Tensor
+
+    def __init__(self, models: SideBySide, place: Place, target: int, seen: list[torch.Tensor]) -> None:
+        self._models, self._place, self._target, self._seen = models, place, target, seen
+        self._last = max(place.layer, target - 1)
+        self._apart = models.dropped | models.changes.keys()
+
+    def move(self, index: int, hidden: torch.Tensor, run: _Run) -> torch.Tensor:
+        """Take both states through layer `index`; raises _EnoughError after the last one that is needed."""
+        at = self._place.layer
+        if index == 0:
+            self.full = self.pruned = hidden
+        together = self.full is self.pruned and index <= at and index not in self._apart
+        if index <= at:
+            self.pruned = self._models.run_pruned(index, self.pruned, run)
+            if index == at:
+                self.features = self._place.featured(self._seen[-1]).view(*self.pruned.shape[:-1], -1)
+        if together:
+            self.full = self.pruned
+        elif index < self._target:
+            self.full = run(self.full)
+        if index == self._last:
+            raise _EnoughError
+        return hidden
 
 
 def _finite(loss: float) -> float:

@@ -1,4 +1,4 @@
-"""One fold: sums over the text to fit, a search among candidates, and the change left in the pruned model's track."""
+"""One fold: sums over the text to fit, a search among candidates, and the change left in the pruned model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from heal.result import Candidate, FoldRecord
 from heal.settings import PatchSettings
 
 if TYPE_CHECKING:
-    from heal.patching.side_by_side import Tracks
+    from heal.patching.side_by_side import SideBySide
     from heal.text.packing import Row
 
 
@@ -69,18 +69,18 @@ class PatchText:
     held_out: Sequence[Row]
 
 
-def find_folds(tracks: Tracks, blocks: Sequence[tuple[int, int]], row: Row) -> list[Fold]:
+def find_folds(models: SideBySide, blocks: Sequence[tuple[int, int]], row: Row) -> list[Fold]:
     """A fold before each dropped block (start, n), from the bottom; see `find_place` for what it refuses.
 
     Args:
         row: text to try the places on.
     """
-    ids = torch.from_numpy(row.tokens[:32]).long()[None].to(tracks.model.device)
-    return [Fold(find_place(tracks.model, tracks.layers, start - 1, ids), start + n) for start, n in blocks]
+    ids = torch.from_numpy(row.tokens[:32]).long()[None].to(models.model.device)
+    return [Fold(find_place(models.model, models.layers, start - 1, ids), start + n) for start, n in blocks]
 
 
 def solve_fold(
-    tracks: Tracks,
+    models: SideBySide,
     fold: Fold,
     text: PatchText,
     settings: PatchSettings,
@@ -89,18 +89,18 @@ def solve_fold(
     """Find the best change at one place.
 
     Args:
-        tracks: with the changes at the places below.
+        models: with the changes at the places below.
         advance: told how many rows were run, and a few words.
     """
     objectives, rows, size = objectives_of(settings), text.fit, settings.batch_size
     place, layer = fold.place, fold.place.layer
-    matrix = place.matrix(tracks.layers)
+    matrix = place.matrix(models.layers)
     outputs, features = matrix.shape
     parts = {name: Parts(*(Sums.empty(features, outputs, device=matrix.device) for _ in "12")) for name in objectives}
     typical = 0.0
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        taken = tracks.take(part, place, fold.target)
+        taken = models.take(part, place, fold.target)
         typical = typical or float(taken.target.float().norm(dim=1).median())
         apart = massive(taken.target, typical)
         for name, sums in parts.items():
@@ -108,12 +108,12 @@ def solve_fold(
             sums.ordinary.add(taken.features, errors / place.scale, counts * ~apart)
             sums.massive.add(taken.features, errors / place.scale, counts * apart)
         advance(len(part), f"layer {layer}: reading")
-    held = list(tracks.hold(text.choose, place, size))
-    plain = tracks.loss(held, place, None)
+    held = list(models.hold(text.choose, place, size))
+    plain = models.loss(held, place, None)
     advance(2 * len(text.choose), f"layer {layer}: loss {plain:.3f} without a patch")
 
     def measure(change: torch.Tensor) -> float:
-        loss = tracks.loss(held, place, change)
+        loss = models.loss(held, place, change)
         advance(
             len(text.choose), f"layer {layer}: candidate {len(search.tried) + 1}, loss {loss:.3f} ({plain:.3f} without)"
         )

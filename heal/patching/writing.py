@@ -11,20 +11,20 @@ import torch
 from heal.cards import patch_card
 from heal.lineage import Lineage, carry
 from heal.patching.places import Place
-from heal.patching.side_by_side import Tracks
+from heal.patching.side_by_side import SideBySide
 from heal.result import RECORD_FILE, HealRecord
 from prune.checkpoint.tensors import write_over
 from prune.common.errors import RegrowthError
 from prune.common.outputs import write_text
 
 
-def stored_names(tracks: Tracks, lineage: Lineage, place: Place) -> list[str]:
+def stored_names(models: SideBySide, lineage: Lineage, place: Place) -> list[str]:
     """Names of the place's weight, and of its bias where it has one, in the pruned checkpoint.
 
     Raises:
         RegrowthError: it stores them under other names than the model gives them.
     """
-    prefix = next(name for name, module in tracks.model.named_modules() if module is tracks.layers)
+    prefix = next(name for name, module in models.model.named_modules() if module is models.layers)
     module = f"{prefix}.{lineage.plan.kept.index(place.layer)}.{place.path}"
     stored = {tensor.name for tensor in lineage.checkpoint.tensors()}
     stored_as = []

@@ -6,9 +6,12 @@ A model fine-tuned on what it would have said loses less of what it can do than 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -16,19 +19,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from heal.settings import longest_row
 from heal.text.chats import ASSISTANT, ChatTemplate, Messages, first_question, questions
 from heal.text.sources import HeldOut, TextSource, trainable
 from prune.common.errors import TextError
-from prune.models.generation import end_tokens as _ends
-from prune.models.generation import write_answers
+from prune.models.generation import VllmWriter, end_tokens, write_answers
 from prune.text.documents import Document, Documents
 from prune.text.windows import SHORTEST, bos_id, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from prune.checkpoint.source import Source
+
 OPENING = 32  # tokens of a document that the model goes on from, where no prompts are named
-_AT_ONCE = 16  # prompts a batch
+_AT_ONCE = {"hf": 16, "vllm": 256}  # prompts a batch
+_PROMPT_ROOM = 2048  # tokens of a prompt that vLLM sets memory apart for
 _BUFFER = 10_000  # prompts shuffled at a time
 
 
@@ -71,6 +77,43 @@ class Response:
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model that is ready to write.
+
+    Attributes:
+        write: prompts in tokens, the most tokens of an answer, and a seed -> the answers in tokens.
+        ends: the tokens that end an answer.
+        limit: tokens of a prompt and its answer; None where there is no bound.
+        at_once: prompts a batch.
+    """
+
+    write: Callable[[Sequence[tuple[int, ...]], int, int | None], list[list[int]]]
+    ends: list[int]
+    limit: int | None
+    at_once: int
+
+
+def transformers_writer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Writer:
+    """A loaded model."""
+    ends = end_tokens(model, tokenizer)
+    return Writer(functools.partial(write_answers, model, tokenizer), ends, longest_row(model.config), _AT_ONCE["hf"])
+
+
+@contextmanager
+def vllm_writer(
+    source: Source, tokenizer: PreTrainedTokenizerBase, *, response_tokens: int, device: str, dtype: str
+) -> Iterator[Writer]:
+    """The model on vLLM, in a process that ends with the block. What it raises: see `VllmWriter`."""
+    from transformers import AutoConfig
+
+    longest = longest_row(AutoConfig.from_pretrained(source.folder))
+    limit = min(longest or sys.maxsize, _PROMPT_ROOM + response_tokens)
+    engine = VllmWriter(source, tokenizer, max_length=limit, device=device, dtype=dtype)
+    with closing(engine):
+        yield Writer(engine.write, engine.ends, limit, _AT_ONCE["vllm"])
 
 
 def read_prompts(
@@ -160,7 +203,7 @@ def _is_measured(document: Document, held_out: HeldOut) -> bool:
 
 
 def write_responses(
-    model: PreTrainedModel,
+    writer: Writer,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Iterator[Prompt],
     path: Path,
@@ -186,25 +229,23 @@ def write_responses(
     Raises:
         TextError: the prompts end before.
     """
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     number, total = _go_on(partial(path))
     advance(total)
-    prompts = islice(prompts, number * _AT_ONCE, None)
+    prompts = islice(prompts, number * writer.at_once, None)
     with partial(path).open("ab") as file:
         while total < tokens:
-            batch = list(islice(prompts, _AT_ONCE))
+            batch = list(islice(prompts, writer.at_once))
             if not batch:
                 raise TextError(
                     f"the prompts gave {total} of the {tokens} tokens asked for; give more with --prompts, raise "
                     "--response-tokens, or ask for fewer --tokens"
                 )
             longest = max(len(prompt.ids) for prompt in batch)
-            room = response_tokens if limit is None else min(response_tokens, limit - longest)
+            room = response_tokens if writer.limit is None else min(response_tokens, writer.limit - longest)
             if room < 1:
-                raise TextError(f"a prompt of {longest} tokens leaves no room in the {limit} that the model can read")
-            answers = write_answers(model, tokenizer, [prompt.ids for prompt in batch], room, seed + number)
-            ends = _ends(model, tokenizer)
-            written = [_response(tokenizer, *pair, ends, number) for pair in zip(batch, answers, strict=True)]
+                raise TextError(f"a prompt of {longest} tokens leaves no room in the {writer.limit} that can be read")
+            answers = writer.write([prompt.ids for prompt in batch], room, seed + number)
+            written = [_response(tokenizer, *pair, writer.ends, number) for pair in zip(batch, answers, strict=True)]
             responses = [response for response in written if response is not None]
             lines = [json.dumps(response.to_json(), ensure_ascii=False) + "\n" for response in responses]
             file.write("".join(lines).encode())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +19,15 @@ from prune.checkpoint.identity import base_identity
 from prune.common.errors import UsageError
 from prune.common.terminal import progress
 from prune.models.loading import load_tokenizer
+from prune.models.vllm_options import engine_device
 from prune.text.windows import text_identity
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from heal.models.targets import Targets
+    from heal.text.responses import Writer
     from prune.checkpoint.headers import Shard, Tensor
 
 
@@ -53,6 +57,8 @@ def distill(
     """
     settings, run = settings or DistillSettings(), run or TrainingRun()
     _check(settings)
+    if settings.backend == "vllm":
+        engine_device(run.device)  # raises where vLLM is not installed
     plan = plan_healing("distill", model, text, out, settings, run)
     if settings.teacher_data == "self" and plan.text.mix is not None:
         raise UsageError("--mix is of texts to train on; with --teacher-data self the full model writes that")
@@ -62,7 +68,7 @@ def distill(
     also: dict[str, Any] = {"teacher": base_identity(lineage.full)}
     if settings.prompts:
         also["prompts"] = text_identity(settings.prompts, "prompt")
-    full = _Full(lineage, own_tensors(lineage, shown=run.show_progress), settings)
+    full = _Full(lineage, own_tensors(lineage, shown=run.show_progress), settings, run.device)
     write = full.responses if settings.teacher_data == "self" else None
     return execute(replace(plan, also=also), full.student, write=write)
 
@@ -72,10 +78,13 @@ class _Full:
 
     Args:
         changed: the tensors of the pruned model that are not the full model's.
+        device: as on the command line: vLLM settles `auto` in its own way.
     """
 
-    def __init__(self, lineage: Lineage, changed: dict[str, tuple[Shard, Tensor]], settings: DistillSettings) -> None:
-        self.lineage, self.changed, self.settings = lineage, changed, settings
+    def __init__(
+        self, lineage: Lineage, changed: dict[str, tuple[Shard, Tensor]], settings: DistillSettings, device: str
+    ) -> None:
+        self.lineage, self.changed, self.settings, self.device = lineage, changed, settings, device
         self._loaded: PreTrainedModel | None = None
 
     def load(self, plan: HealPlan) -> PreTrainedModel:
@@ -104,9 +113,13 @@ class _Full:
                 seed=self.settings.seed,
                 longest=plan.schedule.length,
             )
-            with progress("Writing responses (tokens)", plan.schedule.tokens, shown=plan.run.show_progress) as bar:
+            title = "Writing responses (tokens)"
+            with (
+                self._writer(plan, tokenizer) as writer,
+                progress(title, plan.schedule.tokens, shown=plan.run.show_progress) as bar,
+            ):
                 write_responses(
-                    self.load(plan),
+                    writer,
                     tokenizer,
                     prompts,
                     path,
@@ -118,6 +131,21 @@ class _Full:
         held = plan.text.held_out or plan.text.source
         text = replace(plan.text, source=str(path), field="text", held_out=held)
         return Written(text, {"responses": tally(path)})
+
+    @contextmanager
+    def _writer(self, plan: HealPlan, tokenizer: PreTrainedTokenizerBase) -> Iterator[Writer]:
+        from heal.text.responses import transformers_writer, vllm_writer
+
+        if self.settings.backend == "hf":
+            yield transformers_writer(self.load(plan), tokenizer)
+            return
+        how: dict[str, Any] = {
+            "response_tokens": self.settings.response_tokens,
+            "device": self.device,
+            "dtype": plan.settings.dtype,
+        }
+        with vllm_writer(self.lineage.full, tokenizer, **how) as writer:
+            yield writer
 
     def student(self, plan: HealPlan) -> Student:
         """The pruned model over the full one's tensors; its forward pass is the loss."""
@@ -224,5 +252,9 @@ def _check(settings: DistillSettings) -> None:
         raise UsageError(f"--teacher-data {settings.teacher_data} is unknown; use text or self")
     if settings.prompts and settings.teacher_data != "self":
         raise UsageError("--prompts is for --teacher-data self alone")
+    if settings.backend not in ("hf", "vllm"):
+        raise UsageError(f"--backend {settings.backend} is unknown; use hf or vllm")
+    if settings.backend == "vllm" and settings.teacher_data != "self":
+        raise UsageError("--backend vllm writes responses: it is for --teacher-data self alone")
     if settings.response_tokens < 1:
         raise UsageError(f"--response-tokens {settings.response_tokens} is not at least 1")

@@ -62,6 +62,9 @@ class VllmWriter:
         device, dtype: as on the command line.
         engine: options of vLLM's engine, from `prune.models.vllm_options.parse_engine_options`.
 
+    Attributes:
+        ends: the tokens that end an answer.
+
     Raises:
         RegrowthError: vLLM is not installed, or the device cannot be used.
         CheckpointError: vLLM cannot load the model.
@@ -81,7 +84,7 @@ class VllmWriter:
 
         device = engine_device(device)
         stated = (source.folder / "generation_config.json").is_file()
-        self._ends = _ends(GenerationConfig.from_pretrained(source.folder) if stated else None, tokenizer)
+        self.ends = _ends(GenerationConfig.from_pretrained(source.folder) if stated else None, tokenizer)
         options = engine_options(device, dtype=dtype, max_length=max_length, seed=0, more=engine)
         self._engine = VllmProcess(_SERVE, source, {"model": str(source.folder), **options}, device=device)
         self.close = self._engine.close
@@ -89,8 +92,8 @@ class VllmWriter:
     def write(self, prompts: Sequence[tuple[int, ...]], most: int, seed: int | None) -> list[list[int]]:
         """As `write_answers`. Samples are drawn by vLLM's own generators, one a prompt."""
         sampling = {"temperature": 0.0} if seed is None else {"temperature": 1.0, "top_p": _TOP_P}
-        answers = self._engine.ask([tuple(prompt) for prompt in prompts], most, sampling, self._ends, seed)
-        return [_up_to_end(answer, self._ends) for answer in answers]
+        answers = self._engine.ask([tuple(prompt) for prompt in prompts], most, sampling, self.ends, seed)
+        return [_up_to_end(answer, self.ends) for answer in answers]
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -76,7 +76,9 @@ def scan(
     samples = prepare_samples(source, texts, settings, trust_remote_code=trust_remote_code, show_progress=show_progress)
     placed = settings.bits is not None or settings.device_map is not None
     streamed = not placed and not fits(source, dtype, settings.device, settings.max_memory)
-    measured_by = measure_streamed if streamed else partial(measure_in_memory, unfinished=unfinished)
+    identity = model_identity(source.folder, name=source.name, commit=source.commit)
+    in_memory = partial(measure_in_memory, unfinished=unfinished, shards=identity["shards"])
+    measured_by = measure_streamed if streamed else in_memory
     sums = measured_by(source, samples, settings, trust_remote_code=trust_remote_code, show_progress=show_progress)
     first, *others = gather(sums)
     for other in others:
@@ -86,7 +88,7 @@ def scan(
         first,
         settings,
         provenance(
-            model=model_identity(source.folder, name=source.name, commit=source.commit),
+            model=identity,
             text=identities[0] if len(identities) == 1 else identities,
             seed=settings.seed,
             samples_asked=settings.samples,
@@ -123,15 +125,20 @@ def measure_in_memory(
     *,
     trust_remote_code: bool = False,
     unfinished: Unfinished | None = None,
+    shards: Mapping[str, str] | None = None,
     show_progress: bool = False,
 ) -> ScanSums:
-    """Load the model, and run the samples of this process through all of it, batch by batch."""
+    """Load the model, and run the samples of this process through all of it, batch by batch.
+
+    Args:
+        shards: file of weights -> hash of its header, by which `unfinished` knows the model.
+    """
     from prune.scanning.sums import ScanSums
 
     begun, keep = None, None
     if unfinished is not None:
         facts = {
-            "model": model_identity(source.folder).get("shards"),
+            "model": shards,
             "seed": settings.seed,
             "tokens": settings.tokens,
             "batch_size": settings.batch_size,

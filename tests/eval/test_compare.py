@@ -31,9 +31,9 @@ def other(tiny_llama, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(tiny_llama, other, sample_questions, sample_heldout, tmp_path_factory):
+def made(tiny_llama, other, sample_questions, short_heldout, tmp_path_factory):
     out = tmp_path_factory.mktemp("bill") / "out"
-    document = compare(tiny_llama, [other], data=sample_questions, text=str(sample_heldout), out=out, **SMALL).to_json()
+    document = compare(tiny_llama, [other], data=sample_questions, text=str(short_heldout), out=out, **SMALL).to_json()
     return out, document
 
 
@@ -109,9 +109,9 @@ def test_the_table_and_the_figure(made):
     assert (out / "comparison.svg").read_text().startswith("<svg ")
 
 
-def test_the_same_inputs_give_the_same_numbers(made, tiny_llama, other, sample_questions, sample_heldout, tmp_path):
+def test_the_same_inputs_give_the_same_numbers(made, tiny_llama, other, sample_questions, short_heldout, tmp_path):
     out, document = made
-    ask = {"data": sample_questions, "text": str(sample_heldout), **SMALL}
+    ask = {"data": sample_questions, "text": str(short_heldout), **SMALL}
     again = compare(tiny_llama, [other], out=tmp_path / "again", **ask).to_json()
     for key in ("rows", "prose", "models"):
         assert again[key] == document[key]
@@ -143,6 +143,10 @@ def test_prose_of_two_tokenizers_is_not_paired(tiny_llama, sample_questions, sam
 
     few = {**SMALL, "data": sample_questions, "domains": "math", "limit": 2, "text": str(sample_heldout)}
     first, second = run(tiny_llama, **few), run(tiny_llama, seed=1, **few)
+    document = json.loads(json.dumps(first.to_json(), allow_nan=False))
+    assert document["tasks"] == [task.name for task in first.tasks]
+    assert [sample["prompt_hash"] for sample in document["samples"]] == [s.prompt_hash for s in first.samples]
+    assert document["prose"]["held-out"]["sha256"] == first.prose["held-out"].sha256
     with pytest.raises(RegrowthError, match="not paired"):
         bill_prose("m", "held-out", second.prose["held-out"], first.prose["held-out"])
 
@@ -167,7 +171,7 @@ def test_a_model_that_lost_its_digits_is_billed_for_mathematics(sample_model, sa
     with changed(planted) as model:
         table = model.get_input_embeddings().weight
         table[digits] = table.mean(0)
-    asked = {**SMALL, "limit": 8, "data": sample_questions, "dtype": "float32"}
+    asked = {**SMALL, "limit": 6, "sets": ["medmcqa", "asdiv"], "data": sample_questions, "dtype": "float32"}
     bill = compare(sample_model, [planted], out=tmp_path / "out", **asked)
     lost = {(r.domain, r.protocol): r.versus.answer_nll_bits_per_byte_difference for r in bill.rows if r.versus}
     assert lost["math", "generation"].low > 1 > lost["medical", "choice"].high

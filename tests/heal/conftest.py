@@ -5,6 +5,7 @@ import pytest
 from heal import TextSource
 from prune import cut, plan_cut
 from tests.support.healing import heal_small
+from tests.support.models import NARROW, save_tiny
 from tests.support.texts import sentences, write_jsonl
 
 
@@ -23,6 +24,12 @@ def small_text(sample_text, sample_heldout):
 def prose(tmp_path_factory):
     path = tmp_path_factory.mktemp("prose") / "text.jsonl"
     return write_jsonl(path, ({"text": text} for text in sentences(300)))
+
+
+@pytest.fixture(scope="session")
+def shallow_llama(sample_model, tmp_path_factory):
+    """As `tiny_llama`, with 2 layers: for what does not hang on how many there are."""
+    return save_tiny(tmp_path_factory.mktemp("shallow") / "llama", sample_model, layers=2, **NARROW)
 
 
 @pytest.fixture(scope="session")

@@ -274,21 +274,20 @@ def test_two_runs_in_one_folder_do_not_mix(tmp_path):
         pass
 
 
-@pytest.mark.parametrize(("code", "verdict"), [(3, "NO-GO"), (4, "INCONCLUSIVE")])
-def test_a_verdict_is_a_result_and_the_recipes_exit_code(small, tmp_path, monkeypatch, code, verdict):
+def test_a_verdict_is_a_result_and_the_recipes_exit_code(small, tmp_path, monkeypatch):
     succeed("recipe", "run", small)
     program = tmp_path / "program"  # stands for a command that writes its results and gives a verdict on them
-    program.write_text(f"#!/bin/sh\nexit {code}\n")
-    program.chmod(0o755)
+    program.touch(0o755)
     monkeypatch.setattr("recipes.runner.sys.executable", str(program))
-    again = run("recipe", "run", small, "--from", "cut", "--json")
-    assert again.exit_code == code
-    stage = json.loads(again.stdout)["stages"]["cut"]
-    assert stage["state"] == "done"
-    assert stage["verdict"] == verdict
-
-    unchanged = run("recipe", "run", small, "--json")  # nothing runs, and the verdict stands
-    assert unchanged.exit_code == code
+    for code, verdict in ((3, "NO-GO"), (4, "INCONCLUSIVE")):
+        program.write_text(f"#!/bin/sh\nexit {code}\n")
+        again = run("recipe", "run", small, "--from", "cut", "--json")
+        assert again.exit_code == code
+        stage = json.loads(again.stdout)["stages"]["cut"]
+        assert stage["state"] == "done"
+        assert stage["verdict"] == verdict
+        unchanged = run("recipe", "run", small, "--json")  # nothing runs, and the verdict stands
+        assert unchanged.exit_code == code
     program.write_text("#!/bin/sh\nexit 1\n")
     failed = run("recipe", "run", small, "--from", "cut")
     assert failed.exit_code == 1

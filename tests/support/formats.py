@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from eval.billing.artefacts import Comparison, Run
 from eval.billing.sweep import SweepRecord
 from eval.depth.document import DepthRecord
+from eval.questions.listing import Domains
 from eval.questions.preparation import Manifest
 from eval.questions.schema import QuestionLine
 from heal.budget.document import Budget
@@ -102,6 +103,7 @@ question's own rationale); with --generate `written_<variant>_<task>-<mode>.json
 `report.html`.""",
     ),
     ("manifest.json", Manifest, ""),
+    ("`evaluate domains --json`", Domains, ""),
     ("recipe.json", RecipeRecord, ""),
 )
 
@@ -111,18 +113,12 @@ One JSON object a line. A file of your own with these fields, put into the folde
 `<domain>.yaml` beside it declares (`licence`, `source`, `subject`, `description`) its lines may leave out; see
 [domains.md](domains.md)."""
 
-DOMAINS = """## `evaluate domains --json`, `regrowth.domains/1`
-
-`domains`: one object each with `domain`, `there` (its questions are in the folder), `own` (declared by you),
-`questions`, `protocols` and `sets` (name -> count), `subjects` (set -> how many), `passages` that several questions
-share, `rationales` (questions that have one), `licences`."""
-
 
 def page():
     """The whole page."""
     sections = ["\n".join(section(*given)) for given in SECTIONS]
     questions = "\n".join([QUESTIONS, "", *table(QuestionLine)])
-    return "\n\n".join([HEAD, *sections, questions, DOMAINS]) + "\n"
+    return "\n\n".join([HEAD, *sections, questions]) + "\n"
 
 
 def section(name, artefact, words):

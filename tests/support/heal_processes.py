@@ -3,8 +3,9 @@
     python heal_processes.py children '[{"args": ["qlora", ...], "at": 5, "signal": 9, "where": "step"}, ...]'
 
 forks a child for each job, so that all is imported once, and prints one JSON object a line: the child's exit code
-(minus the number of the signal that ended it) and its stderr. `where` is "step" (in the middle of the `at`-th step
-that the child does, 1-based) or "saving" (when the checkpoint of step `at` is half written).
+(minus the number of the signal that ended it), stdout and stderr. `where` is "step" (in the middle of the `at`-th step
+that the child does, 1-based) or "saving" (when the checkpoint of step `at` is half written). With `ranks`, a list of
+environments, each is that of one child; they work together, and the signal comes to the last.
 
     torchrun --nproc-per-node 2 heal_processes.py together [--sharded] [--stop-at STEP] qlora MODEL ...
 
@@ -14,6 +15,7 @@ With --stop-at a SIGTERM comes to the second process in that step. With --sharde
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -43,23 +45,39 @@ def children(jobs):
 
     heal.text.streams.BUFFER = 8  # so that a small text has a place in it that matters
     for job in jobs:
-        with tempfile.TemporaryFile() as errors:
-            child = os.fork()
-            if not child:
-                os.dup2(errors.fileno(), 2)
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                if "at" in job:
-                    arm = signal_while_saving if job.get("where") == "saving" else signal_in_step
-                    arm(job["at"], job["signal"], pytest.MonkeyPatch())
-                try:
-                    heal_command(job["args"])
-                except SystemExit as end:
-                    sys.stderr.flush()
-                    os._exit(int(end.code or 0))
-                os._exit(99)
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            errors.seek(0)
-            print(json.dumps({"code": code, "stderr": errors.read().decode(errors="replace")}), flush=True)
+        meeting = {"MASTER_PORT": free_port(), "TORCHELASTIC_USE_AGENT_STORE": "False"}  # the launcher's store is gone
+        ranks = [{**rank, **meeting} for rank in job.get("ranks", [])] or [{}]
+        with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors:
+            pids = [os.fork() or child(job, ranks, index, printed, errors) for index in range(len(ranks))]
+            codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+            told = {}
+            for name, file in (("stdout", printed), ("stderr", errors)):
+                file.seek(0)
+                told[name] = file.read().decode(errors="replace")
+            print(json.dumps({"code": next((code for code in codes if code), 0), **told}), flush=True)
+
+
+def child(job, ranks, index, printed, errors):
+    os.dup2(printed.fileno(), 1)
+    os.dup2(errors.fileno(), 2)
+    os.environ |= ranks[index]
+    if "at" in job and index == len(ranks) - 1:
+        arm = signal_while_saving if job.get("where") == "saving" else signal_in_step
+        arm(job["at"], job["signal"], pytest.MonkeyPatch())
+    code = 99
+    try:
+        heal_command(job["args"])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return str(listening.getsockname()[1])
 
 
 def shard():

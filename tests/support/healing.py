@@ -1,6 +1,11 @@
 """Tiny heals on the CPU without a word, and a copy of a model in which tensors are changed."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 from heal import DistillSettings, Settings, adapter_only, distill, merge, qlora
 from heal.result import Candidate, FoldRecord, HealRecord, HeldOutLoss, HeldOutText
@@ -8,6 +13,7 @@ from heal.settings import Measuring, TrainingRun
 from prune.checkpoint.headers import read_checkpoint
 from prune.checkpoint.tensors import read, write_over
 
+PROCESSES = Path(__file__).with_name("heal_processes.py")
 TINY = {"length": 64, "batch_size": 2, "accumulate": 2, "rank": 4, "learning_rate": 1e-2}
 SMALL = {"length": 64, "batch_size": 2, "accumulate": 1, "rank": 4}  # for what needs any adapter
 RENAMED = "embed_out.weight"  # GPT-NeoX's head, which transformers names otherwise; no healing changes a head
@@ -71,3 +77,12 @@ def patched_copy(pruned, out, only=PATCHED):
     names = [tensor.name for tensor in read_checkpoint(changed_copy(pruned, out, only)).tensors()]
     patch_record([name for name in names if only in name and name != RENAMED]).write(out / "heal.json")
     return out
+
+
+def forked(*jobs):
+    """Healing in processes of their own, some of them stopped or killed; see heal_processes.py."""
+    command = [sys.executable, str(PROCESSES), "children", json.dumps(jobs)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]

@@ -1,14 +1,22 @@
 """Small random models of any family whose config uses the usual names, alone or with a tokenizer."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 FAMILIES = ["llama", "qwen2", "gemma2", "gpt_neox", "phi", "gpt2"]  # families whose feed-forward parts differ
+
+VOCABULARY = 8192  # tokens of the tiny models that have a tokenizer
+NARROW = {
+    "hidden_size": 32, "intermediate_size": 64, "head_dim": 8, "max_position_embeddings": 512,
+    "initializer_range": 0.02, "tie_word_embeddings": True,
+}  # fmt: skip
 
 _SIZES = {"vocab_size": 300, "max_position_embeddings": 128, "hidden_size": 64, "intermediate_size": 128}
 _GROUPED = {"num_key_value_heads": 2, "head_dim": 16}
@@ -42,12 +50,23 @@ def tiny(family: str = "llama", *, layers: int = 3, attention: str | None = None
 
 
 def save_tiny(folder: Path, tokenizer_of: Path, family: str = "llama", *, dtype=None, shards="1GB", **changes) -> Path:
-    """Save a tiny model together with the tokenizer of another model; `shards`: how large each file may be."""
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
-    model = tiny(family, vocab_size=len(tokenizer), **changes)
+    """Save a tiny model with the small tokenizer of another model; `shards`: how large each file may be."""
+    save_small_tokenizer(folder, tokenizer_of)
+    model = tiny(family, vocab_size=VOCABULARY, **changes)
     model.to(dtype or model.dtype).save_pretrained(folder, max_shard_size=shards)
-    tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_small_tokenizer(folder: Path, tokenizer_of: Path) -> None:
+    """The first tokens of a byte-level BPE: as strict as the whole, and read in a tenth of the time."""
+    document = json.loads((tokenizer_of / "tokenizer.json").read_text("utf-8"))
+    bpe = document["model"]
+    bpe["vocab"] = {token: number for token, number in bpe["vocab"].items() if number < VOCABULARY}
+    bpe["merges"] = [pair for pair in bpe["merges"] if "".join(pair) in bpe["vocab"]]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False), "utf-8")
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(tokenizer_of / name, folder)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def twin(tiny_llama, tmp_path_factory):
     """The tiny model with one weight changed, far from the start of its tensor: the same shapes, names and header."""
     folder = shutil.copytree(tiny_llama, tmp_path_factory.mktemp("twin") / "llama")
     with changed(folder) as model:
-        model.model.embed_tokens.weight[30000] += 1.0
+        model.model.embed_tokens.weight[7000] += 1.0
         model.model.layers[7].mlp.down_proj.weight[-1] += 1.0
     return folder
 
@@ -36,8 +36,8 @@ def _scores(found):
     return [(s.id, s.correct, s.answer_nll_bits, s.response) for s in found.samples]
 
 
-def test_a_second_run_asks_nothing_and_gives_the_same(tiny_llama, sample_questions, sample_heldout, tmp_path):
-    ask = {"data": sample_questions, "text": str(sample_heldout), **FEW}
+def test_a_second_run_asks_nothing_and_gives_the_same(tiny_llama, sample_questions, short_heldout, tmp_path):
+    ask = {"data": sample_questions, "text": str(short_heldout), **FEW}
     plain = run(tiny_llama, **ask)
     first = run(tiny_llama, cache=tmp_path / "kept", **ask)
     again = run(tiny_llama, cache=tmp_path / "kept", **ask)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from eval.asking.harness import PlannedTask
 from eval.asking.tasks import plan_tasks, template
-from eval.billing.counts import Counts, count_pairs, gains
+from eval.billing.counts import ThinkingCounts, count_pairs, gains
 from eval.billing.interactions import bill_thinking_interactions
 from eval.billing.thinking import bill_thinking
 from eval.billing.verdict import judge
@@ -22,7 +22,7 @@ from prune.common.errors import RegrowthError, UsageError
 from tests.support.commands import succeed
 from tests.support.questions import plan_of, question_of, sample_of
 
-COUNTS = st.builds(Counts, *[st.integers(0, 300)] * 4).filter(lambda c: c.n > 0)
+COUNTS = st.builds(ThinkingCounts, *[st.integers(0, 300)] * 4).filter(lambda c: c.n > 0)
 
 
 def _gains(counts, units=None):
@@ -60,18 +60,18 @@ def test_every_interval_holds_its_estimate_and_stays_in_range(counts):
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_counts_are_those_of_the_verdicts(pairs):
     kinds = ((True, True), (True, False), (False, True), (False, False))
-    assert count_pairs(*zip(*pairs, strict=True)) == Counts(*(pairs.count(kind) for kind in kinds))
+    assert count_pairs(*zip(*pairs, strict=True)) == ThinkingCounts(*(pairs.count(kind) for kind in kinds))
 
 
 def test_a_table_by_hand():
-    found = _gains(Counts(both_right=30, fast_only=10, slow_only=24, both_wrong=36))
+    found = _gains(ThinkingCounts(both_right=30, fast_only=10, slow_only=24, both_wrong=36))
     estimates = [interval.estimate for interval in vars(found).values()]
     assert estimates == pytest.approx([0.4, 0.54, 0.14, 0.24, 0.10, 0.4, 0.25])
     assert found.delta.low > 0  # 24 corrections against 10 spoils: the gain is beyond doubt
 
 
 def test_questions_of_one_passage_widen_every_interval():
-    counts = Counts(both_right=30, fast_only=10, slow_only=24, both_wrong=36)
+    counts = ThinkingCounts(both_right=30, fast_only=10, slow_only=24, both_wrong=36)
     units = [f"passage {place // 5}" for place in range(counts.n)]  # five alike in each
     for name in ("a_fast", "a_slow", "delta", "delta_c", "delta_o", "r_c", "r_o"):
         alone, shared = getattr(_gains(counts), name), getattr(_gains(counts, units), name)
@@ -181,7 +181,7 @@ def test_the_bill_of_two_models():
     cut = _run("cut", [True] * 30 + [False] * 70, [False] * 100, parsed=False, cut=True)
     first, second = bill_thinking([full, cut])
     assert (first.model, second.model) == ("full", "cut")
-    assert first.counts == Counts(20, 10, 40, 30)
+    assert first.counts == ThinkingCounts(20, 10, 40, 30)
     assert first.versus is None
     assert (second.unparseable_fast, second.unparseable_slow, second.cut_slow) == (0.0, 1.0, 1.0)
     assert second.r_o.estimate == 1.0
@@ -190,7 +190,7 @@ def test_the_bill_of_two_models():
     assert second.versus.delta.estimate == pytest.approx(-0.6)  # what was lost is the gain of reasoning alone
     assert second.versus.delta.high < 0 < second.versus.a_fast.high
     assert second.delta.estimate == pytest.approx(-0.3)
-    assert second.counts == Counts(0, 30, 0, 70)
+    assert second.counts == ThinkingCounts(0, 30, 0, 70)
     assert bill_runs([full, cut]).rows == ()  # without plain tasks there is no plain bill
 
 

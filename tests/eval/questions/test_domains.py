@@ -95,7 +95,7 @@ def test_questions_that_share_a_passage_are_one_cluster():
 
 
 def test_the_example_of_the_docs_is_a_domain_that_a_model_answers(tiny_llama, tmp_path):
-    document = list_domains(EXAMPLES)
+    document = list_domains(EXAMPLES).to_json()
     (music,) = [row for row in document["domains"] if row["there"]]
     assert (music["domain"], music["own"], music["questions"]) == ("music", True, 10)
     assert music["protocols"] == {"choice": 6, "generation": 4}
@@ -108,7 +108,7 @@ def test_the_example_of_the_docs_is_a_domain_that_a_model_answers(tiny_llama, tm
 
 def test_the_listing_of_a_prepared_folder(sample_questions):
     manifest = json.loads((sample_questions / "manifest.json").read_text())
-    rows = {row["domain"]: row for row in list_domains(sample_questions)["domains"]}
+    rows = {row["domain"]: row for row in list_domains(sample_questions).to_json()["domains"]}
     for name, entry in manifest["domains"].items():
         wanted = {key: entry[key] for key in ("questions", "protocols", "sets")}
         wanted |= {"licences": sorted(entry["licences"]), "there": True, "own": False}

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from eval.billing.counts import Counts
+from eval.billing.counts import ThinkingCounts
 from eval.reports.charts import CurvePoint, Dot, DotGroup, PlottedCurve, curves, forest
 from eval.reports.maps import COLOURS, LEAST, block_map, mosaic, shade
 from eval.reports.text import p_value, plain, signed
@@ -53,7 +53,7 @@ def test_a_block_map_has_a_cell_for_each_block_and_marks_the_cheapest():
 
 
 def test_a_mosaic_without_one_column_is_whole():
-    page = Page(str(mosaic("q", "t", "d", Counts(0, 0, 3, 7))))
+    page = Page(str(mosaic("q", "t", "d", ThinkingCounts(0, 0, 3, 7))))
     assert {e["data-series"] for e in page.all("rect")} == {"slow-only", "both-wrong"}
 
 

@@ -132,7 +132,7 @@ def test_it_is_a_line_of_the_bill(measured, tmp_path):
 
 def test_models_are_asked_and_answers_are_kept(tiny_llama, sample_questions, sample_heldout, tmp_path):
     asked = {"data": sample_questions, "domains": "math", "limit": 2, "sets": ["asdiv"], "chat_template": "off"}
-    asked |= {"needles": True, "text": str(sample_heldout), "needle_lengths": (150,), "needle_depths": 1}
+    asked |= {"needles": True, "text": str(sample_heldout), "needle_lengths": (180,), "needle_depths": 1}
     asked |= {"needle_count": 3, "cache": tmp_path / "kept", "show_progress": False}
     bill = compare(
         tiny_llama, [tiny_llama], out=tmp_path / "bill", **{**asked, "text": None, "needle_text": asked["text"]}
@@ -141,7 +141,7 @@ def test_models_are_asked_and_answers_are_kept(tiny_llama, sample_questions, sam
     assert (full.trials, full.needles, full.recall.estimate) == (3, 3, 0)  # a random model brings nothing back
     assert same.recall_difference.estimate == 0
     assert [(effort.asked, effort.known) for effort in bill.measured] == [(2 * 2 + 3 + 3, 0), (0, 2 * 2 + 3 + 3)]
-    assert bill.models[0].settings["needles"]["lengths"] == [150]
+    assert bill.models[0].settings["needles"]["lengths"] == [180]
     write_run(run_result("run", 0.0, []), tmp_path / "run")
     with pytest.raises(RegrowthError, match="not paired: llama is asked for needles, and run is not"):
         compare(tmp_path / "run", [tiny_llama], out=tmp_path / "out", **asked)
@@ -150,7 +150,7 @@ def test_models_are_asked_and_answers_are_kept(tiny_llama, sample_questions, sam
 def test_recurrent_layers_without_heads_are_asked_all_the_same(sample_model, settings, sample_heldout, tmp_path):
     folder = save_tiny(tmp_path / "mamba", sample_model, "mamba", layers=2, max_position_embeddings=512)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    asked = replace(settings, needle_text=str(sample_heldout), needle_lengths=(150,), needle_depths=1, needle_count=2)
+    asked = replace(settings, needle_text=str(sample_heldout), needle_lengths=(180,), needle_depths=1, needle_count=2)
     drawn = draw_needles(asked, tokenizer, locate(folder), chat=False)
     scorer = Scorer(
         AutoModelForCausalLM.from_pretrained(folder), tokenizer, batch_size=2, max_length=512, bar=Progress()

@@ -4,13 +4,16 @@ import json
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import heal.models.quantise
+import heal.text.responses
 from heal import TextSource
 from heal.models.quantise import load_frozen
-from heal.text.responses import asked_prompts, read_prompts, write_responses
+from heal.text.responses import asked_prompts, read_prompts, transformers_writer, write_responses
 from heal.text.sources import hold_out
 from heal.training.stopping import Interrupted
 from prune.checkpoint.source import Source
@@ -22,6 +25,7 @@ from tests.support.healing import PATCHED, changed_copy, distil_tiny, patched_co
 from tests.support.healing_steps import signal_in_step
 from tests.support.texts import write_jsonl
 
+STUB = Path(__file__).parents[2] / "support" / "stub_vllm"
 _SELF = {"accumulate": 1, "bits": 16, "targets": "after-cut", "teacher_data": "self", "response_tokens": 8}
 
 
@@ -99,10 +103,10 @@ def test_responses_follow_the_seed_and_end_where_the_model_ends(tiny_llama, tmp_
     teacher, tokenizer = load_frozen(source, bits=16, device="cpu"), load_tokenizer(source)
     with torch.no_grad():  # a model that ends often
         teacher.model.norm.weight.zero_()
-    written = []
+    written, writer = [], transformers_writer(teacher, tokenizer)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         prompts = asked_prompts(tokenizer, iter([f"Name the number {i}." for i in range(24)]))
-        write_responses(teacher, tokenizer, prompts, tmp_path / name, tokens=500, response_tokens=8, seed=seed)
+        write_responses(writer, tokenizer, prompts, tmp_path / name, tokens=500, response_tokens=8, seed=seed)
         written.append((tmp_path / name).read_text())
     assert written[0] == written[1]
     assert written[0] != written[2]
@@ -137,8 +141,6 @@ def test_a_stopped_run_goes_on_with_the_responses_it_has(tiny_llama, pruned, tex
 
 def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, passages, tmp_path, monkeypatch):
     """A run that fails in the third batch, a file that breaks off, and a run that fails before its first checkpoint."""
-    import heal.text.responses
-
     lines = passages.read_text().splitlines(keepends=True)
     held, few = tmp_path / "held.jsonl", tmp_path / "few.jsonl"
     held.write_text("".join(lines[:3]))  # all measured, and part of the text: none of it may become a prompt
@@ -192,8 +194,6 @@ def test_a_run_goes_on_with_the_same_teacher_and_prompts_wherever_they_stand(
     tiny_llama, pruned, text, tmp_path, monkeypatch
 ):
     """Another teacher or other prompts are refused before any model is loaded."""
-    import heal.models.quantise
-
     patched = patched_copy(pruned, tmp_path / "patched")
     prompts = tmp_path / "prompts.jsonl"
     write_jsonl(prompts, ({"prompt": f"What is {i} times seven?"} for i in range(60)))
@@ -220,3 +220,41 @@ def test_a_run_goes_on_with_the_same_teacher_and_prompts_wherever_they_stand(
     assert document["resumed"]
     assert document["teacher"]["model"] == str(moved)
     assert document["prompts"]["sha256"]
+
+
+def test_vllm_writes_the_responses(tiny_llama, pruned, text, tmp_path, monkeypatch):
+    """By the stand-in, in a real second process; the teacher is loaded when that has ended."""
+    from prune.models.vllm_process import VllmProcess
+
+    monkeypatch.syspath_prepend(str(STUB))
+    monkeypatch.setenv("VLLM_TARGET_DEVICE", "cpu")
+    monkeypatch.setitem(heal.text.responses._AT_ONCE, "vllm", 8)
+    events = []
+
+    def note(owner, name):
+        call = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, **named: (events.append(name), call(*given, **named))[1])
+
+    note(VllmProcess, "close")
+    note(heal.models.quantise, "load_frozen")
+    result = distil_tiny(tiny_llama, pruned, text, tmp_path / "out", tokens=256, backend="vllm", **_SELF)
+    assert events[:2] == ["close", "load_frozen"]
+    rows = [json.loads(line) for line in (result.out / "responses.jsonl").read_text().splitlines()]
+    assert len(rows) >= 8
+    assert all(row["text"] == row["prompt"] + row["response"] and 1 <= row["tokens"] <= 8 for row in rows)
+    assert result.to_json()["settings"]["backend"] == "vllm"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "tgi"}, "--backend tgi is unknown; use hf or vllm"),
+        ({"backend": "vllm"}, "--backend vllm writes responses: it is for --teacher-data self alone"),
+        ({"backend": "vllm", "teacher_data": "self"}, "--backend vllm: vLLM is not installed here"),
+    ],
+)
+def test_what_cannot_write_is_refused(tiny_llama, pruned, text, tmp_path, monkeypatch, settings, message):
+    monkeypatch.setattr("prune.models.vllm_options.find_spec", lambda name: None)
+    with pytest.raises(RegrowthError, match=message):
+        distil_tiny(tiny_llama, pruned, text, tmp_path / "out", **settings)
+    assert list(tmp_path.iterdir()) == []

@@ -191,7 +191,7 @@ def test_each_text_is_held_out_under_its_name(tokenizer, tmp_path):
     trained = row_stream(TextSource(medicine, held_out=news), tokenizer, held_out, length=32, seed=0)
     seen = tokenizer.decode([token for row in trained for token in row.tokens])
     assert not any(f"medicine Text {i}:" in seen for i in range(3))  # the measured ones are never trained on
-    assert "medicine Text 299:" in seen
+    assert sum(f"medicine Text {i}:" in seen for i in range(3, 300)) > 200
 
 
 def test_text_that_is_too_short_is_told_before_training(tokenizer, tmp_path):

@@ -256,9 +256,10 @@ def test_documents_of_a_row_do_not_see_one_another(tiny_llama, pruned, targets):
 
 
 @pytest.mark.parametrize(("bits", "targets", "adapted"), [(16, "after-cut", 14), (4, "all", 42)])
-def test_the_adapter_is_one_for_the_pruned_model(tiny_llama, patched, text, tmp_path, bits, targets, adapted):
+def test_the_adapter_is_one_for_the_pruned_model(tiny_llama, patched, small_text, tmp_path, bits, targets, adapted):
     """Reloaded by stock peft on the pruned checkpoint, it gives the student's logits exactly; and it merges."""
-    result = distil_tiny(tiny_llama, patched, text, tmp_path / "adapter", bits=bits, targets=targets)
+    how = {"tokens": 512, "bits": bits, "targets": targets, "eval_every": 9}
+    result = distil_tiny(tiny_llama, patched, small_text, tmp_path / "adapter", **how)
     document = result.to_json()
     assert document["method"] == "distill"
     assert document["own_tensors"] == [PATCHED]
@@ -307,9 +308,10 @@ def test_another_teacher_is_refused(tiny_llama, pruned, patched, text, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
-def test_what_healing_has_changed_is_told_by_heal_json(tiny_llama, patched, text, tmp_path):
+def test_what_healing_has_changed_is_told_by_heal_json(tiny_llama, patched, small_text, tmp_path):
     """A patch, an adapter merged into it: with the right teacher fine; with another, whatever differs is refused."""
-    adapter = distil_tiny(tiny_llama, patched, text, tmp_path / "adapter", bits=4, targets="after-cut")
+    how = {"tokens": 256, "bits": 4, "targets": "after-cut"}
+    adapter = distil_tiny(tiny_llama, patched, small_text, tmp_path / "adapter", **how)
     for base, changed in (("dequantised", 42), ("original", 15)):  # 7 projections a layer; 14 adapted, 1 patched
         merged = tmp_path / base
         merge_quietly(adapter.out, merged, base=base, compare_logits=False)

@@ -12,18 +12,16 @@ import torch
 
 from heal.training.checkpoints import Checkpoints
 from tests.support.checkpoints import weights
-from tests.support.commands import check_refused, run
+from tests.support.commands import check_refused, run, succeed
+from tests.support.healing import forked
 
 HERE = Path(__file__).parents[2]
 TOGETHER = HERE / "support" / "heal_processes.py"
 CONFIGS = HERE.parent / "recipes" / "accelerate"
 
 
-def heal(model, prose, out, *launcher, accumulate, check=True, tokens=512, more=()):
-    options = ["--tokens", tokens, "--length", 32, "--rank", 4, "--learning-rate", 0.01, "--targets", "all"]
-    options += ["--dropout", 0, "--eval-every", 2, "--held-out-tokens", 200, "--device", "cpu", "--save-every", 3]
-    command = [sys.executable, *launcher, "qlora", model, "--text", prose, "--out", out, *options]
-    command += ["--batch-size", 1, "--accumulate", accumulate, *more]
+def heal(model, prose, out, *launcher, accumulate, check=True, more=()):
+    command = [sys.executable, *launcher, *options_of(model, prose, out, accumulate), *more]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([str(word) for word in command], env=env, capture_output=True, text=True, timeout=600)
     if check:
@@ -35,11 +33,10 @@ def two(*program):
     return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
 
 
-@pytest.fixture(scope="module")
-def alone(tiny_llama, prose, tmp_path_factory):
-    out = tmp_path_factory.mktemp("alone") / "adapter"
-    heal(tiny_llama, prose, out, "-m", "heal", accumulate=4)
-    return out
+def options_of(model, prose, out, accumulate, tokens=512):
+    options = ["--tokens", tokens, "--length", 32, "--rank", 4, "--learning-rate", 0.01, "--targets", "all"]
+    options += ["--dropout", 0, "--eval-every", 2, "--held-out-tokens", 200, "--device", "cpu", "--save-every", 3]
+    return ["qlora", model, "--text", prose, "--out", out, *options, "--batch-size", 1, "--accumulate", accumulate]
 
 
 def compare(one, other):
@@ -55,41 +52,50 @@ def compare(one, other):
     assert any(theirs[name].abs().max() > 0.01 for name in theirs if "lora_B" in name)
 
 
-def test_two_processes_stop_go_on_and_give_the_losses_of_one(tiny_llama, prose, alone, tmp_path):
-    """Stopped by a SIGTERM to one of them; taken up by `accelerate launch` with the config for a CPU.
+def launched(folder):
+    """The environments of the two processes that `accelerate launch` starts with the config for a CPU."""
+    code = "import json, os, sys; json.dump(dict(os.environ), open(f'{sys.argv[1]}/{os.environ[\"RANK\"]}.json', 'w'))"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIGS / "cpu-2.yaml"]
+    command += ["--main_process_port", "0", "--no_python", sys.executable, "-c", code, folder]
+    folder.mkdir()
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([str(word) for word in command], env=env, check=True, capture_output=True, timeout=600)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
-    Only one of them writes and prints.
-    """
+
+def test_two_processes_stop_go_on_and_give_the_losses_of_one(shallow_llama, prose, tmp_path, monkeypatch):
+    """Stopped by a SIGTERM to one of them. Only one of them writes and prints."""
+    monkeypatch.setattr("heal.text.streams.BUFFER", 8)  # as in heal_processes.py
+    succeed("heal", *options_of(shallow_llama, prose, tmp_path / "alone", accumulate=4))
     out = tmp_path / "adapter"
-    done = heal(tiny_llama, prose, out, *two(TOGETHER, "together", "--stop-at", "3"), accumulate=2, check=False)
-    stopped_at_three(done, out)
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", CONFIGS / "cpu-2.yaml", "-m", "heal"]
-    done = heal(tiny_llama, prose, out, *launcher, accumulate=2, more=["--resume", "--json"])
-    document = json.loads(done.stdout)
+    args = [str(word) for word in options_of(shallow_llama, prose, out, accumulate=2)]
+    ranks = launched(tmp_path / "ranks")
+    stop = {"args": args, "ranks": ranks, "at": 3, "signal": int(signal.SIGTERM)}
+    stopped, resumed = forked(stop, {"args": [*args, "--resume", "--json"], "ranks": ranks})
+    assert stopped["code"] != 0
+    assert f"stopped by {signal.Signals.SIGTERM.name} after step 3" in stopped["stderr"]
+    assert resumed["code"] == 0, resumed["stderr"]
+    document = json.loads(resumed["stdout"])
     assert document["settings"]["processes"] == 2
     assert document["resumed"] == [3]
-    assert os.listdir(tmp_path) == ["adapter"]
-    compare(alone, out)
-
-
-def stopped_at_three(done, out):
-    assert done.returncode != 0
-    assert f"stopped by {signal.Signals.SIGTERM.name} after step 3" in done.stderr
-    assert Checkpoints(out).steps() == [3]
+    assert sorted(os.listdir(tmp_path)) == ["adapter", "alone", "ranks"]
+    compare(tmp_path / "alone", out)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 16])
-def test_shards_give_the_losses_of_one(bits, tiny_llama, prose, tmp_path):
+def test_shards_give_the_losses_of_one(bits, shallow_llama, prose, tmp_path):
     """FSDP, through accelerate; see heal_processes.py. Stopped and taken up on the way."""
-    heal(tiny_llama, prose, tmp_path / "one", "-m", "heal", accumulate=4, more=["--bits", bits])
+    heal(shallow_llama, prose, tmp_path / "one", "-m", "heal", accumulate=4, more=["--bits", bits])
     program = two(TOGETHER, "together", "--sharded")
-    heal(tiny_llama, prose, tmp_path / "two", *program, accumulate=2, more=["--bits", bits])
+    heal(shallow_llama, prose, tmp_path / "two", *program, accumulate=2, more=["--bits", bits])
     compare(tmp_path / "one", tmp_path / "two")
     stopped = [*program, "--stop-at", "3"]
-    done = heal(tiny_llama, prose, tmp_path / "three", *stopped, accumulate=2, more=["--bits", bits], check=False)
-    stopped_at_three(done, tmp_path / "three")
-    heal(tiny_llama, prose, tmp_path / "three", *program, accumulate=2, more=["--bits", bits, "--resume"])
+    done = heal(shallow_llama, prose, tmp_path / "three", *stopped, accumulate=2, more=["--bits", bits], check=False)
+    assert done.returncode != 0
+    assert f"stopped by {signal.Signals.SIGTERM.name} after step 3" in done.stderr
+    assert Checkpoints(tmp_path / "three").steps() == [3]
+    heal(shallow_llama, prose, tmp_path / "three", *program, accumulate=2, more=["--bits", bits, "--resume"])
     assert json.loads((tmp_path / "three" / "heal.json").read_text())["resumed"] == [3]
     compare(tmp_path / "two", tmp_path / "three")
 
@@ -107,7 +113,7 @@ def test_the_configs_are_what_accelerate_reads():
     assert kinds["fsdp-qlora.yaml"].fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
 
 
-def test_what_fsdp_shards_is_of_one_dtype(tiny_llama, monkeypatch):
+def test_what_fsdp_shards_is_of_one_dtype(shallow_llama, monkeypatch):
     from heal.models.lm_head import projection
     from heal.models.quantise import load_frozen
     from prune.checkpoint.source import Source
@@ -117,7 +123,7 @@ def test_what_fsdp_shards_is_of_one_dtype(tiny_llama, monkeypatch):
     for asked in ("false", "true"):
         monkeypatch.setenv("ACCELERATE_USE_FSDP", asked)
         monkeypatch.setenv("WORLD_SIZE", "2")
-        model = load_frozen(Source(tiny_llama, "tiny"), bits=4, device="cpu", dtype="bfloat16")
+        model = load_frozen(Source(shallow_llama, "tiny"), bits=4, device="cpu", dtype="bfloat16")
         states.append(projection(model)(model.get_decoder()(input_ids=ids).last_hidden_state))
         found = {parameter.dtype for parameter in model.parameters()}
         assert found == ({torch.bfloat16} if asked == "true" else {torch.bfloat16, torch.uint8})
@@ -132,7 +138,7 @@ def test_what_fsdp_shards_is_of_one_dtype(tiny_llama, monkeypatch):
         ("distill", ["--teacher", "full"], "shares weights between two models, which FSDP cannot"),
     ],
 )
-def test_what_fsdp_cannot_do_is_refused(command, options, message, tiny_llama, prose, tmp_path, monkeypatch):
+def test_what_fsdp_cannot_do_is_refused(command, options, message, shallow_llama, prose, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    check_refused(run("heal", command, tiny_llama, "--text", prose, "--out", tmp_path / "a", *options), 2, message)
+    check_refused(run("heal", command, shallow_llama, "--text", prose, "--out", tmp_path / "a", *options), 2, message)

@@ -36,11 +36,11 @@ def heal(model, text, out, tokens=640, run=None, **settings):
     return heal_tiny(model, text, out, tokens, run, **{"length": 32, "batch_size": 1, **settings})
 
 
-def test_a_stream_that_ends_leaves_what_was_learnt(tiny_llama, texts, tmp_path):
+def test_a_stream_that_ends_leaves_what_was_learnt(shallow_llama, texts, tmp_path):
     (tmp_path / "short").mkdir()
-    write(tmp_path / "short", "part", 40)
+    write(tmp_path / "short", "part", 20)
     text = TextSource(f"hub:{tmp_path / 'short'}", held_out=texts["news"], held_out_tokens=128)
-    result = heal(tiny_llama, text, tmp_path / "adapter", tokens=64_000)
+    result = heal(shallow_llama, text, tmp_path / "adapter", tokens=64_000)
     document = result.to_json()
     assert document["ended"]["by"] == "text"
     assert document["ended"]["texts"] == [text.source]
@@ -52,11 +52,11 @@ def test_a_stream_that_ends_leaves_what_was_learnt(tiny_llama, texts, tmp_path):
     assert math.isfinite(result.after)
     assert weights(result.out)
     with pytest.raises(TextError, match="ends before the first step of 65536 tokens"):
-        heal(tiny_llama, text, tmp_path / "none", tokens=640_000, accumulate=2048)
+        heal(shallow_llama, text, tmp_path / "none", tokens=640_000, accumulate=2048)
     assert {path.name for path in tmp_path.iterdir()} == {"short", "adapter"}
 
 
-def test_patience_ends_the_run_and_keeps_the_best_adapter(tiny_llama, texts, tmp_path):
+def test_patience_ends_the_run_and_keeps_the_best_adapter(shallow_llama, texts, tmp_path):
     """Trained on one kind of text at a rate that is too high, the loss on another soon rises."""
     from heal.models.adapters import add_adapter, load_adapter
     from heal.models.held_out import held_out_losses
@@ -68,12 +68,12 @@ def test_patience_ends_the_run_and_keeps_the_best_adapter(tiny_llama, texts, tmp
 
     text = TextSource(texts["news"], held_out=texts["notes"], held_out_tokens=256)
     changes = {"learning_rate": 0.3, "eval_every": 1, "patience": 2, "dropout": 0.0}
-    document = heal(tiny_llama, text, tmp_path / "adapter", tokens=64 * 60, **changes).to_json()
+    document = heal(shallow_llama, text, tmp_path / "adapter", tokens=64 * 60, **changes).to_json()
     ended, losses = document["ended"], [point["held_out_loss"] for point in document["curve"]]
     assert ended["by"] == "patience"
     assert ended["step"] == ended["kept_step"] + 2 < 60
     assert document["held_out_loss"]["after"] == losses[ended["kept_step"]] == min(losses)
-    source = Source(tiny_llama, "tiny")
+    source = Source(shallow_llama, "tiny")
     base = load_frozen(source, bits=4, device="cpu")
     adapted = add_adapter(base, find_targets(base, "all"), rank=4, alpha=4, dropout=0.0, base="x")
     load_adapter(adapted, tmp_path / "adapter")
@@ -81,11 +81,11 @@ def test_patience_ends_the_run_and_keeps_the_best_adapter(tiny_llama, texts, tmp
     assert found.loss == pytest.approx(min(losses), abs=1e-6)
 
 
-def test_every_text_is_measured_by_its_name(tiny_llama, texts, tmp_path):
+def test_every_text_is_measured_by_its_name(shallow_llama, texts, tmp_path):
     options = ["--text", texts["news"], "--text", texts["notes"], "--domain-text", f"medical={texts['medicine']}"]
     options += ["--held-out-tokens", "200", "--tokens", "320", "--length", "32", "--batch-size", "1", "--rank", "4"]
     options += ["--accumulate", "2", "--schedule", "linear", "--warmup", "20%", "--eval-every", "2", "--device", "cpu"]
-    done = succeed("heal", "qlora", tiny_llama, *options, "--out", tmp_path / "adapter", "--json")
+    done = succeed("heal", "qlora", shallow_llama, *options, "--out", tmp_path / "adapter", "--json")
     document = json.loads(done.stdout)
     assert [point["step"] for point in document["curve"]] == [0, 2, 4, 5]
     texts_told = document["held_out"]["texts"]
@@ -105,20 +105,20 @@ def test_every_text_is_measured_by_its_name(tiny_llama, texts, tmp_path):
     assert texts["notes"] in (tmp_path / "adapter" / "README.md").read_text()
 
 
-def test_a_reporter_that_is_not_installed(tiny_llama, texts, tmp_path, monkeypatch):
+def test_a_reporter_that_is_not_installed(shallow_llama, texts, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.path", [entry for entry in __import__("sys").path if "site-packages" not in entry])
     with pytest.raises(
         UsageError, match="--report-to trackio needs a package that is not installed: pip install trackio"
     ):
-        heal(tiny_llama, texts["news"], tmp_path / "adapter", run={"report_to": "trackio"})
+        heal(shallow_llama, texts["news"], tmp_path / "adapter", run={"report_to": "trackio"})
 
 
-def test_tensorboard_gets_the_curve(tiny_llama, texts, tmp_path):
+def test_tensorboard_gets_the_curve(shallow_llama, texts, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     text = TextSource(texts["news"], held_out_tokens=128)
-    document = heal(tiny_llama, text, tmp_path / "adapter", run={"report_to": "tensorboard"}).to_json()
+    document = heal(shallow_llama, text, tmp_path / "adapter", run={"report_to": "tensorboard"}).to_json()
     events = EventAccumulator(str(tmp_path / "adapter" / "tensorboard"))
     events.Reload()
     told = [event.value for event in events.Scalars("eval/loss")]
@@ -153,7 +153,7 @@ def init(project, name, dir):
 """
 
 
-def test_wandb_gets_every_step(tiny_llama, texts, tmp_path, monkeypatch):
+def test_wandb_gets_every_step(shallow_llama, texts, tmp_path, monkeypatch):
     """By a stand-in for the package, which need not be installed."""
     package, noted = tmp_path / "packages" / "wandb", tmp_path / "noted"
     package.mkdir(parents=True)
@@ -167,7 +167,7 @@ def test_wandb_gets_every_step(tiny_llama, texts, tmp_path, monkeypatch):
     monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.WANDB])  # looked up at its import
     text = TextSource(texts["news"], held_out=(texts["news"], texts["notes"]), held_out_tokens=128)
     run = {"report_to": "wandb", "save_every": 100}
-    document = heal(tiny_llama, text, tmp_path / "adapter", tokens=4 * 64, run=run, eval_every=2).to_json()
+    document = heal(shallow_llama, text, tmp_path / "adapter", tokens=4 * 64, run=run, eval_every=2).to_json()
     told = [json.loads(line) for line in noted.read_text().splitlines()]
     assert told[0] == {"project": "regrowth", "name": "adapter"}
     assert told[1]["config"]["learning_rate"] == 1e-2
@@ -202,12 +202,13 @@ def test_a_curve_knows_its_best_point():
     assert Curve.from_json(json.loads(json.dumps(curve.to_json()))) == curve
 
 
-def test_rates_fall_as_asked(tiny_llama, texts, tmp_path):
+def test_rates_fall_as_asked(shallow_llama, texts, tmp_path):
     """The same first step; then a constant rate moves the adapter furthest."""
     text = TextSource(texts["news"], held_out_tokens=128)
     moved = {}
+    how = {"warmup": "0", "dropout": 0.0, "bits": 16}
     for schedule in ("cosine", "constant"):
-        out = heal(tiny_llama, text, tmp_path / schedule, schedule=schedule, warmup="0", dropout=0.0).out
+        out = heal(shallow_llama, text, tmp_path / schedule, schedule=schedule, **how).out
         changes = [tensor.norm() for name, tensor in weights(out).items() if "lora_B" in name]
         moved[schedule] = torch.stack(changes).norm().item()
     assert moved["constant"] > 1.2 * moved["cosine"]

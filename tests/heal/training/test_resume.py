@@ -4,9 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -22,23 +19,12 @@ from heal.training.curve import Curve
 from heal.training.stopping import Interrupted
 from prune.common.errors import RegrowthError, UsageError
 from tests.support.checkpoints import same_weights, weights
-from tests.support.healing import heal_tiny
+from tests.support.healing import forked, heal_tiny
 from tests.support.healing_steps import signal_in_step
 
-PROGRAM = Path(__file__).parents[2] / "support" / "heal_processes.py"
 STEPS = 10
-SETTINGS = {"length": 32, "batch_size": 1, "dropout": 0.2, "eval_every": 4}
+SETTINGS = {"length": 32, "batch_size": 1, "dropout": 0.2, "eval_every": 4, "bits": 16}  # the commands below: 4 bits
 TOKENS = STEPS * 64
-
-
-def kill(*jobs):
-    """Run and kill real processes; see heal_processes.py."""
-    command = [sys.executable, str(PROGRAM), "children", json.dumps(jobs)]
-    done = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def same(one, other):
@@ -47,38 +33,36 @@ def same(one, other):
     return same_weights(one, other) and curves[0] == curves[1]
 
 
-def test_killed_at_any_step_it_ends_as_if_left_alone(tiny_llama, prose, tmp_path):
+def test_killed_at_any_step_it_ends_as_if_left_alone(shallow_llama, prose, tmp_path):
     options = ["--text", prose, "--tokens", TOKENS, "--length", 32, "--batch-size", 1, "--accumulate", 2, "--rank", 4]
     options += ["--learning-rate", 0.01, "--dropout", 0.2, "--eval-every", 4, "--targets", "all", "--save-every", 3]
     options += ["--held-out-tokens", 128, "--device", "cpu"]
 
     def job(name, at=None, number=signal.SIGKILL, where="step", resume=True):
-        args = ["qlora", tiny_llama, "--out", tmp_path / name, *options, *(["--resume"] if resume else [])]
+        args = ["qlora", shallow_llama, "--out", tmp_path / name, *options, *(["--resume"] if resume else [])]
         found = {"args": [str(arg) for arg in args]}
         return found if at is None else found | {"at": at, "signal": int(number), "where": where}
 
-    done = kill(
+    done = forked(
         job("alone", resume=False),
-        job("twice", 6, resume=False),
-        job("twice", 6),
-        job("twice"),
-        job("saving", 6, where="saving", resume=False),
-        job("saving"),
+        job("killed", 5, resume=False),
+        job("killed", 6, where="saving"),
+        job("killed", 6),
+        job("killed"),
         job("asked", 5, signal.SIGTERM, resume=False),
         job("asked", resume=False),
         job("asked"),
     )
-    alone, twice, twice_again, twice_end, saving, saving_end, asked, refused, asked_end = done
-    for finished in (alone, twice_end, saving_end, asked_end):
+    alone, *killed, end, asked, refused, asked_end = done
+    for finished in (alone, end, asked_end):
         assert finished["code"] == 0, finished["stderr"]
-    for killed in (twice, twice_again, saving):
-        assert killed["code"] == -signal.SIGKILL
-    for name in ("twice", "saving", "asked"):
+    assert [one["code"] for one in killed] == [-signal.SIGKILL] * 3
+    for name in ("killed", "asked"):
         assert same(tmp_path / "alone", tmp_path / name), name
     resumed = {
         name: json.loads((tmp_path / name / "heal.json").read_text())["resumed"] for name in os.listdir(tmp_path)
     }
-    assert resumed == {"alone": [], "twice": [3, 6], "saving": [3], "asked": [5]}
+    assert resumed == {"alone": [], "killed": [3, 3, 6], "asked": [5]}
     assert asked["code"] == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after step 5" in asked["stderr"]
     assert "--resume" in asked["stderr"]
@@ -97,18 +81,18 @@ def text(prose):
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_llama, text, tmp_path_factory):
-    return heal_prose(tiny_llama, text, tmp_path_factory.mktemp("alone") / "adapter").out
+def alone(shallow_llama, text, tmp_path_factory):
+    return heal_prose(shallow_llama, text, tmp_path_factory.mktemp("alone") / "adapter").out
 
 
 @pytest.fixture(scope="module")
-def half_done(tiny_llama, text, tmp_path_factory):
+def half_done(shallow_llama, text, tmp_path_factory):
     """A run that was stopped by a real signal in its sixth step."""
     folder = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
         signal_in_step(6, signal.SIGINT, patch)
         with pytest.raises(Interrupted, match="stopped by SIGINT after step 6") as caught:
-            heal_prose(tiny_llama, text, folder / "adapter")
+            heal_prose(shallow_llama, text, folder / "adapter")
     assert caught.value.exit_code == 130
     assert os.listdir(folder) == [".adapter.unfinished"]
     return folder / ".adapter.unfinished"
@@ -131,7 +115,7 @@ def test_only_the_adapter_is_saved(stopped):
 
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "rows.json.gz", "sums.json"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(file, stopped, tiny_llama, text, alone, capsys):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(file, stopped, shallow_llama, text, alone, capsys):
     path = stopped.path(6) / file
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
@@ -141,16 +125,16 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(file, stopped, tiny_ll
     assert "checkpoint of step 6 is damaged" in said[0]
     if file == "rows.json.gz":  # one of them to the end
         out = stopped.folder.parent / "adapter"
-        result = heal_prose(tiny_llama, text, out, resume=True)
+        result = heal_prose(shallow_llama, text, out, resume=True)
         assert result.to_json()["resumed"] == [4]
         assert same(alone, out)
 
 
-def test_with_all_checkpoints_damaged_it_begins_anew(stopped, tiny_llama, text, alone, capsys):
+def test_with_all_checkpoints_damaged_it_begins_anew(stopped, shallow_llama, text, alone, capsys):
     for step in (6, 4):
         (stopped.path(step) / "optimizer.pt").unlink()
     out = stopped.folder.parent / "adapter"
-    assert heal_prose(tiny_llama, text, out, resume=True, show_progress=True).to_json()["resumed"] == []
+    assert heal_prose(shallow_llama, text, out, resume=True, show_progress=True).to_json()["resumed"] == []
     assert "no checkpoint to go on from: beginning with the first step" in capsys.readouterr().err
     assert same(alone, out)
 
@@ -163,33 +147,33 @@ def test_with_all_checkpoints_damaged_it_begins_anew(stopped, tiny_llama, text, 
         ({}, 2 * TOKENS, "steps.steps was 10 and is now 20"),
     ],
 )
-def test_another_run_is_not_gone_on_with(changes, tokens, message, stopped, tiny_llama, text):
+def test_another_run_is_not_gone_on_with(changes, tokens, message, stopped, shallow_llama, text):
     out = stopped.folder.parent / "adapter"
     with pytest.raises(UsageError, match=f"--resume: {message}"):
-        heal_prose(tiny_llama, text, out, resume=True, tokens=tokens, changes=changes)
+        heal_prose(shallow_llama, text, out, resume=True, tokens=tokens, changes=changes)
     assert stopped.steps() == [6, 4]  # and is still there
 
 
-def test_other_text_is_not_gone_on_with(stopped, tiny_llama, text, prose, tmp_path):
+def test_other_text_is_not_gone_on_with(stopped, shallow_llama, text, prose, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_bytes(prose.read_bytes() + b'{"text": "one more"}\n')
     with pytest.raises(UsageError, match="--resume: text.text.sha256 was"):
-        heal_prose(tiny_llama, TextSource(str(other), held_out_tokens=128), tmp_path / "adapter", resume=True)
+        heal_prose(shallow_llama, TextSource(str(other), held_out_tokens=128), tmp_path / "adapter", resume=True)
     prose_now = prose.read_bytes()
     try:
         prose.write_bytes(prose_now + b'{"text": "one more"}\n')
         with pytest.raises(UsageError, match="--resume: text.text.sha256 was"):
-            heal_prose(tiny_llama, text, tmp_path / "adapter", resume=True)
+            heal_prose(shallow_llama, text, tmp_path / "adapter", resume=True)
     finally:
         prose.write_bytes(prose_now)
 
 
-def test_what_a_run_reads_may_stand_elsewhere(stopped, tiny_llama, prose, alone, tmp_path):
+def test_what_a_run_reads_may_stand_elsewhere(stopped, shallow_llama, prose, alone, tmp_path):
     """Text and model are known by their hashes, not by their paths."""
     model, moved = tmp_path / "model", tmp_path / "moved" / ".." / prose.name
     (tmp_path / "moved").mkdir()
     shutil.copy(prose, moved)
-    shutil.copytree(tiny_llama, model)
+    shutil.copytree(shallow_llama, model)
     measured = TextSource(str(moved), held_out_tokens=128, domains=(("more", str(prose)),))
     with pytest.raises(UsageError, match="--resume: text.domain_texts.more.field was not there and is now"):
         heal_prose(model, measured, tmp_path / "adapter", resume=True)
@@ -197,7 +181,7 @@ def test_what_a_run_reads_may_stand_elsewhere(stopped, tiny_llama, prose, alone,
     assert same(alone, tmp_path / "adapter")
 
 
-def test_the_time_of_training_is_that_of_steps_alone(tiny_llama, text, tmp_path, monkeypatch):
+def test_the_time_of_training_is_that_of_steps_alone(shallow_llama, text, tmp_path, monkeypatch):
     """By a clock that only passes and checkpoints turn: a pass takes 1 s, the first 50 s more, a checkpoint 100 s.
 
     What the first step takes to start up is no part of the speed.
@@ -219,23 +203,23 @@ def test_the_time_of_training_is_that_of_steps_alone(tiny_llama, text, tmp_path,
     monkeypatch.setattr(heal.training.loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Accelerator, "backward", passed)
     monkeypatch.setattr(heal.training.state, "write_state", write_state)
-    document = heal_prose(tiny_llama, text, tmp_path / "adapter", save_every=3).to_json()
+    document = heal_prose(shallow_llama, text, tmp_path / "adapter", save_every=3).to_json()
     assert now[0] == 2 * STEPS + 50 + 300
     assert document["training_seconds"] == 2 * STEPS + 50
     assert document["tokens_per_second"] == 64 / 2
 
 
-def test_a_disk_that_is_full_at_a_checkpoint_is_one_line(tiny_llama, text, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_at_a_checkpoint_is_one_line(shallow_llama, text, tmp_path, monkeypatch):
     full = SafetensorError("I/O error: File too large")
     monkeypatch.setattr("heal.models.adapters._save", Mock(side_effect=full))
     with pytest.raises(RegrowthError, match=r"adapter cannot be written to .*File too large.*is there room"):
-        heal_prose(tiny_llama, text, tmp_path / "adapter")
+        heal_prose(shallow_llama, text, tmp_path / "adapter")
 
     monkeypatch.undo()
     torn = RuntimeError("PytorchStreamWriter failed writing file data/0")
     monkeypatch.setattr(torch, "save", Mock(side_effect=torn))
     with pytest.raises(RegrowthError, match=r"checkpoint of step 2 cannot be written to .*failed writing"):
-        heal_prose(tiny_llama, text, tmp_path / "adapter")
+        heal_prose(shallow_llama, text, tmp_path / "adapter")
 
 
 def test_a_checkpoint_is_good_where_the_loss_was():
@@ -245,22 +229,22 @@ def test_a_checkpoint_is_good_where_the_loss_was():
     assert [curve.sane(step) for step in (2, 4, 7, 8, 9)] == [True, True, True, False, False]
 
 
-def test_a_run_of_another_version_is_not_gone_on_with(stopped, tiny_llama, text):
+def test_a_run_of_another_version_is_not_gone_on_with(stopped, shallow_llama, text):
     run = stopped.folder / "run.json"
     run.write_text(run.read_text().replace("regrowth.unfinished/2", "regrowth.unfinished/1"))
     with pytest.raises(RegrowthError, match=r"begun by another version .*unfinished/1.*; begin anew with --overwrite$"):
-        heal_prose(tiny_llama, text, stopped.folder.parent / "adapter", resume=True)
+        heal_prose(shallow_llama, text, stopped.folder.parent / "adapter", resume=True)
     assert stopped.steps() == [6, 4]
 
 
-def test_two_runs_cannot_write_one_adapter(tiny_llama, text, tmp_path):
+def test_two_runs_cannot_write_one_adapter(shallow_llama, text, tmp_path):
     with Checkpoints(tmp_path / "adapter").open(), pytest.raises(RegrowthError, match="another run is healing"):
-        heal_prose(tiny_llama, text, tmp_path / "adapter")
+        heal_prose(shallow_llama, text, tmp_path / "adapter")
 
 
-def test_a_run_that_diverges_names_its_last_checkpoint(tiny_llama, text, tmp_path):
+def test_a_run_that_diverges_names_its_last_checkpoint(shallow_llama, text, tmp_path):
     with pytest.raises(RegrowthError, match="training has diverged") as caught:
-        heal_prose(tiny_llama, text, tmp_path / "adapter", changes={"learning_rate": 1e30}, save_every=1)
+        heal_prose(shallow_llama, text, tmp_path / "adapter", changes={"learning_rate": 1e30}, save_every=1)
     found = Checkpoints(tmp_path / "adapter")
     step = found.steps()[0]
     assert "begin anew with a lower --learning-rate (and --overwrite)" in str(caught.value)

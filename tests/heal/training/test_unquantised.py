@@ -19,13 +19,13 @@ def healed(model, text, out, **settings):
     return heal_small(model, text, out, tokens=512, dtype="float32", **settings)
 
 
-def test_the_losses_are_those_of_the_cut_and_of_what_merges(tiny_llama, small_text, tmp_path):
-    run = healed(tiny_llama, small_text, tmp_path / "adapter", learning_rate=3e-2)
+def test_the_losses_are_those_of_the_cut_and_of_what_merges(shallow_llama, small_text, tmp_path):
+    run = healed(shallow_llama, small_text, tmp_path / "adapter", learning_rate=3e-2)
     facts = run.to_json()["unquantised"]
     assert json.loads((run.out / "heal.json").read_text()) == run.to_json()
     for base in ("original", "dequantised"):
         merge_quietly(run.out, tmp_path / base, base=base, compare_logits=False)
-    places = {"cut": tiny_llama, "original": tmp_path / "original", "dequantised": tmp_path / "dequantised"}
+    places = {"cut": shallow_llama, "original": tmp_path / "original", "dequantised": tmp_path / "dequantised"}
     how = {"length": 64, "batch_size": 2, "device": "cpu", "dtype": "float32"}
     losses = {name: held_out_loss(folder, small_text, **how).loss for name, folder in places.items()}
     assert {name: facts[name] for name in losses} == pytest.approx(losses, abs=1e-4)
@@ -33,17 +33,17 @@ def test_the_losses_are_those_of_the_cut_and_of_what_merges(tiny_llama, small_te
     assert facts["better"] == (min(facts["original"], facts["dequantised"]) < facts["cut"])
 
 
-def test_without_quantisation_nothing_is_measured_again(tiny_llama, small_text, tmp_path, monkeypatch):
+def test_without_quantisation_nothing_is_measured_again(shallow_llama, small_text, tmp_path, monkeypatch):
     monkeypatch.setattr("heal.training.unquantised._losses", lambda *_: pytest.fail("a model was loaded"))
-    document = healed(tiny_llama, small_text, tmp_path / "adapter", bits=16).to_json()
+    document = healed(shallow_llama, small_text, tmp_path / "adapter", bits=16).to_json()
     facts, loss = document["unquantised"], document["held_out_loss"]
     assert (facts["cut"], facts["original"]) == (loss["before"], loss["after"])
     assert "dequantised" not in facts
 
 
-def test_a_comparison_that_fails_leaves_the_adapter(tiny_llama, small_text, tmp_path, monkeypatch):
+def test_a_comparison_that_fails_leaves_the_adapter(shallow_llama, small_text, tmp_path, monkeypatch):
     monkeypatch.setattr("heal.training.unquantised._losses", Mock(side_effect=RegrowthError("no room\nat all")))
-    run = healed(tiny_llama, small_text, tmp_path / "adapter")
+    run = healed(shallow_llama, small_text, tmp_path / "adapter")
     assert json.loads((run.out / "heal.json").read_text())["unquantised"] == {"not_compared": "no room"}
     assert (run.out / "adapter_model.safetensors").is_file()
     assert compared_line(Unquantised(not_compared="no room")) == "not compared with the unquantised cut: no room"
@@ -60,10 +60,10 @@ def test_a_comparison_that_fails_leaves_the_adapter(tiny_llama, small_text, tmp_
     ],
 )
 def test_what_keeps_the_comparison_from_running_is_said(
-    tiny_llama, small_text, tmp_path, monkeypatch, name, stand_in, why
+    shallow_llama, small_text, tmp_path, monkeypatch, name, stand_in, why
 ):
     settings = Settings(length=64, rank=4)
-    plan = plan_healing("qlora", tiny_llama, small_text, tmp_path / "adapter", settings, quiet(512))
+    plan = plan_healing("qlora", shallow_llama, small_text, tmp_path / "adapter", settings, quiet(512))
     monkeypatch.setattr(name, stand_in)
     assert compare_with_cut(plan, None, HeldOutLoss(before=2.0, after=1.0)) == Unquantised(not_compared=why)
 
@@ -79,11 +79,11 @@ def test_healing_that_does_not_pay_is_a_warning():
     assert "warning" not in compared_line(losses.model_copy(update={"original": 4.4, "better": True}))
 
 
-def test_the_command_says_what_it_chose_and_how_it_ended(tiny_llama, small_text, tmp_path):
+def test_the_command_says_what_it_chose_and_how_it_ended(shallow_llama, small_text, tmp_path):
     """With no option but a budget, and what names texts and places."""
     where = ["--text", small_text.source, "--held-out", small_text.held_out, "--held-out-tokens", "128"]
     cheap = ["--device", "cpu", "--tokens", "1500", "--rank", "4", "--eval-every", "100"]
-    done = succeed("heal", "qlora", tiny_llama, *where, *cheap, "--out", tmp_path / "adapter")
+    done = succeed("heal", "qlora", shallow_llama, *where, *cheap, "--out", tmp_path / "adapter")
     assert "5 steps of 1 row of 256 tokens; rate 0.001, reached after 1 step (--length, " in done.stderr
     assert "held-out loss: unquantised cut " in done.stderr
     document = json.loads((tmp_path / "adapter" / "heal.json").read_text())

@@ -73,26 +73,32 @@ def places(where, layers=8):
     return {name: where(name) for name in [*names, *(f"model.layers.{i}" for i in range(layers))]}
 
 
+@pytest.fixture(scope="module")
+def in_one_place(tiny_llama, sample_text):
+    """Settings and scan, by `tokens`."""
+    made = {}
+    for tokens in ("last", "all"):
+        settings = ScanSettings(samples=6, length=24, tokens=tokens)
+        made[tokens] = settings, scan(tiny_llama, str(sample_text), settings=settings, show_progress=False)
+    return made
+
+
+HALF = places(lambda name: "disk" if name[-1] in "4567" else "cpu")
+EMBEDDING = places(lambda name: "disk" if name[-1] in "0246" or "embed" in name or "head" in name else "cpu")
+
+
 @pytest.mark.parametrize(
-    "device_map",
-    [
-        {"": "cpu"},
-        "auto",
-        places(lambda name: "disk" if name[-1] in "4567" else "cpu"),
-        places(lambda name: "disk" if name[-1] in "0246" or "embed" in name or "head" in name else "cpu"),
-    ],
-    ids=["one place", "auto", "half on disk", "embedding on disk"],
+    ("device_map", "tokens"),
+    [({"": "cpu"}, "last"), ("auto", "last"), (HALF, "last"), (HALF, "all"), (EMBEDDING, "all")],
+    ids=["one place", "auto", "half on disk", "half on disk, all tokens", "embedding on disk"],
 )
-@pytest.mark.parametrize("tokens", ["last", "all"])
-def test_a_model_in_several_places_gives_the_same_numbers(tiny_llama, sample_text, device_map, tokens):
+def test_a_model_in_several_places_gives_the_same_numbers(tiny_llama, sample_text, in_one_place, device_map, tokens):
     """accelerate's own dispatch, as for several GPUs: weights on two kinds of device, states moved along."""
     if device_map != "auto" and device_map.get("model.embed_tokens") == "disk":
         needs_newer_transformers("mixes up weights where the embedding lies on the disk")
-    settings = ScanSettings(samples=6, length=24, tokens=tokens)
-    whole, parts = (
-        scan(tiny_llama, str(sample_text), settings=how, show_progress=False)
-        for how in (settings, replace(settings, device_map=device_map))
-    )
+    settings, whole = in_one_place[tokens]
+    split = replace(settings, device_map=device_map)
+    parts = scan(tiny_llama, str(sample_text), settings=split, show_progress=False)
     assert apart(parts.distance, whole.distance) < 1e-6
     assert apart([parts.influence], [whole.influence]) < 1e-6
     assert parts.provenance["token_count"] == whole.provenance["token_count"]

@@ -59,7 +59,7 @@ def test_a_state_is_the_mean_of_the_sub_words_of_its_word(tiny_llama, text, sett
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     model = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    sample = draw_word_samples([text], tokenizer, settings)[0]
+    sample = draw_word_samples([text], tokenizer, replace(settings, min_occurrences=2))[0]
     states = word_states(model, sample, [0, 3, 8])
     left = []
     model.model.layers[-1].register_forward_hook(lambda _m, _a, out: left.append(out))
@@ -97,7 +97,7 @@ def test_a_sample_keeps_words_that_occur_often_enough(tiny_llama, text, settings
             assert sample.words[occurrence.window][occurrence.place] is occurrence.word
         assert set(counts.values()) <= {4, 5, 6}
         assert counts["the"] == 6
-        assert sample.read > 800
+        assert sample.read > 700
     windows = [tuple(window) for sample in (first, second) for window in sample.windows]
     assert len(set(windows)) == len(windows)  # each sample has text of its own
     every = replace(narrow, min_occurrences=1, max_occurrences=50)
