@@ -168,8 +168,8 @@ def depth_command(
 
     Example: evaluate depth model/ --data questions --domains medical,math --out depth
     """
+    from eval.depth.pages.showing import depth_tables
     from eval.depth.run import measure_depth
-    from eval.depth.showing import depth_tables
 
     measured = measure_depth(model, settings, out=out, revision=revision, resume=resume, overwrite=overwrite)
     answer(measured.to_json(), lambda: depth_tables(measured.document), as_json=as_json)
@@ -187,7 +187,7 @@ def report_command(
 
     Example: evaluate report bill/ --sweep sweep/ --out report.html
     """
-    from eval.depth.page import report_any as work
+    from eval.depth.pages.page import report_any as work
 
     path = work(results, sweep=sweep, out=out, overwrite=overwrite)
     answer({"report": str(path), "bytes": path.stat().st_size}, lambda: f"Wrote {path}", as_json=as_json)

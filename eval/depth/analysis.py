@@ -11,9 +11,9 @@ from itertools import combinations
 import numpy as np
 
 from eval.billing.thinking import thinking_pairs
-from eval.depth.asymmetry import Answers, Asymmetry, order_of_events
+from eval.depth.contrasting.asymmetry import Answers, Asymmetry, order_of_events
+from eval.depth.contrasting.interaction import DomainCosts, depth_interaction, measure_interaction
 from eval.depth.document import DomainInteraction, MeasureInteraction
-from eval.depth.interaction import DomainCosts, depth_interaction, measure_interaction
 from eval.depth.measures import TaskMeasures
 from eval.depth.plan import middle
 from eval.runs.samples import RunResult

@@ -8,9 +8,9 @@ from pydantic import Field
 
 from eval.billing.sweep import Cost, OfTask, WalkRecord
 from eval.billing.thinking import ThinkingRow
-from eval.depth.asymmetry import Asymmetry
-from eval.depth.contrasts import Interaction
-from eval.depth.fast_slow import FastSlowSimilarity
+from eval.depth.contrasting.asymmetry import Asymmetry
+from eval.depth.contrasting.contrasts import Interaction
+from eval.depth.similarity.fast_slow import FastSlowSimilarity
 from prune.common.artefact import Artefact, OptionalFloat, Part
 from prune.common.intervals import Interval
 

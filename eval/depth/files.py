@@ -18,11 +18,11 @@ from eval.depth import scores
 from eval.depth.agreement import disagreements, rank_agreement
 from eval.depth.analysis import domain_interactions, events, measure_interactions
 from eval.depth.document import DepthRecord, DepthVariant, WrittenVariant
-from eval.depth.fast_slow import FastSlowSimilarity
 from eval.depth.measures import TaskMeasures
+from eval.depth.pages.showing import markdown
 from eval.depth.plan import middle
 from eval.depth.settings import DepthSettings
-from eval.depth.showing import markdown
+from eval.depth.similarity.fast_slow import FastSlowSimilarity
 from eval.depth.walking import WalkedTasks
 from eval.runs.samples import RunResult
 from eval.sweeps.plan import SweepPlan
@@ -107,7 +107,7 @@ def _variant(plan: SweepPlan, number: int) -> DepthVariant:
 
 def write_depth(measured: Depth, out: str | Path, *, overwrite: bool = False) -> None:
     """Write all files of a run into a staged folder, which then becomes `out`."""
-    from eval.depth.page import report, write_figures
+    from eval.depth.pages.page import report, write_figures
 
     with staged_directory(out, overwrite=overwrite) as stage:
         measured.document.write(stage / "depth.json")

@@ -195,8 +195,8 @@ def _write(
 
 
 def _compare_states(loaded: _Loaded, tasks: Sequence[DepthTask], settings: DepthSettings, show_progress: bool) -> Any:
-    from eval.depth.fast_slow import fast_slow_similarity
-    from eval.depth.pairs import pair_prompts
+    from eval.depth.similarity.fast_slow import fast_slow_similarity
+    from eval.depth.similarity.pairs import pair_prompts
 
     questions = [question for task in tasks for question in task.plan.questions]
     with progress("Comparing fast and slow prompts", 2 * len(questions), shown=show_progress) as bar:

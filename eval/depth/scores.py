@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval.billing.statistics import paired_mean_difference
+from eval.depth.contrasting.interaction import DEEP, SHALLOW
 from eval.depth.document import DepthTaskRecord, MeasureRow, Third
-from eval.depth.interaction import DEEP, SHALLOW
 from eval.depth.measures import UNITS, Floats, TaskMeasures
 from eval.depth.plan import middle
 from eval.depth.settings import DepthSettings

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval import measure_depth
 from eval.depth.document import DepthRecord
-from eval.depth.page import render
+from eval.depth.pages.page import render
 from eval.depth.plan import draw_tasks, plan_blocks, read_pool
 from eval.depth.settings import DepthSettings
 from eval.depth.unfinished import KeptWork

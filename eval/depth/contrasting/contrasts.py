@@ -1,6 +1,6 @@
 """What a contrast of depth and domain says: the parts of depth.json that hold it, and its answer in words.
 
-`eval.depth.interaction` has the definitions.
+`eval.depth.contrasting.interaction` has the definitions.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eval.depth.document import DepthRecord
-from eval.depth.sections import sections, top
+from eval.depth.pages.sections import sections, top
 from eval.reports import page
 from eval.reports.build import with_facts
 from eval.reports.figures import sheet

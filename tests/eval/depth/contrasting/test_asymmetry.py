@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from eval.billing.counts import gains
-from eval.depth import asymmetry
-from eval.depth.asymmetry import Answers, Asymmetry, first_beyond
+from eval.depth.contrasting import asymmetry
+from eval.depth.contrasting.asymmetry import Answers, Asymmetry, first_beyond
 
 SIZES = (0, 2, 4, 6, 8, 10)
 STILL = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)

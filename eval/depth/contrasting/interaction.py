@@ -40,7 +40,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eval.billing.statistics import POWERED, questions_factor
-from eval.depth.contrasts import BlockCosts, Contrast, Crossover, CrossoverVerdict, Interaction, Region, Verdict
+from eval.depth.contrasting.contrasts import (
+    BlockCosts,
+    Contrast,
+    Crossover,
+    CrossoverVerdict,
+    Interaction,
+    Region,
+    Verdict,
+)
 from prune.common.intervals import Estimates, Interval, Redraws
 
 DESTROYED = 10.0  # times the median block's cost, in both domains

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from eval.depth.contrasts import Interaction, in_words
-from eval.depth.interaction import (
+from eval.depth.contrasting.contrasts import Interaction, in_words
+from eval.depth.contrasting.interaction import (
     DESTROYED,
     DomainCosts,
     deep_beyond_shallow,

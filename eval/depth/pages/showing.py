@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from eval.depth.contrasts import Contrast, Interaction
+from eval.depth.contrasting.contrasts import Contrast, Interaction
 from eval.depth.document import DepthRecord, Disagreement, MeasureRow, Third
 from eval.reports import tables
 from eval.reports.text import NONE, plain

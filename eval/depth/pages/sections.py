@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from eval.depth.contrasts import Interaction, in_words
+from eval.depth.contrasting.contrasts import Interaction, in_words
 from eval.depth.document import DepthRecord, MeasureRow
-from eval.depth.fast_slow import SimilarityCurve
-from eval.depth.figures import AlikeCurve, RemovalCurve, alike_section, contrast_section, removal_section
-from eval.depth.showing import (
+from eval.depth.pages.figures import AlikeCurve, RemovalCurve, alike_section, contrast_section, removal_section
+from eval.depth.pages.showing import (
     agreement_table,
     blocks_table,
     disagreement_table,
@@ -21,6 +20,7 @@ from eval.depth.showing import (
     similarity_table,
     thirds_tables,
 )
+from eval.depth.similarity.fast_slow import SimilarityCurve
 from eval.reports.comparison import thinking_section
 from eval.reports.model import PageTop, Section
 from prune.common.intervals import Interval

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.depth.contrasts import Interaction, in_words
-from eval.depth.interaction import DEEP, SHALLOW
+from eval.depth.contrasting.contrasts import Interaction, in_words
+from eval.depth.contrasting.interaction import DEEP, SHALLOW
 from eval.reports.charts import CurvePoint, Plot, PlottedCurve, Shade, curves
 from eval.reports.figures import sheet
 from eval.reports.model import Figure, Key, Section

@@ -6,8 +6,8 @@ import torch
 from transformers import AutoTokenizer
 
 from eval.asking.tasks import plan_tasks
-from eval.depth.fast_slow import FastSlowSimilarity, compare_states, fast_slow_similarity
-from eval.depth.pairs import Prompt, PromptPair, pair_prompts
+from eval.depth.similarity.fast_slow import FastSlowSimilarity, compare_states, fast_slow_similarity
+from eval.depth.similarity.pairs import Prompt, PromptPair, pair_prompts
 from eval.runs.run import run
 from eval.runs.samples import hash_prompt
 from eval.settings import Settings

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from eval.depth.figures import AlikeCurve, RemovalCurve, alike_curves, contrast_curve, removal_map
-from eval.depth.interaction import DomainCosts, depth_interaction
+from eval.depth.contrasting.interaction import DomainCosts, depth_interaction
+from eval.depth.pages.figures import AlikeCurve, RemovalCurve, alike_curves, contrast_curve, removal_map
 from prune.common.intervals import Interval
 from tests.support.report_page import Page
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from pydantic import Field
 
-from eval.depth.pairs import Prompt, PromptPair
+from eval.depth.similarity.pairs import Prompt, PromptPair
 from eval.questions.schema import Question, cluster_of
 from prune.common.artefact import OptionalFloat, Part
 from prune.common.errors import RegrowthError, UsageError
@@ -97,7 +97,7 @@ def fast_slow_similarity(
     Args:
         model: a loaded causal language model in eval mode.
         questions: of any domains and protocols; a question may stand in several domains.
-        prompts: both prompts of each, by `eval.depth.pairs.pair_prompts`, in the same order.
+        prompts: both prompts of each, by `eval.depth.similarity.pairs.pair_prompts`, in the same order.
         token: `last` token of the prompt, or the mean over the tokens of the `question`. There only what stands before
             the question can part the two: where nothing does, it is 1 at every depth.
         batch_size: prompts at a time, or "auto".

@@ -1,0 +1,1 @@
+"""Where the damage sits, and what goes first: contrasts over depth with their intervals. Pure arithmetic."""

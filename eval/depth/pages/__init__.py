@@ -1,0 +1,1 @@
+"""What people read of a map by depth: tables, figures, the page."""

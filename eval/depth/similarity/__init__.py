@@ -1,0 +1,1 @@
+"""How alike the states of fast and slow prompts are, layer by layer."""
