@@ -25,7 +25,9 @@ from recipes.record import RecipeRecord, StageRecord, read_stages
 from recipes.schema import Recipe
 
 _VERDICTS = {EXIT_NO_GO: "NO-GO", EXIT_INCONCLUSIVE: "INCONCLUSIVE"}
-_KEEP_WORK = ("prune scan", "prune heads", "heal qlora", "heal distill", "evaluate sweep")  # when they are stopped
+_KEEP_WORK = (  # when they are stopped
+    "prune scan", "prune heads", "prune concepts", "heal qlora", "heal distill", "evaluate sweep", "evaluate depth",
+)  # fmt: skip
 _MODULES = {"prune": "prune", "heal": "heal", "evaluate": "eval"}
 
 

@@ -215,6 +215,7 @@ def test_the_fast_and_slow_study_asks_its_sets_in_its_way(tmp_path):
     for name in wanted:
         assert f"--sets {name} --thinking fast,slow --prompts own.yaml --slow-tokens 64" in lines[name]
         assert lines[name].split("--domains ")[1].split()[0].count(",") == wanted[name]
+    assert "--sets mmlu --prompts own.yaml --limit 50 " in lines["depth"]
     assert "--limit" not in load_recipe("decoupling").resolve({"model": "m"}).stages[1].words()
 
 
