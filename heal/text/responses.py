@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 OPENING = 32  # tokens of a document that the model goes on from, where no prompts are named
 _AT_ONCE = {"hf": 16, "vllm": 256}  # prompts a batch
-_PROMPT_ROOM = 2048  # tokens of a prompt that vLLM sets memory apart for
+_PROMPT_ROOM = 2048  # tokens of a prompt that vLLM sets memory apart for, at least
 _BUFFER = 10_000  # prompts shuffled at a time
 
 
@@ -104,13 +104,17 @@ def transformers_writer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 @contextmanager
 def vllm_writer(
-    source: Source, tokenizer: PreTrainedTokenizerBase, *, response_tokens: int, device: str, dtype: str
+    source: Source, tokenizer: PreTrainedTokenizerBase, *, row: int, response_tokens: int, device: str, dtype: str
 ) -> Iterator[Writer]:
-    """The model on vLLM, in a process that ends with the block. What it raises: see `VllmWriter`."""
+    """The model on vLLM, in a process that ends with the block. What it raises: see `VllmWriter`.
+
+    Args:
+        row: tokens of a row to train on, and so of the longest chat.
+    """
     from transformers import AutoConfig
 
     longest = longest_row(AutoConfig.from_pretrained(source.folder))
-    limit = min(longest or sys.maxsize, _PROMPT_ROOM + response_tokens)
+    limit = min(longest or sys.maxsize, max(_PROMPT_ROOM, row) + response_tokens)
     engine = VllmWriter(source, tokenizer, max_length=limit, device=device, dtype=dtype)
     with closing(engine):
         yield Writer(engine.write, engine.ends, limit, _AT_ONCE["vllm"])

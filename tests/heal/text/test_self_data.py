@@ -5,6 +5,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -243,6 +244,16 @@ def test_vllm_writes_the_responses(tiny_llama, pruned, text, tmp_path, monkeypat
     assert len(rows) >= 8
     assert all(row["text"] == row["prompt"] + row["response"] and 1 <= row["tokens"] <= 8 for row in rows)
     assert result.to_json()["settings"]["backend"] == "vllm"
+
+
+@pytest.mark.parametrize(("row", "limit"), [(256, 2048 + 8), (4096, 4096 + 8)])
+def test_vllm_has_room_for_the_longest_chat(tiny_llama, monkeypatch, row, limit):
+    engine = Mock()
+    monkeypatch.setattr(heal.text.responses, "VllmWriter", engine)
+    monkeypatch.setattr(heal.text.responses, "longest_row", lambda _: None)
+    how = {"response_tokens": 8, "device": "cpu", "dtype": "auto"}
+    with heal.text.responses.vllm_writer(Source(tiny_llama, "tiny"), None, row=row, **how) as writer:
+        assert writer.limit == engine.call_args.kwargs["max_length"] == limit
 
 
 @pytest.mark.parametrize(
