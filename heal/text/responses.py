@@ -138,17 +138,20 @@ def read_prompts(
         longest: tokens of a row: no chat that is written becomes longer.
 
     Raises:
-        TextError: a source cannot be read, or some of `text` are chats and others prose.
+        TextError: a source cannot be read, some of `text` are chats and others prose, or the template does not tell
+            the answers of chats.
     """
     if prompts is not None:
         reader = Documents(prompts, "prompt", chats=True)
         asked = _begun(_shuffled((d.text for d in reader if not _is_measured(d, held_out)), seed))
-        return chat_prompts(tokenizer, asked, longest) if reader.chats else asked_prompts(tokenizer, asked)
+        if reader.chats:
+            return chat_prompts(tokenizer, asked, longest, loss_on=text.loss_on)
+        return asked_prompts(tokenizer, asked)
     wanted = trainable(text, held_out)
     readers = [Documents(source, text.field, chats=True) for source in text.sources]
 
     def documents(reader: Documents) -> Iterator[str]:
-        return (d.text for d in reader if wanted(d.text))
+        return (d.text for d in reader if wanted(d.text) and not _is_measured(d, held_out))
 
     shuffled = [_begun(_shuffled(documents(r), [seed, i] if i else seed)) for i, r in enumerate(readers)]
     if len({reader.chats for reader in readers}) > 1:
@@ -156,7 +159,9 @@ def read_prompts(
             "--teacher-data self: of --text, some are chats and others prose; name what it answers with --prompts"
         )
     found = _in_turns(shuffled)
-    return chat_prompts(tokenizer, found, longest) if readers[0].chats else opening_prompts(tokenizer, found)
+    if readers[0].chats:
+        return chat_prompts(tokenizer, found, longest, loss_on=text.loss_on)
+    return opening_prompts(tokenizer, found)
 
 
 def opening_prompts(tokenizer: PreTrainedTokenizerBase, documents: Iterator[str]) -> Iterator[Prompt]:
@@ -184,17 +189,25 @@ def asked_prompts(tokenizer: PreTrainedTokenizerBase, questions: Iterator[str]) 
         yield Prompt((*ids,) if bos is None else (bos, *ids), text)
 
 
-def chat_prompts(tokenizer: PreTrainedTokenizerBase, chats: Iterator[str], longest: int) -> Iterator[Prompt]:
+def chat_prompts(
+    tokenizer: PreTrainedTokenizerBase, chats: Iterator[str], longest: int, *, loss_on: str
+) -> Iterator[Prompt]:
     """What each chat, given as JSON, asks before its first answer, in the tokenizer's chat template.
 
     A chat that asks nothing, or whose question leaves no room for an answer in `longest` tokens, is passed over.
 
+    Args:
+        loss_on: how the chats will be trained on; see `ChatTemplate`.
+
     Raises:
-        TextError: there is no template, or it refuses a chat.
+        TextError: there is no template, it refuses a chat, or it does not tell the answers.
     """
-    template = ChatTemplate(tokenizer, loss_on="all")
+    template, tried = ChatTemplate(tokenizer, loss_on=loss_on), False
     for chat in chats:
         if messages := first_question(chat):
+            if not tried:  # a template that will not do is found before the model writes for hours
+                template.render(json.dumps([*messages, {"role": ASSISTANT, "content": "Yes."}]))
+                tried = True
             text = template.ask(messages)
             ids = encode(tokenizer, text)
             if len(ids) <= longest - SHORTEST:
