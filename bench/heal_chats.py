@@ -1,8 +1,9 @@
 """What healing on prose costs a chat model, and what chats that it wrote itself give: questions asked in chat form.
 
     python bench/heal_chats.py                                  # 50k tokens, one seed
-    python bench/heal_chats.py --seeds 0 1 2 --questions 400    # more seeds and questions
-    python bench/heal_chats.py --pool gsm8k-train.jsonl         # other questions for the chats it writes
+    python bench/heal_chats.py --seeds 0 1 2                    # more seeds, beside the one that is there
+    python bench/heal_chats.py --questions 400 --work runs/400  # more questions
+    python bench/heal_chats.py --pool gsm8k-train.jsonl --work runs/gsm8k   # other questions for the chats it writes
     python bench/heal_chats.py --table                          # run nothing; print what is there
 
 Cuts 8 layers of the sample model and heals the cut by distillation, with the real commands, at the same tokens seen: on
@@ -11,10 +12,11 @@ the chat template, and on the losses on prose and on chats that were not trained
 
 The questions of both sets are parted by their words' hash: one half is judged, the other half is what the full model
 answers. --pool names other question files (JSON lines with `question`) for it to answer; a question whose words are
-judged is left out. A finished part leaves a file under --work, so a second call runs only what is missing. Expected on
-two cores with nothing beside it: some 15 minutes to write the chats (90 tokens a second on one core, of which two
-thirds are kept), then some 15 minutes a healed model (healing, merging, asking), so an hour and a half for one seed.
-The first was timed on one batch; the rest is an estimate.
+judged is left out. A finished part leaves a file under --work, so a second call runs only what is missing. In one
+--work all else must be the same but --seeds, --ways, --tokens and --loss-on. Expected on two cores with nothing
+beside it: some 15 minutes to write the chats (90 tokens a second on one core, of which two thirds are kept), then
+some 15 minutes a healed model (healing, merging, asking), so an hour and a half for one seed. The first was timed on
+one batch; the rest is an estimate.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ sys.path[:] = [place for place in sys.path if Path(place) != Path(__file__).pare
 FEWEST = 5  # words of a question that the full model answers: some of PIQA's are one word
 SETS = {"math": "asdiv", "commonsense": "piqa"}
 WAYS = {"prose": ("prose",), "chats": ("chats",), "both": ("prose", "chats")}
+APART = ("seeds", "ways", "tokens", "loss_on", "work", "table")  # what may differ in one --work: its files tell it
 
 
 def main() -> None:
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="run nothing; print what is there")
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
+    check_same(asked)
     if not asked.table:
         split(asked)
         if not written(asked, "chats").exists():
@@ -71,6 +75,21 @@ def main() -> None:
                 name = cell(asked, way, seed)
                 keep(asked.work / f"result-{name}.json", lambda way=way, seed=seed: heal(asked, way, seed))
     print(table(asked))
+
+
+def check_same(asked):
+    """Refuse a --work of other settings: what is finished there would stand for what is not. --table takes them."""
+    path = asked.work / "settings.json"
+    now = json.loads(json.dumps({name: value for name, value in vars(asked).items() if name not in APART}, default=str))
+    before = json.loads(path.read_text()) if path.exists() else now
+    if asked.table:
+        vars(asked).update(before)
+        return
+    for name, value in now.items():
+        if (was := before.get(name)) != value:
+            option = "--" + name.replace("_", "-")
+            raise SystemExit(f"{option} was {was} in {asked.work}, and is now {value}; give another --work")
+    path.write_text(json.dumps(now, indent=1) + "\n")
 
 
 def split(asked):

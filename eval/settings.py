@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args, get_type_hints
@@ -213,6 +213,10 @@ class Settings(Questions):
             raise UsageError("--backend-args are for vLLM's engine; add --backend vllm")
         if self.needles:
             self._check_needles()
+            return
+        for field in fields(Settings):
+            if field.name.startswith("needle_") and getattr(self, field.name) != field.default:
+                raise UsageError(f"--{field.name.replace('_', '-')} goes with --needles")
 
     def _check_needles(self) -> None:
         if self.backend == "vllm":

@@ -149,7 +149,7 @@ def check_answer(document: Document, loss_on: str) -> None:
         message["role"] == ASSISTANT and message["content"].strip() for message in json.loads(document.text)
     ):
         raise TextError(
-            f"{document.place}: a chat without an answer (`role` {ASSISTANT!r}) has nothing to learn; remove it, or "
+            f"{document.where}: a chat without an answer (`role` {ASSISTANT!r}) has nothing to learn; remove it, or "
             "give --loss-on all"
         )
 

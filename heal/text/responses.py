@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 OPENING = 32  # tokens of a document that the model goes on from, where no prompts are named
 _AT_ONCE = {"hf": 16, "vllm": 256}  # prompts a batch
-_PROMPT_ROOM = 2048  # tokens of a prompt that vLLM sets memory apart for
+_PROMPT_ROOM = 2048  # tokens of a prompt that vLLM sets memory apart for, at least
 _BUFFER = 10_000  # prompts shuffled at a time
 
 
@@ -104,13 +104,17 @@ def transformers_writer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 @contextmanager
 def vllm_writer(
-    source: Source, tokenizer: PreTrainedTokenizerBase, *, response_tokens: int, device: str, dtype: str
+    source: Source, tokenizer: PreTrainedTokenizerBase, *, row: int, response_tokens: int, device: str, dtype: str
 ) -> Iterator[Writer]:
-    """The model on vLLM, in a process that ends with the block. What it raises: see `VllmWriter`."""
+    """The model on vLLM, in a process that ends with the block. What it raises: see `VllmWriter`.
+
+    Args:
+        row: tokens of a row to train on, and so of the longest chat.
+    """
     from transformers import AutoConfig
 
     longest = longest_row(AutoConfig.from_pretrained(source.folder))
-    limit = min(longest or sys.maxsize, _PROMPT_ROOM + response_tokens)
+    limit = min(longest or sys.maxsize, max(_PROMPT_ROOM, row) + response_tokens)
     engine = VllmWriter(source, tokenizer, max_length=limit, device=device, dtype=dtype)
     with closing(engine):
         yield Writer(engine.write, engine.ends, limit, _AT_ONCE["vllm"])
@@ -134,17 +138,20 @@ def read_prompts(
         longest: tokens of a row: no chat that is written becomes longer.
 
     Raises:
-        TextError: a source cannot be read, or some of `text` are chats and others prose.
+        TextError: a source cannot be read, some of `text` are chats and others prose, or the template does not tell
+            the answers of chats.
     """
     if prompts is not None:
         reader = Documents(prompts, "prompt", chats=True)
         asked = _begun(_shuffled((d.text for d in reader if not _is_measured(d, held_out)), seed))
-        return chat_prompts(tokenizer, asked, longest) if reader.chats else asked_prompts(tokenizer, asked)
+        if reader.chats:
+            return chat_prompts(tokenizer, asked, longest, loss_on=text.loss_on)
+        return asked_prompts(tokenizer, asked)
     wanted = trainable(text, held_out)
     readers = [Documents(source, text.field, chats=True) for source in text.sources]
 
     def documents(reader: Documents) -> Iterator[str]:
-        return (d.text for d in reader if wanted(d.text))
+        return (d.text for d in reader if wanted(d.text) and not _is_measured(d, held_out))
 
     shuffled = [_begun(_shuffled(documents(r), [seed, i] if i else seed)) for i, r in enumerate(readers)]
     if len({reader.chats for reader in readers}) > 1:
@@ -152,7 +159,9 @@ def read_prompts(
             "--teacher-data self: of --text, some are chats and others prose; name what it answers with --prompts"
         )
     found = _in_turns(shuffled)
-    return chat_prompts(tokenizer, found, longest) if readers[0].chats else opening_prompts(tokenizer, found)
+    if readers[0].chats:
+        return chat_prompts(tokenizer, found, longest, loss_on=text.loss_on)
+    return opening_prompts(tokenizer, found)
 
 
 def opening_prompts(tokenizer: PreTrainedTokenizerBase, documents: Iterator[str]) -> Iterator[Prompt]:
@@ -180,17 +189,25 @@ def asked_prompts(tokenizer: PreTrainedTokenizerBase, questions: Iterator[str]) 
         yield Prompt((*ids,) if bos is None else (bos, *ids), text)
 
 
-def chat_prompts(tokenizer: PreTrainedTokenizerBase, chats: Iterator[str], longest: int) -> Iterator[Prompt]:
+def chat_prompts(
+    tokenizer: PreTrainedTokenizerBase, chats: Iterator[str], longest: int, *, loss_on: str
+) -> Iterator[Prompt]:
     """What each chat, given as JSON, asks before its first answer, in the tokenizer's chat template.
 
     A chat that asks nothing, or whose question leaves no room for an answer in `longest` tokens, is passed over.
 
+    Args:
+        loss_on: how the chats will be trained on; see `ChatTemplate`.
+
     Raises:
-        TextError: there is no template, or it refuses a chat.
+        TextError: there is no template, it refuses a chat, or it does not tell the answers.
     """
-    template = ChatTemplate(tokenizer, loss_on="all")
+    template, tried = ChatTemplate(tokenizer, loss_on=loss_on), False
     for chat in chats:
         if messages := first_question(chat):
+            if not tried:  # a template that will not do is found before the model writes for hours
+                template.render(json.dumps([*messages, {"role": ASSISTANT, "content": "Yes."}]))
+                tried = True
             text = template.ask(messages)
             ids = encode(tokenizer, text)
             if len(ids) <= longest - SHORTEST:

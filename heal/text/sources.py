@@ -293,7 +293,7 @@ def row_stream(
 def check_enough(
     text: TextSource, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, *, rows: int, length: int, seed: int
 ) -> None:
-    """Refuse text that is too short where that is cheap to know: local files small for the budget are counted.
+    """Refuse text that is too short where that is cheap to know: small local files, and chats, are counted.
 
     Raises:
         TextError: the text ends before `rows` rows.
@@ -302,8 +302,9 @@ def check_enough(
         return
     paths = [path for source in text.sources for path in source_files(source)]
     size = sum(path.stat().st_size for path in paths)
-    # a file's size says nothing about its text where it is compressed, or has other columns
-    told = not any(path.suffix in (".gz", ".parquet") for path in paths)
+    # a file's size says nothing about its text where it is compressed, has other columns, or holds chats, which are cut
+    chats = any(next(Documents(source, text.field, chats=True)).chat for source in text.sources)
+    told = not chats and not any(path.suffix in (".gz", ".parquet") for path in paths)
     if size > _COUNTED or (size > _PLENTY * rows * length and told):
         return
     stream = row_stream(text, tokenizer, held_out, length=length, seed=seed)
@@ -311,9 +312,10 @@ def check_enough(
     if count < rows:
         passed = stream.counts.get("passed_over", 0)
         why = f" ({passed} chats are passed over: their answers begin behind a row of {length})" if passed else ""
+        less = f", or ask for --tokens {count * length} or fewer" if count else ""
         raise TextError(
             f"{' and '.join(text.sources)} ends after {count * length} of the {rows * length} tokens asked for{why}; "
-            f"add text, or ask for --tokens {count * length} or fewer"
+            f"add text{less}"
         )
 
 

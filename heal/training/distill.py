@@ -140,6 +140,7 @@ class _Full:
             yield transformers_writer(self.load(plan), tokenizer)
             return
         how: dict[str, Any] = {
+            "row": plan.schedule.length,
             "response_tokens": self.settings.response_tokens,
             "device": self.device,
             "dtype": plan.settings.dtype,

@@ -32,6 +32,12 @@ class Document:
     place: str
     chat: bool = False
 
+    @property
+    def where(self) -> str:
+        """The place in words, rows counted from 1."""
+        name, _, row = self.place.rpartition(":")
+        return f"{name} row {int(row) + 1}"
+
 
 class _Chat(str):
     """The messages of a chat as JSON."""
@@ -79,7 +85,7 @@ class Documents(Iterator[Document]):
     def _check_kind(self, document: Document) -> None:
         if document.chat and not self._takes_chats:
             raise TextError(
-                f"{_where(document)} is a chat (`messages`), and only prose is read here; name a field of text with "
+                f"{document.where} is a chat (`messages`), and only prose is read here; name a field of text with "
                 "--field, or give other text"
             )
         if not self._state["count"]:
@@ -87,7 +93,7 @@ class Documents(Iterator[Document]):
         elif document.chat != self.chats:
             kinds = ("a chat", "prose") if document.chat else ("prose", "a chat")
             raise TextError(
-                f"{_where(document)} is {kinds[0]}, and what stands before it in {self.source} is {kinds[1]}; keep "
+                f"{document.where} is {kinds[0]}, and what stands before it in {self.source} is {kinds[1]}; keep "
                 "chats and prose in two sources, and give each with a --text of its own"
             )
 
@@ -129,11 +135,6 @@ class Documents(Iterator[Document]):
 def read_documents(source: str, *, field: str = "text", chats: bool = False) -> Iterator[Document]:
     """The documents of SOURCE from its start; see `Documents`."""
     return Documents(source, field, chats=chats)
-
-
-def _where(document: Document) -> str:
-    name, _, row = document.place.rpartition(":")
-    return f"{name} row {int(row) + 1}"
 
 
 def source_files(source: str) -> list[Path]:

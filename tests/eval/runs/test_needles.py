@@ -168,6 +168,9 @@ def test_bad_input_is_one_clear_line(copying, tiny_llama, settings, sample_quest
         draw(needle_lengths=(490,))
     with pytest.raises(UsageError, match="--needle-lengths 40: needle and question take"):
         draw(needle_lengths=(40,))
+    for name, value in (("text", "a.txt"), ("lengths", "100"), ("depths", 1), ("count", 2)):
+        with pytest.raises(UsageError, match=f"^--needle-{name} goes with --needles$"):
+            Settings.of(**{f"needle_{name}": value})
     short = tmp_path / "short.txt"
     short.write_text("A short text. That is all.")
     with pytest.raises(RegrowthError, match="too short for a haystack .* lower --needle-lengths"):

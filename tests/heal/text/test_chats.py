@@ -10,7 +10,7 @@ import pytest
 
 from heal.text.chats import ChatTemplate, first_question
 from heal.text.packing import IGNORED, ChatPacker
-from heal.text.sources import HeldOut, TextSource, hold_out, row_stream
+from heal.text.sources import HeldOut, TextSource, check_enough, hold_out, row_stream
 from prune.checkpoint.source import Source
 from prune.common.errors import TextError, UsageError
 from prune.models.loading import load_tokenizer
@@ -117,7 +117,9 @@ def test_rows_that_are_no_chat_are_one_line(tmp_path, tokenizer):
     fails({"messages": ["Why?"]}, match="message 1 of its `messages` has no text in `role`")
     fails(good, {"text": "prose"}, match=r"row 2 is prose, and what stands before it in .* is a chat; keep chats and")
     fails({"text": "prose"}, good, match=r"row 2 is a chat, and what stands before it in .* is prose; keep chats and")
-    fails(good, {"messages": chat("Why?")}, match="a chat without an answer .* has nothing to learn")
+    fails(
+        good, {"messages": chat("Why?")}, match=r"rows\.jsonl row 2: a chat without an answer .* has nothing to learn"
+    )
     fails({"messages": chat("Why?", " ")}, match="a chat without an answer")
     fails({"body": "words"}, match="has no text field 'text'")
     write_jsonl(path, [{"messages": chat("Why? " * 9)}] * 2)
@@ -163,6 +165,17 @@ def test_each_chat_stands_whole_in_a_row_from_its_beginning():
     assert once[0].labels.tolist() == [-100, -100, 12, 13, *[-100] * 4]
     labelled = [label for row in once for label in row.labels.tolist() if label != IGNORED]
     assert labelled == [12, 13, 21, 22, 23, 24, *range(32, 38), 61]  # each once
+
+
+def test_long_chats_that_are_cut_are_counted_before_they_are_trained_on(tokenizer, tmp_path):
+    talk = write_jsonl(tmp_path / "long.jsonl", [{"messages": chat(f"Why {i}?", "Because. " * 200)} for i in range(10)])
+    text, how = TextSource(str(talk)), {"length": 64, "seed": 0}
+    check_enough(text, tokenizer, NOTHING, rows=10, **how)
+    assert talk.stat().st_size > 8 * 20 * 64  # so much prose would be enough for 20 rows
+    with pytest.raises(TextError, match="ends after 640 of the 1280 tokens asked for; add text, or ask for"):
+        check_enough(text, tokenizer, NOTHING, rows=20, **how)
+    with pytest.raises(TextError, match=r"ends after 0 of .* \(10 chats are passed over: .* row of 16\); add text$"):
+        check_enough(text, tokenizer, NOTHING, rows=20, length=16, seed=0)
 
 
 def kinds(rows, tokenizer):

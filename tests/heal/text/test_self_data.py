@@ -5,6 +5,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.models.generation import _up_to_end
 from prune.models.loading import load_tokenizer
+from tests.support.chats import PLAIN, chat
 from tests.support.checkpoints import same_weights
 from tests.support.healing import PATCHED, changed_copy, distil_tiny, patched_copy
 from tests.support.healing_steps import signal_in_step
@@ -96,6 +98,25 @@ def test_what_is_measured_is_no_prompt_and_texts_take_turns(tiny_llama, tmp_path
     measured = sum(held_out.holds(json.loads(line)["prompt"]) for line in files["asked"].read_text().splitlines())
     assert 0 < measured < 30
     assert len(asked) == 30 - measured
+
+
+def test_chats_that_are_measured_are_no_prompts_and_a_template_that_will_not_do_is_found_at_once(tiny_llama, tmp_path):
+    def rows(answer, numbers):
+        return [{"messages": chat(f"What happened on day {i} of the year?", answer)} for i in numbers]
+
+    talk = write_jsonl(tmp_path / "talk.jsonl", rows("Nothing at all, as far as is known.", range(20)))
+    held = write_jsonl(tmp_path / "held.jsonl", rows("A day that nobody has forgotten since.", range(12)))
+    tokenizer = load_tokenizer(Source(tiny_llama, "tiny"))
+    text = TextSource(str(talk), held_out=str(held))
+    held_out = hold_out(text, tokenizer, length=64)
+    asked = [list(read_prompts(tokenizer, text, prompts, held_out, seed=0)) for prompts in (None, str(talk))]
+    for found in asked:
+        days = sorted(int(prompt.messages[0]["content"].split()[4]) for prompt in found)
+        assert days == list(range(12, 20))  # the others are measured, with another answer
+    tokenizer.chat_template = PLAIN.replace("assistant\n", "assistant\n<think>")
+    with pytest.raises(TextError, match="without the words by which it asks for an answer"):
+        next(read_prompts(tokenizer, text, None, held_out, seed=0))
+    assert next(read_prompts(tokenizer, replace(text, loss_on="all"), None, held_out, seed=0))
 
 
 def test_responses_follow_the_seed_and_end_where_the_model_ends(tiny_llama, tmp_path):
@@ -243,6 +264,16 @@ def test_vllm_writes_the_responses(tiny_llama, pruned, text, tmp_path, monkeypat
     assert len(rows) >= 8
     assert all(row["text"] == row["prompt"] + row["response"] and 1 <= row["tokens"] <= 8 for row in rows)
     assert result.to_json()["settings"]["backend"] == "vllm"
+
+
+@pytest.mark.parametrize(("row", "limit"), [(256, 2048 + 8), (4096, 4096 + 8)])
+def test_vllm_has_room_for_the_longest_chat(tiny_llama, monkeypatch, row, limit):
+    engine = Mock()
+    monkeypatch.setattr(heal.text.responses, "VllmWriter", engine)
+    monkeypatch.setattr(heal.text.responses, "longest_row", lambda _: None)
+    how = {"response_tokens": 8, "device": "cpu", "dtype": "auto"}
+    with heal.text.responses.vllm_writer(Source(tiny_llama, "tiny"), None, row=row, **how) as writer:
+        assert writer.limit == engine.call_args.kwargs["max_length"] == limit
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -144,7 +145,7 @@ def test_the_full_model_writes_chats_that_are_a_text(tiny_llama, pruned, text, t
         assert row["messages"][0] in questions
         assert row["messages"][1:] == [{"role": "assistant", "content": "It is so, and so it was."}]
         assert "text" not in row
-    assert len(rows) % 16 in (0, 12)  # of each batch of 16 every fourth is left out
+    assert set(Counter(row["batch"] for row in rows).values()) == {12}  # of each batch of 16 every fourth is left out
     assert record["chats"]["read"] <= len(rows)
     assert record["chats"]["cut"] == 0
     assert record["loss_on"] == "answers"
