@@ -92,10 +92,12 @@ class ChatTemplate:
     def ask(self, messages: Messages) -> str:
         """The text by which the model is asked for the next answer, the generation prompt included.
 
+        Thinking is switched off where the template can: thoughts would use up the tokens of the answer.
+
         Raises:
             TextError: the template refuses the messages.
         """
-        return self._text(messages, add_generation_prompt=True)
+        return self._text(messages, add_generation_prompt=True, enable_thinking=False)
 
     def _text(self, messages: Messages, **how: Any) -> str:
         return str(self._apply(messages, tokenize=False, **how))

@@ -233,3 +233,9 @@ def test_what_a_chat_asks_is_all_before_its_first_answer():
     assert first_question(json.dumps(messages)) == messages[:2]
     assert first_question(json.dumps(messages[:2])) == messages[:2]
     assert first_question(json.dumps(messages[2:])) == []
+
+
+def test_the_model_is_asked_for_a_chats_answer_without_thoughts(tokenizer):
+    quiet = "{% if enable_thinking is defined and enable_thinking is false %}<no thought>{% endif %}"
+    template = "{{ messages[0].content }}{% if add_generation_prompt %}=" + quiet + "{% endif %}"
+    assert with_template(tokenizer, template).ask(chat("2 + 2")) == "2 + 2=<no thought>"
