@@ -111,6 +111,19 @@ def test_a_sample_keeps_words_that_occur_often_enough(tiny_llama, text, settings
     assert min(one.first for one in bare.occurrences) >= 1  # the first token of a row is left out
 
 
+def test_each_sample_has_equal_shares_of_several_sources(tiny_llama, settings, tmp_path):
+    from transformers import AutoTokenizer
+
+    for word in ("apple", "river"):
+        rows = [json.dumps({"text": f"An {word} is here, and the other {word} is there. " * 9}) for _ in range(20)]
+        (tmp_path / f"{word}.jsonl").write_text("\n".join(rows))
+    sources = [str(tmp_path / "apple.jsonl"), str(tmp_path / "river.jsonl")]
+    few = replace(settings, clusters=2, ward=0)
+    for sample in draw_word_samples(sources, AutoTokenizer.from_pretrained(tiny_llama), few):
+        apples = sum(any(word.text == "apple" for word in words) for words in sample.words)
+        assert apples == len(sample.words) / 2
+
+
 def test_the_result_says_what_was_measured(result):
     assert result.kinds == PLAIN
     assert [state.layer for state in result.states] == [0, 4, 8]
