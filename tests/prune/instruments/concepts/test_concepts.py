@@ -346,6 +346,7 @@ def test_bad_input_is_one_clear_line(tiny_llama, text, settings, monkeypatch):
         "--max-occurrences 3: use 5 or more": {"max_occurrences": 3},
         "--ward 15: use 20": {"ward": 15},
         "--clusters 1: use 2 or more": {"clusters": 1},
+        "--clusters 2501: Ward .* 5000 at most; give --ward 0, or 2500 clusters": {"clusters": 2501},
         "--scale log: use standard, raw or unit": {"scale": "log"},
     }.items():
         with pytest.raises(UsageError, match=match):
