@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -292,6 +293,8 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tiny, data, tmp_path, monkey
     other = _settings(data, domains="math", sizes="1", starts="2", generate=1, slow_tokens=16, limit=4)
     with pytest.raises(UsageError, match="--resume: blocks was"):
         measure_depth(tiny, other, out=out, resume=True, show_progress=False)
+    with pytest.raises(UsageError, match="--resume: max_length was 512 and is now 500"):
+        measure_depth(tiny, replace(ask, max_length=500), out=out, resume=True, show_progress=False)
     monkeypatch.setattr("eval.depth.walking.score", lambda *_, answers, **__: answers)  # all is answered
     again = measure_depth(tiny, ask, out=out, resume=True, show_progress=False).to_json()
     assert written.count("full") == 1
