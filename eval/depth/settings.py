@@ -73,6 +73,11 @@ class DepthSettings(Questions):
             if getattr(self, name) < fewest:
                 option = f"--{name.replace('_', '-')} {getattr(self, name)}"
                 raise UsageError(f"{option} is too few; use {fewest} or more")
+        if self.prompts is not None and not self.similarity and not self.generate:
+            raise UsageError(
+                f"--prompts {self.prompts} is for fast and slow thinking, which is not asked; leave out "
+                "--no-similarity, or add --generate 4"
+            )
         if self.starts != EVERY and not (self.starts.isdecimal() and int(self.starts) >= 1):
             raise UsageError(f"--starts {self.starts}: give every, or a number of starts such as 8")
 

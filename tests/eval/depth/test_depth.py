@@ -318,6 +318,12 @@ BAD = [
 ]
 
 
+def test_prompts_that_nothing_would_ask_are_refused(data):
+    with pytest.raises(UsageError, match="--prompts one-turn is for fast and slow thinking, which is not asked"):
+        _settings(data, prompts="one-turn")
+    assert _settings(data, prompts="one-turn", generate=1).in_words.prompts is not None
+
+
 @pytest.mark.parametrize(("words", "code", "message"), BAD)
 def test_what_cannot_be_is_refused_in_one_line(words, code, message, tiny, data, tmp_path):
     folder = write_questions(tmp_path / "q", math=sums(4), plain=sums(4, domain="plain", rationale=None))
