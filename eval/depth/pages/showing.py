@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -183,8 +184,8 @@ def events_table(document: DepthRecord) -> Table:
             Cell(found.domain),
             Cell(" before ".join(_EVENTS[event.measure] for event in (order.first, order.second))),
             *(tables.count(event.reached) for event in (order.first, order.second)),
-            tables.share(order.first_earlier),
-            tables.share(order.second_earlier),
+            _share(order.first_earlier),
+            _share(order.second_earlier),
             Cell(order.verdict, order.note),
         )
         for found in document.events
@@ -305,6 +306,10 @@ def _value(row: MeasureRow) -> Cell:
 def _cost(third: Third | None, measure: str) -> Cell:
     cost = None if third is None else _interval(third.cost)
     return tables.change(cost, 1, _DIGITS.get(measure, 3), worse_above=True)
+
+
+def _share(value: float) -> Cell:
+    return Cell(NONE) if math.isnan(value) else tables.share(value)
 
 
 def _bits(interval: Interval) -> Cell:
