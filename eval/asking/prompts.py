@@ -51,6 +51,7 @@ def _template(*takes: str) -> AfterValidator:
 _WithChoices = Annotated[str, _template("question", "choices")]
 _Open = Annotated[str, _template("question")]
 _Line = Annotated[str, _template("label", "choice")]
+_NotEmpty = Annotated[str, Field(min_length=1)]
 
 
 class _Strict(BaseModel):
@@ -69,7 +70,7 @@ class ModePrompt(_Strict):
     answer_after: str | None = Field(
         None, min_length=1, description="the answer stands behind the last of this; a text without it names none"
     )
-    stop: Annotated[tuple[str, ...], Field(strict=False)] = Field((), description="texts that end the generation")
+    stop: Annotated[tuple[_NotEmpty, ...], Field(strict=False)] = Field((), description="texts that end the generation")
 
     @model_validator(mode="after")
     def _asks(self) -> ModePrompt:

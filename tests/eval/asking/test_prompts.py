@@ -168,6 +168,7 @@ def test_the_file_of_the_docs_is_one():
         ({"slow": SLOW, "choice": "{choice}"}, r"choice: has no \{label\}"),
         ({"slow": SLOW, "choice": "{label}\n{choice}"}, "choice: must be one line"),
         ({"slow": "Think"}, "slow: "),
+        ({"slow": {**SLOW, "stop": [""]}}, r"slow\.stop\.0: .*at least 1 character"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_line_with_its_field(tmp_path, document, message):
