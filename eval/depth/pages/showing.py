@@ -174,7 +174,7 @@ def _found(found: Interaction) -> tuple[Cell, ...]:
 
 
 def _contrast(contrast: Contrast) -> Cell:
-    return Cell(NONE) if contrast.value is None else tables.change(vars(contrast.value), 1, 2, worse_above=True)
+    return Cell(NONE) if contrast.value is None else tables.difference(vars(contrast.value), 1, 2)
 
 
 def events_table(document: DepthRecord) -> Table:
@@ -213,7 +213,7 @@ def similarity_table(document: DepthRecord) -> Table:
     rows = []
     for curve in (*found.domains, *found.over_all):
         drop = curve.late_less_early
-        shown = Cell(NONE) if drop is None else tables.change(vars(drop), 1, 3, worse_above=False)
+        shown = Cell(NONE) if drop is None else tables.difference(vars(drop), 1, 3)
         name = f"{curve.domain or 'all domains'} {curve.protocol}"
         rows.append((Cell(name), tables.many(curve.n), shown, Cell(curve.declines)))
     columns = (

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from eval import measure_depth
 from eval.depth.document import DepthRecord
 from eval.depth.pages.page import render
+from eval.depth.pages.showing import interactions_table
 from eval.depth.plan import draw_tasks, plan_blocks, read_pool
 from eval.depth.settings import DepthSettings
 from eval.depth.unfinished import KeptWork
@@ -187,6 +188,8 @@ def test_a_model_whose_deep_block_alone_does_the_sums_is_told_so_and_one_without
     (row,) = found.document.interactions
     assert (row.measure, row.protocol, row.domains) == (measure, "both", ("math", "medical"))  # no protocol is shared
     assert row.found.verdict == verdict
+    looks = {cell.look for cell in interactions_table(found.document).rows[0]}
+    assert looks == ({""} if verdict == "cannot tell here" else {"", "clear"})  # a contrast is no loss and no gain
     for task in found.tasks:
         costs = task.costs(measure)[:, task.there(measure)].mean(1)
         kind = "digits" if task.task.plan.domain == "math" else "words"
