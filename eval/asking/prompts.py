@@ -138,7 +138,7 @@ class Prompts(_Strict):
             )
         for mode in thinking:
             if getattr(self, mode) is None:
-                raise UsageError(f"--prompts {path} has no {mode}, and --thinking asks it; add it to the file")
+                raise UsageError(f"--prompts {path} has no {mode}, and that mode is asked; add it to the file")
 
     def render(self, thinking: str, question: str, choices: Sequence[str] | None) -> str | None:
         """The prompt of one question; None where the file has none for its kind."""

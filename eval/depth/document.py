@@ -100,8 +100,8 @@ class RankAgreement(OfTask):
     mode: str = Field(description="fast or slow: the written answers")
     blocks: int = Field(description="how many are ordered")
     spearman: OptionalFloat = Field(
-        description="correlation of ranks, rise of NLL against fall of accuracy; null for fewer than 3 blocks, and where "
-        "all of one side are equal"
+        description="correlation of ranks, rise of NLL against fall of accuracy; null for fewer than 3 blocks, and "
+        "where all of one side are equal"
     )
 
 

@@ -105,8 +105,8 @@ class Order(Part):
     first: Event = Field(description="the one that is claimed to go first")
     second: Event = Field(description="the other")
     first_earlier: OptionalFloat = Field(
-        description="share of resamples in which the first has changed by the margin at a smaller size than the second; "
-        "null where one of both is of too few questions at every size"
+        description="share of resamples in which the first has changed by the margin at a smaller size than the "
+        "second; null where one of both is of too few questions at every size"
     )
     second_earlier: OptionalFloat = Field(
         description="share in which the second has; in the rest both, or none, at one size; null likewise"

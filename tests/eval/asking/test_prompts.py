@@ -194,7 +194,7 @@ def test_what_does_not_fit_is_refused_before_a_model_is_loaded(tmp_path):
         _task(tmp_path, "fast", choices=None, answer="9")
     with pytest.raises(UsageError, match="add --thinking fast,slow"):
         plan(own)
-    with pytest.raises(UsageError, match="has no slow, and --thinking asks it"):
+    with pytest.raises(UsageError, match="has no slow, and that mode is asked"):
         plan(_file(tmp_path, fast=FAST), "slow")
     with pytest.raises(
         RegrowthError, match=r"none cannot be read \(No such file.*; it takes a YAML file, or .*one-turn"
