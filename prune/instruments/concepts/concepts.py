@@ -112,7 +112,7 @@ def concepts(
         samples=tuple(one.facts for one in labelled),
         states=states,
         trends=trends(states, layers),
-        against=None if other is None or against is None else compare(states, other, pairs, against),
+        against=None if other is None or against is None else compare(states, other, pairs),
         provenance=provenance(
             model=identity,
             text=identities[0] if len(identities) == 1 else identities,
@@ -161,6 +161,8 @@ def choose_layers(settings: ConceptsSettings, layers: int, shared: Sequence[int]
     if settings.layers is not None:
         if settings.layers[-1] > layers:
             raise UsageError(f"--layers {settings.layers[-1]}: the model has the states 0 to {layers}")
+        if shared is not None and not {*settings.layers} & {*shared}:
+            raise UsageError("--against has none of the layers asked for; leave --layers out")
         return list(settings.layers)
     if shared is not None:
         if not shared:

@@ -356,6 +356,9 @@ def test_bad_input_is_one_clear_line(tiny_llama, text, settings, monkeypatch):
     assert choose_layers(ConceptsSettings(), 3, None) == [0, 1, 2, 3]
     with pytest.raises(UsageError, match="none of its layers is in this model"):
         choose_layers(ConceptsSettings(), 3, [])
+    with pytest.raises(UsageError, match="--against has none of the layers asked for; leave --layers out"):
+        choose_layers(ConceptsSettings(layers=(1, 2)), 3, [0, 3])
+    assert choose_layers(ConceptsSettings(layers=(1, 2)), 3, [0, 2]) == [1, 2]
     monkeypatch.setattr(
         "prune.models.loading.load_tokenizer", lambda *_given, **_more: type("Slow", (), {"is_fast": False})()
     )
