@@ -114,7 +114,10 @@ def thirds_tables(document: DepthRecord) -> Iterator[Table]:
 _FOUND = (
     Column("Deep − shallow", "cost of deep blocks beyond shallow ones, first less second, in costs of the mean block"),
     Column(
-        "Seen?", "the whole interval above 0: deep blocks cost the first more, shallow blocks the second", words=True
+        "Seen?",
+        "the whole interval above 0: deep blocks cost the first more, shallow blocks the second; intervals are not "
+        "corrected for the number of rows",
+        words=True,
     ),
     Column("By rank", "the same by the chance that a deep block costs a question more than a shallow one"),
     Column("Would tell", "questions of the first and of the second that would show it, were the estimate true"),
