@@ -32,11 +32,6 @@ _hides = partial(Option, panel="Needles")
 _removes = partial(Option, panel="Heads taken out")
 _Text = str | None
 
-PromptsFile = Annotated[
-    Path | None,
-    _asks("YAML file of your own fast and slow prompts for --thinking, or one-turn (a study's form).", parse=Path),
-]
-
 
 def split_names(names: str | Iterable[str], option: str = "--domains") -> tuple[str, ...]:
     """`medical,math` or a list of names, without repeats, in order."""
@@ -165,7 +160,10 @@ class Settings(Questions):
         ),
     ] = ()
     slow_tokens: Annotated[int, _asks("New tokens of a chain of thought, at most.")] = 256
-    prompts: PromptsFile = None
+    prompts: Annotated[
+        Path | None,
+        _asks("YAML file of your own fast and slow prompts for --thinking, or one-turn (a study's form).", parse=Path),
+    ] = None
     backend: Annotated[str, _computes("hf (transformers) or vllm, of lm-eval.")] = "hf"
     backend_args: Annotated[
         tuple[tuple[str, Any], ...],

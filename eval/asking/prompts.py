@@ -51,6 +51,7 @@ def _template(*takes: str) -> AfterValidator:
 _WithChoices = Annotated[str, _template("question", "choices")]
 _Open = Annotated[str, _template("question")]
 _Line = Annotated[str, _template("label", "choice")]
+_NotEmpty = Annotated[str, Field(min_length=1)]
 
 
 class _Strict(BaseModel):
@@ -69,7 +70,7 @@ class ModePrompt(_Strict):
     answer_after: str | None = Field(
         None, min_length=1, description="the answer stands behind the last of this; a text without it names none"
     )
-    stop: Annotated[tuple[str, ...], Field(strict=False)] = Field((), description="texts that end the generation")
+    stop: Annotated[tuple[_NotEmpty, ...], Field(strict=False)] = Field((), description="texts that end the generation")
 
     @model_validator(mode="after")
     def _asks(self) -> ModePrompt:
@@ -137,7 +138,7 @@ class Prompts(_Strict):
             )
         for mode in thinking:
             if getattr(self, mode) is None:
-                raise UsageError(f"--prompts {path} has no {mode}, and --thinking asks it; add it to the file")
+                raise UsageError(f"--prompts {path} has no {mode}, and that mode is asked; add it to the file")
 
     def render(self, thinking: str, question: str, choices: Sequence[str] | None) -> str | None:
         """The prompt of one question; None where the file has none for its kind."""

@@ -27,22 +27,23 @@ def choose_written(plan: SweepPlan, tasks: Sequence[TaskMeasures], count: int) -
         return ()
     blocks = [variant for variant in plan.variants if variant.start is not None]
     depths = np.array([middle(v.start or 0, v.n, plan.layers) for v in blocks])
-    contrast = _contrasts(np.array([v.n for v in blocks]), tasks)
+    costs = _domain_costs(tasks)
+    contrast = _contrasts(np.array([v.n for v in blocks]), costs)
     ranked = [int(i) for i in np.argsort(-contrast, kind="stable") if contrast[i] >= 0]
     deep, shallow = ([i for i in ranked if (depths[i] > 0.5) == upper] for upper in (True, False))
     half = max(count - len(shallow), (count + 1) // 2)
     chosen = [*deep[:half], *shallow[: count - min(half, len(deep))]]
-    picked = {blocks[i].label: WrittenVariant(variant=blocks[i].label, why="contrast", contrast=float(contrast[i]))
-              for i in chosen}  # fmt: skip
+    told = [float(contrast[i]) if len(costs) > 1 else None for i in chosen]
+    picked = {blocks[i].label: WrittenVariant(variant=blocks[i].label, why="contrast", contrast=value)
+              for i, value in zip(chosen, told, strict=True)}  # fmt: skip
     for size in plan.sizes[1:]:
         last = max((v for v in blocks if v.n == size), key=lambda v: v.start or 0)
         picked.setdefault(last.label, WrittenVariant(variant=last.label, why="deepest", contrast=None))
     return (WrittenVariant(variant="full", why="full model", contrast=None), *picked.values())
 
 
-def _contrasts(sizes: np.ndarray, tasks: Sequence[TaskMeasures]) -> Floats:
+def _contrasts(sizes: np.ndarray, costs: Mapping[str, Floats]) -> Floats:
     """(blocks,); -1 for a block that destroys the model, and 0 where there is one domain alone."""
-    costs = _domain_costs(tasks)
     contrast, least = np.zeros(len(sizes)), np.full(len(sizes), np.inf)
     shares = []
     for mean in costs.values():

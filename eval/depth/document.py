@@ -78,7 +78,7 @@ class WrittenVariant(Part):
     )
     contrast: float | None = Field(
         description="largest difference between two domains of the block's cost, as a share of each domain's median "
-        "block; null where it was not chosen for it"
+        "block; null where it was not chosen for it, or where there is one domain alone"
     )
 
 
@@ -100,7 +100,8 @@ class RankAgreement(OfTask):
     mode: str = Field(description="fast or slow: the written answers")
     blocks: int = Field(description="how many are ordered")
     spearman: OptionalFloat = Field(
-        description="correlation of ranks, rise of NLL against fall of accuracy; null for fewer than 3 blocks, or ties"
+        description="correlation of ranks, rise of NLL against fall of accuracy; null for fewer than 3 blocks, and "
+        "where all of one side are equal"
     )
 
 

@@ -9,13 +9,13 @@ import numpy as np
 
 from eval.questions.schema import Question, cluster_of
 
-_GROUP = 6  # neighbours by length, among which rationales change places
+_GROUP = 6  # fewest neighbours by length among which rationales change places, where there are so many
 
 
 def pair_rationales(questions: Sequence[Question], lengths: Sequence[int], seed: int) -> np.ndarray:
     """For each question the number of the one whose rationale is put beside it, (n,); -1 where there is none.
 
-    Within a set, questions are ordered by the length of their rationales; among about six neighbours the rationales
+    Within a set, questions are ordered by the length of their rationales; among six to eleven neighbours the rationales
     change places, in an order that the seed draws. So each rationale is read twice, beside its own question and beside
     one other, and the two means differ by nothing but what stands before the text. No question gets a rationale of its
     own, of its own passage, or of the same words.

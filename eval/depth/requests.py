@@ -42,7 +42,7 @@ class DepthRequests:
 def collect_requests(
     tasks: Sequence[DepthTask], measures: Sequence[str], scorer: Scorer, prompting: Prompting
 ) -> DepthRequests:
-    """All requests of the measures, by `eval.settings.MEASURES`; `scorer` as of `eval.sweeps.lookup.collector`."""
+    """All requests of some measures (`eval.depth.settings.MEASURES`); `scorer` as of `eval.sweeps.lookup.collector`."""
     places: dict[Pair, int] = {}
     owned: list[dict[str, list[int]]] = []
     for task in tasks:

@@ -116,9 +116,9 @@ def _measure(
     with progress("Loading the model", None, shown=show_progress):
         tokenizer = load_tokenizer(source)
         tasks = draw_tasks(pool, settings, tokenizer)
-        kept = KeptWork(unfinished, _facts(identity, plan, tasks, settings))
         context = context_length(source, settings.max_length)
         _check_room(settings, context)
+        kept = KeptWork(unfinished, _facts(identity, plan, tasks, settings, context))
         chat = wants_chat(settings, tokenizer, source.name)
         device = pick_device(settings.device)
         model = load_model(source, dtype=pick_dtype(settings.dtype, device=device), device=device)
@@ -206,7 +206,7 @@ def _compare_states(loaded: _Loaded, tasks: Sequence[DepthTask], settings: Depth
 
 
 def _facts(
-    identity: dict[str, Any], plan: SweepPlan, tasks: Sequence[DepthTask], settings: DepthSettings
+    identity: dict[str, Any], plan: SweepPlan, tasks: Sequence[DepthTask], settings: DepthSettings, context: int
 ) -> dict[str, Any]:
     """What the work depends on, as far as it is known without the model: every byte of its weights counts."""
     asked = [[task.plan.name, [asdict(question) for question in task.plan.questions]] for task in tasks]
@@ -216,6 +216,7 @@ def _facts(
         "measures": settings.measures,
         "max_rationale_tokens": settings.max_rationale_tokens,
         "slow_tokens": settings.slow_tokens,
+        "max_length": context,  # a chain's prompt is cut to it, where no scored request may be
         "prompts": None if (own := prompts_of(settings.in_words)) is None else own.sha256,
         "questions": digest(asked),
     }

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
-from eval.settings import FEWEST_SLOW, MODES, SHORTEST, PromptsFile, Questions, Settings, split_names
+from eval.settings import FEWEST_SLOW, MODES, SHORTEST, Questions, Settings, split_names
 from prune.common.errors import UsageError
 from prune.common.options import Option
 
@@ -54,7 +55,13 @@ class DepthSettings(Questions):
     similarity: Annotated[
         bool, _writes("Also compare the states of fast and slow prompts, layer by layer, by CKA.")
     ] = True
-    prompts: PromptsFile = None
+    prompts: Annotated[
+        Path | None,
+        _writes(
+            "YAML file of your own fast and slow prompts, for states and answers; or one-turn (a study's form).",
+            parse=Path,
+        ),
+    ] = None
     generate: Annotated[
         int,
         _writes(
@@ -73,6 +80,11 @@ class DepthSettings(Questions):
             if getattr(self, name) < fewest:
                 option = f"--{name.replace('_', '-')} {getattr(self, name)}"
                 raise UsageError(f"{option} is too few; use {fewest} or more")
+        if self.prompts is not None and not self.similarity and not self.generate:
+            raise UsageError(
+                f"--prompts {self.prompts} is for fast and slow thinking, which is not asked; leave out "
+                "--no-similarity, or add --generate 4"
+            )
         if self.starts != EVERY and not (self.starts.isdecimal() and int(self.starts) >= 1):
             raise UsageError(f"--starts {self.starts}: give every, or a number of starts such as 8")
 

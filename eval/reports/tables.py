@@ -297,7 +297,8 @@ def counts_table(rows: Sequence[Record]) -> Table:
     return Table.from_records("The counts behind it", rows, fields, shared=_SHARED, key="thinking-counts")
 
 
-def _difference(interval: Mapping[str, float], scale: float, digits: int, *, doubtful: bool = False) -> Cell:
+def difference(interval: Mapping[str, float], scale: float, digits: int, *, doubtful: bool = False) -> Cell:
+    """A difference that is neither a loss nor a gain; marked where its whole interval lies on one side of 0."""
     cell = change(interval, scale, digits, worse_above=True, doubtful=doubtful)
     return replace(cell, look="clear" if cell.look else "")
 
@@ -316,13 +317,13 @@ _INTERACTIONS = (
     field(
         "Accuracy, points",
         "? where the full model is at chance in one of the two, so that its accuracy has nothing to lose",
-        lambda row: _difference(row["accuracy"], 100, 1, doubtful=bool(row["at_chance"])),
+        lambda row: difference(row["accuracy"], 100, 1, doubtful=bool(row["at_chance"])),
     ),
     field(
         "NLL, bits per byte",
         "bits of answer NLL gained per byte of the right answers, whose lengths differ from domain to domain; "
         "intervals are not corrected for the number of pairs",
-        lambda row: _difference(row["answer_nll_bits_per_byte"], 1, 3),
+        lambda row: difference(row["answer_nll_bits_per_byte"], 1, 3),
     ),
     field("In words", "", lambda row: Cell(in_words(row)), words=True),
 )
@@ -338,7 +339,7 @@ def thinking_interactions_table(rows: Sequence[Record], thinking: Sequence[Recor
     """How much more knowledge, or reasoning, one domain lost than another; `thinking` says what could not be parsed."""
 
     def lost(key: str) -> Shown:
-        return lambda row: _difference(row[key], 100, 1, doubtful=bool(unread_pair(thinking, row, full, key)))
+        return lambda row: difference(row[key], 100, 1, doubtful=bool(unread_pair(thinking, row, full, key)))
 
     fields = (
         *_PAIR,

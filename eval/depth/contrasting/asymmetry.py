@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from eval.billing.counts import ThinkingCounts, count_pairs
-from prune.common.artefact import Part
+from prune.common.artefact import OptionalFloat, Part
 from prune.common.intervals import Interval, Redraws
 
 MARGIN = 0.05  # of the questions that a rate is made of
@@ -81,7 +81,7 @@ class AtSize(Part):
     )
     r_c: Interval | None = Field(description="change of the correction rate; null likewise")
     a_fast: Interval | None = Field(
-        description="change of accuracy at once; null where all questions share one passage"
+        description="change of accuracy at once; null for fewer than 10 questions, or where all share one passage"
     )
     delta: Interval | None = Field(description="change of the reasoning gain; null likewise")
 
@@ -104,10 +104,13 @@ class Order(Part):
 
     first: Event = Field(description="the one that is claimed to go first")
     second: Event = Field(description="the other")
-    first_earlier: float = Field(
-        description="share of resamples in which the first has changed by the margin at a smaller size than the second"
+    first_earlier: OptionalFloat = Field(
+        description="share of resamples in which the first has changed by the margin at a smaller size than the "
+        "second; null where one of both is of too few questions at every size"
     )
-    second_earlier: float = Field(description="share in which the second has; in the rest both, or none, at one size")
+    second_earlier: OptionalFloat = Field(
+        description="share in which the second has; in the rest both, or none, at one size; null likewise"
+    )
     verdict: OrderVerdict = Field(
         description="the one that is earlier in 95 % of resamples and changes for certain; else `cannot tell here`"
     )
@@ -228,6 +231,8 @@ def _order(
     ]
     earlier = [float((a[1:] < b[1:]).mean()) for a, b in ((reached[0], reached[1]), (reached[1], reached[0]))]
     unknown = [_NAMES[measure] for measure, of in sides if not any(of.intervals)]
+    if unknown:  # what was not measured does not come later than what was
+        earlier = [float("nan"), float("nan")]
     note = reason or (f"too few questions for a rate of {' and '.join(unknown)}" if unknown else "")
     verdict: OrderVerdict = "cannot tell here"
     for event, share in zip(events, earlier, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,10 @@ def thirds_tables(document: DepthRecord) -> Iterator[Table]:
 _FOUND = (
     Column("Deep − shallow", "cost of deep blocks beyond shallow ones, first less second, in costs of the mean block"),
     Column(
-        "Seen?", "the whole interval above 0: deep blocks cost the first more, shallow blocks the second", words=True
+        "Seen?",
+        "the whole interval above 0: deep blocks cost the first more, shallow blocks the second; intervals are not "
+        "corrected for the number of rows",
+        words=True,
     ),
     Column("By rank", "the same by the chance that a deep block costs a question more than a shallow one"),
     Column("Would tell", "questions of the first and of the second that would show it, were the estimate true"),
@@ -173,7 +177,7 @@ def _found(found: Interaction) -> tuple[Cell, ...]:
 
 
 def _contrast(contrast: Contrast) -> Cell:
-    return Cell(NONE) if contrast.value is None else tables.change(vars(contrast.value), 1, 2, worse_above=True)
+    return Cell(NONE) if contrast.value is None else tables.difference(vars(contrast.value), 1, 2)
 
 
 def events_table(document: DepthRecord) -> Table:
@@ -183,8 +187,8 @@ def events_table(document: DepthRecord) -> Table:
             Cell(found.domain),
             Cell(" before ".join(_EVENTS[event.measure] for event in (order.first, order.second))),
             *(tables.count(event.reached) for event in (order.first, order.second)),
-            tables.share(order.first_earlier),
-            tables.share(order.second_earlier),
+            _share(order.first_earlier),
+            _share(order.second_earlier),
             Cell(order.verdict, order.note),
         )
         for found in document.events
@@ -212,7 +216,7 @@ def similarity_table(document: DepthRecord) -> Table:
     rows = []
     for curve in (*found.domains, *found.over_all):
         drop = curve.late_less_early
-        shown = Cell(NONE) if drop is None else tables.change(vars(drop), 1, 3, worse_above=False)
+        shown = Cell(NONE) if drop is None else tables.difference(vars(drop), 1, 3)
         name = f"{curve.domain or 'all domains'} {curve.protocol}"
         rows.append((Cell(name), tables.many(curve.n), shown, Cell(curve.declines)))
     columns = (
@@ -305,6 +309,10 @@ def _value(row: MeasureRow) -> Cell:
 def _cost(third: Third | None, measure: str) -> Cell:
     cost = None if third is None else _interval(third.cost)
     return tables.change(cost, 1, _DIGITS.get(measure, 3), worse_above=True)
+
+
+def _share(value: float) -> Cell:
+    return Cell(NONE) if math.isnan(value) else tables.share(value)
 
 
 def _bits(interval: Interval) -> Cell:

@@ -66,14 +66,8 @@ def state_pairs(layer_of: Sequence[int], other_layers: int, measured: Sequence[i
     return {here: there for here, there in every.items() if there in set(measured)}
 
 
-def compare(
-    states: Sequence[LayerConcepts], other: Concepts, pairs: dict[int, int], name: str | Path
-) -> AgainstConcepts:
-    """The change of each share, in each layer that was measured in both models and on the whole.
-
-    Raises:
-        UsageError: no layer was measured in both.
-    """
+def compare(states: Sequence[LayerConcepts], other: Concepts, pairs: dict[int, int]) -> AgainstConcepts:
+    """The change of each share, in each layer that was measured in both models (one at least) and on the whole."""
     rows, changes = [], []
     for state in states:
         before = other.at(pairs[state.layer]) if state.layer in pairs else None
@@ -84,8 +78,6 @@ def compare(
         rows.append(
             LayerChange(layer=state.layer, other_layer=before.layer, changes=tuple(_change([one]) for one in some))
         )
-    if not rows:
-        raise UsageError(f"--against {name} has none of the layers asked for; leave --layers out")
     overall = tuple(_change(one) for one in zip(*changes, strict=True))
     return AgainstConcepts(model=other.model, layers=tuple(rows), overall=overall)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune.checkpoint.identity import model_identity
+from prune.checkpoint.identity import model_identity, weights_sha256
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.provenance import digest, provenance
@@ -91,7 +91,8 @@ def concepts(
         pairs = state_pairs(layer_of, other.layers, [state.layer for state in other.states])
     chosen = choose_layers(settings, layers, list(pairs) if against is not None else None)
     identity = model_identity(source.folder, name=source.name, commit=source.commit)
-    facts = {"model": identity["shards"], "words": words, **written, "layers": chosen, "dtype": str(loaded.dtype)}
+    weights = [identity.get("config_sha256"), weights_sha256(source.folder)]  # a healed model has the cut one's headers
+    facts = {"model": digest(weights), "words": words, **written, "layers": chosen, "dtype": str(loaded.dtype)}
     parts = FinishedParts(unfinished, facts)
     measured: dict[int, list[Any]] = {layer: [] for layer in chosen}
     work = 2 * len(samples) * len(chosen)  # a layer is run, and clustered
@@ -111,7 +112,7 @@ def concepts(
         samples=tuple(one.facts for one in labelled),
         states=states,
         trends=trends(states, layers),
-        against=None if other is None or against is None else compare(states, other, pairs, against),
+        against=None if other is None or against is None else compare(states, other, pairs),
         provenance=provenance(
             model=identity,
             text=identities[0] if len(identities) == 1 else identities,
@@ -160,6 +161,8 @@ def choose_layers(settings: ConceptsSettings, layers: int, shared: Sequence[int]
     if settings.layers is not None:
         if settings.layers[-1] > layers:
             raise UsageError(f"--layers {settings.layers[-1]}: the model has the states 0 to {layers}")
+        if shared is not None and not {*settings.layers} & {*shared}:
+            raise UsageError("--against has none of the layers asked for; leave --layers out")
         return list(settings.layers)
     if shared is not None:
         if not shared:

@@ -28,10 +28,10 @@ Carried = list[Collection[str]]
 
 
 def casing(word: str) -> str | None:
-    """How a word is cased; None for small letters alone, which is the ordinary case and no label."""
+    """How a word is cased; None for small letters alone, the ordinary case, and for a script that has no case."""
     if any(map(str.isdigit, word)):
         return "with digits"
-    if word.islower():
+    if word == word.lower():
         return None
     if word[0].isupper() and not any(map(str.isupper, word[1:])):
         return "capitalised"

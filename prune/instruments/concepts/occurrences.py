@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -105,11 +106,21 @@ def draw_word_samples(
         return _Read(words, align(words, text, offsets), offsets)
 
     samples = []
-    for number in range(settings.reseeds):
+    for number, part in enumerate(_dealt(windows, settings.reseeds)):
         draw = np.random.default_rng([settings.seed, number])
-        samples.append(_sample(windows[number :: settings.reseeds], read, settings, draw))
+        samples.append(_sample(part, read, settings, draw))
     _check_enough(samples, settings)
     return samples
+
+
+def _dealt(windows: Sequence[Window], samples: int) -> list[list[Window]]:
+    """The windows of each sample. Each source deals its own in turn, so that every sample has equal shares of all."""
+    dealt: list[list[Window]] = [[] for _ in range(samples)]
+    given: Counter[int] = Counter()
+    for window in windows:
+        dealt[given[window.source] % samples].append(window)
+        given[window.source] += 1
+    return dealt
 
 
 def _sample(

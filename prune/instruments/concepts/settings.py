@@ -38,7 +38,7 @@ class ConceptsSettings:
     """The samples of words, the clusters, and the alignment.
 
     Attributes:
-        layers: l of the states x[l]; None for every third or so, and the last.
+        layers: l of the states x[l]; None for about every tenth of the depth, and the last.
         labels: kinds of labels; None for all whose packages are installed.
 
     Raises:
@@ -94,6 +94,11 @@ class ConceptsSettings:
             raise UsageError(f"--theta {self.theta}: use 0.5 or more, and less than 1")
         if self.scale not in ("standard", "raw", "unit"):
             raise UsageError(f"--scale {self.scale}: use standard, raw or unit")
+        if self.ward and 2 * self.clusters > WARD_MOST:
+            raise UsageError(
+                f"--clusters {self.clusters}: Ward needs two occurrences a cluster and takes {WARD_MOST} at most; give "
+                f"--ward 0, or {WARD_MOST // 2} clusters at most"
+            )
         if self.ward and not 2 * self.clusters <= self.ward <= WARD_MOST:
             raise UsageError(
                 f"--ward {self.ward}: use {2 * self.clusters} (two a cluster) to {WARD_MOST}, or 0 for none"

@@ -168,6 +168,7 @@ def test_the_file_of_the_docs_is_one():
         ({"slow": SLOW, "choice": "{choice}"}, r"choice: has no \{label\}"),
         ({"slow": SLOW, "choice": "{label}\n{choice}"}, "choice: must be one line"),
         ({"slow": "Think"}, "slow: "),
+        ({"slow": {**SLOW, "stop": [""]}}, r"slow\.stop\.0: .*at least 1 character"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_line_with_its_field(tmp_path, document, message):
@@ -193,7 +194,7 @@ def test_what_does_not_fit_is_refused_before_a_model_is_loaded(tmp_path):
         _task(tmp_path, "fast", choices=None, answer="9")
     with pytest.raises(UsageError, match="add --thinking fast,slow"):
         plan(own)
-    with pytest.raises(UsageError, match="has no slow, and --thinking asks it"):
+    with pytest.raises(UsageError, match="has no slow, and that mode is asked"):
         plan(_file(tmp_path, fast=FAST), "slow")
     with pytest.raises(
         RegrowthError, match=r"none cannot be read \(No such file.*; it takes a YAML file, or .*one-turn"

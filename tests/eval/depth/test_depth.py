@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from eval import measure_depth
 from eval.depth.document import DepthRecord
 from eval.depth.pages.page import render
+from eval.depth.pages.showing import interactions_table
 from eval.depth.plan import draw_tasks, plan_blocks, read_pool
 from eval.depth.settings import DepthSettings
 from eval.depth.unfinished import KeptWork
@@ -186,6 +188,8 @@ def test_a_model_whose_deep_block_alone_does_the_sums_is_told_so_and_one_without
     (row,) = found.document.interactions
     assert (row.measure, row.protocol, row.domains) == (measure, "both", ("math", "medical"))  # no protocol is shared
     assert row.found.verdict == verdict
+    looks = {cell.look for cell in interactions_table(found.document).rows[0]}
+    assert looks == ({""} if verdict == "cannot tell here" else {"", "clear"})  # a contrast is no loss and no gain
     for task in found.tasks:
         costs = task.costs(measure)[:, task.there(measure)].mean(1)
         kind = "digits" if task.task.plan.domain == "math" else "words"
@@ -292,6 +296,8 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tiny, data, tmp_path, monkey
     other = _settings(data, domains="math", sizes="1", starts="2", generate=1, slow_tokens=16, limit=4)
     with pytest.raises(UsageError, match="--resume: blocks was"):
         measure_depth(tiny, other, out=out, resume=True, show_progress=False)
+    with pytest.raises(UsageError, match="--resume: max_length was 512 and is now 500"):
+        measure_depth(tiny, replace(ask, max_length=500), out=out, resume=True, show_progress=False)
     monkeypatch.setattr("eval.depth.walking.score", lambda *_, answers, **__: answers)  # all is answered
     again = measure_depth(tiny, ask, out=out, resume=True, show_progress=False).to_json()
     assert written.count("full") == 1
@@ -313,6 +319,12 @@ BAD = [
     (("--generate", 1, "--slow-tokens", 500), 2, "--slow-tokens 500 leaves no room"),
     (("--generate", -1), 2, "--generate -1 is too few"),
 ]
+
+
+def test_prompts_that_nothing_would_ask_are_refused(data):
+    with pytest.raises(UsageError, match="--prompts one-turn is for fast and slow thinking, which is not asked"):
+        _settings(data, prompts="one-turn")
+    assert _settings(data, prompts="one-turn", generate=1).in_words.prompts is not None
 
 
 @pytest.mark.parametrize(("words", "code", "message"), BAD)

@@ -126,6 +126,11 @@ def test_a_rate_of_few_questions_is_none():
     assert found.overthinking.verdict == "cannot tell here"
     assert found.overthinking.note == "too few questions for a rate of overthinking"
     assert found.sizes[0].r_c is not None
+    assert found.overthinking.second.reached == 8
+    assert np.isnan([found.overthinking.first_earlier, found.overthinking.second_earlier]).all()
+    assert (
+        json.loads(json.dumps(found.model_dump(mode="json"), allow_nan=False))["overthinking"]["first_earlier"] is None
+    )
     passage = order_of_events(SIZES, planted(EARLY, questions=60, each=60))
     assert {passage.overthinking.note, passage.knowledge.note} == {"all questions share one passage"}
     assert {size.a_fast for size in passage.sizes} == {None}

@@ -73,6 +73,7 @@ def test_labels_of_words():
     assert [casing(word) for word in ("the", "The", "I", "NASA", "iPhone", "3rd", "2017")] == [
         *(None, "capitalised", "capitalised", "capitals", "mixed case", "with digits", "with digits")
     ]
+    assert casing("東京") is casing("مدينة") is None
     assert prefixes("unknown") == ["un"]
     assert prefixes("unit") == []  # no three letters are left
     assert suffixes("singing") == ["ing"]

@@ -1,6 +1,7 @@
 """`prune concepts` as a whole: states of words, a run and its file, resumed runs, comparisons, and bad input."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -8,7 +9,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from prune.checkpoint.identity import model_identity
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
 from prune.common.resume import Unfinished
 from prune.instruments.concepts import clustering, tagging
@@ -108,6 +111,19 @@ def test_a_sample_keeps_words_that_occur_often_enough(tiny_llama, text, settings
     assert min(one.first for one in bare.occurrences) >= 1  # the first token of a row is left out
 
 
+def test_each_sample_has_equal_shares_of_several_sources(tiny_llama, settings, tmp_path):
+    from transformers import AutoTokenizer
+
+    for word in ("apple", "river"):
+        rows = [json.dumps({"text": f"An {word} is here, and the other {word} is there. " * 9}) for _ in range(20)]
+        (tmp_path / f"{word}.jsonl").write_text("\n".join(rows))
+    sources = [str(tmp_path / "apple.jsonl"), str(tmp_path / "river.jsonl")]
+    few = replace(settings, clusters=2, ward=0)
+    for sample in draw_word_samples(sources, AutoTokenizer.from_pretrained(tiny_llama), few):
+        apples = sum(any(word.text == "apple" for word in words) for words in sample.words)
+        assert apples == len(sample.words) / 2
+
+
 def test_the_result_says_what_was_measured(result):
     assert result.kinds == PLAIN
     assert [state.layer for state in result.states] == [0, 4, 8]
@@ -134,6 +150,16 @@ def test_the_file_is_read_as_it_was_written(result, tmp_path):
         Concepts.read(tmp_path / "damaged.json")
 
 
+def _with_other_weights(folder, copy):
+    """A model whose config and headers are those of another one, as healing leaves them."""
+    shutil.copytree(folder, copy)
+    shard = copy / "model.safetensors"
+    weights = load_file(shard)
+    save_file({name: 2 * weight for name, weight in weights.items()}, shard, metadata={"format": "pt"})
+    assert model_identity(copy, name="same") == model_identity(folder, name="same")
+    return copy
+
+
 def test_an_interrupted_run_goes_on(tiny_llama, text, settings, result, tmp_path, monkeypatch):
     out, ran, whole = tmp_path / "concepts.json", [], clustering.k_means
 
@@ -153,6 +179,9 @@ def test_an_interrupted_run_goes_on(tiny_llama, text, settings, result, tmp_path
     with pytest.raises(UsageError, match="clusters was 10 and is now 9"):
         other = replace(settings, clusters=9)
         concepts(tiny_llama, text, settings=other, unfinished=begun(resume=True), show_progress=False)
+    healed = _with_other_weights(tiny_llama, tmp_path / "healed")
+    with pytest.raises(UsageError, match="--resume: model was"):
+        concepts(healed, text, settings=settings, unfinished=begun(resume=True), show_progress=False)
     again = concepts(tiny_llama, text, settings=settings, unfinished=begun(resume=True), show_progress=False)
     assert len(ran) == 5 + 2  # the fifth and the sixth alone
     assert again.to_json() == result.to_json()
@@ -317,6 +346,7 @@ def test_bad_input_is_one_clear_line(tiny_llama, text, settings, monkeypatch):
         "--max-occurrences 3: use 5 or more": {"max_occurrences": 3},
         "--ward 15: use 20": {"ward": 15},
         "--clusters 1: use 2 or more": {"clusters": 1},
+        "--clusters 2501: Ward .* 5000 at most; give --ward 0, or 2500 clusters": {"clusters": 2501},
         "--scale log: use standard, raw or unit": {"scale": "log"},
     }.items():
         with pytest.raises(UsageError, match=match):
@@ -326,6 +356,9 @@ def test_bad_input_is_one_clear_line(tiny_llama, text, settings, monkeypatch):
     assert choose_layers(ConceptsSettings(), 3, None) == [0, 1, 2, 3]
     with pytest.raises(UsageError, match="none of its layers is in this model"):
         choose_layers(ConceptsSettings(), 3, [])
+    with pytest.raises(UsageError, match="--against has none of the layers asked for; leave --layers out"):
+        choose_layers(ConceptsSettings(layers=(1, 2)), 3, [0, 3])
+    assert choose_layers(ConceptsSettings(layers=(1, 2)), 3, [0, 2]) == [1, 2]
     monkeypatch.setattr(
         "prune.models.loading.load_tokenizer", lambda *_given, **_more: type("Slow", (), {"is_fast": False})()
     )
