@@ -1,9 +1,10 @@
-"""Which model a folder holds. Four ways to tell, each reads no more than its purpose needs:
+"""Which model a folder holds. Five ways to tell, each reads no more than its purpose needs:
 
 | function | reads | used for |
 |---|---|---|
 | `model_identity` | config.json, and the shards' headers | provenance; whether a scan, plan or costs fit a model |
 | `base_identity` | also the first 4 KiB of each tensor | whether an adapter was trained on this base |
+| `work_identity` | config.json, first 4 KiB of each tensor | whether kept work of a scan or an instrument goes on |
 | `content_sha256` | every byte | answers that are kept; comparisons and sweeps |
 | `file_identity` | small files; of large ones size, time and header | whether a recipe's stage runs again |
 """
@@ -14,6 +15,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,14 @@ def weights_sha256(folder: Path) -> str:
         total.update(f"{name}\0{tensor.dtype}\0{tensor.shape}\0".encode())
         total.update(read_bytes(shard, tensor, SAMPLE))
     return total.hexdigest()
+
+
+def work_identity(folder: Path, identity: Mapping[str, Any]) -> str:
+    """One hash by which kept work of a run knows its model: of config.json and of every tensor.
+
+    The headers in `identity`, which `model_identity` gave, would not do: a healed model has those of the cut one.
+    """
+    return digest([identity.get("config_sha256"), weights_sha256(folder)])
 
 
 def file_identity(path: Path) -> str:

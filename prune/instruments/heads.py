@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prune.checkpoint.identity import model_identity
+from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import locate
 from prune.choosing.heads import Ablation, Heads
 from prune.common.errors import UsageError
@@ -87,7 +87,7 @@ def heads(
     trials = plan_trials(prompter, used, documents, settings.lengths, settings.depth_places)
     identity = model_identity(source.folder, name=source.name, commit=source.commit)
     facts = {
-        "model": identity["shards"],
+        "model": work_identity(source.folder, identity),
         "text": digest([trial.prompt.ids for trial in trials]),
         **asdict(settings),
         "dtype": str(loaded.dtype),

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune.checkpoint.identity import model_identity
+from prune.checkpoint.identity import model_identity, work_identity
 from prune.common.processes import gather, is_main, rank_and_world
 from prune.common.provenance import digest, provenance
 from prune.common.terminal import progress, screen
@@ -77,7 +77,7 @@ def scan(
     placed = settings.bits is not None or settings.device_map is not None
     streamed = not placed and not fits(source, dtype, settings.device, settings.max_memory)
     identity = model_identity(source.folder, name=source.name, commit=source.commit)
-    in_memory = partial(measure_in_memory, unfinished=unfinished, shards=identity["shards"])
+    in_memory = partial(measure_in_memory, unfinished=unfinished, identity=identity)
     measured_by = measure_streamed if streamed else in_memory
     sums = measured_by(source, samples, settings, trust_remote_code=trust_remote_code, show_progress=show_progress)
     first, *others = gather(sums)
@@ -125,20 +125,20 @@ def measure_in_memory(
     *,
     trust_remote_code: bool = False,
     unfinished: Unfinished | None = None,
-    shards: Mapping[str, str] | None = None,
+    identity: Mapping[str, Any] | None = None,
     show_progress: bool = False,
 ) -> ScanSums:
     """Load the model, and run the samples of this process through all of it, batch by batch.
 
     Args:
-        shards: file of weights -> hash of its header, by which `unfinished` knows the model.
+        identity: the model's, by which `unfinished` knows it.
     """
     from prune.scanning.sums import ScanSums
 
     begun, keep = None, None
     if unfinished is not None:
         facts = {
-            "model": shards,
+            "model": work_identity(source.folder, identity or {}),
             "seed": settings.seed,
             "tokens": settings.tokens,
             "batch_size": settings.batch_size,

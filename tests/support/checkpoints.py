@@ -3,10 +3,11 @@
 import hashlib
 import json
 import random
+import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from prune.checkpoint.headers import Tensor
 from prune.checkpoint.identity import model_identity
@@ -127,3 +128,13 @@ def hand_made_scan(folder=None, *, layers=8, **identity) -> Scan:
         influence=tuple(influence),
         provenance={"model": model, "seed": 0},
     )
+
+
+def with_other_weights(folder: Path, copy: Path) -> Path:
+    """A model whose config and headers are those of another one, as healing leaves them."""
+    shutil.copytree(folder, copy)
+    shard = copy / "model.safetensors"
+    doubled = {name: 2 * weight for name, weight in load_file(shard).items()}
+    save_file(doubled, shard, metadata={"format": "pt"})
+    assert model_identity(copy, name="same") == model_identity(folder, name="same")
+    return copy

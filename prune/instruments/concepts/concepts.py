@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prune.checkpoint.identity import model_identity, weights_sha256
+from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.provenance import digest, provenance
@@ -91,8 +91,8 @@ def concepts(
         pairs = state_pairs(layer_of, other.layers, [state.layer for state in other.states])
     chosen = choose_layers(settings, layers, list(pairs) if against is not None else None)
     identity = model_identity(source.folder, name=source.name, commit=source.commit)
-    weights = [identity.get("config_sha256"), weights_sha256(source.folder)]  # a healed model has the cut one's headers
-    facts = {"model": digest(weights), "words": words, **written, "layers": chosen, "dtype": str(loaded.dtype)}
+    model_hash = work_identity(source.folder, identity)
+    facts = {"model": model_hash, "words": words, **written, "layers": chosen, "dtype": str(loaded.dtype)}
     parts = FinishedParts(unfinished, facts)
     measured: dict[int, list[Any]] = {layer: [] for layer in chosen}
     work = 2 * len(samples) * len(chosen)  # a layer is run, and clustered

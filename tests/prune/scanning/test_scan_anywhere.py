@@ -20,6 +20,7 @@ from prune.scanning.samples import Samples
 from prune.scanning.scan import measure, scan
 from prune.scanning.settings import ScanSettings
 from prune.scanning.streaming import Timing, fits, measure_streamed
+from tests.support.checkpoints import with_other_weights
 from tests.support.commands import check_refused, run, succeed
 from tests.support.models import save_tiny, tiny
 from tests.support.states import SCANNED, apart, plain_states, windows
@@ -112,14 +113,15 @@ def test_two_processes_give_the_numbers_of_one(tiny_llama, sample_text, tmp_path
     assert done.stdout.count("Best block of each size") == 1
 
 
-def test_an_interrupted_scan_goes_on_where_it_was(tiny_llama, sample_text, tmp_path, monkeypatch):
+def test_an_interrupted_scan_goes_on_where_it_was(tiny_llama, sample_text, tmp_path, tmp_path_factory, monkeypatch):
     out, settings = tmp_path / "scan.json", replace(SMALL, batch_size=2)
     whole = scan(tiny_llama, str(sample_text), settings=settings, show_progress=False)
+    healed = with_other_weights(tiny_llama, tmp_path_factory.mktemp("other") / "healed")
     ran = []
 
-    def begin(how=settings):
+    def begin(how=settings, model=tiny_llama):
         unfinished = Unfinished.beside(out, resume=True, overwrite=False)
-        return scan(tiny_llama, str(sample_text), settings=how, unfinished=unfinished, show_progress=False)
+        return scan(model, str(sample_text), settings=how, unfinished=unfinished, show_progress=False)
 
     def stop(module, _):
         if type(module).__name__ == "LlamaModel":
@@ -135,6 +137,8 @@ def test_an_interrupted_scan_goes_on_where_it_was(tiny_llama, sample_text, tmp_p
         assert [path.name for path in tmp_path.iterdir()] == [".scan.json.unfinished"]
         with pytest.raises(UsageError, match="--resume: seed was 0 and is now 1"):
             begin(replace(settings, seed=1))
+        with pytest.raises(UsageError, match="--resume: model was"):
+            begin(model=healed)
         again = begin()
     finally:
         handle.remove()

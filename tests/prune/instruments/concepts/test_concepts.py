@@ -1,7 +1,6 @@
 """`prune concepts` as a whole: states of words, a run and its file, resumed runs, comparisons, and bad input."""
 
 import json
-import shutil
 import sys
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -9,9 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from prune.checkpoint.identity import model_identity
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
 from prune.common.resume import Unfinished
 from prune.instruments.concepts import clustering, tagging
@@ -24,6 +21,7 @@ from prune.instruments.concepts.settings import ConceptsSettings, parse_kinds
 from prune.instruments.concepts.showing import concepts_table, draw_concepts
 from prune.instruments.concepts.states import layer_groups, word_states
 from prune.instruments.concepts.summary import trends
+from tests.support.checkpoints import with_other_weights
 from tests.support.commands import check_refused, run, succeed
 from tests.support.concepts import sample_of, stand_in
 
@@ -150,16 +148,6 @@ def test_the_file_is_read_as_it_was_written(result, tmp_path):
         Concepts.read(tmp_path / "damaged.json")
 
 
-def _with_other_weights(folder, copy):
-    """A model whose config and headers are those of another one, as healing leaves them."""
-    shutil.copytree(folder, copy)
-    shard = copy / "model.safetensors"
-    weights = load_file(shard)
-    save_file({name: 2 * weight for name, weight in weights.items()}, shard, metadata={"format": "pt"})
-    assert model_identity(copy, name="same") == model_identity(folder, name="same")
-    return copy
-
-
 def test_an_interrupted_run_goes_on(tiny_llama, text, settings, result, tmp_path, monkeypatch):
     out, ran, whole = tmp_path / "concepts.json", [], clustering.k_means
 
@@ -179,7 +167,7 @@ def test_an_interrupted_run_goes_on(tiny_llama, text, settings, result, tmp_path
     with pytest.raises(UsageError, match="clusters was 10 and is now 9"):
         other = replace(settings, clusters=9)
         concepts(tiny_llama, text, settings=other, unfinished=begun(resume=True), show_progress=False)
-    healed = _with_other_weights(tiny_llama, tmp_path / "healed")
+    healed = with_other_weights(tiny_llama, tmp_path / "healed")
     with pytest.raises(UsageError, match="--resume: model was"):
         concepts(healed, text, settings=settings, unfinished=begun(resume=True), show_progress=False)
     again = concepts(tiny_llama, text, settings=settings, unfinished=begun(resume=True), show_progress=False)
