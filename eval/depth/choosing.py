@@ -21,7 +21,8 @@ def choose_written(plan: SweepPlan, tasks: Sequence[TaskMeasures], count: int) -
 
     The contrast of a block is the largest difference between two domains of its cost, each as a share of the cost of
     the domain's median block of that size. Half of the blocks come from the upper half of the layers and half from the
-    lower, as far as there are some. Blocks that cost every domain over ten times its median block are passed over.
+    lower, as far as there are some. Blocks that cost every domain over ten times its median block are passed over. Of
+    one domain there is no contrast, and so no block but the deepest ones.
     """
     if not count:
         return ()
@@ -29,13 +30,14 @@ def choose_written(plan: SweepPlan, tasks: Sequence[TaskMeasures], count: int) -
     depths = np.array([middle(v.start or 0, v.n, plan.layers) for v in blocks])
     costs = _domain_costs(tasks)
     contrast = _contrasts(np.array([v.n for v in blocks]), costs)
-    ranked = [int(i) for i in np.argsort(-contrast, kind="stable") if contrast[i] >= 0]
+    ranked = [int(i) for i in np.argsort(-contrast, kind="stable") if contrast[i] >= 0 and len(costs) > 1]
     deep, shallow = ([i for i in ranked if (depths[i] > 0.5) == upper] for upper in (True, False))
     half = max(count - len(shallow), (count + 1) // 2)
     chosen = [*deep[:half], *shallow[: count - min(half, len(deep))]]
-    told = [float(contrast[i]) if len(costs) > 1 else None for i in chosen]
-    picked = {blocks[i].label: WrittenVariant(variant=blocks[i].label, why="contrast", contrast=value)
-              for i, value in zip(chosen, told, strict=True)}  # fmt: skip
+    picked = {
+        blocks[i].label: WrittenVariant(variant=blocks[i].label, why="contrast", contrast=float(contrast[i]))
+        for i in chosen
+    }
     for size in plan.sizes[1:]:
         last = max((v for v in blocks if v.n == size), key=lambda v: v.start or 0)
         picked.setdefault(last.label, WrittenVariant(variant=last.label, why="deepest", contrast=None))
@@ -43,7 +45,7 @@ def choose_written(plan: SweepPlan, tasks: Sequence[TaskMeasures], count: int) -
 
 
 def _contrasts(sizes: np.ndarray, costs: Mapping[str, Floats]) -> Floats:
-    """(blocks,); -1 for a block that destroys the model, and 0 where there is one domain alone."""
+    """(blocks,); -1 for a block that destroys the model."""
     contrast, least = np.zeros(len(sizes)), np.full(len(sizes), np.inf)
     shares = []
     for mean in costs.values():

@@ -78,7 +78,7 @@ class WrittenVariant(Part):
     )
     contrast: float | None = Field(
         description="largest difference between two domains of the block's cost, as a share of each domain's median "
-        "block; null where it was not chosen for it, or where there is one domain alone"
+        "block; null where it was not chosen for it"
     )
 
 
