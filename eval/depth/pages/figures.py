@@ -135,7 +135,8 @@ def contrast_section(found: Sequence[Interaction], names: Sequence[str]) -> Sect
         key="contrast",
         title="Where two domains differ",
         lead="A block's cost relative to the domain's mean block, first domain less second. Above zero the block "
-        "matters more to the first. The bands of a panel hold for all its blocks at once (95 %).",
+        "matters more to the first. The bands of a panel hold for all its blocks at once (95 %). Below a panel: deep "
+        "blocks less shallow ones.",
         findings=tuple(in_words(contrast) for contrast in found),
         figures=tuple(figures),
         short="Contrast",
@@ -210,4 +211,4 @@ def _verdict(contrast: Interaction) -> str:
     if value is None:
         return contrast.verdict
     numbers = f"{value.estimate:+.2f} [{value.low:+.2f}, {value.high:+.2f}]".replace("-", "−")
-    return f"deep less shallow {numbers}: {contrast.verdict}"
+    return f"{numbers}: {contrast.verdict}"
