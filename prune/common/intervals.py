@@ -28,6 +28,9 @@ class Interval:
         return Interval(0.0 - self.estimate, 0.0 - self.high, 0.0 - self.low)
 
 
+_SPREAD = 1e-4  # share of the sample's error; a resample's below it is rounding
+
+
 def bootstrap_mean(values: ArrayLike, clusters: Sequence[int | str], *, seed: int = 0) -> Interval:
     """The mean of values of R runs over the same T trials, with a percentile interval.
 
@@ -111,7 +114,7 @@ class Estimates:
         """
         errors = np.sqrt(np.maximum(self.variances, 0.0))
         # A resample without any spread, such as of one cluster alone, says nothing of the error.
-        spread = np.where(errors > 1e-9 * errors[0], errors, errors[0])
+        spread = np.where(errors > _SPREAD * errors[0], errors, errors[0])
         away = np.abs(self.values - self.values[0])[1:]
         scores = np.divide(away, spread[1:], out=np.zeros_like(away), where=spread[1:] > 0)
         factors = np.quantile(scores.max(1) if joint else scores, 0.95, axis=0)

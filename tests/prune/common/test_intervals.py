@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from prune.common.intervals import Redraws, bootstrap_mean, student_mean
+from prune.common.intervals import Estimates, Redraws, bootstrap_mean, student_mean
 
 
 def test_an_interval_covers_the_mean_of_clustered_trials_and_drawn_runs():
@@ -89,3 +89,10 @@ def test_what_does_not_vary_has_no_width_and_resamples_without_a_ratio_do_no_har
         Redraws.of(["a", "a"], resamples=10, seed=0).means([0.5, 0.7])
     with pytest.raises(ValueError, match="no trial"):
         Redraws.of([], resamples=10, seed=0)
+
+
+def test_a_resample_whose_spread_is_rounding_says_nothing_of_the_error():
+    values = np.array([[0.3, 0.1, 0.2]])
+    variances = np.array([[1e-2], [1e-17], [1e-2]])
+    found = Estimates(values.T, variances).intervals()[0]
+    assert found.high - found.low < 1
