@@ -18,7 +18,7 @@ from heal.text.packing import ChatPacker, Row, pack
 from heal.text.streams import Mixed, TextRows
 from prune.common.errors import TextError, UsageError
 from prune.text.documents import Document, Documents, source_files
-from prune.text.windows import SHORTEST, bos_id, encode, text_identity
+from prune.text.windows import SHORTEST, bos_id, encode, text_identity, texts_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -84,9 +84,9 @@ class TextSource:
         """What provenance records: `text`, and where they were named `held_out`, `domain_texts`, and what differs from
         the usual `loss_on` and `mix`.
         """
-        identity: dict[str, Any] = {"text": self._identities(self.sources)}
+        identity: dict[str, Any] = {"text": texts_identity(self.sources, self.field)}
         if self.held_out is not None:
-            identity["held_out"] = self._identities(self.measured)
+            identity["held_out"] = texts_identity(self.measured, self.field)
         if self.domains:
             identity["domain_texts"] = {name: text_identity(source, self.field) for name, source in self.domains}
         if self.loss_on != "answers":
@@ -94,10 +94,6 @@ class TextSource:
         if self.mix is not None:
             identity["mix"] = list(self.mix)
         return identity
-
-    def _identities(self, sources: tuple[str, ...]) -> Any:
-        identities = [text_identity(source, self.field) for source in sources]
-        return identities[0] if len(identities) == 1 else identities
 
 
 @dataclass(frozen=True)

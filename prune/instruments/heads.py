@@ -16,7 +16,7 @@ from prune.common.resume import FinishedParts, Unfinished
 from prune.common.terminal import progress
 from prune.instruments.needles import NEEDLES
 from prune.instruments.settings import HeadsSettings, check_context
-from prune.text.windows import text_identity
+from prune.text.windows import texts_identity
 
 
 def heads(
@@ -103,7 +103,6 @@ def heads(
             advance=bar.advance,
         )
     scored = head_facts(detection, trials, sites, layers)
-    identities = [text_identity(each, settings.field) for each in sources]
     comparison = None
     if against is not None and other is not None:
         comparison = compare(scored, other, layer_of, against)
@@ -114,7 +113,7 @@ def heads(
         against=comparison,
         provenance=provenance(
             model=identity,
-            text=identities[0] if len(identities) == 1 else identities,
+            text=texts_identity(sources, settings.field),
             settings=asdict(settings),
             dtype=str(loaded.dtype).removeprefix("torch."),
             device=device,

@@ -16,7 +16,7 @@ from prune.models.batches import padded
 from prune.scanning.result import Group, Scan
 from prune.scanning.settings import ScanSettings
 from prune.text.documents import read_documents
-from prune.text.windows import text_identity
+from prune.text.windows import texts_identity
 
 if TYPE_CHECKING:
     from prune.checkpoint.source import Source
@@ -83,13 +83,12 @@ def scan(
     first, *others = gather(sums)
     for other in others:
         first.merge(other)
-    identities = [text_identity(source, settings.field) for source in texts]
     return assemble(
         first,
         settings,
         provenance(
             model=identity,
-            text=identities[0] if len(identities) == 1 else identities,
+            text=texts_identity(texts, settings.field),
             seed=settings.seed,
             samples_asked=settings.samples,
             token_count=first.token_count,

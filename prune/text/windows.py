@@ -40,6 +40,12 @@ def text_identity(source: str, field: str = "text") -> dict[str, Any]:
     return {"source": source, "field": field, "sha256": source_sha256(source)}
 
 
+def texts_identity(sources: Sequence[str], field: str = "text") -> dict[str, Any] | list[dict[str, Any]]:
+    """The same of several sources: a list of them, and of one the identity itself."""
+    identities = [text_identity(source, field) for source in sources]
+    return identities[0] if len(identities) == 1 else identities
+
+
 def bos_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that opens every window: without it some models' losses and angles are noise (Gemma: x 180,000)."""
     bos = tokenizer.bos_token_id

@@ -16,7 +16,7 @@ from prune.common.resume import FinishedParts, Unfinished
 from prune.common.terminal import progress, screen
 from prune.instruments.concepts.result import Concepts
 from prune.instruments.concepts.settings import KINDS, OF_EXTRA, ConceptsSettings, Kind
-from prune.text.windows import text_identity
+from prune.text.windows import texts_identity
 
 if TYPE_CHECKING:
     from prune.instruments.concepts.occurrences import Sample
@@ -103,7 +103,6 @@ def concepts(
                 measured[layer].append(measure_layer(clustered[layer], one, kinds, settings, number))
     names = [one.name for one in labelled[0].sets]
     states = tuple(layer_concepts(layer, measured[layer], kinds, names) for layer in chosen)
-    identities = [text_identity(each, settings.field) for each in sources]
     return Concepts(
         model=source.name,
         layers=layers,
@@ -115,7 +114,7 @@ def concepts(
         against=None if other is None or against is None else compare(states, other, pairs),
         provenance=provenance(
             model=identity,
-            text=identities[0] if len(identities) == 1 else identities,
+            text=texts_identity(sources, settings.field),
             settings=written,
             words=words,
             dtype=str(loaded.dtype).removeprefix("torch."),
