@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,10 @@ from prune.common.terminal import answer, make_app, screen
 from prune.instruments.concepts.settings import ConceptsSettings
 from prune.instruments.settings import HeadsSettings, spell_numbers
 from prune.scanning.settings import ScanSettings
+
+if TYPE_CHECKING:
+    from prune.common.artefact import Artefact
+    from prune.common.resume import Unfinished
 
 app = make_app("prune", "Find the layers that a language model does not need, and cut them.")
 
@@ -187,7 +191,7 @@ def scan_command(
     """
     import sys
 
-    from prune.common.outputs import check_free, write_bytes
+    from prune.common.outputs import check_free
     from prune.common.processes import is_main
     from prune.common.resume import Unfinished
     from prune.scanning.plots import check_figure, draw_scan
@@ -203,12 +207,9 @@ def scan_command(
     if not is_main():
         return
     figure = draw_scan(measured, plot, scale=scale) if plot is not None else b""  # if it fails, nothing is written
-    measured.write(out, overwrite=overwrite)
-    if plot is not None:
-        write_bytes(plot, figure, overwrite=overwrite)
-    unfinished.clear()
+    _write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
     answer(measured.to_json(), lambda: best_table(measured, strip=sys.stdout.isatty()), as_json=as_json)
-    screen().print(f"Wrote {out}" + (f" and {plot}" if plot is not None else ""))
+    _say_written(out, plot)
 
 
 @app.command("plot")
@@ -262,26 +263,20 @@ def heads_command(
 
     Example: prune heads Qwen/Qwen3-8B --text prose.jsonl --out heads.json --plot heads.svg
     """
-    from prune.common.outputs import check_free, write_text
+    from prune.common.outputs import check_free
     from prune.common.resume import Unfinished
     from prune.instruments.heads import heads
     from prune.instruments.showing import draw_heads, heads_table
     from prune.text.windows import DEFAULT_SOURCE
 
     check_free(out, overwrite=overwrite)
-    if plot is not None:
-        if plot.suffix.lower() != ".svg":
-            raise UsageError(f"--plot {plot}: the map of heads is an .svg file; give it that ending")
-        check_free(plot, overwrite=overwrite)
+    _check_svg(plot, "the map of heads is", overwrite=overwrite)
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
     measured = heads(model, text or DEFAULT_SOURCE, settings=settings, against=against, unfinished=unfinished, **origin)
-    figure = draw_heads(measured) if plot is not None else ""
-    measured.write(out, overwrite=overwrite)
-    if plot is not None:
-        write_text(plot, figure, overwrite=overwrite)
-    unfinished.clear()
+    figure = draw_heads(measured).encode() if plot is not None else b""
+    _write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
     answer(measured.to_json(), lambda: heads_table(measured), as_json=as_json)
-    screen().print(f"Wrote {out}" + (f" and {plot}" if plot is not None else ""))
+    _say_written(out, plot)
 
 
 @app.command("concepts")
@@ -315,27 +310,48 @@ def concepts_command(
 
     Example: prune concepts Qwen/Qwen3-8B --text prose.jsonl --out concepts.json --plot concepts.svg
     """
-    from prune.common.outputs import check_free, write_text
+    from prune.common.outputs import check_free
     from prune.common.resume import Unfinished
     from prune.instruments.concepts.concepts import concepts
     from prune.instruments.concepts.showing import concepts_table, draw_concepts
     from prune.text.windows import DEFAULT_SOURCE
 
     check_free(out, overwrite=overwrite)
-    if plot is not None:
-        if plot.suffix.lower() != ".svg":
-            raise UsageError(f"--plot {plot}: the shares over depth are an .svg file; give it that ending")
-        check_free(plot, overwrite=overwrite)
+    _check_svg(plot, "the shares over depth are", overwrite=overwrite)
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
     measured = concepts(
         model, text or DEFAULT_SOURCE, settings=settings, against=against, unfinished=unfinished, **origin
     )
-    figure = draw_concepts(measured) if plot is not None else ""
+    figure = draw_concepts(measured).encode() if plot is not None else b""
+    _write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
+    answer(measured.to_json(), lambda: concepts_table(measured), as_json=as_json)
+    _say_written(out, plot)
+
+
+def _check_svg(plot: Path | None, what: str, *, overwrite: bool) -> None:
+    """Refuse a figure that is to be something else than SVG, or that stands there already; `what` with its verb."""
+    from prune.common.outputs import check_free
+
+    if plot is None:
+        return
+    if plot.suffix.lower() != ".svg":
+        raise UsageError(f"--plot {plot}: {what} an .svg file; give it that ending")
+    check_free(plot, overwrite=overwrite)
+
+
+def _write_measured(
+    measured: Artefact, figure: bytes, out: Path, plot: Path | None, unfinished: Unfinished, *, overwrite: bool
+) -> None:
+    """Write what was measured, and its figure where one was asked for; only then let the kept work go."""
+    from prune.common.outputs import write_bytes
+
     measured.write(out, overwrite=overwrite)
     if plot is not None:
-        write_text(plot, figure, overwrite=overwrite)
+        write_bytes(plot, figure, overwrite=overwrite)
     unfinished.clear()
-    answer(measured.to_json(), lambda: concepts_table(measured), as_json=as_json)
+
+
+def _say_written(out: Path, plot: Path | None) -> None:
     screen().print(f"Wrote {out}" + (f" and {plot}" if plot is not None else ""))
 
 
