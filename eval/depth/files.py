@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from eval.depth.similarity.fast_slow import FastSlowSimilarity
 from eval.depth.walking import WalkedTasks
 from eval.runs.samples import RunResult
 from eval.sweeps.plan import SweepPlan
-from prune.common.outputs import staged_directory, write_text
+from prune.common.outputs import staged_directory, write_json_lines, write_text
 from prune.common.provenance import provenance
 
 
@@ -107,23 +106,20 @@ def _variant(plan: SweepPlan, number: int) -> DepthVariant:
 
 def write_depth(measured: Depth, out: str | Path, *, overwrite: bool = False) -> None:
     """Write all files of a run into a staged folder, which then becomes `out`."""
-    from eval.depth.pages.page import report, write_figures
+    from eval.depth.pages.page import render, write_figures
 
     with staged_directory(out, overwrite=overwrite) as stage:
         measured.document.write(stage / "depth.json")
         write_text(stage / "depth.md", markdown(measured.document))
         for task in measured.tasks:
-            _write_lines(stage / f"depth_{task.task.plan.domain}_{task.task.plan.protocol}.jsonl", sample_rows(task))
+            name = f"depth_{task.task.plan.domain}_{task.task.plan.protocol}.jsonl"
+            write_json_lines(stage / name, sample_rows(task))
         for run in measured.runs:
             for plan in run.tasks:
                 name = f"written_{run.label}_{plan.name.removeprefix('regrowth_')}.jsonl"
-                _write_lines(stage / name, map(vars, run.of(plan)))
+                write_json_lines(stage / name, map(vars, run.of(plan)))
         write_figures(measured.document, stage)
-        report(stage)
-
-
-def _write_lines(path: Path, rows: Any) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+        write_text(stage / "report.html", render(measured.document))
 
 
 def sample_rows(task: TaskMeasures) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.questions.schema import Question, parse_question
 from eval.runs.samples import RunResult, Sample
-from prune.common.outputs import write_text
+from prune.common.outputs import write_json_lines
 from prune.common.provenance import versions
 
 _PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
@@ -58,8 +58,7 @@ def write_samples(runs: Sequence[RunResult], folder: Path) -> None:
 
 
 def _write_lines(folder: Path, result: RunResult, task: str, rows: Sequence[dict[str, Any]]) -> None:
-    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    write_text(folder / f"samples_{result.label}_{task}.jsonl", lines)
+    write_json_lines(folder / f"samples_{result.label}_{task}.jsonl", rows)
 
 
 def logged_names(result: RunResult) -> list[str]:

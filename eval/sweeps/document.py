@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from eval.sweeps import scores
 from eval.sweeps.measure import Walked
 from eval.sweeps.plan import SweepPlan
 from prune.choosing.costs import Costs
-from prune.common.outputs import staged_directory, write_text
+from prune.common.outputs import staged_directory, write_json_lines, write_text
 from prune.common.provenance import provenance
 
 
@@ -94,7 +93,6 @@ def write_sweep(swept: Sweep, out: str | Path, *, overwrite: bool = False) -> No
         swept.document.write(stage / "sweep.json")
         swept.costs.write(stage / "costs.json")
         for task in swept.tasks:
-            lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in scores.sample_rows(task))
-            write_text(stage / f"samples_{task.plan.name}.jsonl", "".join(lines))
+            write_json_lines(stage / f"samples_{task.plan.name}.jsonl", scores.sample_rows(task))
         write_sweep_figures(document, stage)
         write_text(stage / "report.html", render(None, document))

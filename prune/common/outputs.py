@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,11 @@ def write_bytes(path: str | Path, content: bytes, *, overwrite: bool = False) ->
 def write_json(path: str | Path, document: Any, *, overwrite: bool = False) -> None:
     """Write JSON for people and machines alike; NaN and infinity are refused, they are no numbers."""
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", overwrite=overwrite)
+
+
+def write_json_lines(path: str | Path, rows: Iterable[Any]) -> None:
+    """Write a new file of one JSON document a line; NaN and infinity are refused, as above."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
 def _prefix(out: Path) -> str:
