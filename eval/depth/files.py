@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.asking.trees import plain_tokens
-from eval.billing.sweep import Cost, WalkRecord
+from eval.billing.sweep import Cost
 from eval.billing.thinking import bill_thinking
 from eval.billing.unparsed import unparsed_warnings
 from eval.depth import scores
@@ -24,6 +23,7 @@ from eval.depth.settings import DepthSettings
 from eval.depth.similarity.fast_slow import FastSlowSimilarity
 from eval.depth.walking import WalkedTasks
 from eval.runs.samples import RunResult
+from eval.sweeps.document import walk_record
 from eval.sweeps.plan import SweepPlan
 from prune.common.outputs import staged_directory, write_json_lines, write_text
 from prune.common.provenance import provenance
@@ -78,16 +78,7 @@ def assemble(
         measure_interactions=measure_interactions(plan, walked.tasks, measures, seed=settings.seed),
         events=events(plan, runs, seed=settings.seed) if runs else (),
         similarity=similarity,
-        how=WalkRecord(
-            path=walked.way.name,
-            why=walked.way.why,
-            layer_passes=plan.passes(),
-            relative_passes=plan.passes() / plan.layers,
-            requests=len(walked.collected.requests),
-            tokens=walked.answers.read,
-            tokens_one_by_one=plain_tokens(walked.collected.requests),
-            head_positions=walked.answers.heads,
-        ),
+        how=walk_record(plan, walked.way, walked.collected.requests, walked.answers),
         settings=asked_how,
         truncated=walked.collected.truncated,
         warnings=(*warnings, *unparsed_warnings([], [vars(row) for row in thinking])),

@@ -82,7 +82,7 @@ def measure_needles(drawn: DrawnNeedles, write: _Write, batch_size: int) -> Need
         write: has the model write so many tokens at most after each of some prompts, neighbours of which are alike.
         batch_size: prompts at a time.
     """
-    from prune.instruments.detecting import batches, recall_of
+    from prune.instruments.detecting import batches, recall_of, trial_rows
     from prune.instruments.scores import ANSWERED, recall
 
     known = [recall(NEEDLES[i].answer, text) > ANSWERED for i, text in enumerate(write(drawn.bare, NEW_TOKENS))]
@@ -92,17 +92,7 @@ def measure_needles(drawn: DrawnNeedles, write: _Write, batch_size: int) -> Need
         for number, answer in zip(numbers, answers, strict=True):
             written[number] = answer
     return NeedleTrials(
-        trials=tuple(
-            TrialRow(
-                needle=trial.needle,
-                length=trial.length,
-                depth=trial.depth,
-                tokens=len(trial.prompt.ids),
-                recall=float(share),
-                written=answer,
-            )
-            for trial, share, answer in zip(drawn.trials, recall_of(drawn.trials, written), written, strict=True)
-        ),
+        trials=tuple(trial_rows(drawn.trials, recall_of(drawn.trials, written), written)),
         known=tuple(number for number, answered in enumerate(known) if answered),
         sha256=drawn.sha256,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from eval.asking.tasks import TaskPlan
 from eval.asking.trees import plain_tokens
+from eval.asking.walk import RouteAnswers, Way
 from eval.billing.sweep import Cost, SweepRecord, TaskRecord, VariantProse, WalkRecord
 from eval.reports.figures import write_sweep_figures
 from eval.reports.page import render
@@ -66,16 +67,7 @@ def assemble(
         healed=scores.healed(plan, tasks),
         maps=scores.maps(plan, tasks),
         prose=tuple(prose),
-        how=WalkRecord(
-            path=walked.way.name,
-            why=walked.way.why,
-            layer_passes=plan.passes(),
-            relative_passes=plan.passes() / plan.layers,
-            requests=len(walked.collected.requests),
-            tokens=walked.answers.read,
-            tokens_one_by_one=plain_tokens(walked.collected.requests),
-            head_positions=walked.answers.heads,
-        ),
+        how=walk_record(plan, walked.way, walked.collected.requests, walked.answers),
         settings=settings,
         truncated=truncated,
         notes=(*walked.answers.notes, *notes, *scores.warnings(tasks), *cut),
@@ -84,6 +76,21 @@ def assemble(
     )
     costs = Costs(layers=plan.layers, measure=scores.COST, domains=scores.costs(plan, tasks), provenance=where)
     return Sweep(plan, record, tuple(tasks), costs)
+
+
+def walk_record(plan: SweepPlan, way: Way, requests: Sequence[Any], answers: RouteAnswers) -> WalkRecord:
+    """How a walk over a plan's variants read its requests."""
+    passes = plan.passes()
+    return WalkRecord(
+        path=way.name,
+        why=way.why,
+        layer_passes=passes,
+        relative_passes=passes / plan.layers,
+        requests=len(requests),
+        tokens=answers.read,
+        tokens_one_by_one=plain_tokens(requests),
+        head_positions=answers.heads,
+    )
 
 
 def write_sweep(swept: Sweep, out: str | Path, *, overwrite: bool = False) -> None:

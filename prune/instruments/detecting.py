@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from prune.choosing.heads import TrialRow
 from prune.common.resume import FinishedParts
 from prune.instruments.attention import exposing
 from prune.instruments.needles import NEEDLES
@@ -166,6 +167,21 @@ def detect(
             written[number] = answer
         advance(len(numbers))
     return Detection(written, recall_of(trials, written), copy, write)
+
+
+def trial_rows(trials: Sequence[Trial], recalls: Sequence[float] | Floats, written: Sequence[str]) -> list[TrialRow]:
+    """What became of each trial, for a file."""
+    return [
+        TrialRow(
+            needle=trial.needle,
+            length=trial.length,
+            depth=trial.depth,
+            tokens=len(trial.prompt.ids),
+            recall=float(share),
+            written=answer,
+        )
+        for trial, share, answer in zip(trials, recalls, written, strict=True)
+    ]
 
 
 def recall_of(trials: Sequence[Trial], written: Sequence[str]) -> Floats:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from prune.choosing.heads import RETRIEVAL, Ablation, Against, Effect, Estimate, Head, Heads, Rows, Stability, TrialRow
+from prune.choosing.heads import RETRIEVAL, Ablation, Against, Effect, Estimate, Head, Heads, Rows, Stability
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.intervals import Interval
 from prune.common.layers import layers_without
@@ -16,7 +16,7 @@ from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.instruments import scores
 from prune.instruments.ablation import Runs, verdict
 from prune.instruments.attention import Site
-from prune.instruments.detecting import Detection
+from prune.instruments.detecting import Detection, trial_rows
 from prune.instruments.prompts import Trial
 from prune.instruments.scores import correlation
 
@@ -49,17 +49,7 @@ def head_facts(detection: Detection, trials: Sequence[Trial], sites: Sequence[Si
         "layers": layers,
         "heads": tuple(len(row) for row in by_layer(mean_copy, sites, layers)),
         "answered": int(answered.sum()),
-        "trials": tuple(
-            TrialRow(
-                needle=trial.needle,
-                length=trial.length,
-                depth=trial.depth,
-                tokens=len(trial.prompt.ids),
-                recall=float(share),
-                written=written,
-            )
-            for trial, share, written in zip(trials, detection.recall, detection.written, strict=True)
-        ),
+        "trials": tuple(trial_rows(trials, detection.recall, detection.written)),
         "copy_score": by_layer(mean_copy, sites, layers),
         "write_score": by_layer(mean_write, sites, layers),
         "active": by_layer(active, sites, layers),
