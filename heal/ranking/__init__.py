@@ -1,0 +1,1 @@
+"""Which healing text brings back which domain."""
