@@ -10,7 +10,7 @@ import numpy as np
 
 from heal.text.chats import ChatTemplate, check_answer
 from heal.text.packing import ChatPacker, Packer, Row
-from prune.text.documents import Documents
+from prune.text.documents import Document, Documents
 from prune.text.windows import SHORTEST, bos_id, encode
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class TextRows(Iterator[Row]):
         source: SOURCE as in `prune.text.documents`; `field` as there.
         length: tokens per row.
         seed: the order follows from it alone.
-        wanted: whether to train on a text.
+        wanted: whether to train on a document.
         loss_on: which tokens of chats bear loss; see `heal.text.chats`.
         state: what `state()` of another such stream gave, made with the same arguments.
 
@@ -45,7 +45,7 @@ class TextRows(Iterator[Row]):
         *,
         length: int,
         seed: int | list[int],
-        wanted: Callable[[str], bool],
+        wanted: Callable[[Document], bool],
         loss_on: str = "answers",
         state: dict[str, Any] | None = None,
     ) -> None:
@@ -144,7 +144,7 @@ class TextRows(Iterator[Row]):
                 check_answer(document, self._loss_on)
                 if self._template is None:
                     self._reader().render(document.text)  # a template that will not do is found at once
-            if self._wanted(document.text):
+            if self._wanted(document):
                 return document.text
         self._ended = True
         self._buffer = [self._buffer[index] for index in self._rng.permutation(len(self._buffer))]
