@@ -109,7 +109,7 @@ def test_prompts_are_those_that_are_asked(tiny_llama, sample_questions):
 
 def test_bad_input(questions, pairs):
     model = _parting_at(0)
-    with pytest.raises(UsageError, match="--token first is unknown; use last or question"):
+    with pytest.raises(UsageError, match="token 'first' is unknown; use last or question"):
         fast_slow_similarity(model, questions, pairs, token="first")
     blind = [PromptPair(Prompt(pair.fast.tokens, (), cut=False), pair.slow) for pair in pairs]
     with pytest.raises(UsageError, match="--token question: the tokenizer does not tell"):
