@@ -17,10 +17,13 @@ from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.memory import available
 from prune.models.hooks import decoder_of
 from prune.models.loading import decoder_layers, text_config
+from prune.models.shapes import HEADS
 
 _ALIGN = 64
 _ROOM = 0.9  # of the memory there is, for weights; the rest is for a batch
-_REFUSED = "so this family is not run layer by layer; run it where its weights fit"
+_REFUSED = (
+    "so this family is not run layer by layer; run it where its weights fit, or say with --max-memory that they do"
+)
 
 
 def fits(source: Source, dtype: Any, device: str, cap: int | None) -> bool:
@@ -169,13 +172,14 @@ class LayerFiles:
 
     def _stored(self, module: Any, name: str) -> str | None:
         """Where a parameter outside the layers is stored; of a tied pair, one stands for both."""
-        pair = [self.model.get_input_embeddings(), self.model.get_output_embeddings()]
-        tied = getattr(text_config(self.model.config), "tie_word_embeddings", False)
-        owners = [module]
-        if tied and name == "weight" and any(module is one for one in pair):
-            owners += [one for one in pair if one is not None and one is not module]
-        found = (self.weights.find(f"{self.names[id(owner)]}.{name}".removeprefix(".")) for owner in owners)
-        return next((stored for stored in found if stored is not None), None)
+        table, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        names = [f"{self.names[id(module)]}.{name}".removeprefix(".")]
+        if name == "weight" and module is head:
+            names += HEADS
+        if name == "weight" and getattr(text_config(self.model.config), "tie_word_embeddings", False):
+            names += [f"{self.names[id(head)]}.weight", *HEADS] if module is table else []
+            names += [f"{self.names[id(table)]}.weight"] if module is head else []
+        return next(filter(None, map(self.weights.find, names)), None)
 
 
 class _Slots:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError
 from prune.common.memory import available
 from prune.models.hooks import state_of
@@ -36,8 +37,14 @@ class Layerwise(LayerFiles):
     What it has in common with `prune.models.walking.Walk`: `takes_positions`, `vocabulary` and `logits`.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, source: Source, *, cap: int | None = None, **options: Any) -> None:
+        """
+        Args:
+            cap: bytes that count as the memory there is, for states too; what the machine has if None.
+            options: as `LayerFiles` takes them.
+        """
+        super().__init__(source, **options)
+        self.cap = cap
         self.takes_positions = forward_takes(self.model, "logits_to_keep")
         head = self.model.get_output_embeddings()
         self.vocabulary = 0 if head is None else int(head.weight.shape[0])
@@ -121,18 +128,22 @@ class Layerwise(LayerFiles):
         return {"inputs_embeds": blank, **self._moved(rest)}
 
 
+def tree_of(model: Any) -> Any:
+    """The modules of a model, be it loaded or run from its files."""
+    return model.model if isinstance(model, Layerwise) else model
+
+
 class StatesKept:
     """Hidden states between two layers: on the device while they fit, else in memory, else in temporary files."""
 
-    def __init__(self, device: str, cap: int | None, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> None:
+    def __init__(self, files: Layerwise, shapes: Sequence[tuple[int, ...]]) -> None:
         """
         Args:
-            cap: bytes that count as the memory there is, where that is less.
             shapes: of each batch's state.
         """
-        self._shapes, self._dtype, self._files = list(shapes), dtype, ExitStack()
-        homes = dict.fromkeys([device, "cpu"])
-        self._left = {home: STATES_SHARE * min(available(home), cap or 1 << 62) for home in homes}
+        self._shapes, self._dtype, self._files = list(shapes), files.dtype, ExitStack()
+        most = 1 << 62 if files.cap is None else files.cap
+        self._left = {home: STATES_SHARE * min(available(home), most) for home in dict.fromkeys([files.device, "cpu"])}
 
     @property
     def size(self) -> int:
@@ -179,7 +190,6 @@ def walked(
     batches: Sequence[Inputs],
     routes: Iterable[Route],
     *,
-    cap: int | None = None,
     see: See | None = None,
     dress: Dress | None = None,
     advance: Callable[[float], None] = lambda layers: None,
@@ -188,7 +198,6 @@ def walked(
 
     Args:
         batches: see `Inputs`.
-        cap: bytes that count as the memory there is, for states too.
         see: told (layer, batch, state before, state after) of every step; layer -1 is the embeddings. What it is given
             must not be kept: it is written over.
         dress: enters a route's adapter: given its name, the layer's index and the layer with its weights, for as long
@@ -197,7 +206,7 @@ def walked(
     """
     routes = list(dict.fromkeys(routes))
     shapes = [(*batch["input_ids"].shape, files.width) for batch in batches]
-    with torch.no_grad(), StatesKept(files.device, cap, shapes, files.dtype) as kept, files.standing_in():
+    with torch.no_grad(), StatesKept(files, shapes) as kept, files.standing_in():
         first = kept.one_more()
         with files.embeddings():
             for number, batch in enumerate(batches):

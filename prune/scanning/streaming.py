@@ -56,7 +56,8 @@ def measure_streamed(
     began = time.monotonic()
     device = settings.device
     dtype = pick_dtype(settings.dtype, device=device)
-    files = Layerwise(source, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    options = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+    files = Layerwise(source, cap=settings.max_memory, **options)
     count = len(files.layers)
     share = own_batches(samples.windows, settings.batch_size, batch_budget(device))
     batches = [padded([samples.windows[i] for i in batch]) for _, batch in share]
@@ -79,7 +80,7 @@ def measure_streamed(
 
     with progress("Scanning (layers)", count, shown=show_progress) as bar:
         inputs = [{"input_ids": ids, "attention_mask": mask} for ids, mask in batches]
-        with walked(files, inputs, [Route()], cap=settings.max_memory, see=see, advance=bar.advance):
+        with walked(files, inputs, [Route()], see=see, advance=bar.advance):
             pass
     sums = ScanSums.empty(count, files.dtype)
     for (number, batch), states in zip(share, taken, strict=True):
