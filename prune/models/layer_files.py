@@ -102,6 +102,14 @@ class LayerFiles:
             for name, buffer in list(module.named_buffers(recurse=False)):
                 module._buffers[name] = buffer.to(device)
 
+    def check(self) -> None:
+        """
+        Raises:
+            CheckpointError: a layer's weights are stored in a form other than the model's own.
+        """
+        for index in range(len(self.layers)):
+            self.stored_names(index)
+
     @contextmanager
     def embeddings(self) -> Iterator[None]:
         """While the block runs, the embeddings have their weights; and from then on, so has what else is no layer."""
