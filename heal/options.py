@@ -120,6 +120,8 @@ class MergeOptions:
             raise UsageError("--base does not go with --adapter-only, which merges nothing")
         if self.adapter_only and measuring.held_out_tokens is not None:
             raise UsageError("--held-out-tokens is for --base auto; --adapter-only is checked on a few rows")
+        if self.adapter_only and measuring.max_memory is not None:
+            raise UsageError("--max-memory does not go with --adapter-only, which loads the models it compares")
         if self.full is not None and not self.adapter_only:
             raise UsageError("--full goes with --adapter-only; for the base of a merge use --model")
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Annotated, Any
 
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.options import MAX_MEMORY, Option
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.loading import text_config
 from prune.models.precision import HELP as DTYPES
@@ -185,6 +185,7 @@ class Measuring:
         Option("How much of it; as much as the adapter was measured on if not named.", typed=str, parse=parse_tokens),
     ] = None
     device: Annotated[str, Option("What measures: auto, cpu, cuda, cuda:1, ...")] = "auto"
+    max_memory: Annotated[int | None, MAX_MEMORY] = None
 
 
 def check_running(run: TrainingRun) -> None:

@@ -86,18 +86,29 @@ def held_out_loss(
     batch_size: int = 4,
     device: str = "auto",
     dtype: str = "auto",
+    max_memory: int | None = None,
 ) -> CheckpointLoss:
     """Held-out loss of any checkpoint on the rows that `qlora` measures on.
 
     Args:
         model: a model folder or hub id.
         length: tokens per row; a loss is comparable only with one of the same length, text and tokenizer.
+        max_memory: bytes; a model above them is run layer by layer from its files, to the same number. What the
+            machine has if None.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or is above `max_memory` and of a family that is not run so.
     """
+    from heal.models.from_files import PLAIN, layer_files, losses_from_files
+
     source = locate(model)
     rows = hold_out(text, load_tokenizer(source), length=length).rows
     device = pick_device(device)
-    loaded = load_model(source, dtype=pick_dtype(dtype, device=device), device=device)
-    loss = mean_loss(loaded, rows, batch_size=batch_size)
+    picked = pick_dtype(dtype, device=device)
+    if files := layer_files(source, picked, device, max_memory):
+        loss = losses_from_files(files, rows, {"": PLAIN}, batch_size=batch_size)[""]
+    else:
+        loss = mean_loss(load_model(source, dtype=picked, device=device), rows, batch_size=batch_size)
     return CheckpointLoss(loss, sum(row.targets for row in rows), text.identity())
 
 

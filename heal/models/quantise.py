@@ -9,7 +9,7 @@ costs more memory than 4 bits save on models with a large vocabulary (bitsandbyt
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BLOCK = 64  # weights per scale: bitsandbytes' default, and that of QLoRA
+_INT8_THRESHOLD = 6.0  # of inputs that are not rounded to int8: transformers' default
 
 
 def compute_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype:
@@ -87,6 +88,31 @@ def quantised_modules(model: PreTrainedModel) -> list[str]:
     from bitsandbytes.nn import Linear4bit
 
     return [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]
+
+
+def quantised_twin(module: Any, *, bits: int) -> Any:
+    """A linear module that bitsandbytes holds in 4 or 8 bits, as `load_frozen` has it, of one with its weights.
+
+    Args:
+        module: a Linear, or GPT-2's Conv1D, in the dtype and on the device of the products.
+    """
+    from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
+
+    weight, bias = module.weight.detach(), module.bias
+    matrix = (weight if isinstance(module, torch.nn.Linear) else weight.T).contiguous()
+    outputs, inputs = matrix.shape
+    with torch.device("meta"):
+        if bits == 4:
+            twin = Linear4bit(inputs, outputs, bias is not None, matrix.dtype, quant_type="nf4")
+        else:
+            twin = Linear8bitLt(inputs, outputs, bias is not None, has_fp16_weights=False, threshold=_INT8_THRESHOLD)
+    if bits == 4:
+        held = Params4bit(matrix, blocksize=BLOCK, compress_statistics=True, quant_type="nf4", module=twin)
+        twin.support_avx512bf16_for_cpu = False  # see `prune.models.loading`
+    else:
+        held = Int8Params(matrix, requires_grad=False, has_fp16_weights=False)
+    twin.weight, twin.bias = held.to(matrix.device), bias
+    return twin.eval()
 
 
 def round_trip(

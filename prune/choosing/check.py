@@ -12,6 +12,7 @@ from prune.choosing.cascade import SHARES, Prices, affordable, rung_tokens, surv
 from prune.choosing.settings import CHECKED
 from prune.common.intervals import ratio_stderr
 from prune.models.batches import plan_batches
+from prune.models.layerwise import tree_of
 from prune.models.loading import decoder_layers
 from prune.models.variants import BATCH_TOKENS, FULL, Scores, score_variants
 from prune.text.windows import SHORTEST
@@ -88,13 +89,14 @@ def check_candidates(
     is left of them, its end is cut off.
 
     Args:
+        model: as `score_variants` takes it; one that is run from its files reads them three times.
         windows: lists of token ids that the choice has not seen, of 8 tokens or more.
         candidates: sets of layers, the more promising first: where text is short, only so many are tried.
         own: the criterion's own choice; always a finalist.
         finalists: how many end up measured on all text that the bound leaves, at least one.
         advance: called with the share of the budget spent, in [0, 1], in steps.
     """
-    layers = len(decoder_layers(model))
+    layers = len(decoder_layers(tree_of(model)))
     prices = Prices(layers, _head_price(model), sum(map(len, windows)))
     left = [own, *(candidate for candidate in candidates if candidate != own)]
     left = left[: max(affordable(prices, left, SHARES[0]), finalists)]
@@ -177,6 +179,7 @@ def _stderr(sums: np.ndarray, tokens: np.ndarray) -> float:
 
 def _head_price(model: Any) -> float:
     """The LM head's weights over those of a layer."""
+    model = tree_of(model)
     sizes = [sum(p.numel() for p in layer.parameters()) for layer in decoder_layers(model)]
     return float(model.get_output_embeddings().weight.numel() * len(sizes) / sum(sizes))
 
@@ -195,10 +198,11 @@ def greedy_removal(
     Every step measures all layers that are left in one shared walk.
 
     Args:
+        model: as `score_variants` takes it; one that is run from its files reads them n times.
         may_go: whether layers may be among the n.
         advance: called with 1 after each removal.
     """
-    layers = len(decoder_layers(model))
+    layers = len(decoder_layers(tree_of(model)))
     gone: list[int] = []
     losses: list[float] = []
     for _ in range(n):
