@@ -14,7 +14,17 @@ from pydantic import Field
 from heal.budget.document import Budget, BudgetSettings, Gpu, Memory, Verdict
 from heal.models.targets import plays
 from prune.common.errors import UsageError
-from prune.models.footprint import GIB, passing_bytes, saved_bytes, scale_bytes, state_bytes, weight_bytes
+from prune.models.footprint import (
+    GIB,
+    forward_flops,
+    head_flops,
+    passing_bytes,
+    saved_bytes,
+    scale_bytes,
+    score_flops,
+    state_bytes,
+    weight_bytes,
+)
 from prune.models.shapes import LayerShape, ModelShape
 
 METHODS = ("qlora", "distill")
@@ -96,12 +106,10 @@ def memory_of(shape: ModelShape, job: Job) -> Memory:
 def flops_per_token(shape: ModelShape, job: Job) -> float:
     """Of a training step, adapters, attention scores, head, recomputation and teacher included."""
     kept = [shape.layers[i] for i in job.kept]
-    scores = 4.0 * job.length * shape.heads * shape.head_width  # of one layer's forward pass; masked ones are computed
-    head = 2.0 * shape.vocabulary * shape.hidden
+    scores, head = score_flops(shape, job.length), head_flops(shape)
 
     def forward(layers: list[LayerShape]) -> float:
-        active = sum(sum(linear.values for linear in layer.linears) + layer.active_experts for layer in layers)
-        return 2.0 * active + scores * len(layers)
+        return forward_flops(shape, layers, job.length)
 
     trained = kept[job.first :]
     adapters = float(sum(_adapter_values(layer, job) for layer in trained))

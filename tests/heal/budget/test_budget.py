@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -40,7 +41,7 @@ from tests.support.models import FAMILIES, tiny
 from tests.support.versions import needs_newer_transformers
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAMILIES, "qwen3"])
 def saved(request, tmp_path_factory):
     """A random model of a family, in a folder."""
     folder = tmp_path_factory.mktemp("budget") / request.param
@@ -131,6 +132,18 @@ def test_what_autograd_keeps_of_a_layer(saved, bits, role, dropout, length):
     two = replace(shape, layers=shape.layers[:2])
     difference = [memory_of(s, job.but(kept=tuple(range(len(s.layers))))).activations for s in (one, two)]
     assert difference[1] - difference[0] == pytest.approx(sum(kept.values()), rel=0.05)
+
+
+@pytest.mark.parametrize(("family", "head_width"), [("qwen3", 16), ("gemma3_text", 16), ("olmo2", 0)])
+def test_norms_of_queries_and_keys_are_counted_once_a_head(family, head_width, tmp_path):
+    """OLMo 2 normalises all heads at once."""
+    tiny(family).save_pretrained(tmp_path)
+    layer = read_shape(tmp_path).layers[0]
+    names = load_file(tmp_path / "model.safetensors")
+    widths = {name.split("layers.0.")[1]: len(t) for name, t in names.items() if "layers.0." in name and "norm" in name}
+    times = {"self_attn.q_norm.weight": 4, "self_attn.k_norm.weight": 2} if head_width else {}
+    assert {widths[name] for name in times} <= {head_width}
+    assert layer.norms == sum((4 * width + 4) * times.get(name, 1) for name, width in widths.items())
 
 
 def test_chunks_of_logits_are_those_that_training_takes():
