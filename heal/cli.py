@@ -150,12 +150,13 @@ def budget_command(
     revision: options.Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the budget as JSON, and nothing else there.")] = False,
 ) -> None:
-    """Estimate what healing takes, before anything is loaded: memory, the largest batch, tokens per second, hours.
+    """Estimate what healing and the chain around it take, before anything is loaded: memory, disk, hours, by card.
 
     Reads config.json and the headers of the weights; of a hub model no weights are fetched. Memory is counted tensor by
-    tensor. Speed is an expectation: FLOPs over an assumed share of a card's peak.
+    tensor. Hours are an expectation: FLOPs over an assumed share of a card's peak. Each station from scan to sweep has
+    a line that says which way it goes on the card: resident, in 4 bits, or layer by layer.
 
-    Example: [bold]heal budget meta-llama/Llama-3.1-70B --n 32 --gpu-memory 40GiB --tokens 30M[/bold]
+    Example: [bold]heal budget meta-llama/Llama-3.1-70B --n 32 --card H100 --tokens 30M[/bold]
     """
     from heal.budget.plan import plan_budget
     from heal.budget.table import tables

@@ -131,16 +131,18 @@ def _source(**typed: Any) -> TextSource:
 
 
 _BUDGETED = ("bits", "targets", "rank", "dropout", "length", "batch_size", "checkpointing")
+_AS_TYPED = {"checkpointing": "on"}
 _PATCHED = ("text", "field", "loss_on", "held_out", "held_out_tokens")
 
 TEXT = replace(settings_options(TextOptions), make=_source)
 PATCH_TEXT = replace(settings_options(TextOptions, only=_PATCHED), make=_source)
 RUN = settings_options(TrainingRun)
 PATCH_RUN = settings_options(PatchRun)
-SETTINGS = settings_options(Settings)
-DISTILL_SETTINGS = settings_options(DistillSettings)
+SETTINGS = settings_options(Settings, defaults=_AS_TYPED)
+DISTILL_SETTINGS = settings_options(DistillSettings, defaults=_AS_TYPED)
 PATCH_SETTINGS = settings_options(PatchSettings)
 MERGE = settings_options(MergeOptions)
 MEASURING = settings_options(Measuring)
 BUDGET = settings_options(BudgetQuery)
-BUDGET_SETTINGS = replace(settings_options(Settings, only=_BUDGETED), make=Settings)
+_budgeted = settings_options(Settings, only=_BUDGETED, defaults=_AS_TYPED)
+BUDGET_SETTINGS = replace(_budgeted, make=lambda **typed: Settings(**_budgeted.make(**typed)))

@@ -205,6 +205,9 @@ class HealRecord(Stated, Artefact):
     from_budget: tuple[str, ...] | None = optional(
         "of runs that train: settings that were not given and followed from the budget"
     )
+    free_memory: int | None = optional(
+        "of `--batch-size auto` or `--checkpointing auto`: bytes that were free when they were chosen"
+    )
     curve: tuple[Point, ...] | None = optional("of runs that train")
     unquantised: Unquantised | None = optional("of runs that train, once they are compared with the cut")
     ended: Ended | None = optional("of runs that train")

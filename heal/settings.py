@@ -13,7 +13,9 @@ from prune.common.options import MAX_MEMORY, Option
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.loading import text_config
 from prune.models.precision import HELP as DTYPES
+from prune.scanning.settings import parse_batch_size
 
+AUTO = "auto"
 BITS = (4, 8, 16)
 SCHEDULES = ("cosine", "linear", "constant")
 REPORTERS = ("wandb", "trackio", "tensorboard", "none")
@@ -22,6 +24,18 @@ _training, _adapter, _distillation, _patch, _running = (
 )
 _FOLLOWS = "Follows from --tokens if not given."
 _ROW = "Tokens per row; documents are packed, and do not see one another."
+
+
+def parse_checkpointing(written: str) -> bool | str:
+    """`on`, `off` or `auto`.
+
+    Raises:
+        UsageError: another word.
+    """
+    known: dict[str, bool | str] = {"on": True, "off": False, AUTO: AUTO}
+    if written not in known:
+        raise UsageError(f"--checkpointing {written}: use {', '.join(known)}")
+    return known[written]
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,15 @@ class Settings:
     """
 
     length: Annotated[int | None, _training(f"{_ROW} {_FOLLOWS}")] = None
-    batch_size: Annotated[int | None, _training(f"Rows per forward pass. {_FOLLOWS}")] = None
+    batch_size: Annotated[
+        int | str | None,
+        _training(
+            f"Rows per forward pass; auto: as many as are fastest in the memory that is free, of a step that stays as "
+            f"it is. {_FOLLOWS}",
+            typed=str | None,
+            parse=parse_batch_size,
+        ),
+    ] = None
     accumulate: Annotated[int | None, _training(f"Forward passes per step. {_FOLLOWS}")] = None
     learning_rate: Annotated[float | None, _training(f"Peak rate, reached after the warm-up. {_FOLLOWS}")] = None
     schedule: Annotated[str, _training("How the rate falls: cosine, linear or constant.")] = "cosine"
@@ -47,7 +69,16 @@ class Settings:
         int | None,
         _training("End after so many measurements without a better loss, and keep the best adapter, not the last."),
     ] = None
-    checkpointing: Annotated[bool, _training("Trade time for memory: compute activations anew.")] = True
+    checkpointing: Annotated[
+        bool | str,
+        _training(
+            "Trade time for memory: compute activations anew. on, off, or auto: off where the memory that is free "
+            "allows.",
+            typed=str,
+            parse=parse_checkpointing,
+            shown="on",
+        ),
+    ] = True
     rank: Annotated[int, _adapter("LoRA rank; the paper's is 64 for most models, 2 to 8 for some.")] = 64
     alpha: Annotated[float | None, _adapter("LoRA alpha; the rank if not given.")] = None
     dropout: Annotated[float, _adapter("Dropout before the adapter.")] = 0.05
@@ -157,10 +188,13 @@ class BudgetQuery:
     start: Annotated[
         int | None, Option("Where the cut begins, 0-based; the deepest block that keeps the last layer.")
     ] = None
+    card: Annotated[
+        str | None, Option("Card to plan for, such as H100, RTX-4090 or cpu; the one that is here, if any.")
+    ] = None
     gpu_memory: Annotated[
         int | None,
         Option(
-            "A card of your own, such as 40GiB, at the speed of an A100.",
+            "Memory of a card of your own, such as 40GiB; at the speed of --card, or of an A100.",
             typed=str,
             parse=partial(parse_size, option="--gpu-memory"),
         ),
@@ -226,6 +260,10 @@ def check(settings: Settings) -> None:
         raise UsageError(f"--eval-every {settings.eval_every} is not at least 1")
     if settings.schedule not in SCHEDULES:
         raise UsageError(f"--schedule {settings.schedule} is unknown; use {', '.join(SCHEDULES)}")
+    if isinstance(settings.batch_size, str):
+        parse_batch_size(settings.batch_size)
+    if settings.checkpointing not in (True, False, AUTO):
+        raise UsageError(f"--checkpointing {settings.checkpointing}: use on, off or auto")
     if settings.patience is not None and settings.patience < 1:
         raise UsageError(f"--patience {settings.patience} is not at least 1")
 

@@ -59,7 +59,7 @@ def distill(
     _check(settings)
     if settings.backend == "vllm":
         engine_device(run.device)  # raises where vLLM is not installed
-    plan = plan_healing("distill", model, text, out, settings, run)
+    plan = plan_healing("distill", model, text, out, settings, run, teacher=teacher)
     if settings.teacher_data == "self" and plan.text.mix is not None:
         raise UsageError("--mix is of texts to train on; with --teacher-data self the full model writes that")
     lineage = trace(model, teacher, revision=run.revision, untouched=False)

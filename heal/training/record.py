@@ -39,6 +39,7 @@ def heal_record(
         "chats": rows.counts or None,
         "settings": {**asdict(settings), "alpha": settings.lora_alpha, **schedule.to_json()},
         "from_budget": plan.from_budget,
+        "free_memory": plan.free_memory,
         "curve": [point.model_dump() for point in curve.points],
         "held_out_loss": {"before": curve.points[0].held_out_loss, "after": kept.held_out_loss},
         "held_out": {

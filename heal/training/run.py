@@ -89,7 +89,8 @@ def _execute(
             screen().print(words)
 
     schedule = plan.schedule
-    say(schedule_line(schedule, plan.from_budget))
+    checkpointing = plan.settings.checkpointing is True
+    say(schedule_line(schedule, plan.from_budget, free_memory=plan.free_memory, checkpointing=checkpointing))
     tokenizer = load_tokenizer(plan.model)
     base, text = base_identity(plan.model), plan.text.identity()
     identity = _identity(plan, base, text)
