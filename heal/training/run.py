@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from heal.training.monitor import keep_logs
 from heal.training.plan import HealPlan, Student
 from heal.training.schedule import schedule_line
 from prune.common.outputs import staged_directory, write_text
-from prune.common.processes import gather, is_main, rank_and_world
+from prune.common.processes import PATIENCE, gather, is_main, rank_and_world
 from prune.common.provenance import provenance
 from prune.common.terminal import progress, screen
 from prune.models.loading import load_tokenizer
@@ -34,8 +33,6 @@ PROSE_ALONE = (
     "and may get worse. Add a --text of chats (rows with `messages`), or let the full model write them: heal distill "
     "--teacher-data self --prompts CHATS"
 )
-# How long a process waits for the others: while one writes responses (`--teacher-data self`), it is hours.
-_PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -202,7 +199,7 @@ def _join(plan: HealPlan) -> None:
     if rank_and_world()[1] > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=plan.run.device == "cpu", timeout=_PATIENCE)
+        PartialState(cpu=plan.run.device == "cpu", timeout=PATIENCE)
 
 
 def _identity(plan: HealPlan, base: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
