@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from heal.cards import adapter_card
 from heal.result import RECORD_FILE, HealRecord, HealResult
 from heal.text.sources import HeldOut, TextSource, check_enough, hold_out, row_stream
-from heal.training.checkpoints import Checkpoints, read_state
+from heal.training.checkpoints import Checkpoints, read_rows
 from heal.training.monitor import keep_logs
 from heal.training.plan import HealPlan, Student
 from heal.training.schedule import schedule_line
@@ -126,7 +126,7 @@ def _execute(
             f"The text ended after {record.tokens:,} of the {schedule.tokens:,} tokens asked for: the adapter has "
             "learnt from what there was, at rates meant for more"
         )
-    if line := chats_line(rows.counts, schedule.length):
+    if line := chats_line(record.chats.model_dump() if record.chats else {}, schedule.length):
         say(line)
     if is_main():
         with staged_directory(plan.out, overwrite=plan.run.overwrite) as stage:
@@ -169,11 +169,11 @@ def _compare_with_cut(plan: HealPlan, record: HealRecord, held_out: HeldOut) -> 
 
 
 def _pack(plan: HealPlan, text: TextSource, tokenizer: Any, held_out: HeldOut, start: Path | None) -> Mixed:
-    """The rows to train on, from the place where the checkpoint `start` stands; the first are read already."""
-    how: dict[str, Any] = {"length": plan.schedule.length, "seed": plan.settings.seed}
+    """This process's rows, from the place where the checkpoint `start` stands; the first are read already."""
+    how: dict[str, Any] = {"length": plan.schedule.length, "seed": plan.settings.seed, "share": rank_and_world()}
     if start is None:
         check_enough(text, tokenizer, held_out, rows=plan.schedule.rows, **how)
-    rows = row_stream(text, tokenizer, held_out, **how, state=read_state(start)[1] if start else None)
+    rows = row_stream(text, tokenizer, held_out, **how, state=read_rows(start) if start else None)
     rows.fill()
     return rows
 
