@@ -17,6 +17,7 @@ from heal.text.chats import LOSS_ON, ChatTemplate, check_answer, opening_questio
 from heal.text.packing import ChatPacker, Row, pack
 from heal.text.streams import Mixed, TextRows
 from prune.common.errors import TextError, UsageError
+from prune.common.processes import gather
 from prune.text.documents import Document, Documents, source_files
 from prune.text.windows import SHORTEST, bos_id, encode, text_identity, texts_identity
 
@@ -270,9 +271,14 @@ def row_stream(
     *,
     length: int,
     seed: int,
+    share: tuple[int, int] = (0, 1),
     state: dict[str, Any] | None = None,
 ) -> Mixed:
-    """Packed rows of the documents that are not held out, shuffled by `seed`, from the start or from a `state`."""
+    """Packed rows of the documents that are not held out, shuffled by `seed`, from the start or from a `state`.
+
+    Args:
+        share: the number of this process, and how many share the documents; see `TextRows`.
+    """
     wanted = trainable(text, held_out)
     streams = [
         TextRows(
@@ -283,6 +289,7 @@ def row_stream(
             seed=[seed, index] if index else seed,
             wanted=wanted,
             loss_on=text.loss_on,
+            share=share,
             state=state["streams"][index] if state else None,
         )
         for index, source in enumerate(text.sources)
@@ -291,12 +298,23 @@ def row_stream(
 
 
 def check_enough(
-    text: TextSource, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, *, rows: int, length: int, seed: int
+    text: TextSource,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: HeldOut,
+    *,
+    rows: int,
+    length: int,
+    seed: int,
+    share: tuple[int, int] = (0, 1),
 ) -> None:
     """Refuse text that is too short where that is cheap to know: small local files, and chats, are counted.
 
+    Args:
+        rows: of all processes together.
+        share: see `row_stream`. Each process counts its own rows, and all must call this.
+
     Raises:
-        TextError: the text ends before `rows` rows.
+        TextError: the text ends before `rows` rows; in every process.
     """
     if any(source.startswith("hub:") for source in text.sources):
         return
@@ -307,8 +325,9 @@ def check_enough(
     told = not chats and not any(path.suffix in (".gz", ".parquet") for path in paths)
     if size > _COUNTED or (size > _PLENTY * rows * length and told):
         return
-    stream = row_stream(text, tokenizer, held_out, length=length, seed=seed)
-    count = sum(1 for _ in islice(stream, rows))
+    stream = row_stream(text, tokenizer, held_out, length=length, seed=seed, share=share)
+    # The process whose documents end first ends the run.
+    count = min(gather(sum(1 for _ in islice(stream, rows // share[1])))) * share[1]
     if count < rows:
         passed = stream.counts.get("passed_over", 0)
         why = f" ({passed} chats are passed over: their answers begin behind a row of {length})" if passed else ""

@@ -62,7 +62,7 @@ def run(
 
     Args:
         model: with its adapter, on the device that it is trained on.
-        rows: where they stand, if `start` is a checkpoint.
+        rows: of this process; where they stand, if `start` is a checkpoint.
         measure: held-out losses of the model as it stands; given FSDP's wrapper where there is one, else None.
         checkpoints: opened.
         start: the checkpoint to go on from, or None.
@@ -88,7 +88,7 @@ def run(
         while state.step < schedule.steps:
             began = time.monotonic()
             batches = _batches(rows, schedule)
-            if not batches:
+            if not all(gather(bool(batches))):
                 ended = "text"
                 break
             labelled = accelerator.reduce(_count_labelled(batches).to(device), "sum")
@@ -135,13 +135,12 @@ def run(
 
 
 def _batches(rows: Mixed, schedule: Schedule) -> list[dict[str, torch.Tensor]]:
-    """This process's share of a step's rows, a batch for each forward pass; none where the text has ended."""
-    taken = rows.take(schedule.rows_per_step)
-    if len(taken) < schedule.rows_per_step:
+    """This process's rows of a step, a batch for each forward pass; none where its text has ended."""
+    size = schedule.batch_size
+    taken = rows.take(size * schedule.accumulate)
+    if len(taken) < size * schedule.accumulate:
         return []
-    (rank, world), size = rank_and_world(), schedule.batch_size
-    starts = [(number * world + rank) * size for number in range(schedule.accumulate)]
-    return [collate(taken[start : start + size]) for start in starts]
+    return [collate(taken[start : start + size]) for start in range(0, len(taken), size)]
 
 
 def _count_labelled(batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:

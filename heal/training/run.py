@@ -6,19 +6,18 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.cards import adapter_card
 from heal.result import RECORD_FILE, HealRecord, HealResult
 from heal.text.sources import HeldOut, TextSource, check_enough, hold_out, row_stream
-from heal.training.checkpoints import Checkpoints, read_state
+from heal.training.checkpoints import Checkpoints, read_rows
 from heal.training.monitor import keep_logs
 from heal.training.plan import HealPlan, Student
 from heal.training.schedule import schedule_line
 from prune.common.outputs import staged_directory, write_text
-from prune.common.processes import gather, is_main, rank_and_world
+from prune.common.processes import PATIENCE, gather, is_main, rank_and_world
 from prune.common.provenance import provenance
 from prune.common.terminal import progress, screen
 from prune.models.loading import load_tokenizer
@@ -34,8 +33,6 @@ PROSE_ALONE = (
     "and may get worse. Add a --text of chats (rows with `messages`), or let the full model write them: heal distill "
     "--teacher-data self --prompts CHATS"
 )
-# How long a process waits for the others: while one writes responses (`--teacher-data self`), it is hours.
-_PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ def _execute(
             f"The text ended after {record.tokens:,} of the {schedule.tokens:,} tokens asked for: the adapter has "
             "learnt from what there was, at rates meant for more"
         )
-    if line := chats_line(rows.counts, schedule.length):
+    if line := chats_line(record.chats.model_dump() if record.chats else {}, schedule.length):
         say(line)
     if is_main():
         with staged_directory(plan.out, overwrite=plan.run.overwrite) as stage:
@@ -173,11 +170,11 @@ def _compare_with_cut(plan: HealPlan, record: HealRecord, held_out: HeldOut) -> 
 
 
 def _pack(plan: HealPlan, text: TextSource, tokenizer: Any, held_out: HeldOut, start: Path | None) -> Mixed:
-    """The rows to train on, from the place where the checkpoint `start` stands; the first are read already."""
-    how: dict[str, Any] = {"length": plan.schedule.length, "seed": plan.settings.seed}
+    """This process's rows, from the place where the checkpoint `start` stands; the first are read already."""
+    how: dict[str, Any] = {"length": plan.schedule.length, "seed": plan.settings.seed, "share": rank_and_world()}
     if start is None:
         check_enough(text, tokenizer, held_out, rows=plan.schedule.rows, **how)
-    rows = row_stream(text, tokenizer, held_out, **how, state=read_state(start)[1] if start else None)
+    rows = row_stream(text, tokenizer, held_out, **how, state=read_rows(start) if start else None)
     rows.fill()
     return rows
 
@@ -203,7 +200,7 @@ def _join(plan: HealPlan) -> None:
     if rank_and_world()[1] > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=plan.run.device == "cpu", timeout=_PATIENCE)
+        PartialState(cpu=plan.run.device == "cpu", timeout=PATIENCE)
 
 
 def _identity(plan: HealPlan, base: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from heal.models.adapters import load_adapter, save_adapter
-from heal.training.checkpoints import Checkpoints, read_state, write_state
+from heal.training.checkpoints import Checkpoints, read_curve, write_state
 from heal.training.curve import Curve
 from heal.training.shards import gather_adapter, shard_by_layer
 from heal.training.stopping import diverged
@@ -37,7 +37,7 @@ class TrainingState:
     Attributes:
         model: with its adapter.
         wrapped: what is called to train: `model`, or the wrapper that DDP or FSDP puts around it.
-        rows: where they stand is the place in the text.
+        rows: of this process; where they stand is its place in the text.
         step: optimiser steps done.
         best: weights of the adapter at the best point of the curve, by name; only a run with patience keeps them.
     """
@@ -130,7 +130,7 @@ def _write(state: TrainingState, accelerator: Accelerator, folder: Path) -> None
         torch.save(state.scheduler.state_dict(), folder / _SCHEDULER)
         if state.best:
             save_file({name: weight.contiguous() for name, weight in state.best.items()}, folder / _BEST)
-        write_state(folder, state.curve.to_json(), state.rows.state())
+    write_state(folder, state.curve.to_json(), state.rows.state())
 
 
 def _restore(state: TrainingState, accelerator: Accelerator, folder: Path) -> None:
@@ -146,7 +146,7 @@ def _restore(state: TrainingState, accelerator: Accelerator, folder: Path) -> No
     torch.set_rng_state(generators["cpu"])
     if "cuda" in generators:
         torch.cuda.set_rng_state(generators["cuda"], state.model.device)
-    state.curve = Curve.from_json(read_state(folder)[0])
+    state.curve = Curve.from_json(read_curve(folder))
     state.step = int(folder.name.rpartition("-")[2])
     state.curve.resumed.append(state.step)
     if (folder / _BEST).is_file():

@@ -60,10 +60,10 @@ SECTIONS = (
         "heal.json",
         HealRecord,
         """A run that is not done leaves `.NAME.unfinished/` beside its `--out`. `run.json` there
-(`regrowth.unfinished/2`) has `method`, `model`, `settings`, `steps`, `text`, `device`, of `distill` `teacher` and
+(`regrowth.unfinished/3`) has `method`, `model`, `settings`, `steps`, `text`, `device`, of `distill` `teacher` and
 `prompts`, `facts` of the method, and the hash of held-out.json, the measured rows. `checkpoint-STEP/` has the
 adapter as peft writes it, `optimizer.pt` (under FSDP `optimizer.bin`), `scheduler.pt`, `generators-RANK.pt`,
-`curve.json`, `rows.json.gz` (the place in the text, the shuffled documents, the row being packed),
+`curve.json`, `rows-RANK.json.gz` (the place in the text, the shuffled documents, the row being packed),
 `best.safetensors` with `--patience`, and `sums.json` with the SHA-256 of every other file.""",
     ),
     ("`heal budget --json`", Budget, ""),

@@ -14,6 +14,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import TextError, UsageError
 from prune.models.loading import load_tokenizer
 from prune.text.documents import Documents
+from prune.text.windows import encode
 from tests.support.texts import sentences, write_jsonl
 
 
@@ -133,6 +134,42 @@ def test_rows_go_on_where_they_stopped(tokenizer, tmp_path, monkeypatch, buffer)
     other = tokens(row_stream(text, tokenizer, held_out, length=32, seed=4))
     assert other != whole
     assert len(other) == pytest.approx(len(whole), abs=1)
+
+
+def test_processes_share_the_documents_and_each_tokenises_its_own_alone(tokenizer, tmp_path, monkeypatch):
+    """Every document once over all processes, even loads, and each goes on where it stopped."""
+    monkeypatch.setattr("heal.text.streams.BUFFER", 16)
+    texts = [f"Number {index} is here. {text}" for index, text in enumerate(sentences(90))]
+    path = write("jsonl", tmp_path, texts)
+    text, held_out, how = TextSource(str(path)), HeldOut((), frozenset()), {"length": 16, "seed": 3}
+    read, encoded = [], []
+    monkeypatch.setattr("heal.text.streams.encode", lambda of, text: encoded.append(text) or encode(of, text))
+    for rank in range(3):
+        encoded.clear()
+        whole = tokens(row_stream(text, tokenizer, held_out, **how, share=(rank, 3)))
+        read.append(list(encoded))
+        again = tokens(row_stream(text, tokenizer, held_out, **how, share=(rank, 3)))
+        assert again == whole
+        stream = row_stream(text, tokenizer, held_out, **how, share=(rank, 3))
+        first, state = tokens(stream.take(11)), json.loads(json.dumps(stream.state()))
+        assert first + tokens(row_stream(text, tokenizer, held_out, **how, share=(rank, 3), state=state)) == whole
+    sizes = [sum(map(len, documents)) for documents in read]
+    assert max(sizes) - min(sizes) <= max(map(len, texts))
+    encoded.clear()
+    list(row_stream(text, tokenizer, held_out, **how))
+    places = {document: place for place, document in enumerate(encoded)}  # in the order of one process
+    assert sorted((document for documents in read for document in documents), key=places.get) == encoded
+    assert all(ours == sorted(ours, key=places.get) for ours in read)
+
+
+def test_what_is_too_short_for_one_of_several_processes(tokenizer, tmp_path, monkeypatch):
+    text, held_out = TextSource(str(write("jsonl", tmp_path, sentences(100)))), HeldOut((), frozenset())
+    how = {"length": 32, "seed": 0, "share": (1, 2)}
+    have = len(tokens(row_stream(text, tokenizer, held_out, **how)))
+    check_enough(text, tokenizer, held_out, rows=2 * have, **how)
+    monkeypatch.setattr("heal.text.sources.gather", lambda count: [count - 1, count])  # the other has one row fewer
+    with pytest.raises(TextError, match=f"ends after {(2 * have - 2) * 32} of the {2 * have * 32} tokens asked for"):
+        check_enough(text, tokenizer, held_out, rows=2 * have, **how)
 
 
 def test_a_stream_is_shuffled_without_being_read_to_its_end(tokenizer, tmp_path, monkeypatch):
