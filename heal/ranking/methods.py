@@ -95,3 +95,14 @@ def _random(material: Material) -> Scores:
 
 
 METHODS: Mapping[str, Callable[[Material], Scores]] = {"gradient": _gradient, "bm25": _bm25, "random": _random}
+
+
+def check_installed(methods: Sequence[str]) -> None:
+    """Refuse methods that cannot be computed here.
+
+    Raises:
+        RegrowthError: a package is missing.
+    """
+    for method in methods:
+        if method not in METHODS:
+            raise RegrowthError(f"--methods {method} is not there yet; use {', '.join(METHODS)}")

@@ -45,7 +45,9 @@ class Pool:
     @property
     def sha256(self) -> str:
         """Hash over the documents in their order, with what is read of them."""
-        return digest([[d.digest, *d.bin, row.tokens.tolist()] for d, row in zip(self.documents, self.rows, strict=True)])
+        return digest(
+            [[d.digest, *d.bin, row.tokens.tolist()] for d, row in zip(self.documents, self.rows, strict=True)]
+        )
 
 
 def read_pool(settings: RankSettings, tokenizer: PreTrainedTokenizerBase) -> Pool:
@@ -98,9 +100,7 @@ def _drawn(source: str, settings: RankSettings, index: int) -> Iterator[PoolDocu
         document = documents[number]
         name = document.place.rpartition(":")[0]
         also = document.also
-        yield PoolDocument(
-            document.text, also.get("source") or name, also.get("topic", ""), also.get("kind", "")
-        )
+        yield PoolDocument(document.text, also.get("source") or name, also.get("topic", ""), also.get("kind", ""))
 
 
 def _in_turns(sources: Sequence[Iterator[PoolDocument]]) -> Iterator[PoolDocument]:

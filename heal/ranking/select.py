@@ -23,7 +23,9 @@ def budget_of(select: str, tokens: Sequence[int]) -> float:
     share, total = parse_share(select), sum(tokens)
     budget = share * total if isinstance(share, float) else float(share)
     if budget > total:
-        raise UsageError(f"--select {select} is more than the {total} tokens of the pool; give less, or more --documents")
+        raise UsageError(
+            f"--select {select} is more than the {total} tokens of the pool; give less, or more --documents"
+        )
     return budget
 
 
@@ -48,7 +50,10 @@ def select_documents(
     if [document.digest for document in documents] != [row.sha256 for row in ranking.documents]:
         raise ValueError("the documents are not those of the ranking")
     scores = ranking.method(by).of(domain)
-    order = list({documents[number].digest: int(number) for number in reversed(best_first(scores))}.values())[::-1]
+    unlike: dict[str, int] = {}
+    for number in best_first(scores):
+        unlike.setdefault(documents[number].digest, int(number))
+    order = list(unlike.values())
     tokens = [row.tokens for row in ranking.documents]
     budget = budget_of(select, [tokens[number] for number in order])
     return [

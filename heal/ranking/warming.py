@@ -117,8 +117,8 @@ class WarmUp:
         budget = min(parse_tokens(settings.warm_up), sum(left.values()) // settings.length * settings.length)
         if budget < settings.length or counted < 64:
             raise TextError(
-                f"{' and '.join(settings.text)}: {sum(pool.tokens)} tokens are too few to warm an adapter up; give more "
-                "text, or an --adapter of an earlier heal qlora"
+                f"{' and '.join(settings.text)}: {sum(pool.tokens)} tokens are too few to warm an adapter up; give "
+                "more text, or an --adapter of an earlier heal qlora"
             )
         facts = {"pool": pool.sha256, "tokens": budget, "model": base_identity(source)["weights_sha256"]}
         for name in ("length", "rank", "targets", "bits", "dtype", "seed"):
@@ -142,8 +142,9 @@ def given_adapter(folder: Path, source: Source) -> Warm:
         CheckpointError: not such a folder, or it was trained on another model.
     """
     if not (folder / RECORD_FILE).is_file() or not (folder / _WEIGHTS).is_file():
-        raise CheckpointError(f"--adapter {folder} is no adapter that heal qlora wrote: {RECORD_FILE} or {_WEIGHTS} is "
-                              "missing")
+        raise CheckpointError(
+            f"--adapter {folder} is no adapter that heal qlora wrote: {RECORD_FILE} or {_WEIGHTS} is missing"
+        )
     record = HealRecord.read(folder / RECORD_FILE)
     if record.base.get("weights_sha256") != base_identity(source)["weights_sha256"]:
         raise CheckpointError(f"--adapter {folder} was trained on {record.base.get('model')}, and not on {source.name}")
@@ -192,5 +193,3 @@ def _check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
                 f"--resume: {name} was {before.get(name)} and is now {value}; go on with what the run was begun with, "
                 "or begin anew with --overwrite"
             )
-
-
