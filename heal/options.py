@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from heal.ranking.settings import RankRun, RankSettings, Selection
 from heal.settings import BudgetQuery, DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
 from prune.common.errors import UsageError
 from prune.common.options import Option, settings_options
@@ -140,5 +141,10 @@ DISTILL_SETTINGS = settings_options(DistillSettings)
 PATCH_SETTINGS = settings_options(PatchSettings)
 MERGE = settings_options(MergeOptions)
 MEASURING = settings_options(Measuring)
+RANK = settings_options(
+    RankSettings, defaults={"text": None, "domains": None, "methods": ",".join(RankSettings.methods)}
+)
+RANK_RUN = settings_options(RankRun)
+SELECTION = settings_options(Selection)
 BUDGET = settings_options(BudgetQuery)
 BUDGET_SETTINGS = replace(settings_options(Settings, only=_BUDGETED), make=Settings)
