@@ -34,10 +34,11 @@ def qlora(
         heal.training.stopping.Interrupted: SIGTERM or SIGINT; a checkpoint is saved.
     """
     plan = plan_healing("qlora", model, text, out, settings or Settings(), run or TrainingRun())
-    return execute(plan, _frozen)
+    return execute(plan, load_student)
 
 
-def _frozen(plan: HealPlan) -> Student:
+def load_student(plan: HealPlan) -> Student:
+    """The model in the settings' bits, frozen, its forward pass returning the loss on the text."""
     from heal.models.lm_head import attach_loss
     from heal.models.quantise import load_frozen, quantised_modules
     from heal.models.targets import find_targets

@@ -50,7 +50,9 @@ class Written:
 Write = Callable[[HealPlan, Path, HeldOut], Written]
 
 
-def execute(plan: HealPlan, prepare: Callable[[HealPlan], Student], *, write: Write | None = None) -> HealResult:
+def execute(
+    plan: HealPlan, prepare: Callable[[HealPlan], Student], *, write: Write | None = None, compare: bool = True
+) -> HealResult:
     """Read the text, let `prepare` load the student, train an adapter on it and save it: the same for all methods.
 
     Where several processes run, each does this with its share of the rows; one of them writes.
@@ -58,12 +60,13 @@ def execute(plan: HealPlan, prepare: Callable[[HealPlan], Student], *, write: Wr
     Args:
         write: writes other text to train on into the run's folder, before `prepare`, or finds it there in a run that
             goes on.
+        compare: also measure the finished adapter beside the unquantised cut, which is loaded for it.
     """
     _join(plan)
     checkpoints = Checkpoints(plan.out)
     with checkpoints.open():
         record, held_out = _execute(plan, prepare, write, checkpoints)
-    if is_main():
+    if is_main() and compare:
         record = _compare_with_cut(plan, record, held_out)
     return HealResult(plan.out, record)
 
