@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -246,7 +247,7 @@ def _ranking(plan: RankPlan, warm: Warm | None, scores: dict[str, Scores], secon
     for query, row, kind in zip(plan.queries, plan.rows, plan.kinds, strict=True):
         name, source = sets.get(query.name, (query.name, ""))
         questions.append(AskedQuestion(id=name, domain=query.domain, set=source, kind=kind, tokens=row.targets))
-    written = {**asdict(settings), "data": str(settings.data), "adapter": str(settings.adapter or "") or None}
+    written = json.loads(json.dumps(asdict(settings), default=str))  # paths as text, as the file has them
     return Ranking(
         model=plan.model.name,
         pool_sha256=pool.sha256,
