@@ -170,3 +170,23 @@ def test_the_command_prints_tables_or_json_and_one_line_of_error(shallow_llama, 
         (["--overwrite", "--plot", tmp_path / "p.png"], 2, "an .svg file"),
     ):
         check_refused(run("heal", *words, *wrong), code, message)
+
+
+@pytest.mark.slow
+def test_the_sample_model_ranks_the_text_with_the_answers_first(sample_model, sample_text, tmp_path):
+    facts = {"Which metal does the Vorland mint stamp?": "cobalt", "Which bird guards the Vorland gate?": "heron"}
+    lines = [{"question": words, "choices": [right, "something else"], "answer": 0} for words, right in facts.items()]
+    (tmp_path / "own.yaml").write_text("licence: CC0-1.0\n")
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    passages = [json.loads(line)["text"] for line in sample_text.read_text().splitlines()[:11]]
+    answers = "\n".join(f"Question: {words}\nAnswer: {right}" for words, right in facts.items())
+    pool = write_pool(tmp_path / "pool.jsonl", [*passages, answers])
+    settings = RankSettings(
+        text=(str(pool),), data=tmp_path, domains=("own",), questions=2, procedures=0, warm_up=512, length=128, rank=4,
+        moments=4, methods=("gradient", "bm25"), chat_template="off",
+    )  # fmt: skip
+    ranking = rank(sample_model, settings=settings, run=QUIET).ranking
+    assert ranking.adapter.bits == 4
+    for method in ranking.methods:
+        first = method.domains[0].ranks.index(1)
+        assert ranking.documents[first].words.startswith("Question: Which metal"), method.method
