@@ -10,14 +10,18 @@ DIR holds originals: gsm8k/{train,test}.jsonl, medmcqa/dev.json, pubmedqa/ori_pq
 text/wiki_vital_leads_en.jsonl.
 
 The pool has equal shares of tokens of five sources: leads of Wikipedia, pages of C4, GSM8K's worked solutions (train),
-MedMCQA's explanations and PubMedQA's abstracts. Of each document the first --length tokens are there. Questions are parted by their words' hash into those that are judged,
-those that rank the documents, and those whose explanations and abstracts are in the pool.
+MedMCQA's explanations and PubMedQA's abstracts. Of each document the first --length tokens are there. Questions are
+parted by their words' hash into those that are judged, those that rank the documents, and those whose explanations and
+abstracts are in the pool.
 
 Cuts 8 layers of the sample model and heals the cut with `heal qlora`, for each domain on as many tokens of the pool:
-drawn at random; the highest by gradient (`heal rank`), by EK-FAC (where dattri-llm is installed) or by BM25, all three
-for the questions of the domain that rank; and drawn at random from the sources of the domain (topic). Judged is the
-answer NLL of questions that ranked nothing. A finished part leaves a file under --work, so a second call runs only what
-is missing. In one --work all else must be the same but --seeds, --ways and --tokens.
+drawn at random; the highest by gradient, by EK-FAC (where dattri-llm is installed) or by BM25, as `heal rank` gives
+them for the questions of the domain that rank; and drawn at random from the sources of the domain (topic).
+
+Judged is the answer NLL of questions that ranked nothing: by default of the right answer alone, as `heal rank` asks it,
+which for mathematics is the worked solution; with --judge evaluate as `evaluate run` asks it, which takes some four
+times as long. A finished part leaves a file under --work, so a second call runs only what is missing. In one --work all
+else must be the same but --seeds, --ways and --tokens.
 """
 
 from __future__ import annotations
@@ -25,8 +29,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
+import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -59,8 +66,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=size, default=20_000, help="to heal on, as 20k")
     parser.add_argument("--length", type=int, default=320)
     parser.add_argument("--bits", type=int, default=16)
+    parser.add_argument("--warm-up", default="16k", help="tokens of the pool that the adapter is trained on first")
     parser.add_argument("--measured", default="4k", help="tokens of --other to measure the loss on")
-    parser.add_argument("--chat-template", default="off", choices=("on", "off"), help="how questions are judged")
+    parser.add_argument("--chat-template", default="off", choices=("on", "off"), help="how questions are asked")
+    parser.add_argument("--judge", default="nll", choices=("nll", "evaluate"))
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--work", type=Path, default=Path("runs/bench/heal_rank"))
@@ -92,9 +101,8 @@ def measure(asked):
     if "ek-fac" in asked.ways and find_spec("dattri_llm") is None:
         print("ek-fac is left out: dattri-llm is not installed", file=sys.stderr)
         asked.ways = [way for way in asked.ways if way != "ek-fac"]
-    for way in asked.ways:
-        if way in SCORED and not scores_path(asked, way).exists():
-            score(asked, way)
+    if missing := [way for way in asked.ways if way in SCORED and not scores_path(asked, way).exists()]:
+        rank(asked, missing)
     for seed in asked.seeds:
         for way in asked.ways:
             for domain in domains_of(way):
@@ -205,27 +213,24 @@ def prepare(asked, part):
     command("eval", "prepare", "--data", asked.work / part, *froms, "--domains", ",".join(DOMAINS))
 
 
-def score(asked, way):
-    """Scores of the pool's documents for each domain, by a way that has some: {domain: [D]} in a file."""
-    pool = list(lines(asked.work / "pool.jsonl"))
-    scores_path(asked, way).write_text(json.dumps(bm25(asked, pool) if way == "bm25" else ranked(asked, way)))
-
-
-def bm25(asked, pool):
-    """Mean over the domain's questions that rank: each with its choices and its answer."""
-    from heal.ranking.bm25 import bm25_scores
-
-    found = {}
-    for domain in DOMAINS:
-        rows = list(lines(asked.work / "ranking" / f"{domain}.jsonl"))
-        random.Random(0).shuffle(rows)
-        queries = [" ".join([row["question"], *(row["choices"] or [str(row["answer"])])]) for row in rows]
-        found[domain] = bm25_scores([row["text"] for row in pool], queries[: asked.ranking]).mean(1).tolist()
-    return found
-
-
-def ranked(asked, way):
-    raise SystemExit(f"--ways {way}: not there yet")
+def rank(asked, ways):
+    """Let `heal rank` score the pool by these ways: {domain: [D]} of each in a file."""
+    pool, out = asked.work / "pool.jsonl", asked.work / f"rank-{'-'.join(ways)}.json"
+    texts = [row["text"] for row in lines(pool)]
+    if not out.exists():
+        what = ("--text", pool, "--documents", len(texts), "--length", asked.length, "--methods", ",".join(ways))
+        by = ("--data", asked.work / "ranking", "--domains", ",".join(DOMAINS), "--questions", asked.ranking)
+        how = ("--chat-template", asked.chat_template, "--warm-up", asked.warm_up, "--bits", asked.bits)
+        command("heal", "rank", asked.work / "cut", *what, *by, *how, "--resume", "--out", out)
+    ranking = json.loads(out.read_text())
+    places = {row["sha256"]: number for number, row in enumerate(ranking["documents"])}
+    order = [places.get(hashlib.sha256(text.encode()).hexdigest()) for text in texts]
+    for method in ranking["methods"]:
+        found = {
+            one["domain"]: [None if place is None else one["scores"][place] for place in order]
+            for one in method["domains"]
+        }
+        scores_path(asked, method["method"]).write_text(json.dumps(found))
 
 
 def choose(asked, way, domain, seed):
@@ -234,7 +239,7 @@ def choose(asked, way, domain, seed):
     draw = random.Random(f"{way} {domain} {seed}")
     if way in SCORED:
         of = json.loads(scores_path(asked, way).read_text())[domain]
-        order = sorted(range(len(pool)), key=lambda number: -of[number])
+        order = sorted((i for i in range(len(pool)) if of[i] is not None), key=lambda number: -of[number])
     else:
         order = [i for i, row in enumerate(pool) if way == "random" or row["source"] in DOMAINS[domain]]
         draw.shuffle(order)
@@ -265,20 +270,50 @@ def heal(asked, name, way, domain, seed):
     for row in chosen:
         counts[row["source"]] = counts.get(row["source"], 0) + row["tokens"]
     facts = {"tokens": record["tokens"], "loss": record["curve"][-1]["held_out_loss"], "sources": counts}
-    return {**judge(asked, name, healed), **facts, "cut_loss": record["curve"][0]["held_out_loss"]}
+    found = {**judge(asked, name, healed), **facts, "cut_loss": record["curve"][0]["held_out_loss"]}
+    shutil.rmtree(healed)  # some hundred MB each; the adapter stays
+    return found
 
 
 def judge(asked, name, model):
     """The bits of the gold answer to each judged question, by domain and id."""
+    answers = {}
+    if asked.judge == "nll":
+        return {"answers": nll(asked, model)}
     out = asked.work / f"asked-{name}"
     if not out.exists():
         which = ("--data", asked.work / "judged", "--domains", ",".join(DOMAINS), "--limit", asked.questions)
         command("eval", "run", model, *which, "--chat-template", asked.chat_template, "--out", out)
-    answers = {}
     for path in sorted(out.glob("samples_*.jsonl")):
         for row in lines(path):
             answers.setdefault(row["domain"], {})[row["id"]] = row["answer_nll_bits"]
     return {"answers": answers}
+
+
+def nll(asked, model):
+    """The same of the right answers alone, in the words of `heal rank`."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars
+    from eval.questions.schema import draw, read_questions
+    from heal.models.held_out import summed_loss
+    from heal.ranking.queries import ask, encode_query
+    from prune.checkpoint.source import locate
+    from prune.common.terminal import quiet_libraries
+    from prune.models.loading import load_model, load_tokenizer, pick_device
+    from prune.models.precision import pick_dtype
+
+    quiet_libraries()
+    source, device = locate(model), pick_device("auto")
+    tokenizer = load_tokenizer(source)
+    loaded = load_model(source, dtype=pick_dtype("float32", device=device), device=device)
+    drawn = {
+        domain: draw(read_questions(asked.work / "judged" / f"{domain}.jsonl"), limit=asked.questions, seed="judged")
+        for domain in DOMAINS
+    }
+    answers = {}
+    for each in ask(drawn, tokenizer, chat_template=asked.chat_template):
+        bits = summed_loss(loaded, [encode_query(tokenizer, each.query)]) / math.log(2)
+        answers.setdefault(each.query.domain, {})[each.question.id] = bits
+    return answers
 
 
 def table(asked):

@@ -64,7 +64,8 @@ def work(method: str, material: Material) -> int:
     if method == "ek-fac":
         from heal.ranking.ekfac import rows_to_run
 
-        return rows_to_run(unlike, len(material.query_rows))
+        assert material.model is not None
+        return rows_to_run(unlike, len(material.query_rows), material.model)
     return 0
 
 

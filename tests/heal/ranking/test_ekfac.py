@@ -91,7 +91,7 @@ def test_scores_are_those_of_the_definition():
     found = ek_fac_scores(model, documents, queries, damping=0.5, advance=done.append)
     names = [name for name in dict(model.named_modules()) if name.endswith((".lora_A.default", ".lora_B.default"))]
     assert close(found, by_definition(model, documents, queries, 0.5, names))
-    assert sum(done) == rows_to_run(12, 3)
+    assert sum(done) == rows_to_run(12, 3, model) == 3 * 12 + 3
 
 
 @needed
@@ -115,12 +115,25 @@ def test_of_a_fresh_adapter_only_b_is_watched():
 
 
 @needed
+def test_queries_that_do_not_fit_at_once_are_taken_in_groups(monkeypatch):
+    model = adapted(tiny(**NARROW))
+    documents, queries = rows(5, model.config.vocab_size, 0), rows(5, model.config.vocab_size, 1)
+    at_once = ek_fac_scores(model, documents, queries)
+    size = 4 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    monkeypatch.setattr(ekfac, "_QUERY_BYTES", 2 * size)
+    done = []
+    assert close(ek_fac_scores(model, documents, queries, advance=done.append), at_once)
+    assert sum(done) == rows_to_run(5, 5, model) == (2 + 3) * 5 + 5
+
+
+@needed
 def test_a_document_that_stands_twice_has_one_score_and_counts_once():
     model = adapted(tiny(**NARROW))
     documents, queries = rows(6, model.config.vocab_size, 0), rows(2, model.config.vocab_size, 1)
     once = ek_fac_scores(model, documents, queries)
     twice = ek_fac_scores(model, [documents[2], *documents], queries)
-    assert np.array_equal(twice, once[[2, 0, 1, 2, 3, 4, 5]])
+    assert close(twice, once[[2, 0, 1, 2, 3, 4, 5]])
+    assert np.array_equal(twice[0], twice[3])
 
 
 class Products(torch.nn.Module):
