@@ -158,9 +158,10 @@ def test_the_command_prints_tables_or_json_and_one_line_of_error(shallow_llama, 
     out = tmp_path / "rank.json"
     words = ["rank", shallow_llama, "--text", pool, "--data", sample_questions, "--domains", "medical", "--out", out]
     words += ["--documents", "10", "--questions", "2", "--procedures", "0", "--methods", "bm25,random"]
-    shown = succeed("heal", *words).stdout
+    shown = succeed("heal", *words, "--plot", tmp_path / "bins.svg").stdout
     assert "First for medical by bm25" in shown
     assert "Bins for medical by bm25" in shown
+    assert (tmp_path / "bins.svg").read_text().startswith("<svg")
     document = json.loads(succeed("heal", *words, "--overwrite", "--json").stdout)
     assert document == json.loads(out.read_text())
     picked = ["--select-out", tmp_path / "picked.jsonl", "--select-by", "bm25"]
