@@ -58,7 +58,7 @@ class LoraGradients:
         with torch.enable_grad():
             loss = self._model(**batch)["loss"]
             gradient = [part.float() for part in torch.autograd.grad(loss, list(self.weights.values()))]
-        length = float(torch.stack(torch._foreach_norm(gradient)).norm())
+        length = float(torch.stack([torch.linalg.vector_norm(part) for part in gradient]).norm())
         if not np.isfinite(length) or length == 0:
             raise RegrowthError(
                 f"the gradient of {name} is {'zero' if length == 0 else 'not finite'}; try --dtype float32 or --bits "

@@ -109,7 +109,8 @@ class WarmUp:
     def _text(self, source: Source, pool: Pool, settings: RankSettings) -> tuple[TextSource, int]:
         """The pool as files to train and to measure on, and how many tokens are trained on."""
         texts, measured, counted = list(zip(pool.texts, pool.tokens, strict=True)), [], 0
-        while len(texts) > 1 and counted < _MEASURED_TOKENS:
+        most = max(1, len(texts) // 4)
+        while len(measured) < most and counted < _MEASURED_TOKENS:
             text, tokens = texts.pop()
             measured.append(text)
             counted += tokens
@@ -132,7 +133,8 @@ class WarmUp:
             write_json_lines(paths["train"], ({"text": text} for text in left))
             write_json_lines(paths["measure"], ({"text": text} for text in measured))
             write_json(self._folder / _FACTS, facts)
-        return TextSource(str(paths["train"]), held_out=str(paths["measure"]), held_out_tokens=counted), budget
+        tokens = min(counted, _MEASURED_TOKENS)
+        return TextSource(str(paths["train"]), held_out=str(paths["measure"]), held_out_tokens=tokens), budget
 
 
 def given_adapter(folder: Path, source: Source) -> Warm:
