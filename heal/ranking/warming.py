@@ -108,7 +108,8 @@ class WarmUp:
 
     def _text(self, source: Source, pool: Pool, settings: RankSettings) -> tuple[TextSource, int]:
         """The pool as files to train and to measure on, and how many tokens are trained on."""
-        texts, measured, counted = list(zip(pool.texts, pool.tokens, strict=True)), [], 0
+        texts, measured = list(zip(pool.texts, pool.tokens, strict=True)), list[str]()
+        counted = 0
         most = max(1, len(texts) // 4)
         while len(measured) < most and counted < _MEASURED_TOKENS:
             text, tokens = texts.pop()
