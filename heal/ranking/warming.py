@@ -17,6 +17,7 @@ from heal.ranking.settings import RankSettings
 from heal.result import RECORD_FILE, HealRecord
 from heal.settings import Settings, TrainingRun
 from heal.text.sources import TextSource
+from heal.training.checkpoints import Checkpoints
 from prune.checkpoint.identity import base_identity
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
@@ -102,7 +103,12 @@ class WarmUp:
                 dtype=settings.dtype,
             )
             run = TrainingRun(device=device, show_progress=show_progress, tokens=tokens, resume=True)
-            _train(source, text, out, how, run)
+            try:
+                _train(source, text, out, how, run)
+            except BaseException:
+                if not Checkpoints(out).folder.exists():  # nothing to go on from
+                    self.clear()
+                raise
         record = HealRecord.read(out / RECORD_FILE)
         return Warm(out, record, record.tokens)
 

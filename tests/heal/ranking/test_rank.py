@@ -154,6 +154,12 @@ def test_a_pool_that_is_too_small_to_warm_up_is_refused(shallow_llama, settings,
         rank(shallow_llama, settings=replace(settings, text=(str(few),), length=256), run=QUIET)
 
 
+def test_a_warm_up_that_cannot_begin_leaves_nothing(shallow_llama, settings, tmp_path):
+    with pytest.raises(UsageError, match="--rank 999 does not fit"):
+        rank(shallow_llama, tmp_path / "rank.json", settings=replace(settings, rank=999), run=QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_command_prints_tables_or_json_and_one_line_of_error(shallow_llama, pool, sample_questions, tmp_path):
     out = tmp_path / "rank.json"
     words = ["rank", shallow_llama, "--text", pool, "--data", sample_questions, "--domains", "medical", "--out", out]
