@@ -30,8 +30,10 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -268,7 +270,9 @@ def heal(asked, name, way, domain, seed):
     for row in chosen:
         counts[row["source"]] = counts.get(row["source"], 0) + row["tokens"]
     facts = {"tokens": record["tokens"], "loss": record["curve"][-1]["held_out_loss"], "sources": counts}
-    return {**judge(asked, name, healed), **facts, "cut_loss": record["curve"][0]["held_out_loss"]}
+    found = {**judge(asked, name, healed), **facts, "cut_loss": record["curve"][0]["held_out_loss"]}
+    shutil.rmtree(healed)  # some hundred MB each; the adapter stays
+    return found
 
 
 def judge(asked, name, model):
@@ -288,6 +292,7 @@ def judge(asked, name, model):
 
 def nll(asked, model):
     """The same of the right answers alone, in the words of `heal rank`."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars
     from eval.questions.schema import draw, read_questions
     from heal.models.held_out import summed_loss
     from heal.ranking.queries import ask, encode_query

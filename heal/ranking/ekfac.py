@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 DAMPING = 0.1  # times the mean eigenvalue of a layer, as Grosse et al. have it (arXiv 2308.03296)
 _PACKAGE = "dattri_llm"
-_PASSES = 3  # over the documents: covariances, eigenvalues, scores
+_FIT = 2  # passes over the documents: covariances, eigenvalues; another one for the scores of each group of queries
+_QUERY_BYTES = 2 << 30  # of the gradients of queries that are held at a time on a CPU; a quarter of what a GPU has free
 
 
 def check_installed() -> None:
@@ -28,9 +30,9 @@ def check_installed() -> None:
         raise RegrowthError("EK-FAC needs dattri-llm; get it with: pip install 'regrowth[influence]'")
 
 
-def rows_to_run(documents: int, queries: int) -> int:
+def rows_to_run(documents: int, queries: int, model: PeftModel) -> int:
     """How many forward and backward passes the scores take; `ek_fac_scores` tells of each."""
-    return _PASSES * documents + queries
+    return (_FIT + -(-queries // _queries_at_once(model))) * documents + queries
 
 
 def ek_fac_scores(
@@ -51,7 +53,8 @@ def ek_fac_scores(
 
     The base may be in 16, 8 or 4 bits: frozen layers are passed over, and only LoRA's own matrices are watched. With
     B = 0, as in a fresh adapter, A has no gradient, and is left out. Rows are run one by one, without
-    padding. A row that stands twice among the documents is measured once.
+    padding. A row that stands twice among the documents is measured once. The fit lies in a temporary folder while it
+    lasts.
 
     Args:
         model: with its adapter, on the CPU or on the first GPU, its forward pass made ready by
@@ -79,7 +82,7 @@ def ek_fac_scores(
 
     layers = dict.fromkeys(_watched(model), "linear_io")
     arguments = AttributionArguments(
-        output_dir=".",  # nothing is written: gradients are never kept
+        output_dir=".",  # nothing is written there: gradients are never kept
         per_device_train_batch_size=1,
         per_device_eval_batch_size=1,
         use_cpu=device.type == "cpu",
@@ -89,19 +92,34 @@ def ek_fac_scores(
     places = [first.setdefault((row.tokens.tobytes(), row.labels.tobytes()), len(first)) for row in documents]
     alone = [documents[places.index(place)] for place in range(len(first))]
     attributor = EKFACAttributor(arguments, task=AttributionTask(loss, model))
-    with warnings.catch_warnings():
+    columns = []
+    group = _queries_at_once(model)
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.filterwarnings("ignore", "Full backward hook is firing")  # the first A reads what has no gradient
-        found = attributor.attribute(
-            _Rows(alone),
-            _Rows(queries),
-            hook_config=HookManagerConfig(hook_types=layers),
-            damping=damping,
-            relative_damping=True,
-        )
-    scores = found.scores.double().cpu().numpy()
+        for start in range(0, len(queries), group):
+            found = attributor.attribute(
+                _Rows(alone),
+                _Rows(queries[start : start + group]),
+                hook_config=HookManagerConfig(hook_types=layers),
+                damping=damping,
+                relative_damping=True,
+                fisher_dir=folder,  # the fit of the first group serves all
+            )
+            columns.append(found.scores.double().cpu().numpy())
+    scores = np.concatenate(columns, axis=1)
     if scores.shape != (len(alone), len(queries)) or not np.isfinite(scores).all():
         raise RegrowthError("EK-FAC gave a score that is no finite number; try --dtype float32")
     return np.asarray(scores[places])
+
+
+def _queries_at_once(model: PeftModel) -> int:
+    """How many queries' gradients are held at a time: they have the size of the adapter, in fp32."""
+    import torch
+
+    size = 4 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    device = next(model.parameters()).device
+    room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else _QUERY_BYTES
+    return max(1, room // max(1, size))
 
 
 def _watched(model: torch.nn.Module) -> list[str]:

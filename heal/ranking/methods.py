@@ -61,6 +61,11 @@ def work(method: str, material: Material) -> int:
     unlike = len({row.tokens.tobytes() for row in material.document_rows})
     if method == "gradient":
         return len(material.query_rows) + unlike + min(unlike, material.settings.moments)
+    if method == "ek-fac":
+        from heal.ranking.ekfac import rows_to_run
+
+        assert material.model is not None
+        return rows_to_run(unlike, len(material.query_rows), material.model)
     return 0
 
 
@@ -94,15 +99,33 @@ def _random(material: Material) -> Scores:
     return drawn[[places[text] for text in material.documents]]
 
 
-METHODS: Mapping[str, Callable[[Material], Scores]] = {"gradient": _gradient, "bm25": _bm25, "random": _random}
+def _ek_fac(material: Material) -> Scores:
+    from heal.ranking.ekfac import ek_fac_scores
+
+    assert material.model is not None
+    finished = material.parts.get("ek-fac")
+    if finished is None:
+        scores = ek_fac_scores(material.model, material.document_rows, material.query_rows, advance=material.advance)
+        finished = {"scores": scores}
+        material.parts.put("ek-fac", finished)
+    return np.asarray(finished["scores"])
+
+
+METHODS: Mapping[str, Callable[[Material], Scores]] = {
+    "gradient": _gradient,
+    "bm25": _bm25,
+    "random": _random,
+    "ek-fac": _ek_fac,
+}
 
 
 def check_installed(methods: Sequence[str]) -> None:
-    """Refuse methods that cannot be computed here.
+    """Refuse methods whose package is missing.
 
     Raises:
-        RegrowthError: a package is missing.
+        RegrowthError: it is.
     """
-    for method in methods:
-        if method not in METHODS:
-            raise RegrowthError(f"--methods {method} is not there yet; use {', '.join(METHODS)}")
+    if "ek-fac" in methods:
+        from heal.ranking.ekfac import check_installed as check_ek_fac
+
+        check_ek_fac()

@@ -91,7 +91,7 @@ def test_scores_are_those_of_the_definition():
     found = ek_fac_scores(model, documents, queries, damping=0.5, advance=done.append)
     names = [name for name in dict(model.named_modules()) if name.endswith((".lora_A.default", ".lora_B.default"))]
     assert close(found, by_definition(model, documents, queries, 0.5, names))
-    assert sum(done) == rows_to_run(12, 3)
+    assert sum(done) == rows_to_run(12, 3, model) == 3 * 12 + 3
 
 
 @needed
@@ -112,6 +112,18 @@ def test_of_a_fresh_adapter_only_b_is_watched():
     names = [name for name in dict(model.named_modules()) if name.endswith(".lora_B.default")]
     found = ek_fac_scores(model, documents, queries, damping=0.5)
     assert close(found, by_definition(model, documents, queries, 0.5, names))
+
+
+@needed
+def test_queries_that_do_not_fit_at_once_are_taken_in_groups(monkeypatch):
+    model = adapted(tiny(**NARROW))
+    documents, queries = rows(5, model.config.vocab_size, 0), rows(5, model.config.vocab_size, 1)
+    at_once = ek_fac_scores(model, documents, queries)
+    size = 4 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    monkeypatch.setattr(ekfac, "_QUERY_BYTES", 2 * size)
+    done = []
+    assert close(ek_fac_scores(model, documents, queries, advance=done.append), at_once)
+    assert sum(done) == rows_to_run(5, 5, model) == (2 + 3) * 5 + 5
 
 
 @needed
