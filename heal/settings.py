@@ -147,6 +147,7 @@ class PatchRun(Run):
         "20k"
     )
     dtype: Annotated[str, Option(f"To compute in: {DTYPES}")] = "auto"
+    max_memory: Annotated[int | None, MAX_MEMORY] = None
 
 
 @dataclass(frozen=True)
