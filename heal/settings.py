@@ -168,6 +168,15 @@ class TrainingRun(Run):
     ] = False
     save_every: Annotated[int, _running("Steps between checkpoints, which stand hidden beside --out meanwhile.")] = 50
     report_to: Annotated[str, _running("wandb, trackio, tensorboard or none.")] = "none"
+    max_memory: Annotated[
+        int | None,
+        _running(
+            "An unquantised cut that takes more than this (4GiB) is measured layer by layer at the end.",
+            typed=str | None,
+            parse=parse_size,
+            shown="what the machine has",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +187,7 @@ class PatchRun(Run):
         "20k"
     )
     dtype: Annotated[str, Option(f"To compute in: {DTYPES}")] = "auto"
+    max_memory: Annotated[int | None, MAX_MEMORY] = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
 from prune.models.layer_files import fits
 from prune.models.layerwise import Layerwise, Walked, walked
+from prune.models.loading import text_config
 from prune.models.walking import Route
 
 PLAIN = Dressing()
@@ -51,17 +52,24 @@ def losses_from_files(
 ) -> dict[str, float]:
     """Mean -log p in nats per predicted token of every version, as `heal.models.held_out.mean_loss` gives it."""
     batches = [collate(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
-    totals = dict.fromkeys(versions, 0.0)
-    project = projection(files.model)
-    with _walked(files, batches, versions) as ends, files.head():
-        for number, batch in enumerate(batches):
-            labels, inputs = batch["labels"].to(files.device), _inputs(batch)
-            for name, state in ends.states(number).items():
-                hidden = files.hidden(state, **inputs)
-                loss = chunked_cross_entropy(hidden, labels, project, vocabulary=files.vocabulary)
-                totals[name.adapter or ""] += loss.item()
+    with _walked(files, batches, versions) as ends:
+        totals = summed_losses(files, ends, batches)
     count = sum(row.targets for row in rows)
-    return {name: total / count for name, total in totals.items()}
+    return {route.adapter or "": total / count for route, total in totals.items()}
+
+
+def summed_losses(files: Layerwise, ends: Walked, batches: Batches) -> dict[Route, float]:
+    """Sum of -log p in nats over the labels of all batches, for every route that was walked; loads the head."""
+    project, vocabulary = projection(files.model), text_config(files.model.config).vocab_size
+    totals: dict[Route, float] = {}
+    with files.head():
+        for number, batch in enumerate(batches):
+            labels, inputs = batch["labels"].to(files.device), without_labels(batch)
+            for route, state in ends.states(number).items():
+                hidden = files.hidden(state, **inputs)
+                loss = chunked_cross_entropy(hidden, labels, project, vocabulary=vocabulary)
+                totals[route] = totals.get(route, 0.0) + loss.item()
+    return totals
 
 
 def logits_from_files(files: Layerwise, batches: Batches, version: Dressing = PLAIN) -> torch.Tensor:
@@ -70,7 +78,7 @@ def logits_from_files(files: Layerwise, batches: Batches, version: Dressing = PL
     with _walked(files, batches, {"": version}) as ends, files.head():
         for number, batch in enumerate(batches):
             (state,) = ends.states(number).values()
-            logits.append(files.logits(state, **_inputs(batch)).flatten(0, 1).cpu())
+            logits.append(files.logits(state, **without_labels(batch)).flatten(0, 1).cpu())
     return torch.cat(logits)
 
 
@@ -82,9 +90,10 @@ def _walked(files: Layerwise, batches: Batches, versions: Mapping[str, Dressing]
     def dress(name: str, index: int, layer: Any) -> Any:
         return versions[name].worn(files, index, layer)
 
-    with walked(files, [_inputs(batch) for batch in batches], routes, dress=dress) as ends:
+    with walked(files, [without_labels(batch) for batch in batches], routes, dress=dress) as ends:
         yield ends
 
 
-def _inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def without_labels(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the decoder takes of a batch."""
     return {name: tensor for name, tensor in batch.items() if name != "labels"}

@@ -82,7 +82,12 @@ def check_head(model: PreTrainedModel, project: Callable[[torch.Tensor], torch.T
     probe = torch.arange(8, device=model.device)[None] % text_config(model.config).vocab_size
     logits = model(input_ids=probe, use_cache=False).logits.float()
     hidden = model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state
-    difference = (project(hidden).float() - logits).abs().max().item()
+    check_same(model, project(hidden), logits)
+
+
+def check_same(model: Any, projected: torch.Tensor, logits: torch.Tensor) -> None:
+    """Raise RegrowthError where what the head alone gives is not what the model gives, of one shape."""
+    difference = (projected.float() - logits).abs().max().item()
     if not difference <= 1e-2 * max(1.0, logits.abs().max().item()):
         raise RegrowthError(
             f"{type(model).__name__} does not make its logits from the final states by its head alone, "

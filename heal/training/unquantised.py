@@ -86,7 +86,8 @@ def _losses(plan: HealPlan, held_out: HeldOut) -> tuple[float, float] | None:
     if plan.run.device.startswith("cuda"):
         torch.cuda.empty_cache()
     values = sum(math.prod(tensor.shape) for tensor in read_checkpoint(plan.model.folder).tensors())
-    if values * dtype.itemsize * _ROOM > available(plan.run.device):
+    room = available(plan.run.device) if plan.run.max_memory is None else plan.run.max_memory
+    if values * dtype.itemsize * _ROOM > room:
         return _losses_from_files(plan, held_out, dtype)
     rows, batch = held_out.rows, plan.schedule.batch_size
     base = load_model(plan.model, dtype=dtype, device=plan.run.device).eval()
@@ -100,7 +101,7 @@ def _losses_from_files(plan: HealPlan, held_out: HeldOut, dtype: torch.dtype) ->
     from heal.models.from_files import PLAIN, losses_from_files
     from prune.models.layerwise import Layerwise
 
-    files = Layerwise(plan.model, dtype=dtype, device=plan.run.device)
+    files = Layerwise(plan.model, cap=plan.run.max_memory, dtype=dtype, device=plan.run.device)
     adapted = as_trained(plan.out, 16, ())
     try:
         files.check()

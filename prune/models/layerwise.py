@@ -28,7 +28,9 @@ STATES_SHARE = 0.25  # of the memory there is, for hidden states; beyond, they g
 
 Inputs = Mapping[str, torch.Tensor]  # what the decoder takes: input_ids (B, T), and attention_mask or position_ids
 See = Callable[[int, int, "torch.Tensor | None", torch.Tensor], None]
-Dress = Callable[[str, int, Any], AbstractContextManager[Any]]
+Finish = Callable[[torch.Tensor], torch.Tensor]
+Dress = Callable[[str, int, Any], AbstractContextManager["Finish | None"]]
+Given = Iterable[tuple[Route, Iterable[torch.Tensor]]]
 
 
 class Layerwise(LayerFiles):
@@ -70,8 +72,14 @@ class Layerwise(LayerFiles):
             raise RegrowthError(f"{type(self.model).__name__} does not run its layers in turn")
         return seen[0]
 
-    def run(self, index: int, inputs: Inputs, states: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Layer `index`, which has its weights now, on some of its inputs (B, T, D): all of one batch, of any route."""
+    def run(
+        self, index: int, inputs: Inputs, states: Sequence[torch.Tensor], finish: Finish | None = None
+    ) -> list[torch.Tensor]:
+        """Layer `index`, which has its weights now, on some of its inputs (B, T, D): all of one batch, of any route.
+
+        Args:
+            finish: what is done to each of its outputs, before the next one is made.
+        """
         outputs: list[torch.Tensor] = []
 
         def answer(call: Call, state: torch.Tensor) -> torch.Tensor:
@@ -79,11 +87,23 @@ class Layerwise(LayerFiles):
                 for given in states:
                     out = call.run(given)
                     self._rest = tuple(out[1:]) if isinstance(out, tuple | list) else None
-                    outputs.append(state_of(out))
+                    outputs.append(state_of(out) if finish is None else finish(state_of(out)))
             return state
 
         self._pass(answer, **self._blank(inputs, states[0]))
         return outputs
+
+    def call(self, index: int, inputs: Inputs, state: torch.Tensor) -> Call:
+        """How the model calls layer `index` on a batch, whose state (B, T, D) gives the shape alone."""
+        calls: list[Call] = []
+
+        def answer(call: Call, given: torch.Tensor) -> torch.Tensor:
+            if call.layer == index:
+                calls.append(call)
+            return given
+
+        self._pass(answer, **self._blank(inputs, state))
+        return calls[0]
 
     def hidden(self, state: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """A last layer's output, (B, T, D), after the final norm."""
@@ -192,42 +212,54 @@ def walked(
     *,
     see: See | None = None,
     dress: Dress | None = None,
+    span: range | None = None,
+    given: Given | None = None,
     advance: Callable[[float], None] = lambda layers: None,
 ) -> Iterator[Walked]:
     """Take all batches through the layers on every route, and hand out what leaves the last one; no head is loaded.
 
     Args:
         batches: see `Inputs`.
+        span: layers to go through; all if None.
+        given: for each route every batch's state before the first of them; what the embeddings give if None. Routes
+            whose states are given are taken to differ.
         see: told (layer, batch, state before, state after) of every step; layer -1 is the embeddings. What it is given
             must not be kept: it is written over.
         dress: enters a route's adapter: given its name, the layer's index and the layer with its weights, for as long
-            as the layer runs so.
+            as the layer runs so. What it yields is `run`'s `finish`.
         advance: called with 1 after each layer.
     """
     routes = list(dict.fromkeys(routes))
     shapes = [(*batch["input_ids"].shape, files.width) for batch in batches]
     with torch.no_grad(), StatesKept(files, shapes) as kept, files.standing_in():
-        first = kept.one_more()
-        with files.embeddings():
-            for number, batch in enumerate(batches):
-                first[number].copy_(files.embed(batch))
-                if see is not None:
-                    see(-1, number, None, first[number])
-        groups = [(routes, first)]
-        needed = [i for i in range(len(files.layers)) if any(route.at(i)[0] != DROP for route in routes)]
+        groups: _Groups = []
+        if given is None:
+            first = kept.one_more()
+            groups.append((routes, first))
+            with files.embeddings():
+                for number, batch in enumerate(batches):
+                    first[number].copy_(files.embed(batch))
+                    if see is not None:
+                        see(-1, number, None, first[number])
+        for route, starts in given or ():
+            own = kept.one_more()
+            groups.append(([route], own))
+            for place, start in zip(own, starts, strict=True):
+                place.copy_(start)
+        span = range(len(files.layers)) if span is None else span
+        needed = [i for i in span if any(route.at(i)[0] != DROP for route in routes)]
         with closing(files.each(needed)) as layers:
             for index, layer in layers:
                 groups, steps = _parted(groups, index, kept)
                 for name, moves in steps.items():
-                    with nullcontext() if name is None or dress is None else dress(name, index, layer):
+                    with nullcontext() if name is None or dress is None else dress(name, index, layer) as finish:
                         for number, batch in enumerate(batches):
                             before = [source[number].to(files.device) for source, _ in moves]
-                            for (_, goal), given, state in zip(
-                                moves, before, files.run(index, batch, before), strict=True
-                            ):
+                            after = files.run(index, batch, before, finish)
+                            for (_, goal), entered, left in zip(moves, before, after, strict=True):
                                 if see is not None:
-                                    see(index, number, given, state)
-                                goal[number].copy_(state)
+                                    see(index, number, entered, left)
+                                goal[number].copy_(left)
                 advance(1)
         yield Walked(files, groups)
 

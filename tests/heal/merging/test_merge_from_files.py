@@ -10,6 +10,10 @@ from tests.support.healing import heal_small, merge_quietly
 from tests.support.models import save_tiny
 
 
+def slow(*case):
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 def both(adapter, out, monkeypatch, base="auto"):
     """`merge` of heal.json with the base loaded, and with it run from its files; in that nothing is ever loaded."""
     whole = merge_quietly(adapter, out / "whole", base=base)["merge"]
@@ -21,8 +25,9 @@ def both(adapter, out, monkeypatch, base="auto"):
 @pytest.mark.parametrize(
     ("family", "bits", "dtype"),
     [
-        ("llama", 4, "float32"), ("llama", 4, "bfloat16"), ("llama", 16, "bfloat16"), ("llama", 8, "float32"),
-        ("gpt2", 4, "float32"), ("gemma2", 4, "float32"), ("gpt_neox", 8, "float32"),
+        ("llama", 4, "float32"), ("gpt2", 8, "float32"), slow("llama", 4, "bfloat16"), slow("llama", 16, "bfloat16"),
+        slow("llama", 8, "float32"), slow("gpt2", 4, "float32"), slow("gemma2", 4, "float32"),
+        slow("gpt_neox", 8, "float32"),
     ],
 )  # fmt: skip
 def test_the_numbers_are_those_of_loaded_models(family, bits, dtype, sample_model, small_text, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The comparison with the unquantised cut that ends a healing run."""
 
 import json
+from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
@@ -80,9 +81,12 @@ def test_a_cut_that_does_not_fit_is_measured_from_its_files_to_the_same_losses(
     where = quiet(512, show_progress=True, overwrite=True)
     plan = plan_healing("qlora", shallow_llama, small_text, run.out, settings, where)
     rows, whole = hold_out(small_text, load_tokenizer(plan.model), length=64), run.record.unquantised
-    monkeypatch.setattr("prune.common.memory.available", lambda *_: 1000)
     monkeypatch.setattr("prune.models.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    capped = replace(plan, run=replace(plan.run, max_memory=100_000))
+    first = compare_with_cut(capped, rows, run.record.held_out_loss)
+    monkeypatch.setattr("prune.common.memory.available", lambda *_: 1000)
     parts = compare_with_cut(plan, rows, run.record.held_out_loss)
+    assert parts == first
     assert (parts.cut, parts.original) == pytest.approx((whole.cut, whole.original), abs=1e-4)
     assert abs(parts.original - parts.cut) > 1e-2
     assert "layer by layer" in capsys.readouterr().err
