@@ -10,8 +10,8 @@ from bench.gpu_steps.shapes import SHAPES, llama_shape
 from heal import BudgetQuery, Settings, plan_budget
 from heal.budget.cards import GPUS, card_here, pick_card
 from heal.budget.chain import Amounts, Chain, judge, refusals, room_of, stations
-from heal.budget.cost import Job, flops_per_token, kept_layers, memory_of
-from heal.budget.passes import choose_pass, needed
+from heal.budget.cost import Job, flops_per_token, kept_layers, memory_of, needed
+from heal.budget.passes import choose_pass
 from heal.budget.plan import settle_healing
 from prune.common.errors import UsageError
 from prune.models.footprint import GIB
