@@ -173,16 +173,16 @@ def most_on_disk(plan: RecipePlan, budget: Sequence[StageBudget], *, tidy: bool)
 
 def _lacking(one: StageBudget) -> str | None:
     """What to change in a stage that fits with other options alone; None where it has them."""
-    words = one.way.needs.split()
-    if words == ["--load-in-4bit"]:
-        if one.stage.options.get("load-in-4bit"):
-            return None
-        fits = f"{one.station.command} fits {one.card.name} in 4 bits alone"
-        if "load-in-4bit" in options_of(one.station.command):
-            return f"{fits}: give it `load-in-4bit: true`"
-        return f"{fits}, which it cannot do; leave it out here, or take a card of more memory"
-    room = spell_size(room_of(one.card))
-    return f"{one.station.command} does not fit {one.card.name} ({room}) as it is set; it would with {one.way.needs}"
+    needed, options = one.way.needs, options_of(one.station.command)
+    names = [word.removeprefix("--") for word in needed.split() if word.startswith("--")]
+    if needed == "--load-in-4bit" and one.stage.options.get("load-in-4bit"):
+        return None
+    if names == ["max-memory"] and one.stage.options.get("max-memory"):
+        return None
+    room = f"{one.card.name} ({spell_size(room_of(one.card))})"
+    if unknown := [name for name in names if name not in options]:
+        return f"{one.station.command} does not fit {room}, and has no --{unknown[0]}: take a card of more memory"
+    return f"{one.station.command} does not fit {room} as it is set; it would with {needed}"
 
 
 def _told(query: BudgetQuery, way: StationWay) -> str:

@@ -16,6 +16,7 @@ from heal.budget.document import Gpu, Station, StationWay, Verdict, Way
 from heal.budget.passes import choose_pass
 from prune.common.sizes import spell_size
 from prune.models.footprint import (
+    GIB,
     cache_bytes,
     feed_forward_width,
     forward_bytes,
@@ -28,6 +29,7 @@ from prune.models.footprint import (
 from prune.models.shapes import LayerShape, ModelShape
 
 READ, WRITE = 2e9, 1e9  # bytes a second of a disk
+_FITTING = 0.9  # of free memory: weights that take less are loaded whole, unless --max-memory says otherwise
 _HEAD = 3 * (1 << 27)  # bytes: a chunk of logits in fp32, their exponents and their difference
 _SCAN_PASS = {True: 16384, False: 1024}  # tokens a pass on a GPU, and on a CPU
 _PASS = 1024  # tokens a pass of the check and of the sweep
@@ -246,11 +248,15 @@ def _by_layer(
         room, passing, wide = room_of(gpu), work(gpu), _wide(gpu)
         resident, streamed = wide * (weights + passing), wide * (streamed_bytes(shape) + passing)
         way: Way = "resident" if resident <= room else "layer by layer" if streamed <= room else "none"
+        needs = ""
+        if way == "layer by layer" and wide * weights <= _FITTING * gpu.memory:
+            needs = f"--max-memory {max(1, wide * weights // GIB)}GiB"
         computing = flops / (gpu.peak * gpu.share)
         reading = weights / READ * (1 if way == "resident" else reads)
         # a layer is read while another one computes
         seconds = computing + reading if way == "resident" else max(computing, reading)
-        return _way(station, way, resident if way == "resident" else streamed, seconds + station.disk / WRITE)
+        memory = resident if way == "resident" else streamed
+        return _way(station, way, memory, seconds + station.disk / WRITE, needs=needs)
 
     return on
 

@@ -77,6 +77,14 @@ def test_healing_that_does_not_fit_as_asked_says_which_options_would():
     assert ways(free, "A100-40GB")["heal"].needs == ""  # what is chosen needs no option
 
 
+def test_weights_that_fit_alone_are_streamed_where_the_rest_would_not():
+    """The command would take them for fitting."""
+    chain = chain_of("8b", 8)
+    card = ways(chain, "A10")["patch"]
+    assert (card.way, card.needs) == ("layer by layer", "--max-memory 14GiB")
+    assert {way.needs for name, way in ways(chain, "A100-80GB").items() if name != "heal"} == {""}
+
+
 def test_amounts_move_hours_and_states_and_a_cut_its_disk():
     few, many = chain_of("8b", 8), chain_of("8b", 8, amounts=Amounts(samples=10_000, sample_length=2048))
     scan = [next(one for one in stations(chain) if one.name == "scan") for chain in (few, many)]
