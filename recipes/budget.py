@@ -40,14 +40,21 @@ _GO_ON = "or go on as it is with --no-budget"
 
 @dataclass(frozen=True)
 class StageBudget:
-    """What one stage will take on the card that is here."""
+    """What one stage will take on the card that is here.
+
+    Attributes:
+        model: that it is about, and `stored` the bytes of its files.
+        refused: why no setting fits.
+    """
 
     stage: Stage
+    model: str
+    stored: int
     runs: bool
     card: Gpu
     station: Station
     way: StationWay
-    refused: str | None  # why no setting fits
+    refused: str | None
 
     def to_json(self) -> dict[str, Any]:
         """`stage`, `card`, and the fields of `heal budget --json` for its station."""
@@ -78,7 +85,8 @@ def budget_of(plan: RecipePlan) -> tuple[StageBudget, ...]:
         refused = next(
             (line for line in budget.refused if way.way == "none" and line.startswith(_told(query, way))), None
         )
-        found.append(StageBudget(planned.stage, planned.why is not None, verdict.gpu, station, way, refused))
+        about = (planned.stage, asked[0], budget.stored, planned.why is not None)
+        found.append(StageBudget(*about, verdict.gpu, station, way, refused))
     return tuple(found)
 
 
@@ -107,10 +115,39 @@ def check_budget(plan: RecipePlan, *, tidy: bool) -> None:
     running = [one for one in budget if one.runs]
     if not running:
         return
-    free = shutil.disk_usage(_existing(Path(str(plan.recipe.settings["out"])))).free
-    most = most_on_disk(plan, budget, tidy=tidy)
+    folder = existing(Path(str(plan.recipe.settings["out"])))
+    free, most = shutil.disk_usage(folder).free, most_on_disk(plan, budget, tidy=tidy)
+    cache, missing = cache_folder(), sum(missing_bytes(*one) for one in {(one.model, one.stored) for one in running})
     screen().print(budget_table(running, most, free))
-    refuse(running, most, free, tidy=tidy)
+    if missing:
+        screen().print(f"{spell_size(missing)} of the model come from the hub, into {cache}", style="dim")
+    refuse(running, most + (missing if cache.stat().st_dev == folder.stat().st_dev else 0), free, tidy=tidy)
+    there = shutil.disk_usage(cache).free
+    if missing > there:
+        raise RegrowthError(
+            f"{spell_size(missing)} of the model are yet to come from the hub, and {spell_size(there)} are free in "
+            f"{cache}: make room there, name a larger place in HF_HOME, {_GO_ON}"
+        )
+
+
+def cache_folder() -> Path:
+    """Where hub models are kept, or the nearest folder above it that is there."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return existing(Path(HF_HUB_CACHE))
+
+
+def missing_bytes(model: str, stored: int) -> int:
+    """Bytes of a hub model's files that are not in the cache yet, of `stored` in all; 0 for a folder.
+
+    A download that was interrupted goes on where it stopped, so what it has brought counts.
+    """
+    if Path(model).exists():
+        return 0
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    blobs = Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "blobs"
+    return max(0, stored - sum(blob.stat().st_size for blob in blobs.glob("*") if blob.is_file()))
 
 
 def budget_table(budget: Sequence[StageBudget], most: int, free: int) -> Table:
@@ -264,5 +301,6 @@ def _amounts(recipe: Recipe) -> Amounts:
     return Amounts(**said)
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
     return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())

@@ -135,6 +135,7 @@ def healing_parts(shape: ModelShape, job: Job, tokens: int) -> dict[str, Any]:
         "model": shape.name,
         "layers": len(shape.layers),
         "parameters": shape.values,
+        "stored": shape.stored_bytes,
         "kept": job.kept,
         "settings": job,  # written without what only a job has
         "tokens": tokens,

@@ -113,6 +113,24 @@ def test_a_full_disk_is_refused_with_the_ways_to_less(chain, monkeypatch):
         run_recipe(chain)
 
 
+def test_what_is_yet_to_come_from_the_hub_needs_its_room(chain, tiny_llama, tmp_path, monkeypatch):
+    blobs = tmp_path / "hub" / "models--owner--name" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "abc.incomplete").write_bytes(bytes(1000))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert budgets.missing_bytes("owner/name", 5000) == 4000
+    assert budgets.missing_bytes("owner/other", 5000) == 5000
+    assert budgets.missing_bytes(str(tiny_llama), 5000) == 0
+    monkeypatch.setattr(budgets, "missing_bytes", lambda model, stored: 1 << 60)
+    with pytest.raises(RegrowthError, match="to the disk at once"):  # on one disk with what the stages write
+        budgets.check_budget(planned(chain), tidy=False)
+    monkeypatch.setattr(budgets, "cache_folder", lambda: budgets.Path("/dev/shm"))
+    with pytest.raises(
+        RegrowthError, match="yet to come from the hub, .* name a larger place in HF_HOME, .*--no-budget"
+    ):
+        budgets.check_budget(planned(chain), tidy=False)
+
+
 def test_where_it_cannot_be_told_the_recipe_goes_on(chain, capsys):
     wrong = chain.model_copy(update={"stages": [chain.stages[1].model_copy(update={"arguments": ["/nowhere/model"]})]})
     budgets.check_budget(planned(wrong), tidy=False)
