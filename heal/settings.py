@@ -166,7 +166,12 @@ class TrainingRun(Run):
     resume: Annotated[
         bool, _running("Go on from the last checkpoint of a run into --out; begin if there is none.", flag="--resume")
     ] = False
-    save_every: Annotated[int, _running("Steps between checkpoints, which stand hidden beside --out meanwhile.")] = 50
+    save_every: Annotated[
+        int | None,
+        _running(
+            "Steps between checkpoints, which stand hidden beside --out meanwhile; one every 5 minutes if not given."
+        ),
+    ] = None
     report_to: Annotated[str, _running("wandb, trackio, tensorboard or none.")] = "none"
     max_memory: Annotated[
         int | None,
@@ -238,7 +243,7 @@ def check_running(run: TrainingRun) -> None:
     Raises:
         UsageError: one is out of its range, or needs a package that is not installed.
     """
-    if run.save_every < 1:
+    if run.save_every is not None and run.save_every < 1:
         raise UsageError(f"--save-every {run.save_every} is not at least 1")
     name = run.report_to
     if name not in REPORTERS:

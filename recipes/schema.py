@@ -87,12 +87,16 @@ class Recipe(BaseModel):
     choices: dict[str, dict[str, dict[str, Value]]] = {}  # setting -> its value -> settings that this value changes
     show: str | None = None  # a comparison.json or a Markdown file to print at the end
     files: dict[str, str] = {}  # what each result is -> where it stands
+    tidy: list[str] = []  # stages whose outputs --tidy may delete although `files` names them
 
     @model_validator(mode="after")
     def _sound(self) -> Recipe:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError("two stages have one name")
+        for name in self.tidy:
+            if name not in names:
+                raise ValueError(f"tidy: {name} is no stage")
         if "out" not in self.settings:
             raise ValueError("settings need `out`: the folder that holds everything the recipe makes")
         for choice, table in self.choices.items():

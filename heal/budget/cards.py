@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from functools import cache
 
 from heal.budget.document import Gpu
 from prune.common.errors import UsageError
@@ -13,7 +14,7 @@ from prune.common.memory import available
 from prune.models.footprint import GIB
 
 CPU = "cpu"
-_CPU_PEAK = 40e9  # FLOP/s of one core: products in float32 with AVX2
+_CPU_PEAK = 80e9  # FLOP/s of one core: products in float32 with AVX2
 
 
 def _gpu(name: str, gib: float, tflops: float, share: float, bandwidth: float) -> Gpu:
@@ -88,8 +89,11 @@ def card_here() -> Gpu | None:
     One that is not in the list is taken at an A100's speed.
     """
     tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
+    return None if tool is None else _ask(tool)
+
+
+@cache
+def _ask(tool: str) -> Gpu | None:
     asked = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
         told = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from heal.budget.cards import CPU
-from heal.budget.cost import Job, adapter_bytes, flops_per_token, healing_on, usable
+from heal.budget.cost import Job, adapter_bytes, flops_per_token, healing_on, needed, usable
 from heal.budget.document import Gpu, Station, StationWay, Verdict, Way
-from heal.budget.passes import choose_pass, needed
+from heal.budget.passes import choose_pass
 from prune.common.sizes import spell_size
 from prune.models.footprint import (
+    GIB,
     cache_bytes,
     feed_forward_width,
     forward_bytes,
@@ -28,12 +29,14 @@ from prune.models.footprint import (
 from prune.models.shapes import LayerShape, ModelShape
 
 READ, WRITE = 2e9, 1e9  # bytes a second of a disk
+_FITTING = 0.9  # of free memory: weights that take less are loaded whole, unless --max-memory says otherwise
 _HEAD = 3 * (1 << 27)  # bytes: a chunk of logits in fp32, their exponents and their difference
 _SCAN_PASS = {True: 16384, False: 1024}  # tokens a pass on a GPU, and on a CPU
 _PASS = 1024  # tokens a pass of the check and of the sweep
 _CHECK_PASSES, _CHECK_WALKS = 1.5, 3  # of the full model over the check's text; walks through the files
 _PATCH_PASSES = 6  # a candidate runs the layers above the cut on the text that chooses
-_GRAMS = 6  # sums in float64: of the massive tokens and of the others, for each of three objectives
+_CANDIDATES = 3  # objectives, each with sums of its own
+_GRAMS = 2  # sums in float64: of one objective, and of one candidate, which is solved in their place
 _LAYER_SECONDS = 0.9e-3  # that a new token takes in a layer at least: starting kernels, whatever the card
 
 
@@ -42,9 +45,10 @@ class Amounts:
     """How much text the stations run: what the commands take if not told.
 
     Attributes:
-        questions: asked of each model, each of `question_tokens` with its choices.
+        questions: asked of each model, each of `question_tokens`.
         answers: of these written, each of `answer_tokens`, `batch_size` at a time.
         models: that a comparison asks.
+        question_tokens, answer_tokens: choices of one question share it; an answer is short without slow thinking.
         cuts: that a sweep asks, each of which runs half of the layers anew.
     """
 
@@ -56,9 +60,9 @@ class Amounts:
     patch_rows: int = 4
     held_out_tokens: int = 16_000
     questions: int = 2000
-    question_tokens: int = 400
+    question_tokens: int = 120
     answers: int = 500
-    answer_tokens: int = 100
+    answer_tokens: int = 16
     batch_size: int = 8
     models: int = 3
     cuts: int = 16
@@ -112,7 +116,10 @@ def stations(chain: Chain) -> tuple[Station, ...]:
 
 def refusals(chain: Chain, verdict: Verdict) -> tuple[str, ...]:
     """A line for each station that does not go on a card even with the smallest settings: why, and what to change."""
-    asking, bigger = ("run", "compare", "sweep"), "take a card of more memory"
+    bigger = (
+        "free some memory, or run it on another machine" if verdict.gpu.name == CPU else "take a card of more memory"
+    )
+    asking = ("run", "compare", "sweep")
     fewer = f"cut more layers (--n), or {bigger}"
     change = dict.fromkeys(asking, f"{bigger}, or spread the model over several cards")
     change["heal"] = f"use heal qlora, {fewer}" if chain.job.method == "distill" else fewer
@@ -192,18 +199,19 @@ def _patch(shape: ModelShape, amounts: Amounts, pruned: int) -> _Line:
         command="heal patch",
         disk=pruned,
         states=2 * state_bytes(shape, amounts.patch_tokens),
-        work=f"{amounts.patch_tokens:,} tokens, {_PATCH_PASSES} passes and {_GRAMS} Gram matrices; the cut copied",
+        work=f"{amounts.patch_tokens:,} tokens, {_PATCH_PASSES} passes, {_CANDIDATES} Gram matrices; the cut copied",
     )
     features = max(map(feed_forward_width, shape.layers), default=0)
-    solving = 8 * (_GRAMS * features * (features + shape.hidden) + 3 * features**2)
+    solving = 8 * (_GRAMS * features * (features + shape.hidden) + 2 * features * shape.hidden)
+    solving += 2 * amounts.patch_tokens * (features + 2 * shape.hidden)  # what is fitted, in 16 bits
     passes = _PATCH_PASSES * (forward_flops(shape, shape.layers, amounts.patch_length) + head_flops(shape))
-    flops = amounts.patch_tokens * (passes + _GRAMS * 2.0 * features * (features + shape.hidden))
+    flops = amounts.patch_tokens * (passes + _CANDIDATES * 2.0 * features * (features + shape.hidden))
 
     def work(gpu: Gpu) -> int:
         at_once = amounts.patch_rows * amounts.patch_length
         return solving + forward_bytes(shape, shape.layers, at_once) + 2 * state_bytes(shape, at_once)
 
-    return _Line(station, _by_layer(station, shape, shape.layers, flops, work, reads=2))
+    return _Line(station, _by_layer(station, shape, shape.layers, flops, work, reads=_PATCH_PASSES))
 
 
 def _merge(shape: ModelShape, kept: Sequence[LayerShape], chain: Chain, pruned: int) -> _Line:
@@ -237,14 +245,18 @@ def _by_layer(
     weights = resident_bytes(shape, layers)
 
     def on(gpu: Gpu) -> StationWay:
-        room, passing = room_of(gpu), work(gpu)
-        resident, streamed = weights + passing, streamed_bytes(shape) + passing
+        room, passing, wide = room_of(gpu), work(gpu), _wide(gpu)
+        resident, streamed = wide * (weights + passing), wide * (streamed_bytes(shape) + passing)
         way: Way = "resident" if resident <= room else "layer by layer" if streamed <= room else "none"
+        needs = ""
+        if way == "layer by layer" and wide * weights <= _FITTING * gpu.memory:
+            needs = f"--max-memory {max(1, wide * weights // GIB)}GiB"
         computing = flops / (gpu.peak * gpu.share)
         reading = weights / READ * (1 if way == "resident" else reads)
         # a layer is read while another one computes
         seconds = computing + reading if way == "resident" else max(computing, reading)
-        return _way(station, way, resident if way == "resident" else streamed, seconds + station.disk / WRITE)
+        memory = resident if way == "resident" else streamed
+        return _way(station, way, memory, seconds + station.disk / WRITE, needs=needs)
 
     return on
 
@@ -364,12 +376,13 @@ def _whole(
 
     def on(gpu: Gpu) -> StationWay:
         room = room_of(gpu)
-        wide, narrow = (resident_bytes(shape, layers, bits) for bits in (16, 4))
-        if wide + passing <= room:
-            return _way(station, "resident", wide + passing, seconds(gpu, wide))
-        if narrow + passing <= room:
-            return _way(station, "4 bits", narrow + passing, seconds(gpu, narrow), needs="--load-in-4bit")
-        return _way(station, "none", narrow + passing, 0.0)
+        whole, packed = (resident_bytes(shape, layers, bits) for bits in (16, 4))
+        loaded, least = _wide(gpu) * (whole + passing), packed + _wide(gpu) * passing
+        if loaded <= room:
+            return _way(station, "resident", loaded, seconds(gpu, whole))
+        if least <= room:
+            return _way(station, "4 bits", least, seconds(gpu, packed), needs="--load-in-4bit")
+        return _way(station, "none", least, 0.0)
 
     return on
 
@@ -381,5 +394,10 @@ def _way(
     return StationWay(name=station.name, way=way, passes=passes, memory=memory, hours=hours, needs=needs)
 
 
+def _wide(gpu: Gpu) -> int:
+    """A CPU may have no products in bf16, and then takes float32: twice as much."""
+    return 2 if gpu.name == CPU else 1
+
+
 def _on(gpu: Gpu, job: Job) -> Job:
-    return job.but(cuda=gpu.name != CPU)
+    return job.but(cuda=gpu.name != CPU, wide=_wide(gpu) > 1)

@@ -97,6 +97,17 @@ def memory_of(shape: ModelShape, job: Job) -> Memory:
     )
 
 
+def needed(shape: ModelShape, job: Job) -> int:
+    """Bytes at the peak. On a CPU the files that are mapped while they are read can go at any time, and do not count.
+
+    In float32, where a CPU has no bf16 products, states and weights are twice as wide.
+    """
+    memory = memory_of(shape, job)
+    if job.cuda:
+        return memory.total
+    return memory.step * (2 if job.wide else 1)
+
+
 def flops_per_token(shape: ModelShape, job: Job) -> float:
     """Of a training step, adapters, attention scores, head, recomputation and teacher included."""
     kept = [shape.layers[i] for i in job.kept]
@@ -124,6 +135,7 @@ def healing_parts(shape: ModelShape, job: Job, tokens: int) -> dict[str, Any]:
         "model": shape.name,
         "layers": len(shape.layers),
         "parameters": shape.values,
+        "stored": shape.stored_bytes,
         "kept": job.kept,
         "settings": job,  # written without what only a job has
         "tokens": tokens,
@@ -139,12 +151,12 @@ def healing_on(shape: ModelShape, job: Job, gpu: Gpu, tokens: int, room: int) ->
     rate = gpu.peak * gpu.share / flops_per_token(shape, job)
 
     def fits(rows: int, length: int) -> bool:
-        return memory_of(shape, job.but(batch_size=rows, length=length)).total <= room
+        return needed(shape, job.but(batch_size=rows, length=length)) <= room
 
     longest = 128 * _most(lambda pieces: fits(1, 128 * pieces))
     return {
         "gpu": gpu,
-        "memory": memory_of(shape, job).total,
+        "memory": needed(shape, job),
         "holds": fits(job.batch_size, job.length),
         "rows": _most(lambda rows: fits(rows, job.length)),
         "longest": min(longest, shape.context or longest),

@@ -121,6 +121,7 @@ class Budget(Stated, Artefact):
     model: str = Field(description="its name")
     layers: int = Field(description="before the cut")
     parameters: int = Field(description="before the cut")
+    stored: int = Field(description="bytes of its files; of a cut model that is distilled, of the full one's")
     kept: tuple[int, ...] = Field(description="the layers that stay, 0-based")
     settings: BudgetSettings = Field(description="what the estimate is for")
     tokens: int = Field(description="to heal on")

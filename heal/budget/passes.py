@@ -5,7 +5,7 @@ A step keeps its rows, so what is learnt stays the same: only how many go throug
 
 from __future__ import annotations
 
-from heal.budget.cost import Job, flops_per_token, memory_of
+from heal.budget.cost import Job, flops_per_token, needed
 from prune.models.shapes import ModelShape
 
 # Weights are read, and in 4 bits unpacked, once a pass. At 2048 tokens that takes an eighth of its time (bench/gpu.py's
@@ -34,17 +34,6 @@ def choose_pass(
     jobs = [job.but(batch_size=size, checkpointing=way) for size in sizes for way in ways]
     fitting = [one for one in jobs if needed(shape, one) <= room]
     return min(fitting, key=lambda one: _price(shape, one), default=None)
-
-
-def needed(shape: ModelShape, job: Job) -> int:
-    """Bytes at the peak. On a CPU the files that are mapped while they are read can go at any time, and do not count.
-
-    In float32, where a CPU has no bf16 products, states and weights are twice as wide.
-    """
-    memory = memory_of(shape, job)
-    if job.cuda:
-        return memory.total
-    return memory.step * (2 if job.wide else 1)
 
 
 def _price(shape: ModelShape, job: Job) -> float:

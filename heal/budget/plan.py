@@ -73,7 +73,7 @@ def plan_budget(
         amounts=amounts or Amounts(),
     )
     if card is not None:
-        job = chosen_pass(healing, settings, room_of(card), cuda=card.name != CPU) or job
+        job = chosen_pass(healing, settings, room_of(card), cuda=card.name != CPU, wide=card.name == CPU) or job
     usual = GPUS if card is None else (card, *(gpu for gpu in GPUS if gpu != card))
     verdicts = tuple(judge(chain, gpu) for gpu in usual)
     return Budget(

@@ -75,10 +75,10 @@ def chain_table(budget: Budget, names: Iterable[str] | None = None) -> Table:
     rows = [
         (
             station.command,
-            _way(way),
+            way_words(way),
             f"{way.memory / GIB:,.1f}",
             f"{station.disk / GIB:,.1f}",
-            _hours(way),
+            hours_words(way),
             station.work,
         )
         for station, way in zip(budget.stations, verdict.stations, strict=True)
@@ -113,19 +113,22 @@ def _brief(way: StationWay) -> str:
     if way.way == "none":
         return "no"
     mark = {"resident": "", "4 bits": "q", "layer by layer": "s"}[way.way] + ("*" if way.needs else "")
-    return f"{way.memory / GIB:,.0f}{mark} {_hours(way)}"
+    return f"{way.memory / GIB:,.0f}{mark} {hours_words(way)}"
 
 
-def _way(way: StationWay) -> str:
+def way_words(way: StationWay) -> str:
+    """Which way a station goes, and the options that this asks for."""
     words = way.way if way.passes is None else f"{way.way}, {way.passes}"
     return f"{words}; needs {way.needs}" if way.needs else "does not fit" if way.way == "none" else words
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """Bytes in GiB, without the unit."""
     return f"{size / GIB:,.1f}" if size >= GIB // 20 else f"{size / GIB:.3f}"
 
 
-def _hours(way: StationWay) -> str:
+def hours_words(way: StationWay) -> str:
+    """Hours; `-` where it does not fit."""
     return "-" if way.hours is None else f"{way.hours:,.1f}" if way.hours >= 0.095 else f"{way.hours:.2f}"
 
 

@@ -28,11 +28,16 @@ from heal.training.stopping import diverged, interrupted, stop_requests
 from prune.common.errors import TextError
 from prune.common.processes import gather, rank_and_world, sharded
 from prune.common.terminal import Progress
+from prune.models.precision import tensor_float32
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
     from heal.training.plan import HealPlan
+
+SAVE_SECONDS = (
+    300.0  # between checkpoints where no steps are named: little is lost, and saving takes no time to speak of
+)
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,11 @@ def run(
     every = settings.eval_every or max(1, schedule.steps // 10)
     monitor = Monitor(accelerator, measure, schedule, every, settings.patience, checkpoints, bar)
     first_step, ended = state.step + 1, "budget"
+    saved = time.monotonic()
     config = {**asdict(settings), **schedule.to_json()}
-    with stop_requests() as request, tracking(accelerator, checkpoints.folder, reporter, config):
+    # Adapters and their products are float32 beside a base in bfloat16: finer products would be for nothing.
+    rounded = tensor_float32(settings.dtype != "float32")
+    with stop_requests() as request, tracking(accelerator, checkpoints.folder, reporter, config), rounded:
         if not curve.points:
             monitor.measure(state)
         while state.step < schedule.steps:
@@ -119,9 +127,13 @@ def run(
             if monitor.out_of_patience(state):
                 ended = "patience"
                 break
-            signal = max(gather(request.number))
-            if signal or state.step % plan.run.save_every == 0:
+            asked = gather((request.number, time.monotonic() - saved >= SAVE_SECONDS))
+            signal, due = max(number for number, _ in asked), asked[0][1]  # by one clock
+            if plan.run.save_every is not None:
+                due = state.step % plan.run.save_every == 0
+            if signal or due:
                 save(state, accelerator, checkpoints)
+                saved = time.monotonic()
             if signal:
                 raise interrupted(signal, state.step, checkpoints.path(state.step))
         if state.step == 0:

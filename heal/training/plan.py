@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heal.budget.cost import usable
-from heal.budget.passes import needed
+from heal.budget.cost import needed, usable
 from heal.budget.plan import chosen_pass, settle_healing
 from heal.defaults import Step, left_open, measured_tokens, settle
 from heal.lineage import first_after_cut

@@ -1,7 +1,9 @@
 """The chain's way on each card, rows a pass chosen for memory, and which card is here."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +12,10 @@ from bench.gpu_steps.shapes import SHAPES, llama_shape
 from heal import BudgetQuery, Settings, plan_budget
 from heal.budget.cards import GPUS, card_here, pick_card
 from heal.budget.chain import Amounts, Chain, judge, refusals, room_of, stations
-from heal.budget.cost import Job, flops_per_token, kept_layers, memory_of
-from heal.budget.passes import choose_pass, needed
+from heal.budget.cost import Job, flops_per_token, kept_layers, memory_of, needed
+from heal.budget.passes import choose_pass
 from heal.budget.plan import settle_healing
+from heal.budget.table import hours_words
 from prune.common.errors import UsageError
 from prune.models.footprint import GIB
 from tests.support.commands import succeed
@@ -77,6 +80,14 @@ def test_healing_that_does_not_fit_as_asked_says_which_options_would():
     assert ways(free, "A100-40GB")["heal"].needs == ""  # what is chosen needs no option
 
 
+def test_weights_that_fit_alone_are_streamed_where_the_rest_would_not():
+    """The command would take them for fitting."""
+    chain = chain_of("8b", 8)
+    card = ways(chain, "A10")["patch"]
+    assert (card.way, card.needs) == ("layer by layer", "--max-memory 14GiB")
+    assert {way.needs for name, way in ways(chain, "A100-80GB").items() if name != "heal"} == {""}
+
+
 def test_amounts_move_hours_and_states_and_a_cut_its_disk():
     few, many = chain_of("8b", 8), chain_of("8b", 8, amounts=Amounts(samples=10_000, sample_length=2048))
     scan = [next(one for one in stations(chain) if one.name == "scan") for chain in (few, many)]
@@ -87,6 +98,20 @@ def test_amounts_move_hours_and_states_and_a_cut_its_disk():
     layer = 2 * few.shape.layers[0].values
     for name in ("cut", "patch", "merge"):
         assert disks[0][name] - disks[1][name] == pytest.approx(4 * layer, abs=8)
+
+
+def test_the_table_of_readme_is_what_is_reckoned():
+    """Llama-3's shapes, healed on 20M tokens, with --batch-size auto and --checkpointing auto."""
+    rows = {}
+    for name, n, card in (("8b", 8, "RTX-4090"), ("70b", 32, "A100-80GB")):
+        chain = chain_of(name, n, choose_rows=True, choose_checkpointing=True)
+        chain = replace(chain, job=chain.job.but(length=1024, batch_size=2))
+        for station, way in zip(stations(chain), judge(chain, CARDS[card]).stations, strict=True):
+            row = rows.setdefault(station.command, [f"`{station.command}`"])
+            row += [way.way, f"{way.memory / GIB:.1f}", f"{station.disk / GIB:.1f}", hours_words(way)]
+    page = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
+    lines = page.partition("| station | 8B |")[2].splitlines()[2 : 2 + len(rows)]
+    assert lines == ["| " + " | ".join(row) + " |" for row in rows.values()]
 
 
 def test_a_cut_model_has_no_scan_before_it(tiny_llama):
