@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from heal.models.waiting import load_waiting
 from heal.settings import BITS
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
@@ -44,6 +45,8 @@ def compute_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype:
 def load_frozen(source: Source, *, bits: int, device: str, dtype: str = "auto") -> PreTrainedModel:
     """Load a model to train adapters on, frozen: NF4 + double quantisation (bits 4), LLM.int8() (8) or as it is (16).
 
+    Where FSDP will put it in shards it stays on the CPU, and cannot run before; see `heal.models.waiting`.
+
     Args:
         dtype: see `compute_dtype`.
 
@@ -55,7 +58,7 @@ def load_frozen(source: Source, *, bits: int, device: str, dtype: str = "auto") 
         raise UsageError(f"--bits {bits} is unknown; use {' or '.join(map(str, BITS))}")
     compute = compute_dtype(dtype, device=device)
     if bits == 16:
-        model = load_model(source, dtype=compute, device=device)
+        model = load_model(source, dtype=compute, device="cpu" if sharded() else device)  # FSDP moves it layer by layer
     else:
         if device == "mps":
             raise RegrowthError(f"{bits}-bit training does not run on this device; use --device cpu or --bits 16")
@@ -70,7 +73,10 @@ def load_frozen(source: Source, *, bits: int, device: str, dtype: str = "auto") 
             # FSDP shards only floating-point weights, of one dtype each: it must see NF4 as what is beside it.
             bnb_4bit_quant_storage=compute if sharded() else torch.uint8,
         )
-        model = load_model(source, dtype=compute, quantization_config=config, device_map={"": device})
+        if sharded():
+            model = load_waiting(source, compute=compute, quantisation=config)
+        else:
+            model = load_model(source, dtype=compute, quantization_config=config, device_map={"": device})
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model

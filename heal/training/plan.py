@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from heal.models.targets import Targets
+
+
+# Of FSDP: variable that `accelerate launch` sets, the value that does not fit, and what to write in its config.
+_UNFIT = (
+    ("FSDP_VERSION", "2", "fsdp_version: 1 (shards of adapters are gathered as it keeps them)"),
+    ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true", "fsdp_cpu_ram_efficient_loading: false (every process maps the files)"),
+    ("FSDP_USE_ORIG_PARAMS", "true", "fsdp_use_orig_params: false (frozen and trained weights do not share a unit)"),
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,9 @@ def _schedule(settings: Settings, tokens: int, longest: int | None = None) -> Sc
 def _check_sharding(method: str, settings: Settings) -> None:
     if not sharded():
         return
+    for name, unfit, setting in _UNFIT:
+        if os.environ.get(name, "").lower() == unfit:
+            raise UsageError(f"accelerate's config: set {setting}, as recipes/accelerate/fsdp-qlora.yaml does")
     if method == "distill":
         raise UsageError("heal distill shares weights between two models, which FSDP cannot; use DDP (ddp.yaml)")
     if settings.bits == 8:

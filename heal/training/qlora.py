@@ -10,6 +10,7 @@ from heal.settings import Settings, TrainingRun
 from heal.text.sources import TextSource
 from heal.training.plan import HealPlan, Student, plan_healing
 from heal.training.run import execute
+from prune.common.processes import sharded
 
 
 def qlora(
@@ -45,5 +46,5 @@ def _frozen(plan: HealPlan) -> Student:
     settings = plan.settings
     base = load_frozen(plan.model, bits=settings.bits, device=plan.run.device, dtype=settings.dtype)
     targets = find_targets(base, settings.targets, cut=first_after_cut(plan.model.folder))
-    attach_loss(base)
+    attach_loss(base, at_once=not sharded())
     return Student(base, targets, quantised_modules(base), {})
