@@ -137,6 +137,9 @@ class TrainingRun(Run):
     ] = False
     save_every: Annotated[int, _running("Steps between checkpoints, which stand hidden beside --out meanwhile.")] = 50
     report_to: Annotated[str, _running("wandb, trackio, tensorboard or none.")] = "none"
+    device_map: Annotated[
+        str | None, _running("auto: the layers spread over all GPUs, for a model that one does not hold.")
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -90,10 +90,12 @@ def plan_healing(
             f"a run into {out} stands unfinished {left}: go on with --resume, or begin anew, --overwrite"
         )
     quiet_libraries()
-    run = replace(run, device=pick_device(run.device))
     from heal.models.quantise import compute_dtype
+    from heal.models.spread import check_spread
     from heal.models.targets import check_rank, find_targets
 
+    check_spread(run.device_map, run.device)
+    run = replace(run, device=pick_device(run.device))
     source = locate(model, revision=run.revision)
     skeleton = _skeleton(source)
     config = skeleton.config
@@ -124,7 +126,10 @@ def _check_sharding(method: str, settings: Settings) -> None:
         if os.environ.get(name, "").lower() == unfit:
             raise UsageError(f"accelerate's config: set {setting}, as recipes/accelerate/fsdp-qlora.yaml does")
     if method == "distill":
-        raise UsageError("heal distill shares weights between two models, which FSDP cannot; use DDP (ddp.yaml)")
+        raise UsageError(
+            "heal distill shares weights between two models, which FSDP cannot; use DDP (ddp.yaml), or, where one GPU "
+            "does not hold the model, --device-map auto without a launcher"
+        )
     if settings.bits == 8:
         raise UsageError("--bits 8 cannot be put in shards by FSDP; use --bits 4 or 16")
     if settings.patience is not None:
