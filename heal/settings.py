@@ -182,6 +182,9 @@ class TrainingRun(Run):
             shown="what the machine has",
         ),
     ] = None
+    device_map: Annotated[
+        str | None, _running("auto: the layers spread over all GPUs, for a model that one does not hold.")
+    ] = None
 
 
 @dataclass(frozen=True)

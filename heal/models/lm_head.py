@@ -34,20 +34,28 @@ def projection(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]
     return project
 
 
-def attach_loss(model: PreTrainedModel) -> None:
+def attach_loss(model: PreTrainedModel, *, at_once: bool = True) -> None:
     """Replace the model's forward pass: `forward(input_ids, position_ids, labels, num_items_in_batch)` -> {"loss"}.
 
     The loss is the sum over labelled tokens divided by `num_items_in_batch` (their own number if None). It stays a
     forward pass of the model itself, so that what wraps a model (peft, DDP) goes on working.
 
+    Args:
+        at_once: whether to try the head now. Else the first pass without a graph does it: a model that will be put in
+            shards cannot run before.
+
     Raises:
         RegrowthError: the model makes its logits in another way than `projection` does; found by trying.
     """
     project, vocabulary = projection(model), text_config(model.config).vocab_size
-    check_head(model, project)
+    untried = [] if at_once else [model.forward]
+    if at_once:
+        check_head(model, project)
     decoder = model.get_decoder()
 
     def summed(batch: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+        if untried and not torch.is_grad_enabled():
+            check_head(model, project, forward=untried.pop())
         return chunked_cross_entropy(decoder(**batch).last_hidden_state, labels, project, vocabulary=vocabulary)
 
     return_loss(model, summed)
@@ -77,10 +85,19 @@ def return_loss(model: PreTrainedModel, summed: Callable[[dict[str, Any], torch.
 
 
 @torch.no_grad()
-def check_head(model: PreTrainedModel, project: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Raise RegrowthError where `project` does not give the logits that the model gives; see `attach_loss`."""
+def check_head(
+    model: PreTrainedModel,
+    project: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    forward: Callable[..., Any] | None = None,
+) -> None:
+    """Raise RegrowthError where `project` does not give the logits that the model gives; see `attach_loss`.
+
+    Args:
+        forward: the model's own forward pass, where another one stands in its place by now.
+    """
     probe = torch.arange(8, device=model.device)[None] % text_config(model.config).vocab_size
-    logits = model(input_ids=probe, use_cache=False).logits.float()
+    logits = (forward or model)(input_ids=probe, use_cache=False).logits.float()
     hidden = model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state
     check_same(model, project(hidden), logits)
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from heal.models.spread import carry_states, place_layers
+from heal.models.waiting import load_waiting
 from heal.settings import BITS
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
@@ -42,21 +44,29 @@ def compute_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype:
     return compute
 
 
-def load_frozen(source: Source, *, bits: int, device: str, dtype: str = "auto") -> PreTrainedModel:
+def load_frozen(
+    source: Source, *, bits: int, device: str, dtype: str = "auto", spread: bool = False
+) -> PreTrainedModel:
     """Load a model to train adapters on, frozen: NF4 + double quantisation (bits 4), LLM.int8() (8) or as it is (16).
+
+    Where FSDP will put it in shards it stays on the CPU, and cannot run before; see `heal.models.waiting`.
 
     Args:
         dtype: see `compute_dtype`.
+        spread: over all GPUs, layer after layer; see `heal.models.spread`.
 
     Raises:
         UsageError: other bits.
-        RegrowthError: bitsandbytes has no kernels for the device.
+        RegrowthError: bitsandbytes has no kernels for the device, or no room on the GPUs together.
     """
     if bits not in BITS:
         raise UsageError(f"--bits {bits} is unknown; use {' or '.join(map(str, BITS))}")
     compute = compute_dtype(dtype, device=device)
+    places: dict[str, str] = place_layers(source, bits=bits, dtype=compute) if spread else {"": device}
     if bits == 16:
-        model = load_model(source, dtype=compute, device=device)
+        options: dict[str, Any] = {"device_map": places} if spread else {}
+        # FSDP moves it layer by layer
+        model = load_model(source, dtype=compute, device="cpu" if sharded() else device, **options)
     else:
         if device == "mps":
             raise RegrowthError(f"{bits}-bit training does not run on this device; use --device cpu or --bits 16")
@@ -71,9 +81,14 @@ def load_frozen(source: Source, *, bits: int, device: str, dtype: str = "auto") 
             # FSDP shards only floating-point weights, of one dtype each: it must see NF4 as what is beside it.
             bnb_4bit_quant_storage=compute if sharded() else torch.uint8,
         )
-        model = load_model(source, dtype=compute, quantization_config=config, device_map={"": device})
+        if sharded():
+            model = load_waiting(source, compute=compute, quantisation=config)
+        else:
+            model = load_model(source, dtype=compute, quantization_config=config, device_map=places)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    if spread:
+        carry_states(model)
     return model
 
 

@@ -93,7 +93,11 @@ class _Full:
         if self._loaded is None:
             settings = plan.settings
             self._loaded = load_frozen(
-                self.lineage.full, bits=settings.bits, device=plan.run.device, dtype=settings.dtype
+                self.lineage.full,
+                bits=settings.bits,
+                device=plan.run.device,
+                dtype=settings.dtype,
+                spread=plan.run.device_map is not None,
             )
         return self._loaded
 
@@ -236,7 +240,8 @@ def attach_distillation(
             plain=settings.plain_loss,
         )
         if match:
-            total = total + match * state_distance(reached[cut], wanted[kept[cut]], labels)
+            ours_there, theirs_there = (state.to(labels.device) for state in (reached[cut], wanted[kept[cut]]))
+            total = total + match * state_distance(ours_there, theirs_there, labels)
         return total
 
     return_loss(student, summed)

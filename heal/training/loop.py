@@ -66,7 +66,7 @@ def run(
     A step's loss is one mean over all its labelled tokens, whichever batch or process they are in.
 
     Args:
-        model: with its adapter, on the device that it is trained on.
+        model: with its adapter, on the device that it is trained on; under FSDP, still on the CPU.
         rows: of this process; where they stand, if `start` is a checkpoint.
         measure: held-out losses of the model as it stands; given FSDP's wrapper where there is one, else None.
         checkpoints: opened.
@@ -77,7 +77,8 @@ def run(
         Interrupted: a signal has asked to stop; a checkpoint is saved.
         TextError: the text gives not even one step.
     """
-    device, processes = model.device, rank_and_world()[1]
+    processes = rank_and_world()[1]
+    device = torch.device(plan.run.device) if sharded() else model.device  # FSDP moves it there
     settings, schedule, reporter = plan.settings, plan.schedule, plan.run.report_to
     set_seed(settings.seed)  # so that dropout does not hang on how the first weights were drawn
     accelerator = _accelerator(device, checkpoints.folder, reporter)

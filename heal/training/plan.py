@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
 
 _CPU_ROOM = 0.7  # of the memory that is free: glibc keeps freed blocks, 12 to 36 % more than is alive
 _UNKNOWN = 1 << 62  # what `available` says where nothing tells
+
+
+# Of FSDP: variable that `accelerate launch` sets, the value that does not fit, and what to write in its config.
+_UNFIT = (
+    ("FSDP_VERSION", "2", "fsdp_version: 1 (shards of adapters are gathered as it keeps them)"),
+    ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true", "fsdp_cpu_ram_efficient_loading: false (every process maps the files)"),
+    ("FSDP_USE_ORIG_PARAMS", "true", "fsdp_use_orig_params: false (frozen and trained weights do not share a unit)"),
+)
 
 
 @dataclass(frozen=True)
@@ -101,10 +110,12 @@ def plan_healing(
             f"a run into {out} stands unfinished {left}: go on with --resume, or begin anew, --overwrite"
         )
     quiet_libraries()
-    run = replace(run, device=pick_device(run.device))
     from heal.models.quantise import compute_dtype
+    from heal.models.spread import check_spread
     from heal.models.targets import check_rank, find_targets
 
+    check_spread(run.device_map, run.device)
+    run = replace(run, device=pick_device(run.device))
     source = locate(model, revision=run.revision)
     skeleton = _skeleton(source)
     config = skeleton.config
@@ -185,8 +196,14 @@ def _schedule(settings: Settings, tokens: int, longest: int | None = None) -> Sc
 def _check_sharding(method: str, settings: Settings) -> None:
     if not sharded():
         return
+    for name, unfit, setting in _UNFIT:
+        if os.environ.get(name, "").lower() == unfit:
+            raise UsageError(f"accelerate's config: set {setting}, as recipes/accelerate/fsdp-qlora.yaml does")
     if method == "distill":
-        raise UsageError("heal distill shares weights between two models, which FSDP cannot; use DDP (ddp.yaml)")
+        raise UsageError(
+            "heal distill shares weights between two models, which FSDP cannot; use DDP (ddp.yaml), or, where one GPU "
+            "does not hold the model, --device-map auto without a launcher"
+        )
     if settings.bits == 8:
         raise UsageError("--bits 8 cannot be put in shards by FSDP; use --bits 4 or 16")
     if settings.patience is not None:

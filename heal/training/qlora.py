@@ -10,6 +10,7 @@ from heal.settings import Settings, TrainingRun
 from heal.text.sources import TextSource
 from heal.training.plan import HealPlan, Student, plan_healing
 from heal.training.run import execute
+from prune.common.processes import sharded
 
 
 def qlora(
@@ -44,7 +45,8 @@ def load_student(plan: HealPlan) -> Student:
     from heal.models.targets import find_targets
 
     settings = plan.settings
-    base = load_frozen(plan.model, bits=settings.bits, device=plan.run.device, dtype=settings.dtype)
+    spread = plan.run.device_map is not None
+    base = load_frozen(plan.model, bits=settings.bits, device=plan.run.device, dtype=settings.dtype, spread=spread)
     targets = find_targets(base, settings.targets, cut=first_after_cut(plan.model.folder))
-    attach_loss(base)
+    attach_loss(base, at_once=not sharded())
     return Student(base, targets, quantised_modules(base), {})

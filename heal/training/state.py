@@ -144,8 +144,9 @@ def _restore(state: TrainingState, accelerator: Accelerator, folder: Path) -> No
     state.scheduler.load_state_dict(_load(folder / _SCHEDULER))
     generators = _load(folder / _generators_file())
     torch.set_rng_state(generators["cpu"])
-    if "cuda" in generators:
-        torch.cuda.set_rng_state(generators["cuda"], state.model.device)
+    for name, generator in generators.items():
+        if name != "cpu":
+            torch.cuda.set_rng_state(generator, name)
     state.curve = Curve.from_json(read_curve(folder))
     state.step = int(folder.name.rpartition("-")[2])
     state.curve.resumed.append(state.step)
@@ -154,10 +155,9 @@ def _restore(state: TrainingState, accelerator: Accelerator, folder: Path) -> No
 
 
 def _generators(state: TrainingState) -> dict[str, torch.Tensor]:
-    """What dropout draws from."""
-    device = state.model.device
-    cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
-    return {"cpu": torch.get_rng_state(), **cuda}
+    """What dropout draws from, on every device that the model is on: name -> state."""
+    devices = {weight.device for weight in state.model.parameters() if weight.device.type == "cuda"}
+    return {"cpu": torch.get_rng_state(), **{str(device): torch.cuda.get_rng_state(device) for device in devices}}
 
 
 def _generators_file() -> str:

@@ -158,6 +158,10 @@ def test_what_fsdp_shards_is_of_one_dtype(shallow_llama, monkeypatch):
         monkeypatch.setenv("ACCELERATE_USE_FSDP", asked)
         monkeypatch.setenv("WORLD_SIZE", "2")
         model = load_frozen(Source(shallow_llama, "tiny"), bits=4, device="cpu", dtype="bfloat16")
+        if asked == "true":
+            assert not any(weight.bnb_quantized for weight in model.parameters() if hasattr(weight, "bnb_quantized"))
+            for parameter in model.parameters():
+                parameter.data = parameter.to("cpu")  # as FSDP moves it to its device
         states.append(projection(model)(model.get_decoder()(input_ids=ids).last_hidden_state))
         found = {parameter.dtype for parameter in model.parameters()}
         assert found == ({torch.bfloat16} if asked == "true" else {torch.bfloat16, torch.uint8})
@@ -176,3 +180,17 @@ def test_what_fsdp_cannot_do_is_refused(command, options, message, shallow_llama
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("WORLD_SIZE", "2")
     check_refused(run("heal", command, shallow_llama, "--text", prose, "--out", tmp_path / "a", *options), 2, message)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("FSDP_VERSION", "2", "accelerate's config: set fsdp_version: 1 "),
+        ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true", "set fsdp_cpu_ram_efficient_loading: false (every process maps the"),
+        ("FSDP_USE_ORIG_PARAMS", "true", "set fsdp_use_orig_params: false "),
+    ],
+)
+def test_a_config_of_fsdp_that_does_not_fit_is_refused(variable, value, message, shallow_llama, tmp_path, monkeypatch):
+    for name, set_to in {"ACCELERATE_USE_FSDP": "true", "WORLD_SIZE": "2", variable: value}.items():
+        monkeypatch.setenv(name, set_to)
+    check_refused(run("heal", "qlora", shallow_llama, "--text", "a.txt", "--out", tmp_path / "a"), 2, message)
