@@ -16,6 +16,7 @@ from prune.models.precision import HELP as DTYPES
 
 BITS = (4, 8, 16)
 SCHEDULES = ("cosine", "linear", "constant")
+ADAPTER_COMPUTES = ("auto", "float32", "bfloat16")
 REPORTERS = ("wandb", "trackio", "tensorboard", "none")
 _training, _adapter, _distillation, _patch, _running = (
     partial(Option, panel=title) for title in ("Training", "Adapter", "Distillation", "Patch", "Running")
@@ -61,6 +62,12 @@ class Settings:
     bits: Annotated[int, _adapter("4: NF4, double quantised; 8: LLM.int8(); 16: not quantised.")] = 4
     dtype: Annotated[
         str, _adapter("Of the products: bfloat16, float32, or auto: bfloat16 where the device has it.")
+    ] = "auto"
+    adapter_compute: Annotated[
+        str,
+        _adapter(
+            "Of the adapter's products: bfloat16, float32, or auto: bfloat16 on a GPU that has it. Weights stay fp32."
+        ),
     ] = "auto"
 
     @property
@@ -216,6 +223,8 @@ def check(settings: Settings) -> None:
     """
     if settings.bits not in BITS:
         raise UsageError(f"--bits {settings.bits} is unknown; use {', '.join(map(str, BITS))}")
+    if settings.adapter_compute not in ADAPTER_COMPUTES:
+        raise UsageError(f"--adapter-compute {settings.adapter_compute} is unknown; use {', '.join(ADAPTER_COMPUTES)}")
     if settings.learning_rate is not None and not 0 < settings.learning_rate < math.inf:
         raise UsageError(f"--learning-rate {settings.learning_rate} is not above 0")
     if not 0 < settings.lora_alpha < math.inf:

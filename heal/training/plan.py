@@ -82,6 +82,7 @@ def plan_healing(
         )
     quiet_libraries()
     run = replace(run, device=pick_device(run.device))
+    from heal.models.adapters import adapter_dtype
     from heal.models.quantise import compute_dtype
     from heal.models.targets import check_rank, find_targets
 
@@ -91,8 +92,10 @@ def plan_healing(
     schedule = _schedule(settings, budget, longest=longest_row(config))
     from_budget = left_open(settings)
     settled = {field.name: getattr(schedule, field.name) for field in fields(Step)}
-    dtype = str(compute_dtype(settings.dtype, device=run.device)).removeprefix("torch.")
-    settings = replace(settings, **settled, dtype=dtype)
+    compute = compute_dtype(settings.dtype, device=run.device)
+    adapters = adapter_dtype(settings.adapter_compute, device=run.device, compute=compute)
+    dtype, adapter_compute = (str(one).removeprefix("torch.") for one in (compute, adapters))
+    settings = replace(settings, **settled, dtype=dtype, adapter_compute=adapter_compute)
     check_length(config, schedule.length)
     targets = find_targets(skeleton, settings.targets, cut=first_after_cut(source.folder))
     check_rank(targets, settings.rank, settings.dropout)

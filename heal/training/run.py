@@ -183,13 +183,16 @@ def _pack(plan: HealPlan, text: TextSource, tokenizer: Any, held_out: HeldOut, s
 
 def _adapt(plan: HealPlan, student: Student) -> PeftModel:
     """The student with a fresh adapter, its activations checkpointed if so asked."""
-    from heal.models.adapters import add_adapter, checkpoint_activations
+    import torch
+
+    from heal.models.adapters import add_adapter, checkpoint_activations, compute_in
 
     settings, targets = plan.settings, student.targets
     base = plan.model.name if plan.model.commit else str(plan.model.folder.resolve())
     adapted = add_adapter(
         student.model, targets, rank=settings.rank, alpha=settings.lora_alpha, dropout=settings.dropout, base=base
     )
+    compute_in(adapted, getattr(torch, settings.adapter_compute))
     if settings.checkpointing:
         checkpoint_activations(adapted)
         if targets.first == 0:

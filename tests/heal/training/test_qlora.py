@@ -64,6 +64,16 @@ def test_it_learns_and_loads_in_stock_peft(healed):
     assert model(input_ids=torch.arange(5, 20)[None]).logits.isfinite().all()
 
 
+def test_adapters_in_bfloat16_are_healed_and_saved_in_float32(healed, shallow_llama, text, tmp_path):
+    narrow = heal_tiny(shallow_llama, text, tmp_path / "narrow", tokens=TOKENS, adapter_compute="bfloat16")
+    assert healed.to_json()["settings"]["adapter_compute"] == "float32"  # what `auto` is on a CPU
+    assert narrow.to_json()["settings"]["adapter_compute"] == "bfloat16"
+    assert {weight.dtype for weight in weights(narrow.out).values()} == {torch.float32}
+    assert not same_weights(healed.out, narrow.out)
+    assert narrow.before == healed.before
+    assert narrow.after == pytest.approx(healed.after, abs=0.1 * (healed.before - healed.after))
+
+
 def test_same_seed_same_adapter(healed, shallow_llama, text, tmp_path):
     again = heal_tiny(shallow_llama, text, tmp_path / "again", tokens=TOKENS)
     other = heal_tiny(shallow_llama, text, tmp_path / "other", tokens=256, seed=1)
