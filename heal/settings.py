@@ -17,6 +17,7 @@ from prune.models.precision import HELP as DTYPES
 BITS = (4, 8, 16)
 SCHEDULES = ("cosine", "linear", "constant")
 ADAPTER_COMPUTES = ("auto", "float32", "bfloat16")
+KERNELS = ("auto", "liger", "none")
 REPORTERS = ("wandb", "trackio", "tensorboard", "none")
 _training, _adapter, _distillation, _patch, _running = (
     partial(Option, panel=title) for title in ("Training", "Adapter", "Distillation", "Patch", "Running")
@@ -68,6 +69,10 @@ class Settings:
         _adapter(
             "Of the adapter's products: bfloat16, float32, or auto: bfloat16 on a GPU that has it. Weights stay fp32."
         ),
+    ] = "auto"
+
+    kernels: Annotated[
+        str, _training("Norms, rotary positions, gates: auto (liger on a GPU that has it), liger, or none: plain.")
     ] = "auto"
 
     @property
@@ -225,6 +230,8 @@ def check(settings: Settings) -> None:
         raise UsageError(f"--bits {settings.bits} is unknown; use {', '.join(map(str, BITS))}")
     if settings.adapter_compute not in ADAPTER_COMPUTES:
         raise UsageError(f"--adapter-compute {settings.adapter_compute} is unknown; use {', '.join(ADAPTER_COMPUTES)}")
+    if settings.kernels not in KERNELS:
+        raise UsageError(f"--kernels {settings.kernels} is unknown; use {', '.join(KERNELS)}")
     if settings.learning_rate is not None and not 0 < settings.learning_rate < math.inf:
         raise UsageError(f"--learning-rate {settings.learning_rate} is not above 0")
     if not 0 < settings.lora_alpha < math.inf:

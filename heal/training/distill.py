@@ -152,6 +152,7 @@ class _Full:
         """The pruned model over the full one's tensors; its forward pass is the loss."""
         from transformers import AutoConfig
 
+        from heal.models.kernels import fuse
         from heal.models.quantise import quantised_modules
         from heal.models.student import build_student
         from heal.models.targets import find_targets
@@ -164,9 +165,10 @@ class _Full:
         cut = first_after_cut(plan.model.folder)
         targets = find_targets(student, self.settings.targets, cut=cut)
         prefix = shared_prefix(targets, cut or 0, student, teacher)
+        kernels = fuse([teacher, student], self.settings.kernels, plan.run.device)
         attach_distillation(student, teacher, kept=kept, prefix=prefix, cut=cut or 0, settings=self.settings)
         facts = {**plan.also, "own_tensors": list(self.changed), "shared_prefix": prefix}
-        return Student(student, targets, quantised_modules(student), facts)
+        return Student(student, targets, quantised_modules(student), facts, kernels)
 
 
 def shared_prefix(targets: Targets, cut: int, student: PreTrainedModel, teacher: PreTrainedModel) -> int:

@@ -23,6 +23,7 @@ from prune.models.loading import pick_device
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from heal.models.kernels import Kernels
     from heal.models.targets import Targets
 
 
@@ -55,12 +56,14 @@ class Student:
 
     Attributes:
         facts: what the method adds to heal.json.
+        kernels: what its layers are computed by; released when it is trained.
     """
 
     model: PreTrainedModel
     targets: Targets
     quantised: list[str]
     facts: dict[str, Any]
+    kernels: Kernels
 
 
 def plan_healing(
@@ -83,9 +86,11 @@ def plan_healing(
     quiet_libraries()
     run = replace(run, device=pick_device(run.device))
     from heal.models.adapters import adapter_dtype
+    from heal.models.kernels import check_kernels
     from heal.models.quantise import compute_dtype
     from heal.models.targets import check_rank, find_targets
 
+    check_kernels(settings.kernels, run.device)
     source = locate(model, revision=run.revision)
     skeleton = _skeleton(source)
     config = skeleton.config

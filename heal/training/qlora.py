@@ -38,6 +38,7 @@ def qlora(
 
 
 def _frozen(plan: HealPlan) -> Student:
+    from heal.models.kernels import fuse
     from heal.models.lm_head import attach_loss
     from heal.models.quantise import load_frozen, quantised_modules
     from heal.models.targets import find_targets
@@ -45,5 +46,6 @@ def _frozen(plan: HealPlan) -> Student:
     settings = plan.settings
     base = load_frozen(plan.model, bits=settings.bits, device=plan.run.device, dtype=settings.dtype)
     targets = find_targets(base, settings.targets, cut=first_after_cut(plan.model.folder))
+    kernels = fuse([base], settings.kernels, plan.run.device)
     attach_loss(base)
-    return Student(base, targets, quantised_modules(base), {})
+    return Student(base, targets, quantised_modules(base), {}, kernels)

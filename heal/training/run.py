@@ -105,7 +105,10 @@ def _execute(
     if tokenizer.chat_template and not rows.chats and write is None:
         say(PROSE_ALONE)
     student = prepare(plan)
-    facts = {**student.facts, **written.facts}
+    if student.kernels.note:
+        say(student.kernels.note)
+    fused = {"kernels": student.kernels.name} if student.kernels.name else {}
+    facts = {**student.facts, **fused, **written.facts}
     if is_main():
         checkpoints.settle({"facts": json.loads(json.dumps(facts))})
     model = student.model
@@ -122,6 +125,7 @@ def _execute(
             start=start,
             bar=bar,
         )
+    student.kernels.release()
     facts |= {"base": base, "provenance": provenance(device=plan.run.device, **text)}
     record = heal_record(plan, student, held_out, trained, rows, facts)
     if trained.ended == "text":
