@@ -16,13 +16,12 @@ import torch
 from eval.asking.trees import Asked, TokenRow, pack_chains, pack_trees
 from prune.common.errors import RegrowthError
 from prune.common.out_of_memory import is_out_of_memory
+from prune.models.at_once import ANSWERED_BYTES, WALK_TOKENS, at_once
 from prune.models.batches import plan_batches
 from prune.models.loading import forward_takes
 from prune.models.walking import Route, Walk, walking
 
-BATCH_TOKENS = 1024  # of one batch, padding included
 ROW_TOKENS = 384  # of one row of trees: longer rows share more, but attention grows with their square
-_HEAD_BYTES = 1 << 26  # logits of one chunk, in float32, stay below this
 WAYS = ("tree", "plain", "whole")
 
 
@@ -70,7 +69,7 @@ def score(
     routes: Sequence[Route],
     *,
     way: Way,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     switch: Callable[[str | None], None] | None = None,
     answers: RouteAnswers | None = None,
     watch: Callable[[RouteAnswers, int], None] = lambda answers, new: None,
@@ -80,7 +79,7 @@ def score(
     Args:
         routes: variants of the model, all unlike each other.
         way: as `choose_way` found it.
-        batch_tokens: tokens of one batch, padding included; halved where memory runs out.
+        batch_tokens: tokens of one batch, padding included; None: what suits the device. Halved where memory runs out.
         switch: turns an adapter on and off; see `prune.models.walking.walking`.
         answers: those of an earlier run, to go on from.
         watch: called after each batch, with all answers and how many of them are new; first with those given.
@@ -89,6 +88,7 @@ def score(
         RegrowthError: out of memory with a single row, or a model whose layers cannot be walked.
     """
     answers = answers or RouteAnswers.empty(len(routes), len(requests))
+    batch_tokens = batch_tokens or at_once(WALK_TOKENS, model.get_input_embeddings().weight.device)
     watch(answers, int(answers.done.sum()))
     with torch.no_grad(), walking(model, routes, switch=switch) as walk:
         while not answers.done.all():
@@ -153,7 +153,7 @@ def _answer(
             chunks: Iterator[torch.Tensor] = iter([walk.logits(state, **inputs).flatten(0, 1)[scored.places]])
         else:
             picked = state.flatten(0, 1)[scored.places]
-            step = max(16, _HEAD_BYTES // (4 * walk.vocabulary))
+            step = max(16, at_once(ANSWERED_BYTES, device) // (4 * walk.vocabulary))
             chunks = (walk.head(part) for part in picked.split(step))
         logprob, greedy = scored.sums(chunks)
         answers.logprob[numbers[route], scored.asked] = logprob

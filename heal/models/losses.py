@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
+from prune.models.at_once import FLOATS, LOGITS, at_once
+
 Project = Callable[[torch.Tensor], torch.Tensor]
 # (logits of n positions, which of the chunk's they are, where to write the derivative by them or None) -> summed loss
 PieceLoss = Callable[[torch.Tensor, slice, "torch.Tensor | None"], torch.Tensor]
-LOGITS_AT_ONCE = 1 << 24  # numbers per chunk and matrix, in the head's own dtype: that is what its products like
-# Of these, so many at a time go through the arithmetic in fp32: on a CPU, what stays in its caches.
-FLOATS_AT_ONCE = {"cpu": 1 << 19}
 
 
 def chunked_cross_entropy(
@@ -77,8 +76,8 @@ def chunked_loss(
         loss_of: called once for each chunk of positions; gives what takes the loss of pieces of that chunk.
         vocabulary: V, which sets the chunk.
     """
-    chunk = max(64, LOGITS_AT_ONCE // vocabulary)
-    piece = max(8, FLOATS_AT_ONCE.get(states.device.type, LOGITS_AT_ONCE) // vocabulary)
+    chunk = max(64, at_once(LOGITS, states.device) // vocabulary)
+    piece = max(8, at_once(FLOATS, states.device) // vocabulary)
     return _ChunkedLoss.apply(states, project, loss_of, chunk, piece)
 
 

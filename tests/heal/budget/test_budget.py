@@ -10,14 +10,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-import heal.models.losses
 from bench.gpu_steps.shapes import llama_shape
 from heal import BudgetQuery, Settings, plan_budget
 from heal.budget.cost import (
-    FLOATS_ON_CPU,
     GIB,
     GPUS,
-    LOGITS_AT_ONCE,
     Job,
     flops_per_token,
     kept_layers,
@@ -131,11 +128,6 @@ def test_what_autograd_keeps_of_a_layer(saved, bits, role, dropout, length):
     two = replace(shape, layers=shape.layers[:2])
     difference = [memory_of(s, job.but(kept=tuple(range(len(s.layers))))).activations for s in (one, two)]
     assert difference[1] - difference[0] == pytest.approx(sum(kept.values()), rel=0.05)
-
-
-def test_chunks_of_logits_are_those_that_training_takes():
-    assert heal.models.losses.LOGITS_AT_ONCE == LOGITS_AT_ONCE
-    assert heal.models.losses.FLOATS_AT_ONCE["cpu"] == FLOATS_ON_CPU
 
 
 class Counter(TorchDispatchMode):
