@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from prune.common.errors import UsageError
 from prune.common.options import Option
 from prune.common.sizes import parse_size, parse_tokens
+from prune.models.attention import HELP as ATTENTIONS
 from prune.models.loading import text_config
 from prune.models.precision import HELP as DTYPES
 
@@ -71,6 +72,7 @@ class Settings:
         ),
     ] = "auto"
 
+    attention: Annotated[str, _training(f"What computes attention: {ATTENTIONS}")] = "auto"
     kernels: Annotated[
         str, _training("Norms, rotary positions, gates: auto (liger on a GPU that has it), liger, or none: plain.")
     ] = "auto"

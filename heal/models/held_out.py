@@ -12,6 +12,7 @@ import torch
 
 from heal.models.lm_head import projection
 from heal.models.losses import chunked_cross_entropy
+from heal.models.packed import decoder_inputs
 from heal.text.packing import IGNORED, Row, collate
 from heal.text.sources import HeldOut, TextSource, hold_out
 from prune.checkpoint.source import locate
@@ -47,9 +48,8 @@ def summed_loss(model: PreTrainedModel, rows: Sequence[Row], *, batch_size: int 
             if wrapper is not None:
                 total += wrapper(**batch, num_items_in_batch=1)["loss"].item()
                 continue
-            hidden = model.get_decoder()(
-                input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
-            ).last_hidden_state
+            inputs = decoder_inputs(model, batch["input_ids"], batch["position_ids"], batch["bounds"])
+            hidden = model.get_decoder()(**inputs).last_hidden_state
             vocabulary = text_config(model.config).vocab_size
             total += chunked_cross_entropy(hidden, batch["labels"], projection(model), vocabulary=vocabulary).item()
     finally:

@@ -15,7 +15,12 @@ PieceLoss = Callable[[torch.Tensor, slice, "torch.Tensor | None"], torch.Tensor]
 
 
 def chunked_cross_entropy(
-    hidden: torch.Tensor, labels: torch.Tensor, project: Project, *, vocabulary: int
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    project: Project,
+    *,
+    vocabulary: int,
+    places: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sum of -log p(label) over the positions that have one, in nats and fp32; see `heal.models.losses`.
 
@@ -24,8 +29,9 @@ def chunked_cross_entropy(
         labels: (B, T), not shifted: `hidden[:, t]` predicts `labels[:, t + 1]`; -100 is passed over.
         project: (N, d) -> (N, V) logits.
         vocabulary: V, which sets the chunk.
+        places: see `labelled`.
     """
-    states, targets = labelled(hidden, labels)
+    states, targets = labelled(hidden, labels, places)
 
     def loss_of(part: slice) -> PieceLoss:
         def loss(logits: torch.Tensor, rows: slice, slope: torch.Tensor | None) -> torch.Tensor:
@@ -50,19 +56,26 @@ def plain_piece(logits: torch.Tensor, targets: torch.Tensor, wanted: bool) -> tu
     return value, steep
 
 
-def labelled(states: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def labelled(
+    states: torch.Tensor, labels: torch.Tensor, places: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The N states that predict a label, and these labels.
 
     Args:
         states: (B, T, d).
         labels: (B, T), not shifted: `states[:, t]` predicts `labels[:, t + 1]`; -100 is passed over.
+        places: (N,), which of the B * T positions predict a label, rising (`heal.text.packing.collate`). They are found
+            in the labels if None: a GPU then has to tell how many there are, and the next kernels wait for it.
 
     Returns:
         (N, d) states and (N,) labels, int64.
     """
-    targets = labels[:, 1:].reshape(-1).long()
-    kept = targets != -100
-    return states[:, :-1].reshape(-1, states.shape[-1])[kept], targets[kept]
+    flat = labels.reshape(-1).long()
+    if places is None:
+        predicted = labels != -100
+        predicted[:, 0] = False
+        places = predicted.reshape(-1).nonzero().squeeze(-1) - 1
+    return states.reshape(-1, states.shape[-1])[places], flat[places + 1]
 
 
 def chunked_loss(

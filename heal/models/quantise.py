@@ -9,7 +9,7 @@ costs more memory than 4 bits save on models with a large vocabulary (bitsandbyt
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -41,11 +41,14 @@ def compute_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype:
     return compute
 
 
-def load_frozen(source: Source, *, bits: int, device: str, dtype: str = "auto") -> PreTrainedModel:
+def load_frozen(
+    source: Source, *, bits: int, device: str, dtype: str = "auto", attention: str = "auto"
+) -> PreTrainedModel:
     """Load a model to train adapters on, frozen: NF4 + double quantisation (bits 4), LLM.int8() (8) or as it is (16).
 
     Args:
         dtype: see `compute_dtype`.
+        attention: see `prune.models.loading.load_model`.
 
     Raises:
         UsageError: other bits.
@@ -55,7 +58,7 @@ def load_frozen(source: Source, *, bits: int, device: str, dtype: str = "auto") 
         raise UsageError(f"--bits {bits} is unknown; use {' or '.join(map(str, BITS))}")
     compute = compute_dtype(dtype, device=device)
     if bits == 16:
-        model = load_model(source, dtype=compute, device=device)
+        model = load_model(source, dtype=compute, device=device, attention=attention)
     else:
         if device == "mps":
             raise RegrowthError(f"{bits}-bit training does not run on this device; use --device cpu or --bits 16")
@@ -70,7 +73,8 @@ def load_frozen(source: Source, *, bits: int, device: str, dtype: str = "auto") 
             # FSDP shards only floating-point weights, of one dtype each: it must see NF4 as what is beside it.
             bnb_4bit_quant_storage=compute if sharded() else torch.uint8,
         )
-        model = load_model(source, dtype=compute, quantization_config=config, device_map={"": device})
+        how: dict[str, Any] = {"quantization_config": config, "device_map": {"": device}}
+        model = load_model(source, dtype=compute, attention=attention, **how)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model

@@ -88,13 +88,19 @@ class _Full:
         self._loaded: PreTrainedModel | None = None
 
     def load(self, plan: HealPlan) -> PreTrainedModel:
+        from heal.models.packed import check_documents
         from heal.models.quantise import load_frozen
 
         if self._loaded is None:
             settings = plan.settings
             self._loaded = load_frozen(
-                self.lineage.full, bits=settings.bits, device=plan.run.device, dtype=settings.dtype
+                self.lineage.full,
+                bits=settings.bits,
+                device=plan.run.device,
+                dtype=settings.dtype,
+                attention=settings.attention,
             )
+            check_documents(self._loaded)
         return self._loaded
 
     def responses(self, plan: HealPlan, folder: Path, held_out: HeldOut) -> Written:
@@ -216,7 +222,7 @@ def attach_distillation(
     theirs = decoder_layers(teacher)
     match = settings.match_hidden
 
-    def summed(batch: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+    def summed(batch: dict[str, Any], labels: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
         given: dict[int, Any] = {prefix: None} if prefix else {}
         wanted: dict[int, Any] = {kept[cut]: None} if match else {}
         reached: dict[int, Any] = {cut: None} if match else {}
@@ -236,9 +242,10 @@ def attach_distillation(
             vocabulary=vocabulary,
             temperature=settings.temperature,
             plain=settings.plain_loss,
+            places=places,
         )
         if match:
-            total = total + match * state_distance(reached[cut], wanted[kept[cut]], labels)
+            total = total + match * state_distance(reached[cut], wanted[kept[cut]], labels, places)
         return total
 
     return_loss(student, summed)

@@ -96,7 +96,7 @@ def run(
             total = torch.zeros((), device=device)
             for number, batch in enumerate(batches, 1):
                 with nullcontext() if number == len(batches) else accelerator.no_sync(wrapped):
-                    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+                    inputs = _put(batch, device)
                     loss = wrapped(**inputs, num_items_in_batch=labelled)["loss"]
                     accelerator.backward(loss * processes)  # gradients are averaged over the processes
                     total += loss.detach()
@@ -142,6 +142,13 @@ def _batches(rows: Mixed, schedule: Schedule) -> list[dict[str, torch.Tensor]]:
     (rank, world), size = rank_and_world(), schedule.batch_size
     starts = [(number * world + rank) * size for number in range(schedule.accumulate)]
     return [collate(taken[start : start + size]) for start in starts]
+
+
+def _put(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch on the device. A GPU copies from pinned memory while it computes; from other memory it stops to do so."""
+    if device.type == "cuda":
+        return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def _count_labelled(batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:

@@ -18,6 +18,7 @@ from prune.common.outputs import check_free
 from prune.common.processes import rank_and_world, sharded
 from prune.common.sizes import parse_tokens
 from prune.common.terminal import quiet_libraries
+from prune.models.attention import check_attention
 from prune.models.loading import pick_device
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def plan_healing(
     compute = compute_dtype(settings.dtype, device=run.device)
     adapters = adapter_dtype(settings.adapter_compute, device=run.device, compute=compute)
     dtype, adapter_compute = (str(one).removeprefix("torch.") for one in (compute, adapters))
+    check_attention(settings.attention, device=run.device, dtype=dtype)
     settings = replace(settings, **settled, dtype=dtype, adapter_compute=adapter_compute)
     check_length(config, schedule.length)
     targets = find_targets(skeleton, settings.targets, cut=first_after_cut(source.folder))

@@ -40,11 +40,14 @@ def qlora(
 def _frozen(plan: HealPlan) -> Student:
     from heal.models.kernels import fuse
     from heal.models.lm_head import attach_loss
+    from heal.models.packed import check_documents
     from heal.models.quantise import load_frozen, quantised_modules
     from heal.models.targets import find_targets
 
     settings = plan.settings
-    base = load_frozen(plan.model, bits=settings.bits, device=plan.run.device, dtype=settings.dtype)
+    how = {"device": plan.run.device, "dtype": settings.dtype, "attention": settings.attention}
+    base = load_frozen(plan.model, bits=settings.bits, **how)
+    check_documents(base)
     targets = find_targets(base, settings.targets, cut=first_after_cut(plan.model.folder))
     kernels = fuse([base], settings.kernels, plan.run.device)
     attach_loss(base)

@@ -3,8 +3,8 @@
 A processor is busy with few tokens, short batches pad less, and what stays in its caches is fast. A GPU first reads the
 weights of a product: an H100 (600 TFLOP/s and 2.8 TB/s reached) reads a matrix in 16 bits in the time that it takes to
 multiply 200 rows with it, and begins some dozen kernels a layer. So batches there are of many thousand tokens, and
-chunks of the head are of many hundred. The numbers for CUDA are reckoned (bench/gpu.py measures them). Changing those for
-a CPU would change the last digits of its results.
+chunks of the head are of many hundred. The numbers for CUDA are reckoned (bench/gpu.py measures them). Changing those
+for a CPU would change the last digits of its results.
 """
 
 from __future__ import annotations

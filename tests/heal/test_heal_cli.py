@@ -95,6 +95,8 @@ def test_merge_says_what_it_did_and_which_base_it_kept(adapter, tmp_path):
         (["--alpha", "nan"], 2, "--alpha nan is not above 0"),
         (["--alpha", "inf"], 2, "--alpha inf is not above 0"),
         (["--bits", "5"], 2, "--bits 5 is unknown"),
+        (["--attention", "flash"], 2, "--attention flash is unknown; use auto, sdpa, eager"),
+        (["--kernels", "cuda"], 2, "--kernels cuda is unknown; use auto, liger, none"),
         (["--adapter-compute", "float16"], 2, "--adapter-compute float16 is unknown; use auto, float32, bfloat16"),
         (["--length", "5000", "--tokens", "20k"], 2, "--length 5000 is beyond the 512 tokens"),
         (["--field", "body"], 1, "has no text field 'body'"),
