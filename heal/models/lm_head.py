@@ -39,7 +39,7 @@ def attach_loss(model: PreTrainedModel) -> None:
     """Replace the model's forward pass: `forward(input_ids, position_ids, labels, places, bounds,
     num_items_in_batch)` -> {"loss"}.
 
-    `places` and `bounds` are what `heal.text.packing.collate` adds, and may be left out where attention is not
+    `places` and `bounds` are what `heal.text.packing.collate_for_loss` adds, and may be left out where attention is not
     FlashAttention. The loss is the sum over labelled tokens divided by `num_items_in_batch` (their own number if None).
     It stays a forward pass of the model itself, so that what wraps a model (peft, DDP) goes on working.
 

@@ -64,8 +64,8 @@ def labelled(
     Args:
         states: (B, T, d).
         labels: (B, T), not shifted: `states[:, t]` predicts `labels[:, t + 1]`; -100 is passed over.
-        places: (N,), which of the B * T positions predict a label, rising (`heal.text.packing.collate`). They are found
-            in the labels if None: a GPU then has to tell how many there are, and the next kernels wait for it.
+        places: (N,), which of the B * T positions predict a label, rising (`heal.text.packing.collate_for_loss`). They
+            are found in the labels if None: a GPU then has to tell how many there are, and what follows waits for it.
 
     Returns:
         (N, d) states and (N,) labels, int64.

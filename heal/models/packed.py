@@ -37,7 +37,7 @@ def decoder_inputs(
     Args:
         input_ids, position_ids: (B, T).
         bounds: (documents + 1,) int32, where documents begin in the flattened rows, and B * T; see
-            `heal.text.packing.collate`.
+            `heal.text.packing.collate_for_loss`.
     """
     batch = {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}
     if bounds is None or not uses_flash(model):

@@ -191,23 +191,26 @@ def _row(pieces: list[list[int]], length: int, bears: list[list[bool]] | None = 
 
 
 def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    """B rows of T tokens -> `input_ids`, `position_ids`, `labels`, each (B, T); no mask: positions tell documents.
+    """B rows of T tokens -> `input_ids`, `position_ids`, `labels`, each (B, T); no mask: positions tell documents."""
+    import torch
 
-    And of the flattened rows, B * T long, made here so that no device has to be asked: `places`, the positions (N,)
-    that predict a label; `bounds`, (documents + 1,) int32, where each document begins, and B * T.
+    return {
+        "input_ids": torch.from_numpy(np.stack([row.tokens for row in rows])).long(),
+        "position_ids": torch.from_numpy(np.stack([row.positions for row in rows])).long(),
+        "labels": torch.from_numpy(np.stack([row.labels for row in rows])).long(),
+    }
+
+
+def collate_for_loss(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """What `collate` gives, and what a loss needs to know of the flattened rows without asking a device for it.
+
+    `places`: the positions (N,) of B * T that predict a label. `bounds`: (documents + 1,) int32, where each document
+    begins, and B * T.
     """
     import torch
 
-    tokens, positions, labels = (
-        np.stack([getattr(row, name) for row in rows]) for name in ("tokens", "positions", "labels")
-    )
-    predicted = labels != IGNORED
+    positions, predicted = np.stack([row.positions for row in rows]), np.stack([row.labels != IGNORED for row in rows])
     predicted[:, 0] = False  # nothing stands before it
     bounds = np.append(np.flatnonzero(positions == 0), positions.size).astype(np.int32)
-    return {
-        "input_ids": torch.from_numpy(tokens).long(),
-        "position_ids": torch.from_numpy(positions).long(),
-        "labels": torch.from_numpy(labels).long(),
-        "places": torch.from_numpy(np.flatnonzero(predicted) - 1),
-        "bounds": torch.from_numpy(bounds),
-    }
+    places = torch.from_numpy(np.flatnonzero(predicted) - 1)
+    return {**collate(rows), "places": places, "bounds": torch.from_numpy(bounds)}

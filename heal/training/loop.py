@@ -16,8 +16,8 @@ from accelerate.state import is_initialized
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, set_seed
 
 from heal.models.held_out import Losses
-from heal.text.packing import IGNORED, collate
-from heal.text.streams import Mixed
+from heal.text.ahead import Rows
+from heal.text.packing import IGNORED, collate_for_loss
 from heal.training.checkpoints import Checkpoints
 from heal.training.curve import Curve
 from heal.training.monitor import Monitor, log_folder, tracking
@@ -48,7 +48,7 @@ class Trained:
 
 def run(
     model: PeftModel,
-    rows: Mixed,
+    rows: Rows,
     plan: HealPlan,
     *,
     measure: Callable[[Any], Losses],
@@ -134,14 +134,14 @@ def run(
     return Trained(curve, state.step, ended, kept, gather_adapter(wrapped) if sharded() else None)
 
 
-def _batches(rows: Mixed, schedule: Schedule) -> list[dict[str, torch.Tensor]]:
+def _batches(rows: Rows, schedule: Schedule) -> list[dict[str, torch.Tensor]]:
     """This process's share of a step's rows, a batch for each forward pass; none where the text has ended."""
     taken = rows.take(schedule.rows_per_step)
     if len(taken) < schedule.rows_per_step:
         return []
     (rank, world), size = rank_and_world(), schedule.batch_size
     starts = [(number * world + rank) * size for number in range(schedule.accumulate)]
-    return [collate(taken[start : start + size]) for start in starts]
+    return [collate_for_loss(taken[start : start + size]) for start in starts]
 
 
 def _put(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from heal.cards import adapter_card
 from heal.result import RECORD_FILE, HealRecord, HealResult
+from heal.text.ahead import Ahead
 from heal.text.sources import HeldOut, TextSource, check_enough, hold_out, row_stream
 from heal.training.checkpoints import Checkpoints, read_state
 from heal.training.monitor import keep_logs
@@ -115,10 +116,14 @@ def _execute(
     set_seed(plan.settings.seed)  # the adapter's first weights, and dropout
     adapted = _adapt(plan, student)
     done = int(start.name.rpartition("-")[2]) if start else 0
-    with progress(f"Healing from step {done}" if done else "Healing", schedule.steps - done, shown=shown) as bar:
+    steps = schedule.steps - done
+    with (
+        progress(f"Healing from step {done}" if done else "Healing", steps, shown=shown) as bar,
+        Ahead(rows, steps) as ahead,
+    ):
         trained = run(
             adapted,
-            rows,
+            ahead,
             plan,
             measure=lambda wrapper: held_out_losses(model, held_out, batch_size=schedule.batch_size, wrapper=wrapper),
             checkpoints=checkpoints,
@@ -127,13 +132,13 @@ def _execute(
         )
     student.kernels.release()
     facts |= {"base": base, "provenance": provenance(device=plan.run.device, **text)}
-    record = heal_record(plan, student, held_out, trained, rows, facts)
+    record = heal_record(plan, student, held_out, trained, ahead, facts)
     if trained.ended == "text":
         say(
             f"The text ended after {record.tokens:,} of the {schedule.tokens:,} tokens asked for: the adapter has "
             "learnt from what there was, at rates meant for more"
         )
-    if line := chats_line(rows.counts, schedule.length):
+    if line := chats_line(ahead.counts, schedule.length):
         say(line)
     if is_main():
         with staged_directory(plan.out, overwrite=plan.run.overwrite) as stage:

@@ -10,7 +10,7 @@ from heal.models.held_out import summed_loss
 from heal.models.lm_head import attach_loss
 from heal.models.losses import chunked_cross_entropy, labelled
 from heal.models.packed import check_documents, told_of_documents
-from heal.text.packing import IGNORED, collate, pack
+from heal.text.packing import IGNORED, collate_for_loss, pack
 from prune.common.errors import RegrowthError, UsageError
 from prune.models import attention
 from prune.models.attention import check_attention
@@ -26,7 +26,7 @@ def rows():
 
 
 def test_places_and_bounds_are_those_that_a_device_would_find(rows):
-    batch = collate(rows)
+    batch = collate_for_loss(rows)
     flat = batch["labels"].reshape(-1)
     length = rows[0].tokens.size
     predicted = [p for p in range(flat.numel()) if (p + 1) % length and flat[p + 1] != IGNORED]
@@ -44,7 +44,7 @@ def test_places_and_bounds_are_those_that_a_device_would_find(rows):
 
 
 def test_losses_are_the_same_bits_with_and_without_places(rows):
-    batch = collate(rows)
+    batch = collate_for_loss(rows)
     torch.manual_seed(0)
     head, teacher = torch.randn(300, 8), torch.randn(*batch["labels"].shape, 8)
     results = []
@@ -60,7 +60,7 @@ def test_losses_are_the_same_bits_with_and_without_places(rows):
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_the_device_is_not_asked_whether_rows_hold_several_documents(rows, count, monkeypatch):
-    batch = collate(list(pack([list(range(3, 290))], 24, bos=1, eos=2))[:3] if count == 1 else rows)
+    batch = collate_for_loss(list(pack([list(range(3, 290))], 24, bos=1, eos=2))[:3] if count == 1 else rows)
     usual = masking_utils.find_packed_sequence_indices
     wanted = usual(batch["position_ids"])
     assert (wanted is None) == (count == 1)
@@ -73,7 +73,7 @@ def test_the_device_is_not_asked_whether_rows_hold_several_documents(rows, count
 
 
 def test_flash_attention_keeps_documents_apart(rows):
-    batch, results = collate(rows), []
+    batch, results = collate_for_loss(rows), []
     stub = StubFlash()
     for model in (tiny("llama"), stub.use(tiny("llama"))):
         check_documents(model)

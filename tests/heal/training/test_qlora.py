@@ -107,13 +107,12 @@ def test_a_step_is_one_mean_over_its_tokens_however_it_is_cut(shallow_llama, tex
     import heal.training.loop
 
     def uneven(rows):
-        batch = collate(rows)
-        for tokens, labels in zip(batch["input_ids"], batch["labels"], strict=True):
-            labels[: int(tokens.sum()) % 60] = -100
-        return batch
+        firsts = [int(row.tokens.sum()) % 60 for row in rows]
+        bare = [np.where(np.arange(len(row.labels)) < n, -100, row.labels) for row, n in zip(rows, firsts, strict=True)]
+        return collate([replace(row, labels=labels) for row, labels in zip(rows, bare, strict=True)])
 
-    collate = heal.training.loop.collate
-    monkeypatch.setattr(heal.training.loop, "collate", uneven)
+    collate = heal.training.loop.collate_for_loss
+    monkeypatch.setattr(heal.training.loop, "collate_for_loss", uneven)
     how = {"bits": 16, "dtype": "float32", "dropout": 0.0, "tokens": 512}
     whole = heal_tiny(shallow_llama, text, tmp_path / "whole", batch_size=4, accumulate=1, **how)
     parts = heal_tiny(shallow_llama, text, tmp_path / "parts", batch_size=1, accumulate=4, **how)
