@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from prune.common.errors import UsageError
 from prune.common.options import MAX_MEMORY, Option
 from prune.common.sizes import parse_size, parse_tokens
+from prune.models.attention import HELP as ATTENTIONS
 from prune.models.loading import text_config
 from prune.models.precision import HELP as DTYPES
 from prune.scanning.settings import parse_batch_size
@@ -18,6 +19,8 @@ from prune.scanning.settings import parse_batch_size
 AUTO = "auto"
 BITS = (4, 8, 16)
 SCHEDULES = ("cosine", "linear", "constant")
+ADAPTER_COMPUTES = ("auto", "float32", "bfloat16")
+KERNELS = ("auto", "liger", "none")
 REPORTERS = ("wandb", "trackio", "tensorboard", "none")
 _training, _adapter, _distillation, _patch, _running = (
     partial(Option, panel=title) for title in ("Training", "Adapter", "Distillation", "Patch", "Running")
@@ -92,6 +95,17 @@ class Settings:
     bits: Annotated[int, _adapter("4: NF4, double quantised; 8: LLM.int8(); 16: not quantised.")] = 4
     dtype: Annotated[
         str, _adapter("Of the products: bfloat16, float32, or auto: bfloat16 where the device has it.")
+    ] = "auto"
+    adapter_compute: Annotated[
+        str,
+        _adapter(
+            "Of the adapter's products: bfloat16, float32, or auto: bfloat16 on a GPU that has it. Weights stay fp32."
+        ),
+    ] = "auto"
+
+    attention: Annotated[str, _training(f"What computes attention: {ATTENTIONS}")] = "auto"
+    kernels: Annotated[
+        str, _training("Norms, rotary positions, gates: auto (liger on a GPU that has it), liger, or none: plain.")
     ] = "auto"
 
     @property
@@ -269,6 +283,10 @@ def check(settings: Settings) -> None:
     """
     if settings.bits not in BITS:
         raise UsageError(f"--bits {settings.bits} is unknown; use {', '.join(map(str, BITS))}")
+    if settings.adapter_compute not in ADAPTER_COMPUTES:
+        raise UsageError(f"--adapter-compute {settings.adapter_compute} is unknown; use {', '.join(ADAPTER_COMPUTES)}")
+    if settings.kernels not in KERNELS:
+        raise UsageError(f"--kernels {settings.kernels} is unknown; use {', '.join(KERNELS)}")
     if settings.learning_rate is not None and not 0 < settings.learning_rate < math.inf:
         raise UsageError(f"--learning-rate {settings.learning_rate} is not above 0")
     if not 0 < settings.lora_alpha < math.inf:

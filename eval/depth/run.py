@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from prune.common.provenance import digest
 from prune.common.resume import Unfinished
 from prune.common.terminal import progress, quiet_libraries, screen
 from prune.families.subject import Subject, open_subject
+from prune.models.at_once import WALK_TOKENS, at_once
 from prune.models.loading import load_model, load_tokenizer, pick_device
 from prune.models.precision import pick_dtype
 
@@ -123,6 +124,7 @@ def _measure(
         chat = wants_chat(settings, tokenizer, source.name)
         pairs = _prompt_pairs(tasks, tokenizer, context, chat, settings) if settings.similarity else []
         device = pick_device(settings.device)
+        settings = replace(settings, batch_tokens=settings.batch_tokens or at_once(WALK_TOKENS, device))
         model = load_model(source, dtype=pick_dtype(settings.dtype, device=device), device=device)
         loaded = _Loaded(model, tokenizer, device, context, chat)
     seconds = {"load": time.monotonic() - began}

@@ -12,7 +12,8 @@ import torch
 
 from heal.models.lm_head import projection
 from heal.models.losses import chunked_cross_entropy
-from heal.text.packing import IGNORED, Row, collate
+from heal.models.packed import decoder_inputs
+from heal.text.packing import IGNORED, Row, collate_for_loss
 from heal.text.sources import HeldOut, TextSource, hold_out
 from prune.checkpoint.source import locate
 from prune.common.processes import gather, rank_and_world
@@ -41,15 +42,13 @@ def summed_loss(model: PreTrainedModel, rows: Sequence[Row], *, batch_size: int 
     total = 0.0
     try:
         for start in range(0, len(rows), batch_size):
-            batch = {
-                name: tensor.to(model.device) for name, tensor in collate(rows[start : start + batch_size]).items()
-            }
+            some = collate_for_loss(rows[start : start + batch_size])
+            batch = {name: tensor.to(model.device) for name, tensor in some.items()}
             if wrapper is not None:
                 total += wrapper(**batch, num_items_in_batch=1)["loss"].item()
                 continue
-            hidden = model.get_decoder()(
-                input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
-            ).last_hidden_state
+            inputs = decoder_inputs(model, batch["input_ids"], batch["position_ids"], batch["bounds"])
+            hidden = model.get_decoder()(**inputs).last_hidden_state
             vocabulary = text_config(model.config).vocab_size
             total += chunked_cross_entropy(hidden, batch["labels"], projection(model), vocabulary=vocabulary).item()
     finally:

@@ -45,7 +45,7 @@ def compute_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype:
 
 
 def load_frozen(
-    source: Source, *, bits: int, device: str, dtype: str = "auto", spread: bool = False
+    source: Source, *, bits: int, device: str, dtype: str = "auto", attention: str = "auto", spread: bool = False
 ) -> PreTrainedModel:
     """Load a model to train adapters on, frozen: NF4 + double quantisation (bits 4), LLM.int8() (8) or as it is (16).
 
@@ -53,6 +53,7 @@ def load_frozen(
 
     Args:
         dtype: see `compute_dtype`.
+        attention: see `prune.models.loading.load_model`.
         spread: over all GPUs, layer after layer; see `heal.models.spread`.
 
     Raises:
@@ -66,7 +67,8 @@ def load_frozen(
     if bits == 16:
         options: dict[str, Any] = {"device_map": places} if spread else {}
         # FSDP moves it layer by layer
-        model = load_model(source, dtype=compute, device="cpu" if sharded() else device, **options)
+        where = "cpu" if sharded() else device
+        model = load_model(source, dtype=compute, device=where, attention=attention, **options)
     else:
         if device == "mps":
             raise RegrowthError(f"{bits}-bit training does not run on this device; use --device cpu or --bits 16")
@@ -82,9 +84,10 @@ def load_frozen(
             bnb_4bit_quant_storage=compute if sharded() else torch.uint8,
         )
         if sharded():
-            model = load_waiting(source, compute=compute, quantisation=config)
+            model = load_waiting(source, compute=compute, quantisation=config, attention=attention)
         else:
-            model = load_model(source, dtype=compute, quantization_config=config, device_map=places)
+            how: dict[str, Any] = {"quantization_config": config, "device_map": places}
+            model = load_model(source, dtype=compute, attention=attention, **how)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if spread:

@@ -16,8 +16,8 @@ from accelerate.state import is_initialized
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, set_seed
 
 from heal.models.held_out import Losses
-from heal.text.packing import IGNORED, collate
-from heal.text.streams import Mixed
+from heal.text.ahead import Rows
+from heal.text.packing import IGNORED, collate_for_loss
 from heal.training.checkpoints import Checkpoints
 from heal.training.curve import Curve
 from heal.training.monitor import Monitor, log_folder, tracking
@@ -53,7 +53,7 @@ class Trained:
 
 def run(
     model: PeftModel,
-    rows: Mixed,
+    rows: Rows,
     plan: HealPlan,
     *,
     measure: Callable[[Any], Losses],
@@ -105,7 +105,7 @@ def run(
             total = torch.zeros((), device=device)
             for number, batch in enumerate(batches, 1):
                 with nullcontext() if number == len(batches) else accelerator.no_sync(wrapped):
-                    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+                    inputs = _put(batch, device)
                     loss = wrapped(**inputs, num_items_in_batch=labelled)["loss"]
                     accelerator.backward(loss * processes)  # gradients are averaged over the processes
                     total += loss.detach()
@@ -147,13 +147,20 @@ def run(
     return Trained(curve, state.step, ended, kept, gather_adapter(wrapped) if sharded() else None)
 
 
-def _batches(rows: Mixed, schedule: Schedule) -> list[dict[str, torch.Tensor]]:
+def _batches(rows: Rows, schedule: Schedule) -> list[dict[str, torch.Tensor]]:
     """This process's rows of a step, a batch for each forward pass; none where its text has ended."""
     size = schedule.batch_size
     taken = rows.take(size * schedule.accumulate)
     if len(taken) < size * schedule.accumulate:
         return []
-    return [collate(taken[start : start + size]) for start in range(0, len(taken), size)]
+    return [collate_for_loss(taken[start : start + size]) for start in range(0, len(taken), size)]
+
+
+def _put(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch on the device. A GPU copies from pinned memory while it computes; from other memory it stops to do so."""
+    if device.type == "cuda":
+        return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def _count_labelled(batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:

@@ -22,11 +22,13 @@ from prune.common.outputs import check_free
 from prune.common.processes import rank_and_world, sharded
 from prune.common.sizes import parse_tokens, spell_size
 from prune.common.terminal import quiet_libraries
+from prune.models.attention import check_attention
 from prune.models.loading import pick_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from heal.models.kernels import Kernels
     from heal.models.targets import Targets
 
 _CPU_ROOM = 0.7  # of the memory that is free: glibc keeps freed blocks, 12 to 36 % more than is alive
@@ -72,12 +74,14 @@ class Student:
 
     Attributes:
         facts: what the method adds to heal.json.
+        kernels: what its layers are computed by; released when it is trained.
     """
 
     model: PreTrainedModel
     targets: Targets
     quantised: list[str]
     facts: dict[str, Any]
+    kernels: Kernels
 
 
 def plan_healing(
@@ -110,18 +114,24 @@ def plan_healing(
             f"a run into {out} stands unfinished {left}: go on with --resume, or begin anew, --overwrite"
         )
     quiet_libraries()
+    from heal.models.adapters import adapter_dtype
+    from heal.models.kernels import check_kernels
     from heal.models.quantise import compute_dtype
     from heal.models.spread import check_spread
     from heal.models.targets import check_rank, find_targets
 
     check_spread(run.device_map, run.device)
     run = replace(run, device=pick_device(run.device))
+    check_kernels(settings.kernels, run.device)
     source = locate(model, revision=run.revision)
     skeleton = _skeleton(source)
     config = skeleton.config
     from_budget, free = left_open(settings), None
-    dtype = str(compute_dtype(settings.dtype, device=run.device)).removeprefix("torch.")
-    settings = replace(settings, dtype=dtype)
+    compute = compute_dtype(settings.dtype, device=run.device)
+    adapters = adapter_dtype(settings.adapter_compute, device=run.device, compute=compute)
+    dtype, adapter_compute = (str(one).removeprefix("torch.") for one in (compute, adapters))
+    check_attention(settings.attention, device=run.device, dtype=dtype)
+    settings = replace(settings, dtype=dtype, adapter_compute=adapter_compute)
     if AUTO in (settings.batch_size, settings.checkpointing):
         begun = checkpoints.begun() if run.resume else None
         settings, free = _choose_pass(method, source, settings, run, begun=begun, teacher=teacher)

@@ -16,14 +16,16 @@ import numpy as np
 import torch
 
 from prune.common.errors import RegrowthError
+from prune.common.memory import available
+from prune.models.at_once import COMPARED_BYTES, WALK_TOKENS, at_once
 from prune.models.batches import padded, plan_batches
 from prune.models.layerwise import Layerwise, walked
+from prune.models.loading import text_config
 from prune.models.walking import Route, Walk, count_passes, walking
 
 Variant = frozenset[int]
 FULL: Variant = frozenset()
-BATCH_TOKENS = 1024  # of one batch, padding included
-_HEAD_BYTES = 1 << 27  # logits of one chunk, in float32, stay below this
+_LEAST_TOKENS = 1024  # of a batch, where free memory is what bounds it
 
 
 @dataclass
@@ -57,7 +59,7 @@ def score_variants(
     variants: Sequence[Variant],
     *,
     kl: bool = True,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     advance: Callable[[float], None] = lambda tokens: None,
 ) -> Scores:
     """Run all variants of a causal language model over `windows` (lists of token ids).
@@ -66,7 +68,7 @@ def score_variants(
         model: loaded, or to be run from its files: then they are read once for each call.
         variants: layers to drop, 0-based, one set a variant; FULL (the empty set) for the model as it is.
         kl: also compare with the full model, which is then run whether it is among the variants or not.
-        batch_tokens: tokens of one batch, padding included.
+        batch_tokens: tokens of one batch, padding included; None: what suits the device (`walk_tokens`).
         advance: called with each batch's tokens.
 
     Raises:
@@ -76,6 +78,7 @@ def score_variants(
     scores = Scores(np.zeros(shape), np.zeros(shape), np.zeros(len(windows)))
     routes = [Route(dropped) for dropped in dict.fromkeys([FULL, *variants] if kl else variants)]
     ends = _from_files if isinstance(model, Layerwise) else _in_memory
+    batch_tokens = batch_tokens or walk_tokens(model, len(routes))
     batches = plan_batches([len(w) for w in windows], batch_size="auto", budget=batch_tokens)
     with torch.no_grad(), closing(ends(model, [padded([windows[i] for i in b]) for b in batches], routes)) as ended:
         for batch, end in zip(batches, ended, strict=True):
@@ -131,6 +134,21 @@ def _from_files(files: Layerwise, batches: _Batches, routes: Sequence[Route]) ->
             yield _End(files, ids, mask, states, passes)
 
 
+def walk_tokens(model: Any, variants: int) -> int:
+    """Tokens of one batch that a walk takes, padding included.
+
+    On a GPU fewer than elsewhere it would, where the final states of all variants would fill an eighth of what is free.
+    """
+    if isinstance(model, Layerwise):
+        return at_once(WALK_TOKENS, model.device)
+    embeddings = model.get_input_embeddings().weight
+    usual = at_once(WALK_TOKENS, embeddings.device)
+    if embeddings.device.type != "cuda":
+        return usual
+    token_bytes = variants * text_config(model.config).hidden_size * model.dtype.itemsize
+    return max(_LEAST_TOKENS, min(usual, available(str(embeddings.device)) // 8 // token_bytes))
+
+
 def _heads(end: _End, variants: Sequence[Variant], kl: bool) -> tuple[np.ndarray, np.ndarray, int]:
     """Summed loss and KL, (V, B) each, by chunks of positions whose logits fit; and tokens that met the head."""
     ids, mask, head = end.ids, end.mask, end.head
@@ -138,7 +156,7 @@ def _heads(end: _End, variants: Sequence[Variant], kl: bool) -> tuple[np.ndarray
     sums = np.zeros((2, len(variants), len(ids)))
     step = length
     if head.takes_positions:
-        step = max(1, min(length, _HEAD_BYTES // (4 * len(ids) * head.vocabulary)))
+        step = max(1, min(length, at_once(COMPARED_BYTES, ids.device) // (4 * len(ids) * head.vocabulary)))
     head_tokens = 0
     for begin in range(0, length - 1, step):
         positions = torch.arange(begin, min(begin + step, length - 1), device=ids.device)
