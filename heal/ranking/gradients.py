@@ -14,7 +14,7 @@ first pass over all of the pool would double the cost.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -135,7 +135,7 @@ def gradient_scores(
     twins = [first.setdefault(row.tokens.tobytes(), number) for number, row in enumerate(documents)]
     alone = [number for number, twin in enumerate(twins) if number == twin]
 
-    def measured(kind: str, rows: Sequence[int], measure: Callable[[int], torch.Tensor]) -> NDArray[np.float32]:
+    def measured(kind: str, rows: Sequence[int], measure: Callable[[int], torch.Tensor]) -> NDArray[Any]:
         done = []
         for start in range(0, len(rows), PART):
             some, name = rows[start : start + PART], f"{kind}-{start}"
@@ -148,9 +148,11 @@ def gradient_scores(
         return np.concatenate(done)
 
     def asked(number: int) -> torch.Tensor:
-        return unit(sketch(gradients(queries[number], f"query {number + 1}")))
+        return unit(
+            sketch(gradients(queries[number], f"query {number + 1}"))
+        ).half()  # kept in half the room; rounding changes no score
 
-    towards = torch.from_numpy(measured("queries", range(len(queries)), asked)).to(model.device)
+    towards = torch.from_numpy(measured("queries", range(len(queries)), asked)).to(model.device).float()
     v: Gradient = []
 
     sampled = alone[:moments]
