@@ -148,14 +148,12 @@ def gradient_scores(
         return np.concatenate(done)
 
     def asked(number: int) -> torch.Tensor:
-        return unit(
-            sketch(gradients(queries[number], f"query {number + 1}"))
-        ).half()  # kept in half the room; rounding changes no score
+        gradient = gradients(queries[number], f"query {number + 1}")
+        return unit(sketch(gradient)).half()  # in half the room; a cosine moves by far less than the sketch moves it
 
     towards = torch.from_numpy(measured("queries", range(len(queries)), asked)).to(model.device).float()
-    v: Gradient = []
-
     sampled = alone[:moments]
+    v: Gradient = []  # of these, and made when the first document is to be measured
 
     def scored(number: int) -> torch.Tensor:
         if not v:
