@@ -6,8 +6,9 @@ gradient over the root of Adam's second moments, and that of a query is its plai
 2402.04333). Both are scaled to one length: else short documents, whose gradients are long, would lead.
 
 While the weights stay as they are, Adam's v tends to the mean of the squared gradients of what it is trained on. Here
-it is that mean over the first documents of the pool, which are a random part of it. The exact v of the warm-up would be
-that of weights which have moved since, and a second pass over all of the pool would double the cost.
+it is that mean over the first documents of the pool, which are a random part of it, and the document itself: Adam too
+takes a gradient into v before it steps. The v of the warm-up would be that of weights which have moved since, and a
+first pass over all of the pool would double the cost.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class LoraGradients:
         with torch.enable_grad():
             loss = self._model(**batch)["loss"]
             gradient = [part.float() for part in torch.autograd.grad(loss, list(self.weights.values()))]
-        length = float(torch.stack(torch._foreach_norm(gradient)).norm())
+        length = float(torch.stack([torch.linalg.vector_norm(part) for part in gradient]).norm())
         if not np.isfinite(length) or length == 0:
             raise RegrowthError(
                 f"the gradient of {name} is {'zero' if length == 0 else 'not finite'}; try --dtype float32 or --bits "
@@ -83,6 +84,11 @@ def second_moments(gradients: Iterable[Gradient]) -> Gradient:
     if not count:
         raise ValueError("the mean of no gradients")
     return [total.div_(count) for total in sums]
+
+
+def with_own(moments: Gradient, gradient: Gradient, count: int) -> Gradient:
+    """Second moments of `count` gradients, and of another one: no weight's step is above sqrt(count + 1) then."""
+    return [v * (count / (count + 1)) + part * part / (count + 1) for v, part in zip(moments, gradient, strict=True)]
 
 
 def update_direction(gradient: Gradient, moments: Gradient) -> Gradient:
@@ -147,11 +153,14 @@ def gradient_scores(
     towards = torch.from_numpy(measured("queries", range(len(queries)), asked)).to(model.device)
     v: Gradient = []
 
+    sampled = alone[:moments]
+
     def scored(number: int) -> torch.Tensor:
         if not v:
-            v.extend(_moments(gradients, documents, alone[:moments], advance))
-        direction = update_direction(gradients(documents[number], f"document {number + 1}"), v)
-        return towards @ unit(sketch(direction))
+            v.extend(_moments(gradients, documents, sampled, advance))
+        gradient = gradients(documents[number], f"document {number + 1}")
+        own = v if number in sampled else with_own(v, gradient, len(sampled))
+        return towards @ unit(sketch(update_direction(gradient, own)))
 
     scores = measured("documents", alone, scored)
     place = {number: row for row, number in enumerate(alone)}

@@ -63,15 +63,16 @@ def read_pool(settings: RankSettings, tokenizer: PreTrainedTokenizerBase) -> Poo
     documents: list[PoolDocument] = []
     tokens: list[int] = []
     rows: list[Row] = []
-    bos = bos_id(tokenizer)
+    bos, total = bos_id(tokenizer), 0
     for document in _in_turns(turns):
-        if len(documents) == settings.documents or sum(tokens) >= (settings.pool_tokens or float("inf")):
+        if len(documents) == settings.documents or total >= (settings.pool_tokens or float("inf")):
             break
         ids = encode(tokenizer, document.text)
         if len(ids) < SHORTEST:
             continue
         documents.append(document)
         tokens.append(len(ids))
+        total += len(ids)
         rows.append(reading([] if bos is None else [bos], ids, settings.length))
     if len(documents) < 2:
         raise TextError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from heal.ranking.warming import Warm, WarmUp, given_adapter, load_adapted
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.memory import peak_memory
-from prune.common.outputs import check_free
+from prune.common.outputs import check_free, write_text
 from prune.common.provenance import digest, provenance
 from prune.common.resume import FinishedParts, Unfinished
 from prune.common.terminal import progress, quiet_libraries
@@ -77,7 +78,8 @@ def rank(
 
     Args:
         model: the pruned model: a folder or a hub id.
-        out: rank.json; nothing is written if None. While the run lasts its work is kept in hidden files beside it.
+        out: rank.json; if None, nothing is written, no figure and no selection either. While the run lasts its work is
+            kept in hidden files beside it.
         settings: the pool, the questions and the methods.
         selection: which documents are written as text to heal on; none if None.
 
@@ -246,7 +248,7 @@ def _ranking(plan: RankPlan, warm: Warm | None, scores: dict[str, Scores], secon
     for query, row, kind in zip(plan.queries, plan.rows, plan.kinds, strict=True):
         name, source = sets.get(query.name, (query.name, ""))
         questions.append(AskedQuestion(id=name, domain=query.domain, set=source, kind=kind, tokens=row.targets))
-    written = {**asdict(settings), "data": str(settings.data), "adapter": str(settings.adapter or "") or None}
+    written = json.loads(json.dumps(asdict(settings), default=str))  # paths as text, as the file has them
     return Ranking(
         model=plan.model.name,
         pool_sha256=pool.sha256,
@@ -320,7 +322,13 @@ def _selected(plan: RankPlan, ranking: Ranking) -> list[dict[str, Any]]:
 
 def _write(plan: RankPlan, ranking: Ranking, selected: Sequence[dict[str, Any]]) -> None:
     assert plan.out is not None
-    overwrite = plan.run.overwrite
+    overwrite, figure = plan.run.overwrite, None
+    if plan.run.plot is not None:
+        from heal.ranking.figure import draw_ranking
+
+        figure = draw_ranking(ranking)  # if it fails, nothing is written
     ranking.write(plan.out, overwrite=overwrite)
+    if figure is not None and plan.run.plot is not None:
+        write_text(plan.run.plot, figure, overwrite=overwrite)
     if plan.selection.select_out is not None:
         write_selection(selected, plan.selection.select_out, overwrite=overwrite)

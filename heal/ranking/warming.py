@@ -17,6 +17,7 @@ from heal.ranking.settings import RankSettings
 from heal.result import RECORD_FILE, HealRecord
 from heal.settings import Settings, TrainingRun
 from heal.text.sources import TextSource
+from heal.training.checkpoints import Checkpoints
 from prune.checkpoint.identity import base_identity
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
@@ -102,14 +103,21 @@ class WarmUp:
                 dtype=settings.dtype,
             )
             run = TrainingRun(device=device, show_progress=show_progress, tokens=tokens, resume=True)
-            _train(source, text, out, how, run)
+            try:
+                _train(source, text, out, how, run)
+            except BaseException:
+                if not Checkpoints(out).folder.exists():  # nothing to go on from
+                    self.clear()
+                raise
         record = HealRecord.read(out / RECORD_FILE)
         return Warm(out, record, record.tokens)
 
     def _text(self, source: Source, pool: Pool, settings: RankSettings) -> tuple[TextSource, int]:
         """The pool as files to train and to measure on, and how many tokens are trained on."""
-        texts, measured, counted = list(zip(pool.texts, pool.tokens, strict=True)), [], 0
-        while len(texts) > 1 and counted < _MEASURED_TOKENS:
+        texts, measured = list(zip(pool.texts, pool.tokens, strict=True)), list[str]()
+        counted = 0
+        most = max(1, len(texts) // 4)
+        while len(measured) < most and counted < _MEASURED_TOKENS:
             text, tokens = texts.pop()
             measured.append(text)
             counted += tokens
@@ -132,7 +140,8 @@ class WarmUp:
             write_json_lines(paths["train"], ({"text": text} for text in left))
             write_json_lines(paths["measure"], ({"text": text} for text in measured))
             write_json(self._folder / _FACTS, facts)
-        return TextSource(str(paths["train"]), held_out=str(paths["measure"]), held_out_tokens=counted), budget
+        tokens = min(counted, _MEASURED_TOKENS)
+        return TextSource(str(paths["train"]), held_out=str(paths["measure"]), held_out_tokens=tokens), budget
 
 
 def given_adapter(folder: Path, source: Source) -> Warm:

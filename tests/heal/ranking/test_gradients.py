@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from heal.ranking.gradients import LoraGradients, gradient_scores, second_moments, update_direction
+from heal.ranking.gradients import LoraGradients, gradient_scores, second_moments, update_direction, with_own
 from heal.text.packing import IGNORED, Row
 from prune.common.errors import RegrowthError
 from prune.common.resume import FinishedParts
@@ -38,6 +38,7 @@ def test_second_moments_are_the_mean_of_squares_and_scale_the_step():
     moments = second_moments([first, second])
     torch.testing.assert_close(moments[0], torch.tensor([5.0, 2.0]))
     torch.testing.assert_close(update_direction(first, moments)[0], torch.tensor([5**-0.5, 2**0.5]))
+    torch.testing.assert_close(with_own(second_moments([first]), second, 1)[0], moments[0])
     with pytest.raises(ValueError, match="no gradients"):
         second_moments([])
 
