@@ -13,6 +13,7 @@ from prune.common.artefact import Part
 from prune.common.intervals import Interval, Redraws
 
 RESAMPLES = 2000
+FEWEST = 4  # unlike documents of a bin; of two, half of such intervals miss
 MOST_CLUSTERS = 1000  # of a bin: more are thrown together at random, so that the resamples stay small
 
 
@@ -22,7 +23,7 @@ class DomainMean(Part):
     domain: str = Field(description="the queries' domain")
     score: float = Field(description="mean score over the bin's documents and the domain's queries")
     interval: Interval | None = Field(
-        description="with its 95 % interval, documents drawn anew; null where the bin holds fewer than two"
+        description="with its 95 % interval, documents drawn anew; null where the bin holds fewer than four"
     )
 
 
@@ -96,7 +97,7 @@ def _means(
     if len(set(digests)) > MOST_CLUSTERS:
         clusters = [int(digest, 16) % MOST_CLUSTERS for digest in digests]
     intervals: list[Interval | None] = [None] * len(domains)
-    if len(set(clusters)) > 1:
+    if len(set(clusters)) >= FEWEST:
         intervals = list(Redraws.of(clusters, resamples=RESAMPLES, seed=seed).means(values.T).intervals())
     return tuple(
         DomainMean(domain=domain, score=float(score), interval=interval)

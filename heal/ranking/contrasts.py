@@ -31,7 +31,8 @@ Kind = Literal["reasoning", "factual", "control"]
 CORRELATION_MARGIN = 0.1
 SHARE_MARGIN = 0.01  # of the pool
 HITS_MARGIN = 0.05
-TOP = 50
+TOP, TOP_SHARE = 10, 0.01  # documents searched for an answer: the larger of a count and a share of the pool
+COMMON = 0.5  # chance at random from which on an answer in the top documents is no evidence
 RESAMPLES = 2000
 
 
@@ -53,7 +54,9 @@ class Contrasts(Part):
         description="share of the pool's documents that carries half of a query's positive influence"
     )
     top: int = Field(description="how many of a query's highest documents are searched for its answer")
-    hits: tuple[Mean, ...] = Field(description="share of queries whose answer stands in one of the top documents")
+    hits: tuple[Mean, ...] = Field(
+        description="share of queries whose answer stands in one of the top documents, of those where it can tell"
+    )
     base: tuple[Mean, ...] = Field(description="the same of as many documents drawn at random from the pool")
     claims: tuple[Claim, ...] = Field(description="the published claims, each with a verdict")
 
@@ -67,7 +70,7 @@ def contrasts(
     queries: Sequence[Query],
     kinds: Sequence[Kind | None],
     *,
-    top: int = TOP,
+    top: int | None = None,
     seed: int = 0,
 ) -> Contrasts:
     """All claims.
@@ -77,7 +80,7 @@ def contrasts(
         documents: D of them.
         queries: Q of them.
         kinds: what each query is here, (Q,); None for one that is none of these.
-        top: how many documents are searched for an answer.
+        top: how many documents are searched for an answer; 1 % of the pool if None, and 10 at least.
 
     Raises:
         ValueError: the scores are of another shape, or one is no finite number.
@@ -87,13 +90,14 @@ def contrasts(
         raise ValueError(f"scores of shape {table.shape} for {len(documents)} documents and {len(queries)} queries")
     if not np.isfinite(table).all():
         raise ValueError("a score is no finite number")
+    top = min(len(documents), max(TOP, round(TOP_SHARE * len(documents))) if top is None else top)
     correlations, transferred = transfer(table, queries, kinds)
     shares, general = generality(table, kinds, seed=seed)
     hits, base, answered = answers(table, documents, queries, kinds, top=top, seed=seed)
     return Contrasts(
         correlations=correlations,
         shares=shares,
-        top=min(top, len(documents)),
+        top=top,
         hits=hits,
         base=base,
         claims=(*transferred, general, *answered),
@@ -223,21 +227,23 @@ def answers(
     queries: Sequence[Query],
     kinds: Sequence[Kind | None],
     *,
-    top: int = TOP,
+    top: int,
     seed: int = 0,
 ) -> tuple[tuple[Mean, ...], tuple[Mean, ...], tuple[Claim, Claim]]:
     """Whether the words of a query's `key` stand in its top documents, beside as many documents drawn at random.
 
-    The words must stand there in their order, whole, without case. A key without a letter is no evidence: 12 stands in
-    many texts. The chance that k of D documents drawn at random hold one of the m that have the key is exactly
-    1 - C(D - m, k) / C(D, k). Queries of one key are drawn anew together.
+    The words must stand there in their order, whole, without case. The chance that k of D documents drawn at random
+    hold one of the m that have the key is exactly 1 - C(D - m, k) / C(D, k). Queries of one key are drawn anew
+    together.
+
+    Three kinds of keys are no evidence, and their queries are left out: one without a letter, as 12 stands in many
+    texts; one that stands in no document, as nothing could have found it; one whose chance at random is a half or more.
 
     Returns:
         hits, their base rate, and the claims: that facts have more hits than at random, and that what they have beyond
         random is more than for reasoning.
     """
     texts = [_spaced(document.text) for document in documents]
-    top = min(top, len(documents))
     hits: list[Mean] = []
     bases: list[Mean] = []
     beyond: dict[Kind, _Side] = {}
@@ -245,16 +251,17 @@ def answers(
         rows = []
         for number in _of(kinds, kind):
             key = _spaced(queries[number].key)
-            if re.search(r"[^\W\d_]", key):
-                having = np.array([key in text for text in texts])
+            having = np.array([key in text for text in texts])
+            base = _at_random(len(texts), int(having.sum()), top)
+            if re.search(r"[^\W\d_]", key) and 0 < base < COMMON:
                 highest = np.argsort(-scores[:, number], kind="stable")[:top]
-                rows.append((float(having[highest].any()), _at_random(len(texts), int(having.sum()), top), key))
+                rows.append((float(having[highest].any()), base, key))
         keys = [key for _, _, key in rows]
         hits.append(_Side([hit for hit, _, _ in rows], keys).mean(kind, seed))
         bases.append(_Side([base for _, base, _ in rows], keys).mean(kind, seed))
         beyond[kind] = _Side([hit - base for hit, base, _ in rows], keys)
     facts = beyond["factual"].mean("", seed).value
-    few = f"fewer than {FEWEST} %s with an answer in words"
+    few = f"fewer than {FEWEST} %s with an answer in words that stands in the pool, and not everywhere"
     alone = judge(
         "answers: hits of facts less those at random",
         facts,

@@ -52,9 +52,9 @@ def ek_fac_scores(
     that learning the document lowers the query's loss. It is not scaled by the lengths of the gradients.
 
     The base may be in 16, 8 or 4 bits: frozen layers are passed over, and only LoRA's own matrices are watched. With
-    B = 0, as in a fresh adapter, A has no gradient, and is left out. Rows are run one by one, without
-    padding. A row that stands twice among the documents is measured once. The fit lies in a temporary folder while it
-    lasts.
+    B = 0, as in a fresh adapter, A has no gradient, and is left out. Rows are run one by one, without padding. A row
+    that stands twice among the documents is measured once. The fit lies in a temporary folder while it lasts. It takes
+    d x d numbers for each side d of a LoRA matrix, and time like d^3, however few the documents are.
 
     Args:
         model: with its adapter, on the CPU or on the first GPU, its forward pass made ready by
@@ -81,21 +81,21 @@ def ek_fac_scores(
         return model(**batch)["loss"]
 
     layers = dict.fromkeys(_watched(model), "linear_io")
-    arguments = AttributionArguments(
-        output_dir=".",  # nothing is written there: gradients are never kept
-        per_device_train_batch_size=1,
-        per_device_eval_batch_size=1,
-        use_cpu=device.type == "cpu",
-        dataloader_pin_memory=False,
-    )
-    first: dict[tuple[bytes, bytes], int] = {}
-    places = [first.setdefault((row.tokens.tobytes(), row.labels.tobytes()), len(first)) for row in documents]
-    alone = [documents[places.index(place)] for place in range(len(first))]
-    attributor = EKFACAttributor(arguments, task=AttributionTask(loss, model))
+    keys = [(row.tokens.tobytes(), row.labels.tobytes()) for row in documents]
+    unlike = dict(zip(keys, documents, strict=True))
+    alone, place = list(unlike.values()), {key: number for number, key in enumerate(unlike)}
     columns = []
     group = _queries_at_once(model)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.filterwarnings("ignore", "Full backward hook is firing")  # the first A reads what has no gradient
+        arguments = AttributionArguments(
+            output_dir=folder,  # it keeps its scores there too
+            per_device_train_batch_size=1,
+            per_device_eval_batch_size=1,
+            use_cpu=device.type == "cpu",
+            dataloader_pin_memory=False,
+        )
+        attributor = EKFACAttributor(arguments, task=AttributionTask(loss, model))
         for start in range(0, len(queries), group):
             found = attributor.attribute(
                 _Rows(alone),
@@ -104,12 +104,13 @@ def ek_fac_scores(
                 damping=damping,
                 relative_damping=True,
                 fisher_dir=folder,  # the fit of the first group serves all
+                factor_cache_residency="tiered",  # its matrices wait in the memory of the host, or on its disk
             )
             columns.append(found.scores.double().cpu().numpy())
     scores = np.concatenate(columns, axis=1)
     if scores.shape != (len(alone), len(queries)) or not np.isfinite(scores).all():
         raise RegrowthError("EK-FAC gave a score that is no finite number; try --dtype float32")
-    return np.asarray(scores[places])
+    return np.asarray(scores[[place[key] for key in keys]])
 
 
 def _queries_at_once(model: PeftModel) -> int:

@@ -22,8 +22,16 @@ def test_a_bin_s_mean_is_over_its_documents_and_the_domain_s_queries():
     assert [mean.domain for mean in first.domains] == ["medical", "math"]
     assert first.domains[0].score == scores[:2, :3].mean()
     assert first.domains[1].score == scores[:2, 3:].mean()
-    assert third.domains[0].interval is None  # of one document nothing can be said
-    assert second.domains[1].interval.low < second.domains[1].score < second.domains[1].interval.high
+    assert third.documents == 1
+
+
+def test_a_bin_of_few_documents_has_no_interval():
+    scores = np.random.default_rng(0).normal(size=(9, 6))
+    pool = [*documents(4, "four"), *documents(3, "three"), *documents(1, "twins"), *documents(1, "twins")]
+    four, three, twins = bin_means(scores, pool, QUERIES)
+    assert four.domains[0].interval.low < four.domains[0].score < four.domains[0].interval.high
+    assert three.domains[0].interval is None
+    assert twins.domains[0].interval is None
 
 
 def test_intervals_hold_the_planted_mean():

@@ -119,11 +119,27 @@ def test_answers_of_reasoning_in_words_are_held_against_those_of_facts():
     assert claims(found)["answers: hits beyond random of facts less those of reasoning"].verdict == "seen"
 
 
-def test_words_are_whole():
-    queries = [Query(f"q{i}", "medical", f"{i}?", "", "iron") for i in range(2)]
-    documents = [PoolDocument(text, "web") for text in ("environment", "The Iron.", "iron man", "none")]
-    found = contrasts(np.eye(4)[:, :2], documents, queries, ["factual"] * 2, top=1)
-    assert [mean.queries for mean in found.hits] == [0, 2]
+def answered(texts, key, top=1):
+    """How many of two facts with this key count, in a pool of these texts and others."""
+    queries = [Query(f"q{i}", "medical", f"{i}?", "", key) for i in range(2)]
+    documents = [PoolDocument(text, "web") for text in (*texts, *["nothing"] * 9)]
+    found = contrasts(np.eye(len(documents))[:, :2], documents, queries, ["factual"] * 2, top=top)
+    return found.hits[1].queries
+
+
+def test_what_is_evidence():
+    assert answered(["The IRON man."], "iron man") == 2
+    assert answered(["environment", "the man of iron"], "iron man") == 0  # it stands nowhere
+    assert answered(["12 men"], "12") == 0
+    assert answered(["iron"] * 9, "Iron") == 0  # half of all documents
+    assert answered(["iron"] * 2, "Iron", top=10) == 0  # as good as certain in so many
+
+
+def test_the_top_documents_are_a_share_of_the_pool():
+    for count, top in ((5, 5), (400, 10), (3000, 30)):
+        documents = [PoolDocument(f"{i}", "web") for i in range(count)]
+        found = contrasts(np.eye(count)[:, :1], documents, [Query("q", "medical", "?", "", "iron")], ["factual"])
+        assert found.top == top
 
 
 def test_the_base_rate_is_the_exact_chance():

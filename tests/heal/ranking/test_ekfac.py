@@ -84,7 +84,8 @@ def close(found, expected):
 
 
 @needed
-def test_scores_are_those_of_the_definition():
+def test_scores_are_those_of_the_definition(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     model = adapted(tiny(**NARROW))
     documents, queries = rows(12, model.config.vocab_size, 0), rows(3, model.config.vocab_size, 1)
     done = []
@@ -92,14 +93,16 @@ def test_scores_are_those_of_the_definition():
     names = [name for name in dict(model.named_modules()) if name.endswith((".lora_A.default", ".lora_B.default"))]
     assert close(found, by_definition(model, documents, queries, 0.5, names))
     assert sum(done) == rows_to_run(12, 3, model) == 3 * 12 + 3
+    assert not list(tmp_path.iterdir())  # the package would leave its scores where it runs
 
 
 @needed
-def test_a_base_in_four_bits_is_passed_over(tmp_path, sample_model):
+@pytest.mark.parametrize(("bits", "kind"), [(4, "Linear4bit"), (8, "Linear8bitLt")])
+def test_a_quantised_base_is_passed_over(tmp_path, sample_model, bits, kind):
     folder = save_tiny(tmp_path / "tiny", sample_model, **NARROW)
-    model = adapted(load_frozen(locate(folder), bits=4, device="cpu", dtype="float32"))
-    assert type(model.get_base_model().model.layers[0].mlp.up_proj.base_layer).__name__ == "Linear4bit"
-    documents, queries = rows(8, model.config.vocab_size, 0), rows(2, model.config.vocab_size, 1)
+    model = adapted(load_frozen(locate(folder), bits=bits, device="cpu", dtype="float32"))
+    assert type(model.get_base_model().model.layers[0].mlp.up_proj.base_layer).__name__ == kind
+    documents, queries = rows(6, model.config.vocab_size, 0), rows(2, model.config.vocab_size, 1)
     names = [name for name in dict(model.named_modules()) if name.endswith((".lora_A.default", ".lora_B.default"))]
     found = ek_fac_scores(model, documents, queries, damping=0.5)
     assert close(found, by_definition(model, documents, queries, 0.5, names))

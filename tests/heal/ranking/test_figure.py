@@ -49,12 +49,12 @@ def ranking(sizes, methods=("gradient", "bm25"), domains=("medical", "math")):
 
 
 def test_every_bin_method_and_domain_is_drawn():
-    root = ElementTree.fromstring(draw_ranking(ranking({"web": 6, "gsm8k": 1, "wiki": 3})))
+    root = ElementTree.fromstring(draw_ranking(ranking({"web": 6, "gsm8k": 1, "wiki": 4})))
     texts = [each.text for each in root.iter(f"{SVG}text")]
     for words in (
         "web / lead (6)",
         "gsm8k / lead (1)",
-        "wiki / lead (3)",
+        "wiki / lead (4)",
         "gradient",
         "unit of bm25",
         "medical",
@@ -77,7 +77,7 @@ def test_bins_stand_by_their_score_for_the_first_domain():
 
 
 def test_what_a_small_bin_does_not_know_stays_in_its_column():
-    root = ElementTree.fromstring(draw_ranking(ranking({"web": 40, "two": 2}, methods=("gradient",))))
+    root = ElementTree.fromstring(draw_ranking(ranking({"web": 40, "few": 4}, methods=("gradient",))))
     width = float(root.get("width"))
     for bar in (each for each in root.iter(f"{SVG}line") if "bar" in each.get("class", "")):
         assert 264 <= float(bar.get("x1")) <= float(bar.get("x2")) <= width
@@ -85,5 +85,5 @@ def test_what_a_small_bin_does_not_know_stays_in_its_column():
 
 @pytest.mark.parametrize("count", [3, 50])
 def test_small_bins_are_left_out_of_many(count):
-    text = draw_ranking(ranking({f"bin{i}": 2 + (i < 20) for i in range(count)}, methods=("gradient",)))
+    text = draw_ranking(ranking({f"bin{i}": 4 + (i < 20) for i in range(count)}, methods=("gradient",)))
     assert ("10 smaller bins left out" in text) == (count == 50)
