@@ -81,21 +81,21 @@ def ek_fac_scores(
         return model(**batch)["loss"]
 
     layers = dict.fromkeys(_watched(model), "linear_io")
-    arguments = AttributionArguments(
-        output_dir=".",  # nothing is written there: gradients are never kept
-        per_device_train_batch_size=1,
-        per_device_eval_batch_size=1,
-        use_cpu=device.type == "cpu",
-        dataloader_pin_memory=False,
-    )
     keys = [(row.tokens.tobytes(), row.labels.tobytes()) for row in documents]
     unlike = dict(zip(keys, documents, strict=True))
     alone, place = list(unlike.values()), {key: number for number, key in enumerate(unlike)}
-    attributor = EKFACAttributor(arguments, task=AttributionTask(loss, model))
     columns = []
     group = _queries_at_once(model)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.filterwarnings("ignore", "Full backward hook is firing")  # the first A reads what has no gradient
+        arguments = AttributionArguments(
+            output_dir=folder,  # it keeps its scores there too
+            per_device_train_batch_size=1,
+            per_device_eval_batch_size=1,
+            use_cpu=device.type == "cpu",
+            dataloader_pin_memory=False,
+        )
+        attributor = EKFACAttributor(arguments, task=AttributionTask(loss, model))
         for start in range(0, len(queries), group):
             found = attributor.attribute(
                 _Rows(alone),

@@ -14,7 +14,7 @@ first pass over all of the pool would double the cost.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -135,7 +135,7 @@ def gradient_scores(
     twins = [first.setdefault(row.tokens.tobytes(), number) for number, row in enumerate(documents)]
     alone = [number for number, twin in enumerate(twins) if number == twin]
 
-    def measured(kind: str, rows: Sequence[int], measure: Callable[[int], torch.Tensor]) -> NDArray[np.float32]:
+    def measured(kind: str, rows: Sequence[int], measure: Callable[[int], torch.Tensor]) -> NDArray[Any]:
         done = []
         for start in range(0, len(rows), PART):
             some, name = rows[start : start + PART], f"{kind}-{start}"
@@ -148,12 +148,12 @@ def gradient_scores(
         return np.concatenate(done)
 
     def asked(number: int) -> torch.Tensor:
-        return unit(sketch(gradients(queries[number], f"query {number + 1}")))
+        gradient = gradients(queries[number], f"query {number + 1}")
+        return unit(sketch(gradient)).half()  # in half the room; a cosine moves by far less than the sketch moves it
 
-    towards = torch.from_numpy(measured("queries", range(len(queries)), asked)).to(model.device)
-    v: Gradient = []
-
+    towards = torch.from_numpy(measured("queries", range(len(queries)), asked)).to(model.device).float()
     sampled = alone[:moments]
+    v: Gradient = []  # of these, and made when the first document is to be measured
 
     def scored(number: int) -> torch.Tensor:
         if not v:

@@ -79,7 +79,7 @@ class RankSettings:
             parse=check_methods,
         ),
     ] = ("gradient", "bm25", "random")
-    sketch: Annotated[int, _scores("Dimensions that gradients are projected to.")] = 1 << 16
+    sketch: Annotated[int, _scores("Dimensions that gradients are projected to.")] = 1 << 19
     moments: Annotated[int, _scores("Documents that Adam's second moments are estimated on.")] = 32
     adapter: Annotated[
         Path | None, _adapts("Adapter of an earlier heal qlora on this model, in place of a warm-up.", parse=Path)
