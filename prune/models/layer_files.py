@@ -13,7 +13,7 @@ import torch
 from prune.checkpoint.headers import Checkpoint, Shard, Tensor, read_checkpoint
 from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import FLOATS, read_into, torch_dtype
-from prune.common.errors import CheckpointError, RegrowthError
+from prune.common.errors import CheckpointError, RegrowthError, first_line
 from prune.common.memory import available
 from prune.models.hooks import decoder_of
 from prune.models.loading import decoder_layers, text_config
@@ -81,19 +81,15 @@ class LayerFiles:
             dtype: as `prune.models.precision.pick_dtype` gives it: "auto" is the checkpoint's own.
 
         Raises:
-            CheckpointError: a layer's weights are stored in a form other than the model's own.
+            CheckpointError: transformers cannot make a causal language model of the folder's config.
         """
-        from accelerate import init_empty_weights
-        from transformers import AutoConfig, AutoModelForCausalLM
-
         self.name, self.device, self.read_seconds, self.compute_seconds = source.name, device, 0.0, 0.0
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
-        stored = text_config(config).dtype or config.dtype or torch.float32
-        self.dtype: torch.dtype = dtype if isinstance(dtype, torch.dtype) else stored
-        with init_empty_weights(include_buffers=False):
-            self.model = AutoModelForCausalLM.from_config(
-                config, dtype=self.dtype, trust_remote_code=trust_remote_code
-            ).eval()
+        try:
+            self.model, self.dtype = _without_weights(source, dtype, trust_remote_code)
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+            raise CheckpointError(
+                f"{source.name} cannot be made a causal language model ({first_line(error)})"
+            ) from error
         self.decoder, self.layers = decoder_of(self.model), list(decoder_layers(self.model))
         self.weights = Weights(read_checkpoint(source.folder))
         self.weights.base = getattr(self.model, "base_model_prefix", "")
@@ -166,6 +162,8 @@ class LayerFiles:
             stored = self.weights.find(f"{prefix}.{name}")
             if stored is None:
                 raise CheckpointError(f"{prefix}.{name} is not stored under its own name, {_REFUSED}")
+            if (kind := self.weights.places[stored][1].dtype) not in FLOATS:
+                raise CheckpointError(f"{prefix}.{name} is stored as {kind}, {_REFUSED}")
             names[name] = stored
         return names
 
@@ -182,12 +180,26 @@ class LayerFiles:
         """Where a parameter outside the layers is stored; of a tied pair, one stands for both."""
         table, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         names = [f"{self.names[id(module)]}.{name}".removeprefix(".")]
-        if name == "weight" and module is head:
-            names += HEADS
-        if name == "weight" and getattr(text_config(self.model.config), "tie_word_embeddings", False):
-            names += [f"{self.names[id(head)]}.weight", *HEADS] if module is table else []
-            names += [f"{self.names[id(table)]}.weight"] if module is head else []
+        if name == "weight" and head is not None and module in (table, head):
+            of_head = [f"{self.names[id(head)]}.weight", *HEADS]
+            tied = getattr(text_config(self.model.config), "tie_word_embeddings", False)
+            if module is head:
+                names += [*of_head, f"{self.names[id(table)]}.weight"] if tied else of_head
+            elif tied:
+                names += of_head
         return next(filter(None, map(self.weights.find, names)), None)
+
+
+def _without_weights(source: Source, dtype: torch.dtype | str, trust_remote_code: bool) -> tuple[Any, torch.dtype]:
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
+    stored = text_config(config).dtype or config.dtype or torch.float32
+    picked: torch.dtype = dtype if isinstance(dtype, torch.dtype) else stored
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=picked, trust_remote_code=trust_remote_code)
+    return model.eval(), picked
 
 
 class _Slots:

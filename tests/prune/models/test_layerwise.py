@@ -1,6 +1,7 @@
 """A model run layer by layer from its files: the numbers of the loaded one on every route, one layer in memory."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -92,6 +93,19 @@ def test_a_family_that_stores_its_layers_otherwise_is_refused_in_one_line(tmp_pa
     with pytest.raises(CheckpointError, match=r"not run layer by layer; .*--max-memory") as refused:
         score_variants(files, windows(), [FULL])
     assert "\n" not in str(refused.value)
+
+
+def test_weights_that_are_no_plain_numbers_and_a_config_of_nothing_are_refused_in_one_line(tmp_path):
+    model = tiny(layers=2)
+    files = from_files(model, tmp_path)
+    shard, tensor = files.weights.places["model.layers.1.mlp.up_proj.weight"]
+    files.weights.places[tensor.name] = shard, replace(tensor, dtype="F8_E4M3")
+    with pytest.raises(CheckpointError, match="is stored as F8_E4M3, so this family"):
+        files.check()
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"nothing"'))
+    with pytest.raises(CheckpointError, match="cannot be made a causal language model"):
+        Layerwise(Source(tmp_path, "model"), dtype="auto", device="cpu")
 
 
 def test_a_cap_has_the_sample_model_checked_layer_by_layer_to_the_same_choice(sample_model, sample_text):
