@@ -10,9 +10,10 @@ import typer
 from heal import options
 from prune.common.options import takes
 from prune.common.processes import is_main
-from prune.common.terminal import answer, make_app
+from prune.common.terminal import answer, make_app, screen
 
 if TYPE_CHECKING:
+    from heal.ranking.settings import RankRun, RankSettings, Selection
     from heal.settings import BudgetQuery, DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
     from heal.text.sources import TextSource
 
@@ -101,6 +102,36 @@ def patch_command(
 
     result = patch(model, teacher, text, out, settings=settings, run=run)
     answer(result.to_json(), lambda: patched(result), as_json=as_json)
+
+
+@app.command("rank")
+@takes(settings=options.RANK, selection=options.SELECTION, run=options.RANK_RUN)
+def rank_command(
+    model: options.Pruned,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where rank.json goes.")],
+    settings: RankSettings,
+    selection: Selection,
+    run: RankRun,
+    as_json: Annotated[bool, typer.Option("--json", help="Print rank.json on stdout, and nothing else there.")] = False,
+) -> None:
+    """Rank the documents of a pool by what each would do for a domain's answers, before any healing.
+
+    By gradient: a fresh adapter is warmed up on a part of the pool. A document's score is the cosine between the step
+    that an optimiser would make on it and the gradient of an answer's loss, LoRA weights alone. BM25 and random scores
+    stand beside it: a ranking that is no better than these has found nothing.
+
+    With [bold]--select 10% --select-out picked.jsonl[/bold] the best documents are written for heal qlora --text. The
+    questions that were asked are in rank.json: leave them out where the healed model is judged.
+
+    Example: [bold]heal rank pruned --text pool.jsonl --data questions --domains medical,math --out rank.json[/bold]
+    """
+    from heal.ranking.rank import rank
+    from heal.ranking.showing import rank_tables
+
+    result = rank(model, out, settings=settings, selection=selection, run=run)
+    answer(result.to_json(), lambda: rank_tables(result.ranking), as_json=as_json)
+    screen().print("Wrote " + " and ".join(map(str, filter(None, (out, selection.select_out, run.plot)))))
 
 
 @app.command("merge")

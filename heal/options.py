@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from heal.ranking.settings import RankRun, RankSettings, Selection
 from heal.settings import BudgetQuery, DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
 from prune.common.errors import UsageError
 from prune.common.options import Option, settings_options
@@ -120,6 +121,8 @@ class MergeOptions:
             raise UsageError("--base does not go with --adapter-only, which merges nothing")
         if self.adapter_only and measuring.held_out_tokens is not None:
             raise UsageError("--held-out-tokens is for --base auto; --adapter-only is checked on a few rows")
+        if self.adapter_only and measuring.max_memory is not None:
+            raise UsageError("--max-memory does not go with --adapter-only, which loads the models it compares")
         if self.full is not None and not self.adapter_only:
             raise UsageError("--full goes with --adapter-only; for the base of a merge use --model")
 
@@ -141,6 +144,11 @@ DISTILL_SETTINGS = settings_options(DistillSettings, defaults=_AS_TYPED)
 PATCH_SETTINGS = settings_options(PatchSettings)
 MERGE = settings_options(MergeOptions)
 MEASURING = settings_options(Measuring)
+RANK = settings_options(
+    RankSettings, defaults={"text": None, "domains": None, "methods": ",".join(RankSettings.methods)}
+)
+RANK_RUN = settings_options(RankRun)
+SELECTION = settings_options(Selection)
 BUDGET = settings_options(BudgetQuery)
 _budgeted = settings_options(Settings, only=_BUDGETED, defaults=_AS_TYPED)
 BUDGET_SETTINGS = replace(_budgeted, make=lambda **typed: Settings(**_budgeted.make(**typed)))

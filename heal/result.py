@@ -218,6 +218,7 @@ class HealRecord(Stated, Artefact):
     training_seconds: float | None = optional("of runs that train: of all steps, without measuring and saving")
     adapted: tuple[str, ...] | None = optional("of runs that train: modules that carry the adapter")
     quantised: tuple[str, ...] | None = optional("of runs that train: modules held in 4 or 8 bits")
+    kernels: str | None = optional("of runs that train: `liger` where its fused kernels computed the layers")
     teacher: dict[str, Any] | None = optional("of `distill` and `patch`: identity of the full model")
     own_tensors: tuple[str, ...] | None = optional(
         "of `distill`: tensors of the healed model that are not the full one's"

@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from typing import Annotated, Any
 
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.options import MAX_MEMORY, Option
 from prune.common.sizes import parse_size, parse_tokens
+from prune.models.attention import HELP as ATTENTIONS
 from prune.models.loading import text_config
 from prune.models.precision import HELP as DTYPES
 from prune.scanning.settings import parse_batch_size
@@ -18,6 +19,8 @@ from prune.scanning.settings import parse_batch_size
 AUTO = "auto"
 BITS = (4, 8, 16)
 SCHEDULES = ("cosine", "linear", "constant")
+ADAPTER_COMPUTES = ("auto", "float32", "bfloat16")
+KERNELS = ("auto", "liger", "none")
 REPORTERS = ("wandb", "trackio", "tensorboard", "none")
 _training, _adapter, _distillation, _patch, _running = (
     partial(Option, panel=title) for title in ("Training", "Adapter", "Distillation", "Patch", "Running")
@@ -92,6 +95,17 @@ class Settings:
     bits: Annotated[int, _adapter("4: NF4, double quantised; 8: LLM.int8(); 16: not quantised.")] = 4
     dtype: Annotated[
         str, _adapter("Of the products: bfloat16, float32, or auto: bfloat16 where the device has it.")
+    ] = "auto"
+    adapter_compute: Annotated[
+        str,
+        _adapter(
+            "Of the adapter's products: bfloat16, float32, or auto: bfloat16 on a GPU that has it. Weights stay fp32."
+        ),
+    ] = "auto"
+
+    attention: Annotated[str, _training(f"What computes attention: {ATTENTIONS}")] = "auto"
+    kernels: Annotated[
+        str, _training("Norms, rotary positions, gates: auto (liger on a GPU that has it), liger, or none: plain.")
     ] = "auto"
 
     @property
@@ -173,6 +187,18 @@ class TrainingRun(Run):
         ),
     ] = None
     report_to: Annotated[str, _running("wandb, trackio, tensorboard or none.")] = "none"
+    max_memory: Annotated[
+        int | None,
+        _running(
+            "An unquantised cut that takes more than this (4GiB) is measured layer by layer at the end.",
+            typed=str | None,
+            parse=parse_size,
+            shown="what the machine has",
+        ),
+    ] = None
+    device_map: Annotated[
+        str | None, _running("auto: the layers spread over all GPUs, for a model that one does not hold.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +209,7 @@ class PatchRun(Run):
         "20k"
     )
     dtype: Annotated[str, Option(f"To compute in: {DTYPES}")] = "auto"
+    max_memory: Annotated[int | None, MAX_MEMORY] = None
 
 
 @dataclass(frozen=True)
@@ -224,6 +251,7 @@ class Measuring:
         Option("How much of it; as much as the adapter was measured on if not named.", typed=str, parse=parse_tokens),
     ] = None
     device: Annotated[str, Option("What measures: auto, cpu, cuda, cuda:1, ...")] = "auto"
+    max_memory: Annotated[int | None, MAX_MEMORY] = None
 
 
 def check_running(run: TrainingRun) -> None:
@@ -255,6 +283,10 @@ def check(settings: Settings) -> None:
     """
     if settings.bits not in BITS:
         raise UsageError(f"--bits {settings.bits} is unknown; use {', '.join(map(str, BITS))}")
+    if settings.adapter_compute not in ADAPTER_COMPUTES:
+        raise UsageError(f"--adapter-compute {settings.adapter_compute} is unknown; use {', '.join(ADAPTER_COMPUTES)}")
+    if settings.kernels not in KERNELS:
+        raise UsageError(f"--kernels {settings.kernels} is unknown; use {', '.join(KERNELS)}")
     if settings.learning_rate is not None and not 0 < settings.learning_rate < math.inf:
         raise UsageError(f"--learning-rate {settings.learning_rate} is not above 0")
     if not 0 < settings.lora_alpha < math.inf:

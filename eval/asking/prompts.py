@@ -18,6 +18,7 @@ from prune.common.provenance import digest
 
 LETTERS = ascii_uppercase
 _SHIPPED, _PREFIX = files("eval.asking") / "protocols", "prompts-"
+_NAMED = re.compile(r"\b(?:option|choice|number)\s+\(?(\d+)\b\)?", re.IGNORECASE)
 _ALONE = re.compile(r"\W*(\d+)\s*[.:)\]]\s+(\S.*)")  # an option by its number, with its words behind
 
 
@@ -158,13 +159,15 @@ class Prompts(_Strict):
 
 
 def _parse_number(response: str, choices: Sequence[str]) -> int | None:
-    if (alone := _ALONE.fullmatch(response.strip())) is not None:
-        index = int(alone[1]) - 1
-        return index if index in range(len(choices)) and alone[2].rstrip(".") == choices[index].rstrip(".") else None
-    value = parse_value(response)
-    if value is None:
-        return None
-    return int(value) - 1 if value.denominator == 1 and 1 <= value <= len(choices) else None
+    for text in (response, _NAMED.sub(r"\1", response)):  # `Option 2` is 2 where nothing else can be read
+        if (alone := _ALONE.fullmatch(text.strip())) is not None:
+            index = int(alone[1]) - 1
+            return (
+                index if index in range(len(choices)) and alone[2].rstrip(".") == choices[index].rstrip(".") else None
+            )
+        if (value := parse_value(text)) is not None:
+            return int(value) - 1 if value.denominator == 1 and 1 <= value <= len(choices) else None
+    return None
 
 
 def shipped_prompts() -> list[str]:

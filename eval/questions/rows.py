@@ -40,7 +40,9 @@ def rationale_of(name: str, row: Row) -> str | None:
     given = next((row[field] for field in _RATIONALES.get(name, ()) if isinstance(row.get(field), str)), "")
     if name == "gsm8k":
         given = _CALCULATOR.sub("", given.rsplit("####", 1)[0])
-    return given.strip().strip('"').strip() or None
+    if name == "mathqa":  # its solutions stand in quotation marks, of which one may be missing
+        given = given.strip().strip('"')
+    return given.strip() or None
 
 
 _CALCULATOR = re.compile(r"<<.*?>>")  # marks of GSM8K, made for a model that has a calculator

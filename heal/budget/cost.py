@@ -14,6 +14,7 @@ from pydantic import Field
 from heal.budget.document import BudgetSettings, Gpu, Memory
 from heal.models.targets import plays
 from prune.common.errors import UsageError
+from prune.models.at_once import FLOATS, LOGITS, at_once
 from prune.models.footprint import (
     GIB,
     forward_flops,
@@ -28,8 +29,6 @@ from prune.models.footprint import (
 from prune.models.shapes import LayerShape, ModelShape
 
 METHODS = ("qlora", "distill")
-LOGITS_AT_ONCE = 1 << 24  # numbers per chunk, as heal.models.losses takes
-FLOATS_ON_CPU = 1 << 19  # of a chunk, so many at a time are in fp32 on a CPU, and all on a GPU
 _ADAPTER = 4  # bytes: adapters, their gradients and both of Adam's moments are fp32
 _ALLOCATOR = 0.04  # of a GPU's memory, lost to fragments and rounding
 _CONTEXT = 0.75 * GIB  # of a GPU's memory, taken by CUDA, its kernels and cuBLAS' workspace
@@ -201,8 +200,9 @@ def _saved(shape: ModelShape, layer: LayerShape, job: Job) -> int:
 
 
 def _logits(shape: ModelShape, job: Job) -> int:
-    numbers = min(max(64, LOGITS_AT_ONCE // shape.vocabulary), job.tokens) * shape.vocabulary
-    wide = numbers if job.cuda else min(numbers, FLOATS_ON_CPU)
+    device = "cuda" if job.cuda else "cpu"  # in chunks, as heal.models.losses takes them
+    numbers = min(max(64, at_once(LOGITS, device) // shape.vocabulary), job.tokens) * shape.vocabulary
+    wide = min(numbers, at_once(FLOATS, device))
     if job.method == "qlora":
         return numbers * 4 + wide * 4  # logits and their slope; chances in fp32
     return numbers * 8 + wide * 16  # both logits, the slope; fp32

@@ -161,6 +161,11 @@ def questions(chat: str) -> list[str]:
     return [message["content"] for message in json.loads(chat) if message["role"] == "user"]
 
 
+def opening_question(chat: str) -> str:
+    """What the user says first in a chat, given as JSON: by this it is known again, whatever the answer is."""
+    return next(iter(questions(chat)), chat)
+
+
 def first_question(chat: str) -> Messages:
     """The messages of a chat before its first answer."""
     messages: Messages = json.loads(chat)

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from heal.settings import longest_row
-from heal.text.chats import ASSISTANT, ChatTemplate, Messages, first_question, questions
+from heal.text.chats import ASSISTANT, ChatTemplate, Messages, first_question
 from heal.text.sources import HeldOut, TextSource, trainable
 from prune.common.errors import TextError
 from prune.models.generation import VllmWriter, end_tokens, write_answers
-from prune.text.documents import Document, Documents
+from prune.text.documents import Documents
 from prune.text.windows import SHORTEST, bos_id, encode
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def read_prompts(
     """
     if prompts is not None:
         reader = Documents(prompts, "prompt", chats=True)
-        asked = _begun(_shuffled((d.text for d in reader if not _is_measured(d, held_out)), seed))
+        asked = _begun(_shuffled((d.text for d in reader if not held_out.measures(d)), seed))
         if reader.chats:
             return chat_prompts(tokenizer, asked, longest, loss_on=text.loss_on)
         return asked_prompts(tokenizer, asked)
@@ -151,7 +151,7 @@ def read_prompts(
     readers = [Documents(source, text.field, chats=True) for source in text.sources]
 
     def documents(reader: Documents) -> Iterator[str]:
-        return (d.text for d in reader if wanted(d.text) and not _is_measured(d, held_out))
+        return (d.text for d in reader if wanted(d))
 
     shuffled = [_begun(_shuffled(documents(r), [seed, i] if i else seed)) for i, r in enumerate(readers)]
     if len({reader.chats for reader in readers}) > 1:
@@ -212,11 +212,6 @@ def chat_prompts(
             ids = encode(tokenizer, text)
             if len(ids) <= longest - SHORTEST:
                 yield Prompt(tuple(ids), text, messages, longest)
-
-
-def _is_measured(document: Document, held_out: HeldOut) -> bool:
-    texts = [document.text, *questions(document.text)] if document.chat else [document.text]
-    return any(map(held_out.holds, texts))
 
 
 def write_responses(

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from heal.defaults import HELD_OUT_TOKENS
-from heal.text.chats import LOSS_ON, ChatTemplate, check_answer, questions
+from heal.text.chats import LOSS_ON, ChatTemplate, check_answer, opening_question, questions
 from heal.text.packing import ChatPacker, Row, pack
 from heal.text.streams import Mixed, TextRows
 from prune.common.errors import TextError, UsageError
+from prune.common.processes import gather
 from prune.text.documents import Document, Documents, source_files
 from prune.text.windows import SHORTEST, bos_id, encode, text_identity, texts_identity
 
@@ -132,8 +133,12 @@ class HeldOut:
                 digest.update(np.asarray(part, dtype=np.int32).tobytes() + b"\0")
         return digest.hexdigest()
 
-    def holds(self, document: str) -> bool:
-        return _digest(document) in self.digests
+    def holds(self, text: str) -> bool:
+        return _digest(text) in self.digests
+
+    def measures(self, document: Document) -> bool:
+        """Whether a document is measured; of a chat, whether one that opens with the same question is."""
+        return self.holds(document.text) or self.holds(_known_by(document))
 
     def to_json(self) -> dict[str, Any]:
         texts = [
@@ -185,7 +190,7 @@ def hold_out(text: TextSource, tokenizer: PreTrainedTokenizerBase, *, length: in
         reader = Documents(source, text.field, chats=True)
         documents: Iterator[Document] = reader
         if text.held_out is None and not domain:
-            documents = (document for document in reader if is_held_out(document.text))
+            documents = (document for document in reader if is_held_out(_known_by(document)))
         first = next(documents, None)
         documents = chain([] if first is None else [first], documents)
         if reader.chats:
@@ -249,12 +254,12 @@ def _chat_rows(
     return rows, sum(row.targets for row in rows)
 
 
-def trainable(text: TextSource, held_out: HeldOut) -> Callable[[str], bool]:
+def trainable(text: TextSource, held_out: HeldOut) -> Callable[[Document], bool]:
     """Whether a document of `text` may be trained on: it is not measured, nor one of the part that is held out."""
     share = text.held_out is None  # then the whole share is kept apart, measured or not: a larger one stays clean
 
-    def wanted(document: str) -> bool:
-        return not (share and is_held_out(document)) and not held_out.holds(document)
+    def wanted(document: Document) -> bool:
+        return not (share and is_held_out(_known_by(document))) and not held_out.measures(document)
 
     return wanted
 
@@ -266,9 +271,14 @@ def row_stream(
     *,
     length: int,
     seed: int,
+    share: tuple[int, int] = (0, 1),
     state: dict[str, Any] | None = None,
 ) -> Mixed:
-    """Packed rows of the documents that are not held out, shuffled by `seed`, from the start or from a `state`."""
+    """Packed rows of the documents that are not held out, shuffled by `seed`, from the start or from a `state`.
+
+    Args:
+        share: the number of this process, and how many share the documents; see `TextRows`.
+    """
     wanted = trainable(text, held_out)
     streams = [
         TextRows(
@@ -279,6 +289,7 @@ def row_stream(
             seed=[seed, index] if index else seed,
             wanted=wanted,
             loss_on=text.loss_on,
+            share=share,
             state=state["streams"][index] if state else None,
         )
         for index, source in enumerate(text.sources)
@@ -287,12 +298,23 @@ def row_stream(
 
 
 def check_enough(
-    text: TextSource, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, *, rows: int, length: int, seed: int
+    text: TextSource,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: HeldOut,
+    *,
+    rows: int,
+    length: int,
+    seed: int,
+    share: tuple[int, int] = (0, 1),
 ) -> None:
     """Refuse text that is too short where that is cheap to know: small local files, and chats, are counted.
 
+    Args:
+        rows: of all processes together.
+        share: see `row_stream`. Each process counts its own rows, and all must call this.
+
     Raises:
-        TextError: the text ends before `rows` rows.
+        TextError: the text ends before `rows` rows; in every process.
     """
     if any(source.startswith("hub:") for source in text.sources):
         return
@@ -303,8 +325,9 @@ def check_enough(
     told = not chats and not any(path.suffix in (".gz", ".parquet") for path in paths)
     if size > _COUNTED or (size > _PLENTY * rows * length and told):
         return
-    stream = row_stream(text, tokenizer, held_out, length=length, seed=seed)
-    count = sum(1 for _ in islice(stream, rows))
+    stream = row_stream(text, tokenizer, held_out, length=length, seed=seed, share=share)
+    # The process whose documents end first ends the run.
+    count = min(gather(sum(1 for _ in islice(stream, rows // share[1])))) * share[1]
     if count < rows:
         passed = stream.counts.get("passed_over", 0)
         why = f" ({passed} chats are passed over: their answers begin behind a row of {length})" if passed else ""
@@ -321,8 +344,13 @@ def _names(sources: tuple[str, ...]) -> list[str]:
     return [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]
 
 
+def _known_by(document: Document) -> str:
+    """The words that decide on which side a document stands: a question stays there with all of its answers."""
+    return opening_question(document.text) if document.chat else document.text
+
+
 def is_held_out(text: str) -> bool:
-    """Whether a document belongs to the held-out part: a matter of its text alone, so it never moves."""
+    """Whether a text belongs to the held-out part: a matter of its words alone, so it never moves."""
     return int.from_bytes(_digest(text)[:8]) % HELD_OUT_SHARE == 0
 
 

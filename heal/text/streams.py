@@ -10,7 +10,7 @@ import numpy as np
 
 from heal.text.chats import ChatTemplate, check_answer
 from heal.text.packing import ChatPacker, Packer, Row
-from prune.text.documents import Documents
+from prune.text.documents import Document, Documents
 from prune.text.windows import SHORTEST, bos_id, encode
 
 if TYPE_CHECKING:
@@ -25,12 +25,17 @@ class TextRows(Iterator[Row]):
 
     All of a source that is smaller than the buffer is shuffled, and a stream without reading it to its end.
 
+    Several processes share the documents, so that each tokenises its own alone: all read and draw the same ones in the
+    same order, and each document goes to the process that has had the fewest characters so far. Which documents a
+    process gets depends on nothing else, so they need not tell one another.
+
     Args:
         source: SOURCE as in `prune.text.documents`; `field` as there.
         length: tokens per row.
         seed: the order follows from it alone.
-        wanted: whether to train on a text.
+        wanted: whether to train on a document.
         loss_on: which tokens of chats bear loss; see `heal.text.chats`.
+        share: the number of this process, 0-based, and how many there are.
         state: what `state()` of another such stream gave, made with the same arguments.
 
     Raises:
@@ -45,11 +50,14 @@ class TextRows(Iterator[Row]):
         *,
         length: int,
         seed: int | list[int],
-        wanted: Callable[[str], bool],
+        wanted: Callable[[Document], bool],
         loss_on: str = "answers",
+        share: tuple[int, int] = (0, 1),
         state: dict[str, Any] | None = None,
     ) -> None:
         held = state or {"documents": None, "buffer": [], "ended": False, "packer": None}
+        self._process = share[0]
+        self._dealt: list[int] = list(held.get("dealt", [0] * share[1]))  # characters that each process has had
         self.source = source
         self._tokenizer, self._wanted, self._length, self._loss_on = tokenizer, wanted, length, loss_on
         self._documents = Documents(source, field, chats=True, state=held["documents"])
@@ -66,7 +74,7 @@ class TextRows(Iterator[Row]):
     def __next__(self) -> Row:
         packer = self._ready()
         while (row := packer.take()) is None:
-            text = self._text()
+            text = self._own_text()
             if text is None:
                 row = packer.last()
                 if row is None:
@@ -116,6 +124,7 @@ class TextRows(Iterator[Row]):
             "ended": self._ended,
             "rng": self._rng.bit_generator.state,
             "packer": self._packed if self._packer is None else self._packer.state(),
+            **({"dealt": list(self._dealt)} if len(self._dealt) > 1 else {}),
         }
 
     def fill(self) -> None:
@@ -125,6 +134,15 @@ class TextRows(Iterator[Row]):
             if text is not None:
                 self._buffer.append(text)
                 self._characters += len(text)
+
+    def _own_text(self) -> str | None:
+        """The next document that is dealt to this process."""
+        while (text := self._text()) is not None:
+            process = self._dealt.index(min(self._dealt))
+            self._dealt[process] += len(text)
+            if process == self._process:
+                return text
+        return None
 
     def _text(self) -> str | None:
         self.fill()
@@ -144,7 +162,7 @@ class TextRows(Iterator[Row]):
                 check_answer(document, self._loss_on)
                 if self._template is None:
                     self._reader().render(document.text)  # a template that will not do is found at once
-            if self._wanted(document.text):
+            if self._wanted(document):
                 return document.text
         self._ended = True
         self._buffer = [self._buffer[index] for index in self._rng.permutation(len(self._buffer))]

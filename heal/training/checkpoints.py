@@ -6,8 +6,8 @@ They stand in a hidden folder beside the run's `--out`, `.NAME.unfinished`, whic
     held-out.json     the rows that are measured
     responses.jsonl   what the full model wrote to train on, for --teacher-data self; responses.partial.jsonl before
                       all of it is there
-    checkpoint-STEP/  adapter, optimiser, scheduler, generators of each process, curve.json, rows.json.gz (the place in
-                      the text), and sums.json with the SHA-256 of each file
+    checkpoint-STEP/  adapter, optimiser, scheduler, generators of each process, curve.json,
+                      rows-RANK.json.gz (the place of each in the text), and sums.json with the SHA-256 of each file
 
 A checkpoint is written under another name and renamed when all of it is on the disk. The last two are kept. Where there
 is neither a checkpoint nor a response, nothing is lost, and the folder goes with the run.
@@ -27,10 +27,10 @@ from typing import Any
 
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import write_json
-from prune.common.processes import is_main
+from prune.common.processes import is_main, rank_and_world
 from prune.common.provenance import file_sha256
 
-RUN_FORMAT = "regrowth.unfinished/2"
+RUN_FORMAT = "regrowth.unfinished/3"
 _SUMS, _RUN, _HELD_OUT = "sums.json", "run.json", "held-out.json"
 _MOST = 2  # checkpoints that are kept
 RESPONSES = "responses.jsonl"
@@ -193,14 +193,25 @@ class Checkpoints:
 
 
 def write_state(folder: Path, curve: dict[str, Any], rows: dict[str, Any]) -> None:
-    """Put the curve and the place in the text into a checkpoint."""
-    write_json(folder / "curve.json", curve)
-    (folder / "rows.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode(), compresslevel=1, mtime=0))
+    """Put this process's place in the text into a checkpoint, and the curve. Every process must call this."""
+    if is_main():
+        write_json(folder / "curve.json", curve)
+    (folder / _rows_file()).write_bytes(gzip.compress(json.dumps(rows).encode(), compresslevel=1, mtime=0))
 
 
-def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    rows = json.loads(gzip.decompress((folder / "rows.json.gz").read_bytes()))
-    return json.loads((folder / "curve.json").read_text(encoding="utf-8")), rows
+def read_curve(folder: Path) -> dict[str, Any]:
+    curve: dict[str, Any] = json.loads((folder / "curve.json").read_text(encoding="utf-8"))
+    return curve
+
+
+def read_rows(folder: Path) -> dict[str, Any]:
+    """Where this process stood in the text."""
+    rows: dict[str, Any] = json.loads(gzip.decompress((folder / _rows_file()).read_bytes()))
+    return rows
+
+
+def _rows_file() -> str:
+    return f"rows-{rank_and_world()[0]}.json.gz"
 
 
 def _damage(checkpoint: Path) -> str | None:

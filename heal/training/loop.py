@@ -16,8 +16,8 @@ from accelerate.state import is_initialized
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, set_seed
 
 from heal.models.held_out import Losses
-from heal.text.packing import IGNORED, collate
-from heal.text.streams import Mixed
+from heal.text.ahead import Rows
+from heal.text.packing import IGNORED, collate_for_loss
 from heal.training.checkpoints import Checkpoints
 from heal.training.curve import Curve
 from heal.training.monitor import Monitor, log_folder, tracking
@@ -51,7 +51,7 @@ class Trained:
 
 def run(
     model: PeftModel,
-    rows: Mixed,
+    rows: Rows,
     plan: HealPlan,
     *,
     measure: Callable[[Any], Losses],
@@ -64,8 +64,8 @@ def run(
     A step's loss is one mean over all its labelled tokens, whichever batch or process they are in.
 
     Args:
-        model: with its adapter, on the device that it is trained on.
-        rows: where they stand, if `start` is a checkpoint.
+        model: with its adapter, on the device that it is trained on; under FSDP, still on the CPU.
+        rows: of this process; where they stand, if `start` is a checkpoint.
         measure: held-out losses of the model as it stands; given FSDP's wrapper where there is one, else None.
         checkpoints: opened.
         start: the checkpoint to go on from, or None.
@@ -75,7 +75,8 @@ def run(
         Interrupted: a signal has asked to stop; a checkpoint is saved.
         TextError: the text gives not even one step.
     """
-    device, processes = model.device, rank_and_world()[1]
+    processes = rank_and_world()[1]
+    device = torch.device(plan.run.device) if sharded() else model.device  # FSDP moves it there
     settings, schedule, reporter = plan.settings, plan.schedule, plan.run.report_to
     set_seed(settings.seed)  # so that dropout does not hang on how the first weights were drawn
     accelerator = _accelerator(device, checkpoints.folder, reporter)
@@ -94,7 +95,7 @@ def run(
         while state.step < schedule.steps:
             began = time.monotonic()
             batches = _batches(rows, schedule)
-            if not batches:
+            if not all(gather(bool(batches))):
                 ended = "text"
                 break
             labelled = accelerator.reduce(_count_labelled(batches).to(device), "sum")
@@ -102,7 +103,7 @@ def run(
             total = torch.zeros((), device=device)
             for number, batch in enumerate(batches, 1):
                 with nullcontext() if number == len(batches) else accelerator.no_sync(wrapped):
-                    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+                    inputs = _put(batch, device)
                     loss = wrapped(**inputs, num_items_in_batch=labelled)["loss"]
                     accelerator.backward(loss * processes)  # gradients are averaged over the processes
                     total += loss.detach()
@@ -144,14 +145,20 @@ def run(
     return Trained(curve, state.step, ended, kept, gather_adapter(wrapped) if sharded() else None)
 
 
-def _batches(rows: Mixed, schedule: Schedule) -> list[dict[str, torch.Tensor]]:
-    """This process's share of a step's rows, a batch for each forward pass; none where the text has ended."""
-    taken = rows.take(schedule.rows_per_step)
-    if len(taken) < schedule.rows_per_step:
+def _batches(rows: Rows, schedule: Schedule) -> list[dict[str, torch.Tensor]]:
+    """This process's rows of a step, a batch for each forward pass; none where its text has ended."""
+    size = schedule.batch_size
+    taken = rows.take(size * schedule.accumulate)
+    if len(taken) < size * schedule.accumulate:
         return []
-    (rank, world), size = rank_and_world(), schedule.batch_size
-    starts = [(number * world + rank) * size for number in range(schedule.accumulate)]
-    return [collate(taken[start : start + size]) for start in starts]
+    return [collate_for_loss(taken[start : start + size]) for start in range(0, len(taken), size)]
+
+
+def _put(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch on the device. A GPU copies from pinned memory while it computes; from other memory it stops to do so."""
+    if device.type == "cuda":
+        return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def _count_labelled(batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +22,25 @@ from prune.common.outputs import check_free
 from prune.common.processes import rank_and_world, sharded
 from prune.common.sizes import parse_tokens, spell_size
 from prune.common.terminal import quiet_libraries
+from prune.models.attention import check_attention
 from prune.models.loading import pick_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from heal.models.kernels import Kernels
     from heal.models.targets import Targets
 
 _CPU_ROOM = 0.7  # of the memory that is free: glibc keeps freed blocks, 12 to 36 % more than is alive
 _UNKNOWN = 1 << 62  # what `available` says where nothing tells
+
+
+# Of FSDP: variable that `accelerate launch` sets, the value that does not fit, and what to write in its config.
+_UNFIT = (
+    ("FSDP_VERSION", "2", "fsdp_version: 1 (shards of adapters are gathered as it keeps them)"),
+    ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true", "fsdp_cpu_ram_efficient_loading: false (every process maps the files)"),
+    ("FSDP_USE_ORIG_PARAMS", "true", "fsdp_use_orig_params: false (frozen and trained weights do not share a unit)"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,12 +74,14 @@ class Student:
 
     Attributes:
         facts: what the method adds to heal.json.
+        kernels: what its layers are computed by; released when it is trained.
     """
 
     model: PreTrainedModel
     targets: Targets
     quantised: list[str]
     facts: dict[str, Any]
+    kernels: Kernels
 
 
 def plan_healing(
@@ -101,16 +114,24 @@ def plan_healing(
             f"a run into {out} stands unfinished {left}: go on with --resume, or begin anew, --overwrite"
         )
     quiet_libraries()
-    run = replace(run, device=pick_device(run.device))
+    from heal.models.adapters import adapter_dtype
+    from heal.models.kernels import check_kernels
     from heal.models.quantise import compute_dtype
+    from heal.models.spread import check_spread
     from heal.models.targets import check_rank, find_targets
 
+    check_spread(run.device_map, run.device)
+    run = replace(run, device=pick_device(run.device))
+    check_kernels(settings.kernels, run.device)
     source = locate(model, revision=run.revision)
     skeleton = _skeleton(source)
     config = skeleton.config
     from_budget, free = left_open(settings), None
-    dtype = str(compute_dtype(settings.dtype, device=run.device)).removeprefix("torch.")
-    settings = replace(settings, dtype=dtype)
+    compute = compute_dtype(settings.dtype, device=run.device)
+    adapters = adapter_dtype(settings.adapter_compute, device=run.device, compute=compute)
+    dtype, adapter_compute = (str(one).removeprefix("torch.") for one in (compute, adapters))
+    check_attention(settings.attention, device=run.device, dtype=dtype)
+    settings = replace(settings, dtype=dtype, adapter_compute=adapter_compute)
     if AUTO in (settings.batch_size, settings.checkpointing):
         begun = checkpoints.begun() if run.resume else None
         settings, free = _choose_pass(method, source, settings, run, begun=begun, teacher=teacher)
@@ -185,8 +206,14 @@ def _schedule(settings: Settings, tokens: int, longest: int | None = None) -> Sc
 def _check_sharding(method: str, settings: Settings) -> None:
     if not sharded():
         return
+    for name, unfit, setting in _UNFIT:
+        if os.environ.get(name, "").lower() == unfit:
+            raise UsageError(f"accelerate's config: set {setting}, as recipes/accelerate/fsdp-qlora.yaml does")
     if method == "distill":
-        raise UsageError("heal distill shares weights between two models, which FSDP cannot; use DDP (ddp.yaml)")
+        raise UsageError(
+            "heal distill shares weights between two models, which FSDP cannot; use DDP (ddp.yaml), or, where one GPU "
+            "does not hold the model, --device-map auto without a launcher"
+        )
     if settings.bits == 8:
         raise UsageError("--bits 8 cannot be put in shards by FSDP; use --bits 4 or 16")
     if settings.patience is not None:

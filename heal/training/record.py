@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +13,26 @@ from prune.common.memory import peak_memory
 from prune.common.processes import gather
 
 if TYPE_CHECKING:
-    from heal.text.streams import Mixed
+    from heal.text.ahead import Rows
     from heal.training.loop import Trained
     from heal.training.plan import HealPlan, Student
 
 
 def heal_record(
-    plan: HealPlan, student: Student, held_out: HeldOut, trained: Trained, rows: Mixed, facts: dict[str, Any]
+    plan: HealPlan, student: Student, held_out: HeldOut, trained: Trained, rows: Rows, facts: dict[str, Any]
 ) -> HealRecord:
-    """The record. Every process must call this: the peaks of all are in it.
+    """The record. Every process must call this: the peaks, chats and texts of all are in it.
 
     Args:
-        rows: what was trained on.
+        rows: what was trained on, in this process.
         facts: `base`, `provenance`, and what the method adds.
     """
     settings, schedule, curve = plan.settings, plan.schedule, trained.curve
-    peaks = gather(peak_memory(plan.run.device))
+    told = gather((peak_memory(plan.run.device), rows.counts, rows.ended))
+    peaks, ended = [peak for peak, _, _ in told], dict.fromkeys(name for _, _, names in told for name in names)
+    chats: Counter[str] = Counter()
+    for _, counts, _ in told:
+        chats.update(counts)
     kept = next(point for point in curve.points if point.step == trained.kept_step)
     document = {
         "format": HEAL,
@@ -36,7 +41,7 @@ def heal_record(
         "loss_tokens": curve.loss_tokens,
         "loss_on": plan.text.loss_on if rows.chats or plan.text.loss_on != "answers" else None,
         "mix": plan.text.mix,
-        "chats": rows.counts or None,
+        "chats": dict(chats) or None,
         "settings": {**asdict(settings), "alpha": settings.lora_alpha, **schedule.to_json()},
         "from_budget": plan.from_budget,
         "free_memory": plan.free_memory,
@@ -52,7 +57,7 @@ def heal_record(
                 for text in held_out.texts
             ],
         },
-        "ended": {"by": trained.ended, "step": trained.steps, "kept_step": trained.kept_step, "texts": rows.ended},
+        "ended": {"by": trained.ended, "step": trained.steps, "kept_step": trained.kept_step, "texts": list(ended)},
         "resumed": curve.resumed,
         "tokens_per_second": curve.steps_per_second(trained.steps) * schedule.tokens_per_step,
         "training_seconds": curve.seconds,

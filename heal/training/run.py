@@ -6,19 +6,19 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heal.cards import adapter_card
 from heal.result import RECORD_FILE, HealRecord, HealResult
+from heal.text.ahead import Ahead
 from heal.text.sources import HeldOut, TextSource, check_enough, hold_out, row_stream
-from heal.training.checkpoints import Checkpoints, read_state
+from heal.training.checkpoints import Checkpoints, read_rows
 from heal.training.monitor import keep_logs
 from heal.training.plan import HealPlan, Student
 from heal.training.schedule import schedule_line
 from prune.common.outputs import staged_directory, write_text
-from prune.common.processes import gather, is_main, rank_and_world
+from prune.common.processes import PATIENCE, gather, is_main, rank_and_world
 from prune.common.provenance import provenance
 from prune.common.terminal import progress, screen
 from prune.models.loading import load_tokenizer
@@ -34,8 +34,6 @@ PROSE_ALONE = (
     "and may get worse. Add a --text of chats (rows with `messages`), or let the full model write them: heal distill "
     "--teacher-data self --prompts CHATS"
 )
-# How long a process waits for the others: while one writes responses (`--teacher-data self`), it is hours.
-_PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,9 @@ class Written:
 Write = Callable[[HealPlan, Path, HeldOut], Written]
 
 
-def execute(plan: HealPlan, prepare: Callable[[HealPlan], Student], *, write: Write | None = None) -> HealResult:
+def execute(
+    plan: HealPlan, prepare: Callable[[HealPlan], Student], *, write: Write | None = None, compare: bool = True
+) -> HealResult:
     """Read the text, let `prepare` load the student, train an adapter on it and save it: the same for all methods.
 
     Where several processes run, each does this with its share of the rows; one of them writes.
@@ -61,12 +61,13 @@ def execute(plan: HealPlan, prepare: Callable[[HealPlan], Student], *, write: Wr
     Args:
         write: writes other text to train on into the run's folder, before `prepare`, or finds it there in a run that
             goes on.
+        compare: also measure the finished adapter beside the unquantised cut, which is loaded for it.
     """
     _join(plan)
     checkpoints = Checkpoints(plan.out)
     with checkpoints.open():
         record, held_out = _execute(plan, prepare, write, checkpoints)
-    if is_main():
+    if is_main() and compare:
         record = _compare_with_cut(plan, record, held_out)
     return HealResult(plan.out, record)
 
@@ -106,31 +107,39 @@ def _execute(
     if tokenizer.chat_template and not rows.chats and write is None:
         say(PROSE_ALONE)
     student = prepare(plan)
-    facts = {**student.facts, **written.facts}
+    if student.kernels.note:
+        say(student.kernels.note)
+    fused = {"kernels": student.kernels.name} if student.kernels.name else {}
+    facts = {**student.facts, **fused, **written.facts}
     if is_main():
         checkpoints.settle({"facts": json.loads(json.dumps(facts))})
     model = student.model
     set_seed(plan.settings.seed)  # the adapter's first weights, and dropout
     adapted = _adapt(plan, student)
     done = int(start.name.rpartition("-")[2]) if start else 0
-    with progress(f"Healing from step {done}" if done else "Healing", schedule.steps - done, shown=shown) as bar:
+    steps = schedule.steps - done
+    with (
+        progress(f"Healing from step {done}" if done else "Healing", steps, shown=shown) as bar,
+        Ahead(rows, steps) as ahead,
+    ):
         trained = run(
             adapted,
-            rows,
+            ahead,
             plan,
             measure=lambda wrapper: held_out_losses(model, held_out, batch_size=schedule.batch_size, wrapper=wrapper),
             checkpoints=checkpoints,
             start=start,
             bar=bar,
         )
+    student.kernels.release()
     facts |= {"base": base, "provenance": provenance(device=plan.run.device, **text)}
-    record = heal_record(plan, student, held_out, trained, rows, facts)
+    record = heal_record(plan, student, held_out, trained, ahead, facts)
     if trained.ended == "text":
         say(
             f"The text ended after {record.tokens:,} of the {schedule.tokens:,} tokens asked for: the adapter has "
             "learnt from what there was, at rates meant for more"
         )
-    if line := chats_line(rows.counts, schedule.length):
+    if line := chats_line(record.chats.model_dump() if record.chats else {}, schedule.length):
         say(line)
     if is_main():
         with staged_directory(plan.out, overwrite=plan.run.overwrite) as stage:
@@ -173,24 +182,27 @@ def _compare_with_cut(plan: HealPlan, record: HealRecord, held_out: HeldOut) -> 
 
 
 def _pack(plan: HealPlan, text: TextSource, tokenizer: Any, held_out: HeldOut, start: Path | None) -> Mixed:
-    """The rows to train on, from the place where the checkpoint `start` stands; the first are read already."""
-    how: dict[str, Any] = {"length": plan.schedule.length, "seed": plan.settings.seed}
+    """This process's rows, from the place where the checkpoint `start` stands; the first are read already."""
+    how: dict[str, Any] = {"length": plan.schedule.length, "seed": plan.settings.seed, "share": rank_and_world()}
     if start is None:
         check_enough(text, tokenizer, held_out, rows=plan.schedule.rows, **how)
-    rows = row_stream(text, tokenizer, held_out, **how, state=read_state(start)[1] if start else None)
+    rows = row_stream(text, tokenizer, held_out, **how, state=read_rows(start) if start else None)
     rows.fill()
     return rows
 
 
 def _adapt(plan: HealPlan, student: Student) -> PeftModel:
     """The student with a fresh adapter, its activations checkpointed if so asked."""
-    from heal.models.adapters import add_adapter, checkpoint_activations
+    import torch
+
+    from heal.models.adapters import add_adapter, checkpoint_activations, compute_in
 
     settings, targets = plan.settings, student.targets
     base = plan.model.name if plan.model.commit else str(plan.model.folder.resolve())
     adapted = add_adapter(
         student.model, targets, rank=settings.rank, alpha=settings.lora_alpha, dropout=settings.dropout, base=base
     )
+    compute_in(adapted, getattr(torch, settings.adapter_compute))
     if settings.checkpointing:
         checkpoint_activations(adapted)
         if targets.first == 0:
@@ -203,7 +215,7 @@ def _join(plan: HealPlan) -> None:
     if rank_and_world()[1] > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=plan.run.device == "cpu", timeout=_PATIENCE)
+        PartialState(cpu=plan.run.device == "cpu", timeout=PATIENCE)
 
 
 def _identity(plan: HealPlan, base: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from heal.models.adapters import load_adapter, save_adapter
-from heal.training.checkpoints import Checkpoints, read_state, write_state
+from heal.training.checkpoints import Checkpoints, read_curve, write_state
 from heal.training.curve import Curve
 from heal.training.shards import gather_adapter, shard_by_layer
 from heal.training.stopping import diverged
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from peft import PeftModel
 
-    from heal.text.streams import Mixed
+    from heal.text.ahead import Rows
     from heal.training.plan import HealPlan
 
 # transformers' names; `constant` warms up too.
@@ -37,7 +37,7 @@ class TrainingState:
     Attributes:
         model: with its adapter.
         wrapped: what is called to train: `model`, or the wrapper that DDP or FSDP puts around it.
-        rows: where they stand is the place in the text.
+        rows: of this process; where they stand is its place in the text.
         step: optimiser steps done.
         best: weights of the adapter at the best point of the curve, by name; only a run with patience keeps them.
     """
@@ -46,7 +46,7 @@ class TrainingState:
     wrapped: Any
     optimizer: Any
     scheduler: Any
-    rows: Mixed
+    rows: Rows
     curve: Curve = field(default_factory=Curve)
     step: int = 0
     best: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class TrainingState:
 def prepare(
     accelerator: Accelerator,
     model: PeftModel,
-    rows: Mixed,
+    rows: Rows,
     plan: HealPlan,
     start: Path | None,
 ) -> TrainingState:
@@ -130,7 +130,7 @@ def _write(state: TrainingState, accelerator: Accelerator, folder: Path) -> None
         torch.save(state.scheduler.state_dict(), folder / _SCHEDULER)
         if state.best:
             save_file({name: weight.contiguous() for name, weight in state.best.items()}, folder / _BEST)
-        write_state(folder, state.curve.to_json(), state.rows.state())
+    write_state(folder, state.curve.to_json(), state.rows.state())
 
 
 def _restore(state: TrainingState, accelerator: Accelerator, folder: Path) -> None:
@@ -144,9 +144,10 @@ def _restore(state: TrainingState, accelerator: Accelerator, folder: Path) -> No
     state.scheduler.load_state_dict(_load(folder / _SCHEDULER))
     generators = _load(folder / _generators_file())
     torch.set_rng_state(generators["cpu"])
-    if "cuda" in generators:
-        torch.cuda.set_rng_state(generators["cuda"], state.model.device)
-    state.curve = Curve.from_json(read_state(folder)[0])
+    for name, generator in generators.items():
+        if name != "cpu":
+            torch.cuda.set_rng_state(generator, name)
+    state.curve = Curve.from_json(read_curve(folder))
     state.step = int(folder.name.rpartition("-")[2])
     state.curve.resumed.append(state.step)
     if (folder / _BEST).is_file():
@@ -154,10 +155,9 @@ def _restore(state: TrainingState, accelerator: Accelerator, folder: Path) -> No
 
 
 def _generators(state: TrainingState) -> dict[str, torch.Tensor]:
-    """What dropout draws from."""
-    device = state.model.device
-    cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
-    return {"cpu": torch.get_rng_state(), **cuda}
+    """What dropout draws from, on every device that the model is on: name -> state."""
+    devices = {weight.device for weight in state.model.parameters() if weight.device.type == "cuda"}
+    return {"cpu": torch.get_rng_state(), **{str(device): torch.cuda.get_rng_state(device) for device in devices}}
 
 
 def _generators_file() -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from prune.checkpoint.companions import COMPANIONS
+from prune.checkpoint.downloading import check_room, explained, list_wanted
 from prune.checkpoint.headers import Shard, parse_shard
 from prune.checkpoint.source import Source, locate
-from prune.common.errors import CheckpointError, first_line
+from prune.common.errors import CheckpointError
 
 _FIRST = 1 << 17  # bytes asked for at once: nearly every header fits, and a second request costs more than they do
 
@@ -36,18 +34,18 @@ def fetch(source: Source, names: Iterable[str]) -> None:
     """Bring the named files of a hub model into its snapshot, unless they are there.
 
     Raises:
-        CheckpointError: the hub does not give one.
+        CheckpointError: the hub does not give one, or they do not fit on the disk.
     """
-    for name in names:
-        if (source.folder / name).exists():
-            continue
-        _asked(source, name, partial(_download, source, name))
-
-
-def _download(source: Source, name: str) -> str:
+    absent = [name for name in names if not (source.folder / name).exists()]
+    if not absent:
+        return
     from huggingface_hub import hf_hub_download
 
-    return hf_hub_download(source.name, name, revision=source.commit)
+    wanted = list_wanted(source.name, revision=source.commit, patterns=absent)
+    check_room(source.name, wanted)
+    for name in absent:
+        with explained(source.name, f"{source.name}/{name}", wanted):
+            hf_hub_download(source.name, name, revision=source.commit)
 
 
 def _remote_header(source: Source, name: str) -> Shard | None:
@@ -71,44 +69,17 @@ def _remote_header(source: Source, name: str) -> Shard | None:
                 raise CheckpointError(f"the hub does not give parts of {source.name}/{name}; download the model first")
         return content[:length], int(stated or 0)
 
+    what = f"{source.name}/{name}"
     try:
-        first, size = _asked(source, name, lambda: ask(0, _FIRST))
+        with explained(source.name, what):
+            first, size = ask(0, _FIRST)
     except EntryNotFoundError:
         return None
 
     def read(start: int, length: int) -> bytes:
         if start + length <= len(first):
             return first[start : start + length]
-        rest, _ = _asked(source, name, lambda: ask(start, length))
-        return rest
+        with explained(source.name, what):
+            return ask(start, length)[0]
 
     return parse_shard(source.folder / name, size, read)
-
-
-def _asked(source: Source, name: str, work: Callable[[], Any]) -> Any:
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        return work()
-    except LocalEntryNotFoundError:
-        raise CheckpointError(f"{source.name}/{name} is not in the cache, and the hub cannot be reached") from None
-    except EntryNotFoundError:
-        raise
-    except HfHubHTTPError as error:
-        code = getattr(error.response, "status_code", "no answer")
-        raise CheckpointError(f"the hub does not give {source.name}/{name} (HTTP {code})") from None
-    except OfflineModeIsEnabled:
-        raise CheckpointError(
-            f"{source.name}/{name} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
-        ) from None
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, transport_errors()) as error:
-        raise CheckpointError(f"{source.name}/{name} cannot be fetched from the hub ({first_line(error)})") from None
-
-
-def transport_errors() -> type[Exception]:
-    """Base of what the hub library's HTTP client raises: that client is httpx, or httpx2 since huggingface_hub 2."""
-    from huggingface_hub.utils import get_session
-
-    return import_module(type(get_session()).__module__.partition(".")[0]).HTTPError

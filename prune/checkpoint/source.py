@@ -26,7 +26,7 @@ def locate(model: str | Path, *, revision: str | None = None, patterns: list[str
         patterns: file patterns to fetch; everything but other frameworks' weights and pickles if None.
 
     Raises:
-        CheckpointError: neither a model folder nor a hub model that can be reached.
+        CheckpointError: neither a model folder nor a hub model that can be reached, or its files do not come whole.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -38,25 +38,7 @@ def locate(model: str | Path, *, revision: str | None = None, patterns: list[str
     name = str(model)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise CheckpointError(f"{model} does not exist; give a model folder or a hub id such as owner/name")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from prune.checkpoint.downloading import download
 
-    try:
-        snapshot = snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=patterns or ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
-        )
-    except HFValidationError:
-        raise CheckpointError(f"{model} does not exist and is no hub id either") from None
-    except LocalEntryNotFoundError:
-        raise CheckpointError(
-            f"{model} is not a folder here, and the hub cannot be reached to look for it; give a local model folder"
-        ) from None
-    except HfHubHTTPError as error:
-        code = getattr(error.response, "status_code", "no answer")
-        raise CheckpointError(
-            f"the hub does not give {model} (HTTP {code}); check the name, --revision and your login"
-        ) from None
-    folder = Path(snapshot)
+    folder = download(name, revision=revision, patterns=patterns)
     return Source(folder, name, commit=folder.name)

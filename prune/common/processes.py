@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 from prune.common.errors import UsageError
+
+# How long a process waits for the others in a collective: while one lets a model write text, it is hours. One that
+# died is no reason to give up early: the launcher ends the others.
+PATIENCE = timedelta(days=7)
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -49,7 +54,8 @@ def gather(value: Any) -> list[Any]:
 
     mine = not dist.is_initialized()
     if mine:
-        dist.init_process_group("gloo")  # sums travel once, at the end; no device's own transport is worth its setup
+        # sums travel once, at the end; no device's own transport is worth its setup
+        dist.init_process_group("gloo", timeout=PATIENCE)
     values: list[Any] = [None] * world
     dist.all_gather_object(values, value)
     if mine:

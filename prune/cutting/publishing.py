@@ -34,7 +34,7 @@ def publish(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    from prune.checkpoint.hub import transport_errors
+    from prune.checkpoint.downloading import transport_errors
 
     api = HfApi()
     try:

@@ -13,7 +13,7 @@ from prune.checkpoint.headers import Checkpoint, Tensor
 from prune.checkpoint.tensors import FLOATS
 from prune.common.errors import CheckpointError
 
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")  # what an untied head is stored as
 _EXPERT = ".experts."
 
 
@@ -135,7 +135,7 @@ def shape_of(
     hidden = _number(settings, "hidden_size", "n_embd", "d_model") or min(table.shape)
     heads = _number(settings, "num_attention_heads", "n_head", "n_heads") or 1
     tied = config.get("tie_word_embeddings", settings.get("tie_word_embeddings", True))
-    head = [t for t in outside if t.name.endswith(_HEADS)]
+    head = [t for t in outside if t.name.endswith(HEADS)]
     active = _number(settings, "num_experts_per_tok", "top_k_experts", "moe_topk") or 1
     experts = _number(settings, "num_local_experts", "num_experts", "n_routed_experts") or 1
     keys, width = _number(settings, "num_key_value_heads") or heads, _number(settings, "head_dim") or hidden // heads

@@ -94,6 +94,7 @@ def shard():
     }
     import torch
     from accelerate.state import DistributedType, PartialState
+    from bitsandbytes.nn import Params4bit
     from torch.distributed.fsdp import FullyShardedDataParallel
     from torch.distributed.fsdp._flat_param import FlatParamHandle
 
@@ -108,6 +109,18 @@ def shard():
     def whole(*_, **__):
         raise AssertionError("the whole base was gathered, where its adapter is enough")
 
+    quantise, shard_unit, waiting = Params4bit._quantize, FlatParamHandle.shard, []
+
+    def quantised(self, device):
+        waiting.append(self)
+        assert len(waiting) <= 7, "more than the matrices of one layer were quantised before they were put in shards"
+        return quantise(self, device)
+
+    def put_in_shards(self):
+        waiting.clear()
+        shard_unit(self)
+
+    Params4bit._quantize, FlatParamHandle.shard = quantised, put_in_shards
     PartialState.__init__ = init
     # Moving a gathered weight to the CPU frees the GPU's copy; here both are one.
     FlatParamHandle.to_cpu = lambda self: nullcontext()

@@ -16,9 +16,17 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class StubHub:
-    """One model repository: `files` to give, `fetched` (bytes given of each), `uploaded` files, `created` requests."""
+    """One model repository: `files` to give, `fetched` (bytes given of each), `uploaded` files, `created` requests.
+
+    It can be told to be `gated` (all files are, but to the token `hf_granted`), to list sizes in `sizes` that are not
+    the true ones, and to give no more than `breaks` bytes of a file: then the line drops, and is dead from there on.
+    """
 
     def __init__(self, repo: str, folder: Path | None = None, *, refuse: int = 0):
+        self.gated = False
+        self.sizes: dict[str, int] = {}
+        self.breaks: dict[str, int] = {}
+        self.dead: set[str] = set()
         self.repo, self.refuse = repo, refuse
         self.files = {path.name: path.read_bytes() for path in folder.iterdir()} if folder else {}
         self.fetched: dict[str, int] = {}
@@ -29,11 +37,11 @@ class StubHub:
 
 
 def call(hub: StubHub, cache: Path, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command, such as "prune" and its words, in a process that knows no hub but this one."""
+    """Run a command, such as "prune" and its words, or lines of Python, in a process that knows no hub but this one."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     given = {"HF_ENDPOINT": hub.address, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
     given |= {"HF_HUB_DISABLE_TELEMETRY": "1", **environment}
-    command = [sys.executable, "-m", *map(str, words)]
+    command = [sys.executable, *(["-c"] if str(words[0]).startswith("import ") else ["-m"]), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=kept | given)
 
 
@@ -66,9 +74,15 @@ def serve(hub: StubHub):
                     [{"type": "file", "path": n, "size": len(c), "oid": n} for n, c in hub.files.items()]
                 )
             if path.startswith(f"/api/models/{hub.repo}"):
-                siblings = [{"rfilename": name} for name in hub.files]
+                siblings = [
+                    {"rfilename": n, "size": hub.sizes.get(n, len(c)), "blobId": hashlib.sha256(c).hexdigest()}
+                    for n, c in hub.files.items()
+                ]
                 return self.answer({"id": hub.repo, "sha": COMMIT, "siblings": siblings, "private": False})
             asked = re.fullmatch(rf"/{hub.repo}/resolve/[^/]+/(.+)", path)
+            if asked and hub.gated and self.headers.get("Authorization") != "Bearer hf_granted":
+                code = 403 if "Authorization" in self.headers else 401
+                return self.give(b"{}", code, {"X-Error-Code": "GatedRepo", "X-Repo-Commit": COMMIT})
             if asked and asked[1] in hub.files:
                 return self.give_file(asked[1])
             code = "EntryNotFound" if asked else "RepoNotFound"
@@ -85,9 +99,24 @@ def serve(hub: StubHub):
                 start, end = int(wanted[1]), min(int(wanted[2]) + 1, len(content))
                 code, part = 206, content[start:end]
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+            if self.command == "GET" and (name in hub.dead or (name in hub.breaks and "Range" not in self.headers)):
+                self.drop(name, content, headers)
+                return
             if self.command == "GET":
                 hub.fetched[name] = hub.fetched.get(name, 0) + len(part)
             self.give(part, code, headers)
+
+        def drop(self, name, content, headers):
+            if name in hub.dead:
+                self.give(b"{}", 503)
+                return
+            hub.dead.add(name)
+            self.close_connection = True
+            self.send_response(200)
+            for header, value in {"Content-Length": str(len(content)), **headers}.items():
+                self.send_header(header, value)
+            self.end_headers()
+            self.wfile.write(content[: hub.breaks[name]])
 
         def do_POST(self):
             body, path = self.body(), self.path.partition("?")[0]

@@ -78,6 +78,9 @@ def test_what_is_asked_is_what_the_file_says(tmp_path, chat):
         ("fast", "numbers", "(2) right", True, True),
         ("fast", "numbers", "2. left", False, False),  # two answers at once
         ("fast", "numbers", "The answer is 1.", False, True),
+        ("fast", "numbers", "Option 2", True, True),
+        ("fast", "numbers", "Choice 2: right", True, True),
+        ("fast", "numbers", "Option 2 or option 1", False, False),
         ("fast", "numbers", "3", False, False),
         ("fast", "numbers", "1.5", False, False),
         ("slow", "letters", "Answer: A\nResult: B", True, True),  # what stands before is the chain

@@ -11,14 +11,11 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-import heal.models.losses
 from bench.gpu_steps.shapes import llama_shape
 from heal import BudgetQuery, Settings, plan_budget
 from heal.budget.cards import GPUS
 from heal.budget.cost import (
-    FLOATS_ON_CPU,
     GIB,
-    LOGITS_AT_ONCE,
     Job,
     flops_per_token,
     kept_layers,
@@ -144,11 +141,6 @@ def test_norms_of_queries_and_keys_are_counted_once_a_head(family, head_width, t
     times = {"self_attn.q_norm.weight": 4, "self_attn.k_norm.weight": 2} if head_width else {}
     assert {widths[name] for name in times} <= {head_width}
     assert layer.norms == sum((4 * width + 4) * times.get(name, 1) for name, width in widths.items())
-
-
-def test_chunks_of_logits_are_those_that_training_takes():
-    assert heal.models.losses.LOGITS_AT_ONCE == LOGITS_AT_ONCE
-    assert heal.models.losses.FLOATS_AT_ONCE["cpu"] == FLOATS_ON_CPU
 
 
 class Counter(TorchDispatchMode):

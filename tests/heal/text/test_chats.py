@@ -213,6 +213,17 @@ def test_chats_that_are_measured_are_not_trained_on(tokenizer, tmp_path):
     assert not any(question in seen for question in measured)
 
 
+def test_a_question_that_is_measured_is_not_trained_on_with_another_answer(tokenizer, tmp_path):
+    measured = write_jsonl(tmp_path / "measured.jsonl", chats(40))
+    again = [row["messages"] for row in chats(40)]
+    for messages in again:
+        messages[1]["content"] = "Another answer of quite other words."
+    trained = write_jsonl(tmp_path / "trained.jsonl", [{"messages": messages} for messages in again])
+    text = TextSource(str(trained), held_out=str(measured), held_out_tokens=10_000)
+    held_out = hold_out(text, tokenizer, length=64)
+    assert list(row_stream(text, tokenizer, held_out, length=64, seed=0)) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,4 +1,4 @@
-"""Healing by two processes on a CPU: the losses and the adapter of one, at the same rows a step."""
+"""Healing by two processes on a CPU: the losses and the adapter of one that is given the same rows in each step."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from heal.text.sources import row_stream
 from heal.training.checkpoints import Checkpoints
 from tests.support.checkpoints import weights
 from tests.support.commands import check_refused, run, succeed
@@ -52,6 +53,39 @@ def compare(one, other):
     assert any(theirs[name].abs().max() > 0.01 for name in theirs if "lora_B" in name)
 
 
+class Both:
+    """The rows of two processes, in one: of each as many in every step."""
+
+    chats, counts = False, {}
+
+    def __init__(self, *where, **how):
+        self.streams = [row_stream(*where, **{**how, "share": (rank, 2)}) for rank in (0, 1)]
+        self.ended = []
+
+    def fill(self):
+        for stream in self.streams:
+            stream.fill()
+
+    def take(self, count):
+        return [row for stream in self.streams for row in stream.take(count // 2)]
+
+    def state(self):
+        return {}
+
+
+@pytest.fixture
+def heal_alone(shallow_llama, prose, monkeypatch):
+    """Heals in this process, on the rows that two would have."""
+
+    def alone(out, *more):
+        with monkeypatch.context() as patch:
+            patch.setattr("heal.training.run.row_stream", Both)
+            succeed("heal", *options_of(shallow_llama, prose, out, 4), *more)
+        return out
+
+    return alone
+
+
 def launched(folder):
     """The environments of the two processes that `accelerate launch` starts with the config for a CPU."""
     code = "import json, os, sys; json.dump(dict(os.environ), open(f'{sys.argv[1]}/{os.environ[\"RANK\"]}.json', 'w'))"
@@ -63,10 +97,10 @@ def launched(folder):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
-def test_two_processes_stop_go_on_and_give_the_losses_of_one(shallow_llama, prose, tmp_path, monkeypatch):
+def test_two_processes_stop_go_on_and_give_the_losses_of_one(heal_alone, shallow_llama, prose, tmp_path, monkeypatch):
     """Stopped by a SIGTERM to one of them. Only one of them writes and prints."""
     monkeypatch.setattr("heal.text.streams.BUFFER", 8)  # as in heal_processes.py
-    succeed("heal", *options_of(shallow_llama, prose, tmp_path / "alone", accumulate=4))
+    heal_alone(tmp_path / "alone")
     out = tmp_path / "adapter"
     args = [str(word) for word in options_of(shallow_llama, prose, out, accumulate=2)]
     ranks = launched(tmp_path / "ranks")
@@ -84,9 +118,9 @@ def test_two_processes_stop_go_on_and_give_the_losses_of_one(shallow_llama, pros
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 16])
-def test_shards_give_the_losses_of_one(bits, shallow_llama, prose, tmp_path):
+def test_shards_give_the_losses_of_one(bits, heal_alone, shallow_llama, prose, tmp_path):
     """FSDP, through accelerate; see heal_processes.py. Stopped and taken up on the way."""
-    heal(shallow_llama, prose, tmp_path / "one", "-m", "heal", accumulate=4, more=["--bits", bits])
+    heal_alone(tmp_path / "one", "--bits", bits)
     program = two(TOGETHER, "together", "--sharded")
     heal(shallow_llama, prose, tmp_path / "two", *program, accumulate=2, more=["--bits", bits])
     compare(tmp_path / "one", tmp_path / "two")
@@ -124,6 +158,10 @@ def test_what_fsdp_shards_is_of_one_dtype(shallow_llama, monkeypatch):
         monkeypatch.setenv("ACCELERATE_USE_FSDP", asked)
         monkeypatch.setenv("WORLD_SIZE", "2")
         model = load_frozen(Source(shallow_llama, "tiny"), bits=4, device="cpu", dtype="bfloat16")
+        if asked == "true":
+            assert not any(weight.bnb_quantized for weight in model.parameters() if hasattr(weight, "bnb_quantized"))
+            for parameter in model.parameters():
+                parameter.data = parameter.to("cpu")  # as FSDP moves it to its device
         states.append(projection(model)(model.get_decoder()(input_ids=ids).last_hidden_state))
         found = {parameter.dtype for parameter in model.parameters()}
         assert found == ({torch.bfloat16} if asked == "true" else {torch.bfloat16, torch.uint8})
@@ -142,3 +180,17 @@ def test_what_fsdp_cannot_do_is_refused(command, options, message, shallow_llama
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("WORLD_SIZE", "2")
     check_refused(run("heal", command, shallow_llama, "--text", prose, "--out", tmp_path / "a", *options), 2, message)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("FSDP_VERSION", "2", "accelerate's config: set fsdp_version: 1 "),
+        ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true", "set fsdp_cpu_ram_efficient_loading: false (every process maps the"),
+        ("FSDP_USE_ORIG_PARAMS", "true", "set fsdp_use_orig_params: false "),
+    ],
+)
+def test_a_config_of_fsdp_that_does_not_fit_is_refused(variable, value, message, shallow_llama, tmp_path, monkeypatch):
+    for name, set_to in {"ACCELERATE_USE_FSDP": "true", "WORLD_SIZE": "2", variable: value}.items():
+        monkeypatch.setenv(name, set_to)
+    check_refused(run("heal", "qlora", shallow_llama, "--text", "a.txt", "--out", tmp_path / "a"), 2, message)

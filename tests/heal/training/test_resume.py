@@ -114,7 +114,7 @@ def test_only_the_adapter_is_saved(stopped):
     assert files["optimizer.pt"] < 3 * files["adapter_model.safetensors"]
 
 
-@pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "rows.json.gz", "sums.json"])
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "rows-0.json.gz", "sums.json"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(file, stopped, shallow_llama, text, alone, capsys):
     path = stopped.path(6) / file
     content = bytearray(path.read_bytes())
@@ -123,7 +123,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(file, stopped, shallow
     said = []
     assert stopped.newest(said.append) == stopped.path(4)
     assert "checkpoint of step 6 is damaged" in said[0]
-    if file == "rows.json.gz":  # one of them to the end
+    if file == "rows-0.json.gz":  # one of them to the end
         out = stopped.folder.parent / "adapter"
         result = heal_prose(shallow_llama, text, out, resume=True)
         assert result.to_json()["resumed"] == [4]
@@ -231,7 +231,7 @@ def test_a_checkpoint_is_good_where_the_loss_was():
 
 def test_a_run_of_another_version_is_not_gone_on_with(stopped, shallow_llama, text):
     run = stopped.folder / "run.json"
-    run.write_text(run.read_text().replace("regrowth.unfinished/2", "regrowth.unfinished/1"))
+    run.write_text(run.read_text().replace("regrowth.unfinished/3", "regrowth.unfinished/1"))
     with pytest.raises(RegrowthError, match=r"begun by another version .*unfinished/1.*; begin anew with --overwrite$"):
         heal_prose(shallow_llama, text, stopped.folder.parent / "adapter", resume=True)
     assert stopped.steps() == [6, 4]

@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState
 
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.memory import peak_memory
+from prune.common.processes import gather
 from prune.models.loading import pick_device
 from tests.support.commands import check_refused, error_line, run
 
@@ -93,19 +94,31 @@ def test_a_model_is_trained_where_it_was_loaded(two_gpus, tmp_path):
     assert _accelerator(torch.device("cpu"), tmp_path, "none").prepare(on_cpu) is on_cpu
 
 
-def test_processes_wait_for_one_that_writes_for_hours(fresh_state, monkeypatch):
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda:1", "nccl")])
+def test_processes_wait_for_one_that_writes_for_hours(device, backend, two_gpus, monkeypatch):
     """The group of processes is not given up after NCCL's ten minutes, while one lets the full model write."""
     from heal.training.run import _join
 
     given = {}
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda **named: given.update(named))
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
-    launched = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": "29500"}
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    launched = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": "29500"}
     for name, value in {**launched, "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
-    _join(SimpleNamespace(run=SimpleNamespace(device="cpu")))
-    assert given["backend"] == "gloo"
+    _join(SimpleNamespace(run=SimpleNamespace(device=device)))
+    assert given["backend"] == backend
+    assert given["timeout"] >= timedelta(hours=24)
+
+
+def test_a_lone_gather_is_as_patient(monkeypatch):
+    """`prune scan` by several processes: the slowest share may take long."""
+    given = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **named: given.update(named))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda values, value: values.__setitem__(0, value))
+    assert gather("mine")[0] == "mine"
     assert given["timeout"] >= timedelta(hours=24)
 
 
