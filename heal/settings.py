@@ -54,8 +54,8 @@ class Settings:
     batch_size: Annotated[
         int | str | None,
         _training(
-            f"Rows per forward pass; auto: as many as are fastest in the memory that is free, of a step that stays as "
-            f"it is. {_FOLLOWS}",
+            f"Rows per forward pass; auto: the fastest number for the memory that is free, and a step keeps its rows. "
+            f"{_FOLLOWS}",
             typed=str | None,
             parse=parse_batch_size,
         ),

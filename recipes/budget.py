@@ -8,32 +8,30 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heal.budget.cards import CPU, pick_card
-from heal.budget.chain import Amounts, room_of
 from heal.budget.document import Budget, Gpu, Station, StationWay
 from heal.budget.plan import plan_budget
+from heal.budget.stations import room_of
 from heal.budget.table import gib, hours_words, way_words
-from heal.settings import BudgetQuery, Settings, parse_checkpointing
+from heal.settings import BudgetQuery
 from prune.common.errors import RegrowthError, first_line
 from prune.common.memory import available
-from prune.common.sizes import parse_tokens, spell_size
+from prune.common.sizes import spell_size
 from prune.common.tables import Table
 from prune.common.terminal import screen
-from prune.scanning.settings import parse_batch_size
+from recipes.asked import amounts_of, asked_budget
 from recipes.planning import RecipePlan
-from recipes.schema import Recipe, Stage, options_of
+from recipes.schema import Stage, options_of
 from recipes.tidying import done_with
 
 _STATIONS = {
     "prune scan": "scan", "prune cut": "cut", "heal patch": "patch", "heal qlora": "heal", "heal distill": "heal",
     "heal merge": "merge", "evaluate run": "run", "evaluate compare": "compare", "evaluate sweep": "sweep",
 }  # fmt: skip
-_HEALING = ("heal qlora", "heal distill")
 _STATES_SHARE = 0.25  # of free memory, as prune.scanning has it: more states go to a temporary file
 _GO_ON = "or go on as it is with --no-budget"
 
@@ -71,11 +69,13 @@ def budget_of(plan: RecipePlan) -> tuple[StageBudget, ...]:
     recipe, found = plan.recipe, []
     budgets: dict[Any, Budget] = {}
     for planned in plan.stages:
-        if (name := _STATIONS.get(planned.stage.command)) is None or (asked := _asked(recipe, planned.stage)) is None:
+        if (name := _STATIONS.get(planned.stage.command)) is None or (
+            asked := asked_budget(recipe, planned.stage)
+        ) is None:
             continue
         model, query, settings = asked
         if asked not in budgets:
-            budgets[asked] = plan_budget(model, query, settings, amounts=_amounts(recipe))
+            budgets[asked] = plan_budget(model, query, settings, amounts=amounts_of(recipe))
         budget = budgets[asked]
         numbers = {station.name: number for number, station in enumerate(budget.stations)}
         if (number := numbers.get(name)) is None:
@@ -224,81 +224,6 @@ def _lacking(one: StageBudget) -> str | None:
 
 def _told(query: BudgetQuery, way: StationWay) -> str:
     return f"{query.method if way.name == 'heal' else way.name} does not fit"
-
-
-def _asked(recipe: Recipe, stage: Stage) -> tuple[str, BudgetQuery, Settings] | None:
-    """The model, and what `heal budget` is asked for a stage; None where the recipe does not say what is cut."""
-    commands = {one.command: one for one in recipe.stages}
-    cut = commands.get("prune cut")
-    healing = (
-        stage if stage.command in _HEALING else next((one for one in recipe.stages if one.command in _HEALING), None)
-    )
-    device = stage.options.get("device")
-    card = CPU if device == CPU or pick_card(None) is None else None
-    if cut is not None:
-        n = cut.options.get("n")
-        if not isinstance(n, int):
-            return None
-        model, start = cut.arguments[0], cut.options.get("start")
-    else:
-        n, start = 0, None
-        model = (healing or stage).arguments[0]
-    if not Path(model).exists() and "/" not in model:
-        return None  # neither a folder nor a hub id with its owner: another stage's result, or a slip that it tells
-    if healing is None:
-        return model, BudgetQuery(n=n, card=card, tokens="1M"), Settings(rank=1)
-    query = BudgetQuery(
-        n=n,
-        start=start if isinstance(start, int) else None,
-        card=card,
-        tokens=str(healing.options.get("tokens", "2M")),
-        method=healing.command.split()[1],
-    )
-    return model, query, Settings(**dict(_settings(healing)))
-
-
-def _settings(stage: Stage) -> Iterator[tuple[str, Any]]:
-    """The settings of healing that a budget goes by, of a stage's options."""
-    known = {field.name for field in fields(Settings)}
-    for name, value in stage.options.items():
-        field = name.replace("-", "_")
-        if value is None or field not in known:
-            continue
-        if field == "checkpointing":
-            yield field, value if isinstance(value, bool) else parse_checkpointing(str(value))
-        elif field == "batch_size":
-            yield field, parse_batch_size(str(value))
-        elif field in ("bits", "rank", "length", "accumulate"):
-            yield field, int(str(value))
-        elif field == "dropout":
-            yield field, float(str(value))
-        elif field == "targets":  # where a cut will be is not known yet: all layers are counted
-            yield field, str(value).partition(":")[0].replace("after-cut", "all")
-
-
-def _amounts(recipe: Recipe) -> Amounts:
-    """How much the stages run, where their options say it."""
-    said: dict[str, int] = {}
-    sizes = {
-        "prune scan": {"samples": "samples", "length": "sample_length"},
-        "prune cut": {"check-tokens": "check_tokens"},
-        "heal patch": {"tokens": "patch_tokens", "length": "patch_length", "batch-size": "patch_rows"},
-        "evaluate compare": {"batch-size": "batch_size"},
-    }
-    for stage in recipe.stages:
-        for option, amount in sizes.get(stage.command, {}).items():
-            if (value := stage.options.get(option)) is not None:
-                said[amount] = parse_tokens(str(value))
-        if stage.command in ("evaluate compare", "evaluate run"):
-            said["models"] = max(len(stage.arguments), said.get("models", 1))
-            limit, domains = stage.options.get("limit"), str(stage.options.get("domains") or "")
-            if isinstance(limit, int) and domains:
-                said["questions"] = 2 * limit * len(domains.split(","))  # choices and answers of each domain
-                said["answers"] = said["questions"] // 2
-            if "slow" in str(stage.options.get("thinking") or ""):  # a chain of thought for each question
-                said["answer_tokens"] = parse_tokens(str(stage.options.get("slow-tokens") or 256))
-                said["answers"] = said.get("questions", Amounts.questions)
-    return Amounts(**said)
 
 
 def existing(path: Path) -> Path:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heal.budget.cards import CPU, GPUS, pick_card
-from heal.budget.chain import Amounts, Chain, judge, refusals, room_of, stations
+from heal.budget.chain import judge, refusals, stations
 from heal.budget.cost import Job, check_job, healing_parts, kept_layers
 from heal.budget.document import Budget
 from heal.budget.passes import choose_pass
+from heal.budget.stations import Amounts, Chain, room_of
 from heal.defaults import settle
 from heal.models.targets import parse_targets
 from heal.settings import AUTO, BudgetQuery, Settings

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from heal.budget.cards import CPU
-from heal.budget.chain import READ, WRITE
 from heal.budget.document import Budget, StationWay, Verdict
+from heal.budget.stations import READ, WRITE
 from prune.common.tables import Cell, Table
 from prune.models.footprint import GIB
 

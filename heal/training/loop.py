@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 
     from heal.training.plan import HealPlan
 
-SAVE_SECONDS = (
-    300.0  # between checkpoints where no steps are named: little is lost, and saving takes no time to speak of
-)
+SAVE_SECONDS = 300.0  # between checkpoints where no steps are named
 
 
 @dataclass(frozen=True)

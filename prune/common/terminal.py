@@ -22,6 +22,9 @@ from prune.common.out_of_memory import describe_out_of_memory, is_out_of_memory
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+GROWING = (
+    "expandable_segments:True"  # what torch's allocator is asked for, unless the user has asked for something else
+)
 EXIT_NO_GO = 3
 EXIT_INCONCLUSIVE = 4
 
@@ -35,7 +38,7 @@ def grow_segments() -> None:
     torch reads it when it is imported, so a command asks for it first. What the user has set stays.
     """
     if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
-        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+        os.environ["PYTORCH_ALLOC_CONF"] = GROWING
 
 
 class Commands(TyperGroup):

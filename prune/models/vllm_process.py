@@ -16,6 +16,7 @@ from typing import Any
 
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError
+from prune.common.terminal import GROWING
 from prune.models.precision import pick_dtype
 from prune.models.vllm_child import STOP
 from prune.models.vllm_options import MEMORY_SHARE, visible_devices, vllm_version
@@ -120,6 +121,8 @@ def _environment(device: str) -> dict[str, str]:
     """The engine's environment: ours, but for what would break it, and by default in one reproducible process."""
     environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", **os.environ}
     environment.pop("TQDM_DISABLE", None)  # vLLM divides by the time that its progress bar took
+    if environment.get("PYTORCH_ALLOC_CONF") == GROWING:  # vLLM has pools of its own, and hands memory to its processes
+        del environment["PYTORCH_ALLOC_CONF"]
     visible = visible_devices(device, environment.get("CUDA_VISIBLE_DEVICES"))
     return environment if visible is None else {**environment, "CUDA_VISIBLE_DEVICES": visible}
 

@@ -93,6 +93,13 @@ def test_what_vllm_refuses_comes_as_one_line(tiny_llama, sample_questions, stub,
     assert not (tmp_path / "bill").exists()
 
 
+@pytest.mark.parametrize(("value", "handed_on"), [("expandable_segments:True", False), ("backend:native", True)])
+def test_what_we_ask_of_the_allocator_is_not_handed_on_to_vllm(value, handed_on, monkeypatch):
+    """What the user asks for is."""
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", value)
+    assert ("PYTORCH_ALLOC_CONF" in vllm_process._environment("cpu")) is handed_on
+
+
 PARENT = """
 import sys, types
 from pathlib import Path

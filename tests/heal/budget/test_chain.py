@@ -11,10 +11,11 @@ import heal.budget.cards as cards
 from bench.gpu_steps.shapes import SHAPES, llama_shape
 from heal import BudgetQuery, Settings, plan_budget
 from heal.budget.cards import GPUS, card_here, pick_card
-from heal.budget.chain import Amounts, Chain, judge, refusals, room_of, stations
+from heal.budget.chain import judge, refusals, stations
 from heal.budget.cost import Job, flops_per_token, kept_layers, memory_of, needed
 from heal.budget.passes import choose_pass
 from heal.budget.plan import settle_healing
+from heal.budget.stations import Amounts, Chain, room_of
 from heal.budget.table import hours_words
 from prune.common.errors import UsageError
 from prune.models.footprint import GIB
