@@ -33,6 +33,7 @@ prepare() {
     tar -C "$site/bitsandbytes" --exclude='*.so' --exclude='*.dll' -cf - . | tar -C "$folder/site/bitsandbytes" -xf -
     cp "$site"/bitsandbytes/libbitsandbytes_cpu.so "$site"/bitsandbytes/libbitsandbytes_cuda13*.so \
         "$folder/site/bitsandbytes/"
+    "$root/.venv/bin/python" -m pip install --quiet --no-deps --no-compile --target "$folder/site" 'liger-kernel>=0.8,<0.9'
     for name in $compiled; do
         "$root/.venv/bin/python" -m pip install --quiet --no-deps --no-compile --only-binary=:all: \
             --python-version "$there" --implementation cp --platform manylinux2014_x86_64 \

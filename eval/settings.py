@@ -173,7 +173,10 @@ class Settings(Questions):
             parse=parse_engine_options,
         ),
     ] = ()
-    batch_size: Annotated[int, _computes("Requests at a time; halved where memory runs out.")] = 8
+    batch_size: Annotated[
+        int | None,
+        _computes("Requests at a time; halved where memory runs out.", shown="8; on CUDA what fits, up to 64"),
+    ] = None
     needles: Annotated[
         bool,
         _hides("Ask as well for invented facts that are hidden in a text: recall.", flag="--needles"),
@@ -201,7 +204,7 @@ class Settings(Questions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size} must be 1 or more")
         if self.slow_tokens < FEWEST_SLOW:
             least = f"use {FEWEST_SLOW} or more"

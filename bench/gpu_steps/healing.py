@@ -8,7 +8,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,19 @@ from bench.gpu_steps.shapes import CUTS, SHAPES, config_of, kept_layers, large, 
 from heal.defaults import Step
 from heal.models import losses as chunks
 from heal.settings import DistillSettings, Settings, TrainingRun
+from prune.common.errors import UsageError
+from prune.models.attention import check_attention
 
 _WARM_UP = 2  # steps whose time and memory are not counted
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to heal. The defaults are those of `heal`; the last three change what no option changes.
+    """One way to heal. The defaults are those of `heal` on a GPU, but for its targets.
 
-    tf32: float32 products, those of the adapters, in TF32. autocast: adapters under bf16 autocast. logits: how many are
-    made at once, where that is not what suits the device.
+    adapter, kernels, attention: as the options. tf32: float32 products in TF32. logits, floats: how many are made at
+    once and taken through fp32, where that is not what suits the device. told: places of labels and bounds of documents
+    come from the CPU, so that no device is asked for them.
     """
 
     what: str
@@ -40,9 +43,13 @@ class Way:
     checkpointing: bool = True
     targets: str = "feed-forward"
     steps: int = 6
+    adapter: str = "auto"
+    kernels: str = "auto"
+    attention: str = "auto"
     tf32: bool = False
-    autocast: bool = False
     logits: int | None = None
+    floats: int | None = None
+    told: bool = True
 
     def scaled(self, machine: Machine) -> Way:
         if not machine.tiny:
@@ -50,24 +57,36 @@ class Way:
         return replace(self, rows=min(self.rows, 2), length=32, steps=_WARM_UP + 2)
 
 
+# As healing was before adapters computed in bf16, Liger, chunks by device and bounds from the CPU.
+_BEFORE: dict[str, Any] = {
+    "adapter": "float32", "kernels": "none", "logits": 1 << 24, "floats": 1 << 24, "told": False,
+}  # fmt: skip
+_FLASH = "flash_attention_2"
+
+
 def healing_8b(machine: Machine) -> None:
-    """24 of 32 layers: the defaults, then one thing changed at a time; 4, 16 and 8 bits."""
+    """24 of 32 layers: as it was, then one thing changed at a time, then all; 4, 16 and 8 bits."""
     plain = {"checkpointing": False}
-    many = {"rows": 16, **plain}
+    many: dict[str, Any] = {"rows": 16, **plain}
     heal_all(machine, small(machine), 4, [
+        Way("qlora, before", **_BEFORE),
+        Way("distill, before", "distill", **_BEFORE),
+        Way("qlora, no checkpointing", **_BEFORE, **plain),
+        Way("qlora, TF32", **_BEFORE | {"tf32": True}),
+        Way("qlora, adapters in bf16", **_BEFORE | {"adapter": "bfloat16"}),
+        Way("qlora, liger", **_BEFORE | {"kernels": "auto"}),
+        Way("qlora, the device not asked", **_BEFORE | {"told": True}),
+        Way("distill, chunks by device", "distill", **_BEFORE | {"logits": None, "floats": None}),
         Way("qlora, defaults"),
         Way("distill, defaults", "distill"),
-        Way("qlora, no checkpointing", **plain),
-        Way("qlora, TF32", tf32=True),
-        Way("qlora, adapters in bf16", autocast=True),
+        Way("qlora, 16 rows, no checkpointing, before", **_BEFORE, **many),
+        Way("distill, 16 rows, no checkpointing, before", "distill", **_BEFORE, **many),
         Way("qlora, 16 rows, no checkpointing", **many),
-        Way("qlora, 16 rows, no checkpointing, adapters in bf16", **many, autocast=True),
         Way("distill, 16 rows, no checkpointing", "distill", **many),
-        Way("distill, 2^24 logits at once", "distill", logits=1 << 24),
-        Way("distill, all of these", "distill", **many, autocast=True),
         Way("distill after-cut", "distill", targets="after-cut"),
         Way("qlora, 1 x 4096", rows=1, length=4096),
         Way("qlora, 1 x 8192", rows=1, length=8192),
+        Way(f"qlora, 1 x 8192, {_FLASH}", rows=1, length=8192, attention=_FLASH),
     ])  # fmt: skip
     heal_all(machine, small(machine), 16, [
         Way("qlora, 16 rows, no checkpointing", **many),
@@ -90,6 +109,11 @@ def heal_all(machine: Machine, shape: str, bits: int, ways: list[Way]) -> None:
     with measured(machine, f"random weights of {shape}, {bits} bits"):
         full = random_model(machine, shape, bits)
     for way in ways:
+        try:
+            check_attention(way.attention, device=machine.device, dtype="bfloat16")
+        except UsageError as error:
+            row(way.what, note=str(error))
+            continue
         _heal(machine, full, shape, bits, way.scaled(machine))
 
 
@@ -135,7 +159,7 @@ def _heal(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> None:
     what = f"{way.what} ({bits} bits, {way.rows} x {way.length})"
     machine.forget()
     try:
-        seconds = _train(machine, full, shape, bits, way)
+        seconds, note = _train(machine, full, shape, bits, way)
     except Exception as error:
         traceback.print_exc()
         row(what, **machine.peaks(), budget=budget, **failure_note(error))
@@ -143,14 +167,16 @@ def _heal(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> None:
     tokens = way.rows * way.length
     flops = flops_per_token(model_shape(shape), _job(machine, shape, bits, way))
     share = f"{flops * tokens / seconds / PEAK_FLOPS:.0%}"
-    row(what, seconds=seconds, rate=tokens / seconds, share=share, **machine.peaks(), budget=budget)
+    row(what, seconds=seconds, rate=tokens / seconds, share=share, **machine.peaks(), budget=budget, note=note)
 
 
-def _train(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> float:
-    """Seconds of a step."""
-    from heal.models.adapters import add_adapter
+def _train(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> tuple[float, str]:
+    """Seconds of a step, and what its layers are computed by."""
+    from heal.models.adapters import adapter_dtype, add_adapter, compute_in
     from heal.models.held_out import Losses
+    from heal.models.kernels import fuse
     from heal.models.lm_head import attach_loss
+    from heal.models.packed import check_documents
     from heal.models.student import build_student
     from heal.models.targets import find_targets
     from heal.text.sources import TextSource
@@ -169,8 +195,12 @@ def _train(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> floa
         length=way.length, batch_size=way.rows, accumulate=1, rank=_rank(machine), targets=way.targets, bits=bits,
         dtype="bfloat16", learning_rate=3e-4, checkpointing=way.checkpointing, eval_every=10**6, **alone,
     )  # fmt: skip
+    usual = full.config._attn_implementation
+    full.config._attn_implementation = usual if way.attention == "auto" else way.attention
     student = build_student(full, config_of(shape, len(kept)), kept, {})
+    check_documents(student)
     targets = find_targets(student, way.targets, cut=start)
+    kernels = fuse([full, student], way.kernels, machine.device)
     if isinstance(settings, DistillSettings):
         prefix = shared_prefix(targets, start, student, full)
         attach_distillation(student, full, kept=kept, prefix=prefix, cut=start, settings=settings)
@@ -178,11 +208,17 @@ def _train(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> floa
         attach_loss(student)
     torch.manual_seed(0)
     adapted = add_adapter(student, targets, rank=settings.rank, alpha=settings.rank, dropout=0.05, base="random")
+    asked = adapter_dtype(way.adapter, device=machine.device, compute=torch.bfloat16)
+    compute_in(adapted, asked)
     if way.checkpointing and targets.first == 0:
         adapted.enable_input_require_grads()
     schedule = plan_steps(way.steps * way.rows * way.length, Step(way.length, way.rows, 1, 3e-4))
     rows = RandomRows(machine, way.length, SHAPES[shape]["vocab_size"])
-    with tempfile.TemporaryDirectory(dir=machine.work) as folder, _changed(machine, student, way):
+    with ExitStack() as stack:
+        stack.callback(setattr, full.config, "_attn_implementation", usual)
+        stack.callback(kernels.release)
+        stack.enter_context(_changed(machine, way))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=machine.work))
         checkpoints = Checkpoints(Path(folder) / "adapter")
         with checkpoints.open():
             source, place = Source(Path(folder), "random"), Path(folder) / "adapter"
@@ -192,28 +228,27 @@ def _train(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> floa
                 adapted, rows, plan, measure=lambda wrapper: Losses(1.0, {"none": 1.0}), checkpoints=checkpoints,
                 start=None, bar=Progress(),
             )  # fmt: skip
-    return rows.step_seconds
+    return rows.step_seconds, ", ".join(filter(None, (f"adapters in {asked}", kernels.name, kernels.note)))
 
 
 @contextmanager
-def _changed(machine: Machine, student: Any, way: Way) -> Iterator[None]:
+def _changed(machine: Machine, way: Way) -> Iterator[None]:
     """What no option of `heal` changes, changed for a block."""
-    usual = chunks.LOGITS, torch.backends.cuda.matmul.allow_tf32
-    forward = student.forward
+    from heal.text.packing import collate
+    from heal.training import loop
 
-    def in_bf16(**batch: Any) -> Any:
-        with torch.autocast(machine.device, dtype=torch.bfloat16):
-            return forward(**batch)
-
-    torch.backends.cuda.matmul.allow_tf32 = way.tf32
+    usual = chunks.LOGITS, chunks.FLOATS, loop.collate_for_loss, torch.backends.cuda.matmul.allow_tf32
     if way.logits is not None:
         chunks.LOGITS = {**chunks.LOGITS, machine.device: way.logits}
-    if way.autocast:
-        student.forward = in_bf16
+    if way.floats is not None:
+        chunks.FLOATS = {**chunks.FLOATS, machine.device: way.floats}
+    if not way.told:
+        loop.collate_for_loss = collate
+    torch.backends.cuda.matmul.allow_tf32 = way.tf32
     try:
         yield
     finally:
-        chunks.LOGITS, torch.backends.cuda.matmul.allow_tf32 = usual
+        chunks.LOGITS, chunks.FLOATS, loop.collate_for_loss, torch.backends.cuda.matmul.allow_tf32 = usual
 
 
 def _rank(machine: Machine) -> int:

@@ -66,13 +66,19 @@ def _scans(machine: Machine, model: Any) -> None:
 
 def _check(machine: Machine, model: Any) -> None:
     from prune.choosing.check import check_candidates
+    from prune.models import variants
 
     start, n = CUTS[small(machine)]
     candidates = [tuple(range(at, at + n)) for at in range(SHAPES[small(machine)]["num_hidden_layers"] - n)]
     windows = random_windows(machine, *machine.pick((4, 64), (32, 256)))
-    with measured(machine, "check before a cut", sum(map(len, windows))) as facts:
-        checked = check_candidates(model, windows, candidates, tuple(range(start, start + n)))
-        facts["note"] = f"{checked.screened} candidates, {checked.passes:.2f} plain passes"
+    usual = variants.WALK_TOKENS
+    for tokens in (1024, None):
+        variants.WALK_TOKENS = usual if tokens is None else dict.fromkeys(usual, tokens)
+        batches = f"batches of {tokens} tokens" if tokens else "batches by device"
+        with measured(machine, f"check before a cut, {batches}", sum(map(len, windows))) as facts:
+            checked = check_candidates(model, windows, candidates, tuple(range(start, start + n)))
+            facts["note"] = f"{checked.screened} candidates, {checked.passes:.2f} plain passes"
+    variants.WALK_TOKENS = usual
 
 
 def _sweeps(machine: Machine, model: Any, tokenizer: Any) -> None:
@@ -110,6 +116,45 @@ def _generation(machine: Machine, model: Any, tokenizer: Any) -> None:
         with measured(machine, f"generation in batches of {batch}", len(prompts) * new) as facts:
             scorer.generate_until(requests)
             facts["note"] = "new tokens a second, if no answer ended early"
+    _self_written(machine, model, tokenizer, new)
+    _tokenised(machine, tokenizer)
+
+
+def _self_written(machine: Machine, model: Any, tokenizer: Any, new: int) -> None:
+    """What `heal distill --teacher-data self` writes: 16 answers at a time, and as many as fit."""
+    from prune.models.fitting import rows_at_once
+    from prune.models.generation import write_answers
+
+    for rows in dict.fromkeys((machine.pick(2, 16), rows_at_once(model, 32 + new, usual=2))):
+        prompts = [tuple(window) for window in random_windows(machine, rows, 32)]
+        with measured(machine, f"self-written text, {rows} answers at a time", rows * new) as facts:
+            write_answers(model, tokenizer, prompts, new, 0)
+            facts["note"] = "new tokens a second, if no answer ended early"
+
+
+def _tokenised(machine: Machine, tokenizer: Any) -> None:
+    """How long a step waits for its rows: made before it, and by a thread while another one runs."""
+    import time
+
+    from heal.text.ahead import Ahead
+    from heal.text.sources import HeldOut, TextSource, row_stream
+
+    _, text = checkpoint_on_disk(machine)
+    steps, rows, length, step = machine.pick((2, 2, 64, 0.05), (8, 16, 512, 0.3))
+    for ahead in (False, True):
+        stream = row_stream(TextSource(str(text)), tokenizer, HeldOut((), frozenset()), length=length, seed=0)
+        stream.fill()
+        waited = 0.0
+        with measured(
+            machine, f"{rows} rows of {length} tokenised {'by a thread' if ahead else 'before the step'}"
+        ) as facts:
+            with Ahead(stream, steps) as taking:
+                for _ in range(steps):
+                    began = time.monotonic()
+                    (taking if ahead else stream).take(rows)
+                    waited += time.monotonic() - began
+                    time.sleep(step)  # what a step takes, in which this process waits for the GPU
+            facts["seconds"] = waited / steps
 
 
 def streamed(machine: Machine) -> None:

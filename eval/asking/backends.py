@@ -9,9 +9,15 @@ from eval.settings import LONGEST, Settings
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, first_line
 from prune.common.terminal import Progress
+from prune.models.fitting import rows_at_once
 from prune.models.loading import load_model, pick_device, text_config
 from prune.models.precision import pick_dtype
 from prune.models.vllm_options import engine_device
+
+USUAL_ROWS = 8  # requests at a time on a CPU
+_MOST_ROWS = 64
+_ASKED_TOKENS = 1024  # of a request with its answer, as a rule; where more run out of memory, batches are halved
+_ASKED_LOGITS = 128  # counted as if drawn from: log-likelihoods make logits of all positions, and copies
 
 
 def check_backend(settings: Settings) -> None:
@@ -68,4 +74,14 @@ def open_model(
     loaded = load_model(source, dtype=pick_dtype(settings.dtype, device=device), device=device)
     if removal is not None:
         removal.apply(loaded)
-    return Scorer(loaded, tokenizer, batch_size=settings.batch_size, max_length=max_length, bar=bar)
+    rows = settings.batch_size or asked_at_once(loaded, max_length)
+    return Scorer(loaded, tokenizer, batch_size=rows, max_length=max_length, bar=bar)
+
+
+def asked_at_once(model: Any, max_length: int) -> int:
+    """Requests at a time where no number is given: what a GPU has memory for, and USUAL_ROWS elsewhere.
+
+    Args:
+        max_length: tokens of the longest request.
+    """
+    return rows_at_once(model, min(max_length, _ASKED_TOKENS), usual=USUAL_ROWS, logits=_ASKED_LOGITS, most=_MOST_ROWS)

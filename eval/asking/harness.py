@@ -150,14 +150,15 @@ class Scorer(HFLM):
             softmax_dtype=torch.float32,
         )
         self.bar = bar
+        self._rows = batch_size  # as it was begun with
         self.notes: list[str] = []
         self.tokens = 0
         self._writers: dict[int, Writer] = {}
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What loading settled: the precision."""
-        return {"dtype": str(self.model.dtype).removeprefix("torch.")}
+        """What loading settled: the precision, and requests at a time."""
+        return {"dtype": str(self.model.dtype).removeprefix("torch."), "batch_size": self._rows}
 
     def window_nats(self, windows: Sequence[list[int]]) -> list[float]:
         """Summed NLL in nats of each window's tokens after the first; one at a time, so that no padding changes it."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.asking.backends import context_length
+from eval.asking.backends import asked_at_once, context_length
 from eval.asking.tasks import TaskPlan, hash_questions, prompts_of
 from eval.billing.sweep import Cost
 from eval.depth.plan import DepthTask, draw_tasks, plan_blocks, read_pool
@@ -126,6 +126,7 @@ def _measure(
         device = pick_device(settings.device)
         settings = replace(settings, batch_tokens=settings.batch_tokens or at_once(WALK_TOKENS, device))
         model = load_model(source, dtype=pick_dtype(settings.dtype, device=device), device=device)
+        settings = replace(settings, batch_size=settings.batch_size or asked_at_once(model, context))
         loaded = _Loaded(model, tokenizer, device, context, chat)
     seconds = {"load": time.monotonic() - began}
     walked = walk_tasks(loaded, plan, tasks, settings, kept, show_progress=show_progress)

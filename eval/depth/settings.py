@@ -72,7 +72,10 @@ class DepthSettings(Questions):
         ),
     ] = 0
     slow_tokens: Annotated[int, _writes("New tokens of a chain of thought, at most.")] = 256
-    batch_size: Annotated[int, _writes("Answers written at a time; halved where memory runs out.")] = 8
+    batch_size: Annotated[
+        int | None,
+        _writes("Answers written at a time; halved where memory runs out.", shown="8; on CUDA what fits, up to 64"),
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from eval.asking.backends import asked_at_once
 from eval.asking.tasks import TaskPlan, prompts_of
 from eval.depth.plan import DepthTask
 from eval.depth.settings import DepthSettings
@@ -43,7 +44,7 @@ class Writer:
         from eval.runs.run import ask_tasks, read_logged
 
         def opened() -> Scorer:
-            size = self.settings.batch_size
+            size = self.settings.batch_size or asked_at_once(self.model, self.context)
             return Scorer(self._without(variant), self.tokenizer, batch_size=size, max_length=self.context, bar=bar)
 
         asker = Asker(

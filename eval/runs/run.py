@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.asking.backends import check_backend, context_length, device_of, longest_scored, open_model
+from eval.asking.backends import USUAL_ROWS, check_backend, context_length, device_of, longest_scored, open_model
 from eval.asking.cache import AnswerStore
 from eval.asking.lm_eval_tasks import pick_logged
 from eval.asking.prompts import Prompts
@@ -88,7 +88,8 @@ def run(
             prose = {
                 name: measure_prose(asker.window_nats(windows), tokenizer, windows) for name, windows in drawn.items()
             }
-            needles = None if planned is None else measure_needles(planned, asker.written, settings.batch_size)
+            rows = settings.batch_size or (asker.facts.get("batch_size", USUAL_ROWS) if planned else USUAL_ROWS)
+            needles = None if planned is None else measure_needles(planned, asker.written, rows)
         finally:
             asker.close()
             answers.close()
@@ -101,7 +102,13 @@ def run(
         harness=harness,
         prose=prose,
         settings=_asked_how(
-            settings, prompts, removal, dtype=asker.facts["dtype"], max_length=context, chat_template=chat
+            settings,
+            prompts,
+            removal,
+            batch_size=settings.batch_size or asker.facts.get("batch_size", USUAL_ROWS),
+            dtype=asker.facts["dtype"],
+            max_length=context,
+            chat_template=chat,
         ),
         seconds=time.monotonic() - started,
         tokens=asker.tokens,
@@ -138,7 +145,6 @@ def _asked_how(settings: Settings, prompts: Prompts | None, removal: Removal | N
     if removal is not None:
         more["removed_heads"] = removal.to_json()
     return {
-        "batch_size": settings.batch_size,
         **settled,
         "device": device_of(settings),
         "backend": settings.backend,

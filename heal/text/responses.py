@@ -6,7 +6,6 @@ A model fine-tuned on what it would have said loses less of what it can do than 
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
@@ -18,11 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from heal.settings import longest_row
 from heal.text.chats import ASSISTANT, ChatTemplate, Messages, first_question
 from heal.text.sources import HeldOut, TextSource, trainable
 from prune.common.errors import TextError
+from prune.common.out_of_memory import is_out_of_memory
+from prune.models.fitting import rows_at_once
 from prune.models.generation import VllmWriter, end_tokens, write_answers
 from prune.text.documents import Documents
 from prune.text.windows import SHORTEST, bos_id, encode
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
     from prune.checkpoint.source import Source
 
 OPENING = 32  # tokens of a document that the model goes on from, where no prompts are named
-_AT_ONCE = {"hf": 16, "vllm": 256}  # prompts a batch
+_AT_ONCE = {"hf": 16, "vllm": 256}  # prompts a batch; on a GPU transformers takes what fits
+_OTHER_HALF = 0x9E3779B9  # added to a batch's seed for half of it, where memory ran out; torch's CPU reads 32 bits
 _PROMPT_ROOM = 2048  # tokens of a prompt that vLLM sets memory apart for, at least
 _BUFFER = 10_000  # prompts shuffled at a time
 
@@ -96,10 +99,25 @@ class Writer:
     at_once: int
 
 
-def transformers_writer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Writer:
-    """A loaded model."""
-    ends = end_tokens(model, tokenizer)
-    return Writer(functools.partial(write_answers, model, tokenizer), ends, longest_row(model.config), _AT_ONCE["hf"])
+def transformers_writer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, tokens: int = 512) -> Writer:
+    """A loaded model. On a GPU it writes as many answers at a time as fit; where memory runs out, half as many.
+
+    Args:
+        tokens: of a prompt and its answer, as far as is known.
+    """
+
+    def write(prompts: Sequence[tuple[int, ...]], most: int, seed: int | None) -> list[list[int]]:
+        try:
+            return write_answers(model, tokenizer, prompts, most, seed)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if len(prompts) < 2 or not is_out_of_memory(error):
+                raise
+        torch.cuda.empty_cache()
+        half, other = len(prompts) // 2, None if seed is None else (seed + _OTHER_HALF) % (1 << 32)
+        return write(prompts[:half], most, seed) + write(prompts[half:], most, other)
+
+    at_once = rows_at_once(model, tokens, usual=_AT_ONCE["hf"])
+    return Writer(write, end_tokens(model, tokenizer), longest_row(model.config), at_once)
 
 
 @contextmanager
@@ -242,11 +260,12 @@ def write_responses(
         TextError: the prompts end before.
     """
     number, total = _go_on(partial(path))
+    at_once = _rows_of(path, writer.at_once)
     advance(total)
-    prompts = islice(prompts, number * writer.at_once, None)
+    prompts = islice(prompts, number * at_once, None)
     with partial(path).open("ab") as file:
         while total < tokens:
-            batch = list(islice(prompts, writer.at_once))
+            batch = list(islice(prompts, at_once))
             if not batch:
                 raise TextError(
                     f"the prompts gave {total} of the {tokens} tokens asked for; give more with --prompts, raise "
@@ -267,11 +286,24 @@ def write_responses(
             total, number = total + count, number + 1
             advance(count)
     partial(path).replace(path)
+    _rows_file(path).unlink()
 
 
 def partial(path: Path) -> Path:
     """Where responses stand until all are written."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def _rows_file(path: Path) -> Path:
+    return path.with_suffix(".rows")
+
+
+def _rows_of(path: Path, wanted: int) -> int:
+    """Prompts a batch: of a run that is gone on with its own, whatever is free now; else `wanted`, written down."""
+    kept = _rows_file(path)
+    if not (kept.exists() and partial(path).exists()):
+        kept.write_text(f"{wanted}\n", encoding="utf-8")
+    return int(kept.read_text(encoding="utf-8"))
 
 
 def _go_on(path: Path) -> tuple[int, int]:

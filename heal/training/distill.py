@@ -144,7 +144,8 @@ class _Full:
         from heal.text.responses import transformers_writer, vllm_writer
 
         if self.settings.backend == "hf":
-            yield transformers_writer(self.load(plan), tokenizer)
+            tokens = plan.schedule.length + self.settings.response_tokens
+            yield transformers_writer(self.load(plan), tokenizer, tokens=tokens)
             return
         how: dict[str, Any] = {
             "row": plan.schedule.length,

@@ -31,12 +31,16 @@ def gpu(*words):
 
 
 def test_training_steps_are_measured_in_every_number_of_bits(machine, capsys):
-    distill = healing.Way("distill", "distill", autocast=True, targets="after-cut")
-    for bits, way in ((4, distill), (8, healing.Way("qlora")), (16, healing.Way("qlora", checkpointing=False))):
+    distill = healing.Way("distill", "distill", adapter="bfloat16", targets="after-cut")
+    for bits, way in (
+        (4, distill),
+        (8, healing.Way("qlora, before", **healing._BEFORE)),
+        (16, healing.Way("qlora", checkpointing=False)),
+    ):
         healing.heal_all(machine, "tiny", bits, [way])
     rows = printed(capsys)
     rows = {what: row for what, row in rows.items() if not what.startswith("random weights")}
-    assert list(rows) == ["distill (4 bits, 2 x 32)", "qlora (8 bits, 2 x 32)", "qlora (16 bits, 2 x 32)"]
+    assert list(rows) == ["distill (4 bits, 2 x 32)", "qlora, before (8 bits, 2 x 32)", "qlora (16 bits, 2 x 32)"]
     assert all(row["rate"] > 0 and row["seconds"] > 0 and row["budget"] > 0 for row in rows.values())
 
 
@@ -47,8 +51,11 @@ def test_the_steps_without_training_are_measured(machine, capsys):
     loaded.streamed(machine)
     rows = printed(capsys)
     assert all(row["seconds"] > 0 for row in rows.values())
-    for name in ("scan --tokens last", "check before a cut", "sweep of sizes 0-2, batches of 1024 tokens",
-                 "generation in batches of 2", "scan layer by layer"):  # fmt: skip
+    for name in (
+        "scan --tokens last", "check before a cut, batches by device", "sweep of sizes 0-2, batches of 1024 tokens",
+        "generation in batches of 2", "self-written text, 2 answers at a time", "2 rows of 64 tokenised by a thread",
+        "scan layer by layer",
+    ):  # fmt: skip
         assert name in rows
 
 

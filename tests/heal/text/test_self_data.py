@@ -14,13 +14,15 @@ import heal.models.quantise
 import heal.text.responses
 from heal import TextSource
 from heal.models.quantise import load_frozen
-from heal.text.responses import asked_prompts, read_prompts, transformers_writer, write_responses
+from heal.text import responses
+from heal.text.responses import Writer, asked_prompts, read_prompts, transformers_writer, write_responses
 from heal.text.sources import hold_out
 from heal.training.stopping import Interrupted
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.models.generation import _up_to_end
 from prune.models.loading import load_tokenizer
+from prune.text.windows import encode
 from tests.support.chats import PLAIN, chat
 from tests.support.checkpoints import same_weights
 from tests.support.healing import PATCHED, changed_copy, distil_tiny, patched_copy
@@ -117,6 +119,53 @@ def test_chats_that_are_measured_are_no_prompts_and_a_template_that_will_not_do_
     with pytest.raises(TextError, match="without the words by which it asks for an answer"):
         next(read_prompts(tokenizer, text, None, held_out, seed=0))
     assert next(read_prompts(tokenizer, replace(text, loss_on="all"), None, held_out, seed=0))
+
+
+def test_where_memory_runs_out_half_as_many_are_written_at_a_time(tiny_llama, tmp_path, monkeypatch):
+    source = Source(tiny_llama, "tiny")
+    teacher, tokenizer = load_frozen(source, bits=16, device="cpu"), load_tokenizer(source)
+    write, sizes = responses.write_answers, []
+
+    def narrow(model, tokenizer, prompts, most, seed):
+        sizes.append(len(prompts))
+        if len(prompts) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return write(model, tokenizer, prompts, most, seed)
+
+    monkeypatch.setattr(responses, "write_answers", narrow)
+    writer = transformers_writer(teacher, tokenizer)
+    prompts = [tuple(encode(tokenizer, f"Name the number {i}.")) for i in range(11)]
+    answers = writer.write(prompts, 4, 3)
+    assert sizes == [11, 5, 6, 3, 3]
+    assert len(answers) == 11
+    assert answers[:5] == write(teacher, tokenizer, prompts[:5], 4, 3)
+    assert answers[8:] != write(teacher, tokenizer, prompts[8:], 4, 3)  # drawn by other numbers
+    monkeypatch.setattr(responses, "write_answers", lambda *_: [][1])
+    with pytest.raises(IndexError):
+        writer.write(prompts, 4, 3)
+
+
+def test_a_run_that_goes_on_writes_as_many_at_a_time_as_it_was_begun_with(tiny_llama, tmp_path):
+    tokenizer, asked = load_tokenizer(Source(tiny_llama, "tiny")), []
+
+    def stopped(prompts, most, seed):
+        asked.append([tokenizer.decode(list(prompt)) for prompt in prompts])
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return [list(prompt)[-3:] for prompt in prompts]
+
+    how = {"tokens": 400, "response_tokens": 8, "seed": 0}
+    for at_once in (4, 16):  # more memory is free the second time
+        prompts = asked_prompts(tokenizer, iter([f"Name the number {i}." for i in range(60)]))
+        writer = Writer(stopped, [], None, at_once)
+        try:
+            write_responses(writer, tokenizer, prompts, tmp_path / "responses.jsonl", **how)
+        except KeyboardInterrupt:
+            assert (tmp_path / "responses.rows").read_text() == "4\n"
+    assert {len(batch) for batch in asked} == {4}
+    assert asked[3] == asked[1]  # the last one that was written may not be whole
+    assert asked[4] == asked[2]
+    assert [path.name for path in tmp_path.iterdir()] == ["responses.jsonl"]
 
 
 def test_responses_follow_the_seed_and_end_where_the_model_ends(tiny_llama, tmp_path):
