@@ -102,7 +102,7 @@ def arguments(asked, kind, seed):
     teacher = () if kind == "qlora" else ("--teacher", asked.model)
     if kind == "patch":
         return (*teacher, "--text", asked.text, "--tokens", asked.patch_tokens, "--length", asked.length)
-    steps = ("--length", asked.length, "--batch-size", 2, "--accumulate", 1, "--no-checkpointing")
+    steps = ("--length", asked.length, "--batch-size", 2, "--accumulate", 1, "--checkpointing", "off")
     curve = ("--held-out-tokens", "4k", "--eval-every", 30)
     learning = ("--rank", asked.rank, "--learning-rate", asked.rate, "--bits", asked.bits, "--seed", seed)
     return (*teacher, "--text", asked.text, "--tokens", asked.tokens, *steps, *curve, *learning)

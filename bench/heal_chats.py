@@ -146,7 +146,7 @@ def heal(asked, way, seed):
         held = ("--held-out", asked.other, "--domain-text", f"chats={written(asked, 'apart')}")
         reading = (*texts, *mix, *held, "--held-out-tokens", asked.measured, "--loss-on", asked.loss_on)
         how = ("--tokens", asked.tokens, "--length", asked.length, "--bits", asked.bits, "--seed", seed)
-        cheap = ("--no-checkpointing", "--eval-every", 10**6, "--resume", "--out", adapter)
+        cheap = ("--checkpointing", "off", "--eval-every", 10**6, "--resume", "--out", adapter)
         command("heal", "distill", asked.work / "cut", "--teacher", asked.model, *reading, *how, *cheap)
     if not healed.exists():
         command("heal", "merge", adapter, "--no-compare-logits", "--out", healed)

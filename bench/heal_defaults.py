@@ -103,7 +103,7 @@ def heal(asked, cell):
         if not adapter.exists():
             teacher = () if kind == "qlora" else ("--teacher", asked.model)
             # neither changes what is learnt: memory there is enough, and the curve is not asked for
-            cheap = ("--no-checkpointing", "--held-out-tokens", asked.measured, "--eval-every", 10**6)
+            cheap = ("--checkpointing", "off", "--held-out-tokens", asked.measured, "--eval-every", 10**6)
             reading = ("--text", asked.text, "--tokens", asked.tokens, "--resume")
             command("heal", kind, base, *teacher, *reading, *cheap, *options, "--out", adapter)
         healed = asked.work / f"{cell}-{asked.tokens}-healed"

@@ -101,7 +101,7 @@ def ours(asked, cut, way, work, project):
     shutil.rmtree(out, ignore_errors=True)
     tokens = asked.steps * asked.batch_size * asked.length
     size = ("--tokens", tokens, "--length", asked.length, "--batch-size", asked.batch_size, "--accumulate", 1)
-    learning = ("--rank", asked.rank, "--bits", asked.bits, "--targets", targets, "--no-checkpointing")
+    learning = ("--rank", asked.rank, "--bits", asked.bits, "--targets", targets, "--checkpointing", "off")
     teacher = ("--teacher", asked.model, "--plain-loss", 0) if kind == "distill" else ()
     held = ("--held-out-tokens", 512, "--eval-every", asked.steps)
     words = ("-m", "heal", kind, cut, *teacher, "--text", asked.text, *size, *learning, *held, "--out", out)

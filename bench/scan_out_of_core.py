@@ -47,9 +47,10 @@ def child(folder: str, cap: int, tokens: int) -> None:
     import torch
 
     from prune.checkpoint.source import Source
+    from prune.models.layer_files import fits
     from prune.scanning.samples import Samples
     from prune.scanning.settings import ScanSettings
-    from prune.scanning.streaming import Timing, fits, measure_streamed
+    from prune.scanning.streaming import Timing, measure_streamed
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     assert soft == hard == cap

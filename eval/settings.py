@@ -311,12 +311,14 @@ class SweepSettings(Questions):
             parse=_paths,
         ),
     ] = ()
-    batch_tokens: Annotated[int, Option("Tokens of one batch; halved where memory runs out.")] = 1024
+    batch_tokens: Annotated[
+        int | None, Option("Tokens of one batch; halved where memory runs out.", shown="1024; on CUDA 8192")
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_asks()
-        if self.batch_tokens < SHORTEST:
+        if self.batch_tokens is not None and self.batch_tokens < SHORTEST:
             raise UsageError(f"--batch-tokens {self.batch_tokens} is too few; use {SHORTEST} or more")
 
 

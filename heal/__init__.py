@@ -12,6 +12,9 @@ _PUBLIC = {
     "Measuring": "heal.settings",
     "PatchRun": "heal.settings",
     "PatchSettings": "heal.settings",
+    "RankRun": "heal.ranking.settings",
+    "RankSettings": "heal.ranking.settings",
+    "Selection": "heal.ranking.settings",
     "TextSource": "heal.text.sources",
     "TrainingRun": "heal.settings",
     "distill": "heal.training.distill",
@@ -20,6 +23,7 @@ _PUBLIC = {
     "patch": "heal.patching.patch",
     "plan_budget": "heal.budget.plan",
     "qlora": "heal.training.qlora",
+    "rank": "heal.ranking.rank",
 }
 
 __all__ = sorted(_PUBLIC)

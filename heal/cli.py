@@ -10,9 +10,10 @@ import typer
 from heal import options
 from prune.common.options import takes
 from prune.common.processes import is_main
-from prune.common.terminal import answer, make_app
+from prune.common.terminal import answer, make_app, screen
 
 if TYPE_CHECKING:
+    from heal.ranking.settings import RankRun, RankSettings, Selection
     from heal.settings import BudgetQuery, DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
     from heal.text.sources import TextSource
 
@@ -103,6 +104,36 @@ def patch_command(
     answer(result.to_json(), lambda: patched(result), as_json=as_json)
 
 
+@app.command("rank")
+@takes(settings=options.RANK, selection=options.SELECTION, run=options.RANK_RUN)
+def rank_command(
+    model: options.Pruned,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where rank.json goes.")],
+    settings: RankSettings,
+    selection: Selection,
+    run: RankRun,
+    as_json: Annotated[bool, typer.Option("--json", help="Print rank.json on stdout, and nothing else there.")] = False,
+) -> None:
+    """Rank the documents of a pool by what each would do for a domain's answers, before any healing.
+
+    By gradient: a fresh adapter is warmed up on a part of the pool. A document's score is the cosine between the step
+    that an optimiser would make on it and the gradient of an answer's loss, LoRA weights alone. BM25 and random scores
+    stand beside it: a ranking that is no better than these has found nothing.
+
+    With [bold]--select 10% --select-out picked.jsonl[/bold] the best documents are written for heal qlora --text. The
+    questions that were asked are in rank.json: leave them out where the healed model is judged.
+
+    Example: [bold]heal rank pruned --text pool.jsonl --data questions --domains medical,math --out rank.json[/bold]
+    """
+    from heal.ranking.rank import rank
+    from heal.ranking.showing import rank_tables
+
+    result = rank(model, out, settings=settings, selection=selection, run=run)
+    answer(result.to_json(), lambda: rank_tables(result.ranking), as_json=as_json)
+    screen().print("Wrote " + " and ".join(map(str, filter(None, (out, selection.select_out, run.plot)))))
+
+
 @app.command("merge")
 @takes(merging=options.MERGE, measuring=options.MEASURING)
 def merge_command(
@@ -150,12 +181,13 @@ def budget_command(
     revision: options.Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the budget as JSON, and nothing else there.")] = False,
 ) -> None:
-    """Estimate what healing takes, before anything is loaded: memory, the largest batch, tokens per second, hours.
+    """Estimate what healing and the chain around it take, before anything is loaded: memory, disk, hours, by card.
 
     Reads config.json and the headers of the weights; of a hub model no weights are fetched. Memory is counted tensor by
-    tensor. Speed is an expectation: FLOPs over an assumed share of a card's peak.
+    tensor. Hours are an expectation: FLOPs over an assumed share of a card's peak. Each station from scan to sweep has
+    a line that says which way it goes on the card: resident, in 4 bits, or layer by layer.
 
-    Example: [bold]heal budget meta-llama/Llama-3.1-70B --n 32 --gpu-memory 40GiB --tokens 30M[/bold]
+    Example: [bold]heal budget meta-llama/Llama-3.1-70B --n 32 --card H100 --tokens 30M[/bold]
     """
     from heal.budget.plan import plan_budget
     from heal.budget.table import tables

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from heal.settings import Settings
+from heal.settings import AUTO, Settings
+from prune.common.errors import UsageError
 
 FROM_BUDGET = ("length", "batch_size", "accumulate", "learning_rate", "warmup")  # the last by `plan_steps`
 HELD_OUT_TOKENS = 16_000  # measured of each held-out text; fewer where the budget is small
@@ -55,8 +56,12 @@ def settle(settings: Settings, *, tokens: int, processes: int = 1, longest: int 
     Rows are counted so that a step has the tokens of the budget's rung: longer rows are fewer, and one is the least.
 
     Args:
+        settings: rows a pass that are `auto` are settled as if they were not given: the rows of a step are then right.
         processes: how many train together, and share the rows of a step.
         longest: tokens that the model can read; no row becomes longer unless asked for.
+
+    Raises:
+        UsageError: `auto` rows a pass with a given number of passes.
     """
     usual = next(rung for rung in reversed(LADDER) if rung.tokens <= tokens)
     length = settings.length
@@ -64,7 +69,9 @@ def settle(settings: Settings, *, tokens: int, processes: int = 1, longest: int 
         length = usual.length if longest is None else min(usual.length, longest)
     rows = max(1, usual.rows * usual.length // (max(1, length) * processes))
     batch, accumulate = settings.batch_size, settings.accumulate
-    if batch is None:
+    if batch == AUTO and accumulate is not None:
+        raise UsageError("--batch-size auto settles --accumulate too, so that a step keeps its rows; give one of them")
+    if not isinstance(batch, int):
         most = max(1, PASS_TOKENS // max(1, length))
         batch = max(1, min(most, rows if accumulate is None else rows // max(1, accumulate)))
     if accumulate is None:
@@ -79,5 +86,9 @@ def measured_tokens(tokens: int) -> int:
 
 
 def left_open(settings: Settings) -> tuple[str, ...]:
-    """The settings that follow from the budget because they were not given."""
-    return tuple(name for name in FROM_BUDGET if getattr(settings, name) is None)
+    """The settings that follow from the budget because they were not given.
+
+    Passes a step are not among them where rows a pass are chosen for the memory.
+    """
+    chosen = ("accumulate",) if settings.batch_size == AUTO else ()
+    return tuple(name for name in FROM_BUDGET if getattr(settings, name) is None and name not in chosen)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from heal.ranking.settings import RankRun, RankSettings, Selection
 from heal.settings import BudgetQuery, DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
 from prune.common.errors import UsageError
 from prune.common.options import Option, settings_options
@@ -120,6 +121,8 @@ class MergeOptions:
             raise UsageError("--base does not go with --adapter-only, which merges nothing")
         if self.adapter_only and measuring.held_out_tokens is not None:
             raise UsageError("--held-out-tokens is for --base auto; --adapter-only is checked on a few rows")
+        if self.adapter_only and measuring.max_memory is not None:
+            raise UsageError("--max-memory does not go with --adapter-only, which loads the models it compares")
         if self.full is not None and not self.adapter_only:
             raise UsageError("--full goes with --adapter-only; for the base of a merge use --model")
 
@@ -129,16 +132,23 @@ def _source(**typed: Any) -> TextSource:
 
 
 _BUDGETED = ("bits", "targets", "rank", "dropout", "length", "batch_size", "checkpointing")
+_AS_TYPED = {"checkpointing": "on"}
 _PATCHED = ("text", "field", "loss_on", "held_out", "held_out_tokens")
 
 TEXT = replace(settings_options(TextOptions), make=_source)
 PATCH_TEXT = replace(settings_options(TextOptions, only=_PATCHED), make=_source)
 RUN = settings_options(TrainingRun)
 PATCH_RUN = settings_options(PatchRun)
-SETTINGS = settings_options(Settings)
-DISTILL_SETTINGS = settings_options(DistillSettings)
+SETTINGS = settings_options(Settings, defaults=_AS_TYPED)
+DISTILL_SETTINGS = settings_options(DistillSettings, defaults=_AS_TYPED)
 PATCH_SETTINGS = settings_options(PatchSettings)
 MERGE = settings_options(MergeOptions)
 MEASURING = settings_options(Measuring)
+RANK = settings_options(
+    RankSettings, defaults={"text": None, "domains": None, "methods": ",".join(RankSettings.methods)}
+)
+RANK_RUN = settings_options(RankRun)
+SELECTION = settings_options(Selection)
 BUDGET = settings_options(BudgetQuery)
-BUDGET_SETTINGS = replace(settings_options(Settings, only=_BUDGETED), make=Settings)
+_budgeted = settings_options(Settings, only=_BUDGETED, defaults=_AS_TYPED)
+BUDGET_SETTINGS = replace(_budgeted, make=lambda **typed: Settings(**_budgeted.make(**typed)))

@@ -205,6 +205,9 @@ class HealRecord(Stated, Artefact):
     from_budget: tuple[str, ...] | None = optional(
         "of runs that train: settings that were not given and followed from the budget"
     )
+    free_memory: int | None = optional(
+        "of `--batch-size auto` or `--checkpointing auto`: bytes that were free when they were chosen"
+    )
     curve: tuple[Point, ...] | None = optional("of runs that train")
     unquantised: Unquantised | None = optional("of runs that train, once they are compared with the cut")
     ended: Ended | None = optional("of runs that train")
@@ -215,6 +218,7 @@ class HealRecord(Stated, Artefact):
     training_seconds: float | None = optional("of runs that train: of all steps, without measuring and saving")
     adapted: tuple[str, ...] | None = optional("of runs that train: modules that carry the adapter")
     quantised: tuple[str, ...] | None = optional("of runs that train: modules held in 4 or 8 bits")
+    kernels: str | None = optional("of runs that train: `liger` where its fused kernels computed the layers")
     teacher: dict[str, Any] | None = optional("of `distill` and `patch`: identity of the full model")
     own_tensors: tuple[str, ...] | None = optional(
         "of `distill`: tensors of the healed model that are not the full one's"

@@ -9,19 +9,36 @@ from importlib.util import find_spec
 from typing import Annotated, Any
 
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.options import MAX_MEMORY, Option
 from prune.common.sizes import parse_size, parse_tokens
+from prune.models.attention import HELP as ATTENTIONS
 from prune.models.loading import text_config
 from prune.models.precision import HELP as DTYPES
+from prune.scanning.settings import parse_batch_size
 
+AUTO = "auto"
 BITS = (4, 8, 16)
 SCHEDULES = ("cosine", "linear", "constant")
+ADAPTER_COMPUTES = ("auto", "float32", "bfloat16")
+KERNELS = ("auto", "liger", "none")
 REPORTERS = ("wandb", "trackio", "tensorboard", "none")
 _training, _adapter, _distillation, _patch, _running = (
     partial(Option, panel=title) for title in ("Training", "Adapter", "Distillation", "Patch", "Running")
 )
 _FOLLOWS = "Follows from --tokens if not given."
 _ROW = "Tokens per row; documents are packed, and do not see one another."
+
+
+def parse_checkpointing(written: str) -> bool | str:
+    """`on`, `off` or `auto`.
+
+    Raises:
+        UsageError: another word.
+    """
+    known: dict[str, bool | str] = {"on": True, "off": False, AUTO: AUTO}
+    if written not in known:
+        raise UsageError(f"--checkpointing {written}: use {', '.join(known)}")
+    return known[written]
 
 
 @dataclass(frozen=True)
@@ -34,7 +51,15 @@ class Settings:
     """
 
     length: Annotated[int | None, _training(f"{_ROW} {_FOLLOWS}")] = None
-    batch_size: Annotated[int | None, _training(f"Rows per forward pass. {_FOLLOWS}")] = None
+    batch_size: Annotated[
+        int | str | None,
+        _training(
+            f"Rows per forward pass; auto: as many as are fastest in the memory that is free, of a step that stays as "
+            f"it is. {_FOLLOWS}",
+            typed=str | None,
+            parse=parse_batch_size,
+        ),
+    ] = None
     accumulate: Annotated[int | None, _training(f"Forward passes per step. {_FOLLOWS}")] = None
     learning_rate: Annotated[float | None, _training(f"Peak rate, reached after the warm-up. {_FOLLOWS}")] = None
     schedule: Annotated[str, _training("How the rate falls: cosine, linear or constant.")] = "cosine"
@@ -47,7 +72,16 @@ class Settings:
         int | None,
         _training("End after so many measurements without a better loss, and keep the best adapter, not the last."),
     ] = None
-    checkpointing: Annotated[bool, _training("Trade time for memory: compute activations anew.")] = True
+    checkpointing: Annotated[
+        bool | str,
+        _training(
+            "Trade time for memory: compute activations anew. on, off, or auto: off where the memory that is free "
+            "allows.",
+            typed=str,
+            parse=parse_checkpointing,
+            shown="on",
+        ),
+    ] = True
     rank: Annotated[int, _adapter("LoRA rank; the paper's is 64 for most models, 2 to 8 for some.")] = 64
     alpha: Annotated[float | None, _adapter("LoRA alpha; the rank if not given.")] = None
     dropout: Annotated[float, _adapter("Dropout before the adapter.")] = 0.05
@@ -61,6 +95,17 @@ class Settings:
     bits: Annotated[int, _adapter("4: NF4, double quantised; 8: LLM.int8(); 16: not quantised.")] = 4
     dtype: Annotated[
         str, _adapter("Of the products: bfloat16, float32, or auto: bfloat16 where the device has it.")
+    ] = "auto"
+    adapter_compute: Annotated[
+        str,
+        _adapter(
+            "Of the adapter's products: bfloat16, float32, or auto: bfloat16 on a GPU that has it. Weights stay fp32."
+        ),
+    ] = "auto"
+
+    attention: Annotated[str, _training(f"What computes attention: {ATTENTIONS}")] = "auto"
+    kernels: Annotated[
+        str, _training("Norms, rotary positions, gates: auto (liger on a GPU that has it), liger, or none: plain.")
     ] = "auto"
 
     @property
@@ -135,8 +180,22 @@ class TrainingRun(Run):
     resume: Annotated[
         bool, _running("Go on from the last checkpoint of a run into --out; begin if there is none.", flag="--resume")
     ] = False
-    save_every: Annotated[int, _running("Steps between checkpoints, which stand hidden beside --out meanwhile.")] = 50
+    save_every: Annotated[
+        int | None,
+        _running(
+            "Steps between checkpoints, which stand hidden beside --out meanwhile; one every 5 minutes if not given."
+        ),
+    ] = None
     report_to: Annotated[str, _running("wandb, trackio, tensorboard or none.")] = "none"
+    max_memory: Annotated[
+        int | None,
+        _running(
+            "An unquantised cut that takes more than this (4GiB) is measured layer by layer at the end.",
+            typed=str | None,
+            parse=parse_size,
+            shown="what the machine has",
+        ),
+    ] = None
     device_map: Annotated[
         str | None, _running("auto: the layers spread over all GPUs, for a model that one does not hold.")
     ] = None
@@ -150,6 +209,7 @@ class PatchRun(Run):
         "20k"
     )
     dtype: Annotated[str, Option(f"To compute in: {DTYPES}")] = "auto"
+    max_memory: Annotated[int | None, MAX_MEMORY] = None
 
 
 @dataclass(frozen=True)
@@ -160,10 +220,13 @@ class BudgetQuery:
     start: Annotated[
         int | None, Option("Where the cut begins, 0-based; the deepest block that keeps the last layer.")
     ] = None
+    card: Annotated[
+        str | None, Option("Card to plan for, such as H100, RTX-4090 or cpu; the one that is here, if any.")
+    ] = None
     gpu_memory: Annotated[
         int | None,
         Option(
-            "A card of your own, such as 40GiB, at the speed of an A100.",
+            "Memory of a card of your own, such as 40GiB; at the speed of --card, or of an A100.",
             typed=str,
             parse=partial(parse_size, option="--gpu-memory"),
         ),
@@ -188,6 +251,7 @@ class Measuring:
         Option("How much of it; as much as the adapter was measured on if not named.", typed=str, parse=parse_tokens),
     ] = None
     device: Annotated[str, Option("What measures: auto, cpu, cuda, cuda:1, ...")] = "auto"
+    max_memory: Annotated[int | None, MAX_MEMORY] = None
 
 
 def check_running(run: TrainingRun) -> None:
@@ -196,7 +260,7 @@ def check_running(run: TrainingRun) -> None:
     Raises:
         UsageError: one is out of its range, or needs a package that is not installed.
     """
-    if run.save_every < 1:
+    if run.save_every is not None and run.save_every < 1:
         raise UsageError(f"--save-every {run.save_every} is not at least 1")
     name = run.report_to
     if name not in REPORTERS:
@@ -219,6 +283,10 @@ def check(settings: Settings) -> None:
     """
     if settings.bits not in BITS:
         raise UsageError(f"--bits {settings.bits} is unknown; use {', '.join(map(str, BITS))}")
+    if settings.adapter_compute not in ADAPTER_COMPUTES:
+        raise UsageError(f"--adapter-compute {settings.adapter_compute} is unknown; use {', '.join(ADAPTER_COMPUTES)}")
+    if settings.kernels not in KERNELS:
+        raise UsageError(f"--kernels {settings.kernels} is unknown; use {', '.join(KERNELS)}")
     if settings.learning_rate is not None and not 0 < settings.learning_rate < math.inf:
         raise UsageError(f"--learning-rate {settings.learning_rate} is not above 0")
     if not 0 < settings.lora_alpha < math.inf:
@@ -228,6 +296,10 @@ def check(settings: Settings) -> None:
         raise UsageError(f"--eval-every {settings.eval_every} is not at least 1")
     if settings.schedule not in SCHEDULES:
         raise UsageError(f"--schedule {settings.schedule} is unknown; use {', '.join(SCHEDULES)}")
+    if isinstance(settings.batch_size, str):
+        parse_batch_size(settings.batch_size)
+    if settings.checkpointing not in (True, False, AUTO):
+        raise UsageError(f"--checkpointing {settings.checkpointing}: use on, off or auto")
     if settings.patience is not None and settings.patience < 1:
         raise UsageError(f"--patience {settings.patience} is not at least 1")
 

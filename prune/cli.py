@@ -63,7 +63,7 @@ WHICH = Options(
     which=WHICH,
     settings=settings_options(CutSettings),
     check=settings_options(CheckSettings),
-    scanning=settings_options(ScanSettings, only=["field", "samples", "length", "seed"]),
+    scanning=settings_options(ScanSettings, only=["field", "samples", "length", "seed", "max_memory"]),
 )
 def cut_command(
     model: Model,

@@ -64,23 +64,34 @@ def run(
         str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and all after it.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and write nothing.")] = False,
+    tidy: Annotated[
+        bool, typer.Option("--tidy", help="Delete what no later stage reads any more and is no result of the recipe.")
+    ] = False,
+    no_budget: Annotated[
+        bool, typer.Option("--no-budget", help="Do not reckon what the stages will take, and refuse nothing for it.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe; stages whose inputs did not change are not run again.
+
+    Before it starts it prints what the stages will take on this machine, by heal budget, and refuses what cannot fit in
+    memory or on the disk. What --tidy deleted is made again where a later run needs it.
 
     Ends with the exit code of a stage's verdict (`evaluate compare --max-loss`): 3 for NO-GO, 4 for INCONCLUSIVE.
 
     Example: recipe run demo --set n=8 --set out=runs/demo-8
     """
+    from recipes.budget import told_budget
     from recipes.runner import plan_run, run_recipe
     from recipes.schema import load_recipe, parse_changes
 
     recipe = load_recipe(name).resolve(parse_changes(change or []))
     if dry_run:
         plan = plan_run(recipe, start=start)
-        answer(plan.to_json(), plan.table, as_json=as_json)
+        budget = [] if no_budget else told_budget(plan)
+        answer({**plan.to_json(), "budget": budget}, plan.table, as_json=as_json)
         return
-    done = run_recipe(recipe, start=start, quiet=as_json)
+    done = run_recipe(recipe, start=start, quiet=as_json, tidy=tidy, budget=not no_budget)
     answer(done.to_json(), lambda: _ending(done), as_json=as_json)
     if done.exit_code:
         raise typer.Exit(done.exit_code)

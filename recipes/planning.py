@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from prune.common.errors import RegrowthError, UsageError
 from prune.common.provenance import digest, versions
 from recipes.record import StageRecord
 from recipes.schema import Recipe, Stage
+from recipes.tidying import needed_again, outputs_of, words_read
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,11 +81,11 @@ def plan_recipe(recipe: Recipe, records: dict[str, StageRecord], *, start: str |
     if start is not None and start not in names:
         raise UsageError(f"--from {start}: no such stage; {recipe.name} has {', '.join(names)}")
     made: dict[str, str] = {}  # output path -> key of the stage that makes it
-    plans = []
+    plans: list[StagePlan] = []
     forced = False
     for stage in recipe.stages:
         forced = forced or stage.name == start
-        outputs = tuple(str(stage.options[name]) for name in stage.writes if stage.options.get(name))
+        outputs = outputs_of(stage)
         key = _key(stage, made)
         record = records.get(stage.name)
         why = "asked by --from" if forced else _why(record, key, outputs)
@@ -93,17 +94,17 @@ def plan_recipe(recipe: Recipe, records: dict[str, StageRecord], *, start: str |
                 raise RegrowthError(f"{output} exists and was not made by this recipe; remove it or change --set out=")
             made[output] = key
         plans.append(StagePlan(stage, key, outputs, why))
+    gone = {name: [output for output in record.tidied if is_gone(record, output)] for name, record in records.items()}
+    again = needed_again(recipe.stages, [planned.why is not None for planned in plans], gone)
+    for number, planned in enumerate(plans):
+        if planned.stage.name in again:
+            name = Path(again[planned.stage.name]).name
+            plans[number] = replace(planned, why=f"{name} was tidied away and is needed again")
     return RecipePlan(recipe, tuple(plans))
 
 
 def _key(stage: Stage, made: dict[str, str]) -> str:
-    read = {}
-    for name, value in [*enumerate(stage.arguments), *stage.options.items()]:
-        if name in stage.writes:
-            continue
-        for word in value if isinstance(value, list) else [value]:
-            if isinstance(word, str):
-                read[word] = made.get(word) or _outside(word)
+    read = {word: made.get(word) or _outside(word) for word in words_read(stage)}
     return digest([stage.command, stage.words(), read, versions().get("regrowth")])
 
 
@@ -124,6 +125,11 @@ def identity(path: str | Path) -> str | None:
     return content.hexdigest()
 
 
+def is_gone(record: StageRecord, output: str) -> bool:
+    """Whether an output was tidied away: it is not there, or not whole, where its deletion was stopped."""
+    return output in record.tidied and identity(output) != record.outputs.get(output)
+
+
 def _why(record: StageRecord | None, key: str, outputs: tuple[str, ...]) -> str | None:
     if record is None:
         return "never run"
@@ -133,6 +139,8 @@ def _why(record: StageRecord | None, key: str, outputs: tuple[str, ...]) -> str 
         return "inputs changed"
     for output in outputs:
         now = identity(output)
+        if now != record.outputs.get(output) and output in record.tidied:
+            continue
         if now is None:
             return f"{Path(output).name} is gone"
         if now != record.outputs.get(output):

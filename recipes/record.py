@@ -23,6 +23,9 @@ class StageRecord(Part):
         description="each output -> its identity. Files above 64 MiB count by size and time of change (and a "
         "safetensors file by its header), not by content",
     )
+    tidied: tuple[str, ...] = Field(
+        default=(), description="outputs that `--tidy` has deleted since, because no later stage read them"
+    )
     verdict: str | None = Field(default=None, description="`NO-GO` or `INCONCLUSIVE` if it ended with exit code 3 or 4")
 
 

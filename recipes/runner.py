@@ -20,9 +20,11 @@ from typing import Any
 from prune.common.errors import RegrowthError
 from prune.common.provenance import provenance
 from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
+from recipes.budget import check_budget
 from recipes.planning import UNFINISHED, RecipePlan, StagePlan, identity, plan_recipe
 from recipes.record import RecipeRecord, StageRecord, read_stages
 from recipes.schema import Recipe
+from recipes.tidying import done_with, take_away
 
 _VERDICTS = {EXIT_NO_GO: "NO-GO", EXIT_INCONCLUSIVE: "INCONCLUSIVE"}
 _KEEP_WORK = (  # when they are stopped
@@ -58,16 +60,21 @@ def plan_run(recipe: Recipe, *, start: str | None = None) -> RecipePlan:
     return plan_recipe(recipe, read_stages(_record_path(recipe)), start=start)
 
 
-def run_recipe(recipe: Recipe, *, start: str | None = None, quiet: bool = False) -> RecipeRun:
+def run_recipe(
+    recipe: Recipe, *, start: str | None = None, quiet: bool = False, tidy: bool = False, budget: bool = True
+) -> RecipeRun:
     """Run the stages of a resolved recipe whose inputs changed.
 
     Args:
         recipe: from `load_recipe(name).resolve(changes)`.
         start: run this stage and all after it in any case.
         quiet: swallow what the stages print on stdout (their progress on stderr stays).
+        tidy: delete intermediates as soon as no later stage reads them; see `recipes.tidying`.
+        budget: print beforehand what the stages will take, and refuse what cannot fit.
 
     Raises:
-        RegrowthError: a stage failed; the earlier ones stay done, and the next run goes on from there.
+        RegrowthError: a stage cannot fit in memory or on the disk, by the budget; or one failed. The earlier ones stay
+            done, and the next run goes on from there.
     """
     path = _record_path(recipe)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,10 +85,13 @@ def run_recipe(recipe: Recipe, *, start: str | None = None, quiet: bool = False)
         )
         say = screen()
         todo = [planned for planned in plan.stages if planned.why]
-        for planned in plan.stages:
+        if budget and todo:
+            check_budget(plan, tidy=tidy)
+        for number, planned in enumerate(plan.stages):
             name = planned.stage.name
             if not planned.why:
                 say.print(f"{name}: unchanged", style="dim")
+                record = _tidy(record, recipe, number, path) if tidy else record
                 continue
             say.print(f"{name} ({todo.index(planned) + 1}/{len(todo)}, {planned.why})", style="bold")
             say.print(f"  {planned.line}")
@@ -90,7 +100,27 @@ def run_recipe(recipe: Recipe, *, start: str | None = None, quiet: bool = False)
             record.write(path, overwrite=True)
             record = record.with_stage(name, _run_stage(planned, more, quiet=quiet))
             record.write(path, overwrite=True)
+            record = _tidy(record, recipe, number, path) if tidy else record
     return RecipeRun(plan, record)
+
+
+def _tidy(record: RecipeRecord, recipe: Recipe, done: int, path: Path) -> RecipeRecord:
+    """Delete the intermediates that no stage after number `done` reads; what has changed since it was made stays.
+
+    It is noted before it is done: what was begun to be deleted is no result.
+    """
+    for stage, output in done_with(recipe, done):
+        made = record.stages.get(stage.name)
+        if made is None or made.state != "done" or not Path(output).exists():
+            continue
+        if output not in made.tidied:
+            if identity(output) != made.outputs.get(output):
+                continue
+            screen().print(f"  tidied away: {output}", style="dim")
+            record = record.with_stage(stage.name, made.model_copy(update={"tidied": (*made.tidied, output)}))
+            record.write(path, overwrite=True)
+        take_away(output)
+    return record
 
 
 def _unfinished(planned: StagePlan, before: StageRecord | None) -> list[str]:

@@ -16,6 +16,7 @@ Value = str | int | float | bool | None | list[str | int | float]
 SHIPPED = Path(__file__).parent
 # Options that name what a command writes; everything else it names, it reads.
 _OUTPUTS = {"evaluate prepare": ("data",)}
+VALUED = ""  # in the place of an option's negation: it takes a value
 _USUAL_OUTPUTS = ("out", "plot")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 
@@ -60,7 +61,11 @@ class Stage(BaseModel):
         line = [self.command.split()[1], *self.arguments]
         for name, value in self.options.items():
             if isinstance(value, bool):
-                flag = name if value else options_of(self.command)[name]
+                negation = options_of(self.command)[name]
+                if negation == VALUED:  # YAML reads `checkpointing: off` as false
+                    line += [f"--{name}", "on" if value else "off"]
+                    continue
+                flag = name if value else negation
                 line += [f"--{flag}"] if flag else []
                 continue
             if value is None:
@@ -82,12 +87,16 @@ class Recipe(BaseModel):
     choices: dict[str, dict[str, dict[str, Value]]] = {}  # setting -> its value -> settings that this value changes
     show: str | None = None  # a comparison.json or a Markdown file to print at the end
     files: dict[str, str] = {}  # what each result is -> where it stands
+    tidy: list[str] = []  # stages whose outputs --tidy may delete although `files` names them
 
     @model_validator(mode="after")
     def _sound(self) -> Recipe:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError("two stages have one name")
+        for name in self.tidy:
+            if name not in names:
+                raise ValueError(f"tidy: {name} is no stage")
         if "out" not in self.settings:
             raise ValueError("settings need `out`: the folder that holds everything the recipe makes")
         for choice, table in self.choices.items():
@@ -171,7 +180,7 @@ def _fill(value: Any, settings: dict[str, Value]) -> Any:
 
 def options_of(command: str) -> dict[str, str | None]:
     """Long option names of a command such as `prune scan`, asked of the command itself; each with its negation's
-    (`checkpointing` has `no-checkpointing`), or None.
+    (`compare-logits` has `no-compare-logits`), None if it has none, and `VALUED` if it takes a value.
 
     Raises:
         ValueError: no such command.
@@ -192,6 +201,8 @@ def options_of(command: str) -> dict[str, str | None]:
     negations: dict[str, str | None] = {}
     for parameter in group.commands[words[1]].params:
         negation = next((name[2:] for name in parameter.secondary_opts if name.startswith("--")), None)
+        if not getattr(parameter, "is_flag", False):
+            negation = VALUED
         negations |= {name[2:]: negation for name in parameter.opts if name.startswith("--") and name != "--help"}
     return negations
 

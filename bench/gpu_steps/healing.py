@@ -30,7 +30,7 @@ class Way:
     """One way to heal. The defaults are those of `heal`; the last three change what no option changes.
 
     tf32: float32 products, those of the adapters, in TF32. autocast: adapters under bf16 autocast. logits: how many are
-    made at once.
+    made at once, where that is not what suits the device.
     """
 
     what: str
@@ -42,7 +42,7 @@ class Way:
     steps: int = 6
     tf32: bool = False
     autocast: bool = False
-    logits: int = chunks.LOGITS_AT_ONCE
+    logits: int | None = None
 
     def scaled(self, machine: Machine) -> Way:
         if not machine.tiny:
@@ -63,8 +63,8 @@ def healing_8b(machine: Machine) -> None:
         Way("qlora, 16 rows, no checkpointing", **many),
         Way("qlora, 16 rows, no checkpointing, adapters in bf16", **many, autocast=True),
         Way("distill, 16 rows, no checkpointing", "distill", **many),
-        Way("distill, 2^27 logits at once", "distill", logits=1 << 27),
-        Way("distill, all of these", "distill", **many, autocast=True, logits=1 << 27),
+        Way("distill, 2^24 logits at once", "distill", logits=1 << 24),
+        Way("distill, all of these", "distill", **many, autocast=True),
         Way("distill after-cut", "distill", targets="after-cut"),
         Way("qlora, 1 x 4096", rows=1, length=4096),
         Way("qlora, 1 x 8192", rows=1, length=8192),
@@ -198,20 +198,22 @@ def _train(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> floa
 @contextmanager
 def _changed(machine: Machine, student: Any, way: Way) -> Iterator[None]:
     """What no option of `heal` changes, changed for a block."""
-    usual = chunks.LOGITS_AT_ONCE, torch.backends.cuda.matmul.allow_tf32
+    usual = chunks.LOGITS, torch.backends.cuda.matmul.allow_tf32
     forward = student.forward
 
     def in_bf16(**batch: Any) -> Any:
         with torch.autocast(machine.device, dtype=torch.bfloat16):
             return forward(**batch)
 
-    chunks.LOGITS_AT_ONCE, torch.backends.cuda.matmul.allow_tf32 = way.logits, way.tf32
+    torch.backends.cuda.matmul.allow_tf32 = way.tf32
+    if way.logits is not None:
+        chunks.LOGITS = {**chunks.LOGITS, machine.device: way.logits}
     if way.autocast:
         student.forward = in_bf16
     try:
         yield
     finally:
-        chunks.LOGITS_AT_ONCE, torch.backends.cuda.matmul.allow_tf32 = usual
+        chunks.LOGITS, torch.backends.cuda.matmul.allow_tf32 = usual
 
 
 def _rank(machine: Machine) -> int:

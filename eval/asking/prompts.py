@@ -162,7 +162,9 @@ def _parse_number(response: str, choices: Sequence[str]) -> int | None:
     for text in (response, _NAMED.sub(r"\1", response)):  # `Option 2` is 2 where nothing else can be read
         if (alone := _ALONE.fullmatch(text.strip())) is not None:
             index = int(alone[1]) - 1
-            return index if index in range(len(choices)) and alone[2].rstrip(".") == choices[index].rstrip(".") else None
+            return (
+                index if index in range(len(choices)) and alone[2].rstrip(".") == choices[index].rstrip(".") else None
+            )
         if (value := parse_value(text)) is not None:
             return int(value) - 1 if value.denominator == 1 and 1 <= value <= len(choices) else None
     return None

@@ -16,13 +16,12 @@ import torch
 from eval.asking.trees import Asked, TokenRow, pack_chains, pack_trees
 from prune.common.errors import RegrowthError
 from prune.common.out_of_memory import is_out_of_memory
+from prune.models.at_once import ANSWERED_BYTES, WALK_TOKENS, at_once
 from prune.models.batches import plan_batches
 from prune.models.loading import forward_takes
 from prune.models.walking import Route, Walk, walking
 
-BATCH_TOKENS = 1024  # of one batch, padding included
 ROW_TOKENS = 384  # of one row of trees: longer rows share more, but attention grows with their square
-_HEAD_BYTES = 1 << 26  # logits of one chunk, in float32, stay below this
 WAYS = ("tree", "plain", "whole")
 
 
@@ -70,7 +69,7 @@ def score(
     routes: Sequence[Route],
     *,
     way: Way,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     switch: Callable[[str | None], None] | None = None,
     answers: RouteAnswers | None = None,
     watch: Callable[[RouteAnswers, int], None] = lambda answers, new: None,
@@ -80,7 +79,7 @@ def score(
     Args:
         routes: variants of the model, all unlike each other.
         way: as `choose_way` found it.
-        batch_tokens: tokens of one batch, padding included; halved where memory runs out.
+        batch_tokens: tokens of one batch, padding included; None: what suits the device. Halved where memory runs out.
         switch: turns an adapter on and off; see `prune.models.walking.walking`.
         answers: those of an earlier run, to go on from.
         watch: called after each batch, with all answers and how many of them are new; first with those given.
@@ -89,6 +88,7 @@ def score(
         RegrowthError: out of memory with a single row, or a model whose layers cannot be walked.
     """
     answers = answers or RouteAnswers.empty(len(routes), len(requests))
+    batch_tokens = batch_tokens or at_once(WALK_TOKENS, model.get_input_embeddings().weight.device)
     watch(answers, int(answers.done.sum()))
     with torch.no_grad(), walking(model, routes, switch=switch) as walk:
         while not answers.done.all():
@@ -148,17 +148,21 @@ def _answer(
     inputs = {name: tensor.to(device) for name, tensor in _inputs(rows, way, walk.model.dtype).items()}
     scored = _Scored(requests, rows, inputs["input_ids"].shape[1], device)
     numbers = {route: number for number, route in enumerate(routes)}
+    walked: list[int] = []
+    answered: list[tuple[torch.Tensor, torch.Tensor]] = []
     for route, state in walk.states(**inputs):
         if way.name == "whole":
             chunks: Iterator[torch.Tensor] = iter([walk.logits(state, **inputs).flatten(0, 1)[scored.places]])
         else:
             picked = state.flatten(0, 1)[scored.places]
-            step = max(16, _HEAD_BYTES // (4 * walk.vocabulary))
+            step = max(16, at_once(ANSWERED_BYTES, device) // (4 * walk.vocabulary))
             chunks = (walk.head(part) for part in picked.split(step))
-        logprob, greedy = scored.sums(chunks)
-        answers.logprob[numbers[route], scored.asked] = logprob
-        answers.greedy[numbers[route], scored.asked] = greedy
+        walked.append(numbers[route])
+        answered.append(scored.tokens(chunks))
         answers.heads += len(scored.places)
+    logprobs, hits = (torch.stack(parts).cpu() for parts in zip(*answered, strict=True))  # the device is asked but now
+    for number, logprob, hit in zip(walked, logprobs, hits, strict=True):
+        answers.logprob[number, scored.asked], answers.greedy[number, scored.asked] = scored.sums(logprob, hit)
     answers.done[scored.asked] = True
     answers.read += sum(map(len, rows))
 
@@ -178,32 +182,54 @@ class _Scored:
         order = np.argsort(source, kind="stable")  # so that each chunk of positions owns one run of answer tokens
         target = np.concatenate([np.array(requests[number].answer) for number in self.asked])
         self.places = torch.from_numpy(unique).to(device)
-        self._source = torch.from_numpy(source[order]).to(device)
+        self._sources = source[order]
+        self._source = torch.from_numpy(self._sources).to(device)
         self._target = torch.from_numpy(target[order]).to(device)
         self._owner = np.repeat(np.arange(len(lengths)), lengths)[order]
 
-    def sums(self, chunks: Iterator[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-        """Per request: summed log p, and whether all its tokens were the most likely ones.
+    def tokens(self, chunks: Iterator[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the answer tokens, in an order of its own: log p, float32, and whether each was the most likely; (A,).
+
+        Both stay on the device.
 
         Args:
             chunks: float32 logits (p, vocabulary), of the places in turn.
         """
         values, hits, begin = [], [], 0
         for logits in chunks:
-            chunk = (self._source >= begin) & (self._source < begin + len(logits))
+            chunk = slice(*np.searchsorted(self._sources, (begin, begin + len(logits))))
             at, target = self._source[chunk] - begin, self._target[chunk]
             # by torch's own log_softmax, as HFLM: its sum over a vocabulary is off by up to 1e-5 a token, always alike
             chances = logits.log_softmax(-1)
             logprobs = chances[at, target]
-            hit = logprobs >= chances.amax(-1)[at]
-            hit[hit.clone()] = chances[at[hit]].argmax(-1) == target[hit]  # of equal chances the first one counts
             values.append(logprobs)
-            hits.append(hit)
+            hits.append(likeliest(chances, at, target, logprobs))
             begin += len(logits)
+        return torch.cat(values), torch.cat(hits)
+
+    def sums(self, logprobs: torch.Tensor, hits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Per request, of what `tokens` gives: summed log p, and whether all its tokens were the most likely ones."""
         count = len(self.asked)
-        logprob = np.bincount(self._owner, torch.cat(values).double().cpu().numpy(), count)
-        missed = np.bincount(self._owner, (~torch.cat(hits)).double().cpu().numpy(), count)
+        logprob = np.bincount(self._owner, logprobs.double().numpy(), count)
+        missed = np.bincount(self._owner, (~hits).double().numpy(), count)
         return logprob, missed == 0
+
+
+def likeliest(
+    chances: torch.Tensor, at: torch.Tensor, target: torch.Tensor, logprobs: torch.Tensor, *, asks: bool | None = None
+) -> torch.Tensor:
+    """Whether each target is the most likely token of its row, (A,); of equal chances the first one counts.
+
+    Args:
+        chances: (p, vocabulary); `at`, (A,), says which row a target is of, and `logprobs` are the targets' own.
+        asks: look for the first one only in rows where the target is no less likely than all. That spares a CPU most of
+            the search, but a GPU would have to say which rows these are; None: by device.
+    """
+    if not (chances.device.type == "cpu" if asks is None else asks):
+        return chances.argmax(-1)[at] == target
+    hit = logprobs >= chances.amax(-1)[at]
+    hit[hit.clone()] = chances[at[hit]].argmax(-1) == target[hit]
+    return hit
 
 
 def _inputs(rows: Sequence[TokenRow], way: Way, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -42,8 +42,8 @@ class DepthTask:
 
 
 def plan_blocks(layers: int, *, sizes: str, spread: str) -> SweepPlan:
-    """The full model, and blocks of each size at every start, or at so many starts, the lowest and the deepest among
-    them. The last layer is always kept.
+    """The full model, and blocks of each size at every start, or at so many starts: the lowest and the deepest are
+    among them; of one alone, it is the middle. The last layer is always kept.
 
     Raises:
         UsageError: sizes that the model does not have.
@@ -57,7 +57,8 @@ def plan_blocks(layers: int, *, sizes: str, spread: str) -> SweepPlan:
     for n in asked:
         allowed = list(starts(layers, n))
         if spread != EVERY:
-            places = np.linspace(0, len(allowed) - 1, num=min(int(spread), len(allowed)))
+            count, last = min(int(spread), len(allowed)), len(allowed) - 1
+            places = np.linspace(0, last, num=count) if count > 1 else np.array([last / 2])
             allowed = [allowed[place] for place in np.unique(np.round(places).astype(int))]
         variants += [block(n, start) for start in allowed]
     return SweepPlan(layers, (0, *asked), spread if spread == EVERY else f"{spread} of each size", tuple(variants))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,13 @@ from prune.common.provenance import digest
 from prune.common.resume import Unfinished
 from prune.common.terminal import progress, quiet_libraries, screen
 from prune.families.subject import Subject, open_subject
+from prune.models.at_once import WALK_TOKENS, at_once
 from prune.models.loading import load_model, load_tokenizer, pick_device
 from prune.models.precision import pick_dtype
 
 if TYPE_CHECKING:
     from eval.depth.files import Depth
+    from eval.depth.similarity.pairs import PromptPair
     from eval.depth.unfinished import KeptWork
 
 
@@ -120,7 +122,9 @@ def _measure(
         _check_room(settings, context)
         kept = KeptWork(unfinished, _facts(identity, plan, tasks, settings, context))
         chat = wants_chat(settings, tokenizer, source.name)
+        pairs = _prompt_pairs(tasks, tokenizer, context, chat, settings) if settings.similarity else []
         device = pick_device(settings.device)
+        settings = replace(settings, batch_tokens=settings.batch_tokens or at_once(WALK_TOKENS, device))
         model = load_model(source, dtype=pick_dtype(settings.dtype, device=device), device=device)
         loaded = _Loaded(model, tokenizer, device, context, chat)
     seconds = {"load": time.monotonic() - began}
@@ -129,7 +133,7 @@ def _measure(
     written = choose_written(plan, walked.tasks, settings.generate)
     runs = _write(loaded, subject, plan, [row.variant for row in written], tasks, settings, kept, show_progress)
     seconds["write"] = time.monotonic() - began - sum(seconds.values())
-    similarity = _compare_states(loaded, tasks, settings, show_progress) if settings.similarity else None
+    similarity = _compare_states(loaded, tasks, pairs, settings, show_progress) if settings.similarity else None
     seconds["similarity"] = time.monotonic() - began - sum(seconds.values())
     asked_how = {
         **{name: getattr(settings, name) for name in ("max_rationale_tokens", "generate", "slow_tokens")},
@@ -194,14 +198,27 @@ def _write(
     return [as_run(label, plans, kept.written[label]) for label in labels]
 
 
-def _compare_states(loaded: _Loaded, tasks: Sequence[DepthTask], settings: DepthSettings, show_progress: bool) -> Any:
-    from eval.depth.similarity.fast_slow import fast_slow_similarity
+def _prompt_pairs(
+    tasks: Sequence[DepthTask], tokenizer: Any, context: int, chat: bool, settings: DepthSettings
+) -> Sequence[PromptPair]:
+    """Both prompts of each question; made before the walk, so that what is wrong with them shows at once."""
     from eval.depth.similarity.pairs import pair_prompts
 
     questions = [question for task in tasks for question in task.plan.questions]
+    return pair_prompts(questions, tokenizer, chat=chat, prompts=prompts_of(settings.in_words), max_length=context)
+
+
+def _compare_states(
+    loaded: _Loaded,
+    tasks: Sequence[DepthTask],
+    pairs: Sequence[PromptPair],
+    settings: DepthSettings,
+    show_progress: bool,
+) -> Any:
+    from eval.depth.similarity.fast_slow import fast_slow_similarity
+
+    questions = [question for task in tasks for question in task.plan.questions]
     with progress("Comparing fast and slow prompts", 2 * len(questions), shown=show_progress) as bar:
-        prompts = prompts_of(settings.in_words)
-        pairs = pair_prompts(questions, loaded.tokenizer, chat=loaded.chat, prompts=prompts, max_length=loaded.context)
         return fast_slow_similarity(loaded.model, questions, pairs, seed=settings.seed, progress=bar.advance)
 
 

@@ -51,7 +51,9 @@ class DepthSettings(Questions):
     max_rationale_tokens: Annotated[
         int, _asks("A question with a longer rationale is asked as if it had none; how many is said.")
     ] = 160
-    batch_tokens: Annotated[int, _computes("Tokens of one batch; halved where memory runs out.")] = 1024
+    batch_tokens: Annotated[
+        int | None, _computes("Tokens of one batch; halved where memory runs out.", shown="1024; on CUDA 8192")
+    ] = None
     similarity: Annotated[
         bool, _writes("Also compare the states of fast and slow prompts, layer by layer, by CKA.")
     ] = True
@@ -77,8 +79,8 @@ class DepthSettings(Questions):
         self.check_asks()
         least = {"batch_tokens": SHORTEST, "slow_tokens": FEWEST_SLOW, "batch_size": 1, "max_rationale_tokens": 4}
         for name, fewest in {**least, "generate": 0}.items():
-            if getattr(self, name) < fewest:
-                option = f"--{name.replace('_', '-')} {getattr(self, name)}"
+            if (value := getattr(self, name)) is not None and value < fewest:
+                option = f"--{name.replace('_', '-')} {value}"
                 raise UsageError(f"{option} is too few; use {fewest} or more")
         if self.prompts is not None and not self.similarity and not self.generate:
             raise UsageError(

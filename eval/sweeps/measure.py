@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval.asking.harness import Scorer
-from eval.asking.walk import BATCH_TOKENS, RouteAnswers, Way, choose_way, score
+from eval.asking.walk import RouteAnswers, Way, choose_way, score
 from eval.billing.bill import bill_prose
 from eval.billing.sweep import VariantProse
 from eval.runs.prose import measure_prose
@@ -45,7 +45,7 @@ def walk_questions(
     tasks: Sequence[AnswerTask],
     prompting: Prompting,
     *,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     switch: Callable[[str | None], None] | None = None,
     kept: KeptAnswers | None = None,
     show_progress: bool = True,

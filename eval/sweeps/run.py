@@ -28,6 +28,7 @@ from prune.common.resume import Unfinished
 from prune.common.terminal import progress, quiet_libraries, screen
 from prune.cutting.planning import scan_of
 from prune.families.subject import Subject, new_config, open_subject
+from prune.models.at_once import WALK_TOKENS, at_once
 from prune.models.loading import load_model, load_tokenizer, pick_device
 from prune.models.precision import pick_dtype
 
@@ -126,6 +127,7 @@ def _measure(
         facts = _facts(identity, healed, plan, tasks)
         kept = None if unfinished is None else KeptAnswers(unfinished, facts)
     device = pick_device(settings.device)
+    batch_tokens = settings.batch_tokens or at_once(WALK_TOKENS, device)
     with progress("Loading the model", None, shown=show_progress):
         tokenizer = load_tokenizer(source)
         chat = wants_chat(settings, tokenizer, source.name)
@@ -139,7 +141,7 @@ def _measure(
         plan,
         [AnswerTask(task) for task in tasks],
         Prompting(chat, settings.seed),
-        batch_tokens=settings.batch_tokens,
+        batch_tokens=batch_tokens,
         switch=switch,
         kept=kept,
         show_progress=show_progress,
@@ -151,7 +153,7 @@ def _measure(
         prose = walk_prose(model, tokenizer, plan, drawn, show_progress=show_progress)
         seconds["prose"] = time.monotonic() - began
     asked_how = {
-        "batch_tokens": settings.batch_tokens,
+        "batch_tokens": batch_tokens,
         "max_length": context,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": device,

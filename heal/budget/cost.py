@@ -11,25 +11,27 @@ from typing import Any
 
 from pydantic import Field
 
-from heal.budget.document import Budget, BudgetSettings, Gpu, Memory, Verdict
+from heal.budget.document import BudgetSettings, Gpu, Memory
 from heal.models.targets import plays
 from prune.common.errors import UsageError
-from prune.models.footprint import GIB, passing_bytes, saved_bytes, scale_bytes, state_bytes, weight_bytes
+from prune.models.at_once import FLOATS, LOGITS, at_once
+from prune.models.footprint import (
+    GIB,
+    forward_flops,
+    head_flops,
+    passing_bytes,
+    saved_bytes,
+    scale_bytes,
+    score_flops,
+    state_bytes,
+    weight_bytes,
+)
 from prune.models.shapes import LayerShape, ModelShape
 
 METHODS = ("qlora", "distill")
-LOGITS_AT_ONCE = 1 << 24  # numbers per chunk, as heal.models.losses takes
-FLOATS_ON_CPU = 1 << 19  # of a chunk, so many at a time are in fp32 on a CPU, and all on a GPU
 _ADAPTER = 4  # bytes: adapters, their gradients and both of Adam's moments are fp32
 _ALLOCATOR = 0.04  # of a GPU's memory, lost to fragments and rounding
 _CONTEXT = 0.75 * GIB  # of a GPU's memory, taken by CUDA, its kernels and cuBLAS' workspace
-
-
-GPUS = (
-    Gpu(name="A100-40GB", memory=round(39.4 * GIB), peak=312e12, share=0.35),
-    Gpu(name="A100-80GB", memory=round(79.1 * GIB), peak=312e12, share=0.35),
-    Gpu(name="H100-80GB", memory=round(79.1 * GIB), peak=989e12, share=0.30),
-)
 
 
 class Job(BudgetSettings):
@@ -37,6 +39,7 @@ class Job(BudgetSettings):
 
     kept: tuple[int, ...] = Field(description="layers of the full model that stay")
     cuda: bool = Field(default=True, description="memory is a GPU's; on a CPU, dropout keeps its mask in fp32")
+    wide: bool = Field(default=False, description="products are in float32, as on a CPU that has none in bf16")
 
     @property
     def tokens(self) -> int:
@@ -64,7 +67,7 @@ def memory_of(shape: ModelShape, job: Job) -> Memory:
     loaded = shape.layers if job.method == "distill" else tuple(shape.layers[i] for i in job.kept)
     kept = [shape.layers[i] for i in job.kept]
     weights = weight_bytes(loaded, shape.outside, job.bits)
-    adapter = sum(_adapter_values(layer, job) for layer in kept[job.first :]) * _ADAPTER
+    adapter = adapter_bytes(shape, job)
     trained = kept[job.first :]
     saved = [_saved(shape, layer, job) for layer in trained]
     passing = max((passing_bytes(shape, layer, job.bits, job.tokens) for layer in trained), default=0)
@@ -93,15 +96,24 @@ def memory_of(shape: ModelShape, job: Job) -> Memory:
     )
 
 
+def needed(shape: ModelShape, job: Job) -> int:
+    """Bytes at the peak. On a CPU the files that are mapped while they are read can go at any time, and do not count.
+
+    In float32, where a CPU has no bf16 products, states and weights are twice as wide.
+    """
+    memory = memory_of(shape, job)
+    if job.cuda:
+        return memory.total
+    return memory.step * (2 if job.wide else 1)
+
+
 def flops_per_token(shape: ModelShape, job: Job) -> float:
     """Of a training step, adapters, attention scores, head, recomputation and teacher included."""
     kept = [shape.layers[i] for i in job.kept]
-    scores = 4.0 * job.length * shape.heads * shape.head_width  # of one layer's forward pass; masked ones are computed
-    head = 2.0 * shape.vocabulary * shape.hidden
+    scores, head = score_flops(shape, job.length), head_flops(shape)
 
     def forward(layers: list[LayerShape]) -> float:
-        active = sum(sum(linear.values for linear in layer.linears) + layer.active_experts for layer in layers)
-        return 2.0 * active + scores * len(layers)
+        return forward_flops(shape, layers, job.length)
 
     trained = kept[job.first :]
     adapters = float(sum(_adapter_values(layer, job) for layer in trained))
@@ -114,50 +126,42 @@ def flops_per_token(shape: ModelShape, job: Job) -> float:
     return total
 
 
-def estimate(shape: ModelShape, job: Job, *, tokens: int, gpus: tuple[Gpu, ...] = GPUS) -> Budget:
-    """The whole budget.
-
-    Args:
-        tokens: to heal on.
-        gpus: cards to answer for.
-
-    Raises:
-        UsageError: a method, bits, a rank or a length that cannot be.
-    """
-    _check(shape, job)
+def healing_parts(shape: ModelShape, job: Job, tokens: int) -> dict[str, Any]:
+    """Of a budget: what healing on so many tokens holds, with and without checkpointing, and its FLOPs."""
     flops = flops_per_token(shape, job)
     other = memory_of(shape, job.but(checkpointing=not job.checkpointing))
-    return Budget(
-        model=shape.name,
-        layers=len(shape.layers),
-        parameters=shape.values,
-        kept=job.kept,
-        settings=job,  # written without what only a job has
-        tokens=tokens,
-        memory=memory_of(shape, job),
-        memory_without_checkpointing=other if job.checkpointing else None,
-        memory_with_checkpointing=None if job.checkpointing else other,
-        flops_per_token=flops,
-        gpus=tuple(_judge(shape, job, gpu, tokens, flops) for gpu in gpus),
-    )
+    return {
+        "model": shape.name,
+        "layers": len(shape.layers),
+        "parameters": shape.values,
+        "stored": shape.stored_bytes,
+        "kept": job.kept,
+        "settings": job,  # written without what only a job has
+        "tokens": tokens,
+        "memory": memory_of(shape, job),
+        "memory_without_checkpointing": other if job.checkpointing else None,
+        "memory_with_checkpointing": None if job.checkpointing else other,
+        "flops_per_token": flops,
+    }
 
 
-def _judge(shape: ModelShape, job: Job, gpu: Gpu, tokens: int, flops: float) -> Verdict:
-    room, rate = usable(gpu.memory), gpu.peak * gpu.share / flops
+def healing_on(shape: ModelShape, job: Job, gpu: Gpu, tokens: int, room: int) -> dict[str, Any]:
+    """Of a verdict on a card with so many bytes of room: what healing makes of it."""
+    rate = gpu.peak * gpu.share / flops_per_token(shape, job)
 
     def fits(rows: int, length: int) -> bool:
-        return memory_of(shape, job.but(batch_size=rows, length=length)).total <= room
+        return needed(shape, job.but(batch_size=rows, length=length)) <= room
 
     longest = 128 * _most(lambda pieces: fits(1, 128 * pieces))
-    return Verdict(
-        gpu=gpu,
-        memory=memory_of(shape, job).total,
-        holds=fits(job.batch_size, job.length),
-        rows=_most(lambda rows: fits(rows, job.length)),
-        longest=min(longest, shape.context or longest),
-        tokens_per_second=rate,
-        hours=tokens / rate / 3600,
-    )
+    return {
+        "gpu": gpu,
+        "memory": needed(shape, job),
+        "holds": fits(job.batch_size, job.length),
+        "rows": _most(lambda rows: fits(rows, job.length)),
+        "longest": min(longest, shape.context or longest),
+        "tokens_per_second": rate,
+        "hours": tokens / rate / 3600,
+    }
 
 
 def usable(memory: int) -> int:
@@ -176,6 +180,11 @@ def _most(fits: Any) -> int:
     return low
 
 
+def adapter_bytes(shape: ModelShape, job: Job) -> int:
+    """Of the adapter as it is trained and saved, in fp32."""
+    return sum(_adapter_values(shape.layers[i], job) for i in job.kept[job.first :]) * _ADAPTER
+
+
 def _adapter_values(layer: LayerShape, job: Job) -> int:
     return sum(job.rank * (linear.inputs + linear.outputs) for linear in layer.linears if plays(job.role, linear.path))
 
@@ -191,14 +200,20 @@ def _saved(shape: ModelShape, layer: LayerShape, job: Job) -> int:
 
 
 def _logits(shape: ModelShape, job: Job) -> int:
-    numbers = min(max(64, LOGITS_AT_ONCE // shape.vocabulary), job.tokens) * shape.vocabulary
-    wide = numbers if job.cuda else min(numbers, FLOATS_ON_CPU)
+    device = "cuda" if job.cuda else "cpu"  # in chunks, as heal.models.losses takes them
+    numbers = min(max(64, at_once(LOGITS, device) // shape.vocabulary), job.tokens) * shape.vocabulary
+    wide = min(numbers, at_once(FLOATS, device))
     if job.method == "qlora":
         return numbers * 4 + wide * 4  # logits and their slope; chances in fp32
     return numbers * 8 + wide * 16  # both logits, the slope; fp32
 
 
-def _check(shape: ModelShape, job: Job) -> None:
+def check_job(shape: ModelShape, job: Job) -> None:
+    """Refuse what no model, or not this one, can be healed with.
+
+    Raises:
+        UsageError: a method, bits, a rank or a length that cannot be.
+    """
     if job.method not in METHODS:
         raise UsageError(f"--method {job.method} is unknown; use {' or '.join(METHODS)}")
     if job.bits not in (4, 8, 16):

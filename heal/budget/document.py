@@ -9,17 +9,20 @@ from pydantic import Field, computed_field
 from heal.result import Stated, optional
 from prune.common.artefact import Artefact, Part
 
+Way = Literal["resident", "4 bits", "layer by layer", "none"]
+
 
 class Gpu(Part):
     """A card. The share on an A100 is what published QLoRA runs come to when counted as here (7B to 72B: 0.32 to 0.38).
 
-    On an H100 it is set lower, because its memory is not faster in proportion.
+    Where memory is not faster in proportion to the peak, as on an H100, it is set lower.
     """
 
-    name: str = Field(description="`yours` for a size of your own")
-    memory: int = Field(description="bytes that a program sees")
-    peak: float = Field(description="dense bf16 FLOP/s")
-    share: float = Field(description="of the peak that healing is taken to reach")
+    name: str = Field(description="`yours` for a size of your own, `cpu` for this machine without a GPU")
+    memory: int = Field(description="bytes that a program sees; of `cpu` those that are free")
+    peak: float = Field(description="dense bf16 FLOP/s; of `cpu` in float32, of all cores")
+    share: float = Field(description="of the peak that is taken to be reached")
+    bandwidth: float = Field(description="bytes a second of its memory")
 
 
 class Memory(Part):
@@ -67,8 +70,35 @@ class BudgetSettings(Part):
     checkpointing: bool = Field(description="whether activations are computed anew")
 
 
+class Station(Part):
+    """A command of the chain, and what it takes on any card."""
+
+    name: str = Field(description="`scan`, `cut`, `patch`, `heal`, `merge`, `run`, `compare` or `sweep`")
+    command: str = Field(description="that does it")
+    disk: int = Field(description="bytes that it writes; of `heal` with its checkpoints, which go when it is done")
+    states: int = Field(
+        description="bytes of hidden states where it goes layer by layer: in memory where there is room, else in a "
+        "temporary file"
+    )
+    work: str = Field(description="what the hours assume that it reads and writes")
+
+
+class StationWay(Part):
+    """How a station goes on one card; hours are expected, not measured."""
+
+    name: str = Field(description="of the station")
+    way: Way = Field(
+        description="`resident`: the whole model in 16 bits; `4 bits`; `layer by layer` from the files; `none`: it "
+        "does not fit"
+    )
+    passes: str | None = Field(default=None, description="of `heal`: rows a forward pass, and checkpointing; else null")
+    memory: int = Field(description="bytes at the peak; of `none` those of the least way there is")
+    hours: float | None = Field(description="expected; null if it does not fit")
+    needs: str = Field(description="options that this way asks for, beside those that were given; empty if none")
+
+
 class Verdict(Part):
-    """What one card makes of it; times are expected, not measured."""
+    """What one card makes of it; times are expected, not measured. All but `stations` is of healing."""
 
     gpu: Gpu = Field(description="the card")
     memory: int = Field(description="bytes at the peak of the run")
@@ -77,19 +107,21 @@ class Verdict(Part):
     longest: int = Field(description="the longest row of which one fits")
     tokens_per_second: float = Field(description="expected")
     hours: float = Field(description="expected")
+    stations: tuple[StationWay, ...] = Field(description="the whole chain")
 
 
 class Budget(Stated, Artefact):
-    """What healing takes, as `heal budget` answers. It is printed, and never read."""
+    """What healing and the chain around it take, as `heal budget` answers. It is printed, and never read."""
 
     AGAIN: ClassVar[str] = "run `heal budget` again"
 
-    format: Literal["regrowth.budget/2"] = Field(
-        default="regrowth.budget/2", description="the document's format and version"
+    format: Literal["regrowth.budget/3"] = Field(
+        default="regrowth.budget/3", description="the document's format and version"
     )
     model: str = Field(description="its name")
     layers: int = Field(description="before the cut")
     parameters: int = Field(description="before the cut")
+    stored: int = Field(description="bytes of its files; of a cut model that is distilled, of the full one's")
     kept: tuple[int, ...] = Field(description="the layers that stay, 0-based")
     settings: BudgetSettings = Field(description="what the estimate is for")
     tokens: int = Field(description="to heal on")
@@ -97,4 +129,9 @@ class Budget(Stated, Artefact):
     memory_without_checkpointing: Memory | None = optional("absent if that is what was asked")
     memory_with_checkpointing: Memory | None = optional("absent if that is what was asked")
     flops_per_token: float = Field(description="of a training step")
-    gpus: tuple[Verdict, ...] = Field(description="one for each card")
+    stations: tuple[Station, ...] = Field(description="the whole chain, in its order")
+    card: str | None = optional("the card that is asked about, or is here; absent if neither")
+    gpus: tuple[Verdict, ...] = Field(description="one for each card, that one first")
+    refused: tuple[str, ...] = Field(
+        description="why a station cannot go on that card even with the smallest settings, and what to change"
+    )

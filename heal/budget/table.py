@@ -1,10 +1,13 @@
-"""A budget as tables for people."""
+"""A budget as tables for people: what a step of healing holds, what cards make of it, and the whole chain."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from heal.budget.document import Budget, Verdict
+from heal.budget.cards import CPU
+from heal.budget.chain import READ, WRITE
+from heal.budget.document import Budget, StationWay, Verdict
 from prune.common.tables import Cell, Table
 from prune.models.footprint import GIB
 
@@ -25,8 +28,9 @@ _ROWS = (
 
 
 def tables(budget: Budget) -> Group:
-    """What a step holds, with and without checkpointing; and what each card makes of it."""
+    """What a step holds, with and without checkpointing; what each card makes of it; and the chain, on one and all."""
     from rich.console import Group
+    from rich.text import Text
 
     job = budget.settings
     unit, name = (GIB, "GiB") if budget.memory.total >= 4 * GIB else (GIB >> 10, "MiB")
@@ -53,7 +57,79 @@ def tables(budget: Budget) -> Group:
         "peak, which a small model or a small batch does not. Of its memory, 4 % and 0.75 GiB are left to the "
         "allocator and CUDA.",
     )
-    return Group(held, cards)
+    return Group(held, cards, chain_table(budget), *map(Text, budget.refused), _chain_by_card(budget))
+
+
+def shown_verdict(budget: Budget) -> Verdict:
+    """The card that the chain is shown for: the one asked about, or the smallest that bears all stations."""
+    if budget.card is not None:
+        return budget.gpus[0]
+    bearing = [one for one in budget.gpus if all(way.way != "none" and not way.needs for way in one.stations)]
+    return min(bearing or budget.gpus[-1:], key=lambda one: one.gpu.memory)
+
+
+def chain_table(budget: Budget, names: Iterable[str] | None = None) -> Table:
+    """Each station on one card, with what its hours assume. `names`: of the stations that are shown; all if None."""
+    verdict = shown_verdict(budget)
+    gpu, wanted = verdict.gpu, None if names is None else set(names)
+    rows = [
+        (
+            station.command,
+            way_words(way),
+            f"{way.memory / GIB:,.1f}",
+            f"{station.disk / GIB:,.1f}",
+            hours_words(way),
+            station.work,
+        )
+        for station, way in zip(budget.stations, verdict.stations, strict=True)
+        if wanted is None or station.name in wanted
+    ]
+    which = "" if budget.card else ", the smallest usual card that bears all of it"
+    where = "free memory" if gpu.name == CPU else "memory"
+    return Table.of(
+        f"The whole chain on {gpu.name} ({gpu.memory / GIB:.0f} GiB of {where}{which}): expected, not measured",
+        ("station", "goes", "GiB", "disk GiB", "hours", "hours assume"),
+        rows,
+        words=("station", "goes", "hours assume"),
+        caption=f"{gpu.peak * gpu.share / 1e12:.3g} TFLOP/s reached, {gpu.bandwidth / 1e9:,.0f} GB/s of memory, "
+        f"{READ / 1e9:g} GB/s read from the disk and {WRITE / 1e9:g} GB/s written. Scans, cuts, patches and merges go "
+        "layer by layer from the files where the whole model does not fit.",
+    )
+
+
+def _chain_by_card(budget: Budget) -> Table:
+    names = [station.name for station in budget.stations]
+    return Table.of(
+        "The chain by card: GiB, and hours",
+        ("card", *names),
+        [(one.gpu.name, *map(_brief, one.stations)) for one in budget.gpus],
+        words=("card",),
+        caption="s: streamed, layer by layer. q: quantised, in 4 bits. *: with other options than those given. no: it "
+        "does not fit.",
+    )
+
+
+def _brief(way: StationWay) -> str:
+    if way.way == "none":
+        return "no"
+    mark = {"resident": "", "4 bits": "q", "layer by layer": "s"}[way.way] + ("*" if way.needs else "")
+    return f"{way.memory / GIB:,.0f}{mark} {hours_words(way)}"
+
+
+def way_words(way: StationWay) -> str:
+    """Which way a station goes, and the options that this asks for."""
+    words = way.way if way.passes is None else f"{way.way}, {way.passes}"
+    return f"{words}; needs {way.needs}" if way.needs else "does not fit" if way.way == "none" else words
+
+
+def gib(size: int) -> str:
+    """Bytes in GiB, without the unit."""
+    return f"{size / GIB:,.1f}" if size >= GIB // 20 else f"{size / GIB:.3f}"
+
+
+def hours_words(way: StationWay) -> str:
+    """Hours; `-` where it does not fit."""
+    return "-" if way.hours is None else f"{way.hours:,.1f}" if way.hours >= 0.095 else f"{way.hours:.2f}"
 
 
 def _card(verdict: Verdict) -> tuple[str, ...]:

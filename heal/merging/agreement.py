@@ -1,7 +1,8 @@
 """Merged models against what was trained: held-out loss of each base, and logits on a few held-out rows.
 
-One model is in memory at a time. What an adapter was trained to do is told by the adapter on the base in the precision
-of its training (4, 8 or 16 bits); candidates are the base's own model with the merged tensors written over its own.
+One model is in memory at a time, or where it does not fit one layer. What an adapter was trained to do is told by the
+adapter on the base in the precision of its training (4, 8 or 16 bits); candidates are the base's own model with the
+merged tensors written over its own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from heal.defaults import HELD_OUT_TOKENS
-from heal.merging.tensors import MergePlan, Pairs, merged_tensor
+from heal.merging.tensors import MergePlan, Pairs, as_trained, merged_tensor
+from heal.models.dressing import Dressing
+from heal.models.from_files import layer_files, logits_from_files, losses_from_files
 from heal.models.held_out import mean_loss
 from heal.models.quantise import compute_dtype, load_frozen
 from heal.result import Agreement, Base, HealRecord
@@ -27,6 +30,7 @@ from prune.checkpoint.headers import Checkpoint
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, TextError, UsageError, first_line
 from prune.common.out_of_memory import is_out_of_memory
+from prune.models.layerwise import Layerwise
 from prune.models.loading import load_model, load_tokenizer
 from prune.text.windows import text_identity
 
@@ -113,6 +117,18 @@ def measuring_text(record: HealRecord, source: Source, measuring: Measuring) -> 
     raise TextGoneError(f"the text that the adapter was measured on, {' and '.join(text.measured)}, {why}")
 
 
+def files_to_walk(
+    source: Source, plan: MergePlan, weights: Pairs, *, device: str, max_memory: int | None
+) -> Layerwise | None:
+    """The base as it is run layer by layer, where it does not fit; None where it is loaded.
+
+    Args:
+        max_memory: bytes that count as the memory there is; what the machine has if None.
+    """
+    files = layer_files(source, compute_dtype(plan.compute), device, max_memory)
+    return files if files is not None and _merged(files, plan, weights).fits(files) else None
+
+
 def measure_bases(
     source: Source,
     checkpoint: Checkpoint,
@@ -121,9 +137,18 @@ def measure_bases(
     measure: Measure,
     *,
     device: str,
+    files: Layerwise | None = None,
 ) -> dict[Base, float]:
-    """Held-out loss in nats per token of every plan's merged model, run in the dtype of the training."""
+    """Held-out loss in nats per token of every plan's merged model, run in the dtype of the training.
+
+    Args:
+        files: the base as it is run from its files, both plans in one walk; None to load it.
+    """
     losses: dict[Base, float] = {}
+    if files is not None:
+        versions: dict[str, Dressing] = {name: _merged(files, plan, weights) for name, plan in plans.items()}
+        found = losses_from_files(files, measure.held_out.rows, versions, batch_size=measure.batch_size)
+        return {name: found[name] for name in plans}
     compute = compute_dtype(next(iter(plans.values())).compute)
     with _loaded(lambda: load_model(source, dtype=compute, device=device)) as model:
         written: dict[str, str] = {}  # by one plan, and so to be written anew by the next
@@ -135,11 +160,25 @@ def measure_bases(
     return losses
 
 
-def trained_logits(source: Source, adapter: Path, measure: Measure, record: HealRecord, *, device: str) -> torch.Tensor:
-    """(rows * tokens, V) logits in fp32 of the adapter on the base in the precision of its training."""
+def trained_logits(
+    source: Source,
+    adapter: Path,
+    measure: Measure,
+    record: HealRecord,
+    *,
+    device: str,
+    files: Layerwise | None = None,
+) -> torch.Tensor:
+    """(rows * tokens, V) logits in fp32 of the adapter on the base in the precision of its training.
+
+    Args:
+        files: the base as it is run from its files; None to load it.
+    """
     from peft import PeftModel
 
     bits, compute = record.settings["bits"], record.computed_in
+    if files is not None:
+        return logits_from_files(files, _batches(measure), as_trained(adapter, bits, record.quantised or ()))
     with _loaded(lambda: load_frozen(source, bits=bits, device=device, dtype=compute)) as base:
         try:
             adapted = PeftModel.from_pretrained(base, str(adapter)).eval()
@@ -150,9 +189,17 @@ def trained_logits(source: Source, adapter: Path, measure: Measure, record: Heal
         return _logits(adapted, measure)
 
 
-def merged_logits(folder: Path, measure: Measure, *, compute: str, device: str) -> torch.Tensor:
-    """(rows * tokens, V) logits in fp32 of the checkpoint in `folder`, run in the dtype of the training."""
+def merged_logits(
+    folder: Path, measure: Measure, *, compute: str, device: str, base: Layerwise | None = None
+) -> torch.Tensor:
+    """(rows * tokens, V) logits in fp32 of the checkpoint in `folder`, run in the dtype of the training.
+
+    Args:
+        base: where the base was run from its files; then this is, too.
+    """
     source, dtype = Source(folder, "the merged model"), compute_dtype(compute)
+    if base is not None:
+        return logits_from_files(Layerwise(source, cap=base.cap, dtype=dtype, device=device), _batches(measure))
     with _loaded(lambda: load_model(source, dtype=dtype, device=device)) as model:
         return _logits(model, measure)
 
@@ -256,10 +303,25 @@ def _swap(
 def _logits(model: Any, measure: Measure) -> torch.Tensor:
     device = next(model.parameters()).device
     logits = []
-    for row in measure.held_out.rows[:_ROWS]:
-        batch = {name: tensor[:, :_TOKENS].to(device) for name, tensor in collate([row]).items() if name != "labels"}
-        logits.append(model(**batch, use_cache=False).logits[0].float().cpu())
+    for batch in _batches(measure):
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        logits.append(model(**inputs, use_cache=False).logits[0].float().cpu())
     return torch.cat(logits)
+
+
+def _batches(measure: Measure) -> list[dict[str, torch.Tensor]]:
+    """The rows on which logits are compared, one a batch."""
+    rows = measure.held_out.rows[:_ROWS]
+    return [{name: t[:, :_TOKENS] for name, t in collate([row]).items() if name != "labels"} for row in rows]
+
+
+def _merged(files: Layerwise, plan: MergePlan, weights: Pairs) -> Dressing:
+    """The model that a plan makes, of layers as they are stored."""
+
+    def value(name: str) -> torch.Tensor:
+        return merged_tensor(*files.weights.places[name], plan, weights, device=files.device)
+
+    return Dressing(values=value, changed=plan.changed)
 
 
 @contextmanager

@@ -25,12 +25,13 @@ from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.common.out_of_memory import is_out_of_memory
 from prune.common.outputs import check_free, staged_directory, write_text
 from prune.common.provenance import command_line, versions
-from prune.common.terminal import progress, quiet_libraries
+from prune.common.terminal import progress, quiet_libraries, screen
 from prune.models.loading import pick_device
 
 if TYPE_CHECKING:
     from heal.merging.agreement import Measure
     from heal.merging.tensors import Pairs
+    from prune.models.layerwise import Layerwise
 
 BASES = ("dequantised", "original", "auto")
 
@@ -68,8 +69,9 @@ def merge(
     """Merge an adapter made by `heal` into its base and write a checkpoint that stock transformers loads.
 
     Writing holds one tensor in memory at a time; the checkpoint has the base's shards, names and dtypes. Measuring
-    holds one model at a time, in the dtype of the training or as it was trained. Where that cannot run, out of memory
-    say, the checkpoint stays and `merge.not_compared` says why.
+    holds one model at a time, in the dtype of the training or as it was trained; a base that does not fit is run layer
+    by layer from its files, to the same numbers. Where measuring cannot run, the checkpoint stays and
+    `merge.not_compared` says why.
 
     Args:
         adapter: folder with adapter_config.json, adapter_model.safetensors and heal.json.
@@ -107,8 +109,9 @@ def merge(
             if base != "auto":
                 raise
             why = f"{error.why}; --held-out FILE gives other text"
+    files = _files(parts, measuring, show_progress) if measure is not None else None
     if base == "auto":
-        base, chosen = _choose(parts, measure, why, measuring.device, show_progress)
+        base, chosen = _choose(parts, measure, why, measuring.device, files, show_progress)
     plan = parts.plans["original" if base == "original" else "dequantised"]
     compared = measure if measuring.compare_logits else None
     if compared is not None:
@@ -117,7 +120,7 @@ def merge(
         device = measuring.device
         with progress("Running the adapter as trained", None, shown=show_progress):
             wanted = logits_that_fit(
-                lambda: trained_logits(source, opened.folder, compared, opened.record, device=device)
+                lambda: trained_logits(source, opened.folder, compared, opened.record, device=device, files=files)
             )
     facts = _facts(plan, chosen, measure)
     record = opened.record.with_part(earlier=earlier(source.folder), merge=facts)
@@ -129,13 +132,25 @@ def merge(
         with progress("Running the merged model", None, shown=show_progress):
             comparison = compare(
                 wanted,
-                lambda: merged_logits(out, compared, compute=plan.compute, device=device),
+                lambda: merged_logits(out, compared, compute=plan.compute, device=device, base=files),
                 bound=kl_bound(plan, parts.checkpoint),
             )
         record = record.with_part(merge=facts.model_copy(update=comparison.facts()))
         _describe(out, record, overwrite=True)
         comparison.refuse(out)
     return HealResult(out, record)
+
+
+def _files(parts: _Parts, measuring: Measuring, show_progress: bool) -> Layerwise | None:
+    """The base as it is run layer by layer where it does not fit, which a line says; None where it is loaded."""
+    from heal.merging.agreement import files_to_walk
+
+    plan = parts.plans["dequantised"]
+    device, cap = measuring.device, measuring.max_memory
+    files = files_to_walk(parts.source, plan, parts.weights, device=device, max_memory=cap)
+    if files is not None and show_progress:
+        screen().print("The weights do not fit in memory: measuring and comparing layer by layer, from the files.")
+    return files
 
 
 def _describe(folder: Path, record: HealRecord, *, overwrite: bool = False) -> None:
@@ -205,12 +220,13 @@ def _read(adapter: Adapter, source: Source) -> _Parts:
 
 
 def _choose(
-    parts: _Parts, measure: Measure | None, why: str, device: str, show_progress: bool
+    parts: _Parts, measure: Measure | None, why: str, device: str, files: Layerwise | None, show_progress: bool
 ) -> tuple[Base, Chosen | None]:
     """The base of the lower held-out loss, and what `merge.chosen` says of it; nothing where there was no choice.
 
     Args:
         measure: None where there is nothing to choose, or the text to measure on is gone.
+        files: the base as it is run layer by layer; None to load it.
         why: what became of that text.
     """
     if not parts.plans["dequantised"].dequantised:
@@ -221,7 +237,9 @@ def _choose(
 
     try:
         with progress("Measuring both bases", None, shown=show_progress):
-            losses = measure_bases(parts.source, parts.checkpoint, parts.plans, parts.weights, measure, device=device)
+            losses = measure_bases(
+                parts.source, parts.checkpoint, parts.plans, parts.weights, measure, device=device, files=files
+            )
     except Exception as error:
         if not is_out_of_memory(error):
             raise

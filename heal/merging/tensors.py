@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from prune.families.table import is_transposed
 
 if TYPE_CHECKING:
     import torch
+
+    from heal.models.dressing import Dressing
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Pairs = dict[str, "tuple[torch.Tensor, torch.Tensor]"]  # module -> A of shape (r, in), B of shape (out, r)
@@ -78,8 +81,25 @@ def plan_merge(base: Base, record: HealRecord, config: dict[str, Any], checkpoin
     return MergePlan(base, record.settings["bits"], record.computed_in, scaling, deltas, dequantised, transposed=turned)
 
 
-def merged_tensor(shard: Shard, tensor: Tensor, plan: MergePlan, weights: Pairs) -> torch.Tensor:
-    """The merged value of one tensor, in fp32 and in the shape it is stored in.
+def as_trained(adapter: Path, bits: int, quantised: Collection[str]) -> Dressing:
+    """What layers as they are stored wear to be the model that was trained: weights in `bits`, and the adapter.
+
+    Args:
+        bits: 4 or 8; 16: the adapter alone.
+        quantised: names of the modules that are held so.
+    """
+    from heal.models.dressing import Dressing
+
+    config = adapter_config(adapter)
+    scaling = config["lora_alpha"] / config["r"]
+    modules = frozenset(quantised) if bits < 16 else frozenset[str]()
+    return Dressing(bits, modules, adapter_weights(adapter), scaling)
+
+
+def merged_tensor(
+    shard: Shard, tensor: Tensor, plan: MergePlan, weights: Pairs, *, device: str = "cpu"
+) -> torch.Tensor:
+    """The merged value of one tensor, in fp32 and in the shape it is stored in, computed on `device`.
 
     Raises:
         CheckpointError: it is not finite, or the adapter's matrices do not fit it.
@@ -87,13 +107,13 @@ def merged_tensor(shard: Shard, tensor: Tensor, plan: MergePlan, weights: Pairs)
     from heal.models.quantise import compute_dtype, round_trip
     from prune.checkpoint.tensors import read
 
-    result = read(shard, tensor)
+    result = read(shard, tensor).to(device)
     if tensor.name in plan.dequantised:
         result = round_trip(result, bits=plan.bits, compute=compute_dtype(plan.compute), transposed=plan.transposed)
     result = result.float()
     if tensor.name in plan.deltas:
         down, up = weights[plan.deltas[tensor.name]]
-        delta = plan.scaling * (up.float() @ down.float())
+        delta = plan.scaling * (up.to(device).float() @ down.to(device).float())
         delta = delta.T if plan.transposed else delta
         if delta.shape != result.shape:
             raise CheckpointError(

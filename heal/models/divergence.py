@@ -21,6 +21,7 @@ def chunked_divergence(
     vocabulary: int,
     temperature: float = 1.0,
     plain: float = 0.0,
+    places: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sum of (1 - plain) * T^2 * KL(teacher || student) + plain * -log p(label) over the labelled positions, in nats.
 
@@ -35,9 +36,10 @@ def chunked_divergence(
         vocabulary: V, which sets the chunk.
         temperature: T, above 0.
         plain: share of the plain loss, in [0, 1].
+        places: see `heal.models.losses.labelled`.
     """
-    ours, targets = labelled(student, labels)
-    theirs, _ = labelled(teacher, labels)
+    ours, targets = labelled(student, labels, places)
+    theirs, _ = labelled(teacher, labels, places)
 
     def loss_of(part: slice) -> PieceLoss:
         goals = (teacher_project or project)(theirs[part])
@@ -87,13 +89,14 @@ def _log_chances(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     return torch.log_softmax(softened, -1, dtype=torch.float32)
 
 
-def state_distance(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def state_distance(
+    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, places: torch.Tensor | None = None
+) -> torch.Tensor:
     """Sum over the labelled positions of |s - t|^2 / |t|^2, fp32: each token counts alike, however massive its state.
 
     Args:
         student, teacher: (B, T, d) hidden states.
-        labels: (B, T); see `chunked_divergence`.
+        labels, places: see `chunked_divergence`.
     """
-    kept = labels[:, 1:] != -100
-    ours, theirs = student[:, :-1][kept].float(), teacher[:, :-1][kept].float()
+    ours, theirs = (labelled(states, labels, places)[0].float() for states in (student, teacher))
     return ((ours - theirs).square().sum(-1) / theirs.square().sum(-1).clamp_min(1e-12)).sum()

@@ -12,7 +12,8 @@ import torch
 
 from heal.models.lm_head import projection
 from heal.models.losses import chunked_cross_entropy
-from heal.text.packing import IGNORED, Row, collate
+from heal.models.packed import decoder_inputs
+from heal.text.packing import IGNORED, Row, collate_for_loss
 from heal.text.sources import HeldOut, TextSource, hold_out
 from prune.checkpoint.source import locate
 from prune.common.processes import gather, rank_and_world
@@ -41,15 +42,13 @@ def summed_loss(model: PreTrainedModel, rows: Sequence[Row], *, batch_size: int 
     total = 0.0
     try:
         for start in range(0, len(rows), batch_size):
-            batch = {
-                name: tensor.to(model.device) for name, tensor in collate(rows[start : start + batch_size]).items()
-            }
+            some = collate_for_loss(rows[start : start + batch_size])
+            batch = {name: tensor.to(model.device) for name, tensor in some.items()}
             if wrapper is not None:
                 total += wrapper(**batch, num_items_in_batch=1)["loss"].item()
                 continue
-            hidden = model.get_decoder()(
-                input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
-            ).last_hidden_state
+            inputs = decoder_inputs(model, batch["input_ids"], batch["position_ids"], batch["bounds"])
+            hidden = model.get_decoder()(**inputs).last_hidden_state
             vocabulary = text_config(model.config).vocab_size
             total += chunked_cross_entropy(hidden, batch["labels"], projection(model), vocabulary=vocabulary).item()
     finally:
@@ -86,18 +85,29 @@ def held_out_loss(
     batch_size: int = 4,
     device: str = "auto",
     dtype: str = "auto",
+    max_memory: int | None = None,
 ) -> CheckpointLoss:
     """Held-out loss of any checkpoint on the rows that `qlora` measures on.
 
     Args:
         model: a model folder or hub id.
         length: tokens per row; a loss is comparable only with one of the same length, text and tokenizer.
+        max_memory: bytes; a model above them is run layer by layer from its files, to the same number. What the
+            machine has if None.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or is above `max_memory` and of a family that is not run so.
     """
+    from heal.models.from_files import PLAIN, layer_files, losses_from_files
+
     source = locate(model)
     rows = hold_out(text, load_tokenizer(source), length=length).rows
     device = pick_device(device)
-    loaded = load_model(source, dtype=pick_dtype(dtype, device=device), device=device)
-    loss = mean_loss(loaded, rows, batch_size=batch_size)
+    picked = pick_dtype(dtype, device=device)
+    if files := layer_files(source, picked, device, max_memory):
+        loss = losses_from_files(files, rows, {"": PLAIN}, batch_size=batch_size)[""]
+    else:
+        loss = mean_loss(load_model(source, dtype=picked, device=device), rows, batch_size=batch_size)
     return CheckpointLoss(loss, sum(row.targets for row in rows), text.identity())
 
 

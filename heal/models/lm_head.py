@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from heal.models.losses import chunked_cross_entropy
+from heal.models.packed import decoder_inputs, told_of_documents
 from prune.common.errors import RegrowthError
 from prune.models.loading import text_config
 
@@ -35,10 +36,12 @@ def projection(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]
 
 
 def attach_loss(model: PreTrainedModel, *, at_once: bool = True) -> None:
-    """Replace the model's forward pass: `forward(input_ids, position_ids, labels, num_items_in_batch)` -> {"loss"}.
+    """Replace the model's forward pass: `forward(input_ids, position_ids, labels, places, bounds,
+    num_items_in_batch)` -> {"loss"}.
 
-    The loss is the sum over labelled tokens divided by `num_items_in_batch` (their own number if None). It stays a
-    forward pass of the model itself, so that what wraps a model (peft, DDP) goes on working.
+    `places` and `bounds` are what `heal.text.packing.collate_for_loss` adds, and may be left out where attention is not
+    FlashAttention. The loss is the sum over labelled tokens divided by `num_items_in_batch` (their own number if None).
+    It stays a forward pass of the model itself, so that what wraps a model (peft, DDP) goes on working.
 
     Args:
         at_once: whether to try the head now. Else the first pass without a graph does it: a model that will be put in
@@ -53,31 +56,37 @@ def attach_loss(model: PreTrainedModel, *, at_once: bool = True) -> None:
         check_head(model, project)
     decoder = model.get_decoder()
 
-    def summed(batch: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+    def summed(batch: dict[str, Any], labels: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
         if untried and not torch.is_grad_enabled():
             check_head(model, project, forward=untried.pop())
-        return chunked_cross_entropy(decoder(**batch).last_hidden_state, labels, project, vocabulary=vocabulary)
+        hidden = decoder(**batch).last_hidden_state
+        return chunked_cross_entropy(hidden, labels, project, vocabulary=vocabulary, places=places)
 
     return_loss(model, summed)
 
 
-def return_loss(model: PreTrainedModel, summed: Callable[[dict[str, Any], torch.Tensor], torch.Tensor]) -> None:
+def return_loss(
+    model: PreTrainedModel, summed: Callable[[dict[str, Any], torch.Tensor, torch.Tensor | None], torch.Tensor]
+) -> None:
     """Replace the model's forward pass as `attach_loss` says.
 
     Args:
-        summed: from what a decoder takes, and labels (B, T): the sum over labelled tokens.
+        summed: from what a decoder takes, labels (B, T) and `places`: the sum over labelled tokens.
     """
 
     def forward(
         input_ids: torch.Tensor,
         position_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        places: torch.Tensor | None = None,
+        bounds: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **_: Any,
     ) -> dict[str, torch.Tensor]:
         if labels is None:
             raise ValueError("a model made ready for healing returns a loss, and needs labels for it")
-        total = summed({"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}, labels)
+        with told_of_documents(len(input_ids), bounds):
+            total = summed(decoder_inputs(model, input_ids, position_ids, bounds), labels, places)
         count = (labels[:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch
         return {"loss": total / count}
 
@@ -99,7 +108,12 @@ def check_head(
     probe = torch.arange(8, device=model.device)[None] % text_config(model.config).vocab_size
     logits = (forward or model)(input_ids=probe, use_cache=False).logits.float()
     hidden = model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state
-    difference = (project(hidden).float() - logits).abs().max().item()
+    check_same(model, project(hidden), logits)
+
+
+def check_same(model: Any, projected: torch.Tensor, logits: torch.Tensor) -> None:
+    """Raise RegrowthError where what the head alone gives is not what the model gives, of one shape."""
+    difference = (projected.float() - logits).abs().max().item()
     if not difference <= 1e-2 * max(1.0, logits.abs().max().item()):
         raise RegrowthError(
             f"{type(model).__name__} does not make its logits from the final states by its head alone, "

@@ -7,16 +7,20 @@ from typing import Any
 
 import torch
 
+from prune.models.at_once import FLOATS, LOGITS, at_once
+
 Project = Callable[[torch.Tensor], torch.Tensor]
 # (logits of n positions, which of the chunk's they are, where to write the derivative by them or None) -> summed loss
 PieceLoss = Callable[[torch.Tensor, slice, "torch.Tensor | None"], torch.Tensor]
-LOGITS_AT_ONCE = 1 << 24  # numbers per chunk and matrix, in the head's own dtype: that is what its products like
-# Of these, so many at a time go through the arithmetic in fp32: on a CPU, what stays in its caches.
-FLOATS_AT_ONCE = {"cpu": 1 << 19}
 
 
 def chunked_cross_entropy(
-    hidden: torch.Tensor, labels: torch.Tensor, project: Project, *, vocabulary: int
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    project: Project,
+    *,
+    vocabulary: int,
+    places: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sum of -log p(label) over the positions that have one, in nats and fp32; see `heal.models.losses`.
 
@@ -25,8 +29,9 @@ def chunked_cross_entropy(
         labels: (B, T), not shifted: `hidden[:, t]` predicts `labels[:, t + 1]`; -100 is passed over.
         project: (N, d) -> (N, V) logits.
         vocabulary: V, which sets the chunk.
+        places: see `labelled`.
     """
-    states, targets = labelled(hidden, labels)
+    states, targets = labelled(hidden, labels, places)
 
     def loss_of(part: slice) -> PieceLoss:
         def loss(logits: torch.Tensor, rows: slice, slope: torch.Tensor | None) -> torch.Tensor:
@@ -51,19 +56,26 @@ def plain_piece(logits: torch.Tensor, targets: torch.Tensor, wanted: bool) -> tu
     return value, steep
 
 
-def labelled(states: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def labelled(
+    states: torch.Tensor, labels: torch.Tensor, places: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The N states that predict a label, and these labels.
 
     Args:
         states: (B, T, d).
         labels: (B, T), not shifted: `states[:, t]` predicts `labels[:, t + 1]`; -100 is passed over.
+        places: (N,), which of the B * T positions predict a label, rising (`heal.text.packing.collate_for_loss`). They
+            are found in the labels if None: a GPU then has to tell how many there are, and what follows waits for it.
 
     Returns:
         (N, d) states and (N,) labels, int64.
     """
-    targets = labels[:, 1:].reshape(-1).long()
-    kept = targets != -100
-    return states[:, :-1].reshape(-1, states.shape[-1])[kept], targets[kept]
+    flat = labels.reshape(-1).long()
+    if places is None:
+        predicted = labels != -100
+        predicted[:, 0] = False
+        places = predicted.reshape(-1).nonzero().squeeze(-1) - 1
+    return states.reshape(-1, states.shape[-1])[places], flat[places + 1]
 
 
 def chunked_loss(
@@ -77,8 +89,8 @@ def chunked_loss(
         loss_of: called once for each chunk of positions; gives what takes the loss of pieces of that chunk.
         vocabulary: V, which sets the chunk.
     """
-    chunk = max(64, LOGITS_AT_ONCE // vocabulary)
-    piece = max(8, FLOATS_AT_ONCE.get(states.device.type, LOGITS_AT_ONCE) // vocabulary)
+    chunk = max(64, at_once(LOGITS, states.device) // vocabulary)
+    piece = max(8, at_once(FLOATS, states.device) // vocabulary)
     return _ChunkedLoss.apply(states, project, loss_of, chunk, piece)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BLOCK = 64  # weights per scale: bitsandbytes' default, and that of QLoRA
+_INT8_THRESHOLD = 6.0  # of inputs that are not rounded to int8: transformers' default
 
 
 def compute_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype:
@@ -44,7 +45,7 @@ def compute_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype:
 
 
 def load_frozen(
-    source: Source, *, bits: int, device: str, dtype: str = "auto", spread: bool = False
+    source: Source, *, bits: int, device: str, dtype: str = "auto", attention: str = "auto", spread: bool = False
 ) -> PreTrainedModel:
     """Load a model to train adapters on, frozen: NF4 + double quantisation (bits 4), LLM.int8() (8) or as it is (16).
 
@@ -52,6 +53,7 @@ def load_frozen(
 
     Args:
         dtype: see `compute_dtype`.
+        attention: see `prune.models.loading.load_model`.
         spread: over all GPUs, layer after layer; see `heal.models.spread`.
 
     Raises:
@@ -65,7 +67,8 @@ def load_frozen(
     if bits == 16:
         options: dict[str, Any] = {"device_map": places} if spread else {}
         # FSDP moves it layer by layer
-        model = load_model(source, dtype=compute, device="cpu" if sharded() else device, **options)
+        where = "cpu" if sharded() else device
+        model = load_model(source, dtype=compute, device=where, attention=attention, **options)
     else:
         if device == "mps":
             raise RegrowthError(f"{bits}-bit training does not run on this device; use --device cpu or --bits 16")
@@ -81,9 +84,10 @@ def load_frozen(
             bnb_4bit_quant_storage=compute if sharded() else torch.uint8,
         )
         if sharded():
-            model = load_waiting(source, compute=compute, quantisation=config)
+            model = load_waiting(source, compute=compute, quantisation=config, attention=attention)
         else:
-            model = load_model(source, dtype=compute, quantization_config=config, device_map=places)
+            how: dict[str, Any] = {"quantization_config": config, "device_map": places}
+            model = load_model(source, dtype=compute, attention=attention, **how)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if spread:
@@ -102,6 +106,31 @@ def quantised_modules(model: PreTrainedModel) -> list[str]:
     from bitsandbytes.nn import Linear4bit
 
     return [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]
+
+
+def quantised_twin(module: Any, *, bits: int) -> Any:
+    """A linear module that bitsandbytes holds in 4 or 8 bits, as `load_frozen` has it, of one with its weights.
+
+    Args:
+        module: a Linear, or GPT-2's Conv1D, in the dtype and on the device of the products.
+    """
+    from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
+
+    weight, bias = module.weight.detach(), module.bias
+    matrix = (weight if isinstance(module, torch.nn.Linear) else weight.T).contiguous()
+    outputs, inputs = matrix.shape
+    with torch.device("meta"):
+        if bits == 4:
+            twin = Linear4bit(inputs, outputs, bias is not None, matrix.dtype, quant_type="nf4")
+        else:
+            twin = Linear8bitLt(inputs, outputs, bias is not None, has_fp16_weights=False, threshold=_INT8_THRESHOLD)
+    if bits == 4:
+        held = Params4bit(matrix, blocksize=BLOCK, compress_statistics=True, quant_type="nf4", module=twin)
+        twin.support_avx512bf16_for_cpu = False  # see `prune.models.loading`
+    else:
+        held = Int8Params(matrix, requires_grad=False, has_fp16_weights=False)
+    twin.weight, twin.bias = held.to(matrix.device), bias
+    return twin.eval()
 
 
 def round_trip(

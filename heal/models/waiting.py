@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
 
-def load_waiting(source: Source, *, compute: torch.dtype, quantisation: BitsAndBytesConfig) -> PreTrainedModel:
+def load_waiting(
+    source: Source, *, compute: torch.dtype, quantisation: BitsAndBytesConfig, attention: str = "auto"
+) -> PreTrainedModel:
     """The model on the CPU, its linear layers to be in 4 bits from when they are moved to a device.
 
     The same layers are quantised, and to the same values, as by transformers.
@@ -28,6 +30,7 @@ def load_waiting(source: Source, *, compute: torch.dtype, quantisation: BitsAndB
     Args:
         compute: dtype of all else, and that from which matrices are quantised.
         quantisation: in 4 bits.
+        attention: see `load_model`.
 
     Raises:
         CheckpointError: see `load_model`.
@@ -37,7 +40,7 @@ def load_waiting(source: Source, *, compute: torch.dtype, quantisation: BitsAndB
     from transformers.pytorch_utils import Conv1D
     from transformers.quantizers import AutoHfQuantizer
 
-    model: Any = load_model(source, dtype=compute, device="cpu")
+    model: Any = load_model(source, dtype=compute, device="cpu", attention=attention)
     quantizer = AutoHfQuantizer.from_config(quantisation, pre_quantized=False)
     spared = quantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
     plain = dict(model.named_modules())

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+_ROWS = 4096  # of a Gram matrix that are computed at a time
+
 
 @dataclass
 class Sums:
@@ -38,19 +40,16 @@ class Sums:
         kept = weights > 0
         root = weights[kept].to(wide).sqrt().unsqueeze(1)
         left, right = features[kept].to(wide) * root, errors[kept].to(wide) * root
-        self.gram += left.T @ left
+        for begin in range(0, left.shape[1], _ROWS):  # no second matrix of that size stands beside the first
+            rows = slice(begin, begin + _ROWS)
+            self.gram[rows] += left[:, rows].T @ left
         self.cross += right.T @ left
         self.energy += float(right.double().square().sum())
         self.tokens += int(kept.sum())
 
-    def mixed(self, other: Sums, factor: float) -> Sums:
-        """These sums and those of other tokens, whose weights are multiplied by `factor`."""
-        return Sums(
-            self.gram + factor * other.gram,
-            self.cross + factor * other.cross,
-            self.energy + factor * other.energy,
-            self.tokens + other.tokens,
-        )
+    def copy(self) -> Sums:
+        """The same sums, to be added to."""
+        return Sums(self.gram.clone(), self.cross.clone(), self.energy, self.tokens)
 
     def left_over(self, change: torch.Tensor) -> float:
         """Share of the weighted squares that a change of (D, F) leaves: 1 for none, 0 for a perfect fit."""
@@ -59,22 +58,34 @@ class Sums:
         return 1.0 + fitted / self.energy if self.energy > 0 else 0.0
 
 
-def solve(sums: Sums, *, ridge: float) -> torch.Tensor:
+def solve(sums: Sums, *, ridge: float, consume: bool = False) -> torch.Tensor:
     """The change D, (D, F) in float64, that minimises sum w |D h - e|^2 + r |D|^2; r = ridge * mean of gram's diagonal.
 
     The ridge draws to no change at all, not to zero weights. Where it is 0 and features depend on one another, the
     smallest such change is returned.
+
+    Args:
+        consume: factor `sums.gram` in its own memory; it holds nothing of use afterwards.
+
+    Raises:
+        ConsumedError: with `consume`, a gram that has no Cholesky factor; to be solved anew without.
     """
     gram, cross = sums.gram, sums.cross
     scale = float(gram.diagonal().mean())
     if scale <= 0:
         return torch.zeros_like(cross)
     if ridge > 0:
-        lifted = gram.clone()
+        lifted = gram if consume else gram.clone()
         lifted.diagonal().add_(ridge * scale)
-        factor, failed = torch.linalg.cholesky_ex(lifted)
+        lower = lifted.mT  # symmetric; and as a factorisation wants it, column by column
+        failed = torch.empty((), dtype=torch.int32, device=gram.device)
+        torch.linalg.cholesky_ex(lower, out=(lower, failed))
         if not int(failed):
-            return torch.cholesky_solve(cross.T, factor).T
+            half = torch.linalg.solve_triangular(lower, cross.mT, upper=False)
+            return torch.linalg.solve_triangular(lower.mT, half, upper=True).mT
+        if consume:
+            raise ConsumedError
+        del lifted, lower
     return cross @ torch.linalg.pinv(gram, hermitian=True, rtol=1e-12)
 
 
@@ -88,6 +99,10 @@ def solve_map(sums: Sums, weight: torch.Tensor, *, ridge: float) -> torch.Tensor
     # The sums over the output m = W h in the place of h: no second pass over the text is needed.
     projected = Sums(wide @ sums.gram @ wide.T, sums.cross @ wide.T, sums.energy, sums.tokens)
     return solve(projected, ridge=ridge) @ wide
+
+
+class ConsumedError(ArithmeticError):
+    """A gram that was given away for its factor has none."""
 
 
 def aim(state: torch.Tensor, target: torch.Tensor, objective: str, typical: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,7 +24,7 @@ from prune.common.memory import peak_memory
 from prune.common.outputs import check_free, staged_directory
 from prune.common.provenance import provenance
 from prune.common.sizes import parse_tokens
-from prune.common.terminal import progress, quiet_libraries
+from prune.common.terminal import progress, quiet_libraries, screen
 from prune.models.loading import load_model, load_tokenizer, pick_device
 from prune.models.precision import pick_dtype
 
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     import torch
 
     from heal.lineage import Lineage
-    from heal.patching.side_by_side import SideBySide
-    from heal.patching.solve import Fold, PatchText
+    from heal.patching.from_files import FromFiles
+    from heal.patching.side_by_side import PatchText, SideBySide
+    from heal.patching.solve import Fold
 
 KINDS = ("matrix", "map")
 CHOICE_TOKENS = 4096  # at most; text apart from that which is fitted, a quarter of it, to choose a candidate by
@@ -50,7 +51,8 @@ def patch(
 ) -> HealResult:
     """Patch a cut in closed form and write an ordinary checkpoint: one projection a block differs from the cut's.
 
-    One model is in memory: the full one, whose dropped layers are passed over to have the pruned one.
+    One model is in memory: the full one, whose dropped layers are passed over to have the pruned one. Where it does not
+    fit it is run layer by layer from its files, to the same numbers.
 
     Args:
         model: the pruned model, with its prune_plan.json; not healed yet.
@@ -72,13 +74,11 @@ def patch(
         stream = row_stream(plan.text, tokenizer, measured, length=settings.length, seed=settings.seed)
         rows = stream.take(plan.fitted + plan.spare)
         _check_enough(plan.text, len(rows), plan.fitted, settings.length)
-    full = load_model(lineage.full, dtype=pick_dtype(run.dtype, device=run.device), device=run.device)
-
-    from heal.patching.side_by_side import SideBySide
-    from heal.patching.solve import PatchText, find_folds
+    from heal.patching.side_by_side import PatchText
+    from heal.patching.solve import find_folds
     from heal.patching.writing import stored_names, write_patched
 
-    models = SideBySide(full, lineage.plan.dropped)
+    models = _open(lineage, run)
     folds = find_folds(models, plan.blocks, rows[0])
     stored = [stored_names(models, lineage, fold.place) for fold in folds]
     started = time.monotonic()
@@ -101,11 +101,27 @@ def patch(
             tokens=sum(row.targets for row in measured.rows), share=None if plan.text.held_out else 1 / HELD_OUT_SHARE
         ),
         loss_on=plan.text.loss_on if stream.chats else None,
-        provenance=provenance(device=run.device, dtype=str(full.dtype).removeprefix("torch."), **plan.text.identity()),
+        provenance=provenance(
+            device=run.device, dtype=str(models.dtype).removeprefix("torch."), **plan.text.identity()
+        ),
     )
     with staged_directory(plan.out, overwrite=run.overwrite) as stage:
         write_patched(lineage, stage, solved.values, record)
     return HealResult(plan.out, record)
+
+
+def _open(lineage: Lineage, run: PatchRun) -> SideBySide | FromFiles:
+    """The full model and the pruned one, loaded, or where they do not fit to be run from the full one's files."""
+    from heal.models.from_files import layer_files
+    from heal.patching.from_files import FromFiles
+    from heal.patching.side_by_side import SideBySide
+
+    dtype = pick_dtype(run.dtype, device=run.device)
+    if files := layer_files(lineage.full, dtype, run.device, run.max_memory):
+        if run.show_progress:
+            screen().print("The weights do not fit in memory: running the full model layer by layer from its files.")
+        return FromFiles(files, lineage.plan.dropped)
+    return SideBySide(load_model(lineage.full, dtype=dtype, device=run.device), lineage.plan.dropped)
 
 
 @dataclass(frozen=True)
@@ -175,11 +191,15 @@ def _plan(
 
 
 def _solve(
-    models: SideBySide, folds: Sequence[Fold], stored: Sequence[list[str]], text: PatchText, plan: _PatchPlan
+    models: SideBySide | FromFiles,
+    folds: Sequence[Fold],
+    stored: Sequence[list[str]],
+    text: PatchText,
+    plan: _PatchPlan,
 ) -> _Solution:
     """Solve the folds from the bottom, each with those below it in place, and measure."""
     from heal.patching.solve import most_rows, solve_fold
-    from heal.patching.writing import tensors_of
+    from heal.patching.writing import changed_matrix, tensors_of
 
     settings, size = plan.settings, plan.settings.batch_size
     with progress("Patching (rows run)", most_rows(settings, len(folds), text), shown=plan.run.show_progress) as bar:
@@ -188,25 +208,23 @@ def _solve(
             bar.advance(count)
             bar.note(words)
 
-        def measure(name: str, *, pruned: bool) -> float:
-            loss = models.mean_loss(text.held_out, size, pruned=pruned)
-            advance(len(text.held_out), f"held-out loss {name}: {loss:.3f}")
-            return loss
-
-        full, before = measure("full", pruned=False), measure("before", pruned=True)
+        full, before = models.losses(text.held_out, size)
+        advance(2 * len(text.held_out), f"held-out loss full: {full:.3f}, before: {before:.3f}")
         records: list[FoldRecord] = []
-        values: dict[str, torch.Tensor] = {}
         for fold, names in zip(folds, stored, strict=True):
             solved = solve_fold(models, fold, text, settings, advance)
             records.append(solved.record(fold, names))
             if solved.change is not None:
                 models.changes[fold.place.layer] = (fold.place, solved.change)
+        values: dict[str, torch.Tensor] = {}
+        written = []
         for fold, names in zip(folds, stored, strict=True):
             if change := models.changes.pop(fold.place.layer, None):
-                matrix = fold.place.matrix(models.layers) + change[1]
-                fold.place.write(models.layers, matrix)  # as it will be stored, rounding included
+                matrix = changed_matrix(plan.lineage.checkpoint, fold.place, change[1], names)
+                written.append((fold.place, matrix))
                 values |= tensors_of(fold.place, matrix, names)
-        after = measure("after", pruned=True)
+        after = models.loss_written(written, text.held_out, size)
+        advance(len(text.held_out), f"held-out loss after: {after:.3f}")
     return _Solution(HeldOutLoss(full=full, before=before, after=after), tuple(records), values)
 
 

@@ -46,8 +46,12 @@ class Place:
     def matrix(self, layers: Any) -> torch.Tensor:
         """The projection's weight, (D, F), in float64; its bias is the last column, where it has one."""
         module = self.module(layers)
-        weight = (module.weight.T if self.transposed else module.weight).detach().double()
-        return torch.cat([weight, module.bias.detach().double()[:, None]], 1) if self.bias else weight
+        return self.joined(module.weight.detach(), module.bias.detach() if self.bias else None)
+
+    def joined(self, stored: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """`matrix` of a weight as the model stores it, and of its bias where it has one."""
+        weight = (stored.T if self.transposed else stored).double()
+        return weight if bias is None else torch.cat([weight, bias.double()[:, None]], 1)
 
     def effect(self, change: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """What a change of the matrix, (D, F), adds to the layer's output: (..., D), in the features' dtype."""
@@ -73,23 +77,7 @@ def find_place(model: Any, layers: Any, layer: int, ids: torch.Tensor) -> Place:
         RegrowthError: there is none; the message says what stands in the way.
     """
     arguments, order = _observed(model, layers[layer], ids)
-    trial = copy.deepcopy(layers[layer]).float()
-    arguments = _widened(arguments)
-    names = [name for name, _ in order]
-    found = None
-    for place in reversed(range(len(order))):
-        path, module = order[place]
-        if not _is_projection(module, _width(arguments)) or path in names[place + 1 :]:
-            continue
-        with _whole_float32():
-            scale = _scale(trial, path, arguments)
-        if scale is not None:
-            found = Place(layer, path, scale, module.bias is not None, not isinstance(module, torch.nn.Linear))
-            break
-    if found is None:
-        raise RegrowthError(
-            f"{type(model).__name__} takes no fold at layer {layer}: {_reason(order, _width(arguments))}"
-        )
+    found = place_in(model, layers[layer], layer, arguments, order)
     weight = found.module(layers).weight
     if sum(parameter is weight for _, parameter in model.named_parameters(remove_duplicate=False)) > 1:
         raise RegrowthError(
@@ -98,26 +86,63 @@ def find_place(model: Any, layers: Any, layer: int, ids: torch.Tensor) -> Place:
     return found
 
 
+def place_in(model: Any, module: Any, layer: int, arguments: Any, order: list[tuple[str, Any]]) -> Place:
+    """As `find_place`, of a layer's module that has its weights.
+
+    Args:
+        arguments: positional and named ones that it is called with.
+        order: (path, module) of its parts as they run.
+    """
+    trial = copy.deepcopy(module).float()
+    arguments = _widened(arguments)
+    names = [name for name, _ in order]
+    found = None
+    for place in reversed(range(len(order))):
+        path, part = order[place]
+        if not _is_projection(part, _width(arguments)) or path in names[place + 1 :]:
+            continue
+        with _whole_float32():
+            scale = _scale(trial, path, arguments)
+        if scale is not None:
+            found = Place(layer, path, scale, part.bias is not None, not isinstance(part, torch.nn.Linear))
+            break
+    if found is None:
+        raise RegrowthError(
+            f"{type(model).__name__} takes no fold at layer {layer}: {_reason(order, _width(arguments))}"
+        )
+    return found
+
+
 @torch.no_grad()
 def _observed(model: Any, layer: Any, ids: torch.Tensor) -> tuple[Any, list[tuple[str, Any]]]:
     """The arguments that `layer` is called with, and (path, module) of its parts in the order they run."""
     arguments: list[Any] = []
-    order: list[tuple[str, Any]] = []
-    paths = {module: path for path, module in layer.named_modules() if path and not any(module.children())}
 
     def before(_module: Any, args: Any, kwargs: Any) -> None:
         arguments.append((args, dict(kwargs)))
 
-    handles = [layer.register_forward_pre_hook(before, with_kwargs=True)]
-    handles += [
+    handle = layer.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        with in_order(layer) as order:
+            model.get_decoder()(input_ids=ids, use_cache=False)
+    finally:
+        handle.remove()
+    return arguments[0], order
+
+
+@contextmanager
+def in_order(layer: Any) -> Iterator[list[tuple[str, Any]]]:
+    """While the block runs, (path, module) of a layer's parts are appended to the list as they run."""
+    order: list[tuple[str, Any]] = []
+    paths = {module: path for path, module in layer.named_modules() if path and not any(module.children())}
+    handles = [
         module.register_forward_pre_hook(lambda module, _: order.append((paths[module], module))) for module in paths
     ]
     try:
-        model.get_decoder()(input_ids=ids, use_cache=False)
+        yield order
     finally:
         for handle in handles:
             handle.remove()
-    return arguments[0], order
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """The full and the pruned model side by side, in one set of weights: what a fold is solved from and judged by.
 
+The model is loaded here; `heal.patching.from_files` does the same with one that does not fit.
+
 The pruned model is the full one with some layers passed over. The model's own forward pass supplies masks and
 positions; at each layer a stand-in moves two states on, the full model's and the pruned one's, which are one and the
 same up to the cut and are then computed once.
@@ -8,7 +10,7 @@ same up to the cut and are then computed once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,28 +19,26 @@ import torch
 
 from heal.models.lm_head import check_head, projection
 from heal.models.losses import chunked_cross_entropy
-from heal.patching.places import Place
+from heal.patching.evidence import Evidence, Taken
+from heal.patching.places import Place, find_place
 from heal.text.packing import Row, collate
 from prune.common.errors import RegrowthError
 from prune.models.hooks import hooked, state_of
 from prune.models.loading import decoder_layers, forward_takes, text_config
 from prune.models.walking import Call, standing_in
 
+Told = Callable[[int], None]
 _Run = Callable[[torch.Tensor], torch.Tensor]
 _Move = Callable[[int, torch.Tensor, _Run], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What one batch shows at a place of the pruned model, N tokens.
+class PatchText:
+    """Packed rows of text: to fit, to choose a candidate by, and held out from both."""
 
-    features: (N, F), as `Place.featured` gives them. state: (N, D), the layer's output.
-    target: (N, D), the state that the full model has where it should be.
-    """
-
-    features: torch.Tensor
-    state: torch.Tensor
-    target: torch.Tensor
+    fit: Sequence[Row]
+    choose: Sequence[Row]
+    held_out: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Held:
 class SideBySide:
     """A loaded full model and the layers (0-based) that the pruned one lacks."""
 
+    judges_together = False  # candidates are judged one by one
+
     def __init__(self, model: Any, dropped: Sequence[int]) -> None:
         """
         Raises:
@@ -60,16 +62,51 @@ class SideBySide:
         """
         self.model, self.dropped = model, frozenset(dropped)
         self.layers = decoder_layers(model)
+        self.device, self.dtype = model.device, model.dtype
         self.decoder = model.get_decoder()
         self.changes: dict[int, tuple[Place, torch.Tensor]] = {}  # of the pruned model, by layer
         self._boxed = False  # a model's own code may hand states on in tuples
-        if not forward_takes(self.decoder, "position_ids"):
-            raise RegrowthError(
-                f"{type(model).__name__} takes no positions, by which packed documents are told apart; "
-                "heal patch does not support it yet"
-            )
+        check_positions(model)
         self.project, self.vocabulary = projection(model), text_config(model.config).vocab_size
         check_head(model, self.project)
+
+    def look(
+        self, place: Place, target: int, text: PatchText, batch_size: int, told: Told
+    ) -> tuple[Evidence, list[Held]]:
+        """What the text to fit shows at `place`, and the text to choose by, run up to there.
+
+        Args:
+            told: called with rows that were run.
+        """
+        taken = []
+        for start in range(0, len(text.fit), batch_size):
+            rows = text.fit[start : start + batch_size]
+            taken.append(self.take(rows, place, target))
+            told(len(rows))
+        held = list(self.hold(text.choose, place, batch_size))
+        told(len(text.choose))
+        return Evidence(taken, place.scale), held
+
+    def matrix(self, place: Place) -> torch.Tensor:
+        """The projection's weight, (D, F), in float64, as the model holds it; see `Place.matrix`."""
+        return place.matrix(self.layers)
+
+    def find(self, layers: Sequence[int], ids: torch.Tensor) -> list[Place]:
+        """The projections of some layers that take a fold; see `find_place`."""
+        return [find_place(self.model, self.layers, layer, ids.to(self.model.device)) for layer in layers]
+
+    def losses(self, rows: Sequence[Row], batch_size: int) -> tuple[float, float]:
+        """Mean losses of the full model, and of the pruned one as it stands; nats per token."""
+        full = self.mean_loss(rows, batch_size, pruned=False)
+        return full, self.mean_loss(rows, batch_size)
+
+    def loss_written(
+        self, matrices: Sequence[tuple[Place, torch.Tensor]], rows: Sequence[Row], batch_size: int
+    ) -> float:
+        """Mean loss of the pruned model with these matrices, (D, F), in the place of its own; they stay there."""
+        for place, matrix in matrices:
+            place.write(self.layers, matrix)
+        return self.mean_loss(rows, batch_size)
 
     @torch.no_grad()
     def take(self, rows: Sequence[Row], place: Place, target: int) -> Taken:
@@ -99,7 +136,11 @@ class SideBySide:
 
             total += self._summed(part.batch, move)
             count += int((part.batch["labels"][:, 1:] != -100).sum())
-        return _finite(total / count)
+        return finite(total / count)
+
+    def judge(self, held: Sequence[Held], place: Place, changes: Iterable[torch.Tensor]) -> list[float]:
+        """`loss` of each change."""
+        return [self.loss(held, place, change) for change in changes]
 
     @torch.no_grad()
     def mean_loss(self, rows: Sequence[Row], batch_size: int, *, pruned: bool = True) -> float:
@@ -109,7 +150,7 @@ class SideBySide:
             batch = self._batch(rows[start : start + batch_size])
             total += self._summed(batch, self.run_pruned if pruned else lambda _index, hidden, run: run(hidden))
             count += int((batch["labels"][:, 1:] != -100).sum())
-        return _finite(total / count)
+        return finite(total / count)
 
     def _both(self, batch: dict[str, torch.Tensor], place: Place, target: int) -> _Both:
         """Run both models up to `place` and x[target]."""
@@ -195,7 +236,16 @@ class _Both:
         return hidden
 
 
-def _finite(loss: float) -> float:
+def check_positions(model: Any) -> None:
+    """Raise RegrowthError for a model whose documents cannot be packed."""
+    if not forward_takes(model.get_decoder(), "position_ids"):
+        raise RegrowthError(
+            f"{type(model).__name__} takes no positions, by which packed documents are told apart; "
+            "heal patch does not support it yet"
+        )
+
+
+def finite(loss: float) -> float:
     if not math.isfinite(loss):
         raise RegrowthError(f"the held-out loss is {loss}; try --dtype float32 or bfloat16")
     return loss

@@ -10,15 +10,17 @@ import torch
 
 from heal.cards import patch_card
 from heal.lineage import Lineage, carry
+from heal.patching.from_files import FromFiles
 from heal.patching.places import Place
 from heal.patching.side_by_side import SideBySide
 from heal.result import RECORD_FILE, HealRecord
-from prune.checkpoint.tensors import write_over
+from prune.checkpoint.headers import Checkpoint
+from prune.checkpoint.tensors import read, write_over
 from prune.common.errors import RegrowthError
 from prune.common.outputs import write_text
 
 
-def stored_names(models: SideBySide, lineage: Lineage, place: Place) -> list[str]:
+def stored_names(models: SideBySide | FromFiles, lineage: Lineage, place: Place) -> list[str]:
     """Names of the place's weight, and of its bias where it has one, in the pruned checkpoint.
 
     Raises:
@@ -34,6 +36,20 @@ def stored_names(models: SideBySide, lineage: Lineage, place: Place) -> list[str
             raise RegrowthError(f"{lineage.pruned.name} stores no tensor {module}.{part}; this layout takes no fold")
         stored_as.append(names[0])
     return stored_as
+
+
+def changed_matrix(checkpoint: Checkpoint, place: Place, change: torch.Tensor, names: list[str]) -> torch.Tensor:
+    """The checkpoint's own weight plus a change, (D, F), in float64, rounded as it will be stored.
+
+    It is read from the files: the model may be run in fewer bits than they have.
+
+    Args:
+        names: of the weight, and of the bias where the place has one.
+    """
+    places = {tensor.name: (shard, tensor) for shard in checkpoint.shards for tensor in shard.tensors}
+    parts = [read(*places[name]) for name in names]
+    matrix = place.joined(parts[0], parts[1] if place.bias else None) + change.cpu()
+    return matrix.to(parts[0].dtype).double()
 
 
 def tensors_of(place: Place, matrix: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:

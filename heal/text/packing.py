@@ -199,3 +199,18 @@ def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         "position_ids": torch.from_numpy(np.stack([row.positions for row in rows])).long(),
         "labels": torch.from_numpy(np.stack([row.labels for row in rows])).long(),
     }
+
+
+def collate_for_loss(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """What `collate` gives, and what a loss needs to know of the flattened rows without asking a device for it.
+
+    `places`: the positions (N,) of B * T that predict a label. `bounds`: (documents + 1,) int32, where each document
+    begins, and B * T.
+    """
+    import torch
+
+    positions, predicted = np.stack([row.positions for row in rows]), np.stack([row.labels != IGNORED for row in rows])
+    predicted[:, 0] = False  # nothing stands before it
+    bounds = np.append(np.flatnonzero(positions == 0), positions.size).astype(np.int32)
+    places = torch.from_numpy(np.flatnonzero(predicted) - 1)
+    return {**collate(rows), "places": places, "bounds": torch.from_numpy(bounds)}

@@ -93,6 +93,14 @@ class Checkpoints:
         """Whether it is written down what the run is."""
         return (self.folder / _RUN).is_file()
 
+    def begun(self) -> dict[str, Any] | None:
+        """The settings that the run was begun with, its rows a pass among them; None where there is none to go on with.
+
+        Raises:
+            RegrowthError: run.json cannot be read.
+        """
+        return dict(self._read_run()["settings"]) if self.has_run() else None
+
     def write_run(self, run: dict[str, Any], held_out: dict[str, Any]) -> None:
         """Write down what the run is, and what it is measured on."""
         write_json(self.folder / _HELD_OUT, held_out, overwrite=True)

@@ -59,7 +59,7 @@ def distill(
     _check(settings)
     if settings.backend == "vllm":
         engine_device(run.device)  # raises where vLLM is not installed
-    plan = plan_healing("distill", model, text, out, settings, run)
+    plan = plan_healing("distill", model, text, out, settings, run, teacher=teacher)
     if settings.teacher_data == "self" and plan.text.mix is not None:
         raise UsageError("--mix is of texts to train on; with --teacher-data self the full model writes that")
     lineage = trace(model, teacher, revision=run.revision, untouched=False)
@@ -88,6 +88,7 @@ class _Full:
         self._loaded: PreTrainedModel | None = None
 
     def load(self, plan: HealPlan) -> PreTrainedModel:
+        from heal.models.packed import check_documents
         from heal.models.quantise import load_frozen
 
         if self._loaded is None:
@@ -98,7 +99,9 @@ class _Full:
                 device=plan.run.device,
                 dtype=settings.dtype,
                 spread=plan.run.device_map is not None,
+                attention=settings.attention,
             )
+            check_documents(self._loaded)
         return self._loaded
 
     def responses(self, plan: HealPlan, folder: Path, held_out: HeldOut) -> Written:
@@ -156,6 +159,7 @@ class _Full:
         """The pruned model over the full one's tensors; its forward pass is the loss."""
         from transformers import AutoConfig
 
+        from heal.models.kernels import fuse
         from heal.models.quantise import quantised_modules
         from heal.models.student import build_student
         from heal.models.targets import find_targets
@@ -168,9 +172,10 @@ class _Full:
         cut = first_after_cut(plan.model.folder)
         targets = find_targets(student, self.settings.targets, cut=cut)
         prefix = shared_prefix(targets, cut or 0, student, teacher)
+        kernels = fuse([teacher, student], self.settings.kernels, plan.run.device)
         attach_distillation(student, teacher, kept=kept, prefix=prefix, cut=cut or 0, settings=self.settings)
         facts = {**plan.also, "own_tensors": list(self.changed), "shared_prefix": prefix}
-        return Student(student, targets, quantised_modules(student), facts)
+        return Student(student, targets, quantised_modules(student), facts, kernels)
 
 
 def shared_prefix(targets: Targets, cut: int, student: PreTrainedModel, teacher: PreTrainedModel) -> int:
@@ -218,7 +223,7 @@ def attach_distillation(
     theirs = decoder_layers(teacher)
     match = settings.match_hidden
 
-    def summed(batch: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+    def summed(batch: dict[str, Any], labels: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
         given: dict[int, Any] = {prefix: None} if prefix else {}
         wanted: dict[int, Any] = {kept[cut]: None} if match else {}
         reached: dict[int, Any] = {cut: None} if match else {}
@@ -238,10 +243,11 @@ def attach_distillation(
             vocabulary=vocabulary,
             temperature=settings.temperature,
             plain=settings.plain_loss,
+            places=places,
         )
         if match:
             ours_there, theirs_there = (state.to(labels.device) for state in (reached[cut], wanted[kept[cut]]))
-            total = total + match * state_distance(ours_there, theirs_there, labels)
+            total = total + match * state_distance(ours_there, theirs_there, labels, places)
         return total
 
     return_loss(student, summed)

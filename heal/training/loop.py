@@ -16,8 +16,8 @@ from accelerate.state import is_initialized
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, set_seed
 
 from heal.models.held_out import Losses
-from heal.text.packing import IGNORED, collate
-from heal.text.streams import Mixed
+from heal.text.ahead import Rows
+from heal.text.packing import IGNORED, collate_for_loss
 from heal.training.checkpoints import Checkpoints
 from heal.training.curve import Curve
 from heal.training.monitor import Monitor, log_folder, tracking
@@ -28,11 +28,16 @@ from heal.training.stopping import diverged, interrupted, stop_requests
 from prune.common.errors import TextError
 from prune.common.processes import gather, rank_and_world, sharded
 from prune.common.terminal import Progress
+from prune.models.precision import tensor_float32
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
     from heal.training.plan import HealPlan
+
+SAVE_SECONDS = (
+    300.0  # between checkpoints where no steps are named: little is lost, and saving takes no time to speak of
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Trained:
 
 def run(
     model: PeftModel,
-    rows: Mixed,
+    rows: Rows,
     plan: HealPlan,
     *,
     measure: Callable[[Any], Losses],
@@ -82,8 +87,11 @@ def run(
     every = settings.eval_every or max(1, schedule.steps // 10)
     monitor = Monitor(accelerator, measure, schedule, every, settings.patience, checkpoints, bar)
     first_step, ended = state.step + 1, "budget"
+    saved = time.monotonic()
     config = {**asdict(settings), **schedule.to_json()}
-    with stop_requests() as request, tracking(accelerator, checkpoints.folder, reporter, config):
+    # Adapters and their products are float32 beside a base in bfloat16: finer products would be for nothing.
+    rounded = tensor_float32(settings.dtype != "float32")
+    with stop_requests() as request, tracking(accelerator, checkpoints.folder, reporter, config), rounded:
         if not curve.points:
             monitor.measure(state)
         while state.step < schedule.steps:
@@ -97,7 +105,7 @@ def run(
             total = torch.zeros((), device=device)
             for number, batch in enumerate(batches, 1):
                 with nullcontext() if number == len(batches) else accelerator.no_sync(wrapped):
-                    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+                    inputs = _put(batch, device)
                     loss = wrapped(**inputs, num_items_in_batch=labelled)["loss"]
                     accelerator.backward(loss * processes)  # gradients are averaged over the processes
                     total += loss.detach()
@@ -120,9 +128,13 @@ def run(
             if monitor.out_of_patience(state):
                 ended = "patience"
                 break
-            signal = max(gather(request.number))
-            if signal or state.step % plan.run.save_every == 0:
+            asked = gather((request.number, time.monotonic() - saved >= SAVE_SECONDS))
+            signal, due = max(number for number, _ in asked), asked[0][1]  # by one clock
+            if plan.run.save_every is not None:
+                due = state.step % plan.run.save_every == 0
+            if signal or due:
                 save(state, accelerator, checkpoints)
+                saved = time.monotonic()
             if signal:
                 raise interrupted(signal, state.step, checkpoints.path(state.step))
         if state.step == 0:
@@ -135,13 +147,20 @@ def run(
     return Trained(curve, state.step, ended, kept, gather_adapter(wrapped) if sharded() else None)
 
 
-def _batches(rows: Mixed, schedule: Schedule) -> list[dict[str, torch.Tensor]]:
+def _batches(rows: Rows, schedule: Schedule) -> list[dict[str, torch.Tensor]]:
     """This process's rows of a step, a batch for each forward pass; none where its text has ended."""
     size = schedule.batch_size
     taken = rows.take(size * schedule.accumulate)
     if len(taken) < size * schedule.accumulate:
         return []
-    return [collate(taken[start : start + size]) for start in range(0, len(taken), size)]
+    return [collate_for_loss(taken[start : start + size]) for start in range(0, len(taken), size)]
+
+
+def _put(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch on the device. A GPU copies from pinned memory while it computes; from other memory it stops to do so."""
+    if device.type == "cuda":
+        return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def _count_labelled(batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:

@@ -35,17 +35,23 @@ def qlora(
         heal.training.stopping.Interrupted: SIGTERM or SIGINT; a checkpoint is saved.
     """
     plan = plan_healing("qlora", model, text, out, settings or Settings(), run or TrainingRun())
-    return execute(plan, _frozen)
+    return execute(plan, load_student)
 
 
-def _frozen(plan: HealPlan) -> Student:
+def load_student(plan: HealPlan) -> Student:
+    """The model in the settings' bits, frozen, its forward pass returning the loss on the text."""
+    from heal.models.kernels import fuse
     from heal.models.lm_head import attach_loss
+    from heal.models.packed import check_documents
     from heal.models.quantise import load_frozen, quantised_modules
     from heal.models.targets import find_targets
 
     settings = plan.settings
     spread = plan.run.device_map is not None
-    base = load_frozen(plan.model, bits=settings.bits, device=plan.run.device, dtype=settings.dtype, spread=spread)
+    how = {"device": plan.run.device, "dtype": settings.dtype, "attention": settings.attention}
+    base = load_frozen(plan.model, bits=settings.bits, spread=spread, **how)
+    check_documents(base)
     targets = find_targets(base, settings.targets, cut=first_after_cut(plan.model.folder))
+    kernels = fuse([base], settings.kernels, plan.run.device)
     attach_loss(base, at_once=not sharded())
-    return Student(base, targets, quantised_modules(base), {})
+    return Student(base, targets, quantised_modules(base), {}, kernels)

@@ -13,13 +13,13 @@ from prune.common.memory import peak_memory
 from prune.common.processes import gather
 
 if TYPE_CHECKING:
-    from heal.text.streams import Mixed
+    from heal.text.ahead import Rows
     from heal.training.loop import Trained
     from heal.training.plan import HealPlan, Student
 
 
 def heal_record(
-    plan: HealPlan, student: Student, held_out: HeldOut, trained: Trained, rows: Mixed, facts: dict[str, Any]
+    plan: HealPlan, student: Student, held_out: HeldOut, trained: Trained, rows: Rows, facts: dict[str, Any]
 ) -> HealRecord:
     """The record. Every process must call this: the peaks, chats and texts of all are in it.
 
@@ -44,6 +44,7 @@ def heal_record(
         "chats": dict(chats) or None,
         "settings": {**asdict(settings), "alpha": settings.lora_alpha, **schedule.to_json()},
         "from_budget": plan.from_budget,
+        "free_memory": plan.free_memory,
         "curve": [point.model_dump() for point in curve.points],
         "held_out_loss": {"before": curve.points[0].held_out_loss, "after": kept.held_out_loss},
         "held_out": {

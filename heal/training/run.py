@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from heal.cards import adapter_card
 from heal.result import RECORD_FILE, HealRecord, HealResult
+from heal.text.ahead import Ahead
 from heal.text.sources import HeldOut, TextSource, check_enough, hold_out, row_stream
 from heal.training.checkpoints import Checkpoints, read_rows
 from heal.training.monitor import keep_logs
@@ -50,7 +51,9 @@ class Written:
 Write = Callable[[HealPlan, Path, HeldOut], Written]
 
 
-def execute(plan: HealPlan, prepare: Callable[[HealPlan], Student], *, write: Write | None = None) -> HealResult:
+def execute(
+    plan: HealPlan, prepare: Callable[[HealPlan], Student], *, write: Write | None = None, compare: bool = True
+) -> HealResult:
     """Read the text, let `prepare` load the student, train an adapter on it and save it: the same for all methods.
 
     Where several processes run, each does this with its share of the rows; one of them writes.
@@ -58,12 +61,13 @@ def execute(plan: HealPlan, prepare: Callable[[HealPlan], Student], *, write: Wr
     Args:
         write: writes other text to train on into the run's folder, before `prepare`, or finds it there in a run that
             goes on.
+        compare: also measure the finished adapter beside the unquantised cut, which is loaded for it.
     """
     _join(plan)
     checkpoints = Checkpoints(plan.out)
     with checkpoints.open():
         record, held_out = _execute(plan, prepare, write, checkpoints)
-    if is_main():
+    if is_main() and compare:
         record = _compare_with_cut(plan, record, held_out)
     return HealResult(plan.out, record)
 
@@ -86,7 +90,8 @@ def _execute(
             screen().print(words)
 
     schedule = plan.schedule
-    say(schedule_line(schedule, plan.from_budget))
+    checkpointing = plan.settings.checkpointing is True
+    say(schedule_line(schedule, plan.from_budget, free_memory=plan.free_memory, checkpointing=checkpointing))
     tokenizer = load_tokenizer(plan.model)
     base, text = base_identity(plan.model), plan.text.identity()
     identity = _identity(plan, base, text)
@@ -102,25 +107,33 @@ def _execute(
     if tokenizer.chat_template and not rows.chats and write is None:
         say(PROSE_ALONE)
     student = prepare(plan)
-    facts = {**student.facts, **written.facts}
+    if student.kernels.note:
+        say(student.kernels.note)
+    fused = {"kernels": student.kernels.name} if student.kernels.name else {}
+    facts = {**student.facts, **fused, **written.facts}
     if is_main():
         checkpoints.settle({"facts": json.loads(json.dumps(facts))})
     model = student.model
     set_seed(plan.settings.seed)  # the adapter's first weights, and dropout
     adapted = _adapt(plan, student)
     done = int(start.name.rpartition("-")[2]) if start else 0
-    with progress(f"Healing from step {done}" if done else "Healing", schedule.steps - done, shown=shown) as bar:
+    steps = schedule.steps - done
+    with (
+        progress(f"Healing from step {done}" if done else "Healing", steps, shown=shown) as bar,
+        Ahead(rows, steps) as ahead,
+    ):
         trained = run(
             adapted,
-            rows,
+            ahead,
             plan,
             measure=lambda wrapper: held_out_losses(model, held_out, batch_size=schedule.batch_size, wrapper=wrapper),
             checkpoints=checkpoints,
             start=start,
             bar=bar,
         )
+    student.kernels.release()
     facts |= {"base": base, "provenance": provenance(device=plan.run.device, **text)}
-    record = heal_record(plan, student, held_out, trained, rows, facts)
+    record = heal_record(plan, student, held_out, trained, ahead, facts)
     if trained.ended == "text":
         say(
             f"The text ended after {record.tokens:,} of the {schedule.tokens:,} tokens asked for: the adapter has "
@@ -180,13 +193,16 @@ def _pack(plan: HealPlan, text: TextSource, tokenizer: Any, held_out: HeldOut, s
 
 def _adapt(plan: HealPlan, student: Student) -> PeftModel:
     """The student with a fresh adapter, its activations checkpointed if so asked."""
-    from heal.models.adapters import add_adapter, checkpoint_activations
+    import torch
+
+    from heal.models.adapters import add_adapter, checkpoint_activations, compute_in
 
     settings, targets = plan.settings, student.targets
     base = plan.model.name if plan.model.commit else str(plan.model.folder.resolve())
     adapted = add_adapter(
         student.model, targets, rank=settings.rank, alpha=settings.lora_alpha, dropout=settings.dropout, base=base
     )
+    compute_in(adapted, getattr(torch, settings.adapter_compute))
     if settings.checkpointing:
         checkpoint_activations(adapted)
         if targets.first == 0:

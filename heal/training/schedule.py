@@ -8,6 +8,7 @@ from typing import Any
 
 from heal.defaults import Step
 from prune.common.errors import UsageError
+from prune.common.sizes import spell_size
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,24 @@ def plan_steps(tokens: int, step: Step, *, processes: int = 1, warmup: str | Non
     return Schedule(**asdict(step), steps=steps, warmup=_warmup(warmup, steps), processes=processes)
 
 
-def schedule_line(schedule: Schedule, from_budget: tuple[str, ...]) -> str:
-    """What a run does, in one line. `from_budget`: names of the settings that follow from the token budget."""
+def schedule_line(
+    schedule: Schedule, from_budget: tuple[str, ...], *, free_memory: int | None = None, checkpointing: bool = True
+) -> str:
+    """What a run does, in one line.
+
+    Args:
+        from_budget: names of the settings that follow from the token budget.
+        free_memory: bytes that rows a pass and `checkpointing` were chosen for; None where they were given.
+    """
     rows, processes = schedule.rows_per_step, schedule.processes
     words = (
         f"{schedule.steps:,} steps of {rows} row{'' if rows == 1 else 's'} of {schedule.length} tokens"
         f"{f', {processes} processes together' if processes > 1 else ''}; rate {schedule.learning_rate:g}, "
         f"reached after {schedule.warmup} step{'' if schedule.warmup == 1 else 's'}"
     )
+    if free_memory is not None:
+        a_pass = f"{schedule.batch_size} row{'' if schedule.batch_size == 1 else 's'} a pass"
+        words += f"; {a_pass}, {'with' if checkpointing else 'without'} checkpointing, in {spell_size(free_memory)}"
     if not from_budget:
         return words
     names = [f"--{name.replace('_', '-')}" for name in from_budget]

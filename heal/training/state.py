@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from peft import PeftModel
 
-    from heal.text.streams import Mixed
+    from heal.text.ahead import Rows
     from heal.training.plan import HealPlan
 
 # transformers' names; `constant` warms up too.
@@ -46,7 +46,7 @@ class TrainingState:
     wrapped: Any
     optimizer: Any
     scheduler: Any
-    rows: Mixed
+    rows: Rows
     curve: Curve = field(default_factory=Curve)
     step: int = 0
     best: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class TrainingState:
 def prepare(
     accelerator: Accelerator,
     model: PeftModel,
-    rows: Mixed,
+    rows: Rows,
     plan: HealPlan,
     start: Path | None,
 ) -> TrainingState:

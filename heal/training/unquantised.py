@@ -1,7 +1,8 @@
 """Whether healing paid: the adapter on the unquantised cut against that cut alone, on held-out text.
 
 While an adapter trains on a base in 4 bits, it is measured on that base, whose rounding alone costs loss. A user who
-merges it wants to know whether the result is better than the cut was before it was quantised.
+merges it wants to know whether the result is better than the cut was before it was quantised. Where that does not fit,
+both are run layer by layer from the cut's files.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import math
 from typing import TYPE_CHECKING
 
 from heal.result import NATS, HeldOutLoss, Unquantised
-from prune.common.errors import first_line
+from prune.common.errors import CheckpointError, first_line
 from prune.common.processes import sharded
+from prune.common.terminal import screen
 
 if TYPE_CHECKING:
+    import torch
+
     from heal.text.sources import HeldOut
     from heal.training.plan import HealPlan
 
@@ -64,7 +68,10 @@ def _unquantised(cut: float, original: float, dequantised: float | None = None) 
 
 
 def _losses(plan: HealPlan, held_out: HeldOut) -> tuple[float, float] | None:
-    """Of the cut and of the adapter on it, in the dtype of the training; None where it does not fit in memory."""
+    """Of the cut and of the adapter on it, in the dtype of the training.
+
+    None where it does not fit in memory, and is of a family that is not run layer by layer.
+    """
     import torch
     from peft import PeftModel
 
@@ -79,10 +86,31 @@ def _losses(plan: HealPlan, held_out: HeldOut) -> tuple[float, float] | None:
     if plan.run.device.startswith("cuda"):
         torch.cuda.empty_cache()
     values = sum(math.prod(tensor.shape) for tensor in read_checkpoint(plan.model.folder).tensors())
-    if values * dtype.itemsize * _ROOM > available(plan.run.device):
-        return None
+    room = available(plan.run.device) if plan.run.max_memory is None else plan.run.max_memory
+    if values * dtype.itemsize * _ROOM > room:
+        return _losses_from_files(plan, held_out, dtype)
     rows, batch = held_out.rows, plan.schedule.batch_size
     base = load_model(plan.model, dtype=dtype, device=plan.run.device).eval()
     cut = mean_loss(base, rows, batch_size=batch)
     PeftModel.from_pretrained(base, str(plan.out)).eval()  # puts the adapter into `base`
     return cut, mean_loss(base, rows, batch_size=batch)
+
+
+def _losses_from_files(plan: HealPlan, held_out: HeldOut, dtype: torch.dtype) -> tuple[float, float] | None:
+    from heal.merging.tensors import as_trained
+    from heal.models.from_files import PLAIN, losses_from_files
+    from prune.models.layerwise import Layerwise
+
+    files = Layerwise(plan.model, cap=plan.run.max_memory, dtype=dtype, device=plan.run.device)
+    adapted = as_trained(plan.out, 16, ())
+    try:
+        files.check()
+    except CheckpointError:
+        return None
+    if not adapted.fits(files):
+        return None
+    if plan.run.show_progress:
+        screen().print("The unquantised cut does not fit in memory: measuring it layer by layer from its files.")
+    versions = {"cut": PLAIN, "adapted": adapted}
+    losses = losses_from_files(files, held_out.rows, versions, batch_size=plan.schedule.batch_size)
+    return losses["cut"], losses["adapted"]

@@ -12,8 +12,9 @@ from prune.choosing.cascade import SHARES, Prices, affordable, rung_tokens, surv
 from prune.choosing.settings import CHECKED
 from prune.common.intervals import ratio_stderr
 from prune.models.batches import plan_batches
+from prune.models.layerwise import tree_of
 from prune.models.loading import decoder_layers
-from prune.models.variants import BATCH_TOKENS, FULL, Scores, score_variants
+from prune.models.variants import FULL, Scores, score_variants, walk_tokens
 from prune.text.windows import SHORTEST
 
 Layers = tuple[int, ...]
@@ -88,27 +89,29 @@ def check_candidates(
     is left of them, its end is cut off.
 
     Args:
+        model: as `score_variants` takes it; one that is run from its files reads them three times.
         windows: lists of token ids that the choice has not seen, of 8 tokens or more.
         candidates: sets of layers, the more promising first: where text is short, only so many are tried.
         own: the criterion's own choice; always a finalist.
         finalists: how many end up measured on all text that the bound leaves, at least one.
         advance: called with the share of the budget spent, in [0, 1], in steps.
     """
-    layers = len(decoder_layers(model))
+    layers = len(decoder_layers(tree_of(model)))
     prices = Prices(layers, _head_price(model), sum(map(len, windows)))
     left = [own, *(candidate for candidate in candidates if candidate != own)]
     left = left[: max(affordable(prices, left, SHARES[0]), finalists)]
     left = left[: affordable(prices, left, 1.0, SHORTEST)]  # tiny text cannot bear so many finalists
     screened, used, spent = len(left), 0, 0.0
+    batch = walk_tokens(model, 1 + len(left))
     scores: Scores | None = None
     for keep, share in zip((2 * finalists, finalists, finalists), SHARES, strict=True):
         left_over = 1.0 - spent / prices.budget
         most = rung_tokens(prices, left, left_over)
         wanted = most if share == SHARES[-1] else min(most, rung_tokens(prices, left, share))
-        text = _take(windows[used:], wanted, most)
+        text = _take(windows[used:], wanted, most, batch)
         used += len(text)
         if text:
-            fresh = score_variants(model, text, [FULL, *map(frozenset, left)])
+            fresh = score_variants(model, text, [FULL, *map(frozenset, left)], batch_tokens=batch)
             spent += fresh.layer_tokens + prices.head * fresh.head_tokens
             scores = fresh if scores is None else scores.joined(fresh)
         assert scores is not None
@@ -148,22 +151,22 @@ def _result(scores: Scores, left: list[Layers], own: Layers, *, screened: int, t
     )
 
 
-def _take(windows: Sequence[Sequence[int]], wanted: int, most: int) -> list[Sequence[int]]:
-    """The first windows that make no more than `wanted` tokens, padding included.
+def _take(windows: Sequence[Sequence[int]], wanted: int, most: int, batch: int) -> list[Sequence[int]]:
+    """The first windows that make no more than `wanted` tokens, padding included, in batches of `batch` tokens.
 
     One at least, if there is one; what it has beyond `most` tokens is cut off, and of fewer than 2 nothing is left.
     """
     if not windows or most < 2:
         return []
     count = 1
-    while count < len(windows) and _padded_tokens(windows[: count + 1]) <= wanted:
+    while count < len(windows) and _padded_tokens(windows[: count + 1], batch) <= wanted:
         count += 1
     return list(windows[:count]) if count > 1 else [windows[0][:most]]
 
 
-def _padded_tokens(windows: Sequence[Sequence[int]]) -> int:
+def _padded_tokens(windows: Sequence[Sequence[int]], batch: int) -> int:
     lengths = [len(window) for window in windows]
-    batches = plan_batches(lengths, batch_size="auto", budget=BATCH_TOKENS)
+    batches = plan_batches(lengths, batch_size="auto", budget=batch)
     return sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
 
 
@@ -177,6 +180,7 @@ def _stderr(sums: np.ndarray, tokens: np.ndarray) -> float:
 
 def _head_price(model: Any) -> float:
     """The LM head's weights over those of a layer."""
+    model = tree_of(model)
     sizes = [sum(p.numel() for p in layer.parameters()) for layer in decoder_layers(model)]
     return float(model.get_output_embeddings().weight.numel() * len(sizes) / sum(sizes))
 
@@ -195,10 +199,11 @@ def greedy_removal(
     Every step measures all layers that are left in one shared walk.
 
     Args:
+        model: as `score_variants` takes it; one that is run from its files reads them n times.
         may_go: whether layers may be among the n.
         advance: called with 1 after each removal.
     """
-    layers = len(decoder_layers(model))
+    layers = len(decoder_layers(tree_of(model)))
     gone: list[int] = []
     losses: list[float] = []
     for _ in range(n):

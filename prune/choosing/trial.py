@@ -79,13 +79,34 @@ class Trial:
     show_progress: bool = True
 
     @cached_property
+    def streamed(self) -> bool:
+        """Whether the model is run layer by layer from its files: it does not fit."""
+        from prune.models.layer_files import fits
+        from prune.models.loading import pick_device
+        from prune.models.precision import pick_dtype
+
+        device = pick_device("auto")
+        dtype = pick_dtype(self.dtype, device=device)
+        return not fits(self.source, dtype, device, self.settings.scanning.max_memory)
+
+    @cached_property
     def loaded(self) -> tuple[Any, list[list[int]], bool]:
-        """The model, windows of text, and whether the scan has read none of it."""
+        """The model (loaded, or to be run from its files), windows of text, and whether the scan has read none of it.
+
+        Raises:
+            CheckpointError: the model cannot be loaded, or does not fit and is of a family that is not streamed.
+        """
+        from prune.models.layerwise import Layerwise
         from prune.models.loading import load_model, load_tokenizer, pick_device
         from prune.models.precision import pick_dtype
         from prune.text.windows import draw_held_out
 
         text, device, trusted = self.text, pick_device("auto"), self.settings.trust_remote_code
+        if self.streamed and self.show_progress:
+            screen().print(
+                "The weights do not fit in memory: the check runs the model layer by layer from its files, "
+                "all candidates at once."
+            )
         asked = self.settings.check.tokens
         with progress("Loading the model and held-out text", None, shown=self.show_progress):
             tokenizer = load_tokenizer(self.source, trust_remote_code=trusted)
@@ -100,7 +121,11 @@ class Trial:
                 skip_length=text.skip_length,
             )
             dtype = pick_dtype(self.dtype, device=device)
-            model = load_model(self.source, dtype=dtype, device=device, trust_remote_code=trusted)
+            options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trusted}
+            if self.streamed:
+                model = Layerwise(self.source, cap=self.settings.scanning.max_memory, **options)
+            else:
+                model = load_model(self.source, **options)
         windows = [sample.ids for sample in samples]
         if self.show_progress and (line := short_text_warning(sum(map(len, windows)), asked)):
             screen().print(line)
@@ -147,6 +172,7 @@ class Trial:
             "text": [text_identity(source, self.text.field) for source in self.text.sources],
             "seed": self.text.seed,
             "held_out": self.loaded[2],
+            **({"streamed": True} if self.streamed else {}),
         }
 
 

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from prune.common.sizes import parse_size
+
 
 @dataclass(frozen=True)
 class Option:
@@ -40,6 +42,14 @@ class Option:
     typed: Any = None
     parse: Callable[[Any], Any] | None = None
     shown: str | bool = True
+
+
+MAX_MEMORY = Option(
+    "A model larger than this (4GiB, 800MB) is run layer by layer from its files.",
+    typed=str | None,
+    parse=parse_size,
+    shown="what the machine has",
+)
 
 
 def settings_options(

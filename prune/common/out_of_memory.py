@@ -19,7 +19,7 @@ _REMEDIES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "--length": ("a smaller --length", ()),
     "--lengths": ("shorter --lengths", ()),
     "--max-length": ("a smaller --max-length", ()),
-    "--checkpointing": ("--checkpointing", (True,)),
+    "--checkpointing": ("--checkpointing on", ("on",)),
     "--bits": ("--bits 4", (4,)),
     "--load-in-4bit": ("--load-in-4bit", (True,)),
     "--max-memory": ("a --max-memory below what is free, which runs layer by layer", ()),

@@ -26,6 +26,11 @@ def parse_size(text: str, *, option: str = "--max-memory") -> int:
     return size
 
 
+def spell_size(size: float) -> str:
+    """Bytes for people: `23.5 GiB`, and below a tenth of that unit `12.0 MiB`."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:,.1f} MiB"
+
+
 def parse_tokens(text: str | int) -> int:
     """Read a number of tokens such as `60k`, `2M`, `1.5M`, `164000000`.
 

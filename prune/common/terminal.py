@@ -29,6 +29,15 @@ EXIT_INCONCLUSIVE = 4
 _ClickError: Any = typer.BadParameter.__mro__[2]
 
 
+def grow_segments() -> None:
+    """Let torch's allocator grow its segments on a GPU: rows, masks and chunks of changing sizes else leave holes.
+
+    torch reads it when it is imported, so a command asks for it first. What the user has set stays.
+    """
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+
+
 class Commands(TyperGroup):
     """A command group whose errors are one line on stderr, and whose `--debug` may stand anywhere."""
 
@@ -36,6 +45,7 @@ class Commands(TyperGroup):
         arguments = list(sys.argv[1:] if args is None else args)
         self.debug = "--debug" in arguments
         self.arguments = [a for a in arguments if a != "--debug"]
+        grow_segments()
         return super().main(self.arguments, *rest, **extra)
 
     def invoke(self, ctx: Any) -> Any:

@@ -81,8 +81,9 @@ class CutPlan(Artefact):
         "removal, and the `loss` after each), and `check` on held-out text: `own` (the criterion's choice), `chosen`, "
         "`gain` in KL and its standard error (paired), `finalists` (`dropped`, `loss`, `kl`, `kl_stderr`, nats a "
         "token), `full_loss`, `tokens` they were measured on, `screened` candidates, `passes` it cost over "
-        "`text_tokens`, `held_out`; and with `--heads` `heads`: the shares of `copy_score` and "
-        "`write_score`, and the `retrieval_heads` of `of_retrieval_heads`, that go, and the share `protected`"
+        "`text_tokens`, `held_out`, `streamed` where the model was run layer by layer from its files; and with "
+        "`--heads` `heads`: the shares of `copy_score` and `write_score`, and the `retrieval_heads` of "
+        "`of_retrieval_heads`, that go, and the share `protected`"
     )
     config: dict[str, dict[str, Any]] = Field(description="fields of config.json that change: `before` and `after`")
     before: Size = Field(description="the weights of the source")

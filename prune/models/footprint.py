@@ -1,4 +1,7 @@
-"""Bytes that a model takes: of its weights in so many bits, and of what autograd keeps. Pure arithmetic."""
+"""Bytes that a model takes: of its weights in so many bits, of what autograd keeps, of a forward pass. And its FLOPs.
+
+Pure arithmetic. A forward pass here is one without a graph: what a layer took is given back when it is done.
+"""
 
 from __future__ import annotations
 
@@ -64,6 +67,56 @@ def passing_bytes(shape: ModelShape, layer: LayerShape, bits: int, tokens: int) 
     width = max(feed_forward_width(layer), shape.hidden)
     largest = max((linear.values for linear in layer.linears), default=0)
     return 12 * width * tokens + (2 * largest if bits < 16 else 0)
+
+
+def resident_bytes(shape: ModelShape, layers: Iterable[LayerShape], bits: int = 16) -> int:
+    """Bytes of a whole model of these layers as it stands loaded, scales included."""
+    layers = list(layers)
+    scales = sum(scale_bytes(linear, bits) for layer in layers for linear in layer.linears)
+    return weight_bytes(layers, shape.outside, bits) + scales
+
+
+def streamed_bytes(shape: ModelShape) -> int:
+    """Bytes of the weights that are there at once where a model runs layer by layer from its files, in bf16.
+
+    Two layers take turns: one computes, and the next is read. Before and after them the embedding or the head stands.
+    """
+    largest = max((layer.values for layer in shape.layers), default=0)
+    return max(2 * 2 * largest, 2 * shape.vocabulary * shape.hidden)
+
+
+def forward_bytes(shape: ModelShape, layers: Iterable[LayerShape], tokens: int) -> int:
+    """Bytes that come and go within one layer's forward pass over a batch of so many tokens, its states included.
+
+    The state, and its normalised copy on the way in fp32; then queries, keys, values and the result, or three states
+    of the feed-forward part. All but the copy are in bf16.
+    """
+    inside = shape.heads + 2 * shape.key_value_heads
+    width = max((feed_forward_width(layer) for layer in layers), default=0)
+    within = max(6 * width, 2 * (inside + shape.heads) * shape.head_width)
+    return (12 * shape.hidden + within) * tokens
+
+
+def cache_bytes(shape: ModelShape, layers: int, tokens: int) -> int:
+    """Bytes of the keys and values that so many layers keep of so many tokens, in bf16."""
+    return 4 * shape.key_value_heads * shape.head_width * layers * tokens
+
+
+def forward_flops(shape: ModelShape, layers: Iterable[LayerShape], length: int) -> float:
+    """Of one token's way through these layers in a row of so many tokens; scores that are masked are computed too."""
+    layers = list(layers)
+    active = sum(sum(linear.values for linear in layer.linears) + layer.active_experts for layer in layers)
+    return 2.0 * active + score_flops(shape, length) * len(layers)
+
+
+def score_flops(shape: ModelShape, length: int) -> float:
+    """Of one token's attention scores in one layer, and of what they weigh."""
+    return 4.0 * length * shape.heads * shape.head_width
+
+
+def head_flops(shape: ModelShape) -> float:
+    """Of one token's logits."""
+    return 2.0 * shape.vocabulary * shape.hidden
 
 
 def feed_forward_width(layer: LayerShape) -> int:

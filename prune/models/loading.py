@@ -9,6 +9,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError, first_line
 from prune.common.out_of_memory import is_out_of_memory
 from prune.common.processes import local_device
+from prune.models.attention import AUTO
 
 if TYPE_CHECKING:
     import torch
@@ -87,14 +88,18 @@ def load_model(
     dtype: torch.dtype | str = "auto",
     device: str = "cpu",
     trust_remote_code: bool = False,
+    attention: str = AUTO,
     **options: Any,
 ) -> PreTrainedModel:
     """Load a causal language model in eval mode; `options` go to `from_pretrained`.
 
     On a CUDA device every tensor is read straight to it: a model that fits there needs no room in memory beside it.
 
+    Args:
+        attention: what computes it; checked by `prune.models.attention.check_attention`.
+
     Raises:
-        CheckpointError: transformers cannot load the folder as a causal language model.
+        CheckpointError: transformers cannot load the folder as a causal language model, or not with that attention.
         torch.OutOfMemoryError: it does not fit.
     """
     from safetensors import SafetensorError
@@ -105,6 +110,8 @@ def load_model(
     quiet_libraries()
     if device.startswith("cuda"):
         options.setdefault("device_map", {"": device})
+    if attention != AUTO:
+        options["attn_implementation"] = attention
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source.folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, **options
@@ -112,6 +119,10 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         if is_out_of_memory(error):  # no fault of the checkpoint
             raise
+        if attention != AUTO and "attention" in str(error).lower():
+            raise CheckpointError(
+                f"{source.name} cannot be loaded with --attention {attention} ({first_line(error)})"
+            ) from error
         raise CheckpointError(
             f"{source.name} cannot be loaded as a causal language model ({first_line(error)})"
         ) from error

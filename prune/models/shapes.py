@@ -13,12 +13,15 @@ from prune.checkpoint.headers import Checkpoint, Tensor
 from prune.checkpoint.tensors import FLOATS
 from prune.common.errors import CheckpointError
 
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")  # what an untied head is stored as
 _EXPERT = ".experts."
 
 
 _ATTENTION = re.compile(r"attn|attention|mixer|mamba")
 _FEED_FORWARD = re.compile(r"(mlp|ffn?|feed_?forward|block_sparse_moe|moe|experts?|shared_experts?)(\.|$)")
+_HEAD_NORM = re.compile(
+    r"(?:^|\.)(q|k)\w*norm\.weight$"
+)  # q_norm (Qwen 3, Gemma 3, OLMo 2), k_layernorm (Phi, Persimmon)
 _BARE = {"fc1", "fc2", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}  # directly under the layer, as in OPT
 
 
@@ -42,7 +45,7 @@ class LayerShape:
 
     Attributes:
         norms: bytes that its norms keep of one token for the backward pass: of a norm without bias (RMS) the state in
-            fp32, else in bf16.
+            fp32, else in bf16. A norm of queries or keys that is as wide as a head runs once for each head.
         active_experts: the values of the experts that one token runs through.
     """
 
@@ -132,10 +135,12 @@ def shape_of(
     hidden = _number(settings, "hidden_size", "n_embd", "d_model") or min(table.shape)
     heads = _number(settings, "num_attention_heads", "n_head", "n_heads") or 1
     tied = config.get("tie_word_embeddings", settings.get("tie_word_embeddings", True))
-    head = [t for t in outside if t.name.endswith(_HEADS)]
+    head = [t for t in outside if t.name.endswith(HEADS)]
     active = _number(settings, "num_experts_per_tok", "top_k_experts", "moe_topk") or 1
     experts = _number(settings, "num_local_experts", "num_experts", "n_routed_experts") or 1
-    shapes = tuple(_layer(tensors, min(1.0, active / experts), transposed) for tensors in inside)
+    keys, width = _number(settings, "num_key_value_heads") or heads, _number(settings, "head_dim") or hidden // heads
+    a_head = {"q": heads, "k": keys}
+    shapes = tuple(_layer(tensors, min(1.0, active / experts), transposed, width, a_head) for tensors in inside)
     text = sum(t.elements for t in outside if not any(part in t.name for part in ("vision", "visual", "audio")))
     return ModelShape(
         name=name,
@@ -144,8 +149,8 @@ def shape_of(
         vocabulary=max(table.shape),
         hidden=hidden,
         heads=heads,
-        key_value_heads=_number(settings, "num_key_value_heads") or heads,
-        head_width=_number(settings, "head_dim") or hidden // heads,
+        key_value_heads=keys,
+        head_width=width,
         gated=any("gate" in linear.path and linear.feed_forward for linear in shapes[0].linears)
         or any(linear.path.endswith("w3") for linear in shapes[0].linears),
         written_out=settings.get("hidden_act", settings.get("activation_function", "silu")) == "gelu_new",
@@ -156,7 +161,10 @@ def shape_of(
     )
 
 
-def _layer(tensors: Sequence[Tensor], share: float, transposed: bool) -> LayerShape:
+def _layer(
+    tensors: Sequence[Tensor], share: float, transposed: bool, head_width: int, heads: Mapping[str, int]
+) -> LayerShape:
+    """`heads`: of queries (q) and of keys (k), each of which runs a norm as wide as itself once."""
     linears, experts, other, norms = [], 0, 0, 0
     for tensor in tensors:
         path = _path(tensor.name)
@@ -171,7 +179,9 @@ def _layer(tensors: Sequence[Tensor], share: float, transposed: bool) -> LayerSh
     names = {_path(tensor.name): tensor.shape for tensor in tensors}
     for path, shape in names.items():
         if len(shape) == 1 and path.endswith(".weight"):
-            norms += 2 * shape[0] + 8 if path.removesuffix("weight") + "bias" in names else 4 * shape[0] + 4
+            one = 2 * shape[0] + 8 if path.removesuffix("weight") + "bias" in names else 4 * shape[0] + 4
+            of_a_head = _HEAD_NORM.search(path) if shape[0] == head_width else None
+            norms += one * (heads[of_a_head[1]] if of_a_head else 1)
     return LayerShape(tuple(linears), experts, round(experts * share), other, norms)
 
 

@@ -19,7 +19,7 @@ from prune.common.errors import RegrowthError
 from prune.models.hooks import state_of
 from prune.models.loading import decoder_layers, forward_takes
 
-_DROP = "drop"
+DROP = "drop"  # what `Route.at` says of a layer that is left out
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Route:
     def at(self, layer: int) -> tuple[str, str | None]:
         """What happens at a layer; routes that agree on all layers so far share their state."""
         if layer in self.dropped:
-            return _DROP, None
+            return DROP, None
         return "run", self.adapter if self.adapter is not None and layer >= self.adapted_from else None
 
 
@@ -106,7 +106,7 @@ def branches(routes: Iterable[Route], layer: int) -> dict[tuple[str, str | None]
     groups: dict[tuple[str, str | None], list[Route]] = {}
     for route in routes:
         groups.setdefault(route.at(layer), []).append(route)
-    return dict(sorted(groups.items(), key=lambda item: (item[0][0] != _DROP, item[0][1] is None, item[0][1] or "")))
+    return dict(sorted(groups.items(), key=lambda item: (item[0][0] != DROP, item[0][1] is None, item[0][1] or "")))
 
 
 def count_passes(layers: int, routes: Iterable[Route]) -> int:
@@ -115,7 +115,7 @@ def count_passes(layers: int, routes: Iterable[Route]) -> int:
     def below(layer: int, some: Sequence[Route]) -> int:
         if layer == layers:
             return 0
-        return sum((what != _DROP) + below(layer + 1, group) for (what, _), group in branches(some, layer).items())
+        return sum((what != DROP) + below(layer + 1, group) for (what, _), group in branches(some, layer).items())
 
     routes = list(dict.fromkeys(routes))
     return below(0, routes) if routes else 0
@@ -189,7 +189,7 @@ class Walk:
             yield route, state
 
     def _step(self, layer: int, what: tuple[str, str | None], state: torch.Tensor) -> torch.Tensor:
-        if what[0] == _DROP:
+        if what[0] == DROP:
             return state
         known, self._second = self._second, None
         if layer == 0 and what[1] is None and known is not None:

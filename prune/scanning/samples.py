@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prune.common.errors import CheckpointError, first_line
 from prune.common.processes import rank_and_world
 from prune.common.terminal import progress, screen
+from prune.models.at_once import SCAN_TOKENS, at_once
 from prune.models.batches import plan_batches
 from prune.models.loading import load_tokenizer, text_config
 from prune.text.windows import draw_samples
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 Label = tuple[str, str]
 _FEW = 32  # a scan on fewer samples says little
-# Tokens of one `auto` batch, padding included. A processor is busy with few tokens, and short batches pad less.
-_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class Samples:
 
 
 def batch_budget(device: str) -> int:
-    """Tokens of one `auto` batch on a device such as "cuda:1"."""
-    return _BATCH_TOKENS.get(device.partition(":")[0], _BATCH_TOKENS["cpu"])
+    """Tokens of one `auto` batch, padding included, on a device such as "cuda:1"."""
+    return at_once(SCAN_TOKENS, device)
 
 
 def own_batches(windows: Sequence[Sequence[int]], batch_size: int | str, budget: int) -> list[tuple[int, list[int]]]:

@@ -59,10 +59,11 @@ def scan(
         RegrowthError: a state is NaN or infinite (the message names layer and sample).
     """
     from prune.checkpoint.source import locate
+    from prune.models.layer_files import fits
     from prune.models.loading import pick_device
     from prune.models.precision import pick_dtype
     from prune.scanning.samples import prepare_samples
-    from prune.scanning.streaming import fits, measure_streamed
+    from prune.scanning.streaming import measure_streamed
 
     settings, texts = settings or ScanSettings(), [text] if isinstance(text, str) else list(text)
     for local in texts:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from prune.common.errors import UsageError
-from prune.common.options import Option
-from prune.common.sizes import parse_size
+from prune.common.options import MAX_MEMORY, Option
 from prune.models.precision import HELP as DTYPES
 from prune.text.documents import SHORTEST
 
@@ -45,15 +44,7 @@ class ScanSettings:
     ] = "auto"
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.")] = "auto"
     dtype: Annotated[str, Option(DTYPES)] = "auto"
-    max_memory: Annotated[
-        int | None,
-        Option(
-            "A model larger than this (4GiB, 800MB) is run layer by layer from its files.",
-            typed=str | None,
-            parse=parse_size,
-            shown="what the machine has",
-        ),
-    ] = None
+    max_memory: Annotated[int | None, MAX_MEMORY] = None
     load_in_4bit: Annotated[bool, Option("Load the weights in NF4.", flag="--load-in-4bit")] = False
     load_in_8bit: Annotated[bool, Option("Load the weights in int8.", flag="--load-in-8bit")] = False
     device_map: Annotated[

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import gzip
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,15 @@ _Found = tuple[str, int, Any]  # a text, its row (0-based), and the place in the
 
 @dataclass(frozen=True)
 class Document:
-    """One document and where it stands: `file:row` (0-based). The `text` of a `chat` is its messages as JSON."""
+    """One document and where it stands: `file:row` (0-based). The `text` of a `chat` is its messages as JSON.
+
+    `also`: the other fields of its row that were asked for, as far as it has text in them.
+    """
 
     text: str
     place: str
     chat: bool = False
+    also: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
@@ -39,7 +43,13 @@ class Document:
         return f"{name} row {int(row) + 1}"
 
 
-class _Chat(str):
+class _Row(str):
+    """The text of a row that has other fields too; these are its `also`."""
+
+    also: Mapping[str, str] = {}
+
+
+class _Chat(_Row):
     """The messages of a chat as JSON."""
 
 
@@ -51,6 +61,7 @@ class Documents(Iterator[Document]):
         field: the field of .jsonl and .parquet rows, and of hub rows, that holds the text. A row without it that has
             `messages` is a chat; `field="messages"` takes them where a row has both.
         chats: whether chats are read; if not, they are an error.
+        also: names of other fields that are read where a row has text in them, such as where it comes from.
         state: what `state()` of another reader of the same source gave: goes on after the document it gave last.
             A file is entered where that stands (a .gz file is unpacked up to there, unread); of a parquet file the row
             group is read again; for the hub, `datasets` decides (the shard that was open, in general).
@@ -60,9 +71,15 @@ class Documents(Iterator[Document]):
     """
 
     def __init__(
-        self, source: str, field: str = "text", *, chats: bool = False, state: dict[str, Any] | None = None
+        self,
+        source: str,
+        field: str = "text",
+        *,
+        chats: bool = False,
+        also: Iterable[str] = (),
+        state: dict[str, Any] | None = None,
     ) -> None:
-        self.source, self.field, self._takes_chats = source, field, chats
+        self.source, self.field, self._takes_chats, self._also = source, field, chats, tuple(also)
         self._state: dict[str, Any] = {"count": 0, "file": 0, "row": 0, "at": None} | (state or {})
         self._hub: Any = None
         self._rows = self._hub_rows() if source.startswith("hub:") else self._local_rows()
@@ -106,9 +123,9 @@ class Documents(Iterator[Document]):
         files = source_files(self.source)
         for index in range(self._state["file"], len(files)):
             path = files[index]
-            for text, row, after in _file_rows(path, self.field, self._state["row"], self._state["at"]):
+            for text, row, after in _file_rows(path, self.field, self._also, self._state["row"], self._state["at"]):
                 self._state |= {"row": row + 1, "at": after}
-                yield Document(text, f"{path.name}:{row}", isinstance(text, _Chat))
+                yield _document(text, f"{path.name}:{row}")
             self._state |= {"file": index + 1, "row": 0, "at": None}
 
     def _hub_rows(self) -> Iterator[Document]:
@@ -125,16 +142,17 @@ class Documents(Iterator[Document]):
             self._hub = rows
             for row, value in enumerate(rows, self._state["row"]):
                 self._state["row"] = row + 1
-                text = _field_of(value, self.field, Path(repo), row)
-                yield Document(text, f"{repo}:{row}", isinstance(text, _Chat))
+                yield _document(_field_of(value, self.field, self._also, Path(repo), row), f"{repo}:{row}")
         except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise, network included
             reason = first_line(error)
             raise TextError(f"{self.source} cannot be read ({reason}); use local text with --text FILE") from None
 
 
-def read_documents(source: str, *, field: str = "text", chats: bool = False) -> Iterator[Document]:
+def read_documents(
+    source: str, *, field: str = "text", chats: bool = False, also: Iterable[str] = ()
+) -> Iterator[Document]:
     """The documents of SOURCE from its start; see `Documents`."""
-    return Documents(source, field, chats=chats)
+    return Documents(source, field, chats=chats, also=also)
 
 
 def source_files(source: str) -> list[Path]:
@@ -152,11 +170,15 @@ def source_files(source: str) -> list[Path]:
     raise TextError(f"{source} does not exist; --text and its like take a file, a folder or hub:repo[:config[:split]]")
 
 
-def _file_rows(path: Path, field: str, row: int, at: Any) -> Iterator[_Found]:
+def _document(text: str, place: str) -> Document:
+    return Document(str(text), place, isinstance(text, _Chat), text.also if isinstance(text, _Row) else {})
+
+
+def _file_rows(path: Path, field: str, also: tuple[str, ...], row: int, at: Any) -> Iterator[_Found]:
     """The texts of a file from the place `at` on (None for its start), which is where row `row` stands."""
     try:
         if path.suffix == ".parquet":
-            yield from _parquet_rows(path, field, at or [0, 0])
+            yield from _parquet_rows(path, field, also, at or [0, 0])
             return
         opener: Any = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as file:
@@ -169,7 +191,7 @@ def _file_rows(path: Path, field: str, row: int, at: Any) -> Iterator[_Found]:
             file.seek(at or 0)
             for line, after in _lines(file, at or 0):
                 if line.strip():
-                    yield _field_of(json.loads(line), field, path, row), row, after
+                    yield _field_of(json.loads(line), field, also, path, row), row, after
                 row += 1
     except UnicodeDecodeError:
         raise TextError(f"{path} is not UTF-8 text") from None
@@ -186,14 +208,19 @@ def _lines(file: Iterable[bytes], at: int) -> Iterator[tuple[str, int]]:
         yield line.decode("utf-8"), at
 
 
-def _field_of(value: Any, field: str, path: Path, row: int) -> str:
+def _field_of(value: Any, field: str, also: tuple[str, ...], path: Path, row: int) -> _Row:
     text = value.get(field) if isinstance(value, dict) else None
     messages = value.get(MESSAGES) if text is None and isinstance(value, dict) else text
     if isinstance(messages, list) and (text is None or field == MESSAGES):
-        return _chat(messages, f"{path} line {row + 1}")
+        return _with(_chat(messages, f"{path} line {row + 1}"), value, also)
     if not isinstance(text, str):
         fields = ", ".join(sorted(value)) if isinstance(value, dict) else type(value).__name__
         raise TextError(f"{path} line {row + 1} has no text field {field!r} (it has: {fields}); name one with --field")
+    return _with(_Row(text), value, also)
+
+
+def _with(text: _Row, value: Any, also: tuple[str, ...]) -> _Row:
+    text.also = {name: value[name] for name in also if isinstance(value.get(name), str)}
     return text
 
 
@@ -252,7 +279,7 @@ def _paragraph_documents(lines: Iterable[tuple[str, int]], split: bool) -> Itera
         yield document, [at, split]
 
 
-def _parquet_rows(path: Path, field: str, at: list[int]) -> Iterator[_Found]:
+def _parquet_rows(path: Path, field: str, also: tuple[str, ...], at: list[int]) -> Iterator[_Found]:
     """`at` is a row group, and a row in it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -268,10 +295,11 @@ def _parquet_rows(path: Path, field: str, at: list[int]) -> Iterator[_Found]:
         first = sum(table.metadata.row_group(group).num_rows for group in range(at[0]))
         for group in range(at[0], table.num_row_groups):
             row = 0
-            for batch in table.iter_batches(row_groups=[group], columns=[column]):
-                for value in batch.column(0).to_pylist():
-                    if isinstance(value, kinds) and (group > at[0] or row >= at[1]):
-                        yield _field_of({column: value}, column, path, first + row), first + row, [group, row + 1]
+            columns = [column, *(name for name in also if name in names and name != column)]
+            for batch in table.iter_batches(row_groups=[group], columns=columns):
+                for values in batch.to_pylist():
+                    if isinstance(values[column], kinds) and (group > at[0] or row >= at[1]):
+                        yield _field_of(values, column, also, path, first + row), first + row, [group, row + 1]
                     row += 1
             first += row
     except pa.ArrowInvalid as error:

@@ -248,14 +248,18 @@ def test_a_family_that_is_in_no_table_is_refused():
         load_recipe("paper").resolve({"model": "m", "family": "gpt"})
 
 
-def test_flags_are_given_or_negated():
+def test_flags_are_given_or_negated_and_on_and_off_are_words():
+    """YAML reads `off` as false."""
+    merge = {"name": "merge", "command": "heal merge", "arguments": ["m"]}
     heal = {"name": "heal", "command": "heal qlora", "arguments": ["m"]}
-    stages = [
-        Stage(**heal, options={"out": "a", "checkpointing": value, "overwrite": value, "alpha": None})
+    merges = [
+        Stage(**merge, options={"out": "a", "compare-logits": value, "overwrite": value, "held-out": None}).words()
         for value in (True, False)
     ]
-    assert stages[0].words() == ["qlora", "m", "--out", "a", "--checkpointing", "--overwrite"]
-    assert stages[1].words() == ["qlora", "m", "--out", "a", "--no-checkpointing"]
+    assert merges[0] == ["merge", "m", "--out", "a", "--compare-logits", "--overwrite"]
+    assert merges[1] == ["merge", "m", "--out", "a", "--no-compare-logits"]
+    words = [Stage(**heal, options={"out": "a", "checkpointing": way}).words()[-1] for way in (True, False, "auto")]
+    assert words == ["on", "off", "auto"]
 
 
 def test_identity_follows_content(tmp_path):

@@ -30,6 +30,6 @@ def stand_in(monkeypatch):
     """Have labels come from the stand-in, as if the extra were installed."""
     from prune.instruments.concepts import tagging
 
-    monkeypatch.setattr(tagging, "missing_packages", list)
+    monkeypatch.setattr(tagging, "missing_packages", lambda kinds=(): [])
     monkeypatch.setattr(tagging, "Tagger", StandInTagger)
     monkeypatch.setattr(tagging, "read_synonyms", lambda: {"big": ["large", "great"], "large": ["big"]})

@@ -16,6 +16,7 @@ from eval.questions.listing import Domains
 from eval.questions.preparation import Manifest
 from eval.questions.schema import QuestionLine
 from heal.budget.document import Budget
+from heal.ranking.document import Ranking
 from heal.result import HealRecord
 from prune.choosing.costs import Costs
 from prune.choosing.heads import Heads
@@ -65,6 +66,13 @@ SECTIONS = (
 adapter as peft writes it, `optimizer.pt` (under FSDP `optimizer.bin`), `scheduler.pt`, `generators-RANK.pt`,
 `curve.json`, `rows-RANK.json.gz` (the place in the text, the shuffled documents, the row being packed),
 `best.safetensors` with `--patience`, and `sums.json` with the SHA-256 of every other file.""",
+    ),
+    (
+        "rank.json",
+        Ranking,
+        """Beside it, with --select-out: one document a line, the best first, with `text`, `source`, `topic`, `kind` and
+`score` by the method that selected. A run that is not done leaves `.NAME.unfinished` (sketches of queries, scores of
+documents) and `.NAME.warm-up/` (the adapter, and the text it is trained on) beside its `--out`.""",
     ),
     ("`heal budget --json`", Budget, ""),
     (

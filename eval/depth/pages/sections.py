@@ -39,8 +39,16 @@ def top(document: DepthRecord) -> PageTop:
     """The top of the page: how much was measured, and the answers to the questions asked of it, in words."""
     blocks = len(document.variants) - 1
     headline = f"{blocks} blocks of layers, each taken out by itself, on the same questions."
-    told = tuple(f"{name}: {in_words(found)}" for found, name in _contrasts(document))
+    clearest = sorted(_contrasts(document), key=lambda named: -_clearness(named[0].relative.value))
+    told = tuple(f"{name}: {in_words(found)}" for found, name in clearest)
     return PageTop("open", headline, told[:4], warnings=document.warnings)
+
+
+def _clearness(value: Interval | None) -> float:
+    """How many half-widths of its interval a contrast is from 0."""
+    if value is None or value.high <= value.low:
+        return 0.0
+    return abs(value.estimate) / ((value.high - value.low) / 2)
 
 
 def sections(document: DepthRecord) -> tuple[Section, ...]:

@@ -109,7 +109,7 @@ def fast_slow_similarity(
         RegrowthError: a state is not finite.
     """
     if token not in get_args(Token):
-        raise UsageError(f"--token {token} is unknown; use {' or '.join(get_args(Token))}")
+        raise UsageError(f"token {token!r} is unknown; use {' or '.join(get_args(Token))}")
     fast, slow = (
         _states(model, [getattr(pair, mode) for pair in prompts], questions, token, batch_size, progress)
         for mode in ("fast", "slow")
@@ -221,7 +221,9 @@ def _states(
     decoder = decoder_of(model)
     picked = [prompt.question if token == "question" else (len(prompt.tokens) - 1,) for prompt in prompts]
     if unknown := [item.id for item, places in zip(questions, picked, strict=True) if not places]:
-        raise UsageError(f"--token question: the tokenizer does not tell which tokens are question {unknown[0]}'s")
+        raise UsageError(
+            f"the tokenizer does not tell which tokens are question {unknown[0]}'s; compare the last token"
+        )
     states: np.ndarray | None = None
     lengths = [len(prompt.tokens) for prompt in prompts]
     with torch.no_grad(), watching(model) as watch:

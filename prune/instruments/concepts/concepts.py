@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,13 +65,15 @@ def concepts(
     other = None if against is None else Concepts.read(against)
     kinds, missing = settle_kinds(settings)
     if missing and show_progress:
-        screen().print(_absent(missing))
+        screen().print(_absent(missing, kinds))
     source = locate(model, revision=revision)
     _check_context(source, settings, trust_remote_code)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     with progress("Reading words", None, shown=show_progress):
         samples = draw_word_samples(sources, tokenizer, settings)
         labelled = _label(samples, kinds)
+    if show_progress and (line := _shorter(samples, settings.tokens)):
+        screen().print(line)
     words = digest([[sample.windows, [(o.window, o.first, o.past) for o in sample.occurrences]] for sample in samples])
     written = json.loads(json.dumps(asdict(settings)))
     if other is not None and against is not None:
@@ -132,19 +134,30 @@ def settle_kinds(settings: ConceptsSettings) -> tuple[tuple[Kind, ...], list[str
     from prune.instruments.concepts.tagging import EXTRA, missing_packages
 
     asked = settings.labels or KINDS
-    needing = [kind for kind in asked if kind in OF_EXTRA]
-    missing = missing_packages() if needing else []
+    absent = [kind for kind in asked if missing_packages([kind])]
+    missing = missing_packages(absent)
     if missing and settings.labels is not None:
         raise RegrowthError(
-            f"--labels {','.join(needing)}: {' and '.join(missing)} not installed; {EXTRA} brings all that they need"
+            f"--labels {','.join(absent)}: {' and '.join(missing)} not installed; {EXTRA} brings all that they need"
         )
-    return tuple(kind for kind in asked if not missing or kind not in OF_EXTRA), missing
+    return tuple(kind for kind in asked if kind not in absent), missing
 
 
-def _absent(missing: Sequence[str]) -> str:
+def _absent(missing: Sequence[str], kinds: Collection[Kind]) -> str:
     from prune.instruments.concepts.tagging import EXTRA
 
-    return f"Without {', '.join(missing)} there are no {' and '.join(OF_EXTRA)} labels; {EXTRA} brings them."
+    absent = [kind for kind in OF_EXTRA if kind not in kinds]
+    return f"Without {', '.join(missing)} there are no {' and '.join(absent)} labels; {EXTRA} brings them."
+
+
+def _shorter(samples: Sequence[Sample], asked: int) -> str | None:
+    """That the text ran out before the samples had the tokens asked for; None where it did not."""
+    fewest = min(sum(map(len, sample.windows)) for sample in samples)
+    if fewest >= asked * 0.95:  # windows are not cut to meet the number
+        return None
+    return (
+        f"The text gives {fewest:,} of the {asked:,} tokens a sample; add text, or ask for fewer --tokens or --reseeds."
+    )
 
 
 def choose_layers(settings: ConceptsSettings, layers: int, shared: Sequence[int] | None) -> list[int]:
@@ -186,7 +199,7 @@ def _label(samples: Sequence[Sample], kinds: Sequence[Kind]) -> list[Labelled]:
 
     tagger = synonyms = None
     if any(kind in OF_EXTRA for kind in kinds):
-        tagger, synonyms = Tagger(), read_synonyms()
+        tagger, synonyms = Tagger(), read_synonyms() if "semantic" in kinds else {}
     labelled = []
     for sample in samples:
         words = word_units(sample)

@@ -86,7 +86,7 @@ def label_sets(
     Args:
         words: as `word_units` gives them.
         tags: of each occurrence; needed for the kinds syntactic and semantic.
-        synonyms: a word -> its synonyms; needed for semantic.
+        synonyms: a word -> its synonyms; needed for semantic, and else {}.
     """
     spelt = [occurrence.word for occurrence in sample.occurrences]
     sets: list[tuple[str, Kind, Carried, Ids]] = [

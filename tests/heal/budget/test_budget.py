@@ -7,17 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-import heal.models.losses
 from bench.gpu_steps.shapes import llama_shape
 from heal import BudgetQuery, Settings, plan_budget
+from heal.budget.cards import GPUS
 from heal.budget.cost import (
-    FLOATS_ON_CPU,
     GIB,
-    GPUS,
-    LOGITS_AT_ONCE,
     Job,
     flops_per_token,
     kept_layers,
@@ -40,7 +38,7 @@ from tests.support.models import FAMILIES, tiny
 from tests.support.versions import needs_newer_transformers
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAMILIES, "qwen3"])
 def saved(request, tmp_path_factory):
     """A random model of a family, in a folder."""
     folder = tmp_path_factory.mktemp("budget") / request.param
@@ -133,9 +131,16 @@ def test_what_autograd_keeps_of_a_layer(saved, bits, role, dropout, length):
     assert difference[1] - difference[0] == pytest.approx(sum(kept.values()), rel=0.05)
 
 
-def test_chunks_of_logits_are_those_that_training_takes():
-    assert heal.models.losses.LOGITS_AT_ONCE == LOGITS_AT_ONCE
-    assert heal.models.losses.FLOATS_AT_ONCE["cpu"] == FLOATS_ON_CPU
+@pytest.mark.parametrize(("family", "head_width"), [("qwen3", 16), ("gemma3_text", 16), ("olmo2", 0)])
+def test_norms_of_queries_and_keys_are_counted_once_a_head(family, head_width, tmp_path):
+    """OLMo 2 normalises all heads at once."""
+    tiny(family).save_pretrained(tmp_path)
+    layer = read_shape(tmp_path).layers[0]
+    names = load_file(tmp_path / "model.safetensors")
+    widths = {name.split("layers.0.")[1]: len(t) for name, t in names.items() if "layers.0." in name and "norm" in name}
+    times = {"self_attn.q_norm.weight": 4, "self_attn.k_norm.weight": 2} if head_width else {}
+    assert {widths[name] for name in times} <= {head_width}
+    assert layer.norms == sum((4 * width + 4) * times.get(name, 1) for name, width in widths.items())
 
 
 class Counter(TorchDispatchMode):
@@ -184,7 +189,8 @@ def test_published_sizes():
     room = {gpu.name: usable(gpu.memory) for gpu in GPUS}
     assert pruned.total < room["A100-40GB"] < full.total < room["A100-80GB"]
     seven = large(32, 4096, 11008, heads=32, key_value=32)
-    rate = GPUS[1].peak * GPUS[1].share / flops_per_token(seven, job.but(kept=tuple(range(32))))
+    a100 = next(gpu for gpu in GPUS if gpu.name == "A100-80GB")
+    rate = a100.peak * a100.share / flops_per_token(seven, job.but(kept=tuple(range(32))))
     assert rate == pytest.approx(2341, rel=0.2)  # Qwen-7B, Q-LoRA on one A100-80GB, as its README tells
 
 
@@ -210,7 +216,7 @@ def test_the_largest_batch_fits_and_one_more_does_not(tiny_llama):
     mine, *rest = found.gpus
     shape, job = read_shape(tiny_llama), found.settings
     assert (mine.gpu.name, mine.gpu.memory) == ("yours", 2 * GIB)
-    assert [one.gpu.name for one in rest] == ["A100-40GB", "A100-80GB", "H100-80GB"]
+    assert [one.gpu.name for one in rest] == [gpu.name for gpu in GPUS]
     for rows, fits in ((mine.rows, True), (mine.rows + 1, False)):
         held = memory_of(shape, job.but(batch_size=rows)).total
         assert (held <= usable(2 * GIB)) is fits
@@ -258,7 +264,7 @@ def test_of_a_hub_model_the_headers_are_enough(tmp_path):
 def test_the_command(sample_model):
     command = ["heal", "budget", sample_model, "--n", "8"]
     document = json.loads(succeed(*command, "--gpu-memory", "4GiB", "--tokens", "2M", "--json").stdout)
-    assert document["format"] == "regrowth.budget/2"
+    assert document["format"] == "regrowth.budget/3"
     assert document["layers"] == 30
     assert len(document["kept"]) == 22
     assert document["tokens"] == 2_000_000
@@ -266,8 +272,13 @@ def test_the_command(sample_model):
     parts = ("weights", "quantisation", "adapter", "optimiser", "activations")
     assert memory["step"] == sum(memory[name] for name in parts) + max(memory["layer"], memory["logits"])
     assert document["memory_without_checkpointing"]["step"] > memory["step"]
-    assert [card["gpu"]["name"] for card in document["gpus"]] == ["yours", "A100-40GB", "A100-80GB", "H100-80GB"]
-    shown = succeed(*command, "--bits", "16", "--no-checkpointing").stdout
+    assert [card["gpu"]["name"] for card in document["gpus"]] == ["yours", *(gpu.name for gpu in GPUS)]
+    chain = ["scan", "cut", "patch", "heal", "merge", "run", "compare", "sweep"]
+    assert [station["name"] for station in document["stations"]] == chain
+    assert all([way["name"] for way in card["stations"]] == chain for card in document["gpus"])
+    shown = succeed(*command, "--bits", "16", "--checkpointing", "off", "--card", "a10").stdout
+    assert "The whole chain on A10" in shown
+    assert "evaluate compare" in shown
     assert "expected, not measured" in shown
     assert "A100-40GB" in shown
 
@@ -288,6 +299,9 @@ def test_the_command(sample_model):
         (["--gpu-memory", "lots"], 2, "--gpu-memory lots"),
         (["--tokens", "many"], 2, "many"),
         (["--batch-size", "0"], 2, "--batch-size 0"),
+        (["--checkpointing", "yes"], 2, "--checkpointing yes: use on, off, auto"),
+        (["--card", "GTX"], 2, "--card GTX is unknown; use A10, L4, RTX-4090"),
+        (["--card", "a100"], 2, "--card a100: use A100-40GB or A100-80GB"),
     ],
 )
 def test_wrong_options_are_one_line(tiny_llama, options, code, words):

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from heal.models.adapters import add_adapter
+from heal.models.adapters import adapter_dtype, add_adapter, compute_in, load_adapter, save_adapter
 from heal.models.lm_head import attach_loss
 from heal.models.losses import chunked_cross_entropy
 from heal.models.targets import find_targets
 from prune.common.errors import RegrowthError, UsageError
+from tests.support.checkpoints import weights
 from tests.support.models import FAMILIES, tiny
 
 GATED = {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
@@ -48,6 +49,53 @@ def test_the_adapter_sits_where_planned_and_changes_nothing_at_first(family):
     trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
     assert len(trained) == 2 * len(targets.modules)
     assert all(parameter.dtype == torch.float32 for parameter in adapted.parameters() if parameter.requires_grad)
+
+
+def gradients_of(model, compute):
+    """Loss and gradients of an adapter that computes in a dtype, of the same random weights every time."""
+    adapted = add_adapter(model, find_targets(model, "all"), rank=4, alpha=8, dropout=0.1, base="x")
+    torch.manual_seed(3)
+    for weight in adapted.parameters():
+        if weight.requires_grad:
+            weight.data.normal_(std=0.05)
+    compute_in(adapted, compute)
+    torch.manual_seed(4)  # of dropout
+    adapted.train()
+    ids = torch.arange(3, 35).reshape(2, 16)
+    loss = adapted(input_ids=ids, labels=ids).loss
+    loss.backward()
+    trained = {name: weight.grad for name, weight in adapted.named_parameters() if weight.requires_grad}
+    return adapted, loss.item(), trained
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_an_adapter_in_bfloat16_has_the_gradients_of_one_in_float32_and_its_weights(family, dtype, tmp_path):
+    (plain, loss, wanted), (narrow, near, found) = (
+        gradients_of(tiny(family).to(dtype), compute) for compute in (torch.float32, torch.bfloat16)
+    )
+    assert near == pytest.approx(loss, rel=1e-2)
+    assert list(found) == list(wanted)
+    for name, gradient in found.items():
+        assert gradient.dtype == torch.float32
+        assert torch.cosine_similarity(gradient.flatten(), wanted[name].flatten(), dim=0) > 0.98
+    assert not all(torch.equal(gradient, wanted[name]) for name, gradient in found.items())
+    save_adapter(narrow, tmp_path)
+    saved = weights(tmp_path)
+    assert saved
+    assert all(weight.dtype == torch.float32 for weight in saved.values())
+    load_adapter(plain, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), narrow.parameters(), strict=True))
+
+
+def test_what_an_adapter_computes_in(monkeypatch):
+    assert adapter_dtype("auto", device="cpu", compute=torch.bfloat16) == torch.float32
+    assert adapter_dtype("bfloat16", device="cpu", compute=torch.float32) == torch.bfloat16
+    for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("heal.models.adapters.multiplies_bfloat16", lambda device, native=native: native)
+        assert adapter_dtype("auto", device="cuda", compute=torch.bfloat16) == dtype
+        assert adapter_dtype("auto", device="cuda", compute=torch.float32) == torch.float32
+        assert adapter_dtype("float32", device="cuda", compute=torch.bfloat16) == torch.float32
 
 
 def test_bad_targets_ranks_and_dropouts_are_refused():

@@ -42,8 +42,8 @@ def _dense(student, teacher, labels, heads, temperature, plain):
 def test_pieces_sum_to_the_whole(seed, temperature, plain, at_once):
     student, teacher, labels, heads = _case(seed, rows=8, length=20)
     patched = pytest.MonkeyPatch()
-    patched.setattr(chunks, "LOGITS_AT_ONCE", at_once)
-    patched.setattr(chunks, "FLOATS_AT_ONCE", {"cpu": at_once // 3})
+    patched.setattr(chunks, "LOGITS", {"cpu": at_once})
+    patched.setattr(chunks, "FLOATS", {"cpu": at_once // 3})
     try:
         leaf, goal = student.clone().requires_grad_(), teacher.clone().requires_grad_()
         how = {"vocabulary": VOCABULARY, "temperature": temperature, "plain": plain}
@@ -63,7 +63,7 @@ def test_pieces_sum_to_the_whole(seed, temperature, plain, at_once):
 def test_no_chunk_makes_more_logits_than_it_may(monkeypatch):
     student, teacher, labels, heads = _case(4, rows=8, length=65)
     labels = labels.clamp_min(0)
-    monkeypatch.setattr(chunks, "LOGITS_AT_ONCE", 100 * VOCABULARY)
+    monkeypatch.setattr(chunks, "LOGITS", {"cpu": 100 * VOCABULARY})
     seen = []
 
     def project(states):

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from heal import PatchSettings, TextSource, held_out_loss, patch
+from heal.patching.evidence import Few, Parts
 from heal.patching.least_squares import Sums, aim, massive, solve, solve_map
 from heal.patching.places import find_place
 from heal.patching.side_by_side import SideBySide
-from heal.patching.solve import Parts
 from heal.settings import PatchRun
 from heal.text.packing import pack
 from prune import cut, plan_cut
@@ -104,12 +104,12 @@ def test_what_a_massive_token_counts():
 def test_the_share_of_massive_tokens_is_set_after_the_text_was_read():
     features, errors, seldom = torch.randn(30, 4).double(), torch.randn(30, 2).double(), torch.arange(30) < 3
     ones = torch.ones(30, dtype=torch.float64)
-    parts = Parts(sums_of(features, errors, ones * ~seldom), sums_of(features, errors, ones * seldom))
+    parts = Parts(sums_of(features, errors, ones * ~seldom), Few([(features[:3], errors[:3], ones[:3])]))
     for share, count in ((None, 1.0), (0.5, 0.5 * 27 / 3)):
         whole, plain = parts.whole(share), sums_of(features, errors, torch.where(seldom, count, 1.0).double())
         assert torch.allclose(solve(whole, ridge=0.1), solve(plain, ridge=0.1), atol=1e-9)
         assert whole.energy == pytest.approx(plain.energy)
-    none = Parts(parts.ordinary, sums_of(features, errors, 0 * ones))
+    none = Parts(parts.ordinary, Few())
     assert torch.equal(none.whole(0.5).gram, parts.ordinary.gram)
 
 

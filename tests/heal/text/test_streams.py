@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from heal.text.ahead import Ahead
 from heal.text.packing import Packer, pack
 from heal.text.sources import HeldOut, TextSource, check_enough, hold_out, row_stream
 from prune.checkpoint.source import Source
@@ -170,6 +171,60 @@ def test_what_is_too_short_for_one_of_several_processes(tokenizer, tmp_path, mon
     monkeypatch.setattr("heal.text.sources.gather", lambda count: [count - 1, count])  # the other has one row fewer
     with pytest.raises(TextError, match=f"ends after {(2 * have - 2) * 32} of the {2 * have * 32} tokens asked for"):
         check_enough(text, tokenizer, held_out, rows=2 * have, **how)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 4])
+def test_rows_read_ahead_go_on_behind_the_last_one_taken(tokenizer, tmp_path, taken):
+    path = write("jsonl", tmp_path, sentences(120))
+    text, held_out, how = TextSource(str(path)), HeldOut((), frozenset()), {"length": 32, "seed": 3}
+    whole = tokens(row_stream(text, tokenizer, held_out, **how))
+    plain = row_stream(text, tokenizer, held_out, **how)
+    with Ahead(row_stream(text, tokenizer, held_out, **how), 10) as ahead:
+        first = [row for _ in range(taken) for row in tokens(ahead.take(3))]
+        if ahead._thread is not None:
+            ahead._thread.join()  # the rows of the next step are read by now
+        assert first == tokens(plain.take(3 * taken)) == whole[: 3 * taken]
+        assert ahead.state() == plain.state()
+        state = json.loads(json.dumps(ahead.state()))
+    assert first + tokens(row_stream(text, tokenizer, held_out, **how, state=state)) == whole
+
+
+def test_what_is_told_of_rows_ahead_is_of_those_taken(tokenizer, tmp_path):
+    path = write("jsonl", tmp_path, sentences(8))
+    text, held_out, how = TextSource(str(path)), HeldOut((), frozenset()), {"length": 32, "seed": 3}
+    count = len(tokens(row_stream(text, tokenizer, held_out, **how))) - 1
+    with Ahead(row_stream(text, tokenizer, held_out, **how), 10) as ahead:
+        assert len(ahead.take(count)) == count
+        ahead._thread.join()
+        assert ahead.ended == ()
+        with pytest.raises(ValueError, match=f"1 rows are asked for, and {count} were read ahead"):
+            ahead.take(1)
+        assert len(ahead.take(count)) == 1
+        assert ahead.ended == (str(path),)
+        assert ahead.take(count) == []
+
+
+def test_what_is_wrong_with_rows_ahead_is_raised_when_they_are_taken(tokenizer, tmp_path, monkeypatch):
+    path = write("jsonl", tmp_path, sentences(120))
+    rows = row_stream(TextSource(str(path)), tokenizer, HeldOut((), frozenset()), length=32, seed=3)
+    with Ahead(rows, 10) as ahead:
+        ahead.take(2)
+        ahead._thread.join()
+        monkeypatch.setattr(rows, "take", lambda count: [][count])
+        assert len(ahead.take(2)) == 2
+        with pytest.raises(IndexError):
+            ahead.take(2)
+
+
+def test_nothing_is_read_ahead_of_the_last_step(tokenizer, tmp_path):
+    path = write("jsonl", tmp_path, sentences(120))
+    text, held_out, how = TextSource(str(path)), HeldOut((), frozenset()), {"length": 32, "seed": 3}
+    rows = row_stream(text, tokenizer, held_out, **how)
+    with Ahead(rows, 2) as ahead:
+        ahead.take(3)
+        ahead.take(3)
+        assert ahead._thread is None
+        assert rows.state() == ahead.state()
 
 
 def test_a_stream_is_shuffled_without_being_read_to_its_end(tokenizer, tmp_path, monkeypatch):

@@ -120,5 +120,7 @@ def test_sixty_thousand_tokens_are_many_small_steps_told_in_one_line():
     assert schedule_line(schedule, ("warmup",)) == f"{line} (--warmup follows from --tokens)"
     named = schedule_line(schedule, ("length", "batch_size", "warmup"))
     assert named == f"{line} (--length, --batch-size and --warmup follow from --tokens)"
+    chosen = schedule_line(schedule, (), free_memory=21 << 30, checkpointing=False)
+    assert chosen == f"{line}; 1 row a pass, without checkpointing, in 21.0 GiB"
     together = plan_steps(2048, Step(64, 2, 1, 1e-3), processes=2)
     assert schedule_line(together, ()).startswith("8 steps of 4 rows of 64 tokens, 2 processes together; rate")

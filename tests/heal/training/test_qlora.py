@@ -64,6 +64,16 @@ def test_it_learns_and_loads_in_stock_peft(healed):
     assert model(input_ids=torch.arange(5, 20)[None]).logits.isfinite().all()
 
 
+def test_adapters_in_bfloat16_are_healed_and_saved_in_float32(healed, shallow_llama, text, tmp_path):
+    narrow = heal_tiny(shallow_llama, text, tmp_path / "narrow", tokens=TOKENS, adapter_compute="bfloat16")
+    assert healed.to_json()["settings"]["adapter_compute"] == "float32"  # what `auto` is on a CPU
+    assert narrow.to_json()["settings"]["adapter_compute"] == "bfloat16"
+    assert {weight.dtype for weight in weights(narrow.out).values()} == {torch.float32}
+    assert not same_weights(healed.out, narrow.out)
+    assert narrow.before == healed.before
+    assert narrow.after == pytest.approx(healed.after, abs=0.1 * (healed.before - healed.after))
+
+
 def test_same_seed_same_adapter(healed, shallow_llama, text, tmp_path):
     again = heal_tiny(shallow_llama, text, tmp_path / "again", tokens=TOKENS)
     other = heal_tiny(shallow_llama, text, tmp_path / "other", tokens=256, seed=1)
@@ -97,13 +107,12 @@ def test_a_step_is_one_mean_over_its_tokens_however_it_is_cut(shallow_llama, tex
     import heal.training.loop
 
     def uneven(rows):
-        batch = collate(rows)
-        for tokens, labels in zip(batch["input_ids"], batch["labels"], strict=True):
-            labels[: int(tokens.sum()) % 60] = -100
-        return batch
+        firsts = [int(row.tokens.sum()) % 60 for row in rows]
+        bare = [np.where(np.arange(len(row.labels)) < n, -100, row.labels) for row, n in zip(rows, firsts, strict=True)]
+        return collate([replace(row, labels=labels) for row, labels in zip(rows, bare, strict=True)])
 
-    collate = heal.training.loop.collate
-    monkeypatch.setattr(heal.training.loop, "collate", uneven)
+    collate = heal.training.loop.collate_for_loss
+    monkeypatch.setattr(heal.training.loop, "collate_for_loss", uneven)
     how = {"bits": 16, "dtype": "float32", "dropout": 0.0, "tokens": 512}
     whole = heal_tiny(shallow_llama, text, tmp_path / "whole", batch_size=4, accumulate=1, **how)
     parts = heal_tiny(shallow_llama, text, tmp_path / "parts", batch_size=1, accumulate=4, **how)

@@ -1,6 +1,7 @@
 """The comparison with the unquantised cut that ends a healing run."""
 
 import json
+from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
@@ -8,11 +9,13 @@ import pytest
 from heal import Settings
 from heal.models.held_out import held_out_loss
 from heal.result import HeldOutLoss, Unquantised
+from heal.text.sources import hold_out
 from heal.training.plan import plan_healing
 from heal.training.unquantised import compare_with_cut, compared_line
 from prune.common.errors import RegrowthError
+from prune.models.loading import load_tokenizer
 from tests.support.commands import succeed
-from tests.support.healing import heal_small, merge_quietly, quiet
+from tests.support.healing import SMALL, heal_small, merge_quietly, quiet
 
 
 def healed(model, text, out, **settings):
@@ -55,7 +58,7 @@ def test_a_comparison_that_fails_leaves_the_adapter(shallow_llama, small_text, t
     [
         ("heal.training.unquantised._losses", Mock(side_effect=MemoryError()), "MemoryError"),
         ("heal.training.unquantised._losses", lambda *_: (float("nan"), 1.0), "a loss is not finite"),
-        ("prune.common.memory.available", lambda *_: 1000, "the unquantised cut does not fit in memory"),
+        ("heal.training.unquantised._losses", lambda *_: None, "the unquantised cut does not fit in memory"),
         ("heal.training.unquantised.sharded", lambda: True, "the base stood in shards"),
     ],
 )
@@ -66,6 +69,32 @@ def test_what_keeps_the_comparison_from_running_is_said(
     plan = plan_healing("qlora", shallow_llama, small_text, tmp_path / "adapter", settings, quiet(512))
     monkeypatch.setattr(name, stand_in)
     assert compare_with_cut(plan, None, HeldOutLoss(before=2.0, after=1.0)) == Unquantised(not_compared=why)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_cut_that_does_not_fit_is_measured_from_its_files_to_the_same_losses(
+    dtype, shallow_llama, small_text, tmp_path, monkeypatch, capsys
+):
+    how = {"tokens": 512, "dtype": dtype, "learning_rate": 3e-2}
+    run = heal_small(shallow_llama, small_text, tmp_path / "adapter", **how)
+    settings = Settings(**SMALL, dtype=dtype)
+    where = quiet(512, show_progress=True, overwrite=True)
+    plan = plan_healing("qlora", shallow_llama, small_text, run.out, settings, where)
+    rows, whole = hold_out(small_text, load_tokenizer(plan.model), length=64), run.record.unquantised
+    monkeypatch.setattr("prune.models.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    capped = replace(plan, run=replace(plan.run, max_memory=100_000))
+    first = compare_with_cut(capped, rows, run.record.held_out_loss)
+    monkeypatch.setattr("prune.common.memory.available", lambda *_: 1000)
+    parts = compare_with_cut(plan, rows, run.record.held_out_loss)
+    assert parts == first
+    assert (parts.cut, parts.original) == pytest.approx((whole.cut, whole.original), abs=1e-4)
+    assert abs(parts.original - parts.cut) > 1e-2
+    assert "layer by layer" in capsys.readouterr().err
+
+
+def test_a_cap_has_the_sample_model_measured_from_its_files(sample_model, small_text):
+    whole, parts = (held_out_loss(sample_model, small_text, length=64, max_memory=cap) for cap in (None, 300 << 20))
+    assert parts.loss == pytest.approx(whole.loss, abs=1e-4)
 
 
 def test_healing_that_does_not_pay_is_a_warning():

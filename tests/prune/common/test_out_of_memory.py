@@ -52,10 +52,10 @@ def test_only_what_is_not_done_already_is_advised():
     [
         (heal, "qlora M --out o", "heal.training.qlora.qlora", "--batch-size, --length", "--bits"),
         (heal, "qlora M --out o --bits 16", "heal.training.qlora.qlora", "--bits 4", "--max-length"),
-        (heal, "qlora M --out o --no-checkpointing", "heal.training.qlora.qlora", "--checkpointing", ""),
+        (heal, "qlora M --out o --checkpointing off", "heal.training.qlora.qlora", "--checkpointing on", ""),
         (heal, "merge A --out o", "heal.merging.merge.merge", "--no-compare-logits, --device cpu", "--batch-size"),
         (prune, "scan M --out o", "prune.scanning.scan.scan", "--max-memory, --load-in-4bit", "--bits"),
-        (prune, "cut M --n 2 --out o", "prune.cutting.planning.plan_cut", "--check 0", "--max-memory"),
+        (prune, "cut M --n 2 --out o", "prune.cutting.planning.plan_cut", "--max-memory, --check 0", "--bits"),
         (evaluate, SWEEP, "eval.sweeps.run.sweep", "--batch-tokens", "--batch-size"),
     ],
 )

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from eval.runs.run import run
 from prune.common import terminal
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.terminal import answer, make_app, progress, screen
+from prune.common.terminal import answer, grow_segments, make_app, progress, screen
 from tests.support.questions import ROW
 from tests.support.texts import write_jsonl
 
@@ -138,3 +138,32 @@ def test_a_full_disk_is_that_of_the_copy_not_of_its_source():
     full = OSError(errno.ENOSPC, "No space left on device", "source", None, "copy")
     assert _describe_os_error(full) == "copy: No space left on device"
     assert _describe_os_error(OSError(errno.EACCES, "no", "source", None, "copy")) == "source: no"
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_a_command_asks_for_segments_that_grow_and_the_users_word_stays(name, monkeypatch):
+    for each in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.setenv(each, "")
+        monkeypatch.delenv(each)
+    grow_segments()
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF")
+    monkeypatch.setenv(name, "max_split_size_mb:512")
+    grow_segments()
+    assert {os.environ.get(each) for each in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")} == {
+        "max_split_size_mb:512", None,
+    }  # fmt: skip
+
+
+def test_torch_is_not_there_yet_when_a_command_asks():
+    code = (
+        "import os, sys\n"
+        "from prune.cli import app\n"
+        "from typer.testing import CliRunner\n"
+        "assert 'torch' not in sys.modules\n"
+        "CliRunner().invoke(app, ['inspect', 'nowhere'])\n"
+        "print(os.environ['PYTORCH_ALLOC_CONF'])\n"
+    )
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTORCH_")}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "expandable_segments:True"

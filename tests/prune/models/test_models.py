@@ -15,7 +15,7 @@ from prune.checkpoint.source import locate
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models import precision
 from prune.models.loading import decoder_layers, load_model, load_tokenizer, pick_device
-from prune.models.precision import multiplies_bfloat16, pick_dtype
+from prune.models.precision import multiplies_bfloat16, pick_dtype, tensor_float32
 from tests.support.models import tiny
 
 
@@ -165,3 +165,16 @@ def test_the_tests_run_as_the_cpu_that_was_asked_for(pytestconfig):
     assert torch.backends.cpu.get_cpu_capability() == "AVX2"
     assert not multiplies_bfloat16("cpu")
     assert not Linear4bit(64, 64).support_avx512bf16_for_cpu
+
+
+def test_tensor_float32_lasts_as_long_as_it_is_wanted():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    with tensor_float32():
+        assert matmul.allow_tf32
+        with tensor_float32(False):
+            assert not matmul.allow_tf32
+        assert matmul.allow_tf32
+    with pytest.raises(ValueError, match="on the way"), tensor_float32(not before):
+        raise ValueError("on the way")
+    assert matmul.allow_tf32 == before

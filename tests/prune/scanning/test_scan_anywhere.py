@@ -14,12 +14,13 @@ from prune.checkpoint.source import Source
 from prune.common.errors import UsageError
 from prune.common.resume import Unfinished
 from prune.common.sizes import parse_size
+from prune.models.layer_files import fits
 from prune.scanning.cka import linear_cka
 from prune.scanning.result import Scan
 from prune.scanning.samples import Samples
 from prune.scanning.scan import measure, scan
 from prune.scanning.settings import ScanSettings
-from prune.scanning.streaming import Timing, fits, measure_streamed
+from prune.scanning.streaming import Timing, measure_streamed
 from tests.support.checkpoints import with_other_weights
 from tests.support.commands import check_refused, run, succeed
 from tests.support.models import save_tiny, tiny

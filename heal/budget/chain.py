@@ -1,0 +1,403 @@
+"""The whole chain, station by station: which way each goes on a card, and what that takes. Pure arithmetic.
+
+Scan, cut, patch and merge go layer by layer from the files where the model does not fit; questions need a model that
+is there as a whole, in 4 bits where 16 are too many. Hours are an expectation, from what each station reads, runs
+through the model and writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from heal.budget.cards import CPU
+from heal.budget.cost import Job, adapter_bytes, flops_per_token, healing_on, needed, usable
+from heal.budget.document import Gpu, Station, StationWay, Verdict, Way
+from heal.budget.passes import choose_pass
+from prune.common.sizes import spell_size
+from prune.models.footprint import (
+    GIB,
+    cache_bytes,
+    feed_forward_width,
+    forward_bytes,
+    forward_flops,
+    head_flops,
+    resident_bytes,
+    state_bytes,
+    streamed_bytes,
+)
+from prune.models.shapes import LayerShape, ModelShape
+
+READ, WRITE = 2e9, 1e9  # bytes a second of a disk
+_FITTING = 0.9  # of free memory: weights that take less are loaded whole, unless --max-memory says otherwise
+_HEAD = 3 * (1 << 27)  # bytes: a chunk of logits in fp32, their exponents and their difference
+_SCAN_PASS = {True: 16384, False: 1024}  # tokens a pass on a GPU, and on a CPU
+_PASS = 1024  # tokens a pass of the check and of the sweep
+_CHECK_PASSES, _CHECK_WALKS = 1.5, 3  # of the full model over the check's text; walks through the files
+_PATCH_PASSES = 6  # a candidate runs the layers above the cut on the text that chooses
+_CANDIDATES = 3  # objectives, each with sums of its own
+_GRAMS = 2  # sums in float64: of one objective, and of one candidate, which is solved in their place
+_LAYER_SECONDS = 0.9e-3  # that a new token takes in a layer at least: starting kernels, whatever the card
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much text the stations run: what the commands take if not told.
+
+    Attributes:
+        questions: asked of each model, each of `question_tokens`.
+        answers: of these written, each of `answer_tokens`, `batch_size` at a time.
+        models: that a comparison asks.
+        question_tokens, answer_tokens: choices of one question share it; an answer is short without slow thinking.
+        cuts: that a sweep asks, each of which runs half of the layers anew.
+    """
+
+    samples: int = 256
+    sample_length: int = 1024
+    check_tokens: int = 8192
+    patch_tokens: int = 25_000
+    patch_length: int = 512
+    patch_rows: int = 4
+    held_out_tokens: int = 16_000
+    questions: int = 2000
+    question_tokens: int = 120
+    answers: int = 500
+    answer_tokens: int = 16
+    batch_size: int = 8
+    models: int = 3
+    cuts: int = 16
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What is asked.
+
+    Attributes:
+        shape: of the full model; of one that is cut where no more is known.
+        job: healing, with its rows a pass and checkpointing; what is not chosen is as asked.
+        tokens: to heal on.
+        rows: of a step.
+        choose_rows, choose_checkpointing: on each card anew.
+        cut_comes: the model is whole: scan, cut and sweep are stations.
+        whole_known: the full model is there: patch and comparison are stations.
+    """
+
+    shape: ModelShape
+    job: Job
+    tokens: int
+    rows: int
+    choose_rows: bool = False
+    choose_checkpointing: bool = False
+    cut_comes: bool = True
+    whole_known: bool = True
+    amounts: Amounts = Amounts()
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A station, and how to tell its way on a card."""
+
+    station: Station
+    on: Callable[[Gpu], StationWay]
+
+
+def judge(chain: Chain, gpu: Gpu) -> Verdict:
+    """What a card makes of healing, and of each station."""
+    job = _on(gpu, chain.job)
+    chosen = _chosen(chain, job, gpu)
+    parts = healing_on(chain.shape, chosen or job, gpu, chain.tokens, room_of(gpu))
+    return Verdict(**parts, stations=tuple(line.on(gpu) for line in _lines(chain)))
+
+
+def stations(chain: Chain) -> tuple[Station, ...]:
+    """What each station takes on any card, in the order of the chain."""
+    return tuple(line.station for line in _lines(chain))
+
+
+def refusals(chain: Chain, verdict: Verdict) -> tuple[str, ...]:
+    """A line for each station that does not go on a card even with the smallest settings: why, and what to change."""
+    bigger = (
+        "free some memory, or run it on another machine" if verdict.gpu.name == CPU else "take a card of more memory"
+    )
+    asking = ("run", "compare", "sweep")
+    fewer = f"cut more layers (--n), or {bigger}"
+    change = dict.fromkeys(asking, f"{bigger}, or spread the model over several cards")
+    change["heal"] = f"use heal qlora, {fewer}" if chain.job.method == "distill" else fewer
+    least = dict.fromkeys(asking, "in 4 bits")
+    least["heal"] = "with --bits 4, --batch-size 1 and --checkpointing on"
+    room = spell_size(room_of(verdict.gpu))
+    return tuple(
+        f"{chain.job.method if way.name == 'heal' else way.name} does not fit {verdict.gpu.name} even "
+        f"{least.get(way.name, 'layer by layer')} ({spell_size(way.memory)}, and there is room for {room}): "
+        f"{change.get(way.name, bigger)}"
+        for way in verdict.stations
+        if way.way == "none"
+    )
+
+
+def room_of(gpu: Gpu) -> int:
+    """Bytes for tensors on a card, or in the memory that is free."""
+    return gpu.memory if gpu.name == CPU else usable(gpu.memory)
+
+
+def _lines(chain: Chain) -> list[_Line]:
+    shape, amounts = chain.shape, chain.amounts
+    kept = [shape.layers[i] for i in chain.job.kept]
+    pruned = shape.stored_bytes * (sum(layer.values for layer in kept) + shape.outside) // shape.values
+    lines = []
+    if chain.cut_comes:
+        lines += [_scan(shape, amounts), _cut(shape, amounts, pruned)]
+    if chain.whole_known:
+        lines += [_patch(shape, amounts, pruned)]
+    lines += [_heal(chain), _merge(shape, kept, chain, pruned)]
+    lines += [_asking("run", shape, kept, amounts, models=1)]
+    if chain.whole_known:
+        lines += [_asking("compare", shape, shape.layers, amounts, models=amounts.models)]
+    if chain.cut_comes:
+        lines += [_sweep(shape, amounts)]
+    return lines
+
+
+def _scan(shape: ModelShape, amounts: Amounts) -> _Line:
+    tokens = amounts.samples * amounts.sample_length
+    station = Station(
+        name="scan",
+        command="prune scan",
+        disk=24 * len(shape.layers) ** 2,
+        states=state_bytes(shape, tokens),
+        work=f"{amounts.samples:,} samples of {amounts.sample_length} tokens, one pass; the model read once",
+    )
+    flops = tokens * forward_flops(shape, shape.layers, amounts.sample_length)
+
+    def work(gpu: Gpu) -> int:
+        # of a sample's last token all states are kept, which is little; of a batch the states of two layers
+        return forward_bytes(shape, shape.layers, max(_SCAN_PASS[gpu.name != CPU], amounts.sample_length))
+
+    return _Line(station, _by_layer(station, shape, shape.layers, flops, work, reads=1))
+
+
+def _cut(shape: ModelShape, amounts: Amounts, pruned: int) -> _Line:
+    station = Station(
+        name="cut",
+        command="prune cut",
+        disk=pruned,
+        states=9 * state_bytes(shape, amounts.check_tokens),
+        work=f"check on {amounts.check_tokens:,} tokens, {_CHECK_PASSES} passes; what stays is copied",
+    )
+    each = forward_flops(shape, shape.layers, 256) + head_flops(shape)
+    flops = _CHECK_PASSES * amounts.check_tokens * each
+
+    def work(gpu: Gpu) -> int:
+        return forward_bytes(shape, shape.layers, _PASS) + 9 * state_bytes(shape, _PASS) + _HEAD
+
+    return _Line(station, _by_layer(station, shape, shape.layers, flops, work, reads=_CHECK_WALKS))
+
+
+def _patch(shape: ModelShape, amounts: Amounts, pruned: int) -> _Line:
+    station = Station(
+        name="patch",
+        command="heal patch",
+        disk=pruned,
+        states=2 * state_bytes(shape, amounts.patch_tokens),
+        work=f"{amounts.patch_tokens:,} tokens, {_PATCH_PASSES} passes, {_CANDIDATES} Gram matrices; the cut copied",
+    )
+    features = max(map(feed_forward_width, shape.layers), default=0)
+    solving = 8 * (_GRAMS * features * (features + shape.hidden) + 2 * features * shape.hidden)
+    solving += 2 * amounts.patch_tokens * (features + 2 * shape.hidden)  # what is fitted, in 16 bits
+    passes = _PATCH_PASSES * (forward_flops(shape, shape.layers, amounts.patch_length) + head_flops(shape))
+    flops = amounts.patch_tokens * (passes + _CANDIDATES * 2.0 * features * (features + shape.hidden))
+
+    def work(gpu: Gpu) -> int:
+        at_once = amounts.patch_rows * amounts.patch_length
+        return solving + forward_bytes(shape, shape.layers, at_once) + 2 * state_bytes(shape, at_once)
+
+    return _Line(station, _by_layer(station, shape, shape.layers, flops, work, reads=_PATCH_PASSES))
+
+
+def _merge(shape: ModelShape, kept: Sequence[LayerShape], chain: Chain, pruned: int) -> _Line:
+    tokens = chain.amounts.held_out_tokens
+    station = Station(
+        name="merge",
+        command="heal merge",
+        disk=pruned,
+        states=state_bytes(shape, tokens),
+        work=f"both bases and the adapter as trained on {tokens:,} tokens, 3 passes; the cut read 4 times",
+    )
+    flops = 3 * tokens * (forward_flops(shape, kept, chain.job.length) + head_flops(shape))
+
+    def work(gpu: Gpu) -> int:
+        passing = forward_bytes(shape, kept, max(chain.job.tokens, chain.job.length))
+        return adapter_bytes(shape, chain.job) + passing + _HEAD
+
+    return _Line(station, _by_layer(station, shape, kept, flops, work, reads=4))
+
+
+def _by_layer(
+    station: Station,
+    shape: ModelShape,
+    layers: Sequence[LayerShape],
+    flops: float,
+    work: Callable[[Gpu], int],
+    *,
+    reads: int,
+) -> Callable[[Gpu], StationWay]:
+    """The way of a station that goes layer by layer where it must. `reads`: how often it then reads the files."""
+    weights = resident_bytes(shape, layers)
+
+    def on(gpu: Gpu) -> StationWay:
+        room, passing, wide = room_of(gpu), work(gpu), _wide(gpu)
+        resident, streamed = wide * (weights + passing), wide * (streamed_bytes(shape) + passing)
+        way: Way = "resident" if resident <= room else "layer by layer" if streamed <= room else "none"
+        needs = ""
+        if way == "layer by layer" and wide * weights <= _FITTING * gpu.memory:
+            needs = f"--max-memory {max(1, wide * weights // GIB)}GiB"
+        computing = flops / (gpu.peak * gpu.share)
+        reading = weights / READ * (1 if way == "resident" else reads)
+        # a layer is read while another one computes
+        seconds = computing + reading if way == "resident" else max(computing, reading)
+        memory = resident if way == "resident" else streamed
+        return _way(station, way, memory, seconds + station.disk / WRITE, needs=needs)
+
+    return on
+
+
+def _heal(chain: Chain) -> _Line:
+    shape, job = chain.shape, chain.job
+    adapter = adapter_bytes(shape, job)
+    kept = [shape.layers[i] for i in job.kept]
+    station = Station(
+        name="heal",
+        command=f"heal {job.method}",
+        disk=adapter + 3 * 3 * adapter,  # two checkpoints stay, a third is being written: weights and two moments each
+        states=0,
+        work=f"{chain.tokens:,} tokens in steps of {chain.rows} rows of {job.length}",
+    )
+    loaded = resident_bytes(shape, shape.layers if job.method == "distill" else kept)
+
+    def on(gpu: Gpu) -> StationWay:
+        asked = _on(gpu, job)
+        chosen = _chosen(chain, asked, gpu)
+        needs = ""
+        if chosen is None:
+            chosen, needs = _least_change(chain, asked, gpu)
+        if chosen is None:
+            least = asked.but(bits=4, batch_size=1, checkpointing=True)
+            return _way(station, "none", needed(shape, least), 0.0)
+        rate = gpu.peak * gpu.share / flops_per_token(shape, chosen)
+        seconds = chain.tokens / rate + loaded / READ + adapter / WRITE
+        way: Way = "4 bits" if chosen.bits == 4 else "resident"
+        return _way(station, way, needed(shape, chosen), seconds, needs=needs, passes=_pass_words(chosen))
+
+    return _Line(station, on)
+
+
+def _pass_words(job: Job) -> str:
+    bits = "" if job.bits == 4 else f"{job.bits} bits, "
+    rows = f"{job.batch_size} row{'' if job.batch_size == 1 else 's'} a pass"
+    return f"{bits}{rows}, {'checkpointing' if job.checkpointing else 'no checkpointing'}"
+
+
+def _chosen(chain: Chain, job: Job, gpu: Gpu) -> Job | None:
+    """The job as it would run on a card: as asked, or chosen for it; None where that does not fit."""
+    rows = None if chain.choose_rows else job.batch_size
+    checkpointing = None if chain.choose_checkpointing else job.checkpointing
+    return choose_pass(chain.shape, job, chain.rows, room_of(gpu), batch_size=rows, checkpointing=checkpointing)
+
+
+def _least_change(chain: Chain, job: Job, gpu: Gpu) -> tuple[Job | None, str]:
+    """A job that fits where the one asked for does not, and the options that it asks for."""
+    for bits in dict.fromkeys((job.bits, 4)):
+        fewer = job.but(bits=bits)
+        found = choose_pass(chain.shape, fewer, chain.rows, room_of(gpu))
+        if found is not None:
+            words = [f"--bits {bits}"] if bits != job.bits else []
+            if found.batch_size != job.batch_size and not chain.choose_rows:
+                words.append(f"--batch-size {found.batch_size}")
+            if found.checkpointing != job.checkpointing and not chain.choose_checkpointing:
+                words.append(f"--checkpointing {'on' if found.checkpointing else 'off'}")
+            return found, " ".join(words)
+    return None, ""
+
+
+def _asking(name: str, shape: ModelShape, layers: Sequence[LayerShape], amounts: Amounts, *, models: int) -> _Line:
+    """Questions to so many models, one at a time; `layers`: of the largest."""
+    tokens = amounts.questions * amounts.question_tokens
+    of_models = "" if models == 1 else f"{models} models, each "
+    station = Station(
+        name=name,
+        command=f"evaluate {name}",
+        disk=models * 4096 * (amounts.questions + amounts.answers),
+        states=0,
+        work=f"{of_models}{amounts.questions:,} questions of {amounts.question_tokens} tokens, {amounts.answers:,} "
+        f"answers of {amounts.answer_tokens}, {amounts.batch_size} at a time",
+    )
+    rounds = -(-amounts.answers // amounts.batch_size)
+    cached = amounts.batch_size * (amounts.question_tokens + amounts.answer_tokens)
+    passing = forward_bytes(shape, layers, amounts.batch_size * amounts.question_tokens) + _HEAD
+    passing += cache_bytes(shape, len(layers), cached)
+    each = forward_flops(shape, layers, amounts.question_tokens) + head_flops(shape)
+
+    def seconds(gpu: Gpu, weights: int) -> float:
+        reading = tokens * each / (gpu.peak * gpu.share)
+        token = max(weights / gpu.bandwidth, len(layers) * _LAYER_SECONDS)
+        return models * (weights / READ + reading + rounds * amounts.answer_tokens * token)
+
+    return _Line(station, _whole(station, shape, layers, passing, seconds))
+
+
+def _sweep(shape: ModelShape, amounts: Amounts) -> _Line:
+    tokens = amounts.questions * amounts.question_tokens
+    station = Station(
+        name="sweep",
+        command="evaluate sweep",
+        disk=amounts.cuts * 256 * amounts.questions,
+        states=0,
+        work=f"{amounts.cuts} cuts, {amounts.questions:,} questions of {amounts.question_tokens} tokens, half of the "
+        "layers anew for each cut",
+    )
+    passing = forward_bytes(shape, shape.layers, _PASS) + (amounts.cuts + 1) * state_bytes(shape, _PASS) + _HEAD
+    each = forward_flops(shape, shape.layers, amounts.question_tokens) * (1 + amounts.cuts / 2)
+    flops = tokens * (each + head_flops(shape) * (1 + amounts.cuts))
+
+    def seconds(gpu: Gpu, weights: int) -> float:
+        return weights / READ + flops / (gpu.peak * gpu.share)
+
+    return _Line(station, _whole(station, shape, shape.layers, passing, seconds))
+
+
+def _whole(
+    station: Station,
+    shape: ModelShape,
+    layers: Sequence[LayerShape],
+    passing: int,
+    seconds: Callable[[Gpu, int], float],
+) -> Callable[[Gpu], StationWay]:
+    """The way of a station that needs the whole model there: in 16 bits, or else in 4."""
+
+    def on(gpu: Gpu) -> StationWay:
+        room = room_of(gpu)
+        whole, packed = (resident_bytes(shape, layers, bits) for bits in (16, 4))
+        loaded, least = _wide(gpu) * (whole + passing), packed + _wide(gpu) * passing
+        if loaded <= room:
+            return _way(station, "resident", loaded, seconds(gpu, whole))
+        if least <= room:
+            return _way(station, "4 bits", least, seconds(gpu, packed), needs="--load-in-4bit")
+        return _way(station, "none", least, 0.0)
+
+    return on
+
+
+def _way(
+    station: Station, way: Way, memory: int, seconds: float, *, needs: str = "", passes: str | None = None
+) -> StationWay:
+    hours = None if way == "none" else seconds / 3600
+    return StationWay(name=station.name, way=way, passes=passes, memory=memory, hours=hours, needs=needs)
+
+
+def _wide(gpu: Gpu) -> int:
+    """A CPU may have no products in bf16, and then takes float32: twice as much."""
+    return 2 if gpu.name == CPU else 1
+
+
+def _on(gpu: Gpu, job: Job) -> Job:
+    return job.but(cuda=gpu.name != CPU, wide=_wide(gpu) > 1)

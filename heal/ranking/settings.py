@@ -1,0 +1,201 @@
+"""What `heal rank` is asked: the pool, the questions, how documents are scored, and which of them are selected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from eval.settings import CHAT, split_names
+from heal.settings import BITS, Run, check_seed
+from prune.common.errors import UsageError
+from prune.common.options import Option
+from prune.common.sizes import parse_tokens
+
+METHODS = ("gradient", "bm25", "random", "ek-fac")
+SHORTEST_READING = 16  # tokens; less of a document says nothing of what it teaches
+_MOST_SKETCHED = 1 << 24  # dimensions
+
+_pool, _asks, _scores, _adapts, _selects, _computes = (
+    partial(Option, panel=title)
+    for title in ("Pool", "Questions", "Scores", "Adapter", "Selection", "Model and memory")
+)
+
+
+def check_methods(methods: str | Iterable[str]) -> tuple[str, ...]:
+    """`gradient,bm25` or a list of methods as a tuple in the order of `METHODS`, without repeats."""
+    named = split_names(methods, "--methods")
+    if unknown := [name for name in named if name not in METHODS]:
+        raise UsageError(f"--methods {unknown[0]} is unknown; use {', '.join(METHODS)}")
+    return tuple(name for name in METHODS if name in named)
+
+
+def _texts(texts: str | Iterable[str]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
+@dataclass(frozen=True)
+class RankSettings:
+    """Which documents are ranked, for which questions, by what.
+
+    The adapter's options stand for the warm-up; those of a ready --adapter come from its heal.json.
+
+    Raises:
+        UsageError: a setting is out of range.
+    """
+
+    text: Annotated[
+        tuple[str, ...],
+        _pool(
+            "The pool: .txt, .jsonl, .parquet, a folder, or hub:repo:config:split; several times: equal shares. Rows "
+            "may say their `source`, `topic` and `kind`.",
+            typed=list[str] | None,
+            parse=_texts,
+        ),
+    ] = ()
+    field: Annotated[str, _pool("Field of each row that holds the text.")] = "text"
+    documents: Annotated[int, _pool("Documents that are drawn from it, at most.")] = 200
+    pool_tokens: Annotated[
+        int | None,
+        _pool("No more documents once they hold so many tokens, such as 200k.", typed=str, parse=parse_tokens),
+    ] = None
+    length: Annotated[int, _pool("Tokens of a document that are read, from its beginning.")] = 256
+    data: Annotated[Path | None, _asks("Folder of prepared questions: one <domain>.jsonl each.", parse=Path)] = None
+    domains: Annotated[
+        tuple[str, ...], _asks("Domains, as medical,math.", typed=str | None, parse=partial(split_names))
+    ] = ()
+    questions: Annotated[int, _asks("Questions of a domain.")] = 40
+    procedures: Annotated[
+        int, _asks("Made-up queries of each of three procedures, and as many controls; 0 for none.")
+    ] = 8
+    chat_template: Annotated[str, _asks("on, off, or auto: on where the tokenizer has a chat template.")] = "auto"
+    methods: Annotated[
+        tuple[str, ...],
+        _scores(
+            f"Some of {', '.join(METHODS)}, with commas between them; the last needs the extra `influence`.",
+            typed=str,
+            parse=check_methods,
+        ),
+    ] = ("gradient", "bm25", "random")
+    sketch: Annotated[int, _scores("Dimensions that gradients are projected to.")] = 1 << 16
+    moments: Annotated[int, _scores("Documents that Adam's second moments are estimated on.")] = 32
+    adapter: Annotated[
+        Path | None, _adapts("Adapter of an earlier heal qlora on this model, in place of a warm-up.", parse=Path)
+    ] = None
+    warm_up: Annotated[int | str, _adapts("Tokens of the pool that a fresh adapter is trained on.", typed=str)] = "16k"
+    rank: Annotated[int | None, _adapts("LoRA rank; 64 if not given.")] = None
+    targets: Annotated[str | None, _adapts("As of heal qlora: all, feed-forward, after-cut; all if not given.")] = None
+    bits: Annotated[int | None, _computes("4: NF4; 8: LLM.int8(); 16: not quantised. 4 if not given.")] = None
+    dtype: Annotated[str, _computes("Of the products: bfloat16, float32, or auto.")] = "auto"
+    seed: Annotated[int, _computes("Draws documents and questions, the warm-up and the projection.")] = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        least = {"documents": 2, "length": SHORTEST_READING, "questions": 2, "procedures": 0, "sketch": 16}
+        for name, fewest in {**least, "moments": 1}.items():
+            if getattr(self, name) < fewest:
+                raise UsageError(f"--{name} {getattr(self, name)} is too few; use {fewest} or more")
+        if self.procedures > 100:
+            raise UsageError(f"--procedures {self.procedures} is too many; use 100 at most")
+        if self.sketch > _MOST_SKETCHED:
+            raise UsageError(f"--sketch {self.sketch} is too many; use {_MOST_SKETCHED} at most")
+        if self.bits is not None and self.bits not in BITS:
+            raise UsageError(f"--bits {self.bits} is unknown; use {', '.join(map(str, BITS))}")
+        if self.chat_template not in CHAT:
+            raise UsageError(f"--chat-template {self.chat_template} is unknown; use {', '.join(CHAT)}")
+        check_methods(self.methods)
+        parse_tokens(self.warm_up)
+        given = [name for name in ("rank", "targets", "bits") if getattr(self, name) is not None]
+        if self.adapter is not None and given:
+            raise UsageError(f"--{given[0]} does not go with --adapter, which has its own in its heal.json")
+
+    def check(self) -> None:
+        """Refuse settings that name no pool or no questions.
+
+        Raises:
+            UsageError: they do not.
+        """
+        if not self.text:
+            raise UsageError("nothing to rank: name the pool with --text")
+        if not self.domains:
+            raise UsageError("nothing to rank by: name --domains such as medical,math")
+        if self.data is None:
+            raise UsageError("--domains needs --data, the folder that `evaluate prepare` makes")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of the ranked documents are written as text to heal on.
+
+    Raises:
+        UsageError: options that do not go together.
+    """
+
+    select: Annotated[
+        str | None, _selects("How much of the pool's tokens is selected: a share such as 10%, or a count such as 30k.")
+    ] = None
+    select_by: Annotated[str, _selects("The method that says which documents come first.")] = "gradient"
+    select_for: Annotated[str | None, _selects("One domain; the mean over all of them if not given.")] = None
+    select_out: Annotated[
+        Path | None, _selects("File of JSON lines for heal qlora --text; must not exist.", parse=Path)
+    ] = None
+
+    def __post_init__(self) -> None:
+        if (self.select is None) != (self.select_out is None):
+            raise UsageError("--select and --select-out go together: how much, and where it is written")
+        if self.select is None and self.select_for is not None:
+            raise UsageError("--select-for goes with --select")
+        if self.select is not None:
+            parse_share(self.select)
+            check_methods(self.select_by)
+            if self.select_out is not None and self.select_out.suffix != ".jsonl":
+                raise UsageError(f"--select-out {self.select_out}: rows are written; give it the ending .jsonl")
+
+    def check(self, settings: RankSettings) -> None:
+        """Refuse what the settings do not rank.
+
+        Raises:
+            UsageError: a method or a domain that is not among theirs.
+        """
+        if self.select is None:
+            return
+        if self.select_by not in settings.methods:
+            raise UsageError(
+                f"--select-by {self.select_by} is not scored; name it in --methods, or use one of "
+                f"{', '.join(settings.methods)}"
+            )
+        if self.select_for is not None and self.select_for not in settings.domains:
+            raise UsageError(f"--select-for {self.select_for} is not among --domains {','.join(settings.domains)}")
+
+
+def parse_share(select: str) -> float | int:
+    """`10%` as a share of 1, `30k` as a number of tokens.
+
+    Raises:
+        UsageError: neither, nothing, or more than 100%.
+    """
+    if not select.strip().endswith("%"):
+        return parse_tokens(select)
+    try:
+        share = float(select.strip()[:-1]) / 100
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"--select {select}: give a share above 0 and up to 100%, or tokens such as 30k")
+    return share
+
+
+@dataclass(frozen=True)
+class RankRun(Run):
+    """Where a ranking computes, and what it may replace."""
+
+    resume: Annotated[
+        bool, Option("Go on with an interrupted run into --out; begin if there is none.", flag="--resume")
+    ] = False
+    plot: Annotated[Path | None, Option("Also draw the bins: an .svg file.", parse=Path)] = None
+
+    def __post_init__(self) -> None:
+        if self.plot is not None and self.plot.suffix.lower() != ".svg":
+            raise UsageError(f"--plot {self.plot}: the figure is an .svg file; give it that ending")

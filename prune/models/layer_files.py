@@ -1,0 +1,232 @@
+"""A model's weights, read from its safetensors files a layer at a time: the tree of modules itself holds none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from prune.checkpoint.headers import Checkpoint, Shard, Tensor, read_checkpoint
+from prune.checkpoint.source import Source
+from prune.checkpoint.tensors import FLOATS, read_into, torch_dtype
+from prune.common.errors import CheckpointError, RegrowthError
+from prune.common.memory import available
+from prune.models.hooks import decoder_of
+from prune.models.loading import decoder_layers, text_config
+from prune.models.shapes import HEADS
+
+_ALIGN = 64
+_ROOM = 0.9  # of the memory there is, for weights; the rest is for a batch
+_REFUSED = (
+    "so this family is not run layer by layer; run it where its weights fit, or say with --max-memory that they do"
+)
+
+
+def fits(source: Source, dtype: Any, device: str, cap: int | None) -> bool:
+    """Whether the weights, in the type they are loaded in, fit in the memory of `device` or under `cap` (bytes)."""
+    checkpoint = read_checkpoint(source.folder)
+    width = None if dtype == "auto" else dtype.itemsize
+    size = sum(t.size if width is None or t.dtype not in FLOATS else t.elements * width for t in checkpoint.tensors())
+    return size <= _ROOM * (available(device) if cap is None else cap)
+
+
+class Weights:
+    """The tensors of a checkpoint by name, read at their bytes; no file stays open."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.base = ""  # what the model's class calls its base model
+        self.places: dict[str, tuple[Shard, Tensor]] = {
+            tensor.name: (shard, tensor) for shard in checkpoint.shards for tensor in shard.tensors
+        }
+
+    def find(self, name: str) -> str | None:
+        """The name that a parameter is stored under: its own, with the base model's prefix or without."""
+        for stored in (name, f"{self.base}.{name}", name.removeprefix(f"{self.base}.")):
+            if stored in self.places:
+                return stored
+        return None
+
+    def read(self, name: str, into: torch.Tensor) -> torch.Tensor:
+        """One tensor in its stored type, its bytes in `into` (uint8, of its size)."""
+        shard, tensor = self.places[name]
+        if tensor.dtype not in FLOATS:
+            raise CheckpointError(f"{shard.path}: {name} is of type {tensor.dtype}, which is not run layer by layer")
+        read_into(shard, tensor, memoryview(into.numpy()))  # type: ignore[arg-type]
+        return into.view(torch_dtype(tensor)).view(tensor.shape)
+
+    def load(self, name: str) -> torch.Tensor:
+        return self.read(name, torch.empty(self.places[name][1].size, dtype=torch.uint8))
+
+
+class LayerFiles:
+    """A causal language model without weights, and what brings them: one layer, the embeddings or the head at a time.
+
+    Attributes:
+        model: on the meta device, but for buffers that are computed and not stored, and for what is loaded right now.
+        layers: its decoder layers.
+        decoder: the part of it that holds them, but not the head.
+        dtype, device: those it runs in.
+        read_seconds: spent so far in reading layers. compute_seconds: between the reading of one and its end.
+    """
+
+    def __init__(
+        self, source: Source, *, dtype: torch.dtype | str, device: str, trust_remote_code: bool = False
+    ) -> None:
+        """
+        Args:
+            dtype: as `prune.models.precision.pick_dtype` gives it: "auto" is the checkpoint's own.
+
+        Raises:
+            CheckpointError: a layer's weights are stored in a form other than the model's own.
+        """
+        from accelerate import init_empty_weights
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        self.name, self.device, self.read_seconds, self.compute_seconds = source.name, device, 0.0, 0.0
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
+        stored = text_config(config).dtype or config.dtype or torch.float32
+        self.dtype: torch.dtype = dtype if isinstance(dtype, torch.dtype) else stored
+        with init_empty_weights(include_buffers=False):
+            self.model = AutoModelForCausalLM.from_config(
+                config, dtype=self.dtype, trust_remote_code=trust_remote_code
+            ).eval()
+        self.decoder, self.layers = decoder_of(self.model), list(decoder_layers(self.model))
+        self.weights = Weights(read_checkpoint(source.folder))
+        self.weights.base = getattr(self.model, "base_model_prefix", "")
+        self.names = {id(module): name for name, module in self.model.named_modules()}
+        for module in self.model.modules():
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                module._buffers[name] = buffer.to(device)
+
+    def check(self) -> None:
+        """
+        Raises:
+            CheckpointError: a layer's weights are stored in a form other than the model's own.
+        """
+        for index in range(len(self.layers)):
+            self.stored_names(index)
+
+    @contextmanager
+    def embeddings(self) -> Iterator[None]:
+        """While the block runs, the embeddings have their weights; and from then on, so has what else is no layer."""
+        inside = {id(p) for layer in self.layers for p in layer.parameters()}
+        for module in self.decoder.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                if id(parameter) not in inside:
+                    self._load(module, name, parameter)
+        try:
+            yield
+        finally:
+            _empty(self.model.get_input_embeddings())
+
+    @contextmanager
+    def head(self) -> Iterator[None]:
+        """While the block runs, the head has its weights: its own, or where it is tied to them the embeddings'."""
+        head = self.model.get_output_embeddings()
+        if head is None:
+            raise RegrowthError(f"{type(self.model).__name__} has no head that can be told, {_REFUSED}")
+        for name, parameter in list(head.named_parameters(recurse=False)):
+            self._load(head, name, parameter)
+        try:
+            yield
+        finally:
+            _empty(head)
+
+    def each(self, indices: Iterable[int]) -> Generator[tuple[int, Any]]:
+        """Some layers in turn, 0-based, each with its weights for as long as it is the one; the next is read beside.
+
+        Raises:
+            CheckpointError: weights are not stored under the layer's own names.
+        """
+        indices = list(indices)
+        slots = _Slots(self, indices)
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(slots.read, 0) if indices else None
+            for turn, index in enumerate(indices):
+                assert coming is not None
+                self.read_seconds += coming.result()
+                layer = self.layers[index]
+                slots.place(turn, layer)
+                coming = reader.submit(slots.read, turn + 1) if turn + 1 < len(indices) else None
+                began = time.monotonic()
+                try:
+                    yield index, layer
+                finally:
+                    self.compute_seconds += time.monotonic() - began
+                    _empty(layer)
+
+    def stored_names(self, index: int) -> dict[str, str]:
+        """Of layer `index`, every parameter (and stored buffer) and the name of its tensor in the files."""
+        prefix, names = self.names[id(self.layers[index])], {}
+        for name in self.layers[index].state_dict():
+            stored = self.weights.find(f"{prefix}.{name}")
+            if stored is None:
+                raise CheckpointError(f"{prefix}.{name} is not stored under its own name, {_REFUSED}")
+            names[name] = stored
+        return names
+
+    def _load(self, module: Any, name: str, parameter: Any) -> None:
+        if parameter.device.type != "meta":
+            return
+        stored = self._stored(module, name)
+        if stored is None:
+            raise RegrowthError(f"{self.names[id(module)]}.{name} is not among the stored tensors, {_REFUSED}")
+        loaded = self.weights.load(stored).to(self.device, self.dtype)
+        setattr(module, name, torch.nn.Parameter(loaded, requires_grad=False))
+
+    def _stored(self, module: Any, name: str) -> str | None:
+        """Where a parameter outside the layers is stored; of a tied pair, one stands for both."""
+        table, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        names = [f"{self.names[id(module)]}.{name}".removeprefix(".")]
+        if name == "weight" and module is head:
+            names += HEADS
+        if name == "weight" and getattr(text_config(self.model.config), "tie_word_embeddings", False):
+            names += [f"{self.names[id(head)]}.weight", *HEADS] if module is table else []
+            names += [f"{self.names[id(table)]}.weight"] if module is head else []
+        return next(filter(None, map(self.weights.find, names)), None)
+
+
+class _Slots:
+    """Room for two layers, and what stands in which. `read` runs in a thread of its own."""
+
+    def __init__(self, files: LayerFiles, indices: list[int]) -> None:
+        self.files, self.weights = files, files.weights
+        self.names = [files.stored_names(index) for index in indices]
+        size = max((sum(self._room(stored) for stored in names.values()) for names in self.names), default=0)
+        self.slots = [torch.empty(size, dtype=torch.uint8) for _ in range(min(2, len(indices)))]
+        self.held: dict[int, dict[str, torch.Tensor]] = {}
+
+    def _room(self, stored: str) -> int:
+        return -(-self.weights.places[stored][1].size // _ALIGN) * _ALIGN
+
+    def read(self, turn: int) -> float:
+        """Bring a layer into its slot; returns the seconds that it took."""
+        began = time.monotonic()
+        slot, offset, held = self.slots[turn % len(self.slots)], 0, {}
+        for name, stored in self.names[turn].items():
+            size = self.weights.places[stored][1].size
+            held[name] = self.weights.read(stored, slot[offset : offset + size])
+            offset += self._room(stored)
+        self.held[turn] = held
+        return time.monotonic() - began
+
+    def place(self, turn: int, layer: Any) -> None:
+        """Give the layer its weights, in the type and on the device that it runs in."""
+        files = self.files
+        held = {name: tensor.to(files.device, files.dtype) for name, tensor in self.held.pop(turn).items()}
+        layer.load_state_dict(held, strict=True, assign=True)
+
+
+def _empty(module: Any) -> None:
+    """Let go of a module's weights; buffers that are computed stay."""
+    stored = set(module.state_dict())
+    for path, part in module.named_modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            part._parameters[name] = torch.nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            if f"{path}.{name}".removeprefix(".") in stored:
+                part._buffers[name] = torch.empty_like(buffer, device="meta")

@@ -1,0 +1,248 @@
+"""What a recipe will take is told before it runs, what cannot fit is refused, and --tidy takes intermediates away."""
+
+import json
+import shutil
+from collections import namedtuple
+
+import pytest
+import yaml
+
+import recipes.budget as budgets
+from heal.budget.cards import GPUS
+from prune.common.errors import RegrowthError
+from prune.models.footprint import GIB
+from recipes.budget import budget_of, most_on_disk
+from recipes.planning import plan_recipe
+from recipes.record import StageRecord, read_stages
+from recipes.runner import run_recipe
+from recipes.schema import Recipe, load_recipe
+from recipes.tidying import done_with
+from tests.support.commands import check_refused, run, succeed
+
+CARDS = {gpu.name: gpu for gpu in GPUS}
+CHAIN = {
+    "name": "chain",
+    "about": "All of it.",
+    "settings": {"model": None, "text": "t.jsonl", "n": 2, "out": "runs/chain"},
+    "stages": [
+        {"name": "scan", "command": "prune scan", "arguments": ["{model}"],
+         "options": {"text": "{text}", "samples": 4, "length": 32, "out": "{out}/scan.json"}},
+        {"name": "cut", "command": "prune cut", "arguments": ["{model}"],
+         "options": {"n": "{n}", "scan": "{out}/scan.json", "check": 0, "out": "{out}/pruned"}},
+        {"name": "heal", "command": "heal qlora", "arguments": ["{out}/pruned"],
+         "options": {"text": "{text}", "rank": 4, "length": 64, "tokens": "1k", "out": "{out}/adapter"}},
+        {"name": "merge", "command": "heal merge", "arguments": ["{out}/adapter"],
+         "options": {"out": "{out}/healed"}},
+    ],
+    "files": {"the pruned model": "{out}/pruned", "the healed model": "{out}/healed"},
+    "tidy": ["cut"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def chain(tiny_llama, sample_text, tmp_path):
+    """The recipe on a tiny model, resolved."""
+    values = {"model": str(tiny_llama), "text": str(sample_text), "out": str(tmp_path / "out")}
+    return Recipe.model_validate(CHAIN).resolve(values)
+
+
+def planned(recipe, records=None, start=None):
+    return plan_recipe(recipe, records or {}, start=start)
+
+
+def test_each_stage_has_its_line_on_the_card_that_is_here(chain, monkeypatch):
+    plan = planned(chain)
+    on_cpu = budget_of(plan)
+    assert [one.stage.name for one in on_cpu] == ["scan", "cut", "heal", "merge"]
+    assert {one.card.name for one in on_cpu} == {"cpu"}
+    assert all(one.way.way in ("resident", "4 bits") and not one.way.needs and one.runs for one in on_cpu)
+    assert on_cpu[0].station.work.startswith("4 samples of 32 tokens")
+    monkeypatch.setattr("heal.budget.cards.card_here", lambda: CARDS["L4"])
+    assert {one.card.name for one in budget_of(plan)} == {"L4"}
+    heal = chain.stages[2]
+    on_cpu_asked = heal.model_copy(update={"options": {**heal.options, "device": "cpu"}})
+    changed = chain.model_copy(update={"stages": [*chain.stages[:2], on_cpu_asked, chain.stages[3]]})
+    assert [one.card.name for one in budget_of(planned(changed))] == ["L4", "L4", "cpu", "L4"]
+
+
+def test_shipped_recipes_are_reckoned(tiny_llama, tmp_path):
+    for name in ("demo", "regrow", "paper"):
+        changes = {"model": str(tiny_llama), "out": str(tmp_path / name), "n": 2}
+        recipe = load_recipe(name).resolve({**changes, **({} if name == "demo" else {"rank": 4})})
+        healing = next(stage for stage in recipe.stages if stage.name == "heal")
+        small = healing.model_copy(update={"options": {**healing.options, "rank": 4, "length": 64}})
+        recipe = recipe.model_copy(update={"stages": [small if s.name == "heal" else s for s in recipe.stages]})
+        named = [one.stage.name for one in budget_of(planned(recipe))]
+        assert named == [stage.name for stage in recipe.stages if stage.name != "questions"]
+    table = tmp_path / "demo.yaml"
+    table.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    document = json.loads(succeed("recipe", "run", table, "--dry-run", "--json").stdout)
+    assert {one["stage"] for one in document["budget"]} == set(named)
+    assert document["budget"][0]["memory"] > 0
+    assert json.loads(succeed("recipe", "run", table, "--dry-run", "--no-budget", "--json").stdout)["budget"] == []
+
+
+def test_what_does_not_fit_in_memory_is_refused_before_anything_runs(chain, monkeypatch, tmp_path):
+    tiny_card = CARDS["L4"].model_copy(update={"name": "small", "memory": GIB})
+    monkeypatch.setattr("heal.budget.cards.card_here", lambda: tiny_card)
+    with pytest.raises(RegrowthError, match="stage cut: cut does not fit small even layer by layer .* --no-budget"):
+        run_recipe(chain)
+    assert not (tmp_path / "out" / "scan.json").exists()
+
+
+def test_settings_that_would_fit_are_named(chain, monkeypatch):
+    heal = chain.stages[2]
+    large = heal.model_copy(update={"options": {**heal.options, "batch-size": 4096, "checkpointing": False}})
+    only = chain.model_copy(update={"stages": [*chain.stages[:2], large]})
+    least = CARDS["L4"].model_copy(update={"name": "small", "memory": 2 * GIB})
+    monkeypatch.setattr("heal.budget.cards.card_here", lambda: least)
+    budget = budget_of(planned(only))
+    assert "--batch-size" in budget[2].way.needs
+    with pytest.raises(
+        RegrowthError, match="stage heal: heal qlora does not fit small .* it would with .*--batch-size"
+    ):
+        budgets.refuse(budget, 0, 1, tidy=False)
+
+
+def test_a_full_disk_is_refused_with_the_ways_to_less(chain, monkeypatch):
+    disk = namedtuple("Disk", "free")(1000)
+    monkeypatch.setattr(budgets.shutil, "disk_usage", lambda path: disk)
+    with pytest.raises(
+        RegrowthError, match=r"write [0-9.]+ MiB to the disk at once, and 0.0 MiB are free: .*--set out="
+    ):
+        run_recipe(chain)
+
+
+def test_what_is_yet_to_come_from_the_hub_needs_its_room(chain, tiny_llama, tmp_path, monkeypatch):
+    blobs = tmp_path / "hub" / "models--owner--name" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "abc.incomplete").write_bytes(bytes(1000))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert budgets.missing_bytes("owner/name", 5000) == 4000
+    assert budgets.missing_bytes("owner/other", 5000) == 5000
+    assert budgets.missing_bytes(str(tiny_llama), 5000) == 0
+    monkeypatch.setattr(budgets, "missing_bytes", lambda model, stored: 1 << 60)
+    with pytest.raises(RegrowthError, match="to the disk at once"):  # on one disk with what the stages write
+        budgets.check_budget(planned(chain), tidy=False)
+    monkeypatch.setattr(budgets, "cache_folder", lambda: budgets.Path("/dev/shm"))
+    with pytest.raises(
+        RegrowthError, match="yet to come from the hub, .* name a larger place in HF_HOME, .*--no-budget"
+    ):
+        budgets.check_budget(planned(chain), tidy=False)
+
+
+def test_where_it_cannot_be_told_the_recipe_goes_on(chain, capsys):
+    wrong = chain.model_copy(update={"stages": [chain.stages[1].model_copy(update={"arguments": ["/nowhere/model"]})]})
+    budgets.check_budget(planned(wrong), tidy=False)
+    assert "What the stages will take cannot be told" in capsys.readouterr().err
+
+
+def test_tidied_stages_leave_their_room_on_the_disk(chain):
+    plan = planned(chain)
+    budget = budget_of(plan)
+    disks = {one.stage.name: one.station.disk for one in budget}
+    assert most_on_disk(plan, budget, tidy=False) == sum(disks.values())
+    assert [output.rpartition("/")[2] for _, output in done_with(chain, 0)] == []
+    assert {output.rpartition("/")[2] for _, output in done_with(chain, 2)} == {"scan.json", "pruned"}
+    assert {output.rpartition("/")[2] for _, output in done_with(chain, 3)} == {"scan.json", "pruned", "adapter"}
+    assert most_on_disk(plan, budget, tidy=True) < sum(disks.values())
+
+
+def stub(monkeypatch, tmp_path):
+    """Stages that write a file into their --out at once, and nothing else."""
+    program = tmp_path / "program"
+    program.write_text(
+        '#!/bin/sh\necho "$3" >> "$(dirname "$0")/ran"\n'
+        'while [ $# -gt 0 ]; do [ "$1" = --out ] && out=$2; shift; done\n'
+        'case $out in *.json) echo "{}" > "$out";; *) mkdir -p "$out"; echo same > "$out/file";; esac\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr("recipes.runner.sys.executable", str(program))
+
+    def ran():
+        log = tmp_path / "ran"
+        words = log.read_text().split() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return words
+
+    return ran
+
+
+def test_a_tidied_run_knows_what_it_has_done_and_makes_again_what_is_needed(chain, tmp_path, monkeypatch, capsys):
+    ran, out = stub(monkeypatch, tmp_path), tmp_path / "out"
+    run_recipe(chain, tidy=True, budget=False)
+    assert ran() == ["scan", "cut", "qlora", "merge"]
+    assert sorted(path.name for path in out.iterdir()) == ["healed", "recipe.json"]
+    assert "tidied away" in capsys.readouterr().err
+    records = read_stages(out / "recipe.json")
+    assert [path.rpartition("/")[2] for path in records["cut"].tidied] == ["pruned"]
+
+    assert [one.why for one in planned(chain, records).stages] == [None] * 4
+    run_recipe(chain, tidy=True, budget=False)
+    assert ran() == []
+
+    again = [one.why for one in planned(chain, records, start="merge").stages]
+    assert again == [
+        "scan.json was tidied away and is needed again", "pruned was tidied away and is needed again",
+        "adapter was tidied away and is needed again", "asked by --from",
+    ]  # fmt: skip
+    run_recipe(chain, start="merge", budget=False)
+    assert ran() == ["scan", "cut", "qlora", "merge"]
+    records = read_stages(out / "recipe.json")
+    assert all(record.tidied == () for record in records.values())
+    shutil.rmtree(out / "healed")
+    assert [one.why for one in planned(chain, records).stages] == [None, None, None, "healed is gone"]
+
+
+def test_what_a_stage_does_not_read_is_not_made_again(chain, tmp_path, monkeypatch):
+    ran = stub(monkeypatch, tmp_path)
+    run_recipe(chain, tidy=True, budget=False)
+    ran()
+    (tmp_path / "out" / "healed" / "file").write_text("changed")
+    plan = planned(chain, read_stages(tmp_path / "out" / "recipe.json"))
+    assert plan.stages[3].why == "healed was changed"
+    assert plan.stages[2].why == "adapter was tidied away and is needed again"  # merge reads it
+
+
+def test_a_deletion_that_was_stopped_is_finished_and_counts_as_done(chain, tmp_path, monkeypatch):
+    ran, out = stub(monkeypatch, tmp_path), tmp_path / "out"
+    run_recipe(chain, tidy=True, budget=False)
+    ran()
+    (out / "pruned").mkdir()
+    (out / "pruned" / "half").write_text("what was left when it was killed")
+    assert [one.why for one in planned(chain, read_stages(out / "recipe.json")).stages] == [None] * 4
+    run_recipe(chain, tidy=True, budget=False)
+    assert ran() == []
+    assert not (out / "pruned").exists()
+
+
+def test_only_what_the_recipe_made_inside_its_folder_is_taken_away(chain, tmp_path, monkeypatch):
+    stub(monkeypatch, tmp_path)
+    outside = chain.stages[0].model_copy(
+        update={"options": {**chain.stages[0].options, "out": str(tmp_path / "shared.json")}}
+    )
+    recipe = chain.model_copy(update={"stages": [outside, *chain.stages[1:]]})
+    run_recipe(recipe, budget=False)
+    (tmp_path / "out" / "pruned" / "mine.txt").write_text("put there by hand")
+    records = read_stages(tmp_path / "out" / "recipe.json")
+    assert isinstance(records["scan"], StageRecord)
+    run_recipe(recipe.model_copy(update={"stages": [outside]}), tidy=True, budget=False)
+    assert (tmp_path / "shared.json").exists()
+    assert (tmp_path / "out" / "pruned" / "mine.txt").exists()
+
+
+def test_tidy_names_stages():
+    with pytest.raises(ValueError, match="tidy: heat is no stage"):
+        Recipe.model_validate({**CHAIN, "tidy": ["heat"]})
+
+
+def test_the_command(chain, tmp_path, monkeypatch):
+    stub(monkeypatch, tmp_path)
+    path = tmp_path / "chain.yaml"
+    path.write_text(yaml.safe_dump(chain.model_dump(mode="json")))
+    done = succeed("recipe", "run", path, "--tidy")
+    assert "What the stages will take" in done.stderr
+    assert not (tmp_path / "out" / "adapter").exists()
+    monkeypatch.setattr(budgets.shutil, "disk_usage", lambda _: namedtuple("Disk", "free")(10))
+    check_refused(run("recipe", "run", path, "--from", "heal"), 1, "or go on as it is with --no-budget")
+    succeed("recipe", "run", path, "--from", "heal", "--no-budget")
