@@ -18,6 +18,7 @@ from prune.common.errors import CheckpointError, first_line
 from prune.common.processes import is_main
 
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # no other framework's weights, no pickles
+_LARGE = 1 << 20  # bytes: tokenizers and configs may come together
 
 
 class DownloadStoppedError(CheckpointError):
@@ -31,32 +32,41 @@ class Wanted:
     """What a download is to bring.
 
     Attributes:
-        contents: bytes of each file, by the name that its content has in the cache.
+        commit: that the hub has now.
+        files: of each file, the name of its content in the cache, and its bytes.
         cache: the folder of all models.
         folder: of this one in it.
     """
 
-    contents: dict[str, int]
+    commit: str | None
+    files: dict[str, tuple[str, int]]
     cache: Path
     folder: Path
 
-    def missing(self) -> list[int]:
+    def missing(self) -> dict[str, int]:
         """Bytes of each file that is not there yet."""
-        return [size for name, size in self.contents.items() if not (self.folder / "blobs" / name).exists()]
+        blobs = self.folder / "blobs"
+        return {name: size for name, (content, size) in self.files.items() if not (blobs / content).exists()}
 
 
 def download(model: str, *, revision: str | None = None, patterns: Iterable[str] | None = None) -> Path:
     """The folder of a hub model's files that fit the patterns (`PATTERNS` if None), fetched where they are missing.
 
+    Large files come one after the other. A pool of threads, as `snapshot_download` has it, lets Ctrl-C wait until all
+    of them have come.
+
     Raises:
         CheckpointError: the hub does not give them, they do not fit on the disk, or the download broke off.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     allowed = list(patterns or PATTERNS)
     wanted = list_wanted(model, revision=revision, patterns=allowed)
     check_room(model, wanted)
     with explained(model, model, wanted):
+        for name, size in wanted.missing().items() if wanted else ():
+            if size > _LARGE:
+                hf_hub_download(model, name, revision=wanted.commit if wanted else None)
         return Path(snapshot_download(model, revision=revision, allow_patterns=allowed))
 
 
@@ -67,14 +77,14 @@ def list_wanted(model: str, *, revision: str | None, patterns: Iterable[str]) ->
     from huggingface_hub.utils import filter_repo_objects
 
     try:
-        files = HfApi().model_info(model, revision=revision, files_metadata=True).siblings or []
+        told = HfApi().model_info(model, revision=revision, files_metadata=True)
     except (OSError, HFValidationError, transport_errors()):
         return None  # the download itself finds out what is wrong, or does without the hub
     cache = Path(constants.HF_HUB_CACHE)
     folder = cache / f"models--{model.replace('/', '--')}"
-    chosen = filter_repo_objects(files, allow_patterns=list(patterns), key=lambda file: file.rfilename)
-    contents = {str(file.lfs.sha256 if file.lfs else file.blob_id): file.size or 0 for file in chosen}
-    return Wanted(contents, cache, folder)
+    chosen = filter_repo_objects(told.siblings or [], allow_patterns=list(patterns), key=lambda file: file.rfilename)
+    files = {file.rfilename: (str(file.lfs.sha256 if file.lfs else file.blob_id), file.size or 0) for file in chosen}
+    return Wanted(told.sha, files, cache, folder)
 
 
 def check_room(model: str, wanted: Wanted | None) -> None:
@@ -85,7 +95,7 @@ def check_room(model: str, wanted: Wanted | None) -> None:
     Raises:
         CheckpointError: there is less room than the missing files take.
     """
-    if wanted is None or not is_main() or not (size := sum(wanted.missing())):
+    if wanted is None or not is_main() or not (size := sum(wanted.missing().values())):
         return
     exists = next(path for path in (wanted.cache, *wanted.cache.absolute().parents) if path.exists())
     free = shutil.disk_usage(exists).free
@@ -199,10 +209,10 @@ def _broken_off(what: str, why: str, wanted: Wanted | None) -> str:
     again = "run the same command again"
     if wanted is None:
         return f"{what} cannot be fetched from the hub ({why}); {again}"
-    left, count = wanted.missing(), len(wanted.contents)
+    left, count = wanted.missing(), len(wanted.files)
     return (
         f"the download of {what} broke off ({why}); {count - len(left)} of {count} files are whole and stay in "
-        f"{wanted.cache}: {again}, and it goes on with the rest ({_gib(sum(left))})"
+        f"{wanted.cache}: {again}, and it goes on with the rest ({_gib(sum(left.values()))})"
     )
 
 

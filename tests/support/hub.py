@@ -19,7 +19,8 @@ class StubHub:
     """One model repository: `files` to give, `fetched` (bytes given of each), `uploaded` files, `created` requests.
 
     It can be told to be `gated` (all files are, but to the token `hf_granted`), to list sizes in `sizes` that are not
-    the true ones, and to give no more than `breaks` bytes of a file: then the line drops, and is dead from there on.
+    the true ones, to give no more than `breaks` bytes of a file (then the line drops, and is dead from there on), and
+    to keep a client waiting for the files in `stalls`, until `go_on` is set.
     """
 
     def __init__(self, repo: str, folder: Path | None = None, *, refuse: int = 0):
@@ -27,6 +28,8 @@ class StubHub:
         self.sizes: dict[str, int] = {}
         self.breaks: dict[str, int] = {}
         self.dead: set[str] = set()
+        self.stalls: set[str] = set()
+        self.stalled, self.go_on = threading.Event(), threading.Event()
         self.repo, self.refuse = repo, refuse
         self.files = {path.name: path.read_bytes() for path in folder.iterdir()} if folder else {}
         self.fetched: dict[str, int] = {}
@@ -38,11 +41,19 @@ class StubHub:
 
 def call(hub: StubHub, cache: Path, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command, such as "prune" and its words, or lines of Python, in a process that knows no hub but this one."""
+    with start(hub, cache, *words, **environment) as running:
+        stdout, stderr = running.communicate(timeout=120)
+    return subprocess.CompletedProcess(running.args, running.returncode, stdout, stderr)
+
+
+def start(hub: StubHub, cache: Path, *words: object, **environment: str) -> subprocess.Popen[str]:
+    """As `call`, and do not wait for its end."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     given = {"HF_ENDPOINT": hub.address, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
     given |= {"HF_HUB_DISABLE_TELEMETRY": "1", **environment}
     command = [sys.executable, *(["-c"] if str(words[0]).startswith("import ") else ["-m"]), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=kept | given)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=kept | given)
 
 
 @contextmanager
@@ -101,6 +112,11 @@ def serve(hub: StubHub):
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
             if self.command == "GET" and (name in hub.dead or (name in hub.breaks and "Range" not in self.headers)):
                 self.drop(name, content, headers)
+                return
+            if self.command == "GET" and name in hub.stalls:
+                hub.stalled.set()
+                hub.go_on.wait(100)
+                self.close_connection = True
                 return
             if self.command == "GET":
                 hub.fetched[name] = hub.fetched.get(name, 0) + len(part)

@@ -116,6 +116,15 @@ def test_two_processes_stop_go_on_and_give_the_losses_of_one(heal_alone, shallow
     compare(tmp_path / "alone", out)
 
 
+def test_a_run_ends_with_the_process_whose_text_ends_first(shallow_llama, prose, tmp_path, monkeypatch):
+    """By a stand-in for the other process, which has rows for two steps."""
+    others = iter([True, True, False])
+    monkeypatch.setattr("heal.training.loop.gather", lambda mine: [mine, next(others)] if mine is True else [mine])
+    done = succeed("heal", *options_of(shallow_llama, prose, tmp_path / "adapter", accumulate=4), "--json")
+    assert json.loads(done.stdout)["ended"]["by"] == "text"
+    assert json.loads(done.stdout)["ended"]["step"] == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 16])
 def test_shards_give_the_losses_of_one(bits, heal_alone, shallow_llama, prose, tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import re
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from prune.checkpoint.downloading import Wanted, check_room, explained
 from prune.common.errors import CheckpointError
 from tests.support.checkpoints import hashes, synthetic_checkpoint
 from tests.support.commands import error_line
-from tests.support.hub import StubHub, call, serve
+from tests.support.hub import StubHub, call, serve, start
 
 REPO = "someone/model"
 SHARDS = [f"model-0000{number}-of-00004.safetensors" for number in (1, 2, 3, 4)]
@@ -105,8 +106,8 @@ def test_what_is_there_takes_no_room_and_what_is_left_over_is_named(tmp_path, mo
     blobs = tmp_path / "models--a--b" / "blobs"
     blobs.mkdir(parents=True)
     (blobs / "here").write_bytes(b"1234")
-    wanted = Wanted({"here": 4, "absent": 1 << 30}, tmp_path, tmp_path / "models--a--b")
-    assert wanted.missing() == [1 << 30]
+    wanted = Wanted(None, {"a": ("here", 4), "b": ("absent", 1 << 30)}, tmp_path, tmp_path / "models--a--b")
+    assert wanted.missing() == {"b": 1 << 30}
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
     check_room("a/b", wanted)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=(1 << 30) - 1))
@@ -128,7 +129,21 @@ def test_what_is_there_takes_no_room_and_what_is_left_over_is_named(tmp_path, mo
     ],
 )
 def test_other_ends_of_a_download(error, words, code, tmp_path):
-    with pytest.raises(CheckpointError) as told, explained("a/b", "a/b", Wanted({"x": 1, "y": 2}, tmp_path, tmp_path)):
+    wanted = Wanted(None, {"a": ("x", 1), "b": ("y", 2)}, tmp_path, tmp_path)
+    with pytest.raises(CheckpointError) as told, explained("a/b", "a/b", wanted):
         raise error
     assert words in str(told.value)
     assert told.value.exit_code == code
+
+
+def test_ctrl_c_ends_a_download_at_once(tmp_path):
+    """And not when all files have come, as the threads of the hub library would."""
+    hub = StubHub(REPO, synthetic_checkpoint(tmp_path / "source", rows=20_000))
+    hub.stalls = {SHARDS[2]}
+    with serve(hub), start(hub, tmp_path / "cache", LOCATE, REPO) as running:
+        assert hub.stalled.wait(60)
+        running.send_signal(signal.SIGINT)
+        _, told = running.communicate(timeout=100)
+        hub.go_on.set()
+    assert running.returncode == 130, told
+    assert re.search(rf"the download of {REPO} broke off \(interrupted\); \d of \d files are whole and stay in ", told)
