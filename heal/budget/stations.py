@@ -12,6 +12,7 @@ from heal.budget.cards import CPU
 from heal.budget.cost import Job, adapter_bytes, flops_per_token, needed, usable
 from heal.budget.document import Gpu, Station, StationWay, Way
 from heal.budget.passes import choose_pass
+from prune.models.at_once import COMPARED_BYTES, SCAN_TOKENS, WALK_TOKENS, at_once
 from prune.models.footprint import (
     GIB,
     cache_bytes,
@@ -27,9 +28,6 @@ from prune.models.shapes import LayerShape, ModelShape
 
 READ, WRITE = 2e9, 1e9  # bytes a second of a disk
 _FITTING = 0.9  # of free memory: weights that take less are loaded whole, unless --max-memory says otherwise
-_HEAD = 3 * (1 << 27)  # bytes: a chunk of logits in fp32, their exponents and their difference
-_SCAN_PASS = {True: 16384, False: 1024}  # tokens a pass on a GPU, and on a CPU
-_PASS = 1024  # tokens a pass of the check and of the sweep
 _CHECK_PASSES, _CHECK_WALKS = 1.5, 3  # of the full model over the check's text; walks through the files
 _PATCH_PASSES = 6  # a candidate runs the layers above the cut on the text that chooses
 _CANDIDATES = 3  # objectives, each with sums of its own
@@ -117,7 +115,7 @@ def scan_line(shape: ModelShape, amounts: Amounts) -> Line:
 
     def work(gpu: Gpu) -> int:
         # of a sample's last token all states are kept, which is little; of a batch the states of two layers
-        return forward_bytes(shape, shape.layers, max(_SCAN_PASS[gpu.name != CPU], amounts.sample_length))
+        return forward_bytes(shape, shape.layers, max(at_once(SCAN_TOKENS, _kind(gpu)), amounts.sample_length))
 
     return Line(station, _by_layer(station, shape, shape.layers, flops, work, reads=1))
 
@@ -135,7 +133,9 @@ def cut_line(shape: ModelShape, amounts: Amounts, pruned: int) -> Line:
     flops = _CHECK_PASSES * amounts.check_tokens * each
 
     def work(gpu: Gpu) -> int:
-        return forward_bytes(shape, shape.layers, _PASS) + 9 * state_bytes(shape, _PASS) + _HEAD
+        tokens = at_once(WALK_TOKENS, _kind(gpu))
+        states = 9 * state_bytes(shape, tokens)
+        return forward_bytes(shape, shape.layers, tokens) + states + _head(gpu, shape, tokens)
 
     return Line(station, _by_layer(station, shape, shape.layers, flops, work, reads=_CHECK_WALKS))
 
@@ -176,7 +176,7 @@ def merge_line(shape: ModelShape, kept: Sequence[LayerShape], chain: Chain, prun
 
     def work(gpu: Gpu) -> int:
         passing = forward_bytes(shape, kept, max(chain.job.tokens, chain.job.length))
-        return adapter_bytes(shape, chain.job) + passing + _HEAD
+        return adapter_bytes(shape, chain.job) + passing + _head(gpu, shape, chain.job.tokens)
 
     return Line(station, _by_layer(station, shape, kept, flops, work, reads=4))
 
@@ -283,9 +283,12 @@ def asking_line(name: str, shape: ModelShape, layers: Sequence[LayerShape], amou
     )
     rounds = -(-amounts.answers // amounts.batch_size)
     cached = amounts.batch_size * (amounts.question_tokens + amounts.answer_tokens)
-    passing = forward_bytes(shape, layers, amounts.batch_size * amounts.question_tokens) + _HEAD
-    passing += cache_bytes(shape, len(layers), cached)
     each = forward_flops(shape, layers, amounts.question_tokens) + head_flops(shape)
+
+    def passing(gpu: Gpu) -> int:
+        batch = amounts.batch_size * amounts.question_tokens
+        beside = cache_bytes(shape, len(layers), cached) + _head(gpu, shape, batch)
+        return forward_bytes(shape, layers, batch) + beside
 
     def seconds(gpu: Gpu, weights: int) -> float:
         reading = tokens * each / (gpu.peak * gpu.share)
@@ -306,9 +309,13 @@ def sweep_line(shape: ModelShape, amounts: Amounts) -> Line:
         work=f"{amounts.cuts} cuts, {amounts.questions:,} questions of {amounts.question_tokens} tokens, half of the "
         "layers anew for each cut",
     )
-    passing = forward_bytes(shape, shape.layers, _PASS) + (amounts.cuts + 1) * state_bytes(shape, _PASS) + _HEAD
     each = forward_flops(shape, shape.layers, amounts.question_tokens) * (1 + amounts.cuts / 2)
     flops = tokens * (each + head_flops(shape) * (1 + amounts.cuts))
+
+    def passing(gpu: Gpu) -> int:
+        batch = at_once(WALK_TOKENS, _kind(gpu))
+        states = (amounts.cuts + 1) * state_bytes(shape, batch)
+        return forward_bytes(shape, shape.layers, batch) + states + _head(gpu, shape, batch)
 
     def seconds(gpu: Gpu, weights: int) -> float:
         return weights / READ + flops / (gpu.peak * gpu.share)
@@ -320,13 +327,14 @@ def _whole(
     station: Station,
     shape: ModelShape,
     layers: Sequence[LayerShape],
-    passing: int,
+    work: Callable[[Gpu], int],
     seconds: Callable[[Gpu, int], float],
 ) -> Callable[[Gpu], StationWay]:
     """The way of a station that needs the whole model there: in 16 bits, or else in 4."""
 
     def on(gpu: Gpu) -> StationWay:
         room = room_of(gpu)
+        passing = work(gpu)
         whole, packed = (resident_bytes(shape, layers, bits) for bits in (16, 4))
         loaded, least = _wide(gpu) * (whole + passing), packed + _wide(gpu) * passing
         if loaded <= room:
@@ -343,6 +351,15 @@ def _way(
 ) -> StationWay:
     hours = None if way == "none" else seconds / 3600
     return StationWay(name=station.name, way=way, passes=passes, memory=memory, hours=hours, needs=needs)
+
+
+def _kind(gpu: Gpu) -> str:
+    return "cpu" if gpu.name == CPU else "cuda"
+
+
+def _head(gpu: Gpu, shape: ModelShape, tokens: int) -> int:
+    """Bytes of the chunks of logits in fp32 that stand at once when so many tokens are compared."""
+    return 4 * min(at_once(COMPARED_BYTES, _kind(gpu)), 4 * tokens * shape.vocabulary)
 
 
 def _wide(gpu: Gpu) -> int:

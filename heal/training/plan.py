@@ -160,7 +160,7 @@ def _choose_pass(
     A run that goes on takes what it was begun with (`begun`), and looks at no memory.
 
     Raises:
-        UsageError: free memory cannot be told, several processes run, or not even one row fits.
+        UsageError: free memory cannot be told, several processes or cards are used, or not even one row fits.
     """
     words = "--batch-size auto" if settings.batch_size == AUTO else "--checkpointing auto"
     if begun is not None:
@@ -170,6 +170,10 @@ def _choose_pass(
         return replace(settings, **{name: begun[name] for name in names}), None
     if rank_and_world()[1] > 1:
         raise UsageError(f"{words} chooses for one process; give --batch-size, and --checkpointing on or off")
+    if run.device_map is not None:
+        raise UsageError(
+            f"{words} chooses for one card; with --device-map give --batch-size, and --checkpointing on or off"
+        )
     free = available(run.device)
     if free >= _UNKNOWN:
         raise UsageError(

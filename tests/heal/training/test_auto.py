@@ -77,7 +77,12 @@ def test_what_cannot_be_chosen_is_one_line(plan_with, free, settings, words):
         plan_with(free, **settings)
 
 
-def test_several_processes_are_told_to_say_it(plan_with, monkeypatch):
+def test_several_processes_or_cards_are_told_to_say_it(plan_with, monkeypatch, shallow_llama, small_text, tmp_path):
+    monkeypatch.setattr("heal.models.spread.check_spread", lambda *_: None)
+    spread = replace(quiet(TOKENS), device_map="auto")
+    with pytest.raises(UsageError, match="--batch-size auto chooses for one card; with --device-map give"):
+        settings = Settings(**{**EXACT, **FREE, "rank": 4})
+        planning.plan_healing("qlora", shallow_llama, small_text, tmp_path / "b", settings, spread)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="--batch-size auto chooses for one process; give --batch-size"):
         plan_with(1 << 30)
