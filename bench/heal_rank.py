@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--warm-up", default="16k", help="tokens of the pool that the adapter is trained on first")
     parser.add_argument("--measured", default="4k", help="tokens of --other to measure the loss on")
     parser.add_argument("--chat-template", default="off", choices=("on", "off"), help="how questions are asked")
+    parser.add_argument("--dtype", default="float32", help="in which questions are judged: float32, auto or fast")
     parser.add_argument("--judge", default="nll", choices=("nll", "evaluate"))
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -261,7 +262,7 @@ def heal(asked, name, way, domain, seed):
         write_lines(text, chosen)
         reading = ("--text", text, "--held-out", asked.other, "--held-out-tokens", asked.measured)
         how = ("--tokens", asked.tokens, "--length", asked.length, "--bits", asked.bits, "--seed", seed)
-        cheap = ("--no-checkpointing", "--eval-every", 10**6, "--resume", "--out", adapter)
+        cheap = ("--checkpointing", "off", "--eval-every", 10**6, "--resume", "--out", adapter)
         command("heal", "qlora", asked.work / "cut", *reading, *how, *cheap)
     if not healed.exists():
         command("heal", "merge", adapter, "--no-compare-logits", "--out", healed)
@@ -304,7 +305,7 @@ def nll(asked, model):
     quiet_libraries()
     source, device = locate(model), pick_device("auto")
     tokenizer = load_tokenizer(source)
-    loaded = load_model(source, dtype=pick_dtype("float32", device=device), device=device)
+    loaded = load_model(source, dtype=pick_dtype(asked.dtype, device=device), device=device)
     drawn = {
         domain: draw(read_questions(asked.work / "judged" / f"{domain}.jsonl"), limit=asked.questions, seed="judged")
         for domain in DOMAINS
