@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from heal.models.losses import chunked_cross_entropy
-from heal.models.packed import decoder_inputs, told_of_documents
+from heal.models.packed import check_documents, decoder_inputs, told_of_documents
 from prune.common.errors import RegrowthError
 from prune.models.loading import text_config
 
@@ -44,20 +44,23 @@ def attach_loss(model: PreTrainedModel, *, at_once: bool = True) -> None:
     It stays a forward pass of the model itself, so that what wraps a model (peft, DDP) goes on working.
 
     Args:
-        at_once: whether to try the head now. Else the first pass without a graph does it: a model that will be put in
+        at_once: whether to try the model now. Else the first pass without a graph does it: a model that will be put in
             shards cannot run before.
 
     Raises:
-        RegrowthError: the model makes its logits in another way than `projection` does; found by trying.
+        RegrowthError: the model makes its logits in another way than `projection` does, or its attention does not keep
+            documents apart (`check_documents`); found by trying.
     """
     project, vocabulary = projection(model), text_config(model.config).vocab_size
     untried = [] if at_once else [model.forward]
     if at_once:
+        check_documents(model)
         check_head(model, project)
     decoder = model.get_decoder()
 
     def summed(batch: dict[str, Any], labels: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
         if untried and not torch.is_grad_enabled():
+            check_documents(model)
             check_head(model, project, forward=untried.pop())
         hidden = decoder(**batch).last_hidden_state
         return chunked_cross_entropy(hidden, labels, project, vocabulary=vocabulary, places=places)

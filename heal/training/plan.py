@@ -220,6 +220,8 @@ def _check_sharding(method: str, settings: Settings) -> None:
         )
     if settings.bits == 8:
         raise UsageError("--bits 8 cannot be put in shards by FSDP; use --bits 4 or 16")
+    if settings.kernels == "liger":
+        raise UsageError("--kernels liger is checked before training, and a base in shards cannot be; use none or auto")
     if settings.patience is not None:
         raise UsageError("--patience keeps a copy of the best adapter, which FSDP has in shards; leave it out")
 

@@ -40,9 +40,8 @@ def qlora(
 
 def load_student(plan: HealPlan) -> Student:
     """The model in the settings' bits, frozen, its forward pass returning the loss on the text."""
-    from heal.models.kernels import fuse
+    from heal.models.kernels import Kernels, fuse
     from heal.models.lm_head import attach_loss
-    from heal.models.packed import check_documents
     from heal.models.quantise import load_frozen, quantised_modules
     from heal.models.targets import find_targets
 
@@ -50,8 +49,8 @@ def load_student(plan: HealPlan) -> Student:
     spread = plan.run.device_map is not None
     how = {"device": plan.run.device, "dtype": settings.dtype, "attention": settings.attention}
     base = load_frozen(plan.model, bits=settings.bits, spread=spread, **how)
-    check_documents(base)
     targets = find_targets(base, settings.targets, cut=first_after_cut(plan.model.folder))
-    kernels = fuse([base], settings.kernels, plan.run.device)
+    # Liger is checked against the plain model, which cannot run before it is in shards.
+    kernels = Kernels() if sharded() else fuse([base], settings.kernels, plan.run.device)
     attach_loss(base, at_once=not sharded())
     return Student(base, targets, quantised_modules(base), {}, kernels)

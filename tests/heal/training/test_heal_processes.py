@@ -182,6 +182,7 @@ def test_what_fsdp_shards_is_of_one_dtype(shallow_llama, monkeypatch):
     [
         ("qlora", ["--bits", "8"], "--bits 8 cannot be put in shards"),
         ("qlora", ["--patience", "2"], "--patience keeps a copy"),
+        ("qlora", ["--kernels", "liger"], "--kernels liger is checked before training, and a base in shards cannot be"),
         ("distill", ["--teacher", "full"], "shares weights between two models, which FSDP cannot"),
     ],
 )
