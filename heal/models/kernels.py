@@ -28,9 +28,10 @@ _FUSED = dict.fromkeys(("rope", "rms_norm", "layer_norm", "swiglu", "geglu"), Tr
 _OURS = {"cross_entropy": False, "fused_linear_cross_entropy": False}  # the loss is `heal.models.losses`
 _TRIED = 64  # tokens of the row that both ways compute
 _DOCUMENT = 40  # of which so many are the first document, so that positions restart
-# KL of the predictions in nats a token, and |difference| / |gradient| at the embeddings. Rounding in 16 bits stays a
-# tenth of this; a kernel that computes something else is far beyond.
-_BOUNDS = {torch.float32: (1e-4, 1e-2), torch.bfloat16: (1e-2, 0.3)}
+# KL of the predictions in nats a token, and |difference| / |gradient| at the embeddings. Two kinds of attention, SDPA
+# and eager, differ by 0.004 and 0.16 in bf16 on SmolLM2-135M, and by less than 1e-5 in fp32; deeper models by more.
+# What a kernel gets wrong is far beyond.
+_BOUNDS = {torch.float32: (1e-4, 1e-2), torch.bfloat16: (5e-2, 0.6)}
 _ABSENT = object()
 
 
