@@ -38,9 +38,9 @@ def _judged(document: Document) -> dict[str, str]:
 
 def _own_loss(document: Document, judged: Mapping[str, str]) -> list[str]:
     first = next(iter(judged))
-    if judged[first] != NF4:
+    if judged[first] != NF4 or "nf4_loss" not in document:
         return []
-    rows = [row for row in document.get("nf4_loss") or () if row["difference"]]
+    rows = [row for row in document["nf4_loss"] if row["difference"]]
     if not rows:
         return ["What NF4 alone costs was not measured; --text measures it."]
     texts = [

@@ -67,6 +67,7 @@ def sweep(
             a score is not a number.
     """
     settings = SweepSettings.of(**options) if settings is None else settings
+    check_resident(settings, pick_device(settings.device))
     if out is not None:
         check_free(out, overwrite=overwrite)
     tasks = plan_tasks(settings)
@@ -130,7 +131,6 @@ def _measure(
         facts = _facts(identity, healed, plan, tasks, settings)
         kept = None if unfinished is None else KeptAnswers(unfinished, facts)
     device = pick_device(settings.device)
-    check_resident(settings, device)
     batch_tokens = settings.batch_tokens or at_once(WALK_TOKENS, device)
     with progress("Loading the model", None, shown=show_progress):
         tokenizer = load_tokenizer(source)
