@@ -137,7 +137,7 @@ def test_a_sweep_walks_the_same_weights(tiny_llama, ask, packed, tmp_path):
     how = {"sizes": "0-2", "starts": "deepest", "load_in_4bit": True, **ask}
     found = sweep(tiny_llama, out=tmp_path / "sweep", **how).to_json()
     assert (found["settings"]["weights"], found["how"]["path"]) == ("nf4", "tree")
-    full = {row["domain"]: row["answer_nll_bits"] for row in found["rows"] if row["size"] == 0}
+    full = {row["domain"]: row["answer_nll_bits"]["estimate"] for row in found["rows"] if row["size"] == 0}
     wanted = {row.domain: row.answer_nll_bits for row in describe_run(packed).rows}
     assert full == pytest.approx(wanted, abs=2e-4)
     (row,) = found["nf4_loss"]
@@ -163,6 +163,14 @@ def test_a_checkpoint_that_is_quantised_already_is_refused(tiny_llama, tmp_path)
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": quantised}))
     with pytest.raises(CheckpointError, match="is stored quantised already; leave out --load-in-4bit"):
         load_whole(Source(folder, "packed"), dtype=torch.float32, device="cpu", load_in_4bit=True)
+
+
+@pytest.mark.slow
+def test_nf4_costs_a_trained_model_something(sample_model, ask):
+    asked = run(sample_model, load_in_4bit=True, **{**ask, "max_length": 128})
+    (row,) = describe_run(asked).nf4_loss
+    assert row.difference.low > 0.02
+    assert row.difference.high < 1
 
 
 @pytest.mark.parametrize("command", ["run", "compare", "sweep", "depth"])
