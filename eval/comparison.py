@@ -9,7 +9,7 @@ from typing import Any
 from eval.asking.backends import check_backend
 from eval.asking.tasks import TaskPlan, hash_questions, plan_tasks, prompts_of
 from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
-from eval.billing.bill import bill, bill_prose, corrected
+from eval.billing.bill import bill, bill_nf4, bill_prose, corrected
 from eval.billing.document import is_stored, read_run, warn
 from eval.billing.interactions import bill_interactions, bill_thinking_interactions
 from eval.billing.needles import bill_needles, check_needles
@@ -83,7 +83,9 @@ def compare(
         }
     )
     runs = [
-        stored[name] if name in stored else run(model, settings, label=name, show_progress=show_progress)
+        stored[name]
+        if name in stored
+        else run(model, settings, label=name, own_loss=name == names[0], show_progress=show_progress)
         for model, name in zip(models, names, strict=True)
     ]
     texts = named_texts(settings.texts)
@@ -191,6 +193,7 @@ def bill_runs(runs: Sequence[RunResult], max_loss: float | None = None, **facts:
             for name in full.prose
             for r in runs
         ),
+        nf4_loss=bill_nf4(full.label, full.prose, full.stored_prose),
         needles=tuple(bill_needles(runs)),
         thinking=thinking,
         thinking_interactions=tuple(bill_thinking_interactions(thinking, runs)),

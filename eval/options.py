@@ -16,7 +16,8 @@ _NoCache = Annotated[
     bool, typer.Option("--no-cache", help="Ask everything anew, and keep no answer.", rich_help_panel="Kept answers")
 ]
 
-_NOT_OF_DEPTH = ("few_shot", "texts", "field")  # its prompts have no examples, and it reads no prose
+# its prompts have no examples, it reads no prose, and states of two layers are compared on one device
+_NOT_OF_DEPTH = ("few_shot", "texts", "field", "device_map")
 
 
 def asked_options(make: type[Questions]) -> Options:

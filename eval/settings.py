@@ -103,6 +103,12 @@ class Questions:
     ] = None
     device: Annotated[str, _computes("auto, cpu, cuda, cuda:1, mps.")] = "auto"
     dtype: Annotated[str, _computes(DTYPES)] = "auto"
+    load_in_4bit: Annotated[
+        bool, _computes("Judge the weights in NF4, for a model that does not fit as stored.", flag="--load-in-4bit")
+    ] = False
+    device_map: Annotated[
+        str | None, _computes("auto: the layers spread over all GPUs, for a model that one does not hold.")
+    ] = None
 
     @classmethod
     def of(cls, **given: Any) -> Self:
@@ -210,6 +216,8 @@ class Settings(Questions):
             least = f"use {FEWEST_SLOW} or more"
             raise UsageError(f"--slow-tokens {self.slow_tokens} leaves no room for a thought; {least}")
         _check_known("--backend", self.backend, BACKENDS)
+        if self.backend == "vllm":
+            self._check_vllm()
         if self.backend_args and self.backend != "vllm":
             raise UsageError("--backend-args are for vLLM's engine; add --backend vllm")
         if self.needles:
@@ -218,6 +226,13 @@ class Settings(Questions):
         for field in fields(Settings):
             if field.name.startswith("needle_") and getattr(self, field.name) != field.default:
                 raise UsageError(f"--{field.name.replace('_', '-')} goes with --needles")
+
+    def _check_vllm(self) -> None:
+        if self.load_in_4bit:
+            quantised = "--backend-args quantization=bitsandbytes is the engine's own"
+            raise UsageError(f"--load-in-4bit is of transformers; leave out --backend vllm ({quantised})")
+        if self.device_map is not None:
+            raise UsageError("--device-map is of transformers; use --backend-args tensor_parallel_size=2 for vLLM")
 
     def _check_needles(self) -> None:
         if self.backend == "vllm":

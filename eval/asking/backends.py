@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from eval.asking.removal import Removal
-from eval.settings import LONGEST, Settings
+from eval.settings import LONGEST, Questions, Settings
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, first_line
 from prune.common.terminal import Progress
 from prune.models.fitting import rows_at_once
-from prune.models.loading import load_model, pick_device, text_config
+from prune.models.loading import pick_device, text_config
 from prune.models.precision import pick_dtype
 from prune.models.vllm_options import engine_device
+from prune.models.whole import AS_STORED, NF4, check_4bit, load_whole
 
 USUAL_ROWS = 8  # requests at a time on a CPU
 _MOST_ROWS = 64
@@ -22,7 +23,49 @@ _ASKED_LOGITS = 128  # counted as if drawn from: log-likelihoods make logits of 
 
 def check_backend(settings: Settings) -> None:
     """Refuse vLLM that is not there or too old, a device that cannot be used, an unknown dtype: a RegrowthError."""
-    pick_dtype(settings.dtype, device=device_of(settings))
+    device = device_of(settings)
+    pick_dtype(settings.dtype, device=device)
+    check_resident(settings, device)
+
+
+def check_resident(settings: Questions, device: str) -> None:
+    """Refuse NF4 on a device without it, and layers that cannot be spread.
+
+    Args:
+        device: as `pick_device` gives it.
+
+    Raises:
+        RegrowthError, UsageError: as `check_4bit` and `check_spread` do.
+    """
+    if settings.load_in_4bit:
+        check_4bit(device)
+    if settings.device_map is not None:
+        from prune.models.spread import check_spread
+
+        check_spread(settings.device_map, settings.device)
+
+
+def weights_judged(settings: Questions) -> str:
+    """Which weights answer: `as stored`, `nf4`, or the name of what vLLM makes of them."""
+    if settings.load_in_4bit:
+        return NF4
+    engine = dict(settings.backend_args) if isinstance(settings, Settings) else {}
+    return str(engine.get("quantization") or AS_STORED)
+
+
+def load_asked(source: Source, settings: Questions, device: str) -> Any:
+    """The model to be asked through transformers, as the settings say: in its precision, in NF4, spread.
+
+    Args:
+        device: as `pick_device` gives it.
+    """
+    return load_whole(
+        source,
+        dtype=pick_dtype(settings.dtype, device=device),
+        device=device,
+        load_in_4bit=settings.load_in_4bit,
+        spread=settings.device_map is not None,
+    )
 
 
 def device_of(settings: Settings) -> str:
@@ -70,8 +113,7 @@ def open_model(
         return VllmModel(source, settings, max_length=max_length, bar=bar)
     from eval.asking.harness import Scorer
 
-    device = pick_device(settings.device)
-    loaded = load_model(source, dtype=pick_dtype(settings.dtype, device=device), device=device)
+    loaded = load_asked(source, settings, pick_device(settings.device))
     if removal is not None:
         removal.apply(loaded)
     rows = settings.batch_size or asked_at_once(loaded, max_length)

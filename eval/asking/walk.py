@@ -154,7 +154,7 @@ def _answer(
         if way.name == "whole":
             chunks: Iterator[torch.Tensor] = iter([walk.logits(state, **inputs).flatten(0, 1)[scored.places]])
         else:
-            picked = state.flatten(0, 1)[scored.places]
+            picked = state.to(device).flatten(0, 1)[scored.places]  # the last layer may be on another GPU
             step = max(16, at_once(ANSWERED_BYTES, device) // (4 * walk.vocabulary))
             chunks = (walk.head(part) for part in picked.split(step))
         walked.append(numbers[route])

@@ -18,9 +18,10 @@ from eval.runs.samples import RunResult
 from prune.common.artefact import Artefact, Part
 
 _SETTINGS = (
-    "how it was asked: precision, context, chat template, backend, shots, limit, seed, sets, thinking, and `prompts`, "
-    "the SHA-256 of what --prompts holds (null for the built-in ones); `needles` and `removed_heads` (`heads` as "
-    "`[layer, head]`, `by`, `random`, `file`), where there are"
+    "how it was asked: precision, `weights` (`as stored`, `nf4`, or what vLLM made of them), context, chat template, "
+    "backend, shots, limit, seed, sets, thinking, and `prompts`, the SHA-256 of what --prompts holds (null for the "
+    "built-in ones); where there are, `needles` and `removed_heads` (`heads` as `[layer, head]`, `by`, `random`, "
+    "`file`)"
 )
 _WARNINGS = "what a reader must see first: few questions, cut prompts, memory that ran out"
 _ROWS = (
@@ -41,6 +42,10 @@ _NEEDLES = (
     "`needles` (that no model answers without any text) and `trials` that count, `recall` (ROUGE-1, mean) and "
     "`answered` (share of trials with a recall above 0.5), intervals by needle, and their `recall_difference` and "
     "`answered_difference`, null for the full model"
+)
+_NF4_LOSS = (
+    "where the first model is judged in NF4, with --text: what NF4 alone costs it, one per text, as in `prose`: its "
+    "loss in NF4, and `difference`, that less the loss of the same windows on its weights as they are stored"
 )
 _THINKING = (
     "with --thinking fast,slow, one per domain, protocol and model: `n`, `chance`, `counts` (`both_right`, "
@@ -117,6 +122,7 @@ class Comparison(Artefact):
     models: tuple[ComparedModel, ...] = Field(description="all models, the full one first")
     rows: tuple[DomainRow, ...] = Field(description=_ROWS)
     prose: tuple[ProseRow, ...] = Field(description=_PROSE)
+    nf4_loss: tuple[ProseRow, ...] = Field((), description=_NF4_LOSS)
     needles: tuple[NeedleRow, ...] = Field((), description=_NEEDLES)
     thinking: tuple[ThinkingRow, ...] = Field(description=_THINKING)
     thinking_interactions: tuple[ThinkingInteraction, ...] = Field(
@@ -155,10 +161,14 @@ class Run(Artefact):
     rows: tuple[DomainRow, ...] = Field(description="as in comparison.json; `versus` is null")
     thinking: tuple[ThinkingRow, ...] = Field(description=_THINKING)
     prose: tuple[ProseRow, ...] = Field(description=_PROSE)
+    nf4_loss: tuple[ProseRow, ...] = Field((), description=_NF4_LOSS)
     needles: tuple[NeedleRow, ...] = Field((), description=_NEEDLES)
     tasks: tuple[TaskRow, ...] = Field(description=_TASKS)
     windows: dict[str, Prose] = Field(
         description="by text: SHA-256 of the token windows, by which a comparison pairs them, and the loss of each"
+    )
+    stored_windows: dict[str, Prose] = Field(
+        {}, description="of a model judged in NF4: the same windows' losses on the weights as they are stored"
     )
     needle_trials: NeedleTrials | None = Field(
         None, description="with --needles, every trial, and by what a comparison pairs them; else null"

@@ -175,6 +175,11 @@ def pair(full: Sequence[Sample], other: Sequence[Sample], where: str = "") -> tu
     return list(full), [answers[sample.id] for sample in full]
 
 
+def bill_nf4(model: str, prose: Mapping[str, Prose], stored: Mapping[str, Prose]) -> tuple[ProseRow, ...]:
+    """What NF4 alone costs a model, text by text: its losses in NF4 against those on its weights as stored."""
+    return tuple(bill_prose(model, name, prose[name], stored[name]) for name in stored)
+
+
 def bill_prose(model: str, text: str, prose: Prose, full: Prose | None) -> ProseRow:
     """Sum up one model's held-out loss on one text; with `full`, against the full model's, window by window.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from eval.asking.lm_eval_tasks import LoggedAnswer
 from eval.asking.tasks import TaskPlan
 from eval.billing.artefacts import AskedModel, AskedTask, Effort, Run
-from eval.billing.bill import FEW, DomainRow, bill, bill_prose
+from eval.billing.bill import FEW, DomainRow, bill, bill_nf4, bill_prose
 from eval.billing.needles import bill_needles, needle_warnings
 from eval.billing.tasks import bill_tasks
 from eval.billing.thinking import ThinkingRow, bill_thinking
@@ -41,8 +41,8 @@ def warn(rows: Sequence[DomainRow], thinking: Sequence[ThinkingRow], runs: Seque
 def _differences(runs: Sequence[RunResult]) -> list[str]:
     """What was not the same for all models, and so may be a part of their differences; what only some were asked."""
     lines = []
-    for name in ("dtype", "backend", "max_length"):
-        values = {r.label: str(r.settings.get(name)) for r in runs}
+    for name, usual in (("dtype", None), ("weights", "as stored"), ("backend", None), ("max_length", None)):
+        values = {r.label: str(r.settings.get(name, usual)) for r in runs}
         if len(set(values.values())) > 1:
             each = ", ".join(f"{value} ({label})" for label, value in values.items())
             lines.append(f"not the same {name} for all models: {each}; a part of the differences may be its")
@@ -73,9 +73,11 @@ def describe_run(result: RunResult) -> Run:
         rows=rows,
         thinking=thinking,
         prose=tuple(bill_prose(result.label, name, prose, None) for name, prose in result.prose.items()),
+        nf4_loss=bill_nf4(result.label, result.prose, result.stored_prose),
         needles=tuple(bill_needles([result])),
         tasks=tuple(bill_tasks([result])),
         windows=result.prose,
+        stored_windows=result.stored_prose,
         needle_trials=result.needles,
         warnings=warn(rows, thinking, [result]),
         truncated=result.truncated,
@@ -135,4 +137,5 @@ def read_run(folder: str | Path, *, label: str | None = None) -> RunResult:
         known=run.measured.known,
         logged=tuple(logged),
         needles=run.needle_trials,
+        stored_prose=run.stored_windows,
     )

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from eval.billing.bill import ProseRow
 from eval.billing.statistics import Interval
 from prune.common.artefact import Artefact, Part
 
@@ -163,8 +164,13 @@ class SweepRecord(Artefact):
     healed: tuple[HealedPoint, ...] = Field(description="the adapters' points, by task")
     maps: tuple[BlockMap, ...] = Field(description="the second figure; empty where each size has one start")
     prose: tuple[VariantProse, ...] = Field(description="with --text, of all variants without an adapter")
+    nf4_loss: tuple[ProseRow, ...] = Field(
+        (), description="of a sweep in NF4, with --text: what NF4 alone costs the full model, as in comparison.json"
+    )
     how: WalkRecord = Field(description="how the questions were read")
-    settings: dict[str, Any] = Field(description="batch, context, precision, device, chat template, shots, draw")
+    settings: dict[str, Any] = Field(
+        description="batch, context, precision, `weights` (`as stored` or `nf4`), device, chat template, shots, draw"
+    )
     truncated: int = Field(description="requests whose start was cut to fit the context")
     notes: tuple[str, ...] = Field(description="what a reader must see: few questions, cut prompts, smaller batches")
     measured: Cost = Field(description="what the sweep took")

@@ -155,7 +155,9 @@ class DepthRecord(Artefact):
         description="likeness of states under fast and slow prompts; null with --no-similarity"
     )
     how: WalkRecord = Field(description="how the questions were read")
-    settings: dict[str, Any] = Field(description="what was set: draw, precision, context, chat template, bounds")
+    settings: dict[str, Any] = Field(
+        description="what was set: draw, precision, `weights`, context, chat template, bounds"
+    )
     truncated: int = Field(description="requests whose start was cut to fit the context")
     warnings: tuple[str, ...] = Field(description="what a reader must see first: no rationales, few questions")
     notes: tuple[str, ...] = Field(description="what happened on the way, such as smaller batches")

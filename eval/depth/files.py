@@ -61,6 +61,8 @@ def assemble(
     thinking = bill_thinking(runs) if runs else []
     apart = disagreements(rows, thinking)
     warnings = scores.warnings(walked.tasks, settings, walked.collected.truncated)
+    if settings.load_in_4bit:
+        warnings = ["the weights that were judged are NF4 (4 bits), not those that are stored", *warnings]
     document = DepthRecord(
         layers=plan.layers,
         sizes=plan.sizes[1:],

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.asking.backends import asked_at_once, context_length
+from eval.asking.backends import asked_at_once, check_resident, context_length, load_asked, weights_judged
 from eval.asking.tasks import TaskPlan, hash_questions, prompts_of
 from eval.billing.sweep import Cost
 from eval.depth.plan import DepthTask, draw_tasks, plan_blocks, read_pool
@@ -27,8 +27,8 @@ from prune.common.resume import Unfinished
 from prune.common.terminal import progress, quiet_libraries, screen
 from prune.families.subject import Subject, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
-from prune.models.loading import load_model, load_tokenizer, pick_device
-from prune.models.precision import pick_dtype
+from prune.models.loading import load_tokenizer, pick_device
+from prune.models.whole import NF4
 
 if TYPE_CHECKING:
     from eval.depth.files import Depth
@@ -64,6 +64,7 @@ def measure_depth(
             one are asked, the layers cannot be walked, or a score is not a number.
     """
     settings = DepthSettings.of(**options) if settings is None else settings
+    check_resident(settings, pick_device(settings.device))
     if out is not None:
         check_free(out, overwrite=overwrite)
     pool = read_pool(settings)
@@ -125,7 +126,7 @@ def _measure(
         pairs = _prompt_pairs(tasks, tokenizer, context, chat, settings) if settings.similarity else []
         device = pick_device(settings.device)
         settings = replace(settings, batch_tokens=settings.batch_tokens or at_once(WALK_TOKENS, device))
-        model = load_model(source, dtype=pick_dtype(settings.dtype, device=device), device=device)
+        model = load_asked(source, settings, device)
         settings = replace(settings, batch_size=settings.batch_size or asked_at_once(model, context))
         loaded = _Loaded(model, tokenizer, device, context, chat)
     seconds = {"load": time.monotonic() - began}
@@ -142,6 +143,7 @@ def _measure(
         "batch_size": settings.batch_size,
         "max_length": context,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "weights": weights_judged(settings),
         "device": device,
         "chat_template": loaded.chat,
         **{name: value for name, value in settings.draw.items() if name != "few_shot"},
@@ -237,4 +239,5 @@ def _facts(
         "max_length": context,  # a chain's prompt is cut to it, where no scored request may be
         "prompts": None if (own := prompts_of(settings.in_words)) is None else own.sha256,
         "questions": digest(asked),
+        **({"weights": NF4} if settings.load_in_4bit else {}),
     }

@@ -80,6 +80,8 @@ class DepthSettings(Questions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_asks()
+        if self.device_map is not None:
+            raise UsageError("evaluate depth works on one device; leave out --device-map")
         least = {"batch_tokens": SHORTEST, "slow_tokens": FEWEST_SLOW, "batch_size": 1, "max_rationale_tokens": 4}
         for name, fewest in {**least, "generate": 0}.items():
             if (value := getattr(self, name)) is not None and value < fewest:

@@ -18,6 +18,7 @@ from eval.reports.model import Flips, PageTop, Report, Section
 from eval.reports.sweep import curves_section, map_section, sweep_prose_section
 from eval.reports.text import counted, listed, plain
 from eval.reports.verdict import comparison_top, sweep_top
+from eval.reports.weights import weights_line
 
 Document = Mapping[str, Any]
 _IDENTITY = ("config_sha256", "shards", "content_sha256")  # two models of one shape differ in the last alone
@@ -97,6 +98,7 @@ def _facts(main: Document) -> list[tuple[str, str]]:
     return [
         *([("command", command)] if command else []),
         *(("held-out prose", str(text.get("source", name))) for name, text in _texts(main)),
+        ("weights", weights_line(main)),
         *_measured(main),
         *([("versions", _plain_value(versions))] if versions else []),
     ]

@@ -10,6 +10,7 @@ from eval.reports import tables
 from eval.reports.interactions import clearest
 from eval.reports.sweep import SIZES, sizes_table
 from eval.reports.text import task_name, worst_loss
+from eval.reports.weights import weights_line
 from prune.common.tables import Table
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def comparison_table(document: Document) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    parts = list(_tables(document, full=document["models"][0]["label"]))
+    parts = [*_tables(document, full=document["models"][0]["label"]), Text(weights_line(document))]
     parts += [Text(f"! {line}", style="yellow") for line in document["warnings"]]
     if document["verdict"]:
         style = {GO: "bold green", NO_GO: "bold red"}.get(document["verdict"]["decision"], "bold yellow")
@@ -37,7 +38,7 @@ def run_tables(document: Document) -> RenderableType:
     from rich.text import Text
 
     warnings = [Text(f"! {line}", style="yellow") for line in document["warnings"]]
-    return Group(*_tables(document, full=document["model"]["label"]), *warnings)
+    return Group(*_tables(document, full=document["model"]["label"]), Text(weights_line(document)), *warnings)
 
 
 def _tables(document: Document, full: str) -> Iterator[RenderableType]:
@@ -127,6 +128,7 @@ def markdown(document: Document) -> str:
         lines += [f"**Verdict: {document['verdict']['sentence']}.**", ""]
     elif told := worst_loss(document["rows"]):
         lines += [f"**{told}**", ""]
+    lines += [weights_line(document), ""]
     lines += [*(f"- {warning}" for warning in document["warnings"]), ""] if document["warnings"] else []
     shown = [
         builder(document[key])
@@ -172,7 +174,7 @@ def sweep_tables(document: Document) -> RenderableType:
         chance = "" if curve["chance"] is None else f", chance {100 * curve['chance']:.0f} %"
         one_task = sizes_table({**document, "curves": [curve]})
         parts.append(one_task.pick(f"{name}: {asked[name]} questions{chance}", SIZES))
-    parts += [Text(f"Starts: {_starts(document)}."), Text(_way(document["how"]))]
+    parts += [Text(f"Starts: {_starts(document)}."), Text(_way(document["how"])), Text(weights_line(document))]
     parts += [Text(note) for note in document["notes"]]
     return Group(*parts, Text(f"{sizes_table(document).legend()}\n", style="dim"))
 

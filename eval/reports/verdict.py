@@ -9,6 +9,7 @@ from eval.reports.model import PageTop, Tile
 from eval.reports.sweep import sweep_sentence
 from eval.reports.tables import change
 from eval.reports.text import NONE, nll_change, summary, task_name, worst_accuracy, worst_loss, worst_nll
+from eval.reports.weights import all_as_stored, weights_line
 from prune.common.tables import Cell
 
 Record = Mapping[str, Any]
@@ -19,6 +20,7 @@ def comparison_top(comparison: Record) -> PageTop:
     rows, verdict = comparison["rows"], comparison["verdict"]
     others = [model["label"] for model in comparison["models"][1:]]
     sentences = tuple(told for label in others if (told := summary(rows, label)))
+    sentences += () if all_as_stored(comparison) else (weights_line(comparison),)
     tiles = tuple((label, tuple(_tiles(comparison, label))) for label in others)
     if verdict is not None:
         return PageTop(verdict["decision"].lower(), _judged(verdict), sentences, tiles, tuple(comparison["warnings"]))
@@ -68,4 +70,5 @@ def _tile(title: str, cell: Cell, note: str) -> Tile:
 def sweep_top(sweep: Record) -> PageTop:
     """The top of a sweep's own report."""
     headline = sweep_sentence(sweep) or "Every cut of the model on the same questions."
-    return PageTop("open", headline, warnings=tuple(sweep["notes"]))
+    sentences = () if all_as_stored(sweep) else (weights_line(sweep),)
+    return PageTop("open", headline, sentences, warnings=tuple(sweep["notes"]))

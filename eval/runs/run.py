@@ -6,18 +6,28 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.asking.backends import USUAL_ROWS, check_backend, context_length, device_of, longest_scored, open_model
+from eval.asking.backends import (
+    USUAL_ROWS,
+    check_backend,
+    context_length,
+    device_of,
+    longest_scored,
+    open_model,
+    weights_judged,
+)
 from eval.asking.cache import AnswerStore
 from eval.asking.lm_eval_tasks import pick_logged
 from eval.asking.prompts import Prompts
 from eval.asking.removal import Removal, plan_removal
 from eval.asking.tasks import TaskPlan, plan_tasks, prompts_of
 from eval.questions.schema import Question, cluster_of
+from eval.runs.as_stored import measure_stored
 from eval.runs.needles import draw_needles, measure_needles
-from eval.runs.prose import draw_prose, measure_prose
+from eval.runs.prose import Prose, draw_prose, measure_prose
 from eval.runs.samples import RunResult, Sample, chosen_index, hash_prompt
 from eval.settings import SHORTEST, Questions, RunSettings, Settings
 from prune.checkpoint.identity import content_sha256, model_identity
@@ -27,6 +37,7 @@ from prune.common.provenance import versions
 from prune.common.terminal import progress, quiet_libraries
 from prune.models.loading import load_tokenizer
 from prune.models.vllm_options import altering
+from prune.models.whole import NF4
 
 if TYPE_CHECKING:
     from eval.asking.asker import Asker
@@ -38,6 +49,7 @@ def run(
     *,
     revision: str | None = None,
     label: str | None = None,
+    own_loss: bool = True,
     show_progress: bool = True,
     **options: Any,
 ) -> RunResult:
@@ -47,6 +59,7 @@ def run(
         model: a model folder or hub id.
         settings: what is asked and how; if None, made of `options`, which are the fields of `RunSettings`.
         label: what to call the model; its folder's or hub name if None.
+        own_loss: in NF4, and with prose: measure it on the weights as they are stored too.
 
     Raises:
         UsageError: settings that are wrong in themselves.
@@ -94,7 +107,20 @@ def run(
             asker.close()
             answers.close()
     logged = harness.pop("samples")
-    result = RunResult(
+    facts, notes = asker.facts, [*([removal.note] if removal else []), *asker.notes]
+    tokens, asked, known, truncated = asker.tokens, asker.asked, asker.known, asker.truncated
+    del asker
+    _free()
+    stored: dict[str, Prose] = {}
+    if own_loss and settings.load_in_4bit and drawn:
+        if removal is None:
+            plain = replace(settings, load_in_4bit=False)
+            kept = AnswerStore() if settings.cache is None else _stored(plain, content, context, prompts, None)
+            stored, missed = measure_stored(source, plain, tokenizer, drawn, kept, show_progress=show_progress)
+            notes += missed
+        else:
+            notes.append("what NF4 alone costs is not measured on a model whose heads are taken out")
+    return RunResult(
         label=label,
         identity={**identity, "content_sha256": content},
         tasks=tuple(plans),
@@ -105,23 +131,21 @@ def run(
             settings,
             prompts,
             removal,
-            batch_size=settings.batch_size or asker.facts.get("batch_size", USUAL_ROWS),
-            dtype=asker.facts["dtype"],
+            batch_size=settings.batch_size or facts.get("batch_size", USUAL_ROWS),
+            dtype=facts["dtype"],
             max_length=context,
             chat_template=chat,
         ),
         seconds=time.monotonic() - started,
-        tokens=asker.tokens,
-        truncated=asker.truncated,
-        notes=(*([removal.note] if removal else []), *asker.notes),
-        asked=asker.asked,
-        known=asker.known,
+        tokens=tokens,
+        truncated=truncated,
+        notes=tuple(notes),
+        asked=asked,
+        known=known,
         logged=pick_logged(logged, [plan.name for plan in plans]),
         needles=needles,
+        stored_prose=stored,
     )
-    del asker
-    _free()
-    return result
 
 
 def _check_room(settings: Settings, context: int) -> None:
@@ -146,6 +170,7 @@ def _asked_how(settings: Settings, prompts: Prompts | None, removal: Removal | N
         more["removed_heads"] = removal.to_json()
     return {
         **settled,
+        "weights": weights_judged(settings),
         "device": device_of(settings),
         "backend": settings.backend,
         "backend_args": dict(settings.backend_args),
@@ -180,6 +205,8 @@ def _stored(
         "seed": settings.seed if vllm else None,
         "versions": {key: value for key, value in versions().items() if key not in apart},
     }
+    if settings.load_in_4bit:  # else left out: answers that were kept before there was NF4 stay
+        scope["weights"] = NF4
     if prompts is not None:
         scope["prompts"] = prompts.sha256
     if vllm:

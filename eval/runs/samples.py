@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from eval.asking.lm_eval_tasks import LoggedAnswer
@@ -51,7 +51,8 @@ class RunResult:
     """What one model answered: samples per question, lm-eval's own results, and how it was measured.
 
     `prose` by the name of the text; `logged`: answers to the tasks of lm-eval that were named; `asked` and `known`:
-    requests that the model answered in this run, and that an earlier run had answered; `needles` None if not asked.
+    requests that the model answered in this run, and that an earlier run had answered; `needles` None if not asked;
+    `stored_prose`: of a model in NF4, the loss of the same windows on the weights as they are stored.
     """
 
     label: str
@@ -69,6 +70,7 @@ class RunResult:
     known: int = 0
     logged: tuple[LoggedAnswer, ...] = ()
     needles: NeedleTrials | None = None
+    stored_prose: dict[str, Prose] = field(default_factory=dict)
 
     @property
     def needles_sha256(self) -> str | None:

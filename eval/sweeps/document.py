@@ -10,6 +10,7 @@ from typing import Any
 from eval.asking.tasks import TaskPlan
 from eval.asking.trees import plain_tokens
 from eval.asking.walk import RouteAnswers, Way
+from eval.billing.bill import ProseRow
 from eval.billing.sweep import Cost, SweepRecord, TaskRecord, VariantProse, WalkRecord
 from eval.reports.figures import write_sweep_figures
 from eval.reports.page import render
@@ -41,6 +42,7 @@ def assemble(
     walked: Walked,
     prose: Sequence[VariantProse],
     *,
+    nf4_loss: Sequence[ProseRow] = (),
     settings: dict[str, Any],
     notes: Sequence[str],
     cost: Cost,
@@ -67,6 +69,7 @@ def assemble(
         healed=scores.healed(plan, tasks),
         maps=scores.maps(plan, tasks),
         prose=tuple(prose),
+        nf4_loss=tuple(nf4_loss),
         how=walk_record(plan, walked.way, walked.collected.requests, walked.answers),
         settings=settings,
         truncated=truncated,

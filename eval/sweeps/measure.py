@@ -11,7 +11,7 @@ from eval.asking.harness import Scorer
 from eval.asking.walk import RouteAnswers, Way, choose_way, score
 from eval.billing.bill import bill_prose
 from eval.billing.sweep import VariantProse
-from eval.runs.prose import measure_prose
+from eval.runs.prose import Prose, measure_prose
 from eval.runs.samples import hash_prompt
 from eval.sweeps.lookup import AnswerTask, Collected, Prompting, StoredAnswers, collect, read
 from eval.sweeps.plan import SweepPlan
@@ -96,16 +96,22 @@ def walk_questions(
 
 def walk_prose(
     model: Any, tokenizer: Any, plan: SweepPlan, drawn: dict[str, list[list[int]]], *, show_progress: bool
-) -> list[VariantProse]:
-    """Loss on held-out prose of all variants but those with an adapter; `drawn`: windows of token ids by text."""
+) -> tuple[list[VariantProse], dict[str, Prose]]:
+    """Loss on held-out prose of all variants but those with an adapter, and the full model's window by window.
+
+    Args:
+        drawn: windows of token ids, by text.
+    """
     plain = [variant for variant in plan.variants if variant.adapter is None]
     rows: list[VariantProse] = []
+    fulls: dict[str, Prose] = {}
     for text, windows in drawn.items():
         with progress(f"Prose {text}", sum(map(len, windows)), shown=show_progress) as bar:
             variants = [frozenset(variant.dropped) for variant in plain]
             losses = score_variants(model, windows, variants, kl=False, advance=bar.advance).loss
         full, *_ = measured = [measure_prose(loss.tolist(), tokenizer, windows) for loss in losses]
+        fulls[text] = full
         for variant, prose in zip(plain, measured, strict=True):
             billed = dict(vars(bill_prose(variant.label, text, prose, None if prose is full else full)))
             rows.append(VariantProse(variant=billed.pop("model"), size=variant.n, start=variant.start, **billed))
-    return rows
+    return rows, fulls

@@ -9,10 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.asking.backends import context_length
+from eval.asking.backends import check_resident, context_length, load_asked, weights_judged
+from eval.asking.cache import AnswerStore
 from eval.asking.tasks import TaskPlan, hash_questions, plan_tasks
+from eval.billing.bill import bill_nf4
 from eval.billing.sweep import Cost, VariantProse
-from eval.runs.prose import draw_prose
+from eval.runs.as_stored import measure_stored
+from eval.runs.prose import Prose, draw_prose
 from eval.runs.run import wants_chat
 from eval.settings import SweepSettings
 from eval.sweeps.healed import Healed, attach, read_healed
@@ -29,8 +32,8 @@ from prune.common.terminal import progress, quiet_libraries, screen
 from prune.cutting.planning import scan_of
 from prune.families.subject import Subject, new_config, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
-from prune.models.loading import load_model, load_tokenizer, pick_device
-from prune.models.precision import pick_dtype
+from prune.models.loading import load_tokenizer, pick_device
+from prune.models.whole import NF4
 
 if TYPE_CHECKING:
     from eval.sweeps.document import Sweep
@@ -64,6 +67,7 @@ def sweep(
             a score is not a number.
     """
     settings = SweepSettings.of(**options) if settings is None else settings
+    check_resident(settings, pick_device(settings.device))
     if out is not None:
         check_free(out, overwrite=overwrite)
     tasks = plan_tasks(settings)
@@ -124,7 +128,7 @@ def _measure(
             source = locate(source.name, revision=source.commit)
         identity = model_identity(source.folder, name=source.name, commit=source.commit)
         identity["content_sha256"] = content_sha256(source.folder)
-        facts = _facts(identity, healed, plan, tasks)
+        facts = _facts(identity, healed, plan, tasks, settings)
         kept = None if unfinished is None else KeptAnswers(unfinished, facts)
     device = pick_device(settings.device)
     batch_tokens = settings.batch_tokens or at_once(WALK_TOKENS, device)
@@ -133,7 +137,7 @@ def _measure(
         chat = wants_chat(settings, tokenizer, source.name)
         context = context_length(source, settings.max_length)
         drawn = draw_prose(settings, tokenizer, context)
-        model = load_model(source, dtype=pick_dtype(settings.dtype, device=device), device=device)
+        model = load_asked(source, settings, device)
         switch = attach(model, healed) if healed else None
     loading = time.monotonic() - began
     walked = walk_questions(
@@ -148,14 +152,16 @@ def _measure(
     )
     seconds = {"load": loading, **walked.seconds}
     prose: list[VariantProse] = []
+    full: dict[str, Prose] = {}
     if drawn:
         began = time.monotonic()
-        prose = walk_prose(model, tokenizer, plan, drawn, show_progress=show_progress)
+        prose, full = walk_prose(model, tokenizer, plan, drawn, show_progress=show_progress)
         seconds["prose"] = time.monotonic() - began
     asked_how = {
         "batch_tokens": batch_tokens,
         "max_length": context,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "weights": weights_judged(settings),
         "device": device,
         "chat_template": chat,
         **settings.draw,
@@ -163,20 +169,32 @@ def _measure(
     cost = Cost(seconds={key: round(value, 1) for key, value in seconds.items()}, peak_memory=peak_memory(device))
     del model, switch
     gc.collect()
+    stored: dict[str, Prose] = {}
+    notes: list[str] = [note for adapter in healed for note in adapter.notes]
+    if settings.load_in_4bit:
+        notes = [f"{one.variant.label}: the adapter stands here on the full model in NF4" for one in healed]
+    if settings.load_in_4bit and drawn:
+        stored, missed = measure_stored(source, settings, tokenizer, drawn, AnswerStore(), show_progress=show_progress)
+        notes += missed
     return assemble(
         plan,
         tasks,
         walked,
         prose,
+        nf4_loss=bill_nf4(plan.variants[0].label, full, stored),
         settings=asked_how,
-        notes=[note for adapter in healed for note in adapter.notes],
+        notes=notes,
         cost=cost,
         facts={"model": identity, "questions": hash_questions(settings), "seed": settings.seed},
     )
 
 
 def _facts(
-    identity: dict[str, Any], healed: Sequence[Healed], plan: SweepPlan, tasks: Sequence[TaskPlan]
+    identity: dict[str, Any],
+    healed: Sequence[Healed],
+    plan: SweepPlan,
+    tasks: Sequence[TaskPlan],
+    settings: SweepSettings,
 ) -> dict[str, Any]:
     """What a sweep's answers depend on, as far as it is known without the model: every byte of its weights counts."""
     asked = [[task.name, [asdict(question) for question in (*task.examples, *task.questions)]] for task in tasks]
@@ -185,4 +203,5 @@ def _facts(
         "cuts": [variant.label for variant in plan.variants],
         "adapters": [content_sha256(adapter.folder) for adapter in healed],
         "questions": digest(asked),
+        **({"weights": NF4} if settings.load_in_4bit else {}),
     }

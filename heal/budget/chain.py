@@ -46,7 +46,7 @@ def refusals(chain: Chain, verdict: Verdict) -> tuple[str, ...]:
     )
     asking = ("run", "compare", "sweep")
     fewer = f"cut more layers (--n), or {bigger}"
-    change = dict.fromkeys(asking, f"{bigger}, or spread the model over several cards")
+    change = dict.fromkeys(asking, f"{bigger}, or spread the model over several cards (--device-map auto)")
     change["heal"] = f"use heal qlora, {fewer}" if chain.job.method == "distill" else fewer
     least = dict.fromkeys(asking, "in 4 bits")
     least["heal"] = "with --bits 4, --batch-size 1 and --checkpointing on"

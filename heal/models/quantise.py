@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from heal.models.spread import carry_states, place_layers
+from heal.models.spread import carry_states
 from heal.models.waiting import load_waiting
 from heal.settings import BITS
 from prune.checkpoint.source import Source
@@ -21,6 +21,7 @@ from prune.common.errors import RegrowthError, UsageError
 from prune.common.processes import sharded
 from prune.models.loading import load_model
 from prune.models.precision import pick_dtype
+from prune.models.spread import place_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,7 +55,7 @@ def load_frozen(
     Args:
         dtype: see `compute_dtype`.
         attention: see `prune.models.loading.load_model`.
-        spread: over all GPUs, layer after layer; see `heal.models.spread`.
+        spread: over all GPUs, layer after layer; see `prune.models.spread`.
 
     Raises:
         UsageError: other bits.

@@ -117,8 +117,8 @@ def plan_healing(
     from heal.models.adapters import adapter_dtype
     from heal.models.kernels import check_kernels
     from heal.models.quantise import compute_dtype
-    from heal.models.spread import check_spread
     from heal.models.targets import check_rank, find_targets
+    from prune.models.spread import check_spread
 
     check_spread(run.device_map, run.device)
     run = replace(run, device=pick_device(run.device))

@@ -11,12 +11,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from heal import DistillSettings
 from heal.models import quantise, spread
-from heal.models.spread import carry_states, place_layers, share_layers
+from heal.models.spread import carry_states
 from heal.models.student import build_student
 from heal.training.distill import attach_distillation
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError
+from prune.models import spread as places_of
 from prune.models.loading import decoder_layers, load_model
+from prune.models.spread import place_layers, share_layers
 from tests.support.checkpoints import weights
 from tests.support.commands import check_refused, run
 from tests.support.healing import distil_tiny, heal_tiny, patched_copy
@@ -38,8 +40,8 @@ def test_layers_are_shared_by_room():
 
 
 def two(monkeypatch, first, second, free=64 * GIB):
-    monkeypatch.setattr(spread, "gpus", lambda: [(first, free), (second, free)])
-    monkeypatch.setattr(spread, "check_spread", lambda *_: None)
+    monkeypatch.setattr(places_of, "gpus", lambda: [(first, free), (second, free)])
+    monkeypatch.setattr(places_of, "check_spread", lambda *_: None)
 
 
 def test_every_part_has_a_place_and_what_does_not_fit_is_told(tiny_llama, monkeypatch):
@@ -188,7 +190,7 @@ def test_families_in_two_places(family, tmp_path, two_dtypes):
     ],
 )
 def test_what_cannot_be_spread_is_refused(options, count, message, pruned, tmp_path, monkeypatch):
-    monkeypatch.setattr(spread, "gpus", lambda: [(f"cuda:{number}", GIB) for number in range(count)])
+    monkeypatch.setattr(places_of, "gpus", lambda: [(f"cuda:{number}", GIB) for number in range(count)])
     check_refused(run("heal", "qlora", pruned, "--text", "a.txt", "--out", tmp_path / "a", *options), 2, message)
 
 

@@ -1,0 +1,83 @@
+"""A model that is loaded whole to be asked: as it is stored or in NF4, on one device or over several GPUs.
+
+NF4 is bitsandbytes', with scales that are quantised too, as `heal` trains on: an adapter that was fitted to the
+quantised weights is judged on the same ones.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prune.checkpoint.source import Source
+from prune.common.errors import CheckpointError, RegrowthError, first_line
+from prune.models.loading import load_model, text_config
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+AS_STORED, NF4 = "as stored", "nf4"  # which weights are judged, by the names that the artefacts have for them
+
+
+def check_4bit(device: str) -> None:
+    """Refuse a device that bitsandbytes has no NF4 for.
+
+    Args:
+        device: as `prune.models.loading.pick_device` gives it.
+
+    Raises:
+        RegrowthError: it has none.
+    """
+    if device.startswith("mps"):
+        raise RegrowthError("--load-in-4bit does not run on this device; use --device cpu, or leave it out")
+
+
+def load_whole(
+    source: Source, *, dtype: torch.dtype | str, device: str, load_in_4bit: bool = False, spread: bool = False
+) -> PreTrainedModel:
+    """Load a causal language model in eval mode, its projections in NF4 if asked, spread over all GPUs if asked.
+
+    Args:
+        dtype: of what is not quantised, and of products; "auto" is the checkpoint's own, as without NF4.
+        spread: layer after layer, see `prune.models.spread`.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or its files are quantised already.
+        RegrowthError: no room on the GPUs together.
+    """
+    if not load_in_4bit and not spread:
+        return load_model(source, dtype=dtype, device=device)
+    import torch
+
+    config = _config(source)
+    own = text_config(config).dtype or config.dtype or torch.float32
+    compute: torch.dtype = dtype if isinstance(dtype, torch.dtype) else own
+    options: dict[str, Any] = {"device_map": {"": device}}
+    if spread:
+        from prune.models.spread import place_layers
+
+        bits, fewer = (4, "a smaller model") if load_in_4bit else (16, "--load-in-4bit")
+        options["device_map"] = place_layers(source, bits=bits, dtype=compute, fewer=fewer)
+    if load_in_4bit:
+        if getattr(config, "quantization_config", None) is not None:
+            raise CheckpointError(f"{source.name} is stored quantised already; leave out --load-in-4bit")
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+        )
+    return load_model(source, dtype=compute, device=device, **options)
+
+
+def _config(source: Source) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source.folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{source.name} cannot be loaded as a causal language model ({first_line(error)})"
+        ) from error
