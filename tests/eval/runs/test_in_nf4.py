@@ -165,14 +165,6 @@ def test_a_checkpoint_that_is_quantised_already_is_refused(tiny_llama, tmp_path)
         load_whole(Source(folder, "packed"), dtype=torch.float32, device="cpu", load_in_4bit=True)
 
 
-@pytest.mark.slow
-def test_nf4_costs_a_trained_model_something(sample_model, ask):
-    asked = run(sample_model, load_in_4bit=True, **{**ask, "max_length": 128})
-    (row,) = describe_run(asked).nf4_loss
-    assert row.difference.low > 0.02
-    assert row.difference.high < 1
-
-
 @pytest.mark.parametrize("command", ["run", "compare", "sweep", "depth"])
 @pytest.mark.parametrize(
     ("options", "message"),
