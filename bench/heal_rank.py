@@ -322,6 +322,8 @@ def table(asked):
     found = {
         path.stem.removeprefix("result-"): json.loads(path.read_text()) for path in asked.work.glob("result-*.json")
     }
+    if getattr(asked, "table", False):
+        asked.seeds = sorted({int(name.rpartition("seed")[2]) for name in found if f"-{asked.tokens}-seed" in name})
     if not {"full", "cut"} <= found.keys():
         return "nothing measured yet"
     counts = ", ".join(f"{domain}: {len(found['full']['answers'][domain])}" for domain in DOMAINS)
@@ -397,7 +399,9 @@ def scores_path(asked, way):
 def keep(path, make):
     """Write what `make` gives, once."""
     if not path.exists():
-        path.write_text(json.dumps(make(), indent=1) + "\n")
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(make(), indent=1) + "\n")
+        part.replace(path)
         print(f"{path.stem.removeprefix('result-')} is done", file=sys.stderr, flush=True)
 
 

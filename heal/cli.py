@@ -122,7 +122,7 @@ def rank_command(
     stand beside it: a ranking that is no better than these has found nothing.
 
     With [bold]--select 10% --select-out picked.jsonl[/bold] the best documents are written for heal qlora --text. The
-    questions that were asked are in rank.json: leave them out where the healed model is judged.
+    questions that rank are those that the seed draws last: judge with evaluate --limit, which takes the first.
 
     Example: [bold]heal rank pruned --text pool.jsonl --data questions --domains medical,math --out rank.json[/bold]
     """

@@ -13,12 +13,14 @@ from heal.settings import BudgetQuery, Settings, parse_checkpointing
 from prune.common.sizes import parse_tokens
 from prune.scanning.settings import parse_batch_size
 from recipes.schema import Recipe, Stage
+from recipes.tidying import outputs_of, overlap
 
 _HEALING = ("heal qlora", "heal distill")
 
 
 def asked_budget(recipe: Recipe, stage: Stage) -> tuple[str, BudgetQuery, Settings] | None:
     """The model, and what `heal budget` is asked for a stage; None where the recipe does not say what is cut."""
+    made = [output for one in recipe.stages for output in outputs_of(one)]
     commands = {one.command: one for one in recipe.stages}
     cut = commands.get("prune cut")
     healing = (
@@ -30,12 +32,14 @@ def asked_budget(recipe: Recipe, stage: Stage) -> tuple[str, BudgetQuery, Settin
         n = cut.options.get("n")
         if not isinstance(n, int):
             return None
-        model, start = cut.arguments[0], cut.options.get("start")
+        named, start = cut, cut.options.get("start")
     else:
-        n, start = 0, None
-        model = (healing or stage).arguments[0]
+        n, start, named = 0, None, healing or stage
+    model = next(iter(named.arguments), "")
+    if any(overlap(model, output) for output in made):
+        return None  # another stage's result: what it is like is not known yet
     if not Path(model).exists() and "/" not in model:
-        return None  # neither a folder nor a hub id with its owner: another stage's result, or a slip that it tells
+        return None  # neither a folder nor a hub id with its owner: a slip that the stage itself tells
     if healing is None:
         return model, BudgetQuery(n=n, card=card, tokens="1M"), Settings(rank=1)
     query = BudgetQuery(

@@ -15,7 +15,7 @@ from prune.common.errors import RegrowthError, UsageError
 Value = str | int | float | bool | None | list[str | int | float]
 SHIPPED = Path(__file__).parent
 # Options that name what a command writes; everything else it names, it reads.
-_OUTPUTS = {"evaluate prepare": ("data",)}
+_OUTPUTS = {"evaluate prepare": ("data",), "heal rank": ("out", "plot", "select-out")}
 VALUED = ""  # in the place of an option's negation: it takes a value
 _USUAL_OUTPUTS = ("out", "plot")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")

@@ -13,15 +13,19 @@ from recipes.schema import Recipe, Stage
 
 
 def words_read(stage: Stage) -> Iterator[str]:
-    """The arguments and values of options of a stage that may name what it reads."""
+    """The arguments and values of options of a stage that may name what it reads; of `NAME=FILE` the file too."""
     for name, value in [*enumerate(stage.arguments), *stage.options.items()]:
         if name not in stage.writes:
-            yield from (word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str))
+            for word in value if isinstance(value, list) else [value]:
+                if isinstance(word, str):
+                    yield word
+                    if behind := word.partition("=")[2]:
+                        yield behind
 
 
 def reads(stage: Stage, output: str) -> bool:
     """Whether a stage reads an output, or something in it."""
-    return any(_overlap(word, output) for word in words_read(stage))
+    return any(overlap(word, output) for word in words_read(stage))
 
 
 def outputs_of(stage: Stage) -> tuple[str, ...]:
@@ -35,14 +39,14 @@ def done_with(recipe: Recipe, after: int) -> Iterator[tuple[Stage, str]]:
     An intermediate lies in the recipe's folder, and is none of its results: what `files` and `show` name, but for the
     outputs of the stages that `tidy` names.
     """
-    folder = Path(str(recipe.settings["out"])).absolute()
+    folder = Path(str(recipe.settings["out"])).resolve()
     results = [where for where in (*recipe.files.values(), recipe.show) if where]
     for stage in recipe.stages[: after + 1]:
         for output in outputs_of(stage):
-            path = Path(output).absolute()
-            if path == folder or not path.is_relative_to(folder):
+            path = Path(output).parent.resolve() / Path(output).name  # a link goes, and not what it leads to
+            if Path(output).name in ("", "..") or path == folder or not path.is_relative_to(folder):
                 continue
-            if stage.name not in recipe.tidy and any(_overlap(result, output) for result in results):
+            if stage.name not in recipe.tidy and any(overlap(result, output) for result in results):
                 continue
             if not any(reads(later, output) for later in recipe.stages[after + 1 :]):
                 yield stage, output
@@ -78,9 +82,9 @@ def needed_again(stages: Sequence[Stage], runs: Sequence[bool], gone: Mapping[st
     return again
 
 
-def _overlap(one: str, other: str) -> bool:
+def overlap(one: str, other: str) -> bool:
     """Whether two paths are the same, or one lies in the other."""
     if "\0" in one or len(one) >= 4096:
         return False
-    first, second = Path(one).absolute(), Path(other).absolute()
+    first, second = Path(one).resolve(), Path(other).resolve()
     return first.is_relative_to(second) or second.is_relative_to(first)

@@ -66,6 +66,11 @@ class Asker(LM):
         return facts
 
     @property
+    def rows(self) -> int | None:
+        """Requests that it asks at a time; None where all answers were there."""
+        return None if self._model is None else self._model.facts.get("batch_size")
+
+    @property
     def tokens(self) -> int:
         """Tokens that went through the model now."""
         return 0 if self._model is None else int(self._model.tokens)

@@ -28,7 +28,6 @@ from prune.common.terminal import progress, quiet_libraries, screen
 from prune.families.subject import Subject, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
 from prune.models.loading import load_tokenizer, pick_device
-from prune.models.whole import NF4
 
 if TYPE_CHECKING:
     from eval.depth.files import Depth
@@ -239,5 +238,5 @@ def _facts(
         "max_length": context,  # a chain's prompt is cut to it, where no scored request may be
         "prompts": None if (own := prompts_of(settings.in_words)) is None else own.sha256,
         "questions": digest(asked),
-        **({"weights": NF4} if settings.load_in_4bit else {}),
+        "weights": weights_judged(settings),
     }

@@ -42,9 +42,9 @@ def _own_loss(document: Document, judged: Mapping[str, str]) -> list[str]:
         return []
     rows = [row for row in document["nf4_loss"] if row["difference"]]
     if not rows:
-        return ["What NF4 alone costs was not measured; --text measures it."]
+        return ["What NF4 alone costs was not measured" + ("." if document.get("prose") else "; --text measures it.")]
     texts = [
         f"{signed(row['difference']['estimate'], 3)} nats a token {bounds(row['difference'], 1, 3)} on {row['text']}"
         for row in rows
     ]
-    return [f"NF4 alone, without any cut, changes the loss of {rows[0]['model']} by {', '.join(texts)}."]
+    return [f"NF4 alone changes the loss of {rows[0]['model']} by {', '.join(texts)}."]

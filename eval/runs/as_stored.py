@@ -16,6 +16,8 @@ from prune.common.terminal import progress
 from prune.models.loading import load_model, pick_device
 from prune.models.precision import pick_dtype
 
+_KIND = "window, as stored"
+
 
 def measure_stored(
     source: Source,
@@ -33,14 +35,16 @@ def measure_stored(
 
     Args:
         drawn: windows of token ids, by text.
-        kept: answers of the model as it is stored; those that are new are added, and it is closed.
+        kept: answers of the model as it is stored; those that are new are added, and it is closed. Windows are run
+            together here, so they are kept apart from those of a run on these weights, which are run one by one.
     """
-    windows = [ids for some in drawn.values() for ids in some]
-    new = list({request_key("window", ids): ids for ids in windows if request_key("window", ids) not in kept}.values())
+    keys = {request_key(_KIND, ids): ids for some in drawn.values() for ids in some}
+    new = {key: ids for key, ids in keys.items() if key not in kept}
     try:
-        for ids, nats in zip(new, _nats(source, settings, new, show_progress) if new else [], strict=True):
-            kept.add(request_key("window", ids), [float(nats)])
-        losses = {name: [float(kept[request_key("window", ids)][0]) for ids in some] for name, some in drawn.items()}
+        found = _nats(source, settings, list(new.values()), show_progress) if new else []
+        for key, nats in zip(new, found, strict=True):
+            kept.add(key, [float(nats)])
+        losses = {name: [float(kept[request_key(_KIND, ids)][0]) for ids in some] for name, some in drawn.items()}
         return {name: measure_prose(losses[name], tokenizer, some) for name, some in drawn.items()}, []
     except (RegrowthError, MemoryError, RuntimeError) as error:
         if not isinstance(error, RegrowthError) and not is_out_of_memory(error):

@@ -101,12 +101,13 @@ def run(
             prose = {
                 name: measure_prose(asker.window_nats(windows), tokenizer, windows) for name, windows in drawn.items()
             }
-            rows = settings.batch_size or (asker.facts.get("batch_size", USUAL_ROWS) if planned else USUAL_ROWS)
+            rows = settings.batch_size or asker.rows or USUAL_ROWS
             needles = None if planned is None else measure_needles(planned, asker.written, rows)
         finally:
             asker.close()
             answers.close()
     logged = harness.pop("samples")
+    rows = settings.batch_size or asker.rows or USUAL_ROWS
     facts, notes = asker.facts, [*([removal.note] if removal else []), *asker.notes]
     tokens, asked, known, truncated = asker.tokens, asker.asked, asker.known, asker.truncated
     del asker
@@ -131,7 +132,7 @@ def run(
             settings,
             prompts,
             removal,
-            batch_size=settings.batch_size or facts.get("batch_size", USUAL_ROWS),
+            batch_size=rows,
             dtype=facts["dtype"],
             max_length=context,
             chat_template=chat,

@@ -33,7 +33,6 @@ from prune.cutting.planning import scan_of
 from prune.families.subject import Subject, new_config, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
 from prune.models.loading import load_tokenizer, pick_device
-from prune.models.whole import NF4
 
 if TYPE_CHECKING:
     from eval.sweeps.document import Sweep
@@ -203,5 +202,5 @@ def _facts(
         "cuts": [variant.label for variant in plan.variants],
         "adapters": [content_sha256(adapter.folder) for adapter in healed],
         "questions": digest(asked),
-        **({"weights": NF4} if settings.load_in_4bit else {}),
+        "weights": weights_judged(settings),
     }

@@ -99,12 +99,16 @@ def memory_of(shape: ModelShape, job: Job) -> Memory:
 def needed(shape: ModelShape, job: Job) -> int:
     """Bytes at the peak. On a CPU the files that are mapped while they are read can go at any time, and do not count.
 
-    In float32, where a CPU has no bf16 products, states and weights are twice as wide.
+    In float32, where there are no bf16 products, states and weights are twice as wide. What is quantised, the adapter
+    and its optimiser are not, but a CPU is given that room too.
     """
     memory = memory_of(shape, job)
-    if job.cuda:
+    if not job.cuda:
+        return memory.step * (2 if job.wide else 1)
+    if not job.wide:
         return memory.total
-    return memory.step * (2 if job.wide else 1)
+    states = memory.activations + max(memory.layer, memory.logits)
+    return memory.total + states + (memory.weights if job.bits == 16 else 0)
 
 
 def flops_per_token(shape: ModelShape, job: Job) -> float:

@@ -261,7 +261,7 @@ def answers(
         bases.append(_Side([base for _, base, _ in rows], keys).mean(kind, seed))
         beyond[kind] = _Side([hit - base for hit, base, _ in rows], keys)
     facts = beyond["factual"].mean("", seed).value
-    few = f"fewer than {FEWEST} %s with an answer in words that stands in the pool, and not everywhere"
+    few = f"fewer than {FEWEST} unlike answers in words of %s stand in the pool, and not everywhere"
     alone = judge(
         "answers: hits of facts less those at random",
         facts,

@@ -95,7 +95,7 @@ class Ranking(Artefact):
     documents: tuple[RankedDocument, ...] = Field(description="of the pool, in the order in which they were drawn")
     questions: tuple[AskedQuestion, ...] = Field(description="all queries, in their order")
     adapter: RankingAdapter | None = Field(description="null where no method needs one")
-    methods: tuple[MethodScores, ...] = Field(description="in the order of their names on the command line")
+    methods: tuple[MethodScores, ...] = Field(description="in the order gradient, bm25, random, ek-fac")
     seconds: dict[str, float] = Field(description="how long parts took; of a resumed run its last stretch")
     peak_memory: dict[str, int] = Field(description="`resident_bytes` of the process, `cuda_bytes` on a GPU")
     provenance: dict[str, Any] = Field(description="see the top of this page; `settings` are all options")

@@ -14,7 +14,7 @@ first pass over all of the pool would double the cost.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ def gradient_scores(
         dimensions: of the sketch.
         moments: how many documents, from the first on, the second moments are of.
         seed: of the sketch.
-        parts: what is finished; of documents their scores, of queries their sketches.
+        parts: the scores of documents that are finished.
         advance: told of each row that is done, those of the second moments included.
 
     Raises:
@@ -135,23 +135,11 @@ def gradient_scores(
     twins = [first.setdefault(row.tokens.tobytes(), number) for number, row in enumerate(documents)]
     alone = [number for number, twin in enumerate(twins) if number == twin]
 
-    def measured(kind: str, rows: Sequence[int], measure: Callable[[int], torch.Tensor]) -> NDArray[Any]:
-        done = []
-        for start in range(0, len(rows), PART):
-            some, name = rows[start : start + PART], f"{kind}-{start}"
-            part = parts.get(name)
-            if part is None:
-                part = {"values": np.stack([measure(number).cpu().numpy() for number in some])}
-                parts.put(name, part)
-            advance(len(some))
-            done.append(part["values"])
-        return np.concatenate(done)
-
-    def asked(number: int) -> torch.Tensor:
-        gradient = gradients(queries[number], f"query {number + 1}")
-        return unit(sketch(gradient)).half()  # in half the room; a cosine moves by far less than the sketch moves it
-
-    towards = torch.from_numpy(measured("queries", range(len(queries)), asked)).to(model.device).float()
+    towards = []  # not kept for --resume: all together they take more room than time
+    for number, query in enumerate(queries):
+        towards.append(unit(sketch(gradients(query, f"query {number + 1}"))))
+        advance(1)
+    asked = torch.stack(towards)
     sampled = alone[:moments]
     v: Gradient = []  # of these, and made when the first document is to be measured
 
@@ -160,9 +148,18 @@ def gradient_scores(
             v.extend(_moments(gradients, documents, sampled, advance))
         gradient = gradients(documents[number], f"document {number + 1}")
         own = v if number in sampled else with_own(v, gradient, len(sampled))
-        return towards @ unit(sketch(update_direction(gradient, own)))
+        return asked @ unit(sketch(update_direction(gradient, own)))
 
-    scores = measured("documents", alone, scored)
+    done = []
+    for start in range(0, len(alone), PART):
+        some = alone[start : start + PART]
+        part = parts.get(f"documents-{start}")
+        if part is None:
+            part = {"values": np.stack([scored(number).cpu().numpy() for number in some])}
+            parts.put(f"documents-{start}", part)
+        advance(len(some))
+        done.append(part["values"])
+    scores = np.concatenate(done)
     place = {number: row for row, number in enumerate(alone)}
     return scores[[place[twin] for twin in twins]].astype(np.float64)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -31,16 +31,23 @@ class Pool:
         documents: D of them.
         tokens: of the whole text of each, (D,).
         rows: what is read of each: BOS where the tokenizer has one, and the first tokens; all but the first bear loss.
+        read: the same as text, (D,).
     """
 
     documents: tuple[PoolDocument, ...]
     tokens: tuple[int, ...]
     rows: tuple[Row, ...]
+    read: tuple[str, ...]
 
     @property
     def texts(self) -> list[str]:
         """The whole texts."""
         return [document.text for document in self.documents]
+
+    @property
+    def readings(self) -> list[PoolDocument]:
+        """The documents with what is read of their texts."""
+        return [replace(document, text=text) for document, text in zip(self.documents, self.read, strict=True)]
 
     @property
     def sha256(self) -> str:
@@ -63,6 +70,7 @@ def read_pool(settings: RankSettings, tokenizer: PreTrainedTokenizerBase) -> Poo
     documents: list[PoolDocument] = []
     tokens: list[int] = []
     rows: list[Row] = []
+    read: list[str] = []
     bos, total = bos_id(tokenizer), 0
     for document in _in_turns(turns):
         if len(documents) == settings.documents or total >= (settings.pool_tokens or float("inf")):
@@ -74,12 +82,13 @@ def read_pool(settings: RankSettings, tokenizer: PreTrainedTokenizerBase) -> Poo
         tokens.append(len(ids))
         total += len(ids)
         rows.append(reading([] if bos is None else [bos], ids, settings.length))
+        read.append(document.text if len(ids) <= settings.length else tokenizer.decode(ids[: settings.length]))
     if len(documents) < 2:
         raise TextError(
             f"{' and '.join(settings.text)}: {len(documents) or 'no'} document of {SHORTEST} tokens or more is nothing "
             "to rank; give more text with --text"
         )
-    return Pool(tuple(documents), tuple(tokens), tuple(rows))
+    return Pool(tuple(documents), tuple(tokens), tuple(rows), tuple(read))
 
 
 def reading(before: Sequence[int], bearing: Sequence[int], length: int) -> Row:

@@ -42,9 +42,9 @@ class Asked:
 
 
 def draw_questions(settings: RankSettings) -> dict[str, list[Question]]:
-    """The questions of each domain that the seed draws.
+    """The questions of each domain that the seed draws last.
 
-    It is another draw than that of `evaluate` with the same seed.
+    `evaluate` takes those that the same seed draws first: with its `--limit` both are apart where there are enough.
 
     Raises:
         UsageError: an unknown domain.
@@ -53,7 +53,8 @@ def draw_questions(settings: RankSettings) -> dict[str, list[Question]]:
     assert settings.data is not None
     drawn = {}
     for domain, path in question_files(settings.data, settings.domains).items():
-        drawn[domain] = draw(read_questions(path), limit=settings.questions, seed=f"rank:{settings.seed}")
+        order = draw(read_questions(path), limit=None, seed=settings.seed)
+        drawn[domain] = order[::-1][: settings.questions]
         if len(drawn[domain]) < 2:
             raise RegrowthError(f"{path} holds one question: a standard error needs two")
     return drawn

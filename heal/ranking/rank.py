@@ -25,6 +25,7 @@ from heal.ranking.settings import RankRun, RankSettings, Selection
 from heal.ranking.warming import Warm, WarmUp, given_adapter, load_adapted
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import Source, locate
+from prune.common.errors import RegrowthError, UsageError
 from prune.common.memory import peak_memory
 from prune.common.outputs import check_free, write_text
 from prune.common.provenance import digest, provenance
@@ -129,6 +130,7 @@ class RankPlan:
     rows: tuple[Row, ...]
     kinds: tuple[Kind | None, ...]
     identity: dict[str, Any] = field(default_factory=dict)
+    text: Any = None
 
     @property
     def needs_model(self) -> bool:
@@ -140,12 +142,21 @@ def _plan(model: str | Path, out: Path | None, settings: RankSettings, selection
     settings.check()
     selection.check(settings)
     check_installed(settings.methods)
-    for path in (out, run.plot, selection.select_out):
-        if path is not None:
-            check_free(path, overwrite=run.overwrite)
+    if settings.adapter is not None and not any(method in OF_THE_MODEL for method in settings.methods):
+        raise UsageError(f"--adapter {settings.adapter}: no method of {','.join(settings.methods)} looks at the model")
+    named = {"--out": out, "--plot": run.plot, "--select-out": selection.select_out}
+    paths = {option: path for option, path in named.items() if path is not None}
+    for option, path in paths.items():
+        check_free(path, overwrite=run.overwrite)
+        if path.is_dir():
+            raise RegrowthError(f"{option} {path} is a folder; give a file")
+    if len({path.resolve() for path in paths.values()}) < len(paths):
+        raise UsageError(f"{' and '.join(paths)} name one file; give each its own")
     quiet_libraries()
     drawn = draw_questions(settings)
     run = replace(run, device=pick_device(run.device))
+    if "ek-fac" in settings.methods and run.device not in ("cpu", "cuda", "cuda:0"):
+        raise UsageError(f"--methods ek-fac runs on the CPU or the first GPU, not on {run.device}; use --device cpu")
     source = locate(model, revision=run.revision)
     tokenizer = load_tokenizer(source)
     with progress("Reading the pool", None, shown=run.show_progress):
@@ -169,6 +180,7 @@ def _plan(model: str | Path, out: Path | None, settings: RankSettings, selection
         tuple(encode_query(tokenizer, query) for query in queries),
         (*(_kind(one) for one in asked), *kinds),
         model_identity(source.folder, name=source.name, commit=source.commit),
+        texts_identity(settings.text, settings.field),
     )
 
 
@@ -207,7 +219,7 @@ def _score(plan: RankPlan, warm: Warm | None, unfinished: Unfinished | None) -> 
         with progress("Loading the model", None, shown=plan.run.show_progress):
             model = load_adapted(plan.model, warm, device=plan.run.device, dtype=settings.dtype)
     words = [*(one.words for one in plan.asked), *(f"{q.prompt} {q.answer}" for q in plan.queries[len(plan.asked) :])]
-    material = Material(plan.pool.texts, plan.pool.rows, words, plan.rows, settings, model, parts, lambda _: None)
+    material = Material(plan.pool.read, plan.pool.rows, words, plan.rows, settings, model, parts, lambda _: None)
     scores = {}
     for method in settings.methods:
         total = work(method, material)
@@ -260,7 +272,7 @@ def _ranking(plan: RankPlan, warm: Warm | None, scores: dict[str, Scores], secon
         peak_memory=peak_memory(plan.run.device),
         provenance=provenance(
             model=plan.identity,
-            text=texts_identity(settings.text, settings.field),
+            text=plan.text,
             settings=written,
             device=plan.run.device,
         ),

@@ -92,6 +92,12 @@ class RankSettings:
     seed: Annotated[int, _computes("Draws documents and questions, the warm-up and the projection.")] = 0
 
     def __post_init__(self) -> None:
+        for name, settled in (
+            ("text", _texts(self.text)),
+            ("domains", split_names(self.domains) if self.domains else ()),
+            ("methods", check_methods(self.methods)),
+        ):  # in Python one name may be given as it is
+            object.__setattr__(self, name, settled)
         check_seed(self.seed)
         least = {"documents": 2, "length": SHORTEST_READING, "questions": 2, "procedures": 0, "sketch": 16}
         for name, fewest in {**least, "moments": 1}.items():
@@ -105,7 +111,6 @@ class RankSettings:
             raise UsageError(f"--bits {self.bits} is unknown; use {', '.join(map(str, BITS))}")
         if self.chat_template not in CHAT:
             raise UsageError(f"--chat-template {self.chat_template} is unknown; use {', '.join(CHAT)}")
-        check_methods(self.methods)
         parse_tokens(self.warm_up)
         given = [name for name in ("rank", "targets", "bits") if getattr(self, name) is not None]
         if self.adapter is not None and given:
@@ -145,11 +150,11 @@ class Selection:
     def __post_init__(self) -> None:
         if (self.select is None) != (self.select_out is None):
             raise UsageError("--select and --select-out go together: how much, and where it is written")
-        if self.select is None and self.select_for is not None:
-            raise UsageError("--select-for goes with --select")
+        check_methods(self.select_by)
+        if self.select is None and (self.select_for is not None or self.select_by != METHODS[0]):
+            raise UsageError("--select-for and --select-by go with --select")
         if self.select is not None:
             parse_share(self.select)
-            check_methods(self.select_by)
             if self.select_out is not None and self.select_out.suffix != ".jsonl":
                 raise UsageError(f"--select-out {self.select_out}: rows are written; give it the ending .jsonl")
 

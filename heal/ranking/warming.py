@@ -94,6 +94,7 @@ class WarmUp:
             how = Settings(
                 length=settings.length,
                 batch_size=1,
+                accumulate=1,
                 seed=settings.seed,
                 eval_every=1_000_000,
                 checkpointing=False,
@@ -122,6 +123,10 @@ class WarmUp:
             measured.append(text)
             counted += tokens
         left = {text: tokens for text, tokens in texts if text not in measured}
+        if parse_tokens(settings.warm_up) < settings.length:
+            raise UsageError(
+                f"--warm-up {settings.warm_up} is less than one row (--length {settings.length}); raise it"
+            )
         budget = min(parse_tokens(settings.warm_up), sum(left.values()) // settings.length * settings.length)
         if budget < settings.length or counted < 64:
             raise TextError(

@@ -160,7 +160,7 @@ class _Full:
         """The pruned model over the full one's tensors; its forward pass is the loss."""
         from transformers import AutoConfig
 
-        from heal.models.kernels import fuse
+        from heal.models.kernels import Kernels, fuse
         from heal.models.quantise import quantised_modules
         from heal.models.student import build_student
         from heal.models.targets import find_targets
@@ -173,7 +173,8 @@ class _Full:
         cut = first_after_cut(plan.model.folder)
         targets = find_targets(student, self.settings.targets, cut=cut)
         prefix = shared_prefix(targets, cut or 0, student, teacher)
-        kernels = fuse([teacher, student], self.settings.kernels, plan.run.device)
+        spread = plan.run.device_map is not None  # Liger's kernels run on one GPU
+        kernels = Kernels() if spread else fuse([teacher, student], self.settings.kernels, plan.run.device)
         attach_distillation(student, teacher, kept=kept, prefix=prefix, cut=cut or 0, settings=self.settings)
         facts = {**plan.also, "own_tensors": list(self.changed), "shared_prefix": prefix}
         return Student(student, targets, quantised_modules(student), facts, kernels)

@@ -50,7 +50,7 @@ def load_student(plan: HealPlan) -> Student:
     how = {"device": plan.run.device, "dtype": settings.dtype, "attention": settings.attention}
     base = load_frozen(plan.model, bits=settings.bits, spread=spread, **how)
     targets = find_targets(base, settings.targets, cut=first_after_cut(plan.model.folder))
-    # Liger is checked against the plain model, which cannot run before it is in shards.
-    kernels = Kernels() if sharded() else fuse([base], settings.kernels, plan.run.device)
+    # Liger is checked against the plain model, which cannot run before it is in shards. Its kernels run on one GPU.
+    kernels = Kernels() if sharded() or spread else fuse([base], settings.kernels, plan.run.device)
     attach_loss(base, at_once=not sharded())
     return Student(base, targets, quantised_modules(base), {}, kernels)

@@ -105,7 +105,7 @@ def test_answers_are_seen_in_the_top_documents():
     assert named["answers: hits of facts less those at random"].verdict == "seen"
     against = named["answers: hits beyond random of facts less those of reasoning"]
     assert against.verdict == "cannot tell"  # numbers are no evidence
-    assert "answer in words" in against.note
+    assert "answers in words" in against.note
 
 
 def test_answers_of_reasoning_in_words_are_held_against_those_of_facts():

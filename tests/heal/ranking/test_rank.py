@@ -123,7 +123,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_scores(whole, shallow_llama, 
         rank(shallow_llama, out, settings=replace(settings, sketch=512), run=again)
     limit, told[:] = 0, []
     found = rank(shallow_llama, out, settings=settings, run=again).ranking
-    assert len(told) == 8 + 15  # the moments, and the documents that were left
+    assert len(told) == 6 + 8 + 15  # the queries, the moments, and the documents that were left
     assert (scores(found) == scores(whole[0].ranking)).all()
     assert list(tmp_path.glob(".*")) == []
 
