@@ -263,6 +263,8 @@ def _least_change(chain: Chain, job: Job, gpu: Gpu) -> tuple[Job | None, str]:
             words = [f"--bits {bits}"] if bits != job.bits else []
             if found.batch_size != job.batch_size and not chain.choose_rows:
                 words.append(f"--batch-size {found.batch_size}")
+                if chain.rows % found.batch_size == 0 and chain.rows != found.batch_size:
+                    words.append(f"--accumulate {chain.rows // found.batch_size}")  # the rows of a step stay
             if found.checkpointing != job.checkpointing and not chain.choose_checkpointing:
                 words.append(f"--checkpointing {'on' if found.checkpointing else 'off'}")
             return found, " ".join(words)

@@ -8,6 +8,7 @@ supplies masks and positions anew for each batch and layer; the layers it would 
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
@@ -178,7 +179,10 @@ class StatesKept:
                 return [torch.empty(shape, dtype=self._dtype, device=home) for shape in self._shapes]
         sizes = [torch.Size(shape).numel() for shape in self._shapes]
         folder = self._files.enter_context(tempfile.TemporaryDirectory(prefix="regrowth-states-"))
-        whole = torch.from_file(str(Path(folder) / "states"), shared=True, size=sum(sizes), dtype=self._dtype)
+        path = Path(folder) / "states"
+        with path.open("wb") as file:  # a full disk is an error here; under a mapping it would kill the process
+            os.posix_fallocate(file.fileno(), 0, self.size)
+        whole = torch.from_file(str(path), shared=True, size=sum(sizes), dtype=self._dtype)
         return [part.view(shape) for part, shape in zip(whole.split(sizes), self._shapes, strict=True)]
 
     def __enter__(self) -> StatesKept:

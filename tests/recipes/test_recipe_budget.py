@@ -246,3 +246,20 @@ def test_the_command(chain, tmp_path, monkeypatch):
     monkeypatch.setattr(budgets.shutil, "disk_usage", lambda _: namedtuple("Disk", "free")(10))
     check_refused(run("recipe", "run", path, "--from", "heal"), 1, "or go on as it is with --no-budget")
     succeed("recipe", "run", path, "--from", "heal", "--no-budget")
+
+
+def test_what_a_later_stage_reads_by_name_or_lies_elsewhere_is_not_an_intermediate(tmp_path):
+    out = tmp_path / "out"
+    stages = [
+        {"name": "ranking", "command": "heal rank", "arguments": ["m"], "options": {
+            "text": "pool.jsonl", "out": f"{out}/rank.json", "select": "10%", "select-out": f"{out}/chosen.jsonl"}},
+        {"name": "scan", "command": "prune scan", "arguments": ["m"], "options": {"out": f"{out}/../shared.json"}},
+        {"name": "heal", "command": "heal qlora", "arguments": ["m"], "options": {
+            "text": "t.jsonl", "domain-text": f"chosen={out}/chosen.jsonl", "out": f"{out}/adapter"}},
+        {"name": "merge", "command": "heal merge", "arguments": [f"{out}/adapter"],
+         "options": {"out": f"{out}/healed"}},
+    ]  # fmt: skip
+    recipe = Recipe(name="r", about="", settings={"out": str(out)}, stages=stages, files={"healed": f"{out}/healed"})
+    names = [[output.rpartition("/")[2] for _, output in done_with(recipe, after)] for after in range(4)]
+    assert names[:2] == [["rank.json"]] * 2
+    assert names[2:] == [["rank.json", "chosen.jsonl"], ["rank.json", "chosen.jsonl", "adapter"]]
