@@ -50,7 +50,8 @@ def start(hub: StubHub, cache: Path, *words: object, **environment: str) -> subp
     """As `call`, and do not wait for its end."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     given = {"HF_ENDPOINT": hub.address, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
-    given |= {"HF_HUB_DISABLE_TELEMETRY": "1", **environment}
+    # A busy machine may need longer than the ten seconds after which the client gives a stalled file up.
+    given |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "300", **environment}
     command = [sys.executable, *(["-c"] if str(words[0]).startswith("import ") else ["-m"]), *map(str, words)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=kept | given)

@@ -278,7 +278,7 @@ def test_a_resumed_sweep_never_crosses_models(tiny, sample_questions, tmp_path, 
         sweep(folder, **ask)
     ask["resume"] = True
     with monkeypatch.context() as patched:
-        patched.setattr("eval.sweeps.run.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+        patched.setattr("eval.sweeps.run.load_asked", lambda *_, **__: pytest.fail("the model was loaded"))
         with pytest.raises(UsageError, match="--resume: model was"):
             sweep(twin, **ask)
         with pytest.raises(UsageError, match="--resume: cuts was"):

@@ -78,7 +78,7 @@ def test_what_cannot_be_chosen_is_one_line(plan_with, free, settings, words):
 
 
 def test_several_processes_or_cards_are_told_to_say_it(plan_with, monkeypatch, shallow_llama, small_text, tmp_path):
-    monkeypatch.setattr("heal.models.spread.check_spread", lambda *_: None)
+    monkeypatch.setattr("prune.models.spread.check_spread", lambda *_: None)
     spread = replace(quiet(TOKENS), device_map="auto")
     with pytest.raises(UsageError, match="--batch-size auto chooses for one card; with --device-map give"):
         settings = Settings(**{**EXACT, **FREE, "rank": 4})
