@@ -1,6 +1,7 @@
 """The real sample (made by `make sample`), small random models, and the CPU that the tests run as."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job: tests of Ctrl-C would wait
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--avx2"):  # before torch is imported, here and in every process that a test starts
         os.environ.update(AVX2)
 
