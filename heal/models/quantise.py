@@ -22,6 +22,7 @@ from prune.common.processes import sharded
 from prune.models.loading import load_model
 from prune.models.precision import pick_dtype
 from prune.models.spread import place_layers
+from prune.models.whole import quantisation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,17 +74,8 @@ def load_frozen(
     else:
         if device == "mps":
             raise RegrowthError(f"{bits}-bit training does not run on this device; use --device cpu or --bits 16")
-        from transformers import BitsAndBytesConfig
-
-        config = BitsAndBytesConfig(
-            load_in_4bit=bits == 4,
-            load_in_8bit=bits == 8,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute,
-            # FSDP shards only floating-point weights, of one dtype each: it must see NF4 as what is beside it.
-            bnb_4bit_quant_storage=compute if sharded() else torch.uint8,
-        )
+        # FSDP shards only floating-point weights, of one dtype each: it must see NF4 as what is beside it.
+        config = quantisation(compute, bits=bits, storage=compute if sharded() else None)
         if sharded():
             model = load_waiting(source, compute=compute, quantisation=config, attention=attention)
         else:

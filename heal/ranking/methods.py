@@ -21,6 +21,11 @@ Scores = NDArray[np.float64]  # (D, Q)
 OF_THE_MODEL = ("gradient", "ek-fac")  # methods that need it
 
 
+def need_the_model(methods: Sequence[str]) -> bool:
+    """Whether any of these methods looks at the model."""
+    return any(method in OF_THE_MODEL for method in methods)
+
+
 @dataclass(frozen=True)
 class Material:
     """What methods score with.

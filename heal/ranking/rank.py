@@ -8,14 +8,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from heal.ranking.document import AskedQuestion, DomainScores, MethodScores, RankedDocument, Ranking, RankingAdapter
-from heal.ranking.methods import OF_THE_MODEL, Material, Scores, check_installed, score, work
+from heal.ranking.methods import Material, Scores, check_installed, need_the_model, score, work
 from heal.ranking.pool import Pool, read_pool
 from heal.ranking.procedures import CONTROLS, procedure_queries
 from heal.ranking.queries import MATHEMATICS, Asked, ask, draw_questions, encode_query
@@ -117,6 +117,7 @@ class RankPlan:
         queries: these, then the made-up ones, Q in all.
         rows: the queries in tokens, (Q,).
         kinds: what each query stands for in the contrasts, (Q,).
+        identity: of the model, and `text` of the pool's sources as they were read, for provenance.
     """
 
     model: Source
@@ -129,12 +130,12 @@ class RankPlan:
     queries: tuple[Query, ...]
     rows: tuple[Row, ...]
     kinds: tuple[Kind | None, ...]
-    identity: dict[str, Any] = field(default_factory=dict)
-    text: Any = None
+    identity: dict[str, Any]
+    text: Any
 
     @property
     def needs_model(self) -> bool:
-        return any(method in OF_THE_MODEL for method in self.settings.methods)
+        return need_the_model(self.settings.methods)
 
 
 def _plan(model: str | Path, out: Path | None, settings: RankSettings, selection: Selection, run: RankRun) -> RankPlan:
@@ -142,7 +143,7 @@ def _plan(model: str | Path, out: Path | None, settings: RankSettings, selection
     settings.check()
     selection.check(settings)
     check_installed(settings.methods)
-    if settings.adapter is not None and not any(method in OF_THE_MODEL for method in settings.methods):
+    if settings.adapter is not None and not need_the_model(settings.methods):
         raise UsageError(f"--adapter {settings.adapter}: no method of {','.join(settings.methods)} looks at the model")
     named = {"--out": out, "--plot": run.plot, "--select-out": selection.select_out}
     paths = {option: path for option, path in named.items() if path is not None}

@@ -14,7 +14,7 @@ from prune.models.loading import load_model, text_config
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
 AS_STORED, NF4 = "as stored", "nf4"  # which weights are judged, by the names that the artefacts have for them
 
@@ -30,6 +30,27 @@ def check_4bit(device: str) -> None:
     """
     if device.startswith("mps"):
         raise RegrowthError("--load-in-4bit does not run on this device; use --device cpu, or leave it out")
+
+
+def quantisation(
+    compute: torch.dtype, *, bits: int = 4, storage: torch.dtype | str | None = None
+) -> BitsAndBytesConfig:
+    """bitsandbytes' NF4 with quantised scales (bits 4), or LLM.int8() (8): the one way in which whole models have it.
+
+    Args:
+        compute: what is multiplied in.
+        storage: the dtype that NF4 is packed into; bytes if None.
+    """
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=bits == 4,
+        load_in_8bit=bits == 8,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_quant_storage=storage or "uint8",
+    )
 
 
 def load_whole(
@@ -61,14 +82,7 @@ def load_whole(
     if load_in_4bit:
         if getattr(config, "quantization_config", None) is not None:
             raise CheckpointError(f"{source.name} is stored quantised already; leave out --load-in-4bit")
-        from transformers import BitsAndBytesConfig
-
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute,
-        )
+        options["quantization_config"] = quantisation(compute)
     return load_model(source, dtype=compute, device=device, **options)
 
 
