@@ -24,11 +24,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
-sys.path[:] = [place for place in sys.path if Path(place) != Path(__file__).parent]  # bench/heal.py is not the package
+BENCH = Path(__file__).resolve().parent  # which holds a heal.py that is not the package
+sys.path[:] = [str(BENCH.parent), *(place for place in sys.path if Path(place).resolve() != BENCH)]
+
+from bench.shared.runs import check_same, command, keep, lines, mean, words, write_lines  # noqa: E402
+
 FEWEST = 5  # words of a question that the full model answers: some of PIQA's are one word
 SETS = {"math": "asdiv", "commonsense": "piqa"}
 WAYS = {"prose": ("prose",), "chats": ("chats",), "both": ("prose", "chats")}
@@ -60,7 +63,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="run nothing; print what is there")
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
-    check_same(asked)
+    check_same(asked, APART)
     if not asked.table:
         split(asked)
         if not written(asked, "chats").exists():
@@ -75,21 +78,6 @@ def main() -> None:
                 name = cell(asked, way, seed)
                 keep(asked.work / f"result-{name}.json", lambda way=way, seed=seed: heal(asked, way, seed))
     print(table(asked))
-
-
-def check_same(asked):
-    """Refuse a --work of other settings: what is finished there would stand for what is not. --table takes them."""
-    path = asked.work / "settings.json"
-    now = json.loads(json.dumps({name: value for name, value in vars(asked).items() if name not in APART}, default=str))
-    before = json.loads(path.read_text()) if path.exists() else now
-    if asked.table:
-        vars(asked).update(before)
-        return
-    for name, value in now.items():
-        if (was := before.get(name)) != value:
-            option = "--" + name.replace("_", "-")
-            raise SystemExit(f"{option} was {was} in {asked.work}, and is now {value}; give another --work")
-    path.write_text(json.dumps(now, indent=1) + "\n")
 
 
 def split(asked):
@@ -240,42 +228,9 @@ def written(asked, kind):
     return asked.work / f"{kind}-{asked.tokens}-{asked.length}-{asked.response_tokens}.jsonl"
 
 
-def keep(path, make):
-    """Write what `make` gives, once."""
-    if not path.exists():
-        path.write_text(json.dumps(make(), indent=1) + "\n")
-        print(f"{path.stem.removeprefix('result-')} is done", file=sys.stderr, flush=True)
-
-
-def words(question):
-    return " ".join(question.lower().split())
-
-
 def digest(question):
     """By the words alone, so that no question is judged in one form and answered in another."""
     return int(hashlib.sha256(words(question).encode()).hexdigest(), 16)
-
-
-def lines(path):
-    with Path(path).open(encoding="utf-8") as file:
-        yield from (json.loads(line) for line in file if line.strip())
-
-
-def write_lines(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-def mean(values):
-    values = list(values)
-    return sum(values) / len(values)
-
-
-def command(program, *arguments):
-    module = {"evaluate": "eval"}.get(program, program)
-    done = subprocess.run([sys.executable, "-m", *map(str, (module, *arguments))], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{program} {' '.join(map(str, arguments))}\n{done.stderr[-2000:]}")
-    return done.stdout
 
 
 if __name__ == "__main__":

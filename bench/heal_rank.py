@@ -34,12 +34,15 @@ import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-sys.path[:] = [place for place in sys.path if Path(place) != Path(__file__).parent]  # bench/heal.py is not the package
+BENCH = Path(__file__).resolve().parent  # which holds a heal.py that is not the package
+sys.path[:] = [str(BENCH.parent), *(place for place in sys.path if Path(place).resolve() != BENCH)]
+
+from bench.shared.runs import check_same, command, keep, lines, mean, words, write_lines  # noqa: E402
+
 DOMAINS = {"medical": ("medmcqa", "pubmedqa"), "math": ("gsm8k",)}  # and the sources that are about them
 WAYS = ("random", "gradient", "ek-fac", "bm25", "topic")
 SCORED = ("gradient", "ek-fac", "bm25")
@@ -78,7 +81,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="run nothing; print what is there")
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
-    check_same(asked)
+    check_same(asked, APART)
     if not asked.table:
         if not (asked.work / "pool.jsonl").exists():
             build(asked, cutter(asked.model, asked.length))
@@ -112,21 +115,6 @@ def measure(asked):
                     result(asked, name),
                     lambda name=name, way=way, domain=domain, seed=seed: heal(asked, name, way, domain, seed),
                 )
-
-
-def check_same(asked):
-    """Refuse a --work of other settings: what is finished there would stand for what is not. --table takes them."""
-    path = asked.work / "settings.json"
-    now = json.loads(json.dumps({name: value for name, value in vars(asked).items() if name not in APART}, default=str))
-    before = json.loads(path.read_text()) if path.exists() else now
-    if asked.table:
-        vars(asked).update(before)
-        return
-    for name, value in now.items():
-        if (was := before.get(name)) != value:
-            option = "--" + name.replace("_", "-")
-            raise SystemExit(f"{option} was {was} in {asked.work}, and is now {value}; give another --work")
-    path.write_text(json.dumps(now, indent=1) + "\n")
 
 
 def build(asked, shorten):
@@ -396,15 +384,6 @@ def scores_path(asked, way):
     return asked.work / f"scores-{way}.json"
 
 
-def keep(path, make):
-    """Write what `make` gives, once."""
-    if not path.exists():
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(make(), indent=1) + "\n")
-        part.replace(path)
-        print(f"{path.stem.removeprefix('result-')} is done", file=sys.stderr, flush=True)
-
-
 def cutter(model, length):
     """What gives a text's first `length` tokens as text, and how many there are."""
     from prune.checkpoint.source import locate
@@ -427,31 +406,6 @@ def size(text):
     """20k as 20000."""
     scale = {"k": 1000, "M": 1_000_000}.get(text[-1:], 1)
     return int(float(text.rstrip("kM")) * scale)
-
-
-def words(text):
-    return " ".join(text.lower().split())
-
-
-def lines(path):
-    with Path(path).open(encoding="utf-8") as file:
-        yield from (json.loads(line) for line in file if line.strip())
-
-
-def write_lines(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-def mean(values):
-    values = list(values)
-    return sum(values) / len(values)
-
-
-def command(program, *arguments):
-    done = subprocess.run([sys.executable, "-m", *map(str, (program, *arguments))], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{program} {' '.join(map(str, arguments))}\n{done.stderr[-2000:]}")
-    return done.stdout
 
 
 if __name__ == "__main__":
