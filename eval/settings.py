@@ -14,7 +14,7 @@ from prune.common.options import Option
 from prune.instruments.needles import NEEDLES
 from prune.instruments.settings import HeadsSettings, parse_numbers, spell_numbers
 from prune.models.precision import HELP as DTYPES
-from prune.models.vllm_options import parse_engine_options
+from prune.models.vllm.options import parse_engine_options
 
 SHORTEST = 64  # tokens; below that a prompt and 16 new tokens do not fit
 LONGEST = 4096  # tokens of context if not told, however much a model can hold: our questions are shorter

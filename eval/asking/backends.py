@@ -12,7 +12,7 @@ from prune.common.terminal import Progress
 from prune.models.fitting import rows_at_once
 from prune.models.loading import pick_device, text_config
 from prune.models.precision import pick_dtype
-from prune.models.vllm_options import engine_device
+from prune.models.vllm.options import engine_device
 from prune.models.whole import AS_STORED, NF4, check_4bit, load_whole
 
 USUAL_ROWS = 8  # requests at a time on a CPU

@@ -8,8 +8,8 @@ from typing import Any
 from eval.settings import Settings
 from prune.checkpoint.source import Source
 from prune.common.terminal import Progress
-from prune.models.vllm_options import engine_device
-from prune.models.vllm_process import VllmProcess, engine_options
+from prune.models.vllm.options import engine_device
+from prune.models.vllm.process import VllmProcess, engine_options
 
 PIECE = 512  # requests handed over at a time, whose answers are kept before the next go; vLLM makes its own batches
 _SERVE = ("eval.asking.vllm_scorer", "VllmScorer")

@@ -1,4 +1,4 @@
-"""lm-eval's LM on vLLM, as the process that `prune.models.vllm_process` starts runs it: a list in, answers out."""
+"""lm-eval's LM on vLLM, as the process that `prune.models.vllm.process` starts runs it: a list in, answers out."""
 
 from __future__ import annotations
 

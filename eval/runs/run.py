@@ -36,7 +36,7 @@ from prune.common.errors import RegrowthError, UsageError
 from prune.common.provenance import versions
 from prune.common.terminal import progress, quiet_libraries
 from prune.models.loading import load_tokenizer
-from prune.models.vllm_options import altering
+from prune.models.vllm.options import altering
 from prune.models.whole import NF4
 
 if TYPE_CHECKING:

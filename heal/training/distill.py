@@ -19,7 +19,7 @@ from prune.checkpoint.identity import base_identity
 from prune.common.errors import UsageError
 from prune.common.terminal import progress
 from prune.models.loading import load_tokenizer
-from prune.models.vllm_options import engine_device
+from prune.models.vllm.options import engine_device
 from prune.text.windows import text_identity
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prune.checkpoint.source import Source
-from prune.models.vllm_options import engine_device
-from prune.models.vllm_process import VllmProcess, engine_options
+from prune.models.vllm.options import engine_device
+from prune.models.vllm.process import VllmProcess, engine_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _TOP_P = 0.95  # of the probability: without a bound, one token in many is noise that a student would learn
-_SERVE = ("prune.models.vllm_writer", "Writer")
+_SERVE = ("prune.models.vllm.writer", "Writer")
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ class VllmWriter:
     Args:
         max_length: tokens of prompt and answer.
         device, dtype: as on the command line.
-        engine: options of vLLM's engine, from `prune.models.vllm_options.parse_engine_options`.
+        engine: options of vLLM's engine, from `prune.models.vllm.options.parse_engine_options`.
 
     Attributes:
         ends: the tokens that end an answer.

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 import eval.asking.vllm_model as vllm_model
-import prune.models.vllm_process as vllm_process
+import prune.models.vllm.process as vllm_process
 from eval.comparison import compare
 from eval.runs.run import run
 from eval.settings import Settings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
-from prune.models.vllm_options import altering, engine_device, parse_engine_options, visible_devices
-from prune.models.vllm_process import reason
+from prune.models.vllm.options import altering, engine_device, parse_engine_options, visible_devices
+from prune.models.vllm.process import reason
 from tests.support.commands import check_refused
 from tests.support.commands import run as run_command
 from tests.support.texts import write_jsonl
@@ -78,7 +78,7 @@ def test_the_precision_is_the_one_that_ran(tiny_llama, sample_questions, stub, t
 
 def light(monkeypatch, make):
     """An engine process that imports nothing heavy; `make` is the source of what makes its model."""
-    start = "import sys; sys.path = {path!r}; import prune.models.vllm_child as child"
+    start = "import sys; sys.path = {path!r}; import prune.models.vllm.child as child"
     lines = (start, make, "child._make = make", "child.main({descriptor})")
     monkeypatch.setattr(vllm_process, "_CHILD", "\n".join(lines))
 
@@ -103,12 +103,12 @@ def test_what_we_ask_of_the_allocator_is_not_handed_on_to_vllm(value, handed_on,
 PARENT = """
 import sys, types
 from pathlib import Path
-import prune.models.vllm_process as vllm_process
+import prune.models.vllm.process as vllm_process
 from eval.asking.vllm_model import VllmModel
 from eval.settings import Settings
 from prune.checkpoint.source import Source
 vllm_process._CHILD = (
-    "import sys; sys.path = {path!r}; import os, time, pathlib; import prune.models.vllm_child as child\\n"
+    "import sys; sys.path = {path!r}; import os, time, pathlib; import prune.models.vllm.child as child\\n"
     "def make(module, name, how): pathlib.Path(how['pretrained']).write_text(str(os.getpid())); time.sleep(600)\\n"
     "child._make = make; child.main({descriptor})"
 )
@@ -184,10 +184,10 @@ def test_options_of_the_engine_need_the_engine(tiny_llama):
 
 
 def test_a_vllm_that_is_missing_or_too_old_is_named(monkeypatch, stub):
-    monkeypatch.setattr("prune.models.vllm_options.find_spec", lambda name: None)
+    monkeypatch.setattr("prune.models.vllm.options.find_spec", lambda name: None)
     with pytest.raises(RegrowthError, match="vLLM is not installed here"):
         engine_device("auto")
-    monkeypatch.setattr("prune.models.vllm_options.find_spec", lambda name: name)
+    monkeypatch.setattr("prune.models.vllm.options.find_spec", lambda name: name)
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.8.0")
     with pytest.raises(RegrowthError, match=r"needs vLLM 0.32 or newer, and 0.8.0 is installed; update it"):
         engine_device("auto")

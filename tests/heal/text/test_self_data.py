@@ -294,7 +294,7 @@ def test_a_run_goes_on_with_the_same_teacher_and_prompts_wherever_they_stand(
 
 def test_vllm_writes_the_responses(tiny_llama, pruned, text, tmp_path, monkeypatch):
     """By the stand-in, in a real second process; the teacher is loaded when that has ended."""
-    from prune.models.vllm_process import VllmProcess
+    from prune.models.vllm.process import VllmProcess
 
     monkeypatch.syspath_prepend(str(STUB))
     monkeypatch.setenv("VLLM_TARGET_DEVICE", "cpu")
@@ -334,7 +334,7 @@ def test_vllm_has_room_for_the_longest_chat(tiny_llama, monkeypatch, row, limit)
     ],
 )
 def test_what_cannot_write_is_refused(tiny_llama, pruned, text, tmp_path, monkeypatch, settings, message):
-    monkeypatch.setattr("prune.models.vllm_options.find_spec", lambda name: None)
+    monkeypatch.setattr("prune.models.vllm.options.find_spec", lambda name: None)
     with pytest.raises(RegrowthError, match=message):
         distil_tiny(tiny_llama, pruned, text, tmp_path / "out", **settings)
     assert list(tmp_path.iterdir()) == []

@@ -18,11 +18,11 @@ from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.terminal import GROWING
 from prune.models.precision import pick_dtype
-from prune.models.vllm_child import STOP
-from prune.models.vllm_options import MEMORY_SHARE, visible_devices, vllm_version
+from prune.models.vllm.child import STOP
+from prune.models.vllm.options import MEMORY_SHARE, visible_devices, vllm_version
 
 _PATIENCE = 30  # seconds for the engine to end by itself
-_CHILD = "import sys; sys.path = {path!r}; from prune.models.vllm_child import main; main({descriptor})"
+_CHILD = "import sys; sys.path = {path!r}; from prune.models.vllm.child import main; main({descriptor})"
 
 
 class VllmProcess:
@@ -30,7 +30,7 @@ class VllmProcess:
 
     Args:
         serve: module and name of that object's class. It is made from `options`, has `facts`, and `answer`s orders.
-        device: from `prune.models.vllm_options.engine_device`.
+        device: from `prune.models.vllm.options.engine_device`.
 
     Attributes:
         facts: what loading settled.

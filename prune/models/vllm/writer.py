@@ -1,4 +1,4 @@
-"""A model on vLLM that writes text, as the process that `prune.models.vllm_process` starts runs it."""
+"""A model on vLLM that writes text, as the process that `prune.models.vllm.process` starts runs it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""A model on vLLM: its options, and the process it runs in."""
