@@ -14,12 +14,15 @@ _PUBLIC = {
     "Scan": "prune.scanning.result",
     "ScanSettings": "prune.scanning.settings",
     "concepts": "prune.instruments.concepts.concepts",
+    "WriteSettings": "prune.writing.settings",
+    "Written": "prune.writing.result",
     "cut": "prune.cutting.cut",
     "heads": "prune.instruments.heads",
     "inspect_cut": "prune.cutting.verify",
     "plan_cut": "prune.cutting.planning",
     "scan": "prune.scanning.scan",
     "verify_cut": "prune.cutting.verify",
+    "write": "prune.writing.write",
 }
 
 __all__ = sorted(_PUBLIC)

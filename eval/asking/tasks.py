@@ -9,12 +9,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from eval.asking.prompts import LETTERS, FastPrompt, Prompts, read_prompts
+from eval.asking.prompts import FastPrompt, Prompts, read_prompts
 from eval.questions.domains import question_files
 from eval.questions.schema import PROTOCOLS, Question, cluster_of, draw, read_questions
 from eval.settings import Questions, Settings
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.provenance import file_sha256
+from prune.writing.words import LETTERS, show_options
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,6 @@ def _row(question: Question) -> dict[str, Any]:
     for name in ("cluster", "rationale"):  # all rows of a task have the same fields
         row.pop(name, None)
     return row
-
-
-def show_options(choices: Sequence[str]) -> str:
-    """`A. one`, `B. two`, ... a line each."""
-    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS[: len(choices)], choices, strict=True))
 
 
 def template(protocol: str) -> dict[str, Any]:
