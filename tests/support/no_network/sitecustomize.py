@@ -10,14 +10,14 @@ _HERE = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::", "", None}
 _connect, _connect_ex, _resolve = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
 
 
-class NetworkReached(AssertionError):
+class NetworkReachedError(AssertionError):
     """A test asked for a host elsewhere; no library that falls back on its cache takes this for a failed download."""
 
 
 def _check(host: Any) -> None:
     host = host.decode() if isinstance(host, bytes) else host
     if host not in _HERE and host != socket.gethostname() and not str(host).startswith("127."):
-        raise NetworkReached(f"a test reached for the network: {host}")
+        raise NetworkReachedError(f"a test reached for the network: {host}")
 
 
 def _checked(call: Any) -> Any:
