@@ -23,7 +23,7 @@ from prune.common.memory import available
 from prune.models.hooks import state_of
 from prune.models.layer_files import LayerFiles
 from prune.models.loading import forward_takes, text_config
-from prune.models.walking import DROP, Call, Route, branches, standing_in
+from prune.models.walking import DROP, Call, Route, branches, picked_logits, standing_in
 
 STATES_SHARE = 0.25  # of the memory there is, for hidden states; beyond, they go to a file
 
@@ -122,10 +122,8 @@ class Layerwise(LayerFiles):
         Returns:
             (B, P, vocabulary).
         """
-        keep = {"logits_to_keep": positions} if self.takes_positions and positions is not None else {}
         self._answer = self._replay(state)
-        logits = self.model(**self._blank(inputs, state), use_cache=False, **keep).logits
-        return (logits if keep or positions is None else logits[:, positions]).float()
+        return picked_logits(self.model, positions, picks=self.takes_positions, **self._blank(inputs, state))
 
     def _replay(self, state: torch.Tensor) -> Callable[[Call, torch.Tensor], torch.Tensor]:
         last = len(self.layers) - 1
