@@ -17,6 +17,7 @@ from eval.billing.policy import Measured, Policy, check_policy, parse_limit, rea
 from eval.billing.tasks import bill_tasks
 from eval.billing.thinking import bill_thinking, thinking_pairs
 from eval.billing.verdict import judge
+from eval.gains.record import Gains
 from eval.reports.figures import write_comparison_figures
 from eval.reports.flips import read_flips
 from eval.reports.page import read_sweep, render
@@ -190,10 +191,12 @@ def _probe(tokenizer: Any) -> str | None:
     return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
 
-def bill_runs(runs: Sequence[RunResult], policy: Policy | None = None, **facts: Any) -> Comparison:
+def bill_runs(
+    runs: Sequence[RunResult], policy: Policy | None = None, *, gains: Gains | None = None, **facts: Any
+) -> Comparison:
     """Pair every run with the first (the full model) and sum up; `policy` gives the verdict, `facts` the provenance.
 
-    Everything but `measured` and `provenance` follows from the answers alone.
+    Everything but `gains`, `measured` and `provenance` follows from the answers alone.
     """
     full = runs[0]
     plain = [task for task in full.tasks if task.thinking is None]
@@ -207,8 +210,12 @@ def bill_runs(runs: Sequence[RunResult], policy: Policy | None = None, **facts: 
         for r in runs
     )
     needles, thinking = tuple(bill_needles(runs)), tuple(bill_thinking(runs))
+    verdict = None
+    if policy is not None:
+        verdict = judge(rows, policy, thinking=thinking, needles=needles, prose=prose, gains=gains)
     return Comparison(
         models=tuple(ComparedModel(label=r.label, **r.identity, settings=r.settings, notes=r.notes) for r in runs),
+        gains=gains,
         rows=rows,
         prose=prose,
         nf4_loss=bill_nf4(full.label, full.prose, full.stored_prose),
@@ -217,7 +224,7 @@ def bill_runs(runs: Sequence[RunResult], policy: Policy | None = None, **facts: 
         thinking_interactions=tuple(bill_thinking_interactions(thinking, runs)),
         interactions=tuple(bill_interactions(rows, runs)),
         tasks=tuple(bill_tasks(runs)),
-        verdict=None if policy is None else judge(rows, policy, thinking=thinking, needles=needles, prose=prose),
+        verdict=verdict,
         warnings=warn(rows, thinking, runs),
         truncated={r.label: r.truncated for r in runs},
         measured=tuple(ModelEffort.of(r, model=r.label) for r in runs),

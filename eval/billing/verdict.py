@@ -12,48 +12,16 @@ from dataclasses import dataclass, replace
 from eval.billing.bill import DomainRow, ProseRow
 from eval.billing.losses import IN_POINTS, MEASURES, Loss, of_domains, of_needles, of_prose, of_thinking
 from eval.billing.needles import NeedleRow
-from eval.billing.policy import SMALLER_IS_BETTER, TIERS, Policy
+from eval.billing.policy import TIERS, Policy
+from eval.billing.reached import GainAsked, gains_asked
 from eval.billing.statistics import Interval, questions_factor
 from eval.billing.thinking import ThinkingRow
+from eval.gains.record import Gains
 from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO
 
 GO, NO_GO, INCONCLUSIVE = "GO", "NO-GO", "INCONCLUSIVE"
+_SCATTER = ": its rounds scatter too far to tell"
 _TINY = 1e-9  # of accuracy: 0.30 - 0.25 is a hair less than 0.05
-_ACCURACIES = ("accuracy", "a_fast", "a_slow")
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What one model measures of one kind of gain, as a ratio to the full model (interval or range over rounds)."""
-
-    model: str
-    name: str
-    ratio: Interval
-
-
-@dataclass(frozen=True)
-class GainAsked:
-    """A gain that has to be reached: `ratio` of at most `limit` for bytes and parameters, at least for speeds.
-
-    `ratio` is None where it was not measured.
-    """
-
-    model: str
-    name: str
-    ratio: Interval | None
-    limit: float
-    decision: str
-
-    def in_words(self) -> str:
-        """`cut has 0.81x of weight bytes [0.81, 0.81], and at most 0.75x is asked`."""
-        side = "at most" if self.name in SMALLER_IS_BETTER else "at least"
-        asked = f"{side} {self.limit:g}x is asked"
-        if self.ratio is None:
-            return f"{self.model}: its {spelled(self.name)} could not be measured, and {asked}"
-        scatter = "" if self.ratio.low == self.ratio.high else f" [{self.ratio.low:.2f}, {self.ratio.high:.2f}]"
-        doubt = ": the rounds scatter too far to tell" if self.decision == INCONCLUSIVE else ""
-        has = f"{self.ratio.estimate:.2f}x{scatter} of the full model's {spelled(self.name)}"
-        return f"{self.model} has {has}, and {asked}{doubt}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +77,7 @@ def judge(
     thinking: Sequence[ThinkingRow] = (),
     needles: Sequence[NeedleRow] = (),
     prose: Sequence[ProseRow] = (),
-    gains: Sequence[Gain] = (),
+    gains: Gains | None = None,
 ) -> Verdict:
     """The verdict over all models but the full one.
 
@@ -121,13 +89,9 @@ def judge(
     losses = [_decided(loss, policy) for loss in limited if loss.limit is not None]
     order = {name: number for number, name in enumerate((*TIERS, *MEASURES))}
     losses.sort(key=lambda one: (one.at_chance, order[one.tier], order[one.measure], -one.loss.estimate))
-    labels = list(dict.fromkeys([*(loss.model for loss in measured), *(gain.model for gain in gains)]))
-    ratios = {(gain.model, gain.name): gain.ratio for gain in gains}
-    asked = [
-        _reached(label, name, ratios.get((label, name)), limit)
-        for label in labels
-        for name, limit in policy.gains.items()
-    ]
+    others = () if gains is None else (each.model for each in gains.models[1:])
+    labels = list(dict.fromkeys([*(loss.model for loss in measured), *others]))
+    asked = [replace(gain, decision=_reached(gain)) for gain in gains_asked(policy, gains, labels)]
     decision, sentence, worst = _sum_up(policy, losses, asked, measured)
     return Verdict(
         policy,
@@ -173,11 +137,8 @@ def _decided(loss: Loss, policy: Policy) -> Loss:
     return replace(loss, decision=decision, more_questions=more)
 
 
-def _reached(label: str, name: str, ratio: Interval | None, limit: float) -> GainAsked:
-    if ratio is None:
-        return GainAsked(label, name, None, limit, INCONCLUSIVE)
-    sign = 1.0 if name in SMALLER_IS_BETTER else -1.0
-    return GainAsked(label, name, ratio, limit, decide(ratio if sign > 0 else ratio.negated, sign * limit))
+def _reached(gain: GainAsked) -> str:
+    return INCONCLUSIVE if gain.shortfall is None else decide(gain.shortfall, 0.0)
 
 
 def _sum_up(
@@ -206,7 +167,7 @@ def _sum_up(
             else [f"{worst.in_words()}, and {worst.allowed()} are allowed; {_how_many(worst, policy)}"]
         )
         told += _counted(max(0, len(open_) - 1), "is open too", "are open too")
-        told += [gain.in_words() for gain in unsure]
+        told += [f"{gain.in_words()}{'' if gain.ratio is None else _SCATTER}" for gain in unsure]
         told += [f"{domain} must hold, and nothing of it can be judged" for domain in unproved]
         return INCONCLUSIVE, "; ".join([*told, *notes]), worst
     if not judged and not gains:
@@ -283,11 +244,6 @@ def _counted(number: int, one: str, many: str) -> list[str]:
 
 def _listed(tasks: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(tasks))
-
-
-def spelled(name: str) -> str:
-    """A gain's name in words: `weight bytes`."""
-    return name.replace("_", " ")
 
 
 def rounded_up(count: int) -> int:

@@ -11,7 +11,8 @@ from eval.billing.needles import NeedleRow
 from eval.billing.policy import Measured, Policy, Tier, at_most, check_policy, read_policy
 from eval.billing.statistics import Interval, paired_accuracy_difference, paired_mean_difference
 from eval.billing.thinking import bill_thinking
-from eval.billing.verdict import GO, INCONCLUSIVE, NO_GO, Gain, decide, exit_code, judge, more_questions
+from eval.billing.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions
+from eval.gains.record import GainRatios, Gains, ModelGains, Spread
 from prune.common.errors import RegrowthError, UsageError
 from tests.support.questions import plan_of, sample_of
 
@@ -181,16 +182,30 @@ def _thought(label, slow):
 )
 def test_gains_have_to_be_reached(name, ratio, decision):
     policy = policy_of(must={"accuracy": 5}, gains={"weight_bytes": "0.75x", "decode": 1.2})
-    measured = {"weight_bytes": (0.7, 0.7, 0.7), "decode": (1.3, 1.25, 1.4), name: ratio}
-    gains = [Gain("cut", kind, Interval(*value)) for kind, value in measured.items() if value]
-    found = judge(rows_of("math", 0), policy, gains=gains)
+    measured = {"weight_bytes": (0.7, 0.7, 0.7), "decode": (1.3, 1.25, 1.4)} | {name: ratio}
+    record = gains_of(**measured) if ratio else None
+    found = judge(rows_of("math", 0), policy, gains=record)
     assert found.decision == decision
     assert {gain.name: gain.decision for gain in found.gains}[name] == decision
     if decision == NO_GO:
         side = "at most 0.75x" if name == "weight_bytes" else "at least 1.2x"
-        assert f"of the full model's {name.replace('_', ' ')}, and {side} is asked" in found.sentence
-    alone = judge([], policy_of(gains={name: policy.gains[name]}), gains=gains)
-    assert alone.decision == (INCONCLUSIVE if ratio is None and not gains else decision)
+        assert f"of the full model's {'weight bytes' if name == 'weight_bytes' else 'decode speed'}" in found.sentence
+        assert f", and {side} is asked" in found.sentence
+    if ratio is None:
+        assert "cut: its decode speed could not be measured, and at least 1.2x is asked" in found.sentence
+    else:
+        assert judge([], policy_of(gains={name: policy.gains[name]}), gains=record).decision == decision
+
+
+def gains_of(weight_bytes, decode):
+    """What was measured of the cut model, as ratios."""
+    speed, same = (Spread(median=m, low=low, high=high) for m, low, high in (decode, (1.0, 1.0, 1.0)))
+    one = {"parameters": 1, "weight_bytes": 1, "kv_bytes_per_token": 1.0, "peak_memory_bytes": None}
+    one |= {"prefill_tokens_per_second": same, "decode_tokens_per_second": same}
+    ratio = {**one, "parameters": 1.0, "weight_bytes": weight_bytes[0], "decode_tokens_per_second": speed}
+    models = (ModelGains(model="full", ratio=None, **one), ModelGains(model="cut", ratio=GainRatios(**ratio), **one))
+    how = {"engine": "transformers", "device": "cpu", "peak": "process", "context": 8, "new_tokens": 8}
+    return Gains(**how, sequences=1, rounds=3, models=models, notes=())
 
 
 def test_each_model_has_its_own_verdict():
