@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking.backends import check_backend
-from eval.asking.tasks import TaskPlan, hash_questions, plan_tasks, prompts_of
+from eval.asking.tasks import TaskPlan, hash_examples, hash_questions, plan_tasks, prompts_of
 from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
 from eval.billing.bill import bill, bill_nf4, bill_prose, corrected
 from eval.billing.document import is_stored, read_run, warn
@@ -99,7 +99,7 @@ def compare(
     comparison = bill_runs(
         runs,
         policy,
-        questions=hash_questions(settings) if new else {},
+        questions={**hash_questions(settings), **hash_examples(plans, settings.data)} if new else {},
         text=next(iter(identities.values())) if len(identities) == 1 else identities or None,
         limit=settings.limit,
         seed=settings.seed,
