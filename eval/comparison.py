@@ -16,6 +16,7 @@ from eval.billing.needles import bill_needles, check_needles
 from eval.billing.tasks import bill_tasks
 from eval.billing.thinking import bill_thinking
 from eval.billing.verdict import judge, parse_limit
+from eval.gains.record import Gains
 from eval.reports.figures import write_comparison_figures
 from eval.reports.flips import read_flips
 from eval.reports.page import read_sweep, render
@@ -173,10 +174,12 @@ def _probe(tokenizer: Any) -> str | None:
     return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
 
-def bill_runs(runs: Sequence[RunResult], max_loss: float | None = None, **facts: Any) -> Comparison:
+def bill_runs(
+    runs: Sequence[RunResult], max_loss: float | None = None, *, gains: Gains | None = None, **facts: Any
+) -> Comparison:
     """Pair every run with the first (the full model) and sum up; `max_loss` is a share, `facts` go to the provenance.
 
-    Everything but `measured` and `provenance` follows from the answers alone.
+    Everything but `gains`, `measured` and `provenance` follows from the answers alone.
     """
     full = runs[0]
     plain = [task for task in full.tasks if task.thinking is None]
@@ -187,6 +190,7 @@ def bill_runs(runs: Sequence[RunResult], max_loss: float | None = None, **facts:
     thinking = tuple(bill_thinking(runs))
     return Comparison(
         models=tuple(ComparedModel(label=r.label, **r.identity, settings=r.settings, notes=r.notes) for r in runs),
+        gains=gains,
         rows=rows,
         prose=tuple(
             bill_prose(r.label, name, r.prose[name], None if r is full else full.prose[name])

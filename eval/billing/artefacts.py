@@ -12,6 +12,7 @@ from eval.billing.needles import NeedleRow
 from eval.billing.tasks import TaskRow
 from eval.billing.thinking import ThinkingRow
 from eval.billing.verdict import Verdict
+from eval.gains.record import Gains
 from eval.runs.needles import NeedleTrials
 from eval.runs.prose import Prose
 from eval.runs.samples import RunResult
@@ -118,8 +119,9 @@ class Comparison(Artefact):
 
     AGAIN: ClassVar[str] = "compare again with `evaluate compare`"
 
-    format: Literal["regrowth.comparison/2"] = "regrowth.comparison/2"
+    format: Literal["regrowth.comparison/3"] = "regrowth.comparison/3"
     models: tuple[ComparedModel, ...] = Field(description="all models, the full one first")
+    gains: Gains | None = Field(None, description="what the cut gives; null with --no-gains")
     rows: tuple[DomainRow, ...] = Field(description=_ROWS)
     prose: tuple[ProseRow, ...] = Field(description=_PROSE)
     nf4_loss: tuple[ProseRow, ...] = Field((), description=_NF4_LOSS)
