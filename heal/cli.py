@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heal import options
+from heal.choosing.record import FINALISTS
 from prune.common.options import takes
 from prune.common.processes import is_main
 from prune.common.terminal import answer, make_app, screen
@@ -84,7 +85,7 @@ def finalists_command(
     teacher: Annotated[
         str | None, typer.Option(help="The full model; where prune_plan.json says it was, if not named.")
     ] = None,
-    finalists: Annotated[int, typer.Option(help="How many are healed at most, those of least KL first.")] = 3,
+    finalists: Annotated[int, typer.Option(help="How many are healed at most, those of least KL first.")] = FINALISTS,
     text: TextSource,
     run: TrainingRun,
     settings: DistillSettings,

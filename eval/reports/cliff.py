@@ -24,7 +24,8 @@ _ACROSS = "layers dropped, % of all"
 
 def cliff_section(cliffs: Cliffs) -> Section:
     """A chart of each task and of each text; each way to cut has a line, and healed cuts one of their own."""
-    names = list(dict.fromkeys(_line_name(line) for line in (*cliffs.lines, *cliffs.prose)))
+    every: list[CliffLine | CliffProse] = [*cliffs.lines, *cliffs.prose]
+    names = list(dict.fromkeys(map(_line_name, every)))
     tasks = list(dict.fromkeys(_task(line) for line in cliffs.lines))
     figures = [_task_figure(task, [line for line in cliffs.lines if _task(line) == task], names) for task in tasks]
     texts = list(dict.fromkeys(line.text for line in cliffs.prose))

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from heal.choosing.record import FINALISTS_FILE, Finalists, HealedFinalist
+from heal.choosing.record import FINALISTS, FINALISTS_FILE, TOKENS, Finalists, HealedFinalist
 from heal.lineage import Lineage, trace
 from heal.settings import DistillSettings, TrainingRun
 from heal.text.sources import TextSource
@@ -31,9 +31,6 @@ from prune.common.terminal import screen
 from prune.cutting.cut import cut
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.cutting.planning import plan_cut
-
-TOKENS = "4k"  # that each finalist is healed on, if not told
-FINALISTS = 3  # that are healed, if not told
 
 
 def choose_healed(

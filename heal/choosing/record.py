@@ -11,6 +11,8 @@ from prune.common.layers import spell_layers
 from prune.common.tables import Table
 
 FINALISTS_FILE = "finalists.json"
+TOKENS = "4k"  # that each finalist is healed on, if not told
+FINALISTS = 3  # that are healed, if not told
 
 
 class HealedFinalist(Part):
