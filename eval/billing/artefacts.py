@@ -71,9 +71,9 @@ _VERDICT = (
     "`sentence`, `worst` (the loss that decides, or null), `losses`, `gains`, and `models` (`decision` and `sentence` "
     "of each alone). A loss has `measure` (`accuracy`, `answer_bits_per_byte`, `a_fast`, `a_slow`, `needle_recall`, "
     "`prose_bits_per_byte`), `loss` (interval; a share or bits per byte, a loss is positive), `limit` (the same unit), "
-    "`tier`, `n`, `room` (the full model's accuracy - chance, else null), `at_chance`, `decision` (null where it is not "
-    "judged), and `more_questions` (about how many would decide an `INCONCLUSIVE` loss). A gain has `name`, `ratio` (null "
-    "where it was not measured), `limit` and `decision`"
+    "`tier`, `n`, `room` (the full model's accuracy - chance, else null), `at_chance`, `decision` (null where it is "
+    "not judged), and `more_questions` (about how many would decide an `INCONCLUSIVE` loss). A gain has `name`, "
+    "`ratio` (null where it was not measured), `limit` and `decision`"
 )
 
 
