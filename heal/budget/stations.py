@@ -15,7 +15,6 @@ from heal.budget.passes import choose_pass
 from prune.models.at_once import COMPARED_BYTES, SCAN_TOKENS, WALK_TOKENS, at_once
 from prune.models.footprint import (
     GIB,
-    cache_bytes,
     feed_forward_width,
     forward_bytes,
     forward_flops,
@@ -24,6 +23,7 @@ from prune.models.footprint import (
     state_bytes,
     streamed_bytes,
 )
+from prune.models.kv_cache import cache_bytes, full_attention
 from prune.models.shapes import LayerShape, ModelShape
 
 READ, WRITE = 2e9, 1e9  # bytes a second of a disk
@@ -289,7 +289,8 @@ def asking_line(name: str, shape: ModelShape, layers: Sequence[LayerShape], amou
 
     def passing(gpu: Gpu) -> int:
         batch = amounts.batch_size * amounts.question_tokens
-        beside = cache_bytes(shape, len(layers), cached) + _head(gpu, shape, batch)
+        beside = cache_bytes([full_attention(shape.key_value_heads, shape.head_width)] * len(layers), cached)
+        beside += _head(gpu, shape, batch)
         return forward_bytes(shape, layers, batch) + beside
 
     def seconds(gpu: Gpu, weights: int) -> float:

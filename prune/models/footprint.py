@@ -97,11 +97,6 @@ def forward_bytes(shape: ModelShape, layers: Iterable[LayerShape], tokens: int) 
     return (12 * shape.hidden + within) * tokens
 
 
-def cache_bytes(shape: ModelShape, layers: int, tokens: int) -> int:
-    """Bytes of the keys and values that so many layers keep of so many tokens, in bf16."""
-    return 4 * shape.key_value_heads * shape.head_width * layers * tokens
-
-
 def forward_flops(shape: ModelShape, layers: Iterable[LayerShape], length: int) -> float:
     """Of one token's way through these layers in a row of so many tokens; scores that are masked are computed too."""
     layers = list(layers)
