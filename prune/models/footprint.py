@@ -11,7 +11,7 @@ from prune.models.shapes import LayerShape, Linear, ModelShape
 
 GIB = 1 << 30
 _BLOCK, _DOUBLE = 64, 256  # weights per NF4 scale; scales per scale of the double quantisation
-_QUANTISED_EXTRAS = 1024 + 64  # bytes a tensor: two code books in fp32
+_QUANTISED_EXTRAS = 1024 + 64 + 4  # bytes a tensor: two code books and an offset in fp32
 
 
 def weight_bytes(layers: Iterable[LayerShape], outside: int, bits: int) -> int:
