@@ -16,7 +16,10 @@ from eval.billing.needles import bill_needles, check_needles
 from eval.billing.tasks import bill_tasks
 from eval.billing.thinking import bill_thinking
 from eval.billing.verdict import judge, parse_limit
+from eval.gains.measure import measure_gains
+from eval.gains.plan import plan_gains
 from eval.gains.record import Gains
+from eval.gains.settings import GainsSettings
 from eval.reports.figures import write_comparison_figures
 from eval.reports.flips import read_flips
 from eval.reports.page import read_sweep, render
@@ -43,6 +46,7 @@ def compare(
     settings: ComparisonSettings | None = None,
     *,
     out: str | Path,
+    gains: GainsSettings | None = None,
     overwrite: bool = False,
     show_progress: bool = True,
     **options: Any,
@@ -51,7 +55,8 @@ def compare(
 
     `out` appears whole or not at all: results.json, samples_<model>_<task>.jsonl, comparison.json, comparison.md,
     report.html, and figures as .svg. `settings` may be given by their fields, as `options`. A model may also
-    be a folder that `evaluate run --out` made: its answers are taken from there.
+    be a folder that `evaluate run --out` made: its answers are taken from there. With `gains`, what each model takes
+    and how fast it is are measured too, as the command does if not told otherwise.
 
     Raises:
         UsageError: no other model, labels that do not fit, an unknown domain.
@@ -83,6 +88,7 @@ def compare(
             for model, name in zip(models, names, strict=True)
         }
     )
+    planned = None if gains is None else plan_gains(dict(zip(names, models, strict=True)), stored, settings, gains)
     runs = [
         stored[name]
         if name in stored
@@ -94,6 +100,7 @@ def compare(
     comparison = bill_runs(
         runs,
         limit,
+        gains=None if planned is None else measure_gains(planned, show_progress=show_progress),
         questions=hash_questions(settings) if new else {},
         text=next(iter(identities.values())) if len(identities) == 1 else identities or None,
         limit=settings.limit,
