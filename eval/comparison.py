@@ -80,7 +80,7 @@ def compare(
         raise UsageError("--max-loss judges the accuracy in our domains, and none is asked; add --domains and --data")
     plans = plan_tasks(settings) if new else []
     if policy is not None and settings.policy is not None:
-        check_policy(policy, settings.policy, _measured(stored.get(names[0]), plans, settings))
+        check_policy(policy, settings.policy, _measured(stored.get(names[0]), plans, settings, gains))
     check_asked({name: stored[name].tasks if name in stored else plans for name in names})
     own = prompts_of(settings) if new else None
     asked_now = None if own is None else own.sha256
@@ -129,7 +129,9 @@ def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iter
     return same_chat(models, [load_tokenizer(locate(model)) for model in models], settings)
 
 
-def _measured(full: RunResult | None, plans: Sequence[TaskPlan], settings: Settings) -> Measured:
+def _measured(
+    full: RunResult | None, plans: Sequence[TaskPlan], settings: Settings, gains: GainsSettings | None
+) -> Measured:
     """What is measured of all models, as the full one settles it: by its finished run, or by what is asked now."""
     tasks = plans if full is None else full.tasks
     return Measured(
@@ -137,7 +139,7 @@ def _measured(full: RunResult | None, plans: Sequence[TaskPlan], settings: Setti
         both_modes=bool(thinking_pairs(tasks)),
         needles=settings.needles if full is None else full.needles is not None,
         prose=bool(settings.texts if full is None else full.prose),
-        gains=False,
+        gains=gains is not None and gains.gains,
     )
 
 
