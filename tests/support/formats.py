@@ -116,7 +116,8 @@ question's own rationale); with --generate `written_<variant>_<task>-<mode>.json
     ("recipe.json", RecipeRecord, ""),
 )
 
-EXAMPLES = """`examples/<set>.jsonl` holds the worked examples that --few-shot shows by letters, as their publishers give them:"""
+EXAMPLES = """`examples/<set>.jsonl` holds the worked examples that `--few-shot` shows by letters, as
+their publishers give them:"""
 
 QUESTIONS = """## Question files, `<domain>.jsonl`
 
