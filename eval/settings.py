@@ -332,9 +332,18 @@ class ComparisonSettings(Settings):
         str | None,
         Option("Most points of accuracy that a domain may lose, as 5%. Exit code 0 GO, 3 NO-GO, 4 INCONCLUSIVE."),
     ] = None
+    policy: Annotated[
+        Path | None,
+        Option("YAML file of limits and gains, domain by domain, in the place of --max-loss.", parse=Path),
+    ] = None
     sweep: Annotated[Path | None, Option("Folder of a sweep of FULL, to be shown in the report too.", parse=Path)] = (
         None
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.policy is not None and self.max_loss is not None:
+            raise UsageError("--max-loss is the short form of a --policy; give one of the two")
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,21 @@ from typing import Any
 
 from heal.budget.cards import CPU, pick_card
 from heal.budget.stations import Amounts
+from heal.choosing.record import FINALISTS, TOKENS
 from heal.settings import BudgetQuery, Settings, parse_checkpointing
 from prune.common.sizes import parse_tokens
 from prune.scanning.settings import parse_batch_size
 from recipes.schema import Recipe, Stage
 from recipes.tidying import outputs_of, overlap
 
-_HEALING = ("heal qlora", "heal distill")
+_HEALING = {"heal qlora": "qlora", "heal distill": "distill", "heal finalists": "distill"}  # and its method
 
 
 def asked_budget(recipe: Recipe, stage: Stage) -> tuple[str, BudgetQuery, Settings] | None:
     """The model, and what `heal budget` is asked for a stage; None where the recipe does not say what is cut."""
     made = [output for one in recipe.stages for output in outputs_of(one)]
-    commands = {one.command: one for one in recipe.stages}
-    cut = commands.get("prune cut")
-    healing = (
-        stage if stage.command in _HEALING else next((one for one in recipe.stages if one.command in _HEALING), None)
-    )
+    cut = _nearest(recipe, stage, ("prune cut",))
+    healing = _nearest(recipe, stage, tuple(_HEALING))
     device = stage.options.get("device")
     card = CPU if device == CPU or pick_card(None) is None else None
     if cut is not None:
@@ -46,10 +44,29 @@ def asked_budget(recipe: Recipe, stage: Stage) -> tuple[str, BudgetQuery, Settin
         n=n,
         start=start if isinstance(start, int) else None,
         card=card,
-        tokens=str(healing.options.get("tokens", "2M")),
-        method=healing.command.split()[1],
+        tokens=_tokens(healing),
+        method=_HEALING[healing.command],
     )
     return model, query, Settings(**dict(_settings(healing)))
+
+
+def _nearest(recipe: Recipe, stage: Stage, commands: tuple[str, ...]) -> Stage | None:
+    """The stage of one of these commands that a stage goes with: itself, the last before it, or the first after it.
+
+    Of stages of a loop it is so that of the same value.
+    """
+    place = recipe.stages.index(stage)
+    before = [one for one in recipe.stages[: place + 1] if one.command in commands]
+    after = [one for one in recipe.stages[place + 1 :] if one.command in commands]
+    return before[-1] if before else after[0] if after else None
+
+
+def _tokens(healing: Stage) -> str:
+    """What a stage heals on; finalists each have their share."""
+    if healing.command != "heal finalists":
+        return str(healing.options.get("tokens", "2M"))
+    each = parse_tokens(str(healing.options.get("tokens") or TOKENS))
+    return str(each * int(str(healing.options.get("finalists") or FINALISTS)))
 
 
 def _settings(stage: Stage) -> Iterator[tuple[str, Any]]:
@@ -73,7 +90,7 @@ def _settings(stage: Stage) -> Iterator[tuple[str, Any]]:
 
 def amounts_of(recipe: Recipe) -> Amounts:
     """How much the stages run, where their options say it."""
-    said: dict[str, int] = {}
+    said: dict[str, Any] = {}
     sizes = {
         "prune scan": {"samples": "samples", "length": "sample_length"},
         "prune cut": {"check-tokens": "check_tokens"},

@@ -30,6 +30,7 @@ from recipes.tidying import done_with
 
 _STATIONS = {
     "prune scan": "scan", "prune cut": "cut", "heal patch": "patch", "heal qlora": "heal", "heal distill": "heal",
+    "heal finalists": "heal",
     "heal merge": "merge", "evaluate run": "run", "evaluate compare": "compare", "evaluate sweep": "sweep",
 }  # fmt: skip
 _STATES_SHARE = 0.25  # of free memory, as prune.scanning has it: more states go to a temporary file

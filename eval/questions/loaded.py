@@ -24,6 +24,7 @@ LICENCES = {
     "piqa": "AFL-3.0",
     "commonsenseqa": "MIT",
     "hellaswag": "MIT",
+    "boolq": "CC BY-SA 3.0",
 }
 
 

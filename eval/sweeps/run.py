@@ -154,7 +154,7 @@ def _measure(
     full: dict[str, Prose] = {}
     if drawn:
         began = time.monotonic()
-        prose, full = walk_prose(model, tokenizer, plan, drawn, show_progress=show_progress)
+        prose, full = walk_prose(model, tokenizer, plan, drawn, switch=switch, show_progress=show_progress)
         seconds["prose"] = time.monotonic() - began
     asked_how = {
         "batch_tokens": batch_tokens,

@@ -20,6 +20,7 @@ from eval.billing.statistics import (
     paired_mean_difference,
     paired_ratio_difference,
     retained_above_chance,
+    retained_interval,
 )
 from eval.billing.sweep import BlockMap, CurvePoint, HealedPoint, Scores, TaskCurve, VariantRow, VariantVersus
 from eval.questions.schema import cluster_of
@@ -146,6 +147,7 @@ def _versus(task: TaskScores, index: int) -> VariantVersus:
             "lost": lost,
             "gained": gained,
             "retained_above_chance": retained_above_chance(sum(cut) / task.n, sum(full) / task.n, task.plan.chance),
+            "retained_interval": retained_interval(full, cut, task.plan.chance, task.units),
             "full_above_chance": accuracy_of(full, task.units).low > task.plan.chance,
         }
     return VariantVersus(

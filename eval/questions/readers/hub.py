@@ -25,6 +25,7 @@ PLACES: dict[str, tuple[str, str | None, str]] = {
     "piqa": ("baber/piqa", None, "validation"),
     "commonsenseqa": ("tau/commonsense_qa", None, "validation"),
     "hellaswag": ("Rowan/hellaswag", None, "validation"),
+    "boolq": ("google/boolq", None, "validation"),
 }
 
 

