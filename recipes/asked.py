@@ -90,7 +90,7 @@ def _settings(stage: Stage) -> Iterator[tuple[str, Any]]:
 
 def amounts_of(recipe: Recipe) -> Amounts:
     """How much the stages run, where their options say it."""
-    said: dict[str, int] = {}
+    said: dict[str, Any] = {}
     sizes = {
         "prune scan": {"samples": "samples", "length": "sample_length"},
         "prune cut": {"check-tokens": "check_tokens"},

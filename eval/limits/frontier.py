@@ -18,7 +18,8 @@ from eval.billing.frontier import (
     on_what,
     point_of,
 )
-from eval.billing.verdict import judge, parse_limit
+from eval.billing.policy import parse_limit
+from eval.billing.verdict import judge
 from eval.reports.frontier import frontier_markdown, write_frontier_figures
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import check_free, staged_directory, write_text

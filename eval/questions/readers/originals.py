@@ -87,15 +87,19 @@ def _load_source(source: str | Path) -> list[Loaded]:
 
 
 def _load_set(name: str, originals: Iterable[Original]) -> Loaded:
-    from eval.questions.readers.hub import load_rows
+    from eval.questions.readers.hub import SHOWN, load_rows
 
-    originals = list(originals)
+    every = list(originals)
+    shown = [original for original in every if original.split == SHOWN.get(name)]
+    originals = [original for original in every if original not in shown]
     wanted = _MEASURED.get(name, ("test",))
     measured = [original for original in originals if original.split[:3] in {split[:3] for split in wanted}]
     chosen = measured or [original for original in originals if not original.split] or originals
     total = Loaded(name)
     for original in chosen:
         total.add(load_rows(name, original.rows, origin={original.path: original.sha256}))
+    for original in shown:
+        total.show(load_rows(name, original.rows, origin={original.path: original.sha256}))
     total.passed_over = [original.path for original in originals if original not in chosen]
     return total
 
