@@ -167,6 +167,8 @@ def test_the_recipes_of_several_sizes_are_planned_whole(name, tmp_path):
         assert f"compare m {tmp_path}/out/healed/minus-2 {tmp_path}/out/healed/minus-4" in lines["compare"]
         assert "--pass-over" in lines["patch-4"]
     else:
-        assert lines["similar"].count("--adapter") == 2
-        assert "--scan" not in lines["deepest"]
+        assert "--protocols letters --few-shot 5" in lines["similar-mmlu"]
+        assert lines["similar-boolq"].count("--adapter") == 2
+        assert "--scan" not in lines["deepest-mmlu"]
+        assert "--few-shot" not in lines["deepest-boolq"]
         assert "--criterion deepest" in lines["deepest-cut-4"]

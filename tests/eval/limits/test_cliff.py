@@ -35,18 +35,21 @@ def test_the_cliff_is_the_first_size_whose_whole_interval_is_below_a_half(retain
 
 @pytest.fixture(scope="module")
 def sweeps(tmp_path_factory):
-    """Two planted sweeps of one model, the deepest start of each size."""
+    """Planted sweeps of one model: by similarity, the deepest starts, and these on other questions."""
     folder = tmp_path_factory.mktemp("sweeps")
-    for way in ("similarity", "deepest"):
-        write_sweep_folder(folder / way, rule="deepest", n=800, tasks=(("medical", "choice"), ("math", "generation")))
+    tasks = (("medical", "choice"), ("math", "generation"))
+    document = write_sweep_folder(folder / "similarity", rule="deepest", n=800, tasks=tasks)
+    (folder / "similarity" / "sweep.json").write_text(json.dumps({**document, "starts": "best"}))
+    write_sweep_folder(folder / "deepest", rule="deepest", n=800, tasks=tasks)
+    write_sweep_folder(folder / "more", rule="deepest", sizes="0-4", n=60, tasks=(("math", "choice"),))
     return folder
 
 
 def test_the_figures_of_two_ways_to_cut(sweeps, tmp_path):
-    cliffs = find_cliffs([sweeps / "similarity", sweeps / "deepest"], out=tmp_path / "out")
+    cliffs = find_cliffs([sweeps / name for name in ("similarity", "deepest", "more")], out=tmp_path / "out")
     assert Cliffs.read(tmp_path / "out" / "cliff.json") == cliffs
     assert [(line.domain, line.way, line.healed) for line in cliffs.lines] == [
-        ("medical", "similarity", False), ("medical", "deepest", False),
+        ("medical", "by similarity", False), ("medical", "deepest", False), ("math", "deepest", False),
     ]  # fmt: skip
     line = cliffs.lines[0]
     sweep = SweepRecord.read(sweeps / "similarity" / "sweep.json")
@@ -69,7 +72,7 @@ def test_the_command_and_what_it_refuses(sweeps, tmp_path):
     assert "the cliff is at" in " ".join(succeed("evaluate", "cliff", *words, "--overwrite").stdout.split())
     check_refused(run("evaluate", "cliff", *words), 1, "already exists")
     twice = run("evaluate", "cliff", sweeps / "deepest", sweeps / "deepest", "--out", tmp_path / "x")
-    check_refused(twice, 2, "two sweeps are called deepest")
+    check_refused(twice, 2, "two of the sweeps hold medical choice, deepest")
     write_sweep_folder(tmp_path / "map", rule="all", sizes="0-2", n=60)
     check_refused(run("evaluate", "cliff", tmp_path / "map", "--out", tmp_path / "x"), 2, "several starts a size")
     other = write_sweep_folder(tmp_path / "other", rule="deepest", sizes="0-2", n=60)

@@ -93,7 +93,9 @@ def test_where_none_passes_nothing_may_go_and_without_a_policy_nothing_is_said()
 
 
 def test_the_frontier_of_a_comparison(bill, tmp_path):
-    frontier = make_frontier([bill], out=tmp_path / "out", max_loss="34%")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("must: {answer_bits_per_byte: 9}\n")
+    frontier = make_frontier([bill], out=tmp_path / "out", policy=policy)
     assert Frontier.read(tmp_path / "out" / "frontier.json") == frontier
     assert [p.model for p in frontier.points] == ["full", "healed", "pruned"]  # by falling bytes
     assert frontier.point("pruned").verdict.decision == "GO"
@@ -137,8 +139,17 @@ def test_the_command_and_what_it_refuses(bill, tmp_path):
     assert document["format"] == "regrowth.frontier/1"
     assert document["most"] is None
     shown = " ".join(succeed("evaluate", "frontier", bill, "--out", out, "--overwrite").stdout.split())
-    assert "No policy was given" in shown
+    assert "No cut passes the comparison's policy" in shown
     check_refused(run("evaluate", "frontier", bill, "--out", out), 1, "already exists")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("must: {answer_bits_per_byte: 9}\ngains: {weight_bytes: 0.77x}\n")
+    judged = json.loads(
+        succeed("evaluate", "frontier", bill, "--policy", policy, "--out", tmp_path / "p", "--json").stdout
+    )
+    assert [point["verdict"] and point["verdict"]["decision"] for point in judged["points"]] == [None, "NO-GO", "GO"]
+    policy.write_text("must: {needle_recall: 5}\n")
+    refused = run("evaluate", "frontier", bill, "--policy", policy, "--out", tmp_path / "x")
+    check_refused(refused, 2, "limits needle_recall, which is not measured")
     write_bill(tmp_path / "bare", n=60, thinking=False)
     check_refused(run("evaluate", "frontier", tmp_path / "bare", "--out", tmp_path / "x"), 2, "holds no gains")
     write_bill(tmp_path / "other", n=80, models=("full", "pruned"), thinking=False)
