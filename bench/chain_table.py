@@ -2,8 +2,8 @@
 
     python bench/chain_table.py
 
-It prints what these two commands say of the chain on their card, side by side. No model is fetched: the shapes are written
-out (bench/gpu_steps/shapes.py), as the headers of the files have them.
+It prints what these two commands say of the chain on their card, side by side. No model is fetched: the shapes are
+written out (bench/gpu_steps/shapes.py), as the headers of the files have them.
 
     heal budget meta-llama/Meta-Llama-3-8B --n 8 --method distill --tokens 20M --card RTX-4090 \\
         --batch-size auto --checkpointing auto

@@ -175,6 +175,49 @@ def depth_command(
     answer(measured.to_json(), lambda: depth_tables(measured.document), as_json=as_json)
 
 
+@app.command("frontier")
+def frontier_command(
+    comparisons: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of evaluate compare: cuts of one full model.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for frontier.json, frontier.md and the figure.")],
+    max_loss: Annotated[
+        str | None, typer.Option(help="Policy: the most accuracy that a model may lose in any domain, as 5%.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set what each cut loses against what it gives, and say the most that may go within a policy.
+
+    Example: evaluate frontier bill/ --max-loss 5% --out frontier
+    """
+    from eval.limits.frontier import make_frontier
+    from eval.reports.frontier import frontier_tables
+
+    frontier = make_frontier(comparisons, out=out, max_loss=max_loss, overwrite=overwrite)
+    answer(frontier.to_json(), lambda: frontier_tables(frontier), as_json=as_json)
+
+
+@app.command("cliff")
+def cliff_command(
+    sweeps: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of evaluate sweep, one for each way to cut.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for cliff.json, cliff.md and the figure.")],
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw accuracy and prose loss against the share of layers dropped, as arXiv 2403.17887 does, with the cliff.
+
+    Example: evaluate cliff similarity/ deepest/ --out figures
+    """
+    from eval.limits.cliff import find_cliffs
+    from eval.reports.cliff import cliff_tables
+
+    cliffs = find_cliffs(sweeps, out=out, overwrite=overwrite)
+    answer(cliffs.to_json(), lambda: cliff_tables(cliffs), as_json=as_json)
+
+
 @app.command("report")
 def report_command(
     results: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a comparison, a sweep or a depth run.")],

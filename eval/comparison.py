@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking.backends import check_backend
-from eval.asking.tasks import TaskPlan, hash_questions, plan_tasks, prompts_of
+from eval.asking.tasks import TaskPlan, hash_examples, hash_questions, plan_tasks, prompts_of
 from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
 from eval.billing.bill import bill, bill_nf4, bill_prose, corrected
 from eval.billing.document import is_stored, read_run, warn
 from eval.billing.interactions import bill_interactions, bill_thinking_interactions
 from eval.billing.needles import bill_needles, check_needles
+from eval.billing.policy import Measured, Policy, check_policy, parse_limit, read_policy
 from eval.billing.tasks import bill_tasks
-from eval.billing.thinking import bill_thinking
-from eval.billing.verdict import judge, parse_limit
+from eval.billing.thinking import bill_thinking, thinking_pairs
+from eval.billing.verdict import judge
+from eval.gains.record import Gains
 from eval.reports.figures import write_comparison_figures
 from eval.reports.flips import read_flips
 from eval.reports.page import read_sweep, render
@@ -62,15 +64,19 @@ def compare(
     if len(models) < 2:
         raise UsageError("compare needs the full model and one other at least")
     names = unique_labels(models, settings.labels)
-    limit = None if settings.max_loss is None else parse_limit(settings.max_loss)
+    policy = None if settings.max_loss is None else parse_limit(settings.max_loss)
+    if settings.policy is not None:
+        policy = read_policy(settings.policy)
     out = check_free(out, overwrite=overwrite)
     if settings.sweep is not None:
         read_sweep(settings.sweep)
     stored = {name: read_run(m, label=name) for m, name in zip(models, names, strict=True) if is_stored(m)}
     new = [model for model, name in zip(models, names, strict=True) if name not in stored]
-    if limit is not None and not (stored[names[0]].tasks if names[0] in stored else settings.domains):
+    if settings.max_loss and not (stored[names[0]].tasks if names[0] in stored else settings.domains):
         raise UsageError("--max-loss judges the accuracy in our domains, and none is asked; add --domains and --data")
     plans = plan_tasks(settings) if new else []
+    if policy is not None and settings.policy is not None:
+        check_policy(policy, settings.policy, _measured(stored.get(names[0]), plans, settings))
     check_asked({name: stored[name].tasks if name in stored else plans for name in names})
     own = prompts_of(settings) if new else None
     asked_now = None if own is None else own.sha256
@@ -93,8 +99,8 @@ def compare(
     identities = {name: text_identity(source, settings.field) for name, source in texts.items()} if new else {}
     comparison = bill_runs(
         runs,
-        limit,
-        questions=hash_questions(settings) if new else {},
+        policy,
+        questions={**hash_questions(settings), **hash_examples(plans, settings.data)} if new else {},
         text=next(iter(identities.values())) if len(identities) == 1 else identities or None,
         limit=settings.limit,
         seed=settings.seed,
@@ -119,6 +125,18 @@ def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iter
         for source in sources:
             check_stored(source)
     return same_chat(models, [load_tokenizer(source) for source in sources], settings)
+
+
+def _measured(full: RunResult | None, plans: Sequence[TaskPlan], settings: Settings) -> Measured:
+    """What is measured of all models, as the full one settles it: by its finished run, or by what is asked now."""
+    tasks = plans if full is None else full.tasks
+    return Measured(
+        domains=tuple(dict.fromkeys(task.domain for task in tasks if task.thinking is None)),
+        both_modes=bool(thinking_pairs(tasks)),
+        needles=settings.needles if full is None else full.needles is not None,
+        prose=bool(settings.texts if full is None else full.prose),
+        gains=False,
+    )
 
 
 def _trials_sha256(model: str | Path, settings: Settings) -> str | None:
@@ -178,10 +196,12 @@ def _probe(tokenizer: Any) -> str | None:
     return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
 
-def bill_runs(runs: Sequence[RunResult], max_loss: float | None = None, **facts: Any) -> Comparison:
-    """Pair every run with the first (the full model) and sum up; `max_loss` is a share, `facts` go to the provenance.
+def bill_runs(
+    runs: Sequence[RunResult], policy: Policy | None = None, *, gains: Gains | None = None, **facts: Any
+) -> Comparison:
+    """Pair every run with the first (the full model) and sum up; `policy` gives the verdict, `facts` the provenance.
 
-    Everything but `measured` and `provenance` follows from the answers alone.
+    Everything but `gains`, `measured` and `provenance` follows from the answers alone.
     """
     full = runs[0]
     plain = [task for task in full.tasks if task.thinking is None]
@@ -189,22 +209,27 @@ def bill_runs(runs: Sequence[RunResult], max_loss: float | None = None, **facts:
     rows = tuple(corrected(billed))
     if missing := [r.label for r in runs if set(r.prose) != set(full.prose)]:
         raise RegrowthError(f"not paired: {missing[0]} was not measured on the prose that {full.label} was")
-    thinking = tuple(bill_thinking(runs))
+    prose = tuple(
+        bill_prose(r.label, name, r.prose[name], None if r is full else full.prose[name])
+        for name in full.prose
+        for r in runs
+    )
+    needles, thinking = tuple(bill_needles(runs)), tuple(bill_thinking(runs))
+    verdict = None
+    if policy is not None:
+        verdict = judge(rows, policy, thinking=thinking, needles=needles, prose=prose, gains=gains)
     return Comparison(
         models=tuple(ComparedModel(label=r.label, **r.identity, settings=r.settings, notes=r.notes) for r in runs),
+        gains=gains,
         rows=rows,
-        prose=tuple(
-            bill_prose(r.label, name, r.prose[name], None if r is full else full.prose[name])
-            for name in full.prose
-            for r in runs
-        ),
+        prose=prose,
         nf4_loss=bill_nf4(full.label, full.prose, full.stored_prose),
-        needles=tuple(bill_needles(runs)),
+        needles=needles,
         thinking=thinking,
         thinking_interactions=tuple(bill_thinking_interactions(thinking, runs)),
         interactions=tuple(bill_interactions(rows, runs)),
         tasks=tuple(bill_tasks(runs)),
-        verdict=None if max_loss is None else judge(rows, max_loss, thinking),
+        verdict=verdict,
         warnings=warn(rows, thinking, runs),
         truncated={r.label: r.truncated for r in runs},
         measured=tuple(ModelEffort.of(r, model=r.label) for r in runs),

@@ -11,6 +11,7 @@ from eval.settings import Settings as Questions
 from heal.budget.document import Budget, Gpu
 from heal.budget.plan import plan_budget
 from heal.budget.stations import Amounts
+from heal.choosing.record import FINALISTS, TOKENS
 from heal.settings import BudgetQuery, Settings, parse_checkpointing
 from prune.common.sizes import parse_tokens
 from prune.instruments.settings import parse_numbers
@@ -18,7 +19,7 @@ from prune.scanning.settings import parse_batch_size
 from recipes.schema import Recipe, Stage
 from recipes.tidying import outputs_of, overlap
 
-_HEALING = ("heal qlora", "heal distill")
+_HEALING = {"heal qlora": "qlora", "heal distill": "distill", "heal finalists": "distill"}  # and its method
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,8 @@ class Asked:
 def asked_budget(recipe: Recipe, stage: Stage) -> Asked | None:
     """What is asked for a stage; None where the recipe does not say what is cut."""
     made = [output for one in recipe.stages for output in outputs_of(one)]
-    commands = {one.command: one for one in recipe.stages}
-    cut = commands.get("prune cut")
-    healing = (
-        stage if stage.command in _HEALING else next((one for one in recipe.stages if one.command in _HEALING), None)
-    )
+    cut = _nearest(recipe, stage, ("prune cut",))
+    healing = _nearest(recipe, stage, tuple(_HEALING))
     named = cut or healing or stage
     model = next(iter(named.arguments), "")
     n, start = (0, None) if cut is None else (cut.options.get("n"), cut.options.get("start"))
@@ -75,8 +73,8 @@ def asked_budget(recipe: Recipe, stage: Stage) -> Asked | None:
         query = BudgetQuery(
             n=n,
             start=start if isinstance(start, int) else None,
-            tokens=str(healing.options.get("tokens", "2M")),
-            method=healing.command.split()[1],
+            tokens=_tokens(healing),
+            method=_HEALING[healing.command],
         )
         settings = Settings(**dict(_settings(healing)))
     revision, of_healing = named.options.get("revision"), stage.command in _HEALING
@@ -91,6 +89,25 @@ def asked_budget(recipe: Recipe, stage: Stage) -> Asked | None:
         device=str(stage.options.get("device") or "auto"),
         spread=bool(stage.options.get("device-map")),
     )
+
+
+def _nearest(recipe: Recipe, stage: Stage, commands: tuple[str, ...]) -> Stage | None:
+    """The stage of one of these commands that a stage goes with: itself, the last before it, or the first after it.
+
+    Of stages of a loop it is so that of the same value.
+    """
+    place = recipe.stages.index(stage)
+    before = [one for one in recipe.stages[: place + 1] if one.command in commands]
+    after = [one for one in recipe.stages[place + 1 :] if one.command in commands]
+    return before[-1] if before else after[0] if after else None
+
+
+def _tokens(healing: Stage) -> str:
+    """What a stage heals on; finalists each have their share."""
+    if healing.command != "heal finalists":
+        return str(healing.options.get("tokens", "2M"))
+    each = parse_tokens(str(healing.options.get("tokens") or TOKENS))
+    return str(each * int(str(healing.options.get("finalists") or FINALISTS)))
 
 
 def _settings(stage: Stage) -> Iterator[tuple[str, Any]]:

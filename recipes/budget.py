@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _STATIONS = {
     "prune scan": "scan", "prune cut": "cut", "heal patch": "patch", "heal qlora": "heal", "heal distill": "heal",
+    "heal finalists": "heal",
     "heal merge": "merge", "evaluate run": "run", "evaluate compare": "compare", "evaluate sweep": "sweep",
 }  # fmt: skip
 _GO_ON = "or go on as it is with --no-budget"

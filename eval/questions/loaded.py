@@ -24,6 +24,7 @@ LICENCES = {
     "piqa": "AFL-3.0",
     "commonsenseqa": "MIT",
     "hellaswag": "MIT",
+    "boolq": "CC BY-SA 3.0",
 }
 
 
@@ -37,6 +38,7 @@ class Loaded:
     left_out: Counter[str] = field(default_factory=Counter)
     origin: dict[str, str] = field(default_factory=dict)  # file or hub id -> sha256 or commit
     passed_over: list[str] = field(default_factory=list)  # files of the set's other splits
+    examples: list[Question] = field(default_factory=list)  # that its publishers give for few-shot prompts, in order
 
     def take(
         self,
@@ -75,6 +77,12 @@ class Loaded:
         self.left_out += other.left_out
         self.origin |= other.origin
         self.passed_over += other.passed_over
+        self.examples += other.examples
+
+    def show(self, other: Loaded) -> None:
+        """Take the questions of another split as the examples of this one."""
+        self.examples += other.questions
+        self.origin |= other.origin
 
 
 def drop_wrong_options(questions: Iterable[Question], *, keep: int, seed: int) -> list[Question]:

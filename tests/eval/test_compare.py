@@ -48,7 +48,7 @@ def test_all_files_are_there_and_agree(made):
     whole = {"results.json", "comparison.json", "comparison.md", "comparison.svg", "report.html"}
     assert {p.name for p in out.iterdir()} == samples | whole
     assert json.loads((out / "comparison.json").read_text()) == document
-    assert document["format"] == "regrowth.comparison/2"
+    assert document["format"] == "regrowth.comparison/3"
     assert [m["label"] for m in document["models"]] == ["llama", "llama-2"]
     assert document["models"][0]["shards"].keys() == {"model.safetensors"}
     assert document["provenance"]["questions"].keys() == {"medical.jsonl", "math.jsonl"}

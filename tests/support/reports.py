@@ -7,6 +7,7 @@ import random
 import numpy as np
 
 from eval.asking.tasks import TaskPlan
+from eval.billing.policy import at_most
 from eval.billing.sweep import Cost, SweepRecord, TaskRecord, WalkRecord
 from eval.comparison import bill_runs, write_comparison
 from eval.questions.schema import Question
@@ -106,7 +107,7 @@ def write_bill(out, *, n=500, models=("full", "pruned", "healed"), limit=0.05, t
     runs = [run_result(label, MODELS[label], plans) for label in models]
     comparison = bill_runs(
         runs,
-        limit,
+        None if limit is None else at_most(100 * limit),
         questions={"math.jsonl": "93c4" * 16, "medical.jsonl": "8113" * 16},
         text={"source": "heldout.jsonl", "field": "text", "sha256": "991a" * 16},
     )

@@ -25,14 +25,25 @@ PLACES: dict[str, tuple[str, str | None, str]] = {
     "piqa": ("baber/piqa", None, "validation"),
     "commonsenseqa": ("tau/commonsense_qa", None, "validation"),
     "hellaswag": ("Rowan/hellaswag", None, "validation"),
+    "boolq": ("google/boolq", None, "validation"),
 }
 
 
+SHOWN = {"mmlu": "dev"}  # set -> split of the worked examples that its publishers give
+
+
 def load_hub(name: str) -> Loaded:
-    """Fetch the set `name`."""
+    """Fetch the set `name`, with its worked examples."""
+    repo, config, split = PLACES[name]
+    loaded = _load_split(name, repo, config, split)
+    if name in SHOWN:
+        loaded.show(_load_split(name, repo, config, SHOWN[name]))
+    return loaded
+
+
+def _load_split(name: str, repo: str, config: str | None, split: str) -> Loaded:
     from datasets import load_dataset
 
-    repo, config, split = PLACES[name]
     try:
         rows = load_dataset(repo, config, split=split)
     except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise, network included

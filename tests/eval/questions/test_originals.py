@@ -172,7 +172,11 @@ def test_mmlu_as_in_its_archive_gives_the_test_split(mmlu_folder, tmp_path, form
     first, second = (q for q in loaded.questions if q.subject == "anatomy")
     assert (first.question, first.choices, first.answer) == ("Which, of anatomy in test?", ("a", "b", "c, too", "d"), 2)
     assert second.question == "Second anatomy test?"
-    assert len(loaded.passed_over) == 4
+    assert len(loaded.passed_over) == 2  # val
+    assert [q.question for q in loaded.examples if q.subject == "anatomy"] == [
+        "Which, of anatomy in dev?",
+        "Second anatomy dev?",
+    ]
 
 
 def test_splits_that_are_not_measured_are_passed_over_unless_named(tmp_path):
@@ -306,4 +310,5 @@ def test_the_real_originals(tmp_path):
     assert manifest.domains["math"].rationales == 1319  # GSM8K's; the file of MathQA has none
     assert manifest.domains["medical"].rationales == 1000  # PubMedQA's
     passed_over = manifest.sets["mmlu"].passed_over + manifest.sets["gsm8k"].passed_over
-    assert sorted(passed_over) == ["mmlu_dev.jsonl", "train.jsonl"]
+    assert sorted(passed_over) == ["train.jsonl"]
+    assert manifest.sets["mmlu"].examples == 285
