@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from heal import RankRun, RankSettings, Selection, TextSource, qlora, rank
-from heal.ranking import gradients
 from heal.ranking.document import Ranking
+from heal.ranking.methods import gradients
 from heal.settings import Settings
 from heal.training import run as training
 from prune.common import resume
