@@ -113,7 +113,8 @@ def compare(
 def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iterable[RunResult]) -> bool:
     """Find all models that are asked now, with their tokenizers; whether they are asked through a chat template.
 
-    Where NF4 is asked for, it must be possible for each. The first model, the full one, decides for all; where runs are given, their prompts do.
+    The first model, the full one, decides for all; where runs are given, their prompts do. Where NF4 is asked for, it
+    must be possible for each.
     """
     check_backend(settings)
     quiet_libraries()
