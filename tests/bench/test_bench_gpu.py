@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import gpu as gpu_bench
 from bench.gpu_steps import STEPS, files, healing, kernels, loaded
