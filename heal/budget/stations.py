@@ -15,7 +15,6 @@ from heal.budget.passes import choose_pass
 from prune.models.at_once import COMPARED_BYTES, SCAN_TOKENS, STATES_SHARE, WALK_TOKENS, WEIGHTS_SHARE, at_once
 from prune.models.footprint import (
     GIB,
-    cache_bytes,
     feed_forward_width,
     forward_bytes,
     forward_flops,
@@ -24,6 +23,7 @@ from prune.models.footprint import (
     state_bytes,
     streamed_bytes,
 )
+from prune.models.kv_cache import cache_bytes, full_attention
 from prune.models.shapes import LayerShape, ModelShape
 
 READ, WRITE = 2e9, 1e9  # bytes a second of a disk
@@ -357,7 +357,7 @@ def asking_line(name: str, chain: Chain, layers: Sequence[LayerShape], *, models
 
     def passing(gpu: Gpu, wide: int, rows: int = amounts.batch_size) -> int:
         cached, batch = rows * (long + amounts.answer_tokens), rows * long
-        beside = cache_bytes(shape, len(layers), cached)
+        beside = cache_bytes([full_attention(shape.key_value_heads, shape.head_width)] * len(layers), cached)
         return wide * (forward_bytes(shape, layers, batch) + beside) + _head(gpu, shape, batch)
 
     def seconds(gpu: Gpu, weights: int) -> float:
