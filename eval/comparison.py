@@ -36,6 +36,7 @@ from prune.common.outputs import check_free, staged_directory, write_json, write
 from prune.common.provenance import provenance
 from prune.common.terminal import quiet_libraries
 from prune.models.loading import load_tokenizer
+from prune.models.whole import check_stored
 from prune.text.windows import text_identity
 
 _LONGEST_LABEL = 100  # bytes; it is a part of file names
@@ -119,14 +120,19 @@ def compare(
 def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iterable[RunResult]) -> bool:
     """Find all models that are asked now, with their tokenizers; whether they are asked through a chat template.
 
-    The first model, the full one, decides for all; where runs are given, their prompts do.
+    The first model, the full one, decides for all; where runs are given, their prompts do. Where NF4 is asked for, it
+    must be possible for each.
     """
     check_backend(settings)
     quiet_libraries()
     for result in stored:
         if settings.chat_template == "auto":
             settings = settings.with_chat(bool(result.settings["chat_template"]))
-    return same_chat(models, [load_tokenizer(locate(model)) for model in models], settings)
+    sources = [locate(model) for model in models]
+    if settings.load_in_4bit:
+        for source in sources:
+            check_stored(source)
+    return same_chat(models, [load_tokenizer(source) for source in sources], settings)
 
 
 def _measured(
