@@ -186,6 +186,9 @@ def frontier_command(
     max_loss: Annotated[
         str | None, typer.Option(help="Policy: the most accuracy that a model may lose in any domain, as 5%.")
     ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Policy: a file of limits and gains, as compare takes it.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -196,7 +199,7 @@ def frontier_command(
     from eval.limits.frontier import make_frontier
     from eval.reports.frontier import frontier_tables
 
-    frontier = make_frontier(comparisons, out=out, max_loss=max_loss, overwrite=overwrite)
+    frontier = make_frontier(comparisons, out=out, max_loss=max_loss, policy=policy, overwrite=overwrite)
     answer(frontier.to_json(), lambda: frontier_tables(frontier), as_json=as_json)
 
 
