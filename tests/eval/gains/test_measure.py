@@ -68,7 +68,7 @@ def test_bytes_are_those_of_the_config(billed, tiny_llama, shorter):
         held = AutoModelForCausalLM.from_pretrained(folder)
         values = sum(weight.numel() for weight in held.parameters())
         assert row["parameters"] == values
-        assert row["weight_bytes"] == 4 * values
+        assert row["weight_bytes"] == 4 * (values + 2 * config["head_dim"] // 2)  # and the rotary table, kept twice
         heads, width = config["num_key_value_heads"], config["head_dim"]
         assert row["kv_bytes_per_token"] == 2 * config["num_hidden_layers"] * heads * width * 4
         for key in ("prefill_tokens_per_second", "decode_tokens_per_second", "peak_memory_bytes"):
