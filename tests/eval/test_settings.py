@@ -169,10 +169,10 @@ def test_tasks_of_lm_eval_and_finished_runs(tiny_llama, sample_questions, own_ta
     assert (rows["sums_a", "acc"]["n"], rows["sums", "acc"]["n"]) == (4, 8)
     assert document["measured"]["asked"] == 0  # the first run's answers were kept
 
-    compare_runs = ["evaluate", "compare", tmp_path / "one", tmp_path / "two"]
+    compare_runs = ["evaluate", "compare", tmp_path / "one", tmp_path / "two", "--no-gains"]
     stored = json.loads(succeed(*compare_runs, "--out", tmp_path / "bill", "--json").stdout)
     assert [m["label"] for m in stored["models"]] == ["one", "two"]
-    labels = ["--labels", "one,two", "--out", tmp_path / "b", "--json"]
+    labels = ["--labels", "one,two", "--no-gains", "--out", tmp_path / "b", "--json"]
     asked = json.loads(succeed("evaluate", "compare", tmp_path / "one", tiny_llama, *common, *labels).stdout)
     for key in ("rows", "tasks", "interactions"):
         assert asked[key] == stored[key]
@@ -193,7 +193,7 @@ def test_tasks_of_lm_eval_and_finished_runs(tiny_llama, sample_questions, own_ta
 
 
 def test_a_verdict_ends_with_its_exit_code(tiny_llama, sample_questions, tmp_path):
-    compare_models = ["evaluate", "compare", tiny_llama, tiny_llama]
+    compare_models = ["evaluate", "compare", tiny_llama, tiny_llama, "--no-gains"]
     ask = ["--data", sample_questions, "--domains", "math", "--limit", 4, "--sets", "mmlu", "--chat-template", "off"]
     found = run_command(*compare_models, *ask, "--max-loss", "5%", "--out", tmp_path / "bill", "--json")
     document = json.loads(found.stdout)

@@ -23,7 +23,7 @@ def test_landmarks_headings_and_names(page):
     assert [len(page.all(tag)) for tag in ("header", "nav", "main", "h1")] == [1, 1, 1, 1]
     assert page.one("nav")["aria-label"]
     sections = [e["id"] for e in page.all("section")]
-    wanted = ["verdict", "domains", "interactions", "prose", "curves", "map", "thinking", "flips", "method"]
+    wanted = ["verdict", "gains", "domains", "interactions", "prose", "curves", "map", "thinking", "flips", "method"]
     assert sections == wanted
     assert [a["href"] for a in page.within(page.one("nav"), "a")] == [f"#{name}" for name in wanted]
     ids = [e["id"] for e in page.elements if "id" in e]
@@ -203,6 +203,7 @@ def test_a_run_whose_answers_were_known_says_so(page):
 def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(comparison):
     for key in ("rows", "interactions", "thinking", "thinking_interactions", "prose"):
         comparison[key] = []
+    comparison["gains"] = None
     label = '<b>cut & "sewn"</b>'
     comparison["models"] = [comparison["models"][0], {**comparison["models"][1], "label": label}]
     base = {"task": "arc", "metric": "acc", "filter": "none", "n": 8, "higher_is_better": True, "group": False}
