@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from eval.billing.verdict import GO, NO_GO
 from eval.reports import tables
 from eval.reports.interactions import clearest
+from eval.reports.noise import noise_line, noise_table, nothing_lost
 from eval.reports.sweep import SIZES, sizes_table
 from eval.reports.text import task_name, worst_loss
 from eval.reports.weights import weights_line
@@ -25,11 +26,18 @@ def comparison_table(document: Document) -> RenderableType:
     from rich.text import Text
 
     parts = [*_tables(document, full=document["models"][0]["label"]), Text(weights_line(document))]
+    parts += [Text(line) for line in _noise(document)]
     parts += [Text(f"! {line}", style="yellow") for line in document["warnings"]]
     if document["verdict"]:
         style = {GO: "bold green", NO_GO: "bold red"}.get(document["verdict"]["decision"], "bold yellow")
         parts.append(Text(f"Verdict: {document['verdict']['sentence']}.", style=style))
     return Group(*parts)
+
+
+def _noise(document: Document) -> list[str]:
+    """The noise floor, and the models whose every change lies within it."""
+    told = [noise_line(document), *(nothing_lost(document, model["label"]) for model in document["models"][1:])]
+    return [line for line in told if line]
 
 
 def run_tables(document: Document) -> RenderableType:
@@ -128,7 +136,7 @@ def markdown(document: Document) -> str:
         lines += [f"**Verdict: {document['verdict']['sentence']}.**", ""]
     elif told := worst_loss(document["rows"]):
         lines += [f"**{told}**", ""]
-    lines += [weights_line(document), ""]
+    lines += [weights_line(document), "", *(part for line in _noise(document) for part in (line, ""))]
     lines += [*(f"- {warning}" for warning in document["warnings"]), ""] if document["warnings"] else []
     shown = [
         builder(document[key])
@@ -141,6 +149,8 @@ def markdown(document: Document) -> str:
         )
         if document[key]
     ]
+    if document.get("noise") and document["noise"]["rows"]:
+        shown.append(noise_table(document["noise"]["rows"]))
     pairs = list(_interactions(document, full))
     for table, rest in [*((table, "") for table in shown), *pairs]:
         lines += [f"### {table.title}", "", *table.markdown(), "", *([rest.strip(), ""] if rest else [])]
