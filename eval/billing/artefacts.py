@@ -21,9 +21,9 @@ from prune.common.artefact import Artefact, Part
 
 _SETTINGS = (
     "how it was asked: precision, `weights` (`as stored`, `nf4`, or what vLLM made of them), context, chat template, "
-    "backend, shots, limit, seed, sets, thinking, and `prompts`, the SHA-256 of what --prompts holds (null for the "
-    "built-in ones); where there are, `needles` and `removed_heads` (`heads` as `[layer, head]`, `by`, `random`, "
-    "`file`)"
+    "backend, protocols, shots, limit, seed, sets, thinking, and `prompts`, the SHA-256 of what --prompts holds (null "
+    "for the built-in ones); where there are, `needles` and `removed_heads` (`heads` as `[layer, head]`, `by`, "
+    "`random`, `file`)"
 )
 _WARNINGS = "what a reader must see first: few questions, cut prompts, memory that ran out"
 _ROWS = (
@@ -157,7 +157,7 @@ class AskedTask(Part):
 
     task: str = Field(description="its name in lm-eval and in the samples' file")
     domain: str = Field(description="its domain")
-    protocol: str = Field(description="choice or generation")
+    protocol: str = Field(description="choice, letters or generation")
     thinking: str | None = Field(description="fast, slow or null")
     slow_tokens: int = Field(description="the longest chain of thought")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.reports.model import PageTop, Tile
+from eval.reports.gains import both_lines
+from eval.reports.model import ModelTop, PageTop, Tile
 from eval.reports.noise import noise_line, nothing_lost
 from eval.reports.sweep import sweep_sentence
 from eval.reports.tables import change, within
@@ -23,11 +24,13 @@ def comparison_top(comparison: Record) -> PageTop:
     found = (nothing_lost(comparison, label) or summary(rows, label) for label in others)
     sentences = tuple(filter(None, (*found, noise_line(comparison))))
     sentences += () if all_as_stored(comparison) else (weights_line(comparison),)
-    tiles = tuple((label, tuple(_tiles(comparison, label))) for label in others)
+    models = tuple(
+        ModelTop(label, gain, cost, tuple(_tiles(comparison, label))) for label, gain, cost in both_lines(comparison)
+    )
     if verdict is not None:
-        return PageTop(verdict["decision"].lower(), _judged(verdict), sentences, tiles, tuple(comparison["warnings"]))
+        return PageTop(verdict["decision"].lower(), _judged(verdict), sentences, models, tuple(comparison["warnings"]))
     headline = worst_loss(rows) or "No domain was compared; the tables below have all that was measured."
-    return PageTop("open", headline, sentences, tiles, tuple(comparison["warnings"]))
+    return PageTop("open", headline, sentences, models, tuple(comparison["warnings"]))
 
 
 def _judged(verdict: Record) -> str:

@@ -23,7 +23,7 @@ from eval.asking.cache import AnswerStore
 from eval.asking.lm_eval_tasks import pick_logged
 from eval.asking.prompts import Prompts
 from eval.asking.removal import Removal, plan_removal
-from eval.asking.tasks import TaskPlan, plan_tasks, prompts_of
+from eval.asking.tasks import TaskPlan, example_notes, plan_tasks, prompts_of
 from eval.questions.schema import Question, cluster_of
 from eval.runs.again import Again
 from eval.runs.as_stored import measure_stored
@@ -116,7 +116,7 @@ def run(
             answers.close()
     logged = harness.pop("samples")
     rows = settings.batch_size or asker.rows or USUAL_ROWS
-    facts, notes = asker.facts, [*([removal.note] if removal else []), *asker.notes]
+    facts, notes = asker.facts, [*([removal.note] if removal else []), *example_notes(plans), *asker.notes]
     tokens, asked, known, truncated = asker.tokens, asker.asked, asker.known, asker.truncated
     del asker
     _free()
@@ -288,7 +288,7 @@ def read_logged(plans: list[TaskPlan], logged: dict[str, list[dict[str, Any]]], 
 
 
 def _sample(plan: TaskPlan, question: Question, entry: dict[str, Any], tokenizer: Any) -> Sample:
-    chosen = plan.protocol == "choice" and plan.thinking is None
+    chosen = plan.picks
     correct = entry["acc_norm"] if chosen else entry["exact_match"]
     response = chosen_index(entry) if chosen else entry["filtered_resps"][0]
     return Sample(

@@ -267,7 +267,7 @@ def _load(source: Source, settings: ScanSettings, trust_remote_code: bool) -> An
 
         from prune.models.nf4 import quantisation
 
-        dtype = torch.bfloat16 if dtype == "auto" else dtype
+        dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
         options["quantization_config"] = quantisation(dtype, bits=settings.bits)
         options.setdefault("device_map", {"": settings.device})
     return load_model(source, dtype=dtype, device=settings.device, trust_remote_code=trust_remote_code, **options)
