@@ -15,6 +15,7 @@ from eval.reports.comparison import (
     thinking_section,
 )
 from eval.reports.gains import gains_section
+from eval.reports.limits import limits_section
 from eval.reports.model import Flips, PageTop, Report, Section
 from eval.reports.noise import floors, noise_section
 from eval.reports.sweep import curves_section, map_section, sweep_prose_section
@@ -53,7 +54,8 @@ def build(comparison: Document | None, sweep: Document | None = None, flips: Seq
     if comparison is None and sweep is not None:
         title, top = "What each size of cut costs", sweep_top(sweep)
     if comparison is not None:
-        sections += [thinking_section(comparison), tasks_section(comparison), noise_section(comparison)]
+        sections += [thinking_section(comparison), tasks_section(comparison)]
+        sections += [noise_section(comparison), limits_section(comparison)]
     if comparison is not None and sweep is not None and _unlike(comparison, sweep):
         name = sweep["provenance"]["model"]["model"]
         top = replace(top, warnings=(*top.warnings, f"the sweep below is of {name}, whose weights are not {full}'s"))
