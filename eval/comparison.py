@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval.asking.backends import check_backend
+from eval.asking.backends import check_backend, device_of
 from eval.asking.tasks import TaskPlan, hash_examples, hash_questions, plan_tasks, prompts_of
 from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
 from eval.billing.bill import bill, bill_nf4, bill_prose, corrected
@@ -39,6 +39,7 @@ from prune.common.outputs import check_free, staged_directory, write_json, write
 from prune.common.provenance import provenance
 from prune.common.terminal import quiet_libraries
 from prune.models.loading import load_tokenizer
+from prune.models.precision import pick_dtype
 from prune.text.windows import text_identity
 
 _LONGEST_LABEL = 100  # bytes; it is a part of file names
@@ -123,17 +124,26 @@ def compare(
     return comparison
 
 
-def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iterable[RunResult]) -> bool:
+def _check_models(models: Sequence[str | Path], settings: ComparisonSettings, stored: Iterable[RunResult]) -> bool:
     """Find all models that are asked now, with their tokenizers; whether they are asked through a chat template.
 
     The first model, the full one, decides for all; where runs are given, their prompts do.
     """
     check_backend(settings)
+    _check_noise_dtype(settings)
     quiet_libraries()
     for result in stored:
         if settings.chat_template == "auto":
             settings = settings.with_chat(bool(result.settings["chat_template"]))
     return same_chat(models, [load_tokenizer(locate(model)) for model in models], settings)
+
+
+def _check_noise_dtype(settings: ComparisonSettings) -> None:
+    if settings.noise_dtype is not None:
+        try:
+            pick_dtype(settings.noise_dtype, device=device_of(settings))
+        except RegrowthError as error:
+            raise UsageError(str(error).replace("--dtype", "--noise-dtype")) from None
 
 
 def _ask_again(
