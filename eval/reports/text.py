@@ -71,7 +71,7 @@ def certain(versus: Mapping[str, Any], name: str) -> int:
     return 0 if name in (versus.get("noise") or ()) else larger(versus[name])
 
 
-_ACCURACY, _NLL, _PER_BYTE = (
+_ACCURACY, _NLL, PER_BYTE = (
     "accuracy_difference",
     "answer_nll_bits_difference",
     "answer_nll_bits_per_byte_difference",
@@ -80,7 +80,7 @@ _ACCURACY, _NLL, _PER_BYTE = (
 
 def worst_nll(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The row whose answer NLL rose most, of those where it rose beyond doubt if there is one, else of all."""
-    sure = [row for row in rows if certain(row["versus"], _PER_BYTE) > 0]
+    sure = [row for row in rows if certain(row["versus"], PER_BYTE) > 0]
     return max(sure or rows, key=lambda row: nll_change(row["versus"])["estimate"])
 
 
@@ -102,7 +102,7 @@ def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
     row, nll = worst_accuracy(compared), worst_nll(compared)
     change, rise = row["versus"]["accuracy_difference"], nll_change(nll["versus"])
     fell = certain(row["versus"], _ACCURACY) < 0
-    if not fell and certain(nll["versus"], _PER_BYTE) > 0:
+    if not fell and certain(nll["versus"], PER_BYTE) > 0:
         return (
             "No loss of accuracy is beyond doubt, but right answers became less likely: "
             f"most by {nll['model']} in {task_name(nll)}, {bits(rise, 'bits per byte')}."

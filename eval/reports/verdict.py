@@ -10,7 +10,7 @@ from eval.reports.model import ModelTop, PageTop, Tile
 from eval.reports.noise import noise_line, nothing_lost
 from eval.reports.sweep import sweep_sentence
 from eval.reports.tables import change, within
-from eval.reports.text import NONE, nll_change, summary, task_name, worst_accuracy, worst_loss, worst_nll
+from eval.reports.text import NONE, PER_BYTE, nll_change, summary, task_name, worst_accuracy, worst_loss, worst_nll
 from eval.reports.weights import all_as_stored, weights_line
 from prune.common.tables import Cell
 
@@ -49,8 +49,8 @@ def _tiles(comparison: Record, label: str) -> list[Tile]:
     if rows:
         tiles.append(_accuracy_tile([row for row in rows if row["versus"]["full_above_chance"]]))
         worst = worst_nll(rows)
-        name = "answer_nll_bits_per_byte_difference"
-        cell = change(nll_change(worst["versus"]), 1, 3, worse_above=True, noise=within(worst["versus"], name))
+        noise = within(worst["versus"], PER_BYTE)
+        cell = change(nll_change(worst["versus"]), 1, 3, worse_above=True, noise=noise)
         tiles.append(_tile("Answer NLL, worst domain, bits per byte", cell, task_name(worst)))
     texts = [row for row in comparison["prose"] if row["model"] == label and row["difference"]]
     if texts:
