@@ -35,7 +35,7 @@ class CliffLine(Part):
 
     domain: str = Field(description="of the task")
     protocol: str = Field(description="of the task")
-    way: str = Field(description="how the cuts were chosen: the sweep's folder")
+    way: str = Field(description="how the cuts were chosen: by similarity (the scan's best start), or deepest")
     healed: bool = Field(description="whether each cut has its adapter")
     n: int = Field(description="questions")
     chance: float = Field(description="accuracy of blind guesses")
@@ -59,7 +59,7 @@ class CliffProse(Part):
     """One way to cut, healed or not, on held-out prose."""
 
     text: str = Field(description="name of the text")
-    way: str = Field(description="how the cuts were chosen: the sweep's folder")
+    way: str = Field(description="how the cuts were chosen: by similarity (the scan's best start), or deepest")
     healed: bool = Field(description="whether each cut has its adapter")
     points: tuple[CliffProsePoint, ...] = Field(description="by size, the full model first")
 

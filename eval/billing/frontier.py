@@ -180,9 +180,14 @@ def _cut(point: FrontierPoint) -> str:
 def _gains(point: FrontierPoint) -> str:
     ratio = point.decode_ratio
     return (
-        f"{spell_size(point.weight_bytes)} of weights, {100 * (1 - point.weight_ratio):.0f} % less, and "
+        f"{weight_words(point.weight_bytes)} of weights, {100 * (1 - point.weight_ratio):.0f} % less, and "
         f"{ratio.median:.2f} times the speed of writing ({ratio.low:.2f} to {ratio.high:.2f} over the rounds)"
     )
+
+
+def weight_words(size: int) -> str:
+    """Bytes of weights, in MiB up to 2 GiB: small models differ by little."""
+    return f"{size / 2**20:,.0f} MiB" if size < 2**31 else spell_size(size)
 
 
 def on_what(gains: Gains) -> str:

@@ -18,7 +18,7 @@ from eval.billing.frontier import (
     on_what,
     point_of,
 )
-from eval.billing.policy import parse_limit
+from eval.billing.policy import Measured, Policy, check_policy, parse_limit, read_policy
 from eval.billing.verdict import judge
 from eval.reports.frontier import frontier_markdown, write_frontier_figures
 from prune.common.errors import RegrowthError, UsageError
@@ -34,6 +34,7 @@ def make_frontier(
     *,
     out: str | Path,
     max_loss: str | None = None,
+    policy: str | Path | None = None,
     overwrite: bool = False,
 ) -> Frontier:
     """The frontier of all models of some comparisons of one full model, in the folder `out`.
@@ -43,16 +44,20 @@ def make_frontier(
     Args:
         comparisons: folders that `evaluate compare` made, with gains.
         max_loss: as `5%`: accuracy that a model may lose in any domain.
+        policy: file of limits and gains instead. Where neither is given, the verdicts of the comparisons count.
 
     Raises:
-        UsageError: no gains were measured, a label stands twice, or a limit is no percentage.
+        UsageError: no gains were measured, a label stands twice, a limit is no percentage, both a limit and a policy,
+            or a policy of what was not measured.
         CheckpointError: no comparison, or one of another format.
         RegrowthError: the comparisons have not the same full model.
     """
-    limit = None if max_loss is None else parse_limit(max_loss)
+    limits, named = _limits(max_loss, policy)
     out = check_free(out, overwrite=overwrite)
     read = [(Path(folder), Comparison.read(Path(folder) / "comparison.json")) for folder in comparisons]
     _check_alike(read)
+    decisions = [_decisions(comparison, limits, policy) for _, comparison in read]
+    named = named or ("the comparison's policy" if any(decisions) else None)
     points: dict[str, FrontierPoint] = {}
     rows: list[DomainRow] = []
     for number, (folder, comparison) in enumerate(read):
@@ -66,24 +71,20 @@ def make_frontier(
             own = gains.of(model.label)
             if own is None or (model.label != full and own.ratio is None):
                 raise UsageError(f"{folder} has no gains of {model.label}: {'; '.join(gains.notes) or 'not measured'}")
-            decision = None
-            if limit is not None and model.label != full:
-                said = judge([row for row in comparison.rows if row.model in (full, model.label)], limit)
-                decision = Decision(decision=said.decision, sentence=said.sentence)
+            decision = decisions[number].get(model.label)
             points[model.label] = point_of(model.label, own, _dropped(model.model), decision)
         rows += [row for row in comparison.rows if not number or row.model != full]
     first = read[0][1]
     ordered = sorted(points.values(), key=lambda p: (p.model != first.models[0].label, -p.weight_bytes))
-    policy = None if max_loss is None else f"--max-loss {max_loss}"
     most = most_within(ordered)
     assert first.gains is not None
     frontier = Frontier(
         points=tuple(ordered),
         losses=losses_of(_by_task(rows), points),
         measured_on=on_what(first.gains),
-        policy=policy,
+        policy=named,
         most=None if most is None else most.model,
-        sentence=most_in_words(ordered, policy),
+        sentence=most_in_words(ordered, named),
         provenance=provenance(comparisons=[str(folder) for folder, _ in read]),
     )
     with staged_directory(out, overwrite=overwrite) as stage:
@@ -91,6 +92,38 @@ def make_frontier(
         write_text(stage / "frontier.md", frontier_markdown(frontier))
         write_frontier_figures(frontier, stage)
     return frontier
+
+
+def _limits(max_loss: str | None, policy: str | Path | None) -> tuple[Policy | None, str | None]:
+    """The policy, and what it is called."""
+    if max_loss is not None and policy is not None:
+        raise UsageError("--max-loss is the short form of a --policy; give one of the two")
+    if max_loss is not None:
+        return parse_limit(max_loss), f"--max-loss {max_loss}"
+    return (None, None) if policy is None else (read_policy(policy), str(policy))
+
+
+def _decisions(comparison: Comparison, limits: Policy | None, file: str | Path | None) -> dict[str, Decision]:
+    """What the policy says of each model, by its label; what the comparison's own said where there is none.
+
+    A policy that was read from a `file` must limit nothing that was not measured.
+    """
+    if limits is None:
+        verdict = comparison.verdict
+    else:
+        measured = Measured(
+            domains=tuple(dict.fromkeys(row.domain for row in comparison.rows)),
+            both_modes=bool(comparison.thinking),
+            needles=bool(comparison.needles),
+            prose=bool(comparison.prose),
+            gains=comparison.gains is not None,
+        )
+        if file is not None:
+            check_policy(limits, file, measured)
+        parts = {name: getattr(comparison, name) for name in ("thinking", "needles", "prose", "gains")}
+        verdict = judge(comparison.rows, limits, **parts)
+    models = () if verdict is None else verdict.models
+    return {one.model: Decision(decision=one.decision, sentence=one.sentence) for one in models}
 
 
 def _check_alike(read: Sequence[tuple[Path, Comparison]]) -> None:

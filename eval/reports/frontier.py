@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.billing.frontier import Frontier, FrontierLoss, FrontierPoint, Measure
+from eval.billing.frontier import Frontier, FrontierLoss, FrontierPoint, Measure, weight_words
 from eval.billing.statistics import Interval
 from eval.reports.charts import CurvePoint, Plot, PlottedCurve, curves
 from eval.reports.figures import sheet
@@ -16,7 +16,6 @@ from eval.reports.tables import field
 from eval.reports.text import NONE, bounds, plain, signed
 from prune.common.layers import spell_layers
 from prune.common.outputs import write_text
-from prune.common.sizes import spell_size
 from prune.common.svg import key
 from prune.common.tables import Cell, Table
 
@@ -129,7 +128,7 @@ def gains_table(frontier: Frontier) -> Table:
     fields = (
         field("Model", "", lambda point: Cell(point.model), words=True),
         field("Dropped", "layers of the source", lambda point: Cell(_dropped(point)), words=True),
-        field("Weights", "loaded", lambda point: Cell(spell_size(point.weight_bytes), sort=point.weight_bytes)),
+        field("Weights", "loaded", lambda point: Cell(weight_words(point.weight_bytes), sort=point.weight_bytes)),
         field("Of the full, %", "its bytes", lambda point: Cell(plain(100 * point.weight_ratio, 0))),
         field("KV, kB a token", "of the cache", lambda point: Cell(plain(point.kv_bytes_per_token / 1000, 1))),
         field(

@@ -40,6 +40,7 @@ ASDIV = """<?xml version="1.0"?><Machine-Reading-Corpus-File><ProblemSet>
 <Solution-Type>Addition</Solution-Type><Answer>9 (apples)</Answer><Formula>7+2=9</Formula></Problem>
 <Problem ID="2" Grade="1"><Body>A clock.</Body><Question>What time?</Question><Answer>3:15</Answer></Problem>
 </ProblemSet></Machine-Reading-Corpus-File>"""
+BOOLQ = {"question": "is fog wet", "title": "Fog", "answer": True, "passage": "Fog is water."}
 
 ORIGINALS = {
     "mmlu": ("a.jsonl", jsonl(MMLU), ("anatomy", "Which bone?", ("femur", "tibia", "ulna", "rib"), 2)),
@@ -58,6 +59,7 @@ ORIGINALS = {
     ),
     "piqa": ("piqa.jsonl", jsonl(PIQA), ("physical-interaction", "open a jar", ("pull it", "twist it"), 1)),
     "hellaswag": ("l.jsonl", jsonl(HELLASWAG), ("everyday-situations", "Tea: Boil it. She", ("pours.", "waits."), 1)),
+    "boolq": ("m.jsonl", jsonl(BOOLQ), ("passages", "Fog is water.\nIs fog wet?", ("yes", "no"), 0)),
     "arc": ("i.jsonl", jsonl(ARC), ("grade-school-science", "Which is wet?", OPTIONS, 0)),
 }
 
