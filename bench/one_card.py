@@ -5,8 +5,7 @@
 
 Makes a random Llama in bfloat16 with the sample's tokenizer. Each station is the command itself, in a process of its
 own under a cap that is set from outside and kept there (bench/shared/capped.py); it is told nothing of it. The cap
-holds the libraries too. Scan and cut run a second time under a cap of a third of the model. Products are in float32
-on any CPU (as on one without bfloat16), which is what `heal budget` reckons for a CPU.
+holds the libraries too. Scan and cut run a second time under a cap of a third of the model.
 
 `reckoned` is what `heal budget --card cpu` says for the memory that the libraries leave, and the libraries; `measured`
 the most that was held. A station fails the run if it goes above its cap, or another way than was reckoned.
@@ -28,21 +27,20 @@ from typing import TYPE_CHECKING, Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder bench/ holds a heal.py that is not the package
 
-from bench.shared.capped import ROOT, environment, run_capped  # noqa: E402
+from bench.shared.capped import MIB, ROOT, environment, run_capped  # noqa: E402
 from bench.shared.random_llama import write_random_llama  # noqa: E402
 
 if TYPE_CHECKING:
     from heal.budget.document import StationWay
 
 SAMPLE = ROOT / ".sample"
-MIB = 1 << 20
 TIMES = 1.7  # the model over the cap: 70B in bf16 on a card of 80 GB
 SMALL_TIMES = 3  # for scan and cut alone
 LENGTH = 64  # tokens of a row
 HELD_OUT = 256  # tokens
-QUESTIONS = 2  # a domain
+CHECK = 512  # the fewest that prune cut takes
+QUESTIONS = 4
 PROSE = 8  # documents of it that are measured
-FLOAT32 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # no products in bfloat16 (prune.models.precision)
 # What each program imports by its peak.
 LIBRARIES = {
     "prune": "accelerate, transformers.models.llama.modeling_llama, prune.scanning.streaming, prune.choosing.trial",
@@ -81,8 +79,8 @@ class Shape:
 
 
 SHAPES = {
-    "default": Shape(1536, 4096, 8192, 1536 * MIB, 512),
-    "tiny": Shape(64, 128, 8192, 5 * MIB // 2, 512),
+    "default": Shape(1536, 4096, 8192, 1536 * MIB, 256),
+    "tiny": Shape(64, 128, 8192, 5 * MIB // 2, 256),
 }
 
 
@@ -125,7 +123,7 @@ def stations(work: Path, shape: Shape, told: Sequence[str]) -> list[Station]:
         return ["prune", "scan", full, *samples, "--device", "cpu", "--out", out, *told]
 
     def cutting(out: Path) -> list[Any]:
-        check = ["--scan", work / "scan.json", "--check", 2, "--check-tokens", shape.tokens, "--text", text]
+        check = ["--scan", work / "scan.json", "--check", 2, "--check-tokens", CHECK, "--text", text]
         return ["prune", "cut", full, "--n", shape.dropped, *check, "--out", out, *told]
 
     return [
@@ -142,8 +140,8 @@ def stations(work: Path, shape: Shape, told: Sequence[str]) -> list[Station]:
         Station("merge, auto", "merge",
                 ["heal", "merge", adapter, "--base", "auto", "--out", merged, "--device", "cpu", *told]),
         Station("compare, 4 bits", "compare",
-                ["evaluate", "compare", full, cut, merged, "--load-in-4bit", "--data", SAMPLE / "questions",
-                 "--domains", "medical,math", "--limit", QUESTIONS, "--text", work / "prose.jsonl", "--max-length", 512,
+                ["evaluate", "compare", full, merged, "--load-in-4bit", "--data", SAMPLE / "questions",
+                 "--domains", "medical", "--limit", QUESTIONS, "--text", work / "prose.jsonl", "--max-length", 512,
                  "--device", "cpu", "--no-cache", "--out", work / "bill"], maps=True),
     ]  # fmt: skip
 
@@ -155,8 +153,8 @@ def ways(full: Path, shape: Shape, room: int) -> dict[str, StationWay]:
     from heal.settings import BudgetQuery, Settings
 
     amounts = Amounts(
-        samples=shape.tokens // LENGTH, sample_length=LENGTH, check_tokens=shape.tokens, patch_tokens=shape.tokens,
-        held_out_tokens=HELD_OUT, questions=2 * QUESTIONS, answers=QUESTIONS,
+        samples=shape.tokens // LENGTH, sample_length=LENGTH, check_tokens=CHECK, patch_tokens=shape.tokens,
+        held_out_tokens=HELD_OUT, questions=QUESTIONS, answers=0, models=2, patch_length=LENGTH,
     )  # fmt: skip
     query = BudgetQuery(n=shape.dropped, tokens=4 * LENGTH, method="distill", card="cpu", gpu_memory=room)
     settings = Settings(length=LENGTH, batch_size=1, accumulate=1, rank=8, bits=4)
@@ -168,7 +166,7 @@ def run(station: Station, cap: int | None, mapped: int) -> dict[str, Any]:
     """Run a station under its cap: the way it went, what it held, and seconds."""
     program, *words = map(str, (*station.words, "--overwrite"))
     module = "eval" if program == "evaluate" else program
-    done = run_capped(["-m", module, *words], cap=cap, mapped=mapped if station.maps else 0, **FLOAT32)
+    done = run_capped(["-m", module, *words], cap=cap, mapped=mapped if station.maps else 0)
     refused = done.code != 0 and bool(station.may_refuse) and station.may_refuse in done.said
     if station.leaves is not None:
         shutil.rmtree(station.leaves, ignore_errors=True)
@@ -183,7 +181,7 @@ def library_bytes(program: str) -> int:
     """Bytes that a program's libraries alone take."""
     code = f"import os, {LIBRARIES[program]}\nfrom bench.shared.capped import held\nprint(held(os.getpid()))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment(**FLOAT32), capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
     )
     return int(done.stdout.split()[-1])
 

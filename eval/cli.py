@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from eval.depth.settings import DepthSettings
+from eval.gains.settings import GainsSettings
 from eval.options import asked_options, caching_options
 from eval.settings import ComparisonSettings, RunSettings, SweepSettings
-from prune.common.options import takes
+from prune.common.options import settings_options, takes
 from prune.common.terminal import answer, make_app
 
 app = make_app("evaluate", "Bill what a cut costs, domain by domain.")
@@ -104,12 +105,13 @@ def run(
 
 
 @app.command()
-@takes(settings=caching_options(ComparisonSettings))
+@takes(settings=caching_options(ComparisonSettings), gains=settings_options(GainsSettings))
 def compare(
     full: Annotated[str, typer.Argument(metavar="FULL", help="The model before the cut.")],
     others: Annotated[list[str], typer.Argument(metavar="OTHER...", help="Cut, healed and other versions of it.")],
     out: Annotated[Path, typer.Option(help="Folder for the bill: tables, figure, results and samples.")],
     settings: ComparisonSettings,
+    gains: GainsSettings,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -124,7 +126,7 @@ def compare(
     from eval.comparison import compare as work
     from eval.reports.terminal import comparison_table
 
-    comparison = work(full, others, settings, out=out, overwrite=overwrite)
+    comparison = work(full, others, settings, out=out, gains=gains, overwrite=overwrite)
     document = comparison.to_json()
     answer(document, lambda: comparison_table(document), as_json=as_json)
     if comparison.verdict is not None and (code := exit_code(comparison.verdict.decision)):

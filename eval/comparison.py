@@ -17,7 +17,10 @@ from eval.billing.policy import Measured, Policy, check_policy, parse_limit, rea
 from eval.billing.tasks import bill_tasks
 from eval.billing.thinking import bill_thinking, thinking_pairs
 from eval.billing.verdict import judge
+from eval.gains.measure import measure_gains
+from eval.gains.plan import plan_gains
 from eval.gains.record import Gains
+from eval.gains.settings import GainsSettings
 from eval.reports.figures import write_comparison_figures
 from eval.reports.flips import read_flips
 from eval.reports.page import read_sweep, render
@@ -44,6 +47,7 @@ def compare(
     settings: ComparisonSettings | None = None,
     *,
     out: str | Path,
+    gains: GainsSettings | None = None,
     overwrite: bool = False,
     show_progress: bool = True,
     **options: Any,
@@ -52,7 +56,8 @@ def compare(
 
     `out` appears whole or not at all: results.json, samples_<model>_<task>.jsonl, comparison.json, comparison.md,
     report.html, and figures as .svg. `settings` may be given by their fields, as `options`. A model may also
-    be a folder that `evaluate run --out` made: its answers are taken from there.
+    be a folder that `evaluate run --out` made: its answers are taken from there. With `gains`, what each model takes
+    and how fast it is are measured too, as the command does if not told otherwise.
 
     Raises:
         UsageError: no other model, labels that do not fit, an unknown domain.
@@ -75,7 +80,7 @@ def compare(
         raise UsageError("--max-loss judges the accuracy in our domains, and none is asked; add --domains and --data")
     plans = plan_tasks(settings) if new else []
     if policy is not None and settings.policy is not None:
-        check_policy(policy, settings.policy, _measured(stored.get(names[0]), plans, settings))
+        check_policy(policy, settings.policy, _measured(stored.get(names[0]), plans, settings, gains))
     check_asked({name: stored[name].tasks if name in stored else plans for name in names})
     own = prompts_of(settings) if new else None
     asked_now = None if own is None else own.sha256
@@ -88,6 +93,7 @@ def compare(
             for model, name in zip(models, names, strict=True)
         }
     )
+    planned = None if gains is None else plan_gains(dict(zip(names, models, strict=True)), stored, settings, gains)
     runs = [
         stored[name]
         if name in stored
@@ -99,6 +105,7 @@ def compare(
     comparison = bill_runs(
         runs,
         policy,
+        gains=None if planned is None else measure_gains(planned, show_progress=show_progress),
         questions={**hash_questions(settings), **hash_examples(plans, settings.data)} if new else {},
         text=next(iter(identities.values())) if len(identities) == 1 else identities or None,
         limit=settings.limit,
@@ -122,7 +129,9 @@ def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iter
     return same_chat(models, [load_tokenizer(locate(model)) for model in models], settings)
 
 
-def _measured(full: RunResult | None, plans: Sequence[TaskPlan], settings: Settings) -> Measured:
+def _measured(
+    full: RunResult | None, plans: Sequence[TaskPlan], settings: Settings, gains: GainsSettings | None
+) -> Measured:
     """What is measured of all models, as the full one settles it: by its finished run, or by what is asked now."""
     tasks = plans if full is None else full.tasks
     return Measured(
@@ -130,7 +139,7 @@ def _measured(full: RunResult | None, plans: Sequence[TaskPlan], settings: Setti
         both_modes=bool(thinking_pairs(tasks)),
         needles=settings.needles if full is None else full.needles is not None,
         prose=bool(settings.texts if full is None else full.prose),
-        gains=False,
+        gains=gains is not None and gains.gains,
     )
 
 

@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+MIB = 1 << 20
 _PAUSE = 0.005  # seconds between two looks
 # glibc keeps freed blocks of up to 32 MiB, in pieces that fit nothing; with this it gives every block back at once.
 _GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
@@ -41,24 +42,23 @@ class Outcome:
     seconds: float
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """In which a command runs, and its libraries are measured: this tree, one core, freed memory given back."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | _GIVE_BACK | more
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | _GIVE_BACK
 
 
-def run_capped(words: Sequence[str], *, cap: int | None, mapped: int = 0, **more: str) -> Outcome:
+def run_capped(words: Sequence[str], *, cap: int | None, mapped: int = 0) -> Outcome:
     """Run `python WORDS` under a cap in bytes; None: it is only watched.
 
     Args:
         mapped: bytes of the files that it maps privately at once.
-        more: variables of its environment.
     """
     limit = None if cap is None else cap + mapped
     keep = None if limit is None else partial(resource.setrlimit, resource.RLIMIT_DATA, (limit, limit))
     began, most, killed = time.monotonic(), 0, False
     with tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen(
-            [sys.executable, *words], cwd=ROOT, env=environment(**more), stdout=subprocess.DEVNULL, stderr=errors,
+            [sys.executable, *words], cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=errors,
             preexec_fn=keep, start_new_session=True,
         )  # fmt: skip
         while child.poll() is None:

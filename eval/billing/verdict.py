@@ -89,7 +89,7 @@ def judge(
     losses = [_decided(loss, policy) for loss in limited if loss.limit is not None]
     order = {name: number for number, name in enumerate((*TIERS, *MEASURES))}
     losses.sort(key=lambda one: (one.at_chance, order[one.tier], order[one.measure], -one.loss.estimate))
-    others = () if gains is None else (each.model for each in gains.models[1:])
+    others = () if gains is None else (each.model for each in gains.models if each.ratio)
     labels = list(dict.fromkeys([*(loss.model for loss in measured), *others]))
     asked = [replace(gain, decision=_reached(gain)) for gain in gains_asked(policy, gains, labels)]
     decision, sentence, worst = _sum_up(policy, losses, asked, measured)

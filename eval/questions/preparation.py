@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from eval.questions.domains import DomainPart, choose_declared
-from eval.questions.examples import examples_path
+from eval.questions.examples import examples_path, format_examples
 from eval.questions.loaded import LICENCES, Loaded, drop_wrong_options
 from eval.questions.schema import PROTOCOLS, Question, drop_repeats, format_questions
 from prune.common.artefact import Artefact, Part
@@ -108,7 +108,7 @@ def prepare(
             if loaded.examples:
                 path = examples_path(stage, name)
                 path.parent.mkdir(exist_ok=True)
-                write_text(path, format_questions(_as_examples(name, loaded.examples)))
+                write_text(path, format_examples(loaded.examples))
         manifest = Manifest(
             domains=entries,
             domains_absent=tuple(empty),
@@ -153,16 +153,6 @@ def gather(domain: str, parts: Iterable[DomainPart], sets: Mapping[str, Loaded])
         for question in sets[part.set].questions
         if part.takes(question.subject)
     )
-
-
-def _as_examples(name: str, questions: Iterable[Question]) -> list[Question]:
-    """Examples as their file holds them: numbered by subject, as the same one may stand in two."""
-    counts: Counter[str] = Counter()
-    numbered = []
-    for item in questions:
-        numbered.append(replace(item, id=f"{item.subject}-{counts[item.subject]}", domain=name))
-        counts[item.subject] += 1
-    return numbered
 
 
 def _entry(questions: list[Question], repeats: int, text: str, absent: list[str]) -> PreparedDomain:

@@ -14,6 +14,7 @@ from eval.reports.comparison import (
     tasks_section,
     thinking_section,
 )
+from eval.reports.gains import gains_section
 from eval.reports.model import Flips, PageTop, Report, Section
 from eval.reports.sweep import curves_section, map_section, sweep_prose_section
 from eval.reports.text import counted, listed, plain
@@ -35,9 +36,15 @@ def build(comparison: Document | None, sweep: Document | None = None, flips: Seq
     sections: list[Section | None] = []
     if comparison is not None:
         full, *others = [model["label"] for model in comparison["models"]]
-        sections += [domains_section(comparison), interactions_section(comparison), prose_section(comparison)]
+        sections += [
+            gains_section(comparison),
+            domains_section(comparison),
+            interactions_section(comparison),
+            prose_section(comparison),
+        ]
         sections += [needles_section(comparison)]
-        title = f"What the cut costs: {listed(others)} against {full}" if others else f"What {full} scores"
+        given = "gives and " if comparison["gains"] else ""
+        title = f"What the cut {given}costs: {listed(others)} against {full}" if others else f"What {full} scores"
         top = comparison_top(comparison)
     if sweep is not None:
         sections += [curves_section(sweep), map_section(sweep), sweep_prose_section(sweep)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.reports.model import PageTop, Tile
+from eval.reports.gains import both_lines
+from eval.reports.model import ModelTop, PageTop, Tile
 from eval.reports.sweep import sweep_sentence
 from eval.reports.tables import change
 from eval.reports.text import NONE, nll_change, summary, task_name, worst_accuracy, worst_loss, worst_nll
@@ -21,11 +22,13 @@ def comparison_top(comparison: Record) -> PageTop:
     others = [model["label"] for model in comparison["models"][1:]]
     sentences = tuple(told for label in others if (told := summary(rows, label)))
     sentences += () if all_as_stored(comparison) else (weights_line(comparison),)
-    tiles = tuple((label, tuple(_tiles(comparison, label))) for label in others)
+    models = tuple(
+        ModelTop(label, gain, cost, tuple(_tiles(comparison, label))) for label, gain, cost in both_lines(comparison)
+    )
     if verdict is not None:
-        return PageTop(verdict["decision"].lower(), _judged(verdict), sentences, tiles, tuple(comparison["warnings"]))
+        return PageTop(verdict["decision"].lower(), _judged(verdict), sentences, models, tuple(comparison["warnings"]))
     headline = worst_loss(rows) or "No domain was compared; the tables below have all that was measured."
-    return PageTop("open", headline, sentences, tiles, tuple(comparison["warnings"]))
+    return PageTop("open", headline, sentences, models, tuple(comparison["warnings"]))
 
 
 def _judged(verdict: Record) -> str:

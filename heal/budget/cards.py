@@ -150,6 +150,17 @@ def _card(line: str) -> Iterator[_Told]:
     yield uuid, nearest.model_copy(update={"name": name, "memory": free, "here": True, "bfloat16": new})
 
 
+def card_at(device: str = "auto", *, spread: bool = False) -> Gpu:
+    """The card that a command runs on here: its `--device`, or all of them together; the CPU where there is none."""
+    cards = cards_here()
+    if not cards or device.startswith(CPU):
+        return cpu()
+    if spread:
+        return together(cards)
+    number = device.partition(":")[2]
+    return cards[int(number)] if number.isdecimal() and int(number) < len(cards) else cards[0]
+
+
 def together(cards: Sequence[Gpu]) -> Gpu:
     """Several cards as the one that they are where a model is spread over them: the room of all, the speed of one."""
     if len(cards) == 1:

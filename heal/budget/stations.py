@@ -15,7 +15,6 @@ from heal.budget.passes import choose_pass
 from prune.models.at_once import COMPARED_BYTES, SCAN_TOKENS, STATES_SHARE, WALK_TOKENS, WEIGHTS_SHARE, at_once
 from prune.models.footprint import (
     GIB,
-    cache_bytes,
     feed_forward_width,
     forward_bytes,
     forward_flops,
@@ -24,6 +23,7 @@ from prune.models.footprint import (
     state_bytes,
     streamed_bytes,
 )
+from prune.models.kv_cache import cache_bytes, full_attention
 from prune.models.shapes import LayerShape, ModelShape
 
 READ, WRITE = 2e9, 1e9  # bytes a second of a disk
@@ -101,6 +101,9 @@ class Chain:
     amounts: Amounts = Amounts()
 
 
+Work = Callable[[Gpu, int], int]  # bytes on a card of values that are so much wider than bf16
+
+
 @dataclass(frozen=True)
 class Line:
     """A station, and how to tell its way on a card."""
@@ -128,8 +131,9 @@ def scan_line(chain: Chain) -> Line:
     )
     flops = tokens * forward_flops(shape, shape.layers, amounts.sample_length)
 
-    def work(gpu: Gpu) -> int:
-        return forward_bytes(shape, shape.layers, max(at_once(SCAN_TOKENS, _kind(gpu)), amounts.sample_length))
+    def work(gpu: Gpu, wide: int) -> int:
+        tokens = max(at_once(SCAN_TOKENS, _kind(gpu)), amounts.sample_length)
+        return wide * forward_bytes(shape, shape.layers, tokens)
 
     def standing(gpu: Gpu, wide: int) -> int:
         # until the end: in memory a batch is done before the next one comes
@@ -154,10 +158,11 @@ def cut_line(chain: Chain, pruned: int) -> Line:
     each = forward_flops(shape, shape.layers, 256) + head_flops(shape)
     flops = _CHECK_PASSES * amounts.check_tokens * each
 
-    def work(gpu: Gpu) -> int:
+    def work(gpu: Gpu, wide: int) -> int:
         tokens = min(at_once(WALK_TOKENS, _kind(gpu)), amounts.check_tokens)
         states = _CHECK_VARIANTS * state_bytes(shape, tokens)
-        return forward_bytes(shape, shape.layers, tokens) + states + _head(gpu, shape, tokens)
+        passing = wide * (forward_bytes(shape, shape.layers, tokens) + states)
+        return passing + _head(gpu, shape, tokens)
 
     return Line(station, _by_layer(chain, station, shape.layers, flops, work, reads=_CHECK_WALKS))
 
@@ -175,13 +180,13 @@ def patch_line(chain: Chain, pruned: int) -> Line:
     )
     features = max(map(feed_forward_width, shape.layers), default=0)
     solving = 8 * (_GRAMS * features * (features + shape.hidden) + 2 * features * shape.hidden)
-    solving += 2 * amounts.patch_tokens * (features + 2 * shape.hidden)  # what is fitted, in 16 bits
+    fitted = 2 * amounts.patch_tokens * (features + 2 * shape.hidden)
     passes = _PATCH_PASSES * (forward_flops(shape, shape.layers, amounts.patch_length) + head_flops(shape))
     flops = amounts.patch_tokens * (passes + _CANDIDATES * 2.0 * features * (features + shape.hidden))
 
-    def work(gpu: Gpu) -> int:
+    def work(gpu: Gpu, wide: int) -> int:
         at_once = amounts.patch_rows * amounts.patch_length
-        return solving + forward_bytes(shape, shape.layers, at_once) + 2 * state_bytes(shape, at_once)
+        return solving + wide * (fitted + forward_bytes(shape, shape.layers, at_once) + 2 * state_bytes(shape, at_once))
 
     judged = station.model_copy(update={"states": _JUDGED * state_bytes(shape, _CHOOSING), "sets": _JUDGED})
 
@@ -205,8 +210,8 @@ def merge_line(chain: Chain, pruned: int) -> Line:
     )
     flops = 3 * tokens * (forward_flops(shape, kept, chain.job.length) + head_flops(shape))
 
-    def work(gpu: Gpu) -> int:
-        passing = forward_bytes(shape, kept, max(chain.job.tokens, chain.job.length))
+    def work(gpu: Gpu, wide: int) -> int:
+        passing = wide * forward_bytes(shape, kept, max(chain.job.tokens, chain.job.length))
         return adapter_bytes(shape, chain.job) + passing + _head(gpu, shape, chain.job.tokens)
 
     return Line(station, _by_layer(replace(chain, dtype=_trained_in(chain)), station, kept, flops, work, reads=4))
@@ -235,24 +240,25 @@ def _by_layer(
     station: Station,
     layers: Sequence[LayerShape],
     flops: float,
-    work: Callable[[Gpu], int],
+    work: Work,
     *,
     reads: int,
-    standing: Callable[[Gpu, int], int] | None = None,
+    standing: Work | None = None,
 ) -> Callable[[Gpu], StationWay]:
     """The way of a station that goes layer by layer where it must.
 
     Args:
-        work: bytes, in bf16, that a batch takes either way.
+        work: bytes that a batch takes either way.
         reads: how often it reads the files, layer by layer.
-        standing: bytes that stand between two layers then, by the card and the width of values; the states if None.
+        standing: bytes that stand between two layers then; the states if None.
     """
     shape, weights = chain.shape, resident_bytes(chain.shape, layers)
 
     def on(gpu: Gpu) -> StationWay:
-        room, passing, wide = room_of(gpu), work(gpu), width(gpu, chain.dtype, shape)
+        room, wide = room_of(gpu), width(gpu, chain.dtype, shape)
+        passing = work(gpu, wide)
         between = states_on(gpu, station, wide) if standing is None else standing(gpu, wide)
-        resident, streamed = wide * (weights + passing), wide * (streamed_bytes(shape) + passing) + between
+        resident, streamed = wide * weights + passing, wide * streamed_bytes(shape) + passing + between
         way: Way = "resident" if resident <= room else "layer by layer" if streamed <= room else "none"
         needs = ""
         if way == "layer by layer" and wide * weights <= WEIGHTS_SHARE * gpu.memory:
@@ -349,10 +355,10 @@ def asking_line(name: str, chain: Chain, layers: Sequence[LayerShape], *, models
     each = forward_flops(shape, layers, amounts.question_tokens) + head_flops(shape)
     hidden = needles * amounts.needle_tokens * forward_flops(shape, layers, amounts.needle_tokens)
 
-    def passing(gpu: Gpu, rows: int = amounts.batch_size) -> int:
+    def passing(gpu: Gpu, wide: int, rows: int = amounts.batch_size) -> int:
         cached, batch = rows * (long + amounts.answer_tokens), rows * long
-        beside = cache_bytes(shape, len(layers), cached) + _head(gpu, shape, batch)
-        return forward_bytes(shape, layers, batch) + beside
+        beside = cache_bytes([full_attention(shape.key_value_heads, shape.head_width)] * len(layers), cached)
+        return wide * (forward_bytes(shape, layers, batch) + beside) + _head(gpu, shape, batch)
 
     def seconds(gpu: Gpu, weights: int) -> float:
         reading = (tokens * each + hidden) / (gpu.peak * gpu.share)
@@ -360,7 +366,7 @@ def asking_line(name: str, chain: Chain, layers: Sequence[LayerShape], *, models
         return models * (weights / READ + reading + rounds * amounts.answer_tokens * token)
 
     # where memory runs out, rows are halved
-    return Line(station, _whole(chain, station, layers, passing, lambda gpu: passing(gpu, 1), seconds))
+    return Line(station, _whole(chain, station, layers, passing, lambda gpu, wide: passing(gpu, wide, 1), seconds))
 
 
 def sweep_line(chain: Chain) -> Line:
@@ -379,10 +385,10 @@ def sweep_line(chain: Chain) -> Line:
     each = forward_flops(shape, shape.layers, amounts.question_tokens) * (1 + amounts.cuts / 2)
     flops = tokens * (each + head_flops(shape) * (1 + amounts.cuts))
 
-    def passing(gpu: Gpu) -> int:
+    def passing(gpu: Gpu, wide: int) -> int:
         batch = at_once(WALK_TOKENS, _kind(gpu))
         states = (amounts.cuts + 1) * state_bytes(shape, batch)
-        return forward_bytes(shape, shape.layers, batch) + states + _head(gpu, shape, batch)
+        return wide * (forward_bytes(shape, shape.layers, batch) + states) + _head(gpu, shape, batch)
 
     def seconds(gpu: Gpu, weights: int) -> float:
         return weights / READ + flops / (gpu.peak * gpu.share)
@@ -394,14 +400,14 @@ def _whole(
     chain: Chain,
     station: Station,
     layers: Sequence[LayerShape],
-    work: Callable[[Gpu], int],
-    least_work: Callable[[Gpu], int],
+    work: Work,
+    least_work: Work,
     seconds: Callable[[Gpu, int], float],
 ) -> Callable[[Gpu], StationWay]:
     """The way of a station that needs the whole model there: in 16 bits, or else in 4.
 
     Args:
-        work, least_work: bytes that a batch takes, in bf16, and the smallest one.
+        work, least_work: bytes that a batch takes, and the smallest one.
     """
     shape = chain.shape
 
@@ -409,7 +415,7 @@ def _whole(
         room, wide = room_of(gpu), width(gpu, chain.dtype, shape)
         whole = wide * resident_bytes(shape, layers)
         packed = resident_bytes(shape, layers, 4) + (wide - 1) * 2 * shape.outside
-        for passing in (wide * work(gpu), wide * least_work(gpu)):
+        for passing in (work(gpu, wide), least_work(gpu, wide)):
             if whole + passing <= room and not chain.in_4bit:
                 return _way(station, "resident", whole + passing, seconds(gpu, whole))
             if packed + passing <= room:

@@ -12,6 +12,7 @@ from multiprocessing.connection import Pipe
 from typing import IO, Any
 
 STOP = "stop"  # the order that ends it
+ENDED = "ended"  # what stands for the answer of one that has ended by itself
 _PATIENCE = 30  # seconds for it to end by itself
 
 
@@ -47,14 +48,14 @@ class ChildProcess:
     def ask(self, order: Any) -> tuple[str, Any]:
         """The pair that it sends for an order, which must be of values that can be pickled.
 
-        One that has ended gives "error" and a few words. Where we are interrupted it is ended.
+        One that has ended gives `ENDED` and a few words. Where we are interrupted it is ended.
         """
         self._waiting = True
         try:
             self._pipe.send(order)
             kind, content = self._pipe.recv()
         except (EOFError, OSError):
-            return "error", "its process ended without a word"
+            return ENDED, "its process ended without a word"
         except BaseException:
             self.close()
             raise

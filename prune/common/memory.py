@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from pathlib import Path
 
 
@@ -53,7 +54,9 @@ def peak_resident() -> int:
     Linux tells it of the process itself; `ru_maxrss` is that of the process that started it, where that is more.
     """
     status = Path("/proc/self/status")
-    return _kilobytes(status, "VmHWM", missing=0) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if told := _kilobytes(status, "VmHWM", missing=0):
+        return told
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def forget_peak() -> bool:

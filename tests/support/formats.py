@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from eval.billing.artefacts import Comparison, Run
 from eval.billing.sweep import SweepRecord
 from eval.depth.document import DepthRecord
+from eval.questions.examples import ExampleLine
 from eval.questions.listing import Domains
 from eval.questions.preparation import Manifest
 from eval.questions.schema import QuestionLine
@@ -115,6 +116,9 @@ question's own rationale); with --generate `written_<variant>_<task>-<mode>.json
     ("recipe.json", RecipeRecord, ""),
 )
 
+EXAMPLES = """`examples/<set>.jsonl` holds the worked examples that `--few-shot` shows by letters, as
+their publishers give them:"""
+
 QUESTIONS = """## Question files, `<domain>.jsonl`
 
 One JSON object a line. A file of your own with these fields, put into the folder, is a domain by its name. What a
@@ -125,7 +129,7 @@ One JSON object a line. A file of your own with these fields, put into the folde
 def page():
     """The whole page."""
     sections = ["\n".join(section(*given)) for given in SECTIONS]
-    questions = "\n".join([QUESTIONS, "", *table(QuestionLine)])
+    questions = "\n".join([QUESTIONS, "", *table(QuestionLine), "", EXAMPLES, "", *table(ExampleLine)])
     return "\n\n".join([HEAD, *sections, questions]) + "\n"
 
 

@@ -99,7 +99,8 @@ def _load_set(name: str, originals: Iterable[Original]) -> Loaded:
     for original in chosen:
         total.add(load_rows(name, original.rows, origin={original.path: original.sha256}))
     for original in shown:
-        total.show(load_rows(name, original.rows, origin={original.path: original.sha256}))
+        origin = {original.path: original.sha256}
+        total.show(load_rows(name, original.rows, origin=origin, as_published=True))
     total.passed_over = [original.path for original in originals if original not in chosen]
     return total
 

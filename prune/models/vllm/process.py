@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prune.checkpoint.source import Source
-from prune.common.children import ChildProcess
+from prune.common.children import ENDED, ChildProcess
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.terminal import GROWING
 from prune.models.precision import pick_dtype
@@ -54,7 +54,7 @@ class VllmProcess:
         except BaseException:
             self.close()
             raise
-        if kind == "error":
+        if kind in ("error", ENDED):
             why = reason(content, self._log.read_text(errors="replace"))
             kept = self._log.rename(self._log.with_suffix(".failed.log"))
             self._process.close(at_once=True)  # whatever state it is in, it is not worth waiting for

@@ -9,7 +9,7 @@ import yaml
 from eval.asking.letters import describe_subject
 from eval.asking.tasks import example_notes, hash_examples, plan_tasks
 from eval.depth.settings import DepthSettings
-from eval.questions.examples import examples_path
+from eval.questions.examples import examples_path, format_examples, read_examples
 from eval.questions.schema import format_questions, read_questions
 from eval.runs.files import read_lines
 from eval.runs.run import run
@@ -37,7 +37,7 @@ def shown(tmp_path_factory, sample_questions):
         examples += short[:SHOTS]
         asked += short[SHOTS : SHOTS + ASKED]
     examples_path(data, "mmlu").parent.mkdir()
-    examples_path(data, "mmlu").write_text(format_questions(examples))
+    examples_path(data, "mmlu").write_text(format_examples(examples))
     (data / "mixed.jsonl").write_text(format_questions(asked))
     return data
 
@@ -119,7 +119,7 @@ def test_each_subject_has_its_own_examples_and_sets_without_any_take_others(show
     for item in plan.questions:
         assert {example.subject for example in plan.examples_for(item)} == {item.subject}
         assert [example.id for example in plan.examples_for(item)] == [
-            example.id for example in read_questions(examples_path(shown, "mmlu")) if example.subject == item.subject
+            example.id for example in read_examples(shown, "mmlu") if example.subject == item.subject
         ][:2]
     assert example_notes([plan]) == []
     assert list(hash_examples([plan], shown)) == ["examples/mmlu.jsonl"]
@@ -135,6 +135,20 @@ def test_each_subject_has_its_own_examples_and_sets_without_any_take_others(show
     assert "no worked examples of own are prepared" in note
     assert describe_subject(own[0]) == "The following are multiple choice questions (with answers).\n\n"
     assert "about abstract algebra.\n\n" in describe_subject(question_of(source="mmlu", subject="abstract_algebra"))
+
+
+def test_examples_stand_as_published(tmp_path):
+    path = examples_path(tmp_path, "mmlu")
+    path.parent.mkdir()
+    twice = {"subject": "anatomy", "question": "Which?", "choices": ["one", "one"], "answer": 1}
+    twice |= {"source": "mmlu", "licence": "MIT"}
+    path.write_text(json.dumps(twice) + "\n\n" + json.dumps({**twice, "question": "Other?"}) + "\n")
+    assert [item.question for item in read_examples(tmp_path, "mmlu")] == ["Which?", "Other?"]
+    assert read_examples(tmp_path, "medqa") == []
+    for wrong, words in [("{", "not JSON"), (json.dumps({**twice, "answer": 2}), "answer must be the 0-based index")]:
+        path.write_text(json.dumps(twice) + f"\n{wrong}\n")
+        with pytest.raises(RegrowthError, match=rf"mmlu\.jsonl:2: {words}"):
+            read_examples(tmp_path, "mmlu")
 
 
 def test_protocols_are_chosen_by_name(shown, sample_questions, tmp_path):

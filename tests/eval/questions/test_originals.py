@@ -154,6 +154,7 @@ def mmlu_folder(tmp_path):
         (tmp_path / "data" / split).mkdir(parents=True)
         for subject in ("anatomy", "abstract_algebra"):
             text = f'"Which, of {subject} in {split}?",a,b,"c, too",d,C\nSecond {subject} {split}?,1,2,3,4,A\n'
+            text += "Twice?,1,1,2,3,C\n"  # no question to ask, and an example like others
             (tmp_path / "data" / split / f"{subject}_{split}.csv").write_text(text)
     return tmp_path / "data"
 
@@ -178,6 +179,7 @@ def test_mmlu_as_in_its_archive_gives_the_test_split(mmlu_folder, tmp_path, form
     assert [q.question for q in loaded.examples if q.subject == "anatomy"] == [
         "Which, of anatomy in dev?",
         "Second anatomy dev?",
+        "Twice?",
     ]
 
 

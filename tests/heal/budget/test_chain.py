@@ -238,8 +238,8 @@ def test_a_model_runs_in_the_type_it_is_stored_in():
     chain = chain_of("8b", 8)
     wide = replace(chain, shape=replace(chain.shape, stored_bytes=2 * chain.shape.stored_bytes))
     narrow, stored = (ways(one, "H200") for one in (chain, wide))
-    for name in ("scan", "run", "compare", "sweep"):
-        assert stored[name].memory == 2 * narrow[name].memory
+    for name in ("scan", "run", "compare", "sweep"):  # logits are in float32 either way
+        assert 1.9 < stored[name].memory / narrow[name].memory <= 2
     assert stored["heal"] == narrow["heal"]
     assert ways(replace(wide, dtype="bfloat16"), "H200")["scan"].memory == narrow["scan"].memory
 
