@@ -84,7 +84,9 @@ class Stage(BaseModel):
         options: dict[str, Value] = {}
         for name, value in self.options.items():
             given = _spread(value if isinstance(value, list) else [value], settings)
-            options[name] = given if isinstance(value, list) or len(given) != 1 else given[0]
+            filled = given if isinstance(value, list) or len(given) != 1 else given[0]
+            if filled != []:  # an option that is not given
+                options[name] = filled
         name = self.name if self.loop is None else f"{self.name}-{settings[self.loop[0]]}"
         arguments = [str(argument) for argument in _spread(self.arguments, settings)]
         return self.model_copy(update={"name": name, "arguments": arguments, "options": options, "each": None})
