@@ -33,6 +33,7 @@ ROOMS = {  # from the top: a room, or a file that stands beside the rooms, impor
     "heal": [
         {"__init__", "__main__", "cli", "options", "tables"},
         {"ranking"},
+        {"choosing"},
         {"training"},
         {"patching"},
         {"merging"},
@@ -44,6 +45,7 @@ ROOMS = {  # from the top: a room, or a file that stands beside the rooms, impor
     "eval": [
         {"__init__", "__main__", "cli", "comparison", "options"},
         {"depth"},
+        {"limits"},
         {"sweeps"},
         {"reports"},
         {"billing"},

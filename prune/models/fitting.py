@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prune.common.memory import available
+from prune.models.kv_cache import LayerCache, cache_bytes, full_attention
 from prune.models.loading import text_config
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ _SHARE = 0.8  # of free memory: the rest is lost to fragments, and to caches tha
 _DRAWN = 32  # bytes for each word of the vocabulary and row: logits in fp32, sorted, with places, summed and masked
 
 
-def cache_bytes(config: Any, itemsize: int) -> int:
-    """Bytes of one token's keys and values in all layers, were none of them bounded by a window.
+def usual_cache(config: Any, itemsize: int) -> list[LayerCache]:
+    """What all layers keep, were each of them to attend to every token.
 
     Args:
         config: of the text decoder.
@@ -25,7 +26,7 @@ def cache_bytes(config: Any, itemsize: int) -> int:
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     pairs = getattr(config, "num_key_value_heads", None) or heads
-    return int(2 * config.num_hidden_layers * pairs * width * itemsize)
+    return [full_attention(pairs, width, itemsize)] * int(config.num_hidden_layers)
 
 
 def row_bytes(config: Any, itemsize: int, tokens: int, *, logits: int = 1) -> int:
@@ -37,7 +38,8 @@ def row_bytes(config: Any, itemsize: int, tokens: int, *, logits: int = 1) -> in
     """
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     at_work = (4 * config.hidden_size + 3 * inner) * itemsize
-    return int(tokens * (cache_bytes(config, itemsize) + at_work) + logits * _DRAWN * config.vocab_size)
+    kept = cache_bytes(usual_cache(config, itemsize), tokens)
+    return int(kept + tokens * at_work + logits * _DRAWN * config.vocab_size)
 
 
 def rows_at_once(model: PreTrainedModel, tokens: int, *, usual: int, logits: int = 1, most: int = MOST) -> int:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from prune.models.nf4 import BLOCK, DOUBLE
 from prune.models.shapes import LayerShape, Linear, ModelShape
 
 GIB = 1 << 30
-_BLOCK, _DOUBLE = 64, 256  # weights per NF4 scale; scales per scale of the double quantisation
-_QUANTISED_EXTRAS = 1024 + 64  # bytes a tensor: two code books in fp32
+_QUANTISED_EXTRAS = 1024 + 64 + 4  # bytes a tensor: two code books and an offset in fp32
 
 
 def weight_bytes(layers: Iterable[LayerShape], outside: int, bits: int) -> int:
@@ -31,8 +31,8 @@ def scale_bytes(linear: Linear, bits: int) -> int:
         return 0
     if bits == 8:
         return 4 * linear.outputs
-    blocks = -(-linear.values // _BLOCK)
-    return blocks + 4 * -(-blocks // _DOUBLE) + _QUANTISED_EXTRAS
+    blocks = -(-linear.values // BLOCK)
+    return blocks + 4 * -(-blocks // DOUBLE) + _QUANTISED_EXTRAS
 
 
 def state_bytes(shape: ModelShape, tokens: int) -> int:
@@ -95,11 +95,6 @@ def forward_bytes(shape: ModelShape, layers: Iterable[LayerShape], tokens: int) 
     width = max((feed_forward_width(layer) for layer in layers), default=0)
     within = max(6 * width, 2 * (inside + shape.heads) * shape.head_width)
     return (12 * shape.hidden + within) * tokens
-
-
-def cache_bytes(shape: ModelShape, layers: int, tokens: int) -> int:
-    """Bytes of the keys and values that so many layers keep of so many tokens, in bf16."""
-    return 4 * shape.key_value_heads * shape.head_width * layers * tokens
 
 
 def forward_flops(shape: ModelShape, layers: Iterable[LayerShape], length: int) -> float:

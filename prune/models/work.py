@@ -1,0 +1,159 @@
+"""What a prompt takes beside weights and cache while it is read: activations, masks, logits.
+
+A model without values (`prune.models.skeleton`) reads the prompt, and the tensors that come and go are counted
+(`prune.models.live_bytes`). So it is what transformers itself allocates with fused attention (`sdpa`), which keeps no
+scores; a family that has it not keeps them, and they are counted. The logits are those that `generate` takes: of the
+last token where the model can, copied to fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from prune.common.errors import CheckpointError, first_line
+from prune.models.hooks import state_of
+from prune.models.kv_cache import LayerCache
+from prune.models.live_bytes import LiveBytes
+from prune.models.loading import decoder_layers, forward_takes
+from prune.models.skeleton import without_values
+
+_SHORT = (256, 512)  # tokens: models with states run token by token or chunk by chunk, so long prompts are reckoned
+
+
+@dataclass(frozen=True)
+class Work:
+    """Bytes beside weights and cache.
+
+    Attributes:
+        begin: at most until the first layer runs. start: when it begins.
+        layers: what comes and goes within each.
+        beyond: what each keeps beyond its cache until the prompt is read: a window is cut off only at the next pass.
+        end: at most behind the last layer, less what layers keep.
+    """
+
+    begin: int
+    start: int
+    layers: tuple[int, ...]
+    beyond: tuple[int, ...]
+    end: int
+
+    def peak(self, kept: Sequence[int]) -> int:
+        """Bytes at the peak of a model that has these layers (0-based)."""
+        inside = self.start + max(self.layers[layer] for layer in kept)
+        return max(self.begin, inside, self.end) + sum(self.beyond[layer] for layer in kept)
+
+
+def prompt_work(
+    model: Any, name: str, caches: Sequence[LayerCache], *, tokens: int, sequences: int = 1, chunk: int | None = None
+) -> Work:
+    """What reading a prompt takes, at its end.
+
+    Args:
+        model: without values.
+        name: for messages.
+        caches: of its layers, from `prune.models.kv_cache.layer_caches`.
+        tokens: of the prompt. sequences: prompts at once, all of that length.
+        chunk: tokens that are read at a time; all if None.
+
+    Raises:
+        CheckpointError: the model does not run without values.
+    """
+    chunk = min(chunk or tokens, tokens)
+    if tokens <= _SHORT[-1] or not any(cache.state for cache in caches):
+        return _measured(model, name, caches, tokens, sequences, chunk)
+    first, second = (_measured(model, name, caches, length, sequences, length) for length in _SHORT)
+    whole = 0 if chunk == tokens else max(cache.bytes(tokens, sequences) for cache in caches)  # copied as they grow
+    return _reached(first, second, chunk, whole)
+
+
+def _reached(first: Work, second: Work, tokens: int, more: int) -> Work:
+    """What grows evenly from one to the other of the short lengths, at a longer one; `more` bytes are added."""
+    few, many = _SHORT
+
+    def at(before: int, after: int) -> int:
+        return max(0, after + (after - before) * (tokens - many) // (many - few))
+
+    return Work(
+        at(first.begin, second.begin),
+        at(first.start, second.start) + more,
+        tuple(map(at, first.layers, second.layers)),
+        tuple(map(at, first.beyond, second.beyond)),
+        at(first.end, second.end),
+    )
+
+
+def _measured(model: Any, name: str, caches: Sequence[LayerCache], tokens: int, sequences: int, chunk: int) -> Work:
+    keep = {"logits_to_keep": 1} if forward_takes(model, "logits_to_keep") else {}
+    ids = torch.zeros((sequences, tokens), dtype=torch.long, device="meta")
+    live, read = LiveBytes(), tokens - chunk
+    grown = [cache.bytes(tokens, sequences) - (cache.bytes(read, sequences) if read else 0) for cache in caches]
+    try:
+        with without_values(), live:
+            past: dict[str, Any] = {}
+            if read:
+                cache = model(input_ids=ids[:, :read], use_cache=True, **keep).past_key_values
+                _cut_windows(cache)
+                past = {"cache" if forward_takes(model, "cache") else "past_key_values": cache}
+            with _Watch(list(decoder_layers(model)), live) as watch:
+                answer = model(input_ids=ids[:, read:], use_cache=True, **past, **keep)
+                answer.logits[:, -1].to(dtype=torch.float32, copy=True)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"{name}: what a prompt takes cannot be told: its class does not run without weights ({first_line(error)})"
+        ) from error
+    return watch.work(grown)
+
+
+def _cut_windows(cache: Any) -> None:
+    """Let go of what lies before the windows, as the passes before the last one have."""
+    for layer in getattr(getattr(cache, "self_attention_cache", cache), "layers", []):
+        if getattr(layer, "sliding_window", None) is not None:
+            layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
+
+
+class _Watch:
+    """Takes the bytes at the layers' borders while a model runs."""
+
+    def __init__(self, layers: Sequence[Any], live: LiveBytes) -> None:
+        self._layers, self._live, self._hooks = layers, live, list[Any]()
+        self._held = self._base = self._begin = self._start = 0
+        self._within, self._left = [0] * len(layers), [0] * len(layers)
+        self._entered = False
+
+    def __enter__(self) -> _Watch:
+        self._held = self._live.now
+        self._live.restart()
+        for number, layer in enumerate(self._layers):
+            leave = partial(self._leave, number)
+            self._hooks.append(layer.register_forward_pre_hook(self._enter))
+            self._hooks.append(layer.register_forward_hook(leave, with_kwargs=True))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _enter(self, *_: Any) -> None:
+        if not self._entered:
+            self._entered = True
+            self._begin, self._start = self._live.peak - self._held, self._live.now - self._held
+        self._base = self._live.now
+        self._live.restart()
+
+    def _leave(self, number: int, _layer: Any, args: Any, kwargs: Any, answer: Any) -> None:
+        before, state = args[0] if args else kwargs.get("hidden_states"), state_of(answer)
+        left = self._live.now - self._base - (0 if state is before else state.nbytes)
+        self._within[number] += self._live.peak - self._base - max(0, left)  # a layer may have two parts
+        self._left[number] += max(0, left)
+        self._live.restart()
+
+    def work(self, grown: Sequence[int]) -> Work:
+        """What was seen; `grown`: by how much each layer's cache did."""
+        beyond = tuple(max(0, left - own) for left, own in zip(self._left, grown, strict=True))
+        end = self._live.peak - self._held - sum(self._left)
+        return Work(self._begin, self._start, tuple(self._within), beyond, end)
