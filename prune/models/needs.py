@@ -104,9 +104,7 @@ def read_needs(
     caches = layer_caches(model, source.name, tokens=asked.context)
     if len(caches) != layers:
         raise CheckpointError(f"{source.name}: its class has {len(caches)} layers, but the weights hold {layers}")
-    work = prompt_work(
-        model, source.name, caches, tokens=asked.context, sequences=asked.sequences, chunk=asked.chunk
-    )
+    work = prompt_work(model, source.name, caches, tokens=asked.context, sequences=asked.sequences, chunk=asked.chunk)
     weights = packed_weights(checkpoint, layer_of, layers) if packed else loaded_weights(model, asked.bits)
     read_at_once = min(asked.chunk or asked.context, asked.context) * asked.sequences
     return Needs(asked, weights, caches, work, _unpacking(weights, asked.bits, read_at_once))

@@ -10,6 +10,8 @@ from typing import get_args, get_origin
 from pydantic import BaseModel
 
 from eval.billing.artefacts import Comparison, Run
+from eval.billing.cliff import Cliffs
+from eval.billing.frontier import Frontier
 from eval.billing.sweep import SweepRecord
 from eval.depth.document import DepthRecord
 from eval.questions.examples import ExampleLine
@@ -17,6 +19,7 @@ from eval.questions.listing import Domains
 from eval.questions.preparation import Manifest
 from eval.questions.schema import QuestionLine
 from heal.budget.document import Budget
+from heal.choosing.record import Finalists
 from heal.ranking.document import Ranking
 from heal.result import HealRecord
 from prune.choosing.costs import Costs
@@ -75,6 +78,7 @@ adapter as peft writes it, `optimizer.pt` (under FSDP `optimizer.bin`), `schedul
 `score` by the method that selected. A run that is not done leaves `.NAME.unfinished` (sketches of queries, scores of
 documents) and `.NAME.warm-up/` (the adapter, and the text it is trained on) beside its `--out`.""",
     ),
+    ("finalists.json", Finalists, "It stands in the folder of the pruned model that `heal finalists` wrote."),
     ("`heal budget --json`", Budget, ""),
     (
         "comparison.json",
@@ -100,6 +104,12 @@ answers (the mean over a domain's protocols); `samples_<task>.jsonl`, one questi
 `prompt_hash`, and `correct`, `correct_raw`, `answer_greedy`, `answer_nll_bits`, `response` as lists over `variants`
 in their order (null where the protocol has none); the figures `curves.svg` and `map.svg`; `report.html`.""",
     ),
+    (
+        "frontier.json",
+        Frontier,
+        "Beside it: `frontier.md` and `frontier.svg`. [frontier.md](frontier.md) explains them.",
+    ),
+    ("cliff.json", Cliffs, "Beside it: `cliff.md` and `cliff.svg`. [frontier.md](frontier.md) explains them."),
     (
         "depth.json",
         DepthRecord,
