@@ -6,7 +6,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PATHS := prune heal eval recipes tests bench
 
-.PHONY: help install sample demo test test-all test-avx2 test-floor test-vllm families formats lint bench bench-all clean
+.PHONY: help install sample demo test test-all test-avx2 test-floor test-vllm families formats docs lint bench bench-all clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -59,6 +59,14 @@ families: install ## judge every family of transformers anew and write docs/fami
 
 formats: install ## write docs/formats.md, made of the artefacts' classes
 	$(BIN)/python -m tests.support.formats
+
+.venv-docs/.installed: pyproject.toml
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet 'mkdocs-material>=9.5'
+	@touch $@
+
+docs: .venv-docs/.installed ## build the documents as a site under build/site, every link checked
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
 lint: install ## check style, formatting and types
 	$(BIN)/ruff check $(PATHS)

@@ -15,32 +15,17 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder bench/ holds a heal.py that is not the package
+
+from bench.shared.random_llama import write_random_llama  # noqa: E402
+
 
 def make(folder: Path, layers: int, width: int) -> int:
-    import torch
-    from safetensors.torch import save_file
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    sizes = {"vocab_size": 512, "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
-    sizes |= {"num_attention_heads": width // 64, "num_key_value_heads": width // 256}
-    named = {"dtype": "bfloat16", "architectures": ["LlamaForCausalLM"]}
-    config = LlamaConfig(**sizes, **named, tie_word_embeddings=True)
-    config.save_pretrained(folder)
-    with torch.device("meta"):
-        shapes = {name: tuple(p.shape) for name, p in LlamaForCausalLM(config).named_parameters()}
-    torch.manual_seed(0)
-    place: dict[str, str] = {}
-    total = 0
-    for part in [*(f"layers.{i}." for i in range(layers)), ""]:
-        some = {n: s for n, s in shapes.items() if n not in place and part in n}
-        file = f"model-{len(set(place.values())):05d}.safetensors"
-        empty = {n: torch.empty(s, dtype=torch.bfloat16) for n, s in some.items()}
-        tensors = {n: t.fill_(1) if t.dim() == 1 else t.normal_(0, 0.02) for n, t in empty.items()}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        total += sum(t.nbytes for t in tensors.values())
-        place |= dict.fromkeys(some, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": place}))
-    return total
+    return write_random_llama(
+        folder, deviation=0.02, vocab_size=512, hidden_size=width, intermediate_size=4 * width,
+        num_hidden_layers=layers, num_attention_heads=width // 64, num_key_value_heads=width // 256,
+        tie_word_embeddings=True,
+    )  # fmt: skip
 
 
 def child(folder: str, cap: int, tokens: int) -> None:

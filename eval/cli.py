@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from eval.depth.settings import DepthSettings
+from eval.gains.settings import GainsSettings
 from eval.options import asked_options, caching_options
 from eval.settings import ComparisonSettings, RunSettings, SweepSettings
-from prune.common.options import takes
+from prune.common.options import settings_options, takes
 from prune.common.terminal import answer, make_app
 
 app = make_app("evaluate", "Bill what a cut costs, domain by domain.")
@@ -104,12 +105,13 @@ def run(
 
 
 @app.command()
-@takes(settings=caching_options(ComparisonSettings))
+@takes(settings=caching_options(ComparisonSettings), gains=settings_options(GainsSettings))
 def compare(
     full: Annotated[str, typer.Argument(metavar="FULL", help="The model before the cut.")],
     others: Annotated[list[str], typer.Argument(metavar="OTHER...", help="Cut, healed and other versions of it.")],
     out: Annotated[Path, typer.Option(help="Folder for the bill: tables, figure, results and samples.")],
     settings: ComparisonSettings,
+    gains: GainsSettings,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -124,7 +126,7 @@ def compare(
     from eval.comparison import compare as work
     from eval.reports.terminal import comparison_table
 
-    comparison = work(full, others, settings, out=out, overwrite=overwrite)
+    comparison = work(full, others, settings, out=out, gains=gains, overwrite=overwrite)
     document = comparison.to_json()
     answer(document, lambda: comparison_table(document), as_json=as_json)
     if comparison.verdict is not None and (code := exit_code(comparison.verdict.decision)):
@@ -173,6 +175,52 @@ def depth_command(
 
     measured = measure_depth(model, settings, out=out, revision=revision, resume=resume, overwrite=overwrite)
     answer(measured.to_json(), lambda: depth_tables(measured.document), as_json=as_json)
+
+
+@app.command("frontier")
+def frontier_command(
+    comparisons: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of evaluate compare: cuts of one full model.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for frontier.json, frontier.md and the figure.")],
+    max_loss: Annotated[
+        str | None, typer.Option(help="Policy: the most accuracy that a model may lose in any domain, as 5%.")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Policy: a file of limits and gains, as compare takes it.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set what each cut loses against what it gives, and say the most that may go within a policy.
+
+    Example: evaluate frontier bill/ --max-loss 5% --out frontier
+    """
+    from eval.limits.frontier import make_frontier
+    from eval.reports.frontier import frontier_tables
+
+    frontier = make_frontier(comparisons, out=out, max_loss=max_loss, policy=policy, overwrite=overwrite)
+    answer(frontier.to_json(), lambda: frontier_tables(frontier), as_json=as_json)
+
+
+@app.command("cliff")
+def cliff_command(
+    sweeps: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of evaluate sweep, one for each way to cut.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for cliff.json, cliff.md and the figure.")],
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw accuracy and prose loss against the share of layers dropped, as arXiv 2403.17887 does, with the cliff.
+
+    Example: evaluate cliff similarity/ deepest/ --out figures
+    """
+    from eval.limits.cliff import find_cliffs
+    from eval.reports.cliff import cliff_tables
+
+    cliffs = find_cliffs(sweeps, out=out, overwrite=overwrite)
+    answer(cliffs.to_json(), lambda: cliff_tables(cliffs), as_json=as_json)
 
 
 @app.command("report")

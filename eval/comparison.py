@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval.asking.backends import check_backend
-from eval.asking.tasks import TaskPlan, hash_questions, plan_tasks, prompts_of
+from eval.asking.backends import check_backend, device_of
+from eval.asking.tasks import TaskPlan, hash_examples, hash_questions, plan_tasks, prompts_of
 from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
 from eval.billing.bill import bill, bill_nf4, bill_prose, corrected
 from eval.billing.document import is_stored, read_run, warn
 from eval.billing.interactions import bill_interactions, bill_thinking_interactions
 from eval.billing.needles import bill_needles, check_needles
+from eval.billing.noise import mark_needles, mark_prose, mark_rows, mark_thinking, measure_noise
+from eval.billing.policy import Measured, Policy, check_policy, parse_limit, read_policy
 from eval.billing.tasks import bill_tasks
-from eval.billing.thinking import bill_thinking
-from eval.billing.verdict import judge, parse_limit
+from eval.billing.thinking import bill_thinking, thinking_pairs
+from eval.billing.verdict import judge
+from eval.gains.measure import measure_gains
+from eval.gains.plan import plan_gains
+from eval.gains.record import Gains
+from eval.gains.settings import GainsSettings
 from eval.reports.figures import write_comparison_figures
 from eval.reports.flips import read_flips
 from eval.reports.page import read_sweep, render
 from eval.reports.terminal import markdown
+from eval.runs.again import Again, second_settings
 from eval.runs.files import harness_results, write_samples
 from eval.runs.needles import draw_needles
 from eval.runs.run import name_of, run, wants_chat
 from eval.runs.samples import RunResult
 from eval.settings import ComparisonSettings, Settings, named_texts
 from prune.checkpoint.source import locate
-from prune.common.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError, first_line
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
 from prune.common.provenance import provenance
 from prune.common.terminal import quiet_libraries
 from prune.models.loading import load_tokenizer
+from prune.models.precision import pick_dtype
+from prune.models.whole import check_stored
 from prune.text.windows import text_identity
 
 _LONGEST_LABEL = 100  # bytes; it is a part of file names
@@ -42,6 +52,7 @@ def compare(
     settings: ComparisonSettings | None = None,
     *,
     out: str | Path,
+    gains: GainsSettings | None = None,
     overwrite: bool = False,
     show_progress: bool = True,
     **options: Any,
@@ -50,7 +61,8 @@ def compare(
 
     `out` appears whole or not at all: results.json, samples_<model>_<task>.jsonl, comparison.json, comparison.md,
     report.html, and figures as .svg. `settings` may be given by their fields, as `options`. A model may also
-    be a folder that `evaluate run --out` made: its answers are taken from there.
+    be a folder that `evaluate run --out` made: its answers are taken from there. With `gains`, what each model takes
+    and how fast it is are measured too, as the command does if not told otherwise.
 
     Raises:
         UsageError: no other model, labels that do not fit, an unknown domain.
@@ -61,15 +73,19 @@ def compare(
     if len(models) < 2:
         raise UsageError("compare needs the full model and one other at least")
     names = unique_labels(models, settings.labels)
-    limit = None if settings.max_loss is None else parse_limit(settings.max_loss)
+    policy = None if settings.max_loss is None else parse_limit(settings.max_loss)
+    if settings.policy is not None:
+        policy = read_policy(settings.policy)
     out = check_free(out, overwrite=overwrite)
     if settings.sweep is not None:
         read_sweep(settings.sweep)
     stored = {name: read_run(m, label=name) for m, name in zip(models, names, strict=True) if is_stored(m)}
     new = [model for model, name in zip(models, names, strict=True) if name not in stored]
-    if limit is not None and not (stored[names[0]].tasks if names[0] in stored else settings.domains):
+    if settings.max_loss and not (stored[names[0]].tasks if names[0] in stored else settings.domains):
         raise UsageError("--max-loss judges the accuracy in our domains, and none is asked; add --domains and --data")
     plans = plan_tasks(settings) if new else []
+    if policy is not None and settings.policy is not None:
+        check_policy(policy, settings.policy, _measured(stored.get(names[0]), plans, settings, gains))
     check_asked({name: stored[name].tasks if name in stored else plans for name in names})
     own = prompts_of(settings) if new else None
     asked_now = None if own is None else own.sha256
@@ -82,18 +98,24 @@ def compare(
             for model, name in zip(models, names, strict=True)
         }
     )
+    planned = None if gains is None else plan_gains(dict(zip(names, models, strict=True)), stored, settings, gains)
     runs = [
         stored[name]
         if name in stored
         else run(model, settings, label=name, own_loss=name == names[0], show_progress=show_progress)
         for model, name in zip(models, names, strict=True)
     ]
+    again, missed = None, None
+    if settings.noise and settings.domains and names[0] not in stored:
+        again, missed = _ask_again(full, settings, runs[0], show_progress=show_progress)
     texts = named_texts(settings.texts)
     identities = {name: text_identity(source, settings.field) for name, source in texts.items()} if new else {}
     comparison = bill_runs(
-        runs,
-        limit,
-        questions=hash_questions(settings) if new else {},
+        runs if missed is None else [replace(runs[0], notes=(*runs[0].notes, missed)), *runs[1:]],
+        policy,
+        again=again,
+        gains=None if planned is None else measure_gains(planned, show_progress=show_progress),
+        questions={**hash_questions(settings), **hash_examples(plans, settings.data)} if new else {},
         text=next(iter(identities.values())) if len(identities) == 1 else identities or None,
         limit=settings.limit,
         seed=settings.seed,
@@ -103,17 +125,60 @@ def compare(
     return comparison
 
 
-def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iterable[RunResult]) -> bool:
+def _check_models(models: Sequence[str | Path], settings: ComparisonSettings, stored: Iterable[RunResult]) -> bool:
     """Find all models that are asked now, with their tokenizers; whether they are asked through a chat template.
 
-    The first model, the full one, decides for all; where runs are given, their prompts do.
+    The first model, the full one, decides for all; where runs are given, their prompts do. Where NF4 is asked for, it
+    must be possible for each.
     """
     check_backend(settings)
+    _check_noise_dtype(settings)
     quiet_libraries()
     for result in stored:
         if settings.chat_template == "auto":
             settings = settings.with_chat(bool(result.settings["chat_template"]))
-    return same_chat(models, [load_tokenizer(locate(model)) for model in models], settings)
+    sources = [locate(model) for model in models]
+    if settings.load_in_4bit:
+        for source in sources:
+            check_stored(source)
+    return same_chat(models, [load_tokenizer(source) for source in sources], settings)
+
+
+def _check_noise_dtype(settings: ComparisonSettings) -> None:
+    if settings.noise_dtype is not None:
+        try:
+            pick_dtype(settings.noise_dtype, device=device_of(settings))
+        except RegrowthError as error:
+            raise UsageError(str(error).replace("--dtype", "--noise-dtype")) from None
+
+
+def _ask_again(
+    full: str | Path, settings: ComparisonSettings, first: RunResult, *, show_progress: bool
+) -> tuple[RunResult | None, str | None]:
+    """The full model's answers to a part of the questions, asked a second time; or None, and why not.
+
+    All models are asked by then, and what they answered is not thrown away for this.
+    """
+    often, again = second_settings(settings, first), Again(trials=settings.noise_limit)
+    label = f"{first.label} again"
+    try:
+        return run(full, often, label=label, own_loss=False, again=again, show_progress=show_progress), None
+    except RegrowthError as error:
+        return None, f"the noise floor could not be measured ({first_line(error)})"
+
+
+def _measured(
+    full: RunResult | None, plans: Sequence[TaskPlan], settings: Settings, gains: GainsSettings | None
+) -> Measured:
+    """What is measured of all models, as the full one settles it: by its finished run, or by what is asked now."""
+    tasks = plans if full is None else full.tasks
+    return Measured(
+        domains=tuple(dict.fromkeys(task.domain for task in tasks if task.thinking is None)),
+        both_modes=bool(thinking_pairs(tasks)),
+        needles=settings.needles if full is None else full.needles is not None,
+        prose=bool(settings.texts if full is None else full.prose),
+        gains=gains is not None and gains.gains,
+    )
 
 
 def _trials_sha256(model: str | Path, settings: Settings) -> str | None:
@@ -173,33 +238,49 @@ def _probe(tokenizer: Any) -> str | None:
     return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
 
-def bill_runs(runs: Sequence[RunResult], max_loss: float | None = None, **facts: Any) -> Comparison:
-    """Pair every run with the first (the full model) and sum up; `max_loss` is a share, `facts` go to the provenance.
+def bill_runs(
+    runs: Sequence[RunResult],
+    policy: Policy | None = None,
+    *,
+    again: RunResult | None = None,
+    gains: Gains | None = None,
+    **facts: Any,
+) -> Comparison:
+    """Pair every run with the first (the full model) and sum up; `policy` gives the verdict, `facts` the provenance.
 
-    Everything but `measured` and `provenance` follows from the answers alone.
+    `again`: the full model asked a second time, from which the noise floor is measured.
+    Everything but `gains`, `measured` and `provenance` follows from the answers alone.
     """
     full = runs[0]
     plain = [task for task in full.tasks if task.thinking is None]
     billed = [bill(t, r.label, r.of(t), None if r is full else full.of(t)) for t in plain for r in runs]
-    rows = tuple(corrected(billed))
+    noise = None if again is None else measure_noise(full, again)
+    rows = tuple(mark_rows(corrected(billed), noise))
     if missing := [r.label for r in runs if set(r.prose) != set(full.prose)]:
         raise RegrowthError(f"not paired: {missing[0]} was not measured on the prose that {full.label} was")
-    thinking = tuple(bill_thinking(runs))
+    losses = [
+        bill_prose(r.label, name, r.prose[name], None if r is full else full.prose[name])
+        for name in full.prose
+        for r in runs
+    ]
+    prose, needles = tuple(mark_prose(losses, noise)), tuple(mark_needles(bill_needles(runs), noise))
+    thinking = tuple(mark_thinking(bill_thinking(runs), noise))
+    verdict = None
+    if policy is not None:
+        verdict = judge(rows, policy, thinking=thinking, needles=needles, prose=prose, gains=gains)
     return Comparison(
         models=tuple(ComparedModel(label=r.label, **r.identity, settings=r.settings, notes=r.notes) for r in runs),
+        gains=gains,
+        noise=noise,
         rows=rows,
-        prose=tuple(
-            bill_prose(r.label, name, r.prose[name], None if r is full else full.prose[name])
-            for name in full.prose
-            for r in runs
-        ),
+        prose=prose,
         nf4_loss=bill_nf4(full.label, full.prose, full.stored_prose),
-        needles=tuple(bill_needles(runs)),
+        needles=needles,
         thinking=thinking,
         thinking_interactions=tuple(bill_thinking_interactions(thinking, runs)),
         interactions=tuple(bill_interactions(rows, runs)),
         tasks=tuple(bill_tasks(runs)),
-        verdict=None if max_loss is None else judge(rows, max_loss, thinking),
+        verdict=verdict,
         warnings=warn(rows, thinking, runs),
         truncated={r.label: r.truncated for r in runs},
         measured=tuple(ModelEffort.of(r, model=r.label) for r in runs),

@@ -16,8 +16,8 @@ _NoCache = Annotated[
     bool, typer.Option("--no-cache", help="Ask everything anew, and keep no answer.", rich_help_panel="Kept answers")
 ]
 
-# its prompts have no examples, it reads no prose, and states of two layers are compared on one device
-_NOT_OF_DEPTH = ("few_shot", "texts", "field", "device_map")
+# its prompts are its own and have no examples, it reads no prose, and states of two layers are compared on one device
+_NOT_OF_DEPTH = ("protocols", "few_shot", "texts", "field", "device_map")
 
 
 def asked_options(make: type[Questions]) -> Options:

@@ -20,6 +20,9 @@ SHORTEST = 64  # tokens; below that a prompt and 16 new tokens do not fit
 LONGEST = 4096  # tokens of context if not told, however much a model can hold: our questions are shorter
 BACKENDS = ("hf", "vllm")
 CHAT = ("auto", "on", "off")
+# How questions are put (`eval/asking/protocols`), and the kind of question that each is for.
+PROTOCOLS = {"choice": "choice", "letters": "choice", "generation": "generation"}
+PLAIN = ("choice", "generation")  # what is asked if not told: nothing that hangs on reading options back
 MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
 FEWEST_SLOW = 16  # tokens of a chain of thought
 HEAD_SCORES = ("write", "copy")
@@ -30,6 +33,7 @@ _computes = partial(Option, panel="Model and memory")
 _cuts = partial(Option, panel="Cuts")
 _hides = partial(Option, panel="Needles")
 _removes = partial(Option, panel="Heads taken out")
+_repeats = partial(Option, panel="Noise floor")
 _Text = str | None
 
 
@@ -50,6 +54,14 @@ def check_modes(thinking: str | Iterable[str]) -> tuple[str, ...]:
     if unknown := sorted(modes - set(MODES)):
         raise UsageError(f"--thinking {unknown[0]} is unknown; use {' or '.join(MODES)}, or both: fast,slow")
     return tuple(mode for mode in MODES if mode in modes)
+
+
+def check_protocols(protocols: str | Iterable[str]) -> tuple[str, ...]:
+    """`choice,letters` or a list of protocols as a tuple in the order of `PROTOCOLS`, without repeats."""
+    named = split_names(protocols, "--protocols")
+    if unknown := [name for name in named if name not in PROTOCOLS]:
+        raise UsageError(f"--protocols {unknown[0]} is unknown; use {', '.join(PROTOCOLS)}")
+    return tuple(name for name in PROTOCOLS if name in named)
 
 
 def _lengths(lengths: str | Iterable[int]) -> tuple[int, ...]:
@@ -84,7 +96,19 @@ class Questions:
     sets: Annotated[
         tuple[str, ...] | None, _names("Only questions of these sets, as mmlu,medmcqa,asdiv.", "--sets")
     ] = None
-    few_shot: Annotated[int | None, _asks("Worked examples before each question, of its domain and protocol.")] = None
+    protocols: Annotated[
+        tuple[str, ...],
+        _asks(
+            "choice (texts are scored, options not shown), letters (options shown, the letter scored), generation.",
+            typed=_Text,
+            parse=check_protocols,
+            shown=",".join(PLAIN),
+        ),
+    ] = PLAIN
+    few_shot: Annotated[
+        int | None,
+        _asks("Worked examples before each question, of its domain and protocol; by letters the subject's own."),
+    ] = None
     chat_template: Annotated[
         str, _asks("on, off, or auto: on where the (full) model's tokenizer has a chat template.")
     ] = "auto"
@@ -142,7 +166,8 @@ class Questions:
     def draw(self) -> dict[str, Any]:
         """Which questions are drawn, for the record of a run."""
         sets = None if self.sets is None else sorted(self.sets)
-        return {"few_shot": self.few_shot, "limit": self.limit, "seed": self.seed, "sets": sets}
+        drawn = {"few_shot": self.few_shot, "limit": self.limit, "seed": self.seed, "sets": sets}
+        return {**drawn, "protocols": list(self.protocols)}
 
     def with_chat(self, on: bool) -> Self:
         """The same with the chat template decided."""
@@ -220,6 +245,8 @@ class Settings(Questions):
             self._check_vllm()
         if self.backend_args and self.backend != "vllm":
             raise UsageError("--backend-args are for vLLM's engine; add --backend vllm")
+        if self.thinking and not set(self.protocols) & set(PLAIN):
+            raise UsageError("--thinking is asked beside choice or generation; name one in --protocols")
         if self.needles:
             self._check_needles()
             return
@@ -306,9 +333,27 @@ class ComparisonSettings(Settings):
         str | None,
         Option("Most points of accuracy that a domain may lose, as 5%. Exit code 0 GO, 3 NO-GO, 4 INCONCLUSIVE."),
     ] = None
+    policy: Annotated[
+        Path | None,
+        Option("YAML file of limits and gains, domain by domain, in the place of --max-loss.", parse=Path),
+    ] = None
     sweep: Annotated[Path | None, Option("Folder of a sweep of FULL, to be shown in the report too.", parse=Path)] = (
         None
     )
+    noise: Annotated[bool, _repeats("Ask FULL a second time in other batches: what its scores move by is noise.")] = (
+        True
+    )
+    noise_limit: Annotated[int, _repeats("Questions per domain and protocol that are asked again, at most.")] = 100
+    noise_dtype: Annotated[str | None, _repeats("Ask again in this precision; in that of --dtype if not given.")] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.noise_limit < 2:
+            raise UsageError(f"--noise-limit {self.noise_limit} is too few questions; an interval needs 2 at least")
+        if self.noise_dtype is not None and not self.noise:
+            raise UsageError("--noise-dtype is of the noise floor; leave out --no-noise")
+        if self.policy is not None and self.max_loss is not None:
+            raise UsageError("--max-loss is the short form of a --policy; give one of the two")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heal import options
+from heal.choosing.record import FINALISTS
 from prune.common.options import takes
 from prune.common.processes import is_main
 from prune.common.terminal import answer, make_app, screen
@@ -75,6 +76,34 @@ def distill_command(
         answer(result.to_json(), lambda: curve(result), as_json=as_json)
 
 
+@app.command("finalists")
+@takes(text=options.TEXT, run=options.FINALISTS_RUN, settings=options.DISTILL_SETTINGS)
+def finalists_command(
+    model: Annotated[str, typer.Argument(help="What prune cut --check wrote: its plan names the finalists.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the pruned model that is taken; must not exist.")],
+    teacher: Annotated[
+        str | None, typer.Option(help="The full model; where prune_plan.json says it was, if not named.")
+    ] = None,
+    finalists: Annotated[int, typer.Option(help="How many are healed at most, those of least KL first.")] = FINALISTS,
+    text: TextSource,
+    run: TrainingRun,
+    settings: DistillSettings,
+    as_json: Annotated[bool, typer.Option("--json", help="Print finalists.json, and nothing else there.")] = False,
+) -> None:
+    """Heal each finalist of a cut's check by a few thousand tokens, and take the cut that heals best.
+
+    The check ranks cuts as they are, and healing may turn the ranking. Each finalist is cut and healed as heal distill
+    does it, one after the other; --out is the pruned model of least held-out loss, without the healing.
+
+    Example: [bold]heal finalists runs/pruned --teacher full --text prose.jsonl --tokens 4k --out runs/chosen[/bold]
+    """
+    from heal.choosing.finalists import choose_healed
+
+    chosen = choose_healed(model, teacher, text, out, finalists=finalists, settings=settings, run=run)
+    answer(chosen.to_json(), chosen.table, as_json=as_json)
+
+
 @app.command("patch")
 @takes(text=options.PATCH_TEXT, run=options.PATCH_RUN, settings=options.PATCH_SETTINGS)
 def patch_command(
@@ -84,6 +113,12 @@ def patch_command(
     teacher: Annotated[
         str | None, typer.Option(help="The full model; where prune_plan.json says it was, if not named.")
     ] = None,
+    pass_over: Annotated[
+        bool,
+        typer.Option(
+            "--pass-over", help="Where the model takes no patch, or none is better, write the cut as it is and say so."
+        ),
+    ] = False,
     text: TextSource,
     run: PatchRun,
     settings: PatchSettings,
@@ -93,14 +128,22 @@ def patch_command(
 
     The last projection before the cut is changed so that the state which enters the cut comes near the one that left
     the dropped layers. The best of a few candidates is kept, by their loss on text apart; where none is better than no
-    patch, nothing is written and the exit code is 1.
+    patch, nothing is written and the exit code is 1 ([bold]--pass-over[/bold]: the cut itself is).
 
     Example: [bold]heal patch runs/pruned --teacher full --text prose.jsonl --out runs/patched[/bold]
     """
+    from heal.patching.passing import NoPatchError, leave_as_cut
     from heal.patching.patch import patch
     from heal.tables import patched
 
-    result = patch(model, teacher, text, out, settings=settings, run=run)
+    try:
+        result = patch(model, teacher, text, out, settings=settings, run=run)
+    except NoPatchError as error:
+        if not pass_over:
+            raise
+        passed = leave_as_cut(model, out, why=str(error), revision=run.revision, overwrite=run.overwrite)
+        answer(passed.to_json(), passed.words, as_json=as_json)
+        return
     answer(result.to_json(), lambda: patched(result), as_json=as_json)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from heal.choosing.record import TOKENS
 from heal.ranking.settings import RankRun, RankSettings, Selection
 from heal.settings import BudgetQuery, DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
 from prune.common.errors import UsageError
@@ -138,6 +139,7 @@ _PATCHED = ("text", "field", "loss_on", "held_out", "held_out_tokens")
 TEXT = replace(settings_options(TextOptions), make=_source)
 PATCH_TEXT = replace(settings_options(TextOptions, only=_PATCHED), make=_source)
 RUN = settings_options(TrainingRun)
+FINALISTS_RUN = settings_options(TrainingRun, defaults={"tokens": TOKENS})
 PATCH_RUN = settings_options(PatchRun)
 SETTINGS = settings_options(Settings, defaults=_AS_TYPED)
 DISTILL_SETTINGS = settings_options(DistillSettings, defaults=_AS_TYPED)

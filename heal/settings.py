@@ -250,7 +250,7 @@ class Measuring:
         int | None,
         Option("How much of it; as much as the adapter was measured on if not named.", typed=str, parse=parse_tokens),
     ] = None
-    device: Annotated[str, Option("What measures: auto, cpu, cuda, cuda:1, ...")] = "auto"
+    device: Annotated[str, Option("What quantises and measures: auto, cpu, cuda, cuda:1, ...")] = "auto"
     max_memory: Annotated[int | None, MAX_MEMORY] = None
 
 

@@ -3,53 +3,111 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from heal.budget.cards import CPU, pick_card
+from eval.settings import Settings as Questions
+from heal.budget.document import Budget, Gpu
+from heal.budget.plan import plan_budget
 from heal.budget.stations import Amounts
+from heal.choosing.record import FINALISTS, TOKENS
 from heal.settings import BudgetQuery, Settings, parse_checkpointing
 from prune.common.sizes import parse_tokens
+from prune.instruments.settings import parse_numbers
 from prune.scanning.settings import parse_batch_size
 from recipes.schema import Recipe, Stage
 from recipes.tidying import outputs_of, overlap
 
-_HEALING = ("heal qlora", "heal distill")
+_HEALING = {"heal qlora": "qlora", "heal distill": "distill", "heal finalists": "distill"}  # and its method
 
 
-def asked_budget(recipe: Recipe, stage: Stage) -> tuple[str, BudgetQuery, Settings] | None:
-    """The model, and what `heal budget` is asked for a stage; None where the recipe does not say what is cut."""
+@dataclass(frozen=True)
+class Asked:
+    """What `heal budget` is asked for a stage, as that stage will run.
+
+    Attributes:
+        model, revision: of the whole model, or of the one that is healed where nothing is cut.
+        dtype: of the stage; healing's own is in `settings`.
+        in_4bit: the stage asks its questions in NF4.
+        device, spread: where it runs: on one card, or with `--device-map` on all.
+    """
+
+    model: str
+    query: BudgetQuery
+    settings: Settings
+    amounts: Amounts
+    revision: str | None = None
+    dtype: str = "auto"
+    in_4bit: bool = False
+    device: str = "auto"
+    spread: bool = False
+
+    def budget(self, card: Gpu) -> Budget:
+        """
+        Raises:
+            RegrowthError: the model cannot be read, or the settings do not fit it.
+        """
+        how: dict[str, Any] = {"revision": self.revision, "dtype": self.dtype, "in_4bit": self.in_4bit}
+        return plan_budget(self.model, self.query, self.settings, amounts=self.amounts, card=card, **how)
+
+
+def asked_budget(recipe: Recipe, stage: Stage) -> Asked | None:
+    """What is asked for a stage; None where the recipe does not say what is cut."""
     made = [output for one in recipe.stages for output in outputs_of(one)]
-    commands = {one.command: one for one in recipe.stages}
-    cut = commands.get("prune cut")
-    healing = (
-        stage if stage.command in _HEALING else next((one for one in recipe.stages if one.command in _HEALING), None)
-    )
-    device = stage.options.get("device")
-    card = CPU if device == CPU or pick_card(None) is None else None
-    if cut is not None:
-        n = cut.options.get("n")
-        if not isinstance(n, int):
-            return None
-        named, start = cut, cut.options.get("start")
-    else:
-        n, start, named = 0, None, healing or stage
+    cut = _nearest(recipe, stage, ("prune cut",))
+    healing = _nearest(recipe, stage, tuple(_HEALING))
+    named = cut or healing or stage
     model = next(iter(named.arguments), "")
+    n, start = (0, None) if cut is None else (cut.options.get("n"), cut.options.get("start"))
+    if not isinstance(n, int):
+        return None
+    if stage.command == "evaluate run" and cut is not None and stage.arguments[:1] == [model]:
+        n, start = 0, None  # the whole model is asked
     if any(overlap(model, output) for output in made):
         return None  # another stage's result: what it is like is not known yet
     if not Path(model).exists() and "/" not in model:
         return None  # neither a folder nor a hub id with its owner: a slip that the stage itself tells
-    if healing is None:
-        return model, BudgetQuery(n=n, card=card, tokens="1M"), Settings(rank=1)
-    query = BudgetQuery(
-        n=n,
-        start=start if isinstance(start, int) else None,
-        card=card,
-        tokens=str(healing.options.get("tokens", "2M")),
-        method=healing.command.split()[1],
+    query, settings = BudgetQuery(n=n, tokens="1M"), Settings(rank=1)
+    if healing is not None:
+        query = BudgetQuery(
+            n=n,
+            start=start if isinstance(start, int) else None,
+            tokens=_tokens(healing),
+            method=_HEALING[healing.command],
+        )
+        settings = Settings(**dict(_settings(healing)))
+    revision, of_healing = named.options.get("revision"), stage.command in _HEALING
+    return Asked(
+        model,
+        query,
+        settings,
+        amounts_of(recipe, stage),
+        revision=None if revision is None else str(revision),
+        dtype="auto" if of_healing else str(stage.options.get("dtype") or "auto"),
+        in_4bit=stage.command.startswith("evaluate") and bool(stage.options.get("load-in-4bit")),
+        device=str(stage.options.get("device") or "auto"),
+        spread=bool(stage.options.get("device-map")),
     )
-    return model, query, Settings(**dict(_settings(healing)))
+
+
+def _nearest(recipe: Recipe, stage: Stage, commands: tuple[str, ...]) -> Stage | None:
+    """The stage of one of these commands that a stage goes with: itself, the last before it, or the first after it.
+
+    Of stages of a loop it is so that of the same value.
+    """
+    place = recipe.stages.index(stage)
+    before = [one for one in recipe.stages[: place + 1] if one.command in commands]
+    after = [one for one in recipe.stages[place + 1 :] if one.command in commands]
+    return before[-1] if before else after[0] if after else None
+
+
+def _tokens(healing: Stage) -> str:
+    """What a stage heals on; finalists each have their share."""
+    if healing.command != "heal finalists":
+        return str(healing.options.get("tokens", "2M"))
+    each = parse_tokens(str(healing.options.get("tokens") or TOKENS))
+    return str(each * int(str(healing.options.get("finalists") or FINALISTS)))
 
 
 def _settings(stage: Stage) -> Iterator[tuple[str, Any]]:
@@ -65,32 +123,55 @@ def _settings(stage: Stage) -> Iterator[tuple[str, Any]]:
             yield field, parse_batch_size(str(value))
         elif field in ("bits", "rank", "length", "accumulate"):
             yield field, int(str(value))
+        elif field == "dtype":
+            yield field, str(value)
         elif field == "dropout":
             yield field, float(str(value))
         elif field == "targets":  # where a cut will be is not known yet: all layers are counted
             yield field, str(value).partition(":")[0].replace("after-cut", "all")
 
 
-def amounts_of(recipe: Recipe) -> Amounts:
-    """How much the stages run, where their options say it."""
-    said: dict[str, int] = {}
+def amounts_of(recipe: Recipe, stage: Stage) -> Amounts:
+    """How much the stages run, where their options say it; of questions, what `stage` asks."""
+    said: dict[str, Any] = {}
     sizes = {
         "prune scan": {"samples": "samples", "length": "sample_length"},
         "prune cut": {"check-tokens": "check_tokens"},
         "heal patch": {"tokens": "patch_tokens", "length": "patch_length", "batch-size": "patch_rows"},
-        "evaluate compare": {"batch-size": "batch_size"},
     }
-    for stage in recipe.stages:
-        for option, amount in sizes.get(stage.command, {}).items():
-            if (value := stage.options.get(option)) is not None:
+    for one in recipe.stages:
+        for option, amount in sizes.get(one.command, {}).items():
+            if (value := one.options.get(option)) is not None:
                 said[amount] = parse_tokens(str(value))
-        if stage.command in ("evaluate compare", "evaluate run"):
-            said["models"] = max(len(stage.arguments), said.get("models", 1))
-            limit, domains = stage.options.get("limit"), str(stage.options.get("domains") or "")
-            if isinstance(limit, int) and domains:
-                said["questions"] = 2 * limit * len(domains.split(","))  # choices and answers of each domain
-                said["answers"] = said["questions"] // 2
-            if "slow" in str(stage.options.get("thinking") or ""):  # a chain of thought for each question
-                said["answer_tokens"] = parse_tokens(str(stage.options.get("slow-tokens") or 256))
-                said["answers"] = said.get("questions", Amounts.questions)
+        if one.command == "prune scan":
+            said["every_token"] = one.options.get("tokens") == "all"
+    if stage.command in ("evaluate compare", "evaluate run"):
+        said |= _asked_of(stage)
     return Amounts(**said)
+
+
+def _asked_of(stage: Stage) -> dict[str, Any]:
+    """Questions, answers and needles of a stage, as fields of `Amounts`."""
+    options, said = stage.options, dict[str, Any](models=max(1, len(stage.arguments)))
+    limit, domains = options.get("limit"), str(options.get("domains") or "")
+    if isinstance(limit, int) and domains:
+        said["questions"] = 2 * limit * len(domains.split(","))  # choices and answers of each domain
+        said["answers"] = said["questions"] // 2
+    if "slow" in str(options.get("thinking") or ""):  # a chain of thought for each question
+        said["answer_tokens"] = parse_tokens(str(options.get("slow-tokens") or 256))
+        said["answers"] = said.get("questions", Amounts.questions)
+    if isinstance(rows := options.get("batch-size"), int):
+        said["batch_size"] = rows
+    if isinstance(examples := options.get("few-shot"), int):
+        said["question_tokens"] = Amounts.question_tokens * (1 + examples)
+    if options.get("needles"):
+        usual = {field.name: field.default for field in fields(Questions) if field.name.startswith("needle_")}
+        lengths = options.get("needle-lengths") or usual["needle_lengths"]
+        if not isinstance(lengths, list | tuple):
+            lengths = parse_numbers(str(lengths), "--needle-lengths")
+        count, depths = (
+            int(str(options.get(f"needle-{name}") or usual[f"needle_{name}"])) for name in ("count", "depths")
+        )
+        said["needle_tokens"] = max(map(int, lengths))
+        said["needle_trials"] = count * depths * len(lengths)
+    return said

@@ -11,28 +11,33 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from heal.budget.cards import CPU, card_at
 from heal.budget.document import Budget, Gpu, Station, StationWay
-from heal.budget.plan import plan_budget
-from heal.budget.stations import room_of
+from heal.budget.stations import room_of, states_on
 from heal.budget.table import gib, hours_words, way_words
 from heal.settings import BudgetQuery
+from prune.checkpoint.downloading import cache_folder, existing, missing_bytes
 from prune.common.errors import RegrowthError, first_line
 from prune.common.memory import available
 from prune.common.sizes import spell_size
 from prune.common.tables import Table
 from prune.common.terminal import screen
-from recipes.asked import amounts_of, asked_budget
+from prune.models.at_once import STATES_SHARE
+from recipes.asked import Asked, asked_budget
 from recipes.planning import RecipePlan
 from recipes.schema import Stage, options_of
 from recipes.tidying import done_with
 
+if TYPE_CHECKING:
+    from rich.console import Group
+
 _STATIONS = {
     "prune scan": "scan", "prune cut": "cut", "heal patch": "patch", "heal qlora": "heal", "heal distill": "heal",
+    "heal finalists": "heal",
     "heal merge": "merge", "evaluate run": "run", "evaluate compare": "compare", "evaluate sweep": "sweep",
 }  # fmt: skip
-_STATES_SHARE = 0.25  # of free memory, as prune.scanning has it: more states go to a temporary file
 _GO_ON = "or go on as it is with --no-budget"
 
 
@@ -41,12 +46,13 @@ class StageBudget:
     """What one stage will take on the card that is here.
 
     Attributes:
-        model: that it is about, and `stored` the bytes of its files.
+        model, revision: that it is about, and `stored` the bytes of its files.
         refused: why no setting fits.
     """
 
     stage: Stage
     model: str
+    revision: str | None
     stored: int
     runs: bool
     card: Gpu
@@ -60,6 +66,53 @@ class StageBudget:
         return {"stage": self.stage.name, "runs": self.runs, "card": self.card.name, **told}
 
 
+@dataclass(frozen=True)
+class RecipeBudget:
+    """What the stages of a plan will take, and what there is.
+
+    Attributes:
+        stages: those that are known, those that do not run too.
+        most: bytes that the stages will have written at the moment when it is most, of `free` in the recipe's folder.
+        missing: bytes of the models that come from the hub, into `cache`.
+        tidy: intermediates go as soon as no later stage reads them.
+    """
+
+    stages: tuple[StageBudget, ...]
+    most: int
+    free: int
+    missing: int
+    cache: Path
+    on_one_disk: bool
+    tidy: bool
+
+    @property
+    def running(self) -> list[StageBudget]:
+        return [one for one in self.stages if one.runs]
+
+    def table(self) -> Group:
+        """The stages that run, each with its way on the card; and what is to come from the hub."""
+        from rich.console import Group
+        from rich.text import Text
+
+        parts: list[Any] = [budget_table(self.running, self.most, self.free)] if self.running else []
+        if self.missing:
+            line = f"{spell_size(self.missing)} of the model come from the hub, into {self.cache}"
+            parts.append(Text(line, style="dim"))
+        return Group(*parts)
+
+    def refusal(self) -> str | None:
+        """What cannot fit and what to change, in one line; None where all does."""
+        most = self.most + (self.missing if self.on_one_disk else 0)
+        if line := refusal(self.running, most, self.free, tidy=self.tidy):
+            return line
+        if self.missing > (there := shutil.disk_usage(self.cache).free):
+            return (
+                f"{spell_size(self.missing)} of the model are yet to come from the hub, and {spell_size(there)} are "
+                f"free in {self.cache}: make room there, name a larger place in HF_HOME, {_GO_ON}"
+            )
+        return None
+
+
 def budget_of(plan: RecipePlan) -> tuple[StageBudget, ...]:
     """What the stages will take, those that do not run too; empty where no stage is known.
 
@@ -67,35 +120,56 @@ def budget_of(plan: RecipePlan) -> tuple[StageBudget, ...]:
         RegrowthError: the model cannot be read, or a stage's settings do not fit it.
     """
     recipe, found = plan.recipe, []
-    budgets: dict[Any, Budget] = {}
+    budgets: dict[Asked, Budget] = {}
+    cards: dict[tuple[str, bool], Gpu] = {}
     for planned in plan.stages:
-        if (name := _STATIONS.get(planned.stage.command)) is None or (
-            asked := asked_budget(recipe, planned.stage)
-        ) is None:
+        name, asked = _STATIONS.get(planned.stage.command), None
+        if name is None or (asked := asked_budget(recipe, planned.stage)) is None:
             continue
-        model, query, settings = asked
+        if (place := (asked.device, asked.spread)) not in cards:
+            cards[place] = card_at(asked.device, spread=asked.spread)
         if asked not in budgets:
-            budgets[asked] = plan_budget(model, query, settings, amounts=amounts_of(recipe))
+            budgets[asked] = asked.budget(cards[place])
         budget = budgets[asked]
         numbers = {station.name: number for number, station in enumerate(budget.stations)}
         if (number := numbers.get(name)) is None:
             continue
         verdict = budget.gpus[0]
-        station, way = budget.stations[number], verdict.stations[number]
-        refused = next(
-            (line for line in budget.refused if way.way == "none" and line.startswith(_told(query, way))), None
-        )
-        about = (planned.stage, asked[0], budget.stored, planned.why is not None)
+        station, way, refused = budget.stations[number], verdict.stations[number], None
+        if name == "scan" and _placed(planned.stage):
+            way = way.model_copy(update={"needs": ""})
+        elif way.way == "none":
+            refused = next((line for line in budget.refused if line.startswith(_told(asked.query, way))), None)
+        about = (planned.stage, asked.model, asked.revision, budget.stored, planned.why is not None)
         found.append(StageBudget(*about, verdict.gpu, station, way, refused))
     return tuple(found)
 
 
-def told_budget(plan: RecipePlan) -> list[dict[str, Any]]:
-    """The budget of a plan for `--dry-run`: as documents; empty where it cannot be told."""
+def _placed(scan: Stage) -> bool:
+    """Whether a scan's options settle where its weights go: in few bits, or where accelerate finds room for them."""
+    return any(scan.options.get(name) for name in ("device-map", "load-in-4bit", "load-in-8bit"))
+
+
+def reckon(plan: RecipePlan, *, tidy: bool) -> RecipeBudget:
+    """What a plan will take, and what there is.
+
+    Raises:
+        RegrowthError: see `budget_of`.
+    """
+    stages, folder, cache = budget_of(plan), existing(Path(str(plan.recipe.settings["out"]))), cache_folder()
+    models = {(one.model, one.revision) for one in stages if one.runs}
+    missing = sum(missing_bytes(model, revision=revision) for model, revision in models)
+    free, most = shutil.disk_usage(folder).free, most_on_disk(plan, stages, tidy=tidy)
+    return RecipeBudget(stages, most, free, missing, cache, cache.stat().st_dev == folder.stat().st_dev, tidy)
+
+
+def told_budget(plan: RecipePlan, *, tidy: bool) -> tuple[RecipeBudget | None, str | None]:
+    """The budget of a plan for `--dry-run`, and why a run would be refused; or None, and why it cannot be told."""
     try:
-        return [one.to_json() for one in budget_of(plan)]
-    except (RegrowthError, ValueError):
-        return []
+        budget = reckon(plan, tidy=tidy)
+        return budget, budget.refusal()
+    except (RegrowthError, ValueError) as error:
+        return None, _untold(error)
 
 
 def check_budget(plan: RecipePlan, *, tidy: bool) -> None:
@@ -108,46 +182,18 @@ def check_budget(plan: RecipePlan, *, tidy: bool) -> None:
         RegrowthError: a stage cannot fit in memory, or what the stages write not on the disk.
     """
     try:
-        budget = budget_of(plan)
+        budget = reckon(plan, tidy=tidy)
     except (RegrowthError, ValueError) as error:
-        screen().print(f"What the stages will take cannot be told: {first_line(error)}", style="dim")
+        screen().print(_untold(error), style="dim")
         return
-    running = [one for one in budget if one.runs]
-    if not running:
-        return
-    folder = existing(Path(str(plan.recipe.settings["out"])))
-    free, most = shutil.disk_usage(folder).free, most_on_disk(plan, budget, tidy=tidy)
-    cache, missing = cache_folder(), sum(missing_bytes(*one) for one in {(one.model, one.stored) for one in running})
-    screen().print(budget_table(running, most, free))
-    if missing:
-        screen().print(f"{spell_size(missing)} of the model come from the hub, into {cache}", style="dim")
-    refuse(running, most + (missing if cache.stat().st_dev == folder.stat().st_dev else 0), free, tidy=tidy)
-    there = shutil.disk_usage(cache).free
-    if missing > there:
-        raise RegrowthError(
-            f"{spell_size(missing)} of the model are yet to come from the hub, and {spell_size(there)} are free in "
-            f"{cache}: make room there, name a larger place in HF_HOME, {_GO_ON}"
-        )
+    if budget.running:
+        screen().print(budget.table())
+        if line := budget.refusal():
+            raise RegrowthError(line)
 
 
-def cache_folder() -> Path:
-    """Where hub models are kept, or the nearest folder above it that is there."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return existing(Path(HF_HUB_CACHE))
-
-
-def missing_bytes(model: str, stored: int) -> int:
-    """Bytes of a hub model's files that are not in the cache yet, of `stored` in all; 0 for a folder.
-
-    A download that was interrupted goes on where it stopped, so what it has brought counts.
-    """
-    if Path(model).exists():
-        return 0
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    blobs = Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "blobs"
-    return max(0, stored - sum(blob.stat().st_size for blob in blobs.glob("*") if blob.is_file()))
+def _untold(error: Exception) -> str:
+    return f"What the stages will take cannot be told: {first_line(error)}"
 
 
 def budget_table(budget: Sequence[StageBudget], most: int, free: int) -> Table:
@@ -167,30 +213,30 @@ def budget_table(budget: Sequence[StageBudget], most: int, free: int) -> Table:
     )  # fmt: skip
 
 
-def refuse(budget: Sequence[StageBudget], most: int, free: int, *, tidy: bool) -> None:
-    """Refuse what cannot fit.
-
-    Raises:
-        RegrowthError: it names the stage, what to change, and the way to go on anyway.
-    """
+def refusal(budget: Sequence[StageBudget], most: int, free: int, *, tidy: bool) -> str | None:
+    """What cannot fit, what to change, and the way to go on anyway, in one line; None where all fits."""
     for one in budget:
-        if one.refused is not None:
-            raise RegrowthError(f"stage {one.stage.name}: {one.refused}; {_GO_ON}")
-        if one.way.needs and (line := _lacking(one)):
-            raise RegrowthError(f"stage {one.stage.name}: {line}; {_GO_ON}")
+        if line := one.refused or (_lacking(one) if one.way.needs else None):
+            return f"stage {one.stage.name}: {line}; {_GO_ON}"
     if most > free:
         less = "remove what else is there, choose another place with --set out=" + ("" if tidy else ", add --tidy")
-        raise RegrowthError(
+        return (
             f"the stages write {spell_size(most)} to the disk at once, and {spell_size(free)} are free: {less}, "
             f"{_GO_ON}"
         )
-    states = max((one.station.states for one in budget if one.way.way == "layer by layer"), default=0)
+    states = max((_states_off(one) for one in budget if one.way.way == "layer by layer"), default=0)
     temporary = shutil.disk_usage(tempfile.gettempdir()).free
-    if states > _STATES_SHARE * available() and states > temporary:
-        raise RegrowthError(
+    if states > STATES_SHARE * available() and states > temporary:
+        return (
             f"hidden states take {spell_size(states)}, more than is free in memory and in {tempfile.gettempdir()} "
             f"({spell_size(temporary)}): scan fewer or shorter samples, name a larger folder in TMPDIR, {_GO_ON}"
         )
+    return None
+
+
+def _states_off(one: StageBudget) -> int:
+    """Bytes of a stage's hidden states that do not stand on a GPU."""
+    return one.station.states - (0 if one.card.name == CPU else states_on(one.card, one.station, 1))
 
 
 def most_on_disk(plan: RecipePlan, budget: Sequence[StageBudget], *, tidy: bool) -> int:
@@ -224,8 +270,3 @@ def _lacking(one: StageBudget) -> str | None:
 
 def _told(query: BudgetQuery, way: StationWay) -> str:
     return f"{query.method if way.name == 'heal' else way.name} does not fit"
-
-
-def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
-    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())

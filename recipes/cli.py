@@ -88,13 +88,23 @@ def run(
     recipe = load_recipe(name).resolve(parse_changes(change or []))
     if dry_run:
         plan = plan_run(recipe, start=start)
-        budget = [] if no_budget else told_budget(plan)
-        answer({**plan.to_json(), "budget": budget}, plan.table, as_json=as_json)
+        budget, refused = (None, None) if no_budget else told_budget(plan, tidy=tidy)
+        told = {"budget": [] if budget is None else [one.to_json() for one in budget.stages], "refused": refused}
+        answer({**plan.to_json(), **told}, lambda: _plan_page(plan, budget, refused), as_json=as_json)
         return
     done = run_recipe(recipe, start=start, quiet=as_json, tidy=tidy, budget=not no_budget)
     answer(done.to_json(), lambda: _ending(done), as_json=as_json)
     if done.exit_code:
         raise typer.Exit(done.exit_code)
+
+
+def _plan_page(plan: Any, budget: Any, refused: str | None) -> Any:
+    """What would run, what it would take, and why it would be refused."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts = [plan.table(), *([] if budget is None else [budget.table()])]
+    return Group(*parts, *([] if refused is None else [Text(refused)]))
 
 
 def _ending(done: Any) -> Any:
@@ -104,7 +114,7 @@ def _ending(done: Any) -> Any:
 
     recipe = done.plan.recipe
     parts: list[Any] = []
-    if recipe.show and not _just_printed(done, recipe.show):
+    if recipe.show and Path(recipe.show).exists() and not _just_printed(done, recipe.show):
         parts.append(_page(Path(recipe.show)))
     cost = Table("stage", "this time", "seconds", "peak memory, GiB", title="What it cost", title_justify="left")
     for name in (planned.stage.name for planned in done.plan.stages):
@@ -112,9 +122,10 @@ def _ending(done: Any) -> Any:
         state = "ran" if name in done.just_made else "unchanged"
         cost.add_row(name, state, f"{stage.seconds:.0f}", f"{stage.peak_memory_bytes / 2**30:.2f}")
     parts.append(cost)
-    if recipe.files:
+    there = {what: where for what, where in recipe.files.items() if Path(where).exists()}  # --tidy takes some away
+    if there:
         places = Table("what", "where", title="Where things are", title_justify="left")
-        for what, where in recipe.files.items():
+        for what, where in there.items():
             places.add_row(what, where)
         parts.append(places)
     return Group(*parts)

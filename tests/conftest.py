@@ -1,6 +1,7 @@
 """The real sample (made by `make sample`), small random models, and the CPU that the tests run as."""
 
 import os
+import runpy
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +25,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _guard_network()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job: tests of Ctrl-C would wait
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--avx2"):  # before torch is imported, here and in every process that a test starts
         os.environ.update(AVX2)
+
+
+def _guard_network() -> None:
+    """Nothing that a test does, or a Python that it starts, reaches a host but this machine."""
+    folder = str(ROOT / "tests" / "support" / "no_network")
+    runpy.run_path(f"{folder}/sitecustomize.py")
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if folder not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, paths)])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -32,6 +32,7 @@ ROOMS = {  # from the top: a room, or a file that stands beside the rooms, impor
     "heal": [
         {"__init__", "__main__", "cli", "options", "tables"},
         {"ranking"},
+        {"choosing"},
         {"training"},
         {"patching"},
         {"merging"},
@@ -43,6 +44,7 @@ ROOMS = {  # from the top: a room, or a file that stands beside the rooms, impor
     "eval": [
         {"__init__", "__main__", "cli", "comparison", "options"},
         {"depth"},
+        {"limits"},
         {"sweeps"},
         {"reports"},
         {"billing"},

@@ -11,6 +11,7 @@ from importlib import metadata
 import torch
 
 from bench.gpu_steps.measuring import GIB, Machine, measured, row
+from prune.models.nf4 import TENSOR
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "lm_eval", "datasets", "safetensors")
 
@@ -52,7 +53,7 @@ def nf4(machine: Machine) -> None:
     weight = torch.randn(rows, columns, dtype=torch.bfloat16).mul_(0.02)
 
     def there_and_back(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        packed, state = functional.quantize_4bit(tensor, blocksize=64, compress_statistics=True, quant_type="nf4")
+        packed, state = functional.quantize_4bit(tensor, **TENSOR)
         return packed, state.absmax, functional.dequantize_4bit(packed, state)
 
     parts = {}

@@ -11,6 +11,7 @@ import torch
 
 from bench.gpu_steps.measuring import Machine, measured
 from bench.gpu_steps.shapes import SHAPES, config_of, model_shape, small
+from prune.models.nf4 import TENSOR, quantisation
 
 _WORDS = 886  # of the tokenizer: with digits and special tokens fewer than any vocabulary has
 
@@ -39,12 +40,10 @@ def random_model(machine: Machine, shape: str, bits: int) -> Any:
 
 def _with_quantised_layers(model: Any, bits: int) -> Any:
     """The model with bitsandbytes' layers, still empty, and with the marks that loading would set."""
-    from transformers import BitsAndBytesConfig
     from transformers.integrations import replace_with_bnb_linear
     from transformers.utils.quantization_config import QuantizationMethod
 
-    nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": torch.bfloat16}
-    asked = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8, **nf4)
+    asked = quantisation(torch.bfloat16, bits=bits)
     model = replace_with_bnb_linear(model, modules_to_not_convert=["lm_head"], quantization_config=asked)
     setattr(model, f"is_loaded_in_{bits}bit", True)
     model.quantization_method = QuantizationMethod.BITS_AND_BYTES
@@ -63,8 +62,7 @@ def _random_parameter(machine: Machine, module: Any, empty: torch.nn.Parameter) 
     values = torch.randn(size, device=machine.device, dtype=torch.bfloat16).mul_(0.02)
     if isinstance(empty, Params4bit):
         module.support_avx512bf16_for_cpu = False  # see prune.models.loading
-        options = {"blocksize": 64, "compress_statistics": True, "quant_type": "nf4", "module": module}
-        return Params4bit(values, requires_grad=False, **options).to(machine.device)
+        return Params4bit(values, requires_grad=False, **TENSOR, module=module).to(machine.device)
     if isinstance(empty, Int8Params):
         return Int8Params(values.cpu(), requires_grad=False, has_fp16_weights=False).to(machine.device)
     return torch.nn.Parameter(values, requires_grad=False)

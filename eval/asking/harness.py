@@ -55,8 +55,15 @@ class PlannedTask(ConfigurableTask):
     def download(self, dataset_kwargs: Any = None, **kwargs: Any) -> None:
         """Hold the questions in memory: nothing is fetched, and nothing is cached on disk."""
         self.dataset = {"test": datasets.Dataset.from_list(self.plan.rows())}
-        if self.plan.examples:
-            self.dataset["examples"] = datasets.Dataset.from_list(self.plan.example_rows())
+        if rows := self.plan.example_rows():
+            self.dataset["examples"] = datasets.Dataset.from_list(rows)
+        self._asked = {item.id: item for item in self.plan.questions}
+
+    def fewshot_context(self, doc: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As in lm-eval, but with the question's own examples before it, where it has some."""
+        if self.plan.own_examples:
+            self.sampler.replace_df(self.plan.example_rows(self._asked[doc["id"]]))
+        return super().fewshot_context(doc, *args, **kwargs)
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:
         """One request per choice; for an open question the generation, then the key's answer on the same prompt."""

@@ -9,9 +9,11 @@ from pydantic import Field
 from eval.billing.bill import DomainRow, ProseRow
 from eval.billing.interactions import Interaction, ThinkingInteraction
 from eval.billing.needles import NeedleRow
+from eval.billing.noise import Noise
 from eval.billing.tasks import TaskRow
 from eval.billing.thinking import ThinkingRow
 from eval.billing.verdict import Verdict
+from eval.gains.record import Gains
 from eval.runs.needles import NeedleTrials
 from eval.runs.prose import Prose
 from eval.runs.samples import RunResult
@@ -19,9 +21,9 @@ from prune.common.artefact import Artefact, Part
 
 _SETTINGS = (
     "how it was asked: precision, `weights` (`as stored`, `nf4`, or what vLLM made of them), context, chat template, "
-    "backend, shots, limit, seed, sets, thinking, and `prompts`, the SHA-256 of what --prompts holds (null for the "
-    "built-in ones); where there are, `needles` and `removed_heads` (`heads` as `[layer, head]`, `by`, `random`, "
-    "`file`)"
+    "backend, protocols, shots, limit, seed, sets, thinking, and `prompts`, the SHA-256 of what --prompts holds (null "
+    "for the built-in ones); where there are, `needles` and `removed_heads` (`heads` as `[layer, head]`, `by`, "
+    "`random`, `file`)"
 )
 _WARNINGS = "what a reader must see first: few questions, cut prompts, memory that ran out"
 _ROWS = (
@@ -65,11 +67,21 @@ _TASKS = (
     "`group` (whether it is one), `difference` (null for the full model and where no score per question makes up the "
     "value), and for 0/1 metrics `lost`, `gained`, `mcnemar_p` (else null)"
 )
+_NOISE = (
+    "what the full model's scores move by where it is asked twice; null with --no-noise, and where the full model is a "
+    "finished run. `first` and `second` say how it was asked (`batch_size`, `dtype`), `rows`, `thinking`, `prose` and "
+    "`needles` what moved: `n` of the row's `of` questions (windows, trials) were asked twice, `flips` (`flips_fast`, "
+    "`flips_slow`) is the share of verdicts that changed, and each measure has `shift` (second - first, interval) and "
+    "`band`: a change of at most so much is noise. `noise` of a row, or of its `versus`, names its differences that are"
+)
 _VERDICT = (
-    "null without --max-loss, else `limit` (share of questions), `decision` (`GO`, `NO-GO`, `INCONCLUSIVE`), "
-    "`sentence`, `worst` and `losses`, each with `loss` (interval), `n`, `at_chance`, `room` (the full model's "
-    "accuracy - chance), `thinking` (`fast`, `slow` or null), `decision` (null where it is not judged), and "
-    "`more_questions` (about how many would decide an `INCONCLUSIVE` loss)"
+    "null without --policy and --max-loss, else `policy` (as it was read), `decision` (`GO`, `NO-GO`, `INCONCLUSIVE`), "
+    "`sentence`, `worst` (the loss that decides, or null), `losses`, `gains`, and `models` (`decision` and `sentence` "
+    "of each alone). A loss has `measure` (`accuracy`, `answer_bits_per_byte`, `a_fast`, `a_slow`, `needle_recall`, "
+    "`prose_bits_per_byte`), `loss` (interval; a share or bits per byte, a loss is positive), `limit` (the same unit), "
+    "`tier`, `n`, `room` (the full model's accuracy - chance, else null), `at_chance`, `noise`, `decision` (null where "
+    "it is not judged), and `more_questions` (about how many would decide an `INCONCLUSIVE` loss). A gain has `name`, "
+    "`ratio` (null where it was not measured), `limit` and `decision`"
 )
 
 
@@ -118,8 +130,10 @@ class Comparison(Artefact):
 
     AGAIN: ClassVar[str] = "compare again with `evaluate compare`"
 
-    format: Literal["regrowth.comparison/2"] = "regrowth.comparison/2"
+    format: Literal["regrowth.comparison/3"] = "regrowth.comparison/3"
     models: tuple[ComparedModel, ...] = Field(description="all models, the full one first")
+    gains: Gains | None = Field(None, description="what the cut gives; null with --no-gains")
+    noise: Noise | None = Field(None, description=_NOISE)
     rows: tuple[DomainRow, ...] = Field(description=_ROWS)
     prose: tuple[ProseRow, ...] = Field(description=_PROSE)
     nf4_loss: tuple[ProseRow, ...] = Field((), description=_NF4_LOSS)
@@ -143,7 +157,7 @@ class AskedTask(Part):
 
     task: str = Field(description="its name in lm-eval and in the samples' file")
     domain: str = Field(description="its domain")
-    protocol: str = Field(description="choice or generation")
+    protocol: str = Field(description="choice, letters or generation")
     thinking: str | None = Field(description="fast, slow or null")
     slow_tokens: int = Field(description="the longest chain of thought")
 

@@ -11,6 +11,7 @@ from eval.asking.lm_eval_tasks import LoggedAnswer
 from eval.asking.tasks import TaskPlan
 from eval.billing.artefacts import AskedModel, AskedTask, Effort, Run
 from eval.billing.bill import FEW, DomainRow, bill, bill_nf4, bill_prose
+from eval.billing.letters import letters_warnings
 from eval.billing.needles import bill_needles, needle_warnings
 from eval.billing.tasks import bill_tasks
 from eval.billing.thinking import ThinkingRow, bill_thinking
@@ -35,6 +36,7 @@ def warn(rows: Sequence[DomainRow], thinking: Sequence[ThinkingRow], runs: Seque
     lines += [f"{r.label}: the start of {_cut(r.truncated)} was cut to fit the context" for r in runs if r.truncated]
     lines += [f"{r.label}: {note}" for r in runs for note in r.notes]
     lines += needle_warnings(runs)
+    lines += letters_warnings(runs)
     return (*lines, *unparsed_warnings([asdict(row) for row in rows], [asdict(row) for row in thinking]))
 
 

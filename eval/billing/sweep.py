@@ -68,6 +68,7 @@ class VariantVersus(Part):
     lost: int | None = Field(None, description="questions right in the full model alone")
     gained: int | None = Field(None, description="questions right in the variant alone")
     retained_above_chance: float | None = Field(None, description="share of the full model's accuracy above chance")
+    retained_interval: Interval | None = Field(None, description="its interval; null where it has no end")
     full_above_chance: bool | None = Field(None, description="whether the full model is above chance beyond doubt")
 
 
@@ -143,7 +144,7 @@ class Cost(Part):
     """What it took."""
 
     seconds: dict[str, float] = Field(description="by stage, such as load and walk")
-    peak_memory: dict[str, int] = Field(description="bytes")
+    peak_memory: dict[str, int] = Field(description="bytes; `cuda_bytes`: the most that any GPU held")
 
 
 class SweepRecord(Artefact):
@@ -163,7 +164,7 @@ class SweepRecord(Artefact):
     )
     healed: tuple[HealedPoint, ...] = Field(description="the adapters' points, by task")
     maps: tuple[BlockMap, ...] = Field(description="the second figure; empty where each size has one start")
-    prose: tuple[VariantProse, ...] = Field(description="with --text, of all variants without an adapter")
+    prose: tuple[VariantProse, ...] = Field(description="with --text, of all variants")
     nf4_loss: tuple[ProseRow, ...] = Field(
         (), description="of a sweep in NF4, with --text: what NF4 alone costs the full model, as in comparison.json"
     )

@@ -1,64 +1,53 @@
 """One verdict for every kind of limit: GO, NO-GO or INCONCLUSIVE, and how many questions more would decide.
 
-`--max-loss 5%` is the simplest policy: one limit on the accuracy that any model may lose in any domain.
+The limits are those of a policy (`eval.billing.policy`); `--max-loss 5%` is the simplest one. Pure arithmetic.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from eval.billing.bill import DomainRow
-from eval.billing.statistics import Interval
+from eval.billing.bill import DomainRow, ProseRow
+from eval.billing.losses import IN_POINTS, MEASURES, Loss, of_domains, of_needles, of_prose, of_thinking
+from eval.billing.needles import NeedleRow
+from eval.billing.policy import TIERS, Policy
+from eval.billing.reached import GainAsked, gains_asked
+from eval.billing.statistics import Interval, questions_factor
 from eval.billing.thinking import ThinkingRow
-from eval.settings import MODES
-from prune.common.errors import UsageError
+from eval.gains.record import Gains
 from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO
 
 GO, NO_GO, INCONCLUSIVE = "GO", "NO-GO", "INCONCLUSIVE"
+_SCATTER = ": its rounds scatter too far to tell"
 _TINY = 1e-9  # of accuracy: 0.30 - 0.25 is a hair less than 0.05
 
 
 @dataclass(frozen=True)
-class Loss:
-    """What one model lost against the full one, and what that means for the limit; `docs/formats.md` tells the fields.
-
-    `loss` is a share of the questions, negative for a gain. `at_chance`: the full model is not above chance beyond
-    doubt. `more_questions` is None where the loss is decided, not judged, or so near the limit that no number would do.
-    """
+class ModelVerdict:
+    """The verdict on one model alone."""
 
     model: str
-    domain: str
-    protocol: str
-    loss: Interval
-    n: int
-    at_chance: bool
-    room: float
-    thinking: str | None = None
-    decision: str | None = None
-    more_questions: int | None = None
-
-    @property
-    def task(self) -> str:
-        """What was asked: `math generation (slow thinking)`."""
-        return f"{self.domain} {self.protocol}" + (f" ({self.thinking} thinking)" if self.thinking else "")
+    decision: str
+    sentence: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a policy says of a comparison: NO-GO where any judged loss is, GO where all are, else INCONCLUSIVE.
+    """What a policy says of a comparison: NO-GO where any judged loss or gain is, GO where all are, else INCONCLUSIVE.
 
-    `worst` is the loss that decides, None where none could be judged. `losses`: those with something to lose come
-    first, the largest before the others.
+    `worst` is the loss that decides, None where none does. `losses`: those with something to lose come first, strict
+    tiers and large losses before others. `models`: the same said of each model alone.
     """
 
-    limit: float
+    policy: Policy
     decision: str
     sentence: str
     worst: Loss | None
     losses: tuple[Loss, ...]
+    gains: tuple[GainAsked, ...]
+    models: tuple[ModelVerdict, ...]
 
 
 def decide(loss: Interval, limit: float) -> str:
@@ -69,118 +58,202 @@ def decide(loss: Interval, limit: float) -> str:
 
 
 def more_questions(loss: Interval, limit: float, n: int) -> int | None:
-    """About how many questions beside the `n` asked would bring the interval to one side of the limit.
+    """How many questions beside the `n` asked would decide in 80 % of runs, were the loss as large as it was measured.
 
-    The estimate is taken as it stands, and the interval's arm towards the limit shrinks with the square root of the
-    number of questions. None where the estimate lies on the limit: then no number decides.
+    n ((z_0.975 + z_0.8) s / d)^2 - n, where d is the distance from the estimate to the limit, and s the paired standard
+    error, which the interval's arm towards the limit (z_0.975 s) tells; it shrinks with the square root of the number
+    of questions. None where the estimate lies on the limit: then no number decides.
     """
-    distance = abs(limit - loss.estimate)
-    arm = loss.estimate - loss.low if loss.estimate > limit else loss.high - loss.estimate
-    if distance <= _TINY:
+    if abs(limit - loss.estimate) <= _TINY:
         return None
-    return max(0, math.ceil(n * (arm / distance) ** 2) - n)
+    factor = questions_factor(Interval(loss.estimate - limit, loss.low - limit, loss.high - limit))
+    return None if factor is None else max(0, math.ceil(n * factor) - n)
 
 
-def parse_limit(text: str) -> float:
-    """`5%` as the share 0.05; a UsageError for what is no percentage from 0 to 100."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
-    if match is None or float(match.group(1)) > 100:
-        raise UsageError(f"--max-loss {text} is no percentage from 0% to 100%; write it as 5%")
-    return float(match.group(1)) / 100
+def judge(
+    rows: Sequence[DomainRow],
+    policy: Policy,
+    *,
+    thinking: Sequence[ThinkingRow] = (),
+    needles: Sequence[NeedleRow] = (),
+    prose: Sequence[ProseRow] = (),
+    gains: Gains | None = None,
+) -> Verdict:
+    """The verdict over all models but the full one.
 
-
-def judge(rows: Sequence[DomainRow], limit: float, thinking: Sequence[ThinkingRow] = ()) -> Verdict:
-    """The verdict over all models but the full one, all domains, protocols and thinking modes.
-
-    A loss is judged where the full model is above chance by more than the limit: any other could not lose as much, and
-    so proves nothing. A loss that is larger than the limit all the same is judged too.
+    An accuracy is judged where the full model is above chance by more than the limit: any other could not lose as
+    much, and so proves nothing. A loss that is larger than the limit all the same is judged too.
     """
-    measured = [_decided(loss, limit) for loss in (*_losses(rows), *_thinking_losses(thinking))]
-    losses = tuple(sorted(measured, key=lambda loss: (loss.at_chance, -loss.loss.estimate)))
-    judged = [loss for loss in losses if loss.decision]
-    beyond = [loss for loss in judged if loss.decision == NO_GO]
-    undecided = [loss for loss in judged if loss.decision == INCONCLUSIVE]
-    if not judged:
-        return Verdict(limit, INCONCLUSIVE, f"{INCONCLUSIVE}: {_no_room(losses, limit)}", None, losses)
-    if beyond:
-        worst, decision = beyond[0], NO_GO
-        words = f"{_lost(worst)}, more than the {_points(limit)} allowed"
-    elif undecided:
-        worst = max(undecided, key=lambda loss: math.inf if loss.more_questions is None else loss.more_questions)
-        decision = INCONCLUSIVE
-        words = f"{_lost(worst)}, and {_points(limit)} are allowed; {_how_many(worst)}"
+    measured = [*of_domains(rows), *of_thinking(thinking), *of_needles(needles), *of_prose(prose)]
+    limited = [_limited(loss, policy) for loss in measured]
+    losses = [_decided(loss, policy) for loss in limited if loss.limit is not None]
+    order = {name: number for number, name in enumerate((*TIERS, *MEASURES))}
+    losses.sort(key=lambda one: (one.at_chance, order[one.tier], order[one.measure], -one.loss.estimate))
+    others = () if gains is None else (each.model for each in gains.models if each.ratio)
+    labels = list(dict.fromkeys([*(loss.model for loss in measured), *others]))
+    asked = [replace(gain, decision=_reached(gain)) for gain in gains_asked(policy, gains, labels)]
+    decision, sentence, worst = _sum_up(policy, losses, asked, measured)
+    return Verdict(
+        policy,
+        decision,
+        f"{decision}: {sentence}",
+        worst,
+        tuple(losses),
+        tuple(asked),
+        tuple(_of_model(label, policy, losses, asked, measured) for label in labels),
+    )
+
+
+def _of_model(
+    label: str, policy: Policy, losses: Sequence[Loss], gains: Sequence[GainAsked], measured: Sequence[Loss]
+) -> ModelVerdict:
+    own = [loss for loss in losses if loss.model == label]
+    decision, sentence, _ = _sum_up(policy, own, [gain for gain in gains if gain.model == label], measured)
+    return ModelVerdict(label, decision, f"{decision}: {sentence}")
+
+
+def _limited(loss: Loss, policy: Policy) -> Loss:
+    """The loss with the tier and the limit that the policy has for it."""
+    if loss.measure in ("needle_recall", "prose_bits_per_byte"):
+        tier, limit = policy.of_measure(loss.measure) or ("told", None)
     else:
-        worst, decision = judged[0], GO
-        words = f"within the limit of {_points(limit)} points: the worst is {_lost(worst)}"
-    blind = [loss for loss in losses if loss.at_chance]
-    small = [loss for loss in losses if not loss.at_chance and not loss.decision]
-    for some, why in (
-        (blind, "the full model is not above chance there"),
-        (small, f"the full model is not {_points(limit)} points above chance there, and cannot lose as many"),
-    ):
-        if some:
-            words += f"; not judged, for {why}: {', '.join(dict.fromkeys(loss.task for loss in some))}"
-    return Verdict(limit, decision, f"{decision}: {words}", worst, losses)
+        tier, limits = policy.of_domain(loss.domain)
+        limit = limits.get(loss.measure)
+    if limit is None:
+        return replace(loss, tier="told")
+    return replace(loss, tier=tier, limit=limit / 100 if loss.measure in IN_POINTS else limit)
 
 
-def _decided(loss: Loss, limit: float) -> Loss:
-    if loss.at_chance or (loss.room <= limit + _TINY and loss.loss.estimate <= limit + _TINY):
+def _decided(loss: Loss, policy: Policy) -> Loss:
+    if loss.limit is None or loss.at_chance:
         return loss
-    decision = decide(loss.loss, limit)
-    more = more_questions(loss.loss, limit, loss.n) if decision == INCONCLUSIVE else None
+    if loss.room is not None and loss.room <= loss.limit + _TINY and loss.loss.estimate <= loss.limit + _TINY:
+        return loss
+    decision, fewer = decide(loss.loss, loss.limit), policy.least_questions - loss.n
+    if loss.unit == "question" and fewer > 0:
+        more = more_questions(loss.loss, loss.limit, loss.n) if decision == INCONCLUSIVE else 0
+        return replace(loss, decision=INCONCLUSIVE, more_questions=None if more is None else max(fewer, more))
+    more = more_questions(loss.loss, loss.limit, loss.n) if decision == INCONCLUSIVE else None
     return replace(loss, decision=decision, more_questions=more)
 
 
-def _losses(rows: Sequence[DomainRow]) -> Iterator[Loss]:
-    full = {(row.domain, row.protocol): row.accuracy.estimate for row in rows if row.versus is None}
-    for row in rows:
-        if row.versus is not None:
-            lost = row.versus.accuracy_difference.negated
-            room = full[row.domain, row.protocol] - row.chance
-            yield Loss(row.model, row.domain, row.protocol, lost, row.n, not row.versus.full_above_chance, room)
+def _reached(gain: GainAsked) -> str:
+    return INCONCLUSIVE if gain.shortfall is None else decide(gain.shortfall, 0.0)
 
 
-def _thinking_losses(rows: Sequence[ThinkingRow]) -> Iterator[Loss]:
-    """Accuracy at once and after a chain of thought, each against the full model's in the same mode."""
-    full = {(row.domain, row.protocol): row for row in rows if row.versus is None}
-    for row in rows:
-        if row.versus is not None:
-            for mode in MODES:
-                change, before = (getattr(side, f"a_{mode}") for side in (row.versus, full[row.domain, row.protocol]))
-                blind, room = before.low <= row.chance, before.estimate - row.chance
-                yield Loss(row.model, row.domain, row.protocol, change.negated, row.n, blind, room, mode)
+def _sum_up(
+    policy: Policy, losses: Sequence[Loss], gains: Sequence[GainAsked], measured: Sequence[Loss]
+) -> tuple[str, str, Loss | None]:
+    """Decision, its sentence, and the loss that decides; `measured`: losses that have no limit among them."""
+    held = [loss for loss in losses if loss.tier != "told"]
+    judged = [loss for loss in held if loss.decision]
+    open_ = [loss for loss in judged if loss.tier == "must" and loss.decision == INCONCLUSIVE]
+    beyond = [loss for loss in judged if loss.decision == NO_GO]
+    unproved = _unproved(policy, held)
+    missed = [gain for gain in gains if gain.decision == NO_GO]
+    unsure = [gain for gain in gains if gain.decision == INCONCLUSIVE]
+    if beyond or missed:
+        worst = max(beyond, key=_distance, default=None)
+        told = [] if worst is None else [f"{worst.in_words()}, more than the {worst.allowed()} allowed"]
+        told += [gain.in_words() for gain in missed]
+        others = len(beyond) - (worst is not None)
+        return (
+            NO_GO,
+            "; ".join([*told, *_counted(others, "loss is beyond its limit", "losses are beyond their limits")]),
+            worst,
+        )
+    notes = _not_judged(held)
+    if open_ or unproved or unsure:
+        worst = max(open_, key=lambda one: math.inf if one.more_questions is None else one.more_questions, default=None)
+        told = (
+            []
+            if worst is None
+            else [f"{worst.in_words()}, and {worst.allowed()} are allowed; {_how_many(worst, policy)}"]
+        )
+        told += _counted(max(0, len(open_) - 1), "loss is open", "losses are open")
+        told += [f"{gain.in_words()}{'' if gain.ratio is None else _SCATTER}" for gain in unsure]
+        told += [f"{domain} must hold, and nothing of it can be judged" for domain in unproved]
+        return INCONCLUSIVE, "; ".join([*told, *notes]), worst
+    if not judged and not gains:
+        return INCONCLUSIVE, _nothing_judged(measured, held), None
+    worst = max(judged, key=_distance, default=None)
+    told = ["every gain is reached"] if worst is None else [_within(worst)]
+    return GO, "; ".join([*told, *_spared(judged), *notes]), worst
 
 
-def _how_many(loss: Loss) -> str:
+def _distance(loss: Loss) -> float:
+    """How far beyond its limit a loss is, by the width of its interval: so measures of two units compare."""
+    return (loss.loss.estimate - (loss.limit or 0.0)) / max(loss.loss.high - loss.loss.low, _TINY)
+
+
+def _unproved(policy: Policy, held: Sequence[Loss]) -> list[str]:
+    """Domains that must hold by name, and of which nothing is judged."""
+    pairs = {(loss.model, loss.domain) for loss in held if loss.domain in policy.proved}
+    shown = {(loss.model, loss.domain) for loss in held if loss.decision}
+    return list(dict.fromkeys(domain for _, domain in sorted(pairs - shown)))
+
+
+def _within(worst: Loss) -> str:
+    if worst.decision == GO:
+        return f"every loss is within its limit: the nearest is {worst.in_words()}, of {worst.allowed()} allowed"
+    return f"no loss is beyond its limit for certain: the nearest is {worst.in_words()}, of {worst.allowed()} allowed"
+
+
+def _spared(judged: Sequence[Loss]) -> list[str]:
+    """Losses of tier `should` that may be beyond their limits, and pass."""
+    open_ = [loss.task for loss in judged if loss.tier == "should" and loss.decision == INCONCLUSIVE]
+    return [f"should hold, and not proved: {_listed(open_)}"] if open_ else []
+
+
+def _not_judged(held: Sequence[Loss]) -> list[str]:
+    blind = [loss for loss in held if loss.at_chance]
+    small = [loss for loss in held if not loss.at_chance and not loss.decision]
+    told = []
+    if blind:
+        told.append(f"not judged, for the full model is not above chance there: {_listed(loss.task for loss in blind)}")
+    for limit in dict.fromkeys(loss.allowed() for loss in small):
+        tasks = _listed(loss.task for loss in small if loss.allowed() == limit)
+        why = f"the full model is not {limit} points above chance there, and cannot lose as many"
+        told.append(f"not judged, for {why}: {tasks}")
+    return told
+
+
+def _nothing_judged(measured: Sequence[Loss], held: Sequence[Loss]) -> str:
+    if not measured:
+        return "no domain was asked"
+    if not held:
+        return "the policy has no limit for anything that was asked"
+    if all(loss.at_chance for loss in held):
+        return "the full model is above chance in no domain, so accuracy cannot show a loss; read the answer NLL"
+    limits = {loss.allowed() for loss in held}
+    points = f"{limits.pop()} points" if len(limits) == 1 else "its limit"
+    return (
+        f"the full model is more than {points} above chance in no domain, so accuracy cannot show a loss of this size; "
+        "read the answer NLL"
+    )
+
+
+def _how_many(loss: Loss, policy: Policy) -> str:
+    if loss.unit == "question" and loss.n < policy.least_questions:
+        told = f"{loss.n} questions are fewer than the {policy.least_questions} that the policy asks for"
+        return told if loss.more_questions is None else f"{told}; {rounded_up(loss.more_questions)} more may decide"
     if loss.more_questions is None:
-        return "the loss lies on the limit, so more questions would hardly decide"
-    return f"about {rounded_up(loss.more_questions)} more questions there would decide"
+        return f"the loss lies on the limit, so more {loss.unit}s would hardly decide"
+    return f"about {rounded_up(loss.more_questions)} more {loss.unit}s there would decide"
+
+
+def _counted(number: int, one: str, many: str) -> list[str]:
+    return [f"{number} more {one if number == 1 else many}"] if number else []
+
+
+def _listed(tasks: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(tasks))
 
 
 def rounded_up(count: int) -> int:
     """Two leading digits: more would claim to know."""
     unit = 10 ** max(0, len(str(count)) - 2)
     return math.ceil(count / unit) * unit
-
-
-def _no_room(losses: Sequence[Loss], limit: float) -> str:
-    if not losses:
-        return "no domain was asked"
-    if all(loss.at_chance for loss in losses):
-        return "the full model is above chance in no domain, so accuracy cannot show a loss; read the answer NLL"
-    return (
-        f"the full model is more than {_points(limit)} points above chance in no domain, so accuracy cannot show a "
-        "loss of this size; read the answer NLL"
-    )
-
-
-def _lost(loss: Loss) -> str:
-    low, high = (f"{100 * bound:.1f}" for bound in (loss.loss.low, loss.loss.high))
-    return f"{loss.model} on {loss.task} loses {100 * loss.loss.estimate:.1f} points of accuracy [{low}, {high}]"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:g}"
 
 
 def exit_code(decision: str) -> int:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from eval.settings import FEWEST_SLOW, MODES, SHORTEST, Questions, Settings, split_names
+from eval.settings import FEWEST_SLOW, MODES, PLAIN, SHORTEST, Questions, Settings, split_names
 from prune.common.errors import UsageError
 from prune.common.options import Option
 
@@ -80,6 +80,8 @@ class DepthSettings(Questions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_asks()
+        if self.protocols != PLAIN:
+            raise UsageError("evaluate depth scores the texts of answers; leave out --protocols")
         if self.device_map is not None:
             raise UsageError("evaluate depth works on one device; leave out --device-map")
         least = {"batch_tokens": SHORTEST, "slow_tokens": FEWEST_SLOW, "batch_size": 1, "max_rationale_tokens": 4}

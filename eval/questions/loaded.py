@@ -24,12 +24,16 @@ LICENCES = {
     "piqa": "AFL-3.0",
     "commonsenseqa": "MIT",
     "hellaswag": "MIT",
+    "boolq": "CC BY-SA 3.0",
 }
 
 
 @dataclass
 class Loaded:
-    """What one set gave: questions (their domain still open), where from, and what was left out and why."""
+    """What one set gave: questions (their domain still open), where from, and what was left out and why.
+
+    `as_published`: they are shown and not asked, so that an option may be there twice.
+    """
 
     name: str
     questions: list[Question] = field(default_factory=list)
@@ -37,6 +41,8 @@ class Loaded:
     left_out: Counter[str] = field(default_factory=Counter)
     origin: dict[str, str] = field(default_factory=dict)  # file or hub id -> sha256 or commit
     passed_over: list[str] = field(default_factory=list)  # files of the set's other splits
+    examples: list[Question] = field(default_factory=list)  # that its publishers give for few-shot prompts, in order
+    as_published: bool = False
 
     def take(
         self,
@@ -53,9 +59,10 @@ class Loaded:
         question = question.strip()
         if not why and not question:
             why = "no question"
-        if not why and choices is not None and len({" ".join(c.split()) for c in choices}) < len(choices):
+        asked = choices is not None and not self.as_published
+        if not why and choices is not None and asked and len({" ".join(c.split()) for c in choices}) < len(choices):
             why = "two options are the same"
-        if not why and choices is not None and not all(c.strip() for c in choices):
+        if not why and choices is not None and asked and not all(c.strip() for c in choices):
             why = "an option is empty"
         if why or answer is None:
             self.left_out[why or "no answer"] += 1
@@ -75,6 +82,12 @@ class Loaded:
         self.left_out += other.left_out
         self.origin |= other.origin
         self.passed_over += other.passed_over
+        self.examples += other.examples
+
+    def show(self, other: Loaded) -> None:
+        """Take the questions of another split as the examples of this one."""
+        self.examples += other.questions
+        self.origin |= other.origin
 
 
 def drop_wrong_options(questions: Iterable[Question], *, keep: int, seed: int) -> list[Question]:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from eval.questions.domains import DomainPart, choose_declared
+from eval.questions.examples import examples_path, format_examples
 from eval.questions.loaded import LICENCES, Loaded, drop_wrong_options
 from eval.questions.schema import PROTOCOLS, Question, drop_repeats, format_questions
 from prune.common.artefact import Artefact, Part
@@ -42,6 +43,7 @@ class PreparedSet(Part):
     left_out: dict[str, int] = Field(description="why rows were left out -> how many")
     origin: dict[str, str] = Field(description="file or hub split -> hash of what was read")
     passed_over: tuple[str, ...] = Field(description="files of the set's other splits")
+    examples: int = Field(0, description="worked examples for few-shot prompts, in examples/<set>.jsonl")
 
 
 class Manifest(Artefact):
@@ -102,6 +104,11 @@ def prepare(
             write_text(stage / f"{domain}.jsonl", text)
             absent = [part.set for part in chosen[domain] if part.set not in sets]
             entries[domain] = _entry(questions, repeats, text, absent)
+        for name, loaded in sets.items():
+            if loaded.examples:
+                path = examples_path(stage, name)
+                path.parent.mkdir(exist_ok=True)
+                write_text(path, format_examples(loaded.examples))
         manifest = Manifest(
             domains=entries,
             domains_absent=tuple(empty),
@@ -170,4 +177,5 @@ def _describe(loaded: Loaded) -> PreparedSet:
         left_out=dict(sorted(loaded.left_out.items())),
         origin=loaded.origin,
         passed_over=tuple(loaded.passed_over),
+        examples=len(loaded.examples),
     )

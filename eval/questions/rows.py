@@ -65,6 +65,7 @@ _FIELDS: dict[str, tuple[set[str], ...]] = {
     "asdiv": ({"body", "question", "answer"},),
     "arc": ({"question", "answerKey"},),
     "mmlu": ({"subject", "question", "choices", "answer"},),
+    "boolq": ({"question", "answer", "passage"},),
     "gsm8k": ({"question", "answer"},),
 }
 _OPENBOOK_ID = re.compile(r"\d+-\d+|\d{1,4}")  # ids of ARC begin with a school test's name
@@ -75,6 +76,7 @@ _CHECKS: dict[str, Callable[[Row], bool]] = {
     "openbookqa": lambda row: "question_stem" in row or _OPENBOOK_ID.fullmatch(str(row.get("id"))) is not None,
     "commonsenseqa": lambda row: "question_concept" in row or "question_concept" in _inner(row),
     "mmlu": lambda row: isinstance(row["choices"], list) and "id" not in row,
+    "boolq": lambda row: isinstance(row["answer"], bool),
     "gsm8k": lambda row: "####" in str(row["answer"]),
 }
 
@@ -86,6 +88,7 @@ SUBJECTS = {
     "piqa": "physical-interaction",
     "commonsenseqa": "commonsense-concepts",
     "hellaswag": "everyday-situations",
+    "boolq": "passages",
 }
 
 
@@ -202,6 +205,16 @@ def _hellaswag(row: Row) -> Parts:
     yield SUBJECTS["hellaswag"], question, endings, int(label) if label else None
 
 
+def _boolq(row: Row) -> Parts:
+    yield SUBJECTS["boolq"], about_passage(row["passage"], row["question"]), ["yes", "no"], 0 if row["answer"] else 1
+
+
+def about_passage(passage: str, question: str) -> str:
+    """A question of BoolQ below its passage, as a sentence."""
+    question = question.strip().removesuffix("?")
+    return f"{passage.strip()}\n{question[:1].upper()}{question[1:]}?"
+
+
 def _without_marks(text: str) -> str:
     """`text` without the marks in brackets that its part from WikiHow has; a title ends a sentence."""
     return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
@@ -222,4 +235,5 @@ _READERS: dict[str, Callable[[Row], Parts]] = {
     "piqa": _piqa,
     "commonsenseqa": _school("commonsenseqa"),
     "hellaswag": _hellaswag,
+    "boolq": _boolq,
 }

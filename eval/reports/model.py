@@ -65,13 +65,23 @@ STATES = {
 
 
 @dataclass(frozen=True)
+class ModelTop:
+    """What a model gives and costs, one line each ("" for none), and numbers."""
+
+    label: str
+    gain: str
+    cost: str
+    tiles: tuple[Tile, ...] = ()
+
+
+@dataclass(frozen=True)
 class PageTop:
-    """The top of the page: `state` is one of `STATES`; `tiles` are numbers under a model's name."""
+    """The top of the page: `state` is one of `STATES`."""
 
     state: str
     headline: str
     sentences: tuple[str, ...] = ()
-    tiles: tuple[tuple[str, tuple[Tile, ...]], ...] = ()
+    models: tuple[ModelTop, ...] = ()
     warnings: tuple[str, ...] = ()
 
 

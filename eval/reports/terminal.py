@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from eval.billing.verdict import GO, NO_GO
 from eval.reports import tables
+from eval.reports.gains import PARTS, gains_notes, gains_table, measured_how, plain_lines
 from eval.reports.interactions import clearest
+from eval.reports.limits import shown_limits, verdict_lines
+from eval.reports.noise import noise_line, noise_table, nothing_lost
 from eval.reports.sweep import SIZES, sizes_table
 from eval.reports.text import task_name, worst_loss
 from eval.reports.weights import weights_line
@@ -24,12 +27,22 @@ def comparison_table(document: Document) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    parts = [*_tables(document, full=document["models"][0]["label"]), Text(weights_line(document))]
+    parts: list[RenderableType] = [Text(line, style="bold") for line in plain_lines(document)]
+    parts += [*_tables(document, full=document["models"][0]["label"]), Text(weights_line(document))]
+    parts += [Text(line) for line in _noise(document)]
+    parts += [Text(f"! {line}", style="yellow") for line in gains_notes(document)]
     parts += [Text(f"! {line}", style="yellow") for line in document["warnings"]]
     if document["verdict"]:
+        parts += [Text(line) for line in verdict_lines(document["verdict"])]
         style = {GO: "bold green", NO_GO: "bold red"}.get(document["verdict"]["decision"], "bold yellow")
         parts.append(Text(f"Verdict: {document['verdict']['sentence']}.", style=style))
     return Group(*parts)
+
+
+def _noise(document: Document) -> list[str]:
+    """The noise floor, and the models whose every change lies within it."""
+    told = [noise_line(document), *(nothing_lost(document, model["label"]) for model in document["models"][1:])]
+    return [line for line in told if line]
 
 
 def run_tables(document: Document) -> RenderableType:
@@ -46,6 +59,10 @@ def _tables(document: Document, full: str) -> Iterator[RenderableType]:
     from rich.text import Text
 
     of = "" if "models" in document else f" of {full}"
+    if document.get("gains") and document["gains"]["models"]:
+        gains = document["gains"]
+        yield from _parts(gains_table(gains), *PARTS)
+        yield Text(f"{measured_how(gains)}\n", style="dim")
     if document["rows"]:
         table = tables.domain_table(document["rows"])
         yield from _parts(table, (f"Scores{of}", tables.SCORES), (f"Change against {full}", tables.CHANGES))
@@ -123,13 +140,21 @@ def smallest_losses(rows: Sequence[Document]) -> str:
 def markdown(document: Document) -> str:
     """comparison.md: the verdict, all tables, and how it was measured."""
     full, *others = [model["label"] for model in document["models"]]
-    lines = [f"## What the cut costs: {', '.join(others)} against {full}", ""]
+    given = "gives and " if document["gains"] else ""
+    lines = [f"## What the cut {given}costs: {', '.join(others)} against {full}", ""]
     if document["verdict"]:
         lines += [f"**Verdict: {document['verdict']['sentence']}.**", ""]
+        lines += [*(f"- {line}" for line in verdict_lines(document["verdict"])), ""]
     elif told := worst_loss(document["rows"]):
         lines += [f"**{told}**", ""]
-    lines += [weights_line(document), ""]
+    lines += [*(f"- {line}" for line in plain_lines(document)), ""]
+    lines += [weights_line(document), "", *(part for line in _noise(document) for part in (line, ""))]
+    lines += [*(f"- {note}" for note in gains_notes(document)), ""] if gains_notes(document) else []
     lines += [*(f"- {warning}" for warning in document["warnings"]), ""] if document["warnings"] else []
+    gains = document["gains"]
+    if gains is not None and gains["models"]:
+        table = gains_table(gains)
+        lines += [f"### {table.title}", "", *table.markdown(), "", measured_how(gains), ""]
     shown = [
         builder(document[key])
         for key, builder in (
@@ -141,6 +166,9 @@ def markdown(document: Document) -> str:
         )
         if document[key]
     ]
+    if document["noise"] and document["noise"]["rows"]:
+        shown.append(noise_table(document["noise"]["rows"]))
+    shown += shown_limits(document)
     pairs = list(_interactions(document, full))
     for table, rest in [*((table, "") for table in shown), *pairs]:
         lines += [f"### {table.title}", "", *table.markdown(), "", *([rest.strip(), ""] if rest else [])]

@@ -90,10 +90,9 @@ class RunResult:
 
 
 def chosen_index(entry: Mapping[str, Any]) -> int:
-    """The choice of highest log-likelihood per character, of one of lm-eval's samples."""
-    scores = [
-        logprob / len(text) for (logprob, _), text in zip(entry["filtered_resps"], entry["doc"]["choices"], strict=True)
-    ]
+    """The choice of highest log-likelihood per character of what was scored, of one of lm-eval's samples."""
+    texts = entry["doc"].get("letters") or entry["doc"]["choices"]
+    scores = [logprob / len(text) for (logprob, _), text in zip(entry["filtered_resps"], texts, strict=True)]
     return scores.index(max(scores))
 
 

@@ -32,7 +32,8 @@ class AnswerTask(PlannedTask):
     """
 
     def __init__(self, plan: TaskPlan) -> None:
-        super().__init__(_AsAnswers(plan.domain, plan.protocol, plan.questions, examples=plan.examples))
+        questions, examples, own = plan.questions, plan.examples, plan.own_examples
+        super().__init__(_AsAnswers(plan.domain, plan.protocol, questions, examples=examples, own_examples=own))
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:
         """One request per choice, or one for the key's answer, in the very words that `compare` uses."""

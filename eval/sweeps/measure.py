@@ -95,23 +95,39 @@ def walk_questions(
 
 
 def walk_prose(
-    model: Any, tokenizer: Any, plan: SweepPlan, drawn: dict[str, list[list[int]]], *, show_progress: bool
+    model: Any,
+    tokenizer: Any,
+    plan: SweepPlan,
+    drawn: dict[str, list[list[int]]],
+    *,
+    switch: Callable[[str | None], None] | None = None,
+    show_progress: bool,
 ) -> tuple[list[VariantProse], dict[str, Prose]]:
-    """Loss on held-out prose of all variants but those with an adapter, and the full model's window by window.
+    """Loss on held-out prose of all variants, and the full model's window by window.
 
     Args:
         drawn: windows of token ids, by text.
+        switch: as in `walk_questions`. A variant with an adapter is walked by itself, while its adapter is on.
     """
     plain = [variant for variant in plan.variants if variant.adapter is None]
+    healed = [variant for variant in plan.variants if variant.adapter is not None]
     rows: list[VariantProse] = []
     fulls: dict[str, Prose] = {}
     for text, windows in drawn.items():
-        with progress(f"Prose {text}", sum(map(len, windows)), shown=show_progress) as bar:
+        walks = 1 + len(healed)
+        with progress(f"Prose {text}", walks * sum(map(len, windows)), shown=show_progress) as bar:
             variants = [frozenset(variant.dropped) for variant in plain]
-            losses = score_variants(model, windows, variants, kl=False, advance=bar.advance).loss
+            losses = [*score_variants(model, windows, variants, kl=False, advance=bar.advance).loss]
+            for variant in healed:
+                assert switch is not None
+                switch(variant.adapter)
+                alone = [frozenset(variant.dropped)]
+                losses += [*score_variants(model, windows, alone, kl=False, advance=bar.advance).loss]
+            if switch is not None:
+                switch(None)
         full, *_ = measured = [measure_prose(loss.tolist(), tokenizer, windows) for loss in losses]
         fulls[text] = full
-        for variant, prose in zip(plain, measured, strict=True):
+        for variant, prose in zip([*plain, *healed], measured, strict=True):
             billed = dict(vars(bill_prose(variant.label, text, prose, None if prose is full else full)))
             rows.append(VariantProse(variant=billed.pop("model"), size=variant.n, start=variant.start, **billed))
     return rows, fulls

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.asking.backends import check_resident, context_length, load_asked, weights_judged
 from eval.asking.cache import AnswerStore
-from eval.asking.tasks import TaskPlan, hash_questions, plan_tasks
+from eval.asking.tasks import TaskPlan, example_notes, hash_examples, hash_questions, plan_tasks
 from eval.billing.bill import bill_nf4
 from eval.billing.sweep import Cost, VariantProse
 from eval.runs.as_stored import measure_stored
@@ -24,7 +24,6 @@ from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
 from prune.common.layers import layers_without
-from prune.common.memory import peak_memory
 from prune.common.outputs import check_free
 from prune.common.provenance import digest
 from prune.common.resume import Unfinished
@@ -33,6 +32,7 @@ from prune.cutting.planning import scan_of
 from prune.families.subject import Subject, new_config, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
 from prune.models.loading import load_tokenizer, pick_device
+from prune.models.spread import peak_over
 
 if TYPE_CHECKING:
     from eval.sweeps.document import Sweep
@@ -154,7 +154,7 @@ def _measure(
     full: dict[str, Prose] = {}
     if drawn:
         began = time.monotonic()
-        prose, full = walk_prose(model, tokenizer, plan, drawn, show_progress=show_progress)
+        prose, full = walk_prose(model, tokenizer, plan, drawn, switch=switch, show_progress=show_progress)
         seconds["prose"] = time.monotonic() - began
     asked_how = {
         "batch_tokens": batch_tokens,
@@ -165,13 +165,14 @@ def _measure(
         "chat_template": chat,
         **settings.draw,
     }
-    cost = Cost(seconds={key: round(value, 1) for key, value in seconds.items()}, peak_memory=peak_memory(device))
+    cost = Cost(seconds={key: round(value, 1) for key, value in seconds.items()}, peak_memory=peak_over(device))
     del model, switch
     gc.collect()
     stored: dict[str, Prose] = {}
     notes: list[str] = [note for adapter in healed for note in adapter.notes]
     if settings.load_in_4bit:
         notes = [f"{one.variant.label}: the adapter stands here on the full model in NF4" for one in healed]
+    notes += example_notes(tasks)
     if settings.load_in_4bit and drawn:
         stored, missed = measure_stored(source, settings, tokenizer, drawn, AnswerStore(), show_progress=show_progress)
         notes += missed
@@ -184,7 +185,11 @@ def _measure(
         settings=asked_how,
         notes=notes,
         cost=cost,
-        facts={"model": identity, "questions": hash_questions(settings), "seed": settings.seed},
+        facts={
+            "model": identity,
+            "questions": {**hash_questions(settings), **hash_examples(tasks, settings.data)},
+            "seed": settings.seed,
+        },
     )
 
 
@@ -196,7 +201,10 @@ def _facts(
     settings: SweepSettings,
 ) -> dict[str, Any]:
     """What a sweep's answers depend on, as far as it is known without the model: every byte of its weights counts."""
-    asked = [[task.name, [asdict(question) for question in (*task.examples, *task.questions)]] for task in tasks]
+    asked = [
+        [task.name, [[asdict(shown) for shown in (*task.examples_for(item), item)] for item in task.questions]]
+        for task in tasks
+    ]
     return {
         "model": identity["content_sha256"],
         "cuts": [variant.label for variant in plan.variants],

@@ -20,6 +20,7 @@ from eval.billing.statistics import (
     paired_mean_difference,
     paired_ratio_difference,
     retained_above_chance,
+    retained_interval,
 )
 from eval.billing.sweep import BlockMap, CurvePoint, HealedPoint, Scores, TaskCurve, VariantRow, VariantVersus
 from eval.questions.schema import cluster_of
@@ -29,6 +30,7 @@ from prune.common.errors import RegrowthError
 
 _METRICS: tuple[str, ...] = ("answer_nll_bits", "acc", "acc_norm", "answer_greedy")
 COST = "rise of answer NLL over the full model, bits per byte of the right answers, mean over the domain's protocols"
+_NO_COST = "letters"  # its answers are a byte long, whatever they stand for
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class TaskScores:
     @cached_property
     def sizes(self) -> np.ndarray:
         """UTF-8 bytes of the right answers, (n,)."""
-        return np.array([question.answer_bytes for question in self.plan.questions], dtype=np.float64)
+        return np.array(list(self.plan.answer_bytes.values()), dtype=np.float64)
 
     @property
     def n(self) -> int:
@@ -75,7 +77,7 @@ def task_scores(plan: TaskPlan, logged: Sequence[Sequence[dict[str, Any]]], prom
     wanted = [question.id for question in plan.questions]
     if any([entry["id"] for entry in entries] != wanted for entries in logged):
         raise RegrowthError(f"{plan.name}: lm-eval did not give back the questions that were asked")
-    chosen = plan.protocol == "choice"
+    chosen = plan.picks
 
     def array(key: str, dtype: Any) -> np.ndarray:
         return np.array([[entry[key] for entry in entries] for entries in logged]).astype(dtype)
@@ -145,6 +147,7 @@ def _versus(task: TaskScores, index: int) -> VariantVersus:
             "lost": lost,
             "gained": gained,
             "retained_above_chance": retained_above_chance(sum(cut) / task.n, sum(full) / task.n, task.plan.chance),
+            "retained_interval": retained_interval(full, cut, task.plan.chance, task.units),
             "full_above_chance": accuracy_of(full, task.units).low > task.plan.chance,
         }
     return VariantVersus(
@@ -157,11 +160,13 @@ def _versus(task: TaskScores, index: int) -> VariantVersus:
 def costs(plan: SweepPlan, tasks: Sequence[TaskScores]) -> dict[str, dict[int, dict[int, float]]]:
     """{domain: {size: {start: cost}}} of the plain blocks, the cost being `COST`.
 
-    Per byte, so that domains and protocols of long answers do not outweigh those of short ones.
+    Per byte, so that domains and protocols of long answers do not outweigh those of short ones. Letters count where
+    nothing else is asked of a domain.
     """
     by_domain: dict[str, dict[int, dict[int, float]]] = {}
     for domain in dict.fromkeys(task.plan.domain for task in tasks):
-        asked = [task for task in tasks if task.plan.domain == domain]
+        every = [task for task in tasks if task.plan.domain == domain]
+        asked = [task for task in every if task.plan.protocol != _NO_COST] or every
         rise = np.mean([(task.nll.sum(1) - task.nll[0].sum()) / task.sizes.sum() for task in asked], axis=0)
         sizes = by_domain.setdefault(domain, {})
         for index, variant in enumerate(plan.variants):

@@ -6,14 +6,16 @@ import os
 import re
 import shutil
 import subprocess
-from functools import cache
+from collections.abc import Iterator, Sequence
 
+from heal.budget.cost import spread_memory
 from heal.budget.document import Gpu
 from prune.common.errors import UsageError
 from prune.common.memory import available
 from prune.models.footprint import GIB
 
 CPU = "cpu"
+_NEW = 8  # first number of the compute capability from which on a card has products in bf16
 _CPU_PEAK = 80e9  # FLOP/s of one core: products in float32 with AVX2
 
 
@@ -84,32 +86,95 @@ def _plain(name: str) -> str:
 
 
 def card_here() -> Gpu | None:
-    """The first GPU that the driver's own tool tells of; None where there is neither.
+    """The first of `cards_here`; None where there is none."""
+    return next(iter(cards_here()), None)
 
-    One that is not in the list is taken at an A100's speed.
+
+def cards_here() -> tuple[Gpu, ...]:
+    """The GPUs that a process may use, in its order, each with the memory that is free now.
+
+    The driver's own tool tells them, without torch, and in the order of their places (CUDA's own order may be another
+    where they differ: CUDA_DEVICE_ORDER=PCI_BUS_ID makes them one). CUDA_VISIBLE_DEVICES picks from them, by numbers or
+    by the beginnings of their names; it cannot name a part of one (MIG). One that is not in the list of cards is taken
+    at an A100's speed.
     """
     tool = shutil.which("nvidia-smi")
-    return None if tool is None else _ask(tool)
+    return () if tool is None else tuple(card for _, card in _visible(_ask(tool)))
 
 
-@cache
-def _ask(tool: str) -> Gpu | None:
-    asked = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+_Told = tuple[str, Gpu]  # a card's own name (UUID), and what it is
+
+
+def _visible(told: Sequence[_Told]) -> Iterator[_Told]:
+    """Those that CUDA_VISIBLE_DEVICES names; as CUDA does, the first that is none ends the list."""
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        yield from told
+        return
+    for word in map(str.strip, wanted.split(",")):
+        if word.isdecimal():
+            found = [*told[int(word) : int(word) + 1]]
+        else:
+            found = [one for one in told if word and one[0].startswith(word)]
+        if len(found) != 1:
+            return
+        yield found[0]
+
+
+def _ask(tool: str) -> tuple[_Told, ...]:
+    fields = "uuid,name,memory.total,memory.free"
+    told = _answer(tool, f"{fields},compute_cap") or _answer(tool, fields)  # older drivers do not know the last
+    return tuple(card for line in told.splitlines() for card in _card(line))
+
+
+def _answer(tool: str, fields: str) -> str:
+    asked = [tool, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout
+        return subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return None
-    name, _, size = (told.splitlines() or [""])[0].rpartition(",")
-    if not name or not size.strip().isdigit():
-        return None
-    memory, told_name = int(size) << 20, _words(name)
+        return ""
+
+
+def _card(line: str) -> Iterator[_Told]:
+    """The card that one line tells of; none where it cannot be read."""
+    uuid, *rest = (part.strip() for part in line.split(","))
+    if len(rest) not in (3, 4) or not (rest[1].isdecimal() and rest[2].isdecimal()):
+        return
+    name, whole, free = rest[0], int(rest[1]) << 20, int(rest[2]) << 20
+    told_name = _words(name)
     models = {card: re.sub(r"-[0-9]+gb$", "", _words(card.name)) for card in GPUS}
     alike = [card for card, model in models.items() if re.match(rf"{model}(?![0-9])", told_name)]
-    nearest = min(alike, key=lambda card: abs(card.memory - memory), default=_MINE)
-    return nearest.model_copy(update={"name": name.strip(), "memory": memory})
+    nearest = min(alike, key=lambda card: abs(card.memory - whole), default=_MINE)
+    first = rest[3].partition(".")[0] if len(rest) == 4 else ""
+    new = not first.isdecimal() or int(first) >= _NEW
+    yield uuid, nearest.model_copy(update={"name": name, "memory": free, "here": True, "bfloat16": new})
+
+
+def card_at(device: str = "auto", *, spread: bool = False) -> Gpu:
+    """The card that a command runs on here: its `--device`, or all of them together; the CPU where there is none."""
+    cards = cards_here()
+    if not cards or device.startswith(CPU):
+        return cpu()
+    if spread:
+        return together(cards)
+    number = device.partition(":")[2]
+    return cards[int(number)] if number.isdecimal() and int(number) < len(cards) else cards[0]
+
+
+def together(cards: Sequence[Gpu]) -> Gpu:
+    """Several cards as the one that they are where a model is spread over them: the room of all, the speed of one."""
+    if len(cards) == 1:
+        return cards[0]
+    first, memory = cards[0], spread_memory([card.memory for card in cards])
+    names = dict.fromkeys(card.name for card in cards)
+    name = f"{len(cards)} x {first.name}" if len(names) == 1 else " + ".join(card.name for card in cards)
+    narrow = all(card.bfloat16 for card in cards)
+    return first.model_copy(update={"name": name, "memory": memory, "bfloat16": narrow})
 
 
 def cpu() -> Gpu:
-    """This machine without a GPU: the memory that is free, and what its cores are taken to reach."""
-    cores = len(os.sched_getaffinity(0))
-    return Gpu(name=CPU, memory=available(), peak=_CPU_PEAK * cores, share=0.5, bandwidth=20e9)
+    """This machine without a GPU: the memory that is free, and what its cores are taken to reach. It asks torch."""
+    from prune.models.precision import multiplies_bfloat16
+
+    peak, here = _CPU_PEAK * len(os.sched_getaffinity(0)), {"here": True, "bfloat16": multiplies_bfloat16("cpu")}
+    return Gpu(name=CPU, memory=available(), peak=peak, share=0.5, bandwidth=20e9, **here)

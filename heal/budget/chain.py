@@ -17,6 +17,7 @@ from heal.budget.stations import (
     cut_line,
     heal_line,
     job_on,
+    kept_of,
     merge_line,
     patch_line,
     room_of,
@@ -28,7 +29,7 @@ from prune.common.sizes import spell_size
 
 def judge(chain: Chain, gpu: Gpu) -> Verdict:
     """What a card makes of healing, and of each station."""
-    job = job_on(gpu, chain.job)
+    job = job_on(gpu, chain)
     chosen = chosen_job(chain, job, gpu)
     parts = healing_on(chain.shape, chosen or job, gpu, chain.tokens, room_of(gpu))
     return Verdict(**parts, stations=tuple(line.on(gpu) for line in _lines(chain)))
@@ -61,18 +62,18 @@ def refusals(chain: Chain, verdict: Verdict) -> tuple[str, ...]:
 
 
 def _lines(chain: Chain) -> list[Line]:
-    shape, amounts = chain.shape, chain.amounts
-    kept = [shape.layers[i] for i in chain.job.kept]
+    shape = chain.shape
+    kept = kept_of(chain)
     pruned = shape.stored_bytes * (sum(layer.values for layer in kept) + shape.outside) // shape.values
     lines = []
     if chain.cut_comes:
-        lines += [scan_line(shape, amounts), cut_line(shape, amounts, pruned)]
+        lines += [scan_line(chain), cut_line(chain, pruned)]
     if chain.whole_known:
-        lines += [patch_line(shape, amounts, pruned)]
-    lines += [heal_line(chain), merge_line(shape, kept, chain, pruned)]
-    lines += [asking_line("run", shape, kept, amounts, models=1)]
+        lines += [patch_line(chain, pruned)]
+    lines += [heal_line(chain), merge_line(chain, pruned)]
+    lines += [asking_line("run", chain, kept, models=1)]
     if chain.whole_known:
-        lines += [asking_line("compare", shape, shape.layers, amounts, models=amounts.models)]
+        lines += [asking_line("compare", chain, shape.layers, models=chain.amounts.models)]
     if chain.cut_comes:
-        lines += [sweep_line(shape, amounts)]
+        lines += [sweep_line(chain)]
     return lines

@@ -7,6 +7,7 @@ a GPU's peak: an expectation, no measurement.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
@@ -171,6 +172,11 @@ def healing_on(shape: ModelShape, job: Job, gpu: Gpu, tokens: int, room: int) ->
 def usable(memory: int) -> int:
     """What a card of so many bytes leaves for tensors."""
     return int(memory * (1 - _ALLOCATOR) - _CONTEXT)
+
+
+def spread_memory(memories: Sequence[int]) -> int:
+    """Bytes of the one card that would leave as much for tensors as several do together."""
+    return int((sum(map(usable, memories)) + _CONTEXT) / (1 - _ALLOCATOR))
 
 
 def _most(fits: Any) -> int:

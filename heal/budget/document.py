@@ -19,10 +19,12 @@ class Gpu(Part):
     """
 
     name: str = Field(description="`yours` for a size of your own, `cpu` for this machine without a GPU")
-    memory: int = Field(description="bytes that a program sees; of `cpu` those that are free")
+    memory: int = Field(description="bytes that a program sees; of one that is here those that are free")
     peak: float = Field(description="dense bf16 FLOP/s; of `cpu` in float32, of all cores")
     share: float = Field(description="of the peak that is taken to be reached")
     bandwidth: float = Field(description="bytes a second of its memory")
+    here: bool = Field(default=False, description="whether it is in this machine")
+    bfloat16: bool = Field(default=True, description="whether it has products in bf16; without, they are in float32")
 
 
 class Memory(Part):
@@ -77,9 +79,10 @@ class Station(Part):
     command: str = Field(description="that does it")
     disk: int = Field(description="bytes that it writes; of `heal` with its checkpoints, which go when it is done")
     states: int = Field(
-        description="bytes of hidden states where it goes layer by layer: in memory where there is room, else in a "
-        "temporary file"
+        description="bytes of hidden states where it goes layer by layer, in bf16: on the card while they take a "
+        "quarter of its free memory, then in memory likewise, then in a temporary file"
     )
+    sets: int = Field(description="that these are moved in, of equal size; each is in one place")
     work: str = Field(description="what the hours assume that it reads and writes")
 
 
@@ -115,8 +118,8 @@ class Budget(Stated, Artefact):
 
     AGAIN: ClassVar[str] = "run `heal budget` again"
 
-    format: Literal["regrowth.budget/3"] = Field(
-        default="regrowth.budget/3", description="the document's format and version"
+    format: Literal["regrowth.budget/4"] = Field(
+        default="regrowth.budget/4", description="the document's format and version"
     )
     model: str = Field(description="its name")
     layers: int = Field(description="before the cut")

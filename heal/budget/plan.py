@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from heal.budget.cards import CPU, GPUS, pick_card
+from heal.budget.cards import GPUS, pick_card
 from heal.budget.chain import judge, refusals, stations
 from heal.budget.cost import Job, check_job, healing_parts, kept_layers
-from heal.budget.document import Budget
+from heal.budget.document import Budget, Gpu
 from heal.budget.passes import choose_pass
-from heal.budget.stations import Amounts, Chain, room_of
+from heal.budget.stations import Amounts, Chain, job_on, room_of
 from heal.defaults import settle
 from heal.models.targets import parse_targets
 from heal.settings import AUTO, BudgetQuery, Settings
@@ -46,6 +46,9 @@ def plan_budget(
     *,
     revision: str | None = None,
     amounts: Amounts | None = None,
+    card: Gpu | None = None,
+    dtype: str = "auto",
+    in_4bit: bool = False,
 ) -> Budget:
     """Memory, disk and time of healing a model and of the chain around it, from config and headers alone.
 
@@ -53,13 +56,16 @@ def plan_budget(
         model: the full model, from which `query.n` layers are to be cut; or, with n = 0, a model that is cut already.
         settings: of healing. The rate, the schedule and the like are of no matter.
         amounts: of text that the other stations run; what the commands take if None.
+        card: in the place of what `query` asks for.
+        dtype: that stations other than healing and merging run in, as their option has it.
+        in_4bit: questions are asked in NF4.
 
     Raises:
         UsageError: options out of range, or a card that is not known.
         CheckpointError: no model, or of a family that is not known.
     """
     query, settings = query or BudgetQuery(), settings or Settings()
-    card = pick_card(query.card, query.gpu_memory)
+    card = card or pick_card(query.card, query.gpu_memory)
     healing = settle_healing(model, query, settings, revision=revision)
     shape, job = healing.shape, healing.job
     chain = Chain(
@@ -71,10 +77,14 @@ def plan_budget(
         choose_checkpointing=settings.checkpointing == AUTO,
         cut_comes=healing.cut_comes,
         whole_known=healing.whole_known,
+        dtype=dtype,
+        heal_dtype=settings.dtype,
+        in_4bit=in_4bit,
         amounts=amounts or Amounts(),
     )
     if card is not None:
-        job = chosen_pass(healing, settings, room_of(card), cuda=card.name != CPU, wide=card.name == CPU) or job
+        on_card = job_on(card, chain)
+        job = chosen_pass(healing, settings, room_of(card), cuda=on_card.cuda, wide=on_card.wide) or job
     usual = GPUS if card is None else (card, *(gpu for gpu in GPUS if gpu != card))
     verdicts = tuple(judge(chain, gpu) for gpu in usual)
     return Budget(

@@ -6,13 +6,13 @@ Hours are an expectation, from what a station reads, runs through the model and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from heal.budget.cards import CPU
 from heal.budget.cost import Job, adapter_bytes, flops_per_token, needed, usable
 from heal.budget.document import Gpu, Station, StationWay, Way
 from heal.budget.passes import choose_pass
-from prune.models.at_once import COMPARED_BYTES, SCAN_TOKENS, WALK_TOKENS, at_once
+from prune.models.at_once import COMPARED_BYTES, SCAN_TOKENS, STATES_SHARE, WALK_TOKENS, WEIGHTS_SHARE, at_once
 from prune.models.footprint import (
     GIB,
     feed_forward_width,
@@ -27,10 +27,13 @@ from prune.models.kv_cache import cache_bytes, full_attention
 from prune.models.shapes import LayerShape, ModelShape
 
 READ, WRITE = 2e9, 1e9  # bytes a second of a disk
-_FITTING = 0.9  # of free memory: weights that take less are loaded whole, unless --max-memory says otherwise
 _CHECK_PASSES, _CHECK_WALKS = 1.5, 3  # of the full model over the check's text; walks through the files
+_CHECK_VARIANTS = 6  # that wait between two layers in the last walk: the full model, four finalists, the own choice
+_CHECK_SHARE = 0.3  # of the check's text that each of them then runs, at most
 _PATCH_PASSES = 6  # a candidate runs the layers above the cut on the text that chooses
 _CANDIDATES = 3  # objectives, each with sums of its own
+_JUDGED = 7  # candidates that share a walk, each with states of its own
+_CHOOSING = 4096  # tokens that they are judged on
 _GRAMS = 2  # sums in float64: of one objective, and of one candidate, which is solved in their place
 _LAYER_SECONDS = 0.9e-3  # that a new token takes in a layer at least: starting kernels, whatever the card
 
@@ -42,6 +45,8 @@ class Amounts:
     Attributes:
         questions: asked of each model, each of `question_tokens`.
         answers: of these written, each of `answer_tokens`, `batch_size` at a time.
+        needle_trials, needle_tokens: facts asked for in a long text, so many at a time too, and that text's tokens.
+        every_token: a scan keeps the states of all tokens.
         models: that a comparison asks.
         question_tokens, answer_tokens: choices of one question share it; an answer is short without slow thinking.
         cuts: that a sweep asks, each of which runs half of the layers anew.
@@ -59,6 +64,9 @@ class Amounts:
     answers: int = 500
     answer_tokens: int = 16
     batch_size: int = 8
+    needle_trials: int = 0
+    needle_tokens: int = 0
+    every_token: bool = False
     models: int = 3
     cuts: int = 16
 
@@ -75,6 +83,8 @@ class Chain:
         choose_rows, choose_checkpointing: on each card anew.
         cut_comes: the model is whole: scan, cut and sweep are stations.
         whole_known: the full model is there: patch and comparison are stations.
+        dtype, heal_dtype: `--dtype` of healing, and of all else.
+        in_4bit: `--load-in-4bit` of questions.
     """
 
     shape: ModelShape
@@ -85,7 +95,13 @@ class Chain:
     choose_checkpointing: bool = False
     cut_comes: bool = True
     whole_known: bool = True
+    dtype: str = "auto"
+    heal_dtype: str = "auto"
+    in_4bit: bool = False
     amounts: Amounts = Amounts()
+
+
+Work = Callable[[Gpu, int], int]  # bytes on a card of values that are so much wider than bf16
 
 
 @dataclass(frozen=True)
@@ -101,104 +117,151 @@ def room_of(gpu: Gpu) -> int:
     return gpu.memory if gpu.name == CPU else usable(gpu.memory)
 
 
-def scan_line(shape: ModelShape, amounts: Amounts) -> Line:
-    """One pass of the text; of a sample all states of its last token, which is little."""
-    tokens = amounts.samples * amounts.sample_length
+def scan_line(chain: Chain) -> Line:
+    """One pass of the text. Of a sample its last token's states are kept, of a token its products."""
+    shape, amounts = chain.shape, chain.amounts
+    tokens, inputs = amounts.samples * amounts.sample_length, len(shape.layers) + 1
     station = Station(
         name="scan",
         command="prune scan",
         disk=24 * len(shape.layers) ** 2,
         states=state_bytes(shape, tokens),
+        sets=1,
         work=f"{amounts.samples:,} samples of {amounts.sample_length} tokens, one pass; the model read once",
     )
     flops = tokens * forward_flops(shape, shape.layers, amounts.sample_length)
 
-    def work(gpu: Gpu) -> int:
-        # of a sample's last token all states are kept, which is little; of a batch the states of two layers
-        return forward_bytes(shape, shape.layers, max(at_once(SCAN_TOKENS, _kind(gpu)), amounts.sample_length))
+    def work(gpu: Gpu, wide: int) -> int:
+        tokens = max(at_once(SCAN_TOKENS, _kind(gpu)), amounts.sample_length)
+        return wide * forward_bytes(shape, shape.layers, tokens)
 
-    return Line(station, _by_layer(station, shape, shape.layers, flops, work, reads=1))
+    def standing(gpu: Gpu, wide: int) -> int:
+        # until the end: in memory a batch is done before the next one comes
+        kept = tokens if amounts.every_token else amounts.samples
+        products = 2 * 4 * inputs * tokens  # squares, and products with the layer before, in fp32
+        return states_on(gpu, station, wide) + wide * state_bytes(shape, kept * inputs) + products
+
+    return Line(station, _by_layer(chain, station, shape.layers, flops, work, reads=1, standing=standing))
 
 
-def cut_line(shape: ModelShape, amounts: Amounts, pruned: int) -> Line:
+def cut_line(chain: Chain, pruned: int) -> Line:
     """The check of a few candidates, and a copy of what stays."""
+    shape, amounts = chain.shape, chain.amounts
     station = Station(
         name="cut",
         command="prune cut",
         disk=pruned,
-        states=9 * state_bytes(shape, amounts.check_tokens),
+        states=_CHECK_VARIANTS * state_bytes(shape, int(_CHECK_SHARE * amounts.check_tokens)),
+        sets=_CHECK_VARIANTS,
         work=f"check on {amounts.check_tokens:,} tokens, {_CHECK_PASSES} passes; what stays is copied",
     )
     each = forward_flops(shape, shape.layers, 256) + head_flops(shape)
     flops = _CHECK_PASSES * amounts.check_tokens * each
 
-    def work(gpu: Gpu) -> int:
-        tokens = at_once(WALK_TOKENS, _kind(gpu))
-        states = 9 * state_bytes(shape, tokens)
-        return forward_bytes(shape, shape.layers, tokens) + states + _head(gpu, shape, tokens)
+    def work(gpu: Gpu, wide: int) -> int:
+        tokens = min(at_once(WALK_TOKENS, _kind(gpu)), amounts.check_tokens)
+        states = _CHECK_VARIANTS * state_bytes(shape, tokens)
+        passing = wide * (forward_bytes(shape, shape.layers, tokens) + states)
+        return passing + _head(gpu, shape, tokens)
 
-    return Line(station, _by_layer(station, shape, shape.layers, flops, work, reads=_CHECK_WALKS))
+    return Line(station, _by_layer(chain, station, shape.layers, flops, work, reads=_CHECK_WALKS))
 
 
-def patch_line(shape: ModelShape, amounts: Amounts, pruned: int) -> Line:
+def patch_line(chain: Chain, pruned: int) -> Line:
     """Sums over a text, solved for a few candidates, and a copy of the cut."""
+    shape, amounts = chain.shape, chain.amounts
     station = Station(
         name="patch",
         command="heal patch",
         disk=pruned,
         states=2 * state_bytes(shape, amounts.patch_tokens),
+        sets=2,
         work=f"{amounts.patch_tokens:,} tokens, {_PATCH_PASSES} passes, {_CANDIDATES} Gram matrices; the cut copied",
     )
     features = max(map(feed_forward_width, shape.layers), default=0)
     solving = 8 * (_GRAMS * features * (features + shape.hidden) + 2 * features * shape.hidden)
-    solving += 2 * amounts.patch_tokens * (features + 2 * shape.hidden)  # what is fitted, in 16 bits
+    fitted = 2 * amounts.patch_tokens * (features + 2 * shape.hidden)
     passes = _PATCH_PASSES * (forward_flops(shape, shape.layers, amounts.patch_length) + head_flops(shape))
     flops = amounts.patch_tokens * (passes + _CANDIDATES * 2.0 * features * (features + shape.hidden))
 
-    def work(gpu: Gpu) -> int:
+    def work(gpu: Gpu, wide: int) -> int:
         at_once = amounts.patch_rows * amounts.patch_length
-        return solving + forward_bytes(shape, shape.layers, at_once) + 2 * state_bytes(shape, at_once)
+        return solving + wide * (fitted + forward_bytes(shape, shape.layers, at_once) + 2 * state_bytes(shape, at_once))
 
-    return Line(station, _by_layer(station, shape, shape.layers, flops, work, reads=_PATCH_PASSES))
+    judged = station.model_copy(update={"states": _JUDGED * state_bytes(shape, _CHOOSING), "sets": _JUDGED})
+
+    def standing(gpu: Gpu, wide: int) -> int:
+        return states_on(gpu, judged, wide)  # those of `station` are what is fitted
+
+    by_layer = _by_layer(chain, station, shape.layers, flops, work, reads=_PATCH_PASSES, standing=standing)
+    return Line(station, by_layer)
 
 
-def merge_line(shape: ModelShape, kept: Sequence[LayerShape], chain: Chain, pruned: int) -> Line:
+def merge_line(chain: Chain, pruned: int) -> Line:
     """Both bases measured, compared with the adapter as trained, and a copy of the cut."""
-    tokens = chain.amounts.held_out_tokens
+    shape, tokens, kept = chain.shape, chain.amounts.held_out_tokens, kept_of(chain)
     station = Station(
         name="merge",
         command="heal merge",
         disk=pruned,
-        states=state_bytes(shape, tokens),
+        states=2 * state_bytes(shape, tokens),
+        sets=2,
         work=f"both bases and the adapter as trained on {tokens:,} tokens, 3 passes; the cut read 4 times",
     )
     flops = 3 * tokens * (forward_flops(shape, kept, chain.job.length) + head_flops(shape))
 
-    def work(gpu: Gpu) -> int:
-        passing = forward_bytes(shape, kept, max(chain.job.tokens, chain.job.length))
+    def work(gpu: Gpu, wide: int) -> int:
+        passing = wide * forward_bytes(shape, kept, max(chain.job.tokens, chain.job.length))
         return adapter_bytes(shape, chain.job) + passing + _head(gpu, shape, chain.job.tokens)
 
-    return Line(station, _by_layer(station, shape, kept, flops, work, reads=4))
+    return Line(station, _by_layer(replace(chain, dtype=_trained_in(chain)), station, kept, flops, work, reads=4))
+
+
+def _trained_in(chain: Chain) -> str:
+    return "fast" if chain.heal_dtype == "auto" else chain.heal_dtype
+
+
+def kept_of(chain: Chain) -> list[LayerShape]:
+    """The layers that the cut leaves."""
+    return [chain.shape.layers[i] for i in chain.job.kept]
+
+
+def states_on(gpu: Gpu, station: Station, wide: int) -> int:
+    """Bytes of a station's hidden states that stand on a card between two layers (of a CPU, in memory).
+
+    As `prune.models.layerwise` keeps them: whole sets, while they take no more than their share of what is free.
+    """
+    each = wide * station.states // max(1, station.sets)
+    return each * min(station.sets, int(STATES_SHARE * gpu.memory) // each) if each else 0
 
 
 def _by_layer(
+    chain: Chain,
     station: Station,
-    shape: ModelShape,
     layers: Sequence[LayerShape],
     flops: float,
-    work: Callable[[Gpu], int],
+    work: Work,
     *,
     reads: int,
+    standing: Work | None = None,
 ) -> Callable[[Gpu], StationWay]:
-    """The way of a station that goes layer by layer where it must. `reads`: how often it then reads the files."""
-    weights = resident_bytes(shape, layers)
+    """The way of a station that goes layer by layer where it must.
+
+    Args:
+        work: bytes that a batch takes either way.
+        reads: how often it reads the files, layer by layer.
+        standing: bytes that stand between two layers then; the states if None.
+    """
+    shape, weights = chain.shape, resident_bytes(chain.shape, layers)
 
     def on(gpu: Gpu) -> StationWay:
-        room, passing, wide = room_of(gpu), work(gpu), _wide(gpu)
-        resident, streamed = wide * (weights + passing), wide * (streamed_bytes(shape) + passing)
+        room, wide = room_of(gpu), width(gpu, chain.dtype, shape)
+        passing = work(gpu, wide)
+        between = states_on(gpu, station, wide) if standing is None else standing(gpu, wide)
+        resident, streamed = wide * weights + passing, wide * streamed_bytes(shape) + passing + between
         way: Way = "resident" if resident <= room else "layer by layer" if streamed <= room else "none"
         needs = ""
-        if way == "layer by layer" and wide * weights <= _FITTING * gpu.memory:
+        if way == "layer by layer" and wide * weights <= WEIGHTS_SHARE * gpu.memory:
             needs = f"--max-memory {max(1, wide * weights // GIB)}GiB"
         computing = flops / (gpu.peak * gpu.share)
         reading = weights / READ * (1 if way == "resident" else reads)
@@ -214,18 +277,19 @@ def heal_line(chain: Chain) -> Line:
     """Healing as asked, or as it is chosen for a card."""
     shape, job = chain.shape, chain.job
     adapter = adapter_bytes(shape, job)
-    kept = [shape.layers[i] for i in job.kept]
+    kept = kept_of(chain)
     station = Station(
         name="heal",
         command=f"heal {job.method}",
         disk=adapter + 3 * 3 * adapter,  # two checkpoints stay, a third is being written: weights and two moments each
         states=0,
+        sets=0,
         work=f"{chain.tokens:,} tokens in steps of {chain.rows} rows of {job.length}",
     )
     loaded = resident_bytes(shape, shape.layers if job.method == "distill" else kept)
 
     def on(gpu: Gpu) -> StationWay:
-        asked = job_on(gpu, job)
+        asked = job_on(gpu, chain)
         chosen = chosen_job(chain, asked, gpu)
         needs = ""
         if chosen is None:
@@ -271,8 +335,10 @@ def _least_change(chain: Chain, job: Job, gpu: Gpu) -> tuple[Job | None, str]:
     return None, ""
 
 
-def asking_line(name: str, shape: ModelShape, layers: Sequence[LayerShape], amounts: Amounts, *, models: int) -> Line:
+def asking_line(name: str, chain: Chain, layers: Sequence[LayerShape], *, models: int) -> Line:
     """Questions to so many models, one at a time; `layers`: of the largest."""
+    shape, amounts = chain.shape, chain.amounts
+    needles, long = amounts.needle_trials, max(amounts.question_tokens, amounts.needle_tokens)
     tokens = amounts.questions * amounts.question_tokens
     of_models = "" if models == 1 else f"{models} models, each "
     station = Station(
@@ -280,71 +346,82 @@ def asking_line(name: str, shape: ModelShape, layers: Sequence[LayerShape], amou
         command=f"evaluate {name}",
         disk=models * 4096 * (amounts.questions + amounts.answers),
         states=0,
+        sets=0,
         work=f"{of_models}{amounts.questions:,} questions of {amounts.question_tokens} tokens, {amounts.answers:,} "
-        f"answers of {amounts.answer_tokens}, {amounts.batch_size} at a time",
+        f"answers of {amounts.answer_tokens}, {f'{needles:,} needles in {long:,} tokens, ' if needles else ''}"
+        f"{amounts.batch_size} at a time",
     )
-    rounds = -(-amounts.answers // amounts.batch_size)
-    cached = amounts.batch_size * (amounts.question_tokens + amounts.answer_tokens)
+    rounds = -(-(amounts.answers + needles) // amounts.batch_size)
     each = forward_flops(shape, layers, amounts.question_tokens) + head_flops(shape)
+    hidden = needles * amounts.needle_tokens * forward_flops(shape, layers, amounts.needle_tokens)
 
-    def passing(gpu: Gpu) -> int:
-        batch = amounts.batch_size * amounts.question_tokens
+    def passing(gpu: Gpu, wide: int, rows: int = amounts.batch_size) -> int:
+        cached, batch = rows * (long + amounts.answer_tokens), rows * long
         beside = cache_bytes([full_attention(shape.key_value_heads, shape.head_width)] * len(layers), cached)
-        beside += _head(gpu, shape, batch)
-        return forward_bytes(shape, layers, batch) + beside
+        return wide * (forward_bytes(shape, layers, batch) + beside) + _head(gpu, shape, batch)
 
     def seconds(gpu: Gpu, weights: int) -> float:
-        reading = tokens * each / (gpu.peak * gpu.share)
+        reading = (tokens * each + hidden) / (gpu.peak * gpu.share)
         token = max(weights / gpu.bandwidth, len(layers) * _LAYER_SECONDS)
         return models * (weights / READ + reading + rounds * amounts.answer_tokens * token)
 
-    return Line(station, _whole(station, shape, layers, passing, seconds))
+    # where memory runs out, rows are halved
+    return Line(station, _whole(chain, station, layers, passing, lambda gpu, wide: passing(gpu, wide, 1), seconds))
 
 
-def sweep_line(shape: ModelShape, amounts: Amounts) -> Line:
+def sweep_line(chain: Chain) -> Line:
     """All cuts in one walk, which share the layers below them."""
+    shape, amounts = chain.shape, chain.amounts
     tokens = amounts.questions * amounts.question_tokens
     station = Station(
         name="sweep",
         command="evaluate sweep",
         disk=amounts.cuts * 256 * amounts.questions,
         states=0,
+        sets=0,
         work=f"{amounts.cuts} cuts, {amounts.questions:,} questions of {amounts.question_tokens} tokens, half of the "
         "layers anew for each cut",
     )
     each = forward_flops(shape, shape.layers, amounts.question_tokens) * (1 + amounts.cuts / 2)
     flops = tokens * (each + head_flops(shape) * (1 + amounts.cuts))
 
-    def passing(gpu: Gpu) -> int:
+    def passing(gpu: Gpu, wide: int) -> int:
         batch = at_once(WALK_TOKENS, _kind(gpu))
         states = (amounts.cuts + 1) * state_bytes(shape, batch)
-        return forward_bytes(shape, shape.layers, batch) + states + _head(gpu, shape, batch)
+        return wide * (forward_bytes(shape, shape.layers, batch) + states) + _head(gpu, shape, batch)
 
     def seconds(gpu: Gpu, weights: int) -> float:
         return weights / READ + flops / (gpu.peak * gpu.share)
 
-    return Line(station, _whole(station, shape, shape.layers, passing, seconds))
+    return Line(station, _whole(chain, station, shape.layers, passing, passing, seconds))
 
 
 def _whole(
+    chain: Chain,
     station: Station,
-    shape: ModelShape,
     layers: Sequence[LayerShape],
-    work: Callable[[Gpu], int],
+    work: Work,
+    least_work: Work,
     seconds: Callable[[Gpu, int], float],
 ) -> Callable[[Gpu], StationWay]:
-    """The way of a station that needs the whole model there: in 16 bits, or else in 4."""
+    """The way of a station that needs the whole model there: in 16 bits, or else in 4.
+
+    Args:
+        work, least_work: bytes that a batch takes, and the smallest one.
+    """
+    shape = chain.shape
 
     def on(gpu: Gpu) -> StationWay:
-        room = room_of(gpu)
-        passing = work(gpu)
-        whole, packed = (resident_bytes(shape, layers, bits) for bits in (16, 4))
-        loaded, least = _wide(gpu) * (whole + passing), packed + _wide(gpu) * passing
-        if loaded <= room:
-            return _way(station, "resident", loaded, seconds(gpu, whole))
-        if least <= room:
-            return _way(station, "4 bits", least, seconds(gpu, packed), needs="--load-in-4bit")
-        return _way(station, "none", least, 0.0)
+        room, wide = room_of(gpu), width(gpu, chain.dtype, shape)
+        whole = wide * resident_bytes(shape, layers)
+        packed = resident_bytes(shape, layers, 4) + (wide - 1) * 2 * shape.outside
+        for passing in (work(gpu, wide), least_work(gpu, wide)):
+            if whole + passing <= room and not chain.in_4bit:
+                return _way(station, "resident", whole + passing, seconds(gpu, whole))
+            if packed + passing <= room:
+                needs = "" if chain.in_4bit else "--load-in-4bit"
+                return _way(station, "4 bits", packed + passing, seconds(gpu, packed), needs=needs)
+        return _way(station, "none", packed + passing, 0.0)
 
     return on
 
@@ -365,11 +442,20 @@ def _head(gpu: Gpu, shape: ModelShape, tokens: int) -> int:
     return 4 * min(at_once(COMPARED_BYTES, _kind(gpu)), 4 * tokens * shape.vocabulary)
 
 
-def _wide(gpu: Gpu) -> int:
-    """A CPU may have no products in bf16, and then takes float32: twice as much."""
-    return 2 if gpu.name == CPU else 1
+def width(gpu: Gpu, dtype: str, shape: ModelShape) -> int:
+    """How much wider than bf16 the values are that a model is run in: 2 in float32.
+
+    Args:
+        dtype: as `prune.models.precision.pick_dtype` takes it. `auto` is the type that the files are stored in.
+    """
+    if dtype in ("float32", "fp32"):
+        return 2
+    if dtype not in ("auto", "fast"):
+        return 1
+    stored_wide = dtype == "auto" and shape.stored_bytes >= 3 * shape.values
+    return 2 if stored_wide or not gpu.bfloat16 else 1
 
 
-def job_on(gpu: Gpu, job: Job) -> Job:
+def job_on(gpu: Gpu, chain: Chain) -> Job:
     """The job with the widths of a card's numbers."""
-    return job.but(cuda=gpu.name != CPU, wide=_wide(gpu) > 1)
+    return chain.job.but(cuda=gpu.name != CPU, wide=width(gpu, _trained_in(chain), chain.shape) > 1)

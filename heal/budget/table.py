@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from heal.budget.cards import CPU
 from heal.budget.document import Budget, StationWay, Verdict
 from heal.budget.stations import READ, WRITE
 from prune.common.tables import Cell, Table
@@ -85,7 +84,7 @@ def chain_table(budget: Budget, names: Iterable[str] | None = None) -> Table:
         if wanted is None or station.name in wanted
     ]
     which = "" if budget.card else ", the smallest usual card that bears all of it"
-    where = "free memory" if gpu.name == CPU else "memory"
+    where = "free memory" if gpu.here else "memory"
     return Table.of(
         f"The whole chain on {gpu.name} ({gpu.memory / GIB:.0f} GiB of {where}{which}): expected, not measured",
         ("station", "goes", "GiB", "disk GiB", "hours", "hours assume"),

@@ -296,7 +296,7 @@ def _swap(
             for tensor in shard.tensors:
                 if tensor.name in names:
                     weight = model.get_submodule(names[tensor.name]).weight
-                    weight.copy_(merged_tensor(shard, tensor, plan, weights))
+                    weight.copy_(merged_tensor(shard, tensor, plan, weights, device=str(weight.device)))
 
 
 @torch.no_grad()

@@ -98,11 +98,11 @@ def merge(
     if out.exists() and out.resolve() in (source.folder.resolve(), opened.folder.resolve()):
         raise RegrowthError(f"--out {out} is what the merge reads; give another folder")
     parts = _read(opened, source)
+    measuring = replace(measuring, device=pick_device(measuring.device))
     measure, chosen, why = None, None, ""
     if measuring.compare_logits or (base == "auto" and parts.plans["dequantised"].dequantised):
         from heal.merging.agreement import TextGoneError, measuring_text
 
-        measuring = replace(measuring, device=pick_device(measuring.device))
         try:
             measure = measuring_text(opened.record, source, measuring)
         except TextGoneError as error:
@@ -125,7 +125,7 @@ def merge(
     facts = _facts(plan, chosen, measure)
     record = opened.record.with_part(earlier=earlier(source.folder), merge=facts)
     with staged_directory(out, overwrite=overwrite) as stage:
-        _write(stage, parts, plan, show_progress)
+        _write(stage, parts, plan, measuring.device, show_progress)
         carry(source.folder, stage)
         _describe(stage, record)
     if compared is not None:  # the model stands: nothing from here on takes it away
@@ -265,8 +265,12 @@ def _least(losses: dict[Base, float]) -> Base:
     return min(losses, key=lambda base: losses[base])
 
 
-def _write(stage: Path, parts: _Parts, plan: MergePlan, show_progress: bool) -> None:
-    """Copy every shard, then write the merged tensors over their places: one tensor in memory at a time."""
+def _write(stage: Path, parts: _Parts, plan: MergePlan, device: str, show_progress: bool) -> None:
+    """Copy every shard, then write the merged tensors over their places: one tensor in memory at a time.
+
+    Args:
+        device: that quantises and adds; the CPU, from where its memory runs out.
+    """
     from prune.checkpoint.tensors import write_over
 
     changed = plan.changed
@@ -276,7 +280,14 @@ def _write(stage: Path, parts: _Parts, plan: MergePlan, show_progress: bool) -> 
             shutil.copyfile(shard.path, copy)
             for tensor in shard.tensors:
                 if tensor.name in changed:
-                    write_over(copy, shard, tensor, merged_tensor(shard, tensor, plan, parts.weights))
+                    try:
+                        value = merged_tensor(shard, tensor, plan, parts.weights, device=device)
+                    except Exception as error:
+                        if device == "cpu" or not is_out_of_memory(error):
+                            raise
+                        device = "cpu"  # the card is full: slower, and no reason to write nothing
+                        value = merged_tensor(shard, tensor, plan, parts.weights)
+                    write_over(copy, shard, tensor, value.cpu())
                     bar.advance()
 
 

@@ -99,7 +99,9 @@ def as_trained(adapter: Path, bits: int, quantised: Collection[str]) -> Dressing
 def merged_tensor(
     shard: Shard, tensor: Tensor, plan: MergePlan, weights: Pairs, *, device: str = "cpu"
 ) -> torch.Tensor:
-    """The merged value of one tensor, in fp32 and in the shape it is stored in, computed on `device`.
+    """The merged value of one tensor, in fp32 and in the shape it is stored in, on `device`, which computes it.
+
+    Apple's devices, for which bitsandbytes has no NF4, leave that to the CPU.
 
     Raises:
         CheckpointError: it is not finite, or the adapter's matrices do not fit it.
@@ -107,6 +109,7 @@ def merged_tensor(
     from heal.models.quantise import compute_dtype, round_trip
     from prune.checkpoint.tensors import read
 
+    wanted, device = device, "cpu" if device.startswith("mps") else device
     result = read(shard, tensor).to(device)
     if tensor.name in plan.dequantised:
         result = round_trip(result, bits=plan.bits, compute=compute_dtype(plan.compute), transposed=plan.transposed)
@@ -123,7 +126,7 @@ def merged_tensor(
         result = result + delta
     if not result.isfinite().all():
         raise CheckpointError(f"{tensor.name} has values that are no numbers after merging; is the adapter whole?")
-    return result
+    return result.to(wanted)
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:

@@ -20,14 +20,13 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.processes import sharded
 from prune.models.loading import load_model
+from prune.models.nf4 import TENSOR, quantisation
 from prune.models.precision import pick_dtype
 from prune.models.spread import place_layers
-from prune.models.whole import quantisation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BLOCK = 64  # weights per scale: bitsandbytes' default, and that of QLoRA
 _INT8_THRESHOLD = 6.0  # of inputs that are not rounded to int8: transformers' default
 
 
@@ -114,11 +113,11 @@ def quantised_twin(module: Any, *, bits: int) -> Any:
     outputs, inputs = matrix.shape
     with torch.device("meta"):
         if bits == 4:
-            twin = Linear4bit(inputs, outputs, bias is not None, matrix.dtype, quant_type="nf4")
+            twin = Linear4bit(inputs, outputs, bias is not None, matrix.dtype, quant_type=TENSOR["quant_type"])
         else:
             twin = Linear8bitLt(inputs, outputs, bias is not None, has_fp16_weights=False, threshold=_INT8_THRESHOLD)
     if bits == 4:
-        held = Params4bit(matrix, blocksize=BLOCK, compress_statistics=True, quant_type="nf4", module=twin)
+        held = Params4bit(matrix, **TENSOR, module=twin)
         twin.support_avx512bf16_for_cpu = False  # see `prune.models.loading`
     else:
         held = Int8Params(matrix, requires_grad=False, has_fp16_weights=False)
@@ -145,6 +144,6 @@ def round_trip(
         packed, scale, _ = functional.int8_vectorwise_quant(matrix.to(torch.float16))
         restored = packed.float() * (scale.float().unsqueeze(1) / 127)
     else:
-        packed, state = functional.quantize_4bit(matrix, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
+        packed, state = functional.quantize_4bit(matrix, **TENSOR)
         restored = functional.dequantize_4bit(packed, state).float()
     return restored.T.contiguous() if transposed else restored

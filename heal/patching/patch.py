@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heal.cards import candidate_words
+from heal.patching.passing import NoPatchError
 from heal.result import FoldRecord, HealRecord, HealResult, HeldOutLoss, HeldOutText
 from heal.settings import PatchRun, PatchSettings, check_length, check_seed
 from heal.text.sources import HELD_OUT_SHARE, TextSource, hold_out, row_stream
@@ -64,7 +65,8 @@ def patch(
         UsageError: settings that do not exist or do not fit.
         CheckpointError: no plan, a teacher that is not the source of the cut, or a model healed since.
         TextError: text that is missing, too short, or leaves nothing held out.
-        RegrowthError: `out` exists, the cut or the family takes no fold, or no patch is better than none.
+        NoPatchError: the cut or the family takes no fold, or no patch is better than none.
+        RegrowthError: `out` exists.
     """
     plan = _plan(model, teacher, text, Path(out), settings or PatchSettings(), run or PatchRun())
     lineage, settings, run = plan.lineage, plan.settings, plan.run
@@ -180,7 +182,7 @@ def _plan(
     lineage = trace(model, teacher, revision=run.revision)
     blocks = runs(lineage.plan.dropped)
     if blocks[0][0] == 0:
-        raise RegrowthError(
+        raise NoPatchError(
             f"{lineage.pruned.name} lacks layers {spell_layers(lineage.plan.dropped)}: no layer stands before the cut, "
             "so nothing can take a fold; heal it with heal distill"
         )
@@ -240,7 +242,7 @@ def _refuse_worse(solved: _Solution) -> None:
         return
     tried = [candidate for fold in folds for candidate in fold.candidates]
     best = min(tried, key=lambda candidate: candidate.loss)
-    raise RegrowthError(
+    raise NoPatchError(
         f"no patch is better than none, so nothing is written: the best of {len(tried)} ({candidate_words(best)}) has "
         f"a loss of {best.loss:.4f} on text apart, where no patch has {folds[0].loss_without:.4f}; on held-out "
         f"text {losses.after:.4f} against {losses.before:.4f} nats per token; try more --tokens, or heal distill"

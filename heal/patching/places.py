@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from prune.common.errors import RegrowthError
+from heal.patching.passing import NoPatchError
 from prune.models.hooks import hooked, state_of
 
 _TOLERANCE = 1e-3  # of the effect of a trial change, in float32
@@ -74,13 +74,13 @@ def find_place(model: Any, layers: Any, layer: int, ids: torch.Tensor) -> Place:
         ids: (1, T), token ids to try it on.
 
     Raises:
-        RegrowthError: there is none; the message says what stands in the way.
+        NoPatchError: there is none; the message says what stands in the way.
     """
     arguments, order = _observed(model, layers[layer], ids)
     found = place_in(model, layers[layer], layer, arguments, order)
     weight = found.module(layers).weight
     if sum(parameter is weight for _, parameter in model.named_parameters(remove_duplicate=False)) > 1:
-        raise RegrowthError(
+        raise NoPatchError(
             f"{type(model).__name__} takes no fold at layer {layer}: {found.path} is shared with another layer"
         )
     return found
@@ -107,7 +107,7 @@ def place_in(model: Any, module: Any, layer: int, arguments: Any, order: list[tu
             found = Place(layer, path, scale, part.bias is not None, not isinstance(part, torch.nn.Linear))
             break
     if found is None:
-        raise RegrowthError(
+        raise NoPatchError(
             f"{type(model).__name__} takes no fold at layer {layer}: {_reason(order, _width(arguments))}"
         )
     return found

@@ -11,12 +11,12 @@ import torch
 from heal.cards import patch_card
 from heal.lineage import Lineage, carry
 from heal.patching.from_files import FromFiles
+from heal.patching.passing import NoPatchError
 from heal.patching.places import Place
 from heal.patching.side_by_side import SideBySide
 from heal.result import RECORD_FILE, HealRecord
 from prune.checkpoint.headers import Checkpoint
 from prune.checkpoint.tensors import read, write_over
-from prune.common.errors import RegrowthError
 from prune.common.outputs import write_text
 
 
@@ -24,7 +24,7 @@ def stored_names(models: SideBySide | FromFiles, lineage: Lineage, place: Place)
     """Names of the place's weight, and of its bias where it has one, in the pruned checkpoint.
 
     Raises:
-        RegrowthError: it stores them under other names than the model gives them.
+        NoPatchError: it stores them under other names than the model gives them.
     """
     prefix = next(name for name, module in models.model.named_modules() if module is models.layers)
     module = f"{prefix}.{lineage.plan.kept.index(place.layer)}.{place.path}"
@@ -33,7 +33,7 @@ def stored_names(models: SideBySide | FromFiles, lineage: Lineage, place: Place)
     for part in ("weight", "bias") if place.bias else ("weight",):
         names = [name for name in (f"{module}.{part}", f"{module.partition('.')[2]}.{part}") if name in stored]
         if not names:
-            raise RegrowthError(f"{lineage.pruned.name} stores no tensor {module}.{part}; this layout takes no fold")
+            raise NoPatchError(f"{lineage.pruned.name} stores no tensor {module}.{part}; this layout takes no fold")
         stored_as.append(names[0])
     return stored_as
 

@@ -24,7 +24,6 @@ from prune.common.errors import CheckpointError, RegrowthError, TextError, Usage
 from prune.common.outputs import write_json, write_json_lines
 from prune.common.provenance import file_sha256
 from prune.common.sizes import parse_tokens
-from prune.common.terminal import progress
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -196,8 +195,7 @@ def _train(source: Source, text: TextSource, out: Path, settings: Settings, run:
     from heal.training.run import execute
 
     plan = plan_healing("qlora", source.folder, text, out, settings, replace(run, revision=None))
-    with progress("Warming the adapter up", None, shown=run.show_progress):
-        execute(replace(plan, run=replace(plan.run, show_progress=False)), load_student, compare=False)
+    execute(plan, load_student, compare=False, part="Warming the adapter up")
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -39,6 +39,7 @@ def distill(
     *,
     settings: DistillSettings | None = None,
     run: TrainingRun | None = None,
+    compare: bool = True,
 ) -> HealResult:
     """Train an adapter for a pruned model on the full model's predictions, and write it to `out` as `qlora` does.
 
@@ -50,6 +51,7 @@ def distill(
         model: the pruned model, patched or not: a folder with its prune_plan.json.
         teacher: the full model that it was cut from.
         text, out: see `qlora`.
+        compare: also measure the finished adapter beside the unquantised cut, which is loaded for it.
 
     Raises:
         CheckpointError: the teacher is not the source of the cut.
@@ -70,7 +72,7 @@ def distill(
         also["prompts"] = text_identity(settings.prompts, "prompt")
     full = _Full(lineage, own_tensors(lineage, shown=run.show_progress), settings, run.device)
     write = full.responses if settings.teacher_data == "self" else None
-    return execute(replace(plan, also=also), full.student, write=write)
+    return execute(replace(plan, also=also), full.student, write=write, compare=compare)
 
 
 class _Full:

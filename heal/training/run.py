@@ -52,7 +52,12 @@ Write = Callable[[HealPlan, Path, HeldOut], Written]
 
 
 def execute(
-    plan: HealPlan, prepare: Callable[[HealPlan], Student], *, write: Write | None = None, compare: bool = True
+    plan: HealPlan,
+    prepare: Callable[[HealPlan], Student],
+    *,
+    write: Write | None = None,
+    compare: bool = True,
+    part: str | None = None,
 ) -> HealResult:
     """Read the text, let `prepare` load the student, train an adapter on it and save it: the same for all methods.
 
@@ -62,18 +67,23 @@ def execute(
         write: writes other text to train on into the run's folder, before `prepare`, or finds it there in a run that
             goes on.
         compare: also measure the finished adapter beside the unquantised cut, which is loaded for it.
+        part: of a run that is a part of another command, what its bar says; its lines are left out.
     """
     _join(plan)
     checkpoints = Checkpoints(plan.out)
     with checkpoints.open():
-        record, held_out = _execute(plan, prepare, write, checkpoints)
+        record, held_out = _execute(plan, prepare, write, checkpoints, part)
     if is_main() and compare:
         record = _compare_with_cut(plan, record, held_out)
     return HealResult(plan.out, record)
 
 
 def _execute(
-    plan: HealPlan, prepare: Callable[[HealPlan], Student], write: Write | None, checkpoints: Checkpoints
+    plan: HealPlan,
+    prepare: Callable[[HealPlan], Student],
+    write: Write | None,
+    checkpoints: Checkpoints,
+    part: str | None,
 ) -> tuple[HealRecord, HeldOut]:
     from transformers import set_seed
 
@@ -83,10 +93,10 @@ def _execute(
     from heal.training.record import heal_record
     from prune.checkpoint.identity import base_identity
 
-    shown = _shown(plan)
+    shown, title = _shown(plan), part or "Healing"
 
     def say(words: str) -> None:
-        if shown:
+        if shown and part is None:
             screen().print(words)
 
     schedule = plan.schedule
@@ -119,7 +129,7 @@ def _execute(
     done = int(start.name.rpartition("-")[2]) if start else 0
     steps = schedule.steps - done
     with (
-        progress(f"Healing from step {done}" if done else "Healing", steps, shown=shown) as bar,
+        progress(f"{title} from step {done}" if done else title, steps, shown=shown) as bar,
         Ahead(rows, steps) as ahead,
     ):
         trained = run(

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import errno
 import shutil
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 from prune.common.errors import CheckpointError, first_line
 from prune.common.processes import is_main
+from prune.common.terminal import progress
 
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # no other framework's weights, no pickles
+_MIB, _EVERY = 1 << 20, 0.5  # bytes; seconds between two looks at what has come
 _LARGE = 1 << 20  # bytes: tokenizers and configs may come together
 
 
@@ -48,6 +51,11 @@ class Wanted:
         blobs = self.folder / "blobs"
         return {name: size for name, (content, size) in self.files.items() if not (blobs / content).exists()}
 
+    @property
+    def size(self) -> int:
+        """Bytes that are not there yet."""
+        return sum(self.missing().values())
+
 
 def download(model: str, *, revision: str | None = None, patterns: Iterable[str] | None = None) -> Path:
     """The folder of a hub model's files that fit the patterns (`PATTERNS` if None), fetched where they are missing.
@@ -63,11 +71,55 @@ def download(model: str, *, revision: str | None = None, patterns: Iterable[str]
     allowed = list(patterns or PATTERNS)
     wanted = list_wanted(model, revision=revision, patterns=allowed)
     check_room(model, wanted)
-    with explained(model, model, wanted):
-        for name, size in wanted.missing().items() if wanted else ():
-            if size > _LARGE:
-                hf_hub_download(model, name, revision=wanted.commit if wanted else None)
+    large = [] if wanted is None else [name for name, size in wanted.missing().items() if size > _LARGE]
+    with explained(model, model, wanted), arriving(model, wanted, large):
+        for name in large:
+            hf_hub_download(model, name, revision=wanted.commit if wanted else None)
         return Path(snapshot_download(model, revision=revision, allow_patterns=allowed))
+
+
+@contextmanager
+def arriving(model: str, wanted: Wanted | None, names: Iterable[str]) -> Iterator[None]:
+    """Show how much of some files has come while the block fetches them; nothing where none of them is large.
+
+    Their sizes on the disk tell, whatever the hub library fetches them with.
+    """
+    missing = {} if wanted is None else wanted.missing()
+    coming = {wanted.files[name][0]: missing[name] for name in names if name in missing} if wanted else {}
+    if wanted is None or not is_main() or max(coming.values(), default=0) <= _LARGE:
+        yield
+        return
+    blobs, over = wanted.folder / "blobs", threading.Event()
+    left = _partial(blobs)
+    with progress(f"Downloading {model} (MiB)", sum(coming.values()) / _MIB) as bar:
+
+        def watch() -> None:
+            told, last = 0, False
+            while not last:
+                last = over.wait(_EVERY)
+                whole = sum(size for content, size in coming.items() if (blobs / content).exists())
+                parts = sum(max(0, size - left.get(name, 0)) for name, size in _partial(blobs).items())
+                now = min(whole + parts, sum(coming.values()))
+                bar.advance(max(0, now - told) / _MIB)
+                told = max(told, now)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+
+def _partial(blobs: Path) -> dict[str, int]:
+    """Bytes of the files that have come in part; room that is only set apart does not count."""
+    sizes: dict[str, int] = {}
+    for path in blobs.glob("*.incomplete"):
+        with suppress(FileNotFoundError):  # whole by now
+            told = path.stat()
+            sizes[path.name] = min(told.st_size, 512 * told.st_blocks)
+    return sizes
 
 
 def list_wanted(model: str, *, revision: str | None, patterns: Iterable[str]) -> Wanted | None:
@@ -95,10 +147,9 @@ def check_room(model: str, wanted: Wanted | None) -> None:
     Raises:
         CheckpointError: there is less room than the missing files take.
     """
-    if wanted is None or not is_main() or not (size := sum(wanted.missing().values())):
+    if wanted is None or not is_main() or not (size := wanted.size):
         return
-    exists = next(path for path in (wanted.cache, *wanted.cache.absolute().parents) if path.exists())
-    free = shutil.disk_usage(exists).free
+    free = shutil.disk_usage(existing(wanted.cache)).free
     if size <= free:
         return
     left = sum(path.stat().st_size for path in wanted.folder.glob("blobs/*.incomplete"))
@@ -107,6 +158,26 @@ def check_room(model: str, wanted: Wanted | None) -> None:
         f"{model} does not fit on the disk: {_gib(size)} are to be downloaded, and {wanted.cache} has {_gib(free)} "
         f"free{swept}; make room, or set HF_HOME to a folder on a larger disk"
     )
+
+
+def missing_bytes(model: str, *, revision: str | None = None) -> int:
+    """What `download` has yet to bring of a model; 0 for a folder, and where the hub gives no list of files."""
+    if Path(model).exists():
+        return 0
+    wanted = list_wanted(model, revision=revision, patterns=PATTERNS)
+    return 0 if wanted is None else wanted.size
+
+
+def cache_folder() -> Path:
+    """Where hub models are kept, or the nearest folder above it that is there."""
+    from huggingface_hub import constants
+
+    return existing(Path(constants.HF_HUB_CACHE))
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
 
 
 @contextmanager
@@ -212,7 +283,7 @@ def _broken_off(what: str, why: str, wanted: Wanted | None) -> str:
     left, count = wanted.missing(), len(wanted.files)
     return (
         f"the download of {what} broke off ({why}); {count - len(left)} of {count} files are whole and stay in "
-        f"{wanted.cache}: {again}, and it goes on with the rest ({_gib(sum(left.values()))})"
+        f"{wanted.cache}: {again}, and it goes on with the rest ({_gib(wanted.size)})"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prune.checkpoint.companions import COMPANIONS
-from prune.checkpoint.downloading import check_room, explained, list_wanted
+from prune.checkpoint.downloading import arriving, check_room, explained, list_wanted
 from prune.checkpoint.headers import Shard, parse_shard
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
@@ -43,9 +43,10 @@ def fetch(source: Source, names: Iterable[str]) -> None:
 
     wanted = list_wanted(source.name, revision=source.commit, patterns=absent)
     check_room(source.name, wanted)
-    for name in absent:
-        with explained(source.name, f"{source.name}/{name}", wanted):
-            hf_hub_download(source.name, name, revision=source.commit)
+    with arriving(source.name, wanted, absent):
+        for name in absent:
+            with explained(source.name, f"{source.name}/{name}", wanted):
+                hf_hub_download(source.name, name, revision=source.commit)
 
 
 def _remote_header(source: Source, name: str) -> Shard | None:

@@ -42,3 +42,24 @@ def locate(model: str | Path, *, revision: str | None = None, patterns: list[str
 
     folder = download(name, revision=revision, patterns=patterns)
     return Source(folder, name, commit=folder.name)
+
+
+def find_here(model: str, commit: str | None = None) -> Source | None:
+    """A model that is on this machine already, nothing is fetched: a folder, or the commit in the hub's cache.
+
+    Args:
+        model: as it was given to `locate`.
+        commit: of a hub model, as `locate` told it.
+    """
+    path = Path(model).expanduser()
+    if (path / "config.json").is_file():
+        return Source(path, model)
+    if commit is None:
+        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Source(Path(snapshot_download(model, revision=commit, local_files_only=True)), model, commit)
+    except (OSError, ValueError, HFValidationError):
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from pathlib import Path
 
 
@@ -42,9 +43,34 @@ def _kilobytes(path: Path, name: str, missing: int = 1 << 62) -> int:
     return missing
 
 
+def resident() -> int:
+    """Bytes of memory that this process holds now; 0 where the system does not tell."""
+    return _kilobytes(Path("/proc/self/status"), "VmRSS", missing=0)
+
+
+def peak_resident() -> int:
+    """The most bytes of memory that this process has held.
+
+    Linux tells it of the process itself; `ru_maxrss` is that of the process that started it, where that is more.
+    """
+    status = Path("/proc/self/status")
+    if told := _kilobytes(status, "VmHWM", missing=0):
+        return told
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak() -> bool:
+    """Let `peak_resident` begin anew from what is held now; False where the system does not allow it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
 def peak_memory(device: str = "cpu") -> dict[str, int]:
     """The most this process has held so far: `resident_bytes`, and `cuda_bytes` of torch's allocator on that GPU."""
-    peak = {"resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    peak = {"resident_bytes": peak_resident()}
     if device.startswith("cuda"):
         import torch
 

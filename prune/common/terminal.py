@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -100,6 +100,24 @@ def _describe_os_error(error: OSError) -> str:
     return f"{name}: {what}" if name else what
 
 
+def _show_versions(wanted: bool) -> None:
+    if not wanted:
+        return
+    from prune.common.provenance import versions
+
+    for package, version in versions().items():
+        typer.echo(f"{package} {version}")
+    raise typer.Exit
+
+
+_Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_show_versions, is_eager=True, help="Show the versions that results hang on, and exit."
+    ),
+]
+
+
 def make_app(name: str, purpose: str) -> typer.Typer:
     """Return an empty Typer app named `name`; `purpose` heads its help. `--debug` shows tracebacks."""
     app = typer.Typer(
@@ -114,7 +132,7 @@ def make_app(name: str, purpose: str) -> typer.Typer:
     )
 
     @app.callback()
-    def root() -> None:  # keeps a one-command app a group, so that its command is named on the line
+    def root(version: _Version = False) -> None:  # keeps a one-command app a group: its command is named on the line
         quiet_libraries()  # before any command imports them: tqdm asks once whether to draw bars
 
     return app

@@ -84,10 +84,11 @@ class CutPlan(Artefact):
         "token), `full_loss`, `tokens` they were measured on, `screened` candidates, `passes` it cost over "
         "`text_tokens`, `held_out`, `streamed` where the model was run layer by layer from its files; and with "
         "`--heads` `heads`: the shares of `copy_score` and `write_score`, and the `retrieval_heads` of "
-        "`of_retrieval_heads`, that go, and the share `protected`; and with a target `fit` (`target`, `weights`, "
-        "`cache`, `work` and `total` in bytes, `context`, `sequences`, `bits`, `chunk` of a prompt, `kinds` of layers) "
-        "or `speed` (`target`, tokens a second of `prefill` and `decode`, and the `ratio` of what it is `of`), each "
-        "with a line for every size (`sizes`) and the one that is `taken`"
+        "`of_retrieval_heads`, that go, and the share `protected`; `finalists`: which of the check's finalists a short "
+        "healing took, in words; and with a target `fit` (`target`, `weights`, `cache`, `work` and `total` in bytes, "
+        "`context`, `sequences`, `bits`, `chunk` of a prompt, `kinds` of layers) or `speed` (`target`, tokens a second "
+        "of `prefill` and `decode`, and the `ratio` of what it is `of`), each with a line for every size (`sizes`) and "
+        "the one that is `taken`"
     )
     config: dict[str, dict[str, Any]] = Field(description="fields of config.json that change: `before` and `after`")
     before: Size = Field(description="the weights of the source")

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
+# Of the free memory: what weights may take to be loaded whole, and what hidden states may that wait between two layers
+# of a model that is run from its files. These go to the next place then: from the card to memory, and on to a file.
+WEIGHTS_SHARE, STATES_SHARE = 0.9, 0.25
 # Tokens of one batch of a scan, which keeps the last tokens' states alone.
 SCAN_TOKENS = {"cpu": 1024, "mps": 4096, "cuda": 16384}
 # Tokens of one batch of a walk through many variants (check, sweep, depth), which keeps states of several at a time.

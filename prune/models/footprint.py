@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from prune.models.nf4 import BLOCK, DOUBLE
 from prune.models.shapes import LayerShape, Linear, ModelShape
 
 GIB = 1 << 30
-_BLOCK, _DOUBLE = 64, 256  # weights per NF4 scale; scales per scale of the double quantisation
 _QUANTISED_EXTRAS = 1024 + 64 + 4  # bytes a tensor: two code books and an offset in fp32
 
 
@@ -31,8 +31,8 @@ def scale_bytes(linear: Linear, bits: int) -> int:
         return 0
     if bits == 8:
         return 4 * linear.outputs
-    blocks = -(-linear.values // _BLOCK)
-    return blocks + 4 * -(-blocks // _DOUBLE) + _QUANTISED_EXTRAS
+    blocks = -(-linear.values // BLOCK)
+    return blocks + 4 * -(-blocks // DOUBLE) + _QUANTISED_EXTRAS
 
 
 def state_bytes(shape: ModelShape, tokens: int) -> int:

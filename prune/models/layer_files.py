@@ -15,12 +15,12 @@ from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import FLOATS, read_into, torch_dtype
 from prune.common.errors import CheckpointError, RegrowthError, first_line
 from prune.common.memory import available
+from prune.models.at_once import WEIGHTS_SHARE
 from prune.models.hooks import decoder_of
 from prune.models.loading import decoder_layers, text_config
 from prune.models.shapes import HEADS
 
 _ALIGN = 64
-_ROOM = 0.9  # of the memory there is, for weights; the rest is for a batch
 _REFUSED = (
     "so this family is not run layer by layer; run it where its weights fit, or say with --max-memory that they do"
 )
@@ -31,7 +31,7 @@ def fits(source: Source, dtype: Any, device: str, cap: int | None) -> bool:
     checkpoint = read_checkpoint(source.folder)
     width = None if dtype == "auto" else dtype.itemsize
     size = sum(t.size if width is None or t.dtype not in FLOATS else t.elements * width for t in checkpoint.tensors())
-    return size <= _ROOM * (available(device) if cap is None else cap)
+    return size <= WEIGHTS_SHARE * (available(device) if cap is None else cap)
 
 
 class Weights:

@@ -20,12 +20,11 @@ import torch
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError
 from prune.common.memory import available
+from prune.models.at_once import STATES_SHARE
 from prune.models.hooks import state_of
 from prune.models.layer_files import LayerFiles
 from prune.models.loading import forward_takes, text_config
-from prune.models.walking import DROP, Call, Route, branches, standing_in
-
-STATES_SHARE = 0.25  # of the memory there is, for hidden states; beyond, they go to a file
+from prune.models.walking import DROP, Call, Route, branches, picked_logits, standing_in
 
 Inputs = Mapping[str, torch.Tensor]  # what the decoder takes: input_ids (B, T), and attention_mask or position_ids
 See = Callable[[int, int, "torch.Tensor | None", torch.Tensor], None]
@@ -122,10 +121,8 @@ class Layerwise(LayerFiles):
         Returns:
             (B, P, vocabulary).
         """
-        keep = {"logits_to_keep": positions} if self.takes_positions and positions is not None else {}
         self._answer = self._replay(state)
-        logits = self.model(**self._blank(inputs, state), use_cache=False, **keep).logits
-        return (logits if keep or positions is None else logits[:, positions]).float()
+        return picked_logits(self.model, positions, picks=self.takes_positions, **self._blank(inputs, state))
 
     def _replay(self, state: torch.Tensor) -> Callable[[Call, torch.Tensor], torch.Tensor]:
         last = len(self.layers) - 1

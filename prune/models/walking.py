@@ -164,10 +164,9 @@ class Walk:
             (B, P, vocabulary).
         """
         self._replayed = state
-        keep = {"logits_to_keep": positions} if self.takes_positions and positions is not None else {}
-        logits = self.model(**inputs, use_cache=False, **keep).logits
+        logits = picked_logits(self.model, positions, picks=self.takes_positions, **inputs)
         self._replayed = None
-        return (logits if keep or positions is None else logits[:, positions]).float()
+        return logits
 
     def head(self, state: torch.Tensor) -> torch.Tensor:
         """float32 logits, (P, vocabulary), of vectors (P, D) picked from anywhere in a last layer's output.
@@ -218,6 +217,18 @@ class Walk:
 
     def _not_in_turn(self) -> RegrowthError:
         return RegrowthError(f"{type(self.model).__name__} does not run its layers in turn, so they cannot be walked")
+
+
+def picked_logits(model: Any, positions: torch.Tensor | None, *, picks: bool, **inputs: Any) -> torch.Tensor:
+    """float32 logits, (B, P, vocabulary), of the model's own pass.
+
+    Args:
+        positions: (P,); all if None.
+        picks: the model takes positions, and makes no logits of others.
+    """
+    keep = {"logits_to_keep": positions} if picks and positions is not None else {}
+    logits: torch.Tensor = model(**inputs, use_cache=False, **keep).logits
+    return (logits if keep or positions is None else logits[:, positions]).float()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A model that is loaded whole to be asked: as it is stored or in NF4, on one device or over several GPUs.
 
-NF4 is bitsandbytes', with scales that are quantised too, as `heal` trains on: an adapter that was fitted to the
-quantised weights is judged on the same ones.
+NF4 is `prune.models.nf4`'s, as `heal` trains on: an adapter that was fitted to the quantised weights is judged on the
+same ones.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError, first_line
 from prune.models.loading import load_model, text_config
+from prune.models.nf4 import quantisation
 
 if TYPE_CHECKING:
     import torch
-    from transformers import BitsAndBytesConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 AS_STORED, NF4 = "as stored", "nf4"  # which weights are judged, by the names that the artefacts have for them
 
@@ -30,27 +31,6 @@ def check_4bit(device: str) -> None:
     """
     if device.startswith("mps"):
         raise RegrowthError("--load-in-4bit does not run on this device; use --device cpu, or leave it out")
-
-
-def quantisation(
-    compute: torch.dtype, *, bits: int = 4, storage: torch.dtype | str | None = None
-) -> BitsAndBytesConfig:
-    """bitsandbytes' NF4 with quantised scales (bits 4), or LLM.int8() (8): the one way in which whole models have it.
-
-    Args:
-        compute: what is multiplied in.
-        storage: the dtype that NF4 is packed into; bytes if None.
-    """
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=bits == 4,
-        load_in_8bit=bits == 8,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
-        bnb_4bit_quant_storage=storage or "uint8",
-    )
 
 
 def load_whole(
@@ -80,10 +60,23 @@ def load_whole(
         bits, fewer = (4, "a smaller model") if load_in_4bit else (16, "--load-in-4bit")
         options["device_map"] = place_layers(source, bits=bits, dtype=compute, fewer=fewer)
     if load_in_4bit:
-        if getattr(config, "quantization_config", None) is not None:
-            raise CheckpointError(f"{source.name} is stored quantised already; leave out --load-in-4bit")
+        _check_stored(source, config)
         options["quantization_config"] = quantisation(compute)
     return load_model(source, dtype=compute, device=device, **options)
+
+
+def check_stored(source: Source) -> None:
+    """Refuse NF4 for a model whose files are quantised already.
+
+    Raises:
+        CheckpointError: they are, or its config cannot be read.
+    """
+    _check_stored(source, _config(source))
+
+
+def _check_stored(source: Source, config: Any) -> None:
+    if getattr(config, "quantization_config", None) is not None:
+        raise CheckpointError(f"{source.name} is stored quantised already; leave out --load-in-4bit")
 
 
 def _config(source: Source) -> Any:

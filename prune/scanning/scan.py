@@ -264,15 +264,11 @@ def _load(source: Source, settings: ScanSettings, trust_remote_code: bool) -> An
     options: dict[str, Any] = {"device_map": settings.device_map} if settings.device_map else {}
     if settings.bits:
         import torch
-        from transformers import BitsAndBytesConfig
 
-        dtype = torch.bfloat16 if dtype == "auto" else dtype
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=settings.load_in_4bit,
-            load_in_8bit=settings.load_in_8bit,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=dtype,
-        )
+        from prune.models.nf4 import quantisation
+
+        dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
+        options["quantization_config"] = quantisation(dtype, bits=settings.bits)
         options.setdefault("device_map", {"": settings.device})
     return load_model(source, dtype=dtype, device=settings.device, trust_remote_code=trust_remote_code, **options)
 

@@ -11,8 +11,9 @@ from prune.checkpoint.source import Source
 from prune.common.errors import UsageError
 from prune.common.memory import available
 from prune.common.terminal import progress, screen
+from prune.models.at_once import STATES_SHARE
 from prune.models.batches import padded
-from prune.models.layerwise import STATES_SHARE, Layerwise, walked
+from prune.models.layerwise import Layerwise, walked
 from prune.models.precision import pick_dtype
 from prune.models.walking import Route
 from prune.scanning.samples import Samples, batch_budget, own_batches

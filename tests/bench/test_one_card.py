@@ -33,6 +33,9 @@ def test_the_chain_passes_at_its_smallest_size(tmp_path):
     assert done.returncode == 0, done.stderr
     stations = json.loads((tmp_path / "card.json").read_text())["stations"]
     assert [found["station"] for found in stations] == [
-        "scan", "cut, with its check", "patch", "distill, 4 bits", "merge, auto", "scan of the merged model",
+        "scan", "cut, with its check", "scan, 3 x", "cut, 3 x", "patch", "distill, 4 bits", "merge, auto",
+        "compare, 4 bits",
     ]  # fmt: skip
-    assert all(found["streamed"] and found["measured"] > 0 for found in stations)
+    in_4_bits = ("distill, 4 bits", "compare, 4 bits")
+    assert all(found["went"] == ("4 bits" if found["station"] in in_4_bits else "layer by layer") for found in stations)
+    assert all(found["measured"] > 0 and found["reckoned"] > 0 and not found["failed"] for found in stations)

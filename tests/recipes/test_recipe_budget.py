@@ -1,6 +1,7 @@
 """What a recipe will take is told before it runs, what cannot fit is refused, and --tidy takes intermediates away."""
 
 import json
+import re
 import shutil
 from collections import namedtuple
 
@@ -15,7 +16,7 @@ from recipes.budget import budget_of, most_on_disk
 from recipes.planning import plan_recipe
 from recipes.record import StageRecord, read_stages
 from recipes.runner import run_recipe
-from recipes.schema import Recipe, load_recipe
+from recipes.schema import Recipe, Stage, load_recipe
 from recipes.tidying import done_with
 from tests.support.commands import check_refused, run, succeed
 
@@ -57,7 +58,7 @@ def test_each_stage_has_its_line_on_the_card_that_is_here(chain, monkeypatch):
     assert {one.card.name for one in on_cpu} == {"cpu"}
     assert all(one.way.way in ("resident", "4 bits") and not one.way.needs and one.runs for one in on_cpu)
     assert on_cpu[0].station.work.startswith("4 samples of 32 tokens")
-    monkeypatch.setattr("heal.budget.cards.card_here", lambda: CARDS["L4"])
+    monkeypatch.setattr("heal.budget.cards.cards_here", lambda: (CARDS["L4"],))
     assert {one.card.name for one in budget_of(plan)} == {"L4"}
     heal = chain.stages[2]
     on_cpu_asked = heal.model_copy(update={"options": {**heal.options, "device": "cpu"}})
@@ -84,7 +85,7 @@ def test_shipped_recipes_are_reckoned(tiny_llama, tmp_path):
 
 def test_what_does_not_fit_in_memory_is_refused_before_anything_runs(chain, monkeypatch, tmp_path):
     tiny_card = CARDS["L4"].model_copy(update={"name": "small", "memory": GIB})
-    monkeypatch.setattr("heal.budget.cards.card_here", lambda: tiny_card)
+    monkeypatch.setattr("heal.budget.cards.cards_here", lambda: (tiny_card,))
     with pytest.raises(RegrowthError, match="stage cut: cut does not fit small even layer by layer .* --no-budget"):
         run_recipe(chain)
     assert not (tmp_path / "out" / "scan.json").exists()
@@ -95,13 +96,11 @@ def test_settings_that_would_fit_are_named(chain, monkeypatch):
     large = heal.model_copy(update={"options": {**heal.options, "batch-size": 4096, "checkpointing": False}})
     only = chain.model_copy(update={"stages": [*chain.stages[:2], large]})
     least = CARDS["L4"].model_copy(update={"name": "small", "memory": 2 * GIB})
-    monkeypatch.setattr("heal.budget.cards.card_here", lambda: least)
+    monkeypatch.setattr("heal.budget.cards.cards_here", lambda: (least,))
     budget = budget_of(planned(only))
     assert "--batch-size" in budget[2].way.needs
-    with pytest.raises(
-        RegrowthError, match="stage heal: heal qlora does not fit small .* it would with .*--batch-size"
-    ):
-        budgets.refuse(budget, 0, 1, tidy=False)
+    line = budgets.refusal(budget, 0, 1, tidy=False)
+    assert re.search("stage heal: heal qlora does not fit small .* it would with .*--batch-size", line)
 
 
 def test_a_full_disk_is_refused_with_the_ways_to_less(chain, monkeypatch):
@@ -113,15 +112,9 @@ def test_a_full_disk_is_refused_with_the_ways_to_less(chain, monkeypatch):
         run_recipe(chain)
 
 
-def test_what_is_yet_to_come_from_the_hub_needs_its_room(chain, tiny_llama, tmp_path, monkeypatch):
-    blobs = tmp_path / "hub" / "models--owner--name" / "blobs"
-    blobs.mkdir(parents=True)
-    (blobs / "abc.incomplete").write_bytes(bytes(1000))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert budgets.missing_bytes("owner/name", 5000) == 4000
-    assert budgets.missing_bytes("owner/other", 5000) == 5000
-    assert budgets.missing_bytes(str(tiny_llama), 5000) == 0
-    monkeypatch.setattr(budgets, "missing_bytes", lambda model, stored: 1 << 60)
+def test_what_is_yet_to_come_from_the_hub_needs_its_room(chain, tiny_llama, monkeypatch):
+    assert budgets.missing_bytes(str(tiny_llama)) == 0
+    monkeypatch.setattr(budgets, "missing_bytes", lambda model, revision: 1 << 60)
     with pytest.raises(RegrowthError, match="to the disk at once"):  # on one disk with what the stages write
         budgets.check_budget(planned(chain), tidy=False)
     monkeypatch.setattr(budgets, "cache_folder", lambda: budgets.Path("/dev/shm"))
@@ -129,6 +122,94 @@ def test_what_is_yet_to_come_from_the_hub_needs_its_room(chain, tiny_llama, tmp_
         RegrowthError, match="yet to come from the hub, .* name a larger place in HF_HOME, .*--no-budget"
     ):
         budgets.check_budget(planned(chain), tidy=False)
+
+
+def with_options(recipe, number, **options):
+    """The recipe with a stage's options changed."""
+    stage = recipe.stages[number]
+    stage = stage.model_copy(
+        update={"options": {**stage.options, **{k.replace("_", "-"): v for k, v in options.items()}}}
+    )
+    return recipe.model_copy(update={"stages": [*recipe.stages[:number], stage, *recipe.stages[number + 1 :]]})
+
+
+def asking(recipe, model, **options):
+    """The recipe with a stage that asks a model."""
+    stage = {"name": "ask", "command": "evaluate run", "arguments": [model]}
+    options = {name.replace("_", "-"): value for name, value in options.items()}
+    stage["options"] = {"data": "questions", "domains": "medical", "out": f"{recipe.settings['out']}/asked", **options}
+    return recipe.model_copy(update={"stages": [*recipe.stages, Stage.model_validate(stage)]})
+
+
+def test_a_stage_is_reckoned_with_its_own_options(chain, tiny_llama, monkeypatch, tmp_path):
+    first, second = (CARDS["L4"].model_copy(update={"name": name}) for name in ("first", "second"))
+    monkeypatch.setattr("heal.budget.cards.cards_here", lambda: (first, second))
+
+    def last(recipe):
+        return budget_of(planned(recipe))[-1]
+
+    def whole(**options):
+        return last(asking(chain, str(tiny_llama), **options))
+
+    plain = whole()
+    cut = last(asking(chain, str(tmp_path / "out" / "pruned")))
+    assert cut.way.memory < plain.way.memory  # the whole model was asked
+    assert whole(dtype="bfloat16").way.memory < whole(dtype="float32").way.memory == plain.way.memory  # as stored
+    assert whole(batch_size=64).way.memory > plain.way.memory
+    assert "120 tokens" in plain.station.work
+    needles = whole(needles=True, needle_text="t.jsonl", needle_lengths="256,512", needle_count=4)
+    assert needles.way.memory > plain.way.memory
+    assert "40 needles in 512 tokens" in needles.station.work
+    assert whole(load_in_4bit=True).way.way == "4 bits"
+    assert [whole(device=name).card.name for name in ("cuda", "cuda:1", "cpu")] == ["first", "second", "cpu"]
+    assert whole(device_map="auto").card.name == "first + second"
+    heal = [budget_of(planned(with_options(chain, 2, dtype=name)))[2].way.memory for name in ("bfloat16", "float32")]
+    assert heal[1] > heal[0]
+
+
+def test_a_model_that_several_cards_hold_is_not_refused(chain, tiny_llama, monkeypatch):
+    small = CARDS["L4"].model_copy(update={"name": "small", "memory": int(1.1 * GIB)})
+    monkeypatch.setattr("heal.budget.cards.cards_here", lambda: (small,) * 4)
+    wide = {"batch_size": 1, "needles": True, "needle_text": "t.jsonl", "needle_lengths": [8192], "needle_count": 2}
+    alone, spread = (
+        budget_of(planned(asking(chain, str(tiny_llama), **wide, **more)))[-1] for more in ({}, {"device_map": "auto"})
+    )
+    assert "run does not fit small" in alone.refused
+    assert (spread.refused, spread.card.name) == (None, "4 x small")
+    tight = CARDS["L4"].model_copy(update={"name": "tight", "memory": int(0.8 * GIB)})
+    monkeypatch.setattr("heal.budget.cards.cards_here", lambda: (tight,))
+    wide = with_options(chain, 0, length=8192, samples=100)
+    assert "scan does not fit tight" in budget_of(planned(wide))[0].refused
+    for placed in ({"device_map": "auto"}, {"load_in_4bit": True}):
+        assert budget_of(planned(with_options(wide, 0, **placed)))[0].refused is None
+
+
+def test_a_revision_is_the_one_that_is_read(chain, monkeypatch):
+    asked = []
+
+    def read(model, query, settings, *, revision=None, **_):
+        asked.append(revision)
+        raise RegrowthError("seen")
+
+    monkeypatch.setattr("recipes.asked.plan_budget", read)
+    with pytest.raises(RegrowthError, match="seen"):
+        budget_of(planned(with_options(chain, 1, revision="v2")))
+    assert asked == ["v2"]
+
+
+def test_a_dry_run_shows_the_budget_and_why_a_run_would_be_refused(chain, tmp_path):
+    path = tmp_path / "chain.yaml"
+    path.write_text(yaml.safe_dump(chain.model_dump(mode="json")))
+    shown = succeed("recipe", "run", path, "--dry-run").stdout
+    assert "What the stages will take" in shown
+    assert "disk GiB" in shown
+    assert json.loads(succeed("recipe", "run", path, "--dry-run", "--json").stdout)["refused"] is None
+    assert "What the stages will take" not in succeed("recipe", "run", path, "--dry-run", "--no-budget").stdout
+    large = with_options(chain, 2, batch_size=10**8)
+    path.write_text(yaml.safe_dump(large.model_dump(mode="json")))
+    assert "does not fit" in succeed("recipe", "run", path, "--dry-run").stdout
+    refused = json.loads(succeed("recipe", "run", path, "--dry-run", "--json").stdout)["refused"]
+    assert refused.startswith("stage heal: heal qlora does not fit cpu")
 
 
 def test_where_it_cannot_be_told_the_recipe_goes_on(chain, capsys):
@@ -243,6 +324,10 @@ def test_the_command(chain, tmp_path, monkeypatch):
     done = succeed("recipe", "run", path, "--tidy")
     assert "What the stages will take" in done.stderr
     assert not (tmp_path / "out" / "adapter").exists()
+    assert not (tmp_path / "out" / "pruned").exists()
+    places = done.stdout.partition("Where things are")[2]
+    assert "the healed model" in places
+    assert "the pruned model" not in places  # it was tidied away
     monkeypatch.setattr(budgets.shutil, "disk_usage", lambda _: namedtuple("Disk", "free")(10))
     check_refused(run("recipe", "run", path, "--from", "heal"), 1, "or go on as it is with --no-budget")
     succeed("recipe", "run", path, "--from", "heal", "--no-budget")

@@ -10,12 +10,16 @@ from typing import get_args, get_origin
 from pydantic import BaseModel
 
 from eval.billing.artefacts import Comparison, Run
+from eval.billing.cliff import Cliffs
+from eval.billing.frontier import Frontier
 from eval.billing.sweep import SweepRecord
 from eval.depth.document import DepthRecord
+from eval.questions.examples import ExampleLine
 from eval.questions.listing import Domains
 from eval.questions.preparation import Manifest
 from eval.questions.schema import QuestionLine
 from heal.budget.document import Budget
+from heal.choosing.record import Finalists
 from heal.ranking.document import Ranking
 from heal.result import HealRecord
 from prune.choosing.costs import Costs
@@ -76,6 +80,7 @@ adapter as peft writes it, `optimizer.pt` (under FSDP `optimizer.bin`), `schedul
 `score` by the method that selected. A run that is not done leaves `.NAME.unfinished` (sketches of queries, scores of
 documents) and `.NAME.warm-up/` (the adapter, and the text it is trained on) beside its `--out`.""",
     ),
+    ("finalists.json", Finalists, "It stands in the folder of the pruned model that `heal finalists` wrote."),
     ("`heal budget --json`", Budget, ""),
     (
         "comparison.json",
@@ -102,6 +107,12 @@ answers (the mean over a domain's protocols); `samples_<task>.jsonl`, one questi
 in their order (null where the protocol has none); the figures `curves.svg` and `map.svg`; `report.html`.""",
     ),
     (
+        "frontier.json",
+        Frontier,
+        "Beside it: `frontier.md` and `frontier.svg`. [frontier.md](frontier.md) explains them.",
+    ),
+    ("cliff.json", Cliffs, "Beside it: `cliff.md` and `cliff.svg`. [frontier.md](frontier.md) explains them."),
+    (
         "depth.json",
         DepthRecord,
         """[instruments.md](instruments.md) says how measures, contrasts and verdicts come about.
@@ -117,6 +128,9 @@ question's own rationale); with --generate `written_<variant>_<task>-<mode>.json
     ("recipe.json", RecipeRecord, ""),
 )
 
+EXAMPLES = """`examples/<set>.jsonl` holds the worked examples that `--few-shot` shows by letters, as
+their publishers give them:"""
+
 QUESTIONS = """## Question files, `<domain>.jsonl`
 
 One JSON object a line. A file of your own with these fields, put into the folder, is a domain by its name. What a
@@ -127,7 +141,7 @@ One JSON object a line. A file of your own with these fields, put into the folde
 def page():
     """The whole page."""
     sections = ["\n".join(section(*given)) for given in SECTIONS]
-    questions = "\n".join([QUESTIONS, "", *table(QuestionLine)])
+    questions = "\n".join([QUESTIONS, "", *table(QuestionLine), "", EXAMPLES, "", *table(ExampleLine)])
     return "\n\n".join([HEAD, *sections, questions]) + "\n"
 
 

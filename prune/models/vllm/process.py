@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
-from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
 
 from prune.checkpoint.source import Source
+from prune.common.children import ENDED, ChildProcess
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.terminal import GROWING
 from prune.models.precision import pick_dtype
-from prune.models.vllm.child import STOP
 from prune.models.vllm.options import MEMORY_SHARE, visible_devices, vllm_version
 
-_PATIENCE = 30  # seconds for the engine to end by itself
 _CHILD = "import sys; sys.path = {path!r}; from prune.models.vllm.child import main; main({descriptor})"
 
 
@@ -40,8 +34,10 @@ class VllmProcess:
     """
 
     def __init__(self, serve: tuple[str, str], source: Source, options: Mapping[str, Any], *, device: str) -> None:
-        self._waiting = self._closed = False
-        self._start(_environment(device))
+        descriptor, name = tempfile.mkstemp(prefix="regrowth-vllm-", suffix=".log")
+        self._log = Path(name)
+        with open(descriptor, "wb") as log:
+            self._process = ChildProcess(_CHILD, environment=_environment(device), log=log)
         try:
             self.facts: dict[str, Any] = self.ask(*serve, dict(options))
         except RegrowthError as error:
@@ -53,55 +49,22 @@ class VllmProcess:
         Raises:
             RegrowthError: vLLM failed; the process has ended, and the message names its log.
         """
-        self._waiting = True
         try:
-            self._pipe.send(order)
-            kind, content = self._pipe.recv()
-        except (EOFError, OSError):
-            kind, content = "error", "its process ended without a word"
+            kind, content = self._process.ask(order)
         except BaseException:
             self.close()
             raise
-        self._waiting = False
-        if kind == "error":
+        if kind in ("error", ENDED):
             why = reason(content, self._log.read_text(errors="replace"))
             kept = self._log.rename(self._log.with_suffix(".failed.log"))
-            self._waiting = True  # whatever state it is in, it is not worth waiting for
-            self.close()
+            self._process.close(at_once=True)  # whatever state it is in, it is not worth waiting for
             raise RegrowthError(f"vLLM failed: {why}; its log is {kept}")
         return content
 
     def close(self) -> None:
         """End the process: in order where it is idle, at once where it is at work."""
-        if self._closed:
-            return
-        self._closed = True
-        if not self._waiting:
-            with suppress(OSError):
-                self._pipe.send(STOP)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_PATIENCE)
-        with suppress(ProcessLookupError):  # workers too: the group has the number of its first process
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._pipe.close()
+        self._process.close()
         self._log.unlink(missing_ok=True)
-
-    def _start(self, environment: dict[str, str]) -> None:
-        descriptor, name = tempfile.mkstemp(prefix="regrowth-vllm-", suffix=".log")
-        self._log = Path(name)
-        self._pipe, theirs = Pipe()
-        code = _CHILD.format(path=sys.path, descriptor=theirs.fileno())
-        with open(descriptor, "wb") as log, theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is ours to hand on
-            )
 
 
 def engine_options(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.answers.parsing import parse_letter, parse_value
-from eval.asking.tasks import show_options
+from eval.asking.letters import show_options
 from eval.runs.files import read_lines
 
 DRUGS = ["aspirin", "ibuprofen", "a fever", "heparin"]

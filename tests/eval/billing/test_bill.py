@@ -8,8 +8,9 @@ import pytest
 
 from eval.billing.bill import bill, corrected, pair
 from eval.billing.interactions import bill_interactions
-from eval.billing.statistics import Interval, mcnemar_exact, paired_mean_difference
-from eval.billing.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions, parse_limit
+from eval.billing.policy import at_most, parse_limit
+from eval.billing.statistics import POWERED, Interval, mcnemar_exact, paired_mean_difference
+from eval.billing.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions
 from eval.comparison import bill_runs
 from eval.reports import text as words
 from eval.reports.interactions import clearest
@@ -47,7 +48,7 @@ def _planted(loses):
 
 
 def test_a_model_that_lost_only_math_is_billed_for_math():
-    found = bill_runs(_planted({"medical": (2, 0.0), "math": (30, 3.0), "law": (3, 0.0)}), max_loss=0.05)
+    found = bill_runs(_planted({"medical": (2, 0.0), "math": (30, 3.0), "law": (3, 0.0)}), policy=at_most(5))
     rows = {row.domain: row for row in found.rows if row.versus}
     assert {domain for domain, row in rows.items() if row.versus.mcnemar_p_holm < 0.05} == {"math"}
     assert rows["math"].versus.accuracy_difference.high < 0 < rows["math"].versus.answer_nll_bits_difference.low
@@ -201,8 +202,8 @@ def test_few_questions_are_a_warning():
 
 
 def test_a_limit_is_a_percentage():
-    assert parse_limit("5%") == 0.05
-    assert parse_limit(" 2.5 % ") == 0.025
+    assert parse_limit("5%") == at_most(5)
+    assert parse_limit(" 2.5 % ") == at_most(2.5)
     for wrong in ("5", "0.05", "-1%", "101%", "five%", ""):
         with pytest.raises(UsageError, match="--max-loss"):
             parse_limit(wrong)
@@ -225,20 +226,18 @@ def test_the_whole_interval_decides(interval, limit, decision):
 
 def test_an_open_verdict_says_how_many_questions_would_decide():
     rows = bill_runs(_planted({"medical": (2, 0.0), "math": (9, 1.0)})).rows  # 7 points lost of 100 questions
-    open_ = judge(rows, 0.05)
+    open_ = judge(rows, at_most(5))
     assert (open_.decision, open_.worst.domain) == (INCONCLUSIVE, "math")
     assert open_.worst.loss.estimate == pytest.approx(0.07)
     assert "cut on math choice loses 7.0 points" in open_.sentence
     loss = open_.worst.loss
     more = open_.worst.more_questions
-    assert more == math.ceil(100 * ((loss.estimate - loss.low) / 0.02) ** 2) - 100
+    assert more == math.ceil(100 * (POWERED * (loss.estimate - loss.low) / 0.02) ** 2) - 100
     assert open_.sentence.endswith("more questions there would decide")
-    narrowed = math.sqrt(100 / (100 + more))
-    assert loss.estimate - (loss.estimate - loss.low) * narrowed >= 0.05  # with so many it would be a NO-GO
     assert more_questions(Interval(0.05, 0.0, 0.1), 0.05, 100) is None
     assert more_questions(Interval(0.03, 0.01, 0.05), 0.07, 100) == 0
 
-    sure = judge(rows, 0.3)
+    sure = judge(rows, at_most(30))
     assert (sure.decision, sure.worst.more_questions) == (GO, None)
     assert "more questions" not in sure.sentence
     assert [one.domain for one in sure.losses] == ["math", "medical"]
@@ -246,7 +245,7 @@ def test_an_open_verdict_says_how_many_questions_would_decide():
 
 def test_a_loss_beyond_doubt_decides_before_an_open_one():
     rows = bill_runs(_planted({"medical": (20, 0.0), "math": (60, 1.0)})).rows
-    found = judge(rows, 0.18)
+    found = judge(rows, at_most(18))
     assert {one.domain: one.decision for one in found.losses} == {"math": NO_GO, "medical": INCONCLUSIVE}
     assert (found.decision, found.worst.domain) == (NO_GO, "math")
 
@@ -255,7 +254,7 @@ def test_a_domain_at_chance_is_not_judged():
     full = [sample_of(f"q{i}", correct=i < 25) for i in range(100)]
     other = [replace(s, correct=False) for s in full]
     rows = bill_runs((_run("full", {"d": full}), _run("cut", {"d": other}))).rows
-    found = judge(rows, 0.05)
+    found = judge(rows, at_most(5))
     assert (found.decision, found.worst, exit_code(found.decision)) == (INCONCLUSIVE, None, 4)
     assert found.losses[0].at_chance
 
@@ -270,20 +269,20 @@ def _open_rows(right, kept, domain="d"):
 
 def test_what_could_not_lose_as_much_cannot_pass():
     """4 of 100 right and none after the cut: all is lost, and still below a limit of 5 points."""
-    found = judge(_open_rows(4, 0), 0.05)
+    found = judge(_open_rows(4, 0), at_most(5))
     assert not found.losses[0].at_chance
     assert found.losses[0].room == pytest.approx(0.04)
     assert (found.decision, found.worst, exit_code(found.decision)) == (INCONCLUSIVE, None, 4)
     assert "more than 5 points above chance in no domain" in found.sentence
-    assert judge(_open_rows(5, 0), 0.05).worst is None  # it can lose 5 points, but not more
-    assert judge(_open_rows(4, 0), 0.03).worst.decision == INCONCLUSIVE  # beyond the limit, but not beyond doubt
-    assert judge(_open_rows(30, 0), 0.05).decision == NO_GO
-    beside = judge([*_open_rows(4, 0), *_open_rows(50, 50, "e")], 0.05)
+    assert judge(_open_rows(5, 0), at_most(5)).worst is None  # it can lose 5 points, but not more
+    assert judge(_open_rows(4, 0), at_most(3)).worst.decision == INCONCLUSIVE  # beyond the limit, but not beyond doubt
+    assert judge(_open_rows(30, 0), at_most(5)).decision == NO_GO
+    beside = judge([*_open_rows(4, 0), *_open_rows(50, 50, "e")], at_most(5))
     assert (beside.decision, beside.worst.domain) == (GO, "e")
     assert "not judged, for the full model is not 5 points above chance there" in beside.sentence
     assert beside.sentence.endswith("cannot lose as many: d generation")
-    assert judge(_open_rows(30, 28), 0.1).decision == GO
-    assert "no domain was asked" in judge([], 0.05).sentence
+    assert judge(_open_rows(30, 28), at_most(10)).decision == GO
+    assert "no domain was asked" in judge([], at_most(5)).sentence
 
 
 def _clear(row):

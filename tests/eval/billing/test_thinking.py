@@ -11,6 +11,7 @@ from eval.asking.harness import PlannedTask
 from eval.asking.tasks import plan_tasks, template
 from eval.billing.counts import ThinkingCounts, count_pairs, gains
 from eval.billing.interactions import bill_thinking_interactions
+from eval.billing.policy import at_most
 from eval.billing.thinking import bill_thinking
 from eval.billing.verdict import judge
 from eval.comparison import bill_runs
@@ -197,11 +198,11 @@ def test_the_bill_of_two_models():
 def test_a_lost_chain_of_thought_is_too_costly():
     full = _run("full", [True] * 40 + [False] * 60, [True] * 90 + [False] * 10)
     cut = _run("cut", [True] * 40 + [False] * 60, [False] * 100, parsed=False)
-    found = judge((), 0.05, bill_thinking([full, cut]))
-    assert (found.decision, found.worst.thinking) == ("NO-GO", "slow")
+    found = judge((), at_most(5), thinking=bill_thinking([full, cut]))
+    assert (found.decision, found.worst.measure) == ("NO-GO", "a_slow")
     assert "cut on d choice (slow thinking) loses 90.0 points" in found.sentence
-    assert [(one.thinking, one.at_chance) for one in found.losses] == [("slow", False), ("fast", True)]
-    assert bill_runs([full, cut], 0.05).verdict == found
+    assert [(one.measure, one.at_chance) for one in found.losses] == [("a_slow", False), ("a_fast", True)]
+    assert bill_runs([full, cut], at_most(5)).verdict == found
 
 
 def test_what_reasoning_lost_in_one_domain_against_another():
@@ -258,7 +259,7 @@ def test_compare_shows_thinking_in_every_form(tiny_llama, tmp_path):
         rows = [question_of(id=f"{domain}{i}", question=f"Which {domain} {i}?") for i in range(3)]
         (tmp_path / f"{domain}.jsonl").write_text(format_questions(rows))
     words = ["compare", tiny_llama, tiny_llama, "--data", tmp_path, "--domains", "d,e", "--thinking", "fast,slow"]
-    words += ["--slow-tokens", 16, "--labels", "full,same", "--out", tmp_path / "bill", "--no-cache"]
+    words += ["--slow-tokens", 16, "--labels", "full,same", "--out", tmp_path / "bill", "--no-cache", "--no-gains"]
     assert "Fast and slow thinking" in succeed("evaluate", *words).stdout
     document = json.loads((tmp_path / "bill" / "comparison.json").read_text())
     assert [(r["domain"], r["model"]) for r in document["thinking"]] == [(d, m) for d in "de" for m in ("full", "same")]

@@ -121,7 +121,7 @@ def test_the_command(tmp_path):
     assert "CC0-1.0" in shown
     document = json.loads(succeed("evaluate", "domains", "--json").stdout)
     assert document["format"] == "regrowth.domains/1"
-    assert [row["domain"] for row in document["domains"]][-3:] == ["math", "science", "commonsense"]
+    assert [row["domain"] for row in document["domains"]][-4:] == ["science", "commonsense", "reading", "mmlu"]
     assert not any(row["there"] for row in document["domains"])
     check_refused(run_command("evaluate", "domains", "--data", tmp_path / "gone"), 1, "evaluate prepare --data")
     (tmp_path / "mine.jsonl").write_text("{}\n")

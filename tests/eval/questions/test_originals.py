@@ -40,6 +40,7 @@ ASDIV = """<?xml version="1.0"?><Machine-Reading-Corpus-File><ProblemSet>
 <Solution-Type>Addition</Solution-Type><Answer>9 (apples)</Answer><Formula>7+2=9</Formula></Problem>
 <Problem ID="2" Grade="1"><Body>A clock.</Body><Question>What time?</Question><Answer>3:15</Answer></Problem>
 </ProblemSet></Machine-Reading-Corpus-File>"""
+BOOLQ = {"question": "is fog wet", "title": "Fog", "answer": True, "passage": "Fog is water."}
 
 ORIGINALS = {
     "mmlu": ("a.jsonl", jsonl(MMLU), ("anatomy", "Which bone?", ("femur", "tibia", "ulna", "rib"), 2)),
@@ -58,6 +59,7 @@ ORIGINALS = {
     ),
     "piqa": ("piqa.jsonl", jsonl(PIQA), ("physical-interaction", "open a jar", ("pull it", "twist it"), 1)),
     "hellaswag": ("l.jsonl", jsonl(HELLASWAG), ("everyday-situations", "Tea: Boil it. She", ("pours.", "waits."), 1)),
+    "boolq": ("m.jsonl", jsonl(BOOLQ), ("passages", "Fog is water.\nIs fog wet?", ("yes", "no"), 0)),
     "arc": ("i.jsonl", jsonl(ARC), ("grade-school-science", "Which is wet?", OPTIONS, 0)),
 }
 
@@ -152,6 +154,7 @@ def mmlu_folder(tmp_path):
         (tmp_path / "data" / split).mkdir(parents=True)
         for subject in ("anatomy", "abstract_algebra"):
             text = f'"Which, of {subject} in {split}?",a,b,"c, too",d,C\nSecond {subject} {split}?,1,2,3,4,A\n'
+            text += "Twice?,1,1,2,3,C\n"  # no question to ask, and an example like others
             (tmp_path / "data" / split / f"{subject}_{split}.csv").write_text(text)
     return tmp_path / "data"
 
@@ -172,7 +175,12 @@ def test_mmlu_as_in_its_archive_gives_the_test_split(mmlu_folder, tmp_path, form
     first, second = (q for q in loaded.questions if q.subject == "anatomy")
     assert (first.question, first.choices, first.answer) == ("Which, of anatomy in test?", ("a", "b", "c, too", "d"), 2)
     assert second.question == "Second anatomy test?"
-    assert len(loaded.passed_over) == 4
+    assert len(loaded.passed_over) == 2  # val
+    assert [q.question for q in loaded.examples if q.subject == "anatomy"] == [
+        "Which, of anatomy in dev?",
+        "Second anatomy dev?",
+        "Twice?",
+    ]
 
 
 def test_splits_that_are_not_measured_are_passed_over_unless_named(tmp_path):
@@ -306,4 +314,5 @@ def test_the_real_originals(tmp_path):
     assert manifest.domains["math"].rationales == 1319  # GSM8K's; the file of MathQA has none
     assert manifest.domains["medical"].rationales == 1000  # PubMedQA's
     passed_over = manifest.sets["mmlu"].passed_over + manifest.sets["gsm8k"].passed_over
-    assert sorted(passed_over) == ["mmlu_dev.jsonl", "train.jsonl"]
+    assert sorted(passed_over) == ["train.jsonl"]
+    assert manifest.sets["mmlu"].examples == 285

@@ -33,6 +33,7 @@ PIQA = {"goal": "open a jar", "sol1": "pull it", "sol2": "twist it", "label": 1}
 OPENBOOKQA = {"id": "8-1", "question_stem": "Fog is around", "choices": CHOICES, "answerKey": " B"}
 ARC_EASY = {"id": "Mercury_1", "question": "Where is fog?", "choices": CHOICES, "answerKey": "A"}
 COMMONSENSE = {"question": "Where?", "question_concept": "fog", "choices": CHOICES, "answerKey": "B"}
+BOOLQ = {"question": "is fog dry?", "answer": False, "passage": "Fog is water."}
 HELLASWAG = {
     "activity_label": "Tea",
     "ctx_a": "[header] How to [title] Boil.",
@@ -166,7 +167,7 @@ def test_sources_that_are_none(tmp_path):
 
 def test_the_13_domains_of_the_study_hold_56_subjects_once_each():
     names = list(declared())
-    assert names[13:] == ["medical", "math", "science", "commonsense"]
+    assert names[13:] == ["medical", "math", "science", "commonsense", "reading", "mmlu"]
     subjects = [s for name in names[:13] for part in declared()[name] for s in part.subjects]
     assert len(subjects) == len(set(subjects)) == 56
     assert set(mmlu_subjects("test.jsonl").values()) - set(subjects) == {"miscellaneous"}
@@ -185,6 +186,7 @@ def test_the_13_domains_of_the_study_hold_56_subjects_once_each():
         ("arc_easy", ARC_EASY, ("grade-school-science", "Where is fog?", ("a marsh", "a desert"), 0)),
         ("piqa", PIQA, ("physical-interaction", "open a jar", ("pull it", "twist it"), 1)),
         ("commonsenseqa", COMMONSENSE, ("commonsense-concepts", "Where?", ("a marsh", "a desert"), 1)),
+        ("boolq", BOOLQ, ("passages", "Fog is water.\nIs fog dry?", ("yes", "no"), 1)),
         ("hellaswag", HELLASWAG, ("everyday-situations", "Tea: How to. Boil. Then you", ("pour it over.", "wait."), 0)),
     ],
 )

@@ -264,7 +264,7 @@ def test_of_a_hub_model_the_headers_are_enough(tmp_path):
 def test_the_command(sample_model):
     command = ["heal", "budget", sample_model, "--n", "8"]
     document = json.loads(succeed(*command, "--gpu-memory", "4GiB", "--tokens", "2M", "--json").stdout)
-    assert document["format"] == "regrowth.budget/3"
+    assert document["format"] == "regrowth.budget/4"
     assert document["layers"] == 30
     assert len(document["kept"]) == 22
     assert document["tokens"] == 2_000_000

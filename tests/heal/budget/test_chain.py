@@ -8,29 +8,20 @@ from pathlib import Path
 import pytest
 
 import heal.budget.cards as cards
-from bench.gpu_steps.shapes import SHAPES, llama_shape
+from bench.chain_table import lines
 from heal import BudgetQuery, Settings, plan_budget
-from heal.budget.cards import GPUS, card_here, pick_card
+from heal.budget.cards import GPUS, card_here, cards_here, pick_card, together
 from heal.budget.chain import judge, refusals, stations
-from heal.budget.cost import Job, flops_per_token, kept_layers, memory_of, needed
+from heal.budget.cost import flops_per_token, memory_of, needed
 from heal.budget.passes import choose_pass
 from heal.budget.plan import settle_healing
 from heal.budget.stations import Amounts, Chain, room_of
-from heal.budget.table import hours_words
 from prune.common.errors import UsageError
 from prune.models.footprint import GIB
+from tests.support.budgets import chain_of
 from tests.support.commands import succeed
 
 CARDS = {gpu.name: gpu for gpu in GPUS}
-
-
-def chain_of(name, n, method="distill", **changes):
-    shape = llama_shape(name, SHAPES[name])
-    job = Job(
-        method=method, kept=kept_layers(len(shape.layers), n), first=0, bits=4, role="all", rank=64, dropout=0.05,
-        length=512, batch_size=4, checkpointing=True,
-    )  # fmt: skip
-    return Chain(shape, job, 20_000_000, 8, **changes)
 
 
 def ways(chain, card):
@@ -103,16 +94,10 @@ def test_amounts_move_hours_and_states_and_a_cut_its_disk():
 
 def test_the_table_of_readme_is_what_is_reckoned():
     """Llama-3's shapes, healed on 20M tokens, with --batch-size auto and --checkpointing auto."""
-    rows = {}
-    for name, n, card in (("8b", 8, "RTX-4090"), ("70b", 32, "A100-80GB")):
-        chain = chain_of(name, n, choose_rows=True, choose_checkpointing=True)
-        chain = replace(chain, job=chain.job.but(length=1024, batch_size=2))
-        for station, way in zip(stations(chain), judge(chain, CARDS[card]).stations, strict=True):
-            row = rows.setdefault(station.command, [f"`{station.command}`"])
-            row += [way.way, f"{way.memory / GIB:.1f}", f"{station.disk / GIB:.1f}", hours_words(way)]
+    rows = lines()
     page = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
-    lines = page.partition("| station | 8B |")[2].splitlines()[2 : 2 + len(rows)]
-    assert lines == ["| " + " | ".join(row) + " |" for row in rows.values()]
+    written = page.partition("| station | 8B |")[2].splitlines()[2 : 2 + len(rows)]
+    assert written == rows
 
 
 def test_a_cut_model_has_no_scan_before_it(tiny_llama):
@@ -166,28 +151,101 @@ def test_cards_are_named_however_they_are_spelt(written, name):
     assert pick_card(written, 5 * GIB).memory == 5 * GIB
 
 
+def driver(folder, monkeypatch, *rows, caps=True):
+    """A driver's tool that tells of such cards: (name, MiB in all, MiB free, capability)."""
+    folder.mkdir(exist_ok=True)
+    lines = [f"GPU-{number}{number}aa, {', '.join(row if caps else row[:3])}" for number, row in enumerate(rows)]
+    refusal = "" if caps else 'case "$1" in *compute_cap*) exit 2;; esac\n'
+    tool = folder / "nvidia-smi"
+    tool.write_text("#!/bin/sh\n" + refusal + "".join(f"echo '{line}'\n" for line in lines))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.parametrize("caps", [True, False])
 @pytest.mark.parametrize(
-    ("told", "like"),
+    ("name", "size", "like"),
     [
-        ("NVIDIA H100 80GB HBM3, 81559", "H100-80GB"),
-        ("NVIDIA A10, 23028", "A10"),
-        ("NVIDIA A100-SXM4-80GB, 81920", "A100-80GB"),
-        ("NVIDIA A100-SXM4-40GB, 40960", "A100-40GB"),
-        ("NVIDIA GeForce RTX 5090, 32607", "RTX-5090"),
-        ("NVIDIA L40S, 46068", "L40S"),
-        ("NVIDIA L4, 23034", "L4"),
-        ("NVIDIA H200, 143771", "H200"),
-        ("NVIDIA Quadro Something, 8192", "A100-40GB"),  # unknown: at an A100's speed
+        ("NVIDIA H100 80GB HBM3", "81559", "H100-80GB"),
+        ("NVIDIA A10", "23028", "A10"),
+        ("NVIDIA A100-SXM4-80GB", "81920", "A100-80GB"),
+        ("NVIDIA A100-SXM4-40GB", "40960", "A100-40GB"),
+        ("NVIDIA GeForce RTX 5090", "32607", "RTX-5090"),
+        ("NVIDIA L40S", "46068", "L40S"),
+        ("NVIDIA L4", "23034", "L4"),
+        ("NVIDIA H200", "143771", "H200"),
+        ("NVIDIA Quadro Something", "8192", "A100-40GB"),  # unknown: at an A100's speed
     ],
 )
-def test_the_card_that_is_here_is_told_by_the_driver(told, like, tmp_path, monkeypatch):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(f"#!/bin/sh\necho '{told}'\necho 'NVIDIA Another, 1024'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+def test_the_card_that_is_here_is_told_by_the_driver(name, size, like, caps, tmp_path, monkeypatch):
+    """Its memory is what is free, and the kind goes by all of it."""
+    driver(
+        tmp_path / "bin", monkeypatch, (name, size, "7000", "8.9"), ("NVIDIA Other", "1024", "900", "8.0"), caps=caps
+    )
     card = card_here()
-    assert (card.name, card.memory) == (told.split(",")[0], int(told.split()[-1]) << 20)
+    assert (card.name, card.memory, card.here, card.bfloat16) == (name, 7000 << 20, True, True)
     assert (card.peak, card.share) == (CARDS[like].peak, CARDS[like].share)
+    assert [one.name for one in cards_here()] == [name, "NVIDIA Other"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        ("1,0", ["L4", "A10"]), ("GPU-22", ["T4"]), ("", []), ("-1", []), ("0,7,1", ["A10"]),
+        ("2, GPU-00aa", ["T4", "A10"]),
+        ("no-such", []), ("GPU-", []),
+    ],
+)  # fmt: skip
+def test_only_cards_that_a_process_may_use_are_here(visible, names, tmp_path, monkeypatch):
+    rows = (("A10", "23028", "22000", "8.6"), ("L4", "23034", "20000", "8.9"), ("T4", "15360", "15000", "7.5"))
+    driver(tmp_path / "bin", monkeypatch, *rows)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [card.name for card in cards_here()] == names
+    assert (card_here() is None) is (not names)
+
+
+def test_a_card_without_products_in_bfloat16_takes_float32(tmp_path, monkeypatch):
+    driver(tmp_path / "bin", monkeypatch, ("Tesla T4", "15360", "15000", "7.5"))
+    old, chain = card_here(), chain_of("8b", 8)
+    assert not old.bfloat16
+    new = old.model_copy(update={"bfloat16": True})
+    first, second = ({way.name: way for way in judge(chain, card).stations} for card in (old, new))
+    assert first["heal"].memory > second["heal"].memory
+    assert (first["run"].way, second["run"].way) == ("4 bits", "resident")
+    assert judge(replace(chain, heal_dtype="float32", dtype="float32"), new).stations == judge(chain, old).stations
+
+
+def test_several_cards_have_the_room_of_all_at_the_speed_of_one():
+    two = together([CARDS["A10"], CARDS["A10"]])
+    assert (two.name, two.peak) == ("2 x A10", CARDS["A10"].peak)
+    assert room_of(two) == pytest.approx(2 * room_of(CARDS["A10"]), abs=2)
+    assert together([CARDS["A10"]]) == CARDS["A10"]
+    assert together([CARDS["A10"], CARDS["L4"]]).name == "A10 + L4"
+
+
+def test_a_model_runs_in_the_type_it_is_stored_in():
+    """As `--dtype auto` has it: a checkpoint in float32 takes twice as much, but for healing, which is in bf16."""
+    chain = chain_of("8b", 8)
+    wide = replace(chain, shape=replace(chain.shape, stored_bytes=2 * chain.shape.stored_bytes))
+    narrow, stored = (ways(one, "H200") for one in (chain, wide))
+    for name in ("scan", "run", "compare", "sweep"):  # logits are in float32 either way
+        assert 1.9 < stored[name].memory / narrow[name].memory <= 2
+    assert stored["heal"] == narrow["heal"]
+    assert ways(replace(wide, dtype="bfloat16"), "H200")["scan"].memory == narrow["scan"].memory
+
+
+def test_fewer_rows_are_asked_before_nothing_is():
+    many = chain_of("8b", 8, amounts=Amounts(batch_size=4096))
+    few = chain_of("8b", 8, amounts=Amounts(batch_size=1))
+    assert ways(many, "A10")["run"] == ways(few, "A10")["run"].model_copy(
+        update={"hours": ways(many, "A10")["run"].hours}
+    )
+    needles = chain_of("8b", 8, amounts=Amounts(needle_trials=100, needle_tokens=4096))
+    plain = chain_of("8b", 8)
+    assert ways(needles, "A10")["run"].memory > ways(plain, "A10")["run"].memory + GIB
+    assert ways(needles, "A10")["run"].hours > ways(plain, "A10")["run"].hours
+    assert ways(replace(plain, in_4bit=True), "H200")["run"].way == "4 bits"
 
 
 def test_without_a_driver_or_with_a_broken_one_no_card_is_here(tmp_path, monkeypatch, tiny_llama):

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from heal import TextSource, held_out_loss
 from heal.merging.agreement import agreement
+from heal.merging.tensors import merged_tensor
 from heal.result import Agreement
 from heal.text.packing import collate
 from heal.text.sources import hold_out
@@ -317,3 +318,37 @@ def test_writing_takes_the_memory_of_one_tensor(tiny_adapter, tiny_llama, tmp_pa
     size = sum(path.stat().st_size for path in big.glob("*.safetensors"))
     assert size > 110 << 20
     assert status("VmHWM") - before < 40 << 20
+
+
+def test_tensors_are_quantised_on_the_device(plain_adapter, tmp_path, monkeypatch):
+    """The CPU stands in for a GPU, whose memory runs out at the third tensor in the second merge."""
+    asked, room = [], [10**6]
+
+    def on_card(*given, device="cpu"):
+        asked.append(device)
+        if device != "cpu" and asked.count(device) > room[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return merged_tensor(*given)
+
+    monkeypatch.setattr("heal.merging.merge.pick_device", lambda device: "cuda:1")
+    monkeypatch.setattr("heal.merging.merge.merged_tensor", on_card)
+    merge_quietly(plain_adapter, tmp_path / "roomy", base="dequantised", compare_logits=False)
+    assert set(asked) == {"cuda:1"}
+    count = len(asked)
+    asked.clear()
+    room[0] = 2
+    merge_quietly(plain_adapter, tmp_path / "full", base="dequantised", compare_logits=False)
+    assert asked == ["cuda:1"] * 3 + ["cpu"] * (count - 2)
+    assert same_weights(tmp_path / "full", tmp_path / "roomy")
+
+
+def test_bases_are_measured_with_tensors_quantised_where_the_model_is(plain_adapter, tmp_path, monkeypatch):
+    asked = []
+
+    def on_device(*given, device="none"):
+        asked.append(device)
+        return merged_tensor(*given, device=device)
+
+    monkeypatch.setattr("heal.merging.agreement.merged_tensor", on_device)
+    merge_quietly(plain_adapter, tmp_path / "merged", base="auto", compare_logits=False, device="cpu")
+    assert set(asked) == {"cpu"}

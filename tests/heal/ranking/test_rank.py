@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from heal import RankRun, RankSettings, Selection, TextSource, qlora, rank
-from heal.ranking import gradients
 from heal.ranking.document import Ranking
+from heal.ranking.methods import gradients
 from heal.settings import Settings
+from heal.training import run as training
 from prune.common import resume
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
 from tests.support.commands import check_refused, run, succeed
@@ -146,6 +147,21 @@ def test_methods_without_a_model_load_none(settings, shallow_llama, monkeypatch)
     found = rank(shallow_llama, settings=replace(settings, methods=("bm25", "random"), procedures=1), run=QUIET).ranking
     assert found.adapter is None
     assert found.method("bm25").contrasts is not None
+
+
+def test_warming_up_shows_its_steps(shallow_llama, settings, monkeypatch, capsys):
+    """And nothing of what `heal qlora` says beside its bar."""
+    bars, usual = [], training.progress
+
+    def progress(title, total, **how):
+        bars.append((title, total))
+        return usual(title, total, **how)
+
+    monkeypatch.setattr(training, "progress", progress)
+    few = replace(settings, methods=("gradient",), documents=4, moments=2)
+    rank(shallow_llama, settings=few, run=RankRun(device="cpu"))
+    assert ("Warming the adapter up", 8) in bars  # steps of a row of 32 tokens
+    assert "reached after" not in capsys.readouterr().err
 
 
 def test_a_pool_that_is_too_small_to_warm_up_is_refused(shallow_llama, settings, tmp_path):

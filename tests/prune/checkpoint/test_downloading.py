@@ -4,13 +4,17 @@ import errno
 import re
 import shutil
 import signal
+import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from prune.checkpoint import downloading
 from prune.checkpoint.downloading import Wanted, check_room, explained
 from prune.common.errors import CheckpointError
+from prune.common.terminal import Progress
 from tests.support.checkpoints import hashes, synthetic_checkpoint
 from tests.support.commands import error_line
 from tests.support.hub import StubHub, call, serve, start
@@ -134,6 +138,47 @@ def test_other_ends_of_a_download(error, words, code, tmp_path):
         raise error
     assert words in str(told.value)
     assert told.value.exit_code == code
+
+
+def test_a_download_shows_how_much_has_come(tmp_path, monkeypatch):
+    """Of what was missing: neither what was there, nor what another process left half."""
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    (blobs / "old.incomplete").write_bytes(bytes(3 << 20))
+    told = []
+
+    class Bar(Progress):
+        def advance(self, steps=1):
+            told.append(steps)
+
+    @contextmanager
+    def shown(title, total):
+        assert (title, total) == ("Downloading a/b (MiB)", 10)
+        yield Bar()
+
+    monkeypatch.setattr(downloading, "progress", shown)
+    monkeypatch.setattr(downloading, "_EVERY", 0.01)
+    files = {"large": ("x", 6 << 20), "more": ("y", 4 << 20), "small": ("z", 9)}
+    wanted = Wanted(None, files, tmp_path, tmp_path)
+
+    def come(megabytes):
+        for _ in range(500):
+            if sum(told) >= megabytes:
+                return True
+            time.sleep(0.01)
+        return False
+
+    with downloading.arriving("a/b", wanted, ["large", "more"]):
+        (blobs / "x.1.incomplete").write_bytes(bytes(2 << 20))
+        assert come(2)
+        (blobs / "x.1.incomplete").unlink()
+        (blobs / "x").write_bytes(bytes(6 << 20))
+        assert come(6)
+        (blobs / "y").write_bytes(bytes(4 << 20))
+    assert sum(told) == 10
+    monkeypatch.setattr(downloading, "progress", lambda *_: pytest.fail("a bar over a few bytes"))
+    with downloading.arriving("a/b", wanted, ["small"]), downloading.arriving("a/b", None, []):
+        pass
 
 
 def test_ctrl_c_ends_a_download_at_once(tmp_path):

@@ -15,6 +15,7 @@ from tests.support.checkpoints import hashes, synthetic_checkpoint
 from tests.support.commands import check_refused, run
 
 MUTANTS = 2_000  # in every run; the slow tests draw more
+SECONDS = 120  # for so many, on a machine with much other work; a hang takes longer
 MEMORY = 1 << 30  # bytes of address space; the interpreter alone takes about a third
 
 
@@ -33,7 +34,7 @@ def test_mutated_checkpoints_are_refused_or_read_and_nothing_else(tmp_path, seed
         [sys.executable, "-c", program, folder, str(seed), str(mutants)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=SECONDS * mutants // MUTANTS,
         env={
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[3]),

@@ -13,7 +13,8 @@ from prune.common.errors import RegrowthError, UsageError
 from prune.cutting.cut import cut
 from prune.cutting.plan import CutPlan
 from prune.families.subject import open_subject
-from prune.models.kv_cache import LayerCache, cache_of, tensors_in
+from prune.models.held import held_cache_bytes, held_weight_bytes
+from prune.models.kv_cache import LayerCache, cache_of
 from prune.models.loading import load_model
 from prune.models.needs import Asked, Needs, Work
 from prune.models.reckoning import read_needs
@@ -97,11 +98,10 @@ def test_what_the_cut_model_takes_is_what_the_plan_said(family, tmp_path):
         plan, line = plan_cut(tmp_path / "full", layers=dropped), SizeTarget(target, whole).line(dropped)
     cut(plan, tmp_path / "cut", show_progress=False)
     model = load_model(Source(tmp_path / "cut", "it"))
-    held = {id(t): t.nbytes for t in (*model.parameters(), *model.buffers())}
-    assert line["weights"] == sum(held.values())
+    assert line["weights"] == held_weight_bytes(model)
     with torch.no_grad():
         cache = cache_of(model(input_ids=torch.arange(100)[None] % 80 + 2, use_cache=True))
-    assert line["cache"] == sum(t.nbytes for _, t in tensors_in(cache) if t.dim())
+    assert line["cache"] == held_cache_bytes(cache)
     assert line["total"] <= target
 
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from eval.runs.run import run
 from prune.common import terminal
 from prune.common.errors import RegrowthError, UsageError
+from prune.common.provenance import versions
 from prune.common.terminal import answer, grow_segments, make_app, progress, screen
 from tests.support.questions import ROW
 from tests.support.texts import write_jsonl
@@ -167,3 +168,9 @@ def test_torch_is_not_there_yet_when_a_command_asks():
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTORCH_")}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "expandable_segments:True"
+
+
+def test_the_version_is_told_with_those_that_results_hang_on(app):
+    result = CliRunner().invoke(app, ["--version"])
+    told = dict(line.split(" ", 1) for line in result.stdout.splitlines())
+    assert (result.exit_code, told) == (0, versions())

@@ -9,6 +9,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
 from prune.families.subject import open_subject
 from prune.families.table import FAMILIES
+from prune.models.held import held_weight_bytes
 from prune.models.kv_cache import cache_bytes, layer_caches
 from prune.models.loading import load_model
 from prune.models.needs import Asked
@@ -34,22 +35,6 @@ BUILT = [
 ]
 
 
-def held(model):
-    """Bytes of a model's parameters and buffers, and of what bitsandbytes holds beside them; a tied pair once."""
-    seen = {}
-    for module in model.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is None:
-                continue
-            state = getattr(tensor, "quant_state", None)
-            beside = [] if state is None else [state.absmax, state.code, state.offset]
-            beside += [] if state is None else [state.state2.absmax, state.state2.code]
-            for part in (tensor, getattr(tensor, "SCB", None), *beside):
-                if part is not None:
-                    seen[id(part)] = part
-    return sum(part.nbytes for part in seen.values())
-
-
 def counted(folder, bits):
     config = read_config(folder, "it")
     found = loaded_weights(skeleton(config, stored_dtype(read_checkpoint(folder), config), "it"), bits)
@@ -66,7 +51,7 @@ def test_weights_are_those_that_are_loaded(name, tmp_path):
         with pytest.raises(RegrowthError, match=UNTOLD[name]):
             counted(tmp_path, 16)
         return
-    assert counted(tmp_path, 16) == held(load_model(Source(tmp_path, "it")))
+    assert counted(tmp_path, 16) == held_weight_bytes(load_model(Source(tmp_path, "it")))
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -76,7 +61,7 @@ def test_weights_are_those_that_bitsandbytes_holds(name, bits, tmp_path):
     save_small_model(name, tmp_path, dtype=torch.bfloat16)
     how = {"quantization_config": quantisation(torch.bfloat16, bits=bits), "device_map": {"": "cpu"}}
     model = load_model(Source(tmp_path, "it"), dtype=torch.bfloat16, **how)
-    assert counted(tmp_path, bits) == held(model)
+    assert counted(tmp_path, bits) == held_weight_bytes(model)
 
 
 def allocated(model, ids, past=None):

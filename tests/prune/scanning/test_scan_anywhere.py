@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from prune.checkpoint.source import Source
+from prune.checkpoint.source import Source, locate
 from prune.common.errors import UsageError
 from prune.common.resume import Unfinished
 from prune.common.sizes import parse_size
 from prune.models.layer_files import fits
+from prune.models.whole import load_whole
 from prune.scanning.cka import linear_cka
 from prune.scanning.result import Scan
 from prune.scanning.samples import Samples
-from prune.scanning.scan import measure, scan
+from prune.scanning.scan import _load, measure, scan
 from prune.scanning.settings import ScanSettings
 from prune.scanning.streaming import Timing, measure_streamed
 from tests.support.checkpoints import with_other_weights
@@ -216,6 +217,19 @@ def test_four_bits_stay_near_the_whole_model(tiny_llama, sample_text, tmp_path):
     )
     assert packed.provenance["bits"] == 4
     assert 0 < apart(whole.distance, packed.distance) < 0.1 < max(whole.distance[0])
+
+
+def test_a_scan_in_4_bits_stands_on_the_weights_that_all_else_does(tiny_llama):
+    """The scales are quantised too, as where a model is trained or asked."""
+    ours = _load(locate(tiny_llama), ScanSettings(load_in_4bit=True, device="cpu", dtype="float32"), False)
+    theirs = load_whole(locate(tiny_llama), dtype=torch.float32, device="cpu", load_in_4bit=True)
+    pairs = list(zip(ours.named_parameters(), theirs.named_parameters(), strict=True))
+    assert sum(hasattr(weight, "quant_state") for (_, weight), _ in pairs) == 8 * 7
+    for (name, mine), (_, other) in pairs:
+        assert torch.equal(mine.data, other.data), name
+        if hasattr(mine, "quant_state"):
+            assert mine.quant_state.nested
+            assert torch.equal(mine.quant_state.absmax, other.quant_state.absmax)
 
 
 def test_all_figures_are_written_or_none(tiny_llama, sample_text, tmp_path):

@@ -1,0 +1,63 @@
+"""`evaluate cliff`: the figures of arXiv 2403.17887 from sweeps of one model: accuracy, loss, chance, the cliff."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.billing.cliff import CliffLine, CliffProse, Cliffs, lines_of, prose_of
+from eval.billing.sweep import SweepRecord
+from eval.reports.cliff import cliff_markdown, write_cliff_figures
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.outputs import check_free, staged_directory, write_text
+from prune.common.provenance import provenance
+
+CLIFF_FILE = "cliff.json"
+_WAYS = {"best": "by similarity", "deepest": "deepest"}  # of a sweep's starts
+
+
+def find_cliffs(sweeps: Sequence[str | Path], *, out: str | Path, overwrite: bool = False) -> Cliffs:
+    """Accuracy and prose loss of each sweep's cuts against the share of layers dropped, in the folder `out`.
+
+    `out` appears whole or not at all: cliff.json, cliff.md and cliff.svg.
+
+    Args:
+        sweeps: folders that `evaluate sweep` made of one model, with one start a size: best and deepest, on as many
+            tasks and texts as wanted.
+
+    Raises:
+        UsageError: a sweep of several starts a size, or two of one way to cut on one task or text.
+        CheckpointError: no sweep, or one of another format.
+        RegrowthError: sweeps of two models, or nothing in them that can be drawn.
+    """
+    out = check_free(out, overwrite=overwrite)
+    read = [SweepRecord.read(Path(folder) / "sweep.json") for folder in sweeps]
+    if not read:
+        raise UsageError("name one folder of `evaluate sweep` at least")
+    first = read[0].provenance["model"]
+    lines: list[CliffLine] = []
+    prose: list[CliffProse] = []
+    for folder, sweep in zip(sweeps, read, strict=True):
+        if sweep.provenance["model"].get("content_sha256") != first.get("content_sha256"):
+            raise RegrowthError(f"{folder} is a sweep of another model than {sweeps[0]}")
+        if not isinstance(sweep.starts, str) or sweep.starts not in _WAYS:
+            raise UsageError(f"{folder} has several starts a size; sweep with --starts best or --starts deepest")
+        lines += lines_of(sweep, _WAYS[sweep.starts])
+        prose += prose_of(sweep, _WAYS[sweep.starts])
+    drawn = [f"{one.domain} {one.protocol}, {one.way}" for one in lines if not one.healed]
+    drawn += [f"{one.text}, {one.way}" for one in prose if not one.healed]
+    if twice := [name for name in drawn if drawn.count(name) > 1]:
+        raise UsageError(f"two of the sweeps hold {twice[0]}; name one of them")
+    cliffs = Cliffs(
+        layers=read[0].layers,
+        lines=tuple(lines),
+        prose=tuple(prose),
+        provenance=provenance(model=first, sweeps=[str(folder) for folder in sweeps]),
+    )
+    if not cliffs.lines and not cliffs.prose:
+        raise RegrowthError(f"{sweeps[0]} holds no accuracy and no prose of two sizes, so there is nothing to draw")
+    with staged_directory(out, overwrite=overwrite) as stage:
+        cliffs.write(stage / CLIFF_FILE)
+        write_text(stage / "cliff.md", cliff_markdown(cliffs))
+        write_cliff_figures(cliffs, stage)
+    return cliffs

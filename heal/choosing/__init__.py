@@ -1,0 +1,1 @@
+"""Which of the cuts that a check left over heals best."""

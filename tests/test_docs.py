@@ -1,0 +1,54 @@
+"""What the documents tell a user to type exists; the quickstart's commands run as they stand."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from recipes.schema import options_of
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCED = re.compile(r"^```(?:sh|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"(?:^(?: {4}|\t).*\n)+", re.MULTILINE)
+ROOMS = {"prune": "prune", "heal": "heal", "evaluate": "eval", "recipe": "recipes"}
+
+
+def commands(page):
+    """The words of each command of ours that a page shows in a block."""
+    text = page.read_text("utf-8")
+    blocks = FENCED.findall(text) + INDENTED.findall(text)
+    for block in blocks:
+        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+            if line.strip().split(" ")[0] in ROOMS:
+                yield shlex.split(line, comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_option_of_a_command_exists(page):
+    for words in commands(page):
+        if words[0] == "recipe" or words[1].startswith("-"):
+            continue
+        known = options_of(" ".join(words[:2]))
+        given = {word[2:].split("=")[0] for word in words if re.match(r"--[a-z]", word)}
+        assert given <= {*known, *known.values(), "help", "debug"}, words
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs_as_it_stands(tmp_path, monkeypatch):
+    (tmp_path / ".sample").symlink_to(ROOT / ".sample")
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    for words in commands(ROOT / "docs" / "index.md"):
+        if words[1].startswith("-") or words[0] == "recipe":
+            continue
+        app = importlib.import_module(f"{ROOMS[words[0]]}.cli").app
+        done = CliRunner().invoke(app, words[1:])
+        assert done.exit_code == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+        ran.append(" ".join(words[:2]))
+    steps = ["prune scan", "prune cut", "heal patch", "heal distill", "heal merge", "evaluate compare"]
+    assert ran == steps
+    assert (tmp_path / "quick" / "bill" / "report.html").exists()
