@@ -35,9 +35,7 @@ def main() -> None:
     if asked.child:
         print(json.dumps(measure(asked.model, *json.loads(asked.child))))
         return
-    print(
-        "| weights | prompts | weights, MiB: reckoned, held | KV cache | KV cache + work | error of the sum | RSS, MiB |"
-    )
+    print("| weights | prompts | weights, MiB: reckoned, held | KV cache | KV + work | error of all | RSS, MiB |")
     print("|---|---|---|---|---|---|---|")
     for setting in SETTINGS:
         command = [sys.executable, __file__, "--model", str(asked.model), "--child", json.dumps(setting)]
