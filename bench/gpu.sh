@@ -2,7 +2,7 @@
 # Carry bench/gpu.py to a machine with a GPU that has torch, transformers and peft, and perhaps no network.
 #
 #   here    bash bench/gpu.sh prepare [FOLDER]   packs the project and the packages that are missing there, 45 MiB
-#   there   bash FOLDER/run.sh [--steps a,b ...] measures; see bench/gpu.py
+#   there   bash FOLDER/run.sh [--steps a,b ...] measures; see bench/gpu.py. First try --tiny here, with that machine's packages
 #
 # FOLDER is .gpu by default. PYTHON_THERE names the Python of that machine, 3.12 by default.
 set -euo pipefail

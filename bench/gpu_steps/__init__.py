@@ -23,7 +23,7 @@ class Step:
 
 STEPS = {
     "machine": Step("kernels", "machine", 10),  # versions, the card, what products and copies reach: the ceilings
-    "nf4": Step("kernels", "nf4", 10),  # is NF4 of the GPU and of the CPU the same bytes? merge makes it on the CPU
+    "nf4": Step("kernels", "nf4", 10),  # is NF4 of the GPU and of the CPU the same bytes? a merge may be on either
     "masks": Step("kernels", "masks", 15),  # attention with the packed mask beside the causal kernel
     "healing_8b": Step("healing", "healing_8b", 60),  # steps of 24 of 32 layers: defaults, then one change at a time
     "healing_70b": Step("healing", "healing_70b", 60),  # steps of 48 of 80 layers in 4 bits: does it fit?

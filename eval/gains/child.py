@@ -23,14 +23,8 @@ OUT_OF_MEMORY = "out of memory"
 
 def main(descriptor: int) -> None:
     """Serve the parent at the other end of a pipe: an order is the fields of a `TurnOrder`."""
-    from prune.common.terminal import quiet_libraries
-
-    quiet_libraries()
-    from transformers import AutoModelForCausalLM  # noqa: F401  what is imported here, no turn has to import
-
-    import eval.gains.turn  # noqa: F401
-
     parent = Connection(descriptor)
+    _warm_up()
     while True:
         try:
             order = parent.recv()
@@ -39,6 +33,16 @@ def main(descriptor: int) -> None:
         if order == STOP:
             return
         parent.send(_in_fork(order, parent) if FORKS else measured(order))
+
+
+def _warm_up() -> None:
+    """Import what no turn has to import then."""
+    from prune.common.terminal import quiet_libraries
+
+    quiet_libraries()
+    from transformers import AutoModelForCausalLM  # noqa: F401
+
+    import eval.gains.turn  # noqa: F401
 
 
 def measured(order: dict[str, Any]) -> tuple[str, Any]:

@@ -15,6 +15,7 @@ from prune.common.memory import forget_peak, peak_resident, resident
 from prune.models.held import held_cache_bytes, held_weight_bytes
 from prune.models.loading import pick_device, text_config
 from prune.models.precision import pick_dtype
+from prune.models.skeleton import read_config, skeleton
 from prune.models.spread import gpus
 from prune.models.whole import load_whole
 
@@ -74,10 +75,7 @@ def count_parameters(source: Source) -> int:
 
     It also brings in the code that loading needs, so that this is no part of what the model takes.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.folder))
+    model = skeleton(read_config(source.folder, source.name), torch.float32, source.name)
     return sum(weight.numel() for weight in model.parameters())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from eval.reports.model import Section
 from eval.reports.tables import Record, Shown, field, headings
-from eval.reports.text import bits, larger, listed, nll_change, plain, points
+from eval.reports.text import PER_BYTE, bits, certain, listed, nll_change, plain, points
 from prune.common.tables import Cell, Table
 from prune.models.footprint import GIB
 
@@ -43,7 +43,7 @@ def cost_line(comparison: Record, label: str) -> str:
         told = _loss([row for row in rows if row["domain"] == domain])
         (lost if told else quiet).append(f"{domain} {told}" if told else domain)
     for row in comparison["prose"]:
-        if row["model"] == label and row["difference"] and larger(row["difference"]) > 0:
+        if row["model"] == label and row["difference"] and certain(row, "difference") > 0:
             lost.append(f"{row['text']} prose {bits(row['difference'], 'nats a token')}")
     if quiet:
         lost.append(f"nothing beyond doubt in {listed(quiet)}")
@@ -128,10 +128,10 @@ def _times(spread: Mapping[str, float], words: str = "") -> str:
 def _loss(rows: Sequence[Record]) -> str:
     """The largest loss beyond doubt of one domain's rows, in words; "" where there is none."""
     fell = [row for row in rows if row["versus"]["full_above_chance"]]
-    fell = [row for row in fell if larger(row["versus"]["accuracy_difference"]) < 0]
+    fell = [row for row in fell if certain(row["versus"], "accuracy_difference") < 0]
     if fell:
         return points(min((row["versus"]["accuracy_difference"] for row in fell), key=lambda lost: lost["estimate"]))
-    rose = [change for row in rows if larger(change := nll_change(row["versus"])) > 0]
+    rose = [nll_change(row["versus"]) for row in rows if certain(row["versus"], PER_BYTE) > 0]
     if rose:
         return f"{bits(max(rose, key=lambda change: change['estimate']), 'bits per byte')} of answer NLL"
     return ""
