@@ -16,7 +16,7 @@ from recipes.record import read_stages
 from recipes.schema import load_recipe, parse_changes
 from tests.support.commands import succeed
 
-HEALING = {"bits": 16, "rank": 4, "length": 64, "batch_size": 2, "checkpointing": "off", "tokens": 256}
+HEALING = {"bits": 16, "rank": 4, "length": 64, "batch_size": 2, "checkpointing": "off", "tokens": "1k"}
 HEALING |= {"held_out_tokens": 128}
 SHORT = {**HEALING, "samples": 8, "sample_length": 64, "check_tokens": 512, "patch_tokens": 512, "patch_length": 64}
 SHORT |= {"domains": "science", "limit": 6}
@@ -54,7 +54,7 @@ def test_the_frontier_of_a_tiny_model(tiny_llama, sample_text, short_heldout, or
     out = tmp_path / "out"
     settings = changes(
         model=tiny_llama, text=sample_text, heldout=short_heldout, originals=f"[{originals}]", out=out, sizes="1,2",
-        finalists=2, choose_tokens=128, max_loss="50%", **SHORT,
+        finalists=2, choose_tokens="1k", max_loss="50%", **SHORT,
     )  # fmt: skip
     succeed("recipe", "run", "frontier", *settings, "--no-budget", "--tidy")
     frontier = Frontier.read(out / "frontier" / "frontier.json")
