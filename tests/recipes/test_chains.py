@@ -121,14 +121,19 @@ def test_regrow_goes_on_where_it_was_stopped(tiny_llama, sample_text, short_held
     assert json.loads((out / "comparison" / "comparison.json").read_text())["gains"]["rounds"] == 1
 
 
-def test_regrow_takes_a_number_of_layers_and_says_so():
+def test_regrow_takes_a_number_of_layers_or_a_size_to_fit():
     recipe = load_recipe("regrow")
-    with pytest.raises(UsageError, match=r"regrow needs .*--set n="):
+    with pytest.raises(UsageError, match=r"regrow needs one of n and fit: add --set n=\.\.\. or --set fit="):
         recipe.resolve({"model": "m"})
+    with pytest.raises(UsageError, match="regrow takes one of n and fit, not both"):
+        recipe.resolve({"model": "m", "n": 8, "fit": "8GiB"})
+    fitted = recipe.resolve(parse_changes(["model=m", "fit=8GiB", "context=32k", "fit_bits=4"])).stages[2].words()
+    assert fitted[:8] == ["cut", "m", "--fit", "8GiB", "--context", "32k", "--bits", "4"]
     words = {stage.name: stage.words() for stage in recipe.resolve(parse_changes(["model=m", "n=8"])).stages}
     assert words["cut"][:4] == ["cut", "m", "--n", "8"]
     assert "--pass-over" in words["patch"]
     assert "--length" not in words["heal"]
+    assert "--context 8k" in " ".join(recipe.resolve(parse_changes(["model=m", "fit=8GiB"])).stages[2].words())
     quick = {
         stage.name: stage.words() for stage in recipe.resolve(parse_changes(["model=m", "n=8", "quick=true"])).stages
     }
