@@ -33,6 +33,7 @@ _computes = partial(Option, panel="Model and memory")
 _cuts = partial(Option, panel="Cuts")
 _hides = partial(Option, panel="Needles")
 _removes = partial(Option, panel="Heads taken out")
+_repeats = partial(Option, panel="Noise floor")
 _Text = str | None
 
 
@@ -339,9 +340,18 @@ class ComparisonSettings(Settings):
     sweep: Annotated[Path | None, Option("Folder of a sweep of FULL, to be shown in the report too.", parse=Path)] = (
         None
     )
+    noise: Annotated[bool, _repeats("Ask FULL a second time in other batches: what its scores move by is noise.")] = (
+        True
+    )
+    noise_limit: Annotated[int, _repeats("Questions per domain and protocol that are asked again, at most.")] = 100
+    noise_dtype: Annotated[str | None, _repeats("Ask again in this precision; in that of --dtype if not given.")] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.noise_limit < 2:
+            raise UsageError(f"--noise-limit {self.noise_limit} is too few questions; an interval needs 2 at least")
+        if self.noise_dtype is not None and not self.noise:
+            raise UsageError("--noise-dtype is of the noise floor; leave out --no-noise")
         if self.policy is not None and self.max_loss is not None:
             raise UsageError("--max-loss is the short form of a --policy; give one of the two")
 

@@ -17,6 +17,7 @@ Value = str | int | float | bool | None | list[str | int | float]
 SHIPPED = Path(__file__).parent
 # Options that name what a command writes; everything else it names, it reads.
 _OUTPUTS = {"evaluate prepare": ("data",), "heal rank": ("out", "plot", "select-out")}
+ANY = "*"  # in a choice: the row of every value that has none of its own
 VALUED = ""  # in the place of an option's negation: it takes a value
 _USUAL_OUTPUTS = ("out", "plot")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
@@ -84,7 +85,9 @@ class Stage(BaseModel):
         options: dict[str, Value] = {}
         for name, value in self.options.items():
             given = _spread(value if isinstance(value, list) else [value], settings)
-            options[name] = given if isinstance(value, list) or len(given) != 1 else given[0]
+            filled = given if isinstance(value, list) or len(given) != 1 else given[0]
+            if filled != []:  # an option that is not given
+                options[name] = filled
         name = self.name if self.loop is None else f"{self.name}-{settings[self.loop[0]]}"
         arguments = [str(argument) for argument in _spread(self.arguments, settings)]
         return self.model_copy(update={"name": name, "arguments": arguments, "options": options, "each": None})
@@ -122,7 +125,7 @@ class Recipe(BaseModel):
     about: str
     settings: dict[str, Value]
     stages: list[Stage] = Field(min_length=1)
-    choices: dict[str, dict[str, dict[str, Value]]] = {}  # setting -> its value -> settings that this value changes
+    choices: dict[str, dict[str, dict[str, Value]]] = {}  # setting -> its value, or * -> settings that it changes
     show: str | None = None  # a comparison.json or a Markdown file to print at the end
     files: dict[str, str] = {}  # what each result is -> where it stands
     tidy: list[str] = []  # stages whose outputs --tidy may delete although `files` names them
@@ -186,11 +189,12 @@ class Recipe(BaseModel):
             settings[key] = value
         for choice, table in self.choices.items():
             chosen = settings[choice]
-            if chosen is None or (chosen is False and _word(chosen) not in table):
+            if chosen in (None, [], False) and _word(chosen) not in table:
                 continue
-            if _word(chosen) not in table:
+            row = table.get(_word(chosen), table.get(ANY))
+            if row is None:
                 raise UsageError(f"--set {choice}={chosen}: there is no such row; {self.name} has {', '.join(table)}")
-            settings |= {key: value for key, value in table[_word(chosen)].items() if key not in (changes or {})}
+            settings |= {key: value for key, value in row.items() if key not in (changes or {})}
         for key, value in settings.items():  # a setting may use those above it
             settings[key] = _fill(value, settings)
         used = set(self._placeholders())
@@ -319,24 +323,47 @@ def load_recipe(name_or_file: str) -> Recipe:
     Raises:
         RecipeError: no such recipe, not YAML, or invalid; the line names the field.
     """
-    path = Path(name_or_file)
-    if path.suffix not in (".yaml", ".yml"):
-        if name_or_file not in shipped_recipes():
-            known = ", ".join(shipped_recipes())
-            raise RecipeError(f"no recipe {name_or_file!r}; use {known}, or give a .yaml file")
-        path = SHIPPED / f"{name_or_file}.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"{path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from None
+    path = _path_of(name_or_file)
+    document = _read(path)
+    if isinstance(document, dict) and "based_on" in document:
+        document = _based(document, path)
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "recipe"
         raise RecipeError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _path_of(name_or_file: str) -> Path:
+    path = Path(name_or_file)
+    if path.suffix not in (".yaml", ".yml"):
+        if name_or_file not in shipped_recipes():
+            known = ", ".join(shipped_recipes())
+            raise RecipeError(f"no recipe {name_or_file!r}; use {known}, or give a .yaml file")
+        path = SHIPPED / f"{name_or_file}.yaml"
+    return path
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from None
+
+
+def _based(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A recipe that says only how it differs from a shipped one; its settings and choices come on top of that one's."""
+    base_name = document.pop("based_on")
+    if base_name not in shipped_recipes():
+        raise RecipeError(f"{path}: based_on: there is no recipe {base_name!r}; use {', '.join(shipped_recipes())}")
+    base = _read(_path_of(base_name))
+    if "based_on" in base:
+        raise RecipeError(f"{path}: based_on: {base_name} is based on another recipe itself; use {base['based_on']}")
+    merged = {key: {**base.get(key, {}), **(document.get(key) or {})} for key in ("settings", "choices", "files")}
+    return {**base, **document, **merged}
 
 
 def parse_changes(pairs: list[str]) -> dict[str, Value]:

@@ -66,15 +66,27 @@ def larger(interval: Mapping[str, float]) -> int:
     return int(interval["low"] > 0) - int(interval["high"] < 0)
 
 
+def certain(versus: Mapping[str, Any], name: str) -> int:
+    """As `larger`, of one of the differences; 0 where it is within the noise floor."""
+    return 0 if name in (versus.get("noise") or ()) else larger(versus[name])
+
+
+_ACCURACY, _NLL, PER_BYTE = (
+    "accuracy_difference",
+    "answer_nll_bits_difference",
+    "answer_nll_bits_per_byte_difference",
+)
+
+
 def worst_nll(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The row whose answer NLL rose most, of those where it rose beyond doubt if there is one, else of all."""
-    sure = [row for row in rows if larger(nll_change(row["versus"])) > 0]
+    sure = [row for row in rows if certain(row["versus"], PER_BYTE) > 0]
     return max(sure or rows, key=lambda row: nll_change(row["versus"])["estimate"])
 
 
 def worst_accuracy(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The row whose accuracy fell most, of those where it fell beyond doubt if there is one, else of all."""
-    sure = [row for row in rows if larger(row["versus"]["accuracy_difference"]) < 0]
+    sure = [row for row in rows if certain(row["versus"], _ACCURACY) < 0]
     return min(sure or rows, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
 
 
@@ -89,17 +101,19 @@ def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     row, nll = worst_accuracy(compared), worst_nll(compared)
     change, rise = row["versus"]["accuracy_difference"], nll_change(nll["versus"])
-    if larger(change) >= 0 and larger(rise) > 0:
+    fell = certain(row["versus"], _ACCURACY) < 0
+    if not fell and certain(nll["versus"], PER_BYTE) > 0:
         return (
             "No loss of accuracy is beyond doubt, but right answers became less likely: "
             f"most by {nll['model']} in {task_name(nll)}, {bits(rise, 'bits per byte')}."
         )
     if change["estimate"] >= 0:
         return "No accuracy was lost in any domain, by the estimates."
-    return (
-        f"{row['model']} loses most accuracy in {task_name(row)}: {points(change)}; its "
-        f"{'whole 95 % interval is a loss' if larger(change) < 0 else '95 % interval includes no change'}."
-    )
+    if _ACCURACY in (row["versus"].get("noise") or ()):
+        sure = "it is noise, no larger than where the full model is asked twice"
+    else:
+        sure = f"its {'whole 95 % interval is a loss' if fell else '95 % interval includes no change'}"
+    return f"{row['model']} loses most accuracy in {task_name(row)}: {points(change)}; {sure}."
 
 
 def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
@@ -120,8 +134,8 @@ def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
         told = f"{model} loses most accuracy in {task_name(accuracy)}, but right answers become no less likely."
     else:
         told = f"{model} loses nothing by the estimates."
-    falls = sum(larger(row["versus"]["accuracy_difference"]) < 0 for row in compared)
-    rises = sum(larger(row["versus"]["answer_nll_bits_difference"]) > 0 for row in compared)
+    falls = sum(certain(row["versus"], _ACCURACY) < 0 for row in compared)
+    rises = sum(certain(row["versus"], _NLL) > 0 for row in compared)
     of = counted(len(compared), "row")
     return f"{told} A loss of accuracy is beyond doubt in {falls} of {of}, a loss by answer NLL in {rises}."
 
