@@ -13,7 +13,11 @@ from heal.budget.plan import plan_budget
 from heal.budget.stations import Amounts
 from heal.choosing.record import FINALISTS, TOKENS
 from heal.settings import BudgetQuery, Settings, parse_checkpointing
+from prune.choosing.fit import check_reach, least_layers
+from prune.choosing.settings import CutSettings, FitSettings, parse_target
 from prune.common.sizes import parse_tokens
+from prune.cutting.planning import target_of
+from prune.families.subject import open_subject
 from prune.instruments.settings import parse_numbers
 from prune.scanning.settings import parse_batch_size
 from recipes.schema import Recipe, Stage
@@ -59,15 +63,15 @@ def asked_budget(recipe: Recipe, stage: Stage) -> Asked | None:
     healing = _nearest(recipe, stage, tuple(_HEALING))
     named = cut or healing or stage
     model = next(iter(named.arguments), "")
-    n, start = (0, None) if cut is None else (cut.options.get("n"), cut.options.get("start"))
-    if not isinstance(n, int):
-        return None
-    if stage.command == "evaluate run" and cut is not None and stage.arguments[:1] == [model]:
-        n, start = 0, None  # the whole model is asked
     if any(overlap(model, output) for output in made):
         return None  # another stage's result: what it is like is not known yet
     if not Path(model).exists() and "/" not in model:
         return None  # neither a folder nor a hub id with its owner: a slip that the stage itself tells
+    n, start = (0, None) if cut is None else (_layers_of(model, cut), cut.options.get("start"))
+    if n is None:
+        return None
+    if stage.command == "evaluate run" and cut is not None and stage.arguments[:1] == [model]:
+        n, start = 0, None  # the whole model is asked
     query, settings = BudgetQuery(n=n, tokens="1M"), Settings(rank=1)
     if healing is not None:
         query = BudgetQuery(
@@ -89,6 +93,29 @@ def asked_budget(recipe: Recipe, stage: Stage) -> Asked | None:
         device=str(stage.options.get("device") or "auto"),
         spread=bool(stage.options.get("device-map")),
     )
+
+
+def _layers_of(model: str, cut: Stage) -> int | None:
+    """How many layers a cut takes, at the least where it has a size to fit; None where its options do not tell.
+
+    Raises:
+        RegrowthError: the model cannot be read, or no cut of it fits, or none is needed.
+    """
+    n, size = cut.options.get("n"), cut.options.get("fit")
+    if size is None:
+        return n if isinstance(n, int) else None
+    asked = {name: cut.options.get(name) for name in ("context", "sequences", "bits")}
+    fit = FitSettings(
+        size=parse_target(str(size)),
+        context=None if asked["context"] is None else parse_tokens(str(asked["context"])),
+        sequences=None if asked["sequences"] is None else int(str(asked["sequences"])),
+        bits=None if asked["bits"] is None else int(str(asked["bits"])),
+    )
+    revision = cut.options.get("revision")
+    subject = open_subject(model, revision=None if revision is None else str(revision))
+    target = target_of(fit, subject, CutSettings(), show_progress=False)
+    check_reach(target, model)
+    return least_layers(target)
 
 
 def _nearest(recipe: Recipe, stage: Stage, commands: tuple[str, ...]) -> Stage | None:

@@ -17,6 +17,7 @@ Value = str | int | float | bool | None | list[str | int | float]
 SHIPPED = Path(__file__).parent
 # Options that name what a command writes; everything else it names, it reads.
 _OUTPUTS = {"evaluate prepare": ("data",), "heal rank": ("out", "plot", "select-out")}
+ANY = "*"  # in a choice: the row of every value that has none of its own
 VALUED = ""  # in the place of an option's negation: it takes a value
 _USUAL_OUTPUTS = ("out", "plot")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
@@ -124,7 +125,7 @@ class Recipe(BaseModel):
     about: str
     settings: dict[str, Value]
     stages: list[Stage] = Field(min_length=1)
-    choices: dict[str, dict[str, dict[str, Value]]] = {}  # setting -> its value -> settings that this value changes
+    choices: dict[str, dict[str, dict[str, Value]]] = {}  # setting -> its value, or * -> settings that it changes
     show: str | None = None  # a comparison.json or a Markdown file to print at the end
     files: dict[str, str] = {}  # what each result is -> where it stands
     tidy: list[str] = []  # stages whose outputs --tidy may delete although `files` names them
@@ -188,11 +189,12 @@ class Recipe(BaseModel):
             settings[key] = value
         for choice, table in self.choices.items():
             chosen = settings[choice]
-            if chosen is None or (chosen is False and _word(chosen) not in table):
+            if chosen in (None, [], False) and _word(chosen) not in table:
                 continue
-            if _word(chosen) not in table:
+            row = table.get(_word(chosen), table.get(ANY))
+            if row is None:
                 raise UsageError(f"--set {choice}={chosen}: there is no such row; {self.name} has {', '.join(table)}")
-            settings |= {key: value for key, value in table[_word(chosen)].items() if key not in (changes or {})}
+            settings |= {key: value for key, value in row.items() if key not in (changes or {})}
         for key, value in settings.items():  # a setting may use those above it
             settings[key] = _fill(value, settings)
         used = set(self._placeholders())

@@ -28,6 +28,7 @@ STEPS = {
     "healing_8b": Step("healing", "healing_8b", 60),  # steps of 24 of 32 layers: defaults, then one change at a time
     "healing_70b": Step("healing", "healing_70b", 60),  # steps of 48 of 80 layers in 4 bits: does it fit?
     "loaded": Step("loaded", "loaded", 70),  # a checkpoint on disk: loading, scan, check, sweep, generation
+    "fit": Step("fitting", "fit", 30),  # the peak of a prompt beside what `prune cut --fit` reckons
     "files": Step("files", "files", 90),  # cut, patch, distill and merge, end to end on files
     "streamed": Step("loaded", "streamed", 40),  # the scan layer by layer
 }

@@ -16,7 +16,7 @@ from recipes.record import read_stages
 from recipes.schema import load_recipe, parse_changes
 from tests.support.commands import succeed
 
-HEALING = {"bits": 16, "rank": 4, "length": 64, "batch_size": 2, "checkpointing": "off", "tokens": 256}
+HEALING = {"bits": 16, "rank": 4, "length": 64, "batch_size": 2, "checkpointing": "off", "tokens": "1k"}
 HEALING |= {"held_out_tokens": 128}
 SHORT = {**HEALING, "samples": 8, "sample_length": 64, "check_tokens": 512, "patch_tokens": 512, "patch_length": 64}
 SHORT |= {"domains": "science", "limit": 6}
@@ -54,7 +54,7 @@ def test_the_frontier_of_a_tiny_model(tiny_llama, sample_text, short_heldout, or
     out = tmp_path / "out"
     settings = changes(
         model=tiny_llama, text=sample_text, heldout=short_heldout, originals=f"[{originals}]", out=out, sizes="1,2",
-        finalists=2, choose_tokens=128, max_loss="50%", **SHORT,
+        finalists=2, choose_tokens="1k", max_loss="50%", **SHORT,
     )  # fmt: skip
     succeed("recipe", "run", "frontier", *settings, "--no-budget", "--tidy")
     frontier = Frontier.read(out / "frontier" / "frontier.json")
@@ -121,14 +121,19 @@ def test_regrow_goes_on_where_it_was_stopped(tiny_llama, sample_text, short_held
     assert json.loads((out / "comparison" / "comparison.json").read_text())["gains"]["rounds"] == 1
 
 
-def test_regrow_takes_a_number_of_layers_and_says_so():
+def test_regrow_takes_a_number_of_layers_or_a_size_to_fit():
     recipe = load_recipe("regrow")
-    with pytest.raises(UsageError, match=r"regrow needs .*--set n="):
+    with pytest.raises(UsageError, match=r"regrow needs one of n and fit: add --set n=\.\.\. or --set fit="):
         recipe.resolve({"model": "m"})
+    with pytest.raises(UsageError, match="regrow takes one of n and fit, not both"):
+        recipe.resolve({"model": "m", "n": 8, "fit": "8GiB"})
+    fitted = recipe.resolve(parse_changes(["model=m", "fit=8GiB", "context=32k", "fit_bits=4"])).stages[2].words()
+    assert fitted[:8] == ["cut", "m", "--fit", "8GiB", "--context", "32k", "--bits", "4"]
     words = {stage.name: stage.words() for stage in recipe.resolve(parse_changes(["model=m", "n=8"])).stages}
     assert words["cut"][:4] == ["cut", "m", "--n", "8"]
     assert "--pass-over" in words["patch"]
     assert "--length" not in words["heal"]
+    assert "--context 8k" in " ".join(recipe.resolve(parse_changes(["model=m", "fit=8GiB"])).stages[2].words())
     quick = {
         stage.name: stage.words() for stage in recipe.resolve(parse_changes(["model=m", "n=8", "quick=true"])).stages
     }

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from prune.common.errors import UsageError
+from prune.common.errors import RegrowthError, UsageError
 from recipes.asked import asked_budget
 from recipes.budget import budget_of
 from recipes.planning import plan_recipe
@@ -116,9 +116,25 @@ def test_one_of_names_settings():
 
 def test_each_stage_of_a_loop_is_reckoned_with_its_own_value(loop):
     asked = {stage.name: asked_budget(loop, stage) for stage in loop.stages}
-    assert [asked[name][1].n for name in ("cut-1", "heal-1", "cut-2", "heal-2")] == [1, 1, 2, 2]
-    assert [asked[name][1].tokens for name in ("heal-1", "heal-2")] == ["1k", "2k"]
+    assert [asked[name].query.n for name in ("cut-1", "heal-1", "cut-2", "heal-2")] == [1, 1, 2, 2]
+    assert [asked[name].query.tokens for name in ("heal-1", "heal-2")] == ["1k", "2k"]
     assert [one.stage.name for one in budget_of(plan_recipe(loop, {}))] == names(loop)
+
+
+def test_a_cut_to_a_size_is_reckoned_with_the_layers_that_have_to_go(loop, tiny_llama):
+    size = int(0.98 * (tiny_llama / "model.safetensors").stat().st_size)
+    cut = loop.stages[1].model_copy(update={"options": {"fit": f"{size}B", "context": "64", "out": "x"}})
+    changed = loop.model_copy(update={"stages": [cut]})
+    assert 0 < asked_budget(changed, cut).query.n < 8
+    small = cut.model_copy(update={"options": {**cut.options, "fit": "1B"}})
+    with pytest.raises(RegrowthError, match="no cut of"):
+        asked_budget(loop.model_copy(update={"stages": [small]}), small)
+
+
+def test_any_value_may_bring_settings_with_it():
+    recipe = Recipe.model_validate({**LOOP, "choices": {"fit": {"*": {"samples": 7}, "8GiB": {"samples": 8}}}})
+    for changes, samples in (([], 4), (["fit=9GiB"], 7), (["fit=8GiB"], 8), (["fit=9GiB", "samples=1"], 1)):
+        assert recipe.resolve(parse_changes(["model=m", "text=t", *changes])).settings["samples"] == samples
 
 
 def test_finalists_are_reckoned_as_so_many_healings(loop):
@@ -126,7 +142,7 @@ def test_finalists_are_reckoned_as_so_many_healings(loop):
         update={"command": "heal finalists", "options": {"out": "x", "tokens": "2k", "finalists": 4}}
     )
     changed = loop.model_copy(update={"stages": [*loop.stages[:2], choose]})
-    _, query, _ = asked_budget(changed, choose)
+    query = asked_budget(changed, choose).query
     assert (query.tokens, query.method) == ("8000", "distill")
 
 

@@ -24,6 +24,7 @@ from heal.ranking.document import Ranking
 from heal.result import HealRecord
 from prune.choosing.costs import Costs
 from prune.choosing.heads import Heads
+from prune.choosing.times import Times
 from prune.cutting.plan import CutPlan
 from prune.cutting.verify import Verification
 from prune.instruments.concepts.result import Concepts
@@ -50,6 +51,7 @@ an error."""
 SECTIONS = (
     ("scan.json", Scan, ""),
     ("costs.json", Costs, ""),
+    ("time.json", Times, ""),
     (
         "heads.json",
         Heads,

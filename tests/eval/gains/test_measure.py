@@ -30,12 +30,12 @@ SMALL = {"domains": "math", "limit": 2, "sets": ["mmlu"], "chat_template": "off"
 FEW = GainsSettings(context=20, new_tokens=4, sequences=2, rounds=2)
 FAILING = (
     "import os, sys; sys.path = {path!r}; import eval.gains.child as child\n"
-    "def measured(order):\n"
+    "def measured(order, parameters):\n"
     "    if 'dies' in order['name']: os.kill(os.getpid(), 9)\n"
     "    if 'raises' in order['name']: raise SystemExit\n"
     "    sizes = ('parameters', 'weight_bytes', 'cache_bytes', 'peak_memory_bytes')\n"
     "    return 'turn', dict.fromkeys((*sizes, 'prefill_seconds', 'decode_seconds'), 1)\n"
-    "child.measured, child._warm_up = measured, lambda: None\n"
+    "child.measured, child._warm_up, child.counted = measured, lambda: None, lambda *model: 1\n"
     "child.main({descriptor})\n"
 )
 
@@ -123,6 +123,17 @@ def test_precision_and_weights_are_those_that_were_judged(tiny_llama, sample_que
     assert plan_gains({"full": tiny_llama}, {}, asked, GainsSettings(gains=False)) is None
 
 
+def test_models_that_vllm_answers_for_are_measured_by_transformers_and_the_bill_says_so(tiny_llama):
+    engine = (("quantization", "fp8"), ("tensor_parallel_size", 2))
+    asked = ComparisonSettings(backend="vllm", backend_args=engine)
+    plan = plan_gains({"full": tiny_llama}, {}, asked, FEW)
+    assert plan.orders["full"].spread
+    assert plan.notes == (
+        "speed and memory are those of transformers, and not of vLLM, which was asked the questions",
+        "full: measured as stored, while vLLM judged other weights",
+    )
+
+
 def test_prompts_fit_the_smallest_context(tiny_llama):
     plan = plan_gains({"full": tiny_llama}, {}, ComparisonSettings(), GainsSettings())
     assert (plan.context, plan.new_tokens) == (128, 32)
@@ -164,7 +175,8 @@ def test_without_the_full_model_there_is_no_ratio(tiny_llama, tmp_path, monkeypa
 def test_a_turn_ends_with_the_command_that_is_killed():
     inner = (
         "import sys, time; sys.path = {path!r}; import eval.gains.child as child\n"
-        "child.measured, child._warm_up = lambda order: time.sleep(600), lambda: None\n"
+        "child._warm_up, child.counted = lambda: None, lambda *model: 1\n"
+        "child.measured = lambda *order: time.sleep(600)\n"
         "child.main({descriptor})"
     )
     code = (
@@ -172,7 +184,7 @@ def test_a_turn_ends_with_the_command_that_is_killed():
         "from prune.common.children import ChildProcess\n"
         f"process = ChildProcess({inner!r})\n"
         "print(process._process.pid, flush=True)\n"
-        "process.ask({})\n"
+        "process.ask(dict(folder=0, name=0))\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as owner:
         group = int(owner.stdout.readline())
