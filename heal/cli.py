@@ -35,7 +35,7 @@ def qlora_command(
 
     Writes adapter_config.json and adapter_model.safetensors (peft's format), heal.json (curve, speed, memory) and
     README.md. Held-out loss is in nats per token. A run that is killed, or stopped by Ctrl-C or SIGTERM, goes on with
-    [bold]--resume[/bold], to the same adapter; several GPUs: docs/healing.md.
+    [bold]--resume[/bold], to the same adapter; several GPUs: docs/many-gpus.md.
 
     Example: [bold]heal qlora runs/pruned --text prose.jsonl --tokens 2M --out runs/adapter[/bold]
     """

@@ -3,7 +3,7 @@
 An adapter learns by steps. So a small budget goes into many small steps at a high rate: some 200 of them from 50k
 tokens on. A large budget goes into larger steps, up to those of arXiv 2403.17887: 5,000 of 16 rows of 2048 tokens at a
 rate of 3e-4, which is 164M tokens. In between, the tokens of a step double with every half decade of the budget.
-docs/healing.md has the figures.
+bench/README.md has the figures.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ _PUBLIC = {
     "TimeSettings": "prune.choosing.settings",
     "Times": "prune.choosing.times",
     "concepts": "prune.instruments.concepts.concepts",
+    "WriteSettings": "prune.writing.settings",
+    "Written": "prune.writing.result",
     "cut": "prune.cutting.cut",
     "heads": "prune.instruments.heads",
     "inspect_cut": "prune.cutting.verify",
@@ -24,6 +26,7 @@ _PUBLIC = {
     "scan": "prune.scanning.scan",
     "time_layers": "prune.choosing.timing",
     "verify_cut": "prune.cutting.verify",
+    "write": "prune.writing.write",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -15,6 +15,7 @@ from prune.common.terminal import answer, make_app, screen
 from prune.instruments.concepts.settings import ConceptsSettings
 from prune.instruments.settings import HeadsSettings, spell_numbers
 from prune.scanning.settings import ScanSettings
+from prune.writing.settings import WriteSettings
 
 if TYPE_CHECKING:
     from prune.common.artefact import Artefact
@@ -359,6 +360,38 @@ def concepts_command(
     _write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
     answer(measured.to_json(), lambda: concepts_table(measured), as_json=as_json)
     _say_written(out, plot)
+
+
+@app.command("write")
+@takes(settings=settings_options(WriteSettings), origin=ORIGIN)
+def write_command(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the text goes: a .jsonl file.")],
+    prompts: Annotated[
+        list[str],
+        typer.Option(
+            help="What the model answers: rows with `prompt`, `question`, `messages` or `text`, or lines of a .txt; a "
+            "file, a folder or hub:repo. May be given more than once, in turns."
+        ),
+    ],
+    settings: WriteSettings,
+    origin: dict[str, Any],
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have a model write text itself, chains of thought among it, for --text of scan, check, patch and heal.
+
+    Each row of the file has `text`: the prompt and the answer, as the model saw them. The prompts are gone through
+    again, in another order, until there is enough. A run that was interrupted goes on with --resume.
+
+    Example: prune write Qwen/Qwen3-8B --prompts questions.jsonl --tokens 200k --out own.jsonl
+    """
+    from prune.writing.write import write
+
+    written = write(model, prompts, out, settings=settings, resume=resume, overwrite=overwrite, **origin)
+    answer(written.to_json(), written.table, as_json=as_json)
+    _say_written(out, None)
 
 
 def _check_svg(plot: Path | None, what: str, *, overwrite: bool) -> None:

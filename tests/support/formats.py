@@ -29,6 +29,7 @@ from prune.cutting.plan import CutPlan
 from prune.cutting.verify import Verification
 from prune.instruments.concepts.result import Concepts
 from prune.scanning.result import Scan
+from prune.writing.result import Written
 from recipes.record import RecipeRecord
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
@@ -63,6 +64,16 @@ SECTIONS = (
     ),
     ("prune_plan.json", CutPlan, ""),
     ("`prune verify --json`", Verification, ""),
+    (
+        "`prune write --json`",
+        Written,
+        """The text itself is JSON lines, a row for each answer: `text` (prompt and answer as the model saw them,
+without the BOS and EOS that a reader adds), `prompt`, `answer` (without special tokens), `tokens` (of the answer),
+`finished` (whether the model ended it), `prompt_tokens`, `batch`, `messages` (in a chat template: question and answer
+as a chat), `source` (the file of the prompt), `kind` and `model`. responses.jsonl of `heal distill` has the same
+fields, but for the last three. A run that is not done leaves `.NAME.unfinished` and `.NAME.unfinished.rows` beside its
+`--out`.""",
+    ),
     (
         "heal.json",
         HealRecord,

@@ -30,12 +30,12 @@ SMALL = {"domains": "math", "limit": 2, "sets": ["mmlu"], "chat_template": "off"
 FEW = GainsSettings(context=20, new_tokens=4, sequences=2, rounds=2)
 FAILING = (
     "import os, sys; sys.path = {path!r}; import eval.gains.child as child\n"
-    "def measured(order):\n"
+    "def measured(order, parameters):\n"
     "    if 'dies' in order['name']: os.kill(os.getpid(), 9)\n"
     "    if 'raises' in order['name']: raise SystemExit\n"
     "    sizes = ('parameters', 'weight_bytes', 'cache_bytes', 'peak_memory_bytes')\n"
     "    return 'turn', dict.fromkeys((*sizes, 'prefill_seconds', 'decode_seconds'), 1)\n"
-    "child.measured, child._warm_up = measured, lambda: None\n"
+    "child.measured, child._warm_up, child.counted = measured, lambda: None, lambda *model: 1\n"
     "child.main({descriptor})\n"
 )
 
@@ -164,7 +164,8 @@ def test_without_the_full_model_there_is_no_ratio(tiny_llama, tmp_path, monkeypa
 def test_a_turn_ends_with_the_command_that_is_killed():
     inner = (
         "import sys, time; sys.path = {path!r}; import eval.gains.child as child\n"
-        "child.measured, child._warm_up = lambda order: time.sleep(600), lambda: None\n"
+        "child._warm_up, child.counted = lambda: None, lambda *model: 1\n"
+        "child.measured = lambda *order: time.sleep(600)\n"
         "child.main({descriptor})"
     )
     code = (
@@ -172,7 +173,7 @@ def test_a_turn_ends_with_the_command_that_is_killed():
         "from prune.common.children import ChildProcess\n"
         f"process = ChildProcess({inner!r})\n"
         "print(process._process.pid, flush=True)\n"
-        "process.ask({})\n"
+        "process.ask(dict(folder=0, name=0))\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as owner:
         group = int(owner.stdout.readline())

@@ -11,8 +11,9 @@ def interval(estimate, low, high):
     return {"estimate": estimate, "low": low, "high": high}
 
 
-def row(domain, accuracy, bits, *, protocol="choice", above=True):
+def row(domain, accuracy, bits, *, protocol="choice", above=True, noise=None):
     versus = {
+        "noise": noise,
         "accuracy_difference": interval(*accuracy),
         "answer_nll_bits_per_byte_difference": interval(*bits),
         "full_above_chance": above,
@@ -62,12 +63,23 @@ def test_a_cost_is_the_worst_of_a_domain_that_is_beyond_doubt():
     prose = [{"text": "wiki", "model": "cut", "difference": interval(0.08, 0.03, 0.13)}]
     assert cost_line(bill(*rows, prose=prose), "cut") == (
         "math −5.0 points [−8.0, −2.0]; physics +0.310 bits per byte [+0.200, +0.400] of answer NLL; wiki prose +0.080 "
-        "nats a token [+0.030, +0.130]; nothing beyond doubt in law and medical"
+        "nats a token [+0.030, +0.130]; no loss beyond doubt in law and medical"
     )
 
 
+def test_a_change_that_is_noise_is_called_so():
+    every, one = ["accuracy_difference", "answer_nll_bits_per_byte_difference"], ["accuracy_difference"]
+    rows = [
+        row("law", (-0.05, -0.08, -0.02), (0.1, 0.05, 0.15), noise=every),
+        row("history", NOTHING, NOTHING, noise=every[1:], above=False),
+        row("math", NOTHING, NOTHING, noise=one),
+        row("math", NOTHING, NOTHING, noise=every, protocol="generation"),
+    ]
+    assert cost_line(bill(*rows), "cut") == "law and history within the noise; no loss beyond doubt in math"
+
+
 def test_a_cut_that_costs_nothing_says_so():
-    assert plain_lines(bill(row("law", NOTHING, NOTHING))) == ["cut, what it costs: nothing beyond doubt in law."]
+    assert plain_lines(bill(row("law", NOTHING, NOTHING))) == ["cut, what it costs: no loss beyond doubt in law."]
 
 
 @pytest.mark.parametrize(("rounds", "sequences"), [(1, 1), (3, 4)])
