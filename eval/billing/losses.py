@@ -78,8 +78,8 @@ def of_domains(rows: Sequence[DomainRow]) -> Iterator[Loss]:
             room = full[row.domain, row.protocol] - row.chance
             lost, blind = versus.accuracy_difference.negated, not versus.full_above_chance
             yield Loss(row.model, row.domain, row.protocol, "accuracy", lost, row.n, blind, room)
-            lost = versus.answer_nll_bits_per_byte_difference
-            yield Loss(row.model, row.domain, row.protocol, "answer_bits_per_byte", lost, row.n)
+            if (rise := versus.answer_nll_bits_per_byte_difference) is not None:
+                yield Loss(row.model, row.domain, row.protocol, "answer_bits_per_byte", rise, row.n)
 
 
 def of_thinking(rows: Sequence[ThinkingRow]) -> Iterator[Loss]:

@@ -39,8 +39,12 @@ def domains_section(comparison: Record) -> Section | None:
     )
     figures = []
     for what, scale, title, axis, say in charts:
-        groups = [_group(rows, row, others, what, scale) for row in rows if row["versus"] is None]
-        told = [f"{task_name(r)}, {r['model']}: {say(r['versus'][what])}" for r in rows if r["versus"]]
+        told = [
+            f"{task_name(r)}, {r['model']}: {say(r['versus'][what])}" for r in rows if (r["versus"] or {}).get(what)
+        ]
+        if not told:  # answers that nobody scored
+            continue
+        groups = [group for row in rows if not row["versus"] and (group := _group(rows, row, others, what, scale)).dots]
         described = f"{title} against {full}, {axis}. " + "; ".join(told) + "."
         figures.append(Figure(title, forest(what.replace("_", "-"), title, described, axis, groups)))
     return Section(
@@ -56,7 +60,7 @@ def domains_section(comparison: Record) -> Section | None:
 
 
 def _group(rows: Sequence[Record], first: Record, others: list[str], what: str, scale: float) -> DotGroup:
-    compared = [row for row in rows if task_name(row) == task_name(first) and row["versus"]]
+    compared = [row for row in rows if task_name(row) == task_name(first) and (row["versus"] or {}).get(what)]
     dots = [
         Dot(
             others.index(row["model"]),
@@ -68,7 +72,7 @@ def _group(rows: Sequence[Record], first: Record, others: list[str], what: str, 
     if what == "accuracy_difference":
         before = f"{100 * first['accuracy']['estimate']:.0f} %, chance {100 * first['chance']:.0f} %"
     else:
-        before = f"{plain(first['answer_nll_bits'], 1)} bits"
+        before = "" if first["answer_nll_bits"] is None else f"{plain(first['answer_nll_bits'], 1)} bits"
     return DotGroup(task_name(first), f"n = {first['n']}, before {before}", tuple(dots))
 
 

@@ -131,7 +131,7 @@ def _loss(rows: Sequence[Record]) -> str:
     fell = [row for row in fell if larger(row["versus"]["accuracy_difference"]) < 0]
     if fell:
         return points(min((row["versus"]["accuracy_difference"] for row in fell), key=lambda lost: lost["estimate"]))
-    rose = [change for row in rows if larger(change := nll_change(row["versus"])) > 0]
+    rose = [change for row in rows if (change := nll_change(row["versus"])) and larger(change) > 0]
     if rose:
         return f"{bits(max(rose, key=lambda change: change['estimate']), 'bits per byte')} of answer NLL"
     return ""

@@ -35,9 +35,12 @@ def bits(interval: Mapping[str, float], unit: str = "bits") -> str:
     return f"{signed(interval['estimate'], digits)} {unit} {bounds(interval, 1, digits)}"
 
 
-def nll_change(versus: Mapping[str, Any]) -> Mapping[str, float]:
-    """The change of answer NLL by which domains are compared: per byte of the right answers, whose lengths differ."""
-    change: Mapping[str, float] = versus["answer_nll_bits_per_byte_difference"]
+def nll_change(versus: Mapping[str, Any]) -> Mapping[str, float] | None:
+    """The change of answer NLL by which domains are compared: per byte of the right answers, whose lengths differ.
+
+    None where answers were generated and not scored.
+    """
+    change: Mapping[str, float] | None = versus["answer_nll_bits_per_byte_difference"]
     return change
 
 
@@ -66,10 +69,14 @@ def larger(interval: Mapping[str, float]) -> int:
     return int(interval["low"] > 0) - int(interval["high"] < 0)
 
 
-def worst_nll(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The row whose answer NLL rose most, of those where it rose beyond doubt if there is one, else of all."""
-    sure = [row for row in rows if larger(nll_change(row["versus"])) > 0]
-    return max(sure or rows, key=lambda row: nll_change(row["versus"])["estimate"])
+def worst_nll(rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], Mapping[str, float]] | None:
+    """The row whose answer NLL rose most, of those where it rose beyond doubt if there is one, else of all; its change.
+
+    None where no row's answers were scored.
+    """
+    scored = [(row, change) for row in rows if (change := nll_change(row["versus"]))]
+    sure = [pair for pair in scored if larger(pair[1]) > 0]
+    return max(sure or scored, key=lambda pair: pair[1]["estimate"], default=None)
 
 
 def worst_accuracy(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -87,12 +94,12 @@ def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
     compared = [row for row in rows if row["versus"]]
     if not compared:
         return ""
-    row, nll = worst_accuracy(compared), worst_nll(compared)
-    change, rise = row["versus"]["accuracy_difference"], nll_change(nll["versus"])
-    if larger(change) >= 0 and larger(rise) > 0:
+    row, rise = worst_accuracy(compared), worst_nll(compared)
+    change = row["versus"]["accuracy_difference"]
+    if larger(change) >= 0 and rise is not None and larger(rise[1]) > 0:
         return (
             "No loss of accuracy is beyond doubt, but right answers became less likely: "
-            f"most by {nll['model']} in {task_name(nll)}, {bits(rise, 'bits per byte')}."
+            f"most by {rise[0]['model']} in {task_name(rise[0])}, {bits(rise[1], 'bits per byte')}."
         )
     if change["estimate"] >= 0:
         return "No accuracy was lost in any domain, by the estimates."
@@ -107,8 +114,14 @@ def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
     compared = [row for row in rows if row["model"] == model and row["versus"]]
     if not compared:
         return ""
-    accuracy, nll = worst_accuracy(compared), worst_nll(compared)
+    accuracy, rise = worst_accuracy(compared), worst_nll(compared)
+    falls = sum(larger(row["versus"]["accuracy_difference"]) < 0 for row in compared)
+    of = counted(len(compared), "row")
     fell = accuracy["versus"]["accuracy_difference"]["estimate"] < 0
+    if rise is None:
+        told = f"loses most accuracy in {task_name(accuracy)}" if fell else "loses no accuracy by the estimates"
+        return f"{model} {told}. A loss of accuracy is beyond doubt in {falls} of {of}."
+    nll = rise[0]
     rose = nll["versus"]["answer_nll_bits_difference"]["estimate"] > 0
     if fell and rose and accuracy is nll:
         told = f"{model} loses most in {task_name(nll)}, by accuracy and by answer NLL."
@@ -120,9 +133,9 @@ def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
         told = f"{model} loses most accuracy in {task_name(accuracy)}, but right answers become no less likely."
     else:
         told = f"{model} loses nothing by the estimates."
-    falls = sum(larger(row["versus"]["accuracy_difference"]) < 0 for row in compared)
-    rises = sum(larger(row["versus"]["answer_nll_bits_difference"]) > 0 for row in compared)
-    of = counted(len(compared), "row")
+    rises = sum(
+        larger(row["versus"]["answer_nll_bits_difference"]) > 0 for row in compared if nll_change(row["versus"])
+    )
     return f"{told} A loss of accuracy is beyond doubt in {falls} of {of}, a loss by answer NLL in {rises}."
 
 

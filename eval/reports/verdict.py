@@ -9,7 +9,7 @@ from eval.reports.gains import both_lines
 from eval.reports.model import ModelTop, PageTop, Tile
 from eval.reports.sweep import sweep_sentence
 from eval.reports.tables import change
-from eval.reports.text import NONE, nll_change, summary, task_name, worst_accuracy, worst_loss, worst_nll
+from eval.reports.text import NONE, summary, task_name, worst_accuracy, worst_loss, worst_nll
 from eval.reports.weights import all_as_stored, weights_line
 from prune.common.tables import Cell
 
@@ -46,9 +46,9 @@ def _tiles(comparison: Record, label: str) -> list[Tile]:
     rows = [row for row in comparison["rows"] if row["model"] == label and row["versus"]]
     if rows:
         tiles.append(_accuracy_tile([row for row in rows if row["versus"]["full_above_chance"]]))
-        worst = worst_nll(rows)
-        cell = change(nll_change(worst["versus"]), 1, 3, worse_above=True)
-        tiles.append(_tile("Answer NLL, worst domain, bits per byte", cell, task_name(worst)))
+        if (rise := worst_nll(rows)) is not None:
+            cell = change(rise[1], 1, 3, worse_above=True)
+            tiles.append(_tile("Answer NLL, worst domain, bits per byte", cell, task_name(rise[0])))
     texts = [row for row in comparison["prose"] if row["model"] == label and row["difference"]]
     if texts:
         worst = max(texts, key=lambda row: row["difference"]["estimate"])
