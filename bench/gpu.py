@@ -7,7 +7,7 @@
 
 Each step runs in a process of its own, so that its peak of memory is its own. It prints a row as soon as one is
 measured, so a step that runs out of time keeps what it had. All rows go to --out as JSON, what the steps say goes to a
-log beside it, and a Markdown table ends the run.
+log beside it, and a Markdown table ends the run. Where OUT names a folder, both go there unless --out says otherwise.
 
 "share of peak" refers to 989 TFLOP/s (an H100's or H200's dense bf16 products). FLOPs are counted as `heal budget`
 counts them: what checkpointing computes anew counts too.
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,6 +32,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder bench/ hold
 
 from bench.gpu_steps import STEPS  # noqa: E402
 
+_PATIENCE = 3  # times what a step is expected to take: one that hangs leaves time for the others
 _ROOM = 50 << 30  # bytes that the checkpoints of an 8B model take, and some more
 _COLUMNS = {
     "step": "step", "what": "what", "seconds": "s", "rate": "tokens/s", "share": "share of peak", "peak": "peak GiB",
@@ -44,7 +46,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=530.0, help="for all steps together")
     parser.add_argument("--tiny", action="store_true", help="a model of 64 channels on a CPU, all in one process")
     parser.add_argument("--work", type=Path, help="where models are written, 45 GB; shared memory if it has room")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench/gpu.json"))
+    place = Path(os.environ.get("OUT") or "runs/bench")  # OUT: what a lent machine sends back
+    parser.add_argument("--out", type=Path, default=place / "gpu.json")
     parser.add_argument("--run", help=argparse.SUPPRESS)  # steps to run in this process
     asked = parser.parse_args()
     unknown = set((asked.run or asked.steps).split(",")) - set(STEPS)
@@ -80,8 +83,10 @@ def run_all(asked: argparse.Namespace) -> None:
                 if not asked.tiny and left < STEPS[group[0]].seconds:
                     rows.append({"step": group[0], "what": "left out", "note": f"{left:.0f} s were left"})
                     continue
-                rows += run_process(group, asked.tiny, work, left, log)
-                asked.out.write_text(json.dumps(rows, indent=1) + "\n")
+                most = left if asked.tiny else min(left, _PATIENCE * STEPS[group[0]].seconds)
+                for row in run_process(group, asked.tiny, work, most, log):
+                    rows.append(row)
+                    asked.out.write_text(json.dumps(rows, indent=1) + "\n")  # whoever stops this run keeps them
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(table(rows))
@@ -90,12 +95,12 @@ def run_all(asked: argparse.Namespace) -> None:
         raise SystemExit(f"some steps failed; see {asked.out.with_suffix('.log')}")
 
 
-def run_process(names: list[str], tiny: bool, work: Path, seconds: float, log: TextIO) -> list[dict[str, Any]]:
-    """Run steps in a new process for `seconds` at most, and return its rows."""
+def run_process(names: list[str], tiny: bool, work: Path, seconds: float, log: TextIO) -> Iterator[dict[str, Any]]:
+    """Run steps in a new process for `seconds` at most, and give its rows as they come."""
     command = [sys.executable, __file__, "--run", ",".join(names), "--work", str(work), *(["--tiny"] if tiny else [])]
     quiet = {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     environment = {**os.environ, **quiet, "PYTHONUNBUFFERED": "1"}
-    began, rows, step = time.monotonic(), [], names[0]
+    began, step = time.monotonic(), names[0]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as process:
         assert process.stdout is not None
         clock = threading.Timer(max(5.0, seconds), process.kill)
@@ -105,18 +110,17 @@ def run_process(names: list[str], tiny: bool, work: Path, seconds: float, log: T
             if kind == "STEP":
                 step = rest
             elif kind == "ROW":
-                rows.append({"step": step, **json.loads(rest)})
-                words = "  ".join(f"{key}={shown(value)}" for key, value in rows[-1].items())
-                print(words, file=sys.stderr, flush=True)
+                row = {"step": step, **json.loads(rest)}
+                print("  ".join(f"{key}={shown(value)}" for key, value in row.items()), file=sys.stderr, flush=True)
+                yield row
             else:
                 log.write(line)
         code = process.wait()
         clock.cancel()
     if code:
         why = "out of time" if code < 0 else f"ended with {code}, see the log"
-        rows.append({"step": step, "what": "-", "note": why, "failed": code > 0})
-    rows.append({"step": ", ".join(names), "what": "whole process", "seconds": round(time.monotonic() - began, 1)})
-    return rows
+        yield {"step": step, "what": "-", "note": why, "failed": code > 0}
+    yield {"step": ", ".join(names), "what": "whole process", "seconds": round(time.monotonic() - began, 1)}
 
 
 def roomy_folder() -> str | None:

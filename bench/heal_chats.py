@@ -22,7 +22,6 @@ one batch; the rest is an estimate.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -30,7 +29,18 @@ from pathlib import Path
 BENCH = Path(__file__).resolve().parent  # which holds a heal.py that is not the package
 sys.path[:] = [str(BENCH.parent), *(place for place in sys.path if Path(place).resolve() != BENCH)]
 
-from bench.shared.runs import check_same, command, keep, lines, mean, words, write_lines  # noqa: E402
+from bench.shared.runs import (  # noqa: E402
+    answers_in,
+    check_same,
+    command,
+    difference,
+    digest,
+    keep,
+    lines,
+    mean,
+    words,
+    write_lines,
+)
 
 FEWEST = 5  # words of a question that the full model answers: some of PIQA's are one word
 SETS = {"math": "asdiv", "commonsense": "piqa"}
@@ -101,11 +111,12 @@ def split(asked):
 def write_chats(asked):
     """Let the full model answer, as `heal distill --teacher-data self` does; some of the chats are kept apart."""
     from heal.models.quantise import load_frozen
-    from heal.text.responses import read_prompts, transformers_writer, write_responses
+    from heal.text.responses import read_prompts, write_responses
     from heal.text.sources import HeldOut, TextSource
     from prune.checkpoint.source import locate
     from prune.common.terminal import progress, quiet_libraries
     from prune.models.loading import load_tokenizer
+    from prune.writing.writers import transformers_writer
 
     quiet_libraries()
     source = locate(asked.model)
@@ -153,12 +164,7 @@ def judge(asked, name, model):
     if not out.exists():
         which = ("--data", asked.work / "judged", "--domains", ",".join(SETS), "--limit", asked.questions)
         command("evaluate", "run", model, *which, "--chat-template", "on", "--out", out)
-    answers = {}
-    for path in sorted(out.glob("samples_*.jsonl")):
-        for row in lines(path):
-            task = answers.setdefault(f"{row['source']}, {row['protocol']}", {})
-            task[row["id"]] = [row["answer_nll_bits"], row["correct"]]
-    return {"answers": answers}
+    return {"answers": answers_in(out)}
 
 
 def table(asked):
@@ -202,22 +208,6 @@ def table(asked):
     return "\n".join(out)
 
 
-def difference(pairs, task):
-    """In bits of the gold answer and in the share right: the mean over seeds and questions, with its interval."""
-    from prune.common.intervals import bootstrap_mean
-
-    said = []
-    for which, scale, unit in ((0, 1, "bits"), (1, 100, "points")):
-        ids = list(pairs[0][0]["answers"][task])
-        apart = [
-            [scale * (one["answers"][task][i][which] - two["answers"][task][i][which]) for i in ids]
-            for one, two in pairs
-        ]
-        found = bootstrap_mean(apart, ids)
-        said.append(f"{found.estimate:+.2f} {unit} ({found.low:+.2f} to {found.high:+.2f})")
-    return ", ".join(said)
-
-
 def cell(asked, way, seed):
     on = "" if asked.loss_on == "answers" else f"-{asked.loss_on}"
     return f"{way}-{asked.tokens}{on}-seed{seed}"
@@ -226,11 +216,6 @@ def cell(asked, way, seed):
 def written(asked, kind):
     """Chats of this budget: all that were `written`, those `apart` that are measured, and the `chats` to train on."""
     return asked.work / f"{kind}-{asked.tokens}-{asked.length}-{asked.response_tokens}.jsonl"
-
-
-def digest(question):
-    """By the words alone, so that no question is judged in one form and answered in another."""
-    return int(hashlib.sha256(words(question).encode()).hexdigest(), 16)
 
 
 if __name__ == "__main__":

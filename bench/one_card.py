@@ -39,8 +39,9 @@ SMALL_TIMES = 3  # for scan and cut alone
 LENGTH = 64  # tokens of a row
 HELD_OUT = 256  # tokens
 CHECK = 512  # the fewest that prune cut takes
+ROWS, STEPS = 4, 2  # of healing: its optimiser's moments stand from the second step on
 QUESTIONS = 4
-PROSE = 8  # documents of it that are measured
+PROSE = 4  # documents of it that are measured
 # What each program imports by its peak.
 LIBRARIES = {
     "prune": "accelerate, transformers.models.llama.modeling_llama, prune.scanning.streaming, prune.choosing.trial",
@@ -135,8 +136,9 @@ def stations(work: Path, shape: Shape, told: Sequence[str]) -> list[Station]:
                 ["heal", "patch", cut, "--teacher", full, *heal, "--tokens", shape.tokens, "--out", patched, *told],
                 may_refuse="no patch is better than none"),
         Station("distill, 4 bits", "heal",
-                ["heal", "distill", base, "--teacher", full, *heal, "--tokens", 4 * LENGTH, "--batch-size", 1,
-                 "--accumulate", 1, "--rank", 8, "--bits", 4, "--out", adapter, *told], maps=True),
+                ["heal", "distill", base, "--teacher", full, *heal, "--tokens", STEPS * ROWS * LENGTH,
+                 "--batch-size", ROWS, "--accumulate", 1, "--eval-every", STEPS, "--rank", 8, "--bits", 4,
+                 "--out", adapter, *told], maps=True),
         Station("merge, auto", "merge",
                 ["heal", "merge", adapter, "--base", "auto", "--out", merged, "--device", "cpu", *told]),
         Station("compare, 4 bits", "compare",
@@ -156,8 +158,8 @@ def ways(full: Path, shape: Shape, room: int) -> dict[str, StationWay]:
         samples=shape.tokens // LENGTH, sample_length=LENGTH, check_tokens=CHECK, patch_tokens=shape.tokens,
         held_out_tokens=HELD_OUT, questions=QUESTIONS, answers=0, models=2, patch_length=LENGTH,
     )  # fmt: skip
-    query = BudgetQuery(n=shape.dropped, tokens=4 * LENGTH, method="distill", card="cpu", gpu_memory=room)
-    settings = Settings(length=LENGTH, batch_size=1, accumulate=1, rank=8, bits=4)
+    query = BudgetQuery(n=shape.dropped, tokens=STEPS * ROWS * LENGTH, method="distill", card="cpu", gpu_memory=room)
+    settings = Settings(length=LENGTH, batch_size=ROWS, accumulate=1, rank=8, bits=4)
     (budget, *_) = plan_budget(full, query, settings, amounts=amounts).gpus
     return {way.name: way for way in budget.stations}
 

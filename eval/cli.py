@@ -11,7 +11,8 @@ from eval.depth.settings import DepthSettings
 from eval.foreign.settings import ForeignSettings
 from eval.gains.settings import GainsSettings
 from eval.options import asked_options, caching_options
-from eval.settings import ComparisonSettings, RunSettings, SweepSettings
+from eval.settings import ComparisonSettings, RunSettings
+from eval.sweeps.settings import SweepSettings
 from prune.common.options import settings_options, takes
 from prune.common.terminal import answer, make_app
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval.asking.backends import check_backend
+from eval.asking.backends import check_backend, device_of
 from eval.asking.tasks import TaskPlan, hash_examples, hash_questions, plan_tasks, prompts_of
 from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
 from eval.billing.bill import bill, bill_nf4, bill_prose, corrected
 from eval.billing.document import is_stored, read_run, warn
 from eval.billing.interactions import bill_interactions, bill_thinking_interactions
 from eval.billing.needles import bill_needles, check_needles
+from eval.billing.noise import mark_needles, mark_prose, mark_rows, mark_thinking, measure_noise
 from eval.billing.policy import Measured, Policy, check_policy, parse_limit, read_policy
 from eval.billing.tasks import bill_tasks
 from eval.billing.thinking import bill_thinking, thinking_pairs
@@ -25,17 +27,20 @@ from eval.reports.figures import write_comparison_figures
 from eval.reports.flips import read_flips
 from eval.reports.page import read_sweep, render
 from eval.reports.terminal import markdown
+from eval.runs.again import Again, second_settings
 from eval.runs.files import harness_results, write_samples
 from eval.runs.needles import draw_needles
 from eval.runs.run import name_of, run, wants_chat
 from eval.runs.samples import RunResult
 from eval.settings import ComparisonSettings, Settings, named_texts
 from prune.checkpoint.source import locate
-from prune.common.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError, first_line
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
 from prune.common.provenance import provenance
 from prune.common.terminal import quiet_libraries
 from prune.models.loading import load_tokenizer
+from prune.models.precision import pick_dtype
+from prune.models.whole import check_stored
 from prune.text.windows import text_identity
 
 _LONGEST_LABEL = 100  # bytes; it is a part of file names
@@ -100,11 +105,15 @@ def compare(
         else run(model, settings, label=name, own_loss=name == names[0], show_progress=show_progress)
         for model, name in zip(models, names, strict=True)
     ]
+    again, missed = None, None
+    if settings.noise and settings.domains and names[0] not in stored:
+        again, missed = _ask_again(full, settings, runs[0], show_progress=show_progress)
     texts = named_texts(settings.texts)
     identities = {name: text_identity(source, settings.field) for name, source in texts.items()} if new else {}
     comparison = bill_runs(
-        runs,
+        runs if missed is None else [replace(runs[0], notes=(*runs[0].notes, missed)), *runs[1:]],
         policy,
+        again=again,
         gains=None if planned is None else measure_gains(planned, show_progress=show_progress),
         questions={**hash_questions(settings), **hash_examples(plans, settings.data)} if new else {},
         text=next(iter(identities.values())) if len(identities) == 1 else identities or None,
@@ -116,17 +125,46 @@ def compare(
     return comparison
 
 
-def _check_models(models: Sequence[str | Path], settings: Settings, stored: Iterable[RunResult]) -> bool:
+def _check_models(models: Sequence[str | Path], settings: ComparisonSettings, stored: Iterable[RunResult]) -> bool:
     """Find all models that are asked now, with their tokenizers; whether they are asked through a chat template.
 
-    The first model, the full one, decides for all; where runs are given, their prompts do.
+    The first model, the full one, decides for all; where runs are given, their prompts do. Where NF4 is asked for, it
+    must be possible for each.
     """
     check_backend(settings)
+    _check_noise_dtype(settings)
     quiet_libraries()
     for result in stored:
         if settings.chat_template == "auto":
             settings = settings.with_chat(bool(result.settings["chat_template"]))
-    return same_chat(models, [load_tokenizer(locate(model)) for model in models], settings)
+    sources = [locate(model) for model in models]
+    if settings.load_in_4bit:
+        for source in sources:
+            check_stored(source)
+    return same_chat(models, [load_tokenizer(source) for source in sources], settings)
+
+
+def _check_noise_dtype(settings: ComparisonSettings) -> None:
+    if settings.noise_dtype is not None:
+        try:
+            pick_dtype(settings.noise_dtype, device=device_of(settings))
+        except RegrowthError as error:
+            raise UsageError(str(error).replace("--dtype", "--noise-dtype")) from None
+
+
+def _ask_again(
+    full: str | Path, settings: ComparisonSettings, first: RunResult, *, show_progress: bool
+) -> tuple[RunResult | None, str | None]:
+    """The full model's answers to a part of the questions, asked a second time; or None, and why not.
+
+    All models are asked by then, and what they answered is not thrown away for this.
+    """
+    often, again = second_settings(settings, first), Again(trials=settings.noise_limit)
+    label = f"{first.label} again"
+    try:
+        return run(full, often, label=label, own_loss=False, again=again, show_progress=show_progress), None
+    except RegrowthError as error:
+        return None, f"the noise floor could not be measured ({first_line(error)})"
 
 
 def _measured(
@@ -201,30 +239,39 @@ def _probe(tokenizer: Any) -> str | None:
 
 
 def bill_runs(
-    runs: Sequence[RunResult], policy: Policy | None = None, *, gains: Gains | None = None, **facts: Any
+    runs: Sequence[RunResult],
+    policy: Policy | None = None,
+    *,
+    again: RunResult | None = None,
+    gains: Gains | None = None,
+    **facts: Any,
 ) -> Comparison:
     """Pair every run with the first (the full model) and sum up; `policy` gives the verdict, `facts` the provenance.
 
+    `again`: the full model asked a second time, from which the noise floor is measured.
     Everything but `gains`, `measured` and `provenance` follows from the answers alone.
     """
     full = runs[0]
     plain = [task for task in full.tasks if task.thinking is None]
     billed = [bill(t, r.label, r.of(t), None if r is full else full.of(t)) for t in plain for r in runs]
-    rows = tuple(corrected(billed))
+    noise = None if again is None else measure_noise(full, again)
+    rows = tuple(mark_rows(corrected(billed), noise))
     if missing := [r.label for r in runs if set(r.prose) != set(full.prose)]:
         raise RegrowthError(f"not paired: {missing[0]} was not measured on the prose that {full.label} was")
-    prose = tuple(
+    losses = [
         bill_prose(r.label, name, r.prose[name], None if r is full else full.prose[name])
         for name in full.prose
         for r in runs
-    )
-    needles, thinking = tuple(bill_needles(runs)), tuple(bill_thinking(runs))
+    ]
+    prose, needles = tuple(mark_prose(losses, noise)), tuple(mark_needles(bill_needles(runs), noise))
+    thinking = tuple(mark_thinking(bill_thinking(runs), noise))
     verdict = None
     if policy is not None:
         verdict = judge(rows, policy, thinking=thinking, needles=needles, prose=prose, gains=gains)
     return Comparison(
         models=tuple(ComparedModel(label=r.label, **r.identity, settings=r.settings, notes=r.notes) for r in runs),
         gains=gains,
+        noise=noise,
         rows=rows,
         prose=prose,
         nf4_loss=bill_nf4(full.label, full.prose, full.stored_prose),

@@ -196,7 +196,9 @@ class HealRecord(Stated, Artefact):
     settings: dict[str, Any] = Field(description="everything that was set")
     held_out_loss: HeldOutLoss = Field(description="before and after, nats per token")
     held_out: HeldOutText = Field(description="what was measured")
-    peak_memory: dict[str, int] = Field(description="`resident_bytes` of the process, `cuda_bytes` on a GPU")
+    peak_memory: dict[str, int] = Field(
+        description="`resident_bytes` of the process, `cuda_bytes` on a GPU; of several of either, the most of any"
+    )
     base: dict[str, Any] = Field(description="identity of the model that was healed; a merge onto another is refused")
     provenance: dict[str, Any] = Field(
         description="besides what all have: `text` and `held_out` (lists where there were several), `domain_texts` by "

@@ -12,7 +12,7 @@ from prune.common.errors import UsageError
 from prune.common.options import MAX_MEMORY, Option
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.attention import HELP as ATTENTIONS
-from prune.models.loading import text_config
+from prune.models.loading import longest_row
 from prune.models.precision import HELP as DTYPES
 from prune.scanning.settings import parse_batch_size
 
@@ -302,11 +302,6 @@ def check(settings: Settings) -> None:
         raise UsageError(f"--checkpointing {settings.checkpointing}: use on, off or auto")
     if settings.patience is not None and settings.patience < 1:
         raise UsageError(f"--patience {settings.patience} is not at least 1")
-
-
-def longest_row(config: Any) -> int | None:
-    """How many tokens the model of this config can read; None where the config sets no bound."""
-    return getattr(text_config(config), "max_position_embeddings", None)
 
 
 def check_length(config: Any, length: int) -> None:

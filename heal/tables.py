@@ -14,7 +14,7 @@ def curve(result: HealResult) -> Table:
         f"{record.tokens_per_second:.0f} a second; peak memory {peak['resident_bytes'] / 2**30:.1f} GiB resident"
     )
     if "cuda_bytes" in peak:
-        caption += f", {peak['cuda_bytes'] / 2**30:.1f} GiB on the GPU"
+        caption += f", {peak['cuda_bytes'] / 2**30:.1f} GiB on a GPU at most"
     if record.chats is not None and record.loss_tokens is not None:
         caption += f"; {record.loss_tokens:,} of the tokens bore loss"
     if ended.by != "budget":

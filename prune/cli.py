@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from prune.choosing.settings import CheckSettings, CutSettings
+from prune.choosing.settings import CheckSettings, CutSettings, FitSettings, TimeSettings
 from prune.common.errors import UsageError
 from prune.common.options import Options, settings_options, takes
 from prune.common.terminal import answer, make_app, screen
 from prune.instruments.concepts.settings import ConceptsSettings
 from prune.instruments.settings import HeadsSettings, spell_numbers
 from prune.scanning.settings import ScanSettings
+from prune.writing.settings import WriteSettings
 
 if TYPE_CHECKING:
     from prune.common.artefact import Artefact
@@ -61,6 +62,7 @@ WHICH = Options(
 @app.command("cut")
 @takes(
     which=WHICH,
+    fit=settings_options(FitSettings),
     settings=settings_options(CutSettings),
     check=settings_options(CheckSettings),
     scanning=settings_options(ScanSettings, only=["field", "samples", "length", "seed", "max_memory"]),
@@ -68,6 +70,7 @@ WHICH = Options(
 def cut_command(
     model: Model,
     which: dict[str, Any],
+    fit: FitSettings,
     settings: CutSettings,
     check: CheckSettings,
     scanning: dict[str, Any],
@@ -87,10 +90,12 @@ def cut_command(
 
     The layers are named (--layers, or --n with --start), or --n of them are found by --criterion from a scan; then
     the best candidates are run on held-out text, and the one nearest to the full model is taken (--check 0: not).
+    --fit and --speed find --n: the fewest layers that make the model fit, or so much faster.
 
     Example: prune cut HuggingFaceTB/SmolLM2-135M --n 6 --scan scan.json --out pruned
     """
     from prune.checkpoint.companions import adapters_beside
+    from prune.choosing.fit import fit_table
     from prune.common.outputs import check_free
     from prune.cutting.cut import cut
     from prune.cutting.plan import PLAN_FILE
@@ -106,8 +111,10 @@ def cut_command(
     if push_to_hub is not None and not dry_run:
         check_can_publish(push_to_hub)
     settings = replace(settings, check=check, scanning=ScanSettings(**scanning))
-    plan = plan_cut(model, **{**which, "text": which["text"] or ()}, settings=settings)
+    plan = plan_cut(model, **{**which, "text": which["text"] or ()}, fit=fit, settings=settings)
     if out is not None and not dry_run:
+        if (sizes := fit_table(plan.evidence)) is not None:
+            screen().print(sizes)
         cut(plan, out, overwrite=overwrite, link=link)
         screen().print(f"Pruned model in {out}; its plan is {out / PLAN_FILE}")
         if Path(model).is_dir() and adapters_beside(Path(model)):
@@ -117,6 +124,33 @@ def cut_command(
     if plan.warning:
         screen().print(plan.warning)
     answer(plan.to_json(), plan.table, as_json=as_json)
+
+
+@app.command("time")
+@takes(settings=settings_options(TimeSettings, defaults={"context": "4k"}), origin=ORIGIN)
+def time_command(
+    model: Model,
+    settings: TimeSettings,
+    origin: dict[str, Any],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where time.json goes, for `prune cut --times`.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how long the layers take on this device: to read a prompt (prefill), and to write a token (decode).
+
+    Example: prune time Qwen/Qwen3-8B --context 4k --out time.json
+    """
+    from prune.choosing.timing import time_layers
+    from prune.common.outputs import check_free
+
+    if out is not None:
+        check_free(out, overwrite=overwrite)
+    times = time_layers(model, settings=settings, **origin)
+    if out is not None:
+        times.write(out, overwrite=overwrite)
+    answer(times.to_json(), times.table, as_json=as_json)
 
 
 @app.command("inspect")
@@ -326,6 +360,38 @@ def concepts_command(
     _write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
     answer(measured.to_json(), lambda: concepts_table(measured), as_json=as_json)
     _say_written(out, plot)
+
+
+@app.command("write")
+@takes(settings=settings_options(WriteSettings), origin=ORIGIN)
+def write_command(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the text goes: a .jsonl file.")],
+    prompts: Annotated[
+        list[str],
+        typer.Option(
+            help="What the model answers: rows with `prompt`, `question`, `messages` or `text`, or lines of a .txt; a "
+            "file, a folder or hub:repo. May be given more than once, in turns."
+        ),
+    ],
+    settings: WriteSettings,
+    origin: dict[str, Any],
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have a model write text itself, chains of thought among it, for --text of scan, check, patch and heal.
+
+    Each row of the file has `text`: the prompt and the answer, as the model saw them. The prompts are gone through
+    again, in another order, until there is enough. A run that was interrupted goes on with --resume.
+
+    Example: prune write Qwen/Qwen3-8B --prompts questions.jsonl --tokens 200k --out own.jsonl
+    """
+    from prune.writing.write import write
+
+    written = write(model, prompts, out, settings=settings, resume=resume, overwrite=overwrite, **origin)
+    answer(written.to_json(), written.table, as_json=as_json)
+    _say_written(out, None)
 
 
 def _check_svg(plot: Path | None, what: str, *, overwrite: bool) -> None:

@@ -136,13 +136,18 @@ def budget_of(plan: RecipePlan) -> tuple[StageBudget, ...]:
             continue
         verdict = budget.gpus[0]
         station, way, refused = budget.stations[number], verdict.stations[number], None
-        if name == "scan" and asked.spread:  # what the cards do not hold, accelerate leaves in memory
+        if name == "scan" and _placed(planned.stage):
             way = way.model_copy(update={"needs": ""})
         elif way.way == "none":
             refused = next((line for line in budget.refused if line.startswith(_told(asked.query, way))), None)
         about = (planned.stage, asked.model, asked.revision, budget.stored, planned.why is not None)
         found.append(StageBudget(*about, verdict.gpu, station, way, refused))
     return tuple(found)
+
+
+def _placed(scan: Stage) -> bool:
+    """Whether a scan's options settle where its weights go: in few bits, or where accelerate finds room for them."""
+    return any(scan.options.get(name) for name in ("device-map", "load-in-4bit", "load-in-8bit"))
 
 
 def reckon(plan: RecipePlan, *, tidy: bool) -> RecipeBudget:

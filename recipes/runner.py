@@ -29,8 +29,7 @@ from recipes.tidying import done_with, take_away
 _VERDICTS = {EXIT_NO_GO: "NO-GO", EXIT_INCONCLUSIVE: "INCONCLUSIVE"}
 _KEEP_WORK = (  # when they are stopped
     "prune scan", "prune heads", "prune concepts", "heal qlora", "heal distill", "heal finalists", "heal rank",
-    "evaluate sweep",
-    "evaluate depth",
+    "evaluate sweep", "evaluate depth",
 )  # fmt: skip
 _MODULES = {"prune": "prune", "heal": "heal", "evaluate": "eval"}
 

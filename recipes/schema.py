@@ -84,7 +84,9 @@ class Stage(BaseModel):
         options: dict[str, Value] = {}
         for name, value in self.options.items():
             given = _spread(value if isinstance(value, list) else [value], settings)
-            options[name] = given if isinstance(value, list) or len(given) != 1 else given[0]
+            filled = given if isinstance(value, list) or len(given) != 1 else given[0]
+            if filled != []:  # an option that is not given
+                options[name] = filled
         name = self.name if self.loop is None else f"{self.name}-{settings[self.loop[0]]}"
         arguments = [str(argument) for argument in _spread(self.arguments, settings)]
         return self.model_copy(update={"name": name, "arguments": arguments, "options": options, "each": None})
@@ -319,24 +321,47 @@ def load_recipe(name_or_file: str) -> Recipe:
     Raises:
         RecipeError: no such recipe, not YAML, or invalid; the line names the field.
     """
-    path = Path(name_or_file)
-    if path.suffix not in (".yaml", ".yml"):
-        if name_or_file not in shipped_recipes():
-            known = ", ".join(shipped_recipes())
-            raise RecipeError(f"no recipe {name_or_file!r}; use {known}, or give a .yaml file")
-        path = SHIPPED / f"{name_or_file}.yaml"
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"{path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from None
+    path = _path_of(name_or_file)
+    document = _read(path)
+    if isinstance(document, dict) and "based_on" in document:
+        document = _based(document, path)
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "recipe"
         raise RecipeError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _path_of(name_or_file: str) -> Path:
+    path = Path(name_or_file)
+    if path.suffix not in (".yaml", ".yml"):
+        if name_or_file not in shipped_recipes():
+            known = ", ".join(shipped_recipes())
+            raise RecipeError(f"no recipe {name_or_file!r}; use {known}, or give a .yaml file")
+        path = SHIPPED / f"{name_or_file}.yaml"
+    return path
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from None
+
+
+def _based(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A recipe that says only how it differs from a shipped one; its settings and choices come on top of that one's."""
+    base_name = document.pop("based_on")
+    if base_name not in shipped_recipes():
+        raise RecipeError(f"{path}: based_on: there is no recipe {base_name!r}; use {', '.join(shipped_recipes())}")
+    base = _read(_path_of(base_name))
+    if "based_on" in base:
+        raise RecipeError(f"{path}: based_on: {base_name} is based on another recipe itself; use {base['based_on']}")
+    merged = {key: {**base.get(key, {}), **(document.get(key) or {})} for key in ("settings", "choices", "files")}
+    return {**base, **document, **merged}
 
 
 def parse_changes(pairs: list[str]) -> dict[str, Value]:

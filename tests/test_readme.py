@@ -71,7 +71,7 @@ def test_the_commands_for_a_model_of_ones_own_run_as_written(small_world, monkey
         "heal patch": ["--tokens", "1k", "--length", "64", "--held-out-tokens", "256"],
         "heal distill": shlex.split("--tokens 1k --length 64 --rank 4 --held-out-tokens 256 --eval-every 99"),
         "heal merge": ["--held-out-tokens", "256"],
-        "evaluate compare": ["--limit", "2"],
+        "evaluate compare": ["--limit", "2", "--gains-rounds", "1"],
     }
     monkeypatch.chdir(small_world)
     ran = []

@@ -24,6 +24,7 @@ ROOMS = {  # from the top: a room, or a file that stands beside the rooms, impor
         {"choosing"},
         {"scanning"},
         {"families"},
+        {"writing"},
         {"models"},
         {"checkpoint"},
         {"text"},

@@ -23,11 +23,12 @@ class Step:
 
 STEPS = {
     "machine": Step("kernels", "machine", 10),  # versions, the card, what products and copies reach: the ceilings
-    "nf4": Step("kernels", "nf4", 10),  # is NF4 of the GPU and of the CPU the same bytes? merge makes it on the CPU
+    "nf4": Step("kernels", "nf4", 10),  # is NF4 of the GPU and of the CPU the same bytes? a merge may be on either
     "masks": Step("kernels", "masks", 15),  # attention with the packed mask beside the causal kernel
     "healing_8b": Step("healing", "healing_8b", 60),  # steps of 24 of 32 layers: defaults, then one change at a time
     "healing_70b": Step("healing", "healing_70b", 60),  # steps of 48 of 80 layers in 4 bits: does it fit?
     "loaded": Step("loaded", "loaded", 70),  # a checkpoint on disk: loading, scan, check, sweep, generation
+    "fit": Step("fitting", "fit", 30),  # the peak of a prompt beside what `prune cut --fit` reckons
     "files": Step("files", "files", 90),  # cut, patch, distill and merge, end to end on files
     "streamed": Step("loaded", "streamed", 40),  # the scan layer by layer
 }

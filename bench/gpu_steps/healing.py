@@ -106,8 +106,11 @@ def healing_70b(machine: Machine) -> None:
 
 
 def heal_all(machine: Machine, shape: str, bits: int, ways: list[Way]) -> None:
+    full = None
     with measured(machine, f"random weights of {shape}, {bits} bits"):
         full = random_model(machine, shape, bits)
+    if full is None:  # its row says why
+        return
     for way in ways:
         try:
             check_attention(way.attention, device=machine.device, dtype="bfloat16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -39,6 +40,11 @@ def words(text):
     return " ".join(text.lower().split())
 
 
+def digest(question):
+    """By the words alone, so that no question is judged in one form and answered in another."""
+    return int(hashlib.sha256(words(question).encode()).hexdigest(), 16)
+
+
 def lines(path):
     with Path(path).open(encoding="utf-8") as file:
         yield from (json.loads(line) for line in file if line.strip())
@@ -59,3 +65,29 @@ def command(program, *arguments):
     if done.returncode:
         raise SystemExit(f"{program} {' '.join(map(str, arguments))}\n{done.stderr[-2000:]}")
     return done.stdout
+
+
+def answers_in(out, by="source"):
+    """Of a run of `evaluate`, by source (or domain) and protocol, by question: bits of the gold answer, and right."""
+    answers = {}
+    for path in sorted(out.glob("samples_*.jsonl")):
+        for row in lines(path):
+            task = answers.setdefault(f"{row[by]}, {row['protocol']}", {})
+            task[row["id"]] = [row["answer_nll_bits"], row["correct"]]
+    return answers
+
+
+def difference(pairs, task):
+    """In bits of the gold answer and in the share right: the mean over seeds and questions, with its interval."""
+    from prune.common.intervals import bootstrap_mean
+
+    said = []
+    for which, scale, unit in ((0, 1, "bits"), (1, 100, "points")):
+        ids = list(pairs[0][0]["answers"][task])
+        apart = [
+            [scale * (one["answers"][task][i][which] - two["answers"][task][i][which]) for i in ids]
+            for one, two in pairs
+        ]
+        found = bootstrap_mean(apart, ids)
+        said.append(f"{found.estimate:+.2f} {unit} ({found.low:+.2f} to {found.high:+.2f})")
+    return ", ".join(said)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from eval.asking.prompts import LETTERS
 from eval.questions.examples import examples_path, read_examples
 from eval.questions.schema import Question
 from prune.common.errors import UsageError
@@ -17,11 +16,6 @@ _NAMED = "mmlu"  # the set whose subjects say what its questions are about
 def group_of(question: Question) -> Group:
     """The set and subject of a question, whose examples stand before it."""
     return question.source, question.subject
-
-
-def show_options(choices: Sequence[str]) -> str:
-    """`A. one`, `B. two`, ... a line each."""
-    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS[: len(choices)], choices, strict=True))
 
 
 def describe_subject(question: Question) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from importlib.resources import files
 from pathlib import Path
-from string import Formatter, ascii_uppercase
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,8 +15,8 @@ from eval.answers.parsing import parse_letter, parse_value
 from prune.common.artefact import first_fault
 from prune.common.errors import RegrowthError, UsageError, first_line
 from prune.common.provenance import digest
+from prune.writing.words import LETTERS
 
-LETTERS = ascii_uppercase
 _SHIPPED, _PREFIX = files("eval.asking") / "protocols", "prompts-"
 _NAMED = re.compile(r"\b(?:option|choice|number)\s+\(?(\d+)\b\)?", re.IGNORECASE)
 _ALONE = re.compile(r"\W*(\d+)\s*[.:)\]]\s+(\S.*)")  # an option by its number, with its words behind

@@ -9,14 +9,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from eval.asking.letters import Group, describe_subject, group_of, missing_examples, show_options, subject_examples
-from eval.asking.prompts import LETTERS, FastPrompt, Prompts, read_prompts
+from eval.asking.letters import Group, describe_subject, group_of, missing_examples, subject_examples
+from eval.asking.prompts import FastPrompt, Prompts, read_prompts
 from eval.questions.domains import question_files
 from eval.questions.examples import FOLDER, examples_path
 from eval.questions.schema import Question, cluster_of, draw, read_questions
 from eval.settings import PROTOCOLS, Questions, Settings
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.provenance import file_sha256
+from prune.writing.words import LETTERS, show_options
 
 
 @dataclass(frozen=True)

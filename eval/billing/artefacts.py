@@ -9,6 +9,7 @@ from pydantic import Field
 from eval.billing.bill import DomainRow, ProseRow
 from eval.billing.interactions import Interaction, ThinkingInteraction
 from eval.billing.needles import NeedleRow
+from eval.billing.noise import Noise
 from eval.billing.tasks import TaskRow
 from eval.billing.thinking import ThinkingRow
 from eval.billing.verdict import Verdict
@@ -66,13 +67,20 @@ _TASKS = (
     "`group` (whether it is one), `difference` (null for the full model and where no score per question makes up the "
     "value), and for 0/1 metrics `lost`, `gained`, `mcnemar_p` (else null)"
 )
+_NOISE = (
+    "what the full model's scores move by where it is asked twice; null with --no-noise, and where the full model is a "
+    "finished run. `first` and `second` say how it was asked (`batch_size`, `dtype`), `rows`, `thinking`, `prose` and "
+    "`needles` what moved: `n` of the row's `of` questions (windows, trials) were asked twice, `flips` (`flips_fast`, "
+    "`flips_slow`) is the share of verdicts that changed, and each measure has `shift` (second - first, interval) and "
+    "`band`: a change of at most so much is noise. `noise` of a row, or of its `versus`, names its differences that are"
+)
 _VERDICT = (
     "null without --policy and --max-loss, else `policy` (as it was read), `decision` (`GO`, `NO-GO`, `INCONCLUSIVE`), "
     "`sentence`, `worst` (the loss that decides, or null), `losses`, `gains`, and `models` (`decision` and `sentence` "
     "of each alone). A loss has `measure` (`accuracy`, `answer_bits_per_byte`, `a_fast`, `a_slow`, `needle_recall`, "
     "`prose_bits_per_byte`), `loss` (interval; a share or bits per byte, a loss is positive), `limit` (the same unit), "
-    "`tier`, `n`, `room` (the full model's accuracy - chance, else null), `at_chance`, `decision` (null where it is "
-    "not judged), and `more_questions` (about how many would decide an `INCONCLUSIVE` loss). A gain has `name`, "
+    "`tier`, `n`, `room` (the full model's accuracy - chance, else null), `at_chance`, `noise`, `decision` (null where "
+    "it is not judged), and `more_questions` (about how many would decide an `INCONCLUSIVE` loss). A gain has `name`, "
     "`ratio` (null where it was not measured), `limit` and `decision`"
 )
 
@@ -125,6 +133,7 @@ class Comparison(Artefact):
     format: Literal["regrowth.comparison/3"] = "regrowth.comparison/3"
     models: tuple[ComparedModel, ...] = Field(description="all models, the full one first")
     gains: Gains | None = Field(None, description="what the cut gives; null with --no-gains")
+    noise: Noise | None = Field(None, description=_NOISE)
     rows: tuple[DomainRow, ...] = Field(description=_ROWS)
     prose: tuple[ProseRow, ...] = Field(description=_PROSE)
     nf4_loss: tuple[ProseRow, ...] = Field((), description=_NF4_LOSS)

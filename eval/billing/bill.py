@@ -31,6 +31,8 @@ class Versus:
     """One model against the full one, on the same n questions; differences are this model - full.
 
     `docs/formats.md` tells the fields. `full_above_chance`: the lower end of the full model's 95 % Wilson interval is.
+    `noise`: names of the differences that are within the noise floor (`eval.billing.noise`), None where it was not
+    measured.
     """
 
     accuracy_difference: Interval
@@ -44,6 +46,7 @@ class Versus:
     retained_interval: Interval | None
     full_above_chance: bool
     answer_nll_bits_per_byte_difference: Interval | None
+    noise: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ class DomainRow:
 
 @dataclass(frozen=True)
 class ProseRow:
-    """Held-out prose loss of one model; the differences (model - full) are None for the full model."""
+    """Held-out prose loss of one model; the differences (model - full) are None for the full model.
+
+    `noise` as in `Versus`.
+    """
 
     text: str
     model: str
@@ -81,6 +87,7 @@ class ProseRow:
     windows: int
     difference: Interval | None
     difference_bits_per_byte: Interval | None
+    noise: tuple[str, ...] | None = None
 
 
 def bill(plan: TaskPlan, model: str, samples: Sequence[Sample], full: Sequence[Sample] | None) -> DomainRow:

@@ -31,7 +31,7 @@ class Loss:
     `loss` is a share or in bits per byte, negative for a gain; `limit` is in the same unit, None where there is none.
     `room`: how far the full model is above chance; None where a measure has no such bound. `at_chance`: it is not
     above chance beyond doubt. `more_questions` is None where the loss is decided, not judged, or so near the limit that
-    no number would do.
+    no number would do. `noise`: the loss is within the noise floor, where that was measured.
     """
 
     model: str
@@ -42,6 +42,7 @@ class Loss:
     n: int
     at_chance: bool = False
     room: float | None = None
+    noise: bool = False
     tier: str = "told"
     limit: float | None = None
     decision: str | None = None
@@ -63,7 +64,7 @@ class Loss:
         scale, digits = (100, 1) if self.measure in IN_POINTS else (1, 3)
         low, high = (f"{scale * bound:.{digits}f}" for bound in (self.loss.low, self.loss.high))
         lost = f"{scale * self.loss.estimate:.{digits}f} {_OF[self.measure]} [{low}, {high}]"
-        return f"{self.model} on {self.task} loses {lost}"
+        return f"{self.model} on {self.task} loses {lost}{' (noise)' if self.noise else ''}"
 
     def allowed(self) -> str:
         """The limit as a user wrote it, without its unit."""
@@ -77,9 +78,11 @@ def of_domains(rows: Sequence[DomainRow]) -> Iterator[Loss]:
         if (versus := row.versus) is not None:
             room = full[row.domain, row.protocol] - row.chance
             lost, blind = versus.accuracy_difference.negated, not versus.full_above_chance
-            yield Loss(row.model, row.domain, row.protocol, "accuracy", lost, row.n, blind, room)
+            noise = "accuracy_difference" in (versus.noise or ())
+            yield Loss(row.model, row.domain, row.protocol, "accuracy", lost, row.n, blind, room, noise)
             if (rise := versus.answer_nll_bits_per_byte_difference) is not None:
-                yield Loss(row.model, row.domain, row.protocol, "answer_bits_per_byte", rise, row.n)
+                noise = "answer_nll_bits_per_byte_difference" in (versus.noise or ())
+                yield Loss(row.model, row.domain, row.protocol, "answer_bits_per_byte", rise, row.n, noise=noise)
 
 
 def of_thinking(rows: Sequence[ThinkingRow]) -> Iterator[Loss]:
@@ -90,7 +93,8 @@ def of_thinking(rows: Sequence[ThinkingRow]) -> Iterator[Loss]:
             for measure in (f"a_{mode}" for mode in MODES):
                 change, before = (getattr(side, measure) for side in (row.versus, full[row.domain, row.protocol]))
                 blind, room = before.low <= row.chance, before.estimate - row.chance
-                yield Loss(row.model, row.domain, row.protocol, measure, change.negated, row.n, blind, room)
+                noise = measure in (row.versus.noise or ())
+                yield Loss(row.model, row.domain, row.protocol, measure, change.negated, row.n, blind, room, noise)
 
 
 def of_needles(rows: Sequence[NeedleRow]) -> Iterator[Loss]:
@@ -99,12 +103,14 @@ def of_needles(rows: Sequence[NeedleRow]) -> Iterator[Loss]:
     for row in rows:
         if row.length is None and row.recall_difference is not None:
             before, lost = full[None], row.recall_difference.negated
-            room = before.estimate
-            yield Loss(row.model, "needle", "recall", "needle_recall", lost, row.trials, before.low <= 0, room)
+            blind, noise = before.low <= 0, "recall_difference" in (row.noise or ())
+            about = ("needle", "recall", "needle_recall")
+            yield Loss(row.model, *about, lost, row.trials, blind, before.estimate, noise)
 
 
 def of_prose(rows: Sequence[ProseRow]) -> Iterator[Loss]:
     """Bits per byte of each text of several windows."""
     for row in rows:
         if (lost := row.difference_bits_per_byte) is not None:
-            yield Loss(row.model, f"prose {row.text}", "", "prose_bits_per_byte", lost, row.windows)
+            noise = "difference_bits_per_byte" in (row.noise or ())
+            yield Loss(row.model, f"prose {row.text}", "", "prose_bits_per_byte", lost, row.windows, noise=noise)

@@ -23,7 +23,10 @@ _LITTLE = 0.2  # share of trials; a full model that answers fewer has little to 
 
 @dataclass(frozen=True)
 class NeedleRow:
-    """Needle recall of one model at one length, or at all together; differences are this model - full."""
+    """Needle recall of one model at one length, or at all together; differences are this model - full.
+
+    `noise`: names of the differences that are within the noise floor, None where it was not measured.
+    """
 
     model: str
     length: int | None
@@ -33,6 +36,7 @@ class NeedleRow:
     answered: Interval
     recall_difference: Interval | None
     answered_difference: Interval | None
+    noise: tuple[str, ...] | None = None
 
 
 def bill_needles(runs: Sequence[RunResult]) -> list[NeedleRow]:

@@ -144,7 +144,7 @@ class Cost(Part):
     """What it took."""
 
     seconds: dict[str, float] = Field(description="by stage, such as load and walk")
-    peak_memory: dict[str, int] = Field(description="bytes")
+    peak_memory: dict[str, int] = Field(description="bytes; `cuda_bytes`: the most that any GPU held")
 
 
 class SweepRecord(Artefact):

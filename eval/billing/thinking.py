@@ -15,11 +15,15 @@ from prune.common.errors import RegrowthError
 
 @dataclass(frozen=True)
 class ThinkingVersus:
-    """One model against the full one on the same questions, this model - full: both accuracies and the gain."""
+    """One model against the full one on the same questions, this model - full: both accuracies and the gain.
+
+    `noise`: names of those that are within the noise floor, None where it was not measured.
+    """
 
     a_fast: Interval
     a_slow: Interval
     delta: Interval
+    noise: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

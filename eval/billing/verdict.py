@@ -157,7 +157,11 @@ def _sum_up(
         told = [] if worst is None else [f"{worst.in_words()}, more than the {worst.allowed()} allowed"]
         told += [gain.in_words() for gain in missed]
         others = len(beyond) - (worst is not None)
-        return NO_GO, "; ".join([*told, *_counted(others, "is beyond its limit", "are beyond theirs")]), worst
+        return (
+            NO_GO,
+            "; ".join([*told, *_counted(others, "loss is beyond its limit", "losses are beyond their limits")]),
+            worst,
+        )
     notes = _not_judged(held)
     if open_ or unproved or unsure:
         worst = max(open_, key=lambda one: math.inf if one.more_questions is None else one.more_questions, default=None)
@@ -166,7 +170,7 @@ def _sum_up(
             if worst is None
             else [f"{worst.in_words()}, and {worst.allowed()} are allowed; {_how_many(worst, policy)}"]
         )
-        told += _counted(max(0, len(open_) - 1), "is open too", "are open too")
+        told += _counted(max(0, len(open_) - 1), "loss is open", "losses are open")
         told += [f"{gain.in_words()}{'' if gain.ratio is None else _SCATTER}" for gain in unsure]
         told += [f"{domain} must hold, and nothing of it can be judged" for domain in unproved]
         return INCONCLUSIVE, "; ".join([*told, *notes]), worst

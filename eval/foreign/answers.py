@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.asking.letters import LETTERS
 from eval.foreign.folder import hashes, requests
 from eval.questions.schema import Question
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.provenance import digest
+from prune.writing.words import LETTERS
 
 Row = Mapping[str, Any]
 _EXACT = ("exact_match", "acc", "em", "math_verify", "mc_accuracy")  # metrics of 0 and 1, the first that is there

@@ -1,7 +1,8 @@
 """The process that measures: torch is imported there once, and each turn is a fork of it, which ends with its turn.
 
 So no model shares memory with another one, or with the process that asked the questions, and none of a turn's figures
-hangs on the turns before. A fork is safe there because nothing was computed before it.
+hangs on the turns before. A fork is safe there because nothing is computed before it: parameters are counted on a
+model without values.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import signal
 import sys
 from dataclasses import asdict
+from functools import cache
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
@@ -23,14 +25,8 @@ OUT_OF_MEMORY = "out of memory"
 
 def main(descriptor: int) -> None:
     """Serve the parent at the other end of a pipe: an order is the fields of a `TurnOrder`."""
-    from prune.common.terminal import quiet_libraries
-
-    quiet_libraries()
-    from transformers import AutoModelForCausalLM  # noqa: F401  what is imported here, no turn has to import
-
-    import eval.gains.turn  # noqa: F401
-
     parent = Connection(descriptor)
+    _warm_up()
     while True:
         try:
             order = parent.recv()
@@ -38,28 +34,54 @@ def main(descriptor: int) -> None:
             return
         if order == STOP:
             return
-        parent.send(_in_fork(order, parent) if FORKS else measured(order))
+        try:
+            parameters = counted(order["folder"], order["name"])
+        except RegrowthError as error:
+            parent.send(("error", str(error)))
+            continue
+        parent.send(_in_fork(order, parameters, parent) if FORKS else measured(order, parameters))
 
 
-def measured(order: dict[str, Any]) -> tuple[str, Any]:
+def _warm_up() -> None:
+    """Import what no turn has to import then."""
+    from prune.common.terminal import quiet_libraries
+
+    quiet_libraries()
+    from transformers import AutoModelForCausalLM  # noqa: F401
+
+    import eval.gains.turn  # noqa: F401
+
+
+@cache
+def counted(folder: str, name: str) -> int:
+    """Parameters of a model. Its class is imported for that, which no turn has to do then."""
+    from pathlib import Path
+
+    from eval.gains.turn import count_parameters
+    from prune.checkpoint.source import Source
+
+    return count_parameters(Source(Path(folder), name))
+
+
+def measured(order: dict[str, Any], parameters: int) -> tuple[str, Any]:
     """("turn", the fields of a `Turn`), or ("error", why there is none)."""
     from eval.gains.orders import TurnOrder
     from eval.gains.turn import measure_turn
 
     try:
-        return "turn", asdict(measure_turn(TurnOrder(**order)))
+        return "turn", asdict(measure_turn(TurnOrder(**order), parameters))
     except RegrowthError as error:
         return "error", str(error)
     except Exception as error:
         return "error", OUT_OF_MEMORY if is_out_of_memory(error) else f"{type(error).__name__}: {first_line(error)}"
 
 
-def _in_fork(order: dict[str, Any], parent: Connection) -> tuple[str, Any]:
+def _in_fork(order: dict[str, Any], parameters: int, parent: Connection) -> tuple[str, Any]:
     ours, theirs = Pipe(duplex=False)
     number = os.fork()
     if number == 0:
         try:
-            theirs.send(measured(order))
+            theirs.send(measured(order, parameters))
         finally:
             os._exit(0)
     theirs.close()

@@ -16,6 +16,7 @@ from prune.checkpoint.identity import model_identity
 from prune.checkpoint.source import Source, find_here, locate
 from prune.common.errors import CheckpointError, UsageError, first_line
 from prune.models.loading import pick_device, text_config
+from prune.models.skeleton import read_config
 from prune.models.whole import AS_STORED, NF4
 
 # Tokens of a prompt, and written after it. A small model on a CPU has its turn in seconds; a GPU is busy with these.
@@ -137,14 +138,7 @@ def _sizes(sources: Mapping[str, Source], settings: GainsSettings, kind: str) ->
 
 def _longest(source: Source) -> int | None:
     """Tokens that a model holds, if its config says."""
-    from transformers import AutoConfig
-
-    try:
-        config = text_config(AutoConfig.from_pretrained(source.folder))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{source.name} cannot be loaded as a causal language model ({first_line(error)})"
-        ) from error
+    config = text_config(read_config(source.folder, source.name))
     longest = getattr(config, "max_position_embeddings", None)
     return longest if isinstance(longest, int) else None
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from prune.models.kv_cache import cache_of
+
 
 @dataclass(frozen=True)
 class Timed:
@@ -72,5 +74,4 @@ def time_generation(
         for hook in hooks:
             hook.remove()
     first, read, written = marks
-    cache = getattr(output, "cache", None)  # transformers before 5.20 has another name for it
-    return Timed(read - first, written - read, getattr(output, "past_key_values", None) if cache is None else cache)
+    return Timed(read - first, written - read, cache_of(output))

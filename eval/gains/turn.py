@@ -15,23 +15,26 @@ from prune.common.memory import forget_peak, peak_resident, resident
 from prune.models.held import held_cache_bytes, held_weight_bytes
 from prune.models.loading import pick_device, text_config
 from prune.models.precision import pick_dtype
+from prune.models.skeleton import read_config, skeleton
 from prune.models.spread import gpus
 from prune.models.whole import load_whole
 
 _WARM_TOKENS = 2  # written before the clock runs: kernels are loaded and memory is there then
 
 
-def measure_turn(order: TurnOrder) -> Turn:
+def measure_turn(order: TurnOrder, parameters: int) -> Turn:
     """Load the model, write once to warm up, and once by the clock.
 
     The peak of memory is of what was held while it read and wrote, without what loading took for a while. On a CPU it
     is the process's, less what it held before the model; on GPUs that of torch's allocator, all of them together.
 
+    Args:
+        parameters: as `count_parameters` counts them.
+
     Raises:
         RegrowthError: the model cannot be loaded.
     """
     source, device = Source(Path(order.folder), order.name), pick_device(order.device)
-    parameters = count_parameters(source)
     before = resident() or peak_resident()
     model = load_whole(
         source,
@@ -72,12 +75,12 @@ def measure_turn(order: TurnOrder) -> Turn:
 def count_parameters(source: Source) -> int:
     """Values of a model's weights, tied ones once, counted without loading any.
 
-    It also brings in the code that loading needs, so that this is no part of what the model takes.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    It also imports the model's class, so that this is no part of what a turn finds the model to take.
 
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.folder))
+    Raises:
+        CheckpointError: transformers cannot make such a model.
+    """
+    model = skeleton(read_config(source.folder, source.name), torch.float32, source.name)
     return sum(weight.numel() for weight in model.parameters())
 
 

@@ -48,6 +48,8 @@ def find_cliffs(sweeps: Sequence[str | Path], *, out: str | Path, overwrite: boo
     drawn += [f"{one.text}, {one.way}" for one in prose if not one.healed]
     if twice := [name for name in drawn if drawn.count(name) > 1]:
         raise UsageError(f"two of the sweeps hold {twice[0]}; name one of them")
+    tasks = list(dict.fromkeys((line.domain, line.protocol) for line in lines))
+    lines.sort(key=lambda line: tasks.index((line.domain, line.protocol)))
     cliffs = Cliffs(
         layers=read[0].layers,
         lines=tuple(lines),

@@ -15,7 +15,9 @@ from eval.reports.comparison import (
     thinking_section,
 )
 from eval.reports.gains import gains_section
+from eval.reports.limits import limits_section
 from eval.reports.model import Flips, PageTop, Report, Section
+from eval.reports.noise import floors, noise_section
 from eval.reports.sweep import curves_section, map_section, sweep_prose_section
 from eval.reports.text import counted, listed, plain
 from eval.reports.verdict import comparison_top, sweep_top
@@ -47,11 +49,13 @@ def build(comparison: Document | None, sweep: Document | None = None, flips: Seq
         title = f"What the cut {given}costs: {listed(others)} against {full}" if others else f"What {full} scores"
         top = comparison_top(comparison)
     if sweep is not None:
-        sections += [curves_section(sweep), map_section(sweep), sweep_prose_section(sweep)]
+        noise = _floors(comparison, sweep)
+        sections += [curves_section(sweep, noise), map_section(sweep), sweep_prose_section(sweep)]
     if comparison is None and sweep is not None:
         title, top = "What each size of cut costs", sweep_top(sweep)
     if comparison is not None:
         sections += [thinking_section(comparison), tasks_section(comparison)]
+        sections += [noise_section(comparison), limits_section(comparison)]
     if comparison is not None and sweep is not None and _unlike(comparison, sweep):
         name = sweep["provenance"]["model"]["model"]
         top = replace(top, warnings=(*top.warnings, f"the sweep below is of {name}, whose weights are not {full}'s"))
@@ -75,6 +79,11 @@ def with_facts(
         notes=tuple(_notes(main)),
         glossary=tuple(_glossary(shown)),
     )
+
+
+def _floors(comparison: Document | None, sweep: Document) -> dict[str, Mapping[str, Any]]:
+    """The noise floor by task, for the curves of a sweep of the same model."""
+    return {} if comparison is None or _unlike(comparison, sweep) else floors(comparison, "rows")
 
 
 def _glossary(sections: Sequence[Section]) -> list[tuple[str, str]]:

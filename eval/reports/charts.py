@@ -38,11 +38,15 @@ class Dot:
 
 @dataclass(frozen=True)
 class DotGroup:
-    """Dots that belong to one domain and protocol; `title` and `note` stand over them."""
+    """Dots that belong to one domain and protocol; `title` and `note` stand over them.
+
+    `noise`: half the width of the grey band around zero, None where it was not measured.
+    """
 
     title: str
     note: str
     dots: tuple[Dot, ...]
+    noise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,20 @@ class Shade:
 
 
 @dataclass(frozen=True)
+class NoiseBand:
+    """Values of the vertical axis between which a change is noise."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Plot:
     """How curves are laid out.
 
     `whole`: the horizontal axis has whole numbers alone; `span`: its ends, those of the points if None. `log_like`: up
-    to where from 0 the vertical axis is linear, beyond it is logarithmic; all of it linear if None.
+    to where from 0 the vertical axis is linear, beyond it is logarithmic; all of it linear if None. `noise`: grey
+    bands.
     """
 
     height: float = 290.0
@@ -88,6 +101,7 @@ class Plot:
     span: tuple[float, float] | None = None
     log_like: float | None = None
     shades: tuple[Shade, ...] = ()
+    noise: tuple[NoiseBand, ...] = ()
 
 
 _HEAD, _ROW, _GAP, _FOOT = 18.0, 19.0, 9.0, 42.0
@@ -102,6 +116,7 @@ def forest(name: str, title: str, description: str, axis: str, groups: Sequence[
         axis: what is measured, in which unit, and which side is worse.
     """
     ends = [v for g in groups for d in g.dots for v in (d.low, d.high, d.estimate)]
+    ends += [end for g in groups if g.noise is not None for end in (-g.noise, g.noise)]
     low, high = padded(ends, include=[0.0])
     bottom = sum(_HEAD + _ROW * len(group.dots) + _GAP for group in groups) + 4
     root = drawing(name, title, description, bottom + _FOOT)
@@ -110,6 +125,9 @@ def forest(name: str, title: str, description: str, axis: str, groups: Sequence[
     spans = [(y + _HEAD, y + _HEAD + _ROW * len(g.dots)) for y, g in zip(tops, groups, strict=True)]
     axis_below(root, scale, bottom, axis, up_to=[end for span in spans for end in span])
     for y, (first, last), group in zip(tops, spans, groups, strict=True):
+        if group.noise is not None:
+            left = scale(-group.noise)
+            add(root, "rect", x=left, y=first, width=scale(group.noise) - left, height=last - first, class_="noise")
         add(root, "line", x1=scale(0), x2=scale(0), y1=first, y2=last, class_="zero")
         if y:
             add(root, "line", x1=0, x2=WIDTH, y1=y - 3, y2=y - 3, class_="parting")
@@ -160,6 +178,9 @@ def curves(
         down = LogLike.around([*every, *include, *chances], plot.log_like, bottom, top)
     sizes = [p.x for c in lines for p in (*c.points, *c.marks)]
     along = Scale(*(plot.span or (min(sizes), max(sizes))), left + 6, right - 4)
+    for noise in plot.noise:
+        y, end = (min(max(down(value), top), bottom) for value in (noise.high, noise.low))
+        add(root, "rect", x=left, y=y, width=right - left, height=end - y, class_="noise")
     for shade in plot.shades:
         x, end = along(shade.start), along(shade.end)
         add(root, "rect", x=x, y=top, width=end - x, height=bottom - top, class_="shade")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from eval.billing.counts import ThinkingCounts
@@ -11,6 +12,7 @@ from eval.reports.charts import Dot, DotGroup, forest
 from eval.reports.interactions import SENTENCES, findings, interaction_findings, thinking_in_words
 from eval.reports.maps import TILES, mosaic, tile_key
 from eval.reports.model import Figure, Key, Section
+from eval.reports.noise import floors
 from eval.reports.tables import (
     counts_table,
     domain_table,
@@ -22,7 +24,7 @@ from eval.reports.tables import (
     thinking_table,
 )
 from eval.reports.text import bits, plain, points, signed, task_name
-from prune.common.svg import key
+from prune.common.svg import key, noise_key
 
 Record = Mapping[str, Any]
 
@@ -37,26 +39,43 @@ def domains_section(comparison: Record) -> Section | None:
         ("accuracy_difference", 100.0, "Change of accuracy", "percentage points (left is worse)", points),
         ("answer_nll_bits_difference", 1.0, "Change of answer NLL", "bits per answer (right is worse)", bits),
     )
-    figures = []
+    floors_by_task, figures = floors(comparison, "rows"), []
+    legend = [Key(label, key(i)) for i, label in enumerate(others)]
+    legend += [Key("noise", noise_key())] if floors_by_task else []
     for what, scale, title, axis, say in charts:
         told = [
             f"{task_name(r)}, {r['model']}: {say(r['versus'][what])}" for r in rows if (r["versus"] or {}).get(what)
         ]
         if not told:  # answers that nobody scored
             continue
-        groups = [group for row in rows if not row["versus"] and (group := _group(rows, row, others, what, scale)).dots]
-        described = f"{title} against {full}, {axis}. " + "; ".join(told) + "."
+        groups = [
+            replace(group, noise=_noise(floors_by_task, row, what, scale))
+            for row in rows
+            if row["versus"] is None and (group := _group(rows, row, others, what, scale)).dots
+        ]
+        described = f"{title} against {full}, {axis}. " + "; ".join(told) + "." + _bands(groups)
         figures.append(Figure(title, forest(what.replace("_", "-"), title, described, axis, groups)))
     return Section(
         key="domains",
         title="Domain by domain",
         lead=f"Every model answered the same questions as {full}. Marks are estimates, bars their 95 % paired "
-        "intervals.",
-        legend=tuple(Key(label, key(i)) for i, label in enumerate(others)),
+        f"intervals.{' What lies within a grey band is noise.' if floors_by_task else ''}",
+        legend=tuple(legend),
         figures=tuple(figures),
         tables=(domain_table(rows),),
         short="Domains",
     )
+
+
+def _noise(floors_by_task: Mapping[str, Record], row: Record, what: str, scale: float) -> float | None:
+    floor = floors_by_task.get(task_name(row))
+    return None if floor is None else scale * float(floor[what.removesuffix("_difference")]["band"])
+
+
+def _bands(groups: Sequence[DotGroup]) -> str:
+    """The grey bands in words."""
+    told = [f"{group.title} {plain(group.noise, 3)}" for group in groups if group.noise is not None]
+    return f" A change is noise up to: {'; '.join(told)}." if told else ""
 
 
 def _group(rows: Sequence[Record], first: Record, others: list[str], what: str, scale: float) -> DotGroup:
@@ -126,7 +145,7 @@ def thinking_section(comparison: Record) -> Section | None:
     if not rows:
         return None
     full = comparison["models"][0]["label"]
-    tables = [thinking_table(rows), counts_table(rows)]
+    tables, bands = [thinking_table(rows), counts_table(rows)], floors(comparison, "thinking")
     tables += [thinking_interactions_table(pairs, rows, full)] if pairs else []
     return Section(
         key="thinking",
@@ -137,14 +156,14 @@ def thinking_section(comparison: Record) -> Section | None:
         "left column is lost is the overthinking rate r_o. The reasoning gain δ is A_slow − A_fast, in points.",
         findings=tuple(findings(pairs, [thinking_in_words(row, rows, full) for row in pairs])[:SENTENCES]),
         legend=tuple(Key(name, tile_key(look)) for name, look in TILES),
-        figures=tuple(_square(number, row) for number, row in enumerate(rows)),
+        figures=tuple(_square(number, row, bands.get(task_name(row))) for number, row in enumerate(rows)),
         tables=tuple(tables),
         small=True,
         short="Fast and slow",
     )
 
 
-def _square(number: int, row: Record) -> Figure:
+def _square(number: int, row: Record, floor: Record | None) -> Figure:
     counts = ThinkingCounts(**row["counts"])
     title = f"{task_name(row)}: {row['model']}"
     described = (
@@ -156,6 +175,7 @@ def _square(number: int, row: Record) -> Figure:
         f"δ {signed(100 * row['delta']['estimate'], 1)}",
         f"r_c {_percent(row['r_c'])}",
         f"r_o {_percent(row['r_o'])}",
+        *([f"noise of δ ±{plain(100 * floor['delta']['band'], 1)}"] if floor else []),
         *([unparsed_mark(row)] if unread(row, "delta") else []),
     )
     return Figure(task_name(row), mosaic(f"mosaic-{number}", title, described, counts), facts, row["model"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from eval.reports.model import Section
-from eval.reports.tables import Record, Shown, field, headings
-from eval.reports.text import bits, larger, listed, nll_change, plain, points
+from eval.reports.tables import Record, Shown, field, headings, within
+from eval.reports.text import PER_BYTE, bits, certain, listed, nll_change, plain, points
 from prune.common.tables import Cell, Table
 from prune.models.footprint import GIB
 
@@ -34,19 +34,24 @@ def cost_line(comparison: Record, label: str) -> str:
     """What a model loses domain by domain, as far as it is beyond doubt; "" where nothing was compared.
 
     By accuracy where it fell and the full model has some to lose, else by the answer NLL; of several protocols, the
-    one that lost most.
+    one that lost most. Domains whose changes are no larger than those of the full model asked twice are within the
+    noise.
     """
     rows = [row for row in comparison["rows"] if row["model"] == label and row["versus"]]
     lost: list[str] = []
+    noise: list[str] = []
     quiet: list[str] = []
     for domain in dict.fromkeys(row["domain"] for row in rows):
-        told = _loss([row for row in rows if row["domain"] == domain])
-        (lost if told else quiet).append(f"{domain} {told}" if told else domain)
+        asked = [row for row in rows if row["domain"] == domain]
+        if told := _loss(asked):
+            lost.append(f"{domain} {told}")
+        else:
+            (noise if all(map(_is_noise, asked)) else quiet).append(domain)
     for row in comparison["prose"]:
-        if row["model"] == label and row["difference"] and larger(row["difference"]) > 0:
+        if row["model"] == label and row["difference"] and certain(row, "difference") > 0:
             lost.append(f"{row['text']} prose {bits(row['difference'], 'nats a token')}")
-    if quiet:
-        lost.append(f"nothing beyond doubt in {listed(quiet)}")
+    lost += [f"{listed(noise)} within the noise"] if noise else []
+    lost += [f"no loss beyond doubt in {listed(quiet)}"] if quiet else []
     return "; ".join(lost)
 
 
@@ -128,13 +133,19 @@ def _times(spread: Mapping[str, float], words: str = "") -> str:
 def _loss(rows: Sequence[Record]) -> str:
     """The largest loss beyond doubt of one domain's rows, in words; "" where there is none."""
     fell = [row for row in rows if row["versus"]["full_above_chance"]]
-    fell = [row for row in fell if larger(row["versus"]["accuracy_difference"]) < 0]
+    fell = [row for row in fell if certain(row["versus"], "accuracy_difference") < 0]
     if fell:
         return points(min((row["versus"]["accuracy_difference"] for row in fell), key=lambda lost: lost["estimate"]))
-    rose = [change for row in rows if (change := nll_change(row["versus"])) and larger(change) > 0]
+    rose = [nll_change(row["versus"]) for row in rows if certain(row["versus"], PER_BYTE) > 0]
     if rose:
         return f"{bits(max(rose, key=lambda change: change['estimate']), 'bits per byte')} of answer NLL"
     return ""
+
+
+def _is_noise(row: Record) -> bool:
+    """Whether nothing that the row could lose is more than noise."""
+    measures = ["accuracy_difference", PER_BYTE] if row["versus"]["full_above_chance"] else [PER_BYTE]
+    return all(within(row["versus"], measure) for measure in measures)
 
 
 def _of_ratio(key: str, shown: Shown) -> Shown:

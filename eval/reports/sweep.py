@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval.reports.charts import CurvePoint, PlottedCurve, curves
+from eval.reports.charts import CurvePoint, NoiseBand, Plot, PlottedCurve, curves
 from eval.reports.maps import block_map
 from eval.reports.model import Figure, Key, Section
+from eval.reports.noise import band_over
 from eval.reports.tables import QUESTIONS, N, change, count, field, headings, number, prose_table, score
 from eval.reports.text import bits, counted, first_losses, listed, onset, task_name
-from prune.common.svg import chance_key, key
+from prune.common.svg import chance_key, key, noise_key
 from prune.common.tables import Cell, Column, Table
 
 Record = Mapping[str, Any]
@@ -27,8 +28,11 @@ _MEASURES = (
 )
 
 
-def curves_section(sweep: Record) -> Section | None:
-    """Accuracy and answer NLL against layers dropped; None where the sweep has fewer than two sizes."""
+def curves_section(sweep: Record, noise: Mapping[str, Record] | None = None) -> Section | None:
+    """Accuracy and answer NLL against layers dropped; None where the sweep has fewer than two sizes.
+
+    `noise`: by task, its row of a comparison's noise floor, for the grey bands.
+    """
     drawn = [curve for curve in sweep["curves"] if len(curve["points"]) > 1]
     if not drawn:
         return None
@@ -36,6 +40,8 @@ def curves_section(sweep: Record) -> Section | None:
     legend = [Key(task_name(curve), key(i, dashed=True)) for i, curve in enumerate(drawn)] if together else []
     if any(curve["chance"] for curve in drawn):
         legend.append(Key("chance", chance_key()))
+    bands = {name: floor for name, floor in (noise or {}).items() if name in map(task_name, drawn)}
+    legend += [Key("noise", noise_key())] if bands else []
     losses = [filter(None, (first_losses(curve, what=w) for w in (_ACCURACY, _NLL))) for curve in drawn]
     told = [f"{task_name(curve)}: {'; '.join(each)}." for curve, each in zip(drawn, losses, strict=True)]
     return Section(
@@ -44,7 +50,7 @@ def curves_section(sweep: Record) -> Section | None:
         lead=_lead(sweep),
         findings=tuple(told) if together else (),
         legend=tuple(legend),
-        figures=tuple(figure for measure in _MEASURES for figure in _figures(sweep, drawn, *measure)),
+        figures=tuple(figure for measure in _MEASURES for figure in _figures(sweep, drawn, bands, *measure)),
         tables=(*([] if together else [_onset_table(drawn)]), sizes_table(sweep)),
         short="Layers dropped",
     )
@@ -68,7 +74,9 @@ def _name(sweep: Record) -> str:
     return "/".join(Path(sweep["provenance"]["model"]["model"]).parts[-2:])
 
 
-def _figures(sweep: Record, drawn: Sequence[Record], measure: str, up: str, title: str) -> list[Figure]:
+def _figures(
+    sweep: Record, drawn: Sequence[Record], noise: Mapping[str, Record], measure: str, up: str, title: str
+) -> list[Figure]:
     """One chart of a measure, or of many tasks one chart each, all of one scale."""
     lines = [_plotted(curve, i, measure, sweep["healed"]) for i, curve in enumerate(drawn)]
     lines = [line for line in lines if line.points]
@@ -88,10 +96,30 @@ def _figures(sweep: Record, drawn: Sequence[Record], measure: str, up: str, titl
             up=up,
             lines=group,
             include=[0.0, *(_reach(lines) if apart else [])],
+            plot=Plot(noise=_noise(sweep, group, noise, measure)),
         )
         under = what if len(group) == 1 and len(drawn) > 1 else ""
         figures.append(Figure(what, chart) if apart else Figure(title, chart, under=under))
     return figures
+
+
+def _noise(
+    sweep: Record, lines: Sequence[PlottedCurve], noise: Mapping[str, Record], measure: str
+) -> tuple[NoiseBand, ...]:
+    """The widest band of these tasks around no change of answer NLL; of accuracy, each around the full model's."""
+    asked = {task_name(task): task["n"] for task in sweep["tasks"]}
+    known = [line for line in lines if line.label in noise]
+    if measure == _NLL:
+        bands = [band_over(noise[line.label], "answer_nll_bits", asked[line.label]) for line in known]
+        return (NoiseBand(-max(bands), max(bands)),) if bands else ()
+    if measure != "accuracy":
+        return ()
+    levels = [
+        (line.points[0].y, 100 * band_over(noise[line.label], "accuracy", asked[line.label]))
+        for line in known
+        if line.points and line.points[0].x == 0
+    ]
+    return tuple(NoiseBand(level - half, level + half) for level, half in levels)
 
 
 def _onset_table(drawn: Sequence[Record]) -> Table:

@@ -41,20 +41,34 @@ def score(interval: Mapping[str, float] | None, scale: float = 100, digits: int 
 
 
 def change(
-    interval: Mapping[str, float] | None, scale: float, digits: int, *, worse_above: bool, doubtful: bool = False
+    interval: Mapping[str, float] | None,
+    scale: float,
+    digits: int,
+    *,
+    worse_above: bool,
+    doubtful: bool = False,
+    noise: bool = False,
+    plain_look: bool = False,
 ) -> Cell:
-    """A change with its interval; marked where the whole interval is a loss or a gain, or where it proves nothing."""
+    """A change with its interval; marked where the whole interval is a loss or a gain, where it proves nothing, or
+    where it is noise. `plain_look`: never as a loss or a gain.
+    """
     if interval is None:
         return Cell()
     side = larger(interval) if worse_above else -larger(interval)
-    doubt = " ?" if doubtful else ""
+    mark = (" ?" if doubtful else "") + (" noise" if noise else "")
     return Cell(
         signed(scale * interval["estimate"], digits),
-        bounds(interval, scale, digits) + doubt,
+        bounds(interval, scale, digits) + mark,
         sort=interval["estimate"],
-        look="" if doubtful else {1: "worse", 0: "", -1: "better"}[side],
-        brief=bounds(interval, scale, 0) + doubt if scale == 100 else "",
+        look="" if doubtful or noise or plain_look else {1: "worse", 0: "", -1: "better"}[side],
+        brief=bounds(interval, scale, 0) + mark if scale == 100 else "",
     )
+
+
+def within(holder: Mapping[str, Any], name: str) -> bool:
+    """Whether a difference of a row, or of its `versus`, is within the noise floor."""
+    return name in (holder.get("noise") or ())
 
 
 def many(n: int) -> Cell:
@@ -88,7 +102,10 @@ _GAINED = "questions that the full model had wrong and this one has right"
 
 
 def _versus(key: str, scale: float, digits: int, *, worse_above: bool) -> Shown:
-    return _optional("versus", lambda versus: change(versus[key], scale, digits, worse_above=worse_above))
+    return _optional(
+        "versus",
+        lambda versus: change(versus[key], scale, digits, worse_above=worse_above, noise=within(versus, key)),
+    )
 
 
 def _kept(versus: Record) -> Cell:
@@ -128,7 +145,7 @@ _CHANGES = (
     field(
         "Δ accuracy, points",
         "change against the full model on the same questions, with its 95 % paired interval, clustered where questions "
-        "share a passage",
+        "share a passage; noise where it is no larger than where the full model is asked twice",
         _versus("accuracy_difference", 100, 1, worse_above=False),
     ),
     field("Δ NLL, bits", "the same for the NLL", _versus("answer_nll_bits_difference", 1, 2, worse_above=True)),
@@ -182,6 +199,10 @@ def tasks_table(rows: Sequence[Record]) -> Table:
     return Table.from_records("Tasks of lm-eval, by their own metrics", rows, _TASKS, shared=1, key="tasks")
 
 
+def _over(key: str) -> Shown:
+    return lambda row: change(row[key], 1, 3, worse_above=True, noise=within(row, key))
+
+
 _OVER_WINDOWS = "change against the full model, with its 95 % paired interval over windows"
 _PROSE = (
     field("Text", "", lambda row: Cell(row["text"]), words=True),
@@ -189,9 +210,9 @@ _PROSE = (
     field(
         "Bits / byte", "mean loss per byte of text, whatever the tokenizer", lambda row: number(row["bits_per_byte"], 3)
     ),
-    field("Δ bits / byte", _OVER_WINDOWS, lambda row: change(row["difference_bits_per_byte"], 1, 3, worse_above=True)),
+    field("Δ bits / byte", _OVER_WINDOWS, _over("difference_bits_per_byte")),
     field("Nats / token", "mean loss per token", lambda row: number(row["nats_per_token"], 3)),
-    field("Δ nats / token", _OVER_WINDOWS, lambda row: change(row["difference"], 1, 3, worse_above=True)),
+    field("Δ nats / token", _OVER_WINDOWS, _over("difference")),
     field("Windows", "stretches of text that were measured", lambda row: count(row["windows"])),
 )
 PROSE = headings(*_PROSE[:5])  # what fits a terminal
@@ -200,6 +221,10 @@ PROSE = headings(*_PROSE[:5])  # what fits a terminal
 def prose_table(rows: Sequence[Record]) -> Table:
     """Held-out loss of each model on each text."""
     return Table.from_records("Loss on held-out prose", rows, _PROSE, shared=1, key="prose")
+
+
+def _recalled(key: str) -> Shown:
+    return lambda row: change(row[key], 100, 1, worse_above=False, noise=within(row, key))
 
 
 _BY_NEEDLE = "change against the full model on the same trials, with its 95 % paired interval by needle"
@@ -215,11 +240,11 @@ _NEEDLES = (
     _MODEL,
     field("Recall, %", "words of the needle's answer that come back (ROUGE-1)", lambda row: score(row["recall"])),
     field("Answered, %", "trials in which more than half of them do", lambda row: score(row["answered"])),
-    field("Δ recall, points", _BY_NEEDLE, lambda row: change(row["recall_difference"], 100, 1, worse_above=False)),
+    field("Δ recall, points", _BY_NEEDLE, _recalled("recall_difference")),
     field(
         "Δ answered, points",
         "the same for the trials answered",
-        lambda row: change(row["answered_difference"], 100, 1, worse_above=False),
+        _recalled("answered_difference"),
     ),
 )
 
@@ -234,8 +259,13 @@ def _rate(key: str) -> Shown:
 
 
 def _shift(key: str) -> Shown:
-    """A change of fast or slow thinking, marked where too many answers were not parsed."""
-    return lambda row: change((row["versus"] or {}).get(key), 100, 1, worse_above=False, doubtful=unread(row, key))
+    """A change of fast or slow thinking, marked where too many answers were not parsed, or where it is noise."""
+
+    def shown(row: Record) -> Cell:
+        versus = row["versus"] or {}
+        return change(versus.get(key), 100, 1, worse_above=False, doubtful=unread(row, key), noise=within(versus, key))
+
+    return shown
 
 
 def _unparsed(row: Record) -> Cell:

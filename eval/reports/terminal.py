@@ -9,6 +9,8 @@ from eval.billing.verdict import GO, NO_GO
 from eval.reports import tables
 from eval.reports.gains import PARTS, gains_notes, gains_table, measured_how, plain_lines
 from eval.reports.interactions import clearest
+from eval.reports.limits import shown_limits, verdict_lines
+from eval.reports.noise import noise_line, noise_table, nothing_lost
 from eval.reports.sweep import SIZES, sizes_table
 from eval.reports.text import task_name, worst_loss
 from eval.reports.weights import weights_line
@@ -27,12 +29,20 @@ def comparison_table(document: Document) -> RenderableType:
 
     parts: list[RenderableType] = [Text(line, style="bold") for line in plain_lines(document)]
     parts += [*_tables(document, full=document["models"][0]["label"]), Text(weights_line(document))]
+    parts += [Text(line) for line in _noise(document)]
     parts += [Text(f"! {line}", style="yellow") for line in gains_notes(document)]
     parts += [Text(f"! {line}", style="yellow") for line in document["warnings"]]
     if document["verdict"]:
+        parts += [Text(line) for line in verdict_lines(document["verdict"])]
         style = {GO: "bold green", NO_GO: "bold red"}.get(document["verdict"]["decision"], "bold yellow")
         parts.append(Text(f"Verdict: {document['verdict']['sentence']}.", style=style))
     return Group(*parts)
+
+
+def _noise(document: Document) -> list[str]:
+    """The noise floor, and the models whose every change lies within it."""
+    told = [noise_line(document), *(nothing_lost(document, model["label"]) for model in document["models"][1:])]
+    return [line for line in told if line]
 
 
 def run_tables(document: Document) -> RenderableType:
@@ -134,10 +144,11 @@ def markdown(document: Document) -> str:
     lines = [f"## What the cut {given}costs: {', '.join(others)} against {full}", ""]
     if document["verdict"]:
         lines += [f"**Verdict: {document['verdict']['sentence']}.**", ""]
+        lines += [*(f"- {line}" for line in verdict_lines(document["verdict"])), ""]
     elif told := worst_loss(document["rows"]):
         lines += [f"**{told}**", ""]
     lines += [*(f"- {line}" for line in plain_lines(document)), ""]
-    lines += [weights_line(document), ""]
+    lines += [weights_line(document), "", *(part for line in _noise(document) for part in (line, ""))]
     lines += [*(f"- {note}" for note in gains_notes(document)), ""] if gains_notes(document) else []
     lines += [*(f"- {warning}" for warning in document["warnings"]), ""] if document["warnings"] else []
     gains = document["gains"]
@@ -155,6 +166,9 @@ def markdown(document: Document) -> str:
         )
         if document[key]
     ]
+    if document["noise"] and document["noise"]["rows"]:
+        shown.append(noise_table(document["noise"]["rows"]))
+    shown += shown_limits(document)
     pairs = list(_interactions(document, full))
     for table, rest in [*((table, "") for table in shown), *pairs]:
         lines += [f"### {table.title}", "", *table.markdown(), "", *([rest.strip(), ""] if rest else [])]

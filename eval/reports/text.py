@@ -35,12 +35,9 @@ def bits(interval: Mapping[str, float], unit: str = "bits") -> str:
     return f"{signed(interval['estimate'], digits)} {unit} {bounds(interval, 1, digits)}"
 
 
-def nll_change(versus: Mapping[str, Any]) -> Mapping[str, float] | None:
-    """The change of answer NLL by which domains are compared: per byte of the right answers, whose lengths differ.
-
-    None where answers were generated and not scored.
-    """
-    change: Mapping[str, float] | None = versus["answer_nll_bits_per_byte_difference"]
+def nll_change(versus: Mapping[str, Any]) -> Mapping[str, float]:
+    """The change of answer NLL by which domains are compared: per byte of the right answers, whose lengths differ."""
+    change: Mapping[str, float] = versus["answer_nll_bits_per_byte_difference"]
     return change
 
 
@@ -69,19 +66,31 @@ def larger(interval: Mapping[str, float]) -> int:
     return int(interval["low"] > 0) - int(interval["high"] < 0)
 
 
-def worst_nll(rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], Mapping[str, float]] | None:
-    """The row whose answer NLL rose most, of those where it rose beyond doubt if there is one, else of all; its change.
+def certain(versus: Mapping[str, Any], name: str) -> int:
+    """As `larger`, of one of the differences; 0 where it is within the noise floor, or where there is none."""
+    return 0 if name in (versus.get("noise") or ()) or versus[name] is None else larger(versus[name])
+
+
+_ACCURACY, _NLL, PER_BYTE = (
+    "accuracy_difference",
+    "answer_nll_bits_difference",
+    "answer_nll_bits_per_byte_difference",
+)
+
+
+def worst_nll(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row whose answer NLL rose most, of those where it rose beyond doubt if there is one, else of all.
 
     None where no row's answers were scored.
     """
-    scored = [(row, change) for row in rows if (change := nll_change(row["versus"]))]
-    sure = [pair for pair in scored if larger(pair[1]) > 0]
-    return max(sure or scored, key=lambda pair: pair[1]["estimate"], default=None)
+    scored = [row for row in rows if row["versus"][PER_BYTE] is not None]
+    sure = [row for row in scored if certain(row["versus"], PER_BYTE) > 0]
+    return max(sure or scored, key=lambda row: nll_change(row["versus"])["estimate"], default=None)
 
 
 def worst_accuracy(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The row whose accuracy fell most, of those where it fell beyond doubt if there is one, else of all."""
-    sure = [row for row in rows if larger(row["versus"]["accuracy_difference"]) < 0]
+    sure = [row for row in rows if certain(row["versus"], _ACCURACY) < 0]
     return min(sure or rows, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
 
 
@@ -94,19 +103,21 @@ def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
     compared = [row for row in rows if row["versus"]]
     if not compared:
         return ""
-    row, rise = worst_accuracy(compared), worst_nll(compared)
+    row, nll = worst_accuracy(compared), worst_nll(compared)
     change = row["versus"]["accuracy_difference"]
-    if larger(change) >= 0 and rise is not None and larger(rise[1]) > 0:
+    fell = certain(row["versus"], _ACCURACY) < 0
+    if not fell and nll is not None and certain(nll["versus"], PER_BYTE) > 0:
         return (
             "No loss of accuracy is beyond doubt, but right answers became less likely: "
-            f"most by {rise[0]['model']} in {task_name(rise[0])}, {bits(rise[1], 'bits per byte')}."
+            f"most by {nll['model']} in {task_name(nll)}, {bits(nll_change(nll['versus']), 'bits per byte')}."
         )
     if change["estimate"] >= 0:
         return "No accuracy was lost in any domain, by the estimates."
-    return (
-        f"{row['model']} loses most accuracy in {task_name(row)}: {points(change)}; its "
-        f"{'whole 95 % interval is a loss' if larger(change) < 0 else '95 % interval includes no change'}."
-    )
+    if _ACCURACY in (row["versus"].get("noise") or ()):
+        sure = "it is noise, no larger than where the full model is asked twice"
+    else:
+        sure = f"its {'whole 95 % interval is a loss' if fell else '95 % interval includes no change'}"
+    return f"{row['model']} loses most accuracy in {task_name(row)}: {points(change)}; {sure}."
 
 
 def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
@@ -114,14 +125,13 @@ def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
     compared = [row for row in rows if row["model"] == model and row["versus"]]
     if not compared:
         return ""
-    accuracy, rise = worst_accuracy(compared), worst_nll(compared)
-    falls = sum(larger(row["versus"]["accuracy_difference"]) < 0 for row in compared)
+    accuracy, nll = worst_accuracy(compared), worst_nll(compared)
+    falls = sum(certain(row["versus"], _ACCURACY) < 0 for row in compared)
     of = counted(len(compared), "row")
     fell = accuracy["versus"]["accuracy_difference"]["estimate"] < 0
-    if rise is None:
+    if nll is None:
         told = f"loses most accuracy in {task_name(accuracy)}" if fell else "loses no accuracy by the estimates"
         return f"{model} {told}. A loss of accuracy is beyond doubt in {falls} of {of}."
-    nll = rise[0]
     rose = nll["versus"]["answer_nll_bits_difference"]["estimate"] > 0
     if fell and rose and accuracy is nll:
         told = f"{model} loses most in {task_name(nll)}, by accuracy and by answer NLL."
@@ -133,9 +143,7 @@ def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
         told = f"{model} loses most accuracy in {task_name(accuracy)}, but right answers become no less likely."
     else:
         told = f"{model} loses nothing by the estimates."
-    rises = sum(
-        larger(row["versus"]["answer_nll_bits_difference"]) > 0 for row in compared if nll_change(row["versus"])
-    )
+    rises = sum(certain(row["versus"], _NLL) > 0 for row in compared)
     return f"{told} A loss of accuracy is beyond doubt in {falls} of {of}, a loss by answer NLL in {rises}."
 
 

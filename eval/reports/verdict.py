@@ -7,9 +7,10 @@ from typing import Any
 
 from eval.reports.gains import both_lines
 from eval.reports.model import ModelTop, PageTop, Tile
+from eval.reports.noise import noise_line, nothing_lost
 from eval.reports.sweep import sweep_sentence
-from eval.reports.tables import change
-from eval.reports.text import NONE, summary, task_name, worst_accuracy, worst_loss, worst_nll
+from eval.reports.tables import change, within
+from eval.reports.text import NONE, PER_BYTE, nll_change, summary, task_name, worst_accuracy, worst_loss, worst_nll
 from eval.reports.weights import all_as_stored, weights_line
 from prune.common.tables import Cell
 
@@ -20,7 +21,8 @@ def comparison_top(comparison: Record) -> PageTop:
     """What a reader in a hurry needs, in plain words and three numbers a model."""
     rows, verdict = comparison["rows"], comparison["verdict"]
     others = [model["label"] for model in comparison["models"][1:]]
-    sentences = tuple(told for label in others if (told := summary(rows, label)))
+    found = (nothing_lost(comparison, label) or summary(rows, label) for label in others)
+    sentences = tuple(filter(None, (*found, noise_line(comparison))))
     sentences += () if all_as_stored(comparison) else (weights_line(comparison),)
     models = tuple(
         ModelTop(label, gain, cost, tuple(_tiles(comparison, label))) for label, gain, cost in both_lines(comparison)
@@ -46,14 +48,16 @@ def _tiles(comparison: Record, label: str) -> list[Tile]:
     rows = [row for row in comparison["rows"] if row["model"] == label and row["versus"]]
     if rows:
         tiles.append(_accuracy_tile([row for row in rows if row["versus"]["full_above_chance"]]))
-        if (rise := worst_nll(rows)) is not None:
-            cell = change(rise[1], 1, 3, worse_above=True)
-            tiles.append(_tile("Answer NLL, worst domain, bits per byte", cell, task_name(rise[0])))
+        if (worst := worst_nll(rows)) is not None:
+            noise = within(worst["versus"], PER_BYTE)
+            cell = change(nll_change(worst["versus"]), 1, 3, worse_above=True, noise=noise)
+            tiles.append(_tile("Answer NLL, worst domain, bits per byte", cell, task_name(worst)))
     texts = [row for row in comparison["prose"] if row["model"] == label and row["difference"]]
     if texts:
         worst = max(texts, key=lambda row: row["difference"]["estimate"])
         title = f"Prose loss{', worst text' if len(texts) > 1 else ''}, nats per token"
-        tiles.append(_tile(title, change(worst["difference"], 1, 3, worse_above=True), worst["text"]))
+        cell = change(worst["difference"], 1, 3, worse_above=True, noise=within(worst, "difference"))
+        tiles.append(_tile(title, cell, worst["text"]))
     return tiles
 
 
@@ -63,7 +67,8 @@ def _accuracy_tile(rows: Sequence[Record]) -> Tile:
     if not rows:
         return Tile(title, NONE, "the full model is at chance", "and has none to lose")
     worst = worst_accuracy(rows)
-    return _tile(title, change(worst["versus"]["accuracy_difference"], 100, 1, worse_above=False), task_name(worst))
+    lost, noise = worst["versus"]["accuracy_difference"], within(worst["versus"], "accuracy_difference")
+    return _tile(title, change(lost, 100, 1, worse_above=False, noise=noise), task_name(worst))
 
 
 def _tile(title: str, cell: Cell, note: str) -> Tile:

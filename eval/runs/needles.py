@@ -64,7 +64,7 @@ def draw_needles(settings: Settings, tokenizer: Any, source: Source, *, chat: bo
         RegrowthError: a tokenizer that does not tell where a token stands.
     """
     from prune.instruments.prompts import Prompter, plan_trials, read_sentences
-    from prune.scanning.samples import context_length
+    from prune.models.loading import context_length
 
     sources = settings.haystacks
     check_context(context_length(source, trust_remote_code=False), settings.needle_lengths, NEW_TOKENS, _OPTION)

@@ -25,6 +25,7 @@ from eval.asking.prompts import Prompts
 from eval.asking.removal import Removal, plan_removal
 from eval.asking.tasks import TaskPlan, example_notes, plan_tasks, prompts_of
 from eval.questions.schema import Question, cluster_of
+from eval.runs.again import Again
 from eval.runs.as_stored import measure_stored
 from eval.runs.needles import draw_needles, measure_needles
 from eval.runs.prose import Prose, draw_prose, measure_prose
@@ -50,6 +51,7 @@ def run(
     revision: str | None = None,
     label: str | None = None,
     own_loss: bool = True,
+    again: Again | None = None,
     show_progress: bool = True,
     **options: Any,
 ) -> RunResult:
@@ -60,6 +62,8 @@ def run(
         settings: what is asked and how; if None, made of `options`, which are the fields of `RunSettings`.
         label: what to call the model; its folder's or hub name if None.
         own_loss: in NF4, and with prose: measure it on the weights as they are stored too.
+        again: the model is asked a second time, so much of prose and needles. Answers that were kept of the first
+            time are passed over, and those of this time kept apart.
 
     Raises:
         UsageError: settings that are wrong in themselves.
@@ -79,6 +83,8 @@ def run(
     removal = plan_removal(settings, identity) if isinstance(settings, RunSettings) else None
     drawn = draw_prose(settings, tokenizer, context)
     planned = draw_needles(settings, tokenizer, source, chat=chat) if settings.needles else None
+    if again is not None:
+        drawn, planned = again.of_prose(drawn), None if planned is None else again.of_needles(planned)
     started = time.monotonic()
     total = sum(p.requests for p in plans) + sum(map(len, drawn.values())) + len(planned or ())
     from eval.asking.asker import Asker  # imports lm-eval, after what can be wrong was checked
@@ -87,7 +93,9 @@ def run(
         bar.note("reading the weights' hash")
         content = content_sha256(source.folder, memo=settings.cache and settings.cache / "hashes.json")
         bar.note("")
-        answers = AnswerStore() if settings.cache is None else _stored(settings, content, context, prompts, removal)
+        answers = AnswerStore()
+        if settings.cache is not None:
+            answers = _stored(settings, content, context, prompts, removal, again=again is not None)
         asker = Asker(
             lambda: open_model(source, tokenizer, settings, max_length=context, bar=bar, removal=removal),
             tokenizer,
@@ -192,7 +200,13 @@ def wants_chat(settings: Questions, tokenizer: Any, name: str) -> bool:
 
 
 def _stored(
-    settings: Settings, content: str, context: int, prompts: Prompts | None, removal: Removal | None
+    settings: Settings,
+    content: str,
+    context: int,
+    prompts: Prompts | None,
+    removal: Removal | None,
+    *,
+    again: bool = False,
 ) -> AnswerStore:
     """The answers that the model of this `content_sha256` gave, under all that an answer depends on but its prompt."""
     vllm = settings.backend == "vllm"
@@ -214,6 +228,8 @@ def _stored(
         scope["backend_args"] = altering(settings.backend_args)
     if removal is not None:
         scope["removed_heads"] = removal.heads
+    if again:  # never to be answered by the first time
+        scope["again"] = {"batch_size": settings.batch_size, "backend_args": dict(settings.backend_args)}
     return AnswerStore(settings.cache, scope)
 
 

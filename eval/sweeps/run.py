@@ -17,14 +17,13 @@ from eval.billing.sweep import Cost, VariantProse
 from eval.runs.as_stored import measure_stored
 from eval.runs.prose import Prose, draw_prose
 from eval.runs.run import wants_chat
-from eval.settings import SweepSettings
 from eval.sweeps.healed import Healed, attach, read_healed
 from eval.sweeps.plan import SweepPlan, plan_sweep
+from eval.sweeps.settings import SweepSettings
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
 from prune.common.layers import layers_without
-from prune.common.memory import peak_memory
 from prune.common.outputs import check_free
 from prune.common.provenance import digest
 from prune.common.resume import Unfinished
@@ -33,6 +32,7 @@ from prune.cutting.planning import scan_of
 from prune.families.subject import Subject, new_config, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
 from prune.models.loading import load_tokenizer, pick_device
+from prune.models.spread import peak_over
 
 if TYPE_CHECKING:
     from eval.sweeps.document import Sweep
@@ -165,7 +165,7 @@ def _measure(
         "chat_template": chat,
         **settings.draw,
     }
-    cost = Cost(seconds={key: round(value, 1) for key, value in seconds.items()}, peak_memory=peak_memory(device))
+    cost = Cost(seconds={key: round(value, 1) for key, value in seconds.items()}, peak_memory=peak_over(device))
     del model, switch
     gc.collect()
     stored: dict[str, Prose] = {}

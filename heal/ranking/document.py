@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from heal.ranking.bins import BinMean
-from heal.ranking.contrasts import Contrasts
-from heal.ranking.summary import joint
+from heal.ranking.findings.bins import BinMean
+from heal.ranking.findings.contrasts import Contrasts
+from heal.ranking.findings.summary import joint
 from prune.common.artefact import Artefact, Part
 from prune.common.errors import UsageError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from heal.ranking.bins import BinMean, DomainMean
 from heal.ranking.document import MethodScores, Ranking
+from heal.ranking.findings.bins import BinMean, DomainMean
 from prune.common import svg
 
 _MOST = 40  # bins that are drawn: those of most documents

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from heal.ranking.document import AskedQuestion, DomainScores, MethodScores, RankedDocument, Ranking, RankingAdapter
-from heal.ranking.methods import Material, Scores, check_installed, need_the_model, score, work
+from heal.ranking.methods.scoring import Material, Scores, check_installed, need_the_model, score, work
 from heal.ranking.pool import Pool, read_pool
 from heal.ranking.procedures import CONTROLS, procedure_queries
 from heal.ranking.queries import MATHEMATICS, Asked, ask, draw_questions, encode_query
@@ -37,7 +37,7 @@ from prune.text.windows import texts_identity
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from heal.ranking.contrasts import Kind
+    from heal.ranking.findings.contrasts import Kind
     from heal.text.packing import Row
 
 UNITS = {
@@ -293,9 +293,9 @@ def _adapter(warm: Warm, settings: RankSettings) -> RankingAdapter:
 
 
 def _method(plan: RankPlan, method: str, scores: Scores) -> MethodScores:
-    from heal.ranking.bins import bin_means
-    from heal.ranking.contrasts import contrasts
-    from heal.ranking.summary import domain_scores, ranks
+    from heal.ranking.findings.bins import bin_means
+    from heal.ranking.findings.contrasts import contrasts
+    from heal.ranking.findings.summary import domain_scores, ranks
 
     documents, queries = plan.pool.documents, plan.queries
     names, seed = [query.domain for query in queries], plan.settings.seed

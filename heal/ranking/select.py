@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from heal.ranking.document import Ranking
+from heal.ranking.findings.summary import best_first, take
 from heal.ranking.rows import PoolDocument
 from heal.ranking.settings import parse_share
-from heal.ranking.summary import best_first, take
 from prune.common.errors import UsageError
 from prune.common.outputs import write_text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from heal.ranking.document import DomainScores, MethodScores, Ranking
-from heal.ranking.summary import best_first
+from heal.ranking.findings.summary import best_first
 from prune.common.tables import Cell, Table
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from prune.common.errors import TextError, first_line
+from prune.common.errors import TextError
+from prune.text.chats import ASSISTANT, Messages, Template, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,10 +17,7 @@ if TYPE_CHECKING:
     from prune.text.documents import Document
 
 LOSS_ON = ("answers", "all")
-ASSISTANT = "assistant"
-Messages = list[dict[str, Any]]
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")  # a template that marks itself what the assistant writes
-_SHOWN = 40  # characters of a chat that an error shows
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,8 @@ class ChatTokens:
     bears: list[bool]
 
 
-class ChatTemplate:
-    """The chat template of a tokenizer.
+class ChatTemplate(Template):
+    """The chat template of a tokenizer, as chats are trained on.
 
     Args:
         loss_on: "answers": the loss is on what the assistant writes, with the token that ends its turn; "all": on all.
@@ -41,18 +39,15 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, loss_on: str = "answers") -> None:
-        self._name = tokenizer.name_or_path or "the model"
-        if not tokenizer.chat_template:
-            raise TextError(
-                f"the text holds chats, and the tokenizer of {self._name} has no chat template; heal on prose, or "
-                "put the chat_template.jinja of its family beside the tokenizer"
-            )
+        super().__init__(
+            tokenizer, remedy="heal on prose, or put the chat_template.jinja of its family beside the tokenizer"
+        )
         if loss_on == "answers" and not tokenizer.is_fast:
             raise TextError(
-                f"the tokenizer of {self._name} does not tell where in a text its tokens stand, so the answers of "
+                f"the tokenizer of {self.name} does not tell where in a text its tokens stand, so the answers of "
                 "chats cannot be told; give --loss-on all"
             )
-        self._tokenizer, self._loss_on = tokenizer, loss_on
+        self._loss_on = loss_on
         self._special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special |= set(tokenizer.all_special_ids)
 
@@ -68,15 +63,15 @@ class ChatTemplate:
             TextError: the template refuses the chat, or does not tell the answers.
         """
         messages: Messages = json.loads(chat)
-        whole = self._text(messages)
-        found = self._tokenizer(
+        whole = self.text(messages)
+        found = self.tokenizer(
             whole, add_special_tokens=False, return_offsets_mapping=self._loss_on == "answers", verbose=False
         )
         ids = list(found["input_ids"])
         if self._loss_on == "all":
             return ChatTokens(ids, [True] * len(ids))
-        if _MARKED.search(self._tokenizer.get_chat_template()):
-            marked = self._apply(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+        if _MARKED.search(self.tokenizer.get_chat_template()):
+            marked = self.apply(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
             ids, bears = list(marked["input_ids"]), list(map(bool, marked["assistant_masks"]))
         else:
             bears = [False] * len(ids)
@@ -86,31 +81,8 @@ class ChatTemplate:
         for run in list(_runs(bears)):
             self._end(ids, bears, run)
         if not any(bears):
-            raise TextError(f"the chat template of {self._name} shows no answer of {_shown(messages)}")
+            raise TextError(f"the chat template of {self.name} shows no answer of {shown(messages)}")
         return ChatTokens(ids, bears)
-
-    def ask(self, messages: Messages) -> str:
-        """The text by which the model is asked for the next answer, the generation prompt included.
-
-        Thinking is switched off where the template can: thoughts would use up the tokens of the answer.
-
-        Raises:
-            TextError: the template refuses the messages.
-        """
-        return self._text(messages, add_generation_prompt=True, enable_thinking=False)
-
-    def _text(self, messages: Messages, **how: Any) -> str:
-        return str(self._apply(messages, tokenize=False, **how))
-
-    def _apply(self, messages: Messages, **how: Any) -> Any:
-        from jinja2 import TemplateError
-
-        try:
-            return self._tokenizer.apply_chat_template(messages, **how)
-        except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
-            raise TextError(
-                f"the chat template of {self._name} refuses {_shown(messages)} ({first_line(error)})"
-            ) from None
 
     def _answers(self, messages: Messages, whole: str) -> Iterator[tuple[int, int]]:
         """Where the answers stand in the whole chat: their first character, and the one after their last."""
@@ -118,11 +90,9 @@ class ChatTemplate:
             if message["role"] != ASSISTANT:
                 continue
             if not index:
-                raise TextError(
-                    f"{_shown(messages)} begins with an answer to nothing; remove it, or give --loss-on all"
-                )
-            before, after = self.ask(messages[:index]), self._text(messages[: index + 1])
-            where = f"the chat template of {self._name} writes message {index + 1} of {_shown(messages)}"
+                raise TextError(f"{shown(messages)} begins with an answer to nothing; remove it, or give --loss-on all")
+            before, after = self.ask(messages[:index]), self.text(messages[: index + 1])
+            where = f"the chat template of {self.name} writes message {index + 1} of {shown(messages)}"
             if not whole.startswith(after):
                 raise TextError(
                     f"{where} in another way once more follows (templates of thinking models take thoughts out of "
@@ -139,9 +109,9 @@ class ChatTemplate:
         """End an answer, a run of tokens that bear loss, with the token that ends its turn."""
         start, stop = run
         last = next((index for index in range(stop - 1, start - 1, -1) if ids[index] in self._special), None)
-        if last is not None and not self._tokenizer.decode(ids[last + 1 : stop]).strip():
+        if last is not None and not self.tokenizer.decode(ids[last + 1 : stop]).strip():
             bears[last + 1 : stop] = [False] * (stop - last - 1)
-        elif last is None and stop < len(ids) and ids[stop] == self._tokenizer.eos_token_id:
+        elif last is None and stop < len(ids) and ids[stop] == self.tokenizer.eos_token_id:
             bears[stop] = True
 
 
@@ -154,23 +124,6 @@ def check_answer(document: Document, loss_on: str) -> None:
             f"{document.where}: a chat without an answer (`role` {ASSISTANT!r}) has nothing to learn; remove it, or "
             "give --loss-on all"
         )
-
-
-def questions(chat: str) -> list[str]:
-    """What the user says in a chat, given as JSON."""
-    return [message["content"] for message in json.loads(chat) if message["role"] == "user"]
-
-
-def opening_question(chat: str) -> str:
-    """What the user says first in a chat, given as JSON: by this it is known again, whatever the answer is."""
-    return next(iter(questions(chat)), chat)
-
-
-def first_question(chat: str) -> Messages:
-    """The messages of a chat before its first answer."""
-    messages: Messages = json.loads(chat)
-    answers = [index for index, message in enumerate(messages) if message["role"] == ASSISTANT]
-    return messages[: answers[0]] if answers else messages
 
 
 def _overlapping(offsets: Sequence[tuple[int, int]], start: int, stop: int) -> range:
@@ -188,9 +141,3 @@ def _runs(bears: Sequence[bool]) -> Iterator[tuple[int, int]]:
         elif not borne and start is not None:
             yield start, index
             start = None
-
-
-def _shown(messages: Messages) -> str:
-    """A chat in words, for messages."""
-    text = " ".join(next((m["content"] for m in messages if m["role"] == "user"), messages[0]["content"]).split())
-    return f"the chat {text[:_SHOWN]!r}" + (" ..." if len(text) > _SHOWN else "")

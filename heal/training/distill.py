@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from heal.models.targets import Targets
-    from heal.text.responses import Writer
     from prune.checkpoint.headers import Shard, Tensor
+    from prune.writing.writers import Writer
 
 
 def distill(
@@ -143,18 +143,18 @@ class _Full:
 
     @contextmanager
     def _writer(self, plan: HealPlan, tokenizer: PreTrainedTokenizerBase) -> Iterator[Writer]:
-        from heal.text.responses import transformers_writer, vllm_writer
+        from transformers import AutoConfig
+
+        from prune.models.loading import longest_row
+        from prune.writing.writers import transformers_writer, vllm_limit, vllm_writer
 
         if self.settings.backend == "hf":
             tokens = plan.schedule.length + self.settings.response_tokens
             yield transformers_writer(self.load(plan), tokenizer, tokens=tokens)
             return
-        how: dict[str, Any] = {
-            "row": plan.schedule.length,
-            "response_tokens": self.settings.response_tokens,
-            "device": self.device,
-            "dtype": plan.settings.dtype,
-        }
+        longest = longest_row(AutoConfig.from_pretrained(self.lineage.full.folder))
+        limit = vllm_limit(longest, plan.schedule.length, self.settings.response_tokens)
+        how: dict[str, Any] = {"limit": limit, "device": self.device, "dtype": plan.settings.dtype}
         with vllm_writer(self.lineage.full, tokenizer, **how) as writer:
             yield writer
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from heal.models.held_out import Losses
 from heal.training.stopping import diverged
-from prune.common.memory import peak_memory
 from prune.common.processes import sharded
+from prune.models.spread import peak_over
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -85,7 +85,7 @@ class Monitor:
             },
             step=state.step,
         )
-        peak = peak_memory(str(state.model.device))
+        peak = peak_over(str(state.model.device))
         memory = peak.get("cuda_bytes", peak["resident_bytes"])
         speed = curve.steps_per_second(state.step) * self.schedule.tokens_per_step
         self.bar.advance()

@@ -11,7 +11,7 @@ from heal.budget.cost import needed, usable
 from heal.budget.plan import chosen_pass, settle_healing
 from heal.defaults import Step, left_open, measured_tokens, settle
 from heal.lineage import first_after_cut
-from heal.settings import AUTO, BudgetQuery, Settings, TrainingRun, check, check_length, check_running, longest_row
+from heal.settings import AUTO, BudgetQuery, Settings, TrainingRun, check, check_length, check_running
 from heal.text.sources import TextSource
 from heal.training.checkpoints import Checkpoints
 from heal.training.schedule import Schedule, plan_steps
@@ -23,7 +23,7 @@ from prune.common.processes import rank_and_world, sharded
 from prune.common.sizes import parse_tokens, spell_size
 from prune.common.terminal import quiet_libraries
 from prune.models.attention import check_attention
-from prune.models.loading import pick_device
+from prune.models.loading import longest_row, pick_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from heal.result import RECORD_FILE, HealRecord
 from heal.text.sources import HELD_OUT_SHARE, HeldOut
 from prune.common.formats import HEAL
-from prune.common.memory import peak_memory
 from prune.common.processes import gather
+from prune.models.spread import peak_over
 
 if TYPE_CHECKING:
     from heal.text.ahead import Rows
@@ -28,7 +28,7 @@ def heal_record(
         facts: `base`, `provenance`, and what the method adds.
     """
     settings, schedule, curve = plan.settings, plan.schedule, trained.curve
-    told = gather((peak_memory(plan.run.device), rows.counts, rows.ended))
+    told = gather((peak_over(plan.run.device), rows.counts, rows.ended))
     peaks, ended = [peak for peak, _, _ in told], dict.fromkeys(name for _, _, names in told for name in names)
     chats: Counter[str] = Counter()
     for _, counts, _ in told:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.source import Source, locate
 from prune.choosing.cascade import spread_starts
-from prune.choosing.criteria import CRITERIA, Given
+from prune.choosing.criteria import CRITERIA, Criterion, Given
+from prune.choosing.fit import Target, fewest, least_layers
 from prune.choosing.protecting import HeadProtection
 from prune.choosing.trial import Trial, trial_text
 from prune.common.errors import CheckpointError
@@ -23,17 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """Layers to drop, rising; the numbers behind them; and the scan that was made to find them, if one was."""
+    """Layers to drop, rising; the numbers behind them; and the scan that was made to find them, if one was.
+
+    `tried`: where a target was to be met, the criterion's choices of ever more layers.
+    """
 
     dropped: tuple[int, ...]
     evidence: dict[str, Any]
     made: Scan | None = None
+    tried: tuple[tuple[int, ...], ...] = ()
 
 
 def choose(
     source: Source,
     layers: int,
-    n: int,
+    n: int | Target,
     settings: CutSettings,
     *,
     scan: Scan | None = None,
@@ -44,41 +49,92 @@ def choose(
     """Find `n` of the `layers` layers to drop; scans the model where the criterion needs a scan and there is none.
 
     Args:
+        n: how many; or a target, for the fewest that meet it. Then all that the check tries meet it too.
         source: the model; of one on the hub the weights are fetched if it has to be run.
         heads: of this model; what the settings protect.
         text: what to scan and to check on; if there is none, C4 and what the scan has read.
 
     Raises:
         UsageError: no text to check on, costs that do not fit, or no choice that keeps the share of the copy score.
+        RegrowthError: no choice meets the target.
         CheckpointError: the costs are of another model, or the model cannot be loaded.
     """
     criterion = CRITERIA[settings.criterion_name]
-    costs = block_costs = made = protection = None
+    costs = made = protection = None
     if heads is not None and settings.protect_heads is not None:
         protection = HeadProtection(heads.copy_by_layer(), settings.protect_heads)
-        protection.check(n, allow_last=settings.allow_last, blocks=criterion.blocks)
     if criterion.needs == "costs":
         costs = _read_costs(source, layers, settings)
-        block_costs = costs.weighed(n, settings.weigh)
+    if isinstance(n, int):
+        _given(n, layers, settings, costs, protection)  # what cannot be shows before the model is run
     if scan is None and criterion.needs == "scan":
         scan = made = _scan(source, settings, text, show_progress)
     trial = _trial(source, settings, scan, text, show_progress) if settings.runs_model else None
     evidence: dict[str, Any] = {}
-    removed = None
-    if trial and criterion.needs == "model":
-        removal = trial.removal(n, protection)
-        removed = removal.order
-        evidence["removal"] = {**removal.to_json(), **trial.text_facts()}
-    given = Given(n, layers, settings.allow_last, scan, block_costs, removed, protection)
-    dropped = criterion.choose(given)
-    if costs and block_costs:
-        evidence["domain_cost"] = block_costs[dropped[0]]
+    last: list[Given] = []  # what the last choice was made by
+
+    def own(size: int) -> tuple[int, ...]:
+        given = replace(_given(size, layers, settings, costs, protection), scan=scan)
+        if trial and criterion.needs == "model":
+            removal = trial.removal(size, protection)
+            given = replace(given, removed=removal.order)
+            evidence["removal"] = {**removal.to_json(), **trial.text_facts()}
+        last[:] = [given]
+        return criterion.choose(given)
+
+    tried: tuple[tuple[int, ...], ...] = ()
+    if isinstance(n, int):
+        dropped = own(n)
+    else:
+        dropped, tried = _meeting(n, own, criterion, costs, evidence)
+    given = last[0]
+    if costs and given.costs:
+        evidence["domain_cost"] = given.costs[dropped[0]]
         evidence["costs"] = {"measure": costs.measure, "weigh": settings.weigh or dict.fromkeys(costs.domains, 1.0)}
     if trial and settings.candidates:
-        check = trial.check(dropped, _candidates(given))
+        candidates = [block for block in _candidates(given) if isinstance(n, int) or n.line(block)["met"]]
+        check = trial.check(dropped, candidates)
         dropped = check.chosen
         evidence["check"] = {**check.to_json(), **trial.text_facts()}
-    return Choice(dropped, {**_scan_evidence(criterion.name, dropped, scan), **evidence}, made)
+    return Choice(dropped, {**_scan_evidence(criterion.name, dropped, scan), **evidence}, made, tried)
+
+
+def _given(n: int, layers: int, settings: CutSettings, costs: Costs | None, protection: HeadProtection | None) -> Given:
+    """What a choice of `n` layers goes by, before anything is measured.
+
+    Raises:
+        UsageError: no such choice keeps the share of the copy score, or none was costed.
+    """
+    if protection is not None:
+        blocks = CRITERIA[settings.criterion_name].blocks
+        protection.check(n, allow_last=settings.allow_last, blocks=blocks)
+    weighed = None if costs is None else costs.weighed(n, settings.weigh)
+    return Given(n, layers, settings.allow_last, costs=weighed, protection=protection)
+
+
+def _meeting(
+    target: Target,
+    own: Callable[[int], tuple[int, ...]],
+    criterion: Criterion,
+    costs: Costs | None,
+    evidence: dict[str, Any],
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """The criterion's choice of the fewest layers that meets a target, and its choices of fewer and as many.
+
+    Greedy removal runs the model, so it begins with as many layers as have to go at the least. Its choices of fewer
+    are the first of those that it removes.
+    """
+    sizes = None if costs is None else set.intersection(*({*rows} for rows in costs.domains.values()))
+    runs_model = criterion.needs == "model"
+    tried, dropped = fewest(
+        target,
+        lambda n: own(n) if sizes is None or n in sizes else None,
+        start=least_layers(target) if runs_model else 1,
+    )
+    if runs_model:
+        order = evidence["removal"]["order"]
+        tried = [tuple(sorted(order[:n])) for n in range(1, len(order) + 1)]
+    return dropped, tuple(tried)
 
 
 def _trial(source: Source, settings: CutSettings, scan: Scan | None, text: Sequence[str], show_progress: bool) -> Trial:

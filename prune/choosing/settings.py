@@ -1,4 +1,4 @@
-"""How the layers to drop are chosen: settings, which are also options of `prune cut`."""
+"""How the layers to drop are chosen and timed: settings, which are also options of `prune cut` and `prune time`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prune.choosing.criteria import CRITERIA, CriterionName
 from prune.common.errors import UsageError
 from prune.common.options import Option
+from prune.common.sizes import parse_size, parse_tokens
+from prune.models.precision import HELP as DTYPES
 from prune.scanning.settings import ScanSettings
+
+if TYPE_CHECKING:
+    from prune.models.needs import Asked
 
 CHECKED = 4  # candidates that are checked by default
 FEWEST_TOKENS = 512  # of held-out text for a check; fewer tell nothing
+BITS = (16, 8, 4)  # of weights; 16: as stored
+Part = Literal["prefill", "decode"]
+_PANEL = "A target in the place of --n"
 
 
 def parse_weights(text: str) -> dict[str, float]:
@@ -131,3 +139,137 @@ class CutSettings:
     def runs_model(self) -> bool:
         """Whether the model has to be run to choose, a scan apart."""
         return self.candidates > 0 or CRITERIA[self.criterion_name].needs == "model"
+
+
+def parse_target(text: str) -> int:
+    """`8GiB` in bytes."""
+    return parse_size(text, option="--fit")
+
+
+def parse_speed(text: str) -> float:
+    """`1.3x` or `1.3` as a factor above 1.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    try:
+        factor = float(text.lower().removesuffix("x"))
+    except ValueError:
+        factor = 0.0
+    if not 1 < factor < 1000:
+        raise UsageError(f"--speed {text}: write a factor above 1, such as 1.3x")
+    return factor
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What a cut is to reach: a size in memory (`size`), or a speed.
+
+    Raises:
+        UsageError: both, options of the one for the other, or numbers that cannot be.
+    """
+
+    size: Annotated[
+        int | None,
+        Option(
+            "Drop the fewest layers that make weights, KV cache and work fit this: 8GiB.",
+            flag="--fit", panel=_PANEL, typed=str | None, parse=parse_target,
+            shown=False,
+        ),
+    ] = None  # fmt: skip
+    speed: Annotated[
+        float | None,
+        Option(
+            "Drop the fewest layers that make it so much faster: 1.3x.",
+            panel=_PANEL, typed=str | None, parse=parse_speed, shown=False,
+        ),
+    ] = None  # fmt: skip
+    context: Annotated[
+        int | None,
+        Option(
+            "With --fit or --speed: tokens of a sequence, 32k for 32,000.",
+            panel=_PANEL, typed=str | None, parse=parse_tokens, shown=False,
+        ),
+    ] = None  # fmt: skip
+    sequences: Annotated[int | None, Option("Sequences at once.", panel=_PANEL, shown="1")] = None
+    bits: Annotated[
+        int | None, Option("Of weights: 16 as stored, 8 or 4 by bitsandbytes.", panel=_PANEL, shown="16")
+    ] = None
+    prefill_chunk: Annotated[
+        int | None,
+        Option(
+            "Tokens of a prompt that are read at a time.",
+            panel=_PANEL, typed=str | None, parse=parse_tokens, shown="all",
+        ),
+    ] = None  # fmt: skip
+    times: Annotated[Path | None, Option("time.json, from `prune time`.", panel=_PANEL, shown="measured here")] = None
+    speed_of: Annotated[
+        Part | None, Option("What --speed is of: tokens read or written a second.", panel=_PANEL, shown="decode")
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.speed is not None:
+            raise UsageError("--fit and --speed are two targets; give one of them")
+        for_either = {"--context": self.context, "--sequences": self.sequences}
+        for_size = {"--bits": self.bits, "--prefill-chunk": self.prefill_chunk}
+        for_speed = {"--times": self.times, "--speed-of": self.speed_of}
+        idle: dict[str, Any] = {**(for_either if not self else {}), **(for_size if self.size is None else {})}
+        idle |= for_speed if self.speed is None else {}
+        if given := [option for option, value in idle.items() if value is not None]:
+            place = "--fit or --speed" if given[0] in for_either else "--fit" if given[0] in for_size else "--speed"
+            raise UsageError(f"{given[0]} goes with {place}; add that, or leave {given[0]} out")
+        if not self:
+            return
+        if self.context is None:
+            raise UsageError(f"{self.option} needs --context: how many tokens of a sequence are to be kept, such as 8k")
+        if self.size is not None and self.size < 1:
+            raise UsageError(f"--fit {self.size}: use a size above 0")
+        if self.context < 2 or (self.sequences is not None and self.sequences < 1):
+            raise UsageError("--context is at least 2 tokens, and --sequences at least 1")
+        if self.bits is not None and self.bits not in BITS:
+            raise UsageError(f"--bits {self.bits} is unknown; use 16, 8 or 4")
+
+    def __bool__(self) -> bool:
+        """Whether there is a target at all."""
+        return self.size is not None or self.speed is not None
+
+    @property
+    def option(self) -> str:
+        """The option that names the target."""
+        return "--fit" if self.size is not None else "--speed"
+
+    @property
+    def asked(self) -> Asked:
+        """How the model is to be run."""
+        from prune.models.needs import Asked
+
+        assert self.context is not None
+        return Asked(self.context, self.sequences or 1, self.bits or 16, self.prefill_chunk)
+
+
+@dataclass(frozen=True)
+class TimeSettings:
+    """How layers are timed.
+
+    Raises:
+        UsageError: a number that cannot be.
+    """
+
+    context: Annotated[int, Option("Tokens of each prompt, 4k for 4,000.", typed=str, parse=parse_tokens)] = 4000
+    sequences: Annotated[int, Option("Prompts at once.")] = 1
+    new_tokens: Annotated[int, Option("Tokens to write behind each prompt, in each round.")] = 16
+    rounds: Annotated[int, Option("Rounds that count, each of one prefill and then the new tokens.")] = 5
+    device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    dtype: Annotated[str, Option(DTYPES)] = "auto"
+    max_memory: Annotated[
+        int | None,
+        Option(
+            "Of a model larger than this (4GiB) one layer of each kind is timed, with random weights.",
+            typed=str | None, parse=parse_size, shown="what the device has",
+        ),
+    ] = None  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for name in ("context", "sequences", "new_tokens", "rounds"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} is not at least 1")

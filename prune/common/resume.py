@@ -93,6 +93,10 @@ class Unfinished:
         write_bytes(self._mine, content.getvalue(), overwrite=True)
         self._written = time.monotonic()
 
+    def beside_it(self, suffix: str) -> Path:
+        """A file for work that grows, such as rows; it goes with this one."""
+        return self._mine.with_name(self._mine.name + suffix)
+
     def clear(self) -> None:
         """Remove what was kept, by all processes."""
         for path in self._files():

@@ -212,6 +212,13 @@ def chance_key() -> Markup:
     return markup(root)
 
 
+def noise_key() -> Markup:
+    """A legend's sample of the band within which a change is noise."""
+    root = sample()
+    add(root, "rect", x=1, y=1, width=26, height=12, class_="noise")
+    return markup(root)
+
+
 def axis_below(
     root: Element, scale: Scale, bottom: float, label: str, *, up_to: Sequence[float] = (), whole: bool = False
 ) -> None:

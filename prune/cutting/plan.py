@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, computed_field, model_validator
 
 from prune.choosing.criteria import CRITERIA
+from prune.choosing.fit import fit_table, target_words
 from prune.common.artefact import Artefact, Part
 from prune.common.layers import layers_without, runs, spell_layers
 
@@ -83,7 +84,11 @@ class CutPlan(Artefact):
         "token), `full_loss`, `tokens` they were measured on, `screened` candidates, `passes` it cost over "
         "`text_tokens`, `held_out`, `streamed` where the model was run layer by layer from its files; and with "
         "`--heads` `heads`: the shares of `copy_score` and `write_score`, and the `retrieval_heads` of "
-        "`of_retrieval_heads`, that go, and the share `protected`"
+        "`of_retrieval_heads`, that go, and the share `protected`; `finalists`: which of the check's finalists a short "
+        "healing took, in words; and with a target `fit` (`target`, `weights`, `cache`, `work` and `total` in bytes, "
+        "`context`, `sequences`, `bits`, `chunk` of a prompt, `kinds` of layers) or `speed` (`target`, tokens a second "
+        "of `prefill` and `decode`, and the `ratio` of what it is `of`), each with a line for every size (`sizes`) and "
+        "the one that is `taken`"
     )
     config: dict[str, dict[str, Any]] = Field(description="fields of config.json that change: `before` and `after`")
     before: Size = Field(description="the weights of the source")
@@ -176,7 +181,8 @@ class CutPlan(Artefact):
         shown.add_column(overflow="fold")
         for name, value in self.rows():
             shown.add_row(Text(name), Text(value))
-        return Group(Text(self.words), shown)
+        sizes = fit_table(self.evidence)
+        return Group(Text(self.words), shown) if sizes is None else Group(sizes, Text(self.words), shown)
 
     @property
     def warning(self) -> str:
@@ -202,9 +208,9 @@ class CutPlan(Artefact):
             ("keep", f"{spell_layers(self.kept)} ({len(self.kept)}), the last layer {self._last()}"),
             ("criterion", _criterion_words(self.criterion)),
         ]
-        told = ("scan", "check", "removal", "heads")
+        told = ("scan", "check", "removal", "heads", "fit", "speed")
         shown += [(name.replace("_", " "), _number(value)) for name, value in self.evidence.items() if name not in told]
-        shown += evidence_rows(self.evidence)
+        shown += [*target_words(self.evidence), *evidence_rows(self.evidence)]
         shown.append(("weights", f"{_bytes(self.before.bytes)} -> {_bytes(self.after.bytes)}"))
         if self.before.parameters is not None and self.after.parameters is not None:
             shown.append(

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from prune.choosing.choose import choose
 from prune.choosing.criteria import CRITERIA
+from prune.choosing.fit import SizeTarget, SpeedTarget, check_reach, fit_evidence
 from prune.choosing.measured import check_measured_on
-from prune.choosing.settings import CutSettings
+from prune.choosing.settings import CutSettings, FitSettings, TimeSettings
+from prune.choosing.times import Times
+from prune.choosing.timing import time_subject
 from prune.common.errors import CheckpointError, UsageError
 from prune.common.layers import layers_without, parse_layers, starts
 from prune.common.provenance import provenance
 from prune.cutting.plan import PLAN_FILE, CutPlan, EarlierCut, PlannedSource, Size
 from prune.families.config import changes
 from prune.families.subject import Subject, new_config, open_subject, remainder
+from prune.models.reckoning import read_needs
 
 if TYPE_CHECKING:
     from prune.choosing.heads import Heads
@@ -31,12 +35,14 @@ def plan_cut(
     layers: str | Sequence[int] | None = None,
     scan: Scan | str | Path | None = None,
     text: str | Sequence[str] = (),
+    fit: FitSettings | None = None,
     settings: CutSettings | None = None,
     show_progress: bool = True,
 ) -> CutPlan:
     """Decide which layers to drop. Nothing is written.
 
-    They are `layers`, or the block `start .. start+n-1`, or the `n` layers that the settings' criterion finds.
+    They are `layers`, or the block `start .. start+n-1`, or the `n` layers that the settings' criterion finds, or as
+    few as `fit` allows.
 
     Args:
         model: a model folder or a hub id. Layer numbers are 0-based throughout.
@@ -47,15 +53,19 @@ def plan_cut(
             the model is scanned first.
         text: what to scan on, if it comes to that. The choice is checked on other documents of it, or of the scan's
             own text where none is given.
+        fit: a size or a speed that the cut model is to reach, in the place of `n`.
         settings: how the layers are found, checked and scanned for; the defaults if None.
         show_progress: of the scan and of the check.
 
     Raises:
         UsageError: contradicting options, or layers that do not fit the model.
         CheckpointError: the model, the scan, or the heads cannot be used; or the cut cannot be exact for this family.
+        RegrowthError: the full model meets the target already, or no cut does.
     """
     settings = settings or CutSettings()
-    named = _named_layers(n, start, layers)
+    if fit:
+        _check_target_alone(fit, n, start, layers)
+    named = None if fit else _named_layers(n, start, layers)
     idle = {"--scan": scan, "--criterion": settings.criterion, "--protect-heads": settings.protect_heads}
     if named is not None and (given := [option for option, value in idle.items() if value is not None]):
         raise UsageError(
@@ -67,10 +77,15 @@ def plan_cut(
         _check_fit(named, subject.layers, settings.allow_last)
         evidence = _heads_evidence(heads, tuple(named), settings)
         return _assemble(subject, tuple(named), "named", evidence, carry_code=settings.trust_remote_code)
-    assert n is not None
-    starts(subject.layers, n, allow_last=settings.allow_last)
-    if n == subject.layers:
-        raise UsageError(f"--n {n}: at least one of the {n} layers has to stay")
+    target = None
+    if fit:
+        target = target_of(fit, subject, settings, show_progress=show_progress)
+        check_reach(target, subject.source.name)
+    else:
+        assert n is not None
+        starts(subject.layers, n, allow_last=settings.allow_last)
+        if n == subject.layers:
+            raise UsageError(f"--n {n}: at least one of the {n} layers has to stay")
     known = scan_of(scan, subject)
     criterion = CRITERIA[settings.criterion_name]
     if settings.runs_model or (known is None and criterion.needs == "scan"):
@@ -78,21 +93,71 @@ def plan_cut(
     choice = choose(
         subject.source,
         subject.layers,
-        n,
+        target or n or 0,
         settings,
         scan=known,
         heads=heads,
         text=(text,) if isinstance(text, str) else tuple(text),
         show_progress=show_progress,
     )
+    reached = fit_evidence(target, choice.tried, choice.dropped) if target is not None else {}
     return _assemble(
         subject,
         choice.dropped,
         criterion.name,
-        {**choice.evidence, **_heads_evidence(heads, choice.dropped, settings)},
+        {**choice.evidence, **_heads_evidence(heads, choice.dropped, settings), **reached},
         carry_code=settings.trust_remote_code,
         made=choice.made,
     )
+
+
+def _check_target_alone(fit: FitSettings, n: int | None, start: int | None, layers: str | Sequence[int] | None) -> None:
+    """
+    Raises:
+        UsageError: layers are named, or counted, beside a target.
+    """
+    for option, value in (("--n", n), ("--start", start), ("--layers", layers)):
+        if value is not None:
+            raise UsageError(f"{fit.option} says how many layers go, so {option} has no say; leave one of them out")
+
+
+def target_of(
+    fit: FitSettings, subject: Subject, settings: CutSettings, *, show_progress: bool = True
+) -> SizeTarget | SpeedTarget:
+    """The target that settings ask for, of an opened model: with what each of its layers takes.
+
+    Raises:
+        UsageError: more tokens than the model can read, or times that were taken otherwise.
+        CheckpointError: what the model takes cannot be told, or the times are of another model.
+    """
+    if fit.size is not None:
+        needs = read_needs(
+            subject.source,
+            subject.checkpoint,
+            fit.asked,
+            layer_of=subject.names.layer,
+            layers=subject.layers,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        return SizeTarget(fit.size, needs)
+    assert fit.speed is not None
+    return SpeedTarget(fit.speed, fit.speed_of or "decode", _times(fit, subject, settings, show_progress))
+
+
+def _times(fit: FitSettings, subject: Subject, settings: CutSettings, show_progress: bool) -> Times:
+    """The measured seconds of each layer: read, or measured here."""
+    asked = fit.asked
+    if fit.times is None:
+        how = TimeSettings(context=asked.context, sequences=asked.sequences, max_memory=settings.scanning.max_memory)
+        return time_subject(subject, how, trust_remote_code=settings.trust_remote_code, show_progress=show_progress)
+    times = Times.read(fit.times)
+    _check_measured_on(subject, times, str(fit.times))
+    if (times.context, times.sequences) != (asked.context, asked.sequences):
+        raise UsageError(
+            f"{fit.times} was taken with {times.sequences} x {times.context} tokens, not with --sequences "
+            f"{asked.sequences} and --context {asked.context}; time again, or ask for the same"
+        )
+    return times
 
 
 def _named_layers(n: int | None, start: int | None, layers: str | Sequence[int] | None) -> Sequence[int] | None:
@@ -153,7 +218,7 @@ def heads_of(path: Path | None, subject: Subject) -> Heads | None:
     return heads
 
 
-def _check_measured_on(subject: Subject, measured: Scan | Heads, where: str) -> None:
+def _check_measured_on(subject: Subject, measured: Scan | Heads | Times, where: str) -> None:
     name, identity = subject.source.name, subject.identity()
     check_measured_on(measured, where, name=name, identity=identity, layers=subject.layers)
 

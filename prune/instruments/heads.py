@@ -55,9 +55,8 @@ def heads(
     from prune.instruments.scores import ANSWERED
     from prune.instruments.summary import compare, head_facts, layers_in
     from prune.instruments.watching import HeadWatcher
-    from prune.models.loading import decoder_layers, load_model, load_tokenizer, pick_device
+    from prune.models.loading import context_length, decoder_layers, load_model, load_tokenizer, pick_device
     from prune.models.precision import pick_dtype
-    from prune.scanning.samples import context_length
 
     settings, sources = settings or HeadsSettings(), [text] if isinstance(text, str) else list(text)
     other = None if against is None else Heads.read(against)

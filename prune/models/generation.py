@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +15,22 @@ from prune.models.vllm.process import VllmProcess, engine_options
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_TOP_P = 0.95  # of the probability: without a bound, one token in many is noise that a student would learn
 _SERVE = ("prune.models.vllm.writer", "Writer")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn: at a temperature, from the likeliest `top_p` of the probability and `top_k` tokens.
+
+    A `top_k` of 0 is no bound. Without a bound, one token in many is noise that a student would learn.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 0.95
+    top_k: int = 0
+
+
+USUAL = Sampling()
 
 
 @torch.no_grad()
@@ -25,12 +40,13 @@ def write_answers(
     prompts: Sequence[tuple[int, ...]],
     most: int,
     seed: int | None,
+    sampling: Sampling = USUAL,
 ) -> list[list[int]]:
     """What the model writes after each prompt, up to and with the token that ends it.
 
     Args:
         most: tokens of an answer.
-        seed: draws from the likeliest 95 % at temperature 1; None: always the likeliest token.
+        seed: of what is drawn; None: always the likeliest token.
     """
     from transformers import GenerationConfig
 
@@ -39,7 +55,7 @@ def write_answers(
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": _TOP_P}
+    drawn = {"do_sample": True, **asdict(sampling)}
     how = GenerationConfig(
         **({} if seed is None else drawn),
         max_new_tokens=most,
@@ -61,6 +77,7 @@ class VllmWriter:
         max_length: tokens of prompt and answer.
         device, dtype: as on the command line.
         engine: options of vLLM's engine, from `prune.models.vllm.options.parse_engine_options`.
+        sampling: how tokens are drawn.
 
     Attributes:
         ends: the tokens that end an answer.
@@ -79,10 +96,11 @@ class VllmWriter:
         device: str = "auto",
         dtype: str = "auto",
         engine: Mapping[str, Any] | None = None,
+        sampling: Sampling = USUAL,
     ) -> None:
         from transformers import GenerationConfig
 
-        device = engine_device(device)
+        device, self._sampling = engine_device(device), sampling
         stated = (source.folder / "generation_config.json").is_file()
         self.ends = _ends(GenerationConfig.from_pretrained(source.folder) if stated else None, tokenizer)
         options = engine_options(device, dtype=dtype, max_length=max_length, seed=0, more=engine)
@@ -91,7 +109,8 @@ class VllmWriter:
 
     def write(self, prompts: Sequence[tuple[int, ...]], most: int, seed: int | None) -> list[list[int]]:
         """As `write_answers`. Samples are drawn by vLLM's own generators, one a prompt."""
-        sampling = {"temperature": 0.0} if seed is None else {"temperature": 1.0, "top_p": _TOP_P}
+        drawn = {name: value for name, value in asdict(self._sampling).items() if name != "top_k" or value}
+        sampling = {"temperature": 0.0} if seed is None else drawn
         answers = self._engine.ask([tuple(prompt) for prompt in prompts], most, sampling, self.ends, seed)
         return [_up_to_end(answer, self.ends) for answer in answers]
 

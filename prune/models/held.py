@@ -1,52 +1,35 @@
-"""Bytes that a loaded model holds: of its weights, as they stand, and of the cache that it fills."""
+"""Bytes that a loaded model holds: of its weights, as they stand, and of the cache that it filled.
+
+`prune.models.weights` and `prune.models.kv_cache` tell the same before a model is loaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from prune.models.kv_cache import tensors_in
+
 
 def held_weight_bytes(model: torch.nn.Module) -> int:
-    """Bytes of all weights, tied ones once; of packed ones with their scales and code books.
+    """Bytes of all parameters and buffers, tied ones once, with the scales and code books of packed ones."""
+    held = {id(tensor): tensor for weight in (*model.parameters(), *model.buffers()) for tensor in _parts(weight)}
+    return sum(tensor.nbytes for tensor in held.values())
 
-    Buffers count where a checkpoint stores them. Tables that are computed at loading, such as rotary frequencies, do
-    not.
-    """
-    weights: dict[int, torch.Tensor] = {}
-    for module in model.modules():
-        stored = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
-        for name in module._non_persistent_buffers_set:
-            stored.pop(name, None)
-        for weight in (*module.parameters(recurse=False), *stored.values()):
-            weights[id(weight)] = weight
-            scales = (*tensors_in(getattr(weight, "quant_state", None)), *tensors_in(getattr(weight, "SCB", None)))
-            weights |= {id(scale): scale for scale in scales if scale.dim()}
-    return sum(weight.numel() * weight.element_size() for weight in weights.values())
+
+def _parts(weight: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A weight, and what bitsandbytes keeps beside its packed values."""
+    yield weight
+    state: Any = getattr(weight, "quant_state", None)
+    while state is not None:  # the scales of NF4 are quantised themselves
+        yield from (tensor for tensor in (state.absmax, state.code, state.offset) if tensor is not None)
+        state = state.state2
+    if (scales := getattr(weight, "SCB", None)) is not None:
+        yield scales
 
 
 def held_cache_bytes(cache: Any) -> int:
-    """Bytes of the keys, values and states in a cache of transformers, of all sequences."""
-    held = {id(tensor): tensor for tensor in tensors_in(cache) if tensor.dim() > 1}  # others are counters
-    return sum(tensor.numel() * tensor.element_size() for tensor in held.values())
-
-
-def tensors_in(value: Any, seen: set[int] | None = None) -> Iterator[torch.Tensor]:
-    """Every tensor that an object holds, in its fields, lists and mappings."""
-    seen = set() if seen is None else seen
-    if value is None or id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, torch.Tensor):
-        yield value
-        return
-    inner: Any = ()
-    if isinstance(value, Mapping):
-        inner = value.values()
-    elif isinstance(value, list | tuple | set):
-        inner = value
-    elif hasattr(value, "__dict__") and not isinstance(value, type):
-        inner = vars(value).values()
-    for each in inner:
-        yield from tensors_in(each, seen)
+    """Bytes of the keys, values and states in a cache of transformers, of all sequences; counters are left out."""
+    return sum(tensor.nbytes for _, tensor in tensors_in(cache) if tensor.dim())

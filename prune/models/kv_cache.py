@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 _LENGTHS = (16, 24, 37)  # tokens of the passes that tell what grows
-_RETURNED = ("past_key_values", "cache_params")  # what a model calls the cache that it answers with
+_RETURNED = ("cache", "past_key_values", "cache_params")  # what a model, or its `generate`, calls its cache
 _BOUNDED = (".keys", ".values")  # of these a layer with a window keeps its last tokens alone
 _LAYER = re.compile(r"\.?(?:layers|linear_cache|rnn_state)(?:\[|\.)(\d+)")
 

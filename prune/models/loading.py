@@ -152,6 +152,27 @@ def text_config(config: Any) -> Any:
     return config.get_text_config(decoder=True)
 
 
+def longest_row(config: Any) -> int | None:
+    """How many tokens the model of this config can read; None where the config sets no bound."""
+    return getattr(text_config(config), "max_position_embeddings", None)
+
+
+def context_length(source: Source, *, trust_remote_code: bool) -> int | None:
+    """Positions that the model was made for, or None where its config sets no bound."""
+    from transformers import AutoConfig
+
+    from prune.common.terminal import quiet_libraries
+
+    quiet_libraries()
+    try:
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{source.name}: transformers cannot read its config.json ({first_line(error)})"
+        ) from error
+    return longest_row(config)
+
+
 def forward_takes(module: Any, name: str) -> bool:
     """Whether a module's forward pass has a parameter of that name."""
     return name in inspect.signature(module.forward).parameters

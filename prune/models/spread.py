@@ -12,6 +12,7 @@ import torch
 
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
+from prune.common.memory import peak_memory
 from prune.common.processes import rank_and_world
 from prune.models.loading import decoder_layers
 
@@ -39,6 +40,17 @@ def gpus() -> list[tuple[str, int]]:
     """Every GPU and its free bytes."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [(f"cuda:{number}", int(torch.cuda.mem_get_info(number)[0])) for number in range(count)]
+
+
+def peak_over(device: str) -> dict[str, int]:
+    """`prune.common.memory.peak_memory`; where a model may be spread over GPUs, `cuda_bytes` is the most that any held.
+
+    Each must have room for its own, so a sum would say nothing of whether a run fits.
+    """
+    if not device.startswith("cuda"):
+        return peak_memory(device)
+    peaks = [peak_memory(place) for place, _ in gpus()]  # a GPU that this process has not used held nothing
+    return {name: max(peak[name] for peak in peaks) for name in peaks[0]}
 
 
 def place_layers(source: Source, *, bits: int, dtype: torch.dtype, fewer: str = "fewer --bits") -> dict[str, str]:

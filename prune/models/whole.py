@@ -60,10 +60,23 @@ def load_whole(
         bits, fewer = (4, "a smaller model") if load_in_4bit else (16, "--load-in-4bit")
         options["device_map"] = place_layers(source, bits=bits, dtype=compute, fewer=fewer)
     if load_in_4bit:
-        if getattr(config, "quantization_config", None) is not None:
-            raise CheckpointError(f"{source.name} is stored quantised already; leave out --load-in-4bit")
+        _check_stored(source, config)
         options["quantization_config"] = quantisation(compute)
     return load_model(source, dtype=compute, device=device, **options)
+
+
+def check_stored(source: Source) -> None:
+    """Refuse NF4 for a model whose files are quantised already.
+
+    Raises:
+        CheckpointError: they are, or its config cannot be read.
+    """
+    _check_stored(source, _config(source))
+
+
+def _check_stored(source: Source, config: Any) -> None:
+    if getattr(config, "quantization_config", None) is not None:
+        raise CheckpointError(f"{source.name} is stored quantised already; leave out --load-in-4bit")
 
 
 def _config(source: Source) -> Any:

@@ -9,7 +9,6 @@ last token where the model can, copied to fp32.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,32 +19,10 @@ from prune.models.hooks import state_of
 from prune.models.kv_cache import LayerCache
 from prune.models.live_bytes import LiveBytes
 from prune.models.loading import decoder_layers, forward_takes
+from prune.models.needs import Work
 from prune.models.skeleton import without_values
 
 _SHORT = (256, 512)  # tokens: models with states run token by token or chunk by chunk, so long prompts are reckoned
-
-
-@dataclass(frozen=True)
-class Work:
-    """Bytes beside weights and cache.
-
-    Attributes:
-        begin: at most until the first layer runs. start: when it begins.
-        layers: what comes and goes within each.
-        beyond: what each keeps beyond its cache until the prompt is read: a window is cut off only at the next pass.
-        end: at most behind the last layer, less what layers keep.
-    """
-
-    begin: int
-    start: int
-    layers: tuple[int, ...]
-    beyond: tuple[int, ...]
-    end: int
-
-    def peak(self, kept: Sequence[int]) -> int:
-        """Bytes at the peak of a model that has these layers (0-based)."""
-        inside = self.start + max(self.layers[layer] for layer in kept)
-        return max(self.begin, inside, self.end) + sum(self.beyond[layer] for layer in kept)
 
 
 def prompt_work(
@@ -80,8 +57,7 @@ def _reached(first: Work, second: Work, tokens: int, more: int) -> Work:
 
     return Work(
         at(first.begin, second.begin),
-        at(first.start, second.start) + more,
-        tuple(map(at, first.layers, second.layers)),
+        tuple(more + at(*within) for within in zip(first.layers, second.layers, strict=True)),
         tuple(map(at, first.beyond, second.beyond)),
         at(first.end, second.end),
     )
@@ -121,7 +97,7 @@ class _Watch:
 
     def __init__(self, layers: Sequence[Any], live: LiveBytes) -> None:
         self._layers, self._live, self._hooks = layers, live, list[Any]()
-        self._held = self._base = self._begin = self._start = 0
+        self._held = self._base = self._begin = 0
         self._within, self._left = [0] * len(layers), [0] * len(layers)
         self._entered = False
 
@@ -141,19 +117,19 @@ class _Watch:
     def _enter(self, *_: Any) -> None:
         if not self._entered:
             self._entered = True
-            self._begin, self._start = self._live.peak - self._held, self._live.now - self._held
+            self._begin = self._live.peak - self._held
         self._base = self._live.now
         self._live.restart()
 
     def _leave(self, number: int, _layer: Any, args: Any, kwargs: Any, answer: Any) -> None:
         before, state = args[0] if args else kwargs.get("hidden_states"), state_of(answer)
         left = self._live.now - self._base - (0 if state is before else state.nbytes)
-        self._within[number] += self._live.peak - self._base - max(0, left)  # a layer may have two parts
         self._left[number] += max(0, left)
+        self._within[number] = max(self._within[number], self._live.peak - self._held - sum(self._left))
         self._live.restart()
 
     def work(self, grown: Sequence[int]) -> Work:
         """What was seen; `grown`: by how much each layer's cache did."""
         beyond = tuple(max(0, left - own) for left, own in zip(self._left, grown, strict=True))
         end = self._live.peak - self._held - sum(self._left)
-        return Work(self._begin, self._start, tuple(self._within), beyond, end)
+        return Work(self._begin, tuple(self._within), beyond, end)

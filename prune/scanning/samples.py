@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prune.common.errors import CheckpointError, first_line
 from prune.common.processes import rank_and_world
 from prune.common.terminal import progress, screen
 from prune.models.at_once import SCAN_TOKENS, at_once
 from prune.models.batches import plan_batches
-from prune.models.loading import load_tokenizer, text_config
+from prune.models.loading import load_tokenizer
 from prune.text.windows import draw_samples
 
 if TYPE_CHECKING:
@@ -84,19 +83,3 @@ def label_samples(samples: Sequence[Window], texts: Sequence[str]) -> list[list[
             of_sample.append(("ending", "whole documents" if sample.whole else "cut inside a document"))
         labels.append(of_sample)
     return labels
-
-
-def context_length(source: Source, *, trust_remote_code: bool) -> int | None:
-    """Positions that the model was made for, or None where its config sets no bound."""
-    from transformers import AutoConfig
-
-    from prune.common.terminal import quiet_libraries
-
-    quiet_libraries()
-    try:
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{source.name}: transformers cannot read its config.json ({first_line(error)})"
-        ) from error
-    return getattr(text_config(config), "max_position_embeddings", None)

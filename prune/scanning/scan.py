@@ -105,7 +105,7 @@ def _within_context(
     settings: ScanSettings, source: Source, trust_remote_code: bool, show_progress: bool
 ) -> ScanSettings:
     """The settings with a length that the model reads; a line says so where that is less than was asked."""
-    from prune.scanning.samples import context_length
+    from prune.models.loading import context_length
 
     context = context_length(source, trust_remote_code=trust_remote_code)
     if context is None or settings.length <= context:

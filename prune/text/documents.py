@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,15 @@ _Found = tuple[str, int, Any]  # a text, its row (0-based), and the place in the
 class Document:
     """One document and where it stands: `file:row` (0-based). The `text` of a `chat` is its messages as JSON.
 
-    `also`: the other fields of its row that were asked for, as far as it has text in them.
+    `also`: the other fields of its row that were asked for, as far as it has text in them. `field`: the one of its
+    row that the text stands in; "" where rows have no fields.
     """
 
     text: str
     place: str
     chat: bool = False
-    also: Mapping[str, str] = field(default_factory=dict)
+    also: Mapping[str, Any] = field(default_factory=dict)
+    field: str = ""
 
     @property
     def where(self) -> str:
@@ -46,11 +48,22 @@ class Document:
 class _Row(str):
     """The text of a row that has other fields too; these are its `also`."""
 
-    also: Mapping[str, str] = {}
+    also: Mapping[str, Any] = {}
+    field = ""
 
 
 class _Chat(_Row):
     """The messages of a chat as JSON."""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is read of a row: the first of `fields` that it has, and `also` and `lists`, see `Documents`."""
+
+    fields: tuple[str, ...]
+    also: tuple[str, ...]
+    lists: tuple[str, ...]
+    lines: bool
 
 
 class Documents(Iterator[Document]):
@@ -58,10 +71,13 @@ class Documents(Iterator[Document]):
 
     Args:
         source: see the module docstring.
-        field: the field of .jsonl and .parquet rows, and of hub rows, that holds the text. A row without it that has
-            `messages` is a chat; `field="messages"` takes them where a row has both.
+        field: the field of .jsonl and .parquet rows, and of hub rows, that holds the text; of several names the first
+            that a row has. A row without it that has `messages` is a chat; `field="messages"` takes them where a row
+            has both.
         chats: whether chats are read; if not, they are an error.
         also: names of other fields that are read where a row has text in them, such as where it comes from.
+        lists: names of fields that are read where a row has a list of texts in them; they stand in `also` too.
+        lines: whether each line of a .txt file is a document.
         state: what `state()` of another reader of the same source gave: goes on after the document it gave last.
             A file is entered where that stands (a .gz file is unpacked up to there, unread); of a parquet file the row
             group is read again; for the hub, `datasets` decides (the shard that was open, in general).
@@ -73,13 +89,17 @@ class Documents(Iterator[Document]):
     def __init__(
         self,
         source: str,
-        field: str = "text",
+        field: str | Sequence[str] = "text",
         *,
         chats: bool = False,
         also: Iterable[str] = (),
+        lists: Iterable[str] = (),
+        lines: bool = False,
         state: dict[str, Any] | None = None,
     ) -> None:
-        self.source, self.field, self._takes_chats, self._also = source, field, chats, tuple(also)
+        fields = (field,) if isinstance(field, str) else tuple(field)
+        self.source, self._takes_chats = source, chats
+        self._wanted = _Wanted(fields, tuple(also), tuple(lists), lines)
         self._state: dict[str, Any] = {"count": 0, "file": 0, "row": 0, "at": None} | (state or {})
         self._hub: Any = None
         self._rows = self._hub_rows() if source.startswith("hub:") else self._local_rows()
@@ -123,7 +143,7 @@ class Documents(Iterator[Document]):
         files = source_files(self.source)
         for index in range(self._state["file"], len(files)):
             path = files[index]
-            for text, row, after in _file_rows(path, self.field, self._also, self._state["row"], self._state["at"]):
+            for text, row, after in _file_rows(path, self._wanted, self._state["row"], self._state["at"]):
                 self._state |= {"row": row + 1, "at": after}
                 yield _document(text, f"{path.name}:{row}")
             self._state |= {"file": index + 1, "row": 0, "at": None}
@@ -142,7 +162,7 @@ class Documents(Iterator[Document]):
             self._hub = rows
             for row, value in enumerate(rows, self._state["row"]):
                 self._state["row"] = row + 1
-                yield _document(_field_of(value, self.field, self._also, Path(repo), row), f"{repo}:{row}")
+                yield _document(_field_of(value, self._wanted, Path(repo), row), f"{repo}:{row}")
         except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise, network included
             reason = first_line(error)
             raise TextError(f"{self.source} cannot be read ({reason}); use local text with --text FILE") from None
@@ -171,18 +191,20 @@ def source_files(source: str) -> list[Path]:
 
 
 def _document(text: str, place: str) -> Document:
-    return Document(str(text), place, isinstance(text, _Chat), text.also if isinstance(text, _Row) else {})
+    if not isinstance(text, _Row):
+        return Document(text, place)
+    return Document(str(text), place, isinstance(text, _Chat), text.also, text.field)
 
 
-def _file_rows(path: Path, field: str, also: tuple[str, ...], row: int, at: Any) -> Iterator[_Found]:
+def _file_rows(path: Path, wanted: _Wanted, row: int, at: Any) -> Iterator[_Found]:
     """The texts of a file from the place `at` on (None for its start), which is where row `row` stands."""
     try:
         if path.suffix == ".parquet":
-            yield from _parquet_rows(path, field, also, at or [0, 0])
+            yield from _parquet_rows(path, wanted, at or [0, 0])
             return
         opener: Any = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as file:
-            if path.suffix == ".txt":
+            if path.suffix == ".txt" and not wanted.lines:
                 begin, split = at or [0, False]
                 file.seek(begin)
                 for number, (text, end) in enumerate(_paragraph_documents(_lines(file, begin), split), row):
@@ -191,7 +213,8 @@ def _file_rows(path: Path, field: str, also: tuple[str, ...], row: int, at: Any)
             file.seek(at or 0)
             for line, after in _lines(file, at or 0):
                 if line.strip():
-                    yield _field_of(json.loads(line), field, also, path, row), row, after
+                    text = line.strip() if path.suffix == ".txt" else _field_of(json.loads(line), wanted, path, row)
+                    yield text, row, after
                 row += 1
     except UnicodeDecodeError:
         raise TextError(f"{path} is not UTF-8 text") from None
@@ -208,19 +231,26 @@ def _lines(file: Iterable[bytes], at: int) -> Iterator[tuple[str, int]]:
         yield line.decode("utf-8"), at
 
 
-def _field_of(value: Any, field: str, also: tuple[str, ...], path: Path, row: int) -> _Row:
-    text = value.get(field) if isinstance(value, dict) else None
-    messages = value.get(MESSAGES) if text is None and isinstance(value, dict) else text
+def _field_of(value: Any, wanted: _Wanted, path: Path, row: int) -> _Row:
+    has = value if isinstance(value, dict) else {}
+    field = next((name for name in wanted.fields if has.get(name) is not None), wanted.fields[0])
+    text = has.get(field)
+    messages = has.get(MESSAGES) if text is None else text
     if isinstance(messages, list) and (text is None or field == MESSAGES):
-        return _with(_chat(messages, f"{path} line {row + 1}"), value, also)
+        return _with(_chat(messages, f"{path} line {row + 1}"), has, wanted, MESSAGES)
     if not isinstance(text, str):
         fields = ", ".join(sorted(value)) if isinstance(value, dict) else type(value).__name__
-        raise TextError(f"{path} line {row + 1} has no text field {field!r} (it has: {fields}); name one with --field")
-    return _with(_Row(text), value, also)
+        names = " or ".join(map(repr, wanted.fields))
+        raise TextError(f"{path} line {row + 1} has no text field {names} (it has: {fields}); name one with --field")
+    return _with(_Row(text), has, wanted, field)
 
 
-def _with(text: _Row, value: Any, also: tuple[str, ...]) -> _Row:
-    text.also = {name: value[name] for name in also if isinstance(value.get(name), str)}
+def _with(text: _Row, value: dict[str, Any], wanted: _Wanted, field: str) -> _Row:
+    also: dict[str, Any] = {name: value[name] for name in wanted.also if isinstance(value.get(name), str)}
+    for name in wanted.lists:
+        if isinstance(parts := value.get(name), list) and all(isinstance(part, str) for part in parts):
+            also[name] = parts
+    text.also, text.field = also, field
     return text
 
 
@@ -279,7 +309,7 @@ def _paragraph_documents(lines: Iterable[tuple[str, int]], split: bool) -> Itera
         yield document, [at, split]
 
 
-def _parquet_rows(path: Path, field: str, also: tuple[str, ...], at: list[int]) -> Iterator[_Found]:
+def _parquet_rows(path: Path, wanted: _Wanted, at: list[int]) -> Iterator[_Found]:
     """`at` is a row group, and a row in it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -287,19 +317,21 @@ def _parquet_rows(path: Path, field: str, also: tuple[str, ...], at: list[int]) 
     try:
         table = pq.ParquetFile(path)
         names = table.schema_arrow.names
-        column = MESSAGES if field not in names and MESSAGES in names else field
+        there = [name for name in (*wanted.fields, MESSAGES) if name in names]
+        if not there:
+            fields, asked = ", ".join(names), " or ".join(map(repr, wanted.fields))
+            raise TextError(f"{path} has no column {asked} (it has: {fields}); name one with --field")
+        column = there[0]
         kinds = (str, list) if column == MESSAGES else str
-        if column not in names:
-            fields = ", ".join(names)
-            raise TextError(f"{path} has no column {field!r} (it has: {fields}); name one with --field")
+        others = [name for name in (*wanted.also, *wanted.lists) if name in names and name != column]
         first = sum(table.metadata.row_group(group).num_rows for group in range(at[0]))
         for group in range(at[0], table.num_row_groups):
             row = 0
-            columns = [column, *(name for name in also if name in names and name != column)]
-            for batch in table.iter_batches(row_groups=[group], columns=columns):
+            for batch in table.iter_batches(row_groups=[group], columns=[column, *others]):
                 for values in batch.to_pylist():
                     if isinstance(values[column], kinds) and (group > at[0] or row >= at[1]):
-                        yield _field_of(values, column, also, path, first + row), first + row, [group, row + 1]
+                        text = _field_of(values, replace(wanted, fields=(column,)), path, first + row)
+                        yield text, first + row, [group, row + 1]
                     row += 1
             first += row
     except pa.ArrowInvalid as error:

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from bench import gpu as gpu_bench
 from bench.gpu_steps import STEPS, files, healing, kernels, loaded
 from bench.gpu_steps.measuring import Machine
 
@@ -68,6 +70,36 @@ def test_an_error_is_a_note_and_a_failure_and_out_of_memory_is_a_note(machine, c
     rows = [json.loads(line.removeprefix("ROW ")) for line in capsys.readouterr().out.splitlines()]
     assert [row.get("failed") for row in rows] == [True, None]
     assert rows[1]["note"] == "OutOfMemoryError: CUDA out of memory."
+
+
+def test_a_model_that_cannot_be_made_ends_its_rows_and_not_the_step(machine, capsys, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(healing, "random_model", full)
+    healing.heal_all(machine, "tiny", 4, [healing.Way("qlora")])
+    (row,) = printed(capsys).values()
+    assert row["note"] == "OutOfMemoryError: CUDA out of memory."
+
+
+def test_rows_are_kept_as_they_come_and_a_step_that_hangs_is_stopped(tmp_path, monkeypatch):
+    """By whoever stops the run: the rows so far are in the file."""
+    seen = []
+
+    def rows(names, tiny, work, seconds, log):
+        seen.append((names, seconds))
+        yield {"step": names[0], "what": "first"}
+        if names == ["nf4"]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu_bench, "run_process", rows)
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--steps", "machine,nf4,masks", "--work", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        gpu_bench.main()
+    assert [row["step"] for row in json.loads((tmp_path / "gpu.json").read_text())] == ["machine", "nf4"]
+    assert [names for names, _ in seen] == [["machine"], ["nf4"]]
+    assert all(seconds == 3 * STEPS[names[0]].seconds for names, seconds in seen)
 
 
 def test_processes_and_the_table(tmp_path):

@@ -17,6 +17,7 @@ from prune.common.errors import RegrowthError, UsageError
 from tests.support.models import changed
 
 SMALL = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "show_progress": False}
+ONCE = {**SMALL, "noise": False}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def other(tiny_llama, tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(tiny_llama, other, sample_questions, short_heldout, tmp_path_factory):
     out = tmp_path_factory.mktemp("bill") / "out"
-    document = compare(tiny_llama, [other], data=sample_questions, text=str(short_heldout), out=out, **SMALL).to_json()
+    document = compare(tiny_llama, [other], data=sample_questions, text=str(short_heldout), out=out, **ONCE).to_json()
     return out, document
 
 
@@ -111,7 +112,7 @@ def test_the_table_and_the_figure(made):
 
 def test_the_same_inputs_give_the_same_numbers(made, tiny_llama, other, sample_questions, short_heldout, tmp_path):
     out, document = made
-    ask = {"data": sample_questions, "text": str(short_heldout), **SMALL}
+    ask = {"data": sample_questions, "text": str(short_heldout), **ONCE}
     again = compare(tiny_llama, [other], out=tmp_path / "again", **ask).to_json()
     for key in ("rows", "prose", "models"):
         assert again[key] == document[key]
@@ -124,7 +125,7 @@ def test_a_failing_model_leaves_nothing(tiny_llama, sample_questions, tmp_path):
     broken = shutil.copytree(tiny_llama, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(RegrowthError):
-        compare(tiny_llama, [broken], data=sample_questions, out=tmp_path / "out", **SMALL)
+        compare(tiny_llama, [broken], data=sample_questions, out=tmp_path / "out", **ONCE)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken"]
 
 
@@ -171,7 +172,7 @@ def test_a_model_that_lost_its_digits_is_billed_for_mathematics(sample_model, sa
     with changed(planted) as model:
         table = model.get_input_embeddings().weight
         table[digits] = table.mean(0)
-    asked = {**SMALL, "limit": 6, "sets": ["medmcqa", "asdiv"], "data": sample_questions, "dtype": "float32"}
+    asked = {**ONCE, "limit": 6, "sets": ["medmcqa", "asdiv"], "data": sample_questions, "dtype": "float32"}
     bill = compare(sample_model, [planted], out=tmp_path / "out", **asked)
     lost = {(r.domain, r.protocol): r.versus.answer_nll_bits_per_byte_difference for r in bill.rows if r.versus}
     assert lost["math", "generation"].low > 1 > lost["medical", "choice"].high

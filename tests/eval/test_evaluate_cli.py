@@ -42,6 +42,7 @@ def test_prepare_run_and_compare_end_to_end(originals, tiny_llama, tmp_path):
     assert "math" in succeed("evaluate", "run", tiny_llama, *asked, "--limit", 2).stdout
 
     compare = ["evaluate", "compare", tiny_llama, tiny_llama, *asked, "--labels", "full,same", "--out", out]
+    compare += ["--no-gains"]
     assert json.loads(succeed(*compare, "--json").stdout) == json.loads((out / "comparison.json").read_text())
     check_refused(run(*compare), 1, "already exists")
     assert "Change against full" in succeed(*compare, "--overwrite").stdout

@@ -9,7 +9,8 @@ import pytest
 from eval.asking.tasks import plan_tasks, template
 from eval.comparison import compare, same_chat
 from eval.runs.run import run, wants_chat
-from eval.settings import ComparisonSettings, RunSettings, Settings, SweepSettings, default_cache, named_texts
+from eval.settings import ComparisonSettings, RunSettings, Settings, default_cache, named_texts
+from eval.sweeps.settings import SweepSettings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from tests.support.commands import check_refused, succeed
 from tests.support.commands import run as run_command
@@ -169,10 +170,10 @@ def test_tasks_of_lm_eval_and_finished_runs(tiny_llama, sample_questions, own_ta
     assert (rows["sums_a", "acc"]["n"], rows["sums", "acc"]["n"]) == (4, 8)
     assert document["measured"]["asked"] == 0  # the first run's answers were kept
 
-    compare_runs = ["evaluate", "compare", tmp_path / "one", tmp_path / "two"]
+    compare_runs = ["evaluate", "compare", tmp_path / "one", tmp_path / "two", "--no-gains"]
     stored = json.loads(succeed(*compare_runs, "--out", tmp_path / "bill", "--json").stdout)
     assert [m["label"] for m in stored["models"]] == ["one", "two"]
-    labels = ["--labels", "one,two", "--out", tmp_path / "b", "--json"]
+    labels = ["--labels", "one,two", "--no-gains", "--out", tmp_path / "b", "--json"]
     asked = json.loads(succeed("evaluate", "compare", tmp_path / "one", tiny_llama, *common, *labels).stdout)
     for key in ("rows", "tasks", "interactions"):
         assert asked[key] == stored[key]
@@ -193,7 +194,7 @@ def test_tasks_of_lm_eval_and_finished_runs(tiny_llama, sample_questions, own_ta
 
 
 def test_a_verdict_ends_with_its_exit_code(tiny_llama, sample_questions, tmp_path):
-    compare_models = ["evaluate", "compare", tiny_llama, tiny_llama]
+    compare_models = ["evaluate", "compare", tiny_llama, tiny_llama, "--no-gains"]
     ask = ["--data", sample_questions, "--domains", "math", "--limit", 4, "--sets", "mmlu", "--chat-template", "off"]
     found = run_command(*compare_models, *ask, "--max-loss", "5%", "--out", tmp_path / "bill", "--json")
     document = json.loads(found.stdout)
@@ -204,5 +205,29 @@ def test_a_verdict_ends_with_its_exit_code(tiny_llama, sample_questions, tmp_pat
     assert json.loads((tmp_path / "bill" / "comparison.json").read_text())["verdict"] == verdict
     assert "**Verdict: INCONCLUSIVE" in (tmp_path / "bill" / "comparison.md").read_text()
     check_refused(run_command(*compare_models, *ask, "--max-loss", "5", "--out", tmp_path / "x"), 2, "--max-loss")
+    assert document["noise"]["rows"][0]["n"] == 4
+
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("must: {answer_bits_per_byte: 0.1, domains: [math]}")
+    ask += ["--no-gains"]
+    told = json.loads(
+        succeed(*compare_models, *ask, "--no-noise", "--policy", policy, "--out", tmp_path / "go", "--json").stdout
+    )
+    assert told["verdict"]["decision"] == "GO"  # the same model: its answers cost no bit more
+    assert told["verdict"]["policy"]["must"]["domains"].keys() == {"math"}
+    assert (told["noise"], told["gains"]) == (None, None)
+    for text, code, why in (
+        ("must: {accuracy: 5, domains: [medical]}", 2, "must names domain medical, which is not asked"),
+        ("must: {accuracy: 5, domains: [math]}\ntold: {domains: [math]}", 1, "domain math stands in must and in told"),
+        ("must: {needle_recall: 5}", 2, "add --needles"),
+        ("gains: {decode: 2x}", 2, "leave out --no-gains"),
+    ):
+        policy.write_text(text)
+        check_refused(run_command(*compare_models, *ask, "--policy", policy, "--out", tmp_path / "x"), code, why)
+    both = ["--policy", policy, "--max-loss", "5%", "--out", tmp_path / "x"]
+    check_refused(run_command(*compare_models, *ask, *both), 2, "give one of the two")
+    check_refused(
+        run_command(*compare_models, *ask, "--noise-dtype", "int3", "--out", tmp_path / "x"), 2, "--noise-dtype"
+    )
     refused = run_command(*compare_models, "--tasks", "arc_easy", "--max-loss", "5%", "--out", tmp_path / "x")
     check_refused(refused, 2, "--max-loss judges the accuracy in our domains")

@@ -176,8 +176,12 @@ def test_a_model_that_several_cards_hold_is_not_refused(chain, tiny_llama, monke
     )
     assert "run does not fit small" in alone.refused
     assert (spread.refused, spread.card.name) == (None, "4 x small")
-    scan = with_options(chain, 0, device_map="auto")
-    assert budget_of(planned(scan))[0].refused is None
+    tight = CARDS["L4"].model_copy(update={"name": "tight", "memory": int(0.8 * GIB)})
+    monkeypatch.setattr("heal.budget.cards.cards_here", lambda: (tight,))
+    wide = with_options(chain, 0, length=8192, samples=100)
+    assert "scan does not fit tight" in budget_of(planned(wide))[0].refused
+    for placed in ({"device_map": "auto"}, {"load_in_4bit": True}):
+        assert budget_of(planned(with_options(wide, 0, **placed)))[0].refused is None
 
 
 def test_a_revision_is_the_one_that_is_read(chain, monkeypatch):

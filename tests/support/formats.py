@@ -10,6 +10,8 @@ from typing import get_args, get_origin
 from pydantic import BaseModel
 
 from eval.billing.artefacts import Comparison, Run
+from eval.billing.cliff import Cliffs
+from eval.billing.frontier import Frontier
 from eval.billing.sweep import SweepRecord
 from eval.depth.document import DepthRecord
 from eval.questions.examples import ExampleLine
@@ -17,14 +19,17 @@ from eval.questions.listing import Domains
 from eval.questions.preparation import Manifest
 from eval.questions.schema import QuestionLine
 from heal.budget.document import Budget
+from heal.choosing.record import Finalists
 from heal.ranking.document import Ranking
 from heal.result import HealRecord
 from prune.choosing.costs import Costs
 from prune.choosing.heads import Heads
+from prune.choosing.times import Times
 from prune.cutting.plan import CutPlan
 from prune.cutting.verify import Verification
 from prune.instruments.concepts.result import Concepts
 from prune.scanning.result import Scan
+from prune.writing.result import Written
 from recipes.record import RecipeRecord
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
@@ -46,6 +51,7 @@ an error."""
 SECTIONS = (
     ("scan.json", Scan, ""),
     ("costs.json", Costs, ""),
+    ("time.json", Times, ""),
     (
         "heads.json",
         Heads,
@@ -58,6 +64,16 @@ SECTIONS = (
     ),
     ("prune_plan.json", CutPlan, ""),
     ("`prune verify --json`", Verification, ""),
+    (
+        "`prune write --json`",
+        Written,
+        """The text itself is JSON lines, a row for each answer: `text` (prompt and answer as the model saw them,
+without the BOS and EOS that a reader adds), `prompt`, `answer` (without special tokens), `tokens` (of the answer),
+`finished` (whether the model ended it), `prompt_tokens`, `batch`, `messages` (in a chat template: question and answer
+as a chat), `source` (the file of the prompt), `kind` and `model`. responses.jsonl of `heal distill` has the same
+fields, but for the last three. A run that is not done leaves `.NAME.unfinished` and `.NAME.unfinished.rows` beside its
+`--out`.""",
+    ),
     (
         "heal.json",
         HealRecord,
@@ -75,6 +91,7 @@ adapter as peft writes it, `optimizer.pt` (under FSDP `optimizer.bin`), `schedul
 `score` by the method that selected. A run that is not done leaves `.NAME.unfinished` (sketches of queries, scores of
 documents) and `.NAME.warm-up/` (the adapter, and the text it is trained on) beside its `--out`.""",
     ),
+    ("finalists.json", Finalists, "It stands in the folder of the pruned model that `heal finalists` wrote."),
     ("`heal budget --json`", Budget, ""),
     (
         "comparison.json",
@@ -100,6 +117,12 @@ answers (the mean over a domain's protocols); `samples_<task>.jsonl`, one questi
 `prompt_hash`, and `correct`, `correct_raw`, `answer_greedy`, `answer_nll_bits`, `response` as lists over `variants`
 in their order (null where the protocol has none); the figures `curves.svg` and `map.svg`; `report.html`.""",
     ),
+    (
+        "frontier.json",
+        Frontier,
+        "Beside it: `frontier.md` and `frontier.svg`. [frontier.md](frontier.md) explains them.",
+    ),
+    ("cliff.json", Cliffs, "Beside it: `cliff.md` and `cliff.svg`. [frontier.md](frontier.md) explains them."),
     (
         "depth.json",
         DepthRecord,

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 
@@ -128,8 +129,31 @@ def planted_gains(models, notes=()):
     return Gains(**how, models=measured, notes=tuple(notes))
 
 
+def asked_again(full, share=0.5):
+    """The full model on the first questions again: one verdict of 40 flips, each NLL moves by about 0.05 bits."""
+    noise, tasks, samples = random.Random("again"), [], []
+    for task in full.tasks:
+        few = replace(task, questions=task.questions[: int(share * len(task.questions))])
+        tasks.append(few)
+        for place, sample in enumerate(full.of(task)[: len(few.questions)]):
+            nll = None if task.thinking else sample.answer_nll_bits + noise.gauss(0, 0.05)
+            correct = sample.correct if place % 40 else not sample.correct
+            samples.append(replace(sample, correct=correct, correct_raw=correct, answer_nll_bits=nll))
+    prose = {name: Prose(text.windows[:16], "88" * 32) for name, text in full.prose.items()}
+    more = {"tasks": tuple(tasks), "samples": tuple(samples), "prose": prose}
+    return replace(full, label="full again", settings={**full.settings, "batch_size": 8}, **more)
+
+
 def write_bill(
-    out, *, n=500, models=("full", "pruned", "healed"), limit=0.05, thinking=True, tasks=tuple(TASKS), gains=True
+    out,
+    *,
+    n=500,
+    models=("full", "pruned", "healed"),
+    limit=0.05,
+    thinking=True,
+    tasks=tuple(TASKS),
+    noise=False,
+    gains=True,
 ):
     """A whole comparison folder of planted models; pruned lost much of math, healed got half of it back."""
     plans = [plan(*task, n) for task in tasks]
@@ -139,6 +163,7 @@ def write_bill(
     comparison = bill_runs(
         runs,
         None if limit is None else at_most(100 * limit),
+        again=asked_again(runs[0]) if noise else None,
         gains=planted_gains(models) if gains else None,
         questions={"math.jsonl": "93c4" * 16, "medical.jsonl": "8113" * 16},
         text={"source": "heldout.jsonl", "field": "text", "sha256": "991a" * 16},

@@ -184,7 +184,7 @@ def choose_layers(settings: ConceptsSettings, layers: int, shared: Sequence[int]
 
 
 def _check_context(source: Any, settings: ConceptsSettings, trust_remote_code: bool) -> None:
-    from prune.scanning.samples import context_length
+    from prune.models.loading import context_length
 
     limit = context_length(source, trust_remote_code=trust_remote_code)
     if limit is not None and settings.length > limit:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.answers.parsing import parse_letter, parse_value
-from eval.asking.letters import show_options
 from eval.runs.files import read_lines
+from prune.writing.words import show_options
 
 DRUGS = ["aspirin", "ibuprofen", "a fever", "heparin"]
 REAL = read_lines(Path(__file__).parents[2] / "data" / "generations.jsonl")

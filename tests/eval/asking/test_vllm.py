@@ -15,7 +15,7 @@ from eval.comparison import compare
 from eval.runs.run import run
 from heal import TextSource
 from heal.merging.tensors import ADAPTER_CONFIG
-from prune import cut, plan_cut
+from prune import WriteSettings, cut, plan_cut, write
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
 from prune.models.generation import VllmWriter, write_answers
@@ -179,3 +179,25 @@ def test_a_model_writes_as_in_transformers(sample_model):
         assert drawn == writer.write(prompts, 8, 3) != writer.write(prompts, 8, 4)
     finally:
         writer.close()
+
+
+def test_the_same_text_is_written_as_by_transformers(sample_model, tmp_path):
+    """By `prune write`, greedily; drawn text follows from the seed."""
+    prompts = write_jsonl(tmp_path / "asked.jsonl", ({"question": f"What is {i} plus {i}?"} for i in range(8)))
+    how = {"tokens": 300, "answer_tokens": 8, "max_length": 128, "batch_size": 4, "dtype": "float32"}
+    engine = {
+        "backend": "vllm",
+        "backend_args": ",".join(f"{name}={str(value).lower()}" for name, value in ENGINE.items()),
+    }
+    written = {}
+    for name, settings in (
+        ("hf", {"temperature": 0}),
+        ("vllm", {"temperature": 0, **engine}),
+        ("drawn", engine),
+        ("again", engine),
+    ):
+        out = tmp_path / f"{name}.jsonl"
+        write(sample_model, str(prompts), out, settings=WriteSettings(**how, **settings), show_progress=False)
+        written[name] = out.read_text()
+    assert written["vllm"] == written["hf"]
+    assert written["drawn"] == written["again"] != written["vllm"]

@@ -259,7 +259,7 @@ def test_compare_shows_thinking_in_every_form(tiny_llama, tmp_path):
         rows = [question_of(id=f"{domain}{i}", question=f"Which {domain} {i}?") for i in range(3)]
         (tmp_path / f"{domain}.jsonl").write_text(format_questions(rows))
     words = ["compare", tiny_llama, tiny_llama, "--data", tmp_path, "--domains", "d,e", "--thinking", "fast,slow"]
-    words += ["--slow-tokens", 16, "--labels", "full,same", "--out", tmp_path / "bill", "--no-cache"]
+    words += ["--slow-tokens", 16, "--labels", "full,same", "--out", tmp_path / "bill", "--no-cache", "--no-gains"]
     assert "Fast and slow thinking" in succeed("evaluate", *words).stdout
     document = json.loads((tmp_path / "bill" / "comparison.json").read_text())
     assert [(r["domain"], r["model"]) for r in document["thinking"]] == [(d, m) for d in "de" for m in ("full", "same")]

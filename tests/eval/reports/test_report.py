@@ -15,7 +15,7 @@ from eval.reports.text import bounds, p_value, plain, signed
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from tests.support.commands import check_refused, run, succeed
 from tests.support.report_page import Page, cells
-from tests.support.reports import HOSTILE, write_bill, write_sweep_folder
+from tests.support.reports import HOSTILE, MODELS, write_bill, write_sweep_folder
 
 
 def test_landmarks_headings_and_names(page):
@@ -23,7 +23,8 @@ def test_landmarks_headings_and_names(page):
     assert [len(page.all(tag)) for tag in ("header", "nav", "main", "h1")] == [1, 1, 1, 1]
     assert page.one("nav")["aria-label"]
     sections = [e["id"] for e in page.all("section")]
-    wanted = ["verdict", "domains", "interactions", "prose", "curves", "map", "thinking", "flips", "method"]
+    wanted = ["verdict", "gains", "domains", "interactions", "prose", "curves", "map", "thinking", "limits", "flips"]
+    wanted.append("method")
     assert sections == wanted
     assert [a["href"] for a in page.within(page.one("nav"), "a")] == [f"#{name}" for name in wanted]
     ids = [e["id"] for e in page.elements if "id" in e]
@@ -203,6 +204,7 @@ def test_a_run_whose_answers_were_known_says_so(page):
 def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(comparison):
     for key in ("rows", "interactions", "thinking", "thinking_interactions", "prose"):
         comparison[key] = []
+    comparison["gains"] = None
     label = '<b>cut & "sewn"</b>'
     comparison["models"] = [comparison["models"][0], {**comparison["models"][1], "label": label}]
     base = {"task": "arc", "metric": "acc", "filter": "none", "n": 8, "higher_is_better": True, "group": False}
@@ -212,7 +214,7 @@ def test_tasks_of_lm_eval_stand_alone_and_names_are_only_text(comparison):
         {**base, "model": "full", "value": 0.75, **none},
         {**base, "model": label, "value": 0.5, **change},
     ]
-    comparison["verdict"] = None
+    comparison["verdict"] = comparison["gains"] = None
     page = Page(render(comparison))
     assert [e["id"] for e in page.all("section")] == ["verdict", "tasks", "method"]
     shown = cells(page, "tasks-table")
@@ -336,3 +338,46 @@ def test_knowledge_and_reasoning_in_words(a_fast, delta, words):
     intervals = [{"low": low, "estimate": 0.1, "high": 0.2} for low in (a_fast, delta)]
     row = {"domains": ["a", "b"], "model": "cut", "protocol": "choice", "a_fast": intervals[0], "delta": intervals[1]}
     assert thinking_in_words(row, [], "full") == words
+
+
+def test_the_noise_floor_is_a_grey_band_and_a_word(tmp_path):
+    """`same` answers as the full model does: all its changes are noise, in tables, figures and words."""
+    tasks = [("math", "choice"), ("math", "generation")]
+    MODELS["same"] = 0.0
+    try:
+        document = write_bill(tmp_path / "bill", n=200, models=("full", "pruned", "same"), tasks=tasks, noise=True)
+    finally:
+        del MODELS["same"]
+    floors = {row["protocol"]: row for row in document["noise"]["rows"]}
+    swept = write_sweep_folder(tmp_path / "sweep", tasks=tasks, sizes="0-4")
+    page = Page(render(document, swept))
+    bands = [e for e in page.all("rect", class_="noise") if "x" in e]
+    marks = {row["protocol"]: row["versus"]["noise"] for row in document["rows"] if row["model"] == "pruned"}
+    assert "accuracy_difference" not in marks["generation"]
+    charts = {chart["id"]: page.within(chart, "rect") for chart in page.all("svg") if "id" in chart}
+    drawn = {name: [rect for rect in found if rect.get("class") == "noise"] for name, found in charts.items()}
+    assert {name for name, found in drawn.items() if found} == {
+        "accuracy-difference", "answer-nll-bits-difference", "accuracy-0", "answer-nll-bits-difference-0",
+    }  # fmt: skip
+    widths = [float(rect["width"]) for rect in drawn["accuracy-difference"]]
+    halves = [floors[protocol]["accuracy"]["band"] for protocol in ("choice", "generation")]
+    assert widths[0] / widths[1] == pytest.approx(halves[0] / halves[1], rel=0.02)
+    assert len(bands) > 4
+    text = (tmp_path / "bill" / "comparison.md").read_text()
+    assert "Noise floor: full was asked again in batch size 8 after 16." in text
+    assert "### The full model asked twice" in text
+    assert "] noise" in text
+    assert "What lies within a grey band is noise." in (tmp_path / "bill" / "report.html").read_text()
+
+
+def test_a_policy_is_told_limit_by_limit(tmp_path):
+    document = write_bill(tmp_path / "bill", n=200, limit=0.05, thinking=False)
+    page = Page((tmp_path / "bill" / "report.html").read_text("utf-8"))
+    section = page.one("section", id="limits")
+    told = [e["text"] for e in page.within(section, "li")]
+    assert told == [f"{one['model']}: {one['sentence']}." for one in document["verdict"]["models"]]
+    assert len(page.within(page.within(section, "tbody")[0], "tr")) == len(document["verdict"]["losses"])
+    text = (tmp_path / "bill" / "comparison.md").read_text()
+    assert "### Limits, and what was measured" in text
+    assert "| math generation | accuracy, points | pruned | must | 5 |" in text
+    assert "- healed: " in text

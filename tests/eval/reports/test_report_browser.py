@@ -17,7 +17,7 @@ def test_a_browser_opens_it_without_a_complaint_and_finds_all_series(planted, tm
     dom, console = browse(planted / "all.html", tmp_path)
     assert console == []
     page = Page(dom)
-    assert page.all("title")[0]["text"].startswith("What the cut costs")  # no hostile script ran
+    assert page.all("title")[0]["text"].startswith("What the cut gives and costs")  # no hostile script ran
     series = {}
     for svg in page.all("svg", class_="chart"):
         series[svg["id"]] = [e["data-series"] for e in page.within(svg, "g") if "data-series" in e]

@@ -13,8 +13,8 @@ from eval.comparison import bill_runs, compare, write_comparison
 from eval.reports.terminal import run_tables
 from eval.reports.weights import weights_line
 from eval.runs.run import run
-from eval.settings import SweepSettings
 from eval.sweeps.run import _facts, plan_variants
+from eval.sweeps.settings import SweepSettings
 from heal.models.quantise import load_frozen
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError
@@ -155,13 +155,28 @@ def test_kept_work_of_a_sweep_is_of_its_weights(tiny_llama, sample_questions):
     assert facts[0] != facts[1]
 
 
-def test_a_checkpoint_that_is_quantised_already_is_refused(tiny_llama, tmp_path):
-    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+@pytest.fixture(scope="module")
+def quantised(tiny_llama, tmp_path_factory):
+    """A model whose config says so."""
+    folder = shutil.copytree(tiny_llama, tmp_path_factory.mktemp("quantised") / "model")
     config = json.loads((folder / "config.json").read_text())
-    quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": quantised}))
+    kind = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": kind}))
+    return folder
+
+
+def test_a_second_model_that_is_quantised_already_is_refused_before_the_first_runs(
+    tiny_llama, quantised, ask, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("eval.comparison.run", lambda *_, **__: pytest.fail("a model was asked"))
+    models = {"full": tiny_llama, "others": [quantised]}
+    with pytest.raises(CheckpointError, match="model is stored quantised already; leave out --load-in-4bit"):
+        compare(**models, out=tmp_path / "bill", load_in_4bit=True, **ask)
+
+
+def test_a_checkpoint_that_is_quantised_already_is_refused(quantised):
     with pytest.raises(CheckpointError, match="is stored quantised already; leave out --load-in-4bit"):
-        load_whole(Source(folder, "packed"), dtype=torch.float32, device="cpu", load_in_4bit=True)
+        load_whole(Source(quantised, "packed"), dtype=torch.float32, device="cpu", load_in_4bit=True)
 
 
 @pytest.mark.parametrize("command", ["run", "compare", "sweep", "depth"])

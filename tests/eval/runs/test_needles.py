@@ -140,6 +140,9 @@ def test_models_are_asked_and_answers_are_kept(tiny_llama, sample_questions, sam
     full, same = bill.needles
     assert (full.trials, full.needles, full.recall.estimate) == (3, 3, 0)  # a random model brings nothing back
     assert same.recall_difference.estimate == 0
+    (noise,) = bill.noise.needles  # asked again, past the kept answers
+    assert (noise.n, noise.of, noise.recall.shift.estimate) == (3, 3, 0)
+    assert set(same.noise) == {"recall_difference", "answered_difference"}
     assert [(effort.asked, effort.known) for effort in bill.measured] == [(2 * 2 + 3 + 3, 0), (0, 2 * 2 + 3 + 3)]
     assert bill.models[0].settings["needles"]["lengths"] == [180]
     write_run(run_result("run", 0.0, []), tmp_path / "run")

@@ -9,28 +9,19 @@ import pytest
 
 import heal.budget.cards as cards
 from bench.chain_table import lines
-from bench.gpu_steps.shapes import SHAPES, llama_shape
 from heal import BudgetQuery, Settings, plan_budget
 from heal.budget.cards import GPUS, card_here, cards_here, pick_card, together
 from heal.budget.chain import judge, refusals, stations
-from heal.budget.cost import Job, flops_per_token, kept_layers, memory_of, needed
+from heal.budget.cost import flops_per_token, memory_of, needed
 from heal.budget.passes import choose_pass
 from heal.budget.plan import settle_healing
 from heal.budget.stations import Amounts, Chain, room_of
 from prune.common.errors import UsageError
 from prune.models.footprint import GIB
+from tests.support.budgets import chain_of
 from tests.support.commands import succeed
 
 CARDS = {gpu.name: gpu for gpu in GPUS}
-
-
-def chain_of(name, n, method="distill", **changes):
-    shape = llama_shape(name, SHAPES[name])
-    job = Job(
-        method=method, kept=kept_layers(len(shape.layers), n), first=0, bits=4, role="all", rank=64, dropout=0.05,
-        length=512, batch_size=4, checkpointing=True,
-    )  # fmt: skip
-    return Chain(shape, job, 20_000_000, 8, **changes)
 
 
 def ways(chain, card):

@@ -15,7 +15,7 @@ from prune.scanning.samples import Samples
 from prune.scanning.settings import ScanSettings
 from prune.scanning.states import BatchStates
 from prune.scanning.streaming import measure_streamed
-from tests.heal.budget.test_chain import chain_of
+from tests.support.budgets import chain_of
 from tests.support.healing import merge_quietly
 from tests.support.models import tiny
 from tests.support.states import windows

@@ -44,6 +44,14 @@ def two(monkeypatch, first, second, free=64 * GIB):
     monkeypatch.setattr(places_of, "check_spread", lambda *_: None)
 
 
+def test_the_peak_is_that_of_the_gpu_that_held_most(monkeypatch):
+    two(monkeypatch, "cuda:0", "cuda:1")
+    held = {"cuda:0": 3 * GIB, "cuda:1": 5 * GIB}
+    monkeypatch.setattr(places_of.torch.cuda, "max_memory_allocated", lambda place: held[str(place)])
+    assert places_of.peak_over("cuda")["cuda_bytes"] == 5 * GIB
+    assert "cuda_bytes" not in places_of.peak_over("cpu")
+
+
 def test_every_part_has_a_place_and_what_does_not_fit_is_told(tiny_llama, monkeypatch):
     two(monkeypatch, "cuda:0", "cuda:1")
     source = Source(tiny_llama, "tiny")

@@ -5,9 +5,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from heal.ranking.bins import bin_means
 from heal.ranking.document import DomainScores, MethodScores, RankedDocument, Ranking
 from heal.ranking.figure import draw_ranking
+from heal.ranking.findings.bins import bin_means
 from heal.ranking.rows import PoolDocument, Query
 
 SVG = "{http://www.w3.org/2000/svg}"

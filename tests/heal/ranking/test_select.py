@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from heal.ranking.document import DomainScores, MethodScores, RankedDocument, Ranking
+from heal.ranking.findings.summary import domain_scores, joint, ranks, take
 from heal.ranking.rows import PoolDocument
 from heal.ranking.select import select_documents
 from heal.ranking.settings import RankSettings, Selection, check_methods, parse_share
-from heal.ranking.summary import domain_scores, joint, ranks, take
 from prune.common.errors import UsageError
 
 TEXTS = ["a", "b", "c", "d", "b"]

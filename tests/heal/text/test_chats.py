@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from heal.text.chats import ChatTemplate, first_question
+from heal.text.chats import ChatTemplate
 from heal.text.packing import IGNORED, ChatPacker
 from heal.text.sources import HeldOut, TextSource, check_enough, hold_out, row_stream
 from prune.checkpoint.source import Source
 from prune.common.errors import TextError, UsageError
 from prune.models.loading import load_tokenizer
+from prune.text.chats import first_question
 from prune.text.documents import Documents, read_documents
 from tests.support.chats import NARROW, PLAIN, STRICT, THINKING, WIDE, answers, chat, chats
 from tests.support.texts import sentences, write_jsonl

@@ -5,17 +5,15 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import torch
 
 import heal.models.quantise
-import heal.text.responses
+import prune.writing.writers
 from heal import TextSource
 from heal.models.quantise import load_frozen
-from heal.text import responses
-from heal.text.responses import Writer, asked_prompts, read_prompts, transformers_writer, write_responses
+from heal.text.responses import asked_prompts, read_prompts, write_responses
 from heal.text.sources import hold_out
 from heal.training.stopping import Interrupted
 from prune.checkpoint.source import Source
@@ -23,6 +21,8 @@ from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.models.generation import _up_to_end
 from prune.models.loading import load_tokenizer
 from prune.text.windows import encode
+from prune.writing import writers
+from prune.writing.writers import Writer, transformers_writer, vllm_limit
 from tests.support.chats import PLAIN, chat
 from tests.support.checkpoints import same_weights
 from tests.support.healing import PATCHED, changed_copy, distil_tiny, patched_copy
@@ -57,7 +57,7 @@ def test_responses_of_the_full_model(tiny_llama, pruned, text, tmp_path):
     lines = [(result.out / "responses.jsonl").read_text() for result in results]
     for written, result in zip(lines, results, strict=True):
         rows = [json.loads(line) for line in written.splitlines()]
-        assert all(row["text"] == row["prompt"] + row["response"] for row in rows)
+        assert all(row["text"] == row["prompt"] + row["answer"] for row in rows)
         assert all(1 <= row["tokens"] <= 12 for row in rows)
         assert result.to_json()["responses"]["responses"] == len(rows)
         assert result.to_json()["responses"]["tokens"] == sum(row["tokens"] for row in rows)
@@ -124,15 +124,15 @@ def test_chats_that_are_measured_are_no_prompts_and_a_template_that_will_not_do_
 def test_where_memory_runs_out_half_as_many_are_written_at_a_time(tiny_llama, tmp_path, monkeypatch):
     source = Source(tiny_llama, "tiny")
     teacher, tokenizer = load_frozen(source, bits=16, device="cpu"), load_tokenizer(source)
-    write, sizes = responses.write_answers, []
+    write, sizes = writers.write_answers, []
 
-    def narrow(model, tokenizer, prompts, most, seed):
+    def narrow(model, tokenizer, prompts, most, seed, sampling):
         sizes.append(len(prompts))
         if len(prompts) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return write(model, tokenizer, prompts, most, seed)
+        return write(model, tokenizer, prompts, most, seed, sampling)
 
-    monkeypatch.setattr(responses, "write_answers", narrow)
+    monkeypatch.setattr(writers, "write_answers", narrow)
     writer = transformers_writer(teacher, tokenizer)
     prompts = [tuple(encode(tokenizer, f"Name the number {i}.")) for i in range(11)]
     answers = writer.write(prompts, 4, 3)
@@ -140,7 +140,7 @@ def test_where_memory_runs_out_half_as_many_are_written_at_a_time(tiny_llama, tm
     assert len(answers) == 11
     assert answers[:5] == write(teacher, tokenizer, prompts[:5], 4, 3)
     assert answers[8:] != write(teacher, tokenizer, prompts[8:], 4, 3)  # drawn by other numbers
-    monkeypatch.setattr(responses, "write_answers", lambda *_: [][1])
+    monkeypatch.setattr(writers, "write_answers", lambda *_: [][1])
     with pytest.raises(IndexError):
         writer.write(prompts, 4, 3)
 
@@ -228,7 +228,7 @@ def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, passages
     openings = tuple(json.loads(line)["text"][:40] for line in held.read_text().splitlines())
     assert not any(row["prompt"].startswith(openings) for row in rows)
 
-    answer, asked = heal.text.responses.write_answers, []
+    answer, asked = prune.writing.writers.write_answers, []
 
     def answering(*arguments):
         if len(asked) == fails_at:
@@ -236,7 +236,7 @@ def test_responses_are_kept_from_the_first_batch_on(tiny_llama, pruned, passages
         asked.append(arguments)
         return answer(*arguments)
 
-    monkeypatch.setattr(heal.text.responses, "write_answers", answering)
+    monkeypatch.setattr(prune.writing.writers, "write_answers", answering)
     fails_at = 2
     with pytest.raises(RegrowthError, match="out of memory"):
         run("stopped")
@@ -298,7 +298,7 @@ def test_vllm_writes_the_responses(tiny_llama, pruned, text, tmp_path, monkeypat
 
     monkeypatch.syspath_prepend(str(STUB))
     monkeypatch.setenv("VLLM_TARGET_DEVICE", "cpu")
-    monkeypatch.setitem(heal.text.responses._AT_ONCE, "vllm", 8)
+    monkeypatch.setitem(prune.writing.writers.AT_ONCE, "vllm", 8)
     events = []
 
     def note(owner, name):
@@ -311,18 +311,14 @@ def test_vllm_writes_the_responses(tiny_llama, pruned, text, tmp_path, monkeypat
     assert events[:2] == ["close", "load_frozen"]
     rows = [json.loads(line) for line in (result.out / "responses.jsonl").read_text().splitlines()]
     assert len(rows) >= 8
-    assert all(row["text"] == row["prompt"] + row["response"] and 1 <= row["tokens"] <= 8 for row in rows)
+    assert all(row["text"] == row["prompt"] + row["answer"] and 1 <= row["tokens"] <= 8 for row in rows)
     assert result.to_json()["settings"]["backend"] == "vllm"
 
 
-@pytest.mark.parametrize(("row", "limit"), [(256, 2048 + 8), (4096, 4096 + 8)])
-def test_vllm_has_room_for_the_longest_chat(tiny_llama, monkeypatch, row, limit):
-    engine = Mock()
-    monkeypatch.setattr(heal.text.responses, "VllmWriter", engine)
-    monkeypatch.setattr(heal.text.responses, "longest_row", lambda _: None)
-    how = {"response_tokens": 8, "device": "cpu", "dtype": "auto"}
-    with heal.text.responses.vllm_writer(Source(tiny_llama, "tiny"), None, row=row, **how) as writer:
-        assert writer.limit == engine.call_args.kwargs["max_length"] == limit
+def test_vllm_has_room_for_the_longest_chat():
+    assert vllm_limit(None, 256, 8) == 2048 + 8
+    assert vllm_limit(None, 4096, 8) == 4096 + 8
+    assert vllm_limit(512, 4096, 8) == 512
 
 
 @pytest.mark.parametrize(

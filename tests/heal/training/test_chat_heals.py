@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import heal.text.responses
 from heal import TextSource
 from heal.merging.agreement import measuring_text
 from heal.result import HealRecord
@@ -131,11 +130,11 @@ def test_the_full_model_writes_chats_that_are_a_text(tiny_llama, pruned, text, t
     prompts = write_jsonl(tmp_path / "asked.jsonl", asked)
     answer = tokenizer(" It is so, and so it was.", add_special_tokens=False)["input_ids"]
 
-    def write(_, __, given, most, ___):
+    def write(_, __, given, most, *___):
         ended = [*answer, tokenizer.eos_token_id][:most]
         return [answer if index % 4 == 3 else ended for index in range(len(given))]
 
-    monkeypatch.setattr(heal.text.responses, "write_answers", write)
+    monkeypatch.setattr("prune.writing.writers.write_answers", write)
     how = {**EXACT, "teacher_data": "self", "response_tokens": 16, "accumulate": 1}
     record = distil_tiny(tiny_llama, pruned, text, tmp_path / "own", tokens=512, prompts=str(prompts), **how).to_json()
     written = tmp_path / "own" / "responses.jsonl"

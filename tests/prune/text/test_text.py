@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from prune.common.errors import TextError
-from prune.text.documents import Document, read_documents
+from prune.text.documents import Document, Documents, read_documents
 from prune.text.windows import (
     draw_held_out,
     draw_samples,
@@ -239,3 +239,32 @@ def test_other_fields_of_a_row_come_with_its_text(tmp_path, suffix):
     assert [document.also for document in documents] == [{"source": "books"}, {"topic": "law"}]
     assert [document.also for document in read_documents(str(path))] == [{}, {}]
     assert [type(document.text) for document in documents] == [str, str]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_the_first_of_several_fields_and_lists_of_a_row(tmp_path, suffix):
+    rows = [
+        {"question": "How many?", "choices": ["one", "two"], "text": "a"},
+        {"question": "How so?", "choices": None, "text": "b"},
+    ]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "jsonl":
+        rows.append({"question": None, "choices": [1, 2], "text": "c"})
+        write_jsonl(path, rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    found = list(Documents(str(path), ("prompt", "question", "text"), lists=["choices"]))
+    told = [(row.text, row.field, dict(row.also)) for row in found]
+    assert told[:2] == [("How many?", "question", {"choices": ["one", "two"]}), ("How so?", "question", {})]
+    assert told[2:] == ([("c", "text", {})] if suffix == "jsonl" else [])  # a parquet file has its columns in all rows
+    with pytest.raises(TextError, match=r"no (text field|column) 'prompt' or 'answer'"):
+        list(Documents(str(path), ("prompt", "answer")))
+
+
+def test_each_line_of_a_txt_file_is_a_document_where_that_is_asked(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("One.\n\n  Two.  \nThree.\n")
+    reader = Documents(str(path), lines=True)
+    assert [next(reader).text, next(reader).text] == ["One.", "Two."]
+    (last,) = Documents(str(path), lines=True, state=reader.state())
+    assert (last.text, last.place) == ("Three.", "a.txt:3")

@@ -2,7 +2,7 @@
 
 import torch
 
-from heal.ranking.sketch import CountSketch
+from heal.ranking.methods.sketch import CountSketch
 
 
 def vectors(size=3000, cosine=0.3):

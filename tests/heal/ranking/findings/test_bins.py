@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from heal.ranking.bins import bin_means, by_domain
+from heal.ranking.findings.bins import bin_means, by_domain
 from heal.ranking.rows import PoolDocument, Query
 
 QUERIES = [Query(f"{domain}-{i}", domain, "?", "!") for domain in ("medical", "math") for i in range(3)]
@@ -58,7 +58,7 @@ def test_copies_of_one_text_are_one_document():
 def test_a_large_bin_has_the_interval_of_its_documents(monkeypatch):
     scores = np.random.default_rng(2).normal(size=(600, 6))
     (exact,) = bin_means(scores, documents(600), QUERIES)
-    monkeypatch.setattr("heal.ranking.bins.MOST_CLUSTERS", 200)
+    monkeypatch.setattr("heal.ranking.findings.bins.MOST_CLUSTERS", 200)
     (thrown,) = bin_means(scores, documents(600), QUERIES)
     widths = [mean.domains[0].interval.high - mean.domains[0].interval.low for mean in (exact, thrown)]
     assert widths[1] == pytest.approx(widths[0], rel=0.2)

@@ -10,8 +10,8 @@ from heal.models.adapters import add_adapter
 from heal.models.lm_head import attach_loss
 from heal.models.quantise import load_frozen
 from heal.models.targets import find_targets
-from heal.ranking import ekfac
-from heal.ranking.ekfac import ek_fac_scores, rows_to_run
+from heal.ranking.methods import ekfac
+from heal.ranking.methods.ekfac import ek_fac_scores, rows_to_run
 from heal.text.packing import IGNORED, Row, collate
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError

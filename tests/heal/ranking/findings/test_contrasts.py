@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from heal.ranking.claims import jackknife, judge
-from heal.ranking.contrasts import _at_random, contrasts, half_share
+from heal.ranking.findings.claims import jackknife, judge
+from heal.ranking.findings.contrasts import _at_random, contrasts, half_share
 from heal.ranking.procedures import CONTROLS, procedure_queries
 from heal.ranking.rows import PoolDocument, Query
 from prune.common.intervals import Interval

@@ -1,8 +1,8 @@
 """The claims of arXiv 2411.12580 on scores of documents: transfer, generality, and answers. Pure arithmetic.
 
 Scores have the shape (D, Q): documents of the pool by queries, larger for a document that helps a query more. The pool
-is fixed: all intervals are over queries that could have been asked instead. `heal.ranking.claims.judge` has the rule of
-the verdicts and was written before anything was measured, as were the margins here.
+is fixed: all intervals are over queries that could have been asked instead. The rule of the verdicts
+(`heal.ranking.findings.claims.judge`) was written before anything was measured, as were the margins here.
 
 * transfer: the scores of two queries that need the same steps with other numbers correlate (Pearson, over documents).
 * generality: half of the positive influence is spread over more documents for reasoning than for facts.
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field
 
-from heal.ranking.claims import FEWEST, FEWEST_OF_A_STRATUM, Claim, Flags, Floats, jackknife, judge
+from heal.ranking.findings.claims import FEWEST, FEWEST_OF_A_STRATUM, Claim, Flags, Floats, jackknife, judge
 from heal.ranking.rows import PoolDocument, Query
 from prune.common.artefact import Part
 from prune.common.intervals import Estimates, Interval, Redraws

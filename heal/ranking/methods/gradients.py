@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from heal.ranking.sketch import CountSketch
+from heal.ranking.methods.sketch import CountSketch
 from heal.text.packing import Row, collate
 from prune.common.errors import RegrowthError
 from prune.common.resume import FinishedParts

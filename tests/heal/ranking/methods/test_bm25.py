@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from heal.ranking.bm25 import bm25_scores
+from heal.ranking.methods.bm25 import bm25_scores
 
 
 def test_scores_are_the_formula_s():

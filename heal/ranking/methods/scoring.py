@@ -67,7 +67,7 @@ def work(method: str, material: Material) -> int:
     if method == "gradient":
         return len(material.query_rows) + unlike + min(unlike, material.settings.moments)
     if method == "ek-fac":
-        from heal.ranking.ekfac import rows_to_run
+        from heal.ranking.methods.ekfac import rows_to_run
 
         assert material.model is not None
         return rows_to_run(unlike, len(material.query_rows), material.model)
@@ -75,7 +75,7 @@ def work(method: str, material: Material) -> int:
 
 
 def _gradient(material: Material) -> Scores:
-    from heal.ranking.gradients import gradient_scores
+    from heal.ranking.methods.gradients import gradient_scores
 
     assert material.model is not None
     settings = material.settings
@@ -92,7 +92,7 @@ def _gradient(material: Material) -> Scores:
 
 
 def _bm25(material: Material) -> Scores:
-    from heal.ranking.bm25 import bm25_scores
+    from heal.ranking.methods.bm25 import bm25_scores
 
     return np.asarray(bm25_scores(material.documents, material.queries), dtype=np.float64)
 
@@ -105,7 +105,7 @@ def _random(material: Material) -> Scores:
 
 
 def _ek_fac(material: Material) -> Scores:
-    from heal.ranking.ekfac import ek_fac_scores
+    from heal.ranking.methods.ekfac import ek_fac_scores
 
     assert material.model is not None
     finished = material.parts.get("ek-fac")
@@ -131,6 +131,6 @@ def check_installed(methods: Sequence[str]) -> None:
         RegrowthError: it is.
     """
     if "ek-fac" in methods:
-        from heal.ranking.ekfac import check_installed as check_ek_fac
+        from heal.ranking.methods.ekfac import check_installed as check_ek_fac
 
         check_ek_fac()

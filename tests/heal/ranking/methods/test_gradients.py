@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from heal.ranking.gradients import LoraGradients, gradient_scores, second_moments, update_direction, with_own
+from heal.ranking.methods.gradients import LoraGradients, gradient_scores, second_moments, update_direction, with_own
 from heal.text.packing import IGNORED, Row
 from prune.common.errors import RegrowthError
 from prune.common.resume import FinishedParts
@@ -98,7 +98,8 @@ def test_finished_documents_are_not_measured_again(monkeypatch):
     parts, told = FinishedParts(), []
     whole = scores(model, documents, queries, parts=parts, advance=told.append)
     assert sum(told) == 20 + 3 + 6
-    monkeypatch.setattr("heal.ranking.gradients.update_direction", None)  # it would be called for a missing document
+    # it would be called for a missing document
+    monkeypatch.setattr("heal.ranking.methods.gradients.update_direction", None)
     assert (scores(model, documents, queries, parts=parts) == whole).all()
 
 

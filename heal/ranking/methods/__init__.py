@@ -1,0 +1,1 @@
+"""How documents are scored: gradients, EK-FAC and BM25, each by its name."""

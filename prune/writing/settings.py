@@ -1,0 +1,127 @@
+"""How a model writes text: its settings, which are also the options of `prune write`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal
+
+from prune.common.errors import UsageError
+from prune.common.options import Option
+from prune.common.sizes import parse_tokens
+from prune.models.precision import HELP as DTYPES
+from prune.writing.prompts import OPENING
+
+_asking, _drawing, _running = (partial(Option, panel=title) for title in ("Asking", "Drawing", "Running"))
+THINKING = ("fast", "slow", "both")
+CHAT = ("auto", "on", "off")
+BACKENDS = ("hf", "vllm")
+
+
+@dataclass(frozen=True)
+class WriteSettings:
+    """What a model is asked, how its words are drawn, and where it runs.
+
+    `tokens` counts prompts and answers, with a BOS and an EOS each. Of the draws, what is None is what the model's
+    generation_config.json says, and where that says nothing temperature 0.7 from the likeliest 95 %.
+
+    Raises:
+        UsageError: a setting is out of range.
+    """
+
+    tokens: Annotated[int | str, Option("How much text, prompts included: 60k, 2M.", typed=str)] = "200k"
+    field: Annotated[
+        str | None,
+        _asking(
+            "Field of rows that holds the prompt.",
+            shown="the first of prompt, question, messages and text that is there",
+        ),
+    ] = None
+    thinking: Annotated[
+        Literal["fast", "slow", "both"],
+        _asking("Ask as the prompt stands (fast), for a chain of thought (slow), or for some of each (both)."),
+    ] = "both"
+    slow_share: Annotated[float, _asking("Share of prompts that are asked slow, of both.")] = 0.5
+    instruction: Annotated[
+        str | None,
+        _asking("What asks for a chain of thought.", shown="the words of `evaluate`, or the template's own way"),
+    ] = None
+    chat_template: Annotated[
+        Literal["auto", "on", "off"], _asking("on, off, or auto: on where the tokenizer has a chat template.")
+    ] = "auto"
+    prompt_tokens: Annotated[int, _asking("Tokens of a document (`text`) that the model goes on from.")] = OPENING
+    answer_tokens: Annotated[int, _drawing("Most tokens of an answer.")] = 256
+    temperature: Annotated[
+        float | None, _drawing("0: always the likeliest token.", shown="generation_config.json's, or 0.7")
+    ] = None
+    top_p: Annotated[
+        float | None, _drawing("Draw from the likeliest so much.", shown="generation_config.json's, or 0.95")
+    ] = None
+    top_k: Annotated[
+        int | None, _drawing("Draw from so many tokens; 0: from all.", shown="generation_config.json's, or 0")
+    ] = None
+    seed: Annotated[int, _drawing("Orders the prompts and draws the words.")] = 0
+    finished_only: Annotated[bool, Option("Leave out answers that the model did not end.", flag="--finished-only")] = (
+        False
+    )
+    max_length: Annotated[
+        int | None,
+        _running(
+            "Most tokens of a prompt with its answer; longer prompts are passed over.",
+            shown="the model's context; for vllm --answer-tokens and 2048 more",
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None, _running("Prompts at a time.", shown="16 on a CPU, what fits on a GPU, 256 for vllm")
+    ] = None
+    backend: Annotated[Literal["hf", "vllm"], _running("hf (transformers) or vllm.")] = "hf"
+    backend_args: Annotated[
+        str | None, _running("Options of vLLM's engine, as gpu_memory_utilization=0.6,tensor_parallel_size=2.")
+    ] = None
+    device: Annotated[str, _running("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    dtype: Annotated[str, _running(DTYPES)] = "auto"
+    device_map: Annotated[
+        str | None, _running("auto: the layers spread over all GPUs, for a model that one does not hold.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        parse_tokens(self.tokens)
+        for name, known in (("thinking", THINKING), ("chat_template", CHAT), ("backend", BACKENDS)):
+            if (value := getattr(self, name)) not in known:
+                raise UsageError(f"{_flag(name)} {value} is unknown; use {', '.join(known)}")
+        if not 0 < self.slow_share < 1:
+            raise UsageError(
+                f"--slow-share {self.slow_share:g}: use a share between 0 and 1, or --thinking fast or slow"
+            )
+        if self.instruction is not None and self.thinking == "fast":
+            raise UsageError("--instruction asks for a chain of thought: it goes with --thinking slow or both")
+        for name in ("prompt_tokens", "answer_tokens", "max_length", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{_flag(name)} {value}: use 1 or more")
+        if self.max_length is not None and self.max_length <= self.answer_tokens:
+            raise UsageError(
+                f"--max-length {self.max_length} leaves no room for a prompt beside --answer-tokens "
+                f"{self.answer_tokens}"
+            )
+        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
+            raise UsageError(f"--temperature {self.temperature:g}: use 0 or more")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UsageError(f"--top-p {self.top_p:g}: use a share above 0, 1 at most")
+        if self.top_k is not None and self.top_k < 0:
+            raise UsageError(f"--top-k {self.top_k}: use 0 or more")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"--seed {self.seed}: use 0 to {2**32 - 1}")
+        if self.backend_args and self.backend != "vllm":
+            raise UsageError("--backend-args goes with --backend vllm")
+        if self.device_map and self.backend == "vllm":
+            raise UsageError("--device-map is for --backend hf; vLLM takes --backend-args tensor_parallel_size=2")
+
+    @property
+    def budget(self) -> int:
+        """`tokens` as a number."""
+        return parse_tokens(self.tokens)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
