@@ -71,11 +71,7 @@ def certain(versus: Mapping[str, Any], name: str) -> int:
     return 0 if name in (versus.get("noise") or ()) or versus[name] is None else larger(versus[name])
 
 
-_ACCURACY, _NLL, PER_BYTE = (
-    "accuracy_difference",
-    "answer_nll_bits_difference",
-    "answer_nll_bits_per_byte_difference",
-)
+_ACCURACY, PER_BYTE = "accuracy_difference", "answer_nll_bits_per_byte_difference"
 
 
 def worst_nll(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -118,33 +114,6 @@ def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
     else:
         sure = f"its {'whole 95 % interval is a loss' if fell else '95 % interval includes no change'}"
     return f"{row['model']} loses most accuracy in {task_name(row)}: {points(change)}; {sure}."
-
-
-def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
-    """Where one model lost most, by accuracy and by answer NLL, and in how many rows that is beyond doubt; or ""."""
-    compared = [row for row in rows if row["model"] == model and row["versus"]]
-    if not compared:
-        return ""
-    accuracy, nll = worst_accuracy(compared), worst_nll(compared)
-    falls = sum(certain(row["versus"], _ACCURACY) < 0 for row in compared)
-    of = counted(len(compared), "row")
-    fell = accuracy["versus"]["accuracy_difference"]["estimate"] < 0
-    if nll is None:
-        told = f"loses most accuracy in {task_name(accuracy)}" if fell else "loses no accuracy by the estimates"
-        return f"{model} {told}. A loss of accuracy is beyond doubt in {falls} of {of}."
-    rose = nll["versus"]["answer_nll_bits_difference"]["estimate"] > 0
-    if fell and rose and accuracy is nll:
-        told = f"{model} loses most in {task_name(nll)}, by accuracy and by answer NLL."
-    elif fell and rose:
-        told = f"{model} loses most accuracy in {task_name(accuracy)}; right answers suffer most in {task_name(nll)}."
-    elif rose:
-        told = f"{model} loses no accuracy, but right answers become less likely, most in {task_name(nll)}."
-    elif fell:
-        told = f"{model} loses most accuracy in {task_name(accuracy)}, but right answers become no less likely."
-    else:
-        told = f"{model} loses nothing by the estimates."
-    rises = sum(certain(row["versus"], _NLL) > 0 for row in compared)
-    return f"{told} A loss of accuracy is beyond doubt in {falls} of {of}, a loss by answer NLL in {rises}."
 
 
 def first_losses(curve: Mapping[str, Any], *, what: str) -> str:

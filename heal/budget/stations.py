@@ -210,9 +210,16 @@ def merge_line(chain: Chain, pruned: int) -> Line:
 
     def work(gpu: Gpu, wide: int) -> int:
         passing = wide * forward_bytes(shape, kept, max(chain.job.tokens, chain.job.length))
-        return adapter_bytes(shape, chain.job) + passing + head_bytes(gpu, shape, chain.job.tokens)
+        # a merged value is made in fp32, of the weight and of what is added
+        making = 12 * max((linear.values for layer in kept for linear in layer.linears), default=0)
+        return adapter_bytes(shape, chain.job) + passing + making + head_bytes(gpu, shape, chain.job.tokens)
 
-    return Line(station, _by_layer(replace(chain, dtype=_trained_in(chain)), station, kept, flops, work, reads=4))
+    def standing(gpu: Gpu, wide: int) -> int:
+        # and the merged values of one layer stand beside its own
+        return states_on(gpu, station, wide) + wide * 2 * max((layer.values for layer in kept), default=0)
+
+    trained = replace(chain, dtype=_trained_in(chain))
+    return Line(station, _by_layer(trained, station, kept, flops, work, reads=4, standing=standing))
 
 
 def _trained_in(chain: Chain) -> str:

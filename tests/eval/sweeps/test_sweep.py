@@ -13,7 +13,8 @@ from eval import run, sweep
 from eval.asking.tasks import plan_tasks
 from eval.asking.walk import choose_way, score
 from eval.runs.files import read_lines
-from eval.settings import Settings
+from eval.runs.prose import draw_prose
+from eval.settings import Settings, SweepSettings
 from eval.sweeps.lookup import AnswerTask, Prompting, StoredAnswers, collect, collector, read
 from eval.sweeps.measure import walk_questions
 from eval.sweeps.plan import plan_sweep
@@ -361,10 +362,10 @@ def healed(tiny, tmp_path_factory):
     return make
 
 
-def test_an_adapter_after_the_cut_is_swept_too(healed, tiny, sample_questions):
+def test_an_adapter_after_the_cut_is_swept_too(healed, tiny, sample_questions, short_heldout):
     folder, model = healed("after", [3, 5])
     other, _ = healed("later", [4])
-    options = {"sizes": "2", "starts": "3", "chat_template": "off", **FEW}
+    options = {"sizes": "2", "starts": "3", "chat_template": "off", "text": str(short_heldout), **FEW}
     found = sweep(tiny("llama"), data=sample_questions, adapters=[folder, other], **options)
     assert [v.label for v in found.plan.variants] == ["full", "2@3", "2@3+after", "2@3+later"]
     _agree(found, 2, _by_hflm(folder.parent / "cut", sample_questions, model=model))
@@ -373,6 +374,22 @@ def test_an_adapter_after_the_cut_is_swept_too(healed, tiny, sample_questions):
     assert abs(found.tasks[0].nll[3] - found.tasks[0].nll[1]).max() > 0.01
     assert len(found.document.healed) == 2 * len(found.tasks)
     assert found.costs.domains["math"].keys() == {2}
+    plain = AutoModelForCausalLM.from_pretrained(folder.parent / "cut")
+    tokenizer = AutoTokenizer.from_pretrained(folder.parent / "cut")
+    settings = SweepSettings.of(text=str(short_heldout))
+    (windows,) = draw_prose(settings, tokenizer, found.document.settings["max_length"]).values()
+    full, cut_apart, *with_adapter = [row.nats_per_token for row in found.document.prose]
+    assert [row.variant for row in found.document.prose] == ["full", "2@3", "2@3+after", "2@3+later"]
+    assert cut_apart == pytest.approx(_nats_per_token(plain, windows), abs=1e-4)
+    assert with_adapter[0] == pytest.approx(_nats_per_token(model, windows), abs=1e-4)
+    assert len({full, cut_apart, *with_adapter}) == 4
+
+
+@torch.no_grad()
+def _nats_per_token(model, windows):
+    losses = [model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss for ids in windows]
+    counts = [len(ids) - 1 for ids in windows]
+    return float(sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts))
 
 
 def test_an_adapter_that_cannot_be_swept_is_refused(healed, tiny, sample_questions, tmp_path):
