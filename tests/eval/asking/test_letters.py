@@ -98,8 +98,9 @@ def test_letters_are_lm_evals_own_mmlu(shown, sample_model, tmp_path):
     assert ours.harness["results"][plan.name]["acc,none"] == pytest.approx(right / len(logged))
 
 
-def test_a_sweep_asks_the_same_letters(shown, tiny_llama, tmp_path):
-    how = {"data": shown, "domains": "mixed", "protocols": "choice,letters", "few_shot": 1, "chat_template": "off"}
+@pytest.mark.parametrize("chat", ["off", "on"])
+def test_a_sweep_asks_the_same_letters(shown, tiny_llama, tmp_path, chat):
+    how = {"data": shown, "domains": "mixed", "protocols": "choice,letters", "few_shot": 1, "chat_template": chat}
     ours = run(tiny_llama, show_progress=False, **how)
     swept = sweep(tiny_llama, sizes="2", starts="all", out=tmp_path / "s", show_progress=False, **how)
     for task in swept.tasks:
