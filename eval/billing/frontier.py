@@ -161,14 +161,18 @@ def most_in_words(points: Sequence[FrontierPoint], policy: str | None) -> str:
     if most is None:
         told = [f"No cut passes {policy}, so nothing may go by these measurements."]
     else:
-        told = [f"The most you can drop within {policy} is {_cut(most)}: {_gains(most)}."]
+        told = [f"The most you can drop within {policy} is {_cut(most)}: {_gains(most)}.", f"By it {_why(most)}."]
     for decision, words in (("INCONCLUSIVE", "These questions cannot decide on"), (NO_GO, "Beyond it is")):
         named = [point for point in smaller if point.verdict is not None and point.verdict.decision == decision]
-        if named and named[0].verdict is not None:
-            _, _, why = named[0].verdict.sentence.partition(": ")
+        if named:
             others = f" (and {len(named) - 1} more)" if len(named) > 1 else ""
-            told.append(f"{words} {named[0].model}{others}: {why}.")
+            told.append(f"{words} {named[0].model}{others}: {_why(named[0])}.")
     return " ".join(told)
+
+
+def _why(point: FrontierPoint) -> str:
+    """What the policy says of a model, without the decision."""
+    return "" if point.verdict is None else point.verdict.sentence.partition(": ")[2]
 
 
 def _cut(point: FrontierPoint) -> str:

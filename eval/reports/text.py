@@ -67,8 +67,8 @@ def larger(interval: Mapping[str, float]) -> int:
 
 
 def certain(versus: Mapping[str, Any], name: str) -> int:
-    """As `larger`, of one of the differences; 0 where it is within the noise floor."""
-    return 0 if name in (versus.get("noise") or ()) else larger(versus[name])
+    """As `larger`, of one of the differences; 0 where it is within the noise floor, or where there is none."""
+    return 0 if name in (versus.get("noise") or ()) or versus[name] is None else larger(versus[name])
 
 
 _ACCURACY, _NLL, PER_BYTE = (
@@ -78,10 +78,14 @@ _ACCURACY, _NLL, PER_BYTE = (
 )
 
 
-def worst_nll(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The row whose answer NLL rose most, of those where it rose beyond doubt if there is one, else of all."""
-    sure = [row for row in rows if certain(row["versus"], PER_BYTE) > 0]
-    return max(sure or rows, key=lambda row: nll_change(row["versus"])["estimate"])
+def worst_nll(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row whose answer NLL rose most, of those where it rose beyond doubt if there is one, else of all.
+
+    None where no row's answers were scored.
+    """
+    scored = [row for row in rows if row["versus"][PER_BYTE] is not None]
+    sure = [row for row in scored if certain(row["versus"], PER_BYTE) > 0]
+    return max(sure or scored, key=lambda row: nll_change(row["versus"])["estimate"], default=None)
 
 
 def worst_accuracy(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -100,12 +104,12 @@ def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
     if not compared:
         return ""
     row, nll = worst_accuracy(compared), worst_nll(compared)
-    change, rise = row["versus"]["accuracy_difference"], nll_change(nll["versus"])
+    change = row["versus"]["accuracy_difference"]
     fell = certain(row["versus"], _ACCURACY) < 0
-    if not fell and certain(nll["versus"], PER_BYTE) > 0:
+    if not fell and nll is not None and certain(nll["versus"], PER_BYTE) > 0:
         return (
             "No loss of accuracy is beyond doubt, but right answers became less likely: "
-            f"most by {nll['model']} in {task_name(nll)}, {bits(rise, 'bits per byte')}."
+            f"most by {nll['model']} in {task_name(nll)}, {bits(nll_change(nll['versus']), 'bits per byte')}."
         )
     if change["estimate"] >= 0:
         return "No accuracy was lost in any domain, by the estimates."
@@ -122,7 +126,12 @@ def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
     if not compared:
         return ""
     accuracy, nll = worst_accuracy(compared), worst_nll(compared)
+    falls = sum(certain(row["versus"], _ACCURACY) < 0 for row in compared)
+    of = counted(len(compared), "row")
     fell = accuracy["versus"]["accuracy_difference"]["estimate"] < 0
+    if nll is None:
+        told = f"loses most accuracy in {task_name(accuracy)}" if fell else "loses no accuracy by the estimates"
+        return f"{model} {told}. A loss of accuracy is beyond doubt in {falls} of {of}."
     rose = nll["versus"]["answer_nll_bits_difference"]["estimate"] > 0
     if fell and rose and accuracy is nll:
         told = f"{model} loses most in {task_name(nll)}, by accuracy and by answer NLL."
@@ -134,9 +143,7 @@ def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
         told = f"{model} loses most accuracy in {task_name(accuracy)}, but right answers become no less likely."
     else:
         told = f"{model} loses nothing by the estimates."
-    falls = sum(certain(row["versus"], _ACCURACY) < 0 for row in compared)
     rises = sum(certain(row["versus"], _NLL) > 0 for row in compared)
-    of = counted(len(compared), "row")
     return f"{told} A loss of accuracy is beyond doubt in {falls} of {of}, a loss by answer NLL in {rises}."
 
 

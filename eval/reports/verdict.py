@@ -48,10 +48,10 @@ def _tiles(comparison: Record, label: str) -> list[Tile]:
     rows = [row for row in comparison["rows"] if row["model"] == label and row["versus"]]
     if rows:
         tiles.append(_accuracy_tile([row for row in rows if row["versus"]["full_above_chance"]]))
-        worst = worst_nll(rows)
-        noise = within(worst["versus"], PER_BYTE)
-        cell = change(nll_change(worst["versus"]), 1, 3, worse_above=True, noise=noise)
-        tiles.append(_tile("Answer NLL, worst domain, bits per byte", cell, task_name(worst)))
+        if (worst := worst_nll(rows)) is not None:
+            noise = within(worst["versus"], PER_BYTE)
+            cell = change(nll_change(worst["versus"]), 1, 3, worse_above=True, noise=noise)
+            tiles.append(_tile("Answer NLL, worst domain, bits per byte", cell, task_name(worst)))
     texts = [row for row in comparison["prose"] if row["model"] == label and row["difference"]]
     if texts:
         worst = max(texts, key=lambda row: row["difference"]["estimate"])

@@ -45,15 +45,23 @@ def originals(tmp_path):
     return folder
 
 
+@pytest.fixture
+def few_texts(sample_text, tmp_path):
+    """The first passages of the sample's prose."""
+    path = tmp_path / "few.jsonl"
+    path.write_text("".join(sample_text.read_text().splitlines(keepends=True)[:120]))
+    return path
+
+
 def changes(**settings):
     return [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
 
 
 @pytest.mark.slow
-def test_the_frontier_of_a_tiny_model(tiny_llama, sample_text, short_heldout, originals, tmp_path):
+def test_the_frontier_of_a_tiny_model(tiny_llama, few_texts, short_heldout, originals, tmp_path):
     out = tmp_path / "out"
     settings = changes(
-        model=tiny_llama, text=sample_text, heldout=short_heldout, originals=f"[{originals}]", out=out, sizes="1,2",
+        model=tiny_llama, text=few_texts, heldout=short_heldout, originals=f"[{originals}]", out=out, sizes="1,2",
         finalists=2, choose_tokens="1k", max_loss="50%", **SHORT,
     )  # fmt: skip
     succeed("recipe", "run", "frontier", *settings, "--no-budget", "--tidy")
@@ -75,11 +83,11 @@ def test_the_frontier_of_a_tiny_model(tiny_llama, sample_text, short_heldout, or
 
 
 @pytest.mark.slow
-def test_the_papers_figures_of_a_tiny_model(tiny_llama, sample_text, short_heldout, originals, tmp_path):
+def test_the_papers_figures_of_a_tiny_model(tiny_llama, few_texts, short_heldout, originals, tmp_path):
     out = tmp_path / "out"
     small = {name: value for name, value in SHORT.items() if name in load_recipe("unreasonable").settings}
     settings = changes(
-        model=tiny_llama, heal_text=sample_text, scan_text=short_heldout, originals=f"[{originals}]", out=out,
+        model=tiny_llama, heal_text=few_texts, scan_text=short_heldout, originals=f"[{originals}]", out=out,
         healed=2, **{**small, "sizes": "1-3", "shots": 2},
     )  # fmt: skip
     succeed("recipe", "run", "unreasonable", *settings, "--no-budget")
@@ -97,11 +105,11 @@ def test_the_papers_figures_of_a_tiny_model(tiny_llama, sample_text, short_heldo
 
 
 @pytest.mark.slow
-def test_regrow_goes_on_where_it_was_stopped(tiny_llama, sample_text, short_heldout, originals, tmp_path):
+def test_regrow_goes_on_where_it_was_stopped(tiny_llama, few_texts, short_heldout, originals, tmp_path):
     out = tmp_path / "out"
     settings = changes(
-        model=tiny_llama, text=sample_text, heldout=short_heldout, originals=f"[{originals}]", out=out, n=2,
-        quick="true", **{**SHORT, "tokens": "20k", "gains_rounds": 1},
+        model=tiny_llama, text=few_texts, heldout=short_heldout, originals=f"[{originals}]", out=out, n=2,
+        quick="true", **{**SHORT, "tokens": "8k", "gains_rounds": 1},
     )  # fmt: skip
     command = [sys.executable, "-m", "recipes", "run", "regrow", *settings, "--no-budget"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -14,8 +14,9 @@ from eval.questions.schema import format_questions, read_questions
 from eval.runs.files import read_lines
 from eval.runs.run import run
 from eval.runs.samples import hash_prompt
-from eval.settings import Questions, Settings, SweepSettings
+from eval.settings import Questions, Settings
 from eval.sweeps.run import sweep
+from eval.sweeps.settings import SweepSettings
 from prune.common.errors import RegrowthError, UsageError
 from tests.support.questions import question_of
 

@@ -80,6 +80,7 @@ def test_the_most_that_may_go_is_the_smallest_that_passes():
     words = most_in_words(points, "--max-loss 5%")
     assert "within --max-loss 5% is b, 3 layers less (3-4 and 7): 320 MiB" in words
     assert "20 % less" in words
+    assert "By it because of b." in words  # what was not judged stands there too
     assert "1.25 times the speed" in words
     assert "These questions cannot decide on c: because of c." in words
     assert "Beyond it is d (and 1 more): because of d." in words
