@@ -12,7 +12,7 @@ from prune.common.errors import UsageError
 from prune.common.options import MAX_MEMORY, Option
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.attention import HELP as ATTENTIONS
-from prune.models.loading import longest_row
+from prune.models.loading import longest_context
 from prune.models.precision import HELP as DTYPES
 from prune.scanning.settings import parse_batch_size
 
@@ -310,6 +310,6 @@ def check_length(config: Any, length: int) -> None:
     Raises:
         UsageError: they are.
     """
-    limit = longest_row(config)
+    limit = longest_context(config)
     if limit is not None and length > limit:
         raise UsageError(f"--length {length} is beyond the {limit} tokens that the model can read")

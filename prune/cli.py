@@ -127,7 +127,7 @@ def cut_command(
 
 
 @app.command("time")
-@takes(settings=settings_options(TimeSettings, defaults={"context": "4k"}), origin=ORIGIN)
+@takes(settings=settings_options(TimeSettings), origin=ORIGIN)
 def time_command(
     model: Model,
     settings: TimeSettings,

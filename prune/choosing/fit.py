@@ -93,7 +93,10 @@ class SpeedTarget:
             "target": self.factor,
             "of": self.part,
             "context": self.times.context,
+            "prompt": self.times.prompt,
             "sequences": self.times.sequences,
+            "rounds": self.times.rounds,
+            "whole": self.times.whole,
             "device": self.times.device,
             "dtype": self.times.dtype,
         }

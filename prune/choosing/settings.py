@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CHECKED = 4  # candidates that are checked by default
 FEWEST_TOKENS = 512  # of held-out text for a check; fewer tell nothing
 BITS = (16, 8, 4)  # of weights; 16: as stored
+USUAL_CONTEXT = 4000  # tokens; of a model that reads fewer, those
 Part = Literal["prefill", "decode"]
 _PANEL = "A target in the place of --n"
 
@@ -255,7 +256,13 @@ class TimeSettings:
         UsageError: a number that cannot be.
     """
 
-    context: Annotated[int, Option("Tokens of each prompt, 4k for 4,000.", typed=str, parse=parse_tokens)] = 4000
+    context: Annotated[
+        int | None,
+        Option(
+            "Tokens of each prompt, 4k for 4,000; less --new-tokens where the model reads no more.",
+            typed=str | None, parse=parse_tokens, shown="4k, or what the model reads",
+        ),
+    ] = None  # fmt: skip
     sequences: Annotated[int, Option("Prompts at once.")] = 1
     new_tokens: Annotated[int, Option("Tokens to write behind each prompt, in each round.")] = 16
     rounds: Annotated[int, Option("Rounds that count, each of one prefill and then the new tokens.")] = 5
@@ -271,5 +278,6 @@ class TimeSettings:
 
     def __post_init__(self) -> None:
         for name in ("context", "sequences", "new_tokens", "rounds"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} is not at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value} is not at least 1")

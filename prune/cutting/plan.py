@@ -87,8 +87,9 @@ class CutPlan(Artefact):
         "`of_retrieval_heads`, that go, and the share `protected`; `finalists`: which of the check's finalists a short "
         "healing took, in words; and with a target `fit` (`target`, `weights`, `cache`, `work` and `total` in bytes, "
         "`context`, `sequences`, `bits`, `chunk` of a prompt, `kinds` of layers) or `speed` (`target`, tokens a second "
-        "of `prefill` and `decode`, and the `ratio` of what it is `of`), each with a line for every size (`sizes`) and "
-        "the one that is `taken`"
+        "of `prefill` and `decode`, and the `ratio` of what it is `of`; `context`, tokens of each `prompt`, "
+        "`sequences`, `rounds`, `device`, `dtype`, whether the `whole` model was timed), each with a line for every "
+        "size (`sizes`) and the one that is `taken`"
     )
     config: dict[str, dict[str, Any]] = Field(description="fields of config.json that change: `before` and `after`")
     before: Size = Field(description="the weights of the source")
