@@ -165,7 +165,11 @@ def ways(full: Path, shape: Shape, room: int) -> dict[str, StationWay]:
 
 
 def run(station: Station, cap: int | None, mapped: int) -> dict[str, Any]:
-    """Run a station under its cap: the way it went, what it held, and seconds."""
+    """Run a station under its cap: the way it went, what it held, and seconds.
+
+    Args:
+        mapped: of a station that maps the files, bytes that the kernel counts though nothing holds them.
+    """
     program, *words = map(str, (*station.words, "--overwrite"))
     module = "eval" if program == "evaluate" else program
     done = run_capped(["-m", module, *words], cap=cap, mapped=mapped if station.maps else 0)
@@ -179,13 +183,15 @@ def run(station: Station, cap: int | None, mapped: int) -> dict[str, Any]:
     return {"measured": done.most, "seconds": done.seconds, "went": went, "refused": refused, "failed": failed}
 
 
-def library_bytes(program: str) -> int:
-    """Bytes that a program's libraries alone take."""
-    code = f"import os, {LIBRARIES[program]}\nfrom bench.shared.capped import held\nprint(held(os.getpid()))"
+def library_bytes(program: str) -> tuple[int, int]:
+    """Bytes that a program's libraries alone take, and those that they reserve beyond."""
+    code = f"import os, {LIBRARIES[program]}\nfrom bench.shared.capped import held, reserved"
+    code += "\nprint(held(os.getpid()), reserved(os.getpid()))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
     )
-    return int(done.stdout.split()[-1])
+    taken, counted = map(int, done.stdout.splitlines()[-1].split())
+    return taken, counted - taken
 
 
 def prepare(work: Path, shape: Shape) -> int:
@@ -242,16 +248,22 @@ def measure(work: Path, shape: Shape, *, tiny: bool) -> dict[str, Any]:
         station = stations(work, shape, told)[number]  # anew: a patch that was refused is passed over
         if station.name in passed:
             continue
-        below = libraries[station.words[0]]
+        below, beyond = libraries[station.words[0]]
         cap = size // SMALL_TIMES if station.small else shape.cap
         way = ways(work / "full", shape, cap if tiny else cap - below)[station.reckoned_as]
-        done = run(station, None if tiny else cap, size)
+        done = run(station, None if tiny else cap, size + beyond)
         rows.append({"station": station.name, "reckoned": below + way.memory, "way": way.way, "cap": cap, **done})
         print(row(rows[-1]), flush=True)
         if done["failed"]:
             break
         kept.write_text(json.dumps(rows))
-    return {"shape": asdict(shape), "layers": shape.layers, "weights": size, "libraries": libraries, "stations": rows}
+    return {
+        "shape": asdict(shape),
+        "layers": shape.layers,
+        "weights": size,
+        "libraries": {program: taken for program, (taken, _) in libraries.items()},
+        "stations": rows,
+    }
 
 
 def row(found: dict[str, Any]) -> str:

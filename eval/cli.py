@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from eval.depth.settings import DepthSettings
+from eval.foreign.settings import ForeignSettings
 from eval.gains.settings import GainsSettings
 from eval.options import asked_options, caching_options
-from eval.settings import ComparisonSettings, RunSettings, SweepSettings
+from eval.settings import ComparisonSettings, RunSettings
+from eval.sweeps.settings import SweepSettings
 from prune.common.options import settings_options, takes
 from prune.common.terminal import answer, make_app
 
@@ -105,28 +107,41 @@ def run(
 
 
 @app.command()
-@takes(settings=caching_options(ComparisonSettings), gains=settings_options(GainsSettings))
+@takes(
+    settings=caching_options(ComparisonSettings),
+    gains=settings_options(GainsSettings),
+    foreign=settings_options(ForeignSettings),
+)
 def compare(
     full: Annotated[str, typer.Argument(metavar="FULL", help="The model before the cut.")],
     others: Annotated[list[str], typer.Argument(metavar="OTHER...", help="Cut, healed and other versions of it.")],
     out: Annotated[Path, typer.Option(help="Folder for the bill: tables, figure, results and samples.")],
     settings: ComparisonSettings,
     gains: GainsSettings,
+    foreign: ForeignSettings,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask several models the same questions, and bill the difference to the first with error bars.
 
     A model may also be a folder that `evaluate run --out` made. Answers are kept: a model asked before is not asked
-    again, and an interrupted comparison goes on where it stopped.
+    again, and an interrupted comparison goes on where it stopped. With --from-lm-eval all are folders of lm-eval.
 
     Example: evaluate compare full/ pruned/ healed/ --data questions --domains medical,math --limit 100 --out bill
+
+    Example: evaluate compare --from-lm-eval runs/full runs/pruned --out bill
     """
     from eval.billing.verdict import exit_code
-    from eval.comparison import compare as work
     from eval.reports.terminal import comparison_table
 
-    comparison = work(full, others, settings, out=out, gains=gains, overwrite=overwrite)
+    if foreign.from_lm_eval:
+        from eval.lm_eval_comparison import compare_lm_eval
+
+        comparison = compare_lm_eval(full, others, settings, foreign, out=out, overwrite=overwrite)
+    else:
+        from eval.comparison import compare as work
+
+        comparison = work(full, others, settings, out=out, gains=gains, overwrite=overwrite)
     document = comparison.to_json()
     answer(document, lambda: comparison_table(document), as_json=as_json)
     if comparison.verdict is not None and (code := exit_code(comparison.verdict.decision)):

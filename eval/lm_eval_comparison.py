@@ -63,7 +63,14 @@ def compare_lm_eval(
         raise UsageError(f"--domains {unknown[0]}: the tasks of {full} are of no such domain; there are: {known}")
     domains = {name: tasks for name, tasks in domains.items() if name in (settings.domains or domains)}
     runs = [
-        as_result(replace(folder, notes=(*folder.notes, *notes)), label, first.tasks, domains, foreign.filter)
+        as_result(
+            replace(folder, notes=(*folder.notes, *notes)),
+            label,
+            first.tasks,
+            domains,
+            foreign.filter,
+            first=folder is first,
+        )
         for folder, notes, label in zip(folders, told, labels, strict=True)
     ]
     if settings.policy is not None and policy is not None:

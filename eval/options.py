@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from eval.depth.settings import DepthSettings
-from eval.settings import Questions, Settings, SweepSettings, default_cache
+from eval.settings import Questions, Settings, default_cache
+from eval.sweeps.settings import SweepSettings
 from prune.common.options import Options, settings_options
 
 _NoCache = Annotated[

@@ -30,7 +30,6 @@ TOP = 20  # heads that are taken out
 
 _asks = partial(Option, panel="Questions")
 _computes = partial(Option, panel="Model and memory")
-_cuts = partial(Option, panel="Cuts")
 _hides = partial(Option, panel="Needles")
 _removes = partial(Option, panel="Heads taken out")
 _repeats = partial(Option, panel="Noise floor")
@@ -75,10 +74,6 @@ def _texts(texts: str | Iterable[str]) -> tuple[str, ...]:
 
 def _labels(labels: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(labels.split(",") if isinstance(labels, str) else labels)
-
-
-def _paths(paths: Iterable[str | Path]) -> tuple[Path, ...]:
-    return tuple(map(Path, paths))
 
 
 def _names(help: str, option: str) -> Option:
@@ -354,35 +349,6 @@ class ComparisonSettings(Settings):
             raise UsageError("--noise-dtype is of the noise floor; leave out --no-noise")
         if self.policy is not None and self.max_loss is not None:
             raise UsageError("--max-loss is the short form of a --policy; give one of the two")
-
-
-@dataclass(frozen=True)
-class SweepSettings(Questions):
-    """Which cuts of a model `evaluate sweep` asks, and which questions."""
-
-    scan: Annotated[Path | None, _cuts("scan.json of this model, for --starts best.", parse=Path)] = None
-    sizes: Annotated[str, _cuts("How many layers to drop, as 0-15 or 4,8,12.")] = "0-15"
-    starts: Annotated[
-        str | None, _cuts("best (of the scan), deepest, all, or start layers as 3,7,10-12; best where there is a scan.")
-    ] = None
-    adapters: Annotated[
-        tuple[Path, ...],
-        _cuts(
-            "Healing adapter that sits after its cut alone: one variant more; repeatable.",
-            flag="--adapter",
-            typed=list[Path] | None,
-            parse=_paths,
-        ),
-    ] = ()
-    batch_tokens: Annotated[
-        int | None, Option("Tokens of one batch; halved where memory runs out.", shown="1024; on CUDA 8192")
-    ] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_asks()
-        if self.batch_tokens is not None and self.batch_tokens < SHORTEST:
-            raise UsageError(f"--batch-tokens {self.batch_tokens} is too few; use {SHORTEST} or more")
 
 
 def _check_known(option: str, given: str, known: Iterable[str]) -> None:

@@ -87,6 +87,8 @@ def test_the_commands_for_a_model_of_ones_own_run_as_written(small_world, monkey
             )  # with a layer before the best block
             continue
         options = smaller.get(command, [])
+        if "--fit" in words:
+            options = shlex.split("--fit 1400KB --context 64 --prefill-chunk 32 --text prose.jsonl --check 0")
         words = [str(small_world / "model") if w == HUB_ID else w for w in words]
         for name in options[::2]:  # the last of a repeated option counts for a reader, so drop README's own
             if name in words:
@@ -100,6 +102,14 @@ def test_the_commands_for_a_model_of_ones_own_run_as_written(small_world, monkey
             assert done.exit_code == 0, f"{words}\n{done.stdout}\n{done.stderr}"
         ran.append(command)
     healing = ["heal budget", "heal patch", "heal distill", "heal merge"]
-    assert ran == ["prune scan", "evaluate sweep", "evaluate depth", "prune cut", *healing, "evaluate compare"]
+    assert ran == [
+        "prune scan",
+        "evaluate sweep",
+        "evaluate depth",
+        "prune cut",
+        "prune cut",
+        *healing,
+        "evaluate compare",
+    ]
     assert (small_world / "scan.png").exists()
     assert "healed" in (small_world / "bill/comparison.md").read_text()

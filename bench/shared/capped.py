@@ -2,7 +2,8 @@
 
 The kernel: RLIMIT_DATA counts what is private and may be written (heap, anonymous maps, the libraries' own), whether
 it is used or not. It also counts a file that is mapped privately, as safetensors maps checkpoints, though no page of
-it is the process's own: a command that does so is given the files' size on top.
+it is the process's own, and the address space that an allocator only reserves: a command with these is given their
+size on top.
 
 The watcher: it adds up the anonymous and shared pages that are resident (RssAnon, RssShmem) in the command and the
 processes that it started, every few milliseconds, and kills them when they pass the cap. Pages of files are left out:
@@ -26,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
-_PAUSE = 0.005  # seconds between two looks
+_PAUSE = 0.01  # seconds between two looks
 # glibc keeps freed blocks of up to 32 MiB, in pieces that fit nothing; with this it gives every block back at once.
 _GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 
@@ -51,7 +52,7 @@ def run_capped(words: Sequence[str], *, cap: int | None, mapped: int = 0) -> Out
     """Run `python WORDS` under a cap in bytes; None: it is only watched.
 
     Args:
-        mapped: bytes of the files that it maps privately at once.
+        mapped: bytes that the kernel counts though it does not hold them: files mapped privately, reserved space.
     """
     limit = None if cap is None else cap + mapped
     keep = None if limit is None else partial(resource.setrlimit, resource.RLIMIT_DATA, (limit, limit))
@@ -84,6 +85,11 @@ def held_by_all(process: int) -> int:
 def held(process: int) -> int:
     """Bytes of a process that are resident and of no file; 0 where it has ended."""
     return _kilobytes(f"/proc/{process}/status", "RssAnon:", "RssShmem:") << 10
+
+
+def reserved(process: int) -> int:
+    """Bytes of a process that RLIMIT_DATA counts, held or not."""
+    return _kilobytes(f"/proc/{process}/status", "VmData:") << 10
 
 
 def _family(process: int) -> Iterator[int]:

@@ -33,7 +33,7 @@ _ROWS = (
     "`accuracy_raw_difference`, `answer_nll_bits_difference` (per answer), `answer_nll_bits_per_byte_difference` (of "
     "the right answers, for comparing domains), `mcnemar_p`, `mcnemar_p_holm` (corrected over the rows of one model), "
     "`lost`, `gained`, `retained_above_chance` (or null), `retained_interval` (null where it has no end), "
-    "`full_above_chance`"
+    "`full_above_chance`. NLLs are null where answers were generated and not scored, as in runs that lm-eval made"
 )
 _PROSE = (
     "one per text (`text`) and model: `bits_per_byte`, `nats_per_token`, `windows`, `difference_bits_per_byte` and "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from eval.asking.tasks import TaskPlan
@@ -37,7 +37,7 @@ class Versus:
 
     accuracy_difference: Interval
     accuracy_raw_difference: Interval
-    answer_nll_bits_difference: Interval
+    answer_nll_bits_difference: Interval | None
     mcnemar_p: float
     mcnemar_p_holm: float
     lost: int
@@ -45,7 +45,7 @@ class Versus:
     retained_above_chance: float | None
     retained_interval: Interval | None
     full_above_chance: bool
-    answer_nll_bits_per_byte_difference: Interval
+    answer_nll_bits_per_byte_difference: Interval | None
     noise: tuple[str, ...] | None = None
 
 
@@ -54,7 +54,8 @@ class DomainRow:
     """The bill of one model on one domain under one protocol; `docs/formats.md` tells the fields.
 
     `accuracy` is of the reported verdict (acc_norm for choices, exact match for numbers), with Wilson's interval;
-    `accuracy_raw` of the choice by plain log-likelihood.
+    `accuracy_raw` of the choice by plain log-likelihood. NLLs are None where no answer was scored: so it is with texts
+    that another program had generated.
     """
 
     domain: str
@@ -66,7 +67,7 @@ class DomainRow:
     chance: float
     accuracy: Interval
     accuracy_raw: float
-    answer_nll_bits: float
+    answer_nll_bits: float | None
     unparseable: float
     versus: Versus | None
     answer_bytes: float
@@ -112,7 +113,7 @@ def bill(plan: TaskPlan, model: str, samples: Sequence[Sample], full: Sequence[S
         chance=plan.chance,
         accuracy=_accuracy(samples),
         accuracy_raw=sum(s.correct_raw for s in samples) / n,
-        answer_nll_bits=sum(map(answer_nll, samples)) / n,
+        answer_nll_bits=sum(map(answer_nll, samples)) / n if scored(samples) else None,
         unparseable=sum(not s.parsed for s in samples) / n,
         versus=None if full is None else _versus(full, samples, plan.chance, sizes),
         answer_bytes=sum(sizes[s.id] for s in samples) / n,
@@ -123,13 +124,17 @@ def _versus(full: Sequence[Sample], samples: Sequence[Sample], chance: float, si
     units = [s.unit for s in full]
     before, after = [s.correct for s in full], [s.correct for s in samples]
     raw = [s.correct_raw for s in full], [s.correct_raw for s in samples]
-    nll = [answer_nll(s) for s in full], [answer_nll(s) for s in samples]
+    per_answer = per_byte = None
+    if scored([*full, *samples]):
+        nll = [answer_nll(s) for s in full], [answer_nll(s) for s in samples]
+        per_answer = paired_mean_difference(*nll, units)
+        per_byte = paired_ratio_difference(*nll, [sizes[s.id] for s in full], units)
     lost, gained = flips(before, after)
     p = mcnemar_exact(lost, gained)
     return Versus(
         accuracy_difference=accuracy_difference(before, after, units),
         accuracy_raw_difference=accuracy_difference(*raw, units),
-        answer_nll_bits_difference=paired_mean_difference(*nll, units),
+        answer_nll_bits_difference=per_answer,
         mcnemar_p=p,
         mcnemar_p_holm=p,
         lost=lost,
@@ -137,7 +142,7 @@ def _versus(full: Sequence[Sample], samples: Sequence[Sample], chance: float, si
         retained_above_chance=retained_above_chance(sum(after) / len(after), sum(before) / len(before), chance),
         retained_interval=retained_interval(before, after, chance, units),
         full_above_chance=_accuracy(full).low > chance,
-        answer_nll_bits_per_byte_difference=paired_ratio_difference(*nll, [sizes[s.id] for s in full], units),
+        answer_nll_bits_per_byte_difference=per_byte,
     )
 
 
@@ -156,6 +161,11 @@ def corrected(rows: Sequence[DomainRow]) -> list[DomainRow]:
         row if row.versus is None else replace(row, versus=replace(row.versus, mcnemar_p_holm=next(values[row.model])))
         for row in rows
     ]
+
+
+def scored(samples: Iterable[Sample]) -> bool:
+    """Whether the right answers were scored; False where they were generated, one and all."""
+    return any(sample.answer_nll_bits is not None for sample in samples)
 
 
 def answer_nll(sample: Sample) -> float:

@@ -24,10 +24,10 @@ class Interaction:
     protocol: str
     domains: tuple[str, str]
     accuracy: Interval
-    answer_nll_bits: Interval
+    answer_nll_bits: Interval | None
     at_chance: tuple[str, ...]
     shared: int
-    answer_nll_bits_per_byte: Interval
+    answer_nll_bits_per_byte: Interval | None
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,16 @@ def _interaction(
     pairs = [list(zip(*side, strict=True)) for side in sides]
     units = [[sample.unit for sample in before] for before, _ in sides]
     verdicts = [[float(a.correct) - float(b.correct) for b, a in answers] for answers in pairs]
-    bits = [[answer_nll(a) - answer_nll(b) for b, a in answers] for answers in pairs]
-    rates = [side.answer_nll_bits_per_byte_difference for side in versus]
-    beyond = [  # what is left of each question's change beyond its bytes times the rate
-        [change - rate.estimate * plan.answer_bytes[b.id] for change, (b, _) in zip(changes, answers, strict=True)]
-        for plan, rate, changes, answers in zip(plans, rates, bits, pairs, strict=True)
-    ]
+    per_answer = per_byte = None
+    rates = [rate for side in versus if (rate := side.answer_nll_bits_per_byte_difference) is not None]
+    rises = [rise for side in versus if (rise := side.answer_nll_bits_difference) is not None]
+    if len(rates) == len(rises) == len(plans):
+        bits = [[answer_nll(a) - answer_nll(b) for b, a in answers] for answers in pairs]
+        beyond = [  # what is left of each question's change beyond its bytes times the rate
+            [change - rate.estimate * plan.answer_bytes[b.id] for change, (b, _) in zip(changes, answers, strict=True)]
+            for plan, rate, changes, answers in zip(plans, rates, bits, pairs, strict=True)
+        ]
+        per_answer, per_byte = _difference(rises, bits, units), _difference(rates, beyond, units)
     ids = [{sample.id for sample in before} for before, _ in sides]
     domains = (plans[0].domain, plans[1].domain)
     return Interaction(
@@ -78,10 +82,10 @@ def _interaction(
         protocol=plans[0].protocol,
         domains=domains,
         accuracy=_difference([side.accuracy_difference.negated for side in versus], verdicts, units),
-        answer_nll_bits=_difference([side.answer_nll_bits_difference for side in versus], bits, units),
+        answer_nll_bits=per_answer,
         at_chance=tuple(d for d, side in zip(domains, versus, strict=True) if not side.full_above_chance),
         shared=len(ids[0] & ids[1]),
-        answer_nll_bits_per_byte=_difference(rates, beyond, units),
+        answer_nll_bits_per_byte=per_byte,
     )
 
 

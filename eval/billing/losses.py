@@ -80,9 +80,9 @@ def of_domains(rows: Sequence[DomainRow]) -> Iterator[Loss]:
             lost, blind = versus.accuracy_difference.negated, not versus.full_above_chance
             noise = "accuracy_difference" in (versus.noise or ())
             yield Loss(row.model, row.domain, row.protocol, "accuracy", lost, row.n, blind, room, noise)
-            lost = versus.answer_nll_bits_per_byte_difference
-            noise = "answer_nll_bits_per_byte_difference" in (versus.noise or ())
-            yield Loss(row.model, row.domain, row.protocol, "answer_bits_per_byte", lost, row.n, noise=noise)
+            if (rise := versus.answer_nll_bits_per_byte_difference) is not None:
+                noise = "answer_nll_bits_per_byte_difference" in (versus.noise or ())
+                yield Loss(row.model, row.domain, row.protocol, "answer_bits_per_byte", rise, row.n, noise=noise)
 
 
 def of_thinking(rows: Sequence[ThinkingRow]) -> Iterator[Loss]:

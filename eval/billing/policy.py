@@ -240,17 +240,31 @@ def read_policy(path: str | Path) -> Policy:
     import yaml
 
     try:
-        document = yaml.safe_load(Path(path).read_text("utf-8"))
+        text = Path(path).read_text("utf-8")
+        twice = _repeated(yaml.compose(text, Loader=yaml.SafeLoader))
+        document = yaml.safe_load(text)
     except OSError as error:
         raise RegrowthError(f"--policy {path} cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise RegrowthError(f"--policy {path} is not YAML ({first_line(error)})") from None
+    if twice is not None:  # YAML would take the last one in silence
+        raise RegrowthError(f"--policy {path}:{twice.start_mark.line + 1}: {twice.value} stands there twice")
     if not isinstance(document, dict):
         raise RegrowthError(f"--policy {path} is no mapping; it takes {', '.join(Policy.model_fields)}")
     try:
         return Policy.model_validate(document)
     except ValidationError as error:
         raise RegrowthError(f"--policy {path}: {_fault(error)}") from None
+
+
+def _repeated(node: Any) -> Any:
+    """The first key of a YAML tree that stands twice in its mapping; None where none does."""
+    parts = node.value if node is not None and isinstance(node.value, list) else []
+    pairs = [part for part in parts if isinstance(part, tuple)]
+    keys = [key.value for key, _ in pairs]
+    own = (key for number, (key, _) in enumerate(pairs) if key.value in keys[:number])
+    inner = (_repeated(part[1] if isinstance(part, tuple) else part) for part in parts)
+    return next((found for found in (*own, *inner) if found is not None), None)
 
 
 def _fault(error: ValidationError) -> str:

@@ -142,7 +142,7 @@ def _question(task: str, row: Row, name: str) -> Question:
 
 
 def _choices(row: Row) -> list[str]:
-    """What a multiple-choice sample scored: the continuations, or the contexts where these differ; [] for no such one."""
+    """What a multiple-choice sample scored: the continuations, or the contexts where these differ; else []."""
     asked = requests(row)
     if "acc_mutual_info" in row:  # each choice once more, without its question
         asked = asked[: len(asked) // 2]

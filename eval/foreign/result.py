@@ -10,7 +10,7 @@ from typing import Any
 from eval.asking.lm_eval_tasks import LoggedAnswer
 from eval.asking.tasks import TaskPlan
 from eval.foreign.answers import Answer, TaskAnswers, by_filter, read_task
-from eval.foreign.folder import LoggedRun, hashes
+from eval.foreign.folder import LoggedRun, hashes, leaves
 from eval.questions.schema import cluster_of
 from eval.runs.samples import RunResult, Sample
 from eval.settings import PROTOCOLS
@@ -29,7 +29,13 @@ def read_answers(run: LoggedRun, tasks: Sequence[str], wanted: str | None) -> di
 
 
 def as_result(
-    run: LoggedRun, label: str, tasks: Sequence[str], domains: Mapping[str, Sequence[str]], wanted: str | None = None
+    run: LoggedRun,
+    label: str,
+    tasks: Sequence[str],
+    domains: Mapping[str, Sequence[str]],
+    wanted: str | None = None,
+    *,
+    first: bool = True,
 ) -> RunResult:
     """What the model of a folder answered to some tasks.
 
@@ -37,20 +43,21 @@ def as_result(
         tasks: those that are billed, which the full model has.
         domains: domain -> some of these tasks.
         wanted: the filter that counts where a task has several.
+        first: whether this is the full model, whose notes are told of what all runs have in common.
 
     Raises:
         UsageError, RegrowthError: as of `read_task`.
     """
     read = read_answers(run, tasks, wanted)
-    notes = [*run.notes, *(note for answers in read.values() for note in answers.notes)]
     placed = {task for some in domains.values() for task in some}
+    common = [note for answers in read.values() for note in answers.notes]
     if lone := [task for task in tasks if task not in placed]:
-        notes.append(f"{', '.join(lone)}: of no domain, and among lm-eval's tasks alone; --mapping puts them in one")
+        common.append(f"{', '.join(lone)}: of no domain, and among lm-eval's tasks alone; --mapping puts them in one")
     plans: list[TaskPlan] = []
     samples: list[Sample] = []
     for domain, protocol, answers in _parts(read, domains):
         if len({cluster_of(answer.question) for answer in answers}) < _FEWEST:
-            notes.append(f"{domain} {protocol}: one question is too little for an interval: left out")
+            common.append(f"{domain} {protocol}: one question is too little for an interval: left out")
             continue
         if not all(a.answer_nll_bits is not None for a in answers):
             answers = [replace(answer, answer_nll_bits=None) for answer in answers]
@@ -68,7 +75,7 @@ def as_result(
         seconds=float(run.facts.get("total_evaluation_time_seconds") or 0.0),
         tokens=0,
         truncated=0,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys([*run.notes, *(common if first else [])])),
         asked=sum(len(run.samples[task]) for task in tasks),
         logged=tuple(_logged(run, tasks)),
     )
@@ -125,8 +132,6 @@ def _plain(value: Any) -> bool:
 
 def _only(harness: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
     """lm-eval's results of some tasks, and of the groups that are made of them alone."""
-    from eval.foreign.folder import leaves
-
     parts = harness["group_subtasks"]
     groups = [group for group in harness["groups"] if set(leaves(parts, group)) <= set(tasks)]
     kept = {*tasks, *groups}

@@ -88,6 +88,8 @@ def plan_gains(
         )
         for label, source in sources.items()
     }
+    if asked.backend == "vllm":
+        notes.append("speed and memory are those of transformers, and not of vLLM, which was asked the questions")
     if others := [label for label, how in _judged(models, stored, asked).items() if how not in (AS_STORED, NF4)]:
         notes.append(f"{', '.join(others)}: measured as stored, while vLLM judged other weights")
     return GainsPlan(

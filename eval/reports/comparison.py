@@ -43,12 +43,16 @@ def domains_section(comparison: Record) -> Section | None:
     legend = [Key(label, key(i)) for i, label in enumerate(others)]
     legend += [Key("noise", noise_key())] if floors_by_task else []
     for what, scale, title, axis, say in charts:
-        groups = [
-            replace(_group(rows, row, others, what, scale), noise=_noise(floors_by_task, row, what, scale))
-            for row in rows
-            if row["versus"] is None
+        told = [
+            f"{task_name(r)}, {r['model']}: {say(r['versus'][what])}" for r in rows if (r["versus"] or {}).get(what)
         ]
-        told = [f"{task_name(r)}, {r['model']}: {say(r['versus'][what])}" for r in rows if r["versus"]]
+        if not told:  # answers that nobody scored
+            continue
+        groups = [
+            replace(group, noise=_noise(floors_by_task, row, what, scale))
+            for row in rows
+            if row["versus"] is None and (group := _group(rows, row, others, what, scale)).dots
+        ]
         described = f"{title} against {full}, {axis}. " + "; ".join(told) + "." + _bands(groups)
         figures.append(Figure(title, forest(what.replace("_", "-"), title, described, axis, groups)))
     return Section(
@@ -75,7 +79,7 @@ def _bands(groups: Sequence[DotGroup]) -> str:
 
 
 def _group(rows: Sequence[Record], first: Record, others: list[str], what: str, scale: float) -> DotGroup:
-    compared = [row for row in rows if task_name(row) == task_name(first) and row["versus"]]
+    compared = [row for row in rows if task_name(row) == task_name(first) and (row["versus"] or {}).get(what)]
     dots = [
         Dot(
             others.index(row["model"]),
@@ -87,7 +91,7 @@ def _group(rows: Sequence[Record], first: Record, others: list[str], what: str, 
     if what == "accuracy_difference":
         before = f"{100 * first['accuracy']['estimate']:.0f} %, chance {100 * first['chance']:.0f} %"
     else:
-        before = f"{plain(first['answer_nll_bits'], 1)} bits"
+        before = "" if first["answer_nll_bits"] is None else f"{plain(first['answer_nll_bits'], 1)} bits"
     return DotGroup(task_name(first), f"n = {first['n']}, before {before}", tuple(dots))
 
 

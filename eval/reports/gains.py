@@ -144,8 +144,10 @@ def _loss(rows: Sequence[Record]) -> str:
 
 def _is_noise(row: Record) -> bool:
     """Whether nothing that the row could lose is more than noise."""
-    measures = ["accuracy_difference", PER_BYTE] if row["versus"]["full_above_chance"] else [PER_BYTE]
-    return all(within(row["versus"], measure) for measure in measures)
+    versus = row["versus"]
+    measures = ["accuracy_difference"] if versus["full_above_chance"] else []
+    measures += [PER_BYTE] if versus[PER_BYTE] is not None else []
+    return bool(measures) and all(within(versus, measure) for measure in measures)
 
 
 def _of_ratio(key: str, shown: Shown) -> Shown:

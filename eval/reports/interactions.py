@@ -19,7 +19,7 @@ def in_words(row: Record) -> str:
     """Which of the two domains lost more, by which measure, and what accuracy cannot say."""
     sides = {
         "accuracy": 0 if row["at_chance"] else larger(row["accuracy"]),
-        "answer NLL": larger(row["answer_nll_bits_per_byte"]),
+        "answer NLL": larger(row["answer_nll_bits_per_byte"]) if row["answer_nll_bits_per_byte"] else 0,
     }
     more = {name: row["domains"][0 if side > 0 else 1] for name, side in sides.items() if side}
     blind = f"; {listed(row['at_chance'])} at chance before the cut" if row["at_chance"] else ""
@@ -76,8 +76,8 @@ def clearest(rows: Sequence[Record], keys: Sequence[str]) -> list[Record]:
         return list(rows)
 
     def clearness(row: Record) -> float:
-        intervals = [row[key] for key in keys]
+        intervals = [row[key] for key in keys if row[key]]
         return max(abs(i["estimate"]) / (i["high"] - i["low"]) if i["high"] > i["low"] else 0.0 for i in intervals)
 
-    clear = [row for row in rows if any(larger(row[key]) for key in keys)]
+    clear = [row for row in rows if any(larger(row[key]) for key in keys if row[key])]
     return sorted(clear, key=clearness, reverse=True)[:SHOWN]

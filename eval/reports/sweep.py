@@ -12,7 +12,7 @@ from eval.reports.maps import block_map
 from eval.reports.model import Figure, Key, Section
 from eval.reports.noise import band_over
 from eval.reports.tables import QUESTIONS, N, change, count, field, headings, number, prose_table, score
-from eval.reports.text import bits, counted, first_losses, listed, nll_change, onset, task_name
+from eval.reports.text import bits, counted, first_losses, listed, onset, task_name
 from prune.common.svg import chance_key, key, noise_key
 from prune.common.tables import Cell, Column, Table
 
@@ -20,6 +20,7 @@ Record = Mapping[str, Any]
 
 TOGETHER = 5  # lines that one chart holds legibly; more stand in a chart of their own each
 _ACCURACY, _NLL = "accuracy_difference", "answer_nll_bits_difference"
+_PER_BYTE = "answer_nll_bits_per_byte_difference"
 _MEASURES = (
     ("accuracy", "accuracy, % of questions", "Accuracy"),
     ("answer_greedy", "answers that greedy decoding would give, %", "Right first choices"),
@@ -321,7 +322,7 @@ def sweep_sentence(sweep: Record) -> str:
     if not last:
         return ""
     sure = [pair for pair in last if pair[1][_NLL]["low"] > 0]
-    worst, point = max(sure or last, key=lambda pair: nll_change(pair[1])["estimate"])
+    worst, point = max(sure or last, key=lambda pair: pair[1][_PER_BYTE]["estimate"])
     size, change = counted(point["size"], "layer"), point[_NLL]
     if not sure:
         return (

@@ -133,7 +133,7 @@ _SCORES = (
         "NLL, bits",
         "−log₂ p(right answer | question), mean per answer; longer answers have more, so rows of two domains do not "
         "compare; it moves where accuracy sits at chance",
-        lambda row: number(row["answer_nll_bits"], 2),
+        _optional("answer_nll_bits", lambda bits: number(bits, 2)),
     ),
     field(
         "Unparsed, %",
@@ -353,7 +353,7 @@ _INTERACTIONS = (
         "NLL, bits per byte",
         "bits of answer NLL gained per byte of the right answers, whose lengths differ from domain to domain; "
         "intervals are not corrected for the number of pairs",
-        lambda row: difference(row["answer_nll_bits_per_byte"], 1, 3),
+        _optional("answer_nll_bits_per_byte", lambda change: difference(change, 1, 3)),
     ),
     field("In words", "", lambda row: Cell(in_words(row)), words=True),
 )

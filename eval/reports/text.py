@@ -67,21 +67,21 @@ def larger(interval: Mapping[str, float]) -> int:
 
 
 def certain(versus: Mapping[str, Any], name: str) -> int:
-    """As `larger`, of one of the differences; 0 where it is within the noise floor."""
-    return 0 if name in (versus.get("noise") or ()) else larger(versus[name])
+    """As `larger`, of one of the differences; 0 where it is within the noise floor, or where there is none."""
+    return 0 if name in (versus.get("noise") or ()) or versus[name] is None else larger(versus[name])
 
 
-_ACCURACY, _NLL, PER_BYTE = (
-    "accuracy_difference",
-    "answer_nll_bits_difference",
-    "answer_nll_bits_per_byte_difference",
-)
+_ACCURACY, PER_BYTE = "accuracy_difference", "answer_nll_bits_per_byte_difference"
 
 
-def worst_nll(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The row whose answer NLL rose most, of those where it rose beyond doubt if there is one, else of all."""
-    sure = [row for row in rows if certain(row["versus"], PER_BYTE) > 0]
-    return max(sure or rows, key=lambda row: nll_change(row["versus"])["estimate"])
+def worst_nll(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row whose answer NLL rose most, of those where it rose beyond doubt if there is one, else of all.
+
+    None where no row's answers were scored.
+    """
+    scored = [row for row in rows if row["versus"][PER_BYTE] is not None]
+    sure = [row for row in scored if certain(row["versus"], PER_BYTE) > 0]
+    return max(sure or scored, key=lambda row: nll_change(row["versus"])["estimate"], default=None)
 
 
 def worst_accuracy(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -100,12 +100,12 @@ def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
     if not compared:
         return ""
     row, nll = worst_accuracy(compared), worst_nll(compared)
-    change, rise = row["versus"]["accuracy_difference"], nll_change(nll["versus"])
+    change = row["versus"]["accuracy_difference"]
     fell = certain(row["versus"], _ACCURACY) < 0
-    if not fell and certain(nll["versus"], PER_BYTE) > 0:
+    if not fell and nll is not None and certain(nll["versus"], PER_BYTE) > 0:
         return (
             "No loss of accuracy is beyond doubt, but right answers became less likely: "
-            f"most by {nll['model']} in {task_name(nll)}, {bits(rise, 'bits per byte')}."
+            f"most by {nll['model']} in {task_name(nll)}, {bits(nll_change(nll['versus']), 'bits per byte')}."
         )
     if change["estimate"] >= 0:
         return "No accuracy was lost in any domain, by the estimates."
@@ -114,30 +114,6 @@ def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
     else:
         sure = f"its {'whole 95 % interval is a loss' if fell else '95 % interval includes no change'}"
     return f"{row['model']} loses most accuracy in {task_name(row)}: {points(change)}; {sure}."
-
-
-def summary(rows: Sequence[Mapping[str, Any]], model: str) -> str:
-    """Where one model lost most, by accuracy and by answer NLL, and in how many rows that is beyond doubt; or ""."""
-    compared = [row for row in rows if row["model"] == model and row["versus"]]
-    if not compared:
-        return ""
-    accuracy, nll = worst_accuracy(compared), worst_nll(compared)
-    fell = accuracy["versus"]["accuracy_difference"]["estimate"] < 0
-    rose = nll["versus"]["answer_nll_bits_difference"]["estimate"] > 0
-    if fell and rose and accuracy is nll:
-        told = f"{model} loses most in {task_name(nll)}, by accuracy and by answer NLL."
-    elif fell and rose:
-        told = f"{model} loses most accuracy in {task_name(accuracy)}; right answers suffer most in {task_name(nll)}."
-    elif rose:
-        told = f"{model} loses no accuracy, but right answers become less likely, most in {task_name(nll)}."
-    elif fell:
-        told = f"{model} loses most accuracy in {task_name(accuracy)}, but right answers become no less likely."
-    else:
-        told = f"{model} loses nothing by the estimates."
-    falls = sum(certain(row["versus"], _ACCURACY) < 0 for row in compared)
-    rises = sum(certain(row["versus"], _NLL) > 0 for row in compared)
-    of = counted(len(compared), "row")
-    return f"{told} A loss of accuracy is beyond doubt in {falls} of {of}, a loss by answer NLL in {rises}."
 
 
 def first_losses(curve: Mapping[str, Any], *, what: str) -> str:

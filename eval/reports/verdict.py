@@ -10,7 +10,7 @@ from eval.reports.model import ModelTop, PageTop, Tile
 from eval.reports.noise import noise_line, nothing_lost
 from eval.reports.sweep import sweep_sentence
 from eval.reports.tables import change, within
-from eval.reports.text import NONE, PER_BYTE, nll_change, summary, task_name, worst_accuracy, worst_loss, worst_nll
+from eval.reports.text import NONE, PER_BYTE, nll_change, task_name, worst_accuracy, worst_loss, worst_nll
 from eval.reports.weights import all_as_stored, weights_line
 from prune.common.tables import Cell
 
@@ -21,8 +21,8 @@ def comparison_top(comparison: Record) -> PageTop:
     """What a reader in a hurry needs, in plain words and three numbers a model."""
     rows, verdict = comparison["rows"], comparison["verdict"]
     others = [model["label"] for model in comparison["models"][1:]]
-    found = (nothing_lost(comparison, label) or summary(rows, label) for label in others)
-    sentences = tuple(filter(None, (*found, noise_line(comparison))))
+    same = (nothing_lost(comparison, label) for label in others)
+    sentences = tuple(filter(None, (*same, noise_line(comparison))))
     sentences += () if all_as_stored(comparison) else (weights_line(comparison),)
     models = tuple(
         ModelTop(label, gain, cost, tuple(_tiles(comparison, label))) for label, gain, cost in both_lines(comparison)
@@ -48,10 +48,10 @@ def _tiles(comparison: Record, label: str) -> list[Tile]:
     rows = [row for row in comparison["rows"] if row["model"] == label and row["versus"]]
     if rows:
         tiles.append(_accuracy_tile([row for row in rows if row["versus"]["full_above_chance"]]))
-        worst = worst_nll(rows)
-        noise = within(worst["versus"], PER_BYTE)
-        cell = change(nll_change(worst["versus"]), 1, 3, worse_above=True, noise=noise)
-        tiles.append(_tile("Answer NLL, worst domain, bits per byte", cell, task_name(worst)))
+        if (worst := worst_nll(rows)) is not None:
+            noise = within(worst["versus"], PER_BYTE)
+            cell = change(nll_change(worst["versus"]), 1, 3, worse_above=True, noise=noise)
+            tiles.append(_tile("Answer NLL, worst domain, bits per byte", cell, task_name(worst)))
     texts = [row for row in comparison["prose"] if row["model"] == label and row["difference"]]
     if texts:
         worst = max(texts, key=lambda row: row["difference"]["estimate"])

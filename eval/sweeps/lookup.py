@@ -153,6 +153,7 @@ def requests_of(task: AnswerTask, scorer: Scorer, prompting: Prompting) -> list[
         rank=0,
         world_size=1,
         apply_chat_template=prompting.chat,
+        fewshot_as_multiturn=prompting.chat,  # as in lm-eval's simple_evaluate, by which models are compared
         chat_template=scorer.apply_chat_template if prompting.chat else None,
         tokenizer_name=scorer.tokenizer_name if prompting.chat else "",
     )
@@ -185,6 +186,7 @@ def read(tasks: Sequence[AnswerTask], answers: LM, prompting: Prompting) -> dict
         bootstrap_iters=1,  # all our metrics are means, whose standard error is in closed form
         log_samples=True,
         apply_chat_template=prompting.chat,
+        fewshot_as_multiturn=prompting.chat,
     )
     return results
 

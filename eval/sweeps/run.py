@@ -17,9 +17,9 @@ from eval.billing.sweep import Cost, VariantProse
 from eval.runs.as_stored import measure_stored
 from eval.runs.prose import Prose, draw_prose
 from eval.runs.run import wants_chat
-from eval.settings import SweepSettings
 from eval.sweeps.healed import Healed, attach, read_healed
 from eval.sweeps.plan import SweepPlan, plan_sweep
+from eval.sweeps.settings import SweepSettings
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError

@@ -6,13 +6,13 @@ is there as a whole, in 4 bits where 16 are too many.
 
 from __future__ import annotations
 
+from heal.budget.asking import asking_line, sweep_line
 from heal.budget.cards import CPU
 from heal.budget.cost import healing_on
 from heal.budget.document import Gpu, Station, Verdict
 from heal.budget.stations import (
     Chain,
     Line,
-    asking_line,
     chosen_job,
     cut_line,
     heal_line,
@@ -22,7 +22,6 @@ from heal.budget.stations import (
     patch_line,
     room_of,
     scan_line,
-    sweep_line,
 )
 from prune.common.sizes import spell_size
 

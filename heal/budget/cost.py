@@ -65,7 +65,7 @@ def kept_layers(layers: int, n: int, start: int | None = None) -> tuple[int, ...
 
 def memory_of(shape: ModelShape, job: Job) -> Memory:
     """Bytes at the peak of a step."""
-    loaded = shape.layers if job.method == "distill" else tuple(shape.layers[i] for i in job.kept)
+    loaded = _loaded(shape, job)
     kept = [shape.layers[i] for i in job.kept]
     weights = weight_bytes(loaded, shape.outside, job.bits)
     adapter = adapter_bytes(shape, job)
@@ -100,16 +100,21 @@ def memory_of(shape: ModelShape, job: Job) -> Memory:
 def needed(shape: ModelShape, job: Job) -> int:
     """Bytes at the peak. On a CPU the files that are mapped while they are read can go at any time, and do not count.
 
-    In float32, where there are no bf16 products, states and weights are twice as wide. What is quantised, the adapter
-    and its optimiser are not, but a CPU is given that room too.
+    In float32, where there are no bf16 products, states are twice as wide, and so are the weights that are not
+    quantised: embeddings and head too. What is quantised, the adapter and its optimiser are not.
     """
     memory = memory_of(shape, job)
-    if not job.cuda:
-        return memory.step * (2 if job.wide else 1)
+    peak = memory.total if job.cuda else memory.step
     if not job.wide:
-        return memory.total
-    states = memory.activations + max(memory.layer, memory.logits)
-    return memory.total + states + (memory.weights if job.bits == 16 else 0)
+        return peak
+    linear = sum(linear.values for layer in _loaded(shape, job) for linear in layer.linears)
+    packed = linear * job.bits // 8 if job.bits < 16 else 0
+    return peak + memory.weights - packed + memory.activations + max(memory.layer, memory.logits)
+
+
+def _loaded(shape: ModelShape, job: Job) -> tuple[LayerShape, ...]:
+    """The layers that stand in memory."""
+    return shape.layers if job.method == "distill" else tuple(shape.layers[i] for i in job.kept)
 
 
 def flops_per_token(shape: ModelShape, job: Job) -> float:

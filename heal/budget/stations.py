@@ -1,6 +1,6 @@
-"""Each station of the chain: what it takes on any card, and which way it goes on one. Pure arithmetic.
+"""Stations that go layer by layer where they must, and healing: what each takes, and its way on a card.
 
-Hours are an expectation, from what a station reads, runs through the model and writes.
+Pure arithmetic. Hours are an expectation, from what a station reads, runs through the model and writes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from prune.models.footprint import (
     state_bytes,
     streamed_bytes,
 )
-from prune.models.kv_cache import cache_bytes, full_attention
 from prune.models.shapes import LayerShape, ModelShape
 
 READ, WRITE = 2e9, 1e9  # bytes a second of a disk
@@ -35,7 +34,6 @@ _CANDIDATES = 3  # objectives, each with sums of its own
 _JUDGED = 7  # candidates that share a walk, each with states of its own
 _CHOOSING = 4096  # tokens that they are judged on
 _GRAMS = 2  # sums in float64: of one objective, and of one candidate, which is solved in their place
-_LAYER_SECONDS = 0.9e-3  # that a new token takes in a layer at least: starting kernels, whatever the card
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ def scan_line(chain: Chain) -> Line:
     flops = tokens * forward_flops(shape, shape.layers, amounts.sample_length)
 
     def work(gpu: Gpu, wide: int) -> int:
-        tokens = max(at_once(SCAN_TOKENS, _kind(gpu)), amounts.sample_length)
+        tokens = max(at_once(SCAN_TOKENS, kind_of(gpu)), amounts.sample_length)
         return wide * forward_bytes(shape, shape.layers, tokens)
 
     def standing(gpu: Gpu, wide: int) -> int:
@@ -159,10 +157,10 @@ def cut_line(chain: Chain, pruned: int) -> Line:
     flops = _CHECK_PASSES * amounts.check_tokens * each
 
     def work(gpu: Gpu, wide: int) -> int:
-        tokens = min(at_once(WALK_TOKENS, _kind(gpu)), amounts.check_tokens)
+        tokens = min(at_once(WALK_TOKENS, kind_of(gpu)), amounts.check_tokens)
         states = _CHECK_VARIANTS * state_bytes(shape, tokens)
         passing = wide * (forward_bytes(shape, shape.layers, tokens) + states)
-        return passing + _head(gpu, shape, tokens)
+        return passing + head_bytes(gpu, shape, tokens)
 
     return Line(station, _by_layer(chain, station, shape.layers, flops, work, reads=_CHECK_WALKS))
 
@@ -212,9 +210,16 @@ def merge_line(chain: Chain, pruned: int) -> Line:
 
     def work(gpu: Gpu, wide: int) -> int:
         passing = wide * forward_bytes(shape, kept, max(chain.job.tokens, chain.job.length))
-        return adapter_bytes(shape, chain.job) + passing + _head(gpu, shape, chain.job.tokens)
+        # a merged value is made in fp32, of the weight and of what is added
+        making = 12 * max((linear.values for layer in kept for linear in layer.linears), default=0)
+        return adapter_bytes(shape, chain.job) + passing + making + head_bytes(gpu, shape, chain.job.tokens)
 
-    return Line(station, _by_layer(replace(chain, dtype=_trained_in(chain)), station, kept, flops, work, reads=4))
+    def standing(gpu: Gpu, wide: int) -> int:
+        # and the merged values of one layer stand beside its own
+        return states_on(gpu, station, wide) + wide * 2 * max((layer.values for layer in kept), default=0)
+
+    trained = replace(chain, dtype=_trained_in(chain))
+    return Line(station, _by_layer(trained, station, kept, flops, work, reads=4, standing=standing))
 
 
 def _trained_in(chain: Chain) -> str:
@@ -268,7 +273,7 @@ def _by_layer(
         # a layer is read while another one computes
         seconds = computing + reading if way == "resident" else max(computing, reading)
         memory = resident if way == "resident" else streamed
-        return _way(station, way, memory, seconds + station.disk / WRITE, needs=needs)
+        return way_of(station, way, memory, seconds + station.disk / WRITE, needs=needs)
 
     return on
 
@@ -296,11 +301,11 @@ def heal_line(chain: Chain) -> Line:
             chosen, needs = _least_change(chain, asked, gpu)
         if chosen is None:
             least = asked.but(bits=4, batch_size=1, checkpointing=True)
-            return _way(station, "none", needed(shape, least), 0.0)
+            return way_of(station, "none", needed(shape, least), 0.0)
         rate = gpu.peak * gpu.share / flops_per_token(shape, chosen)
         seconds = chain.tokens / rate + loaded / READ + adapter / WRITE
         way: Way = "4 bits" if chosen.bits == 4 else "resident"
-        return _way(station, way, needed(shape, chosen), seconds, needs=needs, passes=_pass_words(chosen))
+        return way_of(station, way, needed(shape, chosen), seconds, needs=needs, passes=_pass_words(chosen))
 
     return Line(station, on)
 
@@ -335,111 +340,22 @@ def _least_change(chain: Chain, job: Job, gpu: Gpu) -> tuple[Job | None, str]:
     return None, ""
 
 
-def asking_line(name: str, chain: Chain, layers: Sequence[LayerShape], *, models: int) -> Line:
-    """Questions to so many models, one at a time; `layers`: of the largest."""
-    shape, amounts = chain.shape, chain.amounts
-    needles, long = amounts.needle_trials, max(amounts.question_tokens, amounts.needle_tokens)
-    tokens = amounts.questions * amounts.question_tokens
-    of_models = "" if models == 1 else f"{models} models, each "
-    station = Station(
-        name=name,
-        command=f"evaluate {name}",
-        disk=models * 4096 * (amounts.questions + amounts.answers),
-        states=0,
-        sets=0,
-        work=f"{of_models}{amounts.questions:,} questions of {amounts.question_tokens} tokens, {amounts.answers:,} "
-        f"answers of {amounts.answer_tokens}, {f'{needles:,} needles in {long:,} tokens, ' if needles else ''}"
-        f"{amounts.batch_size} at a time",
-    )
-    rounds = -(-(amounts.answers + needles) // amounts.batch_size)
-    each = forward_flops(shape, layers, amounts.question_tokens) + head_flops(shape)
-    hidden = needles * amounts.needle_tokens * forward_flops(shape, layers, amounts.needle_tokens)
-
-    def passing(gpu: Gpu, wide: int, rows: int = amounts.batch_size) -> int:
-        cached, batch = rows * (long + amounts.answer_tokens), rows * long
-        beside = cache_bytes([full_attention(shape.key_value_heads, shape.head_width)] * len(layers), cached)
-        return wide * (forward_bytes(shape, layers, batch) + beside) + _head(gpu, shape, batch)
-
-    def seconds(gpu: Gpu, weights: int) -> float:
-        reading = (tokens * each + hidden) / (gpu.peak * gpu.share)
-        token = max(weights / gpu.bandwidth, len(layers) * _LAYER_SECONDS)
-        return models * (weights / READ + reading + rounds * amounts.answer_tokens * token)
-
-    # where memory runs out, rows are halved
-    return Line(station, _whole(chain, station, layers, passing, lambda gpu, wide: passing(gpu, wide, 1), seconds))
-
-
-def sweep_line(chain: Chain) -> Line:
-    """All cuts in one walk, which share the layers below them."""
-    shape, amounts = chain.shape, chain.amounts
-    tokens = amounts.questions * amounts.question_tokens
-    station = Station(
-        name="sweep",
-        command="evaluate sweep",
-        disk=amounts.cuts * 256 * amounts.questions,
-        states=0,
-        sets=0,
-        work=f"{amounts.cuts} cuts, {amounts.questions:,} questions of {amounts.question_tokens} tokens, half of the "
-        "layers anew for each cut",
-    )
-    each = forward_flops(shape, shape.layers, amounts.question_tokens) * (1 + amounts.cuts / 2)
-    flops = tokens * (each + head_flops(shape) * (1 + amounts.cuts))
-
-    def passing(gpu: Gpu, wide: int) -> int:
-        batch = at_once(WALK_TOKENS, _kind(gpu))
-        states = (amounts.cuts + 1) * state_bytes(shape, batch)
-        return wide * (forward_bytes(shape, shape.layers, batch) + states) + _head(gpu, shape, batch)
-
-    def seconds(gpu: Gpu, weights: int) -> float:
-        return weights / READ + flops / (gpu.peak * gpu.share)
-
-    return Line(station, _whole(chain, station, shape.layers, passing, passing, seconds))
-
-
-def _whole(
-    chain: Chain,
-    station: Station,
-    layers: Sequence[LayerShape],
-    work: Work,
-    least_work: Work,
-    seconds: Callable[[Gpu, int], float],
-) -> Callable[[Gpu], StationWay]:
-    """The way of a station that needs the whole model there: in 16 bits, or else in 4.
-
-    Args:
-        work, least_work: bytes that a batch takes, and the smallest one.
-    """
-    shape = chain.shape
-
-    def on(gpu: Gpu) -> StationWay:
-        room, wide = room_of(gpu), width(gpu, chain.dtype, shape)
-        whole = wide * resident_bytes(shape, layers)
-        packed = resident_bytes(shape, layers, 4) + (wide - 1) * 2 * shape.outside
-        for passing in (work(gpu, wide), least_work(gpu, wide)):
-            if whole + passing <= room and not chain.in_4bit:
-                return _way(station, "resident", whole + passing, seconds(gpu, whole))
-            if packed + passing <= room:
-                needs = "" if chain.in_4bit else "--load-in-4bit"
-                return _way(station, "4 bits", packed + passing, seconds(gpu, packed), needs=needs)
-        return _way(station, "none", packed + passing, 0.0)
-
-    return on
-
-
-def _way(
+def way_of(
     station: Station, way: Way, memory: int, seconds: float, *, needs: str = "", passes: str | None = None
 ) -> StationWay:
+    """A station's way that takes so many bytes and seconds; no hours where it does not fit."""
     hours = None if way == "none" else seconds / 3600
     return StationWay(name=station.name, way=way, passes=passes, memory=memory, hours=hours, needs=needs)
 
 
-def _kind(gpu: Gpu) -> str:
+def kind_of(gpu: Gpu) -> str:
+    """The kind of device, as `prune.models.at_once` knows it."""
     return "cpu" if gpu.name == CPU else "cuda"
 
 
-def _head(gpu: Gpu, shape: ModelShape, tokens: int) -> int:
+def head_bytes(gpu: Gpu, shape: ModelShape, tokens: int) -> int:
     """Bytes of the chunks of logits in fp32 that stand at once when so many tokens are compared."""
-    return 4 * min(at_once(COMPARED_BYTES, _kind(gpu)), 4 * tokens * shape.vocabulary)
+    return 4 * min(at_once(COMPARED_BYTES, kind_of(gpu)), 4 * tokens * shape.vocabulary)
 
 
 def width(gpu: Gpu, dtype: str, shape: ModelShape) -> int:

@@ -116,14 +116,15 @@ def merged_tensor(
     result = result.float()
     if tensor.name in plan.deltas:
         down, up = weights[plan.deltas[tensor.name]]
-        delta = plan.scaling * (up.to(device).float() @ down.to(device).float())
+        delta = up.to(device).float() @ down.to(device).float()
+        delta *= plan.scaling
         delta = delta.T if plan.transposed else delta
         if delta.shape != result.shape:
             raise CheckpointError(
                 f"the adapter's matrices for {tensor.name} make {tuple(delta.shape)}, and it is {tuple(result.shape)}: "
                 "an adapter of another model"
             )
-        result = result + delta
+        result += delta  # in its place: a matrix of a large model takes a GB in fp32
     if not result.isfinite().all():
         raise CheckpointError(f"{tensor.name} has values that are no numbers after merging; is the adapter whole?")
     return result.to(wanted)

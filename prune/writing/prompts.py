@@ -11,12 +11,12 @@ import numpy as np
 
 from prune.text.chats import Messages, Template
 from prune.text.windows import SHORTEST, bos_id, encode
+from prune.writing.settings import OPENING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
-OPENING = 32  # tokens of a document that a model goes on from
 _BUFFER = 10_000  # prompts shuffled at a time
 
 

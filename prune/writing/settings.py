@@ -10,9 +10,9 @@ from prune.common.errors import UsageError
 from prune.common.options import Option
 from prune.common.sizes import parse_tokens
 from prune.models.precision import HELP as DTYPES
-from prune.writing.prompts import OPENING
 
 _asking, _drawing, _running = (partial(Option, panel=title) for title in ("Asking", "Drawing", "Running"))
+OPENING = 32  # tokens of a document that a model goes on from
 THINKING = ("fast", "slow", "both")
 CHAT = ("auto", "on", "off")
 BACKENDS = ("hf", "vllm")

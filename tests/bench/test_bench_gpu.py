@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench import gpu as gpu_bench
-from bench.gpu_steps import STEPS, files, healing, kernels, loaded
+from bench.gpu_steps import STEPS, files, fitting, healing, kernels, loaded
 from bench.gpu_steps.measuring import Machine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +59,15 @@ def test_the_steps_without_training_are_measured(machine, capsys):
         "scan layer by layer",
     ):  # fmt: skip
         assert name in rows
+
+
+def test_a_prompt_is_measured_beside_what_is_reckoned(machine, capsys):
+    fitting.fit(machine)
+    rows = printed(capsys)
+    assert list(rows) == ["prompts of 256 tokens, 256 at a time", "prompts of 256 tokens, 32 at a time"]
+    assert (
+        rows["prompts of 256 tokens, 32 at a time"]["budget"] < rows["prompts of 256 tokens, 256 at a time"]["budget"]
+    )
 
 
 def test_an_error_is_a_note_and_a_failure_and_out_of_memory_is_a_note(machine, capsys):

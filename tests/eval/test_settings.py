@@ -9,7 +9,8 @@ import pytest
 from eval.asking.tasks import plan_tasks, template
 from eval.comparison import compare, same_chat
 from eval.runs.run import run, wants_chat
-from eval.settings import ComparisonSettings, RunSettings, Settings, SweepSettings, default_cache, named_texts
+from eval.settings import ComparisonSettings, RunSettings, Settings, default_cache, named_texts
+from eval.sweeps.settings import SweepSettings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from tests.support.commands import check_refused, succeed
 from tests.support.commands import run as run_command

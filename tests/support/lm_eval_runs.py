@@ -66,17 +66,25 @@ WRITTEN = {  # as lm-eval's own gsm8k: one generation, read by two filters
         },
     ],
 }
-KINDS = {"mmlu_anatomy": LETTERS, "mmlu_abstract_algebra": LETTERS, "piqa": TEXTS, "gsm8k": WRITTEN}
+KINDS = {
+    "mmlu_local_anatomy": LETTERS,
+    "mmlu_local_abstract_algebra": LETTERS,
+    "piqa_local": TEXTS,
+    "gsm8k_local": WRITTEN,
+}
 QUESTIONS = {
-    "mmlu_anatomy": ("medical", "mmlu", "anatomy"),
-    "mmlu_abstract_algebra": ("math", "mmlu", "abstract_algebra"),
-    "piqa": ("commonsense", "piqa", "physical-interaction"),
-    "gsm8k": ("math", "asdiv", "word-problems"),
+    "mmlu_local_anatomy": ("medical", "mmlu", "anatomy"),
+    "mmlu_local_abstract_algebra": ("math", "mmlu", "abstract_algebra"),
+    "piqa_local": ("commonsense", "piqa", "physical-interaction"),
+    "gsm8k_local": ("math", "asdiv", "word-problems"),
 }
 
 
 def write_tasks(folder, count):
-    """Local YAML tasks under lm-eval's names on the shortest real questions, `count` each, and the group mmlu."""
+    """Local YAML tasks on the shortest real questions, `count` each, and a group.
+
+    Their names are none of lm-eval's own, which an older version would take in their place.
+    """
     for task, (domain, source, subject) in QUESTIONS.items():
         there = read_questions(SAMPLE / "questions" / f"{domain}.jsonl")
         rows = [item.as_row() for item in there if (item.source, item.subject) == (source, subject)]
@@ -91,8 +99,8 @@ def write_tasks(folder, count):
         config |= {"test_split": "test", **KINDS[task], "metadata": {"version": 1.0}}
         (folder / f"{task}.yaml").write_text(yaml.safe_dump(config))
     parts = [task for task in QUESTIONS if task.startswith("mmlu")]
-    group = {"group": "mmlu", "task": parts, "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}]}
-    (folder / "mmlu.yaml").write_text(yaml.safe_dump({**group, "metadata": {"version": 1}}))
+    group = {"group": "mmlu_local", "task": parts, "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}]}
+    (folder / "mmlu_local.yaml").write_text(yaml.safe_dump({**group, "metadata": {"version": 1}}))
 
 
 def run_lm_eval(place, model, tasks, out):
@@ -100,7 +108,9 @@ def run_lm_eval(place, model, tasks, out):
     arguments = ["--model", "hf", "--model_args", f"pretrained={model},dtype=float32", "--device", "cpu"]
     arguments += ["--tasks", tasks, "--include_path", ".", "--batch_size", "4", "--log_samples", "--output_path", out]
     quiet = {**os.environ, "HF_DATASETS_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-m", "lm_eval", *arguments], cwd=place, env=quiet, check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-m", "lm_eval", *arguments], cwd=place, env=quiet, capture_output=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr.decode())
 
 
 def strip(folder):
@@ -122,7 +132,7 @@ def make(place, out, *, count=3):
     cut(plan_cut(place / "full", layers="21-28"), place / "cut", show_progress=False)
     write_tasks(place, count)
     for model in ("full", "cut"):
-        run_lm_eval(place, model, "mmlu,piqa,gsm8k", f"out-{model}")
+        run_lm_eval(place, model, "mmlu_local,piqa_local,gsm8k_local", f"out-{model}")
         (out / model).mkdir(parents=True)
         for path in (place / f"out-{model}").rglob("*_*.json*"):
             (out / model / path.name).write_bytes(path.read_bytes())

@@ -56,7 +56,7 @@ LOADED_WHOLE = {"emu3"}
 # There the pruned model is compared with the reference both ways.
 CACHE_DIFFERS = {"cpmant", "moshi", "prophetnet", "reformer"}
 # Where a config is silent on that field, no layer has attention, which the cache of stock transformers asks for.
-NO_CACHE = {("bamba", "attn_layer_indices")}
+NO_CACHE = {("bamba", "attn_layer_indices"), ("granitemoehybrid", "layer_types")}
 
 
 @dataclass(frozen=True)

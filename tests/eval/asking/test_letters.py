@@ -14,8 +14,9 @@ from eval.questions.schema import format_questions, read_questions
 from eval.runs.files import read_lines
 from eval.runs.run import run
 from eval.runs.samples import hash_prompt
-from eval.settings import Questions, Settings, SweepSettings
+from eval.settings import Questions, Settings
 from eval.sweeps.run import sweep
+from eval.sweeps.settings import SweepSettings
 from prune.common.errors import RegrowthError, UsageError
 from tests.support.questions import question_of
 
@@ -97,8 +98,9 @@ def test_letters_are_lm_evals_own_mmlu(shown, sample_model, tmp_path):
     assert ours.harness["results"][plan.name]["acc,none"] == pytest.approx(right / len(logged))
 
 
-def test_a_sweep_asks_the_same_letters(shown, tiny_llama, tmp_path):
-    how = {"data": shown, "domains": "mixed", "protocols": "choice,letters", "few_shot": 1, "chat_template": "off"}
+@pytest.mark.parametrize("chat", ["off", "on"])
+def test_a_sweep_asks_the_same_letters(shown, tiny_llama, tmp_path, chat):
+    how = {"data": shown, "domains": "mixed", "protocols": "choice,letters", "few_shot": 1, "chat_template": chat}
     ours = run(tiny_llama, show_progress=False, **how)
     swept = sweep(tiny_llama, sizes="2", starts="all", out=tmp_path / "s", show_progress=False, **how)
     for task in swept.tasks:

@@ -11,7 +11,7 @@ from eval.billing.policy import at_most
 from eval.billing.statistics import Interval, paired_mean_difference
 from eval.comparison import bill_runs, compare
 from eval.reports.noise import noise_line, nothing_lost
-from eval.reports.text import summary, worst_loss
+from eval.reports.text import worst_loss
 from eval.runs.again import Again, second_settings
 from eval.runs.prose import Prose, ScoredWindow
 from eval.runs.samples import RunResult
@@ -117,9 +117,6 @@ def test_noise_is_no_loss_beyond_doubt():
     told = bill_runs([full, copy], again=again).to_json()["rows"][1:]
     assert told[0]["versus"]["answer_nll_bits_difference"]["low"] > 0.05
     assert "answer_nll_bits_difference" in told[0]["versus"]["noise"]
-    assert summary(told, "copy").endswith(
-        "A loss of accuracy is beyond doubt in 0 of 1 row, a loss by answer NLL in 0."
-    )
     assert "right answers became less likely" not in worst_loss(told)
     told[0]["versus"]["noise"] = None
     assert "right answers became less likely" in worst_loss(told)
@@ -159,14 +156,14 @@ def test_the_second_asking_is_smaller_and_in_other_batches():
 def test_a_copy_of_a_real_model_is_billed_as_none(sample_model, sample_questions, tmp_path):
     """Byte-identical weights in another folder; the second asking is never answered by what was kept of the first."""
     copy = shutil.copytree(sample_model, tmp_path / "copy")
-    asked = {"domains": "medical,math", "limit": 4, "sets": ["medmcqa", "asdiv"], "data": sample_questions}
+    asked = {"domains": "medical,math", "limit": 3, "sets": ["medmcqa", "asdiv"], "data": sample_questions}
     asked |= {"dtype": "float32", "cache": tmp_path / "kept", "show_progress": False}
-    found = compare(sample_model, [copy], out=tmp_path / "out", noise_limit=3, **asked)
+    found = compare(sample_model, [copy], out=tmp_path / "out", noise_limit=2, **asked)
     noise = found.noise
     assert (noise.first.batch_size, noise.second.batch_size) == (8, 4)
     assert [(row.domain, row.protocol, row.n, row.of) for row in noise.rows] == [
-        ("medical", "choice", 3, 4),
-        ("math", "generation", 3, 4),
+        ("medical", "choice", 2, 3),
+        ("math", "generation", 2, 3),
     ]
     assert all(abs(row.answer_nll_bits.shift.estimate) < 1e-3 for row in noise.rows)  # rounding, in float32
     assert all(len(row.versus.noise) == 3 for row in found.rows if row.versus)

@@ -123,6 +123,17 @@ def test_precision_and_weights_are_those_that_were_judged(tiny_llama, sample_que
     assert plan_gains({"full": tiny_llama}, {}, asked, GainsSettings(gains=False)) is None
 
 
+def test_models_that_vllm_answers_for_are_measured_by_transformers_and_the_bill_says_so(tiny_llama):
+    engine = (("quantization", "fp8"), ("tensor_parallel_size", 2))
+    asked = ComparisonSettings(backend="vllm", backend_args=engine)
+    plan = plan_gains({"full": tiny_llama}, {}, asked, FEW)
+    assert plan.orders["full"].spread
+    assert plan.notes == (
+        "speed and memory are those of transformers, and not of vLLM, which was asked the questions",
+        "full: measured as stored, while vLLM judged other weights",
+    )
+
+
 def test_prompts_fit_the_smallest_context(tiny_llama):
     plan = plan_gains({"full": tiny_llama}, {}, ComparisonSettings(), GainsSettings())
     assert (plan.context, plan.new_tokens) == (128, 32)

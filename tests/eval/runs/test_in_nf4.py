@@ -13,8 +13,8 @@ from eval.comparison import bill_runs, compare, write_comparison
 from eval.reports.terminal import run_tables
 from eval.reports.weights import weights_line
 from eval.runs.run import run
-from eval.settings import SweepSettings
 from eval.sweeps.run import _facts, plan_variants
+from eval.sweeps.settings import SweepSettings
 from heal.models.quantise import load_frozen
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError

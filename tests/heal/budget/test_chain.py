@@ -127,10 +127,17 @@ def test_the_fastest_pass_that_fits_and_rows_that_divide_a_step():
     assert (held.batch_size, held.checkpointing) == (3, True)
 
 
-def test_in_float32_on_a_cpu_all_is_twice_as_wide():
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("method", ["qlora", "distill"])
+def test_in_float32_what_is_not_quantised_is_twice_as_wide(method, cuda):
     chain = chain_of("8b", 8)
-    narrow, wide = (chain.job.but(cuda=False, wide=way) for way in (False, True))
-    assert needed(chain.shape, wide) == 2 * needed(chain.shape, narrow) == 2 * memory_of(chain.shape, narrow).step
+    for bits in (4, 8, 16):
+        narrow, wide = (chain.job.but(method=method, bits=bits, cuda=cuda, wide=way) for way in (False, True))
+        memory = memory_of(chain.shape, narrow)
+        loaded = chain.shape.layers if method == "distill" else [chain.shape.layers[i] for i in chain.job.kept]
+        others = 2 * (chain.shape.outside + sum(layer.other for layer in loaded))
+        more = (memory.weights if bits == 16 else others) + memory.activations + max(memory.layer, memory.logits)
+        assert needed(chain.shape, wide) == needed(chain.shape, narrow) + more
 
 
 def test_auto_keeps_the_rows_of_a_step(tiny_llama):
