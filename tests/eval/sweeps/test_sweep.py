@@ -14,10 +14,11 @@ from eval.asking.tasks import plan_tasks
 from eval.asking.walk import choose_way, score
 from eval.runs.files import read_lines
 from eval.runs.prose import draw_prose
-from eval.settings import Settings, SweepSettings
+from eval.settings import Settings
 from eval.sweeps.lookup import AnswerTask, Prompting, StoredAnswers, collect, collector, read
 from eval.sweeps.measure import walk_questions
 from eval.sweeps.plan import plan_sweep
+from eval.sweeps.settings import SweepSettings
 from eval.sweeps.unfinished import KeptAnswers
 from prune import cut, plan_cut
 from prune.checkpoint.identity import model_identity
