@@ -35,7 +35,7 @@ def loaded(machine: Machine) -> None:
 
 def _scans(machine: Machine, model: Any) -> None:
     from prune.models.batches import padded
-    from prune.models.hooks import decoder_of
+    from prune.models.walks.hooks import decoder_of
     from prune.scanning import states
     from prune.scanning.scan import measure
 

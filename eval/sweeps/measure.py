@@ -19,7 +19,7 @@ from eval.sweeps.scores import slim
 from eval.sweeps.unfinished import KeptAnswers
 from prune.common.provenance import digest
 from prune.common.terminal import progress
-from prune.models.variants import score_variants
+from prune.models.walks.variants import score_variants
 
 
 @dataclass(frozen=True)

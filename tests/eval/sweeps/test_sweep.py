@@ -25,7 +25,7 @@ from prune.checkpoint.identity import model_identity
 from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.common.resume import Unfinished
-from prune.models.walking import Route, count_passes
+from prune.models.walks.walking import Route, count_passes
 from tests.support.checkpoints import hand_made_scan
 from tests.support.commands import check_refused, error_line, succeed
 from tests.support.commands import run as run_command

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prune.models import at_once as sizes
-from prune.models import variants
+from prune.models.walks import variants
 from prune.models.at_once import at_once
 from tests.support.models import tiny
 
