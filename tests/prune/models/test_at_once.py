@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from prune.models import at_once as sizes
-from prune.models.walks import variants
 from prune.models.at_once import at_once
+from prune.models.walks import variants
 from tests.support.models import tiny
 
 
