@@ -248,7 +248,11 @@ class Measuring:
     field: Annotated[str, Option("Field of each row of --held-out that holds the text.")] = "text"
     held_out_tokens: Annotated[
         int | None,
-        Option("How much of it; as much as the adapter was measured on if not named.", typed=str, parse=parse_tokens),
+        Option(
+            "How much of it; as much as the adapter was measured on if not named.",
+            typed=str,
+            parse=partial(parse_tokens, option="--held-out-tokens"),
+        ),
     ] = None
     device: Annotated[str, Option("What quantises and measures: auto, cpu, cuda, cuda:1, ...")] = "auto"
     max_memory: Annotated[int | None, MAX_MEMORY] = None

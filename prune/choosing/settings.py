@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -189,7 +190,7 @@ class FitSettings:
         int | None,
         Option(
             "With --fit or --speed: tokens of a sequence, 32k for 32,000.",
-            panel=_PANEL, typed=str | None, parse=parse_tokens, shown=False,
+            panel=_PANEL, typed=str | None, parse=partial(parse_tokens, option="--context"), shown=False,
         ),
     ] = None  # fmt: skip
     sequences: Annotated[int | None, Option("Sequences at once.", panel=_PANEL, shown="1")] = None
@@ -200,7 +201,7 @@ class FitSettings:
         int | None,
         Option(
             "Tokens of a prompt that are read at a time.",
-            panel=_PANEL, typed=str | None, parse=parse_tokens, shown="all",
+            panel=_PANEL, typed=str | None, parse=partial(parse_tokens, option="--prefill-chunk"), shown="all",
         ),
     ] = None  # fmt: skip
     times: Annotated[Path | None, Option("time.json, from `prune time`.", panel=_PANEL, shown="measured here")] = None
@@ -260,7 +261,7 @@ class TimeSettings:
         int | None,
         Option(
             "Tokens of each prompt, 4k for 4,000; less --new-tokens where the model reads no more.",
-            typed=str | None, parse=parse_tokens, shown="4k, or what the model reads",
+            typed=str | None, parse=partial(parse_tokens, option="--context"), shown="4k, or what the model reads",
         ),
     ] = None  # fmt: skip
     sequences: Annotated[int, Option("Prompts at once.")] = 1

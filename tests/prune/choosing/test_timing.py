@@ -146,7 +146,7 @@ def test_the_rate_is_that_of_the_layers_that_stay():
 
 def test_a_speed_is_reached_by_the_fewest_layers():
     target = SpeedTarget(1.3, "decode", planted())
-    tried, taken = fewest(target, lambda n: tuple(range(5 - n, 5)))
+    tried, taken = fewest(target, lambda n: tuple(range(5 - n, 5)), range(1, 6))
     assert taken == (3, 4)  # 1.2 / 0.8; without layer 4 alone 1.2 / 1.1
     assert [target.line(dropped)["ratio"] for dropped in tried] == pytest.approx([1.2 / 1.1, 1.5])
     assert SpeedTarget(1.3, "prefill", planted()).line((3,))["ratio"] == pytest.approx(10 / 7)
