@@ -64,8 +64,9 @@ def measure(folder: Path, bits: int, tokens: int, sequences: int, chunk: int | N
 
     from prune.checkpoint.source import Source
     from prune.families.subject import open_subject
-    from prune.models.loading import load_model
+    from prune.models.loading import cache_argument, load_model
     from prune.models.memory.held import held_cache_bytes, held_weight_bytes
+    from prune.models.memory.kv_cache import cache_of
     from prune.models.memory.needs import Asked
     from prune.models.memory.reckoning import read_needs
     from prune.models.whole import quantisation
@@ -81,17 +82,17 @@ def measure(folder: Path, bits: int, tokens: int, sequences: int, chunk: int | N
         how = {"quantization_config": quantisation(torch.bfloat16, bits=bits), "device_map": {"": "cpu"}}
     model = load_model(Source(folder, "it"), dtype="auto" if bits == 16 else torch.bfloat16, **how)
     ids = torch.arange(tokens * sequences).reshape(sequences, tokens) % 40_000
-    step = chunk or tokens
+    step, key = chunk or tokens, cache_argument(model)
     with torch.no_grad():
         model(input_ids=ids[:1, :4])
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
             cache = None
             for first in range(0, tokens, step):
                 part = ids[:, first : first + step]
-                answer = model(input_ids=part, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                cache = answer.past_key_values
+                answer = model(input_ids=part, **{key: cache}, use_cache=True, logits_to_keep=1)
+                cache = cache_of(answer)
             answer.logits[:, -1].to(dtype=torch.float32, copy=True)
-    held_cache = held_cache_bytes(answer.past_key_values)
+    held_cache = held_cache_bytes(cache)
     return {
         "weights": reckoned.weights, "cache": reckoned.cache, "work": reckoned.work,
         "held_weights": held_weight_bytes(model), "held_cache": held_cache, "held_peak": allocated(seen),

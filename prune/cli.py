@@ -4,59 +4,34 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from prune.choosing.settings import CheckSettings, CutSettings, FitSettings, TimeSettings
 from prune.common.errors import UsageError
-from prune.common.options import Options, settings_options, takes
+from prune.common.options import settings_options, takes
 from prune.common.terminal import answer, make_app, screen
 from prune.instruments.concepts.settings import ConceptsSettings
-from prune.instruments.settings import HeadsSettings, spell_numbers
+from prune.instruments.settings import HeadsSettings
+from prune.options import (
+    LISTS,
+    ORIGIN,
+    WHICH,
+    AsJson,
+    Model,
+    Overwrite,
+    OverwriteBoth,
+    Resume,
+    Texts,
+    check_svg,
+    say_written,
+    write_measured,
+)
 from prune.scanning.settings import ScanSettings
 from prune.writing.settings import WriteSettings
 
-if TYPE_CHECKING:
-    from prune.common.artefact import Artefact
-    from prune.common.resume import Unfinished
-
 app = make_app("prune", "Find the layers that a language model does not need, and cut them.")
-
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.")]
-Texts = list[str] | None
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")]
-OverwriteBoth = Annotated[bool, typer.Option(help="Replace what stands at --out and --plot.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with an interrupted run into --out; begin if there is none.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
-ORIGIN = Options(
-    dict,
-    {
-        "revision": Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")],
-        "trust_remote_code": Annotated[bool, typer.Option(help="Run Python code that comes with the model.")],
-    },
-    {"revision": None, "trust_remote_code": False},
-)
-LISTS = {"lengths": spell_numbers(HeadsSettings.lengths), "top": spell_numbers(HeadsSettings.top)}  # as typed
-WHICH = Options(
-    dict,
-    {
-        "n": Annotated[int | None, typer.Option(help="How many layers to drop.")],
-        "start": Annotated[int | None, typer.Option(help="First layer of the block, 0-based.")],
-        "layers": Annotated[str | None, typer.Option(help="Layers to drop, 0-based, ends included: 3,7,20-24.")],
-        "scan": Annotated[Path | None, typer.Option(help="scan.json of this model, from `prune scan`.")],
-        "text": Annotated[
-            Texts,
-            typer.Option(
-                help="Text to scan on, and to check the choice on; may be given more than once.",
-                show_default="the scan's own, or C4 from the hub",
-            ),
-        ],
-    },
-    dict.fromkeys(["n", "start", "layers", "scan", "text"]),
-)
 
 
 @app.command("cut")
@@ -242,9 +217,9 @@ def scan_command(
     if not is_main():
         return
     figure = draw_scan(measured, plot, scale=scale) if plot is not None else b""  # if it fails, nothing is written
-    _write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
+    write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
     answer(measured.to_json(), lambda: best_table(measured, strip=sys.stdout.isatty()), as_json=as_json)
-    _say_written(out, plot)
+    say_written(out, plot)
 
 
 @app.command("plot")
@@ -305,13 +280,13 @@ def heads_command(
     from prune.text.windows import DEFAULT_SOURCE
 
     check_free(out, overwrite=overwrite)
-    _check_svg(plot, "the map of heads is", overwrite=overwrite)
+    check_svg(plot, "the map of heads is", overwrite=overwrite)
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
     measured = heads(model, text or DEFAULT_SOURCE, settings=settings, against=against, unfinished=unfinished, **origin)
     figure = draw_heads(measured).encode() if plot is not None else b""
-    _write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
+    write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
     answer(measured.to_json(), lambda: heads_table(measured), as_json=as_json)
-    _say_written(out, plot)
+    say_written(out, plot)
 
 
 @app.command("concepts")
@@ -352,15 +327,15 @@ def concepts_command(
     from prune.text.windows import DEFAULT_SOURCE
 
     check_free(out, overwrite=overwrite)
-    _check_svg(plot, "the shares over depth are", overwrite=overwrite)
+    check_svg(plot, "the shares over depth are", overwrite=overwrite)
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
     measured = concepts(
         model, text or DEFAULT_SOURCE, settings=settings, against=against, unfinished=unfinished, **origin
     )
     figure = draw_concepts(measured).encode() if plot is not None else b""
-    _write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
+    write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
     answer(measured.to_json(), lambda: concepts_table(measured), as_json=as_json)
-    _say_written(out, plot)
+    say_written(out, plot)
 
 
 @app.command("write")
@@ -392,34 +367,7 @@ def write_command(
 
     written = write(model, prompts, out, settings=settings, resume=resume, overwrite=overwrite, **origin)
     answer(written.to_json(), written.table, as_json=as_json)
-    _say_written(out, None)
-
-
-def _check_svg(plot: Path | None, what: str, *, overwrite: bool) -> None:
-    """Refuse a figure that is to be something else than SVG, or that stands there already; `what` with its verb."""
-    from prune.common.outputs import check_free
-
-    if plot is None:
-        return
-    if plot.suffix.lower() != ".svg":
-        raise UsageError(f"--plot {plot}: {what} an .svg file; give it that ending")
-    check_free(plot, overwrite=overwrite)
-
-
-def _write_measured(
-    measured: Artefact, figure: bytes, out: Path, plot: Path | None, unfinished: Unfinished, *, overwrite: bool
-) -> None:
-    """Write what was measured, and its figure where one was asked for; only then let the kept work go."""
-    from prune.common.outputs import write_bytes
-
-    measured.write(out, overwrite=overwrite)
-    if plot is not None:
-        write_bytes(plot, figure, overwrite=overwrite)
-    unfinished.clear()
-
-
-def _say_written(out: Path, plot: Path | None) -> None:
-    screen().print(f"Wrote {out}" + (f" and {plot}" if plot is not None else ""))
+    say_written(out, None)
 
 
 def main() -> None:

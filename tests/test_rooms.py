@@ -18,7 +18,7 @@ FOLDERS = {  # folder -> folders that it may import
 HEAL_MAY_USE = ("eval.questions", "eval.asking", "eval.answers", "eval.settings")  # of eval, and nothing else
 ROOMS = {  # from the top: a room, or a file that stands beside the rooms, imports nothing that is named above it
     "prune": [
-        {"__init__", "__main__", "cli"},
+        {"__init__", "__main__", "cli", "options"},
         {"instruments"},
         {"cutting"},
         {"choosing"},

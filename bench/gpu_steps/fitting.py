@@ -14,7 +14,8 @@ def fit(machine: Machine) -> None:
 
     Torch's allocator has a peak on a GPU alone; on a CPU the rows show only that the script runs.
     """
-    from prune.models.memory.kv_cache import cache_bytes, layer_caches
+    from prune.models.loading import cache_argument
+    from prune.models.memory.kv_cache import cache_bytes, cache_of, layer_caches
     from prune.models.memory.skeleton import skeleton
     from prune.models.memory.weights import loaded_weights
     from prune.models.memory.work import prompt_work
@@ -32,11 +33,11 @@ def fit(machine: Machine) -> None:
         reckoned = held + work.peak(range(len(caches)))
         with measured(machine, f"prompts of {tokens} tokens, {chunk} at a time", tokens * sequences) as facts:
             with torch.no_grad():
-                cache = None
+                cache, key = None, cache_argument(model)
                 for first in range(0, tokens, chunk):
                     part = ids[:, first : first + chunk]
-                    answer = model(input_ids=part, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                    cache = answer.past_key_values
+                    answer = model(input_ids=part, **{key: cache}, use_cache=True, logits_to_keep=1)
+                    cache = cache_of(answer)
                 answer.logits[:, -1].to(dtype=torch.float32, copy=True)
             facts["budget"] = reckoned / GIB
             if machine.cuda:

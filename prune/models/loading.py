@@ -193,6 +193,11 @@ def forward_takes(module: Any, name: str) -> bool:
     return name in inspect.signature(module.forward).parameters
 
 
+def cache_argument(model: Any) -> str:
+    """By which name a forward pass takes what is kept of the tokens before; from transformers 5.40 on `cache`."""
+    return next((name for name in ("cache", "past_key_values") if forward_takes(model, name)), "cache_params")
+
+
 def decoder_layers(model: Any) -> torch.nn.ModuleList:
     """The decoder's list of layers: the one ModuleList as long as the config's number of layers.
 

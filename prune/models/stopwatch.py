@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from prune.models.loading import decoder_layers, forward_takes, text_config
+from prune.models.loading import cache_argument, decoder_layers, forward_takes, text_config
 
 Clock = Callable[[], float]
 
@@ -29,7 +29,7 @@ class Stopwatch:
         self.model, self._clock, self._device = model, clock, str(model.device)
         self._layers = list(decoder_layers(model))
         self._began, self._seconds = 0.0, [0.0] * len(self._layers)
-        self._cache = next((key for key in ("cache", "past_key_values") if forward_takes(model, key)), "cache_params")
+        self._cache = cache_argument(model)
         self._keep = {"logits_to_keep": 1} if forward_takes(model, "logits_to_keep") else {}
 
     def round(self, tokens: int, sequences: int, new_tokens: int) -> tuple[Pass, Pass]:

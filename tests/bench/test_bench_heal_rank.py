@@ -6,7 +6,9 @@ from argparse import Namespace
 import pytest
 
 from bench import heal_rank
-from bench.heal_rank import DOMAINS, PARTS, build, choose, lines, part_of, table, write_lines
+from bench.heal_rank import DOMAINS, choose, table
+from bench.shared.rank_pool import PARTS, build, part_of
+from bench.shared.runs import lines, write_lines
 
 
 @pytest.fixture

@@ -15,14 +15,16 @@ from typing import Any
 import torch
 
 from prune.common.errors import CheckpointError, first_line
-from prune.models.loading import decoder_layers, forward_takes
+from prune.models.loading import cache_argument, decoder_layers, forward_takes
 from prune.models.memory.kv_cache import LayerCache
 from prune.models.memory.live_bytes import LiveBytes
 from prune.models.memory.needs import Work
 from prune.models.memory.skeleton import without_values
 from prune.models.walks.hooks import state_of
 
-_SHORT = (256, 512)  # tokens: models with states run token by token or chunk by chunk, so long prompts are reckoned
+# Tokens: models with states run token by token or chunk by chunk, so long prompts are reckoned from short ones.
+_SHORT = (256, 512)  # Mamba 2 fills its tokens up to pieces of 256
+_TOTALS = (576, 640)  # of a prompt whose last chunk is that short
 
 
 def prompt_work(
@@ -43,21 +45,27 @@ def prompt_work(
     chunk = min(chunk or tokens, tokens)
     if tokens <= _SHORT[-1] or not any(cache.state for cache in caches):
         return _measured(model, name, caches, tokens, sequences, chunk)
-    first, second = (_measured(model, name, caches, length, sequences, length) for length in _SHORT)
-    whole = 0 if chunk == tokens else max(cache.bytes(tokens, sequences) for cache in caches)  # copied as they grow
-    return _reached(first, second, chunk, whole)
+    if chunk == tokens:
+        whole = [_measured(model, name, caches, length, sequences, length) for length in _SHORT]
+        return _reached(whole, _SHORT, tokens)
+    # A chunk copies keys and values of all before it, and its mask is as wide: even in either length for itself.
+    ends = [
+        _reached([_measured(model, name, caches, total, sequences, part) for part in _SHORT], _SHORT, chunk)
+        for total in _TOTALS
+    ]
+    return _reached(ends, _TOTALS, tokens)
 
 
-def _reached(first: Work, second: Work, tokens: int, more: int) -> Work:
-    """What grows evenly from one to the other of the short lengths, at a longer one; `more` bytes are added."""
-    few, many = _SHORT
+def _reached(works: Sequence[Work], lengths: tuple[int, int], tokens: int) -> Work:
+    """What grows evenly from one to the other of two lengths, at another one."""
+    (first, second), (few, many) = works, lengths
 
     def at(before: int, after: int) -> int:
-        return max(0, after + (after - before) * (tokens - many) // (many - few))
+        return after + (after - before) * (tokens - many) // (many - few)
 
     return Work(
         at(first.begin, second.begin),
-        tuple(more + at(*within) for within in zip(first.layers, second.layers, strict=True)),
+        tuple(map(at, first.layers, second.layers)),
         tuple(map(at, first.beyond, second.beyond)),
         at(first.end, second.end),
     )
@@ -74,7 +82,7 @@ def _measured(model: Any, name: str, caches: Sequence[LayerCache], tokens: int, 
             if read:
                 cache = model(input_ids=ids[:, :read], use_cache=True, **keep).past_key_values
                 _cut_windows(cache)
-                past = {"cache" if forward_takes(model, "cache") else "past_key_values": cache}
+                past = {cache_argument(model): cache}
             with _Watch(list(decoder_layers(model)), live) as watch:
                 answer = model(input_ids=ids[:, read:], use_cache=True, **past, **keep)
                 answer.logits[:, -1].to(dtype=torch.float32, copy=True)

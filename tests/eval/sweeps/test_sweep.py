@@ -1,7 +1,6 @@
 """Sweeps: every log-likelihood is that of lm-eval's HFLM on the written checkpoint, and no variant is made up."""
 
 import json
-import os
 import shutil
 
 import numpy as np
@@ -10,15 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval import run, sweep
-from eval.asking.tasks import plan_tasks
 from eval.asking.walk import choose_way, score
 from eval.runs.files import read_lines
-from eval.runs.prose import draw_prose
-from eval.settings import Settings
-from eval.sweeps.lookup import AnswerTask, Prompting, StoredAnswers, collect, collector, read
+from eval.sweeps.lookup import Prompting, StoredAnswers, collect, collector, read
 from eval.sweeps.measure import walk_questions
 from eval.sweeps.plan import plan_sweep
-from eval.sweeps.settings import SweepSettings
 from eval.sweeps.unfinished import KeptAnswers
 from prune import cut, plan_cut
 from prune.checkpoint.identity import model_identity
@@ -29,53 +24,8 @@ from prune.models.walks.walking import Route, count_passes
 from tests.support.checkpoints import hand_made_scan
 from tests.support.commands import check_refused, error_line, succeed
 from tests.support.commands import run as run_command
-from tests.support.models import changed, save_tiny
-
-FEW = {"domains": "medical,math", "limit": 4, "sets": ["mmlu", "asdiv"], "show_progress": False}
-
-
-@pytest.fixture(scope="module")
-def tiny(sample_model, tmp_path_factory):
-    """Makes random models of a family with the sample's tokenizer, 8 layers."""
-    folders = {}
-
-    def make(family):
-        if family not in folders:
-            folder = tmp_path_factory.mktemp("tiny") / family
-            shape = {"layers": 8, "hidden_size": 32, "head_dim": 8, "intermediate_size": 64}
-            shape |= {"max_position_embeddings": 1024, "initializer_range": 0.25}
-            folders[family] = save_tiny(folder, sample_model, family, **shape)
-        return folders[family]
-
-    return make
-
-
-def _tasks(data, limit=4):
-    asked = Settings.of(data=data, domains="medical,math", limit=limit, sets=["mmlu", "asdiv"])
-    return [AnswerTask(plan) for plan in plan_tasks(asked)]
-
-
-def _by_hflm(folder, data, *, limit=4, chat=False, model=None):
-    """lm-eval's samples of the same tasks, by its own HFLM on a checkpoint."""
-    from lm_eval.models.huggingface import HFLM
-
-    os.environ["TQDM_DISABLE"] = "1"
-    model = model or AutoModelForCausalLM.from_pretrained(folder)
-    lm = HFLM(pretrained=model.eval(), tokenizer=AutoTokenizer.from_pretrained(folder), batch_size=4, max_length=1024)
-    return read(_tasks(data, limit), lm, Prompting(chat))["samples"]
-
-
-def _agree(found, place, samples):
-    """Whether a sweep's variant scored as lm-eval did, question by question."""
-    for task in found.tasks:
-        for question, entry in enumerate(samples[task.plan.name]):
-            assert task.nll[place, question] == pytest.approx(entry["answer_nll_bits"], abs=1.4e-4)  # 1e-4 nats
-            if task.correct is None:
-                assert task.greedy[place, question] == entry["answer_greedy"]
-            else:
-                assert task.correct[place, question] == entry["acc_norm"]
-                assert task.raw[place, question] == entry["acc"]
-
+from tests.support.models import changed
+from tests.support.sweeps import FEW, agree, by_hflm, tasks
 
 FAMILIES = {"llama": "tree", "qwen3": "tree", "gpt2": "tree", "gpt_neox": "tree", "gemma2": "plain", "bloom": "plain"}
 
@@ -90,11 +40,11 @@ def test_a_sweep_scores_as_hflm_on_the_written_checkpoints(family, tiny, sample_
     assert found.document.how.path == FAMILIES[family]
     assert (found.document.how.why is None) == (FAMILIES[family] == "tree")
     assert [v.label for v in found.plan.variants] == ["full", "2@2", "2@4", "3@2", "3@4"]
-    _agree(found, 0, _by_hflm(folder, sample_questions))
+    agree(found, 0, by_hflm(folder, sample_questions))
     for place in (2, 3) if family == "llama" else (3,):
         variant = found.plan.variants[place]
         cut(plan_cut(folder, layers=list(variant.dropped)), tmp_path / str(place))
-        _agree(found, place, _by_hflm(tmp_path / str(place), sample_questions))
+        agree(found, place, by_hflm(tmp_path / str(place), sample_questions))
 
 
 @pytest.mark.parametrize("family", ["llama", "bloom"])
@@ -103,12 +53,12 @@ def test_every_choice_scores_as_by_hflm_not_the_right_one_alone(family, tiny, sa
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     plan = plan_sweep(8, sizes="0,3", rule="2")
     scorer = collector(model, tokenizer, 1024)
-    found = walk_questions(scorer, plan, _tasks(sample_questions), Prompting(), show_progress=False)
+    found = walk_questions(scorer, plan, tasks(sample_questions), Prompting(), show_progress=False)
     number = dict(zip(found.collected.pairs, found.collected.owners, strict=True))
     cut(plan_cut(folder, n=3, start=2), tmp_path / "cut")
     seen = set()
     for place, checkpoint in enumerate((folder, tmp_path / "cut")):
-        for entries in _by_hflm(checkpoint, sample_questions).values():
+        for entries in by_hflm(checkpoint, sample_questions).values():
             for entry in entries:
                 for pair, ((logprob, greedy),) in zip(entry["arguments"], entry["resps"], strict=True):
                     at = number[tuple(pair)]
@@ -136,7 +86,7 @@ def test_the_real_model_scores_as_hflm(sample_model, sample_questions, tmp_path)
     found = sweep(sample_model, data=sample_questions, sizes="6", starts="13", dtype="float32", **few)
     assert found.document.how.path == "tree"
     cut(plan_cut(sample_model, n=6, start=13), tmp_path / "cut")
-    _agree(found, 1, _by_hflm(tmp_path / "cut", sample_questions, limit=2, chat=True))
+    agree(found, 1, by_hflm(tmp_path / "cut", sample_questions, limit=2, chat=True))
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +183,7 @@ def test_starts_of_a_scan(tiny, sample_questions, tmp_path):
 def _asked(folder, data, limit=4):
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     scorer = collector(model, AutoTokenizer.from_pretrained(folder), 1024)
-    return model, collect(_tasks(data, limit), scorer, Prompting())
+    return model, collect(tasks(data, limit), scorer, Prompting())
 
 
 ROUTES = [Route(), Route(frozenset({3, 4})), Route(frozenset({4, 5, 6}))]
@@ -319,95 +269,16 @@ def test_less_memory_means_smaller_batches_and_the_same_answers(tiny, sample_que
 
 
 def test_no_answer_is_made_up(tiny, sample_questions):
-    tasks = _tasks(sample_questions)
+    asked = tasks(sample_questions)
     pairs = _asked(tiny("llama"), sample_questions)[1].pairs
     known = dict.fromkeys(pairs, (-1.0, False))
-    results = read(tasks, StoredAnswers(known), Prompting())["results"]
+    results = read(asked, StoredAnswers(known), Prompting())["results"]
     assert results["regrowth_math_generation"]["answer_nll_bits,none"] > 1
     del known[pairs[3]]
     with pytest.raises(RegrowthError, match="no answer is stored to"):
-        read(tasks, StoredAnswers(known), Prompting())
+        read(asked, StoredAnswers(known), Prompting())
     with pytest.raises(RegrowthError, match="no generated text"):
         StoredAnswers(known).generate_until([])
-
-
-@pytest.fixture(scope="module")
-def healed(tiny, tmp_path_factory):
-    """Makes adapters on layers of a cut of the tiny llama (layers 3 and 4 dropped), as `heal` writes them."""
-    from peft import LoraConfig, get_peft_model
-
-    folder = tmp_path_factory.mktemp("healed")
-    cut(plan_cut(tiny("llama"), layers="3,4"), folder / "cut")
-
-    def make(name, layers):
-        torch.manual_seed(1)
-        model = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(folder / "cut"),
-            LoraConfig(r=2, lora_alpha=8, target_modules=["down_proj", "q_proj"], layers_to_transform=layers),
-        )
-        model.peft_config["default"].base_model_name_or_path = str(folder / "cut")
-        with torch.no_grad():
-            for module, weight in model.named_parameters():
-                if "lora_B" in module:
-                    weight.normal_(0, 0.3)
-        model.save_pretrained(folder / name)
-        document = {
-            "format": "regrowth.heal/2",
-            "adapted": [f"model.layers.{layer}.mlp.down_proj" for layer in layers],
-            "quantised": [],
-            "base": model_identity(folder / "cut"),
-        }
-        (folder / name / "heal.json").write_text(json.dumps(document))
-        return folder / name, model
-
-    return make
-
-
-def test_an_adapter_after_the_cut_is_swept_too(healed, tiny, sample_questions, short_heldout):
-    folder, model = healed("after", [3, 5])
-    other, _ = healed("later", [4])
-    options = {"sizes": "2", "starts": "3", "chat_template": "off", "text": str(short_heldout), **FEW}
-    found = sweep(tiny("llama"), data=sample_questions, adapters=[folder, other], **options)
-    assert [v.label for v in found.plan.variants] == ["full", "2@3", "2@3+after", "2@3+later"]
-    _agree(found, 2, _by_hflm(folder.parent / "cut", sample_questions, model=model))
-    _agree(found, 1, _by_hflm(folder.parent / "cut", sample_questions))
-    assert abs(found.tasks[0].nll[2] - found.tasks[0].nll[1]).max() > 0.1
-    assert abs(found.tasks[0].nll[3] - found.tasks[0].nll[1]).max() > 0.01
-    assert len(found.document.healed) == 2 * len(found.tasks)
-    assert found.costs.domains["math"].keys() == {2}
-    plain = AutoModelForCausalLM.from_pretrained(folder.parent / "cut")
-    tokenizer = AutoTokenizer.from_pretrained(folder.parent / "cut")
-    settings = SweepSettings.of(text=str(short_heldout), data=sample_questions, domains="math")
-    (windows,) = draw_prose(settings, tokenizer, found.document.settings["max_length"]).values()
-    full, cut_apart, *with_adapter = [row.nats_per_token for row in found.document.prose]
-    assert [row.variant for row in found.document.prose] == ["full", "2@3", "2@3+after", "2@3+later"]
-    assert cut_apart == pytest.approx(_nats_per_token(plain, windows), abs=1e-4)
-    assert with_adapter[0] == pytest.approx(_nats_per_token(model, windows), abs=1e-4)
-    assert len({full, cut_apart, *with_adapter}) == 4
-
-
-@torch.no_grad()
-def _nats_per_token(model, windows):
-    losses = [model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss for ids in windows]
-    counts = [len(ids) - 1 for ids in windows]
-    return float(sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts))
-
-
-def test_an_adapter_that_cannot_be_swept_is_refused(healed, tiny, sample_questions, tmp_path):
-    before, _ = healed("before", [1, 4])
-    with pytest.raises(UsageError, match=r"layers before the cut \(1 to 1, cut at 3\)"):
-        sweep(tiny("llama"), data=sample_questions, sizes="2", adapters=[before], **FEW)
-    after, _ = healed("fits", [3])
-    with pytest.raises(CheckpointError, match="which is not"):
-        sweep(tiny("gpt2"), data=sample_questions, sizes="2", adapters=[after], **FEW)
-    with pytest.raises(CheckpointError, match=r"heal\.json does not exist"):
-        sweep(tiny("llama"), data=sample_questions, sizes="2", adapters=[tmp_path], **FEW)
-    patched = shutil.copytree(after.parent / "cut", tmp_path / "patched")
-    (patched / "heal.json").write_text("{}")
-    config = json.loads((after / "adapter_config.json").read_text())
-    (after / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(patched)}))
-    with pytest.raises(UsageError, match="patched or merged after its cut"):
-        sweep(tiny("llama"), data=sample_questions, sizes="2", adapters=[after], **FEW)
 
 
 def test_the_plan_counts_what_the_walk_runs():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from prune.models.loading import cache_argument
 from prune.models.memory.held import held_cache_bytes, held_weight_bytes
 from prune.models.memory.kv_cache import cache_bytes, layer_caches
 from prune.models.memory.skeleton import skeleton
@@ -16,7 +17,7 @@ FREQUENCIES = 2 * 8  # values of the rotary table of a head of 16, which transfo
 
 def filled(model, tokens, rows=1):
     cache = DynamicCache(config=model.config)
-    model(torch.randint(3, 200, (rows, tokens)), past_key_values=cache)
+    model(torch.randint(3, 200, (rows, tokens)), **{cache_argument(model): cache})
     return cache
 
 

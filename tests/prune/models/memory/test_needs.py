@@ -9,14 +9,14 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
 from prune.families.subject import open_subject
 from prune.families.table import FAMILIES
-from prune.models.loading import load_model, longest_context, longest_stated
+from prune.models.loading import cache_argument, load_model, longest_context, longest_stated
 from prune.models.memory.held import held_weight_bytes
-from prune.models.memory.kv_cache import cache_bytes, layer_caches
+from prune.models.memory.kv_cache import cache_bytes, cache_of, layer_caches
 from prune.models.memory.needs import Asked
 from prune.models.memory.reckoning import read_needs
 from prune.models.memory.skeleton import read_config, skeleton
 from prune.models.memory.weights import loaded_weights, stored_dtype
-from prune.models.memory.work import prompt_work
+from prune.models.memory.work import _measured, prompt_work
 from prune.models.whole import quantisation
 from tests.support.every_family import NOT_BUILT, own_name, save_small_model, small_config
 from tests.support.models import tiny
@@ -65,7 +65,7 @@ def allocated(model, ids, past=None):
     with torch.no_grad():
         model(input_ids=ids[:, :8], use_cache=True)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-            answer = model(input_ids=ids, use_cache=True, past_key_values=past, logits_to_keep=1)
+            answer = model(input_ids=ids, use_cache=True, **{cache_argument(model): past}, logits_to_keep=1)
             answer.logits[:, -1].to(dtype=torch.float32, copy=True)
     now = peak = 0
     events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -92,7 +92,7 @@ def test_work_of_the_last_chunk_is_what_the_allocator_hands_out_beside_what_is_k
     caches = layer_caches(empty, "it")
     ids = torch.arange(1400).reshape(2, 700) % 290 + 5
     with torch.no_grad():
-        past = model(input_ids=ids[:, :500], use_cache=True).past_key_values
+        past = cache_of(model(input_ids=ids[:, :500], use_cache=True))
     real = allocated(model, ids[:, 500:], past)
     work = prompt_work(empty, "it", caches, tokens=700, sequences=2, chunk=200)
     copied = cache_bytes(caches, 700, 2) + cache_bytes(caches, 500, 2)  # the profiler counts what is copied twice
@@ -105,6 +105,15 @@ def test_work_of_long_prompts_through_states_is_reckoned_from_short_ones():
     caches = layer_caches(empty, "it")
     short, long = (prompt_work(empty, "it", caches, tokens=tokens).peak(range(8)) for tokens in (512, 4096))
     assert long == pytest.approx(8 * short, rel=0.05)
+
+
+def test_work_of_the_last_chunk_through_states_and_attention_is_reckoned_from_short_ones():
+    """Keys and values of all before the chunk are copied for every head, and its mask is as wide."""
+    empty = skeleton(small_config("bamba"), torch.float32, "it")
+    caches = layer_caches(empty, "it")
+    reckoned = prompt_work(empty, "it", caches, tokens=900, sequences=1, chunk=200)
+    counted = _measured(empty, "it", caches, 900, 1, 200)
+    assert reckoned.peak(range(8)) == pytest.approx(counted.peak(range(8)), rel=0.05)
 
 
 def test_fewer_layers_take_less(tmp_path):
