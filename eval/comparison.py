@@ -267,7 +267,8 @@ def bill_runs(
     thinking = tuple(mark_thinking(bill_thinking(runs), noise))
     verdict = None
     if policy is not None:
-        verdict = judge(rows, policy, thinking=thinking, needles=needles, prose=prose, gains=gains)
+        others = [r.label for r in runs[1:]]
+        verdict = judge(rows, policy, thinking=thinking, needles=needles, prose=prose, gains=gains, models=others)
     return Comparison(
         models=tuple(ComparedModel(label=r.label, **r.identity, settings=r.settings, notes=r.notes) for r in runs),
         gains=gains,

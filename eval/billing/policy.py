@@ -171,6 +171,16 @@ class Policy(Part):
         """Domains that `must` names: each has to be shown to hold."""
         return tuple((self.must.domains if self.must else None) or ())
 
+    @property
+    def demanded(self) -> tuple[str, ...]:
+        """Measures that `must` limits anywhere: each has to be measured of every model.
+
+        None in the short form, which limits whatever is asked.
+        """
+        if self.must is None or (self.must.accuracy is not None and self == at_most(self.must.accuracy)):
+            return ()
+        return tuple(self.must.limits)
+
 
 def _once(pairs: Iterable[tuple[str, str]], what: str) -> None:
     tiers: dict[str, str] = {}
