@@ -30,11 +30,12 @@ from eval.reports.terminal import markdown
 from eval.runs.again import Again, second_settings
 from eval.runs.files import harness_results, write_samples
 from eval.runs.needles import draw_needles
-from eval.runs.run import name_of, run, wants_chat
+from eval.runs.run import free_memory, name_of, run, wants_chat
 from eval.runs.samples import RunResult
 from eval.settings import ComparisonSettings, Settings, named_texts
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError, first_line
+from prune.common.out_of_memory import is_out_of_memory
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
 from prune.common.provenance import provenance
 from prune.common.terminal import quiet_libraries
@@ -163,8 +164,12 @@ def _ask_again(
     label = f"{first.label} again"
     try:
         return run(full, often, label=label, own_loss=False, again=again, show_progress=show_progress), None
-    except RegrowthError as error:
-        return None, f"the noise floor could not be measured ({first_line(error)})"
+    except (RegrowthError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, RegrowthError) and not is_out_of_memory(error):
+            raise
+        missed = "out of memory" if is_out_of_memory(error) else first_line(error)
+    free_memory()
+    return None, f"the noise floor could not be measured ({missed})"
 
 
 def _measured(

@@ -109,17 +109,17 @@ def run(
             prose = {
                 name: measure_prose(asker.window_nats(windows), tokenizer, windows) for name, windows in drawn.items()
             }
-            rows = settings.batch_size or asker.rows or USUAL_ROWS
+            rows = asker.rows or settings.batch_size or USUAL_ROWS
             needles = None if planned is None else measure_needles(planned, asker.written, rows)
         finally:
             asker.close()
             answers.close()
     logged = harness.pop("samples")
-    rows = settings.batch_size or asker.rows or USUAL_ROWS
+    rows = asker.rows or settings.batch_size or USUAL_ROWS
     facts, notes = asker.facts, [*([removal.note] if removal else []), *example_notes(plans), *asker.notes]
     tokens, asked, known, truncated = asker.tokens, asker.asked, asker.known, asker.truncated
     del asker
-    _free()
+    free_memory()
     stored: dict[str, Prose] = {}
     if own_loss and settings.load_in_4bit and drawn:
         if removal is None:
@@ -314,7 +314,8 @@ def _reached(limit: int, response: str, tokenizer: Any) -> bool:
     return len(tokenizer.encode(response, add_special_tokens=False)) >= limit - 1
 
 
-def _free() -> None:
+def free_memory() -> None:
+    """Give back what a model that is gone held, on a GPU too."""
     import torch
 
     gc.collect()

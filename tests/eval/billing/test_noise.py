@@ -6,17 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from eval.asking.trees import batch_tokens
 from eval.billing.noise import Floor, band, is_noise, measure_noise
 from eval.billing.policy import at_most
 from eval.billing.statistics import Interval, paired_mean_difference
-from eval.comparison import bill_runs, compare
+from eval.comparison import _ask_again, bill_runs, compare
 from eval.reports.noise import noise_line, nothing_lost
 from eval.reports.text import worst_loss
-from eval.runs.again import Again, second_settings
+from eval.runs.again import Again, other_size, second_settings
 from eval.runs.prose import Prose, ScoredWindow
 from eval.runs.samples import RunResult
 from eval.settings import ComparisonSettings
-from prune.common.errors import UsageError
+from prune.common.errors import RegrowthError, UsageError
 from tests.support.questions import plan_of, sample_of
 
 SETTINGS = {"dtype": "float32", "device": "cpu", "batch_size": 16, "seed": 0, "backend": "hf"}
@@ -141,9 +142,11 @@ def test_the_second_asking_is_smaller_and_in_other_batches():
     assert (often.limit, often.batch_size, often.dtype, often.tasks) == (100, 8, "auto", ())
     few = ComparisonSettings(domains=("d",), limit=5, noise_limit=20, noise_dtype="bfloat16")
     one = second_settings(few, replace(full, settings={**SETTINGS, "batch_size": 1}))
-    assert (one.limit, one.batch_size, one.dtype) == (5, 2, "bfloat16")
+    assert (one.limit, one.batch_size, one.dtype) == (5, 3, "bfloat16")
     engine = ComparisonSettings(domains=("d",), backend="vllm", backend_args=(("max_num_seqs", 32),))
-    assert second_settings(engine, full).backend_args == (("max_num_seqs", 16),)
+    for rows, fewer in ((1, 2), (32, 16), (256, 64)):  # what the engine had, whatever was asked for
+        asked = replace(full, settings={**SETTINGS, "batch_size": rows})
+        assert second_settings(engine, asked).backend_args == (("max_num_seqs", fewer),)
     for wrong, why in (
         ({"noise_limit": 1}, "--noise-limit 1"),
         ({"noise": False, "noise_dtype": "float32"}, "--no-noise"),
@@ -151,6 +154,26 @@ def test_the_second_asking_is_smaller_and_in_other_batches():
         with pytest.raises(UsageError, match=why):
             ComparisonSettings(**wrong)
     assert Again(trials=10).of_prose({"a": [[1]] * 64}) == {"a": [[1]] * 16}
+
+
+def test_the_second_batches_are_other_ones():
+    """Of any size, trees are packed to another number of tokens than the first time."""
+    assert [other_size(rows) for rows in (1, 2, 3, 4, 8, 64)] == [3, 3, 1, 2, 4, 32]
+    assert all(batch_tokens(rows) != batch_tokens(other_size(rows)) for rows in range(1, 65))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory"), RegrowthError("no score")])
+def test_a_second_asking_that_fails_loses_nothing(error, monkeypatch):
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr("eval.comparison.run", fail)
+    again, note = _ask_again("full", ComparisonSettings(domains=("d",)), planted()[0], show_progress=False)
+    why = "no score" if isinstance(error, RegrowthError) else "out of memory"
+    assert (again, note) == (None, f"the noise floor could not be measured ({why})")
+    error = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        _ask_again("full", ComparisonSettings(domains=("d",)), planted()[0], show_progress=False)
 
 
 def test_a_copy_of_a_real_model_is_billed_as_none(sample_model, sample_questions, tmp_path):
