@@ -19,6 +19,8 @@ from eval.settings import ComparisonSettings
 from prune.common.errors import UsageError
 from prune.common.outputs import check_free
 
+_REMEDY = "--from-lm-eval bills the scores that are logged, in the domains of known tasks or --mapping; leave it out"
+
 
 def compare_lm_eval(
     full: str | Path,
@@ -75,7 +77,7 @@ def compare_lm_eval(
     ]
     if settings.policy is not None and policy is not None:
         asked = tuple(dict.fromkeys(plan.domain for plan in runs[0].tasks))
-        measured = Measured(domains=asked, both_modes=False, needles=False, prose=False, gains=False)
+        measured = Measured(asked, both_modes=False, needles=False, prose=False, gains=False, remedy=_REMEDY)
         check_policy(policy, settings.policy, measured)
     if settings.max_loss and not runs[0].tasks:
         raise UsageError("--max-loss judges domains, and the tasks are of none that is known; add --mapping")

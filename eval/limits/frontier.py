@@ -117,6 +117,7 @@ def _decisions(comparison: Comparison, limits: Policy | None, file: str | Path |
             needles=bool(comparison.needles),
             prose=bool(comparison.prose),
             gains=comparison.gains is not None,
+            remedy="compare again with what measures it, or leave it out",
         )
         if file is not None:
             check_policy(limits, file, measured)

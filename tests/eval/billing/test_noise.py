@@ -98,11 +98,19 @@ def test_what_is_no_larger_is_noise_and_what_is_larger_is_not():
     document = found.to_json()
     assert nothing_lost(document, "copy") == "copy: every change is noise, no larger than where full is asked twice."
     assert nothing_lost(document, "cut") == ""
+    short = {**document["prose"][1], "text": "law", "windows": 1, "noise": None}  # a text of one window has no floor
+    short |= {"difference": None, "difference_bits_per_byte": None}
+    assert nothing_lost({**document, "prose": [*document["prose"], short]}, "copy")
+    assert (
+        nothing_lost({**document, "prose": [*document["prose"], {**document["prose"][2], "model": "copy"}]}, "copy")
+        == ""
+    )
     line = noise_line(document)
+    assert line.endswith(" bits per answer may be noise.")  # what is, the interval decides too
     assert "full was asked again in batch size 8 after 16 and bfloat16 after float32. 2 of 100 verdicts flipped" in line
     losses = {loss.model: loss for loss in found.verdict.losses}
     assert losses["copy"].noise
-    assert losses["copy"].in_words().endswith("[-1.4, 1.4] (noise)")
+    assert losses["copy"].in_words().endswith("[−1.4, 1.4] (noise)")
     assert not losses["cut"].noise
     unknown = bill_runs([full, cut])
     assert (unknown.noise, unknown.rows[1].versus.noise, unknown.prose[1].noise) == (None, None, None)

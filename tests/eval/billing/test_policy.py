@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from eval.billing.bill import ProseRow, bill
+from eval.billing.losses import Loss
 from eval.billing.needles import NeedleRow
 from eval.billing.policy import Measured, Policy, Tier, at_most, check_policy, read_policy
 from eval.billing.statistics import Interval, paired_accuracy_difference, paired_mean_difference
@@ -368,6 +369,28 @@ def test_gains_that_are_not_measured_are_refused():
         check_policy(policy, "release.yaml", replace(MEASURED, gains=False))
     with pytest.raises(UsageError, match="must limits accuracy, which is not measured; add --domains"):
         check_policy(policy_of(must={"accuracy": 1}), "release.yaml", replace(MEASURED, domains=()))
+
+
+def test_runs_of_others_are_not_told_to_ask_more():
+    """There --needles, --text and gains are refused: the remedy is another one."""
+    read = replace(MEASURED, gains=False, remedy="leave it out")
+    for policy in ({"must": {"needle_recall": 5}}, {"must": {"prose_bits_per_byte": 1}}, {"gains": {"decode": 1.2}}):
+        with pytest.raises(UsageError, match="not measured; leave it out$"):
+            check_policy(policy_of(**policy), "release.yaml", read)
+
+
+@pytest.mark.parametrize(
+    ("measure", "loss", "words"),
+    [
+        ("accuracy", (0.07, 0.02, 0.12), "loses 7.0 points of accuracy [2.0, 12.0]"),
+        ("accuracy", (0.01, -0.02, 0.04), "loses 1.0 points of accuracy [−2.0, 4.0]"),
+        ("accuracy", (-0.01, -0.04, 0.02), "changes by +1.0 points of accuracy [−2.0, +4.0]"),
+        ("accuracy", (-0.0001, -0.04, 0.04), "loses 0.0 points of accuracy [−4.0, 4.0]"),
+        ("prose_bits_per_byte", (-0.02, -0.03, -0.01), "changes by −0.020 bits per byte [−0.030, −0.010]"),
+    ],
+)
+def test_a_gain_is_not_called_a_loss(measure, loss, words):
+    assert Loss("cut", "math", "choice", measure, Interval(*loss), 100).in_words() == f"cut on math choice {words}"
 
 
 def test_a_policy_is_written_and_read_back():
