@@ -84,6 +84,7 @@ def compare(
     new = [model for model, name in zip(models, names, strict=True) if name not in stored]
     if settings.max_loss and not (stored[names[0]].tasks if names[0] in stored else settings.domains):
         raise UsageError("--max-loss judges the accuracy in our domains, and none is asked; add --domains and --data")
+    _check_noise(settings, finished=names[0] in stored)
     plans = plan_tasks(settings) if new else []
     if policy is not None and settings.policy is not None:
         check_policy(policy, settings.policy, _measured(stored.get(names[0]), plans, settings, gains))
@@ -107,7 +108,9 @@ def compare(
         for model, name in zip(models, names, strict=True)
     ]
     again, missed = None, None
-    if settings.noise and settings.domains and names[0] not in stored:
+    if settings.noise and names[0] in stored:
+        missed = "no noise floor: it is a finished run, which is not asked again" if runs[0].tasks else None
+    elif settings.noise and settings.domains:
         again, missed = _ask_again(full, settings, runs[0], show_progress=show_progress)
     texts = named_texts(settings.texts)
     identities = {name: text_identity(source, settings.field) for name, source in texts.items()} if new else {}
@@ -143,6 +146,13 @@ def _check_models(models: Sequence[str | Path], settings: ComparisonSettings, st
         for source in sources:
             check_stored(source)
     return same_chat(models, [load_tokenizer(source) for source in sources], settings)
+
+
+def _check_noise(settings: ComparisonSettings, *, finished: bool) -> None:
+    """Refuse options of the noise floor where there is none; `finished`: FULL is a finished run."""
+    if settings.noise_options and (finished or not settings.domains):
+        why = "FULL is a finished run, which is not asked again" if finished else "no domain is asked"
+        raise UsageError(f"{settings.noise_options[0]} is of the noise floor, and {why}; leave it out")
 
 
 def _check_noise_dtype(settings: ComparisonSettings) -> None:

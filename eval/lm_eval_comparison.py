@@ -14,6 +14,7 @@ from eval.foreign.domains import read_mapping, tasks_by_domain
 from eval.foreign.folder import check_alike, read_folder
 from eval.foreign.result import as_result
 from eval.foreign.settings import ForeignSettings
+from eval.gains.settings import GainsSettings
 from eval.reports.page import read_sweep
 from eval.settings import ComparisonSettings
 from prune.common.errors import UsageError
@@ -29,6 +30,7 @@ def compare_lm_eval(
     foreign: ForeignSettings | None = None,
     *,
     out: str | Path,
+    gains: GainsSettings | None = None,
     overwrite: bool = False,
     **options: Any,
 ) -> Comparison:
@@ -39,6 +41,7 @@ def compare_lm_eval(
         settings: of these count `labels`, `domains` (some of those that there are), `max_loss`, `policy` and `sweep`;
             if None, made of `options`.
         out: the folder of the bill, as of `compare`.
+        gains: refused if not as it is by itself, for no model is there to be measured.
 
     Raises:
         UsageError: settings that ask a model, a mapping, filter or domain that is not there.
@@ -46,7 +49,7 @@ def compare_lm_eval(
     """
     settings = ComparisonSettings.of(**options) if settings is None else settings
     foreign = foreign or ForeignSettings(from_lm_eval=True)
-    foreign.check(settings)
+    foreign.check(settings, gains)
     if not others:
         raise UsageError("compare needs the full model's folder and one other at least")
     labels = unique_labels([full, *others], settings.labels)

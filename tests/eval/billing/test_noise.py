@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from eval.asking.trees import batch_tokens
+from eval.billing.document import write_run
 from eval.billing.noise import Floor, band, is_noise, measure_noise
 from eval.billing.policy import at_most
 from eval.billing.statistics import Interval, paired_mean_difference
@@ -157,11 +158,26 @@ def test_the_second_asking_is_smaller_and_in_other_batches():
         assert second_settings(engine, asked).backend_args == (("max_num_seqs", fewer),)
     for wrong, why in (
         ({"noise_limit": 1}, "--noise-limit 1"),
-        ({"noise": False, "noise_dtype": "float32"}, "--no-noise"),
+        ({"noise": False, "noise_dtype": "float32"}, "--noise-dtype is of the noise floor; leave out --no-noise"),
+        ({"noise": False, "noise_limit": 50}, "--noise-limit is of the noise floor; leave out --no-noise"),
     ):
         with pytest.raises(UsageError, match=why):
             ComparisonSettings(**wrong)
     assert Again(trials=10).of_prose({"a": [[1]] * 64}) == {"a": [[1]] * 16}
+
+
+def test_options_of_a_floor_that_is_not_measured_are_refused(tmp_path):
+    for number, given in enumerate(({"noise_limit": 50}, {"noise_dtype": "float32"})):
+        full = replace(planted()[0], settings={**SETTINGS, "chat_template": False, "few_shot": None})
+        write_run(full, folder := tmp_path / f"full{number}")
+        option = f"--{next(iter(given)).replace('_', '-')}"
+        with pytest.raises(UsageError, match=f"^{option} is of the noise floor, and FULL is a finished run"):
+            compare(folder, [folder], out=tmp_path / "out", **given)
+        with pytest.raises(UsageError, match=f"^{option} is of the noise floor, and no domain is asked"):
+            compare("full", ["cut"], tasks="arc_easy", out=tmp_path / "out", **given)
+    found = compare(folder, [folder], out=tmp_path / "out")
+    assert found.models[0].notes == ("no noise floor: it is a finished run, which is not asked again",)
+    assert compare(folder, [folder], out=tmp_path / "without", noise=False).models[0].notes == ()
 
 
 def test_the_second_batches_are_other_ones():
