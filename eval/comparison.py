@@ -63,7 +63,8 @@ def compare(
     `out` appears whole or not at all: results.json, samples_<model>_<task>.jsonl, comparison.json, comparison.md,
     report.html, and figures as .svg. `settings` may be given by their fields, as `options`. A model may also
     be a folder that `evaluate run --out` made: its answers are taken from there. With `gains`, what each model takes
-    and how fast it is are measured too, as the command does if not told otherwise.
+    and how fast it is are measured too. The command does that if not told otherwise; here it is off if not asked for,
+    while the noise floor is on in both.
 
     Raises:
         UsageError: no other model, labels that do not fit, an unknown domain.
