@@ -26,7 +26,7 @@ from heal.budget.stations import Chain  # noqa: E402
 from heal.budget.table import hours_words  # noqa: E402
 from heal.defaults import settle  # noqa: E402
 from heal.settings import DistillSettings  # noqa: E402
-from prune.models.footprint import GIB  # noqa: E402
+from prune.models.memory.footprint import GIB  # noqa: E402
 
 TOKENS = 20_000_000
 COLUMNS = (("8b", 8, "RTX-4090"), ("70b", 32, "A100-80GB"))

@@ -19,7 +19,7 @@ from prune.checkpoint.source import locate
 from prune.choosing.check import check_candidates, greedy_removal
 from prune.common.layers import deepest_start, starts
 from prune.models.loading import load_model, load_tokenizer
-from prune.models.variants import FULL, score_variants
+from prune.models.walks.variants import FULL, score_variants
 from prune.scanning.settings import ScanSettings
 from prune.text.windows import draw_held_out
 

@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from prune.models.footprint import GIB
+from prune.models.memory.footprint import GIB
 
 NAMES = {"math": "mathematics", "commonsense": "common sense (PIQA)"}
 HEADINGS = {"patched": "patched, no training"}

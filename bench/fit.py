@@ -64,10 +64,10 @@ def measure(folder: Path, bits: int, tokens: int, sequences: int, chunk: int | N
 
     from prune.checkpoint.source import Source
     from prune.families.subject import open_subject
-    from prune.models.held import held_cache_bytes, held_weight_bytes
     from prune.models.loading import load_model
-    from prune.models.needs import Asked
-    from prune.models.reckoning import read_needs
+    from prune.models.memory.held import held_cache_bytes, held_weight_bytes
+    from prune.models.memory.needs import Asked
+    from prune.models.memory.reckoning import read_needs
     from prune.models.whole import quantisation
 
     subject = open_subject(folder)

@@ -24,9 +24,9 @@ import torch
 
 from prune.checkpoint.source import locate
 from prune.models.batches import padded, plan_batches
-from prune.models.hooks import decoder_of
 from prune.models.loading import load_model, load_tokenizer, pick_device
 from prune.models.precision import pick_dtype
+from prune.models.walks.hooks import decoder_of
 from prune.scanning.scan import measure
 from prune.text.windows import draw_samples
 

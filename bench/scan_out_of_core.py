@@ -32,7 +32,7 @@ def child(folder: str, cap: int, tokens: int) -> None:
     import torch
 
     from prune.checkpoint.source import Source
-    from prune.models.layer_files import fits
+    from prune.models.walks.layer_files import fits
     from prune.scanning.samples import Samples
     from prune.scanning.settings import ScanSettings
     from prune.scanning.streaming import Timing, measure_streamed

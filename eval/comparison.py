@@ -30,11 +30,12 @@ from eval.reports.terminal import markdown
 from eval.runs.again import Again, second_settings
 from eval.runs.files import harness_results, write_samples
 from eval.runs.needles import draw_needles
-from eval.runs.run import free_memory, name_of, run, wants_chat
+from eval.runs.run import name_of, run, wants_chat
 from eval.runs.samples import RunResult
 from eval.settings import ComparisonSettings, Settings, named_texts
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError, first_line
+from prune.common.memory import give_back
 from prune.common.out_of_memory import is_out_of_memory
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
 from prune.common.provenance import provenance
@@ -179,7 +180,7 @@ def _ask_again(
         if not isinstance(error, RegrowthError) and not is_out_of_memory(error):
             raise
         missed = "out of memory" if is_out_of_memory(error) else first_line(error)
-    free_memory()
+    give_back()
     return None, f"the noise floor could not be measured ({missed})"
 
 

@@ -14,10 +14,10 @@ def fit(machine: Machine) -> None:
 
     Torch's allocator has a peak on a GPU alone; on a CPU the rows show only that the script runs.
     """
-    from prune.models.kv_cache import cache_bytes, layer_caches
-    from prune.models.skeleton import skeleton
-    from prune.models.weights import loaded_weights
-    from prune.models.work import prompt_work
+    from prune.models.memory.kv_cache import cache_bytes, layer_caches
+    from prune.models.memory.skeleton import skeleton
+    from prune.models.memory.weights import loaded_weights
+    from prune.models.memory.work import prompt_work
 
     shape = small(machine)
     tokens, sequences = machine.pick((256, 2), (8192, 2))

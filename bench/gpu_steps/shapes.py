@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.gpu_steps.measuring import Machine
-from prune.models.shapes import LayerShape, Linear, ModelShape
+from prune.models.memory.shapes import LayerShape, Linear, ModelShape
 
 _LLAMA = {"vocab_size": 128256, "num_key_value_heads": 8}
 SHAPES = {

@@ -17,7 +17,7 @@ from eval.asking.cache import AnswerStore, request_key
 from prune.common.terminal import Progress
 
 _FACTS = "facts"  # key of what is known of the model only once it is loaded
-_HALVED = "halved"  # key of the requests at a time that were left where memory ran out
+_HALVED = "halved"  # key of the requests at a time that a run ended with, if not those of the facts
 
 
 class Asker(LM):

@@ -32,7 +32,7 @@ from prune.common.out_of_memory import is_out_of_memory
 from prune.common.terminal import Progress
 from prune.instruments.detecting import Writer
 from prune.instruments.prompts import Prompt
-from prune.models.walking import Route
+from prune.models.walks.walking import Route
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 

@@ -1,7 +1,7 @@
 """Log-likelihoods of many requests under many variants of one loaded model, in one walk through its layers.
 
 Each batch of rows (`eval.asking.trees`) is read once by each layer for all variants that are still one there
-(`prune.models.walking`), and the head sees the positions that predict answers and no others.
+(`prune.models.walks.walking`), and the head sees the positions that predict answers and no others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prune.common.out_of_memory import is_out_of_memory
 from prune.models.at_once import ANSWERED_BYTES, WALK_TOKENS, at_once
 from prune.models.batches import plan_batches
 from prune.models.loading import forward_takes
-from prune.models.walking import Route, Walk, walking
+from prune.models.walks.walking import Route, Walk, walking
 
 ROW_TOKENS = 384  # of one row of trees: longer rows share more, but attention grows with their square
 WAYS = ("tree", "plain", "whole")
@@ -80,7 +80,7 @@ def score(
         routes: variants of the model, all unlike each other.
         way: as `choose_way` found it.
         batch_tokens: tokens of one batch, padding included; None: what suits the device. Halved where memory runs out.
-        switch: turns an adapter on and off; see `prune.models.walking.walking`.
+        switch: turns an adapter on and off; see `prune.models.walks.walking.walking`.
         answers: those of an earlier run, to go on from.
         watch: called after each batch, with all answers and how many of them are new; first with those given.
 

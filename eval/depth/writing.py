@@ -19,7 +19,7 @@ from eval.sweeps.plan import Variant
 from prune.common.layers import layers_without
 from prune.common.terminal import Progress
 from prune.families.subject import Subject, new_config
-from prune.models.sharing import over_same_weights
+from prune.models.walks.sharing import over_same_weights
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from prune.models.kv_cache import cache_of
+from prune.models.memory.kv_cache import cache_of
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from eval.gains.timing import time_generation
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError
 from prune.common.memory import forget_peak, peak_resident, resident
-from prune.models.held import held_cache_bytes, held_weight_bytes
 from prune.models.loading import pick_device, text_config
+from prune.models.memory.held import held_cache_bytes, held_weight_bytes
+from prune.models.memory.skeleton import read_config, skeleton
 from prune.models.precision import pick_dtype
-from prune.models.skeleton import read_config, skeleton
 from prune.models.spread import gpus
 from prune.models.whole import load_whole
 

@@ -9,7 +9,7 @@ from eval.reports.tables import Record, Shown, field, headings, within
 from eval.reports.text import PER_BYTE, bits, certain, listed, nll_change, plain, points
 from eval.settings import MODES
 from prune.common.tables import Cell, Table
-from prune.models.footprint import GIB
+from prune.models.memory.footprint import GIB
 
 _SMALL = 0.0005  # of a ratio: what is shown as 0.0 %
 _MODEL = field("Model", "", lambda row: Cell(row["model"]), words=True)

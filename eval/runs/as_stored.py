@@ -56,9 +56,9 @@ def measure_stored(
 
 def _nats(source: Source, settings: Questions, windows: Sequence[list[int]], show_progress: bool) -> Sequence[float]:
     """Summed NLL in nats of each window's tokens after the first."""
-    from prune.models.layer_files import fits
-    from prune.models.layerwise import Layerwise
-    from prune.models.variants import FULL, score_variants
+    from prune.models.walks.layer_files import fits
+    from prune.models.walks.layerwise import Layerwise
+    from prune.models.walks.variants import FULL, score_variants
 
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device=device)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from eval.billing.sweep import VariantRecord
 from prune.common.errors import UsageError
 from prune.common.layers import deepest_start, parse_layers, starts
-from prune.models.walking import Route, count_passes
+from prune.models.walks.walking import Route, count_passes
 
 RULES = ("best", "deepest", "all")
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from heal.budget.document import Gpu, Station, StationWay
 from heal.budget.stations import READ, Chain, Line, Work, head_bytes, kind_of, room_of, way_of, width
 from prune.models.at_once import WALK_TOKENS, at_once
-from prune.models.footprint import (
+from prune.models.memory.footprint import (
     forward_bytes,
     forward_flops,
     head_flops,
     resident_bytes,
     state_bytes,
 )
-from prune.models.kv_cache import cache_bytes, full_attention
-from prune.models.shapes import LayerShape
+from prune.models.memory.kv_cache import cache_bytes, full_attention
+from prune.models.memory.shapes import LayerShape
 
 _LAYER_SECONDS = 0.9e-3  # that a new token takes in a layer at least: starting kernels, whatever the card
 

@@ -12,7 +12,7 @@ from heal.budget.cost import spread_memory
 from heal.budget.document import Gpu
 from prune.common.errors import UsageError
 from prune.common.memory import available
-from prune.models.footprint import GIB
+from prune.models.memory.footprint import GIB
 
 CPU = "cpu"
 _NEW = 8  # first number of the compute capability from which on a card has products in bf16

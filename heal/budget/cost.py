@@ -16,7 +16,7 @@ from heal.budget.document import BudgetSettings, Gpu, Memory
 from heal.models.targets import plays
 from prune.common.errors import UsageError
 from prune.models.at_once import FLOATS, LOGITS, at_once
-from prune.models.footprint import (
+from prune.models.memory.footprint import (
     GIB,
     forward_flops,
     head_flops,
@@ -27,7 +27,7 @@ from prune.models.footprint import (
     state_bytes,
     weight_bytes,
 )
-from prune.models.shapes import LayerShape, ModelShape
+from prune.models.memory.shapes import LayerShape, ModelShape
 
 METHODS = ("qlora", "distill")
 _ADAPTER = 4  # bytes: adapters, their gradients and both of Adam's moments are fp32

@@ -6,7 +6,7 @@ A step keeps its rows, so what is learnt stays the same: only how many go throug
 from __future__ import annotations
 
 from heal.budget.cost import Job, flops_per_token, needed
-from prune.models.shapes import ModelShape
+from prune.models.memory.shapes import ModelShape
 
 # Weights are read, and in 4 bits unpacked, once a pass. At 2048 tokens that takes an eighth of its time (bench/gpu.py's
 # model of an H100): as long as so many tokens.

@@ -18,7 +18,7 @@ from prune.common.errors import CheckpointError, UsageError
 from prune.common.sizes import parse_tokens
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.subject import read_shape
-from prune.models.shapes import ModelShape
+from prune.models.memory.shapes import ModelShape
 
 
 @dataclass(frozen=True)

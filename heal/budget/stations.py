@@ -13,7 +13,7 @@ from heal.budget.cost import Job, adapter_bytes, flops_per_token, needed, usable
 from heal.budget.document import Gpu, Station, StationWay, Way
 from heal.budget.passes import choose_pass
 from prune.models.at_once import COMPARED_BYTES, SCAN_TOKENS, STATES_SHARE, WALK_TOKENS, WEIGHTS_SHARE, at_once
-from prune.models.footprint import (
+from prune.models.memory.footprint import (
     GIB,
     feed_forward_width,
     forward_bytes,
@@ -23,7 +23,7 @@ from prune.models.footprint import (
     state_bytes,
     streamed_bytes,
 )
-from prune.models.shapes import LayerShape, ModelShape
+from prune.models.memory.shapes import LayerShape, ModelShape
 
 READ, WRITE = 2e9, 1e9  # bytes a second of a disk
 _CHECK_PASSES, _CHECK_WALKS = 1.5, 3  # of the full model over the check's text; walks through the files
@@ -234,7 +234,7 @@ def kept_of(chain: Chain) -> list[LayerShape]:
 def states_on(gpu: Gpu, station: Station, wide: int) -> int:
     """Bytes of a station's hidden states that stand on a card between two layers (of a CPU, in memory).
 
-    As `prune.models.layerwise` keeps them: whole sets, while they take no more than their share of what is free.
+    As `prune.models.walks.layerwise` keeps them: whole sets, while they take no more than their share of what is free.
     """
     each = wide * station.states // max(1, station.sets)
     return each * min(station.sets, int(STATES_SHARE * gpu.memory) // each) if each else 0

@@ -31,7 +31,7 @@ from prune.models.loading import pick_device
 if TYPE_CHECKING:
     from heal.merging.agreement import Measure
     from heal.merging.tensors import Pairs
-    from prune.models.layerwise import Layerwise
+    from prune.models.walks.layerwise import Layerwise
 
 BASES = ("dequantised", "original", "auto")
 

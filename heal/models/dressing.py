@@ -1,6 +1,6 @@
 """What a layer that was read from its files wears for a while: weights in 4 or 8 bits, a LoRA adapter, other values.
 
-So the versions of a model that healing compares share one walk through its files (`prune.models.layerwise`).
+So the versions of a model that healing compares share one walk through its files (`prune.models.walks.layerwise`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from heal.models.quantise import quantised_twin
-from prune.models.layerwise import Layerwise
+from prune.models.walks.layerwise import Layerwise
 
 Pairs = Mapping[str, tuple[torch.Tensor, torch.Tensor]]  # module -> A of shape (r, in), B of shape (out, r)
 Values = Callable[[str], "torch.Tensor | None"]  # name of a stored tensor -> what it is now; None: as it is stored

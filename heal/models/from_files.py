@@ -14,10 +14,10 @@ from heal.models.losses import chunked_cross_entropy
 from heal.text.packing import Row, collate
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
-from prune.models.layer_files import fits
-from prune.models.layerwise import Layerwise, Walked, walked
 from prune.models.loading import text_config
-from prune.models.walking import Route
+from prune.models.walks.layer_files import fits
+from prune.models.walks.layerwise import Layerwise, Walked, walked
+from prune.models.walks.walking import Route
 
 PLAIN = Dressing()
 Batches = Sequence[Mapping[str, torch.Tensor]]

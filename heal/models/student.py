@@ -1,7 +1,7 @@
 """Teacher and student on one copy of the weights: the full model, and a second tree of modules over its tensors.
 
-The student stands over the full model's tensors (`prune.models.sharing`). It has the pruned model's config and layers,
-so an adapter put into it is one for the pruned model, by its names; the teacher stays as it was loaded.
+The student stands over the full model's tensors (`prune.models.walks.sharing`). It has the pruned model's config and
+layers, so an adapter put into it is one for the pruned model, by its names; the teacher stays as it was loaded.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 
 from prune.common.errors import CheckpointError
 from prune.families.table import is_transposed
-from prune.models.hooks import hooked
 from prune.models.loading import decoder_layers, text_config
-from prune.models.sharing import over_same_weights
-from prune.models.walking import PassThrough
+from prune.models.walks.hooks import hooked
+from prune.models.walks.sharing import over_same_weights
+from prune.models.walks.walking import PassThrough
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune.common.errors import UsageError
 from prune.models.loading import decoder_layers
-from prune.models.shapes import is_feed_forward
+from prune.models.memory.shapes import is_feed_forward
 
 if TYPE_CHECKING:
     import torch

@@ -19,10 +19,10 @@ from heal.patching.evidence import Evidence, Taken
 from heal.patching.places import Place, in_order, place_in
 from heal.patching.side_by_side import Held, PatchText, Told, check_positions, finite
 from heal.text.packing import Row, collate
-from prune.models.hooks import hooked
-from prune.models.layerwise import Finish, Inputs, Layerwise, Walked, walked
 from prune.models.loading import decoder_layers
-from prune.models.walking import Route
+from prune.models.walks.hooks import hooked
+from prune.models.walks.layerwise import Finish, Inputs, Layerwise, Walked, walked
+from prune.models.walks.walking import Route
 
 _PRUNED = "pruned"  # what is at work in the pruned model, and not in the full one
 Batch = dict[str, torch.Tensor]

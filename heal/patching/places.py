@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from heal.patching.passing import NoPatchError
-from prune.models.hooks import hooked, state_of
+from prune.models.walks.hooks import hooked, state_of
 
 _TOLERANCE = 1e-3  # of the effect of a trial change, in float32
 _HARMLESS = (torch.nn.Dropout, torch.nn.Identity)

@@ -23,9 +23,9 @@ from heal.patching.evidence import Evidence, Taken
 from heal.patching.places import Place, find_place
 from heal.text.packing import Row, collate
 from prune.common.errors import RegrowthError
-from prune.models.hooks import hooked, state_of
 from prune.models.loading import decoder_layers, forward_takes, text_config
-from prune.models.walking import Call, standing_in
+from prune.models.walks.hooks import hooked, state_of
+from prune.models.walks.walking import Call, standing_in
 
 Told = Callable[[int], None]
 _Run = Callable[[torch.Tensor], torch.Tensor]

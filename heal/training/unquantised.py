@@ -99,7 +99,7 @@ def _losses(plan: HealPlan, held_out: HeldOut) -> tuple[float, float] | None:
 def _losses_from_files(plan: HealPlan, held_out: HeldOut, dtype: torch.dtype) -> tuple[float, float] | None:
     from heal.merging.tensors import as_trained
     from heal.models.from_files import PLAIN, losses_from_files
-    from prune.models.layerwise import Layerwise
+    from prune.models.walks.layerwise import Layerwise
 
     files = Layerwise(plan.model, cap=plan.run.max_memory, dtype=dtype, device=plan.run.device)
     adapted = as_trained(plan.out, 16, ())

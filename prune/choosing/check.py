@@ -12,9 +12,9 @@ from prune.choosing.cascade import SHARES, Prices, affordable, rung_tokens, surv
 from prune.choosing.settings import CHECKED
 from prune.common.intervals import ratio_stderr
 from prune.models.batches import plan_batches
-from prune.models.layerwise import tree_of
 from prune.models.loading import decoder_layers
-from prune.models.variants import FULL, Scores, score_variants, walk_tokens
+from prune.models.walks.layerwise import tree_of
+from prune.models.walks.variants import FULL, Scores, score_variants, walk_tokens
 from prune.text.windows import SHORTEST
 
 Layers = tuple[int, ...]

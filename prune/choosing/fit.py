@@ -1,6 +1,6 @@
 """A cut to a target: the fewest layers whose going makes a model fit, or makes it fast enough. Pure arithmetic.
 
-What a model takes is in `prune.models.needs`, what its layers cost in seconds in `prune.choosing.times`.
+What a model takes is in `prune.models.memory.needs`, what its layers cost in seconds in `prune.choosing.times`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from prune.choosing.times import Times
 from prune.common.errors import RegrowthError
 from prune.common.layers import layers_without, spell_layers
 from prune.common.tables import Cell, Table
-from prune.models.needs import Needs
+from prune.models.memory.needs import Needs
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from prune.models.precision import HELP as DTYPES
 from prune.scanning.settings import ScanSettings
 
 if TYPE_CHECKING:
-    from prune.models.needs import Asked
+    from prune.models.memory.needs import Asked
 
 CHECKED = 4  # candidates that are checked by default
 FEWEST_TOKENS = 512  # of held-out text for a check; fewer tell nothing
@@ -241,7 +241,7 @@ class FitSettings:
     @property
     def asked(self) -> Asked:
         """How the model is to be run."""
-        from prune.models.needs import Asked
+        from prune.models.memory.needs import Asked
 
         assert self.context is not None
         return Asked(self.context, self.sequences or 1, self.bits or 16, self.prefill_chunk)

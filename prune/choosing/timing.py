@@ -49,12 +49,12 @@ def time_subject(
     subject: Subject, settings: TimeSettings, *, trust_remote_code: bool = False, show_progress: bool = True
 ) -> Times:
     """As `time_layers`, of a model that is open."""
-    from prune.models.layer_files import fits
     from prune.models.loading import load_model, pick_device
+    from prune.models.memory.reckoning import check_context
+    from prune.models.memory.skeleton import read_config
     from prune.models.precision import pick_dtype
-    from prune.models.reckoning import check_context
-    from prune.models.skeleton import read_config
     from prune.models.stopwatch import Stopwatch
+    from prune.models.walks.layer_files import fits
 
     source = locate(subject.source.name, revision=subject.source.commit)
     device = pick_device(settings.device)
@@ -101,9 +101,9 @@ def _kinds(config: Any, name: str, tokens: int, trust_remote_code: bool) -> list
     """Layers that are alike in what they keep and in the shapes of their weights, with the kind in words."""
     import torch
 
-    from prune.models.kv_cache import layer_caches
     from prune.models.loading import decoder_layers
-    from prune.models.skeleton import skeleton
+    from prune.models.memory.kv_cache import layer_caches
+    from prune.models.memory.skeleton import skeleton
 
     empty = skeleton(config, torch.bfloat16, name, trust_remote_code=trust_remote_code)
     caches = layer_caches(empty, name, tokens=tokens)
@@ -124,8 +124,8 @@ def _stand_in(subject: Subject, kept: Sequence[int], dtype: Any, device: str) ->
     import torch
     from transformers import AutoModelForCausalLM
 
-    from prune.models.skeleton import read_config
-    from prune.models.weights import stored_dtype
+    from prune.models.memory.skeleton import read_config
+    from prune.models.memory.weights import stored_dtype
 
     with TemporaryDirectory(prefix="regrowth-time-") as folder:
         cut = new_config(subject, kept, carry_code=False)

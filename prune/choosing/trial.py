@@ -81,9 +81,9 @@ class Trial:
     @cached_property
     def streamed(self) -> bool:
         """Whether the model is run layer by layer from its files: it does not fit."""
-        from prune.models.layer_files import fits
         from prune.models.loading import pick_device
         from prune.models.precision import pick_dtype
+        from prune.models.walks.layer_files import fits
 
         device = pick_device("auto")
         dtype = pick_dtype(self.dtype, device=device)
@@ -96,9 +96,9 @@ class Trial:
         Raises:
             CheckpointError: the model cannot be loaded, or does not fit and is of a family that is not streamed.
         """
-        from prune.models.layerwise import Layerwise
         from prune.models.loading import load_model, load_tokenizer, pick_device
         from prune.models.precision import pick_dtype
+        from prune.models.walks.layerwise import Layerwise
         from prune.text.windows import draw_held_out
 
         text, device, trusted = self.text, pick_device("auto"), self.settings.trust_remote_code

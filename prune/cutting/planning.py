@@ -20,7 +20,7 @@ from prune.common.provenance import provenance
 from prune.cutting.plan import PLAN_FILE, CutPlan, EarlierCut, PlannedSource, Size
 from prune.families.config import changes
 from prune.families.subject import Subject, new_config, open_subject, remainder
-from prune.models.reckoning import read_needs
+from prune.models.memory.reckoning import read_needs
 
 if TYPE_CHECKING:
     from prune.choosing.heads import Heads

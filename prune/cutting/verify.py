@@ -181,7 +181,7 @@ def logits_difference(
 
 def _passed_through(layer: Any) -> Any:
     """A module that hands its input on, in the form in which the layer itself answers."""
-    from prune.models.walking import PassThrough
+    from prune.models.walks.walking import PassThrough
 
     def answer(hidden_states: Any, *rest: Any, **more: Any) -> Any:
         form = layer(hidden_states, *rest, **more)  # run for its form alone

@@ -15,7 +15,7 @@ from prune.checkpoint.names import LayerNames, find_layer_names
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
 from prune.families.config import cut_config, extra_layers, family_of, layer_count, refuse_family
-from prune.models.shapes import ModelShape, shape_of
+from prune.models.memory.shapes import ModelShape, shape_of
 
 if TYPE_CHECKING:
     from prune.families.table import Family

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prune.common.memory import available
-from prune.models.kv_cache import LayerCache, cache_bytes, full_attention
 from prune.models.loading import text_config
+from prune.models.memory.kv_cache import LayerCache, cache_bytes, full_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

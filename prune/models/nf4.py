@@ -1,7 +1,7 @@
 """NF4 by bitsandbytes, the one way in which models have it here: with scales that are quantised too.
 
 So a scan, an adapter that is trained, a merge and an evaluation in 4 bits all stand on the same weights. Those are also
-what `prune.models.footprint` counts.
+what `prune.models.memory.footprint` counts.
 """
 
 from __future__ import annotations

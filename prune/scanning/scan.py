@@ -59,9 +59,9 @@ def scan(
         RegrowthError: a state is NaN or infinite (the message names layer and sample).
     """
     from prune.checkpoint.source import locate
-    from prune.models.layer_files import fits
     from prune.models.loading import pick_device
     from prune.models.precision import pick_dtype
+    from prune.models.walks.layer_files import fits
     from prune.scanning.samples import prepare_samples
     from prune.scanning.streaming import measure_streamed
 
@@ -196,8 +196,8 @@ def measure(
     """
     import torch
 
-    from prune.models.hooks import decoder_of, watching
     from prune.models.loading import decoder_layers
+    from prune.models.walks.hooks import decoder_of, watching
     from prune.scanning.samples import own_batches
     from prune.scanning.states import BatchStates
     from prune.scanning.sums import ScanSums

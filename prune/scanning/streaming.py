@@ -1,4 +1,4 @@
-"""A scan of a model whose weights do not fit: all samples at each layer, as `prune.models.layerwise` walks."""
+"""A scan of a model whose weights do not fit: all samples at each layer, as `prune.models.walks.layerwise` walks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from prune.common.memory import available
 from prune.common.terminal import progress, screen
 from prune.models.at_once import STATES_SHARE
 from prune.models.batches import padded
-from prune.models.layerwise import Layerwise, walked
 from prune.models.precision import pick_dtype
-from prune.models.walking import Route
+from prune.models.walks.layerwise import Layerwise, walked
+from prune.models.walks.walking import Route
 from prune.scanning.samples import Samples, batch_budget, own_batches
 from prune.scanning.settings import ScanSettings
 from prune.scanning.states import BatchStates

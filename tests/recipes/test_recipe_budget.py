@@ -11,7 +11,7 @@ import yaml
 import recipes.budget as budgets
 from heal.budget.cards import GPUS
 from prune.common.errors import RegrowthError
-from prune.models.footprint import GIB
+from prune.models.memory.footprint import GIB
 from recipes.budget import budget_of, most_on_disk
 from recipes.planning import plan_recipe
 from recipes.record import StageRecord, read_stages

@@ -8,7 +8,7 @@ from pathlib import Path
 from heal.budget.document import Budget
 from heal.budget.plan import plan_budget
 from heal.settings import BudgetQuery, DistillSettings
-from prune.models.footprint import GIB
+from prune.models.memory.footprint import GIB
 from recipes.schema import SHIPPED, Recipe, load_recipe
 from tests.support.hollow import hollow_checkpoint
 

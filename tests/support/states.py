@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from prune.models.hooks import decoder_of
+from prune.models.walks.hooks import decoder_of
 from tests.support.models import FAMILIES
 
 SCANNED = [*FAMILIES, "mistral", "qwen3", "gemma3_text"]

@@ -19,7 +19,7 @@ from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
 from prune.families.config import family_of
 from prune.families.table import FAMILIES, PLAIN
-from prune.models.walking import PassThrough
+from prune.models.walks.walking import PassThrough
 from tests.support.every_family import (
     LAYERS,
     LENGTH,

@@ -212,8 +212,8 @@ def _states(
     """(N, L+1, D) float32: each prompt's x[0] .. x[L] at its last token, or their mean over the question's tokens."""
     import torch
 
-    from prune.models.hooks import decoder_of, watching
     from prune.models.loading import decoder_layers
+    from prune.models.walks.hooks import decoder_of, watching
     from prune.scanning.samples import batch_budget
 
     depths = len(decoder_layers(model)) + 1

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from prune.common.errors import RegrowthError
 from prune.instruments.concepts.occurrences import Sample
 from prune.models.batches import padded, plan_batches
-from prune.models.hooks import decoder_of, watching
 from prune.models.loading import text_config
+from prune.models.walks.hooks import decoder_of, watching
 from prune.scanning.samples import batch_budget
 
 Floats = NDArray[np.float32]

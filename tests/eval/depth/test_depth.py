@@ -23,7 +23,7 @@ from eval.runs.run import run
 from prune import cut, plan_cut
 from prune.common.errors import UsageError
 from prune.models.loading import decoder_layers
-from prune.models.walking import PassThrough
+from prune.models.walks.walking import PassThrough
 from tests.support.commands import check_refused, succeed
 from tests.support.commands import run as run_command
 from tests.support.models import changed, save_tiny

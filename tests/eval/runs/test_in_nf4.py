@@ -93,7 +93,7 @@ def test_the_own_loss_of_nf4_is_the_difference_of_the_two(packed, plain, tmp_pat
 
 
 def test_layer_by_layer_from_the_files_gives_the_same(tiny_llama, ask, packed, monkeypatch):
-    monkeypatch.setattr("prune.models.layer_files.fits", lambda *_: False)
+    monkeypatch.setattr("prune.models.walks.layer_files.fits", lambda *_: False)
     streamed = run(tiny_llama, load_in_4bit=True, **ask)
     for one, other in zip(
         streamed.stored_prose["held-out"].windows, packed.stored_prose["held-out"].windows, strict=True
@@ -105,7 +105,7 @@ def test_what_cannot_be_measured_is_a_note_and_loses_no_answer(tiny_llama, ask, 
     def broken(*_):
         raise RegrowthError("no room")
 
-    monkeypatch.setattr("prune.models.layer_files.fits", broken)
+    monkeypatch.setattr("prune.models.walks.layer_files.fits", broken)
     asked = run(tiny_llama, load_in_4bit=True, **ask)
     assert asked.notes == ("what NF4 alone costs could not be measured (no room)",)
     assert nll(asked) == nll(packed)

@@ -17,7 +17,7 @@ from heal.budget.passes import choose_pass
 from heal.budget.plan import settle_healing
 from heal.budget.stations import Amounts, Chain, room_of
 from prune.common.errors import UsageError
-from prune.models.footprint import GIB
+from prune.models.memory.footprint import GIB
 from tests.support.budgets import chain_of
 from tests.support.commands import succeed
 

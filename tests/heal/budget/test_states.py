@@ -9,8 +9,8 @@ from heal.budget.cost import kept_layers
 from heal.budget.stations import Amounts, states_on
 from prune.checkpoint.source import Source
 from prune.choosing.check import check_candidates
-from prune.models import layerwise
-from prune.models.layerwise import Layerwise
+from prune.models.walks import layerwise
+from prune.models.walks.layerwise import Layerwise
 from prune.scanning.samples import Samples
 from prune.scanning.settings import ScanSettings
 from prune.scanning.states import BatchStates

@@ -10,7 +10,7 @@ from heal.patching.evidence import Evidence, Taken
 from heal.patching.least_squares import Sums, aim, massive, solve
 from heal.settings import PatchRun
 from prune import cut, plan_cut
-from prune.models.layerwise import Layerwise
+from prune.models.walks.layerwise import Layerwise
 from tests.support.checkpoints import weights
 from tests.support.commands import check_refused, run, succeed
 from tests.support.models import save_tiny

@@ -22,7 +22,7 @@ from prune.checkpoint.tensors import read
 from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, UsageError
 from prune.models.loading import decoder_layers
-from prune.models.walking import PassThrough
+from prune.models.walks.walking import PassThrough
 from tests.support.checkpoints import weights
 from tests.support.healing import PATCHED, changed_copy, distil_tiny, heal_tiny, merge_quietly, patched_copy
 from tests.support.models import FAMILIES, tiny

@@ -14,7 +14,7 @@ from prune.choosing.settings import CutSettings, parse_weights
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.cutting.plan import CutPlan
 from prune.cutting.planning import plan_cut
-from prune.models.variants import FULL, score_variants
+from prune.models.walks.variants import FULL, score_variants
 from prune.scanning.samples import few_samples_note
 from tests.support.checkpoints import hand_made_scan
 from tests.support.commands import check_refused, run, succeed

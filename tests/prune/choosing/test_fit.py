@@ -13,12 +13,12 @@ from prune.common.errors import RegrowthError, UsageError
 from prune.cutting.cut import cut
 from prune.cutting.plan import CutPlan
 from prune.families.subject import open_subject
-from prune.models.held import held_cache_bytes, held_weight_bytes
-from prune.models.kv_cache import LayerCache, cache_of
 from prune.models.loading import load_model
-from prune.models.needs import Asked, Needs, Work
-from prune.models.reckoning import read_needs
-from prune.models.weights import Weights
+from prune.models.memory.held import held_cache_bytes, held_weight_bytes
+from prune.models.memory.kv_cache import LayerCache, cache_of
+from prune.models.memory.needs import Asked, Needs, Work
+from prune.models.memory.reckoning import read_needs
+from prune.models.memory.weights import Weights
 from prune.scanning.settings import ScanSettings
 from tests.support.commands import check_refused, run, succeed
 from tests.support.every_family import save_small_model

@@ -3,7 +3,7 @@
 import torch
 
 from prune.models.fitting import fitting_rows, row_bytes, rows_at_once, usual_cache
-from prune.models.kv_cache import cache_bytes
+from prune.models.memory.kv_cache import cache_bytes
 from tests.support.models import FAMILIES, tiny
 
 

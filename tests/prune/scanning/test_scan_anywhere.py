@@ -14,7 +14,7 @@ from prune.checkpoint.source import Source, locate
 from prune.common.errors import UsageError
 from prune.common.resume import Unfinished
 from prune.common.sizes import parse_size
-from prune.models.layer_files import fits
+from prune.models.walks.layer_files import fits
 from prune.models.whole import load_whole
 from prune.scanning.cka import linear_cka
 from prune.scanning.result import Scan

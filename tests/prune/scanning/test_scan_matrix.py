@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from prune.checkpoint.source import locate
-from prune.models.hooks import decoder_of, watching
 from prune.models.loading import load_model, load_tokenizer
+from prune.models.walks.hooks import decoder_of, watching
 from prune.scanning.angles import rows
 from prune.scanning.result import Scan
 from prune.scanning.scan import scan

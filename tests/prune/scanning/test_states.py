@@ -5,7 +5,7 @@ import torch
 
 from prune.common.errors import RegrowthError
 from prune.models.batches import plan_batches
-from prune.models.hooks import decoder_of, watching
+from prune.models.walks.hooks import decoder_of, watching
 from prune.scanning.angles import rows
 from prune.scanning.scan import measure
 from prune.scanning.states import BatchStates

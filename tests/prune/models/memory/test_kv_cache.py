@@ -6,8 +6,8 @@ from transformers import AutoModelForCausalLM
 
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.families.table import FAMILIES
-from prune.models.kv_cache import LayerCache, bytes_a_token, cache_bytes, cache_of, layer_caches, tensors_in
-from prune.models.skeleton import skeleton
+from prune.models.memory.kv_cache import LayerCache, bytes_a_token, cache_bytes, cache_of, layer_caches, tensors_in
+from prune.models.memory.skeleton import skeleton
 from tests.support.every_family import NOT_BUILT, WINDOW, own_name, small_config
 from tests.support.verdicts import families, quiet
 

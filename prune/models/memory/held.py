@@ -1,6 +1,6 @@
 """Bytes that a loaded model holds: of its weights, as they stand, and of the cache that it filled.
 
-`prune.models.weights` and `prune.models.kv_cache` tell the same before a model is loaded.
+`prune.models.memory.weights` and `prune.models.memory.kv_cache` tell the same before a model is loaded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from prune.models.kv_cache import tensors_in
+from prune.models.memory.kv_cache import tensors_in
 
 
 def held_weight_bytes(model: torch.nn.Module) -> int:

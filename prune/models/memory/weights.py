@@ -1,7 +1,7 @@
 """Bytes of a model's weights, layer by layer, as transformers holds them: as stored, in 8 bits, or in 4.
 
-Counted on a model without values (`prune.models.skeleton`). For 8 and 4 bits transformers' own quantiser says which
-matrices bitsandbytes takes: all linear layers but the head. The rest is in 16 bits.
+Counted on a model without values (`prune.models.memory.skeleton`). For 8 and 4 bits transformers' own quantiser says
+which matrices bitsandbytes takes: all linear layers but the head. The rest is in 16 bits.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.tensors import FLOATS
-from prune.models.footprint import scale_bytes
 from prune.models.loading import decoder_layers, text_config
-from prune.models.shapes import HEADS, Linear
+from prune.models.memory.footprint import scale_bytes
+from prune.models.memory.shapes import HEADS, Linear
 from prune.models.whole import quantisation
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Loss, and KL to the full model, of many variants of one model, with what they share computed once.
 
 A variant is the set of layers it drops; variants that differ from layer s on share the walk up to s
-(`prune.models.walking`), and the full model is one of them. A model that does not fit is walked from its files
-(`prune.models.layerwise`), to the same numbers.
+(`prune.models.walks.walking`), and the full model is one of them. A model that does not fit is walked from its files
+(`prune.models.walks.layerwise`), to the same numbers.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from prune.common.errors import RegrowthError
 from prune.common.memory import available
 from prune.models.at_once import COMPARED_BYTES, WALK_TOKENS, at_once
 from prune.models.batches import padded, plan_batches
-from prune.models.layerwise import Layerwise, walked
 from prune.models.loading import text_config
-from prune.models.walking import Route, Walk, count_passes, walking
+from prune.models.walks.layerwise import Layerwise, walked
+from prune.models.walks.walking import Route, Walk, count_passes, walking
 
 Variant = frozenset[int]
 FULL: Variant = frozenset()

@@ -1,7 +1,7 @@
 """One walk through a model that does not fit: each layer is read once, for all batches and for all who share the walk.
 
-As `prune.models.walking` goes through a loaded model: a *route* is one way up through the layers, and routes that have
-done the same so far share their state. There a batch goes through all layers before the next one comes; here all
+As `prune.models.walks.walking` goes through a loaded model: a *route* is one way up through the layers, and routes that
+have done the same so far share their state. There a batch goes through all layers before the next one comes; here all
 batches go through a layer before it is dropped, so that the model's files are read once. The model's own forward pass
 supplies masks and positions anew for each batch and layer; the layers it would run are passed over.
 """
@@ -21,10 +21,10 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError
 from prune.common.memory import available
 from prune.models.at_once import STATES_SHARE
-from prune.models.hooks import state_of
-from prune.models.layer_files import LayerFiles
 from prune.models.loading import forward_takes, text_config
-from prune.models.walking import DROP, Call, Route, branches, picked_logits, standing_in
+from prune.models.walks.hooks import state_of
+from prune.models.walks.layer_files import LayerFiles
+from prune.models.walks.walking import DROP, Call, Route, branches, picked_logits, standing_in
 
 Inputs = Mapping[str, torch.Tensor]  # what the decoder takes: input_ids (B, T), and attention_mask or position_ids
 See = Callable[[int, int, "torch.Tensor | None", torch.Tensor], None]
@@ -36,7 +36,7 @@ Given = Iterable[tuple[Route, Iterable[torch.Tensor]]]
 class Layerwise(LayerFiles):
     """A causal language model whose layers are run one at a time, on states that are kept here.
 
-    What it has in common with `prune.models.walking.Walk`: `takes_positions`, `vocabulary` and `logits`.
+    What it has in common with `prune.models.walks.walking.Walk`: `takes_positions`, `vocabulary` and `logits`.
     """
 
     def __init__(self, source: Source, *, cap: int | None = None, **options: Any) -> None:

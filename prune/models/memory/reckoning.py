@@ -1,4 +1,4 @@
-"""What a model takes, reckoned from its config and the headers of its weights: `prune.models.needs` of it."""
+"""What a model takes, reckoned from its config and the headers of its weights: `prune.models.memory.needs` of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from prune.common.errors import CheckpointError, UsageError
-from prune.models.kv_cache import layer_caches
 from prune.models.loading import text_config
-from prune.models.needs import Asked, Needs
-from prune.models.weights import Weights, loaded_weights, packed_weights, stored_dtype
+from prune.models.memory.kv_cache import layer_caches
+from prune.models.memory.needs import Asked, Needs
+from prune.models.memory.weights import Weights, loaded_weights, packed_weights, stored_dtype
 
 if TYPE_CHECKING:
     from prune.checkpoint.headers import Checkpoint
@@ -37,8 +37,8 @@ def read_needs(
     """
     import torch
 
-    from prune.models.skeleton import read_config, skeleton
-    from prune.models.work import prompt_work
+    from prune.models.memory.skeleton import read_config, skeleton
+    from prune.models.memory.work import prompt_work
 
     config = read_config(source.folder, source.name, trust_remote_code=trust_remote_code)
     check_context(config, asked.context, source.name)

@@ -1,9 +1,9 @@
 """What a prompt takes beside weights and cache while it is read: activations, masks, logits.
 
-A model without values (`prune.models.skeleton`) reads the prompt, and the tensors that come and go are counted
-(`prune.models.live_bytes`). So it is what transformers itself allocates with fused attention (`sdpa`), which keeps no
-scores; a family that has it not keeps them, and they are counted. The logits are those that `generate` takes: of the
-last token where the model can, copied to fp32.
+A model without values (`prune.models.memory.skeleton`) reads the prompt, and the tensors that come and go are counted
+(`prune.models.memory.live_bytes`). So it is what transformers itself allocates with fused attention (`sdpa`), which
+keeps no scores; a family that has it not keeps them, and they are counted. The logits are those that `generate` takes:
+of the last token where the model can, copied to fp32.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from prune.common.errors import CheckpointError, first_line
-from prune.models.hooks import state_of
-from prune.models.kv_cache import LayerCache
-from prune.models.live_bytes import LiveBytes
 from prune.models.loading import decoder_layers, forward_takes
-from prune.models.needs import Work
-from prune.models.skeleton import without_values
+from prune.models.memory.kv_cache import LayerCache
+from prune.models.memory.live_bytes import LiveBytes
+from prune.models.memory.needs import Work
+from prune.models.memory.skeleton import without_values
+from prune.models.walks.hooks import state_of
 
 _SHORT = (256, 512)  # tokens: models with states run token by token or chunk by chunk, so long prompts are reckoned
 
@@ -33,7 +33,7 @@ def prompt_work(
     Args:
         model: without values.
         name: for messages.
-        caches: of its layers, from `prune.models.kv_cache.layer_caches`.
+        caches: of its layers, from `prune.models.memory.kv_cache.layer_caches`.
         tokens: of the prompt. sequences: prompts at once, all of that length.
         chunk: tokens that are read at a time; all if None.
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from prune.common.errors import RegrowthError
-from prune.models.hooks import state_of
 from prune.models.loading import decoder_layers, forward_takes
+from prune.models.walks.hooks import state_of
 
 DROP = "drop"  # what `Route.at` says of a layer that is left out
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from prune.models.memory.shapes import LayerShape, Linear, ModelShape
 from prune.models.nf4 import BLOCK, DOUBLE
-from prune.models.shapes import LayerShape, Linear, ModelShape
 
 GIB = 1 << 30
 _QUANTISED_EXTRAS = 1024 + 64 + 4  # bytes a tensor: two code books and an offset in fp32

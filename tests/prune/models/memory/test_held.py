@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from prune.models.held import held_cache_bytes, held_weight_bytes
-from prune.models.kv_cache import cache_bytes, layer_caches
-from prune.models.skeleton import skeleton
-from prune.models.weights import loaded_weights
+from prune.models.memory.held import held_cache_bytes, held_weight_bytes
+from prune.models.memory.kv_cache import cache_bytes, layer_caches
+from prune.models.memory.skeleton import skeleton
+from prune.models.memory.weights import loaded_weights
 from prune.models.whole import quantisation
 from tests.support.models import save_tiny, tiny
 

@@ -10,8 +10,8 @@ from prune.choosing.check import check_candidates, greedy_removal
 from prune.choosing.settings import CheckSettings, CutSettings
 from prune.common.errors import CheckpointError
 from prune.cutting.planning import plan_cut
-from prune.models.layerwise import Layerwise
-from prune.models.variants import FULL, score_variants
+from prune.models.walks.layerwise import Layerwise
+from prune.models.walks.variants import FULL, score_variants
 from prune.scanning.settings import ScanSettings
 from tests.support.commands import check_refused, run, succeed
 from tests.support.models import build, tiny

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prune.models.kv_cache import LayerCache, cache_bytes
-from prune.models.weights import Weights
+from prune.models.memory.kv_cache import LayerCache, cache_bytes
+from prune.models.memory.weights import Weights
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What each layer keeps of the tokens before: keys and values, windows of them, states of linear attention.
 
-The bytes are transformers' own: `layer_caches` runs a model without values (`prune.models.skeleton`) on a few tokens,
-and looks at the cache that it fills. So latent attention, layers that share their keys and values, and kinds of cache
-that are new count as the installed transformers has them. `LayerCache` is pure arithmetic.
+The bytes are transformers' own: `layer_caches` runs a model without values (`prune.models.memory.skeleton`) on a few
+tokens, and looks at the cache that it fills. So latent attention, layers that share their keys and values, and kinds of
+cache that are new count as the installed transformers has them. `LayerCache` is pure arithmetic.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def layer_caches(model: Any, name: str, *, tokens: int | None = None) -> tuple[L
     """What each decoder layer of a model keeps, as transformers' own cache has it, in the model's dtype.
 
     Args:
-        model: without values, from `prune.models.skeleton.skeleton`.
+        model: without values, from `prune.models.memory.skeleton.skeleton`.
         name: for messages.
         tokens: the length that is asked for. A cache that grows in steps (DeepSeek V4's, which sums up tokens) is told
             for that length alone; without it such a model is refused.
@@ -105,7 +105,7 @@ def _kept(model: Any, name: str, tokens: int, count: int) -> list[_Kept]:
     """What each of `count` layers keeps of so many tokens."""
     import torch
 
-    from prune.models.skeleton import without_values
+    from prune.models.memory.skeleton import without_values
 
     ids = torch.zeros((1, tokens), dtype=torch.long, device="meta")
     try:

@@ -16,9 +16,9 @@ from prune.checkpoint.tensors import FLOATS, read_into, torch_dtype
 from prune.common.errors import CheckpointError, RegrowthError, first_line
 from prune.common.memory import available
 from prune.models.at_once import WEIGHTS_SHARE
-from prune.models.hooks import decoder_of
 from prune.models.loading import decoder_layers, text_config
-from prune.models.shapes import HEADS
+from prune.models.memory.shapes import HEADS
+from prune.models.walks.hooks import decoder_of
 
 _ALIGN = 64
 _REFUSED = (
