@@ -107,7 +107,7 @@ def _layers_of(model: str, cut: Stage) -> int | None:
     asked = {name: cut.options.get(name) for name in ("context", "sequences", "bits")}
     fit = FitSettings(
         size=parse_target(str(size)),
-        context=None if asked["context"] is None else parse_tokens(str(asked["context"])),
+        context=None if asked["context"] is None else parse_tokens(str(asked["context"]), option="--context"),
         sequences=None if asked["sequences"] is None else int(str(asked["sequences"])),
         bits=None if asked["bits"] is None else int(str(asked["bits"])),
     )
@@ -185,7 +185,7 @@ def _asked_of(stage: Stage) -> dict[str, Any]:
         said["questions"] = 2 * limit * len(domains.split(","))  # choices and answers of each domain
         said["answers"] = said["questions"] // 2
     if "slow" in str(options.get("thinking") or ""):  # a chain of thought for each question
-        said["answer_tokens"] = parse_tokens(str(options.get("slow-tokens") or 256))
+        said["answer_tokens"] = parse_tokens(str(options.get("slow-tokens") or 256), option="--slow-tokens")
         said["answers"] = said.get("questions", Amounts.questions)
     if isinstance(rows := options.get("batch-size"), int):
         said["batch_size"] = rows
