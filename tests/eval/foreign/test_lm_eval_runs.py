@@ -158,6 +158,29 @@ def test_folders_that_do_not_pair_are_refused_in_one_line_that_names_both(other,
     _bill(full, other, tmp_path / "bill")
 
 
+def test_a_run_without_hashes_is_paired_with_one_that_has_them(other, tmp_path):
+    full = RUNS / "current" / "full"
+
+    def forget(rows):
+        for row in rows:
+            for name in ("doc_hash", "prompt_hash", "target_hash"):
+                row.pop(name)
+            row["arguments"] = [list(each.values()) for each in row["arguments"].values()]  # as an older one logs them
+
+    for task in ("piqa", "gsm8k"):
+        _change(other, f"samples_{task}*", forget)
+    same, mixed = _bill(full, RUNS / "current" / "cut", tmp_path / "a"), _bill(full, other, tmp_path / "b")
+    assert mixed.warnings == same.warnings
+    for found, wanted in zip(mixed.rows, same.rows, strict=True):  # sums in another order: of questions by their hashes
+        assert (found.model, found.domain, found.protocol) == (wanted.model, wanted.domain, wanted.protocol)
+        assert found.accuracy.estimate == pytest.approx(wanted.accuracy.estimate)
+        if wanted.versus is not None:
+            assert (found.versus.lost, found.versus.gained) == (wanted.versus.lost, wanted.versus.gained)
+    _change(other, "samples_piqa*", lambda rows: rows[1]["arguments"][0].__setitem__(0, "Question: another"))
+    with pytest.raises(RegrowthError, match="question 1 of task piqa_local has another prompt"):
+        _bill(full, other, tmp_path / "c")
+
+
 def test_what_is_no_folder_of_lm_eval_is_refused(other, tmp_path):
     full = RUNS / "current" / "full"
     for change, words in [
