@@ -11,7 +11,7 @@ from eval.billing.artefacts import Comparison
 from eval.billing.policy import Measured, check_policy, parse_limit, read_policy
 from eval.comparison import bill_runs, unique_labels, write_comparison
 from eval.foreign.domains import read_mapping, tasks_by_domain
-from eval.foreign.folder import check_alike, read_folder
+from eval.foreign.folder import check_alike, level_hashes, read_folder
 from eval.foreign.result import as_result
 from eval.foreign.settings import ForeignSettings
 from eval.gains.settings import GainsSettings
@@ -60,7 +60,7 @@ def compare_lm_eval(
     if settings.sweep is not None:
         read_sweep(settings.sweep)
     mapping = None if foreign.mapping is None else read_mapping(foreign.mapping)
-    first, *rest = folders = [read_folder(folder) for folder in (full, *others)]
+    first, *rest = folders = level_hashes([read_folder(folder) for folder in (full, *others)])
     told = [(), *(tuple(check_alike(first, other)) for other in rest)]
     domains = tasks_by_domain(first.tasks, first.harness["group_subtasks"], mapping, foreign.mapping)
     if unknown := [name for name in settings.domains if name not in domains]:
