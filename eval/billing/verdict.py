@@ -131,7 +131,9 @@ def _of_model(
     measured: Sequence[Loss],
     missing: Sequence[Unmeasured],
 ) -> ModelVerdict:
-    own, reached, lacks = ([one for one in every if one.model == label] for every in (losses, gains, missing))
+    own = [loss for loss in losses if loss.model == label]
+    reached = [gain for gain in gains if gain.model == label]
+    lacks = [one for one in missing if one.model == label]
     decision, sentence, _ = _sum_up(policy, own, reached, measured, [label], lacks)
     return ModelVerdict(label, decision, f"{decision}: {sentence}")
 
