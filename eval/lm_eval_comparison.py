@@ -49,7 +49,11 @@ def compare_lm_eval(
     """
     settings = ComparisonSettings.of(**options) if settings is None else settings
     foreign = foreign or ForeignSettings(from_lm_eval=True)
-    foreign.check(settings, gains)
+    foreign.check(settings)
+    if gains is not None and gains.changed:
+        raise UsageError(
+            f"{gains.changed[0]} is of models that are measured, and --from-lm-eval has none; leave it out"
+        )
     if not others:
         raise UsageError("compare needs the full model's folder and one other at least")
     labels = unique_labels([full, *others], settings.labels)

@@ -199,8 +199,7 @@ def test_what_is_no_folder_of_lm_eval_is_refused(other, tmp_path):
     assert not (tmp_path / "bill").exists()
     for gains, option in ((GainsSettings(gains=False), "--no-gains"), (GainsSettings(rounds=7), "--gains-rounds")):
         with pytest.raises(UsageError, match=f"^{option} is of models that are measured"):
-            ForeignSettings(from_lm_eval=True).check(ComparisonSettings(), gains)
-    ForeignSettings(from_lm_eval=True).check(ComparisonSettings(), GainsSettings())
+            compare_lm_eval(full, [other], out=tmp_path / "bill", gains=gains)
     with pytest.raises(UsageError, match="--thinking asks a model"):
         _bill(full, other, tmp_path / "bill", thinking="fast")
     with pytest.raises(UsageError, match="--mapping goes with --from-lm-eval"):
