@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from heal.budget.plan import plan_budget
 from heal.budget.stations import Amounts
 from heal.choosing.record import FINALISTS, TOKENS
 from heal.settings import BudgetQuery, Settings, parse_checkpointing
-from prune.choosing.fit import check_reach, least_layers
-from prune.choosing.settings import CutSettings, FitSettings, parse_target
+from prune.choosing.fit import OutOfReachError, check_reach, least_layers
+from prune.choosing.settings import CutSettings, FitSettings, parse_speed, parse_target
+from prune.common.errors import RegrowthError, UsageError
 from prune.common.layers import parse_layers, starts
 from prune.common.sizes import parse_tokens
 from prune.cutting.planning import target_of
@@ -26,7 +27,20 @@ from prune.scanning.settings import parse_batch_size
 from recipes.schema import Recipe, Stage
 from recipes.tidying import outputs_of, overlap
 
+_FIT: dict[str, tuple[str, Callable[[str], Any]]] = {  # options of a cut to a target: their setting, how it is read
+    "fit": ("size", parse_target), "speed": ("speed", parse_speed), "context": ("context", parse_tokens),
+    "sequences": ("sequences", int), "bits": ("bits", int), "prefill-chunk": ("prefill_chunk", parse_tokens),
+    "times": ("times", Path), "speed-of": ("speed_of", str),
+}  # fmt: skip
 _HEALING = {"heal qlora": "qlora", "heal distill": "distill", "heal finalists": "distill"}  # and its method
+
+
+class StageRefusedError(RegrowthError):
+    """A stage would refuse its options, and a long one stands before it. Exit code: as the stage would have it."""
+
+    def __init__(self, stage: Stage, error: RegrowthError) -> None:
+        super().__init__(f"stage {stage.name}: {error}")
+        self.exit_code = error.exit_code
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,12 @@ class Asked:
 
 
 def asked_budget(recipe: Recipe, stage: Stage) -> Asked | None:
-    """What is asked for a stage; None where the recipe does not say what is cut."""
+    """What is asked for a stage; None where the recipe does not say what is cut.
+
+    Raises:
+        StageRefusedError: the target of its cut is wrong, met by the whole model, or out of reach.
+        RegrowthError: the model cannot be read.
+    """
     made = [output for one in recipe.stages for output in outputs_of(one)]
     cut = _nearest(recipe, stage, ("prune cut",))
     healing = _nearest(recipe, stage, tuple(_HEALING))
@@ -99,26 +118,35 @@ def asked_budget(recipe: Recipe, stage: Stage) -> Asked | None:
 
 
 def _layers_of(model: str, cut: Stage) -> int | None:
-    """How many layers a cut takes, at the least where it has a size to fit; None where its options do not tell.
+    """How many layers a cut takes, at the least where it has a size to fit; None where its options do not tell."""
+    try:
+        fit = _target_settings(cut)
+        if fit.size is None:
+            n = cut.options.get("n")
+            return n if isinstance(n, int) else None
+        revision = cut.options.get("revision")
+        subject = open_subject(model, revision=None if revision is None else str(revision))
+        target = target_of(fit, subject, CutSettings(), show_progress=False)
+        check_reach(target, model)
+    except (UsageError, OutOfReachError) as error:
+        raise StageRefusedError(cut, error) from None
+    return least_layers(target)
+
+
+def _target_settings(cut: Stage) -> FitSettings:
+    """The target that a cut's options name.
 
     Raises:
-        RegrowthError: the model cannot be read, or no cut of it fits, or none is needed.
+        UsageError: as `prune cut` has it.
     """
-    n, size = cut.options.get("n"), cut.options.get("fit")
-    if size is None:
-        return n if isinstance(n, int) else None
-    asked = {name: cut.options.get(name) for name in ("context", "sequences", "bits")}
-    fit = FitSettings(
-        size=parse_target(str(size)),
-        context=None if asked["context"] is None else parse_tokens(str(asked["context"])),
-        sequences=None if asked["sequences"] is None else int(str(asked["sequences"])),
-        bits=None if asked["bits"] is None else int(str(asked["bits"])),
-    )
-    revision = cut.options.get("revision")
-    subject = open_subject(model, revision=None if revision is None else str(revision))
-    target = target_of(fit, subject, CutSettings(), show_progress=False)
-    check_reach(target, model)
-    return least_layers(target)
+    given: dict[str, Any] = {}
+    for option, (name, read) in _FIT.items():
+        if (value := cut.options.get(option)) is not None:
+            try:
+                given[name] = read(str(value))
+            except ValueError:
+                raise UsageError(f"--{option} {value} is no whole number") from None
+    return FitSettings(**given)
 
 
 def _nearest(recipe: Recipe, stage: Stage, commands: tuple[str, ...]) -> Stage | None:
@@ -213,7 +241,7 @@ def _asked_of(stage: Stage) -> dict[str, Any]:
         said["questions"] = limit * len(domains) * len(protocols)
         said["answers"] = limit * len(domains) * ("generation" in protocols)
     if "slow" in str(options.get("thinking") or ""):  # a chain of thought for each question
-        said["answer_tokens"] = parse_tokens(str(options.get("slow-tokens") or 256))
+        said["answer_tokens"] = parse_tokens(str(options.get("slow-tokens") or 256), option="--slow-tokens")
         said["answers"] = said.get("questions", Amounts.questions)
     if (rows := _number(options.get("batch-size"))) is not None:
         said["batch_size"] = rows

@@ -25,7 +25,7 @@ from prune.common.sizes import spell_size
 from prune.common.tables import Table
 from prune.common.terminal import screen
 from prune.models.at_once import STATES_SHARE
-from recipes.asked import Asked, asked_budget
+from recipes.asked import Asked, StageRefusedError, asked_budget
 from recipes.planning import RecipePlan
 from recipes.schema import Stage, options_of
 from recipes.tidying import done_with
@@ -168,6 +168,8 @@ def told_budget(plan: RecipePlan, *, tidy: bool) -> tuple[RecipeBudget | None, s
     try:
         budget = reckon(plan, tidy=tidy)
         return budget, budget.refusal()
+    except StageRefusedError as error:
+        return None, str(error)
     except (RegrowthError, ValueError) as error:
         return None, _untold(error)
 
@@ -179,10 +181,13 @@ def check_budget(plan: RecipePlan, *, tidy: bool) -> None:
         tidy: intermediates go as soon as no later stage reads them.
 
     Raises:
+        StageRefusedError: the target of a cut is wrong or cannot be reached.
         RegrowthError: a stage cannot fit in memory, or what the stages write not on the disk.
     """
     try:
         budget = reckon(plan, tidy=tidy)
+    except StageRefusedError:
+        raise
     except (RegrowthError, ValueError) as error:
         screen().print(_untold(error), style="dim")
         return

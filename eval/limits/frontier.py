@@ -123,11 +123,12 @@ def _decisions(comparison: Comparison, limits: Policy | None, file: str | Path |
             needles=bool(comparison.needles),
             prose=bool(comparison.prose),
             gains=comparison.gains is not None,
+            remedy="compare again with what measures it, or leave it out",
         )
         if file is not None:
             check_policy(limits, file, measured)
         parts = {name: getattr(comparison, name) for name in ("thinking", "needles", "prose", "gains")}
-        verdict = judge(comparison.rows, limits, **parts)
+        verdict = judge(comparison.rows, limits, **parts, models=[model.label for model in comparison.models[1:]])
     models = () if verdict is None else verdict.models
     return {one.model: Decision(decision=one.decision, sentence=one.sentence) for one in models}
 

@@ -10,6 +10,7 @@ import yaml
 
 import recipes.budget as budgets
 from heal.budget.cards import GPUS
+from prune.choosing.settings import FitSettings
 from prune.common.errors import RegrowthError
 from prune.models.memory.footprint import GIB
 from recipes.budget import budget_of, most_on_disk
@@ -373,3 +374,40 @@ def test_what_a_later_stage_reads_by_name_or_lies_elsewhere_is_not_an_intermedia
     names = [[output.rpartition("/")[2] for _, output in done_with(recipe, after)] for after in range(4)]
     assert names[:2] == [["rank.json"]] * 2
     assert names[2:] == [["rank.json", "chosen.jsonl"], ["rank.json", "chosen.jsonl", "adapter"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ({"fit": "1B", "context": "64"}, 1, "stage cut: --fit 0.0 MiB: no cut of"),
+        ({"fit": "64GiB", "context": "64"}, 1, "no layer has to go"),
+        ({"fit": "1MiB", "context": "4k"}, 2, "stage cut: "),
+        ({"n": 2, "context": "64"}, 2, "stage cut: --context goes with --fit or --speed"),
+        ({"n": 2, "sequences": 2}, 2, "stage cut: --sequences goes with --fit or --speed"),
+        ({"n": 2, "bits": 4}, 2, "stage cut: --bits goes with --fit"),
+        ({"fit": "1MiB", "context": "64", "sequences": "two"}, 2, "--sequences two is no whole number"),
+        ({"fit": "1MiB", "context": "64", "prefill-chunk": "x"}, 2, "stage cut: "),
+    ],
+)
+def test_a_target_that_is_wrong_or_out_of_reach_is_refused_before_the_scan(chain, tmp_path, options, code, words):
+    cut = chain.stages[1].model_copy(update={"options": {**options, "out": str(tmp_path / "out" / "pruned")}})
+    recipe = chain.model_copy(update={"stages": [chain.stages[0], cut]})
+    path = tmp_path / "chain.yaml"
+    path.write_text(yaml.safe_dump({**recipe.model_dump(mode="json"), "tidy": [], "files": {}}))
+    check_refused(run("recipe", "run", path), code, words)
+    assert not (tmp_path / "out" / "scan.json").exists()
+    document = json.loads(succeed("recipe", "run", path, "--dry-run", "--json").stdout)
+    assert document["budget"] == []
+    assert words in document["refused"]
+
+
+def test_a_target_is_reckoned_with_all_options_of_the_cut(chain, monkeypatch):
+    seen = []
+    monkeypatch.setattr("recipes.asked.target_of", lambda fit, *_, **__: seen.append(fit) or 1 / 0)
+    options = {"fit": "8GiB", "context": "4k", "sequences": 2, "bits": 8, "prefill-chunk": 512, "out": "pruned"}
+    cut = chain.stages[1].model_copy(update={"options": options})
+    with pytest.raises(ZeroDivisionError):
+        budget_of(planned(chain.model_copy(update={"stages": [cut]})))
+    assert seen == [FitSettings(size=8 << 30, context=4000, sequences=2, bits=8, prefill_chunk=512)]
+    fast = cut.model_copy(update={"options": {"speed": "1.3x", "context": "4k", "speed-of": "prefill", "out": "x"}})
+    assert budget_of(planned(chain.model_copy(update={"stages": [fast]}))) == ()  # it is measured, not reckoned

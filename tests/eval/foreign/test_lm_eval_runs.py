@@ -12,6 +12,7 @@ from eval.foreign.answers import by_filter, read_task
 from eval.foreign.domains import SETS, known_domains, subject_of
 from eval.foreign.folder import read_folder
 from eval.foreign.settings import ForeignSettings
+from eval.gains.settings import GainsSettings
 from eval.lm_eval_comparison import compare_lm_eval
 from eval.questions.domains import declared
 from eval.runs.files import read_lines
@@ -196,6 +197,10 @@ def test_what_is_no_folder_of_lm_eval_is_refused(other, tmp_path):
             with pytest.raises(RegrowthError, match=words):
                 _bill(full, other, tmp_path / "bill")
     assert not (tmp_path / "bill").exists()
+    for gains, option in ((GainsSettings(gains=False), "--no-gains"), (GainsSettings(rounds=7), "--gains-rounds")):
+        with pytest.raises(UsageError, match=f"^{option} is of models that are measured"):
+            ForeignSettings(from_lm_eval=True).check(ComparisonSettings(), gains)
+    ForeignSettings(from_lm_eval=True).check(ComparisonSettings(), GainsSettings())
     with pytest.raises(UsageError, match="--thinking asks a model"):
         _bill(full, other, tmp_path / "bill", thinking="fast")
     with pytest.raises(UsageError, match="--mapping goes with --from-lm-eval"):
