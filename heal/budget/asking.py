@@ -34,7 +34,7 @@ def asking_line(name: str, chain: Chain, layers: Sequence[LayerShape], *, models
         sets=0,
         work=f"{of_models}{amounts.questions:,} questions of {amounts.question_tokens} tokens, {amounts.answers:,} "
         f"answers of {amounts.answer_tokens}, {f'{needles:,} needles in {long:,} tokens, ' if needles else ''}"
-        f"{amounts.batch_size} at a time",
+        f"{amounts.batch_size} at a time{', lm-eval tasks not counted' if amounts.tasks_too else ''}",
     )
     rounds = -(-(amounts.answers + needles) // amounts.batch_size)
     each = forward_flops(shape, layers, amounts.question_tokens) + head_flops(shape)

@@ -48,6 +48,7 @@ class Amounts:
         models: that a comparison asks.
         question_tokens, answer_tokens: choices of one question share it; an answer is short without slow thinking.
         cuts: that a sweep asks, each of which runs half of the layers anew.
+        tasks_too: tasks of lm-eval are asked as well, and not counted: how long they are is not known before.
     """
 
     samples: int = 256
@@ -67,6 +68,7 @@ class Amounts:
     every_token: bool = False
     models: int = 3
     cuts: int = 16
+    tasks_too: bool = False
 
 
 @dataclass(frozen=True)

@@ -134,9 +134,9 @@ def with_options(recipe, number, **options):
     return recipe.model_copy(update={"stages": [*recipe.stages[:number], stage, *recipe.stages[number + 1 :]]})
 
 
-def asking(recipe, model, **options):
+def asking(recipe, model, command="evaluate run", **options):
     """The recipe with a stage that asks a model."""
-    stage = {"name": "ask", "command": "evaluate run", "arguments": [model]}
+    stage = {"name": "ask", "command": command, "arguments": [model]}
     options = {name.replace("_", "-"): value for name, value in options.items()}
     stage["options"] = {"data": "questions", "domains": "medical", "out": f"{recipe.settings['out']}/asked", **options}
     return recipe.model_copy(update={"stages": [*recipe.stages, Stage.model_validate(stage)]})
@@ -166,6 +166,31 @@ def test_a_stage_is_reckoned_with_its_own_options(chain, tiny_llama, monkeypatch
     assert whole(device_map="auto").card.name == "first + second"
     heal = [budget_of(planned(with_options(chain, 2, dtype=name)))[2].way.memory for name in ("bfloat16", "float32")]
     assert heal[1] > heal[0]
+
+
+def test_a_sweep_is_reckoned_with_its_cuts_and_questions(chain, tiny_llama):
+    def work(**options):
+        recipe = asking(chain, str(tiny_llama), "evaluate sweep", **options)
+        return budget_of(planned(recipe))[-1].station.work
+
+    asked = {"domains": "medical,math", "limit": 50}
+    of_sizes = work(sizes="0-2", starts="deepest", adapter=["a", "b"], few_shot=2, **asked)
+    assert of_sizes.startswith("4 cuts, 200 questions of 360 tokens")
+    layers = json.loads((tiny_llama / "config.json").read_text())["num_hidden_layers"]
+    every = work(sizes="1", starts="all", protocols="letters", **asked)
+    assert every.startswith(f"{layers - 1} cuts, 100 questions")
+    assert work(sizes="1", starts="0-1", **asked).startswith("2 cuts")
+
+
+def test_tasks_of_lm_eval_are_said_not_to_count(chain, tiny_llama):
+    def work(**options):
+        return budget_of(planned(asking(chain, str(tiny_llama), **options)))[-1].station.work
+
+    assert "not counted" not in work()
+    assert work(tasks="arc_easy").endswith("8 at a time, lm-eval tasks not counted")
+    alone = work(tasks="arc_easy", domains=None)
+    assert alone.startswith("0 questions")
+    assert alone.endswith("not counted")
 
 
 def test_a_model_that_several_cards_hold_is_not_refused(chain, tiny_llama, monkeypatch):
