@@ -158,11 +158,15 @@ def _nearest(recipe: Recipe, stage: Stage, commands: tuple[str, ...]) -> Stage |
 
 
 def _tokens(healing: Stage) -> str:
-    """What a stage heals on; finalists each have their share."""
-    if healing.command != "heal finalists":
-        return str(healing.options.get("tokens", "2M"))
-    each = parse_tokens(str(healing.options.get("tokens") or TOKENS))
-    return str(each * int(str(healing.options.get("finalists") or FINALISTS)))
+    """What a stage heals on; of finalists, each of them."""
+    usual = TOKENS if healing.command == "heal finalists" else "2M"
+    return str(healing.options.get("tokens") or usual)
+
+
+def healings_of(choosing: Stage) -> int:
+    """How often `heal finalists` heals: each finalist once, and one that has no rival not at all."""
+    finalists = int(str(choosing.options.get("finalists") or FINALISTS))
+    return finalists if finalists > 1 else 0
 
 
 def _settings(stage: Stage) -> Iterator[tuple[str, Any]]:
