@@ -78,7 +78,7 @@ class TextOptions:
             tuple(self.text or [DEFAULT_SOURCE]),
             self.field,
             tuple(self.held_out) if self.held_out else None,
-            None if self.held_out_tokens is None else parse_tokens(self.held_out_tokens),
+            None if self.held_out_tokens is None else parse_tokens(self.held_out_tokens, option="--held-out-tokens"),
             tuple(domains),
             self.loss_on,
             _shares(self.mix),

@@ -12,7 +12,7 @@ from prune.common.errors import UsageError
 from prune.common.options import MAX_MEMORY, Option
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.attention import HELP as ATTENTIONS
-from prune.models.loading import longest_row
+from prune.models.loading import longest_context
 from prune.models.precision import HELP as DTYPES
 from prune.scanning.settings import parse_batch_size
 
@@ -248,7 +248,11 @@ class Measuring:
     field: Annotated[str, Option("Field of each row of --held-out that holds the text.")] = "text"
     held_out_tokens: Annotated[
         int | None,
-        Option("How much of it; as much as the adapter was measured on if not named.", typed=str, parse=parse_tokens),
+        Option(
+            "How much of it; as much as the adapter was measured on if not named.",
+            typed=str,
+            parse=partial(parse_tokens, option="--held-out-tokens"),
+        ),
     ] = None
     device: Annotated[str, Option("What quantises and measures: auto, cpu, cuda, cuda:1, ...")] = "auto"
     max_memory: Annotated[int | None, MAX_MEMORY] = None
@@ -310,6 +314,6 @@ def check_length(config: Any, length: int) -> None:
     Raises:
         UsageError: they are.
     """
-    limit = longest_row(config)
+    limit = longest_context(config)
     if limit is not None and length > limit:
         raise UsageError(f"--length {length} is beyond the {limit} tokens that the model can read")

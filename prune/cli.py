@@ -112,6 +112,7 @@ def cut_command(
         check_can_publish(push_to_hub)
     settings = replace(settings, check=check, scanning=ScanSettings(**scanning))
     plan = plan_cut(model, **{**which, "text": which["text"] or ()}, fit=fit, settings=settings)
+    written = out is not None and not dry_run
     if out is not None and not dry_run:
         if (sizes := fit_table(plan.evidence)) is not None:
             screen().print(sizes)
@@ -123,11 +124,11 @@ def cut_command(
             screen().print(f"Uploaded to {publish(out, push_to_hub, private=private)}")
     if plan.warning:
         screen().print(plan.warning)
-    answer(plan.to_json(), plan.table, as_json=as_json)
+    answer(plan.to_json(), lambda: plan.table(sizes=not written), as_json=as_json)
 
 
 @app.command("time")
-@takes(settings=settings_options(TimeSettings, defaults={"context": "4k"}), origin=ORIGIN)
+@takes(settings=settings_options(TimeSettings), origin=ORIGIN)
 def time_command(
     model: Model,
     settings: TimeSettings,

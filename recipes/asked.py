@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,15 @@ from recipes.schema import Recipe, Stage
 from recipes.tidying import outputs_of, overlap
 
 _FIT: dict[str, tuple[str, Callable[[str], Any]]] = {  # options of a cut to a target: their setting, how it is read
-    "fit": ("size", parse_target), "speed": ("speed", parse_speed), "context": ("context", parse_tokens),
-    "sequences": ("sequences", int), "bits": ("bits", int), "prefill-chunk": ("prefill_chunk", parse_tokens),
-    "times": ("times", Path), "speed-of": ("speed_of", str),
-}  # fmt: skip
+    "fit": ("size", parse_target),
+    "speed": ("speed", parse_speed),
+    "context": ("context", partial(parse_tokens, option="--context")),
+    "sequences": ("sequences", int),
+    "bits": ("bits", int),
+    "prefill-chunk": ("prefill_chunk", partial(parse_tokens, option="--prefill-chunk")),
+    "times": ("times", Path),
+    "speed-of": ("speed_of", str),
+}
 _HEALING = {"heal qlora": "qlora", "heal distill": "distill", "heal finalists": "distill"}  # and its method
 
 
@@ -217,7 +223,7 @@ def _asked_of(stage: Stage) -> dict[str, Any]:
         said["questions"] = 2 * limit * len(domains.split(","))  # choices and answers of each domain
         said["answers"] = said["questions"] // 2
     if "slow" in str(options.get("thinking") or ""):  # a chain of thought for each question
-        said["answer_tokens"] = parse_tokens(str(options.get("slow-tokens") or 256))
+        said["answer_tokens"] = parse_tokens(str(options.get("slow-tokens") or 256), option="--slow-tokens")
         said["answers"] = said.get("questions", Amounts.questions)
     if isinstance(rows := options.get("batch-size"), int):
         said["batch_size"] = rows

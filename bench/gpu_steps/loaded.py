@@ -66,7 +66,7 @@ def _scans(machine: Machine, model: Any) -> None:
 
 def _check(machine: Machine, model: Any) -> None:
     from prune.choosing.check import check_candidates
-    from prune.models import variants
+    from prune.models.walks import variants
 
     start, n = CUTS[small(machine)]
     candidates = [tuple(range(at, at + n)) for at in range(SHAPES[small(machine)]["num_hidden_layers"] - n)]

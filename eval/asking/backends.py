@@ -10,7 +10,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, first_line
 from prune.common.terminal import Progress
 from prune.models.fitting import rows_at_once
-from prune.models.loading import pick_device, text_config
+from prune.models.loading import longest_context, pick_device
 from prune.models.precision import pick_dtype
 from prune.models.vllm.options import engine_device
 from prune.models.whole import AS_STORED, NF4, check_4bit, load_whole
@@ -90,8 +90,7 @@ def context_length(source: Source, max_length: int | None) -> int:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = first_line(error)
         raise CheckpointError(f"{source.name} cannot be loaded as a causal language model ({reason})") from error
-    longest = getattr(text_config(config), "max_position_embeddings", None) or LONGEST
-    return min(max_length or LONGEST, longest)
+    return min(max_length or LONGEST, longest_context(config) or LONGEST)
 
 
 def open_model(

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+from eval.gains.settings import GainsSettings
 from eval.settings import ComparisonSettings
 from prune.common.errors import UsageError
 from prune.common.options import Option
@@ -34,8 +35,12 @@ class ForeignSettings:
             if getattr(self, name) is not None and not self.from_lm_eval:
                 raise UsageError(f"--{name} goes with --from-lm-eval")
 
-    def check(self, settings: ComparisonSettings) -> None:
-        """Refuse settings that would ask a model something: all is answered."""
+    def check(self, settings: ComparisonSettings, gains: GainsSettings | None = None) -> None:
+        """Refuse settings that would ask a model something or measure it: all is answered."""
+        if gains is not None and gains.changed:
+            raise UsageError(
+                f"{gains.changed[0]} is of models that are measured, and --from-lm-eval has none; leave it out"
+            )
         for field in fields(ComparisonSettings):
             if field.name not in _ALSO and getattr(settings, field.name) != field.default:
                 option = "text" if field.name == "texts" else field.name.replace("_", "-")

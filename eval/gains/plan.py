@@ -15,7 +15,7 @@ from eval.settings import Settings
 from prune.checkpoint.identity import model_identity
 from prune.checkpoint.source import Source, find_here, locate
 from prune.common.errors import CheckpointError, UsageError, first_line
-from prune.models.loading import pick_device, text_config
+from prune.models.loading import longest_context, pick_device
 from prune.models.memory.skeleton import read_config
 from prune.models.whole import AS_STORED, NF4
 
@@ -140,9 +140,7 @@ def _sizes(sources: Mapping[str, Source], settings: GainsSettings, kind: str) ->
 
 def _longest(source: Source) -> int | None:
     """Tokens that a model holds, if its config says."""
-    config = text_config(read_config(source.folder, source.name))
-    longest = getattr(config, "max_position_embeddings", None)
-    return longest if isinstance(longest, int) else None
+    return longest_context(read_config(source.folder, source.name))
 
 
 def _asked_weights(asked: Settings) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from eval.settings import SHORTEST, Questions, RunSettings, Settings
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
+from prune.common.memory import give_back
 from prune.common.provenance import versions
 from prune.common.terminal import progress, quiet_libraries
 from prune.models.loading import load_tokenizer
@@ -109,17 +109,17 @@ def run(
             prose = {
                 name: measure_prose(asker.window_nats(windows), tokenizer, windows) for name, windows in drawn.items()
             }
-            rows = settings.batch_size or asker.rows or USUAL_ROWS
+            rows = asker.rows or settings.batch_size or USUAL_ROWS
             needles = None if planned is None else measure_needles(planned, asker.written, rows)
         finally:
             asker.close()
             answers.close()
     logged = harness.pop("samples")
-    rows = settings.batch_size or asker.rows or USUAL_ROWS
+    rows = asker.rows or settings.batch_size or USUAL_ROWS
     facts, notes = asker.facts, [*([removal.note] if removal else []), *example_notes(plans), *asker.notes]
     tokens, asked, known, truncated = asker.tokens, asker.asked, asker.known, asker.truncated
     del asker
-    _free()
+    give_back()
     stored: dict[str, Prose] = {}
     if own_loss and settings.load_in_4bit and drawn:
         if removal is None:
@@ -312,11 +312,3 @@ def _sample(plan: TaskPlan, question: Question, entry: dict[str, Any], tokenizer
 def _reached(limit: int, response: str, tokenizer: Any) -> bool:
     """Whether a text fills a limit of new tokens (decoding may lose a space, so a token less is full as well)."""
     return len(tokenizer.encode(response, add_special_tokens=False)) >= limit - 1
-
-
-def _free() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -129,5 +129,6 @@ def walk_prose(
         fulls[text] = full
         for variant, prose in zip([*plain, *healed], measured, strict=True):
             billed = dict(vars(bill_prose(variant.label, text, prose, None if prose is full else full)))
+            billed.pop("noise")  # of comparisons alone
             rows.append(VariantProse(variant=billed.pop("model"), size=variant.n, start=variant.start, **billed))
     return rows, fulls

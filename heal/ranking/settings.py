@@ -59,7 +59,11 @@ class RankSettings:
     documents: Annotated[int, _pool("Documents that are drawn from it, at most.")] = 200
     pool_tokens: Annotated[
         int | None,
-        _pool("No more documents once they hold so many tokens, such as 200k.", typed=str, parse=parse_tokens),
+        _pool(
+            "No more documents once they hold so many tokens, such as 200k.",
+            typed=str,
+            parse=partial(parse_tokens, option="--pool-tokens"),
+        ),
     ] = None
     length: Annotated[int, _pool("Tokens of a document that are read, from its beginning.")] = 256
     data: Annotated[Path | None, _asks("Folder of prepared questions: one <domain>.jsonl each.", parse=Path)] = None
@@ -111,7 +115,7 @@ class RankSettings:
             raise UsageError(f"--bits {self.bits} is unknown; use {', '.join(map(str, BITS))}")
         if self.chat_template not in CHAT:
             raise UsageError(f"--chat-template {self.chat_template} is unknown; use {', '.join(CHAT)}")
-        parse_tokens(self.warm_up)
+        parse_tokens(self.warm_up, option="--warm-up")
         given = [name for name in ("rank", "targets", "bits") if getattr(self, name) is not None]
         if self.adapter is not None and given:
             raise UsageError(f"--{given[0]} does not go with --adapter, which has its own in its heal.json")
@@ -182,7 +186,7 @@ def parse_share(select: str) -> float | int:
         UsageError: neither, nothing, or more than 100%.
     """
     if not select.strip().endswith("%"):
-        return parse_tokens(select)
+        return parse_tokens(select, option="--select")
     try:
         share = float(select.strip()[:-1]) / 100
     except ValueError:

@@ -145,14 +145,14 @@ class _Full:
     def _writer(self, plan: HealPlan, tokenizer: PreTrainedTokenizerBase) -> Iterator[Writer]:
         from transformers import AutoConfig
 
-        from prune.models.loading import longest_row
+        from prune.models.loading import longest_context
         from prune.writing.writers import transformers_writer, vllm_limit, vllm_writer
 
         if self.settings.backend == "hf":
             tokens = plan.schedule.length + self.settings.response_tokens
             yield transformers_writer(self.load(plan), tokenizer, tokens=tokens)
             return
-        longest = longest_row(AutoConfig.from_pretrained(self.lineage.full.folder))
+        longest = longest_context(AutoConfig.from_pretrained(self.lineage.full.folder))
         limit = vllm_limit(longest, plan.schedule.length, self.settings.response_tokens)
         how: dict[str, Any] = {"limit": limit, "device": self.device, "dtype": plan.settings.dtype}
         with vllm_writer(self.lineage.full, tokenizer, **how) as writer:

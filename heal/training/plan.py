@@ -23,7 +23,7 @@ from prune.common.processes import rank_and_world, sharded
 from prune.common.sizes import parse_tokens, spell_size
 from prune.common.terminal import quiet_libraries
 from prune.models.attention import check_attention
-from prune.models.loading import longest_row, pick_device
+from prune.models.loading import longest_context, pick_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -135,7 +135,7 @@ def plan_healing(
     if AUTO in (settings.batch_size, settings.checkpointing):
         begun = checkpoints.begun() if run.resume else None
         settings, free = _choose_pass(method, source, settings, run, begun=begun, teacher=teacher)
-    schedule = _schedule(settings, budget, longest=longest_row(config))
+    schedule = _schedule(settings, budget, longest=longest_context(config))
     settled = {field.name: getattr(schedule, field.name) for field in fields(Step)}
     settings = replace(settings, **settled)
     check_length(config, schedule.length)

@@ -190,6 +190,7 @@ def greedy_removal(
     windows: Sequence[Sequence[int]],
     n: int,
     *,
+    done: Removal | None = None,
     allow_last: bool = False,
     may_go: Callable[[Sequence[int]], bool] = lambda layers: True,
     advance: Callable[[float], None] = lambda steps: None,
@@ -200,13 +201,14 @@ def greedy_removal(
 
     Args:
         model: as `score_variants` takes it; one that is run from its files reads them n times.
+        done: removal of fewer layers on these windows, which is carried on.
         may_go: whether layers may be among the n.
         advance: called with 1 after each removal.
     """
     layers = len(decoder_layers(tree_of(model)))
-    gone: list[int] = []
-    losses: list[float] = []
-    for _ in range(n):
+    gone = list(done.order) if done else []
+    losses = list(done.loss) if done else []
+    for _ in range(len(gone), n):
         candidates = range(layers if allow_last else layers - 1)
         left = [layer for layer in candidates if layer not in gone and may_go([*gone, layer])]
         scores = score_variants(model, windows, [frozenset([*gone, layer]) for layer in left], kl=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ from prune.choosing.criteria import CRITERIA, Criterion, Given
 from prune.choosing.fit import Target, fewest, least_layers
 from prune.choosing.protecting import HeadProtection
 from prune.choosing.trial import Trial, trial_text
-from prune.common.errors import CheckpointError
+from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.common.layers import runs, starts
 
 if TYPE_CHECKING:
+    from prune.choosing.check import Removal
     from prune.choosing.costs import Costs
     from prune.choosing.heads import Heads
     from prune.choosing.settings import CutSettings
@@ -55,7 +56,8 @@ def choose(
         text: what to scan and to check on; if there is none, C4 and what the scan has read.
 
     Raises:
-        UsageError: no text to check on, costs that do not fit, or no choice that keeps the share of the copy score.
+        UsageError: no text to check on, costs that do not fit, or no choice that keeps the share of the copy score, or
+            none that meets the target as well.
         RegrowthError: no choice meets the target.
         CheckpointError: the costs are of another model, or the model cannot be loaded.
     """
@@ -67,16 +69,20 @@ def choose(
         costs = _read_costs(source, layers, settings)
     if isinstance(n, int):
         _given(n, layers, settings, costs, protection)  # what cannot be shows before the model is run
+    sizes = () if isinstance(n, int) else _sizes(n, criterion, settings, costs, protection)
     if scan is None and criterion.needs == "scan":
         scan = made = _scan(source, settings, text, show_progress)
     trial = _trial(source, settings, scan, text, show_progress) if settings.runs_model else None
     evidence: dict[str, Any] = {}
     last: list[Given] = []  # what the last choice was made by
+    removal: Removal | None = None
 
     def own(size: int) -> tuple[int, ...]:
+        nonlocal removal
         given = replace(_given(size, layers, settings, costs, protection), scan=scan)
         if trial and criterion.needs == "model":
-            removal = trial.removal(size, protection)
+            # With protection, which layers may go first hangs on how many go in all.
+            removal = trial.removal(size, protection, done=None if protection else removal)
             given = replace(given, removed=removal.order)
             evidence["removal"] = {**removal.to_json(), **trial.text_facts()}
         last[:] = [given]
@@ -86,7 +92,12 @@ def choose(
     if isinstance(n, int):
         dropped = own(n)
     else:
-        dropped, tried = _meeting(n, own, criterion, costs, evidence)
+        choices, taken = fewest(n, own, sizes)
+        if taken is None:
+            raise RegrowthError(_short_of(n, choices, source.name, settings, costs, protection))
+        dropped, tried = taken, tuple(choices)
+        if removal is not None:  # of fewer layers its choices are the first of those that it takes
+            tried = tuple(tuple(sorted(removal.order[:count])) for count in range(1, len(removal.order) + 1))
     given = last[0]
     if costs and given.costs:
         evidence["domain_cost"] = given.costs[dropped[0]]
@@ -112,29 +123,62 @@ def _given(n: int, layers: int, settings: CutSettings, costs: Costs | None, prot
     return Given(n, layers, settings.allow_last, costs=weighed, protection=protection)
 
 
-def _meeting(
+def _sizes(
     target: Target,
-    own: Callable[[int], tuple[int, ...]],
     criterion: Criterion,
+    settings: CutSettings,
     costs: Costs | None,
-    evidence: dict[str, Any],
-) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """The criterion's choice of the fewest layers that meets a target, and its choices of fewer and as many.
+    protection: HeadProtection | None,
+) -> Sequence[int]:
+    """How many layers to try, rising: those that are protected and costed.
 
-    Greedy removal runs the model, so it begins with as many layers as have to go at the least. Its choices of fewer
-    are the first of those that it removes.
+    Greedy removal runs the model, so it begins with as many layers as have to go at the least.
+
+    Raises:
+        UsageError: what is protected leaves too few, or a domain was not costed.
     """
-    sizes = None if costs is None else set.intersection(*({*rows} for rows in costs.domains.values()))
-    runs_model = criterion.needs == "model"
-    tried, dropped = fewest(
-        target,
-        lambda n: own(n) if sizes is None or n in sizes else None,
-        start=least_layers(target) if runs_model else 1,
+    least, most = least_layers(target), target.layers - 1
+    if protection is not None:
+        most = min(most, protection.most(allow_last=settings.allow_last, blocks=criterion.blocks))
+        if least > most:
+            raise UsageError(_protected_words(target, least, most, protection))
+    sizes: Sequence[int] = range(least if criterion.needs == "model" else 1, most + 1)
+    if costs is not None:
+        costs.check_weights(settings.weigh)
+        costed = costs.sizes(settings.weigh)
+        sizes = [n for n in sizes if n in costed]
+    return sizes
+
+
+def _short_of(
+    target: Target,
+    tried: Sequence[tuple[int, ...]],
+    name: str,
+    settings: CutSettings,
+    costs: Costs | None,
+    protection: HeadProtection | None,
+) -> str:
+    """Where none of the criterion's choices meets a target: how far they go, and what bounds them."""
+    if costs is not None and (not tried or len(tried[-1]) == max(costs.sizes(settings.weigh))):
+        held = costs.sizes(settings.weigh)
+        bound = f"{settings.costs} holds blocks of up to {max(held)} layers" if held else f"{settings.costs} holds none"
+        bound += "; ask for less, or measure larger blocks"
+    elif protection is not None:
+        return _protected_words(target, len(tried[-1]) + 1, len(tried[-1]), protection)
+    else:
+        bound = "ask for less"
+    far = ""
+    if tried:
+        largest = tried[-1]
+        far = f" of {name}: without {len(largest)} layers it {target.line_words(target.line(largest))}"
+    return f"{target.words}: no choice of --criterion {settings.criterion_name} reaches it{far}; {bound}"
+
+
+def _protected_words(target: Target, needed: int, most: int, protection: HeadProtection) -> str:
+    return (
+        f"{target.words} needs {needed} layers or more, and --protect-heads {protection.kept:g} leaves at most {most}; "
+        "ask for less, or protect less"
     )
-    if runs_model:
-        order = evidence["removal"]["order"]
-        tried = [tuple(sorted(order[:n])) for n in range(1, len(order) + 1)]
-    return dropped, tuple(tried)
 
 
 def _trial(source: Source, settings: CutSettings, scan: Scan | None, text: Sequence[str], show_progress: bool) -> Trial:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -49,13 +49,9 @@ class Costs(Artefact):
             UsageError: a domain that was not measured, or a size that none of them has.
         """
         weights = weights or dict.fromkeys(self.domains, 1.0)
-        unknown = sorted(set(weights) - set(self.domains))
-        if unknown:
-            raise UsageError(
-                f"--weigh {unknown[0]}: not among the measured domains ({', '.join(sorted(self.domains))})"
-            )
+        self.check_weights(weights)
         rows = [self.domains[domain].get(n, {}) for domain in weights]
-        shared = set.intersection(*(set(row) for row in rows))
+        shared = self._shared(n, weights)
         if not shared:
             sizes = sorted({size for domain in weights for size in self.domains[domain]})
             raise UsageError(f"--n {n}: the costs hold no block of that size for all weighed domains (sizes: {sizes})")
@@ -64,3 +60,22 @@ class Costs(Artefact):
             start: sum(weight * row[start] for weight, row in zip(weights.values(), rows, strict=True)) / total
             for start in sorted(shared)
         }
+
+    def check_weights(self, weights: Mapping[str, float] | None) -> None:
+        """
+        Raises:
+            UsageError: a domain that was not measured.
+        """
+        unknown = sorted(set(weights or ()) - set(self.domains))
+        if unknown:
+            raise UsageError(
+                f"--weigh {unknown[0]}: not among the measured domains ({', '.join(sorted(self.domains))})"
+            )
+
+    def sizes(self, weights: Mapping[str, float] | None = None) -> list[int]:
+        """Sizes n, rising, of which every weighed domain (all if None) has measured one and the same block."""
+        return [n for n in range(1, self.layers) if self._shared(n, weights or self.domains)]
+
+    def _shared(self, n: int, domains: Iterable[str]) -> set[int]:
+        """Starts of the blocks of `n` layers that all these domains have measured."""
+        return set.intersection(*(set(self.domains[domain].get(n, {})) for domain in domains))

@@ -5,7 +5,7 @@ What a model takes is in `prune.models.memory.needs`, what its layers cost in se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from prune.choosing.settings import Part
 from prune.choosing.times import Times
 from prune.common.errors import RegrowthError
 from prune.common.layers import layers_without, spell_layers
+from prune.common.sizes import spell_size
 from prune.common.tables import Cell, Table
 from prune.models.memory.needs import Needs
 
@@ -39,6 +40,15 @@ class SizeTarget:
             "met": taken.total <= self.bytes,
         }  # fmt: skip
 
+    @property
+    def words(self) -> str:
+        """The target as it is asked for."""
+        return f"--fit {_size(self.bytes)}"
+
+    def line_words(self, line: dict[str, Any]) -> str:
+        """What a model takes, of its line."""
+        return f"takes {_size(line['total'])}"
+
     def facts(self) -> dict[str, Any]:
         """The target, as a plan's evidence has it."""
         caches = self.needs.caches
@@ -50,7 +60,7 @@ class SizeTarget:
 
     def full_words(self, line: dict[str, Any]) -> str:
         """Of the full model, where it is good enough."""
-        return f"takes {_size(line['total'])} already, within --fit {_size(self.bytes)}"
+        return f"takes {_size(line['total'])} already, within {self.words}"
 
     def out_of_reach(self, line: dict[str, Any], name: str) -> str:
         """Where not even the smallest cut will do; `line`: of that."""
@@ -59,7 +69,7 @@ class SizeTarget:
         ways += ["--bits 4"] * (asked.bits > 4 and not self.needs.packed) + ["a shorter --context"]
         ways += ["--prefill-chunk 512"] * (asked.chunk is None and line["work"] > line["total"] // 10)
         return (
-            f"--fit {_size(self.bytes)}: no cut of {name} reaches it: with one layer left it takes "
+            f"{self.words}: no cut of {name} reaches it: with one layer left it takes "
             f"{_size(line['total'])} ({_parts_words(line)}); try {', or '.join(ways)}"
         )
 
@@ -87,13 +97,25 @@ class SpeedTarget:
         rates = {"prefill": read, "decode": written, "ratio": ratio}
         return {"n": len(dropped), "dropped": list(dropped), **rates, "met": ratio >= self.factor}
 
+    @property
+    def words(self) -> str:
+        """The target as it is asked for."""
+        return f"--speed {self.factor:g}x"
+
+    def line_words(self, line: dict[str, Any]) -> str:
+        """How fast a model is, of its line."""
+        return f"is {line['ratio']:.2f} times as fast in {self.part}"
+
     def facts(self) -> dict[str, Any]:
         """The target, as a plan's evidence has it."""
         return {
             "target": self.factor,
             "of": self.part,
             "context": self.times.context,
+            "prompt": self.times.prompt,
             "sequences": self.times.sequences,
+            "rounds": self.times.rounds,
+            "whole": self.times.whole,
             "device": self.times.device,
             "dtype": self.times.dtype,
         }
@@ -105,7 +127,7 @@ class SpeedTarget:
     def out_of_reach(self, line: dict[str, Any], name: str) -> str:
         """Where not even the smallest cut will do; `line`: of that."""
         return (
-            f"--speed {self.factor:g}x: no cut of {name} reaches it: with one layer left {self.part} is "
+            f"{self.words}: no cut of {name} reaches it: with one layer left {self.part} is "
             f"{line['ratio']:.2f} times as fast, for embeddings and head stay; ask for less"
         )
 
@@ -143,31 +165,23 @@ def least_layers(target: Target) -> int:
 
 
 def fewest(
-    target: Target, choose: Callable[[int], tuple[int, ...] | None], start: int = 1
-) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
+    target: Target, choose: Callable[[int], tuple[int, ...]], sizes: Iterable[int]
+) -> tuple[list[tuple[int, ...]], tuple[int, ...] | None]:
     """The first choice, of ever more layers, that meets a target.
 
     Args:
-        choose: the layers to drop for a size n; None where that size has none.
-        start: the n to begin with.
+        choose: the layers to drop for a size n.
+        sizes: the n to try, rising.
 
     Returns:
-        The choices that were tried, and the one that is taken.
-
-    Raises:
-        RegrowthError: none does.
+        The choices that were tried, and the one that is taken; None where none meets it.
     """
     tried = []
-    for n in range(start, target.layers):
-        dropped = choose(n)
-        if dropped is None:
-            continue
-        tried.append(dropped)
-        if target.line(dropped)["met"]:
-            return tried, dropped
-    raise RegrowthError(
-        f"no choice of the criterion meets {'--fit' if target.key == 'fit' else '--speed'}; ask for less"
-    )
+    for n in sizes:
+        tried.append(choose(n))
+        if target.line(tried[-1])["met"]:
+            return tried, tried[-1]
+    return tried, None
 
 
 def fit_evidence(target: Target, tried: Sequence[Sequence[int]], taken: Sequence[int]) -> dict[str, Any]:
@@ -180,6 +194,9 @@ def fit_evidence(target: Target, tried: Sequence[Sequence[int]], taken: Sequence
 def target_words(evidence: dict[str, Any]) -> list[tuple[str, str]]:
     """Rows of a plan that say what was asked for, and what is reached."""
     rows = []
+    for told in (evidence[key] for key in ("fit", "speed") if evidence.get(key)):
+        if skipped := sorted(set(range(told["taken"]["n"])) - {line["n"] for line in told["sizes"]}):
+            rows.append(("not tried", f"n = {spell_layers(skipped)}: the costs hold no block of that size"))
     if fit := evidence.get("fit"):
         line = fit["taken"]
         rows.append(("fit", f"{_size(line['total'])} of {_size(fit['target'])} ({_asked_words(fit)})"))
@@ -240,7 +257,7 @@ def _room(line: dict[str, Any], fit: dict[str, Any]) -> str:
 
 
 def _size(size: int) -> str:
-    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
+    return spell_size(size, digits=2)
 
 
 def _parts_words(line: dict[str, Any]) -> str:

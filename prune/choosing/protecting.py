@@ -59,18 +59,26 @@ class HeadProtection:
         Raises:
             UsageError: no `n` layers may go.
         """
-        layers = len(self.by_layer)
-        if blocks:
-            choices = [range(start, start + n) for start in starts(layers, n, allow_last=allow_last)]
-            least: Sequence[int] = min(choices, key=self.removed)
-        else:
-            least = self._cheapest(n, allow_last)
+        least = self._least(n, allow_last, blocks)
         if not self.allows(least):
             raise UsageError(
                 f"--protect-heads {self.kept:g}: any {'block of ' if blocks else ''}{n} layers "
                 f"{'has' if blocks else 'have'} {self.removed(least):.1%} of the copy score or more (layers "
                 f"{spell_layers(least)} the least); drop fewer layers or protect less"
             )
+
+    def most(self, *, allow_last: bool, blocks: bool) -> int:
+        """How many layers may go at most; 0 for none. The arguments are those of `check`."""
+        bound = len(self.by_layer) - (not allow_last)
+        fewer = (n for n in range(1, bound + 1) if not self.allows(self._least(n, allow_last, blocks)))
+        return next(fewer, bound + 1) - 1
+
+    def _least(self, n: int, allow_last: bool, blocks: bool) -> Sequence[int]:
+        """The `n` layers that take least with them."""
+        if not blocks:
+            return self._cheapest(n, allow_last)
+        choices = [range(start, start + n) for start in starts(len(self.by_layer), n, allow_last=allow_last)]
+        return min(choices, key=self.removed)
 
     def _cheapest(self, count: int, allow_last: bool, without: Collection[int] = ()) -> list[int]:
         """The layers that take least with them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 CHECKED = 4  # candidates that are checked by default
 FEWEST_TOKENS = 512  # of held-out text for a check; fewer tell nothing
 BITS = (16, 8, 4)  # of weights; 16: as stored
+USUAL_CONTEXT = 4000  # tokens; of a model that reads fewer, those
 Part = Literal["prefill", "decode"]
 _PANEL = "A target in the place of --n"
 
@@ -188,7 +190,7 @@ class FitSettings:
         int | None,
         Option(
             "With --fit or --speed: tokens of a sequence, 32k for 32,000.",
-            panel=_PANEL, typed=str | None, parse=parse_tokens, shown=False,
+            panel=_PANEL, typed=str | None, parse=partial(parse_tokens, option="--context"), shown=False,
         ),
     ] = None  # fmt: skip
     sequences: Annotated[int | None, Option("Sequences at once.", panel=_PANEL, shown="1")] = None
@@ -199,7 +201,7 @@ class FitSettings:
         int | None,
         Option(
             "Tokens of a prompt that are read at a time.",
-            panel=_PANEL, typed=str | None, parse=parse_tokens, shown="all",
+            panel=_PANEL, typed=str | None, parse=partial(parse_tokens, option="--prefill-chunk"), shown="all",
         ),
     ] = None  # fmt: skip
     times: Annotated[Path | None, Option("time.json, from `prune time`.", panel=_PANEL, shown="measured here")] = None
@@ -255,7 +257,13 @@ class TimeSettings:
         UsageError: a number that cannot be.
     """
 
-    context: Annotated[int, Option("Tokens of each prompt, 4k for 4,000.", typed=str, parse=parse_tokens)] = 4000
+    context: Annotated[
+        int | None,
+        Option(
+            "Tokens of each prompt, 4k for 4,000; less --new-tokens where the model reads no more.",
+            typed=str | None, parse=partial(parse_tokens, option="--context"), shown="4k, or what the model reads",
+        ),
+    ] = None  # fmt: skip
     sequences: Annotated[int, Option("Prompts at once.")] = 1
     new_tokens: Annotated[int, Option("Tokens to write behind each prompt, in each round.")] = 16
     rounds: Annotated[int, Option("Rounds that count, each of one prefill and then the new tokens.")] = 5
@@ -271,5 +279,6 @@ class TimeSettings:
 
     def __post_init__(self) -> None:
         for name in ("context", "sequences", "new_tokens", "rounds"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} is not at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value} is not at least 1")

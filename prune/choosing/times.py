@@ -35,7 +35,11 @@ class Times(Artefact):
 
     format: Literal["regrowth.time/1"] = "regrowth.time/1"
     layers: int = Field(ge=1, description="L of the model that was timed")
-    context: int = Field(ge=1, description="tokens of each prompt")
+    context: int = Field(ge=1, description="tokens of each sequence, as asked")
+    prompt: int = Field(
+        ge=1,
+        description="tokens of each prompt: the context, or less where the new tokens would not fit behind it",
+    )
     sequences: int = Field(ge=1, description="prompts at once")
     new_tokens: int = Field(ge=1, description="tokens that were written in each round")
     rounds: int = Field(ge=1, description="rounds, each of one prefill and then the new tokens")
@@ -64,7 +68,7 @@ class Times(Artefact):
             count = sum(layer in stay for layer in kind.layers)
             read += count * kind.prefill.median
             written += count * kind.decode.median
-        return self.sequences * self.context / read, self.sequences / written
+        return self.sequences * self.prompt / read, self.sequences / written
 
     def table(self) -> Table:
         """A line for each kind, and one for what stands outside the layers."""
@@ -74,7 +78,7 @@ class Times(Artefact):
         rows.append(["embeddings and head", _cell(self.outside_prefill), _cell(self.outside_decode)])
         read, written = self.rates(range(self.layers))
         rows.append(["the model, tokens/s", f"{read:,.1f}", f"{written:,.2f}"])
-        title = f"Milliseconds a layer: {self.sequences} x {self.context:,} tokens on {self.device}, {self.dtype}"
+        title = f"Milliseconds a layer: {self.sequences} x {self.prompt:,} tokens on {self.device}, {self.dtype}"
         return Table.of(title, ["layers of a kind", "prefill, ms", "decode, ms"], rows, words=["layers of a kind"])
 
 

@@ -9,9 +9,11 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from prune.checkpoint.companions import copy_companions
 from prune.checkpoint.source import locate
-from prune.choosing.settings import TimeSettings
+from prune.choosing.settings import USUAL_CONTEXT, TimeSettings
 from prune.choosing.times import KindTimes, Span, Times
+from prune.common.errors import CheckpointError, UsageError
 from prune.common.provenance import provenance
 from prune.common.terminal import progress, screen
 from prune.families.subject import Subject, new_config, open_subject
@@ -38,7 +40,8 @@ def time_layers(
 
     Raises:
         UsageError: a setting is out of range, or more tokens than the model can read.
-        CheckpointError: the model cannot be loaded, or its layers cannot be told apart.
+        CheckpointError: the model cannot be loaded, its layers cannot be told apart, or it is stored quantised and does
+            not fit.
     """
     subject = open_subject(model, revision=revision, carry_code=trust_remote_code)
     how = settings or TimeSettings()
@@ -49,8 +52,7 @@ def time_subject(
     subject: Subject, settings: TimeSettings, *, trust_remote_code: bool = False, show_progress: bool = True
 ) -> Times:
     """As `time_layers`, of a model that is open."""
-    from prune.models.loading import load_model, pick_device
-    from prune.models.memory.reckoning import check_context
+    from prune.models.loading import load_model, longest_context, pick_device
     from prune.models.memory.skeleton import read_config
     from prune.models.precision import pick_dtype
     from prune.models.stopwatch import Stopwatch
@@ -60,9 +62,15 @@ def time_subject(
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device=device)
     config = read_config(source.folder, source.name, trust_remote_code=trust_remote_code)
-    check_context(config, settings.context + settings.new_tokens, source.name)
-    kinds = _kinds(config, source.name, settings.context, trust_remote_code)
+    context, prompt = _lengths(settings, longest_context(config), source.name)
+    kinds = _kinds(config, source.name, context, trust_remote_code)
     whole = fits(source, dtype, device, settings.max_memory)
+    if not whole and getattr(config, "quantization_config", None) is not None:
+        raise CheckpointError(
+            f"{source.name} is stored quantised and does not fit: layers with random weights, which would stand in for "
+            "it, are not quantised, so their times are not its own; time it on a larger device, or time what it was "
+            "quantised from"
+        )
     if whole:
         model = load_model(source, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         rows = [layers for _, layers in kinds]
@@ -70,17 +78,18 @@ def time_subject(
         if show_progress:
             screen().print("The weights do not fit: one layer of each kind is timed, with random weights.")
         first = sorted(layers[0] for _, layers in kinds)
-        model = _stand_in(subject, first, dtype, device)
+        model = _stand_in(subject, first, dtype, device, trust_remote_code)
         rows = [[first.index(layers[0])] for _, layers in kinds]
     watch, passes = Stopwatch(model), list[tuple["Pass", "Pass"]]()
     with progress("Timing layers", settings.rounds + 1, shown=show_progress) as bar:
         for _ in range(settings.rounds + 1):
-            passes.append(watch.round(settings.context, settings.sequences, settings.new_tokens))
+            passes.append(watch.round(prompt, settings.sequences, settings.new_tokens))
             bar.advance(1)
     reads, writes = zip(*passes[1:], strict=True)  # the first round warms up
     return Times(
         layers=subject.layers,
-        context=settings.context,
+        context=context,
+        prompt=prompt,
         sequences=settings.sequences,
         new_tokens=settings.new_tokens,
         rounds=settings.rounds,
@@ -95,6 +104,30 @@ def time_subject(
         outside_decode=_span([write.outside for write in writes]),
         provenance=provenance(model={"model": source.name, "commit": source.commit, **subject.identity()}),
     )
+
+
+def _lengths(settings: TimeSettings, bound: int | None, name: str) -> tuple[int, int]:
+    """Tokens of the context, and of the prompts: fewer where the new tokens would not fit behind the whole context.
+
+    Args:
+        bound: how many tokens the model reads; None if it sets none.
+
+    Raises:
+        UsageError: more tokens than that.
+    """
+    if bound is None:
+        context = settings.context or USUAL_CONTEXT
+        return context, context
+    context = settings.context or min(USUAL_CONTEXT, bound)
+    if context > bound:
+        raise UsageError(f"--context {context} is beyond the {bound} tokens that {name} can read")
+    prompt = min(context, bound - settings.new_tokens)
+    if prompt < 1:
+        raise UsageError(
+            f"--new-tokens {settings.new_tokens} leaves no room for a prompt (--context {context}) in the {bound} "
+            f"tokens that {name} can read; write fewer"
+        )
+    return context, prompt
 
 
 def _kinds(config: Any, name: str, tokens: int, trust_remote_code: bool) -> list[tuple[str, list[int]]]:
@@ -119,7 +152,7 @@ def _kinds(config: Any, name: str, tokens: int, trust_remote_code: bool) -> list
     return list(zip(named, kinds.values(), strict=True))
 
 
-def _stand_in(subject: Subject, kept: Sequence[int], dtype: Any, device: str) -> Any:
+def _stand_in(subject: Subject, kept: Sequence[int], dtype: Any, device: str, trust_remote_code: bool) -> Any:
     """A model of these layers alone, with random weights; speed does not hang on their values."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -128,12 +161,15 @@ def _stand_in(subject: Subject, kept: Sequence[int], dtype: Any, device: str) ->
     from prune.models.memory.weights import stored_dtype
 
     with TemporaryDirectory(prefix="regrowth-time-") as folder:
-        cut = new_config(subject, kept, carry_code=False)
+        cut = new_config(subject, kept, carry_code=trust_remote_code)
         (Path(folder) / "config.json").write_text(json.dumps(cut), encoding="utf-8")
-        config = read_config(Path(folder), subject.source.name)
-    picked = dtype if isinstance(dtype, torch.dtype) else stored_dtype(subject.checkpoint, config)
-    with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=picked).eval()
+        if trust_remote_code:
+            copy_companions(subject.source.folder, Path(folder), code=True)
+        config = read_config(Path(folder), subject.source.name, trust_remote_code=trust_remote_code)
+        picked = dtype if isinstance(dtype, torch.dtype) else stored_dtype(subject.checkpoint, config)
+        with torch.device(device):
+            made = AutoModelForCausalLM.from_config(config, dtype=picked, trust_remote_code=trust_remote_code)
+    return made.eval()
 
 
 def _device_name(device: str) -> str:

@@ -146,19 +146,21 @@ class Trial:
                 advance=lambda share: bar.advance(100 * share),
             )
 
-    def removal(self, n: int, protection: HeadProtection | None = None) -> Removal:
-        """Greedy removal of `n` layers on a part of the text."""
+    def removal(self, n: int, protection: HeadProtection | None = None, *, done: Removal | None = None) -> Removal:
+        """Greedy removal of `n` layers on a part of the text; `done`: of fewer, to be carried on."""
         from prune.choosing.check import greedy_removal
 
         model, windows, _ = self.loaded
         part, allow_last = list[list[int]](), self.settings.allow_last
         while len(part) < len(windows) and sum(map(len, part)) < self.settings.check.tokens // REMOVAL_SHARE:
             part.append(windows[len(part)])
-        with progress("Removing layers one at a time", n, shown=self.show_progress) as bar:
+        steps = n - len(done.order) if done else n
+        with progress("Removing layers one at a time", steps, shown=self.show_progress) as bar:
             return greedy_removal(
                 model,
                 part,
                 n,
+                done=done,
                 allow_last=allow_last,
                 may_go=lambda gone: protection is None or protection.leaves_room(gone, n, allow_last),
                 advance=bar.advance,

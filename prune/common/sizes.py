@@ -26,12 +26,12 @@ def parse_size(text: str, *, option: str = "--max-memory") -> int:
     return size
 
 
-def spell_size(size: float) -> str:
-    """Bytes for people: `23.5 GiB`, and below a tenth of that unit `12.0 MiB`."""
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:,.1f} MiB"
+def spell_size(size: float, *, digits: int = 1) -> str:
+    """Bytes for people: `23.5 GiB`, with as many digits behind the point, and below one GiB `12.0 MiB`."""
+    return f"{size / 2**30:,.{digits}f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
 
 
-def parse_tokens(text: str | int) -> int:
+def parse_tokens(text: str | int, *, option: str = "--tokens") -> int:
     """Read a number of tokens such as `60k`, `2M`, `1.5M`, `164000000`.
 
     Raises:
@@ -40,5 +40,5 @@ def parse_tokens(text: str | int) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)([kmb]?)", str(text).strip().lower().replace("_", ""))
     count = round(float(match[1]) * _COUNTS[match[2]]) if match else 0
     if count < 1:
-        raise UsageError(f"{text!r} is not a number of tokens; write it as 60k, 2M or 164000000")
+        raise UsageError(f"{option} {text!r} is not a number of tokens; write it as 60k, 2M or 164000000")
     return count

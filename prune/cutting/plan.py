@@ -12,6 +12,7 @@ from prune.choosing.criteria import CRITERIA
 from prune.choosing.fit import fit_table, target_words
 from prune.common.artefact import Artefact, Part
 from prune.common.layers import layers_without, runs, spell_layers
+from prune.common.sizes import spell_size
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -87,8 +88,9 @@ class CutPlan(Artefact):
         "`of_retrieval_heads`, that go, and the share `protected`; `finalists`: which of the check's finalists a short "
         "healing took, in words; and with a target `fit` (`target`, `weights`, `cache`, `work` and `total` in bytes, "
         "`context`, `sequences`, `bits`, `chunk` of a prompt, `kinds` of layers) or `speed` (`target`, tokens a second "
-        "of `prefill` and `decode`, and the `ratio` of what it is `of`), each with a line for every size (`sizes`) and "
-        "the one that is `taken`"
+        "of `prefill` and `decode`, and the `ratio` of what it is `of`; `context`, tokens of each `prompt`, "
+        "`sequences`, `rounds`, `device`, `dtype`, whether the `whole` model was timed), each with a line for every "
+        "size (`sizes`) and the one that is `taken`"
     )
     config: dict[str, dict[str, Any]] = Field(description="fields of config.json that change: `before` and `after`")
     before: Size = Field(description="the weights of the source")
@@ -170,8 +172,8 @@ class CutPlan(Artefact):
             numbers = tuple(earlier.kept[layer] for layer in numbers)
         return numbers
 
-    def table(self) -> Group:
-        """The plan for a terminal, the words first."""
+    def table(self, *, sizes: bool = True) -> Group:
+        """The plan for a terminal, the words first; `sizes`: behind the table of sizes, where it has a target."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -181,8 +183,8 @@ class CutPlan(Artefact):
         shown.add_column(overflow="fold")
         for name, value in self.rows():
             shown.add_row(Text(name), Text(value))
-        sizes = fit_table(self.evidence)
-        return Group(Text(self.words), shown) if sizes is None else Group(sizes, Text(self.words), shown)
+        told = fit_table(self.evidence) if sizes else None
+        return Group(Text(self.words), shown) if told is None else Group(told, Text(self.words), shown)
 
     @property
     def warning(self) -> str:
@@ -211,7 +213,7 @@ class CutPlan(Artefact):
         told = ("scan", "check", "removal", "heads", "fit", "speed")
         shown += [(name.replace("_", " "), _number(value)) for name, value in self.evidence.items() if name not in told]
         shown += [*target_words(self.evidence), *evidence_rows(self.evidence)]
-        shown.append(("weights", f"{_bytes(self.before.bytes)} -> {_bytes(self.after.bytes)}"))
+        shown.append(("weights", " -> ".join(spell_size(side.bytes, digits=2) for side in (self.before, self.after))))
         if self.before.parameters is not None and self.after.parameters is not None:
             shown.append(
                 ("parameters", f"{self.before.parameters / 1e6:,.1f} M -> {self.after.parameters / 1e6:,.1f} M")
@@ -235,15 +237,6 @@ def _criterion_words(criterion: str) -> str:
 def _check_layers(dropped: tuple[int, ...], layers: int) -> None:
     if not all(a < b for a, b in pairwise((-1, *dropped, layers))) or len(dropped) == layers:
         raise ValueError(f"dropped is no rising list of some of the layers 0 to {layers - 1}")
-
-
-def _bytes(size: int) -> str:
-    value, unit = float(size), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.4g} {unit}"
 
 
 def _number(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.source import Source
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # One of these holds a tokenizer's words, whatever its kind.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_BOUNDS = ("max_position_embeddings", "n_positions", "max_seq_len")
+_ROPES = ("rope_parameters", "rope_scaling")  # of a kind of layer each, or of all
 
 
 def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -152,9 +155,21 @@ def text_config(config: Any) -> Any:
     return config.get_text_config(decoder=True)
 
 
-def longest_row(config: Any) -> int | None:
-    """How many tokens the model of this config can read; None where the config sets no bound."""
-    return getattr(text_config(config), "max_position_embeddings", None)
+def longest_context(config: Any) -> int | None:
+    """How many tokens the model of this config was made to read; None where the config sets no bound."""
+    text = text_config(config)
+    return longest_stated({name: getattr(text, name, None) for name in (*_BOUNDS, *_ROPES)})
+
+
+def longest_stated(settings: Mapping[str, Any]) -> int | None:
+    """As `longest_context`, of the decoder's fields as they stand in config.json; stretched rope counts."""
+    bound = next((value for name in _BOUNDS if type(value := settings.get(name)) is int and value > 0), None)
+    stretched = []
+    for rope in (settings.get(name) for name in _ROPES):
+        for part in (rope, *rope.values()) if isinstance(rope, Mapping) else ():
+            if isinstance(part, Mapping) and part.get("factor") and part.get("original_max_position_embeddings"):
+                stretched.append(int(part["factor"] * part["original_max_position_embeddings"]))
+    return None if bound is None else max([bound, *stretched])
 
 
 def context_length(source: Source, *, trust_remote_code: bool) -> int | None:
@@ -170,7 +185,7 @@ def context_length(source: Source, *, trust_remote_code: bool) -> int | None:
         raise CheckpointError(
             f"{source.name}: transformers cannot read its config.json ({first_line(error)})"
         ) from error
-    return longest_row(config)
+    return longest_context(config)
 
 
 def forward_takes(module: Any, name: str) -> bool:

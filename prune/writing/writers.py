@@ -13,7 +13,7 @@ import torch
 from prune.common.out_of_memory import is_out_of_memory
 from prune.models.fitting import rows_at_once
 from prune.models.generation import USUAL, Sampling, VllmWriter, end_tokens, write_answers
-from prune.models.loading import longest_row
+from prune.models.loading import longest_context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,7 +66,7 @@ def transformers_writer(
         return write(prompts[:half], most, seed) + write(prompts[half:], most, other)
 
     at_once = rows_at_once(model, tokens, usual=AT_ONCE["hf"])
-    return Writer(write, end_tokens(model, tokenizer), longest_row(model.config), at_once)
+    return Writer(write, end_tokens(model, tokenizer), longest_context(model.config), at_once)
 
 
 def vllm_limit(longest: int | None, row: int, answer_tokens: int) -> int:

@@ -109,7 +109,7 @@ def test_regrow_goes_on_where_it_was_stopped(tiny_llama, few_texts, short_heldou
     out = tmp_path / "out"
     settings = changes(
         model=tiny_llama, text=few_texts, heldout=short_heldout, originals=f"[{originals}]", out=out, n=2,
-        quick="true", **{**SHORT, "tokens": "8k", "gains_rounds": 1},
+        quick="true", **{**SHORT, "tokens": "2k", "gains_rounds": 1},
     )  # fmt: skip
     command = [sys.executable, "-m", "recipes", "run", "regrow", *settings, "--no-budget"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -1,8 +1,8 @@
 """What each layer keeps of the tokens before: keys and values, windows of them, states of linear attention.
 
 The bytes are transformers' own: `layer_caches` runs a model without values (`prune.models.memory.skeleton`) on a few
-tokens, and looks at the cache that it fills. So latent attention, layers that share their keys and values, and kinds of cache
-that are new count as the installed transformers has them. `LayerCache` is pure arithmetic.
+tokens, and looks at the cache that it fills. So latent attention, layers that share their keys and values, and kinds of
+cache that are new count as the installed transformers has them. `LayerCache` is pure arithmetic.
 """
 
 from __future__ import annotations

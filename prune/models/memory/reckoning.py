@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from prune.common.errors import CheckpointError, UsageError
-from prune.models.loading import text_config
+from prune.models.loading import longest_context
 from prune.models.memory.kv_cache import layer_caches
 from prune.models.memory.needs import Asked, Needs
 from prune.models.memory.weights import Weights, loaded_weights, packed_weights, stored_dtype
@@ -65,19 +65,6 @@ def _unpacking(weights: Weights, bits: int, tokens: int) -> int:
     if bits == 4:
         return 2 * weights.largest
     return tokens * (weights.largest_inputs + 4 * weights.largest_outputs) if bits == 8 else 0
-
-
-def longest_context(config: Any) -> int | None:
-    """How many tokens a model was made to read; None where its config sets no bound."""
-    text = text_config(config)
-    named = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
-    bound = next((value for value in named if type(value) is int and value > 0), None)
-    rope = getattr(text, "rope_parameters", None)
-    stretched = []
-    for part in (rope, *(rope.values() if isinstance(rope, dict) else ())):
-        if isinstance(part, dict) and part.get("factor") and part.get("original_max_position_embeddings"):
-            stretched.append(int(part["factor"] * part["original_max_position_embeddings"]))
-    return None if bound is None else max([bound, *stretched])
 
 
 def check_context(config: Any, tokens: int, name: str) -> None:

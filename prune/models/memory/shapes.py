@@ -12,6 +12,7 @@ from typing import Any
 from prune.checkpoint.headers import Checkpoint, Tensor
 from prune.checkpoint.tensors import FLOATS
 from prune.common.errors import CheckpointError
+from prune.models.loading import longest_stated
 
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")  # what an untied head is stored as
 _EXPERT = ".experts."
@@ -155,7 +156,7 @@ def shape_of(
         or any(linear.path.endswith("w3") for linear in shapes[0].linears),
         written_out=settings.get("hidden_act", settings.get("activation_function", "silu")) == "gelu_new",
         scores=_scores(settings),
-        context=_number(settings, "max_position_embeddings", "n_positions"),
+        context=longest_stated(settings),
         stored_bytes=checkpoint.size,
         largest=max(t.elements for t in checkpoint.tensors()),
     )

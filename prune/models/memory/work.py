@@ -2,8 +2,8 @@
 
 A model without values (`prune.models.memory.skeleton`) reads the prompt, and the tensors that come and go are counted
 (`prune.models.memory.live_bytes`). So it is what transformers itself allocates with fused attention (`sdpa`), which
-keeps no scores; a family that has it not keeps them, and they are counted. The logits are those that `generate` takes: of the
-last token where the model can, copied to fp32.
+keeps no scores; a family that has it not keeps them, and they are counted. The logits are those that `generate` takes:
+of the last token where the model can, copied to fp32.
 """
 
 from __future__ import annotations

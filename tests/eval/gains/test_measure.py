@@ -13,6 +13,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import eval.gains.measure as measure
+from eval.asking.backends import context_length
 from eval.billing.document import write_run
 from eval.comparison import compare
 from eval.gains.measure import measure_gains
@@ -20,11 +21,13 @@ from eval.gains.plan import plan_gains
 from eval.gains.settings import GainsSettings
 from eval.runs.run import run
 from eval.settings import ComparisonSettings
+from prune.checkpoint.source import Source
 from prune.common.errors import UsageError
 from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
 from tests.support.commands import check_refused, succeed
 from tests.support.commands import run as command
+from tests.support.models import tiny
 
 SMALL = {"domains": "math", "limit": 2, "sets": ["mmlu"], "chat_template": "off", "show_progress": False}
 FEW = GainsSettings(context=20, new_tokens=4, sequences=2, rounds=2)
@@ -121,6 +124,14 @@ def test_precision_and_weights_are_those_that_were_judged(tiny_llama, sample_que
     plan = plan_gains({"full": tiny_llama, "run": tiny_llama}, {"run": half}, asked, FEW)
     assert [(o.dtype, o.load_in_4bit) for o in plan.orders.values()] == [("float32", True), ("bfloat16", False)]
     assert plan_gains({"full": tiny_llama}, {}, asked, GainsSettings(gains=False)) is None
+
+
+def test_a_stretched_context_counts(tmp_path):
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+    tiny("qwen2", max_position_embeddings=64, rope_parameters=rope).save_pretrained(tmp_path)
+    asked = ComparisonSettings(device="cpu")
+    plan = plan_gains({"full": tmp_path}, {}, asked, GainsSettings(context=200, new_tokens=4))
+    assert (plan.context, context_length(Source(tmp_path, "it"), 200)) == (200, 200)
 
 
 def test_models_that_vllm_answers_for_are_measured_by_transformers_and_the_bill_says_so(tiny_llama):
@@ -220,3 +231,7 @@ def test_no_gains_leaves_them_out(tiny_llama, shorter, sample_questions, tmp_pat
     assert "cut, what it costs: " in done.stdout
     refused = command("evaluate", "compare", "a", "b", "--gains-rounds", 0, "--out", tmp_path / "out")
     check_refused(refused, 2, "--gains-rounds 0: use 1 or more")
+    for option in ("context", "new_tokens", "sequences", "rounds"):
+        flag = f"--gains-{option.replace('_', '-')}"
+        with pytest.raises(UsageError, match=f"^{flag} says how gains are measured; leave out --no-gains"):
+            GainsSettings(gains=False, **{option: 7})

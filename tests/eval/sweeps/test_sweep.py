@@ -14,10 +14,11 @@ from eval.asking.tasks import plan_tasks
 from eval.asking.walk import choose_way, score
 from eval.runs.files import read_lines
 from eval.runs.prose import draw_prose
-from eval.settings import Settings, SweepSettings
+from eval.settings import Settings
 from eval.sweeps.lookup import AnswerTask, Prompting, StoredAnswers, collect, collector, read
 from eval.sweeps.measure import walk_questions
 from eval.sweeps.plan import plan_sweep
+from eval.sweeps.settings import SweepSettings
 from eval.sweeps.unfinished import KeptAnswers
 from prune import cut, plan_cut
 from prune.checkpoint.identity import model_identity
@@ -376,7 +377,7 @@ def test_an_adapter_after_the_cut_is_swept_too(healed, tiny, sample_questions, s
     assert found.costs.domains["math"].keys() == {2}
     plain = AutoModelForCausalLM.from_pretrained(folder.parent / "cut")
     tokenizer = AutoTokenizer.from_pretrained(folder.parent / "cut")
-    settings = SweepSettings.of(text=str(short_heldout))
+    settings = SweepSettings.of(text=str(short_heldout), data=sample_questions, domains="math")
     (windows,) = draw_prose(settings, tokenizer, found.document.settings["max_length"]).values()
     full, cut_apart, *with_adapter = [row.nats_per_token for row in found.document.prose]
     assert [row.variant for row in found.document.prose] == ["full", "2@3", "2@3+after", "2@3+later"]

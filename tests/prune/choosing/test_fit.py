@@ -7,6 +7,8 @@ import torch
 
 from prune import FitSettings, plan_cut
 from prune.checkpoint.source import Source
+from prune.choosing import check, choose
+from prune.choosing.costs import Costs
 from prune.choosing.fit import SizeTarget, check_reach, fewest, fit_evidence, least_layers
 from prune.choosing.settings import CheckSettings, CutSettings, parse_speed
 from prune.common.errors import RegrowthError, UsageError
@@ -20,6 +22,7 @@ from prune.models.memory.needs import Asked, Needs, Work
 from prune.models.memory.reckoning import read_needs
 from prune.models.memory.weights import Weights
 from prune.scanning.settings import ScanSettings
+from tests.support.checkpoints import hand_made_heads
 from tests.support.commands import check_refused, run, succeed
 from tests.support.every_family import save_small_model
 
@@ -51,7 +54,7 @@ def test_the_sum_is_that_of_the_layers_that_stay():
 
 def test_the_fewest_layers_that_fit_are_taken():
     target = SizeTarget(6000, needs())
-    tried, taken = fewest(target, deepest)
+    tried, taken = fewest(target, deepest, range(1, 6))
     assert (tried, taken) == ([deepest(1), deepest(2), deepest(3)], deepest(3))
     assert not target.line(deepest(2))["met"]
     assert least_layers(target) == 2  # were they two that keep every token
@@ -140,6 +143,42 @@ def test_greedy_removal_stops_as_soon_as_it_fits(tiny_llama, sample_text):
     assert not plan.evidence["fit"]["sizes"][-2]["met"]
 
 
+def test_greedy_removal_is_carried_on_from_size_to_size(tiny_llama, sample_text, monkeypatch):
+    steps = []
+    score = check.score_variants
+    monkeypatch.setattr(check, "score_variants", lambda *given, **how: steps.append(1) or score(*given, **how))
+    monkeypatch.setattr(choose, "least_layers", lambda target: 1)
+    settings = CutSettings(criterion="loss", check=CheckSettings(tokens=512))
+    fit, text = FitSettings(size=needs_of(tiny_llama, 64).of([0, 1, 2, 3, 7]).total, context=64), str(sample_text)
+    plan = plan_cut(tiny_llama, text=text, fit=fit, settings=settings, show_progress=False)
+    assert (len(plan.dropped), len(steps)) == (3, 3)
+    assert len(plan.evidence["removal"]["loss"]) == 3
+
+
+@pytest.mark.parametrize("kept", [4, 2])  # of layers; no criterion has tried any size, or those that are allowed
+def test_protected_heads_say_how_many_layers_they_leave(tiny_llama, tmp_path, kept):
+    hand_made_heads(tiny_llama).write(tmp_path / "heads.json")
+    settings = CutSettings(criterion="influence", heads=tmp_path / "heads.json", protect_heads=0.9)
+    size = needs_of(tiny_llama, 64).of(range(kept)).total
+    words = f"needs {8 - kept} layers or more, and --protect-heads 0.9 leaves at most 2"
+    with pytest.raises(UsageError, match=words):
+        plan_cut(tiny_llama, fit=FitSettings(size=size, context=64), settings=settings, show_progress=False)
+
+
+def test_costs_say_which_sizes_they_lack(tiny_llama, tmp_path):
+    path, whole = tmp_path / "costs.json", needs_of(tiny_llama, 64)
+    blocks = {2: {1: 0.1, 3: 0.5}, 3: {1: 0.2}}
+    path.write_text(json.dumps(Costs(layers=8, measure="nats", domains={"law": blocks}, provenance={}).to_json()))
+    settings = CutSettings(criterion="domain", costs=path)
+    plan = plan_cut(tiny_llama, fit=FitSettings(size=whole.of(range(7)).total, context=64), settings=settings)
+    assert plan.dropped == (1, 2)
+    assert dict(plan.rows())["not tried"] == "n = 1: the costs hold no block of that size"
+    fit = FitSettings(size=whole.of(range(4)).total, context=64)
+    words = r"--criterion domain reaches it of .*: without 3 layers it takes .* holds blocks of up to 3 layers"
+    with pytest.raises(RegrowthError, match=words):
+        plan_cut(tiny_llama, fit=fit, settings=settings)
+
+
 def test_four_bits_take_less(small):
     stored, eight, four = (needs_of(small, bits=bits).of(range(8)) for bits in (16, 8, 4))
     assert stored.weights > eight.weights
@@ -154,6 +193,8 @@ def test_the_command(small, tmp_path):
     assert "sum" in shown.stdout
     assert "taken" in shown.stdout
     assert "the full model" in shown.stdout
+    made = succeed("prune", *words, "--out", tmp_path / "once")
+    assert (made.output.count("the full model"), made.output.count("KV cache ")) == (1, 2)  # the table once, and a row
     document = json.loads(succeed("prune", *words, "--json", "--out", tmp_path / "cut").stdout)
     assert document["dropped"] == [5, 6]
     assert document["evidence"]["fit"]["taken"]["total"] == target
@@ -168,7 +209,8 @@ def test_the_command(small, tmp_path):
         (["--fit", "1KB", "--context", "64"], 1, "no cut of"),
         (["--fit", "1GiB"], 2, "--fit needs --context"),
         (["--fit", "lots", "--context", "64"], 2, "--fit lots: write a size"),
-        (["--fit", "1MB", "--context", "many"], 2, "'many' is not a number of tokens"),
+        (["--fit", "1MB", "--context", "many"], 2, "--context 'many' is not a number of tokens"),
+        (["--fit", "1MB", "--context", "64", "--prefill-chunk", "1,0"], 2, "--prefill-chunk '1,0' is not a number"),
         (["--fit", "1MB", "--context", "1k"], 2, "--context 1000 is beyond the 128 tokens"),
         (["--fit", "1MB", "--context", "64", "--n", "3"], 2, "so --n has no say"),
         (["--fit", "1MB", "--context", "64", "--layers", "3"], 2, "so --layers has no say"),

@@ -1,6 +1,8 @@
 """Layers' seconds: told by a clock that stands still but for what layers are known to take."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +10,9 @@ from prune import FitSettings, TimeSettings, plan_cut, time_layers
 from prune.choosing.fit import SpeedTarget, check_reach, fewest
 from prune.choosing.settings import CutSettings
 from prune.choosing.times import KindTimes, Span, Times
+from prune.choosing.timing import _stand_in
 from prune.common.errors import CheckpointError, RegrowthError
+from prune.families.subject import open_subject
 from prune.models import stopwatch
 from prune.models.loading import decoder_layers
 from prune.models.stopwatch import Stopwatch
@@ -87,6 +91,38 @@ def test_of_a_model_that_does_not_fit_one_layer_of_each_kind_is_timed(small, mon
     assert {kind.name: len(kind.layers) for kind in times.kinds} == {"window of 6": 7, "full attention": 1}
 
 
+@pytest.mark.parametrize(("asked", "context", "prompt"), [(None, 128, 126), (128, 128, 126), (127, 127, 126)])
+def test_a_context_as_long_as_the_model_reads_leaves_room_for_the_new_tokens(small, asked, context, prompt):
+    settings = TimeSettings(context=asked, new_tokens=2, rounds=1, device="cpu")
+    times = time_layers(small, settings=settings, show_progress=False)
+    assert (times.context, times.prompt) == (context, prompt)
+
+
+def test_a_quantised_model_that_does_not_fit_is_not_timed_unquantised(small, tmp_path):
+    shutil.copytree(small, tmp_path / "packed")
+    file = tmp_path / "packed" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(CheckpointError, match="stored quantised and does not fit"):
+        time_layers(tmp_path / "packed", settings=replace(SHORT, max_memory=1000), show_progress=False)
+
+
+def test_a_stand_in_runs_the_models_own_python(tmp_path):
+    """Its class is the one that its file has, and not the one of transformers by that name."""
+    save_small_model("llama", tmp_path)
+    (tmp_path / "own_llama.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n\n\n"
+        "class OwnConfig(LlamaConfig):\n    pass\n\n\n"
+        "class OwnLlama(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    file = tmp_path / "config.json"
+    own = {"AutoConfig": "own_llama.OwnConfig", "AutoModelForCausalLM": "own_llama.OwnLlama"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": own}))
+    for trusted, name in ((True, "OwnLlama"), (False, "LlamaForCausalLM")):
+        subject = open_subject(tmp_path, carry_code=trusted)
+        assert type(_stand_in(subject, [0], "auto", "cpu", trusted)).__name__ == name
+
+
 def span(seconds):
     return Span(median=seconds, least=seconds, most=seconds)
 
@@ -97,7 +133,7 @@ def planted(**changes):
         KindTimes(name="a", layers=(0, 1, 2, 4, 5), prefill=span(1.0), decode=span(0.1)),
         KindTimes(name="b", layers=(3,), prefill=span(3.0), decode=span(0.3)),
     )
-    facts = {"layers": 6, "context": 100, "sequences": 2, "new_tokens": 1, "rounds": 1, "device": "cpu"}
+    facts = {"layers": 6, "context": 100, "prompt": 100, "sequences": 2, "new_tokens": 1, "rounds": 1, "device": "cpu"}
     facts |= {"dtype": "float32", "whole": True, "kinds": kinds, "outside_prefill": span(2.0)}
     return Times(**{**facts, "outside_decode": span(0.4), "provenance": {}, **changes})
 
@@ -110,7 +146,7 @@ def test_the_rate_is_that_of_the_layers_that_stay():
 
 def test_a_speed_is_reached_by_the_fewest_layers():
     target = SpeedTarget(1.3, "decode", planted())
-    tried, taken = fewest(target, lambda n: tuple(range(5 - n, 5)))
+    tried, taken = fewest(target, lambda n: tuple(range(5 - n, 5)), range(1, 6))
     assert taken == (3, 4)  # 1.2 / 0.8; without layer 4 alone 1.2 / 1.1
     assert [target.line(dropped)["ratio"] for dropped in tried] == pytest.approx([1.2 / 1.1, 1.5])
     assert SpeedTarget(1.3, "prefill", planted()).line((3,))["ratio"] == pytest.approx(10 / 7)
@@ -132,13 +168,19 @@ def test_the_commands(small, tmp_path):
     assert "embeddings and head" in shown.stdout
     assert Times.read(file).context == 20
     check_refused(run("prune", "time", small, *how, "--out", file), 1, "exists")
+    document = json.loads(file.read_text())
+    for kind in document["kinds"]:  # what the clock of a busy machine says may make any cut too slow
+        kind["decode"] = {"median": 1.0, "least": 1.0, "most": 1.0}
+    file.write_text(json.dumps(document))
     words = ["cut", small, "--speed", "1.1x", "--context", "20", "--criterion", "deepest", "--dry-run"]
     document = json.loads(succeed("prune", *words, "--times", file, "--json").stdout)
     speed = document["evidence"]["speed"]
     assert (speed["target"], speed["of"]) == (1.1, "decode")
+    assert (speed["whole"], speed["rounds"], speed["prompt"]) == (True, 2, 20)
     assert speed["taken"]["ratio"] >= 1.1
     check_refused(run("prune", *words[:5], "30", *words[6:], "--times", file), 2, "was taken with 1 x 20 tokens")
-    check_refused(run("prune", "time", small, "--context", "127"), 2, "beyond the 128 tokens")
+    check_refused(run("prune", "time", small, "--context", "129"), 2, "--context 129 is beyond the 128 tokens")
+    check_refused(run("prune", "time", small, "--new-tokens", "128"), 2, "--new-tokens 128 leaves no room for a prompt")
     save_small_model("llama", tmp_path / "other")
     check_refused(run("prune", "cut", tmp_path / "other", *words[2:], "--times", file), 1, "time again with")
 

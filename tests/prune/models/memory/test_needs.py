@@ -9,11 +9,11 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
 from prune.families.subject import open_subject
 from prune.families.table import FAMILIES
-from prune.models.loading import load_model
+from prune.models.loading import load_model, longest_context, longest_stated
 from prune.models.memory.held import held_weight_bytes
 from prune.models.memory.kv_cache import cache_bytes, layer_caches
 from prune.models.memory.needs import Asked
-from prune.models.memory.reckoning import longest_context, read_needs
+from prune.models.memory.reckoning import read_needs
 from prune.models.memory.skeleton import read_config, skeleton
 from prune.models.memory.weights import loaded_weights, stored_dtype
 from prune.models.memory.work import prompt_work
@@ -123,4 +123,5 @@ def test_a_context_that_is_stretched():
     rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
     assert longest_context(tiny("qwen2").config) == 128
     assert longest_context(tiny("qwen2", max_position_embeddings=64, rope_parameters=rope).config) == 256
+    assert longest_stated({"n_positions": 64, "rope_scaling": rope}) == 256
     assert longest_context(small_config("mamba2")) is None
