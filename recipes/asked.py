@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,15 @@ from recipes.schema import Recipe, Stage
 from recipes.tidying import outputs_of, overlap
 
 _FIT: dict[str, tuple[str, Callable[[str], Any]]] = {  # options of a cut to a target: their setting, how it is read
-    "fit": ("size", parse_target), "speed": ("speed", parse_speed), "context": ("context", parse_tokens),
-    "sequences": ("sequences", int), "bits": ("bits", int), "prefill-chunk": ("prefill_chunk", parse_tokens),
-    "times": ("times", Path), "speed-of": ("speed_of", str),
-}  # fmt: skip
+    "fit": ("size", parse_target),
+    "speed": ("speed", parse_speed),
+    "context": ("context", partial(parse_tokens, option="--context")),
+    "sequences": ("sequences", int),
+    "bits": ("bits", int),
+    "prefill-chunk": ("prefill_chunk", partial(parse_tokens, option="--prefill-chunk")),
+    "times": ("times", Path),
+    "speed-of": ("speed_of", str),
+}
 _HEALING = {"heal qlora": "qlora", "heal distill": "distill", "heal finalists": "distill"}  # and its method
 
 
@@ -161,11 +167,15 @@ def _nearest(recipe: Recipe, stage: Stage, commands: tuple[str, ...]) -> Stage |
 
 
 def _tokens(healing: Stage) -> str:
-    """What a stage heals on; finalists each have their share."""
-    if healing.command != "heal finalists":
-        return str(healing.options.get("tokens", "2M"))
-    each = parse_tokens(str(healing.options.get("tokens") or TOKENS))
-    return str(each * int(str(healing.options.get("finalists") or FINALISTS)))
+    """What a stage heals on; of finalists, each of them."""
+    usual = TOKENS if healing.command == "heal finalists" else "2M"
+    return str(healing.options.get("tokens") or usual)
+
+
+def healings_of(choosing: Stage) -> int:
+    """How often `heal finalists` heals: each finalist once, and one that has no rival not at all."""
+    finalists = int(str(choosing.options.get("finalists") or FINALISTS))
+    return finalists if finalists > 1 else 0
 
 
 def _settings(stage: Stage) -> Iterator[tuple[str, Any]]:

@@ -17,15 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.billing.policy import parse_limit, read_policy
 from heal.training.stopping import Interrupted
-from prune.common.errors import RegrowthError
+from prune.common.errors import RegrowthError, UsageError
 from prune.common.provenance import provenance
 from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
+from recipes.asked import StageRefusedError
 from recipes.budget import check_budget
 from recipes.child import run_child
 from recipes.planning import UNFINISHED, RecipePlan, StagePlan, identity, plan_recipe
 from recipes.record import RecipeRecord, StageRecord, read_stages
-from recipes.schema import Recipe
+from recipes.schema import Recipe, Stage
 from recipes.tidying import done_with, take_away
 
 _VERDICTS = {EXIT_NO_GO: "NO-GO", EXIT_INCONCLUSIVE: "INCONCLUSIVE"}
@@ -59,7 +61,17 @@ class RecipeRun:
 
 
 def plan_run(recipe: Recipe, *, start: str | None = None) -> RecipePlan:
-    """Plan a resolved recipe against what its folder holds; nothing is written."""
+    """Plan a resolved recipe against what its folder holds; nothing is written.
+
+    Raises:
+        StageRefusedError: a policy that cannot be read; the stage that reads it is the last.
+        UsageError, RegrowthError: see `recipes.planning.plan_recipe`.
+    """
+    for stage in recipe.stages:
+        try:
+            _check_policy(stage)
+        except RegrowthError as error:
+            raise StageRefusedError(stage, error) from None
     return plan_recipe(recipe, read_stages(_record_path(recipe)), start=start)
 
 
@@ -110,6 +122,16 @@ def run_recipe(
                 raise _stopped(stopped_by, f"after stage {name}")
             record = _tidy(record, recipe, number, path) if tidy else record
     return RecipeRun(plan, record)
+
+
+def _check_policy(stage: Stage) -> None:
+    max_loss, policy = (stage.options.get(name) for name in ("max-loss", "policy"))
+    if max_loss is not None and policy is not None:
+        raise UsageError("--max-loss is the short form of a --policy; give one of the two")
+    if max_loss is not None:
+        parse_limit(str(max_loss))
+    if policy is not None:
+        read_policy(str(policy))
 
 
 def _tidy(record: RecipeRecord, recipe: Recipe, done: int, path: Path) -> RecipeRecord:

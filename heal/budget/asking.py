@@ -97,7 +97,7 @@ def _whole(
     shape = chain.shape
 
     def on(gpu: Gpu) -> StationWay:
-        room, wide = room_of(gpu), width(gpu, chain.dtype, shape)
+        room, wide = room_of(gpu), width(gpu, chain.dtype, shape.stored_bytes, shape.values)
         whole = wide * resident_bytes(shape, layers)
         packed = resident_bytes(shape, layers, 4) + (wide - 1) * 2 * shape.outside
         passes = (work(gpu, wide), least_work(gpu, wide))

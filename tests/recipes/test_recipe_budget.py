@@ -379,14 +379,14 @@ def test_what_a_later_stage_reads_by_name_or_lies_elsewhere_is_not_an_intermedia
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        ({"fit": "1B", "context": "64"}, 1, "stage cut: --fit 0.0 MiB: no cut of"),
+        ({"fit": "1B", "context": "64"}, 1, "MiB: no cut of"),
         ({"fit": "64GiB", "context": "64"}, 1, "no layer has to go"),
         ({"fit": "1MiB", "context": "4k"}, 2, "stage cut: "),
         ({"n": 2, "context": "64"}, 2, "stage cut: --context goes with --fit or --speed"),
         ({"n": 2, "sequences": 2}, 2, "stage cut: --sequences goes with --fit or --speed"),
         ({"n": 2, "bits": 4}, 2, "stage cut: --bits goes with --fit"),
         ({"fit": "1MiB", "context": "64", "sequences": "two"}, 2, "--sequences two is no whole number"),
-        ({"fit": "1MiB", "context": "64", "prefill-chunk": "x"}, 2, "stage cut: "),
+        ({"fit": "1MiB", "context": "64", "prefill-chunk": "x"}, 2, "stage cut: --prefill-chunk x"),
     ],
 )
 def test_a_target_that_is_wrong_or_out_of_reach_is_refused_before_the_scan(chain, tmp_path, options, code, words):
@@ -411,3 +411,45 @@ def test_a_target_is_reckoned_with_all_options_of_the_cut(chain, monkeypatch):
     assert seen == [FitSettings(size=8 << 30, context=4000, sequences=2, bits=8, prefill_chunk=512)]
     fast = cut.model_copy(update={"options": {"speed": "1.3x", "context": "4k", "speed-of": "prefill", "out": "x"}})
     assert budget_of(planned(chain.model_copy(update={"stages": [fast]}))) == ()  # it is measured, not reckoned
+
+
+def test_a_policy_that_cannot_be_read_is_refused_before_anything_runs(chain, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "policy.yaml").write_text("max_lost: 5\n")
+    for options, code, words in (
+        ({"max-loss": "5"}, 2, "stage frontier: --max-loss 5 is no percentage"),
+        ({"policy": str(tmp_path / "none.yaml")}, 1, "stage frontier: --policy"),
+        ({"policy": str(tmp_path / "policy.yaml")}, 1, "max_lost"),
+        ({"policy": str(tmp_path / "policy.yaml"), "max-loss": "5%"}, 2, "give one of the two"),
+    ):
+        last = {"name": "frontier", "command": "evaluate frontier", "arguments": [f"{out}/bill"]}
+        last["options"] = {**options, "out": f"{out}/frontier"}
+        recipe = chain.model_copy(update={"stages": [*chain.stages, Stage.model_validate(last)]})
+        path = tmp_path / "chain.yaml"
+        path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+        for more in ((), ("--dry-run",)):
+            check_refused(run("recipe", "run", path, "--no-budget", *more), code, words)
+        assert not (out / "scan.json").exists()
+
+
+@pytest.mark.parametrize("name", ["regrow", "frontier"])
+def test_what_the_budget_asks_for_can_be_set_in_the_shipped_recipes(name):
+    recipe = load_recipe(name).resolve({"model": "m", "max_memory": "20GiB", **({"n": 8} if name == "regrow" else {})})
+    asked = {stage.command for stage in recipe.stages if stage.options.get("max-memory") == "20GiB"}
+    assert asked == {"prune scan", "prune cut", "heal patch", "heal merge"}
+
+
+def test_states_off_the_card_are_as_wide_as_the_stage_runs(chain, monkeypatch):
+    def states(dtype):
+        recipe = with_options(chain, 0, dtype=dtype)
+        return budgets._states_off(budget_of(planned(recipe))[0])
+
+    assert states("float32") == 2 * states("bfloat16") > 0  # on a CPU none stands on a card
+    card = CARDS["L4"].model_copy(update={"name": "small", "memory": GIB})
+    monkeypatch.setattr("heal.budget.cards.cards_here", lambda: (card,))
+    assert budget_of(planned(with_options(chain, 0, dtype="float32")))[0].wide == 2
+    old = card.model_copy(update={"bfloat16": False})
+    monkeypatch.setattr("heal.budget.cards.cards_here", lambda: (old,))
+    assert {one.stage.name: one.wide for one in budget_of(planned(with_options(chain, 0, dtype="bfloat16")))} == {
+        "scan": 1, "cut": 2, "heal": 2, "merge": 2,
+    }  # fmt: skip
