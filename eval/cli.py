@@ -137,7 +137,7 @@ def compare(
     if foreign.from_lm_eval:
         from eval.lm_eval_comparison import compare_lm_eval
 
-        comparison = compare_lm_eval(full, others, settings, foreign, out=out, overwrite=overwrite)
+        comparison = compare_lm_eval(full, others, settings, foreign, out=out, gains=gains, overwrite=overwrite)
     else:
         from eval.comparison import compare as work
 

@@ -35,6 +35,8 @@ from eval.runs.samples import RunResult
 from eval.settings import ComparisonSettings, Settings, named_texts
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError, first_line
+from prune.common.memory import give_back
+from prune.common.out_of_memory import is_out_of_memory
 from prune.common.outputs import check_free, staged_directory, write_json, write_text
 from prune.common.provenance import provenance
 from prune.common.terminal import quiet_libraries
@@ -62,7 +64,8 @@ def compare(
     `out` appears whole or not at all: results.json, samples_<model>_<task>.jsonl, comparison.json, comparison.md,
     report.html, and figures as .svg. `settings` may be given by their fields, as `options`. A model may also
     be a folder that `evaluate run --out` made: its answers are taken from there. With `gains`, what each model takes
-    and how fast it is are measured too, as the command does if not told otherwise.
+    and how fast it is are measured too. The command does that if not told otherwise; here it is off if not asked for,
+    while the noise floor is on in both.
 
     Raises:
         UsageError: no other model, labels that do not fit, an unknown domain.
@@ -83,6 +86,7 @@ def compare(
     new = [model for model, name in zip(models, names, strict=True) if name not in stored]
     if settings.max_loss and not (stored[names[0]].tasks if names[0] in stored else settings.domains):
         raise UsageError("--max-loss judges the accuracy in our domains, and none is asked; add --domains and --data")
+    _check_noise(settings, finished=names[0] in stored)
     plans = plan_tasks(settings) if new else []
     if policy is not None and settings.policy is not None:
         check_policy(policy, settings.policy, _measured(stored.get(names[0]), plans, settings, gains))
@@ -106,7 +110,9 @@ def compare(
         for model, name in zip(models, names, strict=True)
     ]
     again, missed = None, None
-    if settings.noise and settings.domains and names[0] not in stored:
+    if settings.noise and names[0] in stored:
+        missed = "no noise floor: it is a finished run, which is not asked again" if runs[0].tasks else None
+    elif settings.noise and settings.domains:
         again, missed = _ask_again(full, settings, runs[0], show_progress=show_progress)
     texts = named_texts(settings.texts)
     identities = {name: text_identity(source, settings.field) for name, source in texts.items()} if new else {}
@@ -144,6 +150,13 @@ def _check_models(models: Sequence[str | Path], settings: ComparisonSettings, st
     return same_chat(models, [load_tokenizer(source) for source in sources], settings)
 
 
+def _check_noise(settings: ComparisonSettings, *, finished: bool) -> None:
+    """Refuse options of the noise floor where there is none; `finished`: FULL is a finished run."""
+    if settings.noise_options and (finished or not settings.domains):
+        why = "FULL is a finished run, which is not asked again" if finished else "no domain is asked"
+        raise UsageError(f"{settings.noise_options[0]} is of the noise floor, and {why}; leave it out")
+
+
 def _check_noise_dtype(settings: ComparisonSettings) -> None:
     if settings.noise_dtype is not None:
         try:
@@ -163,8 +176,12 @@ def _ask_again(
     label = f"{first.label} again"
     try:
         return run(full, often, label=label, own_loss=False, again=again, show_progress=show_progress), None
-    except RegrowthError as error:
-        return None, f"the noise floor could not be measured ({first_line(error)})"
+    except (RegrowthError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, RegrowthError) and not is_out_of_memory(error):
+            raise
+        missed = "out of memory" if is_out_of_memory(error) else first_line(error)
+    give_back()
+    return None, f"the noise floor could not be measured ({missed})"
 
 
 def _measured(
@@ -267,7 +284,8 @@ def bill_runs(
     thinking = tuple(mark_thinking(bill_thinking(runs), noise))
     verdict = None
     if policy is not None:
-        verdict = judge(rows, policy, thinking=thinking, needles=needles, prose=prose, gains=gains)
+        others = [r.label for r in runs[1:]]
+        verdict = judge(rows, policy, thinking=thinking, needles=needles, prose=prose, gains=gains, models=others)
     return Comparison(
         models=tuple(ComparedModel(label=r.label, **r.identity, settings=r.settings, notes=r.notes) for r in runs),
         gains=gains,

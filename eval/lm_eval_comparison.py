@@ -11,13 +11,16 @@ from eval.billing.artefacts import Comparison
 from eval.billing.policy import Measured, check_policy, parse_limit, read_policy
 from eval.comparison import bill_runs, unique_labels, write_comparison
 from eval.foreign.domains import read_mapping, tasks_by_domain
-from eval.foreign.folder import check_alike, read_folder
+from eval.foreign.folder import check_alike, level_hashes, read_folder
 from eval.foreign.result import as_result
 from eval.foreign.settings import ForeignSettings
+from eval.gains.settings import GainsSettings
 from eval.reports.page import read_sweep
 from eval.settings import ComparisonSettings
 from prune.common.errors import UsageError
 from prune.common.outputs import check_free
+
+_REMEDY = "--from-lm-eval bills the scores that are logged, in the domains of known tasks or --mapping; leave it out"
 
 
 def compare_lm_eval(
@@ -27,6 +30,7 @@ def compare_lm_eval(
     foreign: ForeignSettings | None = None,
     *,
     out: str | Path,
+    gains: GainsSettings | None = None,
     overwrite: bool = False,
     **options: Any,
 ) -> Comparison:
@@ -37,6 +41,7 @@ def compare_lm_eval(
         settings: of these count `labels`, `domains` (some of those that there are), `max_loss`, `policy` and `sweep`;
             if None, made of `options`.
         out: the folder of the bill, as of `compare`.
+        gains: refused if not as it is by itself, for no model is there to be measured.
 
     Raises:
         UsageError: settings that ask a model, a mapping, filter or domain that is not there.
@@ -45,6 +50,10 @@ def compare_lm_eval(
     settings = ComparisonSettings.of(**options) if settings is None else settings
     foreign = foreign or ForeignSettings(from_lm_eval=True)
     foreign.check(settings)
+    if gains is not None and gains.changed:
+        raise UsageError(
+            f"{gains.changed[0]} is of models that are measured, and --from-lm-eval has none; leave it out"
+        )
     if not others:
         raise UsageError("compare needs the full model's folder and one other at least")
     labels = unique_labels([full, *others], settings.labels)
@@ -55,7 +64,7 @@ def compare_lm_eval(
     if settings.sweep is not None:
         read_sweep(settings.sweep)
     mapping = None if foreign.mapping is None else read_mapping(foreign.mapping)
-    first, *rest = folders = [read_folder(folder) for folder in (full, *others)]
+    first, *rest = folders = level_hashes([read_folder(folder) for folder in (full, *others)])
     told = [(), *(tuple(check_alike(first, other)) for other in rest)]
     domains = tasks_by_domain(first.tasks, first.harness["group_subtasks"], mapping, foreign.mapping)
     if unknown := [name for name in settings.domains if name not in domains]:
@@ -75,7 +84,7 @@ def compare_lm_eval(
     ]
     if settings.policy is not None and policy is not None:
         asked = tuple(dict.fromkeys(plan.domain for plan in runs[0].tasks))
-        measured = Measured(domains=asked, both_modes=False, needles=False, prose=False, gains=False)
+        measured = Measured(asked, both_modes=False, needles=False, prose=False, gains=False, remedy=_REMEDY)
         check_policy(policy, settings.policy, measured)
     if settings.max_loss and not runs[0].tasks:
         raise UsageError("--max-loss judges domains, and the tasks are of none that is known; add --mapping")

@@ -345,10 +345,17 @@ class ComparisonSettings(Settings):
         super().__post_init__()
         if self.noise_limit < 2:
             raise UsageError(f"--noise-limit {self.noise_limit} is too few questions; an interval needs 2 at least")
-        if self.noise_dtype is not None and not self.noise:
-            raise UsageError("--noise-dtype is of the noise floor; leave out --no-noise")
+        if self.noise_options and not self.noise:
+            raise UsageError(f"{self.noise_options[0]} is of the noise floor; leave out --no-noise")
         if self.policy is not None and self.max_loss is not None:
             raise UsageError("--max-loss is the short form of a --policy; give one of the two")
+
+    @property
+    def noise_options(self) -> tuple[str, ...]:
+        """The options of the noise floor that are not as they are where nothing is given."""
+        given = {"--noise-dtype": self.noise_dtype, "--noise-limit": self.noise_limit}
+        usual = (ComparisonSettings.noise_dtype, ComparisonSettings.noise_limit)
+        return tuple(option for (option, value), other in zip(given.items(), usual, strict=True) if value != other)
 
 
 def _check_known(option: str, given: str, known: Iterable[str]) -> None:

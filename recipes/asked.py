@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from eval.settings import PLAIN
 from eval.settings import Settings as Questions
+from eval.sweeps.settings import SweepSettings
 from heal.budget.document import Budget, Gpu
 from heal.budget.plan import plan_budget
 from heal.budget.stations import Amounts
 from heal.choosing.record import FINALISTS, TOKENS
 from heal.settings import BudgetQuery, Settings, parse_checkpointing
-from prune.choosing.fit import check_reach, least_layers
-from prune.choosing.settings import CutSettings, FitSettings, parse_target
+from prune.choosing.fit import OutOfReachError, check_reach, least_layers
+from prune.choosing.settings import CutSettings, FitSettings, parse_speed, parse_target
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.layers import parse_layers, starts
 from prune.common.sizes import parse_tokens
 from prune.cutting.planning import target_of
 from prune.families.subject import open_subject
@@ -23,7 +28,25 @@ from prune.scanning.settings import parse_batch_size
 from recipes.schema import Recipe, Stage
 from recipes.tidying import outputs_of, overlap
 
+_FIT: dict[str, tuple[str, Callable[[str], Any]]] = {  # options of a cut to a target: their setting, how it is read
+    "fit": ("size", parse_target),
+    "speed": ("speed", parse_speed),
+    "context": ("context", partial(parse_tokens, option="--context")),
+    "sequences": ("sequences", int),
+    "bits": ("bits", int),
+    "prefill-chunk": ("prefill_chunk", partial(parse_tokens, option="--prefill-chunk")),
+    "times": ("times", Path),
+    "speed-of": ("speed_of", str),
+}
 _HEALING = {"heal qlora": "qlora", "heal distill": "distill", "heal finalists": "distill"}  # and its method
+
+
+class StageRefusedError(RegrowthError):
+    """A stage would refuse its options, and a long one stands before it. Exit code: as the stage would have it."""
+
+    def __init__(self, stage: Stage, error: RegrowthError) -> None:
+        super().__init__(f"stage {stage.name}: {error}")
+        self.exit_code = error.exit_code
 
 
 @dataclass(frozen=True)
@@ -57,7 +80,12 @@ class Asked:
 
 
 def asked_budget(recipe: Recipe, stage: Stage) -> Asked | None:
-    """What is asked for a stage; None where the recipe does not say what is cut."""
+    """What is asked for a stage; None where the recipe does not say what is cut.
+
+    Raises:
+        StageRefusedError: the target of its cut is wrong, met by the whole model, or out of reach.
+        RegrowthError: the model cannot be read.
+    """
     made = [output for one in recipe.stages for output in outputs_of(one)]
     cut = _nearest(recipe, stage, ("prune cut",))
     healing = _nearest(recipe, stage, tuple(_HEALING))
@@ -96,26 +124,35 @@ def asked_budget(recipe: Recipe, stage: Stage) -> Asked | None:
 
 
 def _layers_of(model: str, cut: Stage) -> int | None:
-    """How many layers a cut takes, at the least where it has a size to fit; None where its options do not tell.
+    """How many layers a cut takes, at the least where it has a size to fit; None where its options do not tell."""
+    try:
+        fit = _target_settings(cut)
+        if fit.size is None:
+            n = cut.options.get("n")
+            return n if isinstance(n, int) else None
+        revision = cut.options.get("revision")
+        subject = open_subject(model, revision=None if revision is None else str(revision))
+        target = target_of(fit, subject, CutSettings(), show_progress=False)
+        check_reach(target, model)
+    except (UsageError, OutOfReachError) as error:
+        raise StageRefusedError(cut, error) from None
+    return least_layers(target)
+
+
+def _target_settings(cut: Stage) -> FitSettings:
+    """The target that a cut's options name.
 
     Raises:
-        RegrowthError: the model cannot be read, or no cut of it fits, or none is needed.
+        UsageError: as `prune cut` has it.
     """
-    n, size = cut.options.get("n"), cut.options.get("fit")
-    if size is None:
-        return n if isinstance(n, int) else None
-    asked = {name: cut.options.get(name) for name in ("context", "sequences", "bits")}
-    fit = FitSettings(
-        size=parse_target(str(size)),
-        context=None if asked["context"] is None else parse_tokens(str(asked["context"]), option="--context"),
-        sequences=None if asked["sequences"] is None else int(str(asked["sequences"])),
-        bits=None if asked["bits"] is None else int(str(asked["bits"])),
-    )
-    revision = cut.options.get("revision")
-    subject = open_subject(model, revision=None if revision is None else str(revision))
-    target = target_of(fit, subject, CutSettings(), show_progress=False)
-    check_reach(target, model)
-    return least_layers(target)
+    given: dict[str, Any] = {}
+    for option, (name, read) in _FIT.items():
+        if (value := cut.options.get(option)) is not None:
+            try:
+                given[name] = read(str(value))
+            except ValueError:
+                raise UsageError(f"--{option} {value} is no whole number") from None
+    return FitSettings(**given)
 
 
 def _nearest(recipe: Recipe, stage: Stage, commands: tuple[str, ...]) -> Stage | None:
@@ -130,11 +167,15 @@ def _nearest(recipe: Recipe, stage: Stage, commands: tuple[str, ...]) -> Stage |
 
 
 def _tokens(healing: Stage) -> str:
-    """What a stage heals on; finalists each have their share."""
-    if healing.command != "heal finalists":
-        return str(healing.options.get("tokens", "2M"))
-    each = parse_tokens(str(healing.options.get("tokens") or TOKENS))
-    return str(each * int(str(healing.options.get("finalists") or FINALISTS)))
+    """What a stage heals on; of finalists, each of them."""
+    usual = TOKENS if healing.command == "heal finalists" else "2M"
+    return str(healing.options.get("tokens") or usual)
+
+
+def healings_of(choosing: Stage) -> int:
+    """How often `heal finalists` heals: each finalist once, and one that has no rival not at all."""
+    finalists = int(str(choosing.options.get("finalists") or FINALISTS))
+    return finalists if finalists > 1 else 0
 
 
 def _settings(stage: Stage) -> Iterator[tuple[str, Any]]:
@@ -172,24 +213,49 @@ def amounts_of(recipe: Recipe, stage: Stage) -> Amounts:
                 said[amount] = parse_tokens(str(value))
         if one.command == "prune scan":
             said["every_token"] = one.options.get("tokens") == "all"
-    if stage.command in ("evaluate compare", "evaluate run"):
+    if stage.command in ("evaluate compare", "evaluate run", "evaluate sweep"):
         said |= _asked_of(stage)
+    if stage.command == "evaluate sweep" and stage.arguments:
+        said["cuts"] = _cuts(stage)
     return Amounts(**said)
+
+
+def _cuts(sweep: Stage) -> int:
+    """How many cuts a sweep asks.
+
+    Raises:
+        RegrowthError: no such sizes or starts, or a model that cannot be read where all its starts are asked.
+    """
+    given = {name: sweep.options.get(name) for name in ("sizes", "starts", "adapter", "revision")}
+    sizes = [n for n in parse_layers(str(given["sizes"] or SweepSettings.sizes), "--sizes") if n]
+    adapters = given["adapter"] or ()
+    healed = len(adapters) if isinstance(adapters, list | tuple) else 1
+    rule = str(given["starts"] or "best")
+    if rule in ("best", "deepest"):
+        return len(sizes) + healed
+    revision = None if given["revision"] is None else str(given["revision"])
+    layers = open_subject(sweep.arguments[0], revision=revision).layers
+    listed = None if rule == "all" else parse_layers(rule, "--starts")
+    return healed + sum(listed is None or start in listed for n in sizes for start in starts(layers, n))
 
 
 def _asked_of(stage: Stage) -> dict[str, Any]:
     """Questions, answers and needles of a stage, as fields of `Amounts`."""
     options, said = stage.options, dict[str, Any](models=max(1, len(stage.arguments)))
-    limit, domains = options.get("limit"), str(options.get("domains") or "")
-    if isinstance(limit, int) and domains:
-        said["questions"] = 2 * limit * len(domains.split(","))  # choices and answers of each domain
-        said["answers"] = said["questions"] // 2
+    limit, domains = _number(options.get("limit")), _names(options.get("domains"))
+    protocols = _names(options.get("protocols")) or list(PLAIN)
+    said["tasks_too"] = bool(options.get("tasks"))
+    if not domains and said["tasks_too"]:
+        said |= {"questions": 0, "answers": 0}
+    elif limit is not None and domains:
+        said["questions"] = limit * len(domains) * len(protocols)
+        said["answers"] = limit * len(domains) * ("generation" in protocols)
     if "slow" in str(options.get("thinking") or ""):  # a chain of thought for each question
         said["answer_tokens"] = parse_tokens(str(options.get("slow-tokens") or 256), option="--slow-tokens")
         said["answers"] = said.get("questions", Amounts.questions)
-    if isinstance(rows := options.get("batch-size"), int):
+    if (rows := _number(options.get("batch-size"))) is not None:
         said["batch_size"] = rows
-    if isinstance(examples := options.get("few-shot"), int):
+    if (examples := _number(options.get("few-shot"))) is not None:
         said["question_tokens"] = Amounts.question_tokens * (1 + examples)
     if options.get("needles"):
         usual = {field.name: field.default for field in fields(Questions) if field.name.startswith("needle_")}
@@ -202,3 +268,14 @@ def _asked_of(stage: Stage) -> dict[str, Any]:
         said["needle_tokens"] = max(map(int, lengths))
         said["needle_trials"] = count * depths * len(lengths)
     return said
+
+
+def _number(value: Any) -> int | None:
+    """A count that an option gives; None where it gives none, or a word such as `auto`."""
+    return int(str(value)) if str(value).isdecimal() else None
+
+
+def _names(value: Any) -> list[str]:
+    """The names that an option gives, as a list or with commas between."""
+    parts = value if isinstance(value, list | tuple) else str(value or "").split(",")
+    return [str(part).strip() for part in parts if str(part).strip()]

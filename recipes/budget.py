@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from heal.budget.cards import CPU, card_at
 from heal.budget.document import Budget, Gpu, Station, StationWay
-from heal.budget.stations import room_of, states_on
+from heal.budget.stations import READ, WRITE, room_of, states_on, trained_in, width
 from heal.budget.table import gib, hours_words, way_words
 from heal.settings import BudgetQuery
 from prune.checkpoint.downloading import cache_folder, existing, missing_bytes
@@ -25,7 +25,7 @@ from prune.common.sizes import spell_size
 from prune.common.tables import Table
 from prune.common.terminal import screen
 from prune.models.at_once import STATES_SHARE
-from recipes.asked import Asked, asked_budget
+from recipes.asked import Asked, StageRefusedError, asked_budget, healings_of
 from recipes.planning import RecipePlan
 from recipes.schema import Stage, options_of
 from recipes.tidying import done_with
@@ -47,6 +47,7 @@ class StageBudget:
 
     Attributes:
         model, revision: that it is about, and `stored` the bytes of its files.
+        wide: how much wider than bf16 its values are there.
         refused: why no setting fits.
     """
 
@@ -56,6 +57,7 @@ class StageBudget:
     stored: int
     runs: bool
     card: Gpu
+    wide: int
     station: Station
     way: StationWay
     refused: str | None
@@ -140,9 +142,32 @@ def budget_of(plan: RecipePlan) -> tuple[StageBudget, ...]:
             way = way.model_copy(update={"needs": ""})
         elif way.way == "none":
             refused = next((line for line in budget.refused if line.startswith(_told(asked.query, way))), None)
+        if planned.stage.command == "heal finalists":
+            pruned = budget.stations[numbers["merge"]].disk
+            station, way = _choosing(station, way, healings_of(planned.stage), pruned)
+            refused = refused if healings_of(planned.stage) else None
+        dtype = trained_in(asked.settings.dtype) if name in ("heal", "merge") else asked.dtype
+        wide = width(verdict.gpu, dtype, budget.stored, budget.parameters)
         about = (planned.stage, asked.model, asked.revision, budget.stored, planned.why is not None)
-        found.append(StageBudget(*about, verdict.gpu, station, way, refused))
+        found.append(StageBudget(*about, verdict.gpu, wide, station, way, refused))
     return tuple(found)
+
+
+def _choosing(heal: Station, way: StationWay, healings: int, pruned: int) -> tuple[Station, StationWay]:
+    """`heal finalists` of the healing of one finalist: so many one after another, each of a trial cut that goes again.
+
+    Args:
+        healings: 0: one finalist is cut, and nothing is healed.
+        pruned: bytes of a cut.
+    """
+    copying = pruned * (1 / READ + 1 / WRITE) / 3600
+    if not healings:
+        work = "one finalist, which is cut again; nothing is healed"
+        station = heal.model_copy(update={"command": "heal finalists", "disk": pruned, "work": work})
+        return station, StationWay(name=way.name, way="resident", memory=0, hours=copying, needs="")
+    told = {"command": "heal finalists", "disk": heal.disk + pruned, "work": f"{healings} times {heal.work}"}
+    hours = None if way.hours is None else healings * way.hours + (healings + 1) * copying
+    return heal.model_copy(update=told), way.model_copy(update={"hours": hours})
 
 
 def _placed(scan: Stage) -> bool:
@@ -168,6 +193,8 @@ def told_budget(plan: RecipePlan, *, tidy: bool) -> tuple[RecipeBudget | None, s
     try:
         budget = reckon(plan, tidy=tidy)
         return budget, budget.refusal()
+    except StageRefusedError as error:
+        return None, str(error)
     except (RegrowthError, ValueError) as error:
         return None, _untold(error)
 
@@ -179,10 +206,13 @@ def check_budget(plan: RecipePlan, *, tidy: bool) -> None:
         tidy: intermediates go as soon as no later stage reads them.
 
     Raises:
+        StageRefusedError: the target of a cut is wrong or cannot be reached.
         RegrowthError: a stage cannot fit in memory, or what the stages write not on the disk.
     """
     try:
         budget = reckon(plan, tidy=tidy)
+    except StageRefusedError:
+        raise
     except (RegrowthError, ValueError) as error:
         screen().print(_untold(error), style="dim")
         return
@@ -236,7 +266,8 @@ def refusal(budget: Sequence[StageBudget], most: int, free: int, *, tidy: bool) 
 
 def _states_off(one: StageBudget) -> int:
     """Bytes of a stage's hidden states that do not stand on a GPU."""
-    return one.station.states - (0 if one.card.name == CPU else states_on(one.card, one.station, 1))
+    on_card = 0 if one.card.name == CPU else states_on(one.card, one.station, one.wide)
+    return one.wide * one.station.states - on_card
 
 
 def most_on_disk(plan: RecipePlan, budget: Sequence[StageBudget], *, tidy: bool) -> int:

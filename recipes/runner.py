@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -17,19 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune.common.errors import RegrowthError
+from eval.billing.policy import parse_limit, read_policy
+from heal.training.stopping import Interrupted
+from prune.common.errors import RegrowthError, UsageError
 from prune.common.provenance import provenance
 from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
+from recipes.asked import StageRefusedError
 from recipes.budget import check_budget
+from recipes.child import run_child
 from recipes.planning import UNFINISHED, RecipePlan, StagePlan, identity, plan_recipe
 from recipes.record import RecipeRecord, StageRecord, read_stages
-from recipes.schema import Recipe
+from recipes.schema import Recipe, Stage
 from recipes.tidying import done_with, take_away
 
 _VERDICTS = {EXIT_NO_GO: "NO-GO", EXIT_INCONCLUSIVE: "INCONCLUSIVE"}
 _KEEP_WORK = (  # when they are stopped
-    "prune scan", "prune heads", "prune concepts", "heal qlora", "heal distill", "heal finalists", "heal rank",
-    "evaluate sweep", "evaluate depth",
+    "prune scan", "prune heads", "prune concepts", "prune write", "heal qlora", "heal distill", "heal finalists",
+    "heal rank", "evaluate sweep", "evaluate depth",
 )  # fmt: skip
 _MODULES = {"prune": "prune", "heal": "heal", "evaluate": "eval"}
 
@@ -57,7 +61,17 @@ class RecipeRun:
 
 
 def plan_run(recipe: Recipe, *, start: str | None = None) -> RecipePlan:
-    """Plan a resolved recipe against what its folder holds; nothing is written."""
+    """Plan a resolved recipe against what its folder holds; nothing is written.
+
+    Raises:
+        StageRefusedError: a policy that cannot be read; the stage that reads it is the last.
+        UsageError, RegrowthError: see `recipes.planning.plan_recipe`.
+    """
+    for stage in recipe.stages:
+        try:
+            _check_policy(stage)
+        except RegrowthError as error:
+            raise StageRefusedError(stage, error) from None
     return plan_recipe(recipe, read_stages(_record_path(recipe)), start=start)
 
 
@@ -76,6 +90,8 @@ def run_recipe(
     Raises:
         RegrowthError: a stage cannot fit in memory or on the disk, by the budget; or one failed. The earlier ones stay
             done, and the next run goes on from there.
+        heal.training.stopping.Interrupted: Ctrl-C or SIGTERM. The stage is told once, and a second time by a second
+            one; it is waited for.
     """
     path = _record_path(recipe)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,10 +115,23 @@ def run_recipe(
             more = _unfinished(planned, record.stages.get(name))
             record = record.with_stage(name, StageRecord(state="started", key=planned.key, command=planned.line))
             record.write(path, overwrite=True)
-            record = record.with_stage(name, _run_stage(planned, more, quiet=quiet))
+            done, stopped_by = _run_stage(planned, more, quiet=quiet)
+            record = record.with_stage(name, done)
             record.write(path, overwrite=True)
+            if stopped_by:
+                raise _stopped(stopped_by, f"after stage {name}")
             record = _tidy(record, recipe, number, path) if tidy else record
     return RecipeRun(plan, record)
+
+
+def _check_policy(stage: Stage) -> None:
+    max_loss, policy = (stage.options.get(name) for name in ("max-loss", "policy"))
+    if max_loss is not None and policy is not None:
+        raise UsageError("--max-loss is the short form of a --policy; give one of the two")
+    if max_loss is not None:
+        parse_limit(str(max_loss))
+    if policy is not None:
+        read_policy(str(policy))
 
 
 def _tidy(record: RecipeRecord, recipe: Recipe, done: int, path: Path) -> RecipeRecord:
@@ -134,32 +163,35 @@ def _unfinished(planned: StagePlan, before: StageRecord | None) -> list[str]:
     return ["--resume"] if before.key == planned.key and planned.why == UNFINISHED else ["--overwrite"]
 
 
-def _run_stage(planned: StagePlan, more: list[str], *, quiet: bool) -> StageRecord:
+def _run_stage(planned: StagePlan, more: list[str], *, quiet: bool) -> tuple[StageRecord, int]:
+    """What the stage did, and the number of the signal that came while it ran to its end, or 0."""
     program, *_ = planned.stage.command.split()
     words = [sys.executable, "-m", _MODULES[program], *planned.stage.words(), *more]
     if "--overwrite" not in more and any(Path(output).exists() for output in planned.outputs):
         words.append("--overwrite")
     started = time.monotonic()
-    child = subprocess.Popen(words, stdout=subprocess.DEVNULL if quiet else None)
-    try:
-        _, status, usage = os.wait4(child.pid, 0)
-    except KeyboardInterrupt:
-        child.terminate()
-        child.wait()
-        raise
-    child.returncode = code = os.waitstatus_to_exitcode(status)
-    if code and code not in _VERDICTS:  # a verdict is a result like others
+    child = run_child(words, quiet=quiet)
+    code, name = child.code, planned.stage.name
+    failed = code and code not in _VERDICTS  # a verdict is a result like others
+    if failed and child.stopped_by:
+        raise _stopped(child.stopped_by, f"in stage {name}")
+    if failed:
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        raise RegrowthError(f"stage {planned.stage.name} failed ({how}); its command was: {planned.line}")
-    return StageRecord(
+        raise RegrowthError(f"stage {name} failed ({how}); its command was: {planned.line}")
+    record = StageRecord(
         state="done",
         key=planned.key,
         command=planned.line,
         seconds=round(time.monotonic() - started, 1),
-        peak_memory_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        peak_memory_bytes=child.peak_memory_bytes,
         outputs={output: identity(output) for output in planned.outputs},
         verdict=_VERDICTS.get(code),
     )
+    return record, child.stopped_by
+
+
+def _stopped(number: int, where: str) -> Interrupted:
+    return Interrupted(f"stopped by {signal.Signals(number).name} {where}; the same command goes on there", number)
 
 
 def _record_path(recipe: Recipe) -> Path:

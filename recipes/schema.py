@@ -172,7 +172,8 @@ class Recipe(BaseModel):
     def resolve(self, changes: dict[str, Value] | None = None, *, partial: bool = False) -> Recipe:
         """The recipe with `changes` made to its settings and every `{name}` filled in.
 
-        A choice changes the settings of its row, but for those that `changes` names.
+        A choice changes the settings of its row, but for those that `changes` names. Of settings that exclude each
+        other the one that `changes` names counts.
 
         Args:
             changes: setting -> value.
@@ -195,6 +196,9 @@ class Recipe(BaseModel):
             if row is None:
                 raise UsageError(f"--set {choice}={chosen}: there is no such row; {self.name} has {', '.join(table)}")
             settings |= {key: value for key, value in row.items() if key not in (changes or {})}
+        for group in self.one_of:  # the one that is named takes the place of what a default or a choice gave
+            if any((changes or {}).get(key) not in (None, []) for key in group):
+                settings |= {key: [] for key in group if key not in (changes or {})}
         for key, value in settings.items():  # a setting may use those above it
             settings[key] = _fill(value, settings)
         used = set(self._placeholders())

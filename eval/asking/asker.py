@@ -17,6 +17,7 @@ from eval.asking.cache import AnswerStore, request_key
 from prune.common.terminal import Progress
 
 _FACTS = "facts"  # key of what is known of the model only once it is loaded
+_HALVED = "halved"  # key of the requests at a time that a run ended with, if not those of the facts
 
 
 class Asker(LM):
@@ -67,8 +68,17 @@ class Asker(LM):
 
     @property
     def rows(self) -> int | None:
-        """Requests that it asks at a time; None where all answers were there."""
-        return None if self._model is None else self._model.facts.get("batch_size")
+        """Requests that are asked at a time, or that were by the run that asked; None where that is not known."""
+        if self._model is not None:
+            return self._rows_now()
+        if _HALVED in self._answers:
+            return int(self._answers[_HALVED])
+        rows: int | None = self._answers[_FACTS].get("batch_size") if _FACTS in self._answers else None
+        return rows
+
+    def _rows_now(self) -> int | None:
+        rows: int | None = self._model.facts.get("batch_size")
+        return rows
 
     @property
     def tokens(self) -> int:
@@ -122,7 +132,11 @@ class Asker(LM):
 
     def close(self) -> None:
         """Let the model go, and the process it may have."""
-        if self._model is not None and hasattr(self._model, "close"):
+        if self._model is None:
+            return
+        if (rows := self._rows_now()) != self._answers[_FACTS].get("batch_size"):
+            self._answers.add(_HALVED, rows)
+        if hasattr(self._model, "close"):
             self._model.close()
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:

@@ -25,7 +25,7 @@ from lm_eval.models.huggingface import HFLM
 from eval.answers.parsing import parse_letter, parse_value
 from eval.answers.values import parse_gold
 from eval.asking.tasks import TaskPlan
-from eval.asking.trees import Asked, plain_tokens
+from eval.asking.trees import Asked, batch_tokens, plain_tokens
 from eval.asking.walk import RouteAnswers, Way, choose_way, score
 from prune.common.errors import RegrowthError
 from prune.common.out_of_memory import is_out_of_memory
@@ -134,8 +134,6 @@ def check_finite(logprob: float, doc: dict[str, Any]) -> None:
 
 
 _WORTH = 0.8  # share of the tokens, request by request, that trees may take before they are not worth their probe
-_ROW_TOKENS = 128  # of one row of a batch: `batch_size` rows make a batch of trees
-_LEAST_TOKENS = 256
 
 
 class Scorer(HFLM):
@@ -157,15 +155,14 @@ class Scorer(HFLM):
             softmax_dtype=torch.float32,
         )
         self.bar = bar
-        self._rows = batch_size  # as it was begun with
         self.notes: list[str] = []
         self.tokens = 0
         self._writers: dict[int, Writer] = {}
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What loading settled: the precision, and requests at a time."""
-        return {"dtype": str(self.model.dtype).removeprefix("torch."), "batch_size": self._rows}
+        """What loading settled: the precision, and requests at a time, as memory allowed so far."""
+        return {"dtype": str(self.model.dtype).removeprefix("torch."), "batch_size": int(self.batch_size)}
 
     def window_nats(self, windows: Sequence[list[int]]) -> list[float]:
         """Summed NLL in nats of each window's tokens after the first; one at a time, so that no padding changes it."""
@@ -262,7 +259,7 @@ class Scorer(HFLM):
             asked,
             [Route()],
             way=Way(),
-            batch_tokens=max(_LEAST_TOKENS, int(self.batch_size) * _ROW_TOKENS),
+            batch_tokens=batch_tokens(int(self.batch_size)),
             watch=watch,
         )
         self.tokens += answers.read

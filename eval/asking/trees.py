@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_ROW_TOKENS = 128  # of one row of a batch
+_LEAST_TOKENS = 256
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -96,6 +99,11 @@ class _Forest:
             tuple(self.paths),
             tuple(np.array(path[-len(requests[number].answer) :]) for number, path in self.paths.items()),
         )
+
+
+def batch_tokens(rows: int) -> int:
+    """Tokens of a batch of trees, where so many requests are asked at a time."""
+    return max(_LEAST_TOKENS, rows * _ROW_TOKENS)
 
 
 def pack_trees(requests: Sequence[Asked], numbers: Iterable[int], capacity: int) -> list[TokenRow]:

@@ -13,8 +13,12 @@ class VllmScorer(VLLM):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What loading settled: the precision that the engine runs in, which may not be the checkpoint's."""
-        return {"dtype": str(self.model.llm_engine.model_config.dtype).removeprefix("torch.")}
+        """What loading settled: the precision that the engine runs in, which may not be the checkpoint's; sequences
+        at a time, at most.
+        """
+        engine = self.model.llm_engine
+        dtype = str(engine.model_config.dtype).removeprefix("torch.")
+        return {"dtype": dtype, "batch_size": int(engine.vllm_config.scheduler_config.max_num_seqs)}
 
     def answer(self, kind: str, requests: list[Any]) -> tuple[list[Any], int]:
         """The answers to requests of one kind, and how many tokens went through the model for them."""

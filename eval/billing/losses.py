@@ -60,11 +60,20 @@ class Loss:
         return _UNITS.get(self.measure, "question")
 
     def in_words(self) -> str:
-        """`cut on math choice loses 7.0 points of accuracy [2.0, 12.0]`."""
+        """`cut on math choice loses 7.0 points of accuracy [2.0, 12.0]`, or `changes by +1.0 points of accuracy`.
+
+        A gain is told with the sign that the tables have: more accuracy and recall, fewer bits.
+        """
         scale, digits = (100, 1) if self.measure in IN_POINTS else (1, 3)
-        low, high = (f"{scale * bound:.{digits}f}" for bound in (self.loss.low, self.loss.high))
-        lost = f"{scale * self.loss.estimate:.{digits}f} {_OF[self.measure]} [{low}, {high}]"
-        return f"{self.model} on {self.task} loses {lost}{' (noise)' if self.noise else ''}"
+        gains = round(scale * self.loss.estimate, digits) < 0
+        change = self.loss.negated if gains and self.measure in IN_POINTS else self.loss
+        sign = "+" if gains else ""
+        estimate, low, high = (
+            f"{round(scale * value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")
+            for value in (change.estimate, change.low, change.high)
+        )
+        told = f"{'changes by' if gains else 'loses'} {estimate} {_OF[self.measure]} [{low}, {high}]"
+        return f"{self.model} on {self.task} {told}{' (noise)' if self.noise else ''}"
 
     def allowed(self) -> str:
         """The limit as a user wrote it, without its unit."""

@@ -171,6 +171,16 @@ class Policy(Part):
         """Domains that `must` names: each has to be shown to hold."""
         return tuple((self.must.domains if self.must else None) or ())
 
+    @property
+    def demanded(self) -> tuple[str, ...]:
+        """Measures that `must` limits anywhere: each has to be measured of every model.
+
+        None in the short form, which limits whatever is asked.
+        """
+        if self.must is None or (self.must.accuracy is not None and self == at_most(self.must.accuracy)):
+            return ()
+        return tuple(self.must.limits)
+
 
 def _once(pairs: Iterable[tuple[str, str]], what: str) -> None:
     tiers: dict[str, str] = {}
@@ -195,13 +205,17 @@ def parse_limit(text: str) -> Policy:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a comparison measures, by which a policy is checked before anything is asked."""
+    """What a comparison measures, by which a policy is checked before anything is asked.
+
+    `remedy`: what to do where something is not measured; None where the options that measure it are there to add.
+    """
 
     domains: tuple[str, ...]
     both_modes: bool
     needles: bool
     prose: bool
     gains: bool
+    remedy: str | None = None
 
 
 def check_policy(policy: Policy, name: str | Path, measured: Measured) -> None:
@@ -226,9 +240,11 @@ def check_policy(policy: Policy, name: str | Path, measured: Measured) -> None:
         for measure in held.limits:
             there, remedy = needed[measure]
             if not there:
+                remedy = measured.remedy or remedy
                 raise UsageError(f"--policy {name}: {tier} limits {measure}, which is not measured; {remedy}")
     if policy.gains and not measured.gains:
-        raise UsageError(f"--policy {name} asks for gains, which are not measured; leave out --no-gains")
+        remedy = measured.remedy or "leave out --no-gains"
+        raise UsageError(f"--policy {name} asks for gains, which are not measured; {remedy}")
 
 
 def read_policy(path: str | Path) -> Policy:

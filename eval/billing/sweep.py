@@ -30,7 +30,7 @@ class OfTask(Part):
     """What is said of a task."""
 
     domain: str = Field(description="of the task")
-    protocol: str = Field(description="choice or generation")
+    protocol: str = Field(description="choice, letters or generation")
 
 
 class TaskRecord(OfTask):

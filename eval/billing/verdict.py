@@ -20,8 +20,22 @@ from eval.gains.record import Gains
 from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO
 
 GO, NO_GO, INCONCLUSIVE = "GO", "NO-GO", "INCONCLUSIVE"
+_TAKES = {  # what a loss is measured by, where it can be missing all the same
+    "answer_bits_per_byte": "it takes right answers that were scored",
+    "needle_recall": "it takes two needles that no model knows without the text",
+    "prose_bits_per_byte": "it takes two windows of a text",
+}
 _SCATTER = ": its rounds scatter too far to tell"
 _TINY = 1e-9  # of accuracy: 0.30 - 0.25 is a hair less than 0.05
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """A measure that `must` limits, and of which a model has no loss; `what` it is of, "" where of no domain."""
+
+    model: str
+    what: str
+    measure: str
 
 
 @dataclass(frozen=True)
@@ -78,11 +92,15 @@ def judge(
     needles: Sequence[NeedleRow] = (),
     prose: Sequence[ProseRow] = (),
     gains: Gains | None = None,
+    models: Sequence[str] = (),
 ) -> Verdict:
     """The verdict over all models but the full one.
 
-    An accuracy is judged where the full model is above chance by more than the limit: any other could not lose as
-    much, and so proves nothing. A loss that is larger than the limit all the same is judged too.
+    `models`: the labels of all of these; without it, a model of which nothing was measured is in no verdict.
+
+    What `must` limits and was not measured of a model is INCONCLUSIVE: it was not shown to hold. An accuracy is judged
+    where the full model is above chance by more than the limit: any other could not lose as much, and so proves
+    nothing. A loss that is larger than the limit all the same is judged too.
     """
     measured = [*of_domains(rows), *of_thinking(thinking), *of_needles(needles), *of_prose(prose)]
     limited = [_limited(loss, policy) for loss in measured]
@@ -90,9 +108,10 @@ def judge(
     order = {name: number for number, name in enumerate((*TIERS, *MEASURES))}
     losses.sort(key=lambda one: (one.at_chance, order[one.tier], order[one.measure], -one.loss.estimate))
     others = () if gains is None else (each.model for each in gains.models if each.ratio)
-    labels = list(dict.fromkeys([*(loss.model for loss in measured), *others]))
+    labels = list(dict.fromkeys([*models, *(loss.model for loss in measured), *others]))
+    missing = [found for label in labels for found in _unmeasured(label, policy, measured, prose)]
     asked = [replace(gain, decision=_reached(gain)) for gain in gains_asked(policy, gains, labels)]
-    decision, sentence, worst = _sum_up(policy, losses, asked, measured)
+    decision, sentence, worst = _sum_up(policy, losses, asked, measured, labels, missing)
     return Verdict(
         policy,
         decision,
@@ -100,16 +119,42 @@ def judge(
         worst,
         tuple(losses),
         tuple(asked),
-        tuple(_of_model(label, policy, losses, asked, measured) for label in labels),
+        tuple(_of_model(label, policy, losses, asked, measured, missing) for label in labels),
     )
 
 
 def _of_model(
-    label: str, policy: Policy, losses: Sequence[Loss], gains: Sequence[GainAsked], measured: Sequence[Loss]
+    label: str,
+    policy: Policy,
+    losses: Sequence[Loss],
+    gains: Sequence[GainAsked],
+    measured: Sequence[Loss],
+    missing: Sequence[Unmeasured],
 ) -> ModelVerdict:
     own = [loss for loss in losses if loss.model == label]
-    decision, sentence, _ = _sum_up(policy, own, [gain for gain in gains if gain.model == label], measured)
+    reached = [gain for gain in gains if gain.model == label]
+    lacks = [one for one in missing if one.model == label]
+    decision, sentence, _ = _sum_up(policy, own, reached, measured, [label], lacks)
     return ModelVerdict(label, decision, f"{decision}: {sentence}")
+
+
+def _unmeasured(label: str, policy: Policy, measured: Sequence[Loss], prose: Sequence[ProseRow]) -> list[Unmeasured]:
+    """What `must` limits, and of which a model has no loss: each measure, each text, each domain that is named."""
+    own = [loss for loss in measured if loss.model == label]
+    found = []
+    for measure in policy.demanded:
+        texts = [f"prose {name}" for name in dict.fromkeys(row.text for row in prose)]
+        if measure == "prose_bits_per_byte" and texts:
+            shown = {loss.domain for loss in own}
+            found += [Unmeasured(label, text, measure) for text in texts if text not in shown]
+        elif all(loss.measure != measure for loss in own):
+            found.append(Unmeasured(label, "", measure))
+    lacking = {one.measure for one in found}
+    for domain in policy.proved:
+        shown = {loss.measure for loss in own if loss.domain == domain}
+        limits = policy.of_domain(domain)[1]
+        found += [Unmeasured(label, domain, one) for one in limits if one not in shown and one not in lacking]
+    return found
 
 
 def _limited(loss: Loss, policy: Policy) -> Loss:
@@ -142,14 +187,19 @@ def _reached(gain: GainAsked) -> str:
 
 
 def _sum_up(
-    policy: Policy, losses: Sequence[Loss], gains: Sequence[GainAsked], measured: Sequence[Loss]
+    policy: Policy,
+    losses: Sequence[Loss],
+    gains: Sequence[GainAsked],
+    measured: Sequence[Loss],
+    models: Sequence[str],
+    missing: Sequence[Unmeasured],
 ) -> tuple[str, str, Loss | None]:
     """Decision, its sentence, and the loss that decides; `measured`: losses that have no limit among them."""
     held = [loss for loss in losses if loss.tier != "told"]
     judged = [loss for loss in held if loss.decision]
     open_ = [loss for loss in judged if loss.tier == "must" and loss.decision == INCONCLUSIVE]
     beyond = [loss for loss in judged if loss.decision == NO_GO]
-    unproved = _unproved(policy, held)
+    unproved = _unproved(policy, held, models)
     missed = [gain for gain in gains if gain.decision == NO_GO]
     unsure = [gain for gain in gains if gain.decision == INCONCLUSIVE]
     if beyond or missed:
@@ -163,7 +213,7 @@ def _sum_up(
             worst,
         )
     notes = _not_judged(held)
-    if open_ or unproved or unsure:
+    if open_ or unproved or unsure or missing:
         worst = max(open_, key=lambda one: math.inf if one.more_questions is None else one.more_questions, default=None)
         told = (
             []
@@ -173,9 +223,10 @@ def _sum_up(
         told += _counted(max(0, len(open_) - 1), "loss is open", "losses are open")
         told += [f"{gain.in_words()}{'' if gain.ratio is None else _SCATTER}" for gain in unsure]
         told += [f"{domain} must hold, and nothing of it can be judged" for domain in unproved]
+        told += _not_measured([one for one in missing if one.what not in unproved])
         return INCONCLUSIVE, "; ".join([*told, *notes]), worst
     if not judged and not gains:
-        return INCONCLUSIVE, _nothing_judged(measured, held), None
+        return INCONCLUSIVE, _nothing_judged(policy, measured, held), None
     worst = max(judged, key=_distance, default=None)
     told = ["every gain is reached"] if worst is None else [_within(worst)]
     return GO, "; ".join([*told, *_spared(judged), *notes]), worst
@@ -186,11 +237,10 @@ def _distance(loss: Loss) -> float:
     return (loss.loss.estimate - (loss.limit or 0.0)) / max(loss.loss.high - loss.loss.low, _TINY)
 
 
-def _unproved(policy: Policy, held: Sequence[Loss]) -> list[str]:
-    """Domains that must hold by name, and of which nothing is judged."""
-    pairs = {(loss.model, loss.domain) for loss in held if loss.domain in policy.proved}
+def _unproved(policy: Policy, held: Sequence[Loss], models: Sequence[str]) -> list[str]:
+    """Domains that must hold by name, and of which nothing is judged of one of the models."""
     shown = {(loss.model, loss.domain) for loss in held if loss.decision}
-    return list(dict.fromkeys(domain for _, domain in sorted(pairs - shown)))
+    return [domain for domain in policy.proved if any((model, domain) not in shown for model in models)]
 
 
 def _within(worst: Loss) -> str:
@@ -218,9 +268,20 @@ def _not_judged(held: Sequence[Loss]) -> list[str]:
     return told
 
 
-def _nothing_judged(measured: Sequence[Loss], held: Sequence[Loss]) -> str:
+def _not_measured(missing: Sequence[Unmeasured]) -> list[str]:
+    models: dict[tuple[str, str], list[str]] = {}
+    for one in missing:
+        models.setdefault((one.measure, one.what), []).append(one.model)
+    return [
+        f"must limits {measure}, and it could not be measured of {_listed(labels)}{f' on {what}' if what else ''}"
+        + (f": {_TAKES[measure]}" if measure in _TAKES else "")
+        for (measure, what), labels in models.items()
+    ]
+
+
+def _nothing_judged(policy: Policy, measured: Sequence[Loss], held: Sequence[Loss]) -> str:
     if not measured:
-        return "no domain was asked"
+        return "no gain could be measured" if policy.gains else "no domain was asked"
     if not held:
         return "the policy has no limit for anything that was asked"
     if all(loss.at_chance for loss in held):

@@ -89,7 +89,7 @@ def read_task(task: str, config: Row, filters: Mapping[str, Sequence[Row]], want
     notes = []
     if len(names) > 1 and wanted is None:
         notes.append(f"{task} is judged by its filter {name}; --filter takes {' or '.join(names[1:])} instead")
-    if kind == "multiple_choice" and "acc" in rows[0]:
+    if kind == "multiple_choice" and all(_verdict(row.get("acc")) and _verdict(row.get("acc_norm", 0)) for row in rows):
         answers = _numbered(task, rows)
         protocol = "letters" if all(_lettered(row) for row in rows) else "choice"
         picked = [_picked(task, row, question) for row, question in zip(rows, answers, strict=True)]
@@ -101,11 +101,12 @@ def read_task(task: str, config: Row, filters: Mapping[str, Sequence[Row]], want
     if kind == "generate_until" and metric is not None:
         pairs = zip(rows, _numbered(task, rows), strict=True)
         return TaskAnswers(task, "generation", name, tuple(_written(r, q, metric) for r, q in pairs), tuple(notes))
-    why = f"{task} is neither picked from choices nor right or wrong by a text, and stands among lm-eval's tasks alone"
+    why = f"{task} has answers that are neither right nor wrong, and stands among lm-eval's tasks alone"
     return TaskAnswers(task, None, name, (), (why,))
 
 
 def _verdict(value: Any) -> bool:
+    """Whether it says right or wrong; a task may log a probability as `acc`, as truthfulqa_mc2 does."""
     return isinstance(value, bool | int | float) and value in (0, 1)
 
 

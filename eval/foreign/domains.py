@@ -25,13 +25,15 @@ SETS = {
     "piqa": "piqa",
     "commonsense_qa": "commonsenseqa",
     "hellaswag": "hellaswag",
+    "boolq": "boolq",
 }
+_OTHERS = ("mmlu_pro_", "mmlu_prox_")  # other questions than MMLU's, under its names of subjects
 _NAME = re.compile(r"[\w .()+-]+")
 
 
 def subject_of(task: str) -> str | None:
     """The MMLU subject of a task (`mmlu_anatomy`, `mmlu_anatomy_generative`); None where it is none."""
-    if not task.startswith("mmlu_"):
+    if not task.startswith("mmlu_") or task.startswith(_OTHERS):
         return None
     name = task.removeprefix("mmlu_").removesuffix("_generative")
     return max((s for s in mmlu_subjects_known() if name == s or name.endswith(f"_{s}")), key=len, default=None)
@@ -40,7 +42,7 @@ def subject_of(task: str) -> str | None:
 def known_domains(task: str) -> list[str]:
     """The declared domains that a task belongs to, by its name."""
     if (subject := subject_of(task)) is not None:
-        return [name for name, parts in declared().items() for p in parts if p.set == "mmlu" and subject in p.subjects]
+        return [name for name, parts in declared().items() for p in parts if p.set == "mmlu" and p.takes(subject)]
     sets = {ours for name, ours in SETS.items() if task == name or task.startswith(f"{name}_")}
     return [name for name, parts in declared().items() if any(part.set in sets for part in parts)]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from prune.common.provenance import digest
 
 _DATED = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+)\.json")
 _BY_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
+_HASHES = ("doc_hash", "prompt_hash", "target_hash")  # of a sample
 Row = Mapping[str, Any]
 
 
@@ -151,10 +152,33 @@ def _questions(rows: list[dict[str, Any]]) -> int:
 
 def hashes(row: Row) -> tuple[str, str, str]:
     """Of a sample's document, prompt and target, as lm-eval has them or as they follow from it."""
-    found = (row.get("doc_hash"), row.get("prompt_hash"), row.get("target_hash"))
-    made = (row["doc"], requests(row)[:1], row["target"])
+    found = (row.get(name) for name in _HASHES)
+    made = (row["doc"], requests(row)[0][:1], str(row["target"]))
     doc, prompt, target = (str(given or digest([other])) for given, other in zip(found, made, strict=True))
     return doc, prompt, target
+
+
+def level_hashes(runs: Sequence[LoggedRun]) -> list[LoggedRun]:
+    """The runs without lm-eval's hashes of a task where one of them has none, as of an older lm-eval.
+
+    Such a task is paired by hashes of ours in all runs: the two kinds cannot be compared.
+    """
+    missing: dict[str, set[str]] = {}
+    for run in runs:
+        for task, rows in run.samples.items():
+            missing.setdefault(task, set()).update(n for n in _HASHES if not all(row.get(n) for row in rows))
+    return [
+        replace(
+            run,
+            samples={
+                task: [{name: value for name, value in row.items() if name not in missing[task]} for row in rows]
+                if missing[task]
+                else rows
+                for task, rows in run.samples.items()
+            },
+        )
+        for run in runs
+    ]
 
 
 def requests(row: Row) -> list[list[Any]]:

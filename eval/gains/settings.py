@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Annotated
 
@@ -11,6 +11,7 @@ from prune.common.options import Option
 
 _gains = partial(Option, panel="Gains")
 MOST_ROUNDS = 99
+_SIZES = ("context", "new_tokens", "sequences", "rounds")
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,12 @@ class GainsSettings:
                 raise UsageError(f"{option} {value}: use 1 or more")
         if self.rounds > MOST_ROUNDS:
             raise UsageError(f"--gains-rounds {self.rounds}: use {MOST_ROUNDS} at most")
+        if not self.gains and (sized := self.changed[1:]):
+            raise UsageError(f"{sized[0]} says how gains are measured; leave out --no-gains")
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The options that are not as they are where nothing is given."""
+        values = {"gains": "--no-gains", **{name: f"--gains-{name.replace('_', '-')}" for name in _SIZES}}
+        usual = {field.name: field.default for field in fields(self)}
+        return tuple(option for name, option in values.items() if getattr(self, name) != usual[name])

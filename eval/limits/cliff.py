@@ -26,7 +26,8 @@ def find_cliffs(sweeps: Sequence[str | Path], *, out: str | Path, overwrite: boo
             tasks and texts as wanted.
 
     Raises:
-        UsageError: a sweep of several starts a size, or two of one way to cut on one task or text.
+        UsageError: a sweep of several starts a size, or two of one way to cut on one task or text; a healed cut that
+            is not the one of its size, or two of one size.
         CheckpointError: no sweep, or one of another format.
         RegrowthError: sweeps of two models, or nothing in them that can be drawn.
     """
@@ -42,6 +43,7 @@ def find_cliffs(sweeps: Sequence[str | Path], *, out: str | Path, overwrite: boo
             raise RegrowthError(f"{folder} is a sweep of another model than {sweeps[0]}")
         if not isinstance(sweep.starts, str) or sweep.starts not in _WAYS:
             raise UsageError(f"{folder} has several starts a size; sweep with --starts best or --starts deepest")
+        _check_healed(folder, sweep)
         lines += lines_of(sweep, _WAYS[sweep.starts])
         prose += prose_of(sweep, _WAYS[sweep.starts])
     drawn = [f"{one.domain} {one.protocol}, {one.way}" for one in lines if not one.healed]
@@ -63,3 +65,25 @@ def find_cliffs(sweeps: Sequence[str | Path], *, out: str | Path, overwrite: boo
         write_text(stage / "cliff.md", cliff_markdown(cliffs))
         write_cliff_figures(cliffs, stage)
     return cliffs
+
+
+def _check_healed(folder: str | Path, sweep: SweepRecord) -> None:
+    """Refuse healed cuts that are no line beside the others: each must drop what the one of its size drops."""
+    plain = {variant.n: variant for variant in sweep.variants if variant.adapter is None}
+    seen: dict[int, str] = {}
+    for variant in sweep.variants:
+        if variant.adapter is None:
+            continue
+        own = plain.get(variant.n)
+        if own is None:
+            raise UsageError(f"{folder} has {variant.label} without its cut alone; sweep with {variant.n} in --sizes")
+        if own.dropped != variant.dropped:
+            raise UsageError(
+                f"{folder} has {variant.label}, which drops other layers than {own.label}, the cut of its size: they "
+                "are not one line; sweep without this --adapter"
+            )
+        if variant.n in seen:
+            raise UsageError(
+                f"{folder} has {seen[variant.n]} and {variant.label}, two of one size; sweep with one --adapter a size"
+            )
+        seen[variant.n] = variant.label

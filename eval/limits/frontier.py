@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from eval.billing.artefacts import Comparison
 from eval.billing.bill import DomainRow
@@ -27,6 +27,7 @@ from prune.common.provenance import provenance
 from prune.cutting.plan import PLAN_FILE, CutPlan
 
 FRONTIER_FILE = "frontier.json"
+_DRAWN = ("limit", "seed", "sets", "few_shot")  # of a run's settings: which questions are asked, after what examples
 
 
 def make_frontier(
@@ -50,7 +51,7 @@ def make_frontier(
         UsageError: no gains were measured, a label stands twice, a limit is no percentage, both a limit and a policy,
             or a policy of what was not measured.
         CheckpointError: no comparison, or one of another format.
-        RegrowthError: the comparisons have not the same full model.
+        RegrowthError: the comparisons have not the same full model, or not the same questions.
     """
     limits, named = _limits(max_loss, policy)
     out = check_free(out, overwrite=overwrite)
@@ -62,6 +63,11 @@ def make_frontier(
     rows: list[DomainRow] = []
     for number, (folder, comparison) in enumerate(read):
         gains = comparison.gains
+        if gains is None and "lm_eval" in comparison.provenance:
+            raise UsageError(
+                f"{folder} was made with --from-lm-eval, and such a comparison has no gains; `evaluate compare` the "
+                "models themselves"
+            )
         if gains is None or not gains.models:
             raise UsageError(
                 f"{folder} holds no gains, so there is nothing to set losses against; compare with --gains"
@@ -117,11 +123,12 @@ def _decisions(comparison: Comparison, limits: Policy | None, file: str | Path |
             needles=bool(comparison.needles),
             prose=bool(comparison.prose),
             gains=comparison.gains is not None,
+            remedy="compare again with what measures it, or leave it out",
         )
         if file is not None:
             check_policy(limits, file, measured)
         parts = {name: getattr(comparison, name) for name in ("thinking", "needles", "prose", "gains")}
-        verdict = judge(comparison.rows, limits, **parts)
+        verdict = judge(comparison.rows, limits, **parts, models=[model.label for model in comparison.models[1:]])
     models = () if verdict is None else verdict.models
     return {one.model: Decision(decision=one.decision, sentence=one.sentence) for one in models}
 
@@ -138,6 +145,10 @@ def _check_alike(read: Sequence[tuple[Path, Comparison]]) -> None:
             raise RegrowthError(f"{folder} compares with another full model than {first_folder}")
         if _asked(comparison) != _asked(first):
             raise RegrowthError(f"{folder} asked other questions than {first_folder}; compare all cuts on the same")
+        if unlike := _drawn_otherwise(comparison, first):
+            raise RegrowthError(
+                f"{folder} asked other questions than {first_folder}: {unlike}; compare all cuts on the same"
+            )
         labels += [model.label for model in comparison.models[1:]]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise UsageError(f"two models are called {twice[0]}; tell them apart with --labels of `evaluate compare`")
@@ -148,10 +159,28 @@ def _asked(comparison: Comparison) -> set[tuple[str, str, int]]:
     return {(row.domain, row.protocol, row.n) for row in comparison.rows if row.model == full}
 
 
+def _drawn_otherwise(comparison: Comparison, first: Comparison) -> str:
+    """What tells that the full model was asked other questions, in words; empty where nothing does.
+
+    A comparison of finished runs does not know the files of its questions.
+    """
+    for name in _DRAWN:
+        one, other = (each.models[0].settings.get(name) for each in (comparison, first))
+        if one != other:
+            return f"--{name.replace('_', '-')} {_shown(one)}, and not {_shown(other)}"
+    files, known = (each.provenance.get("questions") or {} for each in (comparison, first))
+    changed = sorted(name for name in files.keys() & known.keys() if files[name] != known[name])
+    return f"{changed[0]} has another content" if changed else ""
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else "the default" if value is None else str(value)
+
+
 def _by_task(rows: Sequence[DomainRow]) -> list[DomainRow]:
     """Rows of several comparisons, task by task, the full model's first."""
     tasks = list(dict.fromkeys((row.domain, row.protocol) for row in rows))
-    return sorted(map(replace, rows), key=lambda row: (tasks.index((row.domain, row.protocol)), row.versus is not None))
+    return sorted(rows, key=lambda row: (tasks.index((row.domain, row.protocol)), row.versus is not None))
 
 
 def _dropped(model: str) -> tuple[int, ...] | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from eval.reports.model import Section
 from eval.reports.tables import Record, Shown, field, headings, within
 from eval.reports.text import PER_BYTE, bits, certain, listed, nll_change, plain, points
+from eval.settings import MODES
 from prune.common.tables import Cell, Table
 from prune.models.memory.footprint import GIB
 
@@ -31,7 +32,9 @@ def gain_line(comparison: Record, label: str) -> str:
 
 
 def cost_line(comparison: Record, label: str) -> str:
-    """What a model loses domain by domain, as far as it is beyond doubt; "" where nothing was compared.
+    """What a model loses domain by domain, of prose, recall and thinking, as far as it is beyond doubt.
+
+    "" where nothing was compared.
 
     By accuracy where it fell and the full model has some to lose, else by the answer NLL; of several protocols, the
     one that lost most. Domains whose changes are no larger than those of the full model asked twice are within the
@@ -50,9 +53,29 @@ def cost_line(comparison: Record, label: str) -> str:
     for row in comparison["prose"]:
         if row["model"] == label and row["difference"] and certain(row, "difference") > 0:
             lost.append(f"{row['text']} prose {bits(row['difference'], 'nats a token')}")
+    for row in comparison["needles"]:
+        if row["model"] == label and row["length"] is None and certain(row, "recall_difference") < 0:
+            lost.append(f"needle recall {points(row['recall_difference'])}")
+    lost += _lost_thinking(comparison["thinking"], label)
     lost += [f"{listed(noise)} within the noise"] if noise else []
     lost += [f"no loss beyond doubt in {listed(quiet)}"] if quiet else []
     return "; ".join(lost)
+
+
+def _lost_thinking(rows: Sequence[Record], label: str) -> list[str]:
+    """Accuracy that is lost for certain, in each domain and mode of thinking; of several protocols the worst."""
+    full = {(row["domain"], row["protocol"]): row for row in rows if row["versus"] is None}
+    worst: dict[str, Mapping[str, float]] = {}
+    for row in rows:
+        if row["model"] != label or row["versus"] is None:
+            continue
+        for mode in MODES:
+            name = f"a_{mode}"
+            above = full[row["domain"], row["protocol"]][name]["low"] > row["chance"]
+            if above and certain(row["versus"], name) < 0:
+                task, change = f"{row['domain']} {mode} thinking", row["versus"][name]
+                worst[task] = min(worst.get(task, change), change, key=lambda lost: lost["estimate"])
+    return [f"{task} {points(change)}" for task, change in worst.items()]
 
 
 def both_lines(comparison: Record) -> list[tuple[str, str, str]]:

@@ -33,7 +33,7 @@ def noise_line(document: Document) -> str:
         _range([scale * row[key]["band"] for row in noise["rows"]], digits, unit)
         for key, scale, digits, unit in (("accuracy", 100, 1, "points"), ("answer_nll_bits", 1, 3, "bits per answer"))
     ]
-    return f"{told} {flips} of {asked} verdicts flipped; a change of at most {' or '.join(changes)} is noise."
+    return f"{told} {flips} of {asked} verdicts flipped; a change of at most {' or '.join(changes)} may be noise."
 
 
 def _range(values: Sequence[float], digits: int, unit: str) -> str:
@@ -58,7 +58,7 @@ def _all_noise(holder: Mapping[str, Any] | None) -> bool:
     if holder is None:
         return False
     floored = [name for name in holder if isinstance(holder[name], Mapping) and name not in _NO_FLOOR]
-    return holder.get("noise") is not None and all(within(holder, name) for name in floored)
+    return not floored or (holder.get("noise") is not None and all(within(holder, name) for name in floored))
 
 
 _NO_FLOOR = ("accuracy_raw_difference", "retained_interval", "recall", "answered")

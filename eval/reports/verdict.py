@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,8 +39,8 @@ def _judged(verdict: Record) -> str:
     sentence = str(verdict["sentence"]).removeprefix(f"{verdict['decision']}: ")
     label = f"{(verdict['worst'] or {}).get('model')} on "
     if sentence.startswith(label):  # a model's name stays as it is, and stands within the sentence
-        task, loses, rest = sentence.removeprefix(label).partition(" loses ")
-        sentence = f"on {task}, {verdict['worst']['model']}{loses}{rest}"
+        task, verb, rest = re.split(r"( loses | changes by )", sentence.removeprefix(label), maxsplit=1)
+        sentence = f"on {task}, {verdict['worst']['model']}{verb}{rest}"
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 

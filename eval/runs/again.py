@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
+from eval.asking.trees import batch_tokens
 from eval.runs.needles import DrawnNeedles
 from eval.runs.samples import RunResult
 from eval.settings import ComparisonSettings
 
 WINDOWS = 16  # of prose, at most
-_VLLM_ROWS = 64  # requests at a time on vLLM, whose own default is more
+_VLLM_ROWS = 64  # requests at a time on vLLM, at most
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,20 @@ class Again:
 
 
 def second_settings(settings: ComparisonSettings, first: RunResult) -> ComparisonSettings:
-    """The settings of the second asking: fewer questions, half the batch size (2 for 1), --noise-dtype."""
+    """The settings of the second asking: fewer questions, batches of another size, --noise-dtype."""
     rows = int(first.settings["batch_size"])
-    rows = max(1, rows // 2) if rows > 1 else 2
     few = settings.noise_limit if settings.limit is None else min(settings.limit, settings.noise_limit)
-    changed: dict[str, Any] = {"limit": few, "batch_size": rows, "dtype": settings.noise_dtype or settings.dtype}
+    changed: dict[str, Any] = {"limit": few, "dtype": settings.noise_dtype or settings.dtype}
     if settings.backend == "vllm":
-        engine = dict(settings.backend_args)
-        changed["backend_args"] = tuple((engine | {"max_num_seqs": _fewer(engine.get("max_num_seqs"))}).items())
+        sequences = min(_VLLM_ROWS, rows // 2) if rows > 1 else 2
+        changed["backend_args"] = tuple((dict(settings.backend_args) | {"max_num_seqs": sequences}).items())
+    else:
+        changed["batch_size"] = other_size(rows)
     return replace(settings, tasks=(), **changed)
 
 
-def _fewer(sequences: int | None) -> int:
-    return _VLLM_ROWS if sequences is None else max(1, sequences // 2)
+def other_size(rows: int) -> int:
+    """Half the batch size, or where trees would be packed as before by that, the least larger one that changes them."""
+    if rows > 1 and batch_tokens(rows // 2) != batch_tokens(rows):
+        return rows // 2
+    return next(size for size in count(rows + 1) if batch_tokens(size) != batch_tokens(rows))

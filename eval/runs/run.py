@@ -109,13 +109,13 @@ def run(
             prose = {
                 name: measure_prose(asker.window_nats(windows), tokenizer, windows) for name, windows in drawn.items()
             }
-            rows = settings.batch_size or asker.rows or USUAL_ROWS
+            rows = asker.rows or settings.batch_size or USUAL_ROWS
             needles = None if planned is None else measure_needles(planned, asker.written, rows)
         finally:
             asker.close()
             answers.close()
     logged = harness.pop("samples")
-    rows = settings.batch_size or asker.rows or USUAL_ROWS
+    rows = asker.rows or settings.batch_size or USUAL_ROWS
     facts, notes = asker.facts, [*([removal.note] if removal else []), *example_notes(plans), *asker.notes]
     tokens, asked, known, truncated = asker.tokens, asker.asked, asker.known, asker.truncated
     del asker

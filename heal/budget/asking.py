@@ -34,7 +34,7 @@ def asking_line(name: str, chain: Chain, layers: Sequence[LayerShape], *, models
         sets=0,
         work=f"{of_models}{amounts.questions:,} questions of {amounts.question_tokens} tokens, {amounts.answers:,} "
         f"answers of {amounts.answer_tokens}, {f'{needles:,} needles in {long:,} tokens, ' if needles else ''}"
-        f"{amounts.batch_size} at a time",
+        f"{amounts.batch_size} at a time{', lm-eval tasks not counted' if amounts.tasks_too else ''}",
     )
     rounds = -(-(amounts.answers + needles) // amounts.batch_size)
     each = forward_flops(shape, layers, amounts.question_tokens) + head_flops(shape)
@@ -89,7 +89,7 @@ def _whole(
     least_work: Work,
     seconds: Callable[[Gpu, int], float],
 ) -> Callable[[Gpu], StationWay]:
-    """The way of a station that needs the whole model there: in 16 bits, or else in 4.
+    """The way of a station that needs the whole model there: in 16 bits, if need be with fewer rows, or else in 4.
 
     Args:
         work, least_work: bytes that a batch takes, and the smallest one.
@@ -97,15 +97,17 @@ def _whole(
     shape = chain.shape
 
     def on(gpu: Gpu) -> StationWay:
-        room, wide = room_of(gpu), width(gpu, chain.dtype, shape)
+        room, wide = room_of(gpu), width(gpu, chain.dtype, shape.stored_bytes, shape.values)
         whole = wide * resident_bytes(shape, layers)
         packed = resident_bytes(shape, layers, 4) + (wide - 1) * 2 * shape.outside
-        for passing in (work(gpu, wide), least_work(gpu, wide)):
-            if whole + passing <= room and not chain.in_4bit:
+        passes = (work(gpu, wide), least_work(gpu, wide))
+        for passing in passes if not chain.in_4bit else ():
+            if whole + passing <= room:
                 return way_of(station, "resident", whole + passing, seconds(gpu, whole))
+        needs = "" if chain.in_4bit else "--load-in-4bit"
+        for passing in passes:
             if packed + passing <= room:
-                needs = "" if chain.in_4bit else "--load-in-4bit"
                 return way_of(station, "4 bits", packed + passing, seconds(gpu, packed), needs=needs)
-        return way_of(station, "none", packed + passing, 0.0)
+        return way_of(station, "none", packed + passes[-1], 0.0)
 
     return on

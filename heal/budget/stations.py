@@ -48,6 +48,7 @@ class Amounts:
         models: that a comparison asks.
         question_tokens, answer_tokens: choices of one question share it; an answer is short without slow thinking.
         cuts: that a sweep asks, each of which runs half of the layers anew.
+        tasks_too: tasks of lm-eval are asked as well, and not counted: how long they are is not known before.
     """
 
     samples: int = 256
@@ -67,6 +68,7 @@ class Amounts:
     every_token: bool = False
     models: int = 3
     cuts: int = 16
+    tasks_too: bool = False
 
 
 @dataclass(frozen=True)
@@ -218,12 +220,13 @@ def merge_line(chain: Chain, pruned: int) -> Line:
         # and the merged values of one layer stand beside its own
         return states_on(gpu, station, wide) + wide * 2 * max((layer.values for layer in kept), default=0)
 
-    trained = replace(chain, dtype=_trained_in(chain))
+    trained = replace(chain, dtype=trained_in(chain.heal_dtype))
     return Line(station, _by_layer(trained, station, kept, flops, work, reads=4, standing=standing))
 
 
-def _trained_in(chain: Chain) -> str:
-    return "fast" if chain.heal_dtype == "auto" else chain.heal_dtype
+def trained_in(dtype: str) -> str:
+    """What `--dtype` of healing stands for, as `width` takes it; merging runs in it too."""
+    return "fast" if dtype == "auto" else dtype
 
 
 def kept_of(chain: Chain) -> list[LayerShape]:
@@ -260,7 +263,7 @@ def _by_layer(
     shape, weights = chain.shape, resident_bytes(chain.shape, layers)
 
     def on(gpu: Gpu) -> StationWay:
-        room, wide = room_of(gpu), width(gpu, chain.dtype, shape)
+        room, wide = room_of(gpu), width(gpu, chain.dtype, shape.stored_bytes, shape.values)
         passing = work(gpu, wide)
         between = states_on(gpu, station, wide) if standing is None else standing(gpu, wide)
         resident, streamed = wide * weights + passing, wide * streamed_bytes(shape) + passing + between
@@ -358,20 +361,23 @@ def head_bytes(gpu: Gpu, shape: ModelShape, tokens: int) -> int:
     return 4 * min(at_once(COMPARED_BYTES, kind_of(gpu)), 4 * tokens * shape.vocabulary)
 
 
-def width(gpu: Gpu, dtype: str, shape: ModelShape) -> int:
+def width(gpu: Gpu, dtype: str, stored: int, values: int) -> int:
     """How much wider than bf16 the values are that a model is run in: 2 in float32.
 
     Args:
         dtype: as `prune.models.precision.pick_dtype` takes it. `auto` is the type that the files are stored in.
+        stored, values: of the model: bytes of its files, and how many values they hold.
     """
     if dtype in ("float32", "fp32"):
         return 2
     if dtype not in ("auto", "fast"):
         return 1
-    stored_wide = dtype == "auto" and shape.stored_bytes >= 3 * shape.values
+    stored_wide = dtype == "auto" and stored >= 3 * values
     return 2 if stored_wide or not gpu.bfloat16 else 1
 
 
 def job_on(gpu: Gpu, chain: Chain) -> Job:
     """The job with the widths of a card's numbers."""
-    return chain.job.but(cuda=gpu.name != CPU, wide=width(gpu, _trained_in(chain), chain.shape) > 1)
+    shape = chain.shape
+    wide = width(gpu, trained_in(chain.heal_dtype), shape.stored_bytes, shape.values)
+    return chain.job.but(cuda=gpu.name != CPU, wide=wide > 1)

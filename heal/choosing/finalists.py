@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from heal.choosing.record import FINALISTS, FINALISTS_FILE, TOKENS, Finalists, HealedFinalist
+from heal.defaults import measured_tokens
 from heal.lineage import Lineage, trace
 from heal.settings import DistillSettings, TrainingRun
 from heal.text.sources import TextSource
@@ -58,6 +59,9 @@ def choose_healed(
         UsageError: the cut was not checked, fewer than one finalist, or several processes.
         CheckpointError, TextError, RegrowthError: see `heal.training.distill.distill`.
     """
+    from heal.models.quantise import compute_dtype
+    from prune.models.loading import pick_device
+
     settings, run = settings or DistillSettings(), run or TrainingRun(tokens=TOKENS)
     out = check_free(out, overwrite=run.overwrite)
     if rank_and_world()[1] > 1:
@@ -65,10 +69,15 @@ def choose_healed(
     text = TextSource(text) if isinstance(text, str) else text
     lineage = trace(model, teacher, revision=run.revision)
     rivals = _rivals(lineage, finalists)
+    tokens, device = parse_tokens(run.tokens), pick_device(run.device)
     unfinished = Unfinished.beside(out, resume=run.resume, overwrite=run.overwrite)
     facts = {
         "model": base_identity(lineage.full), "finalists": [rival["dropped"] for rival in rivals],
-        "tokens": parse_tokens(run.tokens), "settings": asdict(settings), "text": text.identity(),
+        "tokens": tokens, "settings": asdict(settings), "text": text.identity(),
+        # losses that are compared are measured alike
+        "held_out_tokens": measured_tokens(tokens) if text.held_out_tokens is None else text.limit,
+        "device": device.partition(":")[0],
+        "dtype": str(compute_dtype(settings.dtype, device=device)).removeprefix("torch."),
     }  # fmt: skip
     done: list[HealedFinalist] = unfinished.read(facts, _restore) or []
     alike = replace(run, resume=False, overwrite=False, revision=None)
@@ -83,7 +92,7 @@ def choose_healed(
             finalists=tuple(done),
             checked=done[0].dropped,
             chosen=min(done, key=lambda one: one.after).dropped,
-            tokens=parse_tokens(run.tokens),
+            tokens=tokens,
             settings=asdict(settings),
             provenance=provenance(**text.identity()),
         )

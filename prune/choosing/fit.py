@@ -135,18 +135,22 @@ class SpeedTarget:
 Target = SizeTarget | SpeedTarget
 
 
+class OutOfReachError(RegrowthError):
+    """A target that the full model meets, or that no cut does."""
+
+
 def check_reach(target: Target, name: str) -> None:
     """See that a cut is needed, and that one can be enough.
 
     Raises:
-        RegrowthError: the full model meets the target, or not even its last layer alone does.
+        OutOfReachError: the full model meets the target, or not even its last layer alone does.
     """
     full = target.line(())
     if full["met"]:
-        raise RegrowthError(f"{name} {target.full_words(full)}: no layer has to go, and nothing is written")
+        raise OutOfReachError(f"{name} {target.full_words(full)}: no layer has to go, and nothing is written")
     least = target.line(range(target.layers - 1))
     if not least["met"]:
-        raise RegrowthError(target.out_of_reach(least, name))
+        raise OutOfReachError(target.out_of_reach(least, name))
 
 
 def least_layers(target: Target) -> int:

@@ -20,7 +20,7 @@ _REMEDIES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "--lengths": ("shorter --lengths", ()),
     "--max-length": ("a smaller --max-length", ()),
     "--checkpointing": ("--checkpointing on", ("on",)),
-    "--bits": ("--bits 4", (4,)),
+    "--bits": ("--bits 4", (4, None)),  # None: of a model that is to be fitted, not of one that is loaded
     "--load-in-4bit": ("--load-in-4bit", (True,)),
     "--max-memory": ("a --max-memory below what is free, which runs layer by layer", ()),
     "--check": ("--check 0", (0,)),

@@ -49,6 +49,12 @@ def test_the_head_says_what_heal_budget_says(name, tmp_path):
     assert text.startswith(head(name, tmp_path)), "run `python -m tests.support.family_recipes`"
 
 
+def test_a_size_to_fit_takes_the_place_of_a_familys_layers():
+    cut = next(stage for stage in load_recipe("qwen-3").resolve({"fit": "14GiB"}).stages if stage.name == "cut")
+    assert cut.words()[:6] == ["cut", "Qwen/Qwen3-8B", "--fit", "14GiB", "--context", "8k"]
+    assert "--n" not in cut.words()
+
+
 def test_a_recipe_may_be_based_on_a_shipped_one_and_on_no_other(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text("name: own\nabout: mine\nbased_on: regrow\nsettings: {rank: 8, mine: 1}\n")

@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from heal.budget.stations import READ, WRITE
 from prune.common.errors import RegrowthError, UsageError
 from recipes.asked import asked_budget
 from recipes.budget import budget_of
@@ -89,6 +90,17 @@ def test_of_settings_that_exclude_each_other_one_is_given():
         recipe.resolve(parse_changes(base))
     with pytest.raises(UsageError, match="takes one of n and fit, not both"):
         recipe.resolve(parse_changes([*base, "n=2", "fit=8GiB"]))
+    rows = {"quick": {"true": {"n": 2}, "fitted": {"fit": "8GiB"}}}
+    for document, changes in (
+        ({**LOOP, "settings": {**LOOP["settings"], "n": 3}}, []),
+        ({**LOOP, "choices": rows}, ["quick=true"]),
+    ):
+        chosen = Recipe.model_validate({**document, "one_of": [["n", "fit"]]})
+        settings = chosen.resolve(parse_changes([*base, *changes, "fit=9GiB"])).settings
+        assert (settings["n"], settings["fit"]) == ([], "9GiB")
+    fitted = Recipe.model_validate({**LOOP, "choices": rows, "one_of": [["n", "fit"]]})
+    settings = fitted.resolve(parse_changes([*base, "quick=fitted", "n=4"])).settings
+    assert (settings["n"], settings["fit"]) == (4, [])
     assert recipe.resolve({}, partial=True).settings["n"] == []  # a recipe can be shown without
 
 
@@ -138,12 +150,24 @@ def test_any_value_may_bring_settings_with_it():
 
 
 def test_finalists_are_reckoned_as_so_many_healings(loop):
-    choose = loop.stages[2].model_copy(
-        update={"command": "heal finalists", "options": {"out": "x", "tokens": "2k", "finalists": 4}}
-    )
+    options = {"out": "x", "tokens": "2k", "finalists": 4, "rank": 4, "length": 64}
+    choose = loop.stages[2].model_copy(update={"command": "heal finalists", "options": options})
     changed = loop.model_copy(update={"stages": [*loop.stages[:2], choose]})
-    query = asked_budget(changed, choose).query
-    assert (query.tokens, query.method) == ("8000", "distill")
+    asked = asked_budget(changed, choose)
+    assert (asked.query.tokens, asked.query.method) == ("2k", "distill")  # rows and their length follow from each
+    budget = budget_of(plan_recipe(changed, {}))[-1]
+    alone = asked.budget(budget.card)
+    heal, merge = (next(one for one in alone.stations if one.name == name) for name in ("heal", "merge"))
+    hours = next(way.hours for way in alone.gpus[0].stations if way.name == "heal")
+    cuts = 5 * merge.disk * (1 / READ + 1 / WRITE) / 3600  # of each finalist, and of the one that is taken
+    assert budget.way.hours == pytest.approx(4 * hours + cuts)
+    assert budget.station.work == f"4 times {heal.work}"
+    assert budget.station.disk == heal.disk + merge.disk > heal.disk  # one cut at a time
+    single = choose.model_copy(update={"options": {**choose.options, "finalists": 1}})
+    budget = budget_of(plan_recipe(loop.model_copy(update={"stages": [*loop.stages[:2], single]}), {}))[-1]
+    assert budget.station.disk == merge.disk
+    assert budget.way.hours < hours / 10
+    assert "nothing is healed" in budget.station.work
 
 
 def test_what_a_loop_made_goes_when_nothing_later_reads_it(loop):

@@ -10,6 +10,7 @@ import yaml
 
 import recipes.budget as budgets
 from heal.budget.cards import GPUS
+from prune.choosing.settings import FitSettings
 from prune.common.errors import RegrowthError
 from prune.models.memory.footprint import GIB
 from recipes.budget import budget_of, most_on_disk
@@ -133,9 +134,9 @@ def with_options(recipe, number, **options):
     return recipe.model_copy(update={"stages": [*recipe.stages[:number], stage, *recipe.stages[number + 1 :]]})
 
 
-def asking(recipe, model, **options):
+def asking(recipe, model, command="evaluate run", **options):
     """The recipe with a stage that asks a model."""
-    stage = {"name": "ask", "command": "evaluate run", "arguments": [model]}
+    stage = {"name": "ask", "command": command, "arguments": [model]}
     options = {name.replace("_", "-"): value for name, value in options.items()}
     stage["options"] = {"data": "questions", "domains": "medical", "out": f"{recipe.settings['out']}/asked", **options}
     return recipe.model_copy(update={"stages": [*recipe.stages, Stage.model_validate(stage)]})
@@ -165,6 +166,31 @@ def test_a_stage_is_reckoned_with_its_own_options(chain, tiny_llama, monkeypatch
     assert whole(device_map="auto").card.name == "first + second"
     heal = [budget_of(planned(with_options(chain, 2, dtype=name)))[2].way.memory for name in ("bfloat16", "float32")]
     assert heal[1] > heal[0]
+
+
+def test_a_sweep_is_reckoned_with_its_cuts_and_questions(chain, tiny_llama):
+    def work(**options):
+        recipe = asking(chain, str(tiny_llama), "evaluate sweep", **options)
+        return budget_of(planned(recipe))[-1].station.work
+
+    asked = {"domains": "medical,math", "limit": 50}
+    of_sizes = work(sizes="0-2", starts="deepest", adapter=["a", "b"], few_shot=2, **asked)
+    assert of_sizes.startswith("4 cuts, 200 questions of 360 tokens")
+    layers = json.loads((tiny_llama / "config.json").read_text())["num_hidden_layers"]
+    every = work(sizes="1", starts="all", protocols="letters", **asked)
+    assert every.startswith(f"{layers - 1} cuts, 100 questions")
+    assert work(sizes="1", starts="0-1", **asked).startswith("2 cuts")
+
+
+def test_tasks_of_lm_eval_are_said_not_to_count(chain, tiny_llama):
+    def work(**options):
+        return budget_of(planned(asking(chain, str(tiny_llama), **options)))[-1].station.work
+
+    assert "not counted" not in work()
+    assert work(tasks="arc_easy").endswith("8 at a time, lm-eval tasks not counted")
+    alone = work(tasks="arc_easy", domains=None)
+    assert alone.startswith("0 questions")
+    assert alone.endswith("not counted")
 
 
 def test_a_model_that_several_cards_hold_is_not_refused(chain, tiny_llama, monkeypatch):
@@ -348,3 +374,82 @@ def test_what_a_later_stage_reads_by_name_or_lies_elsewhere_is_not_an_intermedia
     names = [[output.rpartition("/")[2] for _, output in done_with(recipe, after)] for after in range(4)]
     assert names[:2] == [["rank.json"]] * 2
     assert names[2:] == [["rank.json", "chosen.jsonl"], ["rank.json", "chosen.jsonl", "adapter"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ({"fit": "1B", "context": "64"}, 1, "MiB: no cut of"),
+        ({"fit": "64GiB", "context": "64"}, 1, "no layer has to go"),
+        ({"fit": "1MiB", "context": "4k"}, 2, "stage cut: "),
+        ({"n": 2, "context": "64"}, 2, "stage cut: --context goes with --fit or --speed"),
+        ({"n": 2, "sequences": 2}, 2, "stage cut: --sequences goes with --fit or --speed"),
+        ({"n": 2, "bits": 4}, 2, "stage cut: --bits goes with --fit"),
+        ({"fit": "1MiB", "context": "64", "sequences": "two"}, 2, "--sequences two is no whole number"),
+        ({"fit": "1MiB", "context": "64", "prefill-chunk": "x"}, 2, "stage cut: --prefill-chunk x"),
+    ],
+)
+def test_a_target_that_is_wrong_or_out_of_reach_is_refused_before_the_scan(chain, tmp_path, options, code, words):
+    cut = chain.stages[1].model_copy(update={"options": {**options, "out": str(tmp_path / "out" / "pruned")}})
+    recipe = chain.model_copy(update={"stages": [chain.stages[0], cut]})
+    path = tmp_path / "chain.yaml"
+    path.write_text(yaml.safe_dump({**recipe.model_dump(mode="json"), "tidy": [], "files": {}}))
+    check_refused(run("recipe", "run", path), code, words)
+    assert not (tmp_path / "out" / "scan.json").exists()
+    document = json.loads(succeed("recipe", "run", path, "--dry-run", "--json").stdout)
+    assert document["budget"] == []
+    assert words in document["refused"]
+
+
+def test_a_target_is_reckoned_with_all_options_of_the_cut(chain, monkeypatch):
+    seen = []
+    monkeypatch.setattr("recipes.asked.target_of", lambda fit, *_, **__: seen.append(fit) or 1 / 0)
+    options = {"fit": "8GiB", "context": "4k", "sequences": 2, "bits": 8, "prefill-chunk": 512, "out": "pruned"}
+    cut = chain.stages[1].model_copy(update={"options": options})
+    with pytest.raises(ZeroDivisionError):
+        budget_of(planned(chain.model_copy(update={"stages": [cut]})))
+    assert seen == [FitSettings(size=8 << 30, context=4000, sequences=2, bits=8, prefill_chunk=512)]
+    fast = cut.model_copy(update={"options": {"speed": "1.3x", "context": "4k", "speed-of": "prefill", "out": "x"}})
+    assert budget_of(planned(chain.model_copy(update={"stages": [fast]}))) == ()  # it is measured, not reckoned
+
+
+def test_a_policy_that_cannot_be_read_is_refused_before_anything_runs(chain, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "policy.yaml").write_text("max_lost: 5\n")
+    for options, code, words in (
+        ({"max-loss": "5"}, 2, "stage frontier: --max-loss 5 is no percentage"),
+        ({"policy": str(tmp_path / "none.yaml")}, 1, "stage frontier: --policy"),
+        ({"policy": str(tmp_path / "policy.yaml")}, 1, "max_lost"),
+        ({"policy": str(tmp_path / "policy.yaml"), "max-loss": "5%"}, 2, "give one of the two"),
+    ):
+        last = {"name": "frontier", "command": "evaluate frontier", "arguments": [f"{out}/bill"]}
+        last["options"] = {**options, "out": f"{out}/frontier"}
+        recipe = chain.model_copy(update={"stages": [*chain.stages, Stage.model_validate(last)]})
+        path = tmp_path / "chain.yaml"
+        path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+        for more in ((), ("--dry-run",)):
+            check_refused(run("recipe", "run", path, "--no-budget", *more), code, words)
+        assert not (out / "scan.json").exists()
+
+
+@pytest.mark.parametrize("name", ["regrow", "frontier"])
+def test_what_the_budget_asks_for_can_be_set_in_the_shipped_recipes(name):
+    recipe = load_recipe(name).resolve({"model": "m", "max_memory": "20GiB", **({"n": 8} if name == "regrow" else {})})
+    asked = {stage.command for stage in recipe.stages if stage.options.get("max-memory") == "20GiB"}
+    assert asked == {"prune scan", "prune cut", "heal patch", "heal merge"}
+
+
+def test_states_off_the_card_are_as_wide_as_the_stage_runs(chain, monkeypatch):
+    def states(dtype):
+        recipe = with_options(chain, 0, dtype=dtype)
+        return budgets._states_off(budget_of(planned(recipe))[0])
+
+    assert states("float32") == 2 * states("bfloat16") > 0  # on a CPU none stands on a card
+    card = CARDS["L4"].model_copy(update={"name": "small", "memory": GIB})
+    monkeypatch.setattr("heal.budget.cards.cards_here", lambda: (card,))
+    assert budget_of(planned(with_options(chain, 0, dtype="float32")))[0].wide == 2
+    old = card.model_copy(update={"bfloat16": False})
+    monkeypatch.setattr("heal.budget.cards.cards_here", lambda: (old,))
+    assert {one.stage.name: one.wide for one in budget_of(planned(with_options(chain, 0, dtype="bfloat16")))} == {
+        "scan": 1, "cut": 2, "heal": 2, "merge": 2,
+    }  # fmt: skip

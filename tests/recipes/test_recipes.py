@@ -1,13 +1,20 @@
 """Recipes: validated before anything runs, run as the very commands, and never twice for the same inputs."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import yaml
 
 from prune.common.errors import RegrowthError, UsageError
 from recipes.planning import identity, plan_recipe
-from recipes.schema import Recipe, RecipeError, Stage, load_recipe, parse_changes, shipped_recipes
+from recipes.record import read_stages
+from recipes.runner import _KEEP_WORK
+from recipes.schema import Recipe, RecipeError, Stage, load_recipe, options_of, parse_changes, shipped_recipes
 from tests.support.commands import check_refused, run, succeed
 
 SMALL = {
@@ -108,6 +115,77 @@ def test_what_was_stopped_goes_on_and_what_changed_begins_anew(small, tmp_path, 
     assert ending("--set", "n=3") == "--resume"
 
 
+def test_every_command_that_keeps_its_work_is_gone_on_with():
+    import typer
+
+    import eval.cli
+    import heal.cli
+    import prune.cli
+
+    apps = {"prune": prune.cli.app, "heal": heal.cli.app, "evaluate": eval.cli.app}
+    commands = [f"{name} {command}" for name, app in apps.items() for command in typer.main.get_command(app).commands]
+    assert {command for command in commands if "resume" in options_of(command)} == set(_KEEP_WORK)
+
+
+STOPPABLE = """#!{python}
+import signal, sys, time
+
+def note(number, _):
+    with open({log!r}, "a") as log:
+        print("told", number, file=log)
+    told.append(number)
+
+told = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, note)
+with open({log!r}, "a") as log:
+    print("begun", file=log)
+while len(told) < {enough}:
+    time.sleep(0.01)
+time.sleep(0.2)  # the checkpoint is saved
+with open({log!r}, "a") as log:
+    print("saved", file=log)
+sys.exit({code})
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "number", "enough", "code", "state"),
+    [
+        ("terminal", signal.SIGINT, 1, 130, "started"),
+        ("alone", signal.SIGTERM, 1, 143, "started"),
+        ("alone", signal.SIGINT, 2, 130, "started"),
+        ("alone", signal.SIGTERM, 1, 0, "done"),  # the stage came to its end all the same
+    ],
+)
+def test_a_stage_is_told_once_to_stop_and_waited_for(small, tmp_path, how, number, enough, code, state):
+    log, program, out = tmp_path / "log", tmp_path / "program", tmp_path / "out"
+    log.touch()
+    program.write_text(STOPPABLE.format(python=sys.executable, log=str(log), enough=enough, code=code))
+    program.chmod(0o755)
+    run_it = f"import recipes.runner as r, recipes.cli as c; r.sys.executable = {str(program)!r}; c.main()"
+    words = [sys.executable, "-c", run_it, "run", str(small), "--no-budget"]
+    recipe = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def wait_for(lines):
+        until = time.monotonic() + 60
+        while log.read_text().splitlines() != lines:
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.02)
+
+    send = os.killpg if how == "terminal" else os.kill  # a terminal's Ctrl-C reaches the whole group
+    told = ["begun"]
+    for _ in range(enough):
+        wait_for(told)
+        send(recipe.pid, number)
+        told.append(f"told {int(number)}")
+    said = recipe.communicate(timeout=60)[1]
+    assert recipe.returncode == 128 + number, said
+    assert log.read_text().splitlines() == [*told, "saved"]
+    assert f"stopped by {number.name} {'in' if code else 'after'} stage scan" in said
+    assert read_stages(out / "recipe.json")["scan"].state == state
+
+
 def test_what_the_recipe_did_not_make_is_never_replaced(small, tmp_path):
     (tmp_path / "out/pruned").mkdir(parents=True)
     (tmp_path / "out/pruned/mine.txt").write_text("mine")
@@ -199,7 +277,8 @@ def test_the_papers_table_is_chosen_by_family(changes, rank, rate):
     assert words[words.index("--rank") + 1] == rank
     assert float(words[words.index("--learning-rate") + 1]) == rate
     said = {name: words[words.index(f"--{name}") + 1] for name in ("length", "batch-size", "accumulate", "targets")}
-    assert said == {"length": "2048", "batch-size": "4", "accumulate": "4", "targets": "feed-forward"}
+    length = "4096" if "family=llama-2-70b" in changes else "2048"
+    assert said == {"length": length, "batch-size": "4", "accumulate": "4", "targets": "feed-forward"}
 
 
 def test_the_fast_and_slow_study_asks_its_sets_in_its_way(tmp_path):
@@ -244,7 +323,7 @@ def test_the_instruments_ask_three_models_the_same(tmp_path):
 
 
 def test_a_family_that_is_in_no_table_is_refused():
-    with pytest.raises(UsageError, match="--set family=gpt: there is no such row; paper has llama-2-7b, llama-2-70b"):
+    with pytest.raises(UsageError, match="--set family=gpt: there is no such row; paper has llama-2-7b, llama-2-13b"):
         load_recipe("paper").resolve({"model": "m", "family": "gpt"})
 
 

@@ -191,7 +191,7 @@ def check_generation(reference, pruned, ids, cache_differs):
     assert torch.equal(cached, generated(pruned, ids, cached=True)), "generation with a cache differs"
 
 
-def check_exact(model_type, full, prefixes, folder, dropped, *, generate, cache_differs):
+def check_exact(model_type, full, prefixes, folder, dropped, *, generate, cache_differs=False):
     """Raise AssertionError where the pruned model does not compute what the full one does without those layers."""
     ids = torch.randint(2, PROMPTED, (1, LENGTH), generator=torch.Generator().manual_seed(1))
     unchanged = logits(full, ids)

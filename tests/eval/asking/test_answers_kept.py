@@ -11,11 +11,13 @@ import time
 
 import pytest
 
+from eval.asking.asker import Asker
 from eval.asking.cache import AnswerStore, format_line, parse_line, request_key
 from eval.comparison import compare
 from eval.runs.run import run
 from prune.checkpoint.identity import content_sha256
 from prune.common.errors import RegrowthError
+from prune.common.terminal import Progress
 from tests.support.models import changed
 
 FEW = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "chat_template": "off", "show_progress": False}
@@ -147,7 +149,31 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_llama, sample_questions, tmp
     for found, wanted in zip(resumed.samples, whole.samples, strict=True):  # batches differ, and so do last digits
         assert found.answer_nll_bits == pytest.approx(wanted.answer_nll_bits, abs=1e-3)
         assert (found.id, found.correct, found.response) == (wanted.id, wanted.correct, wanted.response)
-    assert run(tiny_llama, cache=kept, **ask).asked == 0
+    known = run(tiny_llama, cache=kept, **{**ask, "batch_size": 5})
+    assert (known.asked, known.settings["batch_size"]) == (0, 2)  # that of the run that asked
+
+
+def test_the_batch_size_that_memory_left_is_kept(tmp_path):
+    """Planted: a model that began with 8 at a time and went on with 2."""
+
+    class Model:
+        tokens, notes, now = 0, (), 8
+
+        def set_cache_hook(self, hook):
+            pass
+
+        @property
+        def facts(self):
+            return {"dtype": "float32", "batch_size": self.now}
+
+    for size in (8, 2):
+        answers = AnswerStore(tmp_path / str(size), {})
+        asker = Asker(Model, None, answers, max_length=8, scored=8, bar=Progress())
+        asker.model.now = size
+        asker.close()
+        answers.close()
+        kept = AnswerStore(tmp_path / str(size), {})
+        assert Asker(None, None, kept, max_length=8, scored=8, bar=Progress()).rows == size
 
 
 def test_lines_that_are_cut_or_damaged_are_passed_over(tmp_path):

@@ -170,6 +170,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny_llama):
         "out of memory at batch size 8: went on with 4",
         "out of memory at batch size 4: went on with 2",
     ]
+    assert [scorer.facts["batch_size"] for scorer in scorers] == [2, 2]  # as it went on, not as it began
     room = 0
     with pytest.raises(RegrowthError, match="one question at a time"):
         scorers[1]._loglikelihood_tokens(requests)

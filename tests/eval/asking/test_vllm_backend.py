@@ -52,7 +52,7 @@ def test_the_vllm_backend_answers_as_transformers_does(
         run(tiny_llama, **{**ask, "sets": ["asdiv"], "text": None})  # it dies while it generates
     monkeypatch.delenv("STUB_VLLM_CALLS")
     found = run(tiny_llama, backend_args="max_num_seqs=2", **ask)
-    how = {"backend": "vllm", "backend_args": {"max_num_seqs": 2}, "device": "cuda"}
+    how = {"backend": "vllm", "backend_args": {"max_num_seqs": 2}, "device": "cuda", "batch_size": 2}
     assert found.settings == {**there.settings, **how}
     for one, other in zip(found.samples, there.samples, strict=True):
         assert one.answer_nll_bits == pytest.approx(other.answer_nll_bits, abs=1e-3)

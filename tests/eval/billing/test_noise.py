@@ -6,17 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from eval.asking.trees import batch_tokens
+from eval.billing.document import write_run
 from eval.billing.noise import Floor, band, is_noise, measure_noise
 from eval.billing.policy import at_most
 from eval.billing.statistics import Interval, paired_mean_difference
-from eval.comparison import bill_runs, compare
+from eval.comparison import _ask_again, bill_runs, compare
 from eval.reports.noise import noise_line, nothing_lost
 from eval.reports.text import worst_loss
-from eval.runs.again import Again, second_settings
+from eval.runs.again import Again, other_size, second_settings
 from eval.runs.prose import Prose, ScoredWindow
 from eval.runs.samples import RunResult
 from eval.settings import ComparisonSettings
-from prune.common.errors import UsageError
+from prune.common.errors import RegrowthError, UsageError
 from tests.support.questions import plan_of, sample_of
 
 SETTINGS = {"dtype": "float32", "device": "cpu", "batch_size": 16, "seed": 0, "backend": "hf"}
@@ -97,11 +99,19 @@ def test_what_is_no_larger_is_noise_and_what_is_larger_is_not():
     document = found.to_json()
     assert nothing_lost(document, "copy") == "copy: every change is noise, no larger than where full is asked twice."
     assert nothing_lost(document, "cut") == ""
+    short = {**document["prose"][1], "text": "law", "windows": 1, "noise": None}  # a text of one window has no floor
+    short |= {"difference": None, "difference_bits_per_byte": None}
+    assert nothing_lost({**document, "prose": [*document["prose"], short]}, "copy")
+    assert (
+        nothing_lost({**document, "prose": [*document["prose"], {**document["prose"][2], "model": "copy"}]}, "copy")
+        == ""
+    )
     line = noise_line(document)
+    assert line.endswith(" bits per answer may be noise.")  # what is, the interval decides too
     assert "full was asked again in batch size 8 after 16 and bfloat16 after float32. 2 of 100 verdicts flipped" in line
     losses = {loss.model: loss for loss in found.verdict.losses}
     assert losses["copy"].noise
-    assert losses["copy"].in_words().endswith("[-1.4, 1.4] (noise)")
+    assert losses["copy"].in_words().endswith("[−1.4, 1.4] (noise)")
     assert not losses["cut"].noise
     unknown = bill_runs([full, cut])
     assert (unknown.noise, unknown.rows[1].versus.noise, unknown.prose[1].noise) == (None, None, None)
@@ -141,16 +151,53 @@ def test_the_second_asking_is_smaller_and_in_other_batches():
     assert (often.limit, often.batch_size, often.dtype, often.tasks) == (100, 8, "auto", ())
     few = ComparisonSettings(domains=("d",), limit=5, noise_limit=20, noise_dtype="bfloat16")
     one = second_settings(few, replace(full, settings={**SETTINGS, "batch_size": 1}))
-    assert (one.limit, one.batch_size, one.dtype) == (5, 2, "bfloat16")
+    assert (one.limit, one.batch_size, one.dtype) == (5, 3, "bfloat16")
     engine = ComparisonSettings(domains=("d",), backend="vllm", backend_args=(("max_num_seqs", 32),))
-    assert second_settings(engine, full).backend_args == (("max_num_seqs", 16),)
+    for rows, fewer in ((1, 2), (32, 16), (256, 64)):  # what the engine had, whatever was asked for
+        asked = replace(full, settings={**SETTINGS, "batch_size": rows})
+        assert second_settings(engine, asked).backend_args == (("max_num_seqs", fewer),)
     for wrong, why in (
         ({"noise_limit": 1}, "--noise-limit 1"),
-        ({"noise": False, "noise_dtype": "float32"}, "--no-noise"),
+        ({"noise": False, "noise_dtype": "float32"}, "--noise-dtype is of the noise floor; leave out --no-noise"),
+        ({"noise": False, "noise_limit": 50}, "--noise-limit is of the noise floor; leave out --no-noise"),
     ):
         with pytest.raises(UsageError, match=why):
             ComparisonSettings(**wrong)
     assert Again(trials=10).of_prose({"a": [[1]] * 64}) == {"a": [[1]] * 16}
+
+
+def test_options_of_a_floor_that_is_not_measured_are_refused(tmp_path):
+    for number, given in enumerate(({"noise_limit": 50}, {"noise_dtype": "float32"})):
+        full = replace(planted()[0], settings={**SETTINGS, "chat_template": False, "few_shot": None})
+        write_run(full, folder := tmp_path / f"full{number}")
+        option = f"--{next(iter(given)).replace('_', '-')}"
+        with pytest.raises(UsageError, match=f"^{option} is of the noise floor, and FULL is a finished run"):
+            compare(folder, [folder], out=tmp_path / "out", **given)
+        with pytest.raises(UsageError, match=f"^{option} is of the noise floor, and no domain is asked"):
+            compare("full", ["cut"], tasks="arc_easy", out=tmp_path / "out", **given)
+    found = compare(folder, [folder], out=tmp_path / "out")
+    assert found.models[0].notes == ("no noise floor: it is a finished run, which is not asked again",)
+    assert compare(folder, [folder], out=tmp_path / "without", noise=False).models[0].notes == ()
+
+
+def test_the_second_batches_are_other_ones():
+    """Of any size, trees are packed to another number of tokens than the first time."""
+    assert [other_size(rows) for rows in (1, 2, 3, 4, 8, 64)] == [3, 3, 1, 2, 4, 32]
+    assert all(batch_tokens(rows) != batch_tokens(other_size(rows)) for rows in range(1, 65))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory"), RegrowthError("no score")])
+def test_a_second_asking_that_fails_loses_nothing(error, monkeypatch):
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr("eval.comparison.run", fail)
+    again, note = _ask_again("full", ComparisonSettings(domains=("d",)), planted()[0], show_progress=False)
+    why = "no score" if isinstance(error, RegrowthError) else "out of memory"
+    assert (again, note) == (None, f"the noise floor could not be measured ({why})")
+    error = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        _ask_again("full", ComparisonSettings(domains=("d",)), planted()[0], show_progress=False)
 
 
 def test_a_copy_of_a_real_model_is_billed_as_none(sample_model, sample_questions, tmp_path):

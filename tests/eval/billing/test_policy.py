@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from eval.billing.bill import ProseRow, bill
+from eval.billing.losses import Loss
 from eval.billing.needles import NeedleRow
 from eval.billing.policy import Measured, Policy, Tier, at_most, check_policy, read_policy
 from eval.billing.statistics import Interval, paired_accuracy_difference, paired_mean_difference
@@ -16,6 +17,7 @@ from eval.gains.record import GainRatios, Gains, ModelGains, Spread
 from prune.common.errors import RegrowthError, UsageError
 from tests.support.questions import plan_of, sample_of
 
+LABELS = ("full", "cut")
 MEASURED = Measured(domains=("medical", "math"), both_modes=False, needles=False, prose=False, gains=True)
 
 
@@ -83,7 +85,9 @@ def test_a_tier_without_domains_takes_those_that_no_other_names():
     assert judge([*rows_of("math", 300), *rows_of("medical", 0)], named).decision == GO  # and math is told
     nothing = judge(rows_of("math", 300), named)
     assert (nothing.decision, nothing.losses) == (INCONCLUSIVE, ())
-    assert "no limit for anything that was asked" in nothing.sentence
+    assert "medical must hold, and nothing of it can be judged" in nothing.sentence
+    free = judge(rows_of("math", 300), policy_of(should={"accuracy": 5, "domains": ["medical"]}))
+    assert "no limit for anything that was asked" in free.sentence
 
 
 def test_bits_per_byte_of_answers_are_limited():
@@ -105,6 +109,68 @@ def test_a_domain_that_must_hold_and_cannot_be_judged_opens_no_gate():
     assert judge(rows, at_most(5)).decision == GO  # no domain is named: what cannot be judged is told
     both = policy_of(must={"accuracy": 5, "answer_bits_per_byte": 0.1, "domains": ["medical", "math"]})
     assert judge(rows, both).decision == GO
+
+
+def unscored(rows):
+    """The rows of answers that were generated, and not scored."""
+    return [
+        replace(
+            row,
+            versus=row.versus and replace(row.versus, answer_nll_bits_per_byte_difference=None),
+            answer_nll_bits=None,
+        )
+        for row in rows
+    ]
+
+
+def test_what_must_hold_and_was_not_measured_opens_no_gate():
+    """A text of one window and needles that a model knows have no loss; accuracy that holds does not make up for it."""
+    rows = rows_of("math", 0)
+    prose = [ProseRow(text, label, 3, 1, n, None, None) for text, n in (("wiki", 64), ("law", 1)) for label in LABELS]
+    change = Interval(0.01, 0.0, 0.02)
+    prose[1] = replace(prose[1], difference=change, difference_bits_per_byte=change)
+    for limits, given, why in (
+        ({"prose_bits_per_byte": 0.05}, {"prose": prose}, "of cut on prose law: it takes two windows"),
+        ({"prose_bits_per_byte": 0.05}, {"prose": prose[2:]}, "of cut on prose law: it takes two windows"),
+        ({"prose_bits_per_byte": 0.05}, {}, "of cut: it takes two windows"),
+        ({"needle_recall": 5}, {}, "of cut: it takes two needles"),
+        ({"a_slow": 5}, {}, "of cut"),
+    ):
+        found = judge(rows, policy_of(must={"accuracy": 5, **limits}), **given)
+        assert found.decision == found.models[0].decision == INCONCLUSIVE
+        assert f"must limits {next(iter(limits))}, and it could not be measured {why}" in found.sentence
+        told = policy_of(must={"accuracy": 5}, should=limits if "a_slow" not in limits else None)
+        assert judge(rows, told, **given).decision == GO
+    assert judge(rows, policy_of(must={"accuracy": 5, "prose_bits_per_byte": 0.05}), prose=prose[:2]).decision == GO
+    lost = judge(rows_of("math", 300), policy_of(must={"accuracy": 5, "needle_recall": 5}))
+    assert lost.decision == NO_GO  # a loss for certain goes first
+
+
+def test_a_named_domain_whose_answers_were_not_scored_opens_no_gate():
+    rows = [*rows_of("medical", 0), *unscored(rows_of("math", 0))]
+    named = {"medical": {"accuracy": 5}, "math": {"answer_bits_per_byte": 0.1}}
+    found = judge(rows, policy_of(must={"domains": named}))
+    assert (found.decision, found.models[0].decision) == (INCONCLUSIVE, INCONCLUSIVE)
+    assert "math must hold, and nothing of it can be judged" in found.sentence
+    both = policy_of(must={"accuracy": 5, "answer_bits_per_byte": 0.1, "domains": ["medical", "math"]})
+    assert "could not be measured of cut on math: it takes right answers" in judge(rows, both).sentence
+    assert judge(rows, both).decision == INCONCLUSIVE
+    assert judge(rows[:2], policy_of(must={"domains": {"medical": {"accuracy": 5}}})).decision == GO
+
+
+def test_a_model_without_gains_has_not_reached_them():
+    """One of two models could not be measured, or the full one could not."""
+    policy, record = policy_of(gains={"weight_bytes": 0.75}), gains_of((0.7, 0.7, 0.7), (1.3, 1.25, 1.4))
+    found = judge([], policy, gains=record, models=["cut", "other"])
+    assert found.decision == INCONCLUSIVE
+    assert {one.model: one.decision for one in found.models} == {"cut": GO, "other": INCONCLUSIVE}
+    assert "other: its weight bytes could not be measured" in found.sentence
+    failed = record.model_copy(update={"models": (record.models[1].model_copy(update={"ratio": None}),)})
+    for labels in ([], ["cut"]):
+        none = judge([], policy, gains=failed, models=labels)
+        assert none.decision == INCONCLUSIVE
+        assert "could be measured" in none.sentence or "could not be measured" in none.sentence
+        assert "no domain was asked" not in none.sentence
 
 
 def test_few_questions_decide_nothing():
@@ -303,6 +369,28 @@ def test_gains_that_are_not_measured_are_refused():
         check_policy(policy, "release.yaml", replace(MEASURED, gains=False))
     with pytest.raises(UsageError, match="must limits accuracy, which is not measured; add --domains"):
         check_policy(policy_of(must={"accuracy": 1}), "release.yaml", replace(MEASURED, domains=()))
+
+
+def test_runs_of_others_are_not_told_to_ask_more():
+    """There --needles, --text and gains are refused: the remedy is another one."""
+    read = replace(MEASURED, gains=False, remedy="leave it out")
+    for policy in ({"must": {"needle_recall": 5}}, {"must": {"prose_bits_per_byte": 1}}, {"gains": {"decode": 1.2}}):
+        with pytest.raises(UsageError, match="not measured; leave it out$"):
+            check_policy(policy_of(**policy), "release.yaml", read)
+
+
+@pytest.mark.parametrize(
+    ("measure", "loss", "words"),
+    [
+        ("accuracy", (0.07, 0.02, 0.12), "loses 7.0 points of accuracy [2.0, 12.0]"),
+        ("accuracy", (0.01, -0.02, 0.04), "loses 1.0 points of accuracy [−2.0, 4.0]"),
+        ("accuracy", (-0.01, -0.04, 0.02), "changes by +1.0 points of accuracy [−2.0, +4.0]"),
+        ("accuracy", (-0.0001, -0.04, 0.04), "loses 0.0 points of accuracy [−4.0, 4.0]"),
+        ("prose_bits_per_byte", (-0.02, -0.03, -0.01), "changes by −0.020 bits per byte [−0.030, −0.010]"),
+    ],
+)
+def test_a_gain_is_not_called_a_loss(measure, loss, words):
+    assert Loss("cut", "math", "choice", measure, Interval(*loss), 100).in_words() == f"cut on math choice {words}"
 
 
 def test_a_policy_is_written_and_read_back():

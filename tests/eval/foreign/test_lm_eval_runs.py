@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eval.foreign.answers import by_filter
-from eval.foreign.domains import known_domains, subject_of
+from eval.foreign.answers import by_filter, read_task
+from eval.foreign.domains import SETS, known_domains, subject_of
 from eval.foreign.folder import read_folder
 from eval.foreign.settings import ForeignSettings
+from eval.gains.settings import GainsSettings
 from eval.lm_eval_comparison import compare_lm_eval
+from eval.questions.domains import declared
 from eval.runs.files import read_lines
 from eval.settings import ComparisonSettings
 from prune.common.errors import RegrowthError, UsageError
@@ -157,6 +159,29 @@ def test_folders_that_do_not_pair_are_refused_in_one_line_that_names_both(other,
     _bill(full, other, tmp_path / "bill")
 
 
+def test_a_run_without_hashes_is_paired_with_one_that_has_them(other, tmp_path):
+    full = RUNS / "current" / "full"
+
+    def forget(rows):
+        for row in rows:
+            for name in ("doc_hash", "prompt_hash", "target_hash"):
+                row.pop(name)
+            row["arguments"] = [list(each.values()) for each in row["arguments"].values()]  # as an older one logs them
+
+    for task in ("piqa", "gsm8k"):
+        _change(other, f"samples_{task}*", forget)
+    same, mixed = _bill(full, RUNS / "current" / "cut", tmp_path / "a"), _bill(full, other, tmp_path / "b")
+    assert mixed.warnings == same.warnings
+    for found, wanted in zip(mixed.rows, same.rows, strict=True):  # sums in another order: of questions by their hashes
+        assert (found.model, found.domain, found.protocol) == (wanted.model, wanted.domain, wanted.protocol)
+        assert found.accuracy.estimate == pytest.approx(wanted.accuracy.estimate)
+        if wanted.versus is not None:
+            assert (found.versus.lost, found.versus.gained) == (wanted.versus.lost, wanted.versus.gained)
+    _change(other, "samples_piqa*", lambda rows: rows[1]["arguments"][0].__setitem__(0, "Question: another"))
+    with pytest.raises(RegrowthError, match="question 1 of task piqa_local has another prompt"):
+        _bill(full, other, tmp_path / "c")
+
+
 def test_what_is_no_folder_of_lm_eval_is_refused(other, tmp_path):
     full = RUNS / "current" / "full"
     for change, words in [
@@ -172,6 +197,9 @@ def test_what_is_no_folder_of_lm_eval_is_refused(other, tmp_path):
             with pytest.raises(RegrowthError, match=words):
                 _bill(full, other, tmp_path / "bill")
     assert not (tmp_path / "bill").exists()
+    for gains, option in ((GainsSettings(gains=False), "--no-gains"), (GainsSettings(rounds=7), "--gains-rounds")):
+        with pytest.raises(UsageError, match=f"^{option} is of models that are measured"):
+            compare_lm_eval(full, [other], out=tmp_path / "bill", gains=gains)
     with pytest.raises(UsageError, match="--thinking asks a model"):
         _bill(full, other, tmp_path / "bill", thinking="fast")
     with pytest.raises(UsageError, match="--mapping goes with --from-lm-eval"):
@@ -207,16 +235,39 @@ def test_filters_without_a_name_are_told_by_their_order():
         by_filter("gsm8k", rows[:-1], {"exact_match,strict-match": 0, "exact_match,flexible-extract": 0})
 
 
+def _picked(acc, **more):
+    arguments = [["Q:", " no"], ["Q:", " yes"]]
+    return {"doc_id": 0, "doc": {}, "target": "1", "arguments": arguments, "filtered_resps": [[-2.0], [-1.0]],
+            "acc": acc, **more}  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [[_picked(1), _picked(0.37)], [_picked(1, acc_norm=0.5)], [_picked(float("nan"))]])
+def test_a_probability_that_is_called_accuracy_is_no_verdict(rows):
+    found = read_task("truthfulqa_mc2", {"output_type": "multiple_choice"}, {"none": rows}, None)
+    assert (found.protocol, found.answers) == (None, ())
+    assert found.notes == (
+        "truthfulqa_mc2 has answers that are neither right nor wrong, and stands among lm-eval's tasks alone",
+    )
+    (answer,) = read_task("piqa", {"output_type": "multiple_choice"}, {"none": [_picked(1.0)]}, None).answers
+    assert answer.correct
+
+
 def test_names_of_lm_eval_tell_their_domains():
     assert subject_of("mmlu_high_school_us_history") == "high_school_us_history"
     assert subject_of("mmlu_flan_cot_zeroshot_anatomy") == subject_of("mmlu_anatomy_generative") == "anatomy"
     assert subject_of("mmlu_pro") is subject_of("anatomy") is None
-    assert known_domains("mmlu_anatomy") == ["biology-medicine", "medical"]
+    assert subject_of("mmlu_pro_philosophy") is subject_of("mmlu_prox_en_philosophy") is None  # other questions
+    assert subject_of("mmlu_professional_law") == "professional_law"
+    assert known_domains("mmlu_anatomy") == ["biology-medicine", "medical", "mmlu"]
+    assert known_domains("mmlu_miscellaneous") == ["mmlu"]
+    assert known_domains("mmlu_pro_philosophy") == []
     assert known_domains("gsm8k_cot_zeroshot") == known_domains("mathqa") == ["math"]
     assert known_domains("medqa_4options") == known_domains("pubmedqa") == ["medical"]
     assert known_domains("arc_challenge") == ["science"]
     assert known_domains("piqa") == known_domains("hellaswag") == ["commonsense"]
+    assert known_domains("boolq") == ["reading"]
     assert known_domains("winogrande") == []
+    assert {part.set for parts in declared().values() for part in parts} == {"mmlu", *SETS.values()}
 
 
 def test_the_command_bills_folders(tmp_path):

@@ -231,3 +231,7 @@ def test_no_gains_leaves_them_out(tiny_llama, shorter, sample_questions, tmp_pat
     assert "cut, what it costs: " in done.stdout
     refused = command("evaluate", "compare", "a", "b", "--gains-rounds", 0, "--out", tmp_path / "out")
     check_refused(refused, 2, "--gains-rounds 0: use 1 or more")
+    for option in ("context", "new_tokens", "sequences", "rounds"):
+        flag = f"--gains-{option.replace('_', '-')}"
+        with pytest.raises(UsageError, match=f"^{flag} says how gains are measured; leave out --no-gains"):
+            GainsSettings(gains=False, **{option: 7})

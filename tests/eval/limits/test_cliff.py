@@ -8,6 +8,7 @@ from eval.billing.cliff import Cliffs, cliff_of
 from eval.billing.statistics import Interval
 from eval.billing.sweep import SweepRecord
 from eval.limits.cliff import find_cliffs
+from prune.common.errors import UsageError
 from tests.support.commands import check_refused, run, succeed
 from tests.support.reports import write_sweep_folder
 
@@ -64,6 +65,39 @@ def test_the_figures_of_two_ways_to_cut(sweeps, tmp_path):
     for words in ("layers dropped, % of all", "accuracy, % of questions", 'class="chance"', "medical choice"):
         assert words in figure, words
     assert f"the cliff is at {line.cliff} of 30 layers" in (tmp_path / "out" / "cliff.md").read_text()
+
+
+def healed(document, label, *, dropped):
+    """The planted sweep with one more variant, which has an adapter."""
+    more = {"label": label, "n": len(dropped), "start": dropped[0], "dropped": dropped, "adapter": label.split("+")[1]}
+    own = next(v["label"] for v in document["variants"] if v["n"] == len(dropped))
+    rows = [
+        {**row, "variant": label, "start": dropped[0], "adapter": more["adapter"]}
+        for row in document["rows"]
+        if row["variant"] == own
+    ]
+    return {**document, "variants": [*document["variants"], more], "rows": [*document["rows"], *rows]}
+
+
+def test_healed_cuts_are_a_line_only_of_the_cuts_beside_them(tmp_path):
+    tasks = (("medical", "choice"),)
+    planted = write_sweep_folder(tmp_path / "sweep", rule="deepest", sizes="2,4", n=60, tasks=tasks)
+
+    def cliffs(document):
+        (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(document))
+        return find_cliffs([tmp_path / "sweep"], out=tmp_path / "out", overwrite=True)
+
+    one = healed(planted, "4@25+a", dropped=[25, 26, 27, 28])
+    assert [[point.size for point in line.points] for line in cliffs(one).lines] == [[0, 2, 4], [0, 4]]
+    with pytest.raises(UsageError, match=r"4@25\+a and 4@25\+b, two of one size"):
+        cliffs(healed(one, "4@25+b", dropped=[25, 26, 27, 28]))
+    with pytest.raises(UsageError, match=r"4@20\+a, which drops other layers than 4@25"):
+        cliffs(healed(planted, "4@20+a", dropped=[20, 21, 22, 23]))
+    with pytest.raises(UsageError, match=r"4@25\+a, which drops other layers than 4@25"):
+        cliffs(healed(planted, "4@25+a", dropped=[25, 26, 27, 22]))
+    alone = {**one, "variants": [v for v in one["variants"] if v["label"] != "4@25"]}
+    with pytest.raises(UsageError, match=r"4@25\+a without its cut alone; sweep with 4 in --sizes"):
+        cliffs(alone)
 
 
 def test_the_command_and_what_it_refuses(sweeps, tmp_path):

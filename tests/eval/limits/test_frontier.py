@@ -10,6 +10,7 @@ from eval.billing.artefacts import Comparison
 from eval.billing.frontier import Decision, Frontier, most_in_words, most_within, point_of, unbeaten
 from eval.gains.record import GainRatios, Gains, ModelGains, Spread
 from eval.limits.frontier import make_frontier
+from prune.common.errors import RegrowthError, UsageError
 from tests.support.commands import check_refused, run, succeed
 from tests.support.reports import write_bill
 
@@ -134,6 +135,50 @@ def test_several_comparisons_of_one_full_model_are_one_frontier(tmp_path):
         make_frontier([tmp_path / "one", tmp_path / "one"], out=tmp_path / "again")
 
 
+def change(folder, **settings):
+    """Plant other settings of the full model, or another file of questions."""
+    path, questions = folder / "comparison.json", settings.pop("questions", None)
+    read = Comparison.read(path)
+    full = read.models[0].model_copy(update={"settings": {**read.models[0].settings, **settings}})
+    facts = read.provenance if questions is None else {**read.provenance, "questions": questions}
+    changed = read.model_copy(update={"models": (full, *read.models[1:]), "provenance": facts})
+    changed.write(path, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"seed": 1}, "--seed 1, and not 0"),
+        ({"sets": ["asdiv", "mmlu"]}, "--sets asdiv,mmlu, and not the default"),
+        ({"limit": 60}, "--limit 60, and not 500"),
+        ({"few_shot": 5}, "--few-shot 5, and not the default"),
+        ({"questions": {"math.jsonl": "00" * 32}}, "math.jsonl has another content"),
+        ({"questions": {}}, None),  # of finished runs
+    ],
+)
+def test_as_many_other_questions_are_not_one_frontier(tmp_path, changed, words):
+    for name, models in (("one", ("full", "pruned")), ("two", ("full", "healed"))):
+        write_bill(tmp_path / name, n=40, models=models, thinking=False, tasks=(("math", "choice"),))
+        with_gains(tmp_path / name, {label: SHARES[label] for label in models})
+    change(tmp_path / "two", **changed)
+    if words is None:
+        make_frontier([tmp_path / "one", tmp_path / "two"], out=tmp_path / "out")
+        return
+    with pytest.raises(RegrowthError, match=f"two asked other questions than .*one: {words}"):
+        make_frontier([tmp_path / "one", tmp_path / "two"], out=tmp_path / "out")
+
+
+def test_a_bill_of_lm_eval_has_no_gains_and_cannot_get_any(tmp_path):
+    write_bill(tmp_path / "bill", n=40, thinking=False, tasks=(("math", "choice"),))
+    path = tmp_path / "bill" / "comparison.json"
+    read = Comparison.read(path)
+    facts = {**read.provenance, "lm_eval": {"full": {"version": "0.4.13"}}}
+    read.model_copy(update={"gains": None, "provenance": facts}).write(path, overwrite=True)
+    with pytest.raises(UsageError, match="made with --from-lm-eval, and such a comparison has no gains") as refused:
+        make_frontier([tmp_path / "bill"], out=tmp_path / "out")
+    assert "--gains" not in str(refused.value)
+
+
 def test_the_command_and_what_it_refuses(bill, tmp_path):
     out = tmp_path / "out"
     document = json.loads(succeed("evaluate", "frontier", bill, "--max-loss", "1%", "--out", out, "--json").stdout)
@@ -151,7 +196,7 @@ def test_the_command_and_what_it_refuses(bill, tmp_path):
     policy.write_text("must: {needle_recall: 5}\n")
     refused = run("evaluate", "frontier", bill, "--policy", policy, "--out", tmp_path / "x")
     check_refused(refused, 2, "limits needle_recall, which is not measured")
-    write_bill(tmp_path / "bare", n=60, thinking=False)
+    write_bill(tmp_path / "bare", n=60, thinking=False, gains=False)
     check_refused(run("evaluate", "frontier", tmp_path / "bare", "--out", tmp_path / "x"), 2, "holds no gains")
     write_bill(tmp_path / "other", n=80, models=("full", "pruned"), thinking=False)
     with_gains(tmp_path / "other", {label: SHARES[label] for label in ("full", "pruned")})

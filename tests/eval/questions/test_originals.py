@@ -278,7 +278,7 @@ def test_prepare_from_several_places(mmlu_folder, tmp_path):
     again = tmp_path / "again.jsonl"
     again.write_text(jsonl(GSM8K))
     manifest = prepare(tmp_path / "q", source=[mmlu_folder, *files, again], show_progress=False)
-    assert set(manifest.domains) == {"mathematics", "biology-medicine", "medical", "math", "science"}
+    assert set(manifest.domains) == {"mathematics", "biology-medicine", "medical", "math", "science", "mmlu"}
     assert "law" in manifest.domains_absent
     math = manifest.domains["math"]
     assert math.sets == {"gsm8k": 1, "mathqa": 1, "mmlu": 2}

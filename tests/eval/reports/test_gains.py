@@ -24,8 +24,14 @@ def row(domain, accuracy, bits, *, protocol="choice", above=True, noise=None):
 NOTHING = (0.0, -0.02, 0.02)
 
 
-def bill(*rows, prose=(), gains=None):
-    return {"models": [{"label": "full"}, {"label": "cut"}], "rows": list(rows), "prose": list(prose), "gains": gains}
+def bill(*rows, prose=(), needles=(), thinking=(), gains=None):
+    more = {"needles": list(needles), "thinking": list(thinking)}
+    return more | {
+        "models": [{"label": "full"}, {"label": "cut"}],
+        "rows": list(rows),
+        "prose": list(prose),
+        "gains": gains,
+    }
 
 
 def ratios(**changes):
@@ -65,6 +71,24 @@ def test_a_cost_is_the_worst_of_a_domain_that_is_beyond_doubt():
         "math −5.0 points [−8.0, −2.0]; physics +0.310 bits per byte [+0.200, +0.400] of answer NLL; wiki prose +0.080 "
         "nats a token [+0.030, +0.130]; no loss beyond doubt in law and medical"
     )
+
+
+def test_recall_and_thinking_that_are_lost_are_costs():
+    def needles(length, change, **more):
+        return {"model": "cut", "length": length, "recall_difference": interval(*change), **more}
+
+    def thought(domain, fast, slow, low=0.5):
+        base = {"domain": domain, "protocol": "choice", "chance": 0.25, "a_fast": interval(0.6, low, 0.7)}
+        base |= {"a_slow": interval(0.6, low, 0.7)}
+        versus = {"a_fast": interval(*fast), "a_slow": interval(*slow), "noise": None}
+        return [{**base, "model": "full", "versus": None}, {**base, "model": "cut", "versus": versus}]
+
+    rows = [*thought("math", NOTHING, (-0.2, -0.3, -0.1)), *thought("law", (-0.2, -0.3, -0.1), NOTHING, low=0.2)]
+    found = [needles(None, (-0.1, -0.15, -0.05)), needles(1000, (-0.4, -0.5, -0.3))]
+    line = cost_line(bill(needles=found, thinking=rows), "cut")
+    assert line == "needle recall −10.0 points [−15.0, −5.0]; math slow thinking −20.0 points [−30.0, −10.0]"
+    quiet = [needles(None, NOTHING), needles(None, (-0.1, -0.15, -0.05), noise=("recall_difference",))]
+    assert cost_line(bill(needles=quiet, thinking=rows[2:]), "cut") == ""
 
 
 def test_a_change_that_is_noise_is_called_so():

@@ -12,6 +12,7 @@ import pytest
 from eval.reports.interactions import in_words, thinking_in_words
 from eval.reports.page import render, report
 from eval.reports.text import bounds, p_value, plain, signed
+from eval.reports.verdict import _judged
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from tests.support.commands import check_refused, run, succeed
 from tests.support.report_page import Page, cells
@@ -381,3 +382,12 @@ def test_a_policy_is_told_limit_by_limit(tmp_path):
     assert "### Limits, and what was measured" in text
     assert "| math generation | accuracy, points | pruned | must | 5 |" in text
     assert "- healed: " in text
+
+
+@pytest.mark.parametrize(
+    "told", ["loses 7.0 points [2.0, 12.0], and 5 are allowed", "changes by +1.0 points [−9.0, +9.0]"]
+)
+def test_the_heading_starts_with_the_task(told):
+    verdict = {"decision": "INCONCLUSIVE", "worst": {"model": "Cut"}}
+    sentence = f"INCONCLUSIVE: Cut on math choice {told}"
+    assert _judged({**verdict, "sentence": sentence}) == f"On math choice, Cut {told}."

@@ -248,6 +248,8 @@ def test_fewer_rows_are_asked_before_nothing_is():
     assert ways(many, "A10")["run"] == ways(few, "A10")["run"].model_copy(
         update={"hours": ways(many, "A10")["run"].hours}
     )
+    between = chain_of("8b", 8, amounts=Amounts(batch_size=512))  # all rows fit beside 4 bits alone, fewer beside 16
+    assert (ways(between, "A10")["run"].way, ways(between, "A10")["run"].needs) == ("resident", "")
     needles = chain_of("8b", 8, amounts=Amounts(needle_trials=100, needle_tokens=4096))
     plain = chain_of("8b", 8)
     assert ways(needles, "A10")["run"].memory > ways(plain, "A10")["run"].memory + GIB

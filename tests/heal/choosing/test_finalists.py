@@ -1,6 +1,7 @@
 """Finalists of a check, healed: the one that heals best is cut, whatever the check said; finished ones are kept."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -86,7 +87,9 @@ def test_healing_may_take_another_cut_than_the_check(checked, tiny_llama, small_
     assert "angular_distance" in plan_of(tmp_path / "same")["evidence"]
 
 
-def test_what_was_stopped_goes_on_with_the_next_finalist(checked, tiny_llama, small_text, tmp_path, planted):
+def test_what_was_stopped_goes_on_with_the_next_finalist(
+    checked, tiny_llama, small_text, tmp_path, planted, monkeypatch
+):
     planted.after = [3.0, None]
     with pytest.raises(RegrowthError, match="stopped"):
         choose(checked, tiny_llama, small_text, tmp_path / "chosen")
@@ -96,6 +99,16 @@ def test_what_was_stopped_goes_on_with_the_next_finalist(checked, tiny_llama, sm
         choose(checked, tiny_llama, small_text, tmp_path / "chosen")
     with pytest.raises(UsageError, match="--resume: finalists was"):
         choose(checked, tiny_llama, small_text, tmp_path / "chosen", finalists=3, resume=True)
+    longer = replace(small_text, held_out_tokens=999)
+    with pytest.raises(UsageError, match="--resume: held_out_tokens was 128 and is now 999"):
+        choose(checked, tiny_llama, longer, tmp_path / "chosen", resume=True)
+    with monkeypatch.context() as other:
+        other.setattr("heal.models.quantise.compute_dtype", lambda *_, **__: "torch.float16")
+        with pytest.raises(UsageError, match='--resume: dtype was "b?float(16|32)" and is now "float16"'):
+            choose(checked, tiny_llama, small_text, tmp_path / "chosen", resume=True)
+        other.setattr("prune.models.loading.pick_device", lambda *_: "cuda:1")
+        with pytest.raises(UsageError, match='--resume: device was "cpu" and is now "cuda"'):
+            choose(checked, tiny_llama, small_text, tmp_path / "chosen", resume=True)
     resumed = choose(checked, tiny_llama, small_text, tmp_path / "chosen", resume=True)
     assert planted.calls == 3
     assert [one.after for one in resumed.finalists] == [3.0, 2.0]

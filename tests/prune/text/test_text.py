@@ -48,7 +48,9 @@ def _write(folder, kind, field="text"):
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet"])
 def test_rows_of_each_kind(tmp_path, kind):
     path = _write(tmp_path, kind)
-    assert list(read_documents(str(path))) == [Document(row, f"{path.name}:{i}") for i, row in enumerate(ROWS)]
+    assert list(read_documents(str(path))) == [
+        Document(row, f"{path.name}:{i}", field="text") for i, row in enumerate(ROWS)
+    ]
     assert [d.text for d in read_documents(str(_write(tmp_path, kind, "body")), field="body")] == ROWS
 
 

@@ -32,7 +32,7 @@ class SamplingParams:
 class LLM:
     """Answers prompts one by one; `max_model_len` is held to as vLLM does. On `auto` float32 becomes bfloat16."""
 
-    def __init__(self, model, max_model_len, dtype, **_):
+    def __init__(self, model, max_model_len, dtype, max_num_seqs=None, **_):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
@@ -41,7 +41,11 @@ class LLM:
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.limit = max_model_len
         self.calls = int(os.environ.get("STUB_VLLM_CALLS", "1000000"))
-        self.llm_engine = types.SimpleNamespace(model_config=types.SimpleNamespace(dtype=self.model.dtype))
+        scheduler = types.SimpleNamespace(max_num_seqs=max_num_seqs or 256)
+        self.llm_engine = types.SimpleNamespace(
+            model_config=types.SimpleNamespace(dtype=self.model.dtype),
+            vllm_config=types.SimpleNamespace(scheduler_config=scheduler),
+        )
 
     @torch.inference_mode()
     def generate(self, prompts, sampling_params, **_):
