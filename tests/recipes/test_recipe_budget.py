@@ -386,7 +386,7 @@ def test_what_a_later_stage_reads_by_name_or_lies_elsewhere_is_not_an_intermedia
         ({"n": 2, "sequences": 2}, 2, "stage cut: --sequences goes with --fit or --speed"),
         ({"n": 2, "bits": 4}, 2, "stage cut: --bits goes with --fit"),
         ({"fit": "1MiB", "context": "64", "sequences": "two"}, 2, "--sequences two is no whole number"),
-        ({"fit": "1MiB", "context": "64", "prefill-chunk": "x"}, 2, "stage cut: --prefill-chunk x"),
+        ({"fit": "1MiB", "context": "64", "prefill-chunk": "x"}, 2, "stage cut: --prefill-chunk 'x' is not"),
     ],
 )
 def test_a_target_that_is_wrong_or_out_of_reach_is_refused_before_the_scan(chain, tmp_path, options, code, words):
