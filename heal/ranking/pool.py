@@ -16,6 +16,7 @@ from prune.common.errors import TextError
 from prune.common.provenance import digest
 from prune.text.documents import SHORTEST, read_documents
 from prune.text.windows import POOL, bos_id, encode
+from prune.writing.prompts import in_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,7 +73,7 @@ def read_pool(settings: RankSettings, tokenizer: PreTrainedTokenizerBase) -> Poo
     rows: list[Row] = []
     read: list[str] = []
     bos, total = bos_id(tokenizer), 0
-    for document in _in_turns(turns):
+    for document in in_turns(turns):
         if len(documents) == settings.documents or total >= (settings.pool_tokens or float("inf")):
             break
         ids = encode(tokenizer, document.text)
@@ -111,15 +112,3 @@ def _drawn(source: str, settings: RankSettings, index: int) -> Iterator[PoolDocu
         name = document.place.rpartition(":")[0]
         also = document.also
         yield PoolDocument(document.text, also.get("source") or name, also.get("topic", ""), also.get("kind", ""))
-
-
-def _in_turns(sources: Sequence[Iterator[PoolDocument]]) -> Iterator[PoolDocument]:
-    """One of each source after another; where one has ended, the others go on."""
-    left = list(sources)
-    while left:
-        for source in list(left):
-            document = next(source, None)
-            if document is None:
-                left.remove(source)
-            else:
-                yield document
