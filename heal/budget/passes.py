@@ -5,6 +5,8 @@ A step keeps its rows, so what is learnt stays the same: only how many go throug
 
 from __future__ import annotations
 
+from math import isqrt
+
 from heal.budget.cost import Job, flops_per_token, needed
 from prune.models.memory.shapes import ModelShape
 
@@ -29,11 +31,17 @@ def choose_pass(
         room: bytes for tensors.
         batch_size, checkpointing: those that are given, and so are not chosen.
     """
-    sizes = [size for size in range(1, rows + 1) if rows % size == 0] if batch_size is None else [batch_size]
+    sizes = _divisors(rows) if batch_size is None else [batch_size]
     ways = [True, False] if checkpointing is None else [checkpointing]
     jobs = [job.but(batch_size=size, checkpointing=way) for size in sizes for way in ways]
     fitting = [one for one in jobs if needed(shape, one) <= room]
     return min(fitting, key=lambda one: _price(shape, one), default=None)
+
+
+def _divisors(number: int) -> list[int]:
+    """Rising; in as many steps as the square root has."""
+    low = [size for size in range(1, isqrt(number) + 1) if number % size == 0]
+    return sorted({*low, *(number // size for size in low)})
 
 
 def _price(shape: ModelShape, job: Job) -> float:
