@@ -144,7 +144,7 @@ def stations(work: Path, shape: Shape, told: Sequence[str]) -> list[Station]:
         Station("compare, 4 bits", "compare",
                 ["evaluate", "compare", full, merged, "--load-in-4bit", "--data", SAMPLE / "questions",
                  "--domains", "medical", "--limit", QUESTIONS, "--text", work / "prose.jsonl", "--max-length", 512,
-                 "--device", "cpu", "--no-cache", "--out", work / "bill"], maps=True),
+                 "--device", "cpu", "--no-cache", "--no-gains", "--out", work / "bill"], maps=True),
     ]  # fmt: skip
 
 
