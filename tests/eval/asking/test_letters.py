@@ -53,7 +53,8 @@ def _lm_evals_own(data, tmp_path, subject):
     data_files = {}
     for split, path in (("test", data / "mixed.jsonl"), ("dev", examples_path(data, "mmlu"))):
         asked = [row for row in read_lines(path) if row["subject"] == subject]
-        rows = [{name: row[name] for name in ("subject", "question", "choices", "answer")} for row in asked]
+        columns = ("id", "subject", "question", "choices", "answer")  # `datasets` wants the same in both splits
+        rows = [{name: row.get(name, "") for name in columns} for row in asked]
         data_files[split] = str(tmp_path / f"{subject}_{split}.jsonl")
         (tmp_path / f"{subject}_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name in ("include", "dataset_name", "tag"):
