@@ -7,7 +7,7 @@ questions (arXiv 2602.10144). A change that is no larger says nothing of a cut.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -230,30 +230,26 @@ def _needles(row: NeedleRow, of: int) -> NoiseNeedles:
 
 def mark_rows(rows: Sequence[DomainRow], noise: Noise | None) -> list[DomainRow]:
     """The rows, each with the names of its differences that are noise."""
-    floors = {(one.domain, one.protocol): one for one in noise.rows} if noise else {}
-    marked = []
-    for row in rows:
-        floor = floors.get((row.domain, row.protocol))
-        if row.versus is None or floor is None:
-            marked.append(row)
-            continue
-        names = ("accuracy", "answer_nll_bits", "answer_nll_bits_per_byte")
-        marks = _marks(row.versus, ((f"{name}_difference", getattr(floor, name)) for name in names))
-        marked.append(replace(row, versus=replace(row.versus, noise=marks)))
-    return marked
+    names = ("accuracy", "answer_nll_bits", "answer_nll_bits_per_byte")
+    return _mark_versus(rows, noise.rows if noise else (), {f"{name}_difference": name for name in names})
 
 
 def mark_thinking(rows: Sequence[ThinkingRow], noise: Noise | None) -> list[ThinkingRow]:
     """The same for fast and slow thinking."""
-    floors = {(one.domain, one.protocol): one for one in noise.thinking} if noise else {}
+    names = ("a_fast", "a_slow", "delta")
+    return _mark_versus(rows, noise.thinking if noise else (), {name: name for name in names})
+
+
+def _mark_versus(rows: Sequence[Any], floors: Sequence[Any], names: Mapping[str, str]) -> list[Any]:
+    """Rows of a domain and a protocol with their marks; `names`: a difference in `versus` -> its floor."""
+    known = {(floor.domain, floor.protocol): floor for floor in floors}
     marked = []
     for row in rows:
-        floor = floors.get((row.domain, row.protocol))
-        if row.versus is None or floor is None:
-            marked.append(row)
-            continue
-        marks = _marks(row.versus, ((name, getattr(floor, name)) for name in ("a_fast", "a_slow", "delta")))
-        marked.append(replace(row, versus=replace(row.versus, noise=marks)))
+        floor = known.get((row.domain, row.protocol))
+        if row.versus is not None and floor is not None:
+            marks = _marks(row.versus, ((name, getattr(floor, of)) for name, of in names.items()))
+            row = replace(row, versus=replace(row.versus, noise=marks))
+        marked.append(row)
     return marked
 
 

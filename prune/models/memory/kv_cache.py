@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prune.common.errors import CheckpointError, first_line
+from prune.common.errors import CheckpointError
 from prune.models.loading import decoder_layers
 
 if TYPE_CHECKING:
@@ -108,14 +108,8 @@ def _kept(model: Any, name: str, tokens: int, count: int) -> list[_Kept]:
     from prune.models.memory.skeleton import without_values
 
     ids = torch.zeros((1, tokens), dtype=torch.long, device="meta")
-    try:
-        with without_values():
-            answer = model(input_ids=ids, use_cache=True)
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
-        raise CheckpointError(
-            f"{name}: what it keeps of each token cannot be told: its class does not run without weights "
-            f"({first_line(error)})"
-        ) from error
+    with without_values(name, "what it keeps of each token"):
+        answer = model(input_ids=ids, use_cache=True)
     cache = cache_of(answer)
     if cache is None or not any(True for _ in tensors_in(cache)):
         raise CheckpointError(

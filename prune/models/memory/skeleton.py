@@ -58,13 +58,24 @@ def skeleton(config: Any, dtype: torch.dtype, name: str, *, trust_remote_code: b
 
 
 @contextmanager
-def without_values() -> Iterator[None]:
-    """While the block runs, what asks a tensor on the meta device for values gets a stand-in."""
+def without_values(name: str, what: str) -> Iterator[None]:
+    """While the block runs, what asks a tensor on the meta device for values gets a stand-in.
+
+    Args:
+        name, what: of the model, and what is to be told of it, for the message.
+
+    Raises:
+        CheckpointError: the model's class does not run so.
+    """
     fused = torch.nn.functional.scaled_dot_product_attention
     torch.nn.functional.scaled_dot_product_attention = _attention
     try:
         with torch.no_grad(), _StandIns():
             yield
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"{name}: {what} cannot be told: its class does not run without weights ({first_line(error)})"
+        ) from error
     finally:
         torch.nn.functional.scaled_dot_product_attention = fused
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from prune.common.errors import CheckpointError, first_line
 from prune.models.loading import cache_argument, decoder_layers, forward_takes
 from prune.models.memory.kv_cache import LayerCache
 from prune.models.memory.live_bytes import LiveBytes
@@ -76,20 +75,15 @@ def _measured(model: Any, name: str, caches: Sequence[LayerCache], tokens: int, 
     ids = torch.zeros((sequences, tokens), dtype=torch.long, device="meta")
     live, read = LiveBytes(), tokens - chunk
     grown = [cache.bytes(tokens, sequences) - (cache.bytes(read, sequences) if read else 0) for cache in caches]
-    try:
-        with without_values(), live:
-            past: dict[str, Any] = {}
-            if read:
-                cache = model(input_ids=ids[:, :read], use_cache=True, **keep).past_key_values
-                _cut_windows(cache)
-                past = {cache_argument(model): cache}
-            with _Watch(list(decoder_layers(model)), live) as watch:
-                answer = model(input_ids=ids[:, read:], use_cache=True, **past, **keep)
-                answer.logits[:, -1].to(dtype=torch.float32, copy=True)
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
-        raise CheckpointError(
-            f"{name}: what a prompt takes cannot be told: its class does not run without weights ({first_line(error)})"
-        ) from error
+    with without_values(name, "what a prompt takes"), live:
+        past: dict[str, Any] = {}
+        if read:
+            cache = model(input_ids=ids[:, :read], use_cache=True, **keep).past_key_values
+            _cut_windows(cache)
+            past = {cache_argument(model): cache}
+        with _Watch(list(decoder_layers(model)), live) as watch:
+            answer = model(input_ids=ids[:, read:], use_cache=True, **past, **keep)
+            answer.logits[:, -1].to(dtype=torch.float32, copy=True)
     return watch.work(grown)
 
 
