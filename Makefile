@@ -6,7 +6,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PATHS := prune heal eval recipes tests bench
 
-.PHONY: help install sample demo test test-all test-avx2 test-floor test-vllm families formats docs lint bench bench-all clean
+.PHONY: help install sample demo test test-all test-avx2 test-floor test-vllm families formats docs lint bench bench-all bench-peers check-world clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -85,6 +85,12 @@ bench: sample ## measure what a cut, a scan, a choice and a step of healing cost
 bench-all: sample ## run every measurement in bench/ at full size: many hours on a CPU
 	@for one in $(filter-out bench/gpu.py,$(wildcard bench/*.py)); do echo "== $$one"; $(BIN)/python $$one || exit 1; done
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then $(BIN)/python bench/gpu.py; fi
+
+bench-peers: sample ## measure other tools beside this one; results and table under bench/results
+	$(BIN)/python -m bench.peers
+
+check-world: sample ## check that other tools load, run, serve, convert and quantise what Regrowth writes
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest tests/world --world
 
 clean: ## remove what runs and tools left (not .venv, .venv-floor, .sample)
 	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

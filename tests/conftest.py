@@ -22,6 +22,12 @@ AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--avx2", action="store_true", help="run on any newer CPU as one with AVX2 would")
+    parser.addoption("--world", action="store_true", help="run the checks of tests/world, which install other tools")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`make check-world` alone runs tests/world: it needs PyPI, and minutes."""
+    return True if collection_path == ROOT / "tests" / "world" and not config.getoption("--world") else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
