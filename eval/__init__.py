@@ -10,8 +10,10 @@ from typing import Any
 
 _PUBLIC = {  # no room may have one of these names: once imported, it would stand where the function should
     "compare": "eval.comparison",
+    "judge": "eval.billing.judging.verdict",
     "measure_depth": "eval.depth.run",
     "prepare": "eval.questions.preparation",
+    "read_policy": "eval.billing.judging.policy",
     "report": "eval.reports.page",
     "run": "eval.runs.run",
     "sweep": "eval.sweeps.run",

@@ -131,7 +131,7 @@ def compare(
 
     Example: evaluate compare --from-lm-eval runs/full runs/pruned --out bill
     """
-    from eval.billing.verdict import exit_code
+    from eval.billing.judging.verdict import exit_code
     from eval.reports.terminal import comparison_table
 
     if foreign.from_lm_eval:
@@ -212,7 +212,7 @@ def frontier_command(
     Example: evaluate frontier bill/ --max-loss 5% --out frontier
     """
     from eval.limits.frontier import make_frontier
-    from eval.reports.frontier import frontier_tables
+    from eval.reports.sections.frontier import frontier_tables
 
     frontier = make_frontier(comparisons, out=out, max_loss=max_loss, policy=policy, overwrite=overwrite)
     answer(frontier.to_json(), lambda: frontier_tables(frontier), as_json=as_json)
@@ -232,7 +232,7 @@ def cliff_command(
     Example: evaluate cliff similarity/ deepest/ --out figures
     """
     from eval.limits.cliff import find_cliffs
-    from eval.reports.cliff import cliff_tables
+    from eval.reports.sections.cliff import cliff_tables
 
     cliffs = find_cliffs(sweeps, out=out, overwrite=overwrite)
     answer(cliffs.to_json(), lambda: cliff_tables(cliffs), as_json=as_json)

@@ -10,15 +10,15 @@ from typing import Any
 from eval.asking.backends import check_backend, device_of
 from eval.asking.tasks import TaskPlan, hash_examples, hash_questions, plan_tasks, prompts_of
 from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
-from eval.billing.bill import bill, bill_nf4, bill_prose, corrected
 from eval.billing.document import is_stored, read_run, warn
-from eval.billing.interactions import bill_interactions, bill_thinking_interactions
-from eval.billing.needles import bill_needles, check_needles
+from eval.billing.judging.policy import Measured, Policy, check_policy, parse_limit, read_policy
+from eval.billing.judging.verdict import judge
 from eval.billing.noise import mark_needles, mark_prose, mark_rows, mark_thinking, measure_noise
-from eval.billing.policy import Measured, Policy, check_policy, parse_limit, read_policy
-from eval.billing.tasks import bill_tasks
-from eval.billing.thinking import bill_thinking, thinking_pairs
-from eval.billing.verdict import judge
+from eval.billing.rows.bill import bill, bill_nf4, bill_prose, corrected
+from eval.billing.rows.interactions import bill_interactions, bill_thinking_interactions
+from eval.billing.rows.needles import bill_needles, check_needles
+from eval.billing.rows.tasks import bill_tasks
+from eval.billing.rows.thinking import bill_thinking, thinking_pairs
 from eval.gains.measure import measure_gains
 from eval.gains.plan import plan_gains
 from eval.gains.record import Gains

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.billing.artefacts import Comparison
-from eval.billing.policy import Measured, check_policy, parse_limit, read_policy
+from eval.billing.judging.policy import Measured, check_policy, parse_limit, read_policy
 from eval.comparison import bill_runs, unique_labels, write_comparison
 from eval.foreign.domains import read_mapping, tasks_by_domain
 from eval.foreign.folder import check_alike, level_hashes, read_folder

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.billing.policy import parse_limit, read_policy
+from eval.billing.judging.policy import parse_limit, read_policy
 from heal.training.stopping import Interrupted
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.provenance import provenance

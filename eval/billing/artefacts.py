@@ -6,13 +6,13 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from eval.billing.bill import DomainRow, ProseRow
-from eval.billing.interactions import Interaction, ThinkingInteraction
-from eval.billing.needles import NeedleRow
+from eval.billing.judging.verdict import Verdict
 from eval.billing.noise import Noise
-from eval.billing.tasks import TaskRow
-from eval.billing.thinking import ThinkingRow
-from eval.billing.verdict import Verdict
+from eval.billing.rows.bill import DomainRow, ProseRow
+from eval.billing.rows.interactions import Interaction, ThinkingInteraction
+from eval.billing.rows.needles import NeedleRow
+from eval.billing.rows.tasks import TaskRow
+from eval.billing.rows.thinking import ThinkingRow
 from eval.gains.record import Gains
 from eval.runs.needles import NeedleTrials
 from eval.runs.prose import Prose

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from eval.billing.bill import ProseRow
+from eval.billing.rows.bill import ProseRow
 from eval.billing.statistics import Interval
 from prune.common.artefact import Artefact, Part
 

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from eval.billing.rows.thinking import ThinkingRow
 from eval.billing.sweep import Cost, OfTask, WalkRecord
-from eval.billing.thinking import ThinkingRow
 from eval.depth.contrasting.asymmetry import Asymmetry
 from eval.depth.contrasting.contrasts import Interaction
 from eval.depth.similarity.fast_slow import FastSlowSimilarity

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from eval.billing.rows.thinking import bill_thinking
+from eval.billing.rows.unparsed import unparsed_warnings
 from eval.billing.sweep import Cost
-from eval.billing.thinking import bill_thinking
-from eval.billing.unparsed import unparsed_warnings
 from eval.depth import scores
 from eval.depth.agreement import disagreements, rank_agreement
 from eval.depth.analysis import domain_interactions, events, measure_interactions

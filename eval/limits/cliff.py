@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eval.billing.cliff import CliffLine, CliffProse, Cliffs, lines_of, prose_of
 from eval.billing.sweep import SweepRecord
-from eval.reports.cliff import cliff_markdown, write_cliff_figures
+from eval.reports.sections.cliff import cliff_markdown, write_cliff_figures
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import check_free, staged_directory, write_text
 from prune.common.provenance import provenance

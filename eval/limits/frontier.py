@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from eval.billing.artefacts import Comparison
-from eval.billing.bill import DomainRow
 from eval.billing.frontier import (
     Decision,
     Frontier,
@@ -18,9 +17,10 @@ from eval.billing.frontier import (
     on_what,
     point_of,
 )
-from eval.billing.policy import Measured, Policy, check_policy, parse_limit, read_policy
-from eval.billing.verdict import judge
-from eval.reports.frontier import frontier_markdown, write_frontier_figures
+from eval.billing.judging.policy import Measured, Policy, check_policy, parse_limit, read_policy
+from eval.billing.judging.verdict import judge
+from eval.billing.rows.bill import DomainRow
+from eval.reports.sections.frontier import frontier_markdown, write_frontier_figures
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.outputs import check_free, staged_directory, write_text
 from prune.common.provenance import provenance

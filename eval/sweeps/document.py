@@ -10,7 +10,7 @@ from typing import Any
 from eval.asking.tasks import TaskPlan
 from eval.asking.trees import plain_tokens
 from eval.asking.walk import RouteAnswers, Way
-from eval.billing.bill import ProseRow
+from eval.billing.rows.bill import ProseRow
 from eval.billing.sweep import Cost, SweepRecord, TaskRecord, VariantProse, WalkRecord
 from eval.reports.figures import write_sweep_figures
 from eval.reports.page import render

@@ -9,7 +9,7 @@ from typing import Any
 
 from eval.asking.harness import Scorer
 from eval.asking.walk import RouteAnswers, Way, choose_way, score
-from eval.billing.bill import bill_prose
+from eval.billing.rows.bill import bill_prose
 from eval.billing.sweep import VariantProse
 from eval.runs.prose import Prose, measure_prose
 from eval.runs.samples import hash_prompt

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eval.asking.backends import check_resident, context_length, load_asked, weights_judged
 from eval.asking.cache import AnswerStore
 from eval.asking.tasks import TaskPlan, example_notes, hash_examples, hash_questions, plan_tasks
-from eval.billing.bill import bill_nf4
+from eval.billing.rows.bill import bill_nf4
 from eval.billing.sweep import Cost, VariantProse
 from eval.runs.as_stored import measure_stored
 from eval.runs.prose import Prose, draw_prose

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from eval.billing.verdict import rounded_up
+from eval.billing.judging.verdict import rounded_up
 from prune.common.artefact import Part
 from prune.common.intervals import Interval
 

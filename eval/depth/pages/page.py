@@ -8,7 +8,8 @@ from eval.depth.document import DepthRecord
 from eval.depth.pages.sections import sections, top
 from eval.reports import page
 from eval.reports.build import with_facts
-from eval.reports.figures import sheet
+from eval.reports.drawing.sheet import sheet
+from eval.reports.html import render_report
 from prune.common.errors import UsageError
 from prune.common.outputs import write_text
 
@@ -49,7 +50,7 @@ def report(results: str | Path, *, out: str | Path | None = None, overwrite: boo
 def render(document: DepthRecord) -> str:
     """The page. The same document gives the same bytes."""
     title = "What the layers are for"
-    return page.render_report(with_facts(document.to_json(), title, top(document), sections(document)))
+    return render_report(with_facts(document.to_json(), title, top(document), sections(document)))
 
 
 def write_figures(document: DepthRecord, folder: Path) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from eval.billing.thinking import bill_thinking
-from eval.billing.unparsed import unparsed_warnings
+from eval.billing.rows.thinking import bill_thinking
+from eval.billing.rows.unparsed import unparsed_warnings
 from eval.questions.listing import domains_table, list_domains, manifest_table
 from eval.questions.preparation import Manifest
-from eval.reports.tables import SHIFTS, thinking_table
 from eval.reports.terminal import comparison_table, run_tables, smallest_losses, sweep_tables
+from eval.reports.wording.tables import SHIFTS, thinking_table
 from heal.budget.plan import plan_budget
 from heal.budget.table import tables as budget_tables
 from heal.result import HealRecord, HealResult

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from eval.billing.frontier import Frontier, FrontierLoss, FrontierPoint, Measure, weight_words
 from eval.billing.statistics import Interval
-from eval.reports.charts import CurvePoint, Plot, PlottedCurve, curves
-from eval.reports.figures import sheet
+from eval.reports.drawing.charts import CurvePoint, Plot, PlottedCurve, curves
+from eval.reports.drawing.sheet import sheet
 from eval.reports.model import Figure, Key, Section
-from eval.reports.sweep import TOGETHER
-from eval.reports.tables import field
-from eval.reports.text import NONE, bounds, plain, signed
+from eval.reports.sections.sweep import TOGETHER
+from eval.reports.wording.tables import field
+from eval.reports.wording.text import NONE, bounds, plain, signed
 from prune.common.layers import spell_layers
 from prune.common.outputs import write_text
 from prune.common.svg import key

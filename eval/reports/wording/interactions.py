@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.billing.unparsed import unread_pair
-from eval.reports.text import counted, larger, listed
+from eval.billing.rows.unparsed import unread_pair
+from eval.reports.wording.text import counted, larger, listed
 
 Record = Mapping[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.billing.policy import SMALLER_IS_BETTER, GainName, Policy
+from eval.billing.judging.policy import SMALLER_IS_BETTER, GainName, Policy
 from eval.billing.statistics import Interval
 from eval.gains.record import Gains
 

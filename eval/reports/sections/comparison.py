@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eval.billing.counts import ThinkingCounts
-from eval.billing.unparsed import unparsed_mark, unread
-from eval.reports.charts import Dot, DotGroup, forest
-from eval.reports.interactions import SENTENCES, findings, interaction_findings, thinking_in_words
-from eval.reports.maps import TILES, mosaic, tile_key
+from eval.billing.rows.counts import ThinkingCounts
+from eval.billing.rows.unparsed import unparsed_mark, unread
+from eval.reports.drawing.charts import Dot, DotGroup, forest
+from eval.reports.drawing.maps import TILES, mosaic, tile_key
 from eval.reports.model import Figure, Key, Section
-from eval.reports.noise import floors
-from eval.reports.tables import (
+from eval.reports.sections.noise import floors
+from eval.reports.wording.interactions import SENTENCES, findings, interaction_findings, thinking_in_words
+from eval.reports.wording.tables import (
     counts_table,
     domain_table,
     interactions_table,
@@ -23,7 +23,7 @@ from eval.reports.tables import (
     thinking_interactions_table,
     thinking_table,
 )
-from eval.reports.text import bits, plain, points, signed, task_name
+from eval.reports.wording.text import bits, plain, points, signed, task_name
 from prune.common.svg import key, noise_key
 
 Record = Mapping[str, Any]

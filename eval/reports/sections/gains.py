@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from eval.reports.model import Section
-from eval.reports.tables import Record, Shown, field, headings, within
-from eval.reports.text import PER_BYTE, bits, certain, listed, nll_change, plain, points
+from eval.reports.wording.tables import Record, Shown, field, headings, within
+from eval.reports.wording.text import PER_BYTE, bits, certain, listed, nll_change, plain, points
 from eval.settings import MODES
 from prune.common.tables import Cell, Table
 from prune.models.memory.footprint import GIB

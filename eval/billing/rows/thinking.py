@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eval.asking.tasks import TaskPlan
-from eval.billing.counts import Gains, ThinkingCounts, count_pairs, gains
+from eval.billing.rows.counts import Gains, ThinkingCounts, count_pairs, gains
 from eval.billing.statistics import Interval, accuracy_difference, paired_gain_difference
 from eval.runs.samples import RunResult, Sample
 from eval.settings import MODES

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.billing.cliff import CliffLine, CliffProse, Cliffs
-from eval.reports.charts import CurvePoint, Plot, PlottedCurve, curves
-from eval.reports.figures import sheet
+from eval.reports.drawing.charts import CurvePoint, Plot, PlottedCurve, curves
+from eval.reports.drawing.sheet import sheet
 from eval.reports.model import Figure, Key, Section
-from eval.reports.tables import field
-from eval.reports.text import NONE, counted, plain
+from eval.reports.wording.tables import field
+from eval.reports.wording.text import NONE, counted, plain
 from prune.common.outputs import write_text
 from prune.common.svg import chance_key, key
 from prune.common.tables import Cell, Table

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eval.billing.bill import FEW
-from eval.billing.unparsed import unread, unread_pair
-from eval.reports.interactions import in_words, thinking_in_words
-from eval.reports.text import NONE, bounds, larger, p_value, plain, signed, task_name
+from eval.billing.rows.bill import FEW
+from eval.billing.rows.unparsed import unread, unread_pair
+from eval.reports.wording.interactions import in_words, thinking_in_words
+from eval.reports.wording.text import NONE, bounds, larger, p_value, plain, signed, task_name
 from eval.settings import MODES
 from prune.common.tables import Cell, Column, Field, Table
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from eval.asking.tasks import TaskPlan
-from eval.billing.bill import DomainRow, answer_nll, pair
+from eval.billing.rows.bill import DomainRow, answer_nll, pair
+from eval.billing.rows.thinking import ThinkingRow, thinking_pairs
 from eval.billing.statistics import Interval, correlation_of_means, difference_of_intervals
-from eval.billing.thinking import ThinkingRow, thinking_pairs
 from eval.runs.samples import RunResult, Sample
 
 

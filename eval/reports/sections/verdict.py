@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.reports.gains import both_lines
 from eval.reports.model import ModelTop, PageTop, Tile
-from eval.reports.noise import noise_line, nothing_lost
-from eval.reports.sweep import sweep_sentence
-from eval.reports.tables import change, within
-from eval.reports.text import NONE, PER_BYTE, nll_change, task_name, worst_accuracy, worst_loss, worst_nll
-from eval.reports.weights import all_as_stored, weights_line
+from eval.reports.sections.gains import both_lines
+from eval.reports.sections.noise import noise_line, nothing_lost
+from eval.reports.sections.sweep import sweep_sentence
+from eval.reports.wording.tables import change, within
+from eval.reports.wording.text import NONE, PER_BYTE, nll_change, task_name, worst_accuracy, worst_loss, worst_nll
+from eval.reports.wording.weights import all_as_stored, weights_line
 from prune.common.tables import Cell
 
 Record = Mapping[str, Any]

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval.reports.charts import CurvePoint, NoiseBand, Plot, PlottedCurve, curves
-from eval.reports.maps import block_map
+from eval.reports.drawing.charts import CurvePoint, NoiseBand, Plot, PlottedCurve, curves
+from eval.reports.drawing.maps import block_map
 from eval.reports.model import Figure, Key, Section
-from eval.reports.noise import band_over
-from eval.reports.tables import QUESTIONS, N, change, count, field, headings, number, prose_table, score
-from eval.reports.text import bits, counted, first_losses, listed, onset, task_name
+from eval.reports.sections.noise import band_over
+from eval.reports.wording.tables import QUESTIONS, N, change, count, field, headings, number, prose_table, score
+from eval.reports.wording.text import bits, counted, first_losses, listed, onset, task_name
 from prune.common.svg import chance_key, key, noise_key
 from prune.common.tables import Cell, Column, Table
 

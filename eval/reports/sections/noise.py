@@ -8,8 +8,8 @@ from typing import Any
 from eval.billing.noise import band
 from eval.billing.statistics import Interval
 from eval.reports.model import Section
-from eval.reports.tables import QUESTIONS, change, count, field, score, within
-from eval.reports.text import plain, signed, task_name
+from eval.reports.wording.tables import QUESTIONS, change, count, field, score, within
+from eval.reports.wording.text import plain, signed, task_name
 from prune.common.tables import Cell, Table
 
 Document = Mapping[str, Any]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.billing.losses import IN_POINTS
-from eval.billing.policy import SMALLER_IS_BETTER
-from eval.billing.verdict import GO, NO_GO, rounded_up
+from eval.billing.judging.losses import IN_POINTS
+from eval.billing.judging.policy import SMALLER_IS_BETTER
+from eval.billing.judging.verdict import GO, NO_GO, rounded_up
 from eval.reports.model import Section
-from eval.reports.tables import field
-from eval.reports.text import NONE, bounds, plain
+from eval.reports.wording.tables import field
+from eval.reports.wording.text import NONE, bounds, plain
 from eval.settings import MODES
 from prune.common.tables import Cell, Table
 

@@ -1,6 +1,6 @@
 """One verdict for every kind of limit: GO, NO-GO or INCONCLUSIVE, and how many questions more would decide.
 
-The limits are those of a policy (`eval.billing.policy`); `--max-loss 5%` is the simplest one. Pure arithmetic.
+The limits are those of a policy (`eval.billing.judging.policy`); `--max-loss 5%` is the simplest one. Pure arithmetic.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from eval.billing.bill import DomainRow, ProseRow
-from eval.billing.losses import IN_POINTS, MEASURES, Loss, of_domains, of_needles, of_prose, of_thinking
-from eval.billing.needles import NeedleRow
-from eval.billing.policy import TIERS, Policy
-from eval.billing.reached import GainAsked, gains_asked
+from eval.billing.judging.losses import IN_POINTS, MEASURES, Loss, of_domains, of_needles, of_prose, of_thinking
+from eval.billing.judging.policy import TIERS, Policy
+from eval.billing.judging.reached import GainAsked, gains_asked
+from eval.billing.rows.bill import DomainRow, ProseRow
+from eval.billing.rows.needles import NeedleRow
+from eval.billing.rows.thinking import ThinkingRow
 from eval.billing.statistics import Interval, questions_factor
-from eval.billing.thinking import ThinkingRow
 from eval.gains.record import Gains
 from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO
 

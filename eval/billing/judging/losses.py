@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from eval.billing.bill import DomainRow, ProseRow
-from eval.billing.needles import NeedleRow
+from eval.billing.rows.bill import DomainRow, ProseRow
+from eval.billing.rows.needles import NeedleRow
+from eval.billing.rows.thinking import ThinkingRow
 from eval.billing.statistics import Interval
-from eval.billing.thinking import ThinkingRow
 from eval.settings import MODES
 
 IN_POINTS = ("accuracy", "a_fast", "a_slow", "needle_recall")  # shares of 1; the other measures are in bits
