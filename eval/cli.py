@@ -13,8 +13,8 @@ from eval.gains.settings import GainsSettings
 from eval.options import asked_options, caching_options
 from eval.settings import ComparisonSettings, RunSettings
 from eval.sweeps.settings import SweepSettings
-from prune.common.options import settings_options, takes
-from prune.common.terminal import answer, make_app
+from prune.common.screen.options import settings_options, takes
+from prune.common.screen.terminal import answer, make_app
 
 app = make_app("evaluate", "Bill what a cut costs, domain by domain.")
 
@@ -95,7 +95,7 @@ def run(
     from eval.billing.document import describe_run, write_run
     from eval.reports.terminal import run_tables
     from eval.runs.run import run as work
-    from prune.common.outputs import check_free
+    from prune.common.files.outputs import check_free
 
     if out is not None:
         check_free(out, overwrite=overwrite)

@@ -35,11 +35,11 @@ from eval.runs.samples import RunResult
 from eval.settings import ComparisonSettings, Settings, named_texts
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError, first_line
-from prune.common.memory import give_back
-from prune.common.out_of_memory import is_out_of_memory
-from prune.common.outputs import check_free, staged_directory, write_json, write_text
-from prune.common.provenance import provenance
-from prune.common.terminal import quiet_libraries
+from prune.common.files.outputs import check_free, staged_directory, write_json, write_text
+from prune.common.files.provenance import provenance
+from prune.common.machine.memory import give_back
+from prune.common.machine.out_of_memory import is_out_of_memory
+from prune.common.screen.terminal import quiet_libraries
 from prune.models.loading import load_tokenizer
 from prune.models.precision import pick_dtype
 from prune.models.whole import check_stored

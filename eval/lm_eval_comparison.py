@@ -18,7 +18,7 @@ from eval.gains.settings import GainsSettings
 from eval.reports.page import read_sweep
 from eval.settings import ComparisonSettings
 from prune.common.errors import UsageError
-from prune.common.outputs import check_free
+from prune.common.files.outputs import check_free
 
 _REMEDY = "--from-lm-eval bills the scores that are logged, in the domains of known tasks or --mapping; leave it out"
 

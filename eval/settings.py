@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, get_args, get_type_hints
 
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.screen.options import Option
 from prune.instruments.needles import NEEDLES
 from prune.instruments.settings import HeadsSettings, parse_numbers, spell_numbers
 from prune.models.precision import HELP as DTYPES

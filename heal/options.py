@@ -13,7 +13,7 @@ from heal.choosing.record import TOKENS
 from heal.ranking.settings import RankRun, RankSettings, Selection
 from heal.settings import BudgetQuery, DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
 from prune.common.errors import UsageError
-from prune.common.options import Option, settings_options
+from prune.common.screen.options import Option, settings_options
 from prune.common.sizes import parse_tokens
 
 if TYPE_CHECKING:

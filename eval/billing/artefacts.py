@@ -17,7 +17,7 @@ from eval.gains.record import Gains
 from eval.runs.needles import NeedleTrials
 from eval.runs.prose import Prose
 from eval.runs.samples import RunResult
-from prune.common.artefact import Artefact, Part
+from prune.common.files.artefact import Artefact, Part
 
 _SETTINGS = (
     "how it was asked: precision, `weights` (`as stored`, `nf4`, or what vLLM made of them), context, chat template, "

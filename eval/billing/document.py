@@ -19,8 +19,8 @@ from eval.billing.rows.unparsed import unparsed_warnings
 from eval.runs.files import harness_results, logged_names, read_lines, read_samples, write_samples
 from eval.runs.samples import RunResult
 from prune.common.errors import RegrowthError, first_line
-from prune.common.outputs import staged_directory, write_json
-from prune.common.provenance import provenance
+from prune.common.files.outputs import staged_directory, write_json
+from prune.common.files.provenance import provenance
 
 _RUN = "run.json"
 

@@ -25,8 +25,8 @@ from eval.depth.walking import WalkedTasks
 from eval.runs.samples import RunResult
 from eval.sweeps.document import walk_record
 from eval.sweeps.plan import SweepPlan
-from prune.common.outputs import staged_directory, write_json_lines, write_text
-from prune.common.provenance import provenance
+from prune.common.files.outputs import staged_directory, write_json_lines, write_text
+from prune.common.files.provenance import provenance
 
 
 @dataclass(frozen=True)

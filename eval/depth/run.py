@@ -20,11 +20,11 @@ from eval.sweeps.plan import SweepPlan
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import UsageError
-from prune.common.memory import peak_memory
-from prune.common.outputs import check_free
-from prune.common.provenance import digest
-from prune.common.resume import Unfinished
-from prune.common.terminal import progress, quiet_libraries, screen
+from prune.common.files.outputs import check_free
+from prune.common.files.provenance import digest
+from prune.common.files.resume import Unfinished
+from prune.common.machine.memory import peak_memory
+from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.families.subject import Subject, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
 from prune.models.loading import load_tokenizer, pick_device

@@ -17,7 +17,7 @@ from eval.runs.samples import RunResult, Sample
 from eval.settings import MODES
 from eval.sweeps.plan import Variant
 from prune.common.layers import layers_without
-from prune.common.terminal import Progress
+from prune.common.screen.terminal import Progress
 from prune.families.subject import Subject, new_config
 from prune.models.walks.sharing import over_same_weights
 

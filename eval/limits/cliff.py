@@ -9,8 +9,8 @@ from eval.billing.cliff import CliffLine, CliffProse, Cliffs, lines_of, prose_of
 from eval.billing.sweep import SweepRecord
 from eval.reports.sections.cliff import cliff_markdown, write_cliff_figures
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.outputs import check_free, staged_directory, write_text
-from prune.common.provenance import provenance
+from prune.common.files.outputs import check_free, staged_directory, write_text
+from prune.common.files.provenance import provenance
 
 CLIFF_FILE = "cliff.json"
 _WAYS = {"best": "by similarity", "deepest": "deepest"}  # of a sweep's starts

@@ -22,8 +22,8 @@ from eval.billing.judging.verdict import judge
 from eval.billing.rows.bill import DomainRow
 from eval.reports.sections.frontier import frontier_markdown, write_frontier_figures
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.outputs import check_free, staged_directory, write_text
-from prune.common.provenance import provenance
+from prune.common.files.outputs import check_free, staged_directory, write_text
+from prune.common.files.provenance import provenance
 from prune.cutting.plan import PLAN_FILE, CutPlan
 
 FRONTIER_FILE = "frontier.json"

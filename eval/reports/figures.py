@@ -10,7 +10,7 @@ from eval.reports.drawing.sheet import sheet
 from eval.reports.model import Section
 from eval.reports.sections.comparison import domains_section, thinking_section
 from eval.reports.sections.sweep import curves_section, map_section
-from prune.common.outputs import write_text
+from prune.common.files.outputs import write_text
 
 
 def write_comparison_figures(comparison: Mapping[str, Any], folder: Path) -> None:

@@ -18,7 +18,7 @@ def render_report(report: Report) -> str:
     from markupsafe import Markup
 
     from eval.reports.model import STATES
-    from prune.common.tables import subscripts
+    from prune.common.screen.tables import subscripts
 
     environment = Environment(loader=PackageLoader("eval.reports"), autoescape=True, undefined=StrictUndefined)
     environment.filters["subscripts"] = subscripts

@@ -12,7 +12,7 @@ from eval.reports.flips import read_flips
 from eval.reports.html import render_report
 from eval.reports.model import Flips
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.outputs import write_text
+from prune.common.files.outputs import write_text
 
 Document = Mapping[str, Any]
 

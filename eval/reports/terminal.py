@@ -14,7 +14,7 @@ from eval.reports.wording import tables
 from eval.reports.wording.interactions import clearest
 from eval.reports.wording.text import task_name, worst_loss
 from eval.reports.wording.weights import weights_line
-from prune.common.tables import Table
+from prune.common.screen.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -33,9 +33,9 @@ from eval.settings import SHORTEST, Questions, RunSettings, Settings
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.memory import give_back
-from prune.common.provenance import versions
-from prune.common.terminal import progress, quiet_libraries
+from prune.common.files.provenance import versions
+from prune.common.machine.memory import give_back
+from prune.common.screen.terminal import progress, quiet_libraries
 from prune.models.loading import load_tokenizer
 from prune.models.vllm.options import altering
 from prune.models.whole import NF4

@@ -18,8 +18,8 @@ from eval.sweeps import scores
 from eval.sweeps.measure import Walked
 from eval.sweeps.plan import SweepPlan
 from prune.choosing.costs import Costs
-from prune.common.outputs import staged_directory, write_json_lines, write_text
-from prune.common.provenance import provenance
+from prune.common.files.outputs import staged_directory, write_json_lines, write_text
+from prune.common.files.provenance import provenance
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from eval.sweeps.plan import Variant
 from prune.checkpoint.identity import model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import CheckpointError, UsageError
-from prune.common.formats import HEAL
-from prune.common.provenance import read_artefact
+from prune.common.files.formats import HEAL
+from prune.common.files.provenance import read_artefact
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.subject import Subject
 from prune.models.loading import decoder_layers

@@ -17,8 +17,8 @@ from eval.sweeps.lookup import AnswerTask, Collected, Prompting, StoredAnswers, 
 from eval.sweeps.plan import SweepPlan
 from eval.sweeps.scores import slim
 from eval.sweeps.unfinished import KeptAnswers
-from prune.common.provenance import digest
-from prune.common.terminal import progress
+from prune.common.files.provenance import digest
+from prune.common.screen.terminal import progress
 from prune.models.walks.variants import score_variants
 
 

@@ -23,11 +23,11 @@ from eval.sweeps.settings import SweepSettings
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
+from prune.common.files.outputs import check_free
+from prune.common.files.provenance import digest
+from prune.common.files.resume import Unfinished
 from prune.common.layers import layers_without
-from prune.common.outputs import check_free
-from prune.common.provenance import digest
-from prune.common.resume import Unfinished
-from prune.common.terminal import progress, quiet_libraries, screen
+from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.cutting.planning import scan_of
 from prune.families.subject import Subject, new_config, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once

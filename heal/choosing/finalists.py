@@ -22,13 +22,13 @@ from heal.training.distill import distill
 from prune.checkpoint.identity import base_identity
 from prune.choosing.settings import CutSettings
 from prune.common.errors import UsageError
+from prune.common.files.outputs import check_free, staged_directory
+from prune.common.files.provenance import provenance
+from prune.common.files.resume import Unfinished
 from prune.common.layers import spell_layers
-from prune.common.outputs import check_free, staged_directory
-from prune.common.processes import rank_and_world
-from prune.common.provenance import provenance
-from prune.common.resume import Unfinished
+from prune.common.machine.processes import rank_and_world
+from prune.common.screen.terminal import screen
 from prune.common.sizes import parse_tokens
-from prune.common.terminal import screen
 from prune.cutting.cut import cut
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.cutting.planning import plan_cut

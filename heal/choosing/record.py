@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from prune.common.artefact import Artefact, Part
+from prune.common.files.artefact import Artefact, Part
 from prune.common.layers import spell_layers
-from prune.common.tables import Table
+from prune.common.screen.tables import Table
 
 FINALISTS_FILE = "finalists.json"
 TOKENS = "4k"  # that each finalist is healed on, if not told

@@ -22,10 +22,10 @@ from heal.settings import Measuring
 from prune.checkpoint.headers import Checkpoint, read_checkpoint
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
-from prune.common.out_of_memory import is_out_of_memory
-from prune.common.outputs import check_free, staged_directory, write_text
-from prune.common.provenance import command_line, versions
-from prune.common.terminal import progress, quiet_libraries, screen
+from prune.common.files.outputs import check_free, staged_directory, write_text
+from prune.common.files.provenance import command_line, versions
+from prune.common.machine.out_of_memory import is_out_of_memory
+from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.models.loading import pick_device
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from heal.lineage import carry
 from prune.checkpoint.headers import read_checkpoint
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError
-from prune.common.outputs import staged_directory
+from prune.common.files.outputs import staged_directory
 
 
 class NoPatchError(RegrowthError):

@@ -20,12 +20,12 @@ from heal.settings import PatchRun, PatchSettings, check_length, check_seed
 from heal.text.sources import HELD_OUT_SHARE, TextSource, hold_out, row_stream
 from prune.checkpoint.identity import base_identity
 from prune.common.errors import RegrowthError, TextError, UsageError
+from prune.common.files.outputs import check_free, staged_directory
+from prune.common.files.provenance import provenance
 from prune.common.layers import runs, spell_layers
-from prune.common.memory import peak_memory
-from prune.common.outputs import check_free, staged_directory
-from prune.common.provenance import provenance
+from prune.common.machine.memory import peak_memory
+from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.common.sizes import parse_tokens
-from prune.common.terminal import progress, quiet_libraries, screen
 from prune.models.loading import load_model, load_tokenizer, pick_device
 from prune.models.precision import pick_dtype
 

@@ -17,7 +17,7 @@ from heal.training.plan import HealPlan, Student, plan_healing
 from heal.training.run import Written, execute
 from prune.checkpoint.identity import base_identity
 from prune.common.errors import UsageError
-from prune.common.terminal import progress
+from prune.common.screen.terminal import progress
 from prune.models.loading import load_tokenizer
 from prune.models.vllm.options import engine_device
 from prune.text.windows import text_identity

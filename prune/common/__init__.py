@@ -1,1 +1,1 @@
-"""What knows nothing of models: errors, the terminal, options, files, processes, memory."""
+"""What knows nothing of models: errors, layers, sizes, intervals; the screen, files and the machine in rooms of their own."""

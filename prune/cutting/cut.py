@@ -14,8 +14,8 @@ from prune.checkpoint.headers import INDEX, WEIGHTS, Checkpoint, Shard, read_sha
 from prune.checkpoint.hub import fetch
 from prune.checkpoint.layout import Layout, aligned
 from prune.common.errors import CheckpointError, RegrowthError
-from prune.common.outputs import check_free, staged_directory
-from prune.common.terminal import progress
+from prune.common.files.outputs import check_free, staged_directory
+from prune.common.screen.terminal import progress
 from prune.cutting.card import model_card
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.subject import Remainder, Subject, open_subject, remainder

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from prune.common.artefact import Part, first_fault
 from prune.common.errors import RegrowthError, UsageError, first_line
+from prune.common.files.artefact import Part, first_fault
 
 TierName = Literal["must", "should", "told"]
 TIERS: tuple[TierName, ...] = get_args(TierName)

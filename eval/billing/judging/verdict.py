@@ -17,7 +17,7 @@ from eval.billing.rows.needles import NeedleRow
 from eval.billing.rows.thinking import ThinkingRow
 from eval.billing.statistics import Interval, questions_factor
 from eval.gains.record import Gains
-from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO
+from prune.common.screen.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO
 
 GO, NO_GO, INCONCLUSIVE = "GO", "NO-GO", "INCONCLUSIVE"
 _TAKES = {  # what a loss is measured by, where it can be missing all the same

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from eval.billing.rows.counts import ThinkingCounts, count_pairs
-from prune.common.artefact import OptionalFloat, Part
+from prune.common.files.artefact import OptionalFloat, Part
 from prune.common.intervals import Interval, Redraws
 
 MARGIN = 0.05  # of the questions that a rate is made of

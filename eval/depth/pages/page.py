@@ -11,7 +11,7 @@ from eval.reports.build import with_facts
 from eval.reports.drawing.sheet import sheet
 from eval.reports.html import render_report
 from prune.common.errors import UsageError
-from prune.common.outputs import write_text
+from prune.common.files.outputs import write_text
 
 _FILE = "depth.json"
 

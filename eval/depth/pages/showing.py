@@ -11,7 +11,7 @@ from eval.depth.document import DepthRecord, Disagreement, MeasureRow, Third
 from eval.reports.wording import tables
 from eval.reports.wording.text import NONE, plain
 from prune.common.intervals import Interval
-from prune.common.tables import Cell, Column, Table
+from prune.common.screen.tables import Cell, Column, Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from prune.common.svg import (
+from prune.common.screen.svg import (
     WIDTH,
     Element,
     LogLike,

@@ -9,7 +9,7 @@ from itertools import groupby
 from markupsafe import Markup
 
 from eval.billing.rows.counts import ThinkingCounts
-from prune.common.svg import WIDTH, Element, Scale, add, axis_below, drawing, markup, number, sample, ticks
+from prune.common.screen.svg import WIDTH, Element, Scale, add, axis_below, drawing, markup, number, sample, ticks
 
 # Viridis from the least cost (bright) to the greatest (dark). Cells of one colour are one path, so that a map of
 # thousands of blocks stays small.

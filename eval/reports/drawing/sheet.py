@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from eval.reports.html import template
 from eval.reports.model import Figure, Section
-from prune.common.svg import Element, add, drawing, markup
+from prune.common.screen.svg import Element, add, drawing, markup
 
 _MARGIN, _GAP = 24.0, 28.0
 _LINE = 18.0  # from one line of words to the next

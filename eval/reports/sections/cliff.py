@@ -12,9 +12,9 @@ from eval.reports.drawing.sheet import sheet
 from eval.reports.model import Figure, Key, Section
 from eval.reports.wording.tables import field
 from eval.reports.wording.text import NONE, counted, plain
-from prune.common.outputs import write_text
-from prune.common.svg import chance_key, key
-from prune.common.tables import Cell, Table
+from prune.common.files.outputs import write_text
+from prune.common.screen.svg import chance_key, key
+from prune.common.screen.tables import Cell, Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -24,7 +24,7 @@ from eval.reports.wording.tables import (
     thinking_table,
 )
 from eval.reports.wording.text import bits, plain, points, signed, task_name
-from prune.common.svg import key, noise_key
+from prune.common.screen.svg import key, noise_key
 
 Record = Mapping[str, Any]
 

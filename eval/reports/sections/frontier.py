@@ -14,10 +14,10 @@ from eval.reports.model import Figure, Key, Section
 from eval.reports.sections.sweep import TOGETHER
 from eval.reports.wording.tables import field
 from eval.reports.wording.text import NONE, bounds, plain, signed
+from prune.common.files.outputs import write_text
 from prune.common.layers import spell_layers
-from prune.common.outputs import write_text
-from prune.common.svg import key
-from prune.common.tables import Cell, Table
+from prune.common.screen.svg import key
+from prune.common.screen.tables import Cell, Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

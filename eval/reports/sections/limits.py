@@ -12,7 +12,7 @@ from eval.reports.model import Section
 from eval.reports.wording.tables import field
 from eval.reports.wording.text import NONE, bounds, plain
 from eval.settings import MODES
-from prune.common.tables import Cell, Table
+from prune.common.screen.tables import Cell, Table
 
 Record = Mapping[str, Any]
 

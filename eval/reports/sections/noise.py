@@ -10,7 +10,7 @@ from eval.billing.statistics import Interval
 from eval.reports.model import Section
 from eval.reports.wording.tables import QUESTIONS, change, count, field, score, within
 from eval.reports.wording.text import plain, signed, task_name
-from prune.common.tables import Cell, Table
+from prune.common.screen.tables import Cell, Table
 
 Document = Mapping[str, Any]
 

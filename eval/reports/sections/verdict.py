@@ -13,7 +13,7 @@ from eval.reports.sections.sweep import sweep_sentence
 from eval.reports.wording.tables import change, within
 from eval.reports.wording.text import NONE, PER_BYTE, nll_change, task_name, worst_accuracy, worst_loss, worst_nll
 from eval.reports.wording.weights import all_as_stored, weights_line
-from prune.common.tables import Cell
+from prune.common.screen.tables import Cell
 
 Record = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from eval.billing.rows.unparsed import unread, unread_pair
 from eval.reports.wording.interactions import in_words, thinking_in_words
 from eval.reports.wording.text import NONE, bounds, larger, p_value, plain, signed, task_name
 from eval.settings import MODES
-from prune.common.tables import Cell, Column, Field, Table
+from prune.common.screen.tables import Cell, Column, Field, Table
 
 Record = Mapping[str, Any]
 Shown = Callable[[Any], Cell]

@@ -8,7 +8,7 @@ from eval.billing.rows.counts import ThinkingCounts
 from eval.reports.drawing.charts import CurvePoint, Dot, DotGroup, PlottedCurve, curves, forest
 from eval.reports.drawing.maps import COLOURS, LEAST, block_map, mosaic, shade
 from eval.reports.wording.text import p_value, plain, signed
-from prune.common.svg import LogLike, Scale, tick_words, ticks
+from prune.common.screen.svg import LogLike, Scale, tick_words, ticks
 from tests.support.report_page import Page
 
 

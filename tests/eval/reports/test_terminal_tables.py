@@ -20,7 +20,7 @@ from heal.budget.table import tables as budget_tables
 from heal.result import HealRecord, HealResult
 from heal.settings import BudgetQuery
 from heal.tables import curve, patched
-from prune.common.tables import Table
+from prune.common.screen.tables import Table
 from tests.support.commands import succeed
 from tests.support.healing import patch_record
 from tests.support.reports import plan, run_result, sweep_document

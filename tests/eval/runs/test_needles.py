@@ -15,7 +15,7 @@ from eval.runs.needles import draw_needles, measure_needles
 from eval.settings import Settings
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.terminal import Progress
+from prune.common.screen.terminal import Progress
 from prune.instruments.ablation import ablated
 from prune.instruments.attention import find_sites
 from prune.instruments.heads import heads

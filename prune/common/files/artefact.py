@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
 from prune.common.errors import CheckpointError
-from prune.common.outputs import write_json
-from prune.common.provenance import read_artefact
+from prune.common.files.outputs import write_json
+from prune.common.files.provenance import read_artefact
 
 # A number that may be missing: NaN in Python, null in JSON.
 OptionalFloat = Annotated[

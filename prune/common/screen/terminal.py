@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from prune.common.errors import RegrowthError
-from prune.common.out_of_memory import describe_out_of_memory, is_out_of_memory
+from prune.common.machine.out_of_memory import describe_out_of_memory, is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -103,7 +103,7 @@ def _describe_os_error(error: OSError) -> str:
 def _show_versions(wanted: bool) -> None:
     if not wanted:
         return
-    from prune.common.provenance import versions
+    from prune.common.files.provenance import versions
 
     for package, version in versions().items():
         typer.echo(f"{package} {version}")

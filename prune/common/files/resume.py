@@ -17,8 +17,8 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.outputs import write_bytes
-from prune.common.processes import rank_and_world
+from prune.common.files.outputs import write_bytes
+from prune.common.machine.processes import rank_and_world
 
 T = TypeVar("T")
 Arrays = Mapping[str, np.ndarray]
