@@ -1,1 +1,1 @@
-"""What knows nothing of models: errors, layers, sizes, intervals; the screen, files and the machine in rooms of their own."""
+"""What knows nothing of models: errors, layers, sizes, intervals, and rooms for the screen, files and the machine."""

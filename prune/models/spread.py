@@ -43,7 +43,7 @@ def gpus() -> list[tuple[str, int]]:
 
 
 def peak_over(device: str) -> dict[str, int]:
-    """`prune.common.machine.memory.peak_memory`; where a model may be spread over GPUs, `cuda_bytes` is the most that any held.
+    """`peak_memory`; where a model may be spread over GPUs, `cuda_bytes` is the most that any held.
 
     Each must have room for its own, so a sum would say nothing of whether a run fits.
     """

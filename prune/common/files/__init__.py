@@ -1,1 +1,1 @@
-"""What is kept on the disk: artefacts, outputs that appear whole, the work of an unfinished run, where numbers came from."""
+"""What is kept on the disk: artefacts, outputs that appear whole, unfinished work, where numbers came from."""
