@@ -17,13 +17,14 @@ from eval.billing.sweep import Cost, VariantProse
 from eval.runs.as_stored import measure_stored
 from eval.runs.prose import Prose, draw_prose
 from eval.runs.run import wants_chat
+from eval.settings import settings_of
 from eval.sweeps.healed import Healed, attach, read_healed
 from eval.sweeps.plan import SweepPlan, plan_sweep
 from eval.sweeps.settings import SweepSettings
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
-from prune.common.files.outputs import check_free
+from prune.common.files.outputs import check_apart, check_free
 from prune.common.files.provenance import digest
 from prune.common.files.resume import Unfinished
 from prune.common.layers import layers_without
@@ -65,10 +66,11 @@ def sweep(
         RegrowthError: the questions, the scan, an adapter or the model cannot be read, its layers cannot be walked, or
             a score is not a number.
     """
-    settings = SweepSettings.of(**options) if settings is None else settings
+    settings = settings_of(SweepSettings, settings, options)
     check_resident(settings, pick_device(settings.device))
     if out is not None:
         check_free(out, overwrite=overwrite)
+        check_apart(out, model, settings.data, *settings.adapters)
     tasks = plan_tasks(settings)
     subject = open_subject(model, revision=revision)
     plan, healed = plan_variants(subject, settings)

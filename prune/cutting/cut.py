@@ -42,7 +42,7 @@ def cut(
     out = check_free(out, overwrite=overwrite)
     left = _remainder(plan)
     source, layouts = left.subject.source, left.shards
-    _check_apart(out, source.folder)
+    _check_beside(out, source.folder)
     if source.commit:
         fetch(source, [shard.name for shard, _ in layouts])
         _check_fetched(plan, [shard for shard, _ in layouts])
@@ -92,7 +92,8 @@ def _check_fetched(plan: CutPlan, shards: list[Shard]) -> None:
             raise CheckpointError(f"{shard.path} is not the file whose header the hub gave; plan the cut again")
 
 
-def _check_apart(out: Path, source: Path) -> None:
+def _check_beside(out: Path, source: Path) -> None:
+    """Neither in the other: the source's folder stays as it is."""
     target, source = out.resolve(), source.resolve()
     if target.is_relative_to(source) or source.is_relative_to(target):
         raise RegrowthError(f"--out {out} and the source {source} lie in one another; use a folder elsewhere")

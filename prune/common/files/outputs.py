@@ -35,6 +35,21 @@ def check_free(out: str | Path, *, overwrite: bool = False) -> Path:
     return out
 
 
+def check_apart(out: str | Path, *read: str | Path | None) -> None:
+    """Refuse an output that would replace what is read: it is one of `read`, or holds it.
+
+    Args:
+        read: files and folders. Names of hub models, and None, stand for nothing here.
+
+    Raises:
+        RegrowthError: naming both.
+    """
+    target = Path(out).resolve()
+    for one in read:
+        if one is not None and Path(one).exists() and Path(one).resolve().is_relative_to(target):
+            raise RegrowthError(f"--out {out} would replace {one}, which is read; give another folder")
+
+
 @contextmanager
 def staged_directory(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a fresh folder beside `out`; when the block ends well, it becomes `out` in one rename.

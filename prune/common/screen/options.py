@@ -52,6 +52,23 @@ MAX_MEMORY = Option(
 )
 
 
+def option_names(make: type) -> tuple[str, ...]:
+    """The fields of a settings dataclass that declare an option, in order."""
+    return tuple(_declared(make))
+
+
+def _declared(make: type) -> dict[str, tuple[Any, Option]]:
+    """Of each field that declares an option: its type, and the option."""
+    hints = get_type_hints(make, include_extras=True)
+    return {
+        field.name: (get_args(hints[field.name])[0], option)
+        for field in dataclasses.fields(make)
+        if get_origin(hints[field.name]) is Annotated
+        for option in get_args(hints[field.name])[1:]
+        if isinstance(option, Option)
+    }
+
+
 def settings_options(
     make: type, *, only: Iterable[str] | None = None, defaults: Mapping[str, Any] | None = None
 ) -> Options:
@@ -68,14 +85,7 @@ def settings_options(
     """
     import typer
 
-    hints = get_type_hints(make, include_extras=True)
-    declared = {
-        field.name: (get_args(hints[field.name])[0], option)
-        for field in dataclasses.fields(make)
-        if get_origin(hints[field.name]) is Annotated
-        for option in get_args(hints[field.name])[1:]
-        if isinstance(option, Option)
-    }
+    declared = _declared(make)
     names = list(declared) if only is None else list(only)
     kinds, parsers = {}, {}
     for name in names:
