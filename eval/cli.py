@@ -13,8 +13,8 @@ from eval.gains.settings import GainsSettings
 from eval.options import asked_options, caching_options
 from eval.settings import ComparisonSettings, RunSettings
 from eval.sweeps.settings import SweepSettings
-from prune.common.options import settings_options, takes
-from prune.common.terminal import answer, make_app
+from prune.common.screen.options import settings_options, takes
+from prune.common.screen.terminal import answer, make_app
 
 app = make_app("evaluate", "Bill what a cut costs, domain by domain.")
 
@@ -95,7 +95,7 @@ def run(
     from eval.billing.document import describe_run, write_run
     from eval.reports.terminal import run_tables
     from eval.runs.run import run as work
-    from prune.common.outputs import check_free
+    from prune.common.files.outputs import check_free
 
     if out is not None:
         check_free(out, overwrite=overwrite)
@@ -131,7 +131,7 @@ def compare(
 
     Example: evaluate compare --from-lm-eval runs/full runs/pruned --out bill
     """
-    from eval.billing.verdict import exit_code
+    from eval.billing.judging.verdict import exit_code
     from eval.reports.terminal import comparison_table
 
     if foreign.from_lm_eval:
@@ -212,7 +212,7 @@ def frontier_command(
     Example: evaluate frontier bill/ --max-loss 5% --out frontier
     """
     from eval.limits.frontier import make_frontier
-    from eval.reports.frontier import frontier_tables
+    from eval.reports.sections.frontier import frontier_tables
 
     frontier = make_frontier(comparisons, out=out, max_loss=max_loss, policy=policy, overwrite=overwrite)
     answer(frontier.to_json(), lambda: frontier_tables(frontier), as_json=as_json)
@@ -232,7 +232,7 @@ def cliff_command(
     Example: evaluate cliff similarity/ deepest/ --out figures
     """
     from eval.limits.cliff import find_cliffs
-    from eval.reports.cliff import cliff_tables
+    from eval.reports.sections.cliff import cliff_tables
 
     cliffs = find_cliffs(sweeps, out=out, overwrite=overwrite)
     answer(cliffs.to_json(), lambda: cliff_tables(cliffs), as_json=as_json)
@@ -250,7 +250,7 @@ def report_command(
 
     Example: evaluate report bill/ --sweep sweep/ --out report.html
     """
-    from eval.depth.pages.page import report_any as work
+    from eval.depth.pages.page import report as work
 
     path = work(results, sweep=sweep, out=out, overwrite=overwrite)
     answer({"report": str(path), "bytes": path.stat().st_size}, lambda: f"Wrote {path}", as_json=as_json)

@@ -9,9 +9,9 @@ import typer
 
 from heal import options
 from heal.choosing.record import FINALISTS
-from prune.common.options import takes
-from prune.common.processes import is_main
-from prune.common.terminal import answer, make_app, screen
+from prune.common.machine.processes import is_main
+from prune.common.screen.options import takes
+from prune.common.screen.terminal import answer, make_app, screen
 
 if TYPE_CHECKING:
     from heal.ranking.settings import RankRun, RankSettings, Selection

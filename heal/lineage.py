@@ -13,7 +13,7 @@ from prune.checkpoint.identity import SAMPLE
 from prune.checkpoint.source import Source, locate
 from prune.checkpoint.tensors import read_bytes, same_bytes
 from prune.common.errors import CheckpointError
-from prune.common.terminal import progress
+from prune.common.screen.terminal import progress
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.cutting.verify import open_cut
 from prune.families.subject import Subject, open_subject

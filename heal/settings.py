@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Annotated, Any
 
 from prune.common.errors import UsageError
-from prune.common.options import MAX_MEMORY, Option
+from prune.common.screen.options import MAX_MEMORY, Option
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.attention import HELP as ATTENTIONS
 from prune.models.loading import longest_context

@@ -10,8 +10,8 @@ import typer
 
 from prune.choosing.settings import CheckSettings, CutSettings, FitSettings, TimeSettings
 from prune.common.errors import UsageError
-from prune.common.options import settings_options, takes
-from prune.common.terminal import answer, make_app, screen
+from prune.common.screen.options import settings_options, takes
+from prune.common.screen.terminal import answer, make_app, screen
 from prune.instruments.concepts.settings import ConceptsSettings
 from prune.instruments.settings import HeadsSettings
 from prune.options import (
@@ -71,7 +71,7 @@ def cut_command(
     """
     from prune.checkpoint.companions import adapters_beside
     from prune.choosing.fit import fit_table
-    from prune.common.outputs import check_free
+    from prune.common.files.outputs import check_free
     from prune.cutting.cut import cut
     from prune.cutting.plan import PLAN_FILE
     from prune.cutting.planning import plan_cut
@@ -119,7 +119,7 @@ def time_command(
     Example: prune time Qwen/Qwen3-8B --context 4k --out time.json
     """
     from prune.choosing.timing import time_layers
-    from prune.common.outputs import check_free
+    from prune.common.files.outputs import check_free
 
     if out is not None:
         check_free(out, overwrite=overwrite)
@@ -201,9 +201,9 @@ def scan_command(
     """
     import sys
 
-    from prune.common.outputs import check_free
-    from prune.common.processes import is_main
-    from prune.common.resume import Unfinished
+    from prune.common.files.outputs import check_free
+    from prune.common.files.resume import Unfinished
+    from prune.common.machine.processes import is_main
     from prune.scanning.plots import check_figure, draw_scan
     from prune.scanning.scan import scan
     from prune.scanning.table import best_table
@@ -234,7 +234,7 @@ def plot_command(
 
     Example: prune plot scan.json --out figures
     """
-    from prune.common.outputs import check_free
+    from prune.common.files.outputs import check_free
     from prune.scanning.plots import plot_all
     from prune.scanning.result import Scan
 
@@ -273,8 +273,8 @@ def heads_command(
 
     Example: prune heads Qwen/Qwen3-8B --text prose.jsonl --out heads.json --plot heads.svg
     """
-    from prune.common.outputs import check_free
-    from prune.common.resume import Unfinished
+    from prune.common.files.outputs import check_free
+    from prune.common.files.resume import Unfinished
     from prune.instruments.heads import heads
     from prune.instruments.showing import draw_heads, heads_table
     from prune.text.windows import DEFAULT_SOURCE
@@ -320,8 +320,8 @@ def concepts_command(
 
     Example: prune concepts Qwen/Qwen3-8B --text prose.jsonl --out concepts.json --plot concepts.svg
     """
-    from prune.common.outputs import check_free
-    from prune.common.resume import Unfinished
+    from prune.common.files.outputs import check_free
+    from prune.common.files.resume import Unfinished
     from prune.instruments.concepts.concepts import concepts
     from prune.instruments.concepts.showing import concepts_table, draw_concepts
     from prune.text.windows import DEFAULT_SOURCE

@@ -20,10 +20,10 @@ from heal.budget.table import gib, hours_words, way_words
 from heal.settings import BudgetQuery
 from prune.checkpoint.downloading import cache_folder, existing, missing_bytes
 from prune.common.errors import RegrowthError, first_line
-from prune.common.memory import available
+from prune.common.machine.memory import available
+from prune.common.screen.tables import Table
+from prune.common.screen.terminal import screen
 from prune.common.sizes import spell_size
-from prune.common.tables import Table
-from prune.common.terminal import screen
 from prune.models.at_once import STATES_SHARE
 from recipes.asked import Asked, StageRefusedError, asked_budget, healings_of
 from recipes.planning import RecipePlan

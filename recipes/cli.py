@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prune.common.terminal import answer, make_app
+from prune.common.screen.terminal import answer, make_app
 
 app = make_app("recipe", "Run scan, cut, heal and compare as one reproducible whole.")
 

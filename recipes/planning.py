@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.identity import file_identity
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.provenance import digest, versions
+from prune.common.files.provenance import digest, versions
 from recipes.record import StageRecord
 from recipes.schema import Recipe, Stage
 from recipes.tidying import needed_again, outputs_of, words_read

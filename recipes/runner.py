@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.billing.policy import parse_limit, read_policy
+from eval.billing.judging.policy import parse_limit, read_policy
 from heal.training.stopping import Interrupted
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.provenance import provenance
-from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
+from prune.common.files.provenance import provenance
+from prune.common.screen.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
 from recipes.asked import StageRefusedError
 from recipes.budget import check_budget
 from recipes.child import run_child

@@ -25,9 +25,9 @@ from typing import Any
 
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError
-from prune.common.outputs import staged_directory, write_json, write_text
-from prune.common.provenance import file_sha256
-from prune.common.terminal import quiet_libraries, screen
+from prune.common.files.outputs import staged_directory, write_json, write_text
+from prune.common.files.provenance import file_sha256
+from prune.common.screen.terminal import quiet_libraries, screen
 from prune.models.loading import load_model, load_tokenizer
 
 

@@ -105,7 +105,7 @@ def _generation(machine: Machine, model: Any, tokenizer: Any) -> None:
     from lm_eval.api.instance import Instance
 
     from eval.asking.harness import Scorer
-    from prune.common.terminal import Progress
+    from prune.common.screen.terminal import Progress
 
     draw, new = random.Random(4), machine.pick(4, 64)
     prompts = [random_words(draw, 100, 101) for _ in range(machine.pick(2, 64))]

@@ -14,7 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from eval.asking.cache import AnswerStore, request_key
-from prune.common.terminal import Progress
+from prune.common.screen.terminal import Progress
 
 _FACTS = "facts"  # key of what is known of the model only once it is loaded
 _HALVED = "halved"  # key of the requests at a time that a run ended with, if not those of the facts

@@ -28,8 +28,8 @@ from eval.asking.tasks import TaskPlan
 from eval.asking.trees import Asked, batch_tokens, plain_tokens
 from eval.asking.walk import RouteAnswers, Way, choose_way, score
 from prune.common.errors import RegrowthError
-from prune.common.out_of_memory import is_out_of_memory
-from prune.common.terminal import Progress
+from prune.common.machine.out_of_memory import is_out_of_memory
+from prune.common.screen.terminal import Progress
 from prune.instruments.detecting import Writer
 from prune.instruments.prompts import Prompt
 from prune.models.walks.walking import Route

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.settings import Settings
 from prune.common.errors import RegrowthError, UsageError, first_line
-from prune.common.provenance import digest
+from prune.common.files.provenance import digest
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

@@ -15,7 +15,7 @@ import torch
 
 from eval.asking.trees import Asked, TokenRow, pack_chains, pack_trees
 from prune.common.errors import RegrowthError
-from prune.common.out_of_memory import is_out_of_memory
+from prune.common.machine.out_of_memory import is_out_of_memory
 from prune.models.at_once import ANSWERED_BYTES, WALK_TOKENS, at_once
 from prune.models.batches import plan_batches
 from prune.models.loading import forward_takes

@@ -15,16 +15,16 @@ from eval.billing.sweep import Cost
 from eval.depth.plan import DepthTask, draw_tasks, plan_blocks, read_pool
 from eval.depth.settings import DepthSettings
 from eval.runs.run import wants_chat
-from eval.settings import SHORTEST
+from eval.settings import SHORTEST, settings_of
 from eval.sweeps.plan import SweepPlan
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import UsageError
-from prune.common.memory import peak_memory
-from prune.common.outputs import check_free
-from prune.common.provenance import digest
-from prune.common.resume import Unfinished
-from prune.common.terminal import progress, quiet_libraries, screen
+from prune.common.files.outputs import check_apart, check_free
+from prune.common.files.provenance import digest
+from prune.common.files.resume import Unfinished
+from prune.common.machine.memory import peak_memory
+from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.families.subject import Subject, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
 from prune.models.loading import load_tokenizer, pick_device
@@ -62,10 +62,11 @@ def measure_depth(
         RegrowthError: the questions or the model cannot be read, there is no rationale where only measures that need
             one are asked, the layers cannot be walked, or a score is not a number.
     """
-    settings = DepthSettings.of(**options) if settings is None else settings
+    settings = settings_of(DepthSettings, settings, options)
     check_resident(settings, pick_device(settings.device))
     if out is not None:
         check_free(out, overwrite=overwrite)
+        check_apart(out, model, settings.data)
     pool = read_pool(settings)
     subject = open_subject(model, revision=revision)
     plan = plan_blocks(subject.layers, sizes=settings.sizes, spread=settings.starts)

@@ -12,7 +12,7 @@ from typing import Any
 from eval.foreign.folder import hashes, requests
 from eval.questions.schema import Question
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.provenance import digest
+from prune.common.files.provenance import digest
 from prune.writing.words import LETTERS
 
 Row = Mapping[str, Any]

@@ -11,7 +11,7 @@ from typing import Any
 
 from eval.runs.files import read_lines
 from prune.common.errors import RegrowthError
-from prune.common.provenance import digest
+from prune.common.files.provenance import digest
 
 _DATED = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+)\.json")
 _BY_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples")

@@ -14,7 +14,7 @@ from eval.foreign.folder import LoggedRun, hashes, leaves
 from eval.questions.schema import cluster_of
 from eval.runs.samples import RunResult, Sample
 from eval.settings import PROTOCOLS
-from prune.common.provenance import digest
+from prune.common.files.provenance import digest
 
 _FEWEST = 2  # questions of a domain and protocol: an interval needs as many
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from eval.billing.artefacts import Comparison
-from eval.billing.bill import DomainRow
 from eval.billing.frontier import (
     Decision,
     Frontier,
@@ -18,12 +17,13 @@ from eval.billing.frontier import (
     on_what,
     point_of,
 )
-from eval.billing.policy import Measured, Policy, check_policy, parse_limit, read_policy
-from eval.billing.verdict import judge
-from eval.reports.frontier import frontier_markdown, write_frontier_figures
+from eval.billing.judging.policy import Measured, Policy, check_policy, parse_limit, read_policy
+from eval.billing.judging.verdict import judge
+from eval.billing.rows.bill import DomainRow
+from eval.reports.sections.frontier import frontier_markdown, write_frontier_figures
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.outputs import check_free, staged_directory, write_text
-from prune.common.provenance import provenance
+from prune.common.files.outputs import check_apart, check_free, staged_directory, write_text
+from prune.common.files.provenance import provenance
 from prune.cutting.plan import PLAN_FILE, CutPlan
 
 FRONTIER_FILE = "frontier.json"
@@ -55,6 +55,7 @@ def make_frontier(
     """
     limits, named = _limits(max_loss, policy)
     out = check_free(out, overwrite=overwrite)
+    check_apart(out, *comparisons)
     read = [(Path(folder), Comparison.read(Path(folder) / "comparison.json")) for folder in comparisons]
     _check_alike(read)
     decisions = [_decisions(comparison, limits, policy) for _, comparison in read]

@@ -12,9 +12,9 @@ from eval.questions.declaration import read_declaration
 from eval.questions.domains import DomainPart, declared, files_of
 from eval.questions.loaded import LICENCES
 from eval.questions.schema import PROTOCOLS, cluster_of, read_questions
-from prune.common.artefact import Artefact, Part
 from prune.common.errors import RegrowthError
-from prune.common.tables import Cell, Table
+from prune.common.files.artefact import Artefact, Part
+from prune.common.screen.tables import Cell, Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

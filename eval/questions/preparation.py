@@ -15,10 +15,10 @@ from eval.questions.domains import DomainPart, choose_declared
 from eval.questions.examples import examples_path, format_examples
 from eval.questions.loaded import LICENCES, Loaded, drop_wrong_options
 from eval.questions.schema import PROTOCOLS, Question, drop_repeats, format_questions
-from prune.common.artefact import Artefact, Part
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.outputs import check_free, staged_directory, write_text
-from prune.common.provenance import provenance
+from prune.common.files.artefact import Artefact, Part
+from prune.common.files.outputs import check_free, staged_directory, write_text
+from prune.common.files.provenance import provenance
 
 
 class PreparedDomain(Part):
@@ -124,7 +124,7 @@ def prepare(
 def _load_sets(
     chosen: Mapping[str, Iterable[DomainPart]], sources: Sequence[str | Path], *, show_progress: bool
 ) -> dict[str, Loaded]:
-    from prune.common.terminal import progress
+    from prune.common.screen.terminal import progress
 
     names = [name for name in LICENCES if any(part.set == name for parts in chosen.values() for part in parts)]
     sets: dict[str, Loaded] = {}

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from eval.answers.values import parse_gold
 from eval.questions.declaration import read_declaration
-from prune.common.artefact import Part, first_fault
 from prune.common.errors import RegrowthError
+from prune.common.files.artefact import Part, first_fault
 
 PROTOCOLS = ("choice", "generation")
 _PASSAGE = 80  # characters; a shorter line before the question is no passage

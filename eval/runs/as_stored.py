@@ -11,8 +11,8 @@ from eval.runs.prose import Prose, measure_prose
 from eval.settings import Questions
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, first_line
-from prune.common.out_of_memory import is_out_of_memory
-from prune.common.terminal import progress
+from prune.common.machine.out_of_memory import is_out_of_memory
+from prune.common.screen.terminal import progress
 from prune.models.loading import load_model, pick_device
 from prune.models.precision import pick_dtype
 

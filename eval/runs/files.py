@@ -10,8 +10,8 @@ from typing import Any
 
 from eval.questions.schema import Question, parse_question
 from eval.runs.samples import RunResult, Sample
-from prune.common.outputs import write_json_lines
-from prune.common.provenance import versions
+from prune.common.files.outputs import write_json_lines
+from prune.common.files.provenance import versions
 
 _PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
 

@@ -17,8 +17,8 @@ from eval.sweeps.plan import Variant
 from prune.checkpoint.identity import model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import CheckpointError, UsageError
-from prune.common.formats import HEAL
-from prune.common.provenance import read_artefact
+from prune.common.files.formats import HEAL
+from prune.common.files.provenance import read_artefact
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.subject import Subject
 from prune.models.loading import decoder_layers
@@ -76,7 +76,10 @@ def _plan_of(document: dict[str, Any], folder: Path, adapter: str | Path) -> Cut
     """The plan of the cut that was healed, from the model that the adapter names as its base."""
     import json
 
-    named = json.loads((folder / _CONFIG).read_text("utf-8")).get("base_model_name_or_path")
+    try:
+        named = json.loads((folder / _CONFIG).read_text("utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"--adapter {adapter}: its {_CONFIG} is damaged; heal again or copy it anew") from None
     try:
         source = locate(named or document["base"]["model"], revision=document["base"].get("commit"))
     except CheckpointError as error:

@@ -12,22 +12,23 @@ from typing import TYPE_CHECKING, Any
 from eval.asking.backends import check_resident, context_length, load_asked, weights_judged
 from eval.asking.cache import AnswerStore
 from eval.asking.tasks import TaskPlan, example_notes, hash_examples, hash_questions, plan_tasks
-from eval.billing.bill import bill_nf4
+from eval.billing.rows.bill import bill_nf4
 from eval.billing.sweep import Cost, VariantProse
 from eval.runs.as_stored import measure_stored
 from eval.runs.prose import Prose, draw_prose
 from eval.runs.run import wants_chat
+from eval.settings import settings_of
 from eval.sweeps.healed import Healed, attach, read_healed
 from eval.sweeps.plan import SweepPlan, plan_sweep
 from eval.sweeps.settings import SweepSettings
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
+from prune.common.files.outputs import check_apart, check_free
+from prune.common.files.provenance import digest
+from prune.common.files.resume import Unfinished
 from prune.common.layers import layers_without
-from prune.common.outputs import check_free
-from prune.common.provenance import digest
-from prune.common.resume import Unfinished
-from prune.common.terminal import progress, quiet_libraries, screen
+from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.cutting.planning import scan_of
 from prune.families.subject import Subject, new_config, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
@@ -65,10 +66,11 @@ def sweep(
         RegrowthError: the questions, the scan, an adapter or the model cannot be read, its layers cannot be walked, or
             a score is not a number.
     """
-    settings = SweepSettings.of(**options) if settings is None else settings
+    settings = settings_of(SweepSettings, settings, options)
     check_resident(settings, pick_device(settings.device))
     if out is not None:
         check_free(out, overwrite=overwrite)
+        check_apart(out, model, settings.data, *settings.adapters)
     tasks = plan_tasks(settings)
     subject = open_subject(model, revision=revision)
     plan, healed = plan_variants(subject, settings)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eval.asking.tasks import TaskPlan
-from eval.billing.bill import FEW
+from eval.billing.rows.bill import FEW
 from eval.billing.statistics import (
     Interval,
     accuracy_difference,

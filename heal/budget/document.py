@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, computed_field
 
 from heal.result import Stated, optional
-from prune.common.artefact import Artefact, Part
+from prune.common.files.artefact import Artefact, Part
 
 Way = Literal["resident", "4 bits", "layer by layer", "none"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from heal.budget.document import Budget, StationWay, Verdict
 from heal.budget.stations import READ, WRITE
-from prune.common.tables import Cell, Table
+from prune.common.screen.tables import Cell, Table
 from prune.models.memory.footprint import GIB
 
 if TYPE_CHECKING:

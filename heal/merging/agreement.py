@@ -29,7 +29,7 @@ from heal.text.sources import HeldOut, TextSource, hold_out
 from prune.checkpoint.headers import Checkpoint
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, TextError, UsageError, first_line
-from prune.common.out_of_memory import is_out_of_memory
+from prune.common.machine.out_of_memory import is_out_of_memory
 from prune.models.loading import load_model, load_tokenizer
 from prune.models.walks.layerwise import Layerwise
 from prune.text.windows import text_identity

@@ -18,7 +18,7 @@ from heal.models.waiting import load_waiting
 from heal.settings import BITS
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.processes import sharded
+from prune.common.machine.processes import sharded
 from prune.models.loading import load_model
 from prune.models.nf4 import TENSOR, quantisation
 from prune.models.precision import pick_dtype

@@ -19,13 +19,13 @@ from heal.result import FoldRecord, HealRecord, HealResult, HeldOutLoss, HeldOut
 from heal.settings import PatchRun, PatchSettings, check_length, check_seed
 from heal.text.sources import HELD_OUT_SHARE, TextSource, hold_out, row_stream
 from prune.checkpoint.identity import base_identity
-from prune.common.errors import RegrowthError, TextError, UsageError
+from prune.common.errors import TextError, UsageError
+from prune.common.files.outputs import check_apart, check_free, staged_directory
+from prune.common.files.provenance import provenance
 from prune.common.layers import runs, spell_layers
-from prune.common.memory import peak_memory
-from prune.common.outputs import check_free, staged_directory
-from prune.common.provenance import provenance
+from prune.common.machine.memory import peak_memory
+from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.common.sizes import parse_tokens
-from prune.common.terminal import progress, quiet_libraries, screen
 from prune.models.loading import load_model, load_tokenizer, pick_device
 from prune.models.precision import pick_dtype
 
@@ -180,6 +180,7 @@ def _plan(
     from heal.lineage import trace
 
     lineage = trace(model, teacher, revision=run.revision)
+    check_apart(out, lineage.pruned.folder, lineage.full.folder)
     blocks = runs(lineage.plan.dropped)
     if blocks[0][0] == 0:
         raise NoPatchError(
@@ -187,8 +188,6 @@ def _plan(
             "so nothing can take a fold; heal it with heal distill"
         )
     check_length(AutoConfig.from_pretrained(lineage.full.folder), settings.length)
-    if out.exists() and out.resolve() in (lineage.pruned.folder.resolve(), lineage.full.folder.resolve()):
-        raise RegrowthError(f"--out {out} is what the patch reads; give another folder")
     return _PatchPlan(lineage, blocks, text, out, settings, fitted, _spare(fitted, settings.length), run)
 
 

@@ -17,7 +17,7 @@ from heal.patching.side_by_side import SideBySide
 from heal.result import RECORD_FILE, HealRecord
 from prune.checkpoint.headers import Checkpoint
 from prune.checkpoint.tensors import read, write_over
-from prune.common.outputs import write_text
+from prune.common.files.outputs import write_text
 
 
 def stored_names(models: SideBySide | FromFiles, lineage: Lineage, place: Place) -> list[str]:

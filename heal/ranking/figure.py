@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from heal.ranking.document import MethodScores, Ranking
 from heal.ranking.findings.bins import BinMean, DomainMean
-from prune.common import svg
+from prune.common.screen import svg
 
 _MOST = 40  # bins that are drawn: those of most documents
 _TELLING = 5  # documents of a bin whose interval sets the scale; those of smaller bins are cut at the edge

@@ -13,7 +13,7 @@ from heal.ranking.rows import PoolDocument
 from heal.ranking.settings import RankSettings
 from heal.text.packing import IGNORED, Row
 from prune.common.errors import TextError
-from prune.common.provenance import digest
+from prune.common.files.provenance import digest
 from prune.text.documents import SHORTEST, read_documents
 from prune.text.windows import POOL, bos_id, encode
 from prune.writing.prompts import in_turns

@@ -26,11 +26,11 @@ from heal.ranking.warming import Warm, WarmUp, given_adapter, load_adapted
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.memory import peak_memory
-from prune.common.outputs import check_free, write_text
-from prune.common.provenance import digest, provenance
-from prune.common.resume import FinishedParts, Unfinished
-from prune.common.terminal import progress, quiet_libraries
+from prune.common.files.outputs import check_free, write_text
+from prune.common.files.provenance import digest, provenance
+from prune.common.files.resume import FinishedParts, Unfinished
+from prune.common.machine.memory import peak_memory
+from prune.common.screen.terminal import progress, quiet_libraries
 from prune.models.loading import load_tokenizer, pick_device
 from prune.text.windows import texts_identity
 

@@ -11,7 +11,7 @@ from typing import Annotated
 from eval.settings import CHAT, split_names
 from heal.settings import BITS, Run, check_seed
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.screen.options import Option
 from prune.common.sizes import parse_tokens
 
 METHODS = ("gradient", "bm25", "random", "ek-fac")

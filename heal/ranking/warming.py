@@ -21,8 +21,8 @@ from heal.training.checkpoints import Checkpoints
 from prune.checkpoint.identity import base_identity
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
-from prune.common.outputs import write_json, write_json_lines
-from prune.common.provenance import file_sha256
+from prune.common.files.outputs import write_json, write_json_lines
+from prune.common.files.provenance import file_sha256
 from prune.common.sizes import parse_tokens
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from heal.text.chats import LOSS_ON, ChatTemplate, check_answer
 from heal.text.packing import ChatPacker, Row, pack
 from heal.text.streams import Mixed, TextRows
 from prune.common.errors import TextError, UsageError
-from prune.common.processes import gather
+from prune.common.machine.processes import gather
 from prune.text.chats import opening_question, questions
 from prune.text.documents import Document, Documents, source_files
 from prune.text.windows import SHORTEST, bos_id, encode, text_identity, texts_identity

@@ -26,8 +26,8 @@ from heal.training.shards import gather_adapter
 from heal.training.state import prepare, save
 from heal.training.stopping import diverged, interrupted, stop_requests
 from prune.common.errors import TextError
-from prune.common.processes import gather, rank_and_world, sharded
-from prune.common.terminal import Progress
+from prune.common.machine.processes import gather, rank_and_world, sharded
+from prune.common.screen.terminal import Progress
 from prune.models.precision import tensor_float32
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from heal.models.held_out import Losses
 from heal.training.stopping import diverged
-from prune.common.processes import sharded
+from prune.common.machine.processes import sharded
 from prune.models.spread import peak_over
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from heal.training.checkpoints import Checkpoints
     from heal.training.schedule import Schedule
     from heal.training.state import TrainingState
-    from prune.common.terminal import Progress
+    from prune.common.screen.terminal import Progress
 
 PROJECT = "regrowth"
 _VARIABLES = {"tensorboard": "TENSORBOARD_LOGGING_DIR", "wandb": "WANDB_DIR"}  # a user's own place for the files

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from heal.result import NATS, HeldOutLoss, Unquantised
 from prune.common.errors import CheckpointError, first_line
-from prune.common.processes import sharded
-from prune.common.terminal import screen
+from prune.common.machine.processes import sharded
+from prune.common.screen.terminal import screen
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ def _losses(plan: HealPlan, held_out: HeldOut) -> tuple[float, float] | None:
     from heal.models.held_out import mean_loss
     from heal.models.quantise import compute_dtype
     from prune.checkpoint.headers import read_checkpoint
-    from prune.common.memory import available
+    from prune.common.machine.memory import available
     from prune.models.loading import load_model
 
     dtype = compute_dtype(plan.settings.dtype)

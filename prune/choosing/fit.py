@@ -13,8 +13,8 @@ from prune.choosing.settings import Part
 from prune.choosing.times import Times
 from prune.common.errors import RegrowthError
 from prune.common.layers import layers_without, spell_layers
+from prune.common.screen.tables import Cell, Table
 from prune.common.sizes import spell_size
-from prune.common.tables import Cell, Table
 from prune.models.memory.needs import Needs
 
 

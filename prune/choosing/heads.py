@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from prune.choosing.protecting import share_of
-from prune.common.artefact import Artefact, OptionalFloat, Part
+from prune.common.files.artefact import Artefact, OptionalFloat, Part
 
 RETRIEVAL = 0.1  # a retrieval head has a copy score above this (arXiv 2404.15574)
 Head = tuple[int, int]  # layer and head, both 0-based

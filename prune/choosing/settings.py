@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prune.choosing.criteria import CRITERIA, CriterionName
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.screen.options import Option
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.precision import HELP as DTYPES
 from prune.scanning.settings import ScanSettings

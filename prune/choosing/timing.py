@@ -14,8 +14,8 @@ from prune.checkpoint.source import locate
 from prune.choosing.settings import USUAL_CONTEXT, TimeSettings
 from prune.choosing.times import KindTimes, Span, Times
 from prune.common.errors import CheckpointError, UsageError
-from prune.common.provenance import provenance
-from prune.common.terminal import progress, screen
+from prune.common.files.provenance import provenance
+from prune.common.screen.terminal import progress, screen
 from prune.families.subject import Subject, new_config, open_subject
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from prune.choosing.settings import CutSettings, FitSettings, TimeSettings
 from prune.choosing.times import Times
 from prune.choosing.timing import time_subject
 from prune.common.errors import CheckpointError, UsageError
+from prune.common.files.provenance import provenance
 from prune.common.layers import layers_without, parse_layers, starts
-from prune.common.provenance import provenance
 from prune.cutting.plan import PLAN_FILE, CutPlan, EarlierCut, PlannedSource, Size
 from prune.families.config import changes
 from prune.families.subject import Subject, new_config, open_subject, remainder

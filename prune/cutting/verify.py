@@ -15,9 +15,9 @@ from prune.checkpoint.headers import Checkpoint, read_json_object
 from prune.checkpoint.hub import fetch
 from prune.checkpoint.source import locate
 from prune.checkpoint.tensors import tensor_sha256
-from prune.common.artefact import Artefact
 from prune.common.errors import CheckpointError
-from prune.common.terminal import progress
+from prune.common.files.artefact import Artefact
+from prune.common.screen.terminal import progress
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.config import changes
 from prune.families.subject import Pair, Subject, new_config, open_subject

@@ -16,8 +16,8 @@ from torch.utils.hooks import RemovableHandle
 
 from prune.choosing.heads import Head
 from prune.common.errors import CheckpointError
+from prune.common.files.resume import FinishedParts
 from prune.common.intervals import Interval, bootstrap_mean
-from prune.common.resume import FinishedParts
 from prune.instruments.attention import Site
 from prune.instruments.controls import FACTS, SUMS, Asked, ControlRun
 from prune.instruments.detecting import Writer, batches, recall_of

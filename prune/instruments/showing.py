@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from prune.choosing.heads import RETRIEVAL, Ablation, Estimate, Heads
-from prune.common import svg
-from prune.common.tables import Table
+from prune.common.screen import svg
+from prune.common.screen.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import Group

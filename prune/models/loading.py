@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError, first_line
-from prune.common.out_of_memory import is_out_of_memory
-from prune.common.processes import local_device
+from prune.common.machine.out_of_memory import is_out_of_memory
+from prune.common.machine.processes import local_device
 from prune.models.attention import AUTO
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    from prune.common.terminal import quiet_libraries
+    from prune.common.screen.terminal import quiet_libraries
 
     quiet_libraries()
     if device.startswith("cuda"):
@@ -176,7 +176,7 @@ def context_length(source: Source, *, trust_remote_code: bool) -> int | None:
     """Positions that the model was made for, or None where its config sets no bound."""
     from transformers import AutoConfig
 
-    from prune.common.terminal import quiet_libraries
+    from prune.common.screen.terminal import quiet_libraries
 
     quiet_libraries()
     try:

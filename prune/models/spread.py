@@ -12,8 +12,8 @@ import torch
 
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.memory import peak_memory
-from prune.common.processes import rank_and_world
+from prune.common.machine.memory import peak_memory
+from prune.common.machine.processes import rank_and_world
 from prune.models.loading import decoder_layers
 
 _FOR_LOGITS = 2 << 30  # bytes that pieces of the logits and what libraries take for themselves may need
@@ -43,7 +43,7 @@ def gpus() -> list[tuple[str, int]]:
 
 
 def peak_over(device: str) -> dict[str, int]:
-    """`prune.common.memory.peak_memory`; where a model may be spread over GPUs, `cuda_bytes` is the most that any held.
+    """`peak_memory`; where a model may be spread over GPUs, `cuda_bytes` is the most that any held.
 
     Each must have room for its own, so a sum would say nothing of whether a run fits.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prune.common.errors import UsageError
-from prune.common.outputs import staged_directory
+from prune.common.files.outputs import staged_directory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

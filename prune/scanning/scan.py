@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.identity import model_identity, work_identity
-from prune.common.processes import gather, is_main, rank_and_world
-from prune.common.provenance import digest, provenance
-from prune.common.terminal import progress, screen
+from prune.common.files.provenance import digest, provenance
+from prune.common.machine.processes import gather, is_main, rank_and_world
+from prune.common.screen.terminal import progress, screen
 from prune.models.batches import padded
 from prune.scanning.result import Group, Scan
 from prune.scanning.settings import ScanSettings
@@ -20,7 +20,7 @@ from prune.text.windows import texts_identity
 
 if TYPE_CHECKING:
     from prune.checkpoint.source import Source
-    from prune.common.resume import Unfinished
+    from prune.common.files.resume import Unfinished
     from prune.scanning.samples import Label, Samples
     from prune.scanning.sums import ScanSums
 

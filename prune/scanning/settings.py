@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from prune.common.errors import UsageError
-from prune.common.options import MAX_MEMORY, Option
+from prune.common.screen.options import MAX_MEMORY, Option
 from prune.models.precision import HELP as DTYPES
 from prune.text.documents import SHORTEST
 

@@ -9,8 +9,8 @@ import torch
 
 from prune.checkpoint.source import Source
 from prune.common.errors import UsageError
-from prune.common.memory import available
-from prune.common.terminal import progress, screen
+from prune.common.machine.memory import available
+from prune.common.screen.terminal import progress, screen
 from prune.models.at_once import STATES_SHARE
 from prune.models.batches import padded
 from prune.models.precision import pick_dtype

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError, RegrowthError, UsageError, first_line
-from prune.common.outputs import check_free, sync
-from prune.common.processes import rank_and_world
-from prune.common.provenance import provenance
-from prune.common.resume import Unfinished
-from prune.common.terminal import progress
+from prune.common.files.outputs import check_free, sync
+from prune.common.files.provenance import provenance
+from prune.common.files.resume import Unfinished
+from prune.common.machine.processes import rank_and_world
+from prune.common.screen.terminal import progress
 from prune.text.windows import text_identity
 from prune.writing.asking import DOCUMENT, FAST, FIELDS, SLOW, Asker, Counts, check_room, read_prompts
 from prune.writing.result import Written, WrittenPart

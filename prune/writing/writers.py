@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prune.common.out_of_memory import is_out_of_memory
+from prune.common.machine.out_of_memory import is_out_of_memory
 from prune.models.fitting import rows_at_once
 from prune.models.generation import USUAL, Sampling, VllmWriter, end_tokens, write_answers
 from prune.models.loading import longest_context

@@ -12,12 +12,12 @@ import numpy as np
 
 from eval.depth.contrasting.contrasts import Interaction, in_words
 from eval.depth.contrasting.interaction import DEEP, SHALLOW
-from eval.reports.charts import CurvePoint, Plot, PlottedCurve, Shade, curves
-from eval.reports.figures import sheet
+from eval.reports.drawing.charts import CurvePoint, Plot, PlottedCurve, Shade, curves
+from eval.reports.drawing.sheet import sheet
 from eval.reports.model import Figure, Key, Section
-from eval.reports.text import listed
+from eval.reports.wording.text import listed
 from prune.common.intervals import Interval
-from prune.common.svg import key
+from prune.common.screen.svg import key
 
 _WIDE = 20.0  # times the smallest visible cost; where the largest is more, the axis is log-like
 _SHADES = (Shade(0.0, SHALLOW, "shallow"), Shade(DEEP, 1.0, "deep"))

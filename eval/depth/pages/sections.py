@@ -21,8 +21,8 @@ from eval.depth.pages.showing import (
     thirds_tables,
 )
 from eval.depth.similarity.fast_slow import SimilarityCurve
-from eval.reports.comparison import thinking_section
 from eval.reports.model import PageTop, Section
+from eval.reports.sections.comparison import thinking_section
 from prune.common.intervals import Interval
 
 _MEASURES = {

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from eval.depth.similarity.pairs import Prompt, PromptPair
 from eval.questions.schema import Question, cluster_of
-from prune.common.artefact import OptionalFloat, Part
 from prune.common.errors import RegrowthError, UsageError
+from prune.common.files.artefact import OptionalFloat, Part
 from prune.common.intervals import Interval
 from prune.models.batches import padded, plan_batches
 from prune.scanning.cka import paired_cka, plain_cka

@@ -60,7 +60,7 @@ def _texts(questions: Sequence[Question], mode: str, tokenizer: Any, chat: bool,
     from eval.asking.asker import Asker
     from eval.asking.cache import AnswerStore
     from eval.asking.harness import PlannedTask
-    from prune.common.terminal import Progress
+    from prune.common.screen.terminal import Progress
 
     writer = Asker(lambda: None, tokenizer, AnswerStore(), max_length=0, scored=0, bar=Progress())  # never asked
     texts: dict[int, str] = {}

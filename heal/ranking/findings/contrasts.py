@@ -24,7 +24,7 @@ from pydantic import Field
 
 from heal.ranking.findings.claims import FEWEST, FEWEST_OF_A_STRATUM, Claim, Flags, Floats, jackknife, judge
 from heal.ranking.rows import PoolDocument, Query
-from prune.common.artefact import Part
+from prune.common.files.artefact import Part
 from prune.common.intervals import Estimates, Interval, Redraws
 
 Kind = Literal["reasoning", "factual", "control"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from heal.ranking.settings import RankSettings
 from heal.text.packing import Row
 from prune.common.errors import RegrowthError
-from prune.common.resume import FinishedParts
+from prune.common.files.resume import FinishedParts
 
 if TYPE_CHECKING:
     from peft import PeftModel

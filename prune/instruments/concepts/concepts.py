@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.provenance import digest, provenance
-from prune.common.resume import FinishedParts, Unfinished
-from prune.common.terminal import progress, screen
+from prune.common.files.provenance import digest, provenance
+from prune.common.files.resume import FinishedParts, Unfinished
+from prune.common.screen.terminal import progress, screen
 from prune.instruments.concepts.result import Concepts
 from prune.instruments.concepts.settings import KINDS, OF_EXTRA, ConceptsSettings, Kind
 from prune.text.windows import texts_identity

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from prune.choosing.heads import Estimate
-from prune.common import svg
-from prune.common.tables import Table
+from prune.common.screen import svg
+from prune.common.screen.tables import Table
 from prune.instruments.concepts.result import AgainstConcepts, Change, Concepts, Example, LayerConcepts, Share
 
 if TYPE_CHECKING:

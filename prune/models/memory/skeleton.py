@@ -44,7 +44,7 @@ def skeleton(config: Any, dtype: torch.dtype, name: str, *, trust_remote_code: b
     """
     from transformers import AutoModelForCausalLM
 
-    from prune.common.terminal import quiet_libraries
+    from prune.common.screen.terminal import quiet_libraries
 
     quiet_libraries()
     try:

@@ -14,7 +14,7 @@ from prune.checkpoint.headers import Checkpoint, Shard, Tensor, read_checkpoint
 from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import FLOATS, read_into, torch_dtype
 from prune.common.errors import CheckpointError, RegrowthError, first_line
-from prune.common.memory import available
+from prune.common.machine.memory import available
 from prune.models.at_once import WEIGHTS_SHARE
 from prune.models.loading import decoder_layers, text_config
 from prune.models.memory.shapes import HEADS

@@ -6,14 +6,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from eval.billing.bill import bill, corrected, pair
-from eval.billing.interactions import bill_interactions
-from eval.billing.policy import at_most, parse_limit
+from eval.billing.judging.policy import at_most, parse_limit
+from eval.billing.judging.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions
+from eval.billing.rows.bill import bill, corrected, pair
+from eval.billing.rows.interactions import bill_interactions
 from eval.billing.statistics import POWERED, Interval, mcnemar_exact, paired_mean_difference
-from eval.billing.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions
 from eval.comparison import bill_runs
-from eval.reports import text as words
-from eval.reports.interactions import clearest
+from eval.reports.wording import text as words
+from eval.reports.wording.interactions import clearest
 from eval.runs.samples import RunResult
 from prune.common.errors import RegrowthError, UsageError
 from tests.support.questions import plan_of, sample_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from eval.billing.policy import Measured, check_policy, read_policy
+from eval.billing.judging.policy import Measured, check_policy, read_policy
 from recipes.schema import options_of
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"

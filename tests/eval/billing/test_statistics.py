@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from eval.billing.counts import ThinkingCounts, gains
+from eval.billing.rows.counts import ThinkingCounts, gains
 from eval.billing.statistics import (
     Design,
     Interval,

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from eval.asking.harness import PlannedTask
 from eval.asking.tasks import plan_tasks, template
-from eval.billing.counts import ThinkingCounts, count_pairs, gains
-from eval.billing.interactions import bill_thinking_interactions
-from eval.billing.policy import at_most
-from eval.billing.thinking import bill_thinking
-from eval.billing.verdict import judge
+from eval.billing.judging.policy import at_most
+from eval.billing.judging.verdict import judge
+from eval.billing.rows.counts import ThinkingCounts, count_pairs, gains
+from eval.billing.rows.interactions import bill_thinking_interactions
+from eval.billing.rows.thinking import bill_thinking
 from eval.comparison import bill_runs
 from eval.questions.schema import format_questions
 from eval.runs.run import run

@@ -7,7 +7,7 @@ import pytest
 
 HELD = """
 import sys
-from prune.common.memory import give_back, resident
+from prune.common.machine.memory import give_back, resident
 kept = [bytearray(100_000) for _ in range(2000)]  # blocks below the size from which glibc maps each by itself
 pin = bytearray(90_000)  # above them, so that the heap does not shrink by itself
 full = resident()

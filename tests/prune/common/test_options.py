@@ -11,8 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from prune.common.options import Option, Options, settings_options, takes
-from prune.common.terminal import make_app
+from prune.common.screen.options import Option, Options, settings_options, takes
+from prune.common.screen.terminal import make_app
 
 if TYPE_CHECKING:
     from nowhere import Place

@@ -11,7 +11,7 @@ from eval.cli import app as evaluate
 from heal.cli import app as heal
 from prune.checkpoint.source import locate
 from prune.cli import app as prune
-from prune.common.out_of_memory import describe_out_of_memory, is_out_of_memory
+from prune.common.machine.out_of_memory import describe_out_of_memory, is_out_of_memory
 from prune.models.loading import load_model
 
 CUDA = (

@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from prune.common import outputs
 from prune.common.errors import RegrowthError
-from prune.common.outputs import check_free, staged_directory, write_json, write_text
+from prune.common.files import outputs
+from prune.common.files.outputs import check_free, staged_directory, write_json, write_text
 
 
 def test_directory_appears_only_when_the_block_ends(tmp_path):
@@ -63,7 +63,7 @@ def test_second_of_two_runs_loses_and_says_so(tmp_path):
 
 def test_debris_of_a_killed_run_is_cleared_by_the_next(tmp_path):
     code = (
-        "import sys; from prune.common.outputs import staged_directory\n"
+        "import sys; from prune.common.files.outputs import staged_directory\n"
         f"with staged_directory({str(tmp_path / 'out')!r}) as stage:\n"
         "    (stage / 'half').write_text('half'); print('ready', flush=True); sys.stdin.read()"
     )

@@ -10,7 +10,7 @@ import pytest
 
 from prune.choosing.heads import Heads
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
-from prune.common.resume import Unfinished
+from prune.common.files.resume import Unfinished
 from prune.instruments import detecting
 from prune.instruments.ablation import Runs, verdict
 from prune.instruments.heads import heads
@@ -133,7 +133,7 @@ def test_an_interrupted_run_goes_on(copying, text, settings, result, tmp_path, m
         return Unfinished.beside(out, overwrite=False, **more)
 
     monkeypatch.setattr(detecting.Writer, "write", write)
-    monkeypatch.setattr("prune.common.resume.EVERY", -1.0)
+    monkeypatch.setattr("prune.common.files.resume.EVERY", -1.0)
     with pytest.raises(KeyboardInterrupt):
         heads(copying, text, settings=settings, unfinished=begun(resume=False), show_progress=False)
     assert ran == [8, 8, 8]

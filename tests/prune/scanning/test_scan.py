@@ -119,7 +119,7 @@ def test_a_damaged_scan_is_refused_with_what_is_wrong(words, tiny_scan, tmp_path
 
 
 def test_command_writes_the_scan_and_the_figure(tiny_llama, sample_text, tmp_path, monkeypatch):
-    monkeypatch.setattr("prune.common.resume.EVERY", 0.0)
+    monkeypatch.setattr("prune.common.files.resume.EVERY", 0.0)
     out, plot = tmp_path / "deep" / "scan.json", tmp_path / "scan.png"
     options = ["--tokens", "all", "--out", out, "--plot", plot]
     done = succeed("prune", "scan", tiny_llama, "--text", sample_text, *SMALL, *options)

@@ -12,7 +12,7 @@ import torch
 
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import UsageError
-from prune.common.resume import Unfinished
+from prune.common.files.resume import Unfinished
 from prune.common.sizes import parse_size
 from prune.models.walks.layer_files import fits
 from prune.models.whole import load_whole
@@ -132,7 +132,7 @@ def test_an_interrupted_scan_goes_on_where_it_was(tiny_llama, sample_text, tmp_p
                 raise KeyboardInterrupt
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(stop)
-    monkeypatch.setattr("prune.common.resume.EVERY", 0.0)
+    monkeypatch.setattr("prune.common.files.resume.EVERY", 0.0)
     try:
         with pytest.raises(KeyboardInterrupt):
             begin()

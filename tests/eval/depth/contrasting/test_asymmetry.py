@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from eval.billing.counts import gains
+from eval.billing.rows.counts import gains
 from eval.depth.contrasting import asymmetry
 from eval.depth.contrasting.asymmetry import Answers, Asymmetry, first_beyond
 
