@@ -98,7 +98,9 @@ def outside(tmp_path, monkeypatch):
 
 
 def test_nothing_of_the_clone_is_on_its_path(installed, outside):
-    code = "import sys, prune, heal, eval, recipes; print(*sys.path, *(m.__file__ for m in (prune, heal, eval, recipes)))"
+    code = (
+        "import sys, prune, heal, eval, recipes; print(*sys.path, *(m.__file__ for m in (prune, heal, eval, recipes)))"
+    )
     said = installed.run("-c", code, cwd=outside, check=True).stdout.split()
     inside = [path for path in said if path.startswith(str(ROOT)) and not path.startswith(str(installed.place))]
     assert not inside
