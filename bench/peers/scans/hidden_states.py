@@ -2,9 +2,9 @@
 
     python hidden_states.py MODEL TEXTS.json OUT.json
 
-Kinder than PruneMe where it costs time: all block sizes come of one pass (there each size is a run), and the weights are
-as stored (there in 4 bits). As there, the last hidden state is the one after the final norm, and no block that begins at
-layer 0 is chosen. Imports nothing of Regrowth.
+Kinder than PruneMe where it costs time: all block sizes come of one pass (there each size is a run), and the weights
+are as stored (there in 4 bits). As there, the last hidden state is the one after the final norm, and no block that
+begins at layer 0 is chosen. Imports nothing of Regrowth.
 """
 
 import json
