@@ -181,7 +181,9 @@ def split_passages(passages: list[str]) -> tuple[list[str], list[str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m recipes.sample", description="Make the sample model, questions and prose.")
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.sample", description="Make the sample model, questions and prose."
+    )
     parser.add_argument("--out", type=Path, default=Path(".sample"))
     try:
         made = make_sample(parser.parse_args().out)

@@ -25,6 +25,7 @@ from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
 from prune.common.layers import layers_without
 from prune.common.outputs import check_free
+from prune.common.processes import is_main
 from prune.common.provenance import digest
 from prune.common.resume import Unfinished
 from prune.common.terminal import progress, quiet_libraries, screen
@@ -51,6 +52,9 @@ def sweep(
 ) -> Sweep:
     """Ask all variants of a model the same questions, computing once what they share, and write the folder `out`.
 
+    Started by torchrun or `accelerate launch`, each process answers a share of the questions, all return the same, and
+    one writes.
+
     `out` appears whole or not at all: sweep.json, costs.json, samples_<task>.jsonl, curves and (of several starts a
     size) map as .svg; nothing is written if None.
 
@@ -66,6 +70,7 @@ def sweep(
             a score is not a number.
     """
     settings = SweepSettings.of(**options) if settings is None else settings
+    show_progress = show_progress and is_main()
     check_resident(settings, pick_device(settings.device))
     if out is not None:
         check_free(out, overwrite=overwrite)
@@ -77,11 +82,11 @@ def sweep(
         screen().print(plan.words())
     quiet_libraries()
     swept = _measure(subject.source, plan, healed, tasks, settings, unfinished, show_progress=show_progress)
-    if out is not None:
+    if out is not None and is_main():
         from eval.sweeps.document import write_sweep
 
         write_sweep(swept, out, overwrite=overwrite)
-    if unfinished is not None:
+    if unfinished is not None and is_main():
         unfinished.clear()
     return swept
 

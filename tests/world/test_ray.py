@@ -48,7 +48,13 @@ def job(sample_model, sample_text, sample_heldout, tmp_path_factory):
 def launched(job, tmp_path_factory):
     """The losses of two processes that accelerate starts."""
     out = tmp_path_factory.mktemp("launched") / "adapter"
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes/accelerate/cpu-2.yaml"]
+    words = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        ROOT / "recipes/accelerate/cpu-2.yaml",
+    ]
     words += ["--main_process_port", 0, "-m", "heal", "distill", *job, "--out", out, "--device", "cpu"]
     for name, value in SETTINGS.items():
         words += [f"--{name.replace('_', '-')}", value]
