@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +22,7 @@ from prune.common.errors import UsageError
 from prune.common.files.outputs import check_free
 from prune.common.files.provenance import digest
 from prune.common.files.resume import Unfinished
-from prune.common.machine.memory import peak_memory
+from prune.common.machine.memory import give_back, peak_memory
 from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.families.subject import Subject, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
@@ -149,7 +148,7 @@ def _measure(
     }
     cost = Cost(seconds={key: round(value, 1) for key, value in seconds.items()}, peak_memory=peak_memory(device))
     del model, loaded
-    gc.collect()
+    give_back()
     facts = {"model": identity, "questions": hash_questions(settings), "seed": settings.seed}
     return assemble(
         plan,

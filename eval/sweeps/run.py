@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from prune.common.files.outputs import check_free
 from prune.common.files.provenance import digest
 from prune.common.files.resume import Unfinished
 from prune.common.layers import layers_without
+from prune.common.machine.memory import give_back
 from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.cutting.planning import scan_of
 from prune.families.subject import Subject, new_config, open_subject
@@ -167,7 +167,7 @@ def _measure(
     }
     cost = Cost(seconds={key: round(value, 1) for key, value in seconds.items()}, peak_memory=peak_over(device))
     del model, switch
-    gc.collect()
+    give_back()
     stored: dict[str, Prose] = {}
     notes: list[str] = [note for adapter in healed for note in adapter.notes]
     if settings.load_in_4bit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import tempfile
 import time
@@ -29,7 +28,7 @@ from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.outputs import check_free, write_text
 from prune.common.files.provenance import digest, provenance
 from prune.common.files.resume import FinishedParts, Unfinished
-from prune.common.machine.memory import peak_memory
+from prune.common.machine.memory import give_back, peak_memory
 from prune.common.screen.terminal import progress, quiet_libraries
 from prune.models.loading import load_tokenizer, pick_device
 from prune.text.windows import texts_identity
@@ -216,7 +215,7 @@ def _score(plan: RankPlan, warm: Warm | None, unfinished: Unfinished | None) -> 
     parts = FinishedParts(unfinished, _facts(plan, warm))
     model = None
     if warm is not None:
-        gc.collect()  # what the warm-up has left
+        give_back()  # what the warm-up has left
         with progress("Loading the model", None, shown=plan.run.show_progress):
             model = load_adapted(plan.model, warm, device=plan.run.device, dtype=settings.dtype)
     words = [*(one.words for one in plan.asked), *(f"{q.prompt} {q.answer}" for q in plan.queries[len(plan.asked) :])]
