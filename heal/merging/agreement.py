@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from heal.defaults import HELD_OUT_TOKENS
-from heal.merging.tensors import MergePlan, Pairs, as_trained, merged_tensor
-from heal.models.dressing import Dressing
+from heal.merging.tensors import MergePlan, as_trained, merged_tensor
+from heal.models.dressing import Dressing, Pairs
 from heal.models.from_files import layer_files, logits_from_files, losses_from_files
 from heal.models.held_out import mean_loss
 from heal.models.quantise import compute_dtype, load_frozen
