@@ -347,8 +347,6 @@ class ComparisonSettings(Settings):
             raise UsageError(f"--noise-limit {self.noise_limit} is too few questions; an interval needs 2 at least")
         if self.noise_options and not self.noise:
             raise UsageError(f"{self.noise_options[0]} is of the noise floor; leave out --no-noise")
-        if self.policy is not None and self.max_loss is not None:
-            raise UsageError("--max-loss is the short form of a --policy; give one of the two")
 
     @property
     def noise_options(self) -> tuple[str, ...]:

@@ -16,8 +16,7 @@ from eval.depth.settings import DepthSettings
 from eval.runs.run import wants_chat
 from eval.settings import SHORTEST
 from eval.sweeps.plan import SweepPlan
-from prune.checkpoint.identity import content_sha256, model_identity
-from prune.checkpoint.source import locate
+from eval.sweeps.run import identify
 from prune.common.errors import UsageError
 from prune.common.files.outputs import check_free
 from prune.common.files.provenance import digest
@@ -108,12 +107,7 @@ def _measure(
     from eval.depth.walking import walk_tasks
 
     began = time.monotonic()
-    source = subject.source
-    with progress("Reading the weights' hash", None, shown=show_progress):
-        if source.commit:  # planning read the headers of a hub model alone
-            source = locate(source.name, revision=source.commit)
-        identity = model_identity(source.folder, name=source.name, commit=source.commit)
-        identity["content_sha256"] = content_sha256(source.folder)
+    source, identity = identify(subject.source, show_progress=show_progress)
     with progress("Loading the model", None, shown=show_progress):
         tokenizer = load_tokenizer(source)
         tasks = draw_tasks(pool, settings, tokenizer)

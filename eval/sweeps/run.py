@@ -106,6 +106,15 @@ def plan_variants(subject: Subject, settings: SweepSettings) -> tuple[SweepPlan,
     return plan, healed
 
 
+def identify(source: Source, *, show_progress: bool) -> tuple[Source, dict[str, Any]]:
+    """The model with its weights here, and its identity with the hash of all of them."""
+    with progress("Reading the weights' hash", None, shown=show_progress):
+        if source.commit:  # planning read the headers of a hub model alone
+            source = locate(source.name, revision=source.commit)
+        identity = model_identity(source.folder, name=source.name, commit=source.commit)
+        return source, {**identity, "content_sha256": content_sha256(source.folder)}
+
+
 def _measure(
     source: Source,
     plan: SweepPlan,
@@ -122,13 +131,9 @@ def _measure(
     from eval.sweeps.unfinished import KeptAnswers
 
     began = time.monotonic()
-    with progress("Reading the weights' hash", None, shown=show_progress):
-        if source.commit:  # planning read the headers of a hub model alone
-            source = locate(source.name, revision=source.commit)
-        identity = model_identity(source.folder, name=source.name, commit=source.commit)
-        identity["content_sha256"] = content_sha256(source.folder)
-        facts = _facts(identity, healed, plan, tasks, settings)
-        kept = None if unfinished is None else KeptAnswers(unfinished, facts)
+    source, identity = identify(source, show_progress=show_progress)
+    facts = _facts(identity, healed, plan, tasks, settings)
+    kept = None if unfinished is None else KeptAnswers(unfinished, facts)
     device = pick_device(settings.device)
     batch_tokens = settings.batch_tokens or at_once(WALK_TOKENS, device)
     with progress("Loading the model", None, shown=show_progress):

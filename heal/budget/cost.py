@@ -14,6 +14,7 @@ from pydantic import Field
 
 from heal.budget.document import BudgetSettings, Gpu, Memory
 from heal.models.targets import plays
+from heal.settings import BITS
 from prune.common.errors import UsageError
 from prune.models.at_once import FLOATS, LOGITS, at_once
 from prune.models.memory.footprint import (
@@ -231,8 +232,8 @@ def check_job(shape: ModelShape, job: Job) -> None:
     """
     if job.method not in METHODS:
         raise UsageError(f"--method {job.method} is unknown; use {' or '.join(METHODS)}")
-    if job.bits not in (4, 8, 16):
-        raise UsageError(f"--bits {job.bits} is unknown; use 4, 8 or 16")
+    if job.bits not in BITS:
+        raise UsageError(f"--bits {job.bits} is unknown; use {', '.join(map(str, BITS))}")
     if shape.context and job.length > shape.context:
         raise UsageError(f"--length {job.length} is beyond the {shape.context} tokens that the model can read")
     for name, value in (("length", job.length), ("batch-size", job.batch_size), ("rank", job.rank)):

@@ -12,6 +12,7 @@ from heal.budget.cards import CPU
 from heal.budget.cost import Job, adapter_bytes, flops_per_token, needed, usable
 from heal.budget.document import Gpu, Station, StationWay, Way
 from heal.budget.passes import choose_pass
+from heal.settings import CHOICE_TOKENS
 from prune.models.at_once import COMPARED_BYTES, SCAN_TOKENS, STATES_SHARE, WALK_TOKENS, WEIGHTS_SHARE, at_once
 from prune.models.memory.footprint import (
     GIB,
@@ -32,7 +33,6 @@ _CHECK_SHARE = 0.3  # of the check's text that each of them then runs, at most
 _PATCH_PASSES = 6  # a candidate runs the layers above the cut on the text that chooses
 _CANDIDATES = 3  # objectives, each with sums of its own
 _JUDGED = 7  # candidates that share a walk, each with states of its own
-_CHOOSING = 4096  # tokens that they are judged on
 _GRAMS = 2  # sums in float64: of one objective, and of one candidate, which is solved in their place
 
 
@@ -188,7 +188,7 @@ def patch_line(chain: Chain, pruned: int) -> Line:
         at_once = amounts.patch_rows * amounts.patch_length
         return solving + wide * (fitted + forward_bytes(shape, shape.layers, at_once) + 2 * state_bytes(shape, at_once))
 
-    judged = station.model_copy(update={"states": _JUDGED * state_bytes(shape, _CHOOSING), "sets": _JUDGED})
+    judged = station.model_copy(update={"states": _JUDGED * state_bytes(shape, CHOICE_TOKENS), "sets": _JUDGED})
 
     def standing(gpu: Gpu, wide: int) -> int:
         return states_on(gpu, judged, wide)  # those of `station` are what is fitted
