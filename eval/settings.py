@@ -22,7 +22,10 @@ BACKENDS = ("hf", "vllm")
 CHAT = ("auto", "on", "off")
 # How questions are put (`eval/asking/protocols`), and the kind of question that each is for.
 PROTOCOLS = {"choice": "choice", "letters": "choice", "generation": "generation"}
-PLAIN = ("choice", "generation")  # what is asked if not told: nothing that hangs on reading options back
+PLAIN = (
+    "choice",
+    "generation",
+)  # a question has one of these; both are asked if not told: none has options to read back
 MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
 FEWEST_SLOW = 16  # tokens of a chain of thought
 HEAD_SCORES = ("write", "copy")

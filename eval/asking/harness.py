@@ -91,7 +91,7 @@ class PlannedTask(ConfigurableTask):
         check_finite(logprob, doc)
         given, gold = parse_value(response), _gold(doc)
         return {
-            "exact_match": float(given is not None and Fraction(given) == gold),
+            "exact_match": float(given is not None and given == gold),
             "unparseable": float(given is None),
             "answer_nll_bits": to_bits(logprob),
         }

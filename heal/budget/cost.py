@@ -30,7 +30,7 @@ from prune.models.memory.footprint import (
 )
 from prune.models.memory.shapes import LayerShape, ModelShape
 
-METHODS = ("qlora", "distill")
+_METHODS = ("qlora", "distill")
 _ADAPTER = 4  # bytes: adapters, their gradients and both of Adam's moments are fp32
 _ALLOCATOR = 0.04  # of a GPU's memory, lost to fragments and rounding
 _CONTEXT = 0.75 * GIB  # of a GPU's memory, taken by CUDA, its kernels and cuBLAS' workspace
@@ -157,7 +157,7 @@ def healing_parts(shape: ModelShape, job: Job, tokens: int) -> dict[str, Any]:
 
 
 def healing_on(shape: ModelShape, job: Job, gpu: Gpu, tokens: int, room: int) -> dict[str, Any]:
-    """Of a verdict on a card with so many bytes of room: what healing makes of it."""
+    """Of a fit on a card with so many bytes of room: what healing makes of it."""
     rate = gpu.peak * gpu.share / flops_per_token(shape, job)
 
     def fits(rows: int, length: int) -> bool:
@@ -230,8 +230,8 @@ def check_job(shape: ModelShape, job: Job) -> None:
     Raises:
         UsageError: a method, bits, a rank or a length that cannot be.
     """
-    if job.method not in METHODS:
-        raise UsageError(f"--method {job.method} is unknown; use {' or '.join(METHODS)}")
+    if job.method not in _METHODS:
+        raise UsageError(f"--method {job.method} is unknown; use {' or '.join(_METHODS)}")
     if job.bits not in BITS:
         raise UsageError(f"--bits {job.bits} is unknown; use {', '.join(map(str, BITS))}")
     if shape.context and job.length > shape.context:

@@ -182,9 +182,8 @@ def load_adapted(source: Source, warm: Warm, *, device: str, dtype: str) -> Peft
     base = load_frozen(source, bits=made["bits"], device=device, dtype=dtype)
     targets = find_targets(base, made["targets"], cut=first_after_cut(source.folder))
     attach_loss(base)
-    alpha = made["alpha"] if made["alpha"] is not None else made["rank"]
     with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are replaced
-        adapted = add_adapter(base, targets, rank=made["rank"], alpha=float(alpha), dropout=0.0, base=source.name)
+        adapted = add_adapter(base, targets, rank=made["rank"], alpha=made["alpha"], dropout=0.0, base=source.name)
     load_adapter(adapted, warm.folder)
     return adapted
 
