@@ -169,18 +169,18 @@ def _plan(model: str | Path, out: Path | None, settings: RankSettings, selection
     kinds: list[Kind] = ["control" if query.domain == CONTROLS else "reasoning" for query in made]
     queries = [*(one.query for one in asked), *made]
     return RankPlan(
-        source,
-        out,
-        settings,
-        selection,
-        run,
-        pool,
-        tuple(asked),
-        tuple(queries),
-        tuple(encode_query(tokenizer, query) for query in queries),
-        (*(_kind(one) for one in asked), *kinds),
-        model_identity(source.folder, name=source.name, commit=source.commit),
-        texts_identity(settings.text, settings.field),
+        model=source,
+        out=out,
+        settings=settings,
+        selection=selection,
+        run=run,
+        pool=pool,
+        asked=tuple(asked),
+        queries=tuple(queries),
+        rows=tuple(encode_query(tokenizer, query) for query in queries),
+        kinds=(*(_kind(one) for one in asked), *kinds),
+        identity=model_identity(source.folder, name=source.name, commit=source.commit),
+        text=texts_identity(settings.text, settings.field),
     )
 
 
