@@ -5,8 +5,7 @@ answered, `billing` makes numbers with intervals of it, and `reports` shows them
 and `depth` finds out by removal what layers are for.
 """
 
-from importlib import import_module
-from typing import Any
+from prune.common.lazy import lazily
 
 _PUBLIC = {  # no room may have one of these names: once imported, it would stand where the function should
     "ComparisonSettings": "eval.settings",
@@ -29,9 +28,4 @@ _PUBLIC = {  # no room may have one of these names: once imported, it would stan
 }
 
 __all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:  # lazy: importing the room must not import torch
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _PUBLIC)

@@ -11,7 +11,7 @@ from eval.asking.backends import check_backend, device_of
 from eval.asking.tasks import TaskPlan, hash_examples, hash_questions, plan_tasks, prompts_of
 from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
 from eval.billing.document import is_stored, read_run, warn
-from eval.billing.judging.policy import Measured, Policy, check_policy, parse_limit, read_policy
+from eval.billing.judging.policy import Measured, Policy, check_policy, policy_of
 from eval.billing.judging.verdict import judge
 from eval.billing.noise import mark_needles, mark_prose, mark_rows, mark_thinking, measure_noise
 from eval.billing.rows.bill import bill, bill_nf4, bill_prose, corrected
@@ -76,9 +76,7 @@ def compare(
     if len(models) < 2:
         raise UsageError("compare needs the full model and one other at least")
     names = unique_labels(models, settings.labels)
-    policy = None if settings.max_loss is None else parse_limit(settings.max_loss)
-    if settings.policy is not None:
-        policy = read_policy(settings.policy)
+    policy = policy_of(settings.max_loss, settings.policy)
     out = check_free(out, overwrite=overwrite)
     check_apart(out, *models, settings.data, settings.sweep)
     if settings.sweep is not None:

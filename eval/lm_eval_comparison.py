@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.billing.artefacts import Comparison
-from eval.billing.judging.policy import Measured, check_policy, parse_limit, read_policy
+from eval.billing.judging.policy import Measured, check_policy, policy_of
 from eval.comparison import bill_runs, unique_labels, write_comparison
 from eval.foreign.domains import read_mapping, tasks_by_domain
 from eval.foreign.folder import check_alike, level_hashes, read_folder
@@ -57,9 +57,7 @@ def compare_lm_eval(
     if not others:
         raise UsageError("compare needs the full model's folder and one other at least")
     labels = unique_labels([full, *others], settings.labels)
-    policy = None if settings.max_loss is None else parse_limit(settings.max_loss)
-    if settings.policy is not None:
-        policy = read_policy(settings.policy)
+    policy = policy_of(settings.max_loss, settings.policy)
     check_free(out, overwrite=overwrite)
     check_apart(out, full, *others, settings.sweep)
     if settings.sweep is not None:

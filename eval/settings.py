@@ -22,7 +22,10 @@ BACKENDS = ("hf", "vllm")
 CHAT = ("auto", "on", "off")
 # How questions are put (`eval/asking/protocols`), and the kind of question that each is for.
 PROTOCOLS = {"choice": "choice", "letters": "choice", "generation": "generation"}
-PLAIN = ("choice", "generation")  # what is asked if not told: nothing that hangs on reading options back
+PLAIN = (
+    "choice",
+    "generation",
+)  # a question has one of these; both are asked if not told: none has options to read back
 MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
 FEWEST_SLOW = 16  # tokens of a chain of thought
 HEAD_SCORES = ("write", "copy")
@@ -361,8 +364,6 @@ class ComparisonSettings(Settings):
             raise UsageError(f"--noise-limit {self.noise_limit} is too few questions; an interval needs 2 at least")
         if self.noise_options and not self.noise:
             raise UsageError(f"{self.noise_options[0]} is of the noise floor; leave out --no-noise")
-        if self.policy is not None and self.max_loss is not None:
-            raise UsageError("--max-loss is the short form of a --policy; give one of the two")
 
     @property
     def noise_options(self) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """How to train back what a cut took: adapters, training, merging."""
 
-from importlib import import_module
-from typing import Any
+from prune.common.lazy import lazily
 
 _PUBLIC = {
     "BudgetQuery": "heal.settings",
@@ -28,9 +27,4 @@ _PUBLIC = {
 }
 
 __all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:  # lazy: importing the room must not import torch
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _PUBLIC)

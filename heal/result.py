@@ -120,7 +120,7 @@ class Responses(Part):
 
     responses: int = Field(description="how many")
     tokens: int = Field(description="of all of them")
-    ended: int = Field(description="responses that the model ended by itself")
+    finished: int = Field(description="responses that the model ended itself")
 
 
 class Chats(Part):

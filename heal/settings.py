@@ -18,6 +18,7 @@ from prune.scanning.settings import parse_batch_size
 
 AUTO = "auto"
 BITS = (4, 8, 16)
+CHOICE_TOKENS = 4096  # at most: text that a patch's candidates are judged on, a quarter of what is fitted
 SCHEDULES = ("cosine", "linear", "constant")
 ADAPTER_COMPUTES = ("auto", "float32", "bfloat16")
 KERNELS = ("auto", "liger", "none")

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.billing.judging.policy import parse_limit, read_policy
+from eval.billing.judging.policy import policy_of
 from heal.training.stopping import Interrupted
-from prune.common.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError
 from prune.common.files.provenance import provenance
 from prune.common.screen.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
 from recipes.asked import StageRefusedError
@@ -126,12 +126,7 @@ def run_recipe(
 
 def _check_policy(stage: Stage) -> None:
     max_loss, policy = (stage.options.get(name) for name in ("max-loss", "policy"))
-    if max_loss is not None and policy is not None:
-        raise UsageError("--max-loss is the short form of a --policy; give one of the two")
-    if max_loss is not None:
-        parse_limit(str(max_loss))
-    if policy is not None:
-        read_policy(str(policy))
+    policy_of(None if max_loss is None else str(max_loss), None if policy is None else str(policy))
 
 
 def _tidy(record: RecipeRecord, recipe: Recipe, done: int, path: Path) -> RecipeRecord:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,13 +16,12 @@ from eval.depth.settings import DepthSettings
 from eval.runs.run import wants_chat
 from eval.settings import SHORTEST, settings_of
 from eval.sweeps.plan import SweepPlan
-from prune.checkpoint.identity import content_sha256, model_identity
-from prune.checkpoint.source import locate
+from eval.sweeps.run import identify
 from prune.common.errors import UsageError
 from prune.common.files.outputs import check_apart, check_free
 from prune.common.files.provenance import digest
 from prune.common.files.resume import Unfinished
-from prune.common.machine.memory import peak_memory
+from prune.common.machine.memory import give_back, peak_memory
 from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.families.subject import Subject, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
@@ -110,12 +108,7 @@ def _measure(
     from eval.depth.walking import walk_tasks
 
     began = time.monotonic()
-    source = subject.source
-    with progress("Reading the weights' hash", None, shown=show_progress):
-        if source.commit:  # planning read the headers of a hub model alone
-            source = locate(source.name, revision=source.commit)
-        identity = model_identity(source.folder, name=source.name, commit=source.commit)
-        identity["content_sha256"] = content_sha256(source.folder)
+    source, identity = identify(subject.source, show_progress=show_progress)
     with progress("Loading the model", None, shown=show_progress):
         tokenizer = load_tokenizer(source)
         tasks = draw_tasks(pool, settings, tokenizer)
@@ -150,7 +143,7 @@ def _measure(
     }
     cost = Cost(seconds={key: round(value, 1) for key, value in seconds.items()}, peak_memory=peak_memory(device))
     del model, loaded
-    gc.collect()
+    give_back()
     facts = {"model": identity, "questions": hash_questions(settings), "seed": settings.seed}
     return assemble(
         plan,

@@ -17,7 +17,7 @@ from eval.billing.frontier import (
     on_what,
     point_of,
 )
-from eval.billing.judging.policy import Measured, Policy, check_policy, parse_limit, read_policy
+from eval.billing.judging.policy import Measured, Policy, check_policy, policy_of
 from eval.billing.judging.verdict import judge
 from eval.billing.rows.bill import DomainRow
 from eval.reports.sections.frontier import frontier_markdown, write_frontier_figures
@@ -53,7 +53,8 @@ def make_frontier(
         CheckpointError: no comparison, or one of another format.
         RegrowthError: the comparisons have not the same full model, or not the same questions.
     """
-    limits, named = _limits(max_loss, policy)
+    limits = policy_of(max_loss, policy)
+    named = f"--max-loss {max_loss}" if max_loss is not None else None if policy is None else str(policy)
     out = check_free(out, overwrite=overwrite)
     check_apart(out, *comparisons)
     read = [(Path(folder), Comparison.read(Path(folder) / "comparison.json")) for folder in comparisons]
@@ -99,15 +100,6 @@ def make_frontier(
         write_text(stage / "frontier.md", frontier_markdown(frontier))
         write_frontier_figures(frontier, stage)
     return frontier
-
-
-def _limits(max_loss: str | None, policy: str | Path | None) -> tuple[Policy | None, str | None]:
-    """The policy, and what it is called."""
-    if max_loss is not None and policy is not None:
-        raise UsageError("--max-loss is the short form of a --policy; give one of the two")
-    if max_loss is not None:
-        return parse_limit(max_loss), f"--max-loss {max_loss}"
-    return (None, None) if policy is None else (read_policy(policy), str(policy))
 
 
 def _decisions(comparison: Comparison, limits: Policy | None, file: str | Path | None) -> dict[str, Decision]:

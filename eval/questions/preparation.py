@@ -14,7 +14,8 @@ from pydantic import Field
 from eval.questions.domains import DomainPart, choose_declared
 from eval.questions.examples import examples_path, format_examples
 from eval.questions.loaded import LICENCES, Loaded, drop_wrong_options
-from eval.questions.schema import PROTOCOLS, Question, drop_repeats, format_questions
+from eval.questions.schema import Question, drop_repeats, format_questions
+from eval.settings import PLAIN
 from prune.common.errors import RegrowthError
 from prune.common.files.artefact import Artefact, Part
 from prune.common.files.outputs import check_free, staged_directory, write_text
@@ -158,7 +159,7 @@ def _entry(questions: list[Question], repeats: int, text: str, absent: list[str]
     return PreparedDomain(
         file_sha256=sha256(text.encode()).hexdigest(),
         questions=len(questions),
-        protocols={name: protocols[name] for name in PROTOCOLS},
+        protocols={name: protocols[name] for name in PLAIN},
         sets=dict(sorted(Counter(question.source for question in questions).items())),
         licences=dict(sorted(Counter(question.licence for question in questions).items())),
         repeats_dropped=repeats,

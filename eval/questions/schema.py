@@ -16,7 +16,6 @@ from eval.questions.declaration import read_declaration
 from prune.common.errors import RegrowthError
 from prune.common.files.artefact import Part, first_fault
 
-PROTOCOLS = ("choice", "generation")
 _PASSAGE = 80  # characters; a shorter line before the question is no passage
 _OPTIONAL = ("cluster", "rationale")  # fields that a line leaves out where they are not given
 

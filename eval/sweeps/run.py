@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,6 +27,7 @@ from prune.common.files.outputs import check_apart, check_free
 from prune.common.files.provenance import digest
 from prune.common.files.resume import Unfinished
 from prune.common.layers import layers_without
+from prune.common.machine.memory import give_back
 from prune.common.machine.processes import is_main
 from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.cutting.planning import scan_of
@@ -113,6 +113,15 @@ def plan_variants(subject: Subject, settings: SweepSettings) -> tuple[SweepPlan,
     return plan, healed
 
 
+def identify(source: Source, *, show_progress: bool) -> tuple[Source, dict[str, Any]]:
+    """The model with its weights here, and its identity with the hash of all of them."""
+    with progress("Reading the weights' hash", None, shown=show_progress):
+        if source.commit:  # planning read the headers of a hub model alone
+            source = locate(source.name, revision=source.commit)
+        identity = model_identity(source.folder, name=source.name, commit=source.commit)
+        return source, {**identity, "content_sha256": content_sha256(source.folder)}
+
+
 def _measure(
     source: Source,
     plan: SweepPlan,
@@ -129,13 +138,9 @@ def _measure(
     from eval.sweeps.unfinished import KeptAnswers
 
     began = time.monotonic()
-    with progress("Reading the weights' hash", None, shown=show_progress):
-        if source.commit:  # planning read the headers of a hub model alone
-            source = locate(source.name, revision=source.commit)
-        identity = model_identity(source.folder, name=source.name, commit=source.commit)
-        identity["content_sha256"] = content_sha256(source.folder)
-        facts = _facts(identity, healed, plan, tasks, settings)
-        kept = None if unfinished is None else KeptAnswers(unfinished, facts)
+    source, identity = identify(source, show_progress=show_progress)
+    facts = _facts(identity, healed, plan, tasks, settings)
+    kept = None if unfinished is None else KeptAnswers(unfinished, facts)
     device = pick_device(settings.device)
     batch_tokens = settings.batch_tokens or at_once(WALK_TOKENS, device)
     with progress("Loading the model", None, shown=show_progress):
@@ -174,7 +179,7 @@ def _measure(
     }
     cost = Cost(seconds={key: round(value, 1) for key, value in seconds.items()}, peak_memory=peak_over(device))
     del model, switch
-    gc.collect()
+    give_back()
     stored: dict[str, Prose] = {}
     notes: list[str] = [note for adapter in healed for note in adapter.notes]
     if settings.load_in_4bit:

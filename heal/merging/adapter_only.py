@@ -14,9 +14,9 @@ from typing import Any
 
 from heal.cards import adapter_only_card
 from heal.merging.merge import Adapter, base_of, open_adapter
-from heal.merging.tensors import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from heal.result import RECORD_FILE, HealResult, ShipFacts
 from heal.settings import Measuring
+from prune.checkpoint.companions import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
 from prune.common.files.outputs import check_apart, check_free, staged_directory, write_json, write_text

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from heal.cards import merged_card
 from heal.lineage import carry
-from heal.merging.tensors import ADAPTER_WEIGHTS, MergePlan, adapter_config, adapter_weights, merged_tensor, plan_merge
+from heal.merging.tensors import MergePlan, adapter_config, adapter_weights, merged_tensor, plan_merge
 from heal.result import NATS, RECORD_FILE, Base, Chosen, HealRecord, HealResult, MergeFacts
 from heal.settings import Measuring
+from prune.checkpoint.companions import ADAPTER_WEIGHTS
 from prune.checkpoint.headers import Checkpoint, read_checkpoint
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError, UsageError
@@ -30,7 +31,7 @@ from prune.models.loading import pick_device
 
 if TYPE_CHECKING:
     from heal.merging.agreement import Measure
-    from heal.merging.tensors import Pairs
+    from heal.models.dressing import Pairs
     from prune.models.walks.layerwise import Layerwise
 
 BASES = ("dequantised", "original", "auto")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from heal.cards import candidate_words
 from heal.patching.passing import NoPatchError
 from heal.result import FoldRecord, HealRecord, HealResult, HeldOutLoss, HeldOutText
-from heal.settings import PatchRun, PatchSettings, check_length, check_seed
+from heal.settings import CHOICE_TOKENS, PatchRun, PatchSettings, check_length, check_seed
 from heal.text.sources import HELD_OUT_SHARE, TextSource, hold_out, row_stream
 from prune.checkpoint.identity import base_identity
 from prune.common.errors import TextError, UsageError
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from heal.patching.solve import Fold
 
 KINDS = ("matrix", "map")
-CHOICE_TOKENS = 4096  # at most; text apart from that which is fitted, a quarter of it, to choose a candidate by
 
 
 def patch(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import tempfile
 import time
@@ -29,7 +28,7 @@ from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.outputs import check_free, write_text
 from prune.common.files.provenance import digest, provenance
 from prune.common.files.resume import FinishedParts, Unfinished
-from prune.common.machine.memory import peak_memory
+from prune.common.machine.memory import give_back, peak_memory
 from prune.common.screen.terminal import progress, quiet_libraries
 from prune.models.loading import load_tokenizer, pick_device
 from prune.text.windows import texts_identity
@@ -170,18 +169,18 @@ def _plan(model: str | Path, out: Path | None, settings: RankSettings, selection
     kinds: list[Kind] = ["control" if query.domain == CONTROLS else "reasoning" for query in made]
     queries = [*(one.query for one in asked), *made]
     return RankPlan(
-        source,
-        out,
-        settings,
-        selection,
-        run,
-        pool,
-        tuple(asked),
-        tuple(queries),
-        tuple(encode_query(tokenizer, query) for query in queries),
-        (*(_kind(one) for one in asked), *kinds),
-        model_identity(source.folder, name=source.name, commit=source.commit),
-        texts_identity(settings.text, settings.field),
+        model=source,
+        out=out,
+        settings=settings,
+        selection=selection,
+        run=run,
+        pool=pool,
+        asked=tuple(asked),
+        queries=tuple(queries),
+        rows=tuple(encode_query(tokenizer, query) for query in queries),
+        kinds=(*(_kind(one) for one in asked), *kinds),
+        identity=model_identity(source.folder, name=source.name, commit=source.commit),
+        text=texts_identity(settings.text, settings.field),
     )
 
 
@@ -216,7 +215,7 @@ def _score(plan: RankPlan, warm: Warm | None, unfinished: Unfinished | None) -> 
     parts = FinishedParts(unfinished, _facts(plan, warm))
     model = None
     if warm is not None:
-        gc.collect()  # what the warm-up has left
+        give_back()  # what the warm-up has left
         with progress("Loading the model", None, shown=plan.run.show_progress):
             model = load_adapted(plan.model, warm, device=plan.run.device, dtype=settings.dtype)
     words = [*(one.words for one in plan.asked), *(f"{q.prompt} {q.answer}" for q in plan.queries[len(plan.asked) :])]

@@ -67,9 +67,7 @@ class RankSettings:
     ] = None
     length: Annotated[int, _pool("Tokens of a document that are read, from its beginning.")] = 256
     data: Annotated[Path | None, _asks("Folder of prepared questions: one <domain>.jsonl each.", parse=Path)] = None
-    domains: Annotated[
-        tuple[str, ...], _asks("Domains, as medical,math.", typed=str | None, parse=partial(split_names))
-    ] = ()
+    domains: Annotated[tuple[str, ...], _asks("Domains, as medical,math.", typed=str | None, parse=split_names)] = ()
     questions: Annotated[int, _asks("Questions of a domain.")] = 40
     procedures: Annotated[
         int, _asks("Made-up queries of each of three procedures, and as many controls; 0 for none.")

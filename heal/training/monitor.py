@@ -36,13 +36,13 @@ class Monitor:
     """Watches one run.
 
     Attributes:
-        held_out: losses of the model as it stands; given FSDP's wrapper where there is one, else None.
+        measure_held_out: losses of the model as it stands; given FSDP's wrapper where there is one, else None.
         every: steps between two measurements.
         patience: measurements without a better loss that end a run; None: no number does.
     """
 
     accelerator: Accelerator
-    held_out: Callable[[Any], Losses]
+    measure_held_out: Callable[[Any], Losses]
     schedule: Schedule
     every: int
     patience: int | None
@@ -56,7 +56,7 @@ class Monitor:
             RegrowthError: the loss is not finite.
         """
         curve = state.curve
-        losses = self.held_out(state.wrapped if sharded() else None)
+        losses = self.measure_held_out(state.wrapped if sharded() else None)
         if not math.isfinite(losses.loss):
             raise diverged(f"the held-out loss is {losses.loss}", state.step, curve, self.checkpoints)
         curve.add(state.step, state.step * self.schedule.tokens_per_step, losses)

@@ -1,7 +1,5 @@
 """GPTQModel on the CPU: a cut in 4 bits, saved and loaded."""
 
-import pytest
-
 from tests.support.other_tools import answer, installed
 
 # What GPTQModel asks for, but torch: it asks for one that is newer than Regrowth is tested with.

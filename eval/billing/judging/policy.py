@@ -195,6 +195,20 @@ def at_most(points: float) -> Policy:
     return Policy(must=Tier(accuracy=points, a_fast=points, a_slow=points))
 
 
+def policy_of(max_loss: str | None, file: str | Path | None) -> Policy | None:
+    """The policy of --max-loss or of --policy; None where neither is given.
+
+    Raises:
+        UsageError: both are given, or the limit is no percentage.
+        RegrowthError: as of `read_policy`.
+    """
+    if max_loss is not None and file is not None:
+        raise UsageError("--max-loss is the short form of a --policy; give one of the two")
+    if max_loss is not None:
+        return parse_limit(max_loss)
+    return None if file is None else read_policy(file)
+
+
 def parse_limit(text: str) -> Policy:
     """`5%` as the policy of 5 points; a UsageError for what is no percentage from 0 to 100."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)

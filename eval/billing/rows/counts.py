@@ -32,7 +32,7 @@ class ThinkingCounts:
 
 
 @dataclass(frozen=True)
-class Gains:
+class ThinkingScores:
     """What the counts say, each with its 95 % interval. Shares of 1.
 
     `delta` = `a_slow` - `a_fast` = `delta_c` - `delta_o` (eq. 5 and 8). The rates have another denominator each:
@@ -57,7 +57,7 @@ def count_pairs(fast: Sequence[bool], slow: Sequence[bool]) -> ThinkingCounts:
     return ThinkingCounts(both, only_fast, only_slow, len(pairs) - both - only_fast - only_slow)
 
 
-def gains(fast: Sequence[bool], slow: Sequence[bool], units: Sequence[str]) -> Gains:
+def thinking_scores(fast: Sequence[bool], slow: Sequence[bool], units: Sequence[str]) -> ThinkingScores:
     """Accuracies, reasoning gain and its two parts, correction rate and overthinking rate.
 
     Intervals are Wilson's for every share and rate, and for `delta`, a difference of two accuracies on the same
@@ -77,7 +77,7 @@ def gains(fast: Sequence[bool], slow: Sequence[bool], units: Sequence[str]) -> G
 
     corrected = [(s, unit) for f, s, unit in answers if not f]
     spoiled = [(not s, unit) for f, s, unit in answers if f]
-    return Gains(
+    return ThinkingScores(
         a_fast=accuracy_of(fast, units),
         a_slow=accuracy_of(slow, units),
         delta=accuracy_difference(fast, slow, units),

@@ -16,8 +16,8 @@ from eval.billing.statistics import (
 from eval.runs.samples import RunResult
 from prune.choosing.heads import TrialRow
 from prune.common.errors import RegrowthError
+from prune.instruments.scores import ANSWERED
 
-_ANSWERED = 0.5  # a trial is answered above this share of the answer's words (arXiv 2404.15574)
 _LITTLE = 0.2  # share of trials; a full model that answers fewer has little to lose
 
 
@@ -85,7 +85,7 @@ def needle_warnings(runs: Sequence[RunResult]) -> list[str]:
         lines.append(f"{len(out)} of {len(asked)} needles are left out: a model answers them without any text")
     if len(counted) < 2:
         return [*lines, "needle recall is not billed: an interval needs two needles at least"]
-    answered = [trial.recall > _ANSWERED for trial in _trials(runs[0]) if trial.needle in counted]
+    answered = [trial.recall > ANSWERED for trial in _trials(runs[0]) if trial.needle in counted]
     if sum(answered) < _LITTLE * len(answered):
         share = f"{100 * sum(answered) / len(answered):.0f} %"
         lines.append(f"{runs[0].label} answers {share} of the needle trials, so that there is little recall to lose")
@@ -99,7 +99,7 @@ def _row(full: RunResult, run: RunResult, counted: Sequence[int], length: int | 
     )
     units = [str(trial.needle) for trial in after]  # trials of one needle are alike
     was, now = ([trial.recall for trial in side] for side in (before, after))
-    was_right, right = ([share > _ANSWERED for share in side] for side in (was, now))
+    was_right, right = ([share > ANSWERED for share in side] for side in (was, now))
     return NeedleRow(
         model=run.label,
         length=length,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eval.asking.lm_eval_tasks import LoggedAnswer
+from eval.asking.lm_eval_tasks import LoggedAnswer, leaves
 from eval.billing.statistics import Interval, accuracy_difference, flips, mcnemar_exact, paired_mean_difference
 from eval.runs.samples import RunResult
 from prune.common.errors import RegrowthError
@@ -85,20 +85,12 @@ def _against(row: TaskRow, full: RunResult, result: RunResult) -> TaskRow:
 
 def _scores(result: RunResult, row: TaskRow) -> dict[tuple[str, int], LoggedAnswer]:
     """Scores by task and question; of a group, of all its tasks."""
-    tasks = set(_leaves(result.harness.get("group_subtasks", {}), row.task))
+    tasks = set(leaves(result.harness.get("group_subtasks", {}), row.task))
     return {
         (answer.task, answer.doc_id): answer
         for answer in result.logged
         if answer.task in tasks and answer.filter == row.filter and row.metric in answer.scores
     }
-
-
-def _leaves(groups: dict[str, list[str]], task: str) -> Iterator[str]:
-    if groups.get(task):
-        for part in groups[task]:
-            yield from _leaves(groups, part)
-    else:
-        yield task
 
 
 def _makes_up(scores: Sequence[float], value: float) -> bool:

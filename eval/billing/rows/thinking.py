@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eval.asking.tasks import TaskPlan
-from eval.billing.rows.counts import Gains, ThinkingCounts, count_pairs, gains
+from eval.billing.rows.counts import ThinkingCounts, ThinkingScores, count_pairs, thinking_scores
 from eval.billing.statistics import Interval, accuracy_difference, paired_gain_difference
 from eval.runs.samples import RunResult, Sample
 from eval.settings import MODES
@@ -27,7 +27,7 @@ class ThinkingVersus:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThinkingRow(Gains):
+class ThinkingRow(ThinkingScores):
     """One model on one domain under one protocol, in both modes; what could not be parsed counts as wrong."""
 
     domain: str
@@ -85,7 +85,7 @@ def _row(fast: TaskPlan, slow: TaskPlan, result: RunResult, full: RunResult | No
         n=n,
         chance=fast.chance,
         counts=count_pairs(*verdicts),
-        **vars(gains(*verdicts, [s.unit for s in quick])),
+        **vars(thinking_scores(*verdicts, [s.unit for s in quick])),
         unparseable_fast=sum(not s.parsed for s in quick) / n,
         unparseable_slow=sum(not s.parsed for s in thought) / n,
         cut_slow=sum(s.cut for s in thought) / n,

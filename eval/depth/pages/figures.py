@@ -14,7 +14,7 @@ from eval.depth.contrasting.contrasts import Interaction, in_words
 from eval.depth.contrasting.interaction import DEEP, SHALLOW
 from eval.reports.drawing.charts import CurvePoint, Plot, PlottedCurve, Shade, curves
 from eval.reports.model import Figure, Key, Section
-from eval.reports.wording.text import listed
+from eval.reports.wording.text import counted, listed
 from prune.common.intervals import Interval
 from prune.common.screen.svg import key
 
@@ -66,7 +66,7 @@ def removal_section(removed: Sequence[RemovalCurve]) -> Section:
         linear = _linear_up_to([cost.estimate for curve in shown for cost in curve.costs])
         chart = curves(
             f"removal-{number}",
-            f"{measure}, {_layers(size)} removed",
+            f"{measure}, {counted(size, 'layer')} removed",
             _told(lines, "first removed layer", shown[0].unit),
             across="first removed layer (0-based)",
             up=f"{shown[0].unit} lost" + (f", log-like above {linear:g}" if linear else ""),
@@ -74,7 +74,7 @@ def removal_section(removed: Sequence[RemovalCurve]) -> Section:
             include=[0.0],
             plot=Plot(log_like=linear),
         )
-        figures.append(Figure(measure, chart, under=f"{_layers(size)} removed at a time"))
+        figures.append(Figure(measure, chart, under=f"{counted(size, 'layer')} removed at a time"))
     return Section(
         key="removal",
         title="What removing a block of layers costs, by its place",
@@ -112,7 +112,7 @@ def contrast_section(found: Sequence[Interaction], names: Sequence[str]) -> Sect
             plot=Plot(whole=False, span=(0.0, 1.0), shades=_SHADES),
         )
         left_out = len(contrast.left_out)
-        gone = (f"{left_out} {'block' if left_out == 1 else 'blocks'} left out",) if left_out else ()
+        gone = (f"{counted(left_out, 'block')} left out",) if left_out else ()
         figures.append(Figure(title, chart, under=name, facts=(_verdict(contrast), *gone)))
     if not figures:
         raise ValueError("no contrast has relative costs to draw")
@@ -180,10 +180,6 @@ def _told(lines: Sequence[PlottedCurve], across: str, unit: str) -> str:
         most, least = (choose(line.points, key=lambda p: p.y) for choose in (max, min))
         told.append(f"{line.label} from {least.y:.3g} at {least.x:g} to {most.y:.3g} at {most.x:g}")
     return f"{unit} by {across}: {listed(told)}."
-
-
-def _layers(size: int) -> str:
-    return "1 layer" if size == 1 else f"{size} layers"
 
 
 def _verdict(contrast: Interaction) -> str:
