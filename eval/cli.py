@@ -95,10 +95,10 @@ def run(
     from eval.billing.document import describe_run, write_run
     from eval.reports.terminal import run_tables
     from eval.runs.run import run as work
-    from prune.common.files.outputs import check_free
+    from prune.common.files.outputs import free_folder
 
     if out is not None:
-        check_free(out, overwrite=overwrite)
+        free_folder(out, overwrite=overwrite)
     result = work(model, settings, revision=revision)
     if out is not None:
         write_run(result, out, overwrite=overwrite)

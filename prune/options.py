@@ -54,13 +54,13 @@ WHICH = Options(
 
 def check_svg(plot: Path | None, what: str, *, overwrite: bool) -> None:
     """Refuse a figure that is to be something else than SVG, or that stands there already; `what` with its verb."""
-    from prune.common.files.outputs import check_free
+    from prune.common.files.outputs import free_file
 
     if plot is None:
         return
     if plot.suffix.lower() != ".svg":
         raise UsageError(f"--plot {plot}: {what} an .svg file; give it that ending")
-    check_free(plot, overwrite=overwrite)
+    free_file(plot, overwrite=overwrite)
 
 
 def write_measured(

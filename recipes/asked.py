@@ -210,7 +210,7 @@ def amounts_of(recipe: Recipe, stage: Stage) -> Amounts:
     for one in recipe.stages:
         for option, amount in sizes.get(one.command, {}).items():
             if (value := one.options.get(option)) is not None:
-                said[amount] = parse_tokens(str(value))
+                said[amount] = parse_tokens(str(value), option=f"--{option}")
         if one.command == "prune scan":
             said["every_token"] = one.options.get("tokens") == "all"
     if stage.command in ("evaluate compare", "evaluate run", "evaluate sweep"):

@@ -180,8 +180,9 @@ class Recipe(BaseModel):
             partial: leave a setting that still needs a value as `<name>`, to be shown and not run.
 
         Raises:
-            UsageError: a change names no setting, a choice has no such value, a setting that is used has no value, of
-                settings that exclude each other not exactly one is given, or a value cannot name a stage of a loop.
+            UsageError: a change, or a `{name}` in a setting, names no setting; a choice has no such value; a setting
+                that is used has no value; of settings that exclude each other not exactly one is given; or a value
+                cannot name a stage of a loop.
         """
         settings = dict(self.settings)
         for key, value in (changes or {}).items():
@@ -202,7 +203,8 @@ class Recipe(BaseModel):
         for key, value in settings.items():  # a setting may use those above it
             settings[key] = _fill(value, settings)
         used = set(self._placeholders())
-        missing = [key for key, value in settings.items() if value is None and key in used]
+        empty = [key for key, value in (changes or {}).items() if value == [] and self.settings[key] is None]
+        missing = [key for key, value in settings.items() if (value is None or key in empty) and key in used]
         if partial:
             settings |= {key: f"<{key}>" for key in missing}
         elif missing:
@@ -283,8 +285,21 @@ def _fill(value: Any, settings: dict[str, Value]) -> Any:
         return value
     whole = _PLACEHOLDER.fullmatch(value)
     if whole:
-        return settings[whole.group(1)]  # keeps the setting's type
-    return _PLACEHOLDER.sub(lambda match: str(settings[match.group(1)]), value)
+        return _setting(whole[1], settings)  # keeps the setting's type
+
+    def word(match: re.Match[str]) -> str:
+        part = _setting(match[1], settings)
+        if part == []:
+            raise UsageError(f"--set {match[1]}: {value} has it in it, so it needs a value")
+        return str(part)
+
+    return _PLACEHOLDER.sub(word, value)
+
+
+def _setting(name: str, settings: dict[str, Value]) -> Value:
+    if name not in settings:
+        raise UsageError(f"{{{name}}} stands in a setting but is none itself; there are {', '.join(settings)}")
+    return settings[name]
 
 
 def options_of(command: str) -> dict[str, str | None]:
@@ -366,12 +381,20 @@ def _based(document: dict[str, Any], path: Path) -> dict[str, Any]:
     base = _read(_path_of(base_name))
     if "based_on" in base:
         raise RecipeError(f"{path}: based_on: {base_name} is based on another recipe itself; use {base['based_on']}")
-    merged = {key: {**base.get(key, {}), **(document.get(key) or {})} for key in ("settings", "choices", "files")}
+    merged = {}
+    for key in ("settings", "choices", "files"):
+        changed = document.get(key) or {}
+        if not isinstance(changed, dict):
+            raise RecipeError(f"{path}: {key}: write it as lines of `name: value`")
+        merged[key] = {**base.get(key, {}), **changed}
     return {**base, **document, **merged}
 
 
 def parse_changes(pairs: list[str]) -> dict[str, Value]:
-    """`["n=8", "text=a.txt"]` -> `{"n": 8, "text": "a.txt"}`; values are read as YAML scalars or lists."""
+    """`["n=8", "text=a.txt"]` -> `{"n": 8, "text": "a.txt"}`; values are read as YAML scalars or lists.
+
+    `sets=` leaves the setting out: `[]` is an option that is not given.
+    """
     changes: dict[str, Value] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -381,5 +404,5 @@ def parse_changes(pairs: list[str]) -> dict[str, Value]:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
             parsed = value
-        changes[key] = value if isinstance(parsed, dict) or parsed is None else parsed
+        changes[key] = [] if not value else value if isinstance(parsed, dict) or parsed is None else parsed
     return changes

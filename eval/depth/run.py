@@ -20,7 +20,7 @@ from eval.sweeps.plan import SweepPlan
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import UsageError
-from prune.common.files.outputs import check_apart, check_free
+from prune.common.files.outputs import check_apart, free_folder
 from prune.common.files.provenance import digest
 from prune.common.files.resume import Unfinished
 from prune.common.machine.memory import peak_memory
@@ -65,7 +65,7 @@ def measure_depth(
     settings = settings_of(DepthSettings, settings, options)
     check_resident(settings, pick_device(settings.device))
     if out is not None:
-        check_free(out, overwrite=overwrite)
+        free_folder(out, overwrite=overwrite)
         check_apart(out, model, settings.data)
     pool = read_pool(settings)
     subject = open_subject(model, revision=revision)

@@ -22,7 +22,7 @@ from eval.billing.judging.verdict import judge
 from eval.billing.rows.bill import DomainRow
 from eval.reports.sections.frontier import frontier_markdown, write_frontier_figures
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.files.outputs import check_apart, check_free, staged_directory, write_text
+from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_text
 from prune.common.files.provenance import provenance
 from prune.cutting.plan import PLAN_FILE, CutPlan
 
@@ -54,7 +54,7 @@ def make_frontier(
         RegrowthError: the comparisons have not the same full model, or not the same questions.
     """
     limits, named = _limits(max_loss, policy)
-    out = check_free(out, overwrite=overwrite)
+    out = free_folder(out, overwrite=overwrite)
     check_apart(out, *comparisons)
     read = [(Path(folder), Comparison.read(Path(folder) / "comparison.json")) for folder in comparisons]
     _check_alike(read)

@@ -17,7 +17,7 @@ from eval.questions.loaded import LICENCES, Loaded, drop_wrong_options
 from eval.questions.schema import PROTOCOLS, Question, drop_repeats, format_questions
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.artefact import Artefact, Part
-from prune.common.files.outputs import check_free, staged_directory, write_text
+from prune.common.files.outputs import free_folder, staged_directory, write_text
 from prune.common.files.provenance import provenance
 
 
@@ -85,7 +85,7 @@ def prepare(
     chosen = choose_declared(domains)
     if mathqa_options not in (4, 5):
         raise UsageError(f"--mathqa-options {mathqa_options}: the set has 5, and the study asks 4 of them")
-    check_free(data, overwrite=overwrite)
+    free_folder(data, overwrite=overwrite)
     sources = [] if source is None else [source] if isinstance(source, str | Path) else list(source)
     sets = _load_sets(chosen, sources, show_progress=show_progress)
     if mathqa_options == 4 and "mathqa" in sets:

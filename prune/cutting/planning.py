@@ -23,6 +23,7 @@ from prune.families.subject import Subject, new_config, open_subject, remainder
 from prune.models.memory.reckoning import read_needs
 
 if TYPE_CHECKING:
+    from prune.choosing.costs import Costs
     from prune.choosing.heads import Heads
     from prune.scanning.result import Scan
 
@@ -86,7 +87,7 @@ def plan_cut(
         starts(subject.layers, n, allow_last=settings.allow_last)
         if n == subject.layers:
             raise UsageError(f"--n {n}: at least one of the {n} layers has to stay")
-    known = scan_of(scan, subject)
+    known, costs = scan_of(scan, subject), costs_of(settings.costs, subject)
     criterion = CRITERIA[settings.criterion_name]
     if settings.runs_model or (known is None and criterion.needs == "scan"):
         new_config(subject, range(subject.layers), carry_code=False)  # what cannot be cut shows before a long scan
@@ -97,6 +98,7 @@ def plan_cut(
         settings,
         scan=known,
         heads=heads,
+        costs=costs,
         text=(text,) if isinstance(text, str) else tuple(text),
         show_progress=show_progress,
     )
@@ -218,7 +220,22 @@ def heads_of(path: Path | None, subject: Subject) -> Heads | None:
     return heads
 
 
-def _check_measured_on(subject: Subject, measured: Scan | Heads | Times, where: str) -> None:
+def costs_of(path: Path | None, subject: Subject) -> Costs | None:
+    """What blocks cost each domain, as a file holds it; None for None.
+
+    Raises:
+        CheckpointError: it is damaged, or of another model.
+    """
+    if path is None:
+        return None
+    from prune.choosing.costs import Costs
+
+    costs = Costs.read(path)
+    _check_measured_on(subject, costs, str(path))
+    return costs
+
+
+def _check_measured_on(subject: Subject, measured: Scan | Heads | Times | Costs, where: str) -> None:
     name, identity = subject.source.name, subject.identity()
     check_measured_on(measured, where, name=name, identity=identity, layers=subject.layers)
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from prune.checkpoint.headers import Checkpoint
+
 
 # One of these holds a tokenizer's words, whatever its kind.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -153,6 +155,19 @@ def _multiply_as_asked(model: Any) -> None:
 def text_config(config: Any) -> Any:
     """The part of a config that describes the text decoder (a multimodal wrapper nests it)."""
     return config.get_text_config(decoder=True)
+
+
+def stored_dtype(checkpoint: Checkpoint, config: Any) -> torch.dtype:
+    """The dtype in which transformers loads a checkpoint that is not told otherwise: the config's, else the files'."""
+    import torch
+
+    from prune.checkpoint.tensors import FLOATS, torch_dtype
+
+    named = config.dtype or text_config(config).dtype
+    if isinstance(named, torch.dtype):
+        return named
+    first = next((t for t in checkpoint.tensors() if t.dtype in FLOATS), None)
+    return torch.float32 if first is None else torch_dtype(first)
 
 
 def longest_context(config: Any) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,7 +112,7 @@ class Documents(Iterator[Document]):
                 self._state["count"] += 1
                 return document
         if not self._state["count"]:
-            raise TextError(f"{self.source} holds no text; name a --text with documents in it")
+            raise TextError(f"{self.source} holds no text; give a source with documents in it")
         raise StopIteration
 
     @property
@@ -220,7 +221,7 @@ def _file_rows(path: Path, wanted: _Wanted, row: int, at: Any) -> Iterator[_Foun
         raise TextError(f"{path} is not UTF-8 text") from None
     except (json.JSONDecodeError, RecursionError):
         raise TextError(f"{path} line {row + 1} is not JSON") from None
-    except (gzip.BadGzipFile, EOFError):
+    except (gzip.BadGzipFile, EOFError, zlib.error):
         raise TextError(f"{path} is not a whole gzip file") from None
 
 
@@ -334,5 +335,5 @@ def _parquet_rows(path: Path, wanted: _Wanted, at: list[int]) -> Iterator[_Found
                         yield text, first + row, [group, row + 1]
                     row += 1
             first += row
-    except pa.ArrowInvalid as error:
-        raise TextError(f"{path} is not a parquet file ({first_line(error)})") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TextError(f"{path} is not a whole parquet file ({first_line(error)})") from None

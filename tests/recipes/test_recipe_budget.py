@@ -11,8 +11,9 @@ import yaml
 import recipes.budget as budgets
 from heal.budget.cards import GPUS
 from prune.choosing.settings import FitSettings
-from prune.common.errors import RegrowthError
+from prune.common.errors import RegrowthError, UsageError
 from prune.models.memory.footprint import GIB
+from recipes.asked import amounts_of
 from recipes.budget import budget_of, most_on_disk
 from recipes.planning import plan_recipe
 from recipes.record import StageRecord, read_stages
@@ -39,6 +40,13 @@ CHAIN = {
     "files": {"the pruned model": "{out}/pruned", "the healed model": "{out}/healed"},
     "tidy": ["cut"],
 }  # fmt: skip
+
+
+def test_an_amount_that_is_none_is_told_with_its_own_option():
+    stage = Stage(name="patch", command="heal patch", arguments=["m"], options={"out": "o", "length": "long"})
+    recipe = Recipe(name="own", about="", settings={"out": "o"}, stages=[stage])
+    with pytest.raises(UsageError, match="^--length 'long'"):
+        amounts_of(recipe, stage)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from recipes.planning import identity, plan_recipe
 from recipes.record import read_stages
 from recipes.runner import _KEEP_WORK
 from recipes.schema import Recipe, RecipeError, Stage, load_recipe, options_of, parse_changes, shipped_recipes
+from recipes.tidying import words_read
 from tests.support.commands import check_refused, run, succeed
 
 SMALL = {
@@ -252,6 +253,38 @@ def test_missing_files_and_settings(tmp_path):
         plan_recipe(recipe.resolve({"model": "m", "text": "t"}), {}, start="heal")
     with pytest.raises(UsageError, match="write it as key=value"):
         parse_changes(["n"])
+
+
+@pytest.mark.parametrize("change", ["text={nope}", "text=a/{nope}.txt"])
+def test_a_setting_that_names_none_is_refused(change):
+    with pytest.raises(UsageError, match=r"\{nope\} stands in a setting but is none itself; there are model, text"):
+        Recipe.model_validate(SMALL).resolve(parse_changes(["model=m", change]))
+
+
+@pytest.mark.parametrize("key", ["settings", "choices", "files"])
+def test_what_a_recipe_changes_of_another_is_a_mapping(tmp_path, key):
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"based_on": "demo", key: ["a"]}))
+    with pytest.raises(RecipeError, match=f"{key}: write it as lines of `name: value`"):
+        load_recipe(str(path))
+
+
+def test_an_empty_change_is_an_option_that_is_not_given():
+    recipe = load_recipe("regrow").resolve(parse_changes(["model=m", "n=2", "sets="]))
+    assert not any("sets" in stage.options for stage in recipe.stages)
+    with pytest.raises(UsageError, match="needs a value for 'model'"):
+        load_recipe("regrow").resolve(parse_changes(["model=", "n=2"]))
+    with pytest.raises(UsageError, match="--set out: .* so it needs a value"):
+        load_recipe("regrow").resolve(parse_changes(["model=m", "n=2", "out="]))
+
+
+def test_words_that_cannot_be_paths_stop_no_plan(tmp_path):
+    """An empty one does not stand for the working folder, and a long one may be a system prompt."""
+    options = {"out": str(tmp_path / "out"), "data": "be brief; " * 60, "protocols": "", "domains": "a\0b"}
+    stage = Stage(name="ask", command="evaluate run", arguments=["m"], options=options)
+    assert "" not in words_read(stage)
+    recipe = Recipe(name="own", about="", settings={"out": str(tmp_path)}, stages=[stage])
+    assert plan_recipe(recipe.resolve(), {}).stages[0].why == "never run"
 
 
 def test_settings_keep_their_type_and_may_use_each_other():

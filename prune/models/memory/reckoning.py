@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from prune.common.errors import CheckpointError, UsageError
-from prune.models.loading import longest_context
+from prune.models.loading import longest_context, stored_dtype
 from prune.models.memory.kv_cache import layer_caches
 from prune.models.memory.needs import Asked, Needs
-from prune.models.memory.weights import Weights, loaded_weights, packed_weights, stored_dtype
+from prune.models.memory.weights import Weights, loaded_weights, packed_weights
 
 if TYPE_CHECKING:
     from prune.checkpoint.headers import Checkpoint

@@ -16,7 +16,7 @@ from prune.checkpoint.tensors import FLOATS, read_into, torch_dtype
 from prune.common.errors import CheckpointError, RegrowthError, first_line
 from prune.common.machine.memory import available
 from prune.models.at_once import WEIGHTS_SHARE
-from prune.models.loading import decoder_layers, text_config
+from prune.models.loading import decoder_layers, stored_dtype, text_config
 from prune.models.memory.shapes import HEADS
 from prune.models.walks.hooks import decoder_of
 
@@ -28,7 +28,11 @@ _REFUSED = (
 
 def fits(source: Source, dtype: Any, device: str, cap: int | None) -> bool:
     """Whether the weights, in the type they are loaded in, fit in the memory of `device` or under `cap` (bytes)."""
-    checkpoint = read_checkpoint(source.folder)
+    return weights_fit(read_checkpoint(source.folder), dtype, device, cap)
+
+
+def weights_fit(checkpoint: Checkpoint, dtype: Any, device: str, cap: int | None) -> bool:
+    """As `fits`, by the headers alone: of a model on the hub no weights are fetched for it."""
     width = None if dtype == "auto" else dtype.itemsize
     size = sum(t.size if width is None or t.dtype not in FLOATS else t.elements * width for t in checkpoint.tensors())
     return size <= WEIGHTS_SHARE * (available(device) if cap is None else cap)
@@ -84,14 +88,15 @@ class LayerFiles:
             CheckpointError: transformers cannot make a causal language model of the folder's config.
         """
         self.name, self.device, self.read_seconds, self.compute_seconds = source.name, device, 0.0, 0.0
+        checkpoint = read_checkpoint(source.folder)
         try:
-            self.model, self.dtype = _without_weights(source, dtype, trust_remote_code)
+            self.model, self.dtype = _without_weights(source, checkpoint, dtype, trust_remote_code)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
             raise CheckpointError(
                 f"{source.name} cannot be made a causal language model ({first_line(error)})"
             ) from error
         self.decoder, self.layers = decoder_of(self.model), list(decoder_layers(self.model))
-        self.weights = Weights(read_checkpoint(source.folder))
+        self.weights = Weights(checkpoint)
         self.weights.base = getattr(self.model, "base_model_prefix", "")
         self.names = {id(module): name for name, module in self.model.named_modules()}
         for module in self.model.modules():
@@ -190,13 +195,14 @@ class LayerFiles:
         return next(filter(None, map(self.weights.find, names)), None)
 
 
-def _without_weights(source: Source, dtype: torch.dtype | str, trust_remote_code: bool) -> tuple[Any, torch.dtype]:
+def _without_weights(
+    source: Source, checkpoint: Checkpoint, dtype: torch.dtype | str, trust_remote_code: bool
+) -> tuple[Any, torch.dtype]:
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
-    stored = text_config(config).dtype or config.dtype or torch.float32
-    picked: torch.dtype = dtype if isinstance(dtype, torch.dtype) else stored
+    picked = dtype if isinstance(dtype, torch.dtype) else stored_dtype(checkpoint, config)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=picked, trust_remote_code=trust_remote_code)
     return model.eval(), picked
