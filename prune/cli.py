@@ -11,14 +11,13 @@ import typer
 from prune.choosing.settings import CheckSettings, CutSettings, FitSettings, TimeSettings
 from prune.common.errors import UsageError
 from prune.common.screen.options import settings_options, takes
-from prune.common.screen.terminal import answer, make_app, screen
+from prune.common.screen.terminal import AsJson, answer, make_app, screen
 from prune.instruments.concepts.settings import ConceptsSettings
 from prune.instruments.settings import HeadsSettings
 from prune.options import (
     LISTS,
     ORIGIN,
     WHICH,
-    AsJson,
     Model,
     Overwrite,
     OverwriteBoth,

@@ -23,7 +23,6 @@ OverwriteBoth = Annotated[bool, typer.Option(help="Replace what stands at --out 
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with an interrupted run into --out; begin if there is none.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 ORIGIN = Options(
     dict,
     {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +13,22 @@ from heal.budget.document import Budget, Gpu
 from heal.budget.plan import plan_budget
 from heal.budget.stations import Amounts
 from heal.choosing.record import FINALISTS, TOKENS
-from heal.settings import BudgetQuery, Settings, parse_checkpointing
+from heal.settings import BudgetQuery, Settings
 from prune.choosing.fit import OutOfReachError, check_reach, least_layers
-from prune.choosing.settings import CutSettings, FitSettings, parse_speed, parse_target
+from prune.choosing.settings import CutSettings, FitSettings
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.layers import parse_layers, starts
+from prune.common.screen.options import typed
 from prune.common.sizes import parse_tokens
 from prune.cutting.planning import target_of
 from prune.families.subject import open_subject
 from prune.instruments.settings import parse_numbers
-from prune.scanning.settings import parse_batch_size
 from recipes.schema import Recipe, Stage
 from recipes.tidying import outputs_of, overlap
 
-_FIT: dict[str, tuple[str, Callable[[str], Any]]] = {  # options of a cut to a target: their setting, how it is read
-    "fit": ("size", parse_target),
-    "speed": ("speed", parse_speed),
-    "context": ("context", partial(parse_tokens, option="--context")),
-    "sequences": ("sequences", int),
-    "bits": ("bits", int),
-    "prefill-chunk": ("prefill_chunk", partial(parse_tokens, option="--prefill-chunk")),
-    "times": ("times", Path),
-    "speed-of": ("speed_of", str),
-}
+_OF_BUDGET = (
+    "length", "batch_size", "accumulate", "checkpointing", "rank", "dropout", "targets", "bits", "dtype",
+)  # fmt: skip
 _HEALING = {"heal qlora": "qlora", "heal distill": "distill", "heal finalists": "distill"}  # and its method
 
 
@@ -108,7 +99,7 @@ def asked_budget(recipe: Recipe, stage: Stage) -> Asked | None:
             tokens=_tokens(healing),
             method=_HEALING[healing.command],
         )
-        settings = Settings(**dict(_settings(healing)))
+        settings = _settings(healing)
     revision, of_healing = named.options.get("revision"), stage.command in _HEALING
     return Asked(
         model,
@@ -126,7 +117,7 @@ def asked_budget(recipe: Recipe, stage: Stage) -> Asked | None:
 def _layers_of(model: str, cut: Stage) -> int | None:
     """How many layers a cut takes, at the least where it has a size to fit; None where its options do not tell."""
     try:
-        fit = _target_settings(cut)
+        fit = FitSettings(**typed(FitSettings, cut.options))
         if fit.size is None:
             n = cut.options.get("n")
             return n if isinstance(n, int) else None
@@ -137,22 +128,6 @@ def _layers_of(model: str, cut: Stage) -> int | None:
     except (UsageError, OutOfReachError) as error:
         raise StageRefusedError(cut, error) from None
     return least_layers(target)
-
-
-def _target_settings(cut: Stage) -> FitSettings:
-    """The target that a cut's options name.
-
-    Raises:
-        UsageError: as `prune cut` has it.
-    """
-    given: dict[str, Any] = {}
-    for option, (name, read) in _FIT.items():
-        if (value := cut.options.get(option)) is not None:
-            try:
-                given[name] = read(str(value))
-            except ValueError:
-                raise UsageError(f"--{option} {value} is no whole number") from None
-    return FitSettings(**given)
 
 
 def _nearest(recipe: Recipe, stage: Stage, commands: tuple[str, ...]) -> Stage | None:
@@ -178,25 +153,12 @@ def healings_of(choosing: Stage) -> int:
     return finalists if finalists > 1 else 0
 
 
-def _settings(stage: Stage) -> Iterator[tuple[str, Any]]:
+def _settings(stage: Stage) -> Settings:
     """The settings of healing that a budget goes by, of a stage's options."""
-    known = {field.name for field in fields(Settings)}
-    for name, value in stage.options.items():
-        field = name.replace("-", "_")
-        if value is None or field not in known:
-            continue
-        if field == "checkpointing":
-            yield field, value if isinstance(value, bool) else parse_checkpointing(str(value))
-        elif field == "batch_size":
-            yield field, parse_batch_size(str(value))
-        elif field in ("bits", "rank", "length", "accumulate"):
-            yield field, int(str(value))
-        elif field == "dtype":
-            yield field, str(value)
-        elif field == "dropout":
-            yield field, float(str(value))
-        elif field == "targets":  # where a cut will be is not known yet: all layers are counted
-            yield field, str(value).partition(":")[0].replace("after-cut", "all")
+    given = typed(Settings, stage.options, only=_OF_BUDGET)
+    if "targets" in given:  # where a cut will be is not known yet: all layers are counted
+        given["targets"] = given["targets"].partition(":")[0].replace("after-cut", "all")
+    return Settings(**given)
 
 
 def amounts_of(recipe: Recipe, stage: Stage) -> Amounts:

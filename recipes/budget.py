@@ -17,7 +17,6 @@ from heal.budget.cards import CPU, card_at
 from heal.budget.document import Budget, Gpu, Station, StationWay
 from heal.budget.stations import READ, WRITE, room_of, states_on, trained_in, width
 from heal.budget.table import gib, hours_words, way_words
-from heal.settings import BudgetQuery
 from prune.checkpoint.downloading import cache_folder, existing, missing_bytes
 from prune.common.errors import RegrowthError, first_line
 from prune.common.machine.memory import available
@@ -26,8 +25,9 @@ from prune.common.screen.terminal import screen
 from prune.common.sizes import spell_size
 from prune.models.at_once import STATES_SHARE
 from recipes.asked import Asked, StageRefusedError, asked_budget, healings_of
+from recipes.commands import options_of
 from recipes.planning import RecipePlan
-from recipes.schema import Stage, options_of
+from recipes.schema import Stage
 from recipes.tidying import done_with
 
 if TYPE_CHECKING:
@@ -137,11 +137,12 @@ def budget_of(plan: RecipePlan) -> tuple[StageBudget, ...]:
         if (number := numbers.get(name)) is None:
             continue
         verdict = budget.gpus[0]
+        why = dict(zip((one.name for one in verdict.stations if one.way == "none"), budget.refused, strict=True))
         station, way, refused = budget.stations[number], verdict.stations[number], None
         if name == "scan" and _placed(planned.stage):
             way = way.model_copy(update={"needs": ""})
         elif way.way == "none":
-            refused = next((line for line in budget.refused if line.startswith(_told(asked.query, way))), None)
+            refused = why[name]
         if planned.stage.command == "heal finalists":
             pruned = budget.stations[numbers["merge"]].disk
             station, way = _choosing(station, way, healings_of(planned.stage), pruned)
@@ -297,7 +298,3 @@ def _lacking(one: StageBudget) -> str | None:
     if unknown := [name for name in names if name not in options]:
         return f"{one.station.command} does not fit {room}, and has no --{unknown[0]}: take a card of more memory"
     return f"{one.station.command} does not fit {room} as it is set; it would with {needed}"
-
-
-def _told(query: BudgetQuery, way: StationWay) -> str:
-    return f"{query.method if way.name == 'heal' else way.name} does not fit"

@@ -12,13 +12,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prune.common.errors import RegrowthError, UsageError
+from recipes.commands import options_of
 
 Value = str | int | float | bool | None | list[str | int | float]
 SHIPPED = Path(__file__).parent
 # Options that name what a command writes; everything else it names, it reads.
 _OUTPUTS = {"evaluate prepare": ("data",), "heal rank": ("out", "plot", "select-out")}
 ANY = "*"  # in a choice: the row of every value that has none of its own
-VALUED = ""  # in the place of an option's negation: it takes a value
 _USUAL_OUTPUTS = ("out", "plot")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _SPREAD = re.compile(r"\{([a-z][a-z0-9_]*)\.\.\.\}")
@@ -102,11 +102,11 @@ class Stage(BaseModel):
         line = [self.command.split()[1], *self.arguments]
         for name, value in self.options.items():
             if isinstance(value, bool):
-                negation = options_of(self.command)[name]
-                if negation == VALUED:  # YAML reads `checkpointing: off` as false
+                option = options_of(self.command)[name]
+                if option.takes_value:  # YAML reads `checkpointing: off` as false
                     line += [f"--{name}", "on" if value else "off"]
                     continue
-                flag = name if value else negation
+                flag = name if value else option.negation
                 line += [f"--{flag}"] if flag else []
                 continue
             if value is None:
@@ -300,35 +300,6 @@ def _setting(name: str, settings: dict[str, Value]) -> Value:
     if name not in settings:
         raise UsageError(f"{{{name}}} stands in a setting but is none itself; there are {', '.join(settings)}")
     return settings[name]
-
-
-def options_of(command: str) -> dict[str, str | None]:
-    """Long option names of a command such as `prune scan`, asked of the command itself; each with its negation's
-    (`compare-logits` has `no-compare-logits`), None if it has none, and `VALUED` if it takes a value.
-
-    Raises:
-        ValueError: no such command.
-    """
-    import typer
-
-    import eval.cli
-    import heal.cli
-    import prune.cli
-
-    apps = {"prune": prune.cli.app, "heal": heal.cli.app, "evaluate": eval.cli.app}
-    words = command.split()
-    if len(words) != 2 or words[0] not in apps:
-        raise ValueError(f"command {command!r} is not of the form `prune scan`, `heal qlora` or `evaluate compare`")
-    group: Any = typer.main.get_command(apps[words[0]])
-    if words[1] not in group.commands:
-        raise ValueError(f"there is no command {command!r}; {words[0]} has {', '.join(sorted(group.commands))}")
-    negations: dict[str, str | None] = {}
-    for parameter in group.commands[words[1]].params:
-        negation = next((name[2:] for name in parameter.secondary_opts if name.startswith("--")), None)
-        if not getattr(parameter, "is_flag", False):
-            negation = VALUED
-        negations |= {name[2:]: negation for name in parameter.opts if name.startswith("--") and name != "--help"}
-    return negations
 
 
 def shipped_recipes() -> list[str]:

@@ -13,8 +13,7 @@ import yaml
 from prune.common.errors import RegrowthError, UsageError
 from recipes.planning import identity, plan_recipe
 from recipes.record import read_stages
-from recipes.runner import _KEEP_WORK
-from recipes.schema import Recipe, RecipeError, Stage, load_recipe, options_of, parse_changes, shipped_recipes
+from recipes.schema import Recipe, RecipeError, Stage, load_recipe, parse_changes, shipped_recipes
 from recipes.tidying import words_read
 from tests.support.commands import check_refused, run, succeed
 
@@ -114,18 +113,6 @@ def test_what_was_stopped_goes_on_and_what_changed_begins_anew(small, tmp_path, 
     assert ending("--from", "stage") == "--overwrite"
     assert ending("--set", "n=3") == "--overwrite"
     assert ending("--set", "n=3") == "--resume"
-
-
-def test_every_command_that_keeps_its_work_is_gone_on_with():
-    import typer
-
-    import eval.cli
-    import heal.cli
-    import prune.cli
-
-    apps = {"prune": prune.cli.app, "heal": heal.cli.app, "evaluate": eval.cli.app}
-    commands = [f"{name} {command}" for name, app in apps.items() for command in typer.main.get_command(app).commands]
-    assert {command for command in commands if "resume" in options_of(command)} == set(_KEEP_WORK)
 
 
 STOPPABLE = """#!{python}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 GROWING = (
     "expandable_segments:True"  # what torch's allocator is asked for, unless the user has asked for something else
 )
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 EXIT_NO_GO = 3
 EXIT_INCONCLUSIVE = 4
 
