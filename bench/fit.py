@@ -69,7 +69,7 @@ def measure(folder: Path, bits: int, tokens: int, sequences: int, chunk: int | N
     from prune.models.memory.kv_cache import cache_of
     from prune.models.memory.needs import Asked
     from prune.models.memory.reckoning import read_needs
-    from prune.models.whole import quantisation
+    from prune.models.nf4 import quantisation
 
     subject = open_subject(folder)
     reckoned = read_needs(

@@ -52,8 +52,7 @@ def time_subject(
     subject: Subject, settings: TimeSettings, *, trust_remote_code: bool = False, show_progress: bool = True
 ) -> Times:
     """As `time_layers`, of a model that is open."""
-    from prune.models.loading import load_model, longest_context, pick_device
-    from prune.models.memory.skeleton import read_config
+    from prune.models.loading import load_model, longest_context, pick_device, read_config
     from prune.models.precision import pick_dtype
     from prune.models.stopwatch import Stopwatch
     from prune.models.walks.layer_files import weights_fit
@@ -158,8 +157,7 @@ def _stand_in(subject: Subject, kept: Sequence[int], dtype: Any, device: str, tr
     import torch
     from transformers import AutoModelForCausalLM
 
-    from prune.models.loading import stored_dtype
-    from prune.models.memory.skeleton import read_config
+    from prune.models.loading import read_config, stored_dtype
 
     with TemporaryDirectory(prefix="regrowth-time-") as folder:
         cut = new_config(subject, kept, carry_code=trust_remote_code)

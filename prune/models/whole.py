@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.headers import read_checkpoint
 from prune.checkpoint.source import Source
-from prune.common.errors import CheckpointError, RegrowthError, first_line
-from prune.models.loading import load_model, stored_dtype
+from prune.common.errors import CheckpointError, RegrowthError
+from prune.models.loading import load_model, read_config, stored_dtype
 from prune.models.nf4 import quantisation
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def load_whole(
         return load_model(source, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     import torch
 
-    config = _config(source, trust_remote_code)
+    config = read_config(source.folder, source.name, trust_remote_code=trust_remote_code)
     compute = dtype if isinstance(dtype, torch.dtype) else stored_dtype(read_checkpoint(source.folder), config)
     options: dict[str, Any] = {"device_map": {"": device}}
     if spread:
@@ -79,20 +79,9 @@ def check_stored(source: Source) -> None:
     Raises:
         CheckpointError: they are, or its config cannot be read.
     """
-    _check_stored(source, _config(source))
+    _check_stored(source, read_config(source.folder, source.name))
 
 
 def _check_stored(source: Source, config: Any) -> None:
     if getattr(config, "quantization_config", None) is not None:
         raise CheckpointError(f"{source.name} is stored quantised already; leave out --load-in-4bit")
-
-
-def _config(source: Source, trust_remote_code: bool = False) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{source.name} cannot be loaded as a causal language model ({first_line(error)})"
-        ) from error

@@ -169,11 +169,9 @@ class Documents(Iterator[Document]):
             raise TextError(f"{self.source} cannot be read ({reason}); use local text with --text FILE") from None
 
 
-def read_documents(
-    source: str, *, field: str = "text", chats: bool = False, also: Iterable[str] = ()
-) -> Iterator[Document]:
-    """The documents of SOURCE from its start; see `Documents`."""
-    return Documents(source, field, chats=chats, also=also)
+def read_documents(source: str, *, field: str = "text", also: Iterable[str] = ()) -> Iterator[Document]:
+    """The prose of SOURCE from its start; see `Documents`."""
+    return Documents(source, field, also=also)
 
 
 def source_files(source: str) -> list[Path]:

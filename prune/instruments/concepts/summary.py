@@ -148,7 +148,7 @@ def layer_concepts(
     ward = None
     if samples[0].ward is not None:
         ward = Ward(
-            agreement=_estimate(student_mean([one.agreement for one in samples])),
+            agreement=Estimate.of(student_mean([one.agreement for one in samples])),
             shares=tuple(_bounded(student_mean([(one.ward or {})[kind] for one in samples])) for kind in kinds),
         )
     return LayerConcepts(
@@ -172,7 +172,7 @@ def _share(name: str, samples: Sequence[Measured]) -> Share:
         name=name,
         share=_bounded(student_mean(shares)),
         chance=float(np.mean(chances)),
-        beyond=_estimate(student_mean(np.subtract(shares, chances))),
+        beyond=Estimate.of(student_mean(np.subtract(shares, chances))),
         samples=tuple(shares),
         chances=tuple(chances),
     )
@@ -201,13 +201,9 @@ def _trend(name: str, slope: Interval) -> Trend:
     if claim is not None:
         claimed = slope.negated if claim == "falls" else slope
         verdict = "seen" if claimed.low > 0 else "the reverse" if claimed.high < 0 else "cannot tell"
-    return Trend.model_validate({"name": name, "slope": _estimate(slope), "claim": claim, "verdict": verdict})
+    return Trend.model_validate({"name": name, "slope": Estimate.of(slope), "claim": claim, "verdict": verdict})
 
 
 def _bounded(share: Interval) -> Estimate:
     """A share, whose interval ends at 0 and 1."""
     return Estimate(estimate=share.estimate, low=max(0.0, share.low), high=min(1.0, share.high))
-
-
-def _estimate(interval: Interval) -> Estimate:
-    return Estimate(estimate=interval.estimate, low=interval.low, high=interval.high)

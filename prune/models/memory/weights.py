@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prune.models.loading import decoder_layers
 from prune.models.memory.footprint import scale_bytes
 from prune.models.memory.shapes import HEADS, Linear
-from prune.models.whole import quantisation
+from prune.models.nf4 import quantisation
 
 if TYPE_CHECKING:
     from prune.checkpoint.headers import Checkpoint

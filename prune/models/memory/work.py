@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from prune.models.loading import cache_argument, decoder_layers, forward_takes
+from prune.models.loading import answered_cache, cache_argument, decoder_layers, forward_takes
 from prune.models.memory.kv_cache import LayerCache
 from prune.models.memory.live_bytes import LiveBytes
 from prune.models.memory.needs import Work
@@ -78,7 +78,7 @@ def _measured(model: Any, name: str, caches: Sequence[LayerCache], tokens: int, 
     with without_values(name, "what a prompt takes"), live:
         past: dict[str, Any] = {}
         if read:
-            cache = model(input_ids=ids[:, :read], use_cache=True, **keep).past_key_values
+            cache = answered_cache(model(input_ids=ids[:, :read], use_cache=True, **keep))
             _cut_windows(cache)
             past = {cache_argument(model): cache}
         with _Watch(list(decoder_layers(model)), live) as watch:

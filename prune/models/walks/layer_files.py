@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -74,7 +73,6 @@ class LayerFiles:
         layers: its decoder layers.
         decoder: the part of it that holds them, but not the head.
         dtype, device: those it runs in.
-        read_seconds: spent so far in reading layers. compute_seconds: between the reading of one and its end.
     """
 
     def __init__(
@@ -87,7 +85,7 @@ class LayerFiles:
         Raises:
             CheckpointError: transformers cannot make a causal language model of the folder's config.
         """
-        self.name, self.device, self.read_seconds, self.compute_seconds = source.name, device, 0.0, 0.0
+        self.name, self.device = source.name, device
         checkpoint = read_checkpoint(source.folder)
         try:
             self.model, self.dtype = _without_weights(source, checkpoint, dtype, trust_remote_code)
@@ -149,15 +147,13 @@ class LayerFiles:
             coming = reader.submit(slots.read, 0) if indices else None
             for turn, index in enumerate(indices):
                 assert coming is not None
-                self.read_seconds += coming.result()
+                coming.result()
                 layer = self.layers[index]
                 slots.place(turn, layer)
                 coming = reader.submit(slots.read, turn + 1) if turn + 1 < len(indices) else None
-                began = time.monotonic()
                 try:
                     yield index, layer
                 finally:
-                    self.compute_seconds += time.monotonic() - began
                     _empty(layer)
 
     def stored_names(self, index: int) -> dict[str, str]:
@@ -221,16 +217,14 @@ class _Slots:
     def _room(self, stored: str) -> int:
         return -(-self.weights.places[stored][1].size // _ALIGN) * _ALIGN
 
-    def read(self, turn: int) -> float:
-        """Bring a layer into its slot; returns the seconds that it took."""
-        began = time.monotonic()
+    def read(self, turn: int) -> None:
+        """Bring a layer into its slot."""
         slot, offset, held = self.slots[turn % len(self.slots)], 0, {}
         for name, stored in self.names[turn].items():
             size = self.weights.places[stored][1].size
             held[name] = self.weights.read(stored, slot[offset : offset + size])
             offset += self._room(stored)
         self.held[turn] = held
-        return time.monotonic() - began
 
     def place(self, turn: int, layer: Any) -> None:
         """Give the layer its weights, in the type and on the device that it runs in."""

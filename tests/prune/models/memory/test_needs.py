@@ -9,15 +9,15 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
 from prune.families.subject import open_subject
 from prune.families.table import FAMILIES
-from prune.models.loading import cache_argument, load_model, longest_context, longest_stated, stored_dtype
+from prune.models.loading import cache_argument, load_model, longest_context, longest_stated, read_config, stored_dtype
 from prune.models.memory.held import held_weight_bytes
 from prune.models.memory.kv_cache import cache_bytes, cache_of, layer_caches
 from prune.models.memory.needs import Asked
 from prune.models.memory.reckoning import read_needs
-from prune.models.memory.skeleton import read_config, skeleton
+from prune.models.memory.skeleton import skeleton
 from prune.models.memory.weights import loaded_weights
 from prune.models.memory.work import _measured, prompt_work
-from prune.models.whole import quantisation
+from prune.models.nf4 import quantisation
 from tests.support.every_family import NOT_BUILT, own_name, save_small_model, small_config
 from tests.support.models import tiny
 from tests.support.verdicts import families, quiet
