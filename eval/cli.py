@@ -36,10 +36,6 @@ def prepare(
     domains: Annotated[
         str | None, typer.Option(help="Domains, as medical,math; if not given all that there are questions of.")
     ] = None,
-    mathqa_options: Annotated[
-        int, typer.Option(help="Options of MathQA: 4 (one wrong one removed at random, as in the study) or all 5.")
-    ] = 4,
-    seed: Annotated[int, typer.Option(help="Which option is removed.")] = 0,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -52,9 +48,7 @@ def prepare(
     from eval.questions.listing import manifest_table
     from eval.questions.preparation import prepare as work
 
-    manifest = work(
-        data, source=source or None, domains=domains, mathqa_options=mathqa_options, seed=seed, overwrite=overwrite
-    )
+    manifest = work(data, source=source or None, domains=domains, overwrite=overwrite)
     answer(manifest.to_json(), lambda: manifest_table(manifest), as_json=as_json)
 
 

@@ -19,7 +19,7 @@ from prune.common.files.provenance import digest
 _FEWEST = 2  # questions of a domain and protocol: an interval needs as many
 
 
-def read_answers(run: LoggedRun, tasks: Sequence[str], wanted: str | None) -> dict[str, TaskAnswers]:
+def _read_answers(run: LoggedRun, tasks: Sequence[str], wanted: str | None) -> dict[str, TaskAnswers]:
     """The answers of some tasks; errors as of `read_task`."""
     found = {}
     for task in tasks:
@@ -48,7 +48,7 @@ def as_result(
     Raises:
         UsageError, RegrowthError: as of `read_task`.
     """
-    read = read_answers(run, tasks, wanted)
+    read = _read_answers(run, tasks, wanted)
     placed = {task for some in domains.values() for task in some}
     common = [note for answers in read.values() for note in answers.notes]
     if lone := [task for task in tasks if task not in placed]:

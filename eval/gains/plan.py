@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,6 @@ class GainsPlan:
     sequences: int
     rounds: int
     notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """As values of JSON."""
-        return {**asdict(self), "orders": {label: asdict(order) for label, order in self.orders.items()}}
 
 
 def plan_gains(

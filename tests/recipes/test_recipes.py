@@ -308,7 +308,6 @@ def test_the_fast_and_slow_study_asks_its_sets_in_its_way(tmp_path):
     lines = {stage["name"]: stage["command"] for stage in plan["stages"]}
     prepared = lines.pop("questions")
     assert "--from data.tar --from medqa " in prepared
-    assert "--mathqa-options 4" in prepared
     assert prepared.split("--domains ")[1].split()[0].count(",") == 14  # the 13, math and medical
     wanted = {"mmlu": 12, "mathqa": 0, "medqa": 0}
     for name in wanted:

@@ -57,7 +57,7 @@ def count_pairs(fast: Sequence[bool], slow: Sequence[bool]) -> ThinkingCounts:
     return ThinkingCounts(both, only_fast, only_slow, len(pairs) - both - only_fast - only_slow)
 
 
-def gains(fast: Sequence[bool], slow: Sequence[bool], units: Sequence[str] | None = None) -> Gains:
+def gains(fast: Sequence[bool], slow: Sequence[bool], units: Sequence[str]) -> Gains:
     """Accuracies, reasoning gain and its two parts, correction rate and overthinking rate.
 
     Intervals are Wilson's for every share and rate, and for `delta`, a difference of two accuracies on the same
@@ -65,13 +65,12 @@ def gains(fast: Sequence[bool], slow: Sequence[bool], units: Sequence[str] | Non
 
     Args:
         fast, slow: shape (n,), n >= 1: the verdicts, in the same order of questions.
-        units: shape (n,): what is independent, the same for questions of one passage; all of them if None.
+        units: shape (n,): what is independent, the same for questions of one passage.
 
     Raises:
         ValueError: no question at all.
     """
-    names = [str(number) for number in range(len(fast))] if units is None else list(units)
-    answers = list(zip(fast, slow, names, strict=True))
+    answers = list(zip(fast, slow, units, strict=True))
 
     def share(hits: list[tuple[bool, str]]) -> Interval:
         return accuracy_of([hit for hit, _ in hits], [unit for _, unit in hits])
@@ -79,9 +78,9 @@ def gains(fast: Sequence[bool], slow: Sequence[bool], units: Sequence[str] | Non
     corrected = [(s, unit) for f, s, unit in answers if not f]
     spoiled = [(not s, unit) for f, s, unit in answers if f]
     return Gains(
-        a_fast=accuracy_of(fast, names),
-        a_slow=accuracy_of(slow, names),
-        delta=accuracy_difference(fast, slow, names),
+        a_fast=accuracy_of(fast, units),
+        a_slow=accuracy_of(slow, units),
+        delta=accuracy_difference(fast, slow, units),
         delta_c=share([(s and not f, unit) for f, s, unit in answers]),
         delta_o=share([(f and not s, unit) for f, s, unit in answers]),
         r_c=share(corrected) if corrected else None,

@@ -1,6 +1,6 @@
 """Figures by depth: what removing each block costs, where two domains differ, how alike fast and slow states are.
 
-Each is a section of a page with its legend, and an SVG file that stands alone, light or dark as the reader's system is.
+Each is a section of a page, with its legend.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 from eval.depth.contrasting.contrasts import Interaction, in_words
 from eval.depth.contrasting.interaction import DEEP, SHALLOW
 from eval.reports.drawing.charts import CurvePoint, Plot, PlottedCurve, Shade, curves
-from eval.reports.drawing.sheet import sheet
 from eval.reports.model import Figure, Key, Section
 from eval.reports.wording.text import listed
 from prune.common.intervals import Interval
@@ -56,13 +55,8 @@ class AlikeCurve:
     values: Sequence[Interval]
 
 
-def removal_map(removed: Sequence[RemovalCurve]) -> str:
-    """An SVG file: a panel for each measure and size, a line with its 95 % band for each domain, starts along x."""
-    return sheet(removal_section(removed))
-
-
 def removal_section(removed: Sequence[RemovalCurve]) -> Section:
-    """The panels of `removal_map`, by measure and then by size, in the order in which they come."""
+    """A panel for each measure and size, in the order in which they come: a line with its 95 % band for each domain."""
     domains = list(dict.fromkeys(curve.domain for curve in removed))
     panels = list(dict.fromkeys((curve.measure, curve.size) for curve in removed))
     figures = []
@@ -92,17 +86,8 @@ def removal_section(removed: Sequence[RemovalCurve]) -> Section:
     )
 
 
-def contrast_curve(found: Sequence[Interaction], names: Sequence[str]) -> str:
-    """An SVG file: a panel for each contrast, named so, with the difference of relative costs by depth.
-
-    Raises:
-        ValueError: none of them has relative costs.
-    """
-    return sheet(contrast_section(found, names))
-
-
 def contrast_section(found: Sequence[Interaction], names: Sequence[str]) -> Section:
-    """The panels of `contrast_curve`; contrasts without relative costs have none.
+    """A panel for each contrast, named so, with the difference of relative costs by depth; none where there are none.
 
     Raises:
         ValueError: none of them has relative costs.
@@ -143,13 +128,8 @@ def contrast_section(found: Sequence[Interaction], names: Sequence[str]) -> Sect
     )
 
 
-def alike_curves(alike: Sequence[AlikeCurve]) -> str:
-    """An SVG file: linear CKA between fast and slow prompts by layer, a line with its band for each domain."""
-    return sheet(alike_section(alike))
-
-
 def alike_section(alike: Sequence[AlikeCurve]) -> Section:
-    """The panels of `alike_curves`, in the order in which they come."""
+    """Linear CKA between fast and slow prompts by layer: a panel for each kind of state, a line for each domain."""
     domains = list(dict.fromkeys(curve.domain for curve in alike))
     figures = []
     for number, panel in enumerate(dict.fromkeys(curve.panel for curve in alike)):

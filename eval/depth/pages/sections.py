@@ -175,9 +175,8 @@ def _alike(document: DepthRecord) -> Section | None:
     found = document.similarity
     if found is None:
         return None
-    token = "last token" if found.token == "last" else "the question's tokens"
     curves = [
-        AlikeCurve(domain=curve.domain or "all", panel=f"{curve.protocol} prompts, {token}", values=values)
+        AlikeCurve(domain=curve.domain or "all", panel=f"{curve.protocol} prompts, last token", values=values)
         for curve in (*found.domains, *found.over_all)
         if (values := _values(curve))
     ]

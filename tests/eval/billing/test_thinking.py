@@ -31,7 +31,7 @@ def _gains(counts, units=None):
     sizes = (counts.both_right, counts.fast_only, counts.slow_only, counts.both_wrong)
     fast = [f for f, size in zip((True, True, False, False), sizes, strict=True) for _ in range(size)]
     slow = [s for s, size in zip((True, False, True, False), sizes, strict=True) for _ in range(size)]
-    return gains(fast, slow, units)
+    return gains(fast, slow, units or list(map(str, range(len(fast)))))
 
 
 @given(COUNTS)
