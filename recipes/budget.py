@@ -24,7 +24,7 @@ from prune.common.screen.tables import Table
 from prune.common.screen.terminal import screen
 from prune.common.sizes import spell_size
 from prune.models.at_once import STATES_SHARE
-from recipes.asked import Asked, StageRefusedError, asked_budget, healings_of
+from recipes.budget_request import BudgetRequest, StageRefusedError, budget_request, healings_of
 from recipes.commands import options_of
 from recipes.planning import RecipePlan
 from recipes.schema import Stage
@@ -103,10 +103,24 @@ class RecipeBudget:
         return Group(*parts)
 
     def refusal(self) -> str | None:
-        """What cannot fit and what to change, in one line; None where all does."""
+        """What cannot fit, what to change, and the way to go on anyway, in one line; None where all fits."""
+        for one in self.running:
+            if line := one.refused or (_lacking(one) if one.way.needs else None):
+                return f"stage {one.stage.name}: {line}; {_GO_ON}"
         most = self.most + (self.missing if self.on_one_disk else 0)
-        if line := refusal(self.running, most, self.free, tidy=self.tidy):
-            return line
+        if most > self.free:
+            less = "remove what else is there, choose another place with --set out="
+            return (
+                f"the stages write {spell_size(most)} to the disk at once, and {spell_size(self.free)} are free: {less}"
+                f"{'' if self.tidy else ', add --tidy'}, {_GO_ON}"
+            )
+        states = max((_states_off(one) for one in self.running if one.way.way == "layer by layer"), default=0)
+        temporary = shutil.disk_usage(tempfile.gettempdir()).free
+        if states > STATES_SHARE * available() and states > temporary:
+            return (
+                f"hidden states take {spell_size(states)}, more than is free in memory and in {tempfile.gettempdir()} "
+                f"({spell_size(temporary)}): scan fewer or shorter samples, name a larger folder in TMPDIR, {_GO_ON}"
+            )
         if self.missing > (there := shutil.disk_usage(self.cache).free):
             return (
                 f"{spell_size(self.missing)} of the model are yet to come from the hub, and {spell_size(there)} are "
@@ -122,11 +136,11 @@ def budget_of(plan: RecipePlan) -> tuple[StageBudget, ...]:
         RegrowthError: the model cannot be read, or a stage's settings do not fit it.
     """
     recipe, found = plan.recipe, []
-    budgets: dict[Asked, Budget] = {}
+    budgets: dict[BudgetRequest, Budget] = {}
     cards: dict[tuple[str, bool], Gpu] = {}
     for planned in plan.stages:
         name, asked = _STATIONS.get(planned.stage.command), None
-        if name is None or (asked := asked_budget(recipe, planned.stage)) is None:
+        if name is None or (asked := budget_request(recipe, planned.stage)) is None:
             continue
         if (place := (asked.device, asked.spread)) not in cards:
             cards[place] = card_at(asked.device, spread=asked.spread)
@@ -242,27 +256,6 @@ def budget_table(budget: Sequence[StageBudget], most: int, free: int) -> Table:
         words=("stage", "goes", "hours assume"),
         caption=f"At most {spell_size(most)} on the disk at once, where {spell_size(free)} are free.",
     )  # fmt: skip
-
-
-def refusal(budget: Sequence[StageBudget], most: int, free: int, *, tidy: bool) -> str | None:
-    """What cannot fit, what to change, and the way to go on anyway, in one line; None where all fits."""
-    for one in budget:
-        if line := one.refused or (_lacking(one) if one.way.needs else None):
-            return f"stage {one.stage.name}: {line}; {_GO_ON}"
-    if most > free:
-        less = "remove what else is there, choose another place with --set out=" + ("" if tidy else ", add --tidy")
-        return (
-            f"the stages write {spell_size(most)} to the disk at once, and {spell_size(free)} are free: {less}, "
-            f"{_GO_ON}"
-        )
-    states = max((_states_off(one) for one in budget if one.way.way == "layer by layer"), default=0)
-    temporary = shutil.disk_usage(tempfile.gettempdir()).free
-    if states > STATES_SHARE * available() and states > temporary:
-        return (
-            f"hidden states take {spell_size(states)}, more than is free in memory and in {tempfile.gettempdir()} "
-            f"({spell_size(temporary)}): scan fewer or shorter samples, name a larger folder in TMPDIR, {_GO_ON}"
-        )
-    return None
 
 
 def _states_off(one: StageBudget) -> int:

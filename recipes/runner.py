@@ -23,8 +23,8 @@ from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.provenance import provenance
 from prune.common.programs import PROGRAMS
 from prune.common.screen.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
-from recipes.asked import StageRefusedError
 from recipes.budget import check_budget
+from recipes.budget_request import StageRefusedError
 from recipes.child import run_child
 from recipes.commands import options_of
 from recipes.planning import UNFINISHED, RecipePlan, StagePlan, identity, plan_recipe

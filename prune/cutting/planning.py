@@ -75,7 +75,7 @@ def plan_cut(
     subject = open_subject(model, revision=settings.revision, carry_code=settings.trust_remote_code)
     heads = heads_of(settings.heads, subject)
     if named is not None:
-        _check_fit(named, subject.layers, settings.allow_last)
+        _check_named(named, subject.layers, settings.allow_last)
         evidence = _heads_evidence(heads, tuple(named), settings)
         return _assemble(subject, tuple(named), "named", evidence, carry_code=settings.trust_remote_code)
     target = None
@@ -177,7 +177,7 @@ def _named_layers(n: int | None, start: int | None, layers: str | Sequence[int] 
     return None if start is None else range(start, start + n)
 
 
-def _check_fit(dropped: Sequence[int], layers: int, allow_last: bool) -> None:
+def _check_named(dropped: Sequence[int], layers: int, allow_last: bool) -> None:
     if dropped[-1] >= layers:
         raise UsageError(f"layers {dropped[0]} to {dropped[-1]} do not fit: the model has layers 0-{layers - 1}")
     if len(dropped) >= layers:

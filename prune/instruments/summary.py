@@ -114,7 +114,7 @@ def _effect(measure: str, runs: Runs) -> Effect:
     )
 
 
-class Measured(Protocol):
+class MeasuredModel(Protocol):
     """What an instrument wrote of a model, such as `Heads`."""
 
     @property
@@ -125,7 +125,7 @@ class Measured(Protocol):
     def provenance(self) -> dict[str, Any]: ...
 
 
-def layers_in(other: Measured, name: str | Path, folder: Path, layers: int) -> tuple[int, ...]:
+def layers_in(other: MeasuredModel, name: str | Path, folder: Path, layers: int) -> tuple[int, ...]:
     """For each layer of the model in `folder`, its number in the model that `other` is of.
 
     Args:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from prune.common.errors import RegrowthError, UsageError
+from recipes.commands import CommandOption, options_of
 from recipes.planning import identity, plan_recipe
 from recipes.record import read_stages
 from recipes.schema import Recipe, RecipeError, Stage, load_recipe, parse_changes, shipped_recipes
@@ -344,6 +345,15 @@ def test_the_instruments_ask_three_models_the_same(tmp_path):
 def test_a_family_that_is_in_no_table_is_refused():
     with pytest.raises(UsageError, match="--set family=gpt: there is no such row; paper has llama-2-7b, llama-2-13b"):
         load_recipe("paper").resolve({"model": "m", "family": "gpt"})
+
+
+def test_options_are_asked_of_the_command_once():
+    known = options_of("heal merge")
+    assert known["compare-logits"] == CommandOption(takes_value=False, negation="no-compare-logits")
+    assert known["overwrite"] == CommandOption(takes_value=False)
+    assert known["out"] == CommandOption(takes_value=True)
+    assert "help" not in known
+    assert options_of("heal merge") is known
 
 
 def test_flags_are_given_or_negated_and_on_and_off_are_words():

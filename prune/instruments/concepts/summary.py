@@ -57,7 +57,7 @@ class Clustered:
 
 
 @dataclass(frozen=True)
-class Measured:
+class LayerShares:
     """One layer's shares in one sample, each by its name: a kind, a set of labels, or what else is counted."""
 
     clusters: int
@@ -72,7 +72,7 @@ class Measured:
 
 def measure_layer(
     clustered: Clustered, labelled: Labelled, kinds: Sequence[Kind], settings: ConceptsSettings, number: int
-) -> Measured:
+) -> LayerShares:
     """Align one layer's clusters with all labels, and with shuffled ones.
 
     Args:
@@ -94,7 +94,7 @@ def measure_layer(
         wards = align_clusters(Clusters(clustered.ward), sets, words[some], rule)
         ward, alike = shares_of(wards, kinds), agreement(clustered.ward, clustered.k_means[some])
     told = settings.examples if number == 0 else 0
-    return Measured(
+    return LayerShares(
         clusters=len(clusters.sizes),
         shares=shares_of(aligned, kinds),
         chances=chances,
@@ -138,7 +138,7 @@ def _examples(
 
 
 def layer_concepts(
-    layer: int, samples: Sequence[Measured], kinds: Sequence[Kind], sets: Sequence[str]
+    layer: int, samples: Sequence[LayerShares], kinds: Sequence[Kind], sets: Sequence[str]
 ) -> LayerConcepts:
     """What the samples say together of one layer.
 
@@ -166,7 +166,7 @@ def layer_concepts(
     )
 
 
-def _share(name: str, samples: Sequence[Measured]) -> Share:
+def _share(name: str, samples: Sequence[LayerShares]) -> Share:
     shares, chances = [one.shares[name] for one in samples], [one.chances[name] for one in samples]
     return Share(
         name=name,

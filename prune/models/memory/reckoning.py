@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from prune.common.errors import CheckpointError, UsageError
 from prune.models.loading import longest_context, read_config, stored_dtype
 from prune.models.memory.kv_cache import layer_caches
-from prune.models.memory.needs import Asked, Needs
+from prune.models.memory.needs import Load, Needs
 from prune.models.memory.weights import Weights, loaded_weights, packed_weights
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def read_needs(
     source: Source,
     checkpoint: Checkpoint,
-    asked: Asked,
+    asked: Load,
     *,
     layer_of: Callable[[str], int | None],
     layers: int,

@@ -37,7 +37,7 @@ def weights_fit(checkpoint: Checkpoint, dtype: Any, device: str, cap: int | None
     return size <= WEIGHTS_SHARE * (available(device) if cap is None else cap)
 
 
-class Weights:
+class StoredTensors:
     """The tensors of a checkpoint by name, read at their bytes; no file stays open."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -94,7 +94,7 @@ class LayerFiles:
                 f"{source.name} cannot be made a causal language model ({first_line(error)})"
             ) from error
         self.decoder, self.layers = decoder_of(self.model), list(decoder_layers(self.model))
-        self.weights = Weights(checkpoint)
+        self.weights = StoredTensors(checkpoint)
         self.weights.base = getattr(self.model, "base_model_prefix", "")
         self.names = {id(module): name for name, module in self.model.named_modules()}
         for module in self.model.modules():
