@@ -31,7 +31,7 @@ _PUBLIC = {  # no room may have one of these names: once imported, it would stan
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str) -> Any:  # lazy: importing the room must not import torch
+def __getattr__(name: str) -> Any:  # lazy: importing the folder must not import torch
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

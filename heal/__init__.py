@@ -30,7 +30,7 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str) -> Any:  # lazy: importing the room must not import torch
+def __getattr__(name: str) -> Any:  # lazy: importing the folder must not import torch
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -185,9 +185,6 @@ def scan_command(
     ] = None,
     resume: Resume = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the heat map: a .png, .pdf or .svg file.")] = None,
-    scale: Annotated[
-        Literal["row", "raw"], typer.Option(help="Colours of the heat map: each row rescaled, or d itself.")
-    ] = "row",
     overwrite: OverwriteBoth = False,
     as_json: AsJson = False,
 ) -> None:
@@ -210,12 +207,12 @@ def scan_command(
 
     free_file(out, overwrite=overwrite)
     if plot is not None:
-        free_file(check_figure(plot, scale), overwrite=overwrite)
+        free_file(check_figure(plot), overwrite=overwrite)
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
     measured = scan(model, text or DEFAULT_SOURCE, settings=settings, unfinished=unfinished, **origin)
     if not is_main():
         return
-    figure = draw_scan(measured, plot, scale=scale) if plot is not None else b""  # if it fails, nothing is written
+    figure = draw_scan(measured, plot) if plot is not None else b""  # if it fails, nothing is written
     write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
     answer(measured.to_json(), lambda: best_table(measured, strip=sys.stdout.isatty()), as_json=as_json)
     say_written(out, plot)

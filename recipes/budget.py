@@ -187,7 +187,7 @@ def _choosing(heal: Station, way: StationWay, healings: int, pruned: int) -> tup
 
 def _placed(scan: Stage) -> bool:
     """Whether a scan's options settle where its weights go: in few bits, or where accelerate finds room for them."""
-    return any(scan.options.get(name) for name in ("device-map", "load-in-4bit", "load-in-8bit"))
+    return any(scan.options.get(name) for name in ("device-map", "load-in-4bit"))
 
 
 def reckon(plan: RecipePlan, *, tidy: bool) -> RecipeBudget:

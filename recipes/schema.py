@@ -1,4 +1,4 @@
-"""What a recipe is: settings, and stages that are commands of the three rooms. Validated before anything runs."""
+"""What a recipe is: settings, and stages that are commands of the other folders. Validated before anything runs."""
 
 from __future__ import annotations
 
