@@ -154,12 +154,17 @@ def sweep_command(
 ) -> None:
     """Put the same questions to many cuts of a model at once, computing once what they share.
 
+    torchrun and `accelerate launch -m eval sweep ...` share the questions among processes.
+
     Example: evaluate sweep model/ --scan scan.json --sizes 0-15 --data questions --domains medical,math --out sweep
     """
     from eval.reports.terminal import sweep_tables
     from eval.sweeps.run import sweep
+    from prune.common.machine.processes import is_main
 
     document = sweep(model, settings, out=out, revision=revision, resume=resume, overwrite=overwrite).to_json()
+    if not is_main():
+        return
     answer(document, lambda: sweep_tables(document), as_json=as_json)
 
 

@@ -19,14 +19,14 @@ HEAD = """\
 
 Written by `python -m bench.peers`, which `make bench-peers` runs. Do not edit: the next run writes it anew.
 
-The first row of a comparison is Regrowth, in seconds and MiB. Every other row is **that tool divided by Regrowth**: 3.0x
-in time took three times as long, 0.5x took half. Where a tool is ahead of Regrowth, the cell is bold. Figures under
-`also` are no ratios.
+The first row of a comparison is Regrowth, in seconds and MiB. Every other row is **that tool divided by Regrowth**:
+3.0x in time took three times as long, 0.5x took half. Where a tool is ahead of Regrowth, the cell is bold. Figures
+under `also` are no ratios.
 """
 FOOT = """\
 Time is wall time of the whole command, start-up included. Processor time adds up all its threads. Peak memory is what
-the command and its children hold, without pages of mapped files. Disk is what it writes. Where a comparison says rounds,
-time is their median and memory their greatest.
+the command and its children hold, without pages of mapped files. Disk is what it writes. Where a comparison says
+rounds, time is their median and memory their greatest.
 """
 
 

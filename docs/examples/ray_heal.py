@@ -2,8 +2,8 @@
 
     python ray_heal.py runs/pruned --teacher Qwen/Qwen3-8B --text prose.jsonl --out /shared/adapter --workers 8
 
-Without --teacher it trains on the text alone, as `heal qlora` does. --cpu gives each worker a core in the place of a GPU.
---set changes a setting of healing: --set rank=32 --set learning_rate=1e-4.
+Without --teacher it trains on the text alone, as `heal qlora` does. --cpu gives each worker a core in the place
+of a GPU. --set changes a setting of healing: --set rank=32 --set learning_rate=1e-4.
 
 The model, the text and the folder of --out must be at the same path for all workers. A worker that dies is no loss: Ray
 starts all of them again, and healing goes on from its last checkpoint. Ray's own notes go to OUT.ray.

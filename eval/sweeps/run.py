@@ -28,6 +28,7 @@ from prune.common.files.outputs import check_apart, free_folder
 from prune.common.files.provenance import digest
 from prune.common.files.resume import Unfinished
 from prune.common.layers import layers_without
+from prune.common.machine.processes import is_main
 from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.cutting.planning import scan_of
 from prune.families.subject import Subject, new_config, open_subject
@@ -52,6 +53,9 @@ def sweep(
 ) -> Sweep:
     """Ask all variants of a model the same questions, computing once what they share, and write the folder `out`.
 
+    Started by torchrun or `accelerate launch`, each process answers a share of the questions, all return the same, and
+    one writes.
+
     `out` appears whole or not at all: sweep.json, costs.json, samples_<task>.jsonl, curves and (of several starts a
     size) map as .svg; nothing is written if None.
 
@@ -67,6 +71,7 @@ def sweep(
             a score is not a number.
     """
     settings = settings_of(SweepSettings, settings, options)
+    show_progress = show_progress and is_main()
     check_resident(settings, pick_device(settings.device))
     if out is not None:
         free_folder(out, overwrite=overwrite)
@@ -79,11 +84,11 @@ def sweep(
         screen().print(plan.words())
     quiet_libraries()
     swept = _measure(subject.source, plan, healed, tasks, settings, unfinished, show_progress=show_progress)
-    if out is not None:
+    if out is not None and is_main():
         from eval.sweeps.document import write_sweep
 
         write_sweep(swept, out, overwrite=overwrite)
-    if unfinished is not None:
+    if unfinished is not None and is_main():
         unfinished.clear()
     return swept
 

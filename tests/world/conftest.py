@@ -74,13 +74,13 @@ def patched_model(make, cut_model, sample_text) -> Path:
     return make("patched", "heal", "patch", cut_model, *text, *how)
 
 
-TRAINING = ("--tokens", "4k", "--held-out-tokens", 512, "--length", 128, "--batch-size", 4, "--accumulate", 1,
+TRAINING = ("--tokens", "2k", "--held-out-tokens", 256, "--length", 128, "--batch-size", 4, "--accumulate", 1,
             "--rank", 8, "--learning-rate", "2e-3", "--dropout", 0, "--checkpointing", "off")  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def adapter(make, cut_model, sample_model, sample_text) -> Path:
-    """An adapter of rank 8 for `cut_model`, distilled on unquantised weights for 8 steps."""
+    """An adapter of rank 8 for `cut_model`, distilled on unquantised weights for a few steps."""
     text = ("--teacher", sample_model, "--text", sample_text, "--bits", 16)
     return make("adapter", "heal", "distill", cut_model, *text, *TRAINING)
 
@@ -95,6 +95,18 @@ def healed_model(make, adapter) -> Path:
 def adapter_only(make, adapter) -> Path:
     """The cut and the healing as one adapter on the full model, `sample_model`."""
     return make("adapter-only", "heal", "merge", adapter, "--adapter-only")
+
+
+@pytest.fixture(scope="session")
+def qlora_adapter(make, cut_model, sample_text) -> Path:
+    """An adapter of rank 8 for `cut_model` in NF4, from `heal qlora`."""
+    return make("qlora", "heal", "qlora", cut_model, "--text", sample_text, "--dtype", "float32", *TRAINING)
+
+
+@pytest.fixture(scope="session")
+def qlora_healed_model(make, qlora_adapter) -> Path:
+    """`qlora_adapter` merged into the weights that it was trained on, as NF4 left them."""
+    return make("qlora-healed", "heal", "merge", qlora_adapter, "--base", "dequantised")
 
 
 # What was checked.

@@ -60,9 +60,12 @@ def test_the_wheel_holds_the_four_folders_whole_and_nothing_else(wheel):
     info = {name for name in names if re.match(r"regrowth-[^/]+\.dist-info/", name)}
     assert names - info == _tracked(ROOT)
     assert any(name.endswith("licenses/LICENSE") for name in info)
-    for needed in ("eval/reports/templates/report.html.j2", "eval/asking/protocols/choice.yaml", "recipes/demo.yaml",
-                   "eval/questions/data/mmlu_rows_by_subject.json", *(f"{folder}/py.typed" for folder in FOLDERS)):  # fmt: skip
-        assert needed in names
+    data = (
+        "reports/templates/report.html.j2",
+        "asking/protocols/choice.yaml",
+        "questions/data/mmlu_rows_by_subject.json",
+    )
+    assert {"recipes/demo.yaml", *(f"eval/{name}" for name in data), *(f"{one}/py.typed" for one in FOLDERS)} <= names
 
 
 def test_the_source_distribution_builds_the_same_wheel(built, wheel):
