@@ -14,12 +14,11 @@ from eval.options import asked_options, caching_options
 from eval.settings import ComparisonSettings, RunSettings
 from eval.sweeps.settings import SweepSettings
 from prune.common.screen.options import settings_options, takes
-from prune.common.screen.terminal import answer, make_app
+from prune.common.screen.terminal import AsJson, answer, make_app
 
 app = make_app("evaluate", "Bill what a cut costs, domain by domain.")
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands at the output.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 
 
@@ -89,10 +88,10 @@ def run(
     from eval.billing.document import describe_run, write_run
     from eval.reports.terminal import run_tables
     from eval.runs.run import run as work
-    from prune.common.files.outputs import check_free
+    from prune.common.files.outputs import free_folder
 
     if out is not None:
-        check_free(out, overwrite=overwrite)
+        free_folder(out, overwrite=overwrite)
     result = work(model, settings, revision=revision)
     if out is not None:
         write_run(result, out, overwrite=overwrite)

@@ -35,7 +35,7 @@ from eval.runs.samples import RunResult
 from eval.settings import ComparisonSettings, Settings, named_texts, settings_of
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError, first_line
-from prune.common.files.outputs import check_apart, check_free, staged_directory, write_json, write_text
+from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_json, write_text
 from prune.common.files.provenance import provenance
 from prune.common.machine.memory import give_back
 from prune.common.machine.out_of_memory import is_out_of_memory
@@ -77,7 +77,7 @@ def compare(
         raise UsageError("compare needs the full model and one other at least")
     names = unique_labels(models, settings.labels)
     policy = policy_of(settings.max_loss, settings.policy)
-    out = check_free(out, overwrite=overwrite)
+    out = free_folder(out, overwrite=overwrite)
     check_apart(out, *models, settings.data, settings.sweep)
     if settings.sweep is not None:
         read_sweep(settings.sweep)

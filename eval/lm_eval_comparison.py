@@ -18,7 +18,7 @@ from eval.gains.settings import GainsSettings
 from eval.reports.page import read_sweep
 from eval.settings import ComparisonSettings, settings_of
 from prune.common.errors import UsageError
-from prune.common.files.outputs import check_apart, check_free
+from prune.common.files.outputs import check_apart, free_folder
 
 _REMEDY = "--from-lm-eval bills the scores that are logged, in the domains of known tasks or --mapping; leave it out"
 
@@ -58,7 +58,7 @@ def compare_lm_eval(
         raise UsageError("compare needs the full model's folder and one other at least")
     labels = unique_labels([full, *others], settings.labels)
     policy = policy_of(settings.max_loss, settings.policy)
-    check_free(out, overwrite=overwrite)
+    free_folder(out, overwrite=overwrite)
     check_apart(out, full, *others, settings.sweep)
     if settings.sweep is not None:
         read_sweep(settings.sweep)

@@ -23,7 +23,6 @@ Pruned = Annotated[str, typer.Argument(help="The pruned model: a folder or a hub
 AdapterOut = Annotated[Path, typer.Option(help="Folder for the adapter; must not exist.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print heal.json on stdout, and nothing else there.")]
 
 _text = partial(Option, panel="Text")
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from recipes.schema import options_of
+from prune.common.programs import PROGRAMS
+from recipes.commands import options_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"^```(?:sh|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:^(?: {4}|\t).*\n)+", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-ROOMS = {"prune": "prune", "heal": "heal", "evaluate": "eval", "recipe": "recipes"}
 
 
 def commands(page):
@@ -24,7 +24,7 @@ def commands(page):
     blocks = FENCED.findall(text) + INDENTED.findall(text)
     for block in blocks:
         for line in re.sub(r"\\\n\s*", " ", block).splitlines():
-            if line.strip().split(" ")[0] in ROOMS:
+            if line.strip().split(" ")[0] in PROGRAMS:
                 yield shlex.split(line, comments=True)
 
 
@@ -35,7 +35,7 @@ def test_every_option_of_a_command_exists(page):
             continue
         known = options_of(" ".join(words[:2]))
         given = {word[2:].split("=")[0] for word in words if re.match(r"--[a-z]", word)}
-        assert given <= {*known, *known.values(), "help", "debug"}, words
+        assert given <= {*known, *(option.negation for option in known.values()), "help", "debug"}, words
 
 
 def anchors(page):
@@ -64,7 +64,7 @@ def test_the_quickstart_runs_as_it_stands(tmp_path, monkeypatch):
     for words in commands(ROOT / "docs" / "index.md"):
         if words[1].startswith("-") or words[0] == "recipe":
             continue
-        app = importlib.import_module(f"{ROOMS[words[0]]}.cli").app
+        app = importlib.import_module(f"{PROGRAMS[words[0]]}.cli").app
         done = CliRunner().invoke(app, words[1:])
         assert done.exit_code == 0, f"{words}\n{done.stdout}\n{done.stderr}"
         ran.append(" ".join(words[:2]))

@@ -18,7 +18,7 @@ from eval.settings import SHORTEST, settings_of
 from eval.sweeps.plan import SweepPlan
 from eval.sweeps.run import identify
 from prune.common.errors import UsageError
-from prune.common.files.outputs import check_apart, check_free
+from prune.common.files.outputs import check_apart, free_folder
 from prune.common.files.provenance import digest
 from prune.common.files.resume import Unfinished
 from prune.common.machine.memory import give_back, peak_memory
@@ -63,7 +63,7 @@ def measure_depth(
     settings = settings_of(DepthSettings, settings, options)
     check_resident(settings, pick_device(settings.device))
     if out is not None:
-        check_free(out, overwrite=overwrite)
+        free_folder(out, overwrite=overwrite)
         check_apart(out, model, settings.data)
     pool = read_pool(settings)
     subject = open_subject(model, revision=revision)

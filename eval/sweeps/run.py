@@ -23,7 +23,7 @@ from eval.sweeps.settings import SweepSettings
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
-from prune.common.files.outputs import check_apart, check_free
+from prune.common.files.outputs import check_apart, free_folder
 from prune.common.files.provenance import digest
 from prune.common.files.resume import Unfinished
 from prune.common.layers import layers_without
@@ -74,7 +74,7 @@ def sweep(
     show_progress = show_progress and is_main()
     check_resident(settings, pick_device(settings.device))
     if out is not None:
-        check_free(out, overwrite=overwrite)
+        free_folder(out, overwrite=overwrite)
         check_apart(out, model, settings.data, *settings.adapters)
     tasks = plan_tasks(settings)
     subject = open_subject(model, revision=revision)

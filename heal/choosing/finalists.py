@@ -25,7 +25,7 @@ from heal.training.stopping import DivergedError, Interrupted
 from prune.checkpoint.identity import base_identity
 from prune.choosing.settings import CutSettings
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.files.outputs import check_free, staged_directory
+from prune.common.files.outputs import free_folder, staged_directory
 from prune.common.files.provenance import provenance
 from prune.common.files.resume import Unfinished
 from prune.common.layers import spell_layers
@@ -66,7 +66,7 @@ def choose_healed(
     from prune.models.loading import pick_device
 
     settings, run = settings or DistillSettings(), run or TrainingRun(tokens=TOKENS)
-    out = check_free(out, overwrite=run.overwrite)
+    out = free_folder(out, overwrite=run.overwrite)
     if rank_and_world()[1] > 1:
         raise UsageError("heal finalists runs in one process; start it without a launcher")
     text = TextSource(text) if isinstance(text, str) else text

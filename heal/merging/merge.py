@@ -23,7 +23,7 @@ from prune.checkpoint.companions import ADAPTER_WEIGHTS
 from prune.checkpoint.headers import Checkpoint, read_checkpoint
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError, UsageError
-from prune.common.files.outputs import check_apart, check_free, staged_directory, write_text
+from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_text
 from prune.common.files.provenance import command_line, versions
 from prune.common.machine.out_of_memory import is_out_of_memory
 from prune.common.screen.terminal import progress, quiet_libraries, screen
@@ -93,7 +93,7 @@ def merge(
         raise UsageError(f"--base {base} is unknown; use {', '.join(BASES)}")
     measuring = measuring or Measuring()
     opened = open_adapter(adapter)
-    out = check_free(out, overwrite=overwrite)
+    out = free_folder(out, overwrite=overwrite)
     quiet_libraries()
     source = base_of(opened, model)
     check_apart(out, source.folder, opened.folder)

@@ -20,7 +20,7 @@ from heal.settings import CHOICE_TOKENS, PatchRun, PatchSettings, check_length, 
 from heal.text.sources import HELD_OUT_SHARE, TextSource, hold_out, row_stream
 from prune.checkpoint.identity import base_identity
 from prune.common.errors import TextError, UsageError
-from prune.common.files.outputs import check_apart, check_free, staged_directory
+from prune.common.files.outputs import check_apart, free_folder, staged_directory
 from prune.common.files.provenance import provenance
 from prune.common.layers import runs, spell_layers
 from prune.common.machine.memory import peak_memory
@@ -170,7 +170,7 @@ def _plan(
     fitted = parse_tokens(run.tokens) // settings.length
     if not fitted:
         raise UsageError(f"--tokens {run.tokens} is less than one row of {settings.length} tokens; ask for more")
-    check_free(out, overwrite=run.overwrite)
+    free_folder(out, overwrite=run.overwrite)
     quiet_libraries()
     run = replace(run, device=pick_device(run.device))
 

@@ -14,7 +14,7 @@ from prune.checkpoint.headers import INDEX, WEIGHTS, Checkpoint, Shard, read_sha
 from prune.checkpoint.hub import fetch
 from prune.checkpoint.layout import Layout, aligned
 from prune.common.errors import CheckpointError, RegrowthError
-from prune.common.files.outputs import check_free, staged_directory
+from prune.common.files.outputs import free_folder, staged_directory
 from prune.common.screen.terminal import progress
 from prune.cutting.card import model_card
 from prune.cutting.plan import PLAN_FILE, CutPlan
@@ -39,7 +39,7 @@ def cut(
         CheckpointError: the source is no longer the model that was planned on.
         RegrowthError: `out` exists, or lies in the source; there is no room; or it cannot be linked.
     """
-    out = check_free(out, overwrite=overwrite)
+    out = free_folder(out, overwrite=overwrite)
     left = _remainder(plan)
     source, layouts = left.subject.source, left.shards
     _check_beside(out, source.folder)
