@@ -2,9 +2,9 @@
 
     python -m recipes.sample            # or: make sample
 
-It needs the extra `sample`, and no clone. Makes `.sample/model` (SmolLM2-135M-Instruct as plain safetensors), `.sample/questions/*.jsonl`,
-`.sample/text.jsonl` (Wikipedia passages to scan and heal on) and `.sample/heldout.jsonl` (passages of other
-articles, never healed on). Each part appears whole or not at all, and is not made twice: `.sample/versions.json` says
+It needs the extra `sample`, and no clone. Makes `.sample/model` (SmolLM2-135M-Instruct as plain safetensors),
+`.sample/questions/*.jsonl`, `.sample/text.jsonl` (Wikipedia passages to scan and heal on) and `.sample/heldout.jsonl`
+(passages of other articles, never healed on). Each part appears whole or not at all, and is not made twice: `.sample/versions.json` says
 which version of each part is there, and only a part that is missing or of another version is made.
 """
 
@@ -26,9 +26,9 @@ from typing import Any
 
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError
-from prune.common.outputs import staged_directory, write_json, write_text
-from prune.common.provenance import file_sha256
-from prune.common.terminal import quiet_libraries, screen
+from prune.common.files.outputs import staged_directory, write_json, write_text
+from prune.common.files.provenance import file_sha256
+from prune.common.screen.terminal import quiet_libraries, screen
 from prune.models.loading import load_model, load_tokenizer
 
 

@@ -15,7 +15,8 @@ import torch
 
 from eval.asking.trees import Asked, TokenRow, pack_chains, pack_trees
 from prune.common.errors import RegrowthError
-from prune.common.out_of_memory import is_out_of_memory
+from prune.common.machine.memory import give_back
+from prune.common.machine.out_of_memory import is_out_of_memory
 from prune.models.at_once import ANSWERED_BYTES, WALK_TOKENS, at_once
 from prune.models.batches import plan_batches
 from prune.models.loading import forward_takes
@@ -147,8 +148,7 @@ def choose_way(model: Any, requests: Sequence[Asked]) -> Way:
 def _halved(batch_tokens: int, longest: int, answers: RouteAnswers) -> int:
     if batch_tokens // 2 < longest // 2 or batch_tokens < 64:
         raise RegrowthError("out of memory with one question at a time; a smaller --max-length needs less")
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    give_back()
     answers.notes.append(f"out of memory at {batch_tokens} tokens a batch: went on with {batch_tokens // 2}")
     return batch_tokens // 2
 

@@ -10,7 +10,7 @@ from typing import Any
 from eval.asking.harness import Scorer
 from eval.asking.trees import share_requests
 from eval.asking.walk import RouteAnswers, Way, choose_way, score
-from eval.billing.bill import bill_prose
+from eval.billing.rows.bill import bill_prose
 from eval.billing.sweep import VariantProse
 from eval.runs.prose import Prose, measure_prose
 from eval.runs.samples import hash_prompt
@@ -18,9 +18,9 @@ from eval.sweeps.lookup import AnswerTask, Collected, Prompting, StoredAnswers, 
 from eval.sweeps.plan import SweepPlan
 from eval.sweeps.scores import slim
 from eval.sweeps.unfinished import KeptAnswers
-from prune.common.processes import gather, rank_and_world
-from prune.common.provenance import digest
-from prune.common.terminal import progress
+from prune.common.files.provenance import digest
+from prune.common.machine.processes import gather, rank_and_world
+from prune.common.screen.terminal import progress
 from prune.models.walks.variants import score_variants
 
 

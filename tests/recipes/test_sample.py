@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from prune.common.errors import RegrowthError
-from prune.common.outputs import write_json
+from prune.common.files.outputs import write_json
 from recipes import sample
 from recipes.sample import ANSWER, DATA_WHEEL, MODEL_WHEEL, VERSIONS, make_sample, outdated, speak, split_passages
 

@@ -24,7 +24,7 @@ from prune import cut, plan_cut
 from prune.checkpoint.identity import model_identity
 from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
-from prune.common.resume import Unfinished
+from prune.common.files.resume import Unfinished
 from prune.models.walks.walking import Route, count_passes
 from tests.support.checkpoints import hand_made_scan
 from tests.support.commands import check_refused, error_line, succeed
@@ -199,7 +199,7 @@ def test_an_interrupted_sweep_goes_on(tiny, sample_questions, tmp_path, monkeypa
     requests = collected.requests
     way = choose_way(model, requests)
     whole = score(model, requests, ROUTES, way=way, batch_tokens=256)
-    monkeypatch.setattr("prune.common.resume.EVERY", 0)
+    monkeypatch.setattr("prune.common.files.resume.EVERY", 0)
     kept, passes = KeptAnswers(Unfinished(tmp_path / "kept"), {"model": "a"}), []
 
     def stop(answers, new):
@@ -264,7 +264,7 @@ def test_a_resumed_sweep_never_crosses_models(tiny, sample_questions, tmp_path, 
     assert model_identity(twin)["shards"] == model_identity(folder)["shards"]
     out, kept = tmp_path / "out", tmp_path / ".out.unfinished"
     ask = {"data": sample_questions, "sizes": "1", "out": out, **FEW, "domains": "math", "limit": 2}
-    monkeypatch.setattr("prune.common.resume.EVERY", 0)
+    monkeypatch.setattr("prune.common.files.resume.EVERY", 0)
     with monkeypatch.context() as patched:
         patched.setattr("eval.sweeps.document.write_sweep", lambda *_, **__: pytest.fail("as if it was interrupted"))
         with pytest.raises(pytest.fail.Exception):
