@@ -10,7 +10,9 @@ two layers (the next one comes while one computes), or embeddings and head toget
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder bench/ holds a heal.py that is not the package
@@ -58,15 +60,15 @@ def on_each(shape: ModelShape, job: Job, cards: int) -> int:
     return dealt + memory.quantisation + unit + memory.activations + max(memory.layer, memory.logits)
 
 
-def fewest(fits: list[bool]) -> int:
+def fewest(fits: Callable[[int], bool]) -> int:
     """The first number of cards, from 1 on, that is enough."""
-    return 1 + fits.index(True)
+    return next(cards for cards in count(1) if fits(cards))
 
 
 def qlora_cells(shape: ModelShape, n: int, card: Gpu) -> list[str]:
     """Cards, GiB on each, and hours of `heal qlora` under FSDP."""
     job = job_of(shape, n, "qlora")
-    cards = fewest([on_each(shape, job, count) <= room_of(card) for count in range(1, 65)])
+    cards = fewest(lambda cards: on_each(shape, job, cards) <= room_of(card))
     held = memory_of(shape, job).total if cards == 1 else on_each(shape, job, cards)
     seconds = TOKENS * flops_per_token(shape, job) / (card.peak * card.share * cards)
     return [str(cards), f"{held / GIB:.0f}", f"{seconds / 3600:.1f}"]
@@ -81,16 +83,15 @@ def chain_on(shape: ModelShape, n: int, card: Gpu) -> dict[str, StationWay]:
 
 def distill_cells(shape: ModelShape, n: int, card: Gpu) -> list[str]:
     """Cards and hours of `heal distill --device-map auto`: they compute one after the other."""
-    ways = [chain_on(shape, n, several(card, count))["heal"] for count in range(1, 65)]
-    cards = fewest([way.way == "4 bits" for way in ways])
-    hours = ways[cards - 1].hours
+    cards = fewest(lambda cards: chain_on(shape, n, several(card, cards))["heal"].way == "4 bits")
+    hours = chain_on(shape, n, several(card, cards))["heal"].hours
     assert hours is not None
     return [str(cards), f"{hours:.0f}" if hours >= 10 else f"{hours:.1f}"]
 
 
-def several(card: Gpu, count: int) -> Gpu:
+def several(card: Gpu, cards: int) -> Gpu:
     """A card with the room that several leave together."""
-    return card.model_copy(update={"memory": spread_memory([card.memory] * count)})
+    return card.model_copy(update={"memory": spread_memory([card.memory] * cards)})
 
 
 def scan_cells(shape: ModelShape, n: int, card: Gpu) -> list[str]:
@@ -105,8 +106,7 @@ def scan_cells(shape: ModelShape, n: int, card: Gpu) -> list[str]:
 
 def asking_cells(shape: ModelShape, n: int, card: Gpu) -> list[str]:
     """Cards that hold the full model in 4 bits for questions."""
-    ways = [chain_on(shape, n, several(card, count))["sweep"].way for count in range(1, 65)]
-    return [str(fewest([way != "none" for way in ways]))]
+    return [str(fewest(lambda cards: chain_on(shape, n, several(card, cards))["sweep"].way != "none"))]
 
 
 def rows() -> list[list[str]]:

@@ -2,10 +2,11 @@
 
     python -m recipes.sample            # or: make sample
 
-It needs the extra `sample`, and no clone. Makes `.sample/model` (SmolLM2-135M-Instruct as plain safetensors),
+It needs the extra `sample`, and no clone. It makes `.sample/model` (SmolLM2-135M-Instruct as plain safetensors),
 `.sample/questions/*.jsonl`, `.sample/text.jsonl` (Wikipedia passages to scan and heal on) and `.sample/heldout.jsonl`
-(passages of other articles, never healed on). Each part appears whole or not at all, and is not made twice: `.sample/versions.json` says
-which version of each part is there, and only a part that is missing or of another version is made.
+(passages of other articles, never healed on). Each part appears whole or not at all, and is not made twice:
+`.sample/versions.json` says which version of each part is there, and only a part that is missing or of another version
+is made.
 """
 
 from __future__ import annotations

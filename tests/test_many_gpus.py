@@ -11,7 +11,7 @@ from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 from bench.scale_table import lines
-from recipes.schema import options_of
+from recipes.commands import options_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "many-gpus.md"
@@ -24,7 +24,7 @@ def check_ours(module, words):
     """The words after `-m MODULE` are a command of ours, and its options."""
     known = options_of(f"{PROGRAMS[module]} {words[0]}")
     given = {word[2:].split("=")[0] for word in words if re.match(r"--[a-z]", word)}
-    assert given <= {*known, *known.values()}
+    assert given <= {*known, *(option.negation for option in known.values())}
 
 
 def launched(words):
