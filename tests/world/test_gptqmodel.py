@@ -4,9 +4,10 @@ from tests.support.other_tools import answer, installed
 
 # What GPTQModel asks for, but torch: it asks for one that is newer than Regrowth is tested with.
 NEEDS = (
-    "accelerate", "datasets>=5.1", "defuser>=0.0.28", "device-smi>=0.5.7", "dill", "filelock", "jinja2", "logbar>=0.4.15",
-    "ninja", "numpy>=2.4.6", "packaging", "pillow", "protobuf>=7.36.2", "pyarrow>=26", "pypcre>=0.6.4", "requests",
-    "safetensors", "threadpoolctl", "tokenicer>=0.0.14", "torchao>=0.18", "transformers>=5.20.2,<5.25",
+    "accelerate", "datasets>=5.1", "defuser>=0.0.28", "device-smi>=0.5.7", "dill", "filelock", "jinja2",
+    "logbar>=0.4.15", "ninja", "numpy>=2.4.6", "packaging", "pillow", "protobuf>=7.36.2", "pyarrow>=26",
+    "pypcre>=0.6.4", "requests", "safetensors", "threadpoolctl", "tokenicer>=0.0.14", "torchao>=0.18",
+    "transformers>=5.20.2,<5.25",
 )  # fmt: skip
 
 

@@ -2,13 +2,17 @@
 
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
 from divergence import divergence, log_probabilities, rows
-from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+os.environ["GPTQMODEL_CPU_WORKERS"] = "2"  # on two cores its own default is 1, which it then refuses
+
+from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 
 cut, text, out = sys.argv[1:]
 assert all(importlib.util.find_spec(name) is None for name in ("prune", "heal", "recipes"))
