@@ -38,6 +38,7 @@ class Settings:
     n: int = 6
     layers: int = 30
     tokens: int = 20_480
+    patch_tokens: int = 8_000
     length: int = 128
     questions: int = 60
     prose: int = 64
@@ -47,7 +48,7 @@ class Settings:
     limit_s: int = 900
 
 
-QUICK = Settings(tokens=1_024, questions=4, prose=4, threads=1)
+QUICK = Settings(tokens=1_024, patch_tokens=1_000, questions=4, prose=4, threads=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,7 +96,7 @@ def recipe(out: Path, given: Path, settings: Settings) -> dict[str, object]:
     options = {
         "model": MODEL, "text": given / "texts.jsonl", "heldout": given / "prose.jsonl", "n": settings.n,
         "questions": given / "questions", "domains": ",".join(settings.domains), "limit": settings.questions,
-        "tokens": settings.tokens, "out": out,
+        "patch_tokens": settings.patch_tokens, "tokens": settings.tokens, "out": out,
     }  # fmt: skip
     words = judging.regrowth("recipe", "run", RECIPE, *(f"--set={name}={value}" for name, value in options.items()))
     run = measure(words, limit_s=settings.limit_s, variables=_variables(settings))

@@ -49,6 +49,7 @@ class Settings:
 
     n: int = 6
     tokens: int = 20_480
+    patch_tokens: int = 8_000
     calibration: int = 128
     length: int = 128
     questions: int = 60
@@ -60,7 +61,7 @@ class Settings:
     limit_s: int = 900
 
 
-QUICK = Settings(tokens=1_024, calibration=8, questions=4, threads=1)
+QUICK = Settings(tokens=1_024, patch_tokens=1_000, calibration=8, questions=4, threads=1)
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def regrowth(work: Path, text: Text, settings: Settings) -> dict[str, object]:
     out, recipe = work / "regrowth", work / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(without_bill(yaml.safe_load(RECIPE.read_text())), sort_keys=False))
     options = {"model": MODEL, "text": text.healing, "n": settings.n, "tokens": settings.tokens, "out": out}
+    options |= {"patch_tokens": settings.patch_tokens}
     words = judging.regrowth("recipe", "run", recipe, *(f"--set={name}={value}" for name, value in options.items()))
     run = measure(words, **_how(settings))
     limit_s, dropped = settings.limit_s, layers_dropped(out / "pruned")
