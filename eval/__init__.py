@@ -8,12 +8,21 @@ and `depth` finds out by removal what layers are for.
 from prune.common.lazy import lazily
 
 _PUBLIC = {  # no room may have one of these names: once imported, it would stand where the function should
+    "ComparisonSettings": "eval.settings",
+    "DepthSettings": "eval.depth.settings",
+    "GainsSettings": "eval.gains.settings",
+    "RunSettings": "eval.settings",
+    "SweepSettings": "eval.sweeps.settings",
     "compare": "eval.comparison",
+    "compare_lm_eval": "eval.lm_eval_comparison",
+    "find_cliffs": "eval.limits.cliff",
     "judge": "eval.billing.judging.verdict",
+    "list_domains": "eval.questions.listing",
+    "make_frontier": "eval.limits.frontier",
     "measure_depth": "eval.depth.run",
     "prepare": "eval.questions.preparation",
     "read_policy": "eval.billing.judging.policy",
-    "report": "eval.reports.page",
+    "report": "eval.depth.pages.page",
     "run": "eval.runs.run",
     "sweep": "eval.sweeps.run",
 }

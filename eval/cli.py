@@ -14,12 +14,11 @@ from eval.options import asked_options, caching_options
 from eval.settings import ComparisonSettings, RunSettings
 from eval.sweeps.settings import SweepSettings
 from prune.common.screen.options import settings_options, takes
-from prune.common.screen.terminal import answer, make_app
+from prune.common.screen.terminal import AsJson, answer, make_app
 
 app = make_app("evaluate", "Bill what a cut costs, domain by domain.")
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands at the output.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 
 
@@ -89,10 +88,10 @@ def run(
     from eval.billing.document import describe_run, write_run
     from eval.reports.terminal import run_tables
     from eval.runs.run import run as work
-    from prune.common.files.outputs import check_free
+    from prune.common.files.outputs import free_folder
 
     if out is not None:
-        check_free(out, overwrite=overwrite)
+        free_folder(out, overwrite=overwrite)
     result = work(model, settings, revision=revision)
     if out is not None:
         write_run(result, out, overwrite=overwrite)
@@ -155,12 +154,17 @@ def sweep_command(
 ) -> None:
     """Put the same questions to many cuts of a model at once, computing once what they share.
 
+    torchrun and `accelerate launch -m eval sweep ...` share the questions among processes.
+
     Example: evaluate sweep model/ --scan scan.json --sizes 0-15 --data questions --domains medical,math --out sweep
     """
     from eval.reports.terminal import sweep_tables
     from eval.sweeps.run import sweep
+    from prune.common.machine.processes import is_main
 
     document = sweep(model, settings, out=out, revision=revision, resume=resume, overwrite=overwrite).to_json()
+    if not is_main():
+        return
     answer(document, lambda: sweep_tables(document), as_json=as_json)
 
 
@@ -244,7 +248,7 @@ def report_command(
 
     Example: evaluate report bill/ --sweep sweep/ --out report.html
     """
-    from eval.depth.pages.page import report_any as work
+    from eval.depth.pages.page import report as work
 
     path = work(results, sweep=sweep, out=out, overwrite=overwrite)
     answer({"report": str(path), "bytes": path.stat().st_size}, lambda: f"Wrote {path}", as_json=as_json)

@@ -32,10 +32,10 @@ from eval.runs.files import harness_results, write_samples
 from eval.runs.needles import draw_needles
 from eval.runs.run import name_of, run, wants_chat
 from eval.runs.samples import RunResult
-from eval.settings import ComparisonSettings, Settings, named_texts
+from eval.settings import ComparisonSettings, Settings, named_texts, settings_of
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError, first_line
-from prune.common.files.outputs import check_free, staged_directory, write_json, write_text
+from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_json, write_text
 from prune.common.files.provenance import provenance
 from prune.common.machine.memory import give_back
 from prune.common.machine.out_of_memory import is_out_of_memory
@@ -71,13 +71,14 @@ def compare(
         UsageError: no other model, labels that do not fit, an unknown domain.
         RegrowthError: anything that `run` raises; models that were not asked the same questions in the same words.
     """
-    settings = ComparisonSettings.of(**options) if settings is None else settings
+    settings = settings_of(ComparisonSettings, settings, options)
     models = [full, *others]
     if len(models) < 2:
         raise UsageError("compare needs the full model and one other at least")
     names = unique_labels(models, settings.labels)
     policy = policy_of(settings.max_loss, settings.policy)
-    out = check_free(out, overwrite=overwrite)
+    out = free_folder(out, overwrite=overwrite)
+    check_apart(out, *models, settings.data, settings.sweep)
     if settings.sweep is not None:
         read_sweep(settings.sweep)
     stored = {name: read_run(m, label=name) for m, name in zip(models, names, strict=True) if is_stored(m)}

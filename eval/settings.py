@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args, get_type_hints
+from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
 
 from prune.common.errors import UsageError
 from prune.common.screen.options import Option
@@ -45,7 +45,8 @@ def split_names(names: str | Iterable[str], option: str = "--domains") -> tuple[
     chosen = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
     if not chosen:
         what = "no domain is named" if option == "--domains" else f"{option} names nothing"
-        raise UsageError(f"{what}; give names with commas between them, such as --domains medical,math")
+        such = ", such as --domains medical,math" if option == "--domains" else ""
+        raise UsageError(f"{what}; give names with commas between them{such}")
     return chosen
 
 
@@ -170,6 +171,19 @@ class Questions:
     def with_chat(self, on: bool) -> Self:
         """The same with the chat template decided."""
         return replace(self, chat_template="on" if on else "off")
+
+
+_Kind = TypeVar("_Kind", bound=Questions)
+_Given = TypeVar("_Given", bound=Questions)
+
+
+def settings_of(kind: type[_Kind], settings: _Given | None, options: Mapping[str, Any]) -> _Kind | _Given:
+    """Settings as a function takes them: whole, or by the fields of `kind` as `options`, not both."""
+    if settings is None:
+        return kind.of(**options)
+    if options:
+        raise UsageError(f"{next(iter(options))} is given beside settings; set it in them")
+    return settings
 
 
 @dataclass(frozen=True)

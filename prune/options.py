@@ -23,7 +23,6 @@ OverwriteBoth = Annotated[bool, typer.Option(help="Replace what stands at --out 
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with an interrupted run into --out; begin if there is none.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 ORIGIN = Options(
     dict,
     {
@@ -54,13 +53,13 @@ WHICH = Options(
 
 def check_svg(plot: Path | None, what: str, *, overwrite: bool) -> None:
     """Refuse a figure that is to be something else than SVG, or that stands there already; `what` with its verb."""
-    from prune.common.files.outputs import check_free
+    from prune.common.files.outputs import free_file
 
     if plot is None:
         return
     if plot.suffix.lower() != ".svg":
         raise UsageError(f"--plot {plot}: {what} an .svg file; give it that ending")
-    check_free(plot, overwrite=overwrite)
+    free_file(plot, overwrite=overwrite)
 
 
 def write_measured(

@@ -109,7 +109,10 @@ def _key(stage: Stage, made: dict[str, str]) -> str:
 
 
 def _outside(word: str) -> str | None:
-    return identity(word) if "\0" not in word and len(word) < 4096 else None
+    try:
+        return identity(word)
+    except OSError:  # no path, such as a text that is longer than a name may be
+        return None
 
 
 def identity(path: str | Path) -> str | None:

@@ -14,11 +14,11 @@ from eval.billing.sweep import Cost
 from eval.depth.plan import DepthTask, draw_tasks, plan_blocks, read_pool
 from eval.depth.settings import DepthSettings
 from eval.runs.run import wants_chat
-from eval.settings import SHORTEST
+from eval.settings import SHORTEST, settings_of
 from eval.sweeps.plan import SweepPlan
 from eval.sweeps.run import identify
 from prune.common.errors import UsageError
-from prune.common.files.outputs import check_free
+from prune.common.files.outputs import check_apart, free_folder
 from prune.common.files.provenance import digest
 from prune.common.files.resume import Unfinished
 from prune.common.machine.memory import give_back, peak_memory
@@ -60,10 +60,11 @@ def measure_depth(
         RegrowthError: the questions or the model cannot be read, there is no rationale where only measures that need
             one are asked, the layers cannot be walked, or a score is not a number.
     """
-    settings = DepthSettings.of(**options) if settings is None else settings
+    settings = settings_of(DepthSettings, settings, options)
     check_resident(settings, pick_device(settings.device))
     if out is not None:
-        check_free(out, overwrite=overwrite)
+        free_folder(out, overwrite=overwrite)
+        check_apart(out, model, settings.data)
     pool = read_pool(settings)
     subject = open_subject(model, revision=revision)
     plan = plan_blocks(subject.layers, sizes=settings.sizes, spread=settings.starts)

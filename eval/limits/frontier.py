@@ -22,7 +22,7 @@ from eval.billing.judging.verdict import judge
 from eval.billing.rows.bill import DomainRow
 from eval.reports.sections.frontier import frontier_markdown, write_frontier_figures
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.files.outputs import check_free, staged_directory, write_text
+from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_text
 from prune.common.files.provenance import provenance
 from prune.cutting.plan import PLAN_FILE, CutPlan
 
@@ -55,7 +55,8 @@ def make_frontier(
     """
     limits = policy_of(max_loss, policy)
     named = f"--max-loss {max_loss}" if max_loss is not None else None if policy is None else str(policy)
-    out = check_free(out, overwrite=overwrite)
+    out = free_folder(out, overwrite=overwrite)
+    check_apart(out, *comparisons)
     read = [(Path(folder), Comparison.read(Path(folder) / "comparison.json")) for folder in comparisons]
     _check_alike(read)
     decisions = [_decisions(comparison, limits, policy) for _, comparison in read]

@@ -18,7 +18,7 @@ from eval.questions.schema import Question, drop_repeats, format_questions
 from eval.settings import PLAIN
 from prune.common.errors import RegrowthError
 from prune.common.files.artefact import Artefact, Part
-from prune.common.files.outputs import check_free, staged_directory, write_text
+from prune.common.files.outputs import free_folder, staged_directory, write_text
 from prune.common.files.provenance import provenance
 
 _MATHQA_OPTIONS = 4  # of its five: so asks the fast/slow study, whose other sets have four
@@ -84,7 +84,7 @@ def prepare(
         RegrowthError: a source cannot be read or is no known set, or gives a domain that is named no question.
     """
     chosen = choose_declared(domains)
-    check_free(data, overwrite=overwrite)
+    free_folder(data, overwrite=overwrite)
     sources = [] if source is None else [source] if isinstance(source, str | Path) else list(source)
     sets = _load_sets(chosen, sources, show_progress=show_progress)
     if "mathqa" in sets:

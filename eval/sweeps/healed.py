@@ -77,7 +77,12 @@ def _plan_of(document: dict[str, Any], folder: Path, adapter: str | Path) -> Cut
     """The plan of the cut that was healed, from the model that the adapter names as its base."""
     import json
 
-    named = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8")).get("base_model_name_or_path")
+    try:
+        named = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"--adapter {adapter}: its {ADAPTER_CONFIG} is damaged; heal again or copy it anew"
+        ) from None
     try:
         source = locate(named or document["base"]["model"], revision=document["base"].get("commit"))
     except CheckpointError as error:

@@ -16,17 +16,19 @@ from eval.billing.sweep import Cost, VariantProse
 from eval.runs.as_stored import measure_stored
 from eval.runs.prose import Prose, draw_prose
 from eval.runs.run import wants_chat
+from eval.settings import settings_of
 from eval.sweeps.healed import Healed, attach, read_healed
 from eval.sweeps.plan import SweepPlan, plan_sweep
 from eval.sweeps.settings import SweepSettings
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
-from prune.common.files.outputs import check_free
+from prune.common.files.outputs import check_apart, free_folder
 from prune.common.files.provenance import digest
 from prune.common.files.resume import Unfinished
 from prune.common.layers import layers_without
 from prune.common.machine.memory import give_back
+from prune.common.machine.processes import is_main
 from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.cutting.planning import scan_of
 from prune.families.subject import Subject, new_config, open_subject
@@ -51,6 +53,9 @@ def sweep(
 ) -> Sweep:
     """Ask all variants of a model the same questions, computing once what they share, and write the folder `out`.
 
+    Started by torchrun or `accelerate launch`, each process answers a share of the questions, all return the same, and
+    one writes.
+
     `out` appears whole or not at all: sweep.json, costs.json, samples_<task>.jsonl, curves and (of several starts a
     size) map as .svg; nothing is written if None.
 
@@ -65,10 +70,12 @@ def sweep(
         RegrowthError: the questions, the scan, an adapter or the model cannot be read, its layers cannot be walked, or
             a score is not a number.
     """
-    settings = SweepSettings.of(**options) if settings is None else settings
+    settings = settings_of(SweepSettings, settings, options)
+    show_progress = show_progress and is_main()
     check_resident(settings, pick_device(settings.device))
     if out is not None:
-        check_free(out, overwrite=overwrite)
+        free_folder(out, overwrite=overwrite)
+        check_apart(out, model, settings.data, *settings.adapters)
     tasks = plan_tasks(settings)
     subject = open_subject(model, revision=revision)
     plan, healed = plan_variants(subject, settings)
@@ -77,11 +84,11 @@ def sweep(
         screen().print(plan.words())
     quiet_libraries()
     swept = _measure(subject.source, plan, healed, tasks, settings, unfinished, show_progress=show_progress)
-    if out is not None:
+    if out is not None and is_main():
         from eval.sweeps.document import write_sweep
 
         write_sweep(swept, out, overwrite=overwrite)
-    if unfinished is not None:
+    if unfinished is not None and is_main():
         unfinished.clear()
     return swept
 

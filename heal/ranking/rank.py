@@ -24,8 +24,8 @@ from heal.ranking.settings import RankRun, RankSettings, Selection
 from heal.ranking.warming import Warm, WarmUp, given_adapter, load_adapted
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import Source, locate
-from prune.common.errors import RegrowthError, UsageError
-from prune.common.files.outputs import check_free, write_text
+from prune.common.errors import UsageError
+from prune.common.files.outputs import free_file, write_text
 from prune.common.files.provenance import digest, provenance
 from prune.common.files.resume import FinishedParts, Unfinished
 from prune.common.machine.memory import give_back, peak_memory
@@ -146,10 +146,8 @@ def _plan(model: str | Path, out: Path | None, settings: RankSettings, selection
         raise UsageError(f"--adapter {settings.adapter}: no method of {','.join(settings.methods)} looks at the model")
     named = {"--out": out, "--plot": run.plot, "--select-out": selection.select_out}
     paths = {option: path for option, path in named.items() if path is not None}
-    for option, path in paths.items():
-        check_free(path, overwrite=run.overwrite)
-        if path.is_dir():
-            raise RegrowthError(f"{option} {path} is a folder; give a file")
+    for path in paths.values():
+        free_file(path, overwrite=run.overwrite)
     if len({path.resolve() for path in paths.values()}) < len(paths):
         raise UsageError(f"{' and '.join(paths)} name one file; give each its own")
     quiet_libraries()

@@ -17,7 +17,7 @@ from heal.training.checkpoints import Checkpoints
 from heal.training.schedule import Schedule, plan_steps
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
-from prune.common.files.outputs import check_free
+from prune.common.files.outputs import check_apart, free_folder
 from prune.common.machine.memory import available
 from prune.common.machine.processes import rank_and_world, sharded
 from prune.common.screen.terminal import quiet_libraries
@@ -106,7 +106,8 @@ def plan_healing(
     check(settings)
     check_running(run)
     _check_sharding(method, settings)
-    check_free(out, overwrite=run.overwrite)
+    free_folder(out, overwrite=run.overwrite)
+    check_apart(out, model, teacher, *text.sources)
     checkpoints = Checkpoints(Path(out))
     left = checkpoints.left()
     if left and not (run.resume or run.overwrite):

@@ -61,7 +61,7 @@ def heads(
     settings, sources = settings or HeadsSettings(), [text] if isinstance(text, str) else list(text)
     other = None if against is None else Heads.read(against)
     documents = read_sentences(sources, settings.field, settings.seed)
-    source = locate(model, revision=revision)
+    source = locate(model, revision=revision, code=trust_remote_code)
     limit = context_length(source, trust_remote_code=trust_remote_code)
     check_context(limit, settings.lengths, settings.new_tokens)
     prompter = Prompter(load_tokenizer(source, trust_remote_code=trust_remote_code), chat=settings.chat)

@@ -61,6 +61,7 @@ def scan(
     from prune.checkpoint.source import locate
     from prune.models.loading import pick_device
     from prune.models.precision import pick_dtype
+    from prune.models.spread import check_spread
     from prune.models.walks.layer_files import fits
     from prune.scanning.samples import prepare_samples
     from prune.scanning.streaming import measure_streamed
@@ -69,9 +70,11 @@ def scan(
     for local in texts:
         if not local.startswith("hub:"):
             next(iter(read_documents(local, field=settings.field)))  # a bad text shows before a model is fetched
+    if settings.device_map == "auto":
+        check_spread(settings.device_map, settings.device)
     settings = replace(settings, device=pick_device(settings.device))
     dtype = pick_dtype(settings.dtype, device=settings.device)
-    source = locate(model, revision=revision)
+    source = locate(model, revision=revision, code=trust_remote_code)
     show_progress = show_progress and is_main()
     settings = _within_context(settings, source, trust_remote_code, show_progress)
     samples = prepare_samples(source, texts, settings, trust_remote_code=trust_remote_code, show_progress=show_progress)

@@ -16,7 +16,7 @@ from prune.common.files.outputs import write_text
 _FILE = "depth.json"
 
 
-def report_any(
+def report(
     results: str | Path, *, sweep: str | Path | None = None, out: str | Path | None = None, overwrite: bool = False
 ) -> Path:
     """The report of stored results of any kind: a folder of a comparison, a sweep or a depth run, or a depth.json.
@@ -35,10 +35,10 @@ def report_any(
         return page.report(results, sweep=sweep, out=out, overwrite=overwrite)
     if sweep is not None:
         raise UsageError(f"{results} holds a depth run; --sweep adds a sweep to a comparison")
-    return report(results, out=out, overwrite=overwrite)
+    return _depth_report(results, out=out, overwrite=overwrite)
 
 
-def report(results: str | Path, *, out: str | Path | None = None, overwrite: bool = False) -> Path:
+def _depth_report(results: str | Path, *, out: str | Path | None = None, overwrite: bool = False) -> Path:
     """Write the report of a depth run, of which `results` is the folder or the depth.json."""
     results = Path(results)
     file = results if results.is_file() else results / _FILE

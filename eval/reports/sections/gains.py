@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from eval.billing.frontier import weight_words
 from eval.reports.model import Section
 from eval.reports.wording.tables import Record, Shown, field, headings, within
 from eval.reports.wording.text import PER_BYTE, bits, certain, listed, nll_change, plain, points
 from eval.settings import MODES
 from prune.common.screen.tables import Cell, Table
-from prune.models.memory.footprint import GIB
 
 _SMALL = 0.0005  # of a ratio: what is shown as 0.0 %
 _MODEL = field("Model", "", lambda row: Cell(row["model"]), words=True)
@@ -188,8 +188,7 @@ def _of_ratio(key: str, shown: Shown) -> Shown:
 def _size(value: float | None) -> Cell:
     if value is None:
         return Cell()
-    words = f"{value / GIB:,.2f} GiB" if value >= GIB else f"{value / 2**20:,.0f} MiB"
-    return Cell(words, sort=value)
+    return Cell(weight_words(int(value)), sort=value)
 
 
 def _peak(row: Record) -> Cell:

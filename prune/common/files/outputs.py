@@ -23,16 +23,39 @@ from prune.common.errors import RegrowthError
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
-def check_free(out: str | Path, *, overwrite: bool = False) -> Path:
-    """Return `out` as a path, or raise where something already stands there and may not be replaced."""
-    out = Path(out)
+def free_file(out: str | Path, *, overwrite: bool = False) -> Path:
+    """Return `out` as a path, or raise where no file can be written: a folder stands there, or what is to be kept."""
+    out = _no_dangling_link(Path(out))
+    if out.is_dir():
+        raise RegrowthError(f"{out} is a folder; give a file")
     if out.exists() and not overwrite:
-        if out.is_dir() and not any(out.iterdir()):
-            return out
-        raise RegrowthError(f"{out} already exists; use another --out or add --overwrite")
-    if out.is_symlink() and not out.exists():
-        raise RegrowthError(f"{out} is a dangling link; remove it or use another --out")
+        raise _taken(out)
     return out
+
+
+def free_folder(out: str | Path, *, overwrite: bool = False) -> Path:
+    """Return `out` as a path, or raise where no folder can be written: a file stands there, or what is to be kept."""
+    out = _no_dangling_link(Path(out))
+    if out.exists() and not out.is_dir():
+        raise RegrowthError(f"{out} is a file, not a folder; use another --out")
+    if out.exists() and not overwrite and any(out.iterdir()):
+        raise _taken(out)
+    return out
+
+
+def check_apart(out: str | Path, *read: str | Path | None) -> None:
+    """Refuse an output that would replace what is read: it is one of `read`, or holds it.
+
+    Args:
+        read: files and folders. Names of hub models, and None, stand for nothing here.
+
+    Raises:
+        RegrowthError: naming both.
+    """
+    target = Path(out).resolve()
+    for one in read:
+        if one is not None and Path(one).exists() and Path(one).resolve().is_relative_to(target):
+            raise RegrowthError(f"--out {out} would replace {one}, which is read; give another folder")
 
 
 @contextmanager
@@ -44,9 +67,7 @@ def staged_directory(out: str | Path, *, overwrite: bool = False) -> Iterator[Pa
     Raises:
         RegrowthError: `out` exists (and not `overwrite`), or another run finished it first.
     """
-    out = check_free(out, overwrite=overwrite)
-    if overwrite and out.exists() and not out.is_dir():
-        raise RegrowthError(f"{out} is a file, not a folder; use another --out")
+    out = free_folder(out, overwrite=overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     _clear_debris(out)
     stage, lock = _make_stage(out)
@@ -68,9 +89,7 @@ def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
 
 def write_bytes(path: str | Path, content: bytes, *, overwrite: bool = False) -> None:
     """Write a file whole or not at all; refuses to replace one without `overwrite`."""
-    path = check_free(path, overwrite=overwrite)
-    if path.is_dir():
-        raise RegrowthError(f"{path} is a folder; give a file")
+    path = free_file(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
     try:
@@ -96,6 +115,16 @@ def write_json(path: str | Path, document: Any, *, overwrite: bool = False) -> N
 def write_json_lines(path: str | Path, rows: Iterable[Any]) -> None:
     """Write a new file of one JSON document a line; NaN and infinity are refused, as above."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def _no_dangling_link(out: Path) -> Path:
+    if out.is_symlink() and not out.exists():
+        raise RegrowthError(f"{out} is a dangling link; remove it or use another --out")
+    return out
+
+
+def _taken(out: Path) -> RegrowthError:
+    return RegrowthError(f"{out} already exists; use another --out or add --overwrite")
 
 
 def _prefix(out: Path) -> str:
@@ -159,9 +188,7 @@ def _put_new(temporary: str, path: Path) -> None:
     """Give a file its name, unless something has that name already."""
     try:
         os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
+    except OSError:  # the name is taken, or the file system has no hard links
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         os.rename(temporary, path)

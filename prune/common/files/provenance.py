@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prune.common.errors import CheckpointError
+from prune.common.programs import PROGRAMS
 
 
 def versions() -> dict[str, str]:
@@ -24,15 +25,13 @@ def versions() -> dict[str, str]:
     return installed
 
 
-_COMMANDS = {"eval": "evaluate", "recipes": "recipe"}  # rooms whose command has another name
-
-
 def command_line() -> str:
     """The command as the user would type it, quoted for a shell, without the folder of the program."""
     program = Path(sys.argv[0])
     name = program.name
     if name == "__main__.py":  # python -m prune
-        name = _COMMANDS.get(program.parent.name, program.parent.name)
+        package = program.parent.name
+        name = next((command for command, one in PROGRAMS.items() if one == package), package)
     return shlex.join([name, *sys.argv[1:]])
 
 

@@ -9,6 +9,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+_CGROUP = Path("/sys/fs/cgroup")  # of the container that this process is in
+
 
 def available(device: str = "cpu") -> int:
     """Bytes that a process may still take on a device: free memory, or what limits on the process leave."""
@@ -27,13 +29,21 @@ def available(device: str = "cpu") -> int:
 
 def _free() -> int:
     free = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
-    cgroup = Path("/sys/fs/cgroup/memory.max")
     try:
-        most = cgroup.read_text().strip()
-        now = int((cgroup.parent / "memory.current").read_text())
+        most = int((_CGROUP / "memory.max").read_text())  # "max" for no limit
+        now = int((_CGROUP / "memory.current").read_text())
     except (OSError, ValueError):
         return free
-    return free if most == "max" else min(free, max(0, int(most) - now))
+    return min(free, max(0, most - now + _page_cache()))
+
+
+def _page_cache() -> int:
+    """Bytes of files that the container's limit counts, and that the kernel lets go where memory is asked for."""
+    try:
+        told = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return int(told["inactive_file"]) + int(told["active_file"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def _kilobytes(path: Path, name: str, missing: int = 1 << 62) -> int:

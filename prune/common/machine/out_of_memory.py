@@ -22,7 +22,7 @@ _REMEDIES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "--checkpointing": ("--checkpointing on", ("on",)),
     "--bits": ("--bits 4", (4, None)),  # None: of a model that is to be fitted, not of one that is loaded
     "--load-in-4bit": ("--load-in-4bit", (True,)),
-    "--max-memory": ("a --max-memory below what is free, which runs layer by layer", ()),
+    "--max-memory": ("a --max-memory below what is free, so that few layers stand there at once", ()),
     "--check": ("--check 0", (0,)),
     "--logits": ("no --logits", (False,)),
     "--no-compare-logits": ("--base original with --no-compare-logits", ()),

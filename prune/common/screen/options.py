@@ -17,9 +17,17 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from prune.common.errors import UsageError
 from prune.common.sizes import parse_size
+
+_READ: dict[Any, tuple[Callable[[str], Any], str]] = {  # a field's type -> what reads it, and what it is in words
+    int: (int, "whole number"),
+    float: (float, "number"),
+    Path: (Path, "path"),
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,54 @@ MAX_MEMORY = Option(
 )
 
 
+def option_names(make: type) -> tuple[str, ...]:
+    """The fields of a settings dataclass that declare an option, in order."""
+    return tuple(_declared(make))
+
+
+def _declared(make: type) -> dict[str, tuple[Any, Option]]:
+    """Of each field that declares an option: its type, and the option."""
+    hints = get_type_hints(make, include_extras=True)
+    return {
+        field.name: (get_args(hints[field.name])[0], option)
+        for field in dataclasses.fields(make)
+        if get_origin(hints[field.name]) is Annotated
+        for option in get_args(hints[field.name])[1:]
+        if isinstance(option, Option)
+    }
+
+
+def typed(make: type, given: Mapping[str, Any], *, only: Iterable[str] | None = None) -> dict[str, Any]:
+    """The fields of a settings dataclass that options name, read as the command line reads them.
+
+    Args:
+        given: the long name of an option, without its dashes -> what a user types, or that value as YAML has it. Other
+            options, and those whose value is None, are passed over.
+        only: fields to take; all if None.
+
+    Raises:
+        UsageError: a value that is not of the option's type.
+    """
+    values: dict[str, Any] = {}
+    declared = _declared(make)
+    for name in declared if only is None else only:
+        kind, option = declared[name]
+        flag = option.flag or f"--{name.replace('_', '-')}"
+        if (value := given.get(flag.removeprefix("--"))) is None:
+            continue
+        kinds = {one for one in get_args(kind) or (kind,) if one is not type(None)}
+        if kinds == {bool}:
+            values[name] = bool(value)
+            continue
+        text = str(value) if not isinstance(value, bool) else "on" if value else "off"  # as YAML reads these words
+        read, words = next((_READ[one] for one in kinds if one in _READ), (str, ""))
+        try:
+            values[name] = (option.parse or read)(text)
+        except ValueError:
+            raise UsageError(f"{flag} {value} is no {words}") from None
+    return values
+
+
 def settings_options(
     make: type, *, only: Iterable[str] | None = None, defaults: Mapping[str, Any] | None = None
 ) -> Options:
@@ -68,14 +124,7 @@ def settings_options(
     """
     import typer
 
-    hints = get_type_hints(make, include_extras=True)
-    declared = {
-        field.name: (get_args(hints[field.name])[0], option)
-        for field in dataclasses.fields(make)
-        if get_origin(hints[field.name]) is Annotated
-        for option in get_args(hints[field.name])[1:]
-        if isinstance(option, Option)
-    }
+    declared = _declared(make)
     names = list(declared) if only is None else list(only)
     kinds, parsers = {}, {}
     for name in names:

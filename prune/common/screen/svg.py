@@ -31,6 +31,19 @@ def drawing(name: str, title: str, description: str, height: float, *, width: fl
     return root
 
 
+def document(name: str, title: str, description: str, style: str, height: float, *, width: float = WIDTH) -> Element:
+    """An empty drawing that is a file of its own, with its style."""
+    root = drawing(name, title, description, height, width=width)
+    root.attrib |= {"xmlns": "http://www.w3.org/2000/svg", "width": number(width), "height": number(height)}
+    add(root, "style", style)
+    return root
+
+
+def content(root: Element) -> str:
+    """What the file of such a drawing holds."""
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
 def add(parent: Element, tag: str, text: str | None = None, /, **attributes: str | float) -> Element:
     """A child element; `class_` stands for class, and an underscore in a name for a hyphen."""
     plain = {

@@ -22,9 +22,9 @@ from prune.common.machine.out_of_memory import describe_out_of_memory, is_out_of
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-GROWING = (
-    "expandable_segments:True"  # what torch's allocator is asked for, unless the user has asked for something else
-)
+# What torch's allocator is asked for, unless the user has asked for something else.
+GROWING = "expandable_segments:True"
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 EXIT_NO_GO = 3
 EXIT_INCONCLUSIVE = 4
 

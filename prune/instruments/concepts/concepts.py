@@ -66,7 +66,7 @@ def concepts(
     kinds, missing = settle_kinds(settings)
     if missing and show_progress:
         screen().print(_absent(missing, kinds))
-    source = locate(model, revision=revision)
+    source = locate(model, revision=revision, code=trust_remote_code)
     _check_context(source, settings, trust_remote_code)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     with progress("Reading words", None, shown=show_progress):

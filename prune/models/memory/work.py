@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from prune.models.loading import cache_argument, decoder_layers, forward_takes
+from prune.models.loading import answered_cache, cache_argument, decoder_layers, forward_takes
 from prune.models.memory.kv_cache import LayerCache, cache_of
 from prune.models.memory.live_bytes import LiveBytes
 from prune.models.memory.needs import Work
@@ -80,7 +80,7 @@ def _measured(model: Any, name: str, caches: Sequence[LayerCache], tokens: int, 
         if read:
             answer = model(input_ids=ids[:, :read], use_cache=True, **keep)
             _cut_windows(cache_of(answer))
-            past = {cache_argument(model): answer.past_key_values}
+            past = {cache_argument(model): answered_cache(answer)}
         with _Watch(list(decoder_layers(model)), live) as watch:
             answer = model(input_ids=ids[:, read:], use_cache=True, **past, **keep)
             answer.logits[:, -1].to(dtype=torch.float32, copy=True)
