@@ -9,8 +9,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from recipes.schema import options_of
-from tests.support.commands import FOLDERS
+from prune.common.programs import PROGRAMS
+from recipes.commands import options_of
 from tests.support.hollow import hollow_checkpoint
 
 # As much as shows that a command runs. Where it is given otherwise on the page, this stands in its place.
@@ -93,7 +93,7 @@ def run_here(words: list[str]) -> str:
         if out.exists() and "--resume" not in words and "overwrite" in options_of(" ".join(words[:2])):
             words.append("--overwrite")
             break
-    app = import_module(f"{FOLDERS.get(words[0], words[0])}.cli").app
+    app = import_module(f"{PROGRAMS[words[0]]}.cli").app
     done = CliRunner().invoke(app, words[1:])
     if done.exit_code in (0, 3, 4):  # a verdict of so few questions is no failure
         return ""
