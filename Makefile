@@ -5,8 +5,14 @@ BIN := .venv/bin
 JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PATHS := prune heal eval recipes tests bench
+# The tests of what `make coverage` counts.
+ARITHMETIC := $(addprefix tests/eval/,answers billing depth/contrasting depth/similarity depth/test_choosing.py \
+	depth/test_pairing.py gains/test_arithmetic.py limits questions) \
+	$(addprefix tests/heal/,budget ranking/findings ranking/test_procedures.py training/test_defaults.py) \
+	$(addprefix tests/prune/,checkpoint/test_checkpoint.py choosing common instruments/test_scores.py models/memory \
+	models/test_at_once.py scanning/test_angles.py scanning/test_cka.py scanning/test_scan.py)
 
-.PHONY: help install sample demo test test-all test-avx2 test-floor test-vllm families formats docs lint bench bench-all bench-peers check-world clean
+.PHONY: help install sample demo test test-all test-avx2 test-floor test-vllm coverage families formats docs lint audit bench bench-all bench-peers check-world clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -54,6 +60,9 @@ test-floor: .venv-floor/.installed sample ## run the tests, but for the slow one
 test-vllm: .venv-vllm/.installed sample ## make .venv-vllm/ with vLLM for the CPU, and test the models it serves
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/eval/asking/test_vllm.py
 
+coverage: sample ## count which lines of the pure arithmetic (pyproject.toml names it) the tests reach: 95 % at least
+	$(PYTEST) -m 'not slow' --cov --cov-report=term-missing $(ARITHMETIC)
+
 families: install ## judge every family of transformers anew and write docs/families.md
 	$(BIN)/python -m tests.support.verdicts
 
@@ -72,6 +81,14 @@ lint: install ## check style, formatting and types
 	$(BIN)/ruff check $(PATHS)
 	$(BIN)/ruff format --check $(PATHS)
 	$(BIN)/mypy
+
+.venv-audit/.installed:
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet 'pip-audit==2.10.1'
+	@touch $@
+
+audit: .venv-audit/.installed ## ask PyPI for known weaknesses of the pinned packages; one that cannot be looked up fails
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 bench: sample ## measure what a cut, a scan, a choice and a step of healing cost: about 20 minutes
 	$(BIN)/python bench/cut.py --size 3GB --repeats 1

@@ -67,13 +67,13 @@ def measure(folder: Path, bits: int, tokens: int, sequences: int, chunk: int | N
     from prune.models.loading import cache_argument, load_model
     from prune.models.memory.held import held_cache_bytes, held_weight_bytes
     from prune.models.memory.kv_cache import cache_of
-    from prune.models.memory.needs import Asked
+    from prune.models.memory.needs import Load
     from prune.models.memory.reckoning import read_needs
-    from prune.models.whole import quantisation
+    from prune.models.nf4 import quantisation
 
     subject = open_subject(folder)
     reckoned = read_needs(
-        subject.source, subject.checkpoint, Asked(tokens, sequences, bits, chunk),
+        subject.source, subject.checkpoint, Load(tokens, sequences, bits, chunk),
         layer_of=subject.names.layer, layers=subject.layers,
     ).of(range(subject.layers))  # fmt: skip
     before = resident()

@@ -120,8 +120,8 @@ def score(asked, base, adapter=None):
     from heal.models.held_out import mean_loss
     from heal.text.sources import TextSource, hold_out
     from prune.checkpoint.source import locate
+    from prune.common.screen.terminal import progress, quiet_libraries
     from prune.common.sizes import parse_tokens
-    from prune.common.terminal import progress, quiet_libraries
     from prune.models.loading import load_model, load_tokenizer
     from prune.models.precision import pick_dtype
 

@@ -114,7 +114,7 @@ def write_chats(asked):
     from heal.text.responses import read_prompts, write_responses
     from heal.text.sources import HeldOut, TextSource
     from prune.checkpoint.source import locate
-    from prune.common.terminal import progress, quiet_libraries
+    from prune.common.screen.terminal import progress, quiet_libraries
     from prune.models.loading import load_tokenizer
     from prune.writing.writers import transformers_writer
 

@@ -200,7 +200,7 @@ def nll(asked, model):
     from heal.models.held_out import summed_loss
     from heal.ranking.queries import ask, encode_query
     from prune.checkpoint.source import locate
-    from prune.common.terminal import quiet_libraries
+    from prune.common.screen.terminal import quiet_libraries
     from prune.models.loading import load_model, load_tokenizer, pick_device
     from prune.models.precision import pick_dtype
 

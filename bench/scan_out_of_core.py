@@ -31,21 +31,23 @@ def make(folder: Path, layers: int, width: int) -> int:
 def child(folder: str, cap: int, tokens: int) -> None:
     import torch
 
+    from bench.shared.layer_times import layer_times
     from prune.checkpoint.source import Source
     from prune.models.walks.layer_files import fits
     from prune.scanning.samples import Samples
     from prune.scanning.settings import ScanSettings
-    from prune.scanning.streaming import Timing, measure_streamed
+    from prune.scanning.streaming import measure_streamed
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     assert soft == hard == cap
     generator = torch.Generator().manual_seed(0)
     windows = [torch.randint(3, 512, (128,), generator=generator).tolist() for _ in range(tokens // 128)]
-    source, timing = Source(Path(folder), "synthetic"), Timing()
+    source = Source(Path(folder), "synthetic")
     assert not fits(source, "auto", "cpu", None)  # it finds out by itself
-    measured = measure_streamed(source, Samples(windows), ScanSettings(device="cpu"), timing=timing)
+    with layer_times() as times:
+        measured = measure_streamed(source, Samples(windows), ScanSettings(device="cpu"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**vars(timing), "peak_rss_mib": peak, "token_count": measured.token_count}))
+    print(json.dumps({**vars(times), "peak_rss_mib": peak, "token_count": measured.token_count}))
 
 
 def main() -> None:

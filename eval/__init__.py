@@ -5,22 +5,27 @@ answered, `billing` makes numbers with intervals of it, and `reports` shows them
 and `depth` finds out by removal what layers are for.
 """
 
-from importlib import import_module
-from typing import Any
+from prune.common.lazy import lazily
 
 _PUBLIC = {  # no room may have one of these names: once imported, it would stand where the function should
+    "ComparisonSettings": "eval.settings",
+    "DepthSettings": "eval.depth.settings",
+    "GainsSettings": "eval.gains.settings",
+    "RunSettings": "eval.settings",
+    "SweepSettings": "eval.sweeps.settings",
     "compare": "eval.comparison",
+    "compare_lm_eval": "eval.lm_eval_comparison",
+    "find_cliffs": "eval.limits.cliff",
+    "judge": "eval.billing.judging.verdict",
+    "list_domains": "eval.questions.listing",
+    "make_frontier": "eval.limits.frontier",
     "measure_depth": "eval.depth.run",
     "prepare": "eval.questions.preparation",
-    "report": "eval.reports.page",
+    "read_policy": "eval.billing.judging.policy",
+    "report": "eval.depth.pages.page",
     "run": "eval.runs.run",
     "sweep": "eval.sweeps.run",
 }
 
 __all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:  # lazy: importing the room must not import torch
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _PUBLIC)

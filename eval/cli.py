@@ -13,13 +13,12 @@ from eval.gains.settings import GainsSettings
 from eval.options import asked_options, caching_options
 from eval.settings import ComparisonSettings, RunSettings
 from eval.sweeps.settings import SweepSettings
-from prune.common.options import settings_options, takes
-from prune.common.terminal import answer, make_app
+from prune.common.screen.options import settings_options, takes
+from prune.common.screen.terminal import AsJson, answer, make_app
 
 app = make_app("evaluate", "Bill what a cut costs, domain by domain.")
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands at the output.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 
 
@@ -37,10 +36,6 @@ def prepare(
     domains: Annotated[
         str | None, typer.Option(help="Domains, as medical,math; if not given all that there are questions of.")
     ] = None,
-    mathqa_options: Annotated[
-        int, typer.Option(help="Options of MathQA: 4 (one wrong one removed at random, as in the study) or all 5.")
-    ] = 4,
-    seed: Annotated[int, typer.Option(help="Which option is removed.")] = 0,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -53,9 +48,7 @@ def prepare(
     from eval.questions.listing import manifest_table
     from eval.questions.preparation import prepare as work
 
-    manifest = work(
-        data, source=source or None, domains=domains, mathqa_options=mathqa_options, seed=seed, overwrite=overwrite
-    )
+    manifest = work(data, source=source or None, domains=domains, overwrite=overwrite)
     answer(manifest.to_json(), lambda: manifest_table(manifest), as_json=as_json)
 
 
@@ -95,10 +88,10 @@ def run(
     from eval.billing.document import describe_run, write_run
     from eval.reports.terminal import run_tables
     from eval.runs.run import run as work
-    from prune.common.outputs import check_free
+    from prune.common.files.outputs import free_folder
 
     if out is not None:
-        check_free(out, overwrite=overwrite)
+        free_folder(out, overwrite=overwrite)
     result = work(model, settings, revision=revision)
     if out is not None:
         write_run(result, out, overwrite=overwrite)
@@ -131,7 +124,7 @@ def compare(
 
     Example: evaluate compare --from-lm-eval runs/full runs/pruned --out bill
     """
-    from eval.billing.verdict import exit_code
+    from eval.billing.judging.verdict import exit_code
     from eval.reports.terminal import comparison_table
 
     if foreign.from_lm_eval:
@@ -161,12 +154,17 @@ def sweep_command(
 ) -> None:
     """Put the same questions to many cuts of a model at once, computing once what they share.
 
+    torchrun and `accelerate launch -m eval sweep ...` share the questions among processes.
+
     Example: evaluate sweep model/ --scan scan.json --sizes 0-15 --data questions --domains medical,math --out sweep
     """
     from eval.reports.terminal import sweep_tables
     from eval.sweeps.run import sweep
+    from prune.common.machine.processes import is_main
 
     document = sweep(model, settings, out=out, revision=revision, resume=resume, overwrite=overwrite).to_json()
+    if not is_main():
+        return
     answer(document, lambda: sweep_tables(document), as_json=as_json)
 
 
@@ -212,7 +210,7 @@ def frontier_command(
     Example: evaluate frontier bill/ --max-loss 5% --out frontier
     """
     from eval.limits.frontier import make_frontier
-    from eval.reports.frontier import frontier_tables
+    from eval.reports.sections.frontier import frontier_tables
 
     frontier = make_frontier(comparisons, out=out, max_loss=max_loss, policy=policy, overwrite=overwrite)
     answer(frontier.to_json(), lambda: frontier_tables(frontier), as_json=as_json)
@@ -232,7 +230,7 @@ def cliff_command(
     Example: evaluate cliff similarity/ deepest/ --out figures
     """
     from eval.limits.cliff import find_cliffs
-    from eval.reports.cliff import cliff_tables
+    from eval.reports.sections.cliff import cliff_tables
 
     cliffs = find_cliffs(sweeps, out=out, overwrite=overwrite)
     answer(cliffs.to_json(), lambda: cliff_tables(cliffs), as_json=as_json)
@@ -250,7 +248,7 @@ def report_command(
 
     Example: evaluate report bill/ --sweep sweep/ --out report.html
     """
-    from eval.depth.pages.page import report_any as work
+    from eval.depth.pages.page import report as work
 
     path = work(results, sweep=sweep, out=out, overwrite=overwrite)
     answer({"report": str(path), "bytes": path.stat().st_size}, lambda: f"Wrote {path}", as_json=as_json)

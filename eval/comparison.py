@@ -10,15 +10,15 @@ from typing import Any
 from eval.asking.backends import check_backend, device_of
 from eval.asking.tasks import TaskPlan, hash_examples, hash_questions, plan_tasks, prompts_of
 from eval.billing.artefacts import ComparedModel, Comparison, ModelEffort
-from eval.billing.bill import bill, bill_nf4, bill_prose, corrected
 from eval.billing.document import is_stored, read_run, warn
-from eval.billing.interactions import bill_interactions, bill_thinking_interactions
-from eval.billing.needles import bill_needles, check_needles
+from eval.billing.judging.policy import Measured, Policy, check_policy, policy_of
+from eval.billing.judging.verdict import judge
 from eval.billing.noise import mark_needles, mark_prose, mark_rows, mark_thinking, measure_noise
-from eval.billing.policy import Measured, Policy, check_policy, parse_limit, read_policy
-from eval.billing.tasks import bill_tasks
-from eval.billing.thinking import bill_thinking, thinking_pairs
-from eval.billing.verdict import judge
+from eval.billing.rows.bill import bill, bill_nf4, bill_prose, corrected
+from eval.billing.rows.interactions import bill_interactions, bill_thinking_interactions
+from eval.billing.rows.needles import bill_needles, check_needles
+from eval.billing.rows.tasks import bill_tasks
+from eval.billing.rows.thinking import bill_thinking, thinking_pairs
 from eval.gains.measure import measure_gains
 from eval.gains.plan import plan_gains
 from eval.gains.record import Gains
@@ -32,14 +32,14 @@ from eval.runs.files import harness_results, write_samples
 from eval.runs.needles import draw_needles
 from eval.runs.run import name_of, run, wants_chat
 from eval.runs.samples import RunResult
-from eval.settings import ComparisonSettings, Settings, named_texts
+from eval.settings import ComparisonSettings, Settings, named_texts, settings_of
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError, first_line
-from prune.common.memory import give_back
-from prune.common.out_of_memory import is_out_of_memory
-from prune.common.outputs import check_free, staged_directory, write_json, write_text
-from prune.common.provenance import provenance
-from prune.common.terminal import quiet_libraries
+from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_json, write_text
+from prune.common.files.provenance import provenance
+from prune.common.machine.memory import give_back
+from prune.common.machine.out_of_memory import is_out_of_memory
+from prune.common.screen.terminal import quiet_libraries
 from prune.models.loading import load_tokenizer
 from prune.models.precision import pick_dtype
 from prune.models.whole import check_stored
@@ -71,15 +71,14 @@ def compare(
         UsageError: no other model, labels that do not fit, an unknown domain.
         RegrowthError: anything that `run` raises; models that were not asked the same questions in the same words.
     """
-    settings = ComparisonSettings.of(**options) if settings is None else settings
+    settings = settings_of(ComparisonSettings, settings, options)
     models = [full, *others]
     if len(models) < 2:
         raise UsageError("compare needs the full model and one other at least")
     names = unique_labels(models, settings.labels)
-    policy = None if settings.max_loss is None else parse_limit(settings.max_loss)
-    if settings.policy is not None:
-        policy = read_policy(settings.policy)
-    out = check_free(out, overwrite=overwrite)
+    policy = policy_of(settings.max_loss, settings.policy)
+    out = free_folder(out, overwrite=overwrite)
+    check_apart(out, *models, settings.data, settings.sweep)
     if settings.sweep is not None:
         read_sweep(settings.sweep)
     stored = {name: read_run(m, label=name) for m, name in zip(models, names, strict=True) if is_stored(m)}

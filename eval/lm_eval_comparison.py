@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.billing.artefacts import Comparison
-from eval.billing.policy import Measured, check_policy, parse_limit, read_policy
+from eval.billing.judging.policy import Measured, check_policy, policy_of
 from eval.comparison import bill_runs, unique_labels, write_comparison
 from eval.foreign.domains import read_mapping, tasks_by_domain
 from eval.foreign.folder import check_alike, level_hashes, read_folder
@@ -16,9 +16,9 @@ from eval.foreign.result import as_result
 from eval.foreign.settings import ForeignSettings
 from eval.gains.settings import GainsSettings
 from eval.reports.page import read_sweep
-from eval.settings import ComparisonSettings
+from eval.settings import ComparisonSettings, settings_of
 from prune.common.errors import UsageError
-from prune.common.outputs import check_free
+from prune.common.files.outputs import check_apart, free_folder
 
 _REMEDY = "--from-lm-eval bills the scores that are logged, in the domains of known tasks or --mapping; leave it out"
 
@@ -47,7 +47,7 @@ def compare_lm_eval(
         UsageError: settings that ask a model, a mapping, filter or domain that is not there.
         RegrowthError: a folder that cannot be read, or folders of other tasks, versions, questions or prompts.
     """
-    settings = ComparisonSettings.of(**options) if settings is None else settings
+    settings = settings_of(ComparisonSettings, settings, options)
     foreign = foreign or ForeignSettings(from_lm_eval=True)
     foreign.check(settings)
     if gains is not None and gains.changed:
@@ -57,10 +57,9 @@ def compare_lm_eval(
     if not others:
         raise UsageError("compare needs the full model's folder and one other at least")
     labels = unique_labels([full, *others], settings.labels)
-    policy = None if settings.max_loss is None else parse_limit(settings.max_loss)
-    if settings.policy is not None:
-        policy = read_policy(settings.policy)
-    check_free(out, overwrite=overwrite)
+    policy = policy_of(settings.max_loss, settings.policy)
+    free_folder(out, overwrite=overwrite)
+    check_apart(out, full, *others, settings.sweep)
     if settings.sweep is not None:
         read_sweep(settings.sweep)
     mapping = None if foreign.mapping is None else read_mapping(foreign.mapping)

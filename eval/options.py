@@ -11,7 +11,7 @@ import typer
 from eval.depth.settings import DepthSettings
 from eval.settings import Questions, Settings, default_cache
 from eval.sweeps.settings import SweepSettings
-from prune.common.options import Options, settings_options
+from prune.common.screen.options import Options, settings_options
 
 _NoCache = Annotated[
     bool, typer.Option("--no-cache", help="Ask everything anew, and keep no answer.", rich_help_panel="Kept answers")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args, get_type_hints
+from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
 
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.screen.options import Option
 from prune.instruments.needles import NEEDLES
 from prune.instruments.settings import HeadsSettings, parse_numbers, spell_numbers
 from prune.models.precision import HELP as DTYPES
@@ -22,7 +22,10 @@ BACKENDS = ("hf", "vllm")
 CHAT = ("auto", "on", "off")
 # How questions are put (`eval/asking/protocols`), and the kind of question that each is for.
 PROTOCOLS = {"choice": "choice", "letters": "choice", "generation": "generation"}
-PLAIN = ("choice", "generation")  # what is asked if not told: nothing that hangs on reading options back
+PLAIN = (
+    "choice",
+    "generation",
+)  # a question has one of these; both are asked if not told: none has options to read back
 MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
 FEWEST_SLOW = 16  # tokens of a chain of thought
 HEAD_SCORES = ("write", "copy")
@@ -42,7 +45,8 @@ def split_names(names: str | Iterable[str], option: str = "--domains") -> tuple[
     chosen = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
     if not chosen:
         what = "no domain is named" if option == "--domains" else f"{option} names nothing"
-        raise UsageError(f"{what}; give names with commas between them, such as --domains medical,math")
+        such = ", such as --domains medical,math" if option == "--domains" else ""
+        raise UsageError(f"{what}; give names with commas between them{such}")
     return chosen
 
 
@@ -167,6 +171,19 @@ class Questions:
     def with_chat(self, on: bool) -> Self:
         """The same with the chat template decided."""
         return replace(self, chat_template="on" if on else "off")
+
+
+_Kind = TypeVar("_Kind", bound=Questions)
+_Given = TypeVar("_Given", bound=Questions)
+
+
+def settings_of(kind: type[_Kind], settings: _Given | None, options: Mapping[str, Any]) -> _Kind | _Given:
+    """Settings as a function takes them: whole, or by the fields of `kind` as `options`, not both."""
+    if settings is None:
+        return kind.of(**options)
+    if options:
+        raise UsageError(f"{next(iter(options))} is given beside settings; set it in them")
+    return settings
 
 
 @dataclass(frozen=True)
@@ -347,8 +364,6 @@ class ComparisonSettings(Settings):
             raise UsageError(f"--noise-limit {self.noise_limit} is too few questions; an interval needs 2 at least")
         if self.noise_options and not self.noise:
             raise UsageError(f"{self.noise_options[0]} is of the noise floor; leave out --no-noise")
-        if self.policy is not None and self.max_loss is not None:
-            raise UsageError("--max-loss is the short form of a --policy; give one of the two")
 
     @property
     def noise_options(self) -> tuple[str, ...]:

@@ -1,22 +1,22 @@
 """How to train back what a cut took: adapters, training, merging."""
 
-from importlib import import_module
-from typing import Any
+from prune.common.lazy import lazily
 
 _PUBLIC = {
     "BudgetQuery": "heal.settings",
     "DistillSettings": "heal.settings",
-    "adapter_only": "heal.merging.adapter_only",
     "HealResult": "heal.result",
-    "Settings": "heal.settings",
     "Measuring": "heal.settings",
     "PatchRun": "heal.settings",
     "PatchSettings": "heal.settings",
     "RankRun": "heal.ranking.settings",
     "RankSettings": "heal.ranking.settings",
     "Selection": "heal.ranking.settings",
+    "Settings": "heal.settings",
     "TextSource": "heal.text.sources",
     "TrainingRun": "heal.settings",
+    "adapter_only": "heal.merging.adapter_only",
+    "choose_healed": "heal.choosing.finalists",
     "distill": "heal.training.distill",
     "held_out_loss": "heal.models.held_out",
     "merge": "heal.merging.merge",
@@ -27,9 +27,4 @@ _PUBLIC = {
 }
 
 __all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:  # lazy: importing the room must not import torch
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _PUBLIC)

@@ -147,7 +147,7 @@ def adapter_only_card(record: HealRecord) -> str:
     assert shipped is not None
     full = shipped.full
     return ADAPTER_ONLY.format(
-        **{**_common(record), "named": f"base_model: {full['model']}\n" if full["commit"] else ""},
+        **{**_common(record), "named": _named(full["model"], hub=bool(full["commit"]))},
         full=full["model"],
         layers=shipped.words,
         fit="" if record.settings["bits"] == 16 else _FIT_ONLY.format(bits=_precision(record)),
@@ -169,16 +169,20 @@ def patch_card(record: HealRecord) -> str:
 
 def _common(record: HealRecord) -> dict[str, Any]:
     name = record.base["model"]
-    named = f"base_model: {json.dumps(name)}\n" if "commit" in record.base else ""  # the hub takes only its own ids
     return {
         "base": name,
-        "named": named,
+        "named": _named(name, hub="commit" in record.base),
         "tokens": record.tokens,
         "text": "`, `".join(record.texts),
         "bits": _precision(record),
         "before": record.held_out_loss.before,
         "after": record.held_out_loss.after,
     }
+
+
+def _named(model: str, *, hub: bool) -> str:
+    """The line that names the base; none for a folder, as the hub takes only its own ids."""
+    return f"base_model: {json.dumps(model)}\n" if hub else ""
 
 
 def _precision(record: HealRecord) -> str:

@@ -9,9 +9,9 @@ import typer
 
 from heal import options
 from heal.choosing.record import FINALISTS
-from prune.common.options import takes
-from prune.common.processes import is_main
-from prune.common.terminal import answer, make_app, screen
+from prune.common.machine.processes import is_main
+from prune.common.screen.options import takes
+from prune.common.screen.terminal import AsJson, answer, make_app, screen
 
 if TYPE_CHECKING:
     from heal.ranking.settings import RankRun, RankSettings, Selection
@@ -29,7 +29,7 @@ def qlora_command(
     text: TextSource,
     run: TrainingRun,
     settings: Settings,
-    as_json: options.AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Heal a pruned model: a LoRA adapter on the model in 4 bits, trained on plain text.
 
@@ -56,7 +56,7 @@ def distill_command(
     text: TextSource,
     run: TrainingRun,
     settings: DistillSettings,
-    as_json: options.AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Heal a pruned model by what the full one predicts: forward KL, both models on one copy of the weights.
 
@@ -122,7 +122,7 @@ def patch_command(
     text: TextSource,
     run: PatchRun,
     settings: PatchSettings,
-    as_json: options.AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Patch a cut in closed form: least squares, no training, an ordinary checkpoint.
 
@@ -186,7 +186,7 @@ def merge_command(
     merging: options.MergeOptions,
     measuring: Measuring,
     overwrite: options.Overwrite = False,
-    as_json: options.AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Merge an adapter into its base: one ordinary checkpoint, in the base's dtype.
 

@@ -13,7 +13,7 @@ from prune.checkpoint.identity import SAMPLE
 from prune.checkpoint.source import Source, locate
 from prune.checkpoint.tensors import read_bytes, same_bytes
 from prune.common.errors import CheckpointError
-from prune.common.terminal import progress
+from prune.common.screen.terminal import progress
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.cutting.verify import open_cut
 from prune.families.subject import Subject, open_subject
@@ -156,4 +156,9 @@ def _changed(record: HealRecord) -> set[str]:
         return {name for fold in record.folds or () for name in fold.tensors}
     dequantised = record.merge is not None and record.merge.base == "dequantised"
     modules = [*(record.adapted or ()), *((record.quantised or ()) if dequantised else ())]
-    return {f"{name}.weight" for module in modules for name in (module, module.partition(".")[2])}  # see `plan_merge`
+    return {name for module in modules for name in stored_as(module, "weight")}
+
+
+def stored_as(module: str, part: str) -> tuple[str, str]:
+    """The names that a checkpoint may store a tensor of a module under: older ones lack the name's first part."""
+    return f"{module}.{part}", f"{module.partition('.')[2]}.{part}"

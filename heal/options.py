@@ -13,7 +13,7 @@ from heal.choosing.record import TOKENS
 from heal.ranking.settings import RankRun, RankSettings, Selection
 from heal.settings import BudgetQuery, DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
 from prune.common.errors import UsageError
-from prune.common.options import Option, settings_options
+from prune.common.screen.options import Option, option_names, settings_options
 from prune.common.sizes import parse_tokens
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ Pruned = Annotated[str, typer.Argument(help="The pruned model: a folder or a hub
 AdapterOut = Annotated[Path, typer.Option(help="Folder for the adapter; must not exist.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print heal.json on stdout, and nothing else there.")]
 
 _text = partial(Option, panel="Text")
 
@@ -134,12 +133,15 @@ def _source(**typed: Any) -> TextSource:
 
 _BUDGETED = ("bits", "targets", "rank", "dropout", "length", "batch_size", "checkpointing")
 _AS_TYPED = {"checkpointing": "on"}
+_PASSING = ("save_every", "report_to", "max_memory")  # of what a trial leaves, and a trial leaves nothing
+_TRIAL_RUN = tuple(name for name in option_names(TrainingRun) if name not in _PASSING)
 _PATCHED = ("text", "field", "loss_on", "held_out", "held_out_tokens")
 
 TEXT = replace(settings_options(TextOptions), make=_source)
 PATCH_TEXT = replace(settings_options(TextOptions, only=_PATCHED), make=_source)
 RUN = settings_options(TrainingRun)
-FINALISTS_RUN = settings_options(TrainingRun, defaults={"tokens": TOKENS})
+_trial = settings_options(TrainingRun, only=_TRIAL_RUN, defaults={"tokens": TOKENS})
+FINALISTS_RUN = replace(_trial, make=lambda **typed: TrainingRun(**_trial.make(**typed)))
 PATCH_RUN = settings_options(PatchRun)
 SETTINGS = settings_options(Settings, defaults=_AS_TYPED)
 DISTILL_SETTINGS = settings_options(DistillSettings, defaults=_AS_TYPED)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from prune.common.artefact import Artefact, Part
-from prune.common.formats import HEAL
+from prune.common.files.artefact import Artefact, Part
+from prune.common.files.formats import HEAL
 
 RECORD_FILE = "heal.json"
 NATS = "nats per token"
@@ -120,7 +120,7 @@ class Responses(Part):
 
     responses: int = Field(description="how many")
     tokens: int = Field(description="of all of them")
-    ended: int = Field(description="responses that the model ended by itself")
+    finished: int = Field(description="responses that the model ended itself")
 
 
 class Chats(Part):

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Annotated, Any
 
 from prune.common.errors import UsageError
-from prune.common.options import MAX_MEMORY, Option
+from prune.common.screen.options import MAX_MEMORY, Option
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.attention import HELP as ATTENTIONS
 from prune.models.loading import longest_context
@@ -18,6 +18,7 @@ from prune.scanning.settings import parse_batch_size
 
 AUTO = "auto"
 BITS = (4, 8, 16)
+CHOICE_TOKENS = 4096  # at most: text that a patch's candidates are judged on, a quarter of what is fitted
 SCHEDULES = ("cosine", "linear", "constant")
 ADAPTER_COMPUTES = ("auto", "float32", "bfloat16")
 KERNELS = ("auto", "liger", "none")

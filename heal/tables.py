@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from heal.result import Chosen, HealResult, MergeFacts, ShipFacts
-from prune.common.tables import Table
+from prune.common.screen.tables import Table
 
 
 def curve(result: HealResult) -> Table:

@@ -10,15 +10,14 @@ import typer
 
 from prune.choosing.settings import CheckSettings, CutSettings, FitSettings, TimeSettings
 from prune.common.errors import UsageError
-from prune.common.options import settings_options, takes
-from prune.common.terminal import answer, make_app, screen
+from prune.common.screen.options import settings_options, takes
+from prune.common.screen.terminal import AsJson, answer, make_app, screen
 from prune.instruments.concepts.settings import ConceptsSettings
 from prune.instruments.settings import HeadsSettings
 from prune.options import (
     LISTS,
     ORIGIN,
     WHICH,
-    AsJson,
     Model,
     Overwrite,
     OverwriteBoth,
@@ -71,7 +70,7 @@ def cut_command(
     """
     from prune.checkpoint.companions import adapters_beside
     from prune.choosing.fit import fit_table
-    from prune.common.outputs import check_free
+    from prune.common.files.outputs import free_folder
     from prune.cutting.cut import cut
     from prune.cutting.plan import PLAN_FILE
     from prune.cutting.planning import plan_cut
@@ -82,7 +81,7 @@ def cut_command(
     if private and push_to_hub is None:
         raise UsageError("--private goes with --push-to-hub")
     if out is not None:
-        check_free(out, overwrite=overwrite)
+        free_folder(out, overwrite=overwrite)
     if push_to_hub is not None and not dry_run:
         check_can_publish(push_to_hub)
     settings = replace(settings, check=check, scanning=ScanSettings(**scanning))
@@ -119,10 +118,10 @@ def time_command(
     Example: prune time Qwen/Qwen3-8B --context 4k --out time.json
     """
     from prune.choosing.timing import time_layers
-    from prune.common.outputs import check_free
+    from prune.common.files.outputs import free_file
 
     if out is not None:
-        check_free(out, overwrite=overwrite)
+        free_file(out, overwrite=overwrite)
     times = time_layers(model, settings=settings, **origin)
     if out is not None:
         times.write(out, overwrite=overwrite)
@@ -186,9 +185,6 @@ def scan_command(
     ] = None,
     resume: Resume = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the heat map: a .png, .pdf or .svg file.")] = None,
-    scale: Annotated[
-        Literal["row", "raw"], typer.Option(help="Colours of the heat map: each row rescaled, or d itself.")
-    ] = "row",
     overwrite: OverwriteBoth = False,
     as_json: AsJson = False,
 ) -> None:
@@ -201,22 +197,22 @@ def scan_command(
     """
     import sys
 
-    from prune.common.outputs import check_free
-    from prune.common.processes import is_main
-    from prune.common.resume import Unfinished
+    from prune.common.files.outputs import free_file
+    from prune.common.files.resume import Unfinished
+    from prune.common.machine.processes import is_main
     from prune.scanning.plots import check_figure, draw_scan
     from prune.scanning.scan import scan
     from prune.scanning.table import best_table
     from prune.text.windows import DEFAULT_SOURCE
 
-    check_free(out, overwrite=overwrite)
+    free_file(out, overwrite=overwrite)
     if plot is not None:
-        check_free(check_figure(plot, scale), overwrite=overwrite)
+        free_file(check_figure(plot), overwrite=overwrite)
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
     measured = scan(model, text or DEFAULT_SOURCE, settings=settings, unfinished=unfinished, **origin)
     if not is_main():
         return
-    figure = draw_scan(measured, plot, scale=scale) if plot is not None else b""  # if it fails, nothing is written
+    figure = draw_scan(measured, plot) if plot is not None else b""  # if it fails, nothing is written
     write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
     answer(measured.to_json(), lambda: best_table(measured, strip=sys.stdout.isatty()), as_json=as_json)
     say_written(out, plot)
@@ -234,11 +230,11 @@ def plot_command(
 
     Example: prune plot scan.json --out figures
     """
-    from prune.common.outputs import check_free
+    from prune.common.files.outputs import free_folder
     from prune.scanning.plots import plot_all
     from prune.scanning.result import Scan
 
-    check_free(out, overwrite=overwrite)
+    free_folder(out, overwrite=overwrite)
     files = plot_all(Scan.read(scan), out, suffix=suffix, overwrite=overwrite)
     answer({"figures": [str(file) for file in files]}, "\n".join(map(str, files)), as_json=as_json)
 
@@ -273,13 +269,13 @@ def heads_command(
 
     Example: prune heads Qwen/Qwen3-8B --text prose.jsonl --out heads.json --plot heads.svg
     """
-    from prune.common.outputs import check_free
-    from prune.common.resume import Unfinished
+    from prune.common.files.outputs import free_file
+    from prune.common.files.resume import Unfinished
     from prune.instruments.heads import heads
     from prune.instruments.showing import draw_heads, heads_table
     from prune.text.windows import DEFAULT_SOURCE
 
-    check_free(out, overwrite=overwrite)
+    free_file(out, overwrite=overwrite)
     check_svg(plot, "the map of heads is", overwrite=overwrite)
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
     measured = heads(model, text or DEFAULT_SOURCE, settings=settings, against=against, unfinished=unfinished, **origin)
@@ -320,13 +316,13 @@ def concepts_command(
 
     Example: prune concepts Qwen/Qwen3-8B --text prose.jsonl --out concepts.json --plot concepts.svg
     """
-    from prune.common.outputs import check_free
-    from prune.common.resume import Unfinished
+    from prune.common.files.outputs import free_file
+    from prune.common.files.resume import Unfinished
     from prune.instruments.concepts.concepts import concepts
     from prune.instruments.concepts.showing import concepts_table, draw_concepts
     from prune.text.windows import DEFAULT_SOURCE
 
-    check_free(out, overwrite=overwrite)
+    free_file(out, overwrite=overwrite)
     check_svg(plot, "the shares over depth are", overwrite=overwrite)
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
     measured = concepts(

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prune.common.errors import UsageError
-from prune.common.options import Options
-from prune.common.terminal import screen
+from prune.common.screen.options import Options
+from prune.common.screen.terminal import screen
 from prune.instruments.settings import HeadsSettings, spell_numbers
 
 if TYPE_CHECKING:
-    from prune.common.artefact import Artefact
-    from prune.common.resume import Unfinished
+    from prune.common.files.artefact import Artefact
+    from prune.common.files.resume import Unfinished
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.")]
 Texts = list[str] | None
@@ -23,7 +23,6 @@ OverwriteBoth = Annotated[bool, typer.Option(help="Replace what stands at --out 
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with an interrupted run into --out; begin if there is none.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 ORIGIN = Options(
     dict,
     {
@@ -54,20 +53,20 @@ WHICH = Options(
 
 def check_svg(plot: Path | None, what: str, *, overwrite: bool) -> None:
     """Refuse a figure that is to be something else than SVG, or that stands there already; `what` with its verb."""
-    from prune.common.outputs import check_free
+    from prune.common.files.outputs import free_file
 
     if plot is None:
         return
     if plot.suffix.lower() != ".svg":
         raise UsageError(f"--plot {plot}: {what} an .svg file; give it that ending")
-    check_free(plot, overwrite=overwrite)
+    free_file(plot, overwrite=overwrite)
 
 
 def write_measured(
     measured: Artefact, figure: bytes, out: Path, plot: Path | None, unfinished: Unfinished, *, overwrite: bool
 ) -> None:
     """Write what was measured, and its figure where one was asked for; only then let the kept work go."""
-    from prune.common.outputs import write_bytes
+    from prune.common.files.outputs import write_bytes
 
     measured.write(out, overwrite=overwrite)
     if plot is not None:

@@ -1,7 +1,6 @@
 """The order scan, cut, heal, compare, as YAML and one small runner."""
 
-from importlib import import_module
-from typing import Any
+from prune.common.lazy import lazily
 
 _PUBLIC = {
     "load_recipe": "recipes.schema",
@@ -9,9 +8,4 @@ _PUBLIC = {
 }
 
 __all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:  # lazy: importing the room must not import torch
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(__name__, _PUBLIC)

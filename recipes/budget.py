@@ -17,17 +17,17 @@ from heal.budget.cards import CPU, card_at
 from heal.budget.document import Budget, Gpu, Station, StationWay
 from heal.budget.stations import READ, WRITE, room_of, states_on, trained_in, width
 from heal.budget.table import gib, hours_words, way_words
-from heal.settings import BudgetQuery
 from prune.checkpoint.downloading import cache_folder, existing, missing_bytes
 from prune.common.errors import RegrowthError, first_line
-from prune.common.memory import available
+from prune.common.machine.memory import available
+from prune.common.screen.tables import Table
+from prune.common.screen.terminal import screen
 from prune.common.sizes import spell_size
-from prune.common.tables import Table
-from prune.common.terminal import screen
 from prune.models.at_once import STATES_SHARE
-from recipes.asked import Asked, StageRefusedError, asked_budget, healings_of
+from recipes.budget_request import BudgetRequest, StageRefusedError, budget_request, healings_of
+from recipes.commands import options_of
 from recipes.planning import RecipePlan
-from recipes.schema import Stage, options_of
+from recipes.schema import Stage
 from recipes.tidying import done_with
 
 if TYPE_CHECKING:
@@ -103,10 +103,24 @@ class RecipeBudget:
         return Group(*parts)
 
     def refusal(self) -> str | None:
-        """What cannot fit and what to change, in one line; None where all does."""
+        """What cannot fit, what to change, and the way to go on anyway, in one line; None where all fits."""
+        for one in self.running:
+            if line := one.refused or (_lacking(one) if one.way.needs else None):
+                return f"stage {one.stage.name}: {line}; {_GO_ON}"
         most = self.most + (self.missing if self.on_one_disk else 0)
-        if line := refusal(self.running, most, self.free, tidy=self.tidy):
-            return line
+        if most > self.free:
+            less = "remove what else is there, choose another place with --set out="
+            return (
+                f"the stages write {spell_size(most)} to the disk at once, and {spell_size(self.free)} are free: {less}"
+                f"{'' if self.tidy else ', add --tidy'}, {_GO_ON}"
+            )
+        states = max((_states_off(one) for one in self.running if one.way.way == "layer by layer"), default=0)
+        temporary = shutil.disk_usage(tempfile.gettempdir()).free
+        if states > STATES_SHARE * available() and states > temporary:
+            return (
+                f"hidden states take {spell_size(states)}, more than is free in memory and in {tempfile.gettempdir()} "
+                f"({spell_size(temporary)}): scan fewer or shorter samples, name a larger folder in TMPDIR, {_GO_ON}"
+            )
         if self.missing > (there := shutil.disk_usage(self.cache).free):
             return (
                 f"{spell_size(self.missing)} of the model are yet to come from the hub, and {spell_size(there)} are "
@@ -122,11 +136,11 @@ def budget_of(plan: RecipePlan) -> tuple[StageBudget, ...]:
         RegrowthError: the model cannot be read, or a stage's settings do not fit it.
     """
     recipe, found = plan.recipe, []
-    budgets: dict[Asked, Budget] = {}
+    budgets: dict[BudgetRequest, Budget] = {}
     cards: dict[tuple[str, bool], Gpu] = {}
     for planned in plan.stages:
         name, asked = _STATIONS.get(planned.stage.command), None
-        if name is None or (asked := asked_budget(recipe, planned.stage)) is None:
+        if name is None or (asked := budget_request(recipe, planned.stage)) is None:
             continue
         if (place := (asked.device, asked.spread)) not in cards:
             cards[place] = card_at(asked.device, spread=asked.spread)
@@ -137,11 +151,12 @@ def budget_of(plan: RecipePlan) -> tuple[StageBudget, ...]:
         if (number := numbers.get(name)) is None:
             continue
         verdict = budget.gpus[0]
+        why = dict(zip((one.name for one in verdict.stations if one.way == "none"), budget.refused, strict=True))
         station, way, refused = budget.stations[number], verdict.stations[number], None
         if name == "scan" and _placed(planned.stage):
             way = way.model_copy(update={"needs": ""})
         elif way.way == "none":
-            refused = next((line for line in budget.refused if line.startswith(_told(asked.query, way))), None)
+            refused = why[name]
         if planned.stage.command == "heal finalists":
             pruned = budget.stations[numbers["merge"]].disk
             station, way = _choosing(station, way, healings_of(planned.stage), pruned)
@@ -172,7 +187,7 @@ def _choosing(heal: Station, way: StationWay, healings: int, pruned: int) -> tup
 
 def _placed(scan: Stage) -> bool:
     """Whether a scan's options settle where its weights go: in few bits, or where accelerate finds room for them."""
-    return any(scan.options.get(name) for name in ("device-map", "load-in-4bit", "load-in-8bit"))
+    return any(scan.options.get(name) for name in ("device-map", "load-in-4bit"))
 
 
 def reckon(plan: RecipePlan, *, tidy: bool) -> RecipeBudget:
@@ -243,27 +258,6 @@ def budget_table(budget: Sequence[StageBudget], most: int, free: int) -> Table:
     )  # fmt: skip
 
 
-def refusal(budget: Sequence[StageBudget], most: int, free: int, *, tidy: bool) -> str | None:
-    """What cannot fit, what to change, and the way to go on anyway, in one line; None where all fits."""
-    for one in budget:
-        if line := one.refused or (_lacking(one) if one.way.needs else None):
-            return f"stage {one.stage.name}: {line}; {_GO_ON}"
-    if most > free:
-        less = "remove what else is there, choose another place with --set out=" + ("" if tidy else ", add --tidy")
-        return (
-            f"the stages write {spell_size(most)} to the disk at once, and {spell_size(free)} are free: {less}, "
-            f"{_GO_ON}"
-        )
-    states = max((_states_off(one) for one in budget if one.way.way == "layer by layer"), default=0)
-    temporary = shutil.disk_usage(tempfile.gettempdir()).free
-    if states > STATES_SHARE * available() and states > temporary:
-        return (
-            f"hidden states take {spell_size(states)}, more than is free in memory and in {tempfile.gettempdir()} "
-            f"({spell_size(temporary)}): scan fewer or shorter samples, name a larger folder in TMPDIR, {_GO_ON}"
-        )
-    return None
-
-
 def _states_off(one: StageBudget) -> int:
     """Bytes of a stage's hidden states that do not stand on a GPU."""
     on_card = 0 if one.card.name == CPU else states_on(one.card, one.station, one.wide)
@@ -297,7 +291,3 @@ def _lacking(one: StageBudget) -> str | None:
     if unknown := [name for name in names if name not in options]:
         return f"{one.station.command} does not fit {room}, and has no --{unknown[0]}: take a card of more memory"
     return f"{one.station.command} does not fit {room} as it is set; it would with {needed}"
-
-
-def _told(query: BudgetQuery, way: StationWay) -> str:
-    return f"{query.method if way.name == 'heal' else way.name} does not fit"

@@ -8,13 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from prune.common.terminal import answer, make_app
+from prune.common.screen.terminal import AsJson, answer, make_app
 
 app = make_app("recipe", "Run scan, cut, heal and compare as one reproducible whole.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A shipped recipe, or a .yaml file.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 @app.command("list")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.identity import file_identity
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.provenance import digest, versions
+from prune.common.files.provenance import digest, versions
 from recipes.record import StageRecord
 from recipes.schema import Recipe, Stage
 from recipes.tidying import needed_again, outputs_of, words_read
@@ -109,7 +109,10 @@ def _key(stage: Stage, made: dict[str, str]) -> str:
 
 
 def _outside(word: str) -> str | None:
-    return identity(word) if "\0" not in word and len(word) < 4096 else None
+    try:
+        return identity(word)
+    except OSError:  # no path, such as a text that is longer than a name may be
+        return None
 
 
 def identity(path: str | Path) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from prune.common.artefact import Artefact, Part
+from prune.common.files.artefact import Artefact, Part
 
 
 class StageRecord(Part):

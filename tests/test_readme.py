@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from recipes.schema import options_of
+from recipes.commands import options_of
 from tests.support.checkpoints import hand_made_heads, hand_made_scan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +46,7 @@ def test_every_command_and_option_exists():
         if words[0] in ("prune", "heal", "evaluate"):
             known = options_of(" ".join(words[:2]))
             given = [w[2:] for w in words if w.startswith("--")]
-            assert set(given) <= {*known, *known.values()}, words
+            assert set(given) <= {*known, *(option.negation for option in known.values())}, words
             seen.add(" ".join(words[:2]))
     assert {"prune scan", "prune cut", "heal patch", "heal distill", "heal merge", "evaluate compare"} <= seen
 

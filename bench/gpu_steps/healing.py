@@ -189,7 +189,7 @@ def _train(machine: Machine, full: Any, shape: str, bits: int, way: Way) -> tupl
     from heal.training.plan import HealPlan
     from heal.training.schedule import plan_steps
     from prune.checkpoint.source import Source
-    from prune.common.terminal import Progress
+    from prune.common.screen.terminal import Progress
 
     kept, start = kept_layers(shape), CUTS[shape][0]
     kind = DistillSettings if way.method == "distill" else Settings

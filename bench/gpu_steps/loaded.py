@@ -105,7 +105,7 @@ def _generation(machine: Machine, model: Any, tokenizer: Any) -> None:
     from lm_eval.api.instance import Instance
 
     from eval.asking.harness import Scorer
-    from prune.common.terminal import Progress
+    from prune.common.screen.terminal import Progress
 
     draw, new = random.Random(4), machine.pick(4, 64)
     prompts = [random_words(draw, 100, 101) for _ in range(machine.pick(2, 64))]
@@ -158,16 +158,18 @@ def _tokenised(machine: Machine, tokenizer: Any) -> None:
 
 
 def streamed(machine: Machine) -> None:
+    from bench.shared.layer_times import layer_times
     from prune.checkpoint.source import Source
     from prune.scanning.samples import Samples
     from prune.scanning.settings import ScanSettings
-    from prune.scanning.streaming import Timing, measure_streamed
+    from prune.scanning.streaming import measure_streamed
 
     folder, _ = checkpoint_on_disk(machine)
     count, length, size = machine.pick((4, 64, 2), (64, 1024, 16))
     windows = random_windows(machine, count, length)
     settings = ScanSettings(batch_size=size, device=machine.device)
-    timing, tokens = Timing(), count * length
+    tokens = count * length
     with measured(machine, "scan layer by layer", tokens, tokens * forward_flops(small(machine), length)) as facts:
-        measure_streamed(Source(folder, "random"), Samples(windows), settings, timing=timing)
-        facts["note"] = f"read {timing.read:.1f} s, compute {timing.compute:.1f} s, wall {timing.wall:.1f} s"
+        with layer_times() as times:
+            measure_streamed(Source(folder, "random"), Samples(windows), settings)
+        facts["note"] = f"read {times.read:.1f} s, compute {times.compute:.1f} s, wall {times.wall:.1f} s"

@@ -1,4 +1,4 @@
-"""The shapes that are measured: Llama-3-8B, -70B, and a tiny one for a CPU."""
+"""Shapes: Llama-3-8B and -70B and a tiny one for a CPU, which are measured, and -405B, which is reckoned alone."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ SHAPES = {
     },
     "70b": {
         **_LLAMA, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
+    },
+    "405b": {
+        **_LLAMA, "hidden_size": 16384, "intermediate_size": 53248, "num_hidden_layers": 126,
+        "num_attention_heads": 128,
     },
     "tiny": {
         "vocab_size": 1000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6,

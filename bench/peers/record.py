@@ -18,7 +18,7 @@ from bench.shared.capped import held_by_all
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results"
 WORK = ROOT / "build" / "peers"
-_PAUSE = 0.02  # seconds between two looks at the memory
+_PAUSE = 0.02  # seconds between two looks at the memory, and more where one takes long: at most a tenth goes to looking
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,11 @@ def measure(
             if pid:
                 child.returncode, used = os.waitstatus_to_exitcode(status), usage
                 break
+            looked = time.monotonic()
             most = max(most, held_by_all(child.pid))
             if time.monotonic() - began > limit_s:
                 os.killpg(child.pid, signal.SIGKILL)
-            time.sleep(_PAUSE)
+            time.sleep(max(_PAUSE, 9 * (time.monotonic() - looked)))
         seconds = time.monotonic() - began
         output.seek(0)
         said = output.read()

@@ -100,7 +100,7 @@ def part_of(text, parts):
 def cutter(model, length):
     """What gives a text's first `length` tokens as text, and how many there are."""
     from prune.checkpoint.source import locate
-    from prune.common.terminal import quiet_libraries
+    from prune.common.screen.terminal import quiet_libraries
     from prune.models.loading import load_tokenizer
 
     quiet_libraries()

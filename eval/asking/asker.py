@@ -6,15 +6,14 @@ lm-eval's own cache of answers is not used: its key ignores which model answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
-from jinja2.exceptions import TemplateError
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from eval.asking.cache import AnswerStore, request_key
-from prune.common.terminal import Progress
+from eval.asking.chat import render_chat
+from prune.common.screen.terminal import Progress
 
 _FACTS = "facts"  # key of what is known of the model only once it is loaded
 _HALVED = "halved"  # key of the requests at a time that a run ended with, if not those of the facts
@@ -140,17 +139,8 @@ class Asker(LM):
             self._model.close()
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The prompt of a chat, by the tokenizer's template; where it ends with the assistant's words, left open."""
-        render = partial(
-            self.tokenizer.apply_chat_template,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
-        try:
-            return str(render(chat_history))
-        except TemplateError:  # of templates that know no system role; so does lm-eval
-            return str(render([message for message in chat_history if message["role"] != "system"]))
+        """The prompt of a chat, see `render_chat`."""
+        return render_chat(self.tokenizer, chat_history, add_generation_prompt)
 
     @property
     def tokenizer_name(self) -> str:

@@ -8,7 +8,7 @@ from eval.asking.removal import Removal
 from eval.settings import LONGEST, Questions, Settings
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, first_line
-from prune.common.terminal import Progress
+from prune.common.screen.terminal import Progress
 from prune.models.fitting import rows_at_once
 from prune.models.loading import longest_context, pick_device
 from prune.models.precision import pick_dtype

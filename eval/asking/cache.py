@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from prune.common.errors import RegrowthError
-from prune.common.outputs import write_json
-from prune.common.provenance import digest
+from prune.common.files.outputs import write_json
+from prune.common.files.provenance import digest
 
 LAYOUT = 1  # of the lines below; another number, another folder
 

@@ -6,7 +6,6 @@ what the questions are.
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -28,8 +27,9 @@ from eval.asking.tasks import TaskPlan
 from eval.asking.trees import Asked, batch_tokens, plain_tokens
 from eval.asking.walk import RouteAnswers, Way, choose_way, score
 from prune.common.errors import RegrowthError
-from prune.common.out_of_memory import is_out_of_memory
-from prune.common.terminal import Progress
+from prune.common.machine.memory import give_back
+from prune.common.machine.out_of_memory import is_out_of_memory
+from prune.common.screen.terminal import Progress
 from prune.instruments.detecting import Writer
 from prune.instruments.prompts import Prompt
 from prune.models.walks.walking import Route
@@ -91,7 +91,7 @@ class PlannedTask(ConfigurableTask):
         check_finite(logprob, doc)
         given, gold = parse_value(response), _gold(doc)
         return {
-            "exact_match": float(given is not None and Fraction(given) == gold),
+            "exact_match": float(given is not None and given == gold),
             "unparseable": float(given is None),
             "answer_nll_bits": to_bits(logprob),
         }
@@ -279,9 +279,7 @@ class Scorer(HFLM):
             self.batch_size_per_gpu = size // 2
             self.notes.append(f"out of memory at batch size {size}: went on with {size // 2}")
             self.bar.note(self.notes[-1])
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            give_back()
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         logits: torch.Tensor = super()._model_call(inps, *args, **kwargs)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eval.settings import Settings
 from prune.common.errors import RegrowthError, UsageError, first_line
-from prune.common.provenance import digest
+from prune.common.files.provenance import digest
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -66,7 +66,7 @@ def pick_logged(logged: dict[str, list[dict[str, Any]]], ours: Iterable[str]) ->
             prompt_hash=digest([entry["arguments"]]),
             target=str(entry["target"]),
             response=str(entry["filtered_resps"][0]),
-            scores={name: float(entry[name]) for name in entry["metrics"] if _plain(entry[name])},
+            scores={name: float(entry[name]) for name in entry["metrics"] if is_plain(entry[name])},
         )
         for task, entries in logged.items()
         if task not in ours
@@ -74,5 +74,11 @@ def pick_logged(logged: dict[str, list[dict[str, Any]]], ours: Iterable[str]) ->
     )
 
 
-def _plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Whether a score is a plain finite number, or true or false."""
     return isinstance(value, bool | int | float) and math.isfinite(value)
+
+
+def leaves(groups: Mapping[str, Sequence[str]], name: str) -> list[str]:
+    """The tasks below a group; the name itself where it is a task."""
+    return [leaf for part in groups[name] for leaf in leaves(groups, part)] if groups.get(name) else [name]

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from eval.answers.parsing import parse_letter, parse_value
-from prune.common.artefact import first_fault
 from prune.common.errors import RegrowthError, UsageError, first_line
-from prune.common.provenance import digest
+from prune.common.files.artefact import first_fault
+from prune.common.files.provenance import digest
 from prune.writing.words import LETTERS
 
 _SHIPPED, _PREFIX = files("eval.asking") / "protocols", "prompts-"

@@ -16,7 +16,7 @@ from eval.questions.examples import FOLDER, examples_path
 from eval.questions.schema import Question, cluster_of, draw, read_questions
 from eval.settings import PROTOCOLS, Questions, Settings
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.provenance import file_sha256
+from prune.common.files.provenance import file_sha256
 from prune.writing.words import LETTERS, show_options
 
 

@@ -56,6 +56,23 @@ class TokenRow:
         return sees
 
 
+def share_requests(requests: Sequence[Asked], rank: int, world: int) -> np.ndarray:
+    """(N,) bool: which requests are those of one of several processes. Those of one context stay together.
+
+    Each context goes to the process that has the fewest tokens so far, so that all have about as much to read.
+    """
+    tokens = [0] * world
+    owner: dict[tuple[int, ...], int] = {}
+    mine = np.zeros(len(requests), dtype=bool)
+    for number, request in enumerate(requests):
+        if (context := request.context) not in owner:
+            owner[context] = tokens.index(min(tokens))
+            tokens[owner[context]] += len(context)
+        tokens[owner[context]] += len(request.answer)
+        mine[number] = owner[context] == rank
+    return mine
+
+
 class _Forest:
     """A row in the making."""
 

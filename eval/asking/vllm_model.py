@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.settings import Settings
 from prune.checkpoint.source import Source
-from prune.common.terminal import Progress
+from prune.common.screen.terminal import Progress
 from prune.models.vllm.options import engine_device
 from prune.models.vllm.process import VllmProcess, engine_options
 

@@ -15,7 +15,8 @@ import torch
 
 from eval.asking.trees import Asked, TokenRow, pack_chains, pack_trees
 from prune.common.errors import RegrowthError
-from prune.common.out_of_memory import is_out_of_memory
+from prune.common.machine.memory import give_back
+from prune.common.machine.out_of_memory import is_out_of_memory
 from prune.models.at_once import ANSWERED_BYTES, WALK_TOKENS, at_once
 from prune.models.batches import plan_batches
 from prune.models.loading import forward_takes
@@ -58,6 +59,20 @@ class RouteAnswers:
         shape = (routes, requests)
         return cls(np.zeros(shape), np.zeros(shape, dtype=bool), np.zeros(requests, dtype=bool))
 
+    @classmethod
+    def joined(cls, parts: Sequence[RouteAnswers]) -> RouteAnswers:
+        """What several processes answered, each its share of the same requests; the first's notes."""
+        first, *others = parts
+        whole = cls(
+            first.logprob.copy(), first.greedy.copy(), first.done.copy(), sum(part.read for part in parts),
+            sum(part.heads for part in parts), first.notes,
+        )  # fmt: skip
+        for part in others:
+            whole.logprob[:, part.done] = part.logprob[:, part.done]
+            whole.greedy[:, part.done] = part.greedy[:, part.done]
+            whole.done |= part.done
+        return whole
+
     def of(self, route: int, request: int) -> tuple[float, bool]:
         """One answer, as lm-eval has it: log p, and whether greedy decoding says it."""
         return float(self.logprob[route, request]), bool(self.greedy[route, request])
@@ -72,6 +87,7 @@ def score(
     batch_tokens: int | None = None,
     switch: Callable[[str | None], None] | None = None,
     answers: RouteAnswers | None = None,
+    mine: np.ndarray | None = None,
     watch: Callable[[RouteAnswers, int], None] = lambda answers, new: None,
 ) -> RouteAnswers:
     """Answer all requests on all routes.
@@ -82,6 +98,7 @@ def score(
         batch_tokens: tokens of one batch, padding included; None: what suits the device. Halved where memory runs out.
         switch: turns an adapter on and off; see `prune.models.walks.walking.walking`.
         answers: those of an earlier run, to go on from.
+        mine: (N,) bool, the requests to be answered; all if None.
         watch: called after each batch, with all answers and how many of them are new; first with those given.
 
     Raises:
@@ -89,10 +106,11 @@ def score(
     """
     answers = answers or RouteAnswers.empty(len(routes), len(requests))
     batch_tokens = batch_tokens or at_once(WALK_TOKENS, model.get_input_embeddings().weight.device)
+    mine = np.ones(len(requests), dtype=bool) if mine is None else mine
     watch(answers, int(answers.done.sum()))
     with torch.no_grad(), walking(model, routes, switch=switch) as walk:
-        while not answers.done.all():
-            open_ = np.flatnonzero(~answers.done).tolist()
+        while (missing := mine & ~answers.done).any():
+            open_ = np.flatnonzero(missing).tolist()
             trees = way.name == "tree"
             rows = pack_trees(requests, open_, min(ROW_TOKENS, batch_tokens)) if trees else pack_chains(requests, open_)
             try:
@@ -130,8 +148,7 @@ def choose_way(model: Any, requests: Sequence[Asked]) -> Way:
 def _halved(batch_tokens: int, longest: int, answers: RouteAnswers) -> int:
     if batch_tokens // 2 < longest // 2 or batch_tokens < 64:
         raise RegrowthError("out of memory with one question at a time; a smaller --max-length needs less")
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    give_back()
     answers.notes.append(f"out of memory at {batch_tokens} tokens a batch: went on with {batch_tokens // 2}")
     return batch_tokens // 2
 

@@ -6,18 +6,18 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from eval.billing.bill import DomainRow, ProseRow
-from eval.billing.interactions import Interaction, ThinkingInteraction
-from eval.billing.needles import NeedleRow
+from eval.billing.judging.verdict import Verdict
 from eval.billing.noise import Noise
-from eval.billing.tasks import TaskRow
-from eval.billing.thinking import ThinkingRow
-from eval.billing.verdict import Verdict
+from eval.billing.rows.bill import DomainRow, ProseRow
+from eval.billing.rows.interactions import Interaction, ThinkingInteraction
+from eval.billing.rows.needles import NeedleRow
+from eval.billing.rows.tasks import TaskRow
+from eval.billing.rows.thinking import ThinkingRow
 from eval.gains.record import Gains
 from eval.runs.needles import NeedleTrials
 from eval.runs.prose import Prose
 from eval.runs.samples import RunResult
-from prune.common.artefact import Artefact, Part
+from prune.common.files.artefact import Artefact, Part
 
 _SETTINGS = (
     "how it was asked: precision, `weights` (`as stored`, `nf4`, or what vLLM made of them), context, chat template, "

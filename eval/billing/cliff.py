@@ -13,7 +13,7 @@ from pydantic import Field
 
 from eval.billing.statistics import Interval
 from eval.billing.sweep import SweepRecord
-from prune.common.artefact import Artefact, Part
+from prune.common.files.artefact import Artefact, Part
 
 HALF = 0.5
 

@@ -10,17 +10,17 @@ from pathlib import Path
 from eval.asking.lm_eval_tasks import LoggedAnswer
 from eval.asking.tasks import TaskPlan
 from eval.billing.artefacts import AskedModel, AskedTask, Effort, Run
-from eval.billing.bill import FEW, DomainRow, bill, bill_nf4, bill_prose
-from eval.billing.letters import letters_warnings
-from eval.billing.needles import bill_needles, needle_warnings
-from eval.billing.tasks import bill_tasks
-from eval.billing.thinking import ThinkingRow, bill_thinking
-from eval.billing.unparsed import unparsed_warnings
+from eval.billing.rows.bill import FEW, DomainRow, bill, bill_nf4, bill_prose
+from eval.billing.rows.letters import letters_warnings
+from eval.billing.rows.needles import bill_needles, needle_warnings
+from eval.billing.rows.tasks import bill_tasks
+from eval.billing.rows.thinking import ThinkingRow, bill_thinking
+from eval.billing.rows.unparsed import unparsed_warnings
 from eval.runs.files import harness_results, logged_names, read_lines, read_samples, write_samples
 from eval.runs.samples import RunResult
 from prune.common.errors import RegrowthError, first_line
-from prune.common.outputs import staged_directory, write_json
-from prune.common.provenance import provenance
+from prune.common.files.outputs import staged_directory, write_json
+from prune.common.files.provenance import provenance
 
 _RUN = "run.json"
 

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from eval.billing.bill import DomainRow
+from eval.billing.judging.verdict import GO, NO_GO
+from eval.billing.rows.bill import DomainRow
 from eval.billing.statistics import Interval
-from eval.billing.verdict import GO, NO_GO
 from eval.gains.record import Gains, ModelGains, Spread
-from prune.common.artefact import Artefact, Part
+from prune.common.files.artefact import Artefact, Part
 from prune.common.layers import spell_layers
 from prune.common.sizes import spell_size
 

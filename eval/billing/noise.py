@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.asking.tasks import TaskPlan
-from eval.billing.bill import DomainRow, ProseRow, bill, bill_prose
-from eval.billing.needles import NeedleRow, bill_needles
+from eval.billing.rows.bill import DomainRow, ProseRow, bill, bill_prose
+from eval.billing.rows.needles import NeedleRow, bill_needles
+from eval.billing.rows.thinking import ThinkingRow, bill_thinking
 from eval.billing.statistics import Interval, accuracy_of
-from eval.billing.thinking import ThinkingRow, bill_thinking
 from eval.runs.samples import RunResult, Sample
 from eval.settings import MODES
 

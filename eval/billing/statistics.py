@@ -45,6 +45,11 @@ def mcnemar_exact(lost: int, gained: int) -> float:
     return float(stats.binomtest(lost, lost + gained, 0.5).pvalue)
 
 
+def mean_interval(values: Sequence[float], clusters: Sequence[str]) -> Interval:
+    """Mean of n values with Student's t interval; see `paired_mean_difference`."""
+    return paired_mean_difference([0.0] * len(values), values, clusters)
+
+
 def paired_mean_difference(
     before: Sequence[float], after: Sequence[float], clusters: Sequence[str] | None = None
 ) -> Interval:

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from eval.billing.bill import ProseRow
+from eval.billing.rows.bill import ProseRow
 from eval.billing.statistics import Interval
-from prune.common.artefact import Artefact, Part
+from prune.common.files.artefact import Artefact, Part
 
 _NLL_DIFFERENCE = Field(description="change of answer NLL, bits per answer")
 _PER_BYTE = Field(description="change of answer NLL, bits per byte of the right answers")

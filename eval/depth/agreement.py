@@ -7,7 +7,7 @@ from typing import Any
 
 from scipy import stats
 
-from eval.billing.thinking import ThinkingRow
+from eval.billing.rows.thinking import ThinkingRow
 from eval.depth.document import Disagreement, MeasureRow, RankAgreement
 from eval.settings import MODES
 from prune.common.intervals import Interval

@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from eval.billing.thinking import thinking_pairs
+from eval.billing.rows.thinking import thinking_pairs
 from eval.depth.contrasting.asymmetry import Answers, Asymmetry, order_of_events
 from eval.depth.contrasting.interaction import DomainCosts, depth_interaction, measure_interaction
 from eval.depth.document import DomainInteraction, MeasureInteraction

@@ -7,12 +7,12 @@ from itertools import combinations
 
 import numpy as np
 
+from eval.depth.contrasting.interaction import DESTROYED
 from eval.depth.document import WrittenVariant
 from eval.depth.measures import Floats, TaskMeasures
 from eval.depth.plan import middle
 from eval.sweeps.plan import SweepPlan
 
-_DESTROYED = 10.0  # times the median block's cost, in all domains: such a model writes noise
 _BY = ("writing", "fast", "using", "control")  # the measure that tells domains apart: the first that all have
 
 
@@ -58,7 +58,7 @@ def _contrasts(sizes: np.ndarray, costs: Mapping[str, Floats]) -> Floats:
         least = np.minimum(least, share)
     for first, second in combinations(shares, 2):
         contrast = np.maximum(contrast, np.abs(first - second))
-    gone = least > _DESTROYED
+    gone = least > DESTROYED
     return contrast if gone.all() else np.where(gone, -1.0, contrast)
 
 

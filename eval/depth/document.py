@@ -6,12 +6,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from eval.billing.rows.thinking import ThinkingRow
 from eval.billing.sweep import Cost, OfTask, WalkRecord
-from eval.billing.thinking import ThinkingRow
 from eval.depth.contrasting.asymmetry import Asymmetry
 from eval.depth.contrasting.contrasts import Interaction
 from eval.depth.similarity.fast_slow import FastSlowSimilarity
-from prune.common.artefact import Artefact, OptionalFloat, Part
+from prune.common.files.artefact import Artefact, OptionalFloat, Part
 from prune.common.intervals import Interval
 
 _MEASURE = (

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from eval.billing.rows.thinking import bill_thinking
+from eval.billing.rows.unparsed import unparsed_warnings
 from eval.billing.sweep import Cost
-from eval.billing.thinking import bill_thinking
-from eval.billing.unparsed import unparsed_warnings
 from eval.depth import scores
 from eval.depth.agreement import disagreements, rank_agreement
 from eval.depth.analysis import domain_interactions, events, measure_interactions
@@ -25,8 +25,8 @@ from eval.depth.walking import WalkedTasks
 from eval.runs.samples import RunResult
 from eval.sweeps.document import walk_record
 from eval.sweeps.plan import SweepPlan
-from prune.common.outputs import staged_directory, write_json_lines, write_text
-from prune.common.provenance import provenance
+from prune.common.files.outputs import staged_directory, write_json_lines, write_text
+from prune.common.files.provenance import provenance
 
 
 @dataclass(frozen=True)

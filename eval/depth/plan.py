@@ -12,9 +12,9 @@ from eval.asking.tasks import TaskPlan, plan_tasks
 from eval.depth.pairing import pair_rationales
 from eval.depth.settings import EVERY, DepthSettings
 from eval.questions.schema import cluster_of, draw
-from eval.sweeps.plan import FULL, SweepPlan, block
-from prune.common.errors import RegrowthError, UsageError
-from prune.common.layers import parse_layers, starts
+from eval.sweeps.plan import FULL, SweepPlan, block, parse_sizes
+from prune.common.errors import RegrowthError
+from prune.common.layers import starts
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,7 @@ def plan_blocks(layers: int, *, sizes: str, spread: str) -> SweepPlan:
     Raises:
         UsageError: sizes that the model does not have.
     """
-    asked = tuple(sorted({n for n in parse_layers(sizes, "--sizes") if n > 0}))
-    if not asked:
-        raise UsageError(f"--sizes {sizes} drops nothing; name sizes above 0, as 1,2,4")
-    if max(asked) > layers - 1:
-        raise UsageError(f"--sizes {sizes}: of {layers} layers at most {layers - 1} can be dropped (the last is kept)")
+    asked = parse_sizes(sizes, layers, example="1,2,4")
     variants = [FULL]
     for n in asked:
         allowed = list(starts(layers, n))

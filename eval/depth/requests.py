@@ -73,7 +73,7 @@ def _pairs(
             yield "writing", number, (opening, f" {question.rationale}")
         if "using" in measures:
             solved = f"{_SOLUTION} {question.rationale}\n{_ANSWER}"
-            yield "using", number, (_context(question, solved, scorer, prompting), f" {right_answer(question)}")
+            yield "using", number, (_context(question, solved, scorer, prompting), f" {question.right_answer}")
         partner = int(task.partners[number])
         if "control" in measures and partner >= 0:
             yield "control", number, (opening, f" {task.plan.questions[partner].rationale}")
@@ -85,10 +85,3 @@ def _context(question: Question, said: str, scorer: Scorer, prompting: Prompting
         return f"{asked}\n{said}"
     turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
     return str(scorer.apply_chat_template(turns, add_generation_prompt=False))
-
-
-def right_answer(question: Question) -> str:
-    """The text of the right answer."""
-    if question.choices is not None and isinstance(question.answer, int):
-        return question.choices[question.answer]
-    return str(question.answer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,16 +14,15 @@ from eval.billing.sweep import Cost
 from eval.depth.plan import DepthTask, draw_tasks, plan_blocks, read_pool
 from eval.depth.settings import DepthSettings
 from eval.runs.run import wants_chat
-from eval.settings import SHORTEST
+from eval.settings import SHORTEST, settings_of
 from eval.sweeps.plan import SweepPlan
-from prune.checkpoint.identity import content_sha256, model_identity
-from prune.checkpoint.source import locate
+from eval.sweeps.run import identify
 from prune.common.errors import UsageError
-from prune.common.memory import peak_memory
-from prune.common.outputs import check_free
-from prune.common.provenance import digest
-from prune.common.resume import Unfinished
-from prune.common.terminal import progress, quiet_libraries, screen
+from prune.common.files.outputs import check_apart, free_folder
+from prune.common.files.provenance import digest
+from prune.common.files.resume import Unfinished
+from prune.common.machine.memory import give_back, peak_memory
+from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.families.subject import Subject, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
 from prune.models.loading import load_tokenizer, pick_device
@@ -62,10 +60,11 @@ def measure_depth(
         RegrowthError: the questions or the model cannot be read, there is no rationale where only measures that need
             one are asked, the layers cannot be walked, or a score is not a number.
     """
-    settings = DepthSettings.of(**options) if settings is None else settings
+    settings = settings_of(DepthSettings, settings, options)
     check_resident(settings, pick_device(settings.device))
     if out is not None:
-        check_free(out, overwrite=overwrite)
+        free_folder(out, overwrite=overwrite)
+        check_apart(out, model, settings.data)
     pool = read_pool(settings)
     subject = open_subject(model, revision=revision)
     plan = plan_blocks(subject.layers, sizes=settings.sizes, spread=settings.starts)
@@ -109,12 +108,7 @@ def _measure(
     from eval.depth.walking import walk_tasks
 
     began = time.monotonic()
-    source = subject.source
-    with progress("Reading the weights' hash", None, shown=show_progress):
-        if source.commit:  # planning read the headers of a hub model alone
-            source = locate(source.name, revision=source.commit)
-        identity = model_identity(source.folder, name=source.name, commit=source.commit)
-        identity["content_sha256"] = content_sha256(source.folder)
+    source, identity = identify(subject.source, show_progress=show_progress)
     with progress("Loading the model", None, shown=show_progress):
         tokenizer = load_tokenizer(source)
         tasks = draw_tasks(pool, settings, tokenizer)
@@ -149,7 +143,7 @@ def _measure(
     }
     cost = Cost(seconds={key: round(value, 1) for key, value in seconds.items()}, peak_memory=peak_memory(device))
     del model, loaded
-    gc.collect()
+    give_back()
     facts = {"model": identity, "questions": hash_questions(settings), "seed": settings.seed}
     return assemble(
         plan,

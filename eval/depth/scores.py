@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.billing.statistics import paired_mean_difference
+from eval.billing.rows.bill import FEW
+from eval.billing.statistics import mean_interval, paired_mean_difference
 from eval.depth.contrasting.interaction import DEEP, SHALLOW
 from eval.depth.document import DepthTaskRecord, MeasureRow, Third
-from eval.depth.measures import UNITS, Floats, TaskMeasures
+from eval.depth.measures import UNITS, TaskMeasures
 from eval.depth.plan import middle
 from eval.depth.settings import DepthSettings
 from eval.sweeps.plan import SweepPlan
-from prune.common.intervals import Interval
 
 THIRDS = ("shallow", "middle", "deep")
 
@@ -59,7 +59,7 @@ def _row(label: str, number: int, task: TaskMeasures, measure: str) -> MeasureRo
     value = change = None
     if task.measured(measure):
         values, units = task.values[measure][:, there], _some(task.units, there)
-        value = _mean(values[number], units)
+        value = mean_interval(values[number].tolist(), units)
         if number:
             change = paired_mean_difference(values[0].tolist(), values[number].tolist(), units)
     return MeasureRow(
@@ -78,10 +78,6 @@ def _some(units: Sequence[str], there: np.ndarray) -> list[str]:
     return [unit for unit, here in zip(units, there, strict=True) if here]
 
 
-def _mean(values: Floats, units: Sequence[str]) -> Interval:
-    return paired_mean_difference(np.zeros_like(values).tolist(), values.tolist(), units)
-
-
 def thirds(plan: SweepPlan, tasks: Sequence[TaskMeasures], measures: Sequence[str]) -> tuple[Third, ...]:
     """What the median block of each third costs, by size, task and measure, where it is measured."""
     blocks = [variant for variant in plan.variants if variant.start is not None]
@@ -98,7 +94,7 @@ def thirds(plan: SweepPlan, tasks: Sequence[TaskMeasures], measures: Sequence[st
                         if variant.n == size and third_of(middle(variant.start or 0, size, plan.layers)) == third
                     ]
                     if picked:
-                        cost = _mean(np.median(costs[picked], axis=0), _some(task.units, there))
+                        cost = mean_interval(np.median(costs[picked], axis=0).tolist(), _some(task.units, there))
                         found.append(
                             Third(
                                 size=size,
@@ -139,11 +135,8 @@ def warnings(tasks: Sequence[TaskMeasures], settings: DepthSettings, truncated: 
             lines.append(
                 f"{task.name}: {lonely} questions have no other rationale of their set beside them as a control"
             )
-        if task.task.n < _FEW:
-            lines.append(f"{task.name}: {task.task.n} questions; below {_FEW} an interval says little")
+        if task.task.n < FEW:
+            lines.append(f"{task.name}: {task.task.n} questions; below {FEW} an interval says little")
     if truncated:
         lines.append(f"the start of {truncated} requests was cut to fit the context")
     return lines
-
-
-_FEW = 30

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from eval.settings import FEWEST_SLOW, MODES, PLAIN, SHORTEST, Questions, Settings, split_names
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.screen.options import Option
 
 MEASURES = ("fast", "using", "writing", "control")
 EVERY = "every"  # start of a block

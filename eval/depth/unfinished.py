@@ -11,7 +11,7 @@ from eval.asking.walk import RouteAnswers
 from eval.depth.writing import as_kept
 from eval.runs.samples import Sample
 from eval.sweeps import unfinished as sweeping
-from prune.common.resume import Unfinished
+from prune.common.files.resume import Unfinished
 
 
 class KeptWork:

@@ -13,8 +13,8 @@ from eval.depth.requests import collect_requests
 from eval.depth.settings import DepthSettings
 from eval.sweeps.lookup import Collected, Prompting, collector
 from eval.sweeps.plan import SweepPlan
-from prune.common.provenance import digest
-from prune.common.terminal import progress
+from prune.common.files.provenance import digest
+from prune.common.screen.terminal import progress
 
 if TYPE_CHECKING:
     from eval.depth.unfinished import KeptWork

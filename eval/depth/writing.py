@@ -17,7 +17,7 @@ from eval.runs.samples import RunResult, Sample
 from eval.settings import MODES
 from eval.sweeps.plan import Variant
 from prune.common.layers import layers_without
-from prune.common.terminal import Progress
+from prune.common.screen.terminal import Progress
 from prune.families.subject import Subject, new_config
 from prune.models.walks.sharing import over_same_weights
 
@@ -72,7 +72,7 @@ def thinking_plans(tasks: Iterable[DepthTask], settings: DepthSettings) -> list[
 
 
 def as_run(label: str, plans: Sequence[TaskPlan], samples: Sequence[Sample]) -> RunResult:
-    """A variant's answers in the form that `eval.billing.thinking.bill_thinking` takes."""
+    """A variant's answers in the form that `eval.billing.rows.thinking.bill_thinking` takes."""
     return RunResult(label, {}, tuple(plans), tuple(samples), {}, {}, {}, seconds=0.0, tokens=0, truncated=0)
 
 

@@ -6,13 +6,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.foreign.folder import hashes, requests
 from eval.questions.schema import Question
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.provenance import digest
+from prune.common.files.provenance import digest
 from prune.writing.words import LETTERS
 
 Row = Mapping[str, Any]
@@ -190,7 +190,7 @@ def _picked(task: str, row: Row, question: Question, *, keyed: bool = True) -> A
         return None
     lengths = [scores[i] / max(1, len(choices[i])) for i in range(len(choices))]
     return Answer(
-        question=question if key is None or not keyed else _with_key(question, key),
+        question=question if key is None or not keyed else replace(question, answer=key),
         correct=bool(row.get("acc_norm", row["acc"])),
         correct_raw=bool(row["acc"]),
         answer_nll_bits=-scores[key] / math.log(2) if keyed and key is not None else None,
@@ -198,10 +198,6 @@ def _picked(task: str, row: Row, question: Question, *, keyed: bool = True) -> A
         response=lengths.index(max(lengths)) if "acc_norm" in row else first,
         prompt_hash=digest(list(hashes(row))),
     )
-
-
-def _with_key(question: Question, key: int) -> Question:
-    return Question(**{**vars(question), "answer": key})
 
 
 def _written(row: Row, question: Question, metric: str) -> Answer:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval.runs.files import read_lines
+from eval.asking.lm_eval_tasks import leaves
+from eval.runs.files import PER_TASK, read_lines
 from prune.common.errors import RegrowthError
-from prune.common.provenance import digest
+from prune.common.files.provenance import digest
 
 _DATED = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+)\.json")
-_BY_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
 _HASHES = ("doc_hash", "prompt_hash", "target_hash")  # of a sample
 Row = Mapping[str, Any]
 
@@ -72,7 +72,7 @@ def read_folder(folder: str | Path) -> LoggedRun:
         if model_of(document) != model_of(facts):
             both = f"{model_of(document)} and {model_of(facts)}"
             raise RegrowthError(f"{folder} holds the results of several models ({both}); keep each in its own folder")
-    harness: dict[str, Any] = {**{key: {} for key in _BY_TASK}, "groups": {}, "group_subtasks": {}}
+    harness: dict[str, Any] = {**{key: {} for key in PER_TASK}, "groups": {}, "group_subtasks": {}}
     samples: dict[str, list[dict[str, Any]]] = {}
     older: list[str] = []
     for date, document in documents.items():
@@ -80,7 +80,7 @@ def read_folder(folder: str | Path) -> LoggedRun:
         older += [task for task in document["configs"] if task in samples]
         for task in new:
             samples[task] = _samples(newest[0].parent / f"samples_{task}_{date}.jsonl")
-            for key in _BY_TASK:
+            for key in PER_TASK:
                 if task in document.get(key, {}):
                     harness[key][task] = document[key][task]
             harness["results"][task] = {"sample_len": _questions(samples[task]), **document["results"][task]}
@@ -104,21 +104,20 @@ def _take_groups(document: Row, harness: dict[str, Any], new: list[str], samples
                 harness["higher_is_better"][group] = document["higher_is_better"][group]
 
 
-def leaves(parts: Mapping[str, list[str]], name: str) -> list[str]:
-    """The tasks below a group; the name itself where it is a task."""
-    return [leaf for part in parts[name] for leaf in leaves(parts, part)] if parts.get(name) else [name]
-
-
 def _inner(parts: Mapping[str, list[str]], group: str) -> list[str]:
     return [inner for part in parts[group] if parts.get(part) for inner in (part, *_inner(parts, part))]
 
 
 def model_of(facts: Row) -> str:
     """The model of a results file, by whatever name that version of lm-eval gave it."""
-    given = facts.get("config", {}).get("model_args") or ""
-    if isinstance(given, str):
-        given = dict(part.partition("=")[::2] for part in given.split(","))
+    given = model_args(facts)
     return str(facts.get("model_name") or given.get("pretrained") or given.get("model") or "unknown")
+
+
+def model_args(facts: Row) -> dict[str, Any]:
+    """What lm-eval was told of the model, which older ones log as one text."""
+    given = facts.get("config", {}).get("model_args") or {}
+    return dict(part.partition("=")[::2] for part in given.split(",")) if isinstance(given, str) else dict(given)
 
 
 def _results(path: Path) -> dict[str, Any]:

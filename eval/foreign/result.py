@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eval.asking.lm_eval_tasks import LoggedAnswer
+from eval.asking.lm_eval_tasks import LoggedAnswer, is_plain, leaves
 from eval.asking.tasks import TaskPlan
 from eval.foreign.answers import Answer, TaskAnswers, by_filter, read_task
-from eval.foreign.folder import LoggedRun, hashes, leaves
+from eval.foreign.folder import LoggedRun, hashes, model_args
 from eval.questions.schema import cluster_of
 from eval.runs.samples import RunResult, Sample
 from eval.settings import PROTOCOLS
-from prune.common.provenance import digest
+from prune.common.files.provenance import digest
 
 _FEWEST = 2  # questions of a domain and protocol: an interval needs as many
 
 
-def read_answers(run: LoggedRun, tasks: Sequence[str], wanted: str | None) -> dict[str, TaskAnswers]:
+def _read_answers(run: LoggedRun, tasks: Sequence[str], wanted: str | None) -> dict[str, TaskAnswers]:
     """The answers of some tasks; errors as of `read_task`."""
     found = {}
     for task in tasks:
@@ -48,7 +47,7 @@ def as_result(
     Raises:
         UsageError, RegrowthError: as of `read_task`.
     """
-    read = read_answers(run, tasks, wanted)
+    read = _read_answers(run, tasks, wanted)
     placed = {task for some in domains.values() for task in some}
     common = [note for answers in read.values() for note in answers.notes]
     if lone := [task for task in tasks if task not in placed]:
@@ -122,12 +121,8 @@ def _logged(run: LoggedRun, tasks: Sequence[str]) -> Iterator[LoggedAnswer]:
                     prompt_hash=digest(list(hashes(row))),
                     target=str(row["target"]),
                     response=str(row["filtered_resps"][0]),
-                    scores={m: float(row[m]) for m in metrics if _plain(row.get(m))},
+                    scores={m: float(row[m]) for m in metrics if is_plain(row.get(m))},
                 )
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, bool | int | float) and math.isfinite(value)
 
 
 def _only(harness: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
@@ -144,9 +139,7 @@ def _only(harness: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
 def asked_how(run: LoggedRun, tasks: Sequence[str]) -> dict[str, Any]:
     """How lm-eval asked, by the names that a run of ours has for it; what it did not log is `unknown`."""
     facts, config = run.facts, run.facts.get("config", {})
-    given = config.get("model_args") or {}
-    if isinstance(given, str):
-        given = dict(part.partition("=")[::2] for part in given.split(","))
+    given = model_args(facts)
     shots = {task: run.harness["n-shot"].get(task) for task in tasks}
     four = str(given.get("load_in_4bit", "")).lower() == "true"
     return {

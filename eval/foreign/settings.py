@@ -9,7 +9,7 @@ from typing import Annotated
 
 from eval.settings import ComparisonSettings
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.screen.options import Option
 
 _reads = partial(Option, panel="Runs of lm-eval")
 _ALSO = ("domains", "labels", "max_loss", "policy", "sweep", "cache")  # settings of a comparison that ask nothing

@@ -15,9 +15,9 @@ from functools import cache
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
-from prune.common.children import STOP
 from prune.common.errors import RegrowthError, first_line
-from prune.common.out_of_memory import is_out_of_memory
+from prune.common.machine.children import STOP
+from prune.common.machine.out_of_memory import is_out_of_memory
 
 FORKS = sys.platform == "linux"  # elsewhere the libraries below torch do not bear it: a turn ends the process
 OUT_OF_MEMORY = "out of memory"
@@ -44,7 +44,7 @@ def main(descriptor: int) -> None:
 
 def _warm_up() -> None:
     """Import what no turn has to import then."""
-    from prune.common.terminal import quiet_libraries
+    from prune.common.screen.terminal import quiet_libraries
 
     quiet_libraries()
     from transformers import AutoModelForCausalLM  # noqa: F401

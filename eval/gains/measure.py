@@ -9,8 +9,8 @@ from eval.gains.child import FORKS
 from eval.gains.orders import Turn
 from eval.gains.plan import GainsPlan
 from eval.gains.record import Gains
-from prune.common.children import ENDED, ChildProcess
-from prune.common.terminal import progress
+from prune.common.machine.children import ENDED, ChildProcess
+from prune.common.screen.terminal import progress
 
 _CHILD = "import sys; sys.path = {path!r}; from eval.gains.child import main; main({descriptor})"
 _PEAKS = {

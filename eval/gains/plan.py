@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from eval.settings import Settings
 from prune.checkpoint.identity import model_identity
 from prune.checkpoint.source import Source, find_here, locate
 from prune.common.errors import CheckpointError, UsageError, first_line
-from prune.models.loading import longest_context, pick_device
-from prune.models.memory.skeleton import read_config
+from prune.models.loading import longest_context, pick_device, read_config
 from prune.models.whole import AS_STORED, NF4
 
 # Tokens of a prompt, and written after it. A small model on a CPU has its turn in seconds; a GPU is busy with these.
@@ -41,10 +40,6 @@ class GainsPlan:
     sequences: int
     rounds: int
     notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """As values of JSON."""
-        return {**asdict(self), "orders": {label: asdict(order) for label, order in self.orders.items()}}
 
 
 def plan_gains(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from prune.common.artefact import Part
+from prune.common.files.artefact import Part
 
 _ROUNDS = "median, least and greatest of the rounds"
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated
 
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.screen.options import Option
 
 _gains = partial(Option, panel="Gains")
 MOST_ROUNDS = 99

@@ -11,10 +11,10 @@ from eval.gains.orders import Turn, TurnOrder
 from eval.gains.timing import time_generation
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError
-from prune.common.memory import forget_peak, peak_resident, resident
-from prune.models.loading import pick_device, text_config
+from prune.common.machine.memory import forget_peak, peak_resident, resident
+from prune.models.loading import pick_device, read_config, text_config
 from prune.models.memory.held import held_cache_bytes, held_weight_bytes
-from prune.models.memory.skeleton import read_config, skeleton
+from prune.models.memory.skeleton import skeleton
 from prune.models.precision import pick_dtype
 from prune.models.spread import gpus
 from prune.models.whole import load_whole

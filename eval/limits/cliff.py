@@ -7,10 +7,10 @@ from pathlib import Path
 
 from eval.billing.cliff import CliffLine, CliffProse, Cliffs, lines_of, prose_of
 from eval.billing.sweep import SweepRecord
-from eval.reports.cliff import cliff_markdown, write_cliff_figures
+from eval.reports.sections.cliff import cliff_markdown, write_cliff_figures
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.outputs import check_free, staged_directory, write_text
-from prune.common.provenance import provenance
+from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_text
+from prune.common.files.provenance import provenance
 
 CLIFF_FILE = "cliff.json"
 _WAYS = {"best": "by similarity", "deepest": "deepest"}  # of a sweep's starts
@@ -31,7 +31,8 @@ def find_cliffs(sweeps: Sequence[str | Path], *, out: str | Path, overwrite: boo
         CheckpointError: no sweep, or one of another format.
         RegrowthError: sweeps of two models, or nothing in them that can be drawn.
     """
-    out = check_free(out, overwrite=overwrite)
+    out = free_folder(out, overwrite=overwrite)
+    check_apart(out, *sweeps)
     read = [SweepRecord.read(Path(folder) / "sweep.json") for folder in sweeps]
     if not read:
         raise UsageError("name one folder of `evaluate sweep` at least")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from eval.billing.artefacts import Comparison
-from eval.billing.bill import DomainRow
 from eval.billing.frontier import (
     Decision,
     Frontier,
@@ -18,12 +17,13 @@ from eval.billing.frontier import (
     on_what,
     point_of,
 )
-from eval.billing.policy import Measured, Policy, check_policy, parse_limit, read_policy
-from eval.billing.verdict import judge
-from eval.reports.frontier import frontier_markdown, write_frontier_figures
+from eval.billing.judging.policy import Measured, Policy, check_policy, policy_of
+from eval.billing.judging.verdict import judge
+from eval.billing.rows.bill import DomainRow
+from eval.reports.sections.frontier import frontier_markdown, write_frontier_figures
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.outputs import check_free, staged_directory, write_text
-from prune.common.provenance import provenance
+from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_text
+from prune.common.files.provenance import provenance
 from prune.cutting.plan import PLAN_FILE, CutPlan
 
 FRONTIER_FILE = "frontier.json"
@@ -53,8 +53,10 @@ def make_frontier(
         CheckpointError: no comparison, or one of another format.
         RegrowthError: the comparisons have not the same full model, or not the same questions.
     """
-    limits, named = _limits(max_loss, policy)
-    out = check_free(out, overwrite=overwrite)
+    limits = policy_of(max_loss, policy)
+    named = f"--max-loss {max_loss}" if max_loss is not None else None if policy is None else str(policy)
+    out = free_folder(out, overwrite=overwrite)
+    check_apart(out, *comparisons)
     read = [(Path(folder), Comparison.read(Path(folder) / "comparison.json")) for folder in comparisons]
     _check_alike(read)
     decisions = [_decisions(comparison, limits, policy) for _, comparison in read]
@@ -98,15 +100,6 @@ def make_frontier(
         write_text(stage / "frontier.md", frontier_markdown(frontier))
         write_frontier_figures(frontier, stage)
     return frontier
-
-
-def _limits(max_loss: str | None, policy: str | Path | None) -> tuple[Policy | None, str | None]:
-    """The policy, and what it is called."""
-    if max_loss is not None and policy is not None:
-        raise UsageError("--max-loss is the short form of a --policy; give one of the two")
-    if max_loss is not None:
-        return parse_limit(max_loss), f"--max-loss {max_loss}"
-    return (None, None) if policy is None else (read_policy(policy), str(policy))
 
 
 def _decisions(comparison: Comparison, limits: Policy | None, file: str | Path | None) -> dict[str, Decision]:

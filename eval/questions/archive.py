@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import tarfile
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prune.common.errors import RegrowthError
+from prune.common.errors import RegrowthError, first_line
 
 
 class Archive:
@@ -36,6 +39,20 @@ class Archive:
         self._paths = {name.removeprefix(top): name for name in sorted(names) if name.startswith(top)}
 
     def _open(self, source: str | Path) -> list[str]:
+        with self._whole():
+            return self._names(source)
+
+    @contextmanager
+    def _whole(self, name: str | None = None) -> Iterator[None]:
+        try:
+            yield
+        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+            inner = "" if name is None else f": {name}"
+            raise RegrowthError(
+                f"--from {self.source}{inner} is damaged ({first_line(error)}); fetch it again"
+            ) from None
+
+    def _names(self, source: str | Path) -> list[str]:
         if zipfile.is_zipfile(self.source):
             self._zip = zipfile.ZipFile(self.source)
             return [item.filename for item in self._zip.infolist() if not item.is_dir()]
@@ -59,10 +76,11 @@ class Archive:
     def read(self, name: str) -> bytes:
         """The bytes of one file."""
         inner: Any = self._paths[name]
-        if self._zip is not None:
-            return self._zip.read(inner)
-        if self._tar is not None:
-            file = self._tar.extractfile(inner)
-            assert file is not None
-            return file.read()
+        with self._whole(name):
+            if self._zip is not None:
+                return self._zip.read(inner)
+            if self._tar is not None:
+                file = self._tar.extractfile(inner)
+                assert file is not None
+                return file.read()
         return (self.source if self.single else self.source / inner).read_bytes()

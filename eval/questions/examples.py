@@ -13,8 +13,8 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from eval.questions.schema import Question, question_id
-from prune.common.artefact import Part, first_fault
 from prune.common.errors import RegrowthError
+from prune.common.files.artefact import Part, first_fault
 
 FOLDER = "examples"  # below the folder of questions, whose own files are domains
 

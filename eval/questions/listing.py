@@ -11,10 +11,11 @@ from pydantic import Field
 from eval.questions.declaration import read_declaration
 from eval.questions.domains import DomainPart, declared, files_of
 from eval.questions.loaded import LICENCES
-from eval.questions.schema import PROTOCOLS, cluster_of, read_questions
-from prune.common.artefact import Artefact, Part
+from eval.questions.schema import cluster_of, read_questions
+from eval.settings import PLAIN
 from prune.common.errors import RegrowthError
-from prune.common.tables import Cell, Table
+from prune.common.files.artefact import Artefact, Part
+from prune.common.screen.tables import Cell, Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -73,7 +74,7 @@ def _declared(name: str, parts: tuple[DomainPart, ...]) -> ListedDomain:
         own=False,
         description="",
         questions=0,
-        protocols=dict.fromkeys(PROTOCOLS, 0),
+        protocols=dict.fromkeys(PLAIN, 0),
         passages=0,
         rationales=0,
         sets={part.set: 0 for part in parts},
@@ -93,7 +94,7 @@ def _there(name: str, path: Path) -> ListedDomain:
         own=name not in declared(),
         description=read_declaration(beside).description if beside.exists() else "",
         questions=len(questions),
-        protocols={protocol: protocols[protocol] for protocol in PROTOCOLS},
+        protocols={protocol: protocols[protocol] for protocol in PLAIN},
         passages=sum(count > 1 for count in passages.values()),
         rationales=sum(question.rationale is not None for question in questions),
         sets=dict(sorted(Counter(question.source for question in questions).items())),
@@ -108,7 +109,7 @@ def domains_table(listed: Domains) -> Table:
     """The domains for a terminal."""
     rows: list[tuple[str | Cell, ...]] = []
     for row in listed.domains:
-        counts = [f"{row.protocols[name]:,}" if row.there else "–" for name in PROTOCOLS]
+        counts = [f"{row.protocols[name]:,}" if row.there else "–" for name in PLAIN]
         sets = ", ".join(f"{name} {count:,}" if row.there else name for name, count in row.sets.items())
         name = Cell(row.domain + " (own)" * row.own, look="" if row.there else "faint")
         rows.append((name, *counts, sets, ", ".join(row.licences)))
@@ -121,7 +122,7 @@ def domains_table(listed: Domains) -> Table:
     elif any(not row.there for row in listed.domains):
         caption += " –: not there; `evaluate prepare` makes it."
     title = "Domains" if listed.data is None else f"Domains in {listed.data}"
-    head = ("domain", *PROTOCOLS, "sets", "licences")
+    head = ("domain", *PLAIN, "sets", "licences")
     return Table.of(title, head, rows, words=("domain", "sets", "licences"), caption=caption)
 
 
@@ -131,7 +132,7 @@ def manifest_table(manifest: Manifest) -> RenderableType:
 
     domains, sets = [], []
     for name, entry in manifest.domains.items():
-        counts = [f"{entry.protocols[protocol]:,}" for protocol in PROTOCOLS]
+        counts = [f"{entry.protocols[protocol]:,}" for protocol in PLAIN]
         there = ", ".join(f"{key} {count:,}" for key, count in entry.sets.items())
         without = f" (without {', '.join(entry.sets_absent)})" if entry.sets_absent else ""
         domains.append((name, *counts, f"{entry.repeats_dropped:,}", there + without))
@@ -141,6 +142,6 @@ def manifest_table(manifest: Manifest) -> RenderableType:
         sets.append((name, f"{read.rows:,}", f"{read.questions:,}", read.licence, "; ".join(reasons)))
     why = "left out, and why"
     return Group(
-        Table.of("Domains", ("domain", *PROTOCOLS, "repeats dropped", "sets"), domains, words=("domain", "sets")),
+        Table.of("Domains", ("domain", *PLAIN, "repeats dropped", "sets"), domains, words=("domain", "sets")),
         Table.of("Sets", ("set", "rows", "questions", "licence", why), sets, words=("set", "licence", why)),
     )

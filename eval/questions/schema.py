@@ -13,10 +13,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from eval.answers.values import parse_gold
 from eval.questions.declaration import read_declaration
-from prune.common.artefact import Part, first_fault
 from prune.common.errors import RegrowthError
+from prune.common.files.artefact import Part, first_fault
 
-PROTOCOLS = ("choice", "generation")
 _PASSAGE = 80  # characters; a shorter line before the question is no passage
 _OPTIONAL = ("cluster", "rationale")  # fields that a line leaves out where they are not given
 
@@ -91,10 +90,14 @@ class Question:
         return 0.0 if self.choices is None else 1.0 / len(self.choices)
 
     @property
+    def right_answer(self) -> str:
+        """The right answer's text."""
+        return str(self.choices[self.answer] if self.choices and isinstance(self.answer, int) else self.answer)
+
+    @property
     def answer_bytes(self) -> int:
         """UTF-8 bytes of the right answer's text: what an answer NLL is spread over."""
-        right = self.choices[self.answer] if self.choices and isinstance(self.answer, int) else self.answer
-        return len(str(right).encode())
+        return len(self.right_answer.encode())
 
     def as_row(self) -> dict[str, Any]:
         """The question as the JSON object of its line."""

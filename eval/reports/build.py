@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eval.reports.comparison import (
+from eval.reports.model import Flips, PageTop, Report, Section
+from eval.reports.sections.comparison import (
     domains_section,
     interactions_section,
     needles_section,
@@ -14,14 +15,13 @@ from eval.reports.comparison import (
     tasks_section,
     thinking_section,
 )
-from eval.reports.gains import gains_section
-from eval.reports.limits import limits_section
-from eval.reports.model import Flips, PageTop, Report, Section
-from eval.reports.noise import floors, noise_section
-from eval.reports.sweep import curves_section, map_section, sweep_prose_section
-from eval.reports.text import counted, listed, plain
-from eval.reports.verdict import comparison_top, sweep_top
-from eval.reports.weights import weights_line
+from eval.reports.sections.gains import gains_section
+from eval.reports.sections.limits import limits_section
+from eval.reports.sections.noise import floors, noise_section
+from eval.reports.sections.sweep import curves_section, map_section, sweep_prose_section
+from eval.reports.sections.verdict import comparison_top, sweep_top
+from eval.reports.wording.text import counted, listed, plain
+from eval.reports.wording.weights import weights_line
 
 Document = Mapping[str, Any]
 _IDENTITY = ("config_sha256", "shards", "content_sha256")  # two models of one shape differ in the last alone

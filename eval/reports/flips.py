@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.asking.tasks import TaskPlan
 from eval.reports.model import Example, Flips
-from eval.reports.text import clipped
+from eval.reports.wording.text import clipped
 from eval.runs.files import read_lines
 from prune.common.errors import CheckpointError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from prune.common.tables import Table
+from prune.common.screen.tables import Table
 
 
 @dataclass(frozen=True)

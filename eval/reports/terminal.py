@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eval.billing.verdict import GO, NO_GO
-from eval.reports import tables
-from eval.reports.gains import PARTS, gains_notes, gains_table, measured_how, plain_lines
-from eval.reports.interactions import clearest
-from eval.reports.limits import shown_limits, verdict_lines
-from eval.reports.noise import noise_line, noise_table, nothing_lost
-from eval.reports.sweep import SIZES, sizes_table
-from eval.reports.text import task_name, worst_loss
-from eval.reports.weights import weights_line
-from prune.common.tables import Table
+from eval.billing.judging.verdict import GO, NO_GO
+from eval.reports.sections.gains import PARTS, gains_notes, gains_table, measured_how, plain_lines
+from eval.reports.sections.limits import shown_limits, verdict_lines
+from eval.reports.sections.noise import noise_line, noise_table, nothing_lost
+from eval.reports.sections.sweep import SIZES, sizes_table
+from eval.reports.wording import tables
+from eval.reports.wording.interactions import clearest
+from eval.reports.wording.text import task_name, worst_loss
+from eval.reports.wording.weights import weights_line
+from prune.common.screen.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

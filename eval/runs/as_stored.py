@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +10,9 @@ from eval.runs.prose import Prose, measure_prose
 from eval.settings import Questions
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, first_line
-from prune.common.out_of_memory import is_out_of_memory
-from prune.common.terminal import progress
+from prune.common.machine.memory import give_back
+from prune.common.machine.out_of_memory import is_out_of_memory
+from prune.common.screen.terminal import progress
 from prune.models.loading import load_model, pick_device
 from prune.models.precision import pick_dtype
 
@@ -62,11 +62,7 @@ def _nats(source: Source, settings: Questions, windows: Sequence[list[int]], sho
 
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device=device)
-    gc.collect()
-    if device.startswith("cuda"):  # what the model in NF4 took is the allocator's still
-        import torch
-
-        torch.cuda.empty_cache()
+    give_back()  # what the model in NF4 took
     with progress("The weights as stored, on the prose", sum(map(len, windows)), shown=show_progress) as bar:
         if fits(source, dtype, device, None):
             model: Any = load_model(source, dtype=dtype, device=device)
@@ -76,5 +72,5 @@ def _nats(source: Source, settings: Questions, windows: Sequence[list[int]], sho
             model.check()
         losses: list[float] = score_variants(model, windows, [FULL], kl=False, advance=bar.advance).loss[0].tolist()
     del model
-    gc.collect()
+    give_back()
     return losses

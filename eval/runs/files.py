@@ -10,10 +10,10 @@ from typing import Any
 
 from eval.questions.schema import Question, parse_question
 from eval.runs.samples import RunResult, Sample
-from prune.common.outputs import write_json_lines
-from prune.common.provenance import versions
+from prune.common.files.outputs import write_json_lines
+from prune.common.files.provenance import versions
 
-_PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
+PER_TASK = ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
 
 
 def harness_results(runs: Sequence[RunResult]) -> dict[str, Any]:
@@ -21,10 +21,10 @@ def harness_results(runs: Sequence[RunResult]) -> dict[str, Any]:
 
     What we add stands under `regrowth`. What tells about the machine and not about the models is left out.
     """
-    document: dict[str, Any] = {**{key: {} for key in _PER_TASK}, "group_subtasks": {}}
+    document: dict[str, Any] = {**{key: {} for key in PER_TASK}, "group_subtasks": {}}
     for result in runs:
         prefix = f"{result.label}/" if len(runs) > 1 else ""
-        for key in _PER_TASK:
+        for key in PER_TASK:
             for task, value in result.harness.get(key, {}).items():
                 document[key][prefix + task] = value
         for task in result.harness.get("results", {}):

@@ -11,8 +11,8 @@ from pydantic import Field
 from eval.settings import Settings
 from prune.checkpoint.source import Source
 from prune.choosing.heads import TrialRow
-from prune.common.artefact import Part
-from prune.common.provenance import digest
+from prune.common.files.artefact import Part
+from prune.common.files.provenance import digest
 from prune.instruments.needles import NEEDLES
 from prune.instruments.settings import HeadsSettings, check_context, spread_depths
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from eval.settings import Questions, named_texts
 from prune.common.errors import RegrowthError
-from prune.common.provenance import digest
+from prune.common.files.provenance import digest
 from prune.text.documents import read_documents
 from prune.text.windows import draw_windows
 

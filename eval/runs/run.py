@@ -29,13 +29,13 @@ from eval.runs.as_stored import measure_stored
 from eval.runs.needles import draw_needles, measure_needles
 from eval.runs.prose import Prose, draw_prose, measure_prose
 from eval.runs.samples import RunResult, Sample, chosen_index, hash_prompt
-from eval.settings import SHORTEST, Questions, RunSettings, Settings
+from eval.settings import SHORTEST, Questions, RunSettings, Settings, settings_of
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.memory import give_back
-from prune.common.provenance import versions
-from prune.common.terminal import progress, quiet_libraries
+from prune.common.files.provenance import versions
+from prune.common.machine.memory import give_back
+from prune.common.screen.terminal import progress, quiet_libraries
 from prune.models.loading import load_tokenizer
 from prune.models.vllm.options import altering
 from prune.models.whole import NF4
@@ -69,7 +69,7 @@ def run(
         UsageError: settings that are wrong in themselves.
         RegrowthError: the questions, the model or its tokenizer cannot be read, or a score is not a number.
     """
-    settings = RunSettings.of(**options) if settings is None else settings
+    settings = settings_of(RunSettings, settings, options)
     plans, prompts = plan_tasks(settings), prompts_of(settings)
     check_backend(settings)
     label = label or name_of(model)

@@ -10,7 +10,7 @@ from typing import Any
 from eval.asking.tasks import TaskPlan
 from eval.asking.trees import plain_tokens
 from eval.asking.walk import RouteAnswers, Way
-from eval.billing.bill import ProseRow
+from eval.billing.rows.bill import ProseRow
 from eval.billing.sweep import Cost, SweepRecord, TaskRecord, VariantProse, WalkRecord
 from eval.reports.figures import write_sweep_figures
 from eval.reports.page import render
@@ -18,8 +18,8 @@ from eval.sweeps import scores
 from eval.sweeps.measure import Walked
 from eval.sweeps.plan import SweepPlan
 from prune.choosing.costs import Costs
-from prune.common.outputs import staged_directory, write_json_lines, write_text
-from prune.common.provenance import provenance
+from prune.common.files.outputs import staged_directory, write_json_lines, write_text
+from prune.common.files.provenance import provenance
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from eval.sweeps.plan import Variant
+from prune.checkpoint.companions import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from prune.checkpoint.identity import model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import CheckpointError, UsageError
-from prune.common.formats import HEAL
-from prune.common.provenance import read_artefact
+from prune.common.files.formats import HEAL
+from prune.common.files.provenance import read_artefact
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.subject import Subject
 from prune.models.loading import decoder_layers
 
-_HEAL_FILE, _CONFIG, _WEIGHTS = "heal.json", "adapter_config.json", "adapter_model.safetensors"
+_HEAL_FILE = "heal.json"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def read_healed(adapter: str | Path, subject: Subject) -> Healed:
     """
     folder = Path(adapter)
     document = read_artefact(folder / _HEAL_FILE, HEAL, again="heal again")
-    for name in (_CONFIG, _WEIGHTS):
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
             raise CheckpointError(f"--adapter {adapter} holds no {name}; name the folder that `heal` wrote")
     plan = _plan_of(document, folder, adapter)
@@ -76,7 +77,12 @@ def _plan_of(document: dict[str, Any], folder: Path, adapter: str | Path) -> Cut
     """The plan of the cut that was healed, from the model that the adapter names as its base."""
     import json
 
-    named = json.loads((folder / _CONFIG).read_text("utf-8")).get("base_model_name_or_path")
+    try:
+        named = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"--adapter {adapter}: its {ADAPTER_CONFIG} is damaged; heal again or copy it anew"
+        ) from None
     try:
         source = locate(named or document["base"]["model"], revision=document["base"].get("commit"))
     except CheckpointError as error:
@@ -139,10 +145,10 @@ def _inject(model: Any, healed: Healed, key: str) -> None:
     prefix = next(name for name, module in model.named_modules() if module is layers)
     pattern = re.compile(rf"^(?:base_model\.model\.)?{re.escape(prefix)}\.(\d+)\.(.+)$")
     state: dict[str, Any] = {}
-    for name, tensor in load_file(healed.folder / _WEIGHTS).items():
+    for name, tensor in load_file(healed.folder / ADAPTER_WEIGHTS).items():
         match = pattern.match(name)
         if match is None:
-            raise CheckpointError(f"{healed.folder / _WEIGHTS}: {name} is of no decoder layer")
+            raise CheckpointError(f"{healed.folder / ADAPTER_WEIGHTS}: {name} is of no decoder layer")
         state[f"{prefix}.{healed.kept[int(match[1])]}.{match[2]}"] = tensor
     config = LoraConfig.from_pretrained(healed.folder)
     if config.rank_pattern or config.alpha_pattern:

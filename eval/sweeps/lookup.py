@@ -18,7 +18,7 @@ from eval.asking.harness import PlannedTask, Scorer, check_finite, to_bits
 from eval.asking.tasks import TaskPlan
 from eval.asking.trees import Asked
 from prune.common.errors import RegrowthError
-from prune.common.terminal import Progress
+from prune.common.screen.terminal import Progress
 
 Pair = tuple[str, str]  # context, continuation
 Answer = tuple[float, bool]  # log p(continuation | context) in nats, whether it is what greedy decoding says

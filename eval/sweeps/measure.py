@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval.asking.harness import Scorer
+from eval.asking.trees import share_requests
 from eval.asking.walk import RouteAnswers, Way, choose_way, score
-from eval.billing.bill import bill_prose
+from eval.billing.rows.bill import bill_prose
 from eval.billing.sweep import VariantProse
 from eval.runs.prose import Prose, measure_prose
 from eval.runs.samples import hash_prompt
@@ -17,8 +18,9 @@ from eval.sweeps.lookup import AnswerTask, Collected, Prompting, StoredAnswers, 
 from eval.sweeps.plan import SweepPlan
 from eval.sweeps.scores import slim
 from eval.sweeps.unfinished import KeptAnswers
-from prune.common.provenance import digest
-from prune.common.terminal import progress
+from prune.common.files.provenance import digest
+from prune.common.machine.processes import gather, rank_and_world
+from prune.common.screen.terminal import progress
 from prune.models.walks.variants import score_variants
 
 
@@ -52,17 +54,21 @@ def walk_questions(
 ) -> Walked:
     """Answer the tasks' questions on all variants of a loaded model, and let lm-eval read them variant by variant.
 
+    Of several processes each answers a share of the questions, and all have all answers in the end.
+
     `scorer` is what `eval.sweeps.lookup.collector` makes; `switch`, where the plan has an adapter, what
     `eval.sweeps.healed.attach` does.
     """
     began = time.monotonic()
     collected = collect(tasks, scorer, prompting)
     way = choose_way(scorer.model, collected.requests)
+    rank, world = rank_and_world()
+    mine = share_requests(collected.requests, rank, world)
     earlier = None
     if kept is not None:
         requests = digest([asdict(request) for request in collected.requests])
-        earlier = kept.restore(requests=requests, way=asdict(way), dtype=str(scorer.model.dtype))
-    with progress(f"Asking {len(plan.variants)} variants", len(collected.requests), shown=show_progress) as bar:
+        earlier = kept.restore(requests=requests, way=asdict(way), dtype=str(scorer.model.dtype), process=(rank, world))
+    with progress(f"Asking {len(plan.variants)} variants", int(mine.sum()), shown=show_progress) as bar:
         if way.why:
             bar.note(f"contexts are not shared: {way.why}")
 
@@ -79,8 +85,10 @@ def walk_questions(
             batch_tokens=batch_tokens,
             switch=switch,
             answers=earlier,
+            mine=mine,
             watch=watch,
         )
+        answers = RouteAnswers.joined(gather(answers))
     walked = time.monotonic()
     logged = []
     with progress("Reading the answers", len(plan.variants), shown=show_progress) as bar:

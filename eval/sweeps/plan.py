@@ -95,6 +95,16 @@ def block(n: int, start: int | None) -> Variant:
     return Variant(n, start, tuple(range(start, start + n)))
 
 
+def parse_sizes(sizes: str, layers: int, *, example: str) -> tuple[int, ...]:
+    """How many layers to drop, above 0 and rising; a UsageError for what a model of so many layers cannot lose."""
+    asked = tuple(n for n in parse_layers(sizes, "--sizes") if n > 0)
+    if not asked:
+        raise UsageError(f"--sizes {sizes} drops nothing; name sizes above 0, as {example}")
+    if max(asked) > layers - 1:
+        raise UsageError(f"--sizes {sizes}: of {layers} layers at most {layers - 1} can be dropped (the last is kept)")
+    return asked
+
+
 def plan_sweep(layers: int, *, sizes: str, rule: str, best: Mapping[int, int] | None = None) -> SweepPlan:
     """The variants of a sweep over a model of `layers` layers. The last layer is always kept.
 
@@ -103,16 +113,12 @@ def plan_sweep(layers: int, *, sizes: str, rule: str, best: Mapping[int, int] | 
         rule: `best` (a scan's start for each size), `deepest`, `all`, or start layers such as `3,7,10-12`.
         best: the scan's start of each size.
     """
-    asked = tuple(dict.fromkeys((0, *parse_layers(sizes, "--sizes"))))
-    if len(asked) < 2:
-        raise UsageError(f"--sizes {sizes} drops nothing; name sizes above 0, as 0-15")
-    if max(asked) > layers - 1:
-        raise UsageError(f"--sizes {sizes}: of {layers} layers at most {layers - 1} can be dropped (the last is kept)")
+    asked = parse_sizes(sizes, layers, example="0-15")
     if rule == "best" and best is None:
         raise UsageError("--starts best goes by a scan: add --scan scan.json, or use deepest or all")
     listed = None if rule in RULES else parse_layers(rule, "--starts")
     variants = [FULL]
-    for n in asked[1:]:
+    for n in asked:
         allowed = starts(layers, n)
         if rule == "best":
             assert best is not None
@@ -127,4 +133,4 @@ def plan_sweep(layers: int, *, sizes: str, rule: str, best: Mapping[int, int] | 
             f"--starts {rule}: no block of the sizes {sizes} can start at layer {unused[0]} of {layers} "
             "(the last layer is kept)"
         )
-    return SweepPlan(layers, asked, rule if listed is None else listed, tuple(variants))
+    return SweepPlan(layers, (0, *asked), rule if listed is None else listed, tuple(variants))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,22 +11,25 @@ from typing import TYPE_CHECKING, Any
 from eval.asking.backends import check_resident, context_length, load_asked, weights_judged
 from eval.asking.cache import AnswerStore
 from eval.asking.tasks import TaskPlan, example_notes, hash_examples, hash_questions, plan_tasks
-from eval.billing.bill import bill_nf4
+from eval.billing.rows.bill import bill_nf4
 from eval.billing.sweep import Cost, VariantProse
 from eval.runs.as_stored import measure_stored
 from eval.runs.prose import Prose, draw_prose
 from eval.runs.run import wants_chat
+from eval.settings import settings_of
 from eval.sweeps.healed import Healed, attach, read_healed
 from eval.sweeps.plan import SweepPlan, plan_sweep
 from eval.sweeps.settings import SweepSettings
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
+from prune.common.files.outputs import check_apart, free_folder
+from prune.common.files.provenance import digest
+from prune.common.files.resume import Unfinished
 from prune.common.layers import layers_without
-from prune.common.outputs import check_free
-from prune.common.provenance import digest
-from prune.common.resume import Unfinished
-from prune.common.terminal import progress, quiet_libraries, screen
+from prune.common.machine.memory import give_back
+from prune.common.machine.processes import is_main
+from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.cutting.planning import scan_of
 from prune.families.subject import Subject, new_config, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
@@ -51,6 +53,9 @@ def sweep(
 ) -> Sweep:
     """Ask all variants of a model the same questions, computing once what they share, and write the folder `out`.
 
+    Started by torchrun or `accelerate launch`, each process answers a share of the questions, all return the same, and
+    one writes.
+
     `out` appears whole or not at all: sweep.json, costs.json, samples_<task>.jsonl, curves and (of several starts a
     size) map as .svg; nothing is written if None.
 
@@ -65,10 +70,12 @@ def sweep(
         RegrowthError: the questions, the scan, an adapter or the model cannot be read, its layers cannot be walked, or
             a score is not a number.
     """
-    settings = SweepSettings.of(**options) if settings is None else settings
+    settings = settings_of(SweepSettings, settings, options)
+    show_progress = show_progress and is_main()
     check_resident(settings, pick_device(settings.device))
     if out is not None:
-        check_free(out, overwrite=overwrite)
+        free_folder(out, overwrite=overwrite)
+        check_apart(out, model, settings.data, *settings.adapters)
     tasks = plan_tasks(settings)
     subject = open_subject(model, revision=revision)
     plan, healed = plan_variants(subject, settings)
@@ -77,11 +84,11 @@ def sweep(
         screen().print(plan.words())
     quiet_libraries()
     swept = _measure(subject.source, plan, healed, tasks, settings, unfinished, show_progress=show_progress)
-    if out is not None:
+    if out is not None and is_main():
         from eval.sweeps.document import write_sweep
 
         write_sweep(swept, out, overwrite=overwrite)
-    if unfinished is not None:
+    if unfinished is not None and is_main():
         unfinished.clear()
     return swept
 
@@ -106,6 +113,15 @@ def plan_variants(subject: Subject, settings: SweepSettings) -> tuple[SweepPlan,
     return plan, healed
 
 
+def identify(source: Source, *, show_progress: bool) -> tuple[Source, dict[str, Any]]:
+    """The model with its weights here, and its identity with the hash of all of them."""
+    with progress("Reading the weights' hash", None, shown=show_progress):
+        if source.commit:  # planning read the headers of a hub model alone
+            source = locate(source.name, revision=source.commit)
+        identity = model_identity(source.folder, name=source.name, commit=source.commit)
+        return source, {**identity, "content_sha256": content_sha256(source.folder)}
+
+
 def _measure(
     source: Source,
     plan: SweepPlan,
@@ -122,13 +138,9 @@ def _measure(
     from eval.sweeps.unfinished import KeptAnswers
 
     began = time.monotonic()
-    with progress("Reading the weights' hash", None, shown=show_progress):
-        if source.commit:  # planning read the headers of a hub model alone
-            source = locate(source.name, revision=source.commit)
-        identity = model_identity(source.folder, name=source.name, commit=source.commit)
-        identity["content_sha256"] = content_sha256(source.folder)
-        facts = _facts(identity, healed, plan, tasks, settings)
-        kept = None if unfinished is None else KeptAnswers(unfinished, facts)
+    source, identity = identify(source, show_progress=show_progress)
+    facts = _facts(identity, healed, plan, tasks, settings)
+    kept = None if unfinished is None else KeptAnswers(unfinished, facts)
     device = pick_device(settings.device)
     batch_tokens = settings.batch_tokens or at_once(WALK_TOKENS, device)
     with progress("Loading the model", None, shown=show_progress):
@@ -167,7 +179,7 @@ def _measure(
     }
     cost = Cost(seconds={key: round(value, 1) for key, value in seconds.items()}, peak_memory=peak_over(device))
     del model, switch
-    gc.collect()
+    give_back()
     stored: dict[str, Prose] = {}
     notes: list[str] = [note for adapter in healed for note in adapter.notes]
     if settings.load_in_4bit:

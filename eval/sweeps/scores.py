@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from eval.asking.tasks import TaskPlan
-from eval.billing.bill import FEW
+from eval.billing.rows.bill import FEW
 from eval.billing.statistics import (
-    Interval,
     accuracy_difference,
     accuracy_of,
     flips,
     mcnemar_exact,
+    mean_interval,
     paired_mean_difference,
     paired_ratio_difference,
     retained_above_chance,
@@ -125,14 +125,9 @@ def _row(variant: Variant, index: int, task: TaskScores) -> VariantRow:
         accuracy=None if task.correct is None else accuracy_of(task.correct[index].tolist(), task.units),
         accuracy_raw=None if task.raw is None else float(task.raw[index].mean()),
         answer_greedy=None if task.greedy is None else float(task.greedy[index].mean()),
-        answer_nll_bits=_mean(task.nll[index], task.units),
+        answer_nll_bits=mean_interval(task.nll[index].tolist(), task.units),
         versus=None if index == 0 else _versus(task, index),
     )
-
-
-def _mean(values: np.ndarray, units: Sequence[str]) -> Interval:
-    """A mean with Student's t interval, by clusters."""
-    return paired_mean_difference(np.zeros_like(values).tolist(), values.tolist(), units)
 
 
 def _versus(task: TaskScores, index: int) -> VariantVersus:

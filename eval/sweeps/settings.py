@@ -10,7 +10,7 @@ from typing import Annotated
 
 from eval.settings import SHORTEST, Questions
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.screen.options import Option
 
 _cuts = partial(Option, panel="Cuts")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eval.asking.walk import RouteAnswers
-from prune.common.resume import Unfinished
+from prune.common.files.resume import Unfinished
 
 
 class KeptAnswers:

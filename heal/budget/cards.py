@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from heal.budget.cost import spread_memory
 from heal.budget.document import Gpu
 from prune.common.errors import UsageError
-from prune.common.memory import available
+from prune.common.machine.memory import available
 from prune.models.memory.footprint import GIB
 
 CPU = "cpu"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from heal.budget.asking import asking_line, sweep_line
 from heal.budget.cards import CPU
 from heal.budget.cost import healing_on
-from heal.budget.document import Gpu, Station, Verdict
+from heal.budget.document import Fit, Gpu, Station
 from heal.budget.stations import (
     Chain,
     Line,
@@ -26,12 +26,12 @@ from heal.budget.stations import (
 from prune.common.sizes import spell_size
 
 
-def judge(chain: Chain, gpu: Gpu) -> Verdict:
+def judge(chain: Chain, gpu: Gpu) -> Fit:
     """What a card makes of healing, and of each station."""
     job = job_on(gpu, chain)
     chosen = chosen_job(chain, job, gpu)
     parts = healing_on(chain.shape, chosen or job, gpu, chain.tokens, room_of(gpu))
-    return Verdict(**parts, stations=tuple(line.on(gpu) for line in _lines(chain)))
+    return Fit(**parts, stations=tuple(line.on(gpu) for line in _lines(chain)))
 
 
 def stations(chain: Chain) -> tuple[Station, ...]:
@@ -39,23 +39,21 @@ def stations(chain: Chain) -> tuple[Station, ...]:
     return tuple(line.station for line in _lines(chain))
 
 
-def refusals(chain: Chain, verdict: Verdict) -> tuple[str, ...]:
+def refusals(chain: Chain, fit: Fit) -> tuple[str, ...]:
     """A line for each station that does not go on a card even with the smallest settings: why, and what to change."""
-    bigger = (
-        "free some memory, or run it on another machine" if verdict.gpu.name == CPU else "take a card of more memory"
-    )
+    bigger = "free some memory, or run it on another machine" if fit.gpu.name == CPU else "take a card of more memory"
     asking = ("run", "compare", "sweep")
     fewer = f"cut more layers (--n), or {bigger}"
     change = dict.fromkeys(asking, f"{bigger}, or spread the model over several cards (--device-map auto)")
     change["heal"] = f"use heal qlora, {fewer}" if chain.job.method == "distill" else fewer
     least = dict.fromkeys(asking, "in 4 bits")
     least["heal"] = "with --bits 4, --batch-size 1 and --checkpointing on"
-    room = spell_size(room_of(verdict.gpu))
+    room = spell_size(room_of(fit.gpu))
     return tuple(
-        f"{chain.job.method if way.name == 'heal' else way.name} does not fit {verdict.gpu.name} even "
+        f"{chain.job.method if way.name == 'heal' else way.name} does not fit {fit.gpu.name} even "
         f"{least.get(way.name, 'layer by layer')} ({spell_size(way.memory)}, and there is room for {room}): "
         f"{change.get(way.name, bigger)}"
-        for way in verdict.stations
+        for way in fit.stations
         if way.way == "none"
     )
 

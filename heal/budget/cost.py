@@ -14,6 +14,7 @@ from pydantic import Field
 
 from heal.budget.document import BudgetSettings, Gpu, Memory
 from heal.models.targets import plays
+from heal.settings import BITS
 from prune.common.errors import UsageError
 from prune.models.at_once import FLOATS, LOGITS, at_once
 from prune.models.memory.footprint import (
@@ -29,7 +30,7 @@ from prune.models.memory.footprint import (
 )
 from prune.models.memory.shapes import LayerShape, ModelShape
 
-METHODS = ("qlora", "distill")
+_METHODS = ("qlora", "distill")
 _ADAPTER = 4  # bytes: adapters, their gradients and both of Adam's moments are fp32
 _ALLOCATOR = 0.04  # of a GPU's memory, lost to fragments and rounding
 _CONTEXT = 0.75 * GIB  # of a GPU's memory, taken by CUDA, its kernels and cuBLAS' workspace
@@ -156,7 +157,7 @@ def healing_parts(shape: ModelShape, job: Job, tokens: int) -> dict[str, Any]:
 
 
 def healing_on(shape: ModelShape, job: Job, gpu: Gpu, tokens: int, room: int) -> dict[str, Any]:
-    """Of a verdict on a card with so many bytes of room: what healing makes of it."""
+    """Of a fit on a card with so many bytes of room: what healing makes of it."""
     rate = gpu.peak * gpu.share / flops_per_token(shape, job)
 
     def fits(rows: int, length: int) -> bool:
@@ -229,10 +230,10 @@ def check_job(shape: ModelShape, job: Job) -> None:
     Raises:
         UsageError: a method, bits, a rank or a length that cannot be.
     """
-    if job.method not in METHODS:
-        raise UsageError(f"--method {job.method} is unknown; use {' or '.join(METHODS)}")
-    if job.bits not in (4, 8, 16):
-        raise UsageError(f"--bits {job.bits} is unknown; use 4, 8 or 16")
+    if job.method not in _METHODS:
+        raise UsageError(f"--method {job.method} is unknown; use {' or '.join(_METHODS)}")
+    if job.bits not in BITS:
+        raise UsageError(f"--bits {job.bits} is unknown; use {', '.join(map(str, BITS))}")
     if shape.context and job.length > shape.context:
         raise UsageError(f"--length {job.length} is beyond the {shape.context} tokens that the model can read")
     for name, value in (("length", job.length), ("batch-size", job.batch_size), ("rank", job.rank)):

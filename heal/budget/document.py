@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, computed_field
 
 from heal.result import Stated, optional
-from prune.common.artefact import Artefact, Part
+from prune.common.files.artefact import Artefact, Part
 
 Way = Literal["resident", "4 bits", "layer by layer", "none"]
 
@@ -100,7 +100,7 @@ class StationWay(Part):
     needs: str = Field(description="options that this way asks for, beside those that were given; empty if none")
 
 
-class Verdict(Part):
+class Fit(Part):
     """What one card makes of it; times are expected, not measured. All but `stations` is of healing."""
 
     gpu: Gpu = Field(description="the card")
@@ -134,7 +134,7 @@ class Budget(Stated, Artefact):
     flops_per_token: float = Field(description="of a training step")
     stations: tuple[Station, ...] = Field(description="the whole chain, in its order")
     card: str | None = optional("the card that is asked about, or is here; absent if neither")
-    gpus: tuple[Verdict, ...] = Field(description="one for each card, that one first")
+    gpus: tuple[Fit, ...] = Field(description="one for each card, that one first")
     refused: tuple[str, ...] = Field(
         description="why a station cannot go on that card even with the smallest settings, and what to change"
     )

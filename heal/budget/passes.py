@@ -33,6 +33,7 @@ def choose_pass(
     """
     sizes = _divisors(rows) if batch_size is None else [batch_size]
     ways = [True, False] if checkpointing is None else [checkpointing]
+    # of equally fast ones `min` takes the first, which takes less memory
     jobs = [job.but(batch_size=size, checkpointing=way) for size in sizes for way in ways]
     fitting = [one for one in jobs if needed(shape, one) <= room]
     return min(fitting, key=lambda one: _price(shape, one), default=None)
@@ -45,5 +46,5 @@ def _divisors(number: int) -> list[int]:
 
 
 def _price(shape: ModelShape, job: Job) -> float:
-    """Time for a token, in FLOPs; of equal ones the pass that takes less memory."""
+    """Time for a token, in FLOPs."""
     return flops_per_token(shape, job) * (1 + _PASS_TOKENS / job.tokens)

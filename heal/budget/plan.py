@@ -86,13 +86,13 @@ def plan_budget(
         on_card = job_on(card, chain)
         job = chosen_pass(healing, settings, room_of(card), cuda=on_card.cuda, wide=on_card.wide) or job
     usual = GPUS if card is None else (card, *(gpu for gpu in GPUS if gpu != card))
-    verdicts = tuple(judge(chain, gpu) for gpu in usual)
+    fits = tuple(judge(chain, gpu) for gpu in usual)
     return Budget(
         **healing_parts(shape, job, healing.tokens),
         stations=stations(chain),
         card=None if card is None else card.name,
-        gpus=verdicts,
-        refused=() if card is None else refusals(chain, verdicts[0]),
+        gpus=fits,
+        refused=() if card is None else refusals(chain, fits[0]),
     )
 
 

@@ -12,6 +12,9 @@ from heal.budget.cards import CPU
 from heal.budget.cost import Job, adapter_bytes, flops_per_token, needed, usable
 from heal.budget.document import Gpu, Station, StationWay, Way
 from heal.budget.passes import choose_pass
+from heal.defaults import HELD_OUT_TOKENS
+from heal.settings import CHOICE_TOKENS, PatchSettings
+from prune.choosing.settings import CheckSettings
 from prune.models.at_once import COMPARED_BYTES, SCAN_TOKENS, STATES_SHARE, WALK_TOKENS, WEIGHTS_SHARE, at_once
 from prune.models.memory.footprint import (
     GIB,
@@ -24,6 +27,7 @@ from prune.models.memory.footprint import (
     streamed_bytes,
 )
 from prune.models.memory.shapes import LayerShape, ModelShape
+from prune.scanning.settings import ScanSettings
 
 READ, WRITE = 2e9, 1e9  # bytes a second of a disk
 _CHECK_PASSES, _CHECK_WALKS = 1.5, 3  # of the full model over the check's text; walks through the files
@@ -32,43 +36,31 @@ _CHECK_SHARE = 0.3  # of the check's text that each of them then runs, at most
 _PATCH_PASSES = 6  # a candidate runs the layers above the cut on the text that chooses
 _CANDIDATES = 3  # objectives, each with sums of its own
 _JUDGED = 7  # candidates that share a walk, each with states of its own
-_CHOOSING = 4096  # tokens that they are judged on
 _GRAMS = 2  # sums in float64: of one objective, and of one candidate, which is solved in their place
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much text the stations run: what the commands take if not told.
+    """How much text the stations run: what the commands take if not told."""
 
-    Attributes:
-        questions: asked of each model, each of `question_tokens`.
-        answers: of these written, each of `answer_tokens`, `batch_size` at a time.
-        needle_trials, needle_tokens: facts asked for in a long text, so many at a time too, and that text's tokens.
-        every_token: a scan keeps the states of all tokens.
-        models: that a comparison asks.
-        question_tokens, answer_tokens: choices of one question share it; an answer is short without slow thinking.
-        cuts: that a sweep asks, each of which runs half of the layers anew.
-        tasks_too: tasks of lm-eval are asked as well, and not counted: how long they are is not known before.
-    """
-
-    samples: int = 256
-    sample_length: int = 1024
-    check_tokens: int = 8192
-    patch_tokens: int = 25_000
-    patch_length: int = 512
-    patch_rows: int = 4
-    held_out_tokens: int = 16_000
-    questions: int = 2000
-    question_tokens: int = 120
-    answers: int = 500
-    answer_tokens: int = 16
-    batch_size: int = 8
-    needle_trials: int = 0
-    needle_tokens: int = 0
-    every_token: bool = False
-    models: int = 3
-    cuts: int = 16
-    tasks_too: bool = False
+    samples: int = ScanSettings.samples
+    sample_length: int = ScanSettings.length  # tokens
+    every_token: bool = False  # a scan keeps the states of all tokens
+    check_tokens: int = CheckSettings.tokens  # that candidates for a cut are run on
+    patch_tokens: int = 25_000  # to fit, and a quarter more to choose by
+    patch_length: int = PatchSettings.length  # tokens a row
+    patch_rows: int = PatchSettings.batch_size  # a forward pass
+    held_out_tokens: int = HELD_OUT_TOKENS  # that a merge measures both bases on
+    questions: int = 2000  # asked of each model
+    question_tokens: int = 120  # of each; its choices share them
+    answers: int = 500  # that are written, of the questions
+    answer_tokens: int = 16  # of each; short, as without slow thinking
+    batch_size: int = 8  # answers, or needles, at a time
+    needle_trials: int = 0  # facts that are asked for in a long text
+    needle_tokens: int = 0  # of that text
+    models: int = 3  # that a comparison asks
+    cuts: int = 16  # that a sweep asks; each runs half of the layers anew
+    tasks_too: bool = False  # lm-eval's tasks are asked as well, and not counted: their length is not known before
 
 
 @dataclass(frozen=True)
@@ -188,7 +180,7 @@ def patch_line(chain: Chain, pruned: int) -> Line:
         at_once = amounts.patch_rows * amounts.patch_length
         return solving + wide * (fitted + forward_bytes(shape, shape.layers, at_once) + 2 * state_bytes(shape, at_once))
 
-    judged = station.model_copy(update={"states": _JUDGED * state_bytes(shape, _CHOOSING), "sets": _JUDGED})
+    judged = station.model_copy(update={"states": _JUDGED * state_bytes(shape, CHOICE_TOKENS), "sets": _JUDGED})
 
     def standing(gpu: Gpu, wide: int) -> int:
         return states_on(gpu, judged, wide)  # those of `station` are what is fitted

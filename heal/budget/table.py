@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from heal.budget.document import Budget, StationWay, Verdict
+from heal.budget.document import Budget, Fit, StationWay
 from heal.budget.stations import READ, WRITE
-from prune.common.tables import Cell, Table
+from prune.common.screen.tables import Cell, Table
 from prune.models.memory.footprint import GIB
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def tables(budget: Budget) -> Group:
     return Group(held, cards, chain_table(budget), *map(Text, budget.refused), _chain_by_card(budget))
 
 
-def shown_verdict(budget: Budget) -> Verdict:
+def shown_fit(budget: Budget) -> Fit:
     """The card that the chain is shown for: the one asked about, or the smallest that bears all stations."""
     if budget.card is not None:
         return budget.gpus[0]
@@ -69,8 +69,8 @@ def shown_verdict(budget: Budget) -> Verdict:
 
 def chain_table(budget: Budget, names: Iterable[str] | None = None) -> Table:
     """Each station on one card, with what its hours assume. `names`: of the stations that are shown; all if None."""
-    verdict = shown_verdict(budget)
-    gpu, wanted = verdict.gpu, None if names is None else set(names)
+    fit = shown_fit(budget)
+    gpu, wanted = fit.gpu, None if names is None else set(names)
     rows = [
         (
             station.command,
@@ -80,7 +80,7 @@ def chain_table(budget: Budget, names: Iterable[str] | None = None) -> Table:
             hours_words(way),
             station.work,
         )
-        for station, way in zip(budget.stations, verdict.stations, strict=True)
+        for station, way in zip(budget.stations, fit.stations, strict=True)
         if wanted is None or station.name in wanted
     ]
     which = "" if budget.card else ", the smallest usual card that bears all of it"
@@ -131,10 +131,10 @@ def hours_words(way: StationWay) -> str:
     return "-" if way.hours is None else f"{way.hours:,.1f}" if way.hours >= 0.095 else f"{way.hours:.2f}"
 
 
-def _card(verdict: Verdict) -> tuple[str, ...]:
-    gpu, most = verdict.gpu, (verdict.rows, verdict.longest)
-    told = (gpu.name, f"{gpu.memory / GIB:.0f}", f"{gpu.share:.0%}", "yes" if verdict.holds else "no")
-    return (*told, *(str(n or "none") for n in most), f"{verdict.tokens_per_second:,.0f}", f"{verdict.hours:,.1f}")
+def _card(fit: Fit) -> tuple[str, ...]:
+    gpu, most = fit.gpu, (fit.rows, fit.longest)
+    told = (gpu.name, f"{gpu.memory / GIB:.0f}", f"{gpu.share:.0%}", "yes" if fit.holds else "no")
+    return (*told, *(str(n or "none") for n in most), f"{fit.tokens_per_second:,.0f}", f"{fit.hours:,.1f}")
 
 
 def _in(unit: int, size: int) -> str:

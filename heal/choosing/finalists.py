@@ -7,8 +7,10 @@ the finalist of least held-out loss once it was healed.
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,17 @@ from heal.lineage import Lineage, trace
 from heal.settings import DistillSettings, TrainingRun
 from heal.text.sources import TextSource
 from heal.training.distill import distill
+from heal.training.stopping import DivergedError, Interrupted
 from prune.checkpoint.identity import base_identity
 from prune.choosing.settings import CutSettings
-from prune.common.errors import UsageError
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.files.outputs import free_folder, staged_directory
+from prune.common.files.provenance import provenance
+from prune.common.files.resume import Unfinished
 from prune.common.layers import spell_layers
-from prune.common.outputs import check_free, staged_directory
-from prune.common.processes import rank_and_world
-from prune.common.provenance import provenance
-from prune.common.resume import Unfinished
+from prune.common.machine.processes import rank_and_world
+from prune.common.screen.terminal import screen
 from prune.common.sizes import parse_tokens
-from prune.common.terminal import screen
 from prune.cutting.cut import cut
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.cutting.planning import plan_cut
@@ -63,7 +66,7 @@ def choose_healed(
     from prune.models.loading import pick_device
 
     settings, run = settings or DistillSettings(), run or TrainingRun(tokens=TOKENS)
-    out = check_free(out, overwrite=run.overwrite)
+    out = free_folder(out, overwrite=run.overwrite)
     if rank_and_world()[1] > 1:
         raise UsageError("heal finalists runs in one process; start it without a launcher")
     text = TextSource(text) if isinstance(text, str) else text
@@ -85,13 +88,14 @@ def choose_healed(
         for number, rival in enumerate(rivals[len(done) :], start=len(done) + 1):
             if run.show_progress:
                 screen().print(f"Finalist {number} of {len(rivals)}: without layers {spell_layers(rival['dropped'])}")
-            done.append(_heal(lineage, rival, text, stage / "trial", settings, alike, alone=len(rivals) == 1))
+            with _as_finalist(number, len(rivals)):
+                done.append(_heal(lineage, rival, text, stage / "trial", settings, alike, alone=len(rivals) == 1))
             unfinished.write([one.model_dump(mode="json") for one in done], {})
         record = Finalists(
             model=lineage.full.name,
             finalists=tuple(done),
             checked=done[0].dropped,
-            chosen=min(done, key=lambda one: one.after).dropped,
+            chosen=_best(done).dropped,
             tokens=tokens,
             settings=asdict(settings),
             provenance=provenance(**text.identity()),
@@ -117,6 +121,26 @@ def _rivals(lineage: Lineage, most: int) -> list[dict[str, Any]]:
     return list(check["finalists"][:most])
 
 
+def _best(done: Sequence[HealedFinalist]) -> HealedFinalist:
+    """The one of least loss after its healing; of one alone, that one."""
+    return min(done, key=lambda one: math.inf if one.after is None else one.after)
+
+
+@contextmanager
+def _as_finalist(number: int, total: int) -> Iterator[None]:
+    """A trial's checkpoints go with it: a run that stops in it must not point to them."""
+    try:
+        yield
+    except Interrupted as stopped:
+        raise Interrupted(
+            f"stopped in finalist {number} of {total}; those before it are kept: the same command with --resume goes "
+            "on with this one",
+            stopped.exit_code - 128,
+        ) from None
+    except DivergedError as error:
+        raise RegrowthError(f"finalist {number} of {total}: {error.what}") from None
+
+
 def _restore(state: Any, _arrays: Any) -> list[HealedFinalist]:
     return [HealedFinalist.model_validate_json(json.dumps(one)) for one in state]
 
@@ -135,7 +159,7 @@ def _heal(
     told = {key: rival[key] for key in ("kl", "kl_stderr")}
     dropped = tuple(rival["dropped"])
     if alone:
-        return HealedFinalist(dropped=dropped, **told, before=rival["loss"], after=rival["loss"])
+        return HealedFinalist(dropped=dropped, **told)
     full = lineage.full.name
     pruned = cut(_cut_plan(lineage, dropped), folder / "cut", show_progress=False)
     healed = distill(pruned, full, text, folder / "adapter", settings=settings, run=run, compare=False)

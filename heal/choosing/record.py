@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from prune.common.artefact import Artefact, Part
+from prune.common.files.artefact import Artefact, Part
 from prune.common.layers import spell_layers
-from prune.common.tables import Table
+from prune.common.screen.tables import Table
 
 FINALISTS_FILE = "finalists.json"
 TOKENS = "4k"  # that each finalist is healed on, if not told
@@ -21,8 +21,8 @@ class HealedFinalist(Part):
     dropped: tuple[int, ...] = Field(description="layers that go, 0-based")
     kl: float = Field(description="KL to the full model in the check, nats a token")
     kl_stderr: float = Field(description="its standard error")
-    before: float = Field(description="held-out loss of the cut, nats a token")
-    after: float = Field(description="that after the short healing")
+    before: float | None = Field(default=None, description="held-out loss of the cut, nats a token; absent: not healed")
+    after: float | None = Field(default=None, description="that after the short healing")
 
 
 class Finalists(Artefact):
@@ -46,12 +46,12 @@ class Finalists(Artefact):
 
     def words(self) -> str:
         """The choice in one sentence."""
-        after = {finalist.dropped: finalist.after for finalist in self.finalists}
         taken, healed = spell_layers(self.chosen), f"after {self.tokens:,} tokens of healing"
         if len(self.finalists) == 1:
-            return f"Without layers {taken}: the check left one finalist, so nothing was healed."
+            return f"Without layers {taken}: only one finalist was taken, so nothing was healed."
         if not self.changed:
             return f"Without layers {taken}, as the check had chosen: its loss is the least {healed} too."
+        after = {one.dropped: one.after for one in self.finalists if one.after is not None}
         less = after[self.checked] - after[self.chosen]
         return (
             f"Without layers {taken}, not {spell_layers(self.checked)} as the check had chosen: {healed} its loss is "
@@ -64,8 +64,7 @@ class Finalists(Artefact):
             [
                 spell_layers(one.dropped),
                 f"{one.kl:.3f} ± {one.kl_stderr:.3f}",
-                f"{one.before:.3f}" if len(self.finalists) > 1 else "",
-                f"{one.after:.3f}" if len(self.finalists) > 1 else "",
+                *("" if loss is None else f"{loss:.3f}" for loss in (one.before, one.after)),
                 "taken" if one.dropped == self.chosen else "the check's" if one.dropped == self.checked else "",
             ]
             for one in self.finalists

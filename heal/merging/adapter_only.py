@@ -14,15 +14,15 @@ from typing import Any
 
 from heal.cards import adapter_only_card
 from heal.merging.merge import Adapter, base_of, open_adapter
-from heal.merging.tensors import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from heal.result import RECORD_FILE, HealResult, ShipFacts
 from heal.settings import Measuring
+from prune.checkpoint.companions import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError
+from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_json, write_text
+from prune.common.files.provenance import command_line, versions
 from prune.common.layers import runs
-from prune.common.outputs import check_free, staged_directory, write_json, write_text
-from prune.common.provenance import command_line, versions
-from prune.common.terminal import progress, quiet_libraries
+from prune.common.screen.terminal import progress, quiet_libraries
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.cutting.verify import verify_cut
 from prune.families.config import family_of
@@ -64,7 +64,7 @@ def adapter_only(
     """
     measuring = measuring or Measuring()
     opened = open_adapter(adapter)
-    out = check_free(out, overwrite=overwrite)
+    out = free_folder(out, overwrite=overwrite)
     quiet_libraries()
     pruned = base_of(opened, model)
     plan = _plan(pruned)
@@ -72,6 +72,7 @@ def adapter_only(
         whole = locate(full or plan.model, revision=None if full else plan.commit)
     except CheckpointError as error:
         raise CheckpointError(f"the model that was cut cannot be found ({error}); give it with --full") from None
+    check_apart(out, opened.folder, pruned.folder, whole.folder)
     _refuse_changed(whole, pruned, show_progress)
     refuse_layout(whole, pruned, plan)
     facts = ShipFacts(

@@ -7,7 +7,6 @@ merged tensors written over its own.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from heal.defaults import HELD_OUT_TOKENS
-from heal.merging.tensors import MergePlan, Pairs, as_trained, merged_tensor
-from heal.models.dressing import Dressing
+from heal.merging.tensors import MergePlan, as_trained, merged_tensor
+from heal.models.dressing import Dressing, Pairs
 from heal.models.from_files import layer_files, logits_from_files, losses_from_files
 from heal.models.held_out import mean_loss
 from heal.models.quantise import compute_dtype, load_frozen
@@ -29,7 +28,8 @@ from heal.text.sources import HeldOut, TextSource, hold_out
 from prune.checkpoint.headers import Checkpoint
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, TextError, UsageError, first_line
-from prune.common.out_of_memory import is_out_of_memory
+from prune.common.machine.memory import give_back
+from prune.common.machine.out_of_memory import is_out_of_memory
 from prune.models.loading import load_model, load_tokenizer
 from prune.models.walks.layerwise import Layerwise
 from prune.text.windows import text_identity
@@ -332,6 +332,4 @@ def _loaded(load: Any) -> Iterator[Any]:
         yield held[0]
     finally:
         held.clear()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back()

@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from heal.cards import merged_card
 from heal.lineage import carry
-from heal.merging.tensors import ADAPTER_WEIGHTS, MergePlan, adapter_config, adapter_weights, merged_tensor, plan_merge
+from heal.merging.tensors import MergePlan, adapter_config, adapter_weights, merged_tensor, plan_merge
 from heal.result import NATS, RECORD_FILE, Base, Chosen, HealRecord, HealResult, MergeFacts
 from heal.settings import Measuring
+from prune.checkpoint.companions import ADAPTER_WEIGHTS
 from prune.checkpoint.headers import Checkpoint, read_checkpoint
 from prune.checkpoint.source import Source, locate
-from prune.common.errors import CheckpointError, RegrowthError, UsageError
-from prune.common.out_of_memory import is_out_of_memory
-from prune.common.outputs import check_free, staged_directory, write_text
-from prune.common.provenance import command_line, versions
-from prune.common.terminal import progress, quiet_libraries, screen
+from prune.common.errors import CheckpointError, UsageError
+from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_text
+from prune.common.files.provenance import command_line, versions
+from prune.common.machine.out_of_memory import is_out_of_memory
+from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.models.loading import pick_device
 
 if TYPE_CHECKING:
     from heal.merging.agreement import Measure
-    from heal.merging.tensors import Pairs
+    from heal.models.dressing import Pairs
     from prune.models.walks.layerwise import Layerwise
 
 BASES = ("dequantised", "original", "auto")
@@ -92,11 +93,10 @@ def merge(
         raise UsageError(f"--base {base} is unknown; use {', '.join(BASES)}")
     measuring = measuring or Measuring()
     opened = open_adapter(adapter)
-    out = check_free(out, overwrite=overwrite)
+    out = free_folder(out, overwrite=overwrite)
     quiet_libraries()
     source = base_of(opened, model)
-    if out.exists() and out.resolve() in (source.folder.resolve(), opened.folder.resolve()):
-        raise RegrowthError(f"--out {out} is what the merge reads; give another folder")
+    check_apart(out, source.folder, opened.folder)
     parts = _read(opened, source)
     measuring = replace(measuring, device=pick_device(measuring.device))
     measure, chosen, why = None, None, ""
@@ -123,6 +123,8 @@ def merge(
                 lambda: trained_logits(source, opened.folder, compared, opened.record, device=device, files=files)
             )
     facts = _facts(plan, chosen, measure)
+    if measuring.compare_logits and measure is None:
+        facts = facts.model_copy(update={"not_compared": why})
     record = opened.record.with_part(earlier=earlier(source.folder), merge=facts)
     with staged_directory(out, overwrite=overwrite) as stage:
         _write(stage, parts, plan, measuring.device, show_progress)

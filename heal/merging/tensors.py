@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heal.lineage import stored_as
 from heal.result import Base, HealRecord
+from prune.checkpoint.companions import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from prune.checkpoint.headers import Checkpoint, Shard, Tensor, inside, read_shard
 from prune.common.errors import CheckpointError
 from prune.families.table import is_transposed
@@ -16,10 +18,8 @@ from prune.families.table import is_transposed
 if TYPE_CHECKING:
     import torch
 
-    from heal.models.dressing import Dressing
+    from heal.models.dressing import Dressing, Pairs
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-Pairs = dict[str, "tuple[torch.Tensor, torch.Tensor]"]  # module -> A of shape (r, in), B of shape (out, r)
 _BEYOND = (  # fields of a LoRA config that change what it computes, or the shape of the model
     "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "lora_bias",
     "megatron_config", "trainable_token_indices",
@@ -69,7 +69,7 @@ def plan_merge(base: Base, record: HealRecord, config: dict[str, Any], checkpoin
     turned = is_transposed(checkpoint.config.get("model_type"))
 
     def tensor(module: str) -> str:
-        for name in (f"{module}.weight", f"{module.partition('.')[2]}.weight"):  # older ones lack the first part
+        for name in stored_as(module, "weight"):
             if name in names:
                 return name
         raise CheckpointError(f"{checkpoint.folder} stores no tensor {module}.weight; this layout cannot be merged")

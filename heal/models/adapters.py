@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from heal.models.targets import Targets, check_rank
+from prune.checkpoint.companions import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from prune.common.errors import RegrowthError
 from prune.models.precision import multiplies_bfloat16
 
@@ -120,8 +121,8 @@ def save_adapter(adapted: PeftModel, folder: Path, weights: dict[str, torch.Tens
         _save(adapted, folder, weights)
     except SafetensorError as error:  # a full disk, in other words than the system's
         raise RegrowthError(f"the adapter cannot be written to {folder} ({error}); is there room?") from error
-    mode = (folder / "adapter_config.json").stat().st_mode & 0o777
-    (folder / "adapter_model.safetensors").chmod(mode)  # safetensors writes for its owner alone
+    mode = (folder / ADAPTER_CONFIG).stat().st_mode & 0o777
+    (folder / ADAPTER_WEIGHTS).chmod(mode)  # safetensors writes for its owner alone
 
 
 def _save(adapted: PeftModel, folder: Path, weights: dict[str, torch.Tensor] | None) -> None:
@@ -135,7 +136,7 @@ def _save(adapted: PeftModel, folder: Path, weights: dict[str, torch.Tensor] | N
     if not adapter:
         raise RegrowthError("the gathered weights hold no adapter; nothing was saved")
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(adapter, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(adapter, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     replace(adapted.peft_config["default"], inference_mode=True).save_pretrained(str(folder))
 
 
@@ -144,4 +145,4 @@ def load_adapter(adapted: PeftModel, folder: Path) -> None:
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    set_peft_model_state_dict(adapted, load_file(folder / "adapter_model.safetensors"))
+    set_peft_model_state_dict(adapted, load_file(folder / ADAPTER_WEIGHTS))

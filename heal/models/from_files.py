@@ -11,7 +11,7 @@ import torch
 from heal.models.dressing import Dressing
 from heal.models.lm_head import projection
 from heal.models.losses import chunked_cross_entropy
-from heal.text.packing import Row, collate
+from heal.text.packing import Row, in_batches
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
 from prune.models.loading import text_config
@@ -51,7 +51,7 @@ def losses_from_files(
     files: Layerwise, rows: Sequence[Row], versions: Mapping[str, Dressing], *, batch_size: int
 ) -> dict[str, float]:
     """Mean -log p in nats per predicted token of every version, as `heal.models.held_out.mean_loss` gives it."""
-    batches = [collate(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
+    batches = in_batches(rows, batch_size)
     with _walked(files, batches, versions) as ends:
         totals = summed_losses(files, ends, batches)
     count = sum(row.targets for row in rows)

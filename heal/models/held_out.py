@@ -16,7 +16,7 @@ from heal.models.packed import decoder_inputs
 from heal.text.packing import IGNORED, Row, collate_for_loss
 from heal.text.sources import HeldOut, TextSource, hold_out
 from prune.checkpoint.source import locate
-from prune.common.processes import gather, rank_and_world
+from prune.common.machine.processes import gather, rank_and_world
 from prune.models.loading import load_model, load_tokenizer, pick_device, text_config
 from prune.models.precision import pick_dtype
 

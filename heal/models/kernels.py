@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prune.common.errors import RegrowthError, UsageError, first_line
-from prune.common.out_of_memory import is_out_of_memory
+from prune.common.machine.out_of_memory import is_out_of_memory
 from prune.models.loading import text_config
 
 if TYPE_CHECKING:

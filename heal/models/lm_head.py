@@ -9,6 +9,7 @@ import torch
 
 from heal.models.losses import chunked_cross_entropy
 from heal.models.packed import check_documents, decoder_inputs, told_of_documents
+from heal.text.packing import count_predicted
 from prune.common.errors import RegrowthError
 from prune.models.loading import text_config
 
@@ -90,7 +91,7 @@ def return_loss(
             raise ValueError("a model made ready for healing returns a loss, and needs labels for it")
         with told_of_documents(len(input_ids), bounds):
             total = summed(decoder_inputs(model, input_ids, position_ids, bounds), labels, places)
-        count = (labels[:, 1:] != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        count = count_predicted(labels) if num_items_in_batch is None else num_items_in_batch
         return {"loss": total / count}
 
     model.forward = forward

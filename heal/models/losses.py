@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from heal.text.packing import IGNORED
 from prune.models.at_once import FLOATS, LOGITS, at_once
 
 Project = Callable[[torch.Tensor], torch.Tensor]
@@ -72,7 +73,7 @@ def labelled(
     """
     flat = labels.reshape(-1).long()
     if places is None:
-        predicted = labels != -100
+        predicted = labels != IGNORED
         predicted[:, 0] = False
         places = predicted.reshape(-1).nonzero().squeeze(-1) - 1
     return states.reshape(-1, states.shape[-1])[places], flat[places + 1]

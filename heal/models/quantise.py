@@ -18,7 +18,7 @@ from heal.models.waiting import load_waiting
 from heal.settings import BITS
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.processes import sharded
+from prune.common.machine.processes import sharded
 from prune.models.loading import load_model
 from prune.models.nf4 import TENSOR, quantisation
 from prune.models.precision import pick_dtype
@@ -125,9 +125,7 @@ def quantised_twin(module: Any, *, bits: int) -> Any:
     return twin.eval()
 
 
-def round_trip(
-    weight: torch.Tensor, *, bits: int = 4, compute: torch.dtype = torch.bfloat16, transposed: bool = False
-) -> torch.Tensor:
+def round_trip(weight: torch.Tensor, *, bits: int, compute: torch.dtype, transposed: bool = False) -> torch.Tensor:
     """The weight that a quantised layer really multiplies by, in fp32.
 
     4 bits: compute dtype -> NF4, double quantised -> compute dtype. 8 bits: compute dtype -> fp16 -> int8, a scale per

@@ -48,7 +48,6 @@ class Targets:
     `layers` are those that hold them, 0-based, rising, and `listed` is the name of the list that the layers stand in.
     """
 
-    role: str
     paths: tuple[str, ...]
     modules: tuple[str, ...]
     layers: tuple[int, ...]
@@ -61,7 +60,7 @@ class Targets:
         return self.layers[0]
 
 
-def find_targets(model: PreTrainedModel, targets: str = "feed-forward", *, cut: int | None = None) -> Targets:
+def find_targets(model: PreTrainedModel, targets: str, *, cut: int | None = None) -> Targets:
     """The linear modules of the decoder layers that play a role, in all layers or in those after the cut.
 
     `targets` is `ROLE`, `ROLE:after-cut`, or `after-cut`, which is `all:after-cut`.
@@ -103,7 +102,7 @@ def find_targets(model: PreTrainedModel, targets: str = "feed-forward", *, cut: 
         )
     paths = tuple(dict.fromkeys(re.sub(rf"^{re.escape(prefix)}\.\d+\.", "", name) for name in adapted))
     smallest = min(min(_widths(module)) for module in adapted.values())
-    return Targets(targets, paths, tuple(adapted), tuple(dict.fromkeys(used)), prefix.rpartition(".")[2], smallest)
+    return Targets(paths, tuple(adapted), tuple(dict.fromkeys(used)), prefix.rpartition(".")[2], smallest)
 
 
 def check_rank(targets: Targets, rank: int, dropout: float) -> None:

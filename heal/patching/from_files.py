@@ -18,14 +18,13 @@ from heal.models.lm_head import check_same, projection
 from heal.patching.evidence import Evidence, Taken
 from heal.patching.places import Place, in_order, place_in
 from heal.patching.side_by_side import Held, PatchText, Told, check_positions, finite
-from heal.text.packing import Row, collate
+from heal.text.packing import Row, count_predicted, in_batches
 from prune.models.loading import decoder_layers
 from prune.models.walks.hooks import hooked
 from prune.models.walks.layerwise import Finish, Inputs, Layerwise, Walked, walked
 from prune.models.walks.walking import Route
 
 _PRUNED = "pruned"  # what is at work in the pruned model, and not in the full one
-Batch = dict[str, torch.Tensor]
 
 
 class FromFiles:
@@ -52,8 +51,8 @@ class FromFiles:
         Args:
             told: called with rows that were run.
         """
-        fit = _batches(text.fit, batch_size)
-        batches = [*fit, *_batches(text.choose, batch_size)]
+        fit = in_batches(text.fit, batch_size)
+        batches = [*fit, *in_batches(text.choose, batch_size)]
         features: list[torch.Tensor] = []
         pruned = self._pruned(first=min([place.layer, *self.changes]))
 
@@ -106,7 +105,7 @@ class FromFiles:
         Raises:
             RegrowthError: the model's logits are not its head's alone.
         """
-        batches, full, pruned = _batches(rows, batch_size), Route(), Route(self.dropped)
+        batches, full, pruned = in_batches(rows, batch_size), Route(), Route(self.dropped)
         with self._walked(batches, [full, pruned]) as ends:
             self._check_head(batches[0], ends)
             totals = summed_losses(self.files, ends, batches)
@@ -117,7 +116,7 @@ class FromFiles:
         self, matrices: Sequence[tuple[Place, torch.Tensor]], rows: Sequence[Row], batch_size: int
     ) -> float:
         """Mean loss of the pruned model with these matrices, (D, F), in the place of its own."""
-        batches, by_layer = _batches(rows, batch_size), {place.layer: (place, matrix) for place, matrix in matrices}
+        batches, by_layer = in_batches(rows, batch_size), {place.layer: (place, matrix) for place, matrix in matrices}
 
         @contextmanager
         def dress(_name: str, index: int, _layer: Any) -> Iterator[None]:
@@ -191,9 +190,5 @@ class FromFiles:
         return walked(self.files, [without_labels(batch) for batch in batches], routes, **how)
 
 
-def _batches(rows: Sequence[Row], batch_size: int) -> list[Batch]:
-    return [collate(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
-
-
 def _count(batches: Sequence[Mapping[str, torch.Tensor]]) -> int:
-    return sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
+    return sum(int(count_predicted(batch["labels"])) for batch in batches)

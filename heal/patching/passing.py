@@ -11,7 +11,7 @@ from heal.lineage import carry
 from prune.checkpoint.headers import read_checkpoint
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError
-from prune.common.outputs import staged_directory
+from prune.common.files.outputs import check_apart, staged_directory
 
 
 class NoPatchError(RegrowthError):
@@ -38,6 +38,7 @@ def leave_as_cut(
 ) -> PassedOver:
     """Write the pruned model `model` to the folder `out` byte by byte; it appears whole or not at all."""
     source = locate(model, revision=revision)
+    check_apart(out, source.folder)
     with staged_directory(out, overwrite=overwrite) as stage:
         for shard in read_checkpoint(source.folder).shards:
             shutil.copyfile(shard.path, stage / shard.name)

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 from heal.cards import candidate_words
 from heal.patching.passing import NoPatchError
 from heal.result import FoldRecord, HealRecord, HealResult, HeldOutLoss, HeldOutText
-from heal.settings import PatchRun, PatchSettings, check_length, check_seed
+from heal.settings import CHOICE_TOKENS, PatchRun, PatchSettings, check_length, check_seed
 from heal.text.sources import HELD_OUT_SHARE, TextSource, hold_out, row_stream
 from prune.checkpoint.identity import base_identity
-from prune.common.errors import RegrowthError, TextError, UsageError
+from prune.common.errors import TextError, UsageError
+from prune.common.files.outputs import check_apart, free_folder, staged_directory
+from prune.common.files.provenance import provenance
 from prune.common.layers import runs, spell_layers
-from prune.common.memory import peak_memory
-from prune.common.outputs import check_free, staged_directory
-from prune.common.provenance import provenance
+from prune.common.machine.memory import peak_memory
+from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.common.sizes import parse_tokens
-from prune.common.terminal import progress, quiet_libraries, screen
 from prune.models.loading import load_model, load_tokenizer, pick_device
 from prune.models.precision import pick_dtype
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from heal.patching.solve import Fold
 
 KINDS = ("matrix", "map")
-CHOICE_TOKENS = 4096  # at most; text apart from that which is fitted, a quarter of it, to choose a candidate by
 
 
 def patch(
@@ -171,7 +170,7 @@ def _plan(
     fitted = parse_tokens(run.tokens) // settings.length
     if not fitted:
         raise UsageError(f"--tokens {run.tokens} is less than one row of {settings.length} tokens; ask for more")
-    check_free(out, overwrite=run.overwrite)
+    free_folder(out, overwrite=run.overwrite)
     quiet_libraries()
     run = replace(run, device=pick_device(run.device))
 
@@ -180,6 +179,7 @@ def _plan(
     from heal.lineage import trace
 
     lineage = trace(model, teacher, revision=run.revision)
+    check_apart(out, lineage.pruned.folder, lineage.full.folder)
     blocks = runs(lineage.plan.dropped)
     if blocks[0][0] == 0:
         raise NoPatchError(
@@ -187,8 +187,6 @@ def _plan(
             "so nothing can take a fold; heal it with heal distill"
         )
     check_length(AutoConfig.from_pretrained(lineage.full.folder), settings.length)
-    if out.exists() and out.resolve() in (lineage.pruned.folder.resolve(), lineage.full.folder.resolve()):
-        raise RegrowthError(f"--out {out} is what the patch reads; give another folder")
     return _PatchPlan(lineage, blocks, text, out, settings, fitted, _spare(fitted, settings.length), run)
 
 

@@ -21,7 +21,7 @@ from heal.models.lm_head import check_head, projection
 from heal.models.losses import chunked_cross_entropy
 from heal.patching.evidence import Evidence, Taken
 from heal.patching.places import Place, find_place
-from heal.text.packing import Row, collate
+from heal.text.packing import Row, collate, count_predicted
 from prune.common.errors import RegrowthError
 from prune.models.loading import decoder_layers, forward_takes, text_config
 from prune.models.walks.hooks import hooked, state_of
@@ -135,7 +135,7 @@ class SideBySide:
                 return self.run_pruned(index, hidden, run)
 
             total += self._summed(part.batch, move)
-            count += int((part.batch["labels"][:, 1:] != -100).sum())
+            count += int(count_predicted(part.batch["labels"]))
         return finite(total / count)
 
     def judge(self, held: Sequence[Held], place: Place, changes: Iterable[torch.Tensor]) -> list[float]:
@@ -149,7 +149,7 @@ class SideBySide:
         for start in range(0, len(rows), batch_size):
             batch = self._batch(rows[start : start + batch_size])
             total += self._summed(batch, self.run_pruned if pruned else lambda _index, hidden, run: run(hidden))
-            count += int((batch["labels"][:, 1:] != -100).sum())
+            count += int(count_predicted(batch["labels"]))
         return finite(total / count)
 
     def _both(self, batch: dict[str, torch.Tensor], place: Place, target: int) -> _Both:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from heal.cards import patch_card
-from heal.lineage import Lineage, carry
+from heal.lineage import Lineage, carry, stored_as
 from heal.patching.from_files import FromFiles
 from heal.patching.passing import NoPatchError
 from heal.patching.places import Place
@@ -17,7 +17,7 @@ from heal.patching.side_by_side import SideBySide
 from heal.result import RECORD_FILE, HealRecord
 from prune.checkpoint.headers import Checkpoint
 from prune.checkpoint.tensors import read, write_over
-from prune.common.outputs import write_text
+from prune.common.files.outputs import write_text
 
 
 def stored_names(models: SideBySide | FromFiles, lineage: Lineage, place: Place) -> list[str]:
@@ -29,13 +29,13 @@ def stored_names(models: SideBySide | FromFiles, lineage: Lineage, place: Place)
     prefix = next(name for name, module in models.model.named_modules() if module is models.layers)
     module = f"{prefix}.{lineage.plan.kept.index(place.layer)}.{place.path}"
     stored = {tensor.name for tensor in lineage.checkpoint.tensors()}
-    stored_as = []
+    names = []
     for part in ("weight", "bias") if place.bias else ("weight",):
-        names = [name for name in (f"{module}.{part}", f"{module.partition('.')[2]}.{part}") if name in stored]
-        if not names:
+        name = next((name for name in stored_as(module, part) if name in stored), None)
+        if name is None:
             raise NoPatchError(f"{lineage.pruned.name} stores no tensor {module}.{part}; this layout takes no fold")
-        stored_as.append(names[0])
-    return stored_as
+        names.append(name)
+    return names
 
 
 def changed_matrix(checkpoint: Checkpoint, place: Place, change: torch.Tensor, names: list[str]) -> torch.Tensor:

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from heal.ranking.findings.bins import BinMean
 from heal.ranking.findings.contrasts import Contrasts
 from heal.ranking.findings.summary import joint
-from prune.common.artefact import Artefact, Part
 from prune.common.errors import UsageError
+from prune.common.files.artefact import Artefact, Part
 
 
 class RankedDocument(Part):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from xml.etree import ElementTree
 
 from heal.ranking.document import MethodScores, Ranking
 from heal.ranking.findings.bins import BinMean, DomainMean
-from prune.common import svg
+from prune.common.screen import svg
 
 _MOST = 40  # bins that are drawn: those of most documents
 _TELLING = 5  # documents of a bin whose interval sets the scale; those of smaller bins are cut at the edge
@@ -45,13 +44,9 @@ def draw_ranking(ranking: Ranking) -> str:
     width = _LABEL + (_COLUMN + _GAP) * len(ranking.methods)
     height = _TOP + _HEAD + row * len(bins) + _BOTTOM
     title = f"Ranked for {' and '.join(domains)}: {ranking.model}"
-    root = svg.drawing(
-        "ranking", title, "Mean score of each bin of documents by domain and method", height, width=width
+    root = svg.document(
+        "ranking", title, "Mean score of each bin of documents by domain and method", _STYLE, height, width=width
     )
-    root.set("xmlns", "http://www.w3.org/2000/svg")
-    root.set("width", svg.number(width))
-    root.set("height", svg.number(height))
-    svg.add(root, "style", _STYLE)
     svg.add(root, "text", title, x=0, y=16)
     left_out = len(ranking.methods[0].bins) - len(bins)
     note = "Mean score, with its 95 % interval over documents; in brackets how many there are"
@@ -66,7 +61,7 @@ def draw_ranking(ranking: Ranking) -> str:
         found = {_key(one): one for one in method.bins}
         left = _LABEL + (_COLUMN + _GAP) * number
         _column(root, method, [found[_key(one)] for one in bins], domains, left, row)
-    return ElementTree.tostring(root, encoding="unicode") + "\n"
+    return svg.content(root)
 
 
 def _legend(root: svg.Element, domains: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from heal.ranking.rows import PoolDocument
 from heal.ranking.settings import RankSettings
 from heal.text.packing import IGNORED, Row
 from prune.common.errors import TextError
-from prune.common.provenance import digest
+from prune.common.files.provenance import digest
 from prune.text.documents import SHORTEST, read_documents
 from prune.text.windows import POOL, bos_id, encode
 from prune.writing.prompts import in_turns
@@ -44,11 +44,6 @@ class Pool:
     def texts(self) -> list[str]:
         """The whole texts."""
         return [document.text for document in self.documents]
-
-    @property
-    def readings(self) -> list[PoolDocument]:
-        """The documents with what is read of their texts."""
-        return [replace(document, text=text) for document, text in zip(self.documents, self.read, strict=True)]
 
     @property
     def sha256(self) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from eval.questions.domains import question_files
 from eval.questions.schema import Question, draw, read_questions
@@ -109,6 +110,7 @@ def _is_worked(question: Question) -> bool:
 
 
 def _ask(domain: str, questions: list[Question], tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[Asked]:
+    from eval.asking.chat import render_chat
     from eval.asking.harness import PlannedTask
     from eval.asking.tasks import TaskPlan
 
@@ -116,7 +118,7 @@ def _ask(domain: str, questions: list[Question], tokenizer: PreTrainedTokenizerB
     thinking = "slow" if worked else "fast" if protocol == "generation" else None
     task = PlannedTask(TaskPlan(domain, protocol, tuple(questions), thinking=thinking))
     task.set_fewshot_seed(seed=0)
-    template = _ChatTemplate(tokenizer) if chat else None
+    template = partial(render_chat, tokenizer) if chat else None
     task.build_all_requests(rank=0, world_size=1, apply_chat_template=chat, chat_template=template)
     by_id = {question.id: question for question in questions}
     asked = []
@@ -127,28 +129,6 @@ def _ask(domain: str, questions: list[Question], tokenizer: PreTrainedTokenizerB
         answer = f" {request.doc['target']}" if thinking else request.args[1]
         if worked:
             answer = f" {question.rationale}\nAnswer:{answer}"
-        query = Query(f"{domain}/{question.id}", domain, request.args[0], answer, right_answer(question))
+        query = Query(f"{domain}/{question.id}", domain, request.args[0], answer, question.right_answer)
         asked.append(Asked(query, question, worked))
     return asked
-
-
-def right_answer(question: Question) -> str:
-    """The text of the right answer."""
-    if question.choices is not None and isinstance(question.answer, int):
-        return question.choices[question.answer]
-    return str(question.answer)
-
-
-class _ChatTemplate:
-    """The chat template as lm-eval calls it."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
-
-    def __call__(self, history: list[dict[str, str]], add_generation_prompt: bool = True) -> Any:
-        return self._tokenizer.apply_chat_template(
-            history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import tempfile
 import time
@@ -25,12 +24,12 @@ from heal.ranking.settings import RankRun, RankSettings, Selection
 from heal.ranking.warming import Warm, WarmUp, given_adapter, load_adapted
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import Source, locate
-from prune.common.errors import RegrowthError, UsageError
-from prune.common.memory import peak_memory
-from prune.common.outputs import check_free, write_text
-from prune.common.provenance import digest, provenance
-from prune.common.resume import FinishedParts, Unfinished
-from prune.common.terminal import progress, quiet_libraries
+from prune.common.errors import UsageError
+from prune.common.files.outputs import free_file, write_text
+from prune.common.files.provenance import digest, provenance
+from prune.common.files.resume import FinishedParts, Unfinished
+from prune.common.machine.memory import give_back, peak_memory
+from prune.common.screen.terminal import progress, quiet_libraries
 from prune.models.loading import load_tokenizer, pick_device
 from prune.text.windows import texts_identity
 
@@ -147,10 +146,8 @@ def _plan(model: str | Path, out: Path | None, settings: RankSettings, selection
         raise UsageError(f"--adapter {settings.adapter}: no method of {','.join(settings.methods)} looks at the model")
     named = {"--out": out, "--plot": run.plot, "--select-out": selection.select_out}
     paths = {option: path for option, path in named.items() if path is not None}
-    for option, path in paths.items():
-        check_free(path, overwrite=run.overwrite)
-        if path.is_dir():
-            raise RegrowthError(f"{option} {path} is a folder; give a file")
+    for path in paths.values():
+        free_file(path, overwrite=run.overwrite)
     if len({path.resolve() for path in paths.values()}) < len(paths):
         raise UsageError(f"{' and '.join(paths)} name one file; give each its own")
     quiet_libraries()
@@ -170,18 +167,18 @@ def _plan(model: str | Path, out: Path | None, settings: RankSettings, selection
     kinds: list[Kind] = ["control" if query.domain == CONTROLS else "reasoning" for query in made]
     queries = [*(one.query for one in asked), *made]
     return RankPlan(
-        source,
-        out,
-        settings,
-        selection,
-        run,
-        pool,
-        tuple(asked),
-        tuple(queries),
-        tuple(encode_query(tokenizer, query) for query in queries),
-        (*(_kind(one) for one in asked), *kinds),
-        model_identity(source.folder, name=source.name, commit=source.commit),
-        texts_identity(settings.text, settings.field),
+        model=source,
+        out=out,
+        settings=settings,
+        selection=selection,
+        run=run,
+        pool=pool,
+        asked=tuple(asked),
+        queries=tuple(queries),
+        rows=tuple(encode_query(tokenizer, query) for query in queries),
+        kinds=(*(_kind(one) for one in asked), *kinds),
+        identity=model_identity(source.folder, name=source.name, commit=source.commit),
+        text=texts_identity(settings.text, settings.field),
     )
 
 
@@ -216,7 +213,7 @@ def _score(plan: RankPlan, warm: Warm | None, unfinished: Unfinished | None) -> 
     parts = FinishedParts(unfinished, _facts(plan, warm))
     model = None
     if warm is not None:
-        gc.collect()  # what the warm-up has left
+        give_back()  # what the warm-up has left
         with progress("Loading the model", None, shown=plan.run.show_progress):
             model = load_adapted(plan.model, warm, device=plan.run.device, dtype=settings.dtype)
     words = [*(one.words for one in plan.asked), *(f"{q.prompt} {q.answer}" for q in plan.queries[len(plan.asked) :])]

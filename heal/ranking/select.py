@@ -11,7 +11,7 @@ from heal.ranking.findings.summary import best_first, take
 from heal.ranking.rows import PoolDocument
 from heal.ranking.settings import parse_share
 from prune.common.errors import UsageError
-from prune.common.outputs import write_text
+from prune.common.files.outputs import write_text
 
 
 def budget_of(select: str, tokens: Sequence[int]) -> float:

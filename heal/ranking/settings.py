@@ -11,7 +11,7 @@ from typing import Annotated
 from eval.settings import CHAT, split_names
 from heal.settings import BITS, Run, check_seed
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.screen.options import Option
 from prune.common.sizes import parse_tokens
 
 METHODS = ("gradient", "bm25", "random", "ek-fac")
@@ -67,9 +67,7 @@ class RankSettings:
     ] = None
     length: Annotated[int, _pool("Tokens of a document that are read, from its beginning.")] = 256
     data: Annotated[Path | None, _asks("Folder of prepared questions: one <domain>.jsonl each.", parse=Path)] = None
-    domains: Annotated[
-        tuple[str, ...], _asks("Domains, as medical,math.", typed=str | None, parse=partial(split_names))
-    ] = ()
+    domains: Annotated[tuple[str, ...], _asks("Domains, as medical,math.", typed=str | None, parse=split_names)] = ()
     questions: Annotated[int, _asks("Questions of a domain.")] = 40
     procedures: Annotated[
         int, _asks("Made-up queries of each of three procedures, and as many controls; 0 for none.")

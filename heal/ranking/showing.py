@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from heal.ranking.document import DomainScores, MethodScores, Ranking
 from heal.ranking.findings.summary import best_first
-from prune.common.tables import Cell, Table
+from prune.common.screen.tables import Cell, Table
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType

@@ -18,17 +18,17 @@ from heal.result import RECORD_FILE, HealRecord
 from heal.settings import Settings, TrainingRun
 from heal.text.sources import TextSource
 from heal.training.checkpoints import Checkpoints
+from prune.checkpoint.companions import ADAPTER_WEIGHTS
 from prune.checkpoint.identity import base_identity
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
-from prune.common.outputs import write_json, write_json_lines
-from prune.common.provenance import file_sha256
+from prune.common.files.outputs import write_json, write_json_lines
+from prune.common.files.provenance import file_sha256
 from prune.common.sizes import parse_tokens
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-_WEIGHTS = "adapter_model.safetensors"
 _MEASURED_TOKENS = 512  # of the pool's last documents, by which a warm-up that diverges is found
 _FACTS = "facts.json"
 
@@ -50,7 +50,7 @@ class Warm:
     @property
     def sha256(self) -> str:
         """Hash of its weights."""
-        return file_sha256(self.folder / _WEIGHTS)
+        return file_sha256(self.folder / ADAPTER_WEIGHTS)
 
 
 class WarmUp:
@@ -154,9 +154,9 @@ def given_adapter(folder: Path, source: Source) -> Warm:
     Raises:
         CheckpointError: not such a folder, or it was trained on another model.
     """
-    if not (folder / RECORD_FILE).is_file() or not (folder / _WEIGHTS).is_file():
+    if not (folder / RECORD_FILE).is_file() or not (folder / ADAPTER_WEIGHTS).is_file():
         raise CheckpointError(
-            f"--adapter {folder} is no adapter that heal qlora wrote: {RECORD_FILE} or {_WEIGHTS} is missing"
+            f"--adapter {folder} is no adapter that heal qlora wrote: {RECORD_FILE} or {ADAPTER_WEIGHTS} is missing"
         )
     record = HealRecord.read(folder / RECORD_FILE)
     if record.base.get("weights_sha256") != base_identity(source)["weights_sha256"]:
@@ -182,9 +182,8 @@ def load_adapted(source: Source, warm: Warm, *, device: str, dtype: str) -> Peft
     base = load_frozen(source, bits=made["bits"], device=device, dtype=dtype)
     targets = find_targets(base, made["targets"], cut=first_after_cut(source.folder))
     attach_loss(base)
-    alpha = made["alpha"] if made["alpha"] is not None else made["rank"]
     with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are replaced
-        adapted = add_adapter(base, targets, rank=made["rank"], alpha=float(alpha), dropout=0.0, base=source.name)
+        adapted = add_adapter(base, targets, rank=made["rank"], alpha=made["alpha"], dropout=0.0, base=source.name)
     load_adapter(adapted, warm.folder)
     return adapted
 

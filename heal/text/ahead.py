@@ -46,7 +46,8 @@ class Ahead:
     """Rows of a stream, one `take` ahead. All that it tells is of the rows that were taken, not of those read ahead.
 
     So a run that goes on from `state` gets the row after the last one that was trained on, as without the thread. What
-    is wrong with the text is raised when its rows are taken. Leaving the block waits for the thread.
+    is wrong with the text is raised when its rows are taken. Leaving the block waits for the thread, five
+    seconds at most.
 
     Args:
         rows: to be used by nobody else meanwhile.

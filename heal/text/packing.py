@@ -214,3 +214,13 @@ def collate_for_loss(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     bounds = np.append(np.flatnonzero(positions == 0), positions.size).astype(np.int32)
     places = torch.from_numpy(np.flatnonzero(predicted) - 1)
     return {**collate(rows), "places": places, "bounds": torch.from_numpy(bounds)}
+
+
+def in_batches(rows: Sequence[Row], size: int) -> list[dict[str, torch.Tensor]]:
+    """What `collate` gives of `size` rows at a time."""
+    return [collate(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def count_predicted(labels: torch.Tensor) -> torch.Tensor:
+    """How many tokens (B, T) labels predict, where they stand; a 0-dimensional tensor."""
+    return (labels[:, 1:] != IGNORED).sum()

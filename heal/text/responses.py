@@ -185,13 +185,13 @@ def _response(
 
 
 def tally(path: Path) -> dict[str, int]:
-    """What a responses.jsonl holds: how many responses, their tokens, and how many the model ended itself."""
+    """What a responses.jsonl holds: how many responses, their tokens, and how many the model finished itself."""
     with path.open(encoding="utf-8") as file:
         responses = [json.loads(line) for line in file]
     return {
         "responses": len(responses),
         "tokens": sum(response["tokens"] for response in responses),
-        "ended": sum(response["finished"] for response in responses),
+        "finished": sum(response["finished"] for response in responses),
     }
 
 

@@ -17,7 +17,7 @@ from heal.text.chats import LOSS_ON, ChatTemplate, check_answer
 from heal.text.packing import ChatPacker, Row, pack
 from heal.text.streams import Mixed, TextRows
 from prune.common.errors import TextError, UsageError
-from prune.common.processes import gather
+from prune.common.machine.processes import gather
 from prune.text.chats import opening_question, questions
 from prune.text.documents import Document, Documents, source_files
 from prune.text.windows import SHORTEST, bos_id, encode, text_identity, texts_identity
@@ -99,7 +99,7 @@ class TextSource:
 
 
 @dataclass(frozen=True)
-class HeldOutText:
+class MeasuredRows:
     """Packed rows of one text to measure on. `domain`: measured besides, and no part of the held-out loss."""
 
     name: str
@@ -117,7 +117,7 @@ class HeldOutText:
 class HeldOut:
     """Texts to measure on, and the hashes of the documents in them, which are never trained on."""
 
-    texts: tuple[HeldOutText, ...]
+    texts: tuple[MeasuredRows, ...]
     digests: frozenset[bytes]
 
     @cached_property
@@ -156,7 +156,7 @@ class HeldOut:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> HeldOut:
         texts = tuple(
-            HeldOutText(
+            MeasuredRows(
                 text["name"],
                 text["source"],
                 text["domain"],
@@ -185,7 +185,7 @@ def hold_out(text: TextSource, tokenizer: PreTrainedTokenizerBase, *, length: in
     twice = next((name for name in called if called.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"two texts would be measured as {twice!r}; give the --domain-text another name")
-    texts: list[HeldOutText] = []
+    texts: list[MeasuredRows] = []
     digests: set[bytes] = set()
     for name, source, domain in plans:
         reader = Documents(source, text.field, chats=True)
@@ -203,7 +203,7 @@ def hold_out(text: TextSource, tokenizer: PreTrainedTokenizerBase, *, length: in
             where = f"the held-out part of {source} (one document in {HELD_OUT_SHARE})" if share else source
             what = f" that bear loss in rows of {length}: raise --length, or" if reader.chats else ";"
             raise TextError(f"{where} has only {count} tokens{what} give other text with --held-out")
-        texts.append(HeldOutText(name, source, domain, rows))
+        texts.append(MeasuredRows(name, source, domain, rows))
     return HeldOut(tuple(texts), frozenset(digests))
 
 

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.outputs import write_json
-from prune.common.processes import is_main, rank_and_world
-from prune.common.provenance import file_sha256
+from prune.common.files.outputs import write_json
+from prune.common.files.provenance import file_sha256
+from prune.common.machine.processes import is_main, rank_and_world
 
 RUN_FORMAT = "regrowth.unfinished/3"
 _SUMS, _RUN, _HELD_OUT = "sums.json", "run.json", "held-out.json"

@@ -17,7 +17,8 @@ from heal.training.plan import HealPlan, Student, plan_healing
 from heal.training.run import Written, execute
 from prune.checkpoint.identity import base_identity
 from prune.common.errors import UsageError
-from prune.common.terminal import progress
+from prune.common.files.outputs import check_apart
+from prune.common.screen.terminal import progress
 from prune.models.loading import load_tokenizer
 from prune.models.vllm.options import engine_device
 from prune.text.windows import text_identity
@@ -65,6 +66,7 @@ def distill(
     if settings.teacher_data == "self" and plan.text.mix is not None:
         raise UsageError("--mix is of texts to train on; with --teacher-data self the full model writes that")
     lineage = trace(model, teacher, revision=run.revision, untouched=False)
+    check_apart(out, lineage.full.folder)
     if settings.match_hidden and first_after_cut(plan.model.folder) == len(lineage.plan.kept):
         raise UsageError("--match-hidden needs a layer after the cut, and the cut took the last ones")
     also: dict[str, Any] = {"teacher": base_identity(lineage.full)}

@@ -17,7 +17,7 @@ from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, s
 
 from heal.models.held_out import Losses
 from heal.text.ahead import Rows
-from heal.text.packing import IGNORED, collate_for_loss
+from heal.text.packing import collate_for_loss, count_predicted
 from heal.training.checkpoints import Checkpoints
 from heal.training.curve import Curve
 from heal.training.monitor import Monitor, log_folder, tracking
@@ -26,8 +26,8 @@ from heal.training.shards import gather_adapter
 from heal.training.state import prepare, save
 from heal.training.stopping import diverged, interrupted, stop_requests
 from prune.common.errors import TextError
-from prune.common.processes import gather, rank_and_world, sharded
-from prune.common.terminal import Progress
+from prune.common.machine.processes import gather, rank_and_world, sharded
+from prune.common.screen.terminal import Progress
 from prune.models.precision import tensor_float32
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _put(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torc
 
 def _count_labelled(batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
     """How many tokens a step predicts, in this process; a 0-dimensional tensor."""
-    return torch.stack([(batch["labels"][:, 1:] != IGNORED).sum() for batch in batches]).sum()
+    return torch.stack([count_predicted(batch["labels"]) for batch in batches]).sum()
 
 
 def _accelerator(device: torch.device, folder: Path, reporter: str) -> Accelerator:

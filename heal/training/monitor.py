@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from heal.models.held_out import Losses
 from heal.training.stopping import diverged
-from prune.common.processes import sharded
+from prune.common.machine.processes import sharded
 from prune.models.spread import peak_over
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from heal.training.checkpoints import Checkpoints
     from heal.training.schedule import Schedule
     from heal.training.state import TrainingState
-    from prune.common.terminal import Progress
+    from prune.common.screen.terminal import Progress
 
 PROJECT = "regrowth"
 _VARIABLES = {"tensorboard": "TENSORBOARD_LOGGING_DIR", "wandb": "WANDB_DIR"}  # a user's own place for the files
@@ -36,13 +36,13 @@ class Monitor:
     """Watches one run.
 
     Attributes:
-        held_out: losses of the model as it stands; given FSDP's wrapper where there is one, else None.
+        measure_held_out: losses of the model as it stands; given FSDP's wrapper where there is one, else None.
         every: steps between two measurements.
         patience: measurements without a better loss that end a run; None: no number does.
     """
 
     accelerator: Accelerator
-    held_out: Callable[[Any], Losses]
+    measure_held_out: Callable[[Any], Losses]
     schedule: Schedule
     every: int
     patience: int | None
@@ -56,7 +56,7 @@ class Monitor:
             RegrowthError: the loss is not finite.
         """
         curve = state.curve
-        losses = self.held_out(state.wrapped if sharded() else None)
+        losses = self.measure_held_out(state.wrapped if sharded() else None)
         if not math.isfinite(losses.loss):
             raise diverged(f"the held-out loss is {losses.loss}", state.step, curve, self.checkpoints)
         curve.add(state.step, state.step * self.schedule.tokens_per_step, losses)

@@ -17,11 +17,11 @@ from heal.training.checkpoints import Checkpoints
 from heal.training.schedule import Schedule, plan_steps
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
-from prune.common.memory import available
-from prune.common.outputs import check_free
-from prune.common.processes import rank_and_world, sharded
+from prune.common.files.outputs import check_apart, free_folder
+from prune.common.machine.memory import available
+from prune.common.machine.processes import rank_and_world, sharded
+from prune.common.screen.terminal import quiet_libraries
 from prune.common.sizes import parse_tokens, spell_size
-from prune.common.terminal import quiet_libraries
 from prune.models.attention import check_attention
 from prune.models.loading import longest_context, pick_device
 
@@ -106,7 +106,8 @@ def plan_healing(
     check(settings)
     check_running(run)
     _check_sharding(method, settings)
-    check_free(out, overwrite=run.overwrite)
+    free_folder(out, overwrite=run.overwrite)
+    check_apart(out, model, teacher, *text.sources)
     checkpoints = Checkpoints(Path(out))
     left = checkpoints.left()
     if left and not (run.resume or run.overwrite):

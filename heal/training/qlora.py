@@ -10,7 +10,7 @@ from heal.settings import Settings, TrainingRun
 from heal.text.sources import TextSource
 from heal.training.plan import HealPlan, Student, plan_healing
 from heal.training.run import execute
-from prune.common.processes import sharded
+from prune.common.machine.processes import sharded
 
 
 def qlora(

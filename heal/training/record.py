@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from heal.result import RECORD_FILE, HealRecord
 from heal.text.sources import HELD_OUT_SHARE, HeldOut
-from prune.common.formats import HEAL
-from prune.common.processes import gather
+from prune.common.files.formats import HEAL
+from prune.common.machine.processes import gather
 from prune.models.spread import peak_over
 
 if TYPE_CHECKING:

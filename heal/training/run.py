@@ -17,10 +17,10 @@ from heal.training.checkpoints import Checkpoints, read_rows
 from heal.training.monitor import keep_logs
 from heal.training.plan import HealPlan, Student
 from heal.training.schedule import schedule_line
-from prune.common.outputs import staged_directory, write_text
-from prune.common.processes import PATIENCE, gather, is_main, rank_and_world
-from prune.common.provenance import provenance
-from prune.common.terminal import progress, screen
+from prune.common.files.outputs import staged_directory, write_text
+from prune.common.files.provenance import provenance
+from prune.common.machine.processes import PATIENCE, gather, is_main, rank_and_world
+from prune.common.screen.terminal import progress, screen
 from prune.models.loading import load_tokenizer
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from heal.training.curve import Curve
 from heal.training.shards import gather_adapter, shard_by_layer
 from heal.training.stopping import diverged
 from prune.common.errors import RegrowthError, first_line
-from prune.common.processes import gather, is_main, rank_and_world, sharded
+from prune.common.machine.processes import gather, is_main, rank_and_world, sharded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

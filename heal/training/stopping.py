@@ -25,6 +25,14 @@ class Interrupted(RegrowthError):  # noqa: N818 - it is no error of the run
         self.exit_code = 128 + number
 
 
+class DivergedError(RegrowthError):
+    """The run's numbers are none any more. what: which, in which step, and what to lower, without what is kept."""
+
+    def __init__(self, what: str, kept: str) -> None:
+        super().__init__(what + kept)
+        self.what = what
+
+
 class Request:
     """Which signal has asked the run to stop: its number, or 0."""
 
@@ -74,12 +82,12 @@ def diverged(what: str, step: int, curve: Curve, checkpoints: Checkpoints) -> Re
     """
     steps = checkpoints.steps()
     line = f"{what} at step {step}: training has diverged; begin anew with a lower --learning-rate"
-    line += " (and --overwrite)" if steps else ""
+    line, kept_words = line + (" (and --overwrite)" if steps else ""), ""
     if steps:
         good = [saved for saved in steps if curve.sane(saved)]
         kept = (good or steps)[0]
-        line += (
+        kept_words = (
             f"; the last {'good ' if good else ''}checkpoint, of step {kept}, is kept in {checkpoints.path(kept)}, "
             "an adapter that peft loads"
         )
-    return RegrowthError(line)
+    return DivergedError(line, kept_words)

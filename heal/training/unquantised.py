@@ -7,22 +7,19 @@ both are run layer by layer from the cut's files.
 
 from __future__ import annotations
 
-import gc
 import math
 from typing import TYPE_CHECKING
 
 from heal.result import NATS, HeldOutLoss, Unquantised
-from prune.common.errors import CheckpointError, first_line
-from prune.common.processes import sharded
-from prune.common.terminal import screen
+from prune.common.errors import first_line
+from prune.common.machine.memory import give_back
+from prune.common.machine.processes import sharded
+from prune.common.screen.terminal import screen
 
 if TYPE_CHECKING:
-    import torch
-
     from heal.text.sources import HeldOut
     from heal.training.plan import HealPlan
-
-_ROOM = 1.3  # times the weights, for loading and for states
+    from prune.models.walks.layerwise import Layerwise
 
 
 def compare_with_cut(plan: HealPlan, held_out: HeldOut, trained: HeldOutLoss) -> Unquantised:
@@ -70,43 +67,31 @@ def _unquantised(cut: float, original: float, dequantised: float | None = None) 
 def _losses(plan: HealPlan, held_out: HeldOut) -> tuple[float, float] | None:
     """Of the cut and of the adapter on it, in the dtype of the training.
 
-    None where it does not fit in memory, and is of a family that is not run layer by layer.
+    None where it does not fit in memory, and is not run layer by layer.
     """
-    import torch
     from peft import PeftModel
 
+    from heal.models.from_files import layer_files
     from heal.models.held_out import mean_loss
     from heal.models.quantise import compute_dtype
-    from prune.checkpoint.headers import read_checkpoint
-    from prune.common.memory import available
     from prune.models.loading import load_model
 
-    dtype = compute_dtype(plan.settings.dtype)
-    gc.collect()  # the model that was trained
-    if plan.run.device.startswith("cuda"):
-        torch.cuda.empty_cache()
-    values = sum(math.prod(tensor.shape) for tensor in read_checkpoint(plan.model.folder).tensors())
-    room = available(plan.run.device) if plan.run.max_memory is None else plan.run.max_memory
-    if values * dtype.itemsize * _ROOM > room:
-        return _losses_from_files(plan, held_out, dtype)
+    give_back()  # the model that was trained
+    dtype, run = compute_dtype(plan.settings.dtype), plan.run
+    if files := layer_files(plan.model, dtype, run.device, run.max_memory):
+        return _losses_from_files(plan, held_out, files)
     rows, batch = held_out.rows, plan.schedule.batch_size
-    base = load_model(plan.model, dtype=dtype, device=plan.run.device).eval()
+    base = load_model(plan.model, dtype=dtype, device=run.device).eval()
     cut = mean_loss(base, rows, batch_size=batch)
     PeftModel.from_pretrained(base, str(plan.out)).eval()  # puts the adapter into `base`
     return cut, mean_loss(base, rows, batch_size=batch)
 
 
-def _losses_from_files(plan: HealPlan, held_out: HeldOut, dtype: torch.dtype) -> tuple[float, float] | None:
+def _losses_from_files(plan: HealPlan, held_out: HeldOut, files: Layerwise) -> tuple[float, float] | None:
     from heal.merging.tensors import as_trained
     from heal.models.from_files import PLAIN, losses_from_files
-    from prune.models.walks.layerwise import Layerwise
 
-    files = Layerwise(plan.model, cap=plan.run.max_memory, dtype=dtype, device=plan.run.device)
     adapted = as_trained(plan.out, 16, ())
-    try:
-        files.check()
-    except CheckpointError:
-        return None
     if not adapted.fits(files):
         return None
     if plan.run.show_progress:

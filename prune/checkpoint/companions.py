@@ -29,7 +29,8 @@ COMPANIONS = (
     "NOTICE*",
     "USE_POLICY*",
 )
-ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_ADAPTERS = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin")
 _TEMPLATES = "additional_chat_templates"
 
 
@@ -54,4 +55,4 @@ def copy_companions(source: Path, stage: Path, *, code: bool) -> None:
 
 def adapters_beside(folder: Path) -> list[str]:
     """Names of adapter files that lie beside a model's weights."""
-    return [name for name in ADAPTERS if (folder / name).exists()]
+    return [name for name in _ADAPTERS if (folder / name).exists()]

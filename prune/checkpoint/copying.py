@@ -141,7 +141,7 @@ def _move(read: int, write: int, part: Range, source: Path, target: Path, advanc
 
 
 def write_all(write: int, content: bytes | memoryview, offset: int, target: Path) -> None:
-    """Write all of `content` at byte `place`; an error names `target`."""
+    """Write all of `content` at byte `offset`; an error names `target`."""
     content = memoryview(content)
     while content:
         try:

@@ -16,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 
 from prune.common.errors import CheckpointError, first_line
-from prune.common.processes import is_main
-from prune.common.terminal import progress
+from prune.common.machine.processes import is_main
+from prune.common.screen.terminal import progress
 
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # no other framework's weights, no pickles
 _MIB, _EVERY = 1 << 20, 0.5  # bytes; seconds between two looks at what has come

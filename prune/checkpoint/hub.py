@@ -25,8 +25,7 @@ def open_on_hub(
     Raises:
         CheckpointError: there is no such model, or the hub does not answer.
     """
-    patterns = ["*.json", *COMPANIONS, *(["*.py"] if carry_code else [])]
-    source = locate(model, revision=revision, patterns=patterns)
+    source = locate(model, revision=revision, patterns=["*.json", *COMPANIONS], code=carry_code)
     return source, lambda name: _remote_header(source, name)
 
 

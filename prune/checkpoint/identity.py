@@ -23,7 +23,7 @@ from typing import Any
 from prune.checkpoint.headers import Checkpoint, read_checkpoint, read_shard, stamp_of
 from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import read_bytes
-from prune.common.provenance import digest, file_sha256
+from prune.common.files.provenance import digest, file_sha256
 
 # Files that settle what a model answers: weights, config, generation config, tokenizer, chat template, adapter.
 _SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken")
@@ -81,7 +81,7 @@ def _load(memo: str | Path | None) -> dict[str, str]:
 
 
 def _save(memo: Path, document: dict[str, str]) -> None:
-    from prune.common.outputs import write_json
+    from prune.common.files.outputs import write_json
 
     with suppress(OSError):  # without a memo files are read again, and nothing else
         write_json(memo, document, overwrite=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +18,16 @@ class Source:
     commit: str | None = None
 
 
-def locate(model: str | Path, *, revision: str | None = None, patterns: list[str] | None = None) -> Source:
+def locate(
+    model: str | Path, *, revision: str | None = None, patterns: Sequence[str] | None = None, code: bool = False
+) -> Source:
     """Resolve a local folder or a hub id to a folder; a hub id is downloaded to (or found in) the hub's cache.
 
     Args:
         model: a folder that holds config.json, or `owner/name`.
         revision: branch, tag or commit on the hub.
-        patterns: file patterns to fetch; everything but other frameworks' weights and pickles if None.
+        patterns: file patterns to fetch; everything but code, other frameworks' weights and pickles if None.
+        code: fetch the model's Python files too.
 
     Raises:
         CheckpointError: neither a model folder nor a hub model that can be reached, or its files do not come whole.
@@ -38,9 +42,9 @@ def locate(model: str | Path, *, revision: str | None = None, patterns: list[str
     name = str(model)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise CheckpointError(f"{model} does not exist; give a model folder or a hub id such as owner/name")
-    from prune.checkpoint.downloading import download
+    from prune.checkpoint.downloading import PATTERNS, download
 
-    folder = download(name, revision=revision, patterns=patterns)
+    folder = download(name, revision=revision, patterns=[*(patterns or PATTERNS), *(["*.py"] if code else [])])
     return Source(folder, name, commit=folder.name)
 
 

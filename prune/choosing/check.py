@@ -121,10 +121,10 @@ def check_candidates(
         scores = replace(scores, loss=scores.loss[rows], kl=scores.kl[rows])
         advance(share)
     assert scores is not None
-    return _result(scores, left, own, screened=screened, text=prices, spent=spent)
+    return _result(scores, left, own, screened=screened, prices=prices, spent=spent)
 
 
-def _result(scores: Scores, left: list[Layers], own: Layers, *, screened: int, text: Prices, spent: float) -> Check:
+def _result(scores: Scores, left: list[Layers], own: Layers, *, screened: int, prices: Prices, spent: float) -> Check:
     total = float(scores.tokens.sum())
     order = sorted(range(len(left)), key=lambda index: (scores.kl[index + 1].sum(), index))
     kl = scores.kl[1:]
@@ -146,8 +146,8 @@ def _result(scores: Scores, left: list[Layers], own: Layers, *, screened: int, t
         screened=screened,
         full_loss=float(scores.loss[0].sum() / total),
         tokens=int(total),
-        text_tokens=text.tokens,
-        passes=spent / text.plain,
+        text_tokens=prices.tokens,
+        passes=spent / prices.plain,
     )
 
 

@@ -12,7 +12,7 @@ from prune.choosing.criteria import CRITERIA, Criterion, Given
 from prune.choosing.fit import Target, fewest, least_layers
 from prune.choosing.protecting import HeadProtection
 from prune.choosing.trial import Trial, trial_text
-from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 from prune.common.layers import runs, starts
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def choose(
     *,
     scan: Scan | None = None,
     heads: Heads | None = None,
+    costs: Costs | None = None,
     text: Sequence[str] = (),
     show_progress: bool = True,
 ) -> Choice:
@@ -53,20 +54,19 @@ def choose(
         n: how many; or a target, for the fewest that meet it. Then all that the check tries meet it too.
         source: the model; of one on the hub the weights are fetched if it has to be run.
         heads: of this model; what the settings protect.
+        costs: of this model; what the criterion goes by, where it needs them.
         text: what to scan and to check on; if there is none, C4 and what the scan has read.
 
     Raises:
         UsageError: no text to check on, costs that do not fit, or no choice that keeps the share of the copy score, or
             none that meets the target as well.
         RegrowthError: no choice meets the target.
-        CheckpointError: the costs are of another model, or the model cannot be loaded.
+        CheckpointError: the model cannot be loaded.
     """
     criterion = CRITERIA[settings.criterion_name]
-    costs = made = protection = None
+    made = protection = None
     if heads is not None and settings.protect_heads is not None:
         protection = HeadProtection(heads.copy_by_layer(), settings.protect_heads)
-    if criterion.needs == "costs":
-        costs = _read_costs(source, layers, settings)
     if isinstance(n, int):
         _given(n, layers, settings, costs, protection)  # what cannot be shows before the model is run
     sizes = () if isinstance(n, int) else _sizes(n, criterion, settings, costs, protection)
@@ -216,18 +216,6 @@ def _scan(source: Source, settings: CutSettings, text: Sequence[str], show_progr
         trust_remote_code=settings.trust_remote_code,
         show_progress=show_progress,
     )
-
-
-def _read_costs(source: Source, layers: int, settings: CutSettings) -> Costs:
-    from prune.choosing.costs import Costs
-
-    assert settings.costs is not None
-    costs = Costs.read(settings.costs)
-    if costs.layers != layers:
-        raise CheckpointError(
-            f"{settings.costs} is of a model of {costs.layers} layers, but {source.name} has {layers}"
-        )
-    return costs
 
 
 def _scan_evidence(criterion: str, dropped: Sequence[int], scan: Scan | None) -> dict[str, Any]:

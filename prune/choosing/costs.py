@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from prune.common.artefact import Artefact
 from prune.common.errors import UsageError
+from prune.common.files.artefact import Artefact
 
 
 class Costs(Artefact):

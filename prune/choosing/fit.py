@@ -13,8 +13,8 @@ from prune.choosing.settings import Part
 from prune.choosing.times import Times
 from prune.common.errors import RegrowthError
 from prune.common.layers import layers_without, spell_layers
+from prune.common.screen.tables import Cell, Table
 from prune.common.sizes import spell_size
-from prune.common.tables import Cell, Table
 from prune.models.memory.needs import Needs
 
 
@@ -120,10 +120,6 @@ class SpeedTarget:
             "dtype": self.times.dtype,
         }
 
-    def full_words(self, line: dict[str, Any]) -> str:
-        """Never: a factor above 1 asks for more than the full model."""
-        return f"has {line['decode']:,.1f} tokens a second"
-
     def out_of_reach(self, line: dict[str, Any], name: str) -> str:
         """Where not even the smallest cut will do; `line`: of that."""
         return (
@@ -146,7 +142,7 @@ def check_reach(target: Target, name: str) -> None:
         OutOfReachError: the full model meets the target, or not even its last layer alone does.
     """
     full = target.line(())
-    if full["met"]:
+    if isinstance(target, SizeTarget) and full["met"]:  # a factor of speed is above 1
         raise OutOfReachError(f"{name} {target.full_words(full)}: no layer has to go, and nothing is written")
     least = target.line(range(target.layers - 1))
     if not least["met"]:

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from prune.choosing.protecting import share_of
-from prune.common.artefact import Artefact, OptionalFloat, Part
+from prune.common.files.artefact import Artefact, OptionalFloat, Part
+from prune.common.intervals import Interval
 
 RETRIEVAL = 0.1  # a retrieval head has a copy score above this (arXiv 2404.15574)
 Head = tuple[int, int]  # layer and head, both 0-based
@@ -23,6 +24,10 @@ class Estimate(Part):
     estimate: float = Field(description="the mean")
     low: float = Field(description="lower end of its 95 % interval")
     high: float = Field(description="upper end")
+
+    @classmethod
+    def of(cls, interval: Interval) -> Estimate:
+        return cls(estimate=interval.estimate, low=interval.low, high=interval.high)
 
 
 class TrialRow(Part):

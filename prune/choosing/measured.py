@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Any
 from prune.common.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from prune.choosing.costs import Costs
     from prune.choosing.heads import Heads
     from prune.choosing.times import Times
     from prune.scanning.result import Scan
 
 
 def check_measured_on(
-    measured: Scan | Heads | Times, where: str, *, name: str, identity: Mapping[str, Any], layers: int | None = None
+    measured: Scan | Heads | Times | Costs,
+    where: str,
+    *,
+    name: str,
+    identity: Mapping[str, Any],
+    layers: int | None = None,
 ) -> None:
     """See that a file is of a model, by its layers, its config and the headers of its weights.
 

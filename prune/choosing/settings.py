@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prune.choosing.criteria import CRITERIA, CriterionName
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.screen.options import Option
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.precision import HELP as DTYPES
 from prune.scanning.settings import ScanSettings
 
 if TYPE_CHECKING:
-    from prune.models.memory.needs import Asked
+    from prune.models.memory.needs import Load
 
 CHECKED = 4  # candidates that are checked by default
 FEWEST_TOKENS = 512  # of held-out text for a check; fewer tell nothing
@@ -241,12 +241,12 @@ class FitSettings:
         return "--fit" if self.size is not None else "--speed"
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> Load:
         """How the model is to be run."""
-        from prune.models.memory.needs import Asked
+        from prune.models.memory.needs import Load
 
         assert self.context is not None
-        return Asked(self.context, self.sequences or 1, self.bits or 16, self.prefill_chunk)
+        return Load(self.context, self.sequences or 1, self.bits or 16, self.prefill_chunk)
 
 
 @dataclass(frozen=True)

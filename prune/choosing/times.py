@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from prune.common.artefact import Artefact, Part
-from prune.common.tables import Cell, Table
+from prune.common.files.artefact import Artefact, Part
+from prune.common.screen.tables import Cell, Table
 
 
 class Span(Part):

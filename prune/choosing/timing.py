@@ -14,8 +14,8 @@ from prune.checkpoint.source import locate
 from prune.choosing.settings import USUAL_CONTEXT, TimeSettings
 from prune.choosing.times import KindTimes, Span, Times
 from prune.common.errors import CheckpointError, UsageError
-from prune.common.provenance import provenance
-from prune.common.terminal import progress, screen
+from prune.common.files.provenance import provenance
+from prune.common.screen.terminal import progress, screen
 from prune.families.subject import Subject, new_config, open_subject
 
 if TYPE_CHECKING:
@@ -52,19 +52,18 @@ def time_subject(
     subject: Subject, settings: TimeSettings, *, trust_remote_code: bool = False, show_progress: bool = True
 ) -> Times:
     """As `time_layers`, of a model that is open."""
-    from prune.models.loading import load_model, longest_context, pick_device
-    from prune.models.memory.skeleton import read_config
+    from prune.models.loading import load_model, longest_context, pick_device, read_config
     from prune.models.precision import pick_dtype
     from prune.models.stopwatch import Stopwatch
-    from prune.models.walks.layer_files import fits
+    from prune.models.walks.layer_files import weights_fit
 
-    source = locate(subject.source.name, revision=subject.source.commit)
+    source = subject.source
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device=device)
     config = read_config(source.folder, source.name, trust_remote_code=trust_remote_code)
     context, prompt = _lengths(settings, longest_context(config), source.name)
     kinds = _kinds(config, source.name, context, trust_remote_code)
-    whole = fits(source, dtype, device, settings.max_memory)
+    whole = weights_fit(subject.checkpoint, dtype, device, settings.max_memory)
     if not whole and getattr(config, "quantization_config", None) is not None:
         raise CheckpointError(
             f"{source.name} is stored quantised and does not fit: layers with random weights, which would stand in for "
@@ -72,6 +71,7 @@ def time_subject(
             "quantised from"
         )
     if whole:
+        source = locate(source.name, revision=source.commit, code=trust_remote_code)
         model = load_model(source, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         rows = [layers for _, layers in kinds]
     else:
@@ -157,8 +157,7 @@ def _stand_in(subject: Subject, kept: Sequence[int], dtype: Any, device: str, tr
     import torch
     from transformers import AutoModelForCausalLM
 
-    from prune.models.memory.skeleton import read_config
-    from prune.models.memory.weights import stored_dtype
+    from prune.models.loading import read_config, stored_dtype
 
     with TemporaryDirectory(prefix="regrowth-time-") as folder:
         cut = new_config(subject, kept, carry_code=trust_remote_code)

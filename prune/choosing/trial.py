@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from prune.common.errors import TextError, UsageError
-from prune.common.terminal import progress, screen
+from prune.common.screen.terminal import progress, screen
 
 if TYPE_CHECKING:
     from prune.checkpoint.source import Source

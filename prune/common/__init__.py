@@ -1,1 +1,1 @@
-"""What knows nothing of models: errors, the terminal, options, files, processes, memory."""
+"""What knows nothing of models: errors, layers, sizes, intervals, and rooms for the screen, files and the machine."""

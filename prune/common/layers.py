@@ -77,17 +77,17 @@ def starts(layers: int, n: int, *, allow_last: bool = False) -> range:
     return range(most - n + 1)
 
 
-def best_start(distance_row: Sequence[float], layers: int, n: int, allow_last: bool = False) -> int:
+def best_start(distance_row: Sequence[float], layers: int, n: int) -> int:
     """l*(n) = argmin over l of d(l, n) (arXiv 2403.17887, section 3.2); of equals the smaller l.
 
     Args:
-        distance_row: d(l, n) for l = 0 .. layers - n, so layers - n + 1 values in [0, 1].
-        allow_last: also consider the block that drops the last layer, which the paper says never to drop.
+        distance_row: d(l, n) for l = 0 .. layers - n, so layers - n + 1 values in [0, 1]. The last of them, of the
+            block that drops the last layer, has no say: the paper says never to drop that.
 
     Raises:
         UsageError: no block of that size fits.
     """
-    allowed = starts(layers, n, allow_last=allow_last)
+    allowed = starts(layers, n)
     if len(distance_row) != layers - n + 1:
         raise ValueError(f"row of block size {n} holds {len(distance_row)} values, not {layers - n + 1}")
     return min(allowed, key=lambda start: (distance_row[start], start))

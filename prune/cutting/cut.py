@@ -14,8 +14,8 @@ from prune.checkpoint.headers import INDEX, WEIGHTS, Checkpoint, Shard, read_sha
 from prune.checkpoint.hub import fetch
 from prune.checkpoint.layout import Layout, aligned
 from prune.common.errors import CheckpointError, RegrowthError
-from prune.common.outputs import check_free, staged_directory
-from prune.common.terminal import progress
+from prune.common.files.outputs import free_folder, staged_directory
+from prune.common.screen.terminal import progress
 from prune.cutting.card import model_card
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.subject import Remainder, Subject, open_subject, remainder
@@ -39,10 +39,10 @@ def cut(
         CheckpointError: the source is no longer the model that was planned on.
         RegrowthError: `out` exists, or lies in the source; there is no room; or it cannot be linked.
     """
-    out = check_free(out, overwrite=overwrite)
+    out = free_folder(out, overwrite=overwrite)
     left = _remainder(plan)
     source, layouts = left.subject.source, left.shards
-    _check_apart(out, source.folder)
+    _check_beside(out, source.folder)
     if source.commit:
         fetch(source, [shard.name for shard, _ in layouts])
         _check_fetched(plan, [shard for shard, _ in layouts])
@@ -92,7 +92,8 @@ def _check_fetched(plan: CutPlan, shards: list[Shard]) -> None:
             raise CheckpointError(f"{shard.path} is not the file whose header the hub gave; plan the cut again")
 
 
-def _check_apart(out: Path, source: Path) -> None:
+def _check_beside(out: Path, source: Path) -> None:
+    """Neither in the other: the source's folder stays as it is."""
     target, source = out.resolve(), source.resolve()
     if target.is_relative_to(source) or source.is_relative_to(target):
         raise RegrowthError(f"--out {out} and the source {source} lie in one another; use a folder elsewhere")

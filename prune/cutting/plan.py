@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr, computed_field, model_validator
 
 from prune.choosing.criteria import CRITERIA
 from prune.choosing.fit import fit_table, target_words
-from prune.common.artefact import Artefact, Part
+from prune.common.files.artefact import Artefact, Part
 from prune.common.layers import layers_without, runs, spell_layers
 from prune.common.sizes import spell_size
 

@@ -15,14 +15,15 @@ from prune.choosing.settings import CutSettings, FitSettings, TimeSettings
 from prune.choosing.times import Times
 from prune.choosing.timing import time_subject
 from prune.common.errors import CheckpointError, UsageError
+from prune.common.files.provenance import provenance
 from prune.common.layers import layers_without, parse_layers, starts
-from prune.common.provenance import provenance
 from prune.cutting.plan import PLAN_FILE, CutPlan, EarlierCut, PlannedSource, Size
 from prune.families.config import changes
 from prune.families.subject import Subject, new_config, open_subject, remainder
 from prune.models.memory.reckoning import read_needs
 
 if TYPE_CHECKING:
+    from prune.choosing.costs import Costs
     from prune.choosing.heads import Heads
     from prune.scanning.result import Scan
 
@@ -74,7 +75,7 @@ def plan_cut(
     subject = open_subject(model, revision=settings.revision, carry_code=settings.trust_remote_code)
     heads = heads_of(settings.heads, subject)
     if named is not None:
-        _check_fit(named, subject.layers, settings.allow_last)
+        _check_named(named, subject.layers, settings.allow_last)
         evidence = _heads_evidence(heads, tuple(named), settings)
         return _assemble(subject, tuple(named), "named", evidence, carry_code=settings.trust_remote_code)
     target = None
@@ -86,7 +87,7 @@ def plan_cut(
         starts(subject.layers, n, allow_last=settings.allow_last)
         if n == subject.layers:
             raise UsageError(f"--n {n}: at least one of the {n} layers has to stay")
-    known = scan_of(scan, subject)
+    known, costs = scan_of(scan, subject), costs_of(settings.costs, subject)
     criterion = CRITERIA[settings.criterion_name]
     if settings.runs_model or (known is None and criterion.needs == "scan"):
         new_config(subject, range(subject.layers), carry_code=False)  # what cannot be cut shows before a long scan
@@ -97,6 +98,7 @@ def plan_cut(
         settings,
         scan=known,
         heads=heads,
+        costs=costs,
         text=(text,) if isinstance(text, str) else tuple(text),
         show_progress=show_progress,
     )
@@ -175,7 +177,7 @@ def _named_layers(n: int | None, start: int | None, layers: str | Sequence[int] 
     return None if start is None else range(start, start + n)
 
 
-def _check_fit(dropped: Sequence[int], layers: int, allow_last: bool) -> None:
+def _check_named(dropped: Sequence[int], layers: int, allow_last: bool) -> None:
     if dropped[-1] >= layers:
         raise UsageError(f"layers {dropped[0]} to {dropped[-1]} do not fit: the model has layers 0-{layers - 1}")
     if len(dropped) >= layers:
@@ -218,7 +220,22 @@ def heads_of(path: Path | None, subject: Subject) -> Heads | None:
     return heads
 
 
-def _check_measured_on(subject: Subject, measured: Scan | Heads | Times, where: str) -> None:
+def costs_of(path: Path | None, subject: Subject) -> Costs | None:
+    """What blocks cost each domain, as a file holds it; None for None.
+
+    Raises:
+        CheckpointError: it is damaged, or of another model.
+    """
+    if path is None:
+        return None
+    from prune.choosing.costs import Costs
+
+    costs = Costs.read(path)
+    _check_measured_on(subject, costs, str(path))
+    return costs
+
+
+def _check_measured_on(subject: Subject, measured: Scan | Heads | Times | Costs, where: str) -> None:
     name, identity = subject.source.name, subject.identity()
     check_measured_on(measured, where, name=name, identity=identity, layers=subject.layers)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,16 +13,17 @@ from pydantic import Field, computed_field
 
 from prune.checkpoint.headers import Checkpoint, read_json_object
 from prune.checkpoint.hub import fetch
-from prune.checkpoint.source import locate
+from prune.checkpoint.source import Source, locate
 from prune.checkpoint.tensors import tensor_sha256
-from prune.common.artefact import Artefact
 from prune.common.errors import CheckpointError
-from prune.common.terminal import progress
+from prune.common.files.artefact import Artefact
+from prune.common.screen.terminal import progress
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.config import changes
 from prune.families.subject import Pair, Subject, new_config, open_subject
 
 TOLERANCE = 1e-5  # of logits, in float32
+_TOKENS = 16  # that logits are compared on
 _SHOWN = 20  # faults that the table names
 
 
@@ -63,7 +64,6 @@ def verify_cut(
     *,
     logits: bool = False,
     tolerance: float = TOLERANCE,
-    tokens: int = 16,
     revision: str | None = None,
     trust_remote_code: bool = False,
     show_progress: bool = True,
@@ -73,7 +73,7 @@ def verify_cut(
     Args:
         full: the source: a model folder or a hub id.
         folder: what `prune cut` has written.
-        logits: also run `tokens` tokens through both models, the dropped layers of the full one passed through.
+        logits: also run a few tokens through both models, the dropped layers of the full one passed through.
         tolerance: of the logits.
         revision: branch, tag or commit of a hub id; the plan's own if None.
         trust_remote_code: run the models' own Python, for `logits`.
@@ -104,7 +104,7 @@ def verify_cut(
         faults += _hash_all(alike, lambda count: bar.advance(count / 1e6))
     difference = None
     if logits:
-        difference = logits_difference(full, folder, plan, tokens=tokens, trust_remote_code=trust_remote_code)
+        difference = logits_difference(subject.source, folder, plan.dropped, trust_remote_code=trust_remote_code)
         if not difference <= tolerance:  # NaN is a fault too
             faults.append(f"the logits differ by up to {difference:.3g}, more than {tolerance:g}")
     return Verification(
@@ -149,7 +149,7 @@ def _hash_all(pairs: list[Pair], advance: Callable[[int], None]) -> list[str]:
 
 
 def logits_difference(
-    full: str | Path, folder: str | Path, plan: CutPlan, *, tokens: int = 16, trust_remote_code: bool = False
+    full: Source, folder: str | Path, dropped: Sequence[int], *, trust_remote_code: bool = False
 ) -> float:
     """Largest absolute difference between the logits of the pruned model and of the full one whose dropped layers
     are passed through, over random tokens; in float32, or as stored where the weights are quantised. One model is in
@@ -163,19 +163,19 @@ def logits_difference(
     from prune.models.loading import decoder_layers, load_model, text_config
 
     logits: list[torch.Tensor] = []
-    for model_name, dropped in ((full, plan.dropped), (folder, ())):
-        source = locate(model_name, revision=plan.commit if str(model_name) == plan.model else None)
+    for model, revision, passed in ((full.name, full.commit, dropped), (folder, None, ())):
+        source = locate(model, revision=revision, code=trust_remote_code)
         packed = "quantization_config" in read_json_object(source.folder / "config.json")
-        model = load_model(source, dtype="auto" if packed else torch.float32, trust_remote_code=trust_remote_code)
+        loaded = load_model(source, dtype="auto" if packed else torch.float32, trust_remote_code=trust_remote_code)
         ids = torch.randint(
-            0, text_config(model.config).vocab_size, (1, tokens), generator=torch.Generator().manual_seed(0)
+            0, text_config(loaded.config).vocab_size, (1, _TOKENS), generator=torch.Generator().manual_seed(0)
         )
-        layers = decoder_layers(model)
-        for layer in dropped:
+        layers = decoder_layers(loaded)
+        for layer in passed:
             layers[layer] = _passed_through(layers[layer])
         with torch.no_grad():
-            logits.append(model(input_ids=ids, use_cache=False).logits.float())
-        del model, layers
+            logits.append(loaded(input_ids=ids, use_cache=False).logits.float())
+        del loaded, layers
     return float((logits[0] - logits[1]).abs().max())
 
 

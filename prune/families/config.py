@@ -30,8 +30,8 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
         raise CheckpointError(f"{where}: config.json names no model_type, so it is not a transformers model")
     if kind not in FAMILIES:
         raise CheckpointError(
-            f"{where}: prune does not know how {kind!r} models keep their layers; "
-            f"it knows {', '.join(sorted(FAMILIES))}"
+            f"{where}: prune does not know how {kind!r} models keep their layers; those that it knows are in "
+            "docs/families.md"
         )
     return FAMILIES[kind]
 

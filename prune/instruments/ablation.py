@@ -16,10 +16,10 @@ from torch.utils.hooks import RemovableHandle
 
 from prune.choosing.heads import Head
 from prune.common.errors import CheckpointError
+from prune.common.files.resume import FinishedParts
 from prune.common.intervals import Interval, bootstrap_mean
-from prune.common.resume import FinishedParts
 from prune.instruments.attention import Site
-from prune.instruments.controls import FACTS, SUMS, Asked, ControlRun
+from prune.instruments.controls import FACTS, SUMS, ControlRun, ControlScores
 from prune.instruments.detecting import Writer, batches, recall_of
 from prune.instruments.prompts import Prompter, Trial
 from prune.instruments.scores import ANSWERED, Floats
@@ -160,7 +160,7 @@ def measure_effects(
     }
     for control, questions in CONTROLS.items():
         asked = ControlRun(writer.reader, prompter, questions, [lowest])
-        without: list[Asked] = []
+        without: list[ControlScores] = []
         for heads in removals:
             with ablated(sites, heads):
                 without.append(asked.again(lowest))

@@ -15,7 +15,6 @@ from prune.common.errors import RegrowthError
 from prune.models.loading import decoder_layers
 
 EXPOSED = "regrowth_exposed"  # the name by which transformers knows our attention function
-FAST = "sdpa"
 
 # What is called with (module, weights, output, values, mask) after each exposed attention; None: nothing is listening.
 _listen: Callable[..., None] | None = None

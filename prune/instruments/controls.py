@@ -88,7 +88,7 @@ SUMS = _sums()
 
 
 @dataclass(frozen=True)
-class Asked:
+class ControlScores:
     """For each control whether it is right, 1 or 0, and -log2 p(answer), both (C,)."""
 
     right: Floats
@@ -112,7 +112,7 @@ class ControlRun:
         with torch.no_grad(), reader.keeping(self._outputs):
             self.full = self._score()
 
-    def again(self, layer: int) -> Asked:
+    def again(self, layer: int) -> ControlScores:
         """Ask a model that has changed from `layer` on."""
         if layer not in self._outputs:
             return self._score()
@@ -120,7 +120,7 @@ class ControlRun:
             return self._score()
 
     @torch.no_grad()
-    def _score(self) -> Asked:
+    def _score(self) -> ControlScores:
         most = max(map(len, self._answers))
         logits = self._reader.run(self._ids, self._mask, None, last=most + 1).float()
         right, bits = [], []
@@ -129,7 +129,7 @@ class ControlRun:
             tokens = torch.tensor(answer, device=given.device)
             right.append(float((given.argmax(-1) == tokens).all()))
             bits.append(-float(given.log_softmax(-1).gather(1, tokens[:, None]).sum()) / math.log(2))
-        return Asked(np.array(right), np.array(bits))
+        return ControlScores(np.array(right), np.array(bits))
 
 
 def _coded(prompter: Prompter, control: Control) -> tuple[Prompt, tuple[int, ...]]:

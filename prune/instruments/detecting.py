@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from prune.choosing.heads import TrialRow
-from prune.common.resume import FinishedParts
+from prune.common.files.resume import FinishedParts
 from prune.instruments.attention import exposing
 from prune.instruments.needles import NEEDLES
 from prune.instruments.prompts import Prompt, Prompter, Trial

@@ -11,9 +11,9 @@ from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import locate
 from prune.choosing.heads import Ablation, Heads
 from prune.common.errors import UsageError
-from prune.common.provenance import digest, provenance
-from prune.common.resume import FinishedParts, Unfinished
-from prune.common.terminal import progress
+from prune.common.files.provenance import digest, provenance
+from prune.common.files.resume import FinishedParts, Unfinished
+from prune.common.screen.terminal import progress
 from prune.instruments.needles import NEEDLES
 from prune.instruments.settings import HeadsSettings, check_context
 from prune.text.windows import texts_identity
@@ -61,7 +61,7 @@ def heads(
     settings, sources = settings or HeadsSettings(), [text] if isinstance(text, str) else list(text)
     other = None if against is None else Heads.read(against)
     documents = read_sentences(sources, settings.field, settings.seed)
-    source = locate(model, revision=revision)
+    source = locate(model, revision=revision, code=trust_remote_code)
     limit = context_length(source, trust_remote_code=trust_remote_code)
     check_context(limit, settings.lengths, settings.new_tokens)
     prompter = Prompter(load_tokenizer(source, trust_remote_code=trust_remote_code), chat=settings.chat)

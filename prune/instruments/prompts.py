@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prune.common.errors import RegrowthError, TextError, UsageError
 from prune.instruments.needles import Needle
+from prune.text.chats import Template
 from prune.text.documents import read_documents
 from prune.text.windows import POOL, bos_id, encode
 
@@ -64,16 +65,21 @@ class Prompter:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, chat: bool = True) -> None:
         self.tokenizer = tokenizer
-        self.chat = chat and bool(tokenizer.chat_template)
+        self._template = Template(tokenizer, remedy="ask without it") if chat and tokenizer.chat_template else None
 
     def ask(self, question: str, opening: str = "") -> Prompt:
-        """A question, and how its answer begins, if that is given."""
+        """A question, and how its answer begins, if that is given.
+
+        Raises:
+            TextError: the chat template refuses it.
+        """
         return Prompt(tuple(self._encode(self._render(question, opening))[0]))
 
     def ask_about(self, haystack: Sequence[str], after: int, needle: Needle) -> Prompt:
         """A question about a text, in which the needle stands behind the first `after` sentences.
 
         Raises:
+            TextError: the chat template refuses it.
             RegrowthError: the tokenizer does not tell which characters a token stands for.
         """
         text = " ".join([*haystack[:after], needle.text, *haystack[after:]])
@@ -85,12 +91,9 @@ class Prompter:
         return Prompt(tuple(ids), inside[0], inside[-1] + 1)
 
     def _render(self, question: str, opening: str) -> str:
-        if not self.chat:
+        if self._template is None:
             return f"{question}\nAnswer:" + (f" {opening}" if opening else "")
-        rendered: Any = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-        return f"{rendered}{opening}"
+        return self._template.ask([{"role": "user", "content": question}]) + opening
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         try:
@@ -101,7 +104,7 @@ class Prompter:
                 "give the model a tokenizer.json"
             ) from None
         ids, places = list(coded["input_ids"]), list(coded["offset_mapping"])
-        head = None if self.chat else bos_id(self.tokenizer)  # a chat template writes its own
+        head = None if self._template else bos_id(self.tokenizer)  # a chat template writes its own
         return (ids, places) if head is None else ([head, *ids], [(0, 0), *places])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from prune.instruments.prompts import Prompt
-from prune.models.loading import decoder_layers, forward_takes
+from prune.models.loading import cache_argument, decoder_layers, forward_takes
+from prune.models.walks.walking import standing_in
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,7 @@ class Reader:
         self._shares = kinds == {DynamicLayer}  # a window forgets what rows share
         self.stacks = kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
         self.one_by_one = not self.stacks
-        # Renamed in transformers 5.24.
-        self._cache_name = "cache" if forward_takes(model, "cache") else "past_key_values"
+        self._cache_name = cache_argument(model)
         self._places = forward_takes(model, "position_ids")
         self._keeps = forward_takes(model, "logits_to_keep")
         self._known: tuple[tuple[int, ...], Any] = ((), None)  # the beginning that was read last
@@ -190,21 +190,9 @@ class Reader:
             for handle in handles:
                 handle.remove()
 
-    @contextmanager
-    def standing_in(self, layer: int, output: Any) -> Iterator[None]:
+    def standing_in(self, layer: int, output: Any) -> AbstractContextManager[None]:
         """While the block runs, the layers below `layer` are skipped, and it is handed `output`."""
-        lower = list(self._layers[:layer])
-        own = [vars(module).get("forward") for module in lower]  # accelerate, too, sets a forward on the instance
-        for module in lower:
-            module.forward = lambda *_args, **_options: output
-        try:
-            yield
-        finally:
-            for module, forward in zip(lower, own, strict=True):
-                if forward is None:
-                    del module.forward
-                else:
-                    module.forward = forward
+        return standing_in(self._layers[:layer], lambda _call, _state: output)
 
 
 def _stacked(lower: Any, upper: Any, layer: int) -> Any:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.screen.options import Option
 from prune.instruments.needles import NEEDLES
 from prune.models.precision import HELP as DTYPES
 

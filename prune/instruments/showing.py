@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree
 
 from prune.choosing.heads import RETRIEVAL, Ablation, Estimate, Heads
-from prune.common import svg
-from prune.common.tables import Table
+from prune.common.screen import svg
+from prune.common.screen.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -134,18 +133,14 @@ def draw_heads(heads: Heads) -> str:
     width = 2 * (_LEFT + panel) + _GAP + _RIGHT
     height = _TOP + heads.layers * side + 34
     title = f"Heads of {heads.model}"
-    root = svg.drawing("heads", title, "Copy and write score of every head", height, width=width)
-    root.set("xmlns", "http://www.w3.org/2000/svg")
-    root.set("width", svg.number(width))
-    root.set("height", svg.number(height))
-    svg.add(root, "style", _STYLE)
+    root = svg.document("heads", title, "Copy and write score of every head", _STYLE, height, width=width)
     for index, (name, rows) in enumerate((("copy score", heads.copy_score), ("write score", heads.write_score))):
         left = _LEFT + index * (_LEFT + panel + _GAP)
         _panel(root, heads, rows, name, left, side)
     svg.add(
         root, "text", "Colour: share of the highest. Ringed: copy score above 0.1", x=_LEFT, y=height - 6, class_="note"
     )
-    return ElementTree.tostring(root, encoding="unicode") + "\n"
+    return svg.content(root)
 
 
 def _panel(

@@ -10,7 +10,6 @@ import numpy as np
 
 from prune.choosing.heads import RETRIEVAL, Ablation, Against, Effect, Estimate, Head, Heads, Rows, Stability
 from prune.common.errors import CheckpointError, RegrowthError
-from prune.common.intervals import Interval
 from prune.common.layers import layers_without
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.instruments import scores
@@ -108,18 +107,14 @@ def _effect(measure: str, runs: Runs) -> Effect:
         full=float(runs.full.mean()),
         without_top=float(runs.without[0].mean()),
         without_random=tuple(runs.without[1:].mean(1).tolist()),
-        fall=_estimate(runs.fall()),
-        random_fall=_estimate(runs.random_fall()),
-        beyond_random=_estimate(runs.beyond_random()),
+        fall=Estimate.of(runs.fall()),
+        random_fall=Estimate.of(runs.random_fall()),
+        beyond_random=Estimate.of(runs.beyond_random()),
         verdict=None if measure.endswith("bits") else verdict(measure, runs),
     )
 
 
-def _estimate(interval: Interval) -> Estimate:
-    return Estimate(estimate=interval.estimate, low=interval.low, high=interval.high)
-
-
-class Measured(Protocol):
+class MeasuredModel(Protocol):
     """What an instrument wrote of a model, such as `Heads`."""
 
     @property
@@ -130,7 +125,7 @@ class Measured(Protocol):
     def provenance(self) -> dict[str, Any]: ...
 
 
-def layers_in(other: Measured, name: str | Path, folder: Path, layers: int) -> tuple[int, ...]:
+def layers_in(other: MeasuredModel, name: str | Path, folder: Path, layers: int) -> tuple[int, ...]:
     """For each layer of the model in `folder`, its number in the model that `other` is of.
 
     Args:

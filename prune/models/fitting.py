@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prune.common.memory import available
+from prune.common.machine.memory import available
 from prune.models.loading import text_config
 from prune.models.memory.kv_cache import LayerCache, cache_bytes, full_attention
 

@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError, first_line
-from prune.common.out_of_memory import is_out_of_memory
-from prune.common.processes import local_device
+from prune.common.machine.out_of_memory import is_out_of_memory
+from prune.common.machine.processes import local_device
 from prune.models.attention import AUTO
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from prune.checkpoint.headers import Checkpoint
 
 
 # One of these holds a tokenizer's words, whatever its kind.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _BOUNDS = ("max_position_embeddings", "n_positions", "max_seq_len")
+CACHES = ("cache", "past_key_values", "cache_params")  # names that the cache goes by, the newest first
 _ROPES = ("rope_parameters", "rope_scaling")  # of a kind of layer each, or of all
 
 
@@ -108,7 +113,7 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    from prune.common.terminal import quiet_libraries
+    from prune.common.screen.terminal import quiet_libraries
 
     quiet_libraries()
     if device.startswith("cuda"):
@@ -150,9 +155,39 @@ def _multiply_as_asked(model: Any) -> None:
                 module.support_avx512bf16_for_cpu = False
 
 
+def read_config(folder: Path, name: str, *, trust_remote_code: bool = False) -> Any:
+    """The config of a model's folder, as its class reads it.
+
+    Args:
+        name: of the model, for the message.
+
+    Raises:
+        CheckpointError: transformers cannot read it.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{name}: transformers cannot read its config.json ({first_line(error)})") from error
+
+
 def text_config(config: Any) -> Any:
     """The part of a config that describes the text decoder (a multimodal wrapper nests it)."""
     return config.get_text_config(decoder=True)
+
+
+def stored_dtype(checkpoint: Checkpoint, config: Any) -> torch.dtype:
+    """The dtype in which transformers loads a checkpoint that is not told otherwise: the config's, else the files'."""
+    import torch
+
+    from prune.checkpoint.tensors import FLOATS, torch_dtype
+
+    named = config.dtype or text_config(config).dtype
+    if isinstance(named, torch.dtype):
+        return named
+    first = next((t for t in checkpoint.tensors() if t.dtype in FLOATS), None)
+    return torch.float32 if first is None else torch_dtype(first)
 
 
 def longest_context(config: Any) -> int | None:
@@ -174,18 +209,10 @@ def longest_stated(settings: Mapping[str, Any]) -> int | None:
 
 def context_length(source: Source, *, trust_remote_code: bool) -> int | None:
     """Positions that the model was made for, or None where its config sets no bound."""
-    from transformers import AutoConfig
-
-    from prune.common.terminal import quiet_libraries
+    from prune.common.screen.terminal import quiet_libraries
 
     quiet_libraries()
-    try:
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{source.name}: transformers cannot read its config.json ({first_line(error)})"
-        ) from error
-    return longest_context(config)
+    return longest_context(read_config(source.folder, source.name, trust_remote_code=trust_remote_code))
 
 
 def forward_takes(module: Any, name: str) -> bool:
@@ -194,8 +221,13 @@ def forward_takes(module: Any, name: str) -> bool:
 
 
 def cache_argument(model: Any) -> str:
-    """By which name a forward pass takes what is kept of the tokens before; from transformers 5.40 on `cache`."""
-    return next((name for name in ("cache", "past_key_values") if forward_takes(model, name)), "cache_params")
+    """By which name a forward pass takes what is kept of the tokens before; since transformers 5.24 mostly `cache`."""
+    return next((name for name in CACHES if forward_takes(model, name)), CACHES[-1])
+
+
+def answered_cache(answer: Any) -> Any:
+    """What a forward pass, or `generate`, has kept of the tokens, to be handed to the next; None for nothing."""
+    return next((held for name in CACHES if (held := getattr(answer, name, None)) is not None), None)
 
 
 def decoder_layers(model: Any) -> torch.nn.ModuleList:

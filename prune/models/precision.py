@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from prune.common.errors import RegrowthError
+from prune.common.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ def pick_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype | str
     where not. Neither is ever float16, whose range is too small for the states of some models.
 
     Raises:
-        RegrowthError: another name.
+        UsageError: another name.
     """
     import torch
 
@@ -56,7 +56,7 @@ def pick_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype | str
             return torch.float32
         return "auto" if dtype == "auto" else torch.bfloat16
     if dtype not in _NAMES:
-        raise RegrowthError(f"--dtype {dtype} is unknown; use auto, fast, float32, bfloat16 or float16")
+        raise UsageError(f"--dtype {dtype} is unknown; use auto, fast, float32, bfloat16 or float16")
     named: torch.dtype = getattr(torch, _NAMES[dtype])
     return named
 

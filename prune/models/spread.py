@@ -12,8 +12,8 @@ import torch
 
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.memory import peak_memory
-from prune.common.processes import rank_and_world
+from prune.common.machine.memory import peak_memory
+from prune.common.machine.processes import rank_and_world
 from prune.models.loading import decoder_layers
 
 _FOR_LOGITS = 2 << 30  # bytes that pieces of the logits and what libraries take for themselves may need
@@ -43,7 +43,7 @@ def gpus() -> list[tuple[str, int]]:
 
 
 def peak_over(device: str) -> dict[str, int]:
-    """`prune.common.memory.peak_memory`; where a model may be spread over GPUs, `cuda_bytes` is the most that any held.
+    """`peak_memory`; where a model may be spread over GPUs, `cuda_bytes` is the most that any held.
 
     Each must have room for its own, so a sum would say nothing of whether a run fits.
     """
@@ -53,13 +53,16 @@ def peak_over(device: str) -> dict[str, int]:
     return {name: max(peak[name] for peak in peaks) for name in peaks[0]}
 
 
-def place_layers(source: Source, *, bits: int, dtype: torch.dtype, fewer: str = "fewer --bits") -> dict[str, str]:
+def place_layers(
+    source: Source, *, bits: int, dtype: torch.dtype, fewer: str = "fewer --bits", trust_remote_code: bool = False
+) -> dict[str, str]:
     """Where each part of a model goes: module -> GPU, as `from_pretrained(device_map=)` takes it.
 
     Args:
         bits: of the projections.
         dtype: of all else.
         fewer: what takes less room, for the message.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         RegrowthError: the GPUs together have no room for its weights.
@@ -67,7 +70,8 @@ def place_layers(source: Source, *, bits: int, dtype: torch.dtype, fewer: str = 
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.folder))
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     layers, places = decoder_layers(skeleton), gpus()
     value = dtype.itemsize if bits == 16 else bits / 8 * 1.04  # with scales
     size = max(int(value * sum(weight.numel() for weight in layer.parameters())) for layer in layers)

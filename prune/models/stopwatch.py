@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from prune.models.loading import cache_argument, decoder_layers, forward_takes, text_config
+from prune.models.loading import answered_cache, cache_argument, decoder_layers, forward_takes, text_config
 
 Clock = Callable[[], float]
 
@@ -41,10 +41,8 @@ class Stopwatch:
         answer, read = self._pass(input_ids=ids)
         steps = []
         for _ in range(new_tokens):
-            kept = next(
-                held for key in ("past_key_values", "cache_params") if (held := getattr(answer, key, None)) is not None
-            )
-            answer, step = self._pass(input_ids=answer.logits[:, -1:].argmax(-1), **{self._cache: kept})
+            kept = {self._cache: answered_cache(answer)}
+            answer, step = self._pass(input_ids=answer.logits[:, -1:].argmax(-1), **kept)
             steps.append(step)
         layers = tuple(sum(step.layers[i] for step in steps) / new_tokens for i in range(len(self._layers)))
         return read, Pass(layers, sum(step.outside for step in steps) / new_tokens)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prune.common.errors import UsageError
-from prune.common.outputs import staged_directory
+from prune.common.files.outputs import staged_directory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,30 +17,22 @@ if TYPE_CHECKING:
     from prune.scanning.result import Scan
 
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
-SCALES = ("row", "raw")
 _DISTANCE = "Angular distance between layer inputs"
 # Okabe and Ito's colours, which stay apart for colour-blind eyes; line styles keep them apart in grey.
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
-def check_figure(path: str | Path, scale: str = "row") -> Path:
+def check_figure(path: str | Path) -> Path:
     """Return `path`, or raise where no figure of that kind can be written."""
     path = Path(path)
     if path.suffix.lower() not in FIGURE_SUFFIXES:
         raise UsageError(f"--plot {path}: give a file that ends in {', '.join(FIGURE_SUFFIXES)}")
-    if scale not in SCALES:
-        raise UsageError(f"--scale {scale}: use {' or '.join(SCALES)}")
     return path
 
 
-def draw_scan(scan: Scan, path: str | Path, *, scale: str = "row") -> bytes:
-    """The heat map as the content of a file of `path`'s kind (.png, .pdf or .svg); nothing is written.
-
-    Args:
-        scale: "row" shifts and rescales each block size to [0, 1], as in the paper; "raw" shows d itself.
-    """
-    path = check_figure(path, scale)
-    return _content(heat_map(scan, scale=scale), path.suffix[1:].lower())
+def draw_scan(scan: Scan, path: str | Path) -> bytes:
+    """The heat map as the content of a file of `path`'s kind (.png, .pdf or .svg); nothing is written."""
+    return _content(heat_map(scan), check_figure(path).suffix[1:].lower())
 
 
 def _content(figure: Figure, kind: str) -> bytes:
@@ -66,7 +58,11 @@ def cells(scan: Scan, *, scale: str) -> np.ndarray:
 
 
 def heat_map(scan: Scan, *, scale: str = "row") -> Figure:
-    """Start l along x, block size n along y; minima marked, blocks that would drop the last layer hatched."""
+    """Start l along x, block size n along y; minima marked, blocks that would drop the last layer hatched.
+
+    Args:
+        scale: "row" shifts and rescales each block size to [0, 1], as in the paper; "raw" shows d itself.
+    """
     if scan.layers < 2:
         raise UsageError("a model of one layer has no block to draw")
     figure, axes = _empty(6.0)

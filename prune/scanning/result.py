@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, computed_field, model_validator
 
-from prune.common.artefact import Artefact, OptionalFloat, Part
+from prune.common.files.artefact import Artefact, OptionalFloat, Part
 from prune.common.layers import best_start
 
 Rows = tuple[tuple[float, ...], ...]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prune.common.processes import rank_and_world
-from prune.common.terminal import progress, screen
+from prune.common.machine.processes import rank_and_world
+from prune.common.screen.terminal import progress, screen
 from prune.models.at_once import SCAN_TOKENS, at_once
 from prune.models.batches import plan_batches
 from prune.models.loading import load_tokenizer

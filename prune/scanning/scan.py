@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.identity import model_identity, work_identity
-from prune.common.processes import gather, is_main, rank_and_world
-from prune.common.provenance import digest, provenance
-from prune.common.terminal import progress, screen
+from prune.common.files.provenance import digest, provenance
+from prune.common.machine.processes import gather, is_main, rank_and_world
+from prune.common.screen.terminal import progress, screen
 from prune.models.batches import padded
 from prune.scanning.result import Group, Scan
 from prune.scanning.settings import ScanSettings
@@ -20,7 +20,7 @@ from prune.text.windows import texts_identity
 
 if TYPE_CHECKING:
     from prune.checkpoint.source import Source
-    from prune.common.resume import Unfinished
+    from prune.common.files.resume import Unfinished
     from prune.scanning.samples import Label, Samples
     from prune.scanning.sums import ScanSums
 
@@ -61,6 +61,7 @@ def scan(
     from prune.checkpoint.source import locate
     from prune.models.loading import pick_device
     from prune.models.precision import pick_dtype
+    from prune.models.spread import check_spread
     from prune.models.walks.layer_files import fits
     from prune.scanning.samples import prepare_samples
     from prune.scanning.streaming import measure_streamed
@@ -69,9 +70,11 @@ def scan(
     for local in texts:
         if not local.startswith("hub:"):
             next(iter(read_documents(local, field=settings.field)))  # a bad text shows before a model is fetched
+    if settings.device_map == "auto":
+        check_spread(settings.device_map, settings.device)
     settings = replace(settings, device=pick_device(settings.device))
     dtype = pick_dtype(settings.dtype, device=settings.device)
-    source = locate(model, revision=revision)
+    source = locate(model, revision=revision, code=trust_remote_code)
     show_progress = show_progress and is_main()
     settings = _within_context(settings, source, trust_remote_code, show_progress)
     samples = prepare_samples(source, texts, settings, trust_remote_code=trust_remote_code, show_progress=show_progress)

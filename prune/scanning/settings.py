@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from prune.common.errors import UsageError
-from prune.common.options import MAX_MEMORY, Option
+from prune.common.screen.options import MAX_MEMORY, Option
+from prune.models.at_once import SCAN_TOKENS
 from prune.models.precision import HELP as DTYPES
 from prune.text.documents import SHORTEST
 
@@ -40,13 +41,17 @@ class ScanSettings:
         "last"
     )
     batch_size: Annotated[
-        int | str, Option("Samples a batch; auto fills 1024 tokens (16384 on CUDA).", typed=str, parse=parse_batch_size)
+        int | str,
+        Option(
+            f"Samples a batch; auto fills {SCAN_TOKENS['cpu']} tokens ({SCAN_TOKENS['cuda']} on CUDA).",
+            typed=str,
+            parse=parse_batch_size,
+        ),
     ] = "auto"
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.")] = "auto"
     dtype: Annotated[str, Option(DTYPES)] = "auto"
     max_memory: Annotated[int | None, MAX_MEMORY] = None
     load_in_4bit: Annotated[bool, Option("Load the weights in NF4.", flag="--load-in-4bit")] = False
-    load_in_8bit: Annotated[bool, Option("Load the weights in int8.", flag="--load-in-8bit")] = False
     device_map: Annotated[
         str | dict[str, Any] | None,
         Option(
@@ -66,10 +71,8 @@ class ScanSettings:
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: use 0 or more")
         parse_batch_size(str(self.batch_size))
-        if self.load_in_4bit and self.load_in_8bit:
-            raise UsageError("use --load-in-4bit or --load-in-8bit, not both")
 
     @property
     def bits(self) -> int | None:
         """Bits of a weight as it is loaded; None for those of the dtype."""
-        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
+        return 4 if self.load_in_4bit else None

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
-
 import torch
 
 from prune.checkpoint.source import Source
 from prune.common.errors import UsageError
-from prune.common.memory import available
-from prune.common.terminal import progress, screen
+from prune.common.machine.memory import available
+from prune.common.screen.terminal import progress, screen
 from prune.models.at_once import STATES_SHARE
 from prune.models.batches import padded
 from prune.models.precision import pick_dtype
@@ -22,15 +19,6 @@ from prune.scanning.states import BatchStates
 from prune.scanning.sums import ScanSums
 
 
-@dataclass
-class Timing:
-    """Seconds of one streamed pass: reading layers, computing, and all of it."""
-
-    read: float = 0.0
-    compute: float = 0.0
-    wall: float = 0.0
-
-
 def measure_streamed(
     source: Source,
     samples: Samples,
@@ -38,12 +26,8 @@ def measure_streamed(
     *,
     trust_remote_code: bool = False,
     show_progress: bool = False,
-    timing: Timing | None = None,
 ) -> ScanSums:
     """As `prune.scanning.scan.measure_in_memory`, layer by layer from the model's files; equal to it but for rounding.
-
-    Args:
-        timing: filled in, where given.
 
     Raises:
         UsageError: with `tokens` "all", states of all layers that do not fit.
@@ -54,7 +38,6 @@ def measure_streamed(
             "The weights do not fit in memory: running the model layer by layer from its files. "
             "If such a scan is interrupted, it begins anew."
         )
-    began = time.monotonic()
     device = settings.device
     dtype = pick_dtype(settings.dtype, device=device)
     options = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
@@ -86,7 +69,4 @@ def measure_streamed(
     sums = ScanSums.empty(count, files.dtype)
     for (number, batch), states in zip(share, taken, strict=True):
         sums.add(number, batch, states.result(), samples.labels)
-    if timing is not None:
-        timing.wall = time.monotonic() - began
-        timing.read, timing.compute = files.read_seconds, files.compute_seconds
     return sums

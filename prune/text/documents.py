@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ MESSAGES = "messages"  # the field that holds a chat
 SHORTEST = 8  # tokens; a shorter document says nothing about depth
 _USEFUL_CHARACTERS = 1200  # paragraphs of a .txt file are joined until a document has about this many
 _LONGEST_PARAGRAPH = 20_000  # characters; what has more between two blank lines is split at its lines
-_Found = tuple[str, int, Any]  # a text, its row (0-based), and the place in the file after it
+_Found = tuple["Document", int, Any]  # a document, its row (0-based), and the place in the file after it
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,6 @@ class Document:
         """The place in words, rows counted from 1."""
         name, _, row = self.place.rpartition(":")
         return f"{name} row {int(row) + 1}"
-
-
-class _Row(str):
-    """The text of a row that has other fields too; these are its `also`."""
-
-    also: Mapping[str, Any] = {}
-    field = ""
-
-
-class _Chat(_Row):
-    """The messages of a chat as JSON."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,7 @@ class Documents(Iterator[Document]):
                 self._state["count"] += 1
                 return document
         if not self._state["count"]:
-            raise TextError(f"{self.source} holds no text; name a --text with documents in it")
+            raise TextError(f"{self.source} holds no text; give a source with documents in it")
         raise StopIteration
 
     @property
@@ -143,9 +133,9 @@ class Documents(Iterator[Document]):
         files = source_files(self.source)
         for index in range(self._state["file"], len(files)):
             path = files[index]
-            for text, row, after in _file_rows(path, self._wanted, self._state["row"], self._state["at"]):
+            for document, row, after in _file_rows(path, self._wanted, self._state["row"], self._state["at"]):
                 self._state |= {"row": row + 1, "at": after}
-                yield _document(text, f"{path.name}:{row}")
+                yield document
             self._state |= {"file": index + 1, "row": 0, "at": None}
 
     def _hub_rows(self) -> Iterator[Document]:
@@ -162,17 +152,15 @@ class Documents(Iterator[Document]):
             self._hub = rows
             for row, value in enumerate(rows, self._state["row"]):
                 self._state["row"] = row + 1
-                yield _document(_field_of(value, self._wanted, Path(repo), row), f"{repo}:{row}")
+                yield _of_row(value, self._wanted, f"{repo} line {row + 1}", f"{repo}:{row}")
         except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise, network included
             reason = first_line(error)
             raise TextError(f"{self.source} cannot be read ({reason}); use local text with --text FILE") from None
 
 
-def read_documents(
-    source: str, *, field: str = "text", chats: bool = False, also: Iterable[str] = ()
-) -> Iterator[Document]:
-    """The documents of SOURCE from its start; see `Documents`."""
-    return Documents(source, field, chats=chats, also=also)
+def read_documents(source: str, *, field: str = "text", also: Iterable[str] = ()) -> Iterator[Document]:
+    """The prose of SOURCE from its start; see `Documents`."""
+    return Documents(source, field, also=also)
 
 
 def source_files(source: str) -> list[Path]:
@@ -190,14 +178,8 @@ def source_files(source: str) -> list[Path]:
     raise TextError(f"{source} does not exist; --text and its like take a file, a folder or hub:repo[:config[:split]]")
 
 
-def _document(text: str, place: str) -> Document:
-    if not isinstance(text, _Row):
-        return Document(text, place)
-    return Document(str(text), place, isinstance(text, _Chat), text.also, text.field)
-
-
 def _file_rows(path: Path, wanted: _Wanted, row: int, at: Any) -> Iterator[_Found]:
-    """The texts of a file from the place `at` on (None for its start), which is where row `row` stands."""
+    """The documents of a file from the place `at` on (None for its start), which is where row `row` stands."""
     try:
         if path.suffix == ".parquet":
             yield from _parquet_rows(path, wanted, at or [0, 0])
@@ -208,19 +190,22 @@ def _file_rows(path: Path, wanted: _Wanted, row: int, at: Any) -> Iterator[_Foun
                 begin, split = at or [0, False]
                 file.seek(begin)
                 for number, (text, end) in enumerate(_paragraph_documents(_lines(file, begin), split), row):
-                    yield text, number, end
+                    yield Document(text, f"{path.name}:{number}"), number, end
                 return
             file.seek(at or 0)
             for line, after in _lines(file, at or 0):
                 if line.strip():
-                    text = line.strip() if path.suffix == ".txt" else _field_of(json.loads(line), wanted, path, row)
-                    yield text, row, after
+                    place = f"{path.name}:{row}"
+                    if path.suffix == ".txt":
+                        yield Document(line.strip(), place), row, after
+                    else:
+                        yield _of_row(json.loads(line), wanted, f"{path} line {row + 1}", place), row, after
                 row += 1
     except UnicodeDecodeError:
         raise TextError(f"{path} is not UTF-8 text") from None
     except (json.JSONDecodeError, RecursionError):
         raise TextError(f"{path} line {row + 1} is not JSON") from None
-    except (gzip.BadGzipFile, EOFError):
+    except (gzip.BadGzipFile, EOFError, zlib.error):
         raise TextError(f"{path} is not a whole gzip file") from None
 
 
@@ -231,30 +216,31 @@ def _lines(file: Iterable[bytes], at: int) -> Iterator[tuple[str, int]]:
         yield line.decode("utf-8"), at
 
 
-def _field_of(value: Any, wanted: _Wanted, path: Path, row: int) -> _Row:
+def _of_row(value: Any, wanted: _Wanted, where: str, place: str) -> Document:
+    """The document in a row; `where` that stands is for errors."""
     has = value if isinstance(value, dict) else {}
     field = next((name for name in wanted.fields if has.get(name) is not None), wanted.fields[0])
     text = has.get(field)
     messages = has.get(MESSAGES) if text is None else text
     if isinstance(messages, list) and (text is None or field == MESSAGES):
-        return _with(_chat(messages, f"{path} line {row + 1}"), has, wanted, MESSAGES)
+        return Document(_chat(messages, where), place, True, _others(has, wanted), MESSAGES)
     if not isinstance(text, str):
         fields = ", ".join(sorted(value)) if isinstance(value, dict) else type(value).__name__
         names = " or ".join(map(repr, wanted.fields))
-        raise TextError(f"{path} line {row + 1} has no text field {names} (it has: {fields}); name one with --field")
-    return _with(_Row(text), has, wanted, field)
+        raise TextError(f"{where} has no text field {names} (it has: {fields}); name one with --field")
+    return Document(text, place, False, _others(has, wanted), field)
 
 
-def _with(text: _Row, value: dict[str, Any], wanted: _Wanted, field: str) -> _Row:
+def _others(value: Mapping[str, Any], wanted: _Wanted) -> dict[str, Any]:
+    """The other fields that were asked for, as far as a row has text in them."""
     also: dict[str, Any] = {name: value[name] for name in wanted.also if isinstance(value.get(name), str)}
     for name in wanted.lists:
         if isinstance(parts := value.get(name), list) and all(isinstance(part, str) for part in parts):
             also[name] = parts
-    text.also, text.field = also, field
-    return text
+    return also
 
 
-def _chat(messages: list[Any], where: str) -> _Chat:
+def _chat(messages: list[Any], where: str) -> str:
     """The messages as JSON, without what is null (as a .parquet file has it of what a message lacks)."""
     if not messages:
         raise TextError(f"{where}: its `messages` are empty")
@@ -263,7 +249,7 @@ def _chat(messages: list[Any], where: str) -> _Chat:
             if not isinstance(message, dict) or not isinstance(message.get(key), str):
                 raise TextError(f"{where}: message {number} of its `messages` has no text in `{key}`")
     stated = [{key: value for key, value in message.items() if value is not None} for message in messages]
-    return _Chat(json.dumps(stated, ensure_ascii=False, default=str))
+    return json.dumps(stated, ensure_ascii=False, default=str)
 
 
 def _paragraph_documents(lines: Iterable[tuple[str, int]], split: bool) -> Iterator[tuple[str, list[Any]]]:
@@ -329,10 +315,11 @@ def _parquet_rows(path: Path, wanted: _Wanted, at: list[int]) -> Iterator[_Found
             row = 0
             for batch in table.iter_batches(row_groups=[group], columns=[column, *others]):
                 for values in batch.to_pylist():
+                    number = first + row
                     if isinstance(values[column], kinds) and (group > at[0] or row >= at[1]):
-                        text = _field_of(values, replace(wanted, fields=(column,)), path, first + row)
-                        yield text, first + row, [group, row + 1]
+                        where, place = f"{path} line {number + 1}", f"{path.name}:{number}"
+                        yield _of_row(values, replace(wanted, fields=(column,)), where, place), number, [group, row + 1]
                     row += 1
             first += row
-    except pa.ArrowInvalid as error:
-        raise TextError(f"{path} is not a parquet file ({first_line(error)})") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TextError(f"{path} is not a whole parquet file ({first_line(error)})") from None

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from prune.common.artefact import Artefact, Part
+from prune.common.files.artefact import Artefact, Part
 
 if TYPE_CHECKING:
-    from prune.common.tables import Table
+    from prune.common.screen.tables import Table
 
 
 class WrittenPart(Part):
@@ -45,7 +45,7 @@ class Written(Artefact):
 
     def table(self) -> Table:
         """The kinds, for a terminal."""
-        from prune.common.tables import Table
+        from prune.common.screen.tables import Table
 
         rows = [
             (

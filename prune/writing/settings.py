@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 from prune.common.errors import UsageError
-from prune.common.options import Option
+from prune.common.screen.options import Option
 from prune.common.sizes import parse_tokens
 from prune.models.precision import HELP as DTYPES
 
@@ -16,6 +16,7 @@ OPENING = 32  # tokens of a document that a model goes on from
 THINKING = ("fast", "slow", "both")
 CHAT = ("auto", "on", "off")
 BACKENDS = ("hf", "vllm")
+AT_ONCE = {"hf": 16, "vllm": 256}  # prompts a batch; on a GPU transformers takes what fits
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,11 @@ class WriteSettings:
         ),
     ] = None
     batch_size: Annotated[
-        int | None, _running("Prompts at a time.", shown="16 on a CPU, what fits on a GPU, 256 for vllm")
+        int | None,
+        _running(
+            "Prompts at a time.",
+            shown=f"{AT_ONCE['hf']} on a CPU, what fits on a GPU, {AT_ONCE['vllm']} for vllm",
+        ),
     ] = None
     backend: Annotated[Literal["hf", "vllm"], _running("hf (transformers) or vllm.")] = "hf"
     backend_args: Annotated[

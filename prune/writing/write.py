@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import Source, locate
-from prune.common.errors import CheckpointError, RegrowthError, UsageError, first_line
-from prune.common.outputs import check_free, sync
-from prune.common.processes import rank_and_world
-from prune.common.provenance import provenance
-from prune.common.resume import Unfinished
-from prune.common.terminal import progress
+from prune.common.errors import CheckpointError, UsageError, first_line
+from prune.common.files.outputs import free_file, sync
+from prune.common.files.provenance import provenance
+from prune.common.files.resume import Unfinished
+from prune.common.machine.processes import rank_and_world
+from prune.common.screen.terminal import progress
 from prune.text.windows import text_identity
 from prune.writing.asking import DOCUMENT, FAST, FIELDS, SLOW, Asker, Counts, check_room, read_prompts
 from prune.writing.result import Written, WrittenPart
@@ -70,9 +70,7 @@ def write(
         CheckpointError: not a model that can be loaded.
         RegrowthError: `out` exists, or the backend is not there.
     """
-    out, settings = check_free(out, overwrite=overwrite), settings or WriteSettings()
-    if out.is_dir():
-        raise RegrowthError(f"{out} is a folder; give a file")
+    out, settings = free_file(out, overwrite=overwrite), settings or WriteSettings()
     if not out.name.endswith(".jsonl"):
         raise UsageError(f"--out {out}: the text is written as JSON lines; give the file the ending .jsonl")
     if rank_and_world()[1] > 1:
@@ -94,7 +92,7 @@ def write(
             if not rows.exists() or not rows.stat().st_size:
                 unfinished.clear()  # nothing to go on with
     written = _written(plan, out, rows, batch, counts, ran)
-    check_free(out, overwrite=overwrite)  # another run may have made it meanwhile
+    free_file(out, overwrite=overwrite)  # another run may have made it meanwhile
     rows.replace(out)
     sync(out.parent)
     unfinished.clear()
@@ -141,16 +139,18 @@ def _plan(
 ) -> _Plan:
     """Settle it, and refuse what cannot be done before the model is loaded. See `write`."""
     from prune.models.loading import context_length, load_tokenizer
-    from prune.models.vllm.options import engine_device, parse_engine_options
+    from prune.models.spread import check_spread
+    from prune.models.vllm.options import altering, engine_device, parse_engine_options
     from prune.writing.writers import vllm_limit
 
     sources = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     if not sources:
         raise UsageError("give what the model answers with --prompts")
+    check_spread(settings.device_map, settings.device)
     if settings.backend == "vllm":
         parse_engine_options(settings.backend_args)
         engine_device(settings.device)
-    source = locate(model, revision=revision)
+    source = locate(model, revision=revision, code=trust_remote_code)
     sampling = settle_sampling(source.folder, settings)
     limit = context_length(source, trust_remote_code=trust_remote_code)
     if settings.max_length is not None:
@@ -166,6 +166,7 @@ def _plan(
         "model": work_identity(source.folder, identity),
         "prompts": [each["sha256"] or each["source"] for each in asked],
         **{name: value for name, value in asdict(settings).items() if name not in _APART},
+        "backend_args": altering(parse_engine_options(settings.backend_args)),
     }
     if settings.batch_size is not None:
         facts["batch_size"] = settings.batch_size
@@ -203,9 +204,10 @@ def settle_sampling(folder: Path, settings: WriteSettings) -> Sampling | None:
 def _writer(plan: _Plan, *, show_progress: bool) -> Iterator[tuple[Writer, dict[str, Any]]]:
     """The model, ready to write, and what it runs on."""
     from prune.models.generation import USUAL
-    from prune.models.loading import load_model, pick_device
+    from prune.models.loading import pick_device
     from prune.models.precision import pick_dtype
     from prune.models.vllm.options import engine_device, parse_engine_options, vllm_version
+    from prune.models.whole import load_whole
     from prune.writing.writers import transformers_writer, vllm_writer
 
     settings, sampling = plan.settings, plan.sampling or USUAL
@@ -218,14 +220,13 @@ def _writer(plan: _Plan, *, show_progress: bool) -> Iterator[tuple[Writer, dict[
             yield writer, {"device": device.partition(":")[0], "dtype": dtype, "vllm": vllm_version()}
         return
     device = pick_device(settings.device)
-    options = {} if settings.device_map is None else {"device_map": settings.device_map}
     with progress("Loading the model", None, shown=show_progress):
-        loaded = load_model(
+        loaded = load_whole(
             plan.source,
             dtype=pick_dtype(settings.dtype, device=device),
             device=device,
+            spread=settings.device_map is not None,
             trust_remote_code=plan.trust_remote_code,
-            **options,
         )
     tokens = min(plan.limit or _TYPICAL + settings.answer_tokens, _TYPICAL + settings.answer_tokens)
     dtype = str(loaded.dtype).removeprefix("torch.")

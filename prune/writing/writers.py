@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prune.common.out_of_memory import is_out_of_memory
+from prune.common.machine.out_of_memory import is_out_of_memory
 from prune.models.fitting import rows_at_once
 from prune.models.generation import USUAL, Sampling, VllmWriter, end_tokens, write_answers
 from prune.models.loading import longest_context
+from prune.writing.settings import AT_ONCE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from prune.checkpoint.source import Source
 
-AT_ONCE = {"hf": 16, "vllm": 256}  # prompts a batch; on a GPU transformers takes what fits
 _PROMPT_ROOM = 2048  # tokens of a prompt that vLLM sets memory apart for, at least
 _OTHER_HALF = 0x9E3779B9  # added to a batch's seed for half of it, where memory ran out; torch's CPU reads 32 bits
 

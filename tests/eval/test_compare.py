@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from eval.billing.document import write_run
 from eval.billing.statistics import mcnemar_exact
 from eval.comparison import compare, unique_labels
-from eval.reports.text import bounds, signed
+from eval.reports.wording.text import bounds, signed
 from eval.runs.files import read_lines
 from eval.runs.run import run
 from prune.common.errors import RegrowthError, UsageError
@@ -140,7 +140,7 @@ def test_labels():
 
 
 def test_prose_of_two_tokenizers_is_not_paired(tiny_llama, sample_questions, sample_heldout):
-    from eval.billing.bill import bill_prose
+    from eval.billing.rows.bill import bill_prose
 
     few = {**SMALL, "data": sample_questions, "domains": "math", "limit": 2, "text": str(sample_heldout)}
     first, second = run(tiny_llama, **few), run(tiny_llama, seed=1, **few)

@@ -70,7 +70,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tiny_llama, sample_questions, 
     _fails(2, ["--limit 0"], "run", tiny_llama, *ask, "--limit", 0)
     _fails(2, ["--batch-size 0"], "run", tiny_llama, *ask, "--batch-size", 0)
     _fails(2, ["--max-length 8"], "run", tiny_llama, *ask, "--max-length", 8)
-    _fails(1, ["--dtype int3"], "run", tiny_llama, *ask, "--dtype", "int3")
+    _fails(2, ["--dtype int3"], "run", tiny_llama, *ask, "--dtype", "int3")
     _fails(1, ["--device moon"], "run", tiny_llama, *ask, "--device", "moon")
     _fails(2, ["--sets", "asdiv"], "run", tiny_llama, *ask, "--sets", "none")
     _fails(1, ["--text"], "run", tiny_llama, *ask, "--text", tmp_path / "no.txt")

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from heal.settings import DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
-from prune.common.options import settings_options
+from prune.common.screen.options import settings_options
 from tests.support.commands import check_refused, run, succeed
 
 SHAPE = ["--length", "64", "--batch-size", "2", "--accumulate", "1", "--rank", "4"]

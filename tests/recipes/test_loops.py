@@ -7,8 +7,8 @@ import yaml
 
 from heal.budget.stations import READ, WRITE
 from prune.common.errors import RegrowthError, UsageError
-from recipes.asked import asked_budget
 from recipes.budget import budget_of
+from recipes.budget_request import budget_request
 from recipes.planning import plan_recipe
 from recipes.schema import Recipe, RecipeError, load_recipe, parse_changes
 from recipes.tidying import done_with
@@ -127,7 +127,7 @@ def test_one_of_names_settings():
 
 
 def test_each_stage_of_a_loop_is_reckoned_with_its_own_value(loop):
-    asked = {stage.name: asked_budget(loop, stage) for stage in loop.stages}
+    asked = {stage.name: budget_request(loop, stage) for stage in loop.stages}
     assert [asked[name].query.n for name in ("cut-1", "heal-1", "cut-2", "heal-2")] == [1, 1, 2, 2]
     assert [asked[name].query.tokens for name in ("heal-1", "heal-2")] == ["1k", "2k"]
     assert [one.stage.name for one in budget_of(plan_recipe(loop, {}))] == names(loop)
@@ -137,10 +137,10 @@ def test_a_cut_to_a_size_is_reckoned_with_the_layers_that_have_to_go(loop, tiny_
     size = int(0.98 * (tiny_llama / "model.safetensors").stat().st_size)
     cut = loop.stages[1].model_copy(update={"options": {"fit": f"{size}B", "context": "64", "out": "x"}})
     changed = loop.model_copy(update={"stages": [cut]})
-    assert 0 < asked_budget(changed, cut).query.n < 8
+    assert 0 < budget_request(changed, cut).query.n < 8
     small = cut.model_copy(update={"options": {**cut.options, "fit": "1B"}})
     with pytest.raises(RegrowthError, match="no cut of"):
-        asked_budget(loop.model_copy(update={"stages": [small]}), small)
+        budget_request(loop.model_copy(update={"stages": [small]}), small)
 
 
 def test_any_value_may_bring_settings_with_it():
@@ -153,7 +153,7 @@ def test_finalists_are_reckoned_as_so_many_healings(loop):
     options = {"out": "x", "tokens": "2k", "finalists": 4, "rank": 4, "length": 64}
     choose = loop.stages[2].model_copy(update={"command": "heal finalists", "options": options})
     changed = loop.model_copy(update={"stages": [*loop.stages[:2], choose]})
-    asked = asked_budget(changed, choose)
+    asked = budget_request(changed, choose)
     assert (asked.query.tokens, asked.query.method) == ("2k", "distill")  # rows and their length follow from each
     budget = budget_of(plan_recipe(changed, {}))[-1]
     alone = asked.budget(budget.card)

@@ -11,8 +11,9 @@ import yaml
 import recipes.budget as budgets
 from heal.budget.cards import GPUS
 from prune.choosing.settings import FitSettings
-from prune.common.errors import RegrowthError
+from prune.common.errors import RegrowthError, UsageError
 from prune.models.memory.footprint import GIB
+from recipes.amounts import amounts_of
 from recipes.budget import budget_of, most_on_disk
 from recipes.planning import plan_recipe
 from recipes.record import StageRecord, read_stages
@@ -39,6 +40,13 @@ CHAIN = {
     "files": {"the pruned model": "{out}/pruned", "the healed model": "{out}/healed"},
     "tidy": ["cut"],
 }  # fmt: skip
+
+
+def test_an_amount_that_is_none_is_told_with_its_own_option():
+    stage = Stage(name="patch", command="heal patch", arguments=["m"], options={"out": "o", "length": "long"})
+    recipe = Recipe(name="own", about="", settings={"out": "o"}, stages=[stage])
+    with pytest.raises(UsageError, match="^--length 'long'"):
+        amounts_of(recipe, stage)
 
 
 @pytest.fixture
@@ -92,7 +100,7 @@ def test_what_does_not_fit_in_memory_is_refused_before_anything_runs(chain, monk
     assert not (tmp_path / "out" / "scan.json").exists()
 
 
-def test_settings_that_would_fit_are_named(chain, monkeypatch):
+def test_settings_that_would_fit_are_named(chain, monkeypatch, tmp_path):
     heal = chain.stages[2]
     large = heal.model_copy(update={"options": {**heal.options, "batch-size": 4096, "checkpointing": False}})
     only = chain.model_copy(update={"stages": [*chain.stages[:2], large]})
@@ -100,7 +108,8 @@ def test_settings_that_would_fit_are_named(chain, monkeypatch):
     monkeypatch.setattr("heal.budget.cards.cards_here", lambda: (least,))
     budget = budget_of(planned(only))
     assert "--batch-size" in budget[2].way.needs
-    line = budgets.refusal(budget, 0, 1, tidy=False)
+    free = {"most": 0, "free": 1, "missing": 0, "cache": tmp_path, "on_one_disk": False, "tidy": False}
+    line = budgets.RecipeBudget(budget, **free).refusal()
     assert re.search("stage heal: heal qlora does not fit small .* it would with .*--batch-size", line)
 
 
@@ -217,7 +226,7 @@ def test_a_revision_is_the_one_that_is_read(chain, monkeypatch):
         asked.append(revision)
         raise RegrowthError("seen")
 
-    monkeypatch.setattr("recipes.asked.plan_budget", read)
+    monkeypatch.setattr("recipes.budget_request.plan_budget", read)
     with pytest.raises(RegrowthError, match="seen"):
         budget_of(planned(with_options(chain, 1, revision="v2")))
     assert asked == ["v2"]
@@ -403,7 +412,7 @@ def test_a_target_that_is_wrong_or_out_of_reach_is_refused_before_the_scan(chain
 
 def test_a_target_is_reckoned_with_all_options_of_the_cut(chain, monkeypatch):
     seen = []
-    monkeypatch.setattr("recipes.asked.target_of", lambda fit, *_, **__: seen.append(fit) or 1 / 0)
+    monkeypatch.setattr("recipes.budget_request.target_of", lambda fit, *_, **__: seen.append(fit) or 1 / 0)
     options = {"fit": "8GiB", "context": "4k", "sequences": 2, "bits": 8, "prefill-chunk": 512, "out": "pruned"}
     cut = chain.stages[1].model_copy(update={"options": options})
     with pytest.raises(ZeroDivisionError):

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from prune.common.errors import RegrowthError, UsageError
+from recipes.commands import CommandOption, options_of
 from recipes.planning import identity, plan_recipe
 from recipes.record import read_stages
-from recipes.runner import _KEEP_WORK
-from recipes.schema import Recipe, RecipeError, Stage, load_recipe, options_of, parse_changes, shipped_recipes
+from recipes.schema import Recipe, RecipeError, Stage, load_recipe, parse_changes, shipped_recipes
+from recipes.tidying import words_read
 from tests.support.commands import check_refused, run, succeed
 
 SMALL = {
@@ -113,18 +114,6 @@ def test_what_was_stopped_goes_on_and_what_changed_begins_anew(small, tmp_path, 
     assert ending("--from", "stage") == "--overwrite"
     assert ending("--set", "n=3") == "--overwrite"
     assert ending("--set", "n=3") == "--resume"
-
-
-def test_every_command_that_keeps_its_work_is_gone_on_with():
-    import typer
-
-    import eval.cli
-    import heal.cli
-    import prune.cli
-
-    apps = {"prune": prune.cli.app, "heal": heal.cli.app, "evaluate": eval.cli.app}
-    commands = [f"{name} {command}" for name, app in apps.items() for command in typer.main.get_command(app).commands]
-    assert {command for command in commands if "resume" in options_of(command)} == set(_KEEP_WORK)
 
 
 STOPPABLE = """#!{python}
@@ -254,6 +243,38 @@ def test_missing_files_and_settings(tmp_path):
         parse_changes(["n"])
 
 
+@pytest.mark.parametrize("change", ["text={nope}", "text=a/{nope}.txt"])
+def test_a_setting_that_names_none_is_refused(change):
+    with pytest.raises(UsageError, match=r"\{nope\} stands in a setting but is none itself; there are model, text"):
+        Recipe.model_validate(SMALL).resolve(parse_changes(["model=m", change]))
+
+
+@pytest.mark.parametrize("key", ["settings", "choices", "files"])
+def test_what_a_recipe_changes_of_another_is_a_mapping(tmp_path, key):
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"based_on": "demo", key: ["a"]}))
+    with pytest.raises(RecipeError, match=f"{key}: write it as lines of `name: value`"):
+        load_recipe(str(path))
+
+
+def test_an_empty_change_is_an_option_that_is_not_given():
+    recipe = load_recipe("regrow").resolve(parse_changes(["model=m", "n=2", "sets="]))
+    assert not any("sets" in stage.options for stage in recipe.stages)
+    with pytest.raises(UsageError, match="needs a value for 'model'"):
+        load_recipe("regrow").resolve(parse_changes(["model=", "n=2"]))
+    with pytest.raises(UsageError, match="--set out: .* so it needs a value"):
+        load_recipe("regrow").resolve(parse_changes(["model=m", "n=2", "out="]))
+
+
+def test_words_that_cannot_be_paths_stop_no_plan(tmp_path):
+    """An empty one does not stand for the working folder, and a long one may be a system prompt."""
+    options = {"out": str(tmp_path / "out"), "data": "be brief; " * 60, "protocols": "", "domains": "a\0b"}
+    stage = Stage(name="ask", command="evaluate run", arguments=["m"], options=options)
+    assert "" not in words_read(stage)
+    recipe = Recipe(name="own", about="", settings={"out": str(tmp_path)}, stages=[stage])
+    assert plan_recipe(recipe.resolve(), {}).stages[0].why == "never run"
+
+
 def test_settings_keep_their_type_and_may_use_each_other():
     recipe = Recipe.model_validate(SMALL).resolve(parse_changes(["n=4", "model=a/b", "text=x=y", "out=o"]))
     assert recipe.stages[1].words() == ["cut", "a/b", "--n", "4", "--scan", "o/scan.json", "--out", "o/pruned"]
@@ -288,7 +309,6 @@ def test_the_fast_and_slow_study_asks_its_sets_in_its_way(tmp_path):
     lines = {stage["name"]: stage["command"] for stage in plan["stages"]}
     prepared = lines.pop("questions")
     assert "--from data.tar --from medqa " in prepared
-    assert "--mathqa-options 4" in prepared
     assert prepared.split("--domains ")[1].split()[0].count(",") == 14  # the 13, math and medical
     wanted = {"mmlu": 12, "mathqa": 0, "medqa": 0}
     for name in wanted:
@@ -325,6 +345,15 @@ def test_the_instruments_ask_three_models_the_same(tmp_path):
 def test_a_family_that_is_in_no_table_is_refused():
     with pytest.raises(UsageError, match="--set family=gpt: there is no such row; paper has llama-2-7b, llama-2-13b"):
         load_recipe("paper").resolve({"model": "m", "family": "gpt"})
+
+
+def test_options_are_asked_of_the_command_once():
+    known = options_of("heal merge")
+    assert known["compare-logits"] == CommandOption(takes_value=False, negation="no-compare-logits")
+    assert known["overwrite"] == CommandOption(takes_value=False)
+    assert known["out"] == CommandOption(takes_value=True)
+    assert "help" not in known
+    assert options_of("heal merge") is known
 
 
 def test_flags_are_given_or_negated_and_on_and_off_are_words():

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from prune.common.outputs import write_json
+from prune.common.errors import RegrowthError
+from prune.common.files.outputs import write_json
 from recipes import sample
 from recipes.sample import ANSWER, DATA_WHEEL, MODEL_WHEEL, VERSIONS, make_sample, outdated, speak, split_passages
 
@@ -75,6 +76,13 @@ def test_a_new_sample_has_all_parts_and_nothing_is_made_twice(tmp_path, no_downl
     assert json.loads((tmp_path / "versions.json").read_text()) == VERSIONS
     assert make_sample(tmp_path) == []
     assert len(no_download) == 2
+
+
+def test_without_gguf_nothing_is_downloaded(tmp_path, no_download, monkeypatch):
+    monkeypatch.setattr(sample, "find_spec", lambda name: None)
+    with pytest.raises(RegrowthError, match=r"regrowth\[sample\]"):
+        make_sample(tmp_path)
+    assert no_download == []
 
 
 def test_an_old_sample_gets_the_new_questions_and_keeps_its_model_and_text(tmp_path, no_download):

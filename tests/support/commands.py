@@ -4,11 +4,11 @@ from importlib import import_module
 
 from typer.testing import CliRunner, Result
 
-FOLDERS = {"evaluate": "eval", "recipe": "recipes"}  # of the commands that are not called as their folder is
+from prune.common.programs import PROGRAMS
 
 
 def run(program: str, *words: object) -> Result:
-    app = import_module(f"{FOLDERS.get(program, program)}.cli").app
+    app = import_module(f"{PROGRAMS[program]}.cli").app
     return CliRunner().invoke(app, [str(word) for word in words])
 
 

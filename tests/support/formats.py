@@ -44,7 +44,7 @@ and `x[L]` the output of the last layer before the final norm. `provenance` says
 (name, hub `commit` or the SHA-256 of config.json and of each shard's header), `text` (source, field, SHA-256),
 `seed`, `versions`, `command`. An interval is `{estimate, low, high}` at 95 %. Shares are of 1. A difference is
 the other model's minus the full model's, paired by question and clustered where questions share a passage;
-[evaluating.md](evaluating.md) has every formula. NaN and infinity never occur: a score that could not be computed is
+[statistics.md](statistics.md) has every formula. NaN and infinity never occur: a score that could not be computed is
 an error."""
 
 # File, its class, and what stands beside it or needs more words than a field has.
@@ -55,12 +55,12 @@ SECTIONS = (
     (
         "heads.json",
         Heads,
-        "[instruments.md](instruments.md) says how scores, intervals and verdicts come about.",
+        "[retrieval heads](instruments/heads.md) says how scores, intervals and verdicts come about.",
     ),
     (
         "concepts.json",
         Concepts,
-        "[instruments.md](instruments.md) says how clusters, labels, chance and verdicts come about.",
+        "[latent concepts](instruments/concepts.md) says how clusters, labels, chance and verdicts come about.",
     ),
     ("prune_plan.json", CutPlan, ""),
     ("`prune verify --json`", Verification, ""),
@@ -126,7 +126,7 @@ in their order (null where the protocol has none); the figures `curves.svg` and 
     (
         "depth.json",
         DepthRecord,
-        """[instruments.md](instruments.md) says how measures, contrasts and verdicts come about.
+        """[what blocks are for](instruments/depth.md) says how measures, contrasts and verdicts come about.
 
 Beside it: `depth.md`; `depth_<task>.jsonl`, one question a line: `id`, `subject`, `source`, `cluster`,
 `rationale_tokens` (0: none is used), `control_of` (the question whose rationale stands beside this one), and each

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from eval.asking.tasks import TaskPlan
-from eval.billing.policy import at_most
+from eval.billing.judging.policy import at_most
 from eval.billing.sweep import Cost, SweepRecord, TaskRecord, WalkRecord
 from eval.comparison import bill_runs, write_comparison
 from eval.gains.arithmetic import all_gains

@@ -1,7 +1,7 @@
 """As layers go, what goes first: does overthinking rise before correction falls, and knowledge before reasoning?
 
 Larger models overthink less in all domains, and correct more in few (arXiv 2507.18178). Read backwards, a growing cut
-would raise the overthinking rate r_o before it lowers the correction rate r_c. `eval.billing.counts` defines both.
+would raise the overthinking rate r_o before it lowers the correction rate r_c. `eval.billing.rows.counts` defines both.
 Pure arithmetic on the verdicts of the same questions, asked fast and slow, of the full model and of growing cuts.
 
 Two sizes are told of each rate. The first at which its change is *certain*: the 95 % interval, paired with the full
@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from eval.billing.counts import ThinkingCounts, count_pairs
-from prune.common.artefact import OptionalFloat, Part
+from eval.billing.rows.counts import ThinkingCounts, count_pairs
+from prune.common.files.artefact import OptionalFloat, Part
 from prune.common.intervals import Interval, Redraws
 
 MARGIN = 0.05  # of the questions that a rate is made of

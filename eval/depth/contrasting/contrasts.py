@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from eval.billing.verdict import rounded_up
-from prune.common.artefact import Part
+from eval.billing.judging.verdict import rounded_up
+from prune.common.files.artefact import Part
 from prune.common.intervals import Interval
 
 Verdict = Literal["seen", "the reverse", "cannot tell here"]

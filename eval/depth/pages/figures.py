@@ -1,6 +1,6 @@
 """Figures by depth: what removing each block costs, where two domains differ, how alike fast and slow states are.
 
-Each is a section of a page with its legend, and an SVG file that stands alone, light or dark as the reader's system is.
+Each is a section of a page, with its legend.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import numpy as np
 
 from eval.depth.contrasting.contrasts import Interaction, in_words
 from eval.depth.contrasting.interaction import DEEP, SHALLOW
-from eval.reports.charts import CurvePoint, Plot, PlottedCurve, Shade, curves
-from eval.reports.figures import sheet
+from eval.reports.drawing.charts import CurvePoint, Plot, PlottedCurve, Shade, curves
 from eval.reports.model import Figure, Key, Section
-from eval.reports.text import listed
+from eval.reports.wording.text import counted, listed
 from prune.common.intervals import Interval
-from prune.common.svg import key
+from prune.common.screen.svg import key
 
 _WIDE = 20.0  # times the smallest visible cost; where the largest is more, the axis is log-like
 _SHADES = (Shade(0.0, SHALLOW, "shallow"), Shade(DEEP, 1.0, "deep"))
@@ -56,13 +55,8 @@ class AlikeCurve:
     values: Sequence[Interval]
 
 
-def removal_map(removed: Sequence[RemovalCurve]) -> str:
-    """An SVG file: a panel for each measure and size, a line with its 95 % band for each domain, starts along x."""
-    return sheet(removal_section(removed))
-
-
 def removal_section(removed: Sequence[RemovalCurve]) -> Section:
-    """The panels of `removal_map`, by measure and then by size, in the order in which they come."""
+    """A panel for each measure and size, in the order in which they come: a line with its 95 % band for each domain."""
     domains = list(dict.fromkeys(curve.domain for curve in removed))
     panels = list(dict.fromkeys((curve.measure, curve.size) for curve in removed))
     figures = []
@@ -72,7 +66,7 @@ def removal_section(removed: Sequence[RemovalCurve]) -> Section:
         linear = _linear_up_to([cost.estimate for curve in shown for cost in curve.costs])
         chart = curves(
             f"removal-{number}",
-            f"{measure}, {_layers(size)} removed",
+            f"{measure}, {counted(size, 'layer')} removed",
             _told(lines, "first removed layer", shown[0].unit),
             across="first removed layer (0-based)",
             up=f"{shown[0].unit} lost" + (f", log-like above {linear:g}" if linear else ""),
@@ -80,7 +74,7 @@ def removal_section(removed: Sequence[RemovalCurve]) -> Section:
             include=[0.0],
             plot=Plot(log_like=linear),
         )
-        figures.append(Figure(measure, chart, under=f"{_layers(size)} removed at a time"))
+        figures.append(Figure(measure, chart, under=f"{counted(size, 'layer')} removed at a time"))
     return Section(
         key="removal",
         title="What removing a block of layers costs, by its place",
@@ -92,17 +86,8 @@ def removal_section(removed: Sequence[RemovalCurve]) -> Section:
     )
 
 
-def contrast_curve(found: Sequence[Interaction], names: Sequence[str]) -> str:
-    """An SVG file: a panel for each contrast, named so, with the difference of relative costs by depth.
-
-    Raises:
-        ValueError: none of them has relative costs.
-    """
-    return sheet(contrast_section(found, names))
-
-
 def contrast_section(found: Sequence[Interaction], names: Sequence[str]) -> Section:
-    """The panels of `contrast_curve`; contrasts without relative costs have none.
+    """A panel for each contrast, named so, with the difference of relative costs by depth; none where there are none.
 
     Raises:
         ValueError: none of them has relative costs.
@@ -127,7 +112,7 @@ def contrast_section(found: Sequence[Interaction], names: Sequence[str]) -> Sect
             plot=Plot(whole=False, span=(0.0, 1.0), shades=_SHADES),
         )
         left_out = len(contrast.left_out)
-        gone = (f"{left_out} {'block' if left_out == 1 else 'blocks'} left out",) if left_out else ()
+        gone = (f"{counted(left_out, 'block')} left out",) if left_out else ()
         figures.append(Figure(title, chart, under=name, facts=(_verdict(contrast), *gone)))
     if not figures:
         raise ValueError("no contrast has relative costs to draw")
@@ -143,13 +128,8 @@ def contrast_section(found: Sequence[Interaction], names: Sequence[str]) -> Sect
     )
 
 
-def alike_curves(alike: Sequence[AlikeCurve]) -> str:
-    """An SVG file: linear CKA between fast and slow prompts by layer, a line with its band for each domain."""
-    return sheet(alike_section(alike))
-
-
 def alike_section(alike: Sequence[AlikeCurve]) -> Section:
-    """The panels of `alike_curves`, in the order in which they come."""
+    """Linear CKA between fast and slow prompts by layer: a panel for each kind of state, a line for each domain."""
     domains = list(dict.fromkeys(curve.domain for curve in alike))
     figures = []
     for number, panel in enumerate(dict.fromkeys(curve.panel for curve in alike)):
@@ -200,10 +180,6 @@ def _told(lines: Sequence[PlottedCurve], across: str, unit: str) -> str:
         most, least = (choose(line.points, key=lambda p: p.y) for choose in (max, min))
         told.append(f"{line.label} from {least.y:.3g} at {least.x:g} to {most.y:.3g} at {most.x:g}")
     return f"{unit} by {across}: {listed(told)}."
-
-
-def _layers(size: int) -> str:
-    return "1 layer" if size == 1 else f"{size} layers"
 
 
 def _verdict(contrast: Interaction) -> str:

@@ -8,14 +8,15 @@ from eval.depth.document import DepthRecord
 from eval.depth.pages.sections import sections, top
 from eval.reports import page
 from eval.reports.build import with_facts
-from eval.reports.figures import sheet
+from eval.reports.drawing.sheet import sheet
+from eval.reports.html import render_report
 from prune.common.errors import UsageError
-from prune.common.outputs import write_text
+from prune.common.files.outputs import write_text
 
 _FILE = "depth.json"
 
 
-def report_any(
+def report(
     results: str | Path, *, sweep: str | Path | None = None, out: str | Path | None = None, overwrite: bool = False
 ) -> Path:
     """The report of stored results of any kind: a folder of a comparison, a sweep or a depth run, or a depth.json.
@@ -34,10 +35,10 @@ def report_any(
         return page.report(results, sweep=sweep, out=out, overwrite=overwrite)
     if sweep is not None:
         raise UsageError(f"{results} holds a depth run; --sweep adds a sweep to a comparison")
-    return report(results, out=out, overwrite=overwrite)
+    return _depth_report(results, out=out, overwrite=overwrite)
 
 
-def report(results: str | Path, *, out: str | Path | None = None, overwrite: bool = False) -> Path:
+def _depth_report(results: str | Path, *, out: str | Path | None = None, overwrite: bool = False) -> Path:
     """Write the report of a depth run, of which `results` is the folder or the depth.json."""
     results = Path(results)
     file = results if results.is_file() else results / _FILE
@@ -49,7 +50,7 @@ def report(results: str | Path, *, out: str | Path | None = None, overwrite: boo
 def render(document: DepthRecord) -> str:
     """The page. The same document gives the same bytes."""
     title = "What the layers are for"
-    return page.render_report(with_facts(document.to_json(), title, top(document), sections(document)))
+    return render_report(with_facts(document.to_json(), title, top(document), sections(document)))
 
 
 def write_figures(document: DepthRecord, folder: Path) -> None:

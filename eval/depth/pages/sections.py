@@ -21,8 +21,9 @@ from eval.depth.pages.showing import (
     thirds_tables,
 )
 from eval.depth.similarity.fast_slow import SimilarityCurve
-from eval.reports.comparison import thinking_section
 from eval.reports.model import PageTop, Section
+from eval.reports.sections.comparison import thinking_section
+from eval.reports.wording.text import counted
 from prune.common.intervals import Interval
 
 _MEASURES = {
@@ -110,14 +111,14 @@ def _loss(row: MeasureRow) -> Interval:
 def _contrasts(document: DepthRecord) -> list[tuple[Interaction, str]]:
     """All contrasts, each with its name: those of domains first, by size and measure."""
     named = [
-        (row.found, f"{_MEASURES[row.measure]}, {row.protocol}, {_layers(row.size)}") for row in document.interactions
+        (row.found, f"{_MEASURES[row.measure]}, {row.protocol}, {counted(row.size, 'layer')}")
+        for row in document.interactions
     ]
-    named += [(row.found, f"{row.domain} {row.protocol}, {_layers(row.size)}") for row in document.measure_interactions]
+    named += [
+        (row.found, f"{row.domain} {row.protocol}, {counted(row.size, 'layer')}")
+        for row in document.measure_interactions
+    ]
     return named
-
-
-def _layers(size: int) -> str:
-    return "1 layer" if size == 1 else f"{size} layers"
 
 
 def _contrast(document: DepthRecord) -> Section | None:
@@ -175,9 +176,8 @@ def _alike(document: DepthRecord) -> Section | None:
     found = document.similarity
     if found is None:
         return None
-    token = "last token" if found.token == "last" else "the question's tokens"
     curves = [
-        AlikeCurve(domain=curve.domain or "all", panel=f"{curve.protocol} prompts, {token}", values=values)
+        AlikeCurve(domain=curve.domain or "all", panel=f"{curve.protocol} prompts, last token", values=values)
         for curve in (*found.domains, *found.over_all)
         if (values := _values(curve))
     ]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from eval.depth.contrasting.contrasts import Contrast, Interaction
 from eval.depth.document import DepthRecord, Disagreement, MeasureRow, Third
-from eval.reports import tables
-from eval.reports.text import NONE, plain
+from eval.reports.wording import tables
+from eval.reports.wording.text import NONE, counted, plain
 from prune.common.intervals import Interval
-from prune.common.tables import Cell, Column, Table
+from prune.common.screen.tables import Cell, Column, Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -107,8 +107,9 @@ def thirds_tables(document: DepthRecord) -> Iterator[Table]:
             Column("Middle", "in the second third"),
             Column("Deep", "in the last third"),
         )
-        layers = f"{size} layer" if size == 1 else f"{size} layers"
-        yield Table(f"Loss without a block of {layers}", columns, tuple(cells), shared=1, key=f"thirds-{size}")
+        yield Table(
+            f"Loss without a block of {counted(size, 'layer')}", columns, tuple(cells), shared=1, key=f"thirds-{size}"
+        )
 
 
 _FOUND = (

@@ -8,15 +8,15 @@ dimensions, where the plain estimator is near 1 for anything.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from eval.depth.similarity.pairs import Prompt, PromptPair
 from eval.questions.schema import Question, cluster_of
-from prune.common.artefact import OptionalFloat, Part
 from prune.common.errors import RegrowthError, UsageError
+from prune.common.files.artefact import OptionalFloat, Part
 from prune.common.intervals import Interval
 from prune.models.batches import padded, plan_batches
 from prune.scanning.cka import paired_cka, plain_cka
@@ -25,7 +25,6 @@ RESAMPLES = 1000
 LEAST_CLUSTERS = (
     8  # for a claim: of 5 the intervals leave out the truth in 10 to 13 % of draws, of 8 and more in 0 to 3
 )
-Token = Literal["last", "question"]
 _SEEN, _REVERSE, _OPEN = "seen", "the reverse", "cannot tell here"
 
 
@@ -59,9 +58,7 @@ class FastSlowSimilarity(Part):
     """How alike each layer's states are under the fast and the slow prompt of the same questions."""
 
     layers: int = Field(description="L; states are x[0] .. x[L], the last before the final norm")
-    token: Token = Field(
-        description="whose state: the prompt's last token, or the mean over the tokens of the question's own text"
-    )
+    token: Literal["last"] = Field(default="last", description="whose state: the prompt's last token")
     kernel: Literal["linear"] = Field(default="linear", description="of CKA")
     estimator: Literal["unbiased HSIC"] = Field(
         default="unbiased HSIC",
@@ -82,8 +79,6 @@ def fast_slow_similarity(
     questions: Sequence[Question],
     prompts: Sequence[PromptPair],
     *,
-    token: Token = "last",
-    batch_size: int | str = "auto",
     seed: int = 0,
     progress: Callable[[int], None] = lambda prompts: None,
 ) -> FastSlowSimilarity:
@@ -98,21 +93,15 @@ def fast_slow_similarity(
         model: a loaded causal language model in eval mode.
         questions: of any domains and protocols; a question may stand in several domains.
         prompts: both prompts of each, by `eval.depth.similarity.pairs.pair_prompts`, in the same order.
-        token: `last` token of the prompt, or the mean over the tokens of the `question`. There only what stands before
-            the question can part the two: where nothing does, it is 1 at every depth.
-        batch_size: prompts at a time, or "auto".
         seed: of the bootstrap.
         progress: called with the prompts of each batch.
 
     Raises:
-        UsageError: an unknown token, or a tokenizer that does not tell where the question's tokens are.
+        UsageError: no question is given.
         RegrowthError: a state is not finite.
     """
-    if token not in get_args(Token):
-        raise UsageError(f"token {token!r} is unknown; use {' or '.join(get_args(Token))}")
     fast, slow = (
-        _states(model, [getattr(pair, mode) for pair in prompts], questions, token, batch_size, progress)
-        for mode in ("fast", "slow")
+        _states(model, [getattr(pair, mode) for pair in prompts], questions, progress) for mode in ("fast", "slow")
     )
     groups: dict[tuple[str | None, str], dict[str, int]] = {}
     for number, item in enumerate(questions):
@@ -124,7 +113,6 @@ def fast_slow_similarity(
     ]
     return FastSlowSimilarity(
         layers=fast.shape[1] - 1,
-        token=token,
         seed=seed,
         resamples=RESAMPLES,
         truncated=sum(pair.fast.cut + pair.slow.cut for pair in prompts),
@@ -205,11 +193,9 @@ def _states(
     model: Any,
     prompts: Sequence[Prompt],
     questions: Sequence[Question],
-    token: str,
-    batch_size: int | str,
     progress: Callable[[int], None],
 ) -> np.ndarray:
-    """(N, L+1, D) float32: each prompt's x[0] .. x[L] at its last token, or their mean over the question's tokens."""
+    """(N, L+1, D) float32: each prompt's x[0] .. x[L] at its last token."""
     import torch
 
     from prune.models.loading import decoder_layers
@@ -219,21 +205,16 @@ def _states(
     depths = len(decoder_layers(model)) + 1
     device = model.get_input_embeddings().weight.device
     decoder = decoder_of(model)
-    picked = [prompt.question if token == "question" else (len(prompt.tokens) - 1,) for prompt in prompts]
-    if unknown := [item.id for item, places in zip(questions, picked, strict=True) if not places]:
-        raise UsageError(
-            f"the tokenizer does not tell which tokens are question {unknown[0]}'s; compare the last token"
-        )
     states: np.ndarray | None = None
     lengths = [len(prompt.tokens) for prompt in prompts]
     with torch.no_grad(), watching(model) as watch:
-        for batch in plan_batches(lengths, batch_size=batch_size, budget=batch_budget(device.type)):
+        for batch in plan_batches(lengths, batch_size="auto", budget=batch_budget(device.type)):
             ids, mask = padded([prompts[number].tokens for number in batch])
             kept: dict[int, np.ndarray] = {}
 
             def receive(index: int, hidden: torch.Tensor, batch: list[int] = batch, kept: Any = kept) -> None:
-                means = [hidden[row, list(picked[number])].float().mean(0) for row, number in enumerate(batch)]
-                kept[index] = torch.stack(means).cpu().numpy()
+                last = [hidden[row, lengths[number] - 1].float() for row, number in enumerate(batch)]
+                kept[index] = torch.stack(last).cpu().numpy()
 
             watch.receive = receive
             decoder(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)

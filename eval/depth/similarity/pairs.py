@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from eval.asking.prompts import Prompts
 from eval.asking.tasks import TaskPlan
 from eval.questions.schema import Question
 from eval.settings import LONGEST, MODES
-from prune.common.errors import RegrowthError
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt in tokens.
-
-    question: places (0-based) of the tokens that hold the question's own text. cut: its start was cut to fit.
-    """
+    """One prompt in tokens."""
 
     tokens: tuple[int, ...]
-    question: tuple[int, ...]
-    cut: bool
+    cut: bool  # its start, to fit
 
 
 @dataclass(frozen=True)
@@ -49,20 +45,14 @@ def pair_prompts(
         max_length: of a longer prompt the start is cut.
     """
     texts = {mode: _texts(questions, mode, tokenizer, chat, prompts) for mode in MODES}
-    sides = [
-        [_prompt(text, item, tokenizer, max_length) for text, item in zip(texts[mode], questions, strict=True)]
-        for mode in MODES
-    ]
+    sides = [[_prompt(text, tokenizer, max_length) for text in texts[mode]] for mode in MODES]
     return [PromptPair(fast, slow) for fast, slow in zip(*sides, strict=True)]
 
 
 def _texts(questions: Sequence[Question], mode: str, tokenizer: Any, chat: bool, prompts: Prompts | None) -> list[str]:
-    from eval.asking.asker import Asker
-    from eval.asking.cache import AnswerStore
+    from eval.asking.chat import render_chat
     from eval.asking.harness import PlannedTask
-    from prune.common.terminal import Progress
 
-    writer = Asker(lambda: None, tokenizer, AnswerStore(), max_length=0, scored=0, bar=Progress())  # never asked
     texts: dict[int, str] = {}
     for protocol in dict.fromkeys(item.protocol for item in questions):
         numbers = [number for number, item in enumerate(questions) if item.protocol == protocol]
@@ -75,30 +65,14 @@ def _texts(questions: Sequence[Question], mode: str, tokenizer: Any, chat: bool,
                 num_fewshot=task.config.num_fewshot,
                 apply_chat_template=chat,
                 fewshot_as_multiturn=True,
-                chat_template=writer.apply_chat_template if chat else None,
+                chat_template=partial(render_chat, tokenizer) if chat else None,
                 gen_prefix=task.doc_to_prefix(doc),
             )
     return [texts[number] for number in range(len(questions))]
 
 
-def _prompt(text: str, question: Question, tokenizer: Any, max_length: int) -> Prompt:
+def _prompt(text: str, tokenizer: Any, max_length: int) -> Prompt:
     bos = tokenizer.bos_token
-    encoded = tokenizer(
-        text,
-        add_special_tokens=not (bos and text.startswith(bos)),  # as lm-eval does: a chat template writes its own
-        return_offsets_mapping=bool(tokenizer.is_fast),
-    )
-    ids = encoded["input_ids"]
-    dropped = max(0, len(ids) - max_length)
-    words = question.question.strip()
-    begin = text.rfind(words)  # worked examples stand before it
-    if begin < 0:
-        raise RegrowthError(f"question {question.id} does not stand in its prompt word for word")
-    end = begin + len(words)
-    spans = encoded.get("offset_mapping", ())
-    places = tuple(
-        place - dropped
-        for place, (start, stop) in enumerate(spans)
-        if place >= dropped and start < stop and start < end and stop > begin
-    )
-    return Prompt(tuple(ids[dropped:]), places, dropped > 0)
+    # as lm-eval does: a chat template writes its own
+    ids = tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"]
+    return Prompt(tuple(ids[-max_length:]), cut=len(ids) > max_length)

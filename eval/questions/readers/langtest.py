@@ -46,8 +46,12 @@ def _is_original(content: bytes) -> bool:
     return isinstance(row, dict) and recognise(row) is not None
 
 
-def _lines(content: bytes, path: str) -> Iterator[dict[str, str]]:
-    for number, line in enumerate(content.decode("utf-8").split("\n"), start=1):
+def _lines(content: bytes, path: str) -> Iterator[dict[str, Any]]:
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise RegrowthError(f"--from: {path} is not UTF-8 text") from None
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -83,7 +87,7 @@ def parse_options(options: str, answer: str) -> tuple[list[str], int] | str:
     return choices, index
 
 
-def _take_labelled(loaded: Loaded, subject: str, row: dict[str, str], question: str | None = None) -> None:
+def _take_labelled(loaded: Loaded, subject: str, row: dict[str, Any], question: str | None = None) -> None:
     options, answer = row.get("options"), row.get("answer")
     text = row["question"] if question is None else question
     if not isinstance(options, str) or not isinstance(answer, str):
@@ -96,32 +100,38 @@ def _take_labelled(loaded: Loaded, subject: str, row: dict[str, str], question: 
         loaded.take(subject, text, parsed[0], parsed[1])
 
 
-def _medqa(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
+def _text(row: dict[str, Any], name: str) -> str:
+    """A field of a row; empty where it is no text, so that the row is left out by its reason."""
+    value = row.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _medqa(loaded: Loaded, path: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         # 52 rows of the file end in a line that holds a lone quotation mark: debris of its making, no option
-        options = row.get("options", "").removesuffix('\n"')
+        options = _text(row, "options").removesuffix('\n"')
         _take_labelled(loaded, "usmle", {**row, "options": options})
 
 
 def _labelled(subject: str) -> _Reader:
     """Rows of a set of one subject, whose options stand under their letters, the first maybe after an empty line."""
 
-    def read(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
+    def read(loaded: Loaded, path: str, rows: list[dict[str, Any]]) -> None:
         for row in rows:
-            _take_labelled(loaded, subject, {**row, "options": row.get("options", "").removeprefix("\n")})
+            _take_labelled(loaded, subject, {**row, "options": _text(row, "options").removeprefix("\n")})
 
     return read
 
 
-def _medmcqa(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
+def _medmcqa(loaded: Loaded, path: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         _take_labelled(loaded, Path(path).stem.lower(), row)
 
 
-def _pubmedqa(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
+def _pubmedqa(loaded: Loaded, path: str, rows: list[dict[str, Any]]) -> None:
     choices = ["yes", "no", "maybe"]
     for row in rows:
-        passage = re.sub(r"^Context \(\d+\): ", "", row.get("passage", ""), flags=re.MULTILINE).strip()
+        passage = re.sub(r"^Context \(\d+\): ", "", _text(row, "passage"), flags=re.MULTILINE).strip()
         answer = row.get("answer")
         index = choices.index(answer) if answer in choices else None
         why = "" if passage else "no passage"
@@ -136,7 +146,7 @@ def mmlu_subjects(file: str) -> dict[int, str]:
     return {row: subject for subject, rows in document["rows"].get(file, {}).items() for row in rows}
 
 
-def _mmlu(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
+def _mmlu(loaded: Loaded, path: str, rows: list[dict[str, Any]]) -> None:
     subjects = mmlu_subjects(Path(path).name)
     for number, row in enumerate(rows):
         if number not in subjects:
@@ -145,7 +155,7 @@ def _mmlu(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
             _take_labelled(loaded, subjects[number], row)
 
 
-def _asdiv(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
+def _asdiv(loaded: Loaded, path: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         answer = row.get("answer", "").strip()
         why = "" if parse_gold(answer) is not None else "the answer is not one number"
@@ -153,7 +163,7 @@ def _asdiv(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
         loaded.take("word-problems", question, None, answer, why=why)
 
 
-def _boolq(loaded: Loaded, path: str, rows: list[dict[str, str]]) -> None:
+def _boolq(loaded: Loaded, path: str, rows: list[dict[str, Any]]) -> None:
     answers = {"True": 0, "False": 1}
     for row in rows:
         passage = row.get("passage", "")

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from heal.ranking.rows import PoolDocument, Query
-from prune.common.artefact import Part
+from prune.common.files.artefact import Part
 from prune.common.intervals import Interval, Redraws
 
 RESAMPLES = 2000

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from prune.common.artefact import Part
+from prune.common.files.artefact import Part
 from prune.common.intervals import Interval
 
 Floats = NDArray[np.float64]

@@ -24,7 +24,7 @@ from pydantic import Field
 
 from heal.ranking.findings.claims import FEWEST, FEWEST_OF_A_STRATUM, Claim, Flags, Floats, jackknife, judge
 from heal.ranking.rows import PoolDocument, Query
-from prune.common.artefact import Part
+from prune.common.files.artefact import Part
 from prune.common.intervals import Estimates, Interval, Redraws
 
 Kind = Literal["reasoning", "factual", "control"]
@@ -60,9 +60,6 @@ class Contrasts(Part):
     base: tuple[Mean, ...] = Field(description="the same of as many documents drawn at random from the pool")
     claims: tuple[Claim, ...] = Field(description="the published claims, each with a verdict")
 
-    def to_json(self) -> dict[str, object]:
-        return self.model_dump(mode="json")
-
 
 def contrasts(
     scores: ArrayLike,
@@ -70,7 +67,6 @@ def contrasts(
     queries: Sequence[Query],
     kinds: Sequence[Kind | None],
     *,
-    top: int | None = None,
     seed: int = 0,
 ) -> Contrasts:
     """All claims.
@@ -80,7 +76,6 @@ def contrasts(
         documents: D of them.
         queries: Q of them.
         kinds: what each query is here, (Q,); None for one that is none of these.
-        top: how many documents are searched for an answer; 1 % of the pool if None, and 10 at least.
 
     Raises:
         ValueError: the scores are of another shape, or one is no finite number.
@@ -90,7 +85,7 @@ def contrasts(
         raise ValueError(f"scores of shape {table.shape} for {len(documents)} documents and {len(queries)} queries")
     if not np.isfinite(table).all():
         raise ValueError("a score is no finite number")
-    top = min(len(documents), max(TOP, round(TOP_SHARE * len(documents))) if top is None else top)
+    top = min(len(documents), max(TOP, round(TOP_SHARE * len(documents))))
     correlations, transferred = transfer(table, queries, kinds)
     shares, general = generality(table, kinds, seed=seed)
     hits, base, answered = answers(table, documents, queries, kinds, top=top, seed=seed)

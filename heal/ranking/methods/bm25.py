@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-K1, B = 1.5, 0.75
+_K1 = 1.5  # from which number of repeats on more of them hardly count; 1.2 to 2 is usual
+_B = 0.75  # how much long documents are held back: 0 not at all, 1 in full proportion
 _WORD = r"\w+"
 
 
-def bm25_scores(
-    documents: Sequence[str], queries: Sequence[str], *, k1: float = K1, b: float = B
-) -> NDArray[np.float64]:
+def bm25_scores(documents: Sequence[str], queries: Sequence[str]) -> NDArray[np.float64]:
     """BM25 of D documents for Q queries, shape (D, Q); 0 where they share no word, never below.
 
     The formula is Robertson's and Zaragoza's (The Probabilistic Relevance Framework: BM25 and Beyond, 2009). Inside the
@@ -24,10 +23,6 @@ def bm25_scores(
 
     f(w, d) is how often w stands in d, |d| how many words d has, n(w) in how many documents w stands. A word that
     stands twice in the query counts twice. Words are runs of letters and digits, without case.
-
-    Args:
-        k1: from which number of repeats on more of them hardly count; 1.2 to 2 is usual.
-        b: how much long documents are held back: 0 not at all, 1 in full proportion.
 
     Raises:
         ValueError: no document, or no word in any.
@@ -43,8 +38,8 @@ def bm25_scores(
     lengths = np.bincount(counts.row, counts.data, minlength=number)
     holding = np.bincount(counts.col, minlength=words)
     rarity = np.log1p((number - holding + 0.5) / (holding + 0.5))
-    usual = k1 * (1 - b + b * lengths / lengths.mean())
-    weights = rarity[counts.col] * counts.data * (k1 + 1) / (counts.data + usual[counts.row])
+    usual = _K1 * (1 - _B + _B * lengths / lengths.mean())
+    weights = rarity[counts.col] * counts.data * (_K1 + 1) / (counts.data + usual[counts.row])
     table = sparse.csr_array((weights, (counts.row, counts.col)), shape=(number, words))
     asked = sparse.csr_array(counter.transform(queries)) if len(queries) else sparse.csr_array((0, words))
     return np.asarray((table @ asked.T).toarray(), dtype=np.float64)

@@ -40,7 +40,6 @@ def ek_fac_scores(
     documents: Sequence[Row],
     queries: Sequence[Row],
     *,
-    damping: float = DAMPING,
     advance: Callable[[float], None] = lambda rows: None,
 ) -> NDArray[np.float64]:
     """Influence <g_q, (F + damping I)^-1 g_d> of each document on each query, shape (D, Q).
@@ -61,7 +60,6 @@ def ek_fac_scores(
             `heal.models.lm_head.attach_loss`.
         documents: D rows.
         queries: Q rows.
-        damping: times the mean of a block's eigenvalues.
         advance: told of each row that is run, see `rows_to_run`.
 
     Raises:
@@ -101,7 +99,7 @@ def ek_fac_scores(
                 _Rows(alone),
                 _Rows(queries[start : start + group]),
                 hook_config=HookManagerConfig(hook_types=layers),
-                damping=damping,
+                damping=DAMPING,
                 relative_damping=True,
                 fisher_dir=folder,  # the fit of the first group serves all
                 factor_cache_residency="tiered",  # its matrices wait in the memory of the host, or on its disk

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from heal.ranking.methods.sketch import CountSketch
 from heal.text.packing import Row, collate
 from prune.common.errors import RegrowthError
-from prune.common.resume import FinishedParts
+from prune.common.files.resume import FinishedParts
 
 if TYPE_CHECKING:
     from peft import PeftModel

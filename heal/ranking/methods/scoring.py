@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from heal.ranking.settings import RankSettings
 from heal.text.packing import Row
 from prune.common.errors import RegrowthError
-from prune.common.resume import FinishedParts
+from prune.common.files.resume import FinishedParts
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -55,7 +55,7 @@ def score(method: str, material: Material) -> Scores:
         KeyError: no such method.
         RegrowthError: a score is no finite number, or what the method needs is missing.
     """
-    scores = METHODS[method](material)
+    scores = _SCORERS[method](material)
     if not np.isfinite(scores).all():
         raise RegrowthError(f"--methods {method}: a score is not a finite number; leave the method out")
     return scores
@@ -116,7 +116,7 @@ def _ek_fac(material: Material) -> Scores:
     return np.asarray(finished["scores"])
 
 
-METHODS: Mapping[str, Callable[[Material], Scores]] = {
+_SCORERS: Mapping[str, Callable[[Material], Scores]] = {
     "gradient": _gradient,
     "bm25": _bm25,
     "random": _random,

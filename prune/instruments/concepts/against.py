@@ -94,5 +94,5 @@ def _change(layers: Sequence[tuple[Share, Share]]) -> Change:
         name=layers[0][0].name,
         before=float(before.mean()),
         after=float(after.mean()),
-        change=Estimate(estimate=interval.estimate, low=interval.low, high=interval.high),
+        change=Estimate.of(interval),
     )

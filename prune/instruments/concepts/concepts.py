@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.provenance import digest, provenance
-from prune.common.resume import FinishedParts, Unfinished
-from prune.common.terminal import progress, screen
+from prune.common.files.provenance import digest, provenance
+from prune.common.files.resume import FinishedParts, Unfinished
+from prune.common.screen.terminal import progress, screen
 from prune.instruments.concepts.result import Concepts
 from prune.instruments.concepts.settings import KINDS, OF_EXTRA, ConceptsSettings, Kind
 from prune.text.windows import texts_identity
@@ -66,7 +66,7 @@ def concepts(
     kinds, missing = settle_kinds(settings)
     if missing and show_progress:
         screen().print(_absent(missing, kinds))
-    source = locate(model, revision=revision)
+    source = locate(model, revision=revision, code=trust_remote_code)
     _check_context(source, settings, trust_remote_code)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     with progress("Reading words", None, shown=show_progress):

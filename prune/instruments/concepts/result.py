@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from prune.choosing.heads import Estimate
-from prune.common.artefact import Artefact, Part
+from prune.common.files.artefact import Artefact, Part
 
 
 class Share(Part):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from prune.common.errors import UsageError
 from prune.common.layers import parse_layers
-from prune.common.options import Option
+from prune.common.screen.options import Option
 from prune.common.sizes import parse_tokens
 from prune.models.precision import HELP as DTYPES
 from prune.text.documents import SHORTEST

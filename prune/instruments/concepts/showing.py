@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree
 
 from prune.choosing.heads import Estimate
-from prune.common import svg
-from prune.common.tables import Table
+from prune.common.screen import svg
+from prune.common.screen.tables import Table
 from prune.instruments.concepts.result import AgainstConcepts, Change, Concepts, Example, LayerConcepts, Share
 
 if TYPE_CHECKING:
@@ -143,11 +142,7 @@ def draw_concepts(concepts: Concepts) -> str:
     names = [*concepts.kinds, "unlabelled", "several"]
     height = _TOP + len(names) * (_PANEL + _GAP) + 6
     title = f"Concepts of {concepts.model}"
-    root = svg.drawing("concepts", title, "Share of clusters with each kind of labels, over depth", height)
-    root.set("xmlns", "http://www.w3.org/2000/svg")
-    root.set("width", svg.number(svg.WIDTH))
-    root.set("height", svg.number(height))
-    svg.add(root, "style", _STYLE)
+    root = svg.document("concepts", title, "Share of clusters with each kind of labels, over depth", _STYLE, height)
     svg.add(root, "text", title, x=0, y=16)
     note = "Percent of clusters. Band: 95 % interval. Short dashes: by chance"
     svg.add(root, "text", note, x=0, y=30, class_="note")
@@ -155,7 +150,7 @@ def draw_concepts(concepts: Concepts) -> str:
     for number, name in enumerate(names):
         top = _TOP + number * (_PANEL + _GAP)
         _panel(root, concepts, name, across, top, last=number == len(names) - 1)
-    return ElementTree.tostring(root, encoding="unicode") + "\n"
+    return svg.content(root)
 
 
 def _panel(root: svg.Element, concepts: Concepts, name: str, across: svg.Scale, top: float, *, last: bool) -> None:

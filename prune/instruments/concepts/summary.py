@@ -57,7 +57,7 @@ class Clustered:
 
 
 @dataclass(frozen=True)
-class Measured:
+class LayerShares:
     """One layer's shares in one sample, each by its name: a kind, a set of labels, or what else is counted."""
 
     clusters: int
@@ -72,7 +72,7 @@ class Measured:
 
 def measure_layer(
     clustered: Clustered, labelled: Labelled, kinds: Sequence[Kind], settings: ConceptsSettings, number: int
-) -> Measured:
+) -> LayerShares:
     """Align one layer's clusters with all labels, and with shuffled ones.
 
     Args:
@@ -94,7 +94,7 @@ def measure_layer(
         wards = align_clusters(Clusters(clustered.ward), sets, words[some], rule)
         ward, alike = shares_of(wards, kinds), agreement(clustered.ward, clustered.k_means[some])
     told = settings.examples if number == 0 else 0
-    return Measured(
+    return LayerShares(
         clusters=len(clusters.sizes),
         shares=shares_of(aligned, kinds),
         chances=chances,
@@ -138,7 +138,7 @@ def _examples(
 
 
 def layer_concepts(
-    layer: int, samples: Sequence[Measured], kinds: Sequence[Kind], sets: Sequence[str]
+    layer: int, samples: Sequence[LayerShares], kinds: Sequence[Kind], sets: Sequence[str]
 ) -> LayerConcepts:
     """What the samples say together of one layer.
 
@@ -148,7 +148,7 @@ def layer_concepts(
     ward = None
     if samples[0].ward is not None:
         ward = Ward(
-            agreement=_estimate(student_mean([one.agreement for one in samples])),
+            agreement=Estimate.of(student_mean([one.agreement for one in samples])),
             shares=tuple(_bounded(student_mean([(one.ward or {})[kind] for one in samples])) for kind in kinds),
         )
     return LayerConcepts(
@@ -166,13 +166,13 @@ def layer_concepts(
     )
 
 
-def _share(name: str, samples: Sequence[Measured]) -> Share:
+def _share(name: str, samples: Sequence[LayerShares]) -> Share:
     shares, chances = [one.shares[name] for one in samples], [one.chances[name] for one in samples]
     return Share(
         name=name,
         share=_bounded(student_mean(shares)),
         chance=float(np.mean(chances)),
-        beyond=_estimate(student_mean(np.subtract(shares, chances))),
+        beyond=Estimate.of(student_mean(np.subtract(shares, chances))),
         samples=tuple(shares),
         chances=tuple(chances),
     )
@@ -201,13 +201,9 @@ def _trend(name: str, slope: Interval) -> Trend:
     if claim is not None:
         claimed = slope.negated if claim == "falls" else slope
         verdict = "seen" if claimed.low > 0 else "the reverse" if claimed.high < 0 else "cannot tell"
-    return Trend.model_validate({"name": name, "slope": _estimate(slope), "claim": claim, "verdict": verdict})
+    return Trend.model_validate({"name": name, "slope": Estimate.of(slope), "claim": claim, "verdict": verdict})
 
 
 def _bounded(share: Interval) -> Estimate:
     """A share, whose interval ends at 0 and 1."""
     return Estimate(estimate=share.estimate, low=max(0.0, share.low), high=min(1.0, share.high))
-
-
-def _estimate(interval: Interval) -> Estimate:
-    return Estimate(estimate=interval.estimate, low=interval.low, high=interval.high)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prune.common.errors import RegrowthError
-from prune.common.provenance import file_sha256
+from prune.common.files.provenance import file_sha256
 from prune.instruments.concepts.occurrences import Sample
 from prune.instruments.concepts.settings import Kind
 

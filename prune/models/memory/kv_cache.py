@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prune.common.errors import CheckpointError
-from prune.models.loading import decoder_layers
+from prune.models.loading import answered_cache, decoder_layers
 
 if TYPE_CHECKING:
     import torch
 
 _LENGTHS = (16, 24, 37)  # tokens of the passes that tell what grows
-_RETURNED = ("cache", "past_key_values", "cache_params")  # what a model, or its `generate`, calls its cache
 _BOUNDED = (".keys", ".values")  # of these a layer with a window keeps its last tokens alone
 _LAYER = re.compile(r"\.?(?:layers|linear_cache|rnn_state)(?:\[|\.)(\d+)")
 
@@ -50,11 +49,6 @@ class LayerCache:
 def cache_bytes(layers: Iterable[LayerCache], tokens: int, sequences: int = 1) -> int:
     """Bytes that layers keep of so many sequences of so many tokens each."""
     return sum(layer.bytes(tokens, sequences) for layer in layers)
-
-
-def bytes_a_token(layers: Iterable[LayerCache], tokens: int) -> float:
-    """Bytes that layers keep of a sequence, for each of its tokens: the fewer, the longer it is beyond windows."""
-    return cache_bytes(layers, tokens) / tokens
 
 
 def full_attention(pairs: int, width: int, itemsize: int = 2) -> LayerCache:
@@ -134,7 +128,7 @@ def _kept(model: Any, name: str, tokens: int, count: int) -> list[_Kept]:
 
 def cache_of(answer: Any) -> Any:
     """The cache of the decoder's own layers in what a model answers; None where there is none."""
-    cache = next((held for key in _RETURNED if (held := getattr(answer, key, None)) is not None), None)
+    cache = answered_cache(answer)
     return getattr(cache, "self_attention_cache", cache)
 
 

@@ -10,7 +10,7 @@ from prune.models.memory.weights import Weights
 
 
 @dataclass(frozen=True)
-class Asked:
+class Load:
     """How a model is to be run: tokens of each sequence, sequences at once, bits, tokens of a prompt read at a time.
 
     `chunk` is None where a prompt is read in one pass, as `generate` does.
@@ -64,7 +64,7 @@ class Needs:
     `packed`: the weights are stored quantised.
     """
 
-    asked: Asked
+    asked: Load
     weights: Weights
     caches: tuple[LayerCache, ...]
     work: Work

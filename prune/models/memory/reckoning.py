@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from prune.common.errors import CheckpointError, UsageError
-from prune.models.loading import longest_context
+from prune.models.loading import longest_context, read_config, stored_dtype
 from prune.models.memory.kv_cache import layer_caches
-from prune.models.memory.needs import Asked, Needs
-from prune.models.memory.weights import Weights, loaded_weights, packed_weights, stored_dtype
+from prune.models.memory.needs import Load, Needs
+from prune.models.memory.weights import Weights, loaded_weights, packed_weights
 
 if TYPE_CHECKING:
     from prune.checkpoint.headers import Checkpoint
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def read_needs(
     source: Source,
     checkpoint: Checkpoint,
-    asked: Asked,
+    asked: Load,
     *,
     layer_of: Callable[[str], int | None],
     layers: int,
@@ -37,7 +37,7 @@ def read_needs(
     """
     import torch
 
-    from prune.models.memory.skeleton import read_config, skeleton
+    from prune.models.memory.skeleton import skeleton
     from prune.models.memory.work import prompt_work
 
     config = read_config(source.folder, source.name, trust_remote_code=trust_remote_code)

@@ -20,9 +20,8 @@ _EXPERT = ".experts."
 
 _ATTENTION = re.compile(r"attn|attention|mixer|mamba")
 _FEED_FORWARD = re.compile(r"(mlp|ffn?|feed_?forward|block_sparse_moe|moe|experts?|shared_experts?)(\.|$)")
-_HEAD_NORM = re.compile(
-    r"(?:^|\.)(q|k)\w*norm\.weight$"
-)  # q_norm (Qwen 3, Gemma 3, OLMo 2), k_layernorm (Phi, Persimmon)
+# q_norm (Qwen 3, Gemma 3, OLMo 2), k_layernorm (Phi, Persimmon).
+_HEAD_NORM = re.compile(r"(?:^|\.)(q|k)\w*norm\.weight$")
 _BARE = {"fc1", "fc2", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}  # directly under the layer, as in OPT
 
 

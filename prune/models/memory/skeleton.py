@@ -9,31 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prune.common.errors import CheckpointError, first_line
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 _ATEN = torch.ops.aten
-
-
-def read_config(folder: Path, name: str, *, trust_remote_code: bool = False) -> Any:
-    """The config of a model's folder, as its class reads it.
-
-    Raises:
-        CheckpointError: transformers cannot read it.
-    """
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{name}: transformers cannot read its config.json ({first_line(error)})") from error
 
 
 def skeleton(config: Any, dtype: torch.dtype, name: str, *, trust_remote_code: bool = False) -> Any:
@@ -44,7 +27,7 @@ def skeleton(config: Any, dtype: torch.dtype, name: str, *, trust_remote_code: b
     """
     from transformers import AutoModelForCausalLM
 
-    from prune.common.terminal import quiet_libraries
+    from prune.common.screen.terminal import quiet_libraries
 
     quiet_libraries()
     try:

@@ -11,15 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prune.checkpoint.tensors import FLOATS
-from prune.models.loading import decoder_layers, text_config
+from prune.models.loading import decoder_layers
 from prune.models.memory.footprint import scale_bytes
 from prune.models.memory.shapes import HEADS, Linear
-from prune.models.whole import quantisation
+from prune.models.nf4 import quantisation
 
 if TYPE_CHECKING:
-    import torch
-
     from prune.checkpoint.headers import Checkpoint
 
 
@@ -39,19 +36,6 @@ class Weights:
     largest: int = 0
     largest_inputs: int = 0
     largest_outputs: int = 0
-
-
-def stored_dtype(checkpoint: Checkpoint, config: Any) -> torch.dtype:
-    """The dtype in which transformers loads a checkpoint that is not told otherwise: the config's, else the files'."""
-    import torch
-
-    from prune.checkpoint.tensors import torch_dtype
-
-    named = config.dtype or text_config(config).dtype
-    if isinstance(named, torch.dtype):
-        return named
-    first = next((t for t in checkpoint.tensors() if t.dtype in FLOATS), None)
-    return torch.float32 if first is None else torch_dtype(first)
 
 
 def loaded_weights(model: Any, bits: int) -> Weights:

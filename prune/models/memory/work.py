@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from prune.models.loading import cache_argument, decoder_layers, forward_takes
-from prune.models.memory.kv_cache import LayerCache
+from prune.models.loading import answered_cache, cache_argument, decoder_layers, forward_takes
+from prune.models.memory.kv_cache import LayerCache, cache_of
 from prune.models.memory.live_bytes import LiveBytes
 from prune.models.memory.needs import Work
 from prune.models.memory.skeleton import without_values
@@ -78,9 +78,9 @@ def _measured(model: Any, name: str, caches: Sequence[LayerCache], tokens: int, 
     with without_values(name, "what a prompt takes"), live:
         past: dict[str, Any] = {}
         if read:
-            cache = model(input_ids=ids[:, :read], use_cache=True, **keep).past_key_values
-            _cut_windows(cache)
-            past = {cache_argument(model): cache}
+            answer = model(input_ids=ids[:, :read], use_cache=True, **keep)
+            _cut_windows(cache_of(answer))
+            past = {cache_argument(model): answered_cache(answer)}
         with _Watch(list(decoder_layers(model)), live) as watch:
             answer = model(input_ids=ids[:, read:], use_cache=True, **past, **keep)
             answer.logits[:, -1].to(dtype=torch.float32, copy=True)
@@ -89,7 +89,7 @@ def _measured(model: Any, name: str, caches: Sequence[LayerCache], tokens: int, 
 
 def _cut_windows(cache: Any) -> None:
     """Let go of what lies before the windows, as the passes before the last one have."""
-    for layer in getattr(getattr(cache, "self_attention_cache", cache), "layers", []):
+    for layer in getattr(cache, "layers", []):
         if getattr(layer, "sliding_window", None) is not None:
             layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
 

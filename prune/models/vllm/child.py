@@ -15,7 +15,7 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
-from prune.common.children import STOP
+from prune.common.machine.children import STOP
 
 
 def main(descriptor: int) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from prune.checkpoint.source import Source
-from prune.common.children import ENDED, ChildProcess
 from prune.common.errors import CheckpointError, RegrowthError
-from prune.common.terminal import GROWING
+from prune.common.machine.children import ENDED, ChildProcess
+from prune.common.screen.terminal import GROWING
 from prune.models.precision import pick_dtype
 from prune.models.vllm.options import MEMORY_SHARE, visible_devices, vllm_version
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ from prune.checkpoint.headers import Checkpoint, Shard, Tensor, read_checkpoint
 from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import FLOATS, read_into, torch_dtype
 from prune.common.errors import CheckpointError, RegrowthError, first_line
-from prune.common.memory import available
+from prune.common.machine.memory import available
 from prune.models.at_once import WEIGHTS_SHARE
-from prune.models.loading import decoder_layers, text_config
+from prune.models.loading import decoder_layers, stored_dtype, text_config
 from prune.models.memory.shapes import HEADS
 from prune.models.walks.hooks import decoder_of
 
@@ -28,13 +27,17 @@ _REFUSED = (
 
 def fits(source: Source, dtype: Any, device: str, cap: int | None) -> bool:
     """Whether the weights, in the type they are loaded in, fit in the memory of `device` or under `cap` (bytes)."""
-    checkpoint = read_checkpoint(source.folder)
+    return weights_fit(read_checkpoint(source.folder), dtype, device, cap)
+
+
+def weights_fit(checkpoint: Checkpoint, dtype: Any, device: str, cap: int | None) -> bool:
+    """As `fits`, by the headers alone: of a model on the hub no weights are fetched for it."""
     width = None if dtype == "auto" else dtype.itemsize
     size = sum(t.size if width is None or t.dtype not in FLOATS else t.elements * width for t in checkpoint.tensors())
     return size <= WEIGHTS_SHARE * (available(device) if cap is None else cap)
 
 
-class Weights:
+class StoredTensors:
     """The tensors of a checkpoint by name, read at their bytes; no file stays open."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -70,7 +73,6 @@ class LayerFiles:
         layers: its decoder layers.
         decoder: the part of it that holds them, but not the head.
         dtype, device: those it runs in.
-        read_seconds: spent so far in reading layers. compute_seconds: between the reading of one and its end.
     """
 
     def __init__(
@@ -83,15 +85,16 @@ class LayerFiles:
         Raises:
             CheckpointError: transformers cannot make a causal language model of the folder's config.
         """
-        self.name, self.device, self.read_seconds, self.compute_seconds = source.name, device, 0.0, 0.0
+        self.name, self.device = source.name, device
+        checkpoint = read_checkpoint(source.folder)
         try:
-            self.model, self.dtype = _without_weights(source, dtype, trust_remote_code)
+            self.model, self.dtype = _without_weights(source, checkpoint, dtype, trust_remote_code)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
             raise CheckpointError(
                 f"{source.name} cannot be made a causal language model ({first_line(error)})"
             ) from error
         self.decoder, self.layers = decoder_of(self.model), list(decoder_layers(self.model))
-        self.weights = Weights(read_checkpoint(source.folder))
+        self.weights = StoredTensors(checkpoint)
         self.weights.base = getattr(self.model, "base_model_prefix", "")
         self.names = {id(module): name for name, module in self.model.named_modules()}
         for module in self.model.modules():
@@ -144,15 +147,13 @@ class LayerFiles:
             coming = reader.submit(slots.read, 0) if indices else None
             for turn, index in enumerate(indices):
                 assert coming is not None
-                self.read_seconds += coming.result()
+                coming.result()
                 layer = self.layers[index]
                 slots.place(turn, layer)
                 coming = reader.submit(slots.read, turn + 1) if turn + 1 < len(indices) else None
-                began = time.monotonic()
                 try:
                     yield index, layer
                 finally:
-                    self.compute_seconds += time.monotonic() - began
                     _empty(layer)
 
     def stored_names(self, index: int) -> dict[str, str]:
@@ -190,13 +191,14 @@ class LayerFiles:
         return next(filter(None, map(self.weights.find, names)), None)
 
 
-def _without_weights(source: Source, dtype: torch.dtype | str, trust_remote_code: bool) -> tuple[Any, torch.dtype]:
+def _without_weights(
+    source: Source, checkpoint: Checkpoint, dtype: torch.dtype | str, trust_remote_code: bool
+) -> tuple[Any, torch.dtype]:
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
-    stored = text_config(config).dtype or config.dtype or torch.float32
-    picked: torch.dtype = dtype if isinstance(dtype, torch.dtype) else stored
+    picked = dtype if isinstance(dtype, torch.dtype) else stored_dtype(checkpoint, config)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=picked, trust_remote_code=trust_remote_code)
     return model.eval(), picked
@@ -215,16 +217,14 @@ class _Slots:
     def _room(self, stored: str) -> int:
         return -(-self.weights.places[stored][1].size // _ALIGN) * _ALIGN
 
-    def read(self, turn: int) -> float:
-        """Bring a layer into its slot; returns the seconds that it took."""
-        began = time.monotonic()
+    def read(self, turn: int) -> None:
+        """Bring a layer into its slot."""
         slot, offset, held = self.slots[turn % len(self.slots)], 0, {}
         for name, stored in self.names[turn].items():
             size = self.weights.places[stored][1].size
             held[name] = self.weights.read(stored, slot[offset : offset + size])
             offset += self._room(stored)
         self.held[turn] = held
-        return time.monotonic() - began
 
     def place(self, turn: int, layer: Any) -> None:
         """Give the layer its weights, in the type and on the device that it runs in."""

@@ -19,7 +19,7 @@ import torch
 
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError
-from prune.common.memory import available
+from prune.common.machine.memory import available
 from prune.models.at_once import STATES_SHARE
 from prune.models.loading import forward_takes, text_config
 from prune.models.walks.hooks import state_of

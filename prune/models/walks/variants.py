@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from prune.common.errors import RegrowthError
-from prune.common.memory import available
+from prune.common.machine.memory import available
 from prune.models.at_once import COMPARED_BYTES, WALK_TOKENS, at_once
 from prune.models.batches import padded, plan_batches
 from prune.models.loading import text_config

@@ -17,7 +17,7 @@ from eval.comparison import compare
 from eval.runs.run import run
 from prune.checkpoint.identity import content_sha256
 from prune.common.errors import RegrowthError
-from prune.common.terminal import Progress
+from prune.common.screen.terminal import Progress
 from tests.support.models import changed
 
 FEW = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "chat_template": "off", "show_progress": False}

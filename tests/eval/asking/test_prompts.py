@@ -144,7 +144,7 @@ def test_the_shipped_prompts_ask_both_kinds_in_both_modes():
 
 
 def test_the_file_of_the_docs_is_one():
-    page = (Path(__file__).resolve().parents[3] / "docs" / "evaluating.md").read_text("utf-8")
+    page = (Path(__file__).resolve().parents[3] / "docs" / "prompts.md").read_text("utf-8")
     document = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
     prompts = Prompts.model_validate(document)
     assert prompts.fast.stop == ("\n",)

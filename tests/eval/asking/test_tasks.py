@@ -16,7 +16,7 @@ from eval.runs.run import run
 from eval.runs.samples import hash_prompt
 from eval.settings import Settings
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.terminal import Progress
+from prune.common.screen.terminal import Progress
 from tests.support.models import changed
 from tests.support.questions import plan_of
 from tests.support.texts import write_jsonl

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from eval.asking.trees import Asked, pack_chains, pack_trees, plain_tokens
+from eval.asking.trees import Asked, pack_chains, pack_trees, plain_tokens, share_requests
 
 
 def _requests(seed=0, questions=12):
@@ -46,3 +46,14 @@ def test_a_chain_holds_what_begins_it():
     assert sorted(map(len, rows)) == [2, 3]
     assert plain_tokens(requests) == 7
     assert all((row.parent == np.arange(len(row)) - 1).all() for row in rows)
+
+
+def test_processes_share_contexts_whole_and_have_about_as_much_to_read():
+    requests = _requests(questions=60)
+    shares = [share_requests(requests, rank, 3) for rank in range(3)]
+    assert (sum(share.astype(int) for share in shares) == 1).all()
+    contexts = [{requests[n].context for n in np.flatnonzero(share)} for share in shares]
+    assert sum(map(len, contexts)) == len({request.context for request in requests})
+    read = [plain_tokens([requests[n] for n in np.flatnonzero(share)]) for share in shares]
+    assert max(read) < 1.3 * min(read)
+    assert share_requests(requests, 0, 1).all()

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from eval.comparison import compare
 from eval.runs.run import run
 from heal import TextSource
-from heal.merging.tensors import ADAPTER_CONFIG
 from prune import WriteSettings, cut, plan_cut, write
+from prune.checkpoint.companions import ADAPTER_CONFIG
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError
 from prune.models.generation import VllmWriter, write_answers

@@ -6,14 +6,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from eval.billing.bill import bill, corrected, pair
-from eval.billing.interactions import bill_interactions
-from eval.billing.policy import at_most, parse_limit
+from eval.billing.judging.policy import at_most, parse_limit, policy_of
+from eval.billing.judging.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions
+from eval.billing.rows.bill import bill, corrected, pair
+from eval.billing.rows.interactions import bill_interactions
 from eval.billing.statistics import POWERED, Interval, mcnemar_exact, paired_mean_difference
-from eval.billing.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions
 from eval.comparison import bill_runs
-from eval.reports import text as words
-from eval.reports.interactions import clearest
+from eval.reports.wording import text as words
+from eval.reports.wording.interactions import clearest
 from eval.runs.samples import RunResult
 from prune.common.errors import RegrowthError, UsageError
 from tests.support.questions import plan_of, sample_of
@@ -205,6 +205,16 @@ def test_a_limit_is_a_percentage():
     for wrong in ("5", "0.05", "-1%", "101%", "five%", ""):
         with pytest.raises(UsageError, match="--max-loss"):
             parse_limit(wrong)
+
+
+def test_a_policy_is_a_limit_or_a_file(tmp_path):
+    file = tmp_path / "policy.yaml"
+    file.write_text("must: {accuracy: 5}")
+    assert policy_of(None, None) is None
+    assert policy_of("5%", None) == at_most(5)
+    assert policy_of(None, file).of_domain("math") == ("must", {"accuracy": 5})
+    with pytest.raises(UsageError, match="--max-loss is the short form of a --policy; give one of the two"):
+        policy_of("5%", file)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from eval.billing.letters import letters_warnings
+from eval.billing.rows.letters import letters_warnings
 from tests.support.questions import plan_of, sample_of
 
 N = 200

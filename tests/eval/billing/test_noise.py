@@ -8,12 +8,12 @@ import pytest
 
 from eval.asking.trees import batch_tokens
 from eval.billing.document import write_run
+from eval.billing.judging.policy import at_most
 from eval.billing.noise import Floor, band, is_noise, measure_noise
-from eval.billing.policy import at_most
 from eval.billing.statistics import Interval, paired_mean_difference
 from eval.comparison import _ask_again, bill_runs, compare
-from eval.reports.noise import noise_line, nothing_lost
-from eval.reports.text import worst_loss
+from eval.reports.sections.noise import noise_line, nothing_lost
+from eval.reports.wording.text import worst_loss
 from eval.runs.again import Again, other_size, second_settings
 from eval.runs.prose import Prose, ScoredWindow
 from eval.runs.samples import RunResult

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eval.billing.bill import ProseRow, bill
-from eval.billing.losses import Loss
-from eval.billing.needles import NeedleRow
-from eval.billing.policy import Measured, Policy, Tier, at_most, check_policy, read_policy
+from eval.billing.judging.losses import Loss
+from eval.billing.judging.policy import Measured, Policy, Tier, at_most, check_policy, read_policy
+from eval.billing.judging.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions
+from eval.billing.rows.bill import ProseRow, bill
+from eval.billing.rows.needles import NeedleRow
+from eval.billing.rows.thinking import bill_thinking
 from eval.billing.statistics import Interval, paired_accuracy_difference, paired_mean_difference
-from eval.billing.thinking import bill_thinking
-from eval.billing.verdict import GO, INCONCLUSIVE, NO_GO, decide, exit_code, judge, more_questions
 from eval.gains.record import GainRatios, Gains, ModelGains, Spread
 from prune.common.errors import RegrowthError, UsageError
 from tests.support.questions import plan_of, sample_of

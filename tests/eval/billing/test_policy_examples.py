@@ -5,8 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from eval.billing.policy import Measured, check_policy, read_policy
-from recipes.schema import options_of
+from eval.billing.judging.policy import Measured, check_policy, read_policy
+from recipes.commands import options_of
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 
@@ -38,4 +38,4 @@ def test_the_release_gate_is_a_workflow_whose_options_exist():
     (command,) = [step["run"] for step in steps if step.get("run", "").startswith("evaluate compare")]
     known = options_of("evaluate compare")
     given = {word[2:] for word in command.split() if word.startswith("--")}
-    assert {"policy", "domains", "out"} <= given <= {*known, *known.values()}
+    assert {"policy", "domains", "out"} <= given <= {*known, *(option.negation for option in known.values())}

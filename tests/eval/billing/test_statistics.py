@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from eval.billing.counts import ThinkingCounts, gains
+from eval.billing.rows.counts import ThinkingCounts, thinking_scores
 from eval.billing.statistics import (
     Design,
     Interval,
@@ -63,7 +63,7 @@ def test_the_mean_difference_is_scipys_paired_t_interval():
         (lambda: paired_ratio_difference([3.0, 2.0], [4.0, 1.0], [1.0]), "weights"),
         (lambda: paired_ratio_difference([3.0, 2.0], [4.0, 1.0], [1.0, 0.0]), "positive"),
         (lambda: paired_accuracy_difference(3, 3, 5), "within n"),
-        (lambda: gains([], []), "within n"),
+        (lambda: thinking_scores([], [], []), "within n"),
         (lambda: ThinkingCounts(1, -1, 0, 0), "negative"),
         (lambda: paired_gain_difference([], []), "by 2 at most"),
         (lambda: paired_gain_difference([3.0], ["q"]), "by 2 at most"),

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from eval.asking.harness import PlannedTask
 from eval.asking.tasks import plan_tasks, template
-from eval.billing.counts import ThinkingCounts, count_pairs, gains
-from eval.billing.interactions import bill_thinking_interactions
-from eval.billing.policy import at_most
-from eval.billing.thinking import bill_thinking
-from eval.billing.verdict import judge
+from eval.billing.judging.policy import at_most
+from eval.billing.judging.verdict import judge
+from eval.billing.rows.counts import ThinkingCounts, count_pairs, thinking_scores
+from eval.billing.rows.interactions import bill_thinking_interactions
+from eval.billing.rows.thinking import bill_thinking
 from eval.comparison import bill_runs
 from eval.questions.schema import format_questions
 from eval.runs.run import run
@@ -26,17 +26,17 @@ from tests.support.questions import plan_of, question_of, sample_of
 COUNTS = st.builds(ThinkingCounts, *[st.integers(0, 300)] * 4).filter(lambda c: c.n > 0)
 
 
-def _gains(counts, units=None):
-    """What `gains` says of verdicts that give these counts."""
+def _scores_of(counts, units=None):
+    """What `thinking_scores` says of verdicts that give these counts."""
     sizes = (counts.both_right, counts.fast_only, counts.slow_only, counts.both_wrong)
     fast = [f for f, size in zip((True, True, False, False), sizes, strict=True) for _ in range(size)]
     slow = [s for s, size in zip((True, False, True, False), sizes, strict=True) for _ in range(size)]
-    return gains(fast, slow, units)
+    return thinking_scores(fast, slow, units or list(map(str, range(len(fast)))))
 
 
 @given(COUNTS)
 def test_the_identities_of_the_paper(counts):
-    found = _gains(counts)
+    found = _scores_of(counts)
     n, right, wrong = counts.n, counts.both_right + counts.fast_only, counts.slow_only + counts.both_wrong
     assert found.delta.estimate == pytest.approx(found.a_slow.estimate - found.a_fast.estimate)  # eq. 5
     assert found.delta.estimate == pytest.approx(found.delta_c.estimate - found.delta_o.estimate)  # eq. 8
@@ -49,7 +49,7 @@ def test_the_identities_of_the_paper(counts):
 
 @given(COUNTS)
 def test_every_interval_holds_its_estimate_and_stays_in_range(counts):
-    found = _gains(counts)
+    found = _scores_of(counts)
     for name in ("a_fast", "a_slow", "delta_c", "delta_o", "r_c", "r_o"):
         interval = getattr(found, name)
         if interval is not None:
@@ -65,7 +65,7 @@ def test_counts_are_those_of_the_verdicts(pairs):
 
 
 def test_a_table_by_hand():
-    found = _gains(ThinkingCounts(both_right=30, fast_only=10, slow_only=24, both_wrong=36))
+    found = _scores_of(ThinkingCounts(both_right=30, fast_only=10, slow_only=24, both_wrong=36))
     estimates = [interval.estimate for interval in vars(found).values()]
     assert estimates == pytest.approx([0.4, 0.54, 0.14, 0.24, 0.10, 0.4, 0.25])
     assert found.delta.low > 0  # 24 corrections against 10 spoils: the gain is beyond doubt
@@ -75,11 +75,11 @@ def test_questions_of_one_passage_widen_every_interval():
     counts = ThinkingCounts(both_right=30, fast_only=10, slow_only=24, both_wrong=36)
     units = [f"passage {place // 5}" for place in range(counts.n)]  # five alike in each
     for name in ("a_fast", "a_slow", "delta", "delta_c", "delta_o", "r_c", "r_o"):
-        alone, shared = getattr(_gains(counts), name), getattr(_gains(counts, units), name)
+        alone, shared = getattr(_scores_of(counts), name), getattr(_scores_of(counts, units), name)
         assert shared.estimate == alone.estimate
         assert shared.high - shared.low > 1.5 * (alone.high - alone.low)
     each = [str(place) for place in range(counts.n)]
-    assert _gains(counts, each) == _gains(counts)
+    assert _scores_of(counts, each) == _scores_of(counts)
 
 
 def _plan(mode, n=3, **changes):

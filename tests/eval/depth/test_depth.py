@@ -280,7 +280,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tiny, data, tmp_path, monkey
     out = tmp_path / "out"
     ask = _settings(data, domains="math", sizes="2", starts="2", generate=1, slow_tokens=16, limit=4)
     whole = measure_depth(tiny, ask, show_progress=False).to_json()
-    monkeypatch.setattr("prune.common.resume.EVERY", 0)
+    monkeypatch.setattr("prune.common.files.resume.EVERY", 0)
     write, written = KeptWork.put, []
 
     def stop(self, label, samples):

@@ -192,7 +192,7 @@ def test_a_turn_ends_with_the_command_that_is_killed():
     )
     code = (
         f"import sys; sys.path = {sys.path!r}\n"
-        "from prune.common.children import ChildProcess\n"
+        "from prune.common.machine.children import ChildProcess\n"
         f"process = ChildProcess({inner!r})\n"
         "print(process._process.pid, flush=True)\n"
         "process.ask(dict(folder=0, name=0))\n"

@@ -14,7 +14,7 @@ from eval.questions.preparation import prepare
 from eval.questions.readers.originals import load_sources, recognise_file
 from eval.questions.rows import split_mathqa
 from eval.questions.schema import Question, question_id, read_questions
-from prune.common.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError
 from tests.support.texts import jsonl
 
 REAL = os.environ.get("REGROWTH_ORIGINALS")  # a folder with mmlu/, gsm8k/, pubmedqa/ and math_qa.jsonl
@@ -106,7 +106,7 @@ def test_a_question_of_two_sources_keeps_its_solution_and_the_manifest_counts_th
     bare, told = tmp_path / "bare.json", tmp_path / "told.json"
     bare.write_text(json.dumps([MATHQA, {**MATHQA, "Problem": "how old ?"}]))
     told.write_text(json.dumps([{**MATHQA, "Rationale": "so it is"}]))
-    manifest = prepare(tmp_path / "out", source=[bare, told], domains="math", mathqa_options=5)
+    manifest = prepare(tmp_path / "out", source=[bare, told], domains="math")
     assert manifest.domains["math"].rationales == 1
     assert [q.rationale for q in read_questions(tmp_path / "out" / "math.jsonl")] == ["so it is", None]
 
@@ -285,13 +285,9 @@ def test_prepare_from_several_places(mmlu_folder, tmp_path):
     assert math.repeats_dropped == 1  # the same problem came from two files
     assert set(manifest.sets["gsm8k"].origin) == {"e.jsonl", "again.jsonl"}
     assert _options_of_mathqa(tmp_path / "q") == [4]
-    whole = prepare(tmp_path / "five", source=files, mathqa_options=5, show_progress=False)
-    assert whole.mathqa_options == 5
-    assert _options_of_mathqa(tmp_path / "five") == [5]
+    assert (manifest.mathqa_options, manifest.seed) == (4, 0)
     with pytest.raises(RegrowthError, match="holds no question of domain law"):
         prepare(tmp_path / "none", source=files, domains="math,law", show_progress=False)
-    with pytest.raises(UsageError, match="--mathqa-options 3"):
-        prepare(tmp_path / "none", source=files, mathqa_options=3, show_progress=False)
     assert not (tmp_path / "none").exists()
 
 

@@ -3,8 +3,9 @@
 import re
 from xml.etree import ElementTree
 
-from eval.reports.comparison import domains_section, thinking_section
-from eval.reports.figures import sheet, write_comparison_figures, write_sweep_figures
+from eval.reports.drawing.sheet import sheet
+from eval.reports.figures import write_comparison_figures, write_sweep_figures
+from eval.reports.sections.comparison import domains_section, thinking_section
 from tests.support.reports import sweep_document
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -3,7 +3,7 @@
 import pytest
 
 from eval.gains.record import Gains
-from eval.reports.gains import cost_line, gain_line, gains_section, gains_table, measured_how, plain_lines
+from eval.reports.sections.gains import cost_line, gain_line, gains_section, gains_table, measured_how, plain_lines
 from tests.support.reports import planted_gains
 
 

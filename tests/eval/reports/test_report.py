@@ -9,10 +9,10 @@ import shutil
 
 import pytest
 
-from eval.reports.interactions import in_words, thinking_in_words
 from eval.reports.page import render, report
-from eval.reports.text import bounds, p_value, plain, signed
-from eval.reports.verdict import _judged
+from eval.reports.sections.verdict import _judged
+from eval.reports.wording.interactions import in_words, thinking_in_words
+from eval.reports.wording.text import bounds, p_value, plain, signed
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from tests.support.commands import check_refused, run, succeed
 from tests.support.report_page import Page, cells

@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 
-from eval.billing.counts import ThinkingCounts
-from eval.reports.charts import CurvePoint, Dot, DotGroup, PlottedCurve, curves, forest
-from eval.reports.maps import COLOURS, LEAST, block_map, mosaic, shade
-from eval.reports.text import p_value, plain, signed
-from prune.common.svg import LogLike, Scale, tick_words, ticks
+from eval.billing.rows.counts import ThinkingCounts
+from eval.reports.drawing.charts import CurvePoint, Dot, DotGroup, PlottedCurve, curves, forest
+from eval.reports.drawing.maps import COLOURS, LEAST, block_map, mosaic, shade
+from eval.reports.wording.text import p_value, plain, signed
+from prune.common.screen.svg import LogLike, Scale, tick_words, ticks
 from tests.support.report_page import Page
 
 

@@ -4,22 +4,23 @@ import io
 import re
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from eval.billing.thinking import bill_thinking
-from eval.billing.unparsed import unparsed_warnings
+from eval.billing.rows.thinking import bill_thinking
+from eval.billing.rows.unparsed import unparsed_warnings
 from eval.questions.listing import domains_table, list_domains, manifest_table
 from eval.questions.preparation import Manifest
-from eval.reports.tables import SHIFTS, thinking_table
 from eval.reports.terminal import comparison_table, run_tables, smallest_losses, sweep_tables
+from eval.reports.wording.tables import SHIFTS, thinking_table
 from heal.budget.plan import plan_budget
 from heal.budget.table import tables as budget_tables
 from heal.result import HealRecord, HealResult
 from heal.settings import BudgetQuery
 from heal.tables import curve, patched
-from prune.common.tables import Table
+from prune.common.screen.tables import Table
 from tests.support.commands import succeed
 from tests.support.healing import patch_record
 from tests.support.reports import plan, run_result, sweep_document
@@ -113,6 +114,7 @@ def test_no_word_is_broken_at_80_columns(name, comparison, swept, sample_model):
 
 @pytest.mark.parametrize("words", [["list"], ["show", "demo"], ["run", "demo", "--dry-run"]])
 def test_recipes_break_no_word_at_80_columns(words, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=64 << 30))  # what is free moves meanwhile
     shown = []
     for width in ("400", "80"):
         monkeypatch.setenv("COLUMNS", width)

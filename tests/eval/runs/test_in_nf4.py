@@ -11,7 +11,7 @@ from eval import sweep
 from eval.billing.document import describe_run, read_run, write_run
 from eval.comparison import bill_runs, compare, write_comparison
 from eval.reports.terminal import run_tables
-from eval.reports.weights import weights_line
+from eval.reports.wording.weights import weights_line
 from eval.runs.run import run
 from eval.sweeps.run import _facts, plan_variants
 from eval.sweeps.settings import SweepSettings

@@ -8,14 +8,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval.asking.harness import Scorer
 from eval.billing.document import read_run, write_run
-from eval.billing.needles import bill_needles, needle_warnings
+from eval.billing.rows.needles import bill_needles, needle_warnings
 from eval.comparison import bill_runs, compare, write_comparison
 from eval.reports.terminal import comparison_table
 from eval.runs.needles import draw_needles, measure_needles
 from eval.settings import Settings
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.terminal import Progress
+from prune.common.screen.terminal import Progress
 from prune.instruments.ablation import ablated
 from prune.instruments.attention import find_sites
 from prune.instruments.heads import heads

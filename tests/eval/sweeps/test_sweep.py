@@ -1,7 +1,10 @@
 """Sweeps: every log-likelihood is that of lm-eval's HFLM on the written checkpoint, and no variant is made up."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval import run, sweep
-from eval.asking.walk import choose_way, score
+from eval.asking.trees import share_requests
+from eval.asking.walk import RouteAnswers, choose_way, score
+from eval.billing.sweep import SweepRecord
 from eval.runs.files import read_lines
 from eval.sweeps.lookup import Prompting, StoredAnswers, collect, collector, read
 from eval.sweeps.measure import walk_questions
@@ -19,7 +24,7 @@ from prune import cut, plan_cut
 from prune.checkpoint.identity import model_identity
 from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
-from prune.common.resume import Unfinished
+from prune.common.files.resume import Unfinished
 from prune.models.walks.walking import Route, count_passes
 from tests.support.checkpoints import hand_made_scan
 from tests.support.commands import check_refused, error_line, succeed
@@ -194,7 +199,7 @@ def test_an_interrupted_sweep_goes_on(tiny, sample_questions, tmp_path, monkeypa
     requests = collected.requests
     way = choose_way(model, requests)
     whole = score(model, requests, ROUTES, way=way, batch_tokens=256)
-    monkeypatch.setattr("prune.common.resume.EVERY", 0)
+    monkeypatch.setattr("prune.common.files.resume.EVERY", 0)
     kept, passes = KeptAnswers(Unfinished(tmp_path / "kept"), {"model": "a"}), []
 
     def stop(answers, new):
@@ -212,6 +217,45 @@ def test_an_interrupted_sweep_goes_on(tiny, sample_questions, tmp_path, monkeypa
     assert (again.greedy == whole.greedy).all()
 
 
+def test_shares_of_the_questions_are_joined_to_the_whole(tiny, sample_questions):
+    model, collected = _asked(tiny("llama"), sample_questions)
+    requests = collected.requests
+    way = choose_way(model, requests)
+    whole = score(model, requests, ROUTES, way=way)
+    parts = [score(model, requests, ROUTES, way=way, mine=share_requests(requests, rank, 3)) for rank in range(3)]
+    assert all(0 < part.done.sum() < len(requests) for part in parts)
+    joined = RouteAnswers.joined(parts)
+    assert joined.done.all()
+    assert joined.logprob == pytest.approx(whole.logprob, abs=1e-4)
+    assert (joined.greedy == whole.greedy).all()
+    assert joined.read == sum(part.read for part in parts)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_sweep_of_one(tiny, sample_questions, tmp_path):
+    words = [tiny("llama"), "--data", sample_questions, "--domains", "medical,math", "--sets", "mmlu,asdiv"]
+    words += ["--limit", 4, "--sizes", "0-3", "--starts", "deepest"]
+    succeed("evaluate", "sweep", *words, "--out", tmp_path / "one")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "eval", "sweep"]
+    command = [sys.executable, *launch, *map(str, words), "--out", str(tmp_path / "two")]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, two = (SweepRecord.read(tmp_path / name / "sweep.json") for name in ("one", "two"))
+    assert sorted(os.listdir(tmp_path)) == ["one", "two"]
+    assert one.variants == two.variants
+    for name in ("one", "two"):
+        assert (tmp_path / name / "costs.json").exists()
+    assert done.stdout.count("variants in one walk") + done.stderr.count("variants in one walk") == 1
+    for ours, theirs in zip(nlls(tmp_path / "one"), nlls(tmp_path / "two"), strict=True):
+        assert ours == pytest.approx(theirs, abs=1.4e-4)
+
+
+def nlls(folder):
+    """The answer NLL of each question and variant, from the samples that a sweep wrote."""
+    return [row["answer_nll_bits"] for path in sorted(folder.glob("samples_*.jsonl")) for row in read_lines(path)]
+
+
 def test_a_resumed_sweep_never_crosses_models(tiny, sample_questions, tmp_path, monkeypatch):
     """A twin of the same shapes has the same headers; its file is refused, and before the model is loaded."""
     folder, twin = tiny("llama"), shutil.copytree(tiny("llama"), tmp_path / "twin")
@@ -220,7 +264,7 @@ def test_a_resumed_sweep_never_crosses_models(tiny, sample_questions, tmp_path, 
     assert model_identity(twin)["shards"] == model_identity(folder)["shards"]
     out, kept = tmp_path / "out", tmp_path / ".out.unfinished"
     ask = {"data": sample_questions, "sizes": "1", "out": out, **FEW, "domains": "math", "limit": 2}
-    monkeypatch.setattr("prune.common.resume.EVERY", 0)
+    monkeypatch.setattr("prune.common.files.resume.EVERY", 0)
     with monkeypatch.context() as patched:
         patched.setattr("eval.sweeps.document.write_sweep", lambda *_, **__: pytest.fail("as if it was interrupted"))
         with pytest.raises(pytest.fail.Exception):

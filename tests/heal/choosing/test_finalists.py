@@ -118,7 +118,8 @@ def test_what_was_stopped_goes_on_with_the_next_finalist(
 def test_one_finalist_is_taken_without_healing(checked, tiny_llama, small_text, tmp_path, planted):
     chosen = choose(checked, tiny_llama, small_text, tmp_path / "chosen", finalists=1)
     assert planted.calls == 0
-    assert "one finalist, so nothing was healed" in chosen.words()
+    assert "only one finalist was taken, so nothing was healed" in chosen.words()
+    assert chosen.finalists[0].before is None
 
 
 def test_the_command(checked, pruned, tiny_llama, sample_text, tmp_path, planted):

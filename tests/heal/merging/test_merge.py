@@ -1,6 +1,5 @@
 """Merging: the trained function, in the source's dtype, and everything else bit for bit."""
 
-import gc
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from heal.result import Agreement
 from heal.text.packing import collate
 from heal.text.sources import hold_out
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.common.machine.memory import give_back
 from tests.support.checkpoints import same_weights, weights
 from tests.support.healing import changed_copy, heal_small, merge_quietly
 from tests.support.models import save_tiny
@@ -297,10 +297,10 @@ def test_a_damaged_adapter_leaves_nothing(tiny_adapter, tmp_path):
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to forget a peak of memory")
 def test_writing_takes_the_memory_of_one_tensor(tiny_adapter, tiny_llama, tmp_path, sample_text, sample_heldout):
-    """A base of 117 MB in fp32, whose largest projection has 4 MB."""
+    """A base of 217 MB in fp32, whose largest projection has 4 MB; some 60 MB are taken for a base of any size."""
     if Version(version("bitsandbytes")) < Version("0.50"):
         pytest.skip("bitsandbytes before 0.50 takes some 32 times a tensor's size to quantise it on the CPU")
-    shape = {"layers": 6, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "head_dim": 64}
+    shape = {"layers": 12, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "head_dim": 64}
     shape |= {"num_key_value_heads": 8, "tie_word_embeddings": True}
     big = save_tiny(tmp_path / "big", tiny_llama, shards="20MB", **shape)
     text = TextSource(str(sample_text), held_out=str(sample_heldout), held_out_tokens=64)
@@ -311,13 +311,13 @@ def test_writing_takes_the_memory_of_one_tensor(tiny_adapter, tiny_llama, tmp_pa
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
 
     merge_quietly(tiny_adapter, tmp_path / "first", base="dequantised", compare_logits=False)  # whatever is loaded late
-    gc.collect()
+    give_back()  # else what the heap has kept hides what is taken
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
     merge_quietly(adapter, tmp_path / "merged", base="dequantised", compare_logits=False)
     size = sum(path.stat().st_size for path in big.glob("*.safetensors"))
-    assert size > 110 << 20
-    assert status("VmHWM") - before < 40 << 20
+    assert size > 200 << 20
+    assert status("VmHWM") - before < 100 << 20
 
 
 def test_tensors_are_quantised_on_the_device(plain_adapter, tmp_path, monkeypatch):

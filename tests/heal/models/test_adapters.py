@@ -43,7 +43,7 @@ def test_the_adapter_sits_where_planned_and_changes_nothing_at_first(family):
     ids = torch.arange(3, 19)[None]
     with torch.no_grad():
         before = model(input_ids=ids).logits
-        targets = find_targets(model)
+        targets = find_targets(model, "feed-forward")
         adapted = add_adapter(model, targets, rank=4, alpha=4, dropout=0.0, base="somewhere").eval()
         assert torch.equal(adapted(input_ids=ids).logits, before)
     trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
@@ -102,7 +102,7 @@ def test_bad_targets_ranks_and_dropouts_are_refused():
     model = tiny("llama")
     with pytest.raises(UsageError, match="--targets attention is unknown"):
         find_targets(model, "attention")
-    targets = find_targets(model)
+    targets = find_targets(model, "feed-forward")
     assert targets.smallest == 64
     for rank in (65, 0):
         with pytest.raises(UsageError, match=f"--rank {rank} does not fit: .* side of 64"):
@@ -121,7 +121,7 @@ def test_the_loss_in_pieces_is_the_models_own_gradients_included(family):
         model = tiny(family)
         if attached:
             attach_loss(model)
-        adapted = add_adapter(model, find_targets(model), rank=4, alpha=8, dropout=0.0, base="x")
+        adapted = add_adapter(model, find_targets(model, "feed-forward"), rank=4, alpha=8, dropout=0.0, base="x")
         torch.manual_seed(3)
         for parameter in adapted.parameters():
             if parameter.requires_grad:

@@ -11,8 +11,8 @@ from heal.ranking.document import Ranking
 from heal.ranking.methods import gradients
 from heal.settings import Settings
 from heal.training import run as training
-from prune.common import resume
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
+from prune.common.files import resume
 from tests.support.commands import check_refused, run, succeed
 from tests.support.healing import quiet
 from tests.support.ranking import write_pool

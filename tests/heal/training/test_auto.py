@@ -10,7 +10,7 @@ from heal import DistillSettings, Settings
 from heal.defaults import left_open
 from heal.training.checkpoints import Checkpoints
 from prune.common.errors import UsageError
-from prune.common.memory import available
+from prune.common.machine.memory import available
 from tests.support.checkpoints import weights
 from tests.support.commands import check_refused, run
 from tests.support.healing import distil_tiny, heal_tiny, quiet

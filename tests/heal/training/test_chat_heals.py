@@ -140,7 +140,7 @@ def test_the_full_model_writes_chats_that_are_a_text(tiny_llama, pruned, text, t
     written = tmp_path / "own" / "responses.jsonl"
     rows = [json.loads(line) for line in written.read_text().splitlines()]
     questions = [row["messages"][0] for row in asked]
-    assert len(rows) == record["responses"]["responses"] == record["responses"]["ended"]
+    assert len(rows) == record["responses"]["responses"] == record["responses"]["finished"]
     for row in rows:
         assert row["messages"][0] in questions
         assert row["messages"][1:] == [{"role": "assistant", "content": "It is so, and so it was."}]

@@ -84,7 +84,7 @@ def test_a_cut_that_does_not_fit_is_measured_from_its_files_to_the_same_losses(
     monkeypatch.setattr("prune.models.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     capped = replace(plan, run=replace(plan.run, max_memory=100_000))
     first = compare_with_cut(capped, rows, run.record.held_out_loss)
-    monkeypatch.setattr("prune.common.memory.available", lambda *_: 1000)
+    monkeypatch.setattr("prune.models.walks.layer_files.available", lambda *_: 1000)
     parts = compare_with_cut(plan, rows, run.record.held_out_loss)
     assert parts == first
     assert (parts.cut, parts.original) == pytest.approx((whole.cut, whole.original), abs=1e-4)

@@ -14,7 +14,7 @@ import pytest
 from prune.checkpoint import downloading
 from prune.checkpoint.downloading import Wanted, check_room, explained
 from prune.common.errors import CheckpointError
-from prune.common.terminal import Progress
+from prune.common.screen.terminal import Progress
 from tests.support.checkpoints import hashes, synthetic_checkpoint
 from tests.support.commands import error_line
 from tests.support.hub import StubHub, call, serve, start

@@ -4,12 +4,15 @@ import json
 
 import pytest
 
+from prune.choosing.settings import CutSettings
 from prune.cutting.cut import cut
 from prune.cutting.plan import CutPlan
 from prune.cutting.planning import plan_cut
 from prune.cutting.verify import verify_cut
-from tests.support.checkpoints import hashes, synthetic_checkpoint, write_shard
+from tests.support.checkpoints import edit_config, hashes, synthetic_checkpoint, write_shard
 from tests.support.commands import error_line
+from tests.support.copying_model import TEXT, save_copying_model
+from tests.support.every_family import save_small_model
 from tests.support.hub import COMMIT, StubHub, call, serve
 
 REPO = "someone/model"
@@ -75,6 +78,16 @@ def test_a_single_file_model_and_a_long_header(prune, tmp_path):
     assert CutPlan.read(tmp_path / "out" / "prune_plan.json").after.tensors == 1500
 
 
+def test_no_weights_are_fetched_to_time_a_model_that_does_not_fit(prune, tmp_path):
+    save_small_model("llama", tmp_path / "model")
+    few = ["--context", "8", "--new-tokens", "2", "--rounds", "1", "--device", "cpu", "--max-memory", "1000"]
+    with serve(StubHub(REPO, tmp_path / "model")) as hub:
+        done = prune(hub, "time", REPO, *few, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["whole"] is False
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
 SECOND = "model-00002-of-00004.safetensors"
 FAULTS = {  # what is at the hub, the model that is asked for, and what the line says
     "no such model": (lambda files: files, "someone/other", "someone/other"),
@@ -132,3 +145,52 @@ def test_a_refused_upload_keeps_the_folder(source, prune, tmp_path):
     assert "is complete, but the hub did not take it" in line
     assert "403" in line
     assert verify_cut(source, out, show_progress=False).sound
+
+
+OWN = """
+from transformers import GPT2Config, GPT2LMHeadModel
+
+
+class OwnConfig(GPT2Config):
+    pass
+
+
+class OwnModel(GPT2LMHeadModel):
+    config_class = OwnConfig
+"""
+WITH_CODE = """import shutil, sys
+from pathlib import Path
+from huggingface_hub.constants import HF_HUB_CACHE
+from prune import ConceptsSettings, HeadsSettings, ScanSettings, WriteSettings, concepts, heads, scan, verify_cut, write
+model, folder = sys.argv[1], Path(sys.argv[2])
+text, usual = [str(folder / "text.txt")], {"trust_remote_code": True, "show_progress": False}
+heads_settings = HeadsSettings(lengths=(100,), depths=1, needles=2, top=(1,), draws=1, device="cpu")
+words = ConceptsSettings(
+    tokens=400, length=50, clusters=2, ward=0, reseeds=2, shuffles=1, labels=("lexical",), device="cpu"
+)
+for name, run in {
+    "scan": lambda: scan(model, text, settings=ScanSettings(samples=2, length=16, device="cpu"), **usual),
+    "heads": lambda: heads(model, text, settings=heads_settings, **usual),
+    "concepts": lambda: concepts(model, text, settings=words, **usual),
+    "write": lambda: write(
+        model, text, folder / "own.jsonl", settings=WriteSettings(tokens=20, answer_tokens=4, device="cpu"), **usual
+    ),
+    "verify": lambda: verify_cut(model, folder / "pruned", logits=True, **usual),
+}.items():
+    shutil.rmtree(HF_HUB_CACHE, ignore_errors=True)  # what another has fetched is no help
+    run()
+    print(name)
+"""
+
+
+def test_whatever_loads_a_hub_model_fetches_the_code_that_it_is_to_run(tmp_path):
+    source = save_copying_model(tmp_path / "source")
+    (source / "own.py").write_text(OWN)
+    edit_config(source, auto_map={"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"})
+    (tmp_path / "text.txt").write_text(f"{TEXT}\n\n{TEXT}")
+    plan = plan_cut(source, layers="0", settings=CutSettings(trust_remote_code=True))
+    cut(plan, tmp_path / "pruned", show_progress=False)
+    with serve(StubHub(REPO, source)) as hub:
+        done = call(hub, tmp_path / "cache", WITH_CODE, REPO, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["scan", "heads", "concepts", "write", "verify"]

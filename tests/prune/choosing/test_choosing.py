@@ -156,10 +156,11 @@ def test_every_criterion_of_the_registry_is_on_the_command_line():
     assert set(get_args(CriterionName)) == set(CRITERIA)
 
 
-def costs_of(folder, layers=8):
+def costs_of(folder, layers=8, **provenance):
     domains = {"medical": {2: {1: 0.1, 3: 0.5, 5: 0.4}}, "math": {2: {1: 0.9, 3: 0.2, 4: 0.0}}}
     path = folder / "costs.json"
-    path.write_text(json.dumps(Costs(layers=layers, measure="nats", domains=domains, provenance={}).to_json()))
+    costs = Costs(layers=layers, measure="nats", domains=domains, provenance=provenance)
+    path.write_text(json.dumps(costs.to_json()))
     return path
 
 
@@ -185,6 +186,9 @@ def test_the_domain_criterion_weighs_what_a_sweep_measured(tiny_llama, tmp_path)
         planned(criterion="deepest")
     with pytest.raises(CheckpointError, match="7 layers"):
         planned(costs=costs_of(tmp_path, layers=7))
+    model = {"model": "another", "config_sha256": "0" * 64}
+    with pytest.raises(CheckpointError, match=r"costs\.json was made on another, with another config\.json than"):
+        planned(costs=costs_of(tmp_path, model=model))
 
 
 @pytest.mark.parametrize("text", ["medical", "medical=", "=1", "a=1,a=2", "a=-1", "a=0", "a=nan", ""])

@@ -18,7 +18,7 @@ from prune.families.subject import open_subject
 from prune.models.loading import load_model
 from prune.models.memory.held import held_cache_bytes, held_weight_bytes
 from prune.models.memory.kv_cache import LayerCache, cache_of
-from prune.models.memory.needs import Asked, Needs, Work
+from prune.models.memory.needs import Load, Needs, Work
 from prune.models.memory.reckoning import read_needs
 from prune.models.memory.weights import Weights
 from prune.scanning.settings import ScanSettings
@@ -36,7 +36,7 @@ def needs(layers=6, context=100):
         for i in range(layers)
     ]
     work = Work(begin=100, layers=(300,) * layers, beyond=(7,) * layers, end=200)
-    return Needs(Asked(context), Weights((1000,) * layers, 500), tuple(caches), work)
+    return Needs(Load(context), Weights((1000,) * layers, 500), tuple(caches), work)
 
 
 def deepest(n):
@@ -82,7 +82,7 @@ def small(tmp_path_factory):
 def needs_of(folder, context=100, **asked):
     subject = open_subject(folder)
     return read_needs(
-        subject.source, subject.checkpoint, Asked(context, **asked), layer_of=subject.names.layer, layers=subject.layers
+        subject.source, subject.checkpoint, Load(context, **asked), layer_of=subject.names.layer, layers=subject.layers
     )
 
 

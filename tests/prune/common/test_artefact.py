@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 import pytest
 from pydantic import Field, computed_field, model_validator
 
-from prune.common.artefact import Artefact, OptionalFloat, Part
 from prune.common.errors import CheckpointError
+from prune.common.files.artefact import Artefact, OptionalFloat, Part
 
 
 class Leaf(Part):

@@ -11,8 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from prune.common.options import Option, Options, settings_options, takes
-from prune.common.terminal import make_app
+from prune.common.errors import UsageError
+from prune.common.screen.options import Option, Options, settings_options, takes, typed
+from prune.common.screen.terminal import make_app
 
 if TYPE_CHECKING:
     from nowhere import Place
@@ -30,6 +31,17 @@ class Baking:
     hours: Annotated[float | None, Option("How long.", typed=str, parse=lambda text: float(text), panel="Oven")] = None
     salted: Annotated[bool, Option("Add salt.", flag="--salt", shown=False, panel="Oven")] = False
     secret: int = 3
+
+
+def test_options_that_are_written_down_are_read_as_the_command_line_reads_them():
+    given = {"heat": "200", "fan": False, "herb": 7, "hours": "1.5", "salt": True, "secret": 1, "other": "x"}
+    read = {"heat": 200, "fan": False, "herbs": "7", "hours": 1.5, "salted": True}
+    assert typed(Baking, given) == read
+    assert typed(Baking, given, only=["heat", "hours"]) == {"heat": 200, "hours": 1.5}
+    assert typed(Baking, dict.fromkeys(given)) == {}
+    assert typed(Baking, {"herb": False}) == {"herbs": "off"}  # YAML reads `off` so
+    with pytest.raises(UsageError, match="^--heat hot is no whole number$"):
+        typed(Baking, {"heat": "hot"})
 
 
 def _place(town: str, street: str) -> str:

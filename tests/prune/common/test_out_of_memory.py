@@ -11,7 +11,7 @@ from eval.cli import app as evaluate
 from heal.cli import app as heal
 from prune.checkpoint.source import locate
 from prune.cli import app as prune
-from prune.common.out_of_memory import describe_out_of_memory, is_out_of_memory
+from prune.common.machine.out_of_memory import describe_out_of_memory, is_out_of_memory
 from prune.models.loading import load_model
 
 CUDA = (
@@ -56,6 +56,7 @@ def test_only_what_is_not_done_already_is_advised():
         (heal, "merge A --out o", "heal.merging.merge.merge", "--no-compare-logits, --device cpu", "--batch-size"),
         (prune, "scan M --out o", "prune.scanning.scan.scan", "--max-memory, --load-in-4bit", "--bits"),
         (prune, "cut M --n 2 --out o", "prune.cutting.planning.plan_cut", "--max-memory, --check 0", "--bits"),
+        (prune, "time M", "prune.choosing.timing.time_layers", "--max-memory", "--batch-size"),
         (evaluate, SWEEP, "eval.sweeps.run.sweep", "--batch-tokens", "--batch-size"),
     ],
 )
@@ -69,6 +70,7 @@ def test_a_command_names_options_of_its_own(monkeypatch, app, words, function, a
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: out of memory (2.00 GiB more did not fit); what needs less: ")
     assert "bug" not in line
+    assert "layer by layer" not in line  # `prune time` does not run so
     named = {word for word in line.replace(",", " ").split() if word.startswith("--")}
     assert all(option in line for option in advised.split(", ")), line
     assert not_advised not in named

@@ -8,9 +8,10 @@ import threading
 
 import pytest
 
-from prune.common import outputs
 from prune.common.errors import RegrowthError
-from prune.common.outputs import check_free, staged_directory, write_json, write_text
+from prune.common.files import outputs
+from prune.common.files.outputs import free_file, free_folder, staged_directory, write_json, write_text
+from tests.support.commands import check_refused, run
 
 
 def test_directory_appears_only_when_the_block_ends(tmp_path):
@@ -36,7 +37,7 @@ def test_existing_output_is_refused_then_replaced_whole(tmp_path):
             (stage / content).write_text(content)
     assert [p.name for p in out.iterdir()] == ["second"]
     with pytest.raises(RegrowthError, match="already exists.*--overwrite"):
-        check_free(out)
+        free_folder(out)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -63,7 +64,7 @@ def test_second_of_two_runs_loses_and_says_so(tmp_path):
 
 def test_debris_of_a_killed_run_is_cleared_by_the_next(tmp_path):
     code = (
-        "import sys; from prune.common.outputs import staged_directory\n"
+        "import sys; from prune.common.files.outputs import staged_directory\n"
         f"with staged_directory({str(tmp_path / 'out')!r}) as stage:\n"
         "    (stage / 'half').write_text('half'); print('ready', flush=True); sys.stdin.read()"
     )
@@ -107,6 +108,50 @@ def test_one_of_many_writers_wins(tmp_path):
         t.join()
     assert len(failures) == 7
     assert int(path.read_text()) not in failures
+
+
+def test_a_writer_that_comes_second_is_told_of_the_file_and_not_of_its_own(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    monkeypatch.setattr(outputs, "free_file", lambda path, **_: path)  # the first comes after this look
+    write_text(path, "first")
+    with pytest.raises(FileExistsError) as raised:
+        write_text(path, "second")
+    assert (raised.value.filename, raised.value.filename2) == (str(path), None)
+    assert path.read_text() == "first"
+
+
+def test_a_folder_where_a_file_is_wanted_and_a_file_where_a_folder_is(tmp_path):
+    """Not even an empty folder, or one that may be replaced, can become a file."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    assert free_folder(tmp_path / "folder") == tmp_path / "folder"
+    assert free_file(tmp_path / "file", overwrite=True) == tmp_path / "file"
+    for overwrite in (False, True):
+        with pytest.raises(RegrowthError, match="is a folder; give a file"):
+            free_file(tmp_path / "folder", overwrite=overwrite)
+        with pytest.raises(RegrowthError, match="is a file, not a folder"):
+            free_folder(tmp_path / "file", overwrite=overwrite)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_folder"),
+    [
+        (["scan", "none"], True),
+        (["scan", "none", "--plot", "taken.svg", "--out", "out.json"], True),
+        (["heads", "none"], True),
+        (["heads", "none", "--plot", "taken.svg", "--out", "out.json"], True),
+        (["concepts", "none"], True),
+        (["time", "none"], True),
+        (["cut", "none", "--n", "1"], False),
+        (["plot", "none.json"], False),
+    ],
+)
+def test_an_output_of_the_wrong_kind_is_refused_before_anything_runs(tmp_path, monkeypatch, words, is_folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken.svg").mkdir() if is_folder else (tmp_path / "taken.svg").write_text("x")
+    out = [] if "--out" in words else ["--out", "taken.svg"]
+    message = "taken.svg is a folder; give a file" if is_folder else "taken.svg is a file, not a folder"
+    check_refused(run("prune", *words, *out, "--overwrite"), 1, message)
 
 
 def test_a_file_where_a_folder_is_wanted(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from prune.checkpoint.identity import model_identity
 from prune.common.errors import CheckpointError
-from prune.common.provenance import command_line, file_sha256, read_artefact, versions
+from prune.common.files.provenance import command_line, file_sha256, read_artefact, versions
 
 
 def test_identity_names_shards_and_follows_shapes_and_config(tiny_llama, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.resume import Unfinished
+from prune.common.files.resume import Unfinished
 
 FACTS = {"model": "a", "sizes": (1, 2)}
 

@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from eval.runs.run import run
-from prune.common import terminal
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.provenance import versions
-from prune.common.terminal import answer, grow_segments, make_app, progress, screen
+from prune.common.files.provenance import versions
+from prune.common.screen import terminal
+from prune.common.screen.terminal import answer, grow_segments, make_app, progress, screen
 from tests.support.questions import ROW
 from tests.support.texts import write_jsonl
 
@@ -134,7 +134,7 @@ def test_help_imports_nothing_heavy(room):
 
 
 def test_a_full_disk_is_that_of_the_copy_not_of_its_source():
-    from prune.common.terminal import _describe_os_error
+    from prune.common.screen.terminal import _describe_os_error
 
     full = OSError(errno.ENOSPC, "No space left on device", "source", None, "copy")
     assert _describe_os_error(full) == "copy: No space left on device"

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from prune.choosing.settings import CutSettings
 from prune.common.errors import CheckpointError
-from prune.common.provenance import file_sha256
+from prune.common.files.provenance import file_sha256
 from prune.cutting.cut import cut
 from prune.cutting.plan import CutPlan
 from prune.cutting.planning import plan_cut

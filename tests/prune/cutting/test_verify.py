@@ -1,13 +1,16 @@
 """`prune verify`: a sound cut passes, and every kind of damage is named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from prune.checkpoint.headers import read_shard
+from prune.checkpoint.source import Source
 from prune.cutting.cut import cut
 from prune.cutting.planning import plan_cut
 from prune.cutting.verify import verify_cut
+from prune.families.subject import open_subject
 from tests.support.checkpoints import edit_config, hashes, synthetic_checkpoint
 from tests.support.commands import check_refused, run
 from tests.support.every_family import save_small_model
@@ -107,3 +110,21 @@ def test_logits_are_compared_for_layers_of_every_form(family, tmp_path):
     found = verify_cut(tmp_path / "full", out, logits=True, show_progress=False)
     assert found.faults == ()
     assert found.logits <= 1e-5
+
+
+def test_the_logits_are_those_of_the_revision_whose_bytes_were_compared(tiny_llama, tmp_path, monkeypatch):
+    out = cut(plan_cut(tiny_llama, layers="2,5"), tmp_path / "out", show_progress=False)
+    commit, asked = "0123abc", {}
+
+    def opened(model, **_):
+        subject = open_subject(tiny_llama if model == "owner/name" else model)
+        return replace(subject, source=Source(tiny_llama, model, commit)) if model == "owner/name" else subject
+
+    def located(model, revision=None, **_):
+        asked[str(model)] = revision
+        return Source(tiny_llama if model == "owner/name" else out, str(model), revision)
+
+    monkeypatch.setattr("prune.cutting.verify.open_subject", opened)
+    monkeypatch.setattr("prune.cutting.verify.locate", located)
+    assert verify_cut("owner/name", out, revision="a-branch", logits=True, show_progress=False).sound
+    assert asked == {"owner/name": commit, str(out): None}

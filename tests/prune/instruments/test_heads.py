@@ -7,13 +7,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from prune.choosing.heads import Heads
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
-from prune.common.resume import Unfinished
+from prune.common.files.resume import Unfinished
 from prune.instruments import detecting
 from prune.instruments.ablation import Runs, verdict
 from prune.instruments.heads import heads
+from prune.instruments.needles import NEEDLES
+from prune.instruments.prompts import Prompter
 from prune.instruments.settings import HeadsSettings, parse_numbers
 from prune.instruments.showing import draw_heads, heads_table
 from tests.support.commands import check_refused, run, succeed
@@ -40,6 +43,18 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(copying, text, settings):
     return heads(copying, text, settings=settings, show_progress=False)
+
+
+def test_a_chat_template_that_refuses_is_one_line(copying):
+    tokenizer = AutoTokenizer.from_pretrained(copying)
+    tokenizer.chat_template = "{{ raise_exception('a system prompt is needed') }}"
+    for ask in (
+        lambda prompter: prompter.ask("What is it?"),
+        lambda prompter: prompter.ask_about(["One.", "Two."], 1, NEEDLES[0]),
+    ):
+        with pytest.raises(TextError, match=r"the chat template of .* refuses .* \(a system prompt is needed\)"):
+            ask(Prompter(tokenizer))
+        ask(Prompter(tokenizer, chat=False))
 
 
 def test_the_planted_head_is_first_by_both_scores(result):
@@ -133,7 +148,7 @@ def test_an_interrupted_run_goes_on(copying, text, settings, result, tmp_path, m
         return Unfinished.beside(out, overwrite=False, **more)
 
     monkeypatch.setattr(detecting.Writer, "write", write)
-    monkeypatch.setattr("prune.common.resume.EVERY", -1.0)
+    monkeypatch.setattr("prune.common.files.resume.EVERY", -1.0)
     with pytest.raises(KeyboardInterrupt):
         heads(copying, text, settings=settings, unfinished=begun(resume=False), show_progress=False)
     assert ran == [8, 8, 8]

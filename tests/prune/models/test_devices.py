@@ -8,8 +8,8 @@ import torch
 from accelerate.state import AcceleratorState
 
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.memory import peak_memory
-from prune.common.processes import gather
+from prune.common.machine.memory import peak_memory
+from prune.common.machine.processes import gather
 from prune.models.loading import pick_device
 from tests.support.commands import check_refused, error_line, run
 

@@ -16,6 +16,10 @@ from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models import precision
 from prune.models.loading import decoder_layers, load_model, load_tokenizer, pick_device
 from prune.models.precision import multiplies_bfloat16, pick_dtype, tensor_float32
+from prune.models.walks.layer_files import LayerFiles
+from prune.models.whole import load_whole
+from tests.support.checkpoints import edit_config
+from tests.support.every_family import save_small_model
 from tests.support.models import tiny
 
 
@@ -71,7 +75,7 @@ def test_devices_and_dtypes():
         pick_device("nowhere")
     assert pick_dtype("bf16") is torch.bfloat16
     assert pick_dtype("float16") is torch.float16
-    with pytest.raises(RegrowthError, match="--dtype int3"):
+    with pytest.raises(UsageError, match="--dtype int3"):
         pick_dtype("int3")
 
 
@@ -129,6 +133,18 @@ def test_a_gpu_is_asked_whether_it_multiplies_bfloat16(card):
 def test_a_gpu_that_is_not_here_is_taken_for_a_newer_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert multiplies_bfloat16("cuda:1")
+
+
+def test_the_checkpoints_own_dtype_is_the_one_that_transformers_takes(tmp_path):
+    """Of a config that names none it is that of the files, on each way of loading."""
+    save_small_model("llama", tmp_path)
+    model = load_model(locate(tmp_path)).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    edit_config(tmp_path, dtype=None)
+    source = locate(tmp_path)
+    assert load_model(source).dtype == torch.bfloat16
+    assert LayerFiles(source, dtype="auto", device="cpu").dtype == torch.bfloat16
+    assert load_whole(source, dtype="auto", device="cpu", load_in_4bit=True).dtype == torch.bfloat16
 
 
 def test_weights_go_straight_to_a_gpu_and_by_way_of_memory_to_nothing_else(monkeypatch, tiny_llama):

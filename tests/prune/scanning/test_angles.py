@@ -79,7 +79,6 @@ def test_mean_over_tokens_weighs_samples_by_their_tokens_and_merges():
 def test_best_start_keeps_the_last_layer_and_takes_the_first_of_equals():
     row = [0.5, 0.2, 0.2, 0.1]  # 5 layers, blocks of 2: start 3 would drop the last layer
     assert best_start(row, 5, 2) == 1
-    assert best_start(row, 5, 2, allow_last=True) == 3
     assert deepest_start(30, 6) == 23  # drops 23 .. 28, keeps 29
     assert lowest_influence([0.3, 0.1, 0.2, 0.1, 0.0], 2) == [1, 3]
     assert lowest_influence([0.3, 0.1, 0.2, 0.1, 0.0], 2, allow_last=True) == [1, 4]

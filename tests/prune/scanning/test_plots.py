@@ -71,16 +71,14 @@ def test_minima_are_marked_and_last_layer_blocks_hatched(made_scan):
 
 @pytest.mark.parametrize(("suffix", "head"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
 def test_figure_files(made_scan, suffix, head):
-    content = draw_scan(made_scan, f"map{suffix}", scale="raw")
+    content = draw_scan(made_scan, f"map{suffix}")
     assert content.startswith(head)
     assert len(content) > 5000
 
 
-def test_wrong_suffix_scale_or_model_is_wrong_usage(made_scan):
+def test_wrong_suffix_or_model_is_wrong_usage(made_scan):
     with pytest.raises(UsageError, match="--plot"):
         draw_scan(made_scan, "map.jpeg2")
-    with pytest.raises(UsageError, match="--scale"):
-        draw_scan(made_scan, "map.png", scale="log")
     one = made_scan.model_copy(update={"layers": 1, "distance": ((0.1,),), "stderr": ((0.1,),)})
     with pytest.raises(UsageError, match="one layer"):
         draw_scan(one, "map.png")

@@ -119,7 +119,7 @@ def test_a_damaged_scan_is_refused_with_what_is_wrong(words, tiny_scan, tmp_path
 
 
 def test_command_writes_the_scan_and_the_figure(tiny_llama, sample_text, tmp_path, monkeypatch):
-    monkeypatch.setattr("prune.common.resume.EVERY", 0.0)
+    monkeypatch.setattr("prune.common.files.resume.EVERY", 0.0)
     out, plot = tmp_path / "deep" / "scan.json", tmp_path / "scan.png"
     options = ["--tokens", "all", "--out", out, "--plot", plot]
     done = succeed("prune", "scan", tiny_llama, "--text", sample_text, *SMALL, *options)
@@ -154,7 +154,8 @@ def test_an_existing_out_is_refused_before_any_work_and_replaced_on_request(tiny
         (["--tokens", "first"], 2, "first"),
         (["--batch-size", "0"], 2, "--batch-size 0"),
         (["--batch-size", "many"], 2, "--batch-size many"),
-        (["--dtype", "int8"], 1, "--dtype int8"),
+        (["--dtype", "int8"], 2, "--dtype int8"),
+        (["--device-map", "auto", "--device", "cpu"], 2, "--device cpu names one device"),
         (["--device", "nowhere"], 1, "--device nowhere"),
         (["--seed", "-1"], 2, "--seed"),
         (["--plot", "map.txt"], 2, "--plot map.txt"),

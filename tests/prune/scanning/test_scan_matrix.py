@@ -89,12 +89,12 @@ EMBEDDING = places(lambda name: "disk" if name[-1] in "0246" or "embed" in name 
 
 @pytest.mark.parametrize(
     ("device_map", "tokens"),
-    [({"": "cpu"}, "last"), ("auto", "last"), (HALF, "last"), (HALF, "all"), (EMBEDDING, "all")],
-    ids=["one place", "auto", "half on disk", "half on disk, all tokens", "embedding on disk"],
+    [({"": "cpu"}, "last"), ("balanced", "last"), (HALF, "last"), (HALF, "all"), (EMBEDDING, "all")],
+    ids=["one place", "balanced", "half on disk", "half on disk, all tokens", "embedding on disk"],
 )
 def test_a_model_in_several_places_gives_the_same_numbers(tiny_llama, sample_text, in_one_place, device_map, tokens):
     """accelerate's own dispatch, as for several GPUs: weights on two kinds of device, states moved along."""
-    if device_map != "auto" and device_map.get("model.embed_tokens") == "disk":
+    if device_map != "balanced" and device_map.get("model.embed_tokens") == "disk":
         needs_newer_transformers("mixes up weights where the embedding lies on the disk")
     settings, whole = in_one_place[tokens]
     split = replace(settings, device_map=device_map)

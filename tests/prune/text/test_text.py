@@ -89,7 +89,7 @@ def test_a_folder_is_read_in_order_of_names(tmp_path):
         ("a.jsonl", b'{"body": "a"}\n', r"no text field 'text' \(it has: body\)"),
         ("a.jsonl", b"[1]\n", "no text field"),
         ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
-        ("a.parquet", b"nothing", "not a parquet file"),
+        ("a.parquet", b"nothing", "not a whole parquet file"),
         ("a.jsonl.gz", b"nothing", "not a whole gzip file"),
         ("a.csv", b"a,b", "is none of .txt"),
     ],
@@ -98,6 +98,18 @@ def test_bad_sources_are_named(tmp_path, name, content, words):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(TextError, match=words) as error:
+        list(read_documents(str(path)))
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["jsonl.gz", "parquet"])
+def test_a_file_that_is_damaged_inside_is_named(tmp_path, kind):
+    path = _write(tmp_path, kind)
+    content = bytearray(path.read_bytes())
+    middle = 12 if kind == "jsonl.gz" else len(content) // 8  # behind the header, and in the first column's page
+    content[middle : middle + 12] = b"\xff" * 12
+    path.write_bytes(content)
+    with pytest.raises(TextError, match=f"not a whole {'gzip' if kind == 'jsonl.gz' else kind} file") as error:
         list(read_documents(str(path)))
     assert str(path) in str(error.value)
 

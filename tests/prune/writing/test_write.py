@@ -17,7 +17,7 @@ from prune.text.documents import read_documents
 from prune.text.windows import encode
 from prune.writing import writers
 from prune.writing.asking import Asker, Counts, read_prompts
-from prune.writing.write import settle_sampling
+from prune.writing.write import _plan, settle_sampling
 from tests.support.chats import PLAIN, chat
 from tests.support.commands import check_refused, run, succeed
 from tests.support.texts import sentences, write_jsonl
@@ -280,6 +280,32 @@ def test_vllm_writes_too(tiny_llama, questions, tmp_path, monkeypatch):
     monkeypatch.setattr("prune.models.vllm.options.find_spec", lambda name: None)
     with pytest.raises(RegrowthError, match="--backend vllm: vLLM is not installed here"):
         write(tiny_llama, questions, tmp_path / "no.jsonl", **how)
+
+
+def test_rows_hang_on_those_of_the_engines_options_that_alter_answers(tiny_llama, questions, monkeypatch):
+    monkeypatch.setattr("prune.models.vllm.options.engine_device", lambda device: "cpu")
+
+    def facts(arguments):
+        settings = WriteSettings(**FEW, backend="vllm", backend_args=arguments)
+        return _plan(tiny_llama, str(questions), settings, revision=None, trust_remote_code=False).facts
+
+    assert facts("gpu_memory_utilization=0.5") == facts(None)
+    assert facts("quantization=fp8") != facts(None)
+
+
+def test_layers_are_spread_over_gpus_or_the_run_is_refused(tiny_llama, questions, tmp_path, monkeypatch):
+    def refused(*words):
+        out = ["--out", tmp_path / "own.jsonl", "--device-map", *words]
+        return run("prune", "write", tiny_llama, "--prompts", questions, *out)
+
+    monkeypatch.setattr("prune.models.spread.gpus", lambda: [("cuda:0", 1 << 30)])
+    check_refused(refused("auto"), 2, "spreads a model over GPUs, and there are 1; leave it out")
+    check_refused(refused("balanced"), 2, "--device-map balanced is unknown")
+    loaded = []
+    monkeypatch.setattr("prune.models.spread.check_spread", lambda *_: None)
+    monkeypatch.setattr("prune.models.spread.place_layers", lambda source, **how: loaded.append(source) or {"": "cpu"})
+    write(tiny_llama, questions, tmp_path / "own.jsonl", tokens=300, device_map="auto")
+    assert [source.folder for source in loaded] == [tiny_llama]
 
 
 def test_the_sample_model_writes_prose(sample_model, sample_questions, tmp_path):

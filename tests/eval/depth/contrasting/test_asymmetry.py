@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from eval.billing.counts import gains
+from eval.billing.rows.counts import thinking_scores
 from eval.depth.contrasting import asymmetry
 from eval.depth.contrasting.asymmetry import Answers, Asymmetry, first_beyond
 
@@ -97,7 +97,10 @@ def test_equal_slopes_are_seldom_told_apart():
 def test_changes_are_those_of_the_rates_and_hold_together():
     answers = planted(EARLY, LATE, questions=300)
     found = order_of_events(SIZES, answers)
-    before, after = (gains(answers.fast_right[row].tolist(), answers.slow_right[row].tolist()) for row in (0, 4))
+    alone = list(map(str, range(300)))
+    before, after = (
+        thinking_scores(answers.fast_right[row].tolist(), answers.slow_right[row].tolist(), alone) for row in (0, 4)
+    )
     row = found.sizes[3]
     assert row.size == 8
     for name in ("r_o", "r_c", "a_fast", "delta"):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from eval.depth.contrasting.interaction import DomainCosts, depth_interaction
-from eval.depth.pages.figures import AlikeCurve, RemovalCurve, alike_curves, contrast_curve, removal_map
+from eval.depth.pages.figures import AlikeCurve, RemovalCurve, alike_section, contrast_section, removal_section
+from eval.reports.drawing.sheet import sheet
 from prune.common.intervals import Interval
 from tests.support.report_page import Page
 
@@ -36,7 +37,7 @@ def marks(svg, name, panel=0):
 
 
 def test_a_removal_map_has_a_panel_for_each_measure_and_size():
-    svg = removal_map([*removed(), *removed(size=4), *removed("writing a chain")])
+    svg = sheet(removal_section([*removed(), *removed(size=4), *removed("writing a chain")]))
     words = [element["text"] for element in Page(svg).all("text")]
     assert words.count("answer at once") == 2
     assert words.count("first removed layer (0-based)") == 3
@@ -44,16 +45,16 @@ def test_a_removal_map_has_a_panel_for_each_measure_and_size():
     assert words.count("bits per answer lost, log-like above 0.1") == 3
     assert len(re.findall(r'class="band', svg)) == 6
     assert "var(" not in svg
-    assert removal_map(removed()) == removal_map(removed())
+    assert sheet(removal_section(removed())) == sheet(removal_section(removed()))
 
 
 def test_a_destroyed_first_layer_does_not_flatten_the_rest():
-    heights = [y for _, y in marks(removal_map(removed()), "mathematics")]
+    heights = [y for _, y in marks(sheet(removal_section(removed())), "mathematics")]
     assert heights[0] == min(heights)
     assert heights[1:] == sorted(heights[1:])  # y grows downwards, costs fall
     rest, whole = heights[-1] - heights[1], heights[-1] - heights[0]
     assert rest > whole / 6  # 1.5 of 200 bits
-    words = [element["text"] for element in Page(removal_map(removed(top=3.0))).all("text")]
+    words = [element["text"] for element in Page(sheet(removal_section(removed(top=3.0)))).all("text")]
     assert "bits per answer lost" in words  # a linear axis is enough
 
 
@@ -70,7 +71,7 @@ def contrast(tilt=1.0):
 def test_a_contrast_curve_shows_the_difference_by_depth():
     sides, depths = contrast()
     found = depth_interaction(*sides, depths)
-    svg = contrast_curve([found], ["answer at once, 1 layer removed"])
+    svg = sheet(contrast_section([found], ["answer at once, 1 layer removed"]))
     spots = marks(svg, "mathematics less medicine")
     assert len(spots) == 12
     differences = [block.difference.estimate for block in found.profile]
@@ -89,8 +90,8 @@ def test_what_has_no_relative_costs_is_not_drawn():
     idle = DomainCosts("idle", sides[1].costs * 0, sides[1].clusters)
     nothing = depth_interaction(sides[0], idle, depths)
     with pytest.raises(ValueError, match="no contrast"):
-        contrast_curve([nothing], ["a"])
-    svg = contrast_curve([nothing, depth_interaction(*sides, depths)], ["a", "b"])
+        contrast_section([nothing], ["a"])
+    svg = sheet(contrast_section([nothing, depth_interaction(*sides, depths)], ["a", "b"]))
     assert "b" in [element["text"] for element in Page(svg).all("text")]
     assert len([e for e in ElementTree.fromstring(svg) if "chart" in e.get("class", "")]) == 1
 
@@ -98,7 +99,8 @@ def test_what_has_no_relative_costs_is_not_drawn():
 def test_alike_curves_have_a_panel_for_each_kind_of_state():
     values = np.linspace(0.95, 0.5, 30)
     panels = ("layer outputs, last token", "attention outputs, last token")
-    svg = alike_curves([AlikeCurve(name, panel, around(values)) for panel in panels for name in ("mathematics", "law")])
+    alike = [AlikeCurve(name, panel, around(values)) for panel in panels for name in ("mathematics", "law")]
+    svg = sheet(alike_section(alike))
     words = [element["text"] for element in Page(svg).all("text")]
     assert set(panels) <= set(words)
     assert words.count("layer (0-based)") == 2

@@ -11,7 +11,7 @@ from eval.depth.similarity.pairs import Prompt, PromptPair, pair_prompts
 from eval.runs.run import run
 from eval.runs.samples import hash_prompt
 from eval.settings import Settings
-from prune.common.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError
 from tests.support.models import tiny
 from tests.support.questions import question_of
 
@@ -28,7 +28,7 @@ def pairs():
     """Prompts of two tokens: what stands before the question differs between the two, and the question is one token."""
     tokens = np.random.default_rng(0).permutation(np.arange(3, 300))[: 3 * COUNT].reshape(3, COUNT).tolist()
     return [
-        PromptPair(*(Prompt((before, asked), (1,), cut=False) for before in sides))
+        PromptPair(*(Prompt((before, asked), cut=False) for before in sides))
         for *sides, asked in zip(*tokens, strict=True)
     ]
 
@@ -45,7 +45,7 @@ def _parting_at(layer):
 
 def test_states_part_at_the_planted_layer(questions, pairs):
     done = []
-    found = fast_slow_similarity(_parting_at(3), questions, pairs, batch_size=16, progress=done.append)
+    found = fast_slow_similarity(_parting_at(3), questions, pairs, progress=done.append)
     assert found.layers == LAYERS
     assert sum(done) == 2 * COUNT
     (whole,) = found.over_all
@@ -61,7 +61,7 @@ def test_states_part_at_the_planted_layer(questions, pairs):
 
 
 def test_where_nothing_happens_nothing_is_claimed(questions, pairs):
-    found = fast_slow_similarity(_parting_at(None), questions, pairs, token="question").over_all[0]
+    found = fast_slow_similarity(_parting_at(None), questions, pairs).over_all[0]
     assert found.estimate == pytest.approx([1.0] * (LAYERS + 1), abs=1e-6)
     assert found.declines == "cannot tell here"
 
@@ -98,22 +98,15 @@ def test_prompts_are_those_that_are_asked(tiny_llama, sample_questions):
             text = tokenizer.decode(prompt.tokens)
             how = {"until": [stop], "do_sample": False, "max_gen_toks": limit}
             assert hashes[item.id, mode] == hash_prompt([(text, how)])
-            assert item.question.strip() in tokenizer.decode([prompt.tokens[place] for place in prompt.question])
     whole = made[0].slow
     room = len(whole.tokens) - 40
     short = pair_prompts(questions, tokenizer, chat=True, max_length=room)[0].slow
     assert (whole.cut, short.cut) == (False, True)
     assert short.tokens == whole.tokens[-room:]
-    assert [short.tokens[i] for i in short.question] == [whole.tokens[i] for i in whole.question]
 
 
-def test_bad_input(questions, pairs):
+def test_a_state_that_is_no_number_is_told(questions, pairs):
     model = _parting_at(0)
-    with pytest.raises(UsageError, match="token 'first' is unknown; use last or question"):
-        fast_slow_similarity(model, questions, pairs, token="first")
-    blind = [PromptPair(Prompt(pair.fast.tokens, (), cut=False), pair.slow) for pair in pairs]
-    with pytest.raises(UsageError, match="the tokenizer does not tell which tokens are question"):
-        fast_slow_similarity(model, questions, blind, token="question")
     with torch.no_grad():
         model.model.layers[2].mlp.down_proj.weight.fill_(float("nan"))
     with pytest.raises(RegrowthError, match=r"x\[3\] is not finite on question 0; try --dtype float32"):

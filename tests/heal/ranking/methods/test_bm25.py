@@ -9,17 +9,12 @@ from heal.ranking.methods.bm25 import bm25_scores
 
 
 def test_scores_are_the_formula_s():
-    scores = bm25_scores(["A b b", "b c", "d"], ["b, c", "B b", "unknown"], k1=1.5, b=0.75)
+    scores = bm25_scores(["A b b", "b c", "d"], ["b, c", "B b", "unknown"])
     of_b, of_c = math.log(1 + 1.5 / 2.5), math.log(1 + 2.5 / 1.5)  # b stands in two of three, c in one
     long = of_b * 2 * 2.5 / (2 + 1.5 * (0.25 + 0.75 * 3 / 2))  # twice in three words, where two are usual
     usual = 1 * 2.5 / (1 + 1.5)  # once in two words
     expected = [[long, 2 * long, 0], [(of_b + of_c) * usual, 2 * of_b * usual, 0], [0, 0, 0]]
     assert scores == pytest.approx(np.array(expected))
-
-
-def test_without_regard_to_length_only_repeats_count():
-    short, long = bm25_scores(["pear", "pear and five words more here"], ["pear"], b=0)[:, 0]
-    assert short == pytest.approx(long)
 
 
 def test_no_query_gives_no_column_and_no_document_is_an_error():

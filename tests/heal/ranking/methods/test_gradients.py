@@ -7,7 +7,7 @@ import torch
 from heal.ranking.methods.gradients import LoraGradients, gradient_scores, second_moments, update_direction, with_own
 from heal.text.packing import IGNORED, Row
 from prune.common.errors import RegrowthError
-from prune.common.resume import FinishedParts
+from prune.common.files.resume import FinishedParts
 from tests.support.ranking import adapted, rows
 
 

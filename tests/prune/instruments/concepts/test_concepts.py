@@ -11,7 +11,7 @@ import torch
 
 from prune.checkpoint.source import locate
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
-from prune.common.resume import Unfinished
+from prune.common.files.resume import Unfinished
 from prune.instruments.concepts import clustering, tagging
 from prune.instruments.concepts import concepts as running
 from prune.instruments.concepts.concepts import choose_layers, concepts, settle_kinds
@@ -163,7 +163,7 @@ def test_an_interrupted_run_goes_on(tiny_llama, text, settings, result, tmp_path
         return Unfinished.beside(out, overwrite=False, **more)
 
     monkeypatch.setattr(clustering, "k_means", k_means)
-    monkeypatch.setattr("prune.common.resume.EVERY", -1.0)
+    monkeypatch.setattr("prune.common.files.resume.EVERY", -1.0)
     with pytest.raises(KeyboardInterrupt):
         concepts(tiny_llama, text, settings=settings, unfinished=begun(resume=False), show_progress=False)
     with pytest.raises(UsageError, match="clusters was 10 and is now 9"):

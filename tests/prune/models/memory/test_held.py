@@ -9,7 +9,7 @@ from prune.models.memory.held import held_cache_bytes, held_weight_bytes
 from prune.models.memory.kv_cache import cache_bytes, layer_caches
 from prune.models.memory.skeleton import skeleton
 from prune.models.memory.weights import loaded_weights
-from prune.models.whole import quantisation
+from prune.models.nf4 import quantisation
 from tests.support.models import save_tiny, tiny
 
 FREQUENCIES = 2 * 8  # values of the rotary table of a head of 16, which transformers keeps twice

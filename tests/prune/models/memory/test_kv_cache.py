@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.families.table import FAMILIES
-from prune.models.memory.kv_cache import LayerCache, bytes_a_token, cache_bytes, cache_of, layer_caches, tensors_in
+from prune.models.memory.kv_cache import LayerCache, cache_bytes, cache_of, layer_caches, tensors_in
 from prune.models.memory.skeleton import skeleton
 from tests.support.every_family import NOT_BUILT, WINDOW, own_name, small_config
 from tests.support.verdicts import families, quiet
@@ -92,4 +92,4 @@ def test_arithmetic():
     full, window, state = LayerCache("", token=10), LayerCache("", window=5, windowed=4), LayerCache("", state=7)
     assert [layer.bytes(3, 2) for layer in (full, window, state)] == [60, 24, 14]
     assert cache_bytes([full, window, state], 100, 2) == 2 * (1000 + 20 + 7)
-    assert bytes_a_token([full, window], 10) == 12
+    assert cache_bytes([full, window], 10) == 120

@@ -9,15 +9,15 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
 from prune.families.subject import open_subject
 from prune.families.table import FAMILIES
-from prune.models.loading import cache_argument, load_model, longest_context, longest_stated
+from prune.models.loading import cache_argument, load_model, longest_context, longest_stated, read_config, stored_dtype
 from prune.models.memory.held import held_weight_bytes
 from prune.models.memory.kv_cache import cache_bytes, cache_of, layer_caches
-from prune.models.memory.needs import Asked
+from prune.models.memory.needs import Load
 from prune.models.memory.reckoning import read_needs
-from prune.models.memory.skeleton import read_config, skeleton
-from prune.models.memory.weights import loaded_weights, stored_dtype
+from prune.models.memory.skeleton import skeleton
+from prune.models.memory.weights import loaded_weights
 from prune.models.memory.work import _measured, prompt_work
-from prune.models.whole import quantisation
+from prune.models.nf4 import quantisation
 from tests.support.every_family import NOT_BUILT, own_name, save_small_model, small_config
 from tests.support.models import tiny
 from tests.support.verdicts import families, quiet
@@ -124,13 +124,13 @@ def test_work_of_the_last_chunk_through_states_and_attention_is_reckoned_from_sh
 def test_fewer_layers_take_less(tmp_path):
     save_small_model("gemma3_text", tmp_path)
     subject = open_subject(tmp_path)
-    needs = read_needs(subject.source, subject.checkpoint, Asked(100), layer_of=subject.names.layer, layers=8)
+    needs = read_needs(subject.source, subject.checkpoint, Load(100), layer_of=subject.names.layer, layers=8)
     whole, half, window, full = (needs.of(kept) for kept in (range(8), range(4), [0], [5]))
     assert whole.total == whole.weights + whole.cache + whole.work
     assert whole.weights - half.weights == sum(needs.weights.layers[4:])
     assert window.cache < full.cache / 10
     with pytest.raises(UsageError, match="--context 129 is beyond the 128 tokens"):
-        read_needs(subject.source, subject.checkpoint, Asked(129), layer_of=subject.names.layer, layers=8)
+        read_needs(subject.source, subject.checkpoint, Load(129), layer_of=subject.names.layer, layers=8)
 
 
 def test_a_context_that_is_stretched():

@@ -1,0 +1,1 @@
+"""What a policy says of a bill: GO, NO-GO or INCONCLUSIVE."""

@@ -1,0 +1,1 @@
+"""The rows of a bill: paired differences by domain, task, needle and way of thinking."""

@@ -1,0 +1,1 @@
+"""Charts, block maps and the sheets that hold them, as SVG."""

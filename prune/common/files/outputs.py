@@ -1,0 +1,226 @@
+"""Outputs that appear whole or not at all: a temporary sibling, fsync, then one rename.
+
+A run holds a lock (flock) on its temporary folder, which the kernel releases however the run ends.
+A later run that finds a temporary folder whose lock is free knows it for debris and clears it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prune.common.errors import RegrowthError
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
+
+
+def free_file(out: str | Path, *, overwrite: bool = False) -> Path:
+    """Return `out` as a path, or raise where no file can be written: a folder stands there, or what is to be kept."""
+    out = _no_dangling_link(Path(out))
+    if out.is_dir():
+        raise RegrowthError(f"{out} is a folder; give a file")
+    if out.exists() and not overwrite:
+        raise _taken(out)
+    return out
+
+
+def free_folder(out: str | Path, *, overwrite: bool = False) -> Path:
+    """Return `out` as a path, or raise where no folder can be written: a file stands there, or what is to be kept."""
+    out = _no_dangling_link(Path(out))
+    if out.exists() and not out.is_dir():
+        raise RegrowthError(f"{out} is a file, not a folder; use another --out")
+    if out.exists() and not overwrite and any(out.iterdir()):
+        raise _taken(out)
+    return out
+
+
+def check_apart(out: str | Path, *read: str | Path | None) -> None:
+    """Refuse an output that would replace what is read: it is one of `read`, or holds it.
+
+    Args:
+        read: files and folders. Names of hub models, and None, stand for nothing here.
+
+    Raises:
+        RegrowthError: naming both.
+    """
+    target = Path(out).resolve()
+    for one in read:
+        if one is not None and Path(one).exists() and Path(one).resolve().is_relative_to(target):
+            raise RegrowthError(f"--out {out} would replace {one}, which is read; give another folder")
+
+
+@contextmanager
+def staged_directory(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a fresh folder beside `out`; when the block ends well, it becomes `out` in one rename.
+
+    If the block raises, nothing is left. A killed run leaves only a hidden sibling, which the next run clears.
+
+    Raises:
+        RegrowthError: `out` exists (and not `overwrite`), or another run finished it first.
+    """
+    out = free_folder(out, overwrite=overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _clear_debris(out)
+    stage, lock = _make_stage(out)
+    try:
+        stage.chmod(0o777 & ~_umask())
+        yield stage
+        _sync_tree(stage)
+        _publish(stage, out, overwrite=overwrite)
+        sync(out.parent)
+    finally:
+        os.close(lock)
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
+    """Write a file whole or not at all; refuses to replace one without `overwrite`."""
+    write_bytes(path, text.encode("utf-8"), overwrite=overwrite)
+
+
+def write_bytes(path: str | Path, content: bytes, *, overwrite: bool = False) -> None:
+    """Write a file whole or not at all; refuses to replace one without `overwrite`."""
+    path = free_file(path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        if overwrite:
+            os.replace(name, path)
+        else:
+            _put_new(name, path)
+        sync(path.parent)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, document: Any, *, overwrite: bool = False) -> None:
+    """Write JSON for people and machines alike; NaN and infinity are refused, they are no numbers."""
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", overwrite=overwrite)
+
+
+def write_json_lines(path: str | Path, rows: Iterable[Any]) -> None:
+    """Write a new file of one JSON document a line; NaN and infinity are refused, as above."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def _no_dangling_link(out: Path) -> Path:
+    if out.is_symlink() and not out.exists():
+        raise RegrowthError(f"{out} is a dangling link; remove it or use another --out")
+    return out
+
+
+def _taken(out: Path) -> RegrowthError:
+    return RegrowthError(f"{out} already exists; use another --out or add --overwrite")
+
+
+def _prefix(out: Path) -> str:
+    return f".{out.name}.partial-"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _make_stage(out: Path) -> tuple[Path, int]:
+    """A fresh hidden sibling of `out`, and the descriptor that holds its lock.
+
+    Until it is locked, a rival that clears debris may take it for a dead run's and remove it. Then another is made.
+    """
+    while True:
+        stage = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
+        try:
+            lock = os.open(stage, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if stage.exists():
+            return stage, lock
+        os.close(lock)
+
+
+def _clear_debris(out: Path) -> None:
+    for left in out.parent.glob(_prefix(out) + "*"):
+        if not left.is_dir() or left.is_symlink():
+            continue
+        try:
+            handle = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # its run is alive
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+        finally:
+            os.close(handle)
+
+
+def _publish(stage: Path, out: Path, *, overwrite: bool) -> None:
+    try:
+        if overwrite and out.exists():
+            _swap(stage, out)  # `stage` now holds what is replaced, and is removed
+        else:
+            os.rename(stage, out)  # this replaces an empty folder, and nothing else
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise RegrowthError(f"{out} was made by another run meanwhile; that one is kept") from error
+        raise
+
+
+def _put_new(temporary: str, path: Path) -> None:
+    """Give a file its name, unless something has that name already."""
+    try:
+        os.link(temporary, path)
+    except OSError:  # the name is taken, or the file system has no hard links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.rename(temporary, path)
+
+
+def _swap(stage: Path, out: Path) -> None:
+    """Exchange two folders in one step, by renameat2(2); in two where the file system lacks it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "renameat2"):
+        names = (_AT_FDCWD, os.fsencode(stage), _AT_FDCWD, os.fsencode(out))
+        if libc.renameat2(*names, ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.ENOSYS, errno.EINVAL):
+            raise OSError(code, os.strerror(code), str(out))
+    aside = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent)) / "replaced"
+    os.rename(out, aside)
+    os.rename(stage, out)
+    shutil.rmtree(aside.parent, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_tree(folder: Path) -> None:
+    for below, _, files in os.walk(folder):
+        for name in files:
+            sync(Path(below) / name)
+        sync(Path(below))

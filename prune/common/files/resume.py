@@ -1,0 +1,149 @@
+"""The work of an unfinished run: arrays and facts in one hidden file beside its --out, from which it goes on.
+
+The file is written whole or not at all, and goes when the run is done.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+
+from prune.common.errors import RegrowthError, UsageError
+from prune.common.files.outputs import write_bytes
+from prune.common.machine.processes import rank_and_world
+
+T = TypeVar("T")
+Arrays = Mapping[str, np.ndarray]
+EVERY = 20.0  # seconds between two writings
+
+
+class Unfinished:
+    """The file in which a run keeps its work until it is done. Of several processes each has its own."""
+
+    def __init__(self, path: str | Path) -> None:
+        rank, world = rank_and_world()
+        self._path = Path(path)
+        self._mine = self._path if world == 1 else self._path.with_name(f"{self._path.name}.{rank}")
+        self._facts: dict[str, Any] = {}
+        self._written = time.monotonic()
+
+    @classmethod
+    def beside(cls, out: str | Path, *, resume: bool, overwrite: bool) -> Self:
+        """That of a run into `out`: `.NAME.unfinished`. What an earlier run has left is for `resume`, or goes.
+
+        Raises:
+            RegrowthError: there is something left, and neither `resume` nor `overwrite` is given.
+        """
+        out = Path(out)
+        unfinished = cls(out.parent / f".{out.name}.unfinished")
+        if not resume and unfinished._files():
+            if not overwrite:
+                raise RegrowthError(
+                    f"a run into {out} stands unfinished: go on with --resume, or begin anew with --overwrite"
+                )
+            unfinished.clear()
+        return unfinished
+
+    def read(self, facts: Mapping[str, Any], restore: Callable[[Any, Arrays], T]) -> T | None:
+        """What `restore` makes of the state and arrays that were written; None if nothing was.
+
+        Args:
+            facts: what the work depends on, as JSON. What is written from now on is of these facts.
+
+        Raises:
+            RegrowthError: not such a file.
+            UsageError: it is of a run with other facts; the message names the first that differs.
+        """
+        self._facts = json.loads(json.dumps(facts))
+        if not self._mine.exists():
+            return None
+        try:
+            with np.load(self._mine, allow_pickle=False) as arrays:
+                head = json.loads(str(arrays["head"]))
+                before, work = dict(head["facts"]), restore(head["state"], arrays)
+        except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile):
+            raise RegrowthError(
+                f"{self._mine} is not what an interrupted run has left; begin anew with --overwrite"
+            ) from None
+        for name, now in self._facts.items():
+            if before.get(name) != now:
+                raise UsageError(
+                    f"--resume: {name} was {_shown(before.get(name))} and is now {_shown(now)}; go on with what the "
+                    "run was begun with, or begin anew with --overwrite"
+                )
+        return work
+
+    def due(self) -> bool:
+        """Whether it is time to write again."""
+        return time.monotonic() - self._written > EVERY
+
+    def write(self, state: Any, arrays: Arrays) -> None:
+        """Keep the work so far: `state`, which is JSON, and arrays of numbers."""
+        head = np.array(json.dumps({"facts": self._facts, "state": state}))
+        content = io.BytesIO()
+        np.savez(content, head=head, **arrays)  # type: ignore[arg-type]
+        write_bytes(self._mine, content.getvalue(), overwrite=True)
+        self._written = time.monotonic()
+
+    def beside_it(self, suffix: str) -> Path:
+        """A file for work that grows, such as rows; it goes with this one."""
+        return self._mine.with_name(self._mine.name + suffix)
+
+    def clear(self) -> None:
+        """Remove what was kept, by all processes."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return [path for path in self._path.parent.glob(f"{glob.escape(self._path.name)}*") if path.is_file()]
+
+
+def _shown(value: Any) -> str:
+    text = "not there" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) < 100 else text[:96] + " ..."
+
+
+class FinishedParts:
+    """Parts by their names, in memory, and from time to time in the file of an unfinished run.
+
+    Args:
+        unfinished: that file; if None, nothing outlives the run.
+        facts: what the parts depend on. Those of an earlier run with the same facts are there again.
+
+    Raises:
+        RegrowthError: the file is not what such a run has left.
+        UsageError: it is of a run with other facts.
+    """
+
+    def __init__(self, unfinished: Unfinished | None = None, facts: Mapping[str, Any] | None = None) -> None:
+        self._unfinished = unfinished
+        self._parts: dict[str, Arrays] = {}
+        if unfinished is not None:
+            self._parts = unfinished.read(facts or {}, _restore) or {}
+
+    def get(self, name: str) -> Arrays | None:
+        """A finished part, or None."""
+        return self._parts.get(name)
+
+    def put(self, name: str, part: Arrays) -> None:
+        """Keep a finished part."""
+        self._parts[name] = part
+        if self._unfinished is not None and self._unfinished.due():
+            names = [(name, key) for name, part in self._parts.items() for key in part]
+            arrays = {f"array{number}": self._parts[name][key] for number, (name, key) in enumerate(names)}
+            self._unfinished.write(names, arrays)
+
+
+def _restore(names: Any, arrays: Arrays) -> dict[str, Arrays]:
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for number, (name, key) in enumerate(names):
+        parts.setdefault(name, {})[key] = arrays[f"array{number}"]
+    return dict(parts)

@@ -1,0 +1,1 @@
+"""What people see of every command: the terminal, options, tables, drawings."""
