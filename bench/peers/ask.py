@@ -105,7 +105,7 @@ def one_model(work: Path, data: Path, made: Environment | None, peer: Mapping[st
     )  # fmt: skip
     must(runs[name][-1])
     mine = our_answers(work / "run")[0]
-    rows = [figures(name, runs[name], right=sum(right for _, right in mine.values()))]
+    rows = [figures(name, runs[name])]
     if made is None:
         rows.append(dict(peer or {}))
     else:

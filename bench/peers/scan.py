@@ -98,7 +98,7 @@ def measured(
 
 
 def agreement(
-    distances: Sequence[Sequence[float]], best: Mapping[str, int], peer: Mapping[str, object]
+    distances: Sequence[Sequence[float]], best: Mapping[str, int], peer: Mapping[str, object], block: int = BLOCK
 ) -> dict[str, object]:
     """The greatest difference of distances, apart for the blocks that end at the last layer; and the chosen blocks."""
     inner, last = [0.0], [0.0]
@@ -110,7 +110,7 @@ def agreement(
     return {
         "distances_apart": max(inner),
         "of_blocks_with_the_last_layer": max(last),
-        f"block_of_{BLOCK}": peer["best"][str(BLOCK)],
+        f"block_of_{block}": peer["best"][str(block)],
         "sizes_with_our_block": f"{same} of {len(best)}",
     }
 
