@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.peers.record import ROOT, WORK, Measured, bytes_under, measure, write
+from bench.peers.record import ROOT, WORK, Measured, bytes_under, write
 from bench.peers.turns import MIB, emptied, figures, must, ours, take_turns, warm
 from bench.shared.environments import Environment, NotInstallableError, environment
 from bench.shared.random_llama import write_random_llama
