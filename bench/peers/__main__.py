@@ -28,6 +28,7 @@ COMPARISONS = {
     "whole": "the whole job in the same time: soup-cli shrink, optipfair",
     "four_tools": "the whole job as a script of four tools",
 }
+PREFIX = "bench.peers."
 
 
 def main() -> int:
@@ -50,11 +51,11 @@ def main() -> int:
 
 def compare(name: str) -> bool:
     """Run one; False where it failed."""
-    module = f"bench.peers.{name}"
+    module = PREFIX + name
     if find_spec(module) is None:
         print(f"== {name}: skipped, there is no {module}", flush=True)
         return True
-    print(f"== {name}: {COMPARISONS[name]}", flush=True)
+    print(f"== {name}: {COMPARISONS.get(name, name)}", flush=True)
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", f"from {module} import main; main()"], cwd=ROOT, check=False)
     ended = f"failed with exit code {done.returncode}" if done.returncode else "done"

@@ -4,7 +4,8 @@
 
 One model first, by turns. Then the full model and six cuts of it. There lm-eval needs each cut on the disk, and a run
 of its own for each; `prune cut` makes them, and its time is counted on lm-eval's side. The cuts are the best of a scan,
-which neither side is charged for. All in float32, eight requests at a time, without a chat template.
+which neither side is charged for. All in float32, without a chat template, eight requests at a time (`evaluate sweep`:
+1,024 tokens at a time, its default).
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def one_model(work: Path, data: Path, made: Environment | None, peer: Mapping[st
     )  # fmt: skip
     must(runs[name][-1])
     mine = our_answers(work / "run")[0]
-    rows = [figures(name, runs[name], right=sum(right for _, right in mine.values()))]
+    rows = [figures(name, runs[name])]
     if made is None:
         rows.append(dict(peer or {}))
     else:
@@ -130,7 +131,8 @@ def many_cuts(work: Path, data: Path, made: Environment | None, peer: Mapping[st
     else:
         rows.append(cut_and_run(work, made, cuts, mine))
     dropped = ", ".join(f"{layers[0]}-{layers[-1]}" for layers in cuts if layers)
-    common = _COMMON | {"layers_dropped": dropped, "questions": len(mine[0]), "rounds": 1}
+    common = _COMMON | {"batch_size": "8, of the sweep 1,024 tokens", "layers_dropped": dropped}
+    common |= {"questions": len(mine[0]), "rounds": 1}
     write("ask-sweep", f"ask the full model and {len(SIZES) - 1} cuts", rows, settings=common)
 
 

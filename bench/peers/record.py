@@ -51,16 +51,20 @@ def measure(
             stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         used = None
-        while used is None:
-            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
-            if pid:
-                child.returncode, used = os.waitstatus_to_exitcode(status), usage
-                break
-            looked = time.monotonic()
-            most = max(most, held_by_all(child.pid))
-            if time.monotonic() - began > limit_s:
-                os.killpg(child.pid, signal.SIGKILL)
-            time.sleep(max(_PAUSE, 9 * (time.monotonic() - looked)))
+        try:
+            while used is None:
+                pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+                if pid:
+                    child.returncode, used = os.waitstatus_to_exitcode(status), usage
+                    break
+                looked = time.monotonic()
+                most = max(most, held_by_all(child.pid))
+                if time.monotonic() - began > limit_s:
+                    os.killpg(child.pid, signal.SIGKILL)
+                time.sleep(max(_PAUSE, 9 * (time.monotonic() - looked)))
+        except KeyboardInterrupt:  # it is in a session of its own, and would run on
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
         seconds = time.monotonic() - began
         output.seek(0)
         said = output.read()

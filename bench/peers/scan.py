@@ -26,6 +26,10 @@ SAMPLE = ROOT / ".sample" / "model"
 TEXT = ROOT / ".sample" / "text.jsonl"
 SCRIPTS = Path(__file__).parent / "scans"
 SAMPLES, SHORTEST, LONGEST, BLOCK = 32, 64, 192, 8
+BLOCKS = (
+    "Regrowth always keeps the last layer; PruneMe may choose it, and scores it by the state after the final norm; "
+    "short-transformers asked for n layers chooses by the distances of n + 1"
+)
 _ROUNDS, _LIMIT = 3, 600
 
 
@@ -56,7 +60,8 @@ def main() -> None:
             rows = measured(ways, name, work / "ours.json", found)
             rows.append({"tool": SHORT[0].replace("==", " "), "not_run": f"not installable: {error}"})
         common = {"model": "SmolLM2-135M-Instruct", "dtype": "float32", "samples": SAMPLES, "tokens": tokens}
-        write("scan", "angular distances of all blocks", rows, settings=common | {"rounds": _ROUNDS, "threads": 2})
+        common |= {"rounds": _ROUNDS, "threads": 2, "blocks": BLOCKS}
+        write("scan", "angular distances of all blocks", rows, settings=common)
     finally:
         shutil.rmtree(work)
 
@@ -98,7 +103,7 @@ def measured(
 
 
 def agreement(
-    distances: Sequence[Sequence[float]], best: Mapping[str, int], peer: Mapping[str, object]
+    distances: Sequence[Sequence[float]], best: Mapping[str, int], peer: Mapping[str, object], block: int = BLOCK
 ) -> dict[str, object]:
     """The greatest difference of distances, apart for the blocks that end at the last layer; and the chosen blocks."""
     inner, last = [0.0], [0.0]
@@ -110,7 +115,7 @@ def agreement(
     return {
         "distances_apart": max(inner),
         "of_blocks_with_the_last_layer": max(last),
-        f"block_of_{BLOCK}": peer["best"][str(BLOCK)],
+        f"block_of_{block}": peer["best"][str(block)],
         "sizes_with_our_block": f"{same} of {len(best)}",
     }
 

@@ -1,15 +1,25 @@
-"""bench/peers: the table of ratios, and how a command is measured."""
+"""bench/peers: the table of ratios, how a command is measured, and what the comparisons compare."""
 
 import json
+import math
 import sys
 import time
+import zipfile
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from bench.peers import __main__ as command
 from bench.peers import table as tables
+from bench.peers.ask import apart, our_answers, their_answers
+from bench.peers.cut import Case, equal_tensors, slices
 from bench.peers.record import bytes_under, measure
+from bench.peers.scan import agreement
 from bench.peers.table import machines, table, write_table
 from bench.peers.turns import figures, take_turns
+from bench.shared import environments
 
 MACHINE = {"cpu": "A CPU", "cores": 2, "avx512_bf16": False, "memory_gib": 24, "python": "3.11.7"}
 OURS = {"tool": "Regrowth 1", "seconds": 2.0, "peak_mib": 100.0, "disk_mib": 50, "loss_nats": 3.5, "tensors_equal": 7}
@@ -116,3 +126,116 @@ def test_bytes_of_a_folder(tmp_path, size):
     (tmp_path / "inner" / "file").write_bytes(b"x" * size)
     (tmp_path / "link").symlink_to(tmp_path / "inner" / "file")
     assert bytes_under(tmp_path) == size
+
+
+def checkpoint(folder, **changed):
+    folder.mkdir()
+    some = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)} | changed
+    for name, tensor in some.items():
+        save_file({name: tensor}, folder / f"{name}.safetensors")
+    return folder
+
+
+def test_tensors_are_compared_by_name_type_shape_and_bytes(tmp_path):
+    one = checkpoint(tmp_path / "one")
+    assert equal_tensors(one, checkpoint(tmp_path / "same")) == {"tensors_byte_equal": "2 of 2"}
+    other = {"values": torch.arange(6.0).reshape(2, 3) + 1, "shape": torch.arange(6.0), "type": torch.arange(6).int()}
+    for name, tensor in other.items():
+        assert equal_tensors(one, checkpoint(tmp_path / name, a=tensor)) == {"tensors_byte_equal": "1 of 2"}, name
+    more = checkpoint(tmp_path / "more", c=torch.zeros(1))
+    assert equal_tensors(one, more) == equal_tensors(more, one) == {"tensors_byte_equal": "2 of 3"}
+
+
+def test_slices_leave_out_the_dropped_layers():
+    case = Case("cut", "a cut", Path("model"), 30, 12, 17, "float32", 1)
+    ranges = [part["sources"][0]["layer_range"] for part in json.loads(slices(case))["slices"]]
+    assert ranges == [[0, 12], [18, 30]]
+    case = Case("cut", "a cut", Path("model"), 30, 24, 29, "float32", 1)
+    assert [part["sources"][0]["layer_range"] for part in json.loads(slices(case))["slices"]] == [[0, 24]]
+
+
+def test_blocks_with_the_last_layer_are_compared_apart():
+    mine = [[0.1, 0.2, 0.3], [0.4, 0.5], [0.6]]
+    peer = {"distance": [[0.1, 0.25, 0.4], [0.4, 0.3], [0.6]], "best": {"1": 0, "2": 1}}
+    found = agreement(mine, {"1": 0, "2": 0}, peer, block=2)
+    assert found["distances_apart"] == pytest.approx(0.05)
+    assert found["of_blocks_with_the_last_layer"] == pytest.approx(0.2)
+    assert (found["block_of_2"], found["sizes_with_our_block"]) == (1, "1 of 2")
+
+
+def test_answers_of_both_are_read_and_compared(tmp_path):
+    bits = [1.0 / math.log(2), 2.0 / math.log(2)]
+    rows = [{"id": name, "answer_nll_bits": one, "correct": True} for name, one in zip("xy", bits, strict=True)]
+    (tmp_path / "samples_a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    logged = [
+        {"doc": {"id": "x", "answer": 1}, "filtered_resps": [["-9", "False"], ["-1.5", "False"]], "acc_norm": 1.0},
+        {"doc": {"id": "y", "answer": 0}, "filtered_resps": [["-2", "False"], ["-1", "False"]], "acc_norm": 0.0},
+    ]
+    (tmp_path / "theirs" / "model").mkdir(parents=True)
+    path = tmp_path / "theirs" / "model" / "samples_b.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in logged))
+    mine, theirs = our_answers(tmp_path), their_answers(tmp_path / "theirs")
+    assert len(mine) == 1
+    found = apart(mine, [theirs])
+    assert found == {"log_likelihoods_apart": pytest.approx(0.5), "same_verdict": "1 of 2"}
+
+
+def test_one_comparison_that_fails_or_is_not_there_stops_no_other(tmp_path, monkeypatch, capfd):
+    (tmp_path / "bench_peers_fails.py").write_text("def main():\n    raise SystemExit('cannot')\n")
+    (tmp_path / "bench_peers_works.py").write_text("def main():\n    print('measured')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(command, "PREFIX", "bench_peers_")
+    assert [command.compare(name) for name in ("missing", "fails", "works")] == [True, False, True]
+    said = capfd.readouterr()
+    assert "== missing: skipped" in said.out
+    assert "== fails: failed with exit code 1" in said.out
+    assert "measured" in said.out
+    assert "cannot" in said.err
+
+
+def wheel(folder):
+    """A distribution of one module, packed by hand: pip installs it without a network or a build."""
+    path = folder / "tinytool-1.2-py3-none-any.whl"
+    about = "tinytool-1.2.dist-info"
+    parts = {
+        "tinytool.py": "def main():\n    print('tiny')\n",
+        f"{about}/METADATA": "Metadata-Version: 2.1\nName: tinytool\nVersion: 1.2\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: by-hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/entry_points.txt": "[console_scripts]\ntiny = tinytool:main\n",
+    }
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, text in parts.items():
+            packed.writestr(name, text)
+        packed.writestr(f"{about}/RECORD", "".join(f"{name},,\n" for name in [*parts, f"{about}/RECORD"]))
+    return path
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    monkeypatch.setattr(environments, "PLACE", tmp_path / "environments")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+    monkeypatch.delenv("REGROWTH_KEEP_ENVIRONMENTS", raising=False)
+    return tmp_path
+
+
+def test_an_environment_has_the_tool_and_what_is_linked_and_goes_after_use(offline):
+    with environments.environment("tiny", [str(wheel(offline))], linked=("jinja2",), keep=True) as made:
+        assert made.version("tinytool") == "tinytool 1.2"
+        assert measure([made.command("tiny")], limit_s=60).said == "tiny\n"
+        seen = made.run("-c", "import jinja2, markupsafe, sys; print(jinja2.__file__); import torch")
+        assert Path(seen.stdout.strip()).parent.parent == made.place / "shared"
+        assert "No module named 'torch'" in seen.stderr
+    with environments.environment("tiny", ["none"], linked=()) as again:  # what was kept is taken as it is
+        assert again.version("tinytool") == "tinytool 1.2"
+    assert not again.place.exists()
+
+
+def test_what_pip_cannot_have_is_an_error_with_its_reason(offline):
+    with (
+        pytest.raises(environments.NotInstallableError, match="No matching distribution found for tinytool"),
+        environments.environment("tiny", ["tinytool==9"], linked=()),
+    ):
+        pass
+    assert not (environments.PLACE / "tiny").exists()

@@ -11,12 +11,16 @@ import sys
 import torch
 from short_transformers import ShortTransformer
 from short_transformers.utils import get_best_pruning_start
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 
 def main(model_folder, texts, out):
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    model = ShortTransformer.from_pretrained(model_folder, torch_dtype=torch.float32)
+    # An older transformers has no class of the name in tokenizer_config.json, and looks for rope_theta elsewhere.
+    file = f"{model_folder}/tokenizer.json"
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=file, model_input_names=["input_ids", "attention_mask"])
+    with open(f"{model_folder}/config.json", encoding="utf-8") as config:
+        theta = json.load(config)["rope_parameters"]["rope_theta"]
+    model = ShortTransformer.from_pretrained(model_folder, torch_dtype=torch.float32, rope_theta=theta)
     with open(texts, encoding="utf-8") as file:
         samples = [{"content": text} for text in json.load(file)]
     found = model.analyse_layers(dataset=samples, tokenizer=tokenizer, limit=len(samples))
