@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from bench.shared.capped import held_by_all
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results"
 WORK = ROOT / "build" / "peers"
-_PAUSE = 0.02  # seconds between two looks at the memory, and more where one takes long: at most a tenth goes to looking
+_PAUSE = 0.02  # seconds between two looks at the memory
 
 
 @dataclass(frozen=True)
@@ -45,30 +46,34 @@ def measure(
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"OMP_NUM_THREADS": "2"} | dict(variables or {})
     began, most = time.monotonic(), 0
-    with tempfile.TemporaryFile("w+") as output:
+    with tempfile.TemporaryFile("w+") as output, ExitStack() as at_end:
         child = subprocess.Popen(
             [str(word) for word in words], cwd=cwd, env=environment, stdout=output, stderr=output,
             stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
+        at_end.callback(_end, child)
         used = None
-        try:
-            while used is None:
-                pid, status, usage = os.wait4(child.pid, os.WNOHANG)
-                if pid:
-                    child.returncode, used = os.waitstatus_to_exitcode(status), usage
-                    break
-                looked = time.monotonic()
-                most = max(most, held_by_all(child.pid))
-                if time.monotonic() - began > limit_s:
-                    os.killpg(child.pid, signal.SIGKILL)
-                time.sleep(max(_PAUSE, 9 * (time.monotonic() - looked)))
-        except KeyboardInterrupt:  # it is in a session of its own, and would run on
-            os.killpg(child.pid, signal.SIGKILL)
-            raise
+        while used is None:
+            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+            if pid:
+                child.returncode, used = os.waitstatus_to_exitcode(status), usage
+                break
+            looked = time.monotonic()
+            most = max(most, held_by_all(child.pid))
+            if time.monotonic() - began > limit_s:
+                os.killpg(child.pid, signal.SIGKILL)
+            time.sleep(max(_PAUSE, 9 * (time.monotonic() - looked)))  # a tenth of a core at most
         seconds = time.monotonic() - began
         output.seek(0)
         said = output.read()
     return Measured(child.returncode, seconds, used.ru_utime + used.ru_stime, most, said)
+
+
+def _end(child: subprocess.Popen) -> None:
+    """Of a command that was interrupted: it is in a session of its own, and would run on."""
+    if child.returncode is None:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
 
 def bytes_under(folder: Path) -> int:

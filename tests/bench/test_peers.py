@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 import zipfile
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from bench.peers import __main__ as command
+from bench.peers import record
 from bench.peers import table as tables
 from bench.peers.ask import apart, our_answers, their_answers
 from bench.peers.cut import Case, equal_tensors, slices
@@ -100,6 +102,18 @@ def test_a_command_past_its_limit_is_ended():
     assert run.code == -9
     assert time.monotonic() - began < 30
     assert figures("slow", [run]) == {"tool": "slow", "not_run": "stopped after 0 s"}
+
+
+def test_a_command_does_not_outlive_an_interrupted_measurement(tmp_path, monkeypatch):
+    def interrupt(process):
+        (tmp_path / "pid").write_text(str(process))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(record, "held_by_all", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        measure(["sleep", "60"], limit_s=60)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_commands_see_two_threads_and_no_project():
