@@ -48,17 +48,17 @@ class Settings:
     """What all have in common; `optipfair_rate` is the best of those that were tried on other text."""
 
     n: int = 6
-    tokens: int = 20_480
+    tokens: int = 12_288
     patch_tokens: int = 8_000
     calibration: int = 128
     length: int = 128
-    questions: int = 60
+    questions: int = 40
     domains: tuple[str, ...] = ("medical", "math", "commonsense")
     sets: tuple[str, ...] = ("mmlu", "medmcqa", "asdiv", "piqa")
     optipfair_rate: float = 2e-4
     soup_rate: float = 2e-3
     threads: int = 2
-    limit_s: int = 900
+    limit_s: int = 600
 
 
 QUICK = Settings(tokens=1_024, patch_tokens=1_000, calibration=8, questions=4, threads=1)
