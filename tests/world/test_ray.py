@@ -15,8 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.shared.environments import ROOT, environment
-from tests.support.commands import succeed
+from tests.support.other_tools import ROOT, installed
 
 EXAMPLE = ROOT / "docs" / "examples" / "ray_heal.py"
 SETTINGS = {
@@ -30,31 +29,24 @@ TOKENS = 3072  # 12 steps of 2 workers with 2 rows
 def ray():
     """An environment with Ray and Regrowth, which shares what Regrowth needs."""
     needs = [re.match(r"[\w.-]+", one).group() for one in requires("regrowth") if "extra ==" not in one]
-    with environment("ray", ["ray[train]>=2.60,<3"], bare=[str(ROOT)], linked=["torch", *needs]) as made:
+    with installed("ray", "ray[train]>=2.60,<3", bare=[str(ROOT)], linked=["torch", *needs]) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def job(sample_model, sample_text, sample_heldout, tmp_path_factory):
-    """A cut of the sample model, its teacher, and a short text."""
-    folder = tmp_path_factory.mktemp("job")
-    for name, source, lines in (("text", sample_text, 200), ("heldout", sample_heldout, 12)):
-        (folder / f"{name}.jsonl").write_text("".join(source.read_text().splitlines(keepends=True)[:lines]))
-    succeed("prune", "cut", sample_model, "--n", 8, "--start", 12, "--check", 0, "--out", folder / "cut")
-    return [folder / "cut", "--teacher", sample_model, "--text", folder / "text.jsonl", "--tokens", TOKENS]
+def job(cut_model, sample_model, sample_text, tmp_path_factory):
+    """The cut, its teacher, and a short text."""
+    text = tmp_path_factory.mktemp("job") / "text.jsonl"
+    text.write_text("".join(sample_text.read_text().splitlines(keepends=True)[:200]))
+    return [cut_model, "--teacher", sample_model, "--text", text, "--tokens", TOKENS]
 
 
 @pytest.fixture(scope="module")
 def launched(job, tmp_path_factory):
     """The losses of two processes that accelerate starts."""
     out = tmp_path_factory.mktemp("launched") / "adapter"
-    words = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        ROOT / "recipes/accelerate/cpu-2.yaml",
-    ]
+    words = [sys.executable, "-m", "accelerate.commands.launch"]
+    words += ["--config_file", ROOT / "recipes/accelerate/cpu-2.yaml"]
     words += ["--main_process_port", 0, "-m", "heal", "distill", *job, "--out", out, "--device", "cpu"]
     for name, value in SETTINGS.items():
         words += [f"--{name.replace('_', '-')}", value]
@@ -95,14 +87,18 @@ def same(ours, theirs):
         assert one == pytest.approx(other, abs=1e-4)
 
 
-def test_two_workers_have_the_losses_of_two_processes(ray, job, launched, home, tmp_path):
+def test_two_workers_have_the_losses_of_two_processes(ray, job, launched, home, tmp_path, checked):
+    checked(ray.version("ray"), "`heal.distill` by two workers of Ray Train: the losses of two processes of accelerate")
     assert started(ray, job, tmp_path / "adapter").wait(900) == 0, (tmp_path / "adapter.log").read_text()[-4000:]
     same(losses(tmp_path / "adapter"), launched)
     assert launched[-1][2] < launched[0][2]  # it did learn
 
 
-def test_a_killed_worker_is_started_again_and_goes_on(ray, job, launched, home, tmp_path):
+def test_a_killed_worker_is_started_again_and_goes_on(ray, job, launched, home, tmp_path, checked):
     """Killed once a checkpoint stands; the others are ended by Ray, and both begin again at it."""
+    checked(
+        ray.version("ray"), "a worker is killed: Ray starts both again, healing goes on, and the losses are the same"
+    )
     out = tmp_path / "adapter"
     run = started(ray, job, out)
     until = time.monotonic() + 600
