@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.documented import documented_folder, outputs, run_here
-from tests.test_docs import PAGES, ROOT, commands
+from tests.support.documented import PAGES, ROOT, commands, documented_folder, outputs, run_here
 
 # Run once, in this order: what the pages take for granted.
 BEFORE = """

@@ -2,30 +2,15 @@
 
 import importlib
 import re
-import shlex
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from prune.common.programs import PROGRAMS
 from recipes.commands import options_of
+from tests.support.documented import PAGES, ROOT, commands
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCED = re.compile(r"^```(?:sh|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-INDENTED = re.compile(r"(?:^(?: {4}|\t).*\n)+", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-
-
-def commands(page):
-    """The words of each command of ours that a page shows in a block."""
-    text = page.read_text("utf-8")
-    blocks = FENCED.findall(text) + INDENTED.findall(text)
-    for block in blocks:
-        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
-            if line.strip().split(" ")[0] in PROGRAMS:
-                yield shlex.split(line, comments=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -4,6 +4,9 @@ Models are links to one model. What an earlier page would have made (a cut, a sw
 """
 
 import json
+import re
+import shlex
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +15,11 @@ from typer.testing import CliRunner
 from prune.common.programs import PROGRAMS
 from recipes.commands import options_of
 from tests.support.hollow import hollow_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCED = re.compile(r"^```(?:sh|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"(?:^(?: {4}|\t).*\n)+", re.MULTILINE)
 
 # As much as shows that a command runs. Where it is given otherwise on the page, this stands in its place.
 SMALL = {
@@ -37,6 +45,16 @@ _ONLY_WITH = {"needle-lengths": "needles", "needle-depths": "needles", "needle-c
               "slow-tokens": "thinking", "needle-text": "needles"}  # fmt: skip
 MODELS = ("full", "model", "MODEL", "owner/model", "owner/model-70B", "Qwen/Qwen3-8B")
 _OUT = ("--out", "--plot", "--select-out")
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each command of ours that a page shows in a block."""
+    text = page.read_text("utf-8")
+    blocks = FENCED.findall(text) + INDENTED.findall(text)
+    for block in blocks:
+        for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+            if line.strip().split(" ")[0] in PROGRAMS:
+                yield shlex.split(line, comments=True)
 
 
 def documented_folder(place: Path, model: Path, sample: Path) -> Path:

@@ -31,9 +31,12 @@ class Row:
     outcome: str
     reason: str = ""
 
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        return self.tool, self.what, "; ".join(filter(None, [self.outcome, self.found, self.reason]))
+
     def line(self) -> str:
-        result = "; ".join(filter(None, [self.outcome, self.found, self.reason]))
-        return "| " + " | ".join(_cell(one) for one in (self.tool, self.what, result)) + " |\n"
+        return "| " + " | ".join(_cell(one) for one in self.cells) + " |\n"
 
 
 def write_table(page: Path, rows: Sequence[Row]) -> None:

@@ -141,6 +141,12 @@ def _rows_of(item: pytest.Item, report: pytest.TestReport) -> Iterator[Row]:
         yield Row(*words, outcome=report.outcome, reason=reason)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.section("what was checked")
+    for row in _rows:
+        terminalreporter.write_line(" | ".join(row.cells))
+
+
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     _part.extend(item.nodeid for item in items)
 
