@@ -42,7 +42,7 @@ class StubHub:
 def call(hub: StubHub, cache: Path, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command, such as "prune" and its words, or lines of Python, in a process that knows no hub but this one."""
     with start(hub, cache, *words, **environment) as running:
-        stdout, stderr = running.communicate(timeout=120)
+        stdout, stderr = running.communicate(timeout=300)
     return subprocess.CompletedProcess(running.args, running.returncode, stdout, stderr)
 
 

@@ -80,7 +80,7 @@ def test_a_single_file_model_and_a_long_header(prune, tmp_path):
 
 def test_no_weights_are_fetched_to_time_a_model_that_does_not_fit(prune, tmp_path):
     save_small_model("llama", tmp_path / "model")
-    few = ["--context", "8", "--new-tokens", "2", "--rounds", "1", "--device", "cpu", "--max-memory", "1000"]
+    few = ["--context", "8", "--new-tokens", "2", "--rounds", "1", "--device", "cpu", "--max-memory", "1000B"]
     with serve(StubHub(REPO, tmp_path / "model")) as hub:
         done = prune(hub, "time", REPO, *few, "--json")
     assert done.returncode == 0, done.stderr
@@ -173,7 +173,11 @@ for name, run in {
     "heads": lambda: heads(model, text, settings=heads_settings, **usual),
     "concepts": lambda: concepts(model, text, settings=words, **usual),
     "write": lambda: write(
-        model, text, folder / "own.jsonl", settings=WriteSettings(tokens=20, answer_tokens=4, device="cpu"), **usual
+        model,
+        str(folder / "prompts.jsonl"),
+        folder / "own.jsonl",
+        settings=WriteSettings(tokens=20, answer_tokens=4, device="cpu"),
+        **usual,
     ),
     "verify": lambda: verify_cut(model, folder / "pruned", logits=True, **usual),
 }.items():
@@ -188,6 +192,7 @@ def test_whatever_loads_a_hub_model_fetches_the_code_that_it_is_to_run(tmp_path)
     (source / "own.py").write_text(OWN)
     edit_config(source, auto_map={"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"})
     (tmp_path / "text.txt").write_text(f"{TEXT}\n\n{TEXT}")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Haystack sentence number"}\n' * 8)
     plan = plan_cut(source, layers="0", settings=CutSettings(trust_remote_code=True))
     cut(plan, tmp_path / "pruned", show_progress=False)
     with serve(StubHub(REPO, source)) as hub:
