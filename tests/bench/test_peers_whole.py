@@ -116,7 +116,7 @@ def test_recipe_and_glue_heal_alike():
 def _text():
     from pathlib import Path
 
-    return whole.Text(*map(Path, ("calibration", "healing", "chats", "more")), 3, 4)
+    return whole.Text(*map(Path, ("prose", "calibration", "healing", "chats", "more")), 3, 4)
 
 
 def test_a_passage_becomes_a_chat_for_soup():
