@@ -84,18 +84,14 @@ def documented_folder(place: Path, model: Path, sample: Path) -> Path:
 
 def small(words: list[str]) -> list[str]:
     """A command with its sizes as in `SMALL`."""
+    if words[0] == "recipe":
+        return [*words, "--dry-run"] if words[1] == "run" else words
     name = " ".join(words[:2])
     known, given = options_of(name), {word[2:] for word in words if word.startswith("--")}
-    if words[0] == "recipe" and words[1] == "run":
-        return [*words, "--dry-run"]
     for option, value in SMALL.get(name, {}).items():
         if f"--{option}" in words:
             words[words.index(f"--{option}") + 1] = str(value)
-        elif (
-            option in known
-            and option not in _ONLY_WHERE_GIVEN
-            and given.issuperset({_ONLY_WITH[option]} if option in _ONLY_WITH else ())
-        ):
+        elif option in known and option not in _ONLY_WHERE_GIVEN and _ONLY_WITH.get(option, "") in {"", *given}:
             words = [*words, f"--{option}", str(value)]
     return words
 
@@ -108,7 +104,7 @@ def run_here(words: list[str]) -> str:
     """Run a command in the current folder; what it said, where it failed."""
     words = small(list(words))
     for out in outputs(words):
-        if out.exists() and "--resume" not in words and "overwrite" in options_of(" ".join(words[:2])):
+        if out.exists() and "--resume" not in words:
             words.append("--overwrite")
             break
     app = import_module(f"{PROGRAMS[words[0]]}.cli").app
