@@ -14,7 +14,8 @@ Other tools take what Regrowth writes. Each line below is a check that ran: `mak
 command lines, installs each tool into an environment of its own, and writes this page.
 
 The models are the sample model (SmolLM2-135M-Instruct) without 6 of its 30 layers, that cut patched, an adapter trained
-for a few steps, and the merged model. They were written with {ours}, on Python {python}.
+for a few steps, and the merged model. They were written with {ours},
+on Python {python}.
 
 | tool | what was checked | result |
 |---|---|---|

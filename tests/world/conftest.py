@@ -24,7 +24,8 @@ KEEP = bool(os.environ.get("REGROWTH_KEEP_ENVIRONMENTS"))  # as the environments
 _LIMIT = 1800  # seconds of one command
 
 _rows: list[Row] = []
-_part: list[str] = []  # why the run is not one of the whole room
+_ended: set[str] = set()  # tests
+_left_out: list[pytest.Item] = []
 
 
 # The models.
@@ -131,6 +132,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
     report = yield
     if item.path.parent == ROOM and (report.when == "call" or not report.passed):
         _rows.extend(_rows_of(item, report))
+        _ended.add(item.nodeid)
     return report
 
 
@@ -148,12 +150,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
-    _part.extend(item.nodeid for item in items)
+    _left_out.extend(items)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the page, if every test of the room was come to."""
     files = {item.path for item in session.items}
-    _part.extend(path.name for path in ROOM.glob("test_*.py") if path not in files)
-    _part.extend(word for word in session.config.args if "::" in word)
-    if not _part and not session.shouldstop and not session.shouldfail and session.testscollected:
+    whole = not _left_out and all(path in files for path in ROOM.glob("test_*.py"))
+    whole = whole and not any("::" in word for word in session.config.args)
+    if whole and _ended >= {item.nodeid for item in session.items}:
         write_table(PAGE, _rows)
