@@ -108,5 +108,6 @@ def write(name: str, job: str, rows: Sequence[Mapping[str, object]], *, settings
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     found = {"name": name, "job": job, "machine": machine(), "settings": dict(settings), "rows": list(rows)}
+    found["load_average"] = round(os.getloadavg()[1], 1)  # of five minutes: above the cores, something else ran too
     path.write_text(json.dumps(found, indent=1) + "\n")
     return path

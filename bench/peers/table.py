@@ -26,7 +26,8 @@ under `also` are no ratios.
 FOOT = """\
 Time is wall time of the whole command, start-up included. Processor time adds up all its threads. Peak memory is what
 the command and its children hold, without pages of mapped files. Disk is what it writes. Where a comparison says
-rounds, time is their median and memory their greatest.
+rounds, time is their median and memory their greatest. A load average far above the cores means that something else
+ran too: then times say little, and those of threads that wait for each other least.
 """
 
 
@@ -127,9 +128,12 @@ def _short(value: Any) -> str:
 
 
 def settings(result: Mapping[str, Any]) -> str:
-    """A line on what the tools of a comparison had in common."""
+    """A line on what the tools of a comparison had in common, and on how busy the machine was."""
+    common = dict(result["settings"])
+    if "load_average" in result:
+        common["load_average"] = result["load_average"]
     return f"- `{result['name']}`: " + "; ".join(
-        f"{name.replace('_', ' ')} {_short(value)}" for name, value in result["settings"].items()
+        f"{name.replace('_', ' ')} {_short(value)}" for name, value in common.items()
     )
 
 

@@ -75,6 +75,15 @@ def test_the_page_has_all_results_in_the_order_asked_for(tmp_path):
     assert page.endswith("Measured on: A CPU, 2 cores, 24 GiB, without bf16 products, Python 3.11.7.\n")
 
 
+def test_a_result_tells_how_busy_the_machine_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(record.os, "getloadavg", lambda: (1.0, 7.25, 3.0))
+    path = record.write("cut", "a cut", [OURS, PEER], settings={"threads": 2})
+    found = json.loads(path.read_text())
+    assert (found["rows"], found["job"]) == ([OURS, PEER], "a cut")
+    assert tables.settings(found) == "- `cut`: threads 2; load average 7.2"
+
+
 def test_two_machines_are_told_apart():
     found = [result("cut", OURS), result("ask", OURS, machine=MACHINE | {"cores": 4})]
     first, second = machines(found).splitlines()
