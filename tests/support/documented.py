@@ -24,7 +24,7 @@ INDENTED = re.compile(r"(?:^(?: {4}|\t).*\n)+", re.MULTILINE)
 # As much as shows that a command runs. Where it is given otherwise on the page, this stands in its place.
 SMALL = {
     "prune scan": {"samples": 4, "length": 64},
-    "prune heads": {"lengths": 250, "depths": 1, "needles": 2, "draws": 100},
+    "prune heads": {"lengths": 250, "depths": 1, "needles": 2, "draws": 2, "top": 3},
     "prune concepts": {"tokens": 1500, "clusters": 20, "ward": 200, "layers": "0,20,30", "reseeds": 2, "shuffles": 2},
     "prune write": {"tokens": 300, "answer-tokens": 12},
     "prune time": {"context": 64, "new-tokens": 2, "rounds": 1},
