@@ -44,7 +44,8 @@ def test_options_are_offered_by_their_beginning(command, option):
 
 def test_completion_is_installed_into_the_users_shell(tmp_path):
     home = os.environ | {"HOME": str(tmp_path)}
-    subprocess.run([script("prune"), "--install-completion", "bash"], env=home, capture_output=True, check=True)
+    words = f'"{script("prune")}" --install-completion; exit $?'  # the shell is the one that it runs in
+    subprocess.run(["bash", "-c", words], env=home, capture_output=True, check=True)
     (line,) = [line for line in (tmp_path / ".bashrc").read_text().splitlines() if "prune" in line]
     installed = Path(line.split("'")[1] if "'" in line else line.split()[-1])
     assert "_PRUNE_COMPLETE=complete_bash" in installed.read_text()
