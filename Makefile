@@ -8,7 +8,7 @@ PATHS := prune heal eval recipes tests bench
 # The tests of what `make coverage` counts.
 ARITHMETIC := $(addprefix tests/eval/,answers billing depth/contrasting depth/similarity depth/test_choosing.py \
 	depth/test_pairing.py gains/test_arithmetic.py limits questions) \
-	$(addprefix tests/heal/,budget ranking/findings ranking/test_procedures.py training/test_defaults.py) \
+	$(addprefix tests/heal/,budget ranking/findings ranking/test_procedures.py training/test_curve.py training/test_defaults.py training/test_schedule.py) \
 	$(addprefix tests/prune/,checkpoint/test_checkpoint.py choosing common instruments/test_scores.py models/memory \
 	models/test_at_once.py scanning/test_angles.py scanning/test_cka.py scanning/test_scan.py)
 

@@ -14,7 +14,8 @@ _NUMBER = re.compile(
     r"(?:\s?(?:x|\u00d7|\*|\\times)\s?10\s?\^\s?\{?(?P<power>-?\d+)\}?|e(?P<exponent>[+-]?\d+))?"
     r"(?![\d:]\d|:\d)"
 )
-_FRACTION = re.compile(r"(-?)\s*\\[dt]?frac\s*\{\s*(-?[\d.,]+)\s*\}\s*\{\s*(-?[\d.,]+)\s*\}")
+_FRACTION = re.compile(r"(?:(-)\s*)?\\[dt]?frac\s*\{\s*(-?[\d.,]+)\s*\}\s*\{\s*(-?[\d.,]+)\s*\}")
+_MIXED = re.compile(r"(?<=\d)\s*(?=\\[dt]?frac)")  # `2\frac{1}{2}` is 2 1/2
 
 
 def to_number(text: str) -> Fraction | None:
@@ -66,7 +67,7 @@ def numbers(text: str) -> Iterator[Fraction]:
 def plain_number(text: str) -> str:
     """Without what TeX writes into and around numbers (`1{,}200`, `\\$5`, `\\frac{1}{2}`); minus signs plain."""
     plain = text.replace("\u2212", "-").replace("{,}", ",").replace("\\$", "$").replace("\\%", "%").replace("\\!", "")
-    return re.sub(r"(\d)\s*\\,\s*(\d{3})", r"\1,\2", _FRACTION.sub(r"\1\2/\3", plain))
+    return re.sub(r"(\d)\s*\\,\s*(\d{3})", r"\1,\2", _FRACTION.sub(r"\1\2/\3", _MIXED.sub(" ", plain)))
 
 
 def value_of(text: str) -> Fraction | None:
