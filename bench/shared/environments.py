@@ -26,7 +26,7 @@ _WAIT = 1200  # seconds that pip may take
 
 
 class NotInstallableError(Exception):
-    """pip could not make the environment. The message is its last line that says why."""
+    """pip could not make the environment. The message is what it said of the reason."""
 
 
 @dataclass(frozen=True)
@@ -148,5 +148,5 @@ def _install(made: Environment, what: Sequence[str]) -> None:
         return
     done = made.run("-m", "pip", "install", "--quiet", *what, timeout=_WAIT)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise NotInstallableError(lines[-1] if lines else f"pip left with exit code {done.returncode}")
+        lines = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        raise NotInstallableError("; ".join(lines) or f"pip left with exit code {done.returncode}")
