@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from bench.peers.record import ROOT, WORK, Measured, bytes_under, measure, write
+from bench.peers.record import ROOT, THREADS, WORK, Measured, bytes_under, measure, write
 from bench.peers.turns import MIB, OFFLINE, emptied, figures, must, ours, take_turns, warm
 from bench.shared.environments import Environment, NotInstallableError, environment
 
@@ -32,7 +32,7 @@ TEXT = ROOT / ".sample" / "text.jsonl"
 SIZES = (0, 2, 4, 6, 8, 10, 12)  # layers dropped
 TASK = "peers_choice"
 _ROUNDS, _LIMIT = 3, 900
-_COMMON = {"model": "SmolLM2-135M-Instruct", "dtype": "float32", "batch_size": 8, "threads": 2}
+_COMMON = {"model": "SmolLM2-135M-Instruct", "dtype": "float32", "batch_size": 8, "threads": THREADS}
 Answers = dict[str, tuple[float, bool]]  # by question: log-likelihood of the right choice, and whether it was chosen
 
 

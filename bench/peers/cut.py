@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.peers.record import ROOT, WORK, Measured, bytes_under, write
+from bench.peers.record import ROOT, THREADS, WORK, Measured, bytes_under, write
 from bench.peers.turns import MIB, emptied, figures, must, ours, take_turns, warm
 from bench.shared.environments import Environment, NotInstallableError, environment
 from bench.shared.random_llama import write_random_llama
@@ -93,7 +93,7 @@ def compare(case: Case, work: Path) -> None:
             rows = measured(case, work, made, made.version("mergekit"))
     except NotInstallableError as error:
         rows = [*measured(case, work, None, theirs), {"tool": theirs, "not_run": f"not installable: {error}"}]
-    common = {"layers_dropped": f"{case.first}-{case.last} of {case.layers}", "rounds": case.rounds, "threads": 2}
+    common = {"layers_dropped": f"{case.first}-{case.last} of {case.layers}", "rounds": case.rounds, "threads": THREADS}
     write(case.name, case.what, rows, settings=common | {"dtype": case.dtype, "page_cache": "warm"})
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench.peers import judging
 from bench.peers.materials import HELD_OUT, MODEL, TEXT, apart, lines, load_tokenizer, questions_in, up_to, write_lines
-from bench.peers.record import WORK, Measured, bytes_under, measure, write
+from bench.peers.record import THREADS, WORK, Measured, bytes_under, measure, write
 from bench.peers.row import OURS, billed, figures, layers_dropped
 from bench.peers.whole import SHARED
 from bench.shared.environments import Environment, NotInstallableError, environment
@@ -44,7 +44,7 @@ class Settings:
     prose: int = 64
     domains: tuple[str, ...] = ("medical", "math", "commonsense")
     sets: tuple[str, ...] = ("mmlu", "medmcqa", "piqa")
-    threads: int = 2
+    threads: int = THREADS
     limit_s: int = 900
 
 

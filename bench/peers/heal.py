@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench.peers.judging import held_out, regrowth
 from bench.peers.materials import HELD_OUT, MODEL, TEXT, write_rows
-from bench.peers.record import ROOT, WORK, Measured, bytes_under, measure, write
+from bench.peers.record import ROOT, THREADS, WORK, Measured, bytes_under, measure, write
 from bench.peers.row import why
 
 JOB = "heal a cut by what the full model predicts: LoRA, forward KL, the same rows"
@@ -39,7 +39,7 @@ class Settings:
     rate: float = 2e-3
     warmup: int = 2
     measured: int = 8_000
-    threads: int = 2
+    threads: int = THREADS
     limit_s: int = 900
 
     @property

@@ -19,6 +19,7 @@ from bench.shared.capped import held_by_all
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results"
 WORK = ROOT / "build" / "peers"
+THREADS = min(2, len(os.sched_getaffinity(0)))  # of every command that is measured
 _PAUSE = 0.02  # seconds between two looks at the memory
 
 
@@ -41,10 +42,10 @@ def measure(
 ) -> Measured:
     """Run it to its end, or to the limit: then it is killed, and its code is -9.
 
-    Two threads: OMP_NUM_THREADS is 2 unless `variables` has another; PYTHONPATH is unset unless it is given.
+    OMP_NUM_THREADS is `THREADS` unless `variables` has another; PYTHONPATH is unset unless it is given.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"OMP_NUM_THREADS": "2"} | dict(variables or {})
+    environment |= {"OMP_NUM_THREADS": str(THREADS)} | dict(variables or {})
     began, most = time.monotonic(), 0
     with tempfile.TemporaryFile("w+") as output, ExitStack() as at_end:
         child = subprocess.Popen(

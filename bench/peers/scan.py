@@ -17,7 +17,7 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
-from bench.peers.record import ROOT, WORK, write
+from bench.peers.record import ROOT, THREADS, WORK, write
 from bench.peers.turns import emptied, figures, must, ours, take_turns, warm
 from bench.shared.environments import NotInstallableError, environment
 
@@ -60,7 +60,7 @@ def main() -> None:
             rows = measured(ways, name, work / "ours.json", found)
             rows.append({"tool": SHORT[0].replace("==", " "), "not_run": f"not installable: {error}"})
         common = {"model": "SmolLM2-135M-Instruct", "dtype": "float32", "samples": SAMPLES, "tokens": tokens}
-        common |= {"rounds": _ROUNDS, "threads": 2, "blocks": BLOCKS}
+        common |= {"rounds": _ROUNDS, "threads": THREADS, "blocks": BLOCKS}
         write("scan", "angular distances of all blocks", rows, settings=common)
     finally:
         shutil.rmtree(work)

@@ -32,7 +32,7 @@ from bench.peers.materials import (
     up_to,
     write_lines,
 )
-from bench.peers.record import ROOT, WORK, measure, write
+from bench.peers.record import ROOT, THREADS, WORK, measure, write
 from bench.peers.row import OURS, billed, figures, layers_dropped
 from bench.shared.environments import NotInstallableError, environment
 
@@ -60,7 +60,7 @@ class Settings:
     sets: tuple[str, ...] = ("mmlu", "medmcqa", "asdiv", "piqa")
     optipfair_rate: float = 5e-4
     soup_rate: float = 2e-3
-    threads: int = 2
+    threads: int = THREADS
     limit_s: int = 600
 
 
