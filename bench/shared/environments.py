@@ -17,7 +17,7 @@ import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +111,14 @@ def _make(made: Environment, python: str | Path, linked: Sequence[str]) -> None:
                 target.symlink_to(top)
     (packages,) = made.place.glob("lib/python*/site-packages")
     (packages / "shared.pth").write_text(f"{links}\n")
+
+
+def distribution(name: str) -> Distribution:
+    """As site-packages has it: a source tree that was built from may hold metadata of its own."""
+    found = next(iter(Distribution.discover(name=name, path=[sysconfig.get_paths()["purelib"]])), None)
+    if found is None:
+        raise PackageNotFoundError(name)
+    return found
 
 
 def _closure(names: Sequence[str]) -> list[str]:

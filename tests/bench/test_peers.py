@@ -17,7 +17,7 @@ from bench.peers import record
 from bench.peers import table as tables
 from bench.peers.ask import apart, our_answers, their_answers
 from bench.peers.cut import Case, equal_tensors, slices
-from bench.peers.record import bytes_under, measure
+from bench.peers.record import THREADS, bytes_under, measure
 from bench.peers.scan import agreement
 from bench.peers.table import machines, table, write_table
 from bench.peers.turns import figures, take_turns
@@ -125,9 +125,9 @@ def test_a_command_does_not_outlive_an_interrupted_measurement(tmp_path, monkeyp
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def test_commands_see_two_threads_and_no_project():
+def test_commands_see_the_threads_of_all_and_no_project():
     words = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'], 'PYTHONPATH' in os.environ)"]
-    assert measure(words, limit_s=60).said.split() == ["2", "False"]
+    assert measure(words, limit_s=60).said.split() == [str(THREADS), "False"]
     assert measure(words, limit_s=60, variables={"PYTHONPATH": "x"}).said.split() == ["2", "True"]
 
 
