@@ -9,7 +9,6 @@ scripts do. Both get the same model, text, questions and prose, and heal at the 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -19,8 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.peers import judging
+from bench.peers.entry import asked_quick, conclude, offline
 from bench.peers.materials import HELD_OUT, MODEL, TEXT, apart, lines, load_tokenizer, questions_in, up_to, write_lines
-from bench.peers.record import THREADS, WORK, Measured, bytes_under, measure, write
+from bench.peers.record import THREADS, WORK, Measured, bytes_under, measure
 from bench.peers.row import OURS, billed, figures, layers_dropped
 from bench.peers.whole import SHARED
 from bench.shared.environments import Environment, NotInstallableError, environment
@@ -52,11 +52,7 @@ QUICK = Settings(tokens=1_024, patch_tokens=1_000, questions=4, prose=4, threads
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="two steps on one thread, to see that all runs; writes no result"
-    )
-    settings = QUICK if parser.parse_args(arguments).quick else Settings()
+    settings = QUICK if asked_quick(__doc__.splitlines()[0], arguments) else Settings()
     work = WORK / "four_tools"
     shutil.rmtree(work, ignore_errors=True)
     given = write_given(work / "given", settings)
@@ -65,12 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows, work / "bill", domains=settings.domains, questions=settings.questions, protocols="choice",
         data=given / "questions", prose=given / "prose.jsonl",
     )  # fmt: skip
-    for row in table:
-        print(json.dumps(row))
-    if settings is not QUICK:
-        lists = {name: ", ".join(getattr(settings, name)) for name in ("domains", "sets")}
-        common = asdict(settings) | lists | {"model": "SmolLM2-135M-Instruct", "dtype": "float32"}
-        write("four_tools", JOB, table, settings=common)
+    conclude("four_tools", JOB, table, asdict(settings), quick=settings is QUICK)
 
 
 def write_given(folder: Path, settings: Settings) -> Path:
@@ -99,7 +90,7 @@ def recipe(out: Path, given: Path, settings: Settings) -> dict[str, object]:
         "patch_tokens": settings.patch_tokens, "tokens": settings.tokens, "out": out,
     }  # fmt: skip
     words = judging.regrowth("recipe", "run", RECIPE, *(f"--set={name}={value}" for name, value in options.items()))
-    run = measure(words, limit_s=settings.limit_s, variables=_variables(settings))
+    run = measure(words, limit_s=settings.limit_s, variables=offline(settings.threads))
     dropped = layers_dropped(out / "pruned")
     row = figures(OURS, run, out, out / "healed", limit_s=settings.limit_s, dropped=dropped)
     record = out / "recipe.json"
@@ -134,7 +125,7 @@ def pipeline(folder: Path, given: Path, settings: Settings) -> dict[str, object]
 
 def glue(made: Environment, folder: Path, settings: Settings) -> Measured:
     words = ["bash", "run.sh", MODEL.resolve(), settings.n, settings.layers, settings.tokens]
-    variables = _variables(settings) | {"HF_HOME": str(folder / "cache")}
+    variables = offline(settings.threads) | {"HF_HOME": str(folder / "cache")}
     variables["PATH"] = f"{made.place / 'bin'}:{os.environ['PATH']}"
     return measure(words, limit_s=settings.limit_s, variables=variables, cwd=folder)
 
@@ -160,10 +151,6 @@ def written(files: Sequence[Path]) -> int:
     """Lines that are neither empty nor a comment."""
     found = (line.strip() for file in files for line in file.read_text().splitlines())
     return sum(bool(line) and not line.startswith(("#", '"""')) for line in found)
-
-
-def _variables(settings: Settings) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(settings.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 if __name__ == "__main__":

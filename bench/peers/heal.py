@@ -9,7 +9,6 @@ nothing on the way, while `heal distill` packs them itself and measures twice.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -18,9 +17,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from bench.peers.entry import asked_quick, conclude
 from bench.peers.judging import held_out, regrowth
 from bench.peers.materials import HELD_OUT, MODEL, TEXT, write_rows
-from bench.peers.record import ROOT, THREADS, WORK, Measured, bytes_under, measure, write
+from bench.peers.record import ROOT, THREADS, WORK, Measured, bytes_under, measure
 from bench.peers.row import why
 
 JOB = "heal a cut by what the full model predicts: LoRA, forward KL, the same rows"
@@ -51,11 +51,7 @@ QUICK = Settings(tokens=1_024, measured=500, warmup=1, threads=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="two steps on one thread, to see that all runs; writes no result"
-    )
-    settings = QUICK if parser.parse_args(arguments).quick else Settings()
+    settings = QUICK if asked_quick(__doc__.splitlines()[0], arguments) else Settings()
     work = WORK / "heal"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -81,12 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         row(names[name], runs[name], adapters[name], settings, losses.get(name), before=before, full=full)
         for name in (OURS, THEIRS)
     ]
-    for one in table:
-        print(json.dumps(one))
-    if settings is not QUICK:
-        common = asdict(settings) | {"steps": settings.steps, "predicted": predicted, "dtype": "float32"}
-        common |= {"held_out_full": round(full, 4), "held_out_cut": round(before, 4), "model": "SmolLM2-135M-Instruct"}
-        write("heal", JOB, table, settings=common)
+    common = asdict(settings) | {"steps": settings.steps, "predicted": predicted}
+    common |= {"held_out_full": round(full, 4), "held_out_cut": round(before, 4)}
+    conclude("heal", JOB, table, common, quick=settings is QUICK)
 
 
 def distill(cut: Path, out: Path, settings: Settings) -> list[object]:

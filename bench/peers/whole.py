@@ -10,7 +10,6 @@ stands twice: `soup shrink --heal` as it comes, which has no option for the rate
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 import yaml
 
 from bench.peers import judging
+from bench.peers.entry import asked_quick, conclude, offline
 from bench.peers.materials import (
     HELD_OUT,
     MODEL,
@@ -32,7 +32,7 @@ from bench.peers.materials import (
     up_to,
     write_lines,
 )
-from bench.peers.record import ROOT, THREADS, WORK, measure, write
+from bench.peers.record import ROOT, THREADS, WORK, measure
 from bench.peers.row import OURS, billed, figures, layers_dropped
 from bench.shared.environments import NotInstallableError, environment
 
@@ -81,11 +81,7 @@ class Text:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="two steps on one thread, to see that all runs; writes no result"
-    )
-    settings = QUICK if parser.parse_args(arguments).quick else Settings()
+    settings = QUICK if asked_quick(__doc__.splitlines()[0], arguments) else Settings()
     work = WORK / "whole"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -93,12 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [regrowth(work, text, settings), *soup(work, text, settings), optipfair(work, text, settings)]
     asked = {"domains": settings.domains, "sets": settings.sets, "questions": settings.questions}
     table = billed(rows, work / "bill", prose=text.prose, **asked)
-    for row in table:
-        print(json.dumps(row))
-    if settings is not QUICK:
-        lists = {name: ", ".join(getattr(settings, name)) for name in ("domains", "sets")}
-        common = asdict(settings) | lists | {"model": "SmolLM2-135M-Instruct", "dtype": "float32"}
-        write("whole", JOB, table, settings=common)
+    conclude("whole", JOB, table, asdict(settings), quick=settings is QUICK)
 
 
 def write_text(folder: Path, settings: Settings) -> Text:
@@ -231,8 +222,8 @@ def optipfair(work: Path, text: Text, settings: Settings) -> dict[str, object]:
 
 def _how(settings: Settings, *, home: Path | None = None) -> dict[str, object]:
     """No tool reaches for a network; soup keeps its own records in the work folder."""
-    variables = {"OMP_NUM_THREADS": str(settings.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return {"limit_s": settings.limit_s, "variables": variables | ({"HOME": str(home)} if home else {})}
+    variables = offline(settings.threads) | ({"HOME": str(home)} if home else {})
+    return {"limit_s": settings.limit_s, "variables": variables}
 
 
 if __name__ == "__main__":

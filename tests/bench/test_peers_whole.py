@@ -1,11 +1,12 @@
 """The pure parts of the comparisons of healing, of the whole job, and of the four-tool pipeline."""
 
+import json
 import os
 
 import pytest
 import yaml
 
-from bench.peers import four_tools, heal, judging, materials, row, whole
+from bench.peers import entry, four_tools, heal, judging, materials, row, whole
 from bench.peers.record import Measured
 from recipes.schema import Recipe
 
@@ -166,3 +167,16 @@ def test_a_row_of_healing_says_how_much_was_won_back(tmp_path):
     assert found["won_back"] == 0.5
     assert found["tokens_per_second"] == round(heal.QUICK.tokens / 20, 1)
     assert found["peak_mib"] == 3
+
+
+def test_a_quick_run_leaves_no_result(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bench.peers.record.RESULTS", tmp_path / "results")
+    settings = {"n": 6, "sets": ("mmlu", "piqa")}
+    entry.conclude("job", "a job", [{"tool": "ours"}], settings, quick=True)
+    assert not (tmp_path / "results").exists()
+    entry.conclude("job", "a job", [{"tool": "ours"}], settings, quick=False)
+    told = json.loads((tmp_path / "results" / "job.json").read_text())["settings"]
+    assert told == {"n": 6, "sets": "mmlu, piqa", "model": "SmolLM2-135M-Instruct", "dtype": "float32"}
+    assert capsys.readouterr().out.splitlines() == ['{"tool": "ours"}'] * 2
+    assert entry.asked_quick("", ["--quick"])
+    assert not entry.asked_quick("", [])
