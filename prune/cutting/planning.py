@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prune.choosing.choose import choose
 from prune.choosing.criteria import CRITERIA
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from prune.choosing.costs import Costs
     from prune.choosing.heads import Heads
     from prune.scanning.result import Scan
+
+_Measured = TypeVar("_Measured", "Heads", "Costs", "Times")
 
 
 def plan_cut(
@@ -152,8 +154,7 @@ def _times(fit: FitSettings, subject: Subject, settings: CutSettings, show_progr
     if fit.times is None:
         how = TimeSettings(context=asked.context, sequences=asked.sequences, max_memory=settings.scanning.max_memory)
         return time_subject(subject, how, trust_remote_code=settings.trust_remote_code, show_progress=show_progress)
-    times = Times.read(fit.times)
-    _check_measured_on(subject, times, str(fit.times))
+    times = _read_measured(Times, fit.times, subject)
     if (times.context, times.sequences) != (asked.context, asked.sequences):
         raise UsageError(
             f"{fit.times} was taken with {times.sequences} x {times.context} tokens, not with --sequences "
@@ -215,9 +216,7 @@ def heads_of(path: Path | None, subject: Subject) -> Heads | None:
         return None
     from prune.choosing.heads import Heads
 
-    heads = Heads.read(path)
-    _check_measured_on(subject, heads, str(path))
-    return heads
+    return _read_measured(Heads, path, subject)
 
 
 def costs_of(path: Path | None, subject: Subject) -> Costs | None:
@@ -230,9 +229,13 @@ def costs_of(path: Path | None, subject: Subject) -> Costs | None:
         return None
     from prune.choosing.costs import Costs
 
-    costs = Costs.read(path)
-    _check_measured_on(subject, costs, str(path))
-    return costs
+    return _read_measured(Costs, path, subject)
+
+
+def _read_measured(kind: type[_Measured], path: Path, subject: Subject) -> _Measured:
+    measured = kind.read(path)
+    _check_measured_on(subject, measured, str(path))
+    return measured
 
 
 def _check_measured_on(subject: Subject, measured: Scan | Heads | Times | Costs, where: str) -> None:
