@@ -1,5 +1,8 @@
 """Bytes of weights and of work: those that transformers holds, and those that torch's allocator hands out."""
 
+import gc
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -61,11 +64,22 @@ def test_weights_are_those_that_bitsandbytes_holds(name, bits, tmp_path):
     assert counted(tmp_path, bits) == held_weight_bytes(model)
 
 
+@contextmanager
+def collected():
+    """No rubbish of earlier tests is freed inside: the profiler would count it off."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def allocated(model, ids, past=None):
     """The peak of what torch's allocator hands out for a prompt, by its own profiler."""
     with torch.no_grad():
         model(input_ids=ids[:, :8], use_cache=True)
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        with collected(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
             answer = model(input_ids=ids, use_cache=True, **{cache_argument(model): past}, logits_to_keep=1)
             answer.logits[:, -1].to(dtype=torch.float32, copy=True)
     now = peak = 0
