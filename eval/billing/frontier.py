@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from eval.billing.judging.verdict import GO, NO_GO
+from eval.billing.noise import Noise
 from eval.billing.rows.bill import DomainRow
 from eval.billing.statistics import Interval
 from eval.gains.record import Gains, ModelGains, Spread
@@ -19,6 +20,7 @@ from prune.common.layers import spell_layers
 from prune.common.sizes import spell_size
 
 Measure = Literal["accuracy", "answer_bits_per_byte"]
+_OF_BILL: dict[Measure, str] = {"accuracy": "accuracy", "answer_bits_per_byte": "answer_nll_bits_per_byte"}
 
 
 class Decision(Part):
@@ -52,6 +54,10 @@ class FrontierLoss(Part):
     loss: Interval | None = Field(description="against the full model; null for it: it loses nothing")
     n: int = Field(description="questions")
     at_chance: bool = Field(description="the full model is not above chance beyond doubt: accuracy tells little")
+    noise: float | None = Field(
+        description="half of the grey band: so large a change may be noise; null where its comparison measured no noise"
+    )
+    is_noise: bool = Field(description="the bill calls the change noise; false where none was measured")
     best_of_bytes: bool = Field(description="no model of as few bytes or fewer loses less: a Pareto point")
     best_of_speed: bool = Field(description="no model that writes as fast or faster loses less")
 
@@ -61,7 +67,7 @@ class Frontier(Artefact):
 
     AGAIN: ClassVar[str] = "make it again with `evaluate frontier`"
 
-    format: Literal["regrowth.frontier/1"] = "regrowth.frontier/1"
+    format: Literal["regrowth.frontier/2"] = "regrowth.frontier/2"
     points: tuple[FrontierPoint, ...] = Field(description="the full model first, then by falling bytes")
     losses: tuple[FrontierLoss, ...] = Field(description="by task, measure and model")
     measured_on: str = Field(description="device, prompt and batch of the speeds")
@@ -103,23 +109,34 @@ def point_of(
     )
 
 
-def losses_of(rows: Sequence[DomainRow], points: Mapping[str, FrontierPoint]) -> tuple[FrontierLoss, ...]:
+def losses_of(
+    rows: Sequence[DomainRow], points: Mapping[str, FrontierPoint], noise: Mapping[str, Noise | None] | None = None
+) -> tuple[FrontierLoss, ...]:
     """The losses of all models that have a point, task by task, with the Pareto points marked.
 
     A task that only some of the models were asked is compared among these.
+
+    Args:
+        noise: label of a model -> the noise floor of the comparison that it stands in.
     """
+    floors = {
+        (label, row.domain, row.protocol): row
+        for label, measured in (noise or {}).items()
+        for row in (measured.rows if measured else ())
+    }
     tasks = dict.fromkeys((row.domain, row.protocol) for row in rows)
     found: list[FrontierLoss] = []
     for domain, protocol in tasks:
         asked = [row for row in rows if (row.domain, row.protocol) == (domain, protocol) and row.model in points]
         blind = any(row.versus is not None and not row.versus.full_above_chance for row in asked)
-        for measure in ("accuracy", "answer_bits_per_byte"):
+        for measure in _OF_BILL:
             losses = [_loss(row, measure) for row in asked]
             lost = [0.0 if loss is None else loss.estimate for loss in losses]
             sizes = [float(points[row.model].weight_bytes) for row in asked]
             speeds = [-points[row.model].decode_ratio.median for row in asked]
             marks = zip(*(unbeaten(list(zip(costs, lost, strict=True))) for costs in (sizes, speeds)), strict=True)
             for row, loss, (of_bytes, of_speed) in zip(asked, losses, marks, strict=True):
+                floor = None if loss is None else floors.get((row.model, domain, protocol))
                 found.append(
                     FrontierLoss(
                         model=row.model,
@@ -129,6 +146,8 @@ def losses_of(rows: Sequence[DomainRow], points: Mapping[str, FrontierPoint]) ->
                         loss=loss,
                         n=row.n,
                         at_chance=blind,
+                        noise=None if floor is None else getattr(floor, _OF_BILL[measure]).band,
+                        is_noise=row.versus is not None and _difference(measure) in (row.versus.noise or ()),
                         best_of_bytes=of_bytes,
                         best_of_speed=of_speed,
                     )
@@ -136,12 +155,15 @@ def losses_of(rows: Sequence[DomainRow], points: Mapping[str, FrontierPoint]) ->
     return tuple(found)
 
 
-def _loss(row: DomainRow, measure: str) -> Interval | None:
+def _loss(row: DomainRow, measure: Measure) -> Interval | None:
     if row.versus is None:
         return None
-    if measure == "accuracy":
-        return row.versus.accuracy_difference.negated
-    return row.versus.answer_nll_bits_per_byte_difference
+    change: Interval | None = getattr(row.versus, _difference(measure))
+    return change.negated if change is not None and measure == "accuracy" else change
+
+
+def _difference(measure: Measure) -> str:
+    return f"{_OF_BILL[measure]}_difference"
 
 
 def most_within(points: Sequence[FrontierPoint]) -> FrontierPoint | None:

@@ -19,6 +19,7 @@ from eval.billing.frontier import (
 )
 from eval.billing.judging.policy import Measured, Policy, check_policy, policy_of
 from eval.billing.judging.verdict import judge
+from eval.billing.noise import Noise
 from eval.billing.rows.bill import DomainRow
 from eval.reports.sections.frontier import frontier_markdown, write_frontier_figures
 from prune.common.errors import RegrowthError, UsageError
@@ -62,6 +63,7 @@ def make_frontier(
     decisions = [_decisions(comparison, limits, policy) for _, comparison in read]
     named = named or ("the comparison's policy" if any(decisions) else None)
     points: dict[str, FrontierPoint] = {}
+    noise: dict[str, Noise | None] = {}
     rows: list[DomainRow] = []
     for number, (folder, comparison) in enumerate(read):
         gains = comparison.gains
@@ -81,6 +83,7 @@ def make_frontier(
                 raise UsageError(f"{folder} has no gains of {model.label}: {'; '.join(gains.notes) or 'not measured'}")
             decision = decisions[number].get(model.label)
             points[model.label] = point_of(model.label, own, _dropped(model.model), decision)
+            noise[model.label] = comparison.noise
         rows += [row for row in comparison.rows if not number or row.model != full]
     first = read[0][1]
     ordered = sorted(points.values(), key=lambda p: (p.model != first.models[0].label, -p.weight_bytes))
@@ -88,7 +91,7 @@ def make_frontier(
     assert first.gains is not None
     frontier = Frontier(
         points=tuple(ordered),
-        losses=losses_of(_by_task(rows), points),
+        losses=losses_of(_by_task(rows), points, noise),
         measured_on=on_what(first.gains),
         policy=named,
         most=None if most is None else most.model,

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.billing.frontier import Frontier, FrontierLoss, FrontierPoint, Measure, weight_words
-from eval.billing.statistics import Interval
-from eval.reports.drawing.charts import CurvePoint, Plot, PlottedCurve, curves
+from eval.reports.drawing.charts import CurvePoint, NoiseBand, Plot, PlottedCurve, curves
 from eval.reports.drawing.sheet import sheet
 from eval.reports.model import Figure, Key, Section
 from eval.reports.sections.sweep import TOGETHER
@@ -16,7 +15,7 @@ from eval.reports.wording.tables import field
 from eval.reports.wording.text import NONE, bounds, plain, signed
 from prune.common.files.outputs import write_text
 from prune.common.layers import spell_layers
-from prune.common.screen.svg import key
+from prune.common.screen.svg import key, noise_key
 from prune.common.screen.tables import Cell, Table
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ def frontier_section(frontier: Frontier) -> Section:
     """Losses of all cuts against bytes and against speed, task by task; Pareto points have a ring."""
     tasks = list(dict.fromkeys(_task(loss) for loss in frontier.losses))
     groups = [tasks] if len(tasks) <= TOGETHER else [[task] for task in tasks]
+    floored = any(loss.noise is not None for loss in frontier.losses)
+    legend = [Key(task, key(i, dashed=True)) for i, task in enumerate(tasks)] if len(groups) == 1 else []
     figures = [
         figure
         for measure in _MEASURES
@@ -42,9 +43,11 @@ def frontier_section(frontier: Frontier) -> Section:
         key="frontier",
         title="What each cut loses, and what it gives",
         lead="Bands are 95 % paired intervals against the full model, on the same questions. A ring marks a Pareto "
-        f"point: no model as small, or as fast, loses less. Speed: {frontier.measured_on}.",
+        "point: no model as small, or as fast, loses less. "
+        + "Within the grey band a change may be noise. " * floored
+        + f"Speed: {frontier.measured_on}.",
         findings=(frontier.sentence,),
-        legend=tuple(Key(task, key(i, dashed=True)) for i, task in enumerate(tasks)) if len(groups) == 1 else (),
+        legend=(*legend, *([Key("noise", noise_key())] if floored else [])),
         figures=tuple(figures),
         tables=(gains_table(frontier), losses_table(frontier)),
         short="Frontier",
@@ -80,9 +83,16 @@ def _figure(
         up=up,
         lines=[_in_units(frontier, line) if not speed else line for line in lines],
         include=[0.0],
-        plot=Plot(whole=False),
+        plot=Plot(whole=False, noise=_noise(frontier, name, group, scale)),
     )
     return Figure(heading, drawn, under=group[0] if len(group) == 1 and len(tasks) > 1 else "")
+
+
+def _noise(frontier: Frontier, measure: Measure, group: Sequence[str], scale: float) -> tuple[NoiseBand, ...]:
+    """The widest band of these tasks, around no change."""
+    known = [loss.noise for loss in frontier.losses if loss.measure == measure and _task(loss) in group]
+    half = scale * max((one for one in known if one is not None), default=0.0)
+    return (NoiseBand(-half, half),) if half else ()
 
 
 def _x(point: FrontierPoint, speed: bool) -> float:
@@ -168,8 +178,9 @@ def losses_table(frontier: Frontier) -> Table:
         field("Model", "", lambda pair: Cell(pair[0].model), words=True),
         field(
             "Accuracy lost, points",
-            "with its 95 % paired interval; ? where the full model is not above chance beyond doubt",
-            lambda pair: _lost(pair[0].loss, 100, 1, " ?" * pair[0].at_chance),
+            "with its 95 % paired interval; ? where the full model is not above chance beyond doubt; noise where the "
+            "change is no larger than where the full model is asked twice",
+            lambda pair: _lost(pair[0], 100, 1, " ?" * pair[0].at_chance),
         ),
         field(
             "Pareto",
@@ -177,17 +188,18 @@ def losses_table(frontier: Frontier) -> Table:
             lambda pair: Cell(_best(pair[0])),
             words=True,
         ),
-        field("Rise of NLL, bits per byte", "of the right answers", lambda pair: _lost(pair[1].loss, 1, 3)),
+        field("Rise of NLL, bits per byte", "of the right answers", lambda pair: _lost(pair[1], 1, 3)),
         field("Pareto by NLL", "the same by answer NLL", lambda pair: Cell(_best(pair[1])), words=True),
     )
     return Table.from_records("What each cut loses", pairs, fields, shared=2, key="frontier-losses")
 
 
-def _lost(loss: Interval | None, scale: float, digits: int, doubt: str = "") -> Cell:
+def _lost(lost: FrontierLoss, scale: float, digits: int, doubt: str = "") -> Cell:
+    loss = lost.loss
     if loss is None:
         return Cell(NONE)
     bound = bounds({"low": loss.low, "high": loss.high}, scale, digits)
-    return Cell(signed(scale * loss.estimate, digits), bound + doubt, loss.estimate)
+    return Cell(signed(scale * loss.estimate, digits), bound + doubt + " noise" * lost.is_noise, loss.estimate)
 
 
 def _best(loss: FrontierLoss) -> str:

@@ -124,6 +124,29 @@ def test_the_frontier_of_a_comparison(bill, tmp_path):
         assert words in figure, words
 
 
+def test_a_loss_within_the_noise_of_its_comparison_is_called_noise(tmp_path):
+    write_bill(tmp_path / "bill", n=400, thinking=False, noise=True)
+    frontier = make_frontier([with_gains(tmp_path / "bill", SHARES)], out=tmp_path / "out")
+    comparison = Comparison.read(tmp_path / "bill" / "comparison.json")
+    floors = {(row.domain, row.protocol): row for row in comparison.noise.rows}
+    changes = {(row.domain, row.protocol, row.model): row.versus for row in comparison.rows}
+    names = {"accuracy": "accuracy", "answer_bits_per_byte": "answer_nll_bits_per_byte"}
+    for one in frontier.losses:
+        floor, versus = floors[one.domain, one.protocol], changes[one.domain, one.protocol, one.model]
+        assert one.noise == (None if one.model == "full" else getattr(floor, names[one.measure]).band)
+        assert one.is_noise == (versus is not None and f"{names[one.measure]}_difference" in versus.noise)
+    assert {one.is_noise for one in frontier.losses} == {True, False}
+    marked = [line for line in (tmp_path / "out" / "frontier.md").read_text().splitlines() if "] noise |" in line]
+    assert len(marked) == len({(o.domain, o.protocol, o.model) for o in frontier.losses if o.is_noise})
+    assert (tmp_path / "out" / "frontier.svg").read_text().count('class="noise"') >= 4  # both measures, by both axes
+
+
+def test_without_a_second_asking_nothing_is_called_noise(bill, tmp_path):
+    frontier = make_frontier([bill], out=tmp_path / "out")
+    assert {(one.noise, one.is_noise) for one in frontier.losses} == {(None, False)}
+    assert 'class="noise"' not in (tmp_path / "out" / "frontier.svg").read_text()
+
+
 def test_several_comparisons_of_one_full_model_are_one_frontier(tmp_path):
     for name, models in (("one", ("full", "pruned")), ("two", ("full", "healed"))):
         write_bill(tmp_path / name, n=60, models=models, thinking=False)
@@ -182,7 +205,7 @@ def test_a_bill_of_lm_eval_has_no_gains_and_cannot_get_any(tmp_path):
 def test_the_command_and_what_it_refuses(bill, tmp_path):
     out = tmp_path / "out"
     document = json.loads(succeed("evaluate", "frontier", bill, "--max-loss", "1%", "--out", out, "--json").stdout)
-    assert document["format"] == "regrowth.frontier/1"
+    assert document["format"] == "regrowth.frontier/2"
     assert document["most"] is None
     shown = " ".join(succeed("evaluate", "frontier", bill, "--out", out, "--overwrite").stdout.split())
     assert "No cut passes the comparison's policy" in shown
