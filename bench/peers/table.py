@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.reports.wording.text import counted
+
 COSTS = {"seconds": "time", "cpu_seconds": "processor time", "peak_mib": "peak memory", "disk_mib": "disk"}
 _UNITS = {"seconds": "s", "cpu_seconds": "s", "peak_mib": "MiB", "disk_mib": "MiB"}
 # Of the other figures: where one is less, or more, the tool is ahead. All others are neither.
@@ -144,8 +146,8 @@ def machines(results: Iterable[Mapping[str, Any]]) -> str:
         machine = result["machine"]
         bf16 = "with" if machine["avx512_bf16"] else "without"
         line = (
-            f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {bf16} bf16 products, "
-            f"Python {machine['python']}"
+            f"{machine['cpu']}, {counted(machine['cores'], 'core')}, {machine['memory_gib']} GiB, {bf16} bf16 "
+            f"products, Python {machine['python']}"
         )
         found.setdefault(line, []).append(result["name"])
     if len(found) == 1:
