@@ -75,6 +75,14 @@ _PICKS = ["full", "full", "shared", "full", "full", "shared", "shared", "full"]
 _THETA = {"rope_type": "default", "rope_theta": 10000.0}
 _THETAS = [10000.0, 100.0, 500.0, 0.0, 300.0, 0.0, 700.0, 900.0]
 _MOE_STEPS = {"mlp_only_layers": [3, 6], "decoder_sparse_step": 2}
+_GLOBAL = {"global_head_dim": 16}
+_SWA = {
+    **{f"swa_{name}": 8 for name in ("head_dim", "v_head_dim")},
+    **{f"swa_{name}": 16 for name in ("kv_lora_rank", "q_lora_rank")},
+    **{f"swa_num_{name}_heads": 2 for name in ("attention", "key_value")},
+    "swa_qk_nope_head_dim": 4,
+    "swa_qk_rope_head_dim": 4,
+}
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "axk1": {"mlp_layer_types": _EXPERTS},
@@ -89,11 +97,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "deepseek_v4": {"vocab_size": 97, "index_topk": 2},
     "dots3_note_text": {
-        **{f"swa_{name}": 8 for name in ("head_dim", "v_head_dim")},
-        **{f"swa_{name}": 16 for name in ("kv_lora_rank", "q_lora_rank")},
-        **{f"swa_num_{name}_heads": 2 for name in ("attention", "key_value")},
-        "swa_qk_nope_head_dim": 4,
-        "swa_qk_rope_head_dim": 4,
+        **_SWA,
         "first_k_dense_replace": 2,
         "n_group": 1,
         "layer_types": _MIXED,
@@ -106,8 +110,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "glm_moe_dsa": {"indexer_types": _PICKS, "mlp_layer_types": _EXPERTS},
     "hy_v4": {"indexer_types": _PICKS, "mlp_layer_types": _EXPERTS},
     "inkling2_text": {"n_layers_per_attn_res_block": 2},
-    "gemma4_text": {"hidden_size_per_layer_input": 0, "global_head_dim": 16, "layer_types": _MIXED},
-    "gemma4_unified_text": {"global_head_dim": 16, "layer_types": _MIXED},
+    "gemma4_text": {"hidden_size_per_layer_input": 0, "layer_types": _MIXED, **_GLOBAL},
+    "gemma4_unified_text": {"layer_types": _MIXED, **_GLOBAL},
     "gemma3n_text": {
         "activation_sparsity_pattern": [0.9, 0.0, 0.5, 0.0, 0.0, 0.7, 0.0, 0.0],
         "num_kv_shared_layers": 2,
@@ -188,6 +192,27 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
 }
 
+# (model_type of the decoder, field) -> what its small model states otherwise where its config is silent on that field,
+# because what the class fills in goes with no other; None: silent too.
+SILENT_WITH: dict[tuple[str, str], dict[str, Any]] = {
+    ("dots3_note_text", "layer_types"): {"per_layer_config": None, **_SWA},  # heads follow the types
+    ("gemma3n_text", "num_kv_shared_layers"): {  # 15 layers at the end
+        "num_hidden_layers": 20,
+        "layer_types": None,
+        "activation_sparsity_pattern": None,
+        "intermediate_size": 48,
+    },
+    ("gemma4_text", "layer_types"): {"per_layer_config": None, **_GLOBAL},
+    ("gemma4_unified_text", "layer_types"): {"per_layer_config": None, **_GLOBAL},
+    ("hunyuan_v1_moe", "num_experts"): {"moe_topk": None},  # one of one
+    ("jamba", "attn_layer_offset"): {"attn_layer_period": 5},  # an offset of 4
+    ("reformer", "attn_layers"): {"num_hidden_layers": 6},
+    ("zamba2", "layers_block_type"): {"num_hidden_layers": 54, "hybrid_layer_ids": None},
+}
+
+# Fields that their class leaves empty, and without which no model can be built.
+NEVER_SILENT = {("lfm2_moe", "layer_types")}
+
 # Families that cannot be built from their config class alone, or not small, and why.
 NOT_BUILT: dict[str, str] = {
     "gemma3n": "its vision tower needs timm, which is not installed; its text decoder is gemma3n_text"
@@ -241,7 +266,7 @@ def small_config(model_type: str, **more: Any) -> Any:
 
 
 def small_config_without(model_type: str, section: str | None, key: str) -> Any:
-    """The config of a small model whose class fills in `key`; None where it is silent anyway, or cannot be.
+    """The config of a small model whose class fills in `key`; None where it is silent on it anyway.
 
     Args:
         section: the key of the nested config that describes the decoder, if any.
@@ -249,14 +274,16 @@ def small_config_without(model_type: str, section: str | None, key: str) -> Any:
     from transformers import AutoConfig
 
     config = json.loads(small_config(model_type).to_json_string())
-    if config.get(section, config).pop(key, None) is None:
+    part = config.get(section, config)
+    if part.pop(key, None) is None:
         return None
+    for other, value in SILENT_WITH.get((part["model_type"], key), {}).items():
+        part[other] = value
+        if value is None:
+            del part[other]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config))
-        try:
-            return AutoConfig.from_pretrained(folder)
-        except Exception:
-            return None
+        return AutoConfig.from_pretrained(folder)
 
 
 def save_small_model(model_type: str, folder: Any, config: Any = None, shard: str = "50GB", **more: Any) -> None:

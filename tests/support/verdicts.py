@@ -96,6 +96,8 @@ def loaded(folder, model_type=""):
     model, notes = loader.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     if notes["missing_keys"]:
         raise AssertionError(f"missing after loading: {sorted(notes['missing_keys'])[:4]}")
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()  # in the file it may lie at an odd address, by which kernels round
     return model.eval()
 
 
@@ -226,11 +228,12 @@ def judge(model_type, folder, *, silent=None):
     row = FAMILIES.get(own_name(model_type), PLAIN)
     if row.refused:
         return Verdict(model_type, REFUSED, refusal_of(model_type, source))
-    save(model_type, source, row.section, silent)
+    depth = save(model_type, source, row, silent)
     conditions = []
     full = prefixes = None
     differs = model_type in CACHE_DIFFERS or (model_type, silent) in NO_CACHE
-    for number, dropped in enumerate(DROPS):
+    for number, drops in enumerate(DROPS):
+        dropped = [layer for layer in drops if layer < depth - 1]  # a class may fill in fewer layers
         out = folder / f"cut{number}"
         try:
             plan = plan_cut(source, layers=dropped)
@@ -253,14 +256,18 @@ def judge(model_type, folder, *, silent=None):
     return Verdict(model_type, EXACT, "; ".join(conditions))
 
 
-def save(model_type, source, section, silent):
+def save(model_type, source, row, silent):
+    """Save the small model that `judge` cuts, and give back how many layers it has."""
     if silent is None:
-        return save_small_model(model_type, source)
-    save_small_model(model_type, source, small_config_without(model_type, section, silent))
+        save_small_model(model_type, source)
+        return LAYERS
+    config = small_config_without(model_type, row.section, silent)
+    save_small_model(model_type, source, config)
     path = source / "config.json"
-    config = json.loads(path.read_text())
-    del config.get(section, config)[silent]
-    return path.write_text(json.dumps(config))
+    saved = json.loads(path.read_text())
+    del saved.get(row.section, saved)[silent]
+    path.write_text(json.dumps(saved))
+    return getattr(getattr(config, row.section or "", config), row.count[0])
 
 
 def refusal_of(model_type, folder):
