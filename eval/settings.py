@@ -146,6 +146,7 @@ class Questions:
         return cls(**{name: parsers[name](value) for name, value in given.items()})
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "protocols", check_protocols(self.protocols))  # in Python any may be given
         if self.limit is not None and self.limit < 2:
             raise UsageError(f"--limit {self.limit} is too few questions; an interval needs 2 at least")
         if self.max_length is not None and self.max_length < SHORTEST:
@@ -247,6 +248,7 @@ class Settings(Questions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "thinking", check_modes(self.thinking))
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size} must be 1 or more")
         if self.slow_tokens < FEWEST_SLOW:

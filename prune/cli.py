@@ -96,8 +96,8 @@ def cut_command(
             screen().print(f"Left behind: the adapter beside {model}; it was trained for the uncut model")
         if push_to_hub is not None:
             screen().print(f"Uploaded to {publish(out, push_to_hub, private=private)}")
-    if plan.warning:
-        screen().print(plan.warning)
+    for line in plan.warnings:
+        screen().print(line)
     answer(plan.to_json(), lambda: plan.table(sizes=not written), as_json=as_json)
 
 

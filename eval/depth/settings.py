@@ -79,6 +79,7 @@ class DepthSettings(Questions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "measures", check_measures(self.measures))
         self.check_asks()
         if self.protocols != PLAIN:
             raise UsageError("evaluate depth scores the texts of answers; leave out --protocols")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from prune.choosing.criteria import CRITERIA, CriterionName
 from prune.common.errors import UsageError
@@ -43,9 +43,16 @@ def parse_weights(text: str) -> dict[str, float]:
         if not name or not equals or not math.isfinite(weight) or weight < 0 or name in weights:
             raise UsageError(f"--weigh {text!r}: write medical=1,math=2, each domain once, no weight below 0")
         weights[name] = weight
-    if not any(weights.values()):
-        raise UsageError(f"--weigh {text!r}: at least one weight has to be above 0")
+    _check_weights(weights)
     return weights
+
+
+def _check_weights(weights: Mapping[str, float]) -> None:
+    written = ",".join(f"{name}={weight:g}" for name, weight in weights.items())
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()):
+        raise UsageError(f"--weigh {written}: no weight may be below 0")
+    if not any(weights.values()):
+        raise UsageError(f"--weigh {written}: at least one weight has to be above 0")
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,8 @@ class CutSettings:
             raise UsageError(f"--criterion {name} goes by measured costs: give them with --costs costs.json")
         if not needs_costs and (self.costs is not None or self.weigh is not None):
             raise UsageError(f"{'--costs' if self.costs is not None else '--weigh'} belongs to --criterion domain")
+        if self.weigh is not None:
+            _check_weights(self.weigh)
         if self.protect_heads is not None:
             if self.heads is None:
                 raise UsageError("--protect-heads goes by measured heads: give them with --heads heads.json")
@@ -158,9 +167,13 @@ def parse_speed(text: str) -> float:
         factor = float(text.lower().removesuffix("x"))
     except ValueError:
         factor = 0.0
-    if not 1 < factor < 1000:
-        raise UsageError(f"--speed {text}: write a factor above 1, such as 1.3x")
+    _check_speed(factor, text)
     return factor
+
+
+def _check_speed(factor: float, written: object) -> None:
+    if not 1 < factor < 1000:
+        raise UsageError(f"--speed {written}: write a factor above 1, such as 1.3x")
 
 
 @dataclass(frozen=True)
@@ -230,6 +243,12 @@ class FitSettings:
             raise UsageError("--context is at least 2 tokens, and --sequences at least 1")
         if self.bits is not None and self.bits not in BITS:
             raise UsageError(f"--bits {self.bits} is unknown; use 16, 8 or 4")
+        if self.prefill_chunk is not None and self.prefill_chunk < 1:
+            raise UsageError(f"--prefill-chunk {self.prefill_chunk} is not at least 1")
+        if self.speed is not None:
+            _check_speed(self.speed, self.speed)
+        if self.speed_of is not None and self.speed_of not in get_args(Part):
+            raise UsageError(f"--speed-of {self.speed_of} is unknown; use {' or '.join(get_args(Part))}")
 
     def __bool__(self) -> bool:
         """Whether there is a target at all."""

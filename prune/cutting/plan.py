@@ -96,6 +96,9 @@ class CutPlan(Artefact):
     before: Size = Field(description="the weights of the source")
     after: Size = Field(description="the weights that stay")
     carry_code: bool = Field(description="whether the model's own Python files are carried along")
+    llama_cpp: str = Field(
+        default="", description="why llama.cpp would run the cut as another model, and what to do; empty elsewhere"
+    )
     history: tuple[EarlierCut, ...] = Field(description="earlier cuts, where the source was cut itself; oldest first")
     provenance: dict[str, Any] = Field(description="versions and command")
     _remainder: Remainder | None = PrivateAttr(default=None)
@@ -187,7 +190,12 @@ class CutPlan(Artefact):
         return Group(Text(self.words), shown) if told is None else Group(told, Text(self.words), shown)
 
     @property
-    def warning(self) -> str:
+    def warnings(self) -> list[str]:
+        """What to know before the cut is used, one line each."""
+        other = f"Warning: in llama.cpp (GGUF) this cut is another model: {self.llama_cpp}." if self.llama_cpp else ""
+        return [line for line in (self._recall_warning(), other) if line]
+
+    def _recall_warning(self) -> str:
         """One line where the cut takes much of what the heads do; else empty.
 
         A share of the write score that is no larger than that of the layers does not count: spread evenly, it would be
@@ -219,6 +227,8 @@ class CutPlan(Artefact):
                 ("parameters", f"{self.before.parameters / 1e6:,.1f} M -> {self.after.parameters / 1e6:,.1f} M")
             )
         shown += [(f"config {name}", _change(change)) for name, change in self.config.items()]
+        if self.llama_cpp:
+            shown.append(("in llama.cpp", f"another model: {self.llama_cpp}"))
         if self.history:
             first = self.history[0]
             shown.append(("in the first source", f"keep {spell_layers(self.original)} of {first.model}"))

@@ -19,6 +19,7 @@ from prune.common.files.provenance import provenance
 from prune.common.layers import layers_without, parse_layers, starts
 from prune.cutting.plan import PLAN_FILE, CutPlan, EarlierCut, PlannedSource, Size
 from prune.families.config import changes
+from prune.families.llama_cpp import run_otherwise
 from prune.families.subject import Subject, new_config, open_subject, remainder
 from prune.models.memory.reckoning import read_needs
 
@@ -284,6 +285,7 @@ def _assemble(
         before=before,
         after=after,
         carry_code=carry_code,
+        llama_cpp=run_otherwise(checkpoint.config, left.config, subject.family.section),
         history=_history(source.folder, subject.layers),
         provenance=provenance(),
     )

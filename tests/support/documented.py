@@ -35,7 +35,7 @@ SMALL = {
     "heal finalists": {"tokens": 256, "length": 64, "batch-size": 2, "rank": 2, "bits": 16, "held-out-tokens": 128},
     "heal rank": {"documents": 8, "questions": 2, "warm-up": 256, "rank": 2, "length": 64, "bits": 16},
     "evaluate run": {"limit": 2, "slow-tokens": 8},
-    "evaluate compare": {"limit": 4, "needle-lengths": 250, "needle-depths": 1, "needle-count": 2, "gains-context": 32,
+    "evaluate compare": {"limit": 4, "max-length": 256, "needle-lengths": 250, "needle-depths": 1, "needle-count": 2, "gains-context": 32,
                          "gains-new-tokens": 2, "gains-rounds": 3},
     "evaluate sweep": {"limit": 2},
     "evaluate depth": {"limit": 2, "sizes": 4, "starts": 2},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
@@ -27,10 +28,14 @@ def parse_kinds(text: str) -> tuple[Kind, ...]:
         UsageError: a kind that there is not.
     """
     named = [part.strip() for part in text.split(",")]
+    _check_kinds(named)
+    return tuple(kind for kind in KINDS if kind in named)
+
+
+def _check_kinds(named: Iterable[str]) -> None:
     for name in named:
         if name not in KINDS:
-            raise UsageError(f"--labels {text}: {name!r} is no kind of labels; use some of {','.join(KINDS)}")
-    return tuple(kind for kind in KINDS if kind in named)
+            raise UsageError(f"--labels: {name!r} is no kind of labels; use some of {','.join(KINDS)}")
 
 
 @dataclass(frozen=True)
@@ -107,3 +112,4 @@ class ConceptsSettings:
             raise UsageError("--layers: give one at least")
         if self.labels is not None and not self.labels:
             raise UsageError("--labels: give one kind at least")
+        _check_kinds(self.labels or ())
