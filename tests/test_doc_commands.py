@@ -10,7 +10,8 @@ import pytest
 from tests.support.documented import PAGES, ROOT, commands, documented_folder, outputs, run_here
 
 # Run once, in this order: what the pages take for granted.
-BEFORE = """
+_BILL = "--data questions --domains medical,math,science --needles --needle-text prose.jsonl"
+BEFORE = f"""
 prune scan full --text prose.jsonl --out scan.json
 prune heads full --text prose.jsonl --out heads.json
 prune time full --out time.json
@@ -18,12 +19,13 @@ prune concepts full --text prose.jsonl --out concepts.json
 prune cut full --n 8 --scan scan.json --check 2 --out pruned
 heal patch pruned --teacher full --text prose.jsonl --out patched
 heal distill pruned --teacher full --text prose.jsonl --out runs/adapter
+heal distill pruned --teacher full --text prose.jsonl --teacher-data self --prompts asked.jsonl --out runs/self
 heal merge runs/adapter --out healed
 evaluate sweep full --scan scan.json --sizes 4,6 --data questions --domains medical,math --out sweep
 evaluate sweep full --scan scan.json --sizes 4,6 --data questions --domains medical --out sweep-by-similarity
 evaluate sweep full --sizes 4,6 --starts deepest --data questions --domains medical --out sweep-deepest
-evaluate compare full pruned --labels full,of-4 --data questions --domains medical,math,science --out bill-of-4
-evaluate compare full healed --labels full,of-8 --data questions --domains medical,math,science --out bill-of-8
+evaluate compare full pruned --labels full,of-4 {_BILL} --out bill-of-4
+evaluate compare full healed --labels full,of-8 {_BILL} --out bill-of-8
 """
 LINKS = {"runs/pruned": "pruned", "runs/patched": "patched", "models/healed": "healed", "bill": "bill-of-4",
          "runs/healed": "healed", "runs/frontier/comparison": "bill-of-8"}  # fmt: skip

@@ -28,19 +28,22 @@ SMALL = {
     "prune concepts": {"tokens": 1500, "clusters": 20, "ward": 200, "layers": "0,20,30", "reseeds": 2, "shuffles": 2},
     "prune write": {"tokens": 300, "answer-tokens": 12},
     "prune time": {"context": 64, "new-tokens": 2, "rounds": 1},
-    "prune cut": {"check-tokens": 512, "length": 64, "fit": "400MiB", "speed": "1.05x", "text": "prose.jsonl"},
+    "prune cut": {"check-tokens": 512, "length": 64, "fit": "400MiB", "speed": "1.05x", "context": 64,
+                  "text": "prose.jsonl"},
     "heal patch": {"tokens": 512, "length": 64, "held-out-tokens": 128, "objective": "capped"},
-    "heal distill": {"tokens": 256, "length": 64, "batch-size": 2, "rank": 2, "bits": 16, "held-out-tokens": 128},
-    "heal qlora": {"tokens": 256, "length": 64, "batch-size": 2, "rank": 2, "bits": 16, "held-out-tokens": 128},
+    "heal distill": {"tokens": 256, "length": 64, "batch-size": 2, "rank": 2, "bits": 16, "held-out": "both.jsonl",
+                     "held-out-tokens": 128},
+    "heal qlora": {"tokens": 256, "length": 64, "batch-size": 2, "rank": 2, "bits": 16, "held-out": "both.jsonl",
+                     "held-out-tokens": 128},
     "heal finalists": {"tokens": 256, "length": 64, "batch-size": 2, "rank": 2, "bits": 16, "held-out-tokens": 128},
     "heal rank": {"documents": 8, "questions": 2, "warm-up": 256, "rank": 2, "length": 64, "bits": 16},
     "evaluate run": {"limit": 2, "slow-tokens": 8},
-    "evaluate compare": {"limit": 4, "max-length": 256, "needle-lengths": 250, "needle-depths": 1, "needle-count": 2, "gains-context": 32,
-                         "gains-new-tokens": 2, "gains-rounds": 3},
+    "evaluate compare": {"limit": 4, "max-length": 256, "needle-lengths": 250, "needle-depths": 1, "needle-count": 2,
+                         "gains-context": 32, "gains-new-tokens": 2, "gains-rounds": 3},
     "evaluate sweep": {"limit": 2},
     "evaluate depth": {"limit": 2, "sizes": 4, "starts": 2},
 }  # fmt: skip
-_ONLY_WHERE_GIVEN = {"fit", "speed"}  # they ask for something else, and are not sizes of the work
+_ONLY_WHERE_GIVEN = {"fit", "speed", "context"}  # they ask for something else, and are not sizes of the work
 _ONLY_WITH = {"needle-lengths": "needles", "needle-depths": "needles", "needle-count": "needles",
               "slow-tokens": "thinking", "needle-text": "needles"}  # fmt: skip
 MODELS = ("full", "model", "MODEL", "owner/model", "owner/model-70B", "Qwen/Qwen3-8B")
@@ -65,27 +68,27 @@ def documented_folder(place: Path, model: Path, sample: Path) -> Path:
     hollow_checkpoint(place / "owner" / "llama-70b", "meta-llama/Llama-3.3-70B-Instruct")
     (place / "questions").symlink_to(sample / "questions")
     rows = (sample / "text.jsonl").read_text("utf-8").splitlines(keepends=True)[:400]
-    for name in ("prose", "pool", "wiki", "notes", "own-prose"):
+    for name in ("prose", "pool", "notes", "own-prose"):
         (place / f"{name}.jsonl").write_text("".join(rows), "utf-8")
-    chats = [
-        {
-            "messages": [
-                {"role": "user", "content": f"What is {n} plus {n}?"},
-                {"role": "assistant", "content": str(2 * n)},
-            ]
-        }
-        for n in range(200)
-    ]
+    (place / "wiki.jsonl").write_text("".join(rows[:8]), "utf-8")  # models are judged on all of it
+    texts = [json.loads(row)["text"] for row in rows[:12]]
+    both = [{"text": text, "messages": _chat("Tell me something.", text)} for text in texts]  # as --field has it
+    (place / "both.jsonl").write_text("".join(json.dumps(row) + "\n" for row in both), "utf-8")
+    chats = [{"messages": _chat(f"What is {n} plus {n}?", str(2 * n))} for n in range(200)]
     (place / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats), "utf-8")
     asked = [{"prompt": f"Say something about the number {n}."} for n in range(40)]
     (place / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked), "utf-8")
     return place
 
 
+def _chat(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
 def small(words: list[str]) -> list[str]:
     """A command with its sizes as in `SMALL`."""
     if words[0] == "recipe":
-        return [*words, "--dry-run"] if words[1] == "run" else words
+        return [*words, "--dry-run", "--set", "out=runs/dry"] if words[1] == "run" else words
     name = " ".join(words[:2])
     known, given = options_of(name), {word[2:] for word in words if word.startswith("--")}
     for option, value in SMALL.get(name, {}).items():
