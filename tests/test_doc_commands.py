@@ -10,7 +10,7 @@ import pytest
 from tests.support.documented import PAGES, ROOT, commands, documented_folder, outputs, run_here
 
 # Run once, in this order: what the pages take for granted.
-_BILL = "--data questions --domains medical,math,science --needles --needle-text prose.jsonl"
+_BILL = "--data questions --domains medical,math,science,commonsense"
 BEFORE = f"""
 prune scan full --text prose.jsonl --out scan.json
 prune heads full --text prose.jsonl --out heads.json
@@ -52,7 +52,8 @@ def name_of(page):
 @pytest.fixture(scope="module")
 def base(sample_model, tmp_path_factory):
     place = documented_folder(tmp_path_factory.mktemp("documented"), sample_model, sample_model.parent)
-    shutil.copy(ROOT / "docs" / "examples" / "policy.yaml", place)
+    page = (ROOT / "docs" / "policy.md").read_text("utf-8")
+    (place / "policy.yaml").write_text(re.search("^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1], "utf-8")
     before = os.getcwd()
     os.chdir(place)
     try:

@@ -6,6 +6,7 @@ Models are links to one model. What an earlier page would have made (a cut, a sw
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -31,9 +32,9 @@ SMALL = {
     "prune cut": {"check-tokens": 512, "length": 64, "fit": "400MiB", "speed": "1.05x", "context": 64,
                   "text": "prose.jsonl"},
     "heal patch": {"tokens": 512, "length": 64, "held-out-tokens": 128, "objective": "capped"},
-    "heal distill": {"tokens": 256, "length": 64, "batch-size": 2, "rank": 2, "bits": 16, "held-out": "both.jsonl",
+    "heal distill": {"tokens": 512, "length": 128, "batch-size": 2, "rank": 2, "bits": 16, "held-out": "both.jsonl",
                      "held-out-tokens": 128},
-    "heal qlora": {"tokens": 256, "length": 64, "batch-size": 2, "rank": 2, "bits": 16, "held-out": "both.jsonl",
+    "heal qlora": {"tokens": 512, "length": 128, "batch-size": 2, "rank": 2, "bits": 16, "held-out": "both.jsonl",
                      "held-out-tokens": 128},
     "heal finalists": {"tokens": 256, "length": 64, "batch-size": 2, "rank": 2, "bits": 16, "held-out-tokens": 128},
     "heal rank": {"documents": 8, "questions": 2, "warm-up": 256, "rank": 2, "length": 64, "bits": 16},
@@ -106,10 +107,12 @@ def outputs(words: list[str]) -> list[Path]:
 def run_here(words: list[str]) -> str:
     """Run a command in the current folder; what it said, where it failed."""
     words = small(list(words))
-    for out in outputs(words):
-        if out.exists() and "--resume" not in words:
-            words.append("--overwrite")
-            break
+    there = [out for out in outputs(words) if out.exists()]
+    if "--resume" in words:  # what the page has interrupted is whole here; without it, --resume begins
+        for out in there:
+            shutil.rmtree(out) if out.is_dir() else out.unlink()
+    elif there:
+        words.append("--overwrite")
     app = import_module(f"{PROGRAMS[words[0]]}.cli").app
     done = CliRunner().invoke(app, words[1:])
     if done.exit_code in (0, 3, 4):  # a verdict of so few questions is no failure
