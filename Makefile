@@ -110,5 +110,5 @@ check-world: sample ## check that other tools load, run, serve, convert and quan
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest tests/world --world
 
 clean: ## remove what runs and tools left (not .venv, .venv-floor, .sample)
-	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
