@@ -92,7 +92,7 @@ def recipe(out: Path, given: Path, settings: Settings) -> dict[str, object]:
     words = judging.regrowth("recipe", "run", RECIPE, *(f"--set={name}={value}" for name, value in options.items()))
     run = measure(words, limit_s=settings.limit_s, variables=offline(settings.threads))
     dropped = layers_dropped(out / "pruned")
-    row = figures(OURS, run, out, out / "healed", limit_s=settings.limit_s, dropped=dropped)
+    row = figures(OURS, run, out, out / "healed", dropped=dropped)
     record = out / "recipe.json"
     if record.exists():
         stages = json.loads(record.read_text())["stages"]
@@ -116,7 +116,7 @@ def pipeline(folder: Path, given: Path, settings: Settings) -> dict[str, object]
     found = folder / "similarity.txt"
     start = int(found.read_text().split()[-1]) if found.exists() and "best" in found.read_text() else 0
     dropped = range(start, start + settings.n)
-    row = figures(tool, run, folder, folder / "healed", limit_s=settings.limit_s, dropped=dropped)
+    row = figures(tool, run, folder, folder / "healed", dropped=dropped)
     if "disk_mib" in row:
         row["disk_mib"] = round((bytes_under(folder) - before) / (1 << 20))
         row |= stage_seconds(began, {"scan": found, "cut": folder / "cut", "heal": folder / "healed"}, run.seconds)

@@ -21,7 +21,6 @@ from bench.peers.entry import asked_quick, conclude
 from bench.peers.judging import held_out, regrowth
 from bench.peers.materials import HELD_OUT, MODEL, TEXT, write_rows
 from bench.peers.record import ROOT, THREADS, WORK, Measured, bytes_under, measure
-from bench.peers.row import why
 
 JOB = "heal a cut by what the full model predicts: LoRA, forward KL, the same rows"
 OURS, THEIRS = "heal distill", "peft and Trainer with a second teacher"
@@ -106,7 +105,7 @@ def row(
 ) -> dict[str, object]:
     """One tool's figures. `tokens_per_second` is of the training steps alone, `seconds` of the whole command."""
     if loss is None:
-        return {"tool": name, "not_run": why(run, settings.limit_s)}
+        return {"tool": name, "not_run": run.why}
     trained = _training_seconds(adapter)
     return {
         "tool": name,

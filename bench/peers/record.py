@@ -36,6 +36,15 @@ class Measured:
     most: int
     said: str
 
+    @property
+    def why(self) -> str:
+        """What a command that failed said last of an error, or that it was stopped."""
+        if self.code == -9:
+            return f"stopped after {self.seconds:.0f} s"
+        said = [line.strip() for line in self.said.splitlines() if line.strip()]
+        told = next((line for line in reversed(said) if "rror" in line), said[-1] if said else f"exit code {self.code}")
+        return told[:300]
+
 
 def measure(
     words: Sequence[object], *, limit_s: float, variables: Mapping[str, str] | None = None, cwd: Path = ROOT

@@ -13,12 +13,10 @@ OURS = "Regrowth"
 Losses = Mapping[str, Mapping[str, float]]  # of one model: by measure, see `judging.losses`
 
 
-def figures(
-    tool: str, run: Measured, folder: Path, model: Path, *, limit_s: float, dropped: Sequence[int]
-) -> dict[str, object]:
+def figures(tool: str, run: Measured, folder: Path, model: Path, *, dropped: Sequence[int]) -> dict[str, object]:
     """What a whole job took. `model` is where its result lies, for `billed`."""
     if run.code or not (model / "config.json").exists():
-        return {"tool": tool, "not_run": why(run, limit_s)}
+        return {"tool": tool, "not_run": run.why}
     return {
         "tool": tool,
         "seconds": round(run.seconds, 1),
@@ -28,14 +26,6 @@ def figures(
         "dropped": ",".join(map(str, dropped)),
         "model": str(model),
     }
-
-
-def why(run: Measured, limit_s: float) -> str:
-    """What a tool said last of an error, or that it was out of time."""
-    if run.code == -9:
-        return f"not done after {limit_s} s"
-    said = [line.strip() for line in run.said.splitlines() if line.strip()]
-    return next((line for line in reversed(said) if "rror" in line), said[-1] if said else f"exit code {run.code}")
 
 
 def billed(rows: Sequence[dict[str, object]], out: Path, **how: object) -> list[dict[str, object]]:

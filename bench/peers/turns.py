@@ -64,7 +64,7 @@ def take_turns(
 def figures(tool: str, runs: Sequence[Measured], **more: object) -> dict[str, object]:
     """A row: median seconds, their range, the greatest peak; or why there are none."""
     if (failed := runs[-1]).code:
-        return {"tool": tool, "not_run": why(failed)}
+        return {"tool": tool, "not_run": failed.why}
     seconds = [run.seconds for run in runs]
     ends = {"fastest": round(min(seconds), 2), "slowest": round(max(seconds), 2)} if len(runs) > 1 else {}
     return {
@@ -77,18 +77,10 @@ def figures(tool: str, runs: Sequence[Measured], **more: object) -> dict[str, ob
     }
 
 
-def why(run: Measured) -> str:
-    """The last line that a failed command said."""
-    if run.code == -9:
-        return f"stopped after {run.seconds:.0f} s"
-    lines = [line.strip() for line in run.said.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else f"exit code {run.code}"
-
-
 def must(run: Measured) -> Measured:
     """A run that the others stand on."""
     if run.code:
-        raise FailedError(why(run))
+        raise FailedError(run.why)
     return run
 
 

@@ -138,8 +138,7 @@ def regrowth(work: Path, text: Text, settings: Settings) -> dict[str, object]:
     options |= {"patch_tokens": settings.patch_tokens}
     words = judging.regrowth("recipe", "run", recipe, *(f"--set={name}={value}" for name, value in options.items()))
     run = measure(words, **_how(settings))
-    limit_s, dropped = settings.limit_s, layers_dropped(out / "pruned")
-    return figures(OURS, run, out, out / "healed", limit_s=limit_s, dropped=dropped)
+    return figures(OURS, run, out, out / "healed", dropped=layers_dropped(out / "pruned"))
 
 
 def soup(work: Path, text: Text, settings: Settings) -> list[dict[str, object]]:
@@ -175,7 +174,7 @@ def soup(work: Path, text: Text, settings: Settings) -> list[dict[str, object]]:
                 first, last = json.loads(report.read_text())["dropped_block"] if report.exists() else (0, -1)
                 label = f"{name} ({version})"
                 dropped = range(first, last + 1)
-                rows.append(figures(label, run, folder, folder / model, limit_s=settings.limit_s, dropped=dropped))
+                rows.append(figures(label, run, folder, folder / model, dropped=dropped))
             return rows
     except NotInstallableError as error:
         return [{"tool": name, "not_run": str(error)} for name in folders]
@@ -217,7 +216,7 @@ def optipfair(work: Path, text: Text, settings: Settings) -> dict[str, object]:
     plan = out / "dropped.json"
     dropped = json.loads(plan.read_text()) if plan.exists() else []
     note = "its distillation term has no gradient: its student's probabilities are taken without one"
-    return figures(name, run, out, out, limit_s=settings.limit_s, dropped=dropped) | {"note": note}
+    return figures(name, run, out, out, dropped=dropped) | {"note": note}
 
 
 def _how(settings: Settings, *, home: Path | None = None) -> dict[str, object]:

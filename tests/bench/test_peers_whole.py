@@ -76,20 +76,20 @@ def test_a_row_names_where_a_peer_is_ahead():
 def test_a_tool_that_failed_says_why(tmp_path):
     run = Measured(1, 5.0, 4.0, 1 << 20, "loading\nError: no such layer\nbye\n")
 
-    assert row.figures("peer", run, tmp_path, tmp_path, limit_s=9, dropped=[]) == {
+    assert row.figures("peer", run, tmp_path, tmp_path, dropped=[]) == {
         "tool": "peer",
         "not_run": "Error: no such layer",
     }
-    assert row.why(Measured(-9, 5.0, 4.0, 0, ""), 9) == "not done after 9 s"
-    assert row.why(Measured(3, 5.0, 4.0, 0, " \n"), 9) == "exit code 3"
+    assert Measured(-9, 5.0, 4.0, 0, "").why == "stopped after 5 s"
+    assert Measured(3, 5.0, 4.0, 0, " \n").why == "exit code 3"
 
 
 def test_a_tool_that_ended_well_but_left_no_model_has_no_figures(tmp_path):
     run = Measured(0, 5.0, 4.0, 1 << 20, "done\n")
 
-    assert row.figures("peer", run, tmp_path, tmp_path, limit_s=9, dropped=[])["not_run"] == "done"
+    assert row.figures("peer", run, tmp_path, tmp_path, dropped=[])["not_run"] == "done"
     (tmp_path / "config.json").write_text("{}")
-    assert row.figures("peer", run, tmp_path, tmp_path, limit_s=9, dropped=[2, 3])["dropped"] == "2,3"
+    assert row.figures("peer", run, tmp_path, tmp_path, dropped=[2, 3])["dropped"] == "2,3"
 
 
 def test_the_recipe_of_the_comparisons_is_one():
