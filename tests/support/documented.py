@@ -44,7 +44,8 @@ SMALL = {
     "evaluate sweep": {"limit": 2},
     "evaluate depth": {"limit": 2, "sizes": 4, "starts": 2},
 }  # fmt: skip
-_ONLY_WHERE_GIVEN = {"fit", "speed", "context"}  # they ask for something else, and are not sizes of the work
+# They ask for something else, and are not sizes of the work.
+_ONLY_WHERE_GIVEN = {f"prune cut {option}" for option in ("fit", "speed", "context")}
 _ONLY_WITH = {"needle-lengths": "needles", "needle-depths": "needles", "needle-count": "needles",
               "slow-tokens": "thinking", "needle-text": "needles"}  # fmt: skip
 MODELS = ("full", "model", "MODEL", "owner/model", "owner/model-70B", "Qwen/Qwen3-8B")
@@ -95,7 +96,9 @@ def small(words: list[str]) -> list[str]:
     for option, value in SMALL.get(name, {}).items():
         if f"--{option}" in words:
             words[words.index(f"--{option}") + 1] = str(value)
-        elif option in known and option not in _ONLY_WHERE_GIVEN and _ONLY_WITH.get(option, "") in {"", *given}:
+        elif f"{name} {option}" in _ONLY_WHERE_GIVEN or option not in known:
+            continue
+        elif _ONLY_WITH.get(option, "") in {"", *given}:
             words = [*words, f"--{option}", str(value)]
     return words
 
