@@ -49,8 +49,8 @@ class RankSettings:
     text: Annotated[
         tuple[str, ...],
         _pool(
-            "The pool: .txt, .jsonl, .parquet, a folder, or hub:repo:config:split; several times: equal shares. Rows "
-            "may say their `source`, `topic` and `kind`.",
+            "The pool: .txt, .jsonl, .jsonl.gz, .parquet, a folder, or hub:repo:config:split; several times: equal "
+            "shares. Rows may say their `source`, `topic` and `kind`.",
             typed=list[str] | None,
             parse=_texts,
         ),
