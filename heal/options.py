@@ -51,7 +51,7 @@ class TextOptions:
     ] = None
     held_out_tokens: Annotated[
         str | None,
-        _text("How much of it to measure on; if not given, 16k, or a tenth of --tokens where a run has few."),
+        _text("Tokens of it to measure on, at most; if not given 16k, or in training a tenth of --tokens, 2k to 16k."),
     ] = None
     domain_text: Annotated[
         list[str] | None, _text("Further text to measure on, as NAME=FILE: medical=notes.jsonl; may be repeated.")
