@@ -152,7 +152,7 @@ def sweep_command(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put the same questions to many cuts of a model at once, computing once what they share.
+    """Ask many cuts of a model the same questions in one pass: what they share is computed once.
 
     torchrun and `accelerate launch -m eval sweep ...` share the questions among processes.
 
@@ -205,7 +205,7 @@ def frontier_command(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Set what each cut loses against what it gives, and say the most that may go within a policy.
+    """Compare what each cut loses with what it gains, and name the smallest model within a policy.
 
     Example: evaluate frontier bill/ --max-loss 5% --out frontier
     """

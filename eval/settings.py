@@ -90,7 +90,9 @@ class Questions:
 
     data: Annotated[Path | None, _asks("Folder of prepared questions: one <domain>.jsonl each.", parse=Path)] = None
     domains: Annotated[tuple[str, ...], _names("Domains, as medical,math.", "--domains")] = ()
-    limit: Annotated[int | None, _asks("Questions per domain and protocol (or task), at most; all if none.")] = None
+    limit: Annotated[int | None, _asks("Questions per domain and protocol (or task), at most; all if not given.")] = (
+        None
+    )
     seed: Annotated[int, _asks("Which questions and which prose are drawn.")] = 0
     sets: Annotated[
         tuple[str, ...] | None, _names("Only questions of these sets, as mmlu,medmcqa,asdiv.", "--sets")
@@ -198,7 +200,7 @@ class Settings(Questions):
     thinking: Annotated[
         tuple[str, ...],
         _asks(
-            "Ask in these modes as well: fast (at once), slow (after a chain of thought) or both.",
+            "Ask in these modes as well: fast (at once), slow (after a chain of thought), or fast,slow.",
             typed=_Text,
             parse=check_modes,
         ),
@@ -223,7 +225,9 @@ class Settings(Questions):
     ] = None
     needles: Annotated[
         bool,
-        _hides("Ask as well for invented facts that are hidden in a text: recall.", flag="--needles"),
+        _hides(
+            "Also measure recall of the context: ask for invented facts that are hidden in a text.", flag="--needles"
+        ),
     ] = False
     needle_text: Annotated[str | None, _hides("SOURCE of the text to hide them in; --text if not given.")] = None
     needle_lengths: Annotated[
@@ -308,12 +312,12 @@ class RunSettings(Settings):
     """What `evaluate run` asks, and which heads of the model are taken out before."""
 
     ablate_heads: Annotated[
-        Path | None, _removes("heads.json of this model: take out its first heads.", parse=Path)
+        Path | None, _removes("heads.json of this model: take out its highest heads.", parse=Path)
     ] = None
     top: Annotated[int | None, _removes(f"How many heads; {TOP} if not given.")] = None
-    heads_by: Annotated[str | None, _removes("The score that says which are first: write (if not given) or copy.")] = (
-        None
-    )
+    heads_by: Annotated[
+        str | None, _removes("The score that says which are highest: write (if not given) or copy.")
+    ] = None
     ablate_random: Annotated[
         int | None, _removes("Take out as many random heads of the same layers in their place; drawn by this seed.")
     ] = None
@@ -354,9 +358,9 @@ class ComparisonSettings(Settings):
     sweep: Annotated[Path | None, Option("Folder of a sweep of FULL, to be shown in the report too.", parse=Path)] = (
         None
     )
-    noise: Annotated[bool, _repeats("Ask FULL a second time in other batches: what its scores move by is noise.")] = (
-        True
-    )
+    noise: Annotated[
+        bool, _repeats("Ask FULL a second time in other batches: how much its scores change is noise.")
+    ] = True
     noise_limit: Annotated[int, _repeats("Questions per domain and protocol that are asked again, at most.")] = 100
     noise_dtype: Annotated[str | None, _repeats("Ask again in this precision; in that of --dtype if not given.")] = None
 

@@ -60,9 +60,9 @@ def distill_command(
 ) -> None:
     """Heal a pruned model by what the full one predicts: forward KL, both models on one copy of the weights.
 
-    The full model is loaded once. With all its layers it is the teacher; with the cut ones left out and adapters on,
-    the student, which is the pruned model to the bit (a patch in it counts). With [bold]--targets after-cut[/bold] what
-    comes before the cut is run once for both, without a graph: cheaper, and the adapter is smaller.
+    The full model is loaded once. With all its layers it is the teacher. Without the dropped layers, and with
+    adapters, it is the student, which equals the pruned model to the bit (also a patched one). With
+    [bold]--targets after-cut[/bold] the layers before the cut run once for both: cheaper, and the adapter is smaller.
 
     Writes what heal qlora writes. The losses of the curve's steps are divergences, held-out losses are plain ones.
 
@@ -81,7 +81,7 @@ def distill_command(
 def finalists_command(
     model: Annotated[str, typer.Argument(help="What prune cut --check wrote: its plan names the finalists.")],
     *,
-    out: Annotated[Path, typer.Option(help="Folder for the pruned model that is taken; must not exist.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pruned model that is taken.")],
     teacher: Annotated[
         str | None, typer.Option(help="The full model; where prune_plan.json says it was, if not named.")
     ] = None,
@@ -91,10 +91,10 @@ def finalists_command(
     settings: DistillSettings,
     as_json: Annotated[bool, typer.Option("--json", help="Print finalists.json, and nothing else there.")] = False,
 ) -> None:
-    """Heal each finalist of a cut's check by a few thousand tokens, and take the cut that heals best.
+    """Heal each finalist of a cut's check on a few thousand tokens, and take the cut that heals best.
 
-    The check ranks cuts as they are, and healing may turn the ranking. Each finalist is cut and healed as heal distill
-    does it, one after the other; --out is the pruned model of least held-out loss, without the healing.
+    The check ranks cuts before healing, and healing may change the ranking. Each finalist is cut and healed as heal
+    distill does it, one after the other; --out is the pruned model of least held-out loss, without the healing.
 
     Example: [bold]heal finalists runs/pruned --teacher full --text prose.jsonl --tokens 4k --out runs/chosen[/bold]
     """
@@ -109,7 +109,7 @@ def finalists_command(
 def patch_command(
     model: options.Pruned,
     *,
-    out: Annotated[Path, typer.Option(help="Folder for the patched model; must not exist.")],
+    out: Annotated[Path, typer.Option(help="Folder for the patched model.")],
     teacher: Annotated[
         str | None, typer.Option(help="The full model; where prune_plan.json says it was, if not named.")
     ] = None,
@@ -126,9 +126,9 @@ def patch_command(
 ) -> None:
     """Patch a cut in closed form: least squares, no training, an ordinary checkpoint.
 
-    The last projection before the cut is changed so that the state which enters the cut comes near the one that left
-    the dropped layers. The best of a few candidates is kept, by their loss on text apart; where none is better than no
-    patch, nothing is written and the exit code is 1 ([bold]--pass-over[/bold]: the cut itself is).
+    The last projection before the cut is changed so that its layer outputs nearly what the dropped layers would have
+    output. The best of a few candidates is kept, by its loss on text that was not fitted. Where none is better than no
+    patch, nothing is written and the exit code is 1; with [bold]--pass-over[/bold] the cut is written as it is.
 
     Example: [bold]heal patch runs/pruned --teacher full --text prose.jsonl --out runs/patched[/bold]
     """
@@ -182,7 +182,7 @@ def rank_command(
 def merge_command(
     adapter: Annotated[Path, typer.Argument(help="Folder that heal qlora or heal distill wrote.")],
     *,
-    out: Annotated[Path, typer.Option(help="Folder for the merged model; must not exist.")],
+    out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
     merging: options.MergeOptions,
     measuring: Measuring,
     overwrite: options.Overwrite = False,
@@ -196,8 +196,8 @@ def merge_command(
     held-out loss may be better or worse. [bold]--base auto[/bold], the default, measures both on the text that the
     adapter was measured on, and keeps the better. Where that text is gone it goes by the losses that heal.json has.
 
-    With [bold]--adapter-only[/bold] nothing is merged: the folder holds one small adapter that makes the healed pruned
-    model of the full one, by peft's layer_replication.
+    With [bold]--adapter-only[/bold] nothing is merged: the folder holds one small adapter that turns the full
+    model into the healed pruned one, by peft's layer_replication.
 
     Example: [bold]heal merge runs/adapter --out runs/healed[/bold]
     """
@@ -227,8 +227,8 @@ def budget_command(
     """Estimate what healing and the chain around it take, before anything is loaded: memory, disk, hours, by card.
 
     Reads config.json and the headers of the weights; of a hub model no weights are fetched. Memory is counted tensor by
-    tensor. Hours are an expectation: FLOPs over an assumed share of a card's peak. Each station from scan to sweep has
-    a line that says which way it goes on the card: resident, in 4 bits, or layer by layer.
+    tensor. Hours are an expectation: FLOPs over an assumed share of a card's peak. Each command from scan to sweep has
+    a line that says how it runs on the card: resident, in 4 bits, or layer by layer.
 
     Example: [bold]heal budget meta-llama/Llama-3.1-70B --n 32 --card H100 --tokens 30M[/bold]
     """

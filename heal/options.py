@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from heal.text.sources import TextSource
 
 Pruned = Annotated[str, typer.Argument(help="The pruned model: a folder or a hub id.")]
-AdapterOut = Annotated[Path, typer.Option(help="Folder for the adapter; must not exist.")]
+AdapterOut = Annotated[Path, typer.Option(help="Folder for the adapter.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")]
 
@@ -34,27 +34,27 @@ class TextOptions:
     text: Annotated[
         list[str] | None,
         _text(
-            "What to heal on: .txt, .jsonl, .parquet, a folder, or hub:repo:config:split; C4 if not named. Rows with "
-            "`messages` are chats. Several times: mixed in equal shares."
+            "What to heal on: .txt, .jsonl, .jsonl.gz, .parquet, a folder, or hub:repo:config:split; C4 from the hub "
+            "if not given. Rows with `messages` are chats. Several times: mixed in equal shares."
         ),
     ] = None
     field: Annotated[str, _text("Field of each row that holds the text.")] = "text"
     mix: Annotated[
         str | None, _text("Share of each --text in its order, such as 0.7,0.3; they sum to 1. Equal if not given.")
     ] = None
-    loss_on: Annotated[str, _text("Of chats, which tokens bear loss: answers (what the assistant writes), or all.")] = (
-        "answers"
-    )
+    loss_on: Annotated[
+        str, _text("Of chats, which tokens count in the loss: answers (what the assistant writes), or all.")
+    ] = "answers"
     held_out: Annotated[
         list[str] | None,
-        _text("Text to measure on, several times for several; one document in 50 of --text if not named."),
+        _text("Text to measure on, several times for several; one document in 50 of --text if not given."),
     ] = None
     held_out_tokens: Annotated[
         str | None,
-        _text("How much of it to measure on; if not given, 16k, or a tenth of --tokens where a run has few."),
+        _text("Tokens of it to measure on, at most; if not given 16k, or in training a tenth of --tokens, 2k to 16k."),
     ] = None
     domain_text: Annotated[
-        list[str] | None, _text("Text measured besides, as NAME=FILE: medical=notes.jsonl; may be repeated.")
+        list[str] | None, _text("Further text to measure on, as NAME=FILE: medical=notes.jsonl; may be repeated.")
     ] = None
 
     def source(self) -> TextSource:

@@ -55,7 +55,7 @@ class Settings:
     batch_size: Annotated[
         int | str | None,
         _training(
-            f"Rows per forward pass; auto: the fastest number for the memory that is free, and a step keeps its rows. "
+            f"Rows per forward pass; auto: the fastest number that fits in free memory (a step keeps its rows). "
             f"{_FOLLOWS}",
             typed=str | None,
             parse=parse_batch_size,
@@ -65,7 +65,7 @@ class Settings:
     learning_rate: Annotated[float | None, _training(f"Peak rate, reached after the warm-up. {_FOLLOWS}")] = None
     schedule: Annotated[str, _training("How the rate falls: cosine, linear or constant.")] = "cosine"
     warmup: Annotated[
-        str | None, _training("Steps in which the rate rises, such as 100 or 3%; the fewer of both if not given.")
+        str | None, _training("Steps in which the rate rises, such as 100 or 3%; the fewer of these two if not given.")
     ] = None
     seed: Annotated[int, _training("Order of the text, first weights, dropout.")] = 0
     eval_every: Annotated[int | None, _training("Steps between measurements; a tenth of all if not given.")] = None
@@ -76,7 +76,7 @@ class Settings:
     checkpointing: Annotated[
         bool | str,
         _training(
-            "Trade time for memory: compute activations anew. on, off, or auto: off where the memory that is free "
+            "Gradient checkpointing: recompute activations to save memory. on, off, or auto: off where free memory "
             "allows.",
             typed=str,
             parse=parse_checkpointing,
@@ -89,13 +89,13 @@ class Settings:
     targets: Annotated[
         str,
         _adapter(
-            "Which projections to adapt: all or feed-forward; all of the layers after the cut: after-cut; both: "
+            "Which projections to adapt: all, feed-forward, after-cut (all, but only in the layers after the cut), or "
             "feed-forward:after-cut."
         ),
     ] = "all"
     bits: Annotated[int, _adapter("4: NF4, double quantised; 8: LLM.int8(); 16: not quantised.")] = 4
     dtype: Annotated[
-        str, _adapter("Of the products: bfloat16, float32, or auto: bfloat16 where the device has it.")
+        str, _adapter("Of matrix products: bfloat16, float32, or auto: bfloat16 where the device has it.")
     ] = "auto"
     adapter_compute: Annotated[
         str,
@@ -106,7 +106,7 @@ class Settings:
 
     attention: Annotated[str, _training(f"What computes attention: {ATTENTIONS}")] = "auto"
     kernels: Annotated[
-        str, _training("Norms, rotary positions, gates: auto (liger on a GPU that has it), liger, or none: plain.")
+        str, _training("Fused norms, rotary positions and gates: auto (liger on a GPU, if installed), liger, or none.")
     ] = "auto"
 
     @property
@@ -123,12 +123,15 @@ class DistillSettings(Settings):
     layer after the cut in the student, and the same layer in the teacher.
     """
 
-    temperature: Annotated[float, _distillation("Softens both sides; the loss is multiplied by its square.")] = 1.0
+    temperature: Annotated[
+        float, _distillation("Softens both models' predictions; the loss is multiplied by its square.")
+    ] = 1.0
     plain_loss: Annotated[
         float, _distillation("Share of the plain loss on the text itself, 0 to 1; the rest is divergence.")
     ] = 0.5
     match_hidden: Annotated[
-        float, _distillation("Weight of the distance of hidden states behind the cut's first layer; 0: none.")
+        float,
+        _distillation("Weight of the distance of the hidden states that leave the first layer after the cut; 0: none."),
     ] = 0.0
     teacher_data: Annotated[
         str, _distillation("text: train on the text; self: on responses that the full model first writes.")
@@ -136,13 +139,13 @@ class DistillSettings(Settings):
     prompts: Annotated[
         str | None,
         _distillation(
-            "Source whose field `prompt` it answers, or whose chats (`messages`) up to their first answer; openings of "
-            "--text if not named."
+            "With self: source whose field `prompt` is answered, or whose chats (`messages`) up to their first answer; "
+            "openings of --text if not given."
         ),
     ] = None
-    response_tokens: Annotated[int, _distillation("Longest response that it writes.")] = 256
+    response_tokens: Annotated[int, _distillation("With self: longest response, in tokens.")] = 256
     backend: Annotated[
-        str, _distillation("What writes responses: hf (transformers, in --bits) or vllm (not quantised).")
+        str, _distillation("With self: what writes, hf (transformers, in --bits) or vllm (not quantised).")
     ] = "hf"
 
 
@@ -153,7 +156,8 @@ class PatchSettings:
     objective: Annotated[str, _patch("What counts as near: auto, normalised, capped or cosine.")] = "auto"
     kind: Annotated[str, _patch("auto; matrix: all weights; map: a linear map of the output.")] = "auto"
     ridge: Annotated[
-        float | None, _patch("Pull to the old weights, 0 for none; the best of a ladder if not given.")
+        float | None,
+        _patch("How strongly the weights are pulled to the old ones; 0: not. Several are tried if not given."),
     ] = None
     length: Annotated[int, _patch(_ROW)] = 512
     batch_size: Annotated[int, _patch("Rows per forward pass.")] = 4
@@ -206,9 +210,9 @@ class TrainingRun(Run):
 class PatchRun(Run):
     """A run that solves. The text to fit is taken in whole rows; sums are float64 whatever the dtype is."""
 
-    tokens: Annotated[int | str, _patch("How much text to fit; a quarter more, 4096 at most, chooses.", typed=str)] = (
-        "20k"
-    )
+    tokens: Annotated[
+        int | str, _patch("Tokens to fit on; a quarter more (4096 at most) chooses among the candidates.", typed=str)
+    ] = "20k"
     dtype: Annotated[str, Option(f"To compute in: {DTYPES}")] = "auto"
     max_memory: Annotated[int | None, MAX_MEMORY] = None
 
@@ -219,10 +223,11 @@ class BudgetQuery:
 
     n: Annotated[int, Option("Layers that the cut will drop; 0 for a model that is cut.", flag="--n")] = 0
     start: Annotated[
-        int | None, Option("Where the cut begins, 0-based; the deepest block that keeps the last layer.")
+        int | None,
+        Option("Where the cut begins, 0-based; that of the deepest block that keeps the last layer if not given."),
     ] = None
     card: Annotated[
-        str | None, Option("Card to plan for, such as H100, RTX-4090 or cpu; the one that is here, if any.")
+        str | None, Option("Card to plan for, such as H100, RTX-4090 or cpu; the first visible GPU here if not given.")
     ] = None
     gpu_memory: Annotated[
         int | None,
@@ -245,12 +250,12 @@ class Measuring:
     compare_logits: Annotated[
         bool, Option("Compare logits with those of the adapter as trained, on a few held-out rows.")
     ] = True
-    held_out: Annotated[str | None, Option("Text to measure on; what the adapter was measured on if not named.")] = None
+    held_out: Annotated[str | None, Option("Text to measure on; what the adapter was measured on if not given.")] = None
     field: Annotated[str, Option("Field of each row of --held-out that holds the text.")] = "text"
     held_out_tokens: Annotated[
         int | None,
         Option(
-            "How much of it; as much as the adapter was measured on if not named.",
+            "How much of it, in tokens; as much as the adapter was measured on if not given.",
             typed=str,
             parse=partial(parse_tokens, option="--held-out-tokens"),
         ),

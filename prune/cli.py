@@ -62,9 +62,9 @@ def cut_command(
 ) -> None:
     """Drop layers and write an ordinary checkpoint that transformers loads.
 
-    The layers are named (--layers, or --n with --start), or --n of them are found by --criterion from a scan; then
-    the best candidates are run on held-out text, and the one nearest to the full model is taken (--check 0: not).
-    --fit and --speed find --n: the fewest layers that make the model fit, or so much faster.
+    Name the layers (--layers, or --n with --start), or let --criterion choose --n of them. The likeliest blocks are
+    then tried on held-out text, and the one that leaves the model nearest to the full one is dropped (--check 0: no
+    check). --fit and --speed find --n: the fewest layers that make the model fit, or so much faster.
 
     Example: prune cut HuggingFaceTB/SmolLM2-135M --n 6 --scan scan.json --out pruned
     """
@@ -188,7 +188,7 @@ def scan_command(
     overwrite: OverwriteBoth = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how alike the inputs of a model's layers are, for every block of layers in one pass.
+    """Measure how much each block of layers changes its input, for all blocks in one pass.
 
     torchrun and `accelerate launch -m prune scan ...` share the samples among processes. A scan that was interrupted
     goes on with --resume.
@@ -226,7 +226,7 @@ def plot_command(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a scan: heat maps (rows rescaled, and raw), d against start for every size, and each layer's measures.
+    """Draw a scan: heat maps (rows rescaled, and raw), distance against start for each size, and each layer's measures.
 
     Example: prune plot scan.json --out figures
     """
@@ -262,10 +262,10 @@ def heads_command(
     overwrite: OverwriteBoth = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find the heads that bring back what stands in the context, and prove them by taking them out.
+    """Find the attention heads that copy from the context, and test them by ablation.
 
-    Invented facts are hidden in a text and asked for. Every head gets two scores, and the first heads are taken out
-    beside as many random ones: recall of the text should fall, facts known by heart and sums should not.
+    Invented facts are hidden in a text and asked for. Every head gets two scores. Then the highest heads are taken out,
+    and for comparison as many random ones: recall of the text should fall, facts known by heart and sums should not.
 
     Example: prune heads Qwen/Qwen3-8B --text prose.jsonl --out heads.json --plot heads.svg
     """
@@ -309,7 +309,7 @@ def concepts_command(
     overwrite: OverwriteBoth = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find the groups that word states fall into, layer by layer, and the labels that they line up with.
+    """Cluster the hidden states of words, layer by layer, and find the known labels that the clusters match.
 
     Labels are lexical (casing, place in the sentence, n-grams, the word itself) and morphological (prefix, suffix);
     with the extra `concepts` also syntactic (part of speech, dependency) and semantic (entities, synonyms).
@@ -352,10 +352,10 @@ def write_command(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Have a model write text itself, chains of thought among it, for --text of scan, check, patch and heal.
+    """Have a model write text, some of it chains of thought, for --text of scan, cut, patch and healing.
 
-    Each row of the file has `text`: the prompt and the answer, as the model saw them. The prompts are gone through
-    again, in another order, until there is enough. A run that was interrupted goes on with --resume.
+    Each row of the file has `text`: the prompt and the answer, as the model saw them. The prompts are used again, in
+    another order, until there is enough. A run that was interrupted goes on with --resume.
 
     Example: prune write Qwen/Qwen3-8B --prompts questions.jsonl --tokens 200k --out own.jsonl
     """

@@ -67,7 +67,7 @@ def run(
         bool, typer.Option("--tidy", help="Delete what no later stage reads any more and is no result of the recipe.")
     ] = False,
     no_budget: Annotated[
-        bool, typer.Option("--no-budget", help="Do not reckon what the stages will take, and refuse nothing for it.")
+        bool, typer.Option("--no-budget", help="Do not estimate what the stages will take, and refuse nothing for it.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -37,9 +37,7 @@ class DepthSettings(Questions):
         30
     )
     sizes: Annotated[str, _removes("Layers of a block, as 1,2,4.")] = "1,2,4"
-    starts: Annotated[
-        str, _removes("A number: so many starts of each size, spread evenly over the layers; or every.")
-    ] = "8"
+    starts: Annotated[str, _removes("How many starts of each size, spread evenly over the layers; or every.")] = "8"
     measures: Annotated[
         tuple[str, ...],
         _asks(
@@ -49,7 +47,7 @@ class DepthSettings(Questions):
         ),
     ] = MEASURES
     max_rationale_tokens: Annotated[
-        int, _asks("A question with a longer rationale is asked as if it had none; how many is said.")
+        int, _asks("A question with a longer rationale is asked as if it had none; a line says how many.")
     ] = 160
     batch_tokens: Annotated[
         int | None, _computes("Tokens of one batch; halved where memory runs out.", shown="1024; on CUDA 8192")
@@ -67,8 +65,8 @@ class DepthSettings(Questions):
     generate: Annotated[
         int,
         _writes(
-            "So many blocks, those that tell the domains apart most, and the deepest one of each size: without each "
-            "the model also writes its answers, fast and slow. Minutes a block on a CPU; 0 for none."
+            "How many blocks, those that separate the domains most: without each of them, and without the deepest of "
+            "each size, the model also writes its answers, fast and slow. Minutes a block on a CPU; 0 for none."
         ),
     ] = 0
     slow_tokens: Annotated[int, _writes("New tokens of a chain of thought, at most.")] = 256

@@ -26,7 +26,8 @@ class ForeignSettings:
         Path | None, _reads("YAML file: domain -> its tasks, groups or MMLU subjects; our own domains if not given.")
     ] = None
     filter: Annotated[
-        str | None, _reads("The filter that counts where a task has several, as flexible-extract; its first if none.")
+        str | None,
+        _reads("The filter that counts where a task has several, as flexible-extract; its first if not given."),
     ] = None
 
     def __post_init__(self) -> None:

@@ -26,12 +26,13 @@ class SweepSettings(Questions):
     scan: Annotated[Path | None, _cuts("scan.json of this model, for --starts best.", parse=Path)] = None
     sizes: Annotated[str, _cuts("How many layers to drop, as 0-15 or 4,8,12.")] = "0-15"
     starts: Annotated[
-        str | None, _cuts("best (of the scan), deepest, all, or start layers as 3,7,10-12; best where there is a scan.")
+        str | None,
+        _cuts("best (of the scan), deepest, all, or start layers as 3,7,10-12; best if --scan is given, else deepest."),
     ] = None
     adapters: Annotated[
         tuple[Path, ...],
         _cuts(
-            "Healing adapter that sits after its cut alone: one variant more; repeatable.",
+            "Healing adapter that sits only after its cut: adds a healed variant; repeatable.",
             flag="--adapter",
             typed=list[Path] | None,
             parse=_paths,

@@ -49,8 +49,8 @@ class RankSettings:
     text: Annotated[
         tuple[str, ...],
         _pool(
-            "The pool: .txt, .jsonl, .parquet, a folder, or hub:repo:config:split; several times: equal shares. Rows "
-            "may say their `source`, `topic` and `kind`.",
+            "The pool: .txt, .jsonl, .jsonl.gz, .parquet, a folder, or hub:repo:config:split; several times: equal "
+            "shares. Rows may say their `source`, `topic` and `kind`.",
             typed=list[str] | None,
             parse=_texts,
         ),
@@ -145,9 +145,7 @@ class Selection:
     ] = None
     select_by: Annotated[str, _selects("The method that says which documents come first.")] = "gradient"
     select_for: Annotated[str | None, _selects("One domain; the mean over all of them if not given.")] = None
-    select_out: Annotated[
-        Path | None, _selects("File of JSON lines for heal qlora --text; must not exist.", parse=Path)
-    ] = None
+    select_out: Annotated[Path | None, _selects("File of JSON lines for heal qlora --text.", parse=Path)] = None
 
     def __post_init__(self) -> None:
         if (self.select is None) != (self.select_out is None):

@@ -66,13 +66,16 @@ class CheckSettings:
     candidates: Annotated[
         int | None,
         Option(
-            "Candidates to check on held-out text, the one of least KL to the full model being taken; 0: none.",
+            "How many candidates to check on held-out text; that of least KL to the full model is taken. 0: no check.",
             flag="--check",
             shown="4 for angular, else 0",
         ),
     ] = None
     tokens: Annotated[
-        int, Option("Held-out text of the check; it costs at most 1.5 passes over it.", flag="--check-tokens")
+        int,
+        Option(
+            "Tokens of held-out text for the check, which costs at most 1.5 passes over them.", flag="--check-tokens"
+        ),
     ] = 8192
 
     def __post_init__(self) -> None:
@@ -93,25 +96,31 @@ class CutSettings:
         UsageError: an unknown criterion, costs that it needs or has no use for, or no share to protect, or of nothing.
     """
 
-    criterion: Annotated[CriterionName | None, Option("What finds the layers.", shown="angular")] = None
+    criterion: Annotated[CriterionName | None, Option("How the layers are chosen.", shown="angular")] = None
     allow_last: Annotated[
         bool, Option("Let the last layer go too; a model rarely survives that.", flag="--allow-last")
     ] = False
-    costs: Annotated[Path | None, Option("costs.json with what blocks cost each domain, for domain.")] = None
+    costs: Annotated[Path | None, Option("costs.json of `evaluate sweep`, for --criterion domain.")] = None
     weigh: Annotated[
         Mapping[str, float] | None,
-        Option("Weights of the domains: medical=1,math=2.", typed=str | None, parse=parse_weights, shown="all alike"),
+        Option(
+            "With --costs: weights of the domains, medical=1,math=2.",
+            typed=str | None,
+            parse=parse_weights,
+            shown="all alike",
+        ),
     ] = None
-    heads: Annotated[Path | None, Option("heads.json of this model: the plan says what of its heads' scores goes.")] = (
-        None
-    )
+    heads: Annotated[
+        Path | None, Option("heads.json of this model: the plan says how much of its scores the cut drops.")
+    ] = None
     protect_heads: Annotated[
         float | None,
         Option("With --heads: keep at least this share of the copy score, such as 0.8.", shown=False),
     ] = None
     revision: Annotated[str | None, Option("Branch, tag or commit of a hub id.")] = None
     trust_remote_code: Annotated[
-        bool, Option("Run the model's own Python to scan it, and carry it along.", flag="--trust-remote-code")
+        bool,
+        Option("Run the model's own Python to scan it, and copy it into the pruned model.", flag="--trust-remote-code"),
     ] = False
     check: CheckSettings = field(default_factory=CheckSettings)
     scanning: ScanSettings = field(default_factory=ScanSettings)
@@ -195,7 +204,7 @@ class FitSettings:
     speed: Annotated[
         float | None,
         Option(
-            "Drop the fewest layers that make it so much faster: 1.3x.",
+            "Drop the fewest layers that make the model so much faster: 1.3x.",
             panel=_PANEL, typed=str | None, parse=parse_speed, shown=False,
         ),
     ] = None  # fmt: skip
@@ -206,20 +215,26 @@ class FitSettings:
             panel=_PANEL, typed=str | None, parse=partial(parse_tokens, option="--context"), shown=False,
         ),
     ] = None  # fmt: skip
-    sequences: Annotated[int | None, Option("Sequences at once.", panel=_PANEL, shown="1")] = None
+    sequences: Annotated[int | None, Option("With --fit or --speed: sequences at once.", panel=_PANEL, shown="1")] = (
+        None
+    )
     bits: Annotated[
-        int | None, Option("Of weights: 16 as stored, 8 or 4 by bitsandbytes.", panel=_PANEL, shown="16")
+        int | None,
+        Option("With --fit: weights as stored (16), or in 8 or 4 bits by bitsandbytes.", panel=_PANEL, shown="16"),
     ] = None
     prefill_chunk: Annotated[
         int | None,
         Option(
-            "Tokens of a prompt that are read at a time.",
+            "With --fit: tokens of a prompt that are read in one pass.",
             panel=_PANEL, typed=str | None, parse=partial(parse_tokens, option="--prefill-chunk"), shown="all",
         ),
     ] = None  # fmt: skip
-    times: Annotated[Path | None, Option("time.json, from `prune time`.", panel=_PANEL, shown="measured here")] = None
+    times: Annotated[
+        Path | None, Option("With --speed: time.json, from `prune time`.", panel=_PANEL, shown="measured here")
+    ] = None
     speed_of: Annotated[
-        Part | None, Option("What --speed is of: tokens read or written a second.", panel=_PANEL, shown="decode")
+        Part | None,
+        Option("With --speed: tokens read (prefill) or written (decode) a second.", panel=_PANEL, shown="decode"),
     ] = None
 
     def __post_init__(self) -> None:

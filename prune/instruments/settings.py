@@ -76,12 +76,12 @@ class HeadsSettings:
     top: Annotated[
         tuple[int, ...],
         Option(
-            "How many of the first heads are taken out, a list; none for no ablation.",
+            "How many of the highest heads are taken out, a list; none for no ablation.",
             typed=str,
             parse=partial(parse_numbers, option="--top"),
         ),
     ] = (5, 10, 20)
-    by: Annotated[Literal["write", "copy"], Option("The score that says which heads are first.")] = "write"
+    by: Annotated[Literal["write", "copy"], Option("The score that says which heads are highest.")] = "write"
     draws: Annotated[int, Option("Draws of as many random heads of the same layers.")] = 10
     chat: Annotated[bool, Option("Ask through the model's chat template, if it has one.")] = True
     seed: Annotated[int, Option("Draws the haystacks and the random heads.")] = 0

@@ -42,7 +42,7 @@ class WriteSettings:
         Literal["fast", "slow", "both"],
         _asking("Ask as the prompt stands (fast), for a chain of thought (slow), or for some of each (both)."),
     ] = "both"
-    slow_share: Annotated[float, _asking("Share of prompts that are asked slow, of both.")] = 0.5
+    slow_share: Annotated[float, _asking("With --thinking both: share of prompts that are asked slow.")] = 0.5
     instruction: Annotated[
         str | None,
         _asking("What asks for a chain of thought.", shown="the words of `evaluate`, or the template's own way"),
@@ -56,10 +56,14 @@ class WriteSettings:
         float | None, _drawing("0: always the likeliest token.", shown="generation_config.json's, or 0.7")
     ] = None
     top_p: Annotated[
-        float | None, _drawing("Draw from the likeliest so much.", shown="generation_config.json's, or 0.95")
+        float | None,
+        _drawing(
+            "Draw from the likeliest tokens of this total probability.", shown="generation_config.json's, or 0.95"
+        ),
     ] = None
     top_k: Annotated[
-        int | None, _drawing("Draw from so many tokens; 0: from all.", shown="generation_config.json's, or 0")
+        int | None,
+        _drawing("Draw from this many of the likeliest tokens; 0: from all.", shown="generation_config.json's, or 0"),
     ] = None
     seed: Annotated[int, _drawing("Orders the prompts and draws the words.")] = 0
     finished_only: Annotated[bool, Option("Leave out answers that the model did not end.", flag="--finished-only")] = (
@@ -68,7 +72,7 @@ class WriteSettings:
     max_length: Annotated[
         int | None,
         _running(
-            "Most tokens of a prompt with its answer; longer prompts are passed over.",
+            "Most tokens of a prompt with its answer; longer prompts are skipped.",
             shown="the model's context; for vllm --answer-tokens and 2048 more",
         ),
     ] = None

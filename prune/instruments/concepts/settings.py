@@ -64,13 +64,17 @@ class ConceptsSettings:
             shown="about every tenth of the depth",
         ),
     ] = None
-    clusters: Annotated[int, Option("Clusters of a layer.")] = 150
+    clusters: Annotated[int, Option("Clusters per layer.")] = 150
     scale: Annotated[
         Literal["standard", "raw", "unit"],
-        Option("Each dimension brought to one variance; or states as they are; or each brought to length 1."),
+        Option(
+            "standard: dimensions scaled to one variance; raw: states as they are; unit: states scaled to length 1."
+        ),
     ] = "standard"
-    ward: Annotated[int, Option(f"Occurrences that Ward clusters too, {WARD_MOST} at most; 0 for none.")] = 2000
-    theta: Annotated[float, Option("A cluster has a label that more than this share of it carries.")] = 0.90
+    ward: Annotated[
+        int, Option(f"Occurrences that Ward's criterion clusters too, {WARD_MOST} at most; 0 for none.")
+    ] = 2000
+    theta: Annotated[float, Option("A cluster gets a label that more than this share of it carries.")] = 0.90
     min_types: Annotated[int, Option("A cluster of fewer distinct words can have no label but its word.")] = 3
     labels: Annotated[
         tuple[Kind, ...] | None,
@@ -83,7 +87,9 @@ class ConceptsSettings:
     ] = None
     reseeds: Annotated[int, Option("Samples, each of text of its own; intervals are over these.")] = 5
     shuffles: Annotated[int, Option("Shuffles of the labels, which say what share is chance.")] = 10
-    examples: Annotated[int, Option("Clusters without a label, and with several kinds, told in words a layer.")] = 5
+    examples: Annotated[
+        int, Option("Clusters without a label, and with several kinds, that are shown in words, per layer.")
+    ] = 5
     seed: Annotated[int, Option("Draws the text, the occurrences, the first centres and the shuffles.")] = 0
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.")] = "auto"
     dtype: Annotated[str, Option(DTYPES)] = "auto"
