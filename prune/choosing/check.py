@@ -195,7 +195,7 @@ def greedy_removal(
     may_go: Callable[[Sequence[int]], bool] = lambda layers: True,
     advance: Callable[[float], None] = lambda steps: None,
 ) -> Removal:
-    """Remove layers one at a time, each the one whose loss costs least with the earlier ones gone.
+    """Remove layers one at a time: each time the one without which the loss rises least, the earlier ones gone.
 
     Every step measures all layers that are left in one shared walk.
 
