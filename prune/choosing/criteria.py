@@ -101,7 +101,13 @@ CRITERIA = {
         ),
         Criterion("deepest", "the deepest block that keeps the last layer", "nothing", _deepest),
         Criterion("influence", "the layers of least block influence", "scan", _influence, blocks=False),
-        Criterion("loss", "greedy removal: each time the layer without which the loss rises least", "model", _loss, blocks=False),
+        Criterion(
+            "loss",
+            "greedy removal: each time the layer without which the loss rises least",
+            "model",
+            _loss,
+            blocks=False,
+        ),
         Criterion("domain", "the block of least cost over the weighed domains", "costs", _domain),
     )
 }
