@@ -26,7 +26,7 @@ INDENTED = re.compile(r"(?:^(?: {4}|\t).*\n)+", re.MULTILINE)
 SMALL = {
     "prune scan": {"samples": 4, "length": 64},
     "prune heads": {"lengths": 250, "depths": 1, "needles": 2, "draws": 2, "top": 3},
-    "prune concepts": {"tokens": 1500, "clusters": 20, "ward": 200, "layers": "0,20,30", "reseeds": 2, "shuffles": 2},
+    "prune concepts": {"tokens": 1500, "clusters": 20, "ward": 200, "layers": "0,10,20", "reseeds": 2, "shuffles": 2},
     "prune write": {"tokens": 300, "answer-tokens": 12},
     "prune time": {"context": 64, "new-tokens": 2, "rounds": 1},
     "prune cut": {"check-tokens": 512, "length": 64, "fit": "400MiB", "speed": "1.05x", "context": 64,
@@ -38,7 +38,7 @@ SMALL = {
                      "held-out-tokens": 128},
     "heal finalists": {"tokens": 256, "length": 64, "batch-size": 2, "rank": 2, "bits": 16, "held-out-tokens": 128},
     "heal rank": {"documents": 8, "questions": 2, "warm-up": 256, "rank": 2, "length": 64, "bits": 16},
-    "evaluate run": {"limit": 2, "slow-tokens": 8},
+    "evaluate run": {"limit": 2, "slow-tokens": 16},
     "evaluate compare": {"limit": 4, "max-length": 256, "needle-lengths": 250, "needle-depths": 1, "needle-count": 2,
                          "gains-context": 32, "gains-new-tokens": 2, "gains-rounds": 3},
     "evaluate sweep": {"limit": 2},
@@ -70,11 +70,13 @@ def documented_folder(place: Path, model: Path, sample: Path) -> Path:
     hollow_checkpoint(place / "owner" / "llama-70b", "meta-llama/Llama-3.3-70B-Instruct")
     (place / "questions").symlink_to(sample / "questions")
     rows = (sample / "text.jsonl").read_text("utf-8").splitlines(keepends=True)[:400]
-    for name in ("prose", "pool", "notes", "own-prose"):
+    for name in ("prose", "notes", "own-prose"):
         (place / f"{name}.jsonl").write_text("".join(rows), "utf-8")
+    texts = [json.loads(row)["text"] for row in rows]
+    long = [{"text": "\n\n".join(texts[at : at + 8])} for at in range(0, len(texts), 8)]  # one fills a step
+    (place / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in long), "utf-8")
     (place / "wiki.jsonl").write_text("".join(rows[:8]), "utf-8")  # models are judged on all of it
-    texts = [json.loads(row)["text"] for row in rows[:12]]
-    both = [{"text": text, "messages": _chat("Tell me something.", text)} for text in texts]  # as --field has it
+    both = [{"text": text, "messages": _chat("Tell me something.", text)} for text in texts[:12]]  # as --field has it
     (place / "both.jsonl").write_text("".join(json.dumps(row) + "\n" for row in both), "utf-8")
     chats = [{"messages": _chat(f"What is {n} plus {n}?", str(2 * n))} for n in range(200)]
     (place / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats), "utf-8")
