@@ -20,6 +20,7 @@ from tests.support.hollow import hollow_checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"^```(?:sh|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ANY_FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:^(?: {4}|\t).*\n)+", re.MULTILINE)
 
 # As much as shows that a command runs. Where it is given otherwise on the page, this stands in its place.
@@ -55,7 +56,7 @@ _OUT = ("--out", "--plot", "--select-out")
 def commands(page: Path) -> Iterator[list[str]]:
     """The words of each command of ours that a page shows in a block."""
     text = page.read_text("utf-8")
-    blocks = FENCED.findall(text) + INDENTED.findall(text)
+    blocks = FENCED.findall(text) + INDENTED.findall(ANY_FENCED.sub("", text))
     for block in blocks:
         for line in re.sub(r"\\\n\s*", " ", block).splitlines():
             if line.strip().split(" ")[0] in PROGRAMS:
