@@ -1,10 +1,8 @@
 """Bytes of weights and of work: those that transformers holds, and those that torch's allocator hands out."""
 
-import gc
-from contextlib import contextmanager
-
 import pytest
 import torch
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 from prune.checkpoint.headers import read_checkpoint
@@ -64,29 +62,26 @@ def test_weights_are_those_that_bitsandbytes_holds(name, bits, tmp_path):
     assert counted(tmp_path, bits) == held_weight_bytes(model)
 
 
-@contextmanager
-def collected():
-    """No rubbish of earlier tests is freed inside: the profiler would count it off."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def allocated(model, ids, past=None):
     """The peak of what torch's allocator hands out for a prompt, by its own profiler."""
     with torch.no_grad():
         model(input_ids=ids[:, :8], use_cache=True)
-        with collected(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
             answer = model(input_ids=ids, use_cache=True, **{cache_argument(model): past}, logits_to_keep=1)
             answer.logits[:, -1].to(dtype=torch.float32, copy=True)
-    now = peak = 0
-    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
+    waiting, changes = list(seen.profiler.kineto_results.experimental_event_tree()), []
+    while waiting:
+        event = waiting.pop()
+        waiting += event.children
+        if event.typed[0] == _EventType.Allocation:
+            changes.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+    held, peak = {}, 0
+    for _, place, size in sorted(changes):
+        if size > 0:
+            held[place] = size
+        else:  # of what was there before, the profiler also tells blocks at a place that an earlier test's had
+            held.pop(place, None)
+        peak = max(peak, sum(held.values()))
     return peak
 
 
