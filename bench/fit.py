@@ -62,6 +62,7 @@ def measure(folder: Path, bits: int, tokens: int, sequences: int, chunk: int | N
     import torch
     from torch.profiler import ProfilerActivity, profile
 
+    from bench.shared.allocated import allocated_peak
     from prune.checkpoint.source import Source
     from prune.families.subject import open_subject
     from prune.models.loading import cache_argument, load_model
@@ -95,19 +96,9 @@ def measure(folder: Path, bits: int, tokens: int, sequences: int, chunk: int | N
     held_cache = held_cache_bytes(cache)
     return {
         "weights": reckoned.weights, "cache": reckoned.cache, "work": reckoned.work,
-        "held_weights": held_weight_bytes(model), "held_cache": held_cache, "held_peak": allocated(seen),
+        "held_weights": held_weight_bytes(model), "held_cache": held_cache, "held_peak": allocated_peak(seen),
         "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before,
     }  # fmt: skip
-
-
-def allocated(seen: Any) -> int:
-    """The peak of torch's allocator, by its profiler's events."""
-    now = peak = 0
-    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
 
 
 def resident() -> int:

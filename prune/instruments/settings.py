@@ -93,8 +93,7 @@ class HeadsSettings:
         if not self.lengths:
             raise UsageError("--lengths: give one length at least")
         for option, numbers in (("--lengths", self.lengths), ("--top", self.top)):
-            if numbers:
-                parse_numbers(spell_numbers(numbers), option)
+            parse_numbers(spell_numbers(numbers), option)
         if not 1 <= self.needles <= len(NEEDLES):
             raise UsageError(f"--needles {self.needles}: use 1 to {len(NEEDLES)}")
         if self.by not in ("write", "copy"):

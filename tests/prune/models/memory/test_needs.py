@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
+from bench.shared.allocated import allocated_peak
 from prune.checkpoint.headers import read_checkpoint
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
@@ -69,20 +69,7 @@ def allocated(model, ids, past=None):
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
             answer = model(input_ids=ids, use_cache=True, **{cache_argument(model): past}, logits_to_keep=1)
             answer.logits[:, -1].to(dtype=torch.float32, copy=True)
-    waiting, changes = list(seen.profiler.kineto_results.experimental_event_tree()), []
-    while waiting:
-        event = waiting.pop()
-        waiting += event.children
-        if event.typed[0] == _EventType.Allocation:
-            changes.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
-    held, peak = {}, 0
-    for _, place, size in sorted(changes):
-        if size > 0:
-            held[place] = size
-        else:  # of what was there before, the profiler also tells blocks at a place that an earlier test's had
-            held.pop(place, None)
-        peak = max(peak, sum(held.values()))
-    return peak
+    return allocated_peak(seen)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
