@@ -115,6 +115,7 @@ def test_no_word_is_broken_at_80_columns(name, comparison, swept, sample_model):
 @pytest.mark.parametrize("words", [["list"], ["show", "demo"], ["run", "demo", "--dry-run"]])
 def test_recipes_break_no_word_at_80_columns(words, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=64 << 30))  # what is free moves meanwhile
+    monkeypatch.setattr("prune.common.machine.memory._free", lambda: 16 << 30)
     shown = []
     for width in ("400", "80"):
         monkeypatch.setenv("COLUMNS", width)
