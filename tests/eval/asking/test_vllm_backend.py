@@ -125,17 +125,17 @@ def test_the_engine_ends_with_its_parent(number, tmp_path):
     _wait(lambda: place.exists() and place.read_text(), parent)
     engine = int(place.read_text())
     parent.send_signal(number)
-    assert parent.wait(60) != 0
+    assert parent.wait(300) != 0
     _wait(lambda: _gone(engine))
 
 
 def _wait(done, parent=None):
-    for _ in range(1200):
+    for _ in range(3000):
         if done():
             return
         assert parent is None or parent.poll() is None
         time.sleep(0.1)
-    pytest.fail("it did not happen in two minutes")
+    pytest.fail("it did not happen in five minutes")
 
 
 def _gone(number):

@@ -15,7 +15,7 @@ from tests.support.checkpoints import hashes, synthetic_checkpoint
 from tests.support.commands import check_refused, run
 
 MUTANTS = 2_000  # in every run; the slow tests draw more
-SECONDS = 120  # for so many, on a machine with much other work; a hang takes longer
+SECONDS = 400  # for so many, on a machine with much other work; a hang takes longer
 MEMORY = 1 << 30  # bytes of address space; the interpreter alone takes about a third
 
 

@@ -101,10 +101,10 @@ def test_killed_at_any_moment_a_cut_leaves_all_or_nothing(source, driver, tmp_pa
         kills += status == -9
         debris += any(path.name != "out" for path in folder.iterdir())
         if out.exists():
-            assert_whole(source, out)
+            whole *= 0.9 if status == 0 else 1  # it ended before its moment: the machine may have become faster
         else:
-            assert driver(0, *cut_arguments(source, out, "4-5")) == 0
-            assert_whole(source, out)
+            whole = time_of(driver, *cut_arguments(source, out, "4-5"))
+        assert_whole(source, out)
         if number % 10 == 9:
             assert driver(0, *cut_arguments(source, out, "4-5", "--overwrite")) == 0
             assert [path.name for path in folder.iterdir()] == ["out"]
@@ -138,7 +138,7 @@ def prune(*arguments, **options) -> subprocess.Popen:
 
 
 def error_of(child: subprocess.Popen) -> str:
-    return error_line(child.communicate(timeout=60)[1])
+    return error_line(child.communicate(timeout=300)[1])
 
 
 def test_a_limit_on_file_sizes_gives_one_line_and_leaves_nothing(source, tmp_path):
