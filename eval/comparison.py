@@ -36,10 +36,11 @@ from eval.settings import ComparisonSettings, Settings, named_texts, settings_of
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError, first_line
 from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_json, write_text
-from prune.common.files.provenance import provenance
+from prune.common.files.provenance import file_sha256, provenance
 from prune.common.machine.memory import give_back
 from prune.common.machine.out_of_memory import is_out_of_memory
 from prune.common.screen.terminal import quiet_libraries
+from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.models.loading import load_tokenizer
 from prune.models.precision import pick_dtype
 from prune.models.whole import check_stored
@@ -286,7 +287,7 @@ def bill_runs(
         others = [r.label for r in runs[1:]]
         verdict = judge(rows, policy, thinking=thinking, needles=needles, prose=prose, gains=gains, models=others)
     return Comparison(
-        models=tuple(ComparedModel(label=r.label, **r.identity, settings=r.settings, notes=r.notes) for r in runs),
+        models=tuple(_compared(run) for run in runs),
         gains=gains,
         noise=noise,
         rows=rows,
@@ -303,6 +304,23 @@ def bill_runs(
         measured=tuple(ModelEffort.of(r, model=r.label) for r in runs),
         provenance=provenance(**facts),
     )
+
+
+def _compared(run: RunResult) -> ComparedModel:
+    return ComparedModel(
+        label=run.label, **run.identity, dropped=dropped_layers(run.identity), settings=run.settings, notes=run.notes
+    )
+
+
+def dropped_layers(identity: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The layers that the plan in a model's folder says are gone; None without one, or where it is of another model.
+
+    A run that finished earlier names its folder as it was called then; by now another model may stand there.
+    """
+    folder = Path(identity["model"])
+    if not (folder / PLAN_FILE).is_file() or file_sha256(folder / "config.json") != identity.get("config_sha256"):
+        return None
+    return CutPlan.read(folder / PLAN_FILE).dropped
 
 
 def unique_labels(models: Sequence[str | Path], labels: Sequence[str] | None = None) -> list[str]:

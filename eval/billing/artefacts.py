@@ -101,6 +101,9 @@ class AskedModel(Part):
 class ComparedModel(AskedModel):
     """A model of a comparison."""
 
+    dropped: tuple[int, ...] | None = Field(
+        None, description="layers that are gone (0-based, of the full model), by its folder's prune_plan.json"
+    )
     settings: dict[str, Any] = Field(description=_SETTINGS)
     notes: tuple[str, ...] = Field(description="what happened on the way, such as batches halved")
 

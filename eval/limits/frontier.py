@@ -25,7 +25,6 @@ from eval.reports.sections.frontier import frontier_markdown, write_frontier_fig
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_text
 from prune.common.files.provenance import provenance
-from prune.cutting.plan import PLAN_FILE, CutPlan
 
 FRONTIER_FILE = "frontier.json"
 _DRAWN = ("limit", "seed", "sets", "few_shot")  # of a run's settings: which questions are asked, after what examples
@@ -82,7 +81,7 @@ def make_frontier(
             if own is None or (model.label != full and own.ratio is None):
                 raise UsageError(f"{folder} has no gains of {model.label}: {'; '.join(gains.notes) or 'not measured'}")
             decision = decisions[number].get(model.label)
-            points[model.label] = point_of(model.label, own, _dropped(model.model), decision)
+            points[model.label] = point_of(model.label, own, model.dropped, decision)
             noise[model.label] = comparison.noise
         rows += [row for row in comparison.rows if not number or row.model != full]
     first = read[0][1]
@@ -177,9 +176,3 @@ def _by_task(rows: Sequence[DomainRow]) -> list[DomainRow]:
     """Rows of several comparisons, task by task, the full model's first."""
     tasks = list(dict.fromkeys((row.domain, row.protocol) for row in rows))
     return sorted(rows, key=lambda row: (tasks.index((row.domain, row.protocol)), row.versus is not None))
-
-
-def _dropped(model: str) -> tuple[int, ...] | None:
-    """The layers that a model's own prune_plan.json says are gone; None where it has none."""
-    plan = Path(model) / PLAN_FILE
-    return CutPlan.read(plan).dropped if plan.is_file() else None

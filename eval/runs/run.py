@@ -37,6 +37,7 @@ from prune.common.files.provenance import versions
 from prune.common.machine.memory import give_back
 from prune.common.screen.terminal import progress, quiet_libraries
 from prune.models.loading import load_tokenizer
+from prune.models.precision import pick_dtype
 from prune.models.vllm.options import altering
 from prune.models.whole import NF4
 
@@ -209,12 +210,12 @@ def _stored(
     again: bool = False,
 ) -> AnswerStore:
     """The answers that the model of this `content_sha256` gave, under all that an answer depends on but its prompt."""
-    vllm = settings.backend == "vllm"
+    vllm, device = settings.backend == "vllm", device_of(settings)
     apart = ("python", "regrowth", "peft") if vllm else ("python", "regrowth", "peft", "vllm")
     scope = {
         "content_sha256": content,
-        "dtype": settings.dtype,
-        "device": device_of(settings).partition(":")[0],
+        "dtype": str(pick_dtype(settings.dtype, device=device)).removeprefix("torch."),  # `auto` is not one everywhere
+        "device": device.partition(":")[0],
         "backend": settings.backend,
         "max_length": context,
         "seed": settings.seed if vllm else None,

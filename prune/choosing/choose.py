@@ -96,7 +96,8 @@ def choose(
         if taken is None:
             raise RegrowthError(_short_of(n, choices, source.name, settings, costs, protection))
         dropped, tried = taken, tuple(choices)
-        if removal is not None:  # of fewer layers its choices are the first of those that it takes
+        # Without protection its choices of fewer layers are the first of those that it takes, those not tried too.
+        if removal is not None and protection is None:
             tried = tuple(tuple(sorted(removal.order[:count])) for count in range(1, len(removal.order) + 1))
     given = last[0]
     if costs and given.costs:

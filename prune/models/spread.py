@@ -49,7 +49,8 @@ def peak_over(device: str) -> dict[str, int]:
     """
     if not device.startswith("cuda"):
         return peak_memory(device)
-    peaks = [peak_memory(place) for place, _ in gpus()]  # a GPU that this process has not used held nothing
+    # Every GPU: one that this process has not used held nothing. Asking for free memory would make a context on each.
+    peaks = [peak_memory(f"cuda:{number}") for number in range(torch.cuda.device_count())]
     return {name: max(peak[name] for peak in peaks) for name in peaks[0]}
 
 

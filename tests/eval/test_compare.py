@@ -9,10 +9,12 @@ from transformers import AutoTokenizer
 
 from eval.billing.document import write_run
 from eval.billing.statistics import mcnemar_exact
-from eval.comparison import compare, unique_labels
+from eval.comparison import compare, dropped_layers, unique_labels
 from eval.reports.wording.text import bounds, signed
 from eval.runs.files import read_lines
 from eval.runs.run import run
+from prune import cut, plan_cut
+from prune.checkpoint.identity import model_identity
 from prune.common.errors import RegrowthError, UsageError
 from tests.support.models import changed
 
@@ -127,6 +129,16 @@ def test_a_failing_model_leaves_nothing(tiny_llama, sample_questions, tmp_path):
     with pytest.raises(RegrowthError):
         compare(tiny_llama, [broken], data=sample_questions, out=tmp_path / "out", **ONCE)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken"]
+
+
+def test_a_cut_tells_its_dropped_layers_until_its_folder_holds_another(tiny_llama, tmp_path):
+    out = cut(plan_cut(tiny_llama, layers="2-3"), tmp_path / "cut", show_progress=False)
+    identity = model_identity(out, name=str(out))
+    assert dropped_layers(identity) == (2, 3)
+    assert dropped_layers(model_identity(tiny_llama, name=str(tiny_llama))) is None
+    cut(plan_cut(tiny_llama, layers="2-4"), out, overwrite=True, show_progress=False)
+    assert dropped_layers(identity) is None
+    assert dropped_layers(model_identity(out, name=str(out))) == (2, 3, 4)
 
 
 def test_labels():

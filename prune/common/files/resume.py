@@ -60,10 +60,12 @@ class Unfinished:
 
         Raises:
             RegrowthError: not such a file.
-            UsageError: it is of a run with other facts; the message names the first that differs.
+            UsageError: it is of a run with other facts, of which the message names the first; or one process goes on
+                with what several have left, or the other way round.
         """
         self._facts = json.loads(json.dumps(facts))
         if not self._mine.exists():
+            self._check_processes()
             return None
         try:
             with np.load(self._mine, allow_pickle=False) as arrays:
@@ -80,6 +82,20 @@ class Unfinished:
                     "run was begun with, or begin anew with --overwrite"
                 )
         return work
+
+    def _check_processes(self) -> None:
+        """Without this process's own file: refuse those that a run of one process, or of several, has left."""
+        several = [path for path in self._files() if path.name.removeprefix(self._path.name)[1:].isdecimal()]
+        if several and self._mine == self._path:
+            begun, now = f"{len(several)} processes or more", "one"
+        elif self._path.exists() and self._mine != self._path:
+            begun, now = "one process", "several"
+        else:
+            return
+        raise UsageError(
+            f"--resume: the run was begun by {begun} and would go on in {now}; start as many, or begin anew with "
+            "--overwrite"
+        )
 
     def due(self) -> bool:
         """Whether it is time to write again."""

@@ -90,6 +90,18 @@ def test_answers_never_cross_settings(tiny_llama, sample_questions, tmp_path, ch
     assert _scores(changed) != _scores(first)
 
 
+def test_answers_of_a_machine_with_another_auto_dtype_are_asked_anew(
+    tiny_llama, sample_questions, tmp_path, monkeypatch
+):
+    """`auto` is bfloat16 where products in it are fast; machines may share one folder of answers."""
+    ask = {"data": sample_questions, **FEW, "domains": "math", "limit": 2, "cache": tmp_path}
+    monkeypatch.setattr("prune.models.precision.multiplies_bfloat16", lambda device: False)
+    run(tiny_llama, **ask, dtype="auto")
+    assert run(tiny_llama, **ask, dtype="float32").asked == 0  # what auto was there
+    monkeypatch.setattr("prune.models.precision.multiplies_bfloat16", lambda device: True)
+    assert run(tiny_llama, **ask, dtype="auto").known == 0
+
+
 def test_a_changed_tokenizer_is_another_model(tiny_llama, sample_questions, tmp_path):
     folder = shutil.copytree(tiny_llama, tmp_path / "model")
     before = content_sha256(folder)

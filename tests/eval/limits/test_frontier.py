@@ -1,6 +1,7 @@
 """The frontier: Pareto points, the most that a policy lets go, and the command on planted comparisons."""
 
 import json
+import shutil
 
 import pytest
 from hypothesis import given
@@ -156,6 +157,16 @@ def test_several_comparisons_of_one_full_model_are_one_frontier(tmp_path):
     assert [one.model for one in frontier.losses].count("full") == 2 * 3  # once for each task and measure
     with pytest.raises(Exception, match="two models are called pruned"):
         make_frontier([tmp_path / "one", tmp_path / "one"], out=tmp_path / "again")
+
+
+def test_dropped_layers_are_those_that_the_comparison_saw(bill, tmp_path):
+    folder = tmp_path / "bill"
+    shutil.copytree(bill, folder)
+    path = folder / "comparison.json"
+    read = Comparison.read(path)
+    seen = [model.model_copy(update={"dropped": (3, 4)}) for model in read.models[1:]]
+    read.model_copy(update={"models": (read.models[0], *seen)}).write(path, overwrite=True)
+    assert {p.dropped for p in make_frontier([folder], out=tmp_path / "out").points} == {None, (3, 4)}
 
 
 def change(folder, **settings):

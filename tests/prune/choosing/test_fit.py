@@ -155,6 +155,21 @@ def test_greedy_removal_is_carried_on_from_size_to_size(tiny_llama, sample_text,
     assert len(plan.evidence["removal"]["loss"]) == 3
 
 
+def test_with_protected_heads_a_smaller_choice_is_told_as_it_was(tiny_llama, sample_text, tmp_path, monkeypatch):
+    """It may then be no beginning of the larger one."""
+    hand_made_heads(tiny_llama).write(tmp_path / "heads.json")
+    monkeypatch.setattr(choose, "least_layers", lambda target: 1)
+    settings = CutSettings(
+        criterion="loss", heads=tmp_path / "heads.json", protect_heads=0.4, check=CheckSettings(tokens=512)
+    )
+    fit, text = FitSettings(size=needs_of(tiny_llama, 64).of(range(6)).total, context=64), str(sample_text)
+    plan = plan_cut(tiny_llama, text=text, fit=fit, settings=settings, show_progress=False)
+    one, two = (tuple(line["dropped"]) for line in plan.evidence["fit"]["sizes"][1:])
+    assert two == plan.dropped
+    assert one == plan_cut(tiny_llama, n=1, text=text, settings=settings, show_progress=False).dropped
+    assert not set(one) <= set(two)
+
+
 @pytest.mark.parametrize("kept", [4, 2])  # of layers; no criterion has tried any size, or those that are allowed
 def test_protected_heads_say_how_many_layers_they_leave(tiny_llama, tmp_path, kept):
     hand_made_heads(tiny_llama).write(tmp_path / "heads.json")

@@ -74,3 +74,20 @@ def test_each_process_keeps_its_own_and_one_clears_all(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
     unfinished.clear()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("begun", "now"), [(4, 1), (1, 4)])
+def test_another_number_of_processes_is_refused_and_loses_nothing(tmp_path, monkeypatch, begun, now):
+    """Each of several processes has its share of the work, so one cannot go on with theirs, nor they with its."""
+    monkeypatch.setenv("WORLD_SIZE", str(begun))
+    for rank in range(begun):
+        monkeypatch.setenv("RANK", str(rank))
+        unfinished = begin(tmp_path / "out", resume=True)
+        unfinished.read(FACTS, restored)
+        unfinished.write({"step": 3}, {"values": np.zeros(1)})
+    monkeypatch.setenv("WORLD_SIZE", str(now))
+    monkeypatch.setenv("RANK", str(now - 1))
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(UsageError, match="--resume: the run was begun by .*; start as many, or begin anew"):
+        begin(tmp_path / "out", resume=True).read(FACTS, restored)
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
