@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -62,12 +63,13 @@ def check_apart(out: str | Path, *read: str | Path | None) -> None:
 def staged_directory(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a fresh folder beside `out`; when the block ends well, it becomes `out` in one rename.
 
-    If the block raises, nothing is left. A killed run leaves only a hidden sibling, which the next run clears.
+    If the block raises, nothing is left. A killed run leaves only a hidden sibling, which the next run clears. Where
+    `out` is a link to a folder, that folder is written, and the link stays.
 
     Raises:
         RegrowthError: `out` exists (and not `overwrite`), or another run finished it first.
     """
-    out = free_folder(out, overwrite=overwrite)
+    out = free_folder(out, overwrite=overwrite).resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     _clear_debris(out)
     stage, lock = _make_stage(out)
@@ -83,12 +85,20 @@ def staged_directory(out: str | Path, *, overwrite: bool = False) -> Iterator[Pa
 
 
 def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
-    """Write a file whole or not at all; refuses to replace one without `overwrite`."""
+    """Write a file whole or not at all.
+
+    Raises:
+        RegrowthError: `path` exists (and not `overwrite`), is a folder or a dangling link; or another run was first.
+    """
     write_bytes(path, text.encode("utf-8"), overwrite=overwrite)
 
 
 def write_bytes(path: str | Path, content: bytes, *, overwrite: bool = False) -> None:
-    """Write a file whole or not at all; refuses to replace one without `overwrite`."""
+    """Write a file whole or not at all.
+
+    Raises:
+        RegrowthError: `path` exists (and not `overwrite`), is a folder or a dangling link; or another run was first.
+    """
     path = free_file(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
@@ -155,7 +165,7 @@ def _make_stage(out: Path) -> tuple[Path, int]:
 
 
 def _clear_debris(out: Path) -> None:
-    for left in out.parent.glob(_prefix(out) + "*"):
+    for left in out.parent.glob(glob.escape(_prefix(out)) + "*"):
         if not left.is_dir() or left.is_symlink():
             continue
         try:
@@ -190,7 +200,7 @@ def _put_new(temporary: str, path: Path) -> None:
         os.link(temporary, path)
     except OSError:  # the name is taken, or the file system has no hard links
         if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            raise _taken(path) from None
         os.rename(temporary, path)
 
 
@@ -204,10 +214,18 @@ def _swap(stage: Path, out: Path) -> None:
         code = ctypes.get_errno()
         if code not in (errno.ENOSYS, errno.EINVAL):
             raise OSError(code, os.strerror(code), str(out))
-    aside = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent)) / "replaced"
-    os.rename(out, aside)
-    os.rename(stage, out)
-    shutil.rmtree(aside.parent, ignore_errors=True)
+    # Not the prefix of debris: a run that is killed between the two renames must not lose what it was to replace.
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.replaced-", dir=out.parent))
+    old = aside / out.name
+    try:
+        os.rename(out, old)
+        os.rename(stage, out)
+    except OSError:
+        if old.exists():
+            os.rename(old, out)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
