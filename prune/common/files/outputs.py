@@ -14,12 +14,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prune.common.errors import RegrowthError
+from prune.common.errors import RegrowthError, UsageError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
@@ -44,19 +44,54 @@ def free_folder(out: str | Path, *, overwrite: bool = False) -> Path:
     return out
 
 
-def check_apart(out: str | Path, *read: str | Path | None) -> None:
-    """Refuse an output that would replace what is read: it is one of `read`, or holds it.
+def check_apart(out: str | Path | None, *read: str | Path | None, option: str = "--out") -> None:
+    """Refuse a folder to be written that would replace what is read: it is one of `read`, or holds it.
 
     Args:
-        read: files and folders. Names of hub models, and None, stand for nothing here.
+        out: None: nothing is written.
+        read: files and folders, links by their own place too. None, and text that names nothing here (a hub id),
+            stand for nothing.
+        option: what names `out`.
 
     Raises:
         RegrowthError: naming both.
     """
+    if out is None:
+        return
     target = Path(out).resolve()
+    for one, places in _places(read):
+        if any(place.is_relative_to(target) for place in places):
+            raise RegrowthError(f"{option} {out} would replace {one}, which is read; give another folder")
+
+
+def check_files_apart(outputs: Mapping[str, str | Path | None], *read: str | Path | None) -> None:
+    """Refuse files to be written that would replace one another, or a file that is read.
+
+    Args:
+        outputs: option -> the file that it names; None: that one is not written.
+        read: files, as in `check_apart`. Of a folder nothing is replaced: its files are to be named.
+
+    Raises:
+        UsageError: two of `outputs` are one file.
+        RegrowthError: one of them is read; the message names both.
+    """
+    written = {option: Path(out).resolve() for option, out in outputs.items() if out is not None}
+    if twice := [option for option, path in written.items() if list(written.values()).count(path) > 1]:
+        raise UsageError(f"{' and '.join(twice)} name one file; give each its own")
+    for one, places in _places(read):
+        for option, path in written.items():
+            if path in places:
+                raise RegrowthError(f"{option} {outputs[option]} would replace {one}, which is read; give another file")
+
+
+def _places(read: Iterable[str | Path | None]) -> Iterator[tuple[str | Path, tuple[Path, ...]]]:
+    """Those of `read` that are on this machine, each with its own place and where it leads to if it is a link."""
     for one in read:
-        if one is not None and Path(one).exists() and Path(one).resolve().is_relative_to(target):
-            raise RegrowthError(f"--out {out} would replace {one}, which is read; give another folder")
+        if one is None:
+            continue
+        path = Path(one).expanduser()
+        if isinstance(one, Path) or path.exists():
+            yield one, (path.resolve(), path.parent.resolve() / path.name)
 
 
 @contextmanager
