@@ -79,14 +79,15 @@ def check_written(
 
 def check_cut_apart(out: Path, model: str, which: Mapping[str, Any], fit: FitSettings, settings: CutSettings) -> None:
     """Refuse the folder of a cut that holds what the cut reads: also the text that its scan was made on."""
-    from prune.choosing.trial import scanned_texts
     from prune.common.files.outputs import check_apart
-    from prune.scanning.result import Scan
     from prune.text.documents import local_files
 
     scan, texts = which["scan"], which["text"]
     check_apart(out, model, scan, *fit.files_read, *settings.files_read, *local_files(texts or ()))
     if scan is not None and scan.is_file() and not texts:
+        from prune.choosing.trial import scanned_texts
+        from prune.scanning.result import Scan
+
         check_apart(out, *local_files(text["source"] for text in scanned_texts(Scan.read(scan))))
 
 

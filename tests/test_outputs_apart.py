@@ -1,12 +1,18 @@
 """No command replaces what it reads, whatever `--overwrite` says: every command that writes, by every input of it."""
 
 import inspect
+import shutil
 from importlib import import_module
 
 import pytest
 
+from heal import TextSource
+from prune import cut, plan_cut
 from prune.common.programs import PROGRAMS
+from tests.support.checkpoints import hand_made_scan
 from tests.support.commands import check_refused, run
+from tests.support.healing import heal_small
+from tests.support.texts import sentences, write_jsonl
 
 # Command -> each parameter that names what is read -> a command line, with {} in its place.
 TRAINED = {
@@ -174,6 +180,65 @@ def test_two_outputs_are_two_files(inputs, command):
 def test_the_documents_that_are_selected_do_not_replace_the_pool(inputs):
     words = FILES["heal rank"]["--text"].format("box/input.jsonl")
     refused(inputs, "heal rank", f"{words} --out r.json --select 10%", "--select-out", "box/input.jsonl")
+
+
+def test_what_a_link_leads_to_and_the_link_itself_are_both_kept(inputs):
+    (inputs / "links").mkdir()
+    (inputs / "links" / "text.jsonl").symlink_to(inputs / "box" / "input.jsonl")
+    words = FOLDERS["heal qlora"]["--text"].format("links/text.jsonl")
+    for out in ("links", "box"):
+        refused(inputs, "heal qlora", words, "--out", out)
+    refused(inputs, "prune scan", words, "--out", "links/text.jsonl")
+
+
+def test_a_files_own_folder_may_hold_what_is_written(inputs):
+    """Beside what is read, and over an earlier result there: what stops these is that there is no model."""
+    (inputs / "m" / "scan.json").write_text("{}")
+    (inputs / "box" / "report.html").write_text("")
+    for words in (
+        "scan m --text box --out m/scan.json",
+        "scan m --text box --out box/scan.json",
+        "cut m --n 1 --out new",
+    ):
+        assert "would replace" not in run("prune", *words.split(), "--overwrite").stderr
+    check_refused(run("evaluate", "report", "box", "--overwrite"), 1, "holds no comparison.json")
+
+
+def test_the_text_that_a_scan_was_made_on_is_read_by_the_cut(inputs):
+    scan = hand_made_scan()
+    read = {"source": "box/input.jsonl", "field": "text", "sha256": ""}
+    for text in (read, [read]):
+        scan.model_copy(update={"provenance": {"text": text}}).write("scan.json", overwrite=True)
+        refused(inputs, "prune cut", "m --n 1 --scan scan.json", "--out", "box")
+
+
+@pytest.fixture(scope="module")
+def healed(tiny_llama, tmp_path_factory):
+    """A folder of a full model, its cut, a text and an adapter that was trained and measured on it, each in its box."""
+    folder = tmp_path_factory.mktemp("healed")
+    full = shutil.copytree(tiny_llama, folder / "models" / "full")
+    pruned = cut(plan_cut(full, n=2, start=4), folder / "pruned", show_progress=False)
+    (folder / "texts").mkdir()
+    text = write_jsonl(folder / "texts" / "text.jsonl", ({"text": one} for one in sentences(400)))
+    heal_small(pruned, TextSource(str(text), held_out=str(text), held_out_tokens=128), folder / "adapter")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "outs"),
+    [
+        ("heal finalists", "pruned --text texts", ["models", "models/full"]),
+        ("heal patch", "pruned --text texts", ["models", "models/full"]),
+        ("heal patch", "pruned --text texts --pass-over", ["models", "models/full"]),
+        ("heal merge", "adapter", ["pruned", "texts"]),
+        ("heal merge", "adapter --base original", ["pruned", "texts"]),
+        ("heal merge", "adapter --adapter-only", ["pruned", "models", "texts"]),
+    ],
+)
+def test_what_a_plan_or_a_record_names_is_read_too(healed, monkeypatch, command, words, outs):
+    monkeypatch.chdir(healed)
+    for out in outs:
+        refused(healed, command, words, "--out", out)
 
 
 def test_every_input_of_every_command_that_writes_is_tried():

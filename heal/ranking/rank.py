@@ -151,10 +151,10 @@ def _plan(model: str | Path, out: Path | None, settings: RankSettings, selection
     paths = {option: path for option, path in named.items() if path is not None}
     for path in paths.values():
         free_file(path, overwrite=run.overwrite)
-    made = [Path(model) / PLAN_FILE, *model_files(model)]
+    read = [Path(model) / PLAN_FILE, *model_files(model)]
     if settings.adapter is not None:
-        made += [settings.adapter / RECORD_FILE, *model_files(settings.adapter)]
-    check_files_apart(paths, *made, *settings.files_read)
+        read += [settings.adapter / RECORD_FILE, *model_files(settings.adapter)]
+    check_files_apart(paths, *read, *settings.files_read)
     quiet_libraries()
     drawn = draw_questions(settings)
     run = replace(run, device=pick_device(run.device))
