@@ -88,10 +88,11 @@ def run(
     from eval.billing.document import describe_run, write_run
     from eval.reports.terminal import run_tables
     from eval.runs.run import run as work
-    from prune.common.files.outputs import free_folder
+    from prune.common.files.outputs import check_apart, free_folder
 
     if out is not None:
         free_folder(out, overwrite=overwrite)
+        check_apart(out, model, *settings.files_read)
     result = work(model, settings, revision=revision)
     if out is not None:
         write_run(result, out, overwrite=overwrite)

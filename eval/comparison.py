@@ -77,9 +77,9 @@ def compare(
     if len(models) < 2:
         raise UsageError("compare needs the full model and one other at least")
     names = unique_labels(models, settings.labels)
-    policy = policy_of(settings.max_loss, settings.policy)
     out = free_folder(out, overwrite=overwrite)
-    check_apart(out, *models, settings.data, settings.sweep)
+    check_apart(out, *models, *settings.files_read)
+    policy = policy_of(settings.max_loss, settings.policy)
     if settings.sweep is not None:
         read_sweep(settings.sweep)
     stored = {name: read_run(m, label=name) for m, name in zip(models, names, strict=True) if is_stored(m)}

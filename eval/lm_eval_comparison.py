@@ -57,9 +57,9 @@ def compare_lm_eval(
     if not others:
         raise UsageError("compare needs the full model's folder and one other at least")
     labels = unique_labels([full, *others], settings.labels)
-    policy = policy_of(settings.max_loss, settings.policy)
     free_folder(out, overwrite=overwrite)
-    check_apart(out, full, *others, settings.sweep)
+    check_apart(out, full, *others, *settings.files_read, *foreign.files_read)
+    policy = policy_of(settings.max_loss, settings.policy)
     if settings.sweep is not None:
         read_sweep(settings.sweep)
     mapping = None if foreign.mapping is None else read_mapping(foreign.mapping)

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
 
 from prune.common.errors import UsageError
-from prune.common.screen.options import Option
+from prune.common.screen.options import Option, named_paths
 from prune.instruments.needles import NEEDLES
 from prune.instruments.settings import HeadsSettings, parse_numbers, spell_numbers
 from prune.models.precision import HELP as DTYPES
 from prune.models.vllm.options import parse_engine_options
+from prune.text.documents import local_files
 
 SHORTEST = 64  # tokens; below that a prompt and 16 new tokens do not fit
 LONGEST = 4096  # tokens of context if not told, however much a model can hold: our questions are shorter
+EXAMPLES = "examples"  # below the folder of questions, whose own files are domains
 BACKENDS = ("hf", "vllm")
 CHAT = ("auto", "on", "off")
 # How questions are put (`eval/asking/protocols`), and the kind of question that each is for.
@@ -165,6 +167,12 @@ class Questions:
             raise UsageError("--domains needs --data, the folder that `evaluate prepare` makes")
 
     @property
+    def files_read(self) -> tuple[Path, ...]:
+        """Files and folders of this machine that the settings name."""
+        examples = () if self.data is None else (Path(self.data) / EXAMPLES,)
+        return (*named_paths(self), *examples, *local_files(named_texts(self.texts).values()))
+
+    @property
     def draw(self) -> dict[str, Any]:
         """Which questions are drawn, for the record of a run."""
         sets = None if self.sets is None else sorted(self.sets)
@@ -288,6 +296,11 @@ class Settings(Questions):
             raise UsageError(f"--needle-depths {self.needle_depths}: use 1 or more")
         if not 2 <= self.needle_count <= len(NEEDLES):
             raise UsageError(f"--needle-count {self.needle_count}: use 2 to {len(NEEDLES)}")
+
+    @property
+    def files_read(self) -> tuple[Path, ...]:
+        """As in `Questions`, and the text that needles are hidden in."""
+        return (*super().files_read, *local_files([self.needle_text]))
 
     @property
     def haystacks(self) -> tuple[str, ...]:

@@ -6,15 +6,17 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any
 
 from prune.common.errors import UsageError
-from prune.common.screen.options import MAX_MEMORY, Option
+from prune.common.screen.options import MAX_MEMORY, Option, named_paths
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.attention import HELP as ATTENTIONS
 from prune.models.loading import longest_context
 from prune.models.precision import HELP as DTYPES
 from prune.scanning.settings import parse_batch_size
+from prune.text.documents import local_files
 
 AUTO = "auto"
 BITS = (4, 8, 16)
@@ -110,6 +112,11 @@ class Settings:
     ] = "auto"
 
     @property
+    def files_read(self) -> tuple[Path, ...]:
+        """Files of this machine that the settings name."""
+        return named_paths(self)
+
+    @property
     def lora_alpha(self) -> float:
         """LoRA's alpha, settled: the rank where none is given."""
         return float(self.rank if self.alpha is None else self.alpha)
@@ -147,6 +154,11 @@ class DistillSettings(Settings):
     backend: Annotated[
         str, _distillation("With self: what writes, hf (transformers, in --bits) or vllm (not quantised).")
     ] = "hf"
+
+    @property
+    def files_read(self) -> tuple[Path, ...]:
+        """As in `Settings`, and the prompts."""
+        return (*super().files_read, *local_files([self.prompts]))
 
 
 @dataclass(frozen=True)
@@ -262,6 +274,11 @@ class Measuring:
     ] = None
     device: Annotated[str, Option("What quantises and measures: auto, cpu, cuda, cuda:1, ...")] = "auto"
     max_memory: Annotated[int | None, MAX_MEMORY] = None
+
+    @property
+    def files_read(self) -> tuple[Path, ...]:
+        """Files of this machine that the settings name."""
+        return (*named_paths(self), *local_files([self.held_out]))
 
 
 def check_running(run: TrainingRun) -> None:

@@ -23,7 +23,9 @@ from prune.options import (
     OverwriteBoth,
     Resume,
     Texts,
+    check_cut_apart,
     check_svg,
+    check_written,
     say_written,
     write_measured,
 )
@@ -82,6 +84,7 @@ def cut_command(
         raise UsageError("--private goes with --push-to-hub")
     if out is not None:
         free_folder(out, overwrite=overwrite)
+        check_cut_apart(out, model, which, fit, settings)
     if push_to_hub is not None and not dry_run:
         check_can_publish(push_to_hub)
     settings = replace(settings, check=check, scanning=ScanSettings(**scanning))
@@ -118,10 +121,8 @@ def time_command(
     Example: prune time Qwen/Qwen3-8B --context 4k --out time.json
     """
     from prune.choosing.timing import time_layers
-    from prune.common.files.outputs import free_file
 
-    if out is not None:
-        free_file(out, overwrite=overwrite)
+    check_written(model, None, {"--out": out}, overwrite=overwrite)
     times = time_layers(model, settings=settings, **origin)
     if out is not None:
         times.write(out, overwrite=overwrite)
@@ -197,7 +198,6 @@ def scan_command(
     """
     import sys
 
-    from prune.common.files.outputs import free_file
     from prune.common.files.resume import Unfinished
     from prune.common.machine.processes import is_main
     from prune.scanning.plots import check_figure, draw_scan
@@ -205,9 +205,9 @@ def scan_command(
     from prune.scanning.table import best_table
     from prune.text.windows import DEFAULT_SOURCE
 
-    free_file(out, overwrite=overwrite)
     if plot is not None:
-        free_file(check_figure(plot), overwrite=overwrite)
+        check_figure(plot)
+    check_written(model, text, {"--out": out, "--plot": plot}, overwrite=overwrite)
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
     measured = scan(model, text or DEFAULT_SOURCE, settings=settings, unfinished=unfinished, **origin)
     if not is_main():
@@ -230,11 +230,12 @@ def plot_command(
 
     Example: prune plot scan.json --out figures
     """
-    from prune.common.files.outputs import free_folder
+    from prune.common.files.outputs import check_apart, free_folder
     from prune.scanning.plots import plot_all
     from prune.scanning.result import Scan
 
     free_folder(out, overwrite=overwrite)
+    check_apart(out, scan)
     files = plot_all(Scan.read(scan), out, suffix=suffix, overwrite=overwrite)
     answer({"figures": [str(file) for file in files]}, "\n".join(map(str, files)), as_json=as_json)
 
@@ -269,14 +270,13 @@ def heads_command(
 
     Example: prune heads Qwen/Qwen3-8B --text prose.jsonl --out heads.json --plot heads.svg
     """
-    from prune.common.files.outputs import free_file
     from prune.common.files.resume import Unfinished
     from prune.instruments.heads import heads
     from prune.instruments.showing import draw_heads, heads_table
     from prune.text.windows import DEFAULT_SOURCE
 
-    free_file(out, overwrite=overwrite)
-    check_svg(plot, "the map of heads is", overwrite=overwrite)
+    check_svg(plot, "the map of heads is")
+    check_written(model, text, {"--out": out, "--plot": plot}, against, overwrite=overwrite)
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
     measured = heads(model, text or DEFAULT_SOURCE, settings=settings, against=against, unfinished=unfinished, **origin)
     figure = draw_heads(measured).encode() if plot is not None else b""
@@ -316,14 +316,13 @@ def concepts_command(
 
     Example: prune concepts Qwen/Qwen3-8B --text prose.jsonl --out concepts.json --plot concepts.svg
     """
-    from prune.common.files.outputs import free_file
     from prune.common.files.resume import Unfinished
     from prune.instruments.concepts.concepts import concepts
     from prune.instruments.concepts.showing import concepts_table, draw_concepts
     from prune.text.windows import DEFAULT_SOURCE
 
-    free_file(out, overwrite=overwrite)
-    check_svg(plot, "the shares over depth are", overwrite=overwrite)
+    check_svg(plot, "the shares over depth are")
+    check_written(model, text, {"--out": out, "--plot": plot}, against, overwrite=overwrite)
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
     measured = concepts(
         model, text or DEFAULT_SOURCE, settings=settings, against=against, unfinished=unfinished, **origin

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,7 @@ from prune.common.screen.terminal import screen
 from prune.instruments.settings import HeadsSettings, spell_numbers
 
 if TYPE_CHECKING:
+    from prune.choosing.settings import CutSettings, FitSettings
     from prune.common.files.artefact import Artefact
     from prune.common.files.resume import Unfinished
 
@@ -51,15 +53,42 @@ WHICH = Options(
 )
 
 
-def check_svg(plot: Path | None, what: str, *, overwrite: bool) -> None:
-    """Refuse a figure that is to be something else than SVG, or that stands there already; `what` with its verb."""
-    from prune.common.files.outputs import free_file
-
-    if plot is None:
-        return
-    if plot.suffix.lower() != ".svg":
+def check_svg(plot: Path | None, what: str) -> None:
+    """Refuse a figure that is to be something else than SVG; `what` with its verb."""
+    if plot is not None and plot.suffix.lower() != ".svg":
         raise UsageError(f"--plot {plot}: {what} an .svg file; give it that ending")
-    free_file(plot, overwrite=overwrite)
+
+
+def check_written(
+    model: str, texts: Sequence[str] | None, outputs: Mapping[str, Path | None], *read: Path | None, overwrite: bool
+) -> None:
+    """Refuse files to be written, by option, that stand there already, or that the command reads.
+
+    Args:
+        texts: SOURCEs of text.
+        read: files.
+    """
+    from prune.checkpoint.companions import model_files
+    from prune.common.files.outputs import check_files_apart, free_file
+    from prune.text.documents import local_files
+
+    for out in filter(None, outputs.values()):
+        free_file(out, overwrite=overwrite)
+    check_files_apart(outputs, *model_files(model), *local_files(texts or ()), *read)
+
+
+def check_cut_apart(out: Path, model: str, which: Mapping[str, Any], fit: FitSettings, settings: CutSettings) -> None:
+    """Refuse the folder of a cut that holds what the cut reads: also the text that its scan was made on."""
+    from prune.common.files.outputs import check_apart
+    from prune.text.documents import local_files
+
+    scan, texts = which["scan"], which["text"]
+    check_apart(out, model, scan, *fit.files_read, *settings.files_read, *local_files(texts or ()))
+    if scan is not None and scan.is_file() and not texts:
+        from prune.choosing.trial import scanned_texts
+        from prune.scanning.result import Scan
+
+        check_apart(out, *local_files(text["source"] for text in scanned_texts(Scan.read(scan))))
 
 
 def write_measured(

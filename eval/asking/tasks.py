@@ -12,9 +12,9 @@ from typing import Any
 from eval.asking.letters import Group, describe_subject, group_of, missing_examples, subject_examples
 from eval.asking.prompts import FastPrompt, Prompts, read_prompts
 from eval.questions.domains import question_files
-from eval.questions.examples import FOLDER, examples_path
+from eval.questions.examples import examples_path
 from eval.questions.schema import Question, cluster_of, draw, read_questions
-from eval.settings import PROTOCOLS, Questions, Settings
+from eval.settings import EXAMPLES, PROTOCOLS, Questions, Settings
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.provenance import file_sha256
 from prune.writing.words import LETTERS, show_options
@@ -223,7 +223,7 @@ def example_notes(plans: Iterable[TaskPlan]) -> list[str]:
         sets = missing_examples(plan.questions, plan.own_examples)
         if plan.protocol == "letters" and plan.examples and sets:
             notes.append(
-                f"{plan.domain} letters: no worked examples of {', '.join(sets)} are prepared ({FOLDER}/); other "
+                f"{plan.domain} letters: no worked examples of {', '.join(sets)} are prepared ({EXAMPLES}/); other "
                 "questions of the domain are shown instead"
             )
     return notes
@@ -252,7 +252,7 @@ def hash_questions(asked: Questions) -> dict[str, str]:
 def hash_examples(plans: Iterable[TaskPlan], data: Path | None) -> dict[str, str]:
     """File of worked examples that are shown -> its SHA-256, by its path below `data`."""
     sets = sorted({name for plan in plans for name, _ in plan.own_examples})
-    return {} if data is None else {f"{FOLDER}/{name}.jsonl": file_sha256(examples_path(data, name)) for name in sets}
+    return {} if data is None else {f"{EXAMPLES}/{name}.jsonl": file_sha256(examples_path(data, name)) for name in sets}
 
 
 def _check_drawn(path: Path, protocol: str, drawn: Sequence[Question], modes: Sequence[str]) -> None:

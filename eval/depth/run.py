@@ -64,7 +64,7 @@ def measure_depth(
     check_resident(settings, pick_device(settings.device))
     if out is not None:
         free_folder(out, overwrite=overwrite)
-        check_apart(out, model, settings.data)
+        check_apart(out, model, *settings.files_read)
     pool = read_pool(settings)
     subject = open_subject(model, revision=revision)
     plan = plan_blocks(subject.layers, sizes=settings.sizes, spread=settings.starts)

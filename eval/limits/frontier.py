@@ -53,10 +53,10 @@ def make_frontier(
         CheckpointError: no comparison, or one of another format.
         RegrowthError: the comparisons have not the same full model, or not the same questions.
     """
+    out = free_folder(out, overwrite=overwrite)
+    check_apart(out, *comparisons, policy)
     limits = policy_of(max_loss, policy)
     named = f"--max-loss {max_loss}" if max_loss is not None else None if policy is None else str(policy)
-    out = free_folder(out, overwrite=overwrite)
-    check_apart(out, *comparisons)
     read = [(Path(folder), Comparison.read(Path(folder) / "comparison.json")) for folder in comparisons]
     _check_alike(read)
     decisions = [_decisions(comparison, limits, policy) for _, comparison in read]

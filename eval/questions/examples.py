@@ -13,10 +13,9 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from eval.questions.schema import Question, question_id
+from eval.settings import EXAMPLES
 from prune.common.errors import RegrowthError
 from prune.common.files.artefact import Part, first_fault
-
-FOLDER = "examples"  # below the folder of questions, whose own files are domains
 
 
 class ExampleLine(Part):
@@ -38,7 +37,7 @@ class ExampleLine(Part):
 
 def examples_path(data: str | Path, name: str) -> Path:
     """The file of the set `name`."""
-    return Path(data) / FOLDER / f"{name}.jsonl"
+    return Path(data) / EXAMPLES / f"{name}.jsonl"
 
 
 def format_examples(examples: Iterable[Question]) -> str:

@@ -18,7 +18,7 @@ from eval.questions.schema import Question, drop_repeats, format_questions
 from eval.settings import PLAIN
 from prune.common.errors import RegrowthError
 from prune.common.files.artefact import Artefact, Part
-from prune.common.files.outputs import free_folder, staged_directory, write_text
+from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_text
 from prune.common.files.provenance import provenance
 
 _MATHQA_OPTIONS = 4  # of its five: so asks the fast/slow study, whose other sets have four
@@ -81,11 +81,13 @@ def prepare(
 
     Raises:
         UsageError: an unknown domain.
-        RegrowthError: a source cannot be read or is no known set, or gives a domain that is named no question.
+        RegrowthError: `data` exists, or holds a source; a source cannot be read, is no known set, or gives a domain
+            that is named no question.
     """
     chosen = choose_declared(domains)
     free_folder(data, overwrite=overwrite)
     sources = [] if source is None else [source] if isinstance(source, str | Path) else list(source)
+    check_apart(data, *sources, option="--data")
     sets = _load_sets(chosen, sources, show_progress=show_progress)
     if "mathqa" in sets:
         sets["mathqa"].questions = drop_wrong_options(sets["mathqa"].questions, keep=_MATHQA_OPTIONS, seed=_SEED)

@@ -12,7 +12,7 @@ from eval.reports.flips import read_flips
 from eval.reports.html import render_report
 from eval.reports.model import Flips
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.files.outputs import write_text
+from prune.common.files.outputs import check_files_apart, write_text
 
 Document = Mapping[str, Any]
 
@@ -29,18 +29,24 @@ def report(
 
     Raises:
         CheckpointError: no results there, or files of another format.
-        RegrowthError: `out` exists.
+        RegrowthError: `out` exists, or is a file of the results.
     """
     folder = Path(results)
+    target = folder / "report.html" if out is None else Path(out)
+    check_files_apart({"--out": target}, *result_files(folder), *result_files(sweep))
     comparison, own_sweep = read_results(folder)
     if sweep is not None:
         if own_sweep is not None and comparison is None:
             raise UsageError(f"{folder} holds a sweep itself; --sweep adds one to a comparison")
         own_sweep = read_sweep(sweep)
-    target = folder / "report.html" if out is None else Path(out)
     flips = () if comparison is None else read_flips(folder, comparison)
     write_text(target, render(comparison, own_sweep, flips), overwrite=overwrite)
     return target
+
+
+def result_files(folder: str | Path | None) -> tuple[Path, ...]:
+    """The files of a folder that may be results: JSON and JSON lines."""
+    return () if folder is None else tuple(Path(folder).glob("*.json*"))
 
 
 def read_sweep(folder: str | Path) -> Document:

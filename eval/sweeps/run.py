@@ -75,7 +75,7 @@ def sweep(
     check_resident(settings, pick_device(settings.device))
     if out is not None:
         free_folder(out, overwrite=overwrite)
-        check_apart(out, model, settings.data, *settings.adapters)
+        check_apart(out, model, *settings.files_read)
     tasks = plan_tasks(settings)
     subject = open_subject(model, revision=revision)
     plan, healed = plan_variants(subject, settings)

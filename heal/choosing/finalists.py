@@ -25,7 +25,7 @@ from heal.training.stopping import DivergedError, Interrupted
 from prune.checkpoint.identity import base_identity
 from prune.choosing.settings import CutSettings
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.files.outputs import free_folder, staged_directory
+from prune.common.files.outputs import check_apart, free_folder, staged_directory
 from prune.common.files.provenance import provenance
 from prune.common.files.resume import Unfinished
 from prune.common.layers import spell_layers
@@ -70,7 +70,9 @@ def choose_healed(
     if rank_and_world()[1] > 1:
         raise UsageError("heal finalists runs in one process; start it without a launcher")
     text = TextSource(text) if isinstance(text, str) else text
+    check_apart(out, model, teacher, *text.files_read, *settings.files_read)
     lineage = trace(model, teacher, revision=run.revision)
+    check_apart(out, lineage.full.folder)
     rivals = _rivals(lineage, finalists)
     tokens, device = parse_tokens(run.tokens), pick_device(run.device)
     unfinished = Unfinished.beside(out, resume=run.resume, overwrite=run.overwrite)

@@ -63,8 +63,9 @@ def adapter_only(
         UsageError: text to check on cannot be read.
     """
     measuring = measuring or Measuring()
-    opened = open_adapter(adapter)
     out = free_folder(out, overwrite=overwrite)
+    check_apart(out, adapter, model, full, *measuring.files_read)
+    opened = open_adapter(adapter)
     quiet_libraries()
     pruned = base_of(opened, model)
     plan = _plan(pruned)
@@ -72,7 +73,7 @@ def adapter_only(
         whole = locate(full or plan.model, revision=None if full else plan.commit)
     except CheckpointError as error:
         raise CheckpointError(f"the model that was cut cannot be found ({error}); give it with --full") from None
-    check_apart(out, opened.folder, pruned.folder, whole.folder)
+    check_apart(out, pruned.folder, whole.folder)
     _refuse_changed(whole, pruned, show_progress)
     refuse_layout(whole, pruned, plan)
     facts = ShipFacts(
@@ -84,8 +85,16 @@ def adapter_only(
     )
     measure, record = None, opened.record
     if measuring.compare_logits:
-        from heal.merging.agreement import FLOAT32_BOUND, compare, logits_that_fit, measuring_text, trained_logits
+        from heal.merging.agreement import (
+            FLOAT32_BOUND,
+            compare,
+            files_measured_on,
+            logits_that_fit,
+            measuring_text,
+            trained_logits,
+        )
 
+        check_apart(out, *files_measured_on(record, measuring))
         device = pick_device(measuring.device)
         measure = measuring_text(record, pruned, measuring)
         with progress("Running the pruned model with the adapter", None, shown=show_progress):

@@ -117,6 +117,12 @@ def measuring_text(record: HealRecord, source: Source, measuring: Measuring) -> 
     raise TextGoneError(f"the text that the adapter was measured on, {' and '.join(text.measured)}, {why}")
 
 
+def files_measured_on(record: HealRecord, measuring: Measuring) -> tuple[Path, ...]:
+    """The files of this machine that `measuring_text` reads."""
+    text = None if measuring.held_out else _recorded(record, HELD_OUT_TOKENS)[0]
+    return measuring.files_read if text is None else text.files_read
+
+
 def files_to_walk(
     source: Source, plan: MergePlan, weights: Pairs, *, device: str, max_memory: int | None
 ) -> Layerwise | None:

@@ -92,17 +92,19 @@ def merge(
     if base not in BASES:
         raise UsageError(f"--base {base} is unknown; use {', '.join(BASES)}")
     measuring = measuring or Measuring()
-    opened = open_adapter(adapter)
     out = free_folder(out, overwrite=overwrite)
+    check_apart(out, adapter, model, *measuring.files_read)
+    opened = open_adapter(adapter)
     quiet_libraries()
     source = base_of(opened, model)
-    check_apart(out, source.folder, opened.folder)
+    check_apart(out, source.folder)
     parts = _read(opened, source)
     measuring = replace(measuring, device=pick_device(measuring.device))
     measure, chosen, why = None, None, ""
     if measuring.compare_logits or (base == "auto" and parts.plans["dequantised"].dequantised):
-        from heal.merging.agreement import TextGoneError, measuring_text
+        from heal.merging.agreement import TextGoneError, files_measured_on, measuring_text
 
+        check_apart(out, *files_measured_on(opened.record, measuring))
         try:
             measure = measuring_text(opened.record, source, measuring)
         except TextGoneError as error:

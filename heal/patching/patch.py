@@ -171,6 +171,7 @@ def _plan(
     if not fitted:
         raise UsageError(f"--tokens {run.tokens} is less than one row of {settings.length} tokens; ask for more")
     free_folder(out, overwrite=run.overwrite)
+    check_apart(out, model, teacher, *text.files_read)
     quiet_libraries()
     run = replace(run, device=pick_device(run.device))
 
@@ -179,7 +180,7 @@ def _plan(
     from heal.lineage import trace
 
     lineage = trace(model, teacher, revision=run.revision)
-    check_apart(out, lineage.pruned.folder, lineage.full.folder)
+    check_apart(out, lineage.full.folder)
     blocks = runs(lineage.plan.dropped)
     if blocks[0][0] == 0:
         raise NoPatchError(

@@ -22,14 +22,17 @@ from heal.ranking.rows import PoolDocument, Query
 from heal.ranking.select import budget_of, select_documents, write_selection
 from heal.ranking.settings import RankRun, RankSettings, Selection
 from heal.ranking.warming import Warm, WarmUp, given_adapter, load_adapted
+from heal.result import RECORD_FILE
+from prune.checkpoint.companions import model_files
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import UsageError
-from prune.common.files.outputs import free_file, write_text
+from prune.common.files.outputs import check_files_apart, free_file, write_text
 from prune.common.files.provenance import digest, provenance
 from prune.common.files.resume import FinishedParts, Unfinished
 from prune.common.machine.memory import give_back, peak_memory
 from prune.common.screen.terminal import progress, quiet_libraries
+from prune.cutting.plan import PLAN_FILE
 from prune.models.loading import load_tokenizer, pick_device
 from prune.text.windows import texts_identity
 
@@ -148,8 +151,10 @@ def _plan(model: str | Path, out: Path | None, settings: RankSettings, selection
     paths = {option: path for option, path in named.items() if path is not None}
     for path in paths.values():
         free_file(path, overwrite=run.overwrite)
-    if len({path.resolve() for path in paths.values()}) < len(paths):
-        raise UsageError(f"{' and '.join(paths)} name one file; give each its own")
+    read = [Path(model) / PLAN_FILE, *model_files(model)]
+    if settings.adapter is not None:
+        read += [settings.adapter / RECORD_FILE, *model_files(settings.adapter)]
+    check_files_apart(paths, *read, *settings.files_read)
     quiet_libraries()
     drawn = draw_questions(settings)
     run = replace(run, device=pick_device(run.device))

@@ -11,8 +11,9 @@ from typing import Annotated
 from eval.settings import CHAT, split_names
 from heal.settings import BITS, Run, check_seed
 from prune.common.errors import UsageError
-from prune.common.screen.options import Option
+from prune.common.screen.options import Option, named_paths
 from prune.common.sizes import parse_tokens
+from prune.text.documents import local_files
 
 METHODS = ("gradient", "bm25", "random", "ek-fac")
 SHORTEST_READING = 16  # tokens; less of a document says nothing of what it teaches
@@ -117,6 +118,12 @@ class RankSettings:
         given = [name for name in ("rank", "targets", "bits") if getattr(self, name) is not None]
         if self.adapter is not None and given:
             raise UsageError(f"--{given[0]} does not go with --adapter, which has its own in its heal.json")
+
+    @property
+    def files_read(self) -> tuple[Path, ...]:
+        """Files and folders of this machine that the settings name, and the files of questions."""
+        questions = () if self.data is None else tuple(Path(self.data) / f"{domain}.jsonl" for domain in self.domains)
+        return (*named_paths(self), *questions, *local_files(self.text))
 
     def check(self) -> None:
         """Refuse settings that name no pool or no questions.

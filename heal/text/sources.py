@@ -19,7 +19,7 @@ from heal.text.streams import Mixed, TextRows
 from prune.common.errors import TextError, UsageError
 from prune.common.machine.processes import gather
 from prune.text.chats import opening_question, questions
-from prune.text.documents import Document, Documents, source_files
+from prune.text.documents import Document, Documents, local_files, source_files
 from prune.text.windows import SHORTEST, bos_id, encode, text_identity, texts_identity
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ class TextSource:
         if self.held_out is None:
             return self.sources
         return (self.held_out,) if isinstance(self.held_out, str) else self.held_out
+
+    @property
+    def files_read(self) -> tuple[Path, ...]:
+        """The files of this machine that are trained or measured on."""
+        return local_files([*self.sources, *self.measured, *(source for _, source in self.domains)])
 
     def identity(self) -> dict[str, Any]:
         """What provenance records: `text`, and where they were named `held_out`, `domain_texts`, and what differs from

@@ -107,7 +107,7 @@ def plan_healing(
     check_running(run)
     _check_sharding(method, settings)
     free_folder(out, overwrite=run.overwrite)
-    check_apart(out, model, teacher, *text.sources)
+    check_apart(out, model, teacher, *text.files_read, *settings.files_read)
     checkpoints = Checkpoints(Path(out))
     left = checkpoints.left()
     if left and not (run.resume or run.overwrite):

@@ -30,8 +30,16 @@ COMPANIONS = (
     "USE_POLICY*",
 )
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_LOADED = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.py", *COMPANIONS)
 _ADAPTERS = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin")
 _TEMPLATES = "additional_chat_templates"
+
+
+def model_files(model: str | Path) -> tuple[Path, ...]:
+    """The files of a model's folder that loading it reads; none of a hub id. Its scan.json and the like are not."""
+    folder = Path(model).expanduser()
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return tuple(path for path in files if any(fnmatch(path.name, pattern) for pattern in (*_LOADED, *_ADAPTERS)))
 
 
 def copy_companions(source: Path, stage: Path, *, code: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from prune.choosing.criteria import CRITERIA, CriterionName
 from prune.common.errors import UsageError
-from prune.common.screen.options import Option
+from prune.common.screen.options import Option, named_paths
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.precision import HELP as DTYPES
 from prune.scanning.settings import ScanSettings
@@ -145,6 +145,11 @@ class CutSettings:
                 )
 
     @property
+    def files_read(self) -> tuple[Path, ...]:
+        """Files that the settings name."""
+        return named_paths(self)
+
+    @property
     def criterion_name(self) -> str:
         return self.criterion or "angular"
 
@@ -268,6 +273,11 @@ class FitSettings:
     def __bool__(self) -> bool:
         """Whether there is a target at all."""
         return self.size is not None or self.speed is not None
+
+    @property
+    def files_read(self) -> tuple[Path, ...]:
+        """Files that the settings name."""
+        return named_paths(self)
 
     @property
     def option(self) -> str:

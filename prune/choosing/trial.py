@@ -35,6 +35,13 @@ class TrialText:
     skip_length: int | None = None
 
 
+def scanned_texts(scan: Scan) -> list[dict[str, Any]]:
+    """What a scan says of each text that it read: `source`, `field`, `sha256`."""
+    recorded = scan.provenance.get("text")
+    texts = recorded if isinstance(recorded, list) else [recorded]
+    return [text for text in texts if isinstance(text, dict) and isinstance(text.get("source"), str)]
+
+
 def trial_text(scan: Scan | None, sources: Sequence[str], field: str, seed: int) -> TrialText:
     """`sources`, else what the scan says it read; of either what the scan has not read.
 
@@ -44,9 +51,7 @@ def trial_text(scan: Scan | None, sources: Sequence[str], field: str, seed: int)
     from prune.text.windows import text_identity
 
     said = scan.provenance if scan is not None else {}
-    recorded = said.get("text")
-    texts = recorded if isinstance(recorded, list) else [recorded]
-    read = [text for text in texts if isinstance(text, dict) and isinstance(text.get("source"), str)]
+    read = [] if scan is None else scanned_texts(scan)
     spent = 0 if scan is None else int(said.get("samples_asked") or scan.samples)
     length = None if scan is None else scan.length
     if sources:

@@ -11,6 +11,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,16 @@ def source_files(source: str) -> list[Path]:
             raise TextError(f"{source} holds no {', '.join(SUFFIXES)} file")
         return found
     raise TextError(f"{source} does not exist; --text and its like take a file, a folder or hub:repo[:config[:split]]")
+
+
+def local_files(sources: Iterable[str | None]) -> tuple[Path, ...]:
+    """The files of all of these SOURCEs that are on this machine. None, the hub and what is no text give none."""
+    files: list[Path] = []
+    for source in sources:
+        if source is not None:
+            with suppress(TextError):
+                files += source_files(source)
+    return tuple(files)
 
 
 def _file_rows(path: Path, wanted: _Wanted, row: int, at: Any) -> Iterator[_Found]:

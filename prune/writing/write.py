@@ -10,14 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prune.checkpoint.companions import model_files
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import CheckpointError, UsageError, first_line
-from prune.common.files.outputs import free_file, sync
+from prune.common.files.outputs import check_files_apart, free_file, sync
 from prune.common.files.provenance import provenance
 from prune.common.files.resume import Unfinished
 from prune.common.machine.processes import rank_and_world
 from prune.common.screen.terminal import progress
+from prune.text.documents import local_files
 from prune.text.windows import text_identity
 from prune.writing.asking import DOCUMENT, FAST, FIELDS, SLOW, Asker, Counts, check_room, read_prompts
 from prune.writing.result import Written, WrittenPart
@@ -68,7 +70,7 @@ def write(
         UsageError: an option is out of range, does not fit the model, or differs from the run that is gone on with.
         TextError: the prompts are missing or cannot be asked, or all that the model writes cannot be kept.
         CheckpointError: not a model that can be loaded.
-        RegrowthError: `out` exists, or the backend is not there.
+        RegrowthError: `out` exists, or is read; or the backend is not there.
     """
     out, settings = free_file(out, overwrite=overwrite), settings or WriteSettings()
     if not out.name.endswith(".jsonl"):
@@ -77,8 +79,10 @@ def write(
         raise UsageError("prune write runs in one process; on several GPUs use --device-map auto or --backend vllm")
     if trust_remote_code and settings.backend == "vllm":
         raise UsageError("--trust-remote-code is for --backend hf alone")
+    sources = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    check_files_apart({"--out": out}, *model_files(model), *local_files(sources))
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
-    plan = _plan(model, prompts, settings, revision=revision, trust_remote_code=trust_remote_code)
+    plan = _plan(model, sources, settings, revision=revision, trust_remote_code=trust_remote_code)
     with _writer(plan, show_progress=show_progress) as (writer, ran):
         facts = {**plan.facts, **ran}
         batch, rows = unfinished.read(facts, lambda state, _: int(state["batch_size"])), unfinished.beside_it(".rows")
@@ -131,7 +135,7 @@ class _Plan:
 
 def _plan(
     model: str | Path,
-    prompts: str | Sequence[str],
+    sources: tuple[str, ...],
     settings: WriteSettings,
     *,
     revision: str | None,
@@ -143,7 +147,6 @@ def _plan(
     from prune.models.vllm.options import altering, engine_device, parse_engine_options
     from prune.writing.writers import vllm_limit
 
-    sources = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     if not sources:
         raise UsageError("give what the model answers with --prompts")
     check_spread(settings.device_map, settings.device)

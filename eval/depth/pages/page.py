@@ -11,7 +11,7 @@ from eval.reports.build import with_facts
 from eval.reports.drawing.sheet import sheet
 from eval.reports.html import render_report
 from prune.common.errors import UsageError
-from prune.common.files.outputs import write_text
+from prune.common.files.outputs import check_files_apart, write_text
 
 _FILE = "depth.json"
 
@@ -27,7 +27,7 @@ def report(
 
     Raises:
         CheckpointError: no results there, or files of another format.
-        RegrowthError: `out` exists.
+        RegrowthError: `out` exists, or is a file of the results.
         UsageError: a sweep for a depth run.
     """
     results = Path(results)
@@ -43,6 +43,7 @@ def _depth_report(results: str | Path, *, out: str | Path | None = None, overwri
     results = Path(results)
     file = results if results.is_file() else results / _FILE
     target = file.parent / "report.html" if out is None else Path(out)
+    check_files_apart({"--out": target}, *page.result_files(file.parent))
     write_text(target, render(DepthRecord.read(file)), overwrite=overwrite)
     return target
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prune.common.errors import RegrowthError
+from prune.common.errors import RegrowthError, UsageError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
@@ -43,31 +44,67 @@ def free_folder(out: str | Path, *, overwrite: bool = False) -> Path:
     return out
 
 
-def check_apart(out: str | Path, *read: str | Path | None) -> None:
-    """Refuse an output that would replace what is read: it is one of `read`, or holds it.
+def check_apart(out: str | Path | None, *read: str | Path | None, option: str = "--out") -> None:
+    """Refuse a folder to be written that would replace what is read: it is one of `read`, or holds it.
 
     Args:
-        read: files and folders. Names of hub models, and None, stand for nothing here.
+        out: None: nothing is written.
+        read: files and folders, links by their own place too. None, and text that names nothing here (a hub id),
+            stand for nothing.
+        option: what names `out`.
 
     Raises:
         RegrowthError: naming both.
     """
+    if out is None:
+        return
     target = Path(out).resolve()
+    for one, places in _places(read):
+        if any(place.is_relative_to(target) for place in places):
+            raise RegrowthError(f"{option} {out} would replace {one}, which is read; give another folder")
+
+
+def check_files_apart(outputs: Mapping[str, str | Path | None], *read: str | Path | None) -> None:
+    """Refuse files to be written that would replace one another, or a file that is read.
+
+    Args:
+        outputs: option -> the file that it names; None: that one is not written.
+        read: files, as in `check_apart`. Of a folder nothing is replaced: its files are to be named.
+
+    Raises:
+        UsageError: two of `outputs` are one file.
+        RegrowthError: one of them is read; the message names both.
+    """
+    written = {option: Path(out).resolve() for option, out in outputs.items() if out is not None}
+    if twice := [option for option, path in written.items() if list(written.values()).count(path) > 1]:
+        raise UsageError(f"{' and '.join(twice)} name one file; give each its own")
+    for one, places in _places(read):
+        for option, path in written.items():
+            if path in places:
+                raise RegrowthError(f"{option} {outputs[option]} would replace {one}, which is read; give another file")
+
+
+def _places(read: Iterable[str | Path | None]) -> Iterator[tuple[str | Path, tuple[Path, ...]]]:
+    """Those of `read` that are on this machine, each with its own place and where it leads to if it is a link."""
     for one in read:
-        if one is not None and Path(one).exists() and Path(one).resolve().is_relative_to(target):
-            raise RegrowthError(f"--out {out} would replace {one}, which is read; give another folder")
+        if one is None:
+            continue
+        path = Path(one).expanduser()
+        if isinstance(one, Path) or path.exists():
+            yield one, (path.resolve(), path.parent.resolve() / path.name)
 
 
 @contextmanager
 def staged_directory(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a fresh folder beside `out`; when the block ends well, it becomes `out` in one rename.
 
-    If the block raises, nothing is left. A killed run leaves only a hidden sibling, which the next run clears.
+    If the block raises, nothing is left. A killed run leaves only a hidden sibling, which the next run clears. Where
+    `out` is a link to a folder, that folder is written, and the link stays.
 
     Raises:
         RegrowthError: `out` exists (and not `overwrite`), or another run finished it first.
     """
-    out = free_folder(out, overwrite=overwrite)
+    out = free_folder(out, overwrite=overwrite).resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     _clear_debris(out)
     stage, lock = _make_stage(out)
@@ -83,12 +120,20 @@ def staged_directory(out: str | Path, *, overwrite: bool = False) -> Iterator[Pa
 
 
 def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
-    """Write a file whole or not at all; refuses to replace one without `overwrite`."""
+    """Write a file whole or not at all.
+
+    Raises:
+        RegrowthError: `path` exists (and not `overwrite`), is a folder or a dangling link; or another run was first.
+    """
     write_bytes(path, text.encode("utf-8"), overwrite=overwrite)
 
 
 def write_bytes(path: str | Path, content: bytes, *, overwrite: bool = False) -> None:
-    """Write a file whole or not at all; refuses to replace one without `overwrite`."""
+    """Write a file whole or not at all.
+
+    Raises:
+        RegrowthError: `path` exists (and not `overwrite`), is a folder or a dangling link; or another run was first.
+    """
     path = free_file(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
@@ -155,7 +200,7 @@ def _make_stage(out: Path) -> tuple[Path, int]:
 
 
 def _clear_debris(out: Path) -> None:
-    for left in out.parent.glob(_prefix(out) + "*"):
+    for left in out.parent.glob(glob.escape(_prefix(out)) + "*"):
         if not left.is_dir() or left.is_symlink():
             continue
         try:
@@ -190,7 +235,7 @@ def _put_new(temporary: str, path: Path) -> None:
         os.link(temporary, path)
     except OSError:  # the name is taken, or the file system has no hard links
         if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            raise _taken(path) from None
         os.rename(temporary, path)
 
 
@@ -204,10 +249,18 @@ def _swap(stage: Path, out: Path) -> None:
         code = ctypes.get_errno()
         if code not in (errno.ENOSYS, errno.EINVAL):
             raise OSError(code, os.strerror(code), str(out))
-    aside = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent)) / "replaced"
-    os.rename(out, aside)
-    os.rename(stage, out)
-    shutil.rmtree(aside.parent, ignore_errors=True)
+    # Not the prefix of debris: a run that is killed between the two renames must not lose what it was to replace.
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.replaced-", dir=out.parent))
+    old = aside / out.name
+    try:
+        os.rename(out, old)
+        os.rename(stage, out)
+    except OSError:
+        if old.exists():
+            os.rename(old, out)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

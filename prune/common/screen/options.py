@@ -77,6 +77,15 @@ def _declared(make: type) -> dict[str, tuple[Any, Option]]:
     }
 
 
+def named_paths(settings: Any) -> tuple[Path, ...]:
+    """What the options of a settings dataclass name that is a path, or several: those that are given, in order."""
+    paths: list[Path] = []
+    for name, (kind, _) in _declared(type(settings)).items():
+        if Path in (kind, *get_args(kind)) and (value := getattr(settings, name)) is not None:
+            paths += map(Path, value if isinstance(value, tuple | list) else [value])
+    return tuple(paths)
+
+
 def typed(make: type, given: Mapping[str, Any], *, only: Iterable[str] | None = None) -> dict[str, Any]:
     """The fields of a settings dataclass that options name, read as the command line reads them.
 

@@ -1,5 +1,6 @@
 """Outputs appear whole or not at all, never replace silently, and debris of killed runs is cleared."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -62,21 +63,83 @@ def test_second_of_two_runs_loses_and_says_so(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_debris_of_a_killed_run_is_cleared_by_the_next(tmp_path):
+@pytest.mark.parametrize("name", ["out", "run[1]"])
+def test_debris_of_a_killed_run_is_cleared_by_the_next(tmp_path, name):
     code = (
         "import sys; from prune.common.files.outputs import staged_directory\n"
-        f"with staged_directory({str(tmp_path / 'out')!r}) as stage:\n"
+        f"with staged_directory({str(tmp_path / name)!r}) as stage:\n"
         "    (stage / 'half').write_text('half'); print('ready', flush=True); sys.stdin.read()"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout.readline() == b"ready\n"
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / name).exists()
     assert len(list(tmp_path.iterdir())) == 1
-    with staged_directory(tmp_path / "out") as stage:
+    with staged_directory(tmp_path / name) as stage:
         (stage / "whole").write_text("whole")
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_link_to_a_folder_stays_and_its_folder_is_written(tmp_path):
+    target, link = tmp_path / "large disk" / "target", tmp_path / "link"
+    target.mkdir(parents=True)
+    link.symlink_to(target)
+    for content in ("first", "second"):
+        with staged_directory(link, overwrite=True) as stage:
+            (stage / content).write_text(content)
+        assert link.is_symlink()
+        assert [path.name for path in target.iterdir()] == [content]
+    assert [path.name for path in tmp_path.iterdir()].count("link") == 1
+    assert len(list(tmp_path.iterdir())) == 2
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+@pytest.mark.parametrize("fails", ["nothing", "the first rename", "the second rename"])
+def test_where_folders_cannot_be_exchanged_the_old_one_is_there_until_the_new_one_is(tmp_path, monkeypatch, fails):
+    out, real, renamed = tmp_path / "out", os.rename, []
+    with staged_directory(out) as stage:
+        (stage / "old").write_text("old")
+
+    def rename(source, target):
+        renamed.append(target)
+        if fails == {1: "the first rename", 2: "the second rename"}.get(len(renamed)):
+            raise OSError(errno.EIO, "the disk is gone", str(target))
+        real(source, target)
+
+    monkeypatch.setattr(outputs.ctypes, "CDLL", lambda *_, **__: object())  # a library without renameat2
+    monkeypatch.setattr(outputs.os, "rename", rename)
+    if fails == "nothing":
+        with staged_directory(out, overwrite=True) as stage:
+            (stage / "new").write_text("new")
+    else:
+        with pytest.raises(OSError, match="the disk is gone"), staged_directory(out, overwrite=True) as stage:
+            (stage / "new").write_text("new")
+    assert [path.name for path in out.iterdir()] == ["new" if fails == "nothing" else "old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_run_was_to_replace_outlives_its_kill_between_two_renames(tmp_path, monkeypatch):
+    out, real = tmp_path / "out", os.rename
+    with staged_directory(out) as stage:
+        (stage / "old").write_text("old")
+
+    class Killed(BaseException):
+        pass
+
+    def rename(source, target):
+        if source.name.startswith(".out.partial-"):
+            raise Killed
+        real(source, target)
+
+    monkeypatch.setattr(outputs.ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(outputs.os, "rename", rename)
+    with pytest.raises(Killed), staged_directory(out, overwrite=True):
+        pass
+    monkeypatch.setattr(outputs.os, "rename", real)
+    with staged_directory(out) as stage:
+        (stage / "next").write_text("next")
+    assert [path.read_text() for path in tmp_path.rglob("old")] == ["old"]
 
 
 def test_files_are_whole_and_refuse_to_replace(tmp_path):
@@ -98,7 +161,7 @@ def test_one_of_many_writers_wins(tmp_path):
     def write(k):
         try:
             write_text(path, str(k))
-        except (RegrowthError, FileExistsError):
+        except RegrowthError:
             failures.append(k)
 
     threads = [threading.Thread(target=write, args=(k,)) for k in range(8)]
@@ -114,9 +177,8 @@ def test_a_writer_that_comes_second_is_told_of_the_file_and_not_of_its_own(tmp_p
     path = tmp_path / "a.txt"
     monkeypatch.setattr(outputs, "free_file", lambda path, **_: path)  # the first comes after this look
     write_text(path, "first")
-    with pytest.raises(FileExistsError) as raised:
+    with pytest.raises(RegrowthError, match=rf"{path} already exists; use another --out or add --overwrite"):
         write_text(path, "second")
-    assert (raised.value.filename, raised.value.filename2) == (str(path), None)
     assert path.read_text() == "first"
 
 
