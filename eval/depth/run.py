@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.asking.backends import asked_at_once, check_resident, context_length, load_asked, weights_judged
+from eval.asking.backends import asked_at_once, asked_context, check_resident, load_asked, weights_judged
 from eval.asking.tasks import TaskPlan, hash_questions, prompts_of
 from eval.billing.sweep import Cost
 from eval.depth.plan import DepthTask, draw_tasks, plan_blocks, read_pool
@@ -112,7 +112,7 @@ def _measure(
     with progress("Loading the model", None, shown=show_progress):
         tokenizer = load_tokenizer(source)
         tasks = draw_tasks(pool, settings, tokenizer)
-        context = context_length(source, settings.max_length)
+        context = asked_context(source, settings.max_length)
         _check_room(settings, context)
         kept = KeptWork(unfinished, _facts(identity, plan, tasks, settings, context))
         chat = wants_chat(settings, tokenizer, source.name)

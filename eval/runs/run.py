@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from eval.asking.backends import (
     USUAL_ROWS,
+    asked_context,
     check_backend,
-    context_length,
     device_of,
     longest_scored,
     open_model,
@@ -77,7 +77,7 @@ def run(
     quiet_libraries()
     tokenizer = load_tokenizer(source)
     chat = wants_chat(settings, tokenizer, source.name)
-    context = context_length(source, settings.max_length)
+    context = asked_context(source, settings.max_length)
     _check_room(settings, context)
     identity = model_identity(source.folder, name=source.name, commit=source.commit)
     removal = plan_removal(settings, identity) if isinstance(settings, RunSettings) else None

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.asking.backends import check_resident, context_length, load_asked, weights_judged
+from eval.asking.backends import asked_context, check_resident, load_asked, weights_judged
 from eval.asking.cache import AnswerStore
 from eval.asking.tasks import TaskPlan, example_notes, hash_examples, hash_questions, plan_tasks
 from eval.billing.rows.bill import bill_nf4
@@ -146,7 +146,7 @@ def _measure(
     with progress("Loading the model", None, shown=show_progress):
         tokenizer = load_tokenizer(source)
         chat = wants_chat(settings, tokenizer, source.name)
-        context = context_length(source, settings.max_length)
+        context = asked_context(source, settings.max_length)
         drawn = draw_prose(settings, tokenizer, context)
         model = load_asked(source, settings, device)
         switch = attach(model, healed) if healed else None

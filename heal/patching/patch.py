@@ -174,9 +174,8 @@ def _plan(
     quiet_libraries()
     run = replace(run, device=pick_device(run.device))
 
-    from transformers import AutoConfig
-
     from heal.lineage import trace
+    from prune.models.loading import read_config
 
     lineage = trace(model, teacher, revision=run.revision)
     check_apart(out, lineage.pruned.folder, lineage.full.folder)
@@ -186,7 +185,7 @@ def _plan(
             f"{lineage.pruned.name} lacks layers {spell_layers(lineage.plan.dropped)}: no layer stands before the cut, "
             "so nothing can take a fold; heal it with heal distill"
         )
-    check_length(AutoConfig.from_pretrained(lineage.full.folder), settings.length)
+    check_length(read_config(lineage.full.folder, lineage.full.name), settings.length)
     return _PatchPlan(lineage, blocks, text, out, settings, fitted, _spare(fitted, settings.length), run)
 
 
