@@ -13,7 +13,6 @@ from eval.asking.tasks import TaskPlan, hash_questions, prompts_of
 from eval.billing.sweep import Cost
 from eval.depth.plan import DepthTask, draw_tasks, plan_blocks, read_pool
 from eval.depth.settings import DepthSettings
-from eval.runs.run import wants_chat
 from eval.settings import SHORTEST, settings_of
 from eval.sweeps.plan import SweepPlan
 from eval.sweeps.run import identify
@@ -26,6 +25,7 @@ from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.families.subject import Subject, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
 from prune.models.loading import load_tokenizer, pick_device
+from prune.text.chats import wants_chat
 
 if TYPE_CHECKING:
     from eval.depth.files import Depth
@@ -115,7 +115,7 @@ def _measure(
         context = asked_context(source, settings.max_length)
         _check_room(settings, context)
         kept = KeptWork(unfinished, _facts(identity, plan, tasks, settings, context))
-        chat = wants_chat(settings, tokenizer, source.name)
+        chat = wants_chat(settings.chat_template, tokenizer, source.name)
         pairs = _prompt_pairs(tasks, tokenizer, context, chat, settings) if settings.similarity else []
         device = pick_device(settings.device)
         settings = replace(settings, batch_tokens=settings.batch_tokens or at_once(WALK_TOKENS, device))

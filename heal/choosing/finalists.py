@@ -70,7 +70,7 @@ def choose_healed(
     if rank_and_world()[1] > 1:
         raise UsageError("heal finalists runs in one process; start it without a launcher")
     text = TextSource(text) if isinstance(text, str) else text
-    lineage = trace(model, teacher, revision=run.revision)
+    lineage = trace(model, teacher, revision=run.revision, untouched="give the model as prune cut left it")
     rivals = _rivals(lineage, finalists)
     tokens, device = parse_tokens(run.tokens), pick_device(run.device)
     unfinished = Unfinished.beside(out, resume=run.resume, overwrite=run.overwrite)

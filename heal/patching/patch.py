@@ -177,7 +177,7 @@ def _plan(
     from heal.lineage import trace
     from prune.models.loading import read_config
 
-    lineage = trace(model, teacher, revision=run.revision)
+    lineage = trace(model, teacher, revision=run.revision, untouched="a patch is solved for a cut as prune cut left it")
     check_apart(out, lineage.pruned.folder, lineage.full.folder)
     blocks = runs(lineage.plan.dropped)
     if blocks[0][0] == 0:

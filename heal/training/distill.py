@@ -65,7 +65,7 @@ def distill(
     plan = plan_healing("distill", model, text, out, settings, run, teacher=teacher)
     if settings.teacher_data == "self" and plan.text.mix is not None:
         raise UsageError("--mix is of texts to train on; with --teacher-data self the full model writes that")
-    lineage = trace(model, teacher, revision=run.revision, untouched=False)
+    lineage = trace(model, teacher, revision=run.revision)
     check_apart(out, lineage.full.folder)
     if settings.match_hidden and first_after_cut(plan.model.folder) == len(lineage.plan.kept):
         raise UsageError("--match-hidden needs a layer after the cut, and the cut took the last ones")
