@@ -30,7 +30,7 @@ from eval.reports.terminal import markdown
 from eval.runs.again import Again, second_settings
 from eval.runs.files import harness_results, write_samples
 from eval.runs.needles import draw_needles
-from eval.runs.run import name_of, run, wants_chat
+from eval.runs.run import name_of, run
 from eval.runs.samples import RunResult
 from eval.settings import ComparisonSettings, Settings, named_texts, settings_of
 from prune.checkpoint.source import locate
@@ -44,6 +44,7 @@ from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.models.loading import load_tokenizer
 from prune.models.precision import pick_dtype
 from prune.models.whole import check_stored
+from prune.text.chats import wants_chat
 from prune.text.windows import text_identity
 
 _LONGEST_LABEL = 100  # bytes; it is a part of file names
@@ -234,7 +235,7 @@ def _prompts(sha256: str | None) -> str:
 
 def same_chat(models: Sequence[str | Path], tokenizers: Sequence[Any], settings: Settings) -> bool:
     """Whether all models are asked through a chat template, as the first one's tokenizer decides where it is `auto`."""
-    if not wants_chat(settings, tokenizers[0], str(models[0])):
+    if not wants_chat(settings.chat_template, tokenizers[0], str(models[0])):
         return False
     prompts = [_probe(tokenizer) for tokenizer in tokenizers]
     for model, prompt in zip(models, prompts, strict=True):

@@ -33,7 +33,7 @@ class Lineage:
 
 
 def trace(
-    model: str | Path, teacher: str | Path | None = None, *, revision: str | None = None, untouched: bool = True
+    model: str | Path, teacher: str | Path | None = None, *, revision: str | None = None, untouched: str | None = None
 ) -> Lineage:
     """Find the source of a cut, and check that it is.
 
@@ -42,7 +42,7 @@ def trace(
         teacher: the full model; where the plan says it was, if None.
         revision: of `model` on the hub.
         untouched: also check that the kept tensors are still the source's (the first 4 KiB of each): nothing was
-            healed since.
+            healed since. Says why that must be, for the message.
 
     Raises:
         CheckpointError: no plan, a teacher that is not the source of the cut, or a model that was healed since.
@@ -65,17 +65,17 @@ def trace(
                 f"{PLAN_FILE}, which names {plan.model}); give that one with --teacher"
             )
     lineage = Lineage(plan, pruned, full, cut.checkpoint, subject)
-    if untouched:
-        _check_untouched(lineage)
+    if untouched is not None:
+        _check_untouched(lineage, untouched)
     return lineage
 
 
-def _check_untouched(lineage: Lineage) -> None:
+def _check_untouched(lineage: Lineage, why: str) -> None:
     for pair in lineage.subject.pairs(lineage.plan.kept, lineage.checkpoint):
         if pair.pruned is None or read_bytes(*pair.source, SAMPLE) != read_bytes(*pair.pruned, SAMPLE):
             raise CheckpointError(
                 f"{lineage.pruned.name}: {pair.name} is not {pair.source[1].name} of {lineage.full.name}: it was "
-                "healed since the cut, or cut from other weights; a patch is solved for a cut as prune cut left it"
+                f"healed since the cut, or cut from other weights; {why}"
             )
 
 

@@ -7,10 +7,9 @@ from typing import Any
 from eval.asking.removal import Removal
 from eval.settings import LONGEST, Questions, Settings
 from prune.checkpoint.source import Source
-from prune.common.errors import CheckpointError, first_line
 from prune.common.screen.terminal import Progress
 from prune.models.fitting import rows_at_once
-from prune.models.loading import longest_context, pick_device
+from prune.models.loading import context_length, pick_device
 from prune.models.precision import pick_dtype
 from prune.models.vllm.options import engine_device
 from prune.models.whole import AS_STORED, NF4, check_4bit, load_whole
@@ -81,16 +80,13 @@ def longest_scored(settings: Settings, context: int) -> int:
     return context - 1 if settings.backend == "vllm" else context + 1
 
 
-def context_length(source: Source, max_length: int | None) -> int:
-    """Tokens of context: `max_length`, or 4096 if that is None, but never more than the model's own."""
-    from transformers import AutoConfig
+def asked_context(source: Source, max_length: int | None) -> int:
+    """Tokens of context: `max_length`, or 4096 if that is None, but never more than the model's own.
 
-    try:
-        config = AutoConfig.from_pretrained(source.folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = first_line(error)
-        raise CheckpointError(f"{source.name} cannot be loaded as a causal language model ({reason})") from error
-    return min(max_length or LONGEST, longest_context(config) or LONGEST)
+    Raises:
+        CheckpointError: transformers cannot read the model's config.
+    """
+    return min(max_length or LONGEST, context_length(source, trust_remote_code=False) or LONGEST)
 
 
 def open_model(

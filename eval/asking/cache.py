@@ -35,6 +35,7 @@ class AnswerStore:
     def __init__(self, folder: Path | None = None, scope: Mapping[str, Any] | None = None) -> None:
         self._known: dict[str, Any] = {}
         self._file: int | None = None
+        self._folder = folder
         if folder is None:
             return
         scoped = folder / digest([LAYOUT, scope])[:32]
@@ -56,7 +57,11 @@ class AnswerStore:
         return self._known[key]
 
     def add(self, key: str, value: Any) -> None:
-        """Keep one answer, JSON; the first of a key stays. One with NaN or infinity does not go to the file."""
+        """Keep one answer, JSON; the first of a key stays. One with NaN or infinity does not go to the file.
+
+        Raises:
+            RegrowthError: the file cannot be written, such as on a full disk.
+        """
         if key in self._known:
             return
         self._known[key] = value
@@ -66,7 +71,14 @@ class AnswerStore:
             line = format_line(key, value)
         except ValueError:
             return
-        os.write(self._file, line)  # one append, so that lines of two runs do not mix
+        try:
+            while line:  # one append as a rule, so that lines of two runs do not mix; a disk that fills up takes a part
+                line = line[os.write(self._file, line) :]
+        except OSError as error:
+            raise RegrowthError(
+                f"--cache {self._folder} takes no more answers ({error.strerror or error}); make room there, name "
+                "another folder, or add --no-cache; the answers before this one are kept"
+            ) from error
 
     def close(self) -> None:
         """Bring the file to the disk."""

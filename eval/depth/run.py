@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.asking.backends import asked_at_once, check_resident, context_length, load_asked, weights_judged
+from eval.asking.backends import asked_at_once, asked_context, check_resident, load_asked, weights_judged
 from eval.asking.tasks import TaskPlan, hash_questions, prompts_of
 from eval.billing.sweep import Cost
 from eval.depth.plan import DepthTask, draw_tasks, plan_blocks, read_pool
 from eval.depth.settings import DepthSettings
-from eval.runs.run import wants_chat
 from eval.settings import SHORTEST, settings_of
 from eval.sweeps.plan import SweepPlan
 from eval.sweeps.run import identify
@@ -26,6 +25,7 @@ from prune.common.screen.terminal import progress, quiet_libraries, screen
 from prune.families.subject import Subject, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
 from prune.models.loading import load_tokenizer, pick_device
+from prune.text.chats import wants_chat
 
 if TYPE_CHECKING:
     from eval.depth.files import Depth
@@ -112,10 +112,10 @@ def _measure(
     with progress("Loading the model", None, shown=show_progress):
         tokenizer = load_tokenizer(source)
         tasks = draw_tasks(pool, settings, tokenizer)
-        context = context_length(source, settings.max_length)
+        context = asked_context(source, settings.max_length)
         _check_room(settings, context)
         kept = KeptWork(unfinished, _facts(identity, plan, tasks, settings, context))
-        chat = wants_chat(settings, tokenizer, source.name)
+        chat = wants_chat(settings.chat_template, tokenizer, source.name)
         pairs = _prompt_pairs(tasks, tokenizer, context, chat, settings) if settings.similarity else []
         device = pick_device(settings.device)
         settings = replace(settings, batch_tokens=settings.batch_tokens or at_once(WALK_TOKENS, device))

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking.tasks import TaskPlan
+from eval.questions.schema import parse_question
 from eval.reports.model import Example, Flips
 from eval.reports.wording.text import clipped
 from eval.runs.files import read_lines
 from prune.common.errors import CheckpointError
+from prune.common.files.artefact import first_fault
 
 Line = Mapping[str, Any]
 Pair = tuple[Line, Line]  # the same question, before and after
@@ -26,7 +28,7 @@ def read_flips(folder: Path, comparison: Mapping[str, Any]) -> tuple[Flips, ...]
     A task whose samples are not there is left out.
 
     Raises:
-        CheckpointError: samples that are no JSON lines, or not of the same questions.
+        CheckpointError: samples that are no JSON lines, lack what is shown of them, or are not of the same questions.
     """
     full, *others = [model["label"] for model in comparison["models"]]
     flipped = []
@@ -57,15 +59,32 @@ def _lines(folder: Path, label: str, task: TaskPlan) -> list[Line]:
     if not path.is_file():
         return []
     try:
-        return list(read_lines(path))
+        lines = read_lines(path)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON lines ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        if fault := _fault(line):
+            raise CheckpointError(f"{path}: sample {number} is not one that a comparison wrote: {fault}")
+    return list(lines)
+
+
+def _fault(line: Line) -> str:
+    """What keeps a line from being shown; nothing where it has all that is read here, or is of another task."""
+    if "doc" not in line:
+        return ""
+    if missing := [name for name in ("id", "correct", "response") if name not in line]:
+        return f"it has no {missing[0]}"
+    try:
+        parse_question(line["doc"])
+    except ValueError as error:
+        return f"its doc is no question ({first_fault(error)})"
+    return "" if isinstance(line["id"], str) else "its id is no text"
 
 
 def _pairs(folder: Path, before: Sequence[Line], after: Sequence[Line], what: str, full: str) -> list[Pair]:
-    answers = {line["id"]: line for line in after}
-    if not answers or not all("doc" in line for line in before):
+    if not after or not all("doc" in line for line in (*before, *after)):
         return []
+    answers = {line["id"]: line for line in after}
     if len(answers) != len(before) or any(line["id"] not in answers for line in before):
         raise CheckpointError(f"{folder}: the samples of {what} are of other questions than {full}'s")
     return [(line, answers[line["id"]]) for line in before]

@@ -74,5 +74,18 @@ def read_samples(path: Path) -> tuple[tuple[Question, ...], list[Sample]]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    """The objects of a file of JSON lines.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not UTF-8 text, or a line (named, 1-based) is no JSON object.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line:
+            continue
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} is no object")
+        rows.append(row)
+    return rows

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from eval.asking.backends import (
     USUAL_ROWS,
+    asked_context,
     check_backend,
-    context_length,
     device_of,
     longest_scored,
     open_model,
@@ -29,7 +29,7 @@ from eval.runs.as_stored import measure_stored
 from eval.runs.needles import draw_needles, measure_needles
 from eval.runs.prose import Prose, draw_prose, measure_prose
 from eval.runs.samples import RunResult, Sample, chosen_index, hash_prompt
-from eval.settings import SHORTEST, Questions, RunSettings, Settings, settings_of
+from eval.settings import SHORTEST, RunSettings, Settings, settings_of
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import locate
 from prune.common.errors import RegrowthError, UsageError
@@ -40,6 +40,7 @@ from prune.models.loading import load_tokenizer
 from prune.models.precision import pick_dtype
 from prune.models.vllm.options import altering
 from prune.models.whole import NF4
+from prune.text.chats import wants_chat
 
 if TYPE_CHECKING:
     from eval.asking.asker import Asker
@@ -77,8 +78,8 @@ def run(
     source = locate(model, revision=revision)
     quiet_libraries()
     tokenizer = load_tokenizer(source)
-    chat = wants_chat(settings, tokenizer, source.name)
-    context = context_length(source, settings.max_length)
+    chat = wants_chat(settings.chat_template, tokenizer, source.name)
+    context = asked_context(source, settings.max_length)
     _check_room(settings, context)
     identity = model_identity(source.folder, name=source.name, commit=source.commit)
     removal = plan_removal(settings, identity) if isinstance(settings, RunSettings) else None
@@ -190,14 +191,6 @@ def _asked_how(settings: Settings, prompts: Prompts | None, removal: Removal | N
         "prompts": None if prompts is None else prompts.sha256,
         **more,
     }
-
-
-def wants_chat(settings: Questions, tokenizer: Any, name: str) -> bool:
-    """Whether prompts go through the tokenizer's chat template: as told, or by `auto` where it has one."""
-    there = bool(getattr(tokenizer, "chat_template", None))
-    if settings.chat_template == "on" and not there:
-        raise RegrowthError(f"--chat-template on: the tokenizer of {name} has no chat template; use off")
-    return there and settings.chat_template != "off"
 
 
 def _stored(

@@ -8,14 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.asking.backends import check_resident, context_length, load_asked, weights_judged
+from eval.asking.backends import asked_context, check_resident, load_asked, weights_judged
 from eval.asking.cache import AnswerStore
 from eval.asking.tasks import TaskPlan, example_notes, hash_examples, hash_questions, plan_tasks
 from eval.billing.rows.bill import bill_nf4
 from eval.billing.sweep import Cost, VariantProse
 from eval.runs.as_stored import measure_stored
 from eval.runs.prose import Prose, draw_prose
-from eval.runs.run import wants_chat
 from eval.settings import settings_of
 from eval.sweeps.healed import Healed, attach, read_healed
 from eval.sweeps.plan import SweepPlan, plan_sweep
@@ -35,6 +34,7 @@ from prune.families.subject import Subject, new_config, open_subject
 from prune.models.at_once import WALK_TOKENS, at_once
 from prune.models.loading import load_tokenizer, pick_device
 from prune.models.spread import peak_over
+from prune.text.chats import wants_chat
 
 if TYPE_CHECKING:
     from eval.sweeps.document import Sweep
@@ -145,8 +145,8 @@ def _measure(
     batch_tokens = settings.batch_tokens or at_once(WALK_TOKENS, device)
     with progress("Loading the model", None, shown=show_progress):
         tokenizer = load_tokenizer(source)
-        chat = wants_chat(settings, tokenizer, source.name)
-        context = context_length(source, settings.max_length)
+        chat = wants_chat(settings.chat_template, tokenizer, source.name)
+        context = asked_context(source, settings.max_length)
         drawn = draw_prose(settings, tokenizer, context)
         model = load_asked(source, settings, device)
         switch = attach(model, healed) if healed else None

@@ -71,7 +71,7 @@ def choose_healed(
         raise UsageError("heal finalists runs in one process; start it without a launcher")
     text = TextSource(text) if isinstance(text, str) else text
     check_apart(out, model, teacher, *text.files_read, *settings.files_read)
-    lineage = trace(model, teacher, revision=run.revision)
+    lineage = trace(model, teacher, revision=run.revision, untouched="give the model as prune cut left it")
     check_apart(out, lineage.full.folder)
     rivals = _rivals(lineage, finalists)
     tokens, device = parse_tokens(run.tokens), pick_device(run.device)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from heal.cards import adapter_only_card
 from heal.merging.merge import Adapter, base_of, open_adapter
@@ -135,19 +134,18 @@ def refuse_layout(full: Source, pruned: Source, plan: CutPlan) -> None:
     Told from the model's skeleton (no weights) and both configs, as their classes fill them.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    from prune.models.loading import decoder_layers, text_config
+    from prune.models.loading import decoder_layers, read_config, text_config
+    from prune.models.memory.skeleton import skeleton
 
-    config = AutoConfig.from_pretrained(full.folder)
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config)
-    decoder: Any = skeleton
+    config = read_config(full.folder, full.name)
+    empty = skeleton(config, torch.float32, full.name)
+    decoder = empty
     while hasattr(decoder, "model"):  # the way that peft takes
         decoder = decoder.model
-    if getattr(decoder, "layers", None) is not decoder_layers(skeleton):
+    if getattr(decoder, "layers", None) is not decoder_layers(empty):
         raise CheckpointError(
-            f"peft's layer_replication does not find the layers of {type(skeleton).__name__} "
+            f"peft's layer_replication does not find the layers of {type(empty).__name__} "
             "(it looks for model.layers); merge the adapter instead, without --adapter-only"
         )
     family = family_of({"model_type": plan.model_type}, full.name)
@@ -156,7 +154,7 @@ def refuse_layout(full: Source, pruned: Source, plan: CutPlan) -> None:
             f"{plan.model_type} layers read what other layers computed, by number, and peft's layer_replication leaves "
             "those numbers; merge the adapter instead, without --adapter-only"
         )
-    whole, rest = text_config(config), text_config(AutoConfig.from_pretrained(pruned.folder))
+    whole, rest = text_config(config), text_config(read_config(pruned.folder, pruned.name))
     changed = {name.rpartition(".")[2] for name in plan.config} - set(family.count)
     if isinstance(getattr(whole, "layer_types", None), list):
         changed -= {*family.counts, *family.periods}  # the classes read these to fill the list, and nothing else does

@@ -175,11 +175,10 @@ def _plan(
     quiet_libraries()
     run = replace(run, device=pick_device(run.device))
 
-    from transformers import AutoConfig
-
     from heal.lineage import trace
+    from prune.models.loading import read_config
 
-    lineage = trace(model, teacher, revision=run.revision)
+    lineage = trace(model, teacher, revision=run.revision, untouched="a patch is solved for a cut as prune cut left it")
     check_apart(out, lineage.full.folder)
     blocks = runs(lineage.plan.dropped)
     if blocks[0][0] == 0:
@@ -187,7 +186,7 @@ def _plan(
             f"{lineage.pruned.name} lacks layers {spell_layers(lineage.plan.dropped)}: no layer stands before the cut, "
             "so nothing can take a fold; heal it with heal distill"
         )
-    check_length(AutoConfig.from_pretrained(lineage.full.folder), settings.length)
+    check_length(read_config(lineage.full.folder, lineage.full.name), settings.length)
     return _PatchPlan(lineage, blocks, text, out, settings, fitted, _spare(fitted, settings.length), run)
 
 

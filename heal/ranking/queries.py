@@ -13,7 +13,8 @@ from heal.ranking.pool import reading
 from heal.ranking.rows import Query
 from heal.ranking.settings import RankSettings
 from heal.text.packing import Row
-from prune.common.errors import RegrowthError, UsageError
+from prune.common.errors import RegrowthError
+from prune.text.chats import wants_chat
 from prune.text.windows import bos_id, encode
 
 if TYPE_CHECKING:
@@ -75,9 +76,7 @@ def ask(drawn: dict[str, list[Question]], tokenizer: PreTrainedTokenizerBase, *,
     Raises:
         UsageError: `on`, and the tokenizer has no chat template.
     """
-    if chat_template == "on" and not tokenizer.chat_template:
-        raise UsageError("--chat-template on: the model's tokenizer has none; use off")
-    chat = chat_template != "off" and bool(tokenizer.chat_template)
+    chat = wants_chat(chat_template, tokenizer, tokenizer.name_or_path or "the model")
     return [
         asked
         for domain, questions in drawn.items()

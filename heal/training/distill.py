@@ -65,7 +65,7 @@ def distill(
     plan = plan_healing("distill", model, text, out, settings, run, teacher=teacher)
     if settings.teacher_data == "self" and plan.text.mix is not None:
         raise UsageError("--mix is of texts to train on; with --teacher-data self the full model writes that")
-    lineage = trace(model, teacher, revision=run.revision, untouched=False)
+    lineage = trace(model, teacher, revision=run.revision)
     check_apart(out, lineage.full.folder)
     if settings.match_hidden and first_after_cut(plan.model.folder) == len(lineage.plan.kept):
         raise UsageError("--match-hidden needs a layer after the cut, and the cut took the last ones")
@@ -145,16 +145,14 @@ class _Full:
 
     @contextmanager
     def _writer(self, plan: HealPlan, tokenizer: PreTrainedTokenizerBase) -> Iterator[Writer]:
-        from transformers import AutoConfig
-
-        from prune.models.loading import longest_context
+        from prune.models.loading import longest_context, read_config
         from prune.writing.writers import transformers_writer, vllm_limit, vllm_writer
 
         if self.settings.backend == "hf":
             tokens = plan.schedule.length + self.settings.response_tokens
             yield transformers_writer(self.load(plan), tokenizer, tokens=tokens)
             return
-        longest = longest_context(AutoConfig.from_pretrained(self.lineage.full.folder))
+        longest = longest_context(read_config(self.lineage.full.folder, self.lineage.full.name))
         limit = vllm_limit(longest, plan.schedule.length, self.settings.response_tokens)
         how: dict[str, Any] = {"limit": limit, "device": self.device, "dtype": plan.settings.dtype}
         with vllm_writer(self.lineage.full, tokenizer, **how) as writer:
@@ -162,18 +160,17 @@ class _Full:
 
     def student(self, plan: HealPlan) -> Student:
         """The pruned model over the full one's tensors; its forward pass is the loss."""
-        from transformers import AutoConfig
-
         from heal.models.kernels import Kernels, fuse
         from heal.models.quantise import quantised_modules
         from heal.models.student import build_student
         from heal.models.targets import find_targets
         from prune.checkpoint.tensors import read
+        from prune.models.loading import read_config
 
         teacher, kept = self.load(plan), self.lineage.plan.kept
         self._loaded = None  # from here on the student holds it, and frees it
         values = {name: read(*stored) for name, stored in self.changed.items()}
-        student = build_student(teacher, AutoConfig.from_pretrained(plan.model.folder), kept, values)
+        student = build_student(teacher, read_config(plan.model.folder, plan.model.name), kept, values)
         cut = first_after_cut(plan.model.folder)
         targets = find_targets(student, self.settings.targets, cut=cut)
         prefix = shared_prefix(targets, cut or 0, student, teacher)

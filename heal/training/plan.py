@@ -16,14 +16,14 @@ from heal.text.sources import TextSource
 from heal.training.checkpoints import Checkpoints
 from heal.training.schedule import Schedule, plan_steps
 from prune.checkpoint.source import Source, locate
-from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.outputs import check_apart, free_folder
 from prune.common.machine.memory import available
 from prune.common.machine.processes import rank_and_world, sharded
 from prune.common.screen.terminal import quiet_libraries
 from prune.common.sizes import parse_tokens, spell_size
 from prune.models.attention import check_attention
-from prune.models.loading import longest_context, pick_device
+from prune.models.loading import longest_context, pick_device, read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -115,18 +115,21 @@ def plan_healing(
             f"a run into {out} stands unfinished {left}: go on with --resume, or begin anew, --overwrite"
         )
     quiet_libraries()
+    import torch
+
     from heal.models.adapters import adapter_dtype
     from heal.models.kernels import check_kernels
     from heal.models.quantise import compute_dtype
     from heal.models.targets import check_rank, find_targets
+    from prune.models.memory.skeleton import skeleton
     from prune.models.spread import check_spread
 
     check_spread(run.device_map, run.device)
     run = replace(run, device=pick_device(run.device))
     check_kernels(settings.kernels, run.device)
     source = locate(model, revision=run.revision)
-    skeleton = _skeleton(source)
-    config = skeleton.config
+    config = read_config(source.folder, source.name)
+    empty = skeleton(config, torch.float32, source.name)
     from_budget, free = left_open(settings), None
     compute = compute_dtype(settings.dtype, device=run.device)
     adapters = adapter_dtype(settings.adapter_compute, device=run.device, compute=compute)
@@ -140,7 +143,7 @@ def plan_healing(
     settled = {field.name: getattr(schedule, field.name) for field in fields(Step)}
     settings = replace(settings, **settled)
     check_length(config, schedule.length)
-    targets = find_targets(skeleton, settings.targets, cut=first_after_cut(source.folder))
+    targets = find_targets(empty, settings.targets, cut=first_after_cut(source.folder))
     check_rank(targets, settings.rank, settings.dropout)
     if text.held_out_tokens is None:
         text = replace(text, held_out_tokens=measured_tokens(budget))
@@ -225,20 +228,3 @@ def _check_sharding(method: str, settings: Settings) -> None:
         raise UsageError("--kernels liger is checked before training, and a base in shards cannot be; use none or auto")
     if settings.patience is not None:
         raise UsageError("--patience keeps a copy of the best adapter, which FSDP has in shards; leave it out")
-
-
-def _skeleton(source: Source) -> PreTrainedModel:
-    """The model without its weights, made of its config alone.
-
-    Raises:
-        CheckpointError: no causal language model that transformers knows.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(source.folder)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{source.name} is no causal language model that transformers knows ({error})") from error

@@ -124,7 +124,7 @@ def _move(read: int, write: int, part: Range, source: Path, target: Path, advanc
             )
         except OSError as error:
             if error.errno not in _CANNOT:
-                raise OSError(error.errno, error.strerror, str(target)) from None
+                raise OSError(error.errno, error.strerror, str(source), None, str(target)) from None
             break
         if not count:
             break  # some file systems answer 0 instead of an error; the buffer finds out whether the file ended
@@ -132,7 +132,10 @@ def _move(read: int, write: int, part: Range, source: Path, target: Path, advanc
         advance(count)
     buffer = memoryview(bytearray(min(_BUFFER, part.length - done)))
     while done < part.length:
-        count = os.preadv(read, [buffer[: part.length - done]], part.source + done)
+        try:
+            count = os.preadv(read, [buffer[: part.length - done]], part.source + done)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(source)) from None
         if not count:
             raise CheckpointError(f"{source} became shorter while it was read")
         write_all(write, buffer[:count], part.target + done, target)

@@ -26,5 +26,13 @@ class TextError(RegrowthError):
 
 def first_line(error: BaseException) -> str:
     """The first line of another library's error, at most 200 characters; its type's name where it says nothing."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return _short((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def one_line(error: BaseException) -> str:
+    """As `first_line`, of all lines in one: for an error whose reason stands below its heading."""
+    return _short(" ".join(str(error).split()) or type(error).__name__)
+
+
+def _short(line: str) -> str:
     return line if len(line) <= 200 else line[:197] + "..."

@@ -8,7 +8,7 @@ from prune.common.errors import UsageError
 
 _UNITS = {"": 1 << 30, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 _UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+_SIZE = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")  # more digits would be infinite as a float
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
@@ -37,7 +37,7 @@ def parse_tokens(text: str | int, *, option: str = "--tokens") -> int:
     Raises:
         UsageError: not such a number, or not above 0.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)([kmb]?)", str(text).strip().lower().replace("_", ""))
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?|\.\d+)([kmb]?)", str(text).strip().lower().replace("_", ""))
     count = round(float(match[1]) * _COUNTS[match[2]]) if match else 0
     if count < 1:
         raise UsageError(f"{option} {text!r} is not a number of tokens; write it as 60k, 2M or 164000000")

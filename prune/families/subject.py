@@ -115,7 +115,8 @@ def open_subject(model: str | Path, *, revision: str | None = None, carry_code: 
     Raises:
         CheckpointError: not a model, damaged, or of a family that is not known.
     """
-    if Path(model).expanduser().is_dir() or Path(model).is_file():
+    path = Path(model).expanduser()
+    if path.is_dir() or path.is_file():
         source, absent = locate(model), None
     else:
         source, absent = open_on_hub(model, revision=revision, carry_code=carry_code)

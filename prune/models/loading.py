@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.source import Source
-from prune.common.errors import CheckpointError, RegrowthError, first_line
+from prune.common.errors import CheckpointError, RegrowthError, first_line, one_line
 from prune.common.machine.out_of_memory import is_out_of_memory
 from prune.common.machine.processes import local_device
 from prune.models.attention import AUTO
@@ -110,6 +110,7 @@ def load_model(
         CheckpointError: transformers cannot load the folder as a causal language model, or not with that attention.
         torch.OutOfMemoryError: it does not fit.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -124,6 +125,8 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(
             source.folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, **options
         )
+    except StrictDataclassError as error:  # of the config, of which the class checks the fields
+        raise CheckpointError(f"{source.name}: transformers cannot read its config.json ({one_line(error)})") from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         if is_out_of_memory(error):  # no fault of the checkpoint
             raise
@@ -168,8 +171,8 @@ def read_config(folder: Path, name: str, *, trust_remote_code: bool = False) -> 
 
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{name}: transformers cannot read its config.json ({first_line(error)})") from error
+    except Exception as error:  # a class may raise anything over fields that make no sense
+        raise CheckpointError(f"{name}: transformers cannot read its config.json ({one_line(error)})") from error
 
 
 def text_config(config: Any) -> Any:

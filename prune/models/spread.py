@@ -14,7 +14,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.machine.memory import peak_memory
 from prune.common.machine.processes import rank_and_world
-from prune.models.loading import decoder_layers
+from prune.models.loading import decoder_layers, read_config
 
 _FOR_LOGITS = 2 << 30  # bytes that pieces of the logits and what libraries take for themselves may need
 
@@ -66,17 +66,17 @@ def place_layers(
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
+        CheckpointError: transformers cannot make the model of its config.
         RegrowthError: the GPUs together have no room for its weights.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from prune.models.memory.skeleton import skeleton
 
-    with torch.device("meta"):
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    layers, places = decoder_layers(skeleton), gpus()
+    config = read_config(source.folder, source.name, trust_remote_code=trust_remote_code)
+    empty = skeleton(config, dtype, source.name, trust_remote_code=trust_remote_code)
+    layers, places = decoder_layers(empty), gpus()
     value = dtype.itemsize if bits == 16 else bits / 8 * 1.04  # with scales
     size = max(int(value * sum(weight.numel() for weight in layer.parameters())) for layer in layers)
-    others = sum(weight.numel() for weight in skeleton.parameters()) - sum(w.numel() for w in layers.parameters())
+    others = sum(weight.numel() for weight in empty.parameters()) - sum(w.numel() for w in layers.parameters())
     rooms = [free for _, free in places]
     rooms[0] -= others * dtype.itemsize + _FOR_LOGITS
     shares = share_layers(len(layers), size, rooms)
@@ -88,7 +88,7 @@ def place_layers(
         )
     homes = [device for (device, _), share in zip(places, shares, strict=True) for _ in range(share)]
     numbers = {layer: number for number, layer in enumerate(layers)}
-    parts = parts_of(skeleton, layers)
+    parts = parts_of(empty, layers)
     return {name: homes[numbers[part]] if part in numbers else places[0][0] for name, part in parts}
 
 
@@ -107,10 +107,10 @@ def share_layers(count: int, size: int, rooms: Sequence[int]) -> list[int] | Non
         return None
     total = sum(max(0, room) for room in rooms)
     shares = [min(bound, count * max(0, room) // total) for bound, room in zip(most, rooms, strict=True)]
-    while (left := count - sum(shares)) > 0:
+    while sum(shares) < count:
         free = [room - share * size for room, share in zip(rooms, shares, strict=True)]
         place = max((index for index, bound in enumerate(most) if shares[index] < bound), key=lambda index: free[index])
-        shares[place] += min(1, left)
+        shares[place] += 1
     return shares
 
 

@@ -31,7 +31,7 @@ class ScanSettings:
         device_map: as transformers takes it; a table names the place of each module ("disk" too).
 
     Raises:
-        UsageError: a setting is out of range, or two contradict each other.
+        UsageError: a setting is out of range, or `max_memory` is given with `load_in_4bit` or `device_map`.
     """
 
     field: Annotated[str, Option("Field of .jsonl and .parquet rows that holds the text.")] = "text"
@@ -70,6 +70,9 @@ class ScanSettings:
             raise UsageError(f"--tokens {self.tokens}: use last or all")
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: use 0 or more")
+        whole = "--load-in-4bit" if self.load_in_4bit else "--device-map" if self.device_map is not None else None
+        if whole and self.max_memory is not None:
+            raise UsageError(f"--max-memory streams a larger model, and {whole} loads the whole of it; leave one out")
         parse_batch_size(str(self.batch_size))
 
     @property

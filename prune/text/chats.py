@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from prune.common.errors import TextError, first_line
+from prune.common.errors import TextError, UsageError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -13,6 +13,22 @@ if TYPE_CHECKING:
 ASSISTANT = "assistant"
 Messages = list[dict[str, Any]]
 _SHOWN = 40  # characters of a chat that an error shows
+
+
+def wants_chat(setting: str, tokenizer: Any, name: str) -> bool:
+    """Whether prompts go through the tokenizer's chat template: as told, or by `auto` where it has one.
+
+    Args:
+        setting: `on`, `off` or `auto`.
+        name: of the model, for the message.
+
+    Raises:
+        UsageError: `on`, and the tokenizer has none.
+    """
+    there = bool(getattr(tokenizer, "chat_template", None))
+    if setting == "on" and not there:
+        raise UsageError(f"--chat-template on: the tokenizer of {name} has no chat template; use auto or off")
+    return there and setting != "off"
 
 
 class Template:

@@ -210,12 +210,11 @@ def _file_rows(path: Path, wanted: _Wanted, row: int, at: Any) -> Iterator[_Foun
                     if path.suffix == ".txt":
                         yield Document(line.strip(), place), row, after
                     else:
-                        yield _of_row(json.loads(line), wanted, f"{path} line {row + 1}", place), row, after
+                        where = f"{path} line {row + 1}"
+                        yield _of_row(_parsed(line, where), wanted, where, place), row, after
                 row += 1
     except UnicodeDecodeError:
         raise TextError(f"{path} is not UTF-8 text") from None
-    except (json.JSONDecodeError, RecursionError):
-        raise TextError(f"{path} line {row + 1} is not JSON") from None
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise TextError(f"{path} is not a whole gzip file") from None
 
@@ -225,6 +224,13 @@ def _lines(file: Iterable[bytes], at: int) -> Iterator[tuple[str, int]]:
     for line in file:
         at += len(line)
         yield line.decode("utf-8"), at
+
+
+def _parsed(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):  # a ValueError is also a whole number of thousands of digits
+        raise TextError(f"{where} is not JSON") from None
 
 
 def _of_row(value: Any, wanted: _Wanted, where: str, place: str) -> Document:

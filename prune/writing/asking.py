@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from prune.common.errors import TextError, UsageError
-from prune.text.chats import Messages, Template, first_question
+from prune.text.chats import Messages, Template, first_question, wants_chat
 from prune.text.documents import MESSAGES, Document, Documents
 from prune.writing.prompts import Prompt, asked_prompt, in_turns, opening_prompt, plain_prompt, shuffled
 from prune.writing.settings import WriteSettings
@@ -36,17 +36,14 @@ class Asker:
     """Rows as prompts of one model.
 
     Raises:
-        TextError: `chat_template` is on, and the tokenizer has none.
+        UsageError: `chat_template` is on, and the tokenizer has none.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: WriteSettings) -> None:
         self._tokenizer, self._settings = tokenizer, settings
         self._template: Template | None = None
         self._own_way = False
-        if settings.chat_template == "on" or (settings.chat_template == "auto" and tokenizer.chat_template):
-            name = tokenizer.name_or_path or "the model"
-            if not tokenizer.chat_template:
-                raise TextError(f"--chat-template on: the tokenizer of {name} has none; use auto or off")
+        if wants_chat(settings.chat_template, tokenizer, tokenizer.name_or_path or "the model"):
             self._template = Template(tokenizer, remedy="")
             self._own_way = any(mark in tokenizer.get_chat_template() for mark in _THINKS)
 

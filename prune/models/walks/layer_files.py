@@ -15,7 +15,7 @@ from prune.checkpoint.tensors import FLOATS, read_into, torch_dtype
 from prune.common.errors import CheckpointError, RegrowthError, first_line
 from prune.common.machine.memory import available
 from prune.models.at_once import WEIGHTS_SHARE
-from prune.models.loading import decoder_layers, stored_dtype, text_config
+from prune.models.loading import decoder_layers, read_config, stored_dtype, text_config
 from prune.models.memory.shapes import HEADS
 from prune.models.walks.hooks import decoder_of
 
@@ -195,9 +195,9 @@ def _without_weights(
     source: Source, checkpoint: Checkpoint, dtype: torch.dtype | str, trust_remote_code: bool
 ) -> tuple[Any, torch.dtype]:
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
+    config = read_config(source.folder, source.name, trust_remote_code=trust_remote_code)
     picked = dtype if isinstance(dtype, torch.dtype) else stored_dtype(checkpoint, config)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=picked, trust_remote_code=trust_remote_code)

@@ -20,6 +20,7 @@ import torch
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError
 from prune.common.machine.memory import available
+from prune.common.sizes import spell_size
 from prune.models.at_once import STATES_SHARE
 from prune.models.loading import forward_takes, text_config
 from prune.models.walks.hooks import state_of
@@ -169,7 +170,11 @@ class StatesKept:
         return sum(torch.Size(shape).numel() for shape in self._shapes) * self._dtype.itemsize
 
     def one_more(self) -> list[torch.Tensor]:
-        """A tensor for each batch's state."""
+        """A tensor for each batch's state.
+
+        Raises:
+            RegrowthError: neither memory nor the folder of temporary files has room.
+        """
         for home, left in self._left.items():
             if self.size <= left:
                 self._left[home] -= self.size
@@ -178,7 +183,13 @@ class StatesKept:
         folder = self._files.enter_context(tempfile.TemporaryDirectory(prefix="regrowth-states-"))
         path = Path(folder) / "states"
         with path.open("wb") as file:  # a full disk is an error here; under a mapping it would kill the process
-            os.posix_fallocate(file.fileno(), 0, self.size)
+            try:
+                os.posix_fallocate(file.fileno(), 0, self.size)
+            except OSError as error:
+                raise RegrowthError(
+                    f"{tempfile.gettempdir()} cannot take {spell_size(self.size)} of hidden states "
+                    f"({error.strerror or error}); make room there, name a larger folder in TMPDIR, or use less text"
+                ) from None
         whole = torch.from_file(str(path), shared=True, size=sum(sizes), dtype=self._dtype)
         return [part.view(shape) for part, shape in zip(whole.split(sizes), self._shapes, strict=True)]
 

@@ -1,5 +1,6 @@
 """Kept answers: none is asked twice, none crosses models or settings, and a killed run goes on where it stopped."""
 
+import errno
 import json
 import os
 import shutil
@@ -225,6 +226,28 @@ def test_the_key_of_a_request_is_all_that_is_asked():
     }
     assert len(keys) == 5
     assert request_key("generate_until", ("a", dict(reversed(settings.items())))) in keys
+
+
+def test_an_answer_goes_to_the_file_whole_and_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    answers, write, room = AnswerStore(tmp_path, {}), os.write, [60]
+
+    def piecewise(file, content):
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        count = write(file, content[: min(7, room[0])])
+        room[0] -= count
+        return count
+
+    monkeypatch.setattr("os.write", piecewise)
+    answers.add("k0", [1.0, True, False])
+    with pytest.raises(RegrowthError, match=f"--cache {tmp_path} takes no more answers .No space left.*--no-cache"):
+        answers.add("k1", "a longer answer, of which a part fits")
+    monkeypatch.undo()
+    again = AnswerStore(tmp_path, {})
+    assert "k0" in again
+    assert "k1" not in again
+    again.add("k1", "one more")
+    assert AnswerStore(tmp_path, {})["k1"] == "one more"
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tiny_llama, sample_questions, tmp_path):

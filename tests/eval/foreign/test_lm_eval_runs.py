@@ -187,6 +187,7 @@ def test_what_is_no_folder_of_lm_eval_is_refused(other, tmp_path):
     for change, words in [
         (lambda: shutil.copytree(full, other / "more"), r"several models \(\., more\)"),
         (lambda: shutil.rmtree(other / "more"), ""),
+        (lambda: next(other.glob("samples_piqa*")).write_text("5\n"), "samples_piqa.*line 1 is no object"),
         (lambda: next(other.glob("samples_piqa*")).unlink(), "samples_piqa_local_.* run lm-eval with --log_samples"),
         (lambda: next(other.glob("results_*")).write_text("{"), "cannot be read as JSON"),
         (lambda: next(other.glob("results_*")).write_text("{}"), "is no results file of lm-eval"),

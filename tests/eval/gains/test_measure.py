@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 import eval.gains.measure as measure
-from eval.asking.backends import context_length
+from eval.asking.backends import asked_context
 from eval.billing.document import write_run
 from eval.comparison import compare
 from eval.gains.measure import measure_gains
@@ -131,7 +131,7 @@ def test_a_stretched_context_counts(tmp_path):
     tiny("qwen2", max_position_embeddings=64, rope_parameters=rope).save_pretrained(tmp_path)
     asked = ComparisonSettings(device="cpu")
     plan = plan_gains({"full": tmp_path}, {}, asked, GainsSettings(context=200, new_tokens=4))
-    assert (plan.context, context_length(Source(tmp_path, "it"), 200)) == (200, 200)
+    assert (plan.context, asked_context(Source(tmp_path, "it"), 200)) == (200, 200)
 
 
 def test_models_that_vllm_answers_for_are_measured_by_transformers_and_the_bill_says_so(tiny_llama):

@@ -165,6 +165,25 @@ def test_sources_that_are_none(tmp_path):
         load_local("asdiv", Archive(tmp_path / "broken"))
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "row", "reason"),
+    [
+        ("asdiv", "ASDiv/test.jsonl", {"answer": 9}, "the answer is not one number"),
+        ("asdiv", "ASDiv/test.jsonl", {"answer": None, "passage": 3}, "the answer is not one number"),
+        ("boolq", "BoolQ/dev.jsonl", {"passage": None, "answer": "True"}, "no passage"),
+        ("boolq", "BoolQ/dev.jsonl", {"passage": "Fog is water.", "answer": ["True"]}, None),
+    ],
+)
+def test_a_row_whose_fields_are_no_text_is_left_out(tmp_path, name, file, row, reason):
+    path = tmp_path / file
+    path.parent.mkdir()
+    path.write_text(json.dumps({"question": "Is fog dry?", **row}) + "\n")
+    loaded = load_local(name, Archive(tmp_path))
+    assert loaded.questions == []
+    assert sum(loaded.left_out.values()) == 1
+    assert reason is None or loaded.left_out[reason] == 1
+
+
 def test_the_13_domains_of_the_study_hold_56_subjects_once_each():
     names = list(declared())
     assert names[13:] == ["medical", "math", "science", "commonsense", "reading", "mmlu"]

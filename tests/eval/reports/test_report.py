@@ -311,6 +311,28 @@ def test_wrong_folders_are_named(planted, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda row: 5, "line 2 is no object"),
+        (lambda row: {name: value for name, value in row.items() if name != "id"}, "sample 2 .* it has no id"),
+        (lambda row: {name: value for name, value in row.items() if name != "response"}, "sample 2 .* no response"),
+        (lambda row: row | {"doc": 5}, "sample 2 .* its doc is no question"),
+        (lambda row: row | {"doc": row["doc"] | {"answer": None}}, r"sample 2 .* its doc is no question \(answer"),
+        (lambda row: row | {"id": ["x"]}, "sample 2 .* its id is no text"),
+    ],
+)
+def test_a_damaged_sample_is_named(planted, tmp_path, spoil, words):
+    broken = shutil.copytree(planted / "bill", tmp_path / "broken")
+    samples = broken / "samples_pruned_regrowth_math_choice.jsonl"
+    lines = samples.read_text("utf-8").split("\n")
+    lines[1] = json.dumps(spoil(json.loads(lines[1])))
+    samples.write_text("\n".join(lines), "utf-8")
+    with pytest.raises(CheckpointError, match=f"^{samples}.*{words}"):
+        report(broken, out=tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize(
     ("accuracy", "nll", "at_chance", "words"),
     [
         ((1, 2, 3), (1, 2, 3), [], "a lost more, by both measures"),

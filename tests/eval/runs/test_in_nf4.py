@@ -90,6 +90,10 @@ def test_the_own_loss_of_nf4_is_the_difference_of_the_two(packed, plain, tmp_pat
     assert run_tables(document.to_json()) is not None
     write_run(packed, tmp_path / "one")
     assert read_run(tmp_path / "one").stored_prose == packed.stored_prose
+    samples = next((tmp_path / "one").glob("samples_*"))
+    samples.write_text("5\n")
+    with pytest.raises(RegrowthError, match="one is not a whole run .*line 1 is no object"):
+        read_run(tmp_path / "one")
 
 
 def test_layer_by_layer_from_the_files_gives_the_same(tiny_llama, ask, packed, monkeypatch):

@@ -15,7 +15,7 @@ from prune.choosing.settings import CheckSettings, CutSettings
 from prune.common.errors import RegrowthError, UsageError
 from prune.scanning.settings import ScanSettings
 from tests.support.commands import check_refused, run, succeed
-from tests.support.healing import SMALL, distil_tiny, quiet
+from tests.support.healing import SMALL, changed_copy, distil_tiny, quiet
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +131,8 @@ def test_the_command(checked, pruned, tiny_llama, sample_text, tmp_path, planted
     )
     check_refused(run("heal", "finalists", checked, *words, "--overwrite", "--finalists", 0), 2, "is not at least 1")
     check_refused(run("heal", "finalists", checked, *words), 1, "already exists")
+    touched = changed_copy(checked, tmp_path / "touched")
+    refused = run("heal", "finalists", touched, *words, "--overwrite")
+    check_refused(
+        refused, 1, "was healed since the cut, or cut from other weights; give the model as prune cut left it"
+    )

@@ -1,6 +1,7 @@
 """The closed-form patch: exact where the answer is known, refused where there is no place for it, never for worse."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,17 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from heal import PatchSettings, TextSource, held_out_loss, patch
+from heal import PatchSettings, TextSource, held_out_loss, patch, qlora
+from heal.merging.adapter_only import refuse_layout
 from heal.patching.evidence import Few, Parts
 from heal.patching.least_squares import Sums, aim, massive, solve, solve_map
 from heal.patching.places import find_place
 from heal.patching.side_by_side import SideBySide
-from heal.settings import PatchRun
+from heal.settings import PatchRun, TrainingRun
 from heal.text.packing import pack
 from prune import cut, plan_cut
-from prune.common.errors import RegrowthError
+from prune.checkpoint.source import locate
+from prune.common.errors import CheckpointError, RegrowthError
+from prune.cutting.plan import CutPlan
 from prune.models.loading import decoder_layers
-from tests.support.checkpoints import same_weights, weights
+from tests.support.checkpoints import edit_config, same_weights, weights
 from tests.support.commands import check_refused, succeed
 from tests.support.commands import run as run_command
 from tests.support.every_family import small_config
@@ -319,6 +323,19 @@ def test_what_is_no_cut_of_the_teacher_is_refused(full, pruned, patched, tiny_ll
     assert "it was healed since the cut" in refused(patched, full, options, tmp_path)[1]
     done = run_command("heal", "patch", pruned, "--teacher", full, "--out", patched, *options)
     check_refused(done, 1, "already exists")
+
+
+def test_a_full_model_whose_config_cannot_be_read_is_named(tiny_llama, options, tmp_path, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("odd")
+    odd = shutil.copytree(tiny_llama, folder / "odd")
+    edit_config(odd, rope_parameters=5)
+    model = cut(plan_cut(odd, layers="2", show_progress=False), folder / "c", show_progress=False)
+    line = "odd: transformers cannot read its config.json"
+    assert line in refused(model, odd, options, tmp_path)[1]
+    with pytest.raises(CheckpointError, match=line):
+        refuse_layout(locate(odd), locate(model), CutPlan.read(model / "prune_plan.json"))
+    with pytest.raises(CheckpointError, match="c: transformers cannot read its config.json"):
+        qlora(model, options[1], tmp_path / "out", run=TrainingRun(tokens="60k", device="cpu", show_progress=False))
 
 
 def test_a_cut_at_the_first_layer_takes_no_fold(full, options, tmp_path, tmp_path_factory):

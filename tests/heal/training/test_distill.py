@@ -38,7 +38,7 @@ def patched(pruned, tmp_path_factory):
 
 def _pair(full, pruned, bits=16):
     """The full model, and the student over its tensors."""
-    lineage = trace(pruned, full, untouched=False)
+    lineage = trace(pruned, full)
     own = {name: read(*place) for name, place in own_tensors(lineage, shown=False).items()}
     teacher = load_frozen(Source(full, "full"), bits=bits, device="cpu")
     return teacher, build_student(teacher, AutoConfig.from_pretrained(pruned), lineage.plan.kept, own)
@@ -315,7 +315,7 @@ def test_what_healing_has_changed_is_told_by_heal_json(tiny_llama, patched, smal
     for base, changed in (("dequantised", 42), ("original", 15)):  # 7 projections a layer; 14 adapted, 1 patched
         merged = tmp_path / base
         merge_quietly(adapter.out, merged, base=base, compare_logits=False)
-        own = own_tensors(trace(merged, tiny_llama, untouched=False), shown=False)
+        own = own_tensors(trace(merged, tiny_llama), shown=False)
         assert len(own) == changed
         assert own.keys() <= healed_tensors(merged)
         assert PATCHED in own
@@ -324,10 +324,10 @@ def test_what_healing_has_changed_is_told_by_heal_json(tiny_llama, patched, smal
         for name in names:
             other = changed_copy(tiny_llama, tmp_path / f"{base}-{name}", name)
             with pytest.raises(CheckpointError, match=f"differ .such as .*{name}.* and no heal.json"):
-                own_tensors(trace(tmp_path / base, other, untouched=False), shown=False)
+                own_tensors(trace(tmp_path / base, other), shown=False)
     shutil.copy(adapter.out / "heal.json", tmp_path / "original")
     with pytest.raises(CheckpointError, match="does not say which tensors healing changed"):
-        own_tensors(trace(tmp_path / "original", tiny_llama, untouched=False), shown=False)
+        own_tensors(trace(tmp_path / "original", tiny_llama), shown=False)
 
 
 def test_where_the_cut_is(tiny_llama, pruned, tmp_path):

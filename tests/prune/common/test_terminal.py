@@ -139,6 +139,8 @@ def test_a_full_disk_is_that_of_the_copy_not_of_its_source():
     full = OSError(errno.ENOSPC, "No space left on device", "source", None, "copy")
     assert _describe_os_error(full) == "copy: No space left on device"
     assert _describe_os_error(OSError(errno.EACCES, "no", "source", None, "copy")) == "source: no"
+    broken = OSError(errno.EIO, "Input/output error", "source", None, "copy")
+    assert _describe_os_error(broken) == "source -> copy: Input/output error"
 
 
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])

@@ -1,5 +1,6 @@
 """The cut as a whole: what the folder holds, what the commands say, and that a refused cut writes nothing."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -135,6 +136,21 @@ def test_copying_through_the_buffer_gives_the_same_bytes(tiny_llama, tmp_path, m
     monkeypatch.setattr("os.copy_file_range", lambda *_: 0)  # as some network file systems answer
     buffered = cut(plan, tmp_path / "buffered", show_progress=False)
     assert file_sha256(kernel / "model.safetensors") == file_sha256(buffered / "model.safetensors")
+
+
+def test_a_copy_that_fails_names_both_files_as_either_may_be_broken(tiny_llama, tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    for call in ("os.copy_file_range", "os.preadv"):
+        with monkeypatch.context() as patch:
+            patch.setattr("os.copy_file_range", lambda *_: 0)
+            patch.setattr(call, broken)
+            done = run("prune", "cut", tiny_llama, "--layers", "4-5", "--out", tmp_path / "out")
+        assert done.exit_code == 1
+        assert f"error: {tiny_llama / 'model.safetensors'}" in done.stderr
+        assert (" -> " in done.stderr) == (call == "os.copy_file_range")
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_metadata_of_shared_tensors_follows_its_layers(tiny_llama, tmp_path):

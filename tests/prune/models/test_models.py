@@ -1,5 +1,6 @@
 """From MODEL to a folder, a loaded model and its layers; every wrong name is one clear line."""
 
+import shutil
 from contextlib import contextmanager
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -10,12 +11,14 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from transformers import BitsAndBytesConfig
 
+from eval.asking.backends import asked_context
 from heal.models.quantise import compute_dtype
 from prune.checkpoint.source import locate
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
 from prune.models import precision
-from prune.models.loading import decoder_layers, load_model, load_tokenizer, pick_device
+from prune.models.loading import decoder_layers, load_model, load_tokenizer, pick_device, read_config
 from prune.models.precision import multiplies_bfloat16, pick_dtype, tensor_float32
+from prune.models.spread import place_layers
 from prune.models.walks.layer_files import LayerFiles
 from prune.models.whole import load_whole
 from tests.support.checkpoints import edit_config
@@ -66,6 +69,25 @@ def test_a_folder_without_tokenizer_or_weights(tiny_llama, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"has no tokenizer that transformers can load \(.+\)$"):
         load_tokenizer(locate(tmp_path))
+
+
+def test_a_config_that_its_class_refuses_is_one_line_with_the_reason(tiny_llama, tmp_path, monkeypatch):
+    source = locate(shutil.copytree(tiny_llama, tmp_path / "odd"))
+    monkeypatch.setattr("prune.models.spread.gpus", lambda: [("cuda:0", 1 << 30), ("cuda:1", 1 << 30)])
+    for fields, reason in [({"rope_parameters": 5}, ".*with value 5 .*"), ({"dtype": "nix"}, ".*'nix'")]:
+        edit_config(source.folder, **fields)
+        for read in (
+            lambda: read_config(source.folder, source.name),
+            lambda: asked_context(source, None),
+            lambda: place_layers(source, bits=16, dtype=torch.float32),
+            lambda: LayerFiles(source, dtype=torch.float32, device="cpu"),
+        ):
+            with pytest.raises(CheckpointError, match=rf"odd: transformers cannot read its config.json \({reason}\)$"):
+                read()
+        edit_config(source.folder, *fields)
+    edit_config(source.folder, rope_parameters=5)
+    with pytest.raises(CheckpointError, match=r"odd: transformers cannot read its config.json \(.*with value 5"):
+        load_model(source)
 
 
 def test_devices_and_dtypes():

@@ -85,6 +85,14 @@ def test_what_fits_is_reckoned_from_the_headers(tiny_llama):
     assert fits(source, "auto", "cpu", None)
 
 
+@pytest.mark.parametrize("whole", [{"load_in_4bit": True}, {"device_map": "auto"}])
+def test_a_bound_on_memory_does_not_go_with_what_loads_the_whole_model(whole):
+    flag = "--" + next(iter(whole)).replace("_", "-")
+    with pytest.raises(UsageError, match=f"--max-memory streams a larger model, and {flag} loads the whole"):
+        ScanSettings(max_memory=1 << 30, **whole)
+    ScanSettings(**whole)
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("4GiB", 4 << 30), ("800MB", 800_000_000), ("1.5 gib", 3 << 29), ("2", 2 << 30)]
 )
@@ -92,7 +100,7 @@ def test_sizes(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "4GX", "0", "four"])
+@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "4GX", "0", "four", "9" * 400])
 def test_sizes_that_make_no_sense(text):
     with pytest.raises(UsageError, match="--max-memory"):
         parse_size(text)

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 import prune
 from prune import WriteSettings, Written
 from prune.checkpoint.source import Source
-from prune.common.errors import RegrowthError, TextError, UsageError
+from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
 from prune.models.generation import Sampling
 from prune.models.loading import load_tokenizer
 from prune.text.documents import read_documents
@@ -145,6 +145,26 @@ def test_draws_are_the_users_then_the_models_then_ours(tmp_path, stated, given, 
     if stated is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(stated))
     assert settle_sampling(tmp_path, WriteSettings(**given)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ([], "holds no JSON object"),
+        ({"temperature": "0.6"}, "by its temperature '0.6'; mend it, or give --temperature"),
+        ({"temperature": -1}, "by its temperature -1;"),
+        ({"temperature": float("nan")}, "by its temperature nan;"),
+        ({"top_p": 1.5}, "by its top_p 1.5; mend it, or give --top-p"),
+        ({"top_k": True}, "by its top_k True; mend it, or give --top-k"),
+    ],
+)
+def test_a_models_own_draws_are_checked(tmp_path, stated, words):
+    (tmp_path / "generation_config.json").write_text(json.dumps(stated))
+    with pytest.raises(CheckpointError, match=f"^{tmp_path / 'generation_config.json'}.* {words}"):
+        settle_sampling(tmp_path, WriteSettings())
+    if stated:
+        given = WriteSettings(temperature=0.5, top_p=0.5, top_k=1)
+        assert settle_sampling(tmp_path, given) == Sampling(0.5, 0.5, 1)
 
 
 def asked(folder, sources, template=None, **settings):

@@ -1,5 +1,6 @@
 """A model run layer by layer from its files: the numbers of the loaded one on every route, one layer in memory."""
 
+import errno
 import json
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 from prune.checkpoint.source import Source
 from prune.choosing.check import check_candidates, greedy_removal
 from prune.choosing.settings import CheckSettings, CutSettings
-from prune.common.errors import CheckpointError
+from prune.common.errors import CheckpointError, RegrowthError
 from prune.cutting.planning import plan_cut
 from prune.models.walks.layerwise import Layerwise
 from prune.models.walks.variants import FULL, score_variants
@@ -74,6 +75,21 @@ def test_one_layer_has_weights_at_a_time_and_the_states_that_do_not_fit_go_to_fi
     assert max(spilled) == len(VARIANTS)
     assert not list((tmp_path / "tmp").iterdir())
     assert scores.kl == pytest.approx(score_variants(model, windows(), VARIANTS, batch_tokens=64).kl, abs=1e-4)
+
+
+def test_a_full_disk_under_the_states_names_the_folder_and_the_remedy(tmp_path, monkeypatch):
+    files = from_files(tiny(layers=6), tmp_path / "model", cap=1000)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    words = f"{tmp_path / 'tmp'} cannot take .*MiB of hidden states .No space left on device.; .* in TMPDIR"
+    with pytest.raises(RegrowthError, match=words):
+        score_variants(files, windows(), VARIANTS, batch_tokens=64)
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 def test_a_layer_that_no_variant_runs_is_not_read(tmp_path, monkeypatch):
