@@ -32,6 +32,7 @@ from eval.runs.samples import RunResult, Sample, chosen_index, hash_prompt
 from eval.settings import SHORTEST, Questions, RunSettings, Settings, settings_of
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import locate
+from prune.common.checked import checks_arguments
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.provenance import versions
 from prune.common.machine.memory import give_back
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from eval.asking.asker import Asker
 
 
+@checks_arguments
 def run(
     model: str | Path,
     settings: Settings | None = None,

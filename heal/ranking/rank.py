@@ -24,6 +24,7 @@ from heal.ranking.settings import RankRun, RankSettings, Selection
 from heal.ranking.warming import Warm, WarmUp, given_adapter, load_adapted
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import Source, locate
+from prune.common.checked import checks_arguments
 from prune.common.errors import UsageError
 from prune.common.files.outputs import free_file, write_text
 from prune.common.files.provenance import digest, provenance
@@ -66,6 +67,7 @@ class RankResult:
         return self.ranking.to_json()
 
 
+@checks_arguments
 def rank(
     model: str | Path,
     out: str | Path | None = None,

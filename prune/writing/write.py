@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import Source, locate
+from prune.common.checked import checks_arguments
 from prune.common.errors import CheckpointError, UsageError, first_line
 from prune.common.files.outputs import free_file, sync
 from prune.common.files.provenance import provenance
 from prune.common.files.resume import Unfinished
 from prune.common.machine.processes import rank_and_world
 from prune.common.screen.terminal import progress
-from prune.text.windows import text_identity
+from prune.text.windows import named_sources, text_identity
 from prune.writing.asking import DOCUMENT, FAST, FIELDS, SLOW, Asker, Counts, check_room, read_prompts
 from prune.writing.result import Written, WrittenPart
 from prune.writing.settings import WriteSettings
@@ -37,6 +38,7 @@ _FEW = "give more --prompts, raise --answer-tokens, or ask for fewer --tokens"
 _APART = ("tokens", "backend_args", "device_map", "batch_size")  # settings that no row hangs on, or that are kept apart
 
 
+@checks_arguments
 def write(
     model: str | Path,
     prompts: str | Sequence[str],
@@ -143,7 +145,7 @@ def _plan(
     from prune.models.vllm.options import altering, engine_device, parse_engine_options
     from prune.writing.writers import vllm_limit
 
-    sources = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    sources = named_sources(prompts, "--prompts")
     if not sources:
         raise UsageError("give what the model answers with --prompts")
     check_spread(settings.device_map, settings.device)
