@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -117,7 +117,7 @@ def run(
             asker.close()
             answers.close()
     logged = harness.pop("samples")
-    rows = asker.rows or settings.batch_size or USUAL_ROWS
+    sizes = _batch_sizes(asker.sizes, asker.rows or settings.batch_size or USUAL_ROWS)
     facts, notes = asker.facts, [*([removal.note] if removal else []), *example_notes(plans), *asker.notes]
     tokens, asked, known, truncated = asker.tokens, asker.asked, asker.known, asker.truncated
     del asker
@@ -142,7 +142,7 @@ def run(
             settings,
             prompts,
             removal,
-            batch_size=rows,
+            **sizes,
             dtype=facts["dtype"],
             max_length=context,
             chat_template=chat,
@@ -157,6 +157,20 @@ def run(
         needles=needles,
         stored_prose=stored,
     )
+
+
+def _batch_sizes(sizes: Mapping[int | None, int], rows: int) -> dict[str, Any]:
+    """At how many requests a time most answers came, and where there are several such numbers, how many by each.
+
+    Args:
+        sizes: as of `Asker`.
+        rows: what stands for answers of which it is not known.
+    """
+    usual = max((size for size in sizes if size is not None), key=lambda size: sizes[size], default=rows)
+    if len(sizes) < 2:
+        return {"batch_size": usual}
+    named = {"unknown" if size is None else str(size): count for size, count in sizes.items()}
+    return {"batch_size": usual, "batch_sizes": dict(sorted(named.items(), key=lambda item: (len(item[0]), item[0])))}
 
 
 def _check_room(settings: Settings, context: int) -> None:
