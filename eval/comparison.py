@@ -34,6 +34,7 @@ from eval.runs.run import name_of, run
 from eval.runs.samples import RunResult
 from eval.settings import ComparisonSettings, Settings, named_texts, settings_of
 from prune.checkpoint.source import locate
+from prune.common.checked import checks_arguments
 from prune.common.errors import RegrowthError, UsageError, first_line
 from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_json, write_text
 from prune.common.files.provenance import file_sha256, provenance
@@ -50,6 +51,7 @@ from prune.text.windows import text_identity
 _LONGEST_LABEL = 100  # bytes; it is a part of file names
 
 
+@checks_arguments
 def compare(
     full: str | Path,
     others: Sequence[str | Path],

@@ -17,12 +17,14 @@ from eval.foreign.settings import ForeignSettings
 from eval.gains.settings import GainsSettings
 from eval.reports.page import read_sweep
 from eval.settings import ComparisonSettings, settings_of
+from prune.common.checked import checks_arguments
 from prune.common.errors import UsageError
 from prune.common.files.outputs import check_apart, free_folder
 
 _REMEDY = "--from-lm-eval bills the scores that are logged, in the domains of known tasks or --mapping; leave it out"
 
 
+@checks_arguments
 def compare_lm_eval(
     full: str | Path,
     others: Sequence[str | Path],

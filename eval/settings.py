@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Self, TypeVar, get_type_hints
 
+from prune.common.checked import Checked, field_value
 from prune.common.errors import UsageError
 from prune.common.screen.options import Option, named_paths
 from prune.instruments.needles import NEEDLES
@@ -87,7 +88,7 @@ def _names(help: str, option: str) -> Option:
 
 
 @dataclass(frozen=True)
-class Questions:
+class Questions(Checked):
     """Which questions are put to a model, in which words, and where it computes."""
 
     data: Annotated[Path | None, _asks("Folder of prepared questions: one <domain>.jsonl each.", parse=Path)] = None
@@ -95,7 +96,7 @@ class Questions:
     limit: Annotated[int | None, _asks("Questions per domain and protocol (or task), at most; all if not given.")] = (
         None
     )
-    seed: Annotated[int, _asks("Which questions and which prose are drawn.")] = 0
+    seed: Annotated[int, _asks("Which questions and which prose are drawn.", least=0)] = 0
     sets: Annotated[
         tuple[str, ...] | None, _names("Only questions of these sets, as mmlu,medmcqa,asdiv.", "--sets")
     ] = None
@@ -145,12 +146,16 @@ class Questions:
         hints = get_type_hints(cls, include_extras=True)
         if unknown := sorted(set(given) - set(hints)):
             raise UsageError(f"no setting is called {unknown[0]!r}")
-        given = {name: value for name, value in given.items() if value is not None}
-        parsers = {name: get_args(hints[name])[1].parse or (lambda value: value) for name in given}
-        return cls(**{name: parsers[name](value) for name, value in given.items()})
+        given = {name: field_value(cls, name, value) for name, value in given.items() if value is not None}
+        return cls(**given)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "protocols", check_protocols(self.protocols))  # in Python any may be given
+        if self.domains:
+            object.__setattr__(self, "domains", split_names(self.domains))
+        if self.sets is not None:
+            object.__setattr__(self, "sets", split_names(self.sets, "--sets"))
         if self.limit is not None and self.limit < 2:
             raise UsageError(f"--limit {self.limit} is too few questions; an interval needs 2 at least")
         if self.seed < 0:
@@ -260,9 +265,20 @@ class Settings(Questions):
         ),
     ] = None
 
+    @classmethod
+    def of(cls, **given: Any) -> Self:
+        """As in `Questions`; `backend_args` may be a table too."""
+        if isinstance(engine := given.get("backend_args"), Mapping):
+            given["backend_args"] = parse_engine_options(engine)
+        return super().of(**given)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "thinking", check_modes(self.thinking))
+        if self.tasks:
+            object.__setattr__(self, "tasks", split_names(self.tasks, "--tasks"))
+        if self.needle_lengths:
+            object.__setattr__(self, "needle_lengths", _lengths(self.needle_lengths))
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size} must be 1 or more")
         if self.slow_tokens < FEWEST_SLOW:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -90,9 +91,12 @@ def _shares(written: str | None) -> tuple[float, ...] | None:
     if written is None:
         return None
     try:
-        return tuple(float(share) for share in written.split(","))
+        shares = tuple(float(share) for share in written.split(","))
     except ValueError:
-        raise UsageError(f"--mix {written}: write a share for each --text, such as 0.7,0.3") from None
+        shares = (math.nan,)
+    if not all(map(math.isfinite, shares)):
+        raise UsageError(f"--mix {written}: write a share for each --text, such as 0.7,0.3")
+    return shares
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
+from prune.common.checked import Checked
 from prune.common.errors import UsageError
 from prune.common.screen.options import MAX_MEMORY, Option, named_paths
 from prune.common.sizes import parse_size, parse_tokens
@@ -45,7 +46,7 @@ def parse_checkpointing(written: str) -> bool | str:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """How to heal. What follows from the token budget is None; a plan's `schedule` has it settled.
 
     The defaults lead up to arXiv 2403.17887, whose budget is 5000 steps of 16 rows of 2048 or 4096 tokens. Its rank is
@@ -85,7 +86,7 @@ class Settings:
             shown="on",
         ),
     ] = True
-    rank: Annotated[int, _adapter("LoRA rank; the paper's is 64 for most models, 2 to 8 for some.")] = 64
+    rank: Annotated[int, _adapter("LoRA rank; the paper's is 64 for most models, 2 to 8 for some.", least=1)] = 64
     alpha: Annotated[float | None, _adapter("LoRA alpha; the rank if not given.")] = None
     dropout: Annotated[float, _adapter("Dropout before the adapter.")] = 0.05
     targets: Annotated[
@@ -110,6 +111,11 @@ class Settings:
     kernels: Annotated[
         str, _training("Fused norms, rotary positions and gates: auto (liger on a GPU, if installed), liger, or none.")
     ] = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.checkpointing, str):  # in Python too it may be given as it is typed
+            object.__setattr__(self, "checkpointing", parse_checkpointing(self.checkpointing))
 
     @property
     def files_read(self) -> tuple[Path, ...]:
@@ -162,7 +168,7 @@ class DistillSettings(Settings):
 
 
 @dataclass(frozen=True)
-class PatchSettings:
+class PatchSettings(Checked):
     """How to patch. A ridge pulls towards the weights as they are, as a share of the mean squared feature."""
 
     objective: Annotated[str, _patch("What counts as near: auto, normalised, capped or cosine.")] = "auto"
@@ -177,7 +183,7 @@ class PatchSettings:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Checked):
     """Where a run goes and what it may replace. `show_progress`: on stderr."""
 
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1, ...")] = "auto"
@@ -211,6 +217,7 @@ class TrainingRun(Run):
             typed=str | None,
             parse=parse_size,
             shown="what the machine has",
+            least=1,
         ),
     ] = None
     device_map: Annotated[
@@ -230,13 +237,15 @@ class PatchRun(Run):
 
 
 @dataclass(frozen=True)
-class BudgetQuery:
+class BudgetQuery(Checked):
     """What `heal budget` is asked, beside the settings of healing. The paper's budget is 164M tokens."""
 
-    n: Annotated[int, Option("Layers that the cut will drop; 0 for a model that is cut.", flag="--n")] = 0
+    n: Annotated[int, Option("Layers that the cut will drop; 0 for a model that is cut.", flag="--n", least=0)] = 0
     start: Annotated[
         int | None,
-        Option("Where the cut begins, 0-based; that of the deepest block that keeps the last layer if not given."),
+        Option(
+            "Where the cut begins, 0-based; that of the deepest block that keeps the last layer if not given.", least=0
+        ),
     ] = None
     card: Annotated[
         str | None, Option("Card to plan for, such as H100, RTX-4090 or cpu; the first visible GPU here if not given.")
@@ -247,6 +256,7 @@ class BudgetQuery:
             "Memory of a card of your own, such as 40GiB; at the speed of --card, or of an A100.",
             typed=str,
             parse=partial(parse_size, option="--gpu-memory"),
+            least=1,
         ),
     ] = None
     tokens: Annotated[
@@ -256,7 +266,7 @@ class BudgetQuery:
 
 
 @dataclass(frozen=True)
-class Measuring:
+class Measuring(Checked):
     """What a merge is measured on, and compared with."""
 
     compare_logits: Annotated[
@@ -270,6 +280,7 @@ class Measuring:
             "How much of it, in tokens; as much as the adapter was measured on if not given.",
             typed=str,
             parse=partial(parse_tokens, option="--held-out-tokens"),
+            least=1,
         ),
     ] = None
     device: Annotated[str, Option("What quantises and measures: auto, cpu, cuda, cuda:1, ...")] = "auto"
@@ -325,8 +336,6 @@ def check(settings: Settings) -> None:
         raise UsageError(f"--schedule {settings.schedule} is unknown; use {', '.join(SCHEDULES)}")
     if isinstance(settings.batch_size, str):
         parse_batch_size(settings.batch_size)
-    if settings.checkpointing not in (True, False, AUTO):
-        raise UsageError(f"--checkpointing {settings.checkpointing}: use on, off or auto")
     if settings.patience is not None and settings.patience < 1:
         raise UsageError(f"--patience {settings.patience} is not at least 1")
 

@@ -5,6 +5,7 @@ lm-eval's own cache of answers is not used: its key ignores which model answers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +25,9 @@ class Asker(LM):
 
     `asked` and `known` count requests that the model answered now, and that the store knew. `truncated` counts
     prompts longer than the context, whose start was cut, whichever way their answers came. `scored` is the most tokens
-    of a prompt and its continuation that the model reads, see `eval.asking.backends.longest_scored`.
+    of a prompt and its continuation that the model reads, see `eval.asking.backends.longest_scored`. `sizes` counts
+    answers by how many requests were asked at a time, now or in the run that asked; None where that is not known.
+    Windows are not among them: they are asked one by one.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Asker(LM):
         self.scored = scored
         self.bar = bar
         self.asked = self.known = self.truncated = 0
+        self.sizes: Counter[int | None] = Counter()
         self._open = open_model
         self._answers = answers
         self._model: Any = None
@@ -127,6 +131,8 @@ class Asker(LM):
         if new:
             self.asked += len(new)
             ask(list(new.values()))
+        if kind != "window":
+            self._count(keys)
         return [self._answers[key][0] for key in keys]
 
     def close(self) -> None:
@@ -157,9 +163,13 @@ class Asker(LM):
             answers = getattr(self.model, kind)(list(new.values()))
             for (key, request), answer in zip(new.items(), answers, strict=True):
                 self._put(key, kind, request.args, answer)  # what the backend did not hand over while it worked
+        self._count(keys)
         known = [self._answers[key] for key in keys]
         self.truncated += sum(value[-1] for value in known)
         return known
+
+    def _count(self, keys: Sequence[str]) -> None:
+        self.sizes.update(self._answers.rows(key) for key in keys)
 
     def _keep(self, kind: str, arguments: Any, answer: Any) -> None:
         self._put(request_key(kind, arguments), kind, arguments, answer)
@@ -167,11 +177,13 @@ class Asker(LM):
     def _put(self, key: str, kind: str, arguments: Any, answer: Any) -> None:
         if key in self._answers:
             return
-        if kind in ("window", "written"):
+        if kind == "window":
             self._answers.add(key, [answer])
+        elif kind == "written":
+            self._answers.add(key, [answer], self._rows_now())
         else:
             values = [float(answer[0]), bool(answer[1])] if kind == "loglikelihood" else [answer]
-            self._answers.add(key, [*values, self._cut(kind, arguments)])
+            self._answers.add(key, [*values, self._cut(kind, arguments)], self._rows_now())
 
     def _cut(self, kind: str, arguments: Any) -> bool:
         if kind == "loglikelihood_rolling":  # a long text is scored in pieces

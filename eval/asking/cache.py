@@ -1,8 +1,9 @@
 """Answers of one model under one set of settings, kept in a file that only ever grows.
 
-Each line is one answer, with a checksum before it. A run that is killed loses at most the line it was writing, which
-the next run passes over; so an interrupted run goes on where it stopped. Which file an answer belongs to is settled
-by the content of the model's files, never by its name.
+Each line is one answer, with a checksum before it and the number of requests that were asked at a time, on which last
+digits hang: a record tells it, and no answer is looked up by it. A run that is killed loses at most the line it was
+writing, which the next run passes over; so an interrupted run goes on where it stopped. Which file an answer belongs to
+is settled by the content of the model's files, never by its name.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class AnswerStore:
 
     def __init__(self, folder: Path | None = None, scope: Mapping[str, Any] | None = None) -> None:
         self._known: dict[str, Any] = {}
+        self._rows: dict[str, int] = {}
         self._file: int | None = None
         self._folder = folder
         if folder is None:
@@ -56,19 +58,26 @@ class AnswerStore:
     def __getitem__(self, key: str) -> Any:
         return self._known[key]
 
-    def add(self, key: str, value: Any) -> None:
+    def rows(self, key: str) -> int | None:
+        """How many requests were asked at a time when this one was; None where that is not known, or makes no odds."""
+        return self._rows.get(key)
+
+    def add(self, key: str, value: Any, rows: int | None = None) -> None:
         """Keep one answer, JSON; the first of a key stays. One with NaN or infinity does not go to the file.
+
+        Args:
+            rows: requests at a time; None where the answer does not hang on it.
 
         Raises:
             RegrowthError: the file cannot be written, such as on a full disk.
         """
         if key in self._known:
             return
-        self._known[key] = value
+        self._take(key, value, rows)
         if self._file is None:
             return
         try:
-            line = format_line(key, value)
+            line = format_line(key, value, rows)
         except ValueError:
             return
         try:
@@ -92,25 +101,33 @@ class AnswerStore:
         with os.fdopen(os.dup(self._file), "rb") as file:
             content = file.read()
         for line in content.split(b"\n"):
-            if (entry := parse_line(line)) is not None:
-                self._known.setdefault(*entry)
+            if (entry := parse_line(line)) is not None and entry[0] not in self._known:
+                self._take(*entry)
         if content and not content.endswith(b"\n"):  # a run was killed in the middle of a line
             os.write(self._file, b"\n")
 
+    def _take(self, key: str, value: Any, rows: int | None) -> None:
+        self._known[key] = value
+        if rows is not None:
+            self._rows[key] = rows
 
-def format_line(key: str, value: Any) -> bytes:
-    """`checksum [key, value]` and a line feed; the checksum is CRC-32 of what follows it, in hex."""
-    text = json.dumps([key, value], allow_nan=False).encode()
+
+def format_line(key: str, value: Any, rows: int | None = None) -> bytes:
+    """`checksum [key, value, rows]` and a line feed, without the rows where they are None.
+
+    The checksum is CRC-32 of what follows it, in hex.
+    """
+    text = json.dumps([key, value] if rows is None else [key, value, rows], allow_nan=False).encode()
     return f"{zlib.crc32(text):08x} ".encode() + text + b"\n"
 
 
-def parse_line(line: bytes) -> tuple[str, Any] | None:
-    """The key and value of a line; None where it is empty, cut short or damaged."""
+def parse_line(line: bytes) -> tuple[str, Any, int | None] | None:
+    """The key, value and rows of a line (older ones have no rows); None where it is empty, cut short or damaged."""
     mark, _, text = line.partition(b" ")
     try:
         if len(mark) != 8 or int(mark, 16) != zlib.crc32(text):
             return None
-        key, value = json.loads(text)
+        key, value, *rows = json.loads(text)
     except ValueError:
         return None
-    return key, value
+    return key, value, rows[0] if rows else None

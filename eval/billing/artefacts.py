@@ -22,8 +22,9 @@ from prune.common.files.artefact import Artefact, Part
 _SETTINGS = (
     "how it was asked: precision, `weights` (`as stored`, `nf4`, or what vLLM made of them), context, chat template, "
     "backend, protocols, shots, limit, seed, sets, thinking, and `prompts`, the SHA-256 of what --prompts holds (null "
-    "for the built-in ones); where there are, `needles` and `removed_heads` (`heads` as `[layer, head]`, `by`, "
-    "`random`, `file`)"
+    "for the built-in ones); `batch_size`, requests at a time, of most answers; where there are, `batch_sizes` (where "
+    "there are several: answers by that number, `unknown` for what older versions kept), `needles` and `removed_heads` "
+    "(`heads` as `[layer, head]`, `by`, `random`, `file`)"
 )
 _WARNINGS = "what a reader must see first: few questions, cut prompts, memory that ran out"
 _ROWS = (

@@ -48,11 +48,23 @@ def _differences(runs: Sequence[RunResult]) -> list[str]:
         if len(set(values.values())) > 1:
             each = ", ".join(f"{value} ({label})" for label, value in values.items())
             lines.append(f"not the same {name} for all models: {each}; a part of the differences may be its")
+    sizes = {r.label: _batch_sizes(r) for r in runs}
+    if len(set().union(*sizes.values())) > 1 and any(r.settings.get("dtype") != "float32" for r in runs):
+        each = ", ".join(f"{' and '.join(map(str, sorted(some)))} ({label})" for label, some in sizes.items() if some)
+        lines.append(f"not the same batch_size for all answers: {each}; a part of the differences may be its")
     asked = {task.name for task in runs[0].tasks}
     for run in runs[1:]:
         if more := [task.name.removeprefix("regrowth_") for task in run.tasks if task.name not in asked]:
             lines.append(f"{run.label} was asked {', '.join(more)} too, and {runs[0].label} was not: left out")
     return lines
+
+
+def _batch_sizes(run: RunResult) -> set[int]:
+    """How many requests were asked at a time, in any answer of which it is known."""
+    if by_size := run.settings.get("batch_sizes"):
+        return {int(size) for size in by_size if size != "unknown"}
+    size = run.settings.get("batch_size")
+    return {size} if isinstance(size, int) else set()
 
 
 def _cut(requests: int) -> str:

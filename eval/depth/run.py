@@ -16,6 +16,7 @@ from eval.depth.settings import DepthSettings
 from eval.settings import SHORTEST, settings_of
 from eval.sweeps.plan import SweepPlan
 from eval.sweeps.run import identify
+from prune.common.checked import checks_arguments
 from prune.common.errors import UsageError
 from prune.common.files.outputs import check_apart, free_folder
 from prune.common.files.provenance import digest
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from eval.depth.unfinished import KeptWork
 
 
+@checks_arguments
 def measure_depth(
     model: str | Path,
     settings: DepthSettings | None = None,

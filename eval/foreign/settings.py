@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from eval.settings import ComparisonSettings
+from prune.common.checked import Checked
 from prune.common.errors import UsageError
 from prune.common.screen.options import Option, named_paths
 
@@ -16,7 +17,7 @@ _ALSO = ("domains", "labels", "max_loss", "policy", "sweep", "cache")  # setting
 
 
 @dataclass(frozen=True)
-class ForeignSettings:
+class ForeignSettings(Checked):
     """Folders of lm-eval in the place of models: which scores of theirs are billed, and in which domains."""
 
     from_lm_eval: Annotated[
@@ -31,6 +32,7 @@ class ForeignSettings:
     ] = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("mapping", "filter"):
             if getattr(self, name) is not None and not self.from_lm_eval:
                 raise UsageError(f"--{name} goes with --from-lm-eval")

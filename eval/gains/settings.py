@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Annotated
 
+from prune.common.checked import Checked
 from prune.common.errors import UsageError
 from prune.common.screen.options import Option
 
@@ -15,7 +16,7 @@ _SIZES = ("context", "new_tokens", "sequences", "rounds")
 
 
 @dataclass(frozen=True)
-class GainsSettings:
+class GainsSettings(Checked):
     """Whether bytes, memory and speed of the models are measured, on prompts of which size, how often."""
 
     gains: Annotated[bool, _gains("Measure what the cut gives: bytes, KV cache, memory, tokens a second.")] = True
@@ -29,6 +30,7 @@ class GainsSettings:
     rounds: Annotated[int, _gains("How often each model has its turn.", flag="--gains-rounds")] = 3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         counts = {"--gains-context": self.context, "--gains-new-tokens": self.new_tokens}
         counts |= {"--gains-sequences": self.sequences, "--gains-rounds": self.rounds}
         for option, value in counts.items():

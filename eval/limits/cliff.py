@@ -8,6 +8,7 @@ from pathlib import Path
 from eval.billing.cliff import CliffLine, CliffProse, Cliffs, lines_of, prose_of
 from eval.billing.sweep import SweepRecord
 from eval.reports.sections.cliff import cliff_markdown, write_cliff_figures
+from prune.common.checked import checks_arguments
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_text
 from prune.common.files.provenance import provenance
@@ -16,6 +17,7 @@ CLIFF_FILE = "cliff.json"
 _WAYS = {"best": "by similarity", "deepest": "deepest"}  # of a sweep's starts
 
 
+@checks_arguments
 def find_cliffs(sweeps: Sequence[str | Path], *, out: str | Path, overwrite: bool = False) -> Cliffs:
     """Accuracy and prose loss of each sweep's cuts against the share of layers dropped, in the folder `out`.
 

@@ -22,6 +22,7 @@ from eval.billing.judging.verdict import judge
 from eval.billing.noise import Noise
 from eval.billing.rows.bill import DomainRow
 from eval.reports.sections.frontier import frontier_markdown, write_frontier_figures
+from prune.common.checked import checks_arguments
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_text
 from prune.common.files.provenance import provenance
@@ -30,6 +31,7 @@ FRONTIER_FILE = "frontier.json"
 _DRAWN = ("limit", "seed", "sets", "few_shot")  # of a run's settings: which questions are asked, after what examples
 
 
+@checks_arguments
 def make_frontier(
     comparisons: Sequence[str | Path],
     *,

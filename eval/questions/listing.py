@@ -13,6 +13,7 @@ from eval.questions.domains import DomainPart, declared, files_of
 from eval.questions.loaded import LICENCES
 from eval.questions.schema import cluster_of, read_questions
 from eval.settings import PLAIN
+from prune.common.checked import checks_arguments
 from prune.common.errors import RegrowthError
 from prune.common.files.artefact import Artefact, Part
 from prune.common.screen.tables import Cell, Table
@@ -49,6 +50,7 @@ class Domains(Artefact):
     domains: tuple[ListedDomain, ...] = Field(description="the declared ones first")
 
 
+@checks_arguments
 def list_domains(data: str | Path | None = None) -> Domains:
     """The domains of a folder of questions, or those that are declared where no folder is named.
 

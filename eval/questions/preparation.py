@@ -16,6 +16,7 @@ from eval.questions.examples import examples_path, format_examples
 from eval.questions.loaded import LICENCES, Loaded, drop_wrong_options
 from eval.questions.schema import Question, drop_repeats, format_questions
 from eval.settings import PLAIN
+from prune.common.checked import checks_arguments
 from prune.common.errors import RegrowthError
 from prune.common.files.artefact import Artefact, Part
 from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_text
@@ -64,6 +65,7 @@ class Manifest(Artefact):
     provenance: dict[str, Any] = Field(description="names of the sources, versions, command")
 
 
+@checks_arguments
 def prepare(
     data: str | Path,
     *,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from eval.runs.samples import RunResult, Sample, chosen_index, hash_prompt
 from eval.settings import SHORTEST, RunSettings, Settings, settings_of
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import locate
+from prune.common.checked import checks_arguments
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.provenance import versions
 from prune.common.machine.memory import give_back
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from eval.asking.asker import Asker
 
 
+@checks_arguments
 def run(
     model: str | Path,
     settings: Settings | None = None,
@@ -117,7 +119,7 @@ def run(
             asker.close()
             answers.close()
     logged = harness.pop("samples")
-    rows = asker.rows or settings.batch_size or USUAL_ROWS
+    sizes = _batch_sizes(asker.sizes, asker.rows or settings.batch_size or USUAL_ROWS)
     facts, notes = asker.facts, [*([removal.note] if removal else []), *example_notes(plans), *asker.notes]
     tokens, asked, known, truncated = asker.tokens, asker.asked, asker.known, asker.truncated
     del asker
@@ -142,7 +144,7 @@ def run(
             settings,
             prompts,
             removal,
-            batch_size=rows,
+            **sizes,
             dtype=facts["dtype"],
             max_length=context,
             chat_template=chat,
@@ -157,6 +159,20 @@ def run(
         needles=needles,
         stored_prose=stored,
     )
+
+
+def _batch_sizes(sizes: Mapping[int | None, int], rows: int) -> dict[str, Any]:
+    """At how many requests a time most answers came, and where there are several such numbers, how many by each.
+
+    Args:
+        sizes: as of `Asker`.
+        rows: what stands for answers of which it is not known.
+    """
+    usual = max((size for size in sizes if size is not None), key=lambda size: sizes[size], default=rows)
+    if len(sizes) < 2:
+        return {"batch_size": usual}
+    named = {"unknown" if size is None else str(size): count for size, count in sizes.items()}
+    return {"batch_size": usual, "batch_sizes": dict(sorted(named.items(), key=lambda item: (len(item[0]), item[0])))}
 
 
 def _check_room(settings: Settings, context: int) -> None:

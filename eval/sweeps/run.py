@@ -21,6 +21,7 @@ from eval.sweeps.plan import SweepPlan, plan_sweep
 from eval.sweeps.settings import SweepSettings
 from prune.checkpoint.identity import content_sha256, model_identity
 from prune.checkpoint.source import Source, locate
+from prune.common.checked import checks_arguments
 from prune.common.errors import CheckpointError
 from prune.common.files.outputs import check_apart, free_folder
 from prune.common.files.provenance import digest
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from eval.sweeps.document import Sweep
 
 
+@checks_arguments
 def sweep(
     model: str | Path,
     settings: SweepSettings | None = None,

@@ -14,11 +14,13 @@ from heal.budget.stations import Amounts, Chain, job_on, room_of
 from heal.defaults import settle
 from heal.models.targets import parse_targets
 from heal.settings import AUTO, BudgetQuery, Settings
+from prune.common.checked import checks_arguments
 from prune.common.errors import CheckpointError, UsageError
 from prune.common.sizes import parse_tokens
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.subject import read_shape
 from prune.models.memory.shapes import ModelShape
+from prune.models.precision import check_dtype
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Healing:
     whole_known: bool
 
 
+@checks_arguments
 def plan_budget(
     model: str | Path,
     query: BudgetQuery | None = None,
@@ -65,6 +68,8 @@ def plan_budget(
         CheckpointError: no model, or of a family that is not known.
     """
     query, settings = query or BudgetQuery(), settings or Settings()
+    check_dtype(dtype)
+    check_dtype(settings.dtype)
     card = card or pick_card(query.card, query.gpu_memory)
     healing = settle_healing(model, query, settings, revision=revision)
     shape, job = healing.shape, healing.job

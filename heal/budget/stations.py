@@ -15,6 +15,7 @@ from heal.budget.passes import choose_pass
 from heal.defaults import HELD_OUT_TOKENS
 from heal.settings import CHOICE_TOKENS, PatchSettings
 from prune.choosing.settings import CheckSettings
+from prune.common.checked import Checked
 from prune.models.at_once import COMPARED_BYTES, SCAN_TOKENS, STATES_SHARE, WALK_TOKENS, WEIGHTS_SHARE, at_once
 from prune.models.memory.footprint import (
     GIB,
@@ -40,7 +41,7 @@ _GRAMS = 2  # sums in float64: of one objective, and of one candidate, which is 
 
 
 @dataclass(frozen=True)
-class Amounts:
+class Amounts(Checked):
     """How much text the stations run: what the commands take if not told."""
 
     samples: int = ScanSettings.samples

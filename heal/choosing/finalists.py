@@ -24,6 +24,7 @@ from heal.training.distill import distill
 from heal.training.stopping import DivergedError, Interrupted
 from prune.checkpoint.identity import base_identity
 from prune.choosing.settings import CutSettings
+from prune.common.checked import checks_arguments
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.outputs import check_apart, free_folder, staged_directory
 from prune.common.files.provenance import provenance
@@ -37,6 +38,7 @@ from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.cutting.planning import plan_cut
 
 
+@checks_arguments
 def choose_healed(
     model: str | Path,
     teacher: str | Path | None,

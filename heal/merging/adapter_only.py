@@ -17,6 +17,7 @@ from heal.result import RECORD_FILE, HealResult, ShipFacts
 from heal.settings import Measuring
 from prune.checkpoint.companions import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from prune.checkpoint.source import Source, locate
+from prune.common.checked import checks_arguments
 from prune.common.errors import CheckpointError
 from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_json, write_text
 from prune.common.files.provenance import command_line, versions
@@ -32,6 +33,7 @@ from prune.models.loading import pick_device
 REFUSED_BIAS = "lora_only"
 
 
+@checks_arguments
 def adapter_only(
     adapter: str | Path,
     out: str | Path,

@@ -22,6 +22,7 @@ from heal.settings import Measuring
 from prune.checkpoint.companions import ADAPTER_WEIGHTS
 from prune.checkpoint.headers import Checkpoint, read_checkpoint
 from prune.checkpoint.source import Source, locate
+from prune.common.checked import checks_arguments
 from prune.common.errors import CheckpointError, UsageError
 from prune.common.files.outputs import check_apart, free_folder, staged_directory, write_text
 from prune.common.files.provenance import command_line, versions
@@ -57,6 +58,7 @@ class _Parts:
     plans: dict[Base, MergePlan]
 
 
+@checks_arguments
 def merge(
     adapter: str | Path,
     out: str | Path,

@@ -16,6 +16,8 @@ from heal.models.packed import decoder_inputs
 from heal.text.packing import IGNORED, Row, collate_for_loss
 from heal.text.sources import HeldOut, TextSource, hold_out
 from prune.checkpoint.source import locate
+from prune.common.checked import checks_arguments
+from prune.common.errors import UsageError
 from prune.common.machine.processes import gather, rank_and_world
 from prune.models.loading import load_model, load_tokenizer, pick_device, text_config
 from prune.models.precision import pick_dtype
@@ -77,6 +79,7 @@ def held_out_losses(model: PreTrainedModel, held_out: HeldOut, *, batch_size: in
     return Losses(loss, {text.name: totals[i] / counts[i] for i, text in enumerate(held_out.texts)})
 
 
+@checks_arguments
 def held_out_loss(
     model: str | Path,
     text: TextSource,
@@ -96,10 +99,15 @@ def held_out_loss(
             machine has if None.
 
     Raises:
+        UsageError: a length or a batch size that is too small.
         CheckpointError: it cannot be loaded, or is above `max_memory` and of a family that is not run so.
     """
     from heal.models.from_files import PLAIN, layer_files, losses_from_files
 
+    for name, number, least in (("length", length, 8), ("batch_size", batch_size, 1), ("max_memory", max_memory, 1)):
+        if number is not None and number < least:
+            raise UsageError(f"{name}={number}: use {least} or more")
+    text.check()
     source = locate(model)
     rows = hold_out(text, load_tokenizer(source), length=length).rows
     device = pick_device(device)

@@ -19,6 +19,7 @@ from heal.result import FoldRecord, HealRecord, HealResult, HeldOutLoss, HeldOut
 from heal.settings import CHOICE_TOKENS, PatchRun, PatchSettings, check_length, check_seed
 from heal.text.sources import HELD_OUT_SHARE, TextSource, hold_out, row_stream
 from prune.checkpoint.identity import base_identity
+from prune.common.checked import checks_arguments
 from prune.common.errors import TextError, UsageError
 from prune.common.files.outputs import check_apart, free_folder, staged_directory
 from prune.common.files.provenance import provenance
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 KINDS = ("matrix", "map")
 
 
+@checks_arguments
 def patch(
     model: str | Path,
     teacher: str | Path | None,

@@ -26,6 +26,7 @@ from heal.result import RECORD_FILE
 from prune.checkpoint.companions import model_files
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import Source, locate
+from prune.common.checked import checks_arguments
 from prune.common.errors import UsageError
 from prune.common.files.outputs import check_files_apart, free_file, write_text
 from prune.common.files.provenance import digest, provenance
@@ -69,6 +70,7 @@ class RankResult:
         return self.ranking.to_json()
 
 
+@checks_arguments
 def rank(
     model: str | Path,
     out: str | Path | None = None,

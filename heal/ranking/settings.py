@@ -10,6 +10,7 @@ from typing import Annotated
 
 from eval.settings import CHAT, split_names
 from heal.settings import BITS, Run, check_seed
+from prune.common.checked import Checked
 from prune.common.errors import UsageError
 from prune.common.screen.options import Option, named_paths
 from prune.common.sizes import parse_tokens
@@ -38,7 +39,7 @@ def _texts(texts: str | Iterable[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class RankSettings:
+class RankSettings(Checked):
     """Which documents are ranked, for which questions, by what.
 
     The adapter's options stand for the warm-up; those of a ready --adapter come from its heal.json.
@@ -64,6 +65,7 @@ class RankSettings:
             "No more documents once they hold so many tokens, such as 200k.",
             typed=str,
             parse=partial(parse_tokens, option="--pool-tokens"),
+            least=1,
         ),
     ] = None
     length: Annotated[int, _pool("Tokens of a document that are read, from its beginning.")] = 256
@@ -88,13 +90,14 @@ class RankSettings:
         Path | None, _adapts("Adapter of an earlier heal qlora on this model, in place of a warm-up.", parse=Path)
     ] = None
     warm_up: Annotated[int | str, _adapts("Tokens of the pool that a fresh adapter is trained on.", typed=str)] = "16k"
-    rank: Annotated[int | None, _adapts("LoRA rank; 64 if not given.")] = None
+    rank: Annotated[int | None, _adapts("LoRA rank; 64 if not given.", least=1)] = None
     targets: Annotated[str | None, _adapts("As of heal qlora: all, feed-forward, after-cut; all if not given.")] = None
     bits: Annotated[int | None, _computes("4: NF4; 8: LLM.int8(); 16: not quantised. 4 if not given.")] = None
     dtype: Annotated[str, _computes("Of the products: bfloat16, float32, or auto.")] = "auto"
     seed: Annotated[int, _computes("Draws documents and questions, the warm-up and the projection.")] = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, settled in (
             ("text", _texts(self.text)),
             ("domains", split_names(self.domains) if self.domains else ()),
@@ -140,7 +143,7 @@ class RankSettings:
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Checked):
     """Which of the ranked documents are written as text to heal on.
 
     Raises:
@@ -155,6 +158,7 @@ class Selection:
     select_out: Annotated[Path | None, _selects("File of JSON lines for heal qlora --text.", parse=Path)] = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.select is None) != (self.select_out is None):
             raise UsageError("--select and --select-out go together: how much, and where it is written")
         check_methods(self.select_by)
@@ -209,5 +213,6 @@ class RankRun(Run):
     plot: Annotated[Path | None, Option("Also draw the bins: an .svg file.", parse=Path)] = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.plot is not None and self.plot.suffix.lower() != ".svg":
             raise UsageError(f"--plot {self.plot}: the figure is an .svg file; give it that ending")

@@ -16,6 +16,7 @@ from heal.defaults import HELD_OUT_TOKENS
 from heal.text.chats import LOSS_ON, ChatTemplate, check_answer
 from heal.text.packing import ChatPacker, Row, pack
 from heal.text.streams import Mixed, TextRows
+from prune.common.checked import Checked
 from prune.common.errors import TextError, UsageError
 from prune.common.machine.processes import gather
 from prune.text.chats import opening_question, questions
@@ -32,7 +33,7 @@ _PLENTY = 8  # bytes of text per token asked for: twice what English has
 
 
 @dataclass(frozen=True)
-class TextSource:
+class TextSource(Checked):
     """Where the text comes from.
 
     Attributes:
@@ -53,9 +54,13 @@ class TextSource:
     mix: tuple[float, ...] | None = None
 
     def check(self) -> None:
-        """Raise UsageError for a `loss_on` or a `mix` that is wrong in itself."""
+        """Raise UsageError for what is wrong in itself: no text, a `loss_on`, a `mix`, a number of tokens."""
         if self.loss_on not in LOSS_ON:
             raise UsageError(f"--loss-on {self.loss_on} is unknown; use {', '.join(LOSS_ON)}")
+        if not self.sources or not self.measured:
+            raise UsageError(f"{'--held-out' if self.sources else '--text'} names no text; give one source at least")
+        if self.held_out_tokens is not None and self.held_out_tokens < 1:
+            raise UsageError(f"--held-out-tokens {self.held_out_tokens}: use 1 or more")
         if self.mix is None:
             return
         count, written = len(self.sources), ",".join(f"{share:g}" for share in self.mix)

@@ -16,6 +16,7 @@ from heal.text.sources import HeldOut, TextSource
 from heal.training.plan import HealPlan, Student, plan_healing
 from heal.training.run import Written, execute
 from prune.checkpoint.identity import base_identity
+from prune.common.checked import checks_arguments
 from prune.common.errors import UsageError
 from prune.common.files.outputs import check_apart
 from prune.common.screen.terminal import progress
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from prune.writing.writers import Writer
 
 
+@checks_arguments
 def distill(
     model: str | Path,
     teacher: str | Path,

@@ -10,9 +10,11 @@ from heal.settings import Settings, TrainingRun
 from heal.text.sources import TextSource
 from heal.training.plan import HealPlan, Student, plan_healing
 from heal.training.run import execute
+from prune.common.checked import checks_arguments
 from prune.common.machine.processes import sharded
 
 
+@checks_arguments
 def qlora(
     model: str | Path,
     text: TextSource | str,

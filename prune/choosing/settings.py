@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from prune.choosing.criteria import CRITERIA, CriterionName
+from prune.common.checked import Checked
 from prune.common.errors import UsageError
 from prune.common.screen.options import Option, named_paths
 from prune.common.sizes import parse_size, parse_tokens
@@ -28,10 +29,10 @@ _PANEL = "A target in the place of --n"
 
 
 def parse_weights(text: str) -> dict[str, float]:
-    """`medical=1,math=2` as {domain: weight}.
+    """`medical=1,math=2` as {domain: weight}; which weights there may be, `CutSettings` says.
 
     Raises:
-        UsageError: not of that form, a negative weight, or none above zero.
+        UsageError: not of that form.
     """
     weights: dict[str, float] = {}
     for part in text.split(","):
@@ -40,23 +41,23 @@ def parse_weights(text: str) -> dict[str, float]:
             weight = float(value)
         except ValueError:
             weight = math.nan
-        if not name or not equals or not math.isfinite(weight) or weight < 0 or name in weights:
-            raise UsageError(f"--weigh {text!r}: write medical=1,math=2, each domain once, no weight below 0")
+        if not name or not equals or not math.isfinite(weight) or name in weights:
+            raise UsageError(f"--weigh {text!r}: write medical=1,math=2, each domain once")
         weights[name] = weight
-    _check_weights(weights)
     return weights
 
 
 def _check_weights(weights: Mapping[str, float]) -> None:
+    """Refuse weights that cannot be, however they were given."""
     written = ",".join(f"{name}={weight:g}" for name, weight in weights.items())
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()):
+    if any(weight < 0 for weight in weights.values()):
         raise UsageError(f"--weigh {written}: no weight may be below 0")
     if not any(weights.values()):
         raise UsageError(f"--weigh {written}: at least one weight has to be above 0")
 
 
 @dataclass(frozen=True)
-class CheckSettings:
+class CheckSettings(Checked):
     """How a choice is checked on text that it has not seen.
 
     Raises:
@@ -79,6 +80,7 @@ class CheckSettings:
     ] = 8192
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.candidates is not None and self.candidates < 0:
             raise UsageError(f"--check {self.candidates}: use 0 for none, or how many candidates to check")
         if self.tokens < FEWEST_TOKENS:
@@ -86,7 +88,7 @@ class CheckSettings:
 
 
 @dataclass(frozen=True)
-class CutSettings:
+class CutSettings(Checked):
     """How the layers to drop are chosen.
 
     `scanning` holds for the scan that is made where the criterion needs one and none is given; its `field` and `seed`
@@ -126,6 +128,7 @@ class CutSettings:
     scanning: ScanSettings = field(default_factory=ScanSettings)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         name = self.criterion_name
         if name not in CRITERIA:
             raise UsageError(f"--criterion {name} is unknown; use {', '.join(CRITERIA)}")
@@ -191,7 +194,7 @@ def _check_speed(factor: float, written: object) -> None:
 
 
 @dataclass(frozen=True)
-class FitSettings:
+class FitSettings(Checked):
     """What a cut is to reach: a size in memory (`size`), or a speed.
 
     Raises:
@@ -243,6 +246,7 @@ class FitSettings:
     ] = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.size is not None and self.speed is not None:
             raise UsageError("--fit and --speed are two targets; give one of them")
         for_either = {"--context": self.context, "--sequences": self.sequences}
@@ -294,7 +298,7 @@ class FitSettings:
 
 
 @dataclass(frozen=True)
-class TimeSettings:
+class TimeSettings(Checked):
     """How layers are timed.
 
     Raises:
@@ -317,11 +321,12 @@ class TimeSettings:
         int | None,
         Option(
             "Of a model larger than this (4GiB) one layer of each kind is timed, with random weights.",
-            typed=str | None, parse=parse_size, shown="what the device has",
+            typed=str | None, parse=parse_size, shown="what the device has", least=1,
         ),
     ] = None  # fmt: skip
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("context", "sequences", "new_tokens", "rounds"):
             value = getattr(self, name)
             if value is not None and value < 1:

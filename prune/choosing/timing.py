@@ -13,6 +13,7 @@ from prune.checkpoint.companions import copy_companions
 from prune.checkpoint.source import locate
 from prune.choosing.settings import USUAL_CONTEXT, TimeSettings
 from prune.choosing.times import KindTimes, Span, Times
+from prune.common.checked import checks_arguments
 from prune.common.errors import CheckpointError, UsageError
 from prune.common.files.provenance import provenance
 from prune.common.screen.terminal import progress, screen
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _LEAST = 1e-9  # seconds; a clock may stand still
 
 
+@checks_arguments
 def time_layers(
     model: str | Path,
     *,

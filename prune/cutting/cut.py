@@ -13,6 +13,7 @@ from prune.checkpoint.copying import link_file, shared_block, write_layout
 from prune.checkpoint.headers import INDEX, WEIGHTS, Checkpoint, Shard, read_shard
 from prune.checkpoint.hub import fetch
 from prune.checkpoint.layout import Layout, aligned
+from prune.common.checked import checks_arguments
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.files.outputs import free_folder, staged_directory
 from prune.common.screen.terminal import progress
@@ -21,6 +22,7 @@ from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.families.subject import Remainder, Subject, open_subject, remainder
 
 
+@checks_arguments
 def cut(
     plan: CutPlan, out: str | Path, *, overwrite: bool = False, link: bool = False, show_progress: bool = True
 ) -> Path:

@@ -14,6 +14,7 @@ from prune.choosing.measured import check_measured_on
 from prune.choosing.settings import CutSettings, FitSettings, TimeSettings
 from prune.choosing.times import Times
 from prune.choosing.timing import time_subject
+from prune.common.checked import checks_arguments
 from prune.common.errors import CheckpointError, UsageError
 from prune.common.files.provenance import provenance
 from prune.common.layers import layers_without, parse_layers, starts
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _Measured = TypeVar("_Measured", "Heads", "Costs", "Times")
 
 
+@checks_arguments
 def plan_cut(
     model: str | Path,
     *,

@@ -15,7 +15,8 @@ from prune.checkpoint.headers import Checkpoint, read_json_object
 from prune.checkpoint.hub import fetch
 from prune.checkpoint.source import Source, locate
 from prune.checkpoint.tensors import tensor_sha256
-from prune.common.errors import CheckpointError
+from prune.common.checked import checks_arguments
+from prune.common.errors import CheckpointError, UsageError
 from prune.common.files.artefact import Artefact
 from prune.common.screen.terminal import progress
 from prune.cutting.plan import PLAN_FILE, CutPlan
@@ -58,6 +59,7 @@ class Verification(Artefact):
         return "\n".join(lines)
 
 
+@checks_arguments
 def verify_cut(
     full: str | Path,
     folder: str | Path,
@@ -79,8 +81,11 @@ def verify_cut(
         trust_remote_code: run the models' own Python, for `logits`.
 
     Raises:
+        UsageError: a tolerance below 0.
         CheckpointError: one of the two cannot be read at all, or was not written by prune cut.
     """
+    if tolerance < 0:
+        raise UsageError(f"--tolerance {tolerance:g}: use 0 or more")
     plan, cut = open_cut(folder)
     subject = open_subject(full, revision=revision or (plan.commit if str(full) == plan.model else None))
     if subject.layers != plan.layers:
@@ -190,6 +195,7 @@ def _passed_through(layer: Any) -> Any:
     return PassThrough(layer, answer)
 
 
+@checks_arguments
 def inspect_cut(folder: str | Path) -> CutPlan:
     """The plan by which a checkpoint was cut: what was dropped, from what, by which numbers.
 

@@ -156,7 +156,7 @@ def _cut(
 def _known(family: Family) -> set[str]:
     named = (
         *COMMON_LISTS, *family.lists, *family.indices, *family.numbered, *family.cycles, *family.counts, *family.ends,
-        *family.tails, *family.periods, *family.root_depth, *family.runs, *family.plain,
+        *family.tails, *family.periods, *family.strides, *family.root_depth, *family.runs, *family.plain,
     )  # fmt: skip
     return {part for key in named for part in key.split(".")}
 

@@ -24,6 +24,8 @@ class Family:
         ends: the number of the last layer of one kind (-1: of the model).
         tails: so many layers at the end are of one kind; it becomes the number of kept ones among them.
         periods: fields that a list makes superfluous; they go.
+        strides: steps that a list of `indices` makes superfluous -> that list: of each step's layers the last is in it.
+            They stay for other readers while the list still says the same, and go where it does not.
         old: keys of the above that only config.json carries: older spellings, which the class turns into others.
         steps: whether a layer has experts, where `decoder_sparse_step` and `mlp_only_layers` say it together; the list
             says it alone afterwards.
@@ -54,6 +56,7 @@ class Family:
     ends: tuple[str, ...] = ()
     tails: tuple[str, ...] = ()
     periods: tuple[str, ...] = ()
+    strides: Mapping[str, str] = field(default_factory=dict)
     old: tuple[str, ...] = ()
     steps: Rule | None = None
     reads: tuple[str, ...] = ()

@@ -60,6 +60,11 @@ def silent_keys(section: Mapping[str, Any], family: Family) -> list[str]:
     return silent + [key for key in family.lists if key not in family.old and _get(section, key) == []]
 
 
+def stride_layers(step: int, layers: int) -> list[int]:
+    """The last of each `step` of `layers` layers, 0-based; none for a step below 1."""
+    return list(range(step - 1, layers, step)) if step > 0 else []
+
+
 def fill(section: dict[str, Any], values: Mapping[str, Any]) -> None:
     """State values in the section; None leaves it silent."""
     for key, value in values.items():
@@ -98,6 +103,9 @@ def spell(section: dict[str, Any], family: Family, renumbering: Renumbering, rea
     _shift_numbers(section, family, renumbering)
     for key in family.periods:
         section.pop(key, None)
+    for key, numbers in family.strides.items():
+        if _get(section, numbers) != stride_layers(_number(section.get(key)), len(renumbering.kept)):
+            section.pop(key, None)
     for key in [key for key in family.count if key in section] or family.count[:1]:
         section[key] = len(renumbering.kept)
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prune.families.fields import stride_layers
+
 _VLLM = "vLLM runs it as it is"
 
 
@@ -92,16 +94,18 @@ def _scale_at(depth: int) -> Assumption:
     return Assumption(broken)
 
 
-def _all_have_experts(section: Mapping[str, Any], layers: int) -> str:
-    """The step that llama.cpp reads goes with a cut: `moe_layers` says it for transformers."""
-    if not isinstance(section.get("moe_layers"), list) or sorted(section["moe_layers"]) == list(range(layers)):
+def _experts_by_step(section: Mapping[str, Any], layers: int) -> str:
+    """llama.cpp reads the step, 1 where there is none; a cut keeps the step only while `moe_layers` says the same."""
+    step, experts = section.get("interleave_moe_layer_step") or 1, section.get("moe_layers")
+    if not isinstance(experts, list) or sorted(experts) == stride_layers(step, layers):
         return ""
-    return "it takes all layers for layers with experts, as it does not read moe_layers"
+    taken = "all layers" if step == 1 else f"one layer in {step}"
+    return f"it takes {taken} for layers with experts, as it does not read moe_layers"
 
 
 _GEMMA3 = (_scale_at(62), _every(6, _FULL))
 _LLAMA4 = (
-    Assumption(_all_have_experts),
+    Assumption(_experts_by_step, "drop whole periods of the layers with and without experts"),
     _every(4, _FULL, among="chunked_attention"),
     _every(4, _NO_ROPE, among="chunked_attention"),
 )

@@ -72,8 +72,9 @@ _ASSISTANT = Family(
 _TEXT_TO_AUDIO = "an encoder-decoder, whose decoder predicts several streams of audio"
 _LOOPS = "some of its layers run several times, so a layer is no single step"
 _LLAMA4 = _typed(
-    "no_rope_layers", indices={"moe_layers": 0}, periods=("no_rope_layer_interval", "interleave_moe_layer_step")
-)
+    "no_rope_layers", indices={"moe_layers": 0}, periods=("no_rope_layer_interval",),
+    strides={"interleave_moe_layer_step": "moe_layers"},
+)  # fmt: skip
 _QWEN3_5 = _typed(periods=("full_attention_interval",))
 _QWEN3_NEXT = replace(_QWEN3_5, indices={"mlp_only_layers": 0}, **_STEPS)  # type: ignore[arg-type]
 _QWEN4 = _typed(

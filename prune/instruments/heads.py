@@ -10,15 +10,17 @@ from typing import Any
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import locate
 from prune.choosing.heads import Ablation, Heads
+from prune.common.checked import checks_arguments
 from prune.common.errors import UsageError
 from prune.common.files.provenance import digest, provenance
 from prune.common.files.resume import FinishedParts, Unfinished
 from prune.common.screen.terminal import progress
 from prune.instruments.needles import NEEDLES
 from prune.instruments.settings import HeadsSettings, check_context
-from prune.text.windows import texts_identity
+from prune.text.windows import named_sources, texts_identity
 
 
+@checks_arguments
 def heads(
     model: str | Path,
     text: str | Sequence[str],
@@ -58,7 +60,7 @@ def heads(
     from prune.models.loading import context_length, decoder_layers, load_model, load_tokenizer, pick_device
     from prune.models.precision import pick_dtype
 
-    settings, sources = settings or HeadsSettings(), [text] if isinstance(text, str) else list(text)
+    settings, sources = settings or HeadsSettings(), list(named_sources(text))
     other = None if against is None else Heads.read(against)
     documents = read_sentences(sources, settings.field, settings.seed)
     source = locate(model, revision=revision, code=trust_remote_code)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
+from prune.common.checked import Checked
 from prune.common.errors import UsageError
 from prune.common.screen.options import Option
 from prune.instruments.needles import NEEDLES
@@ -58,7 +59,7 @@ def check_context(limit: int | None, lengths: tuple[int, ...], new_tokens: int, 
 
 
 @dataclass(frozen=True)
-class HeadsSettings:
+class HeadsSettings(Checked):
     """The trials, and what is taken out.
 
     Raises:
@@ -90,6 +91,7 @@ class HeadsSettings:
     dtype: Annotated[str, Option(DTYPES)] = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.lengths:
             raise UsageError("--lengths: give one length at least")
         for option, numbers in (("--lengths", self.lengths), ("--top", self.top)):

@@ -40,6 +40,12 @@ def multiplies_bfloat16(device: str = "cpu") -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False
 
 
+def check_dtype(dtype: str) -> None:
+    """Raise UsageError for a name that stands for no number format."""
+    if dtype not in ("auto", "fast", *_NAMES):
+        raise UsageError(f"--dtype {dtype} is unknown; use auto, fast, float32, bfloat16 or float16")
+
+
 def pick_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype | str:
     """What a name on the command line stands for: a dtype of torch, or "auto", the checkpoint's own.
 
@@ -51,12 +57,11 @@ def pick_dtype(dtype: str = "auto", *, device: str = "cpu") -> torch.dtype | str
     """
     import torch
 
+    check_dtype(dtype)
     if dtype in ("auto", "fast"):
         if not multiplies_bfloat16(device):
             return torch.float32
         return "auto" if dtype == "auto" else torch.bfloat16
-    if dtype not in _NAMES:
-        raise UsageError(f"--dtype {dtype} is unknown; use auto, fast, float32, bfloat16 or float16")
     named: torch.dtype = getattr(torch, _NAMES[dtype])
     return named
 

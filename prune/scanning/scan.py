@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.identity import model_identity, work_identity
+from prune.common.checked import checks_arguments
 from prune.common.files.provenance import digest, provenance
 from prune.common.machine.processes import gather, is_main, rank_and_world
 from prune.common.screen.terminal import progress, screen
@@ -16,7 +17,7 @@ from prune.models.batches import padded
 from prune.scanning.result import Group, Scan
 from prune.scanning.settings import ScanSettings
 from prune.text.documents import read_documents
-from prune.text.windows import texts_identity
+from prune.text.windows import named_sources, texts_identity
 
 if TYPE_CHECKING:
     from prune.checkpoint.source import Source
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _STATES_BYTES = 1 << 30  # with --tokens all, a batch's states x[0] .. x[L] stay below this
 
 
+@checks_arguments
 def scan(
     model: str | Path,
     text: str | Sequence[str],
@@ -66,7 +68,7 @@ def scan(
     from prune.scanning.samples import prepare_samples
     from prune.scanning.streaming import measure_streamed
 
-    settings, texts = settings or ScanSettings(), [text] if isinstance(text, str) else list(text)
+    settings, texts = settings or ScanSettings(), list(named_sources(text))
     for local in texts:
         if not local.startswith("hub:"):
             next(iter(read_documents(local, field=settings.field)))  # a bad text shows before a model is fetched

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from prune.common.checked import Checked
 from prune.common.errors import UsageError
 from prune.common.screen.options import MAX_MEMORY, Option
 from prune.models.at_once import SCAN_TOKENS
@@ -20,7 +21,7 @@ def parse_batch_size(text: str) -> int | str:
 
 
 @dataclass(frozen=True)
-class ScanSettings:
+class ScanSettings(Checked):
     """How a scan is made.
 
     One sample is drawn of each document while there are documents, then further windows of the longer ones; fewer
@@ -62,6 +63,7 @@ class ScanSettings:
     seed: Annotated[int, Option("Draws the documents and places the windows.")] = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.samples < 1:
             raise UsageError(f"--samples {self.samples}: at least one sample is needed")
         if self.length < SHORTEST:

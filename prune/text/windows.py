@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prune.common.errors import TextError
+from prune.common.errors import TextError, UsageError
 from prune.text.documents import SHORTEST, Document, read_documents, source_files
 
 if TYPE_CHECKING:
@@ -38,6 +38,18 @@ def source_sha256(source: str) -> str | None:
 def text_identity(source: str, field: str = "text") -> dict[str, Any]:
     """What provenance records of a text source."""
     return {"source": source, "field": field, "sha256": source_sha256(source)}
+
+
+def named_sources(text: str | Sequence[str], option: str = "--text") -> tuple[str, ...]:
+    """One source, or several, as a list of them.
+
+    Raises:
+        UsageError: none is named.
+    """
+    sources = (text,) if isinstance(text, str) else tuple(text)
+    if not sources:
+        raise UsageError(f"{option} names no text; give one source at least")
+    return sources
 
 
 def texts_identity(sources: Sequence[str], field: str = "text") -> dict[str, Any] | list[dict[str, Any]]:

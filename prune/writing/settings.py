@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
+from prune.common.checked import Checked
 from prune.common.errors import UsageError
 from prune.common.screen.options import Option
 from prune.common.sizes import parse_tokens
@@ -20,7 +21,7 @@ AT_ONCE = {"hf": 16, "vllm": 256}  # prompts a batch; on a GPU transformers take
 
 
 @dataclass(frozen=True)
-class WriteSettings:
+class WriteSettings(Checked):
     """What a model is asked, how its words are drawn, and where it runs.
 
     `tokens` counts prompts and answers, with a BOS and an EOS each. Of the draws, what is None is what the model's
@@ -94,6 +95,7 @@ class WriteSettings:
     ] = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         parse_tokens(self.tokens)
         for name, known in (("thinking", THINKING), ("chat_template", CHAT), ("backend", BACKENDS)):
             if (value := getattr(self, name)) not in known:

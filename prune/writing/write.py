@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prune.checkpoint.companions import model_files
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import Source, locate
+from prune.common.checked import checks_arguments
 from prune.common.errors import CheckpointError, UsageError, first_line
 from prune.common.files.outputs import check_files_apart, free_file, sync
 from prune.common.files.provenance import provenance
@@ -21,7 +22,7 @@ from prune.common.files.resume import Unfinished
 from prune.common.machine.processes import rank_and_world
 from prune.common.screen.terminal import progress
 from prune.text.documents import local_files
-from prune.text.windows import text_identity
+from prune.text.windows import named_sources, text_identity
 from prune.writing.asking import DOCUMENT, FAST, FIELDS, SLOW, Asker, Counts, check_room, read_prompts
 from prune.writing.result import Written, WrittenPart
 from prune.writing.settings import WriteSettings
@@ -45,6 +46,7 @@ _FEW = "give more --prompts, raise --answer-tokens, or ask for fewer --tokens"
 _APART = ("tokens", "backend_args", "device_map", "batch_size")  # settings that no row hangs on, or that are kept apart
 
 
+@checks_arguments
 def write(
     model: str | Path,
     prompts: str | Sequence[str],
@@ -85,7 +87,7 @@ def write(
         raise UsageError("prune write runs in one process; on several GPUs use --device-map auto or --backend vllm")
     if trust_remote_code and settings.backend == "vllm":
         raise UsageError("--trust-remote-code is for --backend hf alone")
-    sources = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    sources = named_sources(prompts, "--prompts")
     check_files_apart({"--out": out}, *model_files(model), *local_files(sources))
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
     plan = _plan(model, sources, settings, revision=revision, trust_remote_code=trust_remote_code)
@@ -153,8 +155,6 @@ def _plan(
     from prune.models.vllm.options import altering, engine_device, parse_engine_options
     from prune.writing.writers import vllm_limit
 
-    if not sources:
-        raise UsageError("give what the model answers with --prompts")
     check_spread(settings.device_map, settings.device)
     if settings.backend == "vllm":
         parse_engine_options(settings.backend_args)

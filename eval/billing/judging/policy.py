@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
+from prune.common.checked import checks_arguments
 from prune.common.errors import RegrowthError, UsageError, first_line
 from prune.common.files.artefact import Part, first_fault
 
@@ -261,6 +262,7 @@ def check_policy(policy: Policy, name: str | Path, measured: Measured) -> None:
         raise UsageError(f"--policy {name} asks for gains, which are not measured; {remedy}")
 
 
+@checks_arguments
 def read_policy(path: str | Path) -> Policy:
     """Read a policy file.
 

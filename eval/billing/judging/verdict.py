@@ -17,6 +17,7 @@ from eval.billing.rows.needles import NeedleRow
 from eval.billing.rows.thinking import ThinkingRow
 from eval.billing.statistics import Interval, questions_factor
 from eval.gains.record import Gains
+from prune.common.checked import checks_arguments
 from prune.common.screen.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO
 
 GO, NO_GO, INCONCLUSIVE = "GO", "NO-GO", "INCONCLUSIVE"
@@ -84,6 +85,7 @@ def more_questions(loss: Interval, limit: float, n: int) -> int | None:
     return None if factor is None else max(0, math.ceil(n * factor) - n)
 
 
+@checks_arguments
 def judge(
     rows: Sequence[DomainRow],
     policy: Policy,

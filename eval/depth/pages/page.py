@@ -10,12 +10,14 @@ from eval.reports import page
 from eval.reports.build import with_facts
 from eval.reports.drawing.sheet import sheet
 from eval.reports.html import render_report
+from prune.common.checked import checks_arguments
 from prune.common.errors import UsageError
 from prune.common.files.outputs import check_files_apart, write_text
 
 _FILE = "depth.json"
 
 
+@checks_arguments
 def report(
     results: str | Path, *, sweep: str | Path | None = None, out: str | Path | None = None, overwrite: bool = False
 ) -> Path:

@@ -42,6 +42,7 @@ class Option:
         typed: the type that a user types, if it is not the field's.
         parse: makes the field's value of what was typed. It is not called for None.
         shown: words in the place of the default, or False to show none.
+        least: the least number that the field may hold, in Python too.
     """
 
     help: str
@@ -50,6 +51,7 @@ class Option:
     typed: Any = None
     parse: Callable[[Any], Any] | None = None
     shown: str | bool = True
+    least: int | None = None
 
 
 MAX_MEMORY = Option(
@@ -57,7 +59,13 @@ MAX_MEMORY = Option(
     typed=str | None,
     parse=parse_size,
     shown="what the machine has",
+    least=1,
 )
+
+
+def option_flag(name: str, option: Option) -> str:
+    """How the option of a field of that name is written."""
+    return option.flag or f"--{name.replace('_', '-')}"
 
 
 def option_names(make: type) -> tuple[str, ...]:
@@ -101,7 +109,7 @@ def typed(make: type, given: Mapping[str, Any], *, only: Iterable[str] | None = 
     declared = _declared(make)
     for name in declared if only is None else only:
         kind, option = declared[name]
-        flag = option.flag or f"--{name.replace('_', '-')}"
+        flag = option_flag(name, option)
         if (value := given.get(flag.removeprefix("--"))) is None:
             continue
         kinds = {one for one in get_args(kind) or (kind,) if one is not type(None)}

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import locate
+from prune.common.checked import checks_arguments
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.provenance import digest, provenance
 from prune.common.files.resume import FinishedParts, Unfinished
 from prune.common.screen.terminal import progress, screen
 from prune.instruments.concepts.result import Concepts
 from prune.instruments.concepts.settings import KINDS, OF_EXTRA, ConceptsSettings, Kind
-from prune.text.windows import texts_identity
+from prune.text.windows import named_sources, texts_identity
 
 if TYPE_CHECKING:
     from prune.instruments.concepts.occurrences import Sample
     from prune.instruments.concepts.summary import Clustered, Labelled
 
 
+@checks_arguments
 def concepts(
     model: str | Path,
     text: str | Sequence[str],
@@ -61,7 +63,7 @@ def concepts(
     from prune.models.loading import decoder_layers, load_model, load_tokenizer, pick_device
     from prune.models.precision import pick_dtype
 
-    settings, sources = settings or ConceptsSettings(), [text] if isinstance(text, str) else list(text)
+    settings, sources = settings or ConceptsSettings(), list(named_sources(text))
     other = None if against is None else Concepts.read(against)
     kinds, missing = settle_kinds(settings)
     if missing and show_progress:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
+from prune.common.checked import Checked
 from prune.common.errors import UsageError
 from prune.common.layers import parse_layers
 from prune.common.screen.options import Option
@@ -39,7 +40,7 @@ def _check_kinds(named: Iterable[str]) -> None:
 
 
 @dataclass(frozen=True)
-class ConceptsSettings:
+class ConceptsSettings(Checked):
     """The samples of words, the clusters, and the alignment.
 
     Attributes:
@@ -95,6 +96,7 @@ class ConceptsSettings:
     dtype: Annotated[str, Option(DTYPES)] = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         least = {"tokens": 1, "length": SHORTEST, "min_occurrences": 1, "clusters": 2, "min_types": 1, "shuffles": 1}
         for name, number in {**least, "max_occurrences": self.min_occurrences, "examples": 0, "seed": 0}.items():
             if getattr(self, name) < number:

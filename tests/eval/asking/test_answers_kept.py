@@ -15,6 +15,7 @@ import pytest
 from eval.asking.asker import Asker
 from eval.asking.cache import AnswerStore, format_line, parse_line, request_key
 from eval.comparison import compare
+from eval.gains.settings import GainsSettings
 from eval.runs.run import run
 from prune.checkpoint.identity import content_sha256
 from prune.common.errors import RegrowthError
@@ -141,9 +142,9 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_llama, sample_questions, tmp
         import os, signal
         from eval.asking.cache import AnswerStore
         add, count = AnswerStore.add, 0
-        def counted(self, key, value):
+        def counted(self, key, value, rows=None):
             global count
-            add(self, key, value)
+            add(self, key, value, rows)
             count += 1
             if count == 40:  # a request for death in the middle of the questions
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -164,6 +165,37 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny_llama, sample_questions, tmp
         assert (found.id, found.correct, found.response) == (wanted.id, wanted.correct, wanted.response)
     known = run(tiny_llama, cache=kept, **{**ask, "batch_size": 5})
     assert (known.asked, known.settings["batch_size"]) == (0, 2)  # that of the run that asked
+
+
+def test_answers_of_several_batch_sizes_are_told_apart(tiny_llama, twin, sample_questions, short_heldout, tmp_path):
+    """The record counts them, and the bill warns, but for float32, where last digits tip no answer."""
+    ask = {"data": sample_questions, "cache": tmp_path / "kept", "text": str(short_heldout), **FEW, "dtype": "bfloat16"}
+    first = run(tiny_llama, batch_size=2, **ask)
+    assert (first.settings["batch_size"], "batch_sizes" in first.settings) == (2, False)
+    more = run(tiny_llama, batch_size=5, **{**ask, "limit": 7})
+    assert more.settings["batch_size"] == 2  # of most
+    assert more.settings["batch_sizes"] == {"2": REQUESTS, "5": more.asked}  # windows are asked one by one
+    (file,) = tmp_path.glob("kept/*/answers.jsonl")
+    old = [parse_line(line) for line in file.read_bytes().splitlines()]
+    file.write_bytes(b"".join(format_line(key, value) for key, value, _ in old))  # as kept before sizes were
+    unknown = run(tiny_llama, batch_size=5, **ask)
+    assert (unknown.asked, "batch_sizes" in unknown.settings) == (0, False)
+
+    def warned(**how):
+        out = tmp_path / f"bill-{'-'.join(map(str, how.values()))}"
+        labels = {"labels": ["full", "twin"], "noise": False, "gains": GainsSettings(gains=False), "out": out}
+        found = compare(tiny_llama, [twin], **labels, **{**ask, **how})
+        return [line for line in found.warnings if "batch_size" in line]
+
+    run(twin, batch_size=5, **ask)
+    assert warned(batch_size=5, cache=None) == []
+    file.unlink()
+    run(tiny_llama, batch_size=2, **ask)
+    assert warned(batch_size=5) == [
+        "not the same batch_size for all answers: 2 (full), 5 (twin); a part of the differences may be its"
+    ]
+    run(tiny_llama, batch_size=2, **{**ask, "dtype": "float32"})
+    assert warned(batch_size=5, dtype="float32") == []
 
 
 def test_the_batch_size_that_memory_left_is_kept(tmp_path):
@@ -212,7 +244,8 @@ def test_lines_that_are_cut_or_damaged_are_passed_over(tmp_path):
     assert "k0" not in AnswerStore(tmp_path, {"model": "n"})
     line = format_line("k", ["ü\ud800\n", False])
     assert line.count(b"\n") == 1
-    assert parse_line(line.rstrip(b"\n")) == ("k", ["ü\ud800\n", False])
+    assert parse_line(line.rstrip(b"\n")) == ("k", ["ü\ud800\n", False], None)
+    assert parse_line(format_line("k", [1.0], 8).rstrip(b"\n")) == ("k", [1.0], 8)
 
 
 def test_the_key_of_a_request_is_all_that_is_asked():

@@ -291,7 +291,7 @@ def test_the_command(sample_model):
         (["--rank", "33"], 2, "--rank 33 does not fit"),
         (["--bits", "3"], 2, "--bits 3"),
         (["--dropout", "7"], 2, "--dropout 7.0 is not in [0, 1)"),
-        (["--dropout", "nan"], 2, "--dropout nan is not in [0, 1)"),
+        (["--dropout", "nan"], 2, "--dropout nan: use a finite number"),
         (["--length", "1000"], 2, "beyond the 512 tokens"),
         (["--method", "sft"], 2, "--method sft"),
         (["--targets", "heads"], 2, "--targets heads"),

@@ -191,10 +191,21 @@ def test_the_domain_criterion_weighs_what_a_sweep_measured(tiny_llama, tmp_path)
         planned(costs=costs_of(tmp_path, model=model))
 
 
-@pytest.mark.parametrize("text", ["medical", "medical=", "=1", "a=1,a=2", "a=-1", "a=0", "a=nan", ""])
+@pytest.mark.parametrize("text", ["medical", "medical=", "=1", "a=1,a=2", "a=nan", "a=inf", ""])
 def test_weights_that_make_no_sense(text):
     with pytest.raises(UsageError, match="--weigh"):
         parse_weights(text)
+
+
+@pytest.mark.parametrize("weights", [{"a": -1.0, "b": 1.0}, {"a": 0.0}])
+def test_weights_that_cannot_be_are_refused_in_the_same_words_typed_or_not(weights, tmp_path):
+    refused = []
+    typed = ",".join(f"{name}={weight:g}" for name, weight in weights.items())
+    for given in (weights, parse_weights(typed)):
+        with pytest.raises(UsageError, match="--weigh a=") as refusal:
+            CutSettings(criterion="domain", costs=tmp_path / "costs.json", weigh=given)
+        refused.append(str(refusal.value))
+    assert refused[0] == refused[1]
 
 
 def test_damaged_costs_are_refused(tmp_path):

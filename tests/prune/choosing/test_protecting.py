@@ -80,8 +80,8 @@ def test_a_choice_that_cannot_be_is_one_clear_line(tiny_llama, heads_file):
         HeadProtection([0.0, 0.0], 0.8)
     with pytest.raises(UsageError, match="with --heads heads.json"):
         CutSettings(protect_heads=0.8)
-    for share in (0.0, 1.1, float("nan")):
-        with pytest.raises(UsageError, match="use a share above 0"):
+    for share, remedy in ((0.0, "a share above 0"), (1.1, "a share above 0"), (float("nan"), "a finite number")):
+        with pytest.raises(UsageError, match=f"use {remedy}"):
             replace(settings, protect_heads=share)
 
 

@@ -101,10 +101,35 @@ def test_llama_4_without_chunks_has_rope_everywhere():
     assert said(full, (1, 2)) == ""
 
 
-def test_llama_4_takes_all_layers_for_experts():
-    """The step of Maverick goes with a cut, and llama.cpp reads nothing else."""
+@pytest.mark.parametrize("stated", [{}, {"moe_layers": [1, 3, 5, 7, 9, 11]}], ids=["left to the class", "stated"])
+def test_llama_4_with_experts_in_every_second_layer_keeps_its_step(stated):
+    """llama.cpp reads the step of Maverick and no list, so its GGUF is right where the kept layers still follow it."""
+    full, period = config("llama4_text", interleave_moe_layer_step=2, **stated)
+    kept = [layer for layer in range(12) if layer not in range(period, 2 * period)]
+    cut = cut_config(full, FAMILIES["llama4_text"], 12, kept, "the model")
+    assert (cut["interleave_moe_layer_step"], cut["moe_layers"]) == (2, [1, 3, 5, 7])
+    assert said(full, range(period, 2 * period)) == ""
+
+
+def test_llama_4_loses_its_step_where_the_kept_layers_do_not_follow_it():
+    """The list alone says then which layers have experts, and llama.cpp takes all of them for such."""
     full, _ = config("llama4_text", interleave_moe_layer_step=2)
-    assert "layers with experts" in said(full, range(4, 8))
+    full |= {"layer_types": [FULL] * 12, "no_rope_layers": [1] * 12, "attention_chunk_size": None}
+    cut = cut_config(full, FAMILIES["llama4_text"], 12, [0, *range(2, 12)], "the model")
+    assert "interleave_moe_layer_step" not in cut
+    assert cut["moe_layers"] == [2, 4, 6, 8, 10]
+    reason = said(full, (1,))
+    assert reason.startswith("it takes all layers for layers with experts")
+    assert reason.endswith("; drop whole periods of the layers with and without experts")
+    assert said(full, (1, 2)) == ""
+
+
+def test_a_step_that_the_list_of_a_llama_4_contradicts_is_told_of():
+    """Where config.json has a list, transformers goes by that, and llama.cpp by the step all the same."""
+    full, period = config("llama4_text", interleave_moe_layer_step=2, moe_layers=[1, 2, 5])
+    reason = said(full, range(2 * period, 3 * period))
+    assert "layers with experts" in reason
+    assert reason.endswith("vLLM runs it as it is")
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def check(config, dropped, layers, row):
     if row.steps:  # a step becomes a list
         experts = layer_rules.sparse_steps(before, layers)
         assert layer_rules.sparse_steps(after, len(kept)) == [experts[layer] for layer in kept]
-    for key in before.keys() - {*row.periods, *row.old, *DERIVED}:
+    for key in before.keys() - {*row.periods, *row.strides, *row.old, *DERIVED}:
         if row.steps is None or key not in {"mlp_only_layers", "decoder_sparse_step"}:
             found = list(after[key]) if isinstance(after[key], tuple) else after[key]
             assert found == expected(key, before[key], row, kept, layers), key
