@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
 
 from prune.common.errors import UsageError
 from prune.common.screen.options import Option
+from prune.common.thinking import parse_modes
 from prune.instruments.needles import NEEDLES
 from prune.instruments.settings import HeadsSettings, parse_numbers, spell_numbers
 from prune.models.precision import HELP as DTYPES
@@ -26,7 +27,6 @@ PLAIN = (
     "choice",
     "generation",
 )  # a question has one of these; both are asked if not told: none has options to read back
-MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
 FEWEST_SLOW = 16  # tokens of a chain of thought
 HEAD_SCORES = ("write", "copy")
 TOP = 20  # heads that are taken out
@@ -48,15 +48,6 @@ def split_names(names: str | Iterable[str], option: str = "--domains") -> tuple[
         such = ", such as --domains medical,math" if option == "--domains" else ""
         raise UsageError(f"{what}; give names with commas between them{such}")
     return chosen
-
-
-def check_modes(thinking: str | Iterable[str]) -> tuple[str, ...]:
-    """`fast,slow` or a list of modes as a tuple in the order of `MODES`, without repeats."""
-    words = thinking.split(",") if isinstance(thinking, str) else thinking
-    modes = {word.strip() for word in words} - {""}
-    if unknown := sorted(modes - set(MODES)):
-        raise UsageError(f"--thinking {unknown[0]} is unknown; use {' or '.join(MODES)}, or both: fast,slow")
-    return tuple(mode for mode in MODES if mode in modes)
 
 
 def check_protocols(protocols: str | Iterable[str]) -> tuple[str, ...]:
@@ -202,7 +193,7 @@ class Settings(Questions):
         _asks(
             "Ask in these modes as well: fast (at once), slow (after a chain of thought), or fast,slow.",
             typed=_Text,
-            parse=check_modes,
+            parse=parse_modes,
         ),
     ] = ()
     slow_tokens: Annotated[int, _asks("New tokens of a chain of thought, at most.")] = 256
@@ -252,7 +243,7 @@ class Settings(Questions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "thinking", check_modes(self.thinking))
+        object.__setattr__(self, "thinking", parse_modes(self.thinking))
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size {self.batch_size} must be 1 or more")
         if self.slow_tokens < FEWEST_SLOW:

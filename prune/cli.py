@@ -335,7 +335,7 @@ def concepts_command(
 
 
 @app.command("write")
-@takes(settings=settings_options(WriteSettings), origin=ORIGIN)
+@takes(settings=settings_options(WriteSettings, defaults={"thinking": ",".join(WriteSettings.thinking)}), origin=ORIGIN)
 def write_command(
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the text goes: a .jsonl file.")],

@@ -252,6 +252,8 @@ def test_bad_input_is_one_line(tiny_llama, questions, tmp_path):
         (["--prompts", questions, "--out", out, "--answer-tokens", 100000], 2, "leaves no room for a prompt"),
         (["--prompts", questions, "--out", out, "--max-length", 8, "--answer-tokens", 8], 2, "no room for a prompt"),
         (["--prompts", questions, "--out", out, "--thinking", "fast", "--instruction", "x"], 2, "goes with --thinking"),
+        (["--prompts", questions, "--out", out, "--thinking", "both"], 2, "is unknown; use fast, slow or fast,slow"),
+        (["--prompts", questions, "--out", out, "--thinking", ","], 2, "names no mode; use fast, slow or fast,slow"),
         (["--prompts", questions, "--out", out, "--backend-args", "x=1"], 2, "goes with --backend vllm"),
         (["--prompts", questions, "--out", out, "--tokens", "0"], 2, "is not a number of tokens"),
         (["--prompts", questions, "--out", out, "--slow-share", "1"], 2, "or --thinking fast or slow"),
