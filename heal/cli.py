@@ -51,7 +51,8 @@ def qlora_command(
 @takes(text=options.TEXT, run=options.RUN, settings=options.DISTILL_SETTINGS)
 def distill_command(
     model: options.Pruned,
-    teacher: Annotated[str, typer.Option(help="The full model that it was cut from: a folder or a hub id.")],
+    *,
+    teacher: options.Teacher = None,
     out: options.AdapterOut,
     text: TextSource,
     run: TrainingRun,
@@ -82,9 +83,7 @@ def finalists_command(
     model: Annotated[str, typer.Argument(help="What prune cut --check wrote: its plan names the finalists.")],
     *,
     out: Annotated[Path, typer.Option(help="Folder for the pruned model that is taken.")],
-    teacher: Annotated[
-        str | None, typer.Option(help="The full model; where prune_plan.json says it was, if not named.")
-    ] = None,
+    teacher: options.Teacher = None,
     finalists: Annotated[int, typer.Option(help="How many are healed at most, those of least KL first.")] = FINALISTS,
     text: TextSource,
     run: TrainingRun,
@@ -110,9 +109,7 @@ def patch_command(
     model: options.Pruned,
     *,
     out: Annotated[Path, typer.Option(help="Folder for the patched model.")],
-    teacher: Annotated[
-        str | None, typer.Option(help="The full model; where prune_plan.json says it was, if not named.")
-    ] = None,
+    teacher: options.Teacher = None,
     pass_over: Annotated[
         bool,
         typer.Option(

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from heal.text.sources import TextSource
 
 Pruned = Annotated[str, typer.Argument(help="The pruned model: a folder or a hub id.")]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        help="The full model that it was cut from: a folder or a hub id.", show_default="the one in prune_plan.json"
+    ),
+]
 AdapterOut = Annotated[Path, typer.Option(help="Folder for the adapter.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")]

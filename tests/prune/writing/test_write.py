@@ -240,6 +240,13 @@ def test_answers_that_do_not_end_can_be_left_out(tiny_llama, questions, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own.jsonl", "sums.jsonl"]
 
 
+@pytest.mark.parametrize("mode", ["fast", "slow"])
+def test_one_mode_of_the_option_asks_in_that_mode_alone(tiny_llama, questions, tmp_path, mode):
+    few = ["--tokens", 300, "--answer-tokens", 4, "--prompts", questions, "--out", tmp_path / "own.jsonl", "--json"]
+    document = json.loads(succeed("prune", "write", tiny_llama, *few, "--thinking", mode).stdout)
+    assert [part["kind"] for part in document["kinds"]] == [mode]
+
+
 def test_bad_input_is_one_line(tiny_llama, questions, tmp_path):
     out, empty = tmp_path / "own.jsonl", tmp_path / "empty.jsonl"
     empty.write_text("\n")
