@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
 
 from prune.common.errors import UsageError
+from prune.common.screen import wording
 from prune.common.screen.options import Option
 from prune.common.thinking import parse_modes
 from prune.instruments.needles import NEEDLES
@@ -30,6 +31,11 @@ PLAIN = (
 FEWEST_SLOW = 16  # tokens of a chain of thought
 HEAD_SCORES = ("write", "copy")
 TOP = 20  # heads that are taken out
+
+# What the help says, here and of the commands that are no more than options.
+MAX_LOSS = "Most points of accuracy that a domain may lose, as 5%."
+POLICY = "YAML file of limits and gains, domain by domain, in the place of --max-loss."
+SWEEP = "Folder of a sweep of the full model, to be shown in the report too."
 
 _asks = partial(Option, panel="Questions")
 _computes = partial(Option, panel="Model and memory")
@@ -117,14 +123,10 @@ class Questions:
     max_length: Annotated[
         int | None, _computes("Context in tokens; 4096 if not given, and never more than the model's own.")
     ] = None
-    device: Annotated[str, _computes("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    device: Annotated[str, _computes(wording.DEVICE)] = "auto"
     dtype: Annotated[str, _computes(DTYPES)] = "auto"
-    load_in_4bit: Annotated[
-        bool, _computes("Judge the weights in NF4, for a model that does not fit as stored.", flag="--load-in-4bit")
-    ] = False
-    device_map: Annotated[
-        str | None, _computes("auto: the layers spread over all GPUs, for a model that one does not hold.")
-    ] = None
+    load_in_4bit: Annotated[bool, _computes(wording.IN_4BIT, flag="--load-in-4bit")] = False
+    device_map: Annotated[str | None, _computes(wording.DEVICE_MAP)] = None
 
     @classmethod
     def of(cls, **given: Any) -> Self:
@@ -340,15 +342,13 @@ class ComparisonSettings(Settings):
     ] = None
     max_loss: Annotated[
         str | None,
-        Option("Most points of accuracy that a domain may lose, as 5%. Exit code 0 GO, 3 NO-GO, 4 INCONCLUSIVE."),
+        Option(f"{MAX_LOSS} Exit code 0 GO, 3 NO-GO, 4 INCONCLUSIVE."),
     ] = None
     policy: Annotated[
         Path | None,
-        Option("YAML file of limits and gains, domain by domain, in the place of --max-loss.", parse=Path),
+        Option(POLICY, parse=Path),
     ] = None
-    sweep: Annotated[Path | None, Option("Folder of a sweep of FULL, to be shown in the report too.", parse=Path)] = (
-        None
-    )
+    sweep: Annotated[Path | None, Option(SWEEP, parse=Path)] = None
     noise: Annotated[
         bool, _repeats("Ask FULL a second time in other batches: how much its scores change is noise.")
     ] = True

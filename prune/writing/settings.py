@@ -7,6 +7,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 from prune.common.errors import UsageError
+from prune.common.screen import wording
 from prune.common.screen.options import Option
 from prune.common.sizes import parse_tokens
 from prune.common.thinking import MODES, SLOW, parse_modes
@@ -91,11 +92,9 @@ class WriteSettings:
     backend_args: Annotated[
         str | None, _running("Options of vLLM's engine, as gpu_memory_utilization=0.6,tensor_parallel_size=2.")
     ] = None
-    device: Annotated[str, _running("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    device: Annotated[str, _running(wording.DEVICE)] = "auto"
     dtype: Annotated[str, _running(DTYPES)] = "auto"
-    device_map: Annotated[
-        str | None, _running("auto: the layers spread over all GPUs, for a model that one does not hold.")
-    ] = None
+    device_map: Annotated[str | None, _running(wording.DEVICE_MAP)] = None
 
     def __post_init__(self) -> None:
         parse_tokens(self.tokens)
