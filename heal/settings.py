@@ -219,7 +219,7 @@ class PatchRun(Run):
 
 @dataclass(frozen=True)
 class BudgetQuery:
-    """What `heal budget` is asked, beside the settings of healing. The paper's budget is 164M tokens."""
+    """What `heal budget` is asked, beside the settings of healing. By default of as many tokens as a run."""
 
     n: Annotated[int, Option("Layers that the cut will drop; 0 for a model that is cut.", flag="--n")] = 0
     start: Annotated[
@@ -238,8 +238,14 @@ class BudgetQuery:
         ),
     ] = None
     tokens: Annotated[
-        int | str, Option("Tokens to heal on; the paper's budget is 164M.", panel="Healing", typed=str)
-    ] = "164M"
+        int | str,
+        Option(
+            "Tokens to heal on, such as 20M. The default is that of heal qlora and heal distill; the paper's budget is "
+            "164M.",
+            panel="Healing",
+            typed=str,
+        ),
+    ] = TrainingRun.tokens
     method: Annotated[str, Option("qlora, or distill, which keeps the full model loaded.", panel="Healing")] = "qlora"
 
 
