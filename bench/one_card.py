@@ -1,14 +1,14 @@
-"""The chain on one card, shown without one: a model of 1.7 times the memory goes through every station under a cap.
+"""The chain on one card, shown without one: a model of 1.7 times the memory goes through every stage under a cap.
 
     OMP_NUM_THREADS=1 python bench/one_card.py            # some 30 minutes on two idle CPU cores, 10 GB of disk
-    OMP_NUM_THREADS=1 python bench/one_card.py --tiny     # the same stations, a model of 4 MiB, told its cap
+    OMP_NUM_THREADS=1 python bench/one_card.py --tiny     # the same stages, a model of 4 MiB, told its cap
 
-Makes a random Llama in bfloat16 with the sample's tokenizer. Each station is the command itself, in a process of its
+Makes a random Llama in bfloat16 with the sample's tokenizer. Each stage is the command itself, in a process of its
 own under a cap that is set from outside and kept there (bench/shared/capped.py); it is told nothing of it. The cap
 holds the libraries too. Scan and cut run a second time under a cap of a third of the model.
 
 `reckoned` is what `heal budget --card cpu` says for the memory that the libraries leave, and the libraries; `measured`
-the most that was held. A station fails the run if it goes above its cap, or another way than was reckoned.
+the most that was held. A stage fails the run if it goes above its cap, or another way than was reckoned.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ LIBRARIES = {
 
 @dataclass(frozen=True)
 class Shape:
-    """The random Llama: as many layers as make `TIMES` the cap; and how much text the stations read."""
+    """The random Llama: as many layers as make `TIMES` the cap; and how much text the stages read."""
 
     width: int
     inner: int
@@ -149,7 +149,7 @@ def stations(work: Path, shape: Shape, told: Sequence[str]) -> list[Station]:
 
 
 def ways(full: Path, shape: Shape, room: int) -> dict[str, StationWay]:
-    """What `heal budget` says of each station on this CPU, were so much of its memory free."""
+    """What `heal budget` says of each stage on this CPU, were so much of its memory free."""
     from heal.budget.plan import plan_budget
     from heal.budget.stations import Amounts
     from heal.settings import BudgetQuery, Settings
@@ -165,10 +165,10 @@ def ways(full: Path, shape: Shape, room: int) -> dict[str, StationWay]:
 
 
 def run(station: Station, cap: int | None, mapped: int) -> dict[str, Any]:
-    """Run a station under its cap: the way it went, what it held, and seconds.
+    """Run a stage under its cap: the way it went, what it held, and seconds.
 
     Args:
-        mapped: of a station that maps the files, bytes that the kernel counts though nothing holds them.
+        mapped: of a stage that maps the files, bytes that the kernel counts though nothing holds them.
     """
     program, *words = map(str, (*station.words, "--overwrite"))
     module = "eval" if program == "evaluate" else program
@@ -223,7 +223,7 @@ def main() -> None:
     rows, weights, cap = document["stations"], document["weights"], document["shape"]["cap"]
     below = ", ".join(f"{name} {size / MIB:.0f}" for name, size in document["libraries"].items())
     print(f"\nweights {weights / MIB:.0f} MiB, {weights / cap:.2f} times the cap; libraries (MiB): {below}\n")
-    print("| station | reckoned | measured | cap (MiB) | way | seconds |\n|---|---|---|---|---|---|")
+    print("| stage | reckoned | measured | cap (MiB) | way | seconds |\n|---|---|---|---|---|---|")
     print("\n".join(map(row, rows)))
     wrong = [f"{found['station']}: {found['failed']}" for found in rows if found["failed"]]
     if not asked.tiny:
@@ -237,7 +237,7 @@ def main() -> None:
 
 
 def measure(work: Path, shape: Shape, *, tiny: bool) -> dict[str, Any]:
-    """Every station in turn, up to the first that fails; what has passed in `work` before is taken from there."""
+    """Every stage in turn, up to the first that fails; what has passed in `work` before is taken from there."""
     told = ["--max-memory", f"{shape.cap}B"] if tiny else []
     kept = work / "stations.json"
     rows = json.loads(kept.read_text()) if kept.exists() else []

@@ -11,15 +11,13 @@ from eval.depth.settings import DepthSettings
 from eval.foreign.settings import ForeignSettings
 from eval.gains.settings import GainsSettings
 from eval.options import asked_options, caching_options
-from eval.settings import ComparisonSettings, RunSettings
+from eval.settings import MAX_LOSS, POLICY, SWEEP, ComparisonSettings, RunSettings
 from eval.sweeps.settings import SweepSettings
+from prune.common.screen import wording
 from prune.common.screen.options import settings_options, takes
-from prune.common.screen.terminal import AsJson, answer, make_app
+from prune.common.screen.terminal import AsJson, Model, Overwrite, Resume, Revision, answer, make_app
 
 app = make_app("evaluate", "Bill what a cut costs, domain by domain.")
-
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands at the output.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 
 
 @app.command()
@@ -70,10 +68,10 @@ def domains(
 @app.command()
 @takes(settings=caching_options(RunSettings))
 def run(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.")],
+    model: Model,
     settings: RunSettings,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for results.json and the samples; none if not given.")
+        Path | None, typer.Option("--out", "-o", help="Folder for results.json and the samples; none if not given.")
     ] = None,
     revision: Revision = None,
     overwrite: Overwrite = False,
@@ -109,7 +107,7 @@ def run(
 def compare(
     full: Annotated[str, typer.Argument(metavar="FULL", help="The model before the cut.")],
     others: Annotated[list[str], typer.Argument(metavar="OTHER...", help="Cut, healed and other versions of it.")],
-    out: Annotated[Path, typer.Option(help="Folder for the bill: tables, figure, results and samples.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the bill: tables, figure, results and samples.")],
     settings: ComparisonSettings,
     gains: GainsSettings,
     foreign: ForeignSettings,
@@ -145,11 +143,13 @@ def compare(
 @app.command("sweep")
 @takes(settings=asked_options(SweepSettings))
 def sweep_command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id: the one to be cut.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{wording.MODEL}: the one to be cut.")],
     settings: SweepSettings,
-    out: Annotated[Path, typer.Option(help="Folder for sweep.json, costs.json, the samples and the figures.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for sweep.json, costs.json, the samples and the figures.")
+    ],
     revision: Revision = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted sweep into --out.")] = False,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -172,11 +172,13 @@ def sweep_command(
 @app.command("depth")
 @takes(settings=asked_options(DepthSettings))
 def depth_command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.")],
+    model: Model,
     settings: DepthSettings,
-    out: Annotated[Path, typer.Option(help="Folder for depth.json, tables, figures and the questions' measures.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for depth.json, tables, figures and the questions' measures.")
+    ],
     revision: Revision = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run into --out.")] = False,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -196,13 +198,9 @@ def frontier_command(
     comparisons: Annotated[
         list[Path], typer.Argument(metavar="DIR...", help="Folders of evaluate compare: cuts of one full model.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for frontier.json, frontier.md and the figure.")],
-    max_loss: Annotated[
-        str | None, typer.Option(help="Policy: the most accuracy that a model may lose in any domain, as 5%.")
-    ] = None,
-    policy: Annotated[
-        Path | None, typer.Option(help="Policy: a file of limits and gains, as compare takes it.")
-    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for frontier.json, frontier.md and the figure.")],
+    max_loss: Annotated[str | None, typer.Option(help=MAX_LOSS)] = None,
+    policy: Annotated[Path | None, typer.Option(help=POLICY)] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -222,7 +220,7 @@ def cliff_command(
     sweeps: Annotated[
         list[Path], typer.Argument(metavar="DIR...", help="Folders of evaluate sweep, one for each way to cut.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for cliff.json, cliff.md and the figure.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for cliff.json, cliff.md and the figure.")],
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -240,8 +238,10 @@ def cliff_command(
 @app.command("report")
 def report_command(
     results: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a comparison, a sweep or a depth run.")],
-    sweep: Annotated[Path | None, typer.Option(help="Folder of a sweep of the full model, to be shown too.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write; report.html in DIR if not given.")] = None,
+    sweep: Annotated[Path | None, typer.Option(help=SWEEP)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; report.html in DIR if not given.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:

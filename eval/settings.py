@@ -11,7 +11,9 @@ from typing import Annotated, Any, Self, TypeVar, get_type_hints
 
 from prune.common.checked import Checked, field_value
 from prune.common.errors import UsageError
+from prune.common.screen import wording
 from prune.common.screen.options import Option, named_paths
+from prune.common.thinking import parse_modes
 from prune.instruments.needles import NEEDLES
 from prune.instruments.settings import HeadsSettings, parse_numbers, spell_numbers
 from prune.models.precision import HELP as DTYPES
@@ -29,10 +31,14 @@ PLAIN = (
     "choice",
     "generation",
 )  # a question has one of these; both are asked if not told: none has options to read back
-MODES = ("fast", "slow")  # of thinking: at once, and after a chain of thought
 FEWEST_SLOW = 16  # tokens of a chain of thought
 HEAD_SCORES = ("write", "copy")
 TOP = 20  # heads that are taken out
+
+# What the help says, here and of the commands that are no more than options.
+MAX_LOSS = "Most points of accuracy that a domain may lose, as 5%."
+POLICY = "YAML file of limits and gains, domain by domain, in the place of --max-loss."
+SWEEP = "Folder of a sweep of the full model, to be shown in the report too."
 
 _asks = partial(Option, panel="Questions")
 _computes = partial(Option, panel="Model and memory")
@@ -51,15 +57,6 @@ def split_names(names: str | Iterable[str], option: str = "--domains") -> tuple[
         such = ", such as --domains medical,math" if option == "--domains" else ""
         raise UsageError(f"{what}; give names with commas between them{such}")
     return chosen
-
-
-def check_modes(thinking: str | Iterable[str]) -> tuple[str, ...]:
-    """`fast,slow` or a list of modes as a tuple in the order of `MODES`, without repeats."""
-    words = thinking.split(",") if isinstance(thinking, str) else thinking
-    modes = {word.strip() for word in words} - {""}
-    if unknown := sorted(modes - set(MODES)):
-        raise UsageError(f"--thinking {unknown[0]} is unknown; use {' or '.join(MODES)}, or both: fast,slow")
-    return tuple(mode for mode in MODES if mode in modes)
 
 
 def check_protocols(protocols: str | Iterable[str]) -> tuple[str, ...]:
@@ -129,14 +126,10 @@ class Questions(Checked):
     max_length: Annotated[
         int | None, _computes("Context in tokens; 4096 if not given, and never more than the model's own.")
     ] = None
-    device: Annotated[str, _computes("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    device: Annotated[str, _computes(wording.DEVICE)] = "auto"
     dtype: Annotated[str, _computes(DTYPES)] = "auto"
-    load_in_4bit: Annotated[
-        bool, _computes("Judge the weights in NF4, for a model that does not fit as stored.", flag="--load-in-4bit")
-    ] = False
-    device_map: Annotated[
-        str | None, _computes("auto: the layers spread over all GPUs, for a model that one does not hold.")
-    ] = None
+    load_in_4bit: Annotated[bool, _computes(wording.IN_4BIT, flag="--load-in-4bit")] = False
+    device_map: Annotated[str | None, _computes(wording.DEVICE_MAP)] = None
 
     @classmethod
     def of(cls, **given: Any) -> Self:
@@ -217,7 +210,7 @@ class Settings(Questions):
         _asks(
             "Ask in these modes as well: fast (at once), slow (after a chain of thought), or fast,slow.",
             typed=_Text,
-            parse=check_modes,
+            parse=parse_modes,
         ),
     ] = ()
     slow_tokens: Annotated[int, _asks("New tokens of a chain of thought, at most.")] = 256
@@ -274,7 +267,7 @@ class Settings(Questions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "thinking", check_modes(self.thinking))
+        object.__setattr__(self, "thinking", parse_modes(self.thinking))
         if self.tasks:
             object.__setattr__(self, "tasks", split_names(self.tasks, "--tasks"))
         if self.needle_lengths:
@@ -380,15 +373,13 @@ class ComparisonSettings(Settings):
     ] = None
     max_loss: Annotated[
         str | None,
-        Option("Most points of accuracy that a domain may lose, as 5%. Exit code 0 GO, 3 NO-GO, 4 INCONCLUSIVE."),
+        Option(f"{MAX_LOSS} Exit code 0 GO, 3 NO-GO, 4 INCONCLUSIVE."),
     ] = None
     policy: Annotated[
         Path | None,
-        Option("YAML file of limits and gains, domain by domain, in the place of --max-loss.", parse=Path),
+        Option(POLICY, parse=Path),
     ] = None
-    sweep: Annotated[Path | None, Option("Folder of a sweep of FULL, to be shown in the report too.", parse=Path)] = (
-        None
-    )
+    sweep: Annotated[Path | None, Option(SWEEP, parse=Path)] = None
     noise: Annotated[
         bool, _repeats("Ask FULL a second time in other batches: how much its scores change is noise.")
     ] = True

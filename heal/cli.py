@@ -10,8 +10,9 @@ import typer
 from heal import options
 from heal.choosing.record import FINALISTS
 from prune.common.machine.processes import is_main
+from prune.common.screen import wording
 from prune.common.screen.options import takes
-from prune.common.screen.terminal import AsJson, answer, make_app, screen
+from prune.common.screen.terminal import AsJson, Overwrite, Revision, answer, make_app, screen
 
 if TYPE_CHECKING:
     from heal.ranking.settings import RankRun, RankSettings, Selection
@@ -51,7 +52,8 @@ def qlora_command(
 @takes(text=options.TEXT, run=options.RUN, settings=options.DISTILL_SETTINGS)
 def distill_command(
     model: options.Pruned,
-    teacher: Annotated[str, typer.Option(help="The full model that it was cut from: a folder or a hub id.")],
+    *,
+    teacher: options.Teacher = None,
     out: options.AdapterOut,
     text: TextSource,
     run: TrainingRun,
@@ -79,17 +81,20 @@ def distill_command(
 @app.command("finalists")
 @takes(text=options.TEXT, run=options.FINALISTS_RUN, settings=options.DISTILL_SETTINGS)
 def finalists_command(
-    model: Annotated[str, typer.Argument(help="What prune cut --check wrote: its plan names the finalists.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help=f"{wording.MODEL}: what prune cut --check wrote, whose plan names the finalists."
+        ),
+    ],
     *,
-    out: Annotated[Path, typer.Option(help="Folder for the pruned model that is taken.")],
-    teacher: Annotated[
-        str | None, typer.Option(help="The full model; where prune_plan.json says it was, if not named.")
-    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pruned model that is taken.")],
+    teacher: options.Teacher = None,
     finalists: Annotated[int, typer.Option(help="How many are healed at most, those of least KL first.")] = FINALISTS,
     text: TextSource,
     run: TrainingRun,
     settings: DistillSettings,
-    as_json: Annotated[bool, typer.Option("--json", help="Print finalists.json, and nothing else there.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Heal each finalist of a cut's check on a few thousand tokens, and take the cut that heals best.
 
@@ -109,10 +114,8 @@ def finalists_command(
 def patch_command(
     model: options.Pruned,
     *,
-    out: Annotated[Path, typer.Option(help="Folder for the patched model.")],
-    teacher: Annotated[
-        str | None, typer.Option(help="The full model; where prune_plan.json says it was, if not named.")
-    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the patched model.")],
+    teacher: options.Teacher = None,
     pass_over: Annotated[
         bool,
         typer.Option(
@@ -156,7 +159,7 @@ def rank_command(
     settings: RankSettings,
     selection: Selection,
     run: RankRun,
-    as_json: Annotated[bool, typer.Option("--json", help="Print rank.json on stdout, and nothing else there.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Rank the documents of a pool by what each would do for a domain's answers, before any healing.
 
@@ -180,12 +183,12 @@ def rank_command(
 @app.command("merge")
 @takes(merging=options.MERGE, measuring=options.MEASURING)
 def merge_command(
-    adapter: Annotated[Path, typer.Argument(help="Folder that heal qlora or heal distill wrote.")],
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder that heal qlora or heal distill wrote.")],
     *,
-    out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the merged model.")],
     merging: options.MergeOptions,
     measuring: Measuring,
-    overwrite: options.Overwrite = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge an adapter into its base: one ordinary checkpoint, in the base's dtype.
@@ -217,12 +220,12 @@ def merge_command(
 @app.command("budget")
 @takes(query=options.BUDGET, settings=options.BUDGET_SETTINGS)
 def budget_command(
-    model: Annotated[str, typer.Argument(help="The model before its cut, or one that is cut: a folder or a hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{wording.MODEL}: before its cut, or cut already.")],
     *,
     query: BudgetQuery,
     settings: Settings,
-    revision: options.Revision = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the budget as JSON, and nothing else there.")] = False,
+    revision: Revision = None,
+    as_json: AsJson = False,
 ) -> None:
     """Estimate what healing and the chain around it take, before anything is loaded: memory, disk, hours, by card.
 

@@ -49,14 +49,7 @@ def trace(
     """
     pruned = locate(model, revision=revision)
     plan, cut = open_cut(pruned.folder)
-    try:
-        full = locate(teacher or plan.model, revision=plan.commit if str(teacher or plan.model) == plan.model else None)
-    except CheckpointError as error:
-        if teacher is not None:
-            raise
-        raise CheckpointError(
-            f"the source that {PLAN_FILE} names is not there ({error}); give it with --teacher"
-        ) from None
+    full = full_source(plan, teacher)
     subject = open_subject(full.folder)
     for key, value in subject.identity().items():
         if value != plan.identity[key]:
@@ -68,6 +61,23 @@ def trace(
     if untouched is not None:
         _check_untouched(lineage, untouched)
     return lineage
+
+
+def full_source(plan: CutPlan, teacher: str | Path | None = None) -> Source:
+    """Where the full model of a cut is: `teacher`, or where the plan says it was, if None.
+
+    Raises:
+        CheckpointError: it is not there.
+    """
+    name = teacher or plan.model
+    try:
+        return locate(name, revision=plan.commit if str(name) == plan.model else None)
+    except CheckpointError as error:
+        if teacher is not None:
+            raise
+        raise CheckpointError(
+            f"the source that {PLAN_FILE} names is not there ({error}); give it with --teacher"
+        ) from None
 
 
 def _check_untouched(lineage: Lineage, why: str) -> None:

@@ -14,16 +14,21 @@ from heal.choosing.record import TOKENS
 from heal.ranking.settings import RankRun, RankSettings, Selection
 from heal.settings import BudgetQuery, DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
 from prune.common.errors import UsageError
+from prune.common.screen import wording
 from prune.common.screen.options import Option, option_names, settings_options
 from prune.common.sizes import parse_tokens
 
 if TYPE_CHECKING:
     from heal.text.sources import TextSource
 
-Pruned = Annotated[str, typer.Argument(help="The pruned model: a folder or a hub id.")]
-AdapterOut = Annotated[Path, typer.Option(help="Folder for the adapter.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out where it exists.")]
+Pruned = Annotated[str, typer.Argument(metavar="MODEL", help=f"{wording.MODEL}: the pruned one.")]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        help=f"{wording.MODEL} of the full one that it was cut from.", show_default="the one in prune_plan.json"
+    ),
+]
+AdapterOut = Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter.")]
 
 _text = partial(Option, panel="Text")
 
@@ -35,11 +40,11 @@ class TextOptions:
     text: Annotated[
         list[str] | None,
         _text(
-            "What to heal on: .txt, .jsonl, .jsonl.gz, .parquet, a folder, or hub:repo:config:split; C4 from the hub "
-            "if not given. Rows with `messages` are chats. Several times: mixed in equal shares."
+            f"What to heal on: {wording.SOURCE}; C4 from the hub if not given. Rows with `messages` are chats. Several "
+            "times: mixed in equal shares."
         ),
     ] = None
-    field: Annotated[str, _text("Field of each row that holds the text.")] = "text"
+    field: Annotated[str, _text(wording.FIELD)] = "text"
     mix: Annotated[
         str | None, _text("Share of each --text in its order, such as 0.7,0.3; they sum to 1. Equal if not given.")
     ] = None

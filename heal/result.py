@@ -128,7 +128,7 @@ class Chats(Part):
 
     read: int = Field(description="how many")
     cut: int = Field(description="longer than a row, and cut at its end")
-    passed_over: int = Field(description="whose first tokens, as many as a row has, bear no loss")
+    passed_over: int = Field(description="whose first tokens, as many as a row has, do not count in the loss")
 
 
 class Agreement(Stated):
@@ -190,7 +190,7 @@ class HealRecord(Stated, Artefact):
     )
     tokens: int = Field(description="the budget spent, as tokens seen; of `patch`: fitted")
     loss_tokens: int | None = optional("of runs that train: how many of the tokens bore loss")
-    loss_on: str | None = optional("of runs on chats: which of their tokens bear loss, `answers` or `all`")
+    loss_on: str | None = optional("of runs on chats: which of their tokens count in the loss, `answers` or `all`")
     mix: tuple[float, ...] | None = optional("the share of each text in the rows; absent if equal")
     chats: Chats | None = optional("of runs that train on chats")
     settings: dict[str, Any] = Field(description="everything that was set")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from prune.common.checked import Checked
 from prune.common.errors import UsageError
+from prune.common.screen import wording
 from prune.common.screen.options import MAX_MEMORY, Option, named_paths
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.attention import HELP as ATTENTIONS
@@ -29,6 +30,14 @@ REPORTERS = ("wandb", "trackio", "tensorboard", "none")
 _training, _adapter, _distillation, _patch, _running = (
     partial(Option, panel=title) for title in ("Training", "Adapter", "Distillation", "Patch", "Running")
 )
+# What the help says of an adapter, here and in ranking.
+RANK = "LoRA rank; the paper's is 64 for most models, 2 to 8 for some."
+TARGETS = (
+    "Which projections to adapt: all, feed-forward, after-cut (all, but only in the layers after the cut), or "
+    "feed-forward:after-cut."
+)
+BITS_TOLD = "4: NF4, double quantised; 8: LLM.int8(); 16: not quantised."
+PRODUCTS = "Of matrix products: bfloat16, float32, or auto: bfloat16 where the device has it."
 _FOLLOWS = "Follows from --tokens if not given."
 _ROW = "Tokens per row; documents are packed, and do not see one another."
 
@@ -86,20 +95,15 @@ class Settings(Checked):
             shown="on",
         ),
     ] = True
-    rank: Annotated[int, _adapter("LoRA rank; the paper's is 64 for most models, 2 to 8 for some.", least=1)] = 64
+    rank: Annotated[int, _adapter(RANK, least=1)] = 64
     alpha: Annotated[float | None, _adapter("LoRA alpha; the rank if not given.")] = None
     dropout: Annotated[float, _adapter("Dropout before the adapter.")] = 0.05
     targets: Annotated[
         str,
-        _adapter(
-            "Which projections to adapt: all, feed-forward, after-cut (all, but only in the layers after the cut), or "
-            "feed-forward:after-cut."
-        ),
+        _adapter(TARGETS),
     ] = "all"
-    bits: Annotated[int, _adapter("4: NF4, double quantised; 8: LLM.int8(); 16: not quantised.")] = 4
-    dtype: Annotated[
-        str, _adapter("Of matrix products: bfloat16, float32, or auto: bfloat16 where the device has it.")
-    ] = "auto"
+    bits: Annotated[int, _adapter(BITS_TOLD)] = 4
+    dtype: Annotated[str, _adapter(PRODUCTS)] = "auto"
     adapter_compute: Annotated[
         str,
         _adapter(
@@ -186,9 +190,9 @@ class PatchSettings(Checked):
 class Run(Checked):
     """Where a run goes and what it may replace. `show_progress`: on stderr."""
 
-    device: Annotated[str, Option("auto, cpu, cuda, cuda:1, ...")] = "auto"
-    revision: Annotated[str | None, Option("Branch, tag or commit on the hub.")] = None
-    overwrite: Annotated[bool, Option("Replace --out where it exists.", flag="--overwrite")] = False
+    device: Annotated[str, Option(wording.DEVICE)] = "auto"
+    revision: Annotated[str | None, Option(wording.REVISION)] = None
+    overwrite: Annotated[bool, Option(wording.OVERWRITE, flag="--overwrite")] = False
     show_progress: bool = True
 
 
@@ -200,9 +204,7 @@ class TrainingRun(Run):
     """
 
     tokens: Annotated[int | str, _training("Budget, such as 60k, 2M or 164M.", typed=str)] = "2M"
-    resume: Annotated[
-        bool, _running("Go on from the last checkpoint of a run into --out; begin if there is none.", flag="--resume")
-    ] = False
+    resume: Annotated[bool, _running(wording.RESUME, flag="--resume")] = False
     save_every: Annotated[
         int | None,
         _running(
@@ -220,9 +222,7 @@ class TrainingRun(Run):
             least=1,
         ),
     ] = None
-    device_map: Annotated[
-        str | None, _running("auto: the layers spread over all GPUs, for a model that one does not hold.")
-    ] = None
+    device_map: Annotated[str | None, _running(wording.DEVICE_MAP)] = None
 
 
 @dataclass(frozen=True)
@@ -232,13 +232,13 @@ class PatchRun(Run):
     tokens: Annotated[
         int | str, _patch("Tokens to fit on; a quarter more (4096 at most) chooses among the candidates.", typed=str)
     ] = "20k"
-    dtype: Annotated[str, Option(f"To compute in: {DTYPES}")] = "auto"
+    dtype: Annotated[str, Option(DTYPES)] = "auto"
     max_memory: Annotated[int | None, MAX_MEMORY] = None
 
 
 @dataclass(frozen=True)
 class BudgetQuery(Checked):
-    """What `heal budget` is asked, beside the settings of healing. The paper's budget is 164M tokens."""
+    """What `heal budget` is asked, beside the settings of healing. By default of as many tokens as a run."""
 
     n: Annotated[int, Option("Layers that the cut will drop; 0 for a model that is cut.", flag="--n", least=0)] = 0
     start: Annotated[
@@ -260,8 +260,14 @@ class BudgetQuery(Checked):
         ),
     ] = None
     tokens: Annotated[
-        int | str, Option("Tokens to heal on; the paper's budget is 164M.", panel="Healing", typed=str)
-    ] = "164M"
+        int | str,
+        Option(
+            "Tokens to heal on, such as 20M. The default is that of heal qlora and heal distill; the paper's budget is "
+            "164M.",
+            panel="Healing",
+            typed=str,
+        ),
+    ] = TrainingRun.tokens
     method: Annotated[str, Option("qlora, or distill, which keeps the full model loaded.", panel="Healing")] = "qlora"
 
 
@@ -283,7 +289,7 @@ class Measuring(Checked):
             least=1,
         ),
     ] = None
-    device: Annotated[str, Option("What quantises and measures: auto, cpu, cuda, cuda:1, ...")] = "auto"
+    device: Annotated[str, Option(wording.DEVICE)] = "auto"
     max_memory: Annotated[int | None, MAX_MEMORY] = None
 
     @property

@@ -10,18 +10,15 @@ import typer
 
 from prune.choosing.settings import CheckSettings, CutSettings, FitSettings, TimeSettings
 from prune.common.errors import UsageError
+from prune.common.screen import wording
 from prune.common.screen.options import settings_options, takes
-from prune.common.screen.terminal import AsJson, answer, make_app, screen
+from prune.common.screen.terminal import AsJson, Model, Overwrite, Resume, answer, make_app, screen
 from prune.instruments.concepts.settings import ConceptsSettings
 from prune.instruments.settings import HeadsSettings
 from prune.options import (
     LISTS,
     ORIGIN,
     WHICH,
-    Model,
-    Overwrite,
-    OverwriteBoth,
-    Resume,
     Texts,
     check_cut_apart,
     check_svg,
@@ -50,7 +47,7 @@ def cut_command(
     settings: CutSettings,
     check: CheckSettings,
     scanning: dict[str, Any],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the pruned model.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the pruned model.")] = None,
     link: Annotated[
         bool, typer.Option("--link", help="Hard-link shards that do not change: they stay one file with the source's.")
     ] = False,
@@ -147,7 +144,7 @@ def inspect_command(
 @app.command("verify")
 @takes(origin=ORIGIN)
 def verify_command(
-    full: Annotated[str, typer.Argument(metavar="FULL", help="The source: a model folder or hub id.")],
+    full: Annotated[str, typer.Argument(metavar="FULL", help=f"{wording.MODEL}: the one that was cut.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `prune cut` has written.")],
     origin: dict[str, Any],
     logits: Annotated[
@@ -179,14 +176,13 @@ def scan_command(
     text: Annotated[
         Texts,
         typer.Option(
-            help="A .txt, .jsonl, .jsonl.gz or .parquet file, a folder of them, or hub:repo[:config[:split]]; "
-            "may be given more than once, for equal shares.",
+            help=f"What to scan on: {wording.SOURCE}; may be given more than once, for equal shares.",
             show_default="C4 from the hub",
         ),
     ] = None,
     resume: Resume = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the heat map: a .png, .pdf or .svg file.")] = None,
-    overwrite: OverwriteBoth = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure how much each block of layers changes its input, for all blocks in one pass.
@@ -260,7 +256,7 @@ def heads_command(
     ] = None,
     resume: Resume = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the map of all heads: an .svg file.")] = None,
-    overwrite: OverwriteBoth = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the attention heads that copy from the context, and test them by ablation.
@@ -306,7 +302,7 @@ def concepts_command(
     ] = None,
     resume: Resume = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the shares over depth: an .svg file.")] = None,
-    overwrite: OverwriteBoth = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Cluster the hidden states of words, layer by layer, and find the known labels that the clusters match.
@@ -334,7 +330,7 @@ def concepts_command(
 
 
 @app.command("write")
-@takes(settings=settings_options(WriteSettings), origin=ORIGIN)
+@takes(settings=settings_options(WriteSettings, defaults={"thinking": ",".join(WriteSettings.thinking)}), origin=ORIGIN)
 def write_command(
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the text goes: a .jsonl file.")],

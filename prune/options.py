@@ -10,7 +10,7 @@ import typer
 
 from prune.common.errors import UsageError
 from prune.common.screen.options import Options
-from prune.common.screen.terminal import screen
+from prune.common.screen.terminal import Revision, screen
 from prune.instruments.settings import HeadsSettings, spell_numbers
 
 if TYPE_CHECKING:
@@ -18,18 +18,14 @@ if TYPE_CHECKING:
     from prune.common.files.artefact import Artefact
     from prune.common.files.resume import Unfinished
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or hub id.")]
 Texts = list[str] | None
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")]
-OverwriteBoth = Annotated[bool, typer.Option(help="Replace what stands at --out and --plot.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with an interrupted run into --out; begin if there is none.")
-]
 ORIGIN = Options(
     dict,
     {
-        "revision": Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")],
-        "trust_remote_code": Annotated[bool, typer.Option(help="Run Python code that comes with the model.")],
+        "revision": Revision,
+        "trust_remote_code": Annotated[
+            bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+        ],
     },
     {"revision": None, "trust_remote_code": False},
 )

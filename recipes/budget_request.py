@@ -10,7 +10,7 @@ from heal.budget.document import Budget, Gpu
 from heal.budget.plan import plan_budget
 from heal.budget.stations import Amounts
 from heal.choosing.record import FINALISTS, TOKENS
-from heal.settings import BudgetQuery, Settings
+from heal.settings import BudgetQuery, Settings, TrainingRun
 from prune.choosing.fit import OutOfReachError, check_reach, least_layers
 from prune.choosing.settings import CutSettings, FitSettings
 from prune.common.errors import RegrowthError, UsageError
@@ -138,7 +138,7 @@ def _nearest(recipe: Recipe, stage: Stage, commands: tuple[str, ...]) -> Stage |
 
 def _tokens(healing: Stage) -> str:
     """What a stage heals on; of finalists, each of them."""
-    usual = TOKENS if healing.command == "heal finalists" else "2M"
+    usual = TOKENS if healing.command == "heal finalists" else TrainingRun.tokens
     return str(healing.options.get("tokens") or usual)
 
 

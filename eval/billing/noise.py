@@ -17,7 +17,7 @@ from eval.billing.rows.needles import NeedleRow, bill_needles
 from eval.billing.rows.thinking import ThinkingRow, bill_thinking
 from eval.billing.statistics import Interval, accuracy_of
 from eval.runs.samples import RunResult, Sample
-from eval.settings import MODES
+from prune.common.thinking import MODES
 
 _TINY = 1e-12  # sums of the same numbers in two orders
 

@@ -9,8 +9,8 @@ from scipy import stats
 
 from eval.billing.rows.thinking import ThinkingRow
 from eval.depth.document import Disagreement, MeasureRow, RankAgreement
-from eval.settings import MODES
 from prune.common.intervals import Interval
+from prune.common.thinking import MODES
 
 
 def disagreements(rows: Sequence[MeasureRow], thinking: Sequence[ThinkingRow]) -> tuple[Disagreement, ...]:

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from eval.settings import FEWEST_SLOW, MODES, PLAIN, SHORTEST, Questions, Settings, split_names
+from eval.settings import FEWEST_SLOW, PLAIN, SHORTEST, Questions, Settings, split_names
 from prune.common.errors import UsageError
 from prune.common.screen.options import Option
+from prune.common.thinking import MODES
 
 MEASURES = ("fast", "using", "writing", "control")
 EVERY = "every"  # start of a block

@@ -14,10 +14,10 @@ from eval.asking.tasks import TaskPlan, prompts_of
 from eval.depth.plan import DepthTask
 from eval.depth.settings import DepthSettings
 from eval.runs.samples import RunResult, Sample
-from eval.settings import MODES
 from eval.sweeps.plan import Variant
 from prune.common.layers import layers_without
 from prune.common.screen.terminal import Progress
+from prune.common.thinking import MODES
 from prune.families.subject import Subject, new_config
 from prune.models.walks.sharing import over_same_weights
 

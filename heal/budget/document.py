@@ -72,8 +72,9 @@ class BudgetSettings(Part):
     checkpointing: bool = Field(description="whether activations are computed anew")
 
 
+# Not `Stage`: that is the stage of a recipe, which has a name and options of its own.
 class Station(Part):
-    """A command of the chain, and what it takes on any card."""
+    """A stage of the chain: a command, and what it takes on any card."""
 
     name: str = Field(description="`scan`, `cut`, `patch`, `heal`, `merge`, `run`, `compare` or `sweep`")
     command: str = Field(description="that does it")
@@ -87,9 +88,9 @@ class Station(Part):
 
 
 class StationWay(Part):
-    """How a station goes on one card; hours are expected, not measured."""
+    """How a stage goes on one card; hours are expected, not measured."""
 
-    name: str = Field(description="of the station")
+    name: str = Field(description="of the stage")
     way: Way = Field(
         description="`resident`: the whole model in 16 bits; `4 bits`; `layer by layer` from the files; `none`: it "
         "does not fit"
@@ -110,7 +111,7 @@ class Fit(Part):
     longest: int = Field(description="the longest row of which one fits")
     tokens_per_second: float = Field(description="expected")
     hours: float = Field(description="expected")
-    stations: tuple[StationWay, ...] = Field(description="the whole chain")
+    stations: tuple[StationWay, ...] = Field(description="the stages of the whole chain")
 
 
 class Budget(Stated, Artefact):
@@ -132,9 +133,9 @@ class Budget(Stated, Artefact):
     memory_without_checkpointing: Memory | None = optional("absent if that is what was asked")
     memory_with_checkpointing: Memory | None = optional("absent if that is what was asked")
     flops_per_token: float = Field(description="of a training step")
-    stations: tuple[Station, ...] = Field(description="the whole chain, in its order")
+    stations: tuple[Station, ...] = Field(description="the stages of the whole chain, in its order")
     card: str | None = optional("the card that is asked about, or is here; absent if neither")
     gpus: tuple[Fit, ...] = Field(description="one for each card, that one first")
     refused: tuple[str, ...] = Field(
-        description="why a station cannot go on that card even with the smallest settings, and what to change"
+        description="why a stage cannot run on that card even with the smallest settings, and what to change"
     )

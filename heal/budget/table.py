@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from heal.budget.document import Budget, Fit, StationWay
 from heal.budget.stations import READ, WRITE
+from heal.settings import TrainingRun
 from prune.common.screen.tables import Cell, Table
+from prune.common.sizes import parse_tokens
 from prune.models.memory.footprint import GIB
 
 if TYPE_CHECKING:
@@ -48,27 +50,36 @@ def tables(budget: Budget) -> Group:
         f"{job.role}, {job.bits} bits; of one layer at work and one chunk of logits, the larger counts",
     )
     cards = Table.of(
-        f"One card, {budget.tokens:,} tokens (expected, not measured)",
+        f"One card, {budget.tokens:,} tokens to heal on (expected, not measured)",
         ("card", "GiB", "share", "holds it", "most rows", "longest row", "tokens/s", "hours"),
         map(_card, budget.gpus),
         words=("card",),
-        caption=f"{budget.flops_per_token / 1e9:.1f} GFLOP a token; a card is taken to reach this share of its bf16 "
-        "peak, which a small model or a small batch does not. Of its memory, 4 % and 0.75 GiB are left to the "
-        "allocator and CUDA.",
+        caption=f"{_usual_tokens(budget)}{budget.flops_per_token / 1e9:.1f} GFLOP a token; a card is taken to reach "
+        "this share of its bf16 peak, which a small model or a small batch does not. Of its memory, 4 % and 0.75 GiB "
+        "are left to the allocator and CUDA.",
     )
     return Group(held, cards, chain_table(budget), *map(Text, budget.refused), _chain_by_card(budget))
 
 
+def _usual_tokens(budget: Budget) -> str:
+    """Where the number of tokens comes from, if it is the usual one; else nothing."""
+    if budget.tokens != parse_tokens(TrainingRun.tokens):
+        return ""
+    return (
+        f"{TrainingRun.tokens} tokens are the default of heal {budget.settings.method}; --tokens sets another number. "
+    )
+
+
 def shown_fit(budget: Budget) -> Fit:
-    """The card that the chain is shown for: the one asked about, or the smallest that bears all stations."""
+    """The card that the chain is shown for: the one asked about, or the smallest on which all stages run."""
     if budget.card is not None:
         return budget.gpus[0]
-    bearing = [one for one in budget.gpus if all(way.way != "none" and not way.needs for way in one.stations)]
-    return min(bearing or budget.gpus[-1:], key=lambda one: one.gpu.memory)
+    able = [one for one in budget.gpus if all(way.way != "none" and not way.needs for way in one.stations)]
+    return min(able or budget.gpus[-1:], key=lambda one: one.gpu.memory)
 
 
 def chain_table(budget: Budget, names: Iterable[str] | None = None) -> Table:
-    """Each station on one card, with what its hours assume. `names`: of the stations that are shown; all if None."""
+    """Each stage on one card, with what its hours assume. `names`: of the stages that are shown; all if None."""
     fit = shown_fit(budget)
     gpu, wanted = fit.gpu, None if names is None else set(names)
     rows = [
@@ -83,13 +94,13 @@ def chain_table(budget: Budget, names: Iterable[str] | None = None) -> Table:
         for station, way in zip(budget.stations, fit.stations, strict=True)
         if wanted is None or station.name in wanted
     ]
-    which = "" if budget.card else ", the smallest usual card that bears all of it"
+    which = "" if budget.card else ", the smallest usual card on which all of it runs"
     where = "free memory" if gpu.here else "memory"
     return Table.of(
         f"The whole chain on {gpu.name} ({gpu.memory / GIB:.0f} GiB of {where}{which}): expected, not measured",
-        ("station", "goes", "GiB", "disk GiB", "hours", "hours assume"),
+        ("stage", "goes", "GiB", "disk GiB", "hours", "hours assume"),
         rows,
-        words=("station", "goes", "hours assume"),
+        words=("stage", "goes", "hours assume"),
         caption=f"{gpu.peak * gpu.share / 1e12:.3g} TFLOP/s reached, {gpu.bandwidth / 1e9:,.0f} GB/s of memory, "
         f"{READ / 1e9:g} GB/s read from the disk and {WRITE / 1e9:g} GB/s written. Scans, cuts, patches and merges go "
         "layer by layer from the files where the whole model does not fit.",
@@ -116,7 +127,7 @@ def _brief(way: StationWay) -> str:
 
 
 def way_words(way: StationWay) -> str:
-    """Which way a station goes, and the options that this asks for."""
+    """Which way a stage goes, and the options that this asks for."""
     words = way.way if way.passes is None else f"{way.way}, {way.passes}"
     return f"{words}; needs {way.needs}" if way.needs else "does not fit" if way.way == "none" else words
 
@@ -128,13 +139,17 @@ def gib(size: int) -> str:
 
 def hours_words(way: StationWay) -> str:
     """Hours; `-` where it does not fit."""
-    return "-" if way.hours is None else f"{way.hours:,.1f}" if way.hours >= 0.095 else f"{way.hours:.2f}"
+    return "-" if way.hours is None else _hours(way.hours)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 0.095 else f"{hours:.2f}"
 
 
 def _card(fit: Fit) -> tuple[str, ...]:
     gpu, most = fit.gpu, (fit.rows, fit.longest)
     told = (gpu.name, f"{gpu.memory / GIB:.0f}", f"{gpu.share:.0%}", "yes" if fit.holds else "no")
-    return (*told, *(str(n or "none") for n in most), f"{fit.tokens_per_second:,.0f}", f"{fit.hours:,.1f}")
+    return (*told, *(str(n or "none") for n in most), f"{fit.tokens_per_second:,.0f}", _hours(fit.hours))
 
 
 def _in(unit: int, size: int) -> str:

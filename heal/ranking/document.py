@@ -34,7 +34,7 @@ class AskedQuestion(Part):
     kind: Literal["reasoning", "factual", "control"] | None = Field(
         description="what it stands for in the contrasts: a worked solution, a right choice, or a control; null: none"
     )
-    tokens: int = Field(description="of the answer: those that bear loss")
+    tokens: int = Field(description="of the answer: those that count in the loss")
 
 
 class DomainScores(Part):

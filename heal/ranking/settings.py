@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 from eval.settings import CHAT, split_names
-from heal.settings import BITS, Run, check_seed
+from heal.settings import BITS, BITS_TOLD, PRODUCTS, RANK, TARGETS, Run, Settings, check_seed
 from prune.common.checked import Checked
 from prune.common.errors import UsageError
+from prune.common.screen import wording
 from prune.common.screen.options import Option, named_paths
 from prune.common.sizes import parse_tokens
 from prune.text.documents import local_files
@@ -51,13 +52,13 @@ class RankSettings(Checked):
     text: Annotated[
         tuple[str, ...],
         _pool(
-            "The pool: .txt, .jsonl, .jsonl.gz, .parquet, a folder, or hub:repo:config:split; several times: equal "
-            "shares. Rows may say their `source`, `topic` and `kind`.",
+            f"The pool: {wording.SOURCE}; several times: equal shares. Rows may say their `source`, `topic` and "
+            "`kind`.",
             typed=list[str] | None,
             parse=_texts,
         ),
     ] = ()
-    field: Annotated[str, _pool("Field of each row that holds the text.")] = "text"
+    field: Annotated[str, _pool(wording.FIELD)] = "text"
     documents: Annotated[int, _pool("Documents that are drawn from it, at most.")] = 200
     pool_tokens: Annotated[
         int | None,
@@ -90,10 +91,10 @@ class RankSettings(Checked):
         Path | None, _adapts("Adapter of an earlier heal qlora on this model, in place of a warm-up.", parse=Path)
     ] = None
     warm_up: Annotated[int | str, _adapts("Tokens of the pool that a fresh adapter is trained on.", typed=str)] = "16k"
-    rank: Annotated[int | None, _adapts("LoRA rank; 64 if not given.", least=1)] = None
-    targets: Annotated[str | None, _adapts("As of heal qlora: all, feed-forward, after-cut; all if not given.")] = None
-    bits: Annotated[int | None, _computes("4: NF4; 8: LLM.int8(); 16: not quantised. 4 if not given.")] = None
-    dtype: Annotated[str, _computes("Of the products: bfloat16, float32, or auto.")] = "auto"
+    rank: Annotated[int | None, _adapts(RANK, shown=str(Settings.rank), least=1)] = None
+    targets: Annotated[str | None, _adapts(TARGETS, shown=Settings.targets)] = None
+    bits: Annotated[int | None, _computes(BITS_TOLD, shown=str(Settings.bits))] = None
+    dtype: Annotated[str, _computes(PRODUCTS)] = "auto"
     seed: Annotated[int, _computes("Draws documents and questions, the warm-up and the projection.")] = 0
 
     def __post_init__(self) -> None:
@@ -207,9 +208,7 @@ def parse_share(select: str) -> float | int:
 class RankRun(Run):
     """Where a ranking computes, and what it may replace."""
 
-    resume: Annotated[
-        bool, Option("Go on with an interrupted run into --out; begin if there is none.", flag="--resume")
-    ] = False
+    resume: Annotated[bool, Option(wording.RESUME, flag="--resume")] = False
     plot: Annotated[Path | None, Option("Also draw the bins: an .svg file.", parse=Path)] = None
 
     def __post_init__(self) -> None:

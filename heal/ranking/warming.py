@@ -97,9 +97,9 @@ class WarmUp:
                 seed=settings.seed,
                 eval_every=1_000_000,
                 checkpointing=False,
-                rank=64 if settings.rank is None else settings.rank,
-                targets=settings.targets or "all",
-                bits=settings.bits or 4,
+                rank=Settings.rank if settings.rank is None else settings.rank,
+                targets=settings.targets or Settings.targets,
+                bits=settings.bits or Settings.bits,
                 dtype=settings.dtype,
             )
             run = TrainingRun(device=device, show_progress=show_progress, tokens=tokens, resume=True)

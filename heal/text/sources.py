@@ -211,7 +211,7 @@ def hold_out(text: TextSource, tokenizer: PreTrainedTokenizerBase, *, length: in
         if count < _FEWEST:
             share = text.held_out is None and not domain
             where = f"the held-out part of {source} (one document in {HELD_OUT_SHARE})" if share else source
-            what = f" that bear loss in rows of {length}: raise --length, or" if reader.chats else ";"
+            what = f" that count in the loss in rows of {length}: raise --length, or" if reader.chats else ";"
             raise TextError(f"{where} has only {count} tokens{what} give other text with --held-out")
         texts.append(MeasuredRows(name, source, domain, rows))
     return HeldOut(tuple(texts), frozenset(digests))

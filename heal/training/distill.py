@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @checks_arguments
 def distill(
     model: str | Path,
-    teacher: str | Path,
+    teacher: str | Path | None,
     text: TextSource | str,
     out: str | Path,
     *,
@@ -52,12 +52,12 @@ def distill(
 
     Args:
         model: the pruned model, patched or not: a folder with its prune_plan.json.
-        teacher: the full model that it was cut from.
+        teacher: the full model that it was cut from; where the plan says it was, if None.
         text, out: see `qlora`.
         compare: also measure the finished adapter beside the unquantised cut, which is loaded for it.
 
     Raises:
-        CheckpointError: the teacher is not the source of the cut.
+        CheckpointError: no plan, a teacher that is not there, or one that is not the source of the cut.
         UsageError, TextError, RegrowthError: see `qlora`.
     """
     settings, run = settings or DistillSettings(), run or TrainingRun()

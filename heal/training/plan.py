@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from heal.budget.cost import needed, usable
 from heal.budget.plan import chosen_pass, settle_healing
 from heal.defaults import Step, left_open, measured_tokens, settle
-from heal.lineage import first_after_cut
+from heal.lineage import first_after_cut, full_source
 from heal.settings import AUTO, BudgetQuery, Settings, TrainingRun, check, check_length, check_running
 from heal.text.sources import TextSource
 from heal.training.checkpoints import Checkpoints
@@ -22,6 +22,7 @@ from prune.common.machine.memory import available
 from prune.common.machine.processes import rank_and_world, sharded
 from prune.common.screen.terminal import quiet_libraries
 from prune.common.sizes import parse_tokens, spell_size
+from prune.cutting.verify import open_cut
 from prune.models.attention import check_attention
 from prune.models.loading import longest_context, pick_device, read_config
 
@@ -97,7 +98,7 @@ def plan_healing(
     """Settle what a run will do, and refuse what cannot be done before anything that takes long. See `qlora`.
 
     Args:
-        teacher: the full model, where the method loads it.
+        teacher: the full model, where the method loads it; where the plan of the cut says it was, if None.
     """
     budget = parse_tokens(run.tokens)
     text = TextSource(text) if isinstance(text, str) else text
@@ -186,7 +187,7 @@ def _choose_pass(
         )
     cuda, wide = run.device.startswith("cuda"), settings.dtype == "float32"
     query = BudgetQuery(tokens=run.tokens, method=method)
-    full = None if teacher is None else locate(teacher)
+    full = full_source(open_cut(source.folder)[0], teacher) if method == "distill" else None
     healing = settle_healing(source.folder, query, settings, teacher=None if full is None else full.folder)
     room = usable(free) if cuda else int(free * _CPU_ROOM)
     job = chosen_pass(healing, settings, room, cuda=cuda, wide=wide)

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 PROSE_ALONE = (
-    "The model has a chat template, and no --text holds chats: how to answer, and when to end an answer, bears no loss "
-    "and may get worse. Add a --text of chats (rows with `messages`), or let the full model write them: heal distill "
+    "The model has a chat template, and no --text holds chats. Answering, and ending an answer, are not trained and "
+    "may get worse. Add a --text of chats (rows with `messages`), or let the full model write them: heal distill "
     "--teacher-data self --prompts CHATS"
 )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from prune.choosing.criteria import CRITERIA, CriterionName
 from prune.common.checked import Checked
 from prune.common.errors import UsageError
+from prune.common.screen import wording
 from prune.common.screen.options import Option, named_paths
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.precision import HELP as DTYPES
@@ -119,7 +120,7 @@ class CutSettings(Checked):
         float | None,
         Option("With --heads: keep at least this share of the copy score, such as 0.8.", shown=False),
     ] = None
-    revision: Annotated[str | None, Option("Branch, tag or commit of a hub id.")] = None
+    revision: Annotated[str | None, Option(wording.REVISION)] = None
     trust_remote_code: Annotated[
         bool,
         Option("Run the model's own Python to scan it, and copy it into the pruned model.", flag="--trust-remote-code"),
@@ -315,7 +316,7 @@ class TimeSettings(Checked):
     sequences: Annotated[int, Option("Prompts at once.")] = 1
     new_tokens: Annotated[int, Option("Tokens to write behind each prompt, in each round.")] = 16
     rounds: Annotated[int, Option("Rounds that count, each of one prefill and then the new tokens.")] = 5
-    device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    device: Annotated[str, Option(wording.DEVICE)] = "auto"
     dtype: Annotated[str, Option(DTYPES)] = "auto"
     max_memory: Annotated[
         int | None,

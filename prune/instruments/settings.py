@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from prune.common.checked import Checked
 from prune.common.errors import UsageError
+from prune.common.screen import wording
 from prune.common.screen.options import Option
 from prune.instruments.needles import NEEDLES
 from prune.models.precision import HELP as DTYPES
@@ -66,7 +67,7 @@ class HeadsSettings(Checked):
         UsageError: a setting is out of range.
     """
 
-    field: Annotated[str, Option("Field of .jsonl and .parquet rows that holds the text.")] = "text"
+    field: Annotated[str, Option(wording.FIELD)] = "text"
     lengths: Annotated[
         tuple[int, ...],
         Option("Tokens of a prompt: a list of lengths.", typed=str, parse=partial(parse_numbers, option="--lengths")),
@@ -87,7 +88,7 @@ class HeadsSettings(Checked):
     chat: Annotated[bool, Option("Ask through the model's chat template, if it has one.")] = True
     seed: Annotated[int, Option("Draws the haystacks and the random heads.")] = 0
     batch_tokens: Annotated[int, Option("Tokens of one batch, padding included.")] = 16384
-    device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    device: Annotated[str, Option(wording.DEVICE)] = "auto"
     dtype: Annotated[str, Option(DTYPES)] = "auto"
 
     def __post_init__(self) -> None:

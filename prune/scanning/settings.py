@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from prune.common.checked import Checked
 from prune.common.errors import UsageError
+from prune.common.screen import wording
 from prune.common.screen.options import MAX_MEMORY, Option
 from prune.models.at_once import SCAN_TOKENS
 from prune.models.precision import HELP as DTYPES
@@ -35,7 +36,7 @@ class ScanSettings(Checked):
         UsageError: a setting is out of range, or `max_memory` is given with `load_in_4bit` or `device_map`.
     """
 
-    field: Annotated[str, Option("Field of .jsonl and .parquet rows that holds the text.")] = "text"
+    field: Annotated[str, Option(wording.FIELD)] = "text"
     samples: Annotated[int, Option("Samples to scan, each a window of one document.")] = 256
     length: Annotated[int, Option("Most tokens of a sample, BOS included.")] = 1024
     tokens: Annotated[Literal["last", "all"], Option("Average over samples at the last token, or over all tokens.")] = (
@@ -49,10 +50,10 @@ class ScanSettings(Checked):
             parse=parse_batch_size,
         ),
     ] = "auto"
-    device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    device: Annotated[str, Option(wording.DEVICE)] = "auto"
     dtype: Annotated[str, Option(DTYPES)] = "auto"
     max_memory: Annotated[int | None, MAX_MEMORY] = None
-    load_in_4bit: Annotated[bool, Option("Load the weights in NF4.", flag="--load-in-4bit")] = False
+    load_in_4bit: Annotated[bool, Option(wording.IN_4BIT, flag="--load-in-4bit")] = False
     device_map: Annotated[
         str | dict[str, Any] | None,
         Option(

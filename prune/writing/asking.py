@@ -8,6 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from prune.common.errors import TextError, UsageError
+from prune.common.thinking import FAST, SLOW
 from prune.text.chats import Messages, Template, first_question, wants_chat
 from prune.text.documents import MESSAGES, Document, Documents
 from prune.writing.prompts import Prompt, asked_prompt, in_turns, opening_prompt, plain_prompt, shuffled
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 QUESTION, TEXT, CHOICES = "question", "text", "choices"
 FIELDS = ("prompt", QUESTION, MESSAGES, TEXT)  # the first that a row has is its prompt
-FAST, SLOW, DOCUMENT = "fast", "slow", "document"
+DOCUMENT = "document"  # neither fast nor slow
 _THINKS = ("enable_thinking", "<think>")  # a template with one of these has a way to think of its own
 
 
@@ -142,7 +143,7 @@ def _asked_of(
 ) -> Iterator[Prompt]:
     fields = FIELDS if settings.field is None else settings.field
     documents = Documents(source, fields, chats=True, lists=[CHOICES], lines=True)
-    share = {FAST: 0.0, SLOW: 1.0}.get(settings.thinking, settings.slow_share)
+    share = settings.slow_share if len(settings.thinking) > 1 else float(SLOW in settings.thinking)
     asked = 0
     for document in shuffled(documents, seed):
         slow = int((asked + 1) * share + 1e-9) > int(asked * share + 1e-9)

@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 
 from prune.common.checked import Checked
 from prune.common.errors import UsageError
+from prune.common.screen import wording
 from prune.common.screen.options import Option
 from prune.common.sizes import parse_tokens
+from prune.common.thinking import MODES, SLOW, parse_modes
 from prune.models.precision import HELP as DTYPES
 
 _asking, _drawing, _running = (partial(Option, panel=title) for title in ("Asking", "Drawing", "Running"))
 OPENING = 32  # tokens of a document that a model goes on from
-THINKING = ("fast", "slow", "both")
 CHAT = ("auto", "on", "off")
 BACKENDS = ("hf", "vllm")
 AT_ONCE = {"hf": 16, "vllm": 256}  # prompts a batch; on a GPU transformers takes what fits
@@ -40,10 +41,14 @@ class WriteSettings(Checked):
         ),
     ] = None
     thinking: Annotated[
-        Literal["fast", "slow", "both"],
-        _asking("Ask as the prompt stands (fast), for a chain of thought (slow), or for some of each (both)."),
-    ] = "both"
-    slow_share: Annotated[float, _asking("With --thinking both: share of prompts that are asked slow.")] = 0.5
+        tuple[str, ...],
+        _asking(
+            "Ask as the prompt stands (fast), for a chain of thought (slow), or for some of each (fast,slow).",
+            typed=str,
+            parse=parse_modes,
+        ),
+    ] = MODES
+    slow_share: Annotated[float, _asking("With --thinking fast,slow: share of prompts that are asked slow.")] = 0.5
     instruction: Annotated[
         str | None,
         _asking("What asks for a chain of thought.", shown="the words of `evaluate`, or the template's own way"),
@@ -88,24 +93,25 @@ class WriteSettings(Checked):
     backend_args: Annotated[
         str | None, _running("Options of vLLM's engine, as gpu_memory_utilization=0.6,tensor_parallel_size=2.")
     ] = None
-    device: Annotated[str, _running("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    device: Annotated[str, _running(wording.DEVICE)] = "auto"
     dtype: Annotated[str, _running(DTYPES)] = "auto"
-    device_map: Annotated[
-        str | None, _running("auto: the layers spread over all GPUs, for a model that one does not hold.")
-    ] = None
+    device_map: Annotated[str | None, _running(wording.DEVICE_MAP)] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_tokens(self.tokens)
-        for name, known in (("thinking", THINKING), ("chat_template", CHAT), ("backend", BACKENDS)):
+        object.__setattr__(self, "thinking", parse_modes(self.thinking))
+        if not self.thinking:
+            raise UsageError("--thinking names no mode; use fast, slow or fast,slow")
+        for name, known in (("chat_template", CHAT), ("backend", BACKENDS)):
             if (value := getattr(self, name)) not in known:
                 raise UsageError(f"{_flag(name)} {value} is unknown; use {', '.join(known)}")
         if not 0 < self.slow_share < 1:
             raise UsageError(
                 f"--slow-share {self.slow_share:g}: use a share between 0 and 1, or --thinking fast or slow"
             )
-        if self.instruction is not None and self.thinking == "fast":
-            raise UsageError("--instruction asks for a chain of thought: it goes with --thinking slow or both")
+        if self.instruction is not None and SLOW not in self.thinking:
+            raise UsageError("--instruction asks for a chain of thought: it goes with --thinking slow or fast,slow")
         for name in ("prompt_tokens", "answer_tokens", "max_length", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

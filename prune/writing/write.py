@@ -21,9 +21,10 @@ from prune.common.files.provenance import provenance
 from prune.common.files.resume import Unfinished
 from prune.common.machine.processes import rank_and_world
 from prune.common.screen.terminal import progress
+from prune.common.thinking import MODES
 from prune.text.documents import local_files
 from prune.text.windows import named_sources, text_identity
-from prune.writing.asking import DOCUMENT, FAST, FIELDS, SLOW, Asker, Counts, check_room, read_prompts
+from prune.writing.asking import DOCUMENT, FIELDS, Asker, Counts, check_room, read_prompts
 from prune.writing.result import Written, WrittenPart
 from prune.writing.settings import WriteSettings
 
@@ -302,7 +303,7 @@ def _written(plan: _Plan, out: Path, rows: Path, batch: int, counts: Counts, ran
     with rows.open(encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     parts = []
-    for kind in (FAST, SLOW, DOCUMENT):
+    for kind in (*MODES, DOCUMENT):
         if of_kind := [row for row in lines if row["kind"] == kind]:
             answers = sum(row["tokens"] for row in of_kind)
             parts.append(
@@ -330,7 +331,7 @@ def _written(plan: _Plan, out: Path, rows: Path, batch: int, counts: Counts, ran
         provenance=provenance(
             model=plan.identity,
             prompts=plan.asked,
-            settings=asdict(settings),
+            settings=json.loads(json.dumps(asdict(settings))),  # lists, as the file has them
             **ran,
         ),
     )

@@ -71,7 +71,7 @@ def test_settings_from_what_a_user_writes(monkeypatch, tmp_path):
         ({"seed": -1}, "--seed -1: use 0 or more"),
         ({"chat_template": "maybe"}, "--chat-template maybe"),
         ({"backend": "gpt"}, "--backend gpt"),
-        ({"thinking": "medium"}, "--thinking medium is unknown; use fast or slow"),
+        ({"thinking": "medium"}, "--thinking medium is unknown; use fast, slow or fast,slow"),
         ({"slow_tokens": 3}, "--slow-tokens 3 leaves no room"),
         ({"tasks": " , "}, "--tasks"),
         ({"colour": 1}, "colour"),

@@ -8,7 +8,7 @@ import pytest
 
 from heal.settings import DistillSettings, Measuring, PatchRun, PatchSettings, Settings, TrainingRun
 from prune.common.screen.options import settings_options
-from tests.support.commands import check_refused, run, succeed
+from tests.support.commands import check_refused, error_line, run, succeed
 
 SHAPE = ["--length", "64", "--batch-size", "2", "--accumulate", "1", "--rank", "4"]
 SMALL = ["--tokens", "600", *SHAPE, "--device", "cpu"]
@@ -71,6 +71,29 @@ def test_distill(tiny_llama, pruned, options, tmp_path):
     ):
         check_refused(run(*command, "--out", tmp_path / "b", *wrong), code, line)
         assert not (tmp_path / "b").exists()
+
+
+def test_the_teacher_is_where_the_plan_says_if_none_is_named(tiny_llama, pruned, options, tmp_path):
+    command = ["heal", "distill", pruned, *options, "--targets", "feed-forward:after-cut", "--json"]
+    named = json.loads(succeed(*command, "--teacher", tiny_llama, "--out", tmp_path / "named").stdout)
+    found = json.loads(succeed(*command, "--out", tmp_path / "found").stdout)
+    assert found["teacher"] == named["teacher"]
+    assert found["curve"][-1]["held_out_loss"] == named["curve"][-1]["held_out_loss"]
+
+
+def test_a_teacher_that_is_gone_is_told_alike_by_all_that_need_it(tiny_llama, pruned, options, tmp_path):
+    moved = shutil.copytree(pruned, tmp_path / "moved")
+    plan = json.loads((moved / "prune_plan.json").read_text())
+    plan["source"]["model"] = str(tmp_path / "gone")
+    (moved / "prune_plan.json").write_text(json.dumps(plan))
+    text, out = options[:2], ["--out", tmp_path / "out"]
+    line = "error: the source that prune_plan.json names is not there"
+    for words in (["distill", "--rank", 4], ["distill", "--rank", 4, "--batch-size", "auto"], ["patch"], ["finalists"]):
+        done = run("heal", words[0], moved, *text, *out, *words[1:])
+        check_refused(done, 1, line)
+        assert error_line(done.stderr).endswith("give it with --teacher")
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
+    succeed("heal", "distill", moved, *options, *out, "--teacher", tiny_llama)
 
 
 def test_merge_says_what_it_did_and_which_base_it_kept(adapter, tmp_path):

@@ -1,4 +1,4 @@
-"""The heads of the recipes of today's families: which card bears each size. `python -m tests.support.family_recipes`
+"""The heads of the recipes of today's families: which card each size runs on. `python -m tests.support.family_recipes`
 writes them anew.
 """
 
@@ -30,7 +30,7 @@ def budget_of(recipe: Recipe, folder: Path) -> Budget:
 
 
 def head(name: str, folder: Path) -> str:
-    """The comment above a recipe: its command, and for each size the least card that bears every station."""
+    """The comment above a recipe: its command, and for each size the least card on which every stage runs."""
     recipe = load_recipe(name)
     lines = [f"recipe run {name} --set size={recipe.settings['size']}", ""]
     lines += ["size   layers cut  card       GiB  hours  model", "-" * 72]
@@ -43,7 +43,7 @@ def head(name: str, folder: Path) -> str:
         hours = sum(way.hours or 0 for way in verdict.stations)
         cut = f"{chosen.settings['n']} of {layers_of(model)}"
         lines.append(f"{size:<6} {cut:<11} {verdict.gpu.name:<10} {most:4.1f} {hours:6.1f}  {model}")
-    lines += ["", "Card: the first of `heal budget`'s that bears every station; memory and hours on it, reckoned."]
+    lines += ["", "Card: the first of `heal budget`'s on which every stage runs; memory and hours on it, as estimated."]
     return "".join(f"# {line}".rstrip() + "\n" for line in lines)
 
 

@@ -9,7 +9,7 @@ from eval.billing.rows.bill import DomainRow, ProseRow
 from eval.billing.rows.needles import NeedleRow
 from eval.billing.rows.thinking import ThinkingRow
 from eval.billing.statistics import Interval
-from eval.settings import MODES
+from prune.common.thinking import MODES
 
 IN_POINTS = ("accuracy", "a_fast", "a_slow", "needle_recall")  # shares of 1; the other measures are in bits
 _OF = {

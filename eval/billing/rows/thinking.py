@@ -9,8 +9,8 @@ from eval.asking.tasks import TaskPlan
 from eval.billing.rows.counts import ThinkingCounts, ThinkingScores, count_pairs, thinking_scores
 from eval.billing.statistics import Interval, accuracy_difference, paired_gain_difference
 from eval.runs.samples import RunResult, Sample
-from eval.settings import MODES
 from prune.common.errors import RegrowthError
+from prune.common.thinking import MODES
 
 
 @dataclass(frozen=True)

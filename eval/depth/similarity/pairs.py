@@ -10,7 +10,8 @@ from typing import Any
 from eval.asking.prompts import Prompts
 from eval.asking.tasks import TaskPlan
 from eval.questions.schema import Question
-from eval.settings import LONGEST, MODES
+from eval.settings import LONGEST
+from prune.common.thinking import MODES
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from eval.billing.judging.verdict import GO, NO_GO, rounded_up
 from eval.reports.model import Section
 from eval.reports.wording.tables import field
 from eval.reports.wording.text import NONE, bounds, plain
-from eval.settings import MODES
 from prune.common.screen.tables import Cell, Table
+from prune.common.thinking import MODES
 
 Record = Mapping[str, Any]
 

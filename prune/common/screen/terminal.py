@@ -18,12 +18,17 @@ from typer.core import TyperGroup
 
 from prune.common.errors import RegrowthError
 from prune.common.machine.out_of_memory import describe_out_of_memory, is_out_of_memory
+from prune.common.screen import wording
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 # What torch's allocator is asked for, unless the user has asked for something else.
 GROWING = "expandable_segments:True"
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"{wording.MODEL}.")]
+Revision = Annotated[str | None, typer.Option(help=wording.REVISION)]
+Resume = Annotated[bool, typer.Option("--resume", help=wording.RESUME)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help=wording.OVERWRITE)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 EXIT_NO_GO = 3
 EXIT_INCONCLUSIVE = 4

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from prune.common.checked import Checked
 from prune.common.errors import UsageError
 from prune.common.layers import parse_layers
+from prune.common.screen import wording
 from prune.common.screen.options import Option
 from prune.common.sizes import parse_tokens
 from prune.models.precision import HELP as DTYPES
@@ -51,7 +52,7 @@ class ConceptsSettings(Checked):
         UsageError: a setting is out of range.
     """
 
-    field: Annotated[str, Option("Field of .jsonl and .parquet rows that holds the text.")] = "text"
+    field: Annotated[str, Option(wording.FIELD)] = "text"
     tokens: Annotated[int, Option("Tokens of text in one sample, such as 30k.", typed=str, parse=parse_tokens)] = 30_000
     length: Annotated[int, Option("Most tokens of a window, BOS included.")] = 256
     min_occurrences: Annotated[int, Option("A word counts if a sample has it so often.")] = 5
@@ -92,7 +93,7 @@ class ConceptsSettings(Checked):
         int, Option("Clusters without a label, and with several kinds, that are shown in words, per layer.")
     ] = 5
     seed: Annotated[int, Option("Draws the text, the occurrences, the first centres and the shuffles.")] = 0
-    device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    device: Annotated[str, Option(wording.DEVICE)] = "auto"
     dtype: Annotated[str, Option(DTYPES)] = "auto"
 
     def __post_init__(self) -> None:

@@ -18,8 +18,9 @@ from eval.comparison import bill_runs
 from eval.questions.schema import format_questions
 from eval.runs.run import run
 from eval.runs.samples import RunResult
-from eval.settings import MODES, Settings, check_modes
+from eval.settings import Settings
 from prune.common.errors import RegrowthError, UsageError
+from prune.common.thinking import MODES
 from tests.support.commands import succeed
 from tests.support.questions import plan_of, question_of, sample_of
 
@@ -162,7 +163,6 @@ def test_the_plan_adds_a_task_for_each_mode(tmp_path):
     assert [p.requests for p in plans] == [6, 3, 3]
     assert plans[2].config()["generation_kwargs"]["max_gen_toks"] == 99
     assert plans[1].config()["generation_kwargs"]["max_gen_toks"] == 16
-    assert check_modes(" slow,fast,") == MODES
 
 
 def _run(label, fast, slow, **changes):

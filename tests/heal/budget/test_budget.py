@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from bench.gpu_steps.shapes import llama_shape
-from heal import BudgetQuery, Settings, plan_budget
+from heal import BudgetQuery, Settings, TrainingRun, plan_budget
 from heal.budget.cards import GPUS
 from heal.budget.cost import (
     GIB,
@@ -29,6 +29,7 @@ from heal.models.targets import find_targets
 from prune import cut, plan_cut
 from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, UsageError
+from prune.common.sizes import parse_tokens
 from prune.families.subject import read_shape
 from prune.models.loading import decoder_layers
 from tests.support.checkpoints import synthetic_checkpoint, write_shard
@@ -281,6 +282,20 @@ def test_the_command(sample_model):
     assert "evaluate compare" in shown
     assert "expected, not measured" in shown
     assert "A100-40GB" in shown
+
+
+def test_tokens_are_those_of_a_run_if_none_are_given_and_the_tables_say_so(tiny_llama):
+    """heal budget and heal qlora, neither told how many, are about the same run."""
+    command = ["heal", "budget", tiny_llama, "--n", "2", "--rank", "4", "--card", "l4"]
+    usual = parse_tokens(TrainingRun().tokens)
+    assert json.loads(succeed(*command, "--json").stdout)["tokens"] == usual
+    for method in ("qlora", "distill"):
+        shown = " ".join(succeed(*command, "--method", method).stdout.split())
+        assert f"One card, {usual:,} tokens to heal on" in shown
+        assert f"2M tokens are the default of heal {method}; --tokens sets another number" in shown
+    shown = " ".join(succeed(*command, "--tokens", "3M").stdout.split())
+    assert "One card, 3,000,000 tokens to heal on" in shown
+    assert "default of heal" not in shown
 
 
 @pytest.mark.parametrize(

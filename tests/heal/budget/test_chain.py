@@ -96,7 +96,7 @@ def test_the_table_of_readme_is_what_is_reckoned():
     """Llama-3's shapes, healed on 20M tokens, with --batch-size auto and --checkpointing auto."""
     rows = lines()
     page = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
-    written = page.partition("| station | 8B |")[2].splitlines()[2 : 2 + len(rows)]
+    written = page.partition("| stage | 8B |")[2].splitlines()[2 : 2 + len(rows)]
     assert written == rows
 
 

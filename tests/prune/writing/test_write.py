@@ -260,6 +260,13 @@ def test_answers_that_do_not_end_can_be_left_out(tiny_llama, questions, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own.jsonl", "sums.jsonl"]
 
 
+@pytest.mark.parametrize("mode", ["fast", "slow"])
+def test_one_mode_of_the_option_asks_in_that_mode_alone(tiny_llama, questions, tmp_path, mode):
+    few = ["--tokens", 300, "--answer-tokens", 4, "--prompts", questions, "--out", tmp_path / "own.jsonl", "--json"]
+    document = json.loads(succeed("prune", "write", tiny_llama, *few, "--thinking", mode).stdout)
+    assert [part["kind"] for part in document["kinds"]] == [mode]
+
+
 def test_bad_input_is_one_line(tiny_llama, questions, tmp_path):
     out, empty = tmp_path / "own.jsonl", tmp_path / "empty.jsonl"
     empty.write_text("\n")
@@ -272,6 +279,8 @@ def test_bad_input_is_one_line(tiny_llama, questions, tmp_path):
         (["--prompts", questions, "--out", out, "--answer-tokens", 100000], 2, "leaves no room for a prompt"),
         (["--prompts", questions, "--out", out, "--max-length", 8, "--answer-tokens", 8], 2, "no room for a prompt"),
         (["--prompts", questions, "--out", out, "--thinking", "fast", "--instruction", "x"], 2, "goes with --thinking"),
+        (["--prompts", questions, "--out", out, "--thinking", "both"], 2, "is unknown; use fast, slow or fast,slow"),
+        (["--prompts", questions, "--out", out, "--thinking", ","], 2, "names no mode; use fast, slow or fast,slow"),
         (["--prompts", questions, "--out", out, "--backend-args", "x=1"], 2, "goes with --backend vllm"),
         (["--prompts", questions, "--out", out, "--tokens", "0"], 2, "is not a number of tokens"),
         (["--prompts", questions, "--out", out, "--slow-share", "1"], 2, "or --thinking fast or slow"),
