@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from heal.budget.document import Budget, Fit, StationWay
@@ -67,10 +66,10 @@ def shown_fit(budget: Budget) -> Fit:
     return min(bearing or budget.gpus[-1:], key=lambda one: one.gpu.memory)
 
 
-def chain_table(budget: Budget, names: Iterable[str] | None = None) -> Table:
-    """Each station on one card, with what its hours assume. `names`: of the stations that are shown; all if None."""
+def chain_table(budget: Budget) -> Table:
+    """Each station on one card, with what its hours assume."""
     fit = shown_fit(budget)
-    gpu, wanted = fit.gpu, None if names is None else set(names)
+    gpu = fit.gpu
     rows = [
         (
             station.command,
@@ -81,7 +80,6 @@ def chain_table(budget: Budget, names: Iterable[str] | None = None) -> Table:
             station.work,
         )
         for station, way in zip(budget.stations, fit.stations, strict=True)
-        if wanted is None or station.name in wanted
     ]
     which = "" if budget.card else ", the smallest usual card that bears all of it"
     where = "free memory" if gpu.here else "memory"
