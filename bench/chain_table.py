@@ -16,17 +16,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder bench/ holds a heal.py that is not the package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for bench.gpu_steps
 
-from bench.gpu_steps.shapes import SHAPES, llama_shape  # noqa: E402
-from heal.budget.cards import pick_card  # noqa: E402
-from heal.budget.chain import judge, stations  # noqa: E402
-from heal.budget.cost import Job, kept_layers  # noqa: E402
-from heal.budget.stations import Chain  # noqa: E402
-from heal.budget.table import hours_words  # noqa: E402
-from heal.defaults import settle  # noqa: E402
-from heal.settings import DistillSettings  # noqa: E402
-from prune.models.memory.footprint import GIB  # noqa: E402
+from bench.gpu_steps.shapes import SHAPES, llama_shape
+from heal.budget.cards import pick_card
+from heal.budget.chain import judge, stations
+from heal.budget.cost import Job, kept_layers
+from heal.budget.stations import Chain
+from heal.budget.table import hours_words
+from heal.defaults import settle
+from heal.settings import DistillSettings
+from prune.models.memory.footprint import GIB
 
 TOKENS = 20_000_000
 COLUMNS = (("8b", 8, "RTX-4090"), ("70b", 32, "A100-80GB"))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
+sys.path.insert(0, str(ROOT))  # for bench.shared
 
 SETTINGS = (  # bits, tokens, sequences, tokens read at a time
     (16, 512, 1, None), (16, 2048, 1, None), (16, 2048, 4, None), (16, 2048, 4, 256), (8, 1024, 1, None),

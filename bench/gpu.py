@@ -28,9 +28,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder bench/ holds a heal.py that is not the package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for bench.gpu_steps
 
-from bench.gpu_steps import STEPS  # noqa: E402
+from bench.gpu_steps import STEPS
 
 _PATIENCE = 3  # times what a step is expected to take: one that hangs leaves time for the others
 _ROOM = 50 << 30  # bytes that the checkpoints of an 8B model take, and some more

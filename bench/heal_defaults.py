@@ -8,16 +8,20 @@
 Cuts 8 layers of the sample model and heals the cut in 4 bits with the real commands. Every healed model is merged with
 the default base. A cell is WAY-ROWSxLENGTH-RATE-TARGETS. WAY is qlora, distill or patch+distill. WAY-default gives no
 option but --tokens. A finished cell leaves a file under --work, so a second call runs only what is missing, and prints
-the table of all that is there. On two new cores a cell of 50k tokens takes about ten minutes; --tokens 1M takes hours.
+the table of all that is there. In one --work all else must be the same but --tokens and --cells. On two new cores a
+cell of 50k tokens takes about ten minutes; --tokens 1M takes hours.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for bench.shared
+
+from bench.shared.runs import check_same, command, keep
 
 WAYS = ("qlora", "distill", "patch+distill")
 DEFAULTS = tuple(f"{way}-default" for way in WAYS)
@@ -34,6 +38,7 @@ GRID = (  # steps, then rate, then projections are varied around the middle; the
     "distill-1x256-1e-3-all",
 )
 CELLS = {"grid": GRID, "defaults": DEFAULTS}
+APART = ("tokens", "cells", "work", "table")  # what may differ in one --work: its files tell it
 
 
 def main() -> None:
@@ -56,6 +61,7 @@ def main() -> None:
     cells = [cell for name in asked.cells for cell in CELLS.get(name, (name,))]
     for cell in cells:
         options_of(cell)
+    check_same(asked, APART)
     if not asked.table:
         for name in ("full", "cut", "patch"):
             reference(asked, name)
@@ -117,17 +123,10 @@ def heal(asked, cell):
     keep(asked.work / f"{cell}-{asked.tokens}.json", run)
 
 
-def keep(path, make):
-    """Write what `make` gives, once."""
-    if not path.exists():
-        path.write_text(json.dumps(make(), indent=1) + "\n")
-        print(f"{path.stem}: other text {json.loads(path.read_text())['other']:.3f}", file=sys.stderr, flush=True)
-
-
 def score(asked, model):
-    """Losses on the source's held-out text and on other text, and bits of the gold answers, by bench/heal.py."""
+    """Losses on the source's held-out text and on other text, and bits of the gold answers, by bench/heal_ways.py."""
     texts = ("--text", asked.text, "--other", asked.other, "--measured", asked.measured, "--length", 256)
-    script = Path(__file__).with_name("heal.py")
+    script = Path(__file__).with_name("heal_ways.py")
     asking = ("--data", asked.data, "--questions", asked.questions)
     return json.loads(command(script, *texts, *asking, "--score", model).splitlines()[-1])
 
@@ -159,14 +158,6 @@ def table(asked):
             f"| {name} | {how} | {base} | {one['held_out']:.3f} | {one['other']:.3f} | {won:.0%} |{''.join(bits)}"
         )
     return "\n".join(lines)
-
-
-def command(program, *words):
-    module = ("-m", program) if isinstance(program, str) else (program,)
-    done = subprocess.run([sys.executable, *map(str, (*module, *words))], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{program} {' '.join(map(str, words))}\n{done.stderr[-2000:]}")
-    return done.stdout
 
 
 if __name__ == "__main__":

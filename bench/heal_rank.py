@@ -37,11 +37,12 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-BENCH = Path(__file__).resolve().parent  # which holds a heal.py that is not the package
-sys.path[:] = [str(BENCH.parent), *(place for place in sys.path if Path(place).resolve() != BENCH)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for bench.shared
 
-from bench.shared.rank_pool import ORIGINALS, PARTS, build, cutter  # noqa: E402
-from bench.shared.runs import check_same, command, keep, lines, mean, write_lines  # noqa: E402
+from bench.shared.rank_pool import ORIGINALS, PARTS, build, cutter
+from bench.shared.runs import check_same, command, keep, lines, mean, paired, write_lines
+from prune.common.errors import UsageError
+from prune.common.sizes import parse_tokens
 
 DOMAINS = {"medical": ("medmcqa", "pubmedqa"), "math": ("gsm8k",)}  # and the sources that are about them
 WAYS = ("random", "gradient", "ek-fac", "bm25", "topic")
@@ -54,12 +55,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of originals")
     parser.add_argument("--model", default=".sample/model")
     parser.add_argument("--other", default=".sample/heldout.jsonl", help="prose to measure the loss on")
-    parser.add_argument("--pool-tokens", type=size, default=200_000, help="of all sources together, as 200k")
+    parser.add_argument("--pool-tokens", default="200k", help="of all sources together, as 200k")
     parser.add_argument("--questions", type=int, default=100, help="judged, of each domain")
     parser.add_argument("--ranking", type=int, default=40, help="questions of each domain that rank the documents")
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--start", type=int, default=9)
-    parser.add_argument("--tokens", type=size, default=20_000, help="to heal on, as 20k")
+    parser.add_argument("--tokens", default="20k", help="to heal on, as 20k")
     parser.add_argument("--length", type=int, default=320)
     parser.add_argument("--bits", type=int, default=16)
     parser.add_argument("--warm-up", default="16k", help="tokens of the pool that the adapter is trained on first")
@@ -73,6 +74,11 @@ def main() -> None:
     parser.add_argument("--only-pool", action="store_true", help="stop when the pool and the questions are there")
     parser.add_argument("--table", action="store_true", help="run nothing; print what is there")
     asked = parser.parse_args()
+    try:
+        asked.tokens = parse_tokens(asked.tokens)
+        asked.pool_tokens = parse_tokens(asked.pool_tokens, option="--pool-tokens")
+    except UsageError as error:
+        parser.error(str(error))
     asked.work.mkdir(parents=True, exist_ok=True)
     check_same(asked, APART)
     if not asked.table:
@@ -224,7 +230,7 @@ def table(asked):
     found = {
         path.stem.removeprefix("result-"): json.loads(path.read_text()) for path in asked.work.glob("result-*.json")
     }
-    if getattr(asked, "table", False):
+    if asked.table:
         asked.seeds = sorted({int(name.rpartition("seed")[2]) for name in found if f"-{asked.tokens}-seed" in name})
     if not {"full", "cut"} <= found.keys():
         return "nothing measured yet"
@@ -263,11 +269,7 @@ def table(asked):
 
 def difference(pairs, domain):
     """In bits: the mean over seeds and questions, with its interval."""
-    from prune.common.intervals import bootstrap_mean
-
-    ids = list(pairs[0][0]["answers"][domain])
-    apart = [[one["answers"][domain][i] - two["answers"][domain][i] for i in ids] for one, two in pairs]
-    found = bootstrap_mean(apart, ids)
+    found = paired(pairs, domain, float)
     return f"{found.estimate:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
 
 
@@ -296,12 +298,6 @@ def result(asked, name):
 
 def scores_path(asked, way):
     return asked.work / f"scores-{way}.json"
-
-
-def size(text):
-    """20k as 20000."""
-    scale = {"k": 1000, "M": 1_000_000}.get(text[-1:], 1)
-    return int(float(text.rstrip("kM")) * scale)
 
 
 if __name__ == "__main__":

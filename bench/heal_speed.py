@@ -5,8 +5,8 @@
     python bench/heal_speed.py --project ../before --ways qlora distill     # this checkout beside another one
 
 Each way takes the same number of steps on rows of the same size, in a process of its own (so that peaks are its own),
-all ways in turn, several rounds; ratios are to our plain step of the same round, medians over rounds. The first step,
-which loads kernels, is not counted. Run it alone on the machine. On a GPU, peaks are those of torch's allocator.
+all ways in turn, several rounds; ratios are to the first of --ways in the same round, medians over rounds. The first
+step, which loads kernels, is not counted. Run it alone on the machine. On a GPU, peaks are those of torch's allocator.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:] = [place for place in sys.path if Path(place) != Path(__file__).parent]  # bench/heal.py is not the package
 OURS = {
     "qlora": ("qlora", "all"),
     "qlora after-cut": ("qlora", "after-cut"),
@@ -76,9 +75,10 @@ def main() -> None:
         f"{asked.bits} bits, {asked.batch_size} x {asked.length} tokens a step, {asked.steps} steps, "
         f"{asked.rounds} rounds in turn"
     )
-    print("| way | tokens a second | times our plain step (median, range) | peak memory | times our plain peak |")
+    first = asked.ways[0]
+    print(f"| way | tokens a second | time, of {first} (median, range) | peak memory | peak, of {first} |")
     print("|---|---|---|---|---|")
-    base = found[asked.ways[0]]
+    base = found[first]
     for way, turns in found.items():
         ratios = sorted(b["rate"] / t["rate"] for t, b in zip(turns, base, strict=True))
         peaks = statistics.median(t["peak"] for t in turns), statistics.median(b["peak"] for b in base)

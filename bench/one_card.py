@@ -25,10 +25,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder bench/ holds a heal.py that is not the package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for bench.shared
 
-from bench.shared.capped import MIB, ROOT, environment, run_capped  # noqa: E402
-from bench.shared.random_llama import write_random_llama  # noqa: E402
+from bench.shared.capped import MIB, ROOT, environment, run_capped
+from bench.shared.random_llama import write_random_llama
 
 if TYPE_CHECKING:
     from heal.budget.document import StationWay

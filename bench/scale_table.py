@@ -15,18 +15,18 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder bench/ holds a heal.py that is not the package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for bench.gpu_steps
 
-from bench.gpu_steps.shapes import SHAPES, llama_shape  # noqa: E402
-from heal.budget.cards import pick_card  # noqa: E402
-from heal.budget.chain import judge  # noqa: E402
-from heal.budget.cost import Job, flops_per_token, kept_layers, memory_of, spread_memory  # noqa: E402
-from heal.budget.document import Gpu, StationWay  # noqa: E402
-from heal.budget.stations import Chain, room_of  # noqa: E402
-from heal.defaults import settle  # noqa: E402
-from heal.settings import DistillSettings, Settings  # noqa: E402
-from prune.models.memory.footprint import GIB, resident_bytes, scale_bytes, weight_bytes  # noqa: E402
-from prune.models.memory.shapes import ModelShape  # noqa: E402
+from bench.gpu_steps.shapes import SHAPES, llama_shape
+from heal.budget.cards import pick_card
+from heal.budget.chain import judge
+from heal.budget.cost import Job, flops_per_token, kept_layers, memory_of, spread_memory
+from heal.budget.document import Gpu, StationWay
+from heal.budget.stations import Chain, room_of
+from heal.defaults import settle
+from heal.settings import DistillSettings, Settings
+from prune.models.memory.footprint import GIB, resident_bytes, scale_bytes, weight_bytes
+from prune.models.memory.shapes import ModelShape
 
 TOKENS = 20_000_000
 CARD = "H100-80GB"

@@ -15,9 +15,9 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # the folder bench/ holds a heal.py that is not the package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for bench.shared
 
-from bench.shared.random_llama import write_random_llama  # noqa: E402
+from bench.shared.random_llama import write_random_llama
 
 
 def make(folder: Path, layers: int, width: int) -> int:

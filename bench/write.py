@@ -22,10 +22,9 @@ import random
 import sys
 from pathlib import Path
 
-BENCH = Path(__file__).resolve().parent  # which holds a heal.py that is not the package
-sys.path[:] = [str(BENCH.parent), *(place for place in sys.path if Path(place).resolve() != BENCH)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for bench.shared
 
-from bench.shared.runs import (  # noqa: E402
+from bench.shared.runs import (
     answers_in,
     check_same,
     command,

@@ -13,6 +13,7 @@ from prune.common.errors import UsageError
 from prune.common.screen import wording
 from prune.common.screen.options import settings_options, takes
 from prune.common.screen.terminal import AsJson, Model, Overwrite, Resume, answer, make_app, screen
+from prune.cutting.settings import TOLERANCE
 from prune.instruments.concepts.settings import ConceptsSettings
 from prune.instruments.settings import HeadsSettings
 from prune.options import (
@@ -150,7 +151,7 @@ def verify_command(
     logits: Annotated[
         bool, typer.Option("--logits", help="Also compare logits on a few tokens (loads both models, one at a time).")
     ] = False,
-    tolerance: Annotated[float, typer.Option("--tolerance", help="What logits may differ by.")] = 1e-5,
+    tolerance: Annotated[float, typer.Option("--tolerance", help="What logits may differ by.")] = TOLERANCE,
     as_json: AsJson = False,
 ) -> None:
     """Check a pruned model against its source: every kept tensor's bytes, its config, and on request its logits.

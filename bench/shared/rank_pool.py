@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import re
 
-from bench.shared.runs import lines, words, write_lines
+from bench.shared.runs import digest, lines, words, write_lines
 
 # What each question of a set is for, by its words' hash.
 PARTS = {
@@ -94,7 +93,7 @@ def question(row):
 
 def part_of(text, parts):
     """By the words alone, so that a question that is there twice is of one part."""
-    return parts[int(hashlib.sha256(words(text).encode()).hexdigest(), 16) % len(parts)]
+    return parts[digest(text) % len(parts)]
 
 
 def cutter(model, length):

@@ -60,8 +60,9 @@ def mean(values):
 
 
 def command(program, *arguments):
-    module = {"evaluate": "eval"}.get(program, program)
-    done = subprocess.run([sys.executable, "-m", *map(str, (module, *arguments))], capture_output=True, text=True)
+    """What a command of ours, or a script (a Path), writes to its output."""
+    where = (program,) if isinstance(program, Path) else ("-m", {"evaluate": "eval"}.get(program, program))
+    done = subprocess.run([sys.executable, *map(str, (*where, *arguments))], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{program} {' '.join(map(str, arguments))}\n{done.stderr[-2000:]}")
     return done.stdout
@@ -79,15 +80,18 @@ def answers_in(out, by="source"):
 
 def difference(pairs, task):
     """In bits of the gold answer and in the share right: the mean over seeds and questions, with its interval."""
+    bits, right = (paired(pairs, task, lambda answer, at=at: answer[at]) for at in (0, 1))
+    return ", ".join(
+        f"{scale * found.estimate:+.2f} {unit} ({scale * found.low:+.2f} to {scale * found.high:+.2f})"
+        for found, scale, unit in ((bits, 1, "bits"), (right, 100, "points"))
+    )
+
+
+def paired(pairs, task, value):
+    """The first run of each pair less the second, in the `value` of an answer: the mean, with its interval."""
     from prune.common.intervals import bootstrap_mean
 
-    said = []
-    for which, scale, unit in ((0, 1, "bits"), (1, 100, "points")):
-        ids = list(pairs[0][0]["answers"][task])
-        apart = [
-            [scale * (one["answers"][task][i][which] - two["answers"][task][i][which]) for i in ids]
-            for one, two in pairs
-        ]
-        found = bootstrap_mean(apart, ids)
-        said.append(f"{found.estimate:+.2f} {unit} ({found.low:+.2f} to {found.high:+.2f})")
-    return ", ".join(said)
+    ids = list(pairs[0][0]["answers"][task])
+    return bootstrap_mean(
+        [[value(one["answers"][task][i]) - value(two["answers"][task][i]) for i in ids] for one, two in pairs], ids
+    )

@@ -16,6 +16,29 @@ _NUMBER = re.compile(
 )
 _FRACTION = re.compile(r"(?:(-)\s*)?\\[dt]?frac\s*\{\s*(-?[\d.,]+)\s*\}\s*\{\s*(-?[\d.,]+)\s*\}")
 _MIXED = re.compile(r"(?<=\d)\s*(?=\\[dt]?frac)")  # `2\frac{1}{2}` is 2 1/2
+# What may stand behind the number of a key.
+_KEY_UNIT = re.compile(r"(?:(?:\s|[%\u20ac\u00a3$\u00b0]|(?!(?:st|nd|rd|th)\b)[A-Za-z])[^\d;]*)?")
+_NEAR = 3  # words before the number that a text gives, at most
+# After one of these a number counts something else: `Step 1`.
+_COUNTED = frozenset("step part case question problem option equation figure line by from".split())  # noqa: SIM905
+_PAIR = re.compile(r"(?:^|[\s(])\$?([\d.,]*\d)\s*(?:or|to|and|-)\s*\$?([\d.,]*\d)")
+_LIST = re.compile(r"\d\s*,\s*-?(?!\d{3}(?!\d))\.?\d")  # `1, 5`; and `1,5`, where it is open what the comma is
+_BETWEEN = re.compile(r"\b(?:between|from)\s+\$?([\d.,]*\d)\s+(?:and|to)\s+\$?([\d.,]*\d)")
+_UNDONE = re.compile(  # 2 * 3, 2^3, 3 sqrt(2) or 4 pi, never worked out
+    r"\d\s*(?:[+*\u00d7\u00f7]|\\times|\\cdot|\bx\b)\s*\$?\d"
+    r"|\d\s?(?:\^|\u221a|\\sqrt|sqrt|\u03c0|\\pi\b|pi\b)|\d[\u00b2\u00b3]"
+)
+_SCIENTIFIC = re.compile(r"\s?(?:x|\u00d7|\*|\\times)\s?10\s?\^\s?\{?-?\d+\}?")  # 3 x 10^2
+_SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?:\s\d{3})+(?!\d)")  # `1 000`, or one of 0
+_MEASURE = (
+    r"\s?(?:years?|months?|weeks?|days?|hours?|hrs?|h|minutes?|mins?|seconds?|secs?|s|miles?|yards?|feet|foot|ft|inch(?:es)?"
+    r"|in|km|m|cm|mm|kilomet(?:re|er)s?|(?:centi)?met(?:re|er)s?|kg|kilograms?|g|grams?|pounds?|lbs?|ounces?|oz|dollars?"
+    r"|cents?|gallons?|quarts?|pints?|cups?|lit(?:re|er)s?|l|ml|degrees?)\b"
+)
+_TWO_UNITS = re.compile(rf"\d{_MEASURE}\s*,?\s*(?:and\s+)?\d[\d.]*{_MEASURE}", re.IGNORECASE)  # 5 minutes 30 seconds
+_UNIT = r"(?:\s*(?!(?:is|are|was|were|be|equals|has|have|so|because)\b)[A-Za-z%\u00b0$][\w'\u00b2\u00b3/%-]*){0,6}"
+_UNITS = re.compile(rf"{_UNIT}(?:\s\d+{_UNIT})?[\s*_)\].$]*")  # `apples`, and `apples in 2 baskets`
+_EQUATION = re.compile(r"[^=A-Za-z]*(?:[A-Za-z]{1,12}\b[^=A-Za-z]*){0,6}=(?P<result>[^=]*)")
 
 
 def to_number(text: str) -> Fraction | None:
@@ -38,9 +61,6 @@ def parse_gold(answer: str) -> Fraction | None:
     if match is None or not _KEY_UNIT.fullmatch(text, match.end()):
         return None
     return next(numbers(match[0]), None)
-
-
-_KEY_UNIT = re.compile(r"(?:(?:\s|[%\u20ac\u00a3$\u00b0]|(?!(?:st|nd|rd|th)\b)[A-Za-z])[^\d;]*)?")
 
 
 def numbers(text: str) -> Iterator[Fraction]:
@@ -86,25 +106,6 @@ def value_of(text: str) -> Fraction | None:
     return next(numbers(plain), None)
 
 
-_NEAR = 3  # words
-_COUNTED = frozenset("step part case question problem option equation figure line by from".split())  # noqa: SIM905
-_PAIR = re.compile(r"(?:^|[\s(])\$?([\d.,]*\d)\s*(?:or|to|and|-)\s*\$?([\d.,]*\d)")
-_LIST = re.compile(r"\d\s*,\s*-?(?!\d{3}(?!\d))\.?\d")  # `1, 5`; and `1,5`, where it is open what the comma is
-_BETWEEN = re.compile(r"\b(?:between|from)\s+\$?([\d.,]*\d)\s+(?:and|to)\s+\$?([\d.,]*\d)")
-_UNDONE = re.compile(  # 2 * 3, 2^3, 3 sqrt(2) or 4 pi, never worked out
-    r"\d\s*(?:[+*\u00d7\u00f7]|\\times|\\cdot|\bx\b)\s*\$?\d"
-    r"|\d\s?(?:\^|\u221a|\\sqrt|sqrt|\u03c0|\\pi\b|pi\b)|\d[\u00b2\u00b3]"
-)
-_SCIENTIFIC = re.compile(r"\s?(?:x|\u00d7|\*|\\times)\s?10\s?\^\s?\{?-?\d+\}?")  # 3 x 10^2
-_SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?:\s\d{3})+(?!\d)")  # `1 000`, or one of 0
-_MEASURE = (
-    r"\s?(?:years?|months?|weeks?|days?|hours?|hrs?|h|minutes?|mins?|seconds?|secs?|s|miles?|yards?|feet|foot|ft|inch(?:es)?"
-    r"|in|km|m|cm|mm|kilomet(?:re|er)s?|(?:centi)?met(?:re|er)s?|kg|kilograms?|g|grams?|pounds?|lbs?|ounces?|oz|dollars?"
-    r"|cents?|gallons?|quarts?|pints?|cups?|lit(?:re|er)s?|l|ml|degrees?)\b"
-)
-_TWO_UNITS = re.compile(rf"\d{_MEASURE}\s*,?\s*(?:and\s+)?\d[\d.]*{_MEASURE}", re.IGNORECASE)  # 5 minutes 30 seconds
-
-
 def two_numbers(text: str) -> bool:
     """Whether a text offers two unlike numbers (`5 or 6`, `5-6`, `5 m 6 cm`), or what is not worked out (`2 * 3`)."""
     text = _SCIENTIFIC.sub("", text.rsplit("=", 1)[-1])
@@ -114,11 +115,6 @@ def two_numbers(text: str) -> bool:
         or bool(_LIST.search(plain_number(text)))
         or (match is not None and to_number(match[1]) != to_number(match[2]))
     )
-
-
-_UNIT = r"(?:\s*(?!(?:is|are|was|were|be|equals|has|have|so|because)\b)[A-Za-z%\u00b0$][\w'\u00b2\u00b3/%-]*){0,6}"
-_UNITS = re.compile(rf"{_UNIT}(?:\s\d+{_UNIT})?[\s*_)\].$]*")  # `apples`, and `apples in 2 baskets`
-_EQUATION = re.compile(r"[^=A-Za-z]*(?:[A-Za-z]{1,12}\b[^=A-Za-z]*){0,6}=(?P<result>[^=]*)")
 
 
 def is_value_alone(text: str) -> bool:

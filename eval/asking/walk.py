@@ -232,18 +232,16 @@ class _Scored:
         return logprob, missed == 0
 
 
-def likeliest(
-    chances: torch.Tensor, at: torch.Tensor, target: torch.Tensor, logprobs: torch.Tensor, *, asks: bool | None = None
-) -> torch.Tensor:
+def likeliest(chances: torch.Tensor, at: torch.Tensor, target: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
     """Whether each target is the most likely token of its row, (A,); of equal chances the first one counts.
 
     Args:
         chances: (p, vocabulary); `at`, (A,), says which row a target is of, and `logprobs` are the targets' own.
-        asks: look for the first one only in rows where the target is no less likely than all. That spares a CPU most of
-            the search, but a GPU would have to say which rows these are; None: by device.
     """
-    if not (chances.device.type == "cpu" if asks is None else asks):
+    if chances.device.type != "cpu":
         return chances.argmax(-1)[at] == target
+    # The first one is looked for only in rows where the target is no less likely than all. That spares a CPU most of
+    # the search, but a GPU would have to say which rows these are.
     hit = logprobs >= chances.amax(-1)[at]
     hit[hit.clone()] = chances[at[hit]].argmax(-1) == target[hit]
     return hit

@@ -90,9 +90,7 @@ def unbeaten(points: Sequence[tuple[float, float]]) -> list[bool]:
     return [not any(beats(other, point) for other in points) for point in points]
 
 
-def point_of(
-    label: str, gains: ModelGains, dropped: tuple[int, ...] | None = None, verdict: Decision | None = None
-) -> FrontierPoint:
+def point_of(label: str, gains: ModelGains, dropped: tuple[int, ...] | None, verdict: Decision | None) -> FrontierPoint:
     """A model's point; one that has no ratio is the full model itself."""
     itself = Spread(median=1.0, low=1.0, high=1.0)
     ratio = gains.ratio

@@ -308,7 +308,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def difference_of_intervals(first: Interval, second: Interval, correlation: float = 0.0) -> Interval:
+def difference_of_intervals(first: Interval, second: Interval, *, correlation: float) -> Interval:
     """first - second with an interval made of theirs (MOVER: Zou and Donner, Stat. Med. 27(10), 2008; Zou, 2007).
 
     Each side's distance from estimate to bound stands for its error in that direction, so the interval keeps what is

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from heal.budget.document import Budget, Fit, StationWay
@@ -78,10 +77,10 @@ def shown_fit(budget: Budget) -> Fit:
     return min(able or budget.gpus[-1:], key=lambda one: one.gpu.memory)
 
 
-def chain_table(budget: Budget, names: Iterable[str] | None = None) -> Table:
-    """Each stage on one card, with what its hours assume. `names`: of the stages that are shown; all if None."""
+def chain_table(budget: Budget) -> Table:
+    """Each stage on one card, with what its hours assume."""
     fit = shown_fit(budget)
-    gpu, wanted = fit.gpu, None if names is None else set(names)
+    gpu = fit.gpu
     rows = [
         (
             station.command,
@@ -92,7 +91,6 @@ def chain_table(budget: Budget, names: Iterable[str] | None = None) -> Table:
             station.work,
         )
         for station, way in zip(budget.stations, fit.stations, strict=True)
-        if wanted is None or station.name in wanted
     ]
     which = "" if budget.card else ", the smallest usual card on which all of it runs"
     where = "free memory" if gpu.here else "memory"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from heal.cards import merged_card
 from heal.lineage import carry
-from heal.merging.tensors import MergePlan, adapter_config, adapter_weights, merged_tensor, plan_merge
+from heal.merging.tensors import MergePlan, adapter_config, adapter_weights, merged_tensor, plan_merges
 from heal.result import NATS, RECORD_FILE, Base, Chosen, HealRecord, HealResult, MergeFacts
 from heal.settings import Measuring
 from prune.checkpoint.companions import ADAPTER_WEIGHTS
@@ -218,10 +218,9 @@ def earlier(base: Path) -> tuple[HealRecord, ...] | None:
 def _read(adapter: Adapter, source: Source) -> _Parts:
     """The checkpoint and the adapter's matrices, which must be those that its heal.json names."""
     checkpoint, weights = read_checkpoint(source.folder), adapter_weights(adapter.folder)
-    plan = plan_merge("dequantised", adapter.record, adapter.config, checkpoint)
-    if set(weights) != set(plan.deltas.values()):
+    plans = plan_merges(adapter.record, adapter.config, checkpoint)
+    if set(weights) != set(plans["dequantised"].deltas.values()):
         raise CheckpointError(f"{adapter.folder} holds other matrices than its heal.json names; is it whole?")
-    plans: dict[Base, MergePlan] = {"dequantised": plan, "original": replace(plan, base="original", dequantised={})}
     return _Parts(adapter, source, checkpoint, weights, plans)
 
 

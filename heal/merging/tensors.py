@@ -54,11 +54,10 @@ class MergePlan:
         return {**self.dequantised, **self.deltas}
 
 
-def plan_merge(base: Base, record: HealRecord, config: dict[str, Any], checkpoint: Checkpoint) -> MergePlan:
-    """Find the tensor of every adapted and every quantised module in the checkpoint.
+def plan_merges(record: HealRecord, config: dict[str, Any], checkpoint: Checkpoint) -> dict[Base, MergePlan]:
+    """Find the tensor of every adapted and every quantised module in the checkpoint: the plan of each base.
 
     Args:
-        base: `dequantised` or `original`.
         record: the adapter's heal.json.
         config: `r` and `lora_alpha` of its adapter_config.json.
 
@@ -75,10 +74,11 @@ def plan_merge(base: Base, record: HealRecord, config: dict[str, Any], checkpoin
         raise CheckpointError(f"{checkpoint.folder} stores no tensor {module}.weight; this layout cannot be merged")
 
     deltas = {tensor(module): module for module in record.adapted or ()}
-    quantised = sorted(record.quantised or ()) if base == "dequantised" else ()
-    dequantised = {tensor(module): module for module in quantised}
+    quantised = {tensor(module): module for module in sorted(record.quantised or ())}
     scaling = config["lora_alpha"] / config["r"]
-    return MergePlan(base, record.settings["bits"], record.computed_in, scaling, deltas, dequantised, transposed=turned)
+    bits, compute = record.settings["bits"], record.computed_in
+    saved: dict[Base, dict[str, str]] = {"dequantised": quantised, "original": {}}
+    return {base: MergePlan(base, bits, compute, scaling, deltas, each, turned) for base, each in saved.items()}
 
 
 def as_trained(adapter: Path, bits: int, quantised: Collection[str]) -> Dressing:

@@ -17,11 +17,11 @@ def chunked_divergence(
     labels: torch.Tensor,
     project: Project,
     *,
-    teacher_project: Project | None = None,
+    teacher_project: Project | None,
     vocabulary: int,
-    temperature: float = 1.0,
-    plain: float = 0.0,
-    places: torch.Tensor | None = None,
+    temperature: float,
+    plain: float,
+    places: torch.Tensor | None,
 ) -> torch.Tensor:
     """Sum of (1 - plain) * T^2 * KL(teacher || student) + plain * -log p(label) over the labelled positions, in nats.
 
@@ -90,7 +90,7 @@ def _log_chances(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 
 
 def state_distance(
-    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, places: torch.Tensor | None = None
+    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, places: torch.Tensor | None
 ) -> torch.Tensor:
     """Sum over the labelled positions of |s - t|^2 / |t|^2, fp32: each token counts alike, however massive its state.
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+OBJECTIVES = ("capped", "normalised", "cosine")
+CAP = 10.0  # typical lengths beyond which a target is shortened
+MASSIVE = 5.0  # typical lengths beyond which a state is massive
 _ROWS = 4096  # of a Gram matrix that are computed at a time
 
 
@@ -134,8 +137,3 @@ def aim(state: torch.Tensor, target: torch.Tensor, objective: str, typical: floa
 def massive(target: torch.Tensor, typical: float) -> torch.Tensor:
     """Which of N tokens have a massive target state, (N,): attention sinks, which all others look at."""
     return torch.linalg.vector_norm(target.float(), dim=1) > MASSIVE * typical
-
-
-OBJECTIVES = ("capped", "normalised", "cosine")
-CAP = 10.0  # typical lengths beyond which a target is shortened
-MASSIVE = 5.0  # typical lengths beyond which a state is massive

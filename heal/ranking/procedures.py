@@ -18,7 +18,7 @@ Made = tuple[str, str, str]  # prompt, answer and key
 Maker = Callable[[random.Random], Made]
 
 
-def procedure_queries(each: int = 8, *, controls: int = 8, seed: int = 0) -> list[Query]:
+def procedure_queries(each: int, *, controls: int, seed: int) -> list[Query]:
     """Queries of every procedure, and controls of each, in an order that does not depend on how many are asked for.
 
     `procedure` names the procedure, for a control the one whose words it has. No two queries of a procedure, nor two

@@ -67,7 +67,7 @@ def plan_steps(tokens: int, step: Step, *, processes: int = 1, warmup: str | Non
 
 
 def schedule_line(
-    schedule: Schedule, from_budget: tuple[str, ...], *, free_memory: int | None = None, checkpointing: bool = True
+    schedule: Schedule, from_budget: tuple[str, ...], *, free_memory: int | None, checkpointing: bool
 ) -> str:
     """What a run does, in one line.
 

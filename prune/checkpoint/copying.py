@@ -66,14 +66,14 @@ def link_file(source: Path, target: Path) -> None:
 
 
 def write_layout(
-    source: Path, target: Path, layout: Layout, advance: Callable[[int], None], *, block: int | None = None
+    source: Path, target: Path, layout: Layout, advance: Callable[[int], None], *, block: int | None
 ) -> None:
     """Write a new shard: its header, then its ranges of the source, which is opened for reading only.
 
     Args:
         source, target: files; the target must not exist.
         advance: called with bytes as they are written.
-        block: share whole blocks of so many bytes with the source where they align; from `shared_block`.
+        block: share whole blocks of so many bytes with the source where they align; from `shared_block`. None: copy.
 
     Raises:
         CheckpointError: the source became shorter meanwhile.

@@ -160,7 +160,7 @@ def check_room(model: str, wanted: Wanted | None) -> None:
     )
 
 
-def missing_bytes(model: str, *, revision: str | None = None) -> int:
+def missing_bytes(model: str, *, revision: str | None) -> int:
     """What `download` has yet to bring of a model; 0 for a folder, and where the hub gives no list of files."""
     if Path(model).exists():
         return 0

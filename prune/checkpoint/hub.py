@@ -15,7 +15,7 @@ _FIRST = 1 << 17  # bytes asked for at once: nearly every header fits, and a sec
 
 
 def open_on_hub(
-    model: str | Path, *, revision: str | None = None, carry_code: bool = False
+    model: str | Path, *, revision: str | None, carry_code: bool
 ) -> tuple[Source, Callable[[str], Shard | None]]:
     """Bring a hub model's config, index and tokenizer into the cache, and none of its safetensors.
 

@@ -50,7 +50,7 @@ class LayerNames:
 
 
 def find_layer_names(
-    names: Iterable[str], prefixes: Iterable[str], where: str, beside: Iterable[tuple[str, int]] = ()
+    names: Iterable[str], prefixes: Iterable[str], where: str, beside: Iterable[tuple[str, int]]
 ) -> tuple[LayerNames, int]:
     """Which of a family's prefixes a checkpoint uses (with or without the base model's), and how many layers it holds.
 

@@ -48,12 +48,12 @@ def locate(
     return Source(folder, name, commit=folder.name)
 
 
-def find_here(model: str, commit: str | None = None) -> Source | None:
+def find_here(model: str, commit: str | None) -> Source | None:
     """A model that is on this machine already, nothing is fetched: a folder, or the commit in the hub's cache.
 
     Args:
         model: as it was given to `locate`.
-        commit: of a hub model, as `locate` told it.
+        commit: of a hub model, as `locate` told it; None for a folder.
     """
     path = Path(model).expanduser()
     if (path / "config.json").is_file():

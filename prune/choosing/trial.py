@@ -151,8 +151,8 @@ class Trial:
                 advance=lambda share: bar.advance(100 * share),
             )
 
-    def removal(self, n: int, protection: HeadProtection | None = None, *, done: Removal | None = None) -> Removal:
-        """Greedy removal of `n` layers on a part of the text; `done`: of fewer, to be carried on."""
+    def removal(self, n: int, protection: HeadProtection | None, *, done: Removal | None) -> Removal:
+        """Greedy removal of `n` layers on a part of the text; `done`: of fewer, to be carried on, or None."""
         from prune.choosing.check import greedy_removal
 
         model, windows, _ = self.loaded

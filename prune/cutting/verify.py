@@ -20,10 +20,10 @@ from prune.common.errors import CheckpointError, UsageError
 from prune.common.files.artefact import Artefact
 from prune.common.screen.terminal import progress
 from prune.cutting.plan import PLAN_FILE, CutPlan
+from prune.cutting.settings import TOLERANCE
 from prune.families.config import changes
 from prune.families.subject import Pair, Subject, new_config, open_subject
 
-TOLERANCE = 1e-5  # of logits, in float32
 _TOKENS = 16  # that logits are compared on
 _SHOWN = 20  # faults that the table names
 

@@ -30,9 +30,9 @@ def _encoder(base: str) -> Family:
     return Family((f"{base}.encoder.layer.", "encoder.layer."))
 
 
-def _under(section: str, family: Family, *prefixes: str, flat: bool = False) -> Family:
+def _wrapping(family: Family, *prefixes: str, flat: bool = False) -> Family:
     """A multimodal wrapper around a text decoder."""
-    return replace(family, section=section, flat=flat, prefixes=(*prefixes, *family.prefixes))
+    return replace(family, section="text_config", flat=flat, prefixes=(*prefixes, *family.prefixes))
 
 
 _SEQ2SEQ = Family(_DECODER, count=("decoder_layers",))
@@ -134,10 +134,10 @@ FAMILIES: dict[str, Family] = {
     "doge": PLAIN,
     "dots1": _typed(counts=("max_window_layers", "first_k_dense_replace")),
     "dory": Family(refused=_LOOPS),
-    "dots3_note": _under("text_config", _DOTS3, flat=True),
+    "dots3_note": _wrapping(_DOTS3, flat=True),
     "dots3_note_text": _DOTS3,
     "electra": _encoder("electra"),
-    "emu3": _under("text_config", PLAIN, "model.text_model.layers.", "text_model.model.layers."),
+    "emu3": _wrapping(PLAIN, "model.text_model.layers.", "text_model.model.layers."),
     "ernie": _encoder("ernie"),
     "ernie4_5": PLAIN,
     "ernie4_5_moe": replace(
@@ -152,17 +152,17 @@ FAMILIES: dict[str, Family] = {
     "falcon_mamba": Family(_STATE),
     "flex_olmo": PLAIN,
     "flint": _typed(indices={"mlp_only_layers": 0}, **_STEPS),
-    "fuyu": _under("text_config", PLAIN, flat=True),
+    "fuyu": _wrapping(PLAIN, flat=True),
     "gemma": PLAIN,
     "gemma2": _typed(),
-    "gemma3": _under("text_config", _GEMMA3),
+    "gemma3": _wrapping(_GEMMA3),
     "gemma3_text": _GEMMA3,
-    "gemma3n": _under("text_config", _GEMMA3N),
+    "gemma3n": _wrapping(_GEMMA3N),
     "gemma3n_text": _GEMMA3N,
-    "gemma4": _under("text_config", _GEMMA4),
+    "gemma4": _wrapping(_GEMMA4),
     "gemma4_assistant": _ASSISTANT,
     "gemma4_text": _GEMMA4,
-    "gemma4_unified": _under("text_config", _GEMMA4U),
+    "gemma4_unified": _wrapping(_GEMMA4U),
     "gemma4_unified_assistant": _ASSISTANT,
     "gemma4_unified_text": _GEMMA4U,
     "git": Family(("git.encoder.layer.", "encoder.layer.")),
@@ -174,7 +174,7 @@ FAMILIES: dict[str, Family] = {
         _DSA, lists=(*_DSA.lists, "indexer_types"), links={_PICKS: rules.shared_picks},
         periods=("index_topk_pattern", "index_topk_freq", "index_skip_topk_offset"),
     ),
-    "got_ocr2": _under("text_config", _WINDOWED),
+    "got_ocr2": _wrapping(_WINDOWED),
     "gpt-sw3": Family(_GPT2, count=_GPT2_COUNT),
     "gpt2": Family(_GPT2, count=_GPT2_COUNT, transposed=True, fixed={
         "scale_attn_by_inverse_layer_idx: " + _OWN: rules.own_number_if("scale_attn_by_inverse_layer_idx"),
@@ -235,7 +235,7 @@ FAMILIES: dict[str, Family] = {
     "lfm2_moe": _typed(counts=("num_dense_layers",)),
     "lfm3": _typed(),
     "llama": PLAIN,
-    "llama4": _under("text_config", _LLAMA4),
+    "llama4": _wrapping(_LLAMA4),
     "llama4_text": _LLAMA4,
     "longcat_flash": replace(PLAIN, count=("num_layers",)),
     "mamba": Family(_STATE),
@@ -259,12 +259,12 @@ FAMILIES: dict[str, Family] = {
     "ministral3": PLAIN,
     "mistral": PLAIN,
     "mixtral": PLAIN,
-    "mllama": _under("text_config", replace(PLAIN, indices={"cross_attention_layers": 0})),
+    "mllama": _wrapping(replace(PLAIN, indices={"cross_attention_layers": 0})),
     "modernbert-decoder": _typed(
         periods=("global_attn_every_n_layers",),
         fixed={_FIRST: rules.first_alone},
     ),
-    "moss_transcribe_diarize": _under("text_config", _WINDOWED),
+    "moss_transcribe_diarize": _wrapping(_WINDOWED),
     "moshi": replace(PLAIN, prefixes=("decoder.model.layers.", *_LLAMA)),
     "mpt": Family(("transformer.blocks.", "blocks."), count=("n_layers",)),
     "musicgen": Family(refused=_TEXT_TO_AUDIO),
@@ -299,13 +299,13 @@ FAMILIES: dict[str, Family] = {
         _MOE_STEPS, lists=("layer_types",), counts=("max_window_layers",)
     ),
     "qwen3": _WINDOWED,
-    "qwen3_5": _under("text_config", _QWEN3_5),
-    "qwen3_5_moe": _under("text_config", _QWEN3_5),
+    "qwen3_5": _wrapping(_QWEN3_5),
+    "qwen3_5_moe": _wrapping(_QWEN3_5),
     "qwen3_5_moe_text": _QWEN3_5,
     "qwen3_5_text": _QWEN3_5,
     "qwen3_moe": replace(_MOE_STEPS, counts=("max_window_layers",), old=("max_window_layers",)),
     "qwen3_next": _QWEN3_NEXT,
-    "qwen4_exp": _under("text_config", _QWEN4),
+    "qwen4_exp": _wrapping(_QWEN4),
     "qwen4_exp_text": _QWEN4,
     "recurrent_gemma": replace(PLAIN, cycles=("block_types",)),
     "reformer": Family(("reformer.encoder.layers.", "encoder.layers."), lists=("attn_layers",)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import locate
@@ -14,10 +14,15 @@ from prune.common.checked import checks_arguments
 from prune.common.errors import UsageError
 from prune.common.files.provenance import digest, provenance
 from prune.common.files.resume import FinishedParts, Unfinished
-from prune.common.screen.terminal import progress
+from prune.common.screen.terminal import Progress, progress
 from prune.instruments.needles import NEEDLES
 from prune.instruments.settings import HeadsSettings, check_context
 from prune.text.windows import named_sources, texts_identity
+
+if TYPE_CHECKING:
+    from prune.instruments.attention import Site
+    from prune.instruments.detecting import Writer
+    from prune.instruments.prompts import Prompter, Trial
 
 
 @checks_arguments
@@ -124,20 +129,28 @@ def heads(
     chosen = [number for number, trial in enumerate(trials) if (trial.length, trial.depth) in settings.ablated_cells]
     work = len(settings.top) * (1 + settings.draws) * len(chosen)
     with progress("Taking heads out (trials)", work, shown=show_progress and bool(work)) as bar:
-        ablations = _ablate(measured, settings, (writer, prompter, sites), [trials[i] for i in chosen], parts, bar)
+        some = [trials[number] for number in chosen]
+        ablations = _ablate(measured, settings, writer, prompter, sites, some, parts, bar)
     return measured.model_copy(update={"ablations": ablations})
 
 
 def _ablate(
-    measured: Heads, settings: HeadsSettings, tools: tuple[Any, Any, Any], trials: Any, parts: FinishedParts, bar: Any
+    measured: Heads,
+    settings: HeadsSettings,
+    writer: Writer,
+    prompter: Prompter,
+    sites: Sequence[Site],
+    trials: Sequence[Trial],
+    parts: FinishedParts,
+    bar: Progress,
 ) -> tuple[Ablation, ...]:
     """Take out the first heads, K of them for each K that was asked, and as many random ones."""
     import numpy as np
 
-    from prune.instruments.ablation import draw_like, measure_effects
+    from prune.instruments.ablation import draw_like
+    from prune.instruments.effects import measure_effects
     from prune.instruments.summary import ablation_of, every_head
 
-    writer, prompter, sites = tools
     every = every_head(sites)
     full = {(row.needle, row.length, row.depth): row.recall for row in measured.trials}
     ablations = []

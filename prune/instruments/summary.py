@@ -13,9 +13,9 @@ from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.layers import layers_without
 from prune.cutting.plan import PLAN_FILE, CutPlan
 from prune.instruments import scores
-from prune.instruments.ablation import Runs, verdict
 from prune.instruments.attention import Site
 from prune.instruments.detecting import Detection, trial_rows
+from prune.instruments.effects import Runs, verdict
 from prune.instruments.prompts import Trial
 from prune.instruments.scores import correlation
 

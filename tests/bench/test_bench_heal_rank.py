@@ -32,7 +32,7 @@ def asked(tmp_path):
     write_lines(data / "text/wiki_vital_leads_en.jsonl", leads)
     work = tmp_path / "work"
     work.mkdir()
-    return Namespace(data=data, work=work, pool_tokens=300, tokens=40, seeds=[0, 1], n=8, start=9)
+    return Namespace(data=data, work=work, pool_tokens=300, tokens=40, seeds=[0, 1], n=8, start=9, table=False)
 
 
 def shorten(text):

@@ -94,7 +94,7 @@ def _difference(
 ) -> Interval:
     """Of the losses in two domains. The questions' `changes`, and their `units` in both, say how both go together."""
     correlation = correlation_of_means(changes[0], units[0], changes[1], units[1])
-    return difference_of_intervals(losses[0], losses[1], correlation)
+    return difference_of_intervals(losses[0], losses[1], correlation=correlation)
 
 
 _Pair = tuple[TaskPlan, TaskPlan]  # fast, slow

@@ -131,7 +131,7 @@ class Asymmetry(Part):
 
 
 def order_of_events(
-    sizes: Sequence[int], answers: Answers, *, margin: float = MARGIN, resamples: int = 2000, seed: int = 0
+    sizes: Sequence[int], answers: Answers, *, margin: float = MARGIN, resamples: int = 2000, seed: int
 ) -> Asymmetry:
     """What goes first as cuts grow: r_o up or r_c down, A_fast down or delta down.
 

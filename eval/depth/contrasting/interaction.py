@@ -77,7 +77,7 @@ class DomainCosts:
 
 
 def depth_interaction(
-    first: DomainCosts, second: DomainCosts, depths: ArrayLike, *, resamples: int = 2000, seed: int = 0
+    first: DomainCosts, second: DomainCosts, depths: ArrayLike, *, resamples: int = 2000, seed: int
 ) -> Interaction:
     """Does removing deep blocks cost `first` more than `second`, and removing shallow blocks the reverse?
 
@@ -93,7 +93,7 @@ def depth_interaction(
 
 
 def measure_interaction(
-    first: DomainCosts, second: DomainCosts, depths: ArrayLike, *, resamples: int = 2000, seed: int = 0
+    first: DomainCosts, second: DomainCosts, depths: ArrayLike, *, resamples: int = 2000, seed: int
 ) -> Interaction:
     """The same of two measures of the same questions, such as writing a chain (first) against recall (second).
 

@@ -22,9 +22,8 @@ from prune.models.batches import padded, plan_batches
 from prune.scanning.cka import paired_cka, plain_cka
 
 RESAMPLES = 1000
-LEAST_CLUSTERS = (
-    8  # for a claim: of 5 the intervals leave out the truth in 10 to 13 % of draws, of 8 and more in 0 to 3
-)
+# For a claim: of 5 the intervals leave out the truth in 10 to 13 % of draws, of 8 and more in 0 to 3.
+LEAST_CLUSTERS = 8
 _SEEN, _REVERSE, _OPEN = "seen", "the reverse", "cannot tell here"
 
 
@@ -79,7 +78,7 @@ def fast_slow_similarity(
     questions: Sequence[Question],
     prompts: Sequence[PromptPair],
     *,
-    seed: int = 0,
+    seed: int,
     progress: Callable[[int], None] = lambda prompts: None,
 ) -> FastSlowSimilarity:
     """Run both prompts of each question through a loaded model's decoder, and compare the states layer by layer.
@@ -87,7 +86,7 @@ def fast_slow_similarity(
     Usage, with what a command has at hand:
 
         pairs = pair_prompts(questions, tokenizer, chat=chat, prompts=prompts_of(settings), max_length=context)
-        found = fast_slow_similarity(model, questions, pairs, progress=bar.advance)  # bar: 2 * len(questions) prompts
+        found = fast_slow_similarity(model, questions, pairs, seed=seed, progress=bar.advance)  # bar: prompts of both
 
     Args:
         model: a loaded causal language model in eval mode.
@@ -121,7 +120,7 @@ def fast_slow_similarity(
     )
 
 
-def compare_states(fast: np.ndarray, slow: np.ndarray, clusters: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
+def compare_states(fast: np.ndarray, slow: np.ndarray, clusters: Sequence[str], *, seed: int) -> dict[str, Any]:
     """CKA by depth of two states of each question, with intervals: the numbers of a `SimilarityCurve`.
 
     Args:

@@ -10,7 +10,6 @@ from typing import Any
 from eval.asking.prompts import Prompts
 from eval.asking.tasks import TaskPlan
 from eval.questions.schema import Question
-from eval.settings import LONGEST
 from prune.common.thinking import MODES
 
 
@@ -35,8 +34,8 @@ def pair_prompts(
     tokenizer: Any,
     *,
     chat: bool,
-    prompts: Prompts | None = None,
-    max_length: int = LONGEST,
+    prompts: Prompts | None,
+    max_length: int,
 ) -> list[PromptPair]:
     """Both prompts of each question, in the questions' order, up to where the model begins to write.
 

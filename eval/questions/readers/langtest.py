@@ -87,9 +87,8 @@ def parse_options(options: str, answer: str) -> tuple[list[str], int] | str:
     return choices, index
 
 
-def _take_labelled(loaded: Loaded, subject: str, row: dict[str, Any], question: str | None = None) -> None:
-    options, answer = row.get("options"), row.get("answer")
-    text = row["question"] if question is None else question
+def _take_labelled(loaded: Loaded, subject: str, row: dict[str, Any]) -> None:
+    options, answer, text = row.get("options"), row.get("answer"), row["question"]
     if not isinstance(options, str) or not isinstance(answer, str):
         loaded.take(subject, text, None, None, why="no options or no answer")
         return

@@ -38,7 +38,7 @@ class BinMean(Part):
 
 
 def bin_means(
-    scores: ArrayLike, documents: Sequence[PoolDocument], queries: Sequence[Query], *, seed: int = 0
+    scores: ArrayLike, documents: Sequence[PoolDocument], queries: Sequence[Query], *, seed: int
 ) -> tuple[BinMean, ...]:
     """The mean score of each bin (source x topic x kind) by domain, bins in the order of their first document.
 
@@ -50,6 +50,7 @@ def bin_means(
         scores: shape (D, Q), larger for a document that helps a query more.
         documents: D of them.
         queries: Q of them.
+        seed: of the bootstrap.
 
     Raises:
         ValueError: the scores are of another shape, or one is no finite number.

@@ -67,7 +67,7 @@ def contrasts(
     queries: Sequence[Query],
     kinds: Sequence[Kind | None],
     *,
-    seed: int = 0,
+    seed: int,
 ) -> Contrasts:
     """All claims.
 
@@ -187,7 +187,7 @@ def _correlations(scores: Floats) -> Floats:
     return found
 
 
-def generality(scores: Floats, kinds: Sequence[Kind | None], *, seed: int = 0) -> tuple[tuple[Mean, ...], Claim]:
+def generality(scores: Floats, kinds: Sequence[Kind | None], *, seed: int) -> tuple[tuple[Mean, ...], Claim]:
     """Which share of the documents carries half of a query's positive influence, for reasoning and for facts.
 
     A query without any positive score has no such share and is left out. Claimed: the share is larger for reasoning.
@@ -223,7 +223,7 @@ def answers(
     kinds: Sequence[Kind | None],
     *,
     top: int,
-    seed: int = 0,
+    seed: int,
 ) -> tuple[tuple[Mean, ...], tuple[Mean, ...], tuple[Claim, Claim]]:
     """Whether the words of a query's `key` stand in its top documents, beside as many documents drawn at random.
 

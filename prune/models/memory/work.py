@@ -27,7 +27,7 @@ _TOTALS = (576, 640)  # of a prompt whose last chunk is that short
 
 
 def prompt_work(
-    model: Any, name: str, caches: Sequence[LayerCache], *, tokens: int, sequences: int = 1, chunk: int | None = None
+    model: Any, name: str, caches: Sequence[LayerCache], *, tokens: int, sequences: int, chunk: int | None
 ) -> Work:
     """What reading a prompt takes, at its end.
 

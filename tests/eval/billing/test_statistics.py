@@ -283,12 +283,12 @@ def test_holm_is_the_closure_of_bonferroni(p_values):
 
 def test_the_difference_of_two_intervals_is_welchs_and_no_narrower():
     one, other = Interval(0.3, 0.1, 0.5), Interval(0.1, -0.2, 0.4)
-    found = difference_of_intervals(one, other)
+    found = difference_of_intervals(one, other, correlation=0.0)
     assert found.estimate == pytest.approx(0.2)
     assert found.high - found.estimate == pytest.approx(math.hypot(0.2, 0.3))
-    same = difference_of_intervals(one, one, 1.0)
+    same = difference_of_intervals(one, one, correlation=1.0)
     assert (same.low, same.high) == (0, 0)
-    skewed = difference_of_intervals(Interval(0.0, -0.1, 0.3), Interval(0.0, -0.05, 0.2))
+    skewed = difference_of_intervals(Interval(0.0, -0.1, 0.3), Interval(0.0, -0.05, 0.2), correlation=0.0)
     assert (skewed.low, skewed.high) == pytest.approx((-math.hypot(0.1, 0.2), math.hypot(0.3, 0.05)))
 
 
@@ -303,7 +303,8 @@ def test_interactions_of_accuracy_cover_the_truth(lost):
 
     def interval():
         flips = [next(draw)[1::-1] for draw in draws]  # the other way round: a loss is positive
-        return difference_of_intervals(*(paired_accuracy_difference(*f, n) for f, n in zip(flips, sizes, strict=True)))
+        losses = (paired_accuracy_difference(*f, n) for f, n in zip(flips, sizes, strict=True))
+        return difference_of_intervals(*losses, correlation=0.0)
 
     assert 0.93 <= coverage(truth, interval) <= 0.97
 
@@ -317,12 +318,12 @@ def test_interactions_of_nll_cover_the_truth_with_and_without_shared_questions()
         names = [f"q{i}" for i in range(160)]
         one, other = (paired_mean_difference(np.zeros(100), values) for values in (first, second))
         correlation = correlation_of_means(first, names[:100], second, names[60:])
-        found = difference_of_intervals(one, other, correlation)
+        found = difference_of_intervals(one, other, correlation=correlation)
         shared += found.low <= 0.2 <= found.high
-        found = difference_of_intervals(one, other)
+        found = difference_of_intervals(one, other, correlation=0.0)
         ignored += found.low <= 0.2 <= found.high
         alone = paired_mean_difference(np.zeros(60), rng.normal(0.3, 1, 60))
-        found = difference_of_intervals(one, alone)
+        found = difference_of_intervals(one, alone, correlation=0.0)
         apart += found.low <= 0.2 <= found.high
     assert 0.93 <= shared / 2000 <= 0.97
     assert 0.93 <= apart / 2000 <= 0.97

@@ -46,7 +46,7 @@ def test_pieces_sum_to_the_whole(seed, temperature, plain, at_once):
     patched.setattr(chunks, "FLOATS", {"cpu": at_once // 3})
     try:
         leaf, goal = student.clone().requires_grad_(), teacher.clone().requires_grad_()
-        how = {"vocabulary": VOCABULARY, "temperature": temperature, "plain": plain}
+        how = {"vocabulary": VOCABULARY, "temperature": temperature, "plain": plain, "places": None}
         project, theirs = (lambda states, head=head: states @ head.T for head in heads)
         found = chunked_divergence(leaf, goal, labels, project, teacher_project=theirs, **how)
     finally:
@@ -70,7 +70,8 @@ def test_no_chunk_makes_more_logits_than_it_may(monkeypatch):
         seen.append(len(states))
         return states @ heads[0].T
 
-    chunked_divergence(student.requires_grad_(), teacher, labels, project, vocabulary=VOCABULARY)
+    how = {"teacher_project": None, "temperature": 1.0, "plain": 0.0, "places": None}
+    chunked_divergence(student.requires_grad_(), teacher, labels, project, vocabulary=VOCABULARY, **how)
     assert max(seen) == 100
     assert sum(seen) == 2 * 8 * 64  # the student's and the teacher's, each position once
 
@@ -83,4 +84,4 @@ def test_state_distance_is_relative_to_each_token():
     student[0, 0] *= 1.5
     student[0, 1] *= 1.5
     student[0, 3] *= 99  # predicts nothing
-    assert state_distance(student, teacher, labels).item() == pytest.approx(0.5)
+    assert state_distance(student, teacher, labels, None).item() == pytest.approx(0.5)

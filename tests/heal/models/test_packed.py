@@ -52,6 +52,7 @@ def test_losses_are_the_same_bits_with_and_without_places(rows):
         student = torch.randn(*teacher.shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
         how = {"vocabulary": 300, "places": places}
         total = chunked_cross_entropy(student, batch["labels"], lambda s: s @ head.T, **how)
+        how |= {"teacher_project": None, "temperature": 1.0, "plain": 0.0}
         total = total + chunked_divergence(student, teacher, batch["labels"], lambda s: s @ head.T, **how)
         total = total + state_distance(student, teacher, batch["labels"], places)
         results.append((total.detach(), *torch.autograd.grad(total, student)))

@@ -32,7 +32,7 @@ def test_some_two_hundred_steps_where_the_budget_allows():
     for tokens in BUDGETS:
         schedule = steps_of(Settings(), tokens)
         assert schedule.steps >= min(195, tokens // 256)
-        assert schedule.steps <= 6200 or tokens > PAPER
+        assert schedule.steps <= max(6200, tokens // (16 * 2048))  # beyond the paper's budget, its steps
         assert tokens - schedule.tokens < schedule.tokens_per_step
 
 
@@ -114,13 +114,14 @@ def test_the_cells_of_the_bench_are_settings():
 
 def test_sixty_thousand_tokens_are_many_small_steps_told_in_one_line():
     schedule = steps_of(DistillSettings(), 60_000)
+    given = {"free_memory": None, "checkpointing": True}
     line = "234 steps of 1 row of 256 tokens; rate 0.001, reached after 7 steps"
     assert (schedule.rows_per_step, schedule.warmup) == (1, 7)
-    assert schedule_line(schedule, ()) == line
-    assert schedule_line(schedule, ("warmup",)) == f"{line} (--warmup follows from --tokens)"
-    named = schedule_line(schedule, ("length", "batch_size", "warmup"))
+    assert schedule_line(schedule, (), **given) == line
+    assert schedule_line(schedule, ("warmup",), **given) == f"{line} (--warmup follows from --tokens)"
+    named = schedule_line(schedule, ("length", "batch_size", "warmup"), **given)
     assert named == f"{line} (--length, --batch-size and --warmup follow from --tokens)"
     chosen = schedule_line(schedule, (), free_memory=21 << 30, checkpointing=False)
     assert chosen == f"{line}; 1 row a pass, without checkpointing, in 21.0 GiB"
     together = plan_steps(2048, Step(64, 2, 1, 1e-3), processes=2)
-    assert schedule_line(together, ()).startswith("8 steps of 4 rows of 64 tokens, 2 processes together; rate")
+    assert schedule_line(together, (), **given).startswith("8 steps of 4 rows of 64 tokens, 2 processes together; rate")

@@ -201,7 +201,7 @@ def test_a_new_shard_holds_exactly_the_kept_bytes_in_their_order(tmp_path_factor
     layout = lay_out(shard, lambda name: names.get(name, name))
 
     moved = []
-    write_layout(folder / "source", folder / "target", layout, moved.append)
+    write_layout(folder / "source", folder / "target", layout, moved.append, block=None)
     written = read_shard(folder / "target")
     raw = (folder / "target").read_bytes()
     assert len(raw) == layout.size
@@ -239,7 +239,7 @@ def test_a_source_that_shrinks_is_noticed(tmp_path):
     (tmp_path / "source").write_bytes(header + bytes(50))
     layout = lay_out(Shard(tmp_path / "source", len(header), tensors, {}), lambda name: name)
     with pytest.raises(CheckpointError, match="became shorter"):
-        write_layout(tmp_path / "source", tmp_path / "target", layout, lambda count: None)
+        write_layout(tmp_path / "source", tmp_path / "target", layout, lambda count: None, block=None)
 
 
 @pytest.mark.parametrize("dtype", BITS)
@@ -273,4 +273,4 @@ def test_names_are_renumbered():
 )
 def test_layer_numbers_must_be_plain(names, message):
     with pytest.raises(CheckpointError, match=message):
-        find_layer_names(names, ("a.", "b."), "here")
+        find_layer_names(names, ("a.", "b."), "here", ())

@@ -13,7 +13,7 @@ from prune.choosing.heads import Heads
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
 from prune.common.files.resume import Unfinished
 from prune.instruments import detecting
-from prune.instruments.ablation import Runs, verdict
+from prune.instruments.effects import Runs, verdict
 from prune.instruments.heads import heads
 from prune.instruments.needles import NEEDLES
 from prune.instruments.prompts import Prompter

@@ -79,7 +79,7 @@ def test_work_is_what_the_allocator_hands_out(family):
     model = tiny(family, max_position_embeddings=1024)
     empty = skeleton(model.config, torch.float32, "it")
     caches = layer_caches(empty, "it")
-    work = prompt_work(empty, "it", caches, tokens=700, sequences=2)
+    work = prompt_work(empty, "it", caches, tokens=700, sequences=2, chunk=None)
     real = allocated(model, torch.arange(1400).reshape(2, 700) % 290 + 5)
     assert cache_bytes(caches, 700, 2) + work.peak(range(3)) == pytest.approx(real, rel=0.01)
 
@@ -96,14 +96,19 @@ def test_work_of_the_last_chunk_is_what_the_allocator_hands_out_beside_what_is_k
     work = prompt_work(empty, "it", caches, tokens=700, sequences=2, chunk=200)
     copied = cache_bytes(caches, 700, 2) + cache_bytes(caches, 500, 2)  # the profiler counts what is copied twice
     assert work.peak(range(3)) <= real <= copied + work.peak(range(3)) + sum(work.beyond)
-    assert work.peak(range(3)) < prompt_work(empty, "it", caches, tokens=700, sequences=2).peak(range(3)) / 2
+    assert (
+        work.peak(range(3)) < prompt_work(empty, "it", caches, tokens=700, sequences=2, chunk=None).peak(range(3)) / 2
+    )
 
 
 def test_work_of_long_prompts_through_states_is_reckoned_from_short_ones():
     needs_newer_transformers("makes masks and states otherwise, so that less of its work is counted")
     empty = skeleton(small_config("bamba"), torch.float32, "it")
     caches = layer_caches(empty, "it")
-    short, long = (prompt_work(empty, "it", caches, tokens=tokens).peak(range(8)) for tokens in (512, 4096))
+    short, long = (
+        prompt_work(empty, "it", caches, tokens=tokens, sequences=1, chunk=None).peak(range(8))
+        for tokens in (512, 4096)
+    )
     assert long == pytest.approx(8 * short, rel=0.05)
 
 

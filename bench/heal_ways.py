@@ -1,12 +1,12 @@
 """What each way of healing wins back, over seeds: held-out loss, and answer NLL on medical and mathematical questions.
 
-    python bench/heal.py                          # all ways, three seeds, 60k tokens; results land as they come
-    python bench/heal.py --tokens 200k --ways patch+distill --seeds 0
+    python bench/heal_ways.py                          # all ways, three seeds, 60k tokens; results land as they come
+    python bench/heal_ways.py --tokens 200k --ways patch+distill --seeds 0
 
 Cuts one block of the sample model and heals it with the real commands, at the same tokens, seeds and text. The text is
 one source; its held-out part is one document in fifty. Every job is a process of its own, so that peaks are its own,
-and leaves a file under --work: a second call runs only what is missing, and prints the table of all that is there.
-bench/heal_speed.py times the steps.
+and leaves a file under --work: a second call runs only what is missing, and prints the table of all that is there. In
+one --work all else must be the same but --seeds, --ways and --tokens. bench/heal_speed.py times the steps.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path[:] = [place for place in sys.path if Path(place) != Path(__file__).parent]  # this file is not the package heal
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for bench.shared
+
+from bench.shared.runs import check_same, command, keep
+
 COMMON = ("--targets", "all")
 DIVERGENCE = ("--plain-loss", 0)
 WAYS = {  # steps of each way: the command, the base it starts from, its own options
@@ -32,6 +34,7 @@ WAYS = {  # steps of each way: the command, the base it starts from, its own opt
     "distill after-cut": (("distill", "--targets", "after-cut", *DIVERGENCE),),
 }
 QUESTIONS = {"medical": ("mmlu", "medmcqa"), "math": ("mmlu", "asdiv")}
+APART = ("seeds", "ways", "tokens", "jobs", "work", "table", "score")  # what may differ in one --work
 
 
 def main() -> None:
@@ -53,7 +56,7 @@ def main() -> None:
     parser.add_argument("--other", help="text of another kind, to measure the loss on too (.jsonl with `text`)")
     parser.add_argument("--measured", default="8192", help="tokens of each text to measure the loss on")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
-    parser.add_argument("--work", type=Path, default=Path("runs/bench/heal"))
+    parser.add_argument("--work", type=Path, default=Path("runs/bench/heal_ways"))
     parser.add_argument("--table", action="store_true", help="run nothing; print what is there")
     parser.add_argument("--score", nargs="+", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -61,12 +64,11 @@ def main() -> None:
         score(asked, *asked.score)
         return
     asked.work.mkdir(parents=True, exist_ok=True)
+    check_same(asked, APART)
     if not asked.table:
         cut = asked.work / "cut"
         if not cut.exists():
-            command(
-                sys.executable, "-m", "prune", "cut", asked.model, "--n", asked.n, "--start", asked.start, "--out", cut
-            )
+            command("prune", "cut", asked.model, "--n", asked.n, "--start", asked.start, "--out", cut)
         if any("patch" in way for way in asked.ways):
             job(asked, "patch", 0)  # the others start from it
         jobs = [("full", 0), ("cut", 0)] + [(way, seed) for seed in asked.seeds for way in asked.ways if way != "patch"]
@@ -76,9 +78,12 @@ def main() -> None:
 
 
 def job(asked, way, seed):
-    """One way with one seed: its commands in turn, then its answers; writes one result file, once."""
-    if result(asked, way, seed).exists():
-        return
+    """One way with one seed; writes one result file, once."""
+    keep(result(asked, way, seed), lambda: measure(asked, way, seed))
+
+
+def measure(asked, way, seed):
+    """The commands of one way with one seed in turn, then the losses and answers of what they leave."""
     cut = asked.work / "cut"
     base, adapter, document = asked.model if way == "full" else str(cut), None, {}
     for index, (kind, *options) in enumerate(WAYS.get(way, ())):
@@ -87,15 +92,14 @@ def job(asked, way, seed):
             continue
         out = place(asked, way, seed, index)
         if not out.exists():
-            command(sys.executable, "-m", "heal", kind, base, *arguments(asked, kind, seed), *options, "--out", out)
+            command("heal", kind, base, *arguments(asked, kind, seed), *options, "--out", out)
         document = json.loads((out / "heal.json").read_text())
         base, adapter = (str(out), None) if kind == "patch" else (base, str(out))
-    scored = command(sys.executable, __file__, *sys.argv[1:], "--score", base, *([adapter] if adapter else []))
+    scored = command(Path(__file__), *sys.argv[1:], "--score", base, *([adapter] if adapter else []))
     found = {**json.loads(scored.splitlines()[-1]), "way": way, "seed": seed, "tokens": asked.tokens}
     for key in ("curve", "held_out_loss", "tokens_per_second", "peak_memory", "training_seconds"):
         found[key] = document.get(key)
-    result(asked, way, seed).write_text(json.dumps(found, indent=1) + "\n")
-    print(f"{way} seed {seed}: held-out {found['held_out']:.3f}", file=sys.stderr, flush=True)
+    return found
 
 
 def arguments(asked, kind, seed):
@@ -110,8 +114,6 @@ def arguments(asked, kind, seed):
 
 def score(asked, base, adapter=None):
     """Held-out loss, and bits of the gold answers, of a checkpoint with or without an adapter."""
-    import random
-
     from lm_eval.api.instance import Instance
 
     from eval.asking.harness import PlannedTask, Scorer, to_bits
@@ -151,13 +153,7 @@ def score(asked, base, adapter=None):
                     prompt = task.fewshot_context(doc, 0, gen_prefix=task.doc_to_prefix(doc))
                     asks.append(Instance("loglikelihood", doc, (prompt, f" {gold}"), 0))
                 bits = [to_bits(logprob) for logprob, _ in scorer.loglikelihood(asks)]
-                draws = random.Random(0)
-                means = sorted(statistics.mean(draws.choices(bits, k=len(bits))) for _ in range(1000))
-                found["answer_bits"][f"{domain} {plan.protocol}"] = {
-                    "mean": statistics.mean(bits),
-                    "interval": [means[25], means[974]],
-                    "n": len(bits),
-                }
+                found["answer_bits"][f"{domain} {plan.protocol}"] = {"mean": statistics.mean(bits), "n": len(bits)}
     print(json.dumps(found))
 
 
@@ -202,13 +198,6 @@ def place(asked, way, seed, index):
 
 def result(asked, way, seed):
     return asked.work / f"result-{way.replace(' ', '-')}-{seed}-{asked.tokens}.json"
-
-
-def command(*words):
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(str(w) for w in words)}\n{done.stderr[-2000:]}")
-    return done.stdout
 
 
 if __name__ == "__main__":
