@@ -22,7 +22,7 @@ _PUBLIC = {  # no room may have one of these names: once imported, it would stan
     "measure_depth": "eval.depth.run",
     "prepare": "eval.questions.preparation",
     "read_policy": "eval.billing.judging.policy",
-    "report": "eval.depth.pages.page",
+    "report": "eval.reporting",
     "run": "eval.runs.run",
     "sweep": "eval.sweeps.run",
 }

@@ -64,7 +64,8 @@ class TextOptions:
     ] = None
 
     def source(self) -> TextSource:
-        """
+        """The text to heal and measure on, as the options name it.
+
         Raises:
             UsageError: a --domain-text that is not NAME=FILE, or names one twice; a --mix or --loss-on that is wrong.
         """
@@ -122,7 +123,8 @@ class MergeOptions:
     full: Annotated[str | None, Option("With --adapter-only: the full model, where it has moved since the cut.")] = None
 
     def check(self, measuring: Measuring) -> None:
-        """
+        """Refuse options of a merge beside those of an adapter on the full model.
+
         Raises:
             UsageError: options that do not go together.
         """

@@ -57,7 +57,8 @@ class BudgetRequest:
     spread: bool = False
 
     def budget(self, card: Gpu) -> Budget:
-        """
+        """What the stage takes, on a card first and then on usual ones.
+
         Raises:
             RegrowthError: the model cannot be read, or the settings do not fit it.
         """

@@ -43,7 +43,7 @@ ROOMS = {  # from the top: a room, or a file that stands beside the rooms, impor
         {"cards", "defaults", "lineage", "result", "settings"},
     ],
     "eval": [
-        {"__init__", "__main__", "cli", "comparison", "lm_eval_comparison", "options"},
+        {"__init__", "__main__", "cli", "comparison", "lm_eval_comparison", "options", "reporting"},
         {"depth"},
         {"limits"},
         {"sweeps"},

@@ -76,7 +76,7 @@ class Chain:
         choose_rows, choose_checkpointing: on each card anew.
         cut_comes: the model is whole: scan, cut and sweep are stations.
         whole_known: the full model is there: patch and comparison are stations.
-        dtype, heal_dtype: `--dtype` of healing, and of all else.
+        dtype, heal_dtype: `--dtype` of all else, and of healing.
         in_4bit: `--load-in-4bit` of questions.
     """
 

@@ -1,11 +1,8 @@
 """One model over several GPUs: what enters each layer in training, where `prune.models.spread` puts the layers.
 
 For a model in training that one card does not hold, such as a 70B to distil on cards of 24 to 48 GB. The cards work one
-after the other, at the speed of one. The other way would be one tree of modules for teacher and student, with adapters
-that are switched off for the teacher, so that FSDP can shard it: all cards work at once. It was not taken, as teacher
-and student are two trees over one copy of the weights (`heal.models.student`): that is what lets the student have
-patched tensors of its own, start behind the cut and keep its dropout while the teacher runs. Layers in several places
-change none of it: a layer and its twin in the other tree share their weights, so they share their place.
+after the other, at the speed of one. Teacher and student are two trees over one copy of the weights
+(`heal.models.student`): a layer and its twin in the other tree share their weights, so they share their place.
 
 What enters a layer is brought to its place by a hook of torch's own kind, which a twin inherits with its layer.
 accelerate's hooks are taken off: they hold on to the module that they were made for, and not to its twin.

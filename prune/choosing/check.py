@@ -63,7 +63,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Removal:
-    """Layers (0-based) in the order of their removal, the loss after each (nats a token), and the tokens measured."""
+    """What greedy removal took.
+
+    order: layers (0-based) in the order of their removal. loss: after each, in nats a predicted token.
+    tokens: of the windows that were read, the first of each included, which nothing predicts.
+    """
 
     order: tuple[int, ...]
     loss: tuple[float, ...]

@@ -62,7 +62,8 @@ class Costs(Artefact):
         }
 
     def check_weights(self, weights: Mapping[str, float] | None) -> None:
-        """
+        """Refuse weights of domains that these costs do not hold.
+
         Raises:
             UsageError: a domain that was not measured.
         """

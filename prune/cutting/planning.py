@@ -119,7 +119,8 @@ def plan_cut(
 
 
 def _check_target_alone(fit: FitSettings, n: int | None, start: int | None, layers: str | Sequence[int] | None) -> None:
-    """
+    """Refuse a target beside layers that the user chose.
+
     Raises:
         UsageError: layers are named, or counted, beside a target.
     """

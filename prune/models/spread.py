@@ -20,7 +20,8 @@ _FOR_LOGITS = 2 << 30  # bytes that pieces of the logits and what libraries take
 
 
 def check_spread(device_map: str | None, device: str) -> None:
-    """
+    """Refuse a map of layers to GPUs that this process cannot follow.
+
     Raises:
         UsageError: a map that is unknown, or that does not go with the device or a launcher.
     """

@@ -6,46 +6,34 @@ from pathlib import Path
 
 from eval.depth.document import DepthRecord
 from eval.depth.pages.sections import sections, top
-from eval.reports import page
 from eval.reports.build import with_facts
 from eval.reports.drawing.sheet import sheet
 from eval.reports.html import render_report
-from prune.common.checked import checks_arguments
-from prune.common.errors import UsageError
+from eval.reports.page import result_files
 from prune.common.files.outputs import check_files_apart, write_text
 
 _FILE = "depth.json"
 
 
-@checks_arguments
-def report(
-    results: str | Path, *, sweep: str | Path | None = None, out: str | Path | None = None, overwrite: bool = False
-) -> Path:
-    """The report of stored results of any kind: a folder of a comparison, a sweep or a depth run, or a depth.json.
+def holds_depth(results: Path) -> bool:
+    """Whether `results` is a depth.json, or the folder of one."""
+    return (results.name == _FILE and results.is_file()) or (results / _FILE).is_file()
+
+
+def depth_report(results: Path, *, out: str | Path | None = None, overwrite: bool = False) -> Path:
+    """Write the report of a depth run.
 
     Args:
-        sweep: a sweep to show beside a comparison.
+        results: its folder, or its depth.json.
         out: the file to write, and what is returned; report.html beside the results if None.
 
     Raises:
-        CheckpointError: no results there, or files of another format.
+        CheckpointError: a depth.json that is broken or of another format.
         RegrowthError: `out` exists, or is a file of the results.
-        UsageError: a sweep for a depth run.
     """
-    results = Path(results)
-    if not (results.name == _FILE and results.is_file()) and not (results / _FILE).is_file():
-        return page.report(results, sweep=sweep, out=out, overwrite=overwrite)
-    if sweep is not None:
-        raise UsageError(f"{results} holds a depth run; --sweep adds a sweep to a comparison")
-    return _depth_report(results, out=out, overwrite=overwrite)
-
-
-def _depth_report(results: str | Path, *, out: str | Path | None = None, overwrite: bool = False) -> Path:
-    """Write the report of a depth run, of which `results` is the folder or the depth.json."""
-    results = Path(results)
     file = results if results.is_file() else results / _FILE
     target = file.parent / "report.html" if out is None else Path(out)
-    check_files_apart({"--out": target}, *page.result_files(file.parent))
+    check_files_apart({"--out": target}, *result_files(file.parent))
     write_text(target, render(DepthRecord.read(file)), overwrite=overwrite)
     return target
 

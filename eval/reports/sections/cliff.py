@@ -27,7 +27,10 @@ def cliff_section(cliffs: Cliffs) -> Section:
     every: list[CliffLine | CliffProse] = [*cliffs.lines, *cliffs.prose]
     names = list(dict.fromkeys(map(_line_name, every)))
     tasks = list(dict.fromkeys(_task(line) for line in cliffs.lines))
-    figures = [_task_figure(task, [line for line in cliffs.lines if _task(line) == task], names) for task in tasks]
+    figures = [
+        _task_figure(task, [line for line in cliffs.lines if _task(line) == task], names, cliffs.layers)
+        for task in tasks
+    ]
     texts = list(dict.fromkeys(line.text for line in cliffs.prose))
     figures += [_prose_figure(text, [line for line in cliffs.prose if line.text == text], names) for text in texts]
     legend = [Key(name, key(number, dashed=True)) for number, name in enumerate(names)]
@@ -36,7 +39,7 @@ def cliff_section(cliffs: Cliffs) -> Section:
         title="As layers are dropped",
         lead="One block of layers goes, chosen by each way to cut. Bands are 95 % intervals. The cliff is at the first "
         "size whose accuracy above chance is, by its whole paired interval, less than half of the full model's.",
-        findings=tuple(map(in_words, cliffs.lines)),
+        findings=tuple(in_words(line, cliffs.layers) for line in cliffs.lines),
         legend=(*legend, *([Key("chance", chance_key())] if cliffs.lines else [])),
         figures=tuple(figures),
         tables=(cliff_table(cliffs),),
@@ -44,9 +47,8 @@ def cliff_section(cliffs: Cliffs) -> Section:
     )
 
 
-def in_words(line: CliffLine) -> str:
-    """Where a line's cliff is."""
-    layers = round(line.points[-1].size / line.points[-1].share)
+def in_words(line: CliffLine, layers: int) -> str:
+    """Where the cliff of a line is, of a model of so many layers."""
     name, last = f"{_task(line)}, {_line_name(line)}", line.points[-1].size
     if all(point.retained is None for point in line.points):
         return f"{name}: no cliff can be told, for the full model is hardly above chance."
@@ -56,7 +58,7 @@ def in_words(line: CliffLine) -> str:
     return f"{name}: the cliff is at {line.cliff} of {layers} layers ({100 * line.cliff / layers:.0f} %){holds}."
 
 
-def _task_figure(task: str, lines: Sequence[CliffLine], names: Sequence[str]) -> Figure:
+def _task_figure(task: str, lines: Sequence[CliffLine], names: Sequence[str], layers: int) -> Figure:
     drawn = [
         PlottedCurve(
             names.index(_line_name(line)),
@@ -69,7 +71,7 @@ def _task_figure(task: str, lines: Sequence[CliffLine], names: Sequence[str]) ->
         )
         for line in lines
     ]
-    told = " ".join(in_words(line) for line in lines)
+    told = " ".join(in_words(line, layers) for line in lines)
     chart = curves(
         f"cliff-{task.replace(' ', '-')}",
         task,
@@ -166,7 +168,7 @@ def _shown(cliffs: Cliffs) -> list[Table]:
 
 def cliff_markdown(cliffs: Cliffs) -> str:
     """cliff.md: where the cliffs are, then the tables."""
-    lines = ["## As layers are dropped", "", *(f"- {in_words(line)}" for line in cliffs.lines), ""]
+    lines = ["## As layers are dropped", "", *(f"- {in_words(line, cliffs.layers)}" for line in cliffs.lines), ""]
     for table in _shown(cliffs):
         lines += [f"### {table.title}", "", *table.markdown(), "", *([told] if (told := table.legend()) else []), ""]
     return "\n".join(lines)
@@ -177,7 +179,7 @@ def cliff_tables(cliffs: Cliffs) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    return Group(*_shown(cliffs), *(Text(in_words(line)) for line in cliffs.lines))
+    return Group(*_shown(cliffs), *(Text(in_words(line, cliffs.layers)) for line in cliffs.lines))
 
 
 def write_cliff_figures(cliffs: Cliffs, folder: Path) -> None:

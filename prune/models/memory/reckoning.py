@@ -68,7 +68,8 @@ def _unpacking(weights: Weights, bits: int, tokens: int) -> int:
 
 
 def check_context(config: Any, tokens: int, name: str) -> None:
-    """
+    """Refuse a context beyond what the model of this config was made for.
+
     Raises:
         UsageError: the model cannot read so many tokens.
     """

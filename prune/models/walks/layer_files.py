@@ -102,7 +102,8 @@ class LayerFiles:
                 module._buffers[name] = buffer.to(device)
 
     def check(self) -> None:
-        """
+        """Find every layer's weights in the files, and read none.
+
         Raises:
             CheckpointError: a layer's weights are stored in a form other than the model's own.
         """
