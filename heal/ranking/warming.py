@@ -24,6 +24,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
 from prune.common.files.outputs import write_json, write_json_lines
 from prune.common.files.provenance import file_sha256
+from prune.common.files.resume import changed
 from prune.common.sizes import parse_tokens
 
 if TYPE_CHECKING:
@@ -200,7 +201,4 @@ def _train(source: Source, text: TextSource, out: Path, settings: Settings, run:
 def _check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
     for name, value in now.items():
         if before.get(name) != value:
-            raise UsageError(
-                f"--resume: {name} was {before.get(name)} and is now {value}; go on with what the run was begun with, "
-                "or begin anew with --overwrite"
-            )
+            raise changed(name, before.get(name), value)

@@ -25,9 +25,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prune.common.errors import RegrowthError, UsageError
-from prune.common.files.outputs import write_json
+from prune.common.errors import RegrowthError
+from prune.common.files.outputs import sync, write_json
 from prune.common.files.provenance import file_sha256
+from prune.common.files.resume import changed
 from prune.common.machine.processes import is_main, rank_and_world
 
 RUN_FORMAT = "regrowth.unfinished/3"
@@ -127,10 +128,7 @@ class Checkpoints:
         for name in before | now:
             was, is_now = before.get(name), now.get(name)
             if was != is_now:
-                raise UsageError(
-                    f"--resume: {name} was {_shown(was)} and is now {_shown(is_now)}; go on with what the run was "
-                    "begun with, or begin anew with --overwrite"
-                )
+                raise changed(name, was, is_now)
 
     def held_out(self) -> dict[str, Any] | None:
         """The measured rows that the run was begun with; None if the file is damaged."""
@@ -169,10 +167,10 @@ class Checkpoints:
             files = sorted(path for path in made.rglob("*") if path.is_file())
             write_json(made / _SUMS, {path.relative_to(made).as_posix(): file_sha256(path) for path in files})
             for path in [*files, made]:
-                _sync(path)
+                sync(path)
             shutil.rmtree(final, ignore_errors=True)
             os.rename(made, final)
-            _sync(self.folder)
+            sync(self.folder)
             shutil.rmtree(stage, ignore_errors=True)
             for old in self.steps()[_MOST:]:
                 shutil.rmtree(self.path(old), ignore_errors=True)
@@ -235,16 +233,3 @@ def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(entry, f"{prefix}{key}.")
         elif key not in hashed:
             yield prefix + key, entry
-
-
-def _shown(value: Any) -> str:
-    text = "not there" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) < 100 else text[:96] + " ..."
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

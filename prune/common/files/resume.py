@@ -77,10 +77,7 @@ class Unfinished:
             ) from None
         for name, now in self._facts.items():
             if before.get(name) != now:
-                raise UsageError(
-                    f"--resume: {name} was {_shown(before.get(name))} and is now {_shown(now)}; go on with what the "
-                    "run was begun with, or begin anew with --overwrite"
-                )
+                raise changed(name, before.get(name), now)
         return work
 
     def _check_processes(self) -> None:
@@ -120,6 +117,14 @@ class Unfinished:
 
     def _files(self) -> list[Path]:
         return [path for path in self._path.parent.glob(f"{glob.escape(self._path.name)}*") if path.is_file()]
+
+
+def changed(name: str, was: Any, now: Any) -> UsageError:
+    """Why a run cannot be gone on with that was begun with something else; values are JSON, None for none."""
+    return UsageError(
+        f"--resume: {name} was {_shown(was)} and is now {_shown(now)}; go on with what the run was begun with, or "
+        "begin anew with --overwrite"
+    )
 
 
 def _shown(value: Any) -> str:
