@@ -14,6 +14,7 @@ import numpy as np
 
 _ROW_TOKENS = 128  # of one row of a batch
 _LEAST_TOKENS = 256
+_OVER_SHARED = 4  # a row that grows to so many times what its contexts share reads that a third too often, at most
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,15 @@ def batch_tokens(rows: int) -> int:
     return max(_LEAST_TOKENS, rows * _ROW_TOKENS)
 
 
-def pack_trees(requests: Sequence[Asked], numbers: Iterable[int], capacity: int) -> list[TokenRow]:
+def pack_trees(
+    requests: Sequence[Asked], numbers: Iterable[int], capacity: int, most: int | None = None
+) -> list[TokenRow]:
     """Rows of at most `capacity` tokens, where no single context with its answers is longer; contexts are never split.
 
-    `numbers` says which of the requests to pack.
+    Args:
+        numbers: which of the requests to pack.
+        most: a row whose contexts share a long beginning, as worked examples are, grows to four times that, but not
+            beyond so many tokens; no more than `capacity` if None.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for number in numbers:
@@ -137,8 +143,11 @@ def pack_trees(requests: Sequence[Asked], numbers: Iterable[int], capacity: int)
         alone = _Forest()
         for number in groups[context]:
             alone.add(number, requests[number].tokens)
-        new = forest.missing(context) + len(alone.tokens) - len(context)
-        if forest.tokens and len(forest.tokens) + new > capacity:
+        missing = forest.missing(context)
+        new = missing + len(alone.tokens) - len(context)
+        shared = _OVER_SHARED * (len(context) - missing)
+        room = capacity if most is None else max(capacity, min(shared, most))
+        if forest.tokens and len(forest.tokens) + new > room:
             rows.append(forest.row(requests))
             forest = _Forest()
         for number in groups[context]:

@@ -23,6 +23,7 @@ from prune.models.loading import forward_takes
 from prune.models.walks.walking import Route, Walk, walking
 
 ROW_TOKENS = 384  # of one row of trees: longer rows share more, but attention grows with their square
+LONGEST_ROW = 4096  # where worked examples are shared: no longer than a context may be, so that no more memory is taken
 WAYS = ("tree", "plain", "whole")
 
 
@@ -112,7 +113,8 @@ def score(
         while (missing := mine & ~answers.done).any():
             open_ = np.flatnonzero(missing).tolist()
             trees = way.name == "tree"
-            rows = pack_trees(requests, open_, min(ROW_TOKENS, batch_tokens)) if trees else pack_chains(requests, open_)
+            capacity, most = min(ROW_TOKENS, batch_tokens), min(LONGEST_ROW, batch_tokens)
+            rows = pack_trees(requests, open_, capacity, most) if trees else pack_chains(requests, open_)
             try:
                 for batch in plan_batches([len(row) for row in rows], batch_size="auto", budget=batch_tokens):
                     some = [rows[number] for number in batch]

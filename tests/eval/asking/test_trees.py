@@ -57,3 +57,28 @@ def test_processes_share_contexts_whole_and_have_about_as_much_to_read():
     read = [plain_tokens([requests[n] for n in np.flatnonzero(share)]) for share in shares]
     assert max(read) < 1.3 * min(read)
     assert share_requests(requests, 0, 1).all()
+
+
+def test_a_row_grows_while_its_contexts_share_long_examples():
+    """Examples longer than a row's usual bound are read once for several questions, and no row passes the limit."""
+    examples = tuple(range(500))
+    asked = [Asked((*examples, 1000 + n, 1001 + n, 1002 + n), (7,)) for n in range(0, 1500, 5)]
+    alone = pack_trees(asked, range(len(asked)), 384)
+    assert len(alone) == len(asked)
+    shared = pack_trees(asked, range(len(asked)), 384, 1024)
+    assert max(map(len, shared)) <= 1024
+    assert sum(map(len, shared)) < sum(map(len, alone)) / 50
+    assert sorted(number for row in shared for number in row.asked) == list(range(len(asked)))
+    for row in shared:
+        for number, places in zip(row.asked, row.places, strict=True):
+            path, place = [], places[-1]
+            while place >= 0:
+                path.append(row.tokens[place])
+                place = row.parent[place]
+            assert tuple(path[::-1]) == asked[number].tokens
+
+
+def test_questions_that_share_little_are_packed_as_without_a_limit():
+    asked = [Asked((1, 2, 3, *range(100 + n, 160 + n)), (7,)) for n in range(0, 3000, 100)]
+    plain, limited = (pack_trees(asked, range(len(asked)), 384, most) for most in (None, 4096))
+    assert [row.asked for row in plain] == [row.asked for row in limited]
