@@ -316,7 +316,7 @@ def test_rows_hang_on_those_of_the_engines_options_that_alter_answers(tiny_llama
 
     def facts(arguments):
         settings = WriteSettings(**FEW, backend="vllm", backend_args=arguments)
-        return _plan(tiny_llama, str(questions), settings, revision=None, trust_remote_code=False).facts
+        return _plan(tiny_llama, (str(questions),), settings, revision=None, trust_remote_code=False).facts
 
     assert facts("gpu_memory_utilization=0.5") == facts(None)
     assert facts("quantization=fp8") != facts(None)
