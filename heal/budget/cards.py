@@ -176,5 +176,7 @@ def cpu() -> Gpu:
     """This machine without a GPU: the memory that is free, and what its cores are taken to reach. It asks torch."""
     from prune.models.precision import multiplies_bfloat16
 
-    peak, here = _CPU_PEAK * len(os.sched_getaffinity(0)), {"here": True, "bfloat16": multiplies_bfloat16("cpu")}
-    return Gpu(name=CPU, memory=available(), peak=peak, share=0.5, bandwidth=20e9, **here)
+    # macOS does not say which cores a process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = {"here": True, "bfloat16": multiplies_bfloat16("cpu")}
+    return Gpu(name=CPU, memory=available(), peak=_CPU_PEAK * cores, share=0.5, bandwidth=20e9, **here)

@@ -55,7 +55,7 @@ def joint(scores: Sequence[ArrayLike]) -> Floats:
 
 
 def take(tokens: Sequence[int], order: Sequence[int], budget: float) -> list[int]:
-    """The first documents of an order whose tokens come nearest to a budget; one at least.
+    """The first documents of an order whose tokens come nearest to a budget; one at least, and of equals the more.
 
     Args:
         tokens: of each document, (D,).

@@ -166,10 +166,10 @@ def test_a_model_without_gains_has_not_reached_them():
     assert {one.model: one.decision for one in found.models} == {"cut": GO, "other": INCONCLUSIVE}
     assert "other: its weight bytes could not be measured" in found.sentence
     failed = record.model_copy(update={"models": (record.models[1].model_copy(update={"ratio": None}),)})
-    for labels in ([], ["cut"]):
+    for labels, said in (([], "no gain could be measured"), (["cut"], "cut: its weight bytes could not be measured")):
         none = judge([], policy, gains=failed, models=labels)
         assert none.decision == INCONCLUSIVE
-        assert "could be measured" in none.sentence or "could not be measured" in none.sentence
+        assert said in none.sentence
         assert "no domain was asked" not in none.sentence
 
 

@@ -10,7 +10,7 @@ import pytest
 import heal.budget.cards as cards
 from bench.chain_table import lines
 from heal import BudgetQuery, Settings, plan_budget
-from heal.budget.cards import GPUS, card_here, cards_here, pick_card, together
+from heal.budget.cards import GPUS, card_here, cards_here, cpu, pick_card, together
 from heal.budget.chain import judge, refusals, stations
 from heal.budget.cost import flops_per_token, memory_of, needed
 from heal.budget.passes import choose_pass
@@ -255,6 +255,15 @@ def test_fewer_rows_are_asked_before_nothing_is():
     assert ways(needles, "A10")["run"].memory > ways(plain, "A10")["run"].memory + GIB
     assert ways(needles, "A10")["run"].hours > ways(plain, "A10")["run"].hours
     assert ways(replace(plain, in_4bit=True), "H200")["run"].way == "4 bits"
+
+
+def test_all_cores_are_counted_where_the_system_does_not_say_which_a_process_may_use(monkeypatch):
+    monkeypatch.delattr(cards.os, "sched_getaffinity", raising=False)
+    peaks = []
+    for cores in (2, 6):
+        monkeypatch.setattr(cards.os, "cpu_count", lambda cores=cores: cores)
+        peaks.append(cpu().peak)
+    assert peaks[1] == 3 * peaks[0] > 0
 
 
 def test_without_a_driver_or_with_a_broken_one_no_card_is_here(tmp_path, monkeypatch, tiny_llama):
