@@ -107,7 +107,8 @@ def load_model(
         attention: what computes it; checked by `prune.models.attention.check_attention`.
 
     Raises:
-        CheckpointError: transformers cannot load the folder as a causal language model, or not with that attention.
+        CheckpointError: transformers cannot load the folder as a causal language model, or not with that attention; or
+            weights are missing or of another shape, which transformers would fill with random numbers.
         torch.OutOfMemoryError: it does not fit.
     """
     from huggingface_hub.errors import StrictDataclassError
@@ -122,8 +123,14 @@ def load_model(
     if attention != AUTO:
         options["attn_implementation"] = attention
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, **options
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `_check_filled` names them
+            **options,
         )
     except StrictDataclassError as error:  # of the config, of which the class checks the fields
         raise CheckpointError(f"{source.name}: transformers cannot read its config.json ({one_line(error)})") from error
@@ -137,10 +144,31 @@ def load_model(
         raise CheckpointError(
             f"{source.name} cannot be loaded as a causal language model ({first_line(error)})"
         ) from error
+    _check_filled(source.name, found)
     if "device_map" not in options and "quantization_config" not in options:
         model = model.to(device)
     _multiply_as_asked(model)
     return model.eval()
+
+
+def _check_filled(name: str, found: Mapping[str, Any]) -> None:
+    """Refuse a model of which not every weight came from its files.
+
+    Args:
+        found: what `from_pretrained` tells of the loading: `missing_keys`, and `mismatched_keys` with both shapes.
+    """
+    if lacking := sorted(found["missing_keys"]):
+        more = f" (and {len(lacking) - 1} more)" if lacking[1:] else ""
+        raise CheckpointError(
+            f"{name}: config.json asks for {lacking[0]}{more}, which none of its files holds; get the file "
+            "again, or correct config.json"
+        )
+    if wrong := sorted(found["mismatched_keys"]):
+        weight, stored, wanted = wrong[0]
+        raise CheckpointError(
+            f"{name}: {weight} has the shape {list(stored)}, and config.json asks for {list(wanted)}; get the files "
+            "again, or correct config.json"
+        )
 
 
 def _multiply_as_asked(model: Any) -> None:

@@ -231,6 +231,12 @@ class _Slots:
         """Give the layer its weights, in the type and on the device that it runs in."""
         files = self.files
         held = {name: tensor.to(files.device, files.dtype) for name, tensor in self.held.pop(turn).items()}
+        for name, tensor in layer.state_dict().items():
+            if held[name].shape != tensor.shape:
+                raise CheckpointError(
+                    f"{self.names[turn][name]} has the shape {list(held[name].shape)}, and config.json asks for "
+                    f"{list(tensor.shape)}; get the files again, or correct config.json"
+                )
         layer.load_state_dict(held, strict=True, assign=True)
 
 

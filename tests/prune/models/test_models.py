@@ -1,5 +1,6 @@
 """From MODEL to a folder, a loaded model and its layers; every wrong name is one clear line."""
 
+import re
 import shutil
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
+from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig
 
 from eval.asking.backends import asked_context
@@ -69,6 +71,37 @@ def test_a_folder_without_tokenizer_or_weights(tiny_llama, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"has no tokenizer that transformers can load \(.+\)$"):
         load_tokenizer(locate(tmp_path))
+
+
+DOWN = "model.layers.4.mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize("bits", [16, 4])
+def test_weights_that_are_not_in_the_files_are_never_made_up(tiny_llama, tmp_path, bits):
+    """transformers fills them with random numbers, and a random layer looks like the best one to drop."""
+    path = shutil.copytree(tiny_llama, tmp_path / "odd") / "model.safetensors"
+    weights = load_file(path)
+    how = {} if bits == 16 else {"quantization_config": BitsAndBytesConfig(load_in_4bit=True)}
+    save_file({name: weight for name, weight in weights.items() if name != DOWN}, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"odd: config.json asks for {DOWN}, which none of its files holds"):
+        load_model(locate(path.parent), **how)
+    save_file(weights, path, metadata={"format": "pt"})
+    edit_config(path.parent, num_hidden_layers=9)
+    with pytest.raises(CheckpointError, match=r"asks for model.layers.8.* \(and 8 more\), which none"):
+        load_model(locate(path.parent), **how)
+
+
+def test_a_weight_of_another_shape_is_named_with_both(tiny_llama, tmp_path):
+    path = shutil.copytree(tiny_llama, tmp_path / "odd") / "model.safetensors"
+    weights = load_file(path)
+    wanted = list(weights[DOWN].shape)
+    save_file({**weights, DOWN: torch.zeros(3, 5)}, path, metadata={"format": "pt"})
+    words = re.escape(f"{DOWN} has the shape [3, 5], and config.json asks for {wanted}; get the files again")
+    with pytest.raises(CheckpointError, match=words):
+        load_model(locate(path.parent))
+    files = LayerFiles(locate(path.parent), dtype=torch.float32, device="cpu")
+    with pytest.raises(CheckpointError, match=words):
+        list(files.each([3, 4]))
 
 
 def test_a_config_that_its_class_refuses_is_one_line_with_the_reason(tiny_llama, tmp_path, monkeypatch):
@@ -170,13 +203,14 @@ def test_the_checkpoints_own_dtype_is_the_one_that_transformers_takes(tmp_path):
 
 
 def test_weights_go_straight_to_a_gpu_and_by_way_of_memory_to_nothing_else(monkeypatch, tiny_llama):
-    load = Mock()
-    load.return_value.to.return_value.is_loaded_in_4bit = load.return_value.is_loaded_in_4bit = False
+    model = Mock()
+    model.to.return_value.is_loaded_in_4bit = model.is_loaded_in_4bit = False
+    load = Mock(return_value=(model, {"missing_keys": set(), "mismatched_keys": set()}))
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", load)
     load_model(locate(tiny_llama), device="cuda:1")
-    load.return_value.to.assert_not_called()
+    model.to.assert_not_called()
     load_model(locate(tiny_llama), device="cpu")
-    load.return_value.to.assert_called_once_with("cpu")
+    model.to.assert_called_once_with("cpu")
     assert [call.kwargs.get("device_map") for call in load.call_args_list] == [{"": "cuda:1"}, None]
 
 
