@@ -205,8 +205,8 @@ def merge_line(chain: Chain, pruned: int) -> Line:
 
     def work(gpu: Gpu, wide: int) -> int:
         passing = wide * forward_bytes(shape, kept, max(chain.job.tokens, chain.job.length))
-        # a merged value is made in fp32, of the weight and of what is added
-        making = 12 * max((linear.values for layer in kept for linear in layer.linears), default=0)
+        largest = max((linear.values for layer in kept for linear in layer.linears), default=0)
+        making = making_bytes(kind_of(gpu), chain.job.bits) * largest
         return adapter_bytes(shape, chain.job) + passing + making + head_bytes(gpu, shape, chain.job.tokens)
 
     def standing(gpu: Gpu, wide: int) -> int:
@@ -215,6 +215,19 @@ def merge_line(chain: Chain, pruned: int) -> Line:
 
     trained = replace(chain, dtype=trained_in(chain.heal_dtype))
     return Line(station, _by_layer(trained, station, kept, flops, work, reads=4, standing=standing))
+
+
+def making_bytes(kind: str, bits: int) -> int:
+    """Bytes a value that one merged matrix takes while it is made, its stored weight among them.
+
+    It is made in fp32, of the weight and of what is added. On a CPU bitsandbytes quantises through several copies in
+    fp32: 16 bytes are handed out at once, and the process holds somewhat more.
+
+    Args:
+        kind: of the device.
+        bits: that the base was trained in.
+    """
+    return 12 if kind != "cpu" or bits == 16 else 18
 
 
 def trained_in(dtype: str) -> str:

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
+from bench.shared.allocated import allocated_peak
 from heal.budget.cards import GPUS
 from heal.budget.chain import judge, stations
 from heal.budget.cost import kept_layers
-from heal.budget.stations import Amounts, states_on
+from heal.budget.stations import Amounts, making_bytes, states_on
+from heal.models.quantise import round_trip
 from prune.checkpoint.source import Source
 from prune.choosing.check import check_candidates
 from prune.models.walks import layerwise
@@ -108,3 +111,16 @@ def test_the_streamed_scan_of_a_70b_holds_its_states_on_the_card():
     assert scan.memory - less.memory == 128 * 1024 * 8192 * 2 + last + products
     every = judge(chain_of("70b", 32, amounts=Amounts(every_token=True)), card).stations[0]
     assert every.way == "none"  # states of all layers, 350 GB
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("compute", [torch.bfloat16, torch.float32], ids=str)
+def test_what_a_cpu_takes_to_quantise_a_matrix_is_reckoned(bits, compute):
+    weight = torch.randn(1024, 768).bfloat16()
+    round_trip(weight, bits=bits, compute=compute)  # what is made once stands
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        round_trip(weight, bits=bits, compute=compute)
+    taken = 2 + allocated_peak(seen) / weight.numel()  # the stored weight too
+    reckoned = making_bytes("cpu", bits)
+    assert 0.6 * reckoned < taken < reckoned
+    assert making_bytes("cuda", bits) < reckoned
