@@ -10,8 +10,9 @@ from eval.billing.judging.policy import SMALLER_IS_BETTER
 from eval.billing.judging.verdict import GO, NO_GO, rounded_up
 from eval.reports.model import Section
 from eval.reports.wording.tables import field
-from eval.reports.wording.text import NONE, bounds, plain
+from eval.reports.wording.text import NONE, bounds
 from eval.settings import MODES
+from prune.common.screen.numbers import plain
 from prune.common.screen.tables import Cell, Table
 
 Record = Mapping[str, Any]

@@ -5,23 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prune.common.screen.numbers import bracketed, signed
+
 NONE = "–"
-
-
-def plain(value: float, digits: int, sign: str = "") -> str:
-    """A number with so many digits after the point and a true minus sign; nothing that rounds to zero is negative."""
-    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")
-
-
-def signed(value: float, digits: int) -> str:
-    """A change with its sign."""
-    return plain(value, digits, "+")
 
 
 def bounds(interval: Mapping[str, float], scale: float, digits: int, *, sign: bool = True) -> str:
     """`[low, high]` of an interval."""
-    show = signed if sign else plain
-    return f"[{show(scale * interval['low'], digits)}, {show(scale * interval['high'], digits)}]"
+    return bracketed(scale * interval["low"], scale * interval["high"], digits, "+" if sign else "")
 
 
 def points(interval: Mapping[str, float]) -> str:
