@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.asking.backends import asked_at_once, asked_context, check_resident, load_asked, weights_judged
 from eval.asking.tasks import TaskPlan, hash_questions, prompts_of
 from eval.billing.sweep import Cost
+from eval.depth.loaded import Loaded
 from eval.depth.plan import DepthTask, draw_tasks, plan_blocks, read_pool
 from eval.depth.settings import DepthSettings
 from eval.settings import SHORTEST, settings_of
@@ -30,8 +31,10 @@ from prune.text.chats import wants_chat
 
 if TYPE_CHECKING:
     from eval.depth.files import Depth
+    from eval.depth.similarity.fast_slow import FastSlowSimilarity
     from eval.depth.similarity.pairs import PromptPair
     from eval.depth.unfinished import KeptWork
+    from eval.runs.samples import RunResult
 
 
 @checks_arguments
@@ -84,17 +87,6 @@ def measure_depth(
     return measured
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """A model that is ready to be asked."""
-
-    model: Any
-    tokenizer: Any
-    device: str
-    context: int
-    chat: bool
-
-
 def _measure(
     subject: Subject,
     plan: SweepPlan,
@@ -123,7 +115,7 @@ def _measure(
         settings = replace(settings, batch_tokens=settings.batch_tokens or at_once(WALK_TOKENS, device))
         model = load_asked(source, settings, device)
         settings = replace(settings, batch_size=settings.batch_size or asked_at_once(model, context))
-        loaded = _Loaded(model, tokenizer, device, context, chat)
+        loaded = Loaded(model, tokenizer, device, context, chat)
     seconds = {"load": time.monotonic() - began}
     walked = walk_tasks(loaded, plan, tasks, settings, kept, show_progress=show_progress)
     seconds["walk"] = time.monotonic() - began - sum(seconds.values())
@@ -168,7 +160,7 @@ def _check_room(settings: DepthSettings, context: int) -> None:
 
 
 def _write(
-    loaded: _Loaded,
+    loaded: Loaded,
     subject: Subject,
     plan: SweepPlan,
     labels: Sequence[str],
@@ -176,14 +168,14 @@ def _write(
     settings: DepthSettings,
     kept: KeptWork,
     show_progress: bool,
-) -> list[Any]:
+) -> list[RunResult]:
     """The written answers of the variants of these labels, as runs."""
     if not labels:
         return []
     from eval.depth.writing import Writer, as_run, thinking_plans
 
     plans = thinking_plans(tasks, settings)
-    writer = Writer(loaded.model, loaded.tokenizer, subject, settings, loaded.context, loaded.chat)
+    writer = Writer(loaded, subject, settings)
     by_label = {variant.label: variant for variant in plan.variants}
     total = len(labels) * sum(task.requests for task in plans)
     with progress(f"Writing answers of {len(labels)} variants", total, shown=show_progress) as bar:
@@ -207,12 +199,12 @@ def _prompt_pairs(
 
 
 def _compare_states(
-    loaded: _Loaded,
+    loaded: Loaded,
     tasks: Sequence[DepthTask],
     pairs: Sequence[PromptPair],
     settings: DepthSettings,
     show_progress: bool,
-) -> Any:
+) -> FastSlowSimilarity:
     from eval.depth.similarity.fast_slow import fast_slow_similarity
 
     questions = [question for task in tasks for question in task.plan.questions]

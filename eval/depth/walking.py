@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eval.asking.walk import RouteAnswers, Way, choose_way, score
+from eval.depth.loaded import Loaded
 from eval.depth.measures import TaskMeasures, task_measures
 from eval.depth.plan import DepthTask
 from eval.depth.requests import collect_requests
@@ -31,7 +32,7 @@ class WalkedTasks:
 
 
 def walk_tasks(
-    loaded: Any,
+    loaded: Loaded,
     plan: SweepPlan,
     tasks: Sequence[DepthTask],
     settings: DepthSettings,
@@ -40,9 +41,6 @@ def walk_tasks(
     show_progress: bool = True,
 ) -> WalkedTasks:
     """Measure the tasks on all variants of a loaded model.
-
-    Args:
-        loaded: has `model`, `tokenizer`, `context` in tokens, and `chat`: whether the chat template is on.
 
     Raises:
         RegrowthError: the layers cannot be walked, memory does not do for one question, or a score is no number.

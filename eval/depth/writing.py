@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from eval.asking.backends import asked_at_once
 from eval.asking.tasks import TaskPlan, prompts_of
+from eval.depth.loaded import Loaded
 from eval.depth.plan import DepthTask
 from eval.depth.settings import DepthSettings
 from eval.runs.samples import RunResult, Sample
@@ -24,17 +24,11 @@ from prune.models.walks.sharing import over_same_weights
 
 @dataclass(frozen=True)
 class Writer:
-    """A loaded model, and how its variants are asked.
+    """A loaded model, and how its variants are asked: in batches of the settings' `batch_size`, which is a number."""
 
-    context: tokens. chat: whether prompts go through the chat template.
-    """
-
-    model: Any
-    tokenizer: Any
+    loaded: Loaded
     subject: Subject
     settings: DepthSettings
-    context: int
-    chat: bool
 
     def write(self, variant: Variant, plans: Sequence[TaskPlan], bar: Progress) -> list[Sample]:
         """The answers of one variant to all plans."""
@@ -43,22 +37,23 @@ class Writer:
         from eval.asking.harness import Scorer
         from eval.runs.run import ask_tasks, read_logged
 
-        def opened() -> Scorer:
-            size = self.settings.batch_size or asked_at_once(self.model, self.context)
-            return Scorer(self._without(variant), self.tokenizer, batch_size=size, max_length=self.context, bar=bar)
+        tokenizer, context, size = self.loaded.tokenizer, self.loaded.context, self.settings.batch_size
+        assert size is not None
 
-        asker = Asker(
-            opened, self.tokenizer, AnswerStore(), max_length=self.context, scored=self.context + 1, bar=Progress()
-        )
-        found = ask_tasks(asker, list(plans), self.settings.in_words, chat=self.chat)
-        return read_logged(list(plans), found["samples"], self.tokenizer)
+        def opened() -> Scorer:
+            return Scorer(self._without(variant), tokenizer, batch_size=size, max_length=context, bar=bar)
+
+        asker = Asker(opened, tokenizer, AnswerStore(), max_length=context, scored=context + 1, bar=Progress())
+        found = ask_tasks(asker, list(plans), self.settings.in_words, chat=self.loaded.chat)
+        return read_logged(list(plans), found["samples"], tokenizer)
 
     def _without(self, variant: Variant) -> Any:
+        model = self.loaded.model
         if not variant.dropped:
-            return self.model
+            return model
         kept = layers_without(variant.dropped, self.subject.layers)
-        config = type(self.model.config).from_dict(new_config(self.subject, kept, carry_code=False))
-        return over_same_weights(self.model, config, kept)
+        config = type(model.config).from_dict(new_config(self.subject, kept, carry_code=False))
+        return over_same_weights(model, config, kept)
 
 
 def thinking_plans(tasks: Iterable[DepthTask], settings: DepthSettings) -> list[TaskPlan]:

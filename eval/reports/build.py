@@ -20,8 +20,9 @@ from eval.reports.sections.limits import limits_section
 from eval.reports.sections.noise import floors, noise_section
 from eval.reports.sections.sweep import curves_section, map_section, sweep_prose_section
 from eval.reports.sections.verdict import comparison_top, sweep_top
-from eval.reports.wording.text import counted, listed, plain
+from eval.reports.wording.text import comparison_title, counted, listed
 from eval.reports.wording.weights import weights_line
+from prune.common.screen.numbers import plain
 
 Document = Mapping[str, Any]
 _IDENTITY = ("config_sha256", "shards", "content_sha256")  # two models of one shape differ in the last alone
@@ -37,7 +38,6 @@ def build(comparison: Document | None, sweep: Document | None = None, flips: Seq
         raise ValueError("a report needs a comparison or a sweep")
     sections: list[Section | None] = []
     if comparison is not None:
-        full, *others = [model["label"] for model in comparison["models"]]
         sections += [
             gains_section(comparison),
             domains_section(comparison),
@@ -45,8 +45,7 @@ def build(comparison: Document | None, sweep: Document | None = None, flips: Seq
             prose_section(comparison),
         ]
         sections += [needles_section(comparison)]
-        given = "gives and " if comparison["gains"] else ""
-        title = f"What the cut {given}costs: {listed(others)} against {full}" if others else f"What {full} scores"
+        title = comparison_title(comparison)
         top = comparison_top(comparison)
     if sweep is not None:
         noise = _floors(comparison, sweep)
@@ -57,7 +56,7 @@ def build(comparison: Document | None, sweep: Document | None = None, flips: Seq
         sections += [thinking_section(comparison), tasks_section(comparison)]
         sections += [noise_section(comparison), limits_section(comparison)]
     if comparison is not None and sweep is not None and _unlike(comparison, sweep):
-        name = sweep["provenance"]["model"]["model"]
+        name, full = sweep["provenance"]["model"]["model"], comparison["models"][0]["label"]
         top = replace(top, warnings=(*top.warnings, f"the sweep below is of {name}, whose weights are not {full}'s"))
     return with_facts(main, title, top, [section for section in sections if section is not None], flips)
 

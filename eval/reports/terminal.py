@@ -12,7 +12,7 @@ from eval.reports.sections.noise import noise_line, noise_table, nothing_lost
 from eval.reports.sections.sweep import SIZES, sizes_table
 from eval.reports.wording import tables
 from eval.reports.wording.interactions import clearest
-from eval.reports.wording.text import task_name, worst_loss
+from eval.reports.wording.text import comparison_title, task_name, worst_loss
 from eval.reports.wording.weights import weights_line
 from prune.common.screen.tables import Table
 
@@ -139,9 +139,7 @@ def smallest_losses(rows: Sequence[Document]) -> str:
 
 def markdown(document: Document) -> str:
     """comparison.md: the verdict, all tables, and how it was measured."""
-    full, *others = [model["label"] for model in document["models"]]
-    given = "gives and " if document["gains"] else ""
-    lines = [f"## What the cut {given}costs: {', '.join(others)} against {full}", ""]
+    lines = [f"## {comparison_title(document)}", ""]
     if document["verdict"]:
         lines += [f"**Verdict: {document['verdict']['sentence']}.**", ""]
         lines += [*(f"- {line}" for line in verdict_lines(document["verdict"])), ""]
@@ -169,7 +167,7 @@ def markdown(document: Document) -> str:
     if document["noise"] and document["noise"]["rows"]:
         shown.append(noise_table(document["noise"]["rows"]))
     shown += shown_limits(document)
-    pairs = list(_interactions(document, full))
+    pairs = list(_interactions(document, document["models"][0]["label"]))
     for table, rest in [*((table, "") for table in shown), *pairs]:
         lines += [f"### {table.title}", "", *table.markdown(), "", *([rest.strip(), ""] if rest else [])]
     lines += [told, ""] if (told := smallest_losses(document["rows"])) else []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from prune.choosing.heads import RETRIEVAL, Ablation, Estimate, Heads
 from prune.common.screen import svg
+from prune.common.screen.numbers import bracketed, signed
 from prune.common.screen.tables import Table
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _ablation_table(ablation: Ablation) -> Table:
 
 
 def _estimate(value: Estimate) -> str:
-    return f"{value.estimate:+.2f} [{value.low:+.2f}, {value.high:+.2f}]".replace("-", "−")
+    return f"{signed(value.estimate, 2)} {bracketed(value.low, value.high, 2)}"
 
 
 def _number(value: float) -> str:

@@ -10,12 +10,13 @@ from transformers import AutoTokenizer
 from eval.billing.document import write_run
 from eval.billing.statistics import mcnemar_exact
 from eval.comparison import compare, dropped_layers, unique_labels
-from eval.reports.wording.text import bounds, signed
+from eval.reports.wording.text import bounds
 from eval.runs.files import read_lines
 from eval.runs.run import run
 from prune import cut, plan_cut
 from prune.checkpoint.identity import model_identity
 from prune.common.errors import RegrowthError, UsageError
+from prune.common.screen.numbers import signed
 from tests.support.models import changed
 
 SMALL = {"domains": "medical,math", "limit": 5, "sets": ["mmlu", "asdiv"], "show_progress": False}

@@ -9,6 +9,7 @@ from eval.billing.rows.bill import DomainRow, ProseRow
 from eval.billing.rows.needles import NeedleRow
 from eval.billing.rows.thinking import ThinkingRow
 from eval.billing.statistics import Interval
+from prune.common.screen.numbers import bracketed, plain
 from prune.common.thinking import MODES
 
 IN_POINTS = ("accuracy", "a_fast", "a_slow", "needle_recall")  # shares of 1; the other measures are in bits
@@ -68,11 +69,9 @@ class Loss:
         gains = round(scale * self.loss.estimate, digits) < 0
         change = self.loss.negated if gains and self.measure in IN_POINTS else self.loss
         sign = "+" if gains else ""
-        estimate, low, high = (
-            f"{round(scale * value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")
-            for value in (change.estimate, change.low, change.high)
-        )
-        told = f"{'changes by' if gains else 'loses'} {estimate} {_OF[self.measure]} [{low}, {high}]"
+        estimate = plain(scale * change.estimate, digits, sign)
+        interval = bracketed(scale * change.low, scale * change.high, digits, sign)
+        told = f"{'changes by' if gains else 'loses'} {estimate} {_OF[self.measure]} {interval}"
         return f"{self.model} on {self.task} {told}{' (noise)' if self.noise else ''}"
 
     def allowed(self) -> str:

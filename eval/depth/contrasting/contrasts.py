@@ -12,6 +12,7 @@ from pydantic import Field
 from eval.billing.judging.verdict import rounded_up
 from prune.common.files.artefact import Part
 from prune.common.intervals import Interval
+from prune.common.screen.numbers import bracketed, signed
 
 Verdict = Literal["seen", "the reverse", "cannot tell here"]
 CrossoverVerdict = Literal["seen", "the reverse", "not seen", "cannot tell here"]
@@ -112,7 +113,7 @@ def in_words(found: Interaction) -> str:
     if found.relative.value is None:
         return f"{asked} ({found.relative.note})."
     value = found.relative.value
-    numbers = f"{value.estimate:+.2f} [{value.low:+.2f}, {value.high:+.2f}]".replace("-", "−")
+    numbers = f"{signed(value.estimate, 2)} {bracketed(value.low, value.high, 2)}"
     needed, note = found.relative.questions_needed, found.relative.note
     if needed is not None and found.paired:
         note = f"about {rounded_up(needed[0]):,} questions would tell"

@@ -16,6 +16,7 @@ from eval.reports.drawing.charts import CurvePoint, Plot, PlottedCurve, Shade, c
 from eval.reports.model import Figure, Key, Section
 from eval.reports.wording.text import counted, listed
 from prune.common.intervals import Interval
+from prune.common.screen.numbers import bracketed, signed
 from prune.common.screen.svg import key
 
 _WIDE = 20.0  # times the smallest visible cost; where the largest is more, the axis is log-like
@@ -186,5 +187,5 @@ def _verdict(contrast: Interaction) -> str:
     value = contrast.relative.value
     if value is None:
         return contrast.verdict
-    numbers = f"{value.estimate:+.2f} [{value.low:+.2f}, {value.high:+.2f}]".replace("-", "−")
+    numbers = f"{signed(value.estimate, 2)} {bracketed(value.low, value.high, 2)}"
     return f"{numbers}: {contrast.verdict}"

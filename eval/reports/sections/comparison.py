@@ -23,7 +23,8 @@ from eval.reports.wording.tables import (
     thinking_interactions_table,
     thinking_table,
 )
-from eval.reports.wording.text import bits, plain, points, signed, task_name
+from eval.reports.wording.text import bits, points, task_name
+from prune.common.screen.numbers import plain, signed
 from prune.common.screen.svg import key, noise_key
 
 Record = Mapping[str, Any]

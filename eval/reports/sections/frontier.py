@@ -12,9 +12,10 @@ from eval.reports.drawing.sheet import sheet
 from eval.reports.model import Figure, Key, Section
 from eval.reports.sections.sweep import TOGETHER
 from eval.reports.wording.tables import field
-from eval.reports.wording.text import NONE, bounds, plain, signed
+from eval.reports.wording.text import NONE, bounds
 from prune.common.files.outputs import write_text
 from prune.common.layers import spell_layers
+from prune.common.screen.numbers import plain, signed
 from prune.common.screen.svg import key, noise_key
 from prune.common.screen.tables import Cell, Table
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from eval.billing.frontier import weight_words
 from eval.reports.model import Section
 from eval.reports.wording.tables import Record, Shown, field, headings, within
-from eval.reports.wording.text import PER_BYTE, bits, certain, listed, nll_change, plain, points
+from eval.reports.wording.text import PER_BYTE, bits, certain, listed, nll_change, points
+from prune.common.screen.numbers import plain
 from prune.common.screen.tables import Cell, Table
 from prune.common.thinking import MODES
 

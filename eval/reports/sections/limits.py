@@ -10,7 +10,8 @@ from eval.billing.judging.policy import SMALLER_IS_BETTER
 from eval.billing.judging.verdict import GO, NO_GO, rounded_up
 from eval.reports.model import Section
 from eval.reports.wording.tables import field
-from eval.reports.wording.text import NONE, bounds, plain
+from eval.reports.wording.text import NONE, bounds
+from prune.common.screen.numbers import plain
 from prune.common.screen.tables import Cell, Table
 from prune.common.thinking import MODES
 

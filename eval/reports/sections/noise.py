@@ -9,7 +9,8 @@ from eval.billing.noise import band
 from eval.billing.statistics import Interval
 from eval.reports.model import Section
 from eval.reports.wording.tables import QUESTIONS, change, count, field, score, within
-from eval.reports.wording.text import plain, signed, task_name
+from eval.reports.wording.text import task_name
+from prune.common.screen.numbers import plain, signed
 from prune.common.screen.tables import Cell, Table
 
 Document = Mapping[str, Any]

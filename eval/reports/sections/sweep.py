@@ -12,15 +12,14 @@ from eval.reports.drawing.maps import block_map
 from eval.reports.model import Figure, Key, Section
 from eval.reports.sections.noise import band_over
 from eval.reports.wording.tables import QUESTIONS, N, change, count, field, headings, number, prose_table, score
-from eval.reports.wording.text import bits, counted, first_losses, listed, onset, task_name
+from eval.reports.wording.text import ACCURACY, PER_BYTE, bits, counted, first_losses, listed, onset, task_name
 from prune.common.screen.svg import chance_key, key, noise_key
 from prune.common.screen.tables import Cell, Column, Table
 
 Record = Mapping[str, Any]
 
 TOGETHER = 5  # lines that one chart holds legibly; more stand in a chart of their own each
-_ACCURACY, _NLL = "accuracy_difference", "answer_nll_bits_difference"
-_PER_BYTE = "answer_nll_bits_per_byte_difference"
+_NLL = "answer_nll_bits_difference"
 _MEASURES = (
     ("accuracy", "accuracy, % of questions", "Accuracy"),
     ("answer_greedy", "answers that greedy decoding would give, %", "Right first choices"),
@@ -42,7 +41,7 @@ def curves_section(sweep: Record, noise: Mapping[str, Record] | None = None) -> 
         legend.append(Key("chance", chance_key()))
     bands = {name: floor for name, floor in (noise or {}).items() if name in map(task_name, drawn)}
     legend += [Key("noise", noise_key())] if bands else []
-    losses = [filter(None, (first_losses(curve, what=w) for w in (_ACCURACY, _NLL))) for curve in drawn]
+    losses = [filter(None, (first_losses(curve, what=w) for w in (ACCURACY, _NLL))) for curve in drawn]
     told = [f"{task_name(curve)}: {'; '.join(each)}." for curve, each in zip(drawn, losses, strict=True)]
     return Section(
         key="curves",
@@ -129,7 +128,7 @@ def _onset_table(drawn: Sequence[Record]) -> Table:
         field(
             "Accuracy falls from",
             "layers dropped at which the whole 95 % interval is a loss for the first time",
-            lambda curve: count(onset(curve, what=_ACCURACY)),
+            lambda curve: count(onset(curve, what=ACCURACY)),
         ),
         field("Right answers less likely from", "the same by answer NLL", lambda curve: count(onset(curve, what=_NLL))),
     )
@@ -322,7 +321,7 @@ def sweep_sentence(sweep: Record) -> str:
     if not last:
         return ""
     sure = [pair for pair in last if pair[1][_NLL]["low"] > 0]
-    worst, point = max(sure or last, key=lambda pair: pair[1][_PER_BYTE]["estimate"])
+    worst, point = max(sure or last, key=lambda pair: pair[1][PER_BYTE]["estimate"])
     size, change = counted(point["size"], "layer"), point[_NLL]
     if not sure:
         return (

@@ -9,7 +9,8 @@ from typing import Any
 from eval.billing.rows.bill import FEW
 from eval.billing.rows.unparsed import unread, unread_pair
 from eval.reports.wording.interactions import in_words, thinking_in_words
-from eval.reports.wording.text import NONE, bounds, larger, p_value, plain, signed, task_name
+from eval.reports.wording.text import NONE, bounds, larger, p_value, task_name
+from prune.common.screen.numbers import plain, signed
 from prune.common.screen.tables import Cell, Column, Field, Table
 from prune.common.thinking import MODES
 

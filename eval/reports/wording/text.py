@@ -5,23 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prune.common.screen.numbers import bracketed, signed
+
 NONE = "–"
-
-
-def plain(value: float, digits: int, sign: str = "") -> str:
-    """A number with so many digits after the point and a true minus sign; nothing that rounds to zero is negative."""
-    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", "−")
-
-
-def signed(value: float, digits: int) -> str:
-    """A change with its sign."""
-    return plain(value, digits, "+")
 
 
 def bounds(interval: Mapping[str, float], scale: float, digits: int, *, sign: bool = True) -> str:
     """`[low, high]` of an interval."""
-    show = signed if sign else plain
-    return f"[{show(scale * interval['low'], digits)}, {show(scale * interval['high'], digits)}]"
+    return bracketed(scale * interval["low"], scale * interval["high"], digits, "+" if sign else "")
 
 
 def points(interval: Mapping[str, float]) -> str:
@@ -56,6 +47,13 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def comparison_title(comparison: Mapping[str, Any]) -> str:
+    """The heading of a comparison's page and of its Markdown."""
+    full, *others = [model["label"] for model in comparison["models"]]
+    given = "gives and " if comparison["gains"] else ""
+    return f"What the cut {given}costs: {listed(others)} against {full}" if others else f"What {full} scores"
+
+
 def counted(number: int, noun: str) -> str:
     """`1 question`, `3 questions`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
@@ -71,7 +69,7 @@ def certain(versus: Mapping[str, Any], name: str) -> int:
     return 0 if name in (versus.get("noise") or ()) or versus[name] is None else larger(versus[name])
 
 
-_ACCURACY, PER_BYTE = "accuracy_difference", "answer_nll_bits_per_byte_difference"
+ACCURACY, PER_BYTE = "accuracy_difference", "answer_nll_bits_per_byte_difference"
 
 
 def worst_nll(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -86,8 +84,8 @@ def worst_nll(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 def worst_accuracy(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The row whose accuracy fell most, of those where it fell beyond doubt if there is one, else of all."""
-    sure = [row for row in rows if certain(row["versus"], _ACCURACY) < 0]
-    return min(sure or rows, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
+    sure = [row for row in rows if certain(row["versus"], ACCURACY) < 0]
+    return min(sure or rows, key=lambda row: row["versus"][ACCURACY]["estimate"])
 
 
 def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -100,8 +98,8 @@ def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
     if not compared:
         return ""
     row, nll = worst_accuracy(compared), worst_nll(compared)
-    change = row["versus"]["accuracy_difference"]
-    fell = certain(row["versus"], _ACCURACY) < 0
+    change = row["versus"][ACCURACY]
+    fell = certain(row["versus"], ACCURACY) < 0
     if not fell and nll is not None and certain(nll["versus"], PER_BYTE) > 0:
         return (
             "No loss of accuracy is beyond doubt, but right answers became less likely: "
@@ -109,7 +107,7 @@ def worst_loss(rows: Sequence[Mapping[str, Any]]) -> str:
         )
     if change["estimate"] >= 0:
         return "No accuracy was lost in any domain, by the estimates."
-    if _ACCURACY in (row["versus"].get("noise") or ()):
+    if ACCURACY in (row["versus"].get("noise") or ()):
         sure = "it is noise, no larger than where the full model is asked twice"
     else:
         sure = f"its {'whole 95 % interval is a loss' if fell else '95 % interval includes no change'}"

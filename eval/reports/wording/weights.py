@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from eval.reports.wording.text import bounds, signed
+from eval.reports.wording.text import bounds
+from prune.common.screen.numbers import signed
 from prune.models.whole import AS_STORED, NF4
 
 Document = Mapping[str, Any]

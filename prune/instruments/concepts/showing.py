@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from prune.choosing.heads import Estimate
 from prune.common.screen import svg
+from prune.common.screen.numbers import bracketed, signed
 from prune.common.screen.tables import Table
 from prune.instruments.concepts.result import AgainstConcepts, Change, Concepts, Example, LayerConcepts, Share
 
@@ -106,8 +107,7 @@ def _trend_table(concepts: Concepts) -> Table:
 
 
 def _points(value: Estimate) -> str:
-    low, middle, high = (round(100 * part) for part in (value.low, value.estimate, value.high))
-    return f"{middle:+d} [{low:+d}, {high:+d}]".replace("-", "−")
+    return f"{signed(100 * value.estimate, 0)} {bracketed(100 * value.low, 100 * value.high, 0)}"
 
 
 def _against_table(against: AgainstConcepts) -> Table:

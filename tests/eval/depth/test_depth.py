@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval import measure_depth
 from eval.depth.document import DepthRecord
+from eval.depth.loaded import Loaded
 from eval.depth.pages.page import render
 from eval.depth.pages.showing import interactions_table
 from eval.depth.plan import draw_tasks, plan_blocks, read_pool
@@ -59,7 +59,7 @@ def _walked(model, folder, settings, chat=False):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     plan = plan_blocks(len(decoder_layers(model)), sizes=settings.sizes, spread=settings.starts)
     tasks = draw_tasks(read_pool(settings), settings, tokenizer)
-    loaded = SimpleNamespace(model=model, tokenizer=tokenizer, context=512, chat=chat)
+    loaded = Loaded(model, tokenizer, "cpu", context=512, chat=chat)
     return plan, walk_tasks(loaded, plan, tasks, settings, KeptWork(None, {}), show_progress=False).tasks
 
 

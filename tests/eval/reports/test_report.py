@@ -12,8 +12,9 @@ import pytest
 from eval.reports.page import render, report
 from eval.reports.sections.verdict import _judged
 from eval.reports.wording.interactions import in_words, thinking_in_words
-from eval.reports.wording.text import bounds, p_value, plain, signed
+from eval.reports.wording.text import bounds, p_value
 from prune.common.errors import CheckpointError, RegrowthError, UsageError
+from prune.common.screen.numbers import plain, signed
 from tests.support.commands import check_refused, run, succeed
 from tests.support.report_page import Page, cells
 from tests.support.reports import HOSTILE, MODELS, write_bill, write_sweep_folder

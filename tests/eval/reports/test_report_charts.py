@@ -7,7 +7,8 @@ import pytest
 from eval.billing.rows.counts import ThinkingCounts
 from eval.reports.drawing.charts import CurvePoint, Dot, DotGroup, PlottedCurve, curves, forest
 from eval.reports.drawing.maps import COLOURS, LEAST, block_map, mosaic, shade
-from eval.reports.wording.text import p_value, plain, signed
+from eval.reports.wording.text import p_value
+from prune.common.screen.numbers import plain, signed
 from prune.common.screen.svg import LogLike, Scale, tick_words, ticks
 from tests.support.report_page import Page
 
