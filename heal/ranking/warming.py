@@ -24,7 +24,7 @@ from prune.checkpoint.source import Source
 from prune.common.errors import CheckpointError, RegrowthError, TextError, UsageError
 from prune.common.files.outputs import write_json, write_json_lines
 from prune.common.files.provenance import file_sha256
-from prune.common.files.resume import changed
+from prune.common.files.resume import check_unchanged
 from prune.common.sizes import parse_tokens
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class WarmUp:
             facts[name] = getattr(settings, name)
         paths = {name: self._folder / f"{name}.jsonl" for name in ("train", "measure")}
         if (self._folder / _FACTS).is_file():
-            _check_same(json.loads((self._folder / _FACTS).read_text(encoding="utf-8")), facts)
+            check_unchanged(json.loads((self._folder / _FACTS).read_text(encoding="utf-8")), facts)
         else:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir(parents=True)
@@ -196,9 +196,3 @@ def _train(source: Source, text: TextSource, out: Path, settings: Settings, run:
 
     plan = plan_healing("qlora", source.folder, text, out, settings, replace(run, revision=None))
     execute(plan, load_student, compare=False, part="Warming the adapter up")
-
-
-def _check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    for name, value in now.items():
-        if before.get(name) != value:
-            raise changed(name, before.get(name), value)

@@ -28,7 +28,7 @@ from typing import Any
 from prune.common.errors import RegrowthError
 from prune.common.files.outputs import sync, write_json
 from prune.common.files.provenance import file_sha256
-from prune.common.files.resume import changed
+from prune.common.files.resume import check_unchanged
 from prune.common.machine.processes import is_main, rank_and_world
 
 RUN_FORMAT = "regrowth.unfinished/3"
@@ -123,12 +123,7 @@ class Checkpoints:
             UsageError: something is different; the message names it.
             RegrowthError: run.json cannot be read.
         """
-        known = self._read_run()
-        before, now = dict(_flat({key: known.get(key) for key in run})), dict(_flat(run))
-        for name in before | now:
-            was, is_now = before.get(name), now.get(name)
-            if was != is_now:
-                raise changed(name, was, is_now)
+        check_unchanged(self._read_run(), run)
 
     def held_out(self) -> dict[str, Any] | None:
         """The measured rows that the run was begun with; None if the file is damaged."""
@@ -221,15 +216,3 @@ def _damage(checkpoint: Path) -> str | None:
     except (OSError, ValueError, AttributeError) as error:
         return str(error).splitlines()[0]
     return None
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested names with dots, each with its value; without the place of what has a hash."""
-    hashed = {name for name, by in (("source", "sha256"), ("model", "weights_sha256")) if value.get(by)}
-    for key, entry in value.items():
-        if isinstance(entry, list) and entry and isinstance(entry[0], dict):
-            entry = {str(number): part for number, part in enumerate(entry, 1)}
-        if isinstance(entry, dict) and entry:
-            yield from _flat(entry, f"{prefix}{key}.")
-        elif key not in hashed:
-            yield prefix + key, entry

@@ -100,12 +100,12 @@ def _execute(
             screen().print(words)
 
     schedule = plan.schedule
-    checkpointing = plan.settings.checkpointing is True
-    say(schedule_line(schedule, plan.from_budget, free_memory=plan.free_memory, checkpointing=checkpointing))
     tokenizer = load_tokenizer(plan.model)
     base, text = base_identity(plan.model), plan.text.identity()
     identity = _identity(plan, base, text)
     start: Path | None = gather(_start(checkpoints, identity, plan, say) if is_main() else None)[0]
+    checkpointing = plan.settings.checkpointing is True
+    say(schedule_line(schedule, plan.from_budget, free_memory=plan.free_memory, checkpointing=checkpointing))
     measured = checkpoints.held_out() if start else None
     with progress("Reading text", None, shown=shown):
         held_out = HeldOut.from_json(measured) if measured else hold_out(plan.text, tokenizer, length=schedule.length)

@@ -150,7 +150,7 @@ def measure_in_memory(
             "device": settings.device,
             "device_map": settings.device_map,
             "dtype": settings.dtype,
-            "bits": settings.bits,
+            "load_in_4bit": settings.load_in_4bit,
             "samples": len(samples.windows),
             "sampled text": digest([samples.windows, samples.labels]),
             "process": rank_and_world(),

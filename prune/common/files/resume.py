@@ -10,7 +10,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -75,9 +75,7 @@ class Unfinished:
             raise RegrowthError(
                 f"{self._mine} is not what an interrupted run has left; begin anew with --overwrite"
             ) from None
-        for name, now in self._facts.items():
-            if before.get(name) != now:
-                raise changed(name, before.get(name), now)
+        check_unchanged(before, self._facts)
         return work
 
     def _check_processes(self) -> None:
@@ -119,12 +117,66 @@ class Unfinished:
         return [path for path in self._path.parent.glob(f"{glob.escape(self._path.name)}*") if path.is_file()]
 
 
-def changed(name: str, was: Any, now: Any) -> UsageError:
-    """Why a run cannot be gone on with that was begun with something else; values are JSON, None for none."""
-    return UsageError(
-        f"--resume: {name} was {_shown(was)} and is now {_shown(now)}; go on with what the run was begun with, or "
-        "begin anew with --overwrite"
-    )
+def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that was begun with something else. What has a hash may stand elsewhere by now.
+
+    Args:
+        before: facts of the run that was begun, as JSON. Those that `now` does not name are passed over.
+        now: facts of this one, as JSON.
+
+    Raises:
+        UsageError: a fact is different; the message names the first, by its option where it has one.
+    """
+    begun, here = dict(_flat({name: before.get(name) for name in now})), dict(_flat(now))
+    for name in begun | here:
+        if (was := begun.get(name)) != (is_now := here.get(name)):
+            raise UsageError(
+                f"--resume: {_told(name)} was {_shown(was)} and is now {_shown(is_now)}; go on with what the run was "
+                "begun with, or begin anew with --overwrite"
+            )
+
+
+# Facts that no option of that name sets -> how a message calls them. All others go by their option: rank -> --rank.
+_CALLED = {
+    "adapters": "--adapter",
+    "blocks": "the list of blocks",
+    "cuts": "the list of cuts",
+    "domain_texts": "--domain-text",
+    "facts": "the loaded model",
+    "method": "the way of healing",
+    "model": "the model",
+    "pool": "the pool of text",
+    "process": "the process and how many there are",
+    "questions": "the set of questions",
+    "requests": "the set of requests",
+    "sampled text": "the sampled text",
+    "steps": "--tokens, in steps,",
+    "texts": "--text",
+    "vllm": "the version of vLLM",
+    "way": "the way of asking",
+    "weights": "the judged weights",
+}
+_GROUPS = ("settings", "steps", "text")  # facts that hold others, each of which goes by its own name
+
+
+def _told(name: str) -> str:
+    """How a message calls a fact: `settings.lora_alpha` is --lora-alpha, `text.text.sha256` is --text (sha256)."""
+    group, _, within = name.partition(".")
+    head, _, rest = (within if group in _GROUPS and within else name).partition(".")
+    called = _CALLED.get(head, f"--{head.replace('_', '-')}")
+    return f"{called} ({rest})" if rest else called
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested names with dots, each with its value; without the place of what has a hash."""
+    hashed = {name for name, by in (("source", "sha256"), ("model", "weights_sha256")) if value.get(by)}
+    for key, entry in value.items():
+        if isinstance(entry, list) and entry and isinstance(entry[0], dict):
+            entry = {str(number): part for number, part in enumerate(entry, 1)}
+        if isinstance(entry, dict) and entry:
+            yield from _flat(entry, f"{prefix}{key}.")
+        elif key not in hashed:
+            yield prefix + key, entry
 
 
 def _shown(value: Any) -> str:

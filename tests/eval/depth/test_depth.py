@@ -294,9 +294,9 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tiny, data, tmp_path, monkey
         measure_depth(tiny, ask, out=out, show_progress=False)
     assert not out.exists()
     other = _settings(data, domains="math", sizes="1", starts="2", generate=1, slow_tokens=16, limit=4)
-    with pytest.raises(UsageError, match="--resume: blocks was"):
+    with pytest.raises(UsageError, match="--resume: the list of blocks was"):
         measure_depth(tiny, other, out=out, resume=True, show_progress=False)
-    with pytest.raises(UsageError, match="--resume: max_length was 512 and is now 500"):
+    with pytest.raises(UsageError, match="--resume: --max-length was 512 and is now 500"):
         measure_depth(tiny, replace(ask, max_length=500), out=out, resume=True, show_progress=False)
     monkeypatch.setattr("eval.depth.walking.score", lambda *_, answers, **__: answers)  # all is answered
     again = measure_depth(tiny, ask, out=out, resume=True, show_progress=False).to_json()

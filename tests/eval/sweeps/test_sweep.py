@@ -275,9 +275,9 @@ def test_a_resumed_sweep_never_crosses_models(tiny, sample_questions, tmp_path, 
     ask["resume"] = True
     with monkeypatch.context() as patched:
         patched.setattr("eval.sweeps.run.load_asked", lambda *_, **__: pytest.fail("the model was loaded"))
-        with pytest.raises(UsageError, match="--resume: model was"):
+        with pytest.raises(UsageError, match="--resume: the model was"):
             sweep(twin, **ask)
-        with pytest.raises(UsageError, match="--resume: cuts was"):
+        with pytest.raises(UsageError, match="--resume: the list of cuts was"):
             sweep(folder, **{**ask, "sizes": "2"})
         (tmp_path / ".other.unfinished").write_text("not that")
         with pytest.raises(RegrowthError, match="is not what an interrupted run has left"):

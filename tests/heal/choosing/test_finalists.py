@@ -97,17 +97,17 @@ def test_what_was_stopped_goes_on_with_the_next_finalist(
     planted.after = [None, None, 2.0]
     with pytest.raises(RegrowthError, match="go on with --resume, or begin anew"):
         choose(checked, tiny_llama, small_text, tmp_path / "chosen")
-    with pytest.raises(UsageError, match="--resume: finalists was"):
+    with pytest.raises(UsageError, match="--resume: --finalists was"):
         choose(checked, tiny_llama, small_text, tmp_path / "chosen", finalists=3, resume=True)
     longer = replace(small_text, held_out_tokens=999)
-    with pytest.raises(UsageError, match="--resume: held_out_tokens was 128 and is now 999"):
+    with pytest.raises(UsageError, match="--resume: --held-out-tokens was 128 and is now 999"):
         choose(checked, tiny_llama, longer, tmp_path / "chosen", resume=True)
     with monkeypatch.context() as other:
         other.setattr("heal.models.quantise.compute_dtype", lambda *_, **__: "torch.float16")
-        with pytest.raises(UsageError, match='--resume: dtype was "b?float(16|32)" and is now "float16"'):
+        with pytest.raises(UsageError, match='--resume: --dtype was "b?float(16|32)" and is now "float16"'):
             choose(checked, tiny_llama, small_text, tmp_path / "chosen", resume=True)
         other.setattr("prune.models.loading.pick_device", lambda *_: "cuda:1")
-        with pytest.raises(UsageError, match='--resume: device was "cpu" and is now "cuda"'):
+        with pytest.raises(UsageError, match='--resume: --device was "cpu" and is now "cuda"'):
             choose(checked, tiny_llama, small_text, tmp_path / "chosen", resume=True)
     resumed = choose(checked, tiny_llama, small_text, tmp_path / "chosen", resume=True)
     assert planted.calls == 3

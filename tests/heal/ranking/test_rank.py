@@ -118,9 +118,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_scores(whole, shallow_llama, 
     with pytest.raises(RegrowthError, match="stands unfinished: go on with --resume"):
         rank(shallow_llama, out, settings=settings, run=QUIET)
     again = replace(QUIET, resume=True)
-    with pytest.raises(UsageError, match="--resume: rank was 2 and is now 3"):
+    with pytest.raises(UsageError, match="--resume: --rank was 2 and is now 3"):
         rank(shallow_llama, out, settings=replace(settings, rank=3), run=again)
-    with pytest.raises(UsageError, match="--resume: sketch was 4096 and is now 512"):
+    with pytest.raises(UsageError, match="--resume: --sketch was 4096 and is now 512"):
         rank(shallow_llama, out, settings=replace(settings, sketch=512), run=again)
     limit, told[:] = 0, []
     found = rank(shallow_llama, out, settings=settings, run=again).ranking

@@ -281,9 +281,9 @@ def test_a_run_goes_on_with_the_same_teacher_and_prompts_wherever_they_stand(
     changed.write_text(prompts.read_text() * 2)
     with monkeypatch.context() as patch:
         patch.setattr(heal.models.quantise, "load_frozen", lambda *_, **__: pytest.fail("a model was loaded"))
-        with pytest.raises(UsageError, match=r"--resume: teacher\.weights_sha256 was"):
+        with pytest.raises(UsageError, match=r"--resume: --teacher \(weights_sha256\) was"):
             run(other, prompts, resume=True)
-        with pytest.raises(UsageError, match=r"--resume: prompts\.sha256 was"):
+        with pytest.raises(UsageError, match=r"--resume: --prompts \(sha256\) was"):
             run(tiny_llama, changed, resume=True)
     moved = shutil.copytree(tiny_llama, tmp_path / "moved")
     document = run(moved, tmp_path / "changed" / ".." / prompts.name, resume=True).to_json()

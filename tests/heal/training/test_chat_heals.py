@@ -108,9 +108,9 @@ def test_a_stopped_run_on_prose_and_chats_goes_on(tiny_llama, prose, talk, tmp_p
     signal_in_step(3, signal.SIGINT, monkeypatch)
     with pytest.raises(Interrupted):
         heal("stopped")
-    with pytest.raises(UsageError, match=r"--resume: text.mix was \[0.25, 0.75\] and is now \[0.5, 0.5\]"):
+    with pytest.raises(UsageError, match=r"--resume: --mix was \[0.25, 0.75\] and is now \[0.5, 0.5\]"):
         heal("stopped", TextSource((str(prose), str(talk)), held_out_tokens=300, mix=(0.5, 0.5)), resume=True)
-    with pytest.raises(UsageError, match=r'--resume: text.loss_on was not there and is now "all"'):
+    with pytest.raises(UsageError, match=r'--resume: --loss-on was not there and is now "all"'):
         heal("stopped", mixed(talk, prose, loss_on="all"), resume=True)
     resumed = heal("stopped", resume=True)
     assert same_weights(alone.out, resumed.out)

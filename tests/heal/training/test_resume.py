@@ -142,27 +142,28 @@ def test_with_all_checkpoints_damaged_it_begins_anew(stopped, shallow_llama, tex
 @pytest.mark.parametrize(
     ("changes", "tokens", "message"),
     [
-        ({"learning_rate": 2e-2}, TOKENS, "settings.learning_rate was 0.01 and is now 0.02"),
-        ({"seed": 5}, TOKENS, "settings.seed was 0 and is now 5"),
-        ({}, 2 * TOKENS, "steps.steps was 10 and is now 20"),
+        ({"learning_rate": 2e-2}, TOKENS, "--learning-rate was 0.01 and is now 0.02"),
+        ({"seed": 5}, TOKENS, "--seed was 0 and is now 5"),
+        ({}, 2 * TOKENS, "--tokens, in steps, was 10 and is now 20"),
     ],
 )
-def test_another_run_is_not_gone_on_with(changes, tokens, message, stopped, shallow_llama, text):
+def test_another_run_is_not_gone_on_with(changes, tokens, message, stopped, shallow_llama, text, capsys):
     out = stopped.folder.parent / "adapter"
     with pytest.raises(UsageError, match=f"--resume: {message}"):
-        heal_prose(shallow_llama, text, out, resume=True, tokens=tokens, changes=changes)
+        heal_prose(shallow_llama, text, out, resume=True, tokens=tokens, changes=changes, show_progress=True)
+    assert "steps of" not in capsys.readouterr().err  # the plan of a run that will not be
     assert stopped.steps() == [6, 4]  # and is still there
 
 
 def test_other_text_is_not_gone_on_with(stopped, shallow_llama, text, prose, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_bytes(prose.read_bytes() + b'{"text": "one more"}\n')
-    with pytest.raises(UsageError, match="--resume: text.text.sha256 was"):
+    with pytest.raises(UsageError, match=r"--resume: --text \(sha256\) was"):
         heal_prose(shallow_llama, TextSource(str(other), held_out_tokens=128), tmp_path / "adapter", resume=True)
     prose_now = prose.read_bytes()
     try:
         prose.write_bytes(prose_now + b'{"text": "one more"}\n')
-        with pytest.raises(UsageError, match="--resume: text.text.sha256 was"):
+        with pytest.raises(UsageError, match=r"--resume: --text \(sha256\) was"):
             heal_prose(shallow_llama, text, tmp_path / "adapter", resume=True)
     finally:
         prose.write_bytes(prose_now)
@@ -175,7 +176,7 @@ def test_what_a_run_reads_may_stand_elsewhere(stopped, shallow_llama, prose, alo
     shutil.copy(prose, moved)
     shutil.copytree(shallow_llama, model)
     measured = TextSource(str(moved), held_out_tokens=128, domains=(("more", str(prose)),))
-    with pytest.raises(UsageError, match="--resume: text.domain_texts.more.field was not there and is now"):
+    with pytest.raises(UsageError, match=r"--resume: --domain-text \(more.field\) was not there and is now"):
         heal_prose(model, measured, tmp_path / "adapter", resume=True)
     heal_prose(model, TextSource(str(moved), held_out_tokens=128), tmp_path / "adapter", resume=True)
     assert same(alone, tmp_path / "adapter")

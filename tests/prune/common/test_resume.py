@@ -1,10 +1,12 @@
 """The work of an unfinished run: kept whole, given back to the same run alone, and gone when it is done."""
 
+import re
+
 import numpy as np
 import pytest
 
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.files.resume import Unfinished
+from prune.common.files.resume import Unfinished, check_unchanged
 
 FACTS = {"model": "a", "sizes": (1, 2)}
 
@@ -45,11 +47,28 @@ def test_it_is_not_touched_without_a_word_and_goes_with_overwrite(out):
 
 def test_other_facts_are_refused_by_name_and_facts_not_yet_known_are_not_asked(out):
     unfinished = begin(out, resume=True)
-    with pytest.raises(UsageError, match=r"--resume: sizes was \[1, 2\] and is now \[1\]; .*--overwrite"):
+    with pytest.raises(UsageError, match=r"--resume: --sizes was \[1, 2\] and is now \[1\]; .*--overwrite"):
         unfinished.read(FACTS | {"sizes": (1,)}, restored)
-    with pytest.raises(UsageError, match="--resume: seed was not there and is now 0"):
+    with pytest.raises(UsageError, match="--resume: --seed was not there and is now 0"):
         unfinished.read(FACTS | {"seed": 0}, restored)
     assert unfinished.read({"model": "a"}, restored)[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("fact", "called"),
+    [
+        ({"settings": {"lora_alpha": 8}}, "--lora-alpha"),
+        ({"steps": {"steps": 8}}, "--tokens, in steps,"),
+        ({"text": "8"}, "--text"),
+        ({"text": {"text": {"source": "a", "sha256": "8"}}}, "--text (sha256)"),
+        ({"text": {"domain_texts": {"law": {"field": "text"}}}}, "--domain-text (law.field)"),
+        ({"model": {"model": "a", "weights_sha256": "8"}}, "the model (weights_sha256)"),
+        ({"cuts": ["1-2"]}, "the list of cuts"),
+    ],
+)
+def test_a_change_is_told_by_the_option_that_a_user_types(fact, called):
+    with pytest.raises(UsageError, match=re.escape(f"--resume: {called} was not there and is now ")):
+        check_unchanged({}, fact)
 
 
 @pytest.mark.parametrize("content", [b"", b"something else", None])

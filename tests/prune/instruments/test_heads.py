@@ -152,7 +152,7 @@ def test_an_interrupted_run_goes_on(copying, text, settings, result, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         heads(copying, text, settings=settings, unfinished=begun(resume=False), show_progress=False)
     assert ran == [8, 8, 8]
-    with pytest.raises(UsageError, match="draws was 3 and is now 4"):
+    with pytest.raises(UsageError, match="--draws was 3 and is now 4"):
         other = replace(settings, draws=4)
         heads(copying, text, settings=other, unfinished=begun(resume=True), show_progress=False)
     again = heads(copying, text, settings=settings, unfinished=begun(resume=True), show_progress=False)

@@ -144,9 +144,9 @@ def test_an_interrupted_scan_goes_on_where_it_was(tiny_llama, sample_text, tmp_p
         with pytest.raises(KeyboardInterrupt):
             begin()
         assert [path.name for path in tmp_path.iterdir()] == [".scan.json.unfinished"]
-        with pytest.raises(UsageError, match="--resume: seed was 0 and is now 1"):
+        with pytest.raises(UsageError, match="--resume: --seed was 0 and is now 1"):
             begin(replace(settings, seed=1))
-        with pytest.raises(UsageError, match="--resume: model was"):
+        with pytest.raises(UsageError, match="--resume: the model was"):
             begin(model=healed)
         again = begin()
     finally:

@@ -105,7 +105,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tiny_llama, questions, tmp_path
         file.write(alone.read_bytes()[left.stat().st_size :][:50])
     with pytest.raises(RegrowthError, match="stands unfinished: go on with --resume"):
         write(tiny_llama, few, stopped)
-    with pytest.raises(UsageError, match="--resume: seed was 0 and is now 1"):
+    with pytest.raises(UsageError, match="--resume: --seed was 0 and is now 1"):
         write(tiny_llama, few, stopped, resume=True, seed=1)
     calls[:] = [None] * 3
     resumed = write(tiny_llama, few, stopped, resume=True, batch_size=None)  # as many at a time as before

@@ -166,11 +166,11 @@ def test_an_interrupted_run_goes_on(tiny_llama, text, settings, result, tmp_path
     monkeypatch.setattr("prune.common.files.resume.EVERY", -1.0)
     with pytest.raises(KeyboardInterrupt):
         concepts(tiny_llama, text, settings=settings, unfinished=begun(resume=False), show_progress=False)
-    with pytest.raises(UsageError, match="clusters was 10 and is now 9"):
+    with pytest.raises(UsageError, match="--clusters was 10 and is now 9"):
         other = replace(settings, clusters=9)
         concepts(tiny_llama, text, settings=other, unfinished=begun(resume=True), show_progress=False)
     healed = with_other_weights(tiny_llama, tmp_path / "healed")
-    with pytest.raises(UsageError, match="--resume: model was"):
+    with pytest.raises(UsageError, match="--resume: the model was"):
         concepts(healed, text, settings=settings, unfinished=begun(resume=True), show_progress=False)
     again = concepts(tiny_llama, text, settings=settings, unfinished=begun(resume=True), show_progress=False)
     assert len(ran) == 5 + 2  # the fifth and the sixth alone
