@@ -94,7 +94,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(tokenizer, sample_questions
     (tmp_path / "own.jsonl").write_text(json.dumps(question_of(domain="own").as_row()) + "\n")
     with pytest.raises(RegrowthError, match="holds one question"):
         draw_questions(RankSettings(text=("x",), data=tmp_path, domains=("own",)))
-    with pytest.raises(UsageError, match="has none"):
+    with pytest.raises(UsageError, match="has no chat template; use auto or off"):
         bare = load_tokenizer(locate(tokenizer.name_or_path))
         bare.chat_template = None
         ask({"d": [question_of()]}, bare, chat_template="on")

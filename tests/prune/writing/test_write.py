@@ -205,7 +205,9 @@ def test_what_each_kind_of_row_asks(tiny_llama, tmp_path):
         asked(tiny_llama, [messages], "")
     with pytest.raises(TextError, match="--chat-template is off; leave it out"):
         asked(tiny_llama, [messages], PLAIN, chat_template="off")
-    with pytest.raises(TextError, match="--chat-template on: the tokenizer of .* has none"):
+    with pytest.raises(
+        UsageError, match="--chat-template on: the tokenizer of .* has no chat template; use auto or off"
+    ):
         asked(tiny_llama, [question], "", chat_template="on")
 
 
