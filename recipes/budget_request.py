@@ -117,6 +117,7 @@ def _layers_of(model: str, cut: Stage) -> int | None:
         if fit.size is None:
             n = cut.options.get("n")
             return n if isinstance(n, int) else None
+        _ = fit.asked  # what it lacks shows before the model is opened
         revision = cut.options.get("revision")
         subject = open_subject(model, revision=None if revision is None else str(revision))
         target = target_of(fit, subject, CutSettings(), show_progress=False)

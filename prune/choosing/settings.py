@@ -260,11 +260,9 @@ class FitSettings(Checked):
             raise UsageError(f"{given[0]} goes with {place}; add that, or leave {given[0]} out")
         if not self:
             return
-        if self.context is None:
-            raise UsageError(f"{self.option} needs --context: how many tokens of a sequence are to be kept, such as 8k")
         if self.size is not None and self.size < 1:
             raise UsageError(f"--fit {self.size}: use a size above 0")
-        if self.context < 2 or (self.sequences is not None and self.sequences < 1):
+        if (self.context is not None and self.context < 2) or (self.sequences is not None and self.sequences < 1):
             raise UsageError("--context is at least 2 tokens, and --sequences at least 1")
         if self.bits is not None and self.bits not in BITS:
             raise UsageError(f"--bits {self.bits} is unknown; use 16, 8 or 4")
@@ -291,10 +289,16 @@ class FitSettings(Checked):
 
     @property
     def asked(self) -> Load:
-        """How the model is to be run."""
+        """How the model is to be run.
+
+        Raises:
+            UsageError: there is no `context`. It shows here, and not as the settings are made: an option that
+                contradicts the target is to be told first.
+        """
         from prune.models.memory.needs import Load
 
-        assert self.context is not None
+        if self.context is None:
+            raise UsageError(f"{self.option} needs --context: how many tokens of a sequence are to be kept, such as 8k")
         return Load(self.context, self.sequences or 1, self.bits or 16, self.prefill_chunk)
 
 

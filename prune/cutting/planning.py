@@ -70,7 +70,7 @@ def plan_cut(
     """
     settings = settings or CutSettings()
     if fit:
-        _check_target_alone(fit, n, start, layers)
+        _check_target(fit, n, start, layers)
     named = None if fit else _named_layers(n, start, layers)
     idle = {"--scan": scan, "--criterion": settings.criterion, "--protect-heads": settings.protect_heads}
     if named is not None and (given := [option for option, value in idle.items() if value is not None]):
@@ -118,15 +118,16 @@ def plan_cut(
     )
 
 
-def _check_target_alone(fit: FitSettings, n: int | None, start: int | None, layers: str | Sequence[int] | None) -> None:
-    """Refuse a target beside layers that the user chose.
+def _check_target(fit: FitSettings, n: int | None, start: int | None, layers: str | Sequence[int] | None) -> None:
+    """Refuse a target beside layers that the user chose, and then one that cannot be counted.
 
     Raises:
-        UsageError: layers are named, or counted, beside a target.
+        UsageError: layers are named, or counted, beside a target; or it has no context.
     """
     for option, value in (("--n", n), ("--start", start), ("--layers", layers)):
         if value is not None:
             raise UsageError(f"{fit.option} says how many layers go, so {option} has no say; leave one of them out")
+    _ = fit.asked
 
 
 def target_of(

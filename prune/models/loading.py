@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune.checkpoint.source import Source
@@ -34,14 +36,38 @@ def load_tokenizer(source: Source, *, trust_remote_code: bool = False) -> PreTra
 
     try:
         return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (MemoryError, RegrowthError):
+        raise
+    except Exception as error:  # of a damaged file tokenizers raises the bare class, and transformers whatever comes
         if not any((source.folder / name).is_file() for name in TOKENIZER_FILES):
             raise CheckpointError(
                 f"{source.name} has no tokenizer: none of {', '.join(TOKENIZER_FILES)} is in its folder"
             ) from error
+        if damage := _tokenizer_damage(source.folder):
+            raise CheckpointError(f"{source.name}: {damage}; copy it anew from where the model is from") from error
         raise CheckpointError(
             f"{source.name} has no tokenizer that transformers can load ({first_line(error)})"
         ) from error
+
+
+def _tokenizer_damage(folder: Path) -> str | None:
+    """Which of a tokenizer's files is damaged, and how it shows; None where each can be read alone."""
+    from tokenizers import Tokenizer
+
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            return f"{name} is damaged ({first_line(error)})"
+    if (path := folder / "tokenizer.json").is_file():
+        try:
+            Tokenizer.from_file(str(path))
+        except Exception as error:  # the bare class
+            return f"{path.name} is damaged, or of a newer tokenizers ({first_line(error)})"
+    return None
 
 
 def pick_device(device: str = "auto") -> str:

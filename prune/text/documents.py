@@ -235,17 +235,29 @@ def _parsed(line: str, where: str) -> Any:
 
 def _of_row(value: Any, wanted: _Wanted, where: str, place: str) -> Document:
     """The document in a row; `where` that stands is for errors."""
-    has = value if isinstance(value, dict) else {}
-    field = next((name for name in wanted.fields if has.get(name) is not None), wanted.fields[0])
-    text = has.get(field)
-    messages = has.get(MESSAGES) if text is None else text
+    if not isinstance(value, dict):
+        raise TextError(f'{where} is {_kind(value)}, not an object such as {{"{wanted.fields[0]}": "..."}}')
+    field = next((name for name in wanted.fields if value.get(name) is not None), wanted.fields[0])
+    text = value.get(field)
+    messages = value.get(MESSAGES) if text is None else text
     if isinstance(messages, list) and (text is None or field == MESSAGES):
-        return Document(_chat(messages, where), place, True, _others(has, wanted), MESSAGES)
+        return Document(_chat(messages, where), place, True, _others(value, wanted), MESSAGES)
     if not isinstance(text, str):
-        fields = ", ".join(sorted(value)) if isinstance(value, dict) else type(value).__name__
+        if field in value:
+            raise TextError(f"{where}: {field!r} is {_kind(text)}, not text; name a field of text with --field")
         names = " or ".join(map(repr, wanted.fields))
-        raise TextError(f"{where} has no text field {names} (it has: {fields}); name one with --field")
-    return Document(text, place, False, _others(has, wanted), field)
+        raise TextError(
+            f"{where} has no text field {names} (it has: {', '.join(sorted(value)) or 'none'}); name one with --field"
+        )
+    return Document(text, place, False, _others(value, wanted), field)
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is, in words."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    kinds = ((str, "a text"), ((int, float), "a number"), (list, "a list"), (dict, "an object"))
+    return next((words for kind, words in kinds if isinstance(value, kind)), type(value).__name__)
 
 
 def _others(value: Mapping[str, Any], wanted: _Wanted) -> dict[str, Any]:

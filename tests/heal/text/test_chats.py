@@ -122,7 +122,10 @@ def test_rows_that_are_no_chat_are_one_line(tmp_path, tokenizer):
         good, {"messages": chat("Why?")}, match=r"rows\.jsonl row 2: a chat without an answer .* has nothing to learn"
     )
     fails({"messages": chat("Why?", " ")}, match="a chat without an answer")
-    fails({"body": "words"}, match="has no text field 'text'")
+    fails({"body": "words"}, match=r"line 1 has no text field 'text' \(it has: body\); name one with --field")
+    fails({"text": 5}, match="line 1: 'text' is a number, not text; name a field of text with --field")
+    fails({"text": None}, match="line 1: 'text' is null, not text")
+    fails(good, None, match='line 2 is null, not an object such as {"text": "..."}')
     write_jsonl(path, [{"messages": chat("Why? " * 9)}] * 2)
     assert list(row_stream(TextSource(str(path), loss_on="all"), tokenizer, NOTHING, length=32, seed=0))
     write_jsonl(path, [{"text": "prose " * 40, **good}] * 3)

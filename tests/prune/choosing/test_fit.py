@@ -223,6 +223,7 @@ def test_the_command(small, tmp_path):
         (["--fit", "1GiB", "--context", "64"], 1, "already, within --fit 1.00 GiB"),
         (["--fit", "1KB", "--context", "64"], 1, "no cut of"),
         (["--fit", "1GiB"], 2, "--fit needs --context"),
+        (["--fit", "1GiB", "--n", "3"], 2, "so --n has no say"),  # first: it goes, and a --context may go with it
         (["--fit", "lots", "--context", "64"], 2, "--fit lots: write a size"),
         (["--fit", "1MB", "--context", "many"], 2, "--context 'many' is not a number of tokens"),
         (["--fit", "1MB", "--context", "64", "--prefill-chunk", "1,0"], 2, "--prefill-chunk '1,0' is not a number"),

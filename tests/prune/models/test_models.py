@@ -68,11 +68,12 @@ def test_a_folder_without_tokenizer_or_weights(tiny_llama, tmp_path):
         load_model(locate(tmp_path))
     with pytest.raises(CheckpointError, match=r"has no tokenizer: none of tokenizer\.json, .* is in its folder$"):
         load_tokenizer(locate(tmp_path))
-    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer.model").write_text("")
     with pytest.raises(CheckpointError, match=r"has no tokenizer that transformers can load \(.+\)$"):
         load_tokenizer(locate(tmp_path))
 
 
+<<<<<<< HEAD
 DOWN = "model.layers.4.mlp.down_proj.weight"
 
 
@@ -102,6 +103,25 @@ def test_a_weight_of_another_shape_is_named_with_both(tiny_llama, tmp_path):
     files = LayerFiles(locate(path.parent), dtype=torch.float32, device="cpu")
     with pytest.raises(CheckpointError, match=words):
         list(files.each([3, 4]))
+=======
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("tokenizer.json", None, r"tokenizer\.json is damaged \(.*; copy it anew"),  # cut off
+        ("tokenizer.json", "{}", r"tokenizer\.json is damaged, or of a newer tokenizers \(.*; copy it anew"),
+        ("tokenizer.json", "null", r"tokenizer\.json is damaged, or of a newer tokenizers"),
+        ("tokenizer.json", '{"added_tokens": [], "model": {"type": "BPE"}}', r"tokenizer\.json is damaged, or of"),
+        ("tokenizer_config.json", "{", r"tokenizer_config\.json is damaged"),
+    ],
+)
+def test_a_damaged_tokenizer_is_named_by_its_file(name, content, words, tiny_llama, tmp_path):
+    folder = shutil.copytree(tiny_llama, tmp_path / "torn")
+    path = folder / name
+    path.write_text(path.read_text()[:200] if content is None else content)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_tokenizer(locate(folder))
+    assert "\n" not in str(caught.value)
+>>>>>>> help-i
 
 
 def test_a_config_that_its_class_refuses_is_one_line_with_the_reason(tiny_llama, tmp_path, monkeypatch):

@@ -88,7 +88,7 @@ def test_a_folder_is_read_in_order_of_names(tmp_path):
         ("a.jsonl", b'{"text": "a"}\nnot json\n', "line 2 is not JSON"),
         ("a.jsonl", b'{"text": "a", "n": ' + b"1" * 5000 + b"}", "line 1 is not JSON"),
         ("a.jsonl", b'{"body": "a"}\n', r"no text field 'text' \(it has: body\)"),
-        ("a.jsonl", b"[1]\n", "no text field"),
+        ("a.jsonl", b"[1]\n", "line 1 is a list, not an object"),
         ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
         ("a.parquet", b"nothing", "not a whole parquet file"),
         ("a.jsonl.gz", b"nothing", "not a whole gzip file"),
