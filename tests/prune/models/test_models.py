@@ -73,7 +73,6 @@ def test_a_folder_without_tokenizer_or_weights(tiny_llama, tmp_path):
         load_tokenizer(locate(tmp_path))
 
 
-<<<<<<< HEAD
 DOWN = "model.layers.4.mlp.down_proj.weight"
 
 
@@ -103,7 +102,8 @@ def test_a_weight_of_another_shape_is_named_with_both(tiny_llama, tmp_path):
     files = LayerFiles(locate(path.parent), dtype=torch.float32, device="cpu")
     with pytest.raises(CheckpointError, match=words):
         list(files.each([3, 4]))
-=======
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -121,7 +121,6 @@ def test_a_damaged_tokenizer_is_named_by_its_file(name, content, words, tiny_lla
     with pytest.raises(CheckpointError, match=words) as caught:
         load_tokenizer(locate(folder))
     assert "\n" not in str(caught.value)
->>>>>>> help-i
 
 
 def test_a_config_that_its_class_refuses_is_one_line_with_the_reason(tiny_llama, tmp_path, monkeypatch):
