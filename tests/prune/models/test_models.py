@@ -224,7 +224,7 @@ def test_the_checkpoints_own_dtype_is_the_one_that_transformers_takes(tmp_path):
 def test_weights_go_straight_to_a_gpu_and_by_way_of_memory_to_nothing_else(monkeypatch, tiny_llama):
     model = Mock()
     model.to.return_value.is_loaded_in_4bit = model.is_loaded_in_4bit = False
-    load = Mock(return_value=(model, {"missing_keys": set(), "mismatched_keys": set()}))
+    load = Mock(return_value=(model, {"missing_keys": set(), "mismatched_keys": set(), "unexpected_keys": set()}))
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", load)
     load_model(locate(tiny_llama), device="cuda:1")
     model.to.assert_not_called()
