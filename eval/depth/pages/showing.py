@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from eval.depth.contrasting.contrasts import Contrast, Interaction
 from eval.depth.document import DepthRecord, Disagreement, MeasureRow, Third
 from eval.reports.wording import tables
-from eval.reports.wording.text import NONE, counted, plain
+from eval.reports.wording.text import NONE, plain
 from prune.common.intervals import Interval
 from prune.common.screen.tables import Cell, Column, Table
+from prune.common.sizes import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prune.common.sizes import counted
+
 NONE = "–"
 
 
@@ -54,11 +56,6 @@ def task_name(row: Mapping[str, Any]) -> str:
 def listed(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 question`, `3 questions`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def larger(interval: Mapping[str, float]) -> int:
