@@ -222,7 +222,7 @@ class Settings(Questions):
     backend_args: Annotated[
         tuple[tuple[str, Any], ...],
         _computes(
-            "Options of vLLM's engine, as gpu_memory_utilization=0.6,tensor_parallel_size=2.",
+            "Options of vLLM's engine, with commas between: gpu_memory_utilization=0.6.",
             typed=_Text,
             parse=parse_engine_options,
         ),

@@ -49,10 +49,19 @@ def show(name: Name, change: Changes = None, as_json: AsJson = False) -> None:
 
         settings = Table("setting", "value", title=recipe.about.strip(), title_justify="left")
         for key, value in recipe.settings.items():
-            settings.add_row(key, str(value))
+            settings.add_row(key, _typed(value))
         return Group(settings, *[Text(f"{stage}: {line}") for stage, line in commands])
 
     answer({**recipe.model_dump(), "commands": dict(commands)}, page, as_json=as_json)
+
+
+def _typed(value: Any) -> str:
+    """A setting as --set takes it, and in words where none is given."""
+    if value is None or value == []:
+        return "not set"
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @app.command()

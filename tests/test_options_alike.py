@@ -6,6 +6,7 @@ import pytest
 import typer
 
 from prune.common.programs import PROGRAMS
+from tests.support.commands import run
 
 # Options that mean the same wherever they stand.
 ALIKE = (
@@ -59,3 +60,14 @@ def test_arguments_are_written_in_capitals():
     ]
     assert shown
     assert not [(name, word) for name, word in shown if not word.isupper()]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_help_is_cut_off_on_a_screen_of_80_columns(program, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", None)
+    app = import_module(f"{PROGRAMS[program]}.cli").app
+    for name in typer.main.get_command(app).commands:
+        page = run(program, name, "--help").output
+        assert max(map(len, page.splitlines())) == 80
+        assert "…" not in page, name

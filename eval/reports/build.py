@@ -20,9 +20,10 @@ from eval.reports.sections.limits import limits_section
 from eval.reports.sections.noise import floors, noise_section
 from eval.reports.sections.sweep import curves_section, map_section, sweep_prose_section
 from eval.reports.sections.verdict import comparison_top, sweep_top
-from eval.reports.wording.text import comparison_title, counted, listed
+from eval.reports.wording.text import comparison_title, listed
 from eval.reports.wording.weights import weights_line
 from prune.common.screen.numbers import plain
+from prune.common.sizes import counted
 
 Document = Mapping[str, Any]
 _IDENTITY = ("config_sha256", "shards", "content_sha256")  # two models of one shape differ in the last alone

@@ -16,6 +16,7 @@ from heal.defaults import HELD_OUT_TOKENS
 from heal.settings import CHOICE_TOKENS, PatchSettings
 from prune.choosing.settings import CheckSettings
 from prune.common.checked import Checked
+from prune.common.sizes import counted
 from prune.models.at_once import COMPARED_BYTES, SCAN_TOKENS, STATES_SHARE, WALK_TOKENS, WEIGHTS_SHARE, at_once
 from prune.models.memory.footprint import (
     GIB,
@@ -321,8 +322,9 @@ def heal_line(chain: Chain) -> Line:
 
 def _pass_words(job: Job) -> str:
     bits = "" if job.bits == 4 else f"{job.bits} bits, "
-    rows = f"{job.batch_size} row{'' if job.batch_size == 1 else 's'} a pass"
-    return f"{bits}{rows}, {'checkpointing' if job.checkpointing else 'no checkpointing'}"
+    return (
+        f"{bits}{counted(job.batch_size, 'row')} a pass, {'checkpointing' if job.checkpointing else 'no checkpointing'}"
+    )
 
 
 def chosen_job(chain: Chain, job: Job, gpu: Gpu) -> Job | None:

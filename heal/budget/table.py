@@ -8,7 +8,7 @@ from heal.budget.document import Budget, Fit, StationWay
 from heal.budget.stations import READ, WRITE
 from heal.settings import TrainingRun
 from prune.common.screen.tables import Cell, Table
-from prune.common.sizes import parse_tokens
+from prune.common.sizes import counted, parse_tokens
 from prune.models.memory.footprint import GIB
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def tables(budget: Budget) -> Group:
             for part, words in _ROWS
         ],
         words=("what",),
-        caption=f"{job.batch_size} row{'' if job.batch_size == 1 else 's'} of {job.length} tokens, rank {job.rank} on "
+        caption=f"{counted(job.batch_size, 'row')} of {job.length} tokens, rank {job.rank} on "
         f"{job.role}, {job.bits} bits; of one layer at work and one chunk of logits, the larger counts",
     )
     cards = Table.of(

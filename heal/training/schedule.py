@@ -8,7 +8,7 @@ from typing import Any
 
 from heal.defaults import Step
 from prune.common.errors import UsageError
-from prune.common.sizes import spell_size
+from prune.common.sizes import counted, spell_size
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ def schedule_line(
     """
     rows, processes = schedule.rows_per_step, schedule.processes
     words = (
-        f"{schedule.steps:,} steps of {rows} row{'' if rows == 1 else 's'} of {schedule.length} tokens"
+        f"{counted(schedule.steps, 'step')} of {counted(rows, 'row')} of {schedule.length} tokens"
         f"{f', {processes} processes together' if processes > 1 else ''}; rate {schedule.learning_rate:g}, "
-        f"reached after {schedule.warmup} step{'' if schedule.warmup == 1 else 's'}"
+        f"reached after {counted(schedule.warmup, 'step')}"
     )
     if free_memory is not None:
-        a_pass = f"{schedule.batch_size} row{'' if schedule.batch_size == 1 else 's'} a pass"
+        a_pass = f"{counted(schedule.batch_size, 'row')} a pass"
         words += f"; {a_pass}, {'with' if checkpointing else 'without'} checkpointing, in {spell_size(free_memory)}"
     if not from_budget:
         return words

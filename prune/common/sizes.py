@@ -31,6 +31,11 @@ def spell_size(size: float, *, digits: int = 1) -> str:
     return f"{size / 2**30:,.{digits}f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 question`, `3 questions`, `1,200 questions`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def parse_tokens(text: str | int, *, option: str = "--tokens") -> int:
     """Read a number of tokens such as `60k`, `2M`, `1.5M`, `164000000`.
 

@@ -91,7 +91,7 @@ class WriteSettings(Checked):
     ] = None
     backend: Annotated[Literal["hf", "vllm"], _running("hf (transformers) or vllm.")] = "hf"
     backend_args: Annotated[
-        str | None, _running("Options of vLLM's engine, as gpu_memory_utilization=0.6,tensor_parallel_size=2.")
+        str | None, _running("Options of vLLM's engine, with commas between: gpu_memory_utilization=0.6.")
     ] = None
     device: Annotated[str, _running(wording.DEVICE)] = "auto"
     dtype: Annotated[str, _running(DTYPES)] = "auto"

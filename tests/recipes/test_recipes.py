@@ -195,6 +195,13 @@ def test_shipped_recipes_are_valid_and_shown(name):
     assert name in [recipe["name"] for recipe in json.loads(succeed("recipe", "list", "--json").stdout)]
 
 
+def test_settings_are_shown_as_they_are_typed():
+    shown = succeed("recipe", "show", "demo", "--set", "limit=[1, 2]").stdout
+    rows = dict(line.strip("│ ").split("│") for line in shown.splitlines() if line.startswith("│"))
+    rows = {name.strip(): value.strip() for name, value in rows.items()}
+    assert (rows["quick"], rows["limit"], rows["gains_rounds"]) == ("false", "[1, 2]", "not set")
+
+
 def _changed(**update):
     return {**SMALL, **update}
 

@@ -14,10 +14,11 @@ from eval.depth.contrasting.contrasts import Interaction, in_words
 from eval.depth.contrasting.interaction import DEEP, SHALLOW
 from eval.reports.drawing.charts import CurvePoint, Plot, PlottedCurve, Shade, curves
 from eval.reports.model import Figure, Key, Section
-from eval.reports.wording.text import counted, listed
+from eval.reports.wording.text import listed
 from prune.common.intervals import Interval
 from prune.common.screen.numbers import bracketed, signed
 from prune.common.screen.svg import key
+from prune.common.sizes import counted
 
 _WIDE = 20.0  # times the smallest visible cost; where the largest is more, the axis is log-like
 _SHADES = (Shade(0.0, SHALLOW, "shallow"), Shade(DEEP, 1.0, "deep"))

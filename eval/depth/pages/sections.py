@@ -23,8 +23,8 @@ from eval.depth.pages.showing import (
 from eval.depth.similarity.fast_slow import SimilarityCurve
 from eval.reports.model import PageTop, Section
 from eval.reports.sections.comparison import thinking_section
-from eval.reports.wording.text import counted
 from prune.common.intervals import Interval
+from prune.common.sizes import counted
 
 _MEASURES = {
     "fast": "the answer at once",

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from eval.depth.contrasting.contrasts import Contrast, Interaction
 from eval.depth.document import DepthRecord, Disagreement, MeasureRow, Third
 from eval.reports.wording import tables
-from eval.reports.wording.text import NONE, counted
+from eval.reports.wording.text import NONE
 from prune.common.intervals import Interval
 from prune.common.screen.numbers import plain
 from prune.common.screen.tables import Cell, Column, Table
+from prune.common.sizes import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -11,11 +11,12 @@ from eval.reports.drawing.charts import CurvePoint, Plot, PlottedCurve, curves
 from eval.reports.drawing.sheet import sheet
 from eval.reports.model import Figure, Key, Section
 from eval.reports.wording.tables import field
-from eval.reports.wording.text import NONE, counted
+from eval.reports.wording.text import NONE
 from prune.common.files.outputs import write_text
 from prune.common.screen.numbers import plain
 from prune.common.screen.svg import chance_key, key
 from prune.common.screen.tables import Cell, Table
+from prune.common.sizes import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

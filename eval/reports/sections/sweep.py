@@ -12,9 +12,10 @@ from eval.reports.drawing.maps import block_map
 from eval.reports.model import Figure, Key, Section
 from eval.reports.sections.noise import band_over
 from eval.reports.wording.tables import QUESTIONS, N, change, count, field, headings, number, prose_table, score
-from eval.reports.wording.text import ACCURACY, PER_BYTE, bits, counted, first_losses, listed, onset, task_name
+from eval.reports.wording.text import ACCURACY, PER_BYTE, bits, first_losses, listed, onset, task_name
 from prune.common.screen.svg import chance_key, key, noise_key
 from prune.common.screen.tables import Cell, Column, Table
+from prune.common.sizes import counted
 
 Record = Mapping[str, Any]
 

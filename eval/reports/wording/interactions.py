@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.billing.rows.unparsed import unread_pair
-from eval.reports.wording.text import counted, larger, listed
+from eval.reports.wording.text import larger, listed
+from prune.common.sizes import counted
 
 Record = Mapping[str, Any]
 

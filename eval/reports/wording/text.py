@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prune.common.screen.numbers import bracketed, signed
+from prune.common.sizes import counted
 
 NONE = "–"
 
@@ -52,11 +53,6 @@ def comparison_title(comparison: Mapping[str, Any]) -> str:
     full, *others = [model["label"] for model in comparison["models"]]
     given = "gives and " if comparison["gains"] else ""
     return f"What the cut {given}costs: {listed(others)} against {full}" if others else f"What {full} scores"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 question`, `3 questions`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def larger(interval: Mapping[str, float]) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -19,6 +21,7 @@ from typer.core import TyperGroup
 from prune.common.errors import RegrowthError
 from prune.common.machine.out_of_memory import describe_out_of_memory, is_out_of_memory
 from prune.common.screen import wording
+from prune.common.screen.closed_output import is_closed_output, while_read
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -49,6 +52,11 @@ def grow_segments() -> None:
 class Commands(TyperGroup):
     """A command group whose errors are one line on stderr, and whose `--debug` may stand anywhere."""
 
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        for command in (self, *self.commands.values()):
+            command.help = _flowing(command.help or "")
+
     def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
         self.debug = "--debug" in arguments
@@ -56,7 +64,15 @@ class Commands(TyperGroup):
         grow_segments()
         return super().main(self.arguments, *rest, **extra)
 
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with while_read():  # the group's own --help is printed here
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: Any) -> Any:
+        with while_read():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except _ClickError as error:  # an option that does not exist, a value of the wrong kind
@@ -70,6 +86,8 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as error:
             raise self._stop(error, "interrupted", 130) from error
         except Exception as error:
+            if is_closed_output(error):
+                raise
             if is_out_of_memory(error):
                 line = describe_out_of_memory(error, self._options(ctx))
             elif isinstance(error, OSError):
@@ -96,6 +114,15 @@ class Commands(TyperGroup):
         typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
         typer.echo(line, err=True)
         return typer.Exit(code)
+
+
+def _flowing(text: str) -> str:
+    """A docstring whose paragraphs are one line each, so that a terminal breaks them; lists keep their lines."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(
+        paragraph if re.search(r"^\s*([-*\b]|\d+\.) ?", paragraph, re.MULTILINE) else " ".join(paragraph.split())
+        for paragraph in paragraphs
+    )
 
 
 def _describe_os_error(error: OSError) -> str:

@@ -123,5 +123,7 @@ def test_sixty_thousand_tokens_are_many_small_steps_told_in_one_line():
     assert named == f"{line} (--length, --batch-size and --warmup follow from --tokens)"
     chosen = schedule_line(schedule, (), free_memory=21 << 30, checkpointing=False)
     assert chosen == f"{line}; 1 row a pass, without checkpointing, in 21.0 GiB"
+    alone = schedule_line(plan_steps(64, Step(64, 1, 1, 1e-3)), (), **given)
+    assert alone == "1 step of 1 row of 64 tokens; rate 0.001, reached after 0 steps"
     together = plan_steps(2048, Step(64, 2, 1, 1e-3), processes=2)
     assert schedule_line(together, (), **given).startswith("8 steps of 4 rows of 64 tokens, 2 processes together; rate")

@@ -176,3 +176,54 @@ def test_the_version_is_told_with_those_that_results_hang_on(app):
     result = CliRunner().invoke(app, ["--version"])
     told = dict(line.split(" ", 1) for line in result.stdout.splitlines())
     assert (result.exit_code, told) == (0, versions())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "prune --help",
+        "prune cut --help",
+        "heal --version",
+        "eval compare --help",
+        "recipes list",
+        "recipes list --json",
+    ],
+)
+def test_a_reader_that_has_gone_gets_the_code_of_a_broken_pipe_and_no_message(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", *words.split()], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_another_pipe_than_the_output_is_an_error(app):
+    @app.command()
+    def feed() -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            os.write(writer, b"words for a child that has ended")
+        finally:
+            os.close(writer)
+
+    result = CliRunner().invoke(app, ["feed"])
+    assert (result.exit_code, result.stderr) == (1, "error: Broken pipe\n")
+
+
+def test_paragraphs_of_a_help_are_broken_by_the_terminal_and_lists_stay():
+    app = make_app("demo", "A demo.")
+
+    @app.command()
+    def told() -> None:
+        """Say it.
+
+        The first line of a paragraph,
+        and its second.
+
+        - one
+        - two
+        """
+
+    wide = [line.strip() for line in CliRunner().invoke(app, ["told", "--help"]).output.splitlines()]
+    assert {"The first line of a paragraph, and its second.", "- one", "- two"} <= set(wide)
