@@ -181,16 +181,16 @@ def _check_filled(name: str, found: Mapping[str, Any]) -> None:
     """Refuse a model of which not every weight came from its files.
 
     Args:
-        found: what `from_pretrained` tells of the loading: `missing_keys`, `unexpected_keys` that the files hold and the
-            model does not ask for, and `mismatched_keys` with both shapes.
+        found: what `from_pretrained` tells of the loading: `missing_keys`, `unexpected_keys` that the files hold and it
+            does not ask for, and `mismatched_keys` with both shapes.
     """
     if lacking := sorted(found["missing_keys"]):
         more = f" (and {len(lacking) - 1} more)" if lacking[1:] else ""
         others = sorted(found["unexpected_keys"])
         held = f" (they hold {others[0]}, which it does not ask for)" if others else ""
         raise CheckpointError(
-            f"{name}: config.json asks for {lacking[0]}{more}, which none of its files holds{held}; get the file again, "
-            "or correct config.json"
+            f"{name}: config.json asks for {lacking[0]}{more}, which none of its files holds{held}; get the file "
+            "again, or correct config.json"
         )
     if wrong := sorted(found["mismatched_keys"]):
         weight, stored, wanted = wrong[0]
