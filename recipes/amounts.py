@@ -7,11 +7,12 @@ from typing import Any
 
 from eval.settings import PLAIN
 from eval.settings import Settings as Questions
+from eval.sweeps.plan import parse_sizes
 from eval.sweeps.settings import SweepSettings
 from heal.budget.stations import Amounts
 from prune.common.layers import parse_layers, starts
 from prune.common.sizes import parse_tokens
-from prune.families.subject import open_subject
+from prune.families.subject import Subject, open_subject
 from prune.instruments.settings import parse_numbers
 from recipes.schema import Recipe, Stage
 
@@ -41,19 +42,29 @@ def _cuts(sweep: Stage) -> int:
     """How many cuts a sweep asks.
 
     Raises:
-        RegrowthError: no such sizes or starts, or a model that cannot be read where all its starts are asked.
+        UsageError: no such sizes or starts, or sizes that the model does not have.
+        RegrowthError: a model that cannot be read.
     """
-    given = {name: sweep.options.get(name) for name in ("sizes", "starts", "adapter", "revision")}
-    sizes = [n for n in parse_layers(str(given["sizes"] or SweepSettings.sizes), "--sizes") if n]
+    given = {name: sweep.options.get(name) for name in ("sizes", "starts", "adapter")}
     adapters = given["adapter"] or ()
     healed = len(adapters) if isinstance(adapters, list | tuple) else 1
     rule = str(given["starts"] or "best")
+    layers = subject_of(sweep.arguments[0], sweep).layers
+    sizes = parse_sizes(str(given["sizes"] or SweepSettings.sizes), layers, example=SweepSettings.sizes)
     if rule in ("best", "deepest"):
         return len(sizes) + healed
-    revision = None if given["revision"] is None else str(given["revision"])
-    layers = open_subject(sweep.arguments[0], revision=revision).layers
     listed = None if rule == "all" else parse_layers(rule, "--starts")
     return healed + sum(listed is None or start in listed for n in sizes for start in starts(layers, n))
+
+
+def subject_of(model: str, stage: Stage) -> Subject:
+    """A model that a stage names, in the revision that the stage names.
+
+    Raises:
+        RegrowthError: it cannot be read.
+    """
+    revision = stage.options.get("revision")
+    return open_subject(model, revision=None if revision is None else str(revision))
 
 
 def _asked_of(stage: Stage) -> dict[str, Any]:

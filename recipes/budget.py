@@ -18,7 +18,7 @@ from heal.budget.document import Budget, Gpu, Station, StationWay
 from heal.budget.stations import READ, WRITE, room_of, states_on, trained_in, width
 from heal.budget.table import gib, hours_words, way_words
 from prune.checkpoint.downloading import cache_folder, existing, missing_bytes
-from prune.common.errors import RegrowthError, first_line
+from prune.common.errors import RegrowthError, UsageError, first_line
 from prune.common.machine.memory import available
 from prune.common.screen.tables import Table
 from prune.common.screen.terminal import screen
@@ -204,11 +204,17 @@ def reckon(plan: RecipePlan, *, tidy: bool) -> RecipeBudget:
 
 
 def told_budget(plan: RecipePlan, *, tidy: bool) -> tuple[RecipeBudget | None, str | None]:
-    """The budget of a plan for `--dry-run`, and why a run would be refused; or None, and why it cannot be told."""
+    """The budget of a plan for `--dry-run`, and why a run would be refused; or None, and why it cannot be told.
+
+    Raises:
+        StageRefusedError: a setting that does not fit the model.
+    """
     try:
         budget = reckon(plan, tidy=tidy)
         return budget, budget.refusal()
     except StageRefusedError as error:
+        if error.exit_code == UsageError.exit_code:
+            raise
         return None, str(error)
     except (RegrowthError, ValueError) as error:
         return None, _untold(error)
@@ -221,7 +227,7 @@ def check_budget(plan: RecipePlan, *, tidy: bool) -> None:
         tidy: intermediates go as soon as no later stage reads them.
 
     Raises:
-        StageRefusedError: the target of a cut is wrong or cannot be reached.
+        StageRefusedError: a setting does not fit the model, or the target of a cut cannot be reached.
         RegrowthError: a stage cannot fit in memory, or what the stages write not on the disk.
     """
     try:

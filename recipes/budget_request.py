@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from heal.settings import BudgetQuery, Settings, TrainingRun
 from prune.choosing.fit import OutOfReachError, check_reach, least_layers
 from prune.choosing.settings import CutSettings, FitSettings
 from prune.common.errors import RegrowthError, UsageError
+from prune.common.layers import starts
 from prune.common.screen.options import typed
 from prune.cutting.planning import target_of
-from prune.families.subject import open_subject
-from recipes.amounts import amounts_of
+from recipes.amounts import amounts_of, subject_of
 from recipes.schema import Recipe, Stage
 from recipes.tidying import outputs_of, overlap
 
@@ -44,12 +44,14 @@ class BudgetRequest:
         dtype: of the stage; healing's own is in `settings`.
         in_4bit: the stage asks its questions in NF4.
         device, spread: where it runs: on one card, or with `--device-map` on all.
+        settled_by: the stage whose options `query` and `settings` are.
     """
 
     model: str
     query: BudgetQuery
     settings: Settings
     amounts: Amounts
+    settled_by: Stage = field(compare=False)
     revision: str | None = None
     dtype: str = "auto"
     in_4bit: bool = False
@@ -60,17 +62,22 @@ class BudgetRequest:
         """What the stage takes, on a card first and then on usual ones.
 
         Raises:
-            RegrowthError: the model cannot be read, or the settings do not fit it.
+            StageRefusedError: the settings do not fit the model.
+            RegrowthError: the model cannot be read.
         """
         how: dict[str, Any] = {"revision": self.revision, "dtype": self.dtype, "in_4bit": self.in_4bit}
-        return plan_budget(self.model, self.query, self.settings, amounts=self.amounts, card=card, **how)
+        try:
+            return plan_budget(self.model, self.query, self.settings, amounts=self.amounts, card=card, **how)
+        except UsageError as error:
+            raise StageRefusedError(self.settled_by, error) from None
 
 
 def budget_request(recipe: Recipe, stage: Stage) -> BudgetRequest | None:
     """What is asked for a stage; None where the recipe does not say what is cut.
 
     Raises:
-        StageRefusedError: the target of its cut is wrong, met by the whole model, or out of reach.
+        StageRefusedError: the layers or the target of its cut are wrong, or the target is met by the whole model or
+            out of reach; or a sweep's sizes are wrong.
         RegrowthError: the model cannot be read.
     """
     made = [output for one in recipe.stages for output in outputs_of(one)]
@@ -96,12 +103,17 @@ def budget_request(recipe: Recipe, stage: Stage) -> BudgetRequest | None:
             method=_HEALING[healing.command],
         )
         settings = _settings(healing)
+    try:
+        amounts = amounts_of(recipe, stage)
+    except UsageError as error:
+        raise StageRefusedError(stage, error) from None
     revision, of_healing = named.options.get("revision"), stage.command in _HEALING
     return BudgetRequest(
         model,
         query,
         settings,
-        amounts_of(recipe, stage),
+        amounts,
+        healing or named,
         revision=None if revision is None else str(revision),
         dtype="auto" if of_healing else str(stage.options.get("dtype") or "auto"),
         in_4bit=stage.command.startswith("evaluate") and bool(stage.options.get("load-in-4bit")),
@@ -116,10 +128,16 @@ def _layers_of(model: str, cut: Stage) -> int | None:
         fit = FitSettings(**typed(FitSettings, cut.options))
         if fit.size is None:
             n = cut.options.get("n")
-            return n if isinstance(n, int) else None
+            if not isinstance(n, int):
+                return None
+            layers, allow_last = subject_of(model, cut).layers, bool(cut.options.get("allow-last"))
+            try:
+                starts(layers, n, allow_last=allow_last)
+            except UsageError as error:
+                raise UsageError(f"--n {n}: {error}") from None
+            return n
         _ = fit.asked  # what it lacks shows before the model is opened
-        revision = cut.options.get("revision")
-        subject = open_subject(model, revision=None if revision is None else str(revision))
+        subject = subject_of(model, cut)
         target = target_of(fit, subject, CutSettings(), show_progress=False)
         check_reach(target, model)
     except (UsageError, OutOfReachError) as error:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any
 
+from prune.common.errors import UsageError
 from prune.common.programs import PROGRAMS
+from prune.common.screen.options import check_settings
+from prune.common.screen.terminal import ClickError
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,24 @@ def options_of(command: str) -> Mapping[str, CommandOption]:
         option = CommandOption(takes_value=not getattr(parameter, "is_flag", False), negation=negation)
         options |= {flag[2:]: option for flag in parameter.opts if flag.startswith("--") and flag != "--help"}
     return options
+
+
+def check_line(command: str, words: Sequence[str]) -> None:
+    """Refuse what a command would refuse by its line alone; nothing is run, and no model or text is read.
+
+    Args:
+        command: such as `prune scan`, and `words` what stands behind it.
+
+    Raises:
+        UsageError: an option that is missing, of a wrong type or out of range, or options that do not go together.
+    """
+    program, _, name = command.partition(" ")
+    made = _commands(program)[name]
+    try:
+        context = made.make_context(command, list(words))
+    except ClickError as error:
+        raise UsageError(error.format_message().removesuffix(".")) from None
+    check_settings(made.callback, context.params)
 
 
 @cache

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prune.common.errors import RegrowthError, UsageError
-from recipes.commands import options_of
+from recipes.commands import check_line, options_of
 
 Value = str | int | float | bool | None | list[str | int | float]
 SHIPPED = Path(__file__).parent
@@ -23,6 +23,7 @@ _USUAL_OUTPUTS = ("out", "plot")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _SPREAD = re.compile(r"\{([a-z][a-z0-9_]*)\.\.\.\}")
 _LOOP = re.compile(r"([a-z][a-z0-9_]*) in ([a-z][a-z0-9_]*)")
+_MISSING = re.compile(r"<[a-z][a-z0-9_]*>")  # a setting without a value in what is shown
 _PART_OF_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
@@ -81,7 +82,11 @@ class Stage(BaseModel):
         return value, setting
 
     def filled(self, settings: dict[str, Value]) -> Stage:
-        """The stage with every `{name}` filled in. In a loop, the settings name the loop's value too."""
+        """The stage with every `{name}` filled in. In a loop, the settings name the loop's value too.
+
+        Raises:
+            UsageError: its command would refuse an option whatever the model and the text; `<name>` is passed over.
+        """
         options: dict[str, Value] = {}
         for name, value in self.options.items():
             given = _spread(value if isinstance(value, list) else [value], settings)
@@ -90,7 +95,22 @@ class Stage(BaseModel):
                 options[name] = filled
         name = self.name if self.loop is None else f"{self.name}-{settings[self.loop[0]]}"
         arguments = [str(argument) for argument in _spread(self.arguments, settings)]
-        return self.model_copy(update={"name": name, "arguments": arguments, "options": options, "each": None})
+        filled = self.model_copy(update={"name": name, "arguments": arguments, "options": options, "each": None})
+        self._check(filled)
+        return filled
+
+    def _check(self, filled: Stage) -> None:
+        try:
+            check_line(self.command, filled.words()[1:])
+        except UsageError as error:
+            named = [name for name in filled.options if re.search(rf"--{name}(?![a-z-])", str(error))]
+            blamed = {name: filled.options[name] for name in named} or filled.options
+            if any(_MISSING.search(str(value)) for value in blamed.values()):
+                return
+            value, setting = self.loop or ("", "")
+            keys = [key for name in named for key in _PLACEHOLDER.findall(str(self.options[name]))]
+            where = f" (setting {setting if keys[0] == value else keys[0]})" if keys else ""
+            raise UsageError(f"stage {filled.name}{where}: {error}") from None
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -181,8 +201,8 @@ class Recipe(BaseModel):
 
         Raises:
             UsageError: a change, or a `{name}` in a setting, names no setting; a choice has no such value; a setting
-                that is used has no value; of settings that exclude each other not exactly one is given; or a value
-                cannot name a stage of a loop.
+                that is used has no value; of settings that exclude each other not exactly one is given; a value
+                cannot name a stage of a loop; or a stage's command would refuse an option.
         """
         settings = dict(self.settings)
         for key, value in (changes or {}).items():

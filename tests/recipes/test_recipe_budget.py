@@ -394,8 +394,11 @@ def test_what_a_later_stage_reads_by_name_or_lies_elsewhere_is_not_an_intermedia
         ({"n": 2, "context": "64"}, 2, "stage cut: --context goes with --fit or --speed"),
         ({"n": 2, "sequences": 2}, 2, "stage cut: --sequences goes with --fit or --speed"),
         ({"n": 2, "bits": 4}, 2, "stage cut: --bits goes with --fit"),
-        ({"fit": "1MiB", "context": "64", "sequences": "two"}, 2, "--sequences two is no whole number"),
+        ({"fit": "1MiB", "context": "64", "sequences": "two"}, 2, "stage cut: Invalid value for '--sequences'"),
         ({"fit": "1MiB", "context": "64", "prefill-chunk": "x"}, 2, "stage cut: --prefill-chunk 'x' is not"),
+        ({"n": 99}, 2, "stage cut: --n 99: a block of 99 layers does not fit: of 8 layers"),
+        ({"n": 0}, 2, "stage cut: --n 0: a block of 0 layers does not fit"),
+        ({"n": 2, "check-tokens": -1}, 2, "stage cut: --check-tokens -1"),
     ],
 )
 def test_a_target_that_is_wrong_or_out_of_reach_is_refused_before_the_scan(chain, tmp_path, options, code, words):
@@ -405,9 +408,37 @@ def test_a_target_that_is_wrong_or_out_of_reach_is_refused_before_the_scan(chain
     path.write_text(yaml.safe_dump({**recipe.model_dump(mode="json"), "tidy": [], "files": {}}))
     check_refused(run("recipe", "run", path), code, words)
     assert not (tmp_path / "out" / "scan.json").exists()
+    if code == 2:
+        check_refused(run("recipe", "run", path, "--dry-run"), 2, words)
+        return
     document = json.loads(succeed("recipe", "run", path, "--dry-run", "--json").stdout)
     assert document["budget"] == []
     assert words in document["refused"]
+
+
+@pytest.mark.parametrize(
+    ("number", "options", "words"),
+    [
+        (2, {"rank": 10**6}, "stage heal: --rank 1000000 does not fit"),
+        (2, {"tokens": "many"}, "stage heal: --tokens 'many' is not"),
+    ],
+)
+def test_what_healing_would_refuse_is_refused_before_the_scan(chain, tmp_path, number, options, words):
+    wrong = with_options(chain, number, **options)
+    with pytest.raises(RegrowthError, match=words) as refused:
+        run_recipe(wrong)
+    assert refused.value.exit_code == 2
+    assert not (tmp_path / "out" / "scan.json").exists()
+
+
+def test_sizes_that_a_model_does_not_have_are_refused_before_a_sweep(chain, tiny_llama):
+    options = {"data": "d", "sizes": "0-99", "starts": "deepest", "out": "swept"}
+    sweep = Stage(name="sweep", command="evaluate sweep", arguments=[str(tiny_llama)], options=options)
+    with pytest.raises(
+        RegrowthError, match="stage sweep: --sizes 0-99: of 8 layers at most 7 can be dropped"
+    ) as refused:
+        budgets.told_budget(planned(chain.model_copy(update={"stages": [sweep]})), tidy=False)
+    assert refused.value.exit_code == 2
 
 
 def test_a_target_is_reckoned_with_all_options_of_the_cut(chain, monkeypatch):

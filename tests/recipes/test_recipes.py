@@ -256,6 +256,25 @@ def test_a_setting_that_names_none_is_refused(change):
         Recipe.model_validate(SMALL).resolve(parse_changes(["model=m", change]))
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("demo", ["n=abc"], "stage cut (setting n): Invalid value for '--n'"),
+        ("demo", ["samples=0"], "stage scan (setting samples): --samples 0"),
+        ("demo", ["limit=few"], "stage compare (setting limit): Invalid value for '--limit'"),
+        ("frontier", ["sizes=2,x"], "stage cut-x (setting sizes): Invalid value for '--n'"),
+        ("paper", ["rank=0"], "stage heal (setting rank): --rank 0"),
+    ],
+)
+def test_a_setting_that_no_command_takes_is_refused_with_its_name(tmp_path, name, changes, words):
+    sets = [word for change in [*changes, f"out={tmp_path / 'out'}"] for word in ("--set", change)]
+    check_refused(run("recipe", "show", name, *sets), 2, words)
+    sets += [] if name == "demo" else ["--set", "model=m"]
+    for more in ([], ["--dry-run"]):
+        check_refused(run("recipe", "run", name, *sets, *more), 2, words)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("key", ["settings", "choices", "files"])
 def test_what_a_recipe_changes_of_another_is_a_mapping(tmp_path, key):
     path = tmp_path / "own.yaml"

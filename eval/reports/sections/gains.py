@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from eval.billing.frontier import weight_words
 from eval.reports.model import Section
 from eval.reports.wording.tables import Record, Shown, field, headings, within
-from eval.reports.wording.text import PER_BYTE, bits, certain, listed, nll_change, points
+from eval.reports.wording.text import PER_BYTE, bits, certain, listed, nll_change, points, task_name
 from prune.common.screen.numbers import plain
 from prune.common.screen.tables import Cell, Table
 from prune.common.thinking import MODES
@@ -27,8 +27,8 @@ def gain_line(comparison: Record, label: str) -> str:
         told.append(_fewer(ratio["kv_bytes_per_token"], "KV-cache bytes a token"))
     if ratio["peak_memory_bytes"] is not None:
         told.append(_fewer(ratio["peak_memory_bytes"]["median"], "peak memory", "less"))
-    told.append(f"prompts read {_times(ratio['prefill_tokens_per_second'], ' as fast')}")
-    told.append(f"answers written {_times(ratio['decode_tokens_per_second'], ' as fast')}")
+    told.append(f"prompts read {_as_fast(ratio['prefill_tokens_per_second'])}")
+    told.append(f"answers written {_as_fast(ratio['decode_tokens_per_second'])}")
     return ", ".join(told)
 
 
@@ -48,7 +48,7 @@ def cost_line(comparison: Record, label: str) -> str:
     for domain in dict.fromkeys(row["domain"] for row in rows):
         asked = [row for row in rows if row["domain"] == domain]
         if told := _loss(asked):
-            lost.append(f"{domain} {told}")
+            lost.append(told)
         else:
             (noise if all(map(_is_noise, asked)) else quiet).append(domain)
     for row in comparison["prose"]:
@@ -154,15 +154,25 @@ def _times(spread: Mapping[str, float], words: str = "") -> str:
     return f"{plain(spread['median'], 2)}x{words} [{plain(spread['low'], 2)}, {plain(spread['high'], 2)}]"
 
 
+def _as_fast(ratio: Mapping[str, float]) -> str:
+    """`1.21x as fast [1.18, 1.25]`; no gain and no loss where the rounds differ on which model is faster."""
+    if ratio["low"] <= 1 <= ratio["high"]:
+        span = f"[{plain(ratio['low'], 2)}x, {plain(ratio['high'], 2)}x]"
+        return f"at a speed that the rounds do not tell from the full model's {span}"
+    return _times(ratio, " as fast")
+
+
 def _loss(rows: Sequence[Record]) -> str:
-    """The largest loss beyond doubt of one domain's rows, in words; "" where there is none."""
+    """The largest loss beyond doubt of one domain's rows, with its protocol; "" where there is none."""
     fell = [row for row in rows if row["versus"]["full_above_chance"]]
     fell = [row for row in fell if certain(row["versus"], "accuracy_difference") < 0]
     if fell:
-        return points(min((row["versus"]["accuracy_difference"] for row in fell), key=lambda lost: lost["estimate"]))
-    rose = [nll_change(row["versus"]) for row in rows if certain(row["versus"], PER_BYTE) > 0]
+        worst = min(fell, key=lambda row: row["versus"]["accuracy_difference"]["estimate"])
+        return f"{task_name(worst)} {points(worst['versus']['accuracy_difference'])}"
+    rose = [row for row in rows if certain(row["versus"], PER_BYTE) > 0]
     if rose:
-        return f"{bits(max(rose, key=lambda change: change['estimate']), 'bits per byte')} of answer NLL"
+        worst = max(rose, key=lambda row: nll_change(row["versus"])["estimate"])
+        return f"{task_name(worst)} {bits(nll_change(worst['versus']), 'bits per byte')} of answer NLL"
     return ""
 
 

@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -28,6 +29,7 @@ _READ: dict[Any, tuple[Callable[[str], Any], str]] = {  # a field's type -> what
     float: (float, "number"),
     Path: (Path, "path"),
 }
+_CHECKING = ContextVar("checking", default=False)  # a command makes its settings, and does not run
 
 
 @dataclass(frozen=True)
@@ -211,10 +213,30 @@ def takes(**groups: Options) -> Callable[[Callable[..., None]], Callable[..., No
                 name: group.make(**{option: given.pop(option) for option in group.kinds})
                 for name, group in groups.items()
             }
-            command(**given, **made)
+            if not _CHECKING.get():
+                command(**given, **made)
 
+        called.takes_groups = True  # type: ignore[attr-defined]
         called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return called
 
     return decorate
+
+
+def check_settings(command: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Make the settings that a command takes of its options, as far as it takes them by `takes`; nothing is run.
+
+    Args:
+        command: as Typer calls it.
+        given: its parameters, as Typer gives them.
+
+    Raises:
+        UsageError: an option out of range, or options that do not go together.
+    """
+    if getattr(command, "takes_groups", False):
+        token = _CHECKING.set(True)
+        try:
+            command(**given)
+        finally:
+            _CHECKING.reset(token)

@@ -37,7 +37,7 @@ EXIT_NO_GO = 3
 EXIT_INCONCLUSIVE = 4
 
 # Typer brings its own click since 0.20; the base of its errors is reached through a class it does export.
-_ClickError: Any = typer.BadParameter.__mro__[2]
+ClickError: Any = typer.BadParameter.__mro__[2]
 
 
 def grow_segments() -> None:
@@ -75,7 +75,7 @@ class Commands(TyperGroup):
     def _invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except _ClickError as error:  # an option that does not exist, a value of the wrong kind
+        except ClickError as error:  # an option that does not exist, a value of the wrong kind
             command = getattr(error, "ctx", None) or ctx
             line = f"{error.format_message().rstrip('.')} (see: {command.command_path} --help)"
             raise self._stop(error, line, error.exit_code) from error

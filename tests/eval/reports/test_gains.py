@@ -44,11 +44,25 @@ def ratios(**changes):
 def test_gains_are_shares_of_bytes_and_multiples_of_speed():
     assert gain_line(bill(gains=ratios()), "cut") == (
         "25 % fewer weight bytes, 20 % fewer KV-cache bytes a token, 21 % more peak memory, prompts read 1.21x as fast "
-        "[1.18, 1.25], answers written 1.00x as fast [0.90, 1.10]"
+        "[1.18, 1.25], answers written at a speed that the rounds do not tell from the full model's [0.90x, 1.10x]"
     )
     small = gain_line(bill(gains=ratios(weight_bytes=0.996, kv_bytes_per_token=None, peak_memory_bytes=None)), "cut")
     assert small.startswith("0.4 % fewer weight bytes, prompts read ")
     assert gain_line(bill(gains=ratios(weight_bytes=1.0)), "cut").startswith("as many weight bytes, ")
+
+
+@pytest.mark.parametrize(
+    ("low", "median", "high", "told"),
+    [
+        (0.73, 1.15, 1.51, "prompts read at a speed that the rounds do not tell from the full model's [0.73x, 1.51x]"),
+        (1.0, 1.15, 1.2, "prompts read at a speed that the rounds do not tell from the full model's [1.00x, 1.20x]"),
+        (1.05, 1.15, 1.2, "prompts read 1.15x as fast [1.05, 1.20]"),
+        (0.7, 0.8, 0.9, "prompts read 0.80x as fast [0.70, 0.90]"),
+    ],
+)
+def test_a_speed_is_a_gain_only_where_all_rounds_say_so(low, median, high, told):
+    speed = {"median": median, "low": low, "high": high}
+    assert told in gain_line(bill(gains=ratios(prefill_tokens_per_second=speed)), "cut").replace(", answers", "; ")
 
 
 def test_what_was_not_measured_is_no_line():
@@ -68,8 +82,8 @@ def test_a_cost_is_the_worst_of_a_domain_that_is_beyond_doubt():
     ]
     prose = [{"text": "wiki", "model": "cut", "difference": interval(0.08, 0.03, 0.13)}]
     assert cost_line(bill(*rows, prose=prose), "cut") == (
-        "math −5.0 points [−8.0, −2.0]; physics +0.310 bits per byte [+0.200, +0.400] of answer NLL; wiki prose +0.080 "
-        "nats a token [+0.030, +0.130]; no loss beyond doubt in law and medical"
+        "math choice −5.0 points [−8.0, −2.0]; physics choice +0.310 bits per byte [+0.200, +0.400] of answer "
+        "NLL; wiki prose +0.080 nats a token [+0.030, +0.130]; no loss beyond doubt in law and medical"
     )
 
 
