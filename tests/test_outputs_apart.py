@@ -2,6 +2,7 @@
 
 import inspect
 import shutil
+from contextlib import contextmanager
 from importlib import import_module
 
 import pytest
@@ -142,17 +143,37 @@ def inputs(tmp_path, monkeypatch):
     return tmp_path
 
 
+def outside(table):
+    """Each command that writes a folder or a file, with words that name what it reads."""
+    return [
+        pytest.param(command, next(iter(inputs.values())).format("m"), id=command) for command, inputs in table.items()
+    ]
+
+
 def content(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def refused(folder, command, words, output, out, message="would replace"):
-    before = content(folder)
-    program, name = command.split()
-    result = run(program, name, *words.split(), output, out, "--overwrite")
-    check_refused(result, 2 if "one file" in message else 1, message)
-    assert output in result.stderr
-    assert content(folder) == before
+    with ours(folder / out):
+        before = content(folder)
+        program, name = command.split()
+        result = run(program, name, *words.split(), output, out, "--overwrite")
+        check_refused(result, 2 if "one file" in message else 1, message)
+        assert output in result.stderr
+        assert content(folder) == before
+
+
+@contextmanager
+def ours(out):
+    """A folder passes for one that --overwrite may replace, while the block runs."""
+    if not out.is_dir():
+        yield
+        return
+    record = out / "run.json"
+    record.write_text('{"format": "regrowth.run/2"}')
+    yield
+    record.unlink()
 
 
 @pytest.mark.parametrize(("command", "parameter", "words", "shape"), cases(FOLDERS))
@@ -210,6 +231,37 @@ def test_the_text_that_a_scan_was_made_on_is_read_by_the_cut(inputs):
     for text in (read, [read]):
         scan.model_copy(update={"provenance": {"text": text}}).write("scan.json", overwrite=True)
         refused(inputs, "prune cut", "m --n 1 --scan scan.json", "--out", "box")
+
+
+@pytest.mark.parametrize(("command", "words"), outside(FOLDERS))
+def test_a_folder_that_regrowth_did_not_write_is_not_replaced(inputs, command, words):
+    """A stranger's folder, a git repository of results, and a folder that holds another result."""
+    for folder in ("theirs", "repository/.git", "holder/model"):
+        (inputs / folder).mkdir(parents=True)
+    (inputs / "theirs" / "thesis.txt").write_text("years of work")
+    (inputs / "theirs" / "run.json").write_text('{"speed": 3}')
+    (inputs / "repository" / ".git" / "config").write_text("")
+    for folder in ("theirs", "repository", "holder", "holder/model"):
+        hand_made_scan().write(inputs / folder / "scan.json")  # its own file, not the record of a folder
+    for folder in ("repository", "holder", "holder/model"):
+        (inputs / folder / "prune_plan.json").write_text('{\n  "format": "regrowth.plan/1"\n}')
+    before, option = content(inputs), OUTPUT.get(command, "--out")
+    program, name = command.split()
+    for out, lost in (("theirs", "run.json"), ("repository", ".git"), ("holder", "model/prune_plan.json")):
+        result = run(program, name, *words.split(), option, out, "--overwrite")
+        check_refused(result, 1, f"replaces only what Regrowth wrote, and {option} {out} holds {lost}; give another")
+        assert content(inputs) == before
+
+
+@pytest.mark.parametrize(("command", "words"), outside({**FOLDERS, **FILES}))
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(inputs, command, words):
+    option = OUTPUT.get(command, "--out")
+    program, name = command.split()
+    (inputs / "plain").write_text("")
+    for out in ("/proc/none/out.json", "plain/out.json"):
+        result = run(program, name, *words.split(), option, out)
+        check_refused(result, 1, f"{option} {out} cannot be written (")
+        assert "give a place that can be written" in result.stderr
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ def prepare(
             that is named no question.
     """
     chosen = choose_declared(domains)
-    free_folder(data, overwrite=overwrite)
+    free_folder(data, overwrite=overwrite, option="--data")
     sources = [] if source is None else [source] if isinstance(source, str | Path) else list(source)
     check_apart(data, *sources, option="--data")
     sets = _load_sets(chosen, sources, show_progress=show_progress)
@@ -100,7 +100,7 @@ def prepare(
         wanted = ", ".join(dict.fromkeys(part.set for part in chosen[empty[0]]))
         raise RegrowthError(f"{where} holds no question of domain {empty[0]} (it is made of {wanted})")
     gathered = {domain: questions for domain, questions in gathered.items() if domain not in empty}
-    with staged_directory(data, overwrite=overwrite) as stage:
+    with staged_directory(data, overwrite=overwrite, option="--data") as stage:
         entries = {}
         for domain, (questions, repeats) in gathered.items():
             text = format_questions(questions)

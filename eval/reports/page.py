@@ -12,7 +12,7 @@ from eval.reports.flips import read_flips
 from eval.reports.html import render_report
 from eval.reports.model import Flips
 from prune.common.errors import RegrowthError, UsageError
-from prune.common.files.outputs import check_files_apart, write_text
+from prune.common.files.outputs import check_files_apart, free_file, write_text
 
 Document = Mapping[str, Any]
 
@@ -33,6 +33,7 @@ def report(
     """
     folder = Path(results)
     target = folder / "report.html" if out is None else Path(out)
+    free_file(target, overwrite=overwrite)
     check_files_apart({"--out": target}, *result_files(folder), *result_files(sweep))
     comparison, own_sweep = read_results(folder)
     if sweep is not None:

@@ -19,7 +19,7 @@ from heal.ranking.pool import Pool, read_pool
 from heal.ranking.procedures import CONTROLS, procedure_queries
 from heal.ranking.queries import MATHEMATICS, Asked, ask, draw_questions, encode_query
 from heal.ranking.rows import PoolDocument, Query
-from heal.ranking.select import budget_of, select_documents, write_selection
+from heal.ranking.select import budget_of, select_documents, selection_text
 from heal.ranking.settings import RankRun, RankSettings, Selection
 from heal.ranking.warming import Warm, WarmUp, given_adapter, load_adapted
 from heal.result import RECORD_FILE
@@ -28,7 +28,7 @@ from prune.checkpoint.identity import model_identity, work_identity
 from prune.checkpoint.source import Source, locate
 from prune.common.checked import checks_arguments
 from prune.common.errors import UsageError
-from prune.common.files.outputs import check_files_apart, free_file, write_text
+from prune.common.files.outputs import check_files_apart, free_file, json_text, write_files
 from prune.common.files.provenance import digest, provenance
 from prune.common.files.resume import FinishedParts, Unfinished
 from prune.common.machine.memory import give_back, peak_memory
@@ -151,8 +151,8 @@ def _plan(model: str | Path, out: Path | None, settings: RankSettings, selection
         raise UsageError(f"--adapter {settings.adapter}: no method of {','.join(settings.methods)} looks at the model")
     named = {"--out": out, "--plot": run.plot, "--select-out": selection.select_out}
     paths = {option: path for option, path in named.items() if path is not None}
-    for path in paths.values():
-        free_file(path, overwrite=run.overwrite)
+    for option, path in paths.items():
+        free_file(path, overwrite=run.overwrite, option=option)
     read = [Path(model) / PLAN_FILE, *model_files(model)]
     if settings.adapter is not None:
         read += [settings.adapter / RECORD_FILE, *model_files(settings.adapter)]
@@ -339,13 +339,11 @@ def _selected(plan: RankPlan, ranking: Ranking) -> list[dict[str, Any]]:
 
 def _write(plan: RankPlan, ranking: Ranking, selected: Sequence[dict[str, Any]]) -> None:
     assert plan.out is not None
-    overwrite, figure = plan.run.overwrite, None
+    files = {plan.out: json_text(ranking.to_json())}
     if plan.run.plot is not None:
         from heal.ranking.figure import draw_ranking
 
-        figure = draw_ranking(ranking)  # if it fails, nothing is written
-    ranking.write(plan.out, overwrite=overwrite)
-    if figure is not None and plan.run.plot is not None:
-        write_text(plan.run.plot, figure, overwrite=overwrite)
+        files[plan.run.plot] = draw_ranking(ranking)
     if plan.selection.select_out is not None:
-        write_selection(selected, plan.selection.select_out, overwrite=overwrite)
+        files[plan.selection.select_out] = selection_text(selected)
+    write_files({path: text.encode("utf-8") for path, text in files.items()}, overwrite=plan.run.overwrite)

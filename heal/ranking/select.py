@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from heal.ranking.document import Ranking
@@ -11,7 +10,6 @@ from heal.ranking.findings.summary import best_first, take
 from heal.ranking.rows import PoolDocument
 from heal.ranking.settings import parse_share
 from prune.common.errors import UsageError
-from prune.common.files.outputs import write_text
 
 
 def budget_of(select: str, tokens: Sequence[int]) -> float:
@@ -68,9 +66,8 @@ def select_documents(
     ]
 
 
-def write_selection(rows: Sequence[dict[str, Any]], path: str | Path, *, overwrite: bool = False) -> None:
-    """Write the rows as JSON lines, whole or not at all."""
+def selection_text(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as JSON lines."""
     import json
 
-    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    write_text(path, lines, overwrite=overwrite)
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)

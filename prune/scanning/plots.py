@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prune.scanning.result import Scan
 
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
+MARKS = tuple(f"distance_by_start{suffix}" for suffix in FIGURE_SUFFIXES)  # what a folder of `plot_all` is known by
 _DISTANCE = "Angular distance between layer inputs"
 # Okabe and Ito's colours, which stay apart for colour-blind eyes; line styles keep them apart in grey.
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -139,7 +140,7 @@ def plot_all(scan: Scan, out: str | Path, *, suffix: str = "png", overwrite: boo
         "layers": layer_measures(scan),
     }
     out = Path(out)
-    with staged_directory(out, overwrite=overwrite) as stage:
+    with staged_directory(out, overwrite=overwrite, marks=MARKS) as stage:
         for name, figure in figures.items():
             (stage / f"{name}.{suffix}").write_bytes(_content(figure, suffix))
     return [out / f"{name}.{suffix}" for name in figures]

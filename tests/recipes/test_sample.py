@@ -104,6 +104,19 @@ def test_a_part_that_is_missing_or_of_another_version_is_made_again(tmp_path, no
     assert outdated(tmp_path) == ["questions"]
 
 
+def test_folders_that_no_sample_made_are_not_replaced(tmp_path, no_download):
+    for part in ("model", "questions"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "mine.json").write_text("mine")
+    with pytest.raises(RegrowthError, match=rf"--out {tmp_path}/questions holds mine\.json; give another folder"):
+        make_sample(tmp_path)
+    (tmp_path / "versions.json").write_text(json.dumps({**VERSIONS, "model": 0}))
+    with pytest.raises(RegrowthError, match=rf"--out {tmp_path}/model holds mine\.json; give another folder"):
+        make_sample(tmp_path)
+    assert no_download == []
+    assert len(list(tmp_path.rglob("mine.json"))) == 2
+
+
 def test_the_sample_of_the_tests_is_up_to_date(sample_model):
     assert outdated(sample_model.parent) == []
 

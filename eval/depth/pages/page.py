@@ -10,7 +10,7 @@ from eval.reports.build import with_facts
 from eval.reports.drawing.sheet import sheet
 from eval.reports.html import render_report
 from eval.reports.page import result_files
-from prune.common.files.outputs import check_files_apart, write_text
+from prune.common.files.outputs import check_files_apart, free_file, write_text
 
 _FILE = "depth.json"
 
@@ -33,6 +33,7 @@ def depth_report(results: Path, *, out: str | Path | None = None, overwrite: boo
     """
     file = results if results.is_file() else results / _FILE
     target = file.parent / "report.html" if out is None else Path(out)
+    free_file(target, overwrite=overwrite)
     check_files_apart({"--out": target}, *result_files(file.parent))
     write_text(target, render(DepthRecord.read(file)), overwrite=overwrite)
     return target

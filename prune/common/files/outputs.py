@@ -14,34 +14,75 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prune.common.errors import RegrowthError, UsageError
+from prune.common.files.replacing import check_replaceable
+from prune.common.files.room import no_room
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
-def free_file(out: str | Path, *, overwrite: bool = False) -> Path:
-    """Return `out` as a path, or raise where no file can be written: a folder stands there, or what is to be kept."""
+def free_file(out: str | Path, *, overwrite: bool = False, option: str = "--out") -> Path:
+    """Return `out` as a path, or raise where no file can be written.
+
+    Raises:
+        RegrowthError: a folder stands there, or what is to be kept; or the place cannot be written. `option` names it.
+    """
     out = _no_dangling_link(Path(out))
-    if out.is_dir():
+    if os.path.isdir(out):
         raise RegrowthError(f"{out} is a folder; give a file")
-    if out.exists() and not overwrite:
+    if os.path.exists(out) and not overwrite:
         raise _taken(out)
+    _check_place(out, out, option)
     return out
 
 
-def free_folder(out: str | Path, *, overwrite: bool = False) -> Path:
-    """Return `out` as a path, or raise where no folder can be written: a file stands there, or what is to be kept."""
+def free_folder(
+    out: str | Path, *, overwrite: bool = False, marks: Collection[str] = (), option: str = "--out"
+) -> Path:
+    """Return `out` as a path, or raise where no folder can be written.
+
+    Args:
+        overwrite: it may replace a folder that a command of ours wrote.
+        marks: names of files that show that one did, for a command that writes no record.
+        option: what names `out`.
+
+    Raises:
+        RegrowthError: a file stands there, or what is to be kept; or the place cannot be written.
+    """
     out = _no_dangling_link(Path(out))
-    if out.exists() and not out.is_dir():
+    if os.path.exists(out) and not os.path.isdir(out):
         raise RegrowthError(f"{out} is a file, not a folder; use another --out")
-    if out.exists() and not overwrite and any(out.iterdir()):
-        raise _taken(out)
+    if os.path.isdir(out):
+        if overwrite:
+            check_replaceable(out, marks=marks, option=option)
+        elif any(out.iterdir()):
+            raise _taken(out)
+    _check_place(out, out.resolve(), option)
     return out
+
+
+def _check_place(out: Path, target: Path, option: str) -> None:
+    """Refuse an output whose folder takes no new file, by an attempt: permissions do not tell on every file system.
+
+    Args:
+        target: where `out` leads to.
+    """
+    place = target.absolute().parent
+    while not os.path.exists(place):
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise (_NoRoomError if no_room(error) else RegrowthError)(
+            f"{option} {out} cannot be written ({place}: {why}); give a place that can be written"
+        ) from error
 
 
 def check_apart(out: str | Path | None, *read: str | Path | None, option: str = "--out") -> None:
@@ -95,28 +136,55 @@ def _places(read: Iterable[str | Path | None]) -> Iterator[tuple[str | Path, tup
 
 
 @contextmanager
-def staged_directory(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def staged_directory(
+    out: str | Path, *, overwrite: bool = False, marks: Collection[str] = (), option: str = "--out"
+) -> Iterator[Path]:
     """Yield a fresh folder beside `out`; when the block ends well, it becomes `out` in one rename.
 
     If the block raises, nothing is left. A killed run leaves only a hidden sibling, which the next run clears. Where
     `out` is a link to a folder, that folder is written, and the link stays.
 
+    Args:
+        overwrite, marks, option: as `free_folder` takes them.
+
     Raises:
-        RegrowthError: `out` exists (and not `overwrite`), or another run finished it first.
+        RegrowthError: see `free_folder`; or another run finished it first, or the disk is full.
     """
-    out = free_folder(out, overwrite=overwrite).resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _clear_debris(out)
-    stage, lock = _make_stage(out)
+    out = free_folder(out, overwrite=overwrite, marks=marks, option=option).resolve()
+    with _room(out, f"use another {option}"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _clear_debris(out)
+        stage, lock = _make_stage(out)
+        try:
+            stage.chmod(0o777 & ~_umask())
+            yield stage
+            _sync_tree(stage)
+            if overwrite and out.is_dir():  # another may have filled it meanwhile
+                check_replaceable(out, marks=marks, option=option)
+            _publish(stage, out, overwrite=overwrite)
+            sync(out.parent)
+        finally:
+            os.close(lock)
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+class _NoRoomError(RegrowthError):
+    """An output cannot be written for want of room; the cause is the system's or a library's error."""
+
+
+@contextmanager
+def _room(out: Path, elsewhere: str = "write elsewhere") -> Iterator[None]:
+    """Name `out` where the block finds its place full; an error of a file elsewhere is left as it is."""
     try:
-        stage.chmod(0o777 & ~_umask())
-        yield stage
-        _sync_tree(stage)
-        _publish(stage, out, overwrite=overwrite)
-        sync(out.parent)
-    finally:
-        os.close(lock)
-        shutil.rmtree(stage, ignore_errors=True)
+        yield
+    except Exception as error:
+        inner = isinstance(error, _NoRoomError)  # of a file within the folder `out`, as it is named while it is made
+        cause = error.__cause__ if inner else error
+        full = None if cause is None or (isinstance(error, RegrowthError) and not inner) else no_room(cause)
+        name = getattr(cause, "filename2", None) or getattr(cause, "filename", None)
+        if full is None or (isinstance(name, str) and not Path(name).absolute().is_relative_to(out.absolute().parent)):
+            raise
+        raise _NoRoomError(f"{out} cannot be written ({full[0]}); {full[1]}, or {elsewhere}") from cause
 
 
 def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
@@ -132,29 +200,47 @@ def write_bytes(path: str | Path, content: bytes, *, overwrite: bool = False) ->
     """Write a file whole or not at all.
 
     Raises:
-        RegrowthError: `path` exists (and not `overwrite`), is a folder or a dangling link; or another run was first.
+        RegrowthError: `path` exists (and not `overwrite`), is a folder or a dangling link; another run was first; or
+            the disk is full.
     """
-    path = free_file(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
+    write_files({Path(path): content}, overwrite=overwrite)
+
+
+def write_files(contents: Mapping[Path, bytes], *, overwrite: bool = False) -> None:
+    """Write several files whole, as `write_bytes`; none of them where one finds no room."""
+    paths = [free_file(path, overwrite=overwrite) for path in contents]
+    written: list[str] = []
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        if overwrite:
-            os.replace(name, path)
-        else:
-            _put_new(name, path)
-        sync(path.parent)
+        for path, content in zip(paths, contents.values(), strict=True):
+            with _room(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
+                written.append(name)
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(name, 0o666 & ~_umask())
+        for path, name in zip(paths, written, strict=True):
+            with _room(path):
+                if overwrite:
+                    os.replace(name, path)
+                else:
+                    _put_new(name, path)
+                sync(path.parent)
     finally:
-        Path(name).unlink(missing_ok=True)
+        for name in written:
+            Path(name).unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, document: Any, *, overwrite: bool = False) -> None:
     """Write JSON for people and machines alike; NaN and infinity are refused, they are no numbers."""
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", overwrite=overwrite)
+    write_text(path, json_text(document), overwrite=overwrite)
+
+
+def json_text(document: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json_lines(path: str | Path, rows: Iterable[Any]) -> None:

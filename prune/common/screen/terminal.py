@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from prune.common.errors import RegrowthError
+from prune.common.files.room import no_room
 from prune.common.machine.out_of_memory import describe_out_of_memory, is_out_of_memory
 from prune.common.screen import wording
 from prune.common.screen.closed_output import is_closed_output, while_read
@@ -90,6 +91,8 @@ class Commands(TyperGroup):
                 raise
             if is_out_of_memory(error):
                 line = describe_out_of_memory(error, self._options(ctx))
+            elif (full := no_room(error)) is not None:
+                line = _describe_no_room(*full, _file_of(error), self._options(ctx).get("--out"))
             elif isinstance(error, OSError):
                 line = _describe_os_error(error)
             else:
@@ -127,12 +130,26 @@ def _flowing(text: str) -> str:
 
 def _describe_os_error(error: OSError) -> str:
     what = error.strerror or str(error) or type(error).__name__
+    name = _file_of(error)
+    return f"{name}: {what}" if name else what
+
+
+def _describe_no_room(why: str, remedy: str, name: str | None, out: Any) -> str:
+    if name is not None:
+        return f"{name} cannot be written ({why}); {remedy}"
+    return f"{out} cannot be written ({why}); {remedy}, or use another --out" if out else f"{why}; {remedy}"
+
+
+def _file_of(error: BaseException) -> str | None:
+    """The file that an error of the system is about; None where it does not say."""
+    if not isinstance(error, OSError):
+        return None
     name, second = error.filename, error.filename2
-    if second and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):  # of a copy's two files, it is the second
+    if second and no_room(error) is not None:  # of a copy's two files, it is the second
         name = second
     elif second and error.errno in (errno.EIO, errno.ESTALE):  # it may be either
         name = f"{name} -> {second}"
-    return f"{name}: {what}" if name else what
+    return None if name is None else str(name)
 
 
 def _show_versions(wanted: bool) -> None:

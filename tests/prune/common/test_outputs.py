@@ -2,16 +2,18 @@
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from prune.common.errors import RegrowthError
 from prune.common.files import outputs
-from prune.common.files.outputs import free_file, free_folder, staged_directory, write_json, write_text
+from prune.common.files.outputs import free_file, free_folder, staged_directory, write_files, write_json, write_text
 from tests.support.commands import check_refused, run
 
 
@@ -34,7 +36,7 @@ def test_failure_leaves_nothing(tmp_path):
 def test_existing_output_is_refused_then_replaced_whole(tmp_path):
     out = tmp_path / "out"
     for content in ("first", "second"):
-        with staged_directory(out, overwrite=content == "second") as stage:
+        with staged_directory(out, overwrite=content == "second", marks=["first"]) as stage:
             (stage / content).write_text(content)
     assert [p.name for p in out.iterdir()] == ["second"]
     with pytest.raises(RegrowthError, match="already exists.*--overwrite"):
@@ -46,7 +48,7 @@ def test_a_failed_overwrite_keeps_what_was_there(tmp_path):
     out = tmp_path / "out"
     with staged_directory(out) as stage:
         (stage / "good").write_text("good")
-    with pytest.raises(ValueError, match="boom"), staged_directory(out, overwrite=True) as stage:
+    with pytest.raises(ValueError, match="boom"), staged_directory(out, overwrite=True, marks=["good"]) as stage:
         (stage / "bad").write_text("bad")
         raise ValueError("boom")
     assert [p.name for p in out.iterdir()] == ["good"]
@@ -86,7 +88,7 @@ def test_a_link_to_a_folder_stays_and_its_folder_is_written(tmp_path):
     target.mkdir(parents=True)
     link.symlink_to(target)
     for content in ("first", "second"):
-        with staged_directory(link, overwrite=True) as stage:
+        with staged_directory(link, overwrite=True, marks=["first"]) as stage:
             (stage / content).write_text(content)
         assert link.is_symlink()
         assert [path.name for path in target.iterdir()] == [content]
@@ -110,10 +112,13 @@ def test_where_folders_cannot_be_exchanged_the_old_one_is_there_until_the_new_on
     monkeypatch.setattr(outputs.ctypes, "CDLL", lambda *_, **__: object())  # a library without renameat2
     monkeypatch.setattr(outputs.os, "rename", rename)
     if fails == "nothing":
-        with staged_directory(out, overwrite=True) as stage:
+        with staged_directory(out, overwrite=True, marks=["old"]) as stage:
             (stage / "new").write_text("new")
     else:
-        with pytest.raises(OSError, match="the disk is gone"), staged_directory(out, overwrite=True) as stage:
+        with (
+            pytest.raises(OSError, match="the disk is gone"),
+            staged_directory(out, overwrite=True, marks=["old"]) as stage,
+        ):
             (stage / "new").write_text("new")
     assert [path.name for path in out.iterdir()] == ["new" if fails == "nothing" else "old"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -134,7 +139,7 @@ def test_what_a_run_was_to_replace_outlives_its_kill_between_two_renames(tmp_pat
 
     monkeypatch.setattr(outputs.ctypes, "CDLL", lambda *_, **__: object())
     monkeypatch.setattr(outputs.os, "rename", rename)
-    with pytest.raises(Killed), staged_directory(out, overwrite=True):
+    with pytest.raises(Killed), staged_directory(out, overwrite=True, marks=["old"]):
         pass
     monkeypatch.setattr(outputs.os, "rename", real)
     with staged_directory(out) as stage:
@@ -252,3 +257,67 @@ def test_a_stage_that_a_rival_takes_for_debris_is_made_again(tmp_path, monkeypat
     assert (tmp_path / "out" / "content").read_text() == "whole"
     assert len(taken) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.fixture
+def small_files():
+    """No file of this process may be larger than 100 kB, while the test runs."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+TOO_LARGE = r"/out cannot be written \(File too large\); allow larger files there \(ulimit -f\), or"
+
+
+def test_a_folder_without_room_is_named_with_the_remedy_and_nothing_is_left(tmp_path, small_files):
+    from safetensors.numpy import save_file
+
+    def whole(stage):
+        (stage / "large").write_bytes(bytes(200_000))
+
+    def weights(stage):  # a library in Rust, whose error is none of the system's
+        save_file({"weight": np.zeros(50_000, dtype=np.float32)}, stage / "model.safetensors")
+
+    def text(stage):
+        write_text(stage / "rows.jsonl", "x" * 200_000)
+
+    for write in (whole, weights, text):
+        with (
+            pytest.raises(RegrowthError, match=f"{TOO_LARGE} use another --out$"),
+            staged_directory(tmp_path / "out") as stage,
+        ):
+            write(stage)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_files_both_are_written_or_neither(tmp_path, small_files):
+    small, large = tmp_path / "small.json", tmp_path / "out"
+    with pytest.raises(RegrowthError, match=f"{TOO_LARGE} write elsewhere$"):
+        write_files({small: b"{}", large: bytes(200_000)})
+    assert list(tmp_path.iterdir()) == []
+    write_files({small: b"{}", large: b"figure"})
+    assert (small.read_bytes(), large.read_bytes()) == (b"{}", b"figure")
+
+
+def test_a_full_disk_elsewhere_is_not_said_to_be_the_outs(tmp_path):
+    error = OSError(errno.ENOSPC, "No space left on device", "/elsewhere/file")
+    with pytest.raises(OSError, match="elsewhere"), staged_directory(tmp_path / "out"):
+        raise error
+
+
+def test_a_place_that_takes_no_file_is_refused_with_its_option():
+    for free in (free_file, free_folder):
+        with pytest.raises(
+            RegrowthError, match=r"^--plot /proc/none/out cannot be written \(/proc: .+\); give a place"
+        ):
+            free("/proc/none/out", option="--plot")
+
+
+def test_a_scan_whose_figure_finds_no_room_leaves_no_file_and_goes_on(tiny_llama, sample_text, tmp_path, small_files):
+    """The figure is larger than the scan; what is kept in between is not."""
+    words = [tiny_llama, "--text", sample_text, "--samples", 2, "--length", 16, "--out", tmp_path / "s.json"]
+    words += ["--plot", tmp_path / "out.png"]
+    check_refused(run("prune", "scan", *words), 1, "out.png cannot be written (File too large)")
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]

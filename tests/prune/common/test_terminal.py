@@ -23,7 +23,7 @@ def app():
     app = make_app("demo", "A demo.")
 
     @app.command()
-    def fail(how: str) -> None:
+    def fail(how: str, out: str | None = None) -> None:
         errors = {
             "user": RegrowthError("the file a.json\nis torn"),
             "usage": UsageError("--n 0 is no size"),
@@ -31,6 +31,9 @@ def app():
             "memory": MemoryError(),
             "bug": KeyError("secret"),
             "stop": KeyboardInterrupt(),
+            "full": OSError(errno.ENOSPC, "No space left on device", "source", None, "copy"),
+            "quota": OSError(errno.EDQUOT, "Disk quota exceeded"),
+            "weights": RuntimeError("Error while serializing: I/O error: File too large (os error 27)"),
         }
         raise errors[how]
 
@@ -52,6 +55,9 @@ def app():
         ("os", 1, "error: a.txt: No such file or directory\n"),
         ("memory", 1, "error: out of memory\n"),
         ("stop", 130, "error: interrupted\n"),
+        ("full", 1, "error: copy cannot be written (No space left on device); make room\n"),
+        ("quota", 1, "error: Disk quota exceeded; make room\n"),
+        ("weights", 1, "error: File too large; allow larger files there (ulimit -f)\n"),
     ],
 )
 def test_errors_are_one_line(app, how, code, line):
@@ -133,7 +139,12 @@ def test_help_imports_nothing_heavy(room):
     assert done.stderr.strip() == "[]"
 
 
-def test_a_full_disk_is_that_of_the_copy_not_of_its_source():
+def test_a_place_without_room_that_the_error_does_not_name_is_the_out(app):
+    line = "error: runs/a cannot be written (Disk quota exceeded); make room, or use another --out\n"
+    assert CliRunner().invoke(app, ["fail", "quota", "--out", "runs/a"]).stderr == line
+
+
+def test_an_error_of_a_copy_names_the_file_that_it_is_about():
     from prune.common.screen.terminal import _describe_os_error
 
     full = OSError(errno.ENOSPC, "No space left on device", "source", None, "copy")
