@@ -206,7 +206,8 @@ def scan_command(
         check_figure(plot)
     check_written(model, text, {"--out": out, "--plot": plot}, overwrite=overwrite)
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
-    measured = scan(model, text or DEFAULT_SOURCE, settings=settings, unfinished=unfinished, **origin)
+    with unfinished:
+        measured = scan(model, text or DEFAULT_SOURCE, settings=settings, unfinished=unfinished, **origin)
     if not is_main():
         return
     figure = draw_scan(measured, plot) if plot is not None else b""  # if it fails, nothing is written
@@ -275,7 +276,9 @@ def heads_command(
     check_svg(plot, "the map of heads is")
     check_written(model, text, {"--out": out, "--plot": plot}, against, overwrite=overwrite)
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
-    measured = heads(model, text or DEFAULT_SOURCE, settings=settings, against=against, unfinished=unfinished, **origin)
+    how = {"settings": settings, "against": against, "unfinished": unfinished, **origin}
+    with unfinished:
+        measured = heads(model, text or DEFAULT_SOURCE, **how)
     figure = draw_heads(measured).encode() if plot is not None else b""
     write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
     answer(measured.to_json(), lambda: heads_table(measured), as_json=as_json)
@@ -321,9 +324,9 @@ def concepts_command(
     check_svg(plot, "the shares over depth are")
     check_written(model, text, {"--out": out, "--plot": plot}, against, overwrite=overwrite)
     unfinished = Unfinished.beside(out, resume=resume, overwrite=overwrite)
-    measured = concepts(
-        model, text or DEFAULT_SOURCE, settings=settings, against=against, unfinished=unfinished, **origin
-    )
+    how = {"settings": settings, "against": against, "unfinished": unfinished, **origin}
+    with unfinished:
+        measured = concepts(model, text or DEFAULT_SOURCE, **how)
     figure = draw_concepts(measured).encode() if plot is not None else b""
     write_measured(measured, figure, out, plot, unfinished, overwrite=overwrite)
     answer(measured.to_json(), lambda: concepts_table(measured), as_json=as_json)

@@ -7,7 +7,6 @@ from typing import Any
 
 from eval.settings import PLAIN
 from eval.settings import Settings as Questions
-from eval.sweeps.plan import parse_sizes
 from eval.sweeps.settings import SweepSettings
 from heal.budget.stations import Amounts
 from prune.common.layers import parse_layers, starts
@@ -45,6 +44,8 @@ def _cuts(sweep: Stage) -> int:
         UsageError: no such sizes or starts, or sizes that the model does not have.
         RegrowthError: a model that cannot be read.
     """
+    from eval.sweeps.plan import parse_sizes  # it brings torch
+
     given = {name: sweep.options.get(name) for name in ("sizes", "starts", "adapter")}
     adapters = given["adapter"] or ()
     healed = len(adapters) if isinstance(adapters, list | tuple) else 1

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.billing.judging.policy import policy_of
-from heal.training.stopping import Interrupted
 from prune.common.errors import RegrowthError
 from prune.common.files.provenance import provenance
+from prune.common.machine.stopping import Interrupted
 from prune.common.programs import PROGRAMS
 from prune.common.screen.terminal import EXIT_INCONCLUSIVE, EXIT_NO_GO, screen
 from recipes.budget import check_budget
@@ -87,8 +87,7 @@ def run_recipe(
     Raises:
         RegrowthError: a stage cannot fit in memory or on the disk, by the budget; or one failed. The earlier ones stay
             done, and the next run goes on from there.
-        heal.training.stopping.Interrupted: Ctrl-C or SIGTERM. The stage is told once, and a second time by a second
-            one; it is waited for.
+        Interrupted: Ctrl-C or SIGTERM. The stage is told once, and a second time by a second one; it is waited for.
     """
     path = _record_path(recipe)
     path.parent.mkdir(parents=True, exist_ok=True)

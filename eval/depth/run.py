@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,8 @@ def measure_depth(
     if show_progress:
         screen().print(plan.words())
     quiet_libraries()
-    measured = _measure(subject, plan, pool, settings, unfinished, show_progress=show_progress)
+    with unfinished or nullcontext():
+        measured = _measure(subject, plan, pool, settings, unfinished, show_progress=show_progress)
     if out is not None:
         from eval.depth.files import write_depth
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,8 @@ def sweep(
     if show_progress:
         screen().print(plan.words())
     quiet_libraries()
-    swept = _measure(subject.source, plan, healed, tasks, settings, unfinished, show_progress=show_progress)
+    with unfinished or nullcontext():
+        swept = _measure(subject.source, plan, healed, tasks, settings, unfinished, show_progress=show_progress)
     if out is not None and is_main():
         from eval.sweeps.document import write_sweep
 

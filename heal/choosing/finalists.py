@@ -21,7 +21,7 @@ from heal.lineage import Lineage, trace
 from heal.settings import DistillSettings, TrainingRun
 from heal.text.sources import TextSource
 from heal.training.distill import distill
-from heal.training.stopping import DivergedError, Interrupted
+from heal.training.stopping import DivergedError
 from prune.checkpoint.identity import base_identity
 from prune.choosing.settings import CutSettings
 from prune.common.checked import checks_arguments
@@ -31,6 +31,7 @@ from prune.common.files.provenance import provenance
 from prune.common.files.resume import Unfinished
 from prune.common.layers import spell_layers
 from prune.common.machine.processes import rank_and_world
+from prune.common.machine.stopping import Interrupted
 from prune.common.screen.terminal import screen
 from prune.common.sizes import parse_tokens
 from prune.cutting.cut import cut

@@ -24,9 +24,10 @@ from heal.training.monitor import Monitor, log_folder, tracking
 from heal.training.schedule import Schedule
 from heal.training.shards import gather_adapter
 from heal.training.state import prepare, save
-from heal.training.stopping import diverged, interrupted, stop_requests
+from heal.training.stopping import diverged, interrupted
 from prune.common.errors import TextError
 from prune.common.machine.processes import gather, rank_and_world, sharded
+from prune.common.machine.stopping import stop_requests
 from prune.common.screen.terminal import Progress
 from prune.models.precision import tensor_float32
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from heal.training.plan import HealPlan
 
+_STOPPING = "the running step is finished and a checkpoint saved"
 SAVE_SECONDS = 300.0  # between checkpoints where no steps are named
 
 
@@ -89,7 +91,7 @@ def run(
     config = {**asdict(settings), **schedule.to_json()}
     # Adapters and their products are float32 beside a base in bfloat16: finer products would be for nothing.
     rounded = tensor_float32(settings.dtype != "float32")
-    with stop_requests() as request, tracking(accelerator, checkpoints.folder, reporter, config), rounded:
+    with stop_requests(_STOPPING) as request, tracking(accelerator, checkpoints.folder, reporter, config), rounded:
         if not curve.points:
             monitor.measure(state)
         while state.step < schedule.steps:

@@ -34,7 +34,7 @@ def qlora(
         UsageError: settings that do not fit the model or one another.
         TextError: text that is missing, too short for the budget, or leaves nothing held out.
         RegrowthError: `out` exists, the model cannot be healed, or training diverged.
-        heal.training.stopping.Interrupted: SIGTERM or SIGINT; a checkpoint is saved.
+        prune.common.machine.stopping.Interrupted: SIGTERM or SIGINT; a checkpoint is saved.
     """
     plan = plan_healing("qlora", model, text, out, settings or Settings(), run or TrainingRun())
     return execute(plan, load_student)

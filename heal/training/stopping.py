@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prune.common.errors import RegrowthError
+from prune.common.machine.stopping import Interrupted
 
 if TYPE_CHECKING:
     from heal.training.checkpoints import Checkpoints
     from heal.training.curve import Curve
-
-
-class Interrupted(RegrowthError):  # noqa: N818 - it is no error of the run
-    """The run was asked to stop, and has saved what it had. Exit code 128 + the signal's number, as shells have it."""
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + number
 
 
 class DivergedError(RegrowthError):
@@ -31,34 +21,6 @@ class DivergedError(RegrowthError):
     def __init__(self, what: str, kept: str) -> None:
         super().__init__(what + kept)
         self.what = what
-
-
-class Request:
-    """Which signal has asked the run to stop: its number, or 0."""
-
-    number = 0
-
-
-@contextmanager
-def stop_requests() -> Iterator[Request]:
-    """While it lasts, SIGTERM and SIGINT (Ctrl-C) are noted instead of ending the process; a second one ends it."""
-    request = Request()
-    if threading.current_thread() is not threading.main_thread():
-        yield request  # signals come to the main thread alone
-        return
-
-    def note(number: int, _: Any) -> None:
-        request.number = number
-        for known, handler in before.items():
-            signal.signal(known, handler)
-        os.write(2, b"\nStopping: the running step is finished and a checkpoint saved; once more to stop at once.\n")
-
-    before = {known: signal.signal(known, note) for known in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield request
-    finally:
-        for known, handler in before.items():
-            signal.signal(known, handler)
 
 
 def interrupted(number: int, step: int, checkpoint: Path) -> Interrupted:

@@ -78,6 +78,8 @@ def write_rows(
 ) -> None:
     """Have prompts answered until there are `tokens` tokens, and append the rows to `path`, batch by batch.
 
+    What the last batch gives beyond them is left out.
+
     A run that was stopped goes on after the batches that it finds there (of the same prompts and settings); the last
     one, which may not be whole, is written anew.
 
@@ -115,16 +117,21 @@ def write_rows(
             silent = 0 if rows else silent + 1
             if silent == _SILENT:
                 raise TextError(f"nothing that can be kept in the answers to {silent * at_once} prompts; {few}")
-            file.write("".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows).encode())
+            count, kept = 0, list[WrittenRow]()
+            for row in rows:  # the budget is passed by one row at most, whatever a batch holds
+                if total + count >= tokens:
+                    break
+                kept.append(row)
+                count += row.prompt_tokens + row.tokens + 1
+            file.write("".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in kept).encode())
             file.flush()
             os.fsync(file.fileno())
-            count = sum(row.prompt_tokens + row.tokens + 1 for row in rows)
             total, number = total + count, number + 1
             advance(count)
 
 
 def go_on(path: Path, tokens: int) -> tuple[int, int]:
-    """Cut off an unfinished file its last batch, a line that breaks off, and batches beyond `tokens`.
+    """Cut off an unfinished file its last batch, a line that breaks off, and rows beyond `tokens`.
 
     Returns:
         The batch to write next, and the tokens before it.
@@ -139,11 +146,11 @@ def go_on(path: Path, tokens: int) -> tuple[int, int]:
         except ValueError:
             break
     last = rows[-1]["batch"] if rows else 0
-    kept = total = number = 0
+    kept = total = 0
     for row in rows:
-        if row["batch"] == last or (row["batch"] > number and total >= tokens):
+        if row["batch"] == last or total >= tokens:
             break
-        kept, number = kept + 1, row["batch"]
+        kept += 1
         total += row["prompt_tokens"] + row["tokens"] + 1
     os.truncate(path, sum(map(len, lines[:kept])))
     return last, total

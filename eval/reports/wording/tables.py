@@ -156,7 +156,11 @@ _CHANGES = (
         "exact McNemar test, with Holm's correction over all rows of a model",
         _optional("versus", lambda versus: _p(versus["mcnemar_p_holm"])),
     ),
-    field("Δ NLL, bits", "change of the NLL, with the same interval", _versus("answer_nll_bits_difference", 1, 2, worse_above=True)),
+    field(
+        "Δ NLL, bits",
+        "change of the NLL, with the same interval",
+        _versus("answer_nll_bits_difference", 1, 2, worse_above=True),
+    ),
     field(
         "Kept, %",
         "accuracy above chance as a share of the full model's; – where that is not above chance, ? where its 95 % "

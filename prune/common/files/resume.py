@@ -8,9 +8,11 @@ from __future__ import annotations
 import glob
 import io
 import json
+import signal
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -19,6 +21,9 @@ import numpy as np
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.outputs import write_bytes
 from prune.common.machine.processes import rank_and_world
+from prune.common.machine.stopping import Interrupted, Request, stop_requests
+from prune.common.screen.terminal import screen
+from prune.common.sizes import spell_size
 
 T = TypeVar("T")
 Arrays = Mapping[str, np.ndarray]
@@ -34,6 +39,30 @@ class Unfinished:
         self._mine = self._path if world == 1 else self._path.with_name(f"{self._path.name}.{rank}")
         self._facts: dict[str, Any] = {}
         self._written = time.monotonic()
+        self._working = False  # there is work to keep
+        self._stop = Request()
+        self._requests: AbstractContextManager[Request] | None = None
+
+    def __enter__(self) -> Self:
+        """From here on a first SIGINT or SIGTERM waits until the work so far is kept, and then ends the run."""
+        self._requests = stop_requests("what is done so far is kept first", ready=lambda: self._working)
+        self._stop = self._requests.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """Raises: Interrupted: in the place of KeyboardInterrupt; it says whether something is kept."""
+        requests, self._requests = self._requests, None
+        if requests is not None:
+            requests.__exit__(None, None, None)
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            raise self._interrupted(signal.SIGINT) from error
+
+    def _interrupted(self, number: int) -> Interrupted:
+        if not self._mine.exists():
+            return Interrupted("interrupted; nothing was kept", number)
+        return Interrupted(
+            f"interrupted; what was done is in {self._mine}: the same command with --resume goes on there", number
+        )
 
     @classmethod
     def beside(cls, out: str | Path, *, resume: bool, overwrite: bool) -> Self:
@@ -76,6 +105,7 @@ class Unfinished:
                 f"{self._mine} is not what an interrupted run has left; begin anew with --overwrite"
             ) from None
         check_unchanged(before, self._facts)
+        screen().print(f"Going on with {self._mine} ({spell_size(self._mine.stat().st_size)})")
         return work
 
     def _check_processes(self) -> None:
@@ -93,16 +123,23 @@ class Unfinished:
         )
 
     def due(self) -> bool:
-        """Whether it is time to write again."""
-        return time.monotonic() - self._written > EVERY
+        """Whether it is time to write again; asked wherever the work is whole."""
+        self._working = True
+        return self._stop.number > 0 or time.monotonic() - self._written > EVERY
 
     def write(self, state: Any, arrays: Arrays) -> None:
-        """Keep the work so far: `state`, which is JSON, and arrays of numbers."""
+        """Keep the work so far: `state`, which is JSON, and arrays of numbers.
+
+        Raises:
+            Interrupted: a signal has asked the run to stop.
+        """
         head = np.array(json.dumps({"facts": self._facts, "state": state}))
         content = io.BytesIO()
         np.savez(content, head=head, **arrays)  # type: ignore[arg-type]
         write_bytes(self._mine, content.getvalue(), overwrite=True)
         self._written = time.monotonic()
+        if self._stop.number:
+            raise self._interrupted(self._stop.number)
 
     def beside_it(self, suffix: str) -> Path:
         """A file for work that grows, such as rows; it goes with this one."""

@@ -15,9 +15,9 @@ from heal import TextSource
 from heal.models.quantise import load_frozen
 from heal.text.responses import asked_prompts, read_prompts, write_responses
 from heal.text.sources import hold_out
-from heal.training.stopping import Interrupted
 from prune.checkpoint.source import Source
 from prune.common.errors import RegrowthError, TextError, UsageError
+from prune.common.machine.stopping import Interrupted
 from prune.models.generation import _up_to_end
 from prune.models.loading import load_tokenizer
 from prune.text.windows import encode

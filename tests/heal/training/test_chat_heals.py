@@ -16,9 +16,9 @@ from heal.result import HealRecord
 from heal.settings import Measuring
 from heal.text.sources import HeldOut, hold_out, row_stream
 from heal.training.run import PROSE_ALONE, chats_line
-from heal.training.stopping import Interrupted
 from prune.checkpoint.source import Source
 from prune.common.errors import TextError, UsageError
+from prune.common.machine.stopping import Interrupted
 from prune.models.loading import load_tokenizer
 from tests.support.chats import THINKING, answers, chat, chats
 from tests.support.checkpoints import same_weights

@@ -16,8 +16,8 @@ from heal import TextSource
 from heal.models.held_out import Losses
 from heal.training.checkpoints import Checkpoints
 from heal.training.curve import Curve
-from heal.training.stopping import Interrupted
 from prune.common.errors import RegrowthError, UsageError
+from prune.common.machine.stopping import Interrupted
 from tests.support.checkpoints import same_weights, weights
 from tests.support.healing import forked, heal_tiny
 from tests.support.healing_steps import signal_in_step

@@ -1,12 +1,17 @@
 """The work of an unfinished run: kept whole, given back to the same run alone, and gone when it is done."""
 
+import json
 import re
+import signal
 
 import numpy as np
 import pytest
 
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.resume import Unfinished, check_unchanged
+from prune.common.machine.stopping import Interrupted
+from prune.scanning import scan as scanning
+from tests.support.commands import check_refused, run, succeed
 
 FACTS = {"model": "a", "sizes": (1, 2)}
 
@@ -110,3 +115,55 @@ def test_another_number_of_processes_is_refused_and_loses_nothing(tmp_path, monk
     with pytest.raises(UsageError, match="--resume: the run was begun by .*; start as many, or begin anew"):
         begin(tmp_path / "out", resume=True).read(FACTS, restored)
     assert sorted(path.name for path in tmp_path.iterdir()) == kept
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_is_done_and_says_where(tmp_path, number):
+    handler = signal.getsignal(number)
+    unfinished = begin(tmp_path / "out")
+    with (
+        pytest.raises(Interrupted, match=r"what was done is in .*\.out\.unfinished: .*--resume") as stopped,
+        unfinished,
+    ):
+        unfinished.read(FACTS, restored)
+        assert not unfinished.due()
+        signal.raise_signal(number)
+        assert unfinished.due()
+        unfinished.write({"step": 1}, {"values": np.array([0.5])})
+    assert stopped.value.exit_code == 128 + number
+    assert signal.getsignal(number) is handler
+    assert begin(tmp_path / "out", resume=True).read(FACTS, restored) == (1, [0.5])
+
+
+def test_ctrl_c_before_there_is_work_and_a_second_one_stop_at_once(tmp_path):
+    unfinished = begin(tmp_path / "out")
+    with pytest.raises(Interrupted, match="^interrupted; nothing was kept$"), unfinished:
+        unfinished.read(FACTS, restored)
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(Interrupted, match="^interrupted; nothing was kept$"), unfinished:
+        assert not unfinished.due()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_scan_that_is_interrupted_goes_on_to_the_same_numbers(tiny_llama, sample_text, tmp_path, monkeypatch):
+    words = ("prune", "scan", tiny_llama, "--text", sample_text, "--samples", 8, "--length", 16, "--batch-size", 2)
+    words += ("--device", "cpu", "--out")
+    keep, kept = scanning._keep, []
+
+    def interrupting(*given):
+        kept.append(given)
+        if len(kept) == 2:
+            signal.raise_signal(signal.SIGINT)
+        keep(*given)
+
+    succeed(*words, tmp_path / "whole.json")
+    monkeypatch.setattr(scanning, "_keep", interrupting)
+    check_refused(run(*words, tmp_path / "scan.json"), 130, "the same command with --resume goes on there")
+    assert len(kept) == 2
+    monkeypatch.setattr(scanning, "_keep", keep)
+    assert "Going on with " in succeed(*words, tmp_path / "scan.json", "--resume").stderr
+    whole, again = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "scan"))
+    assert again["distance"] == whole["distance"]
+    assert not list(tmp_path.glob(".*"))
