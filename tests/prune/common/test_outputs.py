@@ -261,9 +261,9 @@ def test_a_stage_that_a_rival_takes_for_debris_is_made_again(tmp_path, monkeypat
 
 @pytest.fixture
 def small_files():
-    """No file of this process may be larger than 100 kB, while the test runs."""
+    """No file of this process may be larger than 30 kB, while the test runs."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
