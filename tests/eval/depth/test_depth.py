@@ -22,6 +22,7 @@ from eval.runs.files import read_lines
 from eval.runs.run import run
 from prune import cut, plan_cut
 from prune.common.errors import UsageError
+from prune.common.machine.stopping import Interrupted
 from prune.models.loading import decoder_layers
 from prune.models.walks.walking import PassThrough
 from tests.support.commands import check_refused, succeed
@@ -290,7 +291,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tiny, data, tmp_path, monkey
             raise KeyboardInterrupt
 
     monkeypatch.setattr(KeptWork, "put", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match="--resume goes on there"):
         measure_depth(tiny, ask, out=out, show_progress=False)
     assert not out.exists()
     other = _settings(data, domains="math", sizes="1", starts="2", generate=1, slow_tokens=16, limit=4)
