@@ -143,9 +143,9 @@ def _measured(main: Document) -> list[tuple[str, str]]:
 
 
 def _answered(effort: Document) -> str:
-    """`5 requests (1200 tokens), 300 known from before`."""
-    told = f"{counted(effort['asked'], 'request')} ({effort['tokens']} tokens)"
-    return f"{told}, {effort['known']} known from before" if effort["known"] else told
+    """`5 requests (1,200 tokens), 300 known from before`."""
+    told = f"{counted(effort['asked'], 'request')} ({effort['tokens']:,} tokens)"
+    return f"{told}, {effort['known']:,} known from before" if effort["known"] else told
 
 
 def _plain_value(value: Any) -> str:

@@ -148,11 +148,17 @@ _CHANGES = (
         "share a passage; noise where it is no larger than where the full model is asked twice",
         _versus("accuracy_difference", 100, 1, worse_above=False),
     ),
-    field("Δ NLL, bits", "the same for the NLL", _versus("answer_nll_bits_difference", 1, 2, worse_above=True)),
+    field("Lost", _LOST, _optional("versus", lambda versus: count(versus["lost"]))),
+    field("Gained", _GAINED, _optional("versus", lambda versus: count(versus["gained"]))),
     field(
         "p",
         "exact McNemar test, with Holm's correction over all rows of a model",
         _optional("versus", lambda versus: _p(versus["mcnemar_p_holm"])),
+    ),
+    field(
+        "Δ NLL, bits",
+        "change of the NLL, with the same interval",
+        _versus("answer_nll_bits_difference", 1, 2, worse_above=True),
     ),
     field(
         "Kept, %",
@@ -160,8 +166,6 @@ _CHANGES = (
         "interval reaches down to chance, so that a share would be noise",
         _optional("versus", _kept),
     ),
-    field("Lost", _LOST, _optional("versus", lambda versus: count(versus["lost"]))),
-    field("Gained", _GAINED, _optional("versus", lambda versus: count(versus["gained"]))),
 )
 SCORES, CHANGES = headings(*_ASKED, *_SCORES), headings(QUESTIONS, _MODEL, *_CHANGES)
 

@@ -197,8 +197,8 @@ def test_a_sweep_names_no_victim_that_it_cannot_tell(tmp_path, low, words):
 
 def test_a_run_whose_answers_were_known_says_so(page):
     time = next(e["text"] for e in page.all("div") if e["text"].startswith("time"))
-    assert "full 85 s for 0 requests (0 tokens), 1200 known from before" in time
-    assert "pruned 85 s for 1200 requests (58108 tokens);" in time
+    assert "full 85 s for 0 requests (0 tokens), 1,200 known from before" in time
+    assert "pruned 85 s for 1,200 requests (58,108 tokens);" in time
     assert "pruned: the start of 2 requests was cut" in page.one("ul", class_="warnings")["text"]
 
 

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from eval.billing.rows.thinking import bill_thinking
 from eval.billing.rows.unparsed import unparsed_warnings
+from eval.comparison import bill_runs
 from eval.questions.listing import domains_table, list_domains, manifest_table
 from eval.questions.preparation import Manifest
 from eval.reports.terminal import comparison_table, run_tables, smallest_losses, sweep_tables
-from eval.reports.wording.tables import SHIFTS, thinking_table
+from eval.reports.wording.tables import CHANGES, SHIFTS, domain_table, thinking_table
 from heal.budget.plan import plan_budget
 from heal.budget.table import tables as budget_tables
 from heal.result import HealRecord, HealResult
@@ -52,6 +53,16 @@ def test_a_table_keeps_intervals_and_headings_in_one_line(width):
     assert tables == (3 if width == 80 else 2)
     assert sum("math generation" in line for line in lines) == tables  # what all models share stands on its own line
     assert max(map(len, lines)) <= width
+
+
+def test_lost_and_gained_stand_beside_the_change_of_accuracy_at_80_columns():
+    plans = [plan("math", "generation", 40), plan("medical", "choice", 40)]
+    runs = [run_result(label, damage, plans) for label, damage in (("full", 0.0), ("pruned", 1.0), ("healed", 0.5))]
+    table = domain_table([asdict(row) for row in bill_runs(runs).rows])
+    shown = printed([table.pick("Change against full", CHANGES)], 80)
+    first, continued = shown.split("(continued)")
+    assert all(word in first for word in ("Lost", "Gained", "accuracy"))
+    assert "Kept, %" in continued
 
 
 @pytest.mark.parametrize(("rule", "words"), [("all", "chosen on these very questions"), ("deepest", "deepest start")])
