@@ -120,7 +120,7 @@ def test_weights_that_are_no_plain_numbers_and_a_config_of_nothing_are_refused_i
         files.check()
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"llama"', '"nothing"'))
-    with pytest.raises(CheckpointError, match="cannot be made a causal language model"):
+    with pytest.raises(CheckpointError, match="cannot read its config.json .*model type `nothing`"):
         Layerwise(Source(tmp_path, "model"), dtype="auto", device="cpu")
 
 
