@@ -165,8 +165,13 @@ def test_what_cannot_be_merged_leaves_nothing(tiny_adapter, tiny_llama, tmp_path
     (out / "mine.txt").write_text("keep")
     with pytest.raises(RegrowthError, match="already exists"):
         merge_quietly(tiny_adapter, out)
+    with pytest.raises(
+        RegrowthError, match=r"--overwrite replaces only what Regrowth wrote, and --out .* holds mine\.txt"
+    ):
+        merge_quietly(tiny_adapter, out, overwrite=True)
     assert (out / "mine.txt").read_text() == "keep"
-    merge_quietly(tiny_adapter, out, overwrite=True)
+    (out / "mine.txt").unlink()
+    merge_quietly(tiny_adapter, out)
     with pytest.raises(CheckpointError, match="is a merged model already"):
         merge_quietly(out, tmp_path / "again")
 

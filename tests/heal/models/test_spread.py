@@ -47,6 +47,7 @@ def two(monkeypatch, first, second, free=64 * GIB):
 def test_the_peak_is_that_of_the_gpu_that_held_most(monkeypatch):
     two(monkeypatch, "cuda:0", "cuda:1")
     held = {"cuda:0": 3 * GIB, "cuda:1": 5 * GIB}
+    monkeypatch.setattr(places_of.torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(places_of.torch.cuda, "max_memory_allocated", lambda place: held[str(place)])
     assert places_of.peak_over("cuda")["cuda_bytes"] == 5 * GIB
     assert "cuda_bytes" not in places_of.peak_over("cpu")
