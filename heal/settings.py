@@ -50,7 +50,7 @@ def parse_checkpointing(written: str) -> bool | str:
     """
     known: dict[str, bool | str] = {"on": True, "off": False, AUTO: AUTO}
     if written not in known:
-        raise UsageError(f"--checkpointing {written}: use {', '.join(known)}")
+        raise UsageError(f"--checkpointing {written}: use on, off or auto")
     return known[written]
 
 

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking.tasks import TaskPlan
-from eval.questions.schema import parse_question
 from eval.reports.model import Example, Flips
 from eval.reports.wording.text import clipped
 from eval.runs.files import read_lines
 from prune.common.errors import CheckpointError
-from prune.common.files.artefact import first_fault
 
 Line = Mapping[str, Any]
 Pair = tuple[Line, Line]  # the same question, before and after
@@ -74,10 +72,15 @@ def _fault(line: Line) -> str:
         return ""
     if missing := [name for name in ("id", "correct", "response") if name not in line]:
         return f"it has no {missing[0]}"
-    try:
-        parse_question(line["doc"])
-    except ValueError as error:
-        return f"its doc is no question ({first_fault(error)})"
+    doc = line["doc"]
+    choices = doc.get("choices") or () if isinstance(doc, Mapping) else None
+    if (
+        not isinstance(choices, list | tuple)
+        or not all(isinstance(text, str) for text in (doc.get("question"), *choices))
+        or not all(isinstance(doc.get(name), str | None) for name in ("subject", "source"))
+        or not isinstance(doc.get("answer"), int | str)
+    ):
+        return "its doc is no question"
     return "" if isinstance(line["id"], str) else "its id is no text"
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from prune.checkpoint.headers import Checkpoint, read_checkpoint, read_shard, stamp_of
 from prune.checkpoint.source import Source
 from prune.checkpoint.tensors import read_bytes
+from prune.common.errors import RegrowthError
 from prune.common.files.provenance import digest, file_sha256
 
 # Files that settle what a model answers: weights, config, generation config, tokenizer, chat template, adapter.
@@ -83,7 +84,7 @@ def _load(memo: str | Path | None) -> dict[str, str]:
 def _save(memo: Path, document: dict[str, str]) -> None:
     from prune.common.files.outputs import write_json
 
-    with suppress(OSError):  # without a memo files are read again, and nothing else
+    with suppress(OSError, RegrowthError):  # without a memo files are read again, and nothing else
         write_json(memo, document, overwrite=True)
 
 

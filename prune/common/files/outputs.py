@@ -32,12 +32,18 @@ def free_file(out: str | Path, *, overwrite: bool = False, option: str = "--out"
     Raises:
         RegrowthError: a folder stands there, or what is to be kept; or the place cannot be written. `option` names it.
     """
+    out = _free_name(out, overwrite=overwrite)
+    _check_place(out, out, option)
+    return out
+
+
+def _free_name(out: str | Path, *, overwrite: bool) -> Path:
+    """As `free_file`, without an attempt to write there."""
     out = _no_dangling_link(Path(out))
     if os.path.isdir(out):
         raise RegrowthError(f"{out} is a folder; give a file")
     if os.path.exists(out) and not overwrite:
         raise _taken(out)
-    _check_place(out, out, option)
     return out
 
 
@@ -208,7 +214,7 @@ def write_bytes(path: str | Path, content: bytes, *, overwrite: bool = False) ->
 
 def write_files(contents: Mapping[Path, bytes], *, overwrite: bool = False) -> None:
     """Write several files whole, as `write_bytes`; none of them where one finds no room."""
-    paths = [free_file(path, overwrite=overwrite) for path in contents]
+    paths = [_free_name(path, overwrite=overwrite) for path in contents]
     written: list[str] = []
     try:
         for path, content in zip(paths, contents.values(), strict=True):

@@ -318,7 +318,7 @@ def test_wrong_folders_are_named(planted, tmp_path):
         (lambda row: {name: value for name, value in row.items() if name != "id"}, "sample 2 .* it has no id"),
         (lambda row: {name: value for name, value in row.items() if name != "response"}, "sample 2 .* no response"),
         (lambda row: row | {"doc": 5}, "sample 2 .* its doc is no question"),
-        (lambda row: row | {"doc": row["doc"] | {"answer": None}}, r"sample 2 .* its doc is no question \(answer"),
+        (lambda row: row | {"doc": row["doc"] | {"answer": None}}, "sample 2 .* its doc is no question"),
         (lambda row: row | {"id": ["x"]}, "sample 2 .* its id is no text"),
     ],
 )
