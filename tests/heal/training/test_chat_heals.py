@@ -145,7 +145,9 @@ def test_the_full_model_writes_chats_that_are_a_text(tiny_llama, pruned, text, t
         assert row["messages"][0] in questions
         assert row["messages"][1:] == [{"role": "assistant", "content": "It is so, and so it was."}]
         assert "text" not in row
-    assert set(Counter(row["batch"] for row in rows).values()) == {12}  # of each batch of 16 every fourth is left out
+    *full, last = Counter(row["batch"] for row in rows).values()  # of each batch of 16 every fourth is left out
+    assert set(full) <= {12}
+    assert 0 < last <= 12  # those beyond the tokens asked for are left out too
     assert record["chats"]["read"] <= len(rows)
     assert record["chats"]["cut"] == 0
     assert record["loss_on"] == "answers"
