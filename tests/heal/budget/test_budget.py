@@ -314,7 +314,7 @@ def test_tokens_are_those_of_a_run_if_none_are_given_and_the_tables_say_so(tiny_
         (["--gpu-memory", "lots"], 2, "--gpu-memory lots"),
         (["--tokens", "many"], 2, "many"),
         (["--batch-size", "0"], 2, "--batch-size 0"),
-        (["--checkpointing", "yes"], 2, "--checkpointing yes: use on, off, auto"),
+        (["--checkpointing", "yes"], 2, "--checkpointing yes: use on, off or auto"),
         (["--card", "GTX"], 2, "--card GTX is unknown; use A10, L4, RTX-4090"),
         (["--card", "a100"], 2, "--card a100: use A100-40GB or A100-80GB"),
     ],
