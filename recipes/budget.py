@@ -17,8 +17,9 @@ from heal.budget.cards import CPU, card_at
 from heal.budget.document import Budget, Gpu, Station, StationWay
 from heal.budget.stations import READ, WRITE, room_of, states_on, trained_in, width
 from heal.budget.table import gib, hours_words, way_words
-from prune.checkpoint.downloading import cache_folder, existing, missing_bytes
+from prune.checkpoint.downloading import cache_folder, missing_bytes
 from prune.common.errors import RegrowthError, UsageError, first_line
+from prune.common.files.room import existing
 from prune.common.machine.memory import available
 from prune.common.screen.tables import Table
 from prune.common.screen.terminal import screen

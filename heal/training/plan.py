@@ -18,6 +18,7 @@ from heal.training.schedule import Schedule, plan_steps
 from prune.checkpoint.source import Source, locate
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.outputs import check_apart, free_folder
+from prune.common.files.room import free_bytes
 from prune.common.machine.memory import available
 from prune.common.machine.processes import rank_and_world, sharded
 from prune.common.screen.terminal import quiet_libraries
@@ -146,9 +147,26 @@ def plan_healing(
     check_length(config, schedule.length)
     targets = find_targets(empty, settings.targets, cut=first_after_cut(source.folder))
     check_rank(targets, settings.rank, settings.dropout)
+    if not run.resume:
+        widths = (sum(empty.get_submodule(name).weight.shape) for name in targets.modules)
+        _check_room(Path(out), settings.rank * sum(widths))
     if text.held_out_tokens is None:
         text = replace(text, held_out_tokens=measured_tokens(budget))
     return HealPlan(method, source, text, Path(out), settings, schedule, run, from_budget=from_budget, free_memory=free)
+
+
+def _check_room(out: Path, trained: int) -> None:
+    """A disk that holds no adapter and no checkpoint shows before hours of training.
+
+    Args:
+        trained: weights of the adapter. It is kept in fp32; a checkpoint has two moments of each as well.
+    """
+    wanted, free = 4 * (trained + 3 * trained), free_bytes(out)
+    if wanted > free:
+        raise RegrowthError(
+            f"--out {out}: the adapter and a checkpoint take {spell_size(wanted)}, and {spell_size(free)} are free; "
+            "make room, give another --out, or a lower --rank"
+        )
 
 
 def _choose_pass(

@@ -7,7 +7,6 @@ with the files that are missing.
 from __future__ import annotations
 
 import errno
-import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 from prune.common.errors import CheckpointError, first_line
+from prune.common.files.room import existing, free_bytes
 from prune.common.machine.processes import is_main
 from prune.common.screen.terminal import progress
 
@@ -149,7 +149,7 @@ def check_room(model: str, wanted: Wanted | None) -> None:
     """
     if wanted is None or not is_main() or not (size := wanted.size):
         return
-    free = shutil.disk_usage(existing(wanted.cache)).free
+    free = free_bytes(wanted.cache)
     if size <= free:
         return
     left = sum(path.stat().st_size for path in wanted.folder.glob("blobs/*.incomplete"))
@@ -173,11 +173,6 @@ def cache_folder() -> Path:
     from huggingface_hub import constants
 
     return existing(Path(constants.HF_HUB_CACHE))
-
-
-def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
-    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from typing import Any
 
 from prune.common.errors import RegrowthError, UsageError
 from prune.common.files.replacing import check_replaceable
-from prune.common.files.room import no_room
+from prune.common.files.room import existing, no_room
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
@@ -78,9 +78,7 @@ def _check_place(out: Path, target: Path, option: str) -> None:
     Args:
         target: where `out` leads to.
     """
-    place = target.absolute().parent
-    while not os.path.exists(place):
-        place = place.parent
+    place = existing(target.absolute().parent)
     try:
         with tempfile.TemporaryFile(dir=place):
             pass

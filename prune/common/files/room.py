@@ -1,10 +1,12 @@
-"""Errors of a place that takes no more: what is wrong in a few words, and what to do about it."""
+"""Room on a disk: how much there is, and errors of a place that takes no more, with what to do about it."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
+import shutil
+from pathlib import Path
 
 _REMEDIES = {
     errno.ENOSPC: "make room",
@@ -13,6 +15,16 @@ _REMEDIES = {
     errno.EROFS: "make it writable",
 }
 _CODE = re.compile(r"\(os error (\d+)\)")  # as libraries written in Rust say it, such as safetensors
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if os.path.exists(parent))
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that are free where a path is, or will be."""
+    return shutil.disk_usage(existing(path)).free
 
 
 def no_room(error: BaseException) -> tuple[str, str] | None:

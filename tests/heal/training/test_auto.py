@@ -1,6 +1,7 @@
 """Rows a pass and checkpointing that are chosen for the memory there is: the same is learnt."""
 
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import heal.training.plan as planning
 from heal import DistillSettings, Settings
 from heal.defaults import left_open
 from heal.training.checkpoints import Checkpoints
-from prune.common.errors import UsageError
+from prune.common.errors import RegrowthError, UsageError
 from prune.common.machine.memory import available
 from tests.support.checkpoints import weights
 from tests.support.commands import check_refused, run
@@ -43,6 +44,16 @@ def test_more_memory_takes_more_rows_a_pass_and_a_step_keeps_its_rows(plan_with)
     assert found[-1].settings.batch_size * found[-1].settings.accumulate == 16
     assert found[-1].free_memory == 256 << 20
     assert found[-1].from_budget == ("learning_rate", "warmup")
+
+
+def test_a_disk_without_room_for_adapter_and_checkpoint_is_told_before_training(plan_with, shallow_llama, monkeypatch):
+    adapted = [tensor for name, tensor in weights(shallow_llama).items() if name.endswith("proj.weight")]
+    held = 4 * 4 * sum(sum(tensor.shape) for tensor in adapted)  # bytes of an adapter of rank 4
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=4 * held))
+    plan_with(1 << 30)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=4 * held - 1))
+    with pytest.raises(RegrowthError, match=r"--out .*: the adapter and a checkpoint take .* are free; make room"):
+        plan_with(1 << 30)
 
 
 def test_what_is_given_is_not_chosen(plan_with):
