@@ -222,7 +222,7 @@ def making_bytes(kind: str, bits: int) -> int:
     """Bytes a value that one merged matrix takes while it is made, its stored weight among them.
 
     It is made in fp32, of the weight and of what is added. On a CPU bitsandbytes quantises through several copies in
-    fp32: 16 bytes are handed out at once, and the process holds somewhat more.
+    fp32: 16 bytes are handed out at once, and the process holds somewhat more. Version 0.49 takes 134 for 4 bits.
 
     Args:
         kind: of the device.
