@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self, TypeVar, get_type_hints
 from prune.common.checked import Checked, field_value
 from prune.common.errors import UsageError
 from prune.common.screen import wording
-from prune.common.screen.options import Option, named_paths
+from prune.common.screen.options import Option
 from prune.common.thinking import parse_modes
 from prune.instruments.needles import NEEDLES
 from prune.instruments.settings import HeadsSettings, parse_numbers, spell_numbers
@@ -170,7 +170,7 @@ class Questions(Checked):
     def files_read(self) -> tuple[Path, ...]:
         """Files and folders of this machine that the settings name."""
         examples = () if self.data is None else (Path(self.data) / EXAMPLES,)
-        return (*named_paths(self), *examples, *local_files(named_texts(self.texts).values()))
+        return (*super().files_read, *examples, *local_files(named_texts(self.texts).values()))
 
     @property
     def draw(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from prune.common.checked import Checked
 from prune.common.errors import UsageError
 from prune.common.screen import wording
-from prune.common.screen.options import MAX_MEMORY, Option, named_paths
+from prune.common.screen.options import MAX_MEMORY, Option
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.attention import HELP as ATTENTIONS
 from prune.models.loading import longest_context
@@ -120,11 +120,6 @@ class Settings(Checked):
         super().__post_init__()
         if isinstance(self.checkpointing, str):  # in Python too it may be given as it is typed
             object.__setattr__(self, "checkpointing", parse_checkpointing(self.checkpointing))
-
-    @property
-    def files_read(self) -> tuple[Path, ...]:
-        """Files of this machine that the settings name."""
-        return named_paths(self)
 
     @property
     def lora_alpha(self) -> float:
@@ -295,7 +290,7 @@ class Measuring(Checked):
     @property
     def files_read(self) -> tuple[Path, ...]:
         """Files of this machine that the settings name."""
-        return (*named_paths(self), *local_files([self.held_out]))
+        return (*super().files_read, *local_files([self.held_out]))
 
 
 def check_running(run: TrainingRun) -> None:

@@ -6,7 +6,6 @@ The numbers are those of `heal budget` for the settings that the stages have. St
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from heal.budget.stations import READ, WRITE, room_of, states_on, trained_in, wi
 from heal.budget.table import gib, hours_words, way_words
 from prune.checkpoint.downloading import cache_folder, missing_bytes
 from prune.common.errors import RegrowthError, UsageError, first_line
-from prune.common.files.room import existing
+from prune.common.files.room import existing, free_bytes
 from prune.common.machine.memory import available
 from prune.common.screen.tables import Table
 from prune.common.screen.terminal import screen
@@ -116,13 +115,13 @@ class RecipeBudget:
                 f"{'' if self.tidy else ', add --tidy'}, {_GO_ON}"
             )
         states = max((_states_off(one) for one in self.running if one.way.way == "layer by layer"), default=0)
-        temporary = shutil.disk_usage(tempfile.gettempdir()).free
+        temporary = free_bytes(Path(tempfile.gettempdir()))
         if states > STATES_SHARE * available() and states > temporary:
             return (
                 f"hidden states take {spell_size(states)}, more than is free in memory and in {tempfile.gettempdir()} "
                 f"({spell_size(temporary)}): scan fewer or shorter samples, name a larger folder in TMPDIR, {_GO_ON}"
             )
-        if self.missing > (there := shutil.disk_usage(self.cache).free):
+        if self.missing > (there := free_bytes(self.cache)):
             return (
                 f"{spell_size(self.missing)} of the model are yet to come from the hub, and {spell_size(there)} are "
                 f"free in {self.cache}: make room there, name a larger place in HF_HOME, {_GO_ON}"
@@ -200,7 +199,7 @@ def reckon(plan: RecipePlan, *, tidy: bool) -> RecipeBudget:
     stages, folder, cache = budget_of(plan), existing(Path(str(plan.recipe.settings["out"]))), cache_folder()
     models = {(one.model, one.revision) for one in stages if one.runs}
     missing = sum(missing_bytes(model, revision=revision) for model, revision in models)
-    free, most = shutil.disk_usage(folder).free, most_on_disk(plan, stages, tidy=tidy)
+    free, most = free_bytes(folder), most_on_disk(plan, stages, tidy=tidy)
     return RecipeBudget(stages, most, free, missing, cache, cache.stat().st_dev == folder.stat().st_dev, tidy)
 
 

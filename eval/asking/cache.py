@@ -1,9 +1,9 @@
 """Answers of one model under one set of settings, kept in a file that only ever grows.
 
-Each line is one answer, with a checksum before it and the number of requests that were asked at a time, on which last
-digits hang: a record tells it, and no answer is looked up by it. A run that is killed loses at most the line it was
-writing, which the next run passes over; so an interrupted run goes on where it stopped. Which file an answer belongs to
-is settled by the content of the model's files, never by its name.
+Each line is one answer, with a checksum before it and the number of requests that were asked at a time. Last digits
+depend on that number: a record tells it, and no answer is looked up by it. A run that is killed loses at most the line
+it was writing, which the next run passes over; so an interrupted run goes on where it stopped. Which file an answer
+belongs to is settled by the content of the model's files, never by its name.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class AnswerStore:
         return self._known[key]
 
     def rows(self, key: str) -> int | None:
-        """How many requests were asked at a time when this one was; None where that is not known, or makes no odds."""
+        """How many requests were asked at a time when this one was; None where that is unknown, or changes nothing."""
         return self._rows.get(key)
 
     def add(self, key: str, value: Any, rows: int | None = None) -> None:
         """Keep one answer, JSON; the first of a key stays. One with NaN or infinity does not go to the file.
 
         Args:
-            rows: requests at a time; None where the answer does not hang on it.
+            rows: requests at a time; None where the answer does not depend on it.
 
         Raises:
             RegrowthError: the file cannot be written, such as on a full disk.

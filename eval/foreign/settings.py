@@ -10,7 +10,7 @@ from typing import Annotated
 from eval.settings import ComparisonSettings
 from prune.common.checked import Checked
 from prune.common.errors import UsageError
-from prune.common.screen.options import Option, named_paths
+from prune.common.screen.options import Option
 
 _reads = partial(Option, panel="Runs of lm-eval")
 _ALSO = ("domains", "labels", "max_loss", "policy", "sweep", "cache")  # settings of a comparison that ask nothing
@@ -36,11 +36,6 @@ class ForeignSettings(Checked):
         for name in ("mapping", "filter"):
             if getattr(self, name) is not None and not self.from_lm_eval:
                 raise UsageError(f"--{name} goes with --from-lm-eval")
-
-    @property
-    def files_read(self) -> tuple[Path, ...]:
-        """Files that the settings name."""
-        return named_paths(self)
 
     def check(self, settings: ComparisonSettings) -> None:
         """Refuse settings that would ask a model something: all is answered."""

@@ -13,7 +13,7 @@ from heal.settings import BITS, BITS_TOLD, PRODUCTS, RANK, TARGETS, Run, Setting
 from prune.common.checked import Checked
 from prune.common.errors import UsageError
 from prune.common.screen import wording
-from prune.common.screen.options import Option, named_paths
+from prune.common.screen.options import Option
 from prune.common.sizes import parse_tokens
 from prune.text.documents import local_files
 
@@ -127,7 +127,7 @@ class RankSettings(Checked):
     def files_read(self) -> tuple[Path, ...]:
         """Files and folders of this machine that the settings name, and the files of questions."""
         questions = () if self.data is None else tuple(Path(self.data) / f"{domain}.jsonl" for domain in self.domains)
-        return (*named_paths(self), *questions, *local_files(self.text))
+        return (*super().files_read, *questions, *local_files(self.text))
 
     def check(self) -> None:
         """Refuse settings that name no pool or no questions.

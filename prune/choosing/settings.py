@@ -13,7 +13,7 @@ from prune.choosing.criteria import CRITERIA, CriterionName
 from prune.common.checked import Checked
 from prune.common.errors import UsageError
 from prune.common.screen import wording
-from prune.common.screen.options import Option, named_paths
+from prune.common.screen.options import Option
 from prune.common.sizes import parse_size, parse_tokens
 from prune.models.precision import HELP as DTYPES
 from prune.scanning.settings import ScanSettings
@@ -149,11 +149,6 @@ class CutSettings(Checked):
                 )
 
     @property
-    def files_read(self) -> tuple[Path, ...]:
-        """Files that the settings name."""
-        return named_paths(self)
-
-    @property
     def criterion_name(self) -> str:
         return self.criterion or "angular"
 
@@ -276,11 +271,6 @@ class FitSettings(Checked):
     def __bool__(self) -> bool:
         """Whether there is a target at all."""
         return self.size is not None or self.speed is not None
-
-    @property
-    def files_read(self) -> tuple[Path, ...]:
-        """Files that the settings name."""
-        return named_paths(self)
 
     @property
     def option(self) -> str:

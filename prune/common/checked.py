@@ -18,7 +18,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from prune.common.errors import UsageError
-from prune.common.screen.options import Option, option_flag
+from prune.common.screen.options import Option, named_paths, option_flag
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _SPELLED = 60  # characters of a wrong value that are shown
@@ -43,6 +43,11 @@ class Checked:
         make: type = type(self)
         for name in _hints(make):
             object.__setattr__(self, name, field_value(make, name, getattr(self, name)))
+
+    @property
+    def files_read(self) -> tuple[Path, ...]:
+        """Files and folders of this machine that the options name. A class whose options name text adds its files."""
+        return named_paths(self)
 
 
 def field_value(make: type, name: str, value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from prune.checkpoint.layout import Layout, aligned
 from prune.common.checked import checks_arguments
 from prune.common.errors import CheckpointError, RegrowthError
 from prune.common.files.outputs import free_folder, staged_directory
+from prune.common.files.room import free_bytes
 from prune.common.screen.terminal import progress
 from prune.cutting.card import model_card
 from prune.cutting.plan import PLAN_FILE, CutPlan
@@ -104,7 +104,7 @@ def _check_beside(out: Path, source: Path) -> None:
 def _check_room(stage: Path, layouts: list[tuple[Shard, Layout]], link: bool) -> None:
     """A disk that is too small shows before an hour of writing."""
     wanted = sum(layout.size for _, layout in layouts if not (link and layout.whole))
-    free = shutil.disk_usage(stage).free
+    free = free_bytes(stage)
     if wanted > free:
         raise RegrowthError(
             f"{stage.parent}: the pruned model takes {wanted / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free; "

@@ -115,7 +115,7 @@ def test_settings_that_would_fit_are_named(chain, monkeypatch, tmp_path):
 
 def test_a_full_disk_is_refused_with_the_ways_to_less(chain, monkeypatch):
     disk = namedtuple("Disk", "free")(1000)
-    monkeypatch.setattr(budgets.shutil, "disk_usage", lambda path: disk)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: disk)
     with pytest.raises(
         RegrowthError, match=r"write [0-9.]+ MiB to the disk at once, and 0.0 MiB are free: .*--set out="
     ):
@@ -363,7 +363,7 @@ def test_the_command(chain, tmp_path, monkeypatch):
     places = done.stdout.partition("Where things are")[2]
     assert "the healed model" in places
     assert "the pruned model" not in places  # it was tidied away
-    monkeypatch.setattr(budgets.shutil, "disk_usage", lambda _: namedtuple("Disk", "free")(10))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: namedtuple("Disk", "free")(10))
     check_refused(run("recipe", "run", path, "--from", "heal"), 1, "or go on as it is with --no-budget")
     succeed("recipe", "run", path, "--from", "heal", "--no-budget")
 

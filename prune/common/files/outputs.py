@@ -173,7 +173,7 @@ def staged_directory(
 
 
 class _NoRoomError(RegrowthError):
-    """An output cannot be written for want of room; the cause is the system's or a library's error."""
+    """There is no room for an output. Its cause is the error of the system or of a library."""
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Unfinished:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        """Raises: Interrupted: in the place of KeyboardInterrupt; it says whether something is kept."""
+        """Raises: Interrupted: instead of KeyboardInterrupt; it says whether something is kept."""
         requests, self._requests = self._requests, None
         if requests is not None:
             requests.__exit__(None, None, None)
