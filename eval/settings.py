@@ -151,8 +151,6 @@ class Questions(Checked):
             object.__setattr__(self, "sets", split_names(self.sets, "--sets"))
         if self.limit is not None and self.limit < 2:
             raise UsageError(f"--limit {self.limit} is too few questions; an interval needs 2 at least")
-        if self.seed < 0:
-            raise UsageError(f"--seed {self.seed}: use 0 or more")
         if self.max_length is not None and self.max_length < SHORTEST:
             raise UsageError(f"--max-length {self.max_length} leaves no room for a question; use {SHORTEST} or more")
         if self.few_shot is not None and self.few_shot < 0:
